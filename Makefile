@@ -1,0 +1,52 @@
+# `make help` lists what there is. Everything runs in .venv, made from requirements/dev.txt (locked, with hashes).
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup lock check lint types unit acceptance test demo demo-down
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
+
+setup: $(READY) ## the virtual environment, from locked versions
+$(READY): requirements/dev.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "gpurack needs Python 3.11 or newer ($(PYTHON) not found)" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "gpurack needs Python 3.11 or newer; set PYTHON=…" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "Python's venv is missing: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+lock: ## renew requirements/*.txt from pyproject.toml
+	$(BIN)/pip install -q uv
+	$(BIN)/uv pip compile -q --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-annotate --no-header \
+	    --extra dev pyproject.toml -o requirements/dev.txt
+	$(BIN)/uv pip compile -q --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-annotate --no-header \
+	    pyproject.toml -o requirements/run.txt
+
+check: lint types unit ## the inner loop: lint, types, unit and operation tests; under a minute
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+unit: $(READY)
+	$(BIN)/pytest -q tests/unit tests/operations
+
+acceptance: $(READY) ## what must hold on the testbed's real hosts
+	$(BIN)/python -m tests.testbed up
+	$(BIN)/pytest -v --durations=15 tests/acceptance
+
+test: unit acceptance ## everything
+
+demo: $(READY) ## a testbed of two hosts, the main job on it twice, and what the models say
+	$(BIN)/python -m tests.testbed.demo
+
+demo-down: $(READY) ## ends what `make demo` or `make test` started
+	$(BIN)/python -m tests.testbed down

@@ -1,0 +1,90 @@
+"""What is wrong with an inventory, said so that the reader can mend it: where, what, what to write instead."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+from pyinfra.api.exceptions import PyinfraError
+
+
+@dataclass(frozen=True, order=True)
+class Problem:
+    """One error of an inventory.
+
+    host: its name in the inventory, "" for the inventory as a whole. path: dotted, as in `models.bge-m3.port`.
+    what: what is wrong and the remedy, one or two sentences.
+    """
+
+    host: str
+    path: str
+    what: str
+
+    def __str__(self) -> str:
+        where = " ".join(part for part in (self.host, self.path) if part)
+        return f"{where}: {self.what}" if where else self.what
+
+
+class InventoryError(PyinfraError):
+    """The inventory cannot work. Nothing has been done on any host.
+
+    A PyinfraError, so that the pyinfra command prints it without a traceback and exits with 1.
+    """
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = sorted(set(problems))
+        count = f"{len(self.problems)} error" + ("s" if len(self.problems) != 1 else "")
+        lines = [f"{count} in the inventory; nothing was done on any host"]
+        lines += [f"    error  {problem}" for problem in self.problems]
+        super().__init__("\n".join(lines))
+
+
+def nearest(word: object, known: Iterable[str]) -> str | None:
+    """The known word that was probably meant, or None.
+
+    >>> nearest("wieghts", ["weights", "gpus"])
+    'weights'
+    """
+    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
+    return close[0] if close else None
+
+
+def unknown(kind: str, word: object, known: Sequence[str]) -> str:
+    """The sentence for a word that is not one of `known`.
+
+    >>> unknown("engine", "llamacpp", ["llama.cpp"])
+    'unknown engine "llamacpp"; did you mean "llama.cpp"?'
+    """
+    guess = nearest(word, known)
+    remedy = f'did you mean "{guess}"?' if guess else f"known: {', '.join(sorted(known))}."
+    return f'unknown {kind} "{word}"; {remedy}'
+
+
+def from_pydantic(host: str, prefix: str, error: ValidationError, fields: Sequence[str]) -> list[Problem]:
+    """pydantic's findings in our words; `fields` are the names that are known at the level of `prefix`."""
+    problems = []
+    for item in error.errors():
+        location = [str(part) for part in item["loc"] if not _is_union_tag(part)]
+        path = ".".join(part for part in (prefix, *location) if part)
+        problems.append(Problem(host, path, _sentence(item, fields if len(location) == 1 else ())))
+    return problems
+
+
+def _is_union_tag(part: Any) -> bool:
+    """pydantic puts the tried type of a union into the location (`weights.UrlWeights.sha256`)."""
+    return isinstance(part, str) and (part[:1].isupper() or part.startswith(("function-", "list[", "constrained")))
+
+
+def _sentence(item: Any, fields: Sequence[str]) -> str:
+    kind, given = item["type"], item.get("input")
+    if kind == "extra_forbidden":
+        return unknown("field", item["loc"][-1], fields) if fields else "unknown field."
+    if kind == "missing":
+        return "is missing."
+    if kind == "value_error":
+        return str(item["ctx"]["error"])
+    if kind == "literal_error":
+        return f"{given!r} is not one of {item['ctx']['expected']}."
+    message = str(item["msg"]).removeprefix("Input should be ").rstrip(".")
+    return f"should be {message}, not {given!r}."
