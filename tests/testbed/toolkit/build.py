@@ -1,0 +1,161 @@
+"""Packs the stand-ins into the toolkit's four Debian packages, under the real names, versions and dependencies.
+
+What the real packages contain and do on installation: facts/toolkit/contract.md (sections 2, 3 and 5); the units of
+1.19.1 and later run nvidia-smi first and retry (upstream pull requests 1746, 1782, 1825 and 1836).
+
+    python3 -m tests.testbed.toolkit.build OUTDIR
+"""
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+_HERE = Path(__file__).resolve().parent
+_LIBRARY = "usr/lib/nvidia-container-toolkit"
+
+#: Upstream versions, oldest first; the packages are VERSION-1.
+VERSIONS = ("1.19.1", "1.20.0")
+
+#: Which program comes in which package.
+_BASE_PROGRAMS = ("nvidia-ctk", "nvidia-container-runtime", "nvidia-cdi-hook")
+_HOOK_PROGRAMS = ("nvidia-container-runtime-hook",)
+_CLI_PROGRAMS = ("nvidia-container-cli",)
+
+_UNITS = ("nvidia-cdi-refresh.service", "nvidia-cdi-refresh.path")
+_ENV_FILE = "etc/nvidia-container-toolkit/nvidia-cdi-refresh.env"
+#: From this version on the units lie in /lib, and the conffiles of the older place are removed.
+_UNITS_IN_LIB = (1, 20, 0)
+_BREAKS = "nvidia-container-runtime (<= 3.5.0-1), nvidia-container-runtime-hook"
+
+
+@dataclass(frozen=True)
+class _Package:
+    name: str
+    depends: str
+    description: str
+    extra: str = ""
+
+
+def _packages(version: str) -> list[_Package]:
+    exact = f"{version}-1"
+    return [
+        _Package(
+            "nvidia-container-toolkit",
+            f"nvidia-container-toolkit-base (= {exact}), libnvidia-container-tools (= {exact})",
+            "NVIDIA Container toolkit",
+            f"Breaks: {_BREAKS}\nReplaces: {_BREAKS}\n",
+        ),
+        _Package(
+            "nvidia-container-toolkit-base",
+            "python3 (>= 3.11)",  # the real one needs nothing but libc
+            "NVIDIA Container Toolkit Base",
+            f"Breaks: {_BREAKS}, nvidia-container-toolkit (<= 1.10.0-1)\nReplaces: {_BREAKS}\n",
+        ),
+        _Package(
+            "libnvidia-container-tools", f"libnvidia-container1 (>= {exact})", "NVIDIA container runtime library (command-line tools)"
+        ),
+        _Package("libnvidia-container1", "", "NVIDIA container runtime library"),
+    ]
+
+
+def _commit(version: str) -> str:
+    """What `--version` names as the commit: 40 hex digits that are nobody's."""
+    return hashlib.sha1(f"gpurack stand-in {version}".encode(), usedforsecurity=False).hexdigest()
+
+
+def _put(source: Path, target: Path, version: str, mode: int = 0o644) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    text = source.read_text(encoding="utf-8").replace("@VERSION@", version).replace("@COMMIT@", _commit(version))
+    target.write_text(text, encoding="utf-8")
+    target.chmod(mode)
+
+
+def lay_out(root: Path, version: str, programs: tuple[str, ...] = (*_BASE_PROGRAMS, *_HOOK_PROGRAMS)) -> Path:
+    """Lays these programs and the library they share out under `root` as the packages do; returns the folder of programs."""
+    for name in programs:
+        _put(_HERE / "programs" / name, root / "usr/bin" / name, version, 0o755)
+    if set(programs) & set(_BASE_PROGRAMS):
+        for module in sorted((_HERE / "standin").glob("*.py")):
+            _put(module, root / _LIBRARY / module.name, version)
+    return root / "usr/bin"
+
+
+def _fill(package: _Package, tree: Path, version: str) -> None:
+    """Everything of one package: files and maintainer scripts."""
+    control = tree / "DEBIAN"
+    packaging = _HERE / "packaging"
+    if package.name == "nvidia-container-toolkit":
+        lay_out(tree, version, _HOOK_PROGRAMS)
+        _put(packaging / "toolkit.postinst", control / "postinst", version, 0o755)
+        _put(packaging / "toolkit.postrm", control / "postrm", version, 0o755)
+    elif package.name == "nvidia-container-toolkit-base":
+        lay_out(tree, version, _BASE_PROGRAMS)
+        _fill_base(tree, version)
+    elif package.name == "libnvidia-container-tools":
+        lay_out(tree, version, _CLI_PROGRAMS)
+    note = tree / "usr/share/doc" / package.name / "README.stand-in"
+    note.parent.mkdir(parents=True)
+    note.write_text("Stand-in of the gpurack testbed; nothing of NVIDIA's is in here. See docs/testing.md.\n")
+
+
+def _fill_base(tree: Path, version: str) -> None:
+    packaging, control = _HERE / "packaging", tree / "DEBIAN"
+    in_lib = tuple(map(int, version.split("."))) >= _UNITS_IN_LIB
+    units = "lib/systemd/system" if in_lib else "etc/systemd/system"
+    for unit in _UNITS:
+        _put(packaging / unit, tree / units / unit, version)
+    _put(packaging / "nvidia-cdi-refresh.env", tree / _ENV_FILE, version)
+    conffiles = [_ENV_FILE] + ([] if in_lib else [f"{units}/{unit}" for unit in _UNITS])
+    moved = ""
+    if in_lib:
+        rules = "99-nvidia-cdi-refresh.rules"
+        _put(packaging / rules, tree / "lib/udev/rules.d" / rules, version)
+        moved = "\n".join(
+            f"dpkg-maintscript-helper rm_conffile /etc/systemd/system/{unit} {version}~ nvidia-container-toolkit-base -- \"$@\""
+            for unit in _UNITS
+        )
+        for script in ("preinst", "postrm"):
+            (control / script).write_text(f"#!/bin/sh\nset -e\n{moved}\n")
+            (control / script).chmod(0o755)
+    postinst = (packaging / "base.postinst").read_text(encoding="utf-8").replace("@MAINTSCRIPT@", moved)
+    (control / "postinst").write_text(postinst, encoding="utf-8")
+    (control / "postinst").chmod(0o755)
+    (control / "conffiles").write_text("".join(f"/{path}\n" for path in conffiles))
+
+
+def build(outdir: Path) -> list[Path]:
+    """Makes the eight .deb files (four packages, two versions) in `outdir` and returns their paths."""
+    outdir.mkdir(parents=True, exist_ok=True)
+    made = []
+    for version in VERSIONS:
+        for package in _packages(version):
+            with tempfile.TemporaryDirectory(prefix="gpurack-deb.") as folder:
+                tree = Path(folder) / package.name
+                (tree / "DEBIAN").mkdir(parents=True)
+                tree.chmod(0o755)
+                _fill(package, tree, version)
+                depends = f"Depends: {package.depends}\n" if package.depends else ""
+                (tree / "DEBIAN/control").write_text(
+                    f"Package: {package.name}\nVersion: {version}-1\nArchitecture: amd64\n"
+                    "Maintainer: gpurack testbed <testbed@gpurack.invalid>\nSection: utils\nPriority: optional\n"
+                    f"{depends}{package.extra}Description: {package.description} (stand-in)\n"
+                )
+                target = outdir / f"{package.name}_{version}-1_amd64.deb"
+                subprocess.run(
+                    ["dpkg-deb", "--root-owner-group", "-Zgzip", "--build", str(tree), str(target)],
+                    check=True,
+                    capture_output=True,
+                )
+                made.append(target)
+    return made
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or shutil.which("dpkg-deb") is None:
+        sys.exit("usage: python3 -m tests.testbed.toolkit.build OUTDIR (needs dpkg-deb)")
+    for path in build(Path(sys.argv[1])):
+        print(path)
