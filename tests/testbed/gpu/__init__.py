@@ -1,8 +1,9 @@
 """The simulated NVIDIA driver of testbed hosts: what to put into a host's image, and the tests' hand on it.
 
-No machine the tests run on has a GPU. A host built with `files()` and `UNITS` behaves like a server with four A30: the
-driver "loads" at boot (device nodes, /proc/driver/nvidia, modules.dep), `nvidia-smi` answers, and a container is shown
-exactly the cards whose device nodes it was given and may open. What that proves and what not: docs/testing.md.
+No machine the tests run on has a GPU. A host built with `files()` and `UNITS` behaves like a server with
+four A30: the driver "loads" at boot (device nodes, /proc/driver/nvidia, modules.dep), `nvidia-smi` answers,
+and a container is shown exactly the cards whose device nodes it was given and may open. What that proves
+and what not: docs/testing.md.
 """
 
 import shlex
@@ -29,14 +30,15 @@ def files() -> dict[str, tuple[Path, int]]:
 
 
 class SimulatedGpus:
-    """Does to one host's simulated cards what happens to real ones. Needs a way to run shell as root there.
+    """Does to one host's simulated cards what happens to real ones.
 
-    Effects come at once unless said otherwise. What a reboot of a real host undoes, a reboot undoes here: a lost card
-    comes back, a mismatch ends (the new module is loaded), foreign processes are gone; indices stay swapped.
+    Effects come at once unless said otherwise. What a reboot of a real host undoes, a reboot undoes here: a
+    lost card comes back, a mismatch ends (the new module is loaded), foreign processes are gone; indices stay
+    swapped.
     """
 
     def __init__(self, root_runner: Callable[[str], str]) -> None:
-        """`root_runner` runs a line of shell as root on the host, returns its stdout and raises if it fails."""
+        """`root_runner` runs a line of shell as root on the host, returns its stdout, raises if it fails."""
         self._root = root_runner
 
     def _gpusim(self, *words: str) -> str:
@@ -48,19 +50,19 @@ class SimulatedGpus:
         return [line.split()[0] for line in self._root("cat /var/lib/gpusim/cards").splitlines()]
 
     def swap(self, i: int, j: int) -> None:
-        """Two cards exchange their indices and device paths, as a reboot may do; PCI slots and UUIDs stay together.
+        """Two cards exchange indices and device paths, as a reboot may do; PCI slots and UUIDs stay together.
 
-        A container that runs keeps the card it was given. CDI specs name the old paths until they are refreshed, as
-        they would; on a real host that happens at the boot which brought the new order, so call `reboot()` after it.
+        A container that runs keeps the card it was given. CDI specs name the old paths until refreshed; on a
+        real host that happens at the boot which brought the new order: call `Host.reboot()` after it.
         """
         self._gpusim("swap", str(i), str(j))
 
     def lose(self, i: int) -> None:
-        """Card `i` falls off the bus: `nvidia-smi` exits 15 (with `-i` of others it works) until the next boot."""
+        """Card `i` is lost until the next boot: `nvidia-smi` exits 15, with `-i` of others it works."""
         self._gpusim("lose", str(i))
 
     def mismatch(self, library: str = "580.95.05") -> None:
-        """The driver was upgraded on disk to `library` and not reloaded: `nvidia-smi` exits 18 until the next boot."""
+        """The driver on disk is now `library`: `nvidia-smi` exits 18 until the next boot loads it."""
         self._gpusim("mismatch", library)
 
     def foreign(self, i: int, mib: int, process: str = "python") -> int:
@@ -75,5 +77,5 @@ class SimulatedGpus:
         self._gpusim("late", str(seconds))
 
     def reset(self) -> None:
-        """Everything as on the first day: order, driver version, no lost card, no foreign process, driver loaded."""
+        """Everything as on the first day: order, version, no lost card, no foreign process, driver loaded."""
         self._gpusim("reset")

@@ -1,12 +1,14 @@
-"""Packs the stand-ins into the toolkit's four Debian packages, under the real names, versions and dependencies.
+"""Packs the stand-ins into the toolkit's four Debian packages: real names, versions and dependencies.
 
-What the real packages contain and do on installation: facts/toolkit/contract.md (sections 2, 3 and 5); the units of
-1.19.1 and later run nvidia-smi first and retry (upstream pull requests 1746, 1782, 1825 and 1836).
+What the real packages contain and do on installation: the contract of the toolkit in the project's facts
+(sections 2, 3 and 5). The units of 1.19.1 and later run nvidia-smi first and retry: pull requests 1746, 1782,
+1825 and 1836 of NVIDIA/nvidia-container-toolkit.
 
     python3 -m tests.testbed.toolkit.build OUTDIR
 """
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -29,6 +31,8 @@ _UNITS = ("nvidia-cdi-refresh.service", "nvidia-cdi-refresh.path")
 _ENV_FILE = "etc/nvidia-container-toolkit/nvidia-cdi-refresh.env"
 #: From this version on the units lie in /lib, and the conffiles of the older place are removed.
 _UNITS_IN_LIB = (1, 20, 0)
+#: The time in the packages (2026-08-13, when 1.20.0 came out): the same sources make the same bytes.
+_EPOCH = "1786579200"
 _BREAKS = "nvidia-container-runtime (<= 3.5.0-1), nvidia-container-runtime-hook"
 
 
@@ -56,7 +60,9 @@ def _packages(version: str) -> list[_Package]:
             f"Breaks: {_BREAKS}, nvidia-container-toolkit (<= 1.10.0-1)\nReplaces: {_BREAKS}\n",
         ),
         _Package(
-            "libnvidia-container-tools", f"libnvidia-container1 (>= {exact})", "NVIDIA container runtime library (command-line tools)"
+            "libnvidia-container-tools",
+            f"libnvidia-container1 (>= {exact})",
+            "NVIDIA container runtime library (command-line tools)",
         ),
         _Package("libnvidia-container1", "", "NVIDIA container runtime library"),
     ]
@@ -69,13 +75,15 @@ def _commit(version: str) -> str:
 
 def _put(source: Path, target: Path, version: str, mode: int = 0o644) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    text = source.read_text(encoding="utf-8").replace("@VERSION@", version).replace("@COMMIT@", _commit(version))
+    text = (
+        source.read_text(encoding="utf-8").replace("@VERSION@", version).replace("@COMMIT@", _commit(version))
+    )
     target.write_text(text, encoding="utf-8")
     target.chmod(mode)
 
 
 def lay_out(root: Path, version: str, programs: tuple[str, ...] = (*_BASE_PROGRAMS, *_HOOK_PROGRAMS)) -> Path:
-    """Lays these programs and the library they share out under `root` as the packages do; returns the folder of programs."""
+    """Lays these programs and the library they share out under `root`; returns the folder of programs."""
     for name in programs:
         _put(_HERE / "programs" / name, root / "usr/bin" / name, version, 0o755)
     if set(programs) & set(_BASE_PROGRAMS):
@@ -115,7 +123,8 @@ def _fill_base(tree: Path, version: str) -> None:
         rules = "99-nvidia-cdi-refresh.rules"
         _put(packaging / rules, tree / "lib/udev/rules.d" / rules, version)
         moved = "\n".join(
-            f"dpkg-maintscript-helper rm_conffile /etc/systemd/system/{unit} {version}~ nvidia-container-toolkit-base -- \"$@\""
+            f"dpkg-maintscript-helper rm_conffile /etc/systemd/system/{unit} {version}~ "
+            'nvidia-container-toolkit-base -- "$@"'
             for unit in _UNITS
         )
         for script in ("preinst", "postrm"):
@@ -141,12 +150,16 @@ def build(outdir: Path) -> list[Path]:
                 depends = f"Depends: {package.depends}\n" if package.depends else ""
                 (tree / "DEBIAN/control").write_text(
                     f"Package: {package.name}\nVersion: {version}-1\nArchitecture: amd64\n"
-                    "Maintainer: gpurack testbed <testbed@gpurack.invalid>\nSection: utils\nPriority: optional\n"
+                    "Maintainer: gpurack testbed <testbed@gpurack.invalid>\n"
+                    "Section: utils\nPriority: optional\n"
                     f"{depends}{package.extra}Description: {package.description} (stand-in)\n"
                 )
+                for directory in filter(Path.is_dir, tree.rglob("*")):
+                    directory.chmod(0o755)  # whatever the umask says
                 target = outdir / f"{package.name}_{version}-1_amd64.deb"
                 subprocess.run(
                     ["dpkg-deb", "--root-owner-group", "-Zgzip", "--build", str(tree), str(target)],
+                    env={**os.environ, "SOURCE_DATE_EPOCH": _EPOCH},
                     check=True,
                     capture_output=True,
                 )

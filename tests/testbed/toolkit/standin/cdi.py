@@ -1,6 +1,6 @@
 """CDI: what the simulated driver shows as edits to a container, and the specs in the spec folders.
 
-The cards are asked of `nvidia-smi`, as the real programs ask NVML behind it: what it cannot say, these cannot either.
+The cards are asked of `nvidia-smi`, as the real programs ask NVML: what it cannot say, these cannot.
 """
 
 import json
@@ -35,14 +35,19 @@ def cards():
     if not os.access(NVIDIA_SMI, os.X_OK):
         raise Failure("failed to initialize NVML: ERROR_LIBRARY_NOT_FOUND")
     answer = subprocess.run(
-        [NVIDIA_SMI, "--query-gpu=index,uuid", "--format=csv,noheader"], capture_output=True, text=True, check=False
+        [NVIDIA_SMI, "--query-gpu=index,uuid", "--format=csv,noheader"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if answer.returncode in _NVML:
         raise Failure(f"failed to initialize NVML: {_NVML[answer.returncode]}")
     if answer.returncode == 15:
         raise Failure("failed to get device handle from index: GPU is lost")
     if answer.returncode not in (0, 6):
-        raise Failure(f"failed to initialize NVML: nvidia-smi exits {answer.returncode}: {answer.stdout.strip()}")
+        raise Failure(
+            f"failed to initialize NVML: nvidia-smi exits {answer.returncode}: {answer.stdout.strip()}"
+        )
     found = [line.split(", ") for line in answer.stdout.splitlines()] if answer.returncode == 0 else []
     return [Card(index, uuid) for index, uuid in found]
 
@@ -54,7 +59,8 @@ def common_edits():
         "env": ["NVIDIA_VISIBLE_DEVICES=void"],
         "deviceNodes": [{"path": f"/dev/{name}"} for name in ("nvidia-uvm", "nvidia-uvm-tools", "nvidiactl")],
         "mounts": [
-            {"hostPath": path, "containerPath": path, "options": options} for path in (NVIDIA_SMI, STATE_FOLDER)
+            {"hostPath": path, "containerPath": path, "options": options}
+            for path in (NVIDIA_SMI, STATE_FOLDER)
         ],
     }
 
@@ -100,11 +106,17 @@ def to_yaml(value):
 
 
 def _yaml_scalar(text):
-    plain = re.fullmatch(r"[A-Za-z/][\w./=-]*", text, re.ASCII) and text not in ("true", "false", "null", "yes", "no")
+    plain = re.fullmatch(r"[A-Za-z/][\w./=-]*", text, re.ASCII) and text not in (
+        "true",
+        "false",
+        "null",
+        "yes",
+        "no",
+    )
     return text if plain else json.dumps(text)
 
 
-# --- specs on disk ----------------------------------------------------------------------------------------------------
+# --- specs on disk -------------------------------------------------------------------------------------
 
 
 def read_specs(folders):
@@ -154,7 +166,7 @@ def _check(found):
 
 
 def _yaml(text):
-    """The subset of YAML that CDI specs are written in: block maps and lists, flow lists of scalars, quoted strings."""
+    """The YAML that CDI specs are written in: block maps and lists, flow lists of scalars, quoted strings."""
     lines = []
     for line in text.splitlines():
         body = line.split(" #")[0].rstrip()
@@ -195,7 +207,7 @@ def _yaml_block(lines, indent):
         lines = lines[1:]
         if text:
             result[key] = _yaml_value(text)
-        elif lines and (lines[0][0] > indent or lines[0][0] == indent and lines[0][1].startswith("-")):
+        elif lines and (lines[0][0] > indent or (lines[0][0] == indent and lines[0][1].startswith("-"))):
             result[key], lines = _yaml_block(lines, lines[0][0])
         else:
             result[key] = None

@@ -64,7 +64,7 @@ def _subcommand(words, commands, usage):
     return commands[words[0]](words[1:])
 
 
-# --- runtime configure ------------------------------------------------------------------------------------------------
+# --- runtime configure ---------------------------------------------------------------------------------
 
 _CONFIGURE_FLAGS = [
     Flag("dry-run", value=False),
@@ -84,7 +84,10 @@ _CONFIGURE_FLAGS = [
 
 
 def _runtime(arguments):
-    usage = "USAGE:\n   nvidia-ctk runtime [command]\n\nCOMMANDS:\n   configure  Add a runtime to the specified container engine"
+    usage = (
+        "USAGE:\n   nvidia-ctk runtime [command]\n\n"
+        "COMMANDS:\n   configure  Add a runtime to the specified container engine"
+    )
     _, words = golang.parse_flags(arguments, [], usage, stop_at_word=True)
     return _subcommand(words, {"configure": _configure}, usage)
 
@@ -159,7 +162,7 @@ def _load_docker(path):
 
 
 def _add_runtime(config, options):
-    """Replaces runtimes.NAME wholesale; `features` likewise where CDI is asked for: the real one's known fault."""
+    """Replaces runtimes.NAME wholesale, and `features` where CDI is asked for: the real one's known fault."""
     if config is None:
         raise Panic("assignment to entry in nil map")
     runtimes = config.get("runtimes", {})
@@ -175,7 +178,7 @@ def _add_runtime(config, options):
         config["features"] = {"cdi": True}
 
 
-# --- config -----------------------------------------------------------------------------------------------------------
+# --- config --------------------------------------------------------------------------------------------
 
 _CONFIG_FLAGS = [
     Flag("config-file", "config", "c", default=""),
@@ -240,7 +243,7 @@ def _print(text):
     sys.stdout.write(text)
 
 
-# --- cdi --------------------------------------------------------------------------------------------------------------
+# --- cdi -----------------------------------------------------------------------------------------------
 
 _SPEC_DIRS = ("/etc/cdi", "/var/run/cdi")
 
@@ -248,7 +251,12 @@ _GENERATE_FLAGS = [
     Flag("output", default="", env=("NVIDIA_CTK_CDI_OUTPUT_FILE_PATH",)),
     Flag("format", default="yaml", env=("NVIDIA_CTK_CDI_GENERATE_OUTPUT_FORMAT",)),
     Flag("mode", "discovery-mode", default="auto", env=("NVIDIA_CTK_CDI_GENERATE_MODE",)),
-    Flag("device-name-strategy", many=True, default=("index", "uuid"), env=("NVIDIA_CTK_CDI_GENERATE_DEVICE_NAME_STRATEGIES",)),
+    Flag(
+        "device-name-strategy",
+        many=True,
+        default=("index", "uuid"),
+        env=("NVIDIA_CTK_CDI_GENERATE_DEVICE_NAME_STRATEGIES",),
+    ),
     Flag("vendor", "cdi-vendor", default="nvidia.com", env=("NVIDIA_CTK_CDI_GENERATE_VENDOR",)),
     Flag("class", "cdi-class", default="gpu", env=("NVIDIA_CTK_CDI_GENERATE_CLASS",)),
     Flag("no-all-device", value=False),
@@ -266,8 +274,9 @@ _GENERATE_FLAGS = [
 
 def _cdi(arguments):
     usage = (
-        "USAGE:\n   nvidia-ctk cdi [command]\n\nCOMMANDS:\n   generate  Generate CDI specifications for use with CDI-enabled "
-        "runtimes\n   list      List the available CDI devices"
+        "USAGE:\n   nvidia-ctk cdi [command]\n\nCOMMANDS:\n"
+        "   generate  Generate CDI specifications for use with CDI-enabled runtimes\n"
+        "   list      List the available CDI devices"
     )
     _, words = golang.parse_flags(arguments, [], usage, stop_at_word=True)
     return _subcommand(words, {"generate": _generate, "list": _list}, usage)
@@ -308,7 +317,7 @@ def _generate(arguments):
 
 
 def _save_spec(path, text):
-    """Beside the old one and renamed over it, mode 0644: a dockerd that looks meanwhile sees one of the two."""
+    """Renamed over the old one, mode 0644: a dockerd that looks meanwhile sees one of the two."""
     try:
         golang.make_dirs(os.path.dirname(path))
         temporary = f"{path}.{os.getpid()}"

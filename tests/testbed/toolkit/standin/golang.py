@@ -1,12 +1,13 @@
-"""What the real programs get from Go, as far as it shows outside: logrus lines, strconv.Quote, encoding/json, os errors.
+"""What the real programs get from Go, as far as it shows: logrus, strconv, encoding/json, os, urfave/cli.
 
-Every function says what it mirrors. The texts were checked against the project's recordings of the real programs.
+Every function says what it mirrors. The texts are held to recordings of the real programs (golden.tsv).
 """
 
 import os
 import sys
 import time
 from decimal import Decimal
+from typing import ClassVar
 
 
 class Failure(Exception):
@@ -25,7 +26,16 @@ class Quiet(Exception):
         self.code = code
 
 
-_ESCAPES = {"\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v", "\\": "\\\\"}
+_ESCAPES = {
+    "\a": "\\a",
+    "\b": "\\b",
+    "\f": "\\f",
+    "\n": "\\n",
+    "\r": "\\r",
+    "\t": "\\t",
+    "\v": "\\v",
+    "\\": "\\\\",
+}
 
 
 def _escape(char, quote):
@@ -72,8 +82,8 @@ def os_error(error):
 class Log:
     """logrus on stderr: key=value when it is no terminal, colours and seconds when it is."""
 
-    _ORDER = {"debug": 0, "info": 1, "warning": 2, "error": 3}
-    _COLOR = {"debug": 37, "info": 36, "warning": 33, "error": 31}
+    _ORDER: ClassVar = {"debug": 0, "info": 1, "warning": 2, "error": 3}
+    _COLOR: ClassVar = {"debug": 37, "info": 36, "warning": 33, "error": 31}
 
     def __init__(self):
         self.level = "info"
@@ -106,7 +116,7 @@ class Log:
         self._write("error", message)
 
 
-# --- encoding/json ----------------------------------------------------------------------------------------------------
+# --- encoding/json -------------------------------------------------------------------------------------
 
 _SPACE = " \t\r\n"
 
@@ -263,7 +273,7 @@ def _join_surrogates(text):
 
 
 def decode_json(data):
-    """The first JSON value in these bytes; what follows it is not looked at. Raises Failure with Go's text."""
+    """The first JSON value in these bytes; what follows is not looked at. Raises Failure with Go's text."""
     reader = _Reader(data.decode("utf-8", "surrogateescape"))
     reader.space()
     if reader.at >= len(reader.text):
@@ -277,7 +287,9 @@ def type_name(value):
         return "nil"
     if isinstance(value, bool):
         return "bool"
-    return {dict: "map[string]interface {}", list: "[]interface {}", str: "string", float: "float64"}[type(value)]
+    return {dict: "map[string]interface {}", list: "[]interface {}", str: "string", float: "float64"}[
+        type(value)
+    ]
 
 
 def kind_name(value):
@@ -340,7 +352,7 @@ def encode_json(value, indent="    ", _depth=0):
     return "[" + inner + ("," + inner).join(items) + outer + "]" if items else "[]"
 
 
-# --- os ---------------------------------------------------------------------------------------------------------------
+# --- os ------------------------------------------------------------------------------------------------
 
 
 def make_dirs(path):
@@ -374,11 +386,11 @@ def write_in_place(path, data):
         os.close(descriptor)
 
 
-# --- urfave/cli -------------------------------------------------------------------------------------------------------
+# --- urfave/cli ----------------------------------------------------------------------------------------
 
 
 class Flag:
-    """One flag: its names (without dashes), whether it takes a value, may be repeated, and the variables it is read from."""
+    """One flag: its names, whether it takes a value, may be repeated, and the variables it is read from."""
 
     def __init__(self, *names, value=True, many=False, env=(), default=None):
         self.names = names
@@ -407,7 +419,7 @@ def usage_error(usage, message):
 def parse_flags(arguments, flags, usage, stop_at_word):
     """(values by each flag's first name, the words that are no flags).
 
-    `-flag`, `--flag`, `=value` and a separate value are all the same to Go. With `stop_at_word` (a command that has
+    `-flag`, `--flag`, `=value` and a separate value are all the same. With `stop_at_word` (a command that has
     subcommands) the first word ends the flags and is returned with all that follows; else words are gathered.
     """
     by_name = {name: flag for flag in flags for name in flag.names}
@@ -440,7 +452,9 @@ def parse_flags(arguments, flags, usage, stop_at_word):
             try:
                 values[flag.names[0]] = parse_bool(text) if equals else True
             except ValueError as error:
-                raise usage_error(usage, f'invalid boolean value "{text}" for -{name}: parse error') from error
+                raise usage_error(
+                    usage, f'invalid boolean value "{text}" for -{name}: parse error'
+                ) from error
             continue
         if not equals:
             if not rest:

@@ -1,4 +1,4 @@
-"""nvidia-container-runtime-hook: what dockerd calls before a container that asked for cards by --gpus starts."""
+"""nvidia-container-runtime-hook: what runs before a container that asked for cards by --gpus starts."""
 
 import os
 import shutil
@@ -27,8 +27,8 @@ Commands:
 """
 
 _CDI_MODE = (
-    "invoking the NVIDIA Container Runtime Hook directly (e.g. specifying the docker --gpus flag) is not supported. "
-    "Please use the NVIDIA Container Runtime (e.g. specify the --runtime=nvidia flag) instead."
+    "invoking the NVIDIA Container Runtime Hook directly (e.g. specifying the docker --gpus flag) is not "
+    "supported. Please use the NVIDIA Container Runtime (e.g. specify the --runtime=nvidia flag) instead."
 )
 
 
@@ -124,5 +124,8 @@ def _cli_arguments(config, devices, capabilities, state, spec, bundle):
         wanted = tomlfile.lookup(config, "supported-driver-capabilities", "compute,utility").split(",")
     arguments += [f"--{name}" for name in sorted(set(wanted)) if name and name != "gpu"]
     root = (spec.get("root") or {}).get("path") or "rootfs"
-    arguments += [f"--pid={int(state.get('pid') or 0)}", root if root.startswith("/") else os.path.join(bundle, root)]
+    arguments += [
+        f"--pid={int(state.get('pid') or 0)}",
+        root if root.startswith("/") else os.path.join(bundle, root),
+    ]
     return arguments

@@ -1,9 +1,9 @@
-"""nvidia-container-runtime: runc, and for a container that asks for cards, the CDI edits made just in time (1.18 and newer)."""
+"""nvidia-container-runtime: runc, and for a container that asks for cards, CDI edits made just in time."""
 
 import json
 import os
 import stat
-import sys
+import time
 
 import cdi
 import launch
@@ -11,8 +11,6 @@ import settings
 import tomlfile
 import version
 from golang import Failure, Log
-
-LOG = Log()
 
 
 def main(arguments):
@@ -22,12 +20,16 @@ def main(arguments):
             print(f"NVIDIA Container Runtime version {version.VERSION}\ncommit: {version.COMMIT}\n")
         elif _creates(arguments):
             mode = tomlfile.lookup(config, "nvidia-container-runtime.mode", "auto")
-            _modify(_bundle(arguments), mode, config)
-        launch.become(tomlfile.lookup(config, "nvidia-container-runtime.runtimes", ["runc", "crun"]), arguments)
+            _modify(_option(arguments, "bundle", "b") or ".", mode, config)
+        launch.become(
+            tomlfile.lookup(config, "nvidia-container-runtime.runtimes", ["runc", "crun"]), arguments
+        )
     except FileNotFoundError as error:
         LOG.error(f"failed to create NVIDIA Container Runtime: error constructing low-level runtime: {error}")
     except Failure as error:
-        LOG.error(f"could not apply required modification to OCI specification: error modifying OCI spec: {error}")
+        LOG.error(
+            f"could not apply required modification to OCI specification: error modifying OCI spec: {error}"
+        )
         sys.stderr.write(
             f"could not apply required modification to OCI specification: error modifying OCI spec: {error}\n"
         )
@@ -39,12 +41,13 @@ def _creates(arguments):
     return "create" in arguments
 
 
-def _bundle(arguments):
+def _option(arguments, *names):
+    """The value of the first of these options on runc's command line, "" where there is none."""
     for at, word in enumerate(arguments):
         name, equals, value = word.lstrip("-").partition("=")
-        if word.startswith("-") and name in ("bundle", "b"):
-            return value if equals else arguments[at + 1] if at + 1 < len(arguments) else "."
-    return os.getcwd()
+        if word.startswith("-") and name in names:
+            return value if equals else "".join(arguments[at + 1 : at + 2])
+    return ""
 
 
 def _modify(bundle, mode, config):
@@ -72,15 +75,19 @@ def _modify(bundle, mode, config):
 
 
 def _edits(requested, mode, config):
-    """The containerEdits for what NVIDIA_VISIBLE_DEVICES asks. Raises Failure for a card that is not there."""
+    """The containerEdits for what NVIDIA_VISIBLE_DEVICES asks; Failure for a card that is not there."""
     kind = tomlfile.lookup(config, "nvidia-container-runtime.modes.cdi.default-kind", "nvidia.com/gpu")
     names = [name.partition("=")[2] if "=" in name else name for name in requested.split(",") if name]
     if mode == "cdi":
-        folders = tomlfile.lookup(config, "nvidia-container-runtime.modes.cdi.spec-dirs", ["/etc/cdi", "/var/run/cdi"])
+        folders = tomlfile.lookup(
+            config, "nvidia-container-runtime.modes.cdi.spec-dirs", ["/etc/cdi", "/var/run/cdi"]
+        )
         specs = [found for found in cdi.read_specs(folders)[0] if found["kind"] == kind]
         if not all(any(d["name"] == name for found in specs for d in found["devices"]) for name in names):
             missing = ", ".join(
-                f"{kind}={n}" for n in names if not any(d["name"] == n for found in specs for d in found["devices"])
+                f"{kind}={n}"
+                for n in names
+                if not any(d["name"] == n for found in specs for d in found["devices"])
             )
             raise Failure(f"failed to inject CDI devices: unresolvable CDI devices {missing}")
     else:
@@ -130,7 +137,9 @@ def _add_device(linux, path, host_path):
     try:
         found = os.stat(host_path)
     except OSError as error:
-        raise Failure(f"failed to inject CDI devices: failed to stat CDI host device {host_path!r}") from error
+        raise Failure(
+            f"failed to inject CDI devices: failed to stat CDI host device {host_path!r}"
+        ) from error
     if not stat.S_ISCHR(found.st_mode):
         raise Failure(f"failed to inject CDI devices: {host_path} is no character device")
     major, minor = os.major(found.st_rdev), os.minor(found.st_rdev)

@@ -1,6 +1,6 @@
 """The toolkit's config.toml: read, changed and written as the real programs do (pelletier/go-toml v1).
 
-Comments and order of the file are lost, unknown keys stay, and the standard optional settings appear as comments.
+Comments and order of the file are lost, unknown keys stay, the standard optional settings appear as comments.
 """
 
 import datetime
@@ -83,7 +83,10 @@ def defaults(ldconfig):
                 "legacy": {"cuda-compat-mode": "ldconfig"},
             },
         },
-        "nvidia-container-runtime-hook": {"path": "nvidia-container-runtime-hook", "skip-mode-detection": False},
+        "nvidia-container-runtime-hook": {
+            "path": "nvidia-container-runtime-hook",
+            "skip-mode-detection": False,
+        },
         "nvidia-ctk": {"path": "nvidia-ctk"},
     }
 
@@ -97,8 +100,7 @@ def parse(text):
 
 
 def _go_reason(text, reason):
-    """go-toml's words for what tomllib refused. Its lexer says the first thing wrong; where it is one that we do not
-    know, tomllib's words stand at tomllib's place."""
+    """go-toml's words for the first thing wrong, line by line; tomllib's where none is known here."""
     for number, line in enumerate(text.split("\n"), 1):
         body = line.strip()
         start = len(line) - len(line.lstrip()) + 1
@@ -183,7 +185,7 @@ def _unknown_part(key):
 
 
 def forget_defaults(tree):
-    """What 1.18.0 to 1.19.1 do when they read a file: a setting that says its default is as good as not set."""
+    """What 1.18.0 to 1.19.1 do when they read a file: a setting that says its default counts as not set."""
     for table, settings in COMMENTED.items():
         here = lookup(tree, ".".join(table)) if table else tree
         for key, value in settings.items():
@@ -209,7 +211,9 @@ def _table(path, tree, lines):
     for key in sorted({k for k in tree if k not in simple} | inner):
         name = ".".join(_key(part) for part in (*path, key))
         value = tree.get(key, {})
-        for header, content in ((f"[[{name}]]", v) for v in value) if isinstance(value, list) else ((f"[{name}]", value),):
+        for header, content in (
+            ((f"[[{name}]]", v) for v in value) if isinstance(value, list) else ((f"[{name}]", value),)
+        ):
             lines += ["", header]
             _table((*path, key), content, lines)
 
