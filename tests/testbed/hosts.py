@@ -1,0 +1,324 @@
+"""Throwaway servers: systemd containers with sshd, reached by SSH on a loopback port as a lab's servers are."""
+
+from __future__ import annotations
+
+import io
+import re
+import shlex
+import socket
+import subprocess
+import tarfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.testbed import suites
+from tests.testbed.engine import Engine
+from tests.testbed.paths import STATE
+from tests.testbed.shell import TestbedError, await_, run, text
+
+NETWORK = "gpurack-testbed"
+LABEL = "gpurack-testbed"
+"""Label of every container, volume and network that `up` made; its value is the checkout."""
+USER = "lab"
+KEY = STATE / "key"
+SSH_CONFIG = STATE / "ssh_config"
+KNOWN_HOSTS = STATE / "known_hosts"
+
+KINDS: dict[str, tuple[str, suites.Suite, bool]] = {
+    # kind: (name of the image, Debian suite, has simulated GPUs)
+    "gpu": ("host", suites.TRIXIE, True),
+    "cpu": ("host", suites.TRIXIE, False),
+    "gpu-bookworm": ("host-bookworm", suites.BOOKWORM, True),
+    "cpu-bookworm": ("host-bookworm", suites.BOOKWORM, False),
+}
+
+
+def container(name: str) -> str:
+    """Return the name of a host's container."""
+    return f"gpurack-testbed-{name}"
+
+
+def volume(name: str) -> str:
+    """Return the name of the volume that a host's own Docker lives in."""
+    return f"gpurack-testbed-{name}-docker"
+
+
+def kind_of(name: str) -> str:
+    """Guess a host's kind from its name: gpu2 is of kind gpu, bookworm1 of kind gpu-bookworm."""
+    stem = name.rstrip("0123456789").rstrip("-_")
+    stem = {"bookworm": "gpu-bookworm"}.get(stem, stem)
+    if stem not in KINDS:
+        raise TestbedError(f"No kind follows from the name {name!r}: give one with --kind {'|'.join(KINDS)}.")
+    return stem
+
+
+@dataclass
+class Host:
+    """One server of the testbed."""
+
+    engine: Engine = field(repr=False)
+    name: str
+    kind: str
+    port: int
+    user: str = USER
+
+    @property
+    def has_gpus(self) -> bool:
+        """Whether it has the four simulated cards."""
+        return KINDS[self.kind][2]
+
+    @property
+    def address(self) -> str:
+        """The address inside the testbed's network; from the machine itself as root reachable, too."""
+        form = f'{{{{(index .NetworkSettings.Networks "{NETWORK}").IPAddress}}}}'
+        return self.engine.output("inspect", "--format", form, container(self.name))
+
+    def ssh_argv(self) -> list[str]:
+        """Return the ssh command up to and including the host's name."""
+        return ["ssh", "-F", str(SSH_CONFIG), self.name]
+
+    def run(
+        self, command: str, check: bool = True, stdin: bytes | None = None, timeout: float | None = 300
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command as the login user over SSH, as a person would; with `check`, failure raises."""
+        argv = [*self.ssh_argv(), "--", command]
+        done = run(argv, stdin=stdin, check=check, timeout=timeout, what=f"On {self.name}: {command[:80]}")
+        return subprocess.CompletedProcess(command, done.returncode, text(done.stdout), text(done.stderr))
+
+    def root(
+        self, command: str, check: bool = True, stdin: bytes | None = None, timeout: float | None = 300
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a shell command as root without sshd, so that evidence leaves no trace in its log."""
+        done = self._inside(["bash", "-c", command], check, stdin, timeout, f"On {self.name}: {command[:80]}")
+        return subprocess.CompletedProcess(command, done.returncode, text(done.stdout), text(done.stderr))
+
+    def _inside(
+        self, argv: list[str], check: bool, stdin: bytes | None, timeout: float | None, what: str
+    ) -> subprocess.CompletedProcess[bytes]:
+        # Not `docker exec`: on a machine with hybrid cgroups it fails with EBUSY once the host's systemd has
+        # switched a cgroup controller on.
+        pid = self.pid()
+        if pid == 0:
+            raise TestbedError(f"{self.name} is switched off.")
+        clean = ["env", "-i", "-C", "/root", "HOME=/root", "LANG=C.UTF-8"]
+        clean += ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
+        enter = ["nsenter", "--target", str(pid), "--mount", "--uts", "--ipc", "--net", "--pid"]
+        return run([*enter, *clean, *argv], stdin=stdin, check=check, timeout=timeout, what=what)
+
+    def pid(self) -> int:
+        """Return the pid of the host's init on this machine, 0 when it is switched off."""
+        return int(
+            self.engine.output("inspect", "--format", "{{.State.Pid}}", container(self.name), check=False)
+            or 0
+        )
+
+    def put(self, content: str | bytes, path: str, mode: int = 0o644, owner: str = "root:root") -> None:
+        """Write a file on the host, as root, with its folders."""
+        data = content.encode() if isinstance(content, str) else content
+        target = shlex.quote(path)
+        script = f'mkdir -p "$(dirname {target})" && cat > {target} && chmod {mode:o} {target} && chown {owner} {target}'
+        self._inside(["bash", "-c", script], True, data, 300, f"Writing {path} on {self.name}")
+
+    def get(self, path: str) -> bytes:
+        """Return the content of a file on the host."""
+        return self._inside(["cat", "--", path], True, None, 300, f"Reading {path} on {self.name}").stdout
+
+    def ssh_commands(self, since: float) -> int:
+        """Return how many commands sshd was asked to run since a time (seconds since 1970), by its own log."""
+        lines = self.root(
+            f"journalctl --no-pager -q -o short-unix -t sshd-session -t sshd --since @{int(since)}"
+        ).stdout.splitlines()
+        started = re.compile(r"^([0-9.]+) .*: Starting session: ")
+        return sum(1 for line in lines if (found := started.match(line)) and float(found[1]) >= since)
+
+    def stop(self) -> None:
+        """Shut the host down."""
+        self.engine.docker("stop", "-t", "30", container(self.name))
+
+    def start(self) -> None:
+        """Switch the host on and wait until it lets the login user in."""
+        self.engine.docker("start", container(self.name))
+        self.wait()
+
+    def reboot(self) -> None:
+        """Shut down and start again, and wait until it lets the login user in."""
+        self.engine.docker("restart", "-t", "30", container(self.name))
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait until the login user gets in."""
+
+        def lets_in() -> bool:
+            with socket.socket() as probe:
+                probe.settimeout(1)
+                try:
+                    probe.connect(("127.0.0.1", self.port))
+                    # The published port accepts before sshd runs: its greeting is the proof.
+                    if not probe.recv(4).startswith(b"SSH-"):
+                        return False
+                except OSError:
+                    return False
+            # While /run/nologin exists (until systemd has booted), sshd refuses the user.
+            return self.run("true", check=False, timeout=20).returncode == 0
+
+        await_(lets_in, seconds=60, what=f"The boot of {self.name}")
+
+    @property
+    def gpus(self) -> Any:
+        """The control of the simulated cards (tests/testbed/gpu)."""
+        if not self.has_gpus:
+            raise TestbedError(f"{self.name} has no GPUs (it is of kind {self.kind}).")
+        from tests.testbed.gpu import SimulatedGpus
+
+        return SimulatedGpus(lambda command: self.root(command).stdout)
+
+
+def create(engine: Engine, name: str, kind: str, image: str, port: int, mirror: dict[str, bytes]) -> Host:
+    """Make a host from its base image and boot it; it is not waited for.
+
+    `mirror`: further files, path → content (apt's source and its key).
+    """
+    host = Host(engine, name, kind, port)
+    cgroups = "/sys/fs/cgroup"
+    if Path("/sys/fs/cgroup/unified/cgroup.procs").exists():  # hybrid: v2 is only there
+        cgroups = "/sys/fs/cgroup/unified"
+    options = ["--name", container(name), "--hostname", name, "--label", f"{LABEL}={STATE}"]
+    options += ["--label", f"{LABEL}.kind={kind}", "--label", f"{LABEL}.port={port}"]
+    options += ["--network", NETWORK, "--network-alias", name, "-p", f"127.0.0.1:{port}:22"]
+    # Names of the testbed are Docker's to answer; for any other there is nobody, and that is to be known at once.
+    options += ["--dns", "127.0.0.1"]
+    # All that --privileged gives, but without the one capability that it asks for and not every machine has.
+    options += ["--cap-add", "ALL", "--cap-drop", "SYS_RESOURCE", "--device-cgroup-rule", "a *:* rwm"]
+    for option in ("seccomp=unconfined", "apparmor=unconfined", "systempaths=unconfined"):
+        options += ["--security-opt", option]
+    for device in ("/dev/net/tun", "/dev/fuse"):
+        if Path(device).exists():
+            options += ["--device", device]
+    options += [
+        "--cgroupns=host",
+        "-v",
+        f"{cgroups}:/sys/fs/cgroup:rw",
+        "--tmpfs",
+        "/run",
+        "--tmpfs",
+        "/run/lock",
+    ]
+    # Its own Docker needs a file system that overlay2 accepts.
+    engine.docker("volume", "create", "--label", f"{LABEL}={STATE}", volume(name))
+    options += ["-v", f"{volume(name)}:/var/lib/docker"]
+    # systemd's signal for "shut down": without it a reboot is a kill after the time limit.
+    options += ["--stop-signal", "SIGRTMIN+3"]
+    engine.docker("create", *options, image, "/lib/systemd/systemd")
+    engine.docker("cp", "-", f"{container(name)}:/", stdin=_identity(host, mirror))
+    engine.docker("start", container(name))
+    return host
+
+
+def _identity(host: Host, mirror: dict[str, bytes]) -> bytes:
+    """Return a tar of what makes a host of a base image: keys, apt's source, and on a GPU host the simulation."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+
+        def add(
+            path: str, content: bytes, mode: int = 0o644, owner: int = 0, kind: bytes = tarfile.REGTYPE
+        ) -> None:
+            entry = tarfile.TarInfo(path.lstrip("/"))
+            entry.mode, entry.uid, entry.gid, entry.type = mode, owner, owner, kind
+            entry.mtime = int(time.time())
+            if kind == tarfile.SYMTYPE:
+                entry.linkname = content.decode()
+            else:
+                entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content) if kind == tarfile.REGTYPE else None)
+
+        private, public = _host_key(host.name)
+        add("/etc/ssh/ssh_host_ed25519_key", private, 0o600)
+        add("/etc/ssh/ssh_host_ed25519_key.pub", public)
+        add(f"/home/{USER}/.ssh", b"", 0o700, 1000, tarfile.DIRTYPE)
+        add(f"/home/{USER}/.ssh/authorized_keys", KEY.with_suffix(".pub").read_bytes(), 0o600, 1000)
+        for path, content in mirror.items():
+            add(path, content)
+        if host.has_gpus:
+            try:
+                from tests.testbed import gpu
+            except ModuleNotFoundError:
+                pass
+            else:
+                for path, (source, mode) in gpu.files().items():
+                    add(path, source.read_bytes(), mode)
+                units = {Path(path).name: path for path in gpu.files()}
+                for unit in gpu.UNITS:  # what `systemctl enable` does
+                    text_of = gpu.files()[units[unit]][0].read_text()
+                    for target in re.findall(r"^WantedBy=(\S+)$", text_of, re.MULTILINE):
+                        link = f"/etc/systemd/system/{target}.wants/{unit}"
+                        add(link, units[unit].encode(), 0o777, 0, tarfile.SYMTYPE)
+    return buffer.getvalue()
+
+
+def _host_key(name: str) -> tuple[bytes, bytes]:
+    """Return a new host key (private, public) and keep the public one for known_hosts."""
+    folder = STATE / "host-keys"
+    folder.mkdir(exist_ok=True)
+    private, public = folder / name, folder / f"{name}.pub"
+    private.unlink(missing_ok=True)
+    run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(private)])
+    pair = private.read_bytes(), public.read_bytes()
+    private.unlink()
+    return pair
+
+
+def ensure_key() -> None:
+    """Make the key with which the login user gets in, once per checkout."""
+    if not KEY.exists():
+        run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "gpurack-testbed", "-f", str(KEY)])
+
+
+def existing(engine: Engine) -> dict[str, Host]:
+    """Return the hosts that this checkout made, running or not."""
+    form = f'{{{{.Label "{LABEL}.kind"}}}} {{{{.Label "{LABEL}.port"}}}} {{{{.Names}}}}'
+    lines = engine.output("ps", "-a", "--filter", f"label={LABEL}={STATE}", "--format", form).splitlines()
+    found = {}
+    for line in lines:
+        kind, _, rest = line.partition(" ")
+        port, _, names = rest.partition(" ")
+        if kind in KINDS:
+            name = names.removeprefix(container(""))
+            found[name] = Host(engine, name, kind, int(port))
+    return dict(sorted(found.items()))
+
+
+def remove(engine: Engine, name: str) -> None:
+    """Take a host away, with all its data."""
+    engine.docker("rm", "-f", "-v", container(name), check=False)
+    engine.docker("volume", "rm", "-f", volume(name))
+
+
+def free_port(taken: set[int]) -> int:
+    """Return a loopback port for SSH that nobody listens on; low ones first, so that they are easy to remember."""
+    for port in range(22201, 22300):
+        if port in taken:
+            continue
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise TestbedError("No port from 22201 to 22299 is free on 127.0.0.1.")
+
+
+def write_ssh_config(hosts: dict[str, Host]) -> None:
+    """Write .testbed/ssh_config and known_hosts for exactly these hosts."""
+    blocks, known = [], []
+    for host in hosts.values():
+        blocks.append(
+            f"Host {host.name}\n    HostName 127.0.0.1\n    Port {host.port}\n    User {host.user}\n"
+            f"    IdentityFile {KEY}\n    IdentitiesOnly yes\n    UserKnownHostsFile {KNOWN_HOSTS}\n"
+            f"    StrictHostKeyChecking yes\n    LogLevel ERROR\n    ConnectTimeout 10\n"
+        )
+        public = (STATE / "host-keys" / f"{host.name}.pub").read_text().split()
+        known.append(f"[127.0.0.1]:{host.port} {public[0]} {public[1]}\n")
+    SSH_CONFIG.write_text("\n".join(blocks))
+    KNOWN_HOSTS.write_text("".join(known))

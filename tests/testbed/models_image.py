@@ -1,0 +1,179 @@
+"""The llama.cpp images of the testbed's registry: Debian's real llama-server, laid out as upstream's images are.
+
+They are pushed over the registry's own API, so that no other Docker than the hosts' ever sees them: one base layer
+for all tags, and a configuration per tag, which makes each its own image id.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import shutil
+import tarfile
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.testbed import cache
+
+REPOSITORY = "ghcr/ggml-org/llama.cpp"
+BUILDS = ("b7000", "b7001")
+VARIANTS = ("server", "server-cuda")
+_CREATED = "2026-01-01T00:00:00Z"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer of an image, compressed."""
+
+    path: Path
+    digest: str
+    diff_id: str
+
+
+def layers(models: Path) -> list[Layer]:
+    """Return the layers of the llama.cpp images, made of the sid folder of suites.made()."""
+
+    def make(folder: Path) -> None:
+        _compress(models / "image.tar", folder / "base.tar.gz")
+        (folder / "app.tar").write_bytes(_app())
+        _compress(folder / "app.tar", folder / "app.tar.gz")
+
+    folder = cache.entry("models-layers", (Path(__file__), models), make, "llama.cpp image")
+    return [
+        _layer(models / "image.tar", folder / "base.tar.gz"),
+        _layer(folder / "app.tar", folder / "app.tar.gz"),
+    ]
+
+
+def _compress(source: Path, target: Path) -> None:
+    with source.open("rb") as plain, target.open("wb") as raw:
+        # No name and no time in the header: the same content has the same digest.
+        with gzip.GzipFile("", "wb", 1, raw, mtime=0) as packed:
+            shutil.copyfileobj(plain, packed, 1 << 20)
+
+
+def _layer(plain: Path, packed: Path) -> Layer:
+    with plain.open("rb") as one, packed.open("rb") as two:
+        return Layer(
+            packed,
+            f"sha256:{hashlib.file_digest(two, 'sha256').hexdigest()}",
+            f"sha256:{hashlib.file_digest(one, 'sha256').hexdigest()}",
+        )
+
+
+def _app() -> bytes:
+    """Return a layer with /app/llama-server, a shell and its tools, as upstream's image has them."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+
+        def add(name: str, kind: bytes, target: str = "", mode: int = 0o755) -> None:
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname, entry.mode = kind, target, mode
+            tar.addfile(entry)
+
+        add("app", tarfile.DIRTYPE)
+        add("app/llama-server", tarfile.SYMTYPE, "/usr/bin/llama-server")
+        add("tmp", tarfile.DIRTYPE, mode=0o1777)
+        add("root", tarfile.DIRTYPE, mode=0o700)
+        for tool in (
+            "sh cat cp date dd df echo env false free grep head hostname id kill ls mkdir mknod mv nc".split()
+        ):
+            add(f"usr/bin/{tool}", tarfile.SYMTYPE, "busybox")
+        for (
+            tool
+        ) in "pidof ps rm sed sleep sort stat tail test top touch tr true uname wc wget which xargs".split():
+            add(f"usr/bin/{tool}", tarfile.SYMTYPE, "busybox")
+    return buffer.getvalue()
+
+
+def _configuration(stack: list[Layer], build: str, variant: str) -> dict[str, Any]:
+    """Return an image's configuration, with what upstream's Dockerfile sets (.devops/cpu.Dockerfile, stage server)."""
+    second = 1_000_000_000
+    environment = [
+        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "LLAMA_ARG_HOST=0.0.0.0",
+    ]
+    if variant == "server-cuda":
+        # As in NVIDIA's base images: what the nvidia runtime reads when no device is given by CDI.
+        environment += ["NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_DRIVER_CAPABILITIES=compute,utility"]
+    return {
+        "architecture": "amd64",
+        "os": "linux",
+        "created": _CREATED,
+        "config": {
+            "Env": environment,
+            "Entrypoint": ["/app/llama-server"],
+            "WorkingDir": "/app",
+            "Healthcheck": {
+                "Test": ["CMD", "curl", "-f", "http://localhost:8080/health"],
+                "Interval": 30 * second,
+                "Timeout": 30 * second,
+                "StartPeriod": 0,
+                "Retries": 3,
+            },
+            "Labels": {"org.opencontainers.image.version": build, "testbed.variant": variant},
+        },
+        "rootfs": {"type": "layers", "diff_ids": [layer.diff_id for layer in stack]},
+        "history": [{"created": _CREATED, "created_by": "gpurack testbed"} for _ in stack],
+    }
+
+
+def push(registry: str, stack: list[Layer]) -> None:
+    """Push every tag to a registry (its URL)."""
+    for build in BUILDS:
+        for variant in VARIANTS:
+            push_image(
+                registry, REPOSITORY, f"{variant}-{build}", stack, _configuration(stack, build, variant)
+            )
+
+
+def push_image(
+    registry: str, repository: str, tag: str, stack: list[Layer], configuration: dict[str, Any]
+) -> str:
+    """Push one image over the registry's API and return its digest."""
+    base = f"{registry}/v2/{repository}"
+    kind = "application/vnd.docker.{}"
+    described = []
+    for layer in stack:
+        _blob(base, layer.path.read_bytes(), layer.digest)
+        size = layer.path.stat().st_size
+        described.append(
+            {"mediaType": kind.format("image.rootfs.diff.tar.gzip"), "size": size, "digest": layer.digest}
+        )
+    config = json.dumps(configuration, sort_keys=True).encode()
+    digest = f"sha256:{hashlib.sha256(config).hexdigest()}"
+    _blob(base, config, digest)
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": kind.format("distribution.manifest.v2+json"),
+        "config": {
+            "mediaType": kind.format("container.image.v1+json"),
+            "size": len(config),
+            "digest": digest,
+        },
+        "layers": described,
+    }
+    headers = {"Content-Type": kind.format("distribution.manifest.v2+json")}
+    answer = _call("PUT", f"{base}/manifests/{tag}", json.dumps(manifest).encode(), headers)
+    return answer["Docker-Content-Digest"]
+
+
+def _blob(base: str, content: bytes, digest: str) -> None:
+    try:
+        _call("HEAD", f"{base}/blobs/{digest}")
+    except urllib.error.HTTPError:
+        place = _call("POST", f"{base}/blobs/uploads/", b"")["Location"]
+        mark = "&" if "?" in place else "?"
+        headers = {"Content-Type": "application/octet-stream"}
+        _call("PUT", f"{place}{mark}digest={digest}", content, headers)
+
+
+def _call(method: str, url: str, data: bytes | None = None, headers: dict[str, str] | None = None) -> Any:
+    request = urllib.request.Request(url, data, headers or {}, method=method)
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return answer.headers

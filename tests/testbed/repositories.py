@@ -1,0 +1,105 @@
+"""The testbed's apt repositories, signed with its own key and complete without an outside network.
+
+debian/     what hosts may install from their distribution, with all dependencies (suites trixie, bookworm)
+docker-ce/  Docker's own repository (linux/debian, suites trixie, bookworm, component stable)
+nvidia/     the NVIDIA Container Toolkit's flat repository, with the stand-in packages (stable/deb/amd64)
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from tests.testbed import cache, docker_ce, workshop
+from tests.testbed.engine import Engine
+from tests.testbed.paths import PACKAGE
+from tests.testbed.signing import SigningKey
+
+KEYRING = "/etc/apt/keyrings/testbed.asc"
+
+
+def host_files(suite: str, key: SigningKey) -> dict[str, bytes]:
+    """Return what makes apt on a host use the testbed's Debian mirror and no other source."""
+    source = f"Types: deb\nURIs: http://repo.testbed/debian\nSuites: {suite}\nComponents: main\nSigned-By: {KEYRING}\n"
+    return {"/etc/apt/sources.list.d/debian.sources": source.encode(), KEYRING: key.public.read_bytes()}
+
+
+def debian(engine: Engine, key: SigningKey, suites: dict[str, Path]) -> Path:
+    """Return the folder of the Debian mirror; `suites`: name → folder of suites.made()."""
+
+    def make(folder: Path) -> None:
+        lines = []
+        for suite, made in suites.items():
+            lines += [f"mkdir -p {folder}/pool/{suite}", f"ln {made}/debs/*.deb {folder}/pool/{suite}/"]
+            lines.append(_index(folder, suite, "main", "Debian", key))
+        workshop.work(engine, "\n".join(lines), what="Making the Debian mirror")
+
+    recipe = (Path(__file__), key.fingerprint, suites)
+    return cache.entry("repo-debian", recipe, make, "Debian mirror for the hosts")
+
+
+def docker(engine: Engine, key: SigningKey, trixie: Path, bookworm: Path, sid: Path) -> Path:
+    """Return the folder of Docker's repository, made of the suites' Docker packages (folders of suites.made())."""
+    old = ("26.1.5", "1.7.24", "0.13.1", "2.26.1", trixie / "plain")
+    new = ("28.5.2", "2.1.9", "0.29.1", "2.40.3", sid / "plain")
+
+    def make(folder: Path) -> None:
+        for suite, distro, runc in (
+            ("trixie", "debian.13~trixie", None),
+            ("bookworm", "debian.12~bookworm", bookworm),
+        ):
+            pool = folder / "pool" / suite
+            pool.mkdir(parents=True)
+            for number, containerd, buildx, compose, debs in (old, new):
+                # sid's runc asks for a newer libseccomp than trixie has
+                runs = (runc or trixie) / "plain"
+                release = docker_ce.Release(number, containerd, buildx, compose, distro, debs, runs)
+                workshop.work(
+                    engine, docker_ce.script(release, pool), what=f"Repacking Docker {number} for {suite}"
+                )
+            script = _index(folder, suite, "stable", "Docker", key)
+            workshop.work(engine, script, what=f"Indexing Docker's repository for {suite}")
+        (folder / "gpg").write_bytes(key.public.read_bytes())
+
+    sources = [Path(__file__), Path(docker_ce.__file__), *sorted((PACKAGE / "docker_ce").iterdir())]
+    recipe = (*sources, key.fingerprint, old, new, bookworm)
+    return cache.entry("repo-docker-ce", recipe, make, "Docker's repository")
+
+
+def nvidia(engine: Engine, key: SigningKey) -> Path:
+    """Return the folder of NVIDIA's repository; without packages while there is no tests/testbed/toolkit."""
+    toolkit = PACKAGE / "toolkit"
+
+    def make(folder: Path) -> None:
+        flat = folder / "stable" / "deb" / "amd64"
+        flat.mkdir(parents=True)
+        if importlib.util.find_spec("tests.testbed.toolkit.build"):
+            from tests.testbed.toolkit import build
+
+            build.build(flat)
+        script = (
+            f"cd {flat}\napt-ftparchive packages . > Packages\ngzip -k9 Packages\n"
+            "apt-ftparchive -o APT::FTPArchive::Release::Origin=https://nvidia.github.io/libnvidia-container "
+            "-o APT::FTPArchive::Release::Architectures=amd64 release . > Release.new\nmv Release.new Release\n"
+        )
+        workshop.work(engine, script + key.sign_script(flat), what="Making NVIDIA's repository")
+        (folder / "gpgkey").write_bytes(key.public.read_bytes())
+
+    sources = sorted(
+        path for path in toolkit.rglob("*") if path.is_file() and "__pycache__" not in path.parts
+    )
+    recipe = (Path(__file__), key.fingerprint, [str(path.relative_to(toolkit)) for path in sources], *sources)
+    return cache.entry("repo-nvidia", recipe, make, "NVIDIA's repository")
+
+
+def _index(folder: Path, suite: str, component: str, origin: str, key: SigningKey) -> str:
+    """Return shell commands that index pool/SUITE of a repository as dists/SUITE and sign it."""
+    dist, binary = f"dists/{suite}", f"dists/{suite}/{component}/binary-amd64"
+    options = {"Origin": origin, "Label": origin, "Suite": suite, "Codename": suite, "Components": component}
+    options["Architectures"] = "amd64"
+    flags = " ".join(f"-o APT::FTPArchive::Release::{name}={value}" for name, value in options.items())
+    return (
+        f"cd {folder}\nmkdir -p {binary}\napt-ftparchive packages pool/{suite} > {binary}/Packages\n"
+        f"gzip -k9 {binary}/Packages\napt-ftparchive {flags} release {dist} > {suite}.Release\n"
+        f"mv {suite}.Release {dist}/Release\n" + key.sign_script(folder / dist)
+    )

@@ -1,0 +1,252 @@
+"""The testbed as a whole: what `up`, `status` and `down` do, and what tests hold in their hands."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.testbed import engine as outer
+from tests.testbed import gguf_models, hosts, models_image, repositories, services, signing, suites, workshop
+from tests.testbed.engine import Engine
+from tests.testbed.hosts import LABEL, NETWORK, Host
+from tests.testbed.paths import STATE
+from tests.testbed.shell import TestbedError, progress
+
+DEFAULT = ("gpu1", "cpu1")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A served model file."""
+
+    url: str
+    sha256: str
+    sentence: str
+    """What this model always answers."""
+
+
+@dataclass
+class Testbed:
+    """The testbed of this checkout."""
+
+    __test__ = False  # pytest collects what is called Test…
+
+    engine: Engine
+    hosts: dict[str, Host] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls) -> Testbed:
+        """Return the running testbed; TestbedError when it is down."""
+        found = outer.find()
+        known = hosts.existing(found) if found else {}
+        if found is None or not known:
+            raise TestbedError("The testbed is down: python -m tests.testbed up")
+        return cls(found, known)
+
+    @classmethod
+    def up(cls, names: Sequence[str] = DEFAULT, kind: str | None = None) -> Testbed:
+        """Make the services and these hosts run, and return when every one lets its user in.
+
+        What runs already stays as it is; what a broken attempt left is repaired or made anew. `kind` is for names
+        from which none follows (see hosts.kind_of).
+        """
+        kinds = {name: kind or hosts.kind_of(name) for name in names}
+        with _alone():
+            return _up(kinds)
+
+    def add(self, name: str, kind: str) -> Host:
+        """Make one more host of a kind (hosts.KINDS) run and return it."""
+        self.hosts = Testbed.up([name], kind).hosts
+        return self.host(name)
+
+    def host(self, name: str) -> Host:
+        """Return a host by its name."""
+        if name not in self.hosts:
+            raise TestbedError(f"The testbed has no host {name!r}: python -m tests.testbed up {name}")
+        return self.hosts[name]
+
+    def recreate(self, name: str) -> Host:
+        """Throw a host away with all its data and make it anew from its base image; it keeps its port."""
+        old = self.host(name)
+        with _alone():
+            hosts.remove(self.engine, name)
+            self.hosts = _up({name: old.kind}, ports={name: old.port}).hosts
+        return self.host(name)
+
+    def remove(self, name: str) -> None:
+        """Throw a host away with all its data."""
+        with _alone():
+            hosts.remove(self.engine, name)
+            self.hosts = hosts.existing(self.engine)
+            hosts.write_ssh_config(self.hosts)
+
+    def weights(self, name: str) -> Weights:
+        """Return a served model: alpha, beta, gamma, delta; `slow` is made at the first request."""
+        served = gguf_models.served(services.WEIGHTS, name)
+        return Weights(f"http://weights.testbed/{name}.gguf", served.sha256, served.sentence)
+
+    @property
+    def ssh_config(self) -> Path:
+        """The file for `ssh -F`, with every host by its name."""
+        return hosts.SSH_CONFIG
+
+    @property
+    def signing_key(self) -> Path:
+        """The armoured public key of the testbed's repositories."""
+        return signing.key(self.engine).public
+
+    @property
+    def registry(self) -> str:
+        """The registry's address on this machine (hosts know it as registry.testbed:5000)."""
+        return services.address(self.engine, 5000)
+
+    @property
+    def web(self) -> str:
+        """The address on this machine of the web server that is repo.testbed and weights.testbed."""
+        return services.address(self.engine, 80)
+
+    def down(self, purge: bool = False) -> None:
+        """End exactly what `up` made: containers, volumes, network and the private dockerd.
+
+        What makes the next `up` fast stays, unless `purge` also throws the images and the private Docker's data away.
+        """
+        down(purge)
+
+
+def down(purge: bool = False) -> None:
+    """End the testbed, or what a broken attempt left of it."""
+    if not STATE.exists():
+        return
+    with _alone():
+        found = outer.find()
+        if found is not None:
+            _clear(found)
+            if purge:
+                images = found.output("images", "-q", "--filter", "reference=gpurack-testbed/*").split()
+                if images:
+                    found.docker("rmi", "-f", *dict.fromkeys(images))
+            if found.private:
+                found.stop()
+        if purge:
+            shutil.rmtree(outer.HOME, ignore_errors=True)
+        for path in (hosts.SSH_CONFIG, hosts.KNOWN_HOSTS):
+            path.unlink(missing_ok=True)
+        shutil.rmtree(STATE / "host-keys", ignore_errors=True)
+
+
+def _clear(engine: Engine) -> None:
+    mine = f"label={LABEL}={STATE}"
+    if containers := engine.output("ps", "-aq", "--filter", mine).split():
+        engine.docker("rm", "-f", "-v", *containers)
+    if volumes := engine.output("volume", "ls", "-q", "--filter", mine).split():
+        engine.docker("volume", "rm", "-f", *volumes)
+    if networks := engine.output("network", "ls", "-q", "--filter", mine).split():
+        engine.docker("network", "rm", *networks)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Let one program at a time change the testbed."""
+    STATE.mkdir(exist_ok=True)
+    with (STATE / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress("waiting for another testbed command of this checkout to end")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _up(kinds: dict[str, str], ports: dict[str, int] | None = None) -> Testbed:
+    engine = workshop.prepare()
+    _network(engine)
+    hosts.ensure_key()
+    existing = hosts.existing(engine)
+    for name, kind in kinds.items():
+        if name in existing and existing[name].kind != kind:
+            raise TestbedError(
+                f"{name} runs already and is of kind {existing[name].kind}: python -m tests.testbed remove {name}"
+            )
+    key = signing.key(engine)
+    # Two at a time: the machine has two cores, and half of the work is waiting for downloads.
+    with ThreadPoolExecutor(3) as pool:
+        trixie = pool.submit(suites.made, engine, "host", suites.TRIXIE)
+        serving = pool.submit(suites.made, engine, "services", suites.SERVICES)
+        sid = pool.submit(suites.made, engine, "models", suites.MODELS)
+        bookworm = pool.submit(suites.made, engine, "host-bookworm", suites.BOOKWORM)
+        nvidia = pool.submit(repositories.nvidia, engine, key)
+        weights = pool.submit(gguf_models.serve, services.WEIGHTS)
+        _first_failure([trixie, serving, sid, bookworm, nvidia, weights])
+        bases = {"host": trixie.result(), "host-bookworm": bookworm.result()}
+        mirror = pool.submit(
+            repositories.debian, engine, key, {"trixie": bases["host"], "bookworm": bases["host-bookworm"]}
+        )
+        docker = pool.submit(
+            repositories.docker, engine, key, trixie.result(), bookworm.result(), sid.result()
+        )
+        needed = {hosts.KINDS[kind][0] for kind in kinds.values()}
+        images = {image: pool.submit(_image, engine, bases[image]) for image in needed}
+        service_image = pool.submit(_image, engine, serving.result())
+        layers = pool.submit(models_image.layers, sid.result())
+        _first_failure([mirror, docker, service_image, layers, *images.values()])
+    found = {"debian": mirror.result(), "docker-ce": docker.result(), "nvidia": nvidia.result()}
+    if services.start(engine, service_image.result(), found):
+        progress("services: repositories, registry and weights are served")
+        models_image.push(f"http://{services.address(engine, 5000)}", layers.result())
+    for name, kind in kinds.items():
+        _host(engine, name, kind, images[hosts.KINDS[kind][0]].result(), (ports or {}).get(name), key)
+    running = hosts.existing(engine)
+    hosts.write_ssh_config(running)
+    for name in kinds:
+        running[name].wait()
+        progress(f"{name} is up: ssh -F {hosts.SSH_CONFIG} {name}")
+    return Testbed(engine, running)
+
+
+def _first_failure(futures: Sequence[Future[object]] | Sequence[Future[Path]] | Sequence[object]) -> None:
+    for future in futures:
+        if isinstance(future, Future):
+            future.result()
+
+
+def _network(engine: Engine) -> None:
+    label = f'{{{{index .Labels "{LABEL}"}}}}'
+    owner = engine.output("network", "inspect", "--format", label, NETWORK, check=False)
+    if not owner:
+        engine.docker("network", "create", "--label", f"{LABEL}={STATE}", NETWORK)
+    elif owner != str(STATE):
+        raise TestbedError(f"Another checkout's testbed runs in this Docker ({owner}): end that one first.")
+
+
+def _image(engine: Engine, folder: Path) -> str:
+    """Return the image of a base tar, imported when this Docker does not have it."""
+    image = f"gpurack-testbed/base:{folder.name}"
+    if not engine.output("image", "inspect", "--format", "{{.Id}}", image, check=False):
+        progress(f"importing {folder.name}")
+        engine.docker("import", str(folder / "image.tar"), image, timeout=300)
+    return image
+
+
+def _host(
+    engine: Engine, name: str, kind: str, image: str, port: int | None, key: signing.SigningKey
+) -> None:
+    form = "{{.State.Status}}"
+    state = engine.output("inspect", "--format", form, hosts.container(name), check=False)
+    if state == "running":
+        return
+    if state == "exited":  # shut down, or the machine was: its data is whole
+        progress(f"starting {name}")
+        engine.docker("start", hosts.container(name))
+        return
+    if state:
+        progress(f"removing what a broken attempt left of {name} ({state})")
+    hosts.remove(engine, name)
+    taken = {host.port for host in hosts.existing(engine).values()}
+    files = repositories.host_files(hosts.KINDS[kind][1].name, key)
+    progress(f"creating {name} ({kind})")
+    hosts.create(engine, name, kind, image, port or hosts.free_port(taken), files)

@@ -1,0 +1,129 @@
+"""Debian's own tools (mmdebstrap, apt-ftparchive, gpg, dpkg-deb), which make the testbed's images and repositories.
+
+They run on this machine where it is Debian or Ubuntu and we are root; elsewhere in a container of Debian's image
+from a registry, which then must be reachable.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.testbed import engine as outer
+from tests.testbed.paths import cache_home
+from tests.testbed.shell import TestbedError, progress, run, text
+
+TOOLS = {"mmdebstrap": "mmdebstrap", "apt-ftparchive": "apt-utils", "gpg": "gnupg", "xz": "xz-utils"}
+"""Program → Debian package."""
+DOCKER = {"dockerd": "docker.io", "containerd": "containerd", "iptables": "iptables"}
+"""The same for a private Docker; iptables is for the name server inside a container's network."""
+IMAGE = os.environ.get("GPURACK_TESTBED_IMAGE", "debian:trixie")
+"""Where Debian's tools come from on a machine that is not Debian."""
+POLICY = Path("/usr/sbin/policy-rc.d")
+
+
+def is_debian() -> bool:
+    """Whether this machine is Debian or a relative, where apt can bring what is missing."""
+    return shutil.which("apt-get") is not None and shutil.which("dpkg-deb") is not None
+
+
+def prepare() -> outer.Engine:
+    """Return a Docker that answers, after installing what this machine lacks for it and for making images."""
+    found = outer.find()
+    local = is_debian() and os.geteuid() == 0
+    if found is None and not local:
+        missing = (
+            "root" if is_debian() else "a running Docker (only on Debian and Ubuntu can it bring its own)"
+        )
+        raise TestbedError(f"The testbed needs {missing}.")
+    if local:
+        wanted = dict(TOOLS)
+        if found is None:
+            wanted |= DOCKER
+            if shutil.which("docker") is None:
+                wanted["docker"] = "docker.io"
+        _install({package for program, package in wanted.items() if shutil.which(program) is None})
+    return found or outer.ensure()
+
+
+def _install(packages: set[str]) -> None:
+    if not packages:
+        return
+    progress(f"installing {', '.join(sorted(packages))}")
+    # The distribution's own dockerd must not start: the private one is all that is wanted.
+    silenced = "docker.io" in packages and not POLICY.exists()
+    had_systemd = Path("/run/systemd/system").is_dir()
+    install = ["apt-get", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300", "install"]
+    if "docker.io" in packages and shutil.which("docker-cli") is None:
+        # Debian 13 has the client in a package of its own.
+        if text(run(["apt-cache", "policy", "docker-cli"]).stdout).strip():
+            packages = packages | {"docker-cli"}
+    environment = {"DEBIAN_FRONTEND": "noninteractive"}
+    try:
+        if silenced:
+            POLICY.write_text(
+                "#!/bin/sh\n# written by gpurack's testbed while it installs docker.io\nexit 101\n"
+            )
+            POLICY.chmod(0o755)
+        command = [*install, *sorted(packages)]
+        if run(command, env=environment, check=False, timeout=600).returncode != 0:
+            run(["apt-get", "update"], env=environment, timeout=300, what="apt-get update")
+            run(command, env=environment, timeout=600, what=f"Installing {', '.join(sorted(packages))}")
+        if silenced and had_systemd:
+            units = ["docker.service", "docker.socket", "containerd.service"]
+            run(["systemctl", "disable", *units], check=False)
+    finally:
+        if silenced:
+            POLICY.unlink(missing_ok=True)
+
+
+def work(
+    engine: outer.Engine,
+    script: str,
+    *,
+    env: Mapping[str, str] | None = None,
+    what: str,
+    timeout: float = 900,
+) -> str:
+    """Run a shell script with Debian's tools and return its standard output.
+
+    It sees the cache under its own path and nothing else of this machine that it may rely on.
+    """
+    if is_debian() and os.geteuid() == 0:
+        return text(run(["bash", "-euc", script], env=env, what=what, timeout=timeout).stdout)
+    cache = cache_home()
+    options = ["--rm", "-v", f"{cache}:{cache}", "--cap-add", "SYS_ADMIN"]
+    options += ["--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined"]
+    for name, value in (env or {}).items():
+        options += ["-e", f"{name}={value}"]
+    done = engine.docker("run", *options, _image(engine), "bash", "-euc", script, timeout=timeout)
+    return text(done.stdout)
+
+
+def _image(engine: outer.Engine) -> str:
+    """Return an image with the tools, made from Debian's at the first call."""
+    ours = "gpurack-testbed/workshop:1"
+    if not engine.output("image", "inspect", "--format", "{{.Id}}", ours, check=False):
+        progress(f"making the workshop image from {IMAGE}")
+        name = "gpurack-testbed-workshop"
+        engine.docker("rm", "-f", name, check=False)
+        packages = " ".join(sorted(TOOLS.values()))
+        script = f"apt-get update && apt-get -y --no-install-recommends install {packages}"
+        engine.docker("run", "--name", name, IMAGE, "bash", "-euc", script, timeout=600)
+        engine.docker("commit", name, ours)
+        engine.docker("rm", "-f", name)
+    return ours
+
+
+def mirror(engine: outer.Engine) -> str:
+    """Return the URL of a Debian mirror: the one given, else this machine's own, else '' for mmdebstrap's default."""
+    if given := os.environ.get("GPURACK_TESTBED_MIRROR"):
+        return given
+    targets = "apt-get indextargets --format '$(ORIGIN) $(LABEL) $(REPO_URI)'"
+    for line in work(engine, targets, what="Reading apt's sources").splitlines():
+        origin, label, url = (line.split(" ") + ["", ""])[:3]
+        if (origin, label) == ("Debian", "Debian"):
+            return url
+    return ""
