@@ -1,0 +1,302 @@
+"""The stand-ins for the NVIDIA Container Toolkit behave as the real programs do, case by case.
+
+golden.tsv was recorded with the real 1.20.0 programs; conformance.py is the script that recorded it.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.testbed.gpu import files
+from tests.testbed.toolkit.build import VERSIONS, build, lay_out
+
+CONFORMANCE = Path(__file__).resolve().parents[1] / "testbed/toolkit/conformance"
+GOLDEN = {line.split("\t")[0]: line for line in (CONFORMANCE / "golden.tsv").read_text().splitlines()}
+
+
+@pytest.fixture(scope="module")
+def programs() -> Iterator[Path]:
+    # Not under pytest's own folder, which lets no other user in: some cases run the programs as nobody.
+    with tempfile.TemporaryDirectory(prefix="gpurack-toolkit.") as folder:
+        Path(folder).chmod(0o755)
+        yield lay_out(Path(folder), "1.20.0")
+
+
+@pytest.fixture
+def ctk(programs: Path, tmp_path: Path):
+    """Runs nvidia-ctk in an empty folder: (arguments, stdin=…) -> the finished process."""
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        env = {"PATH": os.environ["PATH"], "TZ": "UTC", **environment}
+        return subprocess.run(
+            [programs / "nvidia-ctk", *arguments], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def recorded(programs: Path) -> dict[str, str]:
+    """What conformance.py records of the stand-ins: case -> line."""
+    command = [sys.executable, CONFORMANCE / "conformance.py", programs]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return {line.split("\t")[0]: line for line in done.stdout.splitlines()}
+
+
+@pytest.mark.parametrize("case", GOLDEN)
+def test_equals_the_real_programs(case: str, recorded: dict[str, str]) -> None:
+    if case.startswith("rc.nonroot") and os.geteuid() != 0:
+        pytest.skip("Only root can become another user, which this case needs.")
+    assert recorded[case] == GOLDEN[case]
+
+
+def test_no_case_beyond_the_recorded_ones(recorded: dict[str, str]) -> None:
+    assert set(recorded) <= set(GOLDEN)
+
+
+CONFIGURE = ("runtime", "configure", "--runtime=docker", "--config=d.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"\xef\xbb\xbf{}", r"invalid character '\\ufeff' looking for beginning of value"),
+        (b'{"a" 1}', "invalid character '1' after object key"),
+        (b'{"a":1 "b":2}', r"invalid character '\"' after object key:value pair"),
+        (b'{"a":[1 2]}', "invalid character '2' after array element"),
+        (b'{"a":tru}', "invalid character '}' in literal true (expecting 'e')"),
+        (b'{"a":01}', "invalid character '1' after object key:value pair"),
+        (b'{"a":1.}', "invalid character '}' after decimal point in numeric literal"),
+        (b'{"a":"\\x"}', "invalid character 'x' in string escape code"),
+        (b'{"a":"\n"}', r"invalid character '\\n' in string literal"),
+        (b'{"a":1e999}', "json: cannot unmarshal number 1e999 into Go value of type float64"),
+        (b'"x"', "json: cannot unmarshal string into Go value of type docker.Config"),
+    ],
+)
+def test_what_is_no_daemon_json_is_refused_and_left_alone(ctk, tmp_path: Path, content: bytes, reason: str) -> None:
+    (tmp_path / "d.json").write_bytes(content)
+    done = ctk(*CONFIGURE)
+    assert done.returncode == 1
+    assert f'msg="unable to load config for runtime docker: {reason}"' in done.stderr
+    assert (tmp_path / "d.json").read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("content", "kept"),
+    [
+        ('{"z":1,"a":{"y":"<&>","b":"é\u2028"}}', ['"b": "é\\u2028"', '"y": "\\u003c\\u0026\\u003e"']),
+        ('{"n":[0.1,1e21,1e-7,123456789012345680000,-0.0]}', ["0.1", "1e+21", "1e-7", "123456789012345680000", "-0"]),
+        ('{"a":1} {"b":2} garbage', ['"a": 1']),
+        ('{"a":1,"a":2}', ['"a": 2']),
+        ('{"s":"\\ud83d\\ude00 \\ud83d"}', ['"s": "\U0001f600 \ufffd"']),
+    ],
+)
+def test_rewrites_as_go_marshals(ctk, tmp_path: Path, content: str, kept: list[str]) -> None:
+    (tmp_path / "d.json").write_text(content)
+    assert ctk(*CONFIGURE).returncode == 0
+    written = (tmp_path / "d.json").read_text()
+    assert all(item in written for item in kept), written
+    assert "garbage" not in written
+    assert '"b": 2' not in written
+
+
+@pytest.mark.parametrize("content", ['{"runtimes":null}', '{"runtimes":[]}'])
+def test_runtimes_of_another_type_panic(ctk, tmp_path: Path, content: str) -> None:
+    (tmp_path / "d.json").write_text(content)
+    done = ctk(*CONFIGURE)
+    assert done.returncode == 2
+    assert "panic: interface conversion: interface {} is" in done.stderr
+    assert (tmp_path / "d.json").read_text() == content
+
+
+def test_runtime_is_replaced_wholesale_and_others_stay(ctk, tmp_path: Path) -> None:
+    old = {"runtimes": {"nvidia": {"path": "/x", "runtimeArgs": ["--debug"]}, "runsc": {"path": "/r"}}}
+    (tmp_path / "d.json").write_text(json.dumps(old))
+    assert ctk(*CONFIGURE).returncode == 0
+    new = json.loads((tmp_path / "d.json").read_text())
+    assert new == {"runtimes": {"nvidia": {"args": [], "path": "nvidia-container-runtime"}, "runsc": {"path": "/r"}}}
+
+
+def test_a_link_is_written_through_and_a_folder_refused(ctk, tmp_path: Path) -> None:
+    (tmp_path / "d.json").symlink_to("real.json")
+    assert ctk(*CONFIGURE).returncode == 0
+    assert (tmp_path / "d.json").is_symlink()
+    assert (tmp_path / "real.json").stat().st_size == 128
+    (tmp_path / "folder").mkdir()
+    done = ctk("runtime", "configure", "--config=folder")
+    assert done.returncode == 1
+    assert "unable to read config: read folder: is a directory" in done.stderr
+
+
+def test_flags_are_parsed_as_go_does(ctk) -> None:
+    assert ctk("runtime", "configure", "-config", "x.json", "stray", "-dry-run").returncode == 0
+    done = ctk("runtime", "configure", "--bogus")
+    assert done.returncode == 1
+    assert done.stderr.startswith("Incorrect Usage: flag provided but not defined: -bogus")
+    assert "USAGE:" in done.stdout
+    assert ctk("runtime").returncode == 0
+    assert ctk("--version").stdout.startswith("NVIDIA Container Toolkit CLI version 1.20.0\ncommit: ")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("x = @", "(1, 5): no value can start with @"),
+        ("[a[b]", "(1, 2): table key cannot contain ']'"),
+        ('x = "open', "(1, 6): unclosed string"),
+    ],
+)
+def test_what_is_no_toml_is_refused(ctk, tmp_path: Path, content: str, reason: str) -> None:
+    (tmp_path / "c.toml").write_text(content)
+    done = ctk("config", "--config-file=c.toml", "--in-place")
+    assert done.returncode == 1
+    assert f"failed to load specified config file: {reason}" in done.stderr.replace('\\"', '"')
+    assert (tmp_path / "c.toml").read_text() == content
+
+
+def test_config_of_an_empty_file_is_as_recorded(ctk, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").touch()
+    assert ctk("config", "-c", "c.toml", "--set", "nvidia-container-cli.no-cgroups", "-i").returncode == 0
+    expected = (CONFORMANCE / "fixtures/config.nocgroups-from-empty.toml").read_bytes()
+    assert (tmp_path / "c.toml").read_bytes() == expected
+
+
+def test_unknown_settings_stay_and_comments_go(ctk, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text('# mine\nz = 1\n\n[mine]\nlist = ["a", "b"]\nf = 1.5\n\n[[many]]\nx = true\n')
+    assert ctk("config", "-c", "c.toml", "-i").returncode == 0
+    written = (tmp_path / "c.toml").read_text()
+    assert "# mine" not in written
+    for kept in ("z = 1", '[mine]\nf = 1.5\nlist = ["a", "b"]', "[[many]]\nx = true"):
+        assert kept in written
+
+
+@pytest.mark.parametrize(("version", "line"), [("1.19.1", "#no-cgroups = false"), ("1.20.0", "no-cgroups = false")])
+def test_an_explicit_default_survives_only_newer_releases(tmp_path: Path, version: str, line: str) -> None:
+    program = lay_out(tmp_path / "root", version) / "nvidia-ctk"
+    command = [program, "config", "-c", tmp_path / "c.toml", "-i"]
+    subprocess.run([*command, "--set", "nvidia-container-cli.no-cgroups=false"], check=True)
+    assert "\nno-cgroups = false\n" in (tmp_path / "c.toml").read_text()
+    subprocess.run(command, check=True)
+    assert f"\n{line}\n" in (tmp_path / "c.toml").read_text()
+
+
+def test_the_global_config_flag_is_ignored(ctk, tmp_path: Path) -> None:
+    done = ctk("--config", "g.toml", "config", "-i", XDG_CONFIG_HOME="xdg")
+    assert done.returncode == 0
+    assert not (tmp_path / "g.toml").exists()
+    assert (tmp_path / "xdg/nvidia-container-runtime/config.toml").stat().st_size == 1187
+
+
+def test_no_spec_without_a_driver(ctk, tmp_path: Path) -> None:
+    if Path("/usr/bin/nvidia-smi").exists():
+        pytest.skip("This machine has a driver.")
+    done = ctk("cdi", "generate", "--output=cdi/nvidia.yaml")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith(
+        'level=error msg="failed to generate CDI spec: failed to create device CDI specs: failed to construct device '
+        'spec generators: failed to initialize NVML: ERROR_LIBRARY_NOT_FOUND"'
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- the same programs with cards ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The library of the stand-ins, in this process, with a simulated driver of its own; returns its modules."""
+    root = tmp_path / "host"
+    monkeypatch.setenv("GPUSIM_ROOT", str(root))
+    monkeypatch.setenv("GPUSIM_HOST", "gpu1")
+    sources = files()
+    subprocess.run([sources["/usr/lib/gpusim/gpusim"][0], "load"], check=True)
+    lay_out(tmp_path / "toolkit", "1.20.0")
+    monkeypatch.syspath_prepend(str(tmp_path / "toolkit/usr/lib/nvidia-container-toolkit"))
+    names = ("golang", "version", "tomlfile", "settings", "cdi", "launch", "runtime")
+    for name in names:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    import cdi
+    import runtime
+
+    monkeypatch.setattr(cdi, "NVIDIA_SMI", str(sources["/usr/bin/nvidia-smi"][0]))
+    yield cdi, runtime, root
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+def test_the_spec_names_cards_by_index_uuid_and_all(with_cards, tmp_path: Path) -> None:
+    cdi, _, root = with_cards
+    uuids = [line.split()[0] for line in (root / "var/lib/gpusim/cards").read_text().splitlines()]
+    (tmp_path / "specs").mkdir()
+    (tmp_path / "specs/nvidia.yaml").write_text("---\n" + "\n".join(cdi.to_yaml(cdi.spec())) + "\n")
+    (tmp_path / "specs/broken.yaml").write_text("kind: [\n")
+    specs, errors = cdi.read_specs([str(tmp_path / "specs"), "/nonexistent"])
+    assert list(errors) == [str(tmp_path / "specs/broken.yaml")]
+    assert specs == [cdi.spec()]  # what was written reads as what was meant
+    assert cdi.device_names(specs) == sorted(f"nvidia.com/gpu={name}" for name in [*"0123", "all", *uuids])
+    nodes = {d["name"]: [n["path"] for n in d["containerEdits"]["deviceNodes"]] for d in specs[0]["devices"]}
+    assert nodes["2"] == nodes[uuids[2]] == ["/dev/nvidia2"]
+    assert nodes["all"] == [f"/dev/nvidia{i}" for i in range(4)]
+
+
+@pytest.mark.parametrize(("asked", "cards"), [("1,2", [1, 2]), ("all", [0, 1, 2, 3]), ("nvidia.com/gpu=3", [3])])
+def test_the_runtime_edits_the_bundle(with_cards, tmp_path: Path, asked: str, cards: list[int], monkeypatch) -> None:
+    _, runtime, _ = with_cards
+    monkeypatch.setattr(runtime, "_add_device", lambda linux, path, host: linux.setdefault("devices", []).append(path))
+    bundle = {"process": {"env": ["A=b", f"NVIDIA_VISIBLE_DEVICES={asked}"]}, "mounts": []}
+    (tmp_path / "config.json").write_text(json.dumps(bundle))
+    runtime._modify(str(tmp_path), "auto", {})
+    spec = json.loads((tmp_path / "config.json").read_text())
+    assert spec["process"]["env"] == ["A=b", "NVIDIA_VISIBLE_DEVICES=void"]
+    assert [p for p in spec["linux"]["devices"] if p[-1].isdigit()] == [f"/dev/nvidia{i}" for i in cards]
+    assert "/run/gpusim" in [mount["destination"] for mount in spec["mounts"]]
+
+
+@pytest.mark.parametrize("env", [[], ["NVIDIA_VISIBLE_DEVICES="], ["NVIDIA_VISIBLE_DEVICES=void"]])
+def test_the_runtime_leaves_other_containers_alone(with_cards, tmp_path: Path, env: list[str]) -> None:
+    _, runtime, _ = with_cards
+    text = json.dumps({"process": {"env": env}})
+    (tmp_path / "config.json").write_text(text)
+    runtime._modify(str(tmp_path), "auto", {})
+    assert (tmp_path / "config.json").read_text() == text
+
+
+def test_the_runtime_fails_for_a_card_that_is_not_there(with_cards, tmp_path: Path, capsys) -> None:
+    _, runtime, _ = with_cards
+    (tmp_path / "config.json").write_text(json.dumps({"process": {"env": ["NVIDIA_VISIBLE_DEVICES=9"]}}))
+    log = tmp_path / "log.json"
+    assert runtime.main(["--log", str(log), "create", "--bundle", str(tmp_path), "id"]) == 1
+    assert json.loads(log.read_text())["msg"].endswith("failed to get device handle from index: Invalid Argument")
+
+
+# --- the packages -------------------------------------------------------------------------------------------------
+
+
+def field(deb: Path, name: str) -> str:
+    return subprocess.run(["dpkg-deb", "-f", deb, name], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_four_packages_in_each_version(tmp_path: Path) -> None:
+    debs = {path.name: path for path in build(tmp_path / "debs")}
+    assert len(debs) == 4 * len(VERSIONS) == 8
+    for version in VERSIONS:
+        toolkit = debs[f"nvidia-container-toolkit_{version}-1_amd64.deb"]
+        needs = f"nvidia-container-toolkit-base (= {version}-1), libnvidia-container-tools (= {version}-1)"
+        assert field(toolkit, "Depends") == needs
+        tools = debs[f"libnvidia-container-tools_{version}-1_amd64.deb"]
+        assert field(tools, "Depends") == f"libnvidia-container1 (>= {version}-1)"
+        listing = subprocess.run(
+            ["dpkg-deb", "-c", debs[f"nvidia-container-toolkit-base_{version}-1_amd64.deb"]],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        place = "./lib/systemd/system" if version == "1.20.0" else "./etc/systemd/system"
+        assert f"{place}/nvidia-cdi-refresh.service" in listing
+        assert ("99-nvidia-cdi-refresh.rules" in listing) == (version == "1.20.0")
