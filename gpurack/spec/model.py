@@ -108,7 +108,8 @@ def _weights_kind(value: Any) -> Any:
         raise ValueError(f'"{value}" is not a path on the host; write an absolute path or {{"url": …, "sha256": …}}.')
     if isinstance(value, dict) and not ({"url", "sha256"} & set(value)):
         raise ValueError(
-            f'weights of kind {sorted(value)} are not supported yet; write a path on the host or {{"url": …, "sha256": …}}.'
+            f"weights of kind {sorted(value)} are not supported yet; "
+            'write a path on the host or {"url": …, "sha256": …}.'
         )
     return value
 
@@ -119,7 +120,7 @@ Weights = Annotated[str | UrlWeights, BeforeValidator(_weights_kind)]
 def _gpus_are_listed(value: Any) -> Any:
     if isinstance(value, int):
         raise ValueError(
-            f"a bare {value} is two things (Docker: {value} cards; people: card {value}); write [{value}] for card {value}."
+            f"a bare {value} is two things (to Docker {value} cards, to people card {value}); write [{value}]."
         )
     if isinstance(value, str) and value != "all":
         raise ValueError(f'"{value}" is not a list of GPUs; write ["{value}"], [0, 1], "all" or [] for the CPU.')
@@ -216,7 +217,9 @@ class Docker(Strict):
     @model_validator(mode="after")
     def _kept_has_no_version(self) -> "Docker":
         if self.source == "keep" and self.version:
-            raise ValueError('"source": "keep" leaves Docker as it is, so "version" has no meaning; remove one of them.')
+            raise ValueError(
+                '"source": "keep" leaves Docker as it is, so "version" has no meaning; remove one of them.'
+            )
         return self
 
 

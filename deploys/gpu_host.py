@@ -1,0 +1,3 @@
+from gpurack.deploys import gpu_host
+
+gpu_host()

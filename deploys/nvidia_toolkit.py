@@ -1,0 +1,3 @@
+from gpurack.deploys import nvidia_toolkit
+
+nvidia_toolkit()

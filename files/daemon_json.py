@@ -1,0 +1,169 @@
+"""Writes daemon.json as gpurack planned it and has dockerd take it up. Runs on the host's python3 as root.
+
+gpurack puts `JOB = "…"` (JSON; gpurack/plan/daemon_json.py: Apply) in front. Order: a mark for the next run, a backup,
+the new file beside the old one, validated, renamed; live-restore by reload first; then reload or restart; then
+`docker info` must say what is expected. Killed at any point, the next run finds the mark and goes on.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+PATH = "/etc/docker/daemon.json"
+MARKER = "/run/gpurack/docker-restart"
+BACKUPS = "/var/lib/gpurack/backups"
+TIMEOUT = 60
+
+
+def run(*argv):
+    done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+    return done.returncode, done.stdout.decode("utf-8", "replace").strip()
+
+
+def give_up(why):
+    sys.stderr.write(why + "\n")
+    sys.exit(1)
+
+
+def patched(document, changes):
+    """JSON Merge Patch (RFC 7396): null removes a key."""
+    if not isinstance(changes, dict):
+        return changes
+    result = dict(document) if isinstance(document, dict) else {}
+    for key, value in changes.items():
+        if value is None:
+            result.pop(key, None)
+        else:
+            result[key] = patched(result.get(key), value)
+    return result
+
+
+def current():
+    if not os.path.exists(PATH):
+        return {}
+    with open(PATH, encoding="utf-8") as stream:
+        return json.load(stream)
+
+
+def runtimes_by_nvidia_ctk(document):
+    """`nvidia-ctk runtime configure` truncates its file in place and wipes `features`, so it works on a copy."""
+    with tempfile.TemporaryDirectory(prefix="gpurack-") as folder:
+        copy = os.path.join(folder, "daemon.json")
+        with open(copy, "w", encoding="utf-8") as stream:
+            json.dump(document, stream)
+        code, output = run("nvidia-ctk", "--quiet", "runtime", "configure", "--runtime=docker", "--config=" + copy)
+        if code:
+            give_up("nvidia-ctk runtime configure failed: " + output)
+        with open(copy, encoding="utf-8") as stream:
+            return json.load(stream)["runtimes"]
+
+
+def write(document):
+    beside = PATH + ".gpurack-new"
+    os.makedirs(os.path.dirname(PATH), exist_ok=True)
+    with open(beside, "w", encoding="utf-8") as stream:
+        json.dump(document, stream, indent=4, ensure_ascii=False)
+        stream.write("\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.chmod(beside, 0o644)
+    if "--validate" in run("dockerd", "--help")[1]:
+        code, output = run("dockerd", "--validate", "--config-file=" + beside)
+        if code:
+            os.unlink(beside)
+            give_up("dockerd refuses the new daemon.json, so the old one stays: " + output)
+    if os.path.exists(PATH):
+        old = os.stat(PATH)
+        os.makedirs(BACKUPS, exist_ok=True)
+        shutil.copy2(PATH, os.path.join(BACKUPS, "daemon.json." + time.strftime("%Y%m%dT%H%M%S")))
+        os.chmod(beside, old.st_mode & 0o7777)
+        os.chown(beside, old.st_uid, old.st_gid)
+    os.rename(beside, os.path.realpath(PATH))
+
+
+def info():
+    code, output = run("docker", "info", "--format", "{{json .}}")
+    try:
+        return json.loads(output.splitlines()[0]) if code == 0 else {}
+    except (ValueError, IndexError):
+        return {}
+
+
+def unmet(expected, found):
+    missing = []
+    if not found.get("ServerVersion"):
+        return ["an answer"]
+    if bool(found.get("LiveRestoreEnabled")) != expected["LiveRestoreEnabled"]:
+        missing.append("live-restore")
+    missing += ["runtime " + name for name in expected.get("Runtimes", ()) if name not in found.get("Runtimes", {})]
+    if expected.get("CDISpecDirs") and not found.get("CDISpecDirs"):
+        missing.append("CDI")
+    return missing
+
+
+def await_info(expected):
+    """Until `docker info` says what is expected; what is still missing after a minute."""
+    end = time.monotonic() + TIMEOUT
+    while True:
+        missing = unmet(expected, info())
+        if not missing or time.monotonic() > end:
+            return missing
+        time.sleep(0.2)
+
+
+def restart(live_restore):
+    running = run("docker", "ps", "-q")[1]
+    if live_restore and running and not info().get("LiveRestoreEnabled"):
+        run("systemctl", "reload", "docker.service")
+        if await_info({"LiveRestoreEnabled": True}):
+            give_up("Docker did not turn live-restore on, so it was not restarted: its containers would have stopped")
+    # Debian's unit gives up at the fourth start within a minute.
+    run("systemctl", "reset-failed", "docker.service", "docker.socket")
+    code, output = run("systemctl", "restart", "docker.service")
+    if code:
+        log = run("journalctl", "-u", "docker.service", "-n", "8", "--no-pager", "-o", "cat")[1]
+        give_up("Docker does not start any more: {}\n{}\nThe old file is in {}.".format(output, log, BACKUPS))
+
+
+def gpu_driver_is_there():
+    """An empty image tells without a registry: "could not select device driver" or "no such file" (/x)."""
+    run("sh", "-c", "tar cT /dev/null | docker import - gpurack-probe:latest")
+    output = run("docker", "run", "--rm", "--gpus", "all", "--network", "none", "gpurack-probe:latest", "/x")[1]
+    run("docker", "image", "rm", "gpurack-probe:latest")
+    return "could not select device driver" not in output
+
+
+def main():
+    job = json.loads(JOB)  # noqa: F821 - put in front by gpurack
+    os.makedirs(os.path.dirname(MARKER), exist_ok=True)
+    if job["action"]:
+        with open(MARKER, "w") as marker:
+            marker.write(job["action"] + "\n")
+    if job["patch"] is not None:
+        document = current()
+        changed = patched(document, job["patch"])
+        if job["configure_runtime"]:
+            changed["runtimes"] = patched(changed["runtimes"], {"nvidia": runtimes_by_nvidia_ctk(document)["nvidia"]})
+        write(changed)
+    if job["action"] == "restart":
+        restart(job["live_restore"])
+    elif job["action"] == "reload":
+        run("systemctl", "reload", "docker.service")
+    missing = await_info(job["expect"])
+    if missing:
+        give_up(
+            "Docker has read daemon.json, but `docker info` does not show {} after a minute.".format(", ".join(missing))
+        )
+    if job["probe_gpu"] and not gpu_driver_is_there():
+        give_up(
+            "Docker has no GPU driver after its restart (docker run --gpus all); is nvidia-container-toolkit whole?"
+        )
+    if os.path.exists(MARKER):
+        os.unlink(MARKER)
+
+
+main()

@@ -1,0 +1,493 @@
+#!/usr/bin/env python3
+"""Carries out what gpurack planned for the models of this host. It decides nothing about what they should be.
+
+    models.py apply    the job comes as JSON on standard input (made by gpurack/plan/models.py: make_job)
+    models.py boot     starts what compose.yaml holds, when Docker and the GPU driver are both there
+
+Runs on the host's own python3 (3.6 or newer, standard library only), as root, under a lock. Prints progress for people;
+a line that begins with "error NAME: " says what failed, and the exit code is the number of failures.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from urllib.parse import urlsplit
+
+CONFIG = "/etc/gpurack"
+COMPOSE_FILE = CONFIG + "/compose.yaml"
+SECRETS = CONFIG + "/secrets"
+LOCK = "/run/gpurack/lock"
+BUSY = "/run/gpurack/busy"
+EVERY = 5  # seconds between two signs of life
+GPU_MEMORY_TIMEOUT = 60  # seconds that a stopped model's memory may take to come back
+DRIVER_TIMEOUT = 3300  # seconds that boot waits for the driver; the unit's TimeoutStartSec is a little more
+
+
+class Failure(Exception):
+    """A model cannot be brought up; the text is for people."""
+
+
+def say(name, text):
+    """One line; several models talk at once, so each line names its model."""
+    line = "{}: {}\n".format(name, text) if name else text + "\n"
+    sys.stdout.write(line)
+    sys.stdout.flush()
+
+
+def clock(seconds):
+    """75 → 1:15"""
+    return "{}:{:02d}".format(int(seconds) // 60, int(seconds) % 60)
+
+
+def size(count):
+    """Bytes for people: 6.1 GB."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return "{:.3g} {}".format(count, unit)
+        count /= 1000
+    return "{:.1f} GB".format(count)
+
+
+class Progress:
+    """Says something every few seconds; starts quiet, so that what is quick says nothing."""
+
+    def __init__(self, name):
+        self.name, self.begun, self.last = name, time.monotonic(), time.monotonic()
+
+    def elapsed(self):
+        return time.monotonic() - self.begun
+
+    def tell(self, text):
+        if time.monotonic() - self.last >= EVERY:
+            self.last = time.monotonic()
+            say(self.name, "{}, {}".format(text, clock(self.elapsed())))
+
+
+def run(*argv):
+    """A command's (exit code, output with errors)."""
+    done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+    return done.returncode, done.stdout.decode("utf-8", "replace").strip()
+
+
+def must(*argv):
+    """A command's output; Failure when it fails."""
+    code, output = run(*argv)
+    if code:
+        raise Failure("{} failed: {}".format(" ".join(argv[:3]), output or "exit code {}".format(code)))
+    return output
+
+
+def compose(*words, **options):
+    return ["docker", "compose", "--progress", "plain", "--file", options.get("file", COMPOSE_FILE), *words]
+
+
+def write(path, content, mode, uid=0):
+    """Beside its place first, then renamed: never half a file, and never readable by others in between."""
+    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+    beside = path + ".new"
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.chmod(beside, mode)
+    os.chown(beside, uid, 0)
+    os.rename(beside, path)
+
+
+@contextlib.contextmanager
+def locked(what):
+    """One run at a time on a host; who holds it is written down for the others."""
+    os.makedirs(os.path.dirname(LOCK), exist_ok=True)
+    with open(LOCK, "w") as lock:
+        progress = Progress("")
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                progress.tell("waiting for another gpurack run on this host ({})".format(holder()))
+                time.sleep(0.2)
+        with open(BUSY, "w") as busy:
+            busy.write("{} since {}, pid {}".format(what, time.strftime("%H:%M"), os.getpid()))
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(BUSY)
+
+
+def holder():
+    with contextlib.suppress(OSError), open(BUSY) as busy:
+        return busy.read()
+    return "it does not say which"
+
+
+# --- one model, step by step -----------------------------------------------------------------------------------------
+
+
+def fetch(name, url, sha256, path):
+    """Downloads to PATH.part, resumed where an earlier try stopped; renamed into place once its hash is right."""
+    if os.path.exists(path):
+        return
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    part = path + ".part"
+    total = remote_size(url)
+    have = os.path.getsize(part) if os.path.exists(part) else 0
+    free = shutil.disk_usage(os.path.dirname(path)).free
+    if total and total - have > free:
+        raise Failure(
+            "weights need {} more, but {} has {} free; make room there or set weights_dir".format(
+                size(total - have), os.path.dirname(path), size(free)
+            )
+        )
+    if not (total and have == total):
+        download(name, url, part, total)
+    say(name, "checking the weights' sha256") if os.path.getsize(part) > 10**9 else None
+    found = hash_of(name, part)
+    if found != sha256:
+        os.unlink(part)
+        raise Failure(
+            "weights from {} have sha256 {}, not {}. They were thrown away; the file on the server changed or the "
+            "inventory's sha256 is wrong".format(url, found, sha256)
+        )
+    os.rename(part, path)
+
+
+def remote_size(url):
+    """Content-Length, None when the server does not say."""
+    code, output = run("curl", "-sSfLI", "--retry", "2", "--max-time", "60", url)
+    if code:
+        raise Failure("weights cannot be fetched: {}".format(output.splitlines()[-1] if output else url))
+    lengths = re.findall(r"(?im)^content-length:\s*(\d+)", output)
+    return int(lengths[-1]) if lengths else None
+
+
+def download(name, url, part, total):
+    argv = ["curl", "-sSfL", "--retry", "5", "--retry-delay", "2", "-C", "-", "-o", part, url]
+    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    progress, begun = Progress(name), os.path.getsize(part) if os.path.exists(part) else 0
+    while True:
+        try:
+            process.wait(timeout=1)
+            break
+        except subprocess.TimeoutExpired:
+            have = os.path.getsize(part) if os.path.exists(part) else 0
+            rate = (have - begun) / max(progress.elapsed(), 1)
+            of = " of {}".format(size(total)) if total else ""
+            progress.tell("fetching weights, {}{}, {}/s".format(size(have), of, size(rate)))
+    error = process.stderr.read().decode("utf-8", "replace").strip()
+    if process.returncode == 23:  # curl: write error
+        os.unlink(part)
+        raise Failure("no space left in {} while fetching the weights; make room there".format(os.path.dirname(part)))
+    if process.returncode:
+        raise Failure("weights cannot be fetched from {}: {}; the next run resumes".format(url, error))
+
+
+def hash_of(name, path):
+    digest, progress = hashlib.sha256(), Progress(name)
+    with open(path, "rb") as stream:
+        for block in iter(lambda: stream.read(1 << 22), b""):
+            digest.update(block)
+            progress.tell("checking the weights' sha256, {}".format(size(stream.tell())))
+    return digest.hexdigest()
+
+
+def pull(name, image, file):
+    """Pulls an image that is not there; one that is there is never pulled again."""
+    if run("docker", "image", "inspect", "--format", "{{.Id}}", image)[0] == 0:
+        return
+    process = subprocess.Popen(
+        compose("pull", name, file=file), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    progress, layers, tail = Progress(name), {}, []
+    for raw in process.stdout:
+        line = raw.decode("utf-8", "replace").strip()
+        tail = (tail + [line])[-5:]
+        found = re.match(r"(\w+) Downloading .*?([\d.]+)([kMG]?B)/([\d.]+)([kMG]?B)", line)
+        if found:
+            factor = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
+            layers[found[1]] = (float(found[2]) * factor[found[3]], float(found[4]) * factor[found[5]])
+        have, total = (sum(layer[i] for layer in layers.values()) for i in (0, 1))
+        progress.tell("pulling {}{}".format(image, ", {} of {}".format(size(have), size(total)) if total else ""))
+    if process.wait():
+        reason = next((line for line in reversed(tail) if "rror" in line), tail[-1] if tail else "no output")
+        raise Failure("image {} cannot be pulled: {}".format(image, reason))
+    if progress.elapsed() > EVERY:
+        say(name, "pulled {} in {}".format(image, clock(progress.elapsed())))
+
+
+def stop(name):
+    """Stops and removes a container of ours; returns the process ids it had."""
+    code, output = run("docker", "top", name, "-eo", "pid")
+    pids = set(re.findall(r"\d+", output)) if code == 0 else set()
+    if run("docker", "container", "inspect", name)[0] == 0:
+        must("docker", "stop", "--time", "30", name)
+        must("docker", "rm", "--force", name)
+    return pids
+
+
+def wait_for_memory(name, pids):
+    """A card's memory comes back a moment after the process that held it is gone."""
+    if not pids or not shutil.which("nvidia-smi"):
+        return
+    progress = Progress(name)
+    while progress.elapsed() < GPU_MEMORY_TIMEOUT:
+        code, output = run("nvidia-smi", "--query-compute-apps=pid", "--format=csv,noheader")
+        if code or not pids & set(output.split()):
+            return
+        progress.tell("waiting for the memory of the card")
+        time.sleep(0.2)
+    raise Failure("the memory of its card did not come back within {} s; see nvidia-smi".format(GPU_MEMORY_TIMEOUT))
+
+
+def start(name):
+    must(*compose("up", "--detach", "--no-deps", "--pull", "never", name))
+
+
+def wait_until_ready(name, url, served_name, timeout):
+    """Until the model's own API names the model. Ends at once when the container exits or restarts."""
+    progress, delay = Progress(name), 0.1
+    restarts = container_state(name)["restarts"]
+    while True:
+        answer = ask(name, url)
+        if answer is not None and json.dumps(served_name) in answer:
+            return progress.elapsed()
+        state = container_state(name)
+        if state["status"] != "running" or state["restarts"] > restarts:
+            run("docker", "stop", "--time", "5", name)  # or it would go on restarting
+            raise Failure(died(name, state))
+        if progress.elapsed() > timeout:
+            raise Failure(
+                'not ready after {}: {} did not name "{}". Look: docker logs {}'.format(
+                    clock(timeout), url, served_name, name
+                )
+            )
+        progress.tell("loading")
+        time.sleep(delay)
+        delay = min(delay * 1.5, 1)
+
+
+def ask(name, url):
+    """The body of a 200 answer, None for anything else."""
+    parts = urlsplit(url)
+    headers = {}
+    with contextlib.suppress(OSError), open("{}/{}/api_key".format(SECRETS, name)) as key:
+        headers["Authorization"] = "Bearer " + key.read().strip()
+    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=5)
+    try:
+        connection.request("GET", parts.path, headers=headers)
+        response = connection.getresponse()
+        body = response.read(100000).decode("utf-8", "replace")
+        return body if response.status == 200 else None
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+
+
+def container_state(name):
+    form = (
+        '{"status":{{json .State.Status}},"restarts":{{.RestartCount}},'
+        '"code":{{.State.ExitCode}},"error":{{json .State.Error}}}'
+    )
+    code, output = run("docker", "container", "inspect", "--format", form, name)
+    return json.loads(output) if code == 0 else {"status": "gone", "restarts": 0, "code": 0, "error": ""}
+
+
+def died(name, state):
+    """Why a container ended, with its last lines; known secrets are cut out of them."""
+    logs = without_secrets(run("docker", "logs", "--tail", "12", name)[1])
+    reason = state["error"] or "exit code {}".format(state["code"])
+    lines = "".join("\n    | " + line[:300] for line in logs.splitlines()[-12:])
+    return "it ended while loading ({}). Its last lines:{}".format(reason, lines)
+
+
+def without_secrets(text):
+    for folder, _, names in os.walk(SECRETS):
+        for name in names:
+            with contextlib.suppress(OSError), open(os.path.join(folder, name)) as secret:
+                text = text.replace(secret.read().strip() or "\0", "•••")
+    return text
+
+
+# --- the job ---------------------------------------------------------------------------------------------------------
+
+
+class Job:
+    """All that one run has to do."""
+
+    def __init__(self, data):
+        self.data, self.failures, self.mutex = data, 0, threading.Lock()
+
+    def fail(self, name, why):
+        with self.mutex:
+            self.failures += 1
+        say("", "error {}: {}".format(name, why))
+
+    def apply(self):
+        new = COMPOSE_FILE + ".next"
+        write(new, self.data["compose"], 0o644)
+        self.write_secrets()
+        if '"services": {}' not in self.data["compose"] and "services: {}" not in self.data["compose"]:
+            code, output = run(*compose("config", "--quiet", file=new))
+            if code:
+                os.unlink(new)
+                names = [model["name"] for group in self.data["groups"] for model in group] or ["models"]
+                self.fail(names[0], "Compose refuses the project, nothing was changed: {}".format(output))
+                return
+        ready = []
+        self.side_by_side(self.data["groups"], lambda group: self.prepare(group, new) and ready.append(group))
+        os.rename(new, COMPOSE_FILE)
+        self.side_by_side(ready, self.change)
+        self.remove_old_secrets()
+
+    def side_by_side(self, groups, work):
+        threads = [threading.Thread(target=work, args=(group,)) for group in groups]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def write_secrets(self):
+        os.makedirs(SECRETS, mode=0o700, exist_ok=True)
+        for name, value in self.data["secrets"].items():
+            write("{}/{}/api_key".format(SECRETS, name), value + "\n", 0o400)
+
+    def remove_old_secrets(self):
+        """Those of models that are gone: not wanted any more and not mounted by a container that stayed."""
+        for name in os.listdir(SECRETS):
+            gone = run("docker", "container", "inspect", name)[0] != 0
+            if name not in self.data["secrets"] and gone:
+                shutil.rmtree(os.path.join(SECRETS, name))
+
+    def prepare(self, group, file):
+        """Whatever can be done while the old ones still serve. One failure keeps the whole group as it is, because
+        its models need each other's cards or ports."""
+        for model in group:
+            try:
+                if model.get("fetch"):
+                    fetch(model["name"], model["fetch"]["url"], model["fetch"]["sha256"], model["fetch"]["path"])
+                if model["action"] in ("create", "recreate", "start"):
+                    pull(model["name"], model["image"], file)
+            except Failure as failure:
+                self.fail(model["name"], str(failure))
+                for other in group:
+                    if other is not model:
+                        self.fail(
+                            other["name"],
+                            "not changed, because it shares a card or port with {}, which failed".format(model["name"]),
+                        )
+                return False
+        return True
+
+    def change(self, group):
+        """Stop all that must make room, wait for the memory, start one after the other."""
+        pids = set()
+        for model in group:
+            if model["action"] in ("remove", "recreate"):
+                try:
+                    pids |= stop(model["name"])
+                    if model["action"] == "remove":
+                        say(model["name"], "removed")
+                except Failure as failure:
+                    self.fail(model["name"], str(failure))
+        for model in group:
+            if model["action"] == "remove":
+                continue
+            try:
+                if model["uuids"]:
+                    wait_for_memory(model["name"], pids)
+                if model["action"] != "wait":
+                    start(model["name"])
+                seconds = wait_until_ready(model["name"], model["url"], model["served_name"], model["timeout"])
+                say(model["name"], "ready after {}".format(clock(seconds)))
+            except Failure as failure:
+                self.fail(model["name"], str(failure))
+
+
+def apply():
+    job = Job(json.load(sys.stdin))
+    with locked("models"):
+        try:
+            job.apply()
+        except OSError as error:
+            job.fail("models", "{}; nothing more was changed".format(error))
+    return min(job.failures, 100)
+
+
+# --- boot ------------------------------------------------------------------------------------------------------------
+
+
+def boot():
+    """Starts what belongs to the project and does not run: CPU models at once, the others when the driver is there."""
+    code, output = run("docker", "ps", "--all", "--filter", "label=gpurack.model", "--format", "{{.Names}}")
+    names = output.split() if code == 0 else []
+    late = [name for name in names if wants_gpu(name)]
+    failed = start_all([name for name in names if name not in late])
+    if late:
+        failed += start_all(late) if wait_for_driver() else late
+    for name in failed:
+        say("", "error {}: did not start; see docker logs {}".format(name, name))
+    return min(len(failed), 100)
+
+
+def wants_gpu(name):
+    code, output = run("docker", "container", "inspect", "--format", '{{index .Config.Labels "gpurack.model"}}', name)
+    return bool(code == 0 and json.loads(output).get("uuids"))
+
+
+def start_all(names):
+    """One after the other, under the lock: a run that makes room on a card must not find a model back on it.
+    Returns the names that did not start; a container that is gone by now is nobody's failure."""
+    failed = []
+    with locked("boot"):
+        for name in names:
+            if container_state(name)["status"] in ("running", "gone"):
+                continue
+            code, output = run("docker", "start", name)
+            if code:
+                say(name, output)
+                failed.append(name)
+    return failed
+
+
+def wait_for_driver():
+    """Cards answer and CDI names them; both may come minutes after Docker."""
+    progress = Progress("boot")
+    while progress.elapsed() < DRIVER_TIMEOUT:
+        code, output = run("nvidia-smi", "-L")
+        uuids = re.findall(r"UUID: (GPU-[0-9a-f-]+)", output)
+        if code in (0, 15) and uuids:
+            known = run("nvidia-ctk", "cdi", "list")[1]
+            if all("=" + uuid in known for uuid in uuids):
+                return True
+            run("systemctl", "reset-failed", "nvidia-cdi-refresh.service")
+            run("systemctl", "restart", "nvidia-cdi-refresh.service")
+        time.sleep(1)
+    say("boot", "the GPU driver did not appear within {}".format(clock(DRIVER_TIMEOUT)))
+    return False
+
+
+def main():
+    # The connection that started us may be gone; what was begun is carried to its end all the same.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    actions = {"apply": apply, "boot": boot}
+    if len(sys.argv) != 2 or sys.argv[1] not in actions:
+        sys.stderr.write(__doc__)
+        return 64
+    return actions[sys.argv[1]]()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""The deploys: what deploys/*.py run, and what any other pyinfra project may import.
+
+    from gpurack.deploys import gpu_host
+    gpu_host()
+
+Each checks the whole inventory before the first command runs on any host, and raises InventoryError with everything
+that is wrong with it. Hosts' data are described in docs/inventory.md.
+"""
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from pyinfra import host
+from pyinfra.api import State, deploy
+
+from gpurack.operations import engine
+from gpurack.operations.models import models as models_operation
+from gpurack.operations.remove import remove as remove_operation
+from gpurack.report import REPORT
+from gpurack.spec.fleet import Fleet, read_fleet, without_models
+from gpurack.spec.model import Host
+from gpurack.spec.problems import InventoryError
+from gpurack.state.snapshot import look
+
+_fleets: WeakKeyDictionary[State, Fleet] = WeakKeyDictionary()
+
+
+@deploy("GPU host")
+def gpu_host() -> None:
+    """Everything: Docker, the NVIDIA Container Toolkit, daemon.json and the models."""
+    wanted = begin(needs_models=True)
+    become = privilege(wanted)
+    engine.docker(name="Docker", wanted=wanted, **become)
+    engine.nvidia_toolkit(name="NVIDIA Container Toolkit", wanted=wanted, **become)
+    engine.daemon_json(name="daemon.json", wanted=wanted, **become)
+    models_operation(name="Models", wanted=wanted, **become)
+
+
+@deploy("Docker")
+def docker() -> None:
+    """Docker alone, and the inventory's keys in its daemon.json."""
+    wanted = begin()
+    become = privilege(wanted)
+    engine.docker(name="Docker", wanted=wanted, **become)
+    engine.daemon_json(name="daemon.json", wanted=wanted, **become)
+
+
+@deploy("NVIDIA")
+def nvidia_toolkit() -> None:
+    """The NVIDIA Container Toolkit alone, and what Docker needs to use it; Docker must be there."""
+    wanted = begin()
+    become = privilege(wanted)
+    engine.nvidia_toolkit(name="NVIDIA Container Toolkit", wanted=wanted, **become)
+    engine.daemon_json(name="daemon.json", wanted=wanted, **become)
+
+
+@deploy("Models")
+def models() -> None:
+    """The models alone, on a host that has Docker (and the toolkit, for cards)."""
+    wanted = begin(needs_models=True)
+    models_operation(name="Models", wanted=wanted, **privilege(wanted))
+
+
+@deploy("Remove")
+def remove() -> None:
+    """Takes away models and project; with `--data remove=all` Docker and the toolkit too. Never data."""
+    wanted = begin()
+    what = host.data.get("remove") or "models"
+    remove_operation(name="Remove", wanted=wanted, what=what, **privilege(wanted))
+
+
+def begin(needs_models: bool = False) -> Host:
+    """This host's spec, after the whole inventory was checked (once per run)."""
+    state = host.state
+    if state not in _fleets:
+        fleet = read_fleet(state.inventory)
+        if needs_models and (problem := without_models(fleet)):
+            raise InventoryError([problem])
+        _fleets[state] = fleet
+        REPORT.attach(state, fleet)
+    return _fleets[state][host.name]
+
+
+def privilege(wanted: Host) -> dict[str, Any]:
+    """The global arguments by which operations become root: sudo where the login user is not root."""
+    return {"_sudo": True} if look(host, wanted).raised else {}

@@ -1,0 +1,46 @@
+"""llama.cpp's server: GGUF files on cards or the CPU.
+
+Sources: the image `ghcr.io/ggml-org/llama.cpp` (moved from ggerganov), variants server and server-cuda: its HEALTHCHECK
+is fixed to :8080 while newer builds listen on 9931 by default, so the port is always passed; `--api-key-file` guards
+all but /health; 503 "Loading model" until /v1/models answers.
+"""
+
+from typing import ClassVar
+
+from gpurack.engines.base import Container, Engine, Run, flags
+from gpurack.spec.model import Model
+
+
+class LlamaCpp(Engine):
+    """`llama-server` of the image's server variant."""
+
+    name = "llama.cpp"
+    port = 8080
+    weights_suffixes = (".gguf",)
+    own_args: ClassVar = {
+        "m": "weights", "model": "weights", "hf": "weights", "hf-repo": "weights", "model-url": "weights",
+        "port": "port", "host": "bind", "a": "served_name", "alias": "served_name",
+        "api-key": "api_key", "api-key-file": "api_key",
+    }  # fmt: skip
+
+    def image(self, version: str, gpu: bool) -> str:
+        """`version` is a build number as upstream tags it ("b7000")."""
+        return f"ghcr.io/ggml-org/llama.cpp:server{'-cuda' if gpu else ''}-{version}"
+
+    def container(self, model: Model, run: Run) -> Container:
+        command = [
+            "--model",
+            str(run.weights),
+            "--alias",
+            run.served_name,
+            "--host",
+            "0.0.0.0",
+            "--port",
+            str(self.port),
+        ]
+        if run.api_key_file:
+            command += ["--api-key-file", run.api_key_file]
+        # All layers on the cards: without it newer builds fit silently and may leave layers on the CPU.
+        if run.gpus and not {"ngl", "n-gpu-layers", "gpu-layers"} & set(model.args):
+            command += ["--n-gpu-layers", "999"]
+        return Container(command + flags(model.args))

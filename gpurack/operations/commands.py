@@ -1,0 +1,102 @@
+"""How steps become pyinfra commands. These classes act; what to do was decided in gpurack/plan."""
+
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+from pyinfra.api import Host, State, StringCommand
+from pyinfra.api.arguments import ConnectorArguments
+from pyinfra.api.command import PyinfraCommand
+from pyinfra.connectors.util import CommandOutput
+from typing_extensions import override
+
+from gpurack import paths
+from gpurack.plan.steps import SetAside, Shell, Step, WriteFile
+from gpurack.report import REPORT
+from gpurack.state.snapshot import forget
+
+SIGN_OF_LIFE = 5
+"""Seconds between two lines of a slow command."""
+
+
+class Changing(StringCommand):
+    """A command that changes the host, so that what was seen there before is forgotten, also when it fails."""
+
+    @override
+    def execute(self, state: State, host: Host, connector_arguments: ConnectorArguments) -> tuple[bool, CommandOutput]:
+        forget(host)
+        ok, output = super().execute(state, host, connector_arguments)
+        if not ok:
+            REPORT.failed(host.name, output.output_lines)
+        return ok, output
+
+
+class Streamed(StringCommand):
+    """A changing command whose output appears line by line while it runs, also without -vvv. A line "error NAME: …"
+    is remembered for the table at the end."""
+
+    @override
+    def execute(self, state: State, host: Host, connector_arguments: ConnectorArguments) -> tuple[bool, CommandOutput]:
+        forget(host)
+        connector_arguments.update(self.connector_arguments)
+        ok, output = host.run_shell_command(
+            self, print_output=True, print_input=state.print_input, **connector_arguments
+        )
+        if not ok:
+            REPORT.failed(host.name, output.output_lines)
+        # pyinfra prints a failed command's output once more unless there is none
+        return ok, CommandOutput([])
+
+
+class Refusal(StringCommand):
+    """Fails the host with sentences, without touching it: a problem of one host is never an exception, which would
+    abort all (pyinfra 3.10.0)."""
+
+    def __init__(self, sentences: list[str]) -> None:
+        super().__init__("false")
+        self.sentences = sentences
+
+    @override
+    def execute(self, state: State, host: Host, connector_arguments: ConnectorArguments) -> tuple[bool, CommandOutput]:
+        for sentence in self.sentences:
+            host.log_styled(f"error {sentence}", fg="red")
+        REPORT.failed(host.name, [f"error {sentence}" for sentence in self.sentences])
+        return False, CommandOutput([])
+
+
+def carry_out(step: Step) -> Iterator[PyinfraCommand]:
+    """The commands of one step of a plan."""
+    if isinstance(step, WriteFile):
+        yield write_file(step.path, step.content, step.mode)
+    elif isinstance(step, SetAside):
+        name = step.path.strip("/").replace("/", "_")
+        yield Changing(f"mkdir -p {paths.BACKUPS} && mv {shlex.quote(step.path)} {paths.BACKUPS}/{name}")
+    elif isinstance(step, Shell):
+        yield slow(step.command) if step.slow else Streamed("sh", "-c", shlex.quote(step.command))
+    else:
+        raise TypeError(f"no commands for {step!r}")
+
+
+def write_file(path: str, content: str, mode: str) -> Changing:
+    """Beside its place, then renamed: killed at any point there is the old file or the new one. (pyinfra's files.put
+    stages in /tmp, copies, then changes the mode.) The content goes by standard input, so it is in no argv."""
+    place, beside = shlex.quote(path), shlex.quote(f"{path}.gpurack-new")
+    folder = shlex.quote(path.rpartition("/")[0])
+    script = (
+        f"umask 077 && mkdir -p -m 755 {folder} && cat > {beside} && chmod {mode} {beside} && mv -f {beside} {place}"
+    )
+    arguments: dict[str, Any] = {"_stdin": content}
+    return Changing("sh", "-c", shlex.quote(script), **arguments)
+
+
+def slow(command: str) -> Streamed:
+    """A long command: its last line every few seconds, and its last 15 lines when it fails."""
+    script = (
+        "log=$(mktemp) || exit 1; trap 'rm -f \"$log\"' EXIT; begun=$(date +%s); "
+        f'( {command} ) >"$log" 2>&1 </dev/null & work=$!; '
+        f"( while sleep {SIGN_OF_LIFE} >/dev/null 2>&1 </dev/null; do spent=$(( $(date +%s) - begun )); "
+        'printf "%d:%02d  %s\\n" $((spent / 60)) $((spent % 60)) '
+        '"$(tail -c 400 "$log" | tr "\\r" "\\n" | grep . | tail -n 1 | cut -c 1-110)"; done ) & life=$!; '
+        'wait $work; code=$?; kill $life 2>/dev/null; [ $code = 0 ] || { tail -n 15 "$log"; exit $code; }'
+    )
+    return Streamed("sh", "-c", shlex.quote(script))

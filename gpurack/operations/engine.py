@@ -1,0 +1,79 @@
+"""The operations up to a Docker that can give cards to containers. Each is one row of pyinfra's results."""
+
+import json
+import shlex
+from collections.abc import Generator
+
+from pyinfra import host
+from pyinfra.api import operation
+from pyinfra.api.command import PyinfraCommand
+
+from gpurack import paths
+from gpurack.operations.commands import Refusal, Streamed
+from gpurack.operations.host import announce, carry_out_plan, unattended
+from gpurack.plan.daemon_json import Apply, plan_daemon_json
+from gpurack.plan.docker import plan_docker
+from gpurack.plan.nvidia_toolkit import plan_toolkit
+from gpurack.plan.steps import Plan
+from gpurack.resources import read_text
+from gpurack.spec.model import Host
+from gpurack.state.snapshot import look
+
+
+@operation()
+def docker(wanted: Host) -> Generator[PyinfraCommand, None, None]:
+    """
+    Docker as the inventory has it: repository, packages, version, hold, running and enabled.
+
+    + wanted: the host's spec, from `gpurack.spec.fleet.read_fleet`
+
+    **Example:**
+
+    .. code:: python
+
+        engine.docker(name="Docker", wanted=read_fleet(inventory)[host.name])
+    """
+    state = look(host, wanted)
+    if state.trouble:
+        yield from carry_out_plan("Docker", Plan(errors=(state.trouble,)))
+        return
+    yield from carry_out_plan("Docker", plan_docker(wanted, state, unattended(host)))
+
+
+@operation()
+def nvidia_toolkit(wanted: Host) -> Generator[PyinfraCommand, None, None]:
+    """
+    The NVIDIA Container Toolkit's four packages at one version, and CDI specs. Nothing on a host without cards.
+
+    + wanted: the host's spec
+    """
+    state = look(host, wanted)
+    yield from carry_out_plan("NVIDIA Container Toolkit", plan_toolkit(wanted, state))
+
+
+@operation()
+def daemon_json(wanted: Host) -> Generator[PyinfraCommand, None, None]:
+    """
+    The inventory's keys in daemon.json, every other key kept, and dockerd reloaded or restarted to take them up.
+
+    + wanted: the host's spec
+    """
+    state = look(host, wanted)
+    plan = plan_daemon_json(wanted, state, unattended(host))
+    if plan.nothing:
+        host.noop("daemon.json: nothing to do")
+        return
+    announce("daemon.json", [step.reason for step in plan.steps], plan.errors)
+    if plan.errors:
+        yield Refusal(list(plan.errors))
+    for step in plan.steps:
+        assert isinstance(step, Apply)
+        yield apply_daemon_json(step)
+
+
+def apply_daemon_json(step: Apply) -> Streamed:
+    """files/daemon_json.py with its job in front, under the lock that keeps models from changing meanwhile."""
+    keys = ("patch", "configure_runtime", "action", "live_restore", "expect", "probe_gpu")
+    job = json.dumps({key: getattr(step, key) for key in keys})
+    script = f"mkdir -p {paths.RUN} && exec flock {paths.LOCK} python3 -"
+    return Streamed("sh", "-c", shlex.quote(script), _stdin=f"JOB = {job!r}\n{read_text('files/daemon_json.py')}")

@@ -1,0 +1,28 @@
+"""The operation that takes away what the others brought."""
+
+from collections.abc import Generator
+
+from pyinfra import host
+from pyinfra.api import operation
+from pyinfra.api.command import PyinfraCommand
+
+from gpurack.operations.host import carry_out_plan
+from gpurack.plan.remove import plan_remove
+from gpurack.plan.steps import Plan
+from gpurack.spec.model import Host
+from gpurack.state.snapshot import look
+
+
+@operation()
+def remove(wanted: Host, what: str = "models") -> Generator[PyinfraCommand, None, None]:
+    """
+    Models, project and boot unit removed from the host; weights, images and other data stay.
+
+    + wanted: the host's spec
+    + what: "models", or "all" to remove Docker's and the toolkit's packages too
+    """
+    state = look(host, wanted)
+    if state.trouble:
+        yield from carry_out_plan("Remove", Plan(errors=(state.trouble,)))
+        return
+    yield from carry_out_plan("Remove", plan_remove(state, what))

@@ -1,0 +1,216 @@
+"""The Compose project as data: one service per model, in a file an admin may read and use by hand. Pure.
+
+Compose facts (2.26, 2.40): PyYAML writes 1e6 unquoted and Compose refuses it, so every string is quoted; `$` is
+interpolated, so it is doubled; a short-form bind mount creates a missing folder, so mounts are long form.
+"""
+
+import hashlib
+import hmac
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from gpurack import paths
+from gpurack.engines import ENGINES
+from gpurack.engines.base import Run
+from gpurack.plan import weights
+from gpurack.plan.ledger import gpus_text
+from gpurack.spec.merge import patch
+from gpurack.spec.model import Host, Model
+from gpurack.state.model import HostState
+
+PROJECT = "gpurack"
+HEADER = """\
+# Written by gpurack from the inventory, which is where changes belong: this file is replaced at the next run.
+# To look around: docker compose -f {path} ps, logs, restart NAME.
+"""
+
+
+def image(spec: Host, model: Model) -> str:
+    """The image reference a model runs from, through the host's mirrors."""
+    if model.image:
+        return mirrored(spec, model.image)
+    return mirrored(spec, ENGINES[model.engine].image(str(model.version), bool(model.gpus)))
+
+
+def mirrored(spec: Host, reference: str) -> str:
+    """A reference with its registry replaced by the mirror, if there is one.
+
+    `ghcr.io/a/b:1` with {"ghcr.io": "mirror:5000/ghcr"} is `mirror:5000/ghcr/a/b:1`; `a/b:1` is docker.io's.
+    """
+    registry, slash, rest = reference.partition("/")
+    if not slash or not ("." in registry or ":" in registry or registry == "localhost"):
+        registry, rest = "docker.io", reference if slash else f"library/{reference}"
+    mirror = spec.mirrors.get(registry)
+    return f"{mirror.url.rstrip('/')}/{rest}" if mirror else reference
+
+
+def images(spec: Host) -> list[str]:
+    """The references of all enabled models."""
+    return [image(spec, model) for model in spec.models.values() if model.enabled]
+
+
+def address(bind: str, state: HostState) -> str:
+    """The host's address that a bind means. lan is the one that the default route uses."""
+    return {"loopback": "127.0.0.1", "any": "0.0.0.0", "lan": state.address or "0.0.0.0"}.get(bind, bind)
+
+
+def probe_url(name: str, spec: Host, state: HostState) -> str:
+    """Where a model is asked whether it is ready, from the host itself."""
+    model = spec.models[name]
+    ip = address(model.bind, state)
+    ip = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(ip, ip)
+    host = f"[{ip}]" if ":" in ip else ip
+    return f"http://{host}:{model.port}{ENGINES[model.engine].ready_path}"
+
+
+def by_cdi(state: HostState) -> bool:
+    """CDI wherever Docker (25 and newer) has it; else the runtime (design.md rule 7)."""
+    version = str(state.docker.get("ServerVersion", ""))
+    return not version or int(version.split(".")[0]) >= 25
+
+
+def service(name: str, spec: Host, state: HostState, uuids: tuple[str, ...]) -> dict[str, Any]:
+    """A model's Compose service, without its labels."""
+    model = spec.models[name]
+    engine = ENGINES[model.engine]
+    path = weights.host_path(spec, model)
+    source, target, inside = weights.mount(path) if path else ("", "", None)
+    run = Run(
+        served_name=model.served_name or name,
+        weights=inside,
+        gpus=len(uuids),
+        api_key_file="/run/secrets/api_key" if model.api_key else None,
+    )
+    container = engine.container(model, run)
+    data: dict[str, Any] = {
+        "image": image(spec, model),
+        "container_name": name,
+        "restart": "unless-stopped",
+        "command": container.command,
+        "ports": [{"target": engine.port, "published": str(model.port), "host_ip": address(model.bind, state)}],
+    }
+    if container.environment or model.env:
+        data["environment"] = {**container.environment, **model.env}
+    if source:
+        mount = {"type": "bind", "source": source, "target": target, "read_only": True}
+        data["volumes"] = [{**mount, "bind": {"create_host_path": False}}]
+    if model.api_key:
+        data["secrets"] = [{"source": f"{name}_api_key", "target": "api_key"}]
+    if uuids and by_cdi(state):
+        devices = [f"nvidia.com/gpu={uuid}" for uuid in uuids]
+        reservation = {"driver": "cdi", "device_ids": devices, "capabilities": ["gpu"]}
+        data["deploy"] = {"resources": {"reservations": {"devices": [reservation]}}}
+    elif uuids:
+        data["runtime"] = "nvidia"
+        data["environment"] = {**data.get("environment", {}), "NVIDIA_VISIBLE_DEVICES": ",".join(uuids)}
+    patched: dict[str, Any] = patch(data, model.compose)
+    return patched
+
+
+def definition(
+    name: str, spec: Host, state: HostState, uuids: tuple[str, ...], key: str | None, salt: str
+) -> dict[str, Any]:
+    """What a model is, in the inventory's words and without secrets: the content of its label.
+
+    key: the API key's value; it is in the label only as a salted fingerprint. salt: 32 hex digits.
+    """
+    model = spec.models[name]
+    words = {
+        "engine": model.engine,
+        "version": model.version,
+        "image": image(spec, model),
+        "weights": weights.host_path(spec, model),
+        "gpus": gpus_text(model),
+        "uuids": list(uuids),
+        "port": model.port,
+        "bind": model.bind,
+        "served_name": model.served_name or name,
+        "args": model.args,
+        "env": model.env,
+        "compose": model.compose,
+        "api_key": f"{salt}:{fingerprint(key, salt)}" if key is not None else None,
+        "service": digest(service(name, spec, state, uuids)),
+    }
+    return {word: value for word, value in words.items() if value not in (None, {})}
+
+
+def fingerprint(secret: str, salt: str) -> str:
+    """Tells whether a secret changed; says nothing else about it."""
+    return hmac.new(salt.encode(), secret.encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def digest(data: Any) -> str:
+    """Changes whenever the way gpurack runs a model does."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def labelled(
+    name: str, spec: Host, state: HostState, uuids: tuple[str, ...], words: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The whole service, with the labels by which gpurack and the snapshot know it."""
+    data = service(name, spec, state, uuids)
+    labels = {
+        "gpurack.model": json.dumps(words, sort_keys=True),
+        "gpurack.probe": probe_url(name, spec, state),
+    }
+    data["labels"] = {**data.get("labels", {}), **labels}
+    return data
+
+
+def document(services: Mapping[str, Mapping[str, Any]]) -> str:
+    """The text of compose.yaml. Services of models that could not be planned now may be old ones, kept as they were."""
+    content: dict[str, Any] = {"name": PROJECT, "services": dict(sorted(services.items()))}
+    secrets = {
+        secret["source"]: {"file": f"{paths.SECRETS}/{name}/api_key"}
+        for name, data in sorted(services.items())
+        for secret in data.get("secrets", [])
+        if secret["source"] == f"{name}_api_key"
+    }
+    if secrets:
+        content["secrets"] = secrets
+    text = yaml.dump(escaped(content), Dumper=_Quoted, sort_keys=False, allow_unicode=True, width=10**9)
+    return HEADER.format(path=paths.COMPOSE_FILE) + text
+
+
+def old_services(state: HostState) -> dict[str, Any]:
+    """The services of the compose.yaml that lies on the host, unescaped; {} when it cannot be read."""
+    file = state.files.get(paths.COMPOSE_FILE)
+    try:
+        content = yaml.safe_load(file.text) if file else {}
+    except yaml.YAMLError:
+        return {}
+    services = content.get("services", {}) if isinstance(content, dict) else {}
+    return unescaped(services) if isinstance(services, dict) else {}
+
+
+def escaped(value: Any) -> Any:
+    """`$` doubled in every string: Compose interpolates variables."""
+    return _in_strings(value, "$", "$$")
+
+
+def unescaped(value: Any) -> Any:
+    """The opposite of `escaped`."""
+    return _in_strings(value, "$$", "$")
+
+
+def _in_strings(value: Any, old: str, new: str) -> Any:
+    if isinstance(value, str):
+        return value.replace(old, new)
+    if isinstance(value, Mapping):
+        return {_in_strings(key, old, new): _in_strings(item, old, new) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_in_strings(item, old, new) for item in value]
+    return value
+
+
+class _Quoted(yaml.SafeDumper):
+    """Writes every string in double quotes, and never an alias."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Quoted.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"'))

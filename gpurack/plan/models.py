@@ -1,0 +1,333 @@
+"""The models of a host: what is, what should be, and what has to happen to each, with its reason. Pure."""
+
+import ipaddress
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from gpurack import paths
+from gpurack.plan import compose, ledger, weights
+from gpurack.plan.steps import Shell, Step, WriteFile
+from gpurack.resources import read_text, render
+from gpurack.spec.model import Host, UrlWeights
+from gpurack.state.model import Container, HostState
+
+Action = Literal["keep", "create", "recreate", "start", "wait", "remove"]
+READY_TIMEOUT = 1800
+"""Seconds a model may take until it answers; 30 minutes is what the largest engines need to load (engines.md)."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What happens to one model, and why. `keep` has no reason."""
+
+    model: str
+    action: Action
+    reasons: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.action} {self.model}" + (f": {', '.join(self.reasons)}" if self.reasons else "")
+
+
+@dataclass(frozen=True)
+class ModelsPlan:
+    """changes: one for every model of the inventory that could be planned and every container to remove.
+
+    errors: model → sentence; nothing of such a model is touched. steps: files to write before the job.
+    job: what the runner on the host (files/models.py) gets by standard input; None when there is nothing to do.
+    """
+
+    changes: tuple[Change, ...] = ()
+    errors: Mapping[str, str] = field(default_factory=dict)
+    steps: tuple[Step, ...] = ()
+    job: Mapping[str, Any] | None = None
+
+    @property
+    def nothing(self) -> bool:
+        """No change, no error."""
+        return not (self.steps or self.job or self.errors)
+
+    @property
+    def reasons(self) -> list[str]:
+        """For people, before anything happens."""
+        return [step.reason for step in self.steps] + [str(c) for c in self.changes if c.action != "keep"]
+
+
+def plan_models(spec: Host, state: HostState, keys: Mapping[str, str], salt: str) -> ModelsPlan:
+    """keys: the API keys' values by model. salt: fresh random hex, used for models that have no fingerprint yet."""
+    cards = ledger.assign(spec, state)
+    changes: list[Change] = []
+    errors: dict[str, str] = dict(cards.errors)
+    services: dict[str, Any] = {}
+    enabled = [name for name, model in spec.models.items() if model.enabled]
+    for name in enabled:
+        if name in errors:
+            continue
+        uuids = cards.uuids[name]
+        words = compose.definition(name, spec, state, uuids, keys.get(name), salt_of(name, state) or salt)
+        change = compare(name, spec, state, words)
+        error = obstacle(name, spec, state, change)
+        if error:
+            errors[name] = error
+            continue
+        changes.append(change)
+        services[name] = compose.labelled(name, spec, state, uuids, words)
+    for name in sorted(set(state.ours) - set(enabled)):
+        why = "disabled" if name in spec.models else "not in the inventory any more"
+        changes.append(Change(name, "remove", (why,)))
+    old = compose.old_services(state)
+    services |= {name: old[name] for name in errors if name in old}
+    text = compose.document(services)
+    acting = [change for change in changes if change.action != "keep"]
+    file = state.files.get(paths.COMPOSE_FILE)
+    rewrite = bool(services or file) and (file is None or file.text != text)
+    needs_job = bool(acting) or rewrite or secrets_differ(spec, state, keys)
+    job = make_job(spec, state, cards.uuids, acting, text, keys) if needs_job else None
+    steps = tuple(host_files(state)) if services or state.ours else ()
+    return ModelsPlan(tuple(changes), errors, steps, job)
+
+
+def salt_of(name: str, state: HostState) -> str | None:
+    """The salt of the fingerprint that a model's container carries."""
+    container = state.ours.get(name)
+    value = ledger.label(container.labels).get("api_key") if container else None
+    return str(value).partition(":")[0] if value else None
+
+
+def compare(name: str, spec: Host, state: HostState, words: Mapping[str, Any]) -> Change:
+    """A model against its container: definition, image, state, and what it answered."""
+    container = state.ours.get(name)
+    if container is None:
+        return Change(
+            name,
+            "create",
+            ("new",) if name not in compose.old_services(state) else ("its container is gone",),
+        )
+    reasons = differences(ledger.label(container.labels), words)
+    reference = str(words["image"])
+    if not reasons and state.images.get(reference, container.image) != container.image:
+        reasons = [f"image moved: {reference} is another image now"]
+    if reasons:
+        return Change(name, "recreate", tuple(reasons))
+    if not container.running:
+        return Change(name, "start", (describe_state(container),))
+    probe = state.probes.get(name)
+    if probe and probe.status != 200 and loading(name, state):
+        return Change(name, "wait", ("still loading",))
+    return Change(name, "keep")
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What changed between two definitions, in the inventory's words: `gpus [0] → [3]`."""
+    reasons = []
+    for word in sorted({*old, *new} - {"service", "uuids", "api_key"}):
+        if old.get(word) != new.get(word):
+            reasons += changed_words(word, old.get(word), new.get(word))
+    if old.get("api_key") != new.get("api_key"):
+        reasons.append("api_key changed" if old.get("api_key") and new.get("api_key") else "api_key added or removed")
+    if not reasons and old.get("uuids") != new.get("uuids"):
+        reasons.append(f"cards {', '.join(old.get('uuids', []))} → {', '.join(new.get('uuids', []))}")
+    if not reasons and old.get("service") != new.get("service"):
+        reasons.append("this gpurack runs it in another way than the one before")
+    return reasons
+
+
+def changed_words(word: str, old: Any, new: Any) -> list[str]:
+    """One field; maps (args, env) item by item."""
+    if isinstance(old, Mapping) or isinstance(new, Mapping):
+        before, after = old or {}, new or {}
+        keys = sorted(key for key in {*before, *after} if before.get(key) != after.get(key))
+        return [f"{word}.{key} {shown(before.get(key))} → {shown(after.get(key))}" for key in keys]
+    return [f"{word} {shown(old)} → {shown(new)}"]
+
+
+def shown(value: Any) -> str:
+    """A value in a reason; nothing is a dash."""
+    if value is None:
+        return "–"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def describe_state(container: Container) -> str:
+    """Why a container that should run does not: `exited with code 137`."""
+    if container.status == "exited":
+        return f"it exited with code {container.exit_code}"
+    return f"it is {container.status}" + (f" ({container.error})" if container.error else "")
+
+
+def loading(name: str, state: HostState) -> bool:
+    """A model that answers 503, or refuses connections, is loading; one that accepts and never answers hangs."""
+    probe = state.probes[name]
+    return probe.status == 503 or (probe.status == 0 and "timed out" not in probe.body.lower())
+
+
+def obstacle(name: str, spec: Host, state: HostState, change: Change) -> str | None:
+    """Why nothing may be done for this model; None when it may."""
+    model = spec.models[name]
+    stranger = next((c for c in state.containers if c.name == name and not c.ours), None)
+    if stranger:
+        return (
+            f'the container name "{name}" is taken by a container that is not gpurack\'s ({stranger.status}, image '
+            f"{stranger.image[7:19]}). Rename it (docker rename {name} {name}-old) or give the model another name."
+        )
+    if model.gpus and state.driver.exit_code == 18 and change.action != "keep":
+        return mismatch(state)
+    holder = port_holder(name, spec, state) if change.action != "keep" else None
+    if holder:
+        return f"port {model.port} is held by {holder}. Nothing of this model was changed. Stop it or use another port."
+    path = weights.host_path(spec, model)
+    if isinstance(model.weights, str) and change.action != "keep" and state.weights.get(path) is None:
+        return f'weights {path} do not exist on the host. Copy them there, or give {{"url": …, "sha256": …}}.'
+    if change.action == "keep":
+        return silence(name, spec, state)
+    return None
+
+
+def silence(name: str, spec: Host, state: HostState) -> str | None:
+    """What is wrong with the answer of a model that runs as it should."""
+    probe = state.probes.get(name)
+    served = spec.models[name].served_name or name
+    if probe is None:
+        return None
+    if probe.status == 0:
+        return (
+            f"it runs but does not answer (GET {compose.probe_url(name, spec, state)}: nothing in 5 seconds). "
+            f"Look: docker logs --tail 20 {name}. Mend: docker restart {name}, then run again."
+        )
+    if probe.status != 200:
+        return f"it answers HTTP {probe.status}: {probe.body[:200]}. Look: docker logs --tail 20 {name}."
+    if json.dumps(served) not in probe.body:
+        return f'it answers, but not as "{served}": {probe.body[:200]}. Mend: docker rm -f {name}, then run again.'
+    return None
+
+
+def mismatch(state: HostState) -> str:
+    """Driver and library differ: what runs goes on, but nothing could start again."""
+    return (
+        f"kernel module {state.driver.kernel}, but nvidia-smi says: {state.driver.message}. Running models go on but "
+        f"could not start again, so none was touched. Reboot the host, then run again."
+    )
+
+
+def port_holder(name: str, spec: Host, state: HostState) -> str | None:
+    """Who else listens where this model wants to; our own containers make room for each other."""
+    model = spec.models[name]
+    wanted = compose.address(model.bind, state)
+    ours = {port for container in state.ours.values() for _, port in container.ports}
+    for listener in state.listeners:
+        if listener.port != model.port or not addresses_overlap(wanted, listener.address):
+            continue
+        foreign = next(
+            (c.name for c in state.containers if not c.ours and any(port == model.port for _, port in c.ports)),
+            None,
+        )
+        if foreign:
+            return f'container "{foreign}", which is not gpurack\'s'
+        if model.port not in ours or "docker-proxy" not in listener.owner:
+            return f"process {listener.owner or '(unknown)'}"
+    return None
+
+
+def addresses_overlap(one: str, other: str) -> bool:
+    """Can two listeners on these addresses not share a port?"""
+    if one == other or {one, other} & {"0.0.0.0", "::", "*"}:
+        return True
+    try:
+        return ipaddress.ip_address(one) == ipaddress.ip_address(other)
+    except ValueError:
+        return False
+
+
+def secrets_differ(spec: Host, state: HostState, keys: Mapping[str, str]) -> bool:
+    """Is a key file missing, or readable by others, or left over?"""
+    there = {path: mode for path, (mode, _) in state.secrets.items()}
+    wanted = {f"{paths.SECRETS}/{name}/api_key": "400" for name in keys}
+    return there != wanted and bool(there or wanted)
+
+
+def make_job(
+    spec: Host,
+    state: HostState,
+    uuids: Mapping[str, tuple[str, ...]],
+    acting: Sequence[Change],
+    text: str,
+    keys: Mapping[str, str],
+) -> dict[str, Any]:
+    """What the runner carries out. groups: models that need each other's cards, ports or names stop together, then
+    start one after the other; different groups go side by side."""
+    return {
+        "compose": text,
+        "project": compose.PROJECT,
+        "secrets": {name: key for name, key in keys.items() if not spec.models[name].gpus or name in uuids},
+        "groups": [
+            [entry(change, spec, state, uuids) for change in group] for group in groups(acting, spec, state, uuids)
+        ],
+    }
+
+
+def entry(change: Change, spec: Host, state: HostState, uuids: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
+    """One model in the job."""
+    name = change.model
+    if change.action == "remove":
+        return {"name": name, "action": "remove"}
+    model = spec.models[name]
+    data: dict[str, Any] = {
+        "name": name,
+        "action": change.action,
+        "image": compose.image(spec, model),
+        "uuids": list(uuids[name]),
+        "url": compose.probe_url(name, spec, state),
+        "served_name": model.served_name or name,
+        "timeout": READY_TIMEOUT,
+    }
+    if isinstance(model.weights, UrlWeights):
+        data["fetch"] = {**model.weights.model_dump(), "path": weights.host_path(spec, model)}
+    return data
+
+
+def groups(
+    acting: Sequence[Change], spec: Host, state: HostState, uuids: Mapping[str, tuple[str, ...]]
+) -> list[list[Change]]:
+    """The changes in groups that share something they hold now or will hold: a card or a port. Removals come first."""
+    merged: list[tuple[set[str], list[Change]]] = []
+    for change in acting:
+        held = {f"name {change.model}"} | holdings(change, spec, state, uuids)
+        together = [group for group in merged if group[0] & held]
+        merged = [group for group in merged if not group[0] & held]
+        merged.append((held.union(*(g[0] for g in together)), [c for g in together for c in g[1]] + [change]))
+    return [sorted(group, key=lambda change: change.action != "remove") for _, group in merged]
+
+
+def holdings(change: Change, spec: Host, state: HostState, uuids: Mapping[str, tuple[str, ...]]) -> set[str]:
+    """The cards and ports that a model's container has, and those it will have."""
+    held: set[str] = set()
+    container = state.ours.get(change.model)
+    if container:
+        cards = ledger.label(container.labels).get("uuids", [])
+        held |= {f"gpu {uuid}" for uuid in (cards if isinstance(cards, list) else [])}
+        held |= {f"port {port}" for _, port in container.ports}
+    if change.action != "remove":
+        held |= {f"gpu {uuid}" for uuid in uuids[change.model]} | {f"port {spec.models[change.model].port}"}
+    return held
+
+
+def host_files(state: HostState) -> list[Step]:
+    """The runner and the boot unit, where they are missing or differ."""
+    steps: list[Step] = []
+    runner = read_text("files/models.py")
+    if paths.RUNNER not in state.files or state.files[paths.RUNNER].text != runner:
+        steps.append(WriteFile(f"the models' runner, {paths.RUNNER}", paths.RUNNER, runner, "755"))
+    unit = render(
+        "templates/gpurack.service.j2",
+        compose_file=paths.COMPOSE_FILE,
+        python="/usr/bin/python3",
+        runner=paths.RUNNER,
+    )
+    known = state.units.get("gpurack.service")
+    if paths.BOOT_UNIT not in state.files or state.files[paths.BOOT_UNIT].text != unit:
+        steps.append(WriteFile("the unit that starts the models at boot, gpurack.service", paths.BOOT_UNIT, unit))
+        steps.append(Shell("enable gpurack.service", "systemctl daemon-reload && systemctl enable -q gpurack.service"))
+    elif known is None or known.enabled != "enabled":
+        steps.append(Shell("enable gpurack.service", "systemctl enable -q gpurack.service"))
+    return steps

@@ -1,0 +1,29 @@
+"""May Docker restart? Only the containers that are not ours decide; ours come back by themselves. Pure."""
+
+from gpurack.spec.model import Host
+from gpurack.state.model import HostState
+
+
+def foreign_running(state: HostState) -> list[str]:
+    """Names of running containers that gpurack did not make."""
+    return sorted(container.name for container in state.containers if container.running and not container.ours)
+
+
+def may_stop_foreign(
+    spec: Host, state: HostState, unattended: bool, why: str, live_restore: bool | None = None
+) -> str | None:
+    """The refusal when Docker would have to restart and containers of others would stop; None when it may.
+
+    why: what wants the restart. live_restore: will it be on during the restart (default: is it on now)?
+    unattended: `docker.restart: ask` can ask nobody, so it refuses; without -y pyinfra's prompt is the question.
+    """
+    keeps_running = bool(state.docker.get("LiveRestoreEnabled")) if live_restore is None else live_restore
+    foreign = foreign_running(state)
+    policy = spec.docker.restart
+    if not foreign or keeps_running or policy == "always" or (policy == "ask" and not unattended):
+        return None
+    names = ", ".join(foreign)
+    remedy = 'Run without -y and confirm, stop them yourself, or write docker: {"restart": "always"}.'
+    if policy == "never":
+        remedy = 'The inventory says docker.restart: never; stop them yourself or write "ask".'
+    return f"{why} needs a restart of Docker, which would stop containers that are not gpurack's: {names}. {remedy}"

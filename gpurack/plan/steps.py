@@ -1,0 +1,47 @@
+"""What a plan consists of: steps, each with its reason. gpurack/operations carries them out and decides nothing."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Step:
+    """reason: one short phrase an admin understands, printed before anything happens ("install docker-ce 28.5.2")."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class WriteFile(Step):
+    """The whole file, written beside its place and renamed there."""
+
+    path: str
+    content: str
+    mode: str = "644"
+
+
+@dataclass(frozen=True)
+class SetAside(Step):
+    """A file of somebody else's, moved to gpurack's backups: gone from its place, not lost."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class Shell(Step):
+    """A shell command as root; `slow` ones show every few seconds that they live."""
+
+    command: str
+    slow: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps in order, and errors: sentences that make the host fail. Steps and errors may come together."""
+
+    steps: tuple[Step, ...] = ()
+    errors: tuple[str, ...] = ()
+
+    @property
+    def nothing(self) -> bool:
+        """No change, no error."""
+        return not (self.steps or self.errors)

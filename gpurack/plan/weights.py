@@ -1,0 +1,33 @@
+"""Where a model's weights lie on its host. Pure."""
+
+import re
+
+from gpurack.spec.model import Host, Model
+
+
+def host_path(spec: Host, model: Model) -> str:
+    """The path on the host. Fetched files are named by their hash, so two models with the same weights share them."""
+    if model.weights is None:
+        return ""
+    if isinstance(model.weights, str):
+        return model.weights
+    return f"{spec.weights_dir}/{model.weights.sha256[:16]}-{model.weights.filename}"
+
+
+def paths(spec: Host) -> list[str]:
+    """The paths that the snapshot looks for: those of all enabled models."""
+    return [path for model in spec.models.values() if model.enabled and (path := host_path(spec, model))]
+
+
+def mount(path: str) -> tuple[str, str, str]:
+    """(what to mount, where to, the weights' path inside): the file alone, or the folder of a split GGUF.
+
+    llama.cpp is given the first part (`…-00001-of-00003.gguf`) and finds the others beside it.
+
+    >>> mount("/data/m.gguf")
+    ('/data/m.gguf', '/weights/m.gguf', '/weights/m.gguf')
+    """
+    folder, _, name = path.rpartition("/")
+    if re.search(r"-\d{5}-of-\d{5}\.gguf$", name):
+        return folder, "/weights", f"/weights/{name}"
+    return path, f"/weights/{name}", f"/weights/{name}"

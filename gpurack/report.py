@@ -1,0 +1,154 @@
+"""What became of each model: the table at the end of a run, printed when pyinfra disconnects.
+
+It is not an operation: pyinfra prints no results at all when its last host failed, and this table must name that host.
+SSH is closed by then, so everything shown was seen before (facts of pyinfra 3.10.0).
+"""
+
+import re
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from pyinfra.api import Host, State
+from pyinfra.api.state import BaseStateCallback, StateStage
+from rich.console import Console
+from rich.table import Table
+
+from gpurack.plan import ledger
+from gpurack.spec import model as spec
+from gpurack.spec.fleet import Fleet
+from gpurack.state.model import HostState
+from gpurack.state.snapshot import last_look
+
+STYLES = {"ready": "green", "disabled": "dim", "planned": "yellow"}
+
+
+@dataclass
+class Report(BaseStateCallback):
+    """Collects while the run goes on; `host_disconnect` prints once, after the last host."""
+
+    fleet: Fleet = field(default_factory=dict)
+    errors: dict[str, list[str]] = field(default_factory=dict)
+    done: dict[str, dict[str, str]] = field(default_factory=dict)
+    begun: float = field(default_factory=time.monotonic)
+    printed: bool = False
+
+    def attach(self, state: State, fleet: Fleet) -> None:
+        """Once per run, from the deploy code."""
+        if self not in state.callback_handlers:
+            self.fleet = fleet
+            state.add_callback_handler(self)
+
+    def failed(self, host: str, lines: Iterable[str]) -> None:
+        """Remembers why a host failed: lines "error …", else the last line there is."""
+        found = [line for line in lines if line.strip()]
+        sentences = [line.removeprefix("error ") for line in found if line.startswith("error ")]
+        self.errors.setdefault(host, []).extend(sentences or found[-1:])
+
+    def changed(self, host: str, model: str, action: str) -> None:
+        """Remembers what a run did to a model: created, recreated, started."""
+        self.done.setdefault(host, {})[model] = action
+
+    def host_connect_error(self, state: State, host: Host, error: Exception) -> None:  # type: ignore[override]
+        """pyinfra could not connect."""
+        self.failed(host.name, [str(error)])
+
+    def host_disconnect(self, state: State, host: Host) -> None:  # type: ignore[override]
+        """The end of the run, called for every host."""
+        if not self.printed:
+            self.printed = True
+            self.show(state)
+
+    def show(self, state: State) -> None:
+        """The table and the closing line, on standard error like all that pyinfra prints."""
+        console = Console(file=sys.stderr, highlight=False, soft_wrap=not sys.stderr.isatty())
+        rows = [row for name in sorted(self.fleet) for row in self.rows(state, name)]
+        if rows:
+            table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+            for title in ("HOST", "MODEL", "ENGINE", "GPU", "ENDPOINT", "STATE"):
+                table.add_column(title, overflow="fold", no_wrap=title in ("HOST", "MODEL", "GPU"))
+            for row in rows:
+                style = next((style for word, style in STYLES.items() if row[-1].startswith(word)), "red")
+                table.add_row(*row[:-1], f"[{style}]{escape(row[-1])}[/]")
+            console.print()
+            console.print(table)
+        for name, sentences in sorted(self.errors.items()):
+            for sentence in dict.fromkeys(sentences):
+                console.print(f"[red]error[/] [bold]{name}[/] {escape(sentence)}")
+        console.print(self.summary(state))
+
+    def rows(self, state: State, name: str) -> list[tuple[str, ...]]:
+        """The lines of one host; a host that failed before its models were looked at has one line."""
+        host = state.inventory.get_host(name)
+        limited = state.limit_hosts is not None and host not in state.limit_hosts
+        if limited:
+            return []
+        seen = last_look(host)
+        if seen is None or seen.trouble:
+            return [(name, "-", "", "", "", "FAILED: " + (self.errors.get(name) or ["not reached"])[0])]
+        wanted = self.fleet[name]
+        return [self.row(state, name, model, wanted, seen) for model in wanted.models]
+
+    def row(self, state: State, name: str, model: str, wanted: spec.Host, seen: HostState) -> tuple[str, ...]:
+        """One model."""
+        entry = wanted.models[model]
+        version = entry.version or "image"
+        host = wanted.address or name
+        where = host if entry.bind in ("lan", "any") else ("localhost" if entry.bind == "loopback" else entry.bind)
+        endpoint = f"http://{where}:{entry.port}/v1" if entry.enabled else ""
+        gpus = ledger.gpus_text(entry).strip("[]") or "CPU"
+        return (name, model, f"{entry.engine} {version}", gpus, endpoint, self.state_of(name, model, wanted, seen))
+
+    def state_of(self, name: str, model: str, wanted: spec.Host, seen: HostState) -> str:
+        """`ready, recreated` · `disabled` · `FAILED: why` · `not running`"""
+        if not wanted.models[model].enabled:
+            return "disabled"
+        error = next((text for text in self.errors.get(name, []) if text.startswith(f"{model}: ")), None)
+        if error:
+            return "FAILED: " + error.partition(": ")[2].split("\n")[0]
+        container, probe = seen.ours.get(model), seen.probes.get(model)
+        if not container:
+            return "not there"
+        if not container.running:
+            return f"not running ({container.status})"
+        if probe and probe.status == 200:
+            action = self.done.get(name, {}).get(model)
+            return f"ready, {action}" if action else "ready"
+        return "does not answer"
+
+    def summary(self, state: State) -> str:
+        """`13 of 13 models answered, 1 changed, 12.3 s.`"""
+        enabled = answered = 0
+        for name, wanted in self.fleet.items():
+            seen = last_look(state.inventory.get_host(name))
+            for model, entry in wanted.models.items():
+                enabled += entry.enabled
+                answered += bool(
+                    seen and entry.enabled and self.state_of(name, model, wanted, seen).startswith("ready")
+                )
+        changes = sum(len(models) for models in self.done.values())
+        total = sum(results.success_ops for results in state.results.values())
+        seconds = time.monotonic() - self.begun
+        if state.current_stage < StateStage.Execute:
+            return f"Nothing was changed. {answered} of {enabled} models answer now."
+        changed = (
+            f"{changes} changed" if changes else ("nothing changed" if not self.touched(state) else "hosts changed")
+        )
+        return f"{answered} of {enabled} models answered, {changed}. {total} operations, {seconds:.1f} s."
+
+    def touched(self, state: State) -> bool:
+        """Did any operation change anything?"""
+        return any(
+            data.operation_meta.is_complete() and data.operation_meta.did_change()
+            for operations in state.ops.values()
+            for data in operations.values()
+        )
+
+
+def escape(text: str) -> str:
+    """Square brackets are markup to rich."""
+    return re.sub(r"\[", r"\\[", text)
+
+
+REPORT = Report()

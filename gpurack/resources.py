@@ -1,0 +1,25 @@
+"""The folders files/ and templates/: at the top of a checkout, inside the package when pip installed it."""
+
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+
+_PACKAGE = Path(__file__).parent
+
+
+@cache
+def _root() -> Path:
+    return _PACKAGE if (_PACKAGE / "files").is_dir() else _PACKAGE.parent
+
+
+@cache
+def read_text(path: str) -> str:
+    """A file's text, e.g. `read_text("files/snapshot.sh")`."""
+    return (_root() / path).read_text(encoding="utf-8")
+
+
+def render(path: str, **values: object) -> str:
+    """A Jinja2 template's text; an undefined variable raises."""
+    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
+    return environment.from_string(read_text(path)).render(**values)

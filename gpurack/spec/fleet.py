@@ -1,0 +1,204 @@
+"""From pyinfra's inventory to the whole fleet, checked: the first station of every run, and it touches no host.
+
+pyinfra's own data replaces whole dictionaries between all, groups and host; ours merges, so the layers are
+read from the inventory object (facts of pyinfra 3.10.0: `Inventory.get_data`, `get_group_data`, `get_host_data`).
+"""
+
+import ipaddress
+import re
+from collections.abc import Iterable, Mapping
+from itertools import combinations
+from typing import Any
+
+from pydantic import ValidationError
+from pyinfra.api.inventory import Inventory
+
+from gpurack.engines import ENGINES
+from gpurack.spec.merge import merge, merge_all, without_nones
+from gpurack.spec.model import Host, Model, Secret, SecretError
+from gpurack.spec.problems import InventoryError, Problem, from_pydantic, nearest, unknown
+
+HOST_FIELDS = (*Host.model_fields, "defaults", "engines")
+MODEL_FIELDS = tuple(Model.model_fields)
+CONTAINER_NAME = r"[a-zA-Z0-9][a-zA-Z0-9_.-]*"  # Docker's own rule (moby, `RestrictedNamePattern`)
+
+Fleet = dict[str, Host]
+
+
+def read_fleet(inventory: Inventory) -> Fleet:
+    """Every host of a pyinfra inventory as the spec of what it should be, by name.
+
+    Raises InventoryError with all that is wrong on all hosts. Example: `read_fleet(state.inventory)["gpu1"].models`.
+    """
+    return check_fleet({host.name: layers_of(inventory, host) for host in inventory})
+
+
+def layers_of(inventory: Inventory, host: Any) -> list[Mapping[str, Any]]:
+    """The data of one pyinfra host, from the most general layer to the most specific: all, groups, host, `--data`."""
+    groups = [inventory.get_group_data(group) for group in host.groups]
+    return [inventory.get_data(), *groups, inventory.get_host_data(host.name), inventory.get_override_data()]
+
+
+def check_fleet(layers: Mapping[str, Iterable[Mapping[str, Any]]]) -> Fleet:
+    """Hosts' layers of data → checked specs. Pure but for reading secrets. Raises InventoryError."""
+    fleet: Fleet = {}
+    problems: list[Problem] = []
+    for name, host_layers in layers.items():
+        host, found = check_host(name, merge_all(host_layers))
+        problems += found
+        if host:
+            fleet[name] = host
+            problems += unreadable_secrets(name, host)
+    if problems:
+        raise InventoryError(problems)
+    return fleet
+
+
+def check_host(name: str, data: Mapping[str, Any]) -> tuple[Host | None, list[Problem]]:
+    """One host's merged data → its spec, and what is wrong with it (the spec is None when it could not be built)."""
+    problems = [
+        Problem(name, key, unknown("field", key, HOST_FIELDS))
+        for key in data
+        if key not in HOST_FIELDS and not _belongs_to_pyinfra(key) and nearest(key, HOST_FIELDS)
+    ]
+    models: dict[str, Model] = {}
+    for model_name, entry in _mapping(data.get("models")).items():
+        model, found = check_model(name, str(model_name), _with_defaults(data, entry))
+        problems += found
+        if model:
+            models[str(model_name)] = model
+    own = {key: data[key] for key in Host.model_fields if key in data and key != "models"}
+    # daemon keeps its nulls: they remove keys from the host's daemon.json
+    daemon = _mapping(own.get("docker")).get("daemon")
+    own = without_nones(own)
+    if daemon is not None:
+        own["docker"]["daemon"] = daemon
+    try:
+        host = Host.model_validate({**own, "models": models})
+    except ValidationError as error:
+        return None, problems + from_pydantic(name, "", error, HOST_FIELDS)
+    return host, problems + clashes(name, host)
+
+
+def check_model(host: str, name: str, entry: Any) -> tuple[Model | None, list[Problem]]:
+    """One model's merged entry → its spec, and what is wrong with it."""
+    path = f"models.{name}"
+    if not isinstance(entry, Mapping):
+        return None, [Problem(host, path, f"should be a map of fields, not {entry!r}.")]
+    if not re.fullmatch(CONTAINER_NAME, name):
+        return None, [Problem(host, path, "a model's name becomes a container's: letters, digits, _ . - only.")]
+    engine = entry.get("engine")
+    if engine is not None and engine not in ENGINES:
+        return None, [Problem(host, f"{path}.engine", unknown("engine", engine, list(ENGINES)))]
+    try:
+        model = Model.model_validate(without_nones(entry))
+    except ValidationError as error:
+        return None, from_pydantic(host, path, error, MODEL_FIELDS)
+    return model, [Problem(host, f"{path}.{field}", what) for field, what in ENGINES[model.engine].check(model)]
+
+
+def clashes(name: str, host: Host) -> list[Problem]:
+    """What cannot be together on one host: a port twice, a served name twice, a GPU twice."""
+    problems = []
+    enabled = {key: model for key, model in host.models.items() if model.enabled}
+    for (first, one), (second, other) in combinations(enabled.items(), 2):
+        path = f"models.{second}"
+        if one.port == other.port and binds_overlap(one.bind, other.bind):
+            problems.append(
+                Problem(name, f"{path}.port", f"{other.port} is {first}'s already; give one of them another port.")
+            )
+        if (one.served_name or first) == (other.served_name or second):
+            problems.append(
+                Problem(
+                    name,
+                    f"{path}.served_name",
+                    f'"{one.served_name or first}" is {first}\'s already; served names differ.',
+                )
+            )
+        shared = gpus_in_common(one, other)
+        if shared:
+            problems.append(
+                Problem(
+                    name,
+                    f"{path}.gpus",
+                    f"{shared} {'is' if ',' not in shared else 'are'} {first}'s already; choose others.",
+                )
+            )
+    return problems
+
+
+def binds_overlap(one: str, other: str) -> bool:
+    """Can two listeners with these binds not share a port? `lan` is some address of the host, unknown here."""
+    wildcards = {"any", "0.0.0.0", "::"}
+    if one == other or one in wildcards or other in wildcards:
+        return True
+    if "lan" in (one, other):
+        rest = other if one == "lan" else one
+        return rest != "loopback" and not ipaddress.ip_address(rest).is_loopback
+    addresses = {"127.0.0.1" if bind == "loopback" else bind for bind in (one, other)}
+    return len(addresses) == 1
+
+
+def gpus_in_common(one: Model, other: Model) -> str:
+    """The cards both models ask for, as text; "" for none. UUIDs and indices are compared on the host."""
+    if not (one.gpus and other.gpus):
+        return ""
+    if one.gpus == "all" or other.gpus == "all":
+        rest = other.gpus if one.gpus == "all" else one.gpus
+        return "all" if rest == "all" else _listed(rest)
+    return _listed([gpu for gpu in other.gpus if gpu in one.gpus])
+
+
+def _listed(gpus: Iterable[int | str]) -> str:
+    text = ", ".join(str(gpu) for gpu in gpus)
+    return f"GPU {text}" if text else ""
+
+
+def unreadable_secrets(name: str, host: Host) -> list[Problem]:
+    """Secrets of enabled models that the admin's machine cannot produce."""
+    problems = []
+    for key, secret in api_keys(host).items():
+        try:
+            secret.read()
+        except SecretError as error:
+            problems.append(Problem(name, f"models.{key}.api_key", str(error)))
+    return problems
+
+
+def api_keys(host: Host) -> dict[str, Secret]:
+    """The API keys of a host's enabled models, by model."""
+    return {key: model.api_key for key, model in host.models.items() if model.enabled and model.api_key}
+
+
+def _with_defaults(data: Mapping[str, Any], entry: Any) -> Any:
+    """defaults → engines.X → model, merged."""
+    if not isinstance(entry, Mapping):
+        return entry
+    defaults = _mapping(data.get("defaults"))
+    engine = entry.get("engine", defaults.get("engine"))
+    merged = merge_all([defaults, _mapping(_mapping(data.get("engines")).get(str(engine))), entry])
+    # an image in the model replaces a version from its defaults, and the other way round
+    for mine, theirs in (("image", "version"), ("version", "image")):
+        if entry.get(mine) is not None and theirs not in entry:
+            merged = merge(merged, {theirs: None})
+    return merged
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _belongs_to_pyinfra(key: str) -> bool:
+    return key.startswith(("ssh_", "_", "docker_", "dockerssh_", "vagrant_", "chroot_", "winrm_"))
+
+
+def without_models(fleet: Fleet) -> Problem | None:
+    """An inventory in which no host has any model is a mistake when models are to be deployed."""
+    if any(host.models for host in fleet.values()):
+        return None
+    return Problem(
+        "",
+        "",
+        "no host has any models; give one a models map (docs/inventory.md). For Docker and the toolkit alone run "
+        "deploys/docker.py and deploys/nvidia_toolkit.py.",
+    )

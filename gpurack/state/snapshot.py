@@ -1,0 +1,119 @@
+"""The edge to the host: runs files/snapshot.sh there, once, and remembers what it saw.
+
+pyinfra (3.10.0) does not cache facts and runs every operation twice without `-y`; so the look is remembered for each
+host until something changed (`forget`). An unchanged run is one remote command per host.
+"""
+
+import shlex
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from weakref import WeakKeyDictionary
+
+from pyinfra.api import FactBase, Host, StringCommand
+from pyinfra.api.state import StateStage
+from typing_extensions import override
+
+from gpurack.plan import compose, weights
+from gpurack.resources import read_text
+from gpurack.spec import model as spec
+from gpurack.state.model import HostState
+from gpurack.state.parse import parse
+
+NO_SUDO, SUDO_PASSWORD, RAISED = "@@ no-sudo", "@@ sudo-password", "@@ raised"
+
+# sudo is asked without a password first, so that a missing right is a sentence and not a prompt that nobody sees.
+AS_ROOT = (
+    f'if [ "$(id -u)" = 0 ]; then exec sh -s; elif ! command -v sudo >/dev/null; then echo "{NO_SUDO}"; '
+    f'elif sudo -n true 2>/dev/null; then echo "{RAISED}"; exec sudo -n sh -s; else echo "{SUDO_PASSWORD}"; fi'
+)
+
+NEEDS_ROOT = HostState(trouble="gpurack needs root on the host: log in as root, or as a user who may use sudo.")
+NEEDS_PASSWORD = HostState(
+    trouble="sudo wants a password there. Run from a terminal (pyinfra asks), or allow sudo without a password."
+)
+
+
+class Snapshot(FactBase[HostState]):
+    """The look as a pyinfra fact; its script comes by standard input (`_stdin=script(…)`)."""
+
+    @override
+    def command(self) -> StringCommand:
+        return StringCommand(AS_ROOT)
+
+    @staticmethod
+    @override
+    def default() -> HostState:
+        return HostState(trouble="the look at the host failed; is it still reachable by ssh, and its disk not full?")
+
+    @override
+    def process(self, output: list[str]) -> HostState:
+        if NO_SUDO in output:
+            return NEEDS_ROOT
+        if SUDO_PASSWORD in output:
+            return NEEDS_PASSWORD
+        # An exception here would abort every host, not only this one (pyinfra 3.10.0).
+        try:
+            return parse(output, raised=RAISED in output)
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            return HostState(trouble=f"the look at the host could not be understood ({error!r}); please report this.")
+
+
+_looks: WeakKeyDictionary[Host, tuple[StateStage, HostState]] = WeakKeyDictionary()
+
+
+def look(host: Host, wanted: spec.Host) -> HostState:
+    """What the host is like: remembered from an earlier look, or a new one (one remote command).
+
+    Execute looks again where Prepare found changes: minutes may lie between them, at the prompt.
+    """
+    stage = host.state.current_stage
+    seen = _looks.get(host)
+    unchanged = not host.state.get_meta_for_host(host).ops_change
+    if seen and (seen[0] == stage or (seen[0] == StateStage.Prepare and unchanged)):
+        return seen[1]
+    state = _take(host, wanted)
+    _looks[host] = (stage, state)
+    return state
+
+
+def last_look(host: Host) -> HostState | None:
+    """What was seen last, however old; None when the host was never looked at."""
+    seen = _looks.get(host)
+    return seen[1] if seen else None
+
+
+def forget(host: Host) -> None:
+    """Something changed on the host (or failed half way), so the next `look` is a new one."""
+    if host in _looks:
+        _looks[host] = (StateStage.Setup, _looks[host][1])
+
+
+def _take(host: Host, wanted: spec.Host) -> HostState:
+    stdin = script(wanted)
+    state = host.get_fact(Snapshot, _sudo=False, _ignore_errors=True, _stdin=stdin)
+    if state is NEEDS_PASSWORD and (sys.stdin.isatty() or has_password(host)):
+        # pyinfra asks for the password, or takes it from the inventory; this costs two more remote commands.
+        state = host.get_fact(Snapshot, _sudo=True, _ignore_errors=True, _stdin=stdin)
+        state = replace(state, raised=True)
+    return state
+
+
+def has_password(host: Host) -> bool:
+    """Was a sudo password given beforehand (`_sudo_password` in the inventory, or asked for by pyinfra)?"""
+    return bool(
+        host.data.get("_sudo_password")
+        or host.state.config.SUDO_PASSWORD
+        or host.connector_data.get("prompted_sudo_password")
+    )
+
+
+def script(host: spec.Host) -> str:
+    """snapshot.sh with its questions in front: which images and weights to look for."""
+    asked = {"IMAGES": compose.images(host), "WEIGHTS": weights.paths(host)}
+    questions = "".join(f"{name}={shlex.quote(_lines(items))}\n" for name, items in asked.items())
+    return questions + read_text("files/snapshot.sh")
+
+
+def _lines(items: Iterable[str]) -> str:
+    return "\n".join(sorted(set(items)))

@@ -1,0 +1,42 @@
+"""What inventories/demo.py and the tests' inventories need to know of the testbed; reads files only, no Docker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.testbed import gguf_models, services
+from tests.testbed.hosts import SSH_CONFIG
+from tests.testbed.paths import cache_home
+
+REGISTRY = "registry.testbed:5000"
+
+
+def reach(name: str) -> dict[str, Any]:
+    """Return the host data by which pyinfra reaches a host of the testbed."""
+    return {"ssh_config_file": str(SSH_CONFIG), "ssh_hostname": name, "ssh_strict_host_key_checking": "yes"}
+
+
+def weights(name: str) -> dict[str, str]:
+    """Return a served model as the inventory's `weights`."""
+    return {"url": f"http://weights.testbed/{name}.gguf", "sha256": gguf_models.served(services.WEIGHTS, name).sha256}
+
+
+def mirrors() -> dict[str, Any]:
+    """Return the inventory's `mirrors`: the testbed's repositories (signed with its own key) and its registry."""
+    key = str(cache_home() / "signing" / "public.asc")
+    return {
+        "docker-ce": {"url": "http://repo.testbed/docker-ce", "key": key},
+        "nvidia": {"url": "http://repo.testbed/nvidia", "key": key},
+        "ghcr.io": f"{REGISTRY}/ghcr",
+    }
+
+
+def common() -> dict[str, Any]:
+    """Return what every host of the testbed has in common: the distribution's Docker, mirrors, engine versions."""
+    return {
+        "docker": {"source": "distro", "daemon": {"insecure-registries": [REGISTRY]}},
+        "nvidia": {"toolkit": "1.20.0"},
+        "mirrors": mirrors(),
+        "defaults": {"engine": "llama.cpp"},
+        "engines": {"llama.cpp": {"version": "b7000"}},
+    }
