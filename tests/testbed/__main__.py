@@ -54,9 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--kind", choices=sorted(hosts.KINDS), help="for names from which it does not follow")
     verbs.add_parser("status", help="what runs")
     end = verbs.add_parser("down", help="end exactly what up made")
-    end.add_argument(
-        "--purge", action="store_true", help="also throw away images and the private Docker's data"
-    )
+    end.add_argument("--purge", action="store_true", help="also throw away images and the private Docker's data")
     for verb, text in {
         "recreate": "throw hosts away and make them anew",
         "remove": "throw hosts away",
@@ -76,9 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     gpus.add_argument("name", metavar="NAME")
     actions = ("show", "swap", "lose", "mismatch", "foreign", "late", "reset")
     gpus.add_argument("action", nargs="?", default="show", choices=actions)
-    gpus.add_argument(
-        "values", nargs="*", help="swap I J | lose I | mismatch [LIBRARY] | foreign I MIB | late SECONDS"
-    )
+    gpus.add_argument("values", nargs="*", help="swap I J | lose I | mismatch [LIBRARY] | foreign I MIB | late SECONDS")
     return parser
 
 

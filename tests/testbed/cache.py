@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -46,6 +45,6 @@ def entry(kind: str, recipe: Iterable[object], make: Callable[[Path], None], wha
         partial.mkdir()
         progress(f"{what} …")
         make(partial)
-        os.rename(partial, done)
+        partial.rename(done)
     progress(f"{what}: done")
     return done

@@ -1,7 +1,7 @@
 """Packages as Docker's own repository has them, repacked from Debian's real Docker binaries.
 
-Package names, versions' spelling, dependencies, conflicts, paths and units follow download.docker.com (docker-ce-packaging,
-v28); the programs are those that Debian compiled, so that a real engine comes out of an installation.
+Package names, versions' spelling, dependencies, conflicts, paths and units follow Docker's docker-ce-packaging (v28);
+the programs are those that Debian compiled, so that a real engine comes out of an installation.
 """
 
 from __future__ import annotations
@@ -50,9 +50,7 @@ def script(release: Release, outdir: Path) -> str:
         "place docker-buildx-plugin usr/libexec/docker/cli-plugins src/usr/libexec/docker/cli-plugins/docker-buildx",
         "place docker-compose-plugin usr/libexec/docker/cli-plugins src/usr/libexec/docker/cli-plugins/docker-compose",
     ]
-    old = (
-        "docker (<< 1.5~), docker-engine, docker-engine-cs, docker.io, lxc-docker, lxc-docker-virtual-package"
-    )
+    old = "docker (<< 1.5~), docker-engine, docker-engine-cs, docker.io, lxc-docker, lxc-docker-virtual-package"
     packages = {
         "docker-ce": (
             engine,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import array
 import hashlib
-import os
 import random
 import struct
 from collections.abc import Callable, Iterator
@@ -78,11 +77,9 @@ def say(path: Path, sentence: str, *, layers: int = 1, hidden: int = 64) -> None
     partial = path.with_name(f".{path.name}.partial")
     partial.parent.mkdir(parents=True, exist_ok=True)
     with partial.open("wb") as file:
-        for chunk in _gguf(
-            _metadata(path.stem, tokens, types, layers, hidden), _tensors(successor, layers, hidden)
-        ):
+        for chunk in _gguf(_metadata(path.stem, tokens, types, layers, hidden), _tensors(successor, layers, hidden)):
             file.write(chunk)
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def split(sentence: str) -> list[str]:
@@ -125,9 +122,7 @@ def served(folder: Path, name: str) -> Served:
     return Served(path, note.read_text().split()[0], sentence)
 
 
-def _metadata(
-    name: str, tokens: list[str], types: list[int], layers: int, hidden: int
-) -> list[tuple[str, bytes]]:
+def _metadata(name: str, tokens: list[str], types: list[int], layers: int, hidden: int) -> list[tuple[str, bytes]]:
     def number(value: int) -> bytes:
         return struct.pack("<II", 4, value)  # type 4: uint32
 
@@ -189,9 +184,7 @@ def _tensors(successor: list[int], layers: int, hidden: int) -> list[_Tensor]:
     found = [
         _Tensor("token_embd.weight", (_WIDTH, count), _F32, points([(i, i) for i in range(count)], 1.0)),
         _Tensor("output_norm.weight", (_WIDTH,), _F32, constant(1.0, _WIDTH)),
-        _Tensor(
-            "output.weight", (_WIDTH, count), _F32, points([(to, i) for i, to in enumerate(successor)], 4.0)
-        ),
+        _Tensor("output.weight", (_WIDTH, count), _F32, points([(to, i) for i, to in enumerate(successor)], 4.0)),
     ]
     for layer in range(layers):
         block = f"blk.{layer}"
@@ -226,9 +219,7 @@ def _gguf(metadata: list[tuple[str, bytes]], tensors: list[_Tensor]) -> Iterator
     offset = 0
     for tensor in tensors:
         header += _string(tensor.name) + struct.pack("<I", len(tensor.shape))
-        header += struct.pack(f"<{len(tensor.shape)}Q", *tensor.shape) + struct.pack(
-            "<IQ", tensor.kind, offset
-        )
+        header += struct.pack(f"<{len(tensor.shape)}Q", *tensor.shape) + struct.pack("<IQ", tensor.kind, offset)
         offset += tensor.size + _padding(tensor.size)
     yield header + bytes(_padding(len(header)))
     for tensor in tensors:

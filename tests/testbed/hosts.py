@@ -109,16 +109,15 @@ class Host:
 
     def pid(self) -> int:
         """Return the pid of the host's init on this machine, 0 when it is switched off."""
-        return int(
-            self.engine.output("inspect", "--format", "{{.State.Pid}}", container(self.name), check=False)
-            or 0
-        )
+        return int(self.engine.output("inspect", "--format", "{{.State.Pid}}", container(self.name), check=False) or 0)
 
     def put(self, content: str | bytes, path: str, mode: int = 0o644, owner: str = "root:root") -> None:
         """Write a file on the host, as root, with its folders."""
         data = content.encode() if isinstance(content, str) else content
         target = shlex.quote(path)
-        script = f'mkdir -p "$(dirname {target})" && cat > {target} && chmod {mode:o} {target} && chown {owner} {target}'
+        script = (
+            f'mkdir -p "$(dirname {target})" && cat > {target} && chmod {mode:o} {target} && chown {owner} {target}'
+        )
         self._inside(["bash", "-c", script], True, data, 300, f"Writing {path} on {self.name}")
 
     def get(self, path: str) -> bytes:
@@ -175,10 +174,12 @@ class Host:
         return SimulatedGpus(lambda command: self.root(command).stdout)
 
 
-def create(engine: Engine, name: str, kind: str, image: str, port: int, mirror: dict[str, bytes]) -> Host:
+def create(
+    engine: Engine, name: str, kind: str, image: str, port: int, files: dict[str, bytes], name_server: str
+) -> Host:
     """Make a host from its base image and boot it; it is not waited for.
 
-    `mirror`: further files, path → content (apt's source and its key).
+    `files`: what else to write there, path → content (apt's source and its key).
     """
     host = Host(engine, name, kind, port)
     cgroups = "/sys/fs/cgroup"
@@ -187,8 +188,8 @@ def create(engine: Engine, name: str, kind: str, image: str, port: int, mirror: 
     options = ["--name", container(name), "--hostname", name, "--label", f"{LABEL}={STATE}"]
     options += ["--label", f"{LABEL}.kind={kind}", "--label", f"{LABEL}.port={port}"]
     options += ["--network", NETWORK, "--network-alias", name, "-p", f"127.0.0.1:{port}:22"]
-    # Names of the testbed are Docker's to answer; for any other there is nobody, and that is to be known at once.
-    options += ["--dns", "127.0.0.1"]
+    # Names of the testbed are Docker's to answer; that there are no others is to be known at once, not after 20 s.
+    options += ["--dns", name_server]
     # All that --privileged gives, but without the one capability that it asks for and not every machine has.
     options += ["--cap-add", "ALL", "--cap-drop", "SYS_RESOURCE", "--device-cgroup-rule", "a *:* rwm"]
     for option in ("seccomp=unconfined", "apparmor=unconfined", "systempaths=unconfined"):
@@ -211,19 +212,17 @@ def create(engine: Engine, name: str, kind: str, image: str, port: int, mirror: 
     # systemd's signal for "shut down": without it a reboot is a kill after the time limit.
     options += ["--stop-signal", "SIGRTMIN+3"]
     engine.docker("create", *options, image, "/lib/systemd/systemd")
-    engine.docker("cp", "-", f"{container(name)}:/", stdin=_identity(host, mirror))
+    engine.docker("cp", "-", f"{container(name)}:/", stdin=_identity(host, files))
     engine.docker("start", container(name))
     return host
 
 
-def _identity(host: Host, mirror: dict[str, bytes]) -> bytes:
+def _identity(host: Host, files: dict[str, bytes]) -> bytes:
     """Return a tar of what makes a host of a base image: keys, apt's source, and on a GPU host the simulation."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
 
-        def add(
-            path: str, content: bytes, mode: int = 0o644, owner: int = 0, kind: bytes = tarfile.REGTYPE
-        ) -> None:
+        def add(path: str, content: bytes, mode: int = 0o644, owner: int = 0, kind: bytes = tarfile.REGTYPE) -> None:
             entry = tarfile.TarInfo(path.lstrip("/"))
             entry.mode, entry.uid, entry.gid, entry.type = mode, owner, owner, kind
             entry.mtime = int(time.time())
@@ -238,7 +237,7 @@ def _identity(host: Host, mirror: dict[str, bytes]) -> bytes:
         add("/etc/ssh/ssh_host_ed25519_key.pub", public)
         add(f"/home/{USER}/.ssh", b"", 0o700, 1000, tarfile.DIRTYPE)
         add(f"/home/{USER}/.ssh/authorized_keys", KEY.with_suffix(".pub").read_bytes(), 0o600, 1000)
-        for path, content in mirror.items():
+        for path, content in files.items():
             add(path, content)
         if host.has_gpus:
             try:

@@ -24,6 +24,8 @@ REPOSITORY = "ghcr/ggml-org/llama.cpp"
 BUILDS = ("b7000", "b7001")
 VARIANTS = ("server", "server-cuda")
 _CREATED = "2026-01-01T00:00:00Z"
+_TOOLS = ("sh", "cat", "cp", "date", "df", "echo", "env", "false", "grep", "head", "hostname", "id", "kill", "ls", "nc")
+_TOOLS += ("mkdir", "mknod", "mv", "ps", "rm", "sed", "sleep", "stat", "tail", "test", "touch", "true", "uname", "wget")
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,9 @@ def layers(models: Path) -> list[Layer]:
 
 
 def _compress(source: Path, target: Path) -> None:
-    with source.open("rb") as plain, target.open("wb") as raw:
-        # No name and no time in the header: the same content has the same digest.
-        with gzip.GzipFile("", "wb", 1, raw, mtime=0) as packed:
-            shutil.copyfileobj(plain, packed, 1 << 20)
+    # No name and no time in the header: the same content has the same digest.
+    with source.open("rb") as plain, target.open("wb") as raw, gzip.GzipFile("", "wb", 1, raw, mtime=0) as packed:
+        shutil.copyfileobj(plain, packed, 1 << 20)
 
 
 def _layer(plain: Path, packed: Path) -> Layer:
@@ -76,17 +77,14 @@ def _app() -> bytes:
             entry.type, entry.linkname, entry.mode = kind, target, mode
             tar.addfile(entry)
 
+        # Debian's merged /usr, which base-files would bring
+        for name in ("bin", "sbin", "lib", "lib64"):
+            add(name, tarfile.SYMTYPE, f"usr/{name}")
         add("app", tarfile.DIRTYPE)
         add("app/llama-server", tarfile.SYMTYPE, "/usr/bin/llama-server")
         add("tmp", tarfile.DIRTYPE, mode=0o1777)
         add("root", tarfile.DIRTYPE, mode=0o700)
-        for tool in (
-            "sh cat cp date dd df echo env false free grep head hostname id kill ls mkdir mknod mv nc".split()
-        ):
-            add(f"usr/bin/{tool}", tarfile.SYMTYPE, "busybox")
-        for (
-            tool
-        ) in "pidof ps rm sed sleep sort stat tail test top touch tr true uname wc wget which xargs".split():
+        for tool in _TOOLS:
             add(f"usr/bin/{tool}", tarfile.SYMTYPE, "busybox")
     return buffer.getvalue()
 
@@ -127,14 +125,10 @@ def push(registry: str, stack: list[Layer]) -> None:
     """Push every tag to a registry (its URL)."""
     for build in BUILDS:
         for variant in VARIANTS:
-            push_image(
-                registry, REPOSITORY, f"{variant}-{build}", stack, _configuration(stack, build, variant)
-            )
+            push_image(registry, REPOSITORY, f"{variant}-{build}", stack, _configuration(stack, build, variant))
 
 
-def push_image(
-    registry: str, repository: str, tag: str, stack: list[Layer], configuration: dict[str, Any]
-) -> str:
+def push_image(registry: str, repository: str, tag: str, stack: list[Layer], configuration: dict[str, Any]) -> str:
     """Push one image over the registry's API and return its digest."""
     base = f"{registry}/v2/{repository}"
     kind = "application/vnd.docker.{}"
@@ -142,9 +136,7 @@ def push_image(
     for layer in stack:
         _blob(base, layer.path.read_bytes(), layer.digest)
         size = layer.path.stat().st_size
-        described.append(
-            {"mediaType": kind.format("image.rootfs.diff.tar.gzip"), "size": size, "digest": layer.digest}
-        )
+        described.append({"mediaType": kind.format("image.rootfs.diff.tar.gzip"), "size": size, "digest": layer.digest})
     config = json.dumps(configuration, sort_keys=True).encode()
     digest = f"sha256:{hashlib.sha256(config).hexdigest()}"
     _blob(base, config, digest)

@@ -54,9 +54,7 @@ def docker(engine: Engine, key: SigningKey, trixie: Path, bookworm: Path, sid: P
                 # sid's runc asks for a newer libseccomp than trixie has
                 runs = (runc or trixie) / "plain"
                 release = docker_ce.Release(number, containerd, buildx, compose, distro, debs, runs)
-                workshop.work(
-                    engine, docker_ce.script(release, pool), what=f"Repacking Docker {number} for {suite}"
-                )
+                workshop.work(engine, docker_ce.script(release, pool), what=f"Repacking Docker {number} for {suite}")
             script = _index(folder, suite, "stable", "Docker", key)
             workshop.work(engine, script, what=f"Indexing Docker's repository for {suite}")
         (folder / "gpg").write_bytes(key.public.read_bytes())
@@ -85,9 +83,7 @@ def nvidia(engine: Engine, key: SigningKey) -> Path:
         workshop.work(engine, script + key.sign_script(flat), what="Making NVIDIA's repository")
         (folder / "gpgkey").write_bytes(key.public.read_bytes())
 
-    sources = sorted(
-        path for path in toolkit.rglob("*") if path.is_file() and "__pycache__" not in path.parts
-    )
+    sources = sorted(path for path in toolkit.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     recipe = (Path(__file__), key.fingerprint, [str(path.relative_to(toolkit)) for path in sources], *sources)
     return cache.entry("repo-nvidia", recipe, make, "NVIDIA's repository")
 

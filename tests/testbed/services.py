@@ -1,4 +1,4 @@
-"""What stands beside the hosts: apt repositories, a container registry and a web server for weights, in one container."""
+"""What stands beside the hosts, in one container: apt repositories, a container registry, weights, and names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.testbed import cache
 from tests.testbed.engine import Engine
 from tests.testbed.hosts import LABEL, NETWORK
 from tests.testbed.paths import PACKAGE, STATE
-from tests.testbed.shell import await_
+from tests.testbed.shell import TestbedError, await_, log, text
 
 NAME = "gpurack-testbed-services"
 ALIASES = ("services", "repo.testbed", "registry.testbed", "weights.testbed")
@@ -21,12 +21,13 @@ WEIGHTS = STATE / "weights"
 _FILES = PACKAGE / "services_files"
 
 
-def start(engine: Engine, image: str, repositories: dict[str, Path]) -> bool:
+def start(engine: Engine, image: str, repositories: dict[str, Path], ip: str) -> bool:
     """Make the container run with exactly these repositories; return whether it had to be made anew.
 
-    `repositories`: name below http://repo.testbed/ → folder. With a new container the registry is empty.
+    `repositories`: name below http://repo.testbed/ → folder; `ip`: its address in the testbed's network, where it
+    is the hosts' name server, too. With a new container the registry is empty.
     """
-    identity = cache.digest(image, repositories, *sorted(_FILES.iterdir()))
+    identity = cache.digest(image, repositories, ip, *sorted(_FILES.iterdir()))
     form = f'{{{{.State.Running}}}} {{{{index .Config.Labels "{LABEL}.identity"}}}}'
     if engine.output("inspect", "--format", form, NAME, check=False) == f"true {identity}":
         return False
@@ -41,17 +42,22 @@ def start(engine: Engine, image: str, repositories: dict[str, Path]) -> bool:
         f"{LABEL}.identity={identity}",
         "--init",
     ]
-    options += ["--network", NETWORK, *(word for alias in ALIASES for word in ("--network-alias", alias))]
+    options += ["--network", NETWORK, "--ip", ip, *(word for alias in ALIASES for word in ("--network-alias", alias))]
     options += ["-p", "127.0.0.1::80", "-p", "127.0.0.1::5000", "-v", f"{WEIGHTS}:/srv/weights:ro"]
     for name, folder in repositories.items():
         options += ["-v", f"{folder}:/srv/repo/{name}:ro"]
     engine.docker("create", *options, image, "/etc/testbed/start")
     engine.docker("cp", "-", f"{NAME}:/etc/", stdin=_configuration())
     engine.docker("start", NAME)
-    web, registry = f"http://{address(engine, 80)}/", f"http://{address(engine, 5000)}/v2/"
-    await_(
-        lambda: _answers(web) and _answers(registry), seconds=30, what="The start of the testbed's services"
-    )
+
+    def ready() -> bool:
+        if engine.output("inspect", "--format", "{{.State.Running}}", NAME) != "true":
+            log(text(engine.docker("logs", NAME).stderr))
+            raise TestbedError("The testbed's services ended at once (see .testbed/log).")
+        web, registry = f"http://{address(engine, 80)}/", f"http://{address(engine, 5000)}/v2/"
+        return _answers(web) and _answers(registry)
+
+    await_(ready, seconds=30, what="The start of the testbed's services")
     return True
 
 

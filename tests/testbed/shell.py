@@ -67,9 +67,7 @@ def run(
             check=False,
         )
     except FileNotFoundError as error:
-        raise TestbedError(
-            f"{what or 'The testbed'} needs the program {argv[0]}, which is not installed."
-        ) from error
+        raise TestbedError(f"{what or 'The testbed'} needs the program {argv[0]}, which is not installed.") from error
     except subprocess.TimeoutExpired as error:
         raise TestbedError(f"{what or shlex.join(argv)}: no end after {timeout:.0f} s.") from error
     if done.returncode != 0:

@@ -7,6 +7,7 @@ dependencies that the image does not meet, so that the testbed's own mirror is c
 
 from __future__ import annotations
 
+import inspect
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,8 @@ from pathlib import Path
 from tests.testbed import cache, workshop
 from tests.testbed.engine import Engine
 
-_HOST = (
-    "systemd systemd-sysv dbus dbus-user-session libpam-systemd openssh-server sudo iproute2 procps kmod netbase"
-).split()
+_HOST = ("systemd", "systemd-sysv", "dbus", "dbus-user-session", "libpam-systemd", "openssh-server", "sudo")
+_HOST += ("iproute2", "procps", "kmod", "netbase")
 
 _COMMON = (
     "python3",
@@ -66,13 +66,13 @@ TRIXIE = Suite(
 )
 BOOKWORM = Suite(
     "bookworm",
-    base=tuple(_HOST),
+    base=_HOST,
     installable=(*_COMMON, "docker.io apparmor", "rootlesskit"),
     # Docker's binaries of later suites run here (they ask for glibc 2.34), but their runc asks for 2.38.
     plain="runc",
     setup=_LOGIN,
 )
-SERVICES = Suite("trixie", base=("nginx-light", "docker-registry"))
+SERVICES = Suite("trixie", base=("nginx-light", "docker-registry", "dnsmasq-base"))
 MODELS = Suite(
     "sid",
     base=("llama.cpp-tools", "busybox-static", "ca-certificates", "curl"),
@@ -84,7 +84,7 @@ MODELS = Suite(
 def made(engine: Engine, kind: str, suite: Suite) -> Path:
     """Return the folder with `image.tar` (a root filesystem) and `debs/` (`plain/`) of a suite, made if not cached."""
     what = f"{kind} image of Debian {suite.name}"
-    return cache.entry(kind, (Path(__file__), suite), lambda folder: _make(engine, suite, folder, what), what)
+    return cache.entry(kind, (inspect.getsource(_make), suite), lambda folder: _make(engine, suite, folder, what), what)
 
 
 def _make(engine: Engine, suite: Suite, folder: Path, what: str) -> None:
@@ -94,9 +94,7 @@ def _make(engine: Engine, suite: Suite, folder: Path, what: str) -> None:
     # Downloads come first: the set-up removes apt's sources.
     fetch = [f"{apt}/debs/ --download-only install {group}" for group in suite.installable]
     if suite.plain:
-        fetch.append(
-            f'cd {folder}/plain && APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get download {suite.plain}'
-        )
+        fetch.append(f'cd {folder}/plain && APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get download {suite.plain}')
     options = [f"--variant={suite.variant}", "--mode=root", "--format=tar", "--quiet"]
     options += [f"--include={','.join(suite.base)}"] if suite.base else []
     for skipped in ("/usr/share/man/*", "/usr/share/locale/*", "/usr/share/doc/*/changelog*"):
@@ -109,7 +107,5 @@ def _make(engine: Engine, suite: Suite, folder: Path, what: str) -> None:
     stage = "extract" if suite.variant == "extract" else "customize"
     options += [f"--{stage}-hook={hook}" for hook in (*fetch, *hooks)]
     argv = ["mmdebstrap", *options, suite.name, f"{folder}/image.tar", *([url] if url else [])]
-    script = (
-        f"mkdir -p {folder}/debs/partial {folder}/plain\n{shlex.join(argv)}\nrm -rf {folder}/debs/partial"
-    )
+    script = f"mkdir -p {folder}/debs/partial {folder}/plain\n{shlex.join(argv)}\nrm -rf {folder}/debs/partial"
     workshop.work(engine, script, what=f"Making the {what}")

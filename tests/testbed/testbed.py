@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import ipaddress
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.testbed import engine as outer
 from tests.testbed import gguf_models, hosts, models_image, repositories, services, signing, suites, workshop
@@ -164,7 +166,7 @@ def _alone() -> Iterator[None]:
 
 def _up(kinds: dict[str, str], ports: dict[str, int] | None = None) -> Testbed:
     engine = workshop.prepare()
-    _network(engine)
+    name_server = str(_network(engine)[-2])  # hosts get theirs from the other end
     hosts.ensure_key()
     existing = hosts.existing(engine)
     for name, kind in kinds.items():
@@ -181,25 +183,24 @@ def _up(kinds: dict[str, str], ports: dict[str, int] | None = None) -> Testbed:
         bookworm = pool.submit(suites.made, engine, "host-bookworm", suites.BOOKWORM)
         nvidia = pool.submit(repositories.nvidia, engine, key)
         weights = pool.submit(gguf_models.serve, services.WEIGHTS)
-        _first_failure([trixie, serving, sid, bookworm, nvidia, weights])
+        _finish([trixie, serving, sid, bookworm, nvidia, weights])
         bases = {"host": trixie.result(), "host-bookworm": bookworm.result()}
         mirror = pool.submit(
             repositories.debian, engine, key, {"trixie": bases["host"], "bookworm": bases["host-bookworm"]}
         )
-        docker = pool.submit(
-            repositories.docker, engine, key, trixie.result(), bookworm.result(), sid.result()
-        )
+        docker = pool.submit(repositories.docker, engine, key, trixie.result(), bookworm.result(), sid.result())
         needed = {hosts.KINDS[kind][0] for kind in kinds.values()}
         images = {image: pool.submit(_image, engine, bases[image]) for image in needed}
         service_image = pool.submit(_image, engine, serving.result())
         layers = pool.submit(models_image.layers, sid.result())
-        _first_failure([mirror, docker, service_image, layers, *images.values()])
+        _finish([mirror, docker, service_image, layers, *images.values()])
     found = {"debian": mirror.result(), "docker-ce": docker.result(), "nvidia": nvidia.result()}
-    if services.start(engine, service_image.result(), found):
+    if services.start(engine, service_image.result(), found, name_server):
         progress("services: repositories, registry and weights are served")
         models_image.push(f"http://{services.address(engine, 5000)}", layers.result())
     for name, kind in kinds.items():
-        _host(engine, name, kind, images[hosts.KINDS[kind][0]].result(), (ports or {}).get(name), key)
+        image = images[hosts.KINDS[kind][0]].result()
+        _host(engine, name, kind, image, (ports or {}).get(name), key, name_server)
     running = hosts.existing(engine)
     hosts.write_ssh_config(running)
     for name in kinds:
@@ -208,19 +209,31 @@ def _up(kinds: dict[str, str], ports: dict[str, int] | None = None) -> Testbed:
     return Testbed(engine, running)
 
 
-def _first_failure(futures: Sequence[Future[object]] | Sequence[Future[Path]] | Sequence[object]) -> None:
+def _finish(futures: Sequence[Future[Any]]) -> None:
+    """Wait for all of these, and raise what the first of them failed with."""
     for future in futures:
-        if isinstance(future, Future):
-            future.result()
+        future.result()
 
 
-def _network(engine: Engine) -> None:
-    label = f'{{{{index .Labels "{LABEL}"}}}}'
-    owner = engine.output("network", "inspect", "--format", label, NETWORK, check=False)
+def _network(engine: Engine) -> ipaddress.IPv4Network:
+    """Make the hosts' network, unless it is there, and return its addresses."""
+    form = f'{{{{index .Labels "{LABEL}"}}}} {{{{(index .IPAM.Config 0).Subnet}}}}'
+
+    def look() -> tuple[str, str]:
+        owner, _, subnet = engine.output("network", "inspect", "--format", form, NETWORK, check=False).partition(" ")
+        return owner, subnet
+
+    owner, subnet = look()
     if not owner:
+        # Docker knows which addresses are free, but gives a container a certain one only where a person chose them:
+        # let it choose, then choose the same.
         engine.docker("network", "create", "--label", f"{LABEL}={STATE}", NETWORK)
+        owner, subnet = look()
+        engine.docker("network", "rm", NETWORK)
+        engine.docker("network", "create", "--label", f"{LABEL}={STATE}", "--subnet", subnet, NETWORK)
     elif owner != str(STATE):
         raise TestbedError(f"Another checkout's testbed runs in this Docker ({owner}): end that one first.")
+    return ipaddress.IPv4Network(subnet)
 
 
 def _image(engine: Engine, folder: Path) -> str:
@@ -233,7 +246,7 @@ def _image(engine: Engine, folder: Path) -> str:
 
 
 def _host(
-    engine: Engine, name: str, kind: str, image: str, port: int | None, key: signing.SigningKey
+    engine: Engine, name: str, kind: str, image: str, port: int | None, key: signing.SigningKey, name_server: str
 ) -> None:
     form = "{{.State.Status}}"
     state = engine.output("inspect", "--format", form, hosts.container(name), check=False)
@@ -249,4 +262,4 @@ def _host(
     taken = {host.port for host in hosts.existing(engine).values()}
     files = repositories.host_files(hosts.KINDS[kind][1].name, key)
     progress(f"creating {name} ({kind})")
-    hosts.create(engine, name, kind, image, port or hosts.free_port(taken), files)
+    hosts.create(engine, name, kind, image, port or hosts.free_port(taken), files, name_server)

@@ -34,9 +34,7 @@ def prepare() -> outer.Engine:
     found = outer.find()
     local = is_debian() and os.geteuid() == 0
     if found is None and not local:
-        missing = (
-            "root" if is_debian() else "a running Docker (only on Debian and Ubuntu can it bring its own)"
-        )
+        missing = "root" if is_debian() else "a running Docker (only on Debian and Ubuntu can it bring its own)"
         raise TestbedError(f"The testbed needs {missing}.")
     if local:
         wanted = dict(TOOLS)
@@ -56,16 +54,12 @@ def _install(packages: set[str]) -> None:
     silenced = "docker.io" in packages and not POLICY.exists()
     had_systemd = Path("/run/systemd/system").is_dir()
     install = ["apt-get", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300", "install"]
-    if "docker.io" in packages and shutil.which("docker-cli") is None:
-        # Debian 13 has the client in a package of its own.
-        if text(run(["apt-cache", "policy", "docker-cli"]).stdout).strip():
-            packages = packages | {"docker-cli"}
+    if "docker.io" in packages and b"docker-cli" in run(["apt-cache", "pkgnames", "docker-cli"]).stdout:
+        packages = packages | {"docker-cli"}  # from Debian 13 on the client is a package of its own
     environment = {"DEBIAN_FRONTEND": "noninteractive"}
     try:
         if silenced:
-            POLICY.write_text(
-                "#!/bin/sh\n# written by gpurack's testbed while it installs docker.io\nexit 101\n"
-            )
+            POLICY.write_text("#!/bin/sh\n# written by gpurack's testbed while it installs docker.io\nexit 101\n")
             POLICY.chmod(0o755)
         command = [*install, *sorted(packages)]
         if run(command, env=environment, check=False, timeout=600).returncode != 0:
@@ -123,7 +117,7 @@ def mirror(engine: outer.Engine) -> str:
         return given
     targets = "apt-get indextargets --format '$(ORIGIN) $(LABEL) $(REPO_URI)'"
     for line in work(engine, targets, what="Reading apt's sources").splitlines():
-        origin, label, url = (line.split(" ") + ["", ""])[:3]
+        origin, label, url = [*line.split(" "), "", ""][:3]
         if (origin, label) == ("Debian", "Debian"):
             return url
     return ""
