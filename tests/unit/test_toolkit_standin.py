@@ -255,7 +255,7 @@ def test_the_runtime_edits_the_bundle(with_cards, tmp_path: Path, asked: str, ca
     spec = json.loads((tmp_path / "config.json").read_text())
     assert spec["process"]["env"] == ["A=b", "NVIDIA_VISIBLE_DEVICES=void"]
     assert [p for p in spec["linux"]["devices"] if p[-1].isdigit()] == [f"/dev/nvidia{i}" for i in cards]
-    assert "/run/gpusim" in [mount["destination"] for mount in spec["mounts"]]
+    assert "/usr/share/gpusim" in [mount["destination"] for mount in spec["mounts"]]
 
 
 @pytest.mark.parametrize("env", [[], ["NVIDIA_VISIBLE_DEVICES="], ["NVIDIA_VISIBLE_DEVICES=void"]])

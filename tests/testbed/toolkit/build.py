@@ -75,9 +75,7 @@ def _commit(version: str) -> str:
 
 def _put(source: Path, target: Path, version: str, mode: int = 0o644) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    text = (
-        source.read_text(encoding="utf-8").replace("@VERSION@", version).replace("@COMMIT@", _commit(version))
-    )
+    text = source.read_text(encoding="utf-8").replace("@VERSION@", version).replace("@COMMIT@", _commit(version))
     target.write_text(text, encoding="utf-8")
     target.chmod(mode)
 

@@ -11,7 +11,9 @@ import subprocess
 from golang import Failure
 
 NVIDIA_SMI = "/usr/bin/nvidia-smi"
-STATE_FOLDER = "/run/gpusim"
+#: The simulated driver's state: where it lies on the host, and where nvidia-smi looks for it in a container. The
+#: folder, since the file in it is replaced whenever something changes.
+STATE_FOLDER = ("/run/gpusim", "/usr/share/gpusim")
 #: The schema that real specs have from 1.19.1 on (dockerd >= 26.1 reads it).
 CDI_VERSION = "0.7.0"
 
@@ -45,9 +47,7 @@ def cards():
     if answer.returncode == 15:
         raise Failure("failed to get device handle from index: GPU is lost")
     if answer.returncode not in (0, 6):
-        raise Failure(
-            f"failed to initialize NVML: nvidia-smi exits {answer.returncode}: {answer.stdout.strip()}"
-        )
+        raise Failure(f"failed to initialize NVML: nvidia-smi exits {answer.returncode}: {answer.stdout.strip()}")
     found = [line.split(", ") for line in answer.stdout.splitlines()] if answer.returncode == 0 else []
     return [Card(index, uuid) for index, uuid in found]
 
@@ -59,8 +59,8 @@ def common_edits():
         "env": ["NVIDIA_VISIBLE_DEVICES=void"],
         "deviceNodes": [{"path": f"/dev/{name}"} for name in ("nvidia-uvm", "nvidia-uvm-tools", "nvidiactl")],
         "mounts": [
-            {"hostPath": path, "containerPath": path, "options": options}
-            for path in (NVIDIA_SMI, STATE_FOLDER)
+            {"hostPath": host, "containerPath": inside, "options": options}
+            for host, inside in ((NVIDIA_SMI, "/usr/bin/nvidia-smi"), STATE_FOLDER)
         ],
     }
 

@@ -287,9 +287,7 @@ def type_name(value):
         return "nil"
     if isinstance(value, bool):
         return "bool"
-    return {dict: "map[string]interface {}", list: "[]interface {}", str: "string", float: "float64"}[
-        type(value)
-    ]
+    return {dict: "map[string]interface {}", list: "[]interface {}", str: "string", float: "float64"}[type(value)]
 
 
 def kind_name(value):
@@ -452,9 +450,7 @@ def parse_flags(arguments, flags, usage, stop_at_word):
             try:
                 values[flag.names[0]] = parse_bool(text) if equals else True
             except ValueError as error:
-                raise usage_error(
-                    usage, f'invalid boolean value "{text}" for -{name}: parse error'
-                ) from error
+                raise usage_error(usage, f'invalid boolean value "{text}" for -{name}: parse error') from error
             continue
         if not equals:
             if not rest:

@@ -98,9 +98,7 @@ def _prestart(config_path):
     program = tomlfile.lookup(config, "nvidia-container-cli.path") or "nvidia-container-cli"
     found = shutil.which(program)
     if found is None:
-        raise Failure(
-            f'couldn\'t find binary {program} in PATH: exec: "{program}": executable file not found in $PATH'
-        )
+        raise Failure(f'couldn\'t find binary {program} in PATH: exec: "{program}": executable file not found in $PATH')
     os.execv(found, [found, *_cli_arguments(config, devices, capabilities, state, spec, bundle)])
     return 1
 

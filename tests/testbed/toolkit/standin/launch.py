@@ -7,9 +7,7 @@ import sys
 def become(names, arguments):
     """exec the first of these programs that PATH has; does not return."""
     for name in names:
-        for folder in os.environ.get(
-            "PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-        ).split(":"):
+        for folder in os.environ.get("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").split(":"):
             path = os.path.join(folder, name)
             if os.path.isfile(path) and os.access(path, os.X_OK):
                 sys.stdout.flush()

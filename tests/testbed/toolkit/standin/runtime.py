@@ -16,23 +16,28 @@ from golang import Failure, Log
 def main(arguments):
     try:
         config = settings.load(settings.default_path())
-        if any(word in ("--version", "-v", "-version") for word in arguments):
+        if arguments[:1] in (["--version"], ["-v"]):
             print(f"NVIDIA Container Runtime version {version.VERSION}\ncommit: {version.COMMIT}\n")
         elif _creates(arguments):
             mode = tomlfile.lookup(config, "nvidia-container-runtime.mode", "auto")
             _modify(_option(arguments, "bundle", "b") or ".", mode, config)
-        launch.become(
-            tomlfile.lookup(config, "nvidia-container-runtime.runtimes", ["runc", "crun"]), arguments
-        )
+        launch.become(tomlfile.lookup(config, "nvidia-container-runtime.runtimes", ["runc", "crun"]), arguments)
     except FileNotFoundError as error:
-        LOG.error(f"failed to create NVIDIA Container Runtime: error constructing low-level runtime: {error}")
+        return _fail(arguments, f"failed to construct low-level runtime: {error}")
     except Failure as error:
-        LOG.error(
-            f"could not apply required modification to OCI specification: error modifying OCI spec: {error}"
-        )
-        sys.stderr.write(
-            f"could not apply required modification to OCI specification: error modifying OCI spec: {error}\n"
-        )
+        what = "could not apply required modification to OCI specification: error modifying OCI spec"
+        return _fail(arguments, f"{what}: {error}")
+
+
+def _fail(arguments, message):
+    """Where runc would log (containerd reads the reason from there), else on stderr."""
+    log = _option(arguments, "log")
+    if log:
+        with open(log, "a", encoding="utf-8") as file:
+            now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            file.write(json.dumps({"level": "error", "msg": message, "time": now}) + "\n")
+    else:
+        Log().error(message)
     return 1
 
 
@@ -79,15 +84,11 @@ def _edits(requested, mode, config):
     kind = tomlfile.lookup(config, "nvidia-container-runtime.modes.cdi.default-kind", "nvidia.com/gpu")
     names = [name.partition("=")[2] if "=" in name else name for name in requested.split(",") if name]
     if mode == "cdi":
-        folders = tomlfile.lookup(
-            config, "nvidia-container-runtime.modes.cdi.spec-dirs", ["/etc/cdi", "/var/run/cdi"]
-        )
+        folders = tomlfile.lookup(config, "nvidia-container-runtime.modes.cdi.spec-dirs", ["/etc/cdi", "/var/run/cdi"])
         specs = [found for found in cdi.read_specs(folders)[0] if found["kind"] == kind]
         if not all(any(d["name"] == name for found in specs for d in found["devices"]) for name in names):
             missing = ", ".join(
-                f"{kind}={n}"
-                for n in names
-                if not any(d["name"] == n for found in specs for d in found["devices"])
+                f"{kind}={n}" for n in names if not any(d["name"] == n for found in specs for d in found["devices"])
             )
             raise Failure(f"failed to inject CDI devices: unresolvable CDI devices {missing}")
     else:
@@ -137,9 +138,7 @@ def _add_device(linux, path, host_path):
     try:
         found = os.stat(host_path)
     except OSError as error:
-        raise Failure(
-            f"failed to inject CDI devices: failed to stat CDI host device {host_path!r}"
-        ) from error
+        raise Failure(f"failed to inject CDI devices: failed to stat CDI host device {host_path!r}") from error
     if not stat.S_ISCHR(found.st_mode):
         raise Failure(f"failed to inject CDI devices: {host_path} is no character device")
     major, minor = os.major(found.st_rdev), os.minor(found.st_rdev)
