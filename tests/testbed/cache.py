@@ -5,7 +5,9 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 import shutil
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -25,16 +27,25 @@ def digest(*parts: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def entry(kind: str, recipe: Iterable[object], make: Callable[[Path], None], what: str) -> Path:
-    """Return the folder that `make(folder)` filled, once for every recipe.
+def recipe(module: str) -> str:
+    """Return the hash of a module's source, to be taken when it is loaded.
+
+    Taken later, it could belong to an edit that the running program does not know of.
+    """
+    return hashlib.sha256(Path(module).read_bytes()).hexdigest()
+
+
+def entry(kind: str, parts: Iterable[object], make: Callable[[Path], None], what: str) -> Path:
+    """Return the folder that `make(folder)` filled, once for every recipe (`parts`, see digest()).
 
     An attempt works in a folder of its own that is renamed when it is whole; what a broken one left goes away at
     the next. A lock keeps two checkouts from making the same at once.
     """
     home = cache_home()
     home.mkdir(parents=True, exist_ok=True)
-    done = home / f"{kind}-{digest(*recipe)}"
+    done = home / f"{kind}-{digest(*parts)}"
     if done.is_dir():
+        os.utime(done)
         return done
     with (home / f".{kind}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -46,5 +57,13 @@ def entry(kind: str, recipe: Iterable[object], make: Callable[[Path], None], wha
         progress(f"{what} …")
         make(partial)
         partial.rename(done)
+        _forget(home, kind)
     progress(f"{what}: done")
     return done
+
+
+def _forget(home: Path, kind: str) -> None:
+    """Throw away entries of a kind that no `up` used for a month: each changed recipe leaves one."""
+    for old in home.glob(f"{kind}-{'[0-9a-f]' * 12}"):
+        if old.stat().st_mtime < time.time() - 30 * 86400:
+            shutil.rmtree(old, ignore_errors=True)

@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.testbed import cache
+
+RECIPE = cache.recipe(__file__)
 _FILES = Path(__file__).parent / "docker_ce"
 
 

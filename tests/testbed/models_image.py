@@ -23,6 +23,7 @@ from tests.testbed import cache
 REPOSITORY = "ghcr/ggml-org/llama.cpp"
 BUILDS = ("b7000", "b7001")
 VARIANTS = ("server", "server-cuda")
+_RECIPE = cache.recipe(__file__)
 _CREATED = "2026-01-01T00:00:00Z"
 _TOOLS = ("sh", "cat", "cp", "date", "df", "echo", "env", "false", "grep", "head", "hostname", "id", "kill", "ls", "nc")
 _TOOLS += ("mkdir", "mknod", "mv", "ps", "rm", "sed", "sleep", "stat", "tail", "test", "touch", "true", "uname", "wget")
@@ -45,7 +46,7 @@ def layers(models: Path) -> list[Layer]:
         (folder / "app.tar").write_bytes(_app())
         _compress(folder / "app.tar", folder / "app.tar.gz")
 
-    folder = cache.entry("models-layers", (Path(__file__), models), make, "llama.cpp image")
+    folder = cache.entry("models-layers", (_RECIPE, models), make, "llama.cpp image")
     return [
         _layer(models / "image.tar", folder / "base.tar.gz"),
         _layer(folder / "app.tar", folder / "app.tar.gz"),
@@ -122,7 +123,7 @@ def _configuration(stack: list[Layer], build: str, variant: str) -> dict[str, An
 
 
 def push(registry: str, stack: list[Layer]) -> None:
-    """Push every tag to a registry (its URL)."""
+    """Push every tag to a registry (its URL); what it has already is not sent again."""
     for build in BUILDS:
         for variant in VARIANTS:
             push_image(registry, REPOSITORY, f"{variant}-{build}", stack, _configuration(stack, build, variant))

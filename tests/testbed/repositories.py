@@ -17,6 +17,8 @@ from tests.testbed.signing import SigningKey
 
 KEYRING = "/etc/apt/keyrings/testbed.asc"
 
+_RECIPE = cache.recipe(__file__)
+
 
 def host_files(suite: str, key: SigningKey) -> dict[str, bytes]:
     """Return what makes apt on a host use the testbed's Debian mirror and no other source."""
@@ -34,7 +36,7 @@ def debian(engine: Engine, key: SigningKey, suites: dict[str, Path]) -> Path:
             lines.append(_index(folder, suite, "main", "Debian", key))
         workshop.work(engine, "\n".join(lines), what="Making the Debian mirror")
 
-    recipe = (Path(__file__), key.fingerprint, suites)
+    recipe = (_RECIPE, key.fingerprint, suites)
     return cache.entry("repo-debian", recipe, make, "Debian mirror for the hosts")
 
 
@@ -59,8 +61,8 @@ def docker(engine: Engine, key: SigningKey, trixie: Path, bookworm: Path, sid: P
             workshop.work(engine, script, what=f"Indexing Docker's repository for {suite}")
         (folder / "gpg").write_bytes(key.public.read_bytes())
 
-    sources = [Path(__file__), Path(docker_ce.__file__), *sorted((PACKAGE / "docker_ce").iterdir())]
-    recipe = (*sources, key.fingerprint, old, new, bookworm)
+    sources = sorted((PACKAGE / "docker_ce").iterdir())
+    recipe = (_RECIPE, docker_ce.RECIPE, *sources, key.fingerprint, old, new, bookworm)
     return cache.entry("repo-docker-ce", recipe, make, "Docker's repository")
 
 
@@ -84,7 +86,7 @@ def nvidia(engine: Engine, key: SigningKey) -> Path:
         (folder / "gpgkey").write_bytes(key.public.read_bytes())
 
     sources = sorted(path for path in toolkit.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    recipe = (Path(__file__), key.fingerprint, [str(path.relative_to(toolkit)) for path in sources], *sources)
+    recipe = (_RECIPE, key.fingerprint, [str(path.relative_to(toolkit)) for path in sources], *sources)
     return cache.entry("repo-nvidia", recipe, make, "NVIDIA's repository")
 
 

@@ -84,7 +84,7 @@ MODELS = Suite(
 def made(engine: Engine, kind: str, suite: Suite) -> Path:
     """Return the folder with `image.tar` (a root filesystem) and `debs/` (`plain/`) of a suite, made if not cached."""
     what = f"{kind} image of Debian {suite.name}"
-    return cache.entry(kind, (inspect.getsource(_make), suite), lambda folder: _make(engine, suite, folder, what), what)
+    return cache.entry(kind, (_RECIPE, suite), lambda folder: _make(engine, suite, folder, what), what)
 
 
 def _make(engine: Engine, suite: Suite, folder: Path, what: str) -> None:
@@ -109,3 +109,6 @@ def _make(engine: Engine, suite: Suite, folder: Path, what: str) -> None:
     argv = ["mmdebstrap", *options, suite.name, f"{folder}/image.tar", *([url] if url else [])]
     script = f"mkdir -p {folder}/debs/partial {folder}/plain\n{shlex.join(argv)}\nrm -rf {folder}/debs/partial"
     workshop.work(engine, script, what=f"Making the {what}")
+
+
+_RECIPE = inspect.getsource(_make)  # as it was loaded, see cache.recipe

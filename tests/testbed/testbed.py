@@ -197,7 +197,7 @@ def _up(kinds: dict[str, str], ports: dict[str, int] | None = None) -> Testbed:
     found = {"debian": mirror.result(), "docker-ce": docker.result(), "nvidia": nvidia.result()}
     if services.start(engine, service_image.result(), found, name_server):
         progress("services: repositories, registry and weights are served")
-        models_image.push(f"http://{services.address(engine, 5000)}", layers.result())
+    models_image.push(f"http://{services.address(engine, 5000)}", layers.result())
     for name, kind in kinds.items():
         image = images[hosts.KINDS[kind][0]].result()
         _host(engine, name, kind, image, (ports or {}).get(name), key, name_server)
