@@ -50,10 +50,6 @@ class Report(BaseStateCallback):
         """Remembers what a run did to a model: created, recreated, started."""
         self.done.setdefault(host, {})[model] = action
 
-    def host_connect_error(self, state: State, host: Host, error: Exception) -> None:  # type: ignore[override]
-        """pyinfra could not connect."""
-        self.failed(host.name, [str(error)])
-
     def host_disconnect(self, state: State, host: Host) -> None:  # type: ignore[override]
         """The end of the run, called for every host."""
         if not self.printed:
@@ -62,12 +58,13 @@ class Report(BaseStateCallback):
 
     def show(self, state: State) -> None:
         """The table and the closing line, on standard error like all that pyinfra prints."""
-        console = Console(file=sys.stderr, highlight=False, soft_wrap=not sys.stderr.isatty())
+        # Without a terminal rich assumes 80 columns; a log has room for the whole table.
+        console = Console(file=sys.stderr, highlight=False, width=None if sys.stderr.isatty() else 160)
         rows = [row for name in sorted(self.fleet) for row in self.rows(state, name)]
         if rows:
             table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
             for title in ("HOST", "MODEL", "ENGINE", "GPU", "ENDPOINT", "STATE"):
-                table.add_column(title, overflow="fold", no_wrap=title in ("HOST", "MODEL", "GPU"))
+                table.add_column(title, overflow="fold", no_wrap=title != "STATE")
             for row in rows:
                 style = next((style for word, style in STYLES.items() if row[-1].startswith(word)), "red")
                 table.add_row(*row[:-1], f"[{style}]{escape(row[-1])}[/]")
@@ -86,7 +83,8 @@ class Report(BaseStateCallback):
             return []
         seen = last_look(host)
         if seen is None or seen.trouble:
-            return [(name, "-", "", "", "", "FAILED: " + (self.errors.get(name) or ["not reached"])[0])]
+            why = self.errors.get(name) or (["stopped before it"] if host.connected else ["could not connect, see above"])
+            return [(name, "-", "", "", "", f"FAILED: {why[0]}")]
         wanted = self.fleet[name]
         return [self.row(state, name, model, wanted, seen) for model in wanted.models]
 

@@ -9,8 +9,6 @@ from pyinfra.api.command import PyinfraCommand
 from gpurack.operations.commands import Refusal, carry_out
 from gpurack.plan.steps import Plan
 
-_said: dict[tuple[str, str], list[str]] = {}
-
 
 def carry_out_plan(operation: str, plan: Plan) -> Iterator[PyinfraCommand]:
     """The commands of a plan of steps and errors. Reasons are printed before the first."""
@@ -30,7 +28,7 @@ def announce(operation: str, reasons: Sequence[str], errors: Sequence[str] = ())
     The names of operations are shared by all hosts, so they cannot carry reasons.
     """
     lines = [f"~ {reason}" for reason in reasons] + [f"error {error}" for error in errors]
-    said = _said.setdefault((host.name, operation), [])
+    said = host.connector_data.setdefault(f"gpurack said {operation}", [])
     for line in lines:
         if line not in said:
             said.append(line)

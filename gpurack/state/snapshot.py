@@ -8,7 +8,6 @@ import shlex
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
-from weakref import WeakKeyDictionary
 
 from pyinfra.api import FactBase, Host, StringCommand
 from pyinfra.api.state import StateStage
@@ -59,7 +58,8 @@ class Snapshot(FactBase[HostState]):
             return HostState(trouble=f"the look at the host could not be understood ({error!r}); please report this.")
 
 
-_looks: WeakKeyDictionary[Host, tuple[StateStage, HostState]] = WeakKeyDictionary()
+# Kept with pyinfra's host, which lives as long as the run. (`pyinfra.host` is a proxy: no key for a dictionary.)
+_KEY = "gpurack look"
 
 
 def look(host: Host, wanted: spec.Host) -> HostState:
@@ -68,25 +68,25 @@ def look(host: Host, wanted: spec.Host) -> HostState:
     Execute looks again where Prepare found changes: minutes may lie between them, at the prompt.
     """
     stage = host.state.current_stage
-    seen = _looks.get(host)
+    seen: tuple[StateStage, HostState] | None = host.connector_data.get(_KEY)
     unchanged = not host.state.get_meta_for_host(host).ops_change
     if seen and (seen[0] == stage or (seen[0] == StateStage.Prepare and unchanged)):
         return seen[1]
     state = _take(host, wanted)
-    _looks[host] = (stage, state)
+    host.connector_data[_KEY] = (stage, state)
     return state
 
 
 def last_look(host: Host) -> HostState | None:
     """What was seen last, however old; None when the host was never looked at."""
-    seen = _looks.get(host)
+    seen = host.connector_data.get(_KEY)
     return seen[1] if seen else None
 
 
 def forget(host: Host) -> None:
     """Something changed on the host (or failed half way), so the next `look` is a new one."""
-    if host in _looks:
-        _looks[host] = (StateStage.Setup, _looks[host][1])
+    if _KEY in host.connector_data:
+        host.connector_data[_KEY] = (StateStage.Setup, host.connector_data[_KEY][1])
 
 
 def _take(host: Host, wanted: spec.Host) -> HostState:
