@@ -194,7 +194,7 @@ def _up(kinds: dict[str, str], ports: dict[str, int] | None = None) -> Testbed:
         service_image = pool.submit(_image, engine, serving.result())
         layers = pool.submit(models_image.layers, sid.result())
         _finish([mirror, docker, service_image, layers, *images.values()])
-    found = {"debian": mirror.result(), "docker-ce": docker.result(), "nvidia": nvidia.result()}
+    found = {"debian": mirror.result(), "docker-ce/linux/debian": docker.result(), "nvidia": nvidia.result()}
     if services.start(engine, service_image.result(), found, name_server):
         progress("services: repositories, registry and weights are served")
     models_image.push(f"http://{services.address(engine, 5000)}", layers.result())
