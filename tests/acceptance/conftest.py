@@ -1,0 +1,166 @@
+"""What every acceptance test holds in its hands: the testbed's hosts, inventories, and the pyinfra command itself.
+
+State is read by other means than gpurack's code: ssh, docker by hand, curl, sshd's log, testinfra.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pprint
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.testbed import Host, Testbed
+from tests.testbed.inventory import common, reach, weights
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+PYINFRA = str(Path(sys.executable).parent / "pyinfra")
+RUN_TIMEOUT = 300
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished pyinfra run."""
+
+    exit_code: int
+    output: str
+    """Standard output and error, without colours."""
+    begun: float
+    """Seconds since the epoch; for Host.ssh_commands(since)."""
+
+    @property
+    def unchanged(self) -> bool:
+        """Did it report no change at all?"""
+        return self.exit_code == 0 and "nothing changed" in self.output and "Success" not in self.output
+
+    def lines(self, host: str) -> list[str]:
+        """The lines that pyinfra printed for one host."""
+        return [line for line in self.output.splitlines() if line.strip().startswith(f"[{host}]")]
+
+
+@pytest.fixture(scope="session")
+def testbed() -> Testbed:
+    """The running testbed (`python -m tests.testbed up`)."""
+    return Testbed.up(["gpu1", "cpu1"])
+
+
+@dataclass
+class Lab:
+    """Writes inventories and runs pyinfra on them."""
+
+    testbed: Testbed
+    folder: Path
+
+    def inventory(self, hosts: dict[str, dict[str, Any]], over: dict[str, Any] | None = None) -> Path:
+        """Write an inventory of testbed hosts; `over` replaces keys of what all hosts have in common."""
+        entries = [(name, {**reach(name), **data}) for name, data in hosts.items()]
+        path = self.folder / "lab.py"
+        path.write_text(f"lab = {pprint.pformat((entries, {**common(), **(over or {})}), sort_dicts=False)}\n")
+        return path
+
+    def argv(self, inventory: Path, *options: str, deploy: str = "gpu_host") -> list[str]:
+        """The command line an admin would type."""
+        return [PYINFRA, str(inventory), f"deploys/{deploy}.py", *options]
+
+    def run(
+        self,
+        inventory: Path,
+        *options: str,
+        deploy: str = "gpu_host",
+        env: dict[str, str] | None = None,
+        stdin: str | None = None,
+    ) -> Run:
+        """Run pyinfra as an admin would, with -y unless options are given, without a terminal."""
+        begun = time.time()
+        done = subprocess.run(
+            self.argv(inventory, *(options or ("-y",)), deploy=deploy),
+            cwd=CHECKOUT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})},
+            input=stdin if stdin is not None else "",
+            capture_output=True,
+            text=True,
+            timeout=RUN_TIMEOUT,
+            check=False,
+        )
+        output = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", done.stdout + done.stderr)
+        return Run(done.returncode, output, begun)
+
+    def start(self, inventory: Path, *options: str, deploy: str = "gpu_host") -> subprocess.Popen[str]:
+        """Begin a run and return at once; the caller waits for it or kills it."""
+        return subprocess.Popen(
+            self.argv(inventory, *(options or ("-y",)), deploy=deploy),
+            cwd=CHECKOUT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+
+@pytest.fixture
+def lab(testbed: Testbed, tmp_path: Path) -> Lab:
+    """The means to run pyinfra on inventories of the test's own."""
+    return Lab(testbed, tmp_path)
+
+
+@pytest.fixture
+def gpu1(testbed: Testbed) -> Iterator[Host]:
+    """The host with four cards, as the test before left it; its simulated cards are healthy again afterwards."""
+    host = testbed.host("gpu1")
+    yield host
+    host.gpus.reset()
+
+
+@pytest.fixture
+def cpu1(testbed: Testbed) -> Host:
+    """The host without cards."""
+    return testbed.host("cpu1")
+
+
+@pytest.fixture
+def fresh(testbed: Testbed) -> Callable[[str], Host]:
+    """Make a host anew from its base image."""
+    return testbed.recreate
+
+
+def model(name: str, gpus: list[int] | str, port: int, **fields: Any) -> dict[str, Any]:
+    """A model entry whose weights are the served model `name`."""
+    return {"weights": weights(name), "gpus": gpus, "port": port, **fields}
+
+
+def containers(host: Host) -> dict[str, dict[str, Any]]:
+    """All containers of a host by name, as `docker inspect` has them."""
+    ids = host.root("docker ps -aq --no-trunc").stdout.split()
+    inspected = json.loads(host.root(f"docker inspect {' '.join(ids)}").stdout) if ids else []
+    return {data["Name"].lstrip("/"): data for data in inspected}
+
+
+def identities(host: Host) -> dict[str, tuple[str, str]]:
+    """Name → (id, StartedAt) of every container: what must not change when nothing is to change."""
+    return {name: (data["Id"], data["State"]["StartedAt"]) for name, data in containers(host).items()}
+
+
+def chat(host: Host, port: int, key: str | None = None) -> str:
+    """What a model answers to a chat request, asked by curl on the host itself."""
+    body = json.dumps({"messages": [{"role": "user", "content": "Who are you?"}]})
+    header = f"-H 'Authorization: Bearer {key}'" if key else ""
+    answer = host.run(
+        f"curl -sS --max-time 20 {header} -H 'Content-Type: application/json' -d '{body}' "
+        f"http://127.0.0.1:{port}/v1/chat/completions"
+    ).stdout
+    return str(json.loads(answer)["choices"][0]["message"]["content"])
+
+
+def cards(host: Host, container: str) -> list[str]:
+    """The UUIDs that `nvidia-smi -L` lists inside a container."""
+    return re.findall(r"GPU-[0-9a-f-]+", host.root(f"docker exec {container} nvidia-smi -L").stdout)
