@@ -43,7 +43,7 @@ acceptance: $(READY) ## what must hold on the testbed's real hosts
 	$(BIN)/python -m tests.testbed up
 	$(BIN)/pytest -v --durations=15 tests/acceptance
 
-test: unit acceptance ## everything
+test: unit acceptance ## everything: unit, operation and acceptance tests
 
 demo: $(READY) ## a testbed of two hosts, the main job on it twice, and what the models say
 	$(BIN)/python -m tests.testbed.demo

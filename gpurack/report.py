@@ -83,7 +83,9 @@ class Report(BaseStateCallback):
             return []
         seen = last_look(host)
         if seen is None or seen.trouble:
-            why = self.errors.get(name) or (["stopped before it"] if host.connected else ["could not connect, see above"])
+            why = self.errors.get(name) or (
+                ["stopped before it"] if host.connected else ["could not connect, see above"]
+            )
             return [(name, "-", "", "", "", f"FAILED: {why[0]}")]
         wanted = self.fleet[name]
         return [self.row(state, name, model, wanted, seen) for model in wanted.models]

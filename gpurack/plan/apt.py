@@ -65,17 +65,39 @@ def repository(repo: Repository, state: HostState) -> list[Step]:
     if key is None or key.text != repo.key:
         steps.append(WriteFile(f"key of the {repo.name} repository", repo.key_path, repo.key))
     for path, text in sorted(state.sources.items()):
-        if path != repo.path and mentions(text, repo.marks):
+        rest = without(text, repo.marks)
+        if path == repo.path or rest == text:
+            continue
+        if alive(rest):
+            steps.append(WriteFile(f"comment out the {repo.name} repository in {path}", path, rest))
+        else:
             steps.append(SetAside(f"set aside {path}, an older file of the {repo.name} repository", path))
     if state.sources.get(repo.path) != repo.text:
         steps.append(WriteFile(f"repository {repo.uri}", repo.path, repo.text))
     return steps
 
 
-def mentions(text: str, marks: Iterable[str]) -> bool:
-    """Does an apt source name one of these repositories in a line that is not a comment?"""
-    live = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
-    return any(mark in line for line in live for mark in marks)
+def without(text: str, marks: Iterable[str]) -> str:
+    """An apt source with every entry that names one of these repositories commented out: lines of a .list file,
+    whole stanzas of a deb822 file. Two entries for one repository with different keys are an error to apt
+    ("Conflicting values set for option Signed-By")."""
+    if not re.search(r"(?m)^Types:", text):
+        lines = text.splitlines(keepends=True)
+        return "".join(_comment(line) if any(mark in line for mark in marks) else line for line in lines)
+    stanzas = re.split(r"(\n[ \t]*\n)", text)
+    return "".join(
+        "".join(map(_comment, stanza.splitlines(keepends=True))) if any(mark in stanza for mark in marks) else stanza
+        for stanza in stanzas
+    )
+
+
+def _comment(line: str) -> str:
+    return line if not line.strip() or line.startswith("#") else f"# {line}"
+
+
+def alive(text: str) -> bool:
+    """Is there anything in an apt source that is not a comment?"""
+    return any(line.strip() and not line.lstrip().startswith("#") for line in text.splitlines())
 
 
 def finish_interrupted(state: HostState) -> list[Step]:

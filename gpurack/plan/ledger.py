@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gpurack.spec.model import Host, Model
-from gpurack.state.model import Gpu, HostState
+from gpurack.state.model import MISMATCH, Gpu, HostState
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ def assign(spec: Host, state: HostState) -> Ledger:
         kept = kept_cards(name, model, state)
         if kept is not None:
             gone = [uuid for uuid in kept if not alive(uuid, state)]
-            if gone and state.driver.exit_code != 18:
+            if gone and state.driver.exit_code != MISMATCH:
                 errors[name] = lost(gone, state)
             else:
                 uuids[name] = kept

@@ -11,7 +11,7 @@ from gpurack.plan import compose, ledger, weights
 from gpurack.plan.steps import Shell, Step, WriteFile
 from gpurack.resources import read_text, render
 from gpurack.spec.model import Host, UrlWeights
-from gpurack.state.model import Container, HostState
+from gpurack.state.model import MISMATCH, Container, HostState
 
 Action = Literal["keep", "create", "recreate", "start", "wait", "remove"]
 READY_TIMEOUT = 1800
@@ -59,6 +59,8 @@ def plan_models(spec: Host, state: HostState, keys: Mapping[str, str], salt: str
     cards = ledger.assign(spec, state)
     changes: list[Change] = []
     errors: dict[str, str] = dict(cards.errors)
+    if state.driver.exit_code == MISMATCH and spec.wants_gpu:
+        errors["driver"] = mismatch(state)
     services: dict[str, Any] = {}
     enabled = [name for name, model in spec.models.items() if model.enabled]
     for name in enabled:
@@ -171,8 +173,8 @@ def obstacle(name: str, spec: Host, state: HostState, change: Change) -> str | N
             f'the container name "{name}" is taken by a container that is not gpurack\'s ({stranger.status}, image '
             f"{stranger.image[7:19]}). Rename it (docker rename {name} {name}-old) or give the model another name."
         )
-    if model.gpus and state.driver.exit_code == 18 and change.action != "keep":
-        return mismatch(state)
+    if model.gpus and state.driver.exit_code == MISMATCH and change.action != "keep":
+        return f"not touched ({change.action}: {', '.join(change.reasons)}), because driver and library differ."
     holder = port_holder(name, spec, state) if change.action != "keep" else None
     if holder:
         return f"port {model.port} is held by {holder}. Nothing of this model was changed. Stop it or use another port."
@@ -206,7 +208,7 @@ def mismatch(state: HostState) -> str:
     """Driver and library differ: what runs goes on, but nothing could start again."""
     return (
         f"kernel module {state.driver.kernel}, but nvidia-smi says: {state.driver.message}. Running models go on but "
-        f"could not start again, so none was touched. Reboot the host, then run again."
+        "could not start again, so none on a GPU was touched. Reboot the host, then run again."
     )
 
 

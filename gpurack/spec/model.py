@@ -7,6 +7,7 @@ import ipaddress
 import os
 import re
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -82,12 +83,17 @@ class Secret(Strict):
         try:
             if self.file is not None:
                 return Path(self.file).expanduser().read_text()
-            done = subprocess.run(self.command or [], capture_output=True, text=True, check=True)
-            return done.stdout
+            return _output_of(tuple(self.command or []))
         except subprocess.CalledProcessError as error:
             raise SecretError(f"{self.source()} ended with exit code {error.returncode}.") from None
         except (OSError, UnicodeDecodeError) as error:
             raise SecretError(f"{self.source()} cannot be read: {getattr(error, 'strerror', error)}.") from None
+
+
+@cache
+def _output_of(command: tuple[str, ...]) -> str:
+    """Once per run: a password manager may ask its user."""
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 class UrlWeights(Strict):

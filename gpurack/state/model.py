@@ -73,6 +73,10 @@ class GpuProcess:
     user: str
 
 
+MISMATCH = 18
+"""nvidia-smi's exit code when the kernel module and the libraries are of different versions."""
+
+
 @dataclass(frozen=True)
 class Driver:
     """The NVIDIA driver. kernel: the loaded module's version, "" when there is none. exit_code, message: nvidia-smi's

@@ -1,0 +1,73 @@
+"""`make demo`: two throwaway hosts, the main job on them, what each model says, and the same job again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.testbed import Host, Testbed
+from tests.testbed.paths import CHECKOUT
+from tests.testbed.shell import TestbedError
+
+PYINFRA = str(Path(sys.executable).parent / "pyinfra")
+JOB = ["pyinfra", "inventories/demo.py", "deploys/gpu_host.py", "-y"]
+MODELS = {"gpu1": (("alpha", 8000), ("beta", 8001)), "cpu1": (("gamma", 8000),)}
+QUESTION = json.dumps({"messages": [{"role": "user", "content": "Who are you?"}]})
+
+
+def main() -> int:
+    """Run the demo; return the exit code."""
+    begun = time.monotonic()
+    title("1. Two fresh hosts: gpu1 with four simulated A30, cpu1 without a card")
+    testbed = Testbed.up(["gpu1", "cpu1"])
+    title("2. The main job: " + " ".join(JOB))
+    if job() != 0:
+        return 1
+    title("3. Each model's own answer to “Who are you?”")
+    for name, models in MODELS.items():
+        for model, port in models:
+            print(f"  {name}  {model:6} {ask(testbed.host(name), port)}", flush=True)
+    title("4. The same job again")
+    again = time.monotonic()
+    if job() != 0:
+        return 1
+    print(f"\nThe second run took {time.monotonic() - again:.1f} s, the whole demo {time.monotonic() - begun:.0f} s.")
+    config = testbed.ssh_config.relative_to(CHECKOUT)
+    print(
+        f"""
+Look around:
+  ssh -F {config} gpu1                     a host; then: sudo docker ps, nvidia-smi, cat /etc/gpurack/compose.yaml
+  $EDITOR inventories/demo.py                       move a model to another GPU, then
+  source .venv/bin/activate
+  pyinfra inventories/demo.py deploys/gpu_host.py   shows the change, and makes it when you press Enter
+End it:
+  make demo-down"""
+    )
+    return 0
+
+
+def title(text: str) -> None:
+    """One step of the demo."""
+    print(f"\n\033[1m=== {text}\033[0m" if sys.stdout.isatty() else f"\n=== {text}", flush=True)
+
+
+def job() -> int:
+    """Run the main job as an admin would."""
+    return subprocess.run([PYINFRA, *JOB[1:]], cwd=CHECKOUT, stdin=subprocess.DEVNULL, check=False).returncode
+
+
+def ask(host: Host, port: int) -> str:
+    """Return a model's answer, asked by curl on its host (the models are bound to its loopback address)."""
+    url = f"http://127.0.0.1:{port}/v1/chat/completions"
+    answer = host.run(f"curl -sS --max-time 20 -H 'Content-Type: application/json' -d '{QUESTION}' {url}").stdout
+    return str(json.loads(answer)["choices"][0]["message"]["content"])
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except TestbedError as error:
+        sys.exit(str(error))
