@@ -46,6 +46,21 @@ class Run:
         """The lines that pyinfra printed for one host."""
         return [line for line in self.output.splitlines() if line.strip().startswith(f"[{host}]")]
 
+    def row(self, host: str, model: str = "-") -> str:
+        """The line of one model in the table at the end, white space squeezed; "" when there is none."""
+        lines = (" ".join(line.split()) for line in self.output.splitlines())
+        return next((line for line in lines if line.startswith(f"{host} {model} ")), "")
+
+    def errors(self, host: str) -> list[str]:
+        """The sentences below the table that say what is wrong with one host."""
+        start = f"error {host} "
+        return [line.removeprefix(start) for line in self.output.splitlines() if line.startswith(start)]
+
+    @property
+    def traceback(self) -> bool:
+        """Did anything end in a traceback? An admin at night is to see sentences."""
+        return "Traceback (most recent call last)" in self.output
+
 
 @pytest.fixture(scope="session")
 def testbed() -> Testbed:
@@ -68,8 +83,8 @@ class Lab:
         return path
 
     def argv(self, inventory: Path, *options: str, deploy: str = "gpu_host") -> list[str]:
-        """The command line an admin would type."""
-        return [PYINFRA, str(inventory), f"deploys/{deploy}.py", *options]
+        """The command line an admin would type; `deploy`: a name in deploys/, or the path of another deploy file."""
+        return [PYINFRA, str(inventory), deploy if deploy.endswith(".py") else f"deploys/{deploy}.py", *options]
 
     def run(
         self,

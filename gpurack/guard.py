@@ -1,0 +1,32 @@
+"""What must be said before any deploy file is loaded; called from a pyinfra project's config.py.
+
+pyinfra (3.10.0) loads a deploy file once per host. With no hosts it never does, prints an empty table and exits with 0,
+so a misspelled group, or a dict where pyinfra wants a list, would look like a success.
+"""
+
+from typing import Any
+
+from pyinfra.api import Config, Inventory, State
+from pyinfra.context import ctx_state
+
+from gpurack.spec.problems import InventoryError, Problem
+
+NO_HOSTS = Problem(
+    "",
+    "",
+    "it has no hosts. Write them as a list at the top of the inventory file, as in inventories/demo.py; "
+    "pyinfra reads lists and silently ignores a dict there.",
+)
+
+
+def refuse_empty_inventories() -> None:
+    """From now on a run on an inventory without hosts ends with a sentence and exit code 1."""
+    state: State = ctx_state.get()
+    begin = state.init
+
+    def init(inventory: Inventory, config: Config | None, initial_limit: Any = None) -> Any:
+        if not len(inventory):
+            raise InventoryError([NO_HOSTS])
+        begin(inventory, config, initial_limit=initial_limit)
+
+    state.init = init  # type: ignore[method-assign]
