@@ -40,7 +40,8 @@ class Run:
     @property
     def unchanged(self) -> bool:
         """Did it report no change at all?"""
-        return self.exit_code == 0 and "nothing changed" in self.output and "Success" not in self.output
+        done = any(line.rstrip().endswith("] Success") for line in self.output.splitlines())
+        return self.exit_code == 0 and "nothing changed" in self.output and not done
 
     def lines(self, host: str) -> list[str]:
         """The lines that pyinfra printed for one host."""
@@ -122,10 +123,10 @@ class Lab:
         )
 
 
-@pytest.fixture
-def lab(testbed: Testbed, tmp_path: Path) -> Lab:
+@pytest.fixture(scope="module")
+def lab(testbed: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Lab:
     """The means to run pyinfra on inventories of the test's own."""
-    return Lab(testbed, tmp_path)
+    return Lab(testbed, tmp_path_factory.mktemp("lab"))
 
 
 @pytest.fixture
@@ -142,7 +143,7 @@ def cpu1(testbed: Testbed) -> Host:
     return testbed.host("cpu1")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def fresh(testbed: Testbed) -> Callable[[str], Host]:
     """Make a host anew from its base image."""
     return testbed.recreate

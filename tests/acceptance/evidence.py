@@ -1,0 +1,111 @@
+"""Evidence over time and of whole hosts, gathered as root on the host and not through sshd, whose log is counted."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from tests.testbed import Host
+
+SEPARATOR = "\x1e"
+# bash waits in `read`, which costs no process, and ends when its standard input is closed.
+_LOOP = "while read -r -t {every} _; [ $? -gt 128 ]; do {look}; printf '\\036'; done"
+
+DAEMON_JSON = "if [ -e /etc/docker/daemon.json ]; then echo there; cat /etc/docker/daemon.json; fi"
+RUNNING_WITH_CARDS = (
+    'ids=$(docker ps -q); [ -z "$ids" ] || docker inspect --format '
+    "'{{if .State.Running}}{{.Name}} {{json .HostConfig.DeviceRequests}}{{end}}' $ids 2>/dev/null"
+)
+
+
+@dataclass
+class Samples:
+    """What a look printed, each time it was taken; complete when the `with` block is left."""
+
+    looks: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def sampled(host: Host, look: str, every: float = 0.05) -> Iterator[Samples]:
+    """Take a look at the host (shell, as root) again and again while the block runs."""
+    samples = Samples()
+    argv = ["nsenter", "--target", str(host.pid()), "--mount", "--uts", "--ipc", "--net", "--pid"]
+    with tempfile.TemporaryFile() as out:
+        process = subprocess.Popen(
+            [*argv, "bash", "-c", _LOOP.format(every=every, look=look)], stdin=subprocess.PIPE, stdout=out
+        )
+        try:
+            yield samples
+        finally:
+            process.communicate(timeout=30)
+            out.seek(0)
+            samples.looks = out.read().decode().split(SEPARATOR)[:-1]
+
+
+def invalid_daemon_json(samples: Samples) -> list[str]:
+    """The samples of DAEMON_JSON in which the file was there and not a JSON object."""
+    bad = []
+    for look in samples.looks:
+        there, _, text = look.partition("\n")
+        if there:
+            try:
+                assert isinstance(json.loads(text), dict)
+            except (ValueError, AssertionError):
+                bad.append(text)
+    return bad
+
+
+def cards_held_twice(samples: Samples) -> list[str]:
+    """The samples of RUNNING_WITH_CARDS in which one card was in two running containers."""
+    bad = []
+    for look in samples.looks:
+        held = [
+            device
+            for line in look.splitlines()
+            if line.strip()
+            for request in json.loads(line.split(" ", 1)[1]) or []
+            for device in request["DeviceIDs"] or []
+        ]
+        if len(held) != len(set(held)):
+            bad.append(look)
+    return bad
+
+
+def lifetimes(host: Host, since: float) -> list[tuple[str, str, int]]:
+    """(container name, "start" or "die", nanoseconds) since a time, in order, by dockerd's own events."""
+    lines = host.root(
+        f"docker events --since {since:.3f} --until $(date +%s.%N) --filter type=container "
+        "--filter event=start --filter event=die --format '{{json .}}'"
+    ).stdout.splitlines()
+    events = [json.loads(line) for line in lines]
+    return [(event["Actor"]["Attributes"]["name"], event["Action"], event["timeNano"]) for event in events]
+
+
+def files_touched(host: Host, since: float) -> list[str]:
+    """Files and folders that were written since a time, on disk and in /run/gpurack.
+
+    Left out is what any login and any answered request writes: logs, the terminals' records, Docker's logs.
+    """
+    out = host.root(
+        f"find / /run/gpurack /var/lib/docker -xdev -newermt @{since:.3f} "
+        "-not -path '/var/log/*' -not -path '/tmp*' -not -path '/var/lib/lastlog/*' -not -path '/var/lib/wtmpdb/*' "
+        "-not -path '/var/lib/docker/containers/*-json.log' -not -path '/var/lib/docker/containers/*/local-logs/*' "
+        "-not -path /run -not -path '/dev/*' 2>/dev/null | sort -u",
+        check=False,
+    ).stdout
+    return out.splitlines()
+
+
+def dockerd_pid(host: Host) -> str:
+    """The process id of the Docker daemon."""
+    return host.root("pidof dockerd").stdout.strip()
+
+
+def dpkg_audit(host: Host) -> str:
+    """What dpkg finds half installed; "" is clean."""
+    done = host.root("dpkg --audit")
+    return done.stdout + done.stderr
