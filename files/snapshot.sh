@@ -69,7 +69,10 @@ look_gpus() {
 		section processes
 		nvidia-smi --query-compute-apps=gpu_uuid,pid,process_name,used_memory --format=csv,noheader,nounits 2>/dev/null | grep ^GPU- |
 			while IFS=, read -r uuid pid name used; do
-				echo "$uuid,$pid,$name,$used,$(ps -o user= -p "${pid# }" 2>/dev/null)"
+				pid=${pid# }
+				# a container's cgroup ends in docker-<64 hex digits>.scope or docker/<64 hex digits>
+				container=$(sed -n 's/.*docker[-/]\([0-9a-f]\{64\}\).*/\1/p' "/proc/$pid/cgroup" 2>/dev/null | head -n 1)
+				echo "$uuid,$pid,$name,$used,$(ps -o user= -p "$pid" 2>/dev/null),$container"
 			done
 	fi
 	if have nvidia-ctk; then

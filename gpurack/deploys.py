@@ -19,6 +19,7 @@ from gpurack.operations.remove import remove as remove_operation
 from gpurack.report import REPORT
 from gpurack.spec.fleet import Fleet, read_fleet, without_models
 from gpurack.spec.model import Host
+from gpurack.spec.not_yet import not_carried_out
 from gpurack.spec.problems import InventoryError
 from gpurack.state.snapshot import look
 
@@ -74,8 +75,11 @@ def begin(needs_models: bool = False) -> Host:
     state = host.state
     if state not in _fleets:
         fleet = read_fleet(state.inventory)
+        problems = not_carried_out(fleet)
         if needs_models and (problem := without_models(fleet)):
-            raise InventoryError([problem])
+            problems.append(problem)
+        if problems:
+            raise InventoryError(problems)
         _fleets[state] = fleet
         REPORT.attach(state, fleet)
     return _fleets[state][host.name]

@@ -1,74 +1,155 @@
-"""The shape that every serving engine has. A new engine is one file in this folder with one `Engine`."""
+"""The shape that every serving engine has. A new engine is one file in this folder with one `Engine`, its cases in
+tests/unit/engines/, and a line in docs/engines.md."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
-from gpurack.spec.model import ArgValue, Model
+from gpurack.spec.model import ArgValue, HfWeights, Model, ModelScopeWeights, UrlWeights
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """What a model computes on. compute: NVIDIA's compute capability ("8.0"), None where it is not known."""
+
+    vendor: Literal["nvidia", "amd", "cpu"]
+    compute: str | None = None
+
+
+CPU = Accelerator("cpu")
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """A model that a service connects to. url: as its container reaches it, up to /v1. key_file: the path of its API
+    key inside the service's container, None for an open one."""
+
+    name: str
+    served_name: str
+    url: str
+    key_file: str | None
 
 
 @dataclass(frozen=True)
 class Run:
     """What an engine is told about the container it describes.
 
-    served_name: the name clients use. weights: the path inside the container, None without weights.
-    gpus: how many cards it gets. api_key_file: where the key lies inside the container, None without a key.
+    served_name: the name clients use. weights: the path inside the container, None without weights. accelerator: what
+    it computes on. gpus: how many cards it gets. memory_fraction: its share of each card (0 to 1), None for the whole
+    card. api_key_file: where the key lies inside the container, None without a key. upstreams: of a service.
     """
 
     served_name: str
-    weights: str | None
-    gpus: int
-    api_key_file: str | None
+    weights: str | None = None
+    accelerator: Accelerator = CPU
+    gpus: int = 0
+    memory_fraction: float | None = None
+    api_key_file: str | None = None
+    upstreams: tuple[Upstream, ...] = ()
 
 
 @dataclass(frozen=True)
 class Container:
-    """What an engine decides about its container; the rest (cards, port, mounts) is the same for all engines."""
+    """What an engine decides about its container; cards, port, weights and key are the same for all engines.
+
+    command: after the image's entry point. entrypoint: replaces it. environment: no secrets. volumes: name → path
+    inside, for caches that should survive the container. files: path inside → content, for configuration without
+    secrets. compose: anything else in Compose's words (ipc, shm_size, cap_add).
+    """
 
     command: list[str]
+    entrypoint: list[str] | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    volumes: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    compose: Mapping[str, Any] = field(default_factory=dict)
+
+
+Finding = tuple[str, str]
+"""(field of the model, sentence)"""
 
 
 class Engine(ABC):
     """One serving engine.
 
-    name: the inventory's word. port: where it listens inside its container. ready_path: the path that answers 200
-    with the served model's name in the body once it serves. weights_suffixes: file endings it can read.
+    name: the inventory's word. port: where it listens inside its container. ready_path: the path that answers 200 once
+    it serves; ready_names_model: with the served name in the body. weights_suffixes: endings of the files it can read;
+    weights_folders: can it read a Hugging Face folder? enforces_vram: does it keep to its share of a card by itself?
+    keyless: it knows no API keys. service: what people use, not a model. own_args: flags that gpurack writes itself →
+    the inventory's field for it. removed_args: flags of earlier versions → what to do instead.
+    min_compute: the lowest NVIDIA compute capability its images run on.
     """
 
     name: ClassVar[str]
     port: ClassVar[int]
     ready_path: ClassVar[str] = "/v1/models"
-    weights_suffixes: ClassVar[tuple[str, ...]]
-    own_args: ClassVar[Mapping[str, str]]
-    """Flags that gpurack writes itself → the inventory field that is meant instead."""
+    ready_names_model: ClassVar[bool] = True
+    weights_suffixes: ClassVar[tuple[str, ...]] = ()
+    weights_folders: ClassVar[bool] = False
+    enforces_vram: ClassVar[bool] = False
+    keyless: ClassVar[bool] = False
+    service: ClassVar[bool] = False
+    own_args: ClassVar[Mapping[str, str]] = {}
+    removed_args: ClassVar[Mapping[str, str]] = {}
+    min_compute: ClassVar[str | None] = None
 
     @abstractmethod
-    def image(self, version: str, gpu: bool) -> str:
-        """The image reference for an upstream version, for NVIDIA cards or the CPU."""
+    def image(self, version: str, accelerator: Accelerator) -> str:
+        """The image reference for an upstream version. Raises LookupError with a sentence where there is none for
+        this accelerator."""
+
+    def variants(self, version: str) -> list[str]:
+        """Every reference that `image` may choose from for a version."""
+        return sorted({self.image(version, accelerator) for accelerator in (CPU, Accelerator("nvidia", "8.0"))})
 
     @abstractmethod
     def container(self, model: Model, run: Run) -> Container:
-        """Command and environment of the container."""
+        """Command, environment and the rest of what is this engine's own."""
 
-    def check(self, model: Model) -> list[tuple[str, str]]:
-        """What this engine cannot do of what is asked: (field, sentence)."""
-        problems = [
-            (f"args.{flag}", f"gpurack sets this flag itself; use the field {self.own_args[flag]}.")
+    def parallelism(self, model: Model, gpus: int) -> tuple[int, int]:
+        """(tensor parallel, pipeline parallel) for so many cards; (1, 1) for engines that split by themselves."""
+        return 1, 1
+
+    def check(self, model: Model) -> list[Finding]:
+        """What this engine cannot do of what is asked. Engines extend it."""
+        findings = [
+            (f"args.{flag}", f"gpurack sets this flag itself; use the field {self.own_args[normal(flag)]}.")
             for flag in model.args
-            if flag in self.own_args
+            if normal(flag) in self.own_args
         ]
+        findings += [
+            (f"args.{flag}", f"{self.name} has no --{normal(flag)} any more: {self.removed_args[normal(flag)]}")
+            for flag in model.args
+            if normal(flag) in self.removed_args
+        ]
+        if self.keyless and model.api_key:
+            findings.append(("api_key", f"{self.name} knows no keys; write api_key: null and put a gateway before it."))
+        return findings + self.check_weights(model)
+
+    def check_weights(self, model: Model) -> list[Finding]:
+        """Are there weights, of a kind it can read?"""
+        if not (self.weights_suffixes or self.weights_folders):
+            return [("weights", f"{self.name} takes no weights.")] if model.weights is not None else []
         if model.weights is None:
-            problems.append(
-                ("weights", f'is missing; {self.name} needs a path on the host or {{"url": …, "sha256": …}}.')
-            )
-        else:
-            name = model.weights if isinstance(model.weights, str) else model.weights.filename
-            if not name.endswith(self.weights_suffixes):
-                endings = " or ".join(self.weights_suffixes)
-                problems.append(("weights", f"{self.name} reads {endings} files, not {name.rsplit('/', 1)[-1]}."))
-        return problems
+            return [("weights", 'is missing: a path on the host, {"hf": …}, {"url": …, "sha256": …} or {"copy": …}.')]
+        if isinstance(model.weights, HfWeights | ModelScopeWeights):
+            return []  # the repository may hold files of any kind
+        name = model.weights.filename if isinstance(model.weights, UrlWeights) else str(model.weights)
+        name = name.rstrip("/").rsplit("/", 1)[-1]
+        if name.endswith(self.weights_suffixes) or (self.weights_folders and not name.endswith(FILES)):
+            return []
+        can = [*self.weights_suffixes, *(["Hugging Face folders"] if self.weights_folders else [])]
+        return [("weights", f"{self.name} reads {' or '.join(can)}, not {name}.")]
+
+
+FILES = (".gguf", ".bin", ".safetensors", ".pt", ".onnx", ".ggml", ".pth", ".zip", ".tar")
+"""Endings of weights that are a file and no folder."""
+
+
+def normal(flag: str) -> str:
+    """A flag as the engines' parsers compare it: underscores are dashes."""
+    return flag.replace("_", "-")
 
 
 def flags(args: Mapping[str, ArgValue]) -> list[str]:
@@ -86,3 +167,13 @@ def flags(args: Mapping[str, ArgValue]) -> list[str]:
             elif item is not False:
                 words += [flag, str(item)]
     return words
+
+
+def with_secrets(exports: Mapping[str, str], argv: list[str]) -> tuple[list[str], list[str]]:
+    """(entrypoint, command) of a container that reads secrets from files into its environment and then becomes argv.
+
+    For engines that take keys only by environment: a value given by Compose would show in `docker inspect`, one that
+    the shell exports does not (facts about secrets, measured). exports: variable → path of the secret's file.
+    """
+    reads = "".join(f'export {name}="$(cat {path})"; ' for name, path in exports.items())
+    return ["sh", "-c"], [f'{reads}exec "$@"', "sh", *argv]

@@ -7,8 +7,10 @@ all but /health; 503 "Loading model" until /v1/models answers.
 
 from typing import ClassVar
 
-from gpurack.engines.base import Container, Engine, Run, flags
+from gpurack.engines.base import Accelerator, Container, Engine, Run, flags
 from gpurack.spec.model import Model
+
+VARIANTS = {"cpu": "server", "nvidia": "server-cuda", "amd": "server-rocm"}
 
 
 class LlamaCpp(Engine):
@@ -20,26 +22,21 @@ class LlamaCpp(Engine):
     own_args: ClassVar = {
         "m": "weights", "model": "weights", "hf": "weights", "hf-repo": "weights", "model-url": "weights",
         "port": "port", "host": "bind", "a": "served_name", "alias": "served_name",
-        "api-key": "api_key", "api-key-file": "api_key",
+        "c": "context", "ctx-size": "context", "api-key": "api_key", "api-key-file": "api_key",
     }  # fmt: skip
 
-    def image(self, version: str, gpu: bool) -> str:
+    def image(self, version: str, accelerator: Accelerator) -> str:
         """`version` is a build number as upstream tags it ("b7000")."""
-        return f"ghcr.io/ggml-org/llama.cpp:server{'-cuda' if gpu else ''}-{version}"
+        return f"ghcr.io/ggml-org/llama.cpp:{VARIANTS[accelerator.vendor]}-{version}"
 
     def container(self, model: Model, run: Run) -> Container:
-        command = [
-            "--model",
-            str(run.weights),
-            "--alias",
-            run.served_name,
-            "--host",
-            "0.0.0.0",
-            "--port",
-            str(self.port),
-        ]
+        """The server on port 8080, all layers on the cards if it has any."""
+        command = ["--model", str(run.weights), "--alias", run.served_name]
+        command += ["--host", "0.0.0.0", "--port", str(self.port)]
         if run.api_key_file:
             command += ["--api-key-file", run.api_key_file]
+        if model.context:
+            command += ["--ctx-size", str(model.context)]
         # All layers on the cards: without it newer builds fit silently and may leave layers on the CPU.
         if run.gpus and not {"ngl", "n-gpu-layers", "gpu-layers"} & set(model.args):
             command += ["--n-gpu-layers", "999"]

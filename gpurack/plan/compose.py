@@ -7,14 +7,14 @@ interpolated, so it is doubled; a short-form bind mount creates a missing folder
 import hashlib
 import hmac
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 
 from gpurack import paths
 from gpurack.engines import ENGINES
-from gpurack.engines.base import Run
+from gpurack.engines.base import CPU, Accelerator, Run
 from gpurack.plan import weights
 from gpurack.plan.ledger import gpus_text
 from gpurack.spec.merge import patch
@@ -28,11 +28,23 @@ HEADER = """\
 """
 
 
-def image(spec: Host, model: Model) -> str:
-    """The image reference a model runs from, through the host's mirrors."""
-    if model.image:
+def image(spec: Host, model: Model, accelerator: Accelerator) -> str:
+    """The image reference a model runs from, through the host's mirrors. Raises LookupError with a sentence when the
+    engine has no image for this accelerator."""
+    if isinstance(model.image, str):
         return mirrored(spec, model.image)
-    return mirrored(spec, ENGINES[model.engine].image(str(model.version), bool(model.gpus)))
+    return mirrored(spec, ENGINES[model.engine].image(str(model.version), accelerator))
+
+
+def accelerator(model: Model, compute: str | None = None) -> Accelerator:
+    """What a model computes on: NVIDIA's cards (of this compute capability) if it has any, else the CPU."""
+    return Accelerator("nvidia", compute) if model.gpus else CPU
+
+
+def compute_of(uuids: Sequence[str], state: HostState) -> str | None:
+    """The lowest compute capability among cards; None for none, or when no card says."""
+    found = [gpu.compute for gpu in state.gpus if gpu.uuid in uuids and gpu.compute]
+    return min(found, key=lambda text: tuple(map(int, text.split("."))), default=None)
 
 
 def mirrored(spec: Host, reference: str) -> str:
@@ -48,8 +60,14 @@ def mirrored(spec: Host, reference: str) -> str:
 
 
 def images(spec: Host) -> list[str]:
-    """The references of all enabled models."""
-    return [image(spec, model) for model in spec.models.values() if model.enabled]
+    """All references that enabled models may run from; which of an engine's variants depends on the cards."""
+    references: list[str] = []
+    for model in spec.models.values():
+        if model.enabled and isinstance(model.image, str):
+            references.append(model.image)
+        elif model.enabled:
+            references += ENGINES[model.engine].variants(str(model.version))
+    return [mirrored(spec, reference) for reference in references]
 
 
 def address(bind: str, state: HostState) -> str:
@@ -78,25 +96,35 @@ def service(name: str, spec: Host, state: HostState, uuids: tuple[str, ...]) -> 
     engine = ENGINES[model.engine]
     path = weights.host_path(spec, model)
     source, target, inside = weights.mount(path) if path else ("", "", None)
+    hardware = accelerator(model, compute_of(uuids, state))
     run = Run(
         served_name=model.served_name or name,
         weights=inside,
+        accelerator=hardware,
         gpus=len(uuids),
+        memory_fraction=memory_fraction(model, uuids, state),
         api_key_file="/run/secrets/api_key" if model.api_key else None,
     )
     container = engine.container(model, run)
     data: dict[str, Any] = {
-        "image": image(spec, model),
+        "image": image(spec, model, hardware),
         "container_name": name,
         "restart": "unless-stopped",
         "command": container.command,
         "ports": [{"target": engine.port, "published": str(model.port), "host_ip": address(model.bind, state)}],
     }
+    if container.entrypoint:
+        data["entrypoint"] = container.entrypoint
     if container.environment or model.env:
         data["environment"] = {**container.environment, **model.env}
+    mounts: list[dict[str, Any]] = [
+        {"type": "volume", "source": volume, "target": place} for volume, place in container.volumes.items()
+    ]
     if source:
         mount = {"type": "bind", "source": source, "target": target, "read_only": True}
-        data["volumes"] = [{**mount, "bind": {"create_host_path": False}}]
+        mounts.insert(0, {**mount, "bind": {"create_host_path": False}})
+    if mounts:
+        data["volumes"] = mounts
     if model.api_key:
         data["secrets"] = [{"source": f"{name}_api_key", "target": "api_key"}]
     if uuids and by_cdi(state):
@@ -106,8 +134,16 @@ def service(name: str, spec: Host, state: HostState, uuids: tuple[str, ...]) -> 
     elif uuids:
         data["runtime"] = "nvidia"
         data["environment"] = {**data.get("environment", {}), "NVIDIA_VISIBLE_DEVICES": ",".join(uuids)}
-    patched: dict[str, Any] = patch(data, model.compose)
+    patched: dict[str, Any] = patch(patch(data, container.compose), model.compose)
     return patched
+
+
+def memory_fraction(model: Model, uuids: Sequence[str], state: HostState) -> float | None:
+    """A model's share of its (smallest) card's memory; None for the whole card."""
+    sizes = [gpu.memory_total / 1024 for gpu in state.gpus if gpu.uuid in uuids]
+    if model.vram is None or not sizes:
+        return None
+    return round(model.vram.of(min(sizes)) / min(sizes), 3)
 
 
 def definition(
@@ -118,12 +154,15 @@ def definition(
     key: the API key's value; it is in the label only as a salted fingerprint. salt: 32 hex digits.
     """
     model = spec.models[name]
+    data = service(name, spec, state, uuids)
     words = {
         "engine": model.engine,
         "version": model.version,
-        "image": image(spec, model),
+        "image": data["image"],
         "weights": weights.host_path(spec, model),
         "gpus": gpus_text(model),
+        "vram": str(model.vram) if model.vram else None,
+        "context": model.context,
         "uuids": list(uuids),
         "port": model.port,
         "bind": model.bind,
@@ -132,7 +171,7 @@ def definition(
         "env": model.env,
         "compose": model.compose,
         "api_key": f"{salt}:{fingerprint(key, salt)}" if key is not None else None,
-        "service": digest(service(name, spec, state, uuids)),
+        "service": digest(data),
     }
     return {word: value for word, value in words.items() if value not in (None, {})}
 
@@ -171,6 +210,10 @@ def document(services: Mapping[str, Mapping[str, Any]]) -> str:
     }
     if secrets:
         content["secrets"] = secrets
+    mounts = [mount for data in services.values() for mount in data.get("volumes", []) if isinstance(mount, Mapping)]
+    volumes = sorted({mount["source"] for mount in mounts if mount.get("type") == "volume"})
+    if volumes:
+        content["volumes"] = {name: {} for name in volumes}
     text = yaml.dump(escaped(content), Dumper=_Quoted, sort_keys=False, allow_unicode=True, width=10**9)
     return HEADER.format(path=paths.COMPOSE_FILE) + text
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gpurack.spec.model import Host, Model
+from gpurack.spec.seats import SHARED
 from gpurack.state.model import MISMATCH, Gpu, HostState
 
 
@@ -18,7 +19,7 @@ class Ledger:
 
 def assign(spec: Host, state: HostState) -> Ledger:
     """Cards for every enabled model. The same inventory text and living UUIDs keep their cards, so that a renumbered
-    card moves no model; a card two models would hold is refused to the newcomer."""
+    card moves no model; a card that would hold more than it has is refused to the newcomer."""
     uuids: dict[str, tuple[str, ...]] = {}
     errors: dict[str, str] = {}
     enabled = {name: model for name, model in spec.models.items() if model.enabled}
@@ -30,24 +31,67 @@ def assign(spec: Host, state: HostState) -> Ledger:
                 errors[name] = lost(gone, state)
             else:
                 uuids[name] = kept
-    for name, model in enabled.items():
-        if name in uuids or name in errors:
-            continue
+    for name in sorted(set(enabled) - set(uuids) - set(errors)):
         try:
-            cards = resolve(model, state)
+            cards = resolve(enabled[name], spec, state)
         except LookupError as error:
             errors[name] = str(error)
             continue
-        holder = next(((other, uuid) for other, theirs in uuids.items() for uuid in theirs if uuid in cards), None)
-        if holder:
-            index = next((gpu.index for gpu in state.gpus if gpu.uuid == holder[1]), None)
-            errors[name] = (
-                f"GPU {index} is now {holder[1]}, which {holder[0]} holds; cards were renumbered or named twice. "
-                f"Choose a free card{free(state, uuids)}."
-            )
+        error_or_none = overfull(name, cards, spec, state, uuids) or held_by_others(name, cards, spec, state)
+        if error_or_none:
+            errors[name] = error_or_none
         else:
             uuids[name] = cards
     return Ledger(uuids, errors)
+
+
+def overfull(
+    name: str, cards: Sequence[str], spec: Host, state: HostState, uuids: Mapping[str, tuple[str, ...]]
+) -> str | None:
+    """Would a card hold more than it has with this model on it? Cards already given are in `uuids`."""
+    for uuid in cards:
+        card = next(gpu for gpu in state.gpus if gpu.uuid == uuid)
+        others = [other for other, theirs in uuids.items() if uuid in theirs]
+        if not others:
+            continue
+        names = ", ".join(others)
+        whole = [other for other in (*others, name) if spec.models[other].vram is None]
+        if whole:
+            return (
+                f"GPU {card.index} ({uuid}) is held by {names}"
+                f"{'' if name in whole and len(whole) == 1 else ' as a whole'}; choose a free card{free(state, uuids)} "
+                "or give each of them vram."
+            )
+        total = card.memory_total / 1024
+        together = sum(share.of(total) for other in (*others, name) if (share := spec.models[other].vram))
+        if together > SHARED * total:
+            return (
+                f"GPU {card.index} would hold {together:.1f} of {SHARED * total:.1f} GiB with {names}; "
+                f"lower vram or choose a free card{free(state, uuids)}."
+            )
+    return None
+
+
+def held_by_others(name: str, cards: Sequence[str], spec: Host, state: HostState) -> str | None:
+    """Is the memory this model needs held by processes that are not ours?"""
+    for uuid in cards:
+        foreign = [process for process in state.gpu_processes if process.uuid == uuid and not process.ours(state)]
+        if not foreign:
+            continue
+        card = next(gpu for gpu in state.gpus if gpu.uuid == uuid)
+        total, held = card.memory_total / 1024, sum(process.memory for process in foreign) / 1024
+        share = spec.models[name].vram
+        if share is not None and share.of(total) + held <= SHARED * total:
+            continue
+        who = ", ".join(
+            f"{process.name} (pid {process.pid}, {process.user or 'unknown user'}, {process.memory / 1024:.1f} GiB)"
+            for process in foreign
+        )
+        return (
+            f"GPU {card.index} is used by {who}, which is not gpurack's. Nothing of this model was changed. "
+            f"Wait for it, end it, or choose a free card{free(state, {})}."
+        )
+    return None
 
 
 def kept_cards(name: str, model: Model, state: HostState) -> tuple[str, ...] | None:
@@ -79,21 +123,28 @@ def alive(uuid: str, state: HostState) -> bool:
     return any(gpu.uuid == uuid for gpu in state.gpus)
 
 
-def resolve(model: Model, state: HostState) -> tuple[str, ...]:
+def resolve(model: Model, spec: Host, state: HostState) -> tuple[str, ...]:
     """The UUIDs the inventory's words mean on this host now. Raises LookupError with a sentence when they mean none."""
     if not model.gpus:
         return ()
     if not state.gpus:
         raise LookupError(f"wants GPU {gpus_text(model)}, but the host shows none (nvidia-smi -L).")
+    reserved = {find(wanted, state).uuid for wanted in spec.reserved_gpus}
     if model.gpus == "all":
         if state.driver.exit_code:
             raise LookupError(f"wants all GPUs, but nvidia-smi says: {state.driver.message}")
-        return tuple(gpu.uuid for gpu in state.gpus)
-    return tuple(card(wanted, state).uuid for wanted in model.gpus)
+        return tuple(gpu.uuid for gpu in state.gpus if gpu.uuid not in reserved)
+    cards = [find(wanted, state) for wanted in model.gpus]
+    for card in cards:
+        if card.uuid in reserved:
+            raise LookupError(f"GPU {card.index} is reserved (reserved_gpus); choose another.")
+    if len({card.uuid for card in cards}) < len(cards):
+        raise LookupError(f"{gpus_text(model)} names one card twice.")
+    return tuple(card.uuid for card in cards)
 
 
-def card(wanted: int | str, state: HostState) -> Gpu:
-    """The card an index or a UUID prefix means."""
+def find(wanted: int | str, state: HostState) -> Gpu:
+    """The card an index or a UUID prefix means. Raises LookupError with a sentence."""
     if isinstance(wanted, int):
         found = [gpu for gpu in state.gpus if gpu.index == wanted]
     else:

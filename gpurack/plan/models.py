@@ -66,6 +66,11 @@ def plan_models(spec: Host, state: HostState, keys: Mapping[str, str], salt: str
     for name in enabled:
         if name in errors:
             continue
+        if spec.models[name].gpus and state.driver.exit_code == MISMATCH:
+            # Nothing is known of the cards, so nothing can be compared: what runs goes on, what does not cannot start.
+            if not (name in state.ours and state.ours[name].running):
+                errors[name] = "not started, because driver and library differ."
+            continue
         uuids = cards.uuids[name]
         words = compose.definition(name, spec, state, uuids, keys.get(name), salt_of(name, state) or salt)
         change = compare(name, spec, state, words)
@@ -79,13 +84,13 @@ def plan_models(spec: Host, state: HostState, keys: Mapping[str, str], salt: str
         why = "disabled" if name in spec.models else "not in the inventory any more"
         changes.append(Change(name, "remove", (why,)))
     old = compose.old_services(state)
-    services |= {name: old[name] for name in errors if name in old}
+    services |= {name: old[name] for name in enabled if name not in services and name in old}
     text = compose.document(services)
     acting = [change for change in changes if change.action != "keep"]
     file = state.files.get(paths.COMPOSE_FILE)
     rewrite = bool(services or file) and (file is None or file.text != text)
     needs_job = bool(acting) or rewrite or secrets_differ(spec, state, keys)
-    job = make_job(spec, state, cards.uuids, acting, text, keys) if needs_job else None
+    job = make_job(spec, state, cards.uuids, acting, services, keys) if needs_job else None
     steps = tuple(host_files(state)) if services or state.ours else ()
     return ModelsPlan(tuple(changes), errors, steps, job)
 
@@ -173,8 +178,6 @@ def obstacle(name: str, spec: Host, state: HostState, change: Change) -> str | N
             f'the container name "{name}" is taken by a container that is not gpurack\'s ({stranger.status}, image '
             f"{stranger.image[7:19]}). Rename it (docker rename {name} {name}-old) or give the model another name."
         )
-    if model.gpus and state.driver.exit_code == MISMATCH and change.action != "keep":
-        return f"not touched ({change.action}: {', '.join(change.reasons)}), because driver and library differ."
     holder = port_holder(name, spec, state) if change.action != "keep" else None
     if holder:
         return f"port {model.port} is held by {holder}. Nothing of this model was changed. Stop it or use another port."
@@ -253,22 +256,28 @@ def make_job(
     state: HostState,
     uuids: Mapping[str, tuple[str, ...]],
     acting: Sequence[Change],
-    text: str,
+    services: Mapping[str, Any],
     keys: Mapping[str, str],
 ) -> dict[str, Any]:
     """What the runner carries out. groups: models that need each other's cards, ports or names stop together, then
     start one after the other; different groups go side by side."""
     return {
-        "compose": text,
-        "project": compose.PROJECT,
+        "compose": compose.document(services),
         "secrets": {name: key for name, key in keys.items() if not spec.models[name].gpus or name in uuids},
         "groups": [
-            [entry(change, spec, state, uuids) for change in group] for group in groups(acting, spec, state, uuids)
+            [entry(change, spec, state, uuids, services) for change in group]
+            for group in groups(acting, spec, state, uuids)
         ],
     }
 
 
-def entry(change: Change, spec: Host, state: HostState, uuids: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
+def entry(
+    change: Change,
+    spec: Host,
+    state: HostState,
+    uuids: Mapping[str, tuple[str, ...]],
+    services: Mapping[str, Any],
+) -> dict[str, Any]:
     """One model in the job."""
     name = change.model
     if change.action == "remove":
@@ -277,7 +286,7 @@ def entry(change: Change, spec: Host, state: HostState, uuids: Mapping[str, tupl
     data: dict[str, Any] = {
         "name": name,
         "action": change.action,
-        "image": compose.image(spec, model),
+        "image": services[name]["image"],
         "uuids": list(uuids[name]),
         "url": compose.probe_url(name, spec, state),
         "served_name": model.served_name or name,

@@ -6,17 +6,15 @@ from gpurack.spec.model import Host, Model
 
 
 def host_path(spec: Host, model: Model) -> str:
-    """The path on the host. Fetched files are named by their hash, so two models with the same weights share them."""
-    if model.weights is None:
-        return ""
-    if isinstance(model.weights, str):
-        return model.weights
-    return f"{spec.weights_dir}/{model.weights.sha256[:16]}-{model.weights.filename}"
+    """The path on the host, "" for a model without weights."""
+    if model.weights is None or isinstance(model.weights, str):
+        return model.weights or ""
+    return f"{spec.weights_dir}/{model.weights.place}"
 
 
 def paths(spec: Host) -> list[str]:
     """The paths that the snapshot looks for: those of all enabled models."""
-    return [path for model in spec.models.values() if model.enabled and (path := host_path(spec, model))]
+    return [path for model in spec.entries.values() if model.enabled and (path := host_path(spec, model))]
 
 
 def mount(path: str) -> tuple[str, str, str]:

@@ -17,6 +17,7 @@ from gpurack.engines import ENGINES
 from gpurack.spec.merge import merge, merge_all, without_nones
 from gpurack.spec.model import Host, Model, Secret, SecretError
 from gpurack.spec.problems import InventoryError, Problem, from_pydantic, nearest, unknown
+from gpurack.spec.seats import seat_problems
 
 HOST_FIELDS = (*Host.model_fields, "defaults", "engines")
 MODEL_FIELDS = tuple(Model.model_fields)
@@ -61,28 +62,32 @@ def check_host(name: str, data: Mapping[str, Any]) -> tuple[Host | None, list[Pr
         for key in data
         if key not in HOST_FIELDS and not _belongs_to_pyinfra(key) and nearest(key, HOST_FIELDS)
     ]
-    models: dict[str, Model] = {}
-    for model_name, entry in _mapping(data.get("models")).items():
-        model, found = check_model(name, str(model_name), _with_defaults(data, entry))
-        problems += found
-        if model:
-            models[str(model_name)] = model
-    own = {key: data[key] for key in Host.model_fields if key in data and key != "models"}
+    entries: dict[str, dict[str, Model]] = {"models": {}, "services": {}}
+    for kind, checked in entries.items():
+        if not isinstance(data.get(kind), Mapping | None):
+            problems.append(Problem(name, kind, f"should be a map of names to entries, not {data[kind]!r}."))
+        for entry_name, entry in _mapping(data.get(kind)).items():
+            model, found = check_model(name, kind, str(entry_name), _with_defaults(data, entry))
+            problems += found
+            if model:
+                checked[str(entry_name)] = model
+    own = {key: data[key] for key in Host.model_fields if key in data and key not in entries}
     # daemon keeps its nulls: they remove keys from the host's daemon.json
     daemon = _mapping(own.get("docker")).get("daemon")
     own = without_nones(own)
     if daemon is not None:
         own["docker"]["daemon"] = daemon
     try:
-        host = Host.model_validate({**own, "models": models})
+        host = Host.model_validate({**own, **entries})
     except ValidationError as error:
         return None, problems + from_pydantic(name, "", error, HOST_FIELDS)
+    problems += [Problem(name, path, what) for path, what in seat_problems(host)]
     return host, problems + clashes(name, host)
 
 
-def check_model(host: str, name: str, entry: Any) -> tuple[Model | None, list[Problem]]:
-    """One model's merged entry → its spec, and what is wrong with it."""
-    path = f"models.{name}"
+def check_model(host: str, kind: str, name: str, entry: Any) -> tuple[Model | None, list[Problem]]:
+    """One merged entry of `models` or `services` (kind) → its spec, and what is wrong with it."""
+    path = f"{kind}.{name}"
     if not isinstance(entry, Mapping):
         return None, [Problem(host, path, f"should be a map of fields, not {entry!r}.")]
     if not re.fullmatch(CONTAINER_NAME, name):
@@ -100,7 +105,7 @@ def check_model(host: str, name: str, entry: Any) -> tuple[Model | None, list[Pr
 def clashes(name: str, host: Host) -> list[Problem]:
     """What cannot be together on one host: a port twice, a served name twice, a GPU twice."""
     problems = []
-    enabled = {key: model for key, model in host.models.items() if model.enabled}
+    enabled = {key: model for key, model in host.entries.items() if model.enabled}
     for (first, one), (second, other) in combinations(enabled.items(), 2):
         path = f"models.{second}"
         if one.port == other.port and binds_overlap(one.bind, other.bind):
@@ -116,12 +121,13 @@ def clashes(name: str, host: Host) -> list[Problem]:
                 )
             )
         shared = gpus_in_common(one, other)
-        if shared:
+        if shared and (one.vram is None or other.vram is None):
             problems.append(
                 Problem(
                     name,
                     f"{path}.gpus",
-                    f"{shared} {'is' if ',' not in shared else 'are'} {first}'s already; choose others.",
+                    f"{shared} {'is' if ',' not in shared else 'are'} {first}'s already; choose others, or give both "
+                    'vram ("6GiB") to share.',
                 )
             )
     return problems

@@ -108,19 +108,77 @@ class UrlWeights(Strict):
         name = self.url.split("?", 1)[0].split("#", 1)[0].rstrip("/").rsplit("/", 1)[-1]
         return re.sub(r"[^A-Za-z0-9._-]", "_", name)
 
+    @property
+    def place(self) -> str:
+        """Where it lies below weights_dir: named by its hash, so two models with the same weights share the file."""
+        return f"{self.sha256[:16]}-{self.filename}"
+
+
+class HfWeights(Strict):
+    """A repository of the Hugging Face Hub. revision: a commit, a tag or a branch; a commit (40 hex digits) pins it."""
+
+    hf: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$")]
+    revision: str | None = None
+
+    @property
+    def place(self) -> str:
+        """Its folder below weights_dir."""
+        return f"hf/{self.hf.replace('/', '--')}@{self.revision or 'main'}"
+
+
+class ModelScopeWeights(Strict):
+    """A repository of ModelScope. revision as for the Hub."""
+
+    modelscope: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$")]
+    revision: str | None = None
+
+    @property
+    def place(self) -> str:
+        """Its folder below weights_dir."""
+        return f"modelscope/{self.modelscope.replace('/', '--')}@{self.revision or 'master'}"
+
+
+class CopyWeights(Strict):
+    """A file or folder copied from the admin's machine."""
+
+    copy_: Annotated[str, Field(alias="copy", min_length=1)]
+
+    @property
+    def place(self) -> str:
+        """Its file or folder below weights_dir."""
+        return f"copy/{Path(self.copy_).name}"
+
+    def __str__(self) -> str:
+        return self.copy_
+
+
+_WEIGHTS: dict[str, type[Strict]] = {
+    "url": UrlWeights,
+    "hf": HfWeights,
+    "modelscope": ModelScopeWeights,
+    "copy": CopyWeights,
+}
+
 
 def _weights_kind(value: Any) -> Any:
-    if isinstance(value, str) and not value.startswith("/"):
-        raise ValueError(f'"{value}" is not a path on the host; write an absolute path or {{"url": …, "sha256": …}}.')
-    if isinstance(value, dict) and not ({"url", "sha256"} & set(value)):
-        raise ValueError(
-            f"weights of kind {sorted(value)} are not supported yet; "
-            'write a path on the host or {"url": …, "sha256": …}.'
-        )
+    kinds = '{"hf": …}, {"modelscope": …}, {"url": …, "sha256": …} or {"copy": …}'
+    if isinstance(value, str):
+        if value.startswith("/"):
+            return value
+        hint = f' {{"hf": "{value}"}} for the Hub,' if re.fullmatch(r"[\w.-]+/[\w.-]+", value) else ""
+        raise ValueError(f'"{value}" is not a path on the host; write{hint} an absolute path or {kinds}.')
+    if isinstance(value, dict):
+        kind = next((_WEIGHTS[key] for key in _WEIGHTS if key in value), UrlWeights if "sha256" in value else None)
+        if kind is None:
+            raise ValueError(f"weights of kind {sorted(value)} are not known; write a path on the host or {kinds}.")
+        return kind.model_validate(value)
     return value
 
 
-Weights = Annotated[str | UrlWeights, BeforeValidator(_weights_kind)]
+Weights = Annotated[
+    str | UrlWeights | HfWeights | ModelScopeWeights | CopyWeights,
+    BeforeValidator(_weights_kind),
+]
 
 
 def _gpus_are_listed(value: Any) -> Any:
@@ -149,6 +207,65 @@ def _bind_is_known(value: Any) -> Any:
         raise ValueError(f'"{value}" is neither "loopback", "lan", "any" nor an IP address.') from None
 
 
+class Vram(Strict):
+    """A model's share of each of its cards: GiB, or a fraction of the card's memory."""
+
+    gib: float | None = None
+    fraction: float | None = None
+
+    def of(self, card_gib: float) -> float:
+        """GiB on a card of `card_gib` GiB."""
+        return self.gib if self.gib is not None else (self.fraction or 0) * card_gib
+
+    def __str__(self) -> str:
+        return f"{self.gib:g}GiB" if self.gib is not None else f"{(self.fraction or 0) * 100:g}%"
+
+
+def _vram_from_text(value: Any) -> Any:
+    if isinstance(value, Vram):
+        return value
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(GiB|%)\s*", value) if isinstance(value, str) else None
+    if not found or float(found[1]) <= 0 or (found[2] == "%" and float(found[1]) > 100):
+        raise ValueError(f'{value!r} is no amount of memory; write "6GiB" or "30%" (of each card).')
+    number = float(found[1])
+    return {"gib": number} if found[2] == "GiB" else {"fraction": number / 100}
+
+
+class Build(Strict):
+    """An image built on the host from a git revision. args: build arguments."""
+
+    git: str
+    revision: str
+    dockerfile: str = "Dockerfile"
+    args: dict[str, str] = {}
+
+
+class TarImage(Strict):
+    """An image loaded from a tar file of the admin's machine (`docker save`)."""
+
+    tar: str
+
+
+class BuildImage(Strict):
+    """An image built on the host."""
+
+    build: Build
+
+
+def _image_kind(value: Any) -> Any:
+    if isinstance(value, dict):
+        kinds: dict[str, type[Strict]] = {"tar": TarImage, "build": BuildImage}
+        kind = next((kinds[key] for key in kinds if key in value), None)
+        if kind is None:
+            raise ValueError(
+                f'an image of kind {sorted(value)} is not known; write a name, {{"tar": …}} or {{"build": …}}.'
+            )
+        return kind.model_validate(value)
+    return value
+
+
+Image = Annotated[str | TarImage | BuildImage, BeforeValidator(_image_kind)]
+
 ArgValue = str | bool | int | float | list[str | int | float]
 
 
@@ -161,21 +278,41 @@ def _args_have_no_dashes(value: Any) -> Any:
 
 
 class Model(Strict):
-    """One model: an engine, its weights, its cards, the address it answers at."""
+    """One model (or service): an engine, its weights, its cards, the address it answers at."""
 
-    engine: str
-    version: Version | None = None
-    image: str | None = None
-    weights: Weights | None = None
-    gpus: Gpus = []
-    port: Annotated[int, Field(ge=1, le=65535)]
-    bind: Annotated[str, BeforeValidator(_bind_is_known)] = "loopback"
-    served_name: str | None = None
-    api_key: Secret | None = None
-    args: Annotated[dict[str, ArgValue], BeforeValidator(_args_have_no_dashes)] = {}
-    env: dict[str, str] = {}
-    enabled: bool = True
-    compose: dict[str, Any] = {}
+    engine: str = Field(description="the serving engine, by name")
+    version: Version | None = Field(
+        None, description="upstream's version of the engine; gpurack picks the image's variant for the cards"
+    )
+    image: Image | None = Field(None, description='instead of version: a name, `{"tar": …}` or `{"build": …}`')
+    weights: Weights | None = Field(
+        None, description="a path on the host, or where to get them: `{hf}`, `{modelscope}`, `{url, sha256}`, `{copy}`"
+    )
+    gpus: Gpus = Field([], description='indices or UUID prefixes, `"all"`, or `[]` for the CPU')
+    vram: Annotated[Vram, BeforeValidator(_vram_from_text)] | None = Field(
+        None,
+        description='its share of each card, `"6GiB"` or `"30%"`, so that others fit beside it; default: all of it',
+    )
+    context: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="the longest prompt with its answer, in tokens"
+    )
+    port: Annotated[int, Field(ge=1, le=65535)] = Field(description="the host's port")
+    bind: Annotated[str, BeforeValidator(_bind_is_known)] = Field(
+        "loopback", description='who reaches it: `"loopback"`, `"lan"`, `"any"` or an IP address of the host'
+    )
+    served_name: str | None = Field(None, description="the name clients use; default: the model's key in the inventory")
+    api_key: Secret | None = Field(None, description="the key clients must send, as a reference to where it is")
+    args: Annotated[dict[str, ArgValue], BeforeValidator(_args_have_no_dashes)] = Field(
+        {}, description="the engine's own flags, without dashes; `true` is bare, a list repeats the flag"
+    )
+    env: dict[str, str] = Field({}, description="environment variables of the container; never for secrets")
+    user: str | None = Field(None, description="the user whose rootless Docker runs it; default: the host's own Docker")
+    enabled: bool = Field(True, description="`false`: not running, but kept in the inventory")
+    replaces: str | None = Field(None, description="a container made by hand whose place it takes")
+    compose: dict[str, Any] = Field({}, description="anything else, in Compose's words, laid over the service")
+    pull: list[str] = Field([], description="ollama: the models to pull")
+    config: dict[str, Any] | None = Field(None, description="llama-cpp-python: its CONFIG_FILE")
+    connects_to: list[str] | Literal["all"] = Field([], description="services: the models or gateways they use")
 
     @field_validator("env", mode="before")
     @classmethod
@@ -208,17 +345,25 @@ def _mirror_may_be_text(value: Any) -> Any:
     return {"url": value} if isinstance(value, str) else value
 
 
-class Docker(Strict):
-    """The engine. source: docker-ce is Docker's own repository, distro the distribution's packages, keep what is there.
+class Rootless(Strict):
+    """A user's own rootless Docker. daemon: keys of its daemon.json."""
 
-    version: upstream's number ("28.5.2"), installed exactly and held. daemon: keys of daemon.json (null removes one).
-    restart: may Docker restart while containers that are not ours would stop? ask refuses under -y.
-    """
-
-    source: Literal["docker-ce", "distro", "keep"] = "docker-ce"
-    version: Version | None = None
     daemon: dict[str, Any] = {}
-    restart: Literal["ask", "never", "always"] = "ask"
+
+
+class Docker(Strict):
+    """The host's Docker engine."""
+
+    source: Literal["docker-ce", "distro", "keep"] = Field(
+        "docker-ce", description="Docker's own repository, the distribution's packages, or what is there"
+    )
+    version: Version | None = Field(None, description="upstream's number, installed exactly and held")
+    daemon: dict[str, Any] = Field({}, description="keys of daemon.json; `null` removes one; all others stay")
+    restart: Literal["ask", "never", "always"] = Field(
+        "ask",
+        description="may Docker restart while containers that are not gpurack's would stop? `ask` refuses under -y",
+    )
+    rootless: dict[str, Rootless] = Field({}, description="users with a rootless Docker of their own")
 
     @model_validator(mode="after")
     def _kept_has_no_version(self) -> "Docker":
@@ -230,24 +375,40 @@ class Docker(Strict):
 
 
 class Nvidia(Strict):
-    """toolkit: the NVIDIA Container Toolkit's version ("1.20.0"), its four packages installed together and held."""
+    """NVIDIA's part of a host."""
 
-    toolkit: Version | None = None
+    toolkit: Version | None = Field(
+        None,
+        description="the NVIDIA Container Toolkit's version: its four packages together, held; default: the newest",
+    )
+    driver: Version | None = Field(None, description="the driver the host should have: compared, never installed")
+    access: Literal["auto", "cdi", "runtime", "gpus"] = Field(
+        "auto", description="how containers get cards; auto is CDI wherever Docker has it"
+    )
 
 
 class Host(Strict):
-    """One server. address: what people type to reach it (default: its name in the inventory).
+    """One server."""
 
-    weights_dir: where fetched weights lie on the host. mirrors: "docker-ce" and "nvidia" (package repositories),
-    any other name is a container registry ("ghcr.io"). defaults and engines fill in fields of the models.
-    """
+    address: str | None = Field(None, description="what people type to reach it; default: its name in the inventory")
+    hardware: dict[str, Annotated[int, Field(ge=1)]] = Field({}, description='its cards, as in `{"A30": 4}`')
+    reserved_gpus: list[GpuIndex | GpuUuid] = Field([], description="cards that gpurack keeps away from")
+    docker: Docker = Field(Docker(), description="the Docker engine")
+    nvidia: Nvidia = Field(Nvidia(), description="toolkit and driver")
+    mirrors: dict[str, Annotated[Mirror, BeforeValidator(_mirror_may_be_text)]] = Field(
+        {}, description='replacements: `"docker-ce"`, `"nvidia"` (package repositories), `"huggingface"`, any registry'
+    )
+    proxy: str | None = Field(None, description="an HTTP proxy for the host's downloads")
+    ca: str | None = Field(None, description="a private certificate authority's file on the admin's machine")
+    weights_dir: AbsolutePath = Field("/var/lib/gpurack/weights", description="where fetched weights lie on the host")
+    hf_token: Secret | None = Field(None, description="the Hugging Face token, as a reference to where it is")
+    models: dict[str, Model] = Field({}, description="the models, by name")
+    services: dict[str, Model] = Field({}, description="what people use that is no model: gateways, web pages")
 
-    address: str | None = None
-    docker: Docker = Docker()
-    nvidia: Nvidia = Nvidia()
-    mirrors: dict[str, Annotated[Mirror, BeforeValidator(_mirror_may_be_text)]] = {}
-    weights_dir: AbsolutePath = "/var/lib/gpurack/weights"
-    models: dict[str, Model] = {}
+    @property
+    def entries(self) -> dict[str, Model]:
+        """Models and services together, by name."""
+        return {**self.models, **self.services}
 
     @property
     def wants_gpu(self) -> bool:

@@ -64,13 +64,18 @@ class Gpu:
 
 @dataclass(frozen=True)
 class GpuProcess:
-    """A process that holds memory (MiB) of a card."""
+    """A process that holds memory (MiB) of a card. container: the id of the one it runs in, "" for none."""
 
     uuid: str
     pid: int
     name: str
     memory: int
     user: str
+    container: str = ""
+
+    def ours(self, state: "HostState") -> bool:
+        """Does it run in one of our containers?"""
+        return any(container.id == self.container for container in state.ours.values())
 
 
 MISMATCH = 18

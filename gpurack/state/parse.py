@@ -192,12 +192,12 @@ def mib(text: str) -> int:
 
 
 def gpu_processes(lines: list[str]) -> list[GpuProcess]:
-    """`uuid, pid, name, used_memory` and the user that ps named."""
+    """`uuid, pid, name, used_memory`, the user that ps named and the container of its cgroup."""
     found = []
     for line in lines:
         uuid, pid, rest = line.split(",", 2)
-        name, used, user = rest.rsplit(",", 2)
-        found.append(GpuProcess(uuid.strip(), int(pid), name.strip(), mib(used.strip()), user.strip()))
+        name, used, user, container = rest.rsplit(",", 3)
+        found.append(GpuProcess(uuid.strip(), int(pid), name.strip(), mib(used.strip()), user.strip(), container))
     return found
 
 

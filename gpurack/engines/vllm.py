@@ -1,0 +1,112 @@
+"""vLLM: chat, embedding and rerank models on NVIDIA cards, by its own OpenAI server.
+
+Sources (vLLM 0.33.0): the image's entry point is `vllm serve`; CUDA 13.0 wants driver R580 and compute capability 7.5
+to 12.0; `--gpu-memory-utilization` is a share of *total* memory, default 0.92; VLLM_API_KEY guards /v1 only; a tensor
+parallel server needs shared memory, so ipc: host; HF_HUB_OFFLINE keeps local weights from phoning home.
+"""
+
+from typing import ClassVar
+
+from gpurack.engines.base import Accelerator, Container, Engine, Finding, Run, flags, normal, with_secrets
+from gpurack.spec.model import Model
+
+OVERHEAD = 0.05
+"""What is kept free of a card that models share: the sum of their fractions stays below 0.95."""
+
+REMOVED = {
+    "task": "use --runner and --convert.",
+    "disable-log-requests": "that is the default now; --enable-log-requests turns them on.",
+    "guided-decoding-backend": "use --structured-outputs-config.backend.",
+    "num-speculative-tokens": "use --speculative-config '{…}'.",
+    "speculative-model": "use --speculative-config '{…}'.",
+    "rope-scaling": "use --hf-overrides.",
+    "rope-theta": "use --hf-overrides.",
+    "override-pooler-config": "use --pooler-config.",
+    "max-seq-len-to-capture": "use --max-cudagraph-capture-size.",
+    "mm-cache-preprocessor": "use --mm-processor-cache-gb.",
+    "logits-processor-pattern": "use --logits-processors.",
+    "worker-use-ray": "use --distributed-executor-backend ray.",
+    "swap-space": "the nearest is --kv-offloading-size.",
+    **dict.fromkeys(
+        (
+            "device", "use-v2-block-manager", "num-scheduler-steps", "multi-step-stream-outputs",
+            "scheduler-delay-factor", "num-lookahead-slots",
+            "preemption-mode", "disable-async-output-proc", "disable-frontend-multiprocessing",
+            "tokenizer-pool-size", "tokenizer-pool-type", "prompt-adapters", "enable-prompt-adapter",
+            "max-prompt-adapters", "max-prompt-adapter-token", "enable-lora-bias", "lora-extra-vocab-size",
+            "long-lora-scaling-factors", "qlora-adapter-name-or-path", "quantization-param-path",
+            "override-neuron-config",
+        ),
+        "remove it.",
+    ),
+}  # fmt: skip
+
+
+class Vllm(Engine):
+    """`vllm serve` of the official image."""
+
+    name = "vllm"
+    port = 8000
+    weights_folders = True
+    enforces_vram = True
+    min_compute = "7.5"
+    own_args: ClassVar = {
+        "model": "weights", "port": "port", "host": "bind", "served-model-name": "served_name", "api-key": "api_key",
+        "max-model-len": "context",
+    }  # fmt: skip
+    removed_args: ClassVar = REMOVED
+
+    def image(self, version: str, accelerator: Accelerator) -> str:
+        """`version` is upstream's number ("0.33.0")."""
+        if accelerator.vendor == "amd":
+            return f"vllm/vllm-openai-rocm:v{version}"
+        if accelerator.vendor == "cpu":
+            raise LookupError("vLLM's images need a GPU; give it gpus, or choose llama.cpp for the CPU.")
+        return f"vllm/vllm-openai:v{version}"
+
+    def variants(self, version: str) -> list[str]:
+        """The CUDA and the ROCm image."""
+        return [self.image(version, Accelerator("nvidia")), self.image(version, Accelerator("amd"))]
+
+    def parallelism(self, model: Model, gpus: int) -> tuple[int, int]:
+        """Tensor parallel over all cards, unless args say otherwise."""
+        given = {normal(flag): value for flag, value in model.args.items()}
+        pipeline = int(str(given.get("pipeline-parallel-size", given.get("pp", 1))))
+        tensor = given.get("tensor-parallel-size", given.get("tp"))
+        return (int(str(tensor)) if tensor is not None else max(gpus // max(pipeline, 1), 1)), pipeline
+
+    def container(self, model: Model, run: Run) -> Container:
+        """`vllm serve PATH …`, offline: the weights lie on the host."""
+        argv = ["--model", str(run.weights), "--served-model-name", run.served_name]
+        argv += ["--host", "0.0.0.0", "--port", str(self.port)]
+        given = {normal(flag) for flag in model.args}
+        tensor, _ = self.parallelism(model, run.gpus)
+        if tensor > 1 and not given & {"tensor-parallel-size", "tp"}:
+            argv += ["--tensor-parallel-size", str(tensor)]
+        if model.context:
+            argv += ["--max-model-len", str(model.context)]
+        if run.memory_fraction is not None and "gpu-memory-utilization" not in given:
+            argv += ["--gpu-memory-utilization", f"{run.memory_fraction:.3f}"]
+        argv += flags(model.args)
+        environment = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+        volumes = {"vllm-cache": "/root/.cache/vllm"}
+        if not run.api_key_file:
+            return Container(argv, environment=environment, volumes=volumes, compose={"ipc": "host"})
+        server = ["python3", "-m", "vllm.entrypoints.openai.api_server", *argv]
+        entrypoint, command = with_secrets({"VLLM_API_KEY": run.api_key_file}, server)
+        return Container(command, entrypoint, environment, volumes, compose={"ipc": "host"})
+
+    def check(self, model: Model) -> list[Finding]:
+        """Also: as many cards as its parallelism needs."""
+        findings = super().check(model)
+        if isinstance(model.gpus, list) and model.gpus:
+            tensor, pipeline = self.parallelism(model, len(model.gpus))
+            if tensor * pipeline != len(model.gpus):
+                findings.append(
+                    (
+                        "gpus",
+                        f"tensor parallel {tensor} × pipeline parallel {pipeline} needs {tensor * pipeline} cards, "
+                        f"gpus lists {len(model.gpus)}.",
+                    )
+                )
+        return findings
