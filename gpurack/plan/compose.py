@@ -7,6 +7,7 @@ interpolated, so it is doubled; a short-form bind mount creates a missing folder
 import hashlib
 import hmac
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -250,10 +251,18 @@ def _in_strings(value: Any, old: str, new: str) -> Any:
 
 
 class _Quoted(yaml.SafeDumper):
-    """Writes every string in double quotes, and never an alias."""
+    """Writes every string in double quotes, but for keys that no YAML reader can take for anything else; no aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
+    def represent_mapping(self, tag: str, mapping: Any, flow_style: bool | None = None) -> yaml.MappingNode:
+        node = super().represent_mapping(tag, mapping, flow_style)
+        for key, _ in node.value:
+            if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*", key.value) and key.value.lower() not in _YAML_WORDS:
+                key.style = None
+        return node
 
+
+_YAML_WORDS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
 _Quoted.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"'))

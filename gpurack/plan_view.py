@@ -1,0 +1,152 @@
+"""What `gpurack plan` shows: the cards of every host with who sits on them, endpoints, warnings, errors."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from gpurack.engines import ENGINES
+from gpurack.plan import ledger
+from gpurack.spec.model import Host
+from gpurack.spec.problems import Problem
+from gpurack.spec.seats import Seat, hardware, seats
+
+BAR = 17
+"""Characters of a card's bar."""
+
+
+def show(console: Console, fleet: Mapping[str, Host], warnings: Sequence[Problem], apply: str) -> None:
+    """The whole plan of an inventory without errors."""
+    console.print(headline(fleet))
+    for name, host in fleet.items():
+        console.print(f"[bold]{escape(name)}[/]   {cards_of(host)}")
+        for line in gpu_map(host):
+            console.print(f"  {line}")
+        for endpoint in endpoints(name, host):
+            console.print(f"  [dim]{escape(endpoint)}[/]")
+    for problem in warnings:
+        console.print(f"[yellow]warning[/]  {escape(str(problem))}")
+    console.print(f"0 errors, {counted(len(warnings), 'warning')}. Apply: {escape(apply)}")
+
+
+def headline(fleet: Mapping[str, Host]) -> str:
+    """`3 hosts, 14 models (1 disabled) · offline`"""
+    entries = [model for host in fleet.values() for model in host.entries.values()]
+    disabled = sum(not model.enabled for model in entries)
+    off = f" ({disabled} disabled)" if disabled else ""
+    return f"{counted(len(fleet), 'host')}, {counted(len(entries), 'model')}{off} · offline"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 host`, `2 hosts`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def cards_of(host: Host) -> str:
+    """`4 × A30, 24.0 GiB`, or what can be said without `hardware`."""
+    if not host.hardware:
+        return "cards unknown (no hardware given)" if host.wants_gpu else "CPU"
+    memory = {seat.name: seat.memory for seat in seats(host)}
+    parts = []
+    for name, count in host.hardware.items():
+        size = f", {memory[name]:.1f} GiB" if memory.get(name) else ""
+        parts.append(f"{count} × {name}{size}")
+    return " + ".join(parts)
+
+
+def gpu_map(host: Host) -> list[str]:
+    """One line per card, neighbours with the same content as one, and one for the models on the CPU."""
+    lines: list[str] = []
+    run: list[Seat] = []
+    for seat in [*seats(host), None]:
+        if seat and run and same(seat, run[-1]):
+            run.append(seat)
+            continue
+        if run:
+            lines.append(card_line(host, run))
+        run = [seat] if seat else []
+    on_cpu = [key for key, model in host.entries.items() if model.enabled and not model.gpus]
+    if on_cpu:
+        lines.append(f"CPU    {escape(', '.join(on_cpu))}")
+    return lines
+
+
+def same(one: Seat, other: Seat) -> bool:
+    """Do two cards hold the same, so that one line is enough?"""
+    return (one.name, one.reserved, one.occupants) == (other.name, other.reserved, other.occupants)
+
+
+def card_line(host: Host, cards: Sequence[Seat]) -> str:
+    """`GPU 0  ██████████████░░░  17.4 of 21.6 GiB  who`"""
+    seat = cards[0]
+    label = f"GPU {seat.card}" if len(cards) == 1 else f"GPU {seat.card}-{cards[-1].card}"
+    if seat.reserved:
+        return f"{label}  [dim]reserved[/]"
+    if not seat.occupants:
+        return f"{label}  [green]{'░' * BAR}[/]  free"
+    each = " each" if len(cards) > 1 else ""
+    shares = [share for _, share in seat.occupants]
+    if None in shares or seat.usable is None:
+        amount = "the whole card" if None in shares else "? GiB"
+        return f"{label}  [blue]{'█' * BAR}[/]  {amount}{each}  {escape(names(host, seat))}"
+    used = sum(share for share in shares if share is not None)
+    full = min(BAR, round(BAR * used / seat.usable))
+    bar = f"[blue]{'█' * full}[/]{'░' * (BAR - full)}"
+    return f"{label}  {bar}  {used:.1f} of {seat.usable:.1f} GiB{each}  {escape(names(host, seat))}"
+
+
+def names(host: Host, seat: Seat) -> str:
+    """Who sits on a card: shares of several, `(promised)` where the engine does not keep to it."""
+    texts = []
+    for key, share in seat.occupants:
+        amount = f" {share:g}" if share is not None and len(seat.occupants) > 1 else ""
+        promised = " (promised)" if share is not None and not ENGINES[host.models[key].engine].enforces_vram else ""
+        texts.append(f"{key}{amount}{promised}")
+    return ", ".join(texts)
+
+
+def endpoints(name: str, host: Host) -> list[str]:
+    """`http://gpu1.lab:8000/v1  qwen2.5-7b-instruct`, as people reach it; loopback ones only on the host itself."""
+    found = []
+    for key, model in host.entries.items():
+        if model.enabled:
+            where = {"loopback": "localhost", "lan": host.address or name, "any": host.address or name}
+            path = "/v1" if not ENGINES[model.engine].service else ""
+            found.append(f"http://{where.get(model.bind, model.bind)}:{model.port}{path}  {key}")
+    return found
+
+
+def as_data(fleet: Mapping[str, Host], warnings: Sequence[Problem]) -> dict[str, Any]:
+    """The plan for programs (`--json`)."""
+    return {
+        "hosts": {
+            name: {
+                "hardware": hardware(host),
+                "gpus": [
+                    {
+                        "gpu": seat.card,
+                        "name": seat.name,
+                        "usable_gib": seat.usable,
+                        "reserved": seat.reserved,
+                        "models": dict(seat.occupants),
+                    }
+                    for seat in seats(host)
+                ],
+                "models": {
+                    key: {
+                        "engine": model.engine,
+                        "enabled": model.enabled,
+                        "gpus": ledger.gpus_text(model),
+                        "port": model.port,
+                        "bind": model.bind,
+                        "served_name": model.served_name or key,
+                    }
+                    for key, model in host.entries.items()
+                },
+            }
+            for name, host in fleet.items()
+        },
+        "errors": [],
+        "warnings": [vars(problem) for problem in warnings],
+    }

@@ -1,0 +1,141 @@
+"""Inventories from files: Python as pyinfra reads it, and YAML that means the same.
+
+# inventories/lab.py
+import gpurack
+globals().update(gpurack.load("lab.yaml"))
+"""
+
+import ast
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pyinfra.api import State
+from pyinfra.api.inventory import Inventory
+from pyinfra.context import ctx_state
+
+from gpurack.spec.problems import InventoryError, Problem, unknown
+
+TOP = ("all", "groups", "hosts")
+Groups = dict[str, tuple[list[Any], dict[str, Any]]]
+
+
+def load(path: str) -> Groups:
+    """A YAML inventory as the groups that a pyinfra inventory file holds.
+
+    path: relative to the file that calls this (or to the working directory). Raises InventoryError, with line numbers
+    where YAML itself is wrong.
+    """
+    caller = sys._getframe(1).f_globals.get("__file__")
+    beside = Path(caller).parent / path if caller else Path(path)
+    return read_yaml(beside if beside.exists() else Path(path))
+
+
+def read_yaml(path: Path) -> Groups:
+    """See `load`; path as it is."""
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Strict)
+    except OSError as error:
+        raise InventoryError([Problem("", str(path), f"cannot be read: {error.strerror}.")]) from None
+    except yaml.YAMLError as error:
+        raise InventoryError([Problem("", str(path), _where(error))]) from None
+    return to_groups(content, str(path))
+
+
+def to_groups(content: Any, path: str) -> Groups:
+    """The three maps all, groups, hosts → groups of (hosts, data). Raises InventoryError."""
+    if not isinstance(content, Mapping) or not isinstance(content.get("hosts"), Mapping):
+        raise InventoryError(
+            [Problem("", path, 'needs a map "hosts" (name → fields); "all" and "groups" are optional.')]
+        )
+    problems = [Problem("", f"{path} {key}", unknown("key", key, TOP)) for key in content if key not in TOP]
+    data = _map(content.get("all"), f"{path} all", problems)
+    known = _map(content.get("groups"), f"{path} groups", problems)
+    groups: Groups = {"all": ([], data)}
+    for name, fields in known.items():
+        groups[str(name)] = ([], _map(fields, f"{path} groups.{name}", problems))
+    for host, fields in content["hosts"].items():
+        own = _map(fields, f"{path} hosts.{host}", problems)
+        member_of = own.pop("groups", [])
+        for group in member_of if isinstance(member_of, list) else [member_of]:
+            if group not in known:
+                problems.append(Problem(str(host), "groups", unknown("group", group, list(map(str, known)))))
+            else:
+                groups[group][0].append(str(host))
+        groups["all"][0].append((str(host), own))
+    if problems:
+        raise InventoryError(problems)
+    return groups
+
+
+def read_inventory(path: Path) -> Inventory:
+    """An inventory file, Python or YAML, as pyinfra would hold it; no host is contacted.
+
+    Raises InventoryError; pyinfra's own errors for Python files come through.
+    """
+    if not path.is_file():
+        raise InventoryError([Problem("", str(path), "there is no such inventory file.")])
+    if path.suffix in (".yaml", ".yml"):
+        groups = read_yaml(path)
+        return Inventory(groups.pop("all"), **groups)
+    # Importing pyinfra's command line costs time that only this needs.
+    from pyinfra_cli.inventory import make_inventory
+
+    ctx_state.set(State())
+    inventory: Inventory = make_inventory(str(path), cwd=str(Path.cwd()))
+    problems = ignored_by_pyinfra(path)
+    if problems:
+        raise InventoryError(problems)
+    return inventory
+
+
+def ignored_by_pyinfra(path: Path, fields: tuple[str, ...] | None = None) -> list[Problem]:
+    """Maps at the top of a Python inventory that look like host fields: pyinfra ignores them without a word."""
+    from gpurack.spec.fleet import HOST_FIELDS
+
+    known = fields or HOST_FIELDS
+    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    problems = []
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        for target in targets:
+            if isinstance(target, ast.Name) and target.id in known and isinstance(node.value, ast.Dict):  # type: ignore[attr-defined]
+                problems.append(
+                    Problem(
+                        "",
+                        f"{path}:{node.lineno}",
+                        f"pyinfra ignores {target.id} at the top of an inventory; put it into group_data/all.py beside "
+                        "the inventory, or into the data of a group: group = ([hosts], {data}).",
+                    )
+                )
+    return problems
+
+
+def _map(value: Any, where: str, problems: list[Problem]) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        problems.append(Problem("", where, f"should be a map, not {value!r}."))
+        return {}
+    return dict(value)
+
+
+class _Strict(yaml.SafeLoader):
+    """YAML that refuses a key given twice, which PyYAML lets win silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen and key_node.tag != "tag:yaml.org,2002:merge":
+                raise yaml.MarkedYAMLError(problem=f'"{key}" is there twice', problem_mark=key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _where(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    return f"{place}{getattr(error, 'problem', None) or error}."

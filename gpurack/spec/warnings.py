@@ -1,0 +1,52 @@
+"""What works but may hurt one day. Pure; shown by `gpurack plan`, and errors with `--strict`."""
+
+from collections.abc import Mapping
+
+from gpurack.engines import ENGINES
+from gpurack.spec.model import HfWeights, Host, Model, ModelScopeWeights
+from gpurack.spec.not_yet import not_carried_out
+from gpurack.spec.problems import Problem
+from gpurack.spec.seats import hardware
+
+FLOATING = ("latest", "main", "main-stable", "server", "server-cuda", "full", "light")
+
+
+def warnings(fleet: Mapping[str, Host]) -> list[Problem]:
+    """All warnings of a fleet, in order of hosts."""
+    found = []
+    for name, host in fleet.items():
+        for key, model in host.entries.items():
+            if model.enabled:
+                kind = "models" if key in host.models else "services"
+                found += [Problem(name, f"{kind}.{key}", what) for what in of_model(model)]
+        if host.wants_gpu and not hardware(host):
+            found.append(Problem(name, "hardware", 'is not given, so cards cannot be checked; write {"A30": 4}.'))
+    return found + not_carried_out(fleet)
+
+
+def of_model(model: Model) -> list[str]:
+    """The warnings of one model."""
+    found = []
+    if model.bind in ("lan", "any") and model.api_key is None and not ENGINES[model.engine].service:
+        found.append("no key, open to everybody who reaches the host (api_key: null).")
+    if isinstance(model.weights, str):
+        found.append("its weights have no source; a rebuild of the host cannot bring them back.")
+    if isinstance(model.weights, HfWeights | ModelScopeWeights) and model.weights.revision is None:
+        found.append("its weights follow a branch; give a revision to get the same ones again.")
+    if isinstance(model.image, str) and floating(model.image):
+        found.append(f"image {model.image} floats: its tag can be another image tomorrow; name a version or a digest.")
+    if model.vram is not None and model.gpus and not ENGINES[model.engine].enforces_vram:
+        found.append(f"{model.engine} does not enforce vram; {model.vram} is a promise.")
+    return found
+
+
+def floating(image: str) -> bool:
+    """Does a reference name no fixed image? No tag means latest.
+
+    >>> floating("vllm/vllm-openai"), floating("a/b:1.2"), floating("a/b@sha256:0")
+    (True, False, False)
+    """
+    if "@" in image:
+        return False
+    tag = image.rsplit("/", 1)[-1].partition(":")[2]
+    return not tag or tag in FLOATING
