@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock check lint types unit acceptance test demo demo-down
+.PHONY: help setup lock docs check lint types unit acceptance test demo demo-down
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -26,6 +26,9 @@ lock: ## renew requirements/*.txt from pyproject.toml
 	    --extra dev pyproject.toml -o requirements/dev.txt
 	$(BIN)/uv pip compile -q --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-annotate --no-header \
 	    pyproject.toml -o requirements/run.txt
+
+docs: $(READY) ## docs/inventory.md, from the vocabulary itself
+	$(BIN)/python -m gpurack.spec.reference > docs/inventory.md
 
 check: lint types unit ## the inner loop: lint, types, unit and operation tests; under a minute
 

@@ -1,0 +1,150 @@
+"""docs/inventory.md, from the models that check inventories: `make docs` writes it, a test holds it to be current."""
+
+import inspect
+import re
+import types
+import typing
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from gpurack.spec import model as m
+from gpurack.spec.not_yet import OF_HOST, OF_MODEL
+
+INTRODUCTION = """\
+<!-- Made by `make docs` from gpurack/spec/model.py; change it there. -->
+# The inventory
+
+One file says which servers there are and which model runs where. It is a pyinfra inventory, in Python, or a YAML file
+that means the same. Everything is checked before any host is touched, and every error is listed at once:
+
+    gpurack plan inventories/lab.py
+
+```python
+# inventories/group_data/all.py: what all hosts have in common
+docker = {"source": "docker-ce", "version": "28.5.2", "daemon": {"live-restore": True}}
+nvidia = {"toolkit": "1.20.0"}
+engines = {"llama.cpp": {"version": "b7000"}}
+
+# inventories/lab.py: the hosts
+gpu_hosts = ([
+    ("gpu1.lab", {"models": {
+        "saiga-7b": {"engine": "llama.cpp", "gpus": [0], "port": 8000, "weights": "/data/models/saiga-q4_K.gguf"},
+    }}),
+], {"hardware": {"A30": 4}})
+```
+
+```yaml
+# inventories/lab.yaml; inventories/lab.py is then:
+#   import gpurack
+#   globals().update(gpurack.load("lab.yaml"))
+all:
+  docker: {source: docker-ce, version: 28.5.2, daemon: {live-restore: true}}
+  nvidia: {toolkit: 1.20.0}
+  engines: {llama.cpp: {version: b7000}}
+groups:
+  gpu_hosts: {hardware: {A30: 4}}
+hosts:
+  gpu1.lab:
+    groups: [gpu_hosts]
+    models:
+      saiga-7b: {engine: llama.cpp, gpus: [0], port: 8000, weights: /data/models/saiga-q4_K.gguf}
+```
+
+**Layers merge.** all → groups → host; and for a model `defaults` → `engines.<its engine>` → its own entry. Maps merge
+key by key, lists and single values replace, `null` (Python: `None`) removes; in `docker.daemon` it removes the key from
+the host's daemon.json, too. (pyinfra's own host data replaces whole maps.)
+
+**What a host needs for ssh** is pyinfra's: `ssh_user`, `ssh_port`, `ssh_key`, … or simply your ~/.ssh/config.
+
+`gpurack schema` prints a JSON Schema, with which editors complete and check YAML inventories.
+"""
+
+LEVELS: tuple[tuple[str, type[BaseModel], str], ...] = (
+    ("Host", m.Host, "Fields of a host, in `all`, in groups and on the host itself. Two more are not a host's own: "
+     "`defaults` (any field of a model, for every model) and `engines` (the same, by engine)."),
+    ("Model", m.Model, "One entry of `models` or `services`; its key is its name, its container's name, and the name "
+     "clients use."),
+    ("docker", m.Docker, ""),
+    ("nvidia", m.Nvidia, ""),
+    ("Secret", m.Secret, ""),
+    ("weights: {url, sha256}", m.UrlWeights, ""),
+    ("weights: {hf, revision}", m.HfWeights, ""),
+    ("weights: {modelscope, revision}", m.ModelScopeWeights, ""),
+    ("weights: {copy}", m.CopyWeights, ""),
+    ("image: {build}", m.Build, ""),
+    ("image: {tar}", m.TarImage, ""),
+    ("mirrors: {url, key}", m.Mirror, ""),
+)  # fmt: skip
+
+
+def inventory_page() -> str:
+    """The whole page."""
+    parts = [
+        INTRODUCTION,
+        f"\n**Understood and checked, but not carried out yet** (a deploy refuses them): {not_yet()}.\n",
+    ]
+    for title, level, text in LEVELS:
+        parts.append(f"\n## {title}\n\n{text or paragraph(level)}\n\n{table(level)}")
+    return "".join(parts)
+
+
+def not_yet() -> str:
+    """The fields that a deploy refuses in this version."""
+    of_model = ["weights: {hf}, {modelscope}, {copy}", "image: {tar}, {build}", *list(OF_MODEL)[2:]]
+    return ", ".join(f"`{path}`" for path in (*OF_HOST, *of_model))
+
+
+def paragraph(level: type[BaseModel]) -> str:
+    """The class's docstring as one paragraph."""
+    return " ".join(inspect.cleandoc(level.__doc__ or "").split())
+
+
+def table(level: type[BaseModel]) -> str:
+    """The fields of one level."""
+    lines = ["| field | value | default | |", "|---|---|---|---|"]
+    for name, field in level.model_fields.items():
+        default = "**required**" if field.is_required() else shown(field.get_default(call_default_factory=True))
+        kind = kind_of(field.annotation).replace("|", "\\|")
+        lines.append(f"| `{field.alias or name}` | {kind} | {default} | {field.description or ''} |")
+    return "\n".join(lines) + "\n"
+
+
+def shown(default: Any) -> str:
+    """A default for people: nothing is empty."""
+    if default in (None, PydanticUndefined) or default in ({}, [], ()):
+        return ""
+    if isinstance(default, BaseModel):
+        return "see below"
+    return f"`{str(default).lower() if isinstance(default, bool) else default}`"
+
+
+WORDS: dict[Any, str] = {
+    str: "text", int: "number", float: "number", bool: "true or false", dict: "map", list: "list", Any: "anything",
+    type(None): "",
+}  # fmt: skip
+
+
+def kind_of(annotation: Any) -> str:
+    """A type in the words of an inventory."""
+    origin = typing.get_origin(annotation)
+    arguments = typing.get_args(annotation)
+    if annotation in WORDS:
+        return WORDS[annotation]
+    if origin is typing.Annotated:
+        return kind_of(arguments[0])
+    if origin is typing.Literal:
+        return " or ".join(f'`"{value}"`' for value in arguments)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(dict.fromkeys(kind for argument in arguments if (kind := kind_of(argument))))
+    if origin is list:
+        return f"list of {kind_of(arguments[0])}"
+    if origin is dict:
+        return f"map: {kind_of(arguments[1])}" if arguments[1] is not Any else "map"
+    name = getattr(annotation, "__name__", str(annotation))
+    return re.sub(r"(?<!^)(?=[A-Z])", " ", name).lower()
+
+
+if __name__ == "__main__":
+    print(inventory_page(), end="")
