@@ -1,7 +1,5 @@
 """Docker: which packages from where, at which version, held or not; running and enabled. Pure."""
 
-from pathlib import Path
-
 from gpurack.plan import apt
 from gpurack.plan.platforms import CE_PACKAGES, Platform, platform_of, unsupported
 from gpurack.plan.restart import may_stop_foreign
@@ -85,7 +83,7 @@ def ce_repository(spec: Host, state: HostState, platform: Platform) -> apt.Repos
         uri=uri,
         suites=state.os.codename,
         components="stable",
-        key=Path(mirror.key).read_text() if mirror and mirror.key else apt.vendored_key("docker"),
+        key=(mirror.read_key() if mirror else None) or apt.vendored_key("docker"),
         marks=("download.docker.com/linux", uri),
     )
 

@@ -4,8 +4,6 @@ Sources: the toolkit's install guide (all four packages pinned together); 1.18.0
 nvidia-cdi-refresh.service, which writes /var/run/cdi/nvidia.yaml.
 """
 
-from pathlib import Path
-
 from gpurack import paths
 from gpurack.plan import apt
 from gpurack.plan.platforms import TOOLKIT_PACKAGES, platform_of
@@ -52,7 +50,7 @@ def repository(spec: Host) -> apt.Repository:
         uri=f"{base}/stable/deb/$(ARCH)",
         suites="/",
         components="",
-        key=Path(mirror.key).read_text() if mirror and mirror.key else apt.vendored_key("nvidia"),
+        key=(mirror.read_key() if mirror else None) or apt.vendored_key("nvidia"),
         marks=("nvidia.github.io/libnvidia-container", "nvidia.github.io/nvidia-docker",
                "nvidia.github.io/nvidia-container-runtime", f"{base}/stable/deb"),
     )  # fmt: skip

@@ -15,13 +15,26 @@ from pyinfra.api.inventory import Inventory
 
 from gpurack.engines import ENGINES
 from gpurack.spec.merge import merge, merge_all, without_nones
-from gpurack.spec.model import Host, Model, Secret, SecretError
+from gpurack.spec.model import Docker, Host, Mirror, Model, Nvidia, Secret, SecretError
 from gpurack.spec.problems import InventoryError, Problem, from_pydantic, nearest, unknown
 from gpurack.spec.seats import seat_problems
 
 HOST_FIELDS = (*Host.model_fields, "defaults", "engines")
-MODEL_FIELDS = tuple(Model.model_fields)
-CONTAINER_NAME = r"[a-zA-Z0-9][a-zA-Z0-9_.-]*"  # Docker's own rule (moby, `RestrictedNamePattern`)
+KNOWN_OF_HOST = {
+    "": HOST_FIELDS,
+    "docker": tuple(Docker.model_fields),
+    "nvidia": tuple(Nvidia.model_fields),
+    "mirrors": tuple(Mirror.model_fields),
+    "hf_token": tuple(Secret.model_fields),
+}
+KNOWN_OF_MODEL = {
+    "": tuple(Model.model_fields),
+    "weights": ("url", "sha256", "hf", "modelscope", "revision", "copy"),
+    "image": ("tar", "build"),
+    "api_key": tuple(Secret.model_fields),
+}
+PACKAGE_MIRRORS = ("docker-ce", "nvidia", "huggingface")
+CONTAINER_NAME = r"[a-zA-Z0-9][a-zA-Z0-9_.-]+"  # Docker's own rule (moby, `RestrictedNamePattern`)
 
 Fleet = dict[str, Host]
 
@@ -49,7 +62,7 @@ def check_fleet(layers: Mapping[str, Iterable[Mapping[str, Any]]]) -> Fleet:
         problems += found
         if host:
             fleet[name] = host
-            problems += unreadable_secrets(name, host)
+            problems += unreadable_secrets(name, host) + wrong_mirrors(name, host)
     if problems:
         raise InventoryError(problems)
     return fleet
@@ -62,11 +75,12 @@ def check_host(name: str, data: Mapping[str, Any]) -> tuple[Host | None, list[Pr
         for key in data
         if key not in HOST_FIELDS and not _belongs_to_pyinfra(key) and nearest(key, HOST_FIELDS)
     ]
+    problems += not_maps(name, data)
     entries: dict[str, dict[str, Model]] = {"models": {}, "services": {}}
     for kind, checked in entries.items():
-        if not isinstance(data.get(kind), Mapping | None):
-            problems.append(Problem(name, kind, f"should be a map of names to entries, not {data[kind]!r}."))
         for entry_name, entry in _mapping(data.get(kind)).items():
+            if entry is None:
+                continue  # removed by a later layer
             model, found = check_model(name, kind, str(entry_name), _with_defaults(data, entry))
             problems += found
             if model:
@@ -80,7 +94,7 @@ def check_host(name: str, data: Mapping[str, Any]) -> tuple[Host | None, list[Pr
     try:
         host = Host.model_validate({**own, **entries})
     except ValidationError as error:
-        return None, problems + from_pydantic(name, "", error, HOST_FIELDS)
+        return None, problems + from_pydantic(name, "", error, KNOWN_OF_HOST)
     problems += [Problem(name, path, what) for path, what in seat_problems(host)]
     return host, problems + clashes(name, host)
 
@@ -91,23 +105,47 @@ def check_model(host: str, kind: str, name: str, entry: Any) -> tuple[Model | No
     if not isinstance(entry, Mapping):
         return None, [Problem(host, path, f"should be a map of fields, not {entry!r}.")]
     if not re.fullmatch(CONTAINER_NAME, name):
-        return None, [Problem(host, path, "a model's name becomes a container's: letters, digits, _ . - only.")]
+        rule = "a model's name becomes a container's: two or more of letters, digits, _ . -, first a letter or digit."
+        return None, [Problem(host, path, rule)]
     engine = entry.get("engine")
-    if engine is not None and engine not in ENGINES:
+    if engine is not None and (not isinstance(engine, str) or engine not in ENGINES):
         return None, [Problem(host, f"{path}.engine", unknown("engine", engine, list(ENGINES)))]
     try:
-        model = Model.model_validate(without_nones(entry))
+        words = without_nones(entry)
+        if isinstance(entry.get("compose"), Mapping):
+            words["compose"] = entry["compose"]  # its nulls take keys out of the service
+        model = Model.model_validate(words)
     except ValidationError as error:
-        return None, from_pydantic(host, path, error, MODEL_FIELDS)
+        return None, from_pydantic(host, path, error, KNOWN_OF_MODEL)
     return model, [Problem(host, f"{path}.{field}", what) for field, what in ENGINES[model.engine].check(model)]
+
+
+def not_maps(name: str, data: Mapping[str, Any]) -> list[Problem]:
+    """models, defaults and engines that are something else, and engines that nobody knows. A list in the place of the
+    models would otherwise mean none, and take all models from the host."""
+    problems = [
+        Problem(name, key, f"should be a map, not {data[key]!r}.")
+        for key in ("models", "services", "defaults", "engines")
+        if data.get(key) is not None and not isinstance(data[key], Mapping)
+    ]
+    for engine, entry in _mapping(data.get("engines")).items():
+        if engine not in ENGINES and (guess := nearest(engine, ENGINES, 0.85)):
+            problems.append(Problem(name, f"engines.{engine}", f'unknown engine "{engine}"; did you mean "{guess}"?'))
+        elif entry is not None and not isinstance(entry, Mapping):
+            problems.append(Problem(name, f"engines.{engine}", f"should be a map of fields, not {entry!r}."))
+    return problems
 
 
 def clashes(name: str, host: Host) -> list[Problem]:
     """What cannot be together on one host: a port twice, a served name twice, a GPU twice."""
-    problems = []
+    problems = [
+        Problem(name, f"services.{key}", "a model has this name already; choose another.")
+        for key in host.services
+        if key in host.models
+    ]
     enabled = {key: model for key, model in host.entries.items() if model.enabled}
     for (first, one), (second, other) in combinations(enabled.items(), 2):
-        path = f"models.{second}"
+        path = f"{'services' if second in host.services else 'models'}.{second}"
         if one.port == other.port and binds_overlap(one.bind, other.bind):
             problems.append(
                 Problem(name, f"{path}.port", f"{other.port} is {first}'s already; give one of them another port.")
@@ -168,6 +206,24 @@ def unreadable_secrets(name: str, host: Host) -> list[Problem]:
             secret.read()
         except SecretError as error:
             problems.append(Problem(name, f"models.{key}.api_key", str(error)))
+    return problems
+
+
+def wrong_mirrors(name: str, host: Host) -> list[Problem]:
+    """Mirrors that cannot work: a package repository without a scheme, a registry with one, a key that is not there."""
+    problems = []
+    for key, mirror in host.mirrors.items():
+        path, scheme = f"mirrors.{key}", re.match(r"https?://", mirror.url)
+        if key in PACKAGE_MIRRORS and not scheme:
+            problems.append(Problem(name, path, f'"{mirror.url}" is not a URL; write "https://{mirror.url}".'))
+        elif key not in PACKAGE_MIRRORS and scheme:
+            rest = mirror.url.removeprefix(scheme[0])
+            problems.append(Problem(name, path, f'a registry is named without {scheme[0]}; write "{rest}".'))
+        try:
+            mirror.read_key()
+        except (OSError, UnicodeDecodeError) as error:
+            why = getattr(error, "strerror", None) or "it is not text"
+            problems.append(Problem(name, f"{path}.key", f"{mirror.key} cannot be read: {why}."))
     return problems
 
 

@@ -11,7 +11,17 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 
 class Strict(BaseModel):
@@ -26,8 +36,26 @@ def _version_is_text(value: Any) -> Any:
     return value
 
 
-Version = Annotated[str, BeforeValidator(_version_is_text), Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z.+~_-]*$")]
-AbsolutePath = Annotated[str, Field(pattern=r"^/")]
+def _like(pattern: str, sentence: str) -> AfterValidator:
+    """Text of a form, refused in our words instead of the pattern's."""
+
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(f'"{value}" {sentence}')
+        return value
+
+    return AfterValidator(check)
+
+
+Version = Annotated[
+    str,
+    BeforeValidator(_version_is_text),
+    _like(r"[0-9A-Za-z][0-9A-Za-z.+~_-]*", 'is not a version; write it as upstream does, "28.5.2" or "b7000".'),
+]
+AbsolutePath = Annotated[str, _like(r"/.*", "is not an absolute path on the host; it begins with /.")]
+Repository = Annotated[
+    str, _like(r"[A-Za-z0-9._-]+/[A-Za-z0-9._-]+", 'is not a repository; write its owner too, "facebook/opt-125m".')
+]
 
 
 class SecretError(Exception):
@@ -47,11 +75,19 @@ class Secret(Strict):
     @model_validator(mode="before")
     @classmethod
     def _is_reference(cls, value: Any) -> Any:
-        if isinstance(value, str):
+        if not isinstance(value, dict | Secret):
             raise ValueError(
                 "a secret does not belong in an inventory; say where it is: "
                 '{"env": "NAME"}, {"file": "~/path"} or {"command": ["pass", "show", "lab"]}.'
             )
+        return value
+
+    @field_validator("env")
+    @classmethod
+    def _env_is_a_name(cls, value: str | None) -> str | None:
+        # not repeated: it may be the secret itself
+        if value is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+            raise ValueError("is the name of an environment variable: letters, digits and _ only.")
         return value
 
     @model_validator(mode="after")
@@ -99,8 +135,8 @@ def _output_of(command: tuple[str, ...]) -> str:
 class UrlWeights(Strict):
     """A file fetched onto the host. sha256: 64 hex digits; nothing unverified is ever put in place."""
 
-    url: Annotated[str, Field(pattern=r"^https?://")]
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    url: Annotated[str, _like(r"https?://.+", "is not an http:// or https:// URL.")]
+    sha256: Annotated[str, _like(r"[0-9a-f]{64}", "is not a sha256: 64 digits of 0-9 and a-f, as sha256sum prints it.")]
 
     @property
     def filename(self) -> str:
@@ -117,7 +153,7 @@ class UrlWeights(Strict):
 class HfWeights(Strict):
     """A repository of the Hugging Face Hub. revision: a commit, a tag or a branch; a commit (40 hex digits) pins it."""
 
-    hf: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$")]
+    hf: Repository
     revision: str | None = None
 
     @property
@@ -129,7 +165,7 @@ class HfWeights(Strict):
 class ModelScopeWeights(Strict):
     """A repository of ModelScope. revision as for the Hub."""
 
-    modelscope: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$")]
+    modelscope: Repository
     revision: str | None = None
 
     @property
@@ -167,41 +203,67 @@ def _weights_kind(value: Any) -> Any:
             return value
         hint = f' {{"hf": "{value}"}} for the Hub,' if re.fullmatch(r"[\w.-]+/[\w.-]+", value) else ""
         raise ValueError(f'"{value}" is not a path on the host; write{hint} an absolute path or {kinds}.')
-    if isinstance(value, dict):
-        kind = next((_WEIGHTS[key] for key in _WEIGHTS if key in value), UrlWeights if "sha256" in value else None)
-        if kind is None:
-            raise ValueError(f"weights of kind {sorted(value)} are not known; write a path on the host or {kinds}.")
-        return kind.model_validate(value)
+    if not isinstance(value, dict | Strict):
+        raise ValueError(f"{value!r} are no weights; write a path on the host or {kinds}.")
+    if isinstance(value, dict) and not {*_WEIGHTS, "sha256"} & set(value):
+        raise ValueError(f"weights of kind {sorted(value)} are not known; write a path on the host or {kinds}.")
     return value
 
 
+def _tag_of_weights(value: Any) -> str:
+    if isinstance(value, dict):
+        return next((_WEIGHTS[key] for key in _WEIGHTS if key in value), UrlWeights).__name__
+    return "Path" if isinstance(value, str) else type(value).__name__
+
+
+# The branch is chosen by the field that names the kind, so that only its errors are reported.
 Weights = Annotated[
-    str | UrlWeights | HfWeights | ModelScopeWeights | CopyWeights,
+    Annotated[str, Tag("Path")]
+    | Annotated[UrlWeights, Tag("UrlWeights")]
+    | Annotated[HfWeights, Tag("HfWeights")]
+    | Annotated[ModelScopeWeights, Tag("ModelScopeWeights")]
+    | Annotated[CopyWeights, Tag("CopyWeights")],
+    Discriminator(_tag_of_weights),
     BeforeValidator(_weights_kind),
 ]
 
 
+def _gpu_is_one(value: Any) -> Any:
+    index = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if not index and not (isinstance(value, str) and re.fullmatch(r"GPU-[0-9a-f-]+", value)):
+        raise ValueError(f'{value!r} is not a GPU; write its index (0) or the beginning of its UUID ("GPU-6f1c").')
+    return value
+
+
 def _gpus_are_listed(value: Any) -> Any:
-    if isinstance(value, int):
+    if isinstance(value, int) and not isinstance(value, bool):
         raise ValueError(
             f"a bare {value} is two things (to Docker {value} cards, to people card {value}); write [{value}]."
         )
     if isinstance(value, str) and value != "all":
-        raise ValueError(f'"{value}" is not a list of GPUs; write ["{value}"], [0, 1], "all" or [] for the CPU.')
+        raise ValueError(f'"{value}" is not a list of GPUs; write [0, 1], ["GPU-6f1c"], "all" or [] for the CPU.')
+    if not isinstance(value, str | list):
+        raise ValueError(f'{value!r} is not a list of GPUs; write [0, 1], ["GPU-6f1c"], "all" or [] for the CPU.')
     if isinstance(value, list) and len(set(map(str, value))) != len(value):
         raise ValueError(f"{value} names a GPU twice.")
     return value
 
 
-GpuIndex = Annotated[int, Field(ge=0)]
-GpuUuid = Annotated[str, Field(pattern=r"^GPU-[0-9a-f-]+$")]
-Gpus = Annotated[list[GpuIndex | GpuUuid] | Literal["all"], BeforeValidator(_gpus_are_listed)]
+Gpu = Annotated[int | str, BeforeValidator(_gpu_is_one)]
+# A list of GPUs or "all", told apart before the items are looked at: one mistake is one sentence.
+Gpus = Annotated[
+    Annotated[list[Gpu], Tag("List")] | Annotated[Literal["all"], Tag("All")],
+    Discriminator(lambda value: "List" if isinstance(value, list) else "All"),
+    BeforeValidator(_gpus_are_listed),
+]
 
 
 def _bind_is_known(value: Any) -> Any:
     if value in ("loopback", "lan", "any"):
         return value
     try:
+        if not isinstance(value, str):  # ipaddress takes 0 for 0.0.0.0
+            raise ValueError
         return str(ipaddress.ip_address(value))
     except ValueError:
         raise ValueError(f'"{value}" is neither "loopback", "lan", "any" nor an IP address.') from None
@@ -253,27 +315,41 @@ class BuildImage(Strict):
 
 
 def _image_kind(value: Any) -> Any:
-    if isinstance(value, dict):
-        kinds: dict[str, type[Strict]] = {"tar": TarImage, "build": BuildImage}
-        kind = next((kinds[key] for key in kinds if key in value), None)
-        if kind is None:
-            raise ValueError(
-                f'an image of kind {sorted(value)} is not known; write a name, {{"tar": …}} or {{"build": …}}.'
-            )
-        return kind.model_validate(value)
+    if not isinstance(value, str | dict | Strict):
+        raise ValueError(f'{value!r} is no image; write a name, {{"tar": …}} or {{"build": …}}.')
+    if isinstance(value, dict) and not {"tar", "build"} & set(value):
+        raise ValueError(
+            f'an image of kind {sorted(value)} is not known; write a name, {{"tar": …}} or {{"build": …}}.'
+        )
     return value
 
 
-Image = Annotated[str | TarImage | BuildImage, BeforeValidator(_image_kind)]
-
-ArgValue = str | bool | int | float | list[str | int | float]
-
-
-def _args_have_no_dashes(value: Any) -> Any:
+def _tag_of_image(value: Any) -> str:
     if isinstance(value, dict):
-        for name in value:
-            if str(name).startswith("-"):
-                raise ValueError(f'"{name}": write the flag without dashes, "{str(name).lstrip("-")}".')
+        return "TarImage" if "tar" in value else "BuildImage"
+    return "Name" if isinstance(value, str) else type(value).__name__
+
+
+Image = Annotated[
+    Annotated[str, Tag("Name")] | Annotated[TarImage, Tag("TarImage")] | Annotated[BuildImage, Tag("BuildImage")],
+    Discriminator(_tag_of_image),
+    BeforeValidator(_image_kind),
+]
+
+ArgValue = str | bool | int | float | list[str | bool | int | float]
+
+
+def _args_are_flags(value: Any) -> Any:
+    if not isinstance(value, dict):
+        raise ValueError(f'{value!r} is not a map of flags; write {{"threads": 16}}.')
+    for name, item in value.items():
+        if not isinstance(name, str):
+            raise ValueError(f'{name!r}: a flag is text; write "{name}" in quotes.')
+        if name.startswith("-"):
+            raise ValueError(f'"{name}": write the flag without dashes, "{name.lstrip("-")}".')
+        items = item if isinstance(item, list) else [item]
+        if any(not isinstance(each, str | bool | int | float) for each in items):
+            raise ValueError(f"{name}: a flag's value is text, a number, true, false or a list of those, not {item!r}.")
     return value
 
 
@@ -302,7 +378,7 @@ class Model(Strict):
     )
     served_name: str | None = Field(None, description="the name clients use; default: the model's key in the inventory")
     api_key: Secret | None = Field(None, description="the key clients must send, as a reference to where it is")
-    args: Annotated[dict[str, ArgValue], BeforeValidator(_args_have_no_dashes)] = Field(
+    args: Annotated[dict[str, ArgValue], BeforeValidator(_args_are_flags)] = Field(
         {}, description="the engine's own flags, without dashes; `true` is bare, a list repeats the flag"
     )
     env: dict[str, str] = Field({}, description="environment variables of the container; never for secrets")
@@ -339,6 +415,10 @@ class Mirror(Strict):
 
     url: str
     key: str | None = None
+
+    def read_key(self) -> str | None:
+        """The key's text, None where the mirror has none of its own. Raises OSError."""
+        return Path(self.key).expanduser().read_text() if self.key else None
 
 
 def _mirror_may_be_text(value: Any) -> Any:
@@ -392,7 +472,7 @@ class Host(Strict):
 
     address: str | None = Field(None, description="what people type to reach it; default: its name in the inventory")
     hardware: dict[str, Annotated[int, Field(ge=1)]] = Field({}, description='its cards, as in `{"A30": 4}`')
-    reserved_gpus: list[GpuIndex | GpuUuid] = Field([], description="cards that gpurack keeps away from")
+    reserved_gpus: list[Gpu] = Field([], description="cards that gpurack keeps away from")
     docker: Docker = Field(Docker(), description="the Docker engine")
     nvidia: Nvidia = Field(Nvidia(), description="toolkit and driver")
     mirrors: dict[str, Annotated[Mirror, BeforeValidator(_mirror_may_be_text)]] = Field(

@@ -1,7 +1,7 @@
 """What is wrong with an inventory, said so that the reader can mend it: where, what, what to write instead."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,13 +40,13 @@ class InventoryError(PyinfraError):
         super().__init__("\n".join(lines))
 
 
-def nearest(word: object, known: Iterable[str]) -> str | None:
-    """The known word that was probably meant, or None.
+def nearest(word: object, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The known word that was probably meant, or None. cutoff: how alike they must be (difflib's ratio).
 
     >>> nearest("wieghts", ["weights", "gpus"])
     'weights'
     """
-    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=cutoff)
     return close[0] if close else None
 
 
@@ -61,14 +61,27 @@ def unknown(kind: str, word: object, known: Sequence[str]) -> str:
     return f'unknown {kind} "{word}"; {remedy}'
 
 
-def from_pydantic(host: str, prefix: str, error: ValidationError, fields: Sequence[str]) -> list[Problem]:
-    """pydantic's findings in our words; `fields` are the names that are known at the level of `prefix`."""
+def from_pydantic(host: str, prefix: str, error: ValidationError, fields: Mapping[str, Sequence[str]]) -> list[Problem]:
+    """pydantic's findings in our words. fields: the names that are known at the level of `prefix` (key "") and in the
+    maps below it (key: the field's name)."""
     problems = []
     for item in error.errors():
         location = [str(part) for part in item["loc"] if not _is_union_tag(part)]
         path = ".".join(part for part in (prefix, *location) if part)
-        problems.append(Problem(host, path, _sentence(item, fields if len(location) == 1 else ())))
+        known = fields.get(location[0] if len(location) > 1 else "", ()) if location else ()
+        problems.append(Problem(host, path, _sentence(item, known)))
     return problems
+
+
+SHAPES = {
+    "model_type": "a map",
+    "dict_type": "a map",
+    "list_type": "a list",
+    "string_type": "text",
+    "int_type": "a whole number",
+    "bool_type": "true or false",
+}
+"""pydantic's type errors → what an admin calls it."""
 
 
 def _is_union_tag(part: Any) -> bool:
@@ -86,5 +99,9 @@ def _sentence(item: Any, fields: Sequence[str]) -> str:
         return str(item["ctx"]["error"])
     if kind == "literal_error":
         return f"{given!r} is not one of {item['ctx']['expected']}."
+    if kind == "string_too_short":
+        return "is empty."
+    if kind in SHAPES:
+        return f"should be {SHAPES[kind]}, not {given!r}."
     message = str(item["msg"]).removeprefix("Input should be ").rstrip(".")
     return f"should be {message}, not {given!r}."

@@ -1,0 +1,150 @@
+"""What tests start from: specs from inventory words, and hosts as a look would have found them. Plain data in (as it
+stands in the JSON cases), gpurack's own types out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gpurack.plan import compose
+from gpurack.spec.fleet import check_fleet
+from gpurack.spec.model import Host
+from gpurack.state.model import (
+    Container,
+    Driver,
+    File,
+    Gpu,
+    GpuProcess,
+    HostState,
+    Listener,
+    Os,
+    Package,
+    Probe,
+    Unit,
+)
+
+SALT = "5a" * 16
+SYSTEMS = {
+    "debian 12": Os("debian", "12", "bookworm", "Debian GNU/Linux 12 (bookworm)"),
+    "debian 13": Os("debian", "13", "trixie", "Debian GNU/Linux 13 (trixie)"),
+    "ubuntu 22.04": Os("ubuntu", "22.04", "jammy", "Ubuntu 22.04.5 LTS"),
+    "ubuntu 24.04": Os("ubuntu", "24.04", "noble", "Ubuntu 24.04.3 LTS"),
+    "rocky 9": Os("rocky", "9.6", "", "Rocky Linux 9.6 (Blue Onyx)"),
+}
+
+
+def spec(*layers: Mapping[str, Any]) -> Host:
+    """A host's spec from the layers of its data; what an inventory leaves to defaults is filled in for models."""
+    common = {"defaults": {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf"}}
+    return check_fleet({"gpu1": [common, *layers]})["gpu1"]
+
+
+def models(**entries: Mapping[str, Any]) -> Host:
+    """A spec with these models only; ports are given in order where there are none."""
+    numbered = {name: {"port": 8000 + number, **entry} for number, (name, entry) in enumerate(entries.items())}
+    return spec({"models": numbered})
+
+
+def uuid(card: int | str) -> str:
+    """The UUID of the test card with that number (or letter)."""
+    return f"GPU-{card!s:0>8}-0000"
+
+
+def gpu(index: int, card: int | str | None = None) -> Gpu:
+    """An A30 at an index; `card` where the card is not the one that usually sits there."""
+    return Gpu(index, uuid(index if card is None else card), "NVIDIA A30", 24125, 0, "580.159.04", "8.0", f"0:{index}")
+
+
+def docker_info(version: str = "28.5.2", **said: Any) -> dict[str, Any]:
+    """`docker info` of a dockerd that runs as gpurack wants it."""
+    usual = {"LiveRestoreEnabled": True, "Runtimes": {"runc": {}, "nvidia": {}}, "CDISpecDirs": ["/etc/cdi"]}
+    return {"ServerVersion": version, **usual, **said}
+
+
+def container(name: str, status: str = "running", **said: Any) -> Container:
+    """A container; with `label` (a definition) it is ours."""
+    labels = dict(said.get("labels", {}))
+    if "label" in said:
+        labels["gpurack.model"] = said["label"] if isinstance(said["label"], str) else json.dumps(said["label"])
+    return Container(
+        id=f"id-of-{name}",
+        name=name,
+        image=said.get("image", "sha256:0123456789abcdef"),
+        status=status,
+        exit_code=said.get("exit_code", 0),
+        error=said.get("error", ""),
+        pid=said.get("pid", 0),
+        started="",
+        created="",
+        restarts=said.get("restarts", 0),
+        labels=labels,
+        ports=tuple((ip, port) for ip, port in said.get("ports", ())),
+    )
+
+
+def package(text: str) -> Package:
+    """`1.20.0-1`, `1.20.0-1 held`, `1.20.0-1 half`."""
+    version, *marks = text.split()
+    return Package(version, "held" in marks, "half" not in marks)
+
+
+def file(said: str | Mapping[str, Any]) -> File:
+    """A file from its text, or from a map with text, mode, uid and gid."""
+    told = {"text": said} if isinstance(said, str) else said
+    return File(told["text"].encode(), told.get("mode", "644"), told.get("uid", 0), told.get("gid", 0))
+
+
+def listener(text: str) -> Listener:
+    """`127.0.0.1:8000 docker-proxy (pid 1)`"""
+    socket, _, owner = text.partition(" ")
+    address, _, port = socket.rpartition(":")
+    return Listener(address.strip("[]"), int(port), owner)
+
+
+def host_state(**said: Any) -> HostState:
+    """A host as a look found it, from the words of a JSON case; what is not said is a healthy Debian 13 with Docker.
+
+    os: "debian 13". packages: name → `version [held|half]`. files: path → text. units: name → `loaded active enabled`.
+    docker: version, or docker info's own map. gpus: how many cards, or their numbers in the order of their index.
+    containers: maps for `container`. listeners: texts for `listener`. probes: name → [status, body].
+    """
+    told = dict(said)
+    words: dict[str, Any] = {"init": "systemd", "arch": "amd64", "address": "10.0.0.7", "docker": docker_info()}
+    words["os"] = SYSTEMS[told.pop("os", "debian 13")]
+    if "docker" in told:
+        docker = told.pop("docker")
+        words["docker"] = docker_info(docker) if isinstance(docker, str) and docker else docker or {}
+    if "gpus" in told:
+        cards = told.pop("gpus")
+        order: Sequence[int | str] = range(cards) if isinstance(cards, int) else cards
+        words["gpus"] = tuple(gpu(index, card) for index, card in enumerate(order))
+        words["driver"] = Driver(kernel="580.159.04", present=True)
+    if "driver" in told:
+        words["driver"] = Driver(**{"kernel": "580.159.04", "present": True, **told.pop("driver")})
+    makers: dict[str, Any] = {
+        "packages": lambda entries: {name: package(text) for name, text in entries.items()},
+        "files": lambda entries: {path: file(text) for path, text in entries.items()},
+        "units": lambda entries: {name: Unit(*text.split()) for name, text in entries.items()},
+        "containers": lambda entries: tuple(
+            entry if isinstance(entry, Container) else container(**entry) for entry in entries
+        ),
+        "listeners": lambda entries: tuple(map(listener, entries)),
+        "probes": lambda entries: {name: Probe(status, body) for name, (status, body) in entries.items()},
+        "secrets": lambda entries: {path: (mode, 0) for path, mode in entries.items()},
+        "gpu_processes": lambda entries: tuple(GpuProcess(*entry) for entry in entries),
+        "cdi": frozenset,
+        "tools": frozenset,
+    }
+    for key, value in told.items():
+        words[key] = makers[key](value) if key in makers else value
+    return HostState(**words)
+
+
+def running(wanted: Host, name: str, state: HostState, uuids: tuple[str, ...] = (), **said: Any) -> Container:
+    """The container that a model has once a run has brought it up."""
+    key = said.pop("key", None)
+    words = compose.definition(name, wanted, state, uuids, key, SALT)
+    model = wanted.models[name]
+    ports = [(compose.address(model.bind, state), model.port)]
+    return container(name, label=words, **{"ports": ports, **said})

@@ -1,0 +1,266 @@
+"""Inventories: what is refused, in which words, and how layers become the spec of a host."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyinfra.api import Inventory
+
+from gpurack.spec.fleet import api_keys, binds_overlap, check_fleet, gpus_in_common, read_fleet, without_models
+from gpurack.spec.model import Host, Model, Secret, SecretError, UrlWeights
+from gpurack.spec.problems import InventoryError, Problem, nearest
+from tests.given import models, spec
+
+WRONG = sorted((Path(__file__).parent / "wrong_inventories").glob("*.json"))
+ALPHA = {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf", "port": 8000}
+
+
+def refusal(layers: dict[str, list[dict[str, Any]]]) -> list[str]:
+    with pytest.raises(InventoryError) as caught:
+        check_fleet(layers)
+    return [str(problem) for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize("path", WRONG, ids=lambda path: path.stem)
+def test_refused_with_exactly_these_sentences(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GPURACK_TEST_IS_NOT_SET", raising=False)
+    case = json.loads(path.read_text())
+    hosts = {name: data if isinstance(data, list) else [data] for name, data in case["inventory"].items()}
+    assert refusal(hosts) == case["problems"]
+
+
+@pytest.mark.parametrize("path", [path for path in WRONG if "sk-live" in path.read_text()], ids=lambda path: path.stem)
+def test_a_refusal_never_repeats_a_secret(path: Path) -> None:
+    assert "sk-live" not in "".join(json.loads(path.read_text())["problems"])
+
+
+def test_the_error_says_how_many_and_that_nothing_happened() -> None:
+    one = InventoryError([Problem("gpu1", "models.alpha.port", "is missing.")])
+    assert str(one) == (
+        "1 error in the inventory; nothing was done on any host\n    error  gpu1 models.alpha.port: is missing."
+    )
+    two = InventoryError([Problem("b", "", "x."), Problem("a", "p", "y."), Problem("a", "p", "y.")])
+    assert str(two).splitlines() == [
+        "2 errors in the inventory; nothing was done on any host",
+        "    error  a p: y.",
+        "    error  b: x.",
+    ]
+
+
+def test_python_only_mistakes() -> None:
+    def model(**fields: Any) -> dict[str, list[dict[str, Any]]]:
+        return {"gpu1": [{"models": {"alpha": {**ALPHA, **fields}}}]}
+
+    assert refusal(model(gpus=(0, 1))) == [
+        'gpu1 models.alpha.gpus: (0, 1) is not a list of GPUs; write [0, 1], ["GPU-6f1c"], "all" or [] for the CPU.'
+    ]
+    assert refusal(model(args={5: 1})) == ['gpu1 models.alpha.args: 5: a flag is text; write "5" in quotes.']
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"gpus": []},
+        {"gpus": "all"},
+        {"gpus": ["GPU-6f1c", 3]},
+        {"gpus": [0], "vram": "30%"},
+        {"weights": {"hf": "facebook/opt-125m", "revision": "27dcfa7"}},
+        {"weights": {"modelscope": "qwen/Qwen2.5-7B"}},
+        {"weights": {"copy": "./models/a.gguf"}},
+        {"version": None, "image": {"tar": "images/llama.tar"}},
+        {"version": None, "image": {"build": {"git": "https://git.example/x", "revision": "v1"}}},
+        {"bind": "::1"},
+        {"bind": "10.1.2.3"},
+        {"version": None, "image": "ghcr.io/lab/llama:1"},
+        {"weights": {"url": "https://hf.example/a.gguf?download=true", "sha256": "0" * 64}},
+        {"args": {"t": 16, "metrics": True, "temp": 0.5, "lora": ["a", "b"], "gone": None}},
+        {"env": {"A": "1", "B": None}},
+        {"compose": {"restart": None, "shm_size": "8g"}},
+        {"enabled": False, "api_key": {"env": "GPURACK_TEST_IS_NOT_SET"}},
+        {"served_name": "Qwen/Qwen2.5-7B"},
+    ],
+    ids=json.dumps,
+)
+def test_accepted(fields: dict[str, Any]) -> None:
+    assert check_fleet({"gpu1": [{"models": {"alpha": {**ALPHA, **fields}}}]})["gpu1"].models["alpha"]
+
+
+def test_data_that_are_not_ours_are_left_alone() -> None:
+    data = {"rack": 7, "ssh_user": "lab", "_sudo": True, "docker_image": "x", "models": {"alpha": ALPHA}}
+    assert list(check_fleet({"gpu1": [data]})["gpu1"].models) == ["alpha"]
+
+
+# --- layers --------------------------------------------------------------------------------------------------------
+
+
+def test_all_groups_and_host_merge() -> None:
+    everywhere = {"docker": {"version": "28.5.2", "daemon": {"live-restore": True, "log-driver": "local"}}}
+    group = {"docker": {"daemon": {"data-root": "/data/docker", "log-driver": None}}}
+    own = {"docker": {"source": "distro", "daemon": {"labels": ["rack=7"]}}}
+    host = check_fleet({"gpu1": [everywhere, group, own]})["gpu1"]
+    assert (host.docker.source, host.docker.version) == ("distro", "28.5.2")
+    # the null stays: it takes the key out of the host's own daemon.json too
+    assert host.docker.daemon == {
+        "live-restore": True, "log-driver": None, "data-root": "/data/docker", "labels": ["rack=7"]
+    }  # fmt: skip
+
+
+def test_defaults_then_engine_then_model() -> None:
+    host = spec(
+        {"defaults": {"bind": "lan", "args": {"threads": 8, "metrics": True}, "env": {"A": "all"}}},
+        {"engines": {"llama.cpp": {"version": "b7001", "args": {"threads": 16}, "env": {"A": "engine"}}}},
+        {"models": {"alpha": {"port": 1, "args": {"threads": 32}}, "beta": {"port": 2, "bind": None, "args": None}}},
+    )
+    alpha, beta = host.models["alpha"], host.models["beta"]
+    assert (alpha.version, alpha.bind, alpha.env) == ("b7001", "lan", {"A": "engine"})
+    assert alpha.args == {"threads": 32, "metrics": True}
+    assert (beta.bind, beta.args) == ("loopback", {})
+
+
+def test_null_takes_away_a_model_of_a_group() -> None:
+    host = spec({"models": {"alpha": {"port": 1}, "beta": {"port": 2}}}, {"models": {"alpha": None}})
+    assert list(host.models) == ["beta"]
+
+
+def test_null_in_compose_reaches_the_service() -> None:
+    assert models(alpha={"compose": {"restart": None}}).models["alpha"].compose == {"restart": None}
+
+
+def test_a_models_own_image_replaces_the_engines_version_and_the_other_way_round() -> None:
+    own_image = spec({"models": {"alpha": {"port": 1, "image": "ghcr.io/lab/llama:1"}}}).models["alpha"]
+    assert (own_image.image, own_image.version) == ("ghcr.io/lab/llama:1", None)
+    own_version = spec(
+        {"defaults": {"version": None, "image": "ghcr.io/lab/llama:1"}},
+        {"models": {"alpha": {"port": 1, "version": "b7"}}},
+    ).models["alpha"]
+    assert (own_version.image, own_version.version) == (None, "b7")
+
+
+def test_a_key_of_a_default_can_be_given_up() -> None:
+    host = spec(
+        {"defaults": {"api_key": {"env": "GPURACK_TEST_IS_NOT_SET"}}}, {"models": {"a1": {"port": 1, "api_key": None}}}
+    )
+    assert api_keys(host) == {}
+
+
+def test_pyinfras_own_layers_are_merged_where_pyinfra_would_replace() -> None:
+    inventory = Inventory(
+        (["gpu1", ("gpu2", {"docker": {"version": "26.1.5"}})], {"docker": {"version": "28.5.2"}}),
+        a30=(["gpu1", "gpu2"], {"docker": {"daemon": {"debug": True}}}),
+        override_data={"docker": {"restart": "never"}},
+    )
+    fleet = read_fleet(inventory)
+    seen = {name: (host.docker.version, host.docker.daemon, host.docker.restart) for name, host in fleet.items()}
+    assert seen == {"gpu1": ("28.5.2", {"debug": True}, "never"), "gpu2": ("26.1.5", {"debug": True}, "never")}
+
+
+def test_an_inventory_without_models_is_a_mistake_only_for_models() -> None:
+    problem = without_models(check_fleet({"gpu1": [{}], "gpu2": [{"docker": {"source": "distro"}}]}))
+    assert problem is not None
+    assert str(problem).startswith("no host has any models; give one a models map")
+    assert without_models({"gpu1": Host(), "gpu2": models(alpha={})}) is None
+
+
+# --- what cannot be together ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "overlap"),
+    [
+        ("loopback", "loopback", True),
+        ("loopback", "any", True),
+        ("loopback", "127.0.0.1", True),
+        ("loopback", "127.0.0.2", False),
+        ("loopback", "::1", False),
+        ("loopback", "lan", False),
+        ("loopback", "10.0.0.7", False),
+        ("lan", "127.0.0.1", False),
+        ("lan", "10.0.0.7", True),
+        ("lan", "fd00::7", True),
+        ("lan", "0.0.0.0", True),
+        ("lan", "lan", True),
+        ("10.0.0.7", "10.0.0.7", True),
+        ("10.0.0.7", "10.0.0.8", False),
+        ("10.0.0.7", "::", True),
+        ("any", "any", True),
+    ],
+)
+def test_binds_that_cannot_share_a_port(one: str, other: str, overlap: bool) -> None:
+    assert binds_overlap(one, other) is overlap
+    assert binds_overlap(other, one) is overlap
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "shared"),
+    [
+        ([0], [1], ""),
+        ([], "all", ""),
+        ([], [], ""),
+        ("all", "all", "all"),
+        ("all", [2, 3], "GPU 2, 3"),
+        ([2, 3], "all", "GPU 2, 3"),
+        ([0, 1], [1, 2], "GPU 1"),
+        (["GPU-ab"], ["GPU-ab"], "GPU GPU-ab"),
+    ],
+)
+def test_cards_in_common(one: Any, other: Any, shared: str) -> None:
+    def model(gpus: Any) -> Model:
+        return Model(engine="llama.cpp", version="b1", port=1, gpus=gpus)
+
+    assert gpus_in_common(model(one), model(other)) == shared
+
+
+def test_a_disabled_model_is_in_nobodys_way() -> None:
+    host = models(alpha={"gpus": "all", "port": 1}, beta={"gpus": [0], "port": 1, "enabled": False})
+    assert not host.models["beta"].enabled
+
+
+def test_wants_gpu_means_an_enabled_model() -> None:
+    assert models(alpha={"gpus": [0]}).wants_gpu
+    assert not models(alpha={"gpus": [0], "enabled": False}, beta={"gpus": []}).wants_gpu
+
+
+# --- secrets and words ---------------------------------------------------------------------------------------------
+
+
+def test_secrets_are_read_and_trimmed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPURACK_TEST_KEY", " from-env\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "key").write_text("from-file\n")
+    assert Secret(env="GPURACK_TEST_KEY").read() == "from-env"
+    assert Secret(file="~/key").read() == "from-file"
+    assert Secret(command=["printf", "from-command\\n"]).read() == "from-command"
+
+
+def test_a_secret_that_is_not_text_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "key").write_bytes(b"\xff\xfe")
+    with pytest.raises(SecretError, match=r"^file .*key cannot be read: "):
+        Secret(file=str(tmp_path / "key")).read()
+
+
+def test_a_mirrors_key_may_lie_in_the_admins_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mirror.asc").write_text("armored")
+    host = spec({"mirrors": {"nvidia": {"url": "https://mirror.example", "key": "~/mirror.asc"}}})
+    assert host.mirrors["nvidia"].read_key() == "armored"
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("https://hf.example/x/model-q4_K.gguf", "model-q4_K.gguf"),
+        ("https://hf.example/x/model.gguf?download=true#top", "model.gguf"),
+        ("https://hf.example/x/mein%20Modell.gguf", "mein_20Modell.gguf"),
+        ("https://hf.example/x/$(reboot).gguf", "__reboot_.gguf"),
+    ],
+)
+def test_the_file_name_of_fetched_weights(url: str, name: str) -> None:
+    weights = models(alpha={"weights": {"url": url, "sha256": "0" * 64}}).models["alpha"].weights
+    assert isinstance(weights, UrlWeights)
+    assert weights.filename == name
+
+
+def test_the_nearest_word_or_none() -> None:
+    assert nearest("wieghts", ["weights", "gpus"]) == "weights"
+    assert nearest("colour", ["weights", "gpus"]) is None
