@@ -7,6 +7,7 @@ exactly this process.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -82,9 +83,24 @@ def find() -> Engine | None:
     """Return the Docker that runs already: this checkout's private one first, then the machine's; None without one."""
     if private_pid() is not None and (engine := _private_engine()).answers():
         return engine
+    return machine()
+
+
+def machine() -> Engine | None:
+    """Return the machine's own Docker if it runs and we may use it."""
     program = shutil.which("docker")
     if program and (engine := Engine(program, None)).answers():
         return engine
+    return None
+
+
+def private() -> Engine | None:
+    """Return the private Docker if this checkout has one, started again if it died with containers in it."""
+    if private_pid() is not None:
+        return _private_engine()
+    containers = HOME / "data" / "containers"
+    if containers.is_dir() and any(containers.iterdir()):
+        return _start()
     return None
 
 
@@ -110,6 +126,7 @@ def _private_engine() -> Engine:
 
 def _start() -> Engine:
     progress("starting a private dockerd in .testbed/docker")
+    _sweep()
     HOME.mkdir(parents=True, exist_ok=True)
     runtime_home().mkdir(exist_ok=True)
     PID_FILE.unlink(missing_ok=True)  # dockerd refuses to start when some process has the pid of a dead one
@@ -151,3 +168,29 @@ def _start() -> Engine:
 
     await_(up_or_dead, seconds=60, what="The start of the private dockerd")
     return engine
+
+
+def _sweep() -> None:
+    """End what a private dockerd that was killed left: its containerd, the containers, their mounts.
+
+    Theirs is every process with this checkout's runtime folder on its command line, and the children of these.
+    """
+    mark = runtime_home().name.encode()
+    doomed, parents = set(), {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if mark in (folder / "cmdline").read_bytes():
+                doomed.add(int(folder.name))
+        except OSError:
+            continue  # it has just ended
+    doomed.discard(os.getpid())
+    children = {pid for pid, parent in parents.items() if parent in doomed}
+    for pid in doomed | children:  # a container's first process takes all others with it
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    places = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    ours = (f"{HOME}/", f"{runtime_home()}/")
+    for place in sorted((place for place in places if place.startswith(ours)), key=len, reverse=True):
+        run(["umount", "--lazy", place], check=False)
+    shutil.rmtree(runtime_home(), ignore_errors=True)

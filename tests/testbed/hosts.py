@@ -317,7 +317,11 @@ def write_ssh_config(hosts: dict[str, Host]) -> None:
             f"    IdentityFile {KEY}\n    IdentitiesOnly yes\n    UserKnownHostsFile {KNOWN_HOSTS}\n"
             f"    StrictHostKeyChecking yes\n    LogLevel ERROR\n    ConnectTimeout 10\n"
         )
-        public = (STATE / "host-keys" / f"{host.name}.pub").read_text().split()
+        key = STATE / "host-keys" / f"{host.name}.pub"
+        if not key.exists():  # a broken attempt got no further than the host itself
+            key.parent.mkdir(exist_ok=True)
+            host.engine.docker("cp", f"{container(host.name)}:/etc/ssh/ssh_host_ed25519_key.pub", str(key))
+        public = key.read_text().split()
         known.append(f"[127.0.0.1]:{host.port} {public[0]} {public[1]}\n")
     SSH_CONFIG.write_text("\n".join(blocks))
     KNOWN_HOSTS.write_text("".join(known))

@@ -125,15 +125,14 @@ def down(purge: bool = False) -> None:
     if not STATE.exists():
         return
     with _alone():
-        found = outer.find()
-        if found is not None:
-            _clear(found)
-            if purge:
-                images = found.output("images", "-q", "--filter", "reference=gpurack-testbed/*").split()
-                if images:
-                    found.docker("rmi", "-f", *dict.fromkeys(images))
-            if found.private:
-                found.stop()
+        for engine in (outer.private(), outer.machine()):
+            if engine is None:
+                continue
+            _clear(engine)
+            if purge and (images := engine.output("images", "-q", "--filter", "reference=gpurack-testbed/*").split()):
+                engine.docker("rmi", "-f", *dict.fromkeys(images))
+            if engine.private:
+                engine.stop()
         if purge:
             shutil.rmtree(outer.HOME, ignore_errors=True)
         for path in (hosts.SSH_CONFIG, hosts.KNOWN_HOSTS):
