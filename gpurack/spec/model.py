@@ -12,16 +12,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     Tag,
     field_validator,
     model_validator,
 )
+from pydantic_core import CoreSchema
+from pydantic_core.core_schema import no_info_after_validator_function
 
 
 class Strict(BaseModel):
@@ -36,25 +39,32 @@ def _version_is_text(value: Any) -> Any:
     return value
 
 
-def _like(pattern: str, sentence: str) -> AfterValidator:
-    """Text of a form, refused in our words instead of the pattern's."""
+class _Like:
+    """Text of a form: refused in our words instead of the pattern's, and a pattern in the JSON schema."""
 
-    def check(value: str) -> str:
-        if not re.fullmatch(pattern, value):
-            raise ValueError(f'"{value}" {sentence}')
+    def __init__(self, pattern: str, sentence: str) -> None:
+        self.pattern, self.sentence = pattern, sentence
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {**handler(schema), "pattern": f"^{self.pattern}$"}
+
+    def check(self, value: str) -> str:
+        if not re.fullmatch(self.pattern, value):
+            raise ValueError(f'"{value}" {self.sentence}')
         return value
-
-    return AfterValidator(check)
 
 
 Version = Annotated[
     str,
     BeforeValidator(_version_is_text),
-    _like(r"[0-9A-Za-z][0-9A-Za-z.+~_-]*", 'is not a version; write it as upstream does, "28.5.2" or "b7000".'),
+    _Like(r"[0-9A-Za-z][0-9A-Za-z.+~_-]*", 'is not a version; write it as upstream does, "28.5.2" or "b7000".'),
 ]
-AbsolutePath = Annotated[str, _like(r"/.*", "is not an absolute path on the host; it begins with /.")]
+AbsolutePath = Annotated[str, _Like(r"/.*", "is not an absolute path on the host; it begins with /.")]
 Repository = Annotated[
-    str, _like(r"[A-Za-z0-9._-]+/[A-Za-z0-9._-]+", 'is not a repository; write its owner too, "facebook/opt-125m".')
+    str, _Like(r"[A-Za-z0-9._-]+/[A-Za-z0-9._-]+", 'is not a repository; write its owner too, "facebook/opt-125m".')
 ]
 
 
@@ -135,8 +145,8 @@ def _output_of(command: tuple[str, ...]) -> str:
 class UrlWeights(Strict):
     """A file fetched onto the host. sha256: 64 hex digits; nothing unverified is ever put in place."""
 
-    url: Annotated[str, _like(r"https?://.+", "is not an http:// or https:// URL.")]
-    sha256: Annotated[str, _like(r"[0-9a-f]{64}", "is not a sha256: 64 digits of 0-9 and a-f, as sha256sum prints it.")]
+    url: Annotated[str, _Like(r"https?://.+", "is not an http:// or https:// URL.")]
+    sha256: Annotated[str, _Like(r"[0-9a-f]{64}", "is not a sha256: 64 digits of 0-9 and a-f, as sha256sum prints it.")]
 
     @property
     def filename(self) -> str:
@@ -336,7 +346,7 @@ Image = Annotated[
     BeforeValidator(_image_kind),
 ]
 
-ArgValue = str | bool | int | float | list[str | bool | int | float]
+ArgValue = str | bool | int | float | list[str | int | float]
 
 
 def _args_are_flags(value: Any) -> Any:
@@ -347,9 +357,11 @@ def _args_are_flags(value: Any) -> Any:
             raise ValueError(f'{name!r}: a flag is text; write "{name}" in quotes.')
         if name.startswith("-"):
             raise ValueError(f'"{name}": write the flag without dashes, "{name.lstrip("-")}".')
-        items = item if isinstance(item, list) else [item]
-        if any(not isinstance(each, str | bool | int | float) for each in items):
-            raise ValueError(f"{name}: a flag's value is text, a number, true, false or a list of those, not {item!r}.")
+        items = item if isinstance(item, list) else [0 if isinstance(item, bool) else item]
+        if any(isinstance(each, bool) or not isinstance(each, str | int | float) for each in items):
+            raise ValueError(
+                f"{name}: a flag's value is true, false, text, a number or a list of texts and numbers, not {item!r}."
+            )
     return value
 
 
