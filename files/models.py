@@ -8,6 +8,7 @@ Runs on the host's own python3 (3.6 or newer, standard library only), as root, u
 a line that begins with "error NAME: " says what failed, and the exit code is the number of failures.
 """
 
+import collections
 import contextlib
 import fcntl
 import hashlib
@@ -26,6 +27,7 @@ from urllib.parse import urlsplit
 CONFIG = "/etc/gpurack"
 COMPOSE_FILE = CONFIG + "/compose.yaml"
 SECRETS = CONFIG + "/secrets"
+NEXT = COMPOSE_FILE + ".next"  # what Compose checks and pulls from, while COMPOSE_FILE still describes what runs
 LOCK = "/run/gpurack/lock"
 BUSY = "/run/gpurack/busy"
 EVERY = 5  # seconds between two signs of life
@@ -136,10 +138,18 @@ def holder():
 # --- one model, step by step -----------------------------------------------------------------------------------------
 
 
+FETCHING = collections.defaultdict(threading.Lock)
+
+
 def fetch(name, url, sha256, path):
+    """One download per file, also when two models want it."""
+    with FETCHING[path]:
+        if not os.path.exists(path):
+            fetch_once(name, url, sha256, path)
+
+
+def fetch_once(name, url, sha256, path):
     """Downloads to PATH.part, resumed where an earlier try stopped; renamed into place once its hash is right."""
-    if os.path.exists(path):
-        return
     os.makedirs(os.path.dirname(path), exist_ok=True)
     part = path + ".part"
     total = remote_size(url)
@@ -158,8 +168,8 @@ def fetch(name, url, sha256, path):
     if found != sha256:
         os.unlink(part)
         raise Failure(
-            "weights from {} have sha256 {}, not {}. They were thrown away; the file on the server changed or the "
-            "inventory's sha256 is wrong".format(url, found, sha256)
+            "weights from {} have sha256 {}, not {}. They were thrown away. Either the file on the server changed or "
+            "the inventory's sha256 is wrong; correct the wrong one.".format(url, found, sha256)
         )
     os.rename(part, path)
 
@@ -168,7 +178,8 @@ def remote_size(url):
     """Content-Length, None when the server does not say."""
     code, output = run("curl", "-sSfLI", "--retry", "2", "--max-time", "60", url)
     if code:
-        raise Failure("weights cannot be fetched: {}".format(output.splitlines()[-1] if output else url))
+        error = next((line for line in output.splitlines() if line.startswith("curl:")), "exit code {}".format(code))
+        raise Failure("weights cannot be fetched from {}: {}. Try it on the host: curl -LI {}".format(url, error, url))
     lengths = re.findall(r"(?im)^content-length:\s*(\d+)", output)
     return int(lengths[-1]) if lengths else None
 
@@ -269,8 +280,8 @@ def wait_until_ready(name, url, served_name, timeout):
             raise Failure(died(name, state))
         if progress.elapsed() > timeout:
             raise Failure(
-                'not ready after {}: {} did not name "{}". Look: docker logs {}'.format(
-                    clock(timeout), url, served_name, name
+                'not ready after {}: {} did not name "{}". Look: docker logs {}{}'.format(
+                    clock(timeout), url, served_name, name, last_lines(name)
                 )
             )
         progress.tell("loading")
@@ -306,11 +317,15 @@ def container_state(name):
 
 
 def died(name, state):
-    """Why a container ended, with its last lines; known secrets are cut out of them."""
-    logs = without_secrets(run("docker", "logs", "--tail", "12", name)[1])
+    """Why a container ended, with its last lines."""
     reason = state["error"] or "exit code {}".format(state["code"])
-    lines = "".join("\n    | " + line[:300] for line in logs.splitlines()[-12:])
-    return "it ended while loading ({}). Its last lines:{}".format(reason, lines)
+    return "it ended while loading ({}). Look: docker logs {}{}".format(reason, name, last_lines(name))
+
+
+def last_lines(name):
+    """What a container logged last; known secrets are cut out."""
+    logs = without_secrets(run("docker", "logs", "--tail", "12", name)[1])
+    return "".join("\n    | " + line[:300] for line in logs.splitlines()[-12:])
 
 
 def without_secrets(text):
@@ -336,33 +351,95 @@ class Job:
         say("", "error {}: {}".format(name, why))
 
     def apply(self):
-        new = COMPOSE_FILE + ".next"
-        write(new, self.data["compose"], 0o644)
-        self.write_secrets()
-        if '"services": {}' not in self.data["compose"] and "services: {}" not in self.data["compose"]:
-            code, output = run(*compose("config", "--quiet", file=new))
-            if code:
-                os.unlink(new)
-                names = [model["name"] for group in self.data["groups"] for model in group] or ["models"]
-                self.fail(names[0], "Compose refuses the project, nothing was changed: {}".format(output))
-                return
+        """Check, then do what can be done while the old models serve, then change. A model that fails before its
+        turn keeps its container, its place in compose.yaml and its secrets."""
         ready = []
-        self.side_by_side(self.data["groups"], lambda group: self.prepare(group, new) and ready.append(group))
-        os.rename(new, COMPOSE_FILE)
+        self.side_by_side(self.accepted(), lambda group: self.prepare(group) and ready.append(group))
+        changing = {model["name"] for group in ready for model in group}
+        kept = {model["name"] for group in self.data["groups"] for model in group} - changing
+        self.write_secrets(kept)
+        write(COMPOSE_FILE, self.project(kept), 0o644)
+        with contextlib.suppress(OSError):
+            os.unlink(NEXT)
         self.side_by_side(ready, self.change)
         self.remove_old_secrets()
 
+    def project(self, kept=()):
+        """The text of compose.yaml, with the models in `kept` as they are in the one that lies there."""
+        new, old = self.data["compose"]["services"], self.data["compose"]["before"]
+        chosen = {name: new[name] for name in new if name not in kept}
+        chosen.update({name: old[name] for name in kept if name in old})
+        return self.assembled(chosen)
+
+    def assembled(self, chosen):
+        """Models' lines as one file; the same text as gpurack/plan/compose.py: document."""
+        text = self.data["compose"]["head"]
+        for section in ("services", "secrets", "volumes"):
+            lines = {}
+            for block in chosen.values():
+                lines.update(block[section])
+            if lines:
+                text += '"{}":\n'.format(section) + "".join(lines[key] for key in sorted(lines))
+            elif section == "services":
+                text += '"services": {}\n'
+        return text
+
+    def accepted(self):
+        """The groups that Compose accepts; one wrong service would make it refuse all of them."""
+        groups = self.data["groups"]
+        if not self.refusal(self.project()):
+            return groups
+        good = []
+        for group in groups:
+            blocks = {model["name"]: self.data["compose"]["services"].get(model["name"]) for model in group}
+            wrong = {name: self.refusal(self.assembled({name: block})) for name, block in blocks.items() if block}
+            wrong = {name: refusal for name, refusal in wrong.items() if refusal}
+            for name, refusal in wrong.items():
+                self.fail(name, "Compose refuses it, so it was not changed: {}".format(refusal))
+            if wrong:
+                self.fail_others(group, wrong)
+            else:
+                good.append(group)
+        refusal = self.refusal(self.project({name for group in groups if group not in good for name in names(group)}))
+        if refusal:
+            for group in good:
+                self.fail(group[0]["name"], "Compose refuses the whole project, nothing was changed: " + refusal)
+            return []
+        return good
+
+    def refusal(self, text):
+        """What Compose says against a project; "" when it accepts it. `text` is then in NEXT."""
+        write(NEXT, text, 0o644)
+        if '"services": {}' in text:  # an empty project is right, but `config` exits with 1
+            return ""
+        code, output = run(*compose("config", "--quiet", file=NEXT))
+        return (output or "exit code {}".format(code)) if code else ""
+
+    def fail_others(self, group, failed):
+        """The rest of a group stays as it is, because its models need each other's cards or ports."""
+        for name in names(group):
+            if name not in failed:
+                what = "not changed, because it shares a card or port with {}, which failed"
+                self.fail(name, what.format(", ".join(sorted(failed))))
+
     def side_by_side(self, groups, work):
-        threads = [threading.Thread(target=work, args=(group,)) for group in groups]
+        def guarded(group):
+            try:
+                work(group)
+            except Exception as error:  # a thread's exception would be lost, and the run look like a success
+                self.fail(group[0]["name"], "{}: {}".format(type(error).__name__, error))
+
+        threads = [threading.Thread(target=guarded, args=(group,)) for group in groups]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
 
-    def write_secrets(self):
+    def write_secrets(self, kept):
         os.makedirs(SECRETS, mode=0o700, exist_ok=True)
         for name, value in self.data["secrets"].items():
-            write("{}/{}/api_key".format(SECRETS, name), value + "\n", 0o400)
+            if name not in kept:
+                write("{}/{}/api_key".format(SECRETS, name), value + "\n", 0o400)
 
     def remove_old_secrets(self):
         """Those of models that are gone: not wanted any more and not mounted by a container that stayed."""
@@ -371,23 +448,18 @@ class Job:
             if name not in self.data["secrets"] and gone:
                 shutil.rmtree(os.path.join(SECRETS, name))
 
-    def prepare(self, group, file):
-        """Whatever can be done while the old ones still serve. One failure keeps the whole group as it is, because
-        its models need each other's cards or ports."""
+    def prepare(self, group):
+        """Whatever can be done while the old ones still serve. One failure keeps the whole group as it is."""
         for model in group:
+            name = model["name"]
             try:
                 if model.get("fetch"):
-                    fetch(model["name"], model["fetch"]["url"], model["fetch"]["sha256"], model["fetch"]["path"])
+                    fetch(name, model["fetch"]["url"], model["fetch"]["sha256"], model["fetch"]["path"])
                 if model["action"] in ("create", "recreate", "start"):
-                    pull(model["name"], model["image"], file)
-            except Failure as failure:
-                self.fail(model["name"], str(failure))
-                for other in group:
-                    if other is not model:
-                        self.fail(
-                            other["name"],
-                            "not changed, because it shares a card or port with {}, which failed".format(model["name"]),
-                        )
+                    pull(name, model["image"], NEXT)
+            except (Failure, OSError) as failure:
+                self.fail(name, str(failure))
+                self.fail_others(group, {name})
                 return False
         return True
 
@@ -400,7 +472,7 @@ class Job:
                     pids |= stop(model["name"])
                     if model["action"] == "remove":
                         say(model["name"], "removed")
-                except Failure as failure:
+                except (Failure, OSError) as failure:
                     self.fail(model["name"], str(failure))
         for model in group:
             if model["action"] == "remove":
@@ -412,8 +484,12 @@ class Job:
                     start(model["name"])
                 seconds = wait_until_ready(model["name"], model["url"], model["served_name"], model["timeout"])
                 say(model["name"], "ready after {}".format(clock(seconds)))
-            except Failure as failure:
+            except (Failure, OSError) as failure:
                 self.fail(model["name"], str(failure))
+
+
+def names(group):
+    return [model["name"] for model in group]
 
 
 def apply():

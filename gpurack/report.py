@@ -41,10 +41,17 @@ class Report(BaseStateCallback):
             state.add_callback_handler(self)
 
     def failed(self, host: str, lines: Iterable[str]) -> None:
-        """Remembers why a host failed: lines "error …", else the last line there is."""
+        """Remembers why a host failed: lines "error …" with the quoted lines below them; else apt's own "E: …"; else
+        the last line there is."""
         found = [line for line in lines if line.strip()]
-        sentences = [line.removeprefix("error ") for line in found if line.startswith("error ")]
-        self.errors.setdefault(host, []).extend(sentences or found[-1:])
+        sentences: list[str] = []
+        for line in found:
+            if line.startswith("error "):
+                sentences.append(line.removeprefix("error "))
+            elif sentences and line.startswith("    | "):
+                sentences[-1] += f"\n{line}"
+        apt = [line for line in found if line.startswith("E: ")]
+        self.errors.setdefault(host, []).extend(sentences or apt[:1] or found[-1:])
 
     def changed(self, host: str, model: str, action: str) -> None:
         """Remembers what a run did to a model: created, recreated, started."""
@@ -72,7 +79,7 @@ class Report(BaseStateCallback):
             console.print(table)
         for name, sentences in sorted(self.errors.items()):
             for sentence in dict.fromkeys(sentences):
-                console.print(f"[red]error[/] [bold]{name}[/] {escape(sentence)}")
+                console.print(f"[red]error[/] [bold]{name}[/] {escape(sentence)}", soft_wrap=True)
         console.print(self.summary(state))
 
     def rows(self, state: State, name: str) -> list[tuple[str, ...]]:

@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import json
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from gpurack.spec.model import Host, Model
 from gpurack.state.model import HostState
 
 PROJECT = "gpurack"
+SECTIONS = ("services", "secrets", "volumes")
 HEADER = """\
 # Written by gpurack from the inventory, which is where changes belong: this file is replaced at the next run.
 # To look around: docker compose -f {path} ps, logs, restart NAME.
@@ -202,21 +204,51 @@ def labelled(
 
 def document(services: Mapping[str, Mapping[str, Any]]) -> str:
     """The text of compose.yaml. Services of models that could not be planned now may be old ones, kept as they were."""
-    content: dict[str, Any] = {"name": PROJECT, "services": dict(sorted(services.items()))}
-    secrets = {
-        secret["source"]: {"file": f"{paths.SECRETS}/{name}/api_key"}
-        for name, data in sorted(services.items())
-        for secret in data.get("secrets", [])
-        if secret["source"] == f"{name}_api_key"
-    }
-    if secrets:
-        content["secrets"] = secrets
-    mounts = [mount for data in services.values() for mount in data.get("volumes", []) if isinstance(mount, Mapping)]
-    volumes = sorted({mount["source"] for mount in mounts if mount.get("type") == "volume"})
-    if volumes:
-        content["volumes"] = {name: {} for name in volumes}
-    text = yaml.dump(escaped(content), Dumper=_Quoted, sort_keys=False, allow_unicode=True, width=10**9)
-    return HEADER.format(path=paths.COMPOSE_FILE) + text
+    models = blocks(services)
+    text = head()
+    for section in SECTIONS:
+        lines: dict[str, str] = {}
+        for block in models.values():
+            lines |= block[section]
+        if lines:
+            text += f'"{section}":\n' + "".join(lines[key] for key in sorted(lines))
+        elif section == "services":
+            text += '"services": {}\n'
+    return text
+
+
+def head() -> str:
+    """What stands above the services."""
+    return HEADER.format(path=paths.COMPOSE_FILE) + _yaml({"name": PROJECT})
+
+
+def blocks(services: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, dict[str, str]]]:
+    """Model → section of the file → item → its lines. The runner on the host, which has no YAML, puts the file together
+    of these as `document` does, because a model that fails there keeps its old lines."""
+    found = {}
+    for name, data in services.items():
+        items: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+        items["services"][name] = data
+        if any(secret.get("source") == f"{name}_api_key" for secret in _maps(data.get("secrets"))):
+            items["secrets"][f"{name}_api_key"] = {"file": f"{paths.SECRETS}/{name}/api_key"}
+        for mount in _maps(data.get("volumes")):
+            if mount.get("type") == "volume":
+                items["volumes"][str(mount.get("source"))] = {}
+        found[name] = {
+            section: {key: textwrap.indent(_yaml({key: value}), "  ") for key, value in values.items()}
+            for section, values in items.items()
+        }
+    return found
+
+
+def _maps(values: Any) -> list[Mapping[str, Any]]:
+    """The maps of a list; an admin's `compose` may have put anything there, and Compose will say so."""
+    return [value for value in values if isinstance(value, Mapping)] if isinstance(values, list) else []
+
+
+def _yaml(data: Mapping[str, Any]) -> str:
+    text: str = yaml.dump(escaped(data), Dumper=_Quoted, sort_keys=False, allow_unicode=True, width=10**9)
+    return text
 
 
 def old_services(state: HostState) -> dict[str, Any]:

@@ -155,7 +155,8 @@ def find(wanted: int | str, state: HostState) -> Gpu:
         raise LookupError(f"{wanted} fits {len(found)} cards; write more of the UUID.")
     cards = ", ".join(f"{gpu.index} ({gpu.uuid[:12]}…)" for gpu in state.gpus)
     broken = f" nvidia-smi says: {state.driver.message}" if state.driver.exit_code else ""
-    raise LookupError(f"GPU {wanted} does not exist; the host has {cards}.{broken}")
+    name = wanted if isinstance(wanted, str) else f"GPU {wanted}"
+    raise LookupError(f"{name} does not exist; the host has {cards}.{broken}")
 
 
 def lost(uuids: Sequence[str], state: HostState) -> str:

@@ -90,7 +90,8 @@ def plan_models(spec: Host, state: HostState, keys: Mapping[str, str], salt: str
     file = state.files.get(paths.COMPOSE_FILE)
     rewrite = bool(services or file) and (file is None or file.text != text)
     needs_job = bool(acting) or rewrite or secrets_differ(spec, state, keys)
-    job = make_job(spec, state, cards.uuids, acting, services, keys) if needs_job else None
+    planned = {name: keys[name] for name in keys if name in services and name not in errors}
+    job = make_job(spec, state, cards.uuids, acting, (services, old), planned) if needs_job else None
     steps = tuple(host_files(state)) if services or state.ours else ()
     return ModelsPlan(tuple(changes), errors, steps, job)
 
@@ -256,16 +257,18 @@ def make_job(
     state: HostState,
     uuids: Mapping[str, tuple[str, ...]],
     acting: Sequence[Change],
-    services: Mapping[str, Any],
+    services: tuple[Mapping[str, Any], Mapping[str, Any]],
     keys: Mapping[str, str],
 ) -> dict[str, Any]:
     """What the runner carries out. groups: models that need each other's cards, ports or names stop together, then
-    start one after the other; different groups go side by side."""
+    start one after the other; different groups go side by side. services: the new ones, and those of the compose.yaml
+    that lies there, for models that fail."""
+    new, before = (compose.blocks(some) for some in services)
     return {
-        "compose": compose.document(services),
-        "secrets": {name: key for name, key in keys.items() if not spec.models[name].gpus or name in uuids},
+        "compose": {"head": compose.head(), "services": new, "before": before},
+        "secrets": dict(keys),
         "groups": [
-            [entry(change, spec, state, uuids, services) for change in group]
+            [entry(change, spec, state, uuids, services[0]) for change in group]
             for group in groups(acting, spec, state, uuids)
         ],
     }

@@ -1,0 +1,242 @@
+"""Models that cannot be brought up: each is named with its reason and what to do; the others are served as asked.
+
+One host is provisioned for the whole file. `beta` and `delta` are never meant to change: they are the others.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.conftest import Lab, Run, chat, containers, identities, model
+from tests.testbed import Host, Testbed
+from tests.testbed.inventory import REGISTRY, weights
+
+IMAGE = f"{REGISTRY}/ghcr/ggml-org/llama.cpp:server-b7000"
+KEY = "sk-bad-day-0123456789"
+GOOD: dict[str, Any] = {
+    "alpha": model("alpha", [0], 8000),
+    "beta": model("beta", [1], 8001),
+    "delta": model("delta", [], 8003),
+}
+SHORT_WAIT = """\
+from gpurack.plan import models
+
+models.READY_TIMEOUT = 6  # instead of half an hour
+
+from gpurack.deploys import gpu_host  # noqa: E402
+
+gpu_host()
+"""
+
+
+@pytest.fixture(scope="module")
+def host(testbed: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Host:
+    """gpu1 with the good models served."""
+    host = testbed.recreate("gpu1")
+    lab = Lab(testbed, tmp_path_factory.mktemp("lab"))
+    run = lab.run(lab.inventory({"gpu1": {"models": GOOD}}))
+    assert run.exit_code == 0, run.output
+    return host
+
+
+@pytest.fixture
+def strangers(host: Host) -> Iterator[dict[str, tuple[str, str]]]:
+    """What is not gpurack's: a web page on port 9001, a container that bears a model's name, a process on port 9000."""
+    sleep = f"--entrypoint sleep {IMAGE} infinity"
+    host.root(f"docker run -d --name grafana -p 127.0.0.1:9001:3000 {sleep}")
+    host.root(f"docker run -d --name namesake {sleep}")
+    host.root("systemd-run --unit=somebody -p User=lab -p WorkingDirectory=/run python3 -m http.server 9000")
+    seen = identities(host)
+    yield {name: seen[name] for name in ("grafana", "namesake")}
+    host.root("docker rm -f grafana namesake; systemctl stop somebody")
+
+
+def listening(host: Host, port: int) -> bool:
+    """Does anybody listen there?"""
+    return bool(host.root(f"ss -Hltn sport = :{port}").stdout.strip())
+
+
+def sentence(run: Run, name: str) -> str:
+    """The sentence below the table about one model of gpu1."""
+    found = [error for error in run.errors("gpu1") if error.startswith(f"{name}: ")]
+    assert len(found) == 1, f"{name}: {found}\n{run.output}"
+    return found[0].removeprefix(f"{name}: ")
+
+
+def test_every_bad_model_has_its_sentence_and_the_others_are_served(
+    lab: Lab, host: Host, strangers: dict[str, tuple[str, str]]
+) -> None:
+    """Twelve models that cannot be, in one run, beside one that changes and two that stay."""
+    uuids = host.gpus.uuids
+    print_key = {"entrypoint": ["sh", "-c", "echo loading; echo key is $(cat /run/secrets/api_key); exit 3"]}
+    bad = {
+        "no-index": model("gamma", [7], 8010),
+        "no-uuid": model("gamma", ["GPU-ffffffff"], 8011),
+        "same-card": model("gamma", [uuids[1][:20]], 8012),
+        "process-port": model("gamma", [], 9000),
+        "container-port": model("gamma", [], 9001),
+        "namesake": model("gamma", [], 8013),
+        "no-weights": {"weights": "/data/nowhere/gamma.gguf", "gpus": [], "port": 8014},
+        "wrong-sum": {"weights": {**weights("gamma"), "sha256": "0" * 64}, "gpus": [], "port": 8015},
+        "gone-url": {
+            "weights": {"url": "http://weights.testbed/gone.gguf", "sha256": "1" * 64},
+            "gpus": [],
+            "port": 8016,
+        },
+        "no-image": model("gamma", [], 8017, image=f"{REGISTRY}/nobody/nothing:1"),
+        "exits": model("gamma", [], 8018, compose=print_key, api_key={"env": "BAD_DAY_KEY"}),
+        "no-service": model("gamma", [], 8020, compose={"volumes": 5}),
+    }
+    before = identities(host)
+    changed = {**GOOD, "alpha": model("alpha", [0], 8000, context=512)}
+    run = lab.run(lab.inventory({"gpu1": {"models": {**changed, **bad}}}), env={"BAD_DAY_KEY": KEY})
+    assert run.exit_code == 1, run.output
+    assert not run.traceback, run.output
+
+    for name in bad:
+        assert "FAILED" in run.row("gpu1", name), run.output
+    assert "GPU 7 does not exist; the host has 0 (GPU-" in sentence(run, "no-index")
+    assert "GPU-ffffffff does not exist; the host has 0 (GPU-" in sentence(run, "no-uuid")
+    assert uuids[1] in sentence(run, "same-card")
+    assert "held by beta" in sentence(run, "same-card")
+    assert "(free: 2, 3)" in sentence(run, "same-card")
+    pid = host.root("systemctl show -p MainPID --value somebody").stdout.strip()
+    assert f"port 9000 is held by process python3 (pid {pid}" in sentence(run, "process-port")
+    assert 'port 9001 is held by container "grafana", which is not gpurack\'s' in sentence(run, "container-port")
+    for name in ("process-port", "container-port"):
+        assert "Stop it or use another port." in sentence(run, name)
+    assert 'the container name "namesake" is taken by a container that is not gpurack\'s' in sentence(run, "namesake")
+    assert "docker rename namesake namesake-old" in sentence(run, "namesake")
+    assert "/data/nowhere/gamma.gguf do not exist on the host. Copy them there" in sentence(run, "no-weights")
+    assert f"not {'0' * 64}" in sentence(run, "wrong-sum")
+    assert weights("gamma")["sha256"] in sentence(run, "wrong-sum")
+    assert "http://weights.testbed/gone.gguf" in sentence(run, "gone-url")
+    assert "404" in sentence(run, "gone-url")
+    assert f"image {REGISTRY}/nobody/nothing:1 cannot be pulled" in sentence(run, "no-image")
+    assert "Compose refuses it, so it was not changed" in sentence(run, "no-service")
+    assert "volumes must be a" in sentence(run, "no-service")
+    assert sentence(run, "exits") == "it ended while loading (exit code 3). Look: docker logs exits"
+    assert "| loading" in run.output
+    assert "| key is •••" in run.output
+    assert KEY not in run.output
+
+    # the others: one changed as asked, two never touched, strangers neither
+    assert run.row("gpu1", "alpha").endswith("ready, recreated"), run.output
+    print(run.output)
+    assert chat(host, 8000) == lab.testbed.weights("alpha").sentence
+    after = identities(host)
+    assert after["alpha"] != before["alpha"]
+    assert "ctx-size" in str(containers(host)["alpha"]["Args"])
+    for name in ("beta", "delta"):
+        assert after[name] == before[name], f"{name} was touched"
+        assert run.row("gpu1", name).endswith("ready")
+    for name, identity in strangers.items():
+        assert after[name] == identity, f"{name} was touched"
+    # of the bad ones only the one that started and ended is there, and it does not go on restarting
+    assert set(after) == {"alpha", "beta", "delta", "grafana", "namesake", "exits"}
+    assert containers(host)["exits"]["State"]["Status"] == "exited"
+    assert not listening(host, 8018)
+    # nothing unverified is in place, not even half of it
+    assert "0000000000000000" not in host.root("ls /var/lib/gpurack/weights").stdout
+
+    again = lab.run(lab.inventory({"gpu1": {"models": changed}}))
+    assert again.exit_code == 0, again.output
+    assert set(identities(host)) == {"alpha", "beta", "delta", "grafana", "namesake"}
+    settled = lab.run(lab.inventory({"gpu1": {"models": changed}}))
+    assert settled.unchanged, settled.output
+
+
+class Caller(threading.Thread):
+    """Asks a model again and again, and counts what is not its own sentence."""
+
+    def __init__(self, host: Host, port: int, sentence: str) -> None:
+        super().__init__(daemon=True)
+        self.host, self.port, self.sentence = host, port, sentence
+        self.answers, self.wrong, self.ended = 0, list[str](), threading.Event()
+
+    def run(self) -> None:
+        while not self.ended.is_set():
+            try:
+                answer = chat(self.host, self.port)
+            except Exception as error:
+                answer = repr(error)
+            self.answers += 1
+            if answer != self.sentence:
+                self.wrong.append(answer)
+
+    def finish(self) -> None:
+        """No more calls; every one so far was answered as it should be."""
+        self.ended.set()
+        self.join()
+        assert self.answers > 2
+        assert self.wrong == []
+
+
+@pytest.fixture
+def calling(lab: Lab, host: Host) -> Iterator[Callable[[str, int], Caller]]:
+    """Begin to call a model; ends with the test."""
+    begun: list[Caller] = []
+
+    def begin(name: str, port: int) -> Caller:
+        begun.append(Caller(host, port, lab.testbed.weights(name).sentence))
+        begun[-1].start()
+        return begun[-1]
+
+    yield begin
+    for caller in begun:
+        caller.ended.set()
+        caller.join()
+
+
+def test_the_old_model_serves_while_and_after_its_replacement_fails(
+    lab: Lab, host: Host, calling: Callable[[str, int], Caller]
+) -> None:
+    """A wrong sha256, an image that does not exist, weights that are not there: the old ones are never stopped."""
+    assert lab.run(lab.inventory({"gpu1": {"models": GOOD}})).exit_code == 0
+    before = identities(host)
+    callers = [calling("alpha", 8000), calling("beta", 8001), calling("delta", 8003)]
+    wanted = {
+        "alpha": {**GOOD["alpha"], "weights": {**weights("gamma"), "sha256": "2" * 64}},
+        "beta": {**GOOD["beta"], "image": f"{REGISTRY}/nobody/nothing:1"},
+        "delta": {**GOOD["delta"], "weights": "/data/nowhere/delta.gguf"},
+    }
+    run = lab.run(lab.inventory({"gpu1": {"models": wanted}}))
+    assert run.exit_code == 1, run.output
+    for caller in callers:
+        caller.finish()
+    assert identities(host) == before
+    for name in wanted:
+        assert "FAILED" in run.row("gpu1", name), run.output
+    # by hand, from the file that an admin may use by hand, it is still the old project
+    shown = host.root("docker compose -f /etc/gpurack/compose.yaml ps --format '{{.Name}} {{.State}}'").stdout
+    assert sorted(shown.split()) == sorted(["alpha", "beta", "delta", "running", "running", "running"])
+    host.root("docker compose -f /etc/gpurack/compose.yaml up -d --no-deps --pull never")
+    assert identities(host) == before, "the file does not describe what runs"
+
+    settled = lab.run(lab.inventory({"gpu1": {"models": GOOD}}))
+    assert settled.unchanged, settled.output
+
+
+def test_a_model_that_never_gets_ready(lab: Lab, host: Host, tmp_path: Path) -> None:
+    """It is named with what was asked and where to look; its container stays, for looking; the others are served."""
+    before = identities(host)
+    deploy = tmp_path / "short_wait.py"
+    deploy.write_text(SHORT_WAIT)
+    silent = {"entrypoint": ["sh", "-c", "echo tensors are missing; exec sleep infinity"]}
+    wanted = {**GOOD, "silent": model("gamma", [2], 8019, compose=silent)}
+    run = lab.run(lab.inventory({"gpu1": {"models": wanted}}), deploy=str(deploy))
+    assert run.exit_code == 1, run.output
+    assert "silent: loading" in run.output
+    assert "not ready after 0:06" in sentence(run, "silent")
+    assert "http://127.0.0.1:8019/v1/models" in sentence(run, "silent")
+    assert "docker logs silent" in sentence(run, "silent")
+    assert "| tensors are missing" in run.output
+    assert "FAILED: not ready after 0:06" in run.row("gpu1", "silent")
+    for name in GOOD:
+        assert identities(host)[name] == before[name]
+    assert containers(host)["silent"]["State"]["Status"] == "running"
