@@ -127,7 +127,6 @@ def test_every_bad_model_has_its_sentence_and_the_others_are_served(
 
     # the others: one changed as asked, two never touched, strangers neither
     assert run.row("gpu1", "alpha").endswith("ready, recreated"), run.output
-    print(run.output)
     assert chat(host, 8000) == lab.testbed.weights("alpha").sentence
     after = identities(host)
     assert after["alpha"] != before["alpha"]
