@@ -28,6 +28,8 @@ CONFIG = "/etc/gpurack"
 COMPOSE_FILE = CONFIG + "/compose.yaml"
 SECRETS = CONFIG + "/secrets"
 NEXT = COMPOSE_FILE + ".next"  # what Compose checks and pulls from, while COMPOSE_FILE still describes what runs
+REPLACED = "/var/lib/gpurack/replaced"
+SET_ASIDE = "-replaced"  # as in gpurack/plan/models.py
 LOCK = "/run/gpurack/lock"
 BUSY = "/run/gpurack/busy"
 EVERY = 5  # seconds between two signs of life
@@ -238,13 +240,38 @@ def pull(name, image, file):
         say(name, "pulled {} in {}".format(image, clock(progress.elapsed())))
 
 
+def pids_of(name):
+    code, output = run("docker", "top", name, "-eo", "pid")
+    return set(re.findall(r"\d+", output)) if code == 0 else set()
+
+
 def stop(name):
     """Stops and removes a container of ours; returns the process ids it had."""
-    code, output = run("docker", "top", name, "-eo", "pid")
-    pids = set(re.findall(r"\d+", output)) if code == 0 else set()
+    pids = pids_of(name)
     if run("docker", "container", "inspect", name)[0] == 0:
         must("docker", "stop", "--time", "30", name)
         must("docker", "rm", "--force", name)
+    return pids
+
+
+def set_aside(name, old):
+    """Stops a container made by hand and renames it; it is kept, with its restart policy noted, so that it can be put
+    back. Returns the process ids it had. Nothing to do when an earlier run did it."""
+    form = (
+        "{{.HostConfig.AutoRemove}} {{.HostConfig.RestartPolicy.Name}} {{.HostConfig.RestartPolicy.MaximumRetryCount}}"
+    )
+    code, output = run("docker", "container", "inspect", "--format", form, old)
+    if code:
+        return set()
+    vanishes, policy, retries = output.split()
+    if vanishes == "true":
+        raise Failure("{} was started with --rm, so it could not be put back; stop it yourself".format(old))
+    write(os.path.join(REPLACED, old), policy + (":" + retries if policy == "on-failure" else "") + "\n", 0o644)
+    pids = pids_of(old)
+    must("docker", "stop", "--time", "30", old)
+    must("docker", "update", "--restart", "no", old)
+    must("docker", "rename", old, old + SET_ASIDE)
+    say(name, "{} is stopped and set aside as {}".format(old, old + SET_ASIDE))
     return pids
 
 
@@ -478,6 +505,8 @@ class Job:
             if model["action"] == "remove":
                 continue
             try:
+                if model.get("replaces"):
+                    pids |= set_aside(model["name"], model["replaces"])
                 if model["uuids"]:
                     wait_for_memory(model["name"], pids)
                 if model["action"] != "wait":
@@ -486,6 +515,20 @@ class Job:
                 say(model["name"], "ready after {}".format(clock(seconds)))
             except (Failure, OSError) as failure:
                 self.fail(model["name"], str(failure))
+                if model.get("replaces"):
+                    self.put_back(model["name"], model["replaces"])
+
+    def put_back(self, name, old):
+        """The container made by hand serves again, because the model that was to replace it did not."""
+        try:
+            run("docker", "rm", "--force", name)
+            must("docker", "rename", old + SET_ASIDE, old)
+            with open(os.path.join(REPLACED, old)) as policy:
+                must("docker", "update", "--restart", policy.read().strip(), old)
+            must("docker", "start", old)
+            say(name, "{} is back in its place".format(old))
+        except (Failure, OSError) as failure:
+            self.fail(name, "{} could not be put back: {}".format(old, failure))
 
 
 def names(group):

@@ -7,17 +7,21 @@ Each checks the whole inventory before the first command runs on any host, and r
 that is wrong with it. Hosts' data are described in docs/inventory.md.
 """
 
+import sys
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from pyinfra import host
 from pyinfra.api import State, deploy
+from pyinfra_cli.util import PYTHON_CODES
 
 from gpurack.operations import engine
 from gpurack.operations.models import models as models_operation
 from gpurack.operations.remove import remove as remove_operation
 from gpurack.report import REPORT
 from gpurack.spec.fleet import Fleet, read_fleet, without_models
+from gpurack.spec.load import ignored_by_pyinfra
 from gpurack.spec.model import Host
 from gpurack.spec.not_yet import not_carried_out
 from gpurack.spec.problems import InventoryError
@@ -76,6 +80,8 @@ def begin(needs_models: bool = False) -> Host:
     if state not in _fleets:
         fleet = read_fleet(state.inventory)
         problems = not_carried_out(fleet)
+        if path := inventory_file():
+            problems += ignored_by_pyinfra(path)
         if needs_models and (problem := without_models(fleet)):
             problems.append(problem)
         if problems:
@@ -83,6 +89,12 @@ def begin(needs_models: bool = False) -> Host:
         _fleets[state] = fleet
         REPORT.attach(state, fleet)
     return _fleets[state][host.name]
+
+
+def inventory_file() -> Path | None:
+    """The inventory that the pyinfra command was given, if it is a Python file: the first argument it executed."""
+    given = next((argument for argument in sys.argv[1:] if argument in PYTHON_CODES), None)
+    return Path(given) if given else None
 
 
 def privilege(wanted: Host) -> dict[str, Any]:

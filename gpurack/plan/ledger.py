@@ -75,7 +75,12 @@ def overfull(
 def held_by_others(name: str, cards: Sequence[str], spec: Host, state: HostState) -> str | None:
     """Is the memory this model needs held by processes that are not ours?"""
     for uuid in cards:
-        foreign = [process for process in state.gpu_processes if process.uuid == uuid and not process.ours(state)]
+        making_room = {container.id for container in state.containers if container.name == spec.models[name].replaces}
+        foreign = [
+            process
+            for process in state.gpu_processes
+            if process.uuid == uuid and not process.ours(state) and process.container not in making_room
+        ]
         if not foreign:
             continue
         card = next(gpu for gpu in state.gpus if gpu.uuid == uuid)

@@ -14,6 +14,8 @@ from gpurack.spec.model import Host, UrlWeights
 from gpurack.state.model import MISMATCH, Container, HostState
 
 Action = Literal["keep", "create", "recreate", "start", "wait", "remove"]
+SET_ASIDE = "-replaced"
+"""What the name of a container by hand ends in, after a model has taken its place. It is stopped, not removed."""
 READY_TIMEOUT = 1800
 """Seconds a model may take until it answers; 30 minutes is what the largest engines need to load (engines.md)."""
 
@@ -174,20 +176,35 @@ def obstacle(name: str, spec: Host, state: HostState, change: Change) -> str | N
     """Why nothing may be done for this model; None when it may."""
     model = spec.models[name]
     stranger = next((c for c in state.containers if c.name == name and not c.ours), None)
-    if stranger:
+    if stranger and stranger != replaced(name, spec, state):
         return (
             f'the container name "{name}" is taken by a container that is not gpurack\'s ({stranger.status}, image '
-            f"{stranger.image[7:19]}). Rename it (docker rename {name} {name}-old) or give the model another name."
+            f'{stranger.image[7:19]}). Take its place with replaces: "{name}", or give the model another name.'
         )
     holder = port_holder(name, spec, state) if change.action != "keep" else None
     if holder:
-        return f"port {model.port} is held by {holder}. Nothing of this model was changed. Stop it or use another port."
+        return f"port {model.port} is held by {holder}. Nothing of this model was changed. {room(holder)}"
     path = weights.host_path(spec, model)
     if isinstance(model.weights, str) and change.action != "keep" and state.weights.get(path) is None:
         return f'weights {path} do not exist on the host. Copy them there, or give {{"url": …, "sha256": …}}.'
     if change.action == "keep":
         return silence(name, spec, state)
     return None
+
+
+def room(holder: str) -> str:
+    """How a port is made free."""
+    if holder.startswith("container"):
+        container = holder.split('"')[1]
+        return f'Take its place with replaces: "{container}", stop it, or use another port.'
+    return "Stop it or use another port."
+
+
+def replaced(name: str, spec: Host, state: HostState) -> Container | None:
+    """The container made by hand whose place a model takes; also when an earlier run has set it aside already."""
+    old = spec.models[name].replaces
+    found = {container.name: container for container in state.containers if not container.ours}
+    return found.get(old, found.get(f"{old}{SET_ASIDE}")) if old else None
 
 
 def silence(name: str, spec: Host, state: HostState) -> str | None:
@@ -228,6 +245,8 @@ def port_holder(name: str, spec: Host, state: HostState) -> str | None:
             (c.name for c in state.containers if not c.ours and any(port == model.port for _, port in c.ports)),
             None,
         )
+        if foreign and foreign == model.replaces:
+            return None
         if foreign:
             return f'container "{foreign}", which is not gpurack\'s'
         if model.port not in ours or "docker-proxy" not in listener.owner:
@@ -295,6 +314,8 @@ def entry(
         "served_name": model.served_name or name,
         "timeout": READY_TIMEOUT,
     }
+    if model.replaces and change.action == "create" and replaced(name, spec, state):
+        data["replaces"] = model.replaces
     if isinstance(model.weights, UrlWeights):
         data["fetch"] = {**model.weights.model_dump(), "path": weights.host_path(spec, model)}
     return data

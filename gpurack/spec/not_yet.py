@@ -26,7 +26,6 @@ OF_MODEL: Mapping[str, tuple[Callable[[Model], bool], str]] = {
     ),
     "image": (lambda model: not isinstance(model.image, str | None), "; write the name of an image"),
     "user": (lambda model: model.user is not None, "; run it in the host's own Docker"),
-    "replaces": (lambda model: model.replaces is not None, "; docker rm the old container first"),
     "pull": (lambda model: bool(model.pull), ""),
     "config": (lambda model: model.config is not None, ""),
     "connects_to": (lambda model: bool(model.connects_to), ""),
