@@ -150,7 +150,7 @@ def listeners(lines: list[str]) -> list[Listener]:
         owner = re.search(r'\("([^"]+)",pid=(\d+)', columns[5]) if len(columns) > 5 else None
         found.append(
             Listener(
-                address.strip("[]").split("%")[0],
+                address.split("%")[0].strip("[]"),
                 int(port),
                 f"{owner[1]} (pid {owner[2]})" if owner else "",
             )

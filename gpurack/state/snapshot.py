@@ -51,10 +51,10 @@ class Snapshot(FactBase[HostState]):
             return NEEDS_ROOT
         if SUDO_PASSWORD in output:
             return NEEDS_PASSWORD
-        # An exception here would abort every host, not only this one (pyinfra 3.10.0).
+        # An exception here, whichever, would abort every host, not only this one (pyinfra 3.10.0).
         try:
             return parse(output, raised=RAISED in output)
-        except (ValueError, KeyError, IndexError, TypeError) as error:
+        except Exception as error:
             return HostState(trouble=f"the look at the host could not be understood ({error!r}); please report this.")
 
 

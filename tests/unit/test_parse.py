@@ -1,0 +1,341 @@
+"""The snapshot's text becomes a HostState: real outputs, and that garbage is never an exception."""
+
+import base64
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpurack.state.model import Container, Driver, Gpu, GpuProcess, HostState, Listener, Os, Package, Probe, Unit
+from gpurack.state.parse import (
+    container,
+    docker,
+    driver,
+    files,
+    gpu_processes,
+    gpus,
+    listeners,
+    os_release,
+    packages,
+    parse,
+    probe,
+    split,
+    units,
+    weights,
+)
+from gpurack.state.snapshot import NEEDS_PASSWORD, NEEDS_ROOT, NO_SUDO, RAISED, SUDO_PASSWORD, Snapshot
+
+DEBIAN = """\
+PRETTY_NAME="Debian GNU/Linux 13 (trixie)"
+NAME="Debian GNU/Linux"
+VERSION_ID="13"
+VERSION="13 (trixie)"
+VERSION_CODENAME=trixie
+ID=debian
+HOME_URL="https://os.example/"
+"""
+UBUNTU = """\
+PRETTY_NAME="Ubuntu 24.04.3 LTS"
+NAME="Ubuntu"
+VERSION_ID="24.04"
+VERSION="24.04.3 LTS (Noble Numbat)"
+VERSION_CODENAME=noble
+ID=ubuntu
+ID_LIKE=debian
+UBUNTU_CODENAME=noble
+"""
+ROCKY = """\
+NAME="Rocky Linux"
+VERSION="9.6 (Blue Onyx)"
+ID="rocky"
+ID_LIKE="rhel centos fedora"
+VERSION_ID="9.6"
+PLATFORM_ID="platform:el9"
+PRETTY_NAME="Rocky Linux 9.6 (Blue Onyx)"
+"""
+# One NVIDIA H200, driver 580.159.04, by --format=csv,noheader,nounits (a real machine's, 2026-11-20).
+H200 = (
+    "0, GPU-45c1f5da-e0c4-77a2-ebe0-fcc3f73be564, NVIDIA H200, 143771, 0, 580.159.04, 9.0, Disabled, 00000000:00:06.0"
+)
+KERNEL = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.159.04  Tue Nov 18 06:12:00 UTC 2026"
+OPEN_KERNEL = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build  (dvs-builder)"
+LOST = (
+    "exit 15|Unable to determine the device handle for GPU0000:E1:00.0: GPU is lost. "
+    "Reboot the system to recover this GPU"
+)
+MISMATCH = "exit 18|Failed to initialize NVML: Driver/library version mismatch NVML library version: 580.95"
+
+
+def encoded(text: str | bytes) -> str:
+    return base64.b64encode(text.encode() if isinstance(text, str) else text).decode()
+
+
+def inspected(**over: Any) -> dict[str, Any]:
+    """A line of the snapshot's own `docker inspect --format` (Docker 28.5)."""
+    state = {
+        "Status": "running", "Running": True, "Paused": False, "Restarting": False, "OOMKilled": False, "Dead": False,
+        "Pid": 4242, "ExitCode": 0, "Error": "", "StartedAt": "2026-11-20T16:58:01.1Z", "FinishedAt": "0001-01-01",
+    }  # fmt: skip
+    said = {
+        "id": "f3", "name": "/alpha", "image": "sha256:ab", "state": state, "labels": {"gpurack.model": "{}"},
+        "ports": {"8080/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8000"}]}, "restarts": 0, "created": "2026-11-20",
+    }  # fmt: skip
+    return {**said, **over}
+
+
+@pytest.mark.parametrize(
+    ("text", "os"),
+    [
+        (DEBIAN, Os("debian", "13", "trixie", "Debian GNU/Linux 13 (trixie)")),
+        (UBUNTU, Os("ubuntu", "24.04", "noble", "Ubuntu 24.04.3 LTS")),
+        (ROCKY, Os("rocky", "9.6", "", "Rocky Linux 9.6 (Blue Onyx)")),
+        ("", Os()),
+        ("nonsense", Os()),
+    ],
+    ids=["debian", "ubuntu", "rocky", "empty", "nonsense"],
+)
+def test_os_release(text: str, os: Os) -> None:
+    assert os_release(text.splitlines()) == os
+
+
+def test_packages_by_dpkgs_letters() -> None:
+    lines = [
+        "ii |docker-ce|5:28.5.2-1~debian.13~trixie",
+        "hi |containerd.io|1.7.29-1~debian.13~trixie",
+        "un |docker.io|",
+        "rc |docker-compose|1.29.2-3",
+        "iF |docker-ce-cli|5:28.5.2-1~debian.13~trixie",
+        "iU |curl|8.14.1-2",
+        "iHR|python3|3.13.5-1",
+        "iiR|nvidia-container-toolkit|1.20.0-1",
+    ]
+    assert packages(lines) == {
+        "docker-ce": Package("5:28.5.2-1~debian.13~trixie", held=False, whole=True),
+        "containerd.io": Package("1.7.29-1~debian.13~trixie", held=True, whole=True),
+        "docker-ce-cli": Package("5:28.5.2-1~debian.13~trixie", held=False, whole=False),
+        "curl": Package("8.14.1-2", held=False, whole=False),
+        "python3": Package("3.13.5-1", held=False, whole=False),
+        "nvidia-container-toolkit": Package("1.20.0-1", held=False, whole=False),
+    }
+
+
+def test_listeners_of_ss() -> None:
+    lines = [
+        'LISTEN 0      4096       127.0.0.1:8000       0.0.0.0:*    users:(("docker-proxy",pid=911,fd=7))',
+        'LISTEN 0      128          0.0.0.0:22         0.0.0.0:*    users:(("sshd",pid=1,fd=3),("systemd",pid=1,fd=9))',
+        "LISTEN 0      4096   127.0.0.53%lo:53         0.0.0.0:*",
+        'LISTEN 0      4096            [::]:8001          [::]:*    users:(("docker-proxy",pid=912,fd=7))',
+        "LISTEN 0      511                *:80               *:*",
+        "LISTEN 0      128   [fe80::1]%eth0:546              *:*",
+        "broken",
+    ]
+    assert listeners(lines) == [
+        Listener("127.0.0.1", 8000, "docker-proxy (pid 911)"),
+        Listener("0.0.0.0", 22, "sshd (pid 1)"),
+        Listener("127.0.0.53", 53, ""),
+        Listener("::", 8001, "docker-proxy (pid 912)"),
+        Listener("*", 80, ""),
+        Listener("fe80::1", 546, ""),
+    ]
+
+
+def test_units_in_whatever_order_systemctl_printed_them() -> None:
+    lines = [
+        "docker.service LoadState=loaded ActiveState=active UnitFileState=enabled ",
+        "containerd.service UnitFileState=masked ActiveState=inactive LoadState=masked ",
+        "gpurack.service LoadState=not-found ActiveState=inactive UnitFileState= ",
+        "flags /usr/bin/dockerd -H fd:// ",
+    ]
+    assert units(lines) == {
+        "docker.service": Unit("loaded", "active", "enabled"),
+        "containerd.service": Unit("masked", "inactive", "masked"),
+        "gpurack.service": Unit("not-found", "inactive", ""),
+    }
+
+
+def test_files_with_and_without_content() -> None:
+    found = files([f"/etc/docker/daemon.json 644 0 0 {encoded('{}')}", "/run/gpurack/docker-restart 600 0 27 "])
+    assert (found["/etc/docker/daemon.json"].text, found["/etc/docker/daemon.json"].mode) == ("{}", "644")
+    assert (found["/run/gpurack/docker-restart"].content, found["/run/gpurack/docker-restart"].gid) == (b"", 27)
+
+
+def test_weights_there_and_missing() -> None:
+    lines = ["3145728 regular file|/w/a b|c.gguf", "- missing|/w/b.gguf", "4096 directory|/w/qwen"]
+    assert weights(lines) == {"/w/a b|c.gguf": 3145728, "/w/b.gguf": None, "/w/qwen": 4096}
+
+
+def test_a_real_card() -> None:
+    uuid = "GPU-45c1f5da-e0c4-77a2-ebe0-fcc3f73be564"
+    assert gpus([H200]) == [Gpu(0, uuid, "NVIDIA H200", 143771, 0, "580.159.04", "9.0", "00000000:00:06.0")]
+
+
+def test_cards_come_by_index_and_a_memory_that_is_not_available_is_nothing() -> None:
+    lines = [
+        "1, GPU-b, A30, [N/A], [N/A], 5, [N/A], [N/A], 1",
+        "0, GPU-a, A30, 24125, 7, 5, 8.0, Disabled, 0",
+        "No devices",
+    ]
+    found = gpus(lines)
+    assert [(card.index, card.memory_total, card.memory_used) for card in found] == [(0, 24125, 7), (1, 0, 0)]
+
+
+@pytest.mark.parametrize(
+    ("version", "said", "expected"),
+    [
+        ([KERNEL], [H200], Driver("580.159.04", True)),
+        ([OPEN_KERNEL, "GCC version: gcc 14.2.0"], [H200], Driver("580.95.05", True)),
+        ([KERNEL], [LOST], Driver("580.159.04", True, 15, LOST.partition("|")[2])),
+        ([KERNEL], [MISMATCH, H200], Driver("580.159.04", True, 18, MISMATCH.partition("|")[2])),
+        ([], ["exit 9|NVIDIA-SMI has failed"], Driver("", True, 9, "NVIDIA-SMI has failed")),
+        ([], [], Driver("", True)),
+    ],
+    ids=["closed", "open", "lost", "mismatch", "no driver", "nothing"],
+)
+def test_the_driver_and_its_complaints(version: list[str], said: list[str], expected: Driver) -> None:
+    assert driver(version, [], said, True) == expected
+
+
+def test_the_kernels_own_list_of_cards() -> None:
+    line = "/proc/driver/nvidia/gpus/0000:e1:00.0/information|GPU-6f1c|NVIDIA A30"
+    assert driver([KERNEL], [line], [], True).pci == {"0000:e1:00.0": "GPU-6f1c"}
+
+
+def test_processes_whose_names_hold_commas() -> None:
+    lines = [
+        f"GPU-a, 4242, python train.py, v2, 17408,anna,{'c' * 64}",
+        "GPU-b, 17, [Not Found], [N/A],,",
+    ]
+    assert gpu_processes(lines) == [
+        GpuProcess("GPU-a", 4242, "python train.py, v2", 17408, "anna", "c" * 64),
+        GpuProcess("GPU-b", 17, "[Not Found]", 0, "", ""),
+    ]
+
+
+def test_docker_info_of_a_client_without_a_daemon_is_no_docker() -> None:
+    assert docker(['{"ServerVersion":"28.5.2","Runtimes":{}}']) == {"ServerVersion": "28.5.2", "Runtimes": {}}
+    assert docker(['{"ServerVersion":"","ServerErrors":["Cannot connect to the Docker daemon"]}']) == {}
+    assert docker(["Cannot connect to the Docker daemon"]) == {}
+    assert docker([]) == {}
+
+
+def test_a_container() -> None:
+    found = container(inspected())
+    assert found == Container(
+        "f3", "alpha", "sha256:ab", "running", 0, "", 4242, "2026-11-20T16:58:01.1Z", "2026-11-20", 0,
+        {"gpurack.model": "{}"}, (("127.0.0.1", 8000),),
+    )  # fmt: skip
+    assert found.ours
+    assert found.running
+
+
+@pytest.mark.parametrize(
+    ("ports", "published"),
+    [
+        (None, ()),
+        ({}, ()),
+        ({"8080/tcp": None}, ()),
+        ({"8080/tcp": [{"HostIp": "", "HostPort": "0"}, {"HostPort": "81"}]}, (("", 0), ("", 81))),
+        ({"8080/tcp": [{"HostIp": "", "HostPort": ""}]}, ()),
+    ],
+)
+def test_ports_a_container_publishes(ports: Any, published: Any) -> None:
+    assert container(inspected(ports=ports, labels=None)).ports == published
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ('{"data":[]}\n200', Probe(200, '{"data":[]}')),
+        ('{"error":\n"Loading model"}\n503', Probe(503, '{"error":\n"Loading model"}')),
+        ("curl: (28) Operation timed out\n\n000", Probe(0, "curl: (28) Operation timed out\n")),
+        ("", Probe(0, "")),
+        ("no status", Probe(0, "")),
+    ],
+)
+def test_what_a_model_answered(said: str, expected: Probe) -> None:
+    assert probe([encoded(said)]) == expected
+
+
+def whole_look() -> list[str]:
+    return [
+        "@@ raised", "@@ os", *DEBIAN.splitlines(),
+        "@@ machine", "arch amd64", "init systemd", "address 10.0.0.7", "tool python3",
+        "busy models since 16:58, pid 7",
+        "@@ packages", "ii |docker-ce|5:28.5.2-1~debian.13~trixie", "@@ audit", "2",
+        "@@ sources", f"/etc/apt/sources.list {encoded('deb http://repo trixie main')}",
+        "@@ units", "docker.service LoadState=loaded ActiveState=active UnitFileState=enabled", "flags dockerd -H fd://",
+        "@@ files", f"/etc/docker/daemon.json 644 0 0 {encoded('{}')}",
+        "@@ secrets", "/etc/gpurack/secrets/alpha/api_key 400 0", "@@ weights", "3 regular file|/w/a.gguf",
+        "@@ ports", "LISTEN 0 4096 127.0.0.1:8000 0.0.0.0:*", "@@ disk", "1 /",
+        "@@ driver", KERNEL, "@@ pci", "@@ gpus", H200, "@@ processes", "GPU-45c1, 1, python, 5,anna,",
+        "@@ cdi", "nvidia.com/gpu=all", "@@ docker", '{"ServerVersion":"28.5.2"}', "@@ compose", "v2.40.3",
+        "@@ containers", json.dumps(inspected()), "@@ images", "sha256:ab|ghcr.io/a/b:1", "-|ghcr.io/a/b:2",
+        "@@ probe alpha", encoded('{"data":[]}\n200'), "@@ end",
+    ]  # fmt: skip
+
+
+def test_a_whole_look() -> None:
+    seen = Snapshot().process(whole_look())
+    assert (seen.trouble, seen.raised, seen.os.codename, seen.init, seen.address) == (
+        "",
+        True,
+        "trixie",
+        "systemd",
+        "10.0.0.7",
+    )
+    assert (seen.tools, seen.busy, seen.audit) == ({"python3"}, "models since 16:58, pid 7", 2)
+    assert seen.sources == {"/etc/apt/sources.list": "deb http://repo trixie main"}
+    assert (seen.docker_flags, seen.compose) == ("dockerd -H fd://", "2.40.3")
+    assert seen.secrets == {"/etc/gpurack/secrets/alpha/api_key": ("400", 0)}
+    assert seen.images == {"ghcr.io/a/b:1": "sha256:ab"}
+    assert (list(seen.ours), seen.probes["alpha"].status, seen.has_gpu) == (["alpha"], 200, True)
+
+
+@pytest.mark.parametrize("cut", range(len(whole_look())))
+def test_a_look_that_broke_off_is_trouble(cut: int) -> None:
+    assert "broke off in the middle" in Snapshot().process(whole_look()[:cut]).trouble
+
+
+def test_sudo_in_three_forms() -> None:
+    assert Snapshot().process([NO_SUDO]) is NEEDS_ROOT
+    assert Snapshot().process([SUDO_PASSWORD]) is NEEDS_PASSWORD
+    assert not Snapshot().process([line for line in whole_look() if line != RAISED]).raised
+    assert "still reachable" in Snapshot.default().trouble
+
+
+SECTIONS = sorted({line[3:] for line in whole_look() if line.startswith("@@ ")} - {"end", "raised"})
+PIECES = [
+    "", " ", "a", "1", "-", "|", "a|b", "a|b|c", "a b c d", "exit 15|x", "exit |", "=", "a=b", "{", "{}", "[]", "é", "\x00",
+    '{"id":1}', '{"ServerVersion":7}', "GPU-a, b, c, d", "x, GPU-a, c, d, e, f, g, h, i", "a:b c d:e f:g h:i",
+    "== not base64 ==", "GPU-a,1,b,c,d", "a 644 0 0 !", "tool ", "flags", "ii|a", "x y z w:1 v",
+    json.dumps(inspected(name=7)), json.dumps(inspected(ports=7)), json.dumps(inspected(ports={"a": 7})),
+    json.dumps(inspected(ports={"a": [7]})), json.dumps(inspected(state=[])), json.dumps(inspected(state=None)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("section", [*SECTIONS, "probe alpha"])
+def test_garbage_is_a_state_or_a_sentence_never_an_exception(section: str) -> None:
+    for piece in PIECES:
+        seen = Snapshot().process([f"@@ {section}", piece, "@@ end"])
+        assert not seen.trouble or seen.trouble.startswith("the look at the host could not be understood ("), piece
+
+
+def test_nesting_without_end_is_a_sentence() -> None:
+    lines = ["@@ docker", '{"a":' * 100_000, "@@ end"]
+    assert "could not be understood" in Snapshot().process(lines).trouble
+
+
+@given(st.lists(st.text(max_size=20), max_size=6))
+def test_any_text_is_a_state(lines: list[str]) -> None:
+    assert isinstance(Snapshot().process(lines), HostState)
+
+
+def test_sections_may_come_twice_and_empty_lines_are_nothing() -> None:
+    assert split(["@@ a", "1", "", "  ", "@@ b", "@@ a", "2"]) == {"a": ["1", "2"], "b": []}
+
+
+def test_parse_needs_the_end() -> None:
+    assert parse(["@@ os"]).trouble
+    assert not parse(["@@ end"]).trouble
