@@ -44,11 +44,16 @@ class Engine:
         return self.address is not None
 
     def docker(
-        self, *args: str, stdin: bytes | None = None, check: bool = True, timeout: float | None = None
+        self,
+        *args: str,
+        stdin: bytes | None = None,
+        check: bool = True,
+        timeout: float | None = None,
+        what: str = "",
     ) -> subprocess.CompletedProcess[bytes]:
-        """Run `docker ARGS…` against this engine."""
+        """Run `docker ARGS…` against this engine; `what` says in an error what for."""
         env = {"DOCKER_HOST": self.address} if self.address else None
-        what = f"docker {' '.join(args[:2])}"
+        what = what or f"docker {' '.join(args[:2])}"
         return run([self.program, *args], stdin=stdin, env=env, check=check, timeout=timeout, what=what)
 
     def output(self, *args: str, check: bool = True) -> str:

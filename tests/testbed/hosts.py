@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import shlex
 import socket
@@ -25,6 +26,7 @@ USER = "lab"
 KEY = STATE / "key"
 SSH_CONFIG = STATE / "ssh_config"
 KNOWN_HOSTS = STATE / "known_hosts"
+HOST_KEYS = STATE / "host-keys"
 
 KINDS: dict[str, tuple[str, suites.Suite, bool]] = {
     # kind: (name of the image, Debian suite, has simulated GPUs)
@@ -97,15 +99,18 @@ class Host:
     def _inside(
         self, argv: list[str], check: bool, stdin: bytes | None, timeout: float | None, what: str
     ) -> subprocess.CompletedProcess[bytes]:
-        # Not `docker exec`: on a machine with hybrid cgroups it fails with EBUSY once the host's systemd has
-        # switched a cgroup controller on.
         pid = self.pid()
         if pid == 0:
             raise TestbedError(f"{self.name} is switched off.")
         clean = ["env", "-i", "-C", "/root", "HOME=/root", "LANG=C.UTF-8"]
         clean += ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
-        enter = ["nsenter", "--target", str(pid), "--mount", "--uts", "--ipc", "--net", "--pid"]
-        return run([*enter, *clean, *argv], stdin=stdin, check=check, timeout=timeout, what=what)
+        if os.geteuid() == 0 and Path(f"/proc/{pid}").exists():
+            # Not `docker exec`: on a machine with hybrid cgroups it fails with EBUSY once the host's systemd has
+            # switched a cgroup controller on.
+            enter = ["nsenter", "--target", str(pid), "--mount", "--uts", "--ipc", "--net", "--pid"]
+            return run([*enter, *clean, *argv], stdin=stdin, check=check, timeout=timeout, what=what)
+        command = ["exec", "-i", container(self.name), *clean, *argv]
+        return self.engine.docker(*command, stdin=stdin, check=check, timeout=timeout, what=what)
 
     def pid(self) -> int:
         """Return the pid of the host's init on this machine, 0 when it is switched off."""
@@ -258,7 +263,7 @@ def _identity(host: Host, files: dict[str, bytes]) -> bytes:
 
 def _host_key(name: str) -> tuple[bytes, bytes]:
     """Return a new host key (private, public) and keep the public one for known_hosts."""
-    folder = STATE / "host-keys"
+    folder = HOST_KEYS
     folder.mkdir(exist_ok=True)
     private, public = folder / name, folder / f"{name}.pub"
     private.unlink(missing_ok=True)
@@ -317,7 +322,7 @@ def write_ssh_config(hosts: dict[str, Host]) -> None:
             f"    IdentityFile {KEY}\n    IdentitiesOnly yes\n    UserKnownHostsFile {KNOWN_HOSTS}\n"
             f"    StrictHostKeyChecking yes\n    LogLevel ERROR\n    ConnectTimeout 10\n"
         )
-        key = STATE / "host-keys" / f"{host.name}.pub"
+        key = HOST_KEYS / f"{host.name}.pub"
         if not key.exists():  # a broken attempt got no further than the host itself
             key.parent.mkdir(exist_ok=True)
             host.engine.docker("cp", f"{container(host.name)}:/etc/ssh/ssh_host_ed25519_key.pub", str(key))

@@ -8,6 +8,7 @@ nvidia/     the NVIDIA Container Toolkit's flat repository, with the stand-in pa
 from __future__ import annotations
 
 import importlib.util
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.testbed import cache, docker_ce, workshop
@@ -45,20 +46,21 @@ def docker(engine: Engine, key: SigningKey, trixie: Path, bookworm: Path, sid: P
     old = ("26.1.5", "1.7.24", "0.13.1", "2.26.1", trixie / "plain")
     new = ("28.5.2", "2.1.9", "0.29.1", "2.40.3", sid / "plain")
 
+    def repack(folder: Path, suite: str, distro: str, runc: Path) -> None:
+        pool = folder / "pool" / suite
+        pool.mkdir(parents=True)
+        for number, containerd, buildx, compose, debs in (old, new):
+            release = docker_ce.Release(number, containerd, buildx, compose, distro, debs, runc / "plain")
+            workshop.work(engine, docker_ce.script(release, pool), what=f"Repacking Docker {number} for {suite}")
+        script = _index(folder, suite, "stable", "Docker", key)
+        workshop.work(engine, script, what=f"Indexing Docker's repository for {suite}")
+
     def make(folder: Path) -> None:
-        for suite, distro, runc in (
-            ("trixie", "debian.13~trixie", None),
-            ("bookworm", "debian.12~bookworm", bookworm),
-        ):
-            pool = folder / "pool" / suite
-            pool.mkdir(parents=True)
-            for number, containerd, buildx, compose, debs in (old, new):
-                # sid's runc asks for a newer libseccomp than trixie has
-                runs = (runc or trixie) / "plain"
-                release = docker_ce.Release(number, containerd, buildx, compose, distro, debs, runs)
-                workshop.work(engine, docker_ce.script(release, pool), what=f"Repacking Docker {number} for {suite}")
-            script = _index(folder, suite, "stable", "Docker", key)
-            workshop.work(engine, script, what=f"Indexing Docker's repository for {suite}")
+        with ThreadPoolExecutor(2) as pool:
+            # Each suite's own runc: it asks for the libseccomp and the glibc that it was built with.
+            one = pool.submit(repack, folder, "trixie", "debian.13~trixie", trixie)
+            two = pool.submit(repack, folder, "bookworm", "debian.12~bookworm", bookworm)
+            one.result(), two.result()
         (folder / "gpg").write_bytes(key.public.read_bytes())
 
     sources = sorted((PACKAGE / "docker_ce").iterdir())

@@ -129,15 +129,18 @@ def down(purge: bool = False) -> None:
             if engine is None:
                 continue
             _clear(engine)
-            if purge and (images := engine.output("images", "-q", "--filter", "reference=gpurack-testbed/*").split()):
-                engine.docker("rmi", "-f", *dict.fromkeys(images))
+            if purge:
+                _forget_images(engine)
             if engine.private:
                 engine.stop()
+        gone = [hosts.SSH_CONFIG, hosts.KNOWN_HOSTS, hosts.HOST_KEYS]
         if purge:
-            shutil.rmtree(outer.HOME, ignore_errors=True)
-        for path in (hosts.SSH_CONFIG, hosts.KNOWN_HOSTS):
-            path.unlink(missing_ok=True)
-        shutil.rmtree(STATE / "host-keys", ignore_errors=True)
+            gone = [path for path in STATE.iterdir() if path.name != "lock"]
+        for path in gone:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _clear(engine: Engine) -> None:
@@ -148,6 +151,12 @@ def _clear(engine: Engine) -> None:
         engine.docker("volume", "rm", "-f", *volumes)
     if networks := engine.output("network", "ls", "-q", "--filter", mine).split():
         engine.docker("network", "rm", *networks)
+
+
+def _forget_images(engine: Engine) -> None:
+    ours = ("--filter", "reference=gpurack-testbed/*", "--format", "{{.Repository}}:{{.Tag}}")
+    if names := engine.output("images", *ours).split():
+        engine.docker("rmi", *names)
 
 
 @contextmanager

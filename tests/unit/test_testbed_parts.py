@@ -1,0 +1,69 @@
+"""The testbed's parts that need no machine: its cache, its names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.testbed import TestbedError, cache, hosts
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "gpurack-testbed"
+
+
+def test_a_result_is_made_once_for_each_recipe(home: Path) -> None:
+    made = []
+
+    def make(folder: Path) -> None:
+        made.append(folder)
+        (folder / "image.tar").write_text("whole")
+
+    first = cache.entry("image", ("a", 1), make, "image")
+    assert cache.entry("image", ("a", 1), make, "image") == first
+    other = cache.entry("image", ("a", 2), make, "image")
+    assert other != first
+    assert len(made) == 2
+    assert (first / "image.tar").read_text() == "whole"
+
+
+def test_what_a_broken_attempt_left_is_not_taken_for_the_result(home: Path) -> None:
+    def broken(folder: Path) -> None:
+        (folder / "half").write_text("")
+        raise TestbedError("no network")
+
+    with pytest.raises(TestbedError):
+        cache.entry("image", ("a",), broken, "image")
+    whole = cache.entry("image", ("a",), lambda folder: (folder / "whole").touch(), "image")
+    assert [path.name for path in whole.iterdir()] == ["whole"]
+    assert not list(home.glob("*.partial"))
+
+
+def test_a_recipe_is_told_apart_by_the_content_of_its_files(tmp_path: Path) -> None:
+    file = tmp_path / "unit"
+    file.write_text("one")
+    before = cache.digest(file)
+    file.write_text("two")
+    assert cache.digest(file) != before
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("gpu1", "gpu"),
+        ("cpu2", "cpu"),
+        ("gpu-bookworm3", "gpu-bookworm"),
+        ("bookworm1", "gpu-bookworm"),
+        ("cpu", "cpu"),
+    ],
+)
+def test_a_hosts_kind_follows_from_its_name(name: str, kind: str) -> None:
+    assert hosts.kind_of(name) == kind
+
+
+def test_a_name_without_a_kind_is_refused_with_the_remedy() -> None:
+    with pytest.raises(TestbedError, match="--kind"):
+        hosts.kind_of("apple1")
