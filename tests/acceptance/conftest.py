@@ -94,11 +94,12 @@ class Lab:
         deploy: str = "gpu_host",
         env: dict[str, str] | None = None,
         stdin: str | None = None,
+        yes: bool = True,
     ) -> Run:
-        """Run pyinfra as an admin would, with -y unless options are given, without a terminal."""
+        """Run pyinfra as an admin would, without a terminal; with -y unless options are given or `yes` is False."""
         begun = time.time()
         done = subprocess.run(
-            self.argv(inventory, *(options or ("-y",)), deploy=deploy),
+            self.argv(inventory, *(options or (("-y",) if yes else ())), deploy=deploy),
             cwd=CHECKOUT,
             env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})},
             input=stdin if stdin is not None else "",
@@ -152,6 +153,21 @@ def fresh(testbed: Testbed) -> Callable[[str], Host]:
 def model(name: str, gpus: list[int] | str, port: int, **fields: Any) -> dict[str, Any]:
     """A model entry whose weights are the served model `name`."""
     return {"weights": weights(name), "gpus": gpus, "port": port, **fields}
+
+
+def standard() -> dict[str, dict[str, Any]]:
+    """The inventory that most tests start from: each of the four served models once, on card 0, on cards 1 and 2, and
+    on the CPU of either host."""
+    return {
+        "gpu1": {
+            "models": {
+                "alpha": model("alpha", [0], 8000),
+                "beta": model("beta", [1, 2], 8001),
+                "gamma": model("gamma", [], 8002),
+            }
+        },
+        "cpu1": {"models": {"delta": model("delta", [], 8000)}},
+    }
 
 
 def containers(host: Host) -> dict[str, dict[str, Any]]:

@@ -1,0 +1,189 @@
+"""Changes in the inventory, and by hand on the host: only what they concern is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.acceptance.conftest import Lab, Run, cards, chat, containers, identities, model
+from tests.acceptance.evidence import RUNNING_WITH_CARDS, cards_held_twice, dockerd_pid, lifetimes, sampled
+from tests.testbed import Host
+from tests.testbed.gguf_models import SENTENCES
+from tests.testbed.inventory import REGISTRY
+
+Models = dict[str, dict[str, Any]]
+IMAGES = f"{REGISTRY}/ghcr/ggml-org/llama.cpp"
+
+
+def four() -> Models:
+    """What runs before each test: a model on card 0, one on cards 1 and 2, two on the CPU."""
+    return {
+        "alpha": model("alpha", [0], 8000),
+        "beta": model("beta", [1, 2], 8001),
+        "gamma": model("gamma", [], 8002, args={"threads": 1}),
+        "delta": model("delta", [], 8003),
+    }
+
+
+@pytest.fixture
+def before(lab: Lab, gpu1: Host) -> dict[str, tuple[str, str]]:
+    """The four models serve; name → (id, StartedAt) of their containers."""
+    apply(lab, four())
+    return identities(gpu1)
+
+
+def apply(lab: Lab, models: Models) -> Run:
+    """Run the main job with these models on gpu1."""
+    run = lab.run(lab.inventory({"gpu1": {"models": models}}))
+    assert run.exit_code == 0, run.output
+    return run
+
+
+def only(touched: str, before: dict[str, tuple[str, str]], after: dict[str, tuple[str, str]]) -> bool:
+    """Did nothing happen to any container but one (or several, separated by spaces)?"""
+    names = touched.split()
+    rest = {name: identity for name, identity in before.items() if name not in names}
+    return {name: identity for name, identity in after.items() if name not in names} == rest
+
+
+def test_a_model_moves_to_another_card(lab: Lab, gpu1: Host, before: dict[str, tuple[str, str]]) -> None:
+    """From GPU 0 to 3: a new container on the new card; no other is touched, and Docker neither."""
+    dockerd = dockerd_pid(gpu1)
+    models = four()
+    models["alpha"]["gpus"] = [3]
+
+    run = apply(lab, models)
+
+    assert any("recreate alpha: gpus [0] → [3]" in line for line in run.lines("gpu1")), run.output
+    after = identities(gpu1)
+    assert only("alpha", before, after)
+    assert after["alpha"][0] != before["alpha"][0]
+    assert cards(gpu1, "alpha") == [gpu1.gpus.uuids[3]]
+    assert chat(gpu1, 8000) == SENTENCES["alpha"]
+    assert dockerd_pid(gpu1) == dockerd
+
+
+def test_an_argument_changes(lab: Lab, gpu1: Host, before: dict[str, tuple[str, str]]) -> None:
+    """The model runs with the new argument; no other container is touched."""
+    models = four()
+    models["gamma"]["args"] = {"threads": 2}
+
+    run = apply(lab, models)
+
+    assert any("recreate gamma: args.threads 1 → 2" in line for line in run.lines("gpu1")), run.output
+    assert only("gamma", before, identities(gpu1))
+    argv = gpu1.root("tr '\\0' ' ' < /proc/$(docker inspect --format '{{.State.Pid}}' gamma)/cmdline").stdout
+    assert "--threads 2" in argv
+    assert chat(gpu1, 8002) == SENTENCES["gamma"]
+
+
+def test_a_model_is_removed_and_another_disabled(lab: Lab, gpu1: Host, before: dict[str, tuple[str, str]]) -> None:
+    """Both containers are gone, the weights stay; the disabled one comes back when it is enabled again."""
+    models = four()
+    del models["delta"]
+    models["beta"]["enabled"] = False
+    weights = gpu1.root("ls /var/lib/gpurack/weights").stdout
+
+    run = apply(lab, models)
+
+    assert any("remove delta: not in the inventory any more" in line for line in run.lines("gpu1")), run.output
+    assert any("remove beta: disabled" in line for line in run.lines("gpu1")), run.output
+    after = identities(gpu1)
+    assert only("beta delta", before, after)
+    assert set(after) == {"alpha", "gamma"}
+    assert gpu1.root("ls /var/lib/gpurack/weights").stdout == weights
+    row = next(line for line in run.output.splitlines() if line.startswith("gpu1  beta"))
+    assert row.rstrip().endswith("disabled")
+    assert lab.run(lab.inventory({"gpu1": {"models": models}})).unchanged
+
+    models["beta"]["enabled"] = True
+    apply(lab, models)
+    assert only("beta", after, identities(gpu1))
+    assert chat(gpu1, 8001) == SENTENCES["beta"]
+
+
+def test_two_models_swap_their_cards(lab: Lab, gpu1: Host, before: dict[str, tuple[str, str]]) -> None:
+    """In one run, and never are both on one card: by samples of what runs, and by Docker's own events."""
+    models = four()
+    models["alpha"]["gpus"], models["beta"]["gpus"] = [1, 2], [0]
+
+    with sampled(gpu1, RUNNING_WITH_CARDS) as samples:
+        run = apply(lab, models)
+
+    assert len(samples.looks) > 10
+    assert any("alpha" in look for look in samples.looks)
+    assert cards_held_twice(samples) == []
+    ends = {name: at for name, action, at in lifetimes(gpu1, run.begun) if action == "die"}
+    starts = {name: at for name, action, at in lifetimes(gpu1, run.begun) if action == "start"}
+    assert set(ends) == set(starts) == {"alpha", "beta"}
+    assert min(starts.values()) > max(ends.values()), "a new container started before both old ones had ended"
+    uuids = gpu1.gpus.uuids
+    assert (cards(gpu1, "alpha"), cards(gpu1, "beta")) == (uuids[1:3], uuids[:1])
+    assert (chat(gpu1, 8000), chat(gpu1, 8001)) == (SENTENCES["alpha"], SENTENCES["beta"])
+    assert only("alpha beta", before, identities(gpu1))
+
+
+def test_two_models_swap_their_ports(lab: Lab, gpu1: Host, before: dict[str, tuple[str, str]]) -> None:
+    """In one run; each answers at the other's old address, on the card it had, never two on one card."""
+    models = four()
+    models["alpha"]["port"], models["beta"]["port"] = 8001, 8000
+
+    with sampled(gpu1, RUNNING_WITH_CARDS) as samples:
+        apply(lab, models)
+
+    assert cards_held_twice(samples) == []
+    assert (chat(gpu1, 8001), chat(gpu1, 8000)) == (SENTENCES["alpha"], SENTENCES["beta"])
+    uuids = gpu1.gpus.uuids
+    assert (cards(gpu1, "alpha"), cards(gpu1, "beta")) == (uuids[:1], uuids[1:3])
+    assert only("alpha beta", before, identities(gpu1))
+
+
+@pytest.mark.parametrize("by_hand", ["docker stop -t 5", "docker rm -f", "docker kill"])
+def test_what_was_ended_by_hand_comes_back_alone(
+    lab: Lab, gpu1: Host, before: dict[str, tuple[str, str]], by_hand: str
+) -> None:
+    """Only that container is started or made again; it serves as before, and the run says why."""
+    gpu1.root(f"{by_hand} beta")
+    assert "beta" not in gpu1.root("docker ps --format '{{.Names}}'").stdout.split()
+
+    run = apply(lab, four())
+
+    verb = "create beta: its container is gone" if by_hand == "docker rm -f" else "start beta: it exited with code"
+    assert any(verb in line for line in run.lines("gpu1")), run.output
+    after = identities(gpu1)
+    assert only("beta", before, after)
+    assert (after["beta"][0] == before["beta"][0]) is (by_hand != "docker rm -f")
+    assert cards(gpu1, "beta") == gpu1.gpus.uuids[1:3]
+    assert chat(gpu1, 8001) == SENTENCES["beta"]
+    assert lab.run(lab.inventory({"gpu1": {"models": four()}})).unchanged
+
+
+@pytest.fixture
+def other_image(gpu1: Host) -> Iterator[Callable[[], str]]:
+    """By hand, the models' tag is made to name another image; returns that image's id. Put back afterwards."""
+    old = containers(gpu1)["gamma"]["Image"]
+
+    def retag() -> str:
+        gpu1.root(f"docker pull -q {IMAGES}:server-b7001 && docker tag {IMAGES}:server-b7001 {IMAGES}:server-b7000")
+        return gpu1.root(f"docker image inspect --format '{{{{.Id}}}}' {IMAGES}:server-b7001").stdout.strip()
+
+    yield retag
+    gpu1.root(f"docker tag {old} {IMAGES}:server-b7000")
+
+
+def test_a_tag_that_was_pulled_again_recreates(
+    lab: Lab, gpu1: Host, before: dict[str, tuple[str, str]], other_image: Callable[[], str]
+) -> None:
+    """A tag is pulled once and not followed; one that names another image now shows as "image moved"."""
+    new = other_image()
+    assert new != containers(gpu1)["gamma"]["Image"]
+
+    run = apply(lab, four())
+
+    said = [line for line in run.lines("gpu1") if "image moved" in line]
+    assert [line for line in said if "recreate gamma" in line], run.output
+    assert only("gamma delta", before, identities(gpu1)), "a model of another image was touched"
+    assert containers(gpu1)["gamma"]["Image"] == new
+    assert chat(gpu1, 8002) == SENTENCES["gamma"]
