@@ -83,12 +83,16 @@ def without(text: str, marks: Iterable[str]) -> str:
     ("Conflicting values set for option Signed-By")."""
     if not re.search(r"(?m)^Types:", text):
         lines = text.splitlines(keepends=True)
-        return "".join(_comment(line) if any(mark in line for mark in marks) else line for line in lines)
+        return "".join(_comment(line) if _names(line, marks) else line for line in lines)
     stanzas = re.split(r"(\n[ \t]*\n)", text)
     return "".join(
-        "".join(map(_comment, stanza.splitlines(keepends=True))) if any(mark in stanza for mark in marks) else stanza
+        "".join(map(_comment, stanza.splitlines(keepends=True))) if _names(stanza, marks) else stanza
         for stanza in stanzas
     )
+
+
+def _names(text: str, marks: Iterable[str]) -> bool:
+    return any(mark in line for line in text.splitlines() if not line.lstrip().startswith("#") for mark in marks)
 
 
 def _comment(line: str) -> str:

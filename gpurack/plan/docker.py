@@ -1,5 +1,7 @@
 """Docker: which packages from where, at which version, held or not; running and enabled. Pure."""
 
+import re
+
 from gpurack.plan import apt
 from gpurack.plan.platforms import CE_PACKAGES, Platform, platform_of, unsupported
 from gpurack.plan.restart import may_stop_foreign
@@ -44,7 +46,7 @@ def keep(state: HostState) -> Plan:
         return Plan(
             errors=("docker.source is keep, but no Docker daemon answers; start it or choose docker-ce or distro.",)
         )
-    if not state.compose or int(state.compose.split(".")[0]) < 2:
+    if re.match(r"[01]\.|$", state.compose):
         return Plan(
             errors=("docker.source is keep, but Docker has no Compose v2 (`docker compose version`); install it.",)
         )

@@ -307,7 +307,8 @@ def test_sudo_in_three_forms() -> None:
 
 SECTIONS = sorted({line[3:] for line in whole_look() if line.startswith("@@ ")} - {"end", "raised"})
 PIECES = [
-    "", " ", "a", "1", "-", "|", "a|b", "a|b|c", "a b c d", "exit 15|x", "exit |", "=", "a=b", "{", "{}", "[]", "é", "\x00",
+    "", " ", "a", "1", "-", "|", "a|b", "a|b|c", "a b c d", "exit 15|x", "exit |", "=", "a=b", "{", "{}", "[]", "é",
+    "\x00",
     '{"id":1}', '{"ServerVersion":7}', "GPU-a, b, c, d", "x, GPU-a, c, d, e, f, g, h, i", "a:b c d:e f:g h:i",
     "== not base64 ==", "GPU-a,1,b,c,d", "a 644 0 0 !", "tool ", "flags", "ii|a", "x y z w:1 v",
     json.dumps(inspected(name=7)), json.dumps(inspected(ports=7)), json.dumps(inspected(ports={"a": 7})),

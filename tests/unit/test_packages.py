@@ -1,0 +1,555 @@
+"""Docker and the NVIDIA Container Toolkit: which packages from where, held or not; when Docker may restart."""
+
+import dataclasses
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpurack.plan import apt
+from gpurack.plan.docker import CE_URL, ce_repository, plan_docker
+from gpurack.plan.nvidia_toolkit import plan_toolkit, repository
+from gpurack.plan.platforms import CE_PACKAGES, DEBIAN, PLATFORMS, TOOLKIT_PACKAGES, UBUNTU, platform_of
+from gpurack.plan.remove import plan_remove
+from gpurack.plan.restart import foreign_running, may_stop_foreign
+from gpurack.plan.steps import Plan, SetAside, Shell, WriteFile
+from gpurack.spec.model import Docker, Host
+from gpurack.state.model import HostState
+from tests.given import SYSTEMS, container, host_state, package, spec, uuid
+
+PREREQUISITES = {"ca-certificates": "20250419", "curl": "8.14.1-2", "python3": "3.13.5-1"}
+CE = {
+    "docker-ce": "5:28.5.2-1~debian.13~trixie",
+    "docker-ce-cli": "5:28.5.2-1~debian.13~trixie",
+    "containerd.io": "1.7.29-1~debian.13~trixie",
+    "docker-buildx-plugin": "0.29.1-1~debian.13~trixie",
+    "docker-compose-plugin": "2.40.3-1~debian.13~trixie",
+}
+DISTRO = {"docker.io": "26.1.5+dfsg1-9+b9", "docker-cli": "26.1.5+dfsg1-9+b9", "docker-compose": "2.26.1-4"}
+TOOLKIT = dict.fromkeys(TOOLKIT_PACKAGES, "1.20.0-1")
+UNITS = {"docker.service": "loaded active enabled"}
+
+
+def ce(version: str | None = None, **fields: Any) -> Host:
+    return Host(docker=Docker(version=version, **fields))
+
+
+def with_ce(held: bool = False, **over: Any) -> HostState:
+    """A host on which docker-ce is as gpurack left it; `packages` in over changes some."""
+    repo = ce_repository(Host(), host_state(), PLATFORMS["debian", "13"])
+    there = {**PREREQUISITES, **{name: f"{version}{' held' if held else ''}" for name, version in CE.items()}}
+    there = {name: version for name, version in {**there, **over.pop("packages", {})}.items() if version}
+    return host_state(
+        packages=there, sources={repo.path: repo.text}, files={repo.key_path: repo.key}, units=UNITS, **over
+    )
+
+
+def with_toolkit(wanted: Host, held: bool = False, **over: Any) -> HostState:
+    """A host with two cards and the toolkit as gpurack left it."""
+    repo = repository(wanted)
+    there = {name: f"{version}{' held' if held else ''}" for name, version in TOOLKIT.items()}
+    there = {name: version for name, version in {**there, **over.pop("packages", {})}.items() if version}
+    cdi = [f"nvidia.com/gpu={uuid(0)}", f"nvidia.com/gpu={uuid(1)}", "nvidia.com/gpu=all"]
+    usual = {"gpus": 2, "cdi": cdi, "sources": {repo.path: repo.text}, "files": {repo.key_path: repo.key}}
+    return host_state(packages=there, **{**usual, **over})
+
+
+def reasons(plan: Plan) -> list[str]:
+    return [step.reason for step in plan.steps]
+
+
+def command(plan: Plan, beginning: str) -> str:
+    """The command of the one step whose reason begins so."""
+    (found,) = [step for step in plan.steps if isinstance(step, Shell) and step.reason.startswith(beginning)]
+    return found.command
+
+
+# --- apt -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("version", "upstream"),
+    [
+        ("5:28.5.2-1~debian.13~trixie", "28.5.2"),
+        ("26.1.5+dfsg1-9+b9", "26.1.5"),
+        ("20.10.24+dfsg1-1+deb12u1", "20.10.24"),
+        ("5:26.1.3-0ubuntu1~24.04.1", "26.1.3"),
+        ("28.2.2-0ubuntu1~24.04.1", "28.2.2"),
+        ("1.20.0-1", "1.20.0"),
+        ("1.18.0~rc.2-1", "1.18.0"),
+        ("5:29.0.0~rc.1-1~ubuntu.24.04~noble", "29.0.0"),
+        ("", ""),
+    ],
+)
+def test_upstream_version(version: str, upstream: str) -> None:
+    assert apt.upstream(version) == upstream
+
+
+def test_a_repository_file_is_deb822_with_its_own_key() -> None:
+    repo = ce_repository(Host(), host_state(), PLATFORMS["debian", "13"])
+    lines = [line for line in repo.text.splitlines() if not line.startswith("#")]
+    assert lines == [
+        "Types: deb",
+        f"URIs: {CE_URL}/linux/debian",
+        "Suites: trixie",
+        "Components: stable",
+        "Signed-By: /etc/apt/keyrings/gpurack-docker-ce.asc",
+    ]
+    assert repo.key.startswith("-----BEGIN PGP PUBLIC KEY BLOCK-----")
+
+
+def test_nvidias_flat_repository_has_no_component() -> None:
+    text = repository(Host()).text
+    assert "URIs: https://nvidia.github.io/libnvidia-container/stable/deb/$(ARCH)\nSuites: /\nSigned-By:" in text
+
+
+def test_mirrors_and_their_own_keys(tmp_path: Path) -> None:
+    (tmp_path / "lab.asc").write_text("lab's key")
+    mirrors = {
+        "docker-ce": {"url": "https://mirror.example/docker-ce/", "key": str(tmp_path / "lab.asc")},
+        "nvidia": "https://mirror.example/nvidia",
+    }
+    wanted = spec({"mirrors": mirrors})
+    repo = ce_repository(wanted, host_state(os="ubuntu 24.04"), PLATFORMS["ubuntu", "24.04"])
+    assert (repo.uri, repo.suites, repo.key) == ("https://mirror.example/docker-ce/linux/ubuntu", "noble", "lab's key")
+    assert repository(wanted).uri == "https://mirror.example/nvidia/stable/deb/$(ARCH)"
+    assert repository(wanted).key == repository(Host()).key
+
+
+DOCKERS = "download.docker.com/linux"
+DEBIANS = "Types: deb\nURIs: https://mirror.uni.example/debian\nSuites: trixie\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "rest"),
+    [
+        (f"deb [arch=amd64] https://{DOCKERS}/debian x y\n", f"# deb [arch=amd64] https://{DOCKERS}/debian x y\n"),
+        (f"deb a b c\ndeb https://{DOCKERS} x y\n", f"deb a b c\n# deb https://{DOCKERS} x y\n"),
+        (f"deb a b c\ndeb https://{DOCKERS} x y", f"deb a b c\n# deb https://{DOCKERS} x y"),
+        (f"Types: deb\nURIs: https://{DOCKERS}/ubuntu\n", f"# Types: deb\n# URIs: https://{DOCKERS}/ubuntu\n"),
+        (
+            f"{DEBIANS}\nTypes: deb\nURIs: https://{DOCKERS}\nSigned-By:\n -----BEGIN\n .\n",
+            f"{DEBIANS}\n# Types: deb\n# URIs: https://{DOCKERS}\n# Signed-By:\n#  -----BEGIN\n#  .\n",
+        ),
+        (f"# deb https://{DOCKERS}/debian x y\n", None),
+        (f"  #deb https://{DOCKERS}/debian x y\n", None),
+        (f"# instead of {DOCKERS}\n{DEBIANS}", None),
+        (f"{DEBIANS}# not {DOCKERS}\nComponents: main\n", None),
+        ("deb https://mirror.uni.example/debian trixie main\n", None),
+        ("", None),
+    ],
+)
+def test_entries_of_a_repository_are_commented_out_and_nothing_else(text: str, rest: str | None) -> None:
+    once = apt.without(text, (DOCKERS,))
+    assert once == (text if rest is None else rest)
+    assert apt.without(once, (DOCKERS,)) == once
+
+
+def test_a_file_with_other_repositories_stays_where_it_is() -> None:
+    path, live = "/etc/apt/sources.list", "deb https://mirror.uni.example/debian trixie main\n"
+    sources = {path: f"{live}deb https://{DOCKERS}/debian trixie stable\n"}
+    (step,) = [
+        step
+        for step in plan_docker(ce(), host_state(sources=sources), True).steps
+        if isinstance(step, WriteFile) and step.path == path
+    ]
+    assert step.content == f"{live}# deb https://{DOCKERS}/debian trixie stable\n"
+
+
+def test_older_files_of_a_repository_are_set_aside_before_ours_is_written() -> None:
+    old = "/etc/apt/sources.list.d/docker.list"
+    sources = {old: "deb https://download.docker.com/linux/debian trixie stable", "/etc/apt/sources.list": "deb x y z"}
+    steps = plan_docker(ce(), host_state(sources=sources), True).steps[:3]
+    assert [type(step) for step in steps] == [WriteFile, SetAside, WriteFile]
+    assert isinstance(steps[1], SetAside)
+    assert steps[1].path == old
+
+
+def test_a_changed_key_is_written_again() -> None:
+    state = with_ce()
+    key = "/etc/apt/keyrings/gpurack-docker-ce.asc"
+    torn = dataclasses.replace(state, files={key: dataclasses.replace(state.files[key], content=b"half")})
+    assert reasons(plan_docker(ce(), torn, True)) == ["key of the docker-ce repository"]
+
+
+# --- Docker ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("system", ["debian 12", "debian 13", "ubuntu 22.04", "ubuntu 24.04"])
+def test_a_bare_host_gets_all_of_docker_ce(system: str) -> None:
+    plan = plan_docker(ce("28.5.2"), host_state(os=system, docker={}), True)
+    assert not plan.errors
+    assert reasons(plan) == [
+        "key of the docker-ce repository",
+        f"repository {CE_URL}/linux/{SYSTEMS[system].id}",
+        "install ca-certificates, curl, python3",
+        "install docker-ce 28.5.2",
+        "start Docker and enable it at boot",
+    ]
+    assert "'docker-ce=5:28.5.2-*' 'docker-ce-cli=5:28.5.2-*' containerd.io docker-buildx-plugin" in command(
+        plan, "install docker-ce"
+    )
+    assert f"apt-mark hold {' '.join(CE_PACKAGES)}" in command(plan, "install docker-ce")
+
+
+def test_unchanged_is_nothing() -> None:
+    assert plan_docker(ce(), with_ce(), True).nothing
+    assert plan_docker(ce("28.5.2"), with_ce(held=True), True).nothing
+    kept = host_state(packages=PREREQUISITES, compose="2.40.3")
+    assert plan_docker(ce(source="keep"), kept, True).nothing
+    distro = host_state(packages={**PREREQUISITES, **DISTRO}, units=UNITS)
+    assert plan_docker(ce(source="distro"), distro, True).nothing
+
+
+@pytest.mark.parametrize(
+    ("wanted", "state", "reason", "words"),
+    [
+        (ce("29.0.0"), with_ce(held=True), "docker-ce 28.5.2 → 29.0.0", "'docker-ce=5:29.0.0-*'"),
+        (ce("26.1.5"), with_ce(), "docker-ce 28.5.2 → 26.1.5", "--allow-downgrades --allow-change-held-packages"),
+        (ce(), with_ce(packages={"docker-compose-plugin": ""}), "install docker-compose-plugin", " docker-compose-"),
+        (ce(), with_ce(packages={"docker-ce": "5:28.5.2-1 half"}), "install docker-ce", " docker-ce "),
+        (
+            ce("28.5.2"),
+            with_ce(held=True, packages={"docker-ce-cli": "5:28.5.1-1 held"}),
+            "install docker-ce, docker-ce-cli",
+            "'docker-ce-cli=5:28.5.2-*'",
+        ),
+        (ce(), with_ce(packages={"curl": ""}), "install curl", " curl"),
+        (ce("28.5.2"), with_ce(), f"hold {', '.join(CE_PACKAGES)}", "apt-mark hold"),
+        (ce(), with_ce(held=True), f"no longer hold {', '.join(CE_PACKAGES)}", "apt-mark unhold"),
+        (ce("26.1.5", source="distro"), host_state(), "install docker.io 26.1.5", "'docker.io=26.1.5*' docker-cli"),
+    ],
+    ids=["upgrade", "downgrade", "missing", "half", "cli behind", "curl", "hold", "unhold", "distro"],
+)  # fmt: skip
+def test_what_is_installed_and_why(wanted: Host, state: HostState, reason: str, words: str) -> None:
+    plan = plan_docker(wanted, state, True)
+    assert not plan.errors
+    assert words in command(plan, reason)
+
+
+def test_an_interrupted_installation_is_finished_first() -> None:
+    plan = plan_docker(ce(), with_ce(audit=1), True)
+    assert reasons(plan) == ["finish an interrupted package installation"]
+    assert "dpkg --configure -a" in command(plan, "finish")
+    half = with_ce(packages={"containerd.io": "1.7.29-1 half"})
+    assert reasons(plan_docker(ce(), half, True))[0] == "finish an interrupted package installation"
+
+
+@pytest.mark.parametrize(
+    ("packages", "source", "sentence"),
+    [
+        (
+            DISTRO,
+            "docker-ce",
+            'docker.io 26.1.5 is installed and cannot live beside docker-ce. To keep it write docker: {"source": '
+            '"distro"}; to change over, stop its containers and apt-get remove docker.io.',
+        ),
+        (
+            CE,
+            "distro",
+            'docker-ce 28.5.2 is installed and cannot live beside docker.io. To keep it write docker: {"source": '
+            '"docker-ce"}; to change over, stop its containers and apt-get remove docker-ce.',
+        ),
+        (
+            {"podman-docker": "5.4.2+ds1-2"},
+            "distro",
+            'podman-docker 5.4.2 is installed and cannot live beside docker.io. To keep it write docker: {"source": '
+            '"keep"}; to change over, stop its containers and apt-get remove podman-docker.',
+        ),
+    ],
+    ids=["docker.io", "docker-ce", "podman"],
+)
+def test_two_dockers_are_never_swapped_unasked(packages: dict[str, str], source: Any, sentence: str) -> None:
+    assert plan_docker(ce(source=source), host_state(packages=packages), True) == Plan(errors=(sentence,))
+
+
+def test_only_the_remains_of_a_package_are_no_conflict() -> None:
+    half = host_state(packages={**PREREQUISITES, "docker.io": "26.1.5-1 half"})
+    assert not plan_docker(ce(), half, True).errors
+
+
+@pytest.mark.parametrize(
+    ("wanted", "state", "sentence"),
+    [
+        (
+            ce(),
+            host_state(os="rocky 9"),
+            "Rocky Linux 9.6 (Blue Onyx) is not supported; supported are Debian 12, Debian 13, Ubuntu 22.04, "
+            "Ubuntu 24.04.",
+        ),
+        (ce(), host_state(init="tini"), "the host's init is tini; gpurack needs systemd."),
+        (
+            ce(source="distro"),
+            host_state(os="debian 12"),
+            'Debian GNU/Linux 12 (bookworm)\'s own Docker has no Compose v2; write docker: {"source": "docker-ce"}.',
+        ),
+        (
+            ce(source="keep"),
+            host_state(docker={}),
+            "docker.source is keep, but no Docker daemon answers; start it or choose docker-ce or distro.",
+        ),
+        (
+            ce(source="keep"),
+            host_state(compose="1.29.2"),
+            "docker.source is keep, but Docker has no Compose v2 (`docker compose version`); install it.",
+        ),
+        (
+            ce(source="keep"),
+            host_state(compose=""),
+            "docker.source is keep, but Docker has no Compose v2 (`docker compose version`); install it.",
+        ),
+    ],
+    ids=["rocky", "no systemd", "bookworm's own", "no daemon", "compose 1", "no compose"],
+)
+def test_refused(wanted: Host, state: HostState, sentence: str) -> None:
+    assert plan_docker(wanted, state, True) == Plan(errors=(sentence,))
+
+
+@pytest.mark.parametrize("version", ["dev", "v2", "2.40.3-desktop.1", "2.26.1-4"])
+def test_a_kept_compose_of_odd_version_is_taken(version: str) -> None:
+    kept = host_state(packages=PREREQUISITES, compose=version)
+    assert plan_docker(ce(source="keep"), kept, True).nothing
+
+
+@pytest.mark.parametrize(
+    ("unit", "unmask"),
+    [("loaded inactive disabled", False), ("loaded failed enabled", False), ("masked inactive masked", True)],
+)
+def test_docker_is_started_and_enabled(unit: str, unmask: bool) -> None:
+    plan = plan_docker(
+        ce(), dataclasses.replace(with_ce(), units=host_state(units={"docker.service": unit}).units), True
+    )
+    assert reasons(plan) == ["start Docker and enable it at boot"]
+    start = command(plan, "start Docker")
+    assert start.startswith("systemctl unmask") is unmask
+    assert "systemctl reset-failed docker.service" in start
+    assert start.endswith("systemctl enable --now docker.service")
+
+
+def test_platforms_know_what_the_distribution_has() -> None:
+    known = {name: platform_of(os) for name, os in SYSTEMS.items()}
+    assert known["rocky 9"] is None
+    assert known["debian 12"] == PLATFORMS["debian", "12"]
+    assert [PLATFORMS[key].distro_packages for key in PLATFORMS] == [(), DEBIAN, UBUNTU, UBUNTU]
+
+
+# --- the toolkit -----------------------------------------------------------------------------------------------------
+
+GPU = spec({"nvidia": {"toolkit": "1.20.0"}, "models": {"alpha": {"port": 1, "gpus": [0]}}})
+FLOATING = spec({"models": {"alpha": {"port": 1, "gpus": [0]}}})
+
+
+def test_nothing_for_a_host_without_cards_that_wants_none() -> None:
+    assert plan_toolkit(spec({"nvidia": {"toolkit": "1.20.0"}}), host_state()).nothing
+
+
+def test_a_model_that_wants_a_card_where_there_is_no_driver() -> None:
+    assert plan_toolkit(GPU, host_state()).errors == (
+        "a model wants a GPU, but there is no NVIDIA driver (no /proc/driver/nvidia). Install the driver and reboot, "
+        "or give the model gpus: [].",
+    )
+
+
+def test_a_bare_gpu_host_owes_a_restart_before_anything_is_installed() -> None:
+    plan = plan_toolkit(GPU, host_state(gpus=2))
+    assert reasons(plan) == [
+        "key of the nvidia-container-toolkit repository",
+        "repository https://nvidia.github.io/libnvidia-container/stable/deb/$(ARCH)",
+        "note that Docker must restart: the NVIDIA Container Toolkit changed",
+        "install the NVIDIA Container Toolkit 1.20.0",
+        "CDI specs for 2 GPUs",
+    ]
+    assert " ".join(f"'{name}=1.20.0-*'" for name in TOOLKIT_PACKAGES) in command(plan, "install the NVIDIA")
+
+
+def test_an_unchanged_toolkit_is_nothing() -> None:
+    assert plan_toolkit(GPU, with_toolkit(GPU, held=True)).nothing
+    assert plan_toolkit(FLOATING, with_toolkit(FLOATING)).nothing
+
+
+@pytest.mark.parametrize(
+    ("wanted", "packages", "reason"),
+    [
+        (GPU, dict.fromkeys(TOOLKIT, "1.19.1-1 held"), "NVIDIA Container Toolkit 1.19.1 → 1.20.0"),
+        (GPU, {"libnvidia-container1": "1.19.1-1 held"}, "NVIDIA Container Toolkit 1.19.1 and 1.20.0 → 1.20.0"),
+        (GPU, {"libnvidia-container-tools": ""}, "NVIDIA Container Toolkit 1.20.0 → 1.20.0"),
+        (FLOATING, {"libnvidia-container1": "1.19.1-1"}, "install the NVIDIA Container Toolkit"),
+    ],
+    ids=["upgrade", "mixed", "missing", "mixed, floating"],
+)
+def test_all_four_packages_move_together(wanted: Host, packages: dict[str, str], reason: str) -> None:
+    plan = plan_toolkit(wanted, with_toolkit(wanted, held=wanted is GPU, packages=packages))
+    assert reasons(plan)[:2] == ["note that Docker must restart: the NVIDIA Container Toolkit changed", reason]
+    install = command(plan, reason)
+    assert all(name in install for name in TOOLKIT_PACKAGES)
+
+
+def test_holds_follow_the_inventory() -> None:
+    assert reasons(plan_toolkit(GPU, with_toolkit(GPU))) == [f"hold {', '.join(TOOLKIT_PACKAGES)}"]
+    assert reasons(plan_toolkit(FLOATING, with_toolkit(FLOATING, held=True))) == [
+        f"no longer hold {', '.join(TOOLKIT_PACKAGES)}"
+    ]
+
+
+def test_cdi_names_every_card_that_answers() -> None:
+    one = with_toolkit(GPU, held=True, cdi=[f"nvidia.com/gpu={uuid(0)}"])
+    assert reasons(plan_toolkit(GPU, one)) == ["CDI specs for 1 GPU"]
+    lost = dataclasses.replace(one, driver=dataclasses.replace(one.driver, exit_code=15))
+    assert plan_toolkit(GPU, lost).nothing
+
+
+def test_nothing_more_is_said_where_docker_was_refused_already() -> None:
+    assert plan_toolkit(GPU, host_state(os="rocky 9", gpus=1)).nothing
+
+
+# --- restart and remove ----------------------------------------------------------------------------------------------
+
+OURS = container("alpha", label={})
+FOREIGN = [container("db"), container("app"), container("old", "exited")]
+
+
+@pytest.mark.parametrize(
+    ("restart", "unattended", "live_restore", "refused"),
+    [
+        ("ask", True, False, True),
+        ("ask", False, False, False),
+        ("ask", True, True, False),
+        ("never", True, False, True),
+        ("never", False, False, True),
+        ("never", True, True, False),
+        ("always", True, False, False),
+    ],
+)
+def test_when_docker_may_restart(restart: Any, unattended: bool, live_restore: bool, refused: bool) -> None:
+    state = host_state(containers=[OURS, *FOREIGN], docker={"LiveRestoreEnabled": live_restore})
+    sentence = may_stop_foreign(ce(restart=restart), state, unattended, "Docker 29.0.0")
+    assert bool(sentence) is refused
+    if sentence:
+        assert sentence.startswith(
+            "Docker 29.0.0 needs a restart of Docker, which would stop containers that are not gpurack's: app, db. "
+        )
+
+
+def test_what_live_restore_will_be_counts_where_it_is_told() -> None:
+    state = host_state(containers=FOREIGN, docker={"LiveRestoreEnabled": True})
+    assert may_stop_foreign(ce(), state, True, "x", live_restore=False)
+    assert not may_stop_foreign(ce(), state, True, "x", live_restore=True)
+
+
+def test_our_own_containers_never_hold_docker_up() -> None:
+    state = host_state(containers=[OURS], docker={"LiveRestoreEnabled": False})
+    assert foreign_running(state) == []
+    assert may_stop_foreign(ce(restart="never"), state, True, "x") is None
+
+
+def test_an_upgrade_that_would_stop_others_is_refused_as_a_whole() -> None:
+    state = with_ce(containers=FOREIGN, docker={"LiveRestoreEnabled": False})
+    plan = plan_docker(ce("29.0.0"), state, True)
+    assert not plan.steps
+    assert "Run without -y and confirm" in plan.errors[0]
+
+
+def test_remove_models_leaves_docker_and_data() -> None:
+    state = host_state(
+        packages={**CE, **TOOLKIT},
+        containers=[OURS, container("beta", "exited", label={}), *FOREIGN],
+        files={
+            "/etc/gpurack/compose.yaml": "",
+            "/etc/systemd/system/gpurack.service": "",
+            "/etc/docker/daemon.json": "",
+        },
+    )
+    plan = plan_remove(state, "models")
+    assert reasons(plan) == [
+        "remove alpha, beta",
+        "remove the project's network",
+        "remove gpurack.service",
+        "remove compose.yaml, secrets and the runner",
+    ]
+    assert "docker rm --force alpha beta >/dev/null" in command(plan, "remove alpha")
+    assert plan_remove(host_state(packages=CE), "models").nothing
+
+
+def test_remove_all_takes_packages_but_never_daemon_json_or_data() -> None:
+    state = host_state(
+        packages={**PREREQUISITES, **CE, **TOOLKIT},
+        sources={"/etc/apt/sources.list.d/gpurack-docker-ce.sources": "x", "/etc/apt/sources.list": "y"},
+        files={"/etc/apt/keyrings/gpurack-docker-ce.asc": "k", "/etc/docker/daemon.json": "{}"},
+    )
+    plan = plan_remove(state, "all")
+    packages = command(plan, "remove nvidia-container-toolkit")
+    assert "purge" not in packages
+    assert not {"curl", "python3"} & set(packages.split())
+    assert command(plan, "remove gpurack's repository") == (
+        "rm -f /etc/apt/keyrings/gpurack-docker-ce.asc /etc/apt/sources.list.d/gpurack-docker-ce.sources"
+    )
+    everything = " ".join(step.command for step in plan.steps if isinstance(step, Shell))
+    assert "daemon.json" not in everything
+    assert "/var/lib" not in everything
+
+
+def test_remove_all_stays_away_where_others_run() -> None:
+    plan = plan_remove(host_state(packages=CE, containers=FOREIGN), "all")
+    assert plan == Plan(errors=("Docker stays, because containers that are not gpurack's run in it: app, db.",))
+
+
+def test_remove_knows_two_words() -> None:
+    assert plan_remove(host_state(), "everything").errors == (
+        'remove="everything" is not known; write --data remove=models or --data remove=all.',
+    )
+
+
+# --- every command is shell ------------------------------------------------------------------------------------------
+
+SHELLS = [shell for shell in (["sh"], ["dash"], ["busybox", "sh"], ["bash", "--posix"]) if shutil.which(shell[0])]
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        plan_docker(ce("28.5.2"), host_state(docker={}), True),
+        plan_docker(ce("28.5.2"), with_ce(audit=1), True),
+        plan_docker(ce(), dataclasses.replace(with_ce(held=True), units={}), True),
+        plan_toolkit(GPU, host_state(gpus=2)),
+        plan_toolkit(GPU, with_toolkit(GPU)),
+        plan_remove(with_ce(containers=[OURS], audit=0), "all"),
+    ],
+    ids=["docker", "interrupted", "unhold", "toolkit", "hold", "remove"],
+)
+def test_every_command_parses_in_the_shells_there_are(plan: Plan) -> None:
+    commands = [step.command for step in plan.steps if isinstance(step, Shell)]
+    assert commands
+    for shell in SHELLS:
+        for text in commands:
+            done = subprocess.run([*shell, "-n", "-c", text], capture_output=True, text=True, check=False)
+            assert (done.returncode, done.stderr) == (0, ""), text
+
+
+def test_the_lists_are_asked_for_again_only_while_their_lock_is_taken(tmp_path: Path) -> None:
+    fakes = {
+        "apt-get": 'n=$(cat "$COUNT" 2>/dev/null || echo 0); echo $((n + 1)) >"$COUNT"; '
+        'case $n in 0|1) echo "E: Could not get lock /var/lib/apt/lists/lock"; exit 100;; *) exit $LATER;; esac',
+        "sleep": ":",
+    }
+    for name, text in fakes.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+
+    def update(later: int) -> tuple[int, str, int]:
+        count = tmp_path / f"count{later}"
+        environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "COUNT": str(count), "LATER": str(later)}
+        done = subprocess.run(["sh", "-c", apt.UPDATE], capture_output=True, text=True, env=environment, check=False)
+        return done.returncode, done.stdout, int(count.read_text())
+
+    waiting = "apt is busy with another update; waiting\n"
+    assert update(0) == (0, waiting * 2, 3)
+    assert update(100) == (1, waiting * 2 + "\n", 3)
+
+
+def test_packages_whole_means_dpkg_finished_them() -> None:
+    state = HostState(packages={"curl": package("8 half"), "python3": package("3")})
+    assert apt.installed(("curl", "python3", "tar"), state) == {"python3": "3"}
+    assert apt.prerequisites(state) == ["ca-certificates", "curl"]
