@@ -235,7 +235,8 @@ def pull(name, image, file):
         progress.tell("pulling {}{}".format(image, ", {} of {}".format(size(have), size(total)) if total else ""))
     if process.wait():
         reason = next((line for line in reversed(tail) if "rror" in line), tail[-1] if tail else "no output")
-        raise Failure("image {} cannot be pulled: {}".format(image, reason))
+        remedy = "Correct version or image, or see why the host cannot get it: docker pull " + image
+        raise Failure("image {} cannot be pulled: {}. {}".format(image, reason, remedy))
     if progress.elapsed() > EVERY:
         say(name, "pulled {} in {}".format(image, clock(progress.elapsed())))
 
@@ -422,7 +423,7 @@ class Job:
             wrong = {name: self.refusal(self.assembled({name: block})) for name, block in blocks.items() if block}
             wrong = {name: refusal for name, refusal in wrong.items() if refusal}
             for name, refusal in wrong.items():
-                self.fail(name, "Compose refuses it, so it was not changed: {}".format(refusal))
+                self.fail(name, "Compose refuses it, so it was not changed; correct its compose field. " + refusal)
             if wrong:
                 self.fail_others(group, wrong)
             else:
@@ -440,7 +441,7 @@ class Job:
         if '"services": {}' in text:  # an empty project is right, but `config` exits with 1
             return ""
         code, output = run(*compose("config", "--quiet", file=NEXT))
-        return (output or "exit code {}".format(code)) if code else ""
+        return (output.replace("validating {}: ".format(NEXT), "") or "exit code {}".format(code)) if code else ""
 
     def fail_others(self, group, failed):
         """The rest of a group stays as it is, because its models need each other's cards or ports."""

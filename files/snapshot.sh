@@ -42,7 +42,10 @@ look_host() {
 		[ -n "$path" ] && echo "$(stat -L -c '%s %F' "$path" 2>/dev/null || echo '- missing')|$path"
 	done
 	section ports
-	ss -Hltnp 2>/dev/null | LC_ALL=C tr -d '\200-\377'
+	ss -Hltnp 2>/dev/null | LC_ALL=C tr -d '\200-\377' >"$work/ports"
+	cat "$work/ports"
+	section owners
+	stat -c '%n %U' $(grep -o 'pid=[0-9]*' "$work/ports" | sort -u | sed 's|pid=|/proc/|') 2>/dev/null
 	section disk
 	df -B1 --output=avail,target /var/lib /etc 2>/dev/null | tail -n +2
 }
@@ -115,11 +118,12 @@ main() {
 	export LC_ALL=C PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 	work=$(mktemp -d) || exit 1
 	trap 'rm -rf "$work"' EXIT
-	look_docker >"$work/docker" 2>/dev/null &
-	look_gpus >"$work/gpus" 2>/dev/null &
-	look_host >"$work/host" 2>/dev/null
+	# On a full disk the files come out short, so each part says at its end that it is whole.
+	{ look_docker; section whole; } >"$work/docker" 2>/dev/null &
+	{ look_gpus; section whole; } >"$work/gpus" 2>/dev/null &
+	{ look_host; section whole; } >"$work/host" 2>/dev/null
 	wait
 	cat "$work/host" "$work/gpus" "$work/docker"
-	section end
+	[ "$(cat "$work/host" "$work/gpus" "$work/docker" | grep -c '^@@ whole$')" = 3 ] && section end
 }
 main </dev/null

@@ -36,7 +36,7 @@ def gpu_host() -> None:
     wanted = begin(needs_models=True)
     become = privilege(wanted)
     engine.docker(name="Docker", wanted=wanted, **become)
-    engine.nvidia_toolkit(name="NVIDIA Container Toolkit", wanted=wanted, **become)
+    engine.nvidia_toolkit(name="NVIDIA Container Toolkit", wanted=wanted, models_follow=True, **become)
     engine.daemon_json(name="daemon.json", wanted=wanted, **become)
     models_operation(name="Models", wanted=wanted, **become)
 

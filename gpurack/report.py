@@ -53,6 +53,10 @@ class Report(BaseStateCallback):
         apt = [line for line in found if line.startswith("E: ")]
         self.errors.setdefault(host, []).extend(sentences or apt[:1] or found[-1:])
 
+    def has_failed(self, host: str, model: str) -> bool:
+        """Is there an error of this model?"""
+        return any(text.startswith(f"{model}: ") for text in self.errors.get(host, []))
+
     def changed(self, host: str, model: str, action: str) -> None:
         """Remembers what a run did to a model: created, recreated, started."""
         self.done.setdefault(host, {})[model] = action

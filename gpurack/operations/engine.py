@@ -41,14 +41,15 @@ def docker(wanted: Host) -> Generator[PyinfraCommand, None, None]:
 
 
 @operation()
-def nvidia_toolkit(wanted: Host) -> Generator[PyinfraCommand, None, None]:
+def nvidia_toolkit(wanted: Host, models_follow: bool = False) -> Generator[PyinfraCommand, None, None]:
     """
     The NVIDIA Container Toolkit's four packages at one version, and CDI specs. Nothing on a host without cards.
 
     + wanted: the host's spec
+    + models_follow: the models come next and say themselves when there is no driver for them
     """
     state = look(host, wanted)
-    yield from carry_out_plan("NVIDIA Container Toolkit", plan_toolkit(wanted, state))
+    yield from carry_out_plan("NVIDIA Container Toolkit", plan_toolkit(wanted, state, models_follow))
 
 
 @operation()

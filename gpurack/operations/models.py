@@ -79,7 +79,7 @@ class Job(Streamed):
     ) -> tuple[bool, CommandOutput]:
         ok, output = super().execute(state, host, connector_arguments)
         for change in self.plan.changes:
-            if change.action != "keep":
+            if change.action != "keep" and not REPORT.has_failed(host.name, change.model):
                 REPORT.changed(host.name, change.model, PAST[change.action])
         if self.errors:
             REPORT.failed(host.name, [f"error {error}" for error in self.errors])

@@ -8,6 +8,10 @@ from gpurack.spec.model import Host, Model
 from gpurack.spec.seats import SHARED
 from gpurack.state.model import MISMATCH, Gpu, HostState
 
+NO_DRIVER = (
+    "there is no NVIDIA driver (no /proc/driver/nvidia). Install the driver and reboot, or give the model gpus: []."
+)
+
 
 @dataclass(frozen=True)
 class Ledger:
@@ -22,16 +26,17 @@ def assign(spec: Host, state: HostState) -> Ledger:
     card moves no model; a card that would hold more than it has is refused to the newcomer."""
     uuids: dict[str, tuple[str, ...]] = {}
     errors: dict[str, str] = {}
+    gone: dict[str, list[str]] = {}
     enabled = {name: model for name, model in spec.models.items() if model.enabled}
     for name, model in enabled.items():
         kept = kept_cards(name, model, state)
         if kept is not None:
-            gone = [uuid for uuid in kept if not alive(uuid, state)]
-            if gone and state.driver.exit_code != MISMATCH:
-                errors[name] = lost(gone, state)
+            dead = [uuid for uuid in kept if not alive(uuid, state)]
+            if dead and state.driver.exit_code != MISMATCH:
+                gone[name] = dead
             else:
                 uuids[name] = kept
-    for name in sorted(set(enabled) - set(uuids) - set(errors)):
+    for name in sorted(set(enabled) - set(uuids) - set(gone)):
         try:
             cards = resolve(enabled[name], spec, state)
         except LookupError as error:
@@ -42,6 +47,7 @@ def assign(spec: Host, state: HostState) -> Ledger:
             errors[name] = error_or_none
         else:
             uuids[name] = cards
+    errors |= {name: lost(dead, state, uuids) for name, dead in gone.items()}
     return Ledger(uuids, errors)
 
 
@@ -133,7 +139,9 @@ def resolve(model: Model, spec: Host, state: HostState) -> tuple[str, ...]:
     if not model.gpus:
         return ()
     if not state.gpus:
-        raise LookupError(f"wants GPU {gpus_text(model)}, but the host shows none (nvidia-smi -L).")
+        says = f" It says: {state.driver.message}" if state.driver.message else ""
+        reason = f"nvidia-smi -L shows none.{says}" if state.has_gpu else NO_DRIVER
+        raise LookupError(f"wants GPU {gpus_text(model)}, but {reason}")
     reserved = {find(wanted, state).uuid for wanted in spec.reserved_gpus}
     if model.gpus == "all":
         if state.driver.exit_code:
@@ -164,13 +172,13 @@ def find(wanted: int | str, state: HostState) -> Gpu:
     raise LookupError(f"{name} does not exist; the host has {cards}.{broken}")
 
 
-def lost(uuids: Sequence[str], state: HostState) -> str:
+def lost(cards: Sequence[str], state: HostState, uuids: Mapping[str, tuple[str, ...]]) -> str:
     """The sentence for cards that a model had and that no longer answer."""
-    names = ", ".join(uuids)
+    names = ", ".join(cards)
     reason = f" nvidia-smi says: {state.driver.message}." if state.driver.message else ""
     return (
         f"its card {names} does not answer any more.{reason} Reboot the host; if the card stays away, give the model "
-        f"another one{free(state, {})}."
+        f"another one{free(state, uuids)}."
     )
 
 

@@ -6,6 +6,7 @@ nvidia-cdi-refresh.service, which writes /var/run/cdi/nvidia.yaml.
 
 from gpurack import paths
 from gpurack.plan import apt
+from gpurack.plan.ledger import NO_DRIVER
 from gpurack.plan.platforms import TOOLKIT_PACKAGES, platform_of
 from gpurack.plan.steps import Plan, Shell, Step
 from gpurack.spec.model import Host
@@ -15,17 +16,16 @@ URL = "https://nvidia.github.io/libnvidia-container"
 CDI_VENDOR = "nvidia.com/gpu"
 
 
-def plan_toolkit(spec: Host, state: HostState) -> Plan:
-    """What makes containers get the host's cards. Nothing on a host without cards."""
+def plan_toolkit(spec: Host, state: HostState, models_follow: bool = False) -> Plan:
+    """What makes containers get the host's cards. Nothing on a host without cards.
+
+    models_follow: the models come next in this run, and those that want a GPU say themselves that there is no driver,
+    so that the others are served all the same.
+    """
     if not state.has_gpu:
-        if not spec.wants_gpu:
+        if not spec.wants_gpu or models_follow:
             return Plan()
-        return Plan(
-            errors=(
-                "a model wants a GPU, but there is no NVIDIA driver (no /proc/driver/nvidia). Install the driver and "
-                "reboot, or give the model gpus: [].",
-            )
-        )
+        return Plan(errors=(f"a model wants a GPU, but {NO_DRIVER}",))
     if platform_of(state.os) is None:
         return Plan()
     steps: list[Step] = apt.repository(repository(spec), state)

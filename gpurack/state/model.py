@@ -125,7 +125,7 @@ class Container:
 
 @dataclass(frozen=True)
 class Listener:
-    """A TCP port somebody listens on. owner: "docker-proxy (pid 12)", "" when unknown."""
+    """A TCP port somebody listens on. owner: "docker-proxy (pid 12, user root)", "" when unknown."""
 
     address: str
     port: int

@@ -26,7 +26,8 @@ def parse(lines: list[str], raised: bool = False) -> HostState:
     sections = split(lines)
     if "end" not in sections:
         return HostState(
-            trouble="the look at the host broke off in the middle; is its disk full or the connection down?"
+            trouble="the look at the host came back incomplete: its /tmp is full, or the connection broke. "
+            "Make room there (df -h /tmp) and run again."
         )
     get: Callable[[str], list[str]] = lambda name: sections.get(name, [])  # noqa: E731
     machine = get("machine")
@@ -46,7 +47,7 @@ def parse(lines: list[str], raised: bool = False) -> HostState:
         docker_flags=word(get("units"), "flags"),
         secrets={name: (mode, int(uid)) for name, mode, uid in (line.rsplit(" ", 2) for line in get("secrets"))},
         weights=weights(get("weights")),
-        listeners=tuple(listeners(get("ports"))),
+        listeners=tuple(listeners(get("ports"), get("owners"))),
         driver=driver(get("driver"), get("pci"), get("gpus"), "gpus" in sections),
         gpus=tuple(gpus(get("gpus"))),
         gpu_processes=tuple(gpu_processes(get("processes"))),
@@ -139,8 +140,9 @@ def weights(lines: list[str]) -> dict[str, int | None]:
     return found
 
 
-def listeners(lines: list[str]) -> list[Listener]:
-    """`ss -Hltnp`: state, queues, local address, peer, users:(("name",pid=1,fd=2))."""
+def listeners(lines: list[str], owners: list[str]) -> list[Listener]:
+    """`ss -Hltnp`: state, queues, local address, peer, users:(("name",pid=1,fd=2)). owners: `/proc/1 root`."""
+    users = {path.rpartition("/")[2]: user for path, user in pairs(owners)}
     found = []
     for line in lines:
         columns = line.split(None, 5)
@@ -148,13 +150,9 @@ def listeners(lines: list[str]) -> list[Listener]:
             continue
         address, _, port = columns[3].rpartition(":")
         owner = re.search(r'\("([^"]+)",pid=(\d+)', columns[5]) if len(columns) > 5 else None
-        found.append(
-            Listener(
-                address.split("%")[0].strip("[]"),
-                int(port),
-                f"{owner[1]} (pid {owner[2]})" if owner else "",
-            )
-        )
+        user = f", user {users[owner[2]]}" if owner and owner[2] in users else ""
+        name = f"{owner[1]} (pid {owner[2]}{user})" if owner else ""
+        found.append(Listener(address.split("%")[0].strip("[]"), int(port), name))
     return found
 
 

@@ -43,7 +43,10 @@ class Snapshot(FactBase[HostState]):
     @staticmethod
     @override
     def default() -> HostState:
-        return HostState(trouble="the look at the host failed; is it still reachable by ssh, and its disk not full?")
+        return HostState(
+            trouble="the look at the host failed: it cannot be reached any more, or its /tmp is full. "
+            "Try: ssh to it and df -h /tmp."
+        )
 
     @override
     def process(self, output: list[str]) -> HostState:

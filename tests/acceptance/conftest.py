@@ -111,6 +111,14 @@ class Lab:
         output = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", done.stdout + done.stderr)
         return Run(done.returncode, output, begun)
 
+    def settle(self, host: Host, models: dict[str, Any]) -> None:
+        """Bring a host, in whatever state an earlier test left it, to where it serves exactly these models."""
+        if host.has_gpus:
+            host.gpus.reset()
+        host.root("command -v docker >/dev/null && docker ps -aq | xargs -r docker rm -f", check=False)
+        run = self.run(self.inventory({host.name: {"models": models}}))
+        assert run.exit_code == 0, run.output
+
     def start(self, inventory: Path, *options: str, deploy: str = "gpu_host") -> subprocess.Popen[str]:
         """Begin a run and return at once; the caller waits for it or kills it."""
         return subprocess.Popen(

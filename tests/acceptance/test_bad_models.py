@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.conftest import Lab, Run, chat, containers, identities, model
-from tests.testbed import Host, Testbed
+from tests.testbed import Host
 from tests.testbed.inventory import REGISTRY, weights
 
 IMAGE = f"{REGISTRY}/ghcr/ggml-org/llama.cpp:server-b7000"
@@ -35,12 +35,10 @@ gpu_host()
 
 
 @pytest.fixture(scope="module")
-def host(testbed: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Host:
+def host(lab: Lab) -> Host:
     """gpu1 with the good models served."""
-    host = testbed.recreate("gpu1")
-    lab = Lab(testbed, tmp_path_factory.mktemp("lab"))
-    run = lab.run(lab.inventory({"gpu1": {"models": GOOD}}))
-    assert run.exit_code == 0, run.output
+    host = lab.testbed.host("gpu1")
+    lab.settle(host, GOOD)
     return host
 
 
@@ -106,7 +104,7 @@ def test_every_bad_model_has_its_sentence_and_the_others_are_served(
     assert "held by beta" in sentence(run, "same-card")
     assert "(free: 2, 3)" in sentence(run, "same-card")
     pid = host.root("systemctl show -p MainPID --value somebody").stdout.strip()
-    assert f"port 9000 is held by process python3 (pid {pid}" in sentence(run, "process-port")
+    assert f"port 9000 is held by process python3 (pid {pid}, user lab)" in sentence(run, "process-port")
     assert 'port 9001 is held by container "grafana", which is not gpurack\'s' in sentence(run, "container-port")
     for name in ("process-port", "container-port"):
         assert "Stop it or use another port." in sentence(run, name)
@@ -118,12 +116,14 @@ def test_every_bad_model_has_its_sentence_and_the_others_are_served(
     assert "http://weights.testbed/gone.gguf" in sentence(run, "gone-url")
     assert "404" in sentence(run, "gone-url")
     assert f"image {REGISTRY}/nobody/nothing:1 cannot be pulled" in sentence(run, "no-image")
-    assert "Compose refuses it, so it was not changed" in sentence(run, "no-service")
+    assert f"docker pull {REGISTRY}/nobody/nothing:1" in sentence(run, "no-image")
+    assert "Compose refuses it, so it was not changed; correct its compose field." in sentence(run, "no-service")
     assert "volumes must be a" in sentence(run, "no-service")
     assert sentence(run, "exits") == "it ended while loading (exit code 3). Look: docker logs exits"
     assert "| loading" in run.output
     assert "| key is •••" in run.output
     assert KEY not in run.output
+    assert "3 of 15 models answered, 1 changed." in run.output
 
     # the others: one changed as asked, two never touched, strangers neither
     assert run.row("gpu1", "alpha").endswith("ready, recreated"), run.output

@@ -1,0 +1,111 @@
+"""Cards and drivers on a bad day: what a card's models cannot do is said; everything else goes on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.acceptance.conftest import Lab, cards, chat, identities, model
+from tests.testbed import Host
+
+GOOD: dict[str, Any] = {
+    "alpha": model("alpha", [0], 8000),
+    "beta": model("beta", [1], 8001),
+    "delta": model("delta", [], 8003),
+}
+
+
+@pytest.fixture(scope="module")
+def served(lab: Lab) -> Host:
+    """gpu1 with the good models served."""
+    host = lab.testbed.host("gpu1")
+    lab.settle(host, GOOD)
+    return host
+
+
+@pytest.fixture
+def host(served: Host, gpu1: Host) -> Host:
+    """The served host; its simulated cards are healthy again afterwards."""
+    assert served.name == gpu1.name
+    return served
+
+
+def test_a_lost_card_fails_its_models_only(lab: Lab, host: Host) -> None:
+    """nvidia-smi as a whole fails then (exit 15), but models on other cards can be changed, made and served."""
+    uuids = host.gpus.uuids
+    before = identities(host)
+    host.gpus.lose(1)
+    wanted = {
+        **GOOD,
+        "delta": model("delta", [], 8003, context=512),
+        "gamma": model("gamma", [2], 8002),
+    }
+    run = lab.run(lab.inventory({"gpu1": {"models": wanted}}))
+    assert run.exit_code == 1, run.output
+    assert not run.traceback, run.output
+    (error,) = run.errors("gpu1")
+    assert error.startswith(f"beta: its card {uuids[1]} does not answer any more.")
+    assert "GPU is lost" in error
+    assert "Reboot the host; if the card stays away, give the model another one (free: 3)." in error
+    assert run.row("gpu1", "beta").startswith("gpu1 beta llama.cpp b7000 1 http://localhost:8001/v1 FAILED: its card")
+    after = identities(host)
+    assert after["alpha"] == before["alpha"], "a model on another card was touched"
+    assert after["beta"] == before["beta"], "what may still run on the lost card is not gpurack's to stop"
+    assert after["delta"] != before["delta"], "a model without a card was held up"
+    assert cards(host, "gamma") == [uuids[2]]
+    assert run.row("gpu1", "gamma").endswith("ready, created")
+    assert chat(host, 8000) == lab.testbed.weights("alpha").sentence
+
+    host.gpus.reset()
+    healed = lab.run(lab.inventory({"gpu1": {"models": GOOD}}))
+    assert healed.exit_code == 0, healed.output
+    assert identities(host)["beta"] == before["beta"]
+
+
+def test_driver_and_library_differ(lab: Lab, host: Host) -> None:
+    """What runs on cards could not start again, so nothing on a card is recreated; both versions are said."""
+    before = identities(host)
+    host.gpus.mismatch("580.95.05")
+    wanted = {
+        "alpha": model("alpha", [0], 8000, context=256),
+        "beta": GOOD["beta"],
+        "delta": model("delta", [], 8003, context=256),
+    }
+    run = lab.run(lab.inventory({"gpu1": {"models": wanted}}))
+    assert run.exit_code == 1, run.output
+    assert not run.traceback, run.output
+    said = " ".join(run.errors("gpu1"))
+    assert "580.159.04" in said, run.output
+    assert "580.95" in said, run.output
+    assert "Driver/library version mismatch" in said
+    assert "Reboot the host, then run again." in said
+    after = identities(host)
+    assert after["alpha"] == before["alpha"]
+    assert after["beta"] == before["beta"]
+    assert after["delta"] != before["delta"], "a model without a card was held up"
+    assert chat(host, 8000) == lab.testbed.weights("alpha").sentence
+
+    host.reboot()  # the new module is loaded
+    healed = lab.run(lab.inventory({"gpu1": {"models": wanted}}))
+    assert healed.exit_code == 0, healed.output
+    assert identities(host)["alpha"] != before["alpha"]
+
+
+def test_no_driver_where_a_model_wants_a_gpu(lab: Lab, cpu1: Host) -> None:
+    """On a server without a driver its other models are served all the same."""
+    lab.settle(cpu1, {"gamma": model("gamma", [], 8000)})
+    wanted = {"alpha": model("alpha", [0], 8001), "gamma": model("gamma", [], 8000, context=512)}
+    run = lab.run(lab.inventory({"cpu1": {"models": wanted}}))
+    assert run.exit_code == 1, run.output
+    (error,) = run.errors("cpu1")
+    assert error == (
+        "alpha: wants GPU [0], but there is no NVIDIA driver (no /proc/driver/nvidia). "
+        "Install the driver and reboot, or give the model gpus: []."
+    )
+    assert run.row("cpu1", "gamma").endswith("ready, recreated"), run.output
+    assert chat(cpu1, 8000) == lab.testbed.weights("gamma").sentence
+
+    alone = lab.run(lab.inventory({"cpu1": {"models": wanted}}), deploy="nvidia_toolkit")
+    assert alone.exit_code == 1, alone.output
+    assert "a model wants a GPU, but there is no NVIDIA driver" in alone.errors("cpu1")[0]
