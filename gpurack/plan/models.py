@@ -109,11 +109,9 @@ def compare(name: str, spec: Host, state: HostState, words: Mapping[str, Any]) -
     """A model against its container: definition, image, state, and what it answered."""
     container = state.ours.get(name)
     if container is None:
-        return Change(
-            name,
-            "create",
-            ("new",) if name not in compose.old_services(state) else ("its container is gone",),
-        )
+        old = replaced(name, spec, state)
+        reason = "its container is gone" if name in compose.old_services(state) else "new"
+        return Change(name, "create", (f"takes the place of {old.name}" if old and old.running else reason,))
     reasons = differences(ledger.label(container.labels), words)
     reference = str(words["image"])
     if not reasons and state.images.get(reference, container.image) != container.image:

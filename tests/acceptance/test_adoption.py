@@ -1,0 +1,66 @@
+"""A lab made by hand is taken over container by container: `replaces`, and back again when the new model fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.acceptance.conftest import Lab, chat, containers, model
+from tests.testbed import Host
+from tests.testbed.inventory import REGISTRY, weights
+
+IMAGE = f"{REGISTRY}/ghcr/ggml-org/llama.cpp:server-b7000"
+OLD = "qwen-old"
+
+
+@pytest.fixture
+def by_hand(lab: Lab, cpu1: Host) -> Iterator[Host]:
+    """cpu1 with gpurack's Docker and a model that somebody started with docker run, at port 8020."""
+    assert lab.run(lab.inventory({"cpu1": {"models": {"gamma": model("gamma", [], 8000)}}})).exit_code == 0
+    url = weights("beta")["url"]
+    cpu1.root(
+        f"docker rm -f {OLD} {OLD}-replaced >/dev/null 2>&1; mkdir -p /srv/models; "
+        f"curl -sSfo /srv/models/beta.gguf {url}; "
+        f"docker run -d --name {OLD} --restart on-failure:3 -p 8020:8080 -v /srv/models:/models:ro {IMAGE} "
+        "-m /models/beta.gguf --alias beta --port 8080 --host 0.0.0.0; "
+        "curl -sS --retry 30 --retry-delay 1 --retry-all-errors -o /dev/null http://127.0.0.1:8020/health"
+    )
+    yield cpu1
+    cpu1.root(f"docker rm -f {OLD} {OLD}-replaced >/dev/null 2>&1", check=False)
+
+
+def test_without_replaces_the_port_is_refused_and_its_holder_named(lab: Lab, by_hand: Host) -> None:
+    before = containers(by_hand)[OLD]["State"]["StartedAt"]
+    run = lab.run(lab.inventory({"cpu1": {"models": {"alpha": model("alpha", [], 8020, bind="any")}}}))
+    assert run.exit_code == 1
+    assert f'alpha: port 8020 is held by container "{OLD}"' in run.output
+    assert f'Take its place with replaces: "{OLD}"' in run.output
+    assert containers(by_hand)[OLD]["State"]["StartedAt"] == before
+
+
+def test_replaces_takes_the_place_and_keeps_the_old_container(lab: Lab, by_hand: Host) -> None:
+    models = {"alpha": model("alpha", [], 8020, bind="any", replaces=OLD)}
+    run = lab.run(lab.inventory({"cpu1": {"models": models}}))
+    assert run.exit_code == 0, run.output
+    assert f"create alpha: takes the place of {OLD}" in run.output
+    assert chat(by_hand, 8020) == lab.testbed.weights("alpha").sentence
+    kept = containers(by_hand)
+    assert OLD not in kept
+    assert kept[f"{OLD}-replaced"]["State"]["Status"] == "exited"
+    assert kept[f"{OLD}-replaced"]["HostConfig"]["RestartPolicy"]["Name"] == "no", "it would come back by itself"
+    again = lab.run(lab.inventory({"cpu1": {"models": models}}))
+    assert again.unchanged, again.output
+
+
+def test_the_old_container_comes_back_when_the_new_model_fails(lab: Lab, by_hand: Host) -> None:
+    broken = model("alpha", [], 8020, bind="any", replaces=OLD, args={"no-such-flag": True})
+    run = lab.run(lab.inventory({"cpu1": {"models": {"alpha": broken}}}))
+    assert run.exit_code == 1
+    assert f"alpha: {OLD} is back in its place" in run.output
+    old = containers(by_hand)[OLD]
+    assert old["State"]["Running"]
+    assert old["HostConfig"]["RestartPolicy"] == {"Name": "on-failure", "MaximumRetryCount": 3}
+    by_hand.root("curl -sS --retry 30 --retry-delay 1 --retry-all-errors -o /dev/null http://127.0.0.1:8020/health")
+    assert chat(by_hand, 8020) == lab.testbed.weights("beta").sentence
+    assert "alpha" not in containers(by_hand)

@@ -1,0 +1,75 @@
+"""The ledger on a real host: shared cards, cards that processes of others use, and cards that were renumbered."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.acceptance.conftest import Lab, cards, chat, identities, model
+from tests.testbed import Host
+
+PAIR = {
+    "alpha": model("alpha", [0], 8000, vram="10GiB"),
+    "beta": model("beta", [0], 8001, vram="12GiB"),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def provisioned(lab: Lab) -> None:
+    """gpu1 with two models that share card 0."""
+    run = lab.run(lab.inventory({"gpu1": {"hardware": {"A30": 4}, "models": PAIR}}))
+    assert run.exit_code == 0, run.output
+
+
+def test_two_models_share_a_card_and_both_answer(lab: Lab, gpu1: Host) -> None:
+    first = gpu1.gpus.uuids[0]
+    for name, port in (("alpha", 8000), ("beta", 8001)):
+        assert cards(gpu1, name) == [first]
+        assert chat(gpu1, port) == lab.testbed.weights(name).sentence
+
+
+def test_a_process_of_somebody_else_is_named_and_nothing_is_changed(lab: Lab, gpu1: Host) -> None:
+    gpu1.gpus.foreign(2, 8192, "train.py")
+    before = identities(gpu1)
+    models = {**PAIR, "gamma": model("gamma", [2], 8002)}
+    run = lab.run(lab.inventory({"gpu1": {"hardware": {"A30": 4}, "models": models}}))
+    pid = gpu1.root("pgrep -f train.py | head -n 1").stdout.strip()
+    assert run.exit_code == 1
+    assert f"gamma: GPU 2 is used by train.py (pid {pid}, root, 8.0 GiB), which is not gpurack's" in run.output
+    assert "gamma" not in identities(gpu1)
+    assert {name: identities(gpu1)[name] for name in before} == before
+
+
+def test_renumbered_cards_move_no_model_and_their_old_numbers_are_not_given_twice(lab: Lab, gpu1: Host) -> None:
+    first = gpu1.gpus.uuids[0]
+    inventory = lab.inventory({"gpu1": {"hardware": {"A30": 4}, "models": PAIR}})
+    gpu1.gpus.swap(0, 3)
+    before = identities(gpu1)
+    run = lab.run(inventory)
+    assert run.unchanged, run.output
+    assert identities(gpu1) == before
+    assert cards(gpu1, "alpha") == [first], "the card it had, whatever its number is now"
+    newcomer = {**PAIR, "gamma": model("gamma", [3], 8002)}
+    run = lab.run(lab.inventory({"gpu1": {"hardware": {"A30": 4}, "models": newcomer}}))
+    assert run.exit_code == 1
+    assert f"gamma: GPU 3 ({first}) is held by alpha, beta" in run.output
+    assert "gamma" not in identities(gpu1)
+
+
+def test_a_lost_card_takes_down_only_its_own_models(lab: Lab, gpu1: Host) -> None:
+    models = {**PAIR, "gamma": model("gamma", [2], 8002)}
+    inventory = lab.inventory({"gpu1": {"hardware": {"A30": 4}, "models": models}})
+    assert lab.run(inventory).exit_code == 0
+    lost = gpu1.gpus.uuids[2]
+    gpu1.gpus.lose(2)
+    run = lab.run(inventory)
+    assert run.exit_code == 1
+    assert f"gamma: its card {lost} does not answer any more" in run.output
+    assert "GPU is lost" in run.output
+    assert run.row("gpu1", "alpha").endswith("ready")
+    assert run.row("gpu1", "beta").endswith("ready")
+    # what is on the other cards can still be changed
+    models["beta"] = model("beta", [0], 8001, vram="11GiB")
+    run = lab.run(lab.inventory({"gpu1": {"hardware": {"A30": 4}, "models": models}}))
+    assert run.exit_code == 1
+    assert "recreate beta: vram 12GiB → 11GiB" in run.output
+    assert chat(gpu1, 8001) == lab.testbed.weights("beta").sentence

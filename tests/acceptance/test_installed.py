@@ -1,0 +1,49 @@
+"""`pip install gpurack` is enough for anyone's own pyinfra project: the deploys are imported, files/ come along."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.conftest import CHECKOUT, PYINFRA, Lab, model
+from tests.testbed import Host
+
+DEPLOY = """\
+import gpurack
+from gpurack.deploys import gpu_host
+
+assert gpurack.__file__.startswith({site!r}), gpurack.__file__
+gpu_host()
+"""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """gpurack alone, built as a wheel and installed into a folder, away from the checkout."""
+    folder = tmp_path_factory.mktemp("installed")
+    pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
+    build = ["wheel", "--no-deps", "--no-build-isolation", "-w", str(folder / "wheel"), str(CHECKOUT)]
+    subprocess.run([*pip, *build], check=True)
+    (wheel,) = (folder / "wheel").glob("gpurack-*.whl")
+    subprocess.run([*pip, "install", "--no-deps", "--target", str(folder / "site"), str(wheel)], check=True)
+    return folder / "site"
+
+
+def test_a_project_of_ones_own_runs_the_whole_job(lab: Lab, cpu1: Host, site: Path, tmp_path: Path) -> None:
+    inventory = lab.inventory({"cpu1": {"models": {"gamma": model("gamma", [], 8000)}}})
+    (tmp_path / "deploy.py").write_text(DEPLOY.format(site=str(site)))
+    done = subprocess.run(
+        [PYINFRA, str(inventory), "deploy.py", "-y"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(site)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "1 of 1 models answered" in done.stderr
