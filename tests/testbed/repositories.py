@@ -7,13 +7,13 @@ nvidia/     the NVIDIA Container Toolkit's flat repository, with the stand-in pa
 
 from __future__ import annotations
 
-import importlib.util
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.testbed import cache, docker_ce, workshop
 from tests.testbed.engine import Engine
-from tests.testbed.paths import PACKAGE
+from tests.testbed.paths import CHECKOUT, PACKAGE
 from tests.testbed.signing import SigningKey
 
 KEYRING = "/etc/apt/keyrings/testbed.asc"
@@ -69,17 +69,15 @@ def docker(engine: Engine, key: SigningKey, trixie: Path, bookworm: Path, sid: P
 
 
 def nvidia(engine: Engine, key: SigningKey) -> Path:
-    """Return the folder of NVIDIA's repository; without packages while there is no tests/testbed/toolkit."""
+    """Return the folder of NVIDIA's repository."""
     toolkit = PACKAGE / "toolkit"
 
     def make(folder: Path) -> None:
         flat = folder / "stable" / "deb" / "amd64"
         flat.mkdir(parents=True)
-        if importlib.util.find_spec("tests.testbed.toolkit.build"):
-            from tests.testbed.toolkit import build
-
-            build.build(flat)
+        python = sys.executable if workshop.is_here() else "python3"
         script = (
+            f"cd {CHECKOUT}\n{python} -m tests.testbed.toolkit.build {flat}\n"
             f"cd {flat}\napt-ftparchive packages . > Packages\ngzip -k9 Packages\n"
             "apt-ftparchive -o APT::FTPArchive::Release::Origin=https://nvidia.github.io/libnvidia-container "
             "-o APT::FTPArchive::Release::Architectures=amd64 release . > Release.new\nmv Release.new Release\n"

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
 from tests.testbed import engine as outer
-from tests.testbed.paths import cache_home
+from tests.testbed.paths import PACKAGE, cache_home
 from tests.testbed.shell import TestbedError, progress, run, text
 
 TOOLS = {"mmdebstrap": "mmdebstrap", "apt-ftparchive": "apt-utils", "gpg": "gnupg", "xz": "xz-utils"}
@@ -21,6 +22,7 @@ DOCKER = {"dockerd": "docker.io", "containerd": "containerd", "iptables": "iptab
 """The same for a private Docker; iptables is for the name server inside a container's network."""
 IMAGE = os.environ.get("GPURACK_TESTBED_IMAGE", "debian:trixie")
 """Where Debian's tools come from on a machine that is not Debian."""
+_MAKING = threading.Lock()
 POLICY = Path("/usr/sbin/policy-rc.d")
 
 
@@ -29,10 +31,15 @@ def is_debian() -> bool:
     return shutil.which("apt-get") is not None and shutil.which("dpkg-deb") is not None
 
 
+def is_here() -> bool:
+    """Whether Debian's tools run on this machine itself."""
+    return is_debian() and os.geteuid() == 0
+
+
 def prepare() -> outer.Engine:
     """Return a Docker that answers, after installing what this machine lacks for it and for making images."""
     found = outer.find()
-    local = is_debian() and os.geteuid() == 0
+    local = is_here()
     if found is None and not local:
         missing = "root" if is_debian() else "a running Docker (only on Debian and Ubuntu can it bring its own)"
         raise TestbedError(f"The testbed needs {missing}.")
@@ -83,31 +90,33 @@ def work(
 ) -> str:
     """Run a shell script with Debian's tools and return its standard output.
 
-    It sees the cache under its own path and nothing else of this machine that it may rely on.
+    It may rely on seeing the cache and this package under their own paths, and nothing else of this machine.
     """
-    if is_debian() and os.geteuid() == 0:
+    if is_here():
         return text(run(["bash", "-euc", script], env=env, what=what, timeout=timeout).stdout)
     cache = cache_home()
-    options = ["--rm", "-v", f"{cache}:{cache}", "--cap-add", "SYS_ADMIN"]
+    options = ["--rm", "-v", f"{cache}:{cache}", "-v", f"{PACKAGE}:{PACKAGE}:ro", "--cap-add", "SYS_ADMIN"]
     options += ["--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined"]
     for name, value in (env or {}).items():
         options += ["-e", f"{name}={value}"]
-    done = engine.docker("run", *options, _image(engine), "bash", "-euc", script, timeout=timeout)
+    done = engine.docker("run", *options, _image(engine), "bash", "-euc", script, timeout=timeout, what=what)
     return text(done.stdout)
 
 
 def _image(engine: outer.Engine) -> str:
     """Return an image with the tools, made from Debian's at the first call."""
-    ours = "gpurack-testbed/workshop:1"
-    if not engine.output("image", "inspect", "--format", "{{.Id}}", ours, check=False):
-        progress(f"making the workshop image from {IMAGE}")
-        name = "gpurack-testbed-workshop"
-        engine.docker("rm", "-f", name, check=False)
-        packages = " ".join(sorted(TOOLS.values()))
-        script = f"apt-get update && apt-get -y --no-install-recommends install {packages}"
-        engine.docker("run", "--name", name, IMAGE, "bash", "-euc", script, timeout=600)
-        engine.docker("commit", name, ours)
-        engine.docker("rm", "-f", name)
+    ours = "gpurack-testbed/workshop:1"  # with python3 for the toolkit's packages
+    with _MAKING:
+        if not engine.output("image", "inspect", "--format", "{{.Id}}", ours, check=False):
+            progress(f"making the workshop image from {IMAGE}")
+            name = "gpurack-testbed-workshop"
+            engine.docker("rm", "-f", name, check=False)
+            packages = " ".join([*sorted(TOOLS.values()), "python3"])
+            script = f"apt-get update && apt-get -y --no-install-recommends install {packages}"
+            what = f"Making the workshop image from {IMAGE}"
+            engine.docker("run", "--name", name, IMAGE, "bash", "-euc", script, timeout=600, what=what)
+            engine.docker("commit", name, ours)
+            engine.docker("rm", "-f", name)
     return ours
 
 
