@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock docs check lint types unit acceptance test demo demo-down
+.PHONY: help setup lock docs picture check lint types unit acceptance test demo demo-down
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -29,6 +29,9 @@ lock: ## renew requirements/*.txt from pyproject.toml
 
 docs: $(READY) ## docs/inventory.md, from the vocabulary itself
 	$(BIN)/python -m gpurack.spec.reference > docs/inventory.md
+
+picture: $(READY) ## docs/run.svg, from a real run on the testbed (after make demo)
+	$(BIN)/python -m tests.testbed.picture
 
 check: lint types unit ## the inner loop: lint, types, unit and operation tests; under a minute
 

@@ -592,7 +592,7 @@ def wait_for_driver():
             known = run("nvidia-ctk", "cdi", "list")[1]
             if all("=" + uuid in known for uuid in uuids):
                 return True
-            run("systemctl", "reset-failed", "nvidia-cdi-refresh.service")
+            run("systemctl", "reset-failed", "nvidia-cdi-refresh.service", "nvidia-cdi-refresh.path")
             run("systemctl", "restart", "nvidia-cdi-refresh.service")
         time.sleep(1)
     say("boot", "the GPU driver did not appear within {}".format(clock(DRIVER_TIMEOUT)))
