@@ -63,14 +63,15 @@ def runtimes_by_nvidia_ctk(document):
 
 
 def write(document):
-    beside = PATH + ".gpurack-new"
-    os.makedirs(os.path.dirname(PATH), exist_ok=True)
-    with open(beside, "w", encoding="utf-8") as stream:
+    place = os.path.realpath(PATH)
+    beside = place + ".gpurack-new"
+    os.makedirs(os.path.dirname(place), exist_ok=True)
+    # Not readable by others in between: it may hold a proxy's password.
+    with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as stream:
         json.dump(document, stream, indent=4, ensure_ascii=False)
         stream.write("\n")
         stream.flush()
         os.fsync(stream.fileno())
-    os.chmod(beside, 0o644)
     if "--validate" in run("dockerd", "--help")[1]:
         code, output = run("dockerd", "--validate", "--config-file=" + beside)
         if code:
@@ -82,7 +83,9 @@ def write(document):
         shutil.copy2(PATH, os.path.join(BACKUPS, "daemon.json." + time.strftime("%Y%m%dT%H%M%S")))
         os.chmod(beside, old.st_mode & 0o7777)
         os.chown(beside, old.st_uid, old.st_gid)
-    os.rename(beside, os.path.realpath(PATH))
+    else:
+        os.chmod(beside, 0o644)
+    os.rename(beside, place)
 
 
 def info():
@@ -166,4 +169,5 @@ def main():
         os.unlink(MARKER)
 
 
-main()
+if __name__ == "__main__":
+    main()

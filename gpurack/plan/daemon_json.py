@@ -20,12 +20,23 @@ from gpurack.state.model import HostState
 RELOADED = frozenset(
     {
         "debug", "labels", "live-restore", "max-concurrent-downloads", "max-concurrent-uploads",
-        "max-download-attempts", "default-runtime", "runtimes", "authorization-plugin",
+        "max-download-attempts", "default-runtime", "runtimes", "authorization-plugins",
         "insecure-registries", "registry-mirrors", "shutdown-timeout",
     }
 )  # fmt: skip
 # With these changed dockerd does not find its running containers again, live-restore or not.
 BREAKS_LIVE_RESTORE = frozenset({"data-root", "exec-root", "bridge", "bip", "storage-driver"})
+FLAGS = {
+    "hosts": ("-H", "--host"), "runtimes": ("--add-runtime",), "features": ("--feature",),
+    "insecure-registries": ("--insecure-registry",), "registry-mirrors": ("--registry-mirror",),
+    "debug": ("-D", "--debug"), "log-level": ("-l", "--log-level"), "log-opts": ("--log-opt",),
+    "storage-driver": ("-s", "--storage-driver"), "storage-opts": ("--storage-opt",), "bridge": ("-b", "--bridge"),
+    "group": ("-G", "--group"), "pidfile": ("-p", "--pidfile"), "labels": ("--label",), "dns-opts": ("--dns-opt",),
+    "exec-opts": ("--exec-opt",), "default-ulimits": ("--default-ulimit",), "cdi-spec-dirs": ("--cdi-spec-dir",),
+    "default-address-pools": ("--default-address-pool",), "authorization-plugins": ("--authorization-plugin",),
+    "node-generic-resources": ("--node-generic-resource",),
+}  # fmt: skip
+"""Keys of daemon.json whose flags are not simply `--key` (dockerd --help)."""
 RUNTIME = {"args": [], "path": "nvidia-container-runtime"}
 """What `nvidia-ctk runtime configure` writes, the same bytes in 1.14.6 to 1.20.0 (contract section 1.2)."""
 
@@ -58,7 +69,8 @@ def plan_daemon_json(spec: Host, state: HostState, unattended: bool) -> Plan:
         return Plan(errors=(flag,))
     changed = sorted(key for key in {*current, *target} if current.get(key) != target.get(key))
     reasons = [describe(key, current.get(key), target.get(key)) for key in changed]
-    action, why = needed_action(state, target, changed)
+    expected = expectations(target, state)
+    action, why = needed_action(state, expected, changed)
     if not changed and not action:
         return Plan()
     live_restore = bool(target.get("live-restore")) and not BREAKS_LIVE_RESTORE & set(changed)
@@ -70,10 +82,10 @@ def plan_daemon_json(spec: Host, state: HostState, unattended: bool) -> Plan:
     step = Apply(
         reason=f"{', '.join(reasons) or '; '.join(why)} ({verb})",
         patch=changes if changed else None,
-        configure_runtime="runtimes" in changed and state.has_gpu,
+        configure_runtime=runtime_is_ours(current, target) and state.has_gpu,
         action=action,
         live_restore=live_restore,
-        expect=expectations(target),
+        expect=expected,
         probe_gpu=state.has_gpu,
     )
     return Plan((step,))
@@ -90,20 +102,24 @@ def read(state: HostState) -> tuple[dict[str, Any], str | None]:
     if not file.content.strip():
         return {}, f"{paths.DAEMON_JSON} is empty, which is not JSON. {remedy}"
     try:
-        content = json.loads(file.content)
-    except ValueError as error:
+        content = json.loads(file.content.decode())
+    except (ValueError, RecursionError) as error:
         return {}, f"{paths.DAEMON_JSON} is not JSON ({error}). {remedy}"
     if not isinstance(content, dict):
         return {}, f"{paths.DAEMON_JSON} holds {json.dumps(content)[:40]}, not an object. {remedy}"
+    for key in ("features", "runtimes"):
+        if not isinstance(content.get(key), dict | None):
+            return {}, f"{paths.DAEMON_JSON} has {key} that are not an object, which dockerd refuses. {remedy}"
     return content, None
 
 
 def wanted(spec: Host, state: HostState, current: Mapping[str, Any]) -> dict[str, Any]:
     """The keys to set or (None) remove: our defaults where nobody said anything, then the inventory's."""
     ours: dict[str, Any] = {}
-    if "live-restore" not in current:
+    if "live-restore" not in current and not flag_of("live-restore", state):
         ours["live-restore"] = True
-    if "log-driver" not in current and "log-opts" not in current and "log-opts" not in spec.docker.daemon:
+    said = {*current, *spec.docker.daemon}
+    if not {"log-driver", "log-opts"} & said and not (flag_of("log-driver", state) or flag_of("log-opts", state)):
         ours["log-driver"] = "local"  # rotates by itself; json-file, the default, grows without end
     if state.has_gpu:
         if "nvidia" not in (current.get("runtimes") or {}):
@@ -122,20 +138,20 @@ def cdi_is_opt_in(state: HostState) -> bool:
 
 def flag_twice(target: Mapping[str, Any], state: HostState) -> str | None:
     """dockerd refuses to start with a key in its unit's flags and in daemon.json."""
-    names = {
-        "hosts": ("-H", "--host"),
-        "runtimes": ("--add-runtime",),
-        "insecure-registries": ("--insecure-registry",),
-    }
-    words = [word.split("=")[0] for word in state.docker_flags.split()]
     for key in target:
-        for flag in names.get(key, (f"--{key}",)):
-            if flag in words:
-                return (
-                    f"docker.service starts dockerd with {flag}, and daemon.json would set {key} too: dockerd would "
-                    f"not start. Remove the flag from the unit (systemctl cat docker.service) or set the key to null."
-                )
+        flag = flag_of(key, state)
+        if flag:
+            return (
+                f"docker.service starts dockerd with {flag}, and daemon.json would set {key} too: dockerd would "
+                f"not start. Remove the flag from the unit (systemctl cat docker.service) or set the key to null."
+            )
     return None
+
+
+def flag_of(key: str, state: HostState) -> str | None:
+    """The flag of docker.service that sets a key of daemon.json; None for none."""
+    words = [word.split("=")[0] for word in state.docker_flags.split()]
+    return next((flag for flag in FLAGS.get(key, (f"--{key}",)) if flag in words), None)
 
 
 def describe(key: str, old: Any, new: Any) -> str:
@@ -145,13 +161,19 @@ def describe(key: str, old: Any, new: Any) -> str:
     if isinstance(new, dict):
         before = old if isinstance(old, dict) else {}
         parts = sorted(name for name in {*before, *new} if before.get(name) != new.get(name))
-        return ", ".join(f"{key}.{part}" for part in parts)
+        return ", ".join(f"{key}.{part}" for part in parts) or f"{key}: {json.dumps(new)}"
     if old is None:
         return f"{key}: {json.dumps(new)}"
     return f"{key}: {json.dumps(old)} → {json.dumps(new)}"
 
 
-def needed_action(state: HostState, target: Mapping[str, Any], changed: list[str]) -> tuple[str, list[str]]:
+def runtime_is_ours(current: Mapping[str, Any], target: Mapping[str, Any]) -> bool:
+    """Is nvidia's runtime new, and as nvidia-ctk writes it? One with a path of the admin's own is left as it is."""
+    before, after = ((said.get("runtimes") or {}).get("nvidia") for said in (current, target))
+    return before is None and after == RUNTIME
+
+
+def needed_action(state: HostState, expected: Mapping[str, Any], changed: list[str]) -> tuple[str, list[str]]:
     """("", "reload" or "restart", why): from the changed keys, the mark of an unfinished run, and `docker info`."""
     marker = state.files.get(paths.RESTART_MARKER)
     owed = marker.text.strip() if marker else ""
@@ -159,15 +181,16 @@ def needed_action(state: HostState, target: Mapping[str, Any], changed: list[str
         return "restart", ["Docker must still take up an earlier change"] if owed else []
     if not state.docker:
         return ("restart", []) if changed else ("", [])
-    why = [f"dockerd does not know {what} yet" for what in unmet(expectations(target), state.docker)]
+    why = [f"dockerd does not know {what} yet" for what in unmet(expected, state.docker)]
     if any("CDI" in sentence for sentence in why):
         return "restart", why
     return ("reload", why) if changed or owed or why else ("", [])
 
 
-def expectations(target: Mapping[str, Any]) -> dict[str, Any]:
+def expectations(target: Mapping[str, Any], state: HostState) -> dict[str, Any]:
     """What `docker info` says of a dockerd that has read `target`; keys as in docker info's JSON."""
-    expected: dict[str, Any] = {"LiveRestoreEnabled": bool(target.get("live-restore"))}
+    by_flag = flag_of("live-restore", state) and "--live-restore=false" not in state.docker_flags.split()
+    expected: dict[str, Any] = {"LiveRestoreEnabled": bool(target.get("live-restore") or by_flag)}
     if target.get("runtimes"):
         expected["Runtimes"] = sorted(target["runtimes"])
     if (target.get("features") or {}).get("cdi"):

@@ -457,6 +457,14 @@ class Docker(Strict):
     )
     rootless: dict[str, Rootless] = Field({}, description="users with a rootless Docker of their own")
 
+    @field_validator("daemon")
+    @classmethod
+    def _maps_are_maps(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for key in ("features", "runtimes"):
+            if not isinstance(value.get(key), dict | None):
+                raise ValueError(f"{key} should be a map, not {value[key]!r}.")
+        return value
+
     @model_validator(mode="after")
     def _kept_has_no_version(self) -> "Docker":
         if self.source == "keep" and self.version:

@@ -1,8 +1,21 @@
 """Hypothesis for all unit tests: two slow cores are no reason to fail, and a failure is found again by its seed."""
 
+from pathlib import Path
+
+import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.unit.host_programs import Fakes
 
 settings.register_profile(
     "gpurack", deadline=None, max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("gpurack")
+
+
+@pytest.fixture
+def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fakes:
+    """Fakes of commands, first in PATH."""
+    made = Fakes(tmp_path / "fakes")
+    monkeypatch.setenv("PATH", made.path())
+    return made

@@ -1,0 +1,360 @@
+"""daemon.json is the admin's: every key kept, what dockerd cannot read never overwritten."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpurack import paths
+from gpurack.plan.daemon_json import (
+    BREAKS_LIVE_RESTORE,
+    RELOADED,
+    RUNTIME,
+    Apply,
+    cdi_is_opt_in,
+    describe,
+    plan_daemon_json,
+    read,
+)
+from gpurack.plan.steps import Plan
+from gpurack.spec.merge import patch
+from gpurack.spec.model import Docker, Host
+from gpurack.state.model import File, HostState
+from tests.given import container, docker_info, host_state
+
+UNITS_FLAGS = "/usr/bin/dockerd -H fd:// --containerd=/run/containerd/containerd.sock"
+FOREIGN = [container("db")]
+
+
+def wanted(restart: Any = "ask", **daemon: Any) -> Host:
+    return Host(docker=Docker(daemon={key.replace("_", "-"): value for key, value in daemon.items()}, restart=restart))
+
+
+def host_with(content: str | bytes | dict[str, Any] | None, **over: Any) -> HostState:
+    """A host with this daemon.json (None: without one)."""
+    raw = json.dumps(content).encode() if isinstance(content, dict) else content
+    files = dict(over.pop("files", {}))
+    state = host_state(docker_flags=over.pop("docker_flags", UNITS_FLAGS), files=files, **over)
+    if raw is None:
+        return state
+    file = File(raw.encode() if isinstance(raw, str) else raw, "644", 0, 0)
+    return host_state_with(state, {paths.DAEMON_JSON: file})
+
+
+def host_state_with(state: HostState, files: dict[str, File]) -> HostState:
+    return HostState(**{**state.__dict__, "files": {**state.files, **files}})
+
+
+def step_of(plan: Plan) -> Apply:
+    (step,) = plan.steps
+    assert isinstance(step, Apply)
+    assert not plan.errors
+    return step
+
+
+def plan_for(spec: Host, state: HostState, unattended: bool = True) -> Apply:
+    return step_of(plan_daemon_json(spec, state, unattended))
+
+
+OURS = {"live-restore": True, "log-driver": "local"}
+
+# --- what is written -------------------------------------------------------------------------------------------------
+
+
+def test_a_host_without_one_gets_our_defaults() -> None:
+    step = plan_for(wanted(), host_with(None))
+    assert step.patch == OURS
+    assert step.reason == 'live-restore: true, log-driver: "local" (restart Docker)'
+
+
+def test_cards_bring_the_runtime_by_nvidias_own_program() -> None:
+    step = plan_for(wanted(), host_with(OURS, gpus=1))
+    assert (step.patch, step.configure_runtime, step.probe_gpu) == ({"runtimes": {"nvidia": RUNTIME}}, True, True)
+    assert step.reason == "runtimes.nvidia (reload Docker)"
+    assert step.expect == {"LiveRestoreEnabled": True, "Runtimes": ["nvidia"]}
+
+
+@pytest.mark.parametrize(
+    "current",
+    [
+        {**OURS},
+        {**OURS, "data-root": "/data", "insecure-registries": ["r:5000"], "x": None, "log-opts": {"max-size": "1m"}},
+        {"live-restore": False, "log-opts": {"max-file": "3"}},
+        {"live-restore": True, "log-driver": "journald"},
+    ],
+    ids=lambda current: ",".join(current),
+)
+def test_what_an_admin_has_written_stays_and_needs_nothing(current: dict[str, Any]) -> None:
+    info = docker_info(LiveRestoreEnabled=current["live-restore"])
+    assert plan_daemon_json(wanted(), host_with(current, docker=info), True).nothing
+
+
+def test_an_admins_own_runtime_is_not_replaced() -> None:
+    own = {**OURS, "runtimes": {"nvidia": {"path": "/opt/nvidia/runtime"}}}
+    assert plan_daemon_json(wanted(), host_with(own, gpus=1), True).nothing
+    added = plan_for(wanted(runtimes={"crun": {"path": "crun"}}), host_with(own, gpus=1))
+    assert (added.patch, added.configure_runtime) == ({"runtimes": {"crun": {"path": "crun"}}}, False)
+
+
+def test_a_runtime_of_the_inventory_is_written_as_it_stands_there() -> None:
+    step = plan_for(wanted(runtimes={"nvidia": {"path": "/opt/nvidia/runtime"}}), host_with(OURS, gpus=1))
+    assert not step.configure_runtime
+
+
+def test_runtimes_can_be_given_up() -> None:
+    step = plan_for(wanted(runtimes=None), host_with({**OURS, "runtimes": {"nvidia": RUNTIME}}, gpus=1))
+    assert (step.patch, step.configure_runtime) == ({"runtimes": None}, False)
+    assert plan_daemon_json(wanted(runtimes=None), host_with(OURS, gpus=1), True).nothing
+
+
+def test_null_removes_a_key_and_only_one_that_is_there() -> None:
+    step = plan_for(wanted(debug=None), host_with({**OURS, "debug": True}))
+    assert (step.patch, step.reason) == ({"debug": None}, "debug removed (reload Docker)")
+    assert plan_daemon_json(wanted(debug=None), host_with(OURS), True).nothing
+
+
+@pytest.mark.parametrize(
+    ("version", "opt_in"),
+    [
+        ("20.10.24", False),
+        ("24.0.9", False),
+        ("25.0.0", True),
+        ("26.1.5+dfsg1", True),
+        ("27.5.1", True),
+        ("28.1.1", True),
+        ("28.2.0", False),
+        ("28.5.2", False),
+        ("29.0.0-rc.1", False),
+        ("dev", False),
+        ("", False),
+    ],
+)
+def test_cdi_is_switched_on_where_it_is_off_by_default(version: str, opt_in: bool) -> None:
+    state = host_with(OURS, docker=docker_info(version), gpus=1)
+    assert cdi_is_opt_in(state) is opt_in
+    assert (plan_for(wanted(), state).patch or {}).get("features") == ({"cdi": True} if opt_in else None)
+
+
+# --- what cannot be read is never written ----------------------------------------------------------------------------
+
+REMEDY = "It was not touched. Correct it, or move it away: mv /etc/docker/daemon.json /etc/docker/daemon.json.old"
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"\xef\xbb\xbf{}", "/etc/docker/daemon.json begins with a byte order mark (BOM), which is not JSON."),
+        (b"", "/etc/docker/daemon.json is empty, which is not JSON."),
+        (b" \n", "/etc/docker/daemon.json is empty, which is not JSON."),
+        (b"null", "/etc/docker/daemon.json holds null, not an object."),
+        (b"[]", "/etc/docker/daemon.json holds [], not an object."),
+        (b'"x"', '/etc/docker/daemon.json holds "x", not an object.'),
+        (b'{"features": []}', "/etc/docker/daemon.json has features that are not an object, which dockerd refuses."),
+        (b'{"runtimes": "x"}', "/etc/docker/daemon.json has runtimes that are not an object, which dockerd refuses."),
+        (
+            b'{"debug": true,}',
+            "/etc/docker/daemon.json is not JSON (Expecting property name enclosed in double quotes: line 1 column 16 "
+            "(char 15)).",
+        ),
+        (b'{"debug": tr', "/etc/docker/daemon.json is not JSON (Expecting value: line 1 column 11 (char 10))."),
+        (b'{"a": "\xff"}', "/etc/docker/daemon.json is not JSON ('utf-8' codec can't decode byte 0xff in position 7"),
+        ("{}".encode("utf-16"), "/etc/docker/daemon.json is not JSON ('utf-8' codec can't decode byte 0xff in"),
+        (b'{"a":' * 100_000, "/etc/docker/daemon.json is not JSON (maximum recursion depth exceeded"),
+    ],
+    ids=lambda value: value[:12] if isinstance(value, bytes) else "",
+)  # fmt: skip
+def test_refused(content: bytes, why: str) -> None:
+    plan = plan_daemon_json(wanted(debug=True), host_with(content), True)
+    assert not plan.steps
+    (sentence,) = plan.errors
+    assert sentence.startswith(why)
+    assert sentence.endswith(REMEDY)
+
+
+@pytest.mark.parametrize(
+    ("flags", "daemon", "flag", "key"),
+    [
+        ("-H fd://", {"hosts": ["fd://"]}, "-H", "hosts"),
+        ("--host=tcp://0.0.0.0", {"hosts": ["fd://"]}, "--host", "hosts"),
+        ("--debug", {"debug": True}, "--debug", "debug"),
+        ("-D", {"debug": True}, "-D", "debug"),
+        ("--insecure-registry r:5", {"insecure-registries": ["r:5"]}, "--insecure-registry", "insecure-registries"),
+        ("--log-opt max-size=1m", {"log-opts": {"max-size": "1m"}}, "--log-opt", "log-opts"),
+        ("--add-runtime=crun=/x", {"runtimes": {"crun": {"path": "/x"}}}, "--add-runtime", "runtimes"),
+        ("--live-restore", {"live-restore": True}, "--live-restore", "live-restore"),
+        ("--data-root=/data", {"data-root": "/data"}, "--data-root", "data-root"),
+        ("--label=a=b", {"labels": ["a=b"]}, "--label", "labels"),
+    ],
+)  # fmt: skip
+def test_a_flag_of_the_unit_and_a_key_together_are_refused(flags: str, daemon: Any, flag: str, key: str) -> None:
+    plan = plan_daemon_json(Host(docker=Docker(daemon=daemon)), host_with(OURS | daemon, docker_flags=flags), True)
+    assert plan.errors == (
+        f"docker.service starts dockerd with {flag}, and daemon.json would set {key} too: dockerd would not start. "
+        "Remove the flag from the unit (systemctl cat docker.service) or set the key to null.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected", "live"),
+    [
+        ("dockerd --live-restore --log-driver=journald", {}, True),
+        ("dockerd --live-restore=false --log-opt max-size=1m", {}, False),
+        ("dockerd --log-driver=journald", {"live-restore": True}, True),
+    ],
+)
+def test_our_defaults_give_way_to_the_units_flags(flags: str, expected: dict[str, Any], live: bool) -> None:
+    state = host_with({}, docker_flags=flags, docker=docker_info(LiveRestoreEnabled=live))
+    plan = plan_daemon_json(wanted(), state, True)
+    assert not plan.errors
+    assert (step_of(plan).patch if plan.steps else {}) == expected
+
+
+# --- reload or restart -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "daemon", "action"),
+    [
+        ({}, {"debug": True}, "reload"),
+        ({}, {"insecure-registries": ["r:5000"]}, "reload"),
+        ({}, {"registry-mirrors": ["https://m"]}, "reload"),
+        ({}, {"data-root": "/data"}, "restart"),
+        ({}, {"exec-opts": ["native.cgroupdriver=systemd"]}, "restart"),
+        ({}, {"log-opts": {"max-size": "1m"}}, "restart"),
+        ({}, {"features": {"cdi": True}}, "restart"),
+        ({}, {"debug": True, "data-root": "/data"}, "restart"),
+        ({"data-root": "/data"}, {"data-root": None}, "restart"),
+    ],
+)
+def test_which_keys_need_a_restart(before: dict[str, Any], daemon: dict[str, Any], action: str) -> None:
+    step = plan_for(Host(docker=Docker(daemon=daemon)), host_with({**OURS, **before}))
+    assert step.action == action
+    assert step.reason.endswith(f"({action} Docker)")
+
+
+def test_live_restore_first_unless_the_change_itself_breaks_it() -> None:
+    assert plan_for(wanted(), host_with({})).live_restore
+    assert not plan_for(wanted(live_restore=False), host_with({"data-root": "/d"})).live_restore
+    for key in BREAKS_LIVE_RESTORE:
+        assert not plan_for(Host(docker=Docker(daemon={key: "x"})), host_with(OURS)).live_restore
+    assert not BREAKS_LIVE_RESTORE & RELOADED
+
+
+def test_a_killed_run_left_its_mark() -> None:
+    marked = host_with(OURS, files={paths.RESTART_MARKER: "restart\n"})
+    step = plan_for(wanted(), marked)
+    assert (step.patch, step.action) == (None, "restart")
+    assert step.reason == "Docker must still take up an earlier change (restart Docker)"
+    assert plan_for(wanted(), host_with(OURS, files={paths.RESTART_MARKER: "reload\n"})).action == "reload"
+
+
+@pytest.mark.parametrize(
+    ("info", "action", "reason"),
+    [
+        ({"LiveRestoreEnabled": False}, "reload", "dockerd does not know live-restore true yet"),
+        ({"Runtimes": {"runc": {}}}, "reload", "dockerd does not know runtime nvidia yet"),
+        ({"CDISpecDirs": None}, "restart", "dockerd does not know CDI yet"),
+        (
+            {"CDISpecDirs": [], "Runtimes": {}},
+            "restart",
+            "dockerd does not know runtime nvidia yet; dockerd does not know CDI yet",
+        ),
+    ],
+)
+def test_a_right_file_that_dockerd_has_not_read(info: dict[str, Any], action: str, reason: str) -> None:
+    current = {**OURS, "runtimes": {"nvidia": RUNTIME}, "features": {"cdi": True}}
+    step = plan_for(wanted(), host_with(current, docker=docker_info("26.1.5", **info), gpus=1))
+    assert (step.patch, step.action, step.reason) == (None, action, f"{reason} ({action} Docker)")
+
+
+def test_a_stopped_docker_is_started_by_a_restart_only_for_a_change() -> None:
+    assert plan_for(wanted(debug=True), host_with(OURS, docker={})).action == "restart"
+    assert plan_daemon_json(wanted(), host_with(OURS, docker={}), True).nothing
+
+
+def test_containers_of_others_hold_a_restart_that_would_stop_them() -> None:
+    state = host_with({"live-restore": False}, docker=docker_info(LiveRestoreEnabled=False), containers=FOREIGN)
+    refused = plan_daemon_json(wanted(), state, True)
+    assert not refused.steps
+    assert refused.errors == (
+        'log-driver: "local" needs a restart of Docker, which would stop containers that are not gpurack\'s: db. '
+        'Run without -y and confirm, stop them yourself, or write docker: {"restart": "always"}.',
+    )
+    assert plan_for(wanted(), state, unattended=False).action == "restart"
+    assert plan_for(wanted(restart="always"), state).action == "restart"
+    # live-restore goes in first, so they survive
+    assert plan_for(wanted(), host_with({}, containers=FOREIGN)).live_restore
+    assert plan_daemon_json(wanted(data_root="/d"), host_with(OURS, containers=FOREIGN), True).errors
+
+
+@pytest.mark.parametrize(
+    ("key", "old", "new", "text"),
+    [
+        ("debug", None, True, "debug: true"),
+        ("debug", True, False, "debug: true → false"),
+        ("debug", True, None, "debug removed"),
+        ("log-opts", None, {"max-size": "1m", "max-file": "3"}, "log-opts.max-file, log-opts.max-size"),
+        ("log-opts", {"a": "1", "b": "2"}, {"a": "1", "b": "3"}, "log-opts.b"),
+        ("log-opts", None, {}, "log-opts: {}"),
+        ("runtimes", "x", {"nvidia": {}}, "runtimes.nvidia"),
+    ],
+)
+def test_a_change_in_words(key: str, old: Any, new: Any, text: str) -> None:
+    assert describe(key, old, new) == text
+
+
+# --- properties ------------------------------------------------------------------------------------------------------
+
+KEYS = st.sampled_from(
+    ["debug", "data-root", "log-opts", "log-driver", "live-restore", "runtimes", "features", "labels", "x"]
+)
+LEAVES = st.none() | st.booleans() | st.integers(0, 2) | st.sampled_from(["a", "local"])
+INNER = st.dictionaries(st.sampled_from(["nvidia", "cdi", "a"]), LEAVES | st.just({"path": "p"}), max_size=2)
+DOCUMENTS = st.dictionaries(KEYS, LEAVES | INNER | st.lists(LEAVES, max_size=2), max_size=4)
+
+
+def taken_up(state: HostState, step: Apply) -> HostState:
+    """The host after the step: the file patched, dockerd as `docker info` must say."""
+    content = read(state)[0]
+    if step.patch is not None:
+        content = patch(content, step.patch)
+    info = docker_info(
+        str(state.docker.get("ServerVersion") or "28.5.2"),
+        LiveRestoreEnabled=step.expect["LiveRestoreEnabled"],
+        Runtimes=dict.fromkeys(step.expect.get("Runtimes", ())),
+    )
+    return host_with(content, docker=info, gpus=len(state.gpus))
+
+
+MAPS = ("features", "runtimes")
+INVENTORIES = DOCUMENTS.filter(lambda daemon: all(isinstance(daemon.get(key), dict | None) for key in MAPS))
+
+
+@given(DOCUMENTS, INVENTORIES, st.sampled_from(["24.0.9", "26.1.5", "28.5.2"]), st.integers(0, 1))
+def test_once_is_enough_and_nobody_elses_key_is_touched(
+    current: dict[str, Any], daemon: dict[str, Any], version: str, gpus: int
+) -> None:
+    state = host_with(current, docker=docker_info(version), gpus=gpus)
+    spec = Host(docker=Docker(daemon=daemon))
+    plan = plan_daemon_json(spec, state, True)
+    if not plan.steps:
+        return
+    step = step_of(plan)
+    after = taken_up(state, step)
+    written = read(after)[0]
+    named = {*daemon, *MAPS, "live-restore", "log-driver"}
+    assert {key: value for key, value in written.items() if key not in named} == {
+        key: value for key, value in current.items() if key not in named
+    }
+    for key, value in daemon.items():
+        assert value is not None or key not in written
+    again = plan_daemon_json(spec, after, True)
+    assert again.nothing or again.errors, again
+
+
+@given(st.binary(max_size=40) | st.text(max_size=40).map(str.encode) | DOCUMENTS.map(json.dumps).map(str.encode))
+def test_no_content_is_an_exception(content: bytes) -> None:
+    plan = plan_daemon_json(wanted(debug=True), host_with(content, gpus=1), True)
+    assert plan.steps or plan.errors

@@ -1,0 +1,261 @@
+"""files/daemon_json.py on a host: with fakes of Docker, systemd and nvidia-ctk, and another root for its files."""
+
+import ast
+import json
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+
+from gpurack.operations.engine import apply_daemon_json
+from gpurack.plan.daemon_json import Apply
+from gpurack.spec.merge import patch
+from tests.given import docker_info
+from tests.unit.host_programs import FILES, Fakes, load
+from tests.unit.test_merge import VALUES
+
+INFO = docker_info()
+
+
+@pytest.fixture
+def script(tmp_path: Path, fakes: Fakes) -> Any:
+    module = load("daemon_json")
+    module.PATH, module.MARKER = str(tmp_path / "docker/daemon.json"), str(tmp_path / "run/docker-restart")
+    module.BACKUPS, module.TIMEOUT = str(tmp_path / "backups"), 0.3
+    (tmp_path / "docker").mkdir()
+    fakes.state("info", INFO)
+    fakes.add(
+        "dockerd",
+        'case "$1" in --help) echo "--validate";; *) cat "$STATE/refusal" 2>/dev/null && exit 1; exit 0;; esac',
+    )
+    fakes.add(
+        "docker",
+        'case "$1" in info) cat "$STATE/info"; echo;; ps) cat "$STATE/ps" 2>/dev/null;; '
+        'run) cat "$STATE/run" 2>/dev/null || echo "exec: /x: no such file or directory"; exit 127;; esac; exit 0',
+    )
+    fakes.add("systemctl", '[ "$1" != restart ] || ! [ -e "$STATE/broken" ] || { cat "$STATE/broken"; exit 1; }')
+    fakes.add("journalctl", 'echo "failed to load config"')
+    return module
+
+
+def job(**over: Any) -> dict[str, Any]:
+    usual = {
+        "patch": {"debug": True}, "configure_runtime": False, "action": "reload", "live_restore": True,
+        "expect": {"LiveRestoreEnabled": True}, "probe_gpu": False,
+    }  # fmt: skip
+    return {**usual, **over}
+
+
+def run(script: Any, **over: Any) -> None:
+    script.JOB = json.dumps(job(**over))
+    script.main()
+
+
+def file_of(script: Any) -> Path:
+    return Path(script.PATH)
+
+
+@given(VALUES, VALUES)
+def test_it_patches_as_the_plan_does(document: Any, changes: Any) -> None:
+    assert load("daemon_json").patched(document, changes) == patch(document, changes)
+
+
+def test_a_new_file_is_readable_json_and_the_mark_is_gone(script: Any, fakes: Fakes) -> None:
+    run(script, patch={"debug": True, "labels": ["größe=1"]})
+    assert file_of(script).read_text() == '{\n    "debug": true,\n    "labels": [\n        "größe=1"\n    ]\n}\n'
+    assert stat.S_IMODE(file_of(script).stat().st_mode) == 0o644
+    assert not Path(script.MARKER).exists()
+    assert "systemctl reload docker.service" in fakes.calls
+    assert [path.name for path in file_of(script).parent.iterdir()] == ["daemon.json"]
+
+
+def test_an_old_file_keeps_its_keys_and_mode_and_is_backed_up(script: Any, tmp_path: Path) -> None:
+    old = {"insecure-registries": ["r:5000"], "debug": False, "log-opts": {"max-size": "1m"}}
+    file_of(script).write_text(json.dumps(old))
+    file_of(script).chmod(0o640)
+    run(script, patch={"debug": None, "log-opts": {"max-file": "3"}})
+    assert json.loads(file_of(script).read_text()) == {
+        "insecure-registries": ["r:5000"], "log-opts": {"max-size": "1m", "max-file": "3"}
+    }  # fmt: skip
+    assert stat.S_IMODE(file_of(script).stat().st_mode) == 0o640
+    (backup,) = (tmp_path / "backups").iterdir()
+    assert backup.name.startswith("daemon.json.2")
+    assert json.loads(backup.read_text()) == old
+
+
+def test_a_link_stays_a_link(script: Any, tmp_path: Path) -> None:
+    real = tmp_path / "elsewhere/daemon.json"
+    real.parent.mkdir()
+    real.write_text("{}")
+    file_of(script).symlink_to(real)
+    run(script)
+    assert file_of(script).is_symlink()
+    assert json.loads(real.read_text()) == {"debug": True}
+    assert [path.name for path in real.parent.iterdir()] == ["daemon.json"]
+
+
+def test_the_new_file_is_never_wider_open_than_the_old(script: Any, fakes: Fakes) -> None:
+    """It may hold a proxy's password; dockerd --validate sees it before it is renamed."""
+    file_of(script).write_text("{}")
+    file_of(script).chmod(0o600)
+    fakes.add(
+        "dockerd", 'case "$1" in --help) echo "--validate";; *) stat -c %a "${2#--config-file=}" >"$STATE/mode";; esac'
+    )
+    run(script)
+    assert (fakes.folder / "state/mode").read_text() == "600\n"
+
+
+def test_what_dockerd_refuses_is_not_put_in_place(
+    script: Any, fakes: Fakes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file_of(script).write_text('{"a": 1}')
+    fakes.state("refusal", "unable to configure the Docker daemon: unknown key debugg")
+    with pytest.raises(SystemExit):
+        run(script, patch={"debugg": True})
+    assert capsys.readouterr().err == (
+        "dockerd refuses the new daemon.json, so the old one stays: unable to configure the Docker daemon: unknown key "
+        "debugg\n"
+    )
+    assert file_of(script).read_text() == '{"a": 1}'
+    assert [path.name for path in file_of(script).parent.iterdir()] == ["daemon.json"]
+    assert not [call for call in fakes.calls if call.startswith("systemctl")]
+
+
+def test_an_old_dockerd_that_cannot_validate_is_not_asked_to(script: Any, fakes: Fakes) -> None:
+    fakes.add("dockerd", 'case "$1" in --help) echo "--debug";; *) exit 1;; esac')
+    run(script)
+    assert file_of(script).exists()
+    assert [call for call in fakes.calls if call.startswith("dockerd")] == ["dockerd --help"]
+
+
+def test_the_runtime_comes_from_nvidia_ctk_on_a_copy(script: Any, fakes: Fakes) -> None:
+    old = {"features": {"cdi": True}, "runtimes": {"crun": {"path": "crun"}}}
+    file_of(script).write_text(json.dumps(old))
+    fakes.add(
+        "nvidia-ctk",
+        'config=${5#--config=}; cp "$config" "$STATE/seen"; '
+        'echo \'{"runtimes": {"nvidia": {"args": [], "path": "/usr/bin/nvidia-container-runtime"}}}\' >"$config"',
+    )
+    run(script, patch={"runtimes": {"nvidia": {"args": [], "path": "x"}}}, configure_runtime=True)
+    assert json.loads((fakes.folder / "state/seen").read_text()) == old
+    assert json.loads(file_of(script).read_text()) == {
+        "features": {"cdi": True},
+        "runtimes": {"crun": {"path": "crun"}, "nvidia": {"args": [], "path": "/usr/bin/nvidia-container-runtime"}},
+    }
+    (call,) = [call for call in fakes.calls if call.startswith("nvidia-ctk")]
+    assert call.startswith("nvidia-ctk --quiet runtime configure --runtime=docker --config=")
+    assert script.PATH not in call
+
+
+def test_a_failing_nvidia_ctk_leaves_the_file(script: Any, fakes: Fakes, capsys: pytest.CaptureFixture[str]) -> None:
+    fakes.add("nvidia-ctk", "echo no such runtime; exit 1")
+    with pytest.raises(SystemExit):
+        run(script, patch={"runtimes": {"nvidia": {}}}, configure_runtime=True)
+    assert capsys.readouterr().err == "nvidia-ctk runtime configure failed: no such runtime\n"
+    assert not file_of(script).exists()
+
+
+def test_a_restart_waits_for_live_restore_while_containers_run(script: Any, fakes: Fakes) -> None:
+    fakes.state("ps", "f00\n")
+    fakes.state("info", {**INFO, "LiveRestoreEnabled": False})
+    fakes.add("systemctl", f'[ "$1" != reload ] || echo \'{json.dumps(INFO)}\' >"$STATE/info"')
+    run(script, action="restart")
+    assert [call for call in fakes.calls if call.startswith("systemctl")] == [
+        "systemctl reload docker.service",
+        "systemctl reset-failed docker.service docker.socket",
+        "systemctl restart docker.service",
+    ]
+
+
+def test_no_restart_where_live_restore_does_not_come(
+    script: Any, fakes: Fakes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fakes.state("ps", "f00\n")
+    fakes.state("info", {**INFO, "LiveRestoreEnabled": False})
+    with pytest.raises(SystemExit):
+        run(script, action="restart")
+    assert "Docker did not turn live-restore on, so it was not restarted" in capsys.readouterr().err
+    assert "systemctl restart docker.service" not in fakes.calls
+    assert Path(script.MARKER).read_text() == "restart\n"
+
+
+def test_the_mark_lies_there_before_the_file_changes_and_stays_when_docker_fails(
+    script: Any, fakes: Fakes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fakes.add("dockerd", f'[ "$1" = --help ] || cp {script.MARKER} "$STATE/mark"; echo --validate')
+    fakes.state("broken", "Job for docker.service failed")
+    with pytest.raises(SystemExit):
+        run(script, action="restart", live_restore=False)
+    assert (fakes.folder / "state/mark").read_text() == "restart\n"
+    assert Path(script.MARKER).exists()
+    assert capsys.readouterr().err == (
+        "Docker does not start any more: Job for docker.service failed\nfailed to load config\n"
+        f"The old file is in {script.BACKUPS}.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("expect", "info", "missing"),
+    [
+        ({"LiveRestoreEnabled": False}, {}, "live-restore"),
+        ({"LiveRestoreEnabled": True, "Runtimes": ["nvidia", "crun"]}, {}, "runtime crun"),
+        ({"LiveRestoreEnabled": True, "CDISpecDirs": True}, {"CDISpecDirs": None}, "CDI"),
+        ({"LiveRestoreEnabled": True}, {"ServerVersion": ""}, "an answer"),
+    ],
+)
+def test_docker_must_say_that_it_has_taken_it_up(
+    script: Any, fakes: Fakes, capsys: pytest.CaptureFixture[str], expect: Any, info: Any, missing: str
+) -> None:
+    fakes.state("info", {**INFO, **info})
+    with pytest.raises(SystemExit):
+        run(script, expect=expect)
+    assert capsys.readouterr().err == (
+        f"Docker has read daemon.json, but `docker info` does not show {missing} after a minute.\n"
+    )
+    assert Path(script.MARKER).exists()
+
+
+def test_the_gpu_driver_is_looked_for_with_an_empty_image(
+    script: Any, fakes: Fakes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(script, probe_gpu=True)
+    assert "docker image rm gpurack-probe:latest" in fakes.calls
+    fakes.state("run", 'could not select device driver "" with capabilities: [[gpu]]')
+    with pytest.raises(SystemExit):
+        run(script, probe_gpu=True)
+    assert "Docker has no GPU driver after its restart" in capsys.readouterr().err
+
+
+def test_nothing_to_write_is_only_taken_up(script: Any, fakes: Fakes) -> None:
+    file_of(script).write_text("{}")
+    run(script, patch=None, action="restart", live_restore=False)
+    assert file_of(script).read_text() == "{}"
+    assert "systemctl restart docker.service" in fakes.calls
+
+
+def test_by_standard_input_it_runs_with_the_job_that_the_operation_puts_in_front(
+    tmp_path: Path, fakes: Fakes, script: Any
+) -> None:
+    """As `python3 -` on the host: the job is a line of Python in front of the script."""
+    step = Apply(
+        "x", {"debug": True, "labels": ['it\'s "quoted"\n']}, False, "", True, {"LiveRestoreEnabled": True}, False
+    )
+    text = str(apply_daemon_json(step).connector_arguments["_stdin"])
+    places = {"/etc/docker/daemon.json": script.PATH, "/run/gpurack/docker-restart": script.MARKER}
+    for place, here in places.items():
+        text = text.replace(place, here)
+    done = subprocess.run([sys.executable, "-"], input=text, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(file_of(script).read_text()) == step.patch
+
+
+@pytest.mark.parametrize("name", ["daemon_json", "models"])
+def test_nothing_newer_than_python_3_6_is_in_the_programs_of_hosts(name: str) -> None:
+    source = (FILES / f"{name}.py").read_text()
+    ast.parse(source, feature_version=(3, 6))
+    assert "capture_output" not in source
+    assert "removeprefix" not in source
