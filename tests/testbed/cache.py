@@ -51,8 +51,10 @@ def entry(kind: str, parts: Iterable[object], make: Callable[[Path], None], what
         fcntl.flock(lock, fcntl.LOCK_EX)
         if done.is_dir():
             return done
-        partial = home / f"{done.name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
+        for left in home.glob(f"{done.name}.*.partial"):
+            shutil.rmtree(left, ignore_errors=True)
+        # A folder for this attempt alone: programs of one that was killed may still be writing to theirs.
+        partial = home / f"{done.name}.{os.getpid()}.partial"
         partial.mkdir()
         progress(f"{what} …")
         make(partial)

@@ -107,7 +107,10 @@ def _make(engine: Engine, suite: Suite, folder: Path, what: str) -> None:
     stage = "extract" if suite.variant == "extract" else "customize"
     options += [f"--{stage}-hook={hook}" for hook in (*fetch, *hooks)]
     argv = ["mmdebstrap", *options, suite.name, f"{folder}/image.tar", *([url] if url else [])]
-    script = f"mkdir -p {folder}/debs/partial {folder}/plain\n{shlex.join(argv)}\nrm -rf {folder}/debs/partial"
+    script = (
+        f"mkdir -p {folder}/debs/partial {folder}/plain {folder}/tmp\nexport TMPDIR={folder}/tmp\n"
+        f"{shlex.join(argv)}\nrm -rf {folder}/debs/partial {folder}/tmp\n"
+    )
     workshop.work(engine, script, what=f"Making the {what}")
 
 

@@ -6,11 +6,10 @@ import fcntl
 import ipaddress
 import shutil
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from tests.testbed import engine as outer
 from tests.testbed import gguf_models, hosts, models_image, repositories, services, signing, suites, workshop
@@ -183,31 +182,12 @@ def _up(kinds: dict[str, str], ports: dict[str, int] | None = None) -> Testbed:
                 f"{name} runs already and is of kind {existing[name].kind}: python -m tests.testbed remove {name}"
             )
     key = signing.key(engine)
-    # Two at a time: the machine has two cores, and half of the work is waiting for downloads.
-    with ThreadPoolExecutor(3) as pool:
-        trixie = pool.submit(suites.made, engine, "host", suites.TRIXIE)
-        serving = pool.submit(suites.made, engine, "services", suites.SERVICES)
-        sid = pool.submit(suites.made, engine, "models", suites.MODELS)
-        bookworm = pool.submit(suites.made, engine, "host-bookworm", suites.BOOKWORM)
-        nvidia = pool.submit(repositories.nvidia, engine, key)
-        weights = pool.submit(gguf_models.serve, services.WEIGHTS)
-        _finish([trixie, serving, sid, bookworm, nvidia, weights])
-        bases = {"host": trixie.result(), "host-bookworm": bookworm.result()}
-        mirror = pool.submit(
-            repositories.debian, engine, key, {"trixie": bases["host"], "bookworm": bases["host-bookworm"]}
-        )
-        docker = pool.submit(repositories.docker, engine, key, trixie.result(), bookworm.result(), sid.result())
-        needed = {hosts.KINDS[kind][0] for kind in kinds.values()}
-        images = {image: pool.submit(_image, engine, bases[image]) for image in needed}
-        service_image = pool.submit(_image, engine, serving.result())
-        layers = pool.submit(models_image.layers, sid.result())
-        _finish([mirror, docker, service_image, layers, *images.values()])
-    found = {"debian": mirror.result(), "docker-ce/linux/debian": docker.result(), "nvidia": nvidia.result()}
-    if services.start(engine, service_image.result(), found, name_server):
+    parts = _parts(engine, key, {hosts.KINDS[kind][0] for kind in kinds.values()})
+    if services.start(engine, parts.services_image, parts.repositories, name_server):
         progress("services: repositories, registry and weights are served")
-    models_image.push(f"http://{services.address(engine, 5000)}", layers.result())
+    models_image.push(f"http://{services.address(engine, 5000)}", parts.layers)
     for name, kind in kinds.items():
-        image = images[hosts.KINDS[kind][0]].result()
+        image = parts.host_images[hosts.KINDS[kind][0]]
         _host(engine, name, kind, image, (ports or {}).get(name), key, name_server)
     running = hosts.existing(engine)
     hosts.write_ssh_config(running)
@@ -217,10 +197,46 @@ def _up(kinds: dict[str, str], ports: dict[str, int] | None = None) -> Testbed:
     return Testbed(engine, running)
 
 
-def _finish(futures: Sequence[Future[Any]]) -> None:
-    """Wait for all of these, and raise what the first of them failed with."""
-    for future in futures:
-        future.result()
+@dataclass(frozen=True)
+class _Parts:
+    """What hosts and services are made of."""
+
+    repositories: dict[str, Path]
+    """Path below http://repo.testbed/ → folder."""
+    services_image: str
+    host_images: dict[str, str]
+    """Image of hosts.KINDS → image in this Docker."""
+    layers: list[models_image.Layer]
+
+
+def _parts(engine: Engine, key: signing.SigningKey, host_images: set[str]) -> _Parts:
+    """Return what the testbed is made of; what is not cached is made, side by side as far as it goes."""
+    # Three at a time: the smallest machine has two cores, and a part of the work is waiting for downloads.
+    pool = ThreadPoolExecutor(3)
+    try:
+        trixie = pool.submit(suites.made, engine, "host", suites.TRIXIE)
+        serving = pool.submit(suites.made, engine, "services", suites.SERVICES)
+        sid = pool.submit(suites.made, engine, "models", suites.MODELS)
+        bookworm = pool.submit(suites.made, engine, "host-bookworm", suites.BOOKWORM)
+        nvidia = pool.submit(repositories.nvidia, engine, key)
+        weights = pool.submit(gguf_models.serve, services.WEIGHTS)
+        bases = {"host": trixie.result(), "host-bookworm": bookworm.result()}
+        suites_of = {"trixie": bases["host"], "bookworm": bases["host-bookworm"]}
+        docker = pool.submit(repositories.docker, engine, key, bases["host"], bases["host-bookworm"], sid.result())
+        debian = pool.submit(repositories.debian, engine, key, suites_of)
+        images = {image: pool.submit(_image, engine, bases[image]) for image in sorted(host_images)}
+        services_image = pool.submit(_image, engine, serving.result())
+        layers = pool.submit(models_image.layers, sid.result())
+        weights.result()
+        return _Parts(
+            {"debian": debian.result(), "docker-ce/linux/debian": docker.result(), "nvidia": nvidia.result()},
+            services_image.result(),
+            {image: made.result() for image, made in images.items()},
+            layers.result(),
+        )
+    finally:
+        # After a failure or Ctrl-C nothing more begins, and what has begun is waited for.
+        pool.shutdown(cancel_futures=True)
 
 
 def _network(engine: Engine) -> ipaddress.IPv4Network:
