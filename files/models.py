@@ -295,12 +295,13 @@ def start(name):
 
 
 def wait_until_ready(name, url, served_name, timeout):
-    """Until the model's own API names the model. Ends at once when the container exits or restarts."""
+    """Until the model's own API answers 200 and names the model (served_name; None: its answer names none).
+    Ends at once when the container exits or restarts."""
     progress, delay = Progress(name), 0.1
     restarts = container_state(name)["restarts"]
     while True:
         answer = ask(name, url)
-        if answer is not None and json.dumps(served_name) in answer:
+        if answer is not None and (served_name is None or json.dumps(served_name) in answer):
             return progress.elapsed()
         state = container_state(name)
         if state["status"] != "running" or state["restarts"] > restarts:
@@ -308,8 +309,12 @@ def wait_until_ready(name, url, served_name, timeout):
             raise Failure(died(name, state))
         if progress.elapsed() > timeout:
             raise Failure(
-                'not ready after {}: {} did not name "{}". Look: docker logs {}{}'.format(
-                    clock(timeout), url, served_name, name, last_lines(name)
+                "not ready after {}: {} did not {}. Look: docker logs {}{}".format(
+                    clock(timeout),
+                    url,
+                    'name "{}"'.format(served_name) if served_name else "answer",
+                    name,
+                    last_lines(name),
                 )
             )
         progress.tell("loading")

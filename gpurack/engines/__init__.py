@@ -3,7 +3,18 @@
 from collections.abc import Mapping
 
 from gpurack.engines.base import Engine
+from gpurack.engines.custom import Custom
+from gpurack.engines.litellm import Litellm
 from gpurack.engines.llama_cpp import LlamaCpp
+from gpurack.engines.llama_cpp_python import LlamaCppPython
+from gpurack.engines.llama_gpt import LlamaGpt
+from gpurack.engines.ollama import Ollama
+from gpurack.engines.open_webui import OpenWebui
+from gpurack.engines.sglang import Sglang
+from gpurack.engines.tei import Tei
 from gpurack.engines.vllm import Vllm
 
-ENGINES: Mapping[str, Engine] = {engine.name: engine for engine in (LlamaCpp(), Vllm())}
+_ALL: tuple[Engine, ...] = (
+    LlamaCpp(), Vllm(), LlamaCppPython(), Ollama(), Tei(), Sglang(), LlamaGpt(), OpenWebui(), Litellm(), Custom(),
+)  # fmt: skip
+ENGINES: Mapping[str, Engine] = {engine.name: engine for engine in _ALL}

@@ -1,12 +1,13 @@
 """The shape that every serving engine has. A new engine is one file in this folder with one `Engine`, its cases in
 tests/unit/engines/, and a line in docs/engines.md."""
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from gpurack.spec.model import ArgValue, HfWeights, Model, ModelScopeWeights, UrlWeights
+from gpurack.spec.model import ArgValue, HfWeights, Model, ModelScopeWeights, UrlWeights, Weights
 
 
 @dataclass(frozen=True)
@@ -23,25 +24,29 @@ CPU = Accelerator("cpu")
 @dataclass(frozen=True)
 class Upstream:
     """A model that a service connects to. url: as its container reaches it, up to /v1. key_file: the path of its API
-    key inside the service's container, None for an open one."""
+    key inside the service's container, None for an open one. engine: what serves it."""
 
     name: str
     served_name: str
     url: str
     key_file: str | None
+    engine: str = ""
 
 
 @dataclass(frozen=True)
 class Run:
     """What an engine is told about the container it describes.
 
-    served_name: the name clients use. weights: the path inside the container, None without weights. accelerator: what
-    it computes on. gpus: how many cards it gets. memory_fraction: its share of each card (0 to 1), None for the whole
-    card. api_key_file: where the key lies inside the container, None without a key. upstreams: of a service.
+    served_name: the name clients use. name: its key in the inventory. weights: the path inside the container, None
+    without weights; more_weights: those of `Engine.more_weights`, in its order. accelerator: what it computes on.
+    gpus: how many cards it gets. memory_fraction: its share of each card (0 to 1), None for the whole card.
+    api_key_file: where the key lies inside the container, None without a key. upstreams: of a service.
     """
 
     served_name: str
+    name: str = ""
     weights: str | None = None
+    more_weights: tuple[str, ...] = ()
     accelerator: Accelerator = CPU
     gpus: int = 0
     memory_fraction: float | None = None
@@ -53,12 +58,12 @@ class Run:
 class Container:
     """What an engine decides about its container; cards, port, weights and key are the same for all engines.
 
-    command: after the image's entry point. entrypoint: replaces it. environment: no secrets. volumes: name → path
-    inside, for caches that should survive the container. files: path inside → content, for configuration without
-    secrets. compose: anything else in Compose's words (ipc, shm_size, cap_add).
+    command: after the image's entry point; None: the image's own. entrypoint: replaces it. environment: no secrets.
+    volumes: name → path inside, for caches that should survive the container. files: path inside → content, for
+    configuration without secrets. compose: anything else in Compose's words (ipc, shm_size, cap_add).
     """
 
-    command: list[str]
+    command: list[str] | None = None
     entrypoint: list[str] | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     volumes: Mapping[str, str] = field(default_factory=dict)
@@ -70,15 +75,35 @@ Finding = tuple[str, str]
 """(field of the model, sentence)"""
 
 
+SPECIAL: Mapping[str, str] = {
+    "pull": "pull is ollama's; say where the weights are in weights.",
+    "config": "config is llama-cpp-python's; give flags in args.",
+    "connects_to": "only services (litellm, open-webui, llama-gpt) connect to models.",
+}
+"""Fields of the vocabulary that only some engines have → the sentence for the others."""
+
+NO_CARDS: Mapping[str, str] = {
+    "gpus": "it computes nothing itself; remove gpus.",
+    "vram": "it computes nothing itself; remove vram.",
+    "context": "the models it connects to have a context; it has none.",
+    "served_name": "people see the names of the models it connects to.",
+}
+"""`Engine.unused` of what serves no model itself."""
+
+
 class Engine(ABC):
     """One serving engine.
 
     name: the inventory's word. port: where it listens inside its container. ready_path: the path that answers 200 once
     it serves; ready_names_model: with the served name in the body. weights_suffixes: endings of the files it can read;
-    weights_folders: can it read a Hugging Face folder? enforces_vram: does it keep to its share of a card by itself?
-    keyless: it knows no API keys. service: what people use, not a model. own_args: flags that gpurack writes itself →
-    the inventory's field for it. removed_args: flags of earlier versions → what to do instead.
-    min_compute: the lowest NVIDIA compute capability its images run on.
+    weights_folders: can it read a Hugging Face folder? no_weights: how the sentence ends that refuses weights.
+    enforces_vram: does it keep to its share of a card by itself?
+    keyless: it knows no API keys. service: what people use, not a model; None: may be either. fields: which of the
+    fields of SPECIAL it has. unused: fields of the inventory that mean nothing to it → the sentence that says so; in
+    `defaults` they are passed over, anywhere else refused. own_args: flags that gpurack writes itself → the
+    inventory's field for it. removed_args: flags of earlier versions → what to do instead.
+    min_compute: the lowest NVIDIA compute capability its images run on. only_version: the version of an engine that
+    gets no new ones, so that the inventory need not say it.
     """
 
     name: ClassVar[str]
@@ -87,12 +112,16 @@ class Engine(ABC):
     ready_names_model: ClassVar[bool] = True
     weights_suffixes: ClassVar[tuple[str, ...]] = ()
     weights_folders: ClassVar[bool] = False
+    no_weights: ClassVar[str] = ""
     enforces_vram: ClassVar[bool] = False
     keyless: ClassVar[bool] = False
-    service: ClassVar[bool] = False
+    service: ClassVar[bool | None] = False
+    fields: ClassVar[frozenset[str]] = frozenset()
+    unused: ClassVar[Mapping[str, str]] = {}
     own_args: ClassVar[Mapping[str, str]] = {}
     removed_args: ClassVar[Mapping[str, str]] = {}
     min_compute: ClassVar[str | None] = None
+    only_version: ClassVar[str | None] = None
 
     @abstractmethod
     def image(self, version: str, accelerator: Accelerator) -> str:
@@ -107,9 +136,51 @@ class Engine(ABC):
     def container(self, model: Model, run: Run) -> Container:
         """Command, environment and the rest of what is this engine's own."""
 
+    def listens(self, model: Model) -> int:
+        """The port inside the container."""
+        return self.port
+
+    def ready_at(self, model: Model) -> str:
+        """The path that answers 200 once it serves."""
+        return self.ready_path
+
+    def answers_as(self, model: Model, served_name: str) -> str | None:
+        """The name that must be in the body of that answer; None where the body names no model."""
+        return served_name if self.ready_names_model else None
+
+    def more_weights(self, model: Model) -> list[Weights]:
+        """Weights that the entry names elsewhere than in `weights`."""
+        return []
+
+    def min_driver(self, version: str) -> int | None:
+        """The oldest branch of NVIDIA's driver that the images of a version run on; None where that is not known."""
+        return None
+
     def parallelism(self, model: Model, gpus: int) -> tuple[int, int]:
         """(tensor parallel, pipeline parallel) for so many cards; (1, 1) for engines that split by themselves."""
         return 1, 1
+
+    def unfit(self, model: Model, compute: str | None, driver: str | None) -> str | None:
+        """Why the images of this version do not run on cards of this compute capability, with this driver. None when
+        they do, when it is not known, and for images that the inventory names itself."""
+        if model.version is None or not model.gpus:
+            return None
+        if compute and self.min_compute and numbers(compute) < numbers(self.min_compute):
+            return (
+                f"{self.name} needs compute capability {self.min_compute}, this card has {compute}; choose another "
+                "card, or an engine that knows it (llama.cpp)."
+            )
+        try:
+            self.image(model.version, Accelerator("nvidia", compute))
+        except LookupError as error:
+            return str(error)
+        oldest = self.min_driver(model.version)
+        if driver and oldest and numbers(driver)[0] < oldest:
+            return (
+                f"{self.name} {model.version} needs NVIDIA's driver {oldest} or newer, the host has {driver}; update "
+                "the driver or choose an older version."
+            )
+        return None
 
     def check(self, model: Model) -> list[Finding]:
         """What this engine cannot do of what is asked. Engines extend it."""
@@ -123,14 +194,25 @@ class Engine(ABC):
             for flag in model.args
             if normal(flag) in self.removed_args
         ]
-        if self.keyless and model.api_key:
+        findings += [
+            (field, f"means nothing to {self.name}: {sentence}")
+            for field, sentence in {**SPECIAL, **self.unused}.items()
+            if field not in self.fields and getattr(model, field) != Model.model_fields[field].default
+        ]
+        if self.keyless and model.api_key and model.enabled:
             findings.append(("api_key", f"{self.name} knows no keys; write api_key: null and put a gateway before it."))
+        if model.version is not None and "version" not in self.unused:
+            try:
+                self.image(model.version, Accelerator("nvidia") if model.gpus else CPU)
+            except LookupError as error:
+                findings.append(("gpus", str(error)))
         return findings + self.check_weights(model)
 
     def check_weights(self, model: Model) -> list[Finding]:
         """Are there weights, of a kind it can read?"""
         if not (self.weights_suffixes or self.weights_folders):
-            return [("weights", f"{self.name} takes no weights.")] if model.weights is not None else []
+            why = self.no_weights
+            return [("weights", f"{self.name} takes no weights{why}.")] if model.weights is not None else []
         if model.weights is None:
             return [("weights", 'is missing: a path on the host, {"hf": …}, {"url": …, "sha256": …} or {"copy": …}.')]
         if isinstance(model.weights, HfWeights | ModelScopeWeights):
@@ -169,11 +251,31 @@ def flags(args: Mapping[str, ArgValue]) -> list[str]:
     return words
 
 
-def with_secrets(exports: Mapping[str, str], argv: list[str]) -> tuple[list[str], list[str]]:
+def numbers(version: str) -> tuple[int, ...]:
+    """The numbers of a version, for comparing: "580.95.05" is (580, 95, 5)."""
+    return tuple(int(part) for part in re.findall(r"\d+", version))
+
+
+def parallel(model: Model, *names: str) -> int | None:
+    """The number that args give for a flag of several spellings; None when none is given."""
+    given = {normal(flag): value for flag, value in model.args.items()}
+    found = next((given[name] for name in names if name in given), None)
+    return int(str(found)) if re.fullmatch(r"[1-9]\d*", str(found)) else None
+
+
+def with_secrets(exports: Mapping[str, str | Sequence[str | None]], argv: list[str]) -> tuple[list[str], list[str]]:
     """(entrypoint, command) of a container that reads secrets from files into its environment and then becomes argv.
 
     For engines that take keys only by environment: a value given by Compose would show in `docker inspect`, one that
-    the shell exports does not (facts about secrets, measured). exports: variable → path of the secret's file.
+    the shell exports does not (facts about secrets, measured). exports: variable → path of the secret's file, or
+    several paths, whose secrets are joined by ";" (None: an empty one). A file that cannot be read or is empty ends
+    the container: a server without its key would be open to all.
     """
-    reads = "".join(f'export {name}="$(cat {path})"; ' for name, path in exports.items())
-    return ["sh", "-c"], [f'{reads}exec "$@"', "sh", *argv]
+    lines = ["set -eu"]
+    for name, paths in exports.items():
+        files = [paths] if isinstance(paths, str) else list(paths)
+        for index, path in enumerate(files):
+            lines += [f'k{index}="$(cat {path})"', f'[ -n "$k{index}" ]'] if path else []
+        joined = ";".join(f"$k{index}" if path else "" for index, path in enumerate(files))
+        lines.append(f'export {name}="{joined}"')
+    return ["sh", "-c"], ["; ".join([*lines, 'exec "$@"']), "sh", *argv]

@@ -2,7 +2,7 @@
 
 Sources: the image `ghcr.io/ggml-org/llama.cpp` (moved from ggerganov), variants server and server-cuda: its HEALTHCHECK
 is fixed to :8080 while newer builds listen on 9931 by default, so the port is always passed; `--api-key-file` guards
-all but /health; 503 "Loading model" until /v1/models answers.
+all but /health; 503 "Loading model" until /v1/models answers; --mlock wants IPC_LOCK and unlimited locked memory.
 """
 
 from typing import ClassVar
@@ -40,4 +40,5 @@ class LlamaCpp(Engine):
         # All layers on the cards: without it newer builds fit silently and may leave layers on the CPU.
         if run.gpus and not {"ngl", "n-gpu-layers", "gpu-layers"} & set(model.args):
             command += ["--n-gpu-layers", "999"]
-        return Container(command + flags(model.args))
+        locked = {"cap_add": ["IPC_LOCK"], "ulimits": {"memlock": -1}} if model.args.get("mlock") is True else {}
+        return Container(command + flags(model.args), compose=locked)

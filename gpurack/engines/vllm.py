@@ -7,18 +7,36 @@ parallel server needs shared memory, so ipc: host; HF_HUB_OFFLINE keeps local we
 
 from typing import ClassVar
 
-from gpurack.engines.base import Accelerator, Container, Engine, Finding, Run, flags, normal, with_secrets
+from gpurack.engines.base import (
+    Accelerator,
+    Container,
+    Engine,
+    Finding,
+    Run,
+    flags,
+    normal,
+    numbers,
+    parallel,
+    with_secrets,
+)
 from gpurack.spec.model import Model
 
-OVERHEAD = 0.05
-"""What is kept free of a card that models share: the sum of their fractions stays below 0.95."""
-
+SPECULATIVE = "use --speculative-config '{…}'."
 REMOVED = {
-    "task": "use --runner and --convert.",
+    "task": 'use runner: "pooling", with convert: "embed" for embeddings or "classify" for rerank and scores; chat '
+    "models need nothing.",
     "disable-log-requests": "that is the default now; --enable-log-requests turns them on.",
     "guided-decoding-backend": "use --structured-outputs-config.backend.",
-    "num-speculative-tokens": "use --speculative-config '{…}'.",
-    "speculative-model": "use --speculative-config '{…}'.",
+    **dict.fromkeys(
+        (
+            "num-speculative-tokens", "speculative-model", "speculative-model-quantization",
+            "speculative-disable-mqa-scorer", "speculative-draft-tensor-parallel-size", "speculative-max-model-len",
+            "speculative-disable-by-batch-size", "ngram-prompt-lookup-max", "ngram-prompt-lookup-min",
+            "spec-decoding-acceptance-method", "typical-acceptance-sampler-posterior-threshold",
+            "typical-acceptance-sampler-posterior-alpha", "disable-logprobs-during-spec-decoding",
+        ),
+        SPECULATIVE,
+    ),
     "rope-scaling": "use --hf-overrides.",
     "rope-theta": "use --hf-overrides.",
     "override-pooler-config": "use --pooler-config.",
@@ -32,7 +50,8 @@ REMOVED = {
             "device", "use-v2-block-manager", "num-scheduler-steps", "multi-step-stream-outputs",
             "scheduler-delay-factor", "num-lookahead-slots",
             "preemption-mode", "disable-async-output-proc", "disable-frontend-multiprocessing",
-            "tokenizer-pool-size", "tokenizer-pool-type", "prompt-adapters", "enable-prompt-adapter",
+            "tokenizer-pool-size", "tokenizer-pool-type", "tokenizer-pool-extra-config",
+            "prompt-adapters", "enable-prompt-adapter",
             "max-prompt-adapters", "max-prompt-adapter-token", "enable-lora-bias", "lora-extra-vocab-size",
             "long-lora-scaling-factors", "qlora-adapter-name-or-path", "quantization-param-path",
             "override-neuron-config",
@@ -70,10 +89,17 @@ class Vllm(Engine):
 
     def parallelism(self, model: Model, gpus: int) -> tuple[int, int]:
         """Tensor parallel over all cards, unless args say otherwise."""
-        given = {normal(flag): value for flag, value in model.args.items()}
-        pipeline = int(str(given.get("pipeline-parallel-size", given.get("pp", 1))))
-        tensor = given.get("tensor-parallel-size", given.get("tp"))
-        return (int(str(tensor)) if tensor is not None else max(gpus // max(pipeline, 1), 1)), pipeline
+        pipeline = parallel(model, "pipeline-parallel-size", "pp") or 1
+        tensor = parallel(model, "tensor-parallel-size", "tp")
+        return tensor or max(gpus // (pipeline * self._replicas(model)), 1), pipeline
+
+    def _replicas(self, model: Model) -> int:
+        """Data parallel replicas, each with cards of its own."""
+        return parallel(model, "data-parallel-size", "dp") or 1
+
+    def min_driver(self, version: str) -> int | None:
+        """CUDA 13.0 wants R580; which CUDA older versions were built with is not known here."""
+        return 580 if numbers(version) >= (0, 33) else None
 
     def container(self, model: Model, run: Run) -> Container:
         """`vllm serve PATH …`, offline: the weights lie on the host."""
@@ -101,12 +127,14 @@ class Vllm(Engine):
         findings = super().check(model)
         if isinstance(model.gpus, list) and model.gpus:
             tensor, pipeline = self.parallelism(model, len(model.gpus))
-            if tensor * pipeline != len(model.gpus):
+            replicas = self._replicas(model)
+            if tensor * pipeline * replicas != len(model.gpus):
                 findings.append(
                     (
                         "gpus",
-                        f"tensor parallel {tensor} × pipeline parallel {pipeline} needs {tensor * pipeline} cards, "
-                        f"gpus lists {len(model.gpus)}.",
+                        f"tensor parallel {tensor} × pipeline parallel {pipeline}"
+                        f"{f' × data parallel {replicas}' if replicas > 1 else ''} needs "
+                        f"{tensor * pipeline * replicas} cards, gpus lists {len(model.gpus)}.",
                     )
                 )
         return findings

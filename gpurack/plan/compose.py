@@ -16,11 +16,11 @@ import yaml
 
 from gpurack import paths
 from gpurack.engines import ENGINES
-from gpurack.engines.base import CPU, Accelerator, Run
+from gpurack.engines.base import CPU, Accelerator, Container, Run, Upstream
 from gpurack.plan import weights
 from gpurack.plan.ledger import gpus_text
 from gpurack.spec.merge import patch
-from gpurack.spec.model import Host, Model
+from gpurack.spec.model import Host, Model, Weights
 from gpurack.state.model import HostState
 
 PROJECT = "gpurack"
@@ -36,6 +36,8 @@ def image(spec: Host, model: Model, accelerator: Accelerator) -> str:
     engine has no image for this accelerator."""
     if isinstance(model.image, str):
         return mirrored(spec, model.image)
+    if model.image is not None:
+        raise LookupError("images that are built or loaded on the host have no name here yet.")
     return mirrored(spec, ENGINES[model.engine].image(str(model.version), accelerator))
 
 
@@ -68,7 +70,7 @@ def images(spec: Host) -> list[str]:
     for model in spec.models.values():
         if model.enabled and isinstance(model.image, str):
             references.append(model.image)
-        elif model.enabled:
+        elif model.enabled and model.version is not None:
             references += ENGINES[model.engine].variants(str(model.version))
     return [mirrored(spec, reference) for reference in references]
 
@@ -80,11 +82,11 @@ def address(bind: str, state: HostState) -> str:
 
 def probe_url(name: str, spec: Host, state: HostState) -> str:
     """Where a model is asked whether it is ready, from the host itself."""
-    model = spec.models[name]
+    model = spec.entries[name]
     ip = address(model.bind, state)
     ip = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(ip, ip)
     host = f"[{ip}]" if ":" in ip else ip
-    return f"http://{host}:{model.port}{ENGINES[model.engine].ready_path}"
+    return f"http://{host}:{model.port}{ENGINES[model.engine].ready_at(model)}"
 
 
 def by_cdi(state: HostState) -> bool:
@@ -93,29 +95,25 @@ def by_cdi(state: HostState) -> bool:
     return not version or int(version.split(".")[0]) >= 25
 
 
-def service(name: str, spec: Host, state: HostState, uuids: tuple[str, ...]) -> dict[str, Any]:
+def service(
+    name: str, spec: Host, state: HostState, uuids: tuple[str, ...], upstreams: tuple[Upstream, ...] = ()
+) -> dict[str, Any]:
     """A model's Compose service, without its labels."""
-    model = spec.models[name]
+    model = spec.entries[name]
     engine = ENGINES[model.engine]
-    path = weights.host_path(spec, model)
-    source, target, inside = weights.mount(path) if path else ("", "", None)
+    container = of_engine(name, spec, state, uuids, upstreams)
     hardware = accelerator(model, compute_of(uuids, state))
-    run = Run(
-        served_name=model.served_name or name,
-        weights=inside,
-        accelerator=hardware,
-        gpus=len(uuids),
-        memory_fraction=memory_fraction(model, uuids, state),
-        api_key_file="/run/secrets/api_key" if model.api_key else None,
-    )
-    container = engine.container(model, run)
+    path = weights.host_path(spec, model)
     data: dict[str, Any] = {
         "image": image(spec, model, hardware),
         "container_name": name,
         "restart": "unless-stopped",
-        "command": container.command,
-        "ports": [{"target": engine.port, "published": str(model.port), "host_ip": address(model.bind, state)}],
+        "ports": [
+            {"target": engine.listens(model), "published": str(model.port), "host_ip": address(model.bind, state)}
+        ],
     }
+    if container.command is not None:
+        data["command"] = container.command
     if container.entrypoint:
         data["entrypoint"] = container.entrypoint
     if container.environment or model.env:
@@ -123,13 +121,23 @@ def service(name: str, spec: Host, state: HostState, uuids: tuple[str, ...]) -> 
     mounts: list[dict[str, Any]] = [
         {"type": "volume", "source": volume, "target": place} for volume, place in container.volumes.items()
     ]
-    if source:
+    sources = [weights.mount(path)[:2]] if path else []
+    sources += [
+        (weights.place(spec, more), target_of(index, more)) for index, more in enumerate(engine.more_weights(model))
+    ]
+    for index, (source, target) in enumerate(sources):
         mount = {"type": "bind", "source": source, "target": target, "read_only": True}
-        mounts.insert(0, {**mount, "bind": {"create_host_path": False}})
+        mounts.insert(index, {**mount, "bind": {"create_host_path": False}})
     if mounts:
         data["volumes"] = mounts
-    if model.api_key:
-        data["secrets"] = [{"source": f"{name}_api_key", "target": "api_key"}]
+    keys = [{"source": f"{name}_api_key", "target": "api_key"}] if model.api_key else []
+    keys += [
+        {"source": f"{upstream.name}_api_key", "target": upstream.key_file.rpartition("/")[2]}
+        for upstream in upstreams
+        if upstream.key_file
+    ]
+    if keys:
+        data["secrets"] = keys
     if uuids and by_cdi(state):
         devices = [f"nvidia.com/gpu={uuid}" for uuid in uuids]
         reservation = {"driver": "cdi", "device_ids": devices, "capabilities": ["gpu"]}
@@ -139,6 +147,36 @@ def service(name: str, spec: Host, state: HostState, uuids: tuple[str, ...]) -> 
         data["environment"] = {**data.get("environment", {}), "NVIDIA_VISIBLE_DEVICES": ",".join(uuids)}
     patched: dict[str, Any] = patch(patch(data, container.compose), model.compose)
     return patched
+
+
+def of_engine(
+    name: str, spec: Host, state: HostState, uuids: tuple[str, ...], upstreams: tuple[Upstream, ...] = ()
+) -> Container:
+    """What the engine decides about an entry's container; the secrets of upstreams lie where they say."""
+    model = spec.entries[name]
+    engine = ENGINES[model.engine]
+    path = weights.host_path(spec, model)
+    more = [target_of(index, found) for index, found in enumerate(engine.more_weights(model))]
+    return engine.container(
+        model,
+        Run(
+            served_name=model.served_name or name,
+            name=name,
+            weights=weights.mount(path)[2] if path else None,
+            more_weights=tuple(more),
+            accelerator=accelerator(model, compute_of(uuids, state)),
+            gpus=len(uuids),
+            memory_fraction=memory_fraction(model, uuids, state),
+            api_key_file="/run/secrets/api_key" if model.api_key else None,
+            upstreams=upstreams,
+        ),
+    )
+
+
+def target_of(index: int, more: Weights) -> str:
+    """Where the weights that an entry names beside `weights` lie inside; two of the same name do not meet."""
+    name = more if isinstance(more, str) else more.place
+    return f"/weights/{index}/{name.rstrip('/').rpartition('/')[2]}"
 
 
 def memory_fraction(model: Model, uuids: Sequence[str], state: HostState) -> float | None:
@@ -156,7 +194,7 @@ def definition(
 
     key: the API key's value; it is in the label only as a salted fingerprint. salt: 32 hex digits.
     """
-    model = spec.models[name]
+    model = spec.entries[name]
     data = service(name, spec, state, uuids)
     words = {
         "engine": model.engine,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from gpurack import paths
+from gpurack.engines import ENGINES
 from gpurack.plan import compose, ledger, weights
 from gpurack.plan.steps import Shell, Step, WriteFile
 from gpurack.resources import read_text, render
@@ -74,6 +75,10 @@ def plan_models(spec: Host, state: HostState, keys: Mapping[str, str], salt: str
                 errors[name] = "not started, because driver and library differ."
             continue
         uuids = cards.uuids[name]
+        why_not = unfit(name, spec, state, uuids)
+        if why_not:
+            errors[name] = why_not
+            continue
         words = compose.definition(name, spec, state, uuids, keys.get(name), salt_of(name, state) or salt)
         change = compare(name, spec, state, words)
         error = obstacle(name, spec, state, change)
@@ -96,6 +101,14 @@ def plan_models(spec: Host, state: HostState, keys: Mapping[str, str], salt: str
     job = make_job(spec, state, cards.uuids, acting, (services, old), planned) if needs_job else None
     steps = tuple(host_files(state)) if services or state.ours else ()
     return ModelsPlan(tuple(changes), errors, steps, job)
+
+
+def unfit(name: str, spec: Host, state: HostState, uuids: Sequence[str]) -> str | None:
+    """Why the engine's images do not run on these cards with this driver; what runs already is not asked."""
+    if name in state.ours and state.ours[name].running:
+        return None
+    model = spec.models[name]
+    return ENGINES[model.engine].unfit(model, compose.compute_of(uuids, state), state.driver.kernel or None)
 
 
 def salt_of(name: str, state: HostState) -> str | None:
@@ -208,7 +221,7 @@ def replaced(name: str, spec: Host, state: HostState) -> Container | None:
 def silence(name: str, spec: Host, state: HostState) -> str | None:
     """What is wrong with the answer of a model that runs as it should."""
     probe = state.probes.get(name)
-    served = spec.models[name].served_name or name
+    served = answers_as(name, spec)
     if probe is None:
         return None
     if probe.status == 0:
@@ -218,9 +231,15 @@ def silence(name: str, spec: Host, state: HostState) -> str | None:
         )
     if probe.status != 200:
         return f"it answers HTTP {probe.status}: {probe.body[:200]}. Look: docker logs --tail 20 {name}."
-    if json.dumps(served) not in probe.body:
+    if served is not None and json.dumps(served) not in probe.body:
         return f'it answers, but not as "{served}": {probe.body[:200]}. Mend: docker rm -f {name}, then run again.'
     return None
+
+
+def answers_as(name: str, spec: Host) -> str | None:
+    """The name that a model's answer must hold; None where the answer names no model."""
+    model = spec.models[name]
+    return ENGINES[model.engine].answers_as(model, model.served_name or name)
 
 
 def mismatch(state: HostState) -> str:
@@ -309,7 +328,7 @@ def entry(
         "image": services[name]["image"],
         "uuids": list(uuids[name]),
         "url": compose.probe_url(name, spec, state),
-        "served_name": model.served_name or name,
+        "served_name": answers_as(name, spec),
         "timeout": READY_TIMEOUT,
     }
     if model.replaces and change.action == "create" and replaced(name, spec, state):

@@ -2,6 +2,7 @@
 
 from gpurack.plan import compose
 from gpurack.plan.ledger import assign
+from gpurack.spec.cards import CARDS
 from gpurack.spec.model import Host
 from gpurack.spec.seats import seats
 from gpurack.state.model import Gpu, HostState
@@ -16,8 +17,9 @@ def imagined(spec: Host) -> HostState:
     found = []
     for position, seat in enumerate(seats(spec)):
         uuid = seat.card if seat.card.startswith("GPU-") else f"GPU-of-index-{seat.card}"
+        compute = (CARDS[seat.name].compute if seat.name in CARDS else None) or ""
         memory = int((seat.memory or 0) * 1024)
-        found.append(Gpu(position, uuid, seat.name or "", memory, 0, "", "", ""))
+        found.append(Gpu(position, uuid, seat.name or "", memory, 0, "", compute, ""))
     return HostState(address="lan-address", gpus=tuple(found))
 
 

@@ -2,14 +2,17 @@
 
 import re
 
-from gpurack.spec.model import Host, Model
+from gpurack.spec.model import Host, Model, Weights
 
 
 def host_path(spec: Host, model: Model) -> str:
     """The path on the host, "" for a model without weights."""
-    if model.weights is None or isinstance(model.weights, str):
-        return model.weights or ""
-    return f"{spec.weights_dir}/{model.weights.place}"
+    return place(spec, model.weights) if model.weights is not None else ""
+
+
+def place(spec: Host, weights: Weights) -> str:
+    """The path of weights on the host."""
+    return weights if isinstance(weights, str) else f"{spec.weights_dir}/{weights.place}"
 
 
 def paths(spec: Host) -> list[str]:

@@ -14,6 +14,8 @@ from pydantic import ValidationError
 from pyinfra.api.inventory import Inventory
 
 from gpurack.engines import ENGINES
+from gpurack.spec.connections import connection_problems
+from gpurack.spec.fits import unfit_problems
 from gpurack.spec.merge import merge, merge_all, without_nones
 from gpurack.spec.model import Docker, Host, Mirror, Model, Nvidia, Secret, SecretError
 from gpurack.spec.problems import InventoryError, Problem, from_pydantic, nearest, unknown
@@ -57,12 +59,16 @@ def check_fleet(layers: Mapping[str, Iterable[Mapping[str, Any]]]) -> Fleet:
     """Hosts' layers of data → checked specs. Pure but for reading secrets. Raises InventoryError."""
     fleet: Fleet = {}
     problems: list[Problem] = []
+    names: set[str] = set()
     for name, host_layers in layers.items():
-        host, found = check_host(name, merge_all(host_layers))
+        data = merge_all(host_layers)
+        names |= {str(key) for kind in ("models", "services") for key in _mapping(data.get(kind))}
+        host, found = check_host(name, data)
         problems += found
         if host:
             fleet[name] = host
             problems += unreadable_secrets(name, host) + wrong_mirrors(name, host)
+    problems += connection_problems(fleet, names)
     if problems:
         raise InventoryError(problems)
     return fleet
@@ -95,7 +101,7 @@ def check_host(name: str, data: Mapping[str, Any]) -> tuple[Host | None, list[Pr
         host = Host.model_validate({**own, **entries})
     except ValidationError as error:
         return None, problems + from_pydantic(name, "", error, KNOWN_OF_HOST)
-    problems += [Problem(name, path, what) for path, what in seat_problems(host)]
+    problems += [Problem(name, path, what) for path, what in [*seat_problems(host), *unfit_problems(host)]]
     return host, problems + clashes(name, host)
 
 
@@ -117,7 +123,19 @@ def check_model(host: str, kind: str, name: str, entry: Any) -> tuple[Model | No
         model = Model.model_validate(words)
     except ValidationError as error:
         return None, from_pydantic(host, path, error, KNOWN_OF_MODEL)
-    return model, [Problem(host, f"{path}.{field}", what) for field, what in ENGINES[model.engine].check(model)]
+    findings = misplaced(kind, model) + ENGINES[model.engine].check(model)
+    return model, [Problem(host, f"{path}.{field}", what) for field, what in findings]
+
+
+def misplaced(kind: str, model: Model) -> list[tuple[str, str]]:
+    """A service among the models, or the other way round."""
+    service = ENGINES[model.engine].service
+    if service is not None and service != (kind == "services"):
+        right = "services" if service else "models"
+        return [("engine", f"{model.engine} belongs under {right}.")]
+    if kind == "services" and model.gpus and service is None:
+        return [("gpus", "services get no cards; write it under models.")]
+    return []
 
 
 def not_maps(name: str, data: Mapping[str, Any]) -> list[Problem]:
@@ -237,8 +255,13 @@ def _with_defaults(data: Mapping[str, Any], entry: Any) -> Any:
     if not isinstance(entry, Mapping):
         return entry
     defaults = _mapping(data.get("defaults"))
-    engine = entry.get("engine", defaults.get("engine"))
-    merged = merge_all([defaults, _mapping(_mapping(data.get("engines")).get(str(engine))), entry])
+    name = str(entry.get("engine", defaults.get("engine")))
+    engine = ENGINES.get(name)
+    # defaults are for every entry that has such a thing; what only its own layers say is refused by Engine.check
+    defaults = {field: value for field, value in defaults.items() if not engine or field not in engine.unused}
+    merged = merge_all([defaults, _mapping(_mapping(data.get("engines")).get(name)), entry])
+    if engine and engine.only_version and merged.get("version") is None and merged.get("image") is None:
+        merged = merge(merged, {"version": engine.only_version})
     # an image in the model replaces a version from its defaults, and the other way round
     for mine, theirs in (("image", "version"), ("version", "image")):
         if entry.get(mine) is not None and theirs not in entry:

@@ -1,0 +1,71 @@
+"""Any image: gpurack gives it cards, a port, weights and a key file; all else is in the entry.
+
+The vocabulary has no words for what only an unknown image has, so two are taken from Compose: `compose.expose` says
+where it listens inside its container (default: the same number as `port`), and `compose.x-ready` which path answers
+200 once it serves (default: "/"; keys that begin with x- are Compose's own extension points).
+"""
+
+import re
+from typing import Any, ClassVar
+
+from gpurack.engines.base import Accelerator, Container, Engine, Finding, Run, flags
+from gpurack.spec.model import Model
+
+READY = "x-ready"
+
+
+class Custom(Engine):
+    """An image of which gpurack knows nothing."""
+
+    name = "custom"
+    ready_names_model = False
+    ready_path = "/"
+    service = None
+    unused: ClassVar = {
+        "version": "name the whole image, with its tag, in image.",
+        "context": "say it in args or env, as the image wants it.",
+    }
+
+    def image(self, version: str, accelerator: Accelerator) -> str:
+        """There is none to choose."""
+        raise LookupError("custom has no images of its own; name one in image.")
+
+    def variants(self, version: str) -> list[str]:
+        """None."""
+        return []
+
+    def listens(self, model: Model) -> int:
+        """The first of `compose.expose`, else the same number as outside."""
+        exposed = _exposed(model)
+        return int(exposed) if exposed and exposed.isdecimal() else model.port
+
+    def ready_at(self, model: Model) -> str:
+        """`compose.x-ready`."""
+        return str(model.compose.get(READY, self.ready_path))
+
+    def container(self, model: Model, run: Run) -> Container:
+        """The args as its command if there are any; a key lies where every engine's does, in a file."""
+        return Container(flags(model.args) or None)
+
+    def check(self, model: Model) -> list[Finding]:
+        """Also: port and path that can be used."""
+        findings = super().check(model)
+        exposed = _exposed(model)
+        if exposed is not None and not (exposed.isdecimal() and 0 < int(exposed) < 65536):
+            findings.append(("compose.expose", 'should be one port in a list, ["7860"].'))
+        path: Any = model.compose.get(READY, "/")
+        if not (isinstance(path, str) and re.fullmatch(r"/\S*", path)):
+            findings.append((f"compose.{READY}", 'should be the path that answers 200 once it serves, "/health".'))
+        return findings
+
+    def check_weights(self, model: Model) -> list[Finding]:
+        """Any, or none: they are mounted at /weights/NAME."""
+        return []
+
+
+def _exposed(model: Model) -> str | None:
+    """What `compose.expose` says, as text; None when it says nothing."""
+    given = model.compose.get("expose")
+    if given is None:
+        return None
+    return str(given[0]) if isinstance(given, list) and len(given) == 1 else ""

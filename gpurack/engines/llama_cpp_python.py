@@ -1,0 +1,160 @@
+"""llama-cpp-python's server: GGUF files, one by `weights` or several by `config` (its CONFIG_FILE).
+
+Sources (llama-cpp-python 0.3.36): the image's default CMD compiles the library at every start, so the server is started
+directly; its command line is made from the settings' names, with underscores, a value for every boolean and all items
+of a list after one flag; with a CONFIG_FILE, other settings come from that file; there is no /health, /v1/models lists
+the aliases (and needs the key); an unknown model name is served by the first model. The published image computes on the
+CPU; the CUDA one is built locally (docker/cuda_simple).
+"""
+
+import copy
+import json
+from typing import Any, ClassVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from gpurack.engines.base import Accelerator, Container, Engine, Finding, Run, with_secrets
+from gpurack.spec.model import ArgValue, Model, Weights
+
+CONFIG = "/etc/llama-cpp-python.json"
+KEYED_CONFIG = "/run/gpurack/config.json"
+"""CONFIG with the key in it: made at the start, in memory."""
+
+_WEIGHTS: TypeAdapter[Any] = TypeAdapter(Weights)
+_ADD_KEY = (
+    "import json,sys; c=json.load(open(sys.argv[1])); c['api_key']=open(sys.argv[2]).read().strip(); "
+    "assert c['api_key']; json.dump(c,open(sys.argv[3],'w'))"
+)
+
+
+class LlamaCppPython(Engine):
+    """`python3 -m llama_cpp.server` of the official image, or of one built locally for CUDA."""
+
+    name = "llama-cpp-python"
+    port = 8000
+    weights_suffixes = (".gguf",)
+    fields = frozenset({"config"})
+    own_args: ClassVar = {
+        "model": "weights", "model-alias": "served_name", "host": "bind", "port": "port", "api-key": "api_key",
+        "n-ctx": "context", "config-file": "config",
+    }  # fmt: skip
+
+    def image(self, version: str, accelerator: Accelerator) -> str:
+        """`version` is upstream's number ("0.3.36"); there is an image for the CPU only."""
+        if accelerator.vendor != "cpu":
+            raise LookupError(
+                "llama-cpp-python publishes no image for GPUs; name the one you built (docker/cuda_simple) in image, "
+                "or choose llama.cpp."
+            )
+        return f"ghcr.io/abetlen/llama-cpp-python:v{version}"
+
+    def variants(self, version: str) -> list[str]:
+        """The one there is."""
+        return [self.image(version, Accelerator("cpu"))]
+
+    def answers_as(self, model: Model, served_name: str) -> str | None:
+        """With a config, the alias of its first model (the path, where it has none, is not known beforehand)."""
+        if model.config is None:
+            return served_name
+        first = next(iter(_models(model)), {})
+        return first.get("model_alias")
+
+    def more_weights(self, model: Model) -> list[Weights]:
+        """Those of the config's models."""
+        return [_WEIGHTS.validate_python(entry["model"]) for entry in _models(model)]
+
+    def container(self, model: Model, run: Run) -> Container:
+        """The server on port 8000, without the compile of the image's CMD."""
+        server = ["python3", "-m", "llama_cpp.server"]
+        if model.config is not None:
+            return self._by_config(model, run, server)
+        argv = [*server, "--model", str(run.weights), "--model_alias", run.served_name]
+        argv += ["--host", "0.0.0.0", "--port", str(self.port)]
+        if model.context:
+            argv += ["--n_ctx", str(model.context)]
+        if run.gpus and "n_gpu_layers" not in model.args:
+            argv += ["--n_gpu_layers", "-1"]
+        argv += settings(model.args)
+        compose = locked_memory() if model.args.get("use_mlock") is True else {}
+        if run.api_key_file:
+            entrypoint, command = with_secrets({"API_KEY": run.api_key_file}, argv)
+            return Container(command, entrypoint, compose=compose)
+        return Container(argv, compose=compose)
+
+    def _by_config(self, model: Model, run: Run, server: list[str]) -> Container:
+        """Weights become paths inside, host and port are gpurack's, the key is added at the start."""
+        config = copy.deepcopy(model.config or {})
+        for entry, path in zip(config["models"], run.more_weights, strict=True):
+            entry["model"] = path
+            if run.gpus:
+                entry.setdefault("n_gpu_layers", -1)
+        files = {CONFIG: json.dumps({**config, "host": "0.0.0.0", "port": self.port}, indent=2)}
+        compose = locked_memory() if any(entry.get("use_mlock") for entry in config["models"]) else {}
+        if not run.api_key_file:
+            return Container([*server, "--config_file", CONFIG], files=files, compose=compose)
+        script = f'set -eu; umask 077; python3 -c "$0" {CONFIG} {run.api_key_file} {KEYED_CONFIG}; exec "$@"'
+        command = [script, _ADD_KEY, *server, "--config_file", KEYED_CONFIG]
+        in_memory = {"tmpfs": [f"{KEYED_CONFIG.rpartition('/')[0]}:mode=0700"]}
+        return Container(command, ["sh", "-c"], files=files, compose={**compose, **in_memory})
+
+    def check(self, model: Model) -> list[Finding]:
+        """Also: a config that can be carried out, and not both ways at once."""
+        findings = super().check(model)
+        if model.config is None:
+            return findings
+        for field in ("context", "args", "served_name"):
+            if getattr(model, field):
+                findings.append((field, "has no effect beside config; write it into config.models."))
+        return findings
+
+    def check_weights(self, model: Model) -> list[Finding]:
+        """Of a config: each model's."""
+        if model.config is None:
+            return super().check_weights(model)
+        if model.weights is not None:
+            return [("weights", "has no effect beside config; the models' weights are in config.models.")]
+        entries = model.config.get("models")
+        if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
+            return [("config.models", 'should be a list of models: [{"model": …, "model_alias": …}].')]
+        findings = [
+            (f"config.{key}", f"gpurack sets this itself; use the field {field}.")
+            for key, field in {"host": "bind", "port": "port", "api_key": "api_key"}.items()
+            if key in model.config
+        ]
+        for index, entry in enumerate(entries):
+            path = f"config.models.{index}.model"
+            if entry.get("model") is None:
+                findings.append((path, 'is missing: the path of a .gguf file, or {"url": …, "sha256": …}.'))
+                continue
+            try:
+                weights = _WEIGHTS.validate_python(entry.get("model"))
+            except ValidationError as error:
+                found = error.errors()[0]
+                findings.append((path, str(found.get("ctx", {}).get("error", found["msg"]))))
+                continue
+            one = model.model_copy(update={"config": None, "weights": weights})
+            findings += [(path, sentence) for _, sentence in super().check_weights(one)]
+        return findings
+
+
+def _models(model: Model) -> list[dict[str, Any]]:
+    found = (model.config or {}).get("models", [])
+    return found if isinstance(found, list) else []
+
+
+def settings(args: dict[str, ArgValue]) -> list[str]:
+    """The inventory's `args` as this server's flags: every boolean has a value, a list follows one flag.
+
+    >>> settings({"n_threads": 8, "flash_attn": True, "tensor_split": [0.5, 0.5]})
+    ['--n_threads', '8', '--flash_attn', 'true', '--tensor_split', '0.5', '0.5']
+    """
+    words: list[str] = []
+    for name, value in args.items():
+        items = value if isinstance(value, list) else [value]
+        words += [f"--{name}", *(str(item).lower() if isinstance(item, bool) else str(item) for item in items)]
+    return words
+
+
+def locked_memory() -> dict[str, Any]:
+    """What a container needs to lock its model into memory (mlock)."""
+    return {"cap_add": ["IPC_LOCK"], "ulimits": {"memlock": -1}}

@@ -1,0 +1,62 @@
+"""llama-gpt's page on a model of llama-cpp-python. Legacy: its last commit is of October 2023; use open-webui.
+
+Sources: getumbrel/llama-gpt, docker-compose.yml and ui/Dockerfile: the page waits for WAIT_HOSTS, asks the model once
+and then serves port 3000; DEFAULT_MODEL must be the name the model answers by; OPENAI_API_HOST is without /v1. The page
+has no log-in. The old API server beside it (llama-cpp-python 0.1.78) reads GGML files only and is not used here.
+"""
+
+from typing import ClassVar
+from urllib.parse import urlsplit
+
+from gpurack.engines.base import NO_CARDS, Accelerator, Container, Engine, Finding, Run, with_secrets
+from gpurack.spec.model import Model
+
+START = "/wait && node ping-api-to-load-model.js && npm start"
+"""The image's own CMD, which a replaced entry point drops."""
+WAIT_SECONDS = "600"
+
+
+class LlamaGpt(Engine):
+    """The web page; the model is an entry of its own."""
+
+    name = "llama-gpt"
+    port = 3000
+    ready_path = "/"
+    ready_names_model = False
+    keyless = True
+    service = True
+    only_version = "latest"
+    no_weights = "; its model is an entry of llama-cpp-python that it connects_to"
+    fields = frozenset({"connects_to"})
+    unused: ClassVar = {**NO_CARDS, "args": "its settings are variables, in env."}
+
+    def image(self, version: str, accelerator: Accelerator) -> str:
+        """There is one, of 2023."""
+        return f"getumbrel/llama-gpt-ui:{version}"
+
+    def container(self, model: Model, run: Run) -> Container:
+        """The page, waiting for its model."""
+        if not run.upstreams:
+            return Container()
+        upstream = run.upstreams[0]
+        url = urlsplit(upstream.url)
+        environment = {
+            "OPENAI_API_HOST": f"{url.scheme}://{url.netloc}",
+            "DEFAULT_MODEL": upstream.served_name,
+            "WAIT_HOSTS": f"{url.hostname}:{url.port or 80}",
+            "WAIT_TIMEOUT": WAIT_SECONDS,
+        }
+        if upstream.key_file is None:
+            return Container(environment={"OPENAI_API_KEY": "none", **environment})
+        entrypoint, command = with_secrets({"OPENAI_API_KEY": upstream.key_file}, ["sh", "-c", START])
+        return Container(command, entrypoint, environment)
+
+    def check(self, model: Model) -> list[Finding]:
+        """Also: one model."""
+        findings = super().check(model)
+        if model.connects_to == "all" or len(model.connects_to) != 1:
+            findings.append(
+                ("connects_to", "llama-gpt (legacy) shows one model: name one of llama-cpp-python. For several use "
+                 "open-webui, its successor.")
+            )  # fmt: skip
+        return findings

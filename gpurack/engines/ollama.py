@@ -1,0 +1,59 @@
+"""ollama: the models it pulls from its own library, on cards or the CPU.
+
+Sources (ollama 0.33): it is healthy before any model exists, so being ready says nothing of the models in `pull`; it
+knows no API keys (loopback or a gateway); `/root/.ollama` holds what was pulled and must be a volume; its default
+context grows with the card's memory up to 256k, so give `context`; a model that does not fit one card is spread over
+several by itself.
+"""
+
+import re
+from typing import ClassVar
+
+from gpurack.engines.base import Accelerator, Container, Engine, Finding, Run
+from gpurack.spec.model import Model
+
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9._-]+)*(:[A-Za-z0-9._-]+)?"
+"""[registry/][user/]model[:tag], as `ollama pull` takes it."""
+
+
+class Ollama(Engine):
+    """`ollama serve`, the image's own command."""
+
+    name = "ollama"
+    port = 11434
+    ready_path = "/api/tags"
+    ready_names_model = False
+    keyless = True
+    no_weights = "; name its models in pull"
+    fields = frozenset({"pull"})
+    unused: ClassVar = {
+        "args": "`ollama serve` has no flags; its settings are variables, in env (OLLAMA_…).",
+        "served_name": "its models answer by the names in pull.",
+    }
+
+    def image(self, version: str, accelerator: Accelerator) -> str:
+        """`version` is upstream's number ("0.33.0"); the image for CUDA runs on the CPU, too."""
+        return f"ollama/ollama:{version}" + ("-rocm" if accelerator.vendor == "amd" else "")
+
+    def container(self, model: Model, run: Run) -> Container:
+        """Settings are variables; what was pulled is kept in a volume of its own."""
+        environment = {"OLLAMA_HOST": f"0.0.0.0:{self.port}"}
+        if model.context:
+            environment["OLLAMA_CONTEXT_LENGTH"] = str(model.context)
+        return Container(environment=environment, volumes={f"ollama-{run.name}": "/root/.ollama"})
+
+    def check(self, model: Model) -> list[Finding]:
+        """Also: names that can be pulled, and variables that are fields here."""
+        findings = super().check(model)
+        findings += [
+            ("pull", f'"{name}" is no model of ollama; write it as in `ollama pull`: "qwen2.5:7b".')
+            for name in model.pull
+            if not re.fullmatch(NAME, name)
+        ]
+        own = {"OLLAMA_CONTEXT_LENGTH": "context", "OLLAMA_HOST": "port and bind", "OLLAMA_MODELS": "nothing"}
+        findings += [
+            (f"env.{name}", f"gpurack sets this itself; use {field}.")
+            for name, field in own.items()
+            if name in model.env
+        ]
+        return findings

@@ -1,0 +1,115 @@
+"""SGLang: chat models on NVIDIA cards, tensor parallel.
+
+Sources (SGLang 0.5.23): it binds 127.0.0.1 unless told otherwise; the image has no server as its entry point; /health
+is 503 while it warms up (while /v1/models answers already); `--api-key` by flag would show in every process list, the
+file of `--config` (its name must end in .yaml) does not; but the server writes all its arguments, the key included,
+into its log (sgl-project/sglang#37457, open in September 2026), so its output goes through a filter;
+--mem-fraction-static is the share of weights and KV cache alone, about 0.88 of a whole card, the rest is for
+activations and CUDA graphs.
+"""
+
+from typing import ClassVar
+
+from gpurack.engines.base import Accelerator, Container, Engine, Finding, Run, flags, normal, parallel
+from gpurack.spec.model import Model
+
+STATIC = 0.88
+"""Of what a model gets of a card, what --mem-fraction-static may say."""
+KEY_CONFIG = "/run/gpurack/key.yaml"
+"""In memory, made at the start."""
+KEEPER = """\
+import json, os, signal, subprocess, sys
+os.umask(0o077)
+key = open(sys.argv[1]).read().strip()
+assert key, "the key is empty"
+with open(sys.argv[2], "w") as config:
+    json.dump({"api-key": key}, config)
+server = subprocess.Popen(sys.argv[3:], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, lambda number, frame: server.send_signal(number))
+for line in server.stdout:
+    sys.stdout.buffer.write(line.replace(key.encode(), b"***"))
+    sys.stdout.buffer.flush()
+code = server.wait()
+sys.exit(code if code >= 0 else 128 - code)
+"""
+"""Gives the server its key by a file, and keeps it out of the log."""
+
+
+class Sglang(Engine):
+    """`python3 -m sglang.launch_server` of the official image."""
+
+    name = "sglang"
+    port = 30000
+    ready_path = "/health"
+    ready_names_model = False
+    weights_folders = True
+    enforces_vram = True
+    own_args: ClassVar = {
+        "model-path": "weights", "model": "weights", "host": "bind", "port": "port",
+        "served-model-name": "served_name", "api-key": "api_key", "context-length": "context",
+    }  # fmt: skip
+
+    def image(self, version: str, accelerator: Accelerator) -> str:
+        """`version` is upstream's number ("0.5.23")."""
+        if accelerator.vendor == "cpu":
+            raise LookupError("SGLang's images need a GPU; give it gpus, or choose llama.cpp for the CPU.")
+        if accelerator.vendor == "amd":
+            raise LookupError("SGLang's images for AMD differ from card to card; name the one for yours in image.")
+        return f"lmsysorg/sglang:v{version}"
+
+    def variants(self, version: str) -> list[str]:
+        """The one for CUDA."""
+        return [self.image(version, Accelerator("nvidia"))]
+
+    def parallelism(self, model: Model, gpus: int) -> tuple[int, int]:
+        """Tensor parallel over all cards, unless args say otherwise (pp-size, tp-size; dp-size takes its part)."""
+        pipeline = parallel(model, "pp-size", "pipeline-parallel-size") or 1
+        tensor = parallel(model, "tp-size", "tensor-parallel-size", "tp")
+        data = self._replicas(model)
+        return tensor or max(gpus // (pipeline * data), 1), pipeline
+
+    def _replicas(self, model: Model) -> int:
+        """Data parallel replicas with cards of their own; with dp attention they share the tensor parallel ones."""
+        shared = any(normal(flag) == "enable-dp-attention" and value for flag, value in model.args.items())
+        return 1 if shared else parallel(model, "dp-size", "data-parallel-size", "dp") or 1
+
+    def container(self, model: Model, run: Run) -> Container:
+        """The server on port 30000, offline: the weights lie on the host."""
+        argv = ["python3", "-m", "sglang.launch_server", "--model-path", str(run.weights)]
+        argv += ["--served-model-name", run.served_name, "--host", "0.0.0.0", "--port", str(self.port)]
+        given = {normal(flag) for flag in model.args}
+        tensor, _ = self.parallelism(model, run.gpus)
+        if tensor > 1 and not given & {"tp-size", "tensor-parallel-size", "tp"}:
+            argv += ["--tp-size", str(tensor)]
+        if model.context:
+            argv += ["--context-length", str(model.context)]
+        if run.memory_fraction is not None and "mem-fraction-static" not in given:
+            argv += ["--mem-fraction-static", f"{run.memory_fraction * STATIC:.3f}"]
+        argv += flags(model.args)
+        environment = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+        volumes = {"sglang-cache": "/root/.cache"}
+        if not run.api_key_file:
+            return Container(argv, environment=environment, volumes=volumes, compose={"ipc": "host"})
+        command = [KEEPER, run.api_key_file, KEY_CONFIG, *argv, "--config", KEY_CONFIG]
+        environment["PYTHONUNBUFFERED"] = "1"
+        compose = {"ipc": "host", "tmpfs": [f"{KEY_CONFIG.rpartition('/')[0]}:mode=0700"]}
+        return Container(command, ["python3", "-c"], environment, volumes, compose=compose)
+
+    def check(self, model: Model) -> list[Finding]:
+        """Also: as many cards as its parallelism needs, and one --config (the key's)."""
+        findings = super().check(model)
+        if isinstance(model.gpus, list) and model.gpus:
+            tensor, pipeline = self.parallelism(model, len(model.gpus))
+            data = self._replicas(model)
+            if tensor * pipeline * data != len(model.gpus):
+                findings.append(
+                    (
+                        "gpus",
+                        f"tensor parallel {tensor} × pipeline parallel {pipeline} × data parallel {data} needs "
+                        f"{tensor * pipeline * data} cards, gpus lists {len(model.gpus)}.",
+                    )
+                )
+        if "config" in model.args and model.api_key:
+            findings.append(("args.config", "the key is given by a --config of gpurack's, and SGLang takes only one."))
+        return findings

@@ -1,0 +1,74 @@
+"""Text Embeddings Inference: embedding and rerank models, one card each, or the CPU.
+
+Sources (TEI 1.9): one image per compute capability ("" is 8.0: A100, A30; a wrong one refuses to start), `cuda-` brings
+several and asks nvidia-smi; none below 7.5; nothing listens until the model is warm, then /health is 200; API_KEY
+guards all but /health and /metrics; it takes the longest text's length from the model.
+"""
+
+from typing import ClassVar
+
+from gpurack.engines.base import Accelerator, Container, Engine, Finding, Run, flags, with_secrets
+from gpurack.spec.model import Model
+
+PREFIXES = {
+    "7.5": "turing-", "8.0": "", "8.6": "86-", "8.9": "89-", "9.0": "hopper-", "10.0": "100-", "12.0": "120-",
+}  # fmt: skip
+"""Compute capability → the beginning of the image's tag."""
+
+
+class Tei(Engine):
+    """`text-embeddings-router` of the image for the card."""
+
+    name = "tei"
+    port = 80
+    ready_path = "/health"
+    ready_names_model = False
+    weights_folders = True
+    min_compute = "7.5"
+    unused: ClassVar = {
+        "context": "it takes the length from the model; args auto-truncate cuts longer texts, max-batch-tokens limits "
+        "memory.",
+    }
+    own_args: ClassVar = {
+        "model-id": "weights", "revision": "weights", "served-model-name": "served_name", "port": "port",
+        "hostname": "bind", "api-key": "api_key", "hf-token": "hf_token", "hf-api-token": "hf_token",
+    }  # fmt: skip
+
+    def image(self, version: str, accelerator: Accelerator) -> str:
+        """`version` is upstream's, two numbers are enough ("1.9")."""
+        name = "ghcr.io/huggingface/text-embeddings-inference"
+        if accelerator.vendor == "cpu":
+            return f"{name}:cpu-{version}"
+        if accelerator.vendor == "amd":
+            raise LookupError("TEI publishes no image for AMD's cards; run it on the CPU (gpus: []).")
+        if accelerator.compute is None:
+            return f"{name}:cuda-{version}"
+        if accelerator.compute not in PREFIXES:
+            raise LookupError(
+                f"TEI publishes no image for compute capability {accelerator.compute} (there are "
+                f"{', '.join(PREFIXES)}); choose another card, the CPU (gpus: []), or name an image."
+            )
+        return f"{name}:{PREFIXES[accelerator.compute]}{version}"
+
+    def variants(self, version: str) -> list[str]:
+        """All of them: the cards decide."""
+        cards = [Accelerator("nvidia", compute) for compute in (*PREFIXES, None)]
+        return sorted(self.image(version, accelerator) for accelerator in (Accelerator("cpu"), *cards))
+
+    def container(self, model: Model, run: Run) -> Container:
+        """The router on port 80, from the local folder."""
+        argv = ["--model-id", str(run.weights), "--served-model-name", run.served_name, "--port", str(self.port)]
+        argv += flags(model.args)
+        if not run.api_key_file:
+            return Container(argv)
+        chooses = run.accelerator.vendor == "nvidia" and run.accelerator.compute is None and model.version is not None
+        program = "./entrypoint.sh" if chooses else "text-embeddings-router"
+        entrypoint, command = with_secrets({"API_KEY": run.api_key_file}, [program, *argv])
+        return Container(command, entrypoint)
+
+    def check(self, model: Model) -> list[Finding]:
+        """Also: one card."""
+        findings = super().check(model)
+        if model.gpus == "all" or len(model.gpus) > 1:
+            findings.append(("gpus", "TEI computes on one card; give it one, and a second entry for a second card."))
+        return findings

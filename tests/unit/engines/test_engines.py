@@ -1,0 +1,238 @@
+"""Every engine's cases: an entry of the inventory in, exactly this Compose service out, or exactly these sentences.
+
+A case (`<engine>/<case>.json`) has `name` and `model` (the entry), and where needed `cards` (compute capability of each
+card of the host; "" where nobody knows), `host` (other fields of the host), `docker` (its version), `upstreams` (of a
+service). It expects `service`, `files` and `ready` [path, name in the answer], or `refused` [sentences].
+`docker_run` is the command people typed (the seeds of this project): the service is compared with it, too; `differs`
+says what is left out of that comparison on purpose, and why.
+"""
+
+import json
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gpurack.engines import ENGINES
+from gpurack.engines.base import Upstream, with_secrets
+from gpurack.engines.llama_cpp_python import CONFIG, KEYED_CONFIG
+from gpurack.engines.sglang import KEEPER
+from gpurack.plan import compose
+from gpurack.spec.fleet import check_fleet
+from gpurack.spec.model import Host
+from gpurack.spec.problems import InventoryError
+from gpurack.state.model import Gpu, HostState
+
+CASES = sorted(Path(__file__).parent.glob("*/*.json"))
+SECRET = "sk-case-secret"
+
+
+def read(path: Path) -> dict[str, Any]:
+    case: dict[str, Any] = json.loads(path.read_text())
+    return case
+
+
+def host_of(case: dict[str, Any]) -> Host:
+    """The host of a case, checked as every inventory is. Raises InventoryError."""
+    kind = "services" if ENGINES[case["model"]["engine"]].service else "models"
+    others = case["model"].get("connects_to", []) if kind == "services" else []
+    stand_in = {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf"}
+    models = {name: {**stand_in, "port": 20000 + index} for index, name in enumerate(others) if others != "all"}
+    entries = {"models": models, **({} if kind == "models" else {"services": {}})}
+    entries[kind] = {**entries[kind], case["name"]: case["model"]}
+    return check_fleet({"gpu1": [{**case.get("host", {}), **entries}]})["gpu1"]
+
+
+def state_of(case: dict[str, Any]) -> HostState:
+    """A host with the case's cards (A30-sized), and nothing on it."""
+    cards = [
+        Gpu(index, f"GPU-{index}", "A30", 24576, 0, "580.159.04", compute, f"0000:0{index}:00.0")
+        for index, compute in enumerate(case.get("cards", []))
+    ]
+    version = {"ServerVersion": case.get("docker", "28.5.2")}
+    return HostState(address="192.0.2.10", gpus=tuple(cards), docker=version)
+
+
+def uuids_of(host: Host, name: str, state: HostState) -> tuple[str, ...]:
+    wanted = host.entries[name].gpus
+    indices = range(len(state.gpus)) if wanted == "all" else wanted
+    return tuple(f"GPU-{index}" for index in indices)
+
+
+def outcome(case: dict[str, Any]) -> dict[str, Any]:
+    """What gpurack makes of a case."""
+    try:
+        host = host_of(case)
+    except InventoryError as error:
+        return {"refused": [str(problem) for problem in error.problems]}
+    name, state = case["name"], state_of(case)
+    model = host.entries[name]
+    engine = ENGINES[model.engine]
+    uuids = uuids_of(host, name, state)
+    upstreams = tuple(Upstream(**upstream) for upstream in case.get("upstreams", []))
+    service = compose.service(name, host, state, uuids, upstreams)
+    files = compose.of_engine(name, host, state, uuids, upstreams).files
+    ready = [engine.ready_at(model), engine.answers_as(model, model.served_name or name)]
+    return {"service": service, **({"files": dict(files)} if files else {}), "ready": ready}
+
+
+@pytest.fixture(autouse=True)
+def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAB_KEY", SECRET)
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_case(path: Path) -> None:
+    case = read(path)
+    assert case["model"]["engine"] == path.parent.name
+    result = outcome(case)
+    assert result == {key: case[key] for key in ("refused", "service", "files", "ready") if key in case}
+    assert SECRET not in json.dumps(result)
+
+
+def test_every_engine_has_cases() -> None:
+    assert {path.parent.name for path in CASES} == set(ENGINES)
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in CASES if "docker_run" in read(path)], ids=lambda path: f"{path.parent.name}/{path.stem}"
+)
+def test_service_means_what_the_command_did(path: Path) -> None:
+    case = read(path)
+    service, differs = outcome(case)["service"], case.get("differs", {})
+    typed = parse_docker_run(case["docker_run"])
+    if "image" not in differs:
+        assert repository(service["image"]) == repository(typed["image"])
+    if "port" not in differs:
+        assert [port["published"] for port in service["ports"]] == typed["ports"]
+    assert service["container_name"] == typed["name"] or "name" in differs
+    devices = service.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices", [])
+    cards = [card.removeprefix("nvidia.com/gpu=GPU-") for device in devices for card in device["device_ids"]]
+    every = [str(index) for index in range(len(case.get("cards", [])))]
+    assert cards == (every if typed["gpus"] == ["all"] else typed["gpus"])
+    if typed["ipc"]:
+        assert service.get("ipc") == typed["ipc"]
+    words = [*(service.get("entrypoint") or []), *(service.get("command") or [])]
+    for flag, value in typed["flags"].items():
+        if flag not in differs:
+            assert value_of(flag, words) == value, f"{flag} {value}"
+    for variable, value in typed["env"].items():
+        if variable not in differs:
+            assert service.get("environment", {}).get(variable) == value
+    mounted = [mount["source"] for mount in service.get("volumes", []) if mount["type"] == "bind"]
+    for source in typed["mounts"]:
+        if "mounts" not in differs:
+            assert any(path == source or path.startswith(f"{source.rstrip('/')}/") for path in mounted)
+    assert set(differs) <= {"image", "port", "name", "mounts", *typed["flags"], *typed["env"]}, "differs is out of date"
+
+
+SPELLINGS = {"-m": "--model", "--tensor_parallel_size": "--tensor-parallel-size", "--model-id": "--model-id"}
+
+
+def parse_docker_run(command: str) -> dict[str, Any]:
+    """The words of a `docker run` (continued lines joined) that say what the container is."""
+    words = shlex.split(re.sub(r"\\\s*\n", " ", command).replace("\n", " "))
+    words = words[words.index("run") + 1 :]
+    found: dict[str, Any] = {"ports": [], "gpus": [], "env": {}, "mounts": [], "name": "", "ipc": "", "flags": {}}
+    while words[0].startswith("-"):
+        word, _, value = words.pop(0).partition("=")
+        if word in ("-d", "-i", "-it"):
+            continue
+        value = value or words.pop(0)
+        if word == "-p":
+            found["ports"].append(value.partition(":")[0])
+        elif word == "--gpus":
+            found["gpus"] = value.strip('"').removeprefix("device=").split(",")
+        elif word in ("-e", "--env"):
+            variable, _, text = value.partition("=")
+            found["env"][variable] = text
+        elif word == "-v":
+            found["mounts"] += [value.rpartition(":")[0]] if value.startswith(("/", "c:/")) else []
+        elif word in ("--name", "--ipc"):
+            found[word.lstrip("-")] = value
+        else:
+            assert word in ("--runtime", "--pull"), word
+    found["image"] = words.pop(0)
+    while words:
+        flag = words.pop(0)
+        value = words.pop(0) if words and not words[0].startswith("-") else ""
+        found["flags"][SPELLINGS.get(flag, flag)] = value.rpartition("/")[2]
+    return found
+
+
+def repository(image: str) -> str:
+    """A reference without tag and default registry, under the name it has today."""
+    name = image.rsplit("/", 1)[0] + "/" + image.rsplit("/", 1)[1].partition(":")[0]
+    return name.removeprefix("docker.io/").replace("ghcr.io/ggerganov/", "ghcr.io/ggml-org/")
+
+
+def value_of(flag: str, words: list[str]) -> str | None:
+    """What follows a flag in a command, without its folder; one tensor parallel is the default and never written."""
+    if flag not in words:
+        return "1" if flag == "--tensor-parallel-size" else None
+    return words[words.index(flag) + 1].rpartition("/")[2]
+
+
+def test_no_case_of_a_service_is_refused_by_accident() -> None:
+    assert [path.stem for path in CASES if "refused" in read(path) and not path.stem.startswith("refused")] == []
+
+
+def run_on_this_machine(entrypoint: list[str], command: list[str]) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable if word == "python3" else word for word in [*entrypoint, *command]]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=30)
+
+
+def test_a_secret_is_exported_and_a_missing_or_empty_one_ends_the_container(tmp_path: Path) -> None:
+    one, two, empty = tmp_path / "one", tmp_path / "two", tmp_path / "empty"
+    one.write_text("sk-1\n")
+    two.write_text("sk $(id) \"2'\n")
+    empty.write_text("\n")
+    show = [sys.executable, "-c", "import os; print(os.environ['KEYS'])"]
+    done = run_on_this_machine(*with_secrets({"KEYS": [str(one), None, str(two)]}, show))
+    assert (done.returncode, done.stdout) == (0, "sk-1;;sk $(id) \"2'\n")
+    for path in (empty, tmp_path / "missing"):
+        failed = run_on_this_machine(*with_secrets({"KEYS": str(path)}, show))
+        assert failed.returncode != 0
+        assert failed.stdout == ""
+
+
+def test_sglang_gets_its_key_by_file_and_its_log_does_not_show_it(tmp_path: Path) -> None:
+    key, config = tmp_path / "key", tmp_path / "key.yaml"
+    key.write_text(SECRET + "\n")
+    server = "import sys; text = open(sys.argv[1]).read(); print('server_args=', text); sys.exit(7)"
+    done = run_on_this_machine(["python3", "-c"], [KEEPER, str(key), str(config), "python3", "-c", server, str(config)])
+    assert (done.returncode, done.stdout) == (7, 'server_args= {"api-key": "***"}\n')
+    assert yaml.safe_load(config.read_text()) == {"api-key": SECRET}
+    assert config.stat().st_mode & 0o777 == 0o600
+
+
+def test_sglang_ends_with_its_container(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text(SECRET)
+    server = "import time; print('up', flush=True); time.sleep(60)"
+    argv = [sys.executable, "-c", KEEPER, str(key), str(tmp_path / "k.yaml"), sys.executable, "-c", server]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as keeper:
+        assert keeper.stdout is not None
+        assert keeper.stdout.readline() == b"up\n"
+        keeper.terminate()
+        assert keeper.wait(timeout=10) == 128 + signal.SIGTERM
+
+
+def test_a_keyed_config_of_llama_cpp_python_is_made_at_the_start(tmp_path: Path) -> None:
+    key, config, keyed = tmp_path / "key", tmp_path / "config", tmp_path / "keyed"
+    key.write_text(SECRET + "\n")
+    config.write_text('{"models": [], "port": 8000}')
+    case = read(Path(__file__).parent / "llama-cpp-python" / "config-of-two-with-a-key.json")
+    script, add_key, *server = case["service"]["command"]
+    assert server[-1] == KEYED_CONFIG
+    script = script.replace(CONFIG, str(config)).replace("/run/secrets/api_key", str(key))
+    script = script.replace(KEYED_CONFIG, str(keyed)).replace("python3", sys.executable)
+    done = run_on_this_machine(["sh", "-c"], [script, add_key, "cat", str(keyed)])
+    assert json.loads(done.stdout) == {"models": [], "port": 8000, "api_key": SECRET}
+    assert keyed.stat().st_mode & 0o777 == 0o600

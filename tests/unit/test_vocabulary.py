@@ -1,0 +1,61 @@
+"""The full example of the vocabulary (vocabulary.md, as it was agreed upon): it is accepted, in Python and in YAML, and
+both mean the same. Only the placeholders for hashes are filled in."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from gpurack.plan.offline import compose_text
+from gpurack.spec.fleet import Fleet, read_fleet
+from gpurack.spec.load import read_inventory
+
+EXAMPLE = (Path(__file__).parent / "vocabulary.md").read_text().replace("<64 hex digits>", "ab" * 32)
+IN_PYTHON, IN_YAML = re.findall(r"```(?:python|yaml)\n(.*?)```", EXAMPLE, re.DOTALL)
+
+
+@pytest.fixture
+def python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fleet:
+    monkeypatch.setenv("LAB_KEY", "sk-lab")
+    monkeypatch.setenv("GATEWAY_KEY", "sk-gateway")
+    common, lab = IN_PYTHON.split("# inventories/lab.py\n")
+    (tmp_path / "group_data").mkdir()
+    (tmp_path / "group_data" / "all.py").write_text(common)
+    (tmp_path / "lab.py").write_text(lab)
+    return read_fleet(read_inventory(tmp_path / "lab.py"))
+
+
+@pytest.fixture
+def yaml(tmp_path: Path, python: Fleet) -> Fleet:
+    (tmp_path / "lab.yaml").write_text(IN_YAML)
+    return read_fleet(read_inventory(tmp_path / "lab.yaml"))
+
+
+def test_python_and_yaml_mean_the_same(python: Fleet, yaml: Fleet) -> None:
+    assert python == yaml
+
+
+def test_everything_of_it_arrives(python: Fleet) -> None:
+    assert {name: (len(host.models), len(host.services)) for name, host in python.items()} == {
+        "gpu1.lab": (6, 2),
+        "gpu2.lab": (1, 0),
+        "stud1.lab": (4, 1),
+    }
+    gpu1, stud1 = python["gpu1.lab"], python["stud1.lab"]
+    assert (gpu1.models["bge-m3"].context, gpu1.models["qwen2.5-7b-instruct"].context) == (8192, 32768)
+    assert [model.api_key.source() for model in gpu1.models.values() if model.api_key] == [
+        "environment variable LAB_KEY"
+    ] * 6
+    assert gpu1.services["chat"].api_key is None  # people log in there; the key of `defaults` is for models
+    assert (stud1.models["ollama"].api_key, stud1.models["ollama"].user) == (None, "students")
+    assert stud1.services["llama-gpt"].version == "latest"
+    assert stud1.docker.rootless["students"].daemon == {"data-root": "/data/students/docker"}
+
+
+@pytest.mark.parametrize("host", ["gpu1.lab", "gpu2.lab", "stud1.lab"])
+def test_its_compose_project_can_be_shown(yaml: Fleet, host: str) -> None:
+    text = compose_text(yaml[host])
+    assert all(
+        f'container_name: "{name}"' in text.replace('"container_name"', "container_name") for name in yaml[host].models
+    )
+    assert "sk-lab" not in text
