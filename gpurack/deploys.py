@@ -47,7 +47,7 @@ def docker() -> None:
     wanted = begin()
     become = privilege(wanted)
     engine.docker(name="Docker", wanted=wanted, **become)
-    engine.daemon_json(name="daemon.json", wanted=wanted, **become)
+    engine.daemon_json(name="daemon.json", wanted=wanted, toolkit=False, **become)
 
 
 @deploy("NVIDIA")

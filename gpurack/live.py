@@ -62,7 +62,7 @@ def findings(wanted: spec.Host, seen: HostState) -> Iterator[tuple[str, bool]]:
     for plan in (
         plan_docker(wanted, seen, unattended=False),
         plan_toolkit(wanted, seen),
-        plan_daemon_json(wanted, seen, unattended=False),
+        plan_daemon_json(wanted, seen, unattended=False, toolkit=True),
     ):
         yield from ((step.reason, False) for step in plan.steps)
         yield from ((error, True) for error in plan.errors)

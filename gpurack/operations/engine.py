@@ -12,9 +12,8 @@ from gpurack import paths
 from gpurack.operations.commands import Refusal, Streamed
 from gpurack.operations.host import announce, carry_out_plan, unattended
 from gpurack.plan.daemon_json import Apply, plan_daemon_json
-from gpurack.plan.docker import plan_docker
+from gpurack.plan.docker import MISSING, is_installed, plan_docker
 from gpurack.plan.nvidia_toolkit import plan_toolkit
-from gpurack.plan.steps import Plan
 from gpurack.resources import read_text
 from gpurack.spec.model import Host
 from gpurack.state.snapshot import look
@@ -35,7 +34,7 @@ def docker(wanted: Host) -> Generator[PyinfraCommand, None, None]:
     """
     state = look(host, wanted)
     if state.trouble:
-        yield from carry_out_plan("Docker", Plan(errors=(state.trouble,)))
+        yield Refusal([state.trouble])
         return
     yield from carry_out_plan("Docker", plan_docker(wanted, state, unattended(host)))
 
@@ -53,14 +52,18 @@ def nvidia_toolkit(wanted: Host, models_follow: bool = False) -> Generator[Pyinf
 
 
 @operation()
-def daemon_json(wanted: Host) -> Generator[PyinfraCommand, None, None]:
+def daemon_json(wanted: Host, toolkit: bool = True) -> Generator[PyinfraCommand, None, None]:
     """
     The inventory's keys in daemon.json, every other key kept, and dockerd reloaded or restarted to take them up.
 
     + wanted: the host's spec
+    + toolkit: does the same run bring the NVIDIA Container Toolkit to hosts with cards?
     """
     state = look(host, wanted)
-    plan = plan_daemon_json(wanted, state, unattended(host))
+    if state.trouble or (host.state.is_executing and not is_installed(state)):
+        yield Refusal([state.trouble or MISSING])
+        return
+    plan = plan_daemon_json(wanted, state, unattended(host), toolkit)
     if plan.nothing:
         host.noop("daemon.json: nothing to do")
         return

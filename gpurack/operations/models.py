@@ -15,6 +15,7 @@ from typing_extensions import override
 from gpurack import paths
 from gpurack.operations.commands import Refusal, Streamed, carry_out, slow
 from gpurack.operations.host import announce
+from gpurack.plan.docker import unanswered
 from gpurack.plan.models import ModelsPlan, plan_models
 from gpurack.report import REPORT
 from gpurack.spec.fleet import api_keys
@@ -46,6 +47,9 @@ def models(wanted: Host) -> Generator[PyinfraCommand, None, None]:
         yield slow(f"flock {paths.LOCK} true")
         forget(host)
         state = look(host, wanted)
+    if host.state.is_executing and (problem := unanswered(state)):
+        yield Refusal([problem])
+        return
     keys = {name: secret.read() for name, secret in api_keys(wanted).items()}
     plan = plan_models(wanted, state, keys, salt=secrets.token_hex(16))
     if plan.nothing:

@@ -6,9 +6,9 @@ from pyinfra import host
 from pyinfra.api import operation
 from pyinfra.api.command import PyinfraCommand
 
+from gpurack.operations.commands import Refusal
 from gpurack.operations.host import carry_out_plan
 from gpurack.plan.remove import plan_remove
-from gpurack.plan.steps import Plan
 from gpurack.spec.model import Host
 from gpurack.state.snapshot import look
 
@@ -23,6 +23,6 @@ def remove(wanted: Host, what: str = "models") -> Generator[PyinfraCommand, None
     """
     state = look(host, wanted)
     if state.trouble:
-        yield from carry_out_plan("Remove", Plan(errors=(state.trouble,)))
+        yield Refusal([state.trouble])
         return
     yield from carry_out_plan("Remove", plan_remove(state, what))

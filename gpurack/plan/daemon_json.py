@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpurack import paths
+from gpurack.plan import apt
+from gpurack.plan.platforms import TOOLKIT_PACKAGES
 from gpurack.plan.restart import may_stop_foreign
 from gpurack.plan.steps import Plan, Step
 from gpurack.spec.merge import merge, patch
@@ -57,12 +59,16 @@ class Apply(Step):
     probe_gpu: bool
 
 
-def plan_daemon_json(spec: Host, state: HostState, unattended: bool) -> Plan:
-    """What makes daemon.json and the running dockerd agree with the inventory."""
+def plan_daemon_json(spec: Host, state: HostState, unattended: bool, toolkit: bool = True) -> Plan:
+    """What makes daemon.json and the running dockerd agree with the inventory.
+
+    unattended: nobody can be asked (`-y`). toolkit: is the NVIDIA Container Toolkit there, or brought by the same run?
+    """
+    toolkit = state.has_gpu and (toolkit or bool(apt.installed(TOOLKIT_PACKAGES, state)))
     current, error = read(state)
     if error:
         return Plan(errors=(error,))
-    changes = wanted(spec, state, current)
+    changes = wanted(spec, state, current, toolkit)
     target = patch(current, changes)
     flag = flag_twice(target, state)
     if flag:
@@ -86,7 +92,7 @@ def plan_daemon_json(spec: Host, state: HostState, unattended: bool) -> Plan:
         action=action,
         live_restore=live_restore,
         expect=expected,
-        probe_gpu=state.has_gpu,
+        probe_gpu=toolkit,
     )
     return Plan((step,))
 
@@ -113,7 +119,7 @@ def read(state: HostState) -> tuple[dict[str, Any], str | None]:
     return content, None
 
 
-def wanted(spec: Host, state: HostState, current: Mapping[str, Any]) -> dict[str, Any]:
+def wanted(spec: Host, state: HostState, current: Mapping[str, Any], toolkit: bool) -> dict[str, Any]:
     """The keys to set or (None) remove: our defaults where nobody said anything, then the inventory's."""
     ours: dict[str, Any] = {}
     if "live-restore" not in current and not flag_of("live-restore", state):
@@ -121,7 +127,7 @@ def wanted(spec: Host, state: HostState, current: Mapping[str, Any]) -> dict[str
     said = {*current, *spec.docker.daemon}
     if not {"log-driver", "log-opts"} & said and not (flag_of("log-driver", state) or flag_of("log-opts", state)):
         ours["log-driver"] = "local"  # rotates by itself; json-file, the default, grows without end
-    if state.has_gpu:
+    if toolkit:
         if "nvidia" not in (current.get("runtimes") or {}):
             ours["runtimes"] = {"nvidia": RUNTIME}
         if cdi_is_opt_in(state):

@@ -7,7 +7,7 @@ from gpurack.plan.platforms import CE_PACKAGES, Platform, platform_of, unsupport
 from gpurack.plan.restart import may_stop_foreign
 from gpurack.plan.steps import Plan, Shell, Step
 from gpurack.spec.model import Host
-from gpurack.state.model import HostState
+from gpurack.state.model import HostState, Unit
 
 CE_URL = "https://download.docker.com"
 
@@ -51,6 +51,23 @@ def keep(state: HostState) -> Plan:
             errors=("docker.source is keep, but Docker has no Compose v2 (`docker compose version`); install it.",)
         )
     return Plan(tuple(prerequisites(state)))
+
+
+MISSING = "Docker is not there; run deploys/gpu_host.py, or deploys/docker.py first."
+
+
+def is_installed(state: HostState) -> bool:
+    """Is any Docker there, running or not?"""
+    return bool(state.docker or state.units.get("docker.service", Unit()).loaded != "not-found")
+
+
+def unanswered(state: HostState) -> str | None:
+    """Why nothing that needs a Docker daemon can be done; None when it answers."""
+    if state.docker:
+        return None
+    if is_installed(state):
+        return "Docker does not answer. Look: systemctl status docker; journalctl -u docker -n 30."
+    return MISSING
 
 
 def is_ce(spec: Host) -> bool:

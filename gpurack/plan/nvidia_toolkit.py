@@ -96,8 +96,8 @@ def cdi(state: HostState, fresh: bool) -> list[Step]:
     missing = [gpu.uuid for gpu in state.gpus if f"{CDI_VENDOR}={gpu.uuid}" not in state.cdi]
     if not missing or (state.driver.exit_code and not fresh):
         return []
-    # The unit exists from 1.18.0 on. It stays "active" after its run, so that only a restart makes a new spec; after a
-    # boot without a driver it and its path unit have failed; its own conditions may skip it. So the result is looked at.
+    # The unit exists from 1.18.0 on. It stays "active" after its run, so that only a restart makes a new spec; after
+    # a boot without a driver it and its path unit have failed; its own conditions may skip it: the result is looked at.
     units = "nvidia-cdi-refresh.service nvidia-cdi-refresh.path"
     command = (
         f"mkdir -p /etc/cdi && {{ systemctl reset-failed {units} 2>/dev/null; "

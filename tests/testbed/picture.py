@@ -40,9 +40,7 @@ def run(inventory: Path) -> str:
         written += block
     process.wait()
     os.close(ours)
-    text = written.decode().replace("\r\n", "\n")
-    # pyinfra indents inside its colour codes, where rich takes the spaces for a part of the name
-    return re.sub(r"\[((?:\x1b\[[0-9;]*m)*) {4}", r"    [\1", text)
+    return written.decode().replace("\r\n", "\n")
 
 
 def main() -> None:
