@@ -113,19 +113,22 @@ def _gpus(name: str, action: str, values: list[str]) -> int:
     host = Testbed.load().host(name)
     gpus = host.gpus
     numbers = [int(value) for value in values if value.isdigit()]
-    match action:
-        case "swap":
-            gpus.swap(*numbers)
-        case "lose":
-            gpus.lose(*numbers)
-        case "mismatch":
-            gpus.mismatch(*values)
-        case "foreign":
-            gpus.foreign(*numbers)
-        case "late":
-            gpus.late(*numbers)
-        case "reset":
-            gpus.reset()
+    try:
+        match action:
+            case "swap":
+                gpus.swap(numbers[0], numbers[1])
+            case "lose":
+                gpus.lose(numbers[0])
+            case "mismatch":
+                gpus.mismatch(*values)
+            case "foreign":
+                gpus.foreign(numbers[0], numbers[1])
+            case "late":
+                gpus.late(numbers[0])
+            case "reset":
+                gpus.reset()
+    except IndexError:
+        raise TestbedError(f"gpus {name} {action} needs more numbers: see --help.") from None
     done = host.root("nvidia-smi", check=False)
     print(done.stdout or done.stderr)
     return done.returncode

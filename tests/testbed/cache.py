@@ -65,7 +65,10 @@ def entry(kind: str, parts: Iterable[object], make: Callable[[Path], None], what
 
 
 def _forget(home: Path, kind: str) -> None:
-    """Throw away entries of a kind that no `up` used for a month: each changed recipe leaves one."""
+    """Throw away entries of a kind that no `up` used for a day: each changed recipe leaves one.
+
+    Not at once: another checkout may be at the older recipe, and its services read from the entry.
+    """
     for old in home.glob(f"{kind}-{'[0-9a-f]' * 12}"):
-        if old.stat().st_mtime < time.time() - 30 * 86400:
+        if old.stat().st_mtime < time.time() - 86400:
             shutil.rmtree(old, ignore_errors=True)

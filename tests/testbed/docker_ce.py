@@ -24,8 +24,8 @@ class Release:
     containerd: str
     buildx: str
     compose: str
-    distro: str
-    """How Docker spells the suite at the end of a version."""
+    suffix: str
+    """The end of a version: "-1~debian.13~trixie"."""
     debs: Path
     """Folder with Debian's packages of these programs."""
     runc: Path
@@ -34,7 +34,7 @@ class Release:
 
 def script(release: Release, outdir: Path) -> str:
     """Return a shell script that writes the five packages of a release to a folder."""
-    suffix = f"-1~{release.distro}"
+    suffix = release.suffix
     engine = f"5:{release.number}{suffix}"
     lines = [
         'work=$(mktemp -d); trap \'rm -rf "$work"\' EXIT; cd "$work"; mkdir src',
@@ -88,3 +88,16 @@ def script(release: Release, outdir: Path) -> str:
         lines.append(f"dpkg-deb --root-owner-group -Zzstd -z1 --build {name} {outdir} >&2")
     lines.append(f"test $(ls {outdir}/*.deb | wc -l) -ge {len(packages)}")
     return "\n".join(lines)
+
+
+def respell_script(deb: Path, outdir: Path, old: str, new: str) -> str:
+    """Return a shell script that writes a package again with another end of its version, its content untouched.
+
+    Compressing the programs is what repacking takes its time for, and they are the same for a suite's twin.
+    """
+    target = outdir / deb.name.replace(old, new)
+    return (
+        f'(work=$(mktemp -d); trap \'rm -rf "$work"\' EXIT; cd "$work"; ar x {deb}\n'
+        f"mkdir c; dpkg-deb -e {deb} c; sed -i '/^Version:/s/{old}$/{new}/' c/control; rm control.tar.*\n"
+        f"tar -C c --owner=0 --group=0 -czf control.tar.gz .; ar rc {target} debian-binary control.tar.gz data.tar.*)"
+    )

@@ -12,9 +12,8 @@ import tarfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from tests.testbed import suites
+from tests.testbed import gpu, suites
 from tests.testbed.engine import Engine
 from tests.testbed.paths import STATE
 from tests.testbed.shell import TestbedError, await_, run, text
@@ -28,12 +27,51 @@ SSH_CONFIG = STATE / "ssh_config"
 KNOWN_HOSTS = STATE / "known_hosts"
 HOST_KEYS = STATE / "host-keys"
 
-KINDS: dict[str, tuple[str, suites.Suite, bool]] = {
-    # kind: (name of the image, Debian suite, has simulated GPUs)
-    "gpu": ("host", suites.TRIXIE, True),
-    "cpu": ("host", suites.TRIXIE, False),
-    "gpu-bookworm": ("host-bookworm", suites.BOOKWORM, True),
-    "cpu-bookworm": ("host-bookworm", suites.BOOKWORM, False),
+
+@dataclass(frozen=True)
+class Kind:
+    """What sort of server a host is."""
+
+    image: str
+    """Name of the base image, which is that of its Debian suite."""
+    suite: suites.Suite
+    gpus: bool
+    """Whether it has the simulated cards."""
+    release: str = ""
+    """What /etc/os-release says instead of Debian's own."""
+
+
+# No Ubuntu image is to be had from Debian's mirror. A host of these kinds calls itself Ubuntu and is a Debian that is
+# near in age, so that the code for Ubuntu runs against a real apt; the packages it gets are Debian's.
+_NOBLE = """\
+PRETTY_NAME="Ubuntu 24.04.3 LTS"
+NAME="Ubuntu"
+VERSION_ID="24.04"
+VERSION="24.04.3 LTS (Noble Numbat)"
+VERSION_CODENAME=noble
+ID=ubuntu
+ID_LIKE=debian
+UBUNTU_CODENAME=noble
+"""
+_JAMMY = """\
+PRETTY_NAME="Ubuntu 22.04.5 LTS"
+NAME="Ubuntu"
+VERSION_ID="22.04"
+VERSION="22.04.5 LTS (Jammy Jellyfish)"
+VERSION_CODENAME=jammy
+ID=ubuntu
+ID_LIKE=debian
+UBUNTU_CODENAME=jammy
+"""
+KINDS = {
+    "gpu": Kind("host", suites.TRIXIE, True),
+    "cpu": Kind("host", suites.TRIXIE, False),
+    "gpu-bookworm": Kind("host-bookworm", suites.BOOKWORM, True),
+    "cpu-bookworm": Kind("host-bookworm", suites.BOOKWORM, False),
+    "gpu-noble": Kind("host", suites.TRIXIE, True, _NOBLE),
+    "cpu-noble": Kind("host", suites.TRIXIE, False, _NOBLE),
+    "gpu-jammy": Kind("host-bookworm", suites.BOOKWORM, True, _JAMMY),
+    "cpu-jammy": Kind("host-bookworm", suites.BOOKWORM, False, _JAMMY),
 }
 
 
@@ -50,7 +88,7 @@ def volume(name: str) -> str:
 def kind_of(name: str) -> str:
     """Guess a host's kind from its name: gpu2 is of kind gpu, bookworm1 of kind gpu-bookworm."""
     stem = name.rstrip("0123456789").rstrip("-_")
-    stem = {"bookworm": "gpu-bookworm"}.get(stem, stem)
+    stem = f"gpu-{stem}" if f"gpu-{stem}" in KINDS else stem
     if stem not in KINDS:
         raise TestbedError(f"No kind follows from the name {name!r}: give one with --kind {'|'.join(KINDS)}.")
     return stem
@@ -69,7 +107,7 @@ class Host:
     @property
     def has_gpus(self) -> bool:
         """Whether it has the four simulated cards."""
-        return KINDS[self.kind][2]
+        return KINDS[self.kind].gpus
 
     @property
     def address(self) -> str:
@@ -170,13 +208,11 @@ class Host:
         await_(lets_in, seconds=60, what=f"The boot of {self.name}")
 
     @property
-    def gpus(self) -> Any:
+    def gpus(self) -> gpu.SimulatedGpus:
         """The control of the simulated cards (tests/testbed/gpu)."""
         if not self.has_gpus:
             raise TestbedError(f"{self.name} has no GPUs (it is of kind {self.kind}).")
-        from tests.testbed.gpu import SimulatedGpus
-
-        return SimulatedGpus(lambda command: self.root(command).stdout)
+        return gpu.SimulatedGpus(lambda command: self.root(command).stdout)
 
 
 def create(
@@ -244,20 +280,17 @@ def _identity(host: Host, files: dict[str, bytes]) -> bytes:
         add(f"/home/{USER}/.ssh/authorized_keys", KEY.with_suffix(".pub").read_bytes(), 0o600, 1000)
         for path, content in files.items():
             add(path, content)
+        if release := KINDS[host.kind].release:
+            add("/usr/lib/os-release", release.encode())
         if host.has_gpus:
-            try:
-                from tests.testbed import gpu
-            except ModuleNotFoundError:
-                pass
-            else:
-                for path, (source, mode) in gpu.files().items():
-                    add(path, source.read_bytes(), mode)
-                units = {Path(path).name: path for path in gpu.files()}
-                for unit in gpu.UNITS:  # what `systemctl enable` does
-                    text_of = gpu.files()[units[unit]][0].read_text()
-                    for target in re.findall(r"^WantedBy=(\S+)$", text_of, re.MULTILINE):
-                        link = f"/etc/systemd/system/{target}.wants/{unit}"
-                        add(link, units[unit].encode(), 0o777, 0, tarfile.SYMTYPE)
+            for path, (source, mode) in gpu.files().items():
+                add(path, source.read_bytes(), mode)
+            units = {Path(path).name: path for path in gpu.files()}
+            for unit in gpu.UNITS:  # what `systemctl enable` does
+                text_of = gpu.files()[units[unit]][0].read_text()
+                for target in re.findall(r"^WantedBy=(\S+)$", text_of, re.MULTILINE):
+                    link = f"/etc/systemd/system/{target}.wants/{unit}"
+                    add(link, units[unit].encode(), 0o777, 0, tarfile.SYMTYPE)
     return buffer.getvalue()
 
 

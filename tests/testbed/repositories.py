@@ -1,7 +1,7 @@
 """The testbed's apt repositories, signed with its own key and complete without an outside network.
 
 debian/     what hosts may install from their distribution, with all dependencies (suites trixie, bookworm)
-docker-ce/  Docker's own repository (linux/debian, suites trixie, bookworm, component stable)
+docker-ce/  Docker's own repositories (linux/debian: trixie, bookworm; linux/ubuntu: noble, jammy; component stable)
 nvidia/     the NVIDIA Container Toolkit's flat repository, with the stand-in packages (stable/deb/amd64)
 """
 
@@ -18,6 +18,13 @@ from tests.testbed.signing import SigningKey
 
 KEYRING = "/etc/apt/keyrings/testbed.asc"
 
+DISTROS = {
+    "trixie": "debian.13~trixie",
+    "bookworm": "debian.12~bookworm",
+    "noble": "ubuntu.24.04~noble",
+    "jammy": "ubuntu.22.04~jammy",
+}
+"""How Docker spells a suite at the end of a version."""
 _RECIPE = cache.recipe(__file__)
 
 
@@ -46,22 +53,28 @@ def docker(engine: Engine, key: SigningKey, trixie: Path, bookworm: Path, sid: P
     old = ("26.1.5", "1.7.24", "0.13.1", "2.26.1", trixie / "plain")
     new = ("28.5.2", "2.1.9", "0.29.1", "2.40.3", sid / "plain")
 
-    def repack(folder: Path, suite: str, distro: str, runc: Path) -> None:
-        pool = folder / "pool" / suite
+    def repack(folder: Path, suite: str, ubuntu: str, runc: Path) -> None:
+        """Make a Debian suite's packages, and those of the Ubuntu release that is near to it in age."""
+        pool, twin = folder / "debian" / "pool" / suite, folder / "ubuntu" / "pool" / ubuntu
         pool.mkdir(parents=True)
+        twin.mkdir(parents=True)
+        ours, theirs = f"-1~{DISTROS[suite]}", f"-1~{DISTROS[ubuntu]}"
         for number, containerd, buildx, compose, debs in (old, new):
-            release = docker_ce.Release(number, containerd, buildx, compose, distro, debs, runc / "plain")
+            release = docker_ce.Release(number, containerd, buildx, compose, ours, debs, runc / "plain")
             workshop.work(engine, docker_ce.script(release, pool), what=f"Repacking Docker {number} for {suite}")
-        script = _index(folder, suite, "stable", "Docker", key)
-        workshop.work(engine, script, what=f"Indexing Docker's repository for {suite}")
+        script = "\n".join(docker_ce.respell_script(deb, twin, ours, theirs) for deb in sorted(pool.glob("*.deb")))
+        script += "\n" + _index(folder / "debian", suite, "stable", "Docker", key)
+        script += _index(folder / "ubuntu", ubuntu, "stable", "Docker", key)
+        workshop.work(engine, script, what=f"Indexing Docker's repositories for {suite} and {ubuntu}")
 
     def make(folder: Path) -> None:
         with ThreadPoolExecutor(2) as pool:
             # Each suite's own runc: it asks for the libseccomp and the glibc that it was built with.
-            one = pool.submit(repack, folder, "trixie", "debian.13~trixie", trixie)
-            two = pool.submit(repack, folder, "bookworm", "debian.12~bookworm", bookworm)
+            one = pool.submit(repack, folder, "trixie", "noble", trixie)
+            two = pool.submit(repack, folder, "bookworm", "jammy", bookworm)
             one.result(), two.result()
-        (folder / "gpg").write_bytes(key.public.read_bytes())
+        script = "\n".join(f"cp {key.public} {folder}/{family}/gpg" for family in ("debian", "ubuntu"))
+        workshop.work(engine, script, what="Giving Docker's repositories their key")
 
     sources = sorted((PACKAGE / "docker_ce").iterdir())
     recipe = (_RECIPE, docker_ce.RECIPE, *sources, key.fingerprint, old, new, bookworm)

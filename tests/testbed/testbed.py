@@ -182,12 +182,12 @@ def _up(kinds: dict[str, str], ports: dict[str, int] | None = None) -> Testbed:
                 f"{name} runs already and is of kind {existing[name].kind}: python -m tests.testbed remove {name}"
             )
     key = signing.key(engine)
-    parts = _parts(engine, key, {hosts.KINDS[kind][0] for kind in kinds.values()})
+    parts = _parts(engine, key, {hosts.KINDS[kind].image for kind in kinds.values()})
     if services.start(engine, parts.services_image, parts.repositories, name_server):
         progress("services: repositories, registry and weights are served")
     models_image.push(f"http://{services.address(engine, 5000)}", parts.layers)
     for name, kind in kinds.items():
-        image = parts.host_images[hosts.KINDS[kind][0]]
+        image = parts.host_images[hosts.KINDS[kind].image]
         _host(engine, name, kind, image, (ports or {}).get(name), key, name_server)
     running = hosts.existing(engine)
     hosts.write_ssh_config(running)
@@ -229,7 +229,7 @@ def _parts(engine: Engine, key: signing.SigningKey, host_images: set[str]) -> _P
         layers = pool.submit(models_image.layers, sid.result())
         weights.result()
         return _Parts(
-            {"debian": debian.result(), "docker-ce/linux/debian": docker.result(), "nvidia": nvidia.result()},
+            {"debian": debian.result(), "docker-ce/linux": docker.result(), "nvidia": nvidia.result()},
             services_image.result(),
             {image: made.result() for image, made in images.items()},
             layers.result(),
@@ -284,6 +284,6 @@ def _host(
         progress(f"removing what a broken attempt left of {name} ({state})")
     hosts.remove(engine, name)
     taken = {host.port for host in hosts.existing(engine).values()}
-    files = repositories.host_files(hosts.KINDS[kind][1].name, key)
+    files = repositories.host_files(hosts.KINDS[kind].suite.name, key)
     progress(f"creating {name} ({kind})")
     hosts.create(engine, name, kind, image, port or hosts.free_port(taken), files, name_server)

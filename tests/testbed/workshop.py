@@ -16,7 +16,7 @@ from tests.testbed import engine as outer
 from tests.testbed.paths import PACKAGE, cache_home
 from tests.testbed.shell import TestbedError, progress, run, text
 
-TOOLS = {"mmdebstrap": "mmdebstrap", "apt-ftparchive": "apt-utils", "gpg": "gnupg", "xz": "xz-utils"}
+TOOLS = {"mmdebstrap": "mmdebstrap", "apt-ftparchive": "apt-utils", "gpg": "gnupg", "ar": "binutils"}
 """Program → Debian package."""
 DOCKER = {"dockerd": "docker.io", "containerd": "containerd", "iptables": "iptables"}
 """The same for a private Docker; iptables is for the name server inside a container's network."""
@@ -105,7 +105,7 @@ def work(
 
 def _image(engine: outer.Engine) -> str:
     """Return an image with the tools, made from Debian's at the first call."""
-    ours = "gpurack-testbed/workshop:1"  # with python3 for the toolkit's packages
+    ours = "gpurack-testbed/workshop:2"  # with python3 for the toolkit's packages
     with _MAKING:
         if not engine.output("image", "inspect", "--format", "{{.Id}}", ours, check=False):
             progress(f"making the workshop image from {IMAGE}")
