@@ -48,6 +48,9 @@ def nvidia_toolkit(wanted: Host, models_follow: bool = False) -> Generator[Pyinf
     + models_follow: the models come next and say themselves when there is no driver for them
     """
     state = look(host, wanted)
+    if state.trouble:
+        yield Refusal([state.trouble])
+        return
     yield from carry_out_plan("NVIDIA Container Toolkit", plan_toolkit(wanted, state, models_follow))
 
 
