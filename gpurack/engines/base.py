@@ -3,7 +3,7 @@ tests/unit/engines/, and a line in docs/engines.md."""
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -234,15 +234,17 @@ def normal(flag: str) -> str:
     return flag.replace("_", "-")
 
 
-def flags(args: Mapping[str, ArgValue]) -> list[str]:
+def flags(args: Mapping[str, ArgValue], one_dash: Collection[str] = ()) -> list[str]:
     """The inventory's `args` as the engine's flags: true is bare, false is left out, a list repeats the flag.
+
+    one_dash: long names that the engine spells with one dash all the same.
 
     >>> flags({"c": 4096, "metrics": True, "lora": ["a", "b"]})
     ['-c', '4096', '--metrics', '--lora', 'a', '--lora', 'b']
     """
     words: list[str] = []
     for name, value in args.items():
-        flag = f"-{name}" if len(name) == 1 else f"--{name}"
+        flag = f"-{name}" if len(name) == 1 or name in one_dash else f"--{name}"
         for item in value if isinstance(value, list) else [value]:
             if item is True:
                 words.append(flag)

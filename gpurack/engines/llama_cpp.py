@@ -10,6 +10,14 @@ from typing import ClassVar
 from gpurack.engines.base import Accelerator, Container, Engine, Run, flags
 from gpurack.spec.model import Model
 
+# `llama-server --help`: it knows -ngl, and ends with "invalid argument" at --ngl.
+ONE_DASH = frozenset(
+    {
+        "bs", "cd", "cmoe", "cpent", "cram", "ctk", "ctkd", "ctv", "ctvd", "ctxcp", "dev", "devd", "dt", "fa", "fit",
+        "fitc", "fitt", "jf", "kvu", "lv", "md", "mg", "mm", "ncmoe", "ncmoed", "ngl", "ngld", "nkvo", "no-kvu", "nocb",
+        "np", "nr", "ot", "otd", "rea", "sm", "sp", "sps", "tb", "tbd", "td", "to", "ts", "ub",
+    }
+)  # fmt: skip
 VARIANTS = {"cpu": "server", "nvidia": "server-cuda", "amd": "server-rocm"}
 
 
@@ -20,7 +28,8 @@ class LlamaCpp(Engine):
     port = 8080
     weights_suffixes = (".gguf",)
     own_args: ClassVar = {
-        "m": "weights", "model": "weights", "hf": "weights", "hf-repo": "weights", "model-url": "weights",
+        "m": "weights", "model": "weights", "mu": "weights", "hf": "weights", "hfr": "weights",
+        "hf-repo": "weights", "model-url": "weights",
         "port": "port", "host": "bind", "a": "served_name", "alias": "served_name",
         "c": "context", "ctx-size": "context", "api-key": "api_key", "api-key-file": "api_key",
     }  # fmt: skip
@@ -41,4 +50,4 @@ class LlamaCpp(Engine):
         if run.gpus and not {"ngl", "n-gpu-layers", "gpu-layers"} & set(model.args):
             command += ["--n-gpu-layers", "999"]
         locked = {"cap_add": ["IPC_LOCK"], "ulimits": {"memlock": -1}} if model.args.get("mlock") is True else {}
-        return Container(command + flags(model.args), compose=locked)
+        return Container(command + flags(model.args, ONE_DASH), compose=locked)

@@ -48,7 +48,7 @@ def accelerator(model: Model, compute: str | None = None) -> Accelerator:
 
 def compute_of(uuids: Sequence[str], state: HostState) -> str | None:
     """The lowest compute capability among cards; None for none, or when no card says."""
-    found = [gpu.compute for gpu in state.gpus if gpu.uuid in uuids and gpu.compute]
+    found = [gpu.compute for gpu in state.gpus if gpu.uuid in uuids and re.fullmatch(r"\d+\.\d+", gpu.compute)]
     return min(found, key=lambda text: tuple(map(int, text.split("."))), default=None)
 
 
@@ -91,8 +91,8 @@ def probe_url(name: str, spec: Host, state: HostState) -> str:
 
 def by_cdi(state: HostState) -> bool:
     """CDI wherever Docker (25 and newer) has it; else the runtime (design.md rule 7)."""
-    version = str(state.docker.get("ServerVersion", ""))
-    return not version or int(version.split(".")[0]) >= 25
+    version = re.match(r"\d+", str(state.docker.get("ServerVersion", "")))
+    return not version or int(version[0]) >= 25
 
 
 def service(
@@ -236,7 +236,10 @@ def labelled(
         "gpurack.model": json.dumps(words, sort_keys=True),
         "gpurack.probe": probe_url(name, spec, state),
     }
-    data["labels"] = {**data.get("labels", {}), **labels}
+    own = data.get("labels") or {}
+    if isinstance(own, list):  # Compose takes both forms
+        own = dict(str(label).partition("=")[::2] for label in own)
+    data["labels"] = {**own, **labels}
     return data
 
 
@@ -297,11 +300,13 @@ def old_services(state: HostState) -> dict[str, Any]:
     except yaml.YAMLError:
         return {}
     services = content.get("services", {}) if isinstance(content, dict) else {}
-    return unescaped(services) if isinstance(services, dict) else {}
+    if not isinstance(services, dict):
+        return {}
+    return {str(name): unescaped(data) for name, data in services.items() if isinstance(data, dict)}
 
 
 def escaped(value: Any) -> Any:
-    """`$` doubled in every string: Compose interpolates variables."""
+    """`$` doubled in every value: Compose interpolates variables in values, but not in keys."""
     return _in_strings(value, "$", "$$")
 
 
@@ -314,7 +319,7 @@ def _in_strings(value: Any, old: str, new: str) -> Any:
     if isinstance(value, str):
         return value.replace(old, new)
     if isinstance(value, Mapping):
-        return {_in_strings(key, old, new): _in_strings(item, old, new) for key, item in value.items()}
+        return {key: _in_strings(item, old, new) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_in_strings(item, old, new) for item in value]
     return value

@@ -87,6 +87,10 @@ def plan_models(spec: Host, state: HostState, keys: Mapping[str, str], salt: str
             continue
         changes.append(change)
         services[name] = compose.labelled(name, spec, state, uuids, words)
+    waiting = blocked(changes, errors, spec, state, cards.uuids)
+    errors |= waiting
+    changes = [change for change in changes if change.model not in waiting]
+    services = {name: data for name, data in services.items() if name not in waiting}
     for name in sorted(set(state.ours) - set(enabled)):
         why = "disabled" if name in spec.models else "not in the inventory any more"
         changes.append(Change(name, "remove", (why,)))
@@ -259,7 +263,13 @@ def port_holder(name: str, spec: Host, state: HostState) -> str | None:
         if listener.port != model.port or not addresses_overlap(wanted, listener.address):
             continue
         foreign = next(
-            (c.name for c in state.containers if not c.ours and any(port == model.port for _, port in c.ports)),
+            (
+                container.name
+                for container in state.containers
+                if container.running and not container.ours
+                for ip, port in container.ports
+                if port == model.port and addresses_overlap(wanted, ip or "0.0.0.0")
+            ),
             None,
         )
         if foreign and foreign == model.replaces:
@@ -279,6 +289,43 @@ def addresses_overlap(one: str, other: str) -> bool:
         return ipaddress.ip_address(one) == ipaddress.ip_address(other)
     except ValueError:
         return False
+
+
+def blocked(
+    changes: Sequence[Change],
+    errors: Mapping[str, str],
+    spec: Host,
+    state: HostState,
+    uuids: Mapping[str, tuple[str, ...]],
+) -> dict[str, str]:
+    """Models that would take a card or port from a model that has to stay as it is: name → sentence. Its container
+    still runs there, so a swap of two models happens as a whole or not at all."""
+    found: dict[str, str] = {}
+    pending = [change for change in changes if change.action in ("create", "recreate", "start")]
+    stuck = [name for name in errors if name in state.ours]
+    while stuck:
+        other = stuck.pop()
+        theirs = holdings(Change(other, "remove"), spec, state, uuids)
+        for change in pending:
+            name = change.model
+            taken = theirs & (
+                holdings(change, spec, state, uuids) - holdings(Change(name, "remove"), spec, state, uuids)
+            )
+            if spec.models[name].vram and spec.models[other].vram:
+                taken = {thing for thing in taken if thing.startswith("port ")}
+            if taken and name not in found:
+                things = ", ".join(sorted(spoken(thing, state) for thing in taken))
+                found[name] = (
+                    f"{things} is still held by {other}, which could not be changed, so neither was this model."
+                )
+                stuck += [name] if name in state.ours else []
+    return found
+
+
+def spoken(holding: str, state: HostState) -> str:
+    """`gpu GPU-6f1c…` by its index."""
+    indices = {f"gpu {gpu.uuid}": f"GPU {gpu.index}" for gpu in state.gpus}
+    return indices.get(holding, holding)
 
 
 def secrets_differ(spec: Host, state: HostState, keys: Mapping[str, str]) -> bool:

@@ -4,6 +4,7 @@ Every class here is one level of the inventory; docs/inventory.md walks through 
 """
 
 import ipaddress
+import json
 import os
 import re
 import subprocess
@@ -409,6 +410,15 @@ class Model(Strict):
             for name, item in value.items():
                 if not isinstance(item, str):
                     raise ValueError(f'{name}: environment variables are text; write "{item}" in quotes.')
+        return value
+
+    @field_validator("compose", "config")
+    @classmethod
+    def _is_plain_data(cls, value: Any) -> Any:
+        try:
+            json.dumps(value, sort_keys=True, allow_nan=False)
+        except (TypeError, ValueError):
+            raise ValueError("holds more than text, numbers and true or false, with text as keys; quote it.") from None
         return value
 
     @model_validator(mode="after")

@@ -1,6 +1,7 @@
 """Inventories: what is refused, in which words, and how layers become the spec of a host."""
 
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,9 @@ def test_python_only_mistakes() -> None:
 
     assert refusal(model(gpus=(0, 1))) == [
         'gpu1 models.alpha.gpus: (0, 1) is not a list of GPUs; write [0, 1], ["GPU-6f1c"], "all" or [] for the CPU.'
+    ]
+    assert refusal(model(compose={"labels": {"since": date(2026, 11, 20)}})) == [
+        "gpu1 models.alpha.compose: holds more than text, numbers and true or false, with text as keys; quote it."
     ]
     assert refusal(model(args={5: 1})) == ['gpu1 models.alpha.args: 5: a flag is text; write "5" in quotes.']
 

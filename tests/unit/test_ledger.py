@@ -1,0 +1,228 @@
+"""Cards: the inventory says indices, containers keep UUIDs, nothing is given twice and nobody is moved."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from gpurack.plan.ledger import Ledger, assign, gpus_text
+from gpurack.spec.model import Host
+from gpurack.state.model import GpuProcess, HostState
+from tests.given import container, host_state, models, uuid
+
+
+def held(name: str, *cards: int | str, text: str | None = None, **said: Any) -> Any:
+    """A running model of ours on these cards, whose inventory text was `text` (default: their numbers)."""
+    words = {"gpus": text if text is not None else f"[{', '.join(map(str, cards))}]", "uuids": [uuid(c) for c in cards]}
+    return container(name, label=words, **said)
+
+
+def cards(ledger: Ledger) -> dict[str, list[str]]:
+    return {name: list(given) for name, given in ledger.uuids.items()}
+
+
+# --- properties ------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Lab:
+    """A host, and the same host before its cards were renumbered."""
+
+    wanted: Host
+    state: HostState
+    running: dict[str, tuple[str, ...]]
+
+
+@st.composite
+def labs(draw: st.DrawFn) -> Lab:
+    """Models with disjoint indices; some run already, on the cards that had those indices then; some cards are lost."""
+    count = draw(st.integers(1, 5))
+    before = draw(st.permutations(range(count)))
+    alive = [card for card in draw(st.permutations(range(count))) if draw(st.integers(0, 9)) < 9]
+    owners = draw(st.lists(st.sampled_from(["ann", "bob", "cyn", ""]), min_size=count, max_size=count))
+    indices = {name: [i for i, owner in enumerate(owners) if owner == name] for name in ("ann", "bob", "cyn")}
+    entries = {name: {"gpus": listed} for name, listed in indices.items() if listed or draw(st.booleans())}
+    running = {name: tuple(uuid(before[index]) for index in indices[name]) for name in entries if draw(st.booleans())}
+    containers = [
+        container(name, label={"gpus": str(indices[name]), "uuids": list(theirs)}) for name, theirs in running.items()
+    ]
+    driver = {"exit_code": 15, "message": "GPU is lost"} if len(alive) < count else {}
+    state = host_state(gpus=alive, containers=containers, driver=driver)
+    return Lab(models(**entries), state, running)
+
+
+@given(labs())
+def test_the_same_text_and_living_cards_mean_no_change(lab: Lab) -> None:
+    living = {gpu.uuid for gpu in lab.state.gpus}
+    ledger = assign(lab.wanted, lab.state)
+    for name, theirs in lab.running.items():
+        if set(theirs) <= living:
+            assert ledger.uuids[name] == theirs
+        else:
+            assert "does not answer any more" in ledger.errors[name]
+
+
+@given(labs())
+def test_every_model_has_cards_or_a_reason_and_no_card_is_given_twice(lab: Lab) -> None:
+    ledger = assign(lab.wanted, lab.state)
+    assert {*ledger.uuids} | {*ledger.errors} == {*lab.wanted.models}
+    assert not {*ledger.uuids} & {*ledger.errors}
+    given_away = [card for theirs in ledger.uuids.values() for card in theirs]
+    assert len(given_away) == len(set(given_away))
+    assert {*given_away} <= {gpu.uuid for gpu in lab.state.gpus}
+    for name, theirs in ledger.uuids.items():
+        assert len(theirs) == len(lab.wanted.models[name].gpus)
+
+
+@given(labs(), st.randoms())
+def test_the_order_of_models_does_not_matter(lab: Lab, random: Any) -> None:
+    names = list(lab.wanted.models)
+    random.shuffle(names)
+    shuffled = lab.wanted.model_copy(update={"models": {name: lab.wanted.models[name] for name in names}})
+    assert assign(shuffled, lab.state) == assign(lab.wanted, lab.state)
+
+
+@given(labs(), st.sampled_from(["ann", "bob", "cyn"]))
+def test_adding_a_model_moves_no_other(lab: Lab, name: str) -> None:
+    assume(name in lab.wanted.models and name not in lab.running)
+    others = lab.wanted.model_copy(update={"models": {k: m for k, m in lab.wanted.models.items() if k != name}})
+    before, after = assign(others, lab.state), assign(lab.wanted, lab.state)
+    assert {key: theirs for key, theirs in after.uuids.items() if key != name} == before.uuids
+
+
+# --- cases -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_model_gets_the_cards_that_have_its_indices_now() -> None:
+    wanted = models(alpha={"gpus": [1, 0]}, beta={"gpus": [uuid("c")]}, gamma={"gpus": []}, delta={"gpus": [3]})
+    ledger = assign(wanted, host_state(gpus=["a", "b", "c", "d"]))
+    assert cards(ledger) == {"alpha": [uuid("b"), uuid("a")], "beta": [uuid("c")], "gamma": [], "delta": [uuid("d")]}
+
+
+def test_all_means_all_but_the_reserved() -> None:
+    wanted = models(alpha={"gpus": "all"}).model_copy(update={"reserved_gpus": [1]})
+    assert cards(assign(wanted, host_state(gpus=3))) == {"alpha": [uuid(0), uuid(2)]}
+
+
+def test_all_stays_what_it_was_when_a_card_is_added() -> None:
+    state = host_state(gpus=3, containers=[held("alpha", 0, 1, text="all")])
+    assert cards(assign(models(alpha={"gpus": "all"}), state)) == {"alpha": [uuid(0), uuid(1)]}
+
+
+def test_a_changed_text_chooses_anew() -> None:
+    state = host_state(gpus=4, containers=[held("alpha", 0)])
+    assert cards(assign(models(alpha={"gpus": [3]}), state)) == {"alpha": [uuid(3)]}
+
+
+def test_two_models_may_swap_their_cards() -> None:
+    state = host_state(gpus=2, containers=[held("alpha", 0), held("beta", 1)])
+    assert cards(assign(models(alpha={"gpus": [1]}, beta={"gpus": [0]}), state)) == {
+        "alpha": [uuid(1)],
+        "beta": [uuid(0)],
+    }
+
+
+def test_the_card_of_a_model_that_goes_is_free() -> None:
+    state = host_state(gpus=1, containers=[held("old", 0)])
+    assert cards(assign(models(new={"gpus": [0]}), state)) == {"new": [uuid(0)]}
+
+
+@pytest.mark.parametrize("gpus", ["", "not json", "[]", '{"uuids": 7, "gpus": "[0]"}'])
+def test_an_unreadable_label_is_no_card(gpus: str) -> None:
+    state = host_state(gpus=1, containers=[container("alpha", label=gpus)])
+    assert assign(models(alpha={"gpus": [0]}), state).errors == {}
+
+
+@pytest.mark.parametrize(
+    ("gpus", "state", "sentence"),
+    [
+        ([4], host_state(gpus=["a", "b"]), "GPU 4 does not exist; the host has 0 (GPU-0000000a…), 1 (GPU-0000000b…)."),
+        (["GPU-7"], host_state(gpus=["a"]), "GPU-7 does not exist; the host has 0 (GPU-0000000a…)."),
+        (["GPU-0"], host_state(gpus=["a", "b"]), "GPU-0 fits 2 cards; write more of the UUID."),
+        ([0, uuid("a")], host_state(gpus=["a", "b"]), f"[0, {uuid('a')}] names one card twice."),
+        (
+            [3],
+            host_state(gpus=["a"], driver={"exit_code": 15, "message": "GPU is lost"}),
+            "GPU 3 does not exist; the host has 0 (GPU-0000000a…). nvidia-smi says: GPU is lost",
+        ),
+        (
+            "all",
+            host_state(gpus=["a"], driver={"exit_code": 15, "message": "GPU is lost"}),
+            "wants all GPUs, but nvidia-smi says: GPU is lost",
+        ),
+        (
+            [0],
+            host_state(driver={"exit_code": 9, "message": "NVIDIA-SMI has failed"}),
+            "wants GPU [0], but nvidia-smi -L shows none. It says: NVIDIA-SMI has failed",
+        ),
+    ],
+    ids=["index", "uuid", "prefix", "twice", "lost", "all", "none"],
+)  # fmt: skip
+def test_refused(gpus: Any, state: HostState, sentence: str) -> None:
+    assert assign(models(alpha={"gpus": gpus}), state) == Ledger({}, {"alpha": sentence})
+
+
+def test_a_renumbered_card_is_refused_to_the_newcomer() -> None:
+    """alpha runs on card a, which was 0 and is 1 now."""
+    state = host_state(gpus=["b", "a", "c"], containers=[held("alpha", "a", text="[0]")])
+    ledger = assign(models(alpha={"gpus": [0]}, beta={"gpus": [1]}), state)
+    assert cards(ledger) == {"alpha": [uuid("a")]}
+    assert ledger.errors["beta"].startswith(f"GPU 1 ({uuid('a')}) is held by alpha")
+    assert "choose a free card (free: 0, 2) or give each of them vram." in ledger.errors["beta"]
+
+
+def test_a_lost_card_is_the_error_of_its_model_only() -> None:
+    state = host_state(
+        gpus=["b", "c"],
+        driver={"exit_code": 15, "message": "GPU is lost"},
+        containers=[held("alpha", "a", text="[0]"), held("beta", "b", text="[1]")],
+    )
+    ledger = assign(models(alpha={"gpus": [0]}, beta={"gpus": [1]}), state)
+    assert cards(ledger) == {"beta": [uuid("b")]}
+    assert ledger.errors == {
+        "alpha": f"its card {uuid('a')} does not answer any more. nvidia-smi says: GPU is lost. Reboot the host; if "
+        "the card stays away, give the model another one (free: 1)."
+    }
+
+
+def test_with_a_mismatch_every_card_stays_with_its_model() -> None:
+    state = host_state(driver={"exit_code": 18, "message": "mismatch"}, containers=[held("alpha", 0)])
+    assert cards(assign(models(alpha={"gpus": [0]}), state)) == {"alpha": [uuid(0)]}
+
+
+def test_a_disabled_model_holds_nothing() -> None:
+    wanted = models(alpha={"gpus": [0], "enabled": False}, beta={"gpus": [0]})
+    assert cards(assign(wanted, host_state(gpus=1, containers=[held("alpha", 0)]))) == {"beta": [uuid(0)]}
+
+
+def test_shares_of_a_card_add_up() -> None:
+    """An A30 of 24125 MiB is 23.56 GiB, of which models that share it may have 95 %."""
+    fits = models(alpha={"gpus": [0], "vram": "12GiB"}, beta={"gpus": [0], "vram": "10GiB"})
+    assert cards(assign(fits, host_state(gpus=1))) == {"alpha": [uuid(0)], "beta": [uuid(0)]}
+    over = models(alpha={"gpus": [0], "vram": "50%"}, beta={"gpus": [0], "vram": "50%"})
+    assert assign(over, host_state(gpus=2)).errors == {
+        "beta": "GPU 0 would hold 23.6 of 22.4 GiB with alpha; lower vram or choose a free card (free: 1)."
+    }
+
+
+def test_processes_of_others_are_seen_and_ours_are_not_others() -> None:
+    foreign = GpuProcess(uuid(0), 4242, "python", 17408, "anna")
+    alpha = held("alpha", 1, text="[1]")
+    ours = GpuProcess(uuid(1), 7, "llama-server", 9000, "root", alpha.id)
+    state = replace(host_state(gpus=3, containers=[alpha]), gpu_processes=(foreign, ours))
+    ledger = assign(models(alpha={"gpus": [1]}, beta={"gpus": [0]}, gamma={"gpus": [2]}), state)
+    assert sorted(ledger.uuids) == ["alpha", "gamma"]
+    assert ledger.errors["beta"].startswith(
+        "GPU 0 is used by python (pid 4242, anna, 17.0 GiB), which is not gpurack's. Nothing of this model was changed."
+    )
+    shared = models(beta={"gpus": [0], "vram": "5GiB"})
+    assert not assign(shared, state).errors
+
+
+@pytest.mark.parametrize(
+    ("gpus", "text"), [([], "[]"), ([0, 1], "[0, 1]"), ("all", "all"), (["GPU-ab", 2], "[GPU-ab, 2]")]
+)
+def test_the_inventorys_own_words(gpus: Any, text: str) -> None:
+    assert gpus_text(models(alpha={"gpus": gpus}).models["alpha"]) == text

@@ -1,0 +1,528 @@
+"""What happens to each model of a host, and why; which of them have to change together."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpurack import paths
+from gpurack.plan import compose
+from gpurack.plan.ledger import assign
+from gpurack.plan.models import Change, ModelsPlan, addresses_overlap, differences, groups, host_files, plan_models
+from gpurack.plan.steps import Shell, WriteFile
+from gpurack.resources import read_text
+from gpurack.spec.model import Host
+from gpurack.state.model import Container, HostState
+from tests.given import SALT, container, host_state, models, running, uuid
+
+READY = [200, '{"data":[{"id":"alpha"},{"id":"beta"}]}']
+
+
+def plan(wanted: Host, state: HostState, keys: dict[str, str] | None = None) -> ModelsPlan:
+    return plan_models(wanted, state, keys or {}, SALT)
+
+
+def settled(wanted: Host, *over: Container, keys: dict[str, str] | None = None, **said: Any) -> HostState:
+    """The host after a run that succeeded: containers, compose.yaml, runner, unit, weights; `over` adds containers."""
+    state = host_state(**{"gpus": 4, **said})
+    cards = assign(wanted, state).uuids
+    names = [name for name, model in wanted.models.items() if model.enabled]
+    ours = {name: running(wanted, name, state, cards[name], key=(keys or {}).get(name)) for name in names}
+    services = {
+        name: compose.labelled(name, wanted, state, cards[name], json.loads(ours[name].labels["gpurack.model"]))
+        for name in names
+    }
+    files = {step.path: step.content for step in host_files(state) if isinstance(step, WriteFile)}
+    after = host_state(
+        files={**files, paths.COMPOSE_FILE: compose.document(services)},
+        units={"gpurack.service": "loaded active enabled"},
+        secrets={f"{paths.SECRETS}/{name}/api_key": "400" for name in keys or {}},
+        probes={**dict.fromkeys(names, READY), **said.pop("probes", {})},
+        weights={"/w/a.gguf": 1},
+        containers=[*ours.values(), *over],
+        **{"gpus": 4, **said},
+    )
+    assert over or "probes" in said or plan(wanted, replace(after, probes={}), keys).nothing
+    return after
+
+
+def changes(found: ModelsPlan) -> dict[str, str]:
+    """Model → action and reasons as people read them."""
+    return {
+        change.model: str(change).removeprefix(f"{change.action} {change.model}") or change.action
+        for change in found.changes
+    }
+
+
+def actions(found: ModelsPlan) -> dict[str, str]:
+    return {change.model: change.action for change in found.changes}
+
+
+def together(found: ModelsPlan) -> list[list[str]]:
+    return [[entry["name"] for entry in group] for group in (found.job or {"groups": []})["groups"]]
+
+
+ALPHA = models(alpha={"gpus": [0]})
+BOTH = models(alpha={"gpus": [0]}, beta={"gpus": [1]})
+
+# --- each action -----------------------------------------------------------------------------------------------------
+
+
+def test_a_first_run_creates() -> None:
+    found = plan(BOTH, replace(host_state(gpus=4), weights={"/w/a.gguf": 1}))
+    assert found.reasons == [
+        "the models' runner, /usr/local/lib/gpurack/models.py",
+        "the unit that starts the models at boot, gpurack.service",
+        "enable gpurack.service",
+        "create alpha: new",
+        "create beta: new",
+    ]
+    assert together(found) == [["alpha"], ["beta"]]
+    assert found.job
+    assert found.job["groups"][0][0] == {
+        "name": "alpha", "action": "create", "image": "ghcr.io/ggml-org/llama.cpp:server-cuda-b7000",
+        "uuids": [uuid(0)], "url": "http://127.0.0.1:8000/v1/models", "served_name": "alpha", "timeout": 1800,
+    }  # fmt: skip
+
+
+def test_unchanged_is_nothing() -> None:
+    state = settled(BOTH)
+    assert plan(BOTH, state).nothing
+    assert actions(plan(BOTH, state)) == {"alpha": "keep", "beta": "keep"}
+
+
+def test_renumbered_cards_are_nothing() -> None:
+    state = settled(BOTH)
+    swapped = replace(state, gpus=host_state(gpus=[1, 0, 3, 2]).gpus)
+    assert plan(BOTH, swapped).nothing
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "reason"),
+    [
+        ({"version": "b6999"}, {}, "image ghcr.io/ggml-org/llama.cpp:server-cuda-b6999 → "
+         "ghcr.io/ggml-org/llama.cpp:server-cuda-b7000, version b6999 → b7000"),
+        ({}, {"gpus": [3]}, "gpus [0] → [3]"),
+        ({}, {"port": 9000}, "port 8000 → 9000"),
+        ({}, {"bind": "lan"}, "bind loopback → lan"),
+        ({}, {"served_name": "chat"}, "served_name alpha → chat"),
+        ({}, {"context": 4096}, "context – → 4096"),
+        ({"context": 4096}, {}, "context 4096 → –"),
+        ({"args": {"threads": 8, "x": 1}}, {"args": {"threads": 16, "x": 1}}, "args.threads 8 → 16"),
+        ({"args": {"metrics": True}}, {}, "args.metrics true → –"),
+        ({}, {"env": {"A": "1"}}, "env.A – → 1"),
+        ({}, {"compose": {"shm_size": "8g"}}, "compose.shm_size – → 8g"),
+        ({}, {"weights": "/w/b.gguf"}, "weights /w/a.gguf → /w/b.gguf"),
+        ({}, {"gpus": []}, "gpus [0] → [], image ghcr.io/ggml-org/llama.cpp:server-cuda-b7000 → "
+         "ghcr.io/ggml-org/llama.cpp:server-b7000"),
+        ({"restart": None}, {"compose": {"restart": None}}, "this gpurack runs it in another way than the one before"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_a_change_recreates_and_says_what_changed(before: dict[str, Any], after: dict[str, Any], reason: str) -> None:
+    before.pop("restart", None)
+    old, new = models(alpha={"gpus": [0], **before}), models(alpha={"gpus": [0], **after})
+    state = settled(old)
+    state = replace(state, weights={"/w/a.gguf": 1, "/w/b.gguf": 1})
+    found = plan(new, state)
+    assert changes(found) == {"alpha": f": {reason}"}
+    assert actions(found) == {"alpha": "recreate"}
+
+
+def test_a_new_gpurack_that_runs_a_model_in_another_way_says_so() -> None:
+    state = settled(ALPHA)
+    (alpha,) = state.containers
+    label = {**json.loads(alpha.labels["gpurack.model"]), "service": "0" * 12}
+    found = plan(ALPHA, replace(state, containers=(container("alpha", label=label, ports=alpha.ports),)))
+    assert changes(found) == {"alpha": ": this gpurack runs it in another way than the one before"}
+
+
+def test_an_image_that_moved_recreates() -> None:
+    state = replace(settled(ALPHA), images={"ghcr.io/ggml-org/llama.cpp:server-cuda-b7000": "sha256:other"})
+    assert changes(plan(ALPHA, state)) == {
+        "alpha": ": image moved: ghcr.io/ggml-org/llama.cpp:server-cuda-b7000 is another image now"
+    }
+
+
+@pytest.mark.parametrize(
+    ("status", "more", "reason"),
+    [
+        ("exited", {"exit_code": 137}, "it exited with code 137"),
+        ("restarting", {}, "it is restarting"),
+        ("created", {"error": "no such device"}, "it is created (no such device)"),
+        ("paused", {}, "it is paused"),
+    ],
+)
+def test_a_container_that_does_not_run_is_started(status: str, more: dict[str, Any], reason: str) -> None:
+    state = settled(ALPHA)
+    (alpha,) = state.containers
+    found = plan(ALPHA, replace(state, containers=(replace(alpha, status=status, **more),)))
+    assert [(change.action, change.reasons) for change in found.changes] == [("start", (reason,))]
+
+
+def test_a_container_somebody_removed_is_made_again() -> None:
+    found = plan(ALPHA, replace(settled(ALPHA), containers=()))
+    assert changes(found) == {"alpha": ": its container is gone"}
+    assert not found.steps
+
+
+def test_models_that_go_are_removed_and_disabled_ones_too() -> None:
+    state = settled(BOTH)
+    assert changes(plan(ALPHA, state))["beta"] == ": not in the inventory any more"
+    disabled = models(alpha={"gpus": [0], "enabled": False}, beta={"gpus": [1]})
+    assert changes(plan(disabled, state)) == {"beta": "keep", "alpha": ": disabled"}
+    assert together(plan(disabled, state)) == [["alpha"]]
+    last = plan(Host(), state)
+    assert actions(last) == {"alpha": "remove", "beta": "remove"}
+    assert last.job
+    assert last.job["compose"]["services"] == {}
+
+
+def test_nothing_for_a_host_that_never_had_models() -> None:
+    assert plan(Host(), host_state()).nothing
+
+
+# --- what it answers -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("probe", "action"),
+    [([503, '{"error":"Loading model"}'], "wait"), ([0, "curl: (7) Failed to connect: Connection refused"], "wait")],
+)
+def test_a_loading_model_is_waited_for(probe: Any, action: str) -> None:
+    found = plan(ALPHA, settled(ALPHA, probes={"alpha": probe}))
+    assert (actions(found), found.errors) == ({"alpha": action}, {})
+    assert found.job
+
+
+@pytest.mark.parametrize(
+    ("probe", "sentence"),
+    [
+        (
+            [0, "curl: (28) Operation timed out after 5001 milliseconds"],
+            "it runs but does not answer (GET http://127.0.0.1:8000/v1/models: nothing in 5 seconds). Look: docker "
+            "logs --tail 20 alpha. Mend: docker restart alpha, then run again.",
+        ),
+        ([500, "oh"], "it answers HTTP 500: oh. Look: docker logs --tail 20 alpha."),
+        ([401, "x" * 300], f"it answers HTTP 401: {'x' * 200}. Look: docker logs --tail 20 alpha."),
+        (
+            [200, '{"data":[{"id":"alphabet"}]}'],
+            'it answers, but not as "alpha": {"data":[{"id":"alphabet"}]}. Mend: docker rm -f alpha, then run again.',
+        ),
+    ],
+    ids=["hangs", "500", "401", "another name"],
+)
+def test_a_model_that_is_silent_or_wrong_is_an_error_and_not_touched(probe: Any, sentence: str) -> None:
+    found = plan(ALPHA, settled(ALPHA, probes={"alpha": probe}))
+    assert found.errors == {"alpha": sentence}
+    assert found.job is None
+
+
+def test_without_curl_nobody_was_asked_and_that_is_no_error() -> None:
+    assert plan(ALPHA, replace(settled(ALPHA), probes={})).nothing
+
+
+# --- obstacles -------------------------------------------------------------------------------------------------------
+
+
+def test_weights_that_do_not_lie_there() -> None:
+    found = plan(ALPHA, host_state(gpus=1))
+    assert found.errors == {
+        "alpha": 'weights /w/a.gguf do not exist on the host. Copy them there, or give {"url": …, "sha256": …}.'
+    }
+    url = {"url": "https://hf.example/a.gguf", "sha256": "ab" * 32}
+    fetched = plan(models(alpha={"weights": url}), host_state())
+    assert fetched.job
+    assert fetched.job["groups"][0][0]["fetch"] == {**url, "path": "/var/lib/gpurack/weights/abababababababab-a.gguf"}
+
+
+def test_a_name_that_somebody_elses_container_has() -> None:
+    state = host_state(gpus=1, containers=[container("alpha", "exited")])
+    assert plan(ALPHA, state).errors == {
+        "alpha": 'the container name "alpha" is taken by a container that is not gpurack\'s (exited, image '
+        '0123456789ab). Take its place with replaces: "alpha", or give the model another name.'
+    }
+
+
+PROXY = "127.0.0.1:8000 docker-proxy (pid 9)"
+
+
+@pytest.mark.parametrize(
+    ("listeners", "containers", "holder"),
+    [
+        (["0.0.0.0:8000 nginx (pid 7)"], [], "process nginx (pid 7)"),
+        (["[::]:8000 nginx (pid 7)"], [], "process nginx (pid 7)"),
+        (["*:8000 java (pid 7)"], [], "process java (pid 7)"),
+        (["127.0.0.1:8000 "], [], "process (unknown)"),
+        ([PROXY], [container("db", ports=[("127.0.0.1", 8000)])], 'container "db", which is not gpurack\'s'),
+        ([PROXY], [container("db", ports=[("", 8000)])], 'container "db", which is not gpurack\'s'),
+        (["10.0.0.7:8000 nginx (pid 7)"], [], None),
+        (["127.0.0.1:8001 nginx (pid 7)"], [], None),
+    ],
+)
+def test_a_port_that_somebody_else_has(listeners: list[str], containers: list[Container], holder: str | None) -> None:
+    state = replace(host_state(gpus=1, listeners=listeners, containers=containers), weights={"/w/a.gguf": 1})
+    error = plan(ALPHA, state).errors.get("alpha")
+    if holder is None:
+        assert error is None
+    else:
+        assert error
+        assert error.startswith(f"port 8000 is held by {holder}. Nothing of this model was changed. ")
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        container("qwen-old", "exited", ports=[("127.0.0.1", 8000)]),
+        container("db", ports=[("10.0.0.7", 8000)]),
+    ],
+    ids=["stopped", "another address"],
+)
+def test_a_container_that_only_looks_as_if_it_had_the_port(foreign: Container) -> None:
+    """alpha itself listens there; a change of it must not be refused for the sake of the other."""
+    state = settled(ALPHA, foreign, listeners=[PROXY])
+    found = plan(models(alpha={"gpus": [0], "context": 4096}), state)
+    assert found.errors == {}
+    assert actions(found) == {"alpha": "recreate"}
+
+
+def test_our_own_containers_make_room_for_each_other() -> None:
+    state = settled(BOTH, listeners=[PROXY, "127.0.0.1:8001 docker-proxy (pid 8)"])
+    swapped = models(alpha={"gpus": [0], "port": 8001}, beta={"gpus": [1], "port": 8000})
+    found = plan(swapped, state)
+    assert (found.errors, together(found)) == ({}, [["alpha", "beta"]])
+
+
+def test_who_stays_keeps_what_it_holds_and_who_wants_it_waits() -> None:
+    """alpha moves away from port 8000 and GPU 0, which beta and gamma are to have, but alpha may not be changed."""
+    state = replace(settled(models(alpha={"gpus": [0]}, beta={"gpus": [1]}, gamma={"gpus": [2], "port": 8005})))
+    wanted = models(
+        alpha={"gpus": [3], "port": 8009, "weights": "/w/missing.gguf"},
+        beta={"gpus": [1], "port": 8000},
+        gamma={"gpus": [0], "port": 8005},
+        delta={"gpus": [2], "port": 8006},
+    )
+    found = plan(wanted, state)
+    waits = "is still held by {}, which could not be changed, so neither was this model."
+    assert found.errors == {
+        "alpha": 'weights /w/missing.gguf do not exist on the host. Copy them there, or give {"url": …, "sha256": …}.',
+        "beta": f"port 8000 {waits.format('alpha')}",
+        "gamma": f"GPU 0 {waits.format('alpha')}",
+        "delta": f"GPU 2 {waits.format('gamma')}",
+    }
+    assert actions(found) == {}
+    assert together(found) == []
+
+
+def test_the_others_of_a_host_go_on_when_one_cannot() -> None:
+    state = replace(host_state(gpus=1), weights={"/w/b.gguf": 1})
+    found = plan(models(alpha={"gpus": [0]}, beta={"weights": "/w/b.gguf"}), state)
+    assert list(found.errors) == ["alpha"]
+    assert together(found) == [["beta"]]
+
+
+def test_a_model_in_error_keeps_its_place_in_the_compose_file() -> None:
+    state = settled(BOTH)
+    found = plan(models(alpha={"gpus": [0], "weights": "/w/missing.gguf"}, beta={"gpus": [1], "context": 9}), state)
+    assert found.job
+    old = yaml.safe_load(state.files[paths.COMPOSE_FILE].text)["services"]["alpha"]
+    kept = yaml.safe_load(found.job["compose"]["services"]["alpha"]["services"]["alpha"])["alpha"]
+    assert kept == old
+
+
+def test_a_driver_mismatch_touches_no_model_on_a_gpu() -> None:
+    before = models(alpha={"gpus": [0]}, beta={"gpus": [1]})
+    state = settled(before)
+    alpha, beta = state.containers
+    broken = replace(
+        state,
+        gpus=(),
+        driver=replace(state.driver, exit_code=18, message="Driver/library version mismatch"),
+        containers=(alpha, replace(beta, status="exited")),
+    )
+    wanted = models(alpha={"gpus": [0]}, beta={"gpus": [1]}, gamma={"gpus": []}, delta={"gpus": [2]})
+    found = plan(wanted, broken)
+    assert found.errors == {
+        "driver": "kernel module 580.159.04, but nvidia-smi says: Driver/library version mismatch. Running models go "
+        "on but could not start again, so none on a GPU was touched. Reboot the host, then run again.",
+        "beta": "not started, because driver and library differ.",
+        "delta": "wants GPU [2], but nvidia-smi -L shows none. It says: Driver/library version mismatch",
+    }
+    assert actions(found) == {"gamma": "create"}
+
+
+# --- keys ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_key_is_in_the_job_alone_and_its_change_recreates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPURACK_TEST_KEY", "x")
+    wanted = models(alpha={"api_key": {"env": "GPURACK_TEST_KEY"}})
+    state = settled(wanted, keys={"alpha": "sk-one"})
+    assert plan(wanted, state, {"alpha": "sk-one"}).nothing
+    found = plan(wanted, state, {"alpha": "sk-two"})
+    assert changes(found) == {"alpha": ": api_key changed"}
+    assert found.job
+    assert found.job["secrets"] == {"alpha": "sk-two"}
+    assert "sk-two" not in json.dumps({key: found.job[key] for key in found.job if key != "secrets"})
+    given_up = plan(models(alpha={}), state)
+    assert changes(given_up) == {"alpha": ": api_key added or removed"}
+
+
+@pytest.mark.parametrize("secrets", [{}, {"alpha": "444"}, {"alpha": "400", "beta": "400"}])
+def test_key_files_that_are_missing_open_or_left_over(secrets: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPURACK_TEST_KEY", "x")
+    wanted = models(alpha={"api_key": {"env": "GPURACK_TEST_KEY"}})
+    state = settled(wanted, keys={"alpha": "sk-one"})
+    files = {f"{paths.SECRETS}/{name}/api_key": (mode, 0) for name, mode in secrets.items()}
+    found = plan(wanted, replace(state, secrets=files), {"alpha": "sk-one"})
+    assert found.job
+    assert found.job["groups"] == []
+
+
+# --- taking over -----------------------------------------------------------------------------------------------------
+
+
+def test_a_container_made_by_hand_is_replaced_only_when_it_is_named() -> None:
+    by_hand = container("qwen-old", ports=[("127.0.0.1", 8000)])
+    state = replace(host_state(containers=[by_hand], listeners=[PROXY]), weights={"/w/a.gguf": 1})
+    refused = plan(models(alpha={}), state).errors["alpha"]
+    assert refused.endswith('Take its place with replaces: "qwen-old", stop it, or use another port.')
+    found = plan(models(alpha={"replaces": "qwen-old"}), state)
+    assert changes(found) == {"alpha": ": takes the place of qwen-old"}
+    assert found.job
+    assert found.job["groups"][0][0]["replaces"] == "qwen-old"
+    gone = replace(host_state(), weights={"/w/a.gguf": 1})
+    assert changes(plan(models(alpha={"replaces": "qwen-old"}), gone)) == {"alpha": ": new"}
+
+
+# --- files on the host -----------------------------------------------------------------------------------------------
+
+
+def test_the_runner_and_the_unit_are_kept_current() -> None:
+    state = settled(ALPHA)
+    old_runner = {**state.files, paths.RUNNER: replace(state.files[paths.RUNNER], content=b"old")}
+    (step,) = plan(ALPHA, replace(state, files=old_runner)).steps
+    assert isinstance(step, WriteFile)
+    assert (step.path, step.content, step.mode) == (paths.RUNNER, read_text("files/models.py"), "755")
+    (step,) = plan(ALPHA, replace(state, units={})).steps
+    assert step == Shell("enable gpurack.service", "systemctl enable -q gpurack.service")
+
+
+def test_a_compose_file_changed_by_hand_is_written_again_without_touching_models() -> None:
+    state = settled(ALPHA)
+    edited = {**state.files, paths.COMPOSE_FILE: replace(state.files[paths.COMPOSE_FILE], content=b"name: mine\n")}
+    found = plan(ALPHA, replace(state, files=edited))
+    assert found.job
+    assert found.job["groups"] == []
+    assert found.reasons == []
+
+
+@pytest.mark.parametrize("text", ["", "x", "services: [1]", "services: {alpha: 7, beta: }", "\x00"])
+def test_a_broken_compose_file_is_nobodys_end(text: str) -> None:
+    state = settled(ALPHA)
+    broken = {**state.files, paths.COMPOSE_FILE: replace(state.files[paths.COMPOSE_FILE], content=text.encode())}
+    wanted = models(alpha={"gpus": [0]}, beta={"weights": "/w/missing.gguf"})
+    assert plan(wanted, replace(state, files=broken)).job
+
+
+# --- groups ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_swap_of_cards_is_one_group_and_strangers_go_beside_it() -> None:
+    three = models(alpha={"gpus": [0]}, beta={"gpus": [1]}, gamma={"gpus": [2]})
+    swapped = models(alpha={"gpus": [1]}, beta={"gpus": [0]}, gamma={"gpus": [2], "context": 9})
+    assert together(plan(swapped, settled(three))) == [["alpha", "beta"], ["gamma"]]
+
+
+def test_a_card_is_handed_on_by_removal_first() -> None:
+    found = plan(models(beta={"gpus": [0], "port": 8001}), settled(ALPHA))
+    assert found.job
+    (group,) = found.job["groups"]
+    assert [(entry["name"], entry["action"]) for entry in group] == [("alpha", "remove"), ("beta", "create")]
+
+
+def test_models_that_share_a_card_start_one_after_the_other() -> None:
+    wanted = models(alpha={"gpus": [0], "vram": "5GiB"}, beta={"gpus": [0], "vram": "5GiB"}, gamma={"gpus": []})
+    found = plan(wanted, replace(host_state(gpus=1), weights={"/w/a.gguf": 1}))
+    assert together(found) == [["alpha", "beta"], ["gamma"]]
+
+
+@st.composite
+def moves(draw: st.DrawFn) -> tuple[list[Change], Host, HostState, dict[str, tuple[str, ...]]]:
+    """Models that run somewhere and are to run somewhere else, in any combination."""
+    names = draw(st.lists(st.sampled_from(["a1", "b2", "c3", "d4"]), unique=True, min_size=1))
+    acting = [Change(name, draw(st.sampled_from(["create", "recreate", "remove", "start"]))) for name in names]
+    wanted = ALPHA.model_copy(
+        update={
+            "models": {n: ALPHA.models["alpha"].model_copy(update={"port": draw(st.integers(1, 4))}) for n in names}
+        }
+    )
+    cards = st.lists(st.integers(0, 3), unique=True, max_size=2)
+    there = [
+        container(name, label={"uuids": [uuid(c) for c in draw(cards)]}, ports=[("", draw(st.integers(1, 4)))])
+        for name in names
+        if draw(st.booleans())
+    ]
+    uuids = {name: tuple(uuid(c) for c in draw(cards)) for name in names}
+    return acting, wanted, host_state(containers=there), uuids
+
+
+@given(moves())
+def test_everybody_is_in_one_group_and_nothing_is_shared_between_groups(
+    move: tuple[list[Change], Host, HostState, dict[str, tuple[str, ...]]],
+) -> None:
+    acting, wanted, state, uuids = move
+    found = groups(acting, wanted, state, uuids)
+    assert sorted(change.model for group in found for change in group) == sorted(change.model for change in acting)
+
+    def holds(change: Change) -> set[str]:
+        label = json.loads(state.ours[change.model].labels["gpurack.model"]) if change.model in state.ours else {}
+        now = {*label.get("uuids", ())} | {str(p) for _, p in (state.ours[change.model].ports if label else ())}
+        later = {*uuids[change.model], str(wanted.models[change.model].port)} if change.action != "remove" else set()
+        return now | later
+
+    held = [set().union(*(holds(change) for change in group)) for group in found]
+    for number, one in enumerate(held):
+        for other in held[number + 1 :]:
+            assert not one & other
+    for group in found:
+        removals = [change.action == "remove" for change in group]
+        assert removals == sorted(removals, reverse=True)
+
+
+# --- small pieces ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "overlap"),
+    [
+        ("127.0.0.1", "127.0.0.1", True),
+        ("127.0.0.1", "0.0.0.0", True),
+        ("::", "10.0.0.7", True),
+        ("*", "10.0.0.7", True),
+        ("127.0.0.1", "10.0.0.7", False),
+        ("::1", "0:0:0:0:0:0:0:1", True),
+        ("127.0.0.1", "garbage", False),
+    ],
+)
+def test_addresses_that_cannot_share_a_port(one: str, other: str, overlap: bool) -> None:
+    assert addresses_overlap(one, other) is overlap
+    assert addresses_overlap(other, one) is overlap
+
+
+def test_no_difference_is_no_reason_and_only_the_cards_are_one() -> None:
+    words = {"engine": "llama.cpp", "uuids": ["GPU-a"], "service": "1"}
+    assert differences(words, words) == []
+    assert differences(words, {**words, "uuids": ["GPU-b"], "service": "2"}) == ["cards GPU-a → GPU-b"]
+    assert "engine – → llama.cpp" in differences({}, words)
+
+
+def test_reasons_leave_out_what_is_kept() -> None:
+    found = ModelsPlan((Change("alpha", "keep"), Change("beta", "remove", ("disabled",)), Change("gamma", "start")))
+    assert found.reasons == ["remove beta: disabled", "start gamma"]
+    assert ModelsPlan().nothing
+    assert not ModelsPlan(errors={"alpha": "x"}).nothing
