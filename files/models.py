@@ -156,6 +156,9 @@ def fetch_once(name, url, sha256, path):
     part = path + ".part"
     total = remote_size(url)
     have = os.path.getsize(part) if os.path.exists(part) else 0
+    if total and have > total:  # of another file that was at this address
+        os.unlink(part)
+        have = 0
     free = shutil.disk_usage(os.path.dirname(path)).free
     if total and total - have > free:
         raise Failure(
@@ -200,8 +203,13 @@ def download(name, url, part, total):
             of = " of {}".format(size(total)) if total else ""
             progress.tell("fetching weights, {}{}, {}/s".format(size(have), of, size(rate)))
     error = process.stderr.read().decode("utf-8", "replace").strip()
-    if process.returncode == 23:  # curl: write error
+    if process.returncode == 33 and begun:  # curl: the server cannot resume
         os.unlink(part)
+        download(name, url, part, total)
+        return
+    if process.returncode == 23:  # curl: write error
+        with contextlib.suppress(OSError):
+            os.unlink(part)
         raise Failure("no space left in {} while fetching the weights; make room there".format(os.path.dirname(part)))
     if process.returncode:
         raise Failure("weights cannot be fetched from {}: {}; the next run resumes".format(url, error))

@@ -1,0 +1,413 @@
+"""files/models.py on a host: fetching over real HTTP with real curl, and jobs carried out with a fake of Docker."""
+
+import hashlib
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import pytest
+import yaml
+
+from gpurack.plan import compose
+from gpurack.plan.models import SET_ASIDE
+from tests.unit.host_programs import Fakes, load
+
+CONTENT = bytes(range(256)) * 40
+SHA = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Weights(BaseHTTPRequestHandler):
+    """Serves CONTENT; `ranges` as most servers do, or without as `python -m http.server`."""
+
+    ranges: ClassVar[bool] = True
+    sized: ClassVar[bool] = True
+    status: ClassVar[int] = 200
+    gets: ClassVar[list[str]] = []
+
+    def do_HEAD(self) -> None:
+        self.answer(body=False)
+
+    def do_GET(self) -> None:
+        self.gets.append(self.headers.get("Range", ""))
+        self.answer(body=True)
+
+    def answer(self, body: bool) -> None:
+        begin, status = 0, self.status
+        if self.ranges and "Range" in self.headers:
+            begin = int(self.headers["Range"].removeprefix("bytes=").partition("-")[0])
+            status = 416 if begin >= len(CONTENT) else 206
+        data = CONTENT[begin:] if status in (200, 206) else b""
+        self.send_response(status)
+        if self.sized or status == 416:
+            self.send_header("Content-Length", str(len(data)))
+        if status == 206:
+            self.send_header("Content-Range", f"bytes {begin}-{len(CONTENT) - 1}/{len(CONTENT)}")
+        self.end_headers()
+        if body:
+            self.wfile.write(data)
+
+    def log_message(self, *arguments: Any) -> None:
+        """Silent."""
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[type[Weights], str]]:
+    handler = type("Handler", (Weights,), {"gets": []})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield handler, f"http://127.0.0.1:{httpd.server_port}/a.gguf"
+        httpd.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    module = load("models")
+    module.CONFIG, module.COMPOSE_FILE = str(tmp_path / "etc"), str(tmp_path / "etc/compose.yaml")
+    module.NEXT, module.SECRETS = module.COMPOSE_FILE + ".next", str(tmp_path / "etc/secrets")
+    module.REPLACED = str(tmp_path / "replaced")
+    module.LOCK, module.BUSY = str(tmp_path / "run/lock"), str(tmp_path / "run/busy")
+    module.GPU_MEMORY_TIMEOUT = 0.5
+    monkeypatch.setattr(os, "chown", lambda *arguments: None)  # the tests need no root
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    return module
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (9.9, "0:09"), (75, "1:15"), (3600, "60:00")])
+def test_clock(runner: Any, seconds: float, text: str) -> None:
+    assert runner.clock(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1 kB"),
+        (2_950_000, "2.95 MB"),
+        (6_100_000_000, "6.1 GB"),
+        (10**12, "1000.0 GB"),
+    ],
+)
+def test_size(runner: Any, count: int, text: str) -> None:
+    assert runner.size(count) == text
+
+
+def test_secrets_are_cut_out_of_logs(runner: Any) -> None:
+    for name, key in (("alpha", "sk-one\n"), ("beta", "\n")):
+        folder = Path(runner.SECRETS) / name
+        folder.mkdir(parents=True)
+        (folder / "api_key").write_text(key)
+    assert runner.without_secrets("key sk-one, again sk-one; sk-two") == "key •••, again •••; sk-two"
+
+
+def test_a_file_appears_whole_and_closed(runner: Any, tmp_path: Path) -> None:
+    runner.write(str(tmp_path / "a/b/key"), "größe\n", 0o400)
+    (written,) = (tmp_path / "a/b").iterdir()
+    assert (written.read_text(), stat.S_IMODE(written.stat().st_mode)) == ("größe\n", 0o400)
+
+
+# --- weights ---------------------------------------------------------------------------------------------------------
+
+
+def test_fetched_whole(runner: Any, server: Any, tmp_path: Path) -> None:
+    path = tmp_path / "weights/a.gguf"
+    runner.fetch("alpha", server[1], SHA, str(path))
+    assert path.read_bytes() == CONTENT
+    assert [entry.name for entry in path.parent.iterdir()] == ["a.gguf"]
+    runner.fetch("alpha", "http://127.0.0.1:1/never-asked", SHA, str(path))
+
+
+@pytest.mark.parametrize("have", [1, len(CONTENT) // 2, len(CONTENT)])
+def test_resumed_where_an_earlier_try_stopped(runner: Any, server: Any, tmp_path: Path, have: int) -> None:
+    path = tmp_path / "a.gguf"
+    (tmp_path / "a.gguf.part").write_bytes(CONTENT[:have])
+    runner.fetch("alpha", server[1], SHA, str(path))
+    assert path.read_bytes() == CONTENT
+    assert server[0].gets == ([f"bytes={have}-"] if have < len(CONTENT) else [])
+
+
+def test_a_rest_that_is_longer_than_the_file_is_thrown_away(runner: Any, server: Any, tmp_path: Path) -> None:
+    """The server would answer 416 for ever."""
+    (tmp_path / "a.gguf.part").write_bytes(CONTENT + b"more")
+    runner.fetch("alpha", server[1], SHA, str(tmp_path / "a.gguf"))
+    assert (tmp_path / "a.gguf").read_bytes() == CONTENT
+
+
+def test_a_server_that_cannot_resume_sends_it_all_again(runner: Any, server: Any, tmp_path: Path) -> None:
+    server[0].ranges = False
+    (tmp_path / "a.gguf.part").write_bytes(CONTENT[:100])
+    runner.fetch("alpha", server[1], SHA, str(tmp_path / "a.gguf"))
+    assert (tmp_path / "a.gguf").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("have", [0, 100, len(CONTENT)])
+def test_a_server_that_does_not_say_how_much(runner: Any, server: Any, tmp_path: Path, have: int) -> None:
+    server[0].sized = False
+    if have:
+        (tmp_path / "a.gguf.part").write_bytes(CONTENT[:have])
+    runner.fetch("alpha", server[1], SHA, str(tmp_path / "a.gguf"))
+    assert (tmp_path / "a.gguf").read_bytes() == CONTENT
+
+
+def test_a_wrong_hash_is_thrown_away_and_said(runner: Any, server: Any, tmp_path: Path) -> None:
+    with pytest.raises(runner.Failure, match=f"have sha256 {SHA}, not {'0' * 64}. They were thrown away"):
+        runner.fetch("alpha", server[1], "0" * 64, str(tmp_path / "a.gguf"))
+    assert list(tmp_path.glob("a.gguf*")) == []
+
+
+def test_what_is_not_there_is_said_with_curls_words(runner: Any, server: Any, tmp_path: Path) -> None:
+    server[0].status = 404
+    with pytest.raises(
+        runner.Failure, match=r"weights cannot be fetched from .*: curl: \(22\) .*404.* Try it on the host"
+    ):
+        runner.fetch("alpha", server[1], SHA, str(tmp_path / "a.gguf"))
+
+
+def test_too_little_room_is_seen_before_anything_is_fetched(
+    runner: Any, server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10))
+    with pytest.raises(runner.Failure, match=r"weights need 10\.2 kB more, but .* has 10 B free; make room there"):
+        runner.fetch("alpha", server[1], SHA, str(tmp_path / "a.gguf"))
+    assert server[0].gets == []
+
+
+def test_a_disk_that_fills_up_on_the_way(runner: Any, fakes: Fakes, tmp_path: Path) -> None:
+    part = tmp_path / "a.gguf.part"
+    fakes.add("curl", f'case "$1" in -sSfLI) exit 0;; esac; echo half >{part}; exit 23')
+    with pytest.raises(runner.Failure, match="no space left in .* while fetching the weights; make room there"):
+        runner.fetch("alpha", "http://weights/a.gguf", SHA, str(tmp_path / "a.gguf"))
+    assert not part.exists()
+
+
+def test_two_models_with_the_same_weights_fetch_once(runner: Any, server: Any, tmp_path: Path) -> None:
+    path = str(tmp_path / "a.gguf")
+    threads = [threading.Thread(target=runner.fetch, args=(name, server[1], SHA, path)) for name in ("alpha", "beta")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert Path(path).read_bytes() == CONTENT
+    assert len(server[0].gets) == 1
+
+
+# --- jobs ------------------------------------------------------------------------------------------------------------
+
+DOCKER = """
+case "$*" in
+"image inspect"*) [ -e "$STATE/images" ]; exit;;
+*" config "*) grep -q REFUSED "$6" && { echo "validating $6: services.alpha bad"; exit 15; }; exit 0;;
+*" pull "*) cat "$STATE/pull" 2>/dev/null; ! [ -e "$STATE/pull" ]; exit;;
+*" up "*) for name; do :; done; touch "$STATE/runs.$name"; exit;;
+"container inspect --format"*)
+    for name; do :; done
+    [ -e "$STATE/runs.$name" ] || exit 1
+    cat "$STATE/state.$name" 2>/dev/null || echo '{"status":"running","restarts":0,"code":0,"error":""}';;
+"container inspect"*) [ -e "$STATE/runs.$3" ]; exit;;
+"top"*) printf 'PID\\n42\\n';;
+"rm --force"*) rm -f "$STATE/runs.$3";;
+"logs"*) echo "loading with sk-one"; echo "cuda error";;
+esac
+"""
+
+
+@pytest.fixture
+def docker(fakes: Fakes) -> Fakes:
+    fakes.add("docker", DOCKER)
+    fakes.state("images", "x")
+    return fakes
+
+
+@pytest.fixture
+def answers(runner: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What each model's API says; nothing for a model that is not in it."""
+    said: dict[str, str] = {}
+    monkeypatch.setattr(runner, "ask", lambda name, url: said.get(name))
+    return said
+
+
+def entry(name: str, action: str = "create", **over: Any) -> dict[str, Any]:
+    return {
+        "name": name, "action": action, "image": "i:1", "uuids": [], "url": "http://127.0.0.1:1/v1/models",
+        "served_name": name, "names_model": True, "timeout": 5, **over,
+    }  # fmt: skip
+
+
+def carry_out(runner: Any, *groups: list[dict[str, Any]], secrets: Any = None, services: Any = None) -> Any:
+    new = services or {one["name"]: {"image": "i:1"} for group in groups for one in group if one["action"] != "remove"}
+    data = {
+        "compose": {"head": compose.head(), "services": compose.blocks(new), "before": compose.blocks({"alpha": {"image": "i:0"}})},
+        "secrets": secrets or {}, "groups": list(groups),
+    }  # fmt: skip
+    job = runner.Job(data)
+    job.apply()
+    return job
+
+
+def services_written(runner: Any) -> dict[str, Any]:
+    return dict(yaml.safe_load(Path(runner.COMPOSE_FILE).read_text())["services"])
+
+
+def test_a_model_is_started_and_waited_for(
+    runner: Any, docker: Fakes, answers: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers["alpha"] = '{"data":[{"id":"alpha"}]}'
+    job = carry_out(runner, [entry("alpha")], secrets={"alpha": "sk-one"})
+    assert (job.failures, capsys.readouterr().out) == (0, "alpha: ready after 0:00\n")
+    assert services_written(runner) == {"alpha": {"image": "i:1"}}
+    key = Path(runner.SECRETS) / "alpha/api_key"
+    assert (key.read_text(), stat.S_IMODE(key.stat().st_mode)) == ("sk-one\n", 0o400)
+    assert not Path(runner.NEXT).exists()
+    assert "sk-one" not in docker.log.read_text()
+
+
+def test_the_file_on_the_host_is_the_plans(runner: Any, docker: Fakes, answers: dict[str, str]) -> None:
+    answers |= {"alpha": '"alpha"', "beta": '"beta"'}
+    services = {
+        "beta": {"image": "i:1", "secrets": [{"source": "beta_api_key", "target": "api_key"}]},
+        "alpha": {"image": "$x", "volumes": [{"type": "volume", "source": "cache", "target": "/c"}]},
+    }
+    carry_out(runner, [entry("alpha")], [entry("beta")], services=services)
+    assert Path(runner.COMPOSE_FILE).read_text() == compose.document(services)
+
+
+def test_a_container_that_ends_ends_the_wait_with_its_last_lines(
+    runner: Any, docker: Fakes, answers: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    docker.state("state.alpha", '{"status":"exited","restarts":0,"code":139,"error":""}')
+    job = carry_out(runner, [entry("alpha")], secrets={"alpha": "sk-one"})
+    assert job.failures == 1
+    out = capsys.readouterr().out
+    assert out.startswith("error alpha: it ended while loading (exit code 139). Look: docker logs alpha\n")
+    assert out.endswith("    | loading with •••\n    | cuda error\n")
+    assert "docker stop --time 5 alpha" in docker.calls
+
+
+def test_a_model_that_never_answers_is_given_up(
+    runner: Any, docker: Fakes, answers: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers["alpha"] = '{"data":[{"id":"another"}]}'
+    assert carry_out(runner, [entry("alpha", timeout=0.1)]).failures == 1
+    assert "not ready after 0:00: http://127.0.0.1:1/v1/models did not name" in capsys.readouterr().out
+
+
+def test_a_failed_pull_keeps_the_whole_group_and_the_others_go_on(
+    runner: Any, docker: Fakes, answers: dict[str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    answers |= {"alpha": '"alpha"', "beta": '"beta"', "gamma": '"gamma"'}
+    (docker.folder / "state/images").unlink()
+    docker.state("pull", "Error manifest for i:1 not found\n")
+    docker.add("docker", 'case "$*" in *"image inspect"*i:2*) exit 0;; esac' + DOCKER)
+    job = carry_out(runner, [entry("alpha", "recreate"), entry("beta")], [entry("gamma", image="i:2")])
+    assert job.failures == 2
+    lines = sorted(capsys.readouterr().out.splitlines())
+    assert lines[0].startswith("error alpha: image i:1 cannot be pulled: Error manifest for i:1 not found.")
+    assert lines[1] == "error beta: not changed, because it shares a card or port with alpha, which failed"
+    assert lines[2] == "gamma: ready after 0:00"
+    assert services_written(runner) == {"alpha": {"image": "i:0"}, "gamma": {"image": "i:1"}}
+    assert not [call for call in docker.calls if call.startswith("docker stop")]
+
+
+def test_a_folder_that_cannot_be_made_is_a_failure_and_no_lost_thread(
+    runner: Any, docker: Fakes, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    fetch = {"url": "http://127.0.0.1:1/a", "sha256": SHA, "path": str(tmp_path / "file/weights/a.gguf")}
+    assert carry_out(runner, [entry("alpha", fetch=fetch)]).failures == 1
+    assert capsys.readouterr().out.startswith("error alpha: [Errno 20] Not a directory")
+
+
+def test_what_compose_refuses_stays_as_it_was(
+    runner: Any, docker: Fakes, answers: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers["beta"] = '"beta"'
+    services = {"alpha": {"image": "REFUSED"}, "beta": {"image": "i:1"}}
+    job = carry_out(runner, [entry("alpha", "recreate")], [entry("beta")], services=services)
+    assert job.failures == 1
+    assert "error alpha: Compose refuses it, so it was not changed; correct its compose field. services.alpha bad" in (
+        capsys.readouterr().out
+    )
+    assert services_written(runner) == {"alpha": {"image": "i:0"}, "beta": {"image": "i:1"}}
+
+
+def test_stops_come_before_starts_and_memory_is_waited_for(
+    runner: Any, docker: Fakes, answers: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers |= {"alpha": '"alpha"', "beta": '"beta"'}
+    for name in ("alpha", "beta", "old"):
+        docker.state(f"runs.{name}", "")
+    docker.add("nvidia-smi", 'echo 42 >>"$STATE/asked"; [ "$(wc -l <"$STATE/asked")" -gt 2 ] && echo 7 || echo 42')
+    group = [entry("old", "remove"), entry("alpha", "recreate", uuids=["GPU-a"]), entry("beta", "recreate")]
+    assert carry_out(runner, group).failures == 0
+    acts = [call for call in docker.calls if " up " in call or call.startswith(("docker stop", "nvidia-smi"))]
+    assert [act.split()[-1] for act in acts if "docker" in act] == ["old", "alpha", "beta", "alpha", "beta"]
+    assert len([act for act in acts if "nvidia-smi" in act]) == 3
+    assert "old: removed" in capsys.readouterr().out
+
+
+def test_memory_that_does_not_come_back_is_said(
+    runner: Any, docker: Fakes, answers: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    docker.state("runs.alpha", "")
+    docker.add("nvidia-smi", "echo 42")
+    assert carry_out(runner, [entry("alpha", "recreate", uuids=["GPU-a"])]).failures == 1
+    assert "the memory of its card did not come back within 0.5 s; see nvidia-smi" in capsys.readouterr().out
+
+
+def test_keys_of_models_that_are_gone_go_too(runner: Any, docker: Fakes, answers: dict[str, str]) -> None:
+    for name in ("gone", "stays"):
+        (Path(runner.SECRETS) / name).mkdir(parents=True)
+    docker.state("runs.stays", "")
+    carry_out(runner)
+    assert [path.name for path in Path(runner.SECRETS).iterdir()] == ["stays"]
+
+
+def test_one_run_at_a_time_and_it_says_who(runner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert runner.holder() == "it does not say which"
+    with runner.locked("models"):
+        assert runner.holder().startswith("models since ")
+        assert str(os.getpid()) in runner.holder()
+    assert not Path(runner.BUSY).exists()
+
+
+def test_the_plan_and_the_host_agree_on_names(runner: Any) -> None:
+    assert runner.SET_ASIDE == SET_ASIDE
+
+
+# --- boot ------------------------------------------------------------------------------------------------------------
+
+
+def test_boot_starts_what_does_not_run_and_waits_for_cards(
+    runner: Any, fakes: Fakes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fakes.add(
+        "docker",
+        'case "$*" in ps*) printf "cpu\\ngpu\\nup\\nbad\\n";; *"index .Config"*gpu) echo \'{"uuids":["GPU-a"]}\';; '
+        '*"index .Config"*) echo "{}";; *inspect*up) echo \'{"status":"running"}\';; '
+        '*inspect*) echo \'{"status":"exited"}\';; "start bad") echo "no such network"; exit 1;; esac',
+    )
+    fakes.add("nvidia-smi", 'echo "GPU 0: NVIDIA A30 (UUID: GPU-a)"')
+    fakes.add("nvidia-ctk", 'echo "nvidia.com/gpu=GPU-a"')
+    assert runner.boot() == 1
+    starts = [call for call in fakes.calls if call.startswith("docker start")]
+    assert starts == ["docker start cpu", "docker start bad", "docker start gpu"]
+    assert capsys.readouterr().out == "bad: no such network\nerror bad: did not start; see docker logs bad\n"
+
+
+def test_unknown_words_are_the_usage(runner: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(runner.sys, "argv", ["models.py", "deploy"])
+    monkeypatch.setattr(runner.signal, "signal", lambda *arguments: None)
+    assert runner.main() == 64
+    assert "models.py apply" in capsys.readouterr().err
