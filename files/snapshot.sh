@@ -1,10 +1,23 @@
 # One look at a host: everything that gpurack's plan needs, read only. Runs as root, from standard input of `sh -s`.
-# gpurack puts the variables IMAGES and WEIGHTS (one item a line) in front. Output: sections headed by "@@ name";
-# gpurack/state/parse.py reads them. POSIX sh and coreutils only: a fresh host has neither python3 nor curl.
+# gpurack puts variables in front: IMAGES and WEIGHTS (one item a line), SEEN (stamp|path of weights whose headers it
+# remembers) and READER (weights_header.py). Output: sections headed by "@@ name"; gpurack/state/parse.py reads them.
+# POSIX sh and coreutils only: a fresh host has neither python3 nor curl.
 
 section() { printf '@@ %s\n' "$1"; }
 have() { command -v "$1" >/dev/null 2>&1; }
 encoded() { base64 "$1" 2>/dev/null | tr -d '\n'; }
+
+# Names, sizes and times of the files that weights consist of, as one word: the same word, the same weights.
+stamp() {
+	case $1 in
+	*-?????-of-?????.gguf) set -- "${1%-?????-of-?????.gguf}"-?????-of-"${1##*-of-}" ;;
+	esac
+	if [ -d "$1" ]; then
+		find -L "$1" -maxdepth 1 -type f '(' -name '*.safetensors' -o -name '*.json' ')' -exec stat -L -c '%n %s %Y' {} +
+	else
+		stat -L -c '%n %s %Y' "$@"
+	fi | sort | cksum | tr ' ' -
+}
 
 look_host() {
 	section os
@@ -41,6 +54,15 @@ look_host() {
 	printf '%s\n' "$WEIGHTS" | while IFS= read -r path; do
 		[ -n "$path" ] && echo "$(stat -L -c '%s %F' "$path" 2>/dev/null || echo '- missing')|$path"
 	done
+	section stamps
+	printf '%s\n' "$WEIGHTS" | while IFS= read -r path; do
+		[ -n "$path" ] && [ -e "$path" ] || continue
+		seen="$(stamp "$path")|$path"
+		echo "$seen"
+		printf '%s\n' "$SEEN" | grep -qxF -e "$seen" || echo "$path" >&3
+	done 3>"$work/unseen"
+	section headers
+	[ -s "$work/unseen" ] && have python3 && python3 -c "$READER" <"$work/unseen"
 	section ports
 	ss -Hltnp 2>/dev/null | LC_ALL=C tr -d '\200-\377' >"$work/ports"
 	cat "$work/ports"

@@ -141,6 +141,23 @@ class Probe:
 
 
 @dataclass(frozen=True)
+class Header:
+    """What files/weights_header.py found in the header of weights.
+
+    stamp: changes when the weights do. kind: "gguf" or "safetensors". tensors: data type → bytes. config: the facts of
+    their shape, by the format's own names. problem: why it could not be read, then nothing else is set. seen: the day
+    (2026-11-19) when the weights were last found with this stamp.
+    """
+
+    stamp: str
+    kind: str = ""
+    tensors: Mapping[str, int] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    problem: str = ""
+    seen: str = ""
+
+
+@dataclass(frozen=True)
 class HostState:
     """Everything one look at a host saw. `trouble` is set when the look itself failed: then nothing else is known."""
 
@@ -163,6 +180,10 @@ class HostState:
     secrets: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     weights: Mapping[str, int | None] = field(default_factory=dict)
     """Asked paths → size in bytes; None: missing."""
+    stamps: Mapping[str, str] = field(default_factory=dict)
+    """Asked paths that are there → what changes when the weights do."""
+    headers: Mapping[str, Header] = field(default_factory=dict)
+    """Asked paths → their headers, read by this look or remembered; absent: not known (no python3 there yet)."""
     listeners: tuple[Listener, ...] = ()
     driver: Driver = Driver()
     gpus: tuple[Gpu, ...] = ()

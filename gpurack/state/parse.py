@@ -12,6 +12,7 @@ from gpurack.state.model import (
     File,
     Gpu,
     GpuProcess,
+    Header,
     HostState,
     Listener,
     Os,
@@ -47,6 +48,8 @@ def parse(lines: list[str], raised: bool = False) -> HostState:
         docker_flags=word(get("units"), "flags"),
         secrets={name: (mode, int(uid)) for name, mode, uid in (line.rsplit(" ", 2) for line in get("secrets"))},
         weights=weights(get("weights")),
+        stamps=(stamps := {path: stamp for stamp, _, path in (line.partition("|") for line in get("stamps"))}),
+        headers=headers(get("headers"), stamps),
         listeners=tuple(listeners(get("ports"), get("owners"))),
         driver=driver(get("driver"), get("pci"), get("gpus"), "gpus" in sections),
         gpus=tuple(gpus(get("gpus"))),
@@ -138,6 +141,30 @@ def weights(lines: list[str]) -> dict[str, int | None]:
         size = seen.split(" ", 1)[0]
         found[path] = None if size == "-" else int(size)
     return found
+
+
+def headers(lines: list[str], stamps: Mapping[str, str]) -> dict[str, Header]:
+    """A line of JSON for each path whose header was read; what cannot be understood counts as not read."""
+    found = {}
+    for line in lines:
+        try:
+            said = json.loads(line)
+            found[said["path"]] = header(said, stamps[said["path"]])
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue
+    return found
+
+
+def header(said: Mapping[str, Any], stamp: str) -> Header:
+    """One answer of files/weights_header.py; Raises TypeError, ValueError or AttributeError when it is none."""
+    return Header(
+        stamp=stamp,
+        kind=str(said.get("kind", "")),
+        tensors={str(dtype): int(size) for dtype, size in said.get("tensors", {}).items()},
+        config=dict(said.get("config", {})),
+        problem=str(said.get("problem", "")),
+        seen=str(said.get("seen", "")),
+    )
 
 
 def listeners(lines: list[str], owners: list[str]) -> list[Listener]:

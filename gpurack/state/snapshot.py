@@ -6,8 +6,9 @@ host until something changed (`forget`). An unchanged run is one remote command 
 
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from datetime import date
 
 from pyinfra.api import FactBase, Host, StringCommand
 from pyinfra.api.state import StateStage
@@ -16,7 +17,8 @@ from typing_extensions import override
 from gpurack.plan import compose, weights
 from gpurack.resources import read_text
 from gpurack.spec import model as spec
-from gpurack.state.model import HostState
+from gpurack.state import remembered
+from gpurack.state.model import Header, HostState
 from gpurack.state.parse import parse
 
 NO_SUDO, SUDO_PASSWORD, RAISED = "@@ no-sudo", "@@ sudo-password", "@@ raised"
@@ -93,12 +95,17 @@ def forget(host: Host) -> None:
 
 
 def _take(host: Host, wanted: spec.Host) -> HostState:
-    stdin = script(wanted)
+    known = remembered.recall(host.name)
+    stdin = script(wanted, known)
     state = host.get_fact(Snapshot, _sudo=False, _ignore_errors=True, _stdin=stdin)
     if state is NEEDS_PASSWORD and (sys.stdin.isatty() or has_password(host)):
         # pyinfra asks for the password, or takes it from the inventory; this costs two more remote commands.
         state = host.get_fact(Snapshot, _sudo=True, _ignore_errors=True, _stdin=stdin)
         state = replace(state, raised=True)
+    if state.trouble:
+        return state
+    state = replace(state, headers=remembered.together(state, known, date.today().isoformat()))
+    remembered.remember(host.name, known, state)
     return state
 
 
@@ -111,9 +118,15 @@ def has_password(host: Host) -> bool:
     )
 
 
-def script(host: spec.Host) -> str:
-    """snapshot.sh with its questions in front: which images and weights to look for."""
-    asked = {"IMAGES": compose.images(host), "WEIGHTS": weights.paths(host)}
+def script(host: spec.Host, known: Mapping[str, Header] | None = None) -> str:
+    """snapshot.sh with its questions in front: which images and weights to look for, and which weights' headers need
+    not be read again."""
+    asked = {
+        "IMAGES": compose.images(host),
+        "WEIGHTS": weights.paths(host),
+        "SEEN": [f"{header.stamp}|{path}" for path, header in (known or {}).items()],
+        "READER": [remembered.reader()],
+    }
     questions = "".join(f"{name}={shlex.quote(_lines(items))}\n" for name, items in asked.items())
     return questions + read_text("files/snapshot.sh")
 

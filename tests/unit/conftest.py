@@ -13,6 +13,12 @@ settings.register_profile(
 settings.load_profile("gpurack")
 
 
+@pytest.fixture(autouse=True)
+def _nothing_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that somebody's own gpurack has seen are no part of a test."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
 @pytest.fixture
 def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fakes:
     """Fakes of commands, first in PATH."""

@@ -1,0 +1,235 @@
+"""The reader of headers that runs on the hosts: against the gguf package, real layouts, damaged files; and the look
+that reads nothing twice."""
+
+import ast
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpurack.state import remembered
+from gpurack.state.model import Header, HostState
+from gpurack.state.parse import parse
+from gpurack.state.snapshot import script
+from tests.given import models
+from tests.testbed import gguf_models
+from tests.weights import FILES, QWEN, folder, qwen, read, reader, safetensors
+
+SMALL = {"model_type": "llama", "num_attention_heads": 4, "num_hidden_layers": 2, "hidden_size": 64}
+
+
+def by_the_package(path: Path) -> tuple[int, dict[str, Any]]:
+    """(bytes of tensors, values) as ggml's own Python package reads them."""
+    file = gguf.GGUFReader(path)
+    return sum(int(tensor.n_bytes) for tensor in file.tensors), {
+        key: field.contents() for key, field in file.fields.items()
+    }
+
+
+@pytest.mark.parametrize(("layers", "hidden"), [(1, 64), (3, 96)])
+def test_the_testbeds_models_as_ggmls_own_package_reads_them(tmp_path: Path, layers: int, hidden: int) -> None:
+    gguf_models.say(tmp_path / "a.gguf", "Alpha speaks.", layers=layers, hidden=hidden)
+    size, values = by_the_package(tmp_path / "a.gguf")
+    header = read(tmp_path / "a.gguf")
+    assert (header.kind, header.problem, sum(header.tensors.values())) == ("gguf", "", size)
+    assert header.config["vocab"] == len(values["tokenizer.ggml.tokens"])
+    expected = {key: value for key, value in values.items() if key.startswith("llama.")}
+    assert {key: value for key, value in header.config.items() if key.startswith("llama.")} == expected
+    assert header.config["general.architecture"] == "llama"
+
+
+def written(path: Path, blocks: list[int], **values: Any) -> Path:
+    """A file of the package's writer, with Q4_K tensors of so many blocks, and values of every kind."""
+    writer = gguf.GGUFWriter(path, "qwen2")
+    writer.add_block_count(len(blocks))
+    writer.add_head_count_kv([2] * len(blocks))
+    writer.add_array("tokenizer.ggml.tokens", [f"t{number}" for number in range(1025)])
+    writer.add_array("tokenizer.ggml.scores", [0.5] * 1025)
+    writer.add_string("general.name", "ein Name, über alles")
+    writer.add_bool("qwen2.flag", True)
+    writer.add_float64("qwen2.double", 0.5)
+    writer.add_int64("qwen2.negative", -(2**40))
+    for key, value in values.items():
+        writer.add_uint32(key, value)
+    for number, count in enumerate(blocks):
+        data = numpy.zeros((count, 144), dtype=numpy.uint8)
+        writer.add_tensor(f"blk.{number}.weight", data, raw_dtype=gguf.GGMLQuantizationType.Q4_K)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@settings(max_examples=12)
+@given(blocks=st.lists(st.integers(1, 9), min_size=1, max_size=5))
+def test_quantized_tensors_but_for_what_aligns_them(
+    tmp_path_factory: pytest.TempPathFactory, blocks: list[int]
+) -> None:
+    path = written(tmp_path_factory.mktemp("gguf") / "m.gguf", blocks)
+    size, values = by_the_package(path)
+    header = read(path)
+    assert size <= sum(header.tensors.values()) < size + 32 * len(blocks)
+    assert (
+        header.config["qwen2.attention.head_count_kv"] == [2] * len(blocks) == values["qwen2.attention.head_count_kv"]
+    )
+    assert (header.config["vocab"], header.config["qwen2.flag"]) == (1025, True)
+    assert (header.config["qwen2.double"], header.config["qwen2.negative"]) == (0.5, -(2**40))
+
+
+def test_a_split_file_has_the_tensors_of_all_its_parts(tmp_path: Path) -> None:
+    parts = [written(tmp_path / f"m-0000{number}-of-00003.gguf", [2 * number] * 2) for number in (1, 2, 3)]
+    whole = read(parts[0])
+    assert sum(whole.tensors.values()) == sum(by_the_package(part)[0] for part in parts)
+    parts[2].unlink()
+    assert read(parts[0]).problem == "m-00003-of-00003.gguf: No such file or directory"
+
+
+def test_the_index_says_which_files_count(tmp_path: Path) -> None:
+    path = folder(tmp_path / "m", {**SMALL, "tokenizer": "x" * 99}, {"a": (10, 10), "b": (5,)}, files=2)
+    safetensors(path / "consolidated.safetensors", {"a": (10, 10), "b": (5,)})  # the same again, as Mistral has it
+    (path / "tokenizer_config.json").write_text('{"model_max_length": 2048, "chat_template": "long"}')
+    header = read(path)
+    assert (header.kind, header.tensors) == ("safetensors", {"BF16": 210})
+    assert header.config == {**SMALL, "rope": "default", "text_config": False, "model_max_length": 2048}
+    (path / "model-00002-of-00002.safetensors").unlink()
+    assert read(path).problem == "1 of 2 files are missing, model-00002-of-00002.safetensors first"
+
+
+def test_parameters_of_qwen(tmp_path: Path) -> None:
+    # by Qwen: 7.61, 14.7 and 32.5 billion
+    for size, parameters in {"7B": 7_615_616_512, "14B": 14_770_033_664, "32B": 32_763_876_352}.items():
+        assert read(qwen(tmp_path, size)).tensors == {"BF16": 2 * parameters}
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (lambda path: path.mkdir(), "config.json: No such file or directory"),
+        (lambda path: folder(path, SMALL, {}, 0), "there are no *.safetensors in the folder"),
+        (lambda path: path.write_text("x"), "they are neither a GGUF file nor a folder of *.safetensors"),
+        (
+            lambda path: os.truncate(folder(path, SMALL, {"a": (9,)}) / "model-00001-of-00001.safetensors", 60),
+            "cut off",
+        ),
+        (lambda path: None, "they are neither a GGUF file nor a folder of *.safetensors"),
+    ],
+)
+def test_what_cannot_be_read_is_a_sentence(tmp_path: Path, make: Any, problem: str) -> None:
+    make(tmp_path / "weights")
+    assert problem.replace("cut off", "") in read(tmp_path / "weights").problem != ""
+
+
+@given(data=st.data())
+def test_a_damaged_file_is_never_an_exception(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    base = tmp_path_factory.mktemp("damaged")
+    whole = written(base / "m.gguf", [1, 2]).read_bytes()
+    header_end = len(whole) - 3 * 144
+    cut = data.draw(st.integers(0, header_end))
+    (base / "cut.gguf").write_bytes(whole[:cut])
+    assert read(base / "cut.gguf").problem
+    at = data.draw(st.integers(0, header_end))
+    garbage = data.draw(st.binary(min_size=1, max_size=12))
+    (base / "garbage.gguf").write_bytes(whole[:at] + garbage + whole[at + len(garbage) :])
+    assert read(base / "garbage.gguf") is not None
+    path = folder(base / "hf", SMALL, {"a": (3, 3)})
+    (path / "model-00001-of-00001.safetensors").write_bytes(data.draw(st.binary(max_size=40)))
+    assert read(path).problem
+    (path / "config.json").write_bytes(data.draw(st.sampled_from([b"", b"[]", b"[" * 100_000, b"\xff", b'{"a":'])))
+    assert read(path).problem
+
+
+def test_runs_on_the_oldest_python_of_a_host() -> None:
+    with pytest.raises(SyntaxError):  # the check can fail
+        ast.parse("(a := 1)", feature_version=(3, 6))
+    ast.parse((FILES / "weights_header.py").read_text(), feature_version=(3, 6))
+
+
+# --- the look ------------------------------------------------------------------------------------------------------
+
+
+def look(paths: list[str], known: dict[str, Header] | None = None) -> tuple[HostState, list[str]]:
+    """(what the look saw, the JSON lines of headers) with the real script on this machine."""
+    engines = {number: "llama.cpp" if path.endswith(".gguf") else "vllm" for number, path in enumerate(paths)}
+    wanted = models(**{f"m{n}": {"weights": paths[n], "engine": e, "gpus": [n]} for n, e in engines.items()})
+    lines = subprocess.run(
+        ["sh", "-s"], input=script(wanted, known), capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    return parse(lines), [line for line in lines if line.startswith("{") and '"path"' in line]
+
+
+def test_a_look_reads_headers_once(tmp_path: Path) -> None:
+    path = tmp_path / "with space.gguf"
+    gguf_models.say(path, "Alpha speaks.")
+    first, lines = look([str(path), "/not/there.gguf"])
+    assert len(lines) == 1
+    assert list(first.headers) == list(first.stamps) == [str(path)]
+    assert first.headers[str(path)].config["llama.context_length"] == 4096
+    headers = remembered.together(first, {}, "2026-11-19")
+    again, lines = look([str(path)], headers)
+    assert (lines, again.headers) == ([], {})
+    assert remembered.together(again, headers, "2026-11-20")[str(path)].seen == "2026-11-20"
+    os.utime(path, (1, 1))
+    changed, lines = look([str(path)], headers)
+    assert len(lines) == 1
+    assert changed.stamps[str(path)] != first.stamps[str(path)]
+
+
+def test_a_folder_is_another_when_a_file_in_it_is(tmp_path: Path) -> None:
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshot"
+    folder(blobs, QWEN["7B"], {"a": (3, 3)})
+    snapshot.mkdir()
+    for file in blobs.iterdir():  # as huggingface_hub's cache has it
+        (snapshot / file.name).symlink_to(file)
+    first, _ = look([str(snapshot)])
+    assert first.headers[str(snapshot)].tensors == {"BF16": 18}
+    os.utime(blobs / "config.json", (1, 1))
+    assert look([str(snapshot)])[0].stamps != first.stamps
+
+
+def test_remembered_by_host_and_forgotten_when_gone(tmp_path: Path) -> None:
+    def seen(**stamps: str) -> HostState:
+        headers = {
+            f"/{name}": Header(stamp, "gguf", {"GGUF": 1}, {"a": [1]}, "", "2026-11-19")
+            for name, stamp in stamps.items()
+        }
+        return HostState(
+            weights=dict.fromkeys(headers, 1), stamps={path: h.stamp for path, h in headers.items()}, headers=headers
+        )
+
+    remembered.remember("gpu1", {}, seen(a="1", b="2"))
+    known = remembered.recall("gpu1")
+    assert known == seen(a="1", b="2").headers
+    assert remembered.recall("gpu2") == {}
+    # /b is not asked for, so it stays; /a is gone
+    gone = HostState(weights={"/a": None})
+    remembered.remember("gpu1", known, gone)
+    assert list(remembered.recall("gpu1")) == ["/b"]
+    remembered.place("gpu1").write_text(json.dumps({"host": "gpu1", "reader": "another", "weights": {}}))
+    assert remembered.recall("gpu1") == {}
+    remembered.place("gpu1").write_text("no JSON")
+    assert remembered.recall("gpu1") == {}
+
+
+def test_a_memory_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    state = HostState(headers={"/a": Header("1")})
+    remembered.remember("gpu1", {}, state)
+    assert remembered.recall("gpu1") == {}
+
+
+def test_names_of_hosts_are_safe_in_paths() -> None:
+    assert remembered.place("../../etc/x").parent == remembered.place("gpu1").parent
+
+
+def test_reader_is_what_the_host_runs() -> None:
+    assert remembered.reader() == (FILES / "weights_header.py").read_text()
+    assert reader().__doc__
