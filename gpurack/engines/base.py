@@ -71,6 +71,25 @@ class Container:
     compose: Mapping[str, Any] = field(default_factory=dict)
 
 
+class NotEstimated(Exception):
+    """Why a model's memory cannot be computed beforehand; the text ends a sentence."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """How an engine fills a card's memory.
+
+    tokens: of KV cache it cannot do without. kv_bytes: of one number among the keys, among the values. overhead: GiB of
+    a card beside weights and KV cache, (at the very least, usually). float_bytes: of a weight that is stored as a
+    number of 16 or 32 bits; None: as it is stored.
+    """
+
+    tokens: int
+    kv_bytes: tuple[float, float]
+    overhead: tuple[float, float]
+    float_bytes: int | None = None
+
+
 Finding = tuple[str, str]
 """(field of the model, sentence)"""
 
@@ -223,6 +242,15 @@ class Engine(ABC):
             return []
         can = [*self.weights_suffixes, *(["Hugging Face folders"] if self.weights_folders else [])]
         return [("weights", f"{self.name} reads {' or '.join(can)}, not {name}.")]
+
+    def needs(self, model: Model, context: int | None, vocabulary: int) -> Needs:
+        """What it needs of its cards. context: the longest that the weights allow; vocabulary: how many tokens they
+        know. Raises NotEstimated."""
+        raise NotEstimated(f"gpurack has no formula for {self.name}")
+
+    def budget(self, model: Model, card: float) -> float:
+        """GiB it may take of a card of that many GiB."""
+        return model.vram.of(card) if model.vram else card
 
 
 FILES = (".gguf", ".bin", ".safetensors", ".pt", ".onnx", ".ggml", ".pth", ".zip", ".tar")

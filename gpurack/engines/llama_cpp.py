@@ -3,11 +3,15 @@
 Sources: the image `ghcr.io/ggml-org/llama.cpp` (moved from ggerganov), variants server and server-cuda: its HEALTHCHECK
 is fixed to :8080 while newer builds listen on 9931 by default, so the port is always passed; `--api-key-file` guards
 all but /health; 503 "Loading model" until /v1/models answers; --mlock wants IPC_LOCK and unlimited locked memory.
+
+Memory (measured, build 11669): `--ctx-size` is the total of all slots, so with `--parallel` N each has an Nth of it,
+unless the KV cache is unified (the default only without `--parallel`); the cache grows in steps of 256 tokens.
 """
 
+import re
 from typing import ClassVar
 
-from gpurack.engines.base import Accelerator, Container, Engine, Run, flags
+from gpurack.engines.base import Accelerator, Container, Engine, Needs, NotEstimated, Run, flags, normal
 from gpurack.spec.model import Model
 
 # `llama-server --help`: it knows -ngl, and ends with "invalid argument" at --ngl.
@@ -18,6 +22,18 @@ ONE_DASH = frozenset(
         "np", "nr", "ot", "otd", "rea", "sm", "sp", "sps", "tb", "tbd", "td", "to", "ts", "ub",
     }
 )  # fmt: skip
+STEP = 256
+KV_BYTES = {
+    "f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32, "q4_1": 20 / 32, "iq4_nl": 18 / 32,
+    "q5_0": 22 / 32, "q5_1": 24 / 32,
+}  # fmt: skip
+"""`--cache-type-k`, `-v` → bytes of a number (ggml's blocks of 32)."""
+UNFORESEEN = (
+    "n-gpu-layers", "gpu-layers", "ngl", "split-mode", "sm", "tensor-split", "ts", "main-gpu", "mg", "override-tensor",
+    "ot", "cpu-moe", "cmoe", "n-cpu-moe", "ncmoe", "no-kv-offload", "nkvo", "mmproj", "model-draft", "md", "lora",
+    "control-vector", "swa-full", "override-kv", "device", "dev", "kv-unified-per-slot",
+)  # fmt: skip
+"""Flags that put something else onto the cards, or part of it elsewhere."""
 VARIANTS = {"cpu": "server", "nvidia": "server-cuda", "amd": "server-rocm"}
 
 
@@ -45,9 +61,49 @@ class LlamaCpp(Engine):
         if run.api_key_file:
             command += ["--api-key-file", run.api_key_file]
         if model.context:
-            command += ["--ctx-size", str(model.context)]
+            command += ["--ctx-size", str(model.context * slots(model))]
         # All layers on the cards: without it newer builds fit silently and may leave layers on the CPU.
         if run.gpus and not {"ngl", "n-gpu-layers", "gpu-layers"} & set(model.args):
             command += ["--n-gpu-layers", "999"]
         locked = {"cap_add": ["IPC_LOCK"], "ulimits": {"memlock": -1}} if model.args.get("mlock") is True else {}
         return Container(command + flags(model.args, ONE_DASH), compose=locked)
+
+    def needs(self, model: Model, context: int | None, vocabulary: int) -> Needs:
+        """A KV cache of its whole context from the start, for each slot; without `context` that of the weights."""
+        given = {normal(flag): value for flag, value in model.args.items()}
+        if unforeseen := [flag for flag in UNFORESEEN if flag in given]:
+            raise NotEstimated(f"args.{unforeseen[0]} decides what lies on a card")
+        total = model.context * slots(model) if model.context else context
+        if total is None:
+            raise NotEstimated("the weights do not say their context; write context")
+        types = [str(given.get(f"cache-type-{part}", given.get(f"ct{part}", "f16"))) for part in "kv"]
+        if unknown := [name for name in types if name not in KV_BYTES]:
+            raise NotEstimated(f"gpurack does not know the KV cache's type {unknown[0]}")
+        batch = given.get("ubatch-size", given.get("ub", 512))
+        # CUDA's own part [E], and one batch's scores for the whole vocabulary
+        scores = int(str(batch)) * vocabulary * 4 / 2**30 if model.gpus else 0.0
+        least, usual = (0.3, 0.5) if model.gpus else (0.0, 0.1)
+        cells = kv_cells(total, slots(model))
+        return Needs(cells, (KV_BYTES[types[0]], KV_BYTES[types[1]]), (least, usual + scores))
+
+
+def slots(model: Model) -> int:
+    """How many requests have a KV cache of their own."""
+    given = {normal(flag): value for flag, value in model.args.items()}
+    number = given.get("parallel", given.get("np", 1))
+    unified = {"kv-unified", "kvu"} & set(given)
+    return max(int(str(number)), 1) if re.fullmatch(r"-?\d+", str(number)) and not unified else 1
+
+
+def kv_cells(size: int, parallel: int) -> int:
+    """Tokens of KV cache that llama-server keeps for `--ctx-size` and `--parallel`.
+
+    >>> kv_cells(1000, 1), kv_cells(1000, 3), kv_cells(600, 2)
+    (1024, 1536, 1024)
+    """
+    return padded(padded(size) // parallel) * parallel
+
+
+def padded(tokens: int) -> int:
+    """The next multiple of STEP."""
+    return -(-tokens // STEP) * STEP

@@ -12,6 +12,8 @@ from gpurack.engines.base import (
     Container,
     Engine,
     Finding,
+    Needs,
+    NotEstimated,
     Run,
     flags,
     normal,
@@ -22,6 +24,18 @@ from gpurack.engines.base import (
 from gpurack.spec.model import Model
 
 SPECULATIVE = "use --speculative-config '{…}'."
+UTILIZATION = 0.92
+"""Of a card it has for itself: vLLM's own default of --gpu-memory-utilization."""
+FLOATS = {"auto": 2, "half": 2, "float16": 2, "bfloat16": 2, "float": 4, "float32": 4}
+"""--dtype → bytes. auto: weights of 32 bits are loaded as 16."""
+KV_TYPES = {"bfloat16": 2, "float16": 2, "fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1}
+UNFORESEEN = (
+    "quantization", "q", "load-format", "hf-overrides", "speculative-config", "enable-lora", "cpu-offload-gb",
+    "kv-offloading-size", "kv-cache-memory-bytes", "data-parallel-size", "dp", "enable-expert-parallel", "config",
+    "decode-context-parallel-size", "dcp", "num-gpu-blocks-override",
+)  # fmt: skip
+"""Flags that put something else onto the cards, or part of it elsewhere."""
+
 REMOVED = {
     "task": 'use runner: "pooling", with convert: "embed" for embeddings or "classify" for rerank and scores; chat '
     "models need nothing.",
@@ -121,6 +135,29 @@ class Vllm(Engine):
         server = ["python3", "-m", "vllm.entrypoints.openai.api_server", *argv]
         entrypoint, command = with_secrets({"VLLM_API_KEY": run.api_key_file}, server)
         return Container(command, entrypoint, environment, volumes, compose={"ipc": "host"})
+
+    def needs(self, model: Model, context: int | None, vocabulary: int) -> Needs:
+        """KV cache for one request of the longest context at least, or vLLM does not start; it fills the rest of its
+        share with more."""
+        given = {normal(flag): str(value) for flag, value in model.args.items()}
+        if unforeseen := [flag for flag in UNFORESEEN if flag in given]:
+            raise NotEstimated(f"args.{unforeseen[0]} decides what lies on a card")
+        longest = model.context or context
+        if longest is None:
+            raise NotEstimated("the weights do not say their context; write context")
+        dtype, kv_type = given.get("dtype", "auto"), given.get("kv-cache-dtype", "auto")
+        kv_bytes = FLOATS.get(dtype) if kv_type == "auto" else KV_TYPES.get(kv_type)
+        if kv_bytes is None or dtype not in FLOATS:
+            raise NotEstimated(f"gpurack does not know the data type {kv_type if dtype in FLOATS else dtype}")
+        return Needs(longest, (kv_bytes, kv_bytes), (1.0, 1.5), FLOATS[dtype])
+
+    def budget(self, model: Model, card: float) -> float:
+        """Its share of the card's total memory, given by args, by vram, or vLLM's default."""
+        given = {normal(flag): str(value) for flag, value in model.args.items()}
+        try:
+            return float(given["gpu-memory-utilization"]) * card
+        except (KeyError, ValueError):
+            return model.vram.of(card) if model.vram else UTILIZATION * card
 
     def check(self, model: Model) -> list[Finding]:
         """Also: as many cards as its parallelism needs."""

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from gpurack import paths
 from gpurack.engines import ENGINES
 from gpurack.plan import compose, ledger, weights
+from gpurack.plan.estimate import refusal
 from gpurack.plan.steps import Shell, Step, WriteFile
 from gpurack.resources import read_text, render
 from gpurack.spec.model import Host, UrlWeights
@@ -81,7 +82,7 @@ def plan_models(spec: Host, state: HostState, keys: Mapping[str, str], salt: str
             continue
         words = compose.definition(name, spec, state, uuids, keys.get(name), salt_of(name, state) or salt)
         change = compare(name, spec, state, words)
-        error = obstacle(name, spec, state, change)
+        error = obstacle(name, spec, state, change) or too_large(name, spec, state, change, uuids)
         if error:
             errors[name] = error
             continue
@@ -205,6 +206,17 @@ def obstacle(name: str, spec: Host, state: HostState, change: Change) -> str | N
     if change.action == "keep":
         return silence(name, spec, state)
     return None
+
+
+def too_large(name: str, spec: Host, state: HostState, change: Change, uuids: Sequence[str]) -> str | None:
+    """Why a model that would get a new container does not fit onto its cards; one that runs has shown that it does."""
+    if change.action not in ("create", "recreate"):
+        return None
+    model = spec.models[name]
+    header = state.headers.get(weights.host_path(spec, model))
+    cards = [(f"GPU {gpu.index}", gpu.memory_total / 1024) for gpu in state.gpus if gpu.uuid in uuids]
+    error = refusal(model, header, cards)
+    return f"{error} Nothing of this model was changed." if error else None
 
 
 def room(holder: str) -> str:

@@ -1,11 +1,17 @@
-"""What can be said of a host's Compose project before the host was looked at. Pure."""
+"""What can be said of a host before it was looked at: its Compose project, and whether its models fit. Pure."""
 
-from gpurack.plan import compose
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gpurack.engines.base import NotEstimated
+from gpurack.plan import compose, weights
+from gpurack.plan.estimate import Estimate, estimate, refusal, tight
 from gpurack.plan.ledger import assign
 from gpurack.spec.cards import CARDS
 from gpurack.spec.model import Host
+from gpurack.spec.problems import Problem
 from gpurack.spec.seats import seats
-from gpurack.state.model import Gpu, HostState
+from gpurack.state.model import Gpu, Header, HostState
 
 NOTE = """\
 # Offline: the cards' UUIDs and the address of `bind: lan` are placeholders, and labels are left out.
@@ -29,3 +35,46 @@ def compose_text(spec: Host) -> str:
     cards = assign(spec, state).uuids
     services = {name: compose.service(name, spec, state, uuids) for name, uuids in cards.items()}
     return NOTE + compose.document(services)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is known of the memory that the enabled models of a fleet need.
+
+    estimates: (host, model) → what it needs of each card. reasons: (host, model) → why there is no estimate. seen: the
+    oldest day on which weights that count here were seen, "" for none. problems: what cannot fit; warnings: what is
+    tight.
+    """
+
+    estimates: Mapping[tuple[str, str], Estimate]
+    reasons: Mapping[tuple[str, str], str]
+    seen: str
+    problems: tuple[Problem, ...]
+    warnings: tuple[Problem, ...]
+
+
+def sizes(fleet: Mapping[str, Host], remembered: Mapping[str, Mapping[str, Header]]) -> Sizes:
+    """remembered: host → path of weights → its header, as it was last seen there."""
+    estimates, reasons, days = {}, {}, []
+    problems, warnings = [], []
+    for name, host in fleet.items():
+        places = seats(host)
+        for key, model in host.models.items():
+            if not model.enabled:
+                continue
+            header = remembered.get(name, {}).get(weights.host_path(host, model))
+            mine = [seat for seat in places if key in dict(seat.occupants)]
+            cards = [
+                (f"GPU {seat.card} ({seat.name})" if seat.name else f"GPU {seat.card}", seat.memory) for seat in mine
+            ]
+            try:
+                estimates[name, key] = estimate(model, header, len(cards))
+            except NotEstimated as reason:
+                reasons[name, key] = str(reason)
+            if header:
+                days.append(header.seen)
+            if error := refusal(model, header, cards):
+                problems.append(Problem(name, f"models.{key}", error))
+            if warning := tight(model, header, cards):
+                warnings.append(Problem(name, f"models.{key}", warning))
+    return Sizes(estimates, reasons, min(days, default=""), tuple(problems), tuple(warnings))

@@ -1,0 +1,395 @@
+"""Does it fit? The table of facts/engines.md, what more memory is needed for, and what is refused, in which words."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpurack.engines.base import NotEstimated
+from gpurack.plan.estimate import GIB, Estimate, estimate, refusal, tight
+from gpurack.plan.models import plan_models
+from gpurack.plan.offline import sizes
+from gpurack.spec.model import Host, Model
+from gpurack.state.model import Gpu, Header
+from tests.given import SALT, host_state, models, running, uuid
+from tests.weights import QWEN, folder, qwen, read
+
+A30 = 23.5
+"""GiB of the table's card."""
+
+
+def vllm(gpus: int = 1, **fields: Any) -> Model:
+    words = {"engine": "vllm", "weights": "/w/m", "gpus": list(range(gpus)), "version": "0.33.0", **fields}
+    return models(alpha=words).models["alpha"]
+
+
+def llama(gpus: int = 1, **fields: Any) -> Model:
+    return models(alpha={"gpus": list(range(gpus)), **fields}).models["alpha"]
+
+
+def cards(count: int, memory: float | None = A30) -> list[tuple[str, float | None]]:
+    return [(f"GPU {number}", memory) for number in range(count)]
+
+
+def gguf(size: float = 4.0, architecture: str = "llama", **config: Any) -> Header:
+    """A GGUF of so many GiB, of Llama 2 7B's shape."""
+    shape = {"block_count": 32, "context_length": 4096, "embedding_length": 4096, "attention.head_count": 32}
+    said = {f"{architecture}.{key}": value for key, value in {**shape, **config}.items()}
+    return Header(
+        "1", "gguf", {"GGUF": int(size * GIB)}, {"general.architecture": architecture, "vocab": 32000, **said}
+    )
+
+
+def hf(size: float = 14.0, dtype: str = "BF16", **config: Any) -> Header:
+    """A folder of so many GiB, of Qwen2.5 7B's shape; None takes a word out of its config."""
+    words = {**QWEN["7B"], "rope": "default", **config}
+    said = {key: value for key, value in words.items() if value is not None}
+    return Header("1", "safetensors", {dtype: int(size * GIB)}, said)
+
+
+# --- the table -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "tensor", "weights", "per_token", "tokens"),
+    [
+        ("7B", 1, 14.2, 56, 111_000),
+        ("14B", 1, 27.5, 192, None),
+        ("14B", 2, 13.8, 96, 69_000),
+        ("32B", 2, 30.5, 128, None),
+        ("32B", 4, 15.3, 64, 80_000),
+    ],
+)
+def test_the_table_of_engines(
+    tmp_path: Path, size: str, tensor: int, weights: float, per_token: float, tokens: int | None
+) -> None:
+    header = read(qwen(tmp_path, size))
+    model = vllm(tensor, context=32768)
+    need = estimate(model, header, tensor)
+    assert need.weights == pytest.approx(weights, rel=0.02)
+    assert need.kv * GIB / need.tokens / 1024 == pytest.approx(per_token, rel=0.02)
+    assert (refusal(model, header, cards(tensor)) is None) is (tokens is not None)
+    if tokens:
+        room = 0.92 * A30 - need.weights - need.overhead
+        assert room / need.kv * need.tokens == pytest.approx(tokens, rel=0.02)
+
+
+def test_the_map_of_the_vocabulary(tmp_path: Path) -> None:
+    """The figures that vocabulary.md draws for the lab of four A30."""
+    for size, tensor, drawn in (("7B", 1, 17.4), ("14B", 2, 18.3), ("32B", 4, 18.8)):
+        need = estimate(vllm(tensor, context=32768), read(qwen(tmp_path, size)), tensor)
+        assert need.total == pytest.approx(drawn, abs=0.06)
+
+
+def test_llama_2_13b_of_the_facts() -> None:
+    """25 GiB of KV cache at 8192 tokens for each of 4 requests (vocabulary.md)."""
+    header = gguf(7.0, **{"block_count": 40, "embedding_length": 5120, "attention.head_count": 40})
+    assert estimate(llama(context=8192, args={"parallel": 4}), header, 1).kv == pytest.approx(25, rel=0.02)
+
+
+# --- what needs more, what less ------------------------------------------------------------------------------------
+
+SHAPES = st.fixed_dictionaries(
+    {
+        "num_hidden_layers": st.integers(1, 96),
+        "num_attention_heads": st.sampled_from([8, 16, 32, 64]),
+        "num_key_value_heads": st.sampled_from([1, 2, 4, 8]),
+        "head_dim": st.sampled_from([64, 128, 256]),
+    }
+)
+
+
+@given(shape=SHAPES, size=st.floats(0.1, 200), one=st.integers(1, 200_000), more=st.integers(0, 200_000))
+def test_more_context_never_needs_less(shape: dict[str, int], size: float, one: int, more: int) -> None:
+    for of, header in ((vllm, hf(size, **shape)), (llama, gguf(size))):
+        small, large = (estimate(of(context=context), header, 1) for context in (one, one + more))
+        assert small.total <= large.total
+        assert small.minimum <= small.total
+
+
+@given(shape=SHAPES, size=st.floats(0.1, 200), tensor=st.sampled_from([1, 2, 4, 8]), context=st.integers(1, 100_000))
+def test_tensor_parallel_splits(shape: dict[str, int], size: float, tensor: int, context: int) -> None:
+    header = hf(size, **shape)
+    one, split = (estimate(vllm(count, context=context), header, count) for count in (1, tensor))
+    assert split.weights * tensor == pytest.approx(one.weights)
+    # every card keeps at least one KV head, so that together they may keep more than one card would
+    assert one.kv / tensor <= split.kv * (1 + 1e-9)
+    assert split.kv <= one.kv
+    if shape["num_key_value_heads"] % tensor == 0:
+        assert split.kv * tensor == pytest.approx(one.kv)
+
+
+@given(
+    memory=st.floats(1, 200),
+    context=st.integers(256, 200_000),
+    size=st.floats(0.5, 100),
+    gpus=st.sampled_from([1, 2, 4]),
+)
+def test_what_is_not_refused_is_within_the_card(memory: float, context: int, size: float, gpus: int) -> None:
+    for model, header in ((vllm(gpus, context=context), hf(size)), (llama(gpus, context=context), gguf(size))):
+        error = refusal(model, header, cards(gpus, memory))
+        need = estimate(model, header, gpus)
+        assert (error is None) is (need.minimum <= (0.92 * memory if model.engine == "vllm" else memory))
+        assert error is None or tight(model, header, cards(gpus, memory)) is None
+        # the context that the remedy names does fit, and one more step does not
+        if error and (found := re.search(r"context: (\d+)", error)):
+            fits = model.model_copy(update={"context": int(found[1])})
+            assert refusal(fits, header, cards(gpus, memory)) is None
+            larger = model.model_copy(update={"context": int(found[1]) + 256})
+            assert refusal(larger, header, cards(gpus, memory)) is not None
+        if error and (found := re.search(r"give it (\d+) cards", error)):
+            wider = model.model_copy(update={"gpus": list(range(int(found[1])))})
+            assert refusal(wider, header, cards(int(found[1]), memory)) is None
+
+
+def test_pipeline_stages_and_fp8() -> None:
+    header = hf(28.0)
+    whole = estimate(vllm(context=1000), header, 1)
+    stages = estimate(vllm(2, context=1000, args={"pipeline-parallel-size": 2}), header, 2)
+    assert (stages.weights, stages.kv) == (whole.weights / 2, whole.kv / 2)
+    small = estimate(vllm(context=1000, args={"kv_cache_dtype": "fp8"}), header, 1)
+    assert small.kv == whole.kv / 2
+
+
+def test_weights_of_32_bits_are_loaded_as_16() -> None:
+    assert estimate(vllm(context=10), hf(2.0, "F32"), 1).weights == pytest.approx(1.0)
+    assert estimate(vllm(context=10, args={"dtype": "float32"}), hf(2.0, "F32"), 1).weights == pytest.approx(2.0)
+    assert estimate(vllm(context=10), hf(2.0, "F32", quantization="awq"), 1).weights == pytest.approx(2.0)
+    assert estimate(vllm(context=10), hf(2.0, "F8_E4M3"), 1).weights == pytest.approx(2.0)
+
+
+def test_encoders_keep_no_keys_and_values() -> None:
+    bert = hf(1.2, model_type="xlm-roberta", num_key_value_heads=None, max_position_embeddings=8194)
+    assert estimate(vllm(), bert, 1).kv == 0
+    assert estimate(llama(), gguf(1.0, "bert"), 1).kv == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "cells"),
+    [
+        ({"context": 1000}, 1024),
+        ({"context": 1000, "args": {"parallel": 3}}, 3072),
+        ({"context": 1000, "args": {"parallel": 3, "kv-unified": True}}, 1024),
+        ({"args": {"np": 3}}, 4608),
+        ({}, 4096),
+        ({"context": 1000, "args": {"parallel": -1}}, 1024),
+    ],
+)
+def test_cells_of_llama_server(fields: dict[str, Any], cells: int) -> None:
+    """As llama-server (build 11669) logged them for these flags."""
+    assert estimate(llama(**fields), gguf(), 1).tokens == cells
+
+
+def test_quantized_kv_cache() -> None:
+    need = estimate(llama(context=1024, args={"cache-type-k": "q8_0", "ctv": "f32"}), gguf(), 1)
+    assert need.kv * GIB == 1024 * 32 * 4096 * (34 / 32 + 4)
+
+
+def test_layers_are_shared_out_among_cards() -> None:
+    one, three = estimate(llama(), gguf(), 1), estimate(llama(3), gguf(), 3)
+    assert three.weights == pytest.approx(one.weights / 3)
+    assert three.kv == pytest.approx(one.kv * 11 / 32)  # of 32 layers one card has 11
+
+
+# --- not estimated -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        (None, "its weights have not been looked at yet; a run or gpurack plan --live does"),
+        (Header("1", problem="m.gguf is cut off"), "m.gguf is cut off"),
+        (hf(kv_lora_rank=512, model_type="deepseek_v3"), "deepseek_v3 compresses its KV cache (MLA)"),
+        (hf(model_type="qwen3_next", layer_types=["linear_attention", "full_attention"]),
+         "qwen3_next is a hybrid (linear_attention)"),
+        (hf(model_type="mistral", use_sliding_window=None, sliding_window=4096),
+         "its attention slides over 4096 tokens, so it keeps less than the formula says"),
+        (hf(model_type="gemma3", text_config=True), "gemma3 is made of several models"),
+        (hf(model_type="mamba"), "gpurack has no formula for the architecture mamba"),
+        (hf(num_hidden_layers=None), "their header lacks what the formula needs"),
+        (hf(num_attention_heads="28"), "their header lacks what the formula needs"),
+        (Header("1", "safetensors"), "gpurack has no formula for the architecture None"),
+    ],
+    ids=lambda value: value[:40] if isinstance(value, str) else "",
+)  # fmt: skip
+def test_not_estimated_is_no_refusal(header: Header | None, reason: str) -> None:
+    model = vllm(context=8192)
+    with pytest.raises(NotEstimated, match=re.escape(reason)):
+        estimate(model, header, 1)
+    assert refusal(model, header, cards(1, 1.0)) is None
+    assert tight(model, header, cards(1, 1.0)) is None
+
+
+def test_a_window_that_all_tokens_fit_into_changes_nothing() -> None:
+    header = hf(model_type="mistral", use_sliding_window=None, sliding_window=4096)
+    assert estimate(vllm(context=4096), header, 1) == estimate(vllm(context=4096), hf(), 1)
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        (gguf(architecture="deepseek2", **{"attention.kv_lora_rank": 512}), "deepseek2 compresses its KV cache (MLA)"),
+        (gguf(architecture="jamba", **{"ssm.state_size": 16}), "jamba is a hybrid"),
+        (gguf(architecture="gemma3"), "gpurack has no formula for the architecture gemma3"),
+        (gguf(**{"attention.head_count_kv": [8, 4]}), "its layers differ from each other"),
+        (gguf(architecture="phi3", **{"attention.sliding_window": 2047}), "its attention slides over 2047 tokens"),
+        (gguf(**{"block_count": "many"}), "their header lacks what the formula needs"),
+        (Header("1", "gguf", {"GGUF": 1}, {"general.architecture": None}), "gpurack has no formula"),
+    ],
+    ids=lambda value: value[:40] if isinstance(value, str) else "",
+)
+def test_gguf_not_estimated(header: Header, reason: str) -> None:
+    with pytest.raises(NotEstimated, match=re.escape(reason)):
+        estimate(llama(), header, 1)
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (llama(args={"n-gpu-layers": 10}), "args.n-gpu-layers decides what lies on a card"),
+        (llama(args={"mmproj": "/x"}), "args.mmproj decides what lies on a card"),
+        (llama(args={"cache-type-k": "new"}), "gpurack does not know the KV cache's type new"),
+    ],
+    ids=lambda value: value[:40] if isinstance(value, str) else "",
+)
+def test_flags_that_llama_cpp_puts_weights_elsewhere_by(model: Model, reason: str) -> None:
+    with pytest.raises(NotEstimated, match=re.escape(reason)):
+        estimate(model, gguf(), 1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "header", "reason"),
+    [
+        ({"args": {"quantization": "fp8"}}, hf(), "args.quantization decides what lies on a card"),
+        ({"args": {"dtype": "int3"}}, hf(), "gpurack does not know the data type int3"),
+        ({"args": {"kv-cache-dtype": "nvfp4"}}, hf(), "gpurack does not know the data type nvfp4"),
+        ({}, hf(rope="yarn"), "the weights do not say their context; write context"),
+    ],
+    ids=lambda value: value[:40] if isinstance(value, str) else "",
+)
+def test_flags_that_vllm_changes_the_sum_by(fields: dict[str, Any], header: Header, reason: str) -> None:
+    with pytest.raises(NotEstimated, match=re.escape(reason)):
+        estimate(vllm(**fields), header, 1)
+
+
+# --- refused -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "tensor", "fields", "need", "have", "remedy"),
+    [
+        ("14B", 1, {"context": 4096}, "29.3 GiB (weights 27.5, KV cache 0.8 for 4096 tokens",
+         "GPU 0 has 21.6 for it", "Give it 2 cards or choose smaller weights."),
+        ("7B", 1, {"context": 200_000}, "25.9 GiB (weights 14.2, KV cache 10.7 for 200000 tokens",
+         "GPU 0 has 21.6 for it", "Write context: 120320, give it 2 cards or choose smaller weights."),
+        ("7B", 1, {"context": 32768, "vram": "16GiB"}, "16.9 GiB (weights 14.2, KV cache 1.8 for 32768 tokens",
+         "vram gives it 16.0 of GPU 0",
+         "Write context: 15104, raise vram to 17GiB, give it 2 cards or choose smaller weights."),
+        ("7B", 1, {"context": 4096, "args": {"gpu-memory-utilization": 0.5}},
+         "15.4 GiB (weights 14.2, KV cache 0.2 for 4096 tokens",
+         "GPU 0 has 11.8 for it", "Give it 2 cards or choose smaller weights."),
+        ("32B", 2, {"context": 4096}, "32.0 GiB on each card (weights 30.5, KV cache 0.5 for 4096 tokens",
+         "GPU 0 has 21.6 for it", "Give it 4 cards or choose smaller weights."),
+    ],
+)  # fmt: skip
+def test_refused_with_numbers_and_remedy(
+    tmp_path: Path, size: str, tensor: int, fields: dict[str, Any], need: str, have: str, remedy: str
+) -> None:
+    sentence = f"needs {need}, overhead 1.0 or more), but {have}. {remedy}"
+    assert refusal(vllm(tensor, **fields), read(qwen(tmp_path, size)), cards(tensor)) == sentence
+
+
+def test_tensor_parallel_divides_the_heads(tmp_path: Path) -> None:
+    assert refusal(vllm(8, context=4096), read(qwen(tmp_path, "7B")), cards(8)) == (
+        "tensor parallel 8 does not divide its 28 attention heads; possible: 1, 2, 4, 7, 14."
+    )
+
+
+def test_heads_are_counted_without_a_formula_too() -> None:
+    header = hf(kv_lora_rank=512, num_attention_heads=128)
+    assert refusal(vllm(3, context=10), header, cards(3, None)) == (
+        "tensor parallel 3 does not divide its 128 attention heads; possible: 1, 2, 4, 8, 16."
+    )
+
+
+def test_nothing_is_refused_of_which_nothing_is_known() -> None:
+    assert refusal(vllm(context=10), None, cards(1)) is None
+    assert refusal(vllm(context=10), hf(999.0), cards(1, None)) is None
+    assert refusal(llama(0), gguf(999.0), []) is None
+
+
+def test_tight_is_a_warning(tmp_path: Path) -> None:
+    header = read(qwen(tmp_path, "7B"))
+    model = vllm(context=115_000)
+    assert refusal(model, header, cards(1)) is None
+    assert tight(model, header, cards(1)) == "is tight: it usually takes 21.8 GiB of a card and has 21.6."
+
+
+# --- the plan ------------------------------------------------------------------------------------------------------
+
+
+def fleet_of(**entries: Any) -> dict[str, Host]:
+    host = models(**entries)
+    return {"gpu1": host.model_copy(update={"hardware": {"A30": 4}})}
+
+
+def test_offline_sums_by_what_is_remembered() -> None:
+    fleet = fleet_of(
+        alpha={"gpus": [0], "weights": "/w/a.gguf"},
+        beta={"gpus": [1, 2], "weights": "/w/b.gguf"},
+        gamma={"gpus": [], "weights": "/w/a.gguf"},
+        off={"gpus": [3], "weights": "/w/b.gguf", "enabled": False},
+    )
+    remembered = {"gpu1": {"/w/a.gguf": replace(gguf(), seen="2026-11-19"), "/w/z.gguf": replace(gguf(), seen="2020")}}
+    found = sizes(fleet, remembered)
+    assert set(found.estimates) == {("gpu1", "alpha"), ("gpu1", "gamma")}
+    assert list(found.reasons) == [("gpu1", "beta")]
+    assert (found.seen, found.problems, found.warnings) == ("2026-11-19", (), ())
+    assert isinstance(found.estimates["gpu1", "alpha"], Estimate)
+
+
+def test_offline_refuses_with_host_and_model() -> None:
+    fleet = fleet_of(alpha={"gpus": [0], "weights": "/w/a.gguf"})
+    found = sizes(fleet, {"gpu1": {"/w/a.gguf": gguf(30.0)}})
+    assert [str(problem) for problem in found.problems] == [
+        "gpu1 models.alpha: needs 32.3 GiB (weights 30.0, KV cache 2.0 for 4096 tokens, overhead 0.3 or more), but "
+        "GPU 0 (A30) has 24.0 for it. Give it 2 cards or choose smaller weights."
+    ]
+
+
+def test_on_the_host_by_the_cards_that_are_there() -> None:
+    wanted = models(alpha={"gpus": [1], "weights": "/w/a.gguf"}, beta={"gpus": [0], "weights": "/w/b.gguf"})
+    headers = {"/w/a.gguf": gguf(30.0), "/w/b.gguf": gguf(10.0)}
+    state = host_state(gpus=2, headers=headers, weights={"/w/a.gguf": 1, "/w/b.gguf": 1})
+    plan = plan_models(wanted, state, {}, SALT)
+    assert list(plan.errors) == ["alpha"]
+    assert plan.errors["alpha"].endswith(
+        "but GPU 1 has 23.6 for it. Give it 2 cards or choose smaller weights. Nothing of this model was changed."
+    )
+    assert [change.model for change in plan.changes] == ["beta"]
+
+
+def test_what_runs_has_shown_that_it_fits() -> None:
+    wanted = models(alpha={"gpus": [0], "weights": "/w/a.gguf"})
+    state = host_state(gpus=1, headers={"/w/a.gguf": gguf(30.0)}, weights={"/w/a.gguf": 1})
+    state = replace(state, containers=(running(wanted, "alpha", state, (uuid(0),)),))
+    assert plan_models(wanted, state, {}, SALT).errors == {}
+    longer = models(alpha={"gpus": [0], "weights": "/w/a.gguf", "context": 9000})
+    assert list(plan_models(longer, state, {}, SALT).errors) == ["alpha"]
+
+
+def test_cards_of_different_size_count_as_the_smallest() -> None:
+    wanted = models(alpha={"gpus": [0, 1], "weights": "/w/a.gguf"})
+    big = Gpu(1, uuid(1), "NVIDIA H200", 143_771, 0, "580.159.04", "9.0", "0:1")
+    state = host_state(gpus=1, headers={"/w/a.gguf": gguf(50.0)}, weights={"/w/a.gguf": 1})
+    state = replace(state, gpus=(*state.gpus, big))
+    assert "GPU 0 has 23.6" in plan_models(wanted, state, {}, SALT).errors["alpha"]
+
+
+def test_a_folder_of_the_hub_from_disk_to_refusal(tmp_path: Path) -> None:
+    path = folder(tmp_path / "m", {**QWEN["7B"], "rope_scaling": {"rope_type": "llama3"}}, {"a": (2**30, 16)})
+    assert refusal(vllm(), read(path), cards(1)) is not None

@@ -1,0 +1,107 @@
+"""`gpurack plan` with weights that were seen before: the map, the JSON, the exit codes."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from gpurack.cli import main
+from gpurack.plan.estimate import GIB
+from gpurack.state import remembered
+from gpurack.state.model import Header, HostState
+from tests.weights import qwen, read
+
+LAB = """\
+all:
+  engines: {vllm: {version: 0.33.0, context: 32768}, llama.cpp: {version: b7000}}
+hosts:
+  gpu1:
+    hardware: {A30: 4}
+    reserved_gpus: [3]
+    models:
+      qwen-7b: {engine: vllm, weights: /w/7B, gpus: [0], port: 8000}
+      qwen-14b: {engine: vllm, weights: /w/14B, gpus: [1, 2], port: 8001}
+  gpu2:
+    hardware: {A30: 3}
+    models:
+      one: {engine: llama.cpp, weights: /w/one.gguf, gpus: [0], vram: 6GiB, port: 8000}
+      two: {engine: llama.cpp, weights: /w/two.gguf, gpus: [0], vram: 25%, port: 8001}
+      new: {engine: llama.cpp, weights: /w/new.gguf, gpus: [1], port: 8002}
+      mla: {engine: llama.cpp, weights: /w/mla.gguf, gpus: [2], port: 8003}
+"""
+
+
+def plan(tmp_path: Path, *options: str, text: str = LAB) -> Result:
+    (tmp_path / "lab.yaml").write_text(text)
+    return CliRunner().invoke(main, ["plan", str(tmp_path / "lab.yaml"), *options])
+
+
+def seen(host: str, headers: dict[str, Header], day: str) -> None:
+    remembered.remember(host, {}, HostState(headers={path: replace(h, seen=day) for path, h in headers.items()}))
+
+
+@pytest.fixture
+def _seen(tmp_path: Path) -> None:
+    seen("gpu1", {f"/w/{size}": read(qwen(tmp_path, size)) for size in ("7B", "14B")}, "2026-11-19")
+    mla = {"general.architecture": "deepseek2", "deepseek2.attention.kv_lora_rank": 512}
+    seen("gpu2", {"/w/mla.gguf": Header("1", "gguf", {"GGUF": GIB}, mla)}, "2026-11-18")
+
+
+@pytest.mark.usefixtures("_seen")
+def test_the_map(tmp_path: Path) -> None:
+    done = plan(tmp_path)
+    lines = [line.rstrip() for line in done.output.splitlines() if not line.startswith(("warning", "  http"))]
+    assert lines == [
+        "2 hosts, 6 models · offline · weights as seen 2026-11-18",
+        "gpu1   4 × A30, 24.0 GiB",
+        "  GPU 0  █████████████░░░░  17.4 of 22.1 GiB  qwen-7b",
+        "  GPU 1-2  ██████████████░░░  18.3 of 22.1 GiB each  qwen-14b",
+        "  GPU 3  reserved",
+        "gpu2   3 × A30, 24.0 GiB",
+        "  GPU 0  █████████░░░░░░░░  12.0 of 22.8 GiB  one 6 (promised), two 6 (promised)",
+        "  GPU 1  █████████████████  the whole card  new",
+        "  GPU 2  █████████████████  the whole card  mla",
+        "  not estimated: one, two, new (its weights have not been looked at yet; a run or gpurack plan --live does)",
+        "  not estimated: mla (deepseek2 compresses its KV cache (MLA))",
+        lines[-1],
+    ]
+    assert lines[-1].startswith("0 errors, ")
+    assert done.exit_code == 0
+
+
+@pytest.mark.usefixtures("_seen")
+def test_as_json(tmp_path: Path) -> None:
+    data = json.loads(plan(tmp_path, "--json").output)
+    assert data["weights_seen"] == "2026-11-18"
+    models = data["hosts"]["gpu1"]["models"]
+    assert models["qwen-14b"]["estimate"] == {
+        "weights": 13.756, "kv": 3.0, "overhead": 1.5, "total": 18.256, "tokens": 32768
+    }  # fmt: skip
+    assert "MLA" in data["hosts"]["gpu2"]["models"]["mla"]["estimate"]["not_estimated"]
+
+
+@pytest.mark.usefixtures("_seen")
+def test_what_cannot_fit_is_an_error(tmp_path: Path) -> None:
+    done = plan(tmp_path, text=LAB.replace("gpus: [1, 2]", "gpus: [1]"))
+    assert done.output.splitlines() == [
+        "error  gpu1 models.qwen-14b: needs 34.5 GiB (weights 27.5, KV cache 6.0 for 32768 tokens, overhead 1.0 or "
+        "more), but GPU 1 (A30) has 22.1 for it. Give it 2 cards or choose smaller weights.",
+        "1 error. Nothing can be applied until they are gone.",
+    ]
+    assert done.exit_code == 2
+
+
+@pytest.mark.usefixtures("_seen")
+def test_tight_is_a_warning_and_an_error_only_with_strict(tmp_path: Path) -> None:
+    text = LAB.replace("weights: /w/7B,", "weights: /w/7B, context: 122000,")
+    done = plan(tmp_path, text=text)
+    assert "warning  gpu1 models.qwen-7b: is tight: it usually takes 22.2 GiB of a card and has 22.1." in done.output
+    assert (done.exit_code, plan(tmp_path, "--strict", text=text).exit_code) == (0, 1)
+
+
+def test_without_memory_nothing_is_said_of_a_day(tmp_path: Path) -> None:
+    done = plan(tmp_path)
+    assert done.output.splitlines()[0] == "2 hosts, 6 models · offline"
+    assert done.exit_code == 0
