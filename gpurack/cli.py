@@ -51,11 +51,17 @@ def plan(inventory: Path, as_json: bool, strict: bool, compose_host: str | None,
         from gpurack.live import show_live
 
         sys.exit(show_live(console, loaded, fleet))
-    warnings = warnings_of(fleet)
+    from gpurack.plan.offline import sizes
+    from gpurack.state.remembered import recall
+
+    found = sizes(fleet, {name: recall(name) for name in fleet})
+    if found.problems:
+        fail(console, InventoryError(found.problems), as_json)
+    warnings = warnings_of(fleet) + list(found.warnings)
     if as_json:
-        click.echo(json.dumps(plan_view.as_data(fleet, warnings), indent=2))
+        click.echo(json.dumps(plan_view.as_data(fleet, found, warnings), indent=2))
     else:
-        plan_view.show(console, fleet, warnings, APPLY.format(inventory=inventory))
+        plan_view.show(console, fleet, found, warnings, APPLY.format(inventory=inventory))
     sys.exit(STRICT_WARNINGS if strict and warnings else 0)
 
 

@@ -8,6 +8,8 @@ from rich.markup import escape
 
 from gpurack.engines import ENGINES
 from gpurack.plan import ledger
+from gpurack.plan.estimate import Estimate
+from gpurack.plan.offline import Sizes
 from gpurack.spec.model import Host
 from gpurack.spec.problems import Problem
 from gpurack.spec.seats import Seat, hardware, seats
@@ -16,13 +18,15 @@ BAR = 17
 """Characters of a card's bar."""
 
 
-def show(console: Console, fleet: Mapping[str, Host], warnings: Sequence[Problem], apply: str) -> None:
+def show(console: Console, fleet: Mapping[str, Host], sizes: Sizes, warnings: Sequence[Problem], apply: str) -> None:
     """The whole plan of an inventory without errors."""
-    console.print(headline(fleet))
+    console.print(headline(fleet, sizes.seen))
     for name, host in fleet.items():
         console.print(f"[bold]{escape(name)}[/]   {cards_of(host)}")
-        for line in gpu_map(host):
+        for line in gpu_map(host, {key: each for (on, key), each in sizes.estimates.items() if on == name}):
             console.print(f"  {line}")
+        for line in not_estimated({key: why for (on, key), why in sizes.reasons.items() if on == name}):
+            console.print(f"  [dim]{escape(line)}[/]")
         for endpoint in endpoints(name, host):
             console.print(f"  [dim]{escape(endpoint)}[/]")
     for problem in warnings:
@@ -30,12 +34,13 @@ def show(console: Console, fleet: Mapping[str, Host], warnings: Sequence[Problem
     console.print(f"0 errors, {counted(len(warnings), 'warning')}. Apply: {escape(apply)}")
 
 
-def headline(fleet: Mapping[str, Host]) -> str:
-    """`3 hosts, 14 models (1 disabled) · offline`"""
+def headline(fleet: Mapping[str, Host], seen: str = "") -> str:
+    """`3 hosts, 14 models (1 disabled) · offline · weights as seen 2026-11-19`"""
     entries = [model for host in fleet.values() for model in host.entries.values()]
     disabled = sum(not model.enabled for model in entries)
     off = f" ({disabled} disabled)" if disabled else ""
-    return f"{counted(len(fleet), 'host')}, {counted(len(entries), 'model')}{off} · offline"
+    as_seen = f" · weights as seen {seen}" if seen else ""
+    return f"{counted(len(fleet), 'host')}, {counted(len(entries), 'model')}{off} · offline{as_seen}"
 
 
 def counted(number: int, noun: str) -> str:
@@ -55,7 +60,15 @@ def cards_of(host: Host) -> str:
     return " + ".join(parts)
 
 
-def gpu_map(host: Host) -> list[str]:
+def not_estimated(reasons: Mapping[str, str]) -> list[str]:
+    """One line for each reason, with the models that have it."""
+    models: dict[str, list[str]] = {}
+    for key, reason in reasons.items():
+        models.setdefault(reason, []).append(key)
+    return [f"not estimated: {', '.join(keys)} ({reason})" for reason, keys in models.items()]
+
+
+def gpu_map(host: Host, estimates: Mapping[str, Estimate]) -> list[str]:
     """One line per card, neighbours with the same content as one, and one for the models on the CPU."""
     lines: list[str] = []
     run: list[Seat] = []
@@ -64,7 +77,7 @@ def gpu_map(host: Host) -> list[str]:
             run.append(seat)
             continue
         if run:
-            lines.append(card_line(host, run))
+            lines.append(card_line(host, run, estimates))
         run = [seat] if seat else []
     on_cpu = [key for key, model in host.entries.items() if model.enabled and not model.gpus]
     if on_cpu:
@@ -77,7 +90,7 @@ def same(one: Seat, other: Seat) -> bool:
     return (one.name, one.reserved, one.occupants) == (other.name, other.reserved, other.occupants)
 
 
-def card_line(host: Host, cards: Sequence[Seat]) -> str:
+def card_line(host: Host, cards: Sequence[Seat], estimates: Mapping[str, Estimate]) -> str:
     """`GPU 0  ██████████████░░░  17.4 of 21.6 GiB  who`"""
     seat = cards[0]
     label = f"GPU {seat.card}" if len(cards) == 1 else f"GPU {seat.card}-{cards[-1].card}"
@@ -86,14 +99,28 @@ def card_line(host: Host, cards: Sequence[Seat]) -> str:
     if not seat.occupants:
         return f"{label}  [green]{'░' * BAR}[/]  free"
     each = " each" if len(cards) > 1 else ""
-    shares = [share for _, share in seat.occupants]
-    if None in shares or seat.usable is None:
-        amount = "the whole card" if None in shares else "? GiB"
-        return f"{label}  [blue]{'█' * BAR}[/]  {amount}{each}  {escape(names(host, seat))}"
-    used = sum(share for share in shares if share is not None)
-    full = min(BAR, round(BAR * used / seat.usable))
+    used, usable = filling(host, seat, estimates)
+    who = escape(names(host, seat))
+    if used is None:
+        amount = "the whole card" if None in dict(seat.occupants).values() else "? GiB"
+        return f"{label}  [blue]{'█' * BAR}[/]  {amount}{each}  {who}"
+    size = f" of {usable:.1f}" if usable else ""
+    full = min(BAR, round(BAR * used / usable)) if usable else BAR
     bar = f"[blue]{'█' * full}[/]{'░' * (BAR - full)}"
-    return f"{label}  {bar}  {used:.1f} of {seat.usable:.1f} GiB{each}  {escape(names(host, seat))}"
+    return f"{label}  {bar}  {used:.1f}{size} GiB{each}  {who}"
+
+
+def filling(host: Host, seat: Seat, estimates: Mapping[str, Estimate]) -> tuple[float | None, float | None]:
+    """(GiB of a card that are taken, GiB that its models may take); None where it is not known. Models with `vram` take
+    their share; one without has the card for itself and takes what is estimated."""
+    shares = [share for _, share in seat.occupants if share is not None]
+    if len(shares) == len(seat.occupants):
+        return (sum(shares), seat.usable) if seat.usable else (None, None)
+    key = seat.occupants[0][0]
+    if key not in estimates:
+        return None, None
+    model = host.models[key]
+    return estimates[key].total, ENGINES[model.engine].budget(model, seat.memory) if seat.memory else None
 
 
 def names(host: Host, seat: Seat) -> str:
@@ -117,9 +144,10 @@ def endpoints(name: str, host: Host) -> list[str]:
     return found
 
 
-def as_data(fleet: Mapping[str, Host], warnings: Sequence[Problem]) -> dict[str, Any]:
+def as_data(fleet: Mapping[str, Host], sizes: Sizes, warnings: Sequence[Problem]) -> dict[str, Any]:
     """The plan for programs (`--json`)."""
     return {
+        "weights_seen": sizes.seen or None,
         "hosts": {
             name: {
                 "hardware": hardware(host),
@@ -141,6 +169,7 @@ def as_data(fleet: Mapping[str, Host], warnings: Sequence[Problem]) -> dict[str,
                         "port": model.port,
                         "bind": model.bind,
                         "served_name": model.served_name or key,
+                        "estimate": estimate_data(sizes, name, key),
                     }
                     for key, model in host.entries.items()
                 },
@@ -150,3 +179,12 @@ def as_data(fleet: Mapping[str, Host], warnings: Sequence[Problem]) -> dict[str,
         "errors": [],
         "warnings": [vars(problem) for problem in warnings],
     }
+
+
+def estimate_data(sizes: Sizes, host: str, model: str) -> dict[str, Any] | None:
+    """GiB of each card; or why there is no estimate; None for what is disabled or a service."""
+    if each := sizes.estimates.get((host, model)):
+        parts = {"weights": each.weights, "kv": each.kv, "overhead": each.overhead, "total": each.total}
+        return {**{key: round(value, 3) for key, value in parts.items()}, "tokens": each.tokens}
+    reason = sizes.reasons.get((host, model))
+    return {"not_estimated": reason} if reason else None
