@@ -262,6 +262,11 @@ def normal(flag: str) -> str:
     return flag.replace("_", "-")
 
 
+def given(model: Model) -> dict[str, ArgValue]:
+    """The flags of `args` by the name that the engines' parsers compare; what is `false` is not given."""
+    return {normal(flag): value for flag, value in model.args.items() if value is not False}
+
+
 def flags(args: Mapping[str, ArgValue], one_dash: Collection[str] = ()) -> list[str]:
     """The inventory's `args` as the engine's flags: true is bare, false is left out, a list repeats the flag.
 

@@ -11,7 +11,7 @@ unless the KV cache is unified (the default only without `--parallel`); the cach
 import re
 from typing import ClassVar
 
-from gpurack.engines.base import Accelerator, Container, Engine, Needs, NotEstimated, Run, flags, normal
+from gpurack.engines.base import Accelerator, Container, Engine, Needs, NotEstimated, Run, flags, given
 from gpurack.spec.model import Model
 
 # `llama-server --help`: it knows -ngl, and ends with "invalid argument" at --ngl.
@@ -70,18 +70,20 @@ class LlamaCpp(Engine):
 
     def needs(self, model: Model, context: int | None, vocabulary: int) -> Needs:
         """A KV cache of its whole context from the start, for each slot; without `context` that of the weights."""
-        given = {normal(flag): value for flag, value in model.args.items()}
-        if unforeseen := [flag for flag in UNFORESEEN if flag in given]:
+        args = given(model)
+        if unforeseen := [flag for flag in UNFORESEEN if flag in args]:
             raise NotEstimated(f"args.{unforeseen[0]} decides what lies on a card")
         total = model.context * slots(model) if model.context else context
         if total is None:
             raise NotEstimated("the weights do not say their context; write context")
-        types = [str(given.get(f"cache-type-{part}", given.get(f"ct{part}", "f16"))) for part in "kv"]
+        types = [str(args.get(f"cache-type-{part}", args.get(f"ct{part}", "f16"))) for part in "kv"]
         if unknown := [name for name in types if name not in KV_BYTES]:
             raise NotEstimated(f"gpurack does not know the KV cache's type {unknown[0]}")
-        batch = given.get("ubatch-size", given.get("ub", 512))
+        batch = str(args.get("ubatch-size", args.get("ub", 512)))
+        if not batch.isdecimal():
+            raise NotEstimated(f"ubatch-size {batch} is no number")
         # CUDA's own part [E], and one batch's scores for the whole vocabulary
-        scores = int(str(batch)) * vocabulary * 4 / 2**30 if model.gpus else 0.0
+        scores = int(batch) * vocabulary * 4 / 2**30 if model.gpus else 0.0
         least, usual = (0.3, 0.5) if model.gpus else (0.0, 0.1)
         cells = kv_cells(total, slots(model))
         return Needs(cells, (KV_BYTES[types[0]], KV_BYTES[types[1]]), (least, usual + scores))
@@ -89,9 +91,9 @@ class LlamaCpp(Engine):
 
 def slots(model: Model) -> int:
     """How many requests have a KV cache of their own."""
-    given = {normal(flag): value for flag, value in model.args.items()}
-    number = given.get("parallel", given.get("np", 1))
-    unified = {"kv-unified", "kvu"} & set(given)
+    args = given(model)
+    number = args.get("parallel", args.get("np", 1))
+    unified = {"kv-unified", "kvu"} & set(args)
     return max(int(str(number)), 1) if re.fullmatch(r"-?\d+", str(number)) and not unified else 1
 
 

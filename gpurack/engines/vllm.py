@@ -16,6 +16,7 @@ from gpurack.engines.base import (
     NotEstimated,
     Run,
     flags,
+    given,
     normal,
     numbers,
     parallel,
@@ -139,13 +140,13 @@ class Vllm(Engine):
     def needs(self, model: Model, context: int | None, vocabulary: int) -> Needs:
         """KV cache for one request of the longest context at least, or vLLM does not start; it fills the rest of its
         share with more."""
-        given = {normal(flag): str(value) for flag, value in model.args.items()}
-        if unforeseen := [flag for flag in UNFORESEEN if flag in given]:
+        args = {flag: str(value) for flag, value in given(model).items()}
+        if unforeseen := [flag for flag in UNFORESEEN if flag in args]:
             raise NotEstimated(f"args.{unforeseen[0]} decides what lies on a card")
         longest = model.context or context
         if longest is None:
             raise NotEstimated("the weights do not say their context; write context")
-        dtype, kv_type = given.get("dtype", "auto"), given.get("kv-cache-dtype", "auto")
+        dtype, kv_type = args.get("dtype", "auto"), args.get("kv-cache-dtype", "auto")
         kv_bytes = FLOATS.get(dtype) if kv_type == "auto" else KV_TYPES.get(kv_type)
         if kv_bytes is None or dtype not in FLOATS:
             raise NotEstimated(f"gpurack does not know the data type {kv_type if dtype in FLOATS else dtype}")
@@ -153,9 +154,8 @@ class Vllm(Engine):
 
     def budget(self, model: Model, card: float) -> float:
         """Its share of the card's total memory, given by args, by vram, or vLLM's default."""
-        given = {normal(flag): str(value) for flag, value in model.args.items()}
         try:
-            return float(given["gpu-memory-utilization"]) * card
+            return float(str(given(model)["gpu-memory-utilization"])) * card
         except (KeyError, ValueError):
             return model.vram.of(card) if model.vram else UTILIZATION * card
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpurack.engines.base import NotEstimated
+from gpurack.engines import ENGINES
+from gpurack.engines.base import NotEstimated, Run
 from gpurack.plan.estimate import GIB, Estimate, estimate, refusal, tight
 from gpurack.plan.models import plan_models
 from gpurack.plan.offline import sizes
@@ -177,11 +178,21 @@ def test_encoders_keep_no_keys_and_values() -> None:
         ({"args": {"np": 3}}, 4608),
         ({}, 4096),
         ({"context": 1000, "args": {"parallel": -1}}, 1024),
+        ({"context": 1000, "args": {"parallel": 2, "kvu": False}}, 2048),
     ],
 )
 def test_cells_of_llama_server(fields: dict[str, Any], cells: int) -> None:
     """As llama-server (build 11669) logged them for these flags."""
     assert estimate(llama(**fields), gguf(), 1).tokens == cells
+
+
+def test_every_slot_of_llama_server_has_the_context() -> None:
+    def command(**fields: Any) -> str:
+        return " ".join(ENGINES["llama.cpp"].container(llama(**fields), Run("alpha", "/w/a.gguf")).command or [])
+
+    assert "--ctx-size 3000 " in command(context=1000, args={"parallel": 3})
+    assert "--ctx-size 1000 " in command(context=1000, args={"parallel": 3, "kv-unified": True})
+    assert "--ctx-size 1000" in command(context=1000)
 
 
 def test_quantized_kv_cache() -> None:
@@ -252,6 +263,7 @@ def test_gguf_not_estimated(header: Header, reason: str) -> None:
     [
         (llama(args={"n-gpu-layers": 10}), "args.n-gpu-layers decides what lies on a card"),
         (llama(args={"mmproj": "/x"}), "args.mmproj decides what lies on a card"),
+        (llama(args={"ub": "many"}), "ubatch-size many is no number"),
         (llama(args={"cache-type-k": "new"}), "gpurack does not know the KV cache's type new"),
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
