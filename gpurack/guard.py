@@ -8,6 +8,8 @@ from typing import Any
 
 from pyinfra.api import Config, Inventory, State
 from pyinfra.context import ctx_state
+from pyinfra_cli import cli
+from pyinfra_cli.exceptions import CliError
 
 from gpurack.spec.problems import InventoryError, Problem
 
@@ -17,6 +19,22 @@ NO_HOSTS = Problem(
     "it has no hosts. Write them as a list at the top of the inventory file, as in inventories/demo.py; "
     "pyinfra reads lists and silently ignores a dict there.",
 )
+
+
+def explain_a_missing_terminal() -> None:
+    """Without -y pyinfra waits for Enter; where nobody can press it, it ends in a traceback of its own."""
+    confirm = cli._do_confirm
+
+    def asked(message: str) -> Any:
+        try:
+            return confirm(message)
+        except EOFError:
+            raise CliError(
+                "nobody can confirm, because there is no terminal; nothing was changed. "
+                "Run with -y to go ahead, or with --dry to only look."
+            ) from None
+
+    cli._do_confirm = asked
 
 
 def refuse_empty_inventories() -> None:

@@ -30,6 +30,7 @@ class Report(BaseStateCallback):
 
     fleet: Fleet = field(default_factory=dict)
     errors: dict[str, list[str]] = field(default_factory=dict)
+    foreseen: dict[str, list[str]] = field(default_factory=dict)
     done: dict[str, dict[str, str]] = field(default_factory=dict)
     begun: float = field(default_factory=time.monotonic)
     printed: bool = False
@@ -53,6 +54,10 @@ class Report(BaseStateCallback):
         apt = [line for line in found if line.startswith("E: ")]
         self.errors.setdefault(host, []).extend(sentences or apt[:1] or found[-1:])
 
+    def announced(self, host: str, sentences: Iterable[str]) -> None:
+        """Remembers errors known before anything is done; they are all there is to say when nothing is done."""
+        self.foreseen.setdefault(host, []).extend(sentences)
+
     def has_failed(self, host: str, model: str) -> bool:
         """Is there an error of this model?"""
         return any(text.startswith(f"{model}: ") for text in self.errors.get(host, []))
@@ -69,6 +74,8 @@ class Report(BaseStateCallback):
 
     def show(self, state: State) -> None:
         """The table and the closing line, on standard error like all that pyinfra prints."""
+        if state.current_stage < StateStage.Execute:
+            self.errors = self.foreseen
         # Without a terminal rich assumes 80 columns; a log has room for the whole table.
         console = Console(file=sys.stderr, highlight=False, width=None if sys.stderr.isatty() else 160)
         rows = [row for name in sorted(self.fleet) for row in self.rows(state, name)]
@@ -119,14 +126,18 @@ class Report(BaseStateCallback):
         if error:
             return "FAILED: " + error.partition(": ")[2].split("\n")[0]
         container, probe = seen.ours.get(model), seen.probes.get(model)
-        if not container:
-            return "not there"
-        if not container.running:
-            return f"not running ({container.status})"
-        if probe and probe.status == 200:
+        if container and container.running and probe and probe.status == 200:
             action = self.done.get(name, {}).get(model)
             return f"ready, {action}" if action else "ready"
-        return "does not answer"
+        # What stopped the whole host is why this model is not there either.
+        stopped = (
+            text for text in self.errors.get(name, []) if not any(text.startswith(f"{m}: ") for m in wanted.models)
+        )
+        if why := next(stopped, None):
+            return "FAILED: " + why.split("\n")[0]
+        if not container:
+            return "not there"
+        return "does not answer" if container.running else f"not running ({container.status})"
 
     def summary(self, state: State) -> str:
         """`13 of 13 models answered, 1 changed, 12.3 s.`"""

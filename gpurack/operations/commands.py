@@ -1,5 +1,6 @@
 """How steps become pyinfra commands. These classes act; what to do was decided in gpurack/plan."""
 
+import json
 import shlex
 from collections.abc import Iterator
 from typing import Any
@@ -11,10 +12,14 @@ from pyinfra.connectors.util import CommandOutput
 from typing_extensions import override
 
 from gpurack import paths
+from gpurack.plan.daemon_json import Apply
 from gpurack.plan.steps import SetAside, Shell, Step, WriteFile
 from gpurack.report import REPORT
+from gpurack.resources import read_text
 from gpurack.state.snapshot import forget
 
+SAID_NOW = "gpurack errors said at Execute"
+"""Key in pyinfra's host data: sentences that need not be said twice in a row."""
 SIGN_OF_LIFE = 5
 """Seconds between two lines of a slow command."""
 
@@ -59,7 +64,9 @@ class Refusal(StringCommand):
     @override
     def execute(self, state: State, host: Host, connector_arguments: ConnectorArguments) -> tuple[bool, CommandOutput]:
         for sentence in self.sentences:
-            host.log_styled(f"error {sentence}", fg="red")
+            # said at Prepare, that is long ago: minutes may lie between, at the prompt
+            if sentence not in host.connector_data.get(SAID_NOW, ()):
+                host.log_styled(f"error {sentence}", fg="red")
         REPORT.failed(host.name, [f"error {sentence}" for sentence in self.sentences])
         return False, CommandOutput([])
 
@@ -73,6 +80,8 @@ def carry_out(step: Step) -> Iterator[PyinfraCommand]:
         yield Changing(f"mkdir -p {paths.BACKUPS} && mv {shlex.quote(step.path)} {paths.BACKUPS}/{name}")
     elif isinstance(step, Shell):
         yield slow(step.command) if step.slow else Streamed("sh", "-c", shlex.quote(step.command))
+    elif isinstance(step, Apply):
+        yield apply_daemon_json(step)
     else:
         raise TypeError(f"no commands for {step!r}")
 
@@ -87,6 +96,14 @@ def write_file(path: str, content: str, mode: str) -> Changing:
     )
     arguments: dict[str, Any] = {"_stdin": content}
     return Changing("sh", "-c", shlex.quote(script), **arguments)
+
+
+def apply_daemon_json(step: Apply) -> Streamed:
+    """files/daemon_json.py with its job in front, under the lock that keeps models from changing meanwhile."""
+    keys = ("patch", "configure_runtime", "action", "live_restore", "expect", "probe_gpu")
+    job = json.dumps({key: getattr(step, key) for key in keys})
+    script = f"mkdir -p {paths.RUN} && exec flock {paths.LOCK} python3 -"
+    return Streamed("sh", "-c", shlex.quote(script), _stdin=f"JOB = {job!r}\n{read_text('files/daemon_json.py')}")
 
 
 def slow(command: str) -> Streamed:

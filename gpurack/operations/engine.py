@@ -1,20 +1,16 @@
 """The operations up to a Docker that can give cards to containers. Each is one row of pyinfra's results."""
 
-import json
-import shlex
 from collections.abc import Generator
 
 from pyinfra import host
 from pyinfra.api import operation
 from pyinfra.api.command import PyinfraCommand
 
-from gpurack import paths
-from gpurack.operations.commands import Refusal, Streamed
-from gpurack.operations.host import announce, carry_out_plan, unattended
-from gpurack.plan.daemon_json import Apply, plan_daemon_json
+from gpurack.operations.host import carry_out_plan, unattended
+from gpurack.plan.daemon_json import plan_daemon_json
 from gpurack.plan.docker import MISSING, is_installed, plan_docker
 from gpurack.plan.nvidia_toolkit import plan_toolkit
-from gpurack.resources import read_text
+from gpurack.plan.steps import Plan
 from gpurack.spec.model import Host
 from gpurack.state.snapshot import look
 
@@ -34,7 +30,7 @@ def docker(wanted: Host) -> Generator[PyinfraCommand, None, None]:
     """
     state = look(host, wanted)
     if state.trouble:
-        yield Refusal([state.trouble])
+        yield from carry_out_plan("Docker", Plan(errors=(state.trouble,)))
         return
     yield from carry_out_plan("Docker", plan_docker(wanted, state, unattended(host)))
 
@@ -48,10 +44,8 @@ def nvidia_toolkit(wanted: Host, models_follow: bool = False) -> Generator[Pyinf
     + models_follow: the models come next and say themselves when there is no driver for them
     """
     state = look(host, wanted)
-    if state.trouble:
-        yield Refusal([state.trouble])
-        return
-    yield from carry_out_plan("NVIDIA Container Toolkit", plan_toolkit(wanted, state, models_follow))
+    plan = Plan(errors=(state.trouble,)) if state.trouble else plan_toolkit(wanted, state, models_follow)
+    yield from carry_out_plan("NVIDIA Container Toolkit", plan)
 
 
 @operation()
@@ -64,23 +58,6 @@ def daemon_json(wanted: Host, toolkit: bool = True) -> Generator[PyinfraCommand,
     """
     state = look(host, wanted)
     if state.trouble or (host.state.is_executing and not is_installed(state)):
-        yield Refusal([state.trouble or MISSING])
+        yield from carry_out_plan("daemon.json", Plan(errors=(state.trouble or MISSING,)))
         return
-    plan = plan_daemon_json(wanted, state, unattended(host), toolkit)
-    if plan.nothing:
-        host.noop("daemon.json: nothing to do")
-        return
-    announce("daemon.json", [step.reason for step in plan.steps], plan.errors)
-    if plan.errors:
-        yield Refusal(list(plan.errors))
-    for step in plan.steps:
-        assert isinstance(step, Apply)
-        yield apply_daemon_json(step)
-
-
-def apply_daemon_json(step: Apply) -> Streamed:
-    """files/daemon_json.py with its job in front, under the lock that keeps models from changing meanwhile."""
-    keys = ("patch", "configure_runtime", "action", "live_restore", "expect", "probe_gpu")
-    job = json.dumps({key: getattr(step, key) for key in keys})
-    script = f"mkdir -p {paths.RUN} && exec flock {paths.LOCK} python3 -"
-    return Streamed("sh", "-c", shlex.quote(script), _stdin=f"JOB = {job!r}\n{read_text('files/daemon_json.py')}")
+    yield from carry_out_plan("daemon.json", plan_daemon_json(wanted, state, unattended(host), toolkit))

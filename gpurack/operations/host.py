@@ -5,13 +5,31 @@ from collections.abc import Iterator, Sequence
 from pyinfra import host
 from pyinfra.api import Host
 from pyinfra.api.command import PyinfraCommand
+from pyinfra.api.state import StateStage
 
-from gpurack.operations.commands import Refusal, carry_out
+from gpurack.operations.commands import SAID_NOW, Refusal, carry_out
 from gpurack.plan.steps import Plan
+from gpurack.report import REPORT
+
+_REFUSED = "gpurack refused"
+
+
+def refused_before(operation: str) -> bool:
+    """Did an operation before this one refuse the host? Without -y pyinfra plans the rest all the same, and plans for a
+    host that cannot be looked at, or is not supported, would be fiction. (At Execute such a host is out of the run.)"""
+    preparing = host.state.current_stage < StateStage.Execute
+    return preparing and host.connector_data.get(_REFUSED, operation) != operation
 
 
 def carry_out_plan(operation: str, plan: Plan) -> Iterator[PyinfraCommand]:
     """The commands of a plan of steps and errors. Reasons are printed before the first."""
+    if refused_before(operation):
+        host.noop(f"{operation}: not planned, see the error above")
+        return
+    if plan.errors:
+        host.connector_data[_REFUSED] = operation
+    else:
+        host.connector_data.pop(_REFUSED, None)
     if plan.nothing:
         host.noop(f"{operation}: nothing to do")
         return
@@ -28,11 +46,15 @@ def announce(operation: str, reasons: Sequence[str], errors: Sequence[str] = ())
     The names of operations are shared by all hosts, so they cannot carry reasons.
     """
     lines = [f"~ {reason}" for reason in reasons] + [f"error {error}" for error in errors]
+    if errors:
+        REPORT.announced(host.name, errors)
     said = host.connector_data.setdefault(f"gpurack said {operation}", [])
     for line in lines:
         if line not in said:
             said.append(line)
             if line.startswith("error "):
+                if host.state.current_stage >= StateStage.Execute:
+                    host.connector_data.setdefault(SAID_NOW, []).append(line.removeprefix("error "))
                 host.log_styled(line, fg="red")
             else:
                 host.log_styled(line, fg="yellow")

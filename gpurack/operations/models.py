@@ -14,9 +14,10 @@ from typing_extensions import override
 
 from gpurack import paths
 from gpurack.operations.commands import Refusal, Streamed, carry_out, slow
-from gpurack.operations.host import announce
+from gpurack.operations.host import announce, carry_out_plan, refused_before
 from gpurack.plan.docker import unanswered
 from gpurack.plan.models import ModelsPlan, plan_models
+from gpurack.plan.steps import Plan
 from gpurack.report import REPORT
 from gpurack.spec.fleet import api_keys
 from gpurack.spec.model import Host
@@ -39,8 +40,8 @@ def models(wanted: Host) -> Generator[PyinfraCommand, None, None]:
         models.models(name="Models", wanted=read_fleet(inventory)[host.name])
     """
     state = look(host, wanted)
-    if state.trouble:
-        yield Refusal([state.trouble])
+    if state.trouble or refused_before("Models"):
+        yield from carry_out_plan("Models", Plan(errors=(state.trouble,)))
         return
     if state.busy:
         announce("Models", [f"wait for another gpurack run on this host ({state.busy})"])
@@ -48,7 +49,7 @@ def models(wanted: Host) -> Generator[PyinfraCommand, None, None]:
         forget(host)
         state = look(host, wanted)
     if host.state.is_executing and (problem := unanswered(state)):
-        yield Refusal([problem])
+        yield from carry_out_plan("Models", Plan(errors=(problem,)))
         return
     keys = {name: secret.read() for name, secret in api_keys(wanted).items()}
     plan = plan_models(wanted, state, keys, salt=secrets.token_hex(16))

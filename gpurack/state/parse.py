@@ -3,7 +3,7 @@
 import base64
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gpurack.state.model import (
@@ -27,8 +27,8 @@ def parse(lines: list[str], raised: bool = False) -> HostState:
     sections = split(lines)
     if "end" not in sections:
         return HostState(
-            trouble="the look at the host came back incomplete: its /tmp is full, or the connection broke. "
-            "Make room there (df -h /tmp) and run again."
+            trouble="the look at the host broke off in the middle: its /tmp is full (df -h /tmp), or the connection "
+            "broke. Make room there and run again."
         )
     get: Callable[[str], list[str]] = lambda name: sections.get(name, [])  # noqa: E731
     machine = get("machine")
@@ -80,7 +80,7 @@ def word(lines: list[str], key: str) -> str:
     return next((line[len(key) + 1 :].strip() for line in lines if line.startswith(f"{key} ")), "")
 
 
-def pairs(lines: list[str]) -> list[tuple[str, str]]:
+def pairs(lines: Sequence[str]) -> list[tuple[str, str]]:
     """(first word, rest) of each line."""
     return [(head, rest) for head, _, rest in (line.partition(" ") for line in lines)]
 
@@ -167,7 +167,7 @@ def header(said: Mapping[str, Any], stamp: str) -> Header:
     )
 
 
-def listeners(lines: list[str], owners: list[str]) -> list[Listener]:
+def listeners(lines: list[str], owners: Sequence[str] = ()) -> list[Listener]:
     """`ss -Hltnp`: state, queues, local address, peer, users:(("name",pid=1,fd=2)). owners: `/proc/1 root`."""
     users = {path.rpartition("/")[2]: user for path, user in pairs(owners)}
     found = []

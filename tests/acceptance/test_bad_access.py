@@ -1,0 +1,157 @@
+"""What stands between the admin's machine and root on the host: sudo, terminals, systems gpurack does not know.
+
+In the order of the file: nothing happens to a fresh host, until a password at a terminal makes it all work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance import terminal
+from tests.acceptance.conftest import CHECKOUT, Lab, Run, chat, identities, model
+from tests.testbed import Host, Testbed
+
+GOOD: dict[str, Any] = {"gamma": model("gamma", [], 8000)}
+PASSWORD = "correct horse battery"
+
+
+@pytest.fixture(scope="module")
+def host(testbed: Testbed) -> Iterator[Host]:
+    """A fresh cpu1; thrown away at the end, with its tightened sudo."""
+    yield testbed.recreate("cpu1")
+    testbed.recreate("cpu1")
+
+
+@pytest.fixture(scope="module")
+def inventory(lab: Lab) -> Path:
+    """One model for cpu1."""
+    return lab.inventory({"cpu1": {"models": GOOD}})
+
+
+def footprint(host: Host) -> str:
+    """What gpurack could have left on a host."""
+    return host.root(
+        "ls -d /etc/gpurack /etc/docker /usr/local/lib/gpurack /var/lib/gpurack /run/gpurack "
+        "/etc/apt/sources.list.d/gpurack* /tmp/tmp.* 2>/dev/null; dpkg-query -W | md5sum; ls -la /etc /tmp | md5sum",
+        check=False,
+    ).stdout
+
+
+def refused(lab: Lab, host: Host, inventory: Path, what: str, *options: str) -> Run:
+    """A run that must leave the host as it is, say `what` in the table and below, and nothing else."""
+    before = footprint(host)
+    run = lab.run(inventory, *options)
+    assert run.exit_code == 1, run.output
+    assert not run.traceback, run.output
+    assert run.errors("cpu1") == [what], run.output
+    row = run.row("cpu1") or run.row("cpu1", "gamma")
+    assert f"FAILED: {what[:40]}" in row, run.output
+    assert footprint(host) == before
+    return run
+
+
+def test_an_unsupported_system(lab: Lab, host: Host, inventory: Path) -> None:
+    """The first sentence says which systems there are; no package is touched."""
+    original = host.get("/etc/os-release")
+    host.put('ID=plan9\nVERSION_ID="4"\nPRETTY_NAME="Plan 9 (4th edition)"\n', "/etc/os-release")
+    try:
+        refused(
+            lab, host, inventory,
+            "Plan 9 (4th edition) is not supported; supported are Debian 12, Debian 13, Ubuntu 22.04, Ubuntu 24.04.",
+        )  # fmt: skip
+        dry = lab.run(inventory, "--dry")
+        assert "Plan 9 (4th edition) is not supported" in dry.errors("cpu1")[0]
+        assert "~ " not in dry.output, f"plans for a host that gpurack does not know: {dry.output}"
+    finally:
+        host.put(original, "/etc/os-release")
+
+
+def test_no_sudo(lab: Lab, host: Host, inventory: Path) -> None:
+    """A user who is not root, and no sudo on the host."""
+    host.root("mv /usr/bin/sudo /usr/bin/sudo.away")
+    try:
+        refused(
+            lab, host, inventory,
+            "gpurack needs root on the host: log in as root, or as a user who may use sudo.",
+        )  # fmt: skip
+    finally:
+        host.root("mv /usr/bin/sudo.away /usr/bin/sudo")
+
+
+def test_a_full_tmp(lab: Lab, host: Host, inventory: Path) -> None:
+    """The look needs a few kB in /tmp; without them it is not mistaken for an empty host."""
+    host.root("mount -t tmpfs -o size=8k,mode=1777 full /tmp && head -c 8192 /dev/zero >/tmp/filler")
+    try:
+        run = lab.run(inventory)
+    finally:
+        host.root("umount /tmp")
+    assert run.exit_code == 1, run.output
+    assert not run.traceback, run.output
+    assert len(run.errors("cpu1")) == 1, run.output
+    assert "/tmp is full" in run.errors("cpu1")[0]
+    assert "df -h /tmp" in run.errors("cpu1")[0]
+
+
+@pytest.fixture(scope="module")
+def guarded(host: Host) -> Host:
+    """From here on sudo wants the login user's password."""
+    host.root(
+        f"echo 'lab:{PASSWORD}' | chpasswd; grep -rl NOPASSWD /etc/sudoers /etc/sudoers.d | xargs sed -i s/NOPASSWD://"
+    )
+    assert host.run("sudo -n true", check=False).returncode != 0
+    return host
+
+
+@pytest.mark.parametrize("options", [("-y",), ("-v",)], ids=["with -y", "without -y"])
+def test_sudo_with_a_password_and_no_terminal(
+    lab: Lab, guarded: Host, inventory: Path, options: tuple[str, ...]
+) -> None:
+    """Nobody could type it, so it is a sentence and not a prompt that waits for ever."""
+    refused(
+        lab, guarded, inventory,
+        "sudo wants a password there. Run from a terminal (pyinfra asks), or allow sudo without a password.", *options,
+    )  # fmt: skip
+
+
+def test_sudo_with_a_password_at_a_terminal(lab: Lab, guarded: Host, inventory: Path) -> None:
+    """pyinfra asks once, and the whole job is done; the password is in no process and no file of the host."""
+    code, shown = terminal.answer(lab.argv(inventory, "-y"), [(r"(?i)sudo password", PASSWORD)], CHECKOUT)
+    assert code == 0, shown
+    assert "Traceback" not in shown
+    assert chat(guarded, 8000) == lab.testbed.weights("gamma").sentence
+    assert PASSWORD not in shown
+    leaks = guarded.root(f"grep -rlF '{PASSWORD}' /etc /tmp /home /var/log /run /usr/local 2>/dev/null", check=False)
+    assert leaks.stdout == ""
+    assert PASSWORD not in guarded.root("journalctl --no-pager -q").stdout
+
+    # the second time nothing changes, asked or given beforehand
+    before = identities(guarded)
+    code, shown = terminal.answer(lab.argv(inventory, "-y"), [(r"(?i)sudo password", PASSWORD)], CHECKOUT)
+    assert code == 0, shown
+    assert "nothing changed" in shown
+    assert identities(guarded) == before
+
+
+def test_a_wrong_sudo_password(lab: Lab, guarded: Host, inventory: Path) -> None:
+    """It is said, the run ends, and nothing happened."""
+    before = identities(guarded)
+    code, shown = terminal.answer(lab.argv(inventory, "-y"), [(r"(?i)sudo password", "wrong")], CHECKOUT)
+    assert code == 1, shown
+    assert "Traceback" not in shown
+    assert "password" in shown.lower().split("sudo password", 1)[1], shown
+    assert identities(guarded) == before
+
+
+def test_no_terminal_and_nobody_who_confirms(lab: Lab, testbed: Testbed) -> None:
+    """Without -y pyinfra asks before it changes anything; from cron nobody answers, and that must not be a success."""
+    gpu1 = testbed.host("gpu1")
+    before = gpu1.root("ls -la /etc /usr/local/lib | md5sum; docker ps -aq 2>/dev/null", check=False).stdout
+    run = lab.run(lab.inventory({"gpu1": {"models": {"omega": model("gamma", [], 8099)}}}), "-v")
+    assert run.exit_code != 0, run.output
+    assert not run.traceback, run.output
+    assert "nobody can confirm, because there is no terminal; nothing was changed. Run with -y" in run.output
+    assert gpu1.root("ls -la /etc /usr/local/lib | md5sum; docker ps -aq 2>/dev/null", check=False).stdout == before
