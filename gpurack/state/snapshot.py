@@ -46,8 +46,7 @@ class Snapshot(FactBase[HostState]):
     @override
     def default() -> HostState:
         return HostState(
-            trouble="the look at the host failed: it cannot be reached any more, or its /tmp is full. "
-            "Try: ssh to it and df -h /tmp."
+            trouble="the look at the host failed: is it still reachable by ssh, and is there room in its /tmp (df -h /tmp)?"
         )
 
     @override
