@@ -46,7 +46,7 @@ class Snapshot(FactBase[HostState]):
     @override
     def default() -> HostState:
         return HostState(
-            trouble="the look at the host failed: is it still reachable by ssh, and is there room in its /tmp (df -h /tmp)?"
+            trouble="the look at the host failed: is it still reachable by ssh, and its /tmp not full (df -h /tmp)?"
         )
 
     @override
