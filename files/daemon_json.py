@@ -118,12 +118,19 @@ def await_info(expected):
         time.sleep(0.2)
 
 
-def restart(live_restore):
+def restart(live_restore, wanted):
+    """live_restore: containers must outlive the restart. wanted: live-restore as the new daemon.json has it."""
     running = run("docker", "ps", "-q")[1]
     if live_restore and running and not info().get("LiveRestoreEnabled"):
         run("systemctl", "reload", "docker.service")
         if await_info({"LiveRestoreEnabled": True}):
             give_up("Docker did not turn live-restore on, so it was not restarted: its containers would have stopped")
+    if not wanted and running and info().get("LiveRestoreEnabled"):
+        # A dockerd that still has it leaves its containers to the next one, which has not: that one kills them as if by
+        # hand, and `unless-stopped` does not start them again (seen on 26.1).
+        run("systemctl", "reload", "docker.service")
+        if await_info({"LiveRestoreEnabled": False}):
+            give_up("Docker did not turn live-restore off, so it was not restarted: its containers would stay down")
     # Debian's unit gives up at the fourth start within a minute.
     run("systemctl", "reset-failed", "docker.service", "docker.socket")
     code, output = run("systemctl", "restart", "docker.service")
@@ -153,7 +160,7 @@ def main():
             changed["runtimes"] = patched(changed["runtimes"], {"nvidia": runtimes_by_nvidia_ctk(document)["nvidia"]})
         write(changed)
     if job["action"] == "restart":
-        restart(job["live_restore"])
+        restart(job["live_restore"], job["expect"]["LiveRestoreEnabled"])
     elif job["action"] == "reload":
         run("systemctl", "reload", "docker.service")
     missing = await_info(job["expect"])

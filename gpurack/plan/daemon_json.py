@@ -13,7 +13,7 @@ from typing import Any
 from gpurack import paths
 from gpurack.plan import apt
 from gpurack.plan.platforms import TOOLKIT_PACKAGES
-from gpurack.plan.restart import may_stop_foreign
+from gpurack.plan.restart import may_stop_foreign, stops_foreign
 from gpurack.plan.steps import Plan, Step
 from gpurack.spec.merge import merge, patch
 from gpurack.spec.model import Host
@@ -84,7 +84,8 @@ def plan_daemon_json(spec: Host, state: HostState, unattended: bool, toolkit: bo
         refusal = may_stop_foreign(spec, state, unattended, "; ".join(reasons + why), live_restore)
         if refusal:
             return Plan(errors=(refusal,))
-    verb = {"reload": "reload Docker", "restart": "restart Docker", "": "Docker takes it up by itself"}[action]
+    restart = f"restart Docker{stops_foreign(state, live_restore)}"
+    verb = {"reload": "reload Docker", "restart": restart, "": "Docker takes it up by itself"}[action]
     step = Apply(
         reason=f"{', '.join(reasons) or '; '.join(why)} ({verb})",
         patch=changes if changed else None,

@@ -1,10 +1,11 @@
 """Docker: which packages from where, at which version, held or not; running and enabled. Pure."""
 
 import re
+from collections.abc import Sequence
 
-from gpurack.plan import apt
+from gpurack.plan import apt, daemon_json
 from gpurack.plan.platforms import CE_PACKAGES, Platform, platform_of, unsupported
-from gpurack.plan.restart import may_stop_foreign
+from gpurack.plan.restart import may_stop_foreign, stops_foreign
 from gpurack.plan.steps import Plan, Shell, Step
 from gpurack.spec.model import Host
 from gpurack.state.model import HostState, Unit
@@ -21,7 +22,8 @@ def plan_docker(spec: Host, state: HostState, unattended: bool) -> Plan:
         return Plan(errors=(f"the host's init is {state.init}; gpurack needs systemd.",))
     if spec.docker.source == "keep":
         return keep(state)
-    error = conflict(spec, state, platform)
+    # With a daemon.json that dockerd cannot read an installed Docker would not start.
+    error = conflict(spec, state, platform) or daemon_json.read(state)[1]
     if error:
         return Plan(errors=(error,))
     steps: list[Step] = apt.finish_interrupted(state)
@@ -30,10 +32,13 @@ def plan_docker(spec: Host, state: HostState, unattended: bool) -> Plan:
     steps += prerequisites(state)
     packages, held = packages_to_install(spec, state, platform)
     if packages:
-        error = may_stop_foreign(spec, state, unattended, f"Docker {spec.docker.version or ''}".strip())
-        if error:
-            return Plan(errors=(error,))
-        steps.append(apt.install(reason(spec, state, platform), packages, held))
+        what = reason(spec, state, platform)
+        if restarts_docker(packages):
+            error = may_stop_foreign(spec, state, unattended, what)
+            if error:
+                return Plan(errors=(error,))
+            what += stops_foreign(state)
+        steps.append(apt.install(what, packages, held))
     else:
         steps += holds(spec, state, platform)
     steps += running(state)
@@ -132,8 +137,20 @@ def packages_to_install(spec: Host, state: HostState, platform: Platform) -> tup
     if len(there) == len(wanted) and right:
         return [], []
     prefix = f"5:{version}-*" if is_ce(spec) else f"{version}*"
-    names = [f"{name}={prefix}" if version and name in versioned(spec) else name for name in wanted]
+    names = []
+    for name in wanted:
+        if version and name in versioned(spec):
+            if apt.upstream(there.get(name, "")) != version:
+                names.append(f"{name}={prefix}")
+        elif name not in there:
+            names.append(name)
     return names, list(wanted) if version else []
+
+
+def restarts_docker(packages: Sequence[str]) -> bool:
+    """Does installing these restart a dockerd that is there? A missing Compose beside it does not."""
+    daemons = ("docker.io", "docker-ce", "containerd", "containerd.io")
+    return any(package.split("=")[0] in daemons for package in packages)
 
 
 def reason(spec: Host, state: HostState, platform: Platform) -> str:

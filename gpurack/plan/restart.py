@@ -9,6 +9,14 @@ def foreign_running(state: HostState) -> list[str]:
     return sorted(container.name for container in state.containers if container.running and not container.ours)
 
 
+def stops_foreign(state: HostState, live_restore: bool | None = None) -> str:
+    """`, which stops grafana, postgres`: for the reason of a restart; "" when it stops nobody. Who presses Enter at the
+    prompt is to know it. live_restore: as in `may_stop_foreign`."""
+    keeps_running = bool(state.docker.get("LiveRestoreEnabled")) if live_restore is None else live_restore
+    foreign = [] if keeps_running else foreign_running(state)
+    return f", which stops {', '.join(foreign)}" if foreign else ""
+
+
 def may_stop_foreign(
     spec: Host, state: HostState, unattended: bool, why: str, live_restore: bool | None = None
 ) -> str | None:

@@ -210,7 +210,7 @@ def test_unchanged_is_nothing() -> None:
         (ce("29.0.0"), with_ce(held=True), "docker-ce 28.5.2 → 29.0.0", "'docker-ce=5:29.0.0-*'"),
         (ce("26.1.5"), with_ce(), "docker-ce 28.5.2 → 26.1.5", "--allow-downgrades --allow-change-held-packages"),
         (ce(), with_ce(packages={"docker-compose-plugin": ""}), "install docker-compose-plugin", " docker-compose-"),
-        (ce(), with_ce(packages={"docker-ce": "5:28.5.2-1 half"}), "install docker-ce", " docker-ce "),
+        (ce(), with_ce(packages={"docker-ce": "5:28.5.2-1 half"}), "install docker-ce", " docker-ce;"),
         (
             ce("28.5.2"),
             with_ce(held=True, packages={"docker-ce-cli": "5:28.5.1-1 held"}),

@@ -296,14 +296,14 @@ def test_a_whole_look() -> None:
 def test_a_look_that_broke_off_anywhere_is_trouble() -> None:
     lines = whole_look()
     for cut in range(len(lines)):
-        assert "came back incomplete" in Snapshot().process(lines[:cut]).trouble
+        assert "broke off in the middle" in Snapshot().process(lines[:cut]).trouble
 
 
 def test_sudo_in_three_forms() -> None:
     assert Snapshot().process([NO_SUDO]) is NEEDS_ROOT
     assert Snapshot().process([SUDO_PASSWORD]) is NEEDS_PASSWORD
     assert not Snapshot().process([line for line in whole_look() if line != RAISED]).raised
-    assert "cannot be reached any more" in Snapshot.default().trouble
+    assert "still reachable" in Snapshot.default().trouble
 
 
 SECTIONS = sorted({line[3:] for line in whole_look() if line.startswith("@@ ")} - {"end", "raised"})

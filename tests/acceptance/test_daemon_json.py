@@ -1,0 +1,63 @@
+"""A daemon.json that cannot be read is its owner's to mend: it is never overwritten, and what runs goes on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.acceptance.conftest import Lab, chat, identities, model
+from tests.testbed import Host
+
+GOOD: dict[str, Any] = {"gamma": model("gamma", [], 8000)}
+PATH = "/etc/docker/daemon.json"
+BAD = {
+    "not JSON": (b'{"debug": true,}\n', f"{PATH} is not JSON ("),
+    "null": (b"null\n", f"{PATH} holds null, not an object."),
+    "empty": (b"", f"{PATH} is empty, which is not JSON."),
+    "BOM": (b'\xef\xbb\xbf{"debug": true}\n', f"{PATH} begins with a byte order mark (BOM), which is not JSON."),
+}
+REMEDY = f"It was not touched. Correct it, or move it away: mv {PATH} {PATH}.old"
+
+
+def test_on_a_fresh_host(lab: Lab) -> None:
+    """Docker would not start with it, so nothing is installed."""
+    host = lab.testbed.recreate("cpu1")
+    host.put(b"{]", PATH)
+    packages = host.root("dpkg-query -W | md5sum").stdout
+    run = lab.run(lab.inventory({"cpu1": {"models": GOOD}}))
+    assert run.exit_code == 1, run.output
+    assert not run.traceback, run.output
+    (error,) = run.errors("cpu1")
+    assert error.startswith(f"{PATH} is not JSON (")
+    assert error.endswith(REMEDY)
+    assert f"FAILED: {PATH} is not JSON" in run.row("cpu1", "gamma")
+    assert host.get(PATH) == b"{]"
+    assert host.root("dpkg-query -W | md5sum").stdout == packages
+
+    host.root(f"mv {PATH} {PATH}.old")  # what the sentence says
+    healed = lab.run(lab.inventory({"cpu1": {"models": GOOD}}))
+    assert healed.exit_code == 0, healed.output
+    assert chat(host, 8000) == lab.testbed.weights("gamma").sentence
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_on_a_host_that_serves(lab: Lab, cpu1: Host, name: str) -> None:
+    """The file's bytes, dockerd and the models are what they were; the sentence says what is wrong and what to do."""
+    content, sentence = BAD[name]
+    good = cpu1.get(PATH)
+    before, pid = identities(cpu1), cpu1.root("systemctl show docker -p MainPID --value").stdout
+    cpu1.put(content, PATH)
+    try:
+        run = lab.run(lab.inventory({"cpu1": {"models": {"gamma": model("gamma", [], 8000, context=512)}}}))
+        assert run.exit_code == 1, run.output
+        assert not run.traceback, run.output
+        (error,) = run.errors("cpu1")
+        assert error.startswith(sentence)
+        assert error.endswith(REMEDY)
+        assert cpu1.get(PATH) == content
+    finally:
+        cpu1.put(good, PATH)
+    assert cpu1.root("systemctl show docker -p MainPID --value").stdout == pid
+    assert identities(cpu1) == before
+    assert chat(cpu1, 8000) == lab.testbed.weights("gamma").sentence

@@ -1,0 +1,190 @@
+"""A server that is used already: what its owners run in Docker, and what they wrote into daemon.json, stays theirs.
+
+The tests run in the order of the file, on one host.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.acceptance import terminal
+from tests.acceptance.conftest import CHECKOUT, Lab, Run, chat, containers, identities, model
+from tests.testbed import Host
+from tests.testbed.inventory import REGISTRY, common
+
+IMAGE = f"{REGISTRY}/ghcr/ggml-org/llama.cpp:server-b7000"
+THEIRS = ("grafana", "postgres", "backup")
+DAEMON_JSON = {
+    "labels": ["rack=7"],
+    "insecure-registries": [REGISTRY],
+    "log-driver": "json-file",
+    "log-opts": {"max-size": "7m"},
+    "max-concurrent-downloads": 2,
+    "features": {"containerd-snapshotter": False},
+}
+GOOD: dict[str, Any] = {"alpha": model("alpha", [0], 8000), "delta": model("delta", [], 8003)}
+HELD = {"live-restore": False, "default-shm-size": "96M"}  # a restart that live-restore cannot soften
+
+
+@pytest.fixture(scope="module")
+def host(lab: Lab) -> Host:
+    """gpu1 with a Docker of its owners': a web page, a database with a volume, a stopped backup job."""
+    host = lab.testbed.recreate("gpu1")
+    host.put(json.dumps(DAEMON_JSON), "/etc/docker/daemon.json", 0o640)
+    host.root(
+        "export DEBIAN_FRONTEND=noninteractive; apt-get -qq update && "
+        "apt-get -qq -y install --no-install-recommends docker.io docker-cli iptables"
+    )
+    run = f"docker run -d --entrypoint sleep --restart unless-stopped {IMAGE} infinity"
+    host.root(run.replace("-d", "-d --name grafana -p 3000:3000"))
+    host.root("docker network create backend && docker volume create pgdata")
+    host.root(run.replace("-d", "-d --name postgres --network backend -v pgdata:/data"))
+    host.root(f"docker create --name backup --entrypoint true {IMAGE}")
+    return host
+
+
+def theirs(host: Host) -> dict[str, tuple[str, str, int]]:
+    """Id, StartedAt and pid of the owners' containers."""
+    found = containers(host)
+    return {
+        name: (found[name]["Id"], found[name]["State"]["StartedAt"], found[name]["State"]["Pid"]) for name in THEIRS
+    }
+
+
+def daemon_json(host: Host) -> dict[str, Any]:
+    """The file's content."""
+    content = json.loads(host.get("/etc/docker/daemon.json"))
+    assert isinstance(content, dict)
+    return content
+
+
+def dockerd(host: Host) -> str:
+    """dockerd's pid."""
+    return host.root("systemctl show docker -p MainPID --value").stdout.strip()
+
+
+def run(lab: Lab, restart: str, daemon: dict[str, Any] | None = None, models: dict[str, Any] | None = None) -> Run:
+    """The main job with this docker.restart."""
+    docker = {**common()["docker"], "restart": restart}
+    docker["daemon"] = {**docker["daemon"], **(daemon or {})}
+    return lab.run(lab.inventory({"gpu1": {"models": models or GOOD}}, {"docker": docker}))
+
+
+def test_the_first_run_leaves_them_running(lab: Lab, host: Host) -> None:
+    """Toolkit, CDI and live-restore need a restart of Docker; it happens under running containers, which go on."""
+    before, old = theirs(host), dockerd(host)
+    done = run(lab, "ask")
+    assert done.exit_code == 0, done.output
+    assert chat(host, 8000) == lab.testbed.weights("alpha").sentence
+    assert dockerd(host) != old, "a test of a restart needs one"
+    assert theirs(host) == before
+
+    content = daemon_json(host)
+    for key, value in DAEMON_JSON.items():
+        assert key in content
+        if key != "features":
+            assert content[key] == value, key
+    assert content["features"]["containerd-snapshotter"] is False
+    assert content["live-restore"] is True
+    assert host.root("stat -c '%a %U' /etc/docker/daemon.json").stdout.split() == ["640", "root"]
+    (backup,) = host.root("ls /var/lib/gpurack/backups/daemon.json.*").stdout.split()
+    assert json.loads(host.get(backup)) == DAEMON_JSON, "the owners' file can be had back"
+
+
+def test_changes_of_models_do_not_touch_them(lab: Lab, host: Host) -> None:
+    """A model changed, added and removed; then a run with nothing to do."""
+    before, old = theirs(host), dockerd(host)
+    changed = {"alpha": model("alpha", [0], 8000, context=512), "gamma": model("gamma", [1], 8004)}
+    assert run(lab, "ask", models=changed).exit_code == 0
+    assert set(identities(host)) == {"alpha", "gamma", *THEIRS}
+    assert run(lab, "ask").exit_code == 0
+    assert run(lab, "ask").unchanged
+    assert theirs(host) == before
+    assert dockerd(host) == old
+
+
+@pytest.mark.parametrize(
+    ("policy", "remedy"),
+    [
+        ("ask", 'Run without -y and confirm, stop them yourself, or write docker: {"restart": "always"}.'),
+        ("never", 'The inventory says docker.restart: never; stop them yourself or write "ask".'),
+    ],
+)
+def test_refuses_a_restart_that_would_stop_them(lab: Lab, host: Host, policy: str, remedy: str) -> None:
+    """With their names and what to do; daemon.json is as it was, so no later reload takes half of it up."""
+    before, ours, old, content = theirs(host), identities(host), dockerd(host), host.get("/etc/docker/daemon.json")
+    refused = run(lab, policy, HELD)
+    assert refused.exit_code == 1, refused.output
+    assert not refused.traceback
+    (error,) = refused.errors("gpu1")
+    assert "default-shm-size" in error
+    assert "needs a restart of Docker, which would stop containers that are not gpurack's: grafana, postgres." in error
+    assert error.endswith(remedy)
+    assert host.get("/etc/docker/daemon.json") == content
+    assert dockerd(host) == old
+    assert theirs(host) == before
+    assert identities(host) == ours
+    assert chat(host, 8000) == lab.testbed.weights("alpha").sentence
+
+
+def test_never_is_never_also_for_a_person(lab: Lab, host: Host) -> None:
+    """Enter at the prompt confirms the plan, not what the inventory forbids."""
+    before, old = theirs(host), dockerd(host)
+    docker = {**common()["docker"], "restart": "never"}
+    docker["daemon"] = {**docker["daemon"], **HELD}
+    inventory = lab.inventory({"gpu1": {"models": GOOD}}, {"docker": docker})
+    code, shown = terminal.answer(lab.argv(inventory)[:3], [("Press enter to execute", "")], CHECKOUT)
+    assert code == 1, shown
+    assert "grafana, postgres" in shown
+    assert dockerd(host) == old
+    assert theirs(host) == before
+
+
+def test_ask_asks_a_person(lab: Lab, host: Host) -> None:
+    """Without -y the plan says what it would do to whom; Enter does it, and everything comes back."""
+    before, old = theirs(host), dockerd(host)
+    docker = {**common()["docker"], "restart": "ask"}
+    docker["daemon"] = {**docker["daemon"], **HELD}
+    inventory = lab.inventory({"gpu1": {"models": GOOD}}, {"docker": docker})
+    code, shown = terminal.answer(lab.argv(inventory)[:3], [("Press enter to execute", "")], CHECKOUT)
+    assert code == 0, shown
+    question = shown.split("Press enter to execute")[0]
+    assert "stops grafana, postgres" in question, "who presses Enter must know what it stops"
+    assert dockerd(host) != old
+    after = containers(host)
+    assert after["grafana"]["Id"] == before["grafana"][0]
+    assert after["grafana"]["State"]["Running"]
+    assert after["postgres"]["State"]["Running"]
+    assert daemon_json(host)["default-shm-size"] == "96M"
+    assert chat(host, 8000) == lab.testbed.weights("alpha").sentence
+
+
+def test_always_needs_nobody(lab: Lab, host: Host) -> None:
+    """An owner who said so beforehand."""
+    old = dockerd(host)
+    done = run(lab, "always", {**HELD, "default-shm-size": "80M"})
+    assert done.exit_code == 0, done.output
+    assert dockerd(host) != old
+    assert containers(host)["grafana"]["State"]["Running"]
+    assert daemon_json(host)["labels"] == ["rack=7"]
+    assert chat(host, 8000) == lab.testbed.weights("alpha").sentence
+
+
+def test_remove_takes_away_ours_only(lab: Lab, host: Host) -> None:
+    """And Docker itself stays while their containers run in it."""
+    before = theirs(host)
+    inventory = lab.inventory({"gpu1": {"models": GOOD}})
+    everything = lab.run(inventory, "-y", "--data", "remove=all", deploy="remove")
+    assert everything.exit_code == 1
+    assert "Docker stays, because containers that are not gpurack's run in it: grafana, postgres." in everything.output
+    assert theirs(host) == before
+
+    ours = lab.run(inventory, deploy="remove")
+    assert ours.exit_code == 0, ours.output
+    assert set(identities(host)) == set(THEIRS)
+    assert theirs(host) == before
+    assert daemon_json(host)["labels"] == ["rack=7"]
+    assert host.root("ls /var/lib/gpurack/weights").stdout.split(), "weights are data"
