@@ -187,7 +187,7 @@ def test_too_little_room_is_seen_before_anything_is_fetched(
 def test_a_disk_that_fills_up_on_the_way(runner: Any, fakes: Fakes, tmp_path: Path) -> None:
     part = tmp_path / "a.gguf.part"
     fakes.add("curl", f'case "$1" in -sSfLI) exit 0;; esac; echo half >{part}; exit 23')
-    with pytest.raises(runner.Failure, match="no space left in .* while fetching the weights; make room there"):
+    with pytest.raises(runner.Failure, match=r"no space left in .* while fetching the weights; make room there"):
         runner.fetch("alpha", "http://weights/a.gguf", SHA, str(tmp_path / "a.gguf"))
     assert not part.exists()
 
@@ -208,7 +208,7 @@ def test_two_models_with_the_same_weights_fetch_once(runner: Any, server: Any, t
 DOCKER = """
 case "$*" in
 "image inspect"*) [ -e "$STATE/images" ]; exit;;
-*" config "*) grep -q REFUSED "$6" && { echo "validating $6: services.alpha bad"; exit 15; }; exit 0;;
+*" config "*) grep -q REFUSED "$5" && { echo "validating $5: services.alpha bad"; exit 15; }; exit 0;;
 *" pull "*) cat "$STATE/pull" 2>/dev/null; ! [ -e "$STATE/pull" ]; exit;;
 *" up "*) for name; do :; done; touch "$STATE/runs.$name"; exit;;
 "container inspect --format"*)
@@ -245,10 +245,13 @@ def entry(name: str, action: str = "create", **over: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+OLD = {"alpha": {"image": "i:0"}}
+
+
 def carry_out(runner: Any, *groups: list[dict[str, Any]], secrets: Any = None, services: Any = None) -> Any:
     new = services or {one["name"]: {"image": "i:1"} for group in groups for one in group if one["action"] != "remove"}
     data = {
-        "compose": {"head": compose.head(), "services": compose.blocks(new), "before": compose.blocks({"alpha": {"image": "i:0"}})},
+        "compose": {"head": compose.head(), "services": compose.blocks(new), "before": compose.blocks(OLD)},
         "secrets": secrets or {}, "groups": list(groups),
     }  # fmt: skip
     job = runner.Job(data)
