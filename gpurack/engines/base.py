@@ -272,8 +272,8 @@ def flags(args: Mapping[str, ArgValue], one_dash: Collection[str] = ()) -> list[
 
     one_dash: long names that the engine spells with one dash all the same.
 
-    >>> flags({"c": 4096, "metrics": True, "lora": ["a", "b"]})
-    ['-c', '4096', '--metrics', '--lora', 'a', '--lora', 'b']
+    >>> flags({"c": 4096, "ngl": 99, "metrics": True, "lora": ["a", "b"]}, one_dash={"ngl"})
+    ['-c', '4096', '-ngl', '99', '--metrics', '--lora', 'a', '--lora', 'b']
     """
     words: list[str] = []
     for name, value in args.items():

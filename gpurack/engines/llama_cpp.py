@@ -14,14 +14,6 @@ from typing import ClassVar
 from gpurack.engines.base import Accelerator, Container, Engine, Needs, NotEstimated, Run, flags, given
 from gpurack.spec.model import Model
 
-# `llama-server --help`: it knows -ngl, and ends with "invalid argument" at --ngl.
-ONE_DASH = frozenset(
-    {
-        "bs", "cd", "cmoe", "cpent", "cram", "ctk", "ctkd", "ctv", "ctvd", "ctxcp", "dev", "devd", "dt", "fa", "fit",
-        "fitc", "fitt", "jf", "kvu", "lv", "md", "mg", "mm", "ncmoe", "ncmoed", "ngl", "ngld", "nkvo", "no-kvu", "nocb",
-        "np", "nr", "ot", "otd", "rea", "sm", "sp", "sps", "tb", "tbd", "td", "to", "ts", "ub",
-    }
-)  # fmt: skip
 STEP = 256
 KV_BYTES = {
     "f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32, "q4_1": 20 / 32, "iq4_nl": 18 / 32,
@@ -35,6 +27,13 @@ UNFORESEEN = (
 )  # fmt: skip
 """Flags that put something else onto the cards, or part of it elsewhere."""
 VARIANTS = {"cpu": "server", "nvidia": "server-cuda", "amd": "server-rocm"}
+_ONE_DASH = """
+Cb Cbd Cd Cr Crb Crd ag bs cb cd cl cmoe cmoed cms cpent cram ctk ctkd ctv ctvd ctxcp dev devd dr dt fa fit fitc fitt hf
+hfd hff hfr hfrd hft jf kvo kvu lcd lcs lm lv lzm md mg mm mmdev mmu mu ncffn ncmoe ncmoed ngl ngld nkvo no-kvu nocb np
+nr ot otd rea sm sp sps tb tbd td to ts ub
+"""
+ONE_DASH = frozenset(_ONE_DASH.split())
+"""From `llama-server --help` (0.7.0 and before): it knows -ngl, and ends with "invalid argument" at --ngl."""
 
 
 class LlamaCpp(Engine):
@@ -44,8 +43,8 @@ class LlamaCpp(Engine):
     port = 8080
     weights_suffixes = (".gguf",)
     own_args: ClassVar = {
-        "m": "weights", "model": "weights", "mu": "weights", "hf": "weights", "hfr": "weights",
-        "hf-repo": "weights", "model-url": "weights",
+        "m": "weights", "model": "weights", "hf": "weights", "hfr": "weights", "hf-repo": "weights", "hff": "weights",
+        "hf-file": "weights", "mu": "weights", "model-url": "weights", "hft": "hf_token", "hf-token": "hf_token",
         "port": "port", "host": "bind", "a": "served_name", "alias": "served_name",
         "c": "context", "ctx-size": "context", "api-key": "api_key", "api-key-file": "api_key",
     }  # fmt: skip

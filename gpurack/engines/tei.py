@@ -1,8 +1,8 @@
 """Text Embeddings Inference: embedding and rerank models, one card each, or the CPU.
 
 Sources (TEI 1.9): one image per compute capability ("" is 8.0: A100, A30; a wrong one refuses to start), `cuda-` brings
-several and asks nvidia-smi; none below 7.5; nothing listens until the model is warm, then /health is 200; API_KEY
-guards all but /health and /metrics; it takes the longest text's length from the model.
+several and asks nvidia-smi; none below 7.5; nothing listens until the model is warm, then /health is 200; API_KEY is
+the key, /metrics stays public; it takes the longest text's length from the model.
 """
 
 from typing import ClassVar

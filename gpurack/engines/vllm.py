@@ -1,8 +1,10 @@
 """vLLM: chat, embedding and rerank models on NVIDIA cards, by its own OpenAI server.
 
-Sources (vLLM 0.33.0): the image's entry point is `vllm serve`; CUDA 13.0 wants driver R580 and compute capability 7.5
-to 12.0; `--gpu-memory-utilization` is a share of *total* memory, default 0.92; VLLM_API_KEY guards /v1 only; a tensor
-parallel server needs shared memory, so ipc: host; HF_HUB_OFFLINE keeps local weights from phoning home.
+Sources (vLLM 0.33.0): `vllm serve PATH` is named as the entry point, because older images have the module
+vllm.entrypoints.openai.api_server there, which is deprecated and takes no path (seen in 0.32.0); CUDA 13.0 wants driver
+R580 and compute capability 7.5 to 12.0; `--gpu-memory-utilization` is a share of *total* memory, default 0.92;
+VLLM_API_KEY guards /v1 only; a tensor parallel server needs shared memory, so ipc: host; HF_HUB_OFFLINE keeps local
+weights from phoning home.
 """
 
 from typing import ClassVar
@@ -74,6 +76,9 @@ REMOVED = {
         "remove it.",
     ),
 }  # fmt: skip
+_ONE_DASH = "ac asc cc dc dcp dp dpa dpb dpe dph dpl dpm dpn dpp dpr ep pcp pp sc tp"
+ONE_DASH = frozenset(_ONE_DASH.split())
+"""The flags of vLLM (0.32.0) that have one dash and more than one letter."""
 
 
 class Vllm(Engine):
@@ -118,23 +123,22 @@ class Vllm(Engine):
 
     def container(self, model: Model, run: Run) -> Container:
         """`vllm serve PATH …`, offline: the weights lie on the host."""
-        argv = ["--model", str(run.weights), "--served-model-name", run.served_name]
+        argv = [str(run.weights), "--served-model-name", run.served_name]
         argv += ["--host", "0.0.0.0", "--port", str(self.port)]
-        given = {normal(flag) for flag in model.args}
+        named = {normal(flag) for flag in model.args}
         tensor, _ = self.parallelism(model, run.gpus)
-        if tensor > 1 and not given & {"tensor-parallel-size", "tp"}:
+        if tensor > 1 and not named & {"tensor-parallel-size", "tp"}:
             argv += ["--tensor-parallel-size", str(tensor)]
         if model.context:
             argv += ["--max-model-len", str(model.context)]
-        if run.memory_fraction is not None and "gpu-memory-utilization" not in given:
+        if run.memory_fraction is not None and "gpu-memory-utilization" not in named:
             argv += ["--gpu-memory-utilization", f"{run.memory_fraction:.3f}"]
-        argv += flags(model.args)
+        argv += flags(model.args, ONE_DASH)
         environment = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
         volumes = {"vllm-cache": "/root/.cache/vllm"}
         if not run.api_key_file:
-            return Container(argv, environment=environment, volumes=volumes, compose={"ipc": "host"})
-        server = ["python3", "-m", "vllm.entrypoints.openai.api_server", *argv]
-        entrypoint, command = with_secrets({"VLLM_API_KEY": run.api_key_file}, server)
+            return Container(argv, ["vllm", "serve"], environment, volumes, compose={"ipc": "host"})
+        entrypoint, command = with_secrets({"VLLM_API_KEY": run.api_key_file}, ["vllm", "serve", *argv])
         return Container(command, entrypoint, environment, volumes, compose={"ipc": "host"})
 
     def needs(self, model: Model, context: int | None, vocabulary: int) -> Needs:

@@ -20,9 +20,10 @@ import pytest
 import yaml
 
 from gpurack.engines import ENGINES
-from gpurack.engines.base import Upstream, with_secrets
+from gpurack.engines.base import Upstream, normal, with_secrets
 from gpurack.engines.llama_cpp_python import CONFIG, KEYED_CONFIG
 from gpurack.engines.sglang import KEEPER
+from gpurack.engines.vllm import ONE_DASH, REMOVED
 from gpurack.plan import compose
 from gpurack.spec.fleet import check_fleet
 from gpurack.spec.model import Host
@@ -173,7 +174,10 @@ def repository(image: str) -> str:
 
 
 def value_of(flag: str, words: list[str]) -> str | None:
-    """What follows a flag in a command, without its folder; one tensor parallel is the default and never written."""
+    """What follows a flag in a command, without its folder; one tensor parallel is the default and never written, and
+    vLLM's model stands without a flag."""
+    if flag == "--model" and "serve" in words:
+        flag = "serve"
     if flag not in words:
         return "1" if flag == "--tensor-parallel-size" else None
     return words[words.index(flag) + 1].rpartition("/")[2]
@@ -236,3 +240,35 @@ def test_a_keyed_config_of_llama_cpp_python_is_made_at_the_start(tmp_path: Path)
     done = run_on_this_machine(["sh", "-c"], [script, add_key, "cat", str(keyed)])
     assert json.loads(done.stdout) == {"models": [], "port": 8000, "api_key": SECRET}
     assert keyed.stat().st_mode & 0o777 == 0o600
+
+
+def flags_in(file: str) -> set[str]:
+    return set((Path(__file__).parent / file).read_text().split())
+
+
+def test_vllm_knows_every_flag_we_write() -> None:
+    """Against the flags of a real vLLM, recorded by vllm_parser.py."""
+    known = flags_in("vllm-flags.txt")
+    for path in CASES:
+        case = read(path)
+        if path.parent.name == "vllm" and "service" in case:
+            written = {normal(word) for word in case["service"]["command"] if word.startswith("-")}
+            assert written <= known, path.stem
+    assert {f"-{name}" for name in ONE_DASH} == {flag for flag in known if re.fullmatch(r"-\w\w+", flag)}
+
+
+def test_every_flag_of_vllm_in_2024_is_known_or_refused_with_advice() -> None:
+    """The help text of the end of 2024 is in the seeds."""
+    known, old = flags_in("vllm-flags.txt"), flags_in("vllm-flags-of-2024.txt")
+    assert len(old) == 125
+    removed = {f"--{name}" for name in REMOVED}
+    assert old <= known | removed
+    assert not removed & known
+
+
+def test_flags_of_llama_cpp_with_one_dash() -> None:
+    """`--ngl` is refused by the real llama-server, `-ngl` is not."""
+    model = {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf", "port": 8000}
+    args = {"ngl": 20, "ub": 256, "n": 5, "n-gpu-layers": 3}
+    words = outcome({"name": "saiga", "model": {**model, "args": args}})["service"]["command"]
+    assert words[-8:] == ["-ngl", "20", "-ub", "256", "-n", "5", "--n-gpu-layers", "3"]
