@@ -120,7 +120,7 @@ def await_info(expected):
 
 def restart(live_restore, wanted):
     """live_restore: containers must outlive the restart. wanted: live-restore as the new daemon.json has it."""
-    running = run("docker", "ps", "-q")[1]
+    running = run("docker", "ps", "--format", "{{.Names}}")[1].split()
     if live_restore and running and not info().get("LiveRestoreEnabled"):
         run("systemctl", "reload", "docker.service")
         if await_info({"LiveRestoreEnabled": True}):
@@ -131,12 +131,19 @@ def restart(live_restore, wanted):
         run("systemctl", "reload", "docker.service")
         if await_info({"LiveRestoreEnabled": False}):
             give_up("Docker did not turn live-restore off, so it was not restarted: its containers would stay down")
+    stopped = []
+    if wanted and not live_restore and running and info().get("LiveRestoreEnabled"):
+        # A new data-root or bip: the next dockerd could not adopt what this one leaves running.
+        stopped = running
+        run("docker", "stop", "--time", "30", *stopped)
     # Debian's unit gives up at the fourth start within a minute.
     run("systemctl", "reset-failed", "docker.service", "docker.socket")
     code, output = run("systemctl", "restart", "docker.service")
     if code:
         log = run("journalctl", "-u", "docker.service", "-n", "8", "--no-pager", "-o", "cat")[1]
         give_up("Docker does not start any more: {}\n{}\nThe old file is in {}.".format(output, log, BACKUPS))
+    for name in stopped:  # those that the new data-root knows
+        run("docker", "start", name)
 
 
 def gpu_driver_is_there():

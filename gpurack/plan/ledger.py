@@ -142,7 +142,7 @@ def resolve(model: Model, spec: Host, state: HostState) -> tuple[str, ...]:
         says = f" It says: {state.driver.message}" if state.driver.message else ""
         reason = f"nvidia-smi -L shows none.{says}" if state.has_gpu else NO_DRIVER
         raise LookupError(f"wants GPU {gpus_text(model)}, but {reason}")
-    reserved = {find(wanted, state).uuid for wanted in spec.reserved_gpus}
+    reserved = {gpu.uuid for gpu in state.gpus if any(meant(wanted, gpu) for wanted in spec.reserved_gpus)}
     if model.gpus == "all":
         if state.driver.exit_code:
             raise LookupError(f"wants all GPUs, but nvidia-smi says: {state.driver.message}")
@@ -156,12 +156,14 @@ def resolve(model: Model, spec: Host, state: HostState) -> tuple[str, ...]:
     return tuple(card.uuid for card in cards)
 
 
+def meant(wanted: int | str, gpu: Gpu) -> bool:
+    """Does an index or a UUID prefix mean this card?"""
+    return gpu.index == wanted if isinstance(wanted, int) else gpu.uuid.startswith(wanted)
+
+
 def find(wanted: int | str, state: HostState) -> Gpu:
     """The card an index or a UUID prefix means. Raises LookupError with a sentence."""
-    if isinstance(wanted, int):
-        found = [gpu for gpu in state.gpus if gpu.index == wanted]
-    else:
-        found = [gpu for gpu in state.gpus if gpu.uuid.startswith(wanted)]
+    found = [gpu for gpu in state.gpus if meant(wanted, gpu)]
     if len(found) == 1:
         return found[0]
     if found:

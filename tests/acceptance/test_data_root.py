@@ -1,0 +1,25 @@
+"""A new data-root: the next dockerd does not know the containers of the one before, so none may be left running."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.acceptance.conftest import Lab, chat, containers, model
+from tests.testbed import Host
+from tests.testbed.inventory import REGISTRY
+
+
+def test_models_move_with_the_data_root_and_nothing_is_left_behind(lab: Lab, fresh: Callable[[str], Host]) -> None:
+    host = fresh("cpu1")
+    models = {"models": {"gamma": model("gamma", [], 8000)}}
+    assert lab.run(lab.inventory({"cpu1": models})).exit_code == 0
+    old = containers(host)["gamma"]["State"]["Pid"]
+    daemon = {"insecure-registries": [REGISTRY], "data-root": "/home/docker"}
+    inventory = lab.inventory({"cpu1": models}, {"docker": {"source": "distro", "daemon": daemon}})
+    run = lab.run(inventory)
+    assert run.exit_code == 0, run.output
+    assert host.root("docker info --format '{{.DockerRootDir}}'").stdout.strip() == "/home/docker"
+    assert host.root(f"kill -0 {old}", check=False).returncode != 0, "the old model still runs, unknown to Docker"
+    assert chat(host, 8000) == lab.testbed.weights("gamma").sentence
+    assert lab.run(inventory).unchanged
+    fresh("cpu1")
