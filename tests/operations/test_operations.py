@@ -1,0 +1,158 @@
+"""One JSON file is one behaviour: a spec and a host in, the commands and the noop text out.
+
+Driven through `_inner`, as pyinfra tests its own operations, with a fake host whose look is remembered already. Fields:
+operation, args, inventory (the host's data), before and running (models that run), host (words of
+tests.given.host_state), executing, unattended; then
+commands, noop and said. A command is its text, or one of the forms of `matches`.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pyinfra.api.state import StateStage
+from pyinfra.context import ctx_host
+
+from gpurack.operations import engine, remove
+from gpurack.operations import models as models_operation
+from gpurack.operations.commands import Refusal, carry_out, slow, write_file
+from gpurack.plan import apt
+from gpurack.plan.steps import SetAside, Shell
+from gpurack.resources import read_text
+from gpurack.spec.fleet import check_fleet
+from gpurack.spec.model import Host
+from gpurack.state.model import HostState
+from tests.given import host_state, running
+
+CASES = sorted(Path(__file__).parent.glob("*.json"))
+OPERATIONS = {
+    "docker": engine.docker,
+    "nvidia_toolkit": engine.nvidia_toolkit,
+    "daemon_json": engine.daemon_json,
+    "models": models_operation.models,
+    "remove": remove.remove,
+}
+FIELDS = {
+    "why",
+    "operation",
+    "args",
+    "inventory",
+    "before",
+    "host",
+    "running",
+    "executing",
+    "unattended",
+    "commands",
+    "noop",
+    "said",
+}
+
+
+@dataclass
+class FakeHost:
+    """What the operations see of pyinfra's host: it was looked at in this stage, so no command is needed for that."""
+
+    found: HostState
+    executing: bool = False
+    unattended: bool = False
+    name: str = "gpu1"
+    noops: list[str] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        stage = StateStage.Execute if self.executing else StateStage.Prepare
+        self.connector_data: dict[str, Any] = {"gpurack look": (stage, self.found)}
+        self.state = SimpleNamespace(
+            current_stage=stage,
+            is_executing=self.executing,
+            get_meta_for_host=lambda host: SimpleNamespace(ops_change=0),
+            should_check_for_changes=lambda: not self.unattended,
+        )
+
+    def noop(self, text: str) -> None:
+        self.noops.append(text)
+
+    def log_styled(self, text: str, **style: Any) -> None:
+        self.said.append(text)
+
+
+def matches(command: Any, form: Any) -> bool:
+    """Is a command what a case says? A text is a shell command; the other forms:
+
+    {"slow": command} · {"install": [packages], "hold": [packages]} · {"aside": path}
+    {"write": path, "content": text or "content_of": file of this checkout, "mode"}
+    {"refuse": [sentences]} · {"job": part of the runner's job} · {"daemon_json": part of its job}
+    """
+    stdin = command.connector_arguments.get("_stdin")
+    if isinstance(form, str):
+        return str(command) == str(next(carry_out(Shell("", form))))
+    if "slow" in form:
+        return str(command) == str(slow(form["slow"]))
+    if "install" in form:
+        step = apt.install("", form["install"], form.get("hold", []))
+        return isinstance(step, Shell) and str(command) == str(slow(step.command))
+    if "write" in form:
+        content = form["content"] if "content" in form else read_text(form["content_of"])
+        wanted = write_file(form["write"], content, form.get("mode", "644"))
+        return (str(command), stdin) == (str(wanted), content)
+    if "aside" in form:
+        return str(command) == str(next(carry_out(SetAside("", form["aside"]))))
+    if "refuse" in form:
+        return isinstance(command, Refusal) and command.sentences == form["refuse"]
+    if "job" in form:
+        return str(command) == "python3 /usr/local/lib/gpurack/models.py apply" and contains(
+            json.loads(stdin), form["job"]
+        )
+    line, _, script = stdin.partition("\n")
+    job = json.loads(eval(line.removeprefix("JOB = "), {}))
+    return script == read_text("files/daemon_json.py") and contains(job, form["daemon_json"])
+
+
+def contains(found: Any, part: Any) -> bool:
+    """Is everything that `part` says so in `found`? Lists are compared item by item and have the same length."""
+    if isinstance(part, dict) and isinstance(found, dict):
+        return all(key in found and contains(found[key], value) for key, value in part.items())
+    if isinstance(part, list) and isinstance(found, list):
+        return len(part) == len(found) and all(contains(one, other) for one, other in zip(found, part, strict=True))
+    return bool(found == part)
+
+
+def given_host(case: dict[str, Any], before: Host) -> HostState:
+    """The case's host; `running` names models that run as the inventory `before` wanted, with their cards' indices."""
+    words = dict(case.get("host", {}))
+    bare = host_state(**words)
+    cards = {gpu.index: gpu.uuid for gpu in bare.gpus}
+    ours = [
+        running(before, name, bare, tuple(cards[index] for index in indices))
+        for name, indices in case.get("running", {}).items()
+    ]
+    return host_state(**{**words, "containers": [*words.get("containers", ()), *ours]})
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
+def test_operation(path: Path) -> None:
+    case = json.loads(path.read_text())
+    assert set(case) <= FIELDS
+    wanted = check_fleet({"gpu1": [case.get("inventory", {})]})["gpu1"]
+    before = check_fleet({"gpu1": [case["before"]]})["gpu1"] if "before" in case else wanted
+    host = FakeHost(given_host(case, before), case.get("executing", False), case.get("unattended", False))
+    with ctx_host.use(host):
+        commands = list(OPERATIONS[case["operation"]]._inner(wanted=wanted, **case.get("args", {})))
+    shown = "\n".join(f"{command!s}\n{str(command.connector_arguments.get('_stdin'))[:1500]}" for command in commands)
+    assert len(commands) == len(case.get("commands", [])), f"{shown}\n{host.said}"
+    for command, form in zip(commands, case.get("commands", []), strict=True):
+        assert matches(command, form), f"{form}\nis not\n{shown}"
+    assert host.noops == ([case["noop"]] if "noop" in case else [])
+    assert host.said == case.get("said", [])
+
+
+def test_a_case_that_is_wrong_fails() -> None:
+    """The harness itself: a command is not taken for another."""
+    assert not matches(slow("true"), {"slow": "false"})
+    assert not matches(write_file("/a", "b", "644"), {"write": "/a", "content": "c"})
+    assert not matches(Refusal(["a"]), {"refuse": ["b"]})
+    assert not contains({"a": [1, 2]}, {"a": [1]})
+    assert contains({"a": [{"b": 1, "c": 2}]}, {"a": [{"b": 1}]})
