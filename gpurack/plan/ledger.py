@@ -27,6 +27,7 @@ def assign(spec: Host, state: HostState) -> Ledger:
     uuids: dict[str, tuple[str, ...]] = {}
     errors: dict[str, str] = {}
     gone: dict[str, list[str]] = {}
+    resized: dict[str, tuple[str, ...]] = {}
     enabled = {name: model for name, model in spec.models.items() if model.enabled}
     for name, model in enabled.items():
         kept = kept_cards(name, model, state)
@@ -34,9 +35,16 @@ def assign(spec: Host, state: HostState) -> Ledger:
             dead = [uuid for uuid in kept if not alive(uuid, state)]
             if dead and state.driver.exit_code != MISMATCH:
                 gone[name] = dead
-            else:
+            elif dead or kept_share(name, model, state):
                 uuids[name] = kept
-    for name in sorted(set(enabled) - set(uuids) - set(gone)):
+            else:
+                resized[name] = kept
+    for name, kept in sorted(resized.items()):
+        if error := overfull(name, kept, spec, state, uuids):
+            errors[name] = error
+        else:
+            uuids[name] = kept
+    for name in sorted(set(enabled) - set(uuids) - set(errors) - set(gone)):
         try:
             cards = resolve(enabled[name], spec, state)
         except LookupError as error:
@@ -58,6 +66,12 @@ def overfull(
     for uuid in cards:
         card = next(gpu for gpu in state.gpus if gpu.uuid == uuid)
         others = [other for other, theirs in uuids.items() if uuid in theirs]
+        total, mine = card.memory_total / 1024, spec.models[name].vram
+        if mine and mine.of(total) > total:
+            return (
+                f"GPU {card.index} has {total:.1f} GiB, and vram asks for {mine.of(total):.1f}; lower vram or choose a "
+                f"free card{free(state, uuids)}."
+            )
         if not others:
             continue
         names = ", ".join(others)
@@ -68,7 +82,6 @@ def overfull(
                 f"{'' if name in whole and len(whole) == 1 else ' as a whole'}; choose a free card{free(state, uuids)} "
                 "or give each of them vram."
             )
-        total = card.memory_total / 1024
         together = sum(share.of(total) for other in (*others, name) if (share := spec.models[other].vram))
         if together > SHARED * total:
             return (
@@ -113,6 +126,11 @@ def kept_cards(name: str, model: Model, state: HostState) -> tuple[str, ...] | N
         return None
     uuids = definition.get("uuids", [])
     return tuple(map(str, uuids)) if isinstance(uuids, list) else ()
+
+
+def kept_share(name: str, model: Model, state: HostState) -> bool:
+    """Does a model want the same share of its cards as its container has?"""
+    return label(state.ours[name].labels).get("vram") == (str(model.vram) if model.vram else None)
 
 
 def label(labels: Mapping[str, str]) -> dict[str, object]:

@@ -1,0 +1,86 @@
+"""The ledger never exceeds a card: whatever was asked for before, and whatever is asked for now."""
+
+from dataclasses import replace
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpurack.plan.ledger import Ledger, assign
+from gpurack.spec.model import Host
+from gpurack.spec.problems import InventoryError
+from gpurack.spec.seats import SHARED
+from gpurack.state.model import HostState
+from tests.given import host_state, models, running, uuid
+
+SHARE = st.one_of(st.none(), st.integers(1, 30).map("{}GiB".format), st.integers(1, 100).map("{}%".format))
+ENTRY = st.fixed_dictionaries({"gpus": st.lists(st.integers(0, 1), unique=True), "vram": SHARE})
+ENTRIES = st.dictionaries(st.sampled_from(["ann", "bob", "cyn", "dan"]), ENTRY)
+
+
+def wanted(entries: dict[str, dict[str, Any]]) -> Host | None:
+    """None for what is refused before any host is looked at."""
+    try:
+        return models(**entries)
+    except InventoryError:
+        return None
+
+
+def exceeded(ledger: Ledger, spec: Host, state: HostState) -> list[str]:
+    """The cards that would hold more than they have."""
+    bad = []
+    for gpu in state.gpus:
+        total = gpu.memory_total / 1024
+        here = [spec.models[name].vram for name, cards in ledger.uuids.items() if gpu.uuid in cards]
+        if len(here) > 1 and (None in here or sum(share.of(total) for share in here if share) > SHARED * total):
+            bad.append(gpu.uuid)
+        if len(here) == 1 and here[0] and here[0].of(total) > total:
+            bad.append(gpu.uuid)
+    return bad
+
+
+@st.composite
+def labs(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
+    """An inventory, and what became of it: other shares on the same cards, or other models."""
+    before = draw(ENTRIES)
+    resized = {name: {**entry, "vram": draw(SHARE)} for name, entry in before.items()}
+    return before, draw(st.one_of(st.just(resized), ENTRIES))
+
+
+@settings(max_examples=300)
+@given(labs())
+def test_no_card_is_exceeded(lab: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    before, after = lab
+    old, new = wanted(before), wanted(after)
+    if old is None or new is None:
+        return
+    empty = host_state(gpus=3)
+    first = assign(old, empty)
+    assert exceeded(first, old, empty) == []
+    state = replace(empty, containers=tuple(running(old, name, empty, cards) for name, cards in first.uuids.items()))
+    second = assign(new, state)
+    assert exceeded(second, new, state) == []
+    # every model has its cards, or a reason
+    assert set(second.uuids) | set(second.errors) == set(new.models)
+    # and the same again is the same
+    assert assign(old, state).uuids == first.uuids
+
+
+def test_a_share_that_grows_is_asked_again() -> None:
+    def lab(share: str) -> Host:
+        return models(ann={"gpus": [0], "vram": share}, bob={"gpus": [0], "vram": "12GiB"})
+
+    state = host_state(gpus=2)
+    state = replace(state, containers=tuple(running(lab("6GiB"), name, state, (uuid(0),)) for name in ("ann", "bob")))
+    assert assign(lab("8GiB"), state).errors == {}
+    grown = assign(lab("12GiB"), state)
+    assert grown.uuids == {"bob": (uuid(0),)}
+    assert grown.errors == {
+        "ann": "GPU 0 would hold 24.0 of 22.4 GiB with bob; lower vram or choose a free card (free: 1)."
+    }
+
+
+def test_a_share_larger_than_the_card() -> None:
+    assert assign(models(ann={"gpus": [0], "vram": "30GiB"}), host_state(gpus=2)).errors == {
+        "ann": "GPU 0 has 23.6 GiB, and vram asks for 30.0; lower vram or choose a free card (free: 0, 1)."
+    }
