@@ -68,6 +68,8 @@ def sizes(fleet: Mapping[str, Host], remembered: Mapping[str, Mapping[str, Heade
                 (f"GPU {seat.card} ({seat.name})" if seat.name else f"GPU {seat.card}", seat.memory) for seat in mine
             ]
             try:
+                if model.gpus and not cards:
+                    raise NotEstimated("its cards are not known; write hardware")
                 estimates[name, key] = estimate(model, header, len(cards))
             except NotEstimated as reason:
                 reasons[name, key] = str(reason)

@@ -83,6 +83,10 @@ class Lab:
         path.write_text(f"lab = {pprint.pformat((entries, {**common(), **(over or {})}), sort_dicts=False)}\n")
         return path
 
+    def env(self) -> dict[str, str]:
+        """What gpurack remembers of weights stays with the test."""
+        return {**os.environ, "PYTHONUNBUFFERED": "1", "XDG_STATE_HOME": str(self.folder / "state")}
+
     def argv(self, inventory: Path, *options: str, deploy: str = "gpu_host") -> list[str]:
         """The command line an admin would type; `deploy`: a name in deploys/, or the path of another deploy file."""
         return [PYINFRA, str(inventory), deploy if deploy.endswith(".py") else f"deploys/{deploy}.py", *options]
@@ -101,7 +105,7 @@ class Lab:
         done = subprocess.run(
             self.argv(inventory, *(options or (("-y",) if yes else ())), deploy=deploy),
             cwd=CHECKOUT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})},
+            env={**self.env(), **(env or {})},
             input=stdin if stdin is not None else "",
             capture_output=True,
             text=True,
@@ -124,7 +128,7 @@ class Lab:
         return subprocess.Popen(
             self.argv(inventory, *(options or ("-y",)), deploy=deploy),
             cwd=CHECKOUT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env=self.env(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

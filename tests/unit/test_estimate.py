@@ -364,6 +364,12 @@ def test_offline_sums_by_what_is_remembered() -> None:
     assert isinstance(found.estimates["gpu1", "alpha"], Estimate)
 
 
+def test_all_cards_of_unknown_hardware() -> None:
+    fleet = {"gpu1": models(alpha={"gpus": "all", "weights": "/w/a.gguf"})}
+    found = sizes(fleet, {"gpu1": {"/w/a.gguf": gguf()}})
+    assert found.reasons == {("gpu1", "alpha"): "its cards are not known; write hardware"}
+
+
 def test_offline_refuses_with_host_and_model() -> None:
     fleet = fleet_of(alpha={"gpus": [0], "weights": "/w/a.gguf"})
     found = sizes(fleet, {"gpu1": {"/w/a.gguf": gguf(30.0)}})
