@@ -2,10 +2,23 @@
 
 from pathlib import Path
 
+from gpurack.engines import ENGINES
 from gpurack.spec.reference import inventory_page
+from tests.unit.engines.page import page
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 def test_inventory_page_is_current() -> None:
     assert (DOCS / "inventory.md").read_text(encoding="utf-8") == inventory_page(), "run make docs"
+
+
+def test_the_page_of_commands_is_current() -> None:
+    assert (DOCS / "from-docker-run.md").read_text(encoding="utf-8") == page(), "run make docs"
+
+
+def test_every_engine_has_its_line_and_section() -> None:
+    text = (DOCS / "engines.md").read_text(encoding="utf-8")
+    for engine in ENGINES:
+        assert f"| [`{engine}`](#{engine.replace('.', '')}) |" in text
+        assert f"\n## {engine}\n" in text

@@ -241,7 +241,7 @@ def answers(runner: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 def entry(name: str, action: str = "create", **over: Any) -> dict[str, Any]:
     return {
         "name": name, "action": action, "image": "i:1", "uuids": [], "url": "http://127.0.0.1:1/v1/models",
-        "served_name": name, "names_model": True, "timeout": 5, **over,
+        "served_name": name, "timeout": 5, **over,
     }  # fmt: skip
 
 
@@ -304,6 +304,15 @@ def test_a_model_that_never_answers_is_given_up(
     answers["alpha"] = '{"data":[{"id":"another"}]}'
     assert carry_out(runner, [entry("alpha", timeout=0.1)]).failures == 1
     assert "not ready after 0:00: http://127.0.0.1:1/v1/models did not name" in capsys.readouterr().out
+
+
+def test_where_the_answer_names_no_model_any_will_do(
+    runner: Any, docker: Fakes, answers: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers["tei"] = ""
+    assert carry_out(runner, [entry("tei", served_name=None)]).failures == 0
+    assert carry_out(runner, [entry("page", served_name=None, timeout=0.1)]).failures == 1
+    assert "not ready after 0:00: http://127.0.0.1:1/v1/models did not answer. Look" in capsys.readouterr().out
 
 
 def test_a_failed_pull_keeps_the_whole_group_and_the_others_go_on(

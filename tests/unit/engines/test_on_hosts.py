@@ -1,0 +1,76 @@
+"""What engines mean for a plan made on a host: cards and driver, readiness without a name, what connects to what."""
+
+from typing import Any
+
+from gpurack.plan.models import ModelsPlan, plan_models
+from gpurack.spec.connections import upstreams_of
+from gpurack.spec.fleet import check_fleet
+from gpurack.spec.model import Host
+from tests.given import SALT, host_state, running, spec, uuid
+
+VLLM = {"engine": "vllm", "version": "0.33.0", "weights": "/w/qwen", "gpus": [0], "port": 8000}
+TEI = {"engine": "tei", "version": "1.9", "weights": "/w/bge", "gpus": [0], "port": 8080}
+
+
+def host(**entries: dict[str, Any]) -> Host:
+    return spec({"models": entries})
+
+
+def plan(wanted: Host, **said: Any) -> ModelsPlan:
+    return plan_models(wanted, host_state(**{"gpus": 1, "weights": {"/w/qwen": 1, "/w/bge": 1}, **said}), {}, SALT)
+
+
+def test_a_driver_that_is_too_old_is_said_before_anything_is_pulled() -> None:
+    found = plan(host(qwen=VLLM), driver={"kernel": "570.86.15"})
+    assert dict(found.errors) == {
+        "qwen": "vllm 0.33.0 needs NVIDIA's driver 580 or newer, the host has 570.86.15; update the driver or choose "
+        "an older version."
+    }
+    assert found.job is None
+    assert not plan(host(qwen={**VLLM, "version": "0.32.0"}), driver={"kernel": "570.86.15"}).errors
+    assert not plan(host(qwen={**VLLM, "version": None, "image": "lab/vllm:1"}), driver={"kernel": "570.86.15"}).errors
+
+
+def test_what_runs_goes_on_with_an_old_driver() -> None:
+    wanted = host(qwen=VLLM)
+    ours = running(wanted, "qwen", host_state(gpus=1), (uuid(0),))
+    found = plan(wanted, driver={"kernel": "570.86.15"}, containers=[ours])
+    assert dict(found.errors) == {}
+    assert [change.action for change in found.changes] == ["keep"]
+
+
+def test_an_answer_that_names_no_model_is_enough_where_the_engine_has_no_other() -> None:
+    wanted = host(bge=TEI)
+    ours = running(wanted, "bge", host_state(gpus=1), (uuid(0),))
+    ready = plan(wanted, containers=[ours], probes={"bge": [200, ""]})
+    assert dict(ready.errors) == {}
+    loading = plan(wanted, containers=[ours], probes={"bge": [503, ""]})
+    assert [change.action for change in loading.changes] == ["wait"]
+    assert loading.job is not None
+    entry = loading.job["groups"][0][0]
+    assert (entry["served_name"], entry["url"]) == (None, "http://127.0.0.1:8080/health")
+
+
+def test_a_name_means_all_its_replicas_and_all_means_what_can_be_reached() -> None:
+    model = {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf"}
+    gateway = {"engine": "litellm", "version": "1.109.1", "port": 4000}
+    fleet = check_fleet(
+        {
+            "gpu1": [{"models": {"saiga": {**model, "port": 8000, "bind": "lan"}, "here": {**model, "port": 8001}}}],
+            "gpu2": [
+                {
+                    "models": {
+                        "other": {**model, "port": 8000, "bind": "lan", "served_name": "saiga"},
+                        "own": {**model, "port": 8001},
+                        "off": {**model, "port": 8002, "enabled": False},
+                    },
+                    "services": {
+                        "one": {**gateway, "connects_to": ["saiga"]},
+                        "all": {**gateway, "connects_to": "all", "port": 4001},
+                    },
+                }
+            ],
+        }
+    )
+    assert upstreams_of(fleet, "gpu2", "one") == [("gpu2", "other"), ("gpu1", "saiga")]
+    assert upstreams_of(fleet, "gpu2", "all") == [("gpu2", "other"), ("gpu2", "own"), ("gpu1", "saiga")]
