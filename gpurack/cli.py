@@ -65,6 +65,36 @@ def plan(inventory: Path, as_json: bool, strict: bool, compose_host: str | None,
     sys.exit(STRICT_WARNINGS if strict and warnings else 0)
 
 
+@main.command("import")
+@click.argument("source", type=click.Path(path_type=Path), required=False)
+@click.option("--host", metavar="HOST", help="Read the containers that run on HOST; SOURCE is then its inventory.")
+@click.option(
+    "--name", metavar="HOST", help="The host's name in what is printed. Default: that of --host, or gpu1.lab."
+)
+@click.option(
+    "--set", "variables", multiple=True, metavar="NAME=VALUE", help="A variable that SOURCE leaves undefined."
+)
+@click.option("--file", "files", multiple=True, metavar="PATH=COPY", help="A copy of PATH on the host: CONFIG_FILE, …")
+@click.option("--yaml", "as_yaml", is_flag=True, help="A YAML inventory instead of a Python one.")
+def import_(
+    source: Path | None,
+    host: str | None,
+    name: str | None,
+    variables: tuple[str, ...],
+    files: tuple[str, ...],
+    as_yaml: bool,
+) -> None:
+    """Turn `docker run` lines, a shell snippet or a compose file into an inventory that means the same.
+
+    SOURCE is a file, or - (the default) for standard input. What the inventory does not say, or says differently, is
+    listed below it as comments. Values of secrets are never printed. Exit code 0: all said; 1: something is left for
+    you to fill in or to decide; 2: nothing could be read.
+    """
+    from gpurack.importing import cli
+
+    sys.exit(cli.run(source, host, name, variables, files, as_yaml))
+
+
 @main.command()
 def schema() -> None:
     """Print the JSON Schema of a YAML inventory, for editors."""

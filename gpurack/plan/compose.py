@@ -146,7 +146,15 @@ def service(
         data["runtime"] = "nvidia"
         data["environment"] = {**data.get("environment", {}), "NVIDIA_VISIBLE_DEVICES": ",".join(uuids)}
     patched: dict[str, Any] = patch(patch(data, container.compose), model.compose)
+    if isinstance(model.compose.get("volumes"), list):
+        patched["volumes"] = together(data.get("volumes", []), model.compose["volumes"])
     return patched
+
+
+def together(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Any]) -> list[Any]:
+    """Mounts as Compose merges those of two files: all of both, and of two at one place the latter."""
+    taken = {mount["target"] if isinstance(mount, Mapping) else str(mount).split(":")[1] for mount in theirs}
+    return [*(mount for mount in ours if mount["target"] not in taken), *theirs]
 
 
 def of_engine(

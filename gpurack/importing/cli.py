@@ -1,0 +1,91 @@
+"""`gpurack import`: reads, prints, and says by its exit code whether anything is left to do."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from gpurack.importing import text as text_of
+from gpurack.importing.compose_file import NoCompose
+from gpurack.importing.reader import Imported, read
+
+ALL_SAID, LEFT_TO_DO, UNREADABLE = 0, 1, 2
+HOST = "gpu1.lab"
+
+
+def run(
+    source: Path | None,
+    host: str | None,
+    name: str | None,
+    variables: Sequence[str],
+    files: Sequence[str],
+    as_yaml: bool,
+) -> int:
+    """The command. Returns the exit code."""
+    try:
+        text = from_host(host, source) if host else from_file(source)
+        copies = {path: Path(copy).read_text(encoding="utf-8") for path, copy in pairs(files, "--file")}
+        imported = read(text, dict(pairs(variables, "--set")), copies)
+    except (OSError, UnicodeDecodeError) as error:
+        click.echo(
+            f"error  {getattr(error, 'filename', None) or source}: {getattr(error, 'strerror', error)}.", err=True
+        )
+        return UNREADABLE
+    except (NoCompose, Unread) as error:
+        click.echo(f"error  {source if source and not host else 'input'}: {error}", err=True)
+        return UNREADABLE
+    printed = name or host or HOST
+    if not (imported.models or imported.services):
+        click.echo("# No service was found.")
+        click.echo(text_of.comments(imported.findings), nl=False)
+        return UNREADABLE if not imported.findings else LEFT_TO_DO
+    click.echo(text_of.as_yaml(imported, printed) if as_yaml else text_of.as_python(imported, printed))
+    refused = refusals(imported, printed)
+    click.echo(text_of.comments(imported.findings, refused), nl=False)
+    return LEFT_TO_DO if refused or any(finding.kind == "open" for finding in imported.findings) else ALL_SAID
+
+
+class Unread(Exception):
+    """What was to be imported could not be had; the text says why."""
+
+
+def from_file(source: Path | None) -> str:
+    """A file's text, or standard input's."""
+    if source is None or str(source) == "-":
+        if sys.stdin.isatty():
+            click.echo("Paste the commands, then press Ctrl-D.", err=True)
+        return sys.stdin.read()
+    return source.read_text(encoding="utf-8")
+
+
+def from_host(host: str, inventory: Path | None) -> str:
+    """What runs on a host."""
+    from gpurack.importing.from_host import Unreachable, inspect
+    from gpurack.spec.problems import InventoryError
+
+    try:
+        return inspect(host, inventory)
+    except (Unreachable, InventoryError) as error:
+        raise Unread(str(error)) from None
+
+
+def pairs(texts: Sequence[str], option: str) -> list[tuple[str, str]]:
+    """`NAME=VALUE`, each."""
+    found = [text.partition("=") for text in texts]
+    for name, equals, _ in found:
+        if not (name and equals):
+            raise click.BadParameter("write NAME=VALUE.", param_hint=option)
+    return [(name, value) for name, _, value in found]
+
+
+def refusals(imported: Imported, host: str) -> list[str]:
+    """What `gpurack plan` would say of it now."""
+    from gpurack.spec.fleet import check_fleet
+    from gpurack.spec.problems import InventoryError
+
+    try:
+        check_fleet({host: [imported.data]})
+    except InventoryError as error:
+        return [str(problem) for problem in error.problems]
+    return []

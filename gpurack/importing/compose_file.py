@@ -1,0 +1,183 @@
+"""Compose files → ContainerRuns."""
+
+import re
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from gpurack.importing import docker_run
+from gpurack.importing.container import ContainerRun, Finding, Mount, Port
+
+AS_IT_IS = {
+    "restart", "ipc", "shm_size", "cap_add", "cap_drop", "ulimits", "logging", "healthcheck", "extra_hosts", "user",
+    "working_dir", "privileged", "devices", "tmpfs", "security_opt", "mem_limit", "mem_reservation", "memswap_limit",
+    "cpus", "cpuset", "cpu_shares", "init", "stop_grace_period", "stop_signal", "dns", "dns_search", "hostname",
+    "sysctls", "group_add", "pid", "pids_limit", "platform", "read_only", "labels", "env_file", "oom_score_adj",
+    "userns_mode", "expose",
+}  # fmt: skip
+"""Words of a service that `compose:` of an entry says, too."""
+NO_MEANING = {
+    "networks": "gpurack's containers share one network, and reach each other by name",
+    "depends_on": "gpurack starts all of them, and each waits for what it needs",
+    "links": "gpurack's containers reach each other by name",
+    "pull_policy": "gpurack pulls an image when the inventory names another one",
+}
+
+
+class NoCompose(Exception):
+    """The text is no compose file; it says why."""
+
+
+def is_compose(text: str) -> bool:
+    """Does a text look like a compose file?"""
+    return bool(re.search(r"^services:\s*(#.*)?$", text, re.MULTILINE))
+
+
+def read(text: str, variables: Mapping[str, str]) -> tuple[list[ContainerRun], list[Finding]]:
+    """The services of a compose file. Raises NoCompose."""
+    findings: list[Finding] = []
+    try:
+        content = interpolated(yaml.safe_load(text), variables, findings)
+    except yaml.YAMLError as error:
+        raise NoCompose(f"is no YAML: {getattr(error, 'problem', error)}.") from None
+    services = content.get("services") if isinstance(content, dict) else None
+    if not isinstance(services, dict):
+        raise NoCompose("holds no services.")
+    for key in content:
+        if key not in ("version", "name", "services", "volumes", "networks") and not str(key).startswith("x-"):
+            findings.append(Finding("open", "compose file", f"{key}: could not be expressed."))
+    runs = [service(str(name), fields or {}, findings) for name, fields in services.items()]
+    return runs, findings
+
+
+def interpolated(value: Any, variables: Mapping[str, str], findings: list[Finding]) -> Any:
+    """Variables filled in as Compose does; what is not known stays and is listed."""
+    if isinstance(value, dict):
+        return {key: interpolated(item, variables, findings) for key, item in value.items()}
+    if isinstance(value, list):
+        return [interpolated(item, variables, findings) for item in value]
+    if not isinstance(value, str):
+        return value
+
+    def filled(found: re.Match[str]) -> str:
+        if found[0] == "$$":
+            return "$"
+        name = found["bare"] or found["braced"]
+        if variables.get(name):
+            return variables[name]
+        if found["sign"] == "-":
+            return str(found["default"])
+        missing = f"${name} is not defined; give it with --set {name}=…."
+        if Finding("open", "compose file", missing) not in findings:
+            findings.append(Finding("open", "compose file", missing))
+        return f"${name}"
+
+    name = r"[A-Za-z_][A-Za-z0-9_]*"
+    return re.sub(
+        rf"\$\$|\$(?:(?P<bare>{name})|\{{(?P<braced>{name})(?::?(?P<sign>[-?+])(?P<default>[^}}]*))?\}})", filled, value
+    )
+
+
+def service(name: str, fields: Mapping[str, Any], findings: list[Finding]) -> ContainerRun:
+    """One service; what it says and a ContainerRun cannot goes to the findings."""
+    where = f"service {name}"
+    said = dict(fields)
+    build = said.pop("build", None)
+    image = said.pop("image", None)
+    if build is not None:
+        context = build if isinstance(build, str) else build.get("context", ".")
+        findings.append(
+            Finding("open", where, f"is built from {context}; write image: {{\"build\": {{\"git\": …, \"revision\": "
+                    "…}}}}, or keep the image's name while the host has it.")
+        )  # fmt: skip
+    compose = {key: said.pop(key) for key in list(said) if key in AS_IT_IS}
+    for key in [key for key in said if key in NO_MEANING]:
+        findings.append(Finding("changed", where, f"{key} is left out: {NO_MEANING[key]}."))
+        del said[key]
+    deploy = said.pop("deploy", None) or {}
+    devices = deploy.get("resources", {}).get("reservations", {}).get("devices", [])
+    gpus = cards_of(said.pop("gpus", None) or devices)
+    limits = deploy.get("resources", {}).get("limits")
+    if limits:
+        compose["deploy"] = {"resources": {"limits": limits}}
+    for key in deploy.keys() - {"resources"}:
+        findings.append(Finding("open", where, f"deploy.{key} could not be expressed."))
+    environment, unset = environment_of(said.pop("environment", None))
+    if unset:
+        compose["environment"] = unset
+    gpus, environment, remark = docker_run.with_runtime(gpus, said.pop("runtime", None), environment)
+    if remark:
+        findings.append(Finding("changed", where, remark))
+    network = said.pop("network_mode", None)
+    if network and network not in ("host", "bridge", "default"):
+        findings.append(Finding("open", where, f"network_mode: {network} could not be expressed."))
+    command, entrypoint = said.pop("command", None), said.pop("entrypoint", None)
+    run = ContainerRun(
+        where=where,
+        name=said.pop("container_name", None) or name,
+        image=image or f"{name}:built-by-compose",
+        command=tuple(argv(command)),
+        entrypoint=tuple(argv(entrypoint)) if entrypoint else None,
+        environment=environment,
+        mounts=tuple(mount(item) for item in said.pop("volumes", None) or []),
+        ports=tuple(port for item in said.pop("ports", None) or [] for port in ports(item)),
+        gpus=gpus,
+        host_network=network == "host",
+        compose=compose,
+    )
+    for key in said.keys() - {"tty", "stdin_open"}:
+        findings.append(Finding("open", where, f"{key} could not be expressed; say it in compose: {{…}}."))
+    return run
+
+
+def argv(command: Any) -> list[str]:
+    """A command in either form."""
+    return shlex.split(command) if isinstance(command, str) else [str(word) for word in command or []]
+
+
+def environment_of(said: Any) -> tuple[dict[str, str], list[str]]:
+    """(variables, names without a value), from either form."""
+    if isinstance(said, dict):
+        texts = [name if value is None else f"{name}={_text(value)}" for name, value in said.items()]
+    else:
+        texts = [str(item) for item in said or []]
+    return docker_run.environment_of(texts)
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def mount(said: Any) -> Mount:
+    """A volume in either form."""
+    if isinstance(said, str):
+        return docker_run.mount(said)
+    kind = "bind" if said.get("type") == "bind" else "volume"
+    return Mount(kind, str(said.get("source", "")), str(said["target"]), bool(said.get("read_only", False)))  # type: ignore[arg-type]
+
+
+def ports(said: Any) -> list[Port]:
+    """A port in either form."""
+    if not isinstance(said, dict):
+        return docker_run.ports_of(str(said))
+    published = said.get("published")
+    outside = int(published) if published else None
+    return [Port(str(said.get("host_ip", "")), outside, int(said["target"]), str(said.get("protocol", "tcp")))]
+
+
+def cards_of(devices: Any) -> str | int | tuple[str, ...] | None:
+    """`gpus: all` and the device reservations of NVIDIA's driver (or CDI)."""
+    if not devices:
+        return None
+    if isinstance(devices, str):
+        return docker_run.gpus_of(devices)
+    ids: list[str] = []
+    for device in devices:
+        if device.get("device_ids"):
+            ids += [str(item).removeprefix("nvidia.com/gpu=") for item in device["device_ids"]]
+        else:
+            count = device.get("count", "all")
+            return "all" if count in ("all", -1) else int(count)
+    return tuple(ids)

@@ -1,0 +1,302 @@
+"""`docker run …` → ContainerRun. The options are those of Docker 28's `docker run --help`."""
+
+import argparse
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from gpurack.importing.container import ContainerRun, Finding, Mount, Port
+
+FLAGS = (
+    "d/detach", "i/interactive", "t/tty", "P/publish-all", "q/quiet", "init", "privileged", "read-only", "rm",
+    "sig-proxy", "no-healthcheck", "oom-kill-disable", "disable-content-trust", "use-api-socket",
+)  # fmt: skip
+LISTS = (
+    "a/attach", "e/env", "l/label", "p/publish", "v/volume", "add-host", "annotation", "blkio-weight-device",
+    "cap-add", "cap-drop", "device", "device-cgroup-rule", "device-read-bps", "device-read-iops", "device-write-bps",
+    "device-write-iops", "dns", "dns-option", "dns-opt", "dns-search", "env-file", "expose", "group-add", "label-file",
+    "link", "link-local-ip", "log-opt", "mount", "network-alias", "net-alias", "security-opt", "storage-opt", "sysctl",
+    "tmpfs", "ulimit", "volumes-from",
+)  # fmt: skip
+SINGLE = (
+    "c/cpu-shares", "h/hostname", "m/memory", "u/user", "w/workdir", "blkio-weight", "cgroup-parent", "cgroupns",
+    "cidfile", "cpu-period", "cpu-quota", "cpu-rt-period", "cpu-rt-runtime", "cpus", "cpuset-cpus", "cpuset-mems",
+    "detach-keys", "domainname", "entrypoint", "gpus", "health-cmd", "health-interval", "health-retries",
+    "health-start-interval", "health-start-period", "health-timeout", "ip", "ip6", "ipc", "isolation", "kernel-memory",
+    "log-driver", "mac-address", "memory-reservation", "memory-swap", "memory-swappiness", "name", "network", "net",
+    "oom-score-adj", "pid", "pids-limit", "platform", "pull", "restart", "runtime", "shm-size", "stop-signal",
+    "stop-timeout", "userns", "uts", "volume-driver",
+)  # fmt: skip
+COMPOSE = {
+    "cap-add": "cap_add", "cap-drop": "cap_drop", "device": "devices", "add-host": "extra_hosts", "dns": "dns",
+    "group-add": "group_add", "security-opt": "security_opt", "tmpfs": "tmpfs", "init": "init",
+    "privileged": "privileged", "read-only": "read_only", "cpu-shares": "cpu_shares", "hostname": "hostname",
+    "memory": "mem_limit", "user": "user", "workdir": "working_dir", "cpus": "cpus", "cpuset-cpus": "cpuset",
+    "ipc": "ipc", "memory-reservation": "mem_reservation", "memory-swap": "memswap_limit", "pid": "pid",
+    "oom-score-adj": "oom_score_adj", "pids-limit": "pids_limit", "platform": "platform", "restart": "restart",
+    "shm-size": "shm_size", "stop-signal": "stop_signal", "userns": "userns_mode", "uts": "uts",
+    "cgroup-parent": "cgroup_parent", "domainname": "domainname", "dns-search": "dns_search", "env-file": "env_file",
+}  # fmt: skip
+"""Options of docker run → the same in Compose's words, with the same value."""
+NO_MEANING = {
+    "attach", "detach-keys", "sig-proxy", "quiet", "disable-content-trust", "expose", "cidfile", "tty", "interactive",
+    "detach",
+}  # fmt: skip
+"""Options about the terminal of the one who types, or without effect."""
+
+
+class Unreadable(Exception):
+    """A command that is no `docker run` that Docker would take; the text says why."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise Unreadable(message.replace("the following arguments are required: image", "it names no image"))
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="docker run", add_help=False, allow_abbrev=False)
+    for names, action in ((FLAGS, "store_true"), (LISTS, "append"), (SINGLE, "store")):
+        for name in names:
+            short, _, long = name.rpartition("/")
+            parser.add_argument(f"--{long}", *([f"-{short}"] if short else []), action=action, dest=long)
+    parser.add_argument("image")
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    return parser
+
+
+PARSER = _parser()
+
+
+def run_words(words: Sequence[str]) -> list[str] | None:
+    """What follows `docker run`, None when the words are something else. sudo and the like are passed over."""
+    rest = docker_words(words)
+    if rest[:1] == ["container"]:
+        rest = rest[1:]
+    return rest[1:] if rest[:1] in (["run"], ["create"]) else None
+
+
+def docker_words(words: Sequence[str]) -> list[str]:
+    """What follows `docker` (podman, nerdctl), [] when it is another command."""
+    rest = list(words)
+    while rest and rest[0] in ("sudo", "nohup", "exec", "time", "-E", "-n"):
+        rest = rest[1:]
+    if not rest or rest[0].rsplit("/", 1)[-1] not in ("docker", "podman", "nerdctl"):
+        return []
+    rest = rest[1:]
+    while rest and rest[0].startswith("-"):  # docker's own options: --context, -H
+        rest = rest[1 if "=" in rest[0] or rest[0] in ("-D", "--debug", "--tls") else 2 :]
+    return rest
+
+
+def unfinished(line: str) -> bool:
+    """Is a line a `docker run` that names no image yet?"""
+    try:
+        words = run_words(shlex.split(line))
+        if words is None:
+            return False
+        PARSER.parse_args(words)
+    except Unreadable as error:
+        return "names no image" in str(error)
+    except ValueError:
+        return False
+    return False
+
+
+def parse(words: Sequence[str], where: str) -> tuple[ContainerRun, list[Finding]]:
+    """The words after `docker run`. Raises Unreadable."""
+    said = {name: value for name, value in vars(PARSER.parse_args(plain(words))).items() if value not in (None, False)}
+    findings: list[Finding] = []
+
+    def changed(what: str) -> None:
+        findings.append(Finding("changed", where, what))
+
+    compose = {COMPOSE[name]: said.pop(name) for name in list(said) if name in COMPOSE}
+    compose |= _other_words(said)
+    network = said.pop("network", None) or said.pop("net", None)
+    if network and network not in ("host", "bridge", "default"):
+        changed(f"the network {network} is left out: gpurack's containers share one, and reach each other by name.")
+    if pull := said.pop("pull", None):
+        changed(f"--pull {pull} is left out: gpurack pulls an image when the inventory names another one.")
+    if said.pop("rm", None):
+        changed("--rm is left out: gpurack replaces and removes its containers itself.")
+    if said.pop("publish-all", None):
+        changed("--publish-all is left out: the inventory names the port.")
+    environment, unset = environment_of(said.pop("env", []))
+    mounts = [mount(text) for text in said.pop("volume", [])] + [long_mount(text) for text in said.pop("mount", [])]
+    ports = [port for text in said.pop("publish", []) for port in ports_of(text)]
+    gpus = gpus_of(said.pop("gpus", None))
+    runtime = said.pop("runtime", None)
+    gpus, environment, remark = with_runtime(gpus, runtime, environment)
+    if remark:
+        changed(remark)
+    if unset:
+        compose["environment"] = unset
+    entrypoint = said.pop("entrypoint", None)
+    run = ContainerRun(
+        where=where,
+        name=said.pop("name", None),
+        image=said.pop("image"),
+        command=tuple(said.pop("command")),
+        entrypoint=(entrypoint,) if entrypoint else None,
+        environment=environment,
+        mounts=tuple(mounts),
+        ports=tuple(ports),
+        gpus=gpus,
+        host_network=network == "host",
+        interactive=bool(said.get("interactive")),
+        detached=bool(said.get("detach")),
+        compose=compose,
+    )
+    for name in said.keys() - NO_MEANING:
+        shown = f" {said[name]}" if said[name] is not True else ""
+        findings.append(Finding("open", where, f"--{name}{shown} could not be expressed; say it in compose: {{…}}."))
+    return run, findings
+
+
+def plain(words: Sequence[str]) -> list[str]:
+    """Words with `--rm=true` as `--rm`, and `--rm=false` gone; argparse knows no values of flags."""
+    flags = {flag for name in FLAGS for short, _, long in [name.rpartition("/")] for flag in (f"--{long}", f"-{short}")}
+    kept = []
+    for word in words:
+        flag, _, value = word.partition("=")
+        if flag not in flags or value not in ("true", "false"):
+            kept.append(word)
+        elif value == "true":
+            kept.append(flag)
+    return kept
+
+
+def _other_words(said: dict[str, Any]) -> dict[str, Any]:
+    """Options whose form differs in Compose; taken out of `said`."""
+    words: dict[str, Any] = {}
+    for option, word in (("label", "labels"), ("sysctl", "sysctls")):
+        if option in said:
+            words[word] = dict(text.partition("=")[::2] for text in said.pop(option))
+    if "ulimit" in said:
+        words["ulimits"] = ulimits(said.pop("ulimit"))
+    if "stop-timeout" in said:
+        words["stop_grace_period"] = f"{said.pop('stop-timeout')}s"
+    if "log-driver" in said or "log-opt" in said:
+        words["logging"] = {"driver": said.pop("log-driver", "json-file")}
+        if "log-opt" in said:
+            words["logging"]["options"] = dict(text.partition("=")[::2] for text in said.pop("log-opt"))
+    health = {
+        name: said.pop(f"health-{name}") for name in ("interval", "retries", "timeout") if f"health-{name}" in said
+    }
+    if "health-cmd" in said:
+        words["healthcheck"] = {"test": ["CMD-SHELL", said.pop("health-cmd")], **health}
+    if said.pop("no-healthcheck", None):
+        words["healthcheck"] = {"disable": True}
+    return words
+
+
+def ulimits(texts: Sequence[str]) -> dict[str, Any]:
+    """`memlock=-1:-1` → Compose's map."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, _, limits = text.partition("=")
+        soft, _, hard = limits.partition(":")
+        found[name] = int(soft) if not hard or soft == hard else {"soft": int(soft), "hard": int(hard)}
+    return found
+
+
+def environment_of(texts: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """(variables with values, names whose value came from the caller's environment)"""
+    values = {name: value for name, equals, value in (text.partition("=") for text in texts) if equals}
+    return values, [text for text in texts if "=" not in text]
+
+
+def mount(text: str) -> Mount:
+    """`SOURCE:TARGET[:ro]`, with Windows' drives.
+
+    >>> mount("c:/models:/models")
+    Mount(kind='bind', source='c:/models', target='/models', read_only=False)
+    """
+    drive = re.match(r"[A-Za-z]:[\\/][^:]*:", text)
+    head, tail = (text[:2], text[2:]) if drive else ("", text)
+    parts = tail.split(":")
+    if len(parts) == 1:
+        return Mount("volume", "", text)
+    source, target, *options = parts
+    source = head + source
+    is_path = bool(drive) or source.startswith(("/", ".", "~", "$"))
+    return Mount("bind" if is_path else "volume", source, target, "ro" in ",".join(options).split(","))
+
+
+def long_mount(text: str) -> Mount:
+    """`type=bind,source=/a,target=/b,readonly`"""
+    said = dict(part.partition("=")[::2] for part in text.split(","))
+    kind = said.get("type", "volume")
+    if kind not in ("bind", "volume"):
+        raise Unreadable(f"--mount of type {kind} is not understood.")
+    source = said.get("source") or said.get("src") or ""
+    target = said.get("target") or said.get("dst") or said.get("destination") or ""
+    read_only = any(said.get(word, "false") in ("", "true", "1") for word in ("readonly", "ro"))
+    return Mount("bind" if kind == "bind" else "volume", source, target, read_only)
+
+
+def ports_of(text: str) -> list[Port]:
+    """`[IP:][HOST:]CONTAINER[/PROTOCOL]`, ranges too.
+
+    >>> ports_of("127.0.0.1:8001:8000")
+    [Port(ip='127.0.0.1', host=8001, container=8000, protocol='tcp')]
+    """
+    body, _, protocol = text.partition("/")
+    rest, _, inside = body.rpartition(":")
+    ip, _, outside = rest.rpartition(":")
+    if rest.endswith("]") or ("." in rest and not ip):
+        ip, outside = rest, ""
+    try:
+        insides = _range(inside)
+        outsides: list[int] | list[None] = _range(outside) if outside else [None] * len(insides)
+    except ValueError:
+        raise Unreadable(f"-p {text} is no port.") from None
+    return [Port(ip.strip("[]"), host, port, protocol or "tcp") for host, port in zip(outsides, insides, strict=False)]
+
+
+def _range(text: str) -> list[int]:
+    first, _, last = text.partition("-")
+    return list(range(int(first), int(last or first) + 1))
+
+
+def gpus_of(text: str | None) -> str | int | tuple[str, ...] | None:
+    """`all`, `2`, `device=0,1` (with or without the quotes that Docker wants), `count=2`.
+
+    >>> gpus_of('"device=0,1"'), gpus_of("all"), gpus_of("2")
+    (('0', '1'), 'all', 2)
+    """
+    if not text:
+        return None
+    plain = text.strip("\"'")
+    if plain == "all" or "count=all" in plain or "count=-1" in plain:
+        return "all"
+    if plain.isdigit():
+        return int(plain)
+    found = re.search(r"device=([^\"']*)", plain)
+    if found:
+        ids = re.split(r",(?=[a-z]+=)", found[1])[0]
+        return tuple(part.strip() for part in ids.split(",") if part.strip())
+    counted = re.search(r"count=(\d+)", plain)
+    return int(counted[1]) if counted else "all"
+
+
+def with_runtime(
+    gpus: Any, runtime: str | None, environment: Mapping[str, str]
+) -> tuple[Any, dict[str, str], str | None]:
+    """The cards that --runtime nvidia gives, which are the variable's, or all; what there is to say about it."""
+    rest = dict(environment)
+    visible = rest.pop("NVIDIA_VISIBLE_DEVICES", None)
+    rest.pop("NVIDIA_DRIVER_CAPABILITIES", None) if visible or runtime == "nvidia" else None
+    if runtime not in (None, "nvidia", "runc"):
+        return gpus, rest, f'the runtime {runtime} is left out; say it in compose: {{"runtime": …}} if it is needed.'
+    if gpus is None and (runtime == "nvidia" or visible):
+        shown = visible or "all"
+        if shown in ("none", "void", ""):
+            return None, rest, None
+        cards: Any = "all" if shown == "all" else tuple(shown.split(","))
+        return cards, rest, "cards by --runtime nvidia; gpurack gives the container its cards by UUID (CDI)."
+    if runtime == "nvidia":
+        return gpus, rest, "--runtime nvidia is left out: gpurack gives the container its cards by UUID (CDI)."
+    return gpus, rest, None

@@ -1,0 +1,150 @@
+"""Running containers → ContainerRuns, from what `docker inspect` says of them and of their images."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from gpurack.importing import docker_run
+from gpurack.importing.container import ContainerRun, Finding, Mount, Port
+
+COMMAND = (
+    'docker=docker; docker ps -q >/dev/null 2>&1 || docker="sudo -n docker"; ids=$($docker ps -q) || exit 1; '
+    '[ -z "$ids" ] || { $docker inspect $ids && '
+    '$docker image inspect $($docker inspect -f "{{.Image}}" $ids | sort -u); }'
+)
+"""One remote command: the containers that run, then their images. Needs the right to use Docker."""
+SHM_SIZE = 64 << 20
+"""Docker's own."""
+WORDS = {
+    "CapAdd": "cap_add", "CapDrop": "cap_drop", "ExtraHosts": "extra_hosts", "Dns": "dns", "GroupAdd": "group_add",
+    "SecurityOpt": "security_opt", "Privileged": "privileged", "ReadonlyRootfs": "read_only", "Sysctls": "sysctls",
+    "Init": "init", "PidsLimit": "pids_limit", "CpusetCpus": "cpuset", "CpuShares": "cpu_shares", "Memory": "mem_limit",
+    "OomScoreAdj": "oom_score_adj",
+}  # fmt: skip
+"""HostConfig → Compose's words, with the same value."""
+
+
+def documents(text: str) -> list[dict[str, Any]]:
+    """The objects of all JSON lists in a text, one list after the other as `COMMAND` prints them."""
+    decoder, position, found = json.JSONDecoder(), 0, []
+    text = text.strip()
+    while position < len(text):
+        items, position = decoder.raw_decode(text, position)
+        found += [item for item in (items if isinstance(items, list) else [items]) if isinstance(item, dict)]
+        while position < len(text) and text[position].isspace():
+            position += 1
+    return found
+
+
+def is_inspect(text: str) -> bool:
+    """Does a text look like the output of `docker inspect`?"""
+    return text.lstrip().startswith("[") and '"HostConfig"' in text
+
+
+def read(text: str) -> tuple[list[ContainerRun], list[Finding]]:
+    """The containers in a text of `docker inspect`; gpurack's own are left out."""
+    items = documents(text)
+    images = {item["Id"]: item.get("Config") or {} for item in items if "HostConfig" not in item and "Id" in item}
+    runs, findings = [], []
+    for item in items:
+        if "HostConfig" not in item:
+            continue
+        name = str(item.get("Name", "")).lstrip("/")
+        if "gpurack.model" in (item["Config"].get("Labels") or {}):
+            findings.append(Finding("left out", f"container {name}", "is gpurack's already."))
+        else:
+            runs.append(container(name, item, images.get(item.get("Image", ""), {}), findings))
+    return runs, findings
+
+
+def container(name: str, item: Mapping[str, Any], image: Mapping[str, Any], findings: list[Finding]) -> ContainerRun:
+    """One container; what its image brings along is not repeated."""
+    config, host = item["Config"], item["HostConfig"]
+    where = f"container {name}"
+    brought = set(image.get("Env") or [])
+    environment, _ = docker_run.environment_of([text for text in config.get("Env") or [] if text not in brought])
+    command = tuple(config.get("Cmd") or ()) if config.get("Cmd") != image.get("Cmd") else ()
+    entrypoint = tuple(config["Entrypoint"]) if config.get("Entrypoint") != image.get("Entrypoint") else None
+    gpus, environment, remark = docker_run.with_runtime(cards(host), host.get("Runtime"), environment)
+    if remark:
+        findings.append(Finding("changed", where, remark))
+    network = str(host.get("NetworkMode", ""))
+    if network.startswith("container:"):
+        findings.append(Finding("open", where, f"its network is that of {network}; that could not be expressed."))
+    return ContainerRun(
+        where=where,
+        name=name,
+        image=config["Image"],
+        command=command,
+        entrypoint=entrypoint or None,
+        environment=environment,
+        mounts=tuple(mount(said) for said in item.get("Mounts") or []),
+        ports=tuple(ports(host.get("PortBindings") or {})),
+        gpus=gpus,
+        host_network=network == "host",
+        running=True,
+        compose=words(config, host, image),
+    )
+
+
+def cards(host: Mapping[str, Any]) -> str | int | tuple[str, ...] | None:
+    """The cards of --gpus or of CDI."""
+    ids: list[str] = []
+    for request in host.get("DeviceRequests") or []:
+        if request.get("DeviceIDs"):
+            ids += [str(text).removeprefix("nvidia.com/gpu=") for text in request["DeviceIDs"]]
+        elif request.get("Count", 0) == -1:
+            return "all"
+        elif request.get("Count"):
+            return int(request["Count"])
+    return "all" if ids == ["all"] else tuple(ids) or None
+
+
+def mount(said: Mapping[str, Any]) -> Mount:
+    """One of Mounts."""
+    kind = "volume" if said.get("Type") == "volume" else "bind"
+    source = said.get("Name") if kind == "volume" else said.get("Source")
+    return Mount(kind, str(source or ""), said["Destination"], not said.get("RW", True))  # type: ignore[arg-type]
+
+
+def ports(bindings: Mapping[str, Any]) -> list[Port]:
+    """PortBindings: `8000/tcp` → where it is published; the same port on IPv4 and IPv6 is one."""
+    found = []
+    for inside, places in bindings.items():
+        number, _, protocol = inside.partition("/")
+        for place in places or []:
+            ip = place.get("HostIp", "")
+            found.append(
+                Port(
+                    "" if ip in ("0.0.0.0", "::") else ip,
+                    int(place.get("HostPort") or 0) or None,
+                    int(number),
+                    protocol,
+                )
+            )
+    return list(dict.fromkeys(found))
+
+
+def words(config: Mapping[str, Any], host: Mapping[str, Any], image: Mapping[str, Any]) -> dict[str, Any]:
+    """The rest, where it differs from what Docker does by itself."""
+    said: dict[str, Any] = {word: host[key] for key, word in WORDS.items() if host.get(key)}
+    if host.get("IpcMode") not in (None, "", "private", "shareable"):
+        said["ipc"] = host["IpcMode"]
+    if host.get("PidMode"):
+        said["pid"] = host["PidMode"]
+    if host.get("ShmSize") not in (None, 0, SHM_SIZE):
+        said["shm_size"] = host["ShmSize"]
+    policy = host.get("RestartPolicy") or {}
+    if policy.get("Name") not in (None, "", "no"):
+        retries = policy.get("MaximumRetryCount")
+        said["restart"] = policy["Name"] + (f":{retries}" if retries else "")
+    if host.get("NanoCpus"):
+        said["cpus"] = str(host["NanoCpus"] / 1e9)
+    if host.get("Ulimits"):
+        said["ulimits"] = {limit["Name"]: {"soft": limit["Soft"], "hard": limit["Hard"]} for limit in host["Ulimits"]}
+    if host.get("Devices"):
+        said["devices"] = [f"{device['PathOnHost']}:{device['PathInContainer']}" for device in host["Devices"]]
+    for key, word in (("User", "user"), ("WorkingDir", "working_dir")):
+        if config.get(key) and config.get(key) != image.get(key):
+            said[word] = config[key]
+    return said

@@ -1,0 +1,167 @@
+"""Any of the forms → entries and findings: the one door of this package."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from gpurack.importing import compose_file, docker_run, inspect, recognise, secret, words
+from gpurack.importing.container import ContainerRun, Finding
+from gpurack.importing.to_inventory import Entry, Known, entry_of
+
+IGNORED_DOCKER = {
+    "pull": ("left out", "gpurack pulls what the inventory names"),
+    "images": ("left out", "only looks"), "ps": ("left out", "only looks"), "logs": ("left out", "only looks"),
+    "stats": ("left out", "only looks"), "inspect": ("left out", "only looks"), "version": ("left out", "only looks"),
+    "info": ("left out", "only looks"),
+    "exec": ("left out", "works inside a container that runs; the inventory says what one is at its start"),
+    "stop": ("left out", "enabled: false in an entry stops it"),
+    "start": ("left out", "gpurack starts what is enabled"),
+    "restart": ("left out", "docker compose restart NAME does it on the host"),
+    "rm": ("left out", "what is no longer in the inventory is removed"),
+    "tag": ("left out", "an inventory names the image itself"),
+    "login": ("left out", "registry logins are not in the inventory yet; log in on the host"),
+    "compose": ("left out", "give the compose file itself to gpurack import"),
+    "build": ("open", 'built from the folder it stands in; write image: {"build": {"git": …, "revision": …, '
+              '"dockerfile": …}} where it is used, or keep its name while the host has it'),
+    "commit": ("open", "an image made from a container lacks what was mounted (the model) and exists on one host only; "
+               "the entry itself is all that is needed to have the container again"),
+}  # fmt: skip
+
+
+@dataclass
+class Imported:
+    """host: fields of the host. models, services: entries by name. findings: all that they do not say."""
+
+    host: dict[str, Any] = field(default_factory=dict)
+    models: dict[str, dict[str, Any]] = field(default_factory=dict)
+    services: dict[str, dict[str, Any]] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The host's fields, as an inventory has them."""
+        maps = {"models": self.models, "services": self.services}
+        return {**self.host, **{name: entries for name, entries in maps.items() if entries}}
+
+
+def read(text: str, variables: Mapping[str, str] | None = None, files: Mapping[str, str] | None = None) -> Imported:
+    """A shell snippet, a compose file or the output of `docker inspect`, whichever it is.
+
+    variables: values for what the text leaves undefined. files: path on the host → content of files that containers
+    read their settings from (CONFIG_FILE, a start script). Raises compose_file.NoCompose.
+    """
+    given = dict(variables or {})
+    known = Known(variables=given, files=dict(files or {}))
+    if inspect.is_inspect(text):
+        runs, findings = inspect.read(text)
+    elif compose_file.is_compose(text):
+        runs, findings = compose_file.read(text, given)
+        services = {run.where.removeprefix("service "): run.name or "" for run in runs}
+        known = replace(known, names=services)
+    else:
+        runs, findings, known = of_script(text, known)
+    known = replace(known, names={**{run.name: run.name for run in runs if run.name}, **known.names})
+    imported = Imported(findings=findings)
+    for run in runs:
+        entry, found = entry_of(run, known)
+        imported.findings += found
+        if entry:
+            add(imported, entry)
+    imported.findings = sorted(dict.fromkeys(imported.findings), key=line_of)
+    return imported
+
+
+def line_of(finding: Finding) -> int:
+    """The line a finding is about; 0 where there are no lines. (Sorting keeps the order of the rest.)"""
+    found = re.match(r"line (\d+)", finding.where)
+    return int(found[1]) if found else 0
+
+
+def add(imported: Imported, entry: Entry) -> None:
+    """One entry among the others; of two with one name the last is kept, as Docker would have it after a rm."""
+    others = imported.models if entry.kind == "models" else imported.services
+    before = others.get(entry.key)
+    if before is not None and before != entry.fields:
+        differ = [name for name in {**before, **entry.fields} if before.get(name) != entry.fields.get(name)]
+        says = "; ".join(f"{name} {before.get(name, 'not given')!s} there" for name in differ)
+        imported.findings.append(
+            Finding("open", entry.where, f"{entry.key} is there twice and differs ({says}); this one is taken.")
+        )
+    elif before is not None:
+        imported.findings.append(Finding("changed", entry.where, f"{entry.key} once more, the same; written once."))
+    others[entry.key] = entry.fields
+    imported.host |= entry.host
+
+
+def of_script(text: str, known: Known) -> tuple[list[ContainerRun], list[Finding], Known]:
+    """The containers of a shell snippet, and what its other commands say about them."""
+    script = words.read(text, known.variables, docker_run.unfinished)
+    findings = list(script.findings)
+    runs: list[ContainerRun] = []
+    committed: dict[str, str] = {}
+    pulls: dict[str | None, list[str]] = {}
+    for where, comment in script.comments:
+        if re.match(r"(sudo\s+)?docker\s+run\b", comment):
+            findings.append(Finding("left out", where, "a docker run in a comment."))
+    for command in script.commands:
+        options = docker_run.run_words(command.words)
+        for name in command.undefined if options is not None else ():
+            what = f"{name} is not defined" + (f"; give it with --set {name[1:]}=…." if name[:2] != "$(" else ".")
+            findings.append(Finding("open", command.where, what))
+        if options is None:
+            findings += other(command, committed, pulls)
+            continue
+        try:
+            container, found = docker_run.parse(options, command.where)
+        except docker_run.Unreadable as error:
+            findings.append(Finding("open", command.where, f"docker run cannot be read: {error}"))
+            continue
+        runs.append(container)
+        findings += found
+    ollamas = [run.name or "" for run in runs if recognise.engine_of(run.image) == "ollama"]
+    by_container: dict[str, list[str]] = {}
+    for container_name, models in pulls.items():
+        if container_name in ollamas or len(set(ollamas)) == 1:
+            name = container_name if container_name in ollamas else ollamas[0]
+            by_container.setdefault(name or "", []).extend(models)
+        else:
+            findings.append(Finding("open", "ollama", f"pulls {', '.join(models)}; name them in pull of its entry."))
+    engines = {run.name: engine for run in runs if run.name and (engine := recognise.engine_of(run.image))}
+    local = {recognise.split(image)[0]: engines.get(container, "") for image, container in committed.items()}
+    return (
+        runs,
+        findings,
+        replace(
+            known,
+            pulls=by_container,
+            engines={**engines, **{name: engine for name, engine in local.items() if engine}},
+            committed={recognise.split(image)[0]: container for image, container in committed.items()},
+        ),
+    )
+
+
+def other(command: words.Command, committed: dict[str, str], pulls: dict[str | None, list[str]]) -> list[Finding]:
+    """A command that is no docker run."""
+    shown = secret.masked(command.words)
+    rest = docker_run.docker_words(command.words)
+    plain = [word for word in command.words if word not in ("sudo",)]
+    if rest[:1] == ["exec"]:
+        inside = [word for word in rest[1:] if not word.startswith("-")]
+        if inside[1:3] in (["ollama", "pull"], ["ollama", "run"]):
+            pulls.setdefault(inside[0], []).append(inside[3])
+            return []
+    if plain[:2] in (["ollama", "pull"], ["ollama", "run"]) and len(plain) > 2:
+        pulls.setdefault(None, []).append(plain[2])
+        return []
+    if rest[:1] == ["commit"]:
+        names = [word for word in rest[1:] if not word.startswith("-")]
+        if len(names) >= 2:
+            committed[names[-1]] = names[-2]
+    verb = rest[0] if rest else ""
+    if verb in IGNORED_DOCKER:
+        kind, why = IGNORED_DOCKER[verb]
+        return [Finding(kind, command.where, f"`{shown}`: {why}.")]  # type: ignore[arg-type]
+    if rest:
+        return [Finding("open", command.where, f"`{shown}`: could not be expressed.")]
+    return [Finding("left out", command.where, f"`{shown}`: no docker command.")]

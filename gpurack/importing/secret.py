@@ -1,0 +1,73 @@
+"""Secrets in what people type: found by name, never repeated."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+NAMED = re.compile(r"(API[_-]?KEYS?|ACCESS[_-]?KEY|[_-]KEY|TOKEN|SECRET|PASSW(OR)?D|CREDENTIALS?)$", re.IGNORECASE)
+HF_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "HF_API_TOKEN", "HUGGINGFACE_TOKEN")
+HIDDEN = "***"
+ASSIGNED = re.compile(r"([\w-]+)=(?=\S)(.*)", re.DOTALL)
+
+
+def is_secret(name: str) -> bool:
+    """Does a variable or flag of this name hold a secret?
+
+    >>> is_secret("VLLM_API_KEY"), is_secret("--hf-token"), is_secret("MAX_TOKENS"), is_secret("n_ctx")
+    (True, True, False, False)
+    """
+    return bool(NAMED.search(name))
+
+
+def holds_secret(name: str, value: str) -> bool:
+    """By its name, or because the value is a URL with a password."""
+    return is_secret(name) or bool(re.search(r"://[^/@\s:]*:[^/@\s]+@", value))
+
+
+def hidden(value: Any, name: str = "") -> Any:
+    """A value of Compose's with what is secret in it as ***; words of commands, too."""
+    if isinstance(value, Mapping):
+        return {key: hidden(item, str(key)) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return hidden_words(value) if all(isinstance(item, str) for item in value) else [hidden(item) for item in value]
+    if isinstance(value, str):
+        return HIDDEN if holds_secret(name, value) else hidden_words([value])[0]
+    return value
+
+
+def hidden_words(words: Sequence[str]) -> list[str]:
+    """The words of a command; the value of a secret is ***."""
+    shown, hide = [], False
+    for word in words:
+        word = HIDDEN if hide else ASSIGNED.sub(_hidden, word)
+        hide = "=" not in word and word.startswith("-") and is_secret(word)
+        word = re.sub(r"://[^/@\s]+@", f"://{HIDDEN}@", word)
+        shown.append(re.sub(r"(?i)(bearer\s+)[^\s'\"]+", rf"\1{HIDDEN}", word))
+    return shown
+
+
+def reference(value: str) -> str | None:
+    """The variable that a value is nothing but: `$KEY`."""
+    found = re.fullmatch(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)\}?", value)
+    return found[1] if found else None
+
+
+def variable_for(name: str, ending: str = "KEY") -> str:
+    """The environment variable in which gpurack would look for an entry's secret.
+
+    >>> variable_for("qwen2.5-7b")
+    'QWEN2_5_7B_KEY'
+    """
+    plain = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_").upper()
+    return f"{'_' if plain[:1].isdigit() else ''}{plain}_{ending}"
+
+
+def masked(words: Sequence[str], length: int = 70) -> str:
+    """A command for the reader, shortened, without values of secrets."""
+    text = " ".join(hidden_words(words))
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def _hidden(found: re.Match[str]) -> str:
+    rest = HIDDEN if is_secret(found[1]) else ASSIGNED.sub(_hidden, found[2])
+    return f"{found[1]}={rest}"

@@ -1,0 +1,67 @@
+"""`gpurack import` at the prompt."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from gpurack.cli import main
+
+FINE = (
+    "docker run -d --restart unless-stopped -p 127.0.0.1:8000:8000 -v /m:/m --name saiga "
+    "ghcr.io/ggml-org/llama.cpp:server-b7000 -m /m/a.gguf --port 8000\n"
+)
+
+
+def run(*arguments: str, given: str = "") -> tuple[int, str]:
+    result = CliRunner().invoke(main, ["import", *arguments], input=given)
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return result.exit_code, result.output
+
+
+def test_all_said_is_exit_code_0_and_can_be_used_as_it_is(tmp_path: Path) -> None:
+    code, output = run("-", "--name", "lab1", given=FINE)
+    assert code == 0
+    inventory = tmp_path / "lab.py"
+    inventory.write_text(output)
+    planned = CliRunner().invoke(main, ["plan", str(inventory)])
+    assert planned.exit_code == 0, planned.output
+    assert "http://localhost:8000/v1  saiga" in planned.output
+
+
+def test_yaml_from_a_file_can_be_used_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "start.sh").write_text(FINE)
+    code, output = run(str(tmp_path / "start.sh"), "--yaml")
+    assert code == 0
+    (tmp_path / "lab.yaml").write_text(output)
+    assert CliRunner().invoke(main, ["plan", str(tmp_path / "lab.yaml")]).exit_code == 0
+
+
+def test_something_left_to_do_is_exit_code_1_and_says_what_the_plan_would_say() -> None:
+    code, output = run(given=FINE.replace("/m/a.gguf", "$model"))
+    assert code == 1
+    assert "#   line 1: $model is not defined; give it with --set model=…." in output
+    assert (
+        '# `gpurack plan` refuses it until this is mended:\n#   gpu1.lab models.saiga.weights: "$model" is not'
+        in output
+    )
+    assert run("--set", "model=/m/a.gguf", given=FINE.replace("/m/a.gguf", "$model"))[0] == 0
+
+
+def test_the_same_remark_for_many_is_one_line() -> None:
+    twice = FINE.replace("--restart unless-stopped ", "") + FINE.replace("--restart unless-stopped ", "").replace(
+        "saiga", "other"
+    ).replace("127.0.0.1:8000:", "127.0.0.1:8001:")
+    _, output = run(given=twice)
+    assert "#   line 1 (saiga), line 2 (other): it had no restart policy" in output
+
+
+@pytest.mark.parametrize("given", ["", "# nothing\n"])
+def test_nothing_to_import_is_exit_code_2(given: str) -> None:
+    assert run(given=given) == (2, "# No service was found.\n")
+
+
+def test_what_cannot_be_read_is_exit_code_2(tmp_path: Path) -> None:
+    assert run(str(tmp_path / "none.sh")) == (2, f"error  {tmp_path / 'none.sh'}: No such file or directory.\n")
+    assert run(given="services:\n  - [")[0] == 2
+    assert run("--set", "model", given=FINE)[0] == 2

@@ -1,0 +1,105 @@
+"""Containers that run, as `docker inspect` tells them; its form is that of Docker 28."""
+
+import json
+from typing import Any
+
+from gpurack.importing import inspect
+from gpurack.importing.reader import read
+
+IMAGE = {
+    "Id": "sha256:1",
+    "Config": {"Env": ["PATH=/bin"], "Cmd": None, "Entrypoint": ["vllm", "serve"], "WorkingDir": "/w"},
+}
+
+
+def container(name: str = "qwen-old", **host: Any) -> dict[str, Any]:
+    """vLLM on GPU 0 and 1, by hand."""
+    return {
+        "Name": f"/{name}",
+        "Image": "sha256:1",
+        "Config": {
+            "Image": "vllm/vllm-openai:v0.33.0",
+            "Env": ["HF_HUB_OFFLINE=1", "VLLM_API_KEY=sk-live-1", "PATH=/bin"],
+            "Cmd": ["--model", "/models/q", "--tensor-parallel-size", "2", "--served-model-name", "qwen"],
+            "Entrypoint": ["vllm", "serve"],
+            "WorkingDir": "/w",
+            "Labels": host.pop("Labels", {}),
+        },
+        "HostConfig": {
+            "IpcMode": "host",
+            "NetworkMode": "bridge",
+            "ShmSize": 67108864,
+            "RestartPolicy": {"Name": "always", "MaximumRetryCount": 0},
+            "PortBindings": {"8000/tcp": [{"HostIp": "", "HostPort": "8000"}]},
+            "DeviceRequests": [{"Driver": "", "Count": 0, "DeviceIDs": ["0", "1"], "Capabilities": [["gpu"]]}],
+            "Runtime": "nvidia",
+            **host,
+        },
+        "Mounts": [{"Type": "bind", "Source": "/data/models", "Destination": "/models", "RW": True}],
+    }
+
+
+def printed(*items: dict[str, Any]) -> str:
+    """As the remote command prints it: a list of containers, then one of images."""
+    return json.dumps(list(items), indent=4) + "\n" + json.dumps([IMAGE], indent=4) + "\n"
+
+
+def test_a_running_container_becomes_an_entry_that_replaces_it() -> None:
+    imported = read(printed(container()))
+    assert imported.models == {
+        "qwen-old": {
+            "engine": "vllm",
+            "version": "0.33.0",
+            "weights": "/data/models/q",
+            "gpus": [0, 1],
+            "port": 8000,
+            "bind": "any",
+            "served_name": "qwen",
+            "api_key": {"env": "QWEN_OLD_KEY"},
+            "env": {"HF_HUB_OFFLINE": "1"},
+            "replaces": "qwen-old",
+            "compose": {"restart": "always"},
+        }
+    }
+    assert "sk-live-1" not in "".join(map(str, imported.findings))
+
+
+def test_what_the_image_brings_along_is_not_repeated() -> None:
+    [run], _ = inspect.read(printed(container()))
+    assert run.entrypoint is None
+    assert "PATH" not in run.environment
+    assert "working_dir" not in run.compose
+
+
+def test_gpuracks_own_containers_are_left_out() -> None:
+    imported = read(printed(container("ours", Labels={"gpurack.model": "{}"})))
+    assert not imported.models
+    assert [str(finding) for finding in imported.findings] == ["container ours: is gpurack's already."]
+
+
+def test_cards_however_they_were_given() -> None:
+    def cards(**host: Any) -> Any:
+        return inspect.read(printed(container(**{"Runtime": "runc", **host})))[0][0].gpus
+
+    assert cards(DeviceRequests=[{"Count": -1}]) == "all"
+    assert cards(DeviceRequests=[{"Count": 2}]) == 2
+    assert cards(DeviceRequests=[{"Driver": "cdi", "DeviceIDs": ["nvidia.com/gpu=GPU-1a"]}]) == ("GPU-1a",)
+    assert cards(DeviceRequests=[{"Driver": "cdi", "DeviceIDs": ["nvidia.com/gpu=all"]}]) == "all"
+    assert cards(DeviceRequests=None) is None
+    assert cards(DeviceRequests=None, Runtime="nvidia") == "all"
+
+
+def test_the_rest_in_composes_words() -> None:
+    host = {"IpcMode": "private", "ShmSize": 1 << 30, "CapAdd": ["IPC_LOCK"], "Memory": 1 << 34, "NanoCpus": 1500000000}
+    [run], _ = inspect.read(printed(container(**host)))
+    assert run.compose == {
+        "cap_add": ["IPC_LOCK"],
+        "mem_limit": 1 << 34,
+        "shm_size": 1 << 30,
+        "restart": "always",
+        "cpus": "1.5",
+    }
+
+
+def test_nothing_runs() -> None:
+    assert read("").data == {}

@@ -1,0 +1,146 @@
+"""Every command of the seeds imports, passes the plan, and the service of its entry means what the command meant."""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from gpurack.engines import ENGINES
+from gpurack.engines.base import Upstream
+from gpurack.plan import compose, offline
+from gpurack.plan.ledger import assign
+from gpurack.spec.fleet import check_fleet
+from gpurack.spec.model import Host
+from gpurack.spec.problems import InventoryError
+from tests.unit.importing.cases import Case, cases
+
+CASES = cases()
+LAB = {"hardware": {"A30": 4}}
+each = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+with_service = pytest.mark.parametrize(
+    "case", [case for case in CASES if "means" in case.told], ids=lambda case: case.name
+)
+
+
+@each
+def test_entries_and_findings(case: Case) -> None:
+    imported = case.imported()
+    assert imported.host == case.told.get("host", {})
+    assert imported.models == case.told.get("models", {})
+    assert imported.services == case.told.get("services", {})
+    assert [f"{finding.kind}  {finding}" for finding in imported.findings] == case.told["findings"]
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if "means" not in case.told], ids=lambda case: case.name)
+def test_what_is_no_service_is_listed(case: Case) -> None:
+    imported = case.imported()
+    commands = sum("docker " in line for line in case.text.splitlines())
+    assert not imported.models
+    assert len(imported.findings) == commands
+
+
+@with_service
+def test_the_result_passes_the_plan(case: Case) -> None:
+    refused = case.told.get("refused", [])
+    assert plan_of(case)[1] == refused
+
+
+@with_service
+def test_the_service_means_the_same(case: Case) -> None:
+    spec = loosened(case)
+    state = offline.imagined(spec)
+    cards = assign(spec, state).uuids
+    meant = {}
+    for name, model in spec.entries.items():
+        upstreams = tuple(
+            Upstream(other, other, f"http://{other}:{ENGINES[spec.models[other].engine].port}/v1", None)
+            for other in model.connects_to
+        )
+        service = compose.service(name, spec, state, cards.get(name, ()), upstreams)
+        files = compose.of_engine(name, spec, state, cards.get(name, ())).files
+        meant[name] = meaning(service, files, spec, name, case.told["means"][name].get("compose", {}))
+    assert meant == case.told["means"]
+
+
+def plan_of(case: Case) -> tuple[Host | None, list[str]]:
+    try:
+        return check_fleet({"gpu1": [LAB, case.imported().data]})["gpu1"], []
+    except InventoryError as error:
+        return None, [str(problem) for problem in error.problems]
+
+
+def loosened(case: Case) -> Host:
+    """The spec; where the plan refuses only the file's format, as if it were the format of today."""
+    spec, problems = plan_of(case)
+    if spec:
+        return spec
+    data = json.loads(json.dumps(case.imported().data).replace(".bin", ".gguf"))
+    assert problems == case.told["refused"]
+    return check_fleet({"gpu1": [LAB, data]})["gpu1"]
+
+
+def meaning(
+    service: Mapping[str, Any], files: Mapping[str, str], spec: Host, name: str, words: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A Compose service in the terms of the command that it came from."""
+    model, engine = spec.entries[name], ENGINES[spec.entries[name].engine]
+    devices = service.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices", [])
+    cards = [int(device.rpartition("-")[2]) for item in devices for device in item["device_ids"]]
+    binds = {
+        mount["target"]: in_words(mount["source"], spec)
+        for mount in service.get("volumes", [])
+        if mount["type"] == "bind"
+    }
+    flags, path = flags_of(service, files, model.engine)
+    [port] = service["ports"]
+    assert port["target"] == int(str(flags.pop("port", engine.port)))
+    flags.pop("host", None)
+    return {
+        "image": service["image"],
+        "cards": cards,
+        "weights": binds[path] if path else None,
+        "mounts": list(binds.values()),
+        "listens": f"{port['host_ip']}:{port['published']}",
+        "ipc": service.get("ipc"),
+        "flags": flags,
+        "env": {key: value for key, value in service.get("environment", {}).items() if key not in OURS},
+        **({"compose": {word: service[word] for word in words}} if words else {}),
+    }
+
+
+OURS = {"HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "VLLM_NO_USAGE_STATS", "OLLAMA_HOST", "OPENAI_API_KEY"}
+"""Variables that gpurack adds and that change nothing of what was meant."""
+
+
+def in_words(source: str, spec: Host) -> str:
+    """A mount's source; what is fetched by its repository, and GGML files by the name they had."""
+    fetched = re.fullmatch(re.escape(spec.weights_dir) + r"/hf/(.+)--(.+)@main", source)
+    if fetched:
+        return f"hf {fetched[1]}/{fetched[2]}"
+    return source.replace("llama-2-13b-chat.gguf", "llama-2-13b-chat.bin")
+
+
+def flags_of(service: Mapping[str, Any], files: Mapping[str, str], engine: str) -> tuple[dict[str, Any], str | None]:
+    """The command's flags without those that are gpurack's own way of saying the same; the weights' path inside."""
+    words = list(service.get("command") or [])
+    if engine == "llama-cpp-python":
+        assert words[:3] == ["python3", "-m", "llama_cpp.server"]
+        words = words[3:]
+        if words[0] == "--config_file":
+            content = json.loads(files[words[1]])
+            [entry] = content["models"]
+            return {**{key: item for key, item in entry.items() if key != "model"}, "port": content["port"]}, entry[
+                "model"
+            ]
+    flags: dict[str, Any] = {}
+    for flag, value in zip(words[::2], words[1::2], strict=True):
+        flags[flag.lstrip("-")] = value
+    path = next((flags.pop(name) for name in ("model", "model-id") if name in flags), None)
+    if engine == "vllm":
+        flags.setdefault("tensor-parallel-size", "1")
+    if engine in ("llama.cpp", "tei", "llama-cpp-python"):  # a name where the command gave none, so that all have one
+        for name in ("alias", "served-model-name", "model_alias"):
+            flags.pop(name, None)
+    return flags, path

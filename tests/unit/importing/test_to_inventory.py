@@ -1,0 +1,198 @@
+"""What the seeds do not show: secrets, old flags, other engines, odd commands. The seeds are in test_seeds.py."""
+
+from typing import Any
+
+import pytest
+
+from gpurack.importing.reader import Imported, read
+from gpurack.importing.text import as_python, as_yaml, comments
+
+VLLM = "docker run -d --restart unless-stopped --gpus device=0 --ipc=host -p 127.0.0.1:8000:8000 -v /m:/m --name one"
+
+
+def entry(text: str, **variables: str) -> dict[str, Any]:
+    imported = read(text, variables)
+    [fields] = [*imported.models.values(), *imported.services.values()]
+    return fields
+
+
+def said(text: str, kind: str = "open", **variables: str) -> list[str]:
+    return [finding.what for finding in read(text, variables).findings if finding.kind == kind]
+
+
+@pytest.mark.parametrize(
+    ("image", "field", "value"),
+    [
+        ("vllm/vllm-openai:v0.33.0", "version", "0.33.0"),
+        ("vllm/vllm-openai:latest", "image", "vllm/vllm-openai:latest"),
+        ("mirror.lab/vllm-openai:v0.33.0", "image", "mirror.lab/vllm-openai:v0.33.0"),
+        ("vllm/vllm-openai@sha256:" + "0" * 64, "image", "vllm/vllm-openai@sha256:" + "0" * 64),
+    ],
+)
+def test_a_fixed_tag_becomes_a_version(image: str, field: str, value: str) -> None:
+    assert entry(f"{VLLM} {image} --model /m/x")[field] == value
+
+
+@pytest.mark.parametrize(
+    ("flags", "args", "sentence"),
+    [
+        ("--task embed", {"runner": "pooling", "convert": "embed"},
+         "vllm has no --task any more: runner: pooling, convert: embed."),
+        ("--task generate", None, "vllm has no --task any more: nothing is needed."),
+        ("--guided-decoding-backend xgrammar", {"structured-outputs-config.backend": "xgrammar"},
+         "vllm has no --guided-decoding-backend any more: structured-outputs-config.backend."),
+    ],
+)  # fmt: skip
+def test_flags_with_another_name_today(flags: str, args: dict[str, Any] | None, sentence: str) -> None:
+    command = f"{VLLM} vllm/vllm-openai:v0.33.0 --model /m/x {flags}"
+    assert entry(command).get("args") == args
+    assert sentence in said(command, "changed")
+
+
+def test_flags_that_are_gone_are_named_with_what_to_do() -> None:
+    command = f"{VLLM} vllm/vllm-openai:v0.33.0 --model /m/x --swap-space 4 --disable-log-requests --enforce-eager"
+    assert entry(command)["args"] == {"enforce-eager": True}
+    assert "vllm has no --swap-space any more: the nearest is --kv-offloading-size. It is left out." in said(command)
+
+
+SECRET = "sk-live-0123456789"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        f"{VLLM} vllm/vllm-openai:v0.33.0 --model /m/x --api-key {SECRET}",
+        f"{VLLM} vllm/vllm-openai:v0.33.0 --model /m/x --api-key={SECRET}",
+        f"{VLLM} -e VLLM_API_KEY={SECRET} vllm/vllm-openai:v0.33.0 --model /m/x",
+        f"{VLLM} -e HF_TOKEN={SECRET} vllm/vllm-openai:v0.33.0 --model /m/x",
+        f"{VLLM} -e WANDB_API_KEY={SECRET} vllm/vllm-openai:v0.33.0 --model /m/x",
+        f"KEY={SECRET}\n{VLLM} vllm/vllm-openai:v0.33.0 --model /m/x --api-key $KEY",
+        f"docker run --name job ghcr.io/ggml-org/llama.cpp:light -m /m/x.gguf --hf-token {SECRET}",
+        f"docker exec -e API_TOKEN={SECRET} x sh",
+        f"docker login -u me --password {SECRET} reg",
+        f"curl -H 'Authorization: Bearer {SECRET}' http://x",
+        f"docker run -d -p 80:80 --name c some/image:1 serve --token {SECRET} --secret={SECRET}",
+        f"docker run -d -p 80:80 --name c -e DB_PASSWORD={SECRET} some/image:1",
+        f"docker run --no-such-flag -e API_KEY={SECRET}",
+        f"services:\n  a:\n    image: ollama/ollama:1.0\n    environment: [HF_TOKEN={SECRET}]\n    secret: {SECRET}\n",
+        f"services:\n  a:\n    image: x/y:1\n    ports: ['80:80']\n    labels: {{lab.token: {SECRET}}}\n",
+        f"docker run -d -p 80:80 -e DB=postgres://me:{SECRET}@db/x x/y:1",
+    ],
+)  # fmt: skip
+def test_a_secret_is_never_printed(command: str) -> None:
+    imported = read(command)
+    printed = as_python(imported, "h") + as_yaml(imported, "h") + comments(imported.findings)
+    assert imported.findings
+    assert SECRET not in printed
+
+
+def test_a_key_becomes_a_reference_with_its_remedy() -> None:
+    command = f"{VLLM} -e VLLM_API_KEY={SECRET} vllm/vllm-openai:v0.33.0 --model /m/x"
+    assert entry(command)["api_key"] == {"env": "ONE_KEY"}
+    assert any("export ONE_KEY=…" in what for what in said(command))
+    by_name = f"{VLLM} vllm/vllm-openai:v0.33.0 --model /m/x --api-key $LAB_KEY"
+    assert entry(by_name)["api_key"] == {"env": "LAB_KEY"}
+
+
+def test_a_memory_fraction_is_a_share_of_the_card() -> None:
+    assert entry(f"{VLLM} vllm/vllm-openai:v0.33.0 --model /m/x --gpu-memory-utilization 0.25")["vram"] == "25%"
+
+
+@pytest.mark.parametrize(
+    ("cards", "flags", "gpus", "sentence"),
+    [
+        ("device=0,1", "", [0],
+         "it was given GPU 0, 1 and computes on one card: written as gpus [0]; more need tensor-parallel-size."),
+        ("device=0,1", "--tensor-parallel-size 2", [0, 1], None),
+        ("device=0,1", "-tp 1 -pp 2", [0, 1], None),
+        ("device=0", "-tp 2", [0], "it needs 2 cards (tensor-parallel-size) and was given GPU 0."),
+        ("all", "-tp 2", [0, 1],
+         "it is shown every card and computes on 2 cards: written as gpus [0, 1]; choose the cards."),
+        ("2", "-tp 2", [0, 1],
+         "a count of 2 takes whatever 2 cards Docker finds first: written as gpus [0, 1]; choose the cards."),
+        ("device=MIG-1", "", [], "GPU MIG-1 could not be expressed; write an index or a UUID."),
+    ],
+)  # fmt: skip
+def test_cards(cards: str, flags: str, gpus: list[int], sentence: str | None) -> None:
+    command = f"docker run -d --gpus {cards} -p 80:8000 -v /m:/m --name a vllm/vllm-openai:v0.33.0 --model /m/x {flags}"
+    assert entry(command)["gpus"] == gpus
+    cards_said = [what for what in said(command) if "card" in what or "GPU" in what]
+    assert cards_said == ([sentence] if sentence else [])
+
+
+@pytest.mark.parametrize(
+    ("command", "fields"),
+    [
+        ("docker run -d --gpus device=1 --shm-size 32g -p 127.0.0.1:30000:30000 -v /m:/m --name s "
+         "lmsysorg/sglang:v0.5.23 python3 -m sglang.launch_server "
+         "--model-path /m/q --host 0.0.0.0 --port 30000 --context-length 8192",
+         {"engine": "sglang", "version": "0.5.23", "weights": "/m/q", "gpus": [1], "context": 8192, "port": 30000,
+          "bind": "loopback", "served_name": "/m/q", "compose": {"shm_size": "32g", "ipc": None}}),
+        ("docker run -d -p 127.0.0.1:3000:8080 -e OPENAI_API_BASE_URL=http://v:8000/v1 -v w:/app/backend/data "
+         "--name web ghcr.io/open-webui/open-webui:v0.12.4\n"
+         "docker run -d --name v -p 127.0.0.1:8000:8000 -v /m:/m ghcr.io/ggml-org/llama.cpp:server-b7000 "
+         "-m /m/a.gguf --port 8000",
+         {"engine": "open-webui", "version": "0.12.4", "connects_to": ["v"], "port": 3000, "bind": "loopback"}),
+        ("docker run -d -p 127.0.0.1:4000:4000 -v ./c.yaml:/c.yaml --name gw "
+         "docker.litellm.ai/berriai/litellm:main-v1.109.1 --config /c.yaml",
+         {"engine": "litellm", "version": "1.109.1", "connects_to": "all", "port": 4000, "bind": "loopback",
+          "compose": {"volumes": [{"type": "bind", "target": "/c.yaml", "source": "./c.yaml"}]}}),
+        ("docker run -d -p 127.0.0.1:9000:7860 --name c -v /srv/data:/data some/app:1.2 serve --fast",
+         {"engine": "custom", "image": "some/app:1.2", "gpus": [], "port": 9000, "bind": "loopback", "compose": {
+             "expose": ["7860"], "command": ["serve", "--fast"],
+             "volumes": [{"type": "bind", "target": "/data", "source": "/srv/data"}]}}),
+        ("docker run -d --network host -v /m:/m --name l ghcr.io/ggml-org/llama.cpp:server-b7000 "
+         "-m /m/a.gguf -c 4096 -t 8",
+         {"engine": "llama.cpp", "version": "b7000", "weights": "/m/a.gguf", "gpus": [], "context": 4096, "port": 8080,
+          "bind": "any", "args": {"t": 8}}),
+        ("docker run -d -p 127.0.0.1:8000:8000 -v /m:/m -v /t:/t --name l ghcr.io/ggml-org/llama.cpp:server-b7000 "
+         "-m /m/a.gguf --port 8000 --chat-template-file /t/x.jinja --lora /m/l1 --lora /m/l2",
+         {"engine": "llama.cpp", "version": "b7000", "weights": "/m/a.gguf", "gpus": [], "port": 8000,
+          "bind": "loopback", "args": {"chat-template-file": "/t/x.jinja", "lora": ["/m/l1", "/m/l2"]},
+          "compose": {"volumes": [{"type": "bind", "target": "/m", "source": "/m"},
+                                  {"type": "bind", "target": "/t", "source": "/t"}]}}),
+    ],
+    ids=lambda value: value.split()[-1] if isinstance(value, str) else "",
+)  # fmt: skip
+def test_other_engines(command: str, fields: dict[str, Any]) -> None:
+    imported = read(command)
+    found = {**imported.services, **imported.models}
+    assert next(iter(found.values())) == fields
+
+
+def test_nothing_is_dropped_silently() -> None:
+    text = (
+        "docker pull x/y\ndocker exec -it a bash\ndocker commit a b\nls\ndocker swarm init\n"
+        "docker run -it --rm ubuntu:24.04 bash\n# sudo docker run old\n"
+    )
+    imported = read(text)
+    assert not imported.data
+    assert [(finding.where, finding.kind) for finding in imported.findings] == [
+        ("line 1", "left out"), ("line 2", "left out"), ("line 3", "open"), ("line 4", "left out"), ("line 5", "open"),
+        ("line 6", "changed"), ("line 6", "left out"), ("line 7", "left out"),
+    ]  # fmt: skip
+
+
+def test_one_name_twice() -> None:
+    command = f"{VLLM} vllm/vllm-openai:v0.33.0 --model /m/x --served-model-name one\n"
+    same = read(command + command)
+    assert len(same.models) == 1
+    assert "one once more, the same; written once." in [finding.what for finding in same.findings]
+    other = read(command + command.replace("device=0", "device=3"))
+    assert other.models["one"]["gpus"] == [3]
+    assert "one is there twice and differs (gpus [0] there); this one is taken." in [f.what for f in other.findings]
+
+
+def test_python_and_yaml_are_the_inventory_itself() -> None:
+    import yaml
+
+    from gpurack.spec.load import to_groups
+
+    imported = read(f'{VLLM} vllm/vllm-openai:v0.33.0 --model /m/x -O \'{{"a": "it\'s"}}\'\n' + "docker pull x/y\n")
+    assert isinstance(imported, Imported)
+    for text in (as_python(imported, "gpu1.lab"), as_python(imported, "gpu1.lab") + comments(imported.findings)):
+        names: dict[str, Any] = {}
+        exec(text, names)
+        assert names["gpu_hosts"] == ([("gpu1.lab", imported.data)], {})
+    content = yaml.safe_load(as_yaml(imported, "gpu1.lab") + comments(imported.findings))
+    assert to_groups(content, "x")["all"] == ([("gpu1.lab", imported.data)], {})

@@ -1,0 +1,82 @@
+"""Shell text: what a shell would make of it, and what its author meant."""
+
+import pytest
+
+from gpurack.importing import docker_run, words
+
+RUN = "docker run -p 80:80 a/b:1"
+
+
+def commands(text: str, **variables: str) -> list[tuple[str, ...]]:
+    return [command.words for command in words.read(text, variables, docker_run.unfinished).commands]
+
+
+def findings(text: str) -> list[str]:
+    return [str(finding) for finding in words.read(text, {}, docker_run.unfinished).findings]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("docker run \\\n  -p 80:80 \\\n  a/b:1\n", [tuple(RUN.split())]),
+        ("a; b && c || d | e & f", [("a",), ("b",), ("c",), ("d",), ("e",), ("f",)]),
+        ("echo 'a;b' \"c && d\" e\\;f", [("echo", "a;b", "c && d", "e;f")]),
+        ("echo a # docker run x\n# b\necho '# c' d#e", [("echo", "a"), ("echo", "# c", "d#e")]),
+        ("docker run x > log 2>&1 &\ndocker run y >>log 2>/dev/null", [("docker", "run", "x"), ("docker", "run", "y")]),
+        ("echo '<s>' \"a > b\"", [("echo", "<s>", "a > b")]),
+        ("m=x; v=$m/y\necho $v \"${m}z\" '$m' \\$m", [("echo", "x/y", "xz", "$m", "$m")]),
+        ("export A=1 B='2 3'\necho $A \"$B\" $B", [("echo", "1", "2 3", "2", "3")]),
+        ("echo ${A:-b} ${A-}c ${A:-$x}", [("echo", "b", "c", "$x")]),
+        ("cat > f <<EOF\ndocker run x\nEOF\necho a", [("cat",), ("echo", "a")]),
+        ("$ docker ps\n$ docker run x", [("docker", "ps"), ("docker", "run", "x")]),
+        ("echo \"a\nb\"", [("echo", "a\nb")]),
+        ("for i in 1 2; do\n echo a\ndone\necho b", [("echo", "a"), ("echo", "b")]),
+        ("", []),
+    ],
+)  # fmt: skip
+def test_as_a_shell_reads_it(text: str, expected: list[tuple[str, ...]]) -> None:
+    assert commands(text) == expected
+    assert not [finding for finding in findings(text) if "backslash" in finding]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "sentence"),
+    [
+        ("docker run \\ \n -p 80:80 \\\n a/b:1", 1, words.SPACE),
+        ("docker run\n -p 80:80 \\\n a/b:1", 1, words.MISSING),
+        ("docker run -p 80:80\na/b:1", 1, words.MISSING),
+        ("docker run \\\n -p 80:80\n a/b:1", 2, words.MISSING),
+        ("docker run \\\n# the port\n -p 80:80 a/b:1", 2, words.MISSING),
+    ],
+)
+def test_spoilt_continuations_are_mended_and_named(text: str, line: int, sentence: str) -> None:
+    assert commands(text) == [tuple(RUN.split())]
+    assert findings(text) == [f"line {line}: {sentence}"]
+
+
+@pytest.mark.parametrize("text", ["docker run a/b:1\n\n-x", "ls\n-l", "docker run a/b:1\ncurl x", RUN + "\n" + RUN])
+def test_what_does_not_belong_together_stays_apart(text: str) -> None:
+    assert len(commands(text)) == 2
+    assert findings(text) == []
+
+
+def test_a_variable_from_outside_and_one_that_nobody_defined() -> None:
+    script = words.read("docker run -v $volume:/data --x $model $(pwd)/y", {"volume": "/v"})
+    assert script.commands[0].words == ("docker", "run", "-v", "/v:/data", "--x", "$model", "$PWD/y")
+    assert script.commands[0].undefined == ("$model", "$PWD")
+
+
+def test_what_a_command_would_print_is_not_known() -> None:
+    script = words.read('n=$(grep -c ^p /proc/cpuinfo)\nserver --n $n --m "$(hostname -f)"')
+    assert script.commands[0].words == ("server", "--n", "$(grep -c ^p /proc/cpuinfo)", "--m", "$(hostname -f)")
+    assert script.commands[0].undefined == ("$(grep -c ^p /proc/cpuinfo)", "$(hostname -f)")
+
+
+def test_assignments_under_a_condition_are_not_followed() -> None:
+    script = words.read("n=2\nif [ $x -lt 8 ]; then\n n=1\nfi\nserver $n")
+    assert script.commands[-1].words == ("server", "2")
+    assert [str(finding) for finding in script.findings] == ["line 3: sets n under a condition, which is not followed."]
+
+
+def test_a_quote_that_is_never_closed_is_said() -> None:
+    assert findings("echo 'a") == ["line 1: cannot be read (No closing quotation): echo 'a"]
