@@ -1,7 +1,7 @@
 """An engine's command line → flags and values, and the other way round what the inventory's `args` can say."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gpurack.engines.base import normal
@@ -31,8 +31,8 @@ class Flags:
         return str(values[-1]) if values else None
 
 
-def parse(words: Sequence[str], short: Mapping[str, str]) -> Flags:
-    """Words → flags. short: other names → the long one.
+def parse(words: Sequence[str], short: Mapping[str, str], one_dash: Collection[str] = ()) -> Flags:
+    """Words → flags. short: other names → the long one. one_dash: long names that have one dash all the same.
 
     >>> parse(["--port", "80", "-ngl", "1", "--jinja"], {"ngl": "n-gpu-layers"}).given
     {'port': [80], 'n-gpu-layers': [1], 'jinja': [True]}
@@ -48,7 +48,7 @@ def parse(words: Sequence[str], short: Mapping[str, str]) -> Flags:
         name, equals, value = word.lstrip("-").partition("=")
         single = not word.startswith("--")
         long = short.get(name, short.get(normal(name), name))
-        if single and long == name and len(name) > 1:
+        if single and long == name and len(name) > 1 and name not in one_dash:
             found.strange.append(word)
             if position < len(words) and not is_flag(words[position]):
                 found.strange.append(words[position])

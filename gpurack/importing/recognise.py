@@ -1,10 +1,10 @@
 """Which engine an image holds, and how that engine's command line and variables read."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from gpurack.engines import ENGINES
+from gpurack.engines import ENGINES, llama_cpp, vllm
 from gpurack.engines.base import CPU, Accelerator
 
 IMAGES = (
@@ -31,7 +31,7 @@ class Dialect:
     programs: what its command may begin with, before the flags. positional: its first word may be the weights.
     short: short and old flags → the long one of today. variables: environment variables → the flag that means the
     same, or a sentence (it contains a space) why the variable is left out. caches: places inside where it keeps what
-    can be had again → what becomes of them. bare: flags that may stand before a positional word.
+    can be had again → what becomes of them. one_dash: flags of several letters with one dash.
     """
 
     programs: tuple[tuple[str, ...], ...] = ()
@@ -39,6 +39,7 @@ class Dialect:
     short: Mapping[str, str] = field(default_factory=dict)
     variables: Mapping[str, str] = field(default_factory=dict)
     caches: Mapping[str, str] = field(default_factory=dict)
+    one_dash: Collection[str] = ()
 
 
 HUB_CACHE = "gpurack fetches weights itself, once for all models of the host (weights_dir)"
@@ -46,6 +47,7 @@ OWN_VOLUME = "gpurack keeps this in a volume of its own, which starts empty"
 _PYTHON = ("python3", "python")
 DIALECTS: Mapping[str, Dialect] = {
     "vllm": Dialect(
+        one_dash=vllm.ONE_DASH,
         programs=(
             ("vllm", "serve"),
             *((python, "-m", "vllm.entrypoints.openai.api_server") for python in _PYTHON),
@@ -58,6 +60,7 @@ DIALECTS: Mapping[str, Dialect] = {
                 "/root/.cache/modelscope": HUB_CACHE},
     ),
     "llama.cpp": Dialect(
+        one_dash=llama_cpp.ONE_DASH,
         programs=(("--server",), ("-s",), ("/app/llama-server",), ("llama-server",), ("./llama-server",), ("/server",)),
         short={
             "ngl": "n-gpu-layers", "gpu-layers": "n-gpu-layers", "fa": "flash-attn", "cb": "cont-batching",

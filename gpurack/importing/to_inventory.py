@@ -162,7 +162,7 @@ class _Translation:
             if tuple(command[: len(program)]) == program:
                 command = command[len(program) :]
                 break
-        found = flags_of.parse(command, self.dialect.short)
+        found = flags_of.parse(command, self.dialect.short, self.dialect.one_dash)
         if self.dialect.positional and found.positional and command[:1] == found.positional[:1]:
             found.given.setdefault("model", [found.positional.pop(0)])
         if found.positional and command[:1] == found.positional[:1]:
@@ -255,7 +255,8 @@ class _Translation:
         self.model = self.flags.take(given) if given else None
         revision = self.flags.take("revision") if given else None
         for flag in named:
-            self.flags.given.pop(flag, None)
+            if flag in self.flags.given:
+                self.say("open", f"--{flag} {self.flags.take(flag)} could not be expressed beside {self.model}.")
         config = self.flags.take("config-file") if self.engine == "llama-cpp-python" else None
         if config is not None:
             self.say_config(config)
@@ -479,7 +480,7 @@ class _Translation:
                     self.fields["served_name"] = str(values[0])
                 self.named = True
             elif place == "context":
-                self.fields["context"] = int(values[-1])
+                self.say_context(int(values[-1]))
             elif place == "api_key" and flag.endswith("file"):
                 self.say(
                     "open", f'its key is in {values[-1]}; say where it is on your machine: api_key: {{"file": …}}.'
@@ -500,6 +501,21 @@ class _Translation:
         elif self.open and "api_key" not in self.fields:
             self.say("open", f"everybody who reaches the host uses it without a key ({self.fields['bind']}); add "
                      'api_key: {"env": …}, and bind: "lan".')  # fmt: skip
+
+    def say_context(self, tokens: int) -> None:
+        """The longest prompt with its answer; llama.cpp's flag is the sum for all its slots."""
+        given = self.flags.given
+        slots = int(given["parallel"][-1]) if self.engine == "llama.cpp" and "parallel" in given else 1
+        if slots > 1 and not {"kv-unified", "kvu"} & set(given):
+            if tokens % slots:
+                self.say("open", f"{tokens} tokens of context for {slots} slots are {tokens // slots} each.")
+            else:
+                self.say(
+                    "changed", f"{tokens} tokens of context for {slots} slots are {tokens // slots} each: context."
+                )
+            tokens //= slots
+        if tokens > 0:
+            self.fields["context"] = tokens
 
     def say_key(self, found_in: str, value: str | None) -> None:
         """A key is where the admin keeps it, never here."""

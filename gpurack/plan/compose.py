@@ -152,9 +152,21 @@ def service(
 
 
 def together(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Any]) -> list[Any]:
-    """Mounts as Compose merges those of two files: all of both, and of two at one place the latter."""
-    taken = {mount["target"] if isinstance(mount, Mapping) else str(mount).split(":")[1] for mount in theirs}
+    """Mounts as Compose merges those of two files: all of both, and of two at one place the latter.
+
+    >>> together([{"target": "/w"}, {"target": "/c"}], ["cache:/c", "/d"])
+    [{'target': '/w'}, 'cache:/c', '/d']
+    """
+    taken = {_place(mount) for mount in theirs}
     return [*(mount for mount in ours if mount["target"] not in taken), *theirs]
+
+
+def _place(mount: Any) -> str:
+    """Where a mount in either form is, inside."""
+    if isinstance(mount, Mapping):
+        return str(mount.get("target"))
+    parts = str(mount).split(":")
+    return parts[1] if len(parts) > 1 else parts[0]
 
 
 def of_engine(

@@ -145,11 +145,24 @@ def test_the_escape_hatch_takes_all_that_compose_takes(over: dict[str, Any]) -> 
     assert set(data["labels"]) >= {"gpurack.model", "gpurack.probe"}
     assert loaded(compose.document({"alpha": data}))["services"]["alpha"] == data
     for key, value in over.items():
-        if key != "labels":
+        if key not in ("labels", "volumes"):
             assert data.get(key) == value
+    if "volumes" in over:
+        weights = compose.service("alpha", models(alpha={}), state, ())["volumes"]
+        assert data.get("volumes") == (over["volumes"] and [*weights, *over["volumes"]])
     if over.get("labels"):
         assert data["labels"]["lab"] == "7"
         assert data["labels"]["bare"] == ""
+
+
+def test_a_mount_of_ones_own_stands_beside_gpuracks_and_replaces_one_at_the_same_place() -> None:
+    def sources(*volumes: Any) -> list[Any]:
+        data = compose.service("alpha", models(alpha={"compose": {"volumes": list(volumes)}}), host_state(), ())
+        return [mount["source"] if isinstance(mount, dict) else mount for mount in data["volumes"]]
+
+    assert sources("/t:/t:ro") == ["/w/a.gguf", "/t:/t:ro"]
+    assert sources({"type": "bind", "source": "/b.gguf", "target": "/weights/a.gguf"}) == ["/b.gguf"]
+    assert sources("/b.gguf:/weights/a.gguf") == ["/b.gguf:/weights/a.gguf"]
 
 
 # --- the label -------------------------------------------------------------------------------------------------------

@@ -134,10 +134,14 @@ def flags_of(service: Mapping[str, Any], files: Mapping[str, str], engine: str) 
             return {**{key: item for key, item in entry.items() if key != "model"}, "port": content["port"]}, entry[
                 "model"
             ]
+    path = None
+    if engine == "vllm":
+        assert service["entrypoint"] == ["vllm", "serve"]
+        path = words.pop(0)
     flags: dict[str, Any] = {}
     for flag, value in zip(words[::2], words[1::2], strict=True):
         flags[flag.lstrip("-")] = value
-    path = next((flags.pop(name) for name in ("model", "model-id") if name in flags), None)
+    path = path or next((flags.pop(name) for name in ("model", "model-id") if name in flags), None)
     if engine == "vllm":
         flags.setdefault("tensor-parallel-size", "1")
     if engine in ("llama.cpp", "tei", "llama-cpp-python"):  # a name where the command gave none, so that all have one

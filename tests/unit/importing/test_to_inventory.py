@@ -55,6 +55,23 @@ def test_flags_that_are_gone_are_named_with_what_to_do() -> None:
     assert "vllm has no --swap-space any more: the nearest is --kv-offloading-size. It is left out." in said(command)
 
 
+def test_llama_cpps_context_is_the_sum_for_its_slots() -> None:
+    command = (
+        "docker run -d -p 127.0.0.1:8000:8000 -v /m:/m --name one ghcr.io/ggml-org/llama.cpp:server-b7000 -m /m/a.gguf"
+    )
+    assert entry(f"{command} --port 8000 -c 8192 -np 4")["context"] == 2048
+    assert entry(f"{command} --port 8000 -c 8192 -np 4 -kvu")["context"] == 8192
+    assert entry(f"{command} --port 8000 -c 0").get("context") is None
+
+
+def test_flags_of_several_letters_with_one_dash() -> None:
+    command = (
+        "docker run -d -p 127.0.0.1:8000:8000 -v /m:/m --name one ghcr.io/ggml-org/llama.cpp:server-b7000 -m /m/a.gguf"
+    )
+    assert entry(f"{command} --port 8000 -ot x=CPU -fa on")["args"] == {"ot": "x=CPU", "flash-attn": "on"}
+    assert "these flags could not be expressed: -xyz 1." in said(f"{command} --port 8000 -xyz 1")
+
+
 SECRET = "sk-live-0123456789"
 
 
