@@ -67,6 +67,7 @@ look_host() {
 	ss -Hltnp 2>/dev/null | LC_ALL=C tr -d '\200-\377' >"$work/ports"
 	cat "$work/ports"
 	section owners
+	# shellcheck disable=SC2046 # several words on purpose
 	stat -c '%n %U' $(grep -o 'pid=[0-9]*' "$work/ports" | sort -u | sed 's|pid=|/proc/|') 2>/dev/null
 	section disk
 	df -B1 --output=avail,target /var/lib /etc 2>/dev/null | tail -n +2

@@ -114,6 +114,7 @@ class Report(BaseStateCallback):
         version = entry.version or "image"
         host = wanted.address or name
         where = host if entry.bind in ("lan", "any") else ("localhost" if entry.bind == "loopback" else entry.bind)
+        where = f"[{where}]" if ":" in where else where
         endpoint = f"http://{where}:{entry.port}/v1" if entry.enabled else ""
         gpus = ledger.gpus_text(entry).strip("[]") or "CPU"
         return (name, model, f"{entry.engine} {version}", gpus, endpoint, self.state_of(name, model, wanted, seen))

@@ -1,0 +1,82 @@
+"""How steps reach a host: the shell that pyinfra sends, run here by sh."""
+
+import stat
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpurack.operations import commands
+from gpurack.operations.commands import Refusal, carry_out, slow, write_file
+from gpurack.plan.steps import SetAside, Shell, Step
+
+
+def run(command: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["sh", "-c", command.get_raw_value()],
+        input=command.connector_arguments.get("_stdin", ""),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("content", ["", "a\n", "größe $HOME `x` 'y' \"z\"", "a" * 100_000])
+def test_a_file_arrives_as_it_is(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "new folder/it's"
+    assert run(write_file(str(path), content, "640")).returncode == 0
+    assert (path.read_text(), stat.S_IMODE(path.stat().st_mode)) == (content, 0o640)
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+    assert content not in write_file(str(path), content, "640").get_raw_value() or not content
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("old")
+    (tmp_path / "a.gpurack-new").mkdir()
+    assert run(write_file(str(tmp_path / "a"), "new", "644")).returncode != 0
+    assert (tmp_path / "a").read_text() == "old"
+
+
+def test_a_file_of_somebody_elses_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands.paths, "BACKUPS", str(tmp_path / "backups"))
+    old = tmp_path / "docker.list"
+    old.write_text("deb …")
+    (command,) = carry_out(SetAside("x", str(old)))
+    assert run(command).returncode == 0
+    assert not old.exists()
+    (kept,) = (tmp_path / "backups").iterdir()
+    assert kept.read_text() == "deb …"
+
+
+def test_a_quick_slow_command_says_nothing() -> None:
+    done = run(slow("echo much; echo more >&2"))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_failing_slow_command_shows_its_last_lines_and_code() -> None:
+    done = run(slow("seq 100; echo 'E: no such package' >&2; exit 7"))
+    assert done.returncode == 7
+    assert done.stdout.splitlines() == [*map(str, range(87, 101)), "E: no such package"]
+
+
+def test_a_slow_command_shows_that_it_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "SIGN_OF_LIFE", 0.1)
+    done = run(slow("printf 'a\\rUnpacking docker-ce'; sleep 0.35"))
+    assert done.returncode == 0
+    assert set(done.stdout.splitlines()) == {"0:00  Unpacking docker-ce"}
+
+
+def test_a_command_is_one_word_of_the_shell() -> None:
+    (command,) = carry_out(Shell("x", "echo 'it is' \"$((1 + 1))\" && false || exit 3"))
+    done = run(command)
+    assert (done.returncode, done.stdout) == (3, "it is 2\n")
+
+
+def test_a_refusal_fails_without_touching_the_host() -> None:
+    assert Refusal(["why"]).get_raw_value() == "false"
+
+
+def test_unknown_steps_are_a_mistake_of_ours() -> None:
+    with pytest.raises(TypeError, match="no commands for"):
+        list(carry_out(Step("x")))

@@ -1,0 +1,187 @@
+"""The table at the end of a run: every host and model has its line, whatever became of it."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pyinfra.api.state import StateStage
+
+from gpurack.report import Report, escape
+from gpurack.spec.model import Host
+from gpurack.state.model import HostState
+from tests.given import container, host_state, models
+
+TWO = models(alpha={"gpus": [0]}, beta={"enabled": False})
+
+
+def seen(status: str = "running", probe: Any = (200, '"alpha"')) -> HostState:
+    probes = {"alpha": list(probe)} if probe else {}
+    return host_state(containers=[container("alpha", status, label={})], probes=probes)
+
+
+class Run:
+    """What the report sees of pyinfra's state: hosts, each with the look that was remembered last."""
+
+    def __init__(self, looks: dict[str, HostState | None], stage: StateStage = StateStage.Execute) -> None:
+        self.hosts = {
+            name: SimpleNamespace(
+                name=name, connected=look is not None, connector_data={"gpurack look": (stage, look)} if look else {}
+            )
+            for name, look in looks.items()
+        }
+        self.inventory = SimpleNamespace(get_host=self.hosts.__getitem__)
+        self.limit_hosts: list[Any] | None = None
+        self.current_stage = stage
+        self.callback_handlers: list[Any] = []
+        self.results = {name: SimpleNamespace(success_ops=4) for name in looks}
+        self.ops: dict[str, dict[str, Any]] = {name: {} for name in looks}
+
+    def add_callback_handler(self, handler: Any) -> None:
+        self.callback_handlers.append(handler)
+
+
+def state_of(report: Report, look: HostState, model: str = "alpha", wanted: Host = TWO) -> str:
+    return report.state_of("gpu1", model, wanted, look)
+
+
+@pytest.mark.parametrize(
+    ("look", "text"),
+    [
+        (seen(), "ready"),
+        (seen(probe=(503, "loading")), "does not answer"),
+        (seen(probe=(0, "timed out")), "does not answer"),
+        (seen(probe=None), "does not answer"),
+        (seen("exited"), "not running (exited)"),
+        (seen("restarting"), "not running (restarting)"),
+        (host_state(), "not there"),
+        (host_state(containers=[container("alpha")]), "not there"),
+    ],
+)
+def test_what_became_of_a_model(look: HostState, text: str) -> None:
+    assert state_of(Report(), look) == text
+
+
+def test_disabled_is_not_looked_for() -> None:
+    assert state_of(Report(), seen(), "beta") == "disabled"
+
+
+def test_what_a_run_did_is_said_with_what_it_is_now() -> None:
+    report = Report()
+    report.changed("gpu1", "alpha", "recreated")
+    report.changed("gpu2", "beta", "created")
+    assert state_of(report, seen()) == "ready, recreated"
+    assert state_of(report, seen("exited")) == "not running (exited)"
+
+
+def test_an_error_comes_before_everything_and_is_one_line() -> None:
+    report = Report()
+    report.failed(
+        "gpu1", ["pulling", "error alpha: it ended (exit code 1): oh", "    | cuda error", "error alphabet: x"]
+    )
+    assert state_of(report, seen()) == "FAILED: it ended (exit code 1): oh"
+    assert report.has_failed("gpu1", "alpha")
+    assert not report.has_failed("gpu2", "alpha")
+    assert report.errors["gpu1"][0].endswith("\n    | cuda error")
+
+
+@pytest.mark.parametrize(
+    ("lines", "errors"),
+    [
+        (["error a: 1", "error b: 2"], ["a: 1", "b: 2"]),
+        (["Reading…", "E: Unable to locate package x", "E: later", "bye"], ["E: Unable to locate package x"]),
+        (["", "something", "  "], ["something"]),
+        ([], []),
+    ],
+)
+def test_why_a_host_failed(lines: list[str], errors: list[str]) -> None:
+    report = Report()
+    report.failed("gpu1", lines)
+    assert report.errors["gpu1"] == errors
+
+
+@pytest.mark.parametrize(
+    ("fields", "row"),
+    [
+        ({"gpus": [0, 1]}, ("llama.cpp b7000", "0, 1", "http://localhost:8000/v1")),
+        ({"gpus": []}, ("llama.cpp b7000", "CPU", "http://localhost:8000/v1")),
+        ({"gpus": "all", "bind": "lan"}, ("llama.cpp b7000", "all", "http://gpu1:8000/v1")),
+        ({"bind": "any", "port": 9}, ("llama.cpp b7000", "CPU", "http://gpu1:9/v1")),
+        ({"bind": "10.1.2.3"}, ("llama.cpp b7000", "CPU", "http://10.1.2.3:8000/v1")),
+        ({"bind": "fd00::7"}, ("llama.cpp b7000", "CPU", "http://[fd00::7]:8000/v1")),
+        ({"version": None, "image": "r/x:1"}, ("llama.cpp image", "CPU", "http://localhost:8000/v1")),
+        ({"enabled": False}, ("llama.cpp b7000", "CPU", "")),
+    ],
+)
+def test_a_models_row(fields: dict[str, Any], row: tuple[str, str, str]) -> None:
+    wanted = models(alpha=fields)
+    report = Report(fleet={"gpu1": wanted})
+    (found,) = report.rows(Run({"gpu1": seen()}), "gpu1")  # type: ignore[arg-type]
+    assert (found[2], found[3], found[4]) == row
+    addressed = wanted.model_copy(update={"address": "lab.example"})
+    if fields.get("bind") == "lan":
+        (named,) = Report(fleet={"gpu1": addressed}).rows(Run({"gpu1": seen()}), "gpu1")  # type: ignore[arg-type]
+        assert named[4] == "http://lab.example:8000/v1"
+
+
+@pytest.mark.parametrize(
+    ("look", "connected", "errors", "text"),
+    [
+        (None, False, [], "FAILED: could not connect, see above"),
+        (None, True, [], "FAILED: stopped before it"),
+        (HostState(trouble="no sudo"), True, ["no sudo"], "FAILED: no sudo"),
+        (HostState(trouble="no sudo"), True, [], "FAILED: stopped before it"),
+    ],
+)
+def test_a_host_that_was_never_seen_has_its_line(
+    look: HostState | None, connected: bool, errors: list[str], text: str
+) -> None:
+    run = Run({"gpu1": look})
+    run.hosts["gpu1"].connected = connected
+    report = Report(fleet={"gpu1": TWO}, errors={"gpu1": errors} if errors else {})
+    assert report.rows(run, "gpu1") == [("gpu1", "-", "", "", "", text)]  # type: ignore[arg-type]
+
+
+def test_hosts_left_out_by_limit_are_left_out() -> None:
+    run = Run({"gpu1": seen()})
+    run.limit_hosts = []
+    assert Report(fleet={"gpu1": TWO}).rows(run, "gpu1") == []  # type: ignore[arg-type]
+
+
+def summary(report: Report, run: Run) -> str:
+    text = report.summary(run)  # type: ignore[arg-type]
+    return text.rpartition(", ")[0] if text.endswith(" s.") else text
+
+
+def test_the_closing_line() -> None:
+    fleet = {"gpu1": TWO, "gpu2": models(alpha={}), "gpu3": models(alpha={})}
+    run = Run({"gpu1": seen(), "gpu2": seen("exited"), "gpu3": None})
+    report = Report(fleet=fleet)
+    assert summary(report, run) == "1 of 3 models answered, nothing changed. 12 operations"
+    meta = SimpleNamespace(is_complete=lambda: True, did_change=lambda: True)
+    run.ops["gpu2"]["x"] = SimpleNamespace(operation_meta=meta)
+    assert summary(report, run) == "1 of 3 models answered, hosts changed. 12 operations"
+    report.changed("gpu1", "alpha", "created")
+    assert summary(report, run) == "1 of 3 models answered, 1 changed. 12 operations"
+
+
+def test_before_execute_nothing_was_changed() -> None:
+    run = Run({"gpu1": seen()}, StateStage.Prepare)
+    assert summary(Report(fleet={"gpu1": TWO}), run) == "Nothing was changed. 1 of 1 models answer now."
+
+
+def test_it_is_printed_once_with_brackets_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    run, report = Run({"gpu1": seen()}), Report()
+    report.attach(run, {"gpu1": TWO})  # type: ignore[arg-type]
+    report.attach(run, {"gpu1": TWO})  # type: ignore[arg-type]
+    assert run.callback_handlers == [report]
+    report.failed("gpu1", ["error alpha: gpus [7] do not exist [/]"])
+    for _ in range(2):
+        report.host_disconnect(run, run.hosts["gpu1"])  # type: ignore[arg-type]
+    shown = capsys.readouterr().err
+    assert shown.count("error gpu1 alpha: gpus [7] do not exist [/]") == 1
+    assert "FAILED: gpus [7] do not exist [/]" in shown
+    assert shown.count("HOST") == 1
+
+
+def test_brackets_are_no_markup() -> None:
+    assert escape("[0] → [3]") == "\\[0] → \\[3]"

@@ -1,0 +1,126 @@
+"""files/snapshot.sh: in every shell there is, and run here with fakes of the commands that it asks."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from gpurack.plan.compose import images
+from gpurack.state.snapshot import RAISED, Snapshot, script
+from tests.given import models
+from tests.unit.host_programs import FILES, Fakes
+
+SHELLS = [shell for shell in (["sh"], ["dash"], ["busybox", "ash"], ["bash", "--posix"]) if shutil.which(shell[0])]
+SNAPSHOT = FILES / "snapshot.sh"
+H200 = "0, GPU-45c1f5da, NVIDIA H200, 143771, 0, 580.159.04, 9.0, Disabled, 00000000:00:06.0"
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
+def test_it_parses(shell: list[str]) -> None:
+    done = subprocess.run([*shell, "-n", str(SNAPSHOT)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not installed")
+def test_shellcheck_finds_nothing() -> None:
+    done = subprocess.run(
+        ["shellcheck", "--shell=sh", "--severity=warning", str(SNAPSHOT)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.fixture
+def host(fakes: Fakes) -> Fakes:
+    """Docker with two containers, and one card."""
+    fakes.state("info", {"ServerVersion": "28.5.2"})
+    state = {"Status": "running", "ExitCode": 0, "Error": "", "Pid": 7, "StartedAt": "2026-11-20"}
+    one = {
+        "id": "a" * 64, "name": "/alpha", "image": "sha256:ab", "state": state, "labels": {"gpurack.model": "{}"},
+        "ports": {"8080/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8000"}]}, "restarts": 0, "created": "2026",
+    }  # fmt: skip
+    fakes.state(
+        "containers", f"{json.dumps(one)}\n{json.dumps({**one, 'name': '/db', 'labels': None, 'ports': None})}\n"
+    )
+    fakes.add(
+        "docker",
+        'case "$*" in info*) cat "$STATE/info"; echo;; "compose version"*) echo v2.40.3;; '
+        '"ps -aq"*) echo one; echo two;; "ps --filter"*) echo "alpha|http://127.0.0.1:1/v1/models";; '
+        'inspect*) cat "$STATE/containers";; "image inspect"*server-b7000) echo sha256:cd;; "image"*) exit 1;; esac',
+    )
+    fakes.add("curl", 'printf \'{"data":[{"id":"alpha"}]}\\n200\'')
+    fakes.add(
+        "nvidia-smi",
+        f"case \"$*\" in *query-gpu*) echo '{H200}';; *compute-apps*) echo 'GPU-45c1f5da, 1, python, 5';; esac",
+    )
+    fakes.add("nvidia-ctk", "echo nvidia.com/gpu=all")
+    fakes.add("ss", "echo 'LISTEN 0 4096 127.0.0.1:8000 0.0.0.0:* users:((\"docker-proxy\",pid=1,fd=7))'")
+    fakes.add(
+        "systemctl",
+        'case "$*" in *ExecStart*) ;; *) printf "LoadState=loaded\\nActiveState=active\\n";; esac',
+    )
+    return fakes
+
+
+def look(shell: list[str], text: str) -> list[str]:
+    done = subprocess.run([*shell, "-s"], input=text, capture_output=True, text=True, check=True, timeout=60)
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
+def test_what_it_prints_is_understood(shell: list[str], host: Fakes, tmp_path: Path) -> None:
+    weights = tmp_path / "a weight's.gguf"
+    weights.write_bytes(b"123")
+    wanted = models(alpha={"weights": str(weights)}, beta={"weights": "/no/such.gguf"})
+    seen = Snapshot().process([RAISED, *look(shell, script(wanted))])
+    assert (seen.trouble, seen.raised) == ("", True)
+    assert seen.weights == {str(weights): 3, "/no/such.gguf": None}
+    assert (seen.docker, seen.compose, sorted(seen.ours)) == ({"ServerVersion": "28.5.2"}, "2.40.3", ["alpha"])
+    assert [container.name for container in seen.containers] == ["alpha", "db"]
+    assert seen.images == {name: "sha256:cd" for name in images(wanted) if name.endswith("server-b7000")}
+    assert (seen.probes["alpha"].status, seen.probes["alpha"].body) == (200, '{"data":[{"id":"alpha"}]}')
+    assert [(card.index, card.uuid) for card in seen.gpus] == [(0, "GPU-45c1f5da")]
+    assert [(process.pid, process.name) for process in seen.gpu_processes] == [(1, "python")]
+    assert seen.cdi == {"nvidia.com/gpu=all"}
+    assert [(listener.address, listener.port) for listener in seen.listeners] == [("127.0.0.1", 8000)]
+    assert (seen.units["docker.service"].active, seen.init != "") == ("active", True)
+    assert seen.os.id
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "message"),
+    [
+        (
+            "Unable to determine the device handle for GPU0000:E1:00.0: GPU is lost. Reboot the system",
+            15,
+            "GPU is lost",
+        ),
+        ("Failed to initialize NVML: Driver/library version mismatch\nNVML library version: 580.95", 18, "580.95"),
+        ("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.", 9, "couldn't communicate"),
+    ],
+    ids=["lost", "mismatch", "no driver"],
+)
+def test_a_complaint_of_nvidia_smi_is_carried_home(host: Fakes, answer: str, code: int, message: str) -> None:
+    host.state("answer", answer)
+    host.add("nvidia-smi", f'case "$*" in *compute-apps*) ;; *) cat "$STATE/answer"; exit {code};; esac')
+    seen = Snapshot().process(look(["sh"], script(models(alpha={}))))
+    assert (seen.trouble, seen.driver.exit_code, seen.gpus) == ("", code, ())
+    assert message in seen.driver.message
+
+
+def test_a_docker_that_does_not_answer_is_no_docker(host: Fakes) -> None:
+    host.add("docker", "echo Cannot connect to the Docker daemon >&2; exit 1")
+    seen = Snapshot().process(look(["sh"], script(models(alpha={}))))
+    assert (seen.trouble, seen.docker, seen.containers, seen.probes) == ("", {}, (), {})
+
+
+def test_a_probe_that_gets_nothing_says_why(host: Fakes) -> None:
+    host.add("curl", 'echo "curl: (28) Operation timed out" >&2; printf "\\n000"; exit 28')
+    probe = Snapshot().process(look(["sh"], script(models(alpha={})))).probes["alpha"]
+    assert (probe.status, probe.body.strip()) == (0, "curl: (28) Operation timed out")
+
+
+def test_questions_are_quoted() -> None:
+    text = script(models(alpha={"weights": "/w/it's; $(reboot).gguf"}))
+    assert "WEIGHTS='/w/it'\"'\"'s; $(reboot).gguf'\n" in text
