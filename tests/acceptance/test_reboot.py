@@ -1,0 +1,117 @@
+"""A reboot brings Docker and every model back without anybody's help, also when the driver is late."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.acceptance.conftest import Lab, cards, chat, containers, identities, standard
+from tests.testbed import Host
+from tests.testbed.gguf_models import SENTENCES
+from tests.testbed.shell import await_
+
+LATE = 25
+"""Seconds that the driver is late. Longer than nvidia-cdi-refresh.service tries by itself; what waits for the driver
+asks once a second for an hour, so a minute would show nothing that this does not."""
+BACK = 60
+"""Seconds within which all is to be back once the driver is there."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def provisioned(lab: Lab) -> None:
+    """Both hosts as the standard inventory has them."""
+    run = lab.run(lab.inventory(standard()))
+    assert run.exit_code == 0, run.output
+
+
+def answers(host: Host, port: int) -> Callable[[], bool]:
+    """Does a model answer its own API, asked by curl?"""
+    command = f"curl -sf --max-time 2 http://127.0.0.1:{port}/v1/models"
+    return lambda: host.root(command, check=False).returncode == 0
+
+
+def all_back(gpu1: Host, cpu1: Host) -> None:
+    """Wait until every model answers; each is the right one on the right cards."""
+    for host, port in ((gpu1, 8000), (gpu1, 8001), (gpu1, 8002), (cpu1, 8000)):
+        await_(answers(host, port), seconds=BACK, what=f"An answer on {host.name}:{port} after the reboot")
+    said = [chat(host, port) for host, port in ((gpu1, 8000), (gpu1, 8001), (gpu1, 8002), (cpu1, 8000))]
+    assert said == [SENTENCES[name] for name in ("alpha", "beta", "gamma", "delta")]
+    uuids = gpu1.gpus.uuids
+    assert cards(gpu1, "beta") == uuids[1:3]
+
+
+def test_everything_comes_back_by_itself_and_the_next_run_changes_nothing(lab: Lab, gpu1: Host, cpu1: Host) -> None:
+    """Docker and each model on both hosts, in the same containers."""
+    before = {host.name: {name: id for name, (id, _) in identities(host).items()} for host in (gpu1, cpu1)}
+
+    gpu1.reboot()
+    cpu1.reboot()
+
+    all_back(gpu1, cpu1)
+    assert cards(gpu1, "alpha") == gpu1.gpus.uuids[:1]
+    for host in (gpu1, cpu1):
+        assert host.root("systemctl is-active docker gpurack").stdout.split() == ["active", "active"]
+        assert {name: id for name, (id, _) in identities(host).items()} == before[host.name]
+    after = identities(gpu1)
+    run = lab.run(lab.inventory(standard()))
+    assert run.unchanged, run.output
+    assert identities(gpu1) == after
+
+
+def test_a_late_driver_keeps_nobody_waiting_but_the_models_that_need_it(lab: Lab, gpu1: Host, cpu1: Host) -> None:
+    """Docker and the CPU's model are there before the driver; the others start when it appears."""
+    gpu1.gpus.late(LATE)
+    gpu1.reboot()
+
+    await_(answers(gpu1, 8002), seconds=LATE - 5, what="The CPU's model, while the driver was away,")
+    assert gpu1.root("nvidia-smi -L", check=False).returncode == 9, "the driver is there already"
+    assert not containers(gpu1)["alpha"]["State"]["Running"]
+    await_(
+        lambda: gpu1.root("nvidia-smi -L", check=False).returncode == 0,
+        seconds=LATE + 10,
+        what="The late driver's arrival",
+    )
+    arrived = time.monotonic()
+
+    all_back(gpu1, cpu1)
+
+    assert time.monotonic() - arrived < BACK
+    assert cards(gpu1, "alpha") == gpu1.gpus.uuids[:1]
+    after = identities(gpu1)
+    run = lab.run(lab.inventory(standard()))
+    assert run.unchanged, run.output
+    assert identities(gpu1) == after
+
+
+def test_daemon_reload_costs_no_container_its_card(gpu1: Host) -> None:
+    """`systemctl daemon-reload` (any package does it) resets device rules that systemd does not know of."""
+    before = {name: cards(gpu1, name) for name in ("alpha", "beta")}
+    nodes = "for node in $(ls /dev/nvidia[0-9]*); do : <$node && echo opened; done"
+    running = identities(gpu1)
+
+    gpu1.root("systemctl daemon-reload")
+    gpu1.root("systemctl daemon-reexec", check=False)
+
+    assert {name: cards(gpu1, name) for name in ("alpha", "beta")} == before
+    for name, count in (("alpha", 1), ("beta", 2)):
+        assert gpu1.root(f"docker exec {name} sh -c '{nodes}'").stdout.split() == ["opened"] * count
+    assert identities(gpu1) == running
+    assert chat(gpu1, 8001) == SENTENCES["beta"]
+
+
+def test_renumbered_cards_move_no_model(lab: Lab, gpu1: Host, cpu1: Host) -> None:
+    """A reboot gave card 0 the index 3: alpha stays on its card, and the next run changes nothing."""
+    first = gpu1.gpus.uuids[0]
+    gpu1.gpus.swap(0, 3)
+    gpu1.reboot()
+
+    all_back(gpu1, cpu1)
+
+    assert cards(gpu1, "alpha") == [first]
+    assert gpu1.gpus.uuids[3] == first
+    run = lab.run(lab.inventory(standard()))
+    assert run.unchanged, run.output
+    gpu1.gpus.swap(0, 3)
+    gpu1.reboot()
