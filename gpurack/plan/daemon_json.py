@@ -75,6 +75,8 @@ def plan_daemon_json(spec: Host, state: HostState, unattended: bool, toolkit: bo
         return Plan(errors=(flag,))
     changed = sorted(key for key in {*current, *target} if current.get(key) != target.get(key))
     reasons = [describe(key, current.get(key), target.get(key)) for key in changed]
+    if state.has_gpu and not state.docker and not spec.docker.version and "cdi" not in (target.get("features") or {}):
+        reasons.append("features.cdi if the Docker to be installed is older than 28.2")  # its version is known then
     expected = expectations(target, state)
     action, why = needed_action(state, expected, changed)
     if not changed and not action:
@@ -131,15 +133,16 @@ def wanted(spec: Host, state: HostState, current: Mapping[str, Any], toolkit: bo
     if toolkit:
         if "nvidia" not in (current.get("runtimes") or {}):
             ours["runtimes"] = {"nvidia": RUNTIME}
-        if cdi_is_opt_in(state):
+        # The version to come counts, too, so that --dry names the key; to a Docker that has it on it does nothing.
+        if cdi_is_opt_in(str(state.docker.get("ServerVersion", ""))) or cdi_is_opt_in(spec.docker.version or ""):
             ours["features"] = {"cdi": True}
     merged: dict[str, Any] = merge(ours, spec.docker.daemon)
     return merged
 
 
-def cdi_is_opt_in(state: HostState) -> bool:
+def cdi_is_opt_in(version: str) -> bool:
     """Docker 25.0 to 28.1: features.cdi must be set; before it is unknown, after it is the default."""
-    found = re.match(r"(\d+)\.(\d+)", str(state.docker.get("ServerVersion", "")))
+    found = re.match(r"(\d+)\.(\d+)", version)
     return bool(found) and (25, 0) <= (int(found[1]), int(found[2])) < (28, 2)  # type: ignore[index]
 
 

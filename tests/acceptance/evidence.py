@@ -88,13 +88,18 @@ def lifetimes(host: Host, since: float) -> list[tuple[str, str, int]]:
 def files_touched(host: Host, since: float) -> list[str]:
     """Files and folders that were written since a time, on disk and in /run/gpurack.
 
-    Left out is what any login and any answered request writes: logs, the terminals' records, Docker's logs.
+    Left out is what any login and any answered request writes: logs, the terminals' records, sudo's
+    mark in the home of who used it first, Docker's logs.
     """
+    left_out = (
+        "/run", "/dev/*", "/tmp*", "/var/log/*", "/var/lib/lastlog/*", "/var/lib/wtmpdb/*",
+        "/home/lab", "/home/lab/.sudo_as_admin_successful",
+        "/var/lib/docker/containers/*-json.log", "/var/lib/docker/containers/*/local-logs/*",
+    )  # fmt: skip
     out = host.root(
         f"find / /run/gpurack /var/lib/docker -xdev -newermt @{since:.3f} "
-        "-not -path '/var/log/*' -not -path '/tmp*' -not -path '/var/lib/lastlog/*' -not -path '/var/lib/wtmpdb/*' "
-        "-not -path '/var/lib/docker/containers/*-json.log' -not -path '/var/lib/docker/containers/*/local-logs/*' "
-        "-not -path /run -not -path '/dev/*' 2>/dev/null | sort -u",
+        + " ".join(f"-not -path '{pattern}'" for pattern in left_out)
+        + " 2>/dev/null | sort -u",
         check=False,
     ).stdout
     return out.splitlines()

@@ -133,8 +133,23 @@ def test_null_removes_a_key_and_only_one_that_is_there() -> None:
 )
 def test_cdi_is_switched_on_where_it_is_off_by_default(version: str, opt_in: bool) -> None:
     state = host_with(OURS, docker=docker_info(version), gpus=1)
-    assert cdi_is_opt_in(state) is opt_in
+    assert cdi_is_opt_in(version) is opt_in
     assert (plan_for(wanted(), state).patch or {}).get("features") == ({"cdi": True} if opt_in else None)
+
+
+@pytest.mark.parametrize(("version", "patched"), [("26.1.5", {"cdi": True}), ("28.5.2", None)])
+@pytest.mark.parametrize("docker", [{}, docker_info("28.5.2")], ids=["not installed", "28.5.2"])
+def test_the_version_to_come_decides_on_cdi_so_that_dry_can_say_it(version: str, patched: Any, docker: Any) -> None:
+    spec = Host(docker=Docker(version=version))
+    step = plan_for(spec, host_with(None, docker=docker, gpus=1))
+    assert (step.patch or {}).get("features") == patched
+    assert ("features.cdi" in step.reason) is bool(patched)
+
+
+def test_a_version_nobody_knows_yet_is_named_as_such() -> None:
+    step = plan_for(wanted(), host_with(None, docker={}, gpus=1))
+    assert "features" not in (step.patch or {})
+    assert "features.cdi if the Docker to be installed is older than 28.2" in step.reason
 
 
 # --- what cannot be read is never written ----------------------------------------------------------------------------
