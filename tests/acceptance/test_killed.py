@@ -1,0 +1,117 @@
+"""Runs that are interrupted: Ctrl-C, and kill -9 of pyinfra, at random moments. The next run completes.
+
+It is started at once, while what the killed one began on the host may still be going on there.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.conftest import Lab, cards, chat, containers, model
+from tests.acceptance.evidence import DAEMON_JSON, dpkg_audit, invalid_daemon_json, sampled
+from tests.testbed import Host
+from tests.testbed.gguf_models import SENTENCES
+
+SEED = 2
+"""Another one gives other moments; a moment is a number of seconds after pyinfra was started."""
+INT, KILL = signal.SIGINT, signal.SIGKILL
+FRESH = [(KILL,), (INT,), (KILL, KILL), (INT, KILL)]
+"""What the runs on a fresh host get, one after the other; then one is left alone. Six moments in all."""
+CHANGE = [KILL, INT, KILL, KILL, INT, KILL]
+"""What ends a run that changes hosts which serve; after each the next run completes. Six more moments."""
+
+
+def first() -> dict[str, Any]:
+    """The models at first."""
+    return {
+        "alpha": model("alpha", [0], 8000),
+        "beta": model("beta", [1, 2], 8001),
+        "gamma": model("gamma", [], 8002, args={"threads": 1}),
+    }
+
+
+def second() -> dict[str, Any]:
+    """Cards and ports swapped, an argument changed, a model more."""
+    models = copy.deepcopy(first())
+    models["alpha"] |= {"gpus": [1, 2], "port": 8001}
+    models["beta"] |= {"gpus": [0], "port": 8000}
+    models["gamma"]["args"] = {"threads": 2}
+    models["delta"] = model("delta", [3], 8003)
+    return models
+
+
+def inventory(lab: Lab, models: dict[str, Any], size: str) -> Path:
+    """gpu1 with these models, and a key of daemon.json that only a restart of Docker takes up."""
+    log = {"log-driver": "local", "log-opts": {"max-size": size}}
+    daemon = {"docker": {"daemon": log}}
+    return lab.inventory({"gpu1": {"models": models, **daemon}})
+
+
+def end_after(process: subprocess.Popen[str], seconds: float, by: signal.Signals) -> bool:
+    """Let a run go on for some seconds, then end it; was it still going on?"""
+    try:
+        process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(by)
+        process.communicate(timeout=120)  # after Ctrl-C pyinfra waits for the command that runs on the host
+        return True
+    return False
+
+
+def complete(lab: Lab, host: Host, path: Path, models: dict[str, Any], moments: str) -> None:
+    """The next run completes, what it made is whole, and another one has nothing left to do."""
+    run = lab.run(path)
+    assert run.exit_code == 0, f"after {moments}:\n{run.output}"
+    assert dpkg_audit(host) == "", moments
+    assert set(containers(host)) == set(models), moments
+    for name, entry in models.items():
+        assert chat(host, entry["port"]) == SENTENCES[name], moments
+        if entry["gpus"]:
+            assert cards(host, name) == [host.gpus.uuids[index] for index in entry["gpus"]], moments
+    again = lab.run(path)
+    assert again.unchanged, f"after {moments}:\n{again.output}"
+
+
+@pytest.mark.parametrize("signals", FRESH, ids=lambda signals: " then ".join(one.name for one in signals))
+def test_on_a_fresh_host(lab: Lab, fresh: Callable[[str], Host], signals: tuple[signal.Signals, ...]) -> None:
+    """Anywhere between the first look and the last model."""
+    host = fresh("gpu1")
+    path = inventory(lab, first(), "10m")
+    chance = random.Random(f"{SEED} fresh {FRESH.index(signals)}")
+    moments = []
+    with sampled(host, DAEMON_JSON) as samples:
+        for one in signals:
+            moment = chance.uniform(1, 20 / len(signals))
+            if end_after(lab.start(path), moment, one):
+                moments.append(f"{one.name} at {moment:.1f} s")
+        assert moments, "every run had ended before its moment came"
+        complete(lab, host, path, first(), ", ".join(moments))
+    assert len(samples.looks) > 50
+    assert invalid_daemon_json(samples) == [], moments
+
+
+def test_during_a_change(lab: Lab) -> None:
+    """Two models exchange cards and ports, one is new or goes, and Docker restarts; again and again, there and back."""
+    host = lab.testbed.host("gpu1")
+    lab.settle(host, first())
+    chance = random.Random(f"{SEED} change")
+    states = [(second(), "20m"), (first(), "10m")]
+    ended = 0
+    with sampled(host, DAEMON_JSON) as samples:
+        for number, one in enumerate(CHANGE):
+            models, size = states[number % 2]
+            path = inventory(lab, models, size)
+            moment = chance.uniform(0.5, 6)
+            ended += end_after(lab.start(path), moment, one)
+            complete(lab, host, path, models, f"change {number}, {one.name} at {moment:.1f} s")
+    assert ended >= len(CHANGE) - 1, "too many runs had ended before their moment came"
+    assert len(samples.looks) > 200
+    assert invalid_daemon_json(samples) == []
