@@ -17,12 +17,20 @@ from gpurack.state.model import HostState
 
 GET = "apt-get -q -y -o DPkg::Lock::Timeout=600 -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold"
 ENV = "export DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 LC_ALL=C;"
-# The lists' lock has no time-out of its own: ask again as long as that is the reason.
-UPDATE = (
-    "tries=0; until out=$(apt-get -q update -o Acquire::Retries=2 -o APT::Update::Error-Mode=any 2>&1); do "
-    'case "$out" in *"Could not get lock"*) tries=$((tries + 1)); [ $tries -le 120 ] || { echo "$out"; exit 1; }; '
-    'echo "apt is busy with another update; waiting"; sleep 5;; *) echo "$out"; exit 1;; esac; done'
-)
+
+
+def patiently(command: str) -> str:
+    """`command` (a program and its arguments), again as long as a lock that others hold is why it fails: that of the
+    package lists, and dpkg's own under `dpkg` and `apt-mark`, have no time-out. After a killed run its apt goes on."""
+    return (
+        f"tries=0; until out=$({command} 2>&1); do "
+        'case "$out" in *"Could not get lock"*|*"frontend lock"*|*"database lock"*) '
+        'tries=$((tries + 1)); [ $tries -le 120 ] || { echo "$out"; exit 1; }; '
+        'echo "apt is busy with another installation or update; waiting"; sleep 5;; *) echo "$out"; exit 1;; esac; done'
+    )
+
+
+UPDATE = patiently("apt-get -q update -o Acquire::Retries=2 -o APT::Update::Error-Mode=any")
 
 
 @dataclass(frozen=True)
@@ -108,7 +116,7 @@ def finish_interrupted(state: HostState) -> list[Step]:
     """A killed run may have left packages half installed; dpkg and apt know how to go on."""
     if not state.audit and all(package.whole for package in state.packages.values()):
         return []
-    command = f"{ENV} dpkg --configure -a && {GET} -f install"
+    command = f"{ENV} {patiently('dpkg --configure -a')} && {GET} -f install"
     return [Shell("finish an interrupted package installation", command, slow=True)]
 
 
@@ -124,18 +132,20 @@ def install(reason: str, packages: Sequence[str], hold: Sequence[str] = (), refr
     commands = [UPDATE] if refresh else []
     commands.append(f"{GET} install --allow-downgrades --allow-change-held-packages {names}")
     if hold:
-        commands.append(f"apt-mark hold {held} >/dev/null")
+        commands.append(patiently(f"apt-mark hold {held}"))
     return Shell(reason, f"{ENV} " + " && ".join(f"{{ {command}; }}" for command in commands), slow=True)
 
 
 def hold(packages: Sequence[str]) -> Step:
     """Keep packages from being upgraded by others."""
-    return Shell(f"hold {', '.join(packages)}", f"apt-mark hold {' '.join(packages)} >/dev/null")
+    names = " ".join(packages)
+    return Shell(f"hold {', '.join(packages)}", f"{ENV} {patiently(f'apt-mark hold {names}')}")
 
 
 def unhold(packages: Sequence[str]) -> Step:
     """The opposite, where the inventory has no version any more."""
-    return Shell(f"no longer hold {', '.join(packages)}", f"apt-mark unhold {' '.join(packages)} >/dev/null")
+    names = " ".join(packages)
+    return Shell(f"no longer hold {', '.join(packages)}", f"{ENV} {patiently(f'apt-mark unhold {names}')}")
 
 
 def upstream(version: str) -> str:

@@ -1,7 +1,7 @@
 """Taking away what gpurack put there: models and project always, Docker and toolkit when asked, data never. Pure."""
 
 from gpurack import paths
-from gpurack.plan.apt import ENV, GET
+from gpurack.plan.apt import ENV, GET, patiently
 from gpurack.plan.platforms import CE_PACKAGES, DEBIAN, TOOLKIT_PACKAGES, UBUNTU
 from gpurack.plan.restart import foreign_running
 from gpurack.plan.steps import Plan, Shell, Step
@@ -42,7 +42,7 @@ def packages(state: HostState) -> list[Step]:
     there = [name for name in known if name in state.packages]
     if there:
         names = " ".join(there)
-        command = f"{ENV} apt-mark unhold {names} >/dev/null && {GET} remove {names}"
+        command = f"{ENV} {patiently(f'apt-mark unhold {names}')} && {GET} remove {names}"
         steps.append(Shell(f"remove {', '.join(there)}", command, slow=True))
     files = [path for path in (*state.sources, *state.files) if "/gpurack-" in path]
     if files:

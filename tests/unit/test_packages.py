@@ -233,7 +233,7 @@ def test_what_is_installed_and_why(wanted: Host, state: HostState, reason: str, 
 def test_an_interrupted_installation_is_finished_first() -> None:
     plan = plan_docker(ce(), with_ce(audit=1), True)
     assert reasons(plan) == ["finish an interrupted package installation"]
-    assert "dpkg --configure -a" in command(plan, "finish")
+    assert apt.patiently("dpkg --configure -a") in command(plan, "finish")
     half = with_ce(packages={"containerd.io": "1.7.29-1 half"})
     assert reasons(plan_docker(ce(), half, True))[0] == "finish an interrupted package installation"
 
@@ -528,10 +528,21 @@ def test_every_command_parses_in_the_shells_there_are(plan: Plan) -> None:
             assert (done.returncode, done.stderr) == (0, ""), text
 
 
-def test_the_lists_are_asked_for_again_only_while_their_lock_is_taken(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("program", "command", "message"),
+    [
+        ("apt-get", apt.UPDATE, "E: Could not get lock /var/lib/apt/lists/lock"),
+        # dpkg 1.22 (Debian 13) and 1.21 (Debian 12, Ubuntu 22.04)
+        ("dpkg", apt.patiently("dpkg --configure -a"), "dpkg: error: dpkg frontend lock was locked by apt-get process"),
+        ("apt-mark", apt.patiently("apt-mark hold x"), "dpkg: error: dpkg frontend lock was locked by another process"),
+    ],
+)
+def test_what_fails_is_tried_again_only_while_a_lock_is_taken(
+    tmp_path: Path, program: str, command: str, message: str
+) -> None:
     fakes = {
-        "apt-get": 'n=$(cat "$COUNT" 2>/dev/null || echo 0); echo $((n + 1)) >"$COUNT"; '
-        'case $n in 0|1) echo "E: Could not get lock /var/lib/apt/lists/lock"; exit 100;; *) exit $LATER;; esac',
+        program: 'n=$(cat "$COUNT" 2>/dev/null || echo 0); echo $((n + 1)) >"$COUNT"; '
+        f'case $n in 0|1) echo "{message}" >&2; exit 100;; *) exit $LATER;; esac',
         "sleep": ":",
     }
     for name, text in fakes.items():
@@ -541,10 +552,10 @@ def test_the_lists_are_asked_for_again_only_while_their_lock_is_taken(tmp_path: 
     def update(later: int) -> tuple[int, str, int]:
         count = tmp_path / f"count{later}"
         environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "COUNT": str(count), "LATER": str(later)}
-        done = subprocess.run(["sh", "-c", apt.UPDATE], capture_output=True, text=True, env=environment, check=False)
+        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, env=environment, check=False)
         return done.returncode, done.stdout, int(count.read_text())
 
-    waiting = "apt is busy with another update; waiting\n"
+    waiting = "apt is busy with another installation or update; waiting\n"
     assert update(0) == (0, waiting * 2, 3)
     assert update(100) == (1, waiting * 2 + "\n", 3)
 
