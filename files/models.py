@@ -42,10 +42,12 @@ class Failure(Exception):
 
 
 def say(name, text):
-    """One line; several models talk at once, so each line names its model."""
+    """One line; several models talk at once, so each line names its model. Where nobody listens any more (pyinfra was
+    killed) the work goes on."""
     line = "{}: {}\n".format(name, text) if name else text + "\n"
-    sys.stdout.write(line)
-    sys.stdout.flush()
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.write(line)
+        sys.stdout.flush()
 
 
 def clock(seconds):

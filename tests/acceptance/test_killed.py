@@ -19,6 +19,7 @@ from tests.acceptance.conftest import Lab, cards, chat, containers, model
 from tests.acceptance.evidence import DAEMON_JSON, dpkg_audit, invalid_daemon_json, sampled
 from tests.testbed import Host
 from tests.testbed.gguf_models import SENTENCES
+from tests.testbed.shell import await_
 
 SEED = 2
 """Another one gives other moments; a moment is a number of seconds after pyinfra was started."""
@@ -115,3 +116,25 @@ def test_during_a_change(lab: Lab) -> None:
     assert ended >= len(CHANGE) - 1, "too many runs had ended before their moment came"
     assert len(samples.looks) > 200
     assert invalid_daemon_json(samples) == []
+
+
+def test_what_was_begun_on_the_host_is_carried_to_its_end(lab: Lab) -> None:
+    """pyinfra dies while two models are down to exchange their cards: both come up all the same, without a run."""
+    host = lab.testbed.host("gpu1")
+    lab.settle(host, first())
+    process = lab.start(inventory(lab, second(), "10m"))
+    await_(
+        lambda: not {"alpha", "beta"} & set(host.root("docker ps --format '{{.Names}}'").stdout.split()),
+        seconds=60,
+        what="The moment in which both models are down",
+    )
+    process.kill()
+    process.communicate()
+    for name, port in (("alpha", 8001), ("beta", 8000)):
+        await_(
+            lambda port=port: host.root(f"curl -sf http://127.0.0.1:{port}/v1/models", check=False).returncode == 0,  # type: ignore[misc]
+            seconds=60,
+            what=f"The answer of {name}",
+        )
+        assert chat(host, port) == SENTENCES[name]
+    complete(lab, host, inventory(lab, second(), "10m"), second(), "the kill")
