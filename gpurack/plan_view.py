@@ -8,7 +8,7 @@ from rich.markup import escape
 
 from gpurack.engines import ENGINES
 from gpurack.plan import ledger
-from gpurack.plan.estimate import Estimate
+from gpurack.plan.estimate import UNSEEN, Estimate
 from gpurack.plan.offline import Sizes
 from gpurack.spec.model import Host
 from gpurack.spec.problems import Problem
@@ -29,6 +29,10 @@ def show(console: Console, fleet: Mapping[str, Host], sizes: Sizes, warnings: Se
             console.print(f"  [dim]{escape(line)}[/]")
         for endpoint in endpoints(name, host):
             console.print(f"  [dim]{escape(endpoint)}[/]")
+    if unseen := [key for (_, key), why in sizes.reasons.items() if why == UNSEEN]:
+        many = counted(len(unseen), "model")
+        how = "gpurack plan --live does, and any run"
+        console.print(f"[dim]not estimated: {many} whose weights nobody has looked at yet; {how}[/]")
     for problem in warnings:
         console.print(f"[yellow]warning[/]  {escape(str(problem))}")
     console.print(f"0 errors, {counted(len(warnings), 'warning')}. Apply: {escape(apply)}")
@@ -61,10 +65,11 @@ def cards_of(host: Host) -> str:
 
 
 def not_estimated(reasons: Mapping[str, str]) -> list[str]:
-    """One line for each reason, with the models that have it."""
+    """One line for each reason, with the models that have it; those that were never seen are counted elsewhere."""
     models: dict[str, list[str]] = {}
     for key, reason in reasons.items():
-        models.setdefault(reason, []).append(key)
+        if reason != UNSEEN:
+            models.setdefault(reason, []).append(key)
     return [f"not estimated: {', '.join(keys)} ({reason})" for reason, keys in models.items()]
 
 

@@ -3,8 +3,6 @@
 from functools import cache
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
-
 _PACKAGE = Path(__file__).parent
 
 
@@ -21,5 +19,8 @@ def read_text(path: str) -> str:
 
 def render(path: str, **values: object) -> str:
     """A Jinja2 template's text; an undefined variable raises."""
+    # Not needed by `gpurack plan`, whose start it would slow down.
+    from jinja2 import Environment, StrictUndefined
+
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
     return environment.from_string(read_text(path)).render(**values)

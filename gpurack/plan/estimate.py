@@ -16,7 +16,7 @@ from gpurack.spec.model import Model
 from gpurack.state.model import Header
 
 GIB = 2**30
-UNSEEN = "its weights have not been looked at yet; a run or gpurack plan --live does"
+UNSEEN = "its weights have not been looked at yet"
 
 
 @dataclass(frozen=True)

@@ -212,7 +212,7 @@ def test_layers_are_shared_out_among_cards() -> None:
 @pytest.mark.parametrize(
     ("header", "reason"),
     [
-        (None, "its weights have not been looked at yet; a run or gpurack plan --live does"),
+        (None, "its weights have not been looked at yet"),
         (Header("1", problem="m.gguf is cut off"), "m.gguf is cut off"),
         (hf(kv_lora_rank=512, model_type="deepseek_v3"), "deepseek_v3 compresses its KV cache (MLA)"),
         (hf(model_type="qwen3_next", layer_types=["linear_attention", "full_attention"]),

@@ -63,8 +63,8 @@ def test_the_map(tmp_path: Path) -> None:
         "  GPU 0  █████████░░░░░░░░  12.0 of 22.8 GiB  one 6 (promised), two 6 (promised)",
         "  GPU 1  █████████████████  the whole card  new",
         "  GPU 2  █████████████████  the whole card  mla",
-        "  not estimated: one, two, new (its weights have not been looked at yet; a run or gpurack plan --live does)",
         "  not estimated: mla (deepseek2 compresses its KV cache (MLA))",
+        "not estimated: 3 models whose weights nobody has looked at yet; gpurack plan --live does, and any run",
         lines[-1],
     ]
     assert lines[-1].startswith("0 errors, ")
