@@ -27,9 +27,9 @@ lock: ## renew requirements/*.txt from pyproject.toml
 	$(BIN)/uv pip compile -q --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-annotate --no-header \
 	    pyproject.toml -o requirements/run.txt
 
-docs: $(READY) ## docs/inventory.md, from the vocabulary itself, and docs/from-docker-run.md, from the engines' cases
+docs: $(READY) ## docs/inventory.md, from the vocabulary itself, and docs/from-docker-run.md, from the commands in tests/unit/importing
 	$(BIN)/python -m gpurack.spec.reference > docs/inventory.md
-	$(BIN)/python -m tests.unit.engines.page > docs/from-docker-run.md
+	$(BIN)/python -m tests.unit.importing.page > docs/from-docker-run.md
 
 picture: $(READY) ## docs/run.svg, from a real run on the testbed (after make demo)
 	$(BIN)/python -m tests.testbed.picture

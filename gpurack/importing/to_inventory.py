@@ -91,7 +91,8 @@ class _Translation:
         if recognise.is_job(image, run.command):
             shown = secret.masked(run.command, 60)
             self.say(
-                "left out", f"a job, not a service: it does `{shown}` once and ends. gpurack runs services only so far."
+                "left out",
+                f"a job, not a service: it does `{shown}` once and ends. Run it by hand; its result can be weights.",
             )
             return None
         self.engine = self.choose_engine(image)

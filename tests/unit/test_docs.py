@@ -4,7 +4,7 @@ from pathlib import Path
 
 from gpurack.engines import ENGINES
 from gpurack.spec.reference import inventory_page
-from tests.unit.engines.page import page
+from tests.unit.importing.page import page
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
