@@ -44,6 +44,7 @@ types: $(READY)
 	$(BIN)/mypy
 
 unit: $(READY)
+	$(BIN)/pytest -q --doctest-modules --import-mode=importlib gpurack
 	$(BIN)/pytest -q tests/unit tests/operations
 
 acceptance: $(READY) ## what must hold on the testbed's real hosts

@@ -33,9 +33,29 @@ def show(console: Console, fleet: Mapping[str, Host], sizes: Sizes, warnings: Se
         many = counted(len(unseen), "model")
         how = "gpurack plan --live does, and any run"
         console.print(f"[dim]not estimated: {many} whose weights nobody has looked at yet; {how}[/]")
-    for problem in warnings:
-        console.print(f"[yellow]warning[/]  {escape(str(problem))}")
+    for line in grouped(warnings):
+        console.print(f"[yellow]warning[/]  {escape(line)}")
     console.print(f"0 errors, {counted(len(warnings), 'warning')}. Apply: {escape(apply)}")
+
+
+def grouped(warnings: Sequence[Problem]) -> list[str]:
+    """One line per sentence, with all that it is true of: a lab of forty models has few kinds of warnings.
+
+    >>> grouped([Problem("a", "models.x", "no key."), Problem("b", "models.y", "no key.")])
+    ['no key: a x · b y']
+    """
+    places: dict[str, dict[str, list[str]]] = {}
+    for problem in warnings:
+        name = problem.path.partition(".")[2] or problem.path
+        places.setdefault(problem.what, {}).setdefault(problem.host, []).append(name)
+    lines = []
+    for what, hosts in places.items():
+        if sum(map(len, hosts.values())) == 1:
+            lines.append(str(next(problem for problem in warnings if problem.what == what)))
+        else:
+            where = " · ".join(f"{host} {', '.join(names)}".strip() for host, names in hosts.items())
+            lines.append(f"{what.rstrip('.')}: {where}")
+    return lines
 
 
 def headline(fleet: Mapping[str, Host], seen: str = "") -> str:

@@ -45,7 +45,7 @@ def not_carried_out(fleet: Mapping[str, Host]) -> list[Problem]:
             if used(model)
         ]
         problems += [
-            Problem(name, path, f"is understood, but this version of gpurack does not carry it out yet{remedy}.")
+            Problem(name, path, f"understood, but not carried out by this version of gpurack yet{remedy}.")
             for path, remedy in found
         ]
     return problems
