@@ -58,8 +58,8 @@ look_host() {
 	printf '%s\n' "$WEIGHTS" | while IFS= read -r path; do
 		[ -n "$path" ] && [ -e "$path" ] || continue
 		seen="$(stamp "$path")|$path"
-		echo "$seen"
-		printf '%s\n' "$SEEN" | grep -qxF -e "$seen" || echo "$path" >&3
+		printf '%s\n' "$seen"
+		printf '%s\n' "$SEEN" | grep -qxF -e "$seen" || printf '%s\n' "$path" >&3
 	done 3>"$work/unseen"
 	section headers
 	[ -s "$work/unseen" ] && have python3 && python3 -c "$READER" <"$work/unseen"

@@ -76,6 +76,17 @@ class NotEstimated(Exception):
 
 
 @dataclass(frozen=True)
+class Facts:
+    """What an engine is told about weights, for the estimate. context: the longest they allow, None when they do not
+    say. vocabulary: how many tokens they know. quantized: to fewer bits, by the format's own means."""
+
+    layers: int
+    context: int | None
+    vocabulary: int
+    quantized: bool
+
+
+@dataclass(frozen=True)
 class Needs:
     """How an engine fills a card's memory.
 
@@ -243,9 +254,8 @@ class Engine(ABC):
         can = [*self.weights_suffixes, *(["Hugging Face folders"] if self.weights_folders else [])]
         return [("weights", f"{self.name} reads {' or '.join(can)}, not {name}.")]
 
-    def needs(self, model: Model, context: int | None, vocabulary: int) -> Needs:
-        """What it needs of its cards. context: the longest that the weights allow; vocabulary: how many tokens they
-        know. Raises NotEstimated."""
+    def needs(self, model: Model, facts: Facts) -> Needs:
+        """What it needs of its cards. Raises NotEstimated."""
         raise NotEstimated(f"gpurack has no formula for {self.name}")
 
     def budget(self, model: Model, card: float) -> float:

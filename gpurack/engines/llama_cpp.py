@@ -11,7 +11,7 @@ unless the KV cache is unified (the default only without `--parallel`); the cach
 import re
 from typing import ClassVar
 
-from gpurack.engines.base import Accelerator, Container, Engine, Needs, NotEstimated, Run, flags, given
+from gpurack.engines.base import Accelerator, Container, Engine, Facts, Needs, NotEstimated, Run, flags, given
 from gpurack.spec.model import Model
 
 STEP = 256
@@ -20,8 +20,9 @@ KV_BYTES = {
     "q5_0": 22 / 32, "q5_1": 24 / 32,
 }  # fmt: skip
 """`--cache-type-k`, `-v` → bytes of a number (ggml's blocks of 32)."""
+LAYERS = ("n-gpu-layers", "gpu-layers", "ngl")
 UNFORESEEN = (
-    "n-gpu-layers", "gpu-layers", "ngl", "split-mode", "sm", "tensor-split", "ts", "main-gpu", "mg", "override-tensor",
+    "split-mode", "sm", "tensor-split", "ts", "main-gpu", "mg", "override-tensor",
     "ot", "cpu-moe", "cmoe", "n-cpu-moe", "ncmoe", "no-kv-offload", "nkvo", "mmproj", "model-draft", "md", "lora",
     "control-vector", "swa-full", "override-kv", "device", "dev", "kv-unified-per-slot",
 )  # fmt: skip
@@ -67,12 +68,13 @@ class LlamaCpp(Engine):
         locked = {"cap_add": ["IPC_LOCK"], "ulimits": {"memlock": -1}} if model.args.get("mlock") is True else {}
         return Container(command + flags(model.args, ONE_DASH), compose=locked)
 
-    def needs(self, model: Model, context: int | None, vocabulary: int) -> Needs:
+    def needs(self, model: Model, facts: Facts) -> Needs:
         """A KV cache of its whole context from the start, for each slot; without `context` that of the weights."""
         args = given(model)
-        if unforeseen := [flag for flag in UNFORESEEN if flag in args]:
+        elsewhere = [flag for flag in LAYERS if flag in args and not all_layers(str(args[flag]), facts.layers)]
+        if unforeseen := [*elsewhere, *(flag for flag in UNFORESEEN if flag in args)]:
             raise NotEstimated(f"args.{unforeseen[0]} decides what lies on a card")
-        total = model.context * slots(model) if model.context else context
+        total = model.context * slots(model) if model.context else facts.context
         if total is None:
             raise NotEstimated("the weights do not say their context; write context")
         types = [str(args.get(f"cache-type-{part}", args.get(f"ct{part}", "f16"))) for part in "kv"]
@@ -82,10 +84,15 @@ class LlamaCpp(Engine):
         if not batch.isdecimal():
             raise NotEstimated(f"ubatch-size {batch} is no number")
         # CUDA's own part [E], and one batch's scores for the whole vocabulary
-        scores = int(batch) * vocabulary * 4 / 2**30 if model.gpus else 0.0
+        scores = int(batch) * facts.vocabulary * 4 / 2**30 if model.gpus else 0.0
         least, usual = (0.3, 0.5) if model.gpus else (0.0, 0.1)
         cells = kv_cells(total, slots(model))
         return Needs(cells, (KV_BYTES[types[0]], KV_BYTES[types[1]]), (least, usual + scores))
+
+
+def all_layers(value: str, layers: int) -> bool:
+    """Does --n-gpu-layers put everything onto the cards? The output counts as one more layer."""
+    return value == "all" or (value.isdecimal() and int(value) > layers)
 
 
 def slots(model: Model) -> int:

@@ -13,6 +13,7 @@ from gpurack.engines.base import (
     Accelerator,
     Container,
     Engine,
+    Facts,
     Finding,
     Needs,
     NotEstimated,
@@ -33,7 +34,7 @@ FLOATS = {"auto": 2, "half": 2, "float16": 2, "bfloat16": 2, "float": 4, "float3
 """--dtype → bytes. auto: weights of 32 bits are loaded as 16."""
 KV_TYPES = {"bfloat16": 2, "float16": 2, "fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1}
 UNFORESEEN = (
-    "quantization", "q", "load-format", "hf-overrides", "speculative-config", "enable-lora", "cpu-offload-gb",
+    "load-format", "hf-overrides", "speculative-config", "enable-lora", "cpu-offload-gb",
     "kv-offloading-size", "kv-cache-memory-bytes", "data-parallel-size", "dp", "enable-expert-parallel", "config",
     "decode-context-parallel-size", "dcp", "num-gpu-blocks-override",
 )  # fmt: skip
@@ -141,13 +142,15 @@ class Vllm(Engine):
         entrypoint, command = with_secrets({"VLLM_API_KEY": run.api_key_file}, ["vllm", "serve", *argv])
         return Container(command, entrypoint, environment, volumes, compose={"ipc": "host"})
 
-    def needs(self, model: Model, context: int | None, vocabulary: int) -> Needs:
+    def needs(self, model: Model, facts: Facts) -> Needs:
         """KV cache for one request of the longest context at least, or vLLM does not start; it fills the rest of its
         share with more."""
         args = {flag: str(value) for flag, value in given(model).items()}
-        if unforeseen := [flag for flag in UNFORESEEN if flag in args]:
+        # weights that are quantized already are not changed by saying so
+        changes = [flag for flag in ("quantization", "q") if flag in args and not facts.quantized]
+        if unforeseen := [*changes, *(flag for flag in UNFORESEEN if flag in args)]:
             raise NotEstimated(f"args.{unforeseen[0]} decides what lies on a card")
-        longest = model.context or context
+        longest = model.context or facts.context
         if longest is None:
             raise NotEstimated("the weights do not say their context; write context")
         dtype, kv_type = args.get("dtype", "auto"), args.get("kv-cache-dtype", "auto")

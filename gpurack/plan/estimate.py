@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gpurack.engines import ENGINES
-from gpurack.engines.base import Needs, NotEstimated
+from gpurack.engines.base import Facts, Needs, NotEstimated
 from gpurack.plan.shape import Shape, heads_of, shape_of
 from gpurack.spec.model import Model
 from gpurack.state.model import Header
@@ -50,7 +50,8 @@ def estimate(model: Model, header: Header | None, cards: int) -> Estimate:
     if header is None:
         raise NotEstimated(UNSEEN if model.weights else f"gpurack does not see the weights of {model.engine}")
     shape = shape_of(header)
-    needs = ENGINES[model.engine].needs(model, shape.context, shape.vocabulary)
+    facts = Facts(shape.layers, shape.context, shape.vocabulary, "quantization" in header.config)
+    needs = ENGINES[model.engine].needs(model, facts)
     if shape.window and needs.tokens > shape.window:
         raise NotEstimated(f"its attention slides over {shape.window} tokens, so it keeps less than the formula says")
     tensor, stages = split_over(model, cards)

@@ -76,7 +76,8 @@ def sizes(fleet: Mapping[str, Host], remembered: Mapping[str, Mapping[str, Heade
             if header:
                 days.append(header.seen)
             if error := refusal(model, header, cards):
-                problems.append(Problem(name, f"models.{key}", error))
+                seen = f" Weights as seen {header.seen}." if header else ""
+                problems.append(Problem(name, f"models.{key}", f"{error}{seen}"))
             if warning := tight(model, header, cards):
                 warnings.append(Problem(name, f"models.{key}", warning))
     return Sizes(estimates, reasons, min(days, default=""), tuple(problems), tuple(warnings))

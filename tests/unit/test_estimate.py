@@ -200,6 +200,13 @@ def test_quantized_kv_cache() -> None:
     assert need.kv * GIB == 1024 * 32 * 4096 * (34 / 32 + 4)
 
 
+def test_flags_that_only_say_what_is_so_anyway() -> None:
+    whole = estimate(llama(), gguf(), 1)
+    assert estimate(llama(args={"ngl": 99}), gguf(), 1) == estimate(llama(args={"ngl": "all"}), gguf(), 1) == whole
+    quantized = hf(2.0, "I32", quantization="awq")
+    assert estimate(vllm(context=10, args={"quantization": "awq"}), quantized, 1).weights == pytest.approx(2.0)
+
+
 def test_layers_are_shared_out_among_cards() -> None:
     one, three = estimate(llama(), gguf(), 1), estimate(llama(3), gguf(), 3)
     assert three.weights == pytest.approx(one.weights / 3)
@@ -261,7 +268,8 @@ def test_gguf_not_estimated(header: Header, reason: str) -> None:
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        (llama(args={"n-gpu-layers": 10}), "args.n-gpu-layers decides what lies on a card"),
+        (llama(args={"n-gpu-layers": 32}), "args.n-gpu-layers decides what lies on a card"),
+        (llama(args={"ngl": -1}), "args.ngl decides what lies on a card"),
         (llama(args={"mmproj": "/x"}), "args.mmproj decides what lies on a card"),
         (llama(args={"ub": "many"}), "ubatch-size many is no number"),
         (llama(args={"cache-type-k": "new"}), "gpurack does not know the KV cache's type new"),
@@ -372,10 +380,10 @@ def test_all_cards_of_unknown_hardware() -> None:
 
 def test_offline_refuses_with_host_and_model() -> None:
     fleet = fleet_of(alpha={"gpus": [0], "weights": "/w/a.gguf"})
-    found = sizes(fleet, {"gpu1": {"/w/a.gguf": gguf(30.0)}})
+    found = sizes(fleet, {"gpu1": {"/w/a.gguf": replace(gguf(30.0), seen="2026-11-19")}})
     assert [str(problem) for problem in found.problems] == [
         "gpu1 models.alpha: needs 32.3 GiB (weights 30.0, KV cache 2.0 for 4096 tokens, overhead 0.3 or more), but "
-        "GPU 0 (A30) has 24.0 for it. Give it 2 cards or choose smaller weights."
+        "GPU 0 (A30) has 24.0 for it. Give it 2 cards or choose smaller weights. Weights as seen 2026-11-19."
     ]
 
 

@@ -87,7 +87,8 @@ def test_what_cannot_fit_is_an_error(tmp_path: Path) -> None:
     done = plan(tmp_path, text=LAB.replace("gpus: [1, 2]", "gpus: [1]"))
     assert done.output.splitlines() == [
         "error  gpu1 models.qwen-14b: needs 34.5 GiB (weights 27.5, KV cache 6.0 for 32768 tokens, overhead 1.0 or "
-        "more), but GPU 1 (A30) has 22.1 for it. Give it 2 cards or choose smaller weights.",
+        "more), but GPU 1 (A30) has 22.1 for it. Give it 2 cards or choose smaller weights. "
+        "Weights as seen 2026-11-19.",
         "1 error. Nothing can be applied until they are gone.",
     ]
     assert done.exit_code == 2

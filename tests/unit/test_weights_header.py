@@ -182,6 +182,14 @@ def test_a_look_reads_headers_once(tmp_path: Path) -> None:
     assert changed.stamps[str(path)] != first.stamps[str(path)]
 
 
+@given(line=st.one_of(st.text(), st.dictionaries(st.text(), st.none() | st.integers() | st.text()).map(json.dumps)))
+def test_an_answer_that_is_none_counts_as_not_read(line: str) -> None:
+    seen = parse(
+        ["@@ stamps", "1-2|/a", "@@ headers", line.replace("@", ""), '{"path": "/a", "kind": "gguf"}', "@@ end"]
+    )
+    assert seen.headers == {"/a": Header("1-2", "gguf")}
+
+
 def test_a_folder_is_another_when_a_file_in_it_is(tmp_path: Path) -> None:
     blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshot"
     folder(blobs, QWEN["7B"], {"a": (3, 3)})
