@@ -51,6 +51,8 @@ def gguf(path):
 def gguf_part(path):
     """(values by key, bytes of tensors) of one file. Of long arrays the value is the length."""
     with open(path, "rb") as file:
+        if not os.path.getsize(path):
+            raise ValueError("%s is empty" % shown(path))
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     magic, version, tensors, pairs = struct.unpack_from("<4sIQQ", data, 0)
     if magic != b"GGUF" or version not in (2, 3):
@@ -96,7 +98,7 @@ def string(data, at):
     """(the text at this place, the place behind it)"""
     (length,) = struct.unpack_from("<Q", data, at)
     if at + 8 + length > len(data):
-        raise ValueError("the file is cut off in its header")
+        raise struct.error("too short")
     return data[at + 8 : at + 8 + length].decode("utf-8", "replace"), at + 8 + length
 
 
@@ -168,7 +170,9 @@ def answer(path):
         return {"problem": "%s: %s" % (shown(error.filename or path), error.strerror)}
     except ValueError as error:
         return {"problem": str(error)}
-    except (KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
+    except struct.error:
+        return {"problem": "%s is cut off in its header" % shown(path)}
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
         return {"problem": "their header could not be read (%r)" % error}
 
 

@@ -134,7 +134,8 @@ def test_a_damaged_file_is_never_an_exception(tmp_path_factory: pytest.TempPathF
     header_end = len(whole) - 3 * 144
     cut = data.draw(st.integers(0, header_end))
     (base / "cut.gguf").write_bytes(whole[:cut])
-    assert read(base / "cut.gguf").problem
+    sentences = ("cut.gguf is cut off", "cut.gguf is cut off in its header", "cut.gguf is empty")
+    assert read(base / "cut.gguf").problem in sentences
     at = data.draw(st.integers(0, header_end))
     garbage = data.draw(st.binary(min_size=1, max_size=12))
     (base / "garbage.gguf").write_bytes(whole[:at] + garbage + whole[at + len(garbage) :])
