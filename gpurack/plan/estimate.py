@@ -48,7 +48,7 @@ class Estimate:
 def estimate(model: Model, header: Header | None, cards: int) -> Estimate:
     """Of each of that many cards. Raises NotEstimated with the reason."""
     if header is None:
-        raise NotEstimated(UNSEEN if model.weights else f"gpurack does not see the weights of {model.engine}")
+        raise NotEstimated(UNSEEN if model.weights else f"gpurack has no formula for {model.engine}")
     shape = shape_of(header)
     facts = Facts(shape.layers, shape.context, shape.vocabulary, "quantization" in header.config)
     needs = ENGINES[model.engine].needs(model, facts)
