@@ -94,6 +94,8 @@ def matches(command: Any, form: Any) -> bool:
     if "install" in form:
         step = apt.install("", form["install"], form.get("hold", []))
         return isinstance(step, Shell) and str(command) == str(slow(step.command))
+    if "hold" in form:
+        return str(command) == str(next(carry_out(apt.hold(form["hold"]))))
     if "write" in form:
         content = form["content"] if "content" in form else read_text(form["content_of"])
         wanted = write_file(form["write"], content, form.get("mode", "644"))
