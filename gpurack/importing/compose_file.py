@@ -48,7 +48,12 @@ def read(text: str, variables: Mapping[str, str]) -> tuple[list[ContainerRun], l
     for key in content:
         if key not in ("version", "name", "services", "volumes", "networks") and not str(key).startswith("x-"):
             findings.append(Finding("open", "compose file", f"{key}: could not be expressed."))
-    runs = [service(str(name), fields or {}, findings) for name, fields in services.items()]
+    runs = []
+    for name, fields in services.items():
+        try:
+            runs.append(service(str(name), fields or {}, findings))
+        except (AttributeError, KeyError, TypeError, ValueError, docker_run.Unreadable) as error:
+            findings.append(Finding("open", f"service {name}", f"is not what Compose takes: {error!r}."))
     return runs, findings
 
 

@@ -64,7 +64,11 @@ def read(text: str, variables: Mapping[str, str] | None = None, files: Mapping[s
     known = replace(known, names={**{run.name: run.name for run in runs if run.name}, **known.names})
     imported = Imported(findings=findings)
     for run in runs:
-        entry, found = entry_of(run, known)
+        try:
+            entry, found = entry_of(run, known)
+        except ValueError as error:  # a number that is none
+            imported.findings.append(Finding("open", run.where, f"cannot be understood: {error}."))
+            continue
         imported.findings += found
         if entry:
             add(imported, entry)
@@ -114,7 +118,7 @@ def of_script(text: str, known: Known) -> tuple[list[ContainerRun], list[Finding
             continue
         try:
             container, found = docker_run.parse(options, command.where)
-        except docker_run.Unreadable as error:
+        except (docker_run.Unreadable, ValueError) as error:
             findings.append(Finding("open", command.where, f"docker run cannot be read: {error}"))
             continue
         runs.append(container)

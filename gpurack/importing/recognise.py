@@ -83,7 +83,7 @@ DIALECTS: Mapping[str, Dialect] = {
         },
     ),
     "ollama": Dialect(
-        programs=(("serve",), ("ollama", "serve")),
+        programs=(("serve",), ("ollama", "serve"), ("/bin/ollama", "serve")),
         variables={
             "OLLAMA_CONTEXT_LENGTH": "context",
             "OLLAMA_HOST": "gpurack sets it; port and bind say where it answers",
@@ -92,7 +92,7 @@ DIALECTS: Mapping[str, Dialect] = {
         caches={"/root/.ollama": OWN_VOLUME + "; name the models in pull"},
     ),
     "tei": Dialect(
-        programs=(("text-embeddings-router",),),
+        programs=(("text-embeddings-router",), ("./entrypoint.sh",)),
         short={"p": "port"},
         variables={"MODEL_ID": "model-id", "REVISION": "revision", "API_KEY": "api-key", "PORT": "port",
                    "HOSTNAME": "hostname"},
@@ -123,7 +123,7 @@ DIALECTS: Mapping[str, Dialect] = {
         caches={"/app/backend/data": OWN_VOLUME + "; copy accounts and chats if they are needed"},
     ),
     "litellm": Dialect(
-        programs=(("litellm",),),
+        programs=(("litellm",), ("docker/prod_entrypoint.sh",)),
         variables={"LITELLM_MASTER_KEY": "api-key"},
     ),
     "custom": Dialect(),

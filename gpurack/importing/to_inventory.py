@@ -96,6 +96,10 @@ class _Translation:
             )
             return None
         self.engine = self.choose_engine(image)
+        if self.engine == "custom" and run.running and run.gpus is None:
+            self.findings = []
+            self.say("left out", f"{run.image} is no engine that gpurack knows, and has no card.")
+            return None
         if self.engine == "custom" and not run.ports and not run.host_network and (run.interactive or not run.detached):
             self.findings = []
             self.say("left out", f"no service: {run.image} publishes no port and runs in the foreground.")

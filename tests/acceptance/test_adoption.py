@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,3 +69,28 @@ def test_the_old_container_comes_back_when_the_new_model_fails(lab: Lab, by_hand
     by_hand.root("curl -sS --retry 30 --retry-delay 1 --retry-all-errors -o /dev/null http://127.0.0.1:8020/health")
     assert chat(by_hand, 8020) == lab.testbed.weights("beta").sentence
     assert "alpha" not in containers(by_hand)
+
+
+def test_what_import_prints_takes_its_place(lab: Lab, by_hand: Host) -> None:
+    """From what runs by hand to an inventory by one remote command that changes nothing, and from that to a model of
+    gpurack's in its place, under the same name, at the same address, with the same weights."""
+    before, begun = containers(by_hand), time.time()
+    gpurack = [str(Path(sys.executable).parent / "gpurack"), "import", "--host", "cpu1"]
+    imported = subprocess.run([*gpurack, str(lab.inventory({"cpu1": {}}))], capture_output=True, text=True)
+    assert imported.returncode == 1, imported.stderr  # it is open to everybody, which is for the admin to decide
+    assert by_hand.ssh_commands(begun) == 1
+    assert containers(by_hand) == before
+    assert "# Left out, because it is no service:\n#   container gamma: is gpurack's already." in imported.stdout
+
+    printed: dict[str, Any] = {}
+    exec(imported.stdout, printed)
+    ([(name, data)], _) = printed["gpu_hosts"]
+    assert (name, list(data["models"])) == ("cpu1", [OLD])
+    run = lab.run(lab.inventory({"cpu1": {"models": {"gamma": model("gamma", [], 8000), **data["models"]}}}))
+    assert run.exit_code == 0, run.output
+    now = containers(by_hand)[OLD]
+    assert "gpurack.model" in now["Config"]["Labels"]
+    assert now["HostConfig"]["PortBindings"] == {"8080/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8020"}]}
+    assert now["HostConfig"]["RestartPolicy"] == {"Name": "on-failure", "MaximumRetryCount": 3}
+    assert [mount["Source"] for mount in now["Mounts"]] == ["/srv/models/beta.gguf"]
+    assert chat(by_hand, 8020) == lab.testbed.weights("beta").sentence

@@ -101,5 +101,15 @@ def test_the_rest_in_composes_words() -> None:
     }
 
 
+def test_what_has_nothing_to_do_with_models_is_left_alone() -> None:
+    database = container("db", DeviceRequests=None, Runtime="runc")
+    database["Config"] |= {"Image": "postgres:17", "Cmd": None}
+    imported = read(printed(database))
+    assert not imported.data
+    assert [finding.what for finding in imported.findings] == [
+        "postgres:17 is no engine that gpurack knows, and has no card."
+    ]
+
+
 def test_nothing_runs() -> None:
     assert read("").data == {}

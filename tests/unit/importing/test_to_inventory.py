@@ -3,9 +3,14 @@
 from typing import Any
 
 import pytest
+import yaml
+from hypothesis import given
+from hypothesis.strategies import lists, sampled_from
 
+from gpurack.importing.compose_file import NoCompose
 from gpurack.importing.reader import Imported, read
 from gpurack.importing.text import as_python, as_yaml, comments
+from gpurack.spec.load import to_groups
 
 VLLM = "docker run -d --restart unless-stopped --gpus device=0 --ipc=host -p 127.0.0.1:8000:8000 -v /m:/m --name one"
 
@@ -201,10 +206,6 @@ def test_one_name_twice() -> None:
 
 
 def test_python_and_yaml_are_the_inventory_itself() -> None:
-    import yaml
-
-    from gpurack.spec.load import to_groups
-
     imported = read(f'{VLLM} vllm/vllm-openai:v0.33.0 --model /m/x -O \'{{"a": "it\'s"}}\'\n' + "docker pull x/y\n")
     assert isinstance(imported, Imported)
     for text in (as_python(imported, "gpu1.lab"), as_python(imported, "gpu1.lab") + comments(imported.findings)):
@@ -213,3 +214,21 @@ def test_python_and_yaml_are_the_inventory_itself() -> None:
         assert names["gpu_hosts"] == ([("gpu1.lab", imported.data)], {})
     content = yaml.safe_load(as_yaml(imported, "gpu1.lab") + comments(imported.findings))
     assert to_groups(content, "x")["all"] == ([("gpu1.lab", imported.data)], {})
+
+
+PIECES = [
+    "docker run", "sudo docker run", "-d", "-p 80:80", "-p", "--gpus", "all", "device=0", "--name", "x y", "-v /a:/b",
+    "-v", "vllm/vllm-openai", "ollama/ollama:1", "ghcr.io/ggml-org/llama.cpp:server", "a/b:1", "--model", "/b/m.gguf",
+    "--port", "abc", "-c", "-np", "0", "-tp", "--task", "\\\n", "\\ \n", "\n", "'", '"', "$x", "$(", "`", "#", "<<E",
+    "services:\n", "  a:\n", "    image: x\n", "    ports: [1, 'b']\n", "if", "fi", "&&", ">", "-e", "A_KEY=1", "=",
+]  # fmt: skip
+
+
+@given(lists(sampled_from(PIECES), max_size=14), sampled_from([" ", ""]))
+def test_whatever_is_given_ends_in_entries_or_sentences(pieces: list[str], between: str) -> None:
+    try:
+        imported = read(between.join(pieces))
+    except NoCompose:
+        return
+    assert yaml.safe_load(as_yaml(imported, "h") + comments(imported.findings))["hosts"]["h"] == imported.data
+    exec(as_python(imported, "h") + comments(imported.findings), {})
