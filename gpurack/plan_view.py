@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from gpurack.endpoints import endpoint
 from gpurack.engines import ENGINES
 from gpurack.plan import ledger
 from gpurack.plan.estimate import UNSEEN, Estimate
@@ -27,8 +28,8 @@ def show(console: Console, fleet: Mapping[str, Host], sizes: Sizes, warnings: Se
             console.print(f"  {line}")
         for line in not_estimated({key: why for (on, key), why in sizes.reasons.items() if on == name}):
             console.print(f"  [dim]{escape(line)}[/]")
-        for endpoint in endpoints(name, host):
-            console.print(f"  [dim]{escape(endpoint)}[/]")
+        for line in endpoints(name, host):
+            console.print(f"  [dim]{escape(line)}[/]")
     if unseen := [key for (_, key), why in sizes.reasons.items() if why == UNSEEN]:
         many = counted(len(unseen), "model")
         how = "gpurack plan --live does, and any run"
@@ -160,13 +161,7 @@ def names(host: Host, seat: Seat) -> str:
 
 def endpoints(name: str, host: Host) -> list[str]:
     """`http://gpu1.lab:8000/v1  qwen2.5-7b-instruct`, as people reach it; loopback ones only on the host itself."""
-    found = []
-    for key, model in host.entries.items():
-        if model.enabled:
-            where = {"loopback": "localhost", "lan": host.address or name, "any": host.address or name}
-            path = "/v1" if not ENGINES[model.engine].service else ""
-            found.append(f"http://{where.get(model.bind, model.bind)}:{model.port}{path}  {key}")
-    return found
+    return [f"{endpoint(name, host, model)}  {key}" for key, model in host.entries.items() if model.enabled]
 
 
 def as_data(fleet: Mapping[str, Host], sizes: Sizes, warnings: Sequence[Problem]) -> dict[str, Any]:

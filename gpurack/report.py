@@ -15,6 +15,7 @@ from pyinfra.api.state import BaseStateCallback, StateStage
 from rich.console import Console
 from rich.table import Table
 
+from gpurack.endpoints import endpoint
 from gpurack.plan import ledger
 from gpurack.spec import model as spec
 from gpurack.spec.fleet import Fleet
@@ -112,12 +113,9 @@ class Report(BaseStateCallback):
         """One model."""
         entry = wanted.models[model]
         version = entry.version or "image"
-        host = wanted.address or name
-        where = host if entry.bind in ("lan", "any") else ("localhost" if entry.bind == "loopback" else entry.bind)
-        where = f"[{where}]" if ":" in where else where
-        endpoint = f"http://{where}:{entry.port}/v1" if entry.enabled else ""
+        url = endpoint(name, wanted, entry) if entry.enabled else ""
         gpus = ledger.gpus_text(entry).strip("[]") or "CPU"
-        return (name, model, f"{entry.engine} {version}", gpus, endpoint, self.state_of(name, model, wanted, seen))
+        return (name, model, f"{entry.engine} {version}", gpus, url, self.state_of(name, model, wanted, seen))
 
     def state_of(self, name: str, model: str, wanted: spec.Host, seen: HostState) -> str:
         """`ready, recreated` · `disabled` · `FAILED: why` · `not running`"""

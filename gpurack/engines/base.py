@@ -124,7 +124,7 @@ NO_CARDS: Mapping[str, str] = {
 class Engine(ABC):
     """One serving engine.
 
-    name: the inventory's word. port: where it listens inside its container. ready_path: the path that answers 200 once
+    name: the inventory's word. port: where it listens inside its container. base_path: of its API. ready_path: the path that answers 200 once
     it serves; ready_names_model: with the served name in the body. weights_suffixes: endings of the files it can read;
     weights_folders: can it read a Hugging Face folder? no_weights: how the sentence ends that refuses weights.
     enforces_vram: does it keep to its share of a card by itself?
@@ -138,6 +138,7 @@ class Engine(ABC):
 
     name: ClassVar[str]
     port: ClassVar[int]
+    base_path: ClassVar[str] = "/v1"
     ready_path: ClassVar[str] = "/v1/models"
     ready_names_model: ClassVar[bool] = True
     weights_suffixes: ClassVar[tuple[str, ...]] = ()

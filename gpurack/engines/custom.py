@@ -19,6 +19,7 @@ class Custom(Engine):
 
     name = "custom"
     ready_names_model = False
+    base_path = ""
     ready_path = "/"
     service = None
     unused: ClassVar = {

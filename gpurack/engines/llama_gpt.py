@@ -21,6 +21,7 @@ class LlamaGpt(Engine):
 
     name = "llama-gpt"
     port = 3000
+    base_path = ""
     ready_path = "/"
     ready_names_model = False
     keyless = True

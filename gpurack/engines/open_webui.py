@@ -19,6 +19,7 @@ class OpenWebui(Engine):
 
     name = "open-webui"
     port = 8080
+    base_path = ""
     ready_path = "/ready"
     ready_names_model = False
     service = True
