@@ -124,9 +124,10 @@ NO_CARDS: Mapping[str, str] = {
 class Engine(ABC):
     """One serving engine.
 
-    name: the inventory's word. port: where it listens inside its container. base_path: of its API. ready_path: the path that answers 200 once
-    it serves; ready_names_model: with the served name in the body. weights_suffixes: endings of the files it can read;
-    weights_folders: can it read a Hugging Face folder? no_weights: how the sentence ends that refuses weights.
+    name: the inventory's word. port: where it listens inside its container. base_path: of its API. ready_path: the path
+    that answers 200 once it serves; ready_names_model: with the served name in the body. weights_suffixes: endings of
+    the files it can read; weights_folders: can it read a Hugging Face folder? no_weights: how the sentence ends that
+    refuses weights.
     enforces_vram: does it keep to its share of a card by itself?
     keyless: it knows no API keys. service: what people use, not a model; None: may be either. fields: which of the
     fields of SPECIAL it has. unused: fields of the inventory that mean nothing to it → the sentence that says so; in
