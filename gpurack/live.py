@@ -2,9 +2,11 @@
 
 import secrets
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
 from pyinfra.api import Config, Host, State
 from pyinfra.api.connect import connect_all, disconnect_all
+from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.inventory import Inventory
 from pyinfra.api.state import StateStage
 from pyinfra.context import ctx_host, ctx_state
@@ -28,7 +30,8 @@ def show_live(console: Console, inventory: Inventory, fleet: Mapping[str, spec.H
     state.set_stage(StateStage.Connect)
     code = 0
     try:
-        connect_all(state)
+        with suppress(PyinfraError):  # no host at all could be reached; each has its line below
+            connect_all(state)
         state.set_stage(StateStage.Prepare)
         for host in inventory:
             code = max(code, show_host(console, state, host, fleet[host.name]))

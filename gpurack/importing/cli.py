@@ -33,13 +33,15 @@ def run(
         )
         return UNREADABLE
     except (NoCompose, Unread) as error:
-        click.echo(f"error  {source if source and not host else 'input'}: {error}", err=True)
+        click.echo(f"error  {host or source or 'standard input'}: {error}", err=True)
         return UNREADABLE
     printed = name or host or HOST
     if not (imported.models or imported.services):
         click.echo("# No service was found.")
         click.echo(text_of.comments(imported.findings), nl=False)
-        return UNREADABLE if not imported.findings else LEFT_TO_DO
+        if not imported.findings:
+            return UNREADABLE
+        return LEFT_TO_DO if any(finding.kind == "open" for finding in imported.findings) else ALL_SAID
     click.echo(text_of.as_yaml(imported, printed) if as_yaml else text_of.as_python(imported, printed))
     refused = refusals(imported, printed)
     click.echo(text_of.comments(imported.findings, refused), nl=False)

@@ -97,13 +97,16 @@ def service(name: str, fields: Mapping[str, Any], findings: list[Finding]) -> Co
             Finding("open", where, f"is built from {context}; write image: {{\"build\": {{\"git\": …, \"revision\": "
                     "…}}}}, or keep the image's name while the host has it.")
         )  # fmt: skip
-    compose = {key: said.pop(key) for key in list(said) if key in AS_IT_IS}
+    by_cdi = docker_run.cdi_cards(list(map(str, said.get("devices") or [])))
+    if by_cdi:
+        said["devices"] = [device for device in said["devices"] if not str(device).startswith(docker_run.CDI)]
+    compose = {key: value for key in list(said) if key in AS_IT_IS and (value := said.pop(key)) != []}
     for key in [key for key in said if key in NO_MEANING]:
         findings.append(Finding("changed", where, f"{key} is left out: {NO_MEANING[key]}."))
         del said[key]
     deploy = said.pop("deploy", None) or {}
     devices = deploy.get("resources", {}).get("reservations", {}).get("devices", [])
-    gpus = cards_of(said.pop("gpus", None) or devices)
+    gpus = cards_of(said.pop("gpus", None) or devices) or by_cdi
     limits = deploy.get("resources", {}).get("limits")
     if limits:
         compose["deploy"] = {"resources": {"limits": limits}}

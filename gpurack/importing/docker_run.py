@@ -39,6 +39,7 @@ COMPOSE = {
     "cgroup-parent": "cgroup_parent", "domainname": "domainname", "dns-search": "dns_search", "env-file": "env_file",
 }  # fmt: skip
 """Options of docker run → the same in Compose's words, with the same value."""
+CDI = "nvidia.com/gpu="
 NO_MEANING = {
     "attach", "detach-keys", "sig-proxy", "quiet", "disable-content-trust", "expose", "cidfile", "tty", "interactive",
     "detach",
@@ -112,6 +113,11 @@ def parse(words: Sequence[str], where: str) -> tuple[ContainerRun, list[Finding]
     def changed(what: str) -> None:
         findings.append(Finding("changed", where, what))
 
+    by_cdi = [device for device in said.get("device", []) if device.startswith(CDI)]
+    if "device" in said:
+        said["device"] = [device for device in said["device"] if device not in by_cdi]
+    if not said.get("device"):
+        said.pop("device", None)
     compose = {COMPOSE[name]: said.pop(name) for name in list(said) if name in COMPOSE}
     compose |= _other_words(said)
     network = said.pop("network", None) or said.pop("net", None)
@@ -126,7 +132,7 @@ def parse(words: Sequence[str], where: str) -> tuple[ContainerRun, list[Finding]
     environment, unset = environment_of(said.pop("env", []))
     mounts = [mount(text) for text in said.pop("volume", [])] + [long_mount(text) for text in said.pop("mount", [])]
     ports = [port for text in said.pop("publish", []) for port in ports_of(text)]
-    gpus = gpus_of(said.pop("gpus", None))
+    gpus = gpus_of(said.pop("gpus", None)) or cdi_cards(by_cdi)
     runtime = said.pop("runtime", None)
     gpus, environment, remark = with_runtime(gpus, runtime, environment)
     if remark:
@@ -280,6 +286,12 @@ def gpus_of(text: str | None) -> str | int | tuple[str, ...] | None:
         return tuple(part.strip() for part in ids.split(",") if part.strip())
     counted = re.search(r"count=(\d+)", plain)
     return int(counted[1]) if counted else "all"
+
+
+def cdi_cards(devices: Sequence[str]) -> str | tuple[str, ...] | None:
+    """The cards of `--device nvidia.com/gpu=…`."""
+    ids = tuple(device.removeprefix(CDI) for device in devices if device.startswith(CDI))
+    return "all" if "all" in ids else ids or None
 
 
 def with_runtime(

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pyinfra.api import Config, State, StringCommand
 from pyinfra.api.connect import connect_all, disconnect_all
+from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.inventory import Inventory
 from pyinfra.api.state import StateStage
 from pyinfra.context import ctx_host, ctx_state
@@ -25,19 +26,20 @@ def inspect(name: str, inventory_file: Path | None) -> str:
     inventory = read_inventory(inventory_file) if inventory_file else Inventory(([name], {}))
     host = inventory.get_host(name, default=None)
     if host is None:
-        raise Unreachable(f"{name} is not in {inventory_file}.")
+        raise Unreachable(f"is not in {inventory_file}.")
     state = State(inventory, Config())
     state.limit_hosts = [host]
     ctx_state.set(state)
     state.set_stage(StateStage.Connect)
     try:
-        connect_all(state)
-        if host not in state.active_hosts:
-            raise Unreachable(f"could not connect to {name}; try: ssh {name}.")
+        try:
+            connect_all(state)
+        except PyinfraError:  # the only host, and it is not there
+            raise Unreachable(f"could not connect; try: ssh {name}.") from None
         with ctx_host.use(host):
             done, output = host.run_shell_command(StringCommand(COMMAND))
     finally:
         disconnect_all(state)
     if not done:
-        raise Unreachable(f"docker on {name} says: {output.stderr.strip() or 'nothing'}.")
+        raise Unreachable(f"docker says: {output.stderr.strip() or 'nothing'}.")
     return str(output.stdout)

@@ -97,7 +97,7 @@ def cards(host: Mapping[str, Any]) -> str | int | tuple[str, ...] | None:
             return "all"
         elif request.get("Count"):
             return int(request["Count"])
-    return "all" if ids == ["all"] else tuple(ids) or None
+    return "all" if "all" in ids else tuple(ids) or None
 
 
 def mount(said: Mapping[str, Any]) -> Mount:

@@ -72,6 +72,8 @@ def read(text: str, variables: Mapping[str, str] | None = None, files: Mapping[s
         imported.findings += found
         if entry:
             add(imported, entry)
+        elif run.running:  # how its cards would have been said is of no interest any more
+            imported.findings = [one for one in imported.findings if one.where != run.where or one in found]
     imported.findings = sorted(dict.fromkeys(imported.findings), key=line_of)
     return imported
 

@@ -107,6 +107,13 @@ class _Translation:
         self.dialect: Dialect = DIALECTS[self.engine]
         arguments = self.arguments()
         self.listens: int | None = None
+        if arguments is None and run.running and not run.ports and not run.host_network:
+            self.findings = []
+            what = (
+                f"no service: it runs `{secret.masked([*(run.entrypoint or ()), *run.command], 60)}` and has no port."
+            )
+            self.say("left out", what)
+            return None
         if arguments is None:
             if self.engine != "custom":
                 # another program in the image of an engine we know: it still answers where that engine does
@@ -168,7 +175,7 @@ class _Translation:
                 command = command[len(program) :]
                 break
         found = flags_of.parse(command, self.dialect.short, self.dialect.one_dash)
-        if self.dialect.positional and found.positional and command[:1] == found.positional[:1]:
+        if self.dialect.positional and command[:1] == found.positional[:1] and "/" in "".join(command[:1]):
             found.given.setdefault("model", [found.positional.pop(0)])
         if found.positional and command[:1] == found.positional[:1]:
             self.say("open", f"its command `{secret.masked(command, 60)}` is not {self.engine}'s own, so it is kept "
@@ -366,7 +373,7 @@ class _Translation:
             if config.pop(key, None) is not None:
                 self.say("changed", f"{key} of {path} is left out: the inventory's port and bind say it.")
         if config.pop("api_key", None) is not None:
-            self.say_key(f"api_key of {path}", None)
+            self.say_key(None)
         for model in config.get("models", []):
             if isinstance(model.get("model"), str):
                 model["model"] = self.weights(model["model"], None)
@@ -491,7 +498,7 @@ class _Translation:
                     "open", f'its key is in {values[-1]}; say where it is on your machine: api_key: {{"file": …}}.'
                 )
             elif place == "api_key":
-                self.say_key(f"--{flag}", str(values[-1]))
+                self.say_key(str(values[-1]))
             elif place == "hf_token":
                 self.say_token(f"--{flag}", str(values[-1]))
             else:
@@ -522,13 +529,13 @@ class _Translation:
         if tokens > 0:
             self.fields["context"] = tokens
 
-    def say_key(self, found_in: str, value: str | None) -> None:
+    def say_key(self, value: str | None) -> None:
         """A key is where the admin keeps it, never here."""
         given = secret.reference(value or "")
         name = given or secret.variable_for(self.key)
         self.fields["api_key"] = {"env": name}
         if not given:
-            self.say("open", f"its key stood in plain text in {found_in}; it is not repeated here. export {name}=… "
+            self.say("open", f"its key stood in plain text and is not repeated here. export {name}=… "
                      "before gpurack plan, with a new key: the old one could be read.")  # fmt: skip
 
     def say_token(self, found_in: str, value: str) -> None:

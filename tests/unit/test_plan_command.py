@@ -106,3 +106,13 @@ def test_without_memory_nothing_is_said_of_a_day(tmp_path: Path) -> None:
     done = plan(tmp_path)
     assert done.output.splitlines()[0] == "2 hosts, 6 models · offline"
     assert done.exit_code == 0
+
+
+def test_live_without_any_host_that_answers_is_a_sentence_for_each(tmp_path: Path) -> None:
+    inventory = tmp_path / "lab.py"
+    inventory.write_text('lab = ([("no-such-host.invalid", {"models": {}}), ("none.invalid", {"models": {}})], {})\n')
+    result = CliRunner().invoke(main, ["plan", "--live", str(inventory)])
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit)
+    for host in ("no-such-host.invalid", "none.invalid"):
+        assert f"{host}   error  could not connect" in result.output

@@ -65,3 +65,17 @@ def test_what_cannot_be_read_is_exit_code_2(tmp_path: Path) -> None:
     assert run(str(tmp_path / "none.sh")) == (2, f"error  {tmp_path / 'none.sh'}: No such file or directory.\n")
     assert run(given="services:\n  - [")[0] == 2
     assert run("--set", "model", given=FINE)[0] == 2
+
+
+def test_a_host_that_is_not_there_is_a_sentence() -> None:
+    code, output = run("--host", "no-such-host.invalid")
+    assert code == 2
+    assert "error  no-such-host.invalid: could not connect; try: ssh no-such-host.invalid." in output
+    assert "Traceback" not in output
+
+
+def test_what_is_left_out_alone_leaves_nothing_to_do() -> None:
+    assert run(given="docker ps\n") == (
+        0,
+        "# No service was found.\n# Left out, because it is no service:\n#   line 1: `docker ps`: only looks.\n",
+    )

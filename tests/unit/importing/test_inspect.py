@@ -111,5 +111,13 @@ def test_what_has_nothing_to_do_with_models_is_left_alone() -> None:
     ]
 
 
+def test_a_shell_somebody_left_open_is_no_service() -> None:
+    shell = container("busy", PortBindings={})
+    shell["Config"] |= {"Cmd": ["1000"], "Entrypoint": ["sleep"]}
+    imported = read(printed(shell))
+    assert not imported.data
+    assert [finding.what for finding in imported.findings] == ["no service: it runs `sleep 1000` and has no port."]
+
+
 def test_nothing_runs() -> None:
     assert read("").data == {}
