@@ -24,7 +24,7 @@ from tests.testbed.shell import await_
 SEED = 2
 """Another one gives other moments; a moment is a number of seconds after pyinfra was started."""
 INT, KILL = signal.SIGINT, signal.SIGKILL
-FRESH = [(KILL,), (INT,), (KILL, KILL), (INT, KILL)]
+FRESH = [(KILL,), (INT, KILL), (KILL, INT, KILL)]
 """What the runs on a fresh host get, one after the other; then one is left alone. Six moments in all."""
 CHANGE = [KILL, INT, KILL, KILL, INT, KILL]
 """What ends a run that changes hosts which serve; after each the next run completes. Six more moments."""
@@ -90,7 +90,7 @@ def test_on_a_fresh_host(lab: Lab, fresh: Callable[[str], Host], signals: tuple[
     moments = []
     with sampled(host, DAEMON_JSON) as samples:
         for one in signals:
-            moment = chance.uniform(1, 20 / len(signals))
+            moment = chance.uniform(1, 18 / len(signals))
             if end_after(lab.start(path), moment, one):
                 moments.append(f"{one.name} at {moment:.1f} s")
         assert moments, "every run had ended before its moment came"

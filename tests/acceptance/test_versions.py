@@ -1,0 +1,172 @@
+"""Versions of Docker and the toolkit: pinned, held, up and down; Docker's own repository; old files of repositories."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.acceptance.conftest import Lab, Run, cards, chat, containers, model
+from tests.acceptance.evidence import dpkg_audit
+from tests.testbed import Host
+from tests.testbed.gguf_models import SENTENCES
+from tests.testbed.inventory import REGISTRY
+
+CE = ("docker-ce", "docker-ce-cli", "containerd.io", "docker-buildx-plugin", "docker-compose-plugin")
+TOOLKIT = (
+    "nvidia-container-toolkit",
+    "nvidia-container-toolkit-base",
+    "libnvidia-container-tools",
+    "libnvidia-container1",
+)
+OLD_DOCKER = (
+    "deb [arch=amd64 signed-by=/etc/apt/keyrings/old.asc] http://repo.testbed/docker-ce/linux/debian {} stable\n"
+)
+OLD_NVIDIA = "deb [signed-by=/etc/apt/keyrings/old.asc] http://repo.testbed/nvidia/stable/deb/$(ARCH) /\n"
+FOREIGN = "# deb http://download.docker.com/linux/debian trixie stable\n"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_other_hosts(lab: Lab) -> Iterator[None]:
+    """gpu1 starts fresh and is fresh afterwards: other tests want the distribution's Docker."""
+    yield
+    lab.testbed.recreate("gpu1")
+
+
+def models() -> dict[str, Any]:
+    """One on a card, one on two, one on the CPU."""
+    return {
+        "alpha": model("alpha", [0], 8000),
+        "beta": model("beta", [1, 2], 8001),
+        "gamma": model("gamma", [], 8002),
+    }
+
+
+def converge(lab: Lab, name: str, docker: str | None, toolkit: str | None) -> Run:
+    """The main job with docker-ce and the toolkit at these versions (None: whatever there is, not held)."""
+    daemon = {"insecure-registries": [REGISTRY]}
+    over = {
+        "docker": {"source": "docker-ce", "daemon": daemon, **({"version": docker} if docker else {})},
+        "nvidia": {"toolkit": toolkit} if toolkit else {},
+    }
+    run = lab.run(lab.inventory({name: {"models": models()}}, over))
+    assert run.exit_code == 0, run.output
+    return run
+
+
+def versions(host: Host, packages: tuple[str, ...]) -> set[str]:
+    """The upstream versions dpkg has of these packages."""
+    out = host.root(f"dpkg-query -W -f '${{Version}}\\n' {' '.join(packages)}").stdout
+    return {re.split(r"[-~+]", line.split(":")[-1])[0] for line in out.split()}
+
+
+def held(host: Host) -> set[str]:
+    """The packages on hold."""
+    return set(host.root("apt-mark showhold").stdout.split())
+
+
+def serves(host: Host) -> None:
+    """Each model answers as itself and has its cards."""
+    assert [chat(host, port) for port in (8000, 8001, 8002)] == [SENTENCES[name] for name in models()]
+    uuids = host.gpus.uuids
+    assert (cards(host, "alpha"), cards(host, "beta")) == (uuids[:1], uuids[1:3])
+    assert dpkg_audit(host) == ""
+
+
+def daemon_version(host: Host) -> str:
+    """What the running dockerd says it is."""
+    return host.root("docker version --format '{{.Server.Version}}'").stdout.strip().split("+")[0]
+
+
+def test_pinned_versions_from_dockers_repository_where_old_files_of_it_lie(
+    lab: Lab, fresh: Callable[[str], Host]
+) -> None:
+    """Old files with another Signed-By would break apt; they are set aside, unless they are someone else's business."""
+    host = fresh("gpu1")
+    folder = "/etc/apt/sources.list.d"
+    host.root("cp /etc/apt/keyrings/testbed.asc /etc/apt/keyrings/old.asc")
+    host.put(OLD_DOCKER.format("trixie"), f"{folder}/docker.list")
+    host.put(OLD_NVIDIA, f"{folder}/nvidia-container-toolkit.list")
+    host.put(FOREIGN, f"{folder}/notes.list")
+
+    converge(lab, "gpu1", "26.1.5", "1.19.1")
+
+    ours = {"gpurack-docker-ce.sources", "gpurack-nvidia-container-toolkit.sources"}
+    assert set(host.root(f"ls {folder}").stdout.split()) == {"debian.sources", "notes.list", *ours}
+    assert host.get(f"{folder}/notes.list").decode() == FOREIGN
+    kept = host.root("grep -rl keyrings/old.asc /etc /var/lib/gpurack").stdout.split()
+    assert len(kept) == 2, "the old files are set aside, not destroyed"
+    updated = host.root("apt-get -q update")
+    assert "W:" not in updated.stderr + updated.stdout
+    assert versions(host, ("docker-ce", "docker-ce-cli")) == {"26.1.5"}
+    assert daemon_version(host) == "26.1.5"
+    assert versions(host, TOOLKIT) == {"1.19.1"}
+    assert {*CE, *TOOLKIT} <= held(host)
+    serves(host)
+
+
+def test_an_upgrade(lab: Lab) -> None:
+    """Both at once; the models go on running through it (live-restore), and nothing is left to do."""
+    host = lab.testbed.host("gpu1")
+    before = {name: data["State"]["Pid"] for name, data in containers(host).items()}
+
+    run = converge(lab, "gpu1", "28.5.2", "1.20.0")
+
+    said = run.lines("gpu1")
+    assert any("docker-ce 26.1.5 → 28.5.2" in line for line in said), run.output
+    assert any("NVIDIA Container Toolkit 1.19.1 → 1.20.0" in line for line in said), run.output
+    assert versions(host, ("docker-ce", "docker-ce-cli")) == {"28.5.2"}
+    assert daemon_version(host) == "28.5.2"
+    assert versions(host, TOOLKIT) == {"1.20.0"}
+    assert {*CE, *TOOLKIT} <= held(host)
+    assert {name: data["State"]["Pid"] for name, data in containers(host).items()} == before
+    serves(host)
+    assert converge(lab, "gpu1", "28.5.2", "1.20.0").unchanged
+
+
+def test_a_downgrade(lab: Lab) -> None:
+    """Back again: packages on hold, and older ones, are no obstacle."""
+    host = lab.testbed.host("gpu1")
+
+    run = converge(lab, "gpu1", "26.1.5", "1.19.1")
+
+    said = run.lines("gpu1")
+    assert any("docker-ce 28.5.2 → 26.1.5" in line for line in said), run.output
+    assert any("NVIDIA Container Toolkit 1.20.0 → 1.19.1" in line for line in said), run.output
+    assert daemon_version(host) == "26.1.5"
+    assert versions(host, TOOLKIT) == {"1.19.1"}
+    assert {*CE, *TOOLKIT} <= held(host)
+    assert json.loads(host.get("/etc/docker/daemon.json"))["features"]["cdi"] is True
+    serves(host)
+    assert converge(lab, "gpu1", "26.1.5", "1.19.1").unchanged
+
+
+def test_without_a_version_nothing_is_held_and_nothing_moves(lab: Lab) -> None:
+    """What is there stays; the admin's own upgrades are free again."""
+    host = lab.testbed.host("gpu1")
+    converge(lab, "gpu1", None, None)
+    assert held(host) == set()
+    assert daemon_version(host) == "26.1.5"
+    assert converge(lab, "gpu1", None, None).unchanged
+
+
+def test_the_main_job_on_debian_12(lab: Lab) -> None:
+    """By the same code, with Docker from its own repository: Debian 12's has no Compose v2, which is said."""
+    if "bookworm1" not in lab.testbed.hosts:
+        lab.testbed.add("bookworm1", "gpu-bookworm")
+    host = lab.testbed.recreate("bookworm1")
+    distro = lab.run(lab.inventory({"bookworm1": {"models": models()}}))
+    assert distro.exit_code == 1
+    assert any('no Compose v2; write docker: {"source": "docker-ce"}' in line for line in distro.lines("bookworm1"))
+    assert host.root("command -v docker", check=False).returncode != 0
+
+    converge(lab, "bookworm1", None, "1.20.0")
+
+    assert 'VERSION_ID="12"' in host.get("/etc/os-release").decode()
+    assert versions(host, TOOLKIT) == {"1.20.0"}
+    serves(host)
+    assert converge(lab, "bookworm1", None, "1.20.0").unchanged
+    lab.testbed.remove("bookworm1")
