@@ -93,7 +93,7 @@ def test_on_a_fresh_host(lab: Lab, fresh: Callable[[str], Host], signals: tuple[
             moment = chance.uniform(1, 18 / len(signals))
             if end_after(lab.start(path), moment, one):
                 moments.append(f"{one.name} at {moment:.1f} s")
-        assert moments, "every run had ended before its moment came"
+        assert len(moments) == len(signals), "a run had ended before its moment came"
         complete(lab, host, path, first(), ", ".join(moments))
     assert len(samples.looks) > 50
     assert invalid_daemon_json(samples) == [], moments
@@ -132,7 +132,7 @@ def test_what_was_begun_on_the_host_is_carried_to_its_end(lab: Lab) -> None:
     process.communicate()
     for name, port in (("alpha", 8001), ("beta", 8000)):
         await_(
-            lambda port=port: host.root(f"curl -sf http://127.0.0.1:{port}/v1/models", check=False).returncode == 0,  # type: ignore[misc]
+            lambda port=port: host.root(f"curl -sf http://127.0.0.1:{port}/v1/models", check=False).returncode == 0,
             seconds=60,
             what=f"The answer of {name}",
         )
