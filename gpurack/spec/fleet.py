@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from pyinfra.api.inventory import Inventory
 
 from gpurack.engines import ENGINES
+from gpurack.engines.known_flags import is_known_version, unknown_flags
 from gpurack.spec.connections import connection_problems
 from gpurack.spec.fits import unfit_problems
 from gpurack.spec.merge import merge, merge_all, without_nones
@@ -124,6 +125,8 @@ def check_model(host: str, kind: str, name: str, entry: Any) -> tuple[Model | No
     except ValidationError as error:
         return None, from_pydantic(host, path, error, KNOWN_OF_MODEL)
     findings = misplaced(kind, model) + ENGINES[model.engine].check(model)
+    if is_known_version(model):
+        findings += [(f"args.{flag}", what) for flag, what in unknown_flags(model)]
     return model, [Problem(host, f"{path}.{field}", what) for field, what in findings]
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from gpurack.engines import ENGINES
+from gpurack.engines.known_flags import is_known_version, unknown_flags
 from gpurack.spec.model import HfWeights, Host, Model, ModelScopeWeights
 from gpurack.spec.not_yet import not_carried_out
 from gpurack.spec.problems import Problem
@@ -37,6 +38,8 @@ def of_model(model: Model) -> list[str]:
         found.append(f"image {model.image} floats: its tag can be another image tomorrow; name a version or a digest.")
     if model.vram is not None and model.gpus and not ENGINES[model.engine].enforces_vram:
         found.append(f"{model.engine} does not enforce vram; {model.vram} is a promise.")
+    if not is_known_version(model):
+        found += [f"args.{flag}: {what} {model.version or 'The image'} may." for flag, what in unknown_flags(model)]
     return found
 
 

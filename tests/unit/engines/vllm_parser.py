@@ -1,12 +1,13 @@
 """Holds our cases against the argument parser of a real vLLM. Run by a Python that has one (docs/engines.md):
 
-    PYTHON tests/unit/engines/vllm_parser.py > tests/unit/engines/vllm-flags.txt
+    PYTHON tests/unit/engines/vllm_parser.py > gpurack/engines/flags/vllm.txt
 
-Prints its flags, for the tests that run without it. Exits with 1 when it refuses the arguments of a case.
+Prints its flags, which are those that gpurack knows. Exits with 1 when it refuses the arguments of a case.
 """
 
 import json
 import sys
+from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 
@@ -27,4 +28,7 @@ for path in sorted((Path(__file__).parent / "vllm").glob("*.json")):
     assert given.tensor_parallel_size == int(flags.get("--tensor-parallel-size", 1))
     assert given.max_model_len == (int(flags["--max-model-len"]) if "--max-model-len" in flags else None)
     print(f"{path.stem}: accepted", file=sys.stderr)
+print(
+    f"# vllm {version('vllm').partition('+')[0]}: the option strings of its own argument parser ({Path(__file__).name})"
+)
 print("\n".join(sorted({flag for action in parser._actions for flag in action.option_strings})))
