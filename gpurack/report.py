@@ -52,7 +52,7 @@ class Report(BaseStateCallback):
                 sentences.append(line.removeprefix("error "))
             elif sentences and line.startswith("    | "):
                 sentences[-1] += f"\n{line}"
-        apt = [line for line in found if line.startswith("E: ")]
+        apt = [line for line in found if line.startswith(("E: ", "dpkg: error"))]
         self.errors.setdefault(host, []).extend(sentences or apt[:1] or found[-1:])
 
     def announced(self, host: str, sentences: Iterable[str]) -> None:

@@ -38,7 +38,7 @@ def host(lab: Lab) -> Host:
         "export DEBIAN_FRONTEND=noninteractive; apt-get -qq update && "
         "apt-get -qq -y install --no-install-recommends docker.io docker-cli iptables"
     )
-    run = f"docker run -d --entrypoint sleep --restart unless-stopped {IMAGE} infinity"
+    run = f"docker run -d --stop-timeout 1 --entrypoint sleep --restart unless-stopped {IMAGE} infinity"
     host.root(run.replace("-d", "-d --name grafana -p 3000:3000"))
     host.root("docker network create backend && docker volume create pgdata")
     host.root(run.replace("-d", "-d --name postgres --network backend -v pgdata:/data"))
