@@ -1,6 +1,5 @@
 """pyinfra runs this file of the current folder first. A project of your own that uses gpurack wants the same lines."""
 
-from gpurack.guard import explain_a_missing_terminal, refuse_empty_inventories
+from gpurack.guard import guard
 
-refuse_empty_inventories()
-explain_a_missing_terminal()
+guard()

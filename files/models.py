@@ -102,10 +102,15 @@ def write(path, content, mode, uid=0):
     os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
     beside = path + ".new"
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(beside)  # half a file takes room that a full disk does not have
+        raise OSError(error.errno, error.strerror, path) from None
     os.chmod(beside, mode)
     os.chown(beside, uid, 0)
     os.rename(beside, path)
@@ -397,11 +402,16 @@ class Job:
         """Check, then do what can be done while the old models serve, then change. A model that fails before its
         turn keeps its container, its place in compose.yaml and its secrets."""
         ready = []
-        self.side_by_side(self.accepted(), lambda group: self.prepare(group) and ready.append(group))
-        changing = {model["name"] for group in ready for model in group}
-        kept = {model["name"] for group in self.data["groups"] for model in group} - changing
-        self.write_secrets(kept)
-        write(COMPOSE_FILE, self.project(kept), 0o644)
+        every = [name for group in self.data["groups"] for name in names(group)]
+        try:
+            self.side_by_side(self.accepted(), lambda group: self.prepare(group) and ready.append(group))
+            kept = set(every) - {name for group in ready for name in names(group)}
+            self.write_secrets(kept)
+            write(COMPOSE_FILE, self.project(kept), 0o644)
+        except OSError as error:
+            for name in every or ["models"]:
+                self.fail(name, "{}; it was not changed".format(error))
+            return
         with contextlib.suppress(OSError):
             os.unlink(NEXT)
         self.side_by_side(ready, self.change)
@@ -487,9 +497,10 @@ class Job:
     def remove_old_secrets(self):
         """Those of models that are gone: not wanted any more and not mounted by a container that stayed."""
         for name in os.listdir(SECRETS):
-            gone = run("docker", "container", "inspect", name)[0] != 0
-            if name not in self.data["secrets"] and gone:
-                shutil.rmtree(os.path.join(SECRETS, name))
+            folder = os.path.join(SECRETS, name)
+            mounts = run("docker", "container", "inspect", "--format", "{{json .Mounts}}", name)
+            if name not in self.data["secrets"] and not (mounts[0] == 0 and folder + "/" in mounts[1]):
+                shutil.rmtree(folder, ignore_errors=True)  # the next run tries again
 
     def prepare(self, group):
         """Whatever can be done while the old ones still serve. One failure keeps the whole group as it is."""
@@ -554,10 +565,7 @@ def names(group):
 def apply():
     job = Job(json.load(sys.stdin))
     with locked("models"):
-        try:
-            job.apply()
-        except OSError as error:
-            job.fail("models", "{}; nothing more was changed".format(error))
+        job.apply()
     return min(job.failures, 100)
 
 

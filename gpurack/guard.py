@@ -1,16 +1,21 @@
-"""What must be said before any deploy file is loaded; called from a pyinfra project's config.py.
+"""What pyinfra (3.10.0) would get wrong before any deploy file is loaded; called from a pyinfra project's config.py.
 
-pyinfra (3.10.0) loads a deploy file once per host. With no hosts it never does, prints an empty table and exits with 0,
-so a misspelled group, or a dict where pyinfra wants a list, would look like a success.
+- An inventory without hosts: pyinfra loads a deploy file once per host, so never, prints an empty table and exits with
+  0. A misspelled group, or a dict where pyinfra wants a list, would look like a success.
+- A host that cannot be reached: its reason is to stand in the table at the end, but pyinfra connects before it loads
+  the deploy file.
+- No terminal, and no -y: pyinfra waits for Enter and ends in a traceback.
 """
 
 from typing import Any
 
-from pyinfra.api import Config, Inventory, State
+from pyinfra.api import Config, Host, Inventory, State
+from pyinfra.api.state import BaseStateCallback
 from pyinfra.context import ctx_state
 from pyinfra_cli import cli
 from pyinfra_cli.exceptions import CliError
 
+from gpurack.report import CONNECT_ERROR
 from gpurack.spec.problems import InventoryError, Problem
 
 NO_HOSTS = Problem(
@@ -19,32 +24,34 @@ NO_HOSTS = Problem(
     "it has no hosts. Write them as a list at the top of the inventory file, as in inventories/demo.py; "
     "pyinfra reads lists and silently ignores a dict there.",
 )
+NOBODY = (
+    "nobody can confirm, because there is no terminal; nothing was changed. "
+    "Run with -y to go ahead, or with --dry to only look."
+)
 
 
-def explain_a_missing_terminal() -> None:
-    """Without -y pyinfra waits for Enter; where nobody can press it, it ends in a traceback of its own."""
-    confirm = cli._do_confirm
-
-    def asked(message: str) -> Any:
-        try:
-            return confirm(message)
-        except EOFError:
-            raise CliError(
-                "nobody can confirm, because there is no terminal; nothing was changed. "
-                "Run with -y to go ahead, or with --dry to only look."
-            ) from None
-
-    cli._do_confirm = asked
-
-
-def refuse_empty_inventories() -> None:
-    """From now on a run on an inventory without hosts ends with a sentence and exit code 1."""
+def guard() -> None:
+    """For this run of pyinfra: empty inventories and missing terminals are sentences, connection errors are kept."""
     state: State = ctx_state.get()
-    begin = state.init
+    begin, confirm = state.init, cli._do_confirm
 
     def init(inventory: Inventory, config: Config | None, initial_limit: Any = None) -> Any:
         if not len(inventory):
             raise InventoryError([NO_HOSTS])
         begin(inventory, config, initial_limit=initial_limit)
+        state.add_callback_handler(_Connections())
+
+    def asked(message: str) -> Any:
+        try:
+            return confirm(message)
+        except EOFError:
+            raise CliError(NOBODY) from None
 
     state.init = init  # type: ignore[method-assign]
+    cli._do_confirm = asked
+
+
+class _Connections(BaseStateCallback):
+    @staticmethod
+    def host_connect_error(state: State, host: Host, error: Exception) -> None:
+        host.connector_data[CONNECT_ERROR] = str(error).replace("[Errno None] ", "")

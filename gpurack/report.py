@@ -22,6 +22,8 @@ from gpurack.spec.fleet import Fleet
 from gpurack.state.model import HostState
 from gpurack.state.snapshot import last_look
 
+CONNECT_ERROR = "gpurack connect error"
+"""Key in pyinfra's host data: why it could not be reached (gpurack/guard.py)."""
 STYLES = {"ready": "green", "disabled": "dim", "planned": "yellow"}
 
 
@@ -102,9 +104,8 @@ class Report(BaseStateCallback):
             return []
         seen = last_look(host)
         if seen is None or seen.trouble:
-            why = self.errors.get(name) or (
-                ["stopped before it"] if host.connected else ["could not connect, see above"]
-            )
+            unreached = host.connector_data.get(CONNECT_ERROR, "Could not connect, see above")
+            why = self.errors.get(name) or (["stopped before it"] if host.connected else [unreached])
             return [(name, "-", "", "", "", f"FAILED: {why[0]}")]
         wanted = self.fleet[name]
         return [self.row(state, name, model, wanted, seen) for model in wanted.models]

@@ -112,6 +112,13 @@ def alive(text: str) -> bool:
     return any(line.strip() and not line.lstrip().startswith("#") for line in text.splitlines())
 
 
+def no_repository(repo: Repository, state: HostState) -> list[Step]:
+    """Our own file of a repository that is not used any more goes: a broken one makes apt refuse all of them."""
+    if repo.path not in state.sources:
+        return []
+    return [Shell(f"remove {repo.path}, which is not used any more", f"rm -f {repo.path} {repo.key_path}")]
+
+
 def finish_interrupted(state: HostState) -> list[Step]:
     """A killed run may have left packages half installed; dpkg and apt know how to go on."""
     if not state.audit and all(package.whole for package in state.packages.values()):

@@ -27,8 +27,8 @@ def plan_docker(spec: Host, state: HostState, unattended: bool) -> Plan:
     if error:
         return Plan(errors=(error,))
     steps: list[Step] = apt.finish_interrupted(state)
-    new_repository = apt.repository(ce_repository(spec, state, platform), state) if is_ce(spec) else []
-    steps += new_repository
+    repository = ce_repository(spec, state, platform)
+    steps += apt.repository(repository, state) if is_ce(spec) else apt.no_repository(repository, state)
     steps += prerequisites(state)
     packages, held = packages_to_install(spec, state, platform)
     if packages:

@@ -135,6 +135,7 @@ def test_no_room_for_weights(lab: Lab, host: Host) -> None:
 
 def test_no_room_for_our_own_files(lab: Lab, host: Host) -> None:
     """compose.yaml cannot be written: the old one is whole, nothing was stopped."""
+    lab.settle(host, GOOD)
     before = identities(host)
     compose = host.get("/etc/gpurack/compose.yaml")
     with small_disk(host, "/etc/gpurack", "4k"):
@@ -143,7 +144,9 @@ def test_no_room_for_our_own_files(lab: Lab, host: Host) -> None:
         assert host.get("/etc/gpurack/compose.yaml") == compose
     assert run.exit_code == 1, run.output
     assert not run.traceback, run.output
-    assert "No space left on device" in " ".join(run.errors("cpu1")), run.output
+    (error,) = run.errors("cpu1")
+    assert error.startswith("gamma: [Errno 28] No space left on device: '/etc/gpurack/")
+    assert error.endswith("; it was not changed")
     assert "FAILED" in run.row("cpu1", "gamma"), run.output
     assert identities(host) == before
 

@@ -211,6 +211,7 @@ case "$*" in
 *" config "*) grep -q REFUSED "$5" && { echo "validating $5: services.alpha bad"; exit 15; }; exit 0;;
 *" pull "*) cat "$STATE/pull" 2>/dev/null; ! [ -e "$STATE/pull" ]; exit;;
 *" up "*) for name; do :; done; touch "$STATE/runs.$name"; exit;;
+"container inspect --format {{json .Mounts}}"*) cat "$STATE/mounts.$5" 2>/dev/null;;
 "container inspect --format"*)
     for name; do :; done
     [ -e "$STATE/runs.$name" ] || exit 1
@@ -380,9 +381,10 @@ def test_memory_that_does_not_come_back_is_said(
 
 
 def test_keys_of_models_that_are_gone_go_too(runner: Any, docker: Fakes, answers: dict[str, str]) -> None:
-    for name in ("gone", "stays"):
+    for name in ("gone", "stays", "has-none-now"):
         (Path(runner.SECRETS) / name).mkdir(parents=True)
-    docker.state("runs.stays", "")
+        docker.state(f"mounts.{name}", "[]")
+    docker.state("mounts.stays", f'[{{"Source":"{runner.SECRETS}/stays/api_key"}}]')
     carry_out(runner)
     assert [path.name for path in Path(runner.SECRETS).iterdir()] == ["stays"]
 

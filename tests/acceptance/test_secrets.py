@@ -1,0 +1,139 @@
+"""An API key guards its model and is nowhere to be read, but in one file of mode 0400: not in any process's arguments
+while a run goes on, not in Docker, not in logs, not in what pyinfra prints, however much it is asked to print."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.conftest import Lab, chat, containers, identities, model
+from tests.acceptance.evidence import sampled
+from tests.testbed import Host
+
+KEY, NEXT = "sk-first-8f3a61c2$'x", "sk-second-77d0b41e"
+FILE = "/etc/gpurack/secrets/gamma/api_key"
+GUARDED: dict[str, Any] = {"gamma": model("gamma", [], 8000, api_key={"env": "LAB_KEY"})}
+ARGUMENTS = "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n' | grep -aF sk- | grep -av grep"
+
+
+@contextmanager
+def watched_here() -> Iterator[list[str]]:
+    """Arguments of this machine's processes that contain a key, looked at again and again while the block runs."""
+    found: list[str] = []
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.02):
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                try:
+                    arguments = path.read_text(errors="replace")
+                except OSError:
+                    continue
+                if KEY in arguments or NEXT in arguments:
+                    found.append(arguments)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    yield found
+    ended.set()
+    thread.join()
+
+
+def status(host: Host, key: str | None = None) -> str:
+    """The HTTP status of a chat request with this key."""
+    header = f"-H 'Authorization: Bearer {key}'" if key else ""
+    body = json.dumps({"messages": [{"role": "user", "content": "?"}]})
+    url = "http://127.0.0.1:8000/v1/chat/completions"
+    return host.run(f"curl -s -o /dev/null -w '%{{http_code}}' {header} -d '{body}' {url}").stdout
+
+
+def places(host: Host, key: str) -> list[str]:
+    """Files on the host that contain a key; memory-backed ones, Docker's own and journals included."""
+    folders = "/etc /home /opt /root /run /srv /tmp /usr/local /var"
+    found = host.root(f"grep -rlaFsD skip -- '{key}' {folders} --exclude-dir=testbed", check=False).stdout.splitlines()
+    # overlay2's merged view of a running container shows the same mounted file once more
+    return sorted(path for path in found if not path.endswith("/run/secrets/api_key"))
+
+
+@pytest.fixture(scope="module")
+def host(lab: Lab) -> Host:
+    """cpu1 with Docker and a model without a key."""
+    host = lab.testbed.host("cpu1")
+    lab.settle(host, {"gamma": model("gamma", [], 8000)})
+    return host
+
+
+def test_a_key_is_given_without_a_trace(lab: Lab, host: Host) -> None:
+    """At the noisiest pyinfra can be."""
+    key = KEY.replace("'", "").replace("$", "")  # what a header carries without quoting
+    inventory = lab.inventory({"cpu1": {"models": GUARDED}})
+    outputs = []
+    with sampled(host, ARGUMENTS) as there, watched_here() as here:
+        for options in (("--dry", "-vvv", "--diff"), ("--dry", "--json"), ("-y", "-vvv", "--diff", "--debug")):
+            run = lab.run(inventory, *options, env={"LAB_KEY": key})
+            assert run.exit_code == 0, run.output
+            outputs.append(run.output)
+    assert status(host) == "401"
+    assert status(host, key) == "200"
+    assert chat(host, 8000, key) == lab.testbed.weights("gamma").sentence
+
+    assert len(there.looks) > 20
+    assert [look for look in there.looks if key in look] == []
+    assert here == []
+    assert [output for output in outputs if key in output] == []
+    assert places(host, key) == [FILE]
+    assert host.root(f"stat -c '%a %U' {FILE}").stdout.split() == ["400", "root"]
+    assert host.root("stat -c %a /etc/gpurack/secrets").stdout.strip() == "700"
+    assert key not in json.dumps(containers(host))
+    assert (
+        key
+        not in host.root(
+            "journalctl --no-pager -q; docker logs gamma 2>&1; docker events --since 10m --until 0s"
+        ).stdout
+    )
+
+    # asked for as JSON when there is nothing to do, and everything that can be said about it
+    for options in (("-y", "--json"), ("--dry", "--debug-operations"), ("--debug-facts",)):
+        run = lab.run(inventory, *options, env={"LAB_KEY": key})
+        assert key not in run.output
+
+
+def test_a_new_key(lab: Lab, host: Host) -> None:
+    """The same model with another key is another container; the old key is gone from the host."""
+    old = KEY.replace("'", "").replace("$", "")
+    before = identities(host)
+    run = lab.run(lab.inventory({"cpu1": {"models": GUARDED}}), env={"LAB_KEY": NEXT})
+    assert run.exit_code == 0, run.output
+    assert "recreate gamma: api_key changed" in run.output
+    assert identities(host) != before
+    assert (status(host, old), status(host, NEXT)) == ("401", "200")
+    assert places(host, old) == []
+    assert places(host, NEXT) == [FILE]
+    assert lab.run(lab.inventory({"cpu1": {"models": GUARDED}}), env={"LAB_KEY": NEXT}).unchanged
+
+
+def test_no_key_any_more(lab: Lab, host: Host) -> None:
+    """api_key taken out of the inventory: the file goes, too."""
+    run = lab.run(lab.inventory({"cpu1": {"models": {"gamma": model("gamma", [], 8000)}}}))
+    assert run.exit_code == 0, run.output
+    assert status(host) == "200"
+    assert places(host, NEXT) == []
+    assert lab.run(lab.inventory({"cpu1": {"models": {"gamma": model("gamma", [], 8000)}}})).unchanged
+
+
+def test_a_failing_command_of_the_runner_keeps_it(lab: Lab, host: Host, tmp_path: Path) -> None:
+    """A model that prints its key and dies; the key comes from a file on the admin's machine this time."""
+    secret = tmp_path / "key"
+    secret.write_text(f"{NEXT}\n")
+    shout = {"entrypoint": ["sh", "-c", "echo my key is $(cat /run/secrets/api_key); exit 1"]}
+    models = {"gamma": model("gamma", [], 8000, api_key={"file": str(secret)}, compose=shout)}
+    run = lab.run(lab.inventory({"cpu1": {"models": models}}), "-y", "-vvv")
+    assert run.exit_code == 1
+    assert "| my key is •••" in run.output
+    assert NEXT not in run.output

@@ -1,0 +1,107 @@
+"""Two hosts in one run, side by side: what stops one does not stop the other, and the table says which and why."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from tests.acceptance.conftest import Lab, Run, chat, containers, identities, model
+from tests.testbed import Host
+from tests.testbed.inventory import common, mirrors
+
+GPU1: dict[str, Any] = {"alpha": model("alpha", [0], 8000), "delta": model("delta", [], 8003)}
+CPU1: dict[str, Any] = {"gamma": model("gamma", [], 8000)}
+DELAY = 6
+
+
+@pytest.fixture(scope="module")
+def both(lab: Lab) -> tuple[Host, Host]:
+    """gpu1 and cpu1 with the good models served."""
+    gpu1, cpu1 = lab.testbed.host("gpu1"), lab.testbed.host("cpu1")
+    lab.settle(gpu1, GPU1)
+    lab.settle(cpu1, CPU1)
+    return gpu1, cpu1
+
+
+def changed(lab: Lab, gpu1: Host, context: int, cpu1: dict[str, Any], over: dict[str, Any] | None = None) -> Run:
+    """A run that changes alpha on gpu1, which must succeed there, while cpu1 fails with exit code 1."""
+    before = identities(gpu1)
+    models = {**GPU1, "alpha": model("alpha", [0], 8000, context=context)}
+    run = lab.run(lab.inventory({"cpu1": cpu1, "gpu1": {"models": models}}, over))
+    assert run.exit_code == 1, run.output
+    assert not run.traceback, run.output
+    after = identities(gpu1)
+    assert after["alpha"] != before["alpha"]
+    assert after["delta"] == before["delta"]
+    assert chat(gpu1, 8000) == lab.testbed.weights("alpha").sentence
+    assert run.row("gpu1", "alpha").endswith("ready, recreated"), run.output
+    assert run.row("gpu1", "delta").endswith("ready"), run.output
+    assert run.errors("gpu1") == []
+    return run
+
+
+def test_hosts_are_worked_on_side_by_side(lab: Lab, both: tuple[Host, Host]) -> None:
+    """Each model takes seconds to get ready; one after the other the second would start after the first was."""
+    slow = {"entrypoint": ["sh", "-c", f'sleep {DELAY}; exec /app/llama-server "$@"', "slow"]}
+    gpu1, cpu1 = both
+    run = lab.run(
+        lab.inventory(
+            {
+                "gpu1": {"models": {**GPU1, "alpha": model("alpha", [0], 8000, compose=slow)}},
+                "cpu1": {"models": {"gamma": model("gamma", [], 8000, compose=slow)}},
+            }
+        )
+    )
+    assert run.exit_code == 0, run.output
+    started = [
+        datetime.fromisoformat(containers(host)[name]["State"]["StartedAt"][:26]).timestamp()
+        for host, name in ((gpu1, "alpha"), (cpu1, "gamma"))
+    ]
+    assert abs(started[0] - started[1]) < DELAY
+
+
+def test_one_has_no_room(lab: Lab, both: tuple[Host, Host]) -> None:
+    """A full disk under the weights."""
+    gpu1, cpu1 = both
+    lab.settle(cpu1, CPU1)
+    before = identities(cpu1)
+    cpu1.root("mkdir -p /srv/full && mount -t tmpfs -o size=1m full /srv/full")
+    try:
+        run = changed(lab, gpu1, 512, {"models": CPU1, "weights_dir": "/srv/full"})
+    finally:
+        cpu1.root("umount /srv/full")
+    assert "FAILED: weights need" in run.row("cpu1", "gamma"), run.output
+    assert "/srv/full has" in run.errors("cpu1")[0]
+    assert identities(cpu1) == before
+    assert chat(cpu1, 8000) == lab.testbed.weights("gamma").sentence
+
+
+def test_one_cannot_be_reached(lab: Lab, both: tuple[Host, Host]) -> None:
+    """It is switched off; pyinfra says so at once, the table at the end, too."""
+    gpu1, cpu1 = both
+    cpu1.stop()
+    try:
+        run = changed(lab, gpu1, 768, {"models": CPU1})
+    finally:
+        cpu1.start()
+    assert run.row("cpu1").startswith("cpu1 - FAILED: Could not connect (Unable to connect to port"), run.output
+    assert f"port {cpu1.port}" in run.output
+
+
+def test_one_has_a_broken_repository(lab: Lab, both: tuple[Host, Host]) -> None:
+    """A fresh host whose packages cannot be had: apt's own reason is in the table."""
+    gpu1, _ = both
+    cpu1 = lab.testbed.recreate("cpu1")
+    broken = {"docker-ce": {**mirrors()["docker-ce"], "url": "http://repo.testbed/nowhere"}}
+    wrong = {"models": CPU1, "mirrors": broken, "docker": {**common()["docker"], "source": "docker-ce"}}
+    run = changed(lab, gpu1, 1024, wrong)
+    row = run.row("cpu1", "gamma")
+    assert "FAILED: E: The repository 'http://repo.testbed/nowhere" in row, run.output
+    assert "does not have a Release file" in run.errors("cpu1")[0]
+
+    # the next run, with the right address, does not stumble over what the first one left
+    run = lab.run(lab.inventory({"cpu1": {"models": CPU1}}))
+    assert run.exit_code == 0, run.output
+    assert chat(cpu1, 8000) == lab.testbed.weights("gamma").sentence
