@@ -126,7 +126,7 @@ def test_a_models_row(fields: dict[str, Any], row: tuple[str, str, str]) -> None
 @pytest.mark.parametrize(
     ("look", "connected", "errors", "text"),
     [
-        (None, False, [], "FAILED: could not connect, see above"),
+        (None, False, [], "FAILED: Could not connect, see above"),
         (None, True, [], "FAILED: stopped before it"),
         (HostState(trouble="no sudo"), True, ["no sudo"], "FAILED: no sudo"),
         (HostState(trouble="no sudo"), True, [], "FAILED: stopped before it"),
