@@ -180,8 +180,11 @@ def running(state: HostState) -> list[Step]:
     unit = state.units.get("docker.service")
     if unit and unit.active == "active" and unit.enabled == "enabled":
         return []
-    # Debian's unit gives up at the fourth start within a minute (StartLimitBurst=3).
-    start = "systemctl reset-failed docker.service 2>/dev/null; systemctl enable --now docker.service"
+    # Debian's unit gives up at the fourth start within a minute (StartLimitBurst=3), and `enable` tells of sysv scripts.
+    start = (
+        "systemctl reset-failed docker.service 2>/dev/null; systemctl enable docker.service >/dev/null 2>&1; "
+        "systemctl start docker.service && systemctl -q is-enabled docker.service"
+    )
     if unit and unit.loaded == "masked":
         start = f"systemctl unmask docker.service && {start}"
     return [Shell("start Docker and enable it at boot", start)]
