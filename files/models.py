@@ -8,10 +8,8 @@ Runs on the host's own python3 (3.6 or newer, standard library only), as root, u
 a line that begins with "error NAME: " says what failed, and the exit code is the number of failures.
 """
 
-import collections
 import contextlib
 import fcntl
-import hashlib
 import http.client
 import json
 import os
@@ -24,6 +22,9 @@ import threading
 import time
 from urllib.parse import urlsplit
 
+sys.dont_write_bytecode = True
+from fetch import EVERY, Failure, Progress, clock, obtain, run, say, size  # noqa: E402 (beside this file)
+
 CONFIG = "/etc/gpurack"
 COMPOSE_FILE = CONFIG + "/compose.yaml"
 SECRETS = CONFIG + "/secrets"
@@ -32,57 +33,8 @@ REPLACED = "/var/lib/gpurack/replaced"
 SET_ASIDE = "-replaced"  # as in gpurack/plan/models.py
 LOCK = "/run/gpurack/lock"
 BUSY = "/run/gpurack/busy"
-EVERY = 5  # seconds between two signs of life
 GPU_MEMORY_TIMEOUT = 60  # seconds that a stopped model's memory may take to come back
 DRIVER_TIMEOUT = 3300  # seconds that boot waits for the driver; the unit's TimeoutStartSec is a little more
-
-
-class Failure(Exception):
-    """A model cannot be brought up; the text is for people."""
-
-
-def say(name, text):
-    """One line; several models talk at once, so each line names its model. Where nobody listens any more (pyinfra was
-    killed) the work goes on."""
-    line = "{}: {}\n".format(name, text) if name else text + "\n"
-    with contextlib.suppress(BrokenPipeError):
-        sys.stdout.write(line)
-        sys.stdout.flush()
-
-
-def clock(seconds):
-    """75 → 1:15"""
-    return "{}:{:02d}".format(int(seconds) // 60, int(seconds) % 60)
-
-
-def size(count):
-    """Bytes for people: 6.1 GB."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return "{:.3g} {}".format(count, unit)
-        count /= 1000
-    return "{:.1f} GB".format(count)
-
-
-class Progress:
-    """Says something every few seconds; starts quiet, so that what is quick says nothing."""
-
-    def __init__(self, name):
-        self.name, self.begun, self.last = name, time.monotonic(), time.monotonic()
-
-    def elapsed(self):
-        return time.monotonic() - self.begun
-
-    def tell(self, text):
-        if time.monotonic() - self.last >= EVERY:
-            self.last = time.monotonic()
-            say(self.name, "{}, {}".format(text, clock(self.elapsed())))
-
-
-def run(*argv):
-    """A command's (exit code, output with errors)."""
-    done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
-    return done.returncode, done.stdout.decode("utf-8", "replace").strip()
 
 
 def must(*argv):
@@ -145,90 +97,6 @@ def holder():
 
 
 # --- one model, step by step -----------------------------------------------------------------------------------------
-
-
-FETCHING = collections.defaultdict(threading.Lock)
-
-
-def fetch(name, url, sha256, path):
-    """One download per file, also when two models want it."""
-    with FETCHING[path]:
-        if not os.path.exists(path):
-            fetch_once(name, url, sha256, path)
-
-
-def fetch_once(name, url, sha256, path):
-    """Downloads to PATH.part, resumed where an earlier try stopped; renamed into place once its hash is right."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    part = path + ".part"
-    total = remote_size(url)
-    have = os.path.getsize(part) if os.path.exists(part) else 0
-    if total and have > total:  # of another file that was at this address
-        os.unlink(part)
-        have = 0
-    free = shutil.disk_usage(os.path.dirname(path)).free
-    if total and total - have > free:
-        raise Failure(
-            "weights need {} more, but {} has {} free; make room there or set weights_dir".format(
-                size(total - have), os.path.dirname(path), size(free)
-            )
-        )
-    if not (total and have == total):
-        download(name, url, part, total)
-    say(name, "checking the weights' sha256") if os.path.getsize(part) > 10**9 else None
-    found = hash_of(name, part)
-    if found != sha256:
-        os.unlink(part)
-        raise Failure(
-            "weights from {} have sha256 {}, not {}. They were thrown away. Either the file on the server changed or "
-            "the inventory's sha256 is wrong; correct the wrong one.".format(url, found, sha256)
-        )
-    os.rename(part, path)
-
-
-def remote_size(url):
-    """Content-Length, None when the server does not say."""
-    code, output = run("curl", "-sSfLI", "--retry", "2", "--max-time", "60", url)
-    if code:
-        error = next((line for line in output.splitlines() if line.startswith("curl:")), "exit code {}".format(code))
-        raise Failure("weights cannot be fetched from {}: {}. Try it on the host: curl -LI {}".format(url, error, url))
-    lengths = re.findall(r"(?im)^content-length:\s*(\d+)", output)
-    return int(lengths[-1]) if lengths else None
-
-
-def download(name, url, part, total):
-    argv = ["curl", "-sSfL", "--retry", "5", "--retry-delay", "2", "-C", "-", "-o", part, url]
-    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    progress, begun = Progress(name), os.path.getsize(part) if os.path.exists(part) else 0
-    while True:
-        try:
-            process.wait(timeout=1)
-            break
-        except subprocess.TimeoutExpired:
-            have = os.path.getsize(part) if os.path.exists(part) else 0
-            rate = (have - begun) / max(progress.elapsed(), 1)
-            of = " of {}".format(size(total)) if total else ""
-            progress.tell("fetching weights, {}{}, {}/s".format(size(have), of, size(rate)))
-    error = process.stderr.read().decode("utf-8", "replace").strip()
-    if process.returncode == 33 and begun:  # curl: the server cannot resume
-        os.unlink(part)
-        download(name, url, part, total)
-        return
-    if process.returncode == 23:  # curl: write error
-        with contextlib.suppress(OSError):
-            os.unlink(part)
-        raise Failure("no space left in {} while fetching the weights; make room there".format(os.path.dirname(part)))
-    if process.returncode:
-        raise Failure("weights cannot be fetched from {}: {}; the next run resumes".format(url, error))
-
-
-def hash_of(name, path):
-    digest, progress = hashlib.sha256(), Progress(name)
-    with open(path, "rb") as stream:
-        for block in iter(lambda: stream.read(1 << 22), b""):
-            digest.update(block)
-            progress.tell("checking the weights' sha256, {}".format(size(stream.tell())))
-    return digest.hexdigest()
 
 
 def pull(name, image, file):
@@ -508,7 +376,7 @@ class Job:
             name = model["name"]
             try:
                 if model.get("fetch"):
-                    fetch(name, model["fetch"]["url"], model["fetch"]["sha256"], model["fetch"]["path"])
+                    obtain(name, model["fetch"], self.data.get("hf_token"))
                 if model["action"] in ("create", "recreate", "start"):
                     pull(name, model["image"], NEXT)
             except (Failure, OSError) as failure:

@@ -248,7 +248,10 @@ class Engine(ABC):
         if model.weights is None:
             return [("weights", 'is missing: a path on the host, {"hf": …}, {"url": …, "sha256": …} or {"copy": …}.')]
         if isinstance(model.weights, HfWeights | ModelScopeWeights):
-            return []  # the repository may hold files of any kind
+            if self.weights_folders:
+                return []
+            what = f"{self.name} reads one {self.weights_suffixes[0]} file, not a repository; write its address and sum"
+            return [("weights", f'{what}, {{"url": "https://…/resolve/…{self.weights_suffixes[0]}", "sha256": …}}.')]
         name = model.weights.filename if isinstance(model.weights, UrlWeights) else str(model.weights)
         name = name.rstrip("/").rsplit("/", 1)[-1]
         if name.endswith(self.weights_suffixes) or (self.weights_folders and not name.endswith(FILES)):

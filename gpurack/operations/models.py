@@ -19,7 +19,7 @@ from gpurack.plan.docker import unanswered
 from gpurack.plan.models import ModelsPlan, plan_models
 from gpurack.plan.steps import Plan
 from gpurack.report import REPORT
-from gpurack.spec.fleet import api_keys
+from gpurack.spec.fleet import api_keys, read_token
 from gpurack.spec.model import Host
 from gpurack.state.snapshot import forget, look
 
@@ -52,7 +52,7 @@ def models(wanted: Host) -> Generator[PyinfraCommand, None, None]:
         yield from carry_out_plan("Models", Plan(errors=(problem,)))
         return
     keys = {name: secret.read() for name, secret in api_keys(wanted).items()}
-    plan = plan_models(wanted, state, keys, salt=secrets.token_hex(16))
+    plan = plan_models(wanted, state, keys, secrets.token_hex(16), read_token(wanted))
     if plan.nothing:
         host.noop("Models: nothing to do")
         return

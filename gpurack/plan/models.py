@@ -12,7 +12,7 @@ from gpurack.plan import compose, ledger, weights
 from gpurack.plan.estimate import refusal
 from gpurack.plan.steps import Shell, Step, WriteFile
 from gpurack.resources import read_text, render
-from gpurack.spec.model import Host, UrlWeights
+from gpurack.spec.model import Host
 from gpurack.state.model import MISMATCH, Container, HostState
 
 Action = Literal["keep", "create", "recreate", "start", "wait", "remove"]
@@ -58,8 +58,11 @@ class ModelsPlan:
         return [step.reason for step in self.steps] + [str(c) for c in self.changes if c.action != "keep"]
 
 
-def plan_models(spec: Host, state: HostState, keys: Mapping[str, str], salt: str) -> ModelsPlan:
-    """keys: the API keys' values by model. salt: fresh random hex, used for models that have no fingerprint yet."""
+def plan_models(
+    spec: Host, state: HostState, keys: Mapping[str, str], salt: str, hf_token: str | None = None
+) -> ModelsPlan:
+    """keys: the API keys' values by model. salt: fresh random hex, used for models that have no fingerprint yet.
+    hf_token: the Hugging Face token's value."""
     cards = ledger.assign(spec, state)
     changes: list[Change] = []
     errors: dict[str, str] = dict(cards.errors)
@@ -104,6 +107,8 @@ def plan_models(spec: Host, state: HostState, keys: Mapping[str, str], salt: str
     needs_job = bool(acting) or rewrite or secrets_differ(spec, state, keys)
     planned = {name: keys[name] for name in keys if name in services and name not in errors}
     job = make_job(spec, state, cards.uuids, acting, (services, old), planned) if needs_job else None
+    if job and hf_token and any(one.get("fetch", {}).get("hub") == "hf" for group in job["groups"] for one in group):
+        job["hf_token"] = hf_token
     steps = tuple(host_files(state)) if services or state.ours else ()
     return ModelsPlan(tuple(changes), errors, steps, job)
 
@@ -392,8 +397,9 @@ def entry(
     }
     if model.replaces and change.action == "create" and replaced(name, spec, state):
         data["replaces"] = model.replaces
-    if isinstance(model.weights, UrlWeights):
-        data["fetch"] = {**model.weights.model_dump(), "path": weights.host_path(spec, model)}
+    fetch = weights.fetched(spec, model.weights)
+    if fetch:
+        data["fetch"] = fetch
     return data
 
 
@@ -426,9 +432,10 @@ def holdings(change: Change, spec: Host, state: HostState, uuids: Mapping[str, t
 def host_files(state: HostState) -> list[Step]:
     """The runner and the boot unit, where they are missing or differ."""
     steps: list[Step] = []
-    runner = read_text("files/models.py")
-    if paths.RUNNER not in state.files or state.files[paths.RUNNER].text != runner:
-        steps.append(WriteFile(f"the models' runner, {paths.RUNNER}", paths.RUNNER, runner, "755"))
+    for path, mode in ((paths.FETCH, "644"), (paths.RUNNER, "755")):
+        text = read_text(f"files/{path.rpartition('/')[2]}")
+        if path not in state.files or state.files[path].text != text:
+            steps.append(WriteFile(f"the models' runner, {path}", path, text, mode))
     unit = render(
         "templates/gpurack.service.j2",
         compose_file=paths.COMPOSE_FILE,

@@ -1,8 +1,13 @@
 """Where a model's weights lie on its host. Pure."""
 
 import re
+from typing import Any
 
-from gpurack.spec.model import Host, Model, Weights
+from gpurack.spec.model import HfWeights, Host, Model, ModelScopeWeights, UrlWeights, Weights
+
+HUBS = {"hf": "https://huggingface.co", "modelscope": "https://www.modelscope.cn"}
+MIRRORS = {"hf": "huggingface", "modelscope": "modelscope"}
+"""A hub's name in the inventory's `mirrors`."""
 
 
 def host_path(spec: Host, model: Model) -> str:
@@ -18,6 +23,23 @@ def place(spec: Host, weights: Weights) -> str:
 def paths(spec: Host) -> list[str]:
     """The paths that the snapshot looks for: those of all enabled models."""
     return [path for model in spec.entries.values() if model.enabled and (path := host_path(spec, model))]
+
+
+def fetched(spec: Host, weights: Weights | None) -> dict[str, Any] | None:
+    """What the runner on the host (files/fetch.py) is told to get, and where it belongs; None for what is there."""
+    if isinstance(weights, UrlWeights):
+        return {**weights.model_dump(), "path": place(spec, weights)}
+    if not isinstance(weights, HfWeights | ModelScopeWeights):
+        return None
+    hub, repo = ("hf", weights.hf) if isinstance(weights, HfWeights) else ("modelscope", weights.modelscope)
+    mirror = spec.mirrors.get(MIRRORS[hub])
+    return {
+        "hub": hub,
+        "repo": repo,
+        "revision": weights.wanted_revision,
+        "endpoint": (mirror.url if mirror else HUBS[hub]).rstrip("/"),
+        "path": place(spec, weights),
+    }
 
 
 def mount(path: str) -> tuple[str, str, str]:

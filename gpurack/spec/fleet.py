@@ -18,7 +18,7 @@ from gpurack.engines.known_flags import is_known_version, unknown_flags
 from gpurack.spec.connections import connection_problems
 from gpurack.spec.fits import unfit_problems
 from gpurack.spec.merge import merge, merge_all, without_nones
-from gpurack.spec.model import Docker, Host, Mirror, Model, Nvidia, Secret, SecretError
+from gpurack.spec.model import Docker, HfWeights, Host, Mirror, Model, Nvidia, Secret, SecretError
 from gpurack.spec.problems import InventoryError, Problem, from_pydantic, nearest, unknown
 from gpurack.spec.seats import seat_problems
 
@@ -36,7 +36,7 @@ KNOWN_OF_MODEL = {
     "image": ("tar", "build"),
     "api_key": tuple(Secret.model_fields),
 }
-PACKAGE_MIRRORS = ("docker-ce", "nvidia", "huggingface")
+URL_MIRRORS = ("docker-ce", "nvidia", "huggingface", "modelscope")
 CONTAINER_NAME = r"[a-zA-Z0-9][a-zA-Z0-9_.-]+"  # Docker's own rule (moby, `RestrictedNamePattern`)
 
 Fleet = dict[str, Host]
@@ -220,13 +220,17 @@ def _listed(gpus: Iterable[int | str]) -> str:
 
 
 def unreadable_secrets(name: str, host: Host) -> list[Problem]:
-    """Secrets of enabled models that the admin's machine cannot produce."""
+    """Secrets that enabled models need and the admin's machine cannot produce."""
     problems = []
     for key, secret in api_keys(host).items():
         try:
             secret.read()
         except SecretError as error:
             problems.append(Problem(name, f"models.{key}.api_key", str(error)))
+    try:
+        read_token(host)
+    except SecretError as error:
+        problems.append(Problem(name, "hf_token", str(error)))
     return problems
 
 
@@ -235,9 +239,9 @@ def wrong_mirrors(name: str, host: Host) -> list[Problem]:
     problems = []
     for key, mirror in host.mirrors.items():
         path, scheme = f"mirrors.{key}", re.match(r"https?://", mirror.url)
-        if key in PACKAGE_MIRRORS and not scheme:
+        if key in URL_MIRRORS and not scheme:
             problems.append(Problem(name, path, f'"{mirror.url}" is not a URL; write "https://{mirror.url}".'))
-        elif key not in PACKAGE_MIRRORS and scheme:
+        elif key not in URL_MIRRORS and scheme:
             rest = mirror.url.removeprefix(scheme[0])
             problems.append(Problem(name, path, f'a registry is named without {scheme[0]}; write "{rest}".'))
         try:
@@ -246,6 +250,18 @@ def wrong_mirrors(name: str, host: Host) -> list[Problem]:
             why = getattr(error, "strerror", None) or "it is not text"
             problems.append(Problem(name, f"{path}.key", f"{mirror.key} cannot be read: {why}."))
     return problems
+
+
+def read_token(host: Host) -> str | None:
+    """The Hugging Face token, if an enabled model comes from there. Raises SecretError."""
+    if host.hf_token is None or not any(
+        model.enabled and isinstance(model.weights, HfWeights) for model in host.models.values()
+    ):
+        return None
+    token = host.hf_token.read()
+    if len(token.split()) > 1:
+        raise SecretError(f"{host.hf_token.source()} holds more than a token: there is white space in it.")
+    return token
 
 
 def api_keys(host: Host) -> dict[str, Secret]:

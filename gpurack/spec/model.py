@@ -68,6 +68,12 @@ Repository = Annotated[
     str, _Like(r"[A-Za-z0-9._-]+/[A-Za-z0-9._-]+", 'is not a repository; write its owner too, "facebook/opt-125m".')
 ]
 
+Revision = Annotated[
+    str,
+    BeforeValidator(_version_is_text),
+    _Like(r"[A-Za-z0-9][A-Za-z0-9._/-]*", "is not a revision; write a commit, a tag or a branch."),
+]
+
 
 class SecretError(Exception):
     """A secret could not be read on the admin's machine; the text says which and why, never its value."""
@@ -162,27 +168,41 @@ class UrlWeights(Strict):
 
 
 class HfWeights(Strict):
-    """A repository of the Hugging Face Hub. revision: a commit, a tag or a branch; a commit (40 hex digits) pins it."""
+    """A repository of the Hugging Face Hub: what serving needs of it is fetched onto the host, as a folder.
+
+    revision: a commit, a tag or a branch; a commit (40 hex digits) pins it. A branch is looked up once and not
+    followed: later runs leave the folder as it is.
+    """
 
     hf: Repository
-    revision: str | None = None
+    revision: Revision | None = None
+
+    @property
+    def wanted_revision(self) -> str:
+        """The revision, or the Hub's usual branch."""
+        return self.revision or "main"
 
     @property
     def place(self) -> str:
         """Its folder below weights_dir."""
-        return f"hf/{self.hf.replace('/', '--')}@{self.revision or 'main'}"
+        return f"hf/{self.hf.replace('/', '--')}@{self.wanted_revision.replace('/', '--')}"
 
 
 class ModelScopeWeights(Strict):
-    """A repository of ModelScope. revision as for the Hub."""
+    """A public repository of ModelScope. revision as for the Hub."""
 
     modelscope: Repository
-    revision: str | None = None
+    revision: Revision | None = None
+
+    @property
+    def wanted_revision(self) -> str:
+        """The revision, or ModelScope's usual branch."""
+        return self.revision or "master"
 
     @property
     def place(self) -> str:
         """Its folder below weights_dir."""
-        return f"modelscope/{self.modelscope.replace('/', '--')}@{self.revision or 'master'}"
+        return f"modelscope/{self.modelscope.replace('/', '--')}@{self.wanted_revision.replace('/', '--')}"
 
 
 class CopyWeights(Strict):
@@ -506,12 +526,17 @@ class Host(Strict):
     docker: Docker = Field(Docker(), description="the Docker engine")
     nvidia: Nvidia = Field(Nvidia(), description="toolkit and driver")
     mirrors: dict[str, Annotated[Mirror, BeforeValidator(_mirror_may_be_text)]] = Field(
-        {}, description='replacements: `"docker-ce"`, `"nvidia"` (package repositories), `"huggingface"`, any registry'
+        {},
+        description='replacements: `"docker-ce"`, `"nvidia"` (package repositories), `"huggingface"`, `"modelscope"`, '
+        "any registry",
     )
     proxy: str | None = Field(None, description="an HTTP proxy for the host's downloads")
     ca: str | None = Field(None, description="a private certificate authority's file on the admin's machine")
     weights_dir: AbsolutePath = Field("/var/lib/gpurack/weights", description="where fetched weights lie on the host")
-    hf_token: Secret | None = Field(None, description="the Hugging Face token, as a reference to where it is")
+    hf_token: Secret | None = Field(
+        None,
+        description="the Hugging Face token, as a reference to where it is; for `{hf}` weights, never kept on the host",
+    )
     models: dict[str, Model] = Field({}, description="the models, by name")
     services: dict[str, Model] = Field({}, description="what people use that is no model: gateways, web pages")
 

@@ -6,7 +6,7 @@ mentions them. A line leaves these tables with the change that carries it out.
 
 from collections.abc import Callable, Mapping
 
-from gpurack.spec.model import CopyWeights, HfWeights, Host, Model, ModelScopeWeights
+from gpurack.spec.model import CopyWeights, Host, Model
 from gpurack.spec.problems import Problem
 
 # path → (is it used?, what to write instead)
@@ -17,11 +17,10 @@ OF_HOST: Mapping[str, tuple[Callable[[Host], bool], str]] = {
     "nvidia.access": (lambda host: host.nvidia.access != "auto", "; leave it out"),
     "proxy": (lambda host: host.proxy is not None, "; set it in the host's own configuration of apt and Docker"),
     "ca": (lambda host: host.ca is not None, "; install it on the host beforehand"),
-    "hf_token": (lambda host: host.hf_token is not None, "; leave it out"),
 }
 OF_MODEL: Mapping[str, tuple[Callable[[Model], bool], str]] = {
     "weights": (
-        lambda model: isinstance(model.weights, HfWeights | ModelScopeWeights | CopyWeights),
+        lambda model: isinstance(model.weights, CopyWeights),
         '; copy them to the host and write their path, or {"url": …, "sha256": …}',
     ),
     "image": (lambda model: not isinstance(model.image, str | None), "; write the name of an image"),

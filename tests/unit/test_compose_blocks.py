@@ -3,17 +3,14 @@ keeps its old lines. Both must write the same bytes."""
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
 
 from gpurack.plan import compose
+from tests.unit.host_programs import load
 
-FILE = Path(__file__).resolve().parents[2] / "files" / "models.py"
 SERVICES: dict[str, dict[str, Any]] = {
     "beta": {
         "image": "b:1",
@@ -27,31 +24,26 @@ SERVICES: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def runner() -> ModuleType:
+def runner() -> Any:
     """files/models.py as a module."""
-    spec = importlib.util.spec_from_file_location("gpurack_runner", FILE)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("models")
 
 
-def job(runner: ModuleType, new: dict[str, Any], before: dict[str, Any]) -> Any:
+def job(runner: Any, new: dict[str, Any], before: dict[str, Any]) -> Any:
     """A runner's job with these services."""
     texts = {"head": compose.head(), "services": compose.blocks(new), "before": compose.blocks(before)}
     return runner.Job({"compose": texts, "groups": [], "secrets": {}})
 
 
 @pytest.mark.parametrize("names", [(), ("alpha",), ("alpha", "beta"), ("gamma", "beta", "alpha")])
-def test_runner_and_plan_write_the_same(runner: ModuleType, names: tuple[str, ...]) -> None:
+def test_runner_and_plan_write_the_same(runner: Any, names: tuple[str, ...]) -> None:
     services = {name: SERVICES[name] for name in names}
     text = job(runner, services, {}).project()
     assert text == compose.document(services)
     assert yaml.safe_load(text)["services"] == compose.escaped(services)
 
 
-def test_a_failed_model_keeps_its_old_lines(runner: ModuleType) -> None:
+def test_a_failed_model_keeps_its_old_lines(runner: Any) -> None:
     old = {**SERVICES["beta"], "image": "b:0"}
     text = job(runner, SERVICES, {"beta": old}).project({"beta", "alpha"})
     assert text == compose.document({"beta": old, "gamma": SERVICES["gamma"]})

@@ -17,7 +17,7 @@ from gpurack.plan.steps import Shell, WriteFile
 from gpurack.resources import read_text
 from gpurack.spec.model import Host
 from gpurack.state.model import Container, HostState
-from tests.given import SALT, container, host_state, models, running, uuid
+from tests.given import SALT, container, host_state, models, running, spec, uuid
 
 READY = [200, '{"data":[{"id":"alpha"},{"id":"beta"}]}']
 
@@ -75,6 +75,7 @@ BOTH = models(alpha={"gpus": [0]}, beta={"gpus": [1]})
 def test_a_first_run_creates() -> None:
     found = plan(BOTH, replace(host_state(gpus=4), weights={"/w/a.gguf": 1}))
     assert found.reasons == [
+        "the models' runner, /usr/local/lib/gpurack/fetch.py",
         "the models' runner, /usr/local/lib/gpurack/models.py",
         "the unit that starts the models at boot, gpurack.service",
         "enable gpurack.service",
@@ -397,6 +398,51 @@ def test_a_container_made_by_hand_is_replaced_only_when_it_is_named() -> None:
     assert found.job["groups"][0][0]["replaces"] == "qwen-old"
     gone = replace(host_state(), weights={"/w/a.gguf": 1})
     assert changes(plan(models(alpha={"replaces": "qwen-old"}), gone)) == {"alpha": ": new"}
+
+
+# --- weights to fetch ------------------------------------------------------------------------------------------------
+
+HUB = {"engine": "vllm", "version": "0.33.0", "gpus": [0]}
+
+
+def fetched(wanted: Host, token: str | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(the whole job, what its only model fetches)"""
+    found = plan_models(wanted, host_state(gpus=4), {}, SALT, token)
+    assert found.job
+    return dict(found.job), found.job["groups"][0][0].get("fetch", {})
+
+
+@pytest.mark.parametrize(
+    ("given", "place", "hub"),
+    [
+        ({"hf": "lab/tiny"}, "hf/lab--tiny@main", {"hub": "hf", "revision": "main"}),
+        ({"hf": "lab/tiny", "revision": "refs/pr/3"}, "hf/lab--tiny@refs--pr--3", {"revision": "refs/pr/3"}),
+        ({"modelscope": "lab/tiny"}, "modelscope/lab--tiny@master", {"hub": "modelscope", "revision": "master"}),
+    ],
+)
+def test_a_repository_is_fetched_from_its_hub(given: dict[str, str], place: str, hub: dict[str, str]) -> None:
+    wanted = models(alpha={**HUB, "weights": given})
+    endpoint = {"hf": "https://huggingface.co", "modelscope": "https://www.modelscope.cn"}
+    _, fetch = fetched(wanted)
+    assert fetch == {**fetch, **hub, "repo": "lab/tiny", "path": f"/var/lib/gpurack/weights/{place}"}
+    assert fetch["endpoint"] == endpoint[fetch["hub"]]
+    (mount,) = (mount for mount in compose.service("alpha", wanted, host_state(gpus=4), (uuid(0),))["volumes"]
+                if mount["type"] == "bind")  # fmt: skip
+    assert (mount["source"], mount["target"]) == (fetch["path"], f"/weights/{place.partition('/')[2]}")
+
+
+def test_a_mirror_stands_for_the_hub() -> None:
+    wanted = spec({"mirrors": {"huggingface": "https://hf.example/hub/"},
+                   "models": {"alpha": {**HUB, "port": 8000, "weights": {"hf": "lab/tiny"}}}})  # fmt: skip
+    assert fetched(wanted)[1]["endpoint"] == "https://hf.example/hub"
+
+
+@pytest.mark.parametrize(("weights", "given"), [({"hf": "lab/tiny"}, True), ({"modelscope": "lab/tiny"}, False)])
+def test_the_token_is_in_the_job_and_nowhere_else(weights: dict[str, str], given: bool) -> None:
+    """And there only for what comes from Hugging Face."""
+    job, _ = fetched(models(alpha={**HUB, "weights": weights}), "hf_secret")
+    assert (job.pop("hf_token", None) == "hf_secret") == given
+    assert "hf_secret" not in json.dumps(job)
 
 
 # --- files on the host -----------------------------------------------------------------------------------------------

@@ -1,14 +1,9 @@
-"""files/models.py on a host: fetching over real HTTP with real curl, and jobs carried out with a fake of Docker."""
+"""files/models.py on a host: jobs carried out with a fake of Docker."""
 
-import hashlib
 import os
 import stat
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import yaml
@@ -16,54 +11,6 @@ import yaml
 from gpurack.plan import compose
 from gpurack.plan.models import SET_ASIDE
 from tests.unit.host_programs import Fakes, load
-
-CONTENT = bytes(range(256)) * 40
-SHA = hashlib.sha256(CONTENT).hexdigest()
-
-
-class Weights(BaseHTTPRequestHandler):
-    """Serves CONTENT; `ranges` as most servers do, or without as `python -m http.server`."""
-
-    ranges: ClassVar[bool] = True
-    sized: ClassVar[bool] = True
-    status: ClassVar[int] = 200
-    gets: ClassVar[list[str]] = []
-
-    def do_HEAD(self) -> None:
-        self.answer(body=False)
-
-    def do_GET(self) -> None:
-        self.gets.append(self.headers.get("Range", ""))
-        self.answer(body=True)
-
-    def answer(self, body: bool) -> None:
-        begin, status = 0, self.status
-        if self.ranges and "Range" in self.headers:
-            begin = int(self.headers["Range"].removeprefix("bytes=").partition("-")[0])
-            status = 416 if begin >= len(CONTENT) else 206
-        data = CONTENT[begin:] if status in (200, 206) else b""
-        self.send_response(status)
-        if self.sized or status == 416:
-            self.send_header("Content-Length", str(len(data)))
-        if status == 206:
-            self.send_header("Content-Range", f"bytes {begin}-{len(CONTENT) - 1}/{len(CONTENT)}")
-        self.end_headers()
-        if body:
-            self.wfile.write(data)
-
-    def log_message(self, *arguments: Any) -> None:
-        """Silent."""
-
-
-@pytest.fixture
-def server() -> Iterator[tuple[type[Weights], str]]:
-    handler = type("Handler", (Weights,), {"gets": []})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
-        thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        yield handler, f"http://127.0.0.1:{httpd.server_port}/a.gguf"
-        httpd.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -75,33 +22,10 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     module.LOCK, module.BUSY = str(tmp_path / "run/lock"), str(tmp_path / "run/busy")
     module.clock = lambda seconds: "0:00"  # a busy machine changes no text
     monkeypatch.setattr(os, "chown", lambda *arguments: None)  # the tests need no root
-    for name in ("http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
     return module
 
 
-# --- words -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (9.9, "0:09"), (75, "1:15"), (3600, "60:00")])
-def test_clock(seconds: float, text: str) -> None:
-    assert load("models").clock(seconds) == text
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (1000, "1 kB"),
-        (2_950_000, "2.95 MB"),
-        (6_100_000_000, "6.1 GB"),
-        (10**12, "1000.0 GB"),
-    ],
-)
-def test_size(runner: Any, count: int, text: str) -> None:
-    assert runner.size(count) == text
+# --- words ----------------------------------------------------------------------------------------------------------
 
 
 def test_secrets_are_cut_out_of_logs(runner: Any) -> None:
@@ -116,91 +40,6 @@ def test_a_file_appears_whole_and_closed(runner: Any, tmp_path: Path) -> None:
     runner.write(str(tmp_path / "a/b/key"), "größe\n", 0o400)
     (written,) = (tmp_path / "a/b").iterdir()
     assert (written.read_text(), stat.S_IMODE(written.stat().st_mode)) == ("größe\n", 0o400)
-
-
-# --- weights ---------------------------------------------------------------------------------------------------------
-
-
-def test_fetched_whole(runner: Any, server: Any, tmp_path: Path) -> None:
-    path = tmp_path / "weights/a.gguf"
-    runner.fetch("alpha", server[1], SHA, str(path))
-    assert path.read_bytes() == CONTENT
-    assert [entry.name for entry in path.parent.iterdir()] == ["a.gguf"]
-    runner.fetch("alpha", "http://127.0.0.1:1/never-asked", SHA, str(path))
-
-
-@pytest.mark.parametrize("have", [1, len(CONTENT) // 2, len(CONTENT)])
-def test_resumed_where_an_earlier_try_stopped(runner: Any, server: Any, tmp_path: Path, have: int) -> None:
-    path = tmp_path / "a.gguf"
-    (tmp_path / "a.gguf.part").write_bytes(CONTENT[:have])
-    runner.fetch("alpha", server[1], SHA, str(path))
-    assert path.read_bytes() == CONTENT
-    assert server[0].gets == ([f"bytes={have}-"] if have < len(CONTENT) else [])
-
-
-def test_a_rest_that_is_longer_than_the_file_is_thrown_away(runner: Any, server: Any, tmp_path: Path) -> None:
-    """The server would answer 416 for ever."""
-    (tmp_path / "a.gguf.part").write_bytes(CONTENT + b"more")
-    runner.fetch("alpha", server[1], SHA, str(tmp_path / "a.gguf"))
-    assert (tmp_path / "a.gguf").read_bytes() == CONTENT
-
-
-def test_a_server_that_cannot_resume_sends_it_all_again(runner: Any, server: Any, tmp_path: Path) -> None:
-    server[0].ranges = False
-    (tmp_path / "a.gguf.part").write_bytes(CONTENT[:100])
-    runner.fetch("alpha", server[1], SHA, str(tmp_path / "a.gguf"))
-    assert (tmp_path / "a.gguf").read_bytes() == CONTENT
-
-
-@pytest.mark.parametrize("have", [0, 100, len(CONTENT)])
-def test_a_server_that_does_not_say_how_much(runner: Any, server: Any, tmp_path: Path, have: int) -> None:
-    server[0].sized = False
-    if have:
-        (tmp_path / "a.gguf.part").write_bytes(CONTENT[:have])
-    runner.fetch("alpha", server[1], SHA, str(tmp_path / "a.gguf"))
-    assert (tmp_path / "a.gguf").read_bytes() == CONTENT
-
-
-def test_a_wrong_hash_is_thrown_away_and_said(runner: Any, server: Any, tmp_path: Path) -> None:
-    with pytest.raises(runner.Failure, match=f"have sha256 {SHA}, not {'0' * 64}. They were thrown away"):
-        runner.fetch("alpha", server[1], "0" * 64, str(tmp_path / "a.gguf"))
-    assert list(tmp_path.glob("a.gguf*")) == []
-
-
-def test_what_is_not_there_is_said_with_curls_words(runner: Any, server: Any, tmp_path: Path) -> None:
-    server[0].status = 404
-    with pytest.raises(
-        runner.Failure, match=r"weights cannot be fetched from .*: curl: \(22\) .*404.* Try it on the host"
-    ):
-        runner.fetch("alpha", server[1], SHA, str(tmp_path / "a.gguf"))
-
-
-def test_too_little_room_is_seen_before_anything_is_fetched(
-    runner: Any, server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(runner.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10))
-    with pytest.raises(runner.Failure, match=r"weights need 10\.2 kB more, but .* has 10 B free; make room there"):
-        runner.fetch("alpha", server[1], SHA, str(tmp_path / "a.gguf"))
-    assert server[0].gets == []
-
-
-def test_a_disk_that_fills_up_on_the_way(runner: Any, fakes: Fakes, tmp_path: Path) -> None:
-    part = tmp_path / "a.gguf.part"
-    fakes.add("curl", f'case "$1" in -sSfLI) exit 0;; esac; echo half >{part}; exit 23')
-    with pytest.raises(runner.Failure, match=r"no space left in .* while fetching the weights; make room there"):
-        runner.fetch("alpha", "http://weights/a.gguf", SHA, str(tmp_path / "a.gguf"))
-    assert not part.exists()
-
-
-def test_two_models_with_the_same_weights_fetch_once(runner: Any, server: Any, tmp_path: Path) -> None:
-    path = str(tmp_path / "a.gguf")
-    threads = [threading.Thread(target=runner.fetch, args=(name, server[1], SHA, path)) for name in ("alpha", "beta")]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert Path(path).read_bytes() == CONTENT
-    assert len(server[0].gets) == 1
 
 
 # --- jobs ------------------------------------------------------------------------------------------------------------
@@ -337,7 +176,7 @@ def test_a_folder_that_cannot_be_made_is_a_failure_and_no_lost_thread(
     runner: Any, docker: Fakes, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
-    fetch = {"url": "http://127.0.0.1:1/a", "sha256": SHA, "path": str(tmp_path / "file/weights/a.gguf")}
+    fetch = {"url": "http://127.0.0.1:1/a", "sha256": "0" * 64, "path": str(tmp_path / "file/weights/a.gguf")}
     assert carry_out(runner, [entry("alpha", fetch=fetch)]).failures == 1
     assert capsys.readouterr().out.startswith("error alpha: [Errno 20] Not a directory")
 

@@ -18,6 +18,14 @@ from tests.unit.importing.cases import Case, cases
 
 CASES = cases()
 LAB = {"hardware": {"A30": 4}}
+
+
+@pytest.fixture(autouse=True)
+def _secrets_are_exported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the findings say."""
+    monkeypatch.setenv("HF_TOKEN", "hf_lab")
+
+
 each = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 with_service = pytest.mark.parametrize(
     "case", [case for case in CASES if "means" in case.told], ids=lambda case: case.name

@@ -1,0 +1,401 @@
+"""Gets model weights onto this host: a file from a URL, or a repository of a hub as a folder. A part of models.py.
+
+Downloads are resumed where an earlier run stopped, checked, and only then put in their place, so what lies there is
+whole. Runs on the host's own python3 (3.6 or newer, standard library only) and curl.
+"""
+
+import collections
+import contextlib
+import glob
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from urllib.parse import quote, urlsplit
+
+EVERY = 5  # seconds between two signs of life
+
+
+class Failure(Exception):
+    """A model cannot be brought up; the text is for people."""
+
+
+def say(name, text):
+    """One line; several models talk at once, so each line names its model. Where nobody listens any more (pyinfra was
+    killed) the work goes on."""
+    line = "{}: {}\n".format(name, text) if name else text + "\n"
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.write(line)
+        sys.stdout.flush()
+
+
+def clock(seconds):
+    """75 → 1:15"""
+    return "{}:{:02d}".format(int(seconds) // 60, int(seconds) % 60)
+
+
+def size(count):
+    """Bytes for people: 6.1 GB."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return "{:.3g} {}".format(count, unit)
+        count /= 1000
+    return "{:.1f} GB".format(count)
+
+
+class Progress:
+    """Says something every few seconds; starts quiet, so that what is quick says nothing."""
+
+    def __init__(self, name):
+        self.name, self.begun, self.last = name, time.monotonic(), time.monotonic()
+
+    def elapsed(self):
+        return time.monotonic() - self.begun
+
+    def tell(self, text):
+        if time.monotonic() - self.last >= EVERY:
+            self.last = time.monotonic()
+            say(self.name, "{}, {}".format(text, clock(self.elapsed())))
+
+
+def run(*argv):
+    """A command's (exit code, output with errors)."""
+    done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+    return done.returncode, done.stdout.decode("utf-8", "replace").strip()
+
+
+# --- one file --------------------------------------------------------------------------------------------------------
+
+
+FETCHING = collections.defaultdict(threading.Lock)
+
+
+def obtain(name, wanted, token=None):
+    """What gpurack/plan/weights.py: fetched says; once, also when two models want it. token: the Hugging Face Hub's."""
+    with FETCHING[wanted["path"]]:
+        if os.path.exists(wanted["path"]):
+            return
+        if "url" in wanted:
+            fetch_file(name, wanted["url"], wanted["sha256"], wanted["path"])
+        else:
+            fetch_folder(name, HuggingFace(wanted, token) if wanted["hub"] == "hf" else ModelScope(wanted), wanted)
+
+
+def fetch_file(name, url, sha256, path):
+    """Downloads to PATH.part, resumed where an earlier try stopped; renamed into place once its hash is right."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    part = path + ".part"
+    total = remote_size(url)
+    have = os.path.getsize(part) if os.path.exists(part) else 0
+    if total and have > total:  # of another file that was at this address
+        os.unlink(part)
+        have = 0
+    check_room(os.path.dirname(path), (total or have) - have)
+    if not (total and have == total):
+        download(name, url, part, total)
+    say(name, "checking the weights' sha256") if os.path.getsize(part) > 10**9 else None
+    found = hash_of(name, part)
+    if found != sha256:
+        os.unlink(part)
+        raise Failure(
+            "weights from {} have sha256 {}, not {}. They were thrown away. Either the file on the server changed or "
+            "the inventory's sha256 is wrong; correct the wrong one.".format(url, found, sha256)
+        )
+    os.rename(part, path)
+
+
+def check_room(folder, more):
+    free = shutil.disk_usage(folder).free
+    if more > free:
+        raise Failure(
+            "weights need {} more, but {} has {} free; make room there or set weights_dir".format(
+                size(more), folder, size(free)
+            )
+        )
+
+
+def remote_size(url):
+    """Content-Length, None when the server does not say."""
+    code, output = run("curl", "-sSfLI", "--retry", "2", "--max-time", "60", url)
+    if code:
+        error = next((line for line in output.splitlines() if line.startswith("curl:")), "exit code {}".format(code))
+        raise Failure("weights cannot be fetched from {}: {}. Try it on the host: curl -LI {}".format(url, error, url))
+    lengths = re.findall(r"(?im)^content-length:\s*(\d+)", output)
+    return int(lengths[-1]) if lengths else None
+
+
+def download(name, url, part, total, before=0, token=None):
+    """Into PART, resumed. total: of all files together, of which `before` bytes are there already. With a token no
+    redirect is followed: it would go along."""
+    argv = ["curl", "-K", "-", "-sSf", "--proto", "=http,https", "--retry", "5", "--retry-delay", "2", "-C", "-"]
+    argv += ["-o", part, url] if token else ["-L", "-o", part, url]
+    process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    with contextlib.suppress(BrokenPipeError), process.stdin:
+        process.stdin.write(with_token(token))
+    progress, begun = Progress(name), os.path.getsize(part) if os.path.exists(part) else 0
+    while True:
+        try:
+            process.wait(timeout=1)
+            break
+        except subprocess.TimeoutExpired:
+            have = os.path.getsize(part) if os.path.exists(part) else 0
+            rate = (have - begun) / max(progress.elapsed(), 1)
+            have += before
+            of = " of {}".format(size(total)) if total else ""
+            progress.tell("fetching weights, {}{}, {}/s".format(size(have), of, size(rate)))
+    error = process.stderr.read().decode("utf-8", "replace").strip()
+    if process.returncode == 33 and begun:  # curl: the server cannot resume
+        os.unlink(part)
+        download(name, url, part, total, before, token)
+        return
+    if process.returncode == 23:  # curl: write error
+        with contextlib.suppress(OSError):
+            os.unlink(part)
+        raise Failure("no space left in {} while fetching the weights; make room there".format(os.path.dirname(part)))
+    if process.returncode:
+        plain = url.partition("?")[0]  # what follows may be a signature
+        raise Failure("weights cannot be fetched from {}: {}; the next run resumes".format(plain, error))
+
+
+def hash_of(name, path):
+    digest, progress = hashlib.sha256(), Progress(name)
+    with open(path, "rb") as stream:
+        for block in iter(lambda: stream.read(1 << 22), b""):
+            digest.update(block)
+            progress.tell("checking the weights' sha256, {}".format(size(stream.tell())))
+    return digest.hexdigest()
+
+
+def with_token(token):
+    """curl's configuration, for its standard input: so a token is in no process's arguments."""
+    escaped = re.sub(r'(["\\])', r"\\\1", token or "")
+    return 'header = "Authorization: Bearer {}"\n'.format(escaped).encode() if token else b""
+
+
+# --- a repository of a hub -------------------------------------------------------------------------------------------
+
+REFUSED = (401, 403)
+FORMATS = (".json", ".safetensors", ".txt", ".model", ".tiktoken", ".py", ".jinja", ".spm", ".vocab", ".bpe")
+PICKLED = (".bin", ".pth", ".pt")  # needed only where there are no safetensors
+OTHERS = {"onnx", "openvino", "coreml", "flax", "tf", "original", "metal", "assets", "images", "runs", "logs"}
+"""Folders with the same model for other programs, or with none."""
+TRAINING = re.compile(r"training_args|trainer_state|optimizer|scheduler|rng_state|scaler")
+
+
+class Answer:
+    """What a hub said. onward: where it redirects to, "" for no redirect."""
+
+    def __init__(self, status, headers, body, onward):
+        self.status, self.headers, self.body, self.onward = status, headers, body, onward
+
+    def words(self):
+        """The hub's own words of why not, for a sentence; "" when it has none."""
+        found = re.search(r"(?im)^x-error-message:\s*(\S.*?)\s*$", self.headers)
+        if not found:
+            found = re.search(r'"(?:error|Message)"\s*:\s*"([^"]{1,200})', self.body)
+        return "HTTP {}{}".format(self.status, ": " + found.group(1).rstrip(".") if found else "")
+
+
+def request(url, token, *options):
+    """One request with curl. Redirects are not followed, so nothing but this hub sees the token."""
+    argv = ["curl", "-K", "-", "-sSi", "--suppress-connect-headers", "--proto", "=http,https", "--retry", "2"]
+    argv += ["--max-time", "60", "-w", "\n%{http_code} %{redirect_url}", *options, url]
+    done = subprocess.run(argv, input=with_token(token), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    if done.returncode:
+        error = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or ["curl failed"]
+        what = (
+            "{}://{} cannot be reached from this host: {}. Name a mirror in mirrors, or copy the weights to the host "
+        )
+        raise Failure((what + "and write their path.").format(*urlsplit(url)[:2], error[0]))
+    text, _, last = done.stdout.decode("utf-8", "replace").rpartition("\n")
+    headers, _, body = text.rpartition("\r\n\r\n")
+    status, _, onward = last.partition(" ")
+    return Answer(int(status), headers, body, onward)
+
+
+def follow(url, token, *options):
+    """(answer, its URL, token) at the end of the redirects; the token stays with the hub that it is for."""
+    for _ in range(8):
+        answer = request(url, token, *options)
+        if not answer.onward:
+            return answer, url, token
+        elsewhere = urlsplit(answer.onward)[:2] != urlsplit(url)[:2]
+        url, token = answer.onward, None if elsewhere else token
+        if elsewhere and "-I" in options:  # a storage's signed address, which is good for one GET and no HEAD
+            return answer, url, token
+    raise Failure("{} redirects without end; see mirrors".format(url))
+
+
+class HuggingFace:
+    """The Hub's API, as huggingface_hub uses it (hf_api.py: model_info with files_metadata; file_download.py: a HEAD
+    whose redirect to storage is then fetched; utils/_http.py: X-Error-Code). Files in LFS have a sha256, others a size.
+    Without a token a repository that does not exist is refused like a private one (401)."""
+
+    def __init__(self, wanted, token):
+        self.repo, self.revision, self.hub, self.token = wanted["repo"], wanted["revision"], wanted["endpoint"], token
+        self.commit = None
+
+    def listing(self):
+        """Every file's name, size and sha256 (None: not said)."""
+        url = "{}/api/models/{}/revision/{}?blobs=true".format(self.hub, self.repo, quote(self.revision, safe=""))
+        answer, _, _ = follow(url, self.token)
+        if answer.status != 200:
+            raise self.refusal(answer)
+        data = json.loads(answer.body)
+        self.commit = data["sha"]
+        files = data["siblings"]
+        return [(file["rfilename"], file.get("size"), (file.get("lfs") or {}).get("sha256")) for file in files]
+
+    def source(self, file):
+        """(URL to get a file from, the token for it)"""
+        url = "{}/{}/resolve/{}/{}".format(self.hub, self.repo, self.commit, quote(file))
+        answer, url, token = follow(url, self.token, "-I")
+        if answer.status >= 400:
+            raise self.refusal(answer)
+        return url, token
+
+    def refusal(self, answer):
+        page = "{}/{}".format(self.hub, self.repo)
+        if answer.status in REFUSED and self.token:
+            what = "refuses {} with this hf_token ({}). Ask for access at {} with the token's account, or use another"
+            what = what.format(self.repo, answer.words(), page)
+        elif answer.status in REFUSED:
+            what = "does not show {} without a token ({}): it is gated, private or not there. Correct its name, or "
+            what = (what + "accept its terms at {} and set hf_token").format(self.repo, answer.words(), page)
+        elif answer.status == 404 and re.search(r"(?im)^x-error-code:\s*RevisionNotFound", answer.headers):
+            what = "has no revision {} of {}; correct revision, see {}/commits".format(self.revision, self.repo, page)
+        elif answer.status == 404:
+            what = "has no {} in revision {} ({}); correct hf or revision, see {}"
+            what = what.format(self.repo, self.revision, answer.words(), page)
+        else:
+            what = "gives no {} now ({}); try again later, or name a mirror in mirrors.huggingface"
+            what = what.format(self.repo, answer.words())
+        return Failure("the Hub {} {}".format(self.hub, what))
+
+
+class ModelScope:
+    """ModelScope's API, as its own client uses it (modelscope/hub/api.py: get_model_files; file_download.py: Sha256 is
+    checked); public repositories only."""
+
+    commit = None
+
+    def __init__(self, wanted):
+        self.repo, self.revision, self.hub = wanted["repo"], wanted["revision"], wanted["endpoint"]
+
+    def listing(self):
+        """Every file's name, size and sha256 (None: not said)."""
+        url = "{}/api/v1/models/{}/repo/files?Revision={}&Recursive=true"
+        answer, _, _ = follow(url.format(self.hub, self.repo, quote(self.revision, safe="")), None)
+        data = json.loads(answer.body) if answer.status == 200 else {}
+        if data.get("Code") != 200:
+            what = "ModelScope {} gives no {} in revision {} ({}); correct modelscope or revision, see {}/models/{}"
+            raise Failure(what.format(self.hub, self.repo, self.revision, answer.words(), self.hub, self.repo))
+        files = [file for file in data["Data"]["Files"] if file["Type"] != "tree"]
+        return [(file["Path"], file.get("Size"), file.get("Sha256") or None) for file in files]
+
+    def source(self, file):
+        """(URL to get a file from, no token)"""
+        revision = quote(self.revision, safe="")
+        return "{}/models/{}/resolve/{}/{}".format(self.hub, self.repo, revision, quote(file)), None
+
+
+def needed(listed):
+    """What serving programs read, of all that is in a repository: [(name, size, sha256)] → the same, fewer."""
+    files = [file for file in listed if not OTHERS & set(file[0].lower().split("/")[:-1])]
+    safe = {os.path.dirname(name) for name, _, _ in files if name.endswith(".safetensors")}
+    whole = "" in safe and any(re.match(r"model.*\.safetensors$", name) for name, _, _ in files)
+    chosen = []
+    for file in files:
+        folder, base = os.path.split(file[0])
+        if TRAINING.match(base) or (base.startswith("consolidated") and whole):  # the same weights once more
+            continue
+        pickled = base.endswith(PICKLED) and folder not in safe
+        if pickled or base.endswith(FORMATS):
+            chosen.append(file)
+    if any(name.endswith((".safetensors",) + PICKLED) for name, _, _ in chosen):
+        return chosen
+    parts = [file for file in files if file[0].endswith(".gguf")]
+    if not parts:
+        raise Failure("there are no weights in the repository; see whether it is the right one")
+    if len({re.sub(r"-\d{5}-of-\d{5}", "", name) for name, _, _ in parts}) > 1:
+        raise Failure(
+            'the repository holds {} GGUF files, each a model; choose one: {{"url": …, "sha256": …}}'.format(len(parts))
+        )
+    return chosen + parts
+
+
+def fetch_folder(name, hub, wanted):
+    """A repository's needed files, each checked, in a folder that is put into its place when it is whole. What it is,
+    the commit first, is written down beside it in PATH.json."""
+    path = wanted["path"]
+    try:
+        files = needed(hub.listing())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise Failure("{} does not answer as a hub does; see mirrors".format(hub.hub)) from None
+    for file, _, _ in files:
+        if {"", ".", ".."} & set(file.split("/")):
+            raise Failure(
+                "{} lists a file {!r}, which lies in no folder of it; nothing was fetched".format(hub.hub, file)
+            )
+    found = {"commit": hub.commit, "files": {file: {"size": count, "sha256": sha256} for file, count, sha256 in files}}
+    part = "{}.{}.part"
+    part = part.format(path, hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:12])
+    for other in glob.glob("{}.{}.part".format(glob.escape(path), "[0-9a-f]" * 12)):
+        if other != part:  # of a commit that the branch has left
+            shutil.rmtree(other)
+    os.makedirs(part, exist_ok=True)
+    sizes = [count for _, count, _ in files]
+    total = sum(sizes) if None not in sizes else None
+    before = sum(present(part, file) for file, _, _ in files)
+    check_room(part, (total or before) - before)
+    done = 0
+    for file, count, sha256 in files:
+        place = os.path.join(part, file)
+        if not os.path.exists(place):
+            os.makedirs(os.path.dirname(place), exist_ok=True)
+            fetch_one(name, hub, file, place, count, sha256, total, done)
+        done += os.path.getsize(place)
+    found.update((key, wanted[key]) for key in ("hub", "repo", "revision", "endpoint"))
+    with open(path + ".json.new", "w", encoding="utf-8") as stream:
+        stream.write(json.dumps(found, indent=1, sort_keys=True) + "\n")
+    os.rename(path + ".json.new", path + ".json")
+    os.rename(part, path)
+    commit = " at commit " + hub.commit if hub.commit else ""
+    say(name, "fetched {}{}, {} in {} files".format(hub.repo, commit, size(done), len(files)))
+
+
+def present(part, file):
+    """How much of a file is there already."""
+    for place in (os.path.join(part, file), os.path.join(part, file) + ".part"):
+        with contextlib.suppress(OSError):
+            return os.path.getsize(place)
+    return 0
+
+
+def fetch_one(name, hub, file, place, count, sha256, total, before):
+    """One file of a repository: to PLACE.part, resumed, checked, renamed."""
+    part = place + ".part"
+    have = os.path.getsize(part) if os.path.exists(part) else -1
+    if count is not None and have > count:
+        os.unlink(part)
+    if count == 0:  # curl leaves no file for nothing
+        open(part, "w").close()
+    elif count is None or have != count:
+        url, token = hub.source(file)
+        download(name, url, part, total, before, token)
+    have = os.path.getsize(part)
+    found = hash_of(name, part) if sha256 else None
+    if found != sha256 or (count is not None and have != count):
+        os.unlink(part)
+        raise Failure(
+            "{} of {} is not what {} lists ({}, not {}). It was thrown away; run again, and look at the mirror if it "
+            "comes back".format(
+                file, hub.repo, hub.hub, *(("sha256 " + found, sha256) if sha256 else (size(have), size(count)))
+            )
+        )
+    os.rename(part, place)
