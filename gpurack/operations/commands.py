@@ -91,9 +91,9 @@ def write_file(path: str, content: str, mode: str) -> Changing:
     stages in /tmp, copies, then changes the mode.) The content goes by standard input, so it is in no argv."""
     place, beside = shlex.quote(path), shlex.quote(f"{path}.gpurack-new")
     folder = shlex.quote(path.rpartition("/")[0])
-    script = (
-        f"umask 077 && mkdir -p -m 755 {folder} && cat > {beside} && chmod {mode} {beside} && mv -f {beside} {place}"
-    )
+    # two runs at once on a fresh host write the same file; the lock of the models may be held for minutes
+    alone = f"exec 9>{paths.RUN}/files && flock 9"
+    script = f"umask 077 && mkdir -p -m 755 {folder} {paths.RUN} && {alone} && cat > {beside} && chmod {mode} {beside} && mv -f {beside} {place}"
     arguments: dict[str, Any] = {"_stdin": content}
     return Changing("sh", "-c", shlex.quote(script), **arguments)
 
