@@ -93,7 +93,10 @@ def write_file(path: str, content: str, mode: str) -> Changing:
     folder = shlex.quote(path.rpartition("/")[0])
     # two runs at once on a fresh host write the same file; the lock of the models may be held for minutes
     alone = f"exec 9>{paths.RUN}/files && flock 9"
-    script = f"umask 077 && mkdir -p -m 755 {folder} {paths.RUN} && {alone} && cat > {beside} && chmod {mode} {beside} && mv -f {beside} {place}"
+    script = (
+        f"umask 077 && mkdir -p -m 755 {folder} {paths.RUN} && {alone} && "
+        f"cat > {beside} && chmod {mode} {beside} && mv -f {beside} {place}"
+    )
     arguments: dict[str, Any] = {"_stdin": content}
     return Changing("sh", "-c", shlex.quote(script), **arguments)
 
