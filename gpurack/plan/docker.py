@@ -180,7 +180,7 @@ def running(state: HostState) -> list[Step]:
     unit = state.units.get("docker.service")
     if unit and unit.active == "active" and unit.enabled == "enabled":
         return []
-    # Debian's unit gives up at the fourth start within a minute (StartLimitBurst=3), and `enable` tells of sysv scripts.
+    # Debian's unit gives up at the fourth start within a minute (StartLimitBurst=3); `enable` tells of sysv scripts.
     start = (
         "systemctl reset-failed docker.service 2>/dev/null; systemctl enable docker.service >/dev/null 2>&1; "
         "systemctl start docker.service && systemctl -q is-enabled docker.service"
