@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from gpurack import paths
 from gpurack.operations.commands import Refusal, Streamed, carry_out, slow
+from gpurack.operations.copying import Copy
 from gpurack.operations.host import announce, carry_out_plan, refused_before
 from gpurack.plan.docker import unanswered
 from gpurack.plan.models import ModelsPlan, plan_models
@@ -65,6 +66,13 @@ def carry_out_models(wanted: Host, plan: ModelsPlan) -> Iterator[PyinfraCommand]
     announce("Models", plan.reasons, errors)
     for step in plan.steps:
         yield from carry_out(step)
+    for upload in plan.uploads:
+        copy = Copy(upload)
+        yield copy
+        if copy.problem and plan.job:
+            for model in (model for group in plan.job["groups"] for model in group):
+                if model.get("fetch", {}).get("path") == upload.path:
+                    model["fetch"]["problem"] = copy.problem
     if plan.job:
         yield Job(wanted, plan, errors)
     elif errors:

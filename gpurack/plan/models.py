@@ -4,6 +4,7 @@ import ipaddress
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from gpurack import paths
@@ -12,7 +13,7 @@ from gpurack.plan import compose, ledger, weights
 from gpurack.plan.estimate import refusal
 from gpurack.plan.steps import Shell, Step, WriteFile
 from gpurack.resources import read_text, render
-from gpurack.spec.model import Host
+from gpurack.spec.model import CopyWeights, Host
 from gpurack.state.model import MISMATCH, Container, HostState
 
 Action = Literal["keep", "create", "recreate", "start", "wait", "remove"]
@@ -35,16 +36,27 @@ class Change:
 
 
 @dataclass(frozen=True)
+class Upload:
+    """Weights that a model needs and only the admin's machine has."""
+
+    model: str
+    source: Path
+    path: str
+
+
+@dataclass(frozen=True)
 class ModelsPlan:
     """changes: one for every model of the inventory that could be planned and every container to remove.
 
-    errors: model → sentence; nothing of such a model is touched. steps: files to write before the job.
+    errors: model → sentence; nothing of such a model is touched. steps: files to write before the job. uploads: to copy
+    before it, too.
     job: what the runner on the host (files/models.py) gets by standard input; None when there is nothing to do.
     """
 
     changes: tuple[Change, ...] = ()
     errors: Mapping[str, str] = field(default_factory=dict)
     steps: tuple[Step, ...] = ()
+    uploads: tuple[Upload, ...] = ()
     job: Mapping[str, Any] | None = None
 
     @property
@@ -55,7 +67,8 @@ class ModelsPlan:
     @property
     def reasons(self) -> list[str]:
         """For people, before anything happens."""
-        return [step.reason for step in self.steps] + [str(c) for c in self.changes if c.action != "keep"]
+        copies = [f"copy {upload.source} for {upload.model}" for upload in self.uploads]
+        return [step.reason for step in self.steps] + copies + [str(c) for c in self.changes if c.action != "keep"]
 
 
 def plan_models(
@@ -110,7 +123,20 @@ def plan_models(
     if job and hf_token and any(one.get("fetch", {}).get("hub") == "hf" for group in job["groups"] for one in group):
         job["hf_token"] = hf_token
     steps = tuple(host_files(state)) if services or state.ours else ()
-    return ModelsPlan(tuple(changes), errors, steps, job)
+    return ModelsPlan(tuple(changes), errors, steps, uploads(spec, state, acting), job)
+
+
+def uploads(spec: Host, state: HostState, acting: Sequence[Change]) -> tuple[Upload, ...]:
+    """The weights to copy for these changes, each once."""
+    found: dict[str, Upload] = {}
+    for change in acting:
+        model = spec.models.get(change.model)
+        if change.action == "remove" or model is None or not isinstance(model.weights, CopyWeights):
+            continue
+        path = weights.host_path(spec, model)
+        if state.weights.get(path) is None:
+            found.setdefault(path, Upload(change.model, model.weights.source, path))
+    return tuple(found.values())
 
 
 def unfit(name: str, spec: Host, state: HostState, uuids: Sequence[str]) -> str | None:

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from gpurack.spec.model import HfWeights, Host, Model, ModelScopeWeights, UrlWeights, Weights
+from gpurack.spec.model import CopyWeights, HfWeights, Host, Model, ModelScopeWeights, UrlWeights, Weights
 
 HUBS = {"hf": "https://huggingface.co", "modelscope": "https://www.modelscope.cn"}
 MIRRORS = {"hf": "huggingface", "modelscope": "modelscope"}
@@ -29,6 +29,8 @@ def fetched(spec: Host, weights: Weights | None) -> dict[str, Any] | None:
     """What the runner on the host (files/fetch.py) is told to get, and where it belongs; None for what is there."""
     if isinstance(weights, UrlWeights):
         return {**weights.model_dump(), "path": place(spec, weights)}
+    if isinstance(weights, CopyWeights):
+        return {"copy": str(weights), "path": place(spec, weights)}
     if not isinstance(weights, HfWeights | ModelScopeWeights):
         return None
     hub, repo = ("hf", weights.hf) if isinstance(weights, HfWeights) else ("modelscope", weights.modelscope)

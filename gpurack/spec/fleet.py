@@ -15,10 +15,11 @@ from pyinfra.api.inventory import Inventory
 
 from gpurack.engines import ENGINES
 from gpurack.engines.known_flags import is_known_version, unknown_flags
+from gpurack.spec import local_files
 from gpurack.spec.connections import connection_problems
 from gpurack.spec.fits import unfit_problems
 from gpurack.spec.merge import merge, merge_all, without_nones
-from gpurack.spec.model import Docker, HfWeights, Host, Mirror, Model, Nvidia, Secret, SecretError
+from gpurack.spec.model import CopyWeights, Docker, HfWeights, Host, Mirror, Model, Nvidia, Secret, SecretError
 from gpurack.spec.problems import InventoryError, Problem, from_pydantic, nearest, unknown
 from gpurack.spec.seats import seat_problems
 
@@ -68,7 +69,7 @@ def check_fleet(layers: Mapping[str, Iterable[Mapping[str, Any]]]) -> Fleet:
         problems += found
         if host:
             fleet[name] = host
-            problems += unreadable_secrets(name, host) + wrong_mirrors(name, host)
+            problems += unreadable_secrets(name, host) + wrong_mirrors(name, host) + unreadable_copies(name, host)
     problems += connection_problems(fleet, names)
     if problems:
         raise InventoryError(problems)
@@ -231,6 +232,26 @@ def unreadable_secrets(name: str, host: Host) -> list[Problem]:
         read_token(host)
     except SecretError as error:
         problems.append(Problem(name, "hf_token", str(error)))
+    return problems
+
+
+def unreadable_copies(name: str, host: Host) -> list[Problem]:
+    """Weights to copy that are not on the admin's machine, or hold nothing."""
+    problems = []
+    for key, model in host.models.items():
+        if not (model.enabled and isinstance(model.weights, CopyWeights)):
+            continue
+        path = f"models.{key}.weights.copy"
+        try:
+            source = model.weights.source
+            if not source.exists():
+                problems.append(Problem(name, path, f"{source} is not on this machine."))
+            elif not local_files.files_of(source):
+                problems.append(Problem(name, path, f"{source} holds no files."))
+            else:
+                local_files.content(source)
+        except OSError as error:
+            problems.append(Problem(name, path, f"{error.filename} cannot be read: {error.strerror}."))
     return problems
 
 

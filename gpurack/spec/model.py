@@ -27,6 +27,8 @@ from pydantic import (
 from pydantic_core import CoreSchema
 from pydantic_core.core_schema import no_info_after_validator_function
 
+from gpurack.spec import local_files
+
 
 class Strict(BaseModel):
     """A level of the inventory: no unknown fields, no silent conversions, never changed after it was read."""
@@ -206,14 +208,20 @@ class ModelScopeWeights(Strict):
 
 
 class CopyWeights(Strict):
-    """A file or folder copied from the admin's machine."""
+    """A file or folder copied from the admin's machine; a changed one is another one, and copied again."""
 
     copy_: Annotated[str, Field(alias="copy", min_length=1)]
 
     @property
+    def source(self) -> Path:
+        """Where it is on the admin's machine."""
+        return Path(self.copy_).expanduser().absolute()
+
+    @property
     def place(self) -> str:
-        """Its file or folder below weights_dir."""
-        return f"copy/{Path(self.copy_).name}"
+        """Its file or folder below weights_dir, named by its content. Raises OSError."""
+        name = re.sub(r"[^A-Za-z0-9._-]", "_", self.source.name)
+        return f"copy/{local_files.content(self.source)[:16]}-{name}"
 
     def __str__(self) -> str:
         return self.copy_

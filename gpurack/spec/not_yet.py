@@ -6,7 +6,7 @@ mentions them. A line leaves these tables with the change that carries it out.
 
 from collections.abc import Callable, Mapping
 
-from gpurack.spec.model import CopyWeights, Host, Model
+from gpurack.spec.model import Host, Model
 from gpurack.spec.problems import Problem
 
 # path → (is it used?, what to write instead)
@@ -19,10 +19,6 @@ OF_HOST: Mapping[str, tuple[Callable[[Host], bool], str]] = {
     "ca": (lambda host: host.ca is not None, "; install it on the host beforehand"),
 }
 OF_MODEL: Mapping[str, tuple[Callable[[Model], bool], str]] = {
-    "weights": (
-        lambda model: isinstance(model.weights, CopyWeights),
-        '; copy them to the host and write their path, or {"url": …, "sha256": …}',
-    ),
     "image": (lambda model: not isinstance(model.image, str | None), "; write the name of an image"),
     "user": (lambda model: model.user is not None, "; run it in the host's own Docker"),
     "pull": (lambda model: bool(model.pull), ""),

@@ -92,7 +92,7 @@ def inventory_page() -> str:
 
 def not_yet() -> str:
     """The fields that a deploy refuses in this version."""
-    of_model = ["weights: {copy}", "image: {tar}, {build}", *list(OF_MODEL)[2:]]
+    of_model = ["image: {tar}, {build}", *list(OF_MODEL)[1:]]
     return ", ".join(f"`{path}`" for path in (*OF_HOST, *of_model))
 
 

@@ -181,3 +181,13 @@ def test_two_models_with_the_same_weights_fetch_once(fetcher: Any, server: Any, 
         thread.join()
     assert path.read_bytes() == CONTENT
     assert len(server[0].gets) == 1
+
+
+def test_a_copy_that_did_not_arrive(fetcher: Any, tmp_path: Path) -> None:
+    there = {"copy": "~/a.gguf", "path": str(tmp_path / "a.gguf")}
+    with pytest.raises(fetcher.Failure, match=r"^~/a\.gguf did not arrive; run again$"):
+        fetcher.obtain("alpha", there)
+    with pytest.raises(fetcher.Failure, match=r"^disk full$"):
+        fetcher.obtain("alpha", {**there, "problem": "disk full"})
+    (tmp_path / "a.gguf").write_text("")
+    fetcher.obtain("alpha", there)

@@ -72,7 +72,6 @@ def test_python_only_mistakes() -> None:
         {"engine": "vllm", "gpus": [0], "weights": {"hf": "facebook/opt-125m", "revision": "27dcfa7"}},
         {"engine": "vllm", "gpus": [0], "weights": {"hf": "facebook/opt-125m", "revision": "refs/pr/3"}},
         {"engine": "vllm", "gpus": [0], "weights": {"modelscope": "qwen/Qwen2.5-7B"}},
-        {"weights": {"copy": "./models/a.gguf"}},
         {"version": None, "image": {"tar": "images/llama.tar"}},
         {"version": None, "image": {"build": {"git": "https://git.example/x", "revision": "v1"}}},
         {"bind": "::1"},

@@ -1,0 +1,68 @@
+"""Files of the admin's machine that are to be copied: what they hold, told by one sha256.
+
+Hashing large files takes minutes, so sums are kept, by path, size and time of change, in
+`$XDG_STATE_HOME/gpurack/sums.json`; everything works without that file.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+LARGE = 10**9
+"""Bytes from which on it is said that a file is being read."""
+
+
+def files_of(path: Path) -> dict[str, Path]:
+    """Name inside → file: a file alone, or all of a folder but what is hidden. Links are followed."""
+    if path.is_file():
+        return {path.name: path}
+    inside = {str(found.relative_to(path)): found for found in sorted(path.rglob("*")) if found.is_file()}
+    return {name: found for name, found in inside.items() if not any(part.startswith(".") for part in Path(name).parts)}
+
+
+def content(path: Path) -> str:
+    """One sha256 of a file, or of all names and files of a folder. Raises OSError."""
+    if path.is_file():
+        return sha256(path)
+    lines = [f"{sha256(found)}  {name}" for name, found in files_of(path).items()]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def sha256(path: Path) -> str:
+    """A file's, computed once as long as it is not changed. Raises OSError."""
+    status, key = path.stat(), str(path.resolve())
+    stamp = [status.st_size, status.st_mtime_ns]
+    known = _known()
+    if key in known and known[key][:2] == stamp:
+        return str(known[key][2])
+    if status.st_size > LARGE:
+        print(f"reading {path} ({status.st_size / 1e9:.1f} GB) for its sha256, once", file=sys.stderr)
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    _keep({**_known(), key: [*stamp, found]})
+    return found
+
+
+def _place() -> Path:
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "gpurack" / "sums.json"
+
+
+def _known() -> dict[str, Any]:
+    try:
+        found = json.loads(_place().read_text(encoding="utf-8"))
+        return {key: value for key, value in found.items() if len(value) == 3}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
+
+
+def _keep(sums: dict[str, Any]) -> None:
+    with contextlib.suppress(OSError):
+        _place().parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=_place().parent, delete=False, encoding="utf-8") as file:
+            json.dump(sums, file, indent=1, sort_keys=True)
+        Path(file.name).replace(_place())

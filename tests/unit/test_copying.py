@@ -1,0 +1,210 @@
+"""Weights copied from the admin's machine: which they are, and how they arrive. The host is a shell on this machine."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyinfra.connectors.util import CommandOutput, OutputLine, write_stdin
+
+from gpurack.operations.copying import Copy
+from gpurack.plan.models import Upload, plan_models
+from gpurack.spec import local_files
+from gpurack.spec.fleet import check_fleet
+from gpurack.spec.model import CopyWeights, Host
+from gpurack.spec.problems import InventoryError
+from tests.given import SALT, host_state, models
+
+CONTENT = bytes(range(256)) * 8192
+
+
+class Shell:
+    """As much of pyinfra's host as a copy needs. `cut`: after so many bytes the connection is gone."""
+
+    def __init__(self) -> None:
+        self.connector_data: dict[str, Any] = {}
+        self.cut: int | None = None
+        self.received: list[int] = []
+
+    def log(self, text: str) -> None:
+        """Silent."""
+
+    def run_shell_command(self, command: Any, **arguments: Any) -> tuple[bool, CommandOutput]:
+        stdin = arguments.get("_stdin")
+        process = subprocess.Popen(
+            str(command), shell=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        pipe = process.stdin
+        assert pipe
+        assert process.stdout
+        if stdin:
+            self.received.append(0)
+            try:
+                write_stdin(stdin, Cut(pipe, self))
+            except OSError:
+                process.wait()
+                raise
+        pipe.close()
+        lines = process.stdout.read().decode().splitlines()
+        return process.wait() == 0, CommandOutput([OutputLine("stdout", line) for line in lines])
+
+
+class Cut:
+    """A pipe that counts, and ends early."""
+
+    def __init__(self, pipe: Any, shell: Shell) -> None:
+        self.pipe, self.shell = pipe, shell
+
+    def write(self, data: bytes) -> None:
+        self.shell.received[-1] += len(data)
+        if self.shell.cut is not None and self.shell.received[-1] > self.shell.cut:
+            self.pipe.close()
+            raise OSError("Socket is closed")
+        self.pipe.write(data)
+
+    def close(self) -> None:
+        self.pipe.close()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "here/it's a.gguf"
+    path.parent.mkdir()
+    path.write_bytes(CONTENT)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "here/tiny"
+    for name, content in {"config.json": b"{}", "sub/b.safetensors": CONTENT, ".git/x": b"x", "empty.txt": b""}.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(content)
+    return path
+
+
+def copied(shell: Shell, source: Path, path: Path) -> str:
+    """What Copy says against it; "" for nothing."""
+    command = Copy(Upload("alpha", source, str(path)))
+    ok, _ = command.execute(None, shell, {})  # type: ignore[arg-type]
+    assert ok
+    assert path.exists() == (not command.problem)
+    return command.problem
+
+
+def there(path: Path) -> dict[str, bytes]:
+    return {str(found.relative_to(path)): found.read_bytes() for found in path.rglob("*") if found.is_file()}
+
+
+def test_a_file_arrives(file: Path, tmp_path: Path) -> None:
+    assert copied(Shell(), file, tmp_path / "there/copy/x-a b.gguf") == ""
+    assert there(tmp_path / "there") == {"copy/x-a b.gguf": CONTENT}
+
+
+def test_a_folder_arrives_without_what_is_hidden(folder: Path, tmp_path: Path) -> None:
+    assert copied(Shell(), folder, tmp_path / "there/copy/x-tiny") == ""
+    assert there(tmp_path / "there/copy") == {
+        "x-tiny/config.json": b"{}", "x-tiny/sub/b.safetensors": CONTENT, "x-tiny/empty.txt": b"",
+    }  # fmt: skip
+
+
+def test_it_goes_on_where_the_connection_ended(folder: Path, tmp_path: Path) -> None:
+    """What had arrived whole is not sent again, and of the rest only what was missing."""
+    shell, path = Shell(), tmp_path / "there/x-tiny"
+    shell.cut = len(CONTENT) // 2
+    assert copied(shell, folder, path).endswith(
+        "tiny could not be copied to the host: Socket is closed; the next run resumes."
+    )
+    arrived = (tmp_path / "there/x-tiny.part/sub/b.safetensors.part").stat().st_size
+    assert 0 < arrived < len(CONTENT)
+    shell.cut, shell.received = None, []
+    assert copied(shell, folder, path) == ""
+    assert there(path)["sub/b.safetensors"] == CONTENT
+    assert sum(shell.received) == len(CONTENT) - arrived
+
+
+def test_what_arrives_changed_is_thrown_away(file: Path, tmp_path: Path) -> None:
+    part = tmp_path / "there/x.gguf.part" / f"{file.name}.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"something else")
+    assert "it's a.gguf arrived changed and was thrown away" in copied(Shell(), file, tmp_path / "there/x.gguf")
+    assert not part.exists()
+    assert copied(Shell(), file, tmp_path / "there/x.gguf") == ""
+
+
+def test_a_host_without_room(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpurack.operations.copying.LOOK", "echo 1000")
+    said = copied(Shell(), file, tmp_path / "there/x.gguf")
+    assert f"it needs 0.0 GB more, but {tmp_path}/there has 0.0; the next run resumes." in said
+
+
+# --- which they are --------------------------------------------------------------------------------------------------
+
+
+def place(path: Path) -> str:
+    return CopyWeights.model_validate({"copy": str(path)}).place
+
+
+def test_the_place_is_the_content(file: Path, folder: Path) -> None:
+    before = place(file), place(folder)
+    assert before[0].endswith("-it_s_a.gguf")
+    file.touch()
+    assert (place(file), place(folder)) == before
+    file.write_bytes(b"retrained")
+    (folder / "config.json").rename(folder / "config2.json")
+    assert place(file) != before[0]
+    assert place(folder) != before[1]
+
+
+def test_a_sum_is_computed_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = place(file)
+    monkeypatch.setattr(local_files.hashlib, "file_digest", None)
+    assert place(file) == before
+
+
+@pytest.mark.parametrize("kept", ["", "[]", '{"x": 5}', '{"x": [1]}'])
+def test_what_is_kept_may_be_broken(file: Path, kept: str, tmp_path: Path) -> None:
+    sums = tmp_path / "state/gpurack/sums.json"
+    sums.parent.mkdir(parents=True)
+    sums.write_text(kept)
+    assert place(file)
+    assert len(json.loads(sums.read_text())) == 1
+
+
+def test_not_there_or_empty_is_an_error_of_the_inventory(tmp_path: Path) -> None:
+    common = {"engine": "vllm", "version": "0.33.0", "gpus": [0], "vram": "1GiB"}
+    entries = {
+        name: {**common, "port": 8000 + port, "weights": {"copy": str(tmp_path / name)}}
+        for port, name in enumerate(("gone", "empty"))
+    }
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InventoryError) as error:
+        check_fleet({"gpu1": [{"models": entries}]})
+    assert {str(problem) for problem in error.value.problems} == {
+        f"gpu1 models.gone.weights.copy: {tmp_path}/gone is not on this machine.",
+        f"gpu1 models.empty.weights.copy: {tmp_path}/empty holds no files.",
+    }
+
+
+# --- the plan --------------------------------------------------------------------------------------------------------
+
+
+def wanted(file: Path) -> Host:
+    return models(alpha={"weights": {"copy": str(file)}}, beta={"weights": {"copy": str(file)}})
+
+
+def test_two_models_with_the_same_weights_share_them(file: Path) -> None:
+    found = plan_models(wanted(file), host_state(), {}, SALT)
+    path = f"/var/lib/gpurack/weights/{place(file)}"
+    assert found.uploads == (Upload("alpha", file, path),)
+    assert f"copy {file} for alpha" in found.reasons
+    assert found.job
+    assert [group[0]["fetch"]["path"] for group in found.job["groups"]] == [path, path]
+
+
+def test_what_is_on_the_host_is_not_copied(file: Path) -> None:
+    path = f"/var/lib/gpurack/weights/{place(file)}"
+    assert plan_models(wanted(file), host_state(weights={path: 1}), {}, SALT).uploads == ()
