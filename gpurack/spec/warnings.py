@@ -20,6 +20,9 @@ def warnings(fleet: Mapping[str, Host]) -> list[Problem]:
             if model.enabled:
                 kind = "models" if key in host.models else "services"
                 found += [Problem(name, f"{kind}.{key}", what) for what in of_model(model)]
+        hub = host.mirrors.get("huggingface")
+        if host.hf_token and hub and hub.url.startswith("http://"):
+            found.append(Problem(name, "mirrors.huggingface", "is http://, so hf_token goes there for all to read."))
         if host.wants_gpu and not hardware(host):
             found.append(Problem(name, "hardware", 'is not given, so cards cannot be checked; write {"A30": 4}.'))
     return found + not_carried_out(fleet)

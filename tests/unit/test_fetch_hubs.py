@@ -341,9 +341,24 @@ def test_no_file_outside_its_folder(fetcher: Any, hub: Hub, wanted: dict[str, st
     assert there(str(tmp_path)) == []
 
 
+def test_a_redirect_between_head_and_get_is_not_followed_with_the_token(
+    fetcher: Any, hub: Hub, wanted: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = hub.answer
+
+    def late(who: str, request: BaseHTTPRequestHandler) -> tuple[int, dict[str, str], bytes]:
+        head = request.command == "HEAD" and "/resolve/" in request.path
+        return (200, {}, b"") if head else answer(who, request)
+
+    monkeypatch.setattr(hub, "answer", late)
+    assert "is not what" in why(fetcher, wanted, TOKEN)
+    assert [request for request in hub.asked if request[0] == "storage"] == []
+
+
+@pytest.mark.parametrize("where", ["/api/models", "/lab/tiny/resolve"])
 @pytest.mark.parametrize("location", ["file:///etc/hostname", "ftp://127.0.0.1/x"])
-def test_no_other_protocol(fetcher: Any, hub: Hub, wanted: dict[str, str], location: str) -> None:
-    hub.refuses["/lab/tiny/resolve"] = (302, {"Location": location})
+def test_no_other_protocol(fetcher: Any, hub: Hub, wanted: dict[str, str], where: str, location: str) -> None:
+    hub.refuses[where] = (302, {"Location": location})
     assert "curl: (1) Protocol" in why(fetcher, wanted)
 
 

@@ -11,6 +11,7 @@ from pyinfra.api import Inventory
 from gpurack.spec.fleet import api_keys, binds_overlap, check_fleet, gpus_in_common, read_fleet, without_models
 from gpurack.spec.model import Host, Model, Secret, SecretError, UrlWeights
 from gpurack.spec.problems import InventoryError, Problem, nearest
+from gpurack.spec.warnings import warnings
 from tests.given import models, spec
 
 WRONG = sorted((Path(__file__).parent / "wrong_inventories").glob("*.json"))
@@ -268,3 +269,11 @@ def test_the_file_name_of_fetched_weights(url: str, name: str) -> None:
 def test_the_nearest_word_or_none() -> None:
     assert nearest("wieghts", ["weights", "gpus"]) == "weights"
     assert nearest("colour", ["weights", "gpus"]) is None
+
+
+@pytest.mark.parametrize(("url", "warned"), [("http://hf.example", True), ("https://hf.example", False)])
+def test_a_token_in_the_clear_is_warned_of(url: str, warned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAB_HF", "hf_lab")
+    data = {"mirrors": {"huggingface": url}, "hf_token": {"env": "LAB_HF"}, "models": {"alpha": ALPHA}}
+    found = [problem.path for problem in warnings(check_fleet({"gpu1": [data]}))]
+    assert ("mirrors.huggingface" in found) == warned
