@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Carries out what gpurack planned for the models of this host. It decides nothing about what they should be.
 
-    models.py apply    the job comes as JSON on standard input (made by gpurack/plan/models.py: make_job)
+    models.py apply    the job comes as JSON on standard input (made by gpurack/plan/job.py)
     models.py boot     starts what compose.yaml holds, when Docker and the GPU driver are both there
 
 Runs on the host's own python3 (3.6 or newer, standard library only), as root, under a lock. Prints progress for people;
@@ -30,7 +30,7 @@ COMPOSE_FILE = CONFIG + "/compose.yaml"
 SECRETS = CONFIG + "/secrets"
 NEXT = COMPOSE_FILE + ".next"  # what Compose checks and pulls from, while COMPOSE_FILE still describes what runs
 REPLACED = "/var/lib/gpurack/replaced"
-SET_ASIDE = "-replaced"  # as in gpurack/plan/models.py
+SET_ASIDE = "-replaced"  # as in gpurack/plan/drift.py
 LOCK = "/run/gpurack/lock"
 BUSY = "/run/gpurack/busy"
 GPU_MEMORY_TIMEOUT = 60  # seconds that a stopped model's memory may take to come back

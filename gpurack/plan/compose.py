@@ -89,6 +89,12 @@ def probe_url(name: str, spec: Host, state: HostState) -> str:
     return f"http://{host}:{model.port}{ENGINES[model.engine].ready_at(model)}"
 
 
+def answers_as(name: str, spec: Host) -> str | None:
+    """The name that a model's answer must hold; None where the answer names no model."""
+    model = spec.models[name]
+    return ENGINES[model.engine].answers_as(model, model.served_name or name)
+
+
 def by_cdi(state: HostState) -> bool:
     """CDI wherever Docker (25 and newer) has it; else the runtime (design.md rule 7)."""
     version = re.match(r"\d+", str(state.docker.get("ServerVersion", "")))

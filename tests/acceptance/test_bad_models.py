@@ -24,9 +24,9 @@ GOOD: dict[str, Any] = {
     "delta": model("delta", [], 8003),
 }
 SHORT_WAIT = """\
-from gpurack.plan import models
+from gpurack.plan import job
 
-models.READY_TIMEOUT = 6  # instead of half an hour
+job.READY_TIMEOUT = 6  # instead of half an hour
 
 from gpurack.deploys import gpu_host  # noqa: E402
 

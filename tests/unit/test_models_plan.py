@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 
 from gpurack import paths
 from gpurack.plan import compose
+from gpurack.plan.drift import Change, differences
+from gpurack.plan.job import groups
 from gpurack.plan.ledger import assign
-from gpurack.plan.models import Change, ModelsPlan, addresses_overlap, differences, groups, host_files, plan_models
+from gpurack.plan.models import ModelsPlan, host_files, plan_models
+from gpurack.plan.obstacles import addresses_overlap
 from gpurack.plan.steps import Shell, WriteFile
 from gpurack.resources import read_text
 from gpurack.spec.model import Host

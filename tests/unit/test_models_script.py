@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from gpurack.plan import compose
-from gpurack.plan.models import SET_ASIDE
+from gpurack.plan.drift import SET_ASIDE
 from tests.unit.host_programs import Fakes, load
 
 

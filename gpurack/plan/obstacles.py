@@ -1,0 +1,159 @@
+"""What stands in the way of a model's change, or is wrong with one that runs, each as a sentence. Pure."""
+
+import ipaddress
+import json
+from collections.abc import Mapping, Sequence
+
+from gpurack.engines import ENGINES
+from gpurack.plan import compose, weights
+from gpurack.plan.drift import Change, holdings, replaced
+from gpurack.plan.estimate import refusal
+from gpurack.spec.model import Host
+from gpurack.state.model import HostState
+
+
+def obstacle(name: str, spec: Host, state: HostState, change: Change) -> str | None:
+    """Why nothing may be done for this model; None when it may."""
+    model = spec.models[name]
+    stranger = next((c for c in state.containers if c.name == name and not c.ours), None)
+    if stranger and stranger != replaced(name, spec, state):
+        return (
+            f'the container name "{name}" is taken by a container that is not gpurack\'s ({stranger.status}, image '
+            f'{stranger.image[7:19]}). Take its place with replaces: "{name}", or give the model another name.'
+        )
+    holder = port_holder(name, spec, state) if change.action != "keep" else None
+    if holder:
+        return f"port {model.port} is held by {holder}. Nothing of this model was changed. {room(holder)}"
+    path = weights.host_path(spec, model)
+    if isinstance(model.weights, str) and change.action != "keep" and state.weights.get(path) is None:
+        return f'weights {path} do not exist on the host. Copy them there, or give {{"url": …, "sha256": …}}.'
+    if change.action == "keep":
+        return silence(name, spec, state)
+    return None
+
+
+def unfit(name: str, spec: Host, state: HostState, uuids: Sequence[str]) -> str | None:
+    """Why the engine's images do not run on these cards with this driver; what runs already is not asked."""
+    if name in state.ours and state.ours[name].running:
+        return None
+    model = spec.models[name]
+    return ENGINES[model.engine].unfit(model, compose.compute_of(uuids, state), state.driver.kernel or None)
+
+
+def too_large(name: str, spec: Host, state: HostState, change: Change, uuids: Sequence[str]) -> str | None:
+    """Why a model that would get a new container does not fit onto its cards; one that runs has shown that it does."""
+    if change.action not in ("create", "recreate"):
+        return None
+    model = spec.models[name]
+    header = state.headers.get(weights.host_path(spec, model))
+    cards = [(f"GPU {gpu.index}", gpu.memory_total / 1024) for gpu in state.gpus if gpu.uuid in uuids]
+    error = refusal(model, header, cards)
+    return f"{error} Nothing of this model was changed." if error else None
+
+
+def silence(name: str, spec: Host, state: HostState) -> str | None:
+    """What is wrong with the answer of a model that runs as it should."""
+    probe = state.probes.get(name)
+    served = compose.answers_as(name, spec)
+    if probe is None:
+        return None
+    if probe.status == 0:
+        return (
+            f"it runs but does not answer (GET {compose.probe_url(name, spec, state)}: nothing in 5 seconds). "
+            f"Look: docker logs --tail 20 {name}. Mend: docker restart {name}, then run again."
+        )
+    if probe.status != 200:
+        return f"it answers HTTP {probe.status}: {probe.body[:200]}. Look: docker logs --tail 20 {name}."
+    if served is not None and json.dumps(served) not in probe.body:
+        return f'it answers, but not as "{served}": {probe.body[:200]}. Mend: docker rm -f {name}, then run again.'
+    return None
+
+
+def port_holder(name: str, spec: Host, state: HostState) -> str | None:
+    """Who else listens where this model wants to; our own containers make room for each other."""
+    model = spec.models[name]
+    wanted = compose.address(model.bind, state)
+    ours = {port for container in state.ours.values() for _, port in container.ports}
+    for listener in state.listeners:
+        if listener.port != model.port or not addresses_overlap(wanted, listener.address):
+            continue
+        foreign = next(
+            (
+                container.name
+                for container in state.containers
+                if container.running and not container.ours
+                for ip, port in container.ports
+                if port == model.port and addresses_overlap(wanted, ip or "0.0.0.0")
+            ),
+            None,
+        )
+        if foreign and foreign == model.replaces:
+            return None
+        if foreign:
+            return f'container "{foreign}", which is not gpurack\'s'
+        if model.port not in ours or "docker-proxy" not in listener.owner:
+            return f"process {listener.owner or '(unknown)'}"
+    return None
+
+
+def room(holder: str) -> str:
+    """How a port is made free."""
+    if holder.startswith("container"):
+        container = holder.split('"')[1]
+        return f'Take its place with replaces: "{container}", stop it, or use another port.'
+    return "Stop it or use another port."
+
+
+def addresses_overlap(one: str, other: str) -> bool:
+    """Can two listeners on these addresses not share a port?"""
+    if one == other or {one, other} & {"0.0.0.0", "::", "*"}:
+        return True
+    try:
+        return ipaddress.ip_address(one) == ipaddress.ip_address(other)
+    except ValueError:
+        return False
+
+
+def mismatch(state: HostState) -> str:
+    """Driver and library differ: what runs goes on, but nothing could start again."""
+    return (
+        f"kernel module {state.driver.kernel}, but nvidia-smi says: {state.driver.message}. Running models go on but "
+        "could not start again, so none on a GPU was touched. Reboot the host, then run again."
+    )
+
+
+def blocked(
+    changes: Sequence[Change],
+    errors: Mapping[str, str],
+    spec: Host,
+    state: HostState,
+    uuids: Mapping[str, tuple[str, ...]],
+) -> dict[str, str]:
+    """Models that would take a card or port from a model that has to stay as it is: name → sentence. Its container
+    still runs there, so a swap of two models happens as a whole or not at all."""
+    found: dict[str, str] = {}
+    pending = [change for change in changes if change.action in ("create", "recreate", "start")]
+    stuck = [name for name in errors if name in state.ours]
+    while stuck:
+        other = stuck.pop()
+        theirs = holdings(Change(other, "remove"), spec, state, uuids)
+        for change in pending:
+            name = change.model
+            taken = theirs & (
+                holdings(change, spec, state, uuids) - holdings(Change(name, "remove"), spec, state, uuids)
+            )
+            if spec.models[name].vram and spec.models[other].vram:
+                taken = {thing for thing in taken if thing.startswith("port ")}
+            if taken and name not in found:
+                things = ", ".join(sorted(spoken(thing, state) for thing in taken))
+                found[name] = (
+                    f"{things} is still held by {other}, which could not be changed, so neither was this model."
+                )
+                stuck += [name] if name in state.ours else []
+    return found
+
+
+def spoken(holding: str, state: HostState) -> str:
+    """`gpu GPU-6f1c…` by its index."""
+    indices = {f"gpu {gpu.uuid}": f"GPU {gpu.index}" for gpu in state.gpus}
+    return indices.get(holding, holding)
