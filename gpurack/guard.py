@@ -2,6 +2,7 @@
 
 - An inventory without hosts: pyinfra loads a deploy file once per host, so never, prints an empty table and exits with
   0. A misspelled group, or a dict where pyinfra wants a list, would look like a success.
+- A --limit that matches no host: the same, with exit code 0 too.
 - A host that cannot be reached: its reason is to stand in the table at the end, but pyinfra connects before it loads
   the deploy file.
 - No terminal, and no -y: pyinfra waits for Enter and ends in a traceback.
@@ -16,14 +17,10 @@ from pyinfra_cli import cli
 from pyinfra_cli.exceptions import CliError
 
 from gpurack.report import CONNECT_ERROR
-from gpurack.spec.problems import InventoryError, Problem
+from gpurack.spec.load import NO_HOSTS
+from gpurack.spec.problems import InventoryError
 
-NO_HOSTS = Problem(
-    "",
-    "",
-    "it has no hosts. Write them as a list at the top of the inventory file, as in inventories/demo.py; "
-    "pyinfra reads lists and silently ignores a dict there.",
-)
+NO_MATCH = "--limit and --exclude leave no host of this inventory; nothing was done. Its hosts: {}."
 NOBODY = (
     "nobody can confirm, because there is no terminal; nothing was changed. "
     "Run with -y to go ahead, or with --dry to only look."
@@ -38,6 +35,8 @@ def guard() -> None:
     def init(inventory: Inventory, config: Config | None, initial_limit: Any = None) -> Any:
         if not len(inventory):
             raise InventoryError([NO_HOSTS])
+        if initial_limit is not None and not initial_limit:
+            raise CliError(NO_MATCH.format(", ".join(host.name for host in inventory)))
         begin(inventory, config, initial_limit=initial_limit)
         state.add_callback_handler(_Connections())
 

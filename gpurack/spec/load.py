@@ -19,6 +19,12 @@ from pyinfra.context import ctx_state
 from gpurack.spec.problems import InventoryError, Problem, unknown
 
 TOP = ("all", "groups", "hosts")
+NO_HOSTS = Problem(
+    "",
+    "",
+    "it has no hosts. Write them as a list at the top of the inventory file, as in inventories/demo.py; "
+    "pyinfra reads lists and silently ignores a dict there, and any name that begins with _.",
+)
 Groups = dict[str, tuple[list[Any], dict[str, Any]]]
 
 
@@ -79,25 +85,38 @@ def read_inventory(path: Path) -> Inventory:
         raise InventoryError([Problem("", str(path), "there is no such inventory file.")])
     if path.suffix in (".yaml", ".yml"):
         groups = read_yaml(path)
-        return Inventory(groups.pop("all"), **groups)
+        return with_hosts(Inventory(groups.pop("all"), **groups))
     # Importing pyinfra's command line costs time that only this needs.
     from pyinfra_cli.inventory import make_inventory
 
     ctx_state.set(State())
-    inventory: Inventory = make_inventory(str(path), cwd=str(Path.cwd()))
+    try:
+        inventory: Inventory = make_inventory(str(path), cwd=str(Path.cwd()))
+    except SyntaxError as error:
+        line = f": {error.text.strip()}" if error.text else "."
+        where = f"{error.filename or path}:{error.lineno}"
+        raise InventoryError([Problem("", where, f"is not Python ({error.msg}){line}")]) from None
     problems = ignored_by_pyinfra(path)
     if problems:
         raise InventoryError(problems)
+    return with_hosts(inventory)
+
+
+def with_hosts(inventory: Inventory) -> Inventory:
+    """The inventory, if it has any: none means that its names are wrong, and looks like all being well."""
+    if not len(inventory):
+        raise InventoryError([NO_HOSTS])
     return inventory
 
 
 def ignored_by_pyinfra(path: Path, fields: tuple[str, ...] | None = None) -> list[Problem]:
-    """Maps at the top of a Python inventory that look like host fields: pyinfra ignores them without a word."""
+    """What Python and pyinfra ignore without a word: keys given twice, and maps at the top of the file that look like
+    host fields."""
     from gpurack.spec.fleet import HOST_FIELDS
 
     known = fields or HOST_FIELDS
     tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-    problems = []
+    problems = keys_twice(tree, path)
     for node in tree.body:
         targets = node.targets if isinstance(node, ast.Assign) else []
         for target in targets:
@@ -110,6 +129,21 @@ def ignored_by_pyinfra(path: Path, fields: tuple[str, ...] | None = None) -> lis
                         "the inventory, or into the data of a group: group = ([hosts], {data}).",
                     )
                 )
+    return problems
+
+
+def keys_twice(tree: ast.AST, path: Path) -> list[Problem]:
+    """A model or field written twice in one {…}: Python lets the last win without a word, and a run would then remove
+    the first from its host. (YAML: `_Strict`.)"""
+    problems = []
+    for node in ast.walk(tree):
+        seen: set[Any] = set()
+        for key in node.keys if isinstance(node, ast.Dict) else []:
+            if isinstance(key, ast.Constant) and isinstance(key.value, str):
+                if key.value in seen:
+                    what = f'"{key.value}" is there twice; Python keeps only the last. Rename or remove one.'
+                    problems.append(Problem("", f"{path}:{key.lineno}", what))
+                seen.add(key.value)
     return problems
 
 
