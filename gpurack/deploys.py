@@ -70,6 +70,7 @@ def models() -> None:
 def remove() -> None:
     """Takes away models and project; with `--data remove=all` Docker and the toolkit too. Never data."""
     wanted = begin()
+    REPORT.removing = True
     what = host.data.get("remove") or "models"
     remove_operation(name="Remove", wanted=wanted, what=what, **privilege(wanted))
 

@@ -24,7 +24,7 @@ from gpurack.state.snapshot import last_look
 
 CONNECT_ERROR = "gpurack connect error"
 """Key in pyinfra's host data: why it could not be reached (gpurack/guard.py)."""
-STYLES = {"ready": "green", "disabled": "dim", "planned": "yellow"}
+STYLES = {"ready": "green", "disabled": "dim", "removed": "dim"}
 
 
 @dataclass
@@ -35,6 +35,8 @@ class Report(BaseStateCallback):
     errors: dict[str, list[str]] = field(default_factory=dict)
     foreseen: dict[str, list[str]] = field(default_factory=dict)
     done: dict[str, dict[str, str]] = field(default_factory=dict)
+    planned: dict[str, dict[str, str]] = field(default_factory=dict)
+    removing: bool = False
     begun: float = field(default_factory=time.monotonic)
     printed: bool = False
 
@@ -69,6 +71,10 @@ class Report(BaseStateCallback):
         """Remembers what a run did to a model: created, recreated, started."""
         self.done.setdefault(host, {})[model] = action
 
+    def foretold(self, host: str, model: str, action: str) -> None:
+        """Remembers what a run would do to a model, for one that ends before it does: `ready, to be recreated`."""
+        self.planned.setdefault(host, {})[model] = action
+
     def host_disconnect(self, state: State, host: Host) -> None:  # type: ignore[override]
         """The end of the run, called for every host."""
         if not self.printed:
@@ -79,6 +85,10 @@ class Report(BaseStateCallback):
         """The table and the closing line, on standard error like all that pyinfra prints."""
         if state.current_stage < StateStage.Execute:
             self.errors = self.foreseen
+        elif self.removing:
+            for name in self.fleet:
+                if not self.left_out(state, name) and not self.errors.get(name):
+                    self.done[name] = dict.fromkeys(self.fleet[name].models, "removed")
         # Without a terminal rich assumes 80 columns; a log has room for the whole table.
         console = Console(file=sys.stderr, highlight=False, width=None if sys.stderr.isatty() else 160)
         rows = [row for name in sorted(self.fleet) for row in self.rows(state, name)]
@@ -99,8 +109,7 @@ class Report(BaseStateCallback):
     def rows(self, state: State, name: str) -> list[tuple[str, ...]]:
         """The lines of one host; a host that failed before its models were looked at has one line."""
         host = state.inventory.get_host(name)
-        limited = state.limit_hosts is not None and host not in state.limit_hosts
-        if limited:
+        if self.left_out(state, name):
             return []
         seen = last_look(host)
         if seen is None or seen.trouble:
@@ -110,13 +119,22 @@ class Report(BaseStateCallback):
         wanted = self.fleet[name]
         return [self.row(state, name, model, wanted, seen) for model in wanted.models]
 
+    def left_out(self, state: State, name: str) -> bool:
+        """Is the host not part of this run (`--limit`, `--exclude`)?"""
+        return state.limit_hosts is not None and state.inventory.get_host(name) not in state.limit_hosts
+
     def row(self, state: State, name: str, model: str, wanted: spec.Host, seen: HostState) -> tuple[str, ...]:
         """One model."""
         entry = wanted.models[model]
         version = entry.version or "image"
         url = endpoint(name, wanted, entry) if entry.enabled else ""
         gpus = ledger.gpus_text(entry).strip("[]") or "CPU"
-        return (name, model, f"{entry.engine} {version}", gpus, url, self.state_of(name, model, wanted, seen))
+        text = self.state_of(name, model, wanted, seen)
+        action = self.planned.get(name, {}).get(model)
+        if action and state.current_stage < StateStage.Execute and not text.startswith("FAILED"):
+            # GPU and endpoint are the inventory's, not (yet) those of what runs there
+            text += f", to be {action}"
+        return (name, model, f"{entry.engine} {version}", gpus, url, text)
 
     def state_of(self, name: str, model: str, wanted: spec.Host, seen: HostState) -> str:
         """`ready, recreated` · `disabled` · `FAILED: why` · `not running`"""
@@ -125,6 +143,8 @@ class Report(BaseStateCallback):
         error = next((text for text in self.errors.get(name, []) if text.startswith(f"{model}: ")), None)
         if error:
             return "FAILED: " + error.partition(": ")[2].split("\n")[0]
+        if self.removing and self.done.get(name, {}).get(model) == "removed":
+            return "removed"
         container, probe = seen.ours.get(model), seen.probes.get(model)
         if container and container.running and probe and probe.status == 200:
             action = self.done.get(name, {}).get(model)
@@ -141,14 +161,21 @@ class Report(BaseStateCallback):
 
     def summary(self, state: State) -> str:
         """`13 of 13 models answered, 1 changed, 12.3 s.`"""
-        enabled = answered = 0
+        enabled = answered = everything = 0
         for name, wanted in self.fleet.items():
+            if self.left_out(state, name):
+                continue
             seen = last_look(state.inventory.get_host(name))
+            everything += len(wanted.models)
             for model, entry in wanted.models.items():
                 enabled += entry.enabled
                 answered += bool(
                     seen and entry.enabled and self.state_of(name, model, wanted, seen).startswith("ready")
                 )
+        if self.removing and state.current_stage >= StateStage.Execute:
+            gone = sum(len(models) for models in self.done.values())
+            changed = "hosts changed" if self.touched(state) else "nothing changed"
+            return f"{gone} of {everything} models are gone, {changed}."
         changes = sum(len(models) for models in self.done.values())
         total = sum(results.success_ops for results in state.results.values())
         seconds = time.monotonic() - self.begun

@@ -64,6 +64,9 @@ def carry_out_models(wanted: Host, plan: ModelsPlan) -> Iterator[PyinfraCommand]
     """Files first, then one streamed command for all models of the host."""
     errors = [f"{name}: {sentence}" for name, sentence in plan.errors.items()]
     announce("Models", plan.reasons, errors)
+    for change in plan.changes:
+        if change.action in ("create", "recreate", "start"):
+            REPORT.foretold(host.name, change.model, PAST[change.action])
     for step in plan.steps:
         yield from carry_out(step)
     for upload in plan.uploads:

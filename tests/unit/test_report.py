@@ -185,3 +185,26 @@ def test_it_is_printed_once_with_brackets_as_they_are(capsys: pytest.CaptureFixt
 
 def test_brackets_are_no_markup() -> None:
     assert escape("[0] → [3]") == "\\[0] → \\[3]"
+
+
+def test_hosts_left_out_by_limit_are_not_counted() -> None:
+    run = Run({"gpu1": seen(), "gpu2": None})
+    run.limit_hosts = [run.hosts["gpu1"]]
+    assert summary(Report(fleet={"gpu1": TWO, "gpu2": TWO}), run).startswith("1 of 1 models answered")
+
+
+def test_before_a_run_the_table_says_what_would_become_of_a_model() -> None:
+    report = Report(fleet={"gpu1": TWO})
+    report.foretold("gpu1", "alpha", "recreated")
+    (dry, _) = report.rows(Run({"gpu1": seen()}, StateStage.Prepare), "gpu1")  # type: ignore[arg-type]
+    assert dry[-1] == "ready, to be recreated"
+    (done, _) = report.rows(Run({"gpu1": seen()}), "gpu1")  # type: ignore[arg-type]
+    assert done[-1] == "ready"
+
+
+def test_after_remove_nothing_is_called_ready(capsys: pytest.CaptureFixture[str]) -> None:
+    report = Report(fleet={"gpu1": TWO, "gpu2": TWO}, removing=True, errors={"gpu2": ["Docker stays"]})
+    report.show(Run({"gpu1": seen(), "gpu2": seen()}))  # type: ignore[arg-type]
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[-1] for line in lines if line.startswith("gpu1") and "alpha" in line] == ["removed"]
+    assert "2 of 4 models are gone, nothing changed." in lines
