@@ -10,6 +10,8 @@ def endpoint(host_name: str, host: Host, model: Model) -> str:
     host_name: the host's name in the inventory. Example: `http://gpu1.lab:8000/v1`.
     """
     public = host.address or host_name
-    where = {"loopback": "localhost", "lan": public, "any": public}.get(model.bind, model.bind)
+    where = {"loopback": "localhost", "lan": public, "any": public, "0.0.0.0": public, "::": public}.get(
+        model.bind, model.bind
+    )
     where = f"[{where}]" if ":" in where else where
     return f"http://{where}:{model.port}{ENGINES[model.engine].base_path}"

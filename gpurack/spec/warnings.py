@@ -31,7 +31,7 @@ def warnings(fleet: Mapping[str, Host]) -> list[Problem]:
 def of_model(model: Model) -> list[str]:
     """The warnings of one model."""
     found = []
-    if model.bind in ("lan", "any") and model.api_key is None and not ENGINES[model.engine].service:
+    if not on_loopback(model.bind) and model.api_key is None and not ENGINES[model.engine].service:
         found.append("no key, open to everybody who reaches the host (api_key: null).")
     if isinstance(model.weights, str):
         found.append("its weights have no source; a rebuild of the host cannot bring them back.")
@@ -44,6 +44,15 @@ def of_model(model: Model) -> list[str]:
     if not is_known_version(model):
         found += [f"args.{flag}: {what} {model.version or 'The image'} may." for flag, what in unknown_flags(model)]
     return found
+
+
+def on_loopback(bind: str) -> bool:
+    """Does nobody but the host itself reach a model that binds to this word or address?
+
+    >>> on_loopback("loopback"), on_loopback("127.0.0.1"), on_loopback("0.0.0.0"), on_loopback("lan")
+    (True, True, False, False)
+    """
+    return bind in ("loopback", "::1") or bind.startswith("127.")
 
 
 def floating(image: str) -> bool:
