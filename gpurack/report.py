@@ -20,7 +20,7 @@ from gpurack.plan import ledger
 from gpurack.spec import model as spec
 from gpurack.spec.fleet import Fleet
 from gpurack.state.model import HostState
-from gpurack.state.snapshot import last_look
+from gpurack.state.snapshot import is_forgotten, last_look
 
 CONNECT_ERROR = "gpurack connect error"
 """Key in pyinfra's host data: why it could not be reached (gpurack/guard.py)."""
@@ -181,6 +181,13 @@ class Report(BaseStateCallback):
         seconds = time.monotonic() - self.begun
         if state.current_stage < StateStage.Execute:
             return f"Nothing was changed. {answered} of {enabled} models answer now."
+        begun = [
+            name for name in self.fleet if is_forgotten(state.inventory.get_host(name)) and not self.errors.get(name)
+        ]
+        if begun and not self.touched(state):
+            return (
+                f"Interrupted. What was begun on {', '.join(begun)} goes on there; run again to see what became of it."
+            )
         changed = (
             f"{changes} changed" if changes else ("nothing changed" if not self.touched(state) else "hosts changed")
         )

@@ -93,6 +93,11 @@ def forget(host: Host) -> None:
         host.connector_data[_KEY] = (StateStage.Setup, host.connector_data[_KEY][1])
 
 
+def is_forgotten(host: Host) -> bool:
+    """Was something begun on the host since it was looked at last?"""
+    return bool(host.connector_data.get(_KEY, (None,))[0] == StateStage.Setup)
+
+
 def _take(host: Host, wanted: spec.Host) -> HostState:
     known = remembered.recall(host.name)
     stdin = Script(script(wanted, known))

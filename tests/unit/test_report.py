@@ -9,6 +9,7 @@ from pyinfra.api.state import StateStage
 from gpurack.report import Report, escape
 from gpurack.spec.model import Host
 from gpurack.state.model import HostState
+from gpurack.state.snapshot import forget
 from tests.given import container, host_state, models
 
 TWO = models(alpha={"gpus": [0]}, beta={"enabled": False})
@@ -208,3 +209,12 @@ def test_after_remove_nothing_is_called_ready(capsys: pytest.CaptureFixture[str]
     lines = capsys.readouterr().err.splitlines()
     assert [line.split()[-1] for line in lines if line.startswith("gpu1") and "alpha" in line] == ["removed"]
     assert "2 of 4 models are gone, nothing changed." in lines
+
+
+def test_an_interrupted_run_does_not_say_that_nothing_changed() -> None:
+    run = Run({"gpu1": seen(), "gpu2": seen()})
+    forget(run.hosts["gpu1"])  # type: ignore[arg-type]
+    report = Report(fleet={"gpu1": TWO, "gpu2": TWO})
+    assert summary(report, run).startswith("Interrupted. What was begun on gpu1 goes on there")
+    report.failed("gpu1", ["error alpha: oh"])
+    assert "nothing changed" in summary(report, run)
