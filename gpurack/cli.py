@@ -61,7 +61,7 @@ def plan(inventory: Path, as_json: bool, strict: bool, compose_host: str | None,
     if as_json:
         click.echo(json.dumps(plan_view.as_data(fleet, found, warnings), indent=2))
     else:
-        plan_view.show(console, fleet, found, warnings, APPLY.format(inventory=inventory))
+        plan_view.show(console, fleet, found, warnings, applying(inventory))
     sys.exit(STRICT_WARNINGS if strict and warnings else 0)
 
 
@@ -101,6 +101,17 @@ def schema() -> None:
     from gpurack.spec.schema import inventory_schema
 
     click.echo(json.dumps(inventory_schema(), indent=2))
+
+
+def applying(inventory: Path) -> str:
+    """The command that applies an inventory; pyinfra reads YAML only through two lines of Python beside it."""
+    if inventory.suffix not in (".yaml", ".yml"):
+        return APPLY.format(inventory=inventory)
+    python = inventory.with_suffix(".py")
+    command = APPLY.format(inventory=python)
+    if python.exists():
+        return command
+    return f'{command}, with two lines in {python}: import gpurack; globals().update(gpurack.load("{inventory.name}"))'
 
 
 def fail(console: Console, error: InventoryError, as_json: bool) -> None:

@@ -17,6 +17,8 @@ from gpurack.spec.seats import Seat, hardware, seats
 
 BAR = 17
 """Characters of a card's bar."""
+LABEL = len("GPU 0-3")
+"""Characters in front of it."""
 
 
 def show(console: Console, fleet: Mapping[str, Host], sizes: Sizes, warnings: Sequence[Problem], apply: str) -> None:
@@ -107,7 +109,7 @@ def gpu_map(host: Host, estimates: Mapping[str, Estimate]) -> list[str]:
         run = [seat] if seat else []
     on_cpu = [key for key, model in host.entries.items() if model.enabled and not model.gpus]
     if on_cpu:
-        lines.append(f"CPU    {escape(', '.join(on_cpu))}")
+        lines.append(f"{'CPU'.ljust(LABEL)}  {escape(', '.join(on_cpu))}")
     return lines
 
 
@@ -119,7 +121,7 @@ def same(one: Seat, other: Seat) -> bool:
 def card_line(host: Host, cards: Sequence[Seat], estimates: Mapping[str, Estimate]) -> str:
     """`GPU 0  ██████████████░░░  17.4 of 21.6 GiB  who`"""
     seat = cards[0]
-    label = f"GPU {seat.card}" if len(cards) == 1 else f"GPU {seat.card}-{cards[-1].card}"
+    label = (f"GPU {seat.card}" if len(cards) == 1 else f"GPU {seat.card}-{cards[-1].card}").ljust(LABEL)
     if seat.reserved:
         return f"{label}  [dim]reserved[/]"
     if not seat.occupants:

@@ -101,6 +101,13 @@ class Needs:
     float_bytes: int | None = None
 
 
+OWN_COMPOSE = {
+    "ports": "use port and bind, so that the plan knows who listens where.",
+    "container_name": "the entry's own name is the container's.",
+    "image": "use image.",
+}
+"""Keys of a Compose service that have fields of their own in the inventory."""
+
 Finding = tuple[str, str]
 """(field of the model, sentence)"""
 
@@ -225,6 +232,9 @@ class Engine(ABC):
             (f"args.{flag}", f"{self.name} has no --{normal(flag)} any more: {self.removed_args[normal(flag)]}")
             for flag in model.args
             if normal(flag) in self.removed_args
+        ]
+        findings += [
+            (f"compose.{key}", OWN_COMPOSE[key]) for key in model.compose if model.compose[key] and key in OWN_COMPOSE
         ]
         findings += [
             (field, f"means nothing to {self.name}: {sentence}")

@@ -67,7 +67,8 @@ def to_groups(content: Any, path: str) -> Groups:
         member_of = own.pop("groups", [])
         for group in member_of if isinstance(member_of, list) else [member_of]:
             if group not in known:
-                problems.append(Problem(str(host), "groups", unknown("group", group, list(map(str, known)))))
+                what = unknown("group", group, list(map(str, known))) if known else "there are no groups in the file."
+                problems.append(Problem(str(host), "groups", what))
             else:
                 groups[group][0].append(str(host))
         groups["all"][0].append((str(host), own))
@@ -81,6 +82,8 @@ def read_inventory(path: Path) -> Inventory:
 
     Raises InventoryError; pyinfra's own errors for Python files come through.
     """
+    if path.is_dir():
+        raise InventoryError([Problem("", str(path), "is a folder; name the inventory file in it.")])
     if not path.is_file():
         raise InventoryError([Problem("", str(path), "there is no such inventory file.")])
     if path.suffix in (".yaml", ".yml"):
@@ -116,7 +119,7 @@ def ignored_by_pyinfra(path: Path, fields: tuple[str, ...] | None = None) -> lis
 
     known = fields or HOST_FIELDS
     tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-    problems = keys_twice(tree, path)
+    problems = keys_twice(tree, path) + hosts_twice(tree, path)
     for node in tree.body:
         targets = node.targets if isinstance(node, ast.Assign) else []
         for target in targets:
@@ -147,6 +150,21 @@ def keys_twice(tree: ast.AST, path: Path) -> list[Problem]:
     return problems
 
 
+def hosts_twice(tree: ast.AST, path: Path) -> list[Problem]:
+    """A host written twice in one list: pyinfra keeps only the last entry's data without a word."""
+    problems = []
+    for node in ast.walk(tree):
+        seen: set[str] = set()
+        for entry in node.elts if isinstance(node, ast.List) else []:
+            name = entry.elts[0] if isinstance(entry, ast.Tuple) and len(entry.elts) == 2 else None
+            if isinstance(name, ast.Constant) and isinstance(name.value, str):
+                if name.value in seen:
+                    what = f'"{name.value}" is in this list twice; pyinfra keeps only the last. Join the two entries.'
+                    problems.append(Problem("", f"{path}:{name.lineno}", what))
+                seen.add(name.value)
+    return problems
+
+
 def _map(value: Any, where: str, problems: list[Problem]) -> dict[str, Any]:
     if value is None:
         return {}
@@ -172,4 +190,5 @@ class _Strict(yaml.SafeLoader):
 def _where(error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-    return f"{place}{getattr(error, 'problem', None) or error}."
+    what = str(getattr(error, "problem", None) or error)
+    return f"{place}{what}{' (YAML is indented with spaces)' if chr(92) + 't' in what else ''}."

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 
 from gpurack.engines import ENGINES
 from gpurack.engines.known_flags import is_known_version, unknown_flags
+from gpurack.spec.cards import CARDS
 from gpurack.spec.model import HfWeights, Host, Model, ModelScopeWeights
 from gpurack.spec.not_yet import not_carried_out
-from gpurack.spec.problems import Problem
+from gpurack.spec.problems import Problem, unknown
 from gpurack.spec.seats import hardware
 
 FLOATING = ("latest", "main", "main-stable", "server", "server-cuda", "full", "light")
@@ -25,6 +26,15 @@ def warnings(fleet: Mapping[str, Host]) -> list[Problem]:
             found.append(Problem(name, "mirrors.huggingface", "is http://, so hf_token goes there for all to read."))
         if host.wants_gpu and not hardware(host):
             found.append(Problem(name, "hardware", 'is not given, so cards cannot be checked; write {"A30": 4}.'))
+        for card in host.hardware:
+            if card not in CARDS:
+                what = unknown("card", card, list(CARDS)) + " Its memory is not checked."
+                found.append(Problem(name, "hardware", what))
+        found += [
+            Problem(name, f"models.{key}.gpus", "is not given, so it runs on the CPU; write [] if that is meant.")
+            for key, model in host.models.items()
+            if model.enabled and host.hardware and "gpus" not in model.model_fields_set
+        ]
     return found + not_carried_out(fleet)
 
 

@@ -42,7 +42,7 @@ def packed(folder: Path) -> bytes:
 
 
 def test_unit_and_operation_tests_pass_there(cpu1: Host) -> None:
-    cpu1.root("apt-get -q update && apt-get -q -y install python3")
+    cpu1.root("apt-get -q update && apt-get -q -y install python3 curl")
     version = cpu1.root("python3 -c 'import sys; print(\"%d.%d\" % sys.version_info[:2])'").stdout.strip()
     assert tuple(map(int, version.split("."))) >= (3, 13), "Debian 13 has 3.13"
     try:

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from pyinfra.api import Inventory
 
+from gpurack.engines import ENGINES
 from gpurack.spec.fleet import api_keys, binds_overlap, check_fleet, gpus_in_common, read_fleet, without_models
+from gpurack.spec.load import ignored_by_pyinfra
 from gpurack.spec.model import Host, Model, Secret, SecretError, UrlWeights
 from gpurack.spec.problems import InventoryError, Problem, nearest
 from gpurack.spec.warnings import warnings
@@ -277,3 +279,46 @@ def test_a_token_in_the_clear_is_warned_of(url: str, warned: bool, monkeypatch: 
     data = {"mirrors": {"huggingface": url}, "hf_token": {"env": "LAB_HF"}, "models": {"alpha": ALPHA}}
     found = [problem.path for problem in warnings(check_fleet({"gpu1": [data]}))]
     assert ("mirrors.huggingface" in found) == warned
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('lab = [("gpu1", {}), ("gpu1", {})]', 'lab.py:1: "gpu1" is in this list twice; pyinfra keeps only the last.'),
+        ('lab = [("gpu1", {"a": 1, "a": 2})]', 'lab.py:1: "a" is there twice; Python keeps only the last.'),
+        (
+            'docker = {"source": "distro"}\nlab = ["gpu1"]',
+            "lab.py:1: pyinfra ignores docker at the top of an inventory;",
+        ),
+    ],
+)
+def test_what_python_and_pyinfra_ignore_without_a_word(tmp_path: Path, text: str, sentence: str) -> None:
+    path = tmp_path / "lab.py"
+    path.write_text(text)
+    (problem,) = ignored_by_pyinfra(path)
+    assert sentence in str(problem)
+
+
+def test_the_same_host_in_two_groups_is_no_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "lab.py"
+    path.write_text('one = [("gpu1", {})]\nother = [("gpu1", {})]\n')
+    assert ignored_by_pyinfra(path) == []
+
+
+def test_own_keys_of_compose_are_refused_and_may_be_taken_away() -> None:
+    def found(**compose: object) -> list[tuple[str, str]]:
+        entry = {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf", "port": 8000, "compose": compose}
+        return ENGINES["llama.cpp"].check(Model.model_validate(entry))
+
+    assert found(ports=["9001:8080"]) == [
+        ("compose.ports", "use port and bind, so that the plan knows who listens where.")
+    ]
+    assert found(ports=None, shm_size="1g") == []
+
+
+def test_a_model_that_says_nothing_of_gpus_on_a_host_with_cards_is_warned_of() -> None:
+    entry = {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf", "port": 8000}
+    fleet = check_fleet({"gpu1": [{"hardware": {"A30": 1, "A31": 1}, "models": {"alpha": entry}}]})
+    said = [str(problem) for problem in warnings(fleet)]
+    assert "gpu1 models.alpha.gpus: is not given, so it runs on the CPU; write [] if that is meant." in said
+    assert any('gpu1 hardware: unknown card "A31"; did you mean "A30"?' in line for line in said)
