@@ -168,11 +168,7 @@ REMEDY = "It was not touched. Correct it, or move it away: mv /etc/docker/daemon
         (b'"x"', '/etc/docker/daemon.json holds "x", not an object.'),
         (b'{"features": []}', "/etc/docker/daemon.json has features that are not an object, which dockerd refuses."),
         (b'{"runtimes": "x"}', "/etc/docker/daemon.json has runtimes that are not an object, which dockerd refuses."),
-        (
-            b'{"debug": true,}',
-            "/etc/docker/daemon.json is not JSON (Expecting property name enclosed in double quotes: line 1 column 16 "
-            "(char 15)).",
-        ),
+        (b'{"debug": true,}', "/etc/docker/daemon.json is not JSON ("),  # the reason is Python's, worded by version
         (b'{"debug": tr', "/etc/docker/daemon.json is not JSON (Expecting value: line 1 column 11 (char 10))."),
         (b'{"a": "\xff"}', "/etc/docker/daemon.json is not JSON ('utf-8' codec can't decode byte 0xff in position 7"),
         ("{}".encode("utf-16"), "/etc/docker/daemon.json is not JSON ('utf-8' codec can't decode byte 0xff in"),
