@@ -1,11 +1,12 @@
 """Which model gets which card. The inventory says indices; containers get UUIDs, which stay with the card. Pure."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gpurack.spec.model import Host, Model
-from gpurack.spec.seats import SHARED
+from gpurack.spec.seats import SHARED, hardware
 from gpurack.state.model import MISMATCH, Gpu, HostState
 
 NO_DRIVER = (
@@ -164,14 +165,32 @@ def resolve(model: Model, spec: Host, state: HostState) -> tuple[str, ...]:
     if model.gpus == "all":
         if state.driver.exit_code:
             raise LookupError(f"wants all GPUs, but nvidia-smi says: {state.driver.message}")
-        return tuple(gpu.uuid for gpu in state.gpus if gpu.uuid not in reserved)
-    cards = [find(wanted, state) for wanted in model.gpus]
+        cards = [gpu for gpu in state.gpus if gpu.uuid not in reserved]
+    else:
+        cards = [find(wanted, state) for wanted in model.gpus]
     for card in cards:
         if card.uuid in reserved:
             raise LookupError(f"GPU {card.index} is reserved (reserved_gpus); choose another.")
+        if expected := other_than_expected(card, spec):
+            raise LookupError(
+                f"GPU {card.index} is an {card.name}, where the inventory's hardware has an {expected}. Was the card "
+                "exchanged, or is it another host? Correct hardware, or choose another card."
+            )
     if len({card.uuid for card in cards}) < len(cards):
         raise LookupError(f"{gpus_text(model)} names one card twice.")
     return tuple(card.uuid for card in cards)
+
+
+def other_than_expected(card: Gpu, spec: Host) -> str | None:
+    """The card that `hardware` has in this place, when nvidia-smi's name says that it is another one.
+
+    Names are compared word by word: "A100 80GB" is "NVIDIA A100-SXM4-80GB", "L4" is not "NVIDIA L40S".
+    """
+    names = hardware(spec)
+    if card.index >= len(names):
+        return None
+    words = set(re.split(r"[^a-z0-9]+", card.name.lower()))
+    return None if set(names[card.index].lower().split()) <= words else names[card.index]
 
 
 def meant(wanted: int | str, gpu: Gpu) -> bool:

@@ -39,6 +39,15 @@ def test_a_process_of_somebody_else_is_named_and_nothing_is_changed(lab: Lab, gp
     assert {name: identities(gpu1)[name] for name in before} == before
 
 
+def test_another_card_than_the_inventory_expects_is_refused(lab: Lab, gpu1: Host) -> None:
+    before = identities(gpu1)
+    models = {**PAIR, "gamma": model("gamma", [2], 8002)}
+    run = lab.run(lab.inventory({"gpu1": {"hardware": {"RTX 4090": 4}, "models": models}}))
+    assert run.exit_code == 1
+    assert "gamma: GPU 2 is an NVIDIA A30, where the inventory's hardware has an RTX 4090." in run.output
+    assert identities(gpu1) == before
+
+
 def test_renumbered_cards_move_no_model_and_their_old_numbers_are_not_given_twice(lab: Lab, gpu1: Host) -> None:
     first = gpu1.gpus.uuids[0]
     inventory = lab.inventory({"gpu1": {"hardware": {"A30": 4}, "models": PAIR}})

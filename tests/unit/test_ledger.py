@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gpurack.plan.ledger import Ledger, assign, gpus_text
 from gpurack.spec.model import Host
 from gpurack.state.model import GpuProcess, HostState
-from tests.given import container, host_state, models, uuid
+from tests.given import container, host_state, models, spec, uuid
 
 
 def held(name: str, *cards: int | str, text: str | None = None, **said: Any) -> Any:
@@ -226,3 +226,24 @@ def test_processes_of_others_are_seen_and_ours_are_not_others() -> None:
 )
 def test_the_inventorys_own_words(gpus: Any, text: str) -> None:
     assert gpus_text(models(alpha={"gpus": gpus}).models["alpha"]) == text
+
+
+@pytest.mark.parametrize(
+    ("hardware", "name", "other"),
+    [
+        ({"A30": 1}, "NVIDIA A30", False),
+        ({"A100 80GB": 1}, "NVIDIA A100-SXM4-80GB", False),
+        ({"A100 40GB": 1}, "NVIDIA A100-SXM4-80GB", True),
+        ({"RTX 4090": 1}, "NVIDIA GeForce RTX 4090", False),
+        ({"L4": 1}, "NVIDIA L40S", True),
+        ({}, "NVIDIA L40S", False),
+    ],
+)
+def test_another_card_than_the_inventory_expects(hardware: dict[str, int], name: str, other: bool) -> None:
+    state = host_state(gpus=1)
+    state = replace(state, gpus=(replace(state.gpus[0], name=name),))
+    host = spec({"hardware": hardware, "models": {"alpha": {"gpus": [0], "port": 8000}}})
+    ledger = assign(host, state)
+    assert list(ledger.errors) == (["alpha"] if other else [])
+    if other:
+        assert f"GPU 0 is an {name}, where the inventory's hardware has an" in ledger.errors["alpha"]
