@@ -174,7 +174,15 @@ def wait_for_memory(name, pids):
 
 
 def start(name):
-    must(*compose("up", "--detach", "--no-deps", "--pull", "never", name))
+    """Creates and starts a model's container. runc loses a race with its own child once in thousands of starts
+    ("waiting for init preliminary setup: … connection reset"), so what it fails to create is tried once more."""
+    argv = compose("up", "--detach", "--no-deps", "--pull", "never", name)
+    code, output = run(*argv)
+    if code and "OCI runtime create failed" in output:
+        code, output = run(*argv)
+    if code:
+        lines = output.splitlines() or ["exit code {}".format(code)]
+        raise Failure("Docker cannot start it: {}".format(next((x for x in reversed(lines) if "rror" in x), lines[-1])))
 
 
 def wait_until_ready(name, url, served_name, timeout):

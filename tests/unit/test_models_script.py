@@ -265,3 +265,28 @@ def test_unknown_words_are_the_usage(runner: Any, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(runner.signal, "signal", lambda *arguments: None)
     assert runner.main() == 64
     assert "models.py apply" in capsys.readouterr().err
+
+
+RUNC = "Error response from daemon: failed to create task: OCI runtime create failed: read init-p: connection reset"
+
+
+@pytest.mark.parametrize(
+    ("script", "calls", "sentence"),
+    [
+        (f'[ -e "$STATE/again" ] || {{ : >"$STATE/again"; echo "{RUNC}"; exit 1; }}', 2, None),
+        (f'echo "{RUNC}"; exit 1', 2, f"Docker cannot start it: {RUNC}"),
+        ('echo " Container alpha  Creating"; echo "Error: no such network"; exit 1', 1, "Error: no such network"),
+    ],
+    ids=["runc lost a race once", "runc fails always", "another reason"],
+)
+def test_what_runc_fails_to_create_is_tried_once_more(
+    runner: Any, fakes: Fakes, script: str, calls: int, sentence: str | None
+) -> None:
+    fakes.add("docker", script)
+    if sentence is None:
+        runner.start("alpha")
+    else:
+        with pytest.raises(runner.Failure) as failure:
+            runner.start("alpha")
+        assert str(failure.value).endswith(sentence)
+    assert len(fakes.calls) == calls

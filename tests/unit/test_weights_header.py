@@ -163,7 +163,8 @@ def look(paths: list[str], known: dict[str, Header] | None = None) -> tuple[Host
     lines = subprocess.run(
         ["sh", "-s"], input=script(wanted, known), capture_output=True, text=True, check=True
     ).stdout.splitlines()
-    return parse(lines), [line for line in lines if line.startswith("{") and '"path"' in line]
+    found = [line for line in lines if line.startswith("{")]  # `docker info` of this machine may be among them
+    return parse(lines), [line for line in found if {"path", "kind"} <= set(json.loads(line))]
 
 
 def test_a_look_reads_headers_once(tmp_path: Path) -> None:
