@@ -170,3 +170,21 @@ def test_the_main_job_on_debian_12(lab: Lab) -> None:
     serves(host)
     assert converge(lab, "bookworm1", None, "1.20.0").unchanged
     lab.testbed.remove("bookworm1")
+
+
+@pytest.mark.parametrize(("name", "version"), [("noble1", "24.04"), ("jammy1", "22.04")])
+def test_the_main_job_where_os_release_says_ubuntu(lab: Lab, name: str, version: str) -> None:
+    """Ubuntu's rows of the table of platforms; the rest of the host is Debian's (docs/testing.md)."""
+    codename = name.removesuffix("1")
+    if name not in lab.testbed.hosts:
+        lab.testbed.add(name, f"gpu-{codename}")
+    host = lab.testbed.recreate(name)
+    converge(lab, name, None, "1.20.0")
+    assert f'VERSION_ID="{version}"' in host.get("/etc/os-release").decode()
+    source = host.get("/etc/apt/sources.list.d/gpurack-docker-ce.sources").decode()
+    assert "URIs: http://repo.testbed/docker-ce/linux/ubuntu\n" in source
+    assert f"Suites: {codename}\n" in source
+    assert f"~{codename}" in host.root("dpkg-query -W -f '${Version}' docker-ce").stdout
+    serves(host)
+    assert converge(lab, name, None, "1.20.0").unchanged
+    lab.testbed.remove(name)
