@@ -7,7 +7,7 @@ import os
 import sys
 import time
 
-from tests.testbed import engine, hosts
+from tests.testbed import engine, engines, hosts
 from tests.testbed.shell import TestbedError, progress
 from tests.testbed.testbed import DEFAULT, Testbed, down
 
@@ -23,6 +23,8 @@ def main() -> int:
                 progress(f"up after {time.monotonic() - started:.0f} s; end it: python -m tests.testbed down")
             case "status":
                 return _status()
+            case "engines":
+                Testbed.load().serve_engines(*(arguments.names or engines.IMAGES))
             case "down":
                 down(arguments.purge)
             case "recreate" | "remove" | "reboot" | "stop" | "start":
@@ -53,6 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("names", nargs="*", metavar="NAME")
     up.add_argument("--kind", choices=sorted(hosts.KINDS), help="for names from which it does not follow")
     verbs.add_parser("status", help="what runs")
+    images = verbs.add_parser("engines", help="make the registry have engines' images (default: all)")
+    images.add_argument("names", nargs="*", metavar="ENGINE")
     end = verbs.add_parser("down", help="end exactly what up made")
     end.add_argument("--purge", action="store_true", help="also throw away images and the private Docker's data")
     for verb, text in {

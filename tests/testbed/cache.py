@@ -35,13 +35,15 @@ def recipe(module: str) -> str:
     return hashlib.sha256(Path(module).read_bytes()).hexdigest()
 
 
-def entry(kind: str, parts: Iterable[object], make: Callable[[Path], None], what: str) -> Path:
+def entry(kind: str, parts: Iterable[object], make: Callable[[Path], None], what: str, room: str = "") -> Path:
     """Return the folder that `make(folder)` filled, once for every recipe (`parts`, see digest()).
+
+    room: the folder of the cache that it lies in.
 
     An attempt works in a folder of its own that is renamed when it is whole; what a broken one left goes away at
     the next. A lock keeps two checkouts from making the same at once.
     """
-    home = cache_home()
+    home = cache_home() / room
     home.mkdir(parents=True, exist_ok=True)
     done = home / f"{kind}-{digest(*parts)}"
     if done.is_dir():

@@ -32,12 +32,10 @@ class Release:
     """Folder with the runc package that runs on this suite."""
 
 
-def script(release: Release, outdir: Path) -> str:
-    """Return a shell script that writes the five packages of a release to a folder."""
-    suffix = release.suffix
-    engine = f"5:{release.number}{suffix}"
+def trees(release: Release) -> str:
+    """Return shell commands that lay the programs out in the working folder, one tree for each package."""
     lines = [
-        'work=$(mktemp -d); trap \'rm -rf "$work"\' EXIT; cd "$work"; mkdir src',
+        "mkdir src",
         f"for deb in {release.debs}/*.deb; do case $deb in */runc_*) ;; *) dpkg-deb -x $deb src;; esac; done",
         f"for deb in {release.runc}/runc_*.deb; do dpkg-deb -x $deb src; done",
         # place PACKAGE TARGET FILE…: put programs into a package's tree
@@ -53,6 +51,14 @@ def script(release: Release, outdir: Path) -> str:
         "place docker-buildx-plugin usr/libexec/docker/cli-plugins src/usr/libexec/docker/cli-plugins/docker-buildx",
         "place docker-compose-plugin usr/libexec/docker/cli-plugins src/usr/libexec/docker/cli-plugins/docker-compose",
     ]
+    return "\n".join(lines) + "\n"
+
+
+def script(release: Release, outdir: Path) -> str:
+    """Return a shell script that writes the five Debian packages of a release to a folder."""
+    suffix = release.suffix
+    engine = f"5:{release.number}{suffix}"
+    lines = ['work=$(mktemp -d); trap \'rm -rf "$work"\' EXIT; cd "$work"', trees(release)]
     old = "docker (<< 1.5~), docker-engine, docker-engine-cs, docker.io, lxc-docker, lxc-docker-virtual-package"
     packages = {
         "docker-ce": (

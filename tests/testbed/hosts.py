@@ -10,12 +10,14 @@ import socket
 import subprocess
 import tarfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.testbed import gpu, suites
+from tests.testbed import amd, gpu, suites
 from tests.testbed.engine import Engine
-from tests.testbed.paths import STATE
+from tests.testbed.engines import environments
+from tests.testbed.paths import STATE, cache_home
 from tests.testbed.shell import TestbedError, await_, run, text
 
 NETWORK = "gpurack-testbed"
@@ -39,6 +41,17 @@ class Kind:
     """Whether it has the simulated cards."""
     release: str = ""
     """What /etc/os-release says instead of Debian's own."""
+    amd: bool = False
+    """Whether it has simulated cards of AMD's."""
+    accounts: tuple[str, ...] = ()
+    """People who may log in beside the administrator; /home is then a volume, where their rootless Dockers live."""
+    links: Mapping[str, str] = field(default_factory=dict)
+    """Programs by other names: path → what it links to."""
+
+    @property
+    def rpm(self) -> bool:
+        """Whether its packages are rpms."""
+        return self.suite is suites.RPM
 
 
 # No Ubuntu image is to be had from Debian's mirror. A host of these kinds calls itself Ubuntu and is a Debian that is
@@ -63,16 +76,37 @@ ID=ubuntu
 ID_LIKE=debian
 UBUNTU_CODENAME=jammy
 """
+_ROCKY = """\
+NAME="Rocky Linux"
+VERSION="9.6 (Blue Onyx)"
+ID="rocky"
+ID_LIKE="rhel centos fedora"
+VERSION_ID="9.6"
+PLATFORM_ID="platform:el9"
+PRETTY_NAME="Rocky Linux 9.6 (Blue Onyx)"
+"""
+_DNF = {"/usr/bin/dnf": "dnf-3", "/usr/bin/yum": "dnf-3"}
 KINDS = {
     "gpu": Kind("host", suites.TRIXIE, True),
     "cpu": Kind("host", suites.TRIXIE, False),
+    "amd": Kind("host", suites.TRIXIE, False, amd=True),
     "gpu-bookworm": Kind("host-bookworm", suites.BOOKWORM, True),
     "cpu-bookworm": Kind("host-bookworm", suites.BOOKWORM, False),
     "gpu-noble": Kind("host", suites.TRIXIE, True, _NOBLE),
     "cpu-noble": Kind("host", suites.TRIXIE, False, _NOBLE),
     "gpu-jammy": Kind("host-bookworm", suites.BOOKWORM, True, _JAMMY),
+    "rootless": Kind("host", suites.TRIXIE, True, accounts=("ada", "bob")),
     "cpu-jammy": Kind("host-bookworm", suites.BOOKWORM, False, _JAMMY),
+    "rpm": Kind("host-rpm", suites.RPM, True, _ROCKY, links=_DNF),
+    "yum": Kind("host-rpm", suites.RPM, True, _ROCKY, links={"/usr/bin/yum": "dnf-3"}),
 }
+
+
+_SYSTEMD = "/lib/systemd/systemd"
+# runc takes /sys/fs/cgroup for the root of the hierarchy. As root it makes the folders that it misses there; a user's
+# cannot, so on hosts with users what is mounted there begins with the host's own cgroup, as on a server.
+_OWN_CGROUPS = ("unshare", "--cgroup", "sh", "-c")
+_OWN_CGROUPS += (f"umount /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec {_SYSTEMD}",)
 
 
 def container(name: str) -> str:
@@ -80,9 +114,9 @@ def container(name: str) -> str:
     return f"gpurack-testbed-{name}"
 
 
-def volume(name: str) -> str:
-    """Return the name of the volume that a host's own Docker lives in."""
-    return f"gpurack-testbed-{name}-docker"
+def volume(name: str, what: str = "docker") -> str:
+    """Return the name of the volume that a host's own Docker (or what else) lives in."""
+    return f"gpurack-testbed-{name}-{what}"
 
 
 def kind_of(name: str) -> str:
@@ -214,6 +248,13 @@ class Host:
             raise TestbedError(f"{self.name} has no GPUs (it is of kind {self.kind}).")
         return gpu.SimulatedGpus(lambda command: self.root(command).stdout)
 
+    @property
+    def amd(self) -> amd.SimulatedAmd:
+        """The control of simulated cards of AMD's (tests/testbed/amd)."""
+        if not KINDS[self.kind].amd:
+            raise TestbedError(f"{self.name} has no cards of AMD's (it is of kind {self.kind}).")
+        return amd.SimulatedAmd(lambda command: self.root(command).stdout)
+
 
 def create(
     engine: Engine, name: str, kind: str, image: str, port: int, files: dict[str, bytes], name_server: str
@@ -247,12 +288,20 @@ def create(
         "--tmpfs",
         "/run/lock",
     ]
-    # Its own Docker needs a file system that overlay2 accepts.
-    engine.docker("volume", "create", "--label", f"{LABEL}={STATE}", volume(name))
-    options += ["-v", f"{volume(name)}:/var/lib/docker"]
+    # Its own Docker needs a file system that overlay2 accepts, and so do its users' rootless ones.
+    folders = {"docker": "/var/lib/docker", **({"home": "/home"} if KINDS[kind].accounts else {})}
+    for what, folder in folders.items():
+        engine.docker("volume", "create", "--label", f"{LABEL}={STATE}", volume(name, what))
+        options += ["-v", f"{volume(name, what)}:{folder}"]
+    # A server's is half of its memory; a container's 64 MB are too little for vLLM.
+    options += ["--shm-size", "8g"]
+    # Environments of engines that are too large for an image of each host (tests/testbed/engines).
+    shared = cache_home() / environments.ROOM
+    shared.mkdir(parents=True, exist_ok=True)
+    options += ["-v", f"{shared}:{environments.MOUNT}:ro"]
     # systemd's signal for "shut down": without it a reboot is a kill after the time limit.
     options += ["--stop-signal", "SIGRTMIN+3"]
-    engine.docker("create", *options, image, "/lib/systemd/systemd")
+    engine.docker("create", *options, image, *(_OWN_CGROUPS if KINDS[kind].accounts else (_SYSTEMD,)))
     engine.docker("cp", "-", f"{container(name)}:/", stdin=_identity(host, files))
     engine.docker("start", container(name))
     return host
@@ -280,14 +329,19 @@ def _identity(host: Host, files: dict[str, bytes]) -> bytes:
         add(f"/home/{USER}/.ssh/authorized_keys", KEY.with_suffix(".pub").read_bytes(), 0o600, 1000)
         for path, content in files.items():
             add(path, content)
+        # as udev makes them on a server; here they come from the machine
+        add("/etc/tmpfiles.d/testbed.conf", b"z /dev/net/tun 0666 root root\nz /dev/fuse 0666 root root\n")
         if release := KINDS[host.kind].release:
             add("/usr/lib/os-release", release.encode())
-        if host.has_gpus:
-            for path, (source, mode) in gpu.files().items():
+        for path, target in KINDS[host.kind].links.items():
+            add(path, target.encode(), 0o777, 0, tarfile.SYMTYPE)
+        drivers = [gpu] if host.has_gpus else [amd] if KINDS[host.kind].amd else []
+        for driver in drivers:
+            for path, (source, mode) in driver.files().items():
                 add(path, source.read_bytes(), mode)
-            units = {Path(path).name: path for path in gpu.files()}
-            for unit in gpu.UNITS:  # what `systemctl enable` does
-                text_of = gpu.files()[units[unit]][0].read_text()
+            units = {Path(path).name: path for path in driver.files()}
+            for unit in driver.UNITS:  # what `systemctl enable` does
+                text_of = driver.files()[units[unit]][0].read_text()
                 for target in re.findall(r"^WantedBy=(\S+)$", text_of, re.MULTILINE):
                     link = f"/etc/systemd/system/{target}.wants/{unit}"
                     add(link, units[unit].encode(), 0o777, 0, tarfile.SYMTYPE)
@@ -329,7 +383,7 @@ def existing(engine: Engine) -> dict[str, Host]:
 def remove(engine: Engine, name: str) -> None:
     """Take a host away, with all its data."""
     engine.docker("rm", "-f", "-v", container(name), check=False)
-    engine.docker("volume", "rm", "-f", volume(name))
+    engine.docker("volume", "rm", "-f", volume(name), volume(name, "home"))
 
 
 def free_port(taken: set[int]) -> int:

@@ -9,6 +9,8 @@ from tests.testbed.hosts import SSH_CONFIG
 from tests.testbed.paths import cache_home
 
 REGISTRY = "registry.testbed:5000"
+LOCKED = "registry.testbed:5001"
+"""The same images, with a login."""
 
 
 def reach(name: str) -> dict[str, Any]:
@@ -28,6 +30,8 @@ def mirrors() -> dict[str, Any]:
         "docker-ce": {"url": "http://repo.testbed/docker-ce", "key": key},
         "nvidia": {"url": "http://repo.testbed/nvidia", "key": key},
         "ghcr.io": f"{REGISTRY}/ghcr",
+        "docker.io": f"{REGISTRY}/hub",
+        "docker.litellm.ai": f"{REGISTRY}/litellm",
     }
 
 

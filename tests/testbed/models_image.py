@@ -1,4 +1,4 @@
-"""The llama.cpp images of the testbed's registry: Debian's real llama-server, laid out as upstream's images are.
+"""The llama.cpp images of the testbed's registry: Debian's real programs, laid out as upstream's images are.
 
 They are pushed over the registry's own API, so that no other Docker than the hosts' ever sees them: one base layer
 for all tags, and a configuration per tag, which makes each its own image id.
@@ -14,6 +14,7 @@ import shutil
 import tarfile
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,39 @@ from tests.testbed import cache
 
 REPOSITORY = "ghcr/ggml-org/llama.cpp"
 BUILDS = ("b7000", "b7001")
-VARIANTS = ("server", "server-cuda")
+VARIANTS = ("server", "server-cuda", "server-rocm", "light", "light-cuda", "full", "full-cuda")
+_ENTRY = {"server": "/app/llama-server", "light": "/app/llama-cli", "full": "/app/tools.sh"}
+_PROGRAMS = ("llama-server", "llama-cli", "llama-completion", "llama-quantize", "llama-bench")
+# As upstream's .devops/tools.sh: a word of its own for each program. Converting needs PyTorch, which is not here.
+_TOOLS_SH = """\
+#!/bin/sh
+set -e
+verb=$1
+[ $# = 0 ] || shift
+case $verb in
+--quantize | -q) exec ./llama-quantize "$@" ;;
+--run | -r) exec ./llama-cli "$@" ;;
+--run-legacy | -l) exec ./llama-completion "$@" ;;
+--bench | -b) exec ./llama-bench "$@" ;;
+--all-in-one | -a)
+	for file in "$1/$2"/ggml-model-f16.bin*; do
+		[ -e "$file" ] || { echo "ls: cannot access '$file': No such file or directory" >&2; exit 2; }
+		small=$(echo "$file" | sed s/f16/q4_0/)
+		if [ -e "$small" ]; then
+			echo "Skip model quantization, it already exists: $small"
+		else
+			echo "Converting PTH to GGML: $file into $small..."
+			exec ./llama-quantize "$file" "$small" q4_0
+		fi
+	done
+	;;
+--server | -s) exec ./llama-server "$@" ;;
+*)
+	echo "Unknown command: $verb"
+	echo "Available commands: --run (-r) --run-legacy (-l) --bench (-b) --quantize (-q) --all-in-one (-a) --server (-s)"
+	;;
+esac
+"""
 _RECIPE = cache.recipe(__file__)
 _CREATED = "2026-01-01T00:00:00Z"
 _TOOLS = ("sh", "cat", "cp", "date", "df", "echo", "env", "false", "grep", "head", "hostname", "id", "kill", "ls", "nc")
@@ -42,24 +75,26 @@ def layers(models: Path) -> list[Layer]:
     """Return the layers of the llama.cpp images, made of the sid folder of suites.made()."""
 
     def make(folder: Path) -> None:
-        _compress(models / "image.tar", folder / "base.tar.gz")
+        compress(models / "image.tar", folder / "base.tar.gz")
         (folder / "app.tar").write_bytes(_app())
-        _compress(folder / "app.tar", folder / "app.tar.gz")
+        compress(folder / "app.tar", folder / "app.tar.gz")
 
     folder = cache.entry("models-layers", (_RECIPE, models), make, "llama.cpp image")
     return [
-        _layer(models / "image.tar", folder / "base.tar.gz"),
-        _layer(folder / "app.tar", folder / "app.tar.gz"),
+        layer_of(models / "image.tar", folder / "base.tar.gz"),
+        layer_of(folder / "app.tar", folder / "app.tar.gz"),
     ]
 
 
-def _compress(source: Path, target: Path) -> None:
+def compress(source: Path, target: Path) -> None:
+    """Write a file packed, the same bytes for the same content."""
     # No name and no time in the header: the same content has the same digest.
     with source.open("rb") as plain, target.open("wb") as raw, gzip.GzipFile("", "wb", 1, raw, mtime=0) as packed:
         shutil.copyfileobj(plain, packed, 1 << 20)
 
 
-def _layer(plain: Path, packed: Path) -> Layer:
+def layer_of(plain: Path, packed: Path) -> Layer:
+    """Return the layer that a tar and its packed form are."""
     with plain.open("rb") as one, packed.open("rb") as two:
         return Layer(
             packed,
@@ -82,7 +117,11 @@ def _app() -> bytes:
         for name in ("bin", "sbin", "lib", "lib64"):
             add(name, tarfile.SYMTYPE, f"usr/{name}")
         add("app", tarfile.DIRTYPE)
-        add("app/llama-server", tarfile.SYMTYPE, "/usr/bin/llama-server")
+        for program in _PROGRAMS:
+            add(f"app/{program}", tarfile.SYMTYPE, f"/usr/bin/{program}")
+        script = tarfile.TarInfo("app/tools.sh")
+        script.size, script.mode = len(_TOOLS_SH), 0o755
+        tar.addfile(script, io.BytesIO(_TOOLS_SH.encode()))
         add("tmp", tarfile.DIRTYPE, mode=0o1777)
         add("root", tarfile.DIRTYPE, mode=0o700)
         for tool in _TOOLS:
@@ -93,11 +132,15 @@ def _app() -> bytes:
 def _configuration(stack: list[Layer], build: str, variant: str) -> dict[str, Any]:
     """Return an image's configuration, with what upstream's Dockerfile sets (.devops/cpu.Dockerfile, stage server)."""
     second = 1_000_000_000
-    environment = [
-        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        "LLAMA_ARG_HOST=0.0.0.0",
-    ]
-    if variant == "server-cuda":
+    environment = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
+    kind = variant.partition("-")[0]
+    server: dict[str, Any] = {}
+    if kind == "server":
+        environment.append("LLAMA_ARG_HOST=0.0.0.0")
+        test = ["CMD", "curl", "-f", "http://localhost:8080/health"]
+        seconds = {"Interval": 30 * second, "Timeout": 30 * second, "StartPeriod": 0}
+        server["Healthcheck"] = {"Test": test, **seconds, "Retries": 3}
+    if variant.endswith("-cuda"):
         # As in NVIDIA's base images: what the nvidia runtime reads when no device is given by CDI.
         environment += ["NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_DRIVER_CAPABILITIES=compute,utility"]
     return {
@@ -106,15 +149,9 @@ def _configuration(stack: list[Layer], build: str, variant: str) -> dict[str, An
         "created": _CREATED,
         "config": {
             "Env": environment,
-            "Entrypoint": ["/app/llama-server"],
+            "Entrypoint": [_ENTRY[kind]],
             "WorkingDir": "/app",
-            "Healthcheck": {
-                "Test": ["CMD", "curl", "-f", "http://localhost:8080/health"],
-                "Interval": 30 * second,
-                "Timeout": 30 * second,
-                "StartPeriod": 0,
-                "Retries": 3,
-            },
+            **server,
             "Labels": {"org.opencontainers.image.version": build, "testbed.variant": variant},
         },
         "rootfs": {"type": "layers", "diff_ids": [layer.diff_id for layer in stack]},
@@ -135,12 +172,12 @@ def push_image(registry: str, repository: str, tag: str, stack: list[Layer], con
     kind = "application/vnd.docker.{}"
     described = []
     for layer in stack:
-        _blob(base, layer.path.read_bytes(), layer.digest)
+        _blob(base, layer.path.read_bytes, layer.digest)
         size = layer.path.stat().st_size
         described.append({"mediaType": kind.format("image.rootfs.diff.tar.gzip"), "size": size, "digest": layer.digest})
     config = json.dumps(configuration, sort_keys=True).encode()
     digest = f"sha256:{hashlib.sha256(config).hexdigest()}"
-    _blob(base, config, digest)
+    _blob(base, lambda: config, digest)
     manifest = {
         "schemaVersion": 2,
         "mediaType": kind.format("distribution.manifest.v2+json"),
@@ -156,14 +193,14 @@ def push_image(registry: str, repository: str, tag: str, stack: list[Layer], con
     return answer["Docker-Content-Digest"]
 
 
-def _blob(base: str, content: bytes, digest: str) -> None:
+def _blob(base: str, content: Callable[[], bytes], digest: str) -> None:
     try:
         _call("HEAD", f"{base}/blobs/{digest}")
     except urllib.error.HTTPError:
         place = _call("POST", f"{base}/blobs/uploads/", b"")["Location"]
         mark = "&" if "?" in place else "?"
         headers = {"Content-Type": "application/octet-stream"}
-        _call("PUT", f"{place}{mark}digest={digest}", content, headers)
+        _call("PUT", f"{place}{mark}digest={digest}", content(), headers)
 
 
 def _call(method: str, url: str, data: bytes | None = None, headers: dict[str, str] | None = None) -> Any:

@@ -15,6 +15,7 @@ from tests.testbed import cache, docker_ce, workshop
 from tests.testbed.engine import Engine
 from tests.testbed.paths import CHECKOUT, PACKAGE
 from tests.testbed.signing import SigningKey
+from tests.testbed.toolkit.build import VERSIONS as TOOLKITS
 
 KEYRING = "/etc/apt/keyrings/testbed.asc"
 
@@ -32,6 +33,16 @@ def host_files(suite: str, key: SigningKey) -> dict[str, bytes]:
     """Return what makes apt on a host use the testbed's Debian mirror and no other source."""
     source = f"Types: deb\nURIs: http://repo.testbed/debian\nSuites: {suite}\nComponents: main\nSigned-By: {KEYRING}\n"
     return {"/etc/apt/sources.list.d/debian.sources": source.encode(), KEYRING: key.public.read_bytes()}
+
+
+def rpm_host_files(key: SigningKey) -> dict[str, bytes]:
+    """Return what makes dnf on a host use the testbed's Rocky and no other repository."""
+    where = "/etc/pki/rpm-gpg/RPM-GPG-KEY-testbed"
+    repo = (
+        "[baseos]\nname=Rocky of the testbed\nbaseurl=http://repo.testbed/rocky/$releasever/$basearch\n"
+        f"gpgcheck=1\nrepo_gpgcheck=1\ngpgkey=file://{where}\n"
+    )
+    return {"/etc/yum.repos.d/rocky.repo": repo.encode(), where: key.public.read_bytes()}
 
 
 def debian(engine: Engine, key: SigningKey, suites: dict[str, Path]) -> Path:
@@ -81,8 +92,8 @@ def docker(engine: Engine, key: SigningKey, trixie: Path, bookworm: Path, sid: P
     return cache.entry("repo-docker-ce", recipe, make, "Docker's repository")
 
 
-def nvidia(engine: Engine, key: SigningKey) -> Path:
-    """Return the folder of NVIDIA's repository."""
+def nvidia(engine: Engine, key: SigningKey, versions: tuple[str, ...] = TOOLKITS) -> Path:
+    """Return the folder of NVIDIA's repository with these versions of the toolkit."""
     toolkit = PACKAGE / "toolkit"
 
     def make(folder: Path) -> None:
@@ -90,7 +101,7 @@ def nvidia(engine: Engine, key: SigningKey) -> Path:
         flat.mkdir(parents=True)
         python = sys.executable if workshop.is_here() else "python3"
         script = (
-            f"cd {CHECKOUT}\n{python} -m tests.testbed.toolkit.build {flat}\n"
+            f"cd {CHECKOUT}\n{python} -m tests.testbed.toolkit.build {flat} {' '.join(versions)}\n"
             f"cd {flat}\napt-ftparchive packages . > Packages\ngzip -k9 Packages\n"
             "apt-ftparchive -o APT::FTPArchive::Release::Origin=https://nvidia.github.io/libnvidia-container "
             "-o APT::FTPArchive::Release::Architectures=amd64 release . > Release.new\nmv Release.new Release\n"
@@ -99,7 +110,7 @@ def nvidia(engine: Engine, key: SigningKey) -> Path:
         (folder / "gpgkey").write_bytes(key.public.read_bytes())
 
     sources = sorted(path for path in toolkit.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    recipe = (_RECIPE, key.fingerprint, [str(path.relative_to(toolkit)) for path in sources], *sources)
+    recipe = (_RECIPE, key.fingerprint, versions, [str(path.relative_to(toolkit)) for path in sources], *sources)
     return cache.entry("repo-nvidia", recipe, make, "NVIDIA's repository")
 
 

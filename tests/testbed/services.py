@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import shutil
+import socket
 import tarfile
 import urllib.error
 import urllib.request
@@ -15,9 +17,21 @@ from tests.testbed.paths import PACKAGE, STATE
 from tests.testbed.shell import TestbedError, await_, log, text
 
 NAME = "gpurack-testbed-services"
-ALIASES = ("services", "repo.testbed", "registry.testbed", "weights.testbed")
+ALIASES = ("services", "repo.testbed", "registry.testbed", "weights.testbed", "proxy.testbed")
 WEIGHTS = STATE / "weights"
 """Served at http://weights.testbed/; a test may add files."""
+MOVED = STATE / "moved"
+"""Served at http://repo.testbed/ before its usual files (see moving.py)."""
+LOGIN = ("lab", "first-password-5f")
+"""Who registry.testbed:5001 gives its images to; `rotate` changes the password to OTHER_PASSWORD and back."""
+OTHER_PASSWORD = "second-password-9c"
+_HASHES = {
+    LOGIN[1]: "$2b$04$oR4H/QBnS1oXYPMiZciQJuq75leJE1CGIFUg5odKT94sAfbIvwgES",
+    OTHER_PASSWORD: "$2b$04$gBLnQdarP5XCdZRpdLArHeZuRYrjZQ7vC.0.97XhONSt20KT6dU3K",
+}
+RPM = STATE / "rpm"
+"""The rpm repositories, below http://repo.testbed/ like the others; filled when the first host asks for them, so that
+the container can go on as it is. A test may change files."""
 _FILES = PACKAGE / "services_files"
 
 
@@ -33,6 +47,8 @@ def start(engine: Engine, image: str, repositories: dict[str, Path], ip: str) ->
         return False
     engine.docker("rm", "-f", "-v", NAME, check=False)
     WEIGHTS.mkdir(parents=True, exist_ok=True)
+    RPM.mkdir(parents=True, exist_ok=True)
+    MOVED.mkdir(exist_ok=True)
     options = [
         "--name",
         NAME,
@@ -43,7 +59,10 @@ def start(engine: Engine, image: str, repositories: dict[str, Path], ip: str) ->
         "--init",
     ]
     options += ["--network", NETWORK, "--ip", ip, *(word for alias in ALIASES for word in ("--network-alias", alias))]
-    options += ["-p", "127.0.0.1::80", "-p", "127.0.0.1::5000", "-v", f"{WEIGHTS}:/srv/weights:ro"]
+    for port in (80, 5000):
+        options += ["-p", f"127.0.0.1:{_free_port()}:{port}"]
+    options += ["-v", f"{WEIGHTS}:/srv/weights:ro", "-v", f"{RPM}:/srv/rpm:ro"]
+    options += ["-v", f"{MOVED}:/srv/moved:ro"]
     for name, folder in repositories.items():
         options += ["-v", f"{folder}:/srv/repo/{name}:ro"]
     engine.docker("create", *options, image, "/etc/testbed/start")
@@ -61,9 +80,35 @@ def start(engine: Engine, image: str, repositories: dict[str, Path], ip: str) ->
     return True
 
 
+def serve_rpm(folder: Path) -> None:
+    """Serve the repositories of rpm_packages.made(): copies, which a test may spoil."""
+    RPM.mkdir(parents=True, exist_ok=True)
+    done = RPM / "entry"
+    if not done.exists() or done.read_text() != folder.name:
+        for old in RPM.iterdir():
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+        shutil.copytree(folder, RPM, dirs_exist_ok=True)
+        done.write_text(folder.name)
+
+
 def address(engine: Engine, port: int) -> str:
     """Return where a port of the container (80 web, 5000 registry) is on this machine, as 127.0.0.1:PORT."""
     return engine.output("port", NAME, f"{port}/tcp").splitlines()[0]
+
+
+def rotate(engine: Engine, password: str) -> None:
+    """Make this the password of the registry with a login: LOGIN[1] or OTHER_PASSWORD."""
+    line = f"{LOGIN[0]}:{_HASHES[password]}\n"
+    engine.docker("exec", "-i", NAME, "sh", "-c", "cat > /etc/testbed/htpasswd", stdin=line.encode())
+
+
+def _free_port() -> int:
+    """Return a port that nobody listens on. Docker would choose from the ones that it did not give away itself, and
+    give up after ten that another Docker's containers have."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def _configuration() -> bytes:

@@ -1,4 +1,4 @@
-"""The testbed's own throwaway key, with which its repositories are signed."""
+"""The testbed's own throwaway keys, with which its repositories are signed."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class SigningKey:
         )
 
 
-def key(engine: Engine) -> SigningKey:
-    """Return the key, made at the first call on this machine."""
-    home = cache_home() / "signing"
+def key(engine: Engine, name: str = "signing") -> SigningKey:
+    """Return the key of that name, made at the first call on this machine."""
+    home = cache_home() / name
     cache_home().mkdir(parents=True, exist_ok=True)
     with (cache_home() / ".signing.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

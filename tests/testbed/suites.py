@@ -23,6 +23,7 @@ _COMMON = (
     "python3 python3-apt",
     "curl wget ca-certificates gnupg gpg jq xz-utils unzip rsync acl lsof psmisc pciutils lsb-release",
     "iptables nftables",
+    "git",
     "uidmap slirp4netns fuse-overlayfs",
 )
 _SERVER_PROGRAMS = "docker.io containerd runc docker-cli docker-buildx docker-compose"
@@ -72,7 +73,36 @@ BOOKWORM = Suite(
     plain="runc",
     setup=_LOGIN,
 )
-SERVICES = Suite("trixie", base=("nginx-light", "docker-registry", "dnsmasq-base"))
+# A host whose only packages are rpms. rpm and dnf are Debian's; what a Rocky 9 has from the beginning is told to rpm's
+# database; dpkg and apt are gone. By which name it has dnf is the host's kind (hosts.py).
+_SPEC = "Version: 9.6\nRelease: 1\nLicense: none\nSummary: as on a Rocky 9 host\nBuildArch: noarch\n"
+_BASE = "system-release = 9.6, system-release(releasever) = 9, /bin/sh, /usr/sbin/groupadd, systemd, tar, xz"
+_PRESENT = {"rocky-base": f"Provides: {_BASE}\n", "ca-certificates": ""}
+_RPM_ONLY = (
+    *(
+        f"cd /tmp; cat > {name}.spec <<'END'\nName: {name}\n{_SPEC}{more}%description\nAs there.\n%files\nEND\n"
+        f"rpmbuild -bb --quiet --define '_topdir /tmp/top' {name}.spec"
+        for name, more in _PRESENT.items()
+    ),
+    "rpm -i --justdb --nodeps /tmp/top/RPMS/noarch/*.rpm; rm -r /tmp/top /tmp/*.spec",
+    "printf '%s\n' [main] gpgcheck=1 clean_requirements_on_remove=True best=True skip_if_unavailable=False "
+    "> /etc/dnf/dnf.conf",
+    # Rocky starts nothing that an administrator did not enable.
+    "mkdir -p /etc/systemd/system-preset; echo 'disable *' > /etc/systemd/system-preset/99-default-disable.preset",
+    "rm -rf /usr/bin/dnf /usr/bin/yum /usr/bin/dpkg* /usr/bin/apt* /etc/yum.repos.d/* /var/lib/apt",
+)
+RPM = Suite(
+    "trixie",
+    base=(*_HOST, "linux-sysctl-defaults", "dnf", "rpm", "libseccomp2"),
+    installable=("curl", "iptables"),
+    plain="dnf-plugins-core",
+    setup=(*_LOGIN, *_RPM_ONLY),
+)
+SERVICES = Suite("trixie", base=("nginx-light", "docker-registry", "dnsmasq-base", "squid", "openssl"))
+_LIBRARIES = ("libgomp1", "libstdc++6", "libsndfile1", "libnuma1")
+# Python 3.11: for a later one PyTorch's CPU builds of vLLM's version may not be at hand.
+PYTHON = Suite("bookworm", base=("python3", "ca-certificates", *_LIBRARIES), variant="essential")
+PYTHON_LLAMA = Suite("sid", base=("python3", "ca-certificates", "libllama0", "libggml0"), variant="essential")
 MODELS = Suite(
     "sid",
     base=("llama.cpp-tools", "busybox-static", "ca-certificates", "curl"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import ipaddress
 import shutil
+import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,7 +13,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.testbed import engine as outer
-from tests.testbed import gguf_models, hosts, models_image, repositories, services, signing, suites, workshop
+from tests.testbed import (
+    engines,
+    gguf_models,
+    hosts,
+    models_image,
+    repositories,
+    rpm_packages,
+    services,
+    signing,
+    suites,
+    workshop,
+)
 from tests.testbed.engine import Engine
 from tests.testbed.hosts import LABEL, NETWORK, Host
 from tests.testbed.paths import STATE
@@ -91,6 +103,11 @@ class Testbed:
         served = gguf_models.served(services.WEIGHTS, name)
         return Weights(f"http://weights.testbed/{name}.gguf", served.sha256, served.sentence)
 
+    def serve_engines(self, *names: str) -> None:
+        """Make the registry have the images of these engines (tests/testbed/engines); what it has stays."""
+        with _alone():
+            engines.serve(self.engine, f"http://{self.registry}", names)
+
     @property
     def ssh_config(self) -> Path:
         """The file for `ssh -F`, with every host by its name."""
@@ -110,6 +127,16 @@ class Testbed:
     def web(self) -> str:
         """The address on this machine of the web server that is repo.testbed and weights.testbed."""
         return services.address(self.engine, 80)
+
+    def authority(self) -> str:
+        """Return the certificate of the private authority that stands behind https://repo.testbed, weights.testbed and
+        registry.testbed:5443; it is a new one whenever the services are made anew."""
+        with urllib.request.urlopen(f"http://{self.web}/ca.pem", timeout=10) as answer:
+            return str(answer.read().decode())
+
+    def proxy_log(self) -> str:
+        """Return what http://proxy.testbed:3128 wrote down of its clients and what they asked for."""
+        return self.engine.output("exec", services.NAME, "cat", "/var/log/squid/access.log")
 
     def down(self, purge: bool = False) -> None:
         """End exactly what `up` made: containers, volumes, network and the private dockerd.
@@ -193,6 +220,8 @@ def _up(kinds: dict[str, str], ports: dict[str, int] | None = None) -> Testbed:
     hosts.write_ssh_config(running)
     for name in kinds:
         running[name].wait()
+        for account in hosts.KINDS[running[name].kind].accounts:
+            running[name].root(f"id -u {account} >/dev/null 2>&1 || useradd --create-home --shell /bin/bash {account}")
         progress(f"{name} is up: ssh -F {hosts.SSH_CONFIG} {name}")
     return Testbed(engine, running)
 
@@ -220,13 +249,18 @@ def _parts(engine: Engine, key: signing.SigningKey, host_images: set[str]) -> _P
         bookworm = pool.submit(suites.made, engine, "host-bookworm", suites.BOOKWORM)
         nvidia = pool.submit(repositories.nvidia, engine, key)
         weights = pool.submit(gguf_models.serve, services.WEIGHTS)
+        rpm = pool.submit(suites.made, engine, "host-rpm", suites.RPM) if "host-rpm" in host_images else None
         bases = {"host": trixie.result(), "host-bookworm": bookworm.result()}
+        if rpm:
+            bases["host-rpm"] = rpm.result()
         suites_of = {"trixie": bases["host"], "bookworm": bases["host-bookworm"]}
         docker = pool.submit(repositories.docker, engine, key, bases["host"], bases["host-bookworm"], sid.result())
         debian = pool.submit(repositories.debian, engine, key, suites_of)
         images = {image: pool.submit(_image, engine, bases[image]) for image in sorted(host_images)}
         services_image = pool.submit(_image, engine, serving.result())
         layers = pool.submit(models_image.layers, sid.result())
+        if rpm:
+            services.serve_rpm(rpm_packages.made(engine, key, rpm.result(), trixie.result(), sid.result()))
         weights.result()
         return _Parts(
             {"debian": debian.result(), "docker-ce/linux": docker.result(), "nvidia": nvidia.result()},
@@ -284,6 +318,11 @@ def _host(
         progress(f"removing what a broken attempt left of {name} ({state})")
     hosts.remove(engine, name)
     taken = {host.port for host in hosts.existing(engine).values()}
-    files = repositories.host_files(hosts.KINDS[kind].suite.name, key)
+    what = hosts.KINDS[kind]
+    files = (
+        repositories.rpm_host_files(rpm_packages.rocky_key(engine))
+        if what.rpm
+        else repositories.host_files(what.suite.name, key)
+    )
     progress(f"creating {name} ({kind})")
     hosts.create(engine, name, kind, image, port or hosts.free_port(taken), files, name_server)

@@ -18,6 +18,8 @@ from tests.testbed.shell import TestbedError, progress, run, text
 
 TOOLS = {"mmdebstrap": "mmdebstrap", "apt-ftparchive": "apt-utils", "gpg": "gnupg", "ar": "binutils"}
 """Program → Debian package."""
+RPM = {"rpmbuild": "rpm", "createrepo_c": "createrepo-c"}
+"""The same for what makes rpm repositories, installed when the first is wanted (`bring_rpm`)."""
 DOCKER = {"dockerd": "docker.io", "containerd": "containerd", "iptables": "iptables"}
 """The same for a private Docker; iptables is for the name server inside a container's network."""
 IMAGE = os.environ.get("GPURACK_TESTBED_IMAGE", "debian:trixie")
@@ -49,11 +51,18 @@ def prepare() -> outer.Engine:
             wanted |= DOCKER
             if shutil.which("docker") is None:
                 wanted["docker"] = "docker.io"
-        _install({package for program, package in wanted.items() if shutil.which(program) is None})
+        install({package for program, package in wanted.items() if shutil.which(program) is None})
     return found or outer.ensure()
 
 
-def _install(packages: set[str]) -> None:
+def bring_rpm() -> None:
+    """Install what makes rpm repositories, where this machine lacks it."""
+    if is_here():
+        install({package for program, package in RPM.items() if shutil.which(program) is None})
+
+
+def install(packages: set[str]) -> None:
+    """Install the distribution's packages on this machine; its apt must be ours to use (`is_here`)."""
     if not packages:
         return
     progress(f"installing {', '.join(sorted(packages))}")
@@ -105,13 +114,13 @@ def work(
 
 def _image(engine: outer.Engine) -> str:
     """Return an image with the tools, made from Debian's at the first call."""
-    ours = "gpurack-testbed/workshop:2"  # with python3 for the toolkit's packages
+    ours = "gpurack-testbed/workshop:3"  # with python3 for the toolkit's packages
     with _MAKING:
         if not engine.output("image", "inspect", "--format", "{{.Id}}", ours, check=False):
             progress(f"making the workshop image from {IMAGE}")
             name = "gpurack-testbed-workshop"
             engine.docker("rm", "-f", name, check=False)
-            packages = " ".join([*sorted(TOOLS.values()), "python3"])
+            packages = " ".join([*sorted((*TOOLS.values(), *RPM.values())), "python3"])
             script = f"apt-get update && apt-get -y --no-install-recommends install {packages}"
             what = f"Making the workshop image from {IMAGE}"
             engine.docker("run", "--name", name, IMAGE, "bash", "-euc", script, timeout=600, what=what)

@@ -23,6 +23,7 @@ DRIVER_VERSION = "580.159.04"
 def files() -> dict[str, tuple[Path, int]]:
     """What a host with simulated cards has on disk: path on the host -> (source file, mode)."""
     return {
+        "/usr/local/bin/dmesg": (_HERE / "dmesg", 0o755),
         "/usr/bin/nvidia-smi": (_HERE / "nvidia-smi", 0o755),
         _GPUSIM: (_HERE / "gpusim", 0o755),
         "/usr/lib/systemd/system/gpusim-driver.service": (_HERE / "gpusim-driver.service", 0o644),

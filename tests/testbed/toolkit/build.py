@@ -5,6 +5,8 @@ What the real packages contain and do on installation: the contract of the toolk
 1825 and 1836 of NVIDIA/nvidia-container-toolkit.
 
     python3 -m tests.testbed.toolkit.build OUTDIR
+    python3 -m tests.testbed.toolkit.build --trees OUTDIR    (the files alone, for tests/testbed/rpm_packages.py)
+    python3 -m tests.testbed.toolkit.build OUTDIR [VERSION...]
 """
 
 import hashlib
@@ -134,11 +136,11 @@ def _fill_base(tree: Path, version: str) -> None:
     (control / "conffiles").write_text("".join(f"/{path}\n" for path in conffiles))
 
 
-def build(outdir: Path) -> list[Path]:
-    """Makes the eight .deb files (four packages, two versions) in `outdir` and returns their paths."""
+def build(outdir: Path, versions: tuple[str, ...] = VERSIONS) -> list[Path]:
+    """Makes the four .deb files of each version in `outdir` and returns their paths."""
     outdir.mkdir(parents=True, exist_ok=True)
     made = []
-    for version in VERSIONS:
+    for version in versions:
         for package in _packages(version):
             with tempfile.TemporaryDirectory(prefix="gpurack-deb.") as folder:
                 tree = Path(folder) / package.name
@@ -165,8 +167,24 @@ def build(outdir: Path) -> list[Path]:
     return made
 
 
+def trees(outdir: Path) -> None:
+    """Lays out what the packages contain, without Debian's scripts, in `outdir`/NAME-VERSION."""
+    for version in VERSIONS:
+        for package in _packages(version):
+            tree = outdir / f"{package.name}-{version}"
+            (tree / "DEBIAN").mkdir(parents=True)
+            _fill(package, tree, version)
+            shutil.rmtree(tree / "DEBIAN")
+            if (tree / "lib").exists():  # a link on today's hosts, which rpm would replace by a folder
+                shutil.copytree(tree / "lib", tree / "usr/lib", dirs_exist_ok=True)
+                shutil.rmtree(tree / "lib")
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or shutil.which("dpkg-deb") is None:
-        sys.exit("usage: python3 -m tests.testbed.toolkit.build OUTDIR (needs dpkg-deb)")
-    for path in build(Path(sys.argv[1])):
+    if len(sys.argv) == 3 and sys.argv[1] == "--trees":
+        trees(Path(sys.argv[2]))
+        sys.exit()
+    if len(sys.argv) < 2 or shutil.which("dpkg-deb") is None:
+        sys.exit("usage: python3 -m tests.testbed.toolkit.build OUTDIR [VERSION...] (needs dpkg-deb)")
+    for path in build(Path(sys.argv[1]), tuple(sys.argv[2:]) or VERSIONS):
         print(path)

@@ -55,12 +55,14 @@ def cards():
 def common_edits():
     """What every container gets that gets any card."""
     options = ["ro", "nosuid", "nodev", "rbind", "rprivate"]
+    # Of what lies in /run real specs say noexec, too: a user namespace may not mount it without.
+    state = [*options, "noexec"]
     return {
         "env": ["NVIDIA_VISIBLE_DEVICES=void"],
         "deviceNodes": [{"path": f"/dev/{name}"} for name in ("nvidia-uvm", "nvidia-uvm-tools", "nvidiactl")],
         "mounts": [
-            {"hostPath": host, "containerPath": inside, "options": options}
-            for host, inside in ((NVIDIA_SMI, "/usr/bin/nvidia-smi"), STATE_FOLDER)
+            {"hostPath": NVIDIA_SMI, "containerPath": "/usr/bin/nvidia-smi", "options": options},
+            {"hostPath": STATE_FOLDER[0], "containerPath": STATE_FOLDER[1], "options": state},
         ],
     }
 

@@ -1,0 +1,142 @@
+#!/usr/bin/python3
+"""Stands in for `text-embeddings-router` of TEI 1.9: its options (router/src/main.rs), each also as a variable, one
+card of the compute capability that its image is for, silence until it is warm."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import signal
+import time
+from typing import Any, ClassVar
+
+from common import Handler, Refusal, Server, cards, die, vector
+from weights import read
+
+OF_TAG = {"turing": "7.5", "86": "8.6", "89": "8.9", "hopper": "9.0", "100": "10.0", "120": "12.0"}
+TEXTS = ("--model-id", "--revision", "--served-model-name", "--default-prompt", "--default-prompt-name", "--dense-path",
+         "--hf-api-token", "--hf-token", "--hostname", "--uds-path", "--huggingface-hub-cache", "--api-key",
+         "--otlp-endpoint", "--otlp-service-name", "--cors-allow-origin")  # fmt: skip
+NUMBERS = ("--tokenization-workers", "--max-concurrent-requests", "--max-batch-tokens", "--max-batch-requests",
+           "--max-client-batch-size", "--payload-limit", "--prometheus-port", "--device-id")  # fmt: skip
+BARE = ("--auto-truncate", "--json-output", "--disable-spans")
+
+
+def arguments() -> argparse.Namespace:
+    made = argparse.ArgumentParser("text-embeddings-router", allow_abbrev=False)
+
+    def add(*flags: str, **options: Any) -> None:
+        variable = flags[0].removeprefix("--").replace("-", "_").upper()
+        made.add_argument(*flags, default=os.environ.get(variable), **options)
+
+    for flag in TEXTS:
+        add(flag)
+    for flag in NUMBERS:
+        add(flag, type=int)
+    add("--port", "-p", type=int)
+    add("--dtype", choices=["float16", "float32"])
+    add("--pooling", choices=["cls", "mean", "splade", "last-token"])
+    for flag in BARE:
+        made.add_argument(flag, action="store_true")
+    found = made.parse_args()
+    if not found.model_id:
+        die("error: the following required arguments were not provided:\n  --model-id <MODEL_ID>", 2)
+    return found
+
+
+def check_card() -> None:
+    """The image is built for one compute capability."""
+    prefix = os.environ["STANDIN_TAG"].removesuffix(os.environ["STANDIN_VERSION"]).rstrip("-")
+    if prefix == "cpu":
+        return
+    have = cards()
+    if not have:
+        print("WARN Could not find a compatible CUDA device on host. Using CPU instead", flush=True)
+        return
+    runtime, wanted = have[0][2], OF_TAG.get(prefix, "8.0")
+    if prefix != "cuda" and runtime != wanted:
+        of_runtime, compiled = runtime.replace(".", ""), wanted.replace(".", "")
+        die(f"Error: Could not create backend\n\nCaused by:\n    Runtime compute cap {of_runtime} is not compatible "
+            f"with compile time compute cap {compiled}")  # fmt: skip
+
+
+class Tei(Handler):
+    """Its routes; a key guards all but health, metrics and ping."""
+
+    name: ClassVar[str]
+    rerank: ClassVar[bool]
+    key: ClassVar[str | None]
+    clients: ClassVar[int]
+
+    def answer(self, method: str, path: str, body: Any) -> Any:
+        if path not in ("/health", "/", "/ping", "/metrics") and self.key and self.bearer() != self.key:
+            raise Refusal(401, "")
+        routes = {
+            ("GET", "/health"): lambda: "",
+            ("GET", "/ping"): lambda: "",
+            ("GET", "/metrics"): lambda: "# TYPE te_request_count counter\nte_request_count 0\n",
+            ("GET", "/info"): lambda: {"model_id": self.name},
+            ("POST", "/embed"): lambda: self.embed(self.texts(body, "inputs")),
+            ("POST", "/v1/embeddings"): lambda: self.openai(body),
+            ("POST", "/rerank"): lambda: self.ranked(body),
+        }  # fmt: skip
+        found = routes.get((method, path))
+        if found is None:
+            raise Refusal(404, "")
+        return found()
+
+    def texts(self, body: Any, field: str) -> list[str]:
+        if field not in body:
+            raise Refusal(422, f"Failed to deserialize the JSON body into the target type: missing field `{field}`")
+        texts = [body[field]] if isinstance(body[field], str) else body[field]
+        if len(texts) > self.clients:
+            text = f"batch size {len(texts)} > maximum allowed batch size {self.clients}"
+            raise Refusal(422, {"error": text, "error_type": "Validation"})
+        return list(texts)
+
+    def embed(self, texts: list[str]) -> list[list[float]]:
+        if self.rerank:
+            raise Refusal(424, {"error": "Model is not an embedding model", "error_type": "Backend"})
+        return [vector(text) for text in texts]
+
+    def openai(self, body: Any) -> Any:
+        vectors = self.embed(self.texts(body, "input"))
+        data = [{"object": "embedding", "index": i, "embedding": found} for i, found in enumerate(vectors)]
+        return {"object": "list", "data": data, "model": self.name, "usage": {"prompt_tokens": 1, "total_tokens": 1}}
+
+    def ranked(self, body: Any) -> Any:
+        if not self.rerank:
+            raise Refusal(424, {"error": "Model is not a re-ranker model", "error_type": "Backend"})
+        words = set(body["query"].lower().split())
+        found = [
+            {"index": index, "score": len(words & set(text.lower().split())) / max(len(words), 1)}
+            for index, text in enumerate(self.texts(body, "texts"))
+        ]
+        return sorted(found, key=lambda one: -float(one["score"]))
+
+
+def main() -> None:
+    found = arguments()
+    try:
+        folder = read(found.model_id)
+    except OSError:
+        die(f"Error: `config.json` not found\n\nCaused by:\n    request error: could not reach the Hub for "
+            f"{found.model_id}")  # fmt: skip
+        raise
+    if folder.kind == "chat":
+        die("Error: Could not create backend\n\nCaused by:\n    Model is not supported: causal language models have no "
+            "pooling")  # fmt: skip
+    check_card()
+    masked = re.sub(r"[^-]", "*", found.api_key) if found.api_key else None
+    print(f"INFO Args {{ model_id: {found.model_id!r}, api_key: {masked!r} }}", flush=True)
+    print("INFO Warming up model", flush=True)
+    time.sleep(2)
+    Tei.name, Tei.rerank = found.served_model_name or found.model_id, folder.kind == "rerank"
+    Tei.key, Tei.clients = found.api_key, found.max_client_batch_size or 32
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
+    print("INFO Ready", flush=True)
+    Server((found.hostname or "0.0.0.0", int(found.port or 3000)), Tei).serve_forever()
+
+
+main()
