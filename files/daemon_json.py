@@ -1,4 +1,5 @@
-"""Writes daemon.json as gpurack planned it and has dockerd take it up. Runs on the host's python3 as root.
+"""Writes daemon.json as gpurack planned it and has dockerd take it up. Runs on the host's python3: as root for the
+host's own Docker, as a user for that user's rootless one.
 
 gpurack puts `JOB = "…"` (JSON; gpurack/plan/daemon_json.py: Apply) in front. Order: a mark for the next run, a backup,
 the new file beside the old one, validated, renamed; live-restore by reload first; then reload or restart; then
@@ -16,7 +17,17 @@ import time
 PATH = "/etc/docker/daemon.json"
 MARKER = "/run/gpurack/docker-restart"
 BACKUPS = "/var/lib/gpurack/backups"
+MANAGER = ()  # options by which systemctl and journalctl mean a user's units
 TIMEOUT = 60
+
+
+def of_user():
+    """From here on this user's rootless Docker is meant."""
+    global PATH, MARKER, BACKUPS, MANAGER
+    PATH = os.path.expanduser("~/.config/docker/daemon.json")
+    MARKER = os.path.join(os.environ["XDG_RUNTIME_DIR"], "gpurack-docker-restart")
+    BACKUPS = os.path.expanduser("~/.local/state/gpurack")
+    MANAGER = ("--user",)
 
 
 def run(*argv):
@@ -122,13 +133,13 @@ def restart(live_restore, wanted):
     """live_restore: containers must outlive the restart. wanted: live-restore as the new daemon.json has it."""
     running = run("docker", "ps", "--format", "{{.Names}}")[1].split()
     if live_restore and running and not info().get("LiveRestoreEnabled"):
-        run("systemctl", "reload", "docker.service")
+        run("systemctl", *MANAGER, "reload", "docker.service")
         if await_info({"LiveRestoreEnabled": True}):
             give_up("Docker did not turn live-restore on, so it was not restarted: its containers would have stopped")
     if not wanted and running and info().get("LiveRestoreEnabled"):
         # A dockerd that still has it leaves its containers to the next one, which has not: that one kills them as if by
         # hand, and `unless-stopped` does not start them again (seen on 26.1).
-        run("systemctl", "reload", "docker.service")
+        run("systemctl", *MANAGER, "reload", "docker.service")
         if await_info({"LiveRestoreEnabled": False}):
             give_up("Docker did not turn live-restore off, so it was not restarted: its containers would stay down")
     stopped = []
@@ -136,11 +147,14 @@ def restart(live_restore, wanted):
         # A new data-root or bip: the next dockerd could not adopt what this one leaves running.
         stopped = running
         run("docker", "stop", "--time", "30", *stopped)
+    # A run that was killed after it wrote a drop-in of the unit leaves systemd with the old one.
+    if run("systemctl", "show", "--property", "NeedDaemonReload", "--value", "docker.service")[1] == "yes":
+        run("systemctl", "daemon-reload")
     # Debian's unit gives up at the fourth start within a minute.
-    run("systemctl", "reset-failed", "docker.service", "docker.socket")
-    code, output = run("systemctl", "restart", "docker.service")
+    run("systemctl", *MANAGER, "reset-failed", "docker.service", "docker.socket")
+    code, output = run("systemctl", *MANAGER, "restart", "docker.service")
     if code:
-        log = run("journalctl", "-u", "docker.service", "-n", "8", "--no-pager", "-o", "cat")[1]
+        log = run("journalctl", *MANAGER, "-u", "docker.service", "-n", "8", "--no-pager", "-o", "cat")[1]
         give_up("Docker does not start any more: {}\n{}\nThe old file is in {}.".format(output, log, BACKUPS))
     for name in stopped:  # those that the new data-root knows
         run("docker", "start", name)
@@ -156,6 +170,8 @@ def gpu_driver_is_there():
 
 def main():
     job = json.loads(JOB)  # noqa: F821 - put in front by gpurack
+    if job["of_user"]:
+        of_user()
     os.makedirs(os.path.dirname(MARKER), exist_ok=True)
     if job["action"]:
         with open(MARKER, "w") as marker:
@@ -169,7 +185,7 @@ def main():
     if job["action"] == "restart":
         restart(job["live_restore"], job["expect"]["LiveRestoreEnabled"])
     elif job["action"] == "reload":
-        run("systemctl", "reload", "docker.service")
+        run("systemctl", *MANAGER, "reload", "docker.service")
     missing = await_info(job["expect"])
     if missing:
         give_up(

@@ -13,61 +13,11 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import threading
-import time
 from urllib.parse import quote, urlsplit
 
-EVERY = 5  # seconds between two signs of life
-
-
-class Failure(Exception):
-    """A model cannot be brought up; the text is for people."""
-
-
-def say(name, text):
-    """One line; several models talk at once, so each line names its model. Where nobody listens any more (pyinfra was
-    killed) the work goes on."""
-    line = "{}: {}\n".format(name, text) if name else text + "\n"
-    with contextlib.suppress(BrokenPipeError):
-        sys.stdout.write(line)
-        sys.stdout.flush()
-
-
-def clock(seconds):
-    """75 → 1:15"""
-    return "{}:{:02d}".format(int(seconds) // 60, int(seconds) % 60)
-
-
-def size(count):
-    """Bytes for people: 6.1 GB."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return "{:.3g} {}".format(count, unit)
-        count /= 1000
-    return "{:.1f} GB".format(count)
-
-
-class Progress:
-    """Says something every few seconds; starts quiet, so that what is quick says nothing."""
-
-    def __init__(self, name):
-        self.name, self.begun, self.last = name, time.monotonic(), time.monotonic()
-
-    def elapsed(self):
-        return time.monotonic() - self.begun
-
-    def tell(self, text):
-        if time.monotonic() - self.last >= EVERY:
-            self.last = time.monotonic()
-            say(self.name, "{}, {}".format(text, clock(self.elapsed())))
-
-
-def run(*argv):
-    """A command's (exit code, output with errors)."""
-    done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
-    return done.returncode, done.stdout.decode("utf-8", "replace").strip()
-
+from common import Failure, Progress, run, say, size  # (beside this file)
+from hashes import hash_of, known_hash, remember
 
 # --- one file --------------------------------------------------------------------------------------------------------
 
@@ -78,7 +28,7 @@ FETCHING = collections.defaultdict(threading.Lock)
 def obtain(name, wanted, token=None):
     """What gpurack/plan/weights.py: fetched says; once, also when two models want it. token: the Hugging Face Hub's."""
     with FETCHING[wanted["path"]]:
-        if os.path.exists(wanted["path"]):
+        if os.path.exists(wanted["path"]) and not left_behind(wanted):
             return
         if "copy" in wanted:  # it is the admin's machine that brings it
             raise Failure(wanted.get("problem") or "{} did not arrive; run again".format(wanted["copy"]))
@@ -86,6 +36,33 @@ def obtain(name, wanted, token=None):
             fetch_file(name, wanted["url"], wanted["sha256"], wanted["path"])
         else:
             fetch_folder(name, HuggingFace(wanted, token) if wanted["hub"] == "hf" else ModelScope(wanted), wanted)
+
+
+def record_of(wanted, folder):
+    """Where it is written down what a folder of a hub is: beside what an engine is told, the folder or a file in it."""
+    return os.path.join(folder, wanted["file"]) + ".json" if "file" in wanted else folder + ".json"
+
+
+def left_behind(wanted):
+    """Is a hub's folder of another commit than the lock's?"""
+    with contextlib.suppress(OSError, ValueError), open(record_of(wanted, wanted["path"]), encoding="utf-8") as stream:
+        return wanted.get("commit", "") not in ("", json.load(stream)["commit"])
+    return False
+
+
+def agree(name, locked, again):
+    """Are weights what the lock says? locked: file → sha256. again: how to have the old ones. Raises Failure."""
+    progress = Progress(name)
+    for file, sha256 in sorted(locked.items()):
+        try:
+            found = known_hash(file, lambda done: progress.tell("checking the weights' sha256, {}".format(size(done))))
+        except OSError as error:
+            found = "not to be had ({})".format(error.strerror)
+        if found != sha256:
+            what = (
+                "{} is not what the lock says: its sha256 is {}, not {}. To have the old one, {}; to take the new one, "
+            )
+            raise Failure(what.format(file, found, sha256, again) + "gpurack lock INVENTORY {} --upgrade.".format(name))
 
 
 def fetch_file(name, url, sha256, path):
@@ -101,7 +78,7 @@ def fetch_file(name, url, sha256, path):
     if not (total and have == total):
         download(name, url, part, total)
     say(name, "checking the weights' sha256") if os.path.getsize(part) > 10**9 else None
-    found = hash_of(name, part)
+    found = checked(name, part)
     if found != sha256:
         os.unlink(part)
         raise Failure(
@@ -109,6 +86,7 @@ def fetch_file(name, url, sha256, path):
             "the inventory's sha256 is wrong; correct the wrong one.".format(url, found, sha256)
         )
     os.rename(part, path)
+    remember(path, found)
 
 
 def check_room(folder, more):
@@ -164,13 +142,10 @@ def download(name, url, part, total, before=0, token=None):
         raise Failure("weights cannot be fetched from {}: {}; the next run resumes".format(plain, error))
 
 
-def hash_of(name, path):
-    digest, progress = hashlib.sha256(), Progress(name)
-    with open(path, "rb") as stream:
-        for block in iter(lambda: stream.read(1 << 22), b""):
-            digest.update(block)
-            progress.tell("checking the weights' sha256, {}".format(size(stream.tell())))
-    return digest.hexdigest()
+def checked(name, path):
+    """A file's sha256, read now, with progress."""
+    progress = Progress(name)
+    return hash_of(path, lambda done: progress.tell("checking the weights' sha256, {}".format(size(done))))
 
 
 def with_token(token):
@@ -239,7 +214,8 @@ class HuggingFace:
     Without a token a repository that does not exist is refused like a private one (401)."""
 
     def __init__(self, wanted, token):
-        self.repo, self.revision, self.hub, self.token = wanted["repo"], wanted["revision"], wanted["endpoint"], token
+        self.repo, self.hub, self.token = wanted["repo"], wanted["endpoint"], token
+        self.revision = wanted.get("commit") or wanted["revision"]  # the lock's, where the branch was then
         self.commit = None
 
     def listing(self):
@@ -306,6 +282,17 @@ class ModelScope:
         return "{}/models/{}/resolve/{}/{}".format(self.hub, self.repo, revision, quote(file)), None
 
 
+def chosen_file(listed, file, repo):
+    """One file of a repository, with the other parts where it is split: [(name, size, sha256)] → the same, fewer."""
+    whole = re.sub(r"-\d{5}(-of-\d{5}\.gguf)$", r"\1", file)
+    found = [each for each in listed if re.sub(r"-\d{5}(-of-\d{5}\.gguf)$", r"\1", each[0]) == whole]
+    if not any(each[0] == file for each in found):
+        there = [name for name, _, _ in listed if name.endswith(".gguf")]
+        there = ", ".join(there[:12]) + (" …" if len(there) > 12 else "") or "no GGUF file"
+        raise Failure("{} has no file {}; correct file. It has {}".format(repo, file, there))
+    return found
+
+
 def needed(listed):
     """What serving programs read, of all that is in a repository: [(name, size, sha256)] → the same, fewer."""
     files = [file for file in listed if not OTHERS & set(file[0].lower().split("/")[:-1])]
@@ -326,7 +313,7 @@ def needed(listed):
         raise Failure("there are no weights in the repository; see whether it is the right one")
     if len({re.sub(r"-\d{5}-of-\d{5}", "", name) for name, _, _ in parts}) > 1:
         raise Failure(
-            'the repository holds {} GGUF files, each a model; choose one: {{"url": …, "sha256": …}}'.format(len(parts))
+            'the repository holds {} GGUF files, each a model; choose one: {{…, "file": "….gguf"}}'.format(len(parts))
         )
     return chosen + parts
 
@@ -336,7 +323,8 @@ def fetch_folder(name, hub, wanted):
     the commit first, is written down beside it in PATH.json."""
     path = wanted["path"]
     try:
-        files = needed(hub.listing())
+        listed = hub.listing()
+        files = chosen_file(listed, wanted["file"], hub.repo) if "file" in wanted else needed(listed)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise Failure("{} does not answer as a hub does; see mirrors".format(hub.hub)) from None
     for file, _, _ in files:
@@ -344,6 +332,7 @@ def fetch_folder(name, hub, wanted):
             raise Failure(
                 "{} lists a file {!r}, which lies in no folder of it; nothing was fetched".format(hub.hub, file)
             )
+    files = agreed(hub, files, wanted)
     found = {"commit": hub.commit, "files": {file: {"size": count, "sha256": sha256} for file, count, sha256 in files}}
     part = "{}.{}.part"
     part = part.format(path, hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:12])
@@ -360,15 +349,45 @@ def fetch_folder(name, hub, wanted):
         place = os.path.join(part, file)
         if not os.path.exists(place):
             os.makedirs(os.path.dirname(place), exist_ok=True)
-            fetch_one(name, hub, file, place, count, sha256, total, done)
+            says = "the lock says" if wanted.get("sha256") else hub.hub + " lists"
+            fetch_one(name, hub, file, place, count, sha256, total, done, says)
         done += os.path.getsize(place)
     found.update((key, wanted[key]) for key in ("hub", "repo", "revision", "endpoint"))
-    with open(path + ".json.new", "w", encoding="utf-8") as stream:
+    record = record_of(wanted, part) if "file" in wanted else path + ".json.new"
+    with open(record, "w", encoding="utf-8") as stream:
         stream.write(json.dumps(found, indent=1, sort_keys=True) + "\n")
-    os.rename(path + ".json.new", path + ".json")
+    old = path + ".old.part"
+    if os.path.exists(path):  # of another commit; what runs has its files open
+        shutil.rmtree(old, ignore_errors=True)
+        os.rename(path, old)
+    if "file" not in wanted:
+        os.rename(record, path + ".json")
     os.rename(part, path)
+    shutil.rmtree(old, ignore_errors=True)
+    for file, _, sha256 in files:
+        if sha256:  # checked above
+            remember(os.path.join(path, file), sha256)
     commit = " at commit " + hub.commit if hub.commit else ""
     say(name, "fetched {}{}, {} in {} files".format(hub.repo, commit, size(done), len(files)))
+
+
+def agreed(hub, files, wanted):
+    """The files that the lock has, each with its sha256; all of them where there is no lock. A hub that says beforehand
+    that it has others is refused; what it gives is checked as all files are."""
+    locked = wanted.get("sha256")
+    if not locked:
+        return files
+    names = {os.path.relpath(path, wanted["path"]): sha256 for path, sha256 in locked.items()}
+    listed = {file: (count, sha256) for file, count, sha256 in files}
+    for file, sha256 in sorted(names.items()):
+        if file not in listed or listed[file][1] not in (None, sha256):
+            what = "{} of {}, which the lock has with sha256 {}, is {} at {}. Nothing was changed. {}"
+            state = "sha256 " + listed[file][1] if file in listed else "no more"
+            raise Failure(what.format(file, hub.repo, sha256, state, hub.hub, TAKE_NEW))
+    return [(file, listed[file][0], sha256) for file, sha256 in sorted(names.items())]
+
+
+TAKE_NEW = "To take what is there now: gpurack lock INVENTORY MODEL --upgrade"
 
 
 def present(part, file):
@@ -379,8 +398,8 @@ def present(part, file):
     return 0
 
 
-def fetch_one(name, hub, file, place, count, sha256, total, before):
-    """One file of a repository: to PLACE.part, resumed, checked, renamed."""
+def fetch_one(name, hub, file, place, count, sha256, total, before, says):
+    """One file of a repository: to PLACE.part, resumed, checked, renamed. says: who told its size and sha256."""
     part = place + ".part"
     have = os.path.getsize(part) if os.path.exists(part) else -1
     if count is not None and have > count:
@@ -391,13 +410,11 @@ def fetch_one(name, hub, file, place, count, sha256, total, before):
         url, token = hub.source(file)
         download(name, url, part, total, before, token)
     have = os.path.getsize(part)
-    found = hash_of(name, part) if sha256 else None
+    found = checked(name, part) if sha256 else None
     if found != sha256 or (count is not None and have != count):
         os.unlink(part)
-        raise Failure(
-            "{} of {} is not what {} lists ({}, not {}). It was thrown away; run again, and look at the mirror if it "
-            "comes back".format(
-                file, hub.repo, hub.hub, *(("sha256 " + found, sha256) if sha256 else (size(have), size(count)))
-            )
-        )
+        what = "{} of {} is not what {} ({}, not {}). It was thrown away; run again, and look at the mirror if it "
+        what += "comes back"
+        differ = ("sha256 " + found, sha256) if sha256 else (size(have), size(count))
+        raise Failure(what.format(file, hub.repo, says, *differ))
     os.rename(part, place)

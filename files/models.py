@@ -2,6 +2,7 @@
 """Carries out what gpurack planned for the models of this host. It decides nothing about what they should be.
 
     models.py apply    the job comes as JSON on standard input (made by gpurack/plan/job.py)
+    models.py jobs     what is done once and ends; the same way (gpurack/plan/jobs.py)
     models.py boot     starts what compose.yaml holds, when Docker and the GPU driver are both there
 
 Runs on the host's own python3 (3.6 or newer, standard library only), as root, under a lock. Prints progress for people;
@@ -16,56 +17,28 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
 from urllib.parse import urlsplit
 
 sys.dont_write_bytecode = True
-from fetch import EVERY, Failure, Progress, clock, obtain, run, say, size  # noqa: E402 (beside this file)
+import asking  # noqa: E402
+import jobs  # noqa: E402
+import ollama  # noqa: E402
+from common import Failure, Progress, clock, run, say, write  # noqa: E402 (beside this file)
+from dockerd import USERS, Dockerd  # noqa: E402
+from fetch import agree, obtain  # noqa: E402
+from images import provide  # noqa: E402
+from remedies import remedy  # noqa: E402
 
-CONFIG = "/etc/gpurack"
-COMPOSE_FILE = CONFIG + "/compose.yaml"
-SECRETS = CONFIG + "/secrets"
-NEXT = COMPOSE_FILE + ".next"  # what Compose checks and pulls from, while COMPOSE_FILE still describes what runs
-REPLACED = "/var/lib/gpurack/replaced"
-SET_ASIDE = "-replaced"  # as in gpurack/plan/drift.py
 LOCK = "/run/gpurack/lock"
 BUSY = "/run/gpurack/busy"
+KFD_PROCESSES = "/sys/class/kfd/kfd/proc"  # those on AMD's cards, a folder each
 GPU_MEMORY_TIMEOUT = 60  # seconds that a stopped model's memory may take to come back
+DAEMON_TIMEOUT = 300  # seconds that a daemon may take to answer at boot
+REFRESHING = threading.Lock()  # of CDI specs: one after the other
 DRIVER_TIMEOUT = 3300  # seconds that boot waits for the driver; the unit's TimeoutStartSec is a little more
-
-
-def must(*argv):
-    """A command's output; Failure when it fails."""
-    code, output = run(*argv)
-    if code:
-        raise Failure("{} failed: {}".format(" ".join(argv[:3]), output or "exit code {}".format(code)))
-    return output
-
-
-def compose(*words, **options):
-    return ["docker", "compose", "--progress", "plain", "--file", options.get("file", COMPOSE_FILE), *words]
-
-
-def write(path, content, mode, uid=0):
-    """Beside its place first, then renamed: never half a file, and never readable by others in between."""
-    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-    beside = path + ".new"
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            os.unlink(beside)  # half a file takes room that a full disk does not have
-        raise OSError(error.errno, error.strerror, path) from None
-    os.chmod(beside, mode)
-    os.chown(beside, uid, 0)
-    os.rename(beside, path)
 
 
 @contextlib.contextmanager
@@ -99,126 +72,59 @@ def holder():
 # --- one model, step by step -----------------------------------------------------------------------------------------
 
 
-def pull(name, image, file):
-    """Pulls an image that is not there; one that is there is never pulled again."""
-    if run("docker", "image", "inspect", "--format", "{{.Id}}", image)[0] == 0:
-        return
-    process = subprocess.Popen(
-        compose("pull", name, file=file), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    progress, layers, tail = Progress(name), {}, []
-    for raw in process.stdout:
-        line = raw.decode("utf-8", "replace").strip()
-        tail = (tail + [line])[-5:]
-        found = re.match(r"(\w+) Downloading .*?([\d.]+)([kMG]?B)/([\d.]+)([kMG]?B)", line)
-        if found:
-            factor = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
-            layers[found[1]] = (float(found[2]) * factor[found[3]], float(found[4]) * factor[found[5]])
-        have, total = (sum(layer[i] for layer in layers.values()) for i in (0, 1))
-        progress.tell("pulling {}{}".format(image, ", {} of {}".format(size(have), size(total)) if total else ""))
-    if process.wait():
-        reason = next((line for line in reversed(tail) if "rror" in line), tail[-1] if tail else "no output")
-        remedy = "Correct version or image, or see why the host cannot get it: docker pull " + image
-        raise Failure("image {} cannot be pulled: {}. {}".format(image, reason, remedy))
-    if progress.elapsed() > EVERY:
-        say(name, "pulled {} in {}".format(image, clock(progress.elapsed())))
-
-
-def pids_of(name):
-    code, output = run("docker", "top", name, "-eo", "pid")
-    return set(re.findall(r"\d+", output)) if code == 0 else set()
-
-
-def stop(name):
-    """Stops and removes a container of ours; returns the process ids it had."""
-    pids = pids_of(name)
-    if run("docker", "container", "inspect", name)[0] == 0:
-        must("docker", "stop", "--time", "30", name)
-        must("docker", "rm", "--force", name)
-    return pids
-
-
-def set_aside(name, old):
-    """Stops a container made by hand and renames it; it is kept, with its restart policy noted, so that it can be put
-    back. Returns the process ids it had. Nothing to do when an earlier run did it."""
-    form = (
-        "{{.HostConfig.AutoRemove}} {{.HostConfig.RestartPolicy.Name}} {{.HostConfig.RestartPolicy.MaximumRetryCount}}"
-    )
-    code, output = run("docker", "container", "inspect", "--format", form, old)
-    if code:
-        return set()
-    vanishes, policy, retries = output.split()
-    if vanishes == "true":
-        raise Failure("{} was started with --rm, so it could not be put back; stop it yourself".format(old))
-    write(os.path.join(REPLACED, old), policy + (":" + retries if policy == "on-failure" else "") + "\n", 0o644)
-    pids = pids_of(old)
-    must("docker", "stop", "--time", "30", old)
-    must("docker", "update", "--restart", "no", old)
-    must("docker", "rename", old, old + SET_ASIDE)
-    say(name, "{} is stopped and set aside as {}".format(old, old + SET_ASIDE))
-    return pids
-
-
 def wait_for_memory(name, pids):
     """A card's memory comes back a moment after the process that held it is gone."""
-    if not pids or not shutil.which("nvidia-smi"):
-        return
     progress = Progress(name)
-    while progress.elapsed() < GPU_MEMORY_TIMEOUT:
-        code, output = run("nvidia-smi", "--query-compute-apps=pid", "--format=csv,noheader")
-        if code or not pids & set(output.split()):
+    while pids and progress.elapsed() < GPU_MEMORY_TIMEOUT:
+        if not pids & on_cards():
             return
         progress.tell("waiting for the memory of the card")
         time.sleep(0.2)
-    raise Failure("the memory of its card did not come back within {} s; see nvidia-smi".format(GPU_MEMORY_TIMEOUT))
+    if pids:
+        raise Failure(
+            "the memory of its card did not come back within {} s; see nvidia-smi or rocm-smi".format(
+                GPU_MEMORY_TIMEOUT
+            )
+        )
 
 
-def start(name):
-    """Creates and starts a model's container. runc loses a race with its own child once in thousands of starts
-    ("waiting for init preliminary setup: … connection reset"), so what it fails to create is tried once more."""
-    argv = compose("up", "--detach", "--no-deps", "--pull", "never", name)
-    code, output = run(*argv)
-    if code and "OCI runtime create failed" in output:
-        code, output = run(*argv)
-    if code:
-        lines = output.splitlines() or ["exit code {}".format(code)]
-        raise Failure("Docker cannot start it: {}".format(next((x for x in reversed(lines) if "rror" in x), lines[-1])))
+def on_cards():
+    """The ids of the processes on NVIDIA's cards and AMD's; none where nobody can say."""
+    pids = set()
+    if shutil.which("nvidia-smi"):
+        code, output = run("nvidia-smi", "--query-compute-apps=pid", "--format=csv,noheader")
+        pids.update([] if code else output.split())
+    with contextlib.suppress(OSError):
+        pids.update(os.listdir(KFD_PROCESSES))
+    return pids
 
 
-def wait_until_ready(name, url, served_name, timeout):
+def wait_until_ready(dockerd, name, url, served_name, timeout):
     """Until the model's own API answers 200 and names the model (served_name; None: its answer names none).
     Ends at once when the container exits or restarts."""
     progress, delay = Progress(name), 0.1
-    restarts = container_state(name)["restarts"]
+    restarts = dockerd.state_of(name)["restarts"]
     while True:
-        answer = ask(name, url)
+        answer = ask(dockerd, name, url)
         if answer is not None and (served_name is None or json.dumps(served_name) in answer):
             return progress.elapsed()
-        state = container_state(name)
+        state = dockerd.state_of(name)
         if state["status"] != "running" or state["restarts"] > restarts:
-            run("docker", "stop", "--time", "5", name)  # or it would go on restarting
-            raise Failure(died(name, state))
+            dockerd.run("stop", "--time", "5", name)  # or it would go on restarting
+            reason, logs = state["error"] or "exit code {}".format(state["code"]), dockerd.logs(name)
+            raise Failure("it ended while loading ({}).{} {}".format(reason, remedy(state["code"], logs), logs))
         if progress.elapsed() > timeout:
-            raise Failure(
-                "not ready after {}: {} did not {}. Look: docker logs {}{}".format(
-                    clock(timeout),
-                    url,
-                    'name "{}"'.format(served_name) if served_name else "answer",
-                    name,
-                    last_lines(name),
-                )
-            )
+            what = 'name "{}"'.format(served_name) if served_name else "answer"
+            raise Failure("not ready after {}: {} did not {}. {}".format(clock(timeout), url, what, dockerd.logs(name)))
         progress.tell("loading")
         time.sleep(delay)
         delay = min(delay * 1.5, 1)
 
 
-def ask(name, url):
+def ask(dockerd, name, url):
     """The body of a 200 answer, None for anything else."""
-    parts = urlsplit(url)
-    headers = {}
-    with contextlib.suppress(OSError), open("{}/{}/api_key".format(SECRETS, name)) as key:
-        headers["Authorization"] = "Bearer " + key.read().strip()
+    parts, key = urlsplit(url), dockerd.api_key(name)
+    headers = {"Authorization": "Bearer " + key} if key is not None else {}
     connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=5)
     try:
         connection.request("GET", parts.path, headers=headers)
@@ -231,36 +137,49 @@ def ask(name, url):
         connection.close()
 
 
-def container_state(name):
-    form = (
-        '{"status":{{json .State.Status}},"restarts":{{.RestartCount}},'
-        '"code":{{.State.ExitCode}},"error":{{json .State.Error}}}'
-    )
-    code, output = run("docker", "container", "inspect", "--format", form, name)
-    return json.loads(output) if code == 0 else {"status": "gone", "restarts": 0, "code": 0, "error": ""}
-
-
-def died(name, state):
-    """Why a container ended, with its last lines."""
-    reason = state["error"] or "exit code {}".format(state["code"])
-    return "it ended while loading ({}). Look: docker logs {}{}".format(reason, name, last_lines(name))
-
-
-def last_lines(name):
-    """What a container logged last; known secrets are cut out."""
-    logs = without_secrets(run("docker", "logs", "--tail", "12", name)[1])
-    return "".join("\n    | " + line[:300] for line in logs.splitlines()[-12:])
-
-
-def without_secrets(text):
-    for folder, _, names in os.walk(SECRETS):
-        for name in names:
-            with contextlib.suppress(OSError), open(os.path.join(folder, name)) as secret:
-                text = text.replace(secret.read().strip() or "\0", "•••")
-    return text
-
-
 # --- the job ---------------------------------------------------------------------------------------------------------
+
+
+class Project:
+    """The Compose project of one daemon, as the job has it."""
+
+    def __init__(self, user, data):
+        self.dockerd, self.data = Dockerd(user), data
+
+    def text(self, kept=()):
+        """The text of compose.yaml, with the models in `kept` as they are in the one that lies there."""
+        new, old = self.data["services"], self.data["before"]
+        chosen = {name: new[name] for name in new if name not in kept}
+        chosen.update({name: old[name] for name in kept if name in old})
+        return self.assembled(chosen)
+
+    def assembled(self, chosen):
+        """Models' lines as one file; the same text as gpurack/plan/compose.py: document."""
+        text = self.data["head"]
+        for section in ("services", "secrets", "volumes"):
+            lines = {}
+            for block in chosen.values():
+                lines.update(block[section])
+            if lines:
+                text += '"{}":\n'.format(section) + "".join(lines[key] for key in sorted(lines))
+            elif section == "services":
+                text += '"services": {}\n'
+        return text
+
+    def refusal(self, kept=()):
+        """What Compose says against the project; "" for nothing. What it was asked lies beside compose.yaml then."""
+        return self.dockerd.refusal(self.text(kept))
+
+    def refused(self, group):
+        """The models of a group that Compose refuses each by itself, with what it says."""
+        blocks = {name: self.data["services"][name] for name in names(group) if name in self.data["services"]}
+        found = {name: self.dockerd.refusal(self.assembled({name: block})) for name, block in blocks.items()}
+        return {name: refusal for name, refusal in found.items() if refusal}
+
+    def write(self, kept):
+        """Containers' files and compose.yaml; the models in `kept` keep their old ones."""
+        self.dockerd.write_files(self.data["files"], kept)
+        write(self.dockerd.compose_file, self.text(kept), 0o644)
 
 
 class Job:
@@ -268,6 +187,12 @@ class Job:
 
     def __init__(self, data):
         self.data, self.failures, self.mutex = data, 0, threading.Lock()
+        self.projects = {user: Project(user, project) for user, project in data["projects"].items()}
+        self.settled = {name: threading.Event() for group in data["groups"] for name in names(group)}
+
+    def dockerd(self, user):
+        """The daemon of a user, "" for the host's own."""
+        return self.projects[user].dockerd
 
     def fail(self, name, why):
         with self.mutex:
@@ -282,67 +207,40 @@ class Job:
         try:
             self.side_by_side(self.accepted(), lambda group: self.prepare(group) and ready.append(group))
             kept = set(every) - {name for group in ready for name in names(group)}
-            self.write_secrets(kept)
-            write(COMPOSE_FILE, self.project(kept), 0o644)
+            for project in self.projects.values():
+                project.write(kept)
         except OSError as error:
             for name in every or ["models"]:
                 self.fail(name, "{}; it was not changed".format(error))
             return
-        with contextlib.suppress(OSError):
-            os.unlink(NEXT)
+        for project in self.projects.values():
+            with contextlib.suppress(OSError):
+                os.unlink(project.dockerd.next)
+        for name in kept:
+            self.settled[name].set()
         self.side_by_side(ready, self.change)
-        self.remove_old_secrets()
-
-    def project(self, kept=()):
-        """The text of compose.yaml, with the models in `kept` as they are in the one that lies there."""
-        new, old = self.data["compose"]["services"], self.data["compose"]["before"]
-        chosen = {name: new[name] for name in new if name not in kept}
-        chosen.update({name: old[name] for name in kept if name in old})
-        return self.assembled(chosen)
-
-    def assembled(self, chosen):
-        """Models' lines as one file; the same text as gpurack/plan/compose.py: document."""
-        text = self.data["compose"]["head"]
-        for section in ("services", "secrets", "volumes"):
-            lines = {}
-            for block in chosen.values():
-                lines.update(block[section])
-            if lines:
-                text += '"{}":\n'.format(section) + "".join(lines[key] for key in sorted(lines))
-            elif section == "services":
-                text += '"services": {}\n'
-        return text
+        for project in self.projects.values():
+            project.dockerd.remove_old_files(project.data["files"])
 
     def accepted(self):
-        """The groups that Compose accepts; one wrong service would make it refuse all of them."""
+        """The groups that Compose accepts; one wrong service would make it refuse all of its project."""
         groups = self.data["groups"]
-        if not self.refusal(self.project()):
-            return groups
+        refusing = [project for project in self.projects.values() if project.refusal()]
         good = []
         for group in groups:
-            blocks = {model["name"]: self.data["compose"]["services"].get(model["name"]) for model in group}
-            wrong = {name: self.refusal(self.assembled({name: block})) for name, block in blocks.items() if block}
-            wrong = {name: refusal for name, refusal in wrong.items() if refusal}
-            for name, refusal in wrong.items():
-                self.fail(name, "Compose refuses it, so it was not changed; correct its compose field. " + refusal)
+            wrong = {name: why for project in refusing for name, why in project.refused(group).items()}
+            for name, why in wrong.items():
+                self.fail(name, "Compose refuses it, so it was not changed; correct its compose field. " + why)
             if wrong:
                 self.fail_others(group, wrong)
             else:
                 good.append(group)
-        refusal = self.refusal(self.project({name for group in groups if group not in good for name in names(group)}))
-        if refusal:
+        kept = {name for group in groups if group not in good for name in names(group)}
+        for refusal in [refusal for project in refusing for refusal in [project.refusal(kept)] if refusal]:
             for group in good:
                 self.fail(group[0]["name"], "Compose refuses the whole project, nothing was changed: " + refusal)
             return []
         return good
-
-    def refusal(self, text):
-        """What Compose says against a project; "" when it accepts it. `text` is then in NEXT."""
-        write(NEXT, text, 0o644)
-        if '"services": {}' in text:  # an empty project is right, but `config` exits with 1
-            return ""
-        code, output = run(*compose("config", "--quiet", file=NEXT))
-        return (output.replace("validating {}: ".format(NEXT), "") or "exit code {}".format(code)) if code else ""
 
     def fail_others(self, group, failed):
         """The rest of a group stays as it is, because its models need each other's cards or ports."""
@@ -364,29 +262,16 @@ class Job:
         for thread in threads:
             thread.join()
 
-    def write_secrets(self, kept):
-        os.makedirs(SECRETS, mode=0o700, exist_ok=True)
-        for name, value in self.data["secrets"].items():
-            if name not in kept:
-                write("{}/{}/api_key".format(SECRETS, name), value + "\n", 0o400)
-
-    def remove_old_secrets(self):
-        """Those of models that are gone: not wanted any more and not mounted by a container that stayed."""
-        for name in os.listdir(SECRETS):
-            folder = os.path.join(SECRETS, name)
-            mounts = run("docker", "container", "inspect", "--format", "{{json .Mounts}}", name)
-            if name not in self.data["secrets"] and not (mounts[0] == 0 and folder + "/" in mounts[1]):
-                shutil.rmtree(folder, ignore_errors=True)  # the next run tries again
-
     def prepare(self, group):
         """Whatever can be done while the old ones still serve. One failure keeps the whole group as it is."""
         for model in group:
             name = model["name"]
             try:
-                if model.get("fetch"):
-                    obtain(name, model["fetch"], self.data.get("hf_token"))
-                if model["action"] in ("create", "recreate", "start"):
-                    pull(name, model["image"], NEXT)
+                for weights in model.get("fetch", ()):
+                    obtain(name, weights, self.data.get("hf_token"))
+                agree(name, model.get("sha256", {}), model.get("again", ""))
+                if model["action"] in ("create", "recreate", "start") or "digest" in model:
+                    provide(self.dockerd(model["user"]), model, self.data.get("logins", {}))
             except (Failure, OSError) as failure:
                 self.fail(name, str(failure))
                 self.fail_others(group, {name})
@@ -394,12 +279,29 @@ class Job:
         return True
 
     def change(self, group):
+        """See `change_all`; whoever waits for one of the group waits no longer, whatever became of it."""
+        try:
+            self.change_all(group)
+        finally:
+            for name in names(group):
+                self.settled[name].set()
+
+    def wait_for_others(self, model):
+        """Until what a service connects to is ready, or has failed: then the service starts without it."""
+        progress = Progress(model["name"])
+        for other in model.get("after", []):
+            while other in self.settled and not self.settled[other].wait(1):
+                progress.tell("waiting for {}".format(other))
+
+    def change_all(self, group):
         """Stop all that must make room, wait for the memory, start one after the other."""
+        if len(group) == 1:
+            self.wait_for_others(group[0])  # the old one serves as long as that takes
         pids = set()
         for model in group:
             if model["action"] in ("remove", "recreate"):
                 try:
-                    pids |= stop(model["name"])
+                    pids |= self.dockerd(model["from"]).stop(model["name"])
                     if model["action"] == "remove":
                         say(model["name"], "removed")
                 except (Failure, OSError) as failure:
@@ -407,29 +309,32 @@ class Job:
         for model in group:
             if model["action"] == "remove":
                 continue
+            name, dockerd, old = model["name"], self.dockerd(model["user"]), model.get("replaces")
+            other = Dockerd(old["user"]) if old else None
             try:
-                if model.get("replaces"):
-                    pids |= set_aside(model["name"], model["replaces"])
+                self.wait_for_others(model)
+                if old:
+                    pids |= other.set_aside(name, old["name"])
                 if model["uuids"]:
-                    wait_for_memory(model["name"], pids)
-                if model["action"] != "wait":
-                    start(model["name"])
-                seconds = wait_until_ready(model["name"], model["url"], model["served_name"], model["timeout"])
-                say(model["name"], "ready after {}".format(clock(seconds)))
+                    wait_for_memory(name, pids)
+                if model["action"] not in ("wait", "pull"):
+                    dockerd.start(name)
+                seconds = wait_until_ready(dockerd, name, model["url"], model["served_name"], model["timeout"])
+                if "pull" in model:
+                    ollama.settle(model, self.data.get("prune"))
+                asking.ask(dockerd, name, model["url"], model.get("requests", ()))
+                say(name, "ready after {}".format(clock(seconds)))
             except (Failure, OSError) as failure:
-                self.fail(model["name"], str(failure))
-                if model.get("replaces"):
-                    self.put_back(model["name"], model["replaces"])
+                self.fail(name, str(failure))
+                if old:
+                    dockerd.run("rm", "--force", name)
+                    self.put_back(other, name, old["name"])
+            self.settled[name].set()
 
-    def put_back(self, name, old):
+    def put_back(self, dockerd, name, old):
         """The container made by hand serves again, because the model that was to replace it did not."""
         try:
-            run("docker", "rm", "--force", name)
-            must("docker", "rename", old + SET_ASIDE, old)
-            with open(os.path.join(REPLACED, old)) as policy:
-                must("docker", "update", "--restart", policy.read().strip(), old)
-            must("docker", "start", old)
-            say(name, "{} is back in its place".format(old))
+            dockerd.put_back(name, old)
         except (Failure, OSError) as failure:
             self.fail(name, "{} could not be put back: {}".format(old, failure))
 
@@ -438,8 +343,16 @@ def names(group):
     return [model["name"] for model in group]
 
 
+def run_jobs():
+    data = json.load(sys.stdin)
+    os.environ.update(data.get("proxy", {}))
+    with locked("jobs"):
+        return min(jobs.run_all(data), 100)
+
+
 def apply():
     job = Job(json.load(sys.stdin))
+    os.environ.update(job.data.get("proxy", {}))  # for curl and git; dockerd has its own
     with locked("models"):
         job.apply()
     return min(job.failures, 100)
@@ -449,50 +362,104 @@ def apply():
 
 
 def boot():
-    """Starts what belongs to the project and does not run: CPU models at once, the others when the driver is there."""
-    code, output = run("docker", "ps", "--all", "--filter", "label=gpurack.model", "--format", "{{.Names}}")
-    names = output.split() if code == 0 else []
-    late = [name for name in names if wants_gpu(name)]
-    failed = start_all([name for name in names if name not in late])
-    if late:
-        failed += start_all(late) if wait_for_driver() else late
-    for name in failed:
-        say("", "error {}: did not start; see docker logs {}".format(name, name))
+    """Each daemon's models, side by side: users' daemons start by themselves, some time after the host's own."""
+    failed = []
+
+    def guarded(dockerd):
+        try:
+            failed.extend(boot_of(dockerd))
+        except Exception as error:  # a thread's exception would be lost, and the boot look like a success
+            say("", "error {}: {}: {}".format(dockerd.by_hand, type(error).__name__, error))
+            failed.append(dockerd.by_hand)
+
+    threads = [threading.Thread(target=guarded, args=(dockerd,)) for dockerd in dockerds()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     return min(len(failed), 100)
 
 
-def wants_gpu(name):
-    code, output = run("docker", "container", "inspect", "--format", '{{index .Config.Labels "gpurack.model"}}', name)
-    return bool(code == 0 and json.loads(output).get("uuids"))
+def dockerds():
+    """The host's own daemon, and those of users that have a project."""
+    found = [Dockerd()]
+    for user in sorted(os.listdir(USERS)) if os.path.isdir(USERS) else ():
+        with contextlib.suppress(Failure):  # the user is gone, and the daemon with it
+            found += [Dockerd(user)] if os.path.exists(Dockerd(user).compose_file) else []
+    return found
 
 
-def start_all(names):
+def boot_of(dockerd):
+    """Starts what belongs to the project and does not run: CPU models at once, the others when the driver is there.
+    Returns the names of those that did not start."""
+    progress = Progress("boot")
+    while dockerd.run("info")[0] and progress.elapsed() < DAEMON_TIMEOUT:
+        time.sleep(0.5)
+    code, output = dockerd.run("ps", "--all", "--filter", "label=gpurack.model", "--format", "{{.Names}}")
+    models = {name: definition(dockerd, name) for name in (output.split() if code == 0 else [])}
+    failed = start_all(dockerd, [name for name in models if not models[name].get("uuids")])
+    nodes = {name: model["render_nodes"] for name, model in models.items() if "render_nodes" in model}
+    failed += start_with_nodes(dockerd, nodes)
+    late = [name for name in models if models[name].get("uuids") and name not in nodes]
+    if late:
+        by_cdi = any(models[name].get("access", "cdi") == "cdi" for name in late)
+        failed += start_all(dockerd, late) if wait_for_driver(by_cdi) else late
+    for name in failed:
+        say("", "error {}: did not start; see {} logs {}".format(name, dockerd.by_hand, name))
+    if code:
+        say("", "error {}: does not answer".format(dockerd.by_hand))
+    return failed + [dockerd.by_hand] * bool(code)
+
+
+def definition(dockerd, name):
+    """What the container's label says of its model; {} when it is gone."""
+    code, output = dockerd.run("container", "inspect", "--format", '{{index .Config.Labels "gpurack.model"}}', name)
+    return json.loads(output) if code == 0 else {}
+
+
+def start_all(dockerd, names):
     """One after the other, under the lock: a run that makes room on a card must not find a model back on it.
     Returns the names that did not start; a container that is gone by now is nobody's failure."""
     failed = []
     with locked("boot"):
         for name in names:
-            if container_state(name)["status"] in ("running", "gone"):
+            if dockerd.state_of(name)["status"] in ("running", "gone"):
                 continue
-            code, output = run("docker", "start", name)
+            code, output = dockerd.run("start", name)
             if code:
                 say(name, output)
                 failed.append(name)
     return failed
 
 
-def wait_for_driver():
-    """Cards answer and CDI names them; both may come minutes after Docker."""
+def start_with_nodes(dockerd, nodes):
+    """Models on AMD's cards, each when its devices are there. nodes: name → paths. Returns those that did not start."""
+    progress, failed = Progress("boot"), []
+    while nodes and progress.elapsed() < DRIVER_TIMEOUT:
+        ready = [name for name in nodes if all(map(os.path.exists, nodes[name]))]
+        if ready:
+            failed += start_all(dockerd, ready)
+            nodes = {name: nodes[name] for name in nodes if name not in ready}
+        else:
+            time.sleep(1)
+    for name in nodes:
+        say(name, "{} did not appear within {}".format(" and ".join(nodes[name]), clock(DRIVER_TIMEOUT)))
+    return failed + list(nodes)
+
+
+def wait_for_driver(by_cdi):
+    """Cards answer, and CDI names them where they are given by it; both may come minutes after Docker."""
     progress = Progress("boot")
     while progress.elapsed() < DRIVER_TIMEOUT:
         code, output = run("nvidia-smi", "-L")
         uuids = re.findall(r"UUID: (GPU-[0-9a-f-]+)", output)
         if code in (0, 15) and uuids:
-            known = run("nvidia-ctk", "cdi", "list")[1]
-            if all("=" + uuid in known for uuid in uuids):
-                return True
-            run("systemctl", "reset-failed", "nvidia-cdi-refresh.service", "nvidia-cdi-refresh.path")
-            run("systemctl", "restart", "nvidia-cdi-refresh.service")
+            with REFRESHING:
+                known = run("nvidia-ctk", "cdi", "list")[1]
+                if not by_cdi or all("=" + uuid in known for uuid in uuids):
+                    return True
+                run("systemctl", "reset-failed", "nvidia-cdi-refresh.service", "nvidia-cdi-refresh.path")
+                run("systemctl", "restart", "nvidia-cdi-refresh.service")
         time.sleep(1)
     say("boot", "the GPU driver did not appear within {}".format(clock(DRIVER_TIMEOUT)))
     return False
@@ -501,7 +468,7 @@ def wait_for_driver():
 def main():
     # The connection that started us may be gone; what was begun is carried to its end all the same.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    actions = {"apply": apply, "boot": boot}
+    actions = {"apply": apply, "jobs": run_jobs, "boot": boot}
     if len(sys.argv) != 2 or sys.argv[1] not in actions:
         sys.stderr.write(__doc__)
         return 64

@@ -34,14 +34,18 @@ def plan(inventory: Path, as_json: bool, strict: bool, compose_host: str | None,
     Exit code 0: fine; 2: errors; 1: warnings with --strict, or a host that --live could not look at.
     """
     from gpurack import plan_view
+    from gpurack.plan.pins import contradictions, unlocked
     from gpurack.spec.fleet import read_fleet
     from gpurack.spec.load import read_inventory
+    from gpurack.spec.lock import with_lock
     from gpurack.spec.warnings import warnings as warnings_of
 
     console = Console(highlight=False, soft_wrap=True)
     try:
         loaded = read_inventory(inventory)
-        fleet = read_fleet(loaded)
+        fleet = with_lock(read_fleet(loaded), inventory)
+        if problems := contradictions(fleet, inventory):
+            raise InventoryError(problems)
     except InventoryError as error:
         fail(console, error, as_json)
     if compose_host:
@@ -57,12 +61,39 @@ def plan(inventory: Path, as_json: bool, strict: bool, compose_host: str | None,
     found = sizes(fleet, {name: recall(name) for name in fleet})
     if found.problems:
         fail(console, InventoryError(found.problems), as_json)
-    warnings = warnings_of(fleet) + list(found.warnings)
+    warnings = warnings_of(fleet) + list(found.warnings) + unlocked(fleet)
     if as_json:
         click.echo(json.dumps(plan_view.as_data(fleet, found, warnings), indent=2))
     else:
         plan_view.show(console, fleet, found, warnings, applying(inventory))
     sys.exit(STRICT_WARNINGS if strict and warnings else 0)
+
+
+@main.command()
+@click.argument("inventory", type=click.Path(path_type=Path))
+@click.option("--markdown", "as_markdown", is_flag=True, help="As a Markdown table, for a wiki or a mail.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def endpoints(inventory: Path, as_markdown: bool, as_json: bool) -> None:
+    """What people may use: names, addresses that work from their desks, and a curl line for each. No connection is
+    opened. A model behind a gateway is shown at the gateway's address; one that only its host reaches is not shown.
+    """
+    from gpurack import handout
+    from gpurack.spec.fleet import read_fleet
+    from gpurack.spec.load import read_inventory
+    from gpurack.state.remembered import recall
+
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    try:
+        fleet = read_fleet(read_inventory(inventory))
+    except InventoryError as error:
+        fail(console, error, as_json)
+    found = handout.offers(fleet, {name: recall(name) for name in fleet})
+    if as_json:
+        click.echo(json.dumps(handout.as_data(found), indent=2))
+    elif as_markdown:
+        click.echo(handout.markdown(found), nl=False)
+    else:
+        handout.show(console, found)
 
 
 @main.command("import")
@@ -93,6 +124,117 @@ def import_(
     from gpurack.importing import cli
 
     sys.exit(cli.run(source, host, name, variables, files, as_yaml))
+
+
+@main.command()
+@click.argument("inventory", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+@click.option(
+    "--html", "page", type=click.Path(path_type=Path), metavar="FILE", help="Write a page for a browser, too."
+)
+def status(inventory: Path, as_json: bool, page: Path | None) -> None:
+    """Look at the whole lab: hosts, cards, models. Nothing is changed.
+
+    Exit code 0: all is well; 1: something is down, lost or out of reach (for cron); 2: errors in INVENTORY.
+    """
+    from datetime import UTC, datetime
+
+    from gpurack.looks import look_at_all
+    from gpurack.spec.fleet import read_fleet
+    from gpurack.spec.load import read_inventory
+    from gpurack.status import lab, show
+    from gpurack.status import page as html
+
+    # Without a terminal rich assumes 80 columns; cron's mail has room for whole lines.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    try:
+        loaded = read_inventory(inventory)
+        fleet = read_fleet(loaded)
+    except InventoryError as error:
+        fail(console, error, as_json)
+    with Console(stderr=True).status(f"looking at {len(fleet)} hosts"):  # only a terminal sees it
+        seen = look_at_all(loaded, fleet, metrics=True)
+    now = datetime.now(UTC)
+    hosts = lab.lab_status(fleet, seen, now)
+    if as_json:
+        click.echo(json.dumps(show.as_data(hosts), indent=2))
+    else:
+        show.show(console, hosts)
+    if page:
+        try:
+            html.write_page(page, hosts, inventory.stem, now)
+        except OSError as error:
+            raise click.ClickException(f"{page} cannot be written: {error.strerror}.") from None
+    sys.exit(0 if lab.is_well(hosts) else 1)
+
+
+@main.group()
+def image() -> None:
+    """Images of one host for another."""
+
+
+@image.command("save")
+@click.argument("inventory", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("host")
+@click.argument("name")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+def save_image(inventory: Path, host: str, name: str, file: Path) -> None:
+    """Write the image of a model (or any container or image NAME) on HOST to FILE.
+
+    FILE is then what `image: {"tar": FILE}` takes for another host. Nothing is changed on HOST. Exit code 2: not saved.
+    """
+    from gpurack.saving import NotSaved, save
+
+    try:
+        save(inventory, host, name, file, lambda line: click.echo(line, err=True))
+    except NotSaved as error:
+        click.echo(f"error  {error}", err=True)
+        sys.exit(ERRORS)
+    except InventoryError as error:
+        fail(Console(highlight=False, soft_wrap=True), error, as_json=False)
+
+
+@main.command()
+@click.argument("inventory", type=click.Path(path_type=Path))
+@click.argument("what", nargs=-1)
+@click.option("--check", is_flag=True, help="Write nothing; say what drifted, and end with 1 if anything did.")
+@click.option(
+    "--upgrade", is_flag=True, help="Move the pins of WHAT: docker, toolkit, images, weights, a model; or all."
+)
+def lock(inventory: Path, what: tuple[str, ...], check: bool, upgrade: bool) -> None:
+    """Write down what is really on the hosts of INVENTORY, in lab.lock.yaml beside lab.py: a run installs exactly that.
+
+    Exit code 0: done; 1: something drifted, or a host could not be looked at; 2: errors in the inventory.
+    """
+    if (what and not upgrade) or (check and upgrade):
+        raise click.UsageError("WHAT goes with --upgrade, and --check with neither.")
+    from gpurack.locking import cli
+
+    console = Console(highlight=False, soft_wrap=True)
+    try:
+        if upgrade:
+            sys.exit(cli.upgrade(console, inventory, what))
+        sys.exit(cli.check(console, inventory) if check else cli.write(console, inventory))
+    except InventoryError as error:
+        fail(console, error, as_json=False)
+
+
+@main.command()
+@click.argument("inventory", type=click.Path(path_type=Path))
+@click.argument("host")
+def manifest(inventory: Path, host: str) -> None:
+    """Print everything that defines HOST of INVENTORY, sorted: two hosts, or two days, differ by `diff`.
+
+    Packages, files with their sha256, units, images, what runs and how, weights. Exit code 1: no look at it.
+    """
+    from gpurack.locking import cli
+
+    try:
+        click.echo(cli.show_manifest(inventory, host), nl=False)
+    except InventoryError as error:
+        fail(Console(highlight=False, soft_wrap=True, stderr=True), error, as_json=False)
+    except OSError as error:
+        raise click.ClickException(f"{host}: {error}") from None
 
 
 @main.command()

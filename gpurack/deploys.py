@@ -17,13 +17,18 @@ from pyinfra.api import State, deploy
 from pyinfra_cli.util import PYTHON_CODES
 
 from gpurack.operations import engine
+from gpurack.operations.connections import connections as connections_operation
+from gpurack.operations.models import jobs as jobs_operation
 from gpurack.operations.models import models as models_operation
 from gpurack.operations.remove import remove as remove_operation
+from gpurack.plan.jobs import serve_results
+from gpurack.plan.neighbours import far
+from gpurack.plan.pins import contradictions
 from gpurack.report import REPORT
 from gpurack.spec.fleet import Fleet, read_fleet, without_models
 from gpurack.spec.load import ignored_by_pyinfra
+from gpurack.spec.lock import with_lock
 from gpurack.spec.model import Host
-from gpurack.spec.not_yet import not_carried_out
 from gpurack.spec.problems import InventoryError
 from gpurack.state.snapshot import look
 
@@ -32,22 +37,26 @@ _fleets: WeakKeyDictionary[State, Fleet] = WeakKeyDictionary()
 
 @deploy("GPU host")
 def gpu_host() -> None:
-    """Everything: Docker, the NVIDIA Container Toolkit, daemon.json and the models."""
+    """Everything: Docker, the NVIDIA Container Toolkit, daemon.json, users' rootless Dockers and the models."""
     wanted = begin(needs_models=True)
     become = privilege(wanted)
     engine.docker(name="Docker", wanted=wanted, **become)
     engine.nvidia_toolkit(name="NVIDIA Container Toolkit", wanted=wanted, models_follow=True, **become)
     engine.daemon_json(name="daemon.json", wanted=wanted, **become)
-    models_operation(name="Models", wanted=wanted, **become)
+    if wanted.users:
+        engine.rootless(name="Rootless Docker", wanted=wanted, models_follow=True, **become)
+    models_and_jobs(wanted, become)
 
 
 @deploy("Docker")
 def docker() -> None:
-    """Docker alone, and the inventory's keys in its daemon.json."""
+    """Docker alone, the inventory's keys in its daemon.json, and users' rootless Dockers."""
     wanted = begin()
     become = privilege(wanted)
     engine.docker(name="Docker", wanted=wanted, **become)
     engine.daemon_json(name="daemon.json", wanted=wanted, toolkit=False, **become)
+    if wanted.users:
+        engine.rootless(name="Rootless Docker", wanted=wanted, **become)
 
 
 @deploy("NVIDIA")
@@ -61,9 +70,10 @@ def nvidia_toolkit() -> None:
 
 @deploy("Models")
 def models() -> None:
-    """The models alone, on a host that has Docker (and the toolkit, for cards)."""
+    """The models alone, on a host that has Docker (and the toolkit, for cards). `--data prune=ollama`: what an ollama
+    has pulled beside the models that are listed goes."""
     wanted = begin(needs_models=True)
-    models_operation(name="Models", wanted=wanted, **privilege(wanted))
+    models_and_jobs(wanted, privilege(wanted))
 
 
 @deploy("Remove")
@@ -75,13 +85,26 @@ def remove() -> None:
     remove_operation(name="Remove", wanted=wanted, what=what, **privilege(wanted))
 
 
+def models_and_jobs(wanted: Host, become: dict[str, Any]) -> None:
+    """Models first, because people wait for them; then jobs, and the models that serve what a job makes; then what
+    services reach on other hosts."""
+    models_operation(name="Models", wanted=wanted, prune=host.data.get("prune"), **become)
+    if wanted.jobs:
+        jobs_operation(name="Jobs", wanted=wanted, **become)
+    if serve_results(wanted):
+        models_operation(name="Models of jobs", wanted=wanted, after_jobs=True, **become)
+    if any(far(wanted)):
+        connections_operation(name="Connections", wanted=wanted, **become)
+
+
 def begin(needs_models: bool = False) -> Host:
     """This host's spec, after the whole inventory was checked (once per run)."""
     state = host.state
     if state not in _fleets:
-        fleet = read_fleet(state.inventory)
-        problems = not_carried_out(fleet)
-        if path := inventory_file():
+        path = inventory_file()
+        fleet = with_lock(read_fleet(state.inventory), path)
+        problems = contradictions(fleet, path)
+        if path:
             problems += ignored_by_pyinfra(path)
         if needs_models and (problem := without_models(fleet)):
             problems.append(problem)

@@ -6,17 +6,19 @@
 - A host that cannot be reached: its reason is to stand in the table at the end, but pyinfra connects before it loads
   the deploy file.
 - No terminal, and no -y: pyinfra waits for Enter and ends in a traceback.
+- --dry, or a run ended at the prompt, that has shown errors: pyinfra's exit code is 0.
 """
 
+import sys
 from typing import Any
 
 from pyinfra.api import Config, Host, Inventory, State
-from pyinfra.api.state import BaseStateCallback
+from pyinfra.api.state import BaseStateCallback, StateStage
 from pyinfra.context import ctx_state
 from pyinfra_cli import cli
 from pyinfra_cli.exceptions import CliError
 
-from gpurack.report import CONNECT_ERROR
+from gpurack.report import CONNECT_ERROR, REPORT
 from gpurack.spec.load import NO_HOSTS
 from gpurack.spec.problems import InventoryError
 
@@ -30,7 +32,7 @@ NOBODY = (
 def guard() -> None:
     """For this run of pyinfra: empty inventories and missing terminals are sentences, connection errors are kept."""
     state: State = ctx_state.get()
-    begin, confirm = state.init, cli._do_confirm
+    begin, confirm, end = state.init, cli._do_confirm, cli._exit
 
     def init(inventory: Inventory, config: Config | None, initial_limit: Any = None) -> Any:
         if not len(inventory):
@@ -38,7 +40,7 @@ def guard() -> None:
         if initial_limit is not None and not initial_limit:
             raise CliError(NO_MATCH.format(", ".join(host.name for host in inventory)))
         begin(inventory, config, initial_limit=initial_limit)
-        state.add_callback_handler(_Connections())
+        state.add_callback_handler(Connections())
 
     def asked(message: str) -> Any:
         try:
@@ -46,11 +48,20 @@ def guard() -> None:
         except EOFError:
             raise CliError(NOBODY) from None
 
+    def exit_() -> None:
+        if REPORT.foreseen and state.current_stage < StateStage.Execute:
+            sys.exit(1)
+        end()
+
+    cli._exit = exit_
     state.init = init  # type: ignore[method-assign]
     cli._do_confirm = asked
 
 
-class _Connections(BaseStateCallback):
+class Connections(BaseStateCallback):
+    """Keeps with a host why it could not be reached."""
+
     @staticmethod
     def host_connect_error(state: State, host: Host, error: Exception) -> None:
+        """pyinfra tells it once per host, and forgets it."""
         host.connector_data[CONNECT_ERROR] = str(error).replace("[Errno None] ", "")

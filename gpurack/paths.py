@@ -1,15 +1,18 @@
 """Where things of ours lie on a host."""
 
 CONFIG = "/etc/gpurack"
-COMPOSE_FILE = f"{CONFIG}/compose.yaml"
-SECRETS = f"{CONFIG}/secrets"
 LIB = "/usr/local/lib/gpurack"
 RUNNER = f"{LIB}/models.py"
-FETCH = f"{LIB}/fetch.py"
-"""A part of the runner."""
+_PARTS = ("asking", "common", "dockerd", "fetch", "hashes", "images", "jobs", "ollama", "remedies")
+RUNNER_PARTS = tuple(f"{LIB}/{name}.py" for name in _PARTS)
+"""What the runner imports."""
 BOOT_UNIT = "/etc/systemd/system/gpurack.service"
 STATE = "/var/lib/gpurack"
 BACKUPS = f"{STATE}/backups"
+JOBS = f"{STATE}/jobs"
+"""What jobs printed, and the records of those that are done."""
+USERS = f"{STATE}/users"
+"""Of users' rootless Dockers. Not in /etc, where a rootless daemon does not see a folder made after its start."""
 RUN = "/run/gpurack"
 RESTART_MARKER = f"{RUN}/docker-restart"
 """Written before a change that dockerd must take up, removed after it has; a reboot, too, restarts dockerd."""
@@ -17,5 +20,53 @@ LOCK = f"{RUN}/lock"
 BUSY = f"{RUN}/busy"
 """Says who holds the lock, while it is held."""
 DAEMON_JSON = "/etc/docker/daemon.json"
+DOCKER_PROXY = "/etc/systemd/system/docker.service.d/gpurack-proxy.conf"
+DNF_CONF = "/etc/dnf/dnf.conf"
+YUM_CONF = "/etc/yum.conf"
+APT_PROXY = "/etc/apt/apt.conf.d/80gpurack-proxy"
+DRIVER_HELD = f"{STATE}/driver-held"
+"""The packages of NVIDIA's driver that gpurack held."""
+TRUSTED = f"{STATE}/trusted"
+"""The certificates of ours that the trust store was made with."""
+DOCKERD_ROOTLESS = "/usr/local/libexec/gpurack/dockerd-rootless"
+"""What users' daemons are started by; it stays when models are removed."""
+HOOK_CONFIG = "/etc/nvidia-container-runtime/config.toml"
+CDI_FOLDERS = ("/etc/cdi", "/run/cdi")
 KEYRINGS = "/etc/apt/keyrings"
 APT_SOURCES = "/etc/apt/sources.list.d"
+
+
+def project(user: str) -> str:
+    """The folder of the Compose project in a user's rootless Docker; "" means the host's own Docker."""
+    return f"{USERS}/{user}" if user else CONFIG
+
+
+def compose_file(user: str) -> str:
+    """Its compose.yaml."""
+    return f"{project(user)}/compose.yaml"
+
+
+def container_file(user: str, name: str, file: str) -> str:
+    """A file that a container mounts: a key, or its engine's configuration. The folder of all is for root alone."""
+    return f"{project(user)}/secrets/{name}/{file}"
+
+
+def job_file(name: str) -> str:
+    """The Compose file of a job."""
+    return f"{CONFIG}/jobs/{name}.yaml"
+
+
+def job_record(name: str) -> str:
+    """Says that a job is done, with the hash of its definition."""
+    return f"{JOBS}/{name}.json"
+
+
+def job_log(name: str) -> str:
+    """What a job printed, when it ran last."""
+    return f"{JOBS}/{name}.log"
+
+
+RPM_KEYS = "/etc/pki/rpm-gpg"
+YUM_REPOS = "/etc/yum.repos.d"
+RPM_TRANSACTION = f"{STATE}/rpm-transaction"
+"""When an rpm transaction of ours began (seconds since 1970) and of which packages; away when it has ended."""

@@ -32,6 +32,8 @@ def show(console: Console, fleet: Mapping[str, Host], sizes: Sizes, warnings: Se
             console.print(f"  [dim]{escape(line)}[/]")
         for line in endpoints(name, host):
             console.print(f"  [dim]{escape(line)}[/]")
+        if once := [key for key, job in host.jobs.items() if job.enabled]:
+            console.print(f"  [dim]once: {escape(', '.join(once))}[/]")
     if unseen := [key for (_, key), why in sizes.reasons.items() if why == UNSEEN]:
         many = counted(len(unseen), "model")
         how = "gpurack plan --live does, and any run"
@@ -62,12 +64,13 @@ def grouped(warnings: Sequence[Problem]) -> list[str]:
 
 
 def headline(fleet: Mapping[str, Host], seen: str = "") -> str:
-    """`3 hosts, 14 models (1 disabled) · offline · weights as seen 2026-11-19`"""
+    """`3 hosts, 14 models (1 disabled) · offline · weights as seen 2026-11-19 · locked`"""
     entries = [model for host in fleet.values() for model in host.entries.values()]
     disabled = sum(not model.enabled for model in entries)
     off = f" ({disabled} disabled)" if disabled else ""
     as_seen = f" · weights as seen {seen}" if seen else ""
-    return f"{counted(len(fleet), 'host')}, {counted(len(entries), 'model')}{off} · offline{as_seen}"
+    locked = " · locked" if any(host.lock for host in fleet.values()) else ""
+    return f"{counted(len(fleet), 'host')}, {counted(len(entries), 'model')}{off} · offline{as_seen}{locked}"
 
 
 def counted(number: int, noun: str) -> str:
@@ -195,6 +198,7 @@ def as_data(fleet: Mapping[str, Host], sizes: Sizes, warnings: Sequence[Problem]
                     }
                     for key, model in host.entries.items()
                 },
+                "jobs": [key for key, job in host.jobs.items() if job.enabled],
             }
             for name, host in fleet.items()
         },

@@ -15,8 +15,11 @@ from pyinfra.api.state import BaseStateCallback, StateStage
 from rich.console import Console
 from rich.table import Table
 
+from gpurack import paths
 from gpurack.endpoints import endpoint
-from gpurack.plan import ledger
+from gpurack.plan import ledger, weights
+from gpurack.plan.jobs import due
+from gpurack.plan.neighbours import unreached
 from gpurack.spec import model as spec
 from gpurack.spec.fleet import Fleet
 from gpurack.state.model import HostState
@@ -24,7 +27,7 @@ from gpurack.state.snapshot import is_forgotten, last_look
 
 CONNECT_ERROR = "gpurack connect error"
 """Key in pyinfra's host data: why it could not be reached (gpurack/guard.py)."""
-STYLES = {"ready": "green", "disabled": "dim", "removed": "dim"}
+STYLES = {"ready": "green", "done": "green", "disabled": "dim", "removed": "dim"}
 
 
 @dataclass
@@ -88,7 +91,7 @@ class Report(BaseStateCallback):
         elif self.removing:
             for name in self.fleet:
                 if not self.left_out(state, name) and not self.errors.get(name):
-                    self.done[name] = dict.fromkeys(self.fleet[name].models, "removed")
+                    self.done[name] = dict.fromkeys(self.fleet[name].entries, "removed")
         # Without a terminal rich assumes 80 columns; a log has room for the whole table.
         console = Console(file=sys.stderr, highlight=False, width=None if sys.stderr.isatty() else 160)
         rows = [row for name in sorted(self.fleet) for row in self.rows(state, name)]
@@ -117,7 +120,8 @@ class Report(BaseStateCallback):
             why = self.errors.get(name) or (["stopped before it"] if host.connected else [unreached])
             return [(name, "-", "", "", "", f"FAILED: {why[0]}")]
         wanted = self.fleet[name]
-        return [self.row(state, name, model, wanted, seen) for model in wanted.models]
+        models = [self.row(state, name, model, wanted, seen) for model in wanted.entries]
+        return models + [self.job_row(state, name, job, wanted, seen) for job in wanted.jobs]
 
     def left_out(self, state: State, name: str) -> bool:
         """Is the host not part of this run (`--limit`, `--exclude`)?"""
@@ -125,10 +129,10 @@ class Report(BaseStateCallback):
 
     def row(self, state: State, name: str, model: str, wanted: spec.Host, seen: HostState) -> tuple[str, ...]:
         """One model."""
-        entry = wanted.models[model]
+        entry = wanted.entries[model]
         version = entry.version or "image"
         url = endpoint(name, wanted, entry) if entry.enabled else ""
-        gpus = ledger.gpus_text(entry).strip("[]") or "CPU"
+        gpus = ledger.gpus_text(entry).strip("[]") or ("CPU" if model in wanted.models else "")
         text = self.state_of(name, model, wanted, seen)
         action = self.planned.get(name, {}).get(model)
         if action and state.current_stage < StateStage.Execute and not text.startswith("FAILED"):
@@ -136,9 +140,26 @@ class Report(BaseStateCallback):
             text += f", to be {action}"
         return (name, model, f"{entry.engine} {version}", gpus, url, text)
 
+    def job_row(self, state: State, name: str, job: str, wanted: spec.Host, seen: HostState) -> tuple[str, ...]:
+        """One job; in the place of an endpoint stands where its result lies."""
+        entry = wanted.jobs[job]
+        gpus = ledger.gpus_text(entry).strip("[]") or "CPU"
+        result = weights.result_path(wanted, job) or paths.job_log(job)
+        error = next((text for text in self.errors.get(name, []) if text.startswith(f"{job}: ")), None)
+        action = self.done.get(name, {}).get(job)
+        if not entry.enabled:
+            text = "disabled"
+        elif error:
+            text = "FAILED: " + error.partition(": ")[2].split("\n")[0]
+        elif why := due(job, wanted, seen):
+            text = f"to be run: {why}" if state.current_stage < StateStage.Execute else f"not done: {why}"
+        else:
+            text = f"done, {action}" if action else "done"
+        return (name, job, f"{entry.engine} {entry.version or 'image'}", gpus, result, text)
+
     def state_of(self, name: str, model: str, wanted: spec.Host, seen: HostState) -> str:
         """`ready, recreated` · `disabled` · `FAILED: why` · `not running`"""
-        if not wanted.models[model].enabled:
+        if not wanted.entries[model].enabled:
             return "disabled"
         error = next((text for text in self.errors.get(name, []) if text.startswith(f"{model}: ")), None)
         if error:
@@ -148,10 +169,11 @@ class Report(BaseStateCallback):
         container, probe = seen.ours.get(model), seen.probes.get(model)
         if container and container.running and probe and probe.status == 200:
             action = self.done.get(name, {}).get(model)
-            return f"ready, {action}" if action else "ready"
+            without = unreached(model, wanted, seen)
+            return ", ".join(["ready", *([action] if action else []), *(f"without {other}" for other in without)])
         # What stopped the whole host is why this model is not there either.
         stopped = (
-            text for text in self.errors.get(name, []) if not any(text.startswith(f"{m}: ") for m in wanted.models)
+            text for text in self.errors.get(name, []) if not any(text.startswith(f"{m}: ") for m in wanted.everything)
         )
         if why := next(stopped, None):
             return "FAILED: " + why.split("\n")[0]
@@ -166,8 +188,8 @@ class Report(BaseStateCallback):
             if self.left_out(state, name):
                 continue
             seen = last_look(state.inventory.get_host(name))
-            everything += len(wanted.models)
-            for model, entry in wanted.models.items():
+            everything += len(wanted.entries)
+            for model, entry in wanted.entries.items():
                 enabled += entry.enabled
                 answered += bool(
                     seen and entry.enabled and self.state_of(name, model, wanted, seen).startswith("ready")
@@ -175,12 +197,12 @@ class Report(BaseStateCallback):
         if self.removing and state.current_stage >= StateStage.Execute:
             gone = sum(len(models) for models in self.done.values())
             changed = "hosts changed" if self.touched(state) else "nothing changed"
-            return f"{gone} of {everything} models are gone, {changed}."
+            return f"{gone} of {everything} {self.noun()} are gone, {changed}."
         changes = sum(len(models) for models in self.done.values())
         total = sum(results.success_ops for results in state.results.values())
         seconds = time.monotonic() - self.begun
         if state.current_stage < StateStage.Execute:
-            return f"Nothing was changed. {answered} of {enabled} models answer now."
+            return f"Nothing was changed. {answered} of {enabled} {self.noun()} answer now."
         begun = [
             name for name in self.fleet if is_forgotten(state.inventory.get_host(name)) and not self.errors.get(name)
         ]
@@ -191,7 +213,11 @@ class Report(BaseStateCallback):
         changed = (
             f"{changes} changed" if changes else ("nothing changed" if not self.touched(state) else "hosts changed")
         )
-        return f"{answered} of {enabled} models answered, {changed}. {total} operations, {seconds:.1f} s."
+        return f"{answered} of {enabled} {self.noun()} answered, {changed}. {total} operations, {seconds:.1f} s."
+
+    def noun(self) -> str:
+        """What is counted."""
+        return "models and services" if any(host.services for host in self.fleet.values()) else "models"
 
     def touched(self, state: State) -> bool:
         """Did any operation change anything?"""

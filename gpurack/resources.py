@@ -22,5 +22,6 @@ def render(path: str, **values: object) -> str:
     # Not needed by `gpurack plan`, whose start it would slow down.
     from jinja2 import Environment, StrictUndefined
 
-    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
+    html = path.endswith(".html.j2")
+    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=html)
     return environment.from_string(read_text(path)).render(**values)

@@ -6,9 +6,7 @@ other; the 32B wants all four cards. See it with
 
     gpurack plan inventories/lab.py
 
-which opens no connection. To have a lab like it: your names, your paths, and keys (at the end of _COMMON). Not carried
-out by this version of gpurack, as the plan says: services, weights from the Hub, ollama's pull, llama-cpp-python's
-config.
+which opens no connection. To have a lab like it: your names, your paths, and keys (at the end of _COMMON).
 """
 
 _COMMON = {
@@ -26,6 +24,7 @@ _COMMON = {
     },
     # Open to the whole network, as it was by hand; the plan warns of it. With `export LAB_KEY=…`, better:
     #   "defaults": {"bind": "lan", "api_key": {"env": "LAB_KEY"}},
+    # and the gateway with a key for each person or group: "keys": {"alice": {"env": "ALICE_KEY"}, "chat": …}.
     "defaults": {"bind": "lan"},
 }
 _W = "/home/ics/workspace/llm-models"

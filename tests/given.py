@@ -10,6 +10,7 @@ from typing import Any
 from gpurack.plan import compose
 from gpurack.spec.fleet import check_fleet
 from gpurack.spec.model import Host
+from gpurack.state import rpm
 from gpurack.state.model import (
     Container,
     Driver,
@@ -30,7 +31,14 @@ SYSTEMS = {
     "debian 13": Os("debian", "13", "trixie", "Debian GNU/Linux 13 (trixie)"),
     "ubuntu 22.04": Os("ubuntu", "22.04", "jammy", "Ubuntu 22.04.5 LTS"),
     "ubuntu 24.04": Os("ubuntu", "24.04", "noble", "Ubuntu 24.04.3 LTS"),
+    "rhel 8": Os("rhel", "8.10", "", "Red Hat Enterprise Linux 8.10 (Ootpa)"),
     "rocky 9": Os("rocky", "9.6", "", "Rocky Linux 9.6 (Blue Onyx)"),
+    "alma 10": Os("almalinux", "10.0", "", "AlmaLinux 10.0 (Purple Lion)"),
+    "centos 9": Os("centos", "9", "", "CentOS Stream 9"),
+    "fedora 43": Os("fedora", "43", "", "Fedora Linux 43 (Server Edition)"),
+    "amazon 2": Os("amzn", "2", "", "Amazon Linux 2"),
+    "amazon 2023": Os("amzn", "2023", "", "Amazon Linux 2023.8.20250808"),
+    "suse 15": Os("opensuse-leap", "15.6", "", "openSUSE Leap 15.6"),
 }
 
 
@@ -80,6 +88,7 @@ def container(name: str, status: str = "running", **said: Any) -> Container:
         restarts=said.get("restarts", 0),
         labels=labels,
         ports=tuple((ip, port) for ip, port in said.get("ports", ())),
+        user=said.get("user", ""),
     )
 
 
@@ -106,7 +115,8 @@ def host_state(**said: Any) -> HostState:
     """A host as a look found it, from the words of a JSON case; what is not said is a healthy Debian 13 with Docker.
 
     os: "debian 13". packages: name → `version [held|half]`. files: path → text. units: name → `loaded active enabled`.
-    docker: version, or docker info's own map. gpus: how many cards, or their numbers in the order of their index.
+    manager: `dnf dnf5`. docker: version, or docker info's own map. gpus: how many cards, or their numbers in the order
+    of their index.
     containers: maps for `container`. listeners: texts for `listener`. probes: name → [status, body].
     """
     told = dict(said)
@@ -133,6 +143,7 @@ def host_state(**said: Any) -> HostState:
         "probes": lambda entries: {name: Probe(status, body) for name, (status, body) in entries.items()},
         "secrets": lambda entries: {path: (mode, 0) for path, mode in entries.items()},
         "gpu_processes": lambda entries: tuple(GpuProcess(*entry) for entry in entries),
+        "manager": rpm.manager,
         "cdi": frozenset,
         "tools": frozenset,
     }
@@ -143,8 +154,7 @@ def host_state(**said: Any) -> HostState:
 
 def running(wanted: Host, name: str, state: HostState, uuids: tuple[str, ...] = (), **said: Any) -> Container:
     """The container that a model has once a run has brought it up."""
-    key = said.pop("key", None)
-    words = compose.definition(name, wanted, state, uuids, key, SALT)
-    model = wanted.models[name]
+    words = compose.definition(name, wanted, state, uuids, said.pop("secrets", {}), SALT)
+    model = wanted.entries[name]
     ports = [(compose.address(model.bind, state), model.port)]
     return container(name, label=words, **{"ports": ports, **said})

@@ -4,10 +4,11 @@ tests/unit/engines/, and a line in docs/engines.md."""
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from gpurack.spec.model import ArgValue, HfWeights, Model, ModelScopeWeights, UrlWeights, Weights
+from gpurack.spec.model import SPLIT, ArgValue, HfWeights, Model, ModelScopeWeights, UrlWeights, Weights
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,11 @@ CPU = Accelerator("cpu")
 
 @dataclass(frozen=True)
 class Upstream:
-    """A model that a service connects to. url: as its container reaches it, up to /v1. key_file: the path of its API
-    key inside the service's container, None for an open one. engine: what serves it."""
+    """A model that a service connects to. serves: the names it answers to. url: as its container reaches it, up to /v1.
+    key_file: the path of its API key inside the service's container, None for an open one. engine: what serves it."""
 
     name: str
-    served_name: str
+    serves: tuple[str, ...]
     url: str
     key_file: str | None
     engine: str = ""
@@ -39,8 +40,11 @@ class Run:
 
     served_name: the name clients use. name: its key in the inventory. weights: the path inside the container, None
     without weights; more_weights: those of `Engine.more_weights`, in its order. accelerator: what it computes on.
-    gpus: how many cards it gets. memory_fraction: its share of each card (0 to 1), None for the whole card.
-    api_key_file: where the key lies inside the container, None without a key. upstreams: of a service.
+    cores, memory: the host's processors and GiB, None before Docker is there. gpus: how many cards it gets.
+    memory_fraction: its share of each card (0 to 1), None for the whole card.
+    api_key_file: where the key lies inside the container, None without a key. keys_file: where those of `keys` lie, as
+    JSON (name → sha256 of the key; the key itself where the engine has no use for sums), None without any. upstreams:
+    of a service.
     """
 
     served_name: str
@@ -48,9 +52,12 @@ class Run:
     weights: str | None = None
     more_weights: tuple[str, ...] = ()
     accelerator: Accelerator = CPU
+    cores: int | None = None
+    memory: float | None = None
     gpus: int = 0
     memory_fraction: float | None = None
     api_key_file: str | None = None
+    keys_file: str | None = None
     upstreams: tuple[Upstream, ...] = ()
 
 
@@ -112,10 +119,15 @@ Finding = tuple[str, str]
 """(field of the model, sentence)"""
 
 
+Request = tuple[str, Mapping[str, Any]]
+"""(path, JSON body) of a POST"""
+
+
 SPECIAL: Mapping[str, str] = {
     "pull": "pull is ollama's; say where the weights are in weights.",
     "config": "config is llama-cpp-python's; give flags in args.",
     "connects_to": "only services (litellm, open-webui, llama-gpt) connect to models.",
+    "keys": "people's keys are litellm's, the first account is open-webui's; put a gateway before it, or give api_key.",
 }
 """Fields of the vocabulary that only some engines have → the sentence for the others."""
 
@@ -128,6 +140,15 @@ NO_CARDS: Mapping[str, str] = {
 """`Engine.unused` of what serves no model itself."""
 
 
+@dataclass(frozen=True)
+class Counter:
+    """What an engine counts of its work, in Prometheus' text format: where, the counter's name, what it counts."""
+
+    path: str
+    name: str
+    unit: str
+
+
 class Engine(ABC):
     """One serving engine.
 
@@ -136,12 +157,13 @@ class Engine(ABC):
     the files it can read; weights_folders: can it read a Hugging Face folder? no_weights: how the sentence ends that
     refuses weights.
     enforces_vram: does it keep to its share of a card by itself?
-    keyless: it knows no API keys. service: what people use, not a model; None: may be either. fields: which of the
-    fields of SPECIAL it has. unused: fields of the inventory that mean nothing to it → the sentence that says so; in
-    `defaults` they are passed over, anywhere else refused. own_args: flags that gpurack writes itself → the
-    inventory's field for it. removed_args: flags of earlier versions → what to do instead.
-    min_compute: the lowest NVIDIA compute capability its images run on. only_version: the version of an engine that
-    gets no new ones, so that the inventory need not say it.
+    keyless: it knows no API keys. sums: of the keys in `keys` its container is given sums alone. service: what people
+    use, not a model; None: may be either. fields: which of the fields of SPECIAL it has. unused: fields of the
+    inventory that mean nothing to it → the sentence that says so; in `defaults` they are passed over, anywhere else
+    refused. own_args: flags that gpurack writes itself → the inventory's field for it. removed_args: flags of earlier
+    versions → what to do instead. counter: of what it has served; None: it counts nothing. min_compute: the lowest
+    NVIDIA compute capability its images run on. only_version: the version of an engine that gets no new ones, so that
+    the inventory need not say it.
     """
 
     name: ClassVar[str]
@@ -154,11 +176,13 @@ class Engine(ABC):
     no_weights: ClassVar[str] = ""
     enforces_vram: ClassVar[bool] = False
     keyless: ClassVar[bool] = False
+    sums: ClassVar[bool] = True
     service: ClassVar[bool | None] = False
     fields: ClassVar[frozenset[str]] = frozenset()
     unused: ClassVar[Mapping[str, str]] = {}
     own_args: ClassVar[Mapping[str, str]] = {}
     removed_args: ClassVar[Mapping[str, str]] = {}
+    counter: ClassVar[Counter | None] = None
     min_compute: ClassVar[str | None] = None
     only_version: ClassVar[str | None] = None
 
@@ -167,9 +191,18 @@ class Engine(ABC):
         """The image reference for an upstream version. Raises LookupError with a sentence where there is none for
         this accelerator."""
 
+    def job_image(self, version: str, accelerator: Accelerator, command: Sequence[str]) -> str:
+        """The image reference for something that is done once. Raises LookupError with a sentence where there is
+        none."""
+        raise LookupError(f"{self.name} has no images for jobs; llama.cpp has.")
+
     def variants(self, version: str) -> list[str]:
         """Every reference that `image` may choose from for a version."""
-        return sorted({self.image(version, accelerator) for accelerator in (CPU, Accelerator("nvidia", "8.0"))})
+        found = set()
+        for accelerator in (CPU, Accelerator("nvidia", "8.0"), Accelerator("amd")):
+            with suppress(LookupError):
+                found.add(self.image(version, accelerator))
+        return sorted(found)
 
     @abstractmethod
     def container(self, model: Model, run: Run) -> Container:
@@ -187,6 +220,23 @@ class Engine(ABC):
         """The name that must be in the body of that answer; None where the body names no model."""
         return served_name if self.ready_names_model else None
 
+    def serves(self, model: Model, served_name: str) -> list[str]:
+        """The names of models that it answers to."""
+        return [served_name]
+
+    def requests(self, model: Model, names: Sequence[str]) -> list[Request]:
+        """What people would ask it: one that works answers at least one of these. Empty: nothing beyond being ready.
+
+        names: those it serves, or for a service those of the models behind it.
+        """
+        said, named = "Hello", {"model": next(iter(names), "")}
+        return [
+            ("/v1/chat/completions", {"messages": [{"role": "user", "content": said}], "max_tokens": 1, **named}),
+            ("/v1/completions", {"prompt": said, "max_tokens": 1, **named}),
+            ("/v1/embeddings", {"input": said, **named}),
+            ("/v1/rerank", {"query": said, "documents": [said], **named}),
+        ]
+
     def more_weights(self, model: Model) -> list[Weights]:
         """Weights that the entry names elsewhere than in `weights`."""
         return []
@@ -199,22 +249,23 @@ class Engine(ABC):
         """(tensor parallel, pipeline parallel) for so many cards; (1, 1) for engines that split by themselves."""
         return 1, 1
 
-    def unfit(self, model: Model, compute: str | None, driver: str | None) -> str | None:
-        """Why the images of this version do not run on cards of this compute capability, with this driver. None when
-        they do, when it is not known, and for images that the inventory names itself."""
+    def unfit(self, model: Model, accelerator: Accelerator, driver: str | None) -> str | None:
+        """Why the images of this version do not run on these cards, with this driver of NVIDIA's. None when they do,
+        when it is not known, and for images that the inventory names itself."""
         if model.version is None or not model.gpus:
             return None
+        compute = accelerator.compute
         if compute and self.min_compute and numbers(compute) < numbers(self.min_compute):
             return (
                 f"{self.name} needs compute capability {self.min_compute}, this card has {compute}; choose another "
                 "card, or an engine that knows it (llama.cpp)."
             )
         try:
-            self.image(model.version, Accelerator("nvidia", compute))
+            self.image(model.version, accelerator)
         except LookupError as error:
             return str(error)
         oldest = self.min_driver(model.version)
-        if driver and oldest and numbers(driver)[0] < oldest:
+        if accelerator.vendor == "nvidia" and driver and oldest and numbers(driver)[0] < oldest:
             return (
                 f"{self.name} {model.version} needs NVIDIA's driver {oldest} or newer, the host has {driver}; update "
                 "the driver or choose an older version."
@@ -257,12 +308,18 @@ class Engine(ABC):
             return [("weights", f"{self.name} takes no weights{why}.")] if model.weights is not None else []
         if model.weights is None:
             return [("weights", 'is missing: a path on the host, {"hf": …}, {"url": …, "sha256": …} or {"copy": …}.')]
-        if isinstance(model.weights, HfWeights | ModelScopeWeights):
+        if isinstance(model.weights, HfWeights | ModelScopeWeights) and model.weights.file is None:
             if self.weights_folders:
                 return []
-            what = f"{self.name} reads one {self.weights_suffixes[0]} file, not a repository; write its address and sum"
-            return [("weights", f'{what}, {{"url": "https://…/resolve/…{self.weights_suffixes[0]}", "sha256": …}}.')]
-        name = model.weights.filename if isinstance(model.weights, UrlWeights) else str(model.weights)
+            what = f"{self.name} reads one {self.weights_suffixes[0]} file, not a repository; say which"
+            return [("weights", f'{what}: {{…, "file": "….gguf"}}.')]
+        if isinstance(model.weights, UrlWeights):
+            name = model.weights.filename
+            if SPLIT.search(name):
+                how = 'use {"hf": …, "file": …} or {"copy": …}, which bring all, or put them on the host'
+                return [("weights", f"{name} is one part of several, and a sum is for one file; {how}.")]
+        else:
+            name = str(model.weights)
         name = name.rstrip("/").rsplit("/", 1)[-1]
         if name.endswith(self.weights_suffixes) or (self.weights_folders and not name.endswith(FILES)):
             return []

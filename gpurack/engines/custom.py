@@ -6,9 +6,10 @@ where it listens inside its container (default: the same number as `port`), and 
 """
 
 import re
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from gpurack.engines.base import Accelerator, Container, Engine, Finding, Run, flags
+from gpurack.engines.base import Accelerator, Container, Engine, Finding, Request, Run, flags
 from gpurack.spec.model import Model
 
 READY = "x-ready"
@@ -47,6 +48,10 @@ class Custom(Engine):
     def container(self, model: Model, run: Run) -> Container:
         """The args as its command if there are any; a key lies where every engine's does, in a file."""
         return Container(flags(model.args) or None)
+
+    def requests(self, model: Model, names: Sequence[str]) -> list[Request]:
+        """Nothing is known of it."""
+        return []
 
     def check(self, model: Model) -> list[Finding]:
         """Also: port and path that can be used."""

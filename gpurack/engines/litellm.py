@@ -1,32 +1,53 @@
 """LiteLLM: one OpenAI address for the models of the lab.
 
-Sources (LiteLLM 1.109.1): it runs without a database from a YAML file; entries of the same name share the load;
-`os.environ/NAME` in that file is read from the environment; LITELLM_MASTER_KEY is the key clients send; /health calls
-every model, so /health/readiness is asked; LITELLM_LOCAL_MODEL_COST_MAP keeps it from fetching its price list. Keys of
-people and groups need a database, which gpurack does not set up yet.
+Sources (LiteLLM 1.109.1; run as 1.106.2): it runs without a database from a YAML file; entries of the same name share
+the load; `os.environ/NAME` in that file is read from the environment; /health calls every model, so /health/readiness
+is asked; LITELLM_LOCAL_MODEL_COST_MAP keeps it from fetching its price list; `general_settings.custom_auth` and
+callbacks are names in a Python file beside the configuration. What that file (files/litellm_gateway.py) does, it says.
 """
 
 from typing import Any, ClassVar
 
 import yaml
 
-from gpurack.engines.base import NO_CARDS, Accelerator, Container, Engine, Finding, Run, with_secrets
+from gpurack.engines.base import NO_CARDS, Accelerator, Container, Engine, Finding, Run, Upstream, with_secrets
+from gpurack.resources import read_text
 from gpurack.spec.model import Model
 
-CONFIG = "/etc/litellm.yaml"
-PROVIDERS = {"vllm": "hosted_vllm"}
-"""Engine → what LiteLLM calls it; everything else speaks OpenAI. Only by its own name does it rerank through vLLM."""
+CONFIG = "/etc/gpurack/litellm.yaml"
+GATEWAY = "/etc/gpurack/gateway.py"
+PATIENCE = {"allowed_fails": 0, "cooldown_time": 10}
+"""One of several replicas that fails once is asked again after so many seconds; the only one of its name always is."""
+UNKNOWN_MASTER_KEY = 'export LITELLM_MASTER_KEY="sk-$(od -An -N24 -tx1 /dev/urandom | tr -d " \\n")"; exec "$@"'
+"""LiteLLM's management is left to nobody: without a master key parts of it would be open."""
+
+
+def spoken_to(upstream: Upstream, served: str) -> dict[str, str]:
+    """Model and address as LiteLLM is told them. OpenAI knows no rerank: LiteLLM has it for vLLM, in whose way other
+    engines do it, too, and for TEI, which does it in its own way. That a model reranks is known by its name alone."""
+    rerank = "rerank" in served.lower()
+    if upstream.engine == "tei" and rerank:
+        return {"model": f"huggingface/{served}", "api_base": upstream.url.removesuffix("/v1")}
+    provider = "hosted_vllm" if upstream.engine == "vllm" or rerank else "openai"
+    return {"model": f"{provider}/{served}", "api_base": upstream.url}
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes what is there several times as often as it is."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 class Litellm(Engine):
-    """`litellm --config`, from a file gpurack writes."""
+    """`litellm --config`, from files gpurack writes."""
 
     name = "litellm"
     port = 4000
     ready_path = "/health/readiness"
     ready_names_model = False
     service = True
-    fields = frozenset({"connects_to"})
+    fields = frozenset({"connects_to", "keys"})
     unused = NO_CARDS
     own_args: ClassVar = {"config": "connects_to", "port": "port", "host": "bind", "model": "connects_to"}
 
@@ -35,40 +56,51 @@ class Litellm(Engine):
         return f"docker.litellm.ai/berriai/litellm:main-v{version}"
 
     def container(self, model: Model, run: Run) -> Container:
-        """The proxy on port 4000, keys by environment of its own making."""
-        exports: dict[str, str] = {}
-        entries = []
-        for index, upstream in enumerate(run.upstreams):
-            variable = f"UPSTREAM_KEY_{index}"
-            if upstream.key_file:
-                exports[variable] = upstream.key_file
-            entries.append(
-                {
-                    "model_name": upstream.served_name,
-                    "litellm_params": {
-                        "model": f"{PROVIDERS.get(upstream.engine, 'openai')}/{upstream.served_name}",
-                        "api_base": upstream.url,
-                        "api_key": f"os.environ/{variable}" if upstream.key_file else "none",
-                    },
-                }
-            )
-        config: dict[str, Any] = {"model_list": entries, "litellm_settings": {"telemetry": False}}
-        if run.api_key_file:
-            exports["LITELLM_MASTER_KEY"] = run.api_key_file
-            config["general_settings"] = {"master_key": "os.environ/LITELLM_MASTER_KEY"}
+        """The proxy on port 4000. Keys of the models go by environment of the shell's making, people's by file."""
+        exports = {f"UPSTREAM_KEY_{index}": up.key_file for index, up in enumerate(run.upstreams) if up.key_file}
+        entries = [
+            {
+                "model_name": served,
+                "litellm_params": {
+                    **spoken_to(upstream, served),
+                    "api_key": f"os.environ/UPSTREAM_KEY_{index}" if upstream.key_file else "none",
+                },
+                "model_info": PATIENCE,
+            }
+            for index, upstream in enumerate(run.upstreams)
+            for served in upstream.serves
+        ]
+        files = {"GATEWAY_API_KEY": run.api_key_file, "GATEWAY_KEYS": run.keys_file}
+        keys = {variable: path for variable, path in files.items() if path}
+        config: dict[str, Any] = {
+            "model_list": entries,
+            "router_settings": {"num_retries": 3},
+            "litellm_settings": {"telemetry": False, "callbacks": ["gateway.usage"]},
+            "general_settings": {"custom_auth": "gateway.keyed" if keys else "gateway.open_to_all"},
+        }
         argv = ["--config", CONFIG, "--host", "0.0.0.0", "--port", str(self.port)]
         for flag, value in model.args.items():
             argv += [f"--{flag}", *([] if value is True else [str(value)])]
-        environment = {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}
-        files = {CONFIG: yaml.safe_dump(config, sort_keys=False)}
-        if not exports:
-            return Container(argv, environment=environment, files=files)
-        entrypoint, command = with_secrets(exports, ["litellm", *argv])
-        return Container(command, entrypoint, environment, files=files)
+        entrypoint, command = ["sh", "-c"], [UNKNOWN_MASTER_KEY, "sh", "litellm", *argv]
+        if exports:
+            entrypoint, command = with_secrets(exports, [*entrypoint, *command])
+        return Container(
+            command,
+            entrypoint,
+            {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "DISABLE_ADMIN_UI": "True", **keys},
+            files={
+                CONFIG: yaml.dump(config, Dumper=_Plain, sort_keys=False),
+                GATEWAY: read_text("files/litellm_gateway.py"),
+            },
+        )
 
     def check(self, model: Model) -> list[Finding]:
-        """Also: something to hand on to, and no open door to keyed models."""
+        """Also: something to hand on to."""
         findings = super().check(model)
         if not model.connects_to:
             findings.append(("connects_to", 'is missing: the models it hands on to, or "all".'))
         return findings
+
+    def serves(self, model: Model, served_name: str) -> list[str]:
+        """Those of the models behind it; by its own name it is only connected to."""
+        return []

@@ -2,16 +2,18 @@
 
 Sources: the image `ghcr.io/ggml-org/llama.cpp` (moved from ggerganov), variants server and server-cuda: its HEALTHCHECK
 is fixed to :8080 while newer builds listen on 9931 by default, so the port is always passed; `--api-key-file` guards
-all but /health; 503 "Loading model" until /v1/models answers; --mlock wants IPC_LOCK and unlimited locked memory.
+all but /health; /metrics is there with --metrics; 503 "Loading model" until /v1/models answers; --mlock wants IPC_LOCK
+and unlimited locked memory.
 
 Memory (measured, build 11669): `--ctx-size` is the total of all slots, so with `--parallel` N each has an Nth of it,
 unless the KV cache is unified (the default only without `--parallel`); the cache grows in steps of 256 tokens.
 """
 
 import re
+from collections.abc import Sequence
 from typing import ClassVar
 
-from gpurack.engines.base import Accelerator, Container, Engine, Facts, Needs, NotEstimated, Run, flags, given
+from gpurack.engines.base import Accelerator, Container, Counter, Engine, Facts, Needs, NotEstimated, Run, flags, given
 from gpurack.spec.model import Model
 
 STEP = 256
@@ -28,6 +30,11 @@ UNFORESEEN = (
 )  # fmt: skip
 """Flags that put something else onto the cards, or part of it elsewhere."""
 VARIANTS = {"cpu": "server", "nvidia": "server-cuda", "amd": "server-rocm"}
+CHOSEN = re.compile(r"(cuda\d*|rocm|vulkan|intel|musa)-")
+"""The beginning of a version that names upstream's variant."""
+TOOLS = ("--run", "--run-legacy", "--convert", "--quantize", "--all-in-one", "--bench", "--perplexity")
+"""The first word of a command for the image `full` (its entry point is .devops/tools.sh). Anything else is for `light`,
+which is llama-cli."""
 _ONE_DASH = """
 Cb Cbd Cd Cr Crb Crd ag bs cb cd cl cmoe cmoed cms cpent cram ctk ctkd ctv ctvd ctxcp dev devd dr dt fa fit fitc fitt hf
 hfd hff hfr hfrd hft jf kvo kvu lcd lcs lm lv lzm md mg mm mmdev mmu mu ncffn ncmoe ncmoed ngl ngld nkvo no-kvu nocb np
@@ -43,6 +50,7 @@ class LlamaCpp(Engine):
     name = "llama.cpp"
     port = 8080
     weights_suffixes = (".gguf",)
+    counter = Counter("/metrics", "llamacpp:tokens_predicted_total", "tokens")
     own_args: ClassVar = {
         "m": "weights", "model": "weights", "hf": "weights", "hfr": "weights", "hf-repo": "weights", "hff": "weights",
         "hf-file": "weights", "mu": "weights", "model-url": "weights", "hft": "hf_token", "hf-token": "hf_token",
@@ -51,13 +59,23 @@ class LlamaCpp(Engine):
     }  # fmt: skip
 
     def image(self, version: str, accelerator: Accelerator) -> str:
-        """`version` is a build number as upstream tags it ("b7000")."""
-        return f"ghcr.io/ggml-org/llama.cpp:{VARIANTS[accelerator.vendor]}-{version}"
+        """`version` is a build number as upstream tags it ("b7000"), or with the variant in front that is wanted in the
+        place of the cards' own ("vulkan-b7000", "cuda13-b7000")."""
+        variant = "server" if CHOSEN.match(version) else VARIANTS[accelerator.vendor]
+        return f"ghcr.io/ggml-org/llama.cpp:{variant}-{version}"
+
+    def job_image(self, version: str, accelerator: Accelerator, command: Sequence[str]) -> str:
+        """`full` for what its tools.sh does, else `light`."""
+        if command[0] in ("--server", "-s"):
+            raise LookupError("a server does not end; write it under models.")
+        kind = "full" if command[0] in TOOLS else "light"
+        return self.image(version, accelerator).replace(":server", f":{kind}")
 
     def container(self, model: Model, run: Run) -> Container:
         """The server on port 8080, all layers on the cards if it has any."""
         command = ["--model", str(run.weights), "--alias", run.served_name]
         command += ["--host", "0.0.0.0", "--port", str(self.port)]
+        command += [] if "metrics" in given(model) else ["--metrics"]
         if run.api_key_file:
             command += ["--api-key-file", run.api_key_file]
         if model.context:

@@ -7,6 +7,7 @@ the aliases (and needs the key); an unknown model name is served by the first mo
 CPU; the CUDA one is built locally (docker/cuda_simple).
 """
 
+import contextlib
 import copy
 import json
 from typing import Any, ClassVar
@@ -19,6 +20,9 @@ from gpurack.spec.model import ArgValue, Model, Weights
 CONFIG = "/etc/llama-cpp-python.json"
 KEYED_CONFIG = "/run/gpurack/config.json"
 """CONFIG with the key in it: made at the start, in memory."""
+
+SMALL = 8
+"""GiB of memory below which batches are halved."""
 
 _WEIGHTS: TypeAdapter[Any] = TypeAdapter(Weights)
 _ADD_KEY = (
@@ -48,10 +52,6 @@ class LlamaCppPython(Engine):
             )
         return f"ghcr.io/abetlen/llama-cpp-python:v{version}"
 
-    def variants(self, version: str) -> list[str]:
-        """The one there is."""
-        return [self.image(version, Accelerator("cpu"))]
-
     def answers_as(self, model: Model, served_name: str) -> str | None:
         """With a config, the alias of its first model (the path, where it has none, is not known beforehand)."""
         if model.config is None:
@@ -59,9 +59,17 @@ class LlamaCppPython(Engine):
         first = next(iter(_models(model)), {})
         return first.get("model_alias")
 
+    def serves(self, model: Model, served_name: str) -> list[str]:
+        """With a config, the aliases of its models."""
+        return [str(entry["model_alias"]) for entry in _models(model) if "model_alias" in entry] or [served_name]
+
     def more_weights(self, model: Model) -> list[Weights]:
-        """Those of the config's models."""
-        return [_WEIGHTS.validate_python(entry["model"]) for entry in _models(model)]
+        """Those of the config's models; what is wrong with any is for check_weights to say."""
+        found = []
+        for entry in _models(model):
+            with contextlib.suppress(ValidationError):
+                found.append(_WEIGHTS.validate_python(entry.get("model")))
+        return found
 
     def container(self, model: Model, run: Run) -> Container:
         """The server on port 8000, without the compile of the image's CMD."""
@@ -74,7 +82,8 @@ class LlamaCppPython(Engine):
             argv += ["--n_ctx", str(model.context)]
         if run.gpus and "n_gpu_layers" not in model.args:
             argv += ["--n_gpu_layers", "-1"]
-        argv += settings(model.args)
+        own = {name: value for name, value in of_host(run).items() if name not in model.args}
+        argv += settings({**own, **model.args})
         compose = locked_memory() if model.args.get("use_mlock") is True else {}
         if run.api_key_file:
             entrypoint, command = with_secrets({"API_KEY": run.api_key_file}, argv)
@@ -86,8 +95,8 @@ class LlamaCppPython(Engine):
         config = copy.deepcopy(model.config or {})
         for entry, path in zip(config["models"], run.more_weights, strict=True):
             entry["model"] = path
-            if run.gpus:
-                entry.setdefault("n_gpu_layers", -1)
+            for name, value in (of_host(run) | ({"n_gpu_layers": -1} if run.gpus else {})).items():
+                entry.setdefault(name, value)
         files = {CONFIG: json.dumps({**config, "host": "0.0.0.0", "port": self.port}, indent=2)}
         compose = locked_memory() if any(entry.get("use_mlock") for entry in config["models"]) else {}
         if not run.api_key_file:
@@ -140,6 +149,14 @@ class LlamaCppPython(Engine):
 def _models(model: Model) -> list[dict[str, Any]]:
     found = (model.config or {}).get("models", [])
     return found if isinstance(found, list) else []
+
+
+def of_host(run: Run) -> dict[str, ArgValue]:
+    """Threads and batch as llama-gpt's run.sh takes them from the host: all processors, smaller batches where there is
+    little memory. With cards they matter little, and the server's defaults stay."""
+    if run.gpus or run.cores is None:
+        return {}
+    return {"n_threads": run.cores, "n_batch": 1024 if run.memory is not None and run.memory < SMALL else 2048}
 
 
 def settings(args: dict[str, ArgValue]) -> list[str]:

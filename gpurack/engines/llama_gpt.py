@@ -5,10 +5,11 @@ and then serves port 3000; DEFAULT_MODEL must be the name the model answers by; 
 has no log-in. The old API server beside it (llama-cpp-python 0.1.78) reads GGML files only and is not used here.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 from urllib.parse import urlsplit
 
-from gpurack.engines.base import NO_CARDS, Accelerator, Container, Engine, Finding, Run, with_secrets
+from gpurack.engines.base import NO_CARDS, Accelerator, Container, Engine, Finding, Request, Run, with_secrets
 from gpurack.spec.model import Model
 
 START = "/wait && node ping-api-to-load-model.js && npm start"
@@ -43,7 +44,7 @@ class LlamaGpt(Engine):
         url = urlsplit(upstream.url)
         environment = {
             "OPENAI_API_HOST": f"{url.scheme}://{url.netloc}",
-            "DEFAULT_MODEL": upstream.served_name,
+            "DEFAULT_MODEL": upstream.serves[0],
             "WAIT_HOSTS": f"{url.hostname}:{url.port or 80}",
             "WAIT_TIMEOUT": WAIT_SECONDS,
         }
@@ -51,6 +52,10 @@ class LlamaGpt(Engine):
             return Container(environment={"OPENAI_API_KEY": "none", **environment})
         entrypoint, command = with_secrets({"OPENAI_API_KEY": upstream.key_file}, ["sh", "-c", START])
         return Container(command, entrypoint, environment)
+
+    def requests(self, model: Model, names: Sequence[str]) -> list[Request]:
+        """A page."""
+        return []
 
     def check(self, model: Model) -> list[Finding]:
         """Also: one model."""

@@ -7,13 +7,27 @@ several by itself.
 """
 
 import re
+from collections.abc import Sequence
 from typing import ClassVar
 
-from gpurack.engines.base import Accelerator, Container, Engine, Finding, Run
+from gpurack.engines.base import Accelerator, Container, Engine, Finding, Request, Run
 from gpurack.spec.model import Model
 
-NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9._-]+)*(:[A-Za-z0-9._-]+)?"
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*(:[0-9]+(?=/))?(/[A-Za-z0-9._-]+)*(:[A-Za-z0-9._-]+)?"
 """[registry/][user/]model[:tag], as `ollama pull` takes it."""
+
+
+LIBRARY = "registry.ollama.ai"
+
+
+def full_name(model: str) -> str:
+    """A model's name as ollama lists it.
+
+    >>> full_name("qwen2.5"), full_name("registry.ollama.ai/library/qwen2.5:7b"), full_name("hf.co/a/b:Q4_K_M")
+    ('qwen2.5:latest', 'qwen2.5:7b', 'hf.co/a/b:Q4_K_M')
+    """
+    name = model.removeprefix(f"{LIBRARY}/").removeprefix("library/")
+    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
 
 
 class Ollama(Engine):
@@ -35,12 +49,24 @@ class Ollama(Engine):
         """`version` is upstream's number ("0.33.0"); the image for CUDA runs on the CPU, too."""
         return f"ollama/ollama:{version}" + ("-rocm" if accelerator.vendor == "amd" else "")
 
+    def serves(self, model: Model, served_name: str) -> list[str]:
+        """What it has pulled; nobody knows its entry's own name."""
+        return list(model.pull) or [served_name]
+
     def container(self, model: Model, run: Run) -> Container:
         """Settings are variables; what was pulled is kept in a volume of its own."""
         environment = {"OLLAMA_HOST": f"0.0.0.0:{self.port}"}
         if model.context:
             environment["OLLAMA_CONTEXT_LENGTH"] = str(model.context)
         return Container(environment=environment, volumes={f"ollama-{run.name}": "/root/.ollama"})
+
+    def requests(self, model: Model, names: Sequence[str]) -> list[Request]:
+        """One token of the first model it pulled, or an embedding by it."""
+        if not model.pull:
+            return []
+        first = {"model": model.pull[0]}
+        generate = {"prompt": "Hello", "stream": False, "options": {"num_predict": 1}}
+        return [("/api/generate", {**first, **generate}), ("/api/embed", {**first, "input": "Hello"})]
 
     def check(self, model: Model) -> list[Finding]:
         """Also: names that can be pulled, and variables that are fields here."""

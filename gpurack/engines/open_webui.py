@@ -3,15 +3,21 @@
 Sources (Open WebUI 0.12.4): without ENABLE_PERSISTENT_CONFIG=False the environment is ignored after the first start;
 /health is always true, /ready tells; start.sh makes a secret for sessions beside itself unless WEBUI_SECRET_KEY_FILE
 names a place that survives; OPENAI_API_BASE_URLS and OPENAI_API_KEYS are lists joined by ";" of the same length;
-people log in with accounts of its own, the first one is the administrator.
+people log in with accounts of its own, the first one is the administrator; WEBUI_ADMIN_EMAIL and WEBUI_ADMIN_PASSWORD
+make that one at the first start, and have no effect later.
 """
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
-from gpurack.engines.base import NO_CARDS, Accelerator, Container, Engine, Finding, Run, with_secrets
+from gpurack.engines.base import NO_CARDS, Accelerator, Container, Engine, Finding, Request, Run, with_secrets
 from gpurack.spec.model import Model
 
 DATA = "/app/backend/data"
+FIRST_ACCOUNT = (
+    "import json,os,sys; e=os.environ; e['WEBUI_ADMIN_PASSWORD']=json.load(open(sys.argv[1]))[e['WEBUI_ADMIN_EMAIL']]; "
+    "os.execvp(sys.argv[2],sys.argv[2:])"
+)
 
 
 class OpenWebui(Engine):
@@ -23,7 +29,8 @@ class OpenWebui(Engine):
     ready_path = "/ready"
     ready_names_model = False
     service = True
-    fields = frozenset({"connects_to"})
+    sums = False
+    fields = frozenset({"connects_to", "keys"})
     unused: ClassVar = {
         **NO_CARDS,
         "api_key": "people log in there; the keys of what it connects to are handed on.",
@@ -50,15 +57,31 @@ class OpenWebui(Engine):
         volumes = {f"open-webui-{run.name}": DATA}
         keys = [upstream.key_file for upstream in openai]
         if not any(keys):
-            return Container(
-                environment={**environment, "OPENAI_API_KEYS": ";".join("" for _ in keys)}, volumes=volumes
-            )
-        entrypoint, command = with_secrets({"OPENAI_API_KEYS": keys}, ["bash", "start.sh"])
+            environment["OPENAI_API_KEYS"] = ";".join("" for _ in keys)
+        exports: dict[str, Any] = {"OPENAI_API_KEYS": keys} if any(keys) else {}
+        argv = ["bash", "start.sh"]
+        if run.keys_file:
+            environment["WEBUI_ADMIN_EMAIL"] = next(iter(model.keys))
+            argv = ["python3", "-c", FIRST_ACCOUNT, run.keys_file, *argv]
+        if not exports:
+            return Container(argv if run.keys_file else None, [] if run.keys_file else None, environment, volumes)
+        entrypoint, command = with_secrets(exports, argv)
         return Container(command, entrypoint, environment, volumes)
+
+    def requests(self, model: Model, names: Sequence[str]) -> list[Request]:
+        """People log in; there is nothing to ask without an account."""
+        return []
 
     def check(self, model: Model) -> list[Finding]:
         """Also: something to talk to."""
         findings = super().check(model)
         if not model.connects_to:
             findings.append(("connects_to", 'is missing: the models or gateways people talk to, or "all".'))
+        if len(model.keys) > 1 or not all("@" in name for name in model.keys):
+            findings.append(
+                (
+                    "keys",
+                    'is its first account alone, the administrator\'s: {"admin@uni.example": {"env": "PASSWORD"}}.',
+                )
+            )
         return findings

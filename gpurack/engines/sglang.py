@@ -10,7 +10,7 @@ activations and CUDA graphs.
 
 from typing import ClassVar
 
-from gpurack.engines.base import Accelerator, Container, Engine, Finding, Run, flags, normal, parallel
+from gpurack.engines.base import Accelerator, Container, Counter, Engine, Finding, Run, flags, normal, parallel
 from gpurack.spec.model import Model
 
 STATIC = 0.88
@@ -45,6 +45,7 @@ class Sglang(Engine):
     ready_names_model = False
     weights_folders = True
     enforces_vram = True
+    counter = Counter("/metrics", "sglang:num_requests_total", "requests")
     own_args: ClassVar = {
         "model-path": "weights", "model": "weights", "host": "bind", "port": "port",
         "served-model-name": "served_name", "api-key": "api_key", "context-length": "context",
@@ -57,10 +58,6 @@ class Sglang(Engine):
         if accelerator.vendor == "amd":
             raise LookupError("SGLang's images for AMD differ from card to card; name the one for yours in image.")
         return f"lmsysorg/sglang:v{version}"
-
-    def variants(self, version: str) -> list[str]:
-        """The one for CUDA."""
-        return [self.image(version, Accelerator("nvidia"))]
 
     def parallelism(self, model: Model, gpus: int) -> tuple[int, int]:
         """Tensor parallel over all cards, unless args say otherwise (pp-size, tp-size; dp-size takes its part)."""
@@ -79,6 +76,7 @@ class Sglang(Engine):
         argv = ["python3", "-m", "sglang.launch_server", "--model-path", str(run.weights)]
         argv += ["--served-model-name", run.served_name, "--host", "0.0.0.0", "--port", str(self.port)]
         given = {normal(flag) for flag in model.args}
+        argv += [] if "enable-metrics" in given else ["--enable-metrics"]
         tensor, _ = self.parallelism(model, run.gpus)
         if tensor > 1 and not given & {"tp-size", "tensor-parallel-size", "tp"}:
             argv += ["--tp-size", str(tensor)]

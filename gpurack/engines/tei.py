@@ -5,9 +5,10 @@ several and asks nvidia-smi; none below 7.5; nothing listens until the model is 
 the key, /metrics stays public; it takes the longest text's length from the model.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
-from gpurack.engines.base import Accelerator, Container, Engine, Finding, Run, flags, with_secrets
+from gpurack.engines.base import Accelerator, Container, Counter, Engine, Finding, Request, Run, flags, with_secrets
 from gpurack.spec.model import Model
 
 PREFIXES = {
@@ -24,6 +25,7 @@ class Tei(Engine):
     ready_path = "/health"
     ready_names_model = False
     weights_folders = True
+    counter = Counter("/metrics", "te_request_success", "requests")
     min_compute = "7.5"
     unused: ClassVar = {
         "context": "it takes the length from the model; args auto-truncate cuts longer texts, max-batch-tokens limits "
@@ -65,6 +67,14 @@ class Tei(Engine):
         program = "./entrypoint.sh" if chooses else "text-embeddings-router"
         entrypoint, command = with_secrets({"API_KEY": run.api_key_file}, [program, *argv])
         return Container(command, entrypoint)
+
+    def requests(self, model: Model, names: Sequence[str]) -> list[Request]:
+        """Embeddings, or its own way to rerank and to classify."""
+        return [
+            ("/v1/embeddings", {"input": "Hello", "model": names[0]}),
+            ("/rerank", {"query": "Hello", "texts": ["Hello"]}),
+            ("/predict", {"inputs": "Hello"}),
+        ]
 
     def check(self, model: Model) -> list[Finding]:
         """Also: one card."""

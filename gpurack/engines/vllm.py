@@ -12,6 +12,7 @@ from typing import ClassVar
 from gpurack.engines.base import (
     Accelerator,
     Container,
+    Counter,
     Engine,
     Facts,
     Finding,
@@ -28,6 +29,10 @@ from gpurack.engines.base import (
 from gpurack.spec.model import Model
 
 SPECULATIVE = "use --speculative-config '{…}'."
+ROCM_SINCE = (0, 14)
+"""The first version with images of its own for AMD's cards (vllm/vllm-openai-rocm)."""
+ON_AMD = {"cap_add": ["SYS_PTRACE"], "security_opt": ["seccomp=unconfined"]}
+"""As vLLM's guide starts it there: processes of a tensor parallel server map each other's memory."""
 UTILIZATION = 0.92
 """Of a card it has for itself: vLLM's own default of --gpu-memory-utilization."""
 FLOATS = {"auto": 2, "half": 2, "float16": 2, "bfloat16": 2, "float": 4, "float32": 4}
@@ -89,6 +94,7 @@ class Vllm(Engine):
     port = 8000
     weights_folders = True
     enforces_vram = True
+    counter = Counter("/metrics", "vllm:request_success_total", "requests")
     min_compute = "7.5"
     own_args: ClassVar = {
         "model": "weights", "port": "port", "host": "bind", "served-model-name": "served_name", "api-key": "api_key",
@@ -99,14 +105,14 @@ class Vllm(Engine):
     def image(self, version: str, accelerator: Accelerator) -> str:
         """`version` is upstream's number ("0.33.0")."""
         if accelerator.vendor == "amd":
+            if numbers(version) < ROCM_SINCE:
+                raise LookupError(
+                    "vLLM publishes images for AMD's cards from 0.14 on; choose a newer version, or name an image."
+                )
             return f"vllm/vllm-openai-rocm:v{version}"
         if accelerator.vendor == "cpu":
             raise LookupError("vLLM's images need a GPU; give it gpus, or choose llama.cpp for the CPU.")
         return f"vllm/vllm-openai:v{version}"
-
-    def variants(self, version: str) -> list[str]:
-        """The CUDA and the ROCm image."""
-        return [self.image(version, Accelerator("nvidia")), self.image(version, Accelerator("amd"))]
 
     def parallelism(self, model: Model, gpus: int) -> tuple[int, int]:
         """Tensor parallel over all cards, unless args say otherwise."""
@@ -137,10 +143,11 @@ class Vllm(Engine):
         argv += flags(model.args, ONE_DASH)
         environment = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
         volumes = {"vllm-cache": "/root/.cache/vllm"}
+        compose = {"ipc": "host", **(ON_AMD if run.accelerator.vendor == "amd" else {})}
         if not run.api_key_file:
-            return Container(argv, ["vllm", "serve"], environment, volumes, compose={"ipc": "host"})
+            return Container(argv, ["vllm", "serve"], environment, volumes, compose=compose)
         entrypoint, command = with_secrets({"VLLM_API_KEY": run.api_key_file}, ["vllm", "serve", *argv])
-        return Container(command, entrypoint, environment, volumes, compose={"ipc": "host"})
+        return Container(command, entrypoint, environment, volumes, compose=compose)
 
     def needs(self, model: Model, facts: Facts) -> Needs:
         """KV cache for one request of the longest context at least, or vLLM does not start; it fills the rest of its

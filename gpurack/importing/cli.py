@@ -8,7 +8,7 @@ import click
 
 from gpurack.importing import text as text_of
 from gpurack.importing.compose_file import NoCompose
-from gpurack.importing.reader import Imported, read
+from gpurack.importing.reader import NO_DOCKER, Imported, read
 
 ALL_SAID, LEFT_TO_DO, UNREADABLE = 0, 1, 2
 HOST = "gpu1.lab"
@@ -36,10 +36,10 @@ def run(
         click.echo(f"error  {host or source or 'standard input'}: {error}", err=True)
         return UNREADABLE
     printed = name or host or HOST
-    if not (imported.models or imported.services):
+    if not any(imported.entries.values()):
         click.echo("# No service was found.")
         click.echo(text_of.comments(imported.findings), nl=False)
-        if not imported.findings:
+        if all(finding.what.endswith(NO_DOCKER) for finding in imported.findings):
             return UNREADABLE
         return LEFT_TO_DO if any(finding.kind == "open" for finding in imported.findings) else ALL_SAID
     click.echo(text_of.as_yaml(imported, printed) if as_yaml else text_of.as_python(imported, printed))

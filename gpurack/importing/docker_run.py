@@ -40,6 +40,7 @@ COMPOSE = {
 }  # fmt: skip
 """Options of docker run → the same in Compose's words, with the same value."""
 CDI = "nvidia.com/gpu="
+AMD = ("/dev/kfd", "/dev/dri")
 NO_MEANING = {
     "attach", "detach-keys", "sig-proxy", "quiet", "disable-content-trust", "expose", "cidfile", "tty", "interactive",
     "detach",
@@ -133,6 +134,12 @@ def parse(words: Sequence[str], where: str) -> tuple[ContainerRun, list[Finding]
     mounts = [mount(text) for text in said.pop("volume", [])] + [long_mount(text) for text in said.pop("mount", [])]
     ports = [port for text in said.pop("publish", []) for port in ports_of(text)]
     gpus = gpus_of(said.pop("gpus", None)) or cdi_cards(by_cdi)
+    if set(AMD) <= set(compose.get("devices", [])):
+        gpus = "all"
+        compose["devices"] = [device for device in compose["devices"] if device not in AMD]
+        if not compose["devices"]:
+            del compose["devices"]
+        changed("--device of /dev/kfd and /dev/dri is left out: gpus gives AMD's cards, each its render node.")
     runtime = said.pop("runtime", None)
     gpus, environment, remark = with_runtime(gpus, runtime, environment)
     if remark:

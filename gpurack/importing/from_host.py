@@ -2,14 +2,12 @@
 
 from pathlib import Path
 
-from pyinfra.api import Config, State, StringCommand
-from pyinfra.api.connect import connect_all, disconnect_all
-from pyinfra.api.exceptions import PyinfraError
+from pyinfra.api import StringCommand
 from pyinfra.api.inventory import Inventory
-from pyinfra.api.state import StateStage
-from pyinfra.context import ctx_host, ctx_state
+from pyinfra.context import ctx_host
 
 from gpurack.importing.inspect import COMMAND
+from gpurack.looks import connected
 
 
 class Unreachable(Exception):
@@ -27,19 +25,11 @@ def inspect(name: str, inventory_file: Path | None) -> str:
     host = inventory.get_host(name, default=None)
     if host is None:
         raise Unreachable(f"is not in {inventory_file}.")
-    state = State(inventory, Config())
-    state.limit_hosts = [host]
-    ctx_state.set(state)
-    state.set_stage(StateStage.Connect)
-    try:
-        try:
-            connect_all(state)
-        except PyinfraError:  # the only host, and it is not there
-            raise Unreachable(f"could not connect; try: ssh {name}.") from None
+    with connected(inventory, [host]) as state:
+        if host not in state.active_hosts:
+            raise Unreachable(f"could not connect; try: ssh {name}.")
         with ctx_host.use(host):
             done, output = host.run_shell_command(StringCommand(COMMAND))
-    finally:
-        disconnect_all(state)
     if not done:
         raise Unreachable(f"docker says: {output.stderr.strip() or 'nothing'}.")
     return str(output.stdout)

@@ -20,7 +20,9 @@ IGNORED_DOCKER = {
     "restart": ("left out", "docker compose restart NAME does it on the host"),
     "rm": ("left out", "what is no longer in the inventory is removed"),
     "tag": ("left out", "an inventory names the image itself"),
-    "login": ("left out", "registry logins are not in the inventory yet; log in on the host"),
+    "login": ("left out", "write registries: {REGISTRY: {user, password}} for the host"),
+    "save": ("left out", "gpurack image save writes an image of a host to a file here"),
+    "load": ("left out", 'image: {"tar": FILE} of an entry does it'),
     "compose": ("left out", "give the compose file itself to gpurack import"),
     "build": ("open", 'built from the folder it stands in; write image: {"build": {"git": …, "revision": …, '
               '"dockerfile": …}} where it is used, or keep its name while the host has it'),
@@ -29,20 +31,28 @@ IGNORED_DOCKER = {
 }  # fmt: skip
 
 
+NO_DOCKER = "no docker command."
+
+
 @dataclass
 class Imported:
-    """host: fields of the host. models, services: entries by name. findings: all that they do not say."""
+    """host: fields of the host. models, services, jobs: entries by name. findings: all that they do not say."""
 
     host: dict[str, Any] = field(default_factory=dict)
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
     services: dict[str, dict[str, Any]] = field(default_factory=dict)
+    jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
     @property
     def data(self) -> dict[str, Any]:
         """The host's fields, as an inventory has them."""
-        maps = {"models": self.models, "services": self.services}
-        return {**self.host, **{name: entries for name, entries in maps.items() if entries}}
+        return {**self.host, **{name: entries for name, entries in self.entries.items() if entries}}
+
+    @property
+    def entries(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """By kind: models, services, jobs."""
+        return {"models": self.models, "services": self.services, "jobs": self.jobs}
 
 
 def read(text: str, variables: Mapping[str, str] | None = None, files: Mapping[str, str] | None = None) -> Imported:
@@ -86,7 +96,7 @@ def line_of(finding: Finding) -> int:
 
 def add(imported: Imported, entry: Entry) -> None:
     """One entry among the others; of two with one name the last is kept, as Docker would have it after a rm."""
-    others = imported.models if entry.kind == "models" else imported.services
+    others = imported.entries[entry.kind]
     before = others.get(entry.key)
     if before is not None and before != entry.fields:
         differ = [name for name in {**before, **entry.fields} if before.get(name) != entry.fields.get(name)]
@@ -170,4 +180,4 @@ def other(command: words.Command, committed: dict[str, str], pulls: dict[str | N
         return [Finding(kind, command.where, f"`{shown}`: {why}.")]  # type: ignore[arg-type]
     if rest:
         return [Finding("open", command.where, f"`{shown}`: could not be expressed.")]
-    return [Finding("left out", command.where, f"`{shown}`: no docker command.")]
+    return [Finding("left out", command.where, f"`{shown}`: {NO_DOCKER}")]

@@ -21,7 +21,7 @@ def as_python(imported: Imported, host: str) -> str:
     lines = ["gpu_hosts = ([", f"    ({text(host)}, {{"]
     for name, value in imported.host.items():
         lines.append(f"        {text(name)}: {inline(value)},")
-    for kind, entries in (("models", imported.models), ("services", imported.services)):
+    for kind, entries in imported.entries.items():
         if entries:
             lines.append(f"        {text(kind)}: {{")
             for key, fields in entries.items():

@@ -1,4 +1,4 @@
-"""ContainerRun → an entry of `models` or `services` that means the same, and what it does not say."""
+"""ContainerRun → an entry of `models`, `services` or `jobs` that means the same, and what it does not say."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from typing import Any
 from gpurack.engines import ENGINES
 from gpurack.engines.base import CPU, normal
 from gpurack.importing import flags as flags_of
-from gpurack.importing import recognise, secret, words
+from gpurack.importing import jobs, recognise, secret, words
 from gpurack.importing.container import ContainerRun, Finding, Kind, Mount
 from gpurack.importing.recognise import DIALECTS, Dialect
 from gpurack.spec.fleet import CONTAINER_NAME
@@ -50,7 +50,7 @@ class Known:
 
 @dataclass
 class Entry:
-    """kind: `models` or `services`. host: fields of the host that belong to it (hf_token)."""
+    """kind: `models`, `services` or `jobs`. host: fields of the host that belong to it (hf_token)."""
 
     where: str
     kind: str
@@ -89,12 +89,7 @@ class _Translation:
         run = self.run
         image = recognise.moved(run.image)
         if recognise.is_job(image, run.command):
-            shown = secret.masked(run.command, 60)
-            self.say(
-                "left out",
-                f"a job, not a service: it does `{shown}` once and ends. Run it by hand; its result can be weights.",
-            )
-            return None
+            return self.job(image)
         self.engine = self.choose_engine(image)
         if self.engine == "custom" and run.running and run.gpus is None:
             self.findings = []
@@ -138,6 +133,31 @@ class _Translation:
         self.say_compose()
         kind = "services" if ENGINES[self.engine].service else "models"
         return Entry(run.where, kind, self.key, ordered(self.fields), self.host)
+
+    def job(self, image: str) -> Entry:
+        """Something that is done once and ends."""
+        self.engine, self.dialect = "llama.cpp", DIALECTS["llama.cpp"]
+        fields, words = jobs.fields_of(self.run, image, self.absolute)
+        self.fields = {"engine": self.engine}
+        self.say_image(image)
+        self.fields = {"engine": self.engine, **fields, "command": secret.hidden_words(fields["command"])}
+        if self.fields["command"] != fields["command"]:
+            self.say("open", f"a secret stood in plain text in its command; it is {secret.HIDDEN} here. hf_token of "
+                     "the host is for weights; give others by a file.")  # fmt: skip
+        self.say_cards()
+        if self.gpus:
+            self.fields["gpus"] = self.gpus
+            self.say("changed", "it takes no card from a model: choose one that none has.")
+        self.say_environment()
+        if words:
+            self.fields["compose"] = secret.hidden(words)
+        self.key = jobs.name_of(self.run)
+        if self.run.name is None:
+            self.say("open", f'the container has no name; "{self.key}" is chosen.')
+        if jobs.makes_a_file(self.run.command) and "result" not in fields:
+            self.say("open", "the file that it makes is not known; write result, so that its end is checked.")
+        self.say("changed", "it is done once, and again only when its entry changes; what it prints is kept.")
+        return Entry(self.run.where, "jobs", self.key, ordered(self.fields), self.host)
 
     # --- engine and image ---------------------------------------------------------------------------------------------
 
@@ -233,7 +253,7 @@ class _Translation:
         name, _ = recognise.split(image)
         if name in self.known.committed:
             return
-        if "/" not in name or name.startswith("local/"):
+        if name.startswith("local/") or ("/" not in name and self.engine != "custom"):
             self.say("open", f'{image} was built on the host and exists only there; write image: {{"build": {{"git": '
                      '…, "revision": …}}.')  # fmt: skip
         elif recognise.floats(image):
@@ -267,7 +287,7 @@ class _Translation:
         self.model = self.flags.take(given) if given else None
         revision = self.flags.take("revision") if given else None
         for flag in named:
-            if flag in self.flags.given:
+            if flag in self.flags.given and not (flag == "hf-file" and given in ("hf", "hf-repo")):
                 self.say("open", f"--{flag} {self.flags.take(flag)} could not be expressed beside {self.model}.")
         config = self.flags.take("config-file") if self.engine == "llama-cpp-python" else None
         if config is not None:
@@ -276,11 +296,17 @@ class _Translation:
         if self.model is None:
             return
         hub = given in ("hf", "hf-repo")
+        file = files_named[0] if hub and (files_named := self.flags.given.pop("hf-file", [])) else None
         if given == "model-url":
             self.fields["weights"] = {"url": self.model, "sha256": "UNKNOWN"}
             self.say("open", "the sha256 of its weights is not known; write it (sha256sum FILE).")
         else:
             self.fields["weights"] = self.weights(self.model, revision, hub)
+            if hub and isinstance(self.fields["weights"], dict):
+                self.fields["weights"]["file"] = file or "UNKNOWN.gguf"
+                if not file:
+                    self.say("open", f"-hf chooses a file of {self.model} by itself (Q4_K_M, unless told otherwise); "
+                             "write which one it is.")  # fmt: skip
 
     def weights(self, model: str, revision: str | None, hub: bool = False) -> Any:
         """`weights` for what the engine was told: a path inside, or a repository."""
@@ -707,7 +733,8 @@ class _Translation:
 
 PARALLEL_FLAGS = recognise.PARALLEL
 ORDER = (
-    "engine", "version", "image", "weights", "pull", "config", "connects_to", "gpus", "vram", "context", "port", "bind",
+    "engine", "version", "image", "folder", "command", "result",
+    "weights", "pull", "config", "connects_to", "gpus", "vram", "context", "port", "bind",
     "served_name", "api_key", "args", "env", "replaces", "compose",
 )  # fmt: skip
 

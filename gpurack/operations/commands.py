@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pyinfra.api import Host, State, StringCommand
@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from gpurack import paths
 from gpurack.plan.daemon_json import Apply
+from gpurack.plan.rootless import SetUp
 from gpurack.plan.steps import SetAside, Shell, Step, WriteFile
 from gpurack.report import REPORT
 from gpurack.resources import read_text
@@ -38,7 +39,9 @@ class Changing(StringCommand):
 
 class Streamed(StringCommand):
     """A changing command whose output appears line by line while it runs, also without -vvv. A line "error NAME: …"
-    is remembered for the table at the end."""
+    is remembered for the table at the end, and so is what `explain` makes of the output when it fails."""
+
+    explain: Callable[[Sequence[str]], str | None] = staticmethod(lambda lines: None)
 
     @override
     def execute(self, state: State, host: Host, connector_arguments: ConnectorArguments) -> tuple[bool, CommandOutput]:
@@ -48,7 +51,10 @@ class Streamed(StringCommand):
             self, print_output=True, print_input=state.print_input, **connector_arguments
         )
         if not ok:
-            REPORT.failed(host.name, output.output_lines)
+            sentence = self.explain(output.output_lines)
+            if sentence:
+                host.log_styled(f"error {sentence}", fg="red")
+            REPORT.failed(host.name, [f"error {sentence}"] if sentence else output.output_lines)
         # pyinfra prints a failed command's output once more unless there is none
         return ok, CommandOutput([])
 
@@ -79,9 +85,13 @@ def carry_out(step: Step) -> Iterator[PyinfraCommand]:
         name = step.path.strip("/").replace("/", "_")
         yield Changing(f"mkdir -p {paths.BACKUPS} && mv {shlex.quote(step.path)} {paths.BACKUPS}/{name}")
     elif isinstance(step, Shell):
-        yield slow(step.command) if step.slow else Streamed("sh", "-c", shlex.quote(step.command))
+        command = slow(step.command) if step.slow else Streamed("sh", "-c", shlex.quote(step.command))
+        command.explain = step.explain
+        yield command
     elif isinstance(step, Apply):
         yield apply_daemon_json(step)
+    elif isinstance(step, SetUp):
+        yield program("files/rootless.py", {"files": dict(step.files)}, step.become)
     else:
         raise TypeError(f"no commands for {step!r}")
 
@@ -102,11 +112,17 @@ def write_file(path: str, content: str, mode: str) -> Changing:
 
 
 def apply_daemon_json(step: Apply) -> Streamed:
-    """files/daemon_json.py with its job in front, under the lock that keeps models from changing meanwhile."""
+    """files/daemon_json.py with what it has to do."""
     keys = ("patch", "configure_runtime", "action", "live_restore", "expect", "probe_gpu")
-    job = json.dumps({key: getattr(step, key) for key in keys})
-    script = f"mkdir -p {paths.RUN} && exec flock {paths.LOCK} python3 -"
-    return Streamed("sh", "-c", shlex.quote(script), _stdin=f"JOB = {job!r}\n{read_text('files/daemon_json.py')}")
+    job = {**{key: getattr(step, key) for key in keys}, "of_user": bool(step.become)}
+    return program("files/daemon_json.py", job, step.become)
+
+
+def program(name: str, job: Mapping[str, Any], become: str = "") -> Streamed:
+    """A program of files/ with its job in front, under the lock that keeps models from changing meanwhile. become: the
+    words that make a command a user's own, "" for root's."""
+    script = f"mkdir -p {paths.RUN} && exec flock {paths.LOCK} {become} python3 -"
+    return Streamed("sh", "-c", shlex.quote(script), _stdin=f"JOB = {json.dumps(job)!r}\n{read_text(name)}")
 
 
 def slow(command: str) -> Streamed:

@@ -1,4 +1,4 @@
-"""Weights of the admin's machine onto a host, through the connection that pyinfra has.
+"""Weights and images of the admin's machine onto a host, through the connection that pyinfra has.
 
 Each file goes to NAME.part, resumed where an earlier run stopped, is compared with its sha256 there, and gets its name;
 the whole gets its place when all are there. pyinfra's own files.put keeps a file in memory and shows no progress.
@@ -21,7 +21,10 @@ from gpurack.state.snapshot import forget
 
 BLOCK = 1 << 20
 LOOK = """\
+[ -e {path} ] && echo {there} && exit
 mkdir -p {folder} && df -B1 --output=avail {folder} | tail -n 1 && cd {part} && find . -type f -printf '%s %P\\n'"""
+THERE = "there"
+"""An earlier run copied it, but did not get to use it."""
 RECEIVE = """\
 umask 022; mkdir -p {folder} && cat >>{file}.part || exit 1
 [ "$(stat -c %s {file}.part)" = {size} ] || {{ echo "the connection ended"; exit 1; }}
@@ -52,7 +55,9 @@ class Copy(StringCommand):
         source, path = self.upload.source, self.upload.path
         part, files = f"{path}.part", files_of(source)
         quoted = {"part": shlex.quote(part), "path": shlex.quote(path)}
-        free, *there = self._run(host, arguments, LOOK.format(folder=quoted["part"], part=quoted["part"]))
+        free, *there = self._run(host, arguments, LOOK.format(**quoted, folder=quoted["part"], there=THERE))
+        if free == THERE:
+            return
         have = {name: int(size) for size, _, name in (line.partition(" ") for line in there)}
         sizes = {name: file.stat().st_size for name, file in files.items()}
         need = sum(sizes.values()) - sum(have.values())
@@ -70,7 +75,7 @@ class Copy(StringCommand):
                 **{key: shlex.quote(value) for key, value in told.items()}, size=sizes[name], sha256=sha256(file)
             )
             self._run(host, arguments, script, Content(file, begin, progress))
-        place = PLACE_FILE if source.is_file() else PLACE_FOLDER
+        place = PLACE_FILE if source.is_file() and list(files) == [source.name] else PLACE_FOLDER
         self._run(host, arguments, place.format(**quoted, name=shlex.quote(source.name)))
 
     @staticmethod
@@ -97,7 +102,7 @@ class Progress:
         self.done += more
         if time.monotonic() - self.last >= SIGN_OF_LIFE:
             self.last = time.monotonic()
-            self.host.log(f"{self.model}: copying weights, {self.done / 1e9:.2f} GB of {self.total / 1e9:.2f} GB")
+            self.host.log(f"{self.model}: copying, {self.done / 1e9:.2f} GB of {self.total / 1e9:.2f} GB")
 
 
 class Block:

@@ -6,16 +6,18 @@ from pyinfra import host
 from pyinfra.api import operation
 from pyinfra.api.command import PyinfraCommand
 
-from gpurack.operations.host import carry_out_plan, unattended
+from gpurack.operations.host import carry_out_plan, others_unharmed, unattended
 from gpurack.plan.daemon_json import plan_daemon_json
 from gpurack.plan.docker import MISSING, is_installed, plan_docker
 from gpurack.plan.nvidia_toolkit import plan_toolkit
+from gpurack.plan.rootless import plan_rootless
 from gpurack.plan.steps import Plan
 from gpurack.spec.model import Host
 from gpurack.state.snapshot import look
 
 
 @operation()
+@others_unharmed("Docker")
 def docker(wanted: Host) -> Generator[PyinfraCommand, None, None]:
     """
     Docker as the inventory has it: repository, packages, version, hold, running and enabled.
@@ -36,6 +38,7 @@ def docker(wanted: Host) -> Generator[PyinfraCommand, None, None]:
 
 
 @operation()
+@others_unharmed("NVIDIA Container Toolkit")
 def nvidia_toolkit(wanted: Host, models_follow: bool = False) -> Generator[PyinfraCommand, None, None]:
     """
     The NVIDIA Container Toolkit's four packages at one version, and CDI specs. Nothing on a host without cards.
@@ -49,6 +52,7 @@ def nvidia_toolkit(wanted: Host, models_follow: bool = False) -> Generator[Pyinf
 
 
 @operation()
+@others_unharmed("daemon.json")
 def daemon_json(wanted: Host, toolkit: bool = True) -> Generator[PyinfraCommand, None, None]:
     """
     The inventory's keys in daemon.json, every other key kept, and dockerd reloaded or restarted to take them up.
@@ -61,3 +65,20 @@ def daemon_json(wanted: Host, toolkit: bool = True) -> Generator[PyinfraCommand,
         yield from carry_out_plan("daemon.json", Plan(errors=(state.trouble or MISSING,)))
         return
     yield from carry_out_plan("daemon.json", plan_daemon_json(wanted, state, unattended(host), toolkit))
+
+
+@operation()
+@others_unharmed("Rootless Docker")
+def rootless(wanted: Host, models_follow: bool = False) -> Generator[PyinfraCommand, None, None]:
+    """
+    A rootless Docker for each user of the inventory, beside the host's own: what it needs of the host, its unit, its
+    daemon.json, and its restart last.
+
+    + wanted: the host's spec
+    + models_follow: the models come next and say themselves when their user can have no Docker
+    """
+    state = look(host, wanted)
+    if state.trouble or (host.state.is_executing and not is_installed(state)):
+        yield from carry_out_plan("Rootless Docker", Plan(errors=(state.trouble or MISSING,)))
+        return
+    yield from carry_out_plan("Rootless Docker", plan_rootless(wanted, state, unattended(host), models_follow))

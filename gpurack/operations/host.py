@@ -1,6 +1,9 @@
 """What the operations share: plan, say the reasons, act."""
 
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import wraps
+from typing import ParamSpec
 
 from pyinfra import host
 from pyinfra.api import Host
@@ -12,6 +15,29 @@ from gpurack.plan.steps import Plan
 from gpurack.report import REPORT
 
 _REFUSED = "gpurack refused"
+P = ParamSpec("P")
+Commands = Generator[PyinfraCommand, None, None]
+
+
+def others_unharmed(operation: str) -> Callable[[Callable[P, Commands]], Callable[P, Commands]]:
+    """For an operation of that name: an error in gpurack itself fails this host with a sentence. pyinfra (3.10.0) would
+    end the run for all hosts, wherever they are."""
+
+    def decorate(commands: Callable[P, Commands]) -> Callable[P, Commands]:
+        @wraps(commands)
+        def guarded(*args: P.args, **kwargs: P.kwargs) -> Commands:
+            try:
+                yield from commands(*args, **kwargs)
+            except Exception as error:
+                frame = traceback.extract_tb(error.__traceback__)[-1]
+                where = f"{type(error).__name__}: {error}, {frame.filename.rpartition('/')[2]}:{frame.lineno}"
+                yield from carry_out_plan(
+                    operation, Plan(errors=(f"a mistake of gpurack's own ({where}); report it.",))
+                )
+
+        return guarded
+
+    return decorate
 
 
 def refused_before(operation: str) -> bool:

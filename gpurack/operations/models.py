@@ -15,24 +15,42 @@ from typing_extensions import override
 from gpurack import paths
 from gpurack.operations.commands import Refusal, Streamed, carry_out, slow
 from gpurack.operations.copying import Copy
-from gpurack.operations.host import announce, carry_out_plan, refused_before
+from gpurack.operations.host import announce, carry_out_plan, others_unharmed, refused_before
 from gpurack.plan.docker import unanswered
-from gpurack.plan.models import ModelsPlan, plan_models
+from gpurack.plan.jobs import awaiting, plan_jobs
+from gpurack.plan.models import ModelsPlan, awaited, plan_models
+from gpurack.plan.rootless import not_ready, unusable
 from gpurack.plan.steps import Plan
 from gpurack.report import REPORT
-from gpurack.spec.fleet import api_keys, read_token
+from gpurack.spec.fleet import read_logins, read_token
 from gpurack.spec.model import Host
+from gpurack.spec.secrets import read_secrets
+from gpurack.state.model import HostState
 from gpurack.state.snapshot import forget, look
 
-PAST = {"create": "created", "recreate": "recreated", "start": "started", "wait": "was loading", "remove": "removed"}
+PRUNED = "ollama"
+"""What `--data prune=` takes away: what an ollama has pulled beside the models that are listed."""
+PAST = {
+    "create": "created",
+    "recreate": "recreated",
+    "start": "started",
+    "wait": "was loading",
+    "pull": "pulled",
+    "check": "checked",
+    "remove": "removed",
+    "run": "ran now",
+}
 
 
 @operation()
-def models(wanted: Host) -> Generator[PyinfraCommand, None, None]:
+@others_unharmed("Models")
+def models(wanted: Host, prune: str | None = None, after_jobs: bool = False) -> Generator[PyinfraCommand, None, None]:
     """
     The models of the inventory, each in its container, ready and answering; those no longer in it removed.
 
     + wanted: the host's spec, from `gpurack.spec.fleet.read_fleet`
+    + prune: "ollama": what an ollama has pulled beside the models that are listed goes
+    + after_jobs: the jobs have run, so that models which serve their results are no longer left out
 
     **Example:**
 
@@ -40,32 +58,89 @@ def models(wanted: Host) -> Generator[PyinfraCommand, None, None]:
 
         models.models(name="Models", wanted=read_fleet(inventory)[host.name])
     """
-    state = look(host, wanted)
-    if state.trouble or refused_before("Models"):
-        yield from carry_out_plan("Models", Plan(errors=(state.trouble,)))
+    state = yield from usable("Models", wanted)
+    if state is None:
         return
-    if state.busy:
-        announce("Models", [f"wait for another gpurack run on this host ({state.busy})"])
-        yield slow(f"flock {paths.LOCK} true")
-        forget(host)
-        state = look(host, wanted)
-    if host.state.is_executing and (problem := unanswered(state)):
-        yield from carry_out_plan("Models", Plan(errors=(problem,)))
+    if prune not in (None, PRUNED):
+        yield from carry_out_plan(
+            "Models", Plan(errors=(f'prune="{prune}" is not known; write --data prune={PRUNED}.',))
+        )
         return
-    keys = {name: secret.read() for name, secret in api_keys(wanted).items()}
-    plan = plan_models(wanted, state, keys, secrets.token_hex(16), read_token(wanted))
+    # what the rootless Dockers still lack, operations before this one bring
+    in_the_way = not_ready if host.state.is_executing else unusable
+    left_out = awaiting(wanted, state)
+    if after_jobs and left_out and not host.state.is_executing:
+        announce("Models of jobs", [f"{name}: after the job {job}" for name, job in left_out.items()])
+        return
+    plan = plan_models(
+        wanted,
+        state,
+        read_secrets(wanted),
+        secrets.token_hex(16),
+        read_token(wanted),
+        read_logins(wanted),
+        prune == PRUNED,
+        {user: why for user in users_of(wanted) if (why := in_the_way(user, state))},
+        () if after_jobs else left_out,
+    )
     if plan.nothing:
         host.noop("Models: nothing to do")
         return
     yield from carry_out_models(wanted, plan)
 
 
-def carry_out_models(wanted: Host, plan: ModelsPlan) -> Iterator[PyinfraCommand]:
-    """Files first, then one streamed command for all models of the host."""
+def users_of(wanted: Host) -> set[str]:
+    """The users in whose Docker something is to run."""
+    return {model.user for model in wanted.entries.values() if model.enabled and model.user}
+
+
+@operation()
+@others_unharmed("Jobs")
+def jobs(wanted: Host) -> Generator[PyinfraCommand, None, None]:
+    """
+    What the inventory's jobs do once: those that are not done run, one after the other; their results are kept.
+
+    + wanted: the host's spec, from `gpurack.spec.fleet.read_fleet`
+
+    **Example:**
+
+    .. code:: python
+
+        models.jobs(name="Jobs", wanted=read_fleet(inventory)[host.name])
+    """
+    state = yield from usable("Jobs", wanted)
+    if state is None:
+        return
+    plan = plan_jobs(wanted, state, read_token(wanted), read_logins(wanted))
+    if plan.nothing:
+        host.noop("Jobs: nothing to do")
+        return
+    yield from carry_out_models(wanted, plan, "Jobs")
+
+
+def usable(operation: str, wanted: Host) -> Generator[PyinfraCommand, None, HostState | None]:
+    """What the host is like, once no other run works on it; None where its trouble has been said."""
+    state = look(host, wanted)
+    if state.trouble or refused_before(operation):
+        yield from carry_out_plan(operation, Plan(errors=(state.trouble,)))
+        return None
+    if state.busy:
+        announce(operation, [f"wait for another gpurack run on this host ({state.busy})"])
+        yield slow(f"flock {paths.LOCK} true")
+        forget(host)
+        state = look(host, wanted)
+    if host.state.is_executing and (problem := unanswered(state)):
+        yield from carry_out_plan(operation, Plan(errors=(problem,)))
+        return None
+    return state
+
+
+def carry_out_models(wanted: Host, plan: ModelsPlan, operation: str = "Models") -> Iterator[PyinfraCommand]:
+    """Files first, then one streamed command for all models (or jobs) of the host."""
     errors = [f"{name}: {sentence}" for name, sentence in plan.errors.items()]
-    announce("Models", plan.reasons, errors)
+    announce(operation, plan.reasons, errors)
     for change in plan.changes:
-        if change.action in ("create", "recreate", "start"):
+        if change.action in ("create", "recreate", "start", "run"):
             REPORT.foretold(host.name, change.model, PAST[change.action])
     for step in plan.steps:
         yield from carry_out(step)
@@ -73,11 +148,11 @@ def carry_out_models(wanted: Host, plan: ModelsPlan) -> Iterator[PyinfraCommand]
         copy = Copy(upload)
         yield copy
         if copy.problem and plan.job:
-            for model in (model for group in plan.job["groups"] for model in group):
-                if model.get("fetch", {}).get("path") == upload.path:
-                    model["fetch"]["problem"] = copy.problem
+            for wanted_file in awaited(plan.job):
+                if wanted_file.get("path") == upload.path:
+                    wanted_file["problem"] = copy.problem
     if plan.job:
-        yield Job(wanted, plan, errors)
+        yield Job(wanted, plan, errors, {"Models": "apply", "Jobs": "jobs"}[operation])
     elif errors:
         yield Refusal(errors)
 
@@ -85,8 +160,8 @@ def carry_out_models(wanted: Host, plan: ModelsPlan) -> Iterator[PyinfraCommand]
 class Job(Streamed):
     """The runner on the host. Errors known beforehand fail it at the end, when the other models are done."""
 
-    def __init__(self, wanted: Host, plan: ModelsPlan, errors: list[str]) -> None:
-        super().__init__("python3", paths.RUNNER, "apply", _stdin=json.dumps(plan.job))
+    def __init__(self, wanted: Host, plan: ModelsPlan, errors: list[str], action: str) -> None:
+        super().__init__("python3", paths.RUNNER, action, _stdin=json.dumps(plan.job))
         self.wanted, self.plan, self.errors = wanted, plan, errors
 
     @override

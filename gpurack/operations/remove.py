@@ -7,13 +7,14 @@ from pyinfra.api import operation
 from pyinfra.api.command import PyinfraCommand
 
 from gpurack.operations.commands import Refusal
-from gpurack.operations.host import carry_out_plan
+from gpurack.operations.host import carry_out_plan, others_unharmed
 from gpurack.plan.remove import plan_remove
 from gpurack.spec.model import Host
 from gpurack.state.snapshot import look
 
 
 @operation()
+@others_unharmed("Remove")
 def remove(wanted: Host, what: str = "models") -> Generator[PyinfraCommand, None, None]:
     """
     Models, project and boot unit removed from the host; weights, images and other data stay.

@@ -7,14 +7,18 @@ going back --allow-downgrades; DPkg::Lock::Timeout waits for dpkg's lock but not
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from gpurack import paths
-from gpurack.plan.platforms import PREREQUISITES
+from gpurack.plan.packages import Pin, Repository
 from gpurack.plan.steps import SetAside, Shell, Step, WriteFile
-from gpurack.resources import read_text, render
+from gpurack.resources import render
+from gpurack.spec.model import Proxy
 from gpurack.state.model import HostState
 
+REMOVE = "apt-get remove"
+PREREQUISITES = ("ca-certificates", "curl", "python3")
+PATTERNS = {"docker-ce": "5:{}-*", "docker-ce-cli": "5:{}-*", "docker.io": "{}*"}
+"""How a version of upstream's is found where `VERSION-*` does not: Docker's epoch, Debian's +dfsg."""
 GET = "apt-get -q -y -o DPkg::Lock::Timeout=600 -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold"
 ENV = "export DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 LC_ALL=C;"
 
@@ -33,55 +37,45 @@ def patiently(command: str) -> str:
 UPDATE = patiently("apt-get -q update -o Acquire::Retries=2 -o APT::Update::Error-Mode=any")
 
 
-@dataclass(frozen=True)
-class Repository:
-    """An apt repository of ours. name: its file's. key: armored. marks: texts by which old files of it are known."""
+def repository_path(repo: Repository) -> str:
+    """Its deb822 file."""
+    return f"{paths.APT_SOURCES}/gpurack-{repo.name}.sources"
 
-    name: str
-    uri: str
-    suites: str
-    components: str
-    key: str
-    marks: tuple[str, ...]
 
-    @property
-    def key_path(self) -> str:
-        """Where its key lies."""
-        return f"{paths.KEYRINGS}/gpurack-{self.name}.asc"
+def key_path(repo: Repository) -> str:
+    """Where its key lies."""
+    return f"{paths.KEYRINGS}/gpurack-{repo.name}.asc"
 
-    @property
-    def path(self) -> str:
-        """Its deb822 file."""
-        return f"{paths.APT_SOURCES}/gpurack-{self.name}.sources"
 
-    @property
-    def text(self) -> str:
-        """The file's content."""
-        return render(
-            "templates/apt.sources.j2",
-            uri=self.uri,
-            suites=self.suites,
-            components=self.components,
-            key=self.key_path,
-        )
+def source(repo: Repository) -> str:
+    """The content of its file. repo.place: path, suite and components, as in a line of sources.list."""
+    path, suite, *components = repo.place.split()
+    return render(
+        "templates/apt.sources.j2",
+        uri=f"{repo.url}/{path}",
+        suites=suite,
+        components=" ".join(components),
+        key=key_path(repo),
+    )
 
 
 def repository(repo: Repository, state: HostState) -> list[Step]:
     """What makes `repo` the host's only file for this repository."""
     steps: list[Step] = []
-    key = state.files.get(repo.key_path)
+    path, key_file, text = repository_path(repo), key_path(repo), source(repo)
+    key = state.files.get(key_file)
     if key is None or key.text != repo.key:
-        steps.append(WriteFile(f"key of the {repo.name} repository", repo.key_path, repo.key))
-    for path, text in sorted(state.sources.items()):
-        rest = without(text, repo.marks)
-        if path == repo.path or rest == text:
+        steps.append(WriteFile(f"key of the {repo.name} repository", key_file, repo.key))
+    for other, content in sorted(state.sources.items()):
+        rest = without(content, repo.marks)
+        if other == path or rest == content:
             continue
         if alive(rest):
-            steps.append(WriteFile(f"comment out the {repo.name} repository in {path}", path, rest))
+            steps.append(WriteFile(f"comment out the {repo.name} repository in {other}", other, rest))
         else:
-            steps.append(SetAside(f"set aside {path}, an older file of the {repo.name} repository", path))
-    if state.sources.get(repo.path) != repo.text:
-        steps.append(WriteFile(f"repository {repo.uri}", repo.path, repo.text))
+            steps.append(SetAside(f"set aside {other}, an older file of the {repo.name} repository", other))
+    if state.sources.get(path) != text:
+        steps.append(WriteFile(f"repository {repo.url}/{repo.place.split()[0]}", path, text))
     return steps
 
 
@@ -114,9 +108,28 @@ def alive(text: str) -> bool:
 
 def no_repository(repo: Repository, state: HostState) -> list[Step]:
     """Our own file of a repository that is not used any more goes: a broken one makes apt refuse all of them."""
-    if repo.path not in state.sources:
+    path = repository_path(repo)
+    if path not in state.sources:
         return []
-    return [Shell(f"remove {repo.path}, which is not used any more", f"rm -f {repo.path} {repo.key_path}")]
+    return [Shell(f"remove {path}, which is not used any more", f"rm -f {path} {key_path(repo)}")]
+
+
+def proxy(proxy: Proxy | None, state: HostState) -> list[Step]:
+    """apt's own configuration; it knows exceptions by exact names only."""
+    path = paths.APT_PROXY
+    if proxy is None:
+        return [Shell("apt needs no proxy any more", f"rm -f {path}")] if path in state.files else []
+    lines = [f'Acquire::{scheme}::Proxy "{proxy.url}";' for scheme in ("http", "https")]
+    lines += [
+        f'Acquire::{scheme}::Proxy::{name} "DIRECT";'
+        for scheme in ("http", "https")
+        for name in proxy.no_proxy
+        if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", name)
+    ]
+    text = "// Written by gpurack from the inventory.\n" + "".join(f"{line}\n" for line in lines)
+    if path in state.files and state.files[path].text == text:
+        return []
+    return [WriteFile(f"proxy {proxy.url} for apt", path, text)]
 
 
 def finish_interrupted(state: HostState) -> list[Step]:
@@ -132,44 +145,43 @@ def prerequisites(state: HostState) -> list[str]:
     return [name for name in PREREQUISITES if not (name in state.packages and state.packages[name].whole)]
 
 
-def install(reason: str, packages: Sequence[str], hold: Sequence[str] = (), refresh: bool = True) -> Step:
-    """One apt-get for all `packages` (may be `name=version`), then holds; with the lists refreshed first."""
-    names = " ".join(shlex.quote(package) for package in packages)
-    held = " ".join(hold)
-    commands = [UPDATE] if refresh else []
-    commands.append(f"{GET} install --allow-downgrades --allow-change-held-packages {names}")
+def spelled(name: str, pin: Pin | None) -> str:
+    """A package as apt-get takes it.
+
+    >>> spelled("docker-ce", Pin("28.5.2")), spelled("curl", None), spelled("containerd.io", Pin("2.1.9-1", exact=True))
+    ('docker-ce=5:28.5.2-*', 'curl', 'containerd.io=2.1.9-1')
+    """
+    if pin is None:
+        return name
+    return f"{name}={pin.version if pin.exact else PATTERNS.get(name, '{}-*').format(pin.version)}"
+
+
+def install(reason: str, packages: Mapping[str, Pin | None], state: HostState, hold: Sequence[str] = ()) -> Step:
+    """One apt-get for all `packages`, with the lists refreshed first, then holds."""
+    names = " ".join(shlex.quote(spelled(name, pin)) for name, pin in packages.items())
+    commands = [UPDATE, f"{GET} install --allow-downgrades --allow-change-held-packages {names}"]
     if hold:
-        commands.append(patiently(f"apt-mark hold {held}"))
+        commands.append(patiently(f"apt-mark hold {' '.join(hold)}"))
     return Shell(reason, f"{ENV} " + " && ".join(f"{{ {command}; }}" for command in commands), slow=True)
 
 
-def hold(packages: Sequence[str]) -> Step:
+def hold(names: Sequence[str], state: HostState) -> Step:
     """Keep packages from being upgraded by others."""
-    names = " ".join(packages)
-    return Shell(f"hold {', '.join(packages)}", f"{ENV} {patiently(f'apt-mark hold {names}')}")
+    return Shell(f"hold {', '.join(names)}", f"{ENV} {patiently('apt-mark hold ' + ' '.join(names))}")
 
 
-def unhold(packages: Sequence[str]) -> Step:
+def unhold(names: Sequence[str], state: HostState) -> Step:
     """The opposite, where the inventory has no version any more."""
-    names = " ".join(packages)
-    return Shell(f"no longer hold {', '.join(packages)}", f"{ENV} {patiently(f'apt-mark unhold {names}')}")
+    return Shell(f"no longer hold {', '.join(names)}", f"{ENV} {patiently('apt-mark unhold ' + ' '.join(names))}")
 
 
-def upstream(version: str) -> str:
-    """The upstream part of a Debian version.
-
-    >>> upstream("5:28.5.2-1~debian.13~trixie"), upstream("26.1.5+dfsg1-9+b9")
-    ('28.5.2', '26.1.5')
-    """
-    return re.split(r"[-+~]", version.split(":", 1)[-1], maxsplit=1)[0]
+def available(names: Sequence[str], state: HostState) -> str:
+    """See `Packages`; the lists are refreshed first."""
+    return f"{ENV} {{ {UPDATE}; }} >&2; apt-cache madison {' '.join(names)} | awk '{{print $1, $3}}'"
 
 
-def installed(packages: Iterable[str], state: HostState) -> Mapping[str, str]:
-    """Those of `packages` that are wholly installed → their versions."""
-    found = {name: state.packages.get(name) for name in packages}
-    return {name: package.version for name, package in found.items() if package and package.whole}
-
-
-def vendored_key(name: str) -> str:
-    """A key shipped with gpurack: "docker" or "nvidia"."""
-    return read_text(f"files/keys/{name}.asc")
+def remove(names: Sequence[str], state: HostState) -> Step:
+    """`remove`, not `purge`: configuration and /var/lib/docker stay."""
+    words = " ".join(names)
+    command = f"{ENV} {patiently(f'apt-mark unhold {words}')} && {GET} remove {words}"
+    return Shell(f"remove {', '.join(names)}", command, slow=True)

@@ -5,7 +5,6 @@ interpolated, so it is doubled; a short-form bind mount creates a missing folder
 """
 
 import hashlib
-import hmac
 import json
 import re
 import textwrap
@@ -17,33 +16,43 @@ import yaml
 from gpurack import paths
 from gpurack.engines import ENGINES
 from gpurack.engines.base import CPU, Accelerator, Container, Run, Upstream
-from gpurack.plan import weights
+from gpurack.plan import files, neighbours, weights
+from gpurack.plan.access import access
+from gpurack.plan.images import registry_of
 from gpurack.plan.ledger import gpus_text
 from gpurack.spec.merge import patch
-from gpurack.spec.model import Host, Model, Weights
+from gpurack.spec.model import BuildImage, Host, Job, Model, TarImage, Weights
+from gpurack.spec.secrets import UPSTREAM
 from gpurack.state.model import HostState
 
 PROJECT = "gpurack"
+KFD = "/dev/kfd"
+"""AMD's compute driver, one for all cards."""
 SECTIONS = ("services", "secrets", "volumes")
 HEADER = """\
 # Written by gpurack from the inventory, which is where changes belong: this file is replaced at the next run.
-# To look around: docker compose -f {path} ps, logs, restart NAME.
+# To look around: {docker} compose -f {path} ps, logs, restart NAME.
 """
 
 
 def image(spec: Host, model: Model, accelerator: Accelerator) -> str:
     """The image reference a model runs from, through the host's mirrors. Raises LookupError with a sentence when the
     engine has no image for this accelerator."""
-    if isinstance(model.image, str):
-        return mirrored(spec, model.image)
-    if model.image is not None:
-        raise LookupError("images that are built or loaded on the host have no name here yet.")
-    return mirrored(spec, ENGINES[model.engine].image(str(model.version), accelerator))
+    if isinstance(model.image, TarImage | BuildImage):
+        return model.image.reference
+    return mirrored(spec, model.image or ENGINES[model.engine].image(str(model.version), accelerator))
 
 
-def accelerator(model: Model, compute: str | None = None) -> Accelerator:
-    """What a model computes on: NVIDIA's cards (of this compute capability) if it has any, else the CPU."""
-    return Accelerator("nvidia", compute) if model.gpus else CPU
+def accelerator(model: Model | Job, uuids: Sequence[str], state: HostState) -> Accelerator:
+    """What a model computes on: its cards, or the CPU."""
+    if not model.gpus:
+        return CPU
+    return Accelerator("amd") if render_nodes(uuids, state) else Accelerator("nvidia", compute_of(uuids, state))
+
+
+def render_nodes(uuids: Sequence[str], state: HostState) -> dict[str, int]:
+    """The device nodes by which containers get AMD's cards → the group that may open each; {} for NVIDIA's."""
+    return {gpu.node: gpu.gid for gpu in state.gpus if gpu.uuid in uuids and gpu.vendor == "amd"}
 
 
 def compute_of(uuids: Sequence[str], state: HostState) -> str | None:
@@ -57,22 +66,33 @@ def mirrored(spec: Host, reference: str) -> str:
 
     `ghcr.io/a/b:1` with {"ghcr.io": "mirror:5000/ghcr"} is `mirror:5000/ghcr/a/b:1`; `a/b:1` is docker.io's.
     """
-    registry, slash, rest = reference.partition("/")
-    if not slash or not ("." in registry or ":" in registry or registry == "localhost"):
-        registry, rest = "docker.io", reference if slash else f"library/{reference}"
+    registry = registry_of(reference)
+    rest = reference.removeprefix(f"{registry}/")
+    if "/" not in reference:
+        rest = f"library/{reference}"
     mirror = spec.mirrors.get(registry)
     return f"{mirror.url.rstrip('/')}/{rest}" if mirror else reference
 
 
 def images(spec: Host) -> list[str]:
     """All references that enabled models may run from; which of an engine's variants depends on the cards."""
-    references: list[str] = []
-    for model in spec.models.values():
-        if model.enabled and isinstance(model.image, str):
-            references.append(model.image)
-        elif model.enabled and model.version is not None:
-            references += ENGINES[model.engine].variants(str(model.version))
-    return [mirrored(spec, reference) for reference in references]
+    found: list[str] = []
+    for model in spec.everything.values():
+        if model.enabled and isinstance(model.image, TarImage | BuildImage):
+            found.append(model.image.reference)
+        elif model.enabled:
+            found += [mirrored(spec, reference) for reference in references(model)]
+    return found
+
+
+def references(model: Model | Job) -> list[str]:
+    """All references of registries, without mirrors, that a model or job may run from."""
+    if isinstance(model.image, str):
+        return [model.image]
+    if isinstance(model, Job):
+        engine, vendors = ENGINES[model.engine], (CPU, Accelerator("nvidia"), Accelerator("amd"))
+        return sorted({engine.job_image(str(model.version), vendor, model.command) for vendor in vendors})
+    return list(ENGINES[model.engine].variants(str(model.version))) if model.version is not None else []
 
 
 def address(bind: str, state: HostState) -> str:
@@ -89,26 +109,27 @@ def probe_url(name: str, spec: Host, state: HostState) -> str:
     return f"http://{host}:{model.port}{ENGINES[model.engine].ready_at(model)}"
 
 
+def counters(spec: Host) -> list[str]:
+    """`model|path|counter` of every enabled model whose engine counts what it served."""
+    return [
+        f"{name}|{counter.path}|{counter.name}"
+        for name, model in spec.entries.items()
+        if model.enabled and (counter := ENGINES[model.engine].counter)
+    ]
+
+
 def answers_as(name: str, spec: Host) -> str | None:
     """The name that a model's answer must hold; None where the answer names no model."""
-    model = spec.models[name]
+    model = spec.entries[name]
     return ENGINES[model.engine].answers_as(model, model.served_name or name)
 
 
-def by_cdi(state: HostState) -> bool:
-    """CDI wherever Docker (25 and newer) has it; else the runtime (design.md rule 7)."""
-    version = re.match(r"\d+", str(state.docker.get("ServerVersion", "")))
-    return not version or int(version[0]) >= 25
-
-
-def service(
-    name: str, spec: Host, state: HostState, uuids: tuple[str, ...], upstreams: tuple[Upstream, ...] = ()
-) -> dict[str, Any]:
+def service(name: str, spec: Host, state: HostState, uuids: tuple[str, ...]) -> dict[str, Any]:
     """A model's Compose service, without its labels."""
     model = spec.entries[name]
     engine = ENGINES[model.engine]
-    container = of_engine(name, spec, state, uuids, upstreams)
-    hardware = accelerator(model, compute_of(uuids, state))
+    container = of_engine(name, spec, state, uuids)
+    hardware = accelerator(model, uuids, state)
     path = weights.host_path(spec, model)
     data: dict[str, Any] = {
         "image": image(spec, model, hardware),
@@ -129,32 +150,45 @@ def service(
     ]
     sources = [weights.mount(path)[:2]] if path else []
     sources += [
-        (weights.place(spec, more), target_of(index, more)) for index, more in enumerate(engine.more_weights(model))
+        (weights.place(spec, more, model.dockerd), target_of(index, more))
+        for index, more in enumerate(engine.more_weights(model))
     ]
     for index, (source, target) in enumerate(sources):
         mount = {"type": "bind", "source": source, "target": target, "read_only": True}
         mounts.insert(index, {**mount, "bind": {"create_host_path": False}})
     if mounts:
         data["volumes"] = mounts
-    keys = [{"source": f"{name}_api_key", "target": "api_key"}] if model.api_key else []
-    keys += [
-        {"source": f"{upstream.name}_api_key", "target": upstream.key_file.rpartition("/")[2]}
-        for upstream in upstreams
-        if upstream.key_file
-    ]
-    if keys:
-        data["secrets"] = keys
-    if uuids and by_cdi(state):
-        devices = [f"nvidia.com/gpu={uuid}" for uuid in uuids]
-        reservation = {"driver": "cdi", "device_ids": devices, "capabilities": ["gpu"]}
-        data["deploy"] = {"resources": {"reservations": {"devices": [reservation]}}}
-    elif uuids:
-        data["runtime"] = "nvidia"
-        data["environment"] = {**data.get("environment", {}), "NVIDIA_VISIBLE_DEVICES": ",".join(uuids)}
+    if targets := files.targets(name, spec, container):
+        data["secrets"] = [{"source": f"{name}_{file}", "target": target} for file, target in targets.items()]
+    if hosts := neighbours.extra_hosts(name, spec, state):
+        data["extra_hosts"] = [f"{other}:{ip}" for other, ip in hosts.items()]
+    given = cards(uuids, spec, state)
+    if "environment" in given:
+        given["environment"] = {**data.get("environment", {}), **given["environment"]}
+    data |= given
     patched: dict[str, Any] = patch(patch(data, container.compose), model.compose)
     if isinstance(model.compose.get("volumes"), list):
         patched["volumes"] = together(data.get("volumes", []), model.compose["volumes"])
+    for key in ("devices", "group_add"):
+        if key in data and isinstance(model.compose.get(key), list):
+            patched[key] = [*data[key], *model.compose[key]]
     return patched
+
+
+def cards(uuids: Sequence[str], spec: Host, state: HostState) -> dict[str, Any]:
+    """What gives a service these cards."""
+    if nodes := render_nodes(uuids, state):
+        # by number: the image need not know the host's groups, and root inside needs none
+        groups = [str(gid) for gid in sorted({state.kfd_gid, *nodes.values()})]
+        return {"devices": [KFD, *nodes], "group_add": groups}
+    if uuids and (how := access(spec, state)) == "runtime":
+        return {"runtime": "nvidia", "environment": {"NVIDIA_VISIBLE_DEVICES": ",".join(uuids)}}
+    if uuids:
+        driver, prefix = ("cdi", "nvidia.com/gpu=") if how == "cdi" else ("nvidia", "")
+        devices = [f"{prefix}{uuid}" for uuid in uuids]
+        reservation = {"driver": driver, "device_ids": devices, "capabilities": ["gpu"]}
+        return {"deploy": {"resources": {"reservations": {"devices": [reservation]}}}}
+    return {}
 
 
 def together(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Any]) -> list[Any]:
@@ -175,10 +209,8 @@ def _place(mount: Any) -> str:
     return parts[1] if len(parts) > 1 else parts[0]
 
 
-def of_engine(
-    name: str, spec: Host, state: HostState, uuids: tuple[str, ...], upstreams: tuple[Upstream, ...] = ()
-) -> Container:
-    """What the engine decides about an entry's container; the secrets of upstreams lie where they say."""
+def of_engine(name: str, spec: Host, state: HostState, uuids: tuple[str, ...]) -> Container:
+    """What the engine decides about an entry's container."""
     model = spec.entries[name]
     engine = ENGINES[model.engine]
     path = weights.host_path(spec, model)
@@ -190,12 +222,29 @@ def of_engine(
             name=name,
             weights=weights.mount(path)[2] if path else None,
             more_weights=tuple(more),
-            accelerator=accelerator(model, compute_of(uuids, state)),
+            accelerator=accelerator(model, uuids, state),
+            cores=state.docker.get("NCPU"),
+            memory=state.docker["MemTotal"] / 2**30 if "MemTotal" in state.docker else None,
             gpus=len(uuids),
             memory_fraction=memory_fraction(model, uuids, state),
-            api_key_file="/run/secrets/api_key" if model.api_key else None,
-            upstreams=upstreams,
+            api_key_file=files.inside(files.KEY) if model.api_key else None,
+            keys_file=files.inside(files.KEYS) if model.keys else None,
+            upstreams=upstreams(name, spec),
         ),
+    )
+
+
+def upstreams(name: str, spec: Host) -> tuple[Upstream, ...]:
+    """What an entry connects to, as its engine is told."""
+    return tuple(
+        Upstream(
+            name=connection.name,
+            serves=connection.serves,
+            url=connection.url,
+            key_file=files.inside(f"{UPSTREAM}{index}") if connection.key else None,
+            engine=connection.model.engine,
+        )
+        for index, connection in enumerate(spec.connections(name))
     )
 
 
@@ -214,11 +263,12 @@ def memory_fraction(model: Model, uuids: Sequence[str], state: HostState) -> flo
 
 
 def definition(
-    name: str, spec: Host, state: HostState, uuids: tuple[str, ...], key: str | None, salt: str
+    name: str, spec: Host, state: HostState, uuids: tuple[str, ...], secrets: Mapping[str, str], salt: str
 ) -> dict[str, Any]:
     """What a model is, in the inventory's words and without secrets: the content of its label.
 
-    key: the API key's value; it is in the label only as a salted fingerprint. salt: 32 hex digits.
+    secrets: their values, by spec.secrets' names; they are in the label only as salted fingerprints, and so is the
+    content of other files. salt: 32 hex digits.
     """
     model = spec.entries[name]
     data = service(name, spec, state, uuids)
@@ -231,21 +281,21 @@ def definition(
         "vram": str(model.vram) if model.vram else None,
         "context": model.context,
         "uuids": list(uuids),
+        "render_nodes": (nodes := list(render_nodes(uuids, state))) or None,
+        "access": how if uuids and not nodes and (how := access(spec, state)) != "cdi" else None,
+        "user": model.user,
         "port": model.port,
         "bind": model.bind,
         "served_name": model.served_name or name,
         "args": model.args,
         "env": model.env,
         "compose": model.compose,
-        "api_key": f"{salt}:{fingerprint(key, salt)}" if key is not None else None,
+        "connects_to": [connection.label for connection in spec.connections(name)],
+        "hosts": neighbours.extra_hosts(name, spec, state),
         "service": digest(data),
+        **files.fingerprints(name, spec, of_engine(name, spec, state, uuids), secrets, salt),
     }
-    return {word: value for word, value in words.items() if value not in (None, {})}
-
-
-def fingerprint(secret: str, salt: str) -> str:
-    """Tells whether a secret changed; says nothing else about it."""
-    return hmac.new(salt.encode(), secret.encode(), hashlib.sha256).hexdigest()[:32]
+    return {word: value for word, value in words.items() if value not in (None, {}, [])}
 
 
 def digest(data: Any) -> str:
@@ -269,10 +319,11 @@ def labelled(
     return data
 
 
-def document(services: Mapping[str, Mapping[str, Any]]) -> str:
-    """The text of compose.yaml. Services of models that could not be planned now may be old ones, kept as they were."""
-    models = blocks(services)
-    text = head()
+def document(services: Mapping[str, Mapping[str, Any]], user: str = "") -> str:
+    """The text of a user's compose.yaml. Services of models that could not be planned now may be old ones, kept as they
+    were."""
+    models = blocks(services, user)
+    text = head(user)
     for section in SECTIONS:
         lines: dict[str, str] = {}
         for block in models.values():
@@ -284,25 +335,32 @@ def document(services: Mapping[str, Mapping[str, Any]]) -> str:
     return text
 
 
-def head() -> str:
+def head(user: str = "") -> str:
     """What stands above the services."""
-    return HEADER.format(path=paths.COMPOSE_FILE) + _yaml({"name": PROJECT})
+    return HEADER.format(docker=by_hand(user), path=paths.compose_file(user)) + as_yaml({"name": PROJECT})
 
 
-def blocks(services: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, dict[str, str]]]:
+def by_hand(user: str) -> str:
+    """How root calls the docker of a user, "" for the host's own."""
+    return f"sudo -iu {user} docker" if user else "docker"
+
+
+def blocks(services: Mapping[str, Mapping[str, Any]], user: str = "") -> dict[str, dict[str, dict[str, str]]]:
     """Model → section of the file → item → its lines. The runner on the host, which has no YAML, puts the file together
     of these as `document` does, because a model that fails there keeps its old lines."""
     found = {}
     for name, data in services.items():
         items: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
         items["services"][name] = data
-        if any(secret.get("source") == f"{name}_api_key" for secret in _maps(data.get("secrets"))):
-            items["secrets"][f"{name}_api_key"] = {"file": f"{paths.SECRETS}/{name}/api_key"}
+        for secret in _maps(data.get("secrets")):
+            if (source := str(secret.get("source"))).startswith(f"{name}_"):
+                file = paths.container_file(user, name, source.removeprefix(f"{name}_"))
+                items["secrets"][source] = {"file": file}
         for mount in _maps(data.get("volumes")):
             if mount.get("type") == "volume":
                 items["volumes"][str(mount.get("source"))] = {}
         found[name] = {
-            section: {key: textwrap.indent(_yaml({key: value}), "  ") for key, value in values.items()}
+            section: {key: textwrap.indent(as_yaml({key: value}), "  ") for key, value in values.items()}
             for section, values in items.items()
         }
     return found
@@ -313,14 +371,15 @@ def _maps(values: Any) -> list[Mapping[str, Any]]:
     return [value for value in values if isinstance(value, Mapping)] if isinstance(values, list) else []
 
 
-def _yaml(data: Mapping[str, Any]) -> str:
+def as_yaml(data: Mapping[str, Any]) -> str:
+    """Data as Compose is to read it: `$` doubled, every text quoted."""
     text: str = yaml.dump(escaped(data), Dumper=_Quoted, sort_keys=False, allow_unicode=True, width=10**9)
     return text
 
 
-def old_services(state: HostState) -> dict[str, Any]:
-    """The services of the compose.yaml that lies on the host, unescaped; {} when it cannot be read."""
-    file = state.files.get(paths.COMPOSE_FILE)
+def old_services(state: HostState, user: str = "") -> dict[str, Any]:
+    """The services of the compose.yaml that lies on the host for a user, unescaped; {} when it cannot be read."""
+    file = state.files.get(paths.compose_file(user))
     try:
         content = yaml.safe_load(file.text) if file else {}
     except yaml.YAMLError:

@@ -6,12 +6,12 @@ features.cdi and device drivers are read at start only. CDI is opt-in in Docker 
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from gpurack import paths
-from gpurack.plan import apt
+from gpurack.plan.packages import installed
 from gpurack.plan.platforms import TOOLKIT_PACKAGES
 from gpurack.plan.restart import may_stop_foreign, stops_foreign
 from gpurack.plan.steps import Plan, Step
@@ -48,7 +48,8 @@ class Apply(Step):
     """Write daemon.json (None: it is right already), then reload or restart Docker.
 
     configure_runtime: run nvidia-ctk, on a copy, and take the runtime from there. live_restore: it has to be on,
-    confirmed by `docker info`, before the restart. expect: what `docker info` must say afterwards.
+    confirmed by `docker info`, before the restart. expect: what `docker info` must say afterwards. become: for a user's
+    rootless Docker the words that make the command that user's own, else "".
     """
 
     patch: Mapping[str, Any] | None
@@ -57,6 +58,7 @@ class Apply(Step):
     live_restore: bool
     expect: Mapping[str, Any]
     probe_gpu: bool
+    become: str = ""
 
 
 def plan_daemon_json(spec: Host, state: HostState, unattended: bool, toolkit: bool = True) -> Plan:
@@ -64,7 +66,7 @@ def plan_daemon_json(spec: Host, state: HostState, unattended: bool, toolkit: bo
 
     unattended: nobody can be asked (`-y`). toolkit: is the NVIDIA Container Toolkit there, or brought by the same run?
     """
-    toolkit = state.has_gpu and (toolkit or bool(apt.installed(TOOLKIT_PACKAGES, state)))
+    toolkit = state.has_nvidia and (toolkit or bool(installed(TOOLKIT_PACKAGES, state)))
     current, error = read(state)
     if error:
         return Plan(errors=(error,))
@@ -75,7 +77,12 @@ def plan_daemon_json(spec: Host, state: HostState, unattended: bool, toolkit: bo
         return Plan(errors=(flag,))
     changed = sorted(key for key in {*current, *target} if current.get(key) != target.get(key))
     reasons = [describe(key, current.get(key), target.get(key)) for key in changed]
-    if state.has_gpu and not state.docker and not spec.docker.version and "cdi" not in (target.get("features") or {}):
+    if (
+        state.has_nvidia
+        and not state.docker
+        and not spec.docker.version
+        and "cdi" not in (target.get("features") or {})
+    ):
         reasons.append("features.cdi if the Docker to be installed is older than 28.2")  # its version is known then
     expected = expectations(target, state)
     action, why = needed_action(state, expected, changed)
@@ -91,7 +98,7 @@ def plan_daemon_json(spec: Host, state: HostState, unattended: bool, toolkit: bo
     step = Apply(
         reason=f"{', '.join(reasons) or '; '.join(why)} ({verb})",
         patch=changes if changed else None,
-        configure_runtime=runtime_is_ours(current, target) and state.has_gpu,
+        configure_runtime=runtime_is_ours(current, target) and state.has_nvidia,
         action=action,
         live_restore=live_restore,
         expect=expected,
@@ -100,25 +107,25 @@ def plan_daemon_json(spec: Host, state: HostState, unattended: bool, toolkit: bo
     return Plan((step,))
 
 
-def read(state: HostState) -> tuple[dict[str, Any], str | None]:
+def read(state: HostState, path: str = paths.DAEMON_JSON) -> tuple[dict[str, Any], str | None]:
     """(the file's content, None), or ({}, why it cannot be read). A missing file is empty."""
-    file = state.files.get(paths.DAEMON_JSON)
+    file = state.files.get(path)
     if file is None:
         return {}, None
-    remedy = f"It was not touched. Correct it, or move it away: mv {paths.DAEMON_JSON} {paths.DAEMON_JSON}.old"
+    remedy = f"It was not touched. Correct it, or move it away: mv {path} {path}.old"
     if file.content.startswith(b"\xef\xbb\xbf"):
-        return {}, f"{paths.DAEMON_JSON} begins with a byte order mark (BOM), which is not JSON. {remedy}"
+        return {}, f"{path} begins with a byte order mark (BOM), which is not JSON. {remedy}"
     if not file.content.strip():
-        return {}, f"{paths.DAEMON_JSON} is empty, which is not JSON. {remedy}"
+        return {}, f"{path} is empty, which is not JSON. {remedy}"
     try:
         content = json.loads(file.content.decode())
     except (ValueError, RecursionError) as error:
-        return {}, f"{paths.DAEMON_JSON} is not JSON ({error}). {remedy}"
+        return {}, f"{path} is not JSON ({error}). {remedy}"
     if not isinstance(content, dict):
-        return {}, f"{paths.DAEMON_JSON} holds {json.dumps(content)[:40]}, not an object. {remedy}"
+        return {}, f"{path} holds {json.dumps(content)[:40]}, not an object. {remedy}"
     for key in ("features", "runtimes"):
         if not isinstance(content.get(key), dict | None):
-            return {}, f"{paths.DAEMON_JSON} has {key} that are not an object, which dockerd refuses. {remedy}"
+            return {}, f"{path} has {key} that are not an object, which dockerd refuses. {remedy}"
     return content, None
 
 
@@ -128,16 +135,30 @@ def wanted(spec: Host, state: HostState, current: Mapping[str, Any], toolkit: bo
     if "live-restore" not in current and not flag_of("live-restore", state):
         ours["live-restore"] = True
     said = {*current, *spec.docker.daemon}
-    if not {"log-driver", "log-opts"} & said and not (flag_of("log-driver", state) or flag_of("log-opts", state)):
-        ours["log-driver"] = "local"  # rotates by itself; json-file, the default, grows without end
+    if not (flag_of("log-driver", state) or flag_of("log-opts", state)):
+        ours |= logs(said)
     if toolkit:
-        if "nvidia" not in (current.get("runtimes") or {}):
-            ours["runtimes"] = {"nvidia": RUNTIME}
-        # The version to come counts, too, so that --dry names the key; to a Docker that has it on it does nothing.
-        if cdi_is_opt_in(str(state.docker.get("ServerVersion", ""))) or cdi_is_opt_in(spec.docker.version or ""):
-            ours["features"] = {"cdi": True}
+        ours |= cards(spec, state, current)
     merged: dict[str, Any] = merge(ours, spec.docker.daemon)
     return merged
+
+
+def logs(said: Collection[str]) -> dict[str, Any]:
+    """Our default for what containers log, where nobody has `said` anything of it."""
+    if {"log-driver", "log-opts"} & set(said):
+        return {}
+    return {"log-driver": "local"}  # rotates by itself; json-file, the default, grows without end
+
+
+def cards(spec: Host, state: HostState, current: Mapping[str, Any]) -> dict[str, Any]:
+    """What dockerd must know to give cards."""
+    ours: dict[str, Any] = {}
+    if "nvidia" not in (current.get("runtimes") or {}):
+        ours["runtimes"] = {"nvidia": RUNTIME}
+    # The version to come counts, too, so that --dry names the key; to a Docker that has it on it does nothing.
+    if cdi_is_opt_in(str(state.docker.get("ServerVersion", ""))) or cdi_is_opt_in(spec.docker.version or ""):
+        ours["features"] = {"cdi": True}
+    return ours
 
 
 def cdi_is_opt_in(version: str) -> bool:

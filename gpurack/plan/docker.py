@@ -1,16 +1,21 @@
 """Docker: which packages from where, at which version, held or not; running and enabled. Pure."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 
-from gpurack.plan import apt, daemon_json
-from gpurack.plan.platforms import CE_PACKAGES, Platform, platform_of, unsupported
+from gpurack.plan import daemon_json, nvidia_toolkit
+from gpurack.plan import pins as lock
+from gpurack.plan.network import plan_network
+from gpurack.plan.packages import Pin, Repository, installed, mirrored, move, upstream
+from gpurack.plan.platforms import CE_PACKAGES, CE_ROOTLESS, Platform, platform_of, unsupported
 from gpurack.plan.restart import may_stop_foreign, stops_foreign
 from gpurack.plan.steps import Plan, Shell, Step
-from gpurack.spec.model import Host
+from gpurack.spec.model import BuildImage, Host
 from gpurack.state.model import HostState, Unit
 
 CE_URL = "https://download.docker.com"
+BELOW = ("containerd", "docker-buildx", "runc")
+"""What a distribution's Docker brings along; only a lock is about them."""
 
 
 def plan_docker(spec: Host, state: HostState, unattended: bool) -> Plan:
@@ -20,32 +25,43 @@ def plan_docker(spec: Host, state: HostState, unattended: bool) -> Plan:
         return Plan(errors=(unsupported(state.os),))
     if state.init != "systemd":
         return Plan(errors=(f"the host's init is {state.init}; gpurack needs systemd.",))
+    if state.units.get("snap.docker.dockerd.service", Unit()).loaded != "not-found":
+        return Plan(errors=(SNAP,))
     if spec.docker.source == "keep":
-        return keep(state)
+        kept = keep(spec, state, platform)
+        way_out = platform.packages.proxy(spec.proxy, state) + plan_network(spec, state, platform)
+        return Plan((*way_out, *kept.steps), kept.errors)
     # With a daemon.json that dockerd cannot read an installed Docker would not start.
     error = conflict(spec, state, platform) or daemon_json.read(state)[1]
     if error:
         return Plan(errors=(error,))
-    steps: list[Step] = apt.finish_interrupted(state)
+    manager = platform.packages
+    steps: list[Step] = manager.proxy(spec.proxy, state)
+    steps += manager.finish_interrupted(state)
+    steps += plan_network(spec, state, platform)
     repository = ce_repository(spec, state, platform)
-    steps += apt.repository(repository, state) if is_ce(spec) else apt.no_repository(repository, state)
-    steps += prerequisites(state)
+    steps += manager.repository(repository, state) if is_ce(spec) else manager.no_repository(repository, state)
+    toolkits = nvidia_toolkit.repository(spec, platform)
+    if manager.repository_path(toolkits) in state.sources:
+        # The toolkit's step comes later, but with a repository that is broken nothing at all can be installed.
+        steps += manager.repository(toolkits, state)
+    steps += prerequisites(spec, state, platform)
     packages, held = packages_to_install(spec, state, platform)
     if packages:
-        what = reason(spec, state, platform)
+        what = reason(spec, state, platform, packages)
         if restarts_docker(packages):
             error = may_stop_foreign(spec, state, unattended, what)
             if error:
                 return Plan(errors=(error,))
             what += stops_foreign(state)
-        steps.append(apt.install(what, packages, held))
+        steps.append(manager.install(what, packages, state, held))
     else:
         steps += holds(spec, state, platform)
     steps += running(state)
     return Plan(tuple(steps))
 
 
-def keep(state: HostState) -> Plan:
+def keep(spec: Host, state: HostState, platform: Platform) -> Plan:
     """Docker stays what it is; it only has to be there, with Compose v2."""
     if not state.docker:
         return Plan(
@@ -55,9 +71,13 @@ def keep(state: HostState) -> Plan:
         return Plan(
             errors=("docker.source is keep, but Docker has no Compose v2 (`docker compose version`); install it.",)
         )
-    return Plan(tuple(prerequisites(state)))
+    return Plan(tuple(prerequisites(spec, state, platform)))
 
 
+SNAP = (
+    "snap's Docker is installed, whose files, devices and daemon.json are the snap's own; gpurack needs Docker from "
+    "packages. Save what is in it, snap remove docker, and run again."
+)
 MISSING = "Docker is not there; run deploys/gpu_host.py, or deploys/docker.py first."
 
 
@@ -83,96 +103,108 @@ def is_ce(spec: Host) -> bool:
 def conflict(spec: Host, state: HostState, platform: Platform) -> str | None:
     """Two Dockers cannot live on one host, and gpurack does not swap them unasked."""
     if not is_ce(spec) and not platform.distro_packages:
-        return f'{state.os.name}\'s own Docker has no Compose v2; write docker: {{"source": "docker-ce"}}.'
-    other = ("docker.io", "podman-docker") if is_ce(spec) else ("docker-ce", "podman-docker")
-    found = apt.installed(other, state)
+        return f'{state.os.name} has no Docker with Compose v2 of its own; write docker: {{"source": "docker-ce"}}.'
+    wanted = packages_of(spec, platform)[0]
+    rivals = {**platform.rivals, **(platform.ce_rivals if is_ce(spec) else {})}
+    found = installed((name for name in rivals if name != wanted), state)
     if found:
         name, version = next(iter(found.items()))
-        wanted = "docker-ce" if is_ce(spec) else "docker.io"
-        keep_it = {"docker.io": "distro", "docker-ce": "docker-ce"}.get(name, "keep")
-        return (
-            f"{name} {apt.upstream(version)} is installed and cannot live beside {wanted}. To keep it write "
-            f'docker: {{"source": "{keep_it}"}}; to change over, stop its containers and apt-get remove {name}.'
-        )
+        return f"{name} {upstream(version)} is installed and cannot live beside {wanted}. {rivals[name]}"
     return None
 
 
-def ce_repository(spec: Host, state: HostState, platform: Platform) -> apt.Repository:
+def ce_repository(spec: Host, state: HostState, platform: Platform) -> Repository:
     """Docker's repository, or its mirror."""
-    mirror = spec.mirrors.get("docker-ce")
-    base = (mirror.url if mirror else CE_URL).rstrip("/")
-    uri = f"{base}/linux/{platform.docker_repository}"
-    return apt.Repository(
-        name="docker-ce",
-        uri=uri,
-        suites=state.os.codename,
-        components="stable",
-        key=(mirror.read_key() if mirror else None) or apt.vendored_key("docker"),
-        marks=("download.docker.com/linux", uri),
-    )
+    url, key = mirrored(spec, "docker-ce", CE_URL, platform.docker_key)
+    place = platform.docker_ce.format(codename=state.os.codename)
+    marks = ("download.docker.com/linux", f"{url}/linux/")
+    return Repository("docker-ce", url, place, key, marks)
 
 
-def prerequisites(state: HostState) -> list[Step]:
-    """curl, python3 and certificates: for downloads, for the models' runner on the host, for https."""
-    missing = apt.prerequisites(state)
-    return [apt.install(f"install {', '.join(missing)}", missing)] if missing else []
+def prerequisites(spec: Host, state: HostState, platform: Platform) -> list[Step]:
+    """curl, python3 and certificates: for downloads, for the models' runner on the host, for https; and what builds
+    images, where one is to be built."""
+    missing = [*platform.packages.prerequisites(state), *builders(spec, state)]
+    if not missing:
+        return []
+    return [platform.packages.install(f"install {', '.join(missing)}", dict.fromkeys(missing), state)]
+
+
+def builders(spec: Host, state: HostState) -> list[str]:
+    """git and BuildKit's client, where an image is built and the host lacks them: upstream's Dockerfiles (llama.cpp)
+    need BuildKit. docker-ce brings it along."""
+    if not any(entry.enabled and isinstance(entry.image, BuildImage) for entry in spec.everything.values()):
+        return []
+    wanted = {"git": "git", **({"buildx": "docker-buildx"} if spec.docker.source == "distro" else {})}
+    return [package for tool, package in wanted.items() if tool not in state.tools]
 
 
 def packages_of(spec: Host, platform: Platform) -> tuple[str, ...]:
-    """All packages of the wanted Docker, the engine first."""
-    return CE_PACKAGES if is_ce(spec) else platform.distro_packages
+    """All packages of the wanted Docker, the engine first; with a lock also those below it that the lock names."""
+    rootless = (CE_ROOTLESS,) if spec.users else ()
+    return (
+        *((*CE_PACKAGES, *rootless) if is_ce(spec) else platform.distro_packages),
+        *lock.packages(spec, BELOW),
+    )
 
 
-def versioned(spec: Host) -> tuple[str, ...]:
+def versioned(spec: Host, platform: Platform) -> tuple[str, ...]:
     """Those whose version is Docker's own."""
-    return ("docker-ce", "docker-ce-cli") if is_ce(spec) else ("docker.io",)
+    rootless = (CE_ROOTLESS,) if spec.users else ()
+    return ("docker-ce", "docker-ce-cli", *rootless) if is_ce(spec) else platform.distro_packages[:1]
 
 
-def packages_to_install(spec: Host, state: HostState, platform: Platform) -> tuple[list[str], list[str]]:
-    """(what to install, what to hold); nothing when all is there at the wanted version."""
-    wanted = packages_of(spec, platform)
-    there = apt.installed(wanted, state)
+def pins(spec: Host, platform: Platform) -> Mapping[str, Pin]:
+    """The packages that shall have a certain version."""
     version = spec.docker.version
-    right = not version or all(apt.upstream(there.get(name, "")) == version for name in versioned(spec))
-    if len(there) == len(wanted) and right:
-        return [], []
-    prefix = f"5:{version}-*" if is_ce(spec) else f"{version}*"
-    names = []
-    for name in wanted:
-        if version and name in versioned(spec):
-            if apt.upstream(there.get(name, "")) != version:
-                names.append(f"{name}={prefix}")
-        elif name not in there:
-            names.append(name)
-    return names, list(wanted) if version else []
+    wanted = dict.fromkeys(versioned(spec, platform), Pin(version)) if version else {}
+    return wanted | lock.packages(spec, packages_of(spec, platform))
 
 
-def restarts_docker(packages: Sequence[str]) -> bool:
+def packages_to_install(
+    spec: Host, state: HostState, platform: Platform
+) -> tuple[Mapping[str, Pin | None], tuple[str, ...]]:
+    """(what to install, what to hold); nothing when all is there at the wanted version."""
+    wanted, pinned = packages_of(spec, platform), pins(spec, platform)
+    there = installed(wanted, state)
+    wrong = {
+        name: pinned.get(name)
+        for name in wanted
+        if name not in there or (name in pinned and not pinned[name].met_by(there[name]))
+    }
+    return wrong, wanted if wrong and pinned else ()
+
+
+def restarts_docker(packages: Iterable[str]) -> bool:
     """Does installing these restart a dockerd that is there? A missing Compose beside it does not."""
     daemons = ("docker.io", "docker-ce", "containerd", "containerd.io")
-    return any(package.split("=")[0] in daemons for package in packages)
+    return any(name in daemons for name in packages)
 
 
-def reason(spec: Host, state: HostState, platform: Platform) -> str:
+def reason(spec: Host, state: HostState, platform: Platform, packages: Mapping[str, Pin | None]) -> str:
     """install docker-ce 28.5.2 · docker-ce 26.1.5 → 28.5.2 · install docker-compose-plugin"""
-    wanted = packages_of(spec, platform)
-    there = apt.installed(wanted, state)
-    engine, version = wanted[0], spec.docker.version
-    if engine not in there:
-        return f"install {engine}{f' {version}' if version else ''}"
-    if version and apt.upstream(there[engine]) != version:
-        return f"{engine} {apt.upstream(there[engine])} → {version}"
-    return f"install {', '.join(name for name in wanted if name not in there) or ', '.join(versioned(spec))}"
+    there = installed(packages, state)
+    engine = packages_of(spec, platform)[0]
+    moves = {name: f"{name} {move(there[name], pin)}" for name, pin in packages.items() if pin and name in there}
+    if engine in moves:
+        return moves[engine]
+    missing = [name for name in packages if name not in there]
+    if engine in missing:
+        pin = packages[engine]
+        firewall = state.units.get("firewalld.service", Unit()).active == "active"
+        note = " (firewalld runs: published ports go through Docker's own zone)" if firewall else ""
+        return f"install {engine}{f' {upstream(pin.version)}' if pin else ''}{note}"
+    return ", ".join([*moves.values(), *([f"install {', '.join(missing)}"] if missing else [])])
 
 
 def holds(spec: Host, state: HostState, platform: Platform) -> list[Step]:
     """A version in the inventory holds, none lets go what gpurack held."""
     wanted = packages_of(spec, platform)
-    if spec.docker.version:
+    if pins(spec, platform):
         loose = [name for name in wanted if not state.packages[name].held]
-        return [apt.hold(loose)] if loose else []
-    held = [name for name in wanted if state.packages[name].held]
-    return [apt.unhold(held)] if held else []
+        return [platform.packages.hold(loose, state)] if loose else []
+    held = [name for name in (*wanted, *BELOW) if name in state.packages and state.packages[name].held]
+    return [platform.packages.unhold(held, state)] if held else []
 
 
 def running(state: HostState) -> list[Step]:

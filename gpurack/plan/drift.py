@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from gpurack.plan import compose, ledger
+from gpurack.plan import compose, ledger, pins, pulls
 from gpurack.spec.model import Host
 from gpurack.state.model import Container, HostState
 
-Action = Literal["keep", "create", "recreate", "start", "wait", "remove"]
+SALTED = ("api_key", "keys", "upstream_keys")
+"""Words of a definition that hold fingerprints of secrets."""
+Action = Literal["keep", "create", "recreate", "start", "wait", "pull", "check", "remove", "run"]
 SET_ASIDE = "-replaced"
 """What the name of a container by hand ends in, after a model has taken its place. It is stopped, not removed."""
 
@@ -26,37 +28,83 @@ class Change:
         return f"{self.action} {self.model}" + (f": {', '.join(self.reasons)}" if self.reasons else "")
 
 
-def compare(name: str, spec: Host, state: HostState, words: Mapping[str, Any]) -> Change:
-    """A model against its container: definition, image, state, and what it answered."""
+def compare(name: str, spec: Host, state: HostState, words: Mapping[str, Any], prune: bool = False) -> Change:
+    """A model against its container: definition, image, state, and what it answered. prune: is an ollama's model that
+    is not listed a difference?"""
     container = state.ours.get(name)
     if container is None:
         old = replaced(name, spec, state)
-        reason = "its container is gone" if name in compose.old_services(state) else "new"
+        reason = "its container is gone" if name in compose.old_services(state, spec.entries[name].dockerd) else "new"
         return Change(name, "create", (f"takes the place of {old.name}" if old and old.running else reason,))
     reasons = differences(ledger.label(container.labels), words)
-    reference = str(words["image"])
-    if not reasons and state.images.get(reference, container.image) != container.image:
-        reasons = [f"image moved: {reference} is another image now"]
+    reasons = reasons or moved(name, spec, state, container, str(words["image"]))
+    service = compose.service(name, spec, state, tuple(words.get("uuids", ())))
+    reasons = reasons or published_elsewhere(service, container)
     if reasons:
         return Change(name, "recreate", tuple(reasons))
     if not container.running:
         return Change(name, "start", (describe_state(container),))
+    if changed_by_hand(name, spec, state, service):
+        # Compose itself knows whether the container was made of the changed lines, and makes it anew only then
+        return Change(name, "start", ("its lines in compose.yaml were changed by hand",))
     probe = state.probes.get(name)
     if probe and probe.status != 200 and loading(name, state):
         return Change(name, "wait", ("still loading",))
+    if spec.entries[name].engine == "ollama" and (reasons := list(pulls.reasons(name, spec, state, prune))):
+        return Change(name, "pull", tuple(reasons))
+    if pins.unchecked(spec, name, state):
+        return Change(name, "check", ("its weights against the lock",))
+    if pins.of_model(spec, name).digest and tagged(container, str(words["image"]), state) != container.image:
+        return Change(name, "check", (f"{words['image']} is another image here than the lock's, which runs",))
     return Change(name, "keep")
+
+
+def tagged(container: Container, reference: str, state: HostState) -> str | None:
+    """The image that a container's reference means on the host now; None for none."""
+    return state.images_of(container.user).get(reference)
+
+
+def moved(name: str, spec: Host, state: HostState, container: Container, reference: str) -> list[str]:
+    """Whether a container's image or weights are others than the lock's, or its tag is another image now."""
+    image = pins.moved_image(spec, name, reference, state.digests.get(container.image, ()))
+    commit = pins.moved_commit(spec, name, state)
+    named = tagged(container, reference, state)
+    if not pins.of_model(spec, name).digest and named not in (None, container.image):
+        image = f"image moved: {reference} is another image now"
+    return [reason for reason in (image, commit) if reason]
+
+
+def published_elsewhere(service: Mapping[str, Any], container: Container) -> list[str]:
+    """Does a container publish other ports than it should? Whoever made it, it may be open to everybody."""
+    expected = {(port["host_ip"], int(port["published"])) for port in service.get("ports", [])}
+    if "network_mode" in service or set(container.ports) == expected:
+        return []
+    found, wanted = (", ".join(f"{ip}:{port}" for ip, port in sorted(all_)) for all_ in (container.ports, expected))
+    return [f"published on {found or 'no port'} by hand, not on {wanted}"]
+
+
+def changed_by_hand(name: str, spec: Host, state: HostState, service: Mapping[str, Any]) -> bool:
+    """Are its lines in the compose.yaml on the host others than it was made of? The label, which is as it should be,
+    says that it was not gpurack that changed them."""
+    written = compose.old_services(state, spec.entries[name].dockerd).get(name)
+    words = {*(written or {}), *service} - {"labels"}
+    return written is not None and any(written.get(word) != service.get(word) for word in words)
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What changed between two definitions, in the inventory's words: `gpus [0] → [3]`."""
     reasons = []
-    for word in sorted({*old, *new} - {"service", "uuids", "api_key"}):
+    for word in sorted({*old, *new} - {"service", "uuids", "render_nodes", "files", *SALTED}):
         if old.get(word) != new.get(word):
             reasons += changed_words(word, old.get(word), new.get(word))
-    if old.get("api_key") != new.get("api_key"):
-        reasons.append("api_key changed" if old.get("api_key") and new.get("api_key") else "api_key added or removed")
+    for word in SALTED:
+        reasons += changed_secrets(word, old.get(word), new.get(word))
     if not reasons and old.get("uuids") != new.get("uuids"):
         reasons.append(f"cards {', '.join(old.get('uuids', []))} → {', '.join(new.get('uuids', []))}")
+    if not reasons and old.get("render_nodes") != new.get("render_nodes"):
+        reasons.append(f"its card has another device: {', '.join(new.get('render_nodes', []))}")
+    if not reasons and old.get("files") != new.get("files"):
+        reasons += changed_secrets("files", old.get("files"), new.get("files"))
     if not reasons and old.get("service") != new.get("service"):
         reasons.append("this gpurack runs it in another way than the one before")
     return reasons
@@ -64,11 +112,24 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def changed_words(word: str, old: Any, new: Any) -> list[str]:
     """One field; maps (args, env) item by item."""
+    if word == "access":  # cards came by CDI before there was a word for it
+        return [f"nvidia.access {old or 'cdi'} → {new or 'cdi'}"]
     if isinstance(old, Mapping) or isinstance(new, Mapping):
         before, after = old or {}, new or {}
         keys = sorted(key for key in {*before, *after} if before.get(key) != after.get(key))
         return [f"{word}.{key} {shown(before.get(key))} → {shown(after.get(key))}" for key in keys]
     return [f"{word} {shown(old)} → {shown(new)}"]
+
+
+def changed_secrets(word: str, old: Any, new: Any) -> list[str]:
+    """Of fingerprints only that they differ can be said; several stand in a map, by name."""
+    if isinstance(old or new, Mapping):
+        before, after = old or {}, new or {}
+        names = sorted({*before, *after})
+        return [line for name in names for line in changed_secrets(f"{word}.{name}", before.get(name), after.get(name))]
+    if old == new:
+        return []
+    return [f"{word} {'changed' if old and new else 'added' if new else 'removed'}"]
 
 
 def shown(value: Any) -> str:
@@ -92,15 +153,21 @@ def loading(name: str, state: HostState) -> bool:
 
 
 def salt_of(name: str, state: HostState) -> str | None:
-    """The salt of the fingerprint that a model's container carries."""
+    """The salt of the fingerprints that a model's container carries."""
     container = state.ours.get(name)
-    value = ledger.label(container.labels).get("api_key") if container else None
-    return str(value).partition(":")[0] if value else None
+    definition = ledger.label(container.labels) if container else {}
+    for word in (*SALTED, "files"):
+        value: Any = definition.get(word)
+        if isinstance(value, Mapping):
+            value = next(iter(value.values()), None)
+        if value:
+            return str(value).partition(":")[0]
+    return None
 
 
 def replaced(name: str, spec: Host, state: HostState) -> Container | None:
     """The container made by hand whose place a model takes; also when an earlier run has set it aside already."""
-    old = spec.models[name].replaces
+    old = spec.entries[name].replaces
     found = {container.name: container for container in state.containers if not container.ours}
     return found.get(old, found.get(f"{old}{SET_ASIDE}")) if old else None
 
@@ -110,9 +177,12 @@ def holdings(change: Change, spec: Host, state: HostState, uuids: Mapping[str, t
     held: set[str] = set()
     container = state.ours.get(change.model)
     if container:
-        cards = ledger.label(container.labels).get("uuids", [])
-        held |= {f"gpu {uuid}" for uuid in (cards if isinstance(cards, list) else [])}
+        for word in ("uuids", "render_nodes"):
+            cards = ledger.label(container.labels).get(word, [])
+            held |= {f"gpu {card}" for card in (cards if isinstance(cards, list) else [])}
         held |= {f"port {port}" for _, port in container.ports}
     if change.action != "remove":
-        held |= {f"gpu {uuid}" for uuid in uuids[change.model]} | {f"port {spec.models[change.model].port}"}
+        cards = uuids[change.model]
+        held |= {f"gpu {card}" for card in (*cards, *compose.render_nodes(cards, state))}
+        held.add(f"port {spec.entries[change.model].port}")
     return held

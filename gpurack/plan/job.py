@@ -1,10 +1,12 @@
 """What the runner on the host (files/models.py) is told to do. Pure."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from gpurack import paths
-from gpurack.plan import compose, weights
+from gpurack.engines import ENGINES
+from gpurack.plan import compose, images, pins, pulls, weights
 from gpurack.plan.drift import Change, holdings, replaced
 from gpurack.spec.model import Host
 from gpurack.state.model import HostState
@@ -13,23 +15,60 @@ READY_TIMEOUT = 1800
 """Seconds a model may take until it answers; 30 minutes is what the largest engines need to load (engines.md)."""
 
 
+@dataclass(frozen=True)
+class Project:
+    """The Compose project in one daemon: a user's, or the host's own ("").
+
+    services: as they shall be. before: those of the compose.yaml that lies there, for models that fail. files: what is
+    mounted into those that could be planned: container → file → text.
+    """
+
+    user: str
+    services: Mapping[str, Mapping[str, Any]]
+    before: Mapping[str, Mapping[str, Any]]
+    files: Mapping[str, Mapping[str, str]]
+
+    def differs(self, state: HostState) -> bool:
+        """Is compose.yaml another on the host, or a container's file missing, readable by others, or left over? Those
+        of containers that could not be planned stay as they are."""
+        file = state.files.get(paths.compose_file(self.user))
+        if (self.services or file) and (file is None or file.text != compose.document(self.services, self.user)):
+            return True
+        mine = f"{paths.project(self.user)}/"
+        stay = tuple(paths.container_file(self.user, name, "") for name in self.services.keys() - self.files)
+        there = {
+            path: found for path, found in state.secrets.items() if path.startswith(mine) and not path.startswith(stay)
+        }
+        reader = state.users[self.user].uid if self.user in state.users else 0
+        return there != {
+            paths.container_file(self.user, name, file): ("400", reader)
+            for name, texts in self.files.items()
+            for file in texts
+        }
+
+
 def make_job(
     spec: Host,
     state: HostState,
     uuids: Mapping[str, tuple[str, ...]],
     acting: Sequence[Change],
-    services: tuple[Mapping[str, Any], Mapping[str, Any]],
-    keys: Mapping[str, str],
+    projects: Sequence[Project],
 ) -> dict[str, Any]:
     """What the runner carries out. groups: models that need each other's cards, ports or names stop together, then
-    start one after the other; different groups go side by side. services: the new ones, and those of the compose.yaml
-    that lies there, for models that fail."""
-    new, before = (compose.blocks(some) for some in services)
+    start one after the other; different groups go side by side."""
+    services = {name: data for project in projects for name, data in project.services.items()}
     return {
-        "compose": {"head": compose.head(), "services": new, "before": before},
-        "secrets": dict(keys),
+        "projects": {
+            project.user: {
+                "head": compose.head(project.user),
+                "services": compose.blocks(project.services, project.user),
+                "before": compose.blocks(project.before, project.user),
+                "files": {name: dict(texts) for name, texts in project.files.items()},
+            }
+            for project in projects
+        },
         "groups": [
-            [entry(change, spec, state, uuids, services[0]) for change in group]
+            [entry(change, spec, state, uuids, services) for change in group]
             for group in groups(acting, spec, state, uuids)
         ],
     }
@@ -43,25 +82,51 @@ def entry(
     services: Mapping[str, Any],
 ) -> dict[str, Any]:
     """One model in the job."""
-    name = change.model
+    name, container = change.model, state.ours.get(change.model)
     if change.action == "remove":
-        return {"name": name, "action": "remove"}
-    model = spec.models[name]
+        return {"name": name, "action": "remove", "from": container.user if container else ""}
+    model = spec.entries[name]
     data: dict[str, Any] = {
         "name": name,
         "action": change.action,
+        "user": model.dockerd,
+        "from": container.user if container else model.dockerd,
         "image": services[name]["image"],
+        **images.obtained(spec, model),
+        **pulls.told(spec, name),
         "uuids": list(uuids[name]),
         "url": compose.probe_url(name, spec, state),
         "served_name": compose.answers_as(name, spec),
         "timeout": READY_TIMEOUT,
     }
-    if model.replaces and change.action == "create" and replaced(name, spec, state):
-        data["replaces"] = model.replaces
-    fetch = weights.fetched(spec, model.weights)
-    if fetch:
-        data["fetch"] = fetch
+    if (
+        name in spec.models and not model.pull
+    ):  # what is pulled is asked one by one; behind a gateway another may be ill
+        engine = ENGINES[model.engine]
+        data["requests"] = engine.requests(model, engine.serves(model, model.served_name or name))
+    if change.action == "create" and (old := replaced(name, spec, state)):
+        data["replaces"] = {"name": model.replaces, "user": old.user}
+    if after := [
+        other.name for other in spec.connections(name) if other.near and depth(other.name, spec) < depth(name, spec)
+    ]:
+        data["after"] = after
+    locked = pins.of_model(spec, name)
+    if fetch := [told for one in weights.all_of(model) if (told := weights.fetched(spec, one, model.dockerd))]:
+        data["fetch"] = [told | pins.of_hub(spec, name, told["path"]) if "hub" in told else told for told in fetch]
+    if locked.weights:
+        data |= {"sha256": locked.weights, "again": pins.again(model)}
+    if locked.ollama:
+        data["ollama"] = locked.ollama
+    if locked.digest:
+        data["digest"] = locked.digest
     return data
+
+
+def depth(name: str, spec: Host) -> int:
+    """How late something starts: models (0), what connects to models (1), what connects to services (2)."""
+    if name not in spec.services:
+        return 0
+    return 2 if any(other.name in spec.services for other in spec.connections(name) if other.near) else 1
 
 
 def groups(
@@ -74,11 +139,5 @@ def groups(
         together = [group for group in merged if group[0] & held]
         merged = [group for group in merged if not group[0] & held]
         merged.append((held.union(*(g[0] for g in together)), [c for g in together for c in g[1]] + [change]))
-    return [sorted(group, key=lambda change: change.action != "remove") for _, group in merged]
-
-
-def secrets_differ(spec: Host, state: HostState, keys: Mapping[str, str]) -> bool:
-    """Is a key file missing, or readable by others, or left over?"""
-    there = {path: mode for path, (mode, _) in state.secrets.items()}
-    wanted = {f"{paths.SECRETS}/{name}/api_key": "400" for name in keys}
-    return there != wanted and bool(there or wanted)
+    first = lambda change: -1 if change.action == "remove" else depth(change.model, spec)  # noqa: E731
+    return [sorted(group, key=first) for _, group in merged]

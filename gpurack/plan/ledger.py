@@ -5,12 +5,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from gpurack.spec.model import Host, Model
+from gpurack.spec.model import Host, Job, Model
 from gpurack.spec.seats import SHARED, hardware
 from gpurack.state.model import MISMATCH, Gpu, HostState
 
 NO_DRIVER = (
-    "there is no NVIDIA driver (no /proc/driver/nvidia). Install the driver and reboot, or give the model gpus: []."
+    "there is no NVIDIA driver (no /proc/driver/nvidia), nor AMD's (no /sys/class/kfd). Install the driver and reboot, "
+    "or give the model gpus: []."
 )
 
 
@@ -29,7 +30,7 @@ def assign(spec: Host, state: HostState) -> Ledger:
     errors: dict[str, str] = {}
     gone: dict[str, list[str]] = {}
     resized: dict[str, tuple[str, ...]] = {}
-    enabled = {name: model for name, model in spec.models.items() if model.enabled}
+    enabled = {name: model for name, model in spec.entries.items() if model.enabled}
     for name, model in enabled.items():
         kept = kept_cards(name, model, state)
         if kept is not None:
@@ -60,6 +61,16 @@ def assign(spec: Host, state: HostState) -> Ledger:
     return Ledger(uuids, errors)
 
 
+def for_job(name: str, spec: Host, state: HostState, uuids: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """The cards of a job beside the models, which have theirs (uuids). Raises LookupError with a sentence."""
+    cards = resolve(spec.jobs[name], spec, state)
+    if error := overfull(name, cards, spec, state, uuids):
+        raise LookupError(f"{error} No model is stopped for a job.")
+    if error := held_by_others(name, cards, spec, state):
+        raise LookupError(error)
+    return cards
+
+
 def overfull(
     name: str, cards: Sequence[str], spec: Host, state: HostState, uuids: Mapping[str, tuple[str, ...]]
 ) -> str | None:
@@ -67,7 +78,7 @@ def overfull(
     for uuid in cards:
         card = next(gpu for gpu in state.gpus if gpu.uuid == uuid)
         others = [other for other, theirs in uuids.items() if uuid in theirs]
-        total, mine = card.memory_total / 1024, spec.models[name].vram
+        total, mine = card.memory_total / 1024, spec.everything[name].vram
         if mine and mine.of(total) > total:
             return (
                 f"GPU {card.index} has {total:.1f} GiB, and vram asks for {mine.of(total):.1f}; lower vram or choose a "
@@ -76,14 +87,14 @@ def overfull(
         if not others:
             continue
         names = ", ".join(others)
-        whole = [other for other in (*others, name) if spec.models[other].vram is None]
+        whole = [other for other in (*others, name) if spec.everything[other].vram is None]
         if whole:
             return (
                 f"GPU {card.index} ({uuid}) is held by {names}"
                 f"{'' if name in whole and len(whole) == 1 else ' as a whole'}; choose a free card{free(state, uuids)} "
                 "or give each of them vram."
             )
-        together = sum(share.of(total) for other in (*others, name) if (share := spec.models[other].vram))
+        together = sum(share.of(total) for other in (*others, name) if (share := spec.everything[other].vram))
         if together > SHARED * total:
             return (
                 f"GPU {card.index} would hold {together:.1f} of {SHARED * total:.1f} GiB with {names}; "
@@ -95,7 +106,8 @@ def overfull(
 def held_by_others(name: str, cards: Sequence[str], spec: Host, state: HostState) -> str | None:
     """Is the memory this model needs held by processes that are not ours?"""
     for uuid in cards:
-        making_room = {container.id for container in state.containers if container.name == spec.models[name].replaces}
+        replaced = spec.entries[name].replaces if name in spec.entries else None
+        making_room = {container.id for container in state.containers if container.name == replaced}
         foreign = [
             process
             for process in state.gpu_processes
@@ -105,7 +117,7 @@ def held_by_others(name: str, cards: Sequence[str], spec: Host, state: HostState
             continue
         card = next(gpu for gpu in state.gpus if gpu.uuid == uuid)
         total, held = card.memory_total / 1024, sum(process.memory for process in foreign) / 1024
-        share = spec.models[name].vram
+        share = spec.everything[name].vram
         if share is not None and share.of(total) + held <= SHARED * total:
             continue
         who = ", ".join(
@@ -143,7 +155,7 @@ def label(labels: Mapping[str, str]) -> dict[str, object]:
     return definition if isinstance(definition, dict) else {}
 
 
-def gpus_text(model: Model) -> str:
+def gpus_text(model: Model | Job) -> str:
     """The inventory's own words: `[0, 1]`, `all`, `[]`."""
     return model.gpus if isinstance(model.gpus, str) else "[" + ", ".join(map(str, model.gpus)) + "]"
 
@@ -153,13 +165,13 @@ def alive(uuid: str, state: HostState) -> bool:
     return any(gpu.uuid == uuid for gpu in state.gpus)
 
 
-def resolve(model: Model, spec: Host, state: HostState) -> tuple[str, ...]:
+def resolve(model: Model | Job, spec: Host, state: HostState) -> tuple[str, ...]:
     """The UUIDs the inventory's words mean on this host now. Raises LookupError with a sentence when they mean none."""
     if not model.gpus:
         return ()
     if not state.gpus:
         says = f" It says: {state.driver.message}" if state.driver.message else ""
-        reason = f"nvidia-smi -L shows none.{says}" if state.has_gpu else NO_DRIVER
+        reason = f"nvidia-smi -L shows none.{says}" if state.has_nvidia else NO_DRIVER
         raise LookupError(f"wants GPU {gpus_text(model)}, but {reason}")
     reserved = {gpu.uuid for gpu in state.gpus if any(meant(wanted, gpu) for wanted in spec.reserved_gpus)}
     if model.gpus == "all":
@@ -187,15 +199,15 @@ def other_than_expected(card: Gpu, spec: Host) -> str | None:
     Names are compared word by word: "A100 80GB" is "NVIDIA A100-SXM4-80GB", "L4" is not "NVIDIA L40S".
     """
     names = hardware(spec)
-    if card.index >= len(names):
+    if card.index >= len(names) or not card.name:
         return None
     words = set(re.split(r"[^a-z0-9]+", card.name.lower()))
     return None if set(names[card.index].lower().split()) <= words else names[card.index]
 
 
 def meant(wanted: int | str, gpu: Gpu) -> bool:
-    """Does an index or a UUID prefix mean this card?"""
-    return gpu.index == wanted if isinstance(wanted, int) else gpu.uuid.startswith(wanted)
+    """Does an index, a UUID prefix or a PCI address mean this card?"""
+    return gpu.index == wanted if isinstance(wanted, int) else gpu.uuid.startswith(wanted) or gpu.pci.endswith(wanted)
 
 
 def find(wanted: int | str, state: HostState) -> Gpu:

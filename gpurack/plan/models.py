@@ -4,25 +4,27 @@ The differences are found by drift.py, what stands in the way by obstacles.py; j
 the runner on the host carries out.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gpurack import paths
-from gpurack.plan import compose, ledger, weights
+from gpurack.engines import ENGINES
+from gpurack.plan import compose, files, images, ledger, pins, weights
 from gpurack.plan.drift import Change, compare, salt_of
-from gpurack.plan.job import make_job, secrets_differ
+from gpurack.plan.job import Project, make_job
+from gpurack.plan.nvidia_driver import other_driver
 from gpurack.plan.obstacles import blocked, mismatch, obstacle, too_large, unfit
 from gpurack.plan.steps import Shell, Step, WriteFile
 from gpurack.resources import read_text, render
-from gpurack.spec.model import CopyWeights, Host
+from gpurack.spec.model import CopyWeights, Host, TarImage
 from gpurack.state.model import MISMATCH, HostState
 
 
 @dataclass(frozen=True)
 class Upload:
-    """Weights that a model needs and only the admin's machine has."""
+    """What a model needs and only the admin's machine has: weights, or an image's tar file."""
 
     model: str
     source: Path
@@ -57,21 +59,35 @@ class ModelsPlan:
 
 
 def plan_models(
-    spec: Host, state: HostState, keys: Mapping[str, str], salt: str, hf_token: str | None = None
+    spec: Host,
+    state: HostState,
+    secrets: Mapping[str, Mapping[str, str]],
+    salt: str,
+    hf_token: str | None = None,
+    logins: Mapping[str, Mapping[str, str]] | None = None,
+    prune: bool = False,
+    down: Mapping[str, str] | None = None,
+    left_out: Collection[str] = (),
 ) -> ModelsPlan:
-    """keys: the API keys' values by model. salt: fresh random hex, used for models that have no fingerprint yet.
-    hf_token: the Hugging Face token's value."""
+    """secrets: their values, as spec.secrets.read_secrets gives them. salt: fresh random hex, used for models that have
+    no fingerprint yet. hf_token: the Hugging Face token's value. logins: of registries, with their passwords.
+    prune: do models that an ollama has beside those listed go? down: users in whose Docker nothing can run now → why.
+    left_out: models that stay as they are until a job has made what they serve."""
     cards = ledger.assign(spec, state)
     changes: list[Change] = []
     errors: dict[str, str] = dict(cards.errors)
     if state.driver.exit_code == MISMATCH and spec.wants_gpu:
         errors["driver"] = mismatch(state)
+    elif spec.wants_gpu and (other := other_driver(spec, state)):
+        errors["driver"] = other
     services: dict[str, Any] = {}
-    enabled = [name for name, model in spec.models.items() if model.enabled]
+    enabled = [name for name, model in spec.entries.items() if model.enabled]
     for name in enabled:
-        if name in errors:
+        if why_not := (down or {}).get(spec.entries[name].dockerd):
+            errors[name] = why_not
+        if name in errors or name in left_out:
             continue
-        if spec.models[name].gpus and state.driver.exit_code == MISMATCH:
+        if spec.entries[name].gpus and state.driver.exit_code == MISMATCH:
             # Nothing is known of the cards, so nothing can be compared: what runs goes on, what does not cannot start.
             if not (name in state.ours and state.ours[name].running):
                 errors[name] = "not started, because driver and library differ."
@@ -81,9 +97,14 @@ def plan_models(
         if why_not:
             errors[name] = why_not
             continue
-        words = compose.definition(name, spec, state, uuids, keys.get(name), salt_of(name, state) or salt)
-        change = compare(name, spec, state, words)
-        error = obstacle(name, spec, state, change) or too_large(name, spec, state, change, uuids)
+        words = compose.definition(name, spec, state, uuids, secrets.get(name, {}), salt_of(name, state) or salt)
+        change = compare(name, spec, state, words, prune)
+        error = (
+            pins.changed_weights(spec, name, state)
+            or pins.changed_pulls(spec, name, state)
+            or obstacle(name, spec, state, change)
+            or too_large(name, spec, state, change, uuids)
+        )
         if error:
             errors[name] = error
             continue
@@ -94,46 +115,85 @@ def plan_models(
     changes = [change for change in changes if change.model not in waiting]
     services = {name: data for name, data in services.items() if name not in waiting}
     for name in sorted(set(state.ours) - set(enabled)):
-        why = "disabled" if name in spec.models else "not in the inventory any more"
+        why = "disabled" if name in spec.entries else "not in the inventory any more"
         changes.append(Change(name, "remove", (why,)))
-    old = compose.old_services(state)
-    services |= {name: old[name] for name in enabled if name not in services and name in old}
-    text = compose.document(services)
+    own_files = {
+        name: files.contents(
+            compose.of_engine(name, spec, state, cards.uuids[name]),
+            secrets.get(name, {}),
+            ENGINES[spec.entries[name].engine].sums,
+        )
+        for name in services
+    }
+    everything = projects(spec, state, services, own_files)
     acting = [change for change in changes if change.action != "keep"]
-    file = state.files.get(paths.COMPOSE_FILE)
-    rewrite = bool(services or file) and (file is None or file.text != text)
-    needs_job = bool(acting) or rewrite or secrets_differ(spec, state, keys)
-    planned = {name: keys[name] for name in keys if name in services and name not in errors}
-    job = make_job(spec, state, cards.uuids, acting, (services, old), planned) if needs_job else None
-    if job and hf_token and any(one.get("fetch", {}).get("hub") == "hf" for group in job["groups"] for one in group):
+    needs_job = bool(acting) or any(project.differs(state) for project in everything)
+    job = make_job(spec, state, cards.uuids, acting, everything) if needs_job else None
+    if job and spec.proxy:
+        job["proxy"] = spec.proxy.env
+    if job and hf_token and any(told.get("hub") == "hf" for told in awaited(job)):
         job["hf_token"] = hf_token
-    steps = tuple(host_files(state)) if services or state.ours else ()
+    if job:
+        job["logins"] = images.logins_for(job, logins or {}, state)
+        job["prune"] = prune
+    steps = tuple(host_files(state)) if job or services or state.ours else ()
     return ModelsPlan(tuple(changes), errors, steps, uploads(spec, state, acting), job)
 
 
+def projects(
+    spec: Host, state: HostState, services: Mapping[str, Any], own_files: Mapping[str, Mapping[str, str]]
+) -> tuple[Project, ...]:
+    """The Compose project of each daemon that has models, or had some. services, own_files: of those that could be
+    planned; the others keep what compose.yaml says of them, and their files."""
+    users = {container.user for container in state.ours.values()}
+    users |= {model.dockerd for model in spec.entries.values() if model.enabled}
+    found = []
+    for user in sorted({"", *users}):
+        old = compose.old_services(state, user)
+        mine = {name: data for name, data in services.items() if spec.entries[name].dockerd == user}
+        mine |= {
+            name: old[name] for name, model in spec.entries.items() if model.enabled and name in old.keys() - services
+        }
+        mounted = {name: texts for name, texts in own_files.items() if spec.entries[name].dockerd == user}
+        found.append(Project(user, mine, old, mounted))
+    return tuple(found)
+
+
 def uploads(spec: Host, state: HostState, acting: Sequence[Change]) -> tuple[Upload, ...]:
-    """The weights to copy for these changes, each once."""
+    """The weights and images to copy for these changes, each once."""
     found: dict[str, Upload] = {}
     for change in acting:
-        model = spec.models.get(change.model)
-        if change.action == "remove" or model is None or not isinstance(model.weights, CopyWeights):
+        model = spec.everything.get(change.model)
+        if change.action == "remove" or model is None:
             continue
-        path = weights.host_path(spec, model)
-        if state.weights.get(path) is None:
-            found.setdefault(path, Upload(change.model, model.weights.source, path))
+        for one in weights.all_of(model):
+            if isinstance(one, CopyWeights) and state.weights.get(weights.place(spec, one, model.dockerd)) is None:
+                path = weights.whole(spec, one, model.dockerd)
+                found.setdefault(path, Upload(change.model, one.source, path))
+        if isinstance(model.image, TarImage) and model.image.reference not in state.images_of(model.dockerd):
+            path = images.place(spec, model.image, model.dockerd)
+            found.setdefault(path, Upload(change.model, model.image.source, path))
     return tuple(found.values())
+
+
+def awaited(job: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """All weights and images that a job fetches, or that are copied for it."""
+    models = [model for group in job["groups"] for model in group]
+    return [
+        told for model in models for told in (*model.get("fetch", ()), *([model["load"]] if "load" in model else []))
+    ]
 
 
 def host_files(state: HostState) -> list[Step]:
     """The runner and the boot unit, where they are missing or differ."""
     steps: list[Step] = []
-    for path, mode in ((paths.FETCH, "644"), (paths.RUNNER, "755")):
+    for path, mode in (*((part, "644") for part in paths.RUNNER_PARTS), (paths.RUNNER, "755")):
         text = read_text(f"files/{path.rpartition('/')[2]}")
         if path not in state.files or state.files[path].text != text:
             steps.append(WriteFile(f"the models' runner, {path}", path, text, mode))
     unit = render(
         "templates/gpurack.service.j2",
-        compose_file=paths.COMPOSE_FILE,
+        compose_file=paths.compose_file(""),
         python="/usr/bin/python3",
         runner=paths.RUNNER,
     )

@@ -4,11 +4,17 @@ Sources: the toolkit's install guide (all four packages pinned together); 1.18.0
 nvidia-cdi-refresh.service, which writes /var/run/cdi/nvidia.yaml.
 """
 
+from collections.abc import Mapping
+
 from gpurack import paths
-from gpurack.plan import apt
+from gpurack.plan import pins as lock
+from gpurack.plan.access import access
+from gpurack.plan.hook_config import without_cgroups
 from gpurack.plan.ledger import NO_DRIVER
-from gpurack.plan.platforms import TOOLKIT_PACKAGES, platform_of
-from gpurack.plan.steps import Plan, Shell, Step
+from gpurack.plan.nvidia_driver import driver_holds, other_driver
+from gpurack.plan.packages import Pin, Repository, installed, mirrored, upstream
+from gpurack.plan.platforms import TOOLKIT_PACKAGES, Platform, platform_of
+from gpurack.plan.steps import Plan, Shell, Step, WriteFile, owe_restart
 from gpurack.spec.model import Host
 from gpurack.state.model import HostState
 
@@ -19,76 +25,84 @@ CDI_VENDOR = "nvidia.com/gpu"
 def plan_toolkit(spec: Host, state: HostState, models_follow: bool = False) -> Plan:
     """What makes containers get the host's cards. Nothing on a host without cards.
 
-    models_follow: the models come next in this run, and those that want a GPU say themselves that there is no driver,
-    so that the others are served all the same.
+    models_follow: the models come next in this run, and say themselves that there is no driver for those that want a
+    GPU, or another than the inventory's, so that the others are served all the same.
     """
-    if not state.has_gpu:
-        if not spec.wants_gpu or models_follow:
+    if not state.has_nvidia:
+        if not spec.wants_gpu or models_follow or state.gpus:
             return Plan()
         return Plan(errors=(f"a model wants a GPU, but {NO_DRIVER}",))
-    if platform_of(state.os) is None:
+    platform = platform_of(state.os)
+    if platform is None:
         return Plan()
-    steps: list[Step] = apt.repository(repository(spec), state)
-    packages, held = packages_to_install(spec, state)
+    steps: list[Step] = platform.packages.repository(repository(spec, platform), state)
+    packages = packages_to_install(spec, state)
     if packages:
         # dockerd looks for the toolkit's hook only when it starts (contract section 4), so a restart is owed
         # from before the installation: a run killed in between leaves the mark.
         steps.append(owe_restart("the NVIDIA Container Toolkit changed"))
-        steps.append(apt.install(reason(spec, state), packages, held))
+        held = TOOLKIT_PACKAGES if pins(spec) else ()
+        steps.append(platform.packages.install(reason(spec, state), packages, state, held))
     else:
-        steps += holds(spec, state)
-    steps += cdi(state, fresh=bool(packages))
-    return Plan(tuple(steps))
+        steps += holds(spec, state, platform)
+    if access(spec, state) == "cdi":
+        steps += cdi(state, fresh=bool(packages))
+    steps += no_cgroups(spec, state)
+    steps += driver_holds(spec, state, platform.packages)
+    wrong = None if models_follow else other_driver(spec, state)
+    return Plan(tuple(steps), (wrong,) if wrong else ())
 
 
-def repository(spec: Host) -> apt.Repository:
-    """NVIDIA's flat repository, or its mirror. `$(ARCH)` is apt's own variable."""
-    mirror = spec.mirrors.get("nvidia")
-    base = (mirror.url if mirror else URL).rstrip("/")
-    return apt.Repository(
-        name="nvidia-container-toolkit",
-        uri=f"{base}/stable/deb/$(ARCH)",
-        suites="/",
-        components="",
-        key=(mirror.read_key() if mirror else None) or apt.vendored_key("nvidia"),
-        marks=("nvidia.github.io/libnvidia-container", "nvidia.github.io/nvidia-docker",
-               "nvidia.github.io/nvidia-container-runtime", f"{base}/stable/deb"),
-    )  # fmt: skip
+def repository(spec: Host, platform: Platform) -> Repository:
+    """NVIDIA's repository, or its mirror."""
+    url, key = mirrored(spec, "nvidia", URL, "nvidia")
+    place = platform.toolkit
+    marks = ("nvidia.github.io/libnvidia-container", "nvidia.github.io/nvidia-docker",
+             "nvidia.github.io/nvidia-container-runtime", f"{url}/{place.split('$')[0].rstrip('/')}")  # fmt: skip
+    return Repository("nvidia-container-toolkit", url, place, key, marks)
 
 
-def packages_to_install(spec: Host, state: HostState) -> tuple[list[str], list[str]]:
-    """(what to install, what to hold); nothing when all four are there at the wanted version."""
-    there = apt.installed(TOOLKIT_PACKAGES, state)
+def pins(spec: Host) -> Mapping[str, Pin]:
+    """The packages that shall have a certain version: all four the same."""
     version = spec.nvidia.toolkit
+    wanted = dict.fromkeys(TOOLKIT_PACKAGES, Pin(version)) if version else {}
+    return wanted | lock.packages(spec, TOOLKIT_PACKAGES)
+
+
+def packages_to_install(spec: Host, state: HostState) -> Mapping[str, Pin | None]:
+    """All four, or nothing when all four are there at the wanted version, or at one if none is wanted."""
+    there, pinned = installed(TOOLKIT_PACKAGES, state), pins(spec)
     same = len({*there.values()}) == 1
-    if len(there) == len(TOOLKIT_PACKAGES) and same and version in (None, apt.upstream(next(iter(there.values())))):
-        return [], []
-    names = [f"{name}={version}-*" if version else name for name in TOOLKIT_PACKAGES]
-    return names, list(TOOLKIT_PACKAGES) if version else []
+    if len(there) == len(TOOLKIT_PACKAGES) and same and all(pin.met_by(there[name]) for name, pin in pinned.items()):
+        return {}
+    return {name: pinned.get(name) for name in TOOLKIT_PACKAGES}
 
 
 def reason(spec: Host, state: HostState) -> str:
     """install the NVIDIA Container Toolkit 1.20.0 · NVIDIA Container Toolkit 1.19.1 → 1.20.0"""
-    there = sorted({apt.upstream(version) for version in apt.installed(TOOLKIT_PACKAGES, state).values()})
-    version = spec.nvidia.toolkit
+    there = sorted({upstream(version) for version in installed(TOOLKIT_PACKAGES, state).values()})
+    version = next((upstream(pin.version) for pin in pins(spec).values()), None)
     if there and version:
         return f"NVIDIA Container Toolkit {' and '.join(there)} → {version}"
     return f"install the NVIDIA Container Toolkit{f' {version}' if version else ''}"
 
 
-def holds(spec: Host, state: HostState) -> list[Step]:
+def holds(spec: Host, state: HostState, platform: Platform) -> list[Step]:
     """A version in the inventory holds, none lets go."""
     held = [name for name in TOOLKIT_PACKAGES if state.packages[name].held]
     loose = [name for name in TOOLKIT_PACKAGES if not state.packages[name].held]
-    if spec.nvidia.toolkit:
-        return [apt.hold(loose)] if loose else []
-    return [apt.unhold(held)] if held else []
+    if pins(spec):
+        return [platform.packages.hold(loose, state)] if loose else []
+    return [platform.packages.unhold(held, state)] if held else []
 
 
-def owe_restart(why: str) -> Step:
-    """Docker must restart before this run or the next one ends."""
-    marker = paths.RESTART_MARKER
-    return Shell(f"note that Docker must restart: {why}", f"mkdir -p {paths.RUN} && echo restart > {marker}")
+def no_cgroups(spec: Host, state: HostState) -> list[Step]:
+    """The hook told for the whole host to leave cgroups alone, where the inventory asks for that. Not by `nvidia-ctk
+    config`, which writes at every run and drops comments; the hook reads the file at each start."""
+    file = state.files.get(paths.HOOK_CONFIG)
+    if spec.nvidia.no_cgroups != "system" or file is None or file.text == (text := without_cgroups(file.text)):
+        return []
+    return [WriteFile(f"no-cgroups in {paths.HOOK_CONFIG}, for the whole host", paths.HOOK_CONFIG, text, file.mode)]
 
 
 def cdi(state: HostState, fresh: bool) -> list[Step]:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from gpurack.engines import ENGINES
-from gpurack.plan import compose, weights
+from gpurack.plan import access, compose, weights
 from gpurack.plan.drift import Change, holdings, replaced
 from gpurack.plan.estimate import refusal
 from gpurack.spec.model import Host
@@ -14,8 +14,10 @@ from gpurack.state.model import HostState
 
 def obstacle(name: str, spec: Host, state: HostState, change: Change) -> str | None:
     """Why nothing may be done for this model; None when it may."""
-    model = spec.models[name]
-    stranger = next((c for c in state.containers if c.name == name and not c.ours), None)
+    model = spec.entries[name]
+    if model.gpus and state.has_nvidia and (error := access.refused(spec, state)):
+        return error
+    stranger = next((c for c in state.containers if (c.name, c.user) == (name, model.dockerd) and not c.ours), None)
     if stranger and stranger != replaced(name, spec, state):
         return (
             f'the container name "{name}" is taken by a container that is not gpurack\'s ({stranger.status}, image '
@@ -24,27 +26,50 @@ def obstacle(name: str, spec: Host, state: HostState, change: Change) -> str | N
     holder = port_holder(name, spec, state) if change.action != "keep" else None
     if holder:
         return f"port {model.port} is held by {holder}. Nothing of this model was changed. {room(holder)}"
-    path = weights.host_path(spec, model)
-    if isinstance(model.weights, str) and change.action != "keep" and state.weights.get(path) is None:
-        return f'weights {path} do not exist on the host. Copy them there, or give {{"url": …, "sha256": …}}.'
+    lying = [path for path in weights.all_of(model) if isinstance(path, str)]
+    if change.action != "keep" and (missing := [path for path in lying if state.weights.get(path) is None]):
+        return f'weights {missing[0]} do not exist on the host. Copy them there, or give {{"url": …, "sha256": …}}.'
+    closed = state.users[model.dockerd].unreadable if model.dockerd in state.users else frozenset()
+    if unread := [path for one in weights.all_of(model) if (path := weights.place(spec, one, model.dockerd)) in closed]:
+        return f"weights {unread[0]} may not be read by {model.user}, in whose Docker it is to run; see ls -l."
     if change.action == "keep":
         return silence(name, spec, state)
-    return None
+    return unreadable(name, spec, state)
+
+
+READABLE = {"container_file_t", "container_ro_file_t", "container_share_t", "usr_t", "nfs_t", "cifs_t", "fusefs_t"}
+"""SELinux types that a confined container may read (network file systems: by a boolean of their own)."""
+
+
+def unreadable(name: str, spec: Host, state: HostState) -> str | None:
+    """Why a container that Docker confines by SELinux could not read the weights. They are the admin's and are not
+    relabelled, as Compose's `z` would: the label to give them is named."""
+    path = weights.host_path(spec, spec.entries[name])
+    label = state.labels.get(path) if path else None
+    confined = any(option.startswith("name=selinux") for option in state.docker.get("SecurityOptions") or ())
+    options = spec.entries[name].compose.get("security_opt") or ()
+    if not confined or label is None or label in READABLE or any("label" in str(option) for option in options):
+        return None
+    return (
+        f"Docker confines containers by SELinux here (selinux-enabled), and the weights {path} are labelled {label}, "
+        f"which they may not read. Label them: semanage fcontext -a -t container_ro_file_t '{path}(/.*)?' && "
+        f'restorecon -R {path}; or write compose: {{"security_opt": ["label=disable"]}} for this model.'
+    )
 
 
 def unfit(name: str, spec: Host, state: HostState, uuids: Sequence[str]) -> str | None:
     """Why the engine's images do not run on these cards with this driver; what runs already is not asked."""
     if name in state.ours and state.ours[name].running:
         return None
-    model = spec.models[name]
-    return ENGINES[model.engine].unfit(model, compose.compute_of(uuids, state), state.driver.kernel or None)
+    model = spec.entries[name]
+    return ENGINES[model.engine].unfit(model, compose.accelerator(model, uuids, state), state.driver.kernel or None)
 
 
 def too_large(name: str, spec: Host, state: HostState, change: Change, uuids: Sequence[str]) -> str | None:
     """Why a model that would get a new container does not fit onto its cards; one that runs has shown that it does."""
     if change.action not in ("create", "recreate"):
         return None
-    model = spec.models[name]
+    model = spec.entries[name]
     header = state.headers.get(weights.host_path(spec, model))
     cards = [(f"GPU {gpu.index}", gpu.memory_total / 1024) for gpu in state.gpus if gpu.uuid in uuids]
     error = refusal(model, header, cards)
@@ -54,24 +79,24 @@ def too_large(name: str, spec: Host, state: HostState, change: Change, uuids: Se
 def silence(name: str, spec: Host, state: HostState) -> str | None:
     """What is wrong with the answer of a model that runs as it should."""
     probe = state.probes.get(name)
-    served = compose.answers_as(name, spec)
+    served, docker = compose.answers_as(name, spec), compose.by_hand(spec.entries[name].dockerd)
     if probe is None:
         return None
     if probe.status == 0:
         return (
             f"it runs but does not answer (GET {compose.probe_url(name, spec, state)}: nothing in 5 seconds). "
-            f"Look: docker logs --tail 20 {name}. Mend: docker restart {name}, then run again."
+            f"Look: {docker} logs --tail 20 {name}. Mend: {docker} restart {name}, then run again."
         )
     if probe.status != 200:
-        return f"it answers HTTP {probe.status}: {probe.body[:200]}. Look: docker logs --tail 20 {name}."
+        return f"it answers HTTP {probe.status}: {probe.body[:200]}. Look: {docker} logs --tail 20 {name}."
     if served is not None and json.dumps(served) not in probe.body:
-        return f'it answers, but not as "{served}": {probe.body[:200]}. Mend: docker rm -f {name}, then run again.'
+        return f'it answers, but not as "{served}": {probe.body[:200]}. Mend: {docker} rm -f {name}, then run again.'
     return None
 
 
 def port_holder(name: str, spec: Host, state: HostState) -> str | None:
     """Who else listens where this model wants to; our own containers make room for each other."""
-    model = spec.models[name]
+    model = spec.entries[name]
     wanted = compose.address(model.bind, state)
     ours = {port for container in state.ours.values() for _, port in container.ports}
     for listener in state.listeners:
@@ -91,7 +116,8 @@ def port_holder(name: str, spec: Host, state: HostState) -> str | None:
             return None
         if foreign:
             return f'container "{foreign}", which is not gpurack\'s'
-        if model.port not in ours or "docker-proxy" not in listener.owner:
+        # the programs that listen for Docker, and for rootless Docker
+        if model.port not in ours or not listener.owner.startswith(("docker-proxy", "rootlesskit")):
             return f"process {listener.owner or '(unknown)'}"
     return None
 
@@ -142,7 +168,7 @@ def blocked(
             taken = theirs & (
                 holdings(change, spec, state, uuids) - holdings(Change(name, "remove"), spec, state, uuids)
             )
-            if spec.models[name].vram and spec.models[other].vram:
+            if spec.entries[name].vram and spec.entries[other].vram:
                 taken = {thing for thing in taken if thing.startswith("port ")}
             if taken and name not in found:
                 things = ", ".join(sorted(spoken(thing, state) for thing in taken))

@@ -7,7 +7,7 @@ from gpurack.engines.base import NotEstimated
 from gpurack.plan import compose, weights
 from gpurack.plan.estimate import Estimate, estimate, refusal, tight
 from gpurack.plan.ledger import assign
-from gpurack.spec.cards import CARDS
+from gpurack.spec.cards import CARDS, Card
 from gpurack.spec.model import Host
 from gpurack.spec.problems import Problem
 from gpurack.spec.seats import seats
@@ -22,10 +22,13 @@ def imagined(spec: Host) -> HostState:
     """A host with the inventory's cards and nothing on it."""
     found = []
     for position, seat in enumerate(seats(spec)):
-        uuid = seat.card if seat.card.startswith("GPU-") else f"GPU-of-index-{seat.card}"
-        compute = (CARDS[seat.name].compute if seat.name in CARDS else None) or ""
+        uuid = f"GPU-of-index-{seat.card}" if seat.card.isdecimal() else seat.card
+        card = CARDS.get(seat.name or "", Card(0, "unknown"))
         memory = int((seat.memory or 0) * 1024)
-        found.append(Gpu(position, uuid, seat.name or "", memory, 0, "", compute, ""))
+        node = f"/dev/dri/render-node-of-index-{seat.card}"
+        found.append(
+            Gpu(position, uuid, seat.name or "", memory, 0, "", card.compute or "", "", None, card.vendor, node)
+        )
     return HostState(address="lan-address", gpus=tuple(found))
 
 
@@ -34,7 +37,11 @@ def compose_text(spec: Host) -> str:
     state = imagined(spec)
     cards = assign(spec, state).uuids
     services = {name: compose.service(name, spec, state, uuids) for name, uuids in cards.items()}
-    return NOTE + compose.document(services)
+    users = sorted({spec.entries[name].dockerd for name in services}) or [""]
+    return NOTE + "---\n".join(
+        compose.document({name: data for name, data in services.items() if spec.entries[name].dockerd == user}, user)
+        for user in users
+    )
 
 
 @dataclass(frozen=True)

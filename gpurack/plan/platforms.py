@@ -1,46 +1,149 @@
 """What differs between the systems we support: one table, so that no branch elsewhere asks for a system's name."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from gpurack.plan import apt, rpm
+from gpurack.plan.packages import Packages
 from gpurack.state.model import Os
 
 
 @dataclass(frozen=True)
+class Trust:
+    """Where certificates of one's own belong, and what makes the trust store of them."""
+
+    folder: str
+    command: str
+
+
+@dataclass(frozen=True)
 class Platform:
-    """docker_repository: the folder under Docker's base URL. distro_packages: the distribution's own Docker with
-    Compose v2 (empty: it has no Compose v2)."""
+    """name: for people, with the version. packages: the module that handles the family's packages. docker_ce, toolkit:
+    where their repositories lie below Docker's and NVIDIA's base URL, in the family's own words ({codename}: the
+    host's). docker_key: in files/keys. distro_packages: the distribution's own Docker with Compose v2, engine first
+    (empty: it has no Compose v2). rootless: what users' rootless Dockers need beside Docker's own packages;
+    distro_rootless: and beside the distribution's. rivals: what cannot be on a host together with another engine →
+    what to do then; ce_rivals: with docker-ce. trust: certificates of one's own."""
 
-    docker_repository: str
-    distro_packages: tuple[str, ...]
+    name: str
+    packages: Packages
+    docker_ce: str
+    docker_key: str
+    toolkit: str
+    trust: Trust
+    distro_packages: tuple[str, ...] = ()
+    rootless: tuple[str, ...] = ()
+    distro_rootless: tuple[str, ...] = ()
+    rivals: Mapping[str, str] = field(default_factory=dict)
+    ce_rivals: Mapping[str, str] = field(default_factory=dict)
 
 
-DEBIAN = ("docker.io", "docker-cli", "docker-compose")
-UBUNTU = ("docker.io", "docker-compose-v2")
+def _kept(name: str, source: str, remove: str) -> str:
+    return (
+        f'To keep it write docker: {{"source": "{source}"}}; to change over, stop its containers and {remove} {name}.'
+    )
 
-# Debian 12 has docker.io 20.10 and only Compose v1; Ubuntu 22.04 and 24.04 got docker-compose-v2 by updates.
+
+def _debian(name: str, family: str, distro_packages: tuple[str, ...] = (), codename: str = "{codename}") -> Platform:
+    return Platform(
+        name=name,
+        packages=apt,
+        docker_ce=f"linux/{family} {codename} stable",
+        docker_key="docker",
+        toolkit="stable/deb/$(ARCH) /",  # apt's own variable
+        trust=Trust("/usr/local/share/ca-certificates", "update-ca-certificates"),
+        distro_packages=distro_packages,
+        rootless=("uidmap", "slirp4netns", "dbus-user-session", "acl"),
+        distro_rootless=("rootlesskit",),
+        rivals={
+            "docker.io": _kept("docker.io", "distro", apt.REMOVE),
+            "docker-ce": _kept("docker-ce", "docker-ce", apt.REMOVE),
+            "podman-docker": f"It only calls podman docker: {apt.REMOVE} podman-docker.",
+        },
+    )
+
+
+def _red_hat(name: str, docker_ce: str, distro_packages: tuple[str, ...] = ()) -> Platform:
+    """docker_ce: the folder that has the release's number. Never dnf's own $releasever: with a pinned minor release it
+    is "9.4", which Docker's repository does not have (docker-ce-packaging#1184). Docker signs its packages, NVIDIA its
+    repository's metadata, which have the packages' checksums."""
+    return Platform(
+        name=name,
+        packages=rpm,
+        docker_ce=f"linux/{docker_ce}/$basearch/stable gpgcheck=1 repo_gpgcheck=0",
+        docker_key="docker-rpm",
+        toolkit="stable/rpm/$basearch gpgcheck=0 repo_gpgcheck=1",
+        trust=Trust("/etc/pki/ca-trust/source/anchors", "update-ca-trust"),
+        distro_packages=distro_packages,
+        rootless=("shadow-utils", "acl"),  # the rest Docker's own package asks for
+        rivals={
+            "docker-ce": _kept("docker-ce", "docker-ce", rpm.REMOVE),
+            "moby-engine": _kept("moby-engine", "distro" if distro_packages else "keep", rpm.REMOVE),
+            "docker": _kept("docker", "keep", rpm.REMOVE),
+            "podman-docker": f"It only calls podman docker: {rpm.REMOVE} podman-docker.",
+        },
+        ce_rivals={
+            # containerd.io obsoletes both, so that dnf would take them away without a word
+            "runc": "containerd.io brings its own; what else needs one (podman, buildah) runs with crun as well: "
+            f"dnf install crun, then {rpm.REMOVE} runc.",
+            "containerd": f"containerd.io takes its place: {rpm.REMOVE} containerd.",
+        },
+    )
+
+
+MOBY = ("moby-engine", "docker-cli", "docker-buildx", "docker-compose")
+
+# Docker builds nothing for Debian's testing and sid: there its packages are those of the stable release.
+# Debian 12 has docker.io 20.10 and only Compose v1; Ubuntu 22.04 and 24.04 got docker-compose-v2 by updates. Amazon
+# Linux has a Docker without Compose, RHEL and its likes have none. Docker builds for RHEL and CentOS Stream; the others
+# take those packages: for release 8 from rhel, as centos stopped at 26.1. Amazon Linux 2 takes what was built for
+# CentOS 7 (up to 26.1).
 PLATFORMS = {
-    ("debian", "12"): Platform("debian", ()),
-    ("debian", "13"): Platform("debian", DEBIAN),
-    ("ubuntu", "22.04"): Platform("ubuntu", UBUNTU),
-    ("ubuntu", "24.04"): Platform("ubuntu", UBUNTU),
+    ("debian", "12"): _debian("Debian 12", "debian"),
+    ("debian", "13"): _debian("Debian 13", "debian", ("docker.io", "docker-cli", "docker-compose")),
+    ("debian", "sid"): _debian("Debian sid", "debian", ("docker.io", "docker-cli", "docker-compose"), "trixie"),
+    ("ubuntu", "22.04"): _debian("Ubuntu 22.04", "ubuntu", ("docker.io", "docker-compose-v2")),
+    ("ubuntu", "24.04"): _debian("Ubuntu 24.04", "ubuntu", ("docker.io", "docker-compose-v2")),
+    ("rhel", "8"): _red_hat("RHEL 8", "rhel/8"),
+    ("rhel", "9"): _red_hat("RHEL 9", "rhel/9"),
+    ("rhel", "10"): _red_hat("RHEL 10", "rhel/10"),
+    ("rocky", "8"): _red_hat("Rocky Linux 8", "rhel/8"),
+    ("rocky", "9"): _red_hat("Rocky Linux 9", "centos/9"),
+    ("rocky", "10"): _red_hat("Rocky Linux 10", "centos/10"),
+    ("almalinux", "8"): _red_hat("AlmaLinux 8", "rhel/8"),
+    ("almalinux", "9"): _red_hat("AlmaLinux 9", "centos/9"),
+    ("almalinux", "10"): _red_hat("AlmaLinux 10", "centos/10"),
+    ("centos", "8"): _red_hat("CentOS Stream 8", "rhel/8"),
+    ("centos", "9"): _red_hat("CentOS Stream 9", "centos/9"),
+    ("centos", "10"): _red_hat("CentOS Stream 10", "centos/10"),
+    ("fedora", "42"): _red_hat("Fedora 42", "fedora/42", MOBY),
+    ("fedora", "43"): _red_hat("Fedora 43", "fedora/43", MOBY),
+    ("fedora", "44"): _red_hat("Fedora 44", "fedora/44", MOBY),
+    ("amzn", "2"): _red_hat("Amazon Linux 2", "centos/7"),
+    ("amzn", "2023"): _red_hat("Amazon Linux 2023", "centos/9"),
 }
 
 CE_PACKAGES = ("docker-ce", "docker-ce-cli", "containerd.io", "docker-buildx-plugin", "docker-compose-plugin")
+CE_ROOTLESS = "docker-ce-rootless-extras"
 TOOLKIT_PACKAGES = (
     "nvidia-container-toolkit",
     "nvidia-container-toolkit-base",
     "libnvidia-container-tools",
     "libnvidia-container1",
 )
-PREREQUISITES = ("ca-certificates", "curl", "python3")
 
 
 def platform_of(os: Os) -> Platform | None:
-    """The table's row for a host, None when we do not support it."""
-    return PLATFORMS.get((os.id, os.version))
+    """The table's row for a host, None when we do not support it. Of 9.6 the row is that of 9; Debian's testing and sid
+    have no number."""
+    return PLATFORMS.get((os.id, os.version or "sid")) or PLATFORMS.get((os.id, os.version.partition(".")[0]))
 
 
 def unsupported(os: Os) -> str:
     """The sentence for a host without a row."""
-    supported = ", ".join(f"{name.capitalize()} {version}" for name, version in PLATFORMS)
+    versions: dict[str, list[str]] = {}
+    for platform in PLATFORMS.values():
+        name, _, version = platform.name.rpartition(" ")
+        versions.setdefault(name, []).append(version)
+    supported = ", ".join(f"{name} {'/'.join(found)}" for name, found in versions.items())
     return f"{os.name} is not supported; supported are {supported}."

@@ -1,50 +1,88 @@
 """Taking away what gpurack put there: models and project always, Docker and toolkit when asked, data never. Pure."""
 
+import shlex
+
 from gpurack import paths
-from gpurack.plan.apt import ENV, GET, patiently
-from gpurack.plan.platforms import CE_PACKAGES, DEBIAN, TOOLKIT_PACKAGES, UBUNTU
+from gpurack.plan.network import certificates, docker_proxy
+from gpurack.plan.nvidia_driver import driver_holds
+from gpurack.plan.platforms import CE_PACKAGES, CE_ROOTLESS, TOOLKIT_PACKAGES, platform_of
 from gpurack.plan.restart import foreign_running
+from gpurack.plan.rootless import DROP_IN, SYSCTL_FILE, TMPFILES, as_user
 from gpurack.plan.steps import Plan, Shell, Step
-from gpurack.state.model import HostState
+from gpurack.spec.model import Host
+from gpurack.state.model import HostState, User
 
 ASKABLE = ("models", "all")
 
 
 def plan_remove(state: HostState, what: str) -> Plan:
-    """what: "models", or "all" for Docker and the toolkit too. Weights, images, volumes and daemon.json stay."""
+    """what: "models", or "all" for Docker and the toolkit too, and the set-up of users' rootless Dockers. Weights,
+    images, volumes, daemon.json, linger and subordinate ids stay."""
     if what not in ASKABLE:
         return Plan(errors=(f'remove="{what}" is not known; write --data remove=models or --data remove=all.',))
-    foreign = foreign_running(state)
-    if what == "all" and foreign:
+    users = [name for name, user in state.users.items() if user.folder]
+    if what == "all" and (foreign := [name for user in ("", *users) for name in foreign_running(state, user)]):
         return Plan(
             errors=(f"Docker stays, because containers that are not gpurack's run in it: {', '.join(foreign)}.",)
         )
     steps: list[Step] = []
-    names = sorted(state.ours)
-    if names:
-        steps.append(Shell(f"remove {', '.join(names)}", f"docker rm --force {' '.join(names)} >/dev/null", slow=True))
-        network = "docker network rm gpurack_default >/dev/null 2>&1 || true"
-        steps.append(Shell("remove the project's network", network))
+    jobs = {container.name for container in state.containers if container.job}
+    for user in ("", *sorted(state.users)):
+        docker = f"{as_user(user, state.users[user])} docker" if user else "docker"
+        mine = {container.name for container in state.ours.values() if container.user == user}
+        names = sorted(mine if user else mine | jobs)
+        if names:
+            whose = f" of {user}" if user else ""
+            command = f"{docker} rm --force {' '.join(names)} >/dev/null"
+            steps.append(Shell(f"remove {', '.join(names)}{whose}", command, slow=True))
+            network = f"{docker} network rm gpurack_default >/dev/null 2>&1 || true"
+            steps.append(Shell(f"remove the project's network{whose}", network))
     if paths.BOOT_UNIT in state.files:
         command = f"systemctl disable -q gpurack.service; rm -f {paths.BOOT_UNIT}; systemctl daemon-reload"
         steps.append(Shell("remove gpurack.service", command))
-    if any(path.startswith((paths.CONFIG, paths.LIB)) for path in (*state.files, *state.secrets)):
-        steps.append(Shell("remove compose.yaml, secrets and the runner", f"rm -rf {paths.CONFIG} {paths.LIB}"))
+    if what == "all":
+        steps += [uninstall(name, state.users[name]) for name in users if is_set_up(state.users[name], state)]
+    ours = (paths.CONFIG, paths.LIB, paths.USERS)
+    if users or any(path.startswith(ours) for path in (*state.files, *state.secrets)):
+        steps.append(Shell("remove compose.yaml, secrets and the runner", f"rm -rf {' '.join(ours)}"))
     if what == "all":
         steps += packages(state)
     return Plan(tuple(steps))
 
 
+def is_set_up(user: User, state: HostState) -> bool:
+    """Is there a docker.service of the user, or what a broken attempt to remove it left?"""
+    return user.unit.loaded == "loaded" or f"{user.home}/{DROP_IN}" in state.files
+
+
+def uninstall(name: str, user: User) -> Step:
+    """A user's docker.service taken away by the tool that made it, and our part of it. Debian's tool fails when it has
+    done that: it misses the docker command beside itself, for the client's context."""
+    become, home = as_user(name, user), shlex.quote(user.home)
+    command = (
+        f"cd {home} && {{ {become} dockerd-rootless-setuptool.sh uninstall --force --skip-iptables; "
+        f"[ ! -e {home}/.config/systemd/user/docker.service ]; }} && {become} rm -f {home}/{DROP_IN} && "
+        f"{{ {become} docker context rm --force rootless || :; }}"
+    )
+    return Shell(f"remove the set-up of {name}'s rootless Docker; its data stays", command, slow=True)
+
+
 def packages(state: HostState) -> list[Step]:
-    """The packages and our repository files. `remove`, not `purge`: configuration and /var/lib/docker stay."""
+    """The packages, and our files beside them."""
     steps: list[Step] = []
-    known = dict.fromkeys((*TOOLKIT_PACKAGES, *CE_PACKAGES, *DEBIAN, *UBUNTU))
-    there = [name for name in known if name in state.packages]
-    if there:
-        names = " ".join(there)
-        command = f"{ENV} {patiently(f'apt-mark unhold {names}')} && {GET} remove {names}"
-        steps.append(Shell(f"remove {', '.join(there)}", command, slow=True))
+    platform = platform_of(state.os)
+    if platform:
+        nothing = Host()
+        steps += platform.packages.proxy(None, state) + docker_proxy(nothing, state)
+        steps += certificates(nothing, state, platform)
+        steps += driver_holds(nothing, state, platform.packages)
+        known = dict.fromkeys((*TOOLKIT_PACKAGES, *CE_PACKAGES, CE_ROOTLESS, *platform.distro_packages))
+        there = [name for name in known if name in state.packages]
+        steps += [platform.packages.remove(there, state)] if there else []
     files = [path for path in (*state.sources, *state.files) if "/gpurack-" in path]
     if files:
         steps.append(Shell("remove gpurack's repository files and keys", f"rm -f {' '.join(sorted(set(files)))}"))
+    rootless = [path for path in (paths.DOCKERD_ROOTLESS, TMPFILES, SYSCTL_FILE) if path in state.files]
+    if rootless:
+        steps.append(Shell("remove what rootless Docker needed of the host", f"rm -f {' '.join(rootless)}"))
     return steps

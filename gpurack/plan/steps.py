@@ -1,6 +1,9 @@
 """What a plan consists of: steps, each with its reason. gpurack/operations carries them out and decides nothing."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from gpurack import paths
 
 
 @dataclass(frozen=True)
@@ -28,10 +31,18 @@ class SetAside(Step):
 
 @dataclass(frozen=True)
 class Shell(Step):
-    """A shell command as root; `slow` ones show every few seconds that they live."""
+    """A shell command as root; `slow` ones show every few seconds that they live. explain: from what it printed when it
+    failed to a sentence with the remedy, where that is known."""
 
     command: str
     slow: bool = False
+    explain: Callable[[Sequence[str]], str | None] = lambda lines: None
+
+
+def owe_restart(why: str) -> Step:
+    """Docker must restart before this run or the next one ends."""
+    marker = paths.RESTART_MARKER
+    return Shell(f"note that Docker must restart: {why}", f"mkdir -p {paths.RUN} && echo restart > {marker}")
 
 
 @dataclass(frozen=True)

@@ -3,44 +3,81 @@
 import re
 from typing import Any
 
-from gpurack.spec.model import CopyWeights, HfWeights, Host, Model, ModelScopeWeights, UrlWeights, Weights
+from gpurack.engines import ENGINES
+from gpurack.spec.model import SPLIT, CopyWeights, HfWeights, Host, Job, Model, ModelScopeWeights, UrlWeights, Weights
 
 HUBS = {"hf": "https://huggingface.co", "modelscope": "https://www.modelscope.cn"}
 MIRRORS = {"hf": "huggingface", "modelscope": "modelscope"}
 """A hub's name in the inventory's `mirrors`."""
 
 
-def host_path(spec: Host, model: Model) -> str:
+def host_path(spec: Host, model: Model | Job) -> str:
     """The path on the host, "" for a model without weights."""
-    return place(spec, model.weights) if model.weights is not None else ""
+    return place(spec, model.weights, model.dockerd) if model.weights is not None else ""
 
 
-def place(spec: Host, weights: Weights) -> str:
-    """The path of weights on the host."""
-    return weights if isinstance(weights, str) else f"{spec.weights_dir}/{weights.place}"
+def of_users(spec: Host) -> str:
+    """The folder below which each user's fetched weights have a folder of their own."""
+    return f"{spec.weights_dir}/users"
+
+
+def place(spec: Host, weights: Weights, user: str) -> str:
+    """The path of weights on the host. What is fetched for a user's Docker lies where that user alone gets to."""
+    if isinstance(weights, str):
+        return weights
+    return f"{of_users(spec)}/{user}/{weights.place}" if user else f"{spec.weights_dir}/{weights.place}"
+
+
+def whole(spec: Host, weights: UrlWeights | HfWeights | ModelScopeWeights | CopyWeights, user: str) -> str:
+    """What is brought to the host and put in its place when it is complete: a file, a folder, or the folder in which
+    the file is that an engine is told."""
+    return f"{of_users(spec)}/{user}/{weights.whole}" if user else f"{spec.weights_dir}/{weights.whole}"
+
+
+def all_of(model: Model | Job) -> list[Weights]:
+    """A model's weights, and those that it names elsewhere (llama-cpp-python's config)."""
+    more = ENGINES[model.engine].more_weights(model) if isinstance(model, Model) else []
+    return [*([model.weights] if model.weights is not None else []), *more]
 
 
 def paths(spec: Host) -> list[str]:
-    """The paths that the snapshot looks for: those of all enabled models."""
-    return [path for model in spec.entries.values() if model.enabled and (path := host_path(spec, model))]
+    """The paths that the snapshot looks for: those of all enabled models, and what jobs read and write."""
+    models = [model for model in spec.entries.values() if model.enabled]
+    found = [place(spec, one, model.dockerd) for model in models for one in all_of(model)]
+    for name, job in spec.jobs.items():
+        if job.enabled:
+            found += [host_path(spec, job), job.folder or "", result_path(spec, name) or ""]
+    return [path for path in found if path]
 
 
-def fetched(spec: Host, weights: Weights | None) -> dict[str, Any] | None:
+def job_folder(spec: Host, name: str) -> str:
+    """The folder that a job reads and writes."""
+    return spec.jobs[name].folder or f"{spec.weights_dir}/jobs/{name}"
+
+
+def result_path(spec: Host, name: str) -> str | None:
+    """The file that a job makes; None where what it prints is its result."""
+    result = spec.jobs[name].result
+    return f"{job_folder(spec, name).rstrip('/')}/{result}" if result else None
+
+
+def fetched(spec: Host, weights: Weights, user: str) -> dict[str, Any] | None:
     """What the runner on the host (files/fetch.py) is told to get, and where it belongs; None for what is there."""
     if isinstance(weights, UrlWeights):
-        return {**weights.model_dump(), "path": place(spec, weights)}
+        return {**weights.model_dump(), "path": whole(spec, weights, user)}
     if isinstance(weights, CopyWeights):
-        return {"copy": str(weights), "path": place(spec, weights)}
+        return {"copy": str(weights), "path": whole(spec, weights, user)}
     if not isinstance(weights, HfWeights | ModelScopeWeights):
         return None
-    hub, repo = ("hf", weights.hf) if isinstance(weights, HfWeights) else ("modelscope", weights.modelscope)
+    hub = "hf" if isinstance(weights, HfWeights) else "modelscope"
     mirror = spec.mirrors.get(MIRRORS[hub])
     return {
         "hub": hub,
-        "repo": repo,
+        "repo": weights.repository,
         "revision": weights.wanted_revision,
         "endpoint": (mirror.url if mirror else HUBS[hub]).rstrip("/"),
-        "path": place(spec, weights),
+        "path": whole(spec, weights, user),
+        **({"file": weights.file} if weights.file else {}),
     }
 
 
@@ -53,6 +90,18 @@ def mount(path: str) -> tuple[str, str, str]:
     ('/data/m.gguf', '/weights/m.gguf', '/weights/m.gguf')
     """
     folder, _, name = path.rpartition("/")
-    if re.search(r"-\d{5}-of-\d{5}\.gguf$", name):
+    if SPLIT.search(name):
         return folder, "/weights", f"/weights/{name}"
     return path, f"/weights/{name}", f"/weights/{name}"
+
+
+def belongs(file: str, path: str) -> bool:
+    """Is a file one of those that weights at a path consist of?
+
+    >>> belongs("/w/m-00002-of-00002.gguf", "/w/m-00001-of-00002.gguf")
+    True
+    >>> belongs("/w/m/a", "/w/m"), belongs("/w/mm", "/w/m")
+    (True, False)
+    """
+    one, other = (re.sub(r"-\d{5}(-of-\d{5}\.gguf)$", r"\1", each) for each in (file, path))
+    return one == other or file.startswith(f"{path}/")

@@ -1,57 +1,133 @@
 """What services connect to: which entries of the fleet `connects_to` means, and whether they can be reached. Pure."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
+from gpurack.endpoints import endpoint
 from gpurack.engines import ENGINES
-from gpurack.spec.model import Host, Model
+from gpurack.spec.model import Host, Model, Secret
 from gpurack.spec.problems import Problem, unknown
 
 Place = tuple[str, str]
 """(host, entry)"""
 
 
+@dataclass(frozen=True)
+class Connection:
+    """One entry that a service connects to: `name` on `host`. near: by one network of containers, where its name is
+    enough; else by its published port. url: of its API, as the service reaches it. key: what it wants to be sent.
+    serves: the names it answers to; of a gateway, those of the models behind it."""
+
+    host: str
+    name: str
+    model: Model
+    near: bool
+    url: str
+    key: Secret | None
+    serves: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """For people: with its host, where that is another one."""
+        return self.name if self.near else f"{self.name} on {self.host}"
+
+
+def connected(fleet: Mapping[str, Host]) -> dict[str, Host]:
+    """The fleet, each host knowing what its enabled services connect to."""
+    return {
+        name: host.connecting(
+            {key: connections_of(fleet, name, key) for key, service in host.services.items() if service.enabled}
+        )
+        for name, host in fleet.items()
+    }
+
+
+def connections_of(fleet: Mapping[str, Host], host: str, service: str) -> tuple[Connection, ...]:
+    """All that a service connects to, its own host first."""
+    mine = fleet[host].services[service]
+    found = []
+    for where, name in upstreams_of(fleet, host, service):
+        model = fleet[where].entries[name]
+        engine, near = ENGINES[model.engine], neighbours((host, mine), (where, model))
+        inside = f"http://{name}:{engine.listens(model)}{engine.base_path}"
+        url = inside if near else endpoint(where, fleet[where], model)
+        key = model.keys.get(service) or model.api_key
+        found.append(Connection(where, name, model, near, url, key, served_by(fleet, where, name)))
+    return tuple(found)
+
+
+def served_by(fleet: Mapping[str, Host], host: str, name: str) -> tuple[str, ...]:
+    """The names that an entry answers to; a gateway by those of its models (not of gateways behind it in turn)."""
+    model = fleet[host].entries[name]
+    if name not in fleet[host].services:
+        return tuple(ENGINES[model.engine].serves(model, model.served_name or name))
+    behind = [place for place in upstreams_of(fleet, host, name) if place[1] in fleet[place[0]].models]
+    return tuple(dict.fromkeys(served for place in behind for served in served_by(fleet, *place)))
+
+
 def upstreams_of(fleet: Mapping[str, Host], host: str, service: str) -> list[Place]:
-    """The enabled entries a service connects to, its own host first. A name means every entry that is served under it:
+    """The enabled entries a service connects to, its own host first. A name means every entry that answers to it:
     the same name on several hosts is one model with replicas. "all" means every model that can be reached."""
-    wanted = fleet[host].services[service].connects_to
+    mine = fleet[host].services[service]
     order = sorted(fleet, key=lambda name: name != host)
     entries = [((where, key), model) for where in order for key, model in fleet[where].entries.items() if model.enabled]
-    if wanted == "all":
+    if mine.connects_to == "all":
         models = [(place, model) for place, model in entries if place[1] in fleet[place[0]].models]
-        return [place for place, model in models if reachable(host, place[0], model)]
-    return [
+        return [place for place, model in models if reachable((host, mine), (place[0], model))]
+    found = [
         place
-        for name in wanted
+        for name in mine.connects_to
         for place, model in entries
-        if name in (place[1], model.served_name) and place != (host, service)
+        if name in names_of(place[1], model) and place != (host, service)
     ]
+    return list(dict.fromkeys(found))
 
 
-def reachable(service_host: str, model_host: str, model: Model) -> bool:
-    """Can a container on one host reach a model on the other? On one host by its name, else by its published port."""
-    return service_host == model_host or model.bind != "loopback"
+def names_of(key: str, model: Model) -> set[str]:
+    """What an entry may be called in connects_to: by its key, or by what it serves."""
+    return {key, *ENGINES[model.engine].serves(model, model.served_name or key)}
+
+
+def neighbours(one: tuple[str, Model], other: tuple[str, Model]) -> bool:
+    """Are two entries (host, model) in one network of containers: on one host, in one Docker?"""
+    return one[0] == other[0] and one[1].dockerd == other[1].dockerd
+
+
+def reachable(service: tuple[str, Model], model: tuple[str, Model]) -> bool:
+    """Can a container reach a model? In one network by its name, else by its published port."""
+    return neighbours(service, model) or model[1].bind != "loopback"
 
 
 def connection_problems(fleet: Mapping[str, Host], names: Collection[str]) -> list[Problem]:
-    """Names that nothing has, models that cannot be reached, and a page of one model on something else. names: of all
-    entries, those too that are not in the fleet because something else is wrong with them."""
+    """Names that nothing has, models that cannot be reached or whose key is not known, and a page of one model on
+    something else. names: of all entries, those too that are not in the fleet because something else is wrong with
+    them."""
     problems = []
+    served = {name for host in fleet.values() for key, model in host.entries.items() for name in names_of(key, model)}
     for host, spec in fleet.items():
         for key, service in spec.services.items():
-            if service.connects_to == "all":
-                continue
             path = f"services.{key}.connects_to"
-            served = {model.served_name for other in fleet.values() for model in other.entries.values()}
-            problems += [
-                Problem(host, path, unknown("model", name, sorted(names)))
-                for name in service.connects_to
-                if name not in names and name not in served
-            ]
+            if service.connects_to != "all":
+                problems += [
+                    Problem(host, path, unknown("model", name, sorted(names)))
+                    for name in service.connects_to
+                    if name not in names and name not in served
+                ]
             for where, name in upstreams_of(fleet, host, key):
                 model = fleet[where].entries[name]
-                if not reachable(host, where, model):
-                    what = f'{name} on {where} is bound to loopback, so {host} cannot reach it; give it bind: "lan".'
-                    problems.append(Problem(host, path, what))
-                if service.engine == "llama-gpt" and ENGINES[model.engine].service is not False:
-                    problems.append(Problem(host, path, f"{name} is no model; llama-gpt shows one model."))
+                if why_not := obstacle(host, key, service, (where, name, model)):
+                    problems.append(Problem(host, path, why_not))
     return problems
+
+
+def obstacle(host: str, key: str, service: Model, to: tuple[str, str, Model]) -> str | None:
+    """Why a service cannot use an entry (host, name, model); None when it can."""
+    where, name, model = to
+    if not reachable((host, service), (where, model)):
+        who = host if where != host else "another user's Docker"
+        return f'{name} on {where} is bound to loopback, so {who} cannot reach it; give it bind: "lan".'
+    if service.engine == "llama-gpt" and ENGINES[model.engine].service is not False:
+        return f"{name} is no model; llama-gpt shows one model."
+    if model.keys and key not in model.keys and model.api_key is None:
+        return f'{name} has keys, but none for {key}; add "{key}" to its keys, or give it an api_key.'
+    return None

@@ -1,6 +1,7 @@
 """Do the engines' images run on the cards and with the driver that the inventory names? Pure, no look at hosts."""
 
 from gpurack.engines import ENGINES
+from gpurack.engines.base import Accelerator
 from gpurack.spec.cards import CARDS
 from gpurack.spec.model import Host, Model
 from gpurack.spec.seats import hardware
@@ -11,17 +12,20 @@ def unfit_problems(host: Host) -> list[tuple[str, str]]:
     problems = []
     for key, model in host.models.items():
         why_not = (
-            ENGINES[model.engine].unfit(model, compute_of(host, model), host.nvidia.driver) if model.enabled else None
+            ENGINES[model.engine].unfit(model, accelerator(host, model), host.nvidia.driver) if model.enabled else None
         )
         if why_not:
             problems.append((f"models.{key}.gpus", why_not))
     return problems
 
 
-def compute_of(host: Host, model: Model) -> str | None:
-    """The lowest compute capability among a model's cards; None where `hardware` does not say."""
+def accelerator(host: Host, model: Model) -> Accelerator:
+    """What a model with cards computes on, as far as `hardware` says: AMD's, or NVIDIA's of the lowest compute
+    capability among them."""
     names = hardware(host)
     wanted = range(len(names)) if model.gpus == "all" else [gpu for gpu in model.gpus if isinstance(gpu, int)]
     cards = [CARDS[names[gpu]] for gpu in wanted if gpu < len(names) and names[gpu] in CARDS]
+    if any(card.vendor == "amd" for card in cards):
+        return Accelerator("amd")
     found = [card.compute for card in cards if card.compute]
-    return min(found, key=lambda text: tuple(map(int, text.split("."))), default=None)
+    return Accelerator("nvidia", min(found, key=lambda text: tuple(map(int, text.split("."))), default=None))

@@ -14,14 +14,32 @@ from pydantic import ValidationError
 from pyinfra.api.inventory import Inventory
 
 from gpurack.engines import ENGINES
+from gpurack.engines.base import CPU
 from gpurack.engines.known_flags import is_known_version, unknown_flags
-from gpurack.spec import local_files
-from gpurack.spec.connections import connection_problems
+from gpurack.spec import image_tar, local_files
+from gpurack.spec.connections import connected, connection_problems
 from gpurack.spec.fits import unfit_problems
 from gpurack.spec.merge import merge, merge_all, without_nones
-from gpurack.spec.model import CopyWeights, Docker, HfWeights, Host, Mirror, Model, Nvidia, Secret, SecretError
+from gpurack.spec.model import (
+    Build,
+    CopyWeights,
+    Docker,
+    HfWeights,
+    Host,
+    Job,
+    Login,
+    Mirror,
+    Model,
+    Nvidia,
+    Proxy,
+    Secret,
+    SecretError,
+    TarImage,
+)
 from gpurack.spec.problems import InventoryError, Problem, from_pydantic, nearest, unknown
 from gpurack.spec.seats import seat_problems
+from gpurack.spec.secrets import secrets_of
+from gpurack.spec.users import user_problems
 
 HOST_FIELDS = (*Host.model_fields, "defaults", "engines")
 KNOWN_OF_HOST = {
@@ -30,11 +48,18 @@ KNOWN_OF_HOST = {
     "nvidia": tuple(Nvidia.model_fields),
     "mirrors": tuple(Mirror.model_fields),
     "hf_token": tuple(Secret.model_fields),
+    "registries": tuple(Login.model_fields),
+    "proxy": tuple(Proxy.model_fields),
+}
+KNOWN_OF_JOB = {
+    "": tuple(Job.model_fields),
+    "weights": ("url", "sha256", "hf", "modelscope", "revision", "file", "copy"),
+    "image": ("tar", "build", *Build.model_fields),
 }
 KNOWN_OF_MODEL = {
     "": tuple(Model.model_fields),
-    "weights": ("url", "sha256", "hf", "modelscope", "revision", "copy"),
-    "image": ("tar", "build"),
+    "weights": ("url", "sha256", "hf", "modelscope", "revision", "file", "copy"),
+    "image": ("tar", "build", *Build.model_fields),
     "api_key": tuple(Secret.model_fields),
 }
 URL_MIRRORS = ("docker-ce", "nvidia", "huggingface", "modelscope")
@@ -70,10 +95,12 @@ def check_fleet(layers: Mapping[str, Iterable[Mapping[str, Any]]]) -> Fleet:
         if host:
             fleet[name] = host
             problems += unreadable_secrets(name, host) + wrong_mirrors(name, host) + unreadable_copies(name, host)
+            problems += unreadable_images(name, host) + unused_logins(name, host)
+            problems += unreadable_ca(name, host)
     problems += connection_problems(fleet, names)
     if problems:
         raise InventoryError(problems)
-    return fleet
+    return connected(fleet)
 
 
 def check_host(name: str, data: Mapping[str, Any]) -> tuple[Host | None, list[Problem]]:
@@ -84,31 +111,36 @@ def check_host(name: str, data: Mapping[str, Any]) -> tuple[Host | None, list[Pr
         if key not in HOST_FIELDS and not _belongs_to_pyinfra(key) and nearest(key, HOST_FIELDS)
     ]
     problems += not_maps(name, data)
-    entries: dict[str, dict[str, Model]] = {"models": {}, "services": {}}
+    entries: dict[str, dict[str, Any]] = {"models": {}, "services": {}, "jobs": {}}
     for kind, checked in entries.items():
         for entry_name, entry in _mapping(data.get(kind)).items():
             if entry is None:
                 continue  # removed by a later layer
-            model, found = check_model(name, kind, str(entry_name), _with_defaults(data, entry))
+            merged = with_version(data, entry) if kind == "jobs" else _with_defaults(data, entry)
+            model, found = check_model(name, kind, str(entry_name), merged)
             problems += found
             if model:
                 checked[str(entry_name)] = model
     own = {key: data[key] for key in Host.model_fields if key in data and key not in entries}
-    # daemon keeps its nulls: they remove keys from the host's daemon.json
-    daemon = _mapping(own.get("docker")).get("daemon")
+    docker = _mapping(own.get("docker"))
     own = without_nones(own)
-    if daemon is not None:
-        own["docker"]["daemon"] = daemon
+    # daemon keeps its nulls: they remove keys from daemon.json
+    if docker.get("daemon") is not None:
+        own["docker"]["daemon"] = docker["daemon"]
+    for user, entry in _mapping(docker.get("rootless")).items():
+        if isinstance(entry, Mapping) and entry.get("daemon") is not None:
+            own["docker"]["rootless"][user]["daemon"] = entry["daemon"]
     try:
         host = Host.model_validate({**own, **entries})
     except ValidationError as error:
         return None, problems + from_pydantic(name, "", error, KNOWN_OF_HOST)
-    problems += [Problem(name, path, what) for path, what in [*seat_problems(host), *unfit_problems(host)]]
+    mistakes = [*seat_problems(host), *unfit_problems(host), *user_problems(host)]
+    problems += [Problem(name, path, what) for path, what in mistakes]
     return host, problems + clashes(name, host)
 
 
-def check_model(host: str, kind: str, name: str, entry: Any) -> tuple[Model | None, list[Problem]]:
-    """One merged entry of `models` or `services` (kind) → its spec, and what is wrong with it."""
+def check_model(host: str, kind: str, name: str, entry: Any) -> tuple[Model | Job | None, list[Problem]]:
+    """One merged entry of `models`, `services` or `jobs` (kind) → its spec, and what is wrong with it."""
     path = f"{kind}.{name}"
     if not isinstance(entry, Mapping):
         return None, [Problem(host, path, f"should be a map of fields, not {entry!r}.")]
@@ -122,13 +154,26 @@ def check_model(host: str, kind: str, name: str, entry: Any) -> tuple[Model | No
         words = without_nones(entry)
         if isinstance(entry.get("compose"), Mapping):
             words["compose"] = entry["compose"]  # its nulls take keys out of the service
+        if kind == "jobs":
+            job = Job.model_validate(words)
+            return job, [Problem(host, f"{path}.{field}", what) for field, what in misfits(job)]
         model = Model.model_validate(words)
     except ValidationError as error:
-        return None, from_pydantic(host, path, error, KNOWN_OF_MODEL)
+        known = KNOWN_OF_JOB if kind == "jobs" else KNOWN_OF_MODEL
+        return None, from_pydantic(host, path, error, known)
     findings = misplaced(kind, model) + ENGINES[model.engine].check(model)
     if is_known_version(model):
         findings += [(f"args.{flag}", what) for flag, what in unknown_flags(model)]
     return model, [Problem(host, f"{path}.{field}", what) for field, what in findings]
+
+
+def misfits(job: Job) -> list[tuple[str, str]]:
+    """A job of an engine that has none, or that does not end."""
+    try:
+        ENGINES[job.engine].job_image(job.version or "", CPU, job.command)
+    except LookupError as error:
+        return [("engine" if "images for jobs" in str(error) else "command", str(error))]
+    return []
 
 
 def misplaced(kind: str, model: Model) -> list[tuple[str, str]]:
@@ -147,7 +192,7 @@ def not_maps(name: str, data: Mapping[str, Any]) -> list[Problem]:
     models would otherwise mean none, and take all models from the host."""
     problems = [
         Problem(name, key, f"should be a map, not {data[key]!r}.")
-        for key in ("models", "services", "defaults", "engines")
+        for key in ("models", "services", "jobs", "defaults", "engines")
         if data.get(key) is not None and not isinstance(data[key], Mapping)
     ]
     for engine, entry in _mapping(data.get("engines")).items():
@@ -164,6 +209,11 @@ def clashes(name: str, host: Host) -> list[Problem]:
         Problem(name, f"services.{key}", "a model has this name already; choose another.")
         for key in host.services
         if key in host.models
+    ]
+    problems += [
+        Problem(name, f"jobs.{key}", "a model or service has this name already; choose another.")
+        for key in host.jobs
+        if key in host.entries
     ]
     enabled = {key: model for key, model in host.entries.items() if model.enabled}
     for (first, one), (second, other) in combinations(enabled.items(), 2):
@@ -223,36 +273,102 @@ def _listed(gpus: Iterable[int | str]) -> str:
 def unreadable_secrets(name: str, host: Host) -> list[Problem]:
     """Secrets that enabled models need and the admin's machine cannot produce."""
     problems = []
-    for key, secret in api_keys(host).items():
-        try:
-            secret.read()
-        except SecretError as error:
-            problems.append(Problem(name, f"models.{key}.api_key", str(error)))
+    for key, secrets in secrets_of(host).items():
+        kind = "models" if key in host.models else "services"
+        values: dict[str, str] = {}
+        for field, secret in secrets.items():
+            try:
+                value = secret.read()
+            except SecretError as error:
+                problems.append(Problem(name, f"{kind}.{key}.{field}", str(error)))
+                continue
+            if other := values.get(value):
+                what = f"is the same key as {other}; who has the one would still come in when the other is taken away."
+                problems.append(Problem(name, f"{kind}.{key}.{field}", what))
+            values[value] = field
     try:
         read_token(host)
     except SecretError as error:
         problems.append(Problem(name, "hf_token", str(error)))
+    for registry, login in host.registries.items():
+        try:
+            login.password.read()
+        except SecretError as error:
+            problems.append(Problem(name, f"registries.{registry}.password", str(error)))
+    return problems
+
+
+def unused_logins(name: str, host: Host) -> list[Problem]:
+    """Logins that no registry would ever see: with a scheme or a path, or for one that a mirror takes the place of."""
+    problems = []
+    for registry in host.registries:
+        path, mirror = f"registries.{registry}", host.mirrors.get(registry)
+        if "/" in registry:
+            wanted = re.sub(r"^\w+://", "", registry).partition("/")[0]
+            problems.append(Problem(name, path, f'a registry is named by its host alone; write "{wanted}".'))
+        elif mirror:
+            asked = mirror.url.partition("/")[0]
+            what = f'its images come from {mirror.url} (mirrors), which is never told this login; write "{asked}".'
+            problems.append(Problem(name, path, what))
+    return problems
+
+
+def unreadable_images(name: str, host: Host) -> list[Problem]:
+    """Tar files that are not on the admin's machine, or hold something else than one image."""
+    problems = []
+    for key, entry in host.everything.items():
+        if not (entry.enabled and isinstance(entry.image, TarImage)):
+            continue
+        path = f"{host.kind_of(key)}.{key}.image.tar"
+        try:
+            image_tar.read(entry.image.source)
+        except OSError as error:
+            problems.append(Problem(name, path, f"{entry.image.source} cannot be read: {error.strerror}."))
+        except ValueError as error:
+            problems.append(Problem(name, path, f"{entry.image.source} {error}"))
     return problems
 
 
 def unreadable_copies(name: str, host: Host) -> list[Problem]:
     """Weights to copy that are not on the admin's machine, or hold nothing."""
     problems = []
-    for key, model in host.models.items():
-        if not (model.enabled and isinstance(model.weights, CopyWeights)):
-            continue
-        path = f"models.{key}.weights.copy"
+    named = [(key, model.weights) for key, model in host.everything.items() if model.enabled]
+    named += [
+        (key, weights)
+        for key, model in host.models.items()
+        for weights in ENGINES[model.engine].more_weights(model)
+        if model.enabled
+    ]
+    copied = [(key, weights) for key, weights in named if isinstance(weights, CopyWeights)]
+    for key, weights in copied:
+        field = "weights" if weights == host.everything[key].weights else "config"
+        path = f"{host.kind_of(key)}.{key}.{field}.copy"
         try:
-            source = model.weights.source
+            source = weights.source
             if not source.exists():
                 problems.append(Problem(name, path, f"{source} is not on this machine."))
             elif not local_files.files_of(source):
                 problems.append(Problem(name, path, f"{source} holds no files."))
+            elif missing := local_files.missing_parts(source):
+                what = f"{missing} part{'s' if missing > 1 else ''} of {source.name} {'are' if missing > 1 else 'is'}"
+                problems.append(Problem(name, path, f"{what} not beside it on this machine."))
             else:
                 local_files.content(source)
         except OSError as error:
             problems.append(Problem(name, path, f"{error.filename} cannot be read: {error.strerror}."))
     return problems
+
+
+def unreadable_ca(name: str, host: Host) -> list[Problem]:
+    """A certificate authority that the admin's machine does not have."""
+    try:
+        host.certificates()
+    except (OSError, ValueError) as error:
+        why = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+        if isinstance(error, UnicodeDecodeError):
+            why = "is not text; write it as PEM: openssl x509 -inform der -in FILE -out FILE.pem"
+        return [Problem(name, "ca", f"{host.ca} {why}.")]
+    return []
 
 
 def wrong_mirrors(name: str, host: Host) -> list[Problem]:
@@ -274,9 +390,9 @@ def wrong_mirrors(name: str, host: Host) -> list[Problem]:
 
 
 def read_token(host: Host) -> str | None:
-    """The Hugging Face token, if an enabled model comes from there. Raises SecretError."""
+    """The Hugging Face token, if something enabled comes from there. Raises SecretError."""
     if host.hf_token is None or not any(
-        model.enabled and isinstance(model.weights, HfWeights) for model in host.models.values()
+        entry.enabled and isinstance(entry.weights, HfWeights) for entry in host.everything.values()
     ):
         return None
     token = host.hf_token.read()
@@ -285,9 +401,23 @@ def read_token(host: Host) -> str | None:
     return token
 
 
-def api_keys(host: Host) -> dict[str, Secret]:
-    """The API keys of a host's enabled models, by model."""
-    return {key: model.api_key for key, model in host.models.items() if model.enabled and model.api_key}
+def read_logins(host: Host) -> dict[str, dict[str, str]]:
+    """The logins of a host's registries: registry → user and password. Raises SecretError."""
+    return {name: {"user": login.user, "password": login.password.read()} for name, login in host.registries.items()}
+
+
+def with_version(data: Mapping[str, Any], entry: Any) -> Any:
+    """A job with the version of its engine from `engines`, or `defaults`, where it names no image of its own; nothing
+    else that is said there of models is for jobs."""
+    if not isinstance(entry, Mapping):
+        return entry
+    defaults = _mapping(data.get("defaults"))
+    name = entry.get("engine", defaults.get("engine"))
+    layers = [{"engine": name}] if name is not None else []
+    for layer in (defaults, _mapping(_mapping(data.get("engines")).get(str(name)))):
+        if layer.get("version") is not None and entry.get("image") is None:
+            layers.append({"version": layer["version"]})
+    return merge_all([*layers, entry])
 
 
 def _with_defaults(data: Mapping[str, Any], entry: Any) -> Any:
@@ -319,7 +449,7 @@ def _belongs_to_pyinfra(key: str) -> bool:
 
 def without_models(fleet: Fleet) -> Problem | None:
     """An inventory in which no host has any model is a mistake when models are to be deployed."""
-    if any(host.models for host in fleet.values()):
+    if any(host.models or host.jobs for host in fleet.values()):
         return None
     return Problem(
         "",

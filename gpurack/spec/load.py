@@ -41,13 +41,17 @@ def load(path: str) -> Groups:
 
 def read_yaml(path: Path) -> Groups:
     """See `load`; path as it is."""
+    return to_groups(parse_yaml(path), str(path))
+
+
+def parse_yaml(path: Path) -> Any:
+    """A YAML file's data. Raises InventoryError, with line numbers where YAML itself is wrong."""
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Strict)
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Strict)
     except OSError as error:
         raise InventoryError([Problem("", str(path), f"cannot be read: {error.strerror}.")]) from None
     except yaml.YAMLError as error:
         raise InventoryError([Problem("", str(path), _where(error))]) from None
-    return to_groups(content, str(path))
 
 
 def to_groups(content: Any, path: str) -> Groups:

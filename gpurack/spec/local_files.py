@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -18,16 +19,32 @@ LARGE = 10**9
 
 
 def files_of(path: Path) -> dict[str, Path]:
-    """Name inside → file: a file alone, or all of a folder but what is hidden. Links are followed."""
+    """Name inside → file: a file alone, all parts of a split GGUF, or all of a folder but what is hidden. Links are
+    followed."""
     if path.is_file():
-        return {path.name: path}
+        return {part.name: part for part in parts_of(path)}
     inside = {str(found.relative_to(path)): found for found in sorted(path.rglob("*")) if found.is_file()}
     return {name: found for name, found in inside.items() if not any(part.startswith(".") for part in Path(name).parts)}
 
 
+def parts_of(path: Path) -> list[Path]:
+    """A file, or all parts that there are of the split GGUF that it is of (`NAME-00001-of-00003.gguf`)."""
+    found = re.fullmatch(r"(.*)-\d{5}-of-(\d{5})\.gguf", path.name)
+    if not found:
+        return [path]
+    form = re.compile(re.escape(found[1]) + r"-\d{5}-of-" + found[2] + r"\.gguf")
+    return sorted(other for other in path.parent.iterdir() if form.fullmatch(other.name))
+
+
+def missing_parts(path: Path) -> int:
+    """How many parts of a split GGUF are not beside the one that is named."""
+    found = re.search(r"-of-(\d{5})\.gguf$", path.name)
+    return int(found[1]) - len(parts_of(path)) if found and path.is_file() else 0
+
+
 def content(path: Path) -> str:
     """One sha256 of a file, or of all names and files of a folder. Raises OSError."""
-    if path.is_file():
+    if path.is_file() and parts_of(path) == [path]:
         return sha256(path)
     lines = [f"{sha256(found)}  {name}" for name, found in files_of(path).items()]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -3,16 +3,19 @@
 Every class here is one level of the inventory; docs/inventory.md walks through them with examples.
 """
 
+import hashlib
 import ipaddress
 import json
 import os
 import re
 import subprocess
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -20,6 +23,7 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
+    PrivateAttr,
     Tag,
     field_validator,
     model_validator,
@@ -27,7 +31,11 @@ from pydantic import (
 from pydantic_core import CoreSchema
 from pydantic_core.core_schema import no_info_after_validator_function
 
-from gpurack.spec import local_files
+from gpurack.spec import image_tar, local_files
+
+if TYPE_CHECKING:
+    from gpurack.spec.connections import Connection
+    from gpurack.spec.lock import HostLock
 
 
 class Strict(BaseModel):
@@ -151,6 +159,68 @@ def _output_of(command: tuple[str, ...]) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
+def text_values(value: Any, what: str) -> Any:
+    """A map whose values have to be text: numbers and switches are not converted silently. Raises ValueError."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            if not isinstance(item, str):
+                raise ValueError(f'{name}: {what} are text; write "{item}" in quotes.')
+    return value
+
+
+def plain_data(value: Any) -> Any:
+    """What JSON can say. Raises ValueError for anything else."""
+    try:
+        json.dumps(value, sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError):
+        raise ValueError("holds more than text, numbers and true or false, with text as keys; quote it.") from None
+    return value
+
+
+SPLIT = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
+"""The end of the name of a part of a split GGUF; llama.cpp is told the first, and finds the others beside it."""
+RepositoryFile = Annotated[
+    str,
+    _Like(r"(?!.*\.\.)[^/\s][^\\\n]*", "is not the path of a file in the repository."),
+]
+
+
+class _HubWeights(Strict):
+    """What the repositories of all hubs have in common. file: one GGUF file of it, for engines that read one; of a
+    split one any part."""
+
+    revision: Revision | None = None
+    file: RepositoryFile | None = None
+
+    @property
+    def repository(self) -> str:
+        """owner/name."""
+        raise NotImplementedError
+
+    @property
+    def wanted_revision(self) -> str:
+        """The revision, or the hub's usual branch."""
+        raise NotImplementedError
+
+    @property
+    def whole(self) -> str:
+        """The folder below weights_dir that is put in its place when it is complete."""
+        hub = "hf" if isinstance(self, HfWeights) else "modelscope"
+        name = f"{hub}/{self.repository.replace('/', '--')}@{self.wanted_revision.replace('/', '--')}"
+        if self.file is None:
+            return name
+        chosen = SPLIT.sub("", self.file).removesuffix(".gguf").replace("/", "--")
+        return f"{name}--{re.sub(r'[^A-Za-z0-9._-]', '_', chosen)}"
+
+    @property
+    def place(self) -> str:
+        """Where an engine finds it below weights_dir: the folder, or the file in it."""
+        return f"{self.whole}/{self.file}" if self.file else self.whole
+
+    def __str__(self) -> str:
+        return self.file or self.repository
+
+
 class UrlWeights(Strict):
     """A file fetched onto the host. sha256: 64 hex digits; nothing unverified is ever put in place."""
 
@@ -168,47 +238,52 @@ class UrlWeights(Strict):
         """Where it lies below weights_dir: named by its hash, so two models with the same weights share the file."""
         return f"{self.sha256[:16]}-{self.filename}"
 
+    @property
+    def whole(self) -> str:
+        """What is put in its place when it is complete."""
+        return self.place
 
-class HfWeights(Strict):
+
+class HfWeights(_HubWeights):
     """A repository of the Hugging Face Hub: what serving needs of it is fetched onto the host, as a folder.
 
     revision: a commit, a tag or a branch; a commit (40 hex digits) pins it. A branch is looked up once and not
-    followed: later runs leave the folder as it is.
+    followed: later runs leave the folder as it is. file: one GGUF file of the repository, for llama.cpp and
+    llama-cpp-python; of a split one the first part, the others come along.
     """
 
     hf: Repository
-    revision: Revision | None = None
+
+    @property
+    def repository(self) -> str:
+        """owner/name."""
+        return self.hf
 
     @property
     def wanted_revision(self) -> str:
         """The revision, or the Hub's usual branch."""
         return self.revision or "main"
 
-    @property
-    def place(self) -> str:
-        """Its folder below weights_dir."""
-        return f"hf/{self.hf.replace('/', '--')}@{self.wanted_revision.replace('/', '--')}"
 
-
-class ModelScopeWeights(Strict):
-    """A public repository of ModelScope. revision as for the Hub."""
+class ModelScopeWeights(_HubWeights):
+    """A public repository of ModelScope. revision and file as for the Hub."""
 
     modelscope: Repository
-    revision: Revision | None = None
+
+    @property
+    def repository(self) -> str:
+        """owner/name."""
+        return self.modelscope
 
     @property
     def wanted_revision(self) -> str:
         """The revision, or ModelScope's usual branch."""
         return self.revision or "master"
 
-    @property
-    def place(self) -> str:
-        """Its folder below weights_dir."""
-        return f"modelscope/{self.modelscope.replace('/', '--')}@{self.wanted_revision.replace('/', '--')}"
-
 
 class CopyWeights(Strict):
-    """A file or folder copied from the admin's machine; a changed one is another one, and copied again."""
+    """A file or folder copied from the admin's machine; a changed one is another one, and copied again. Of a split GGUF
+    the first part is named, the others come along."""
 
     copy_: Annotated[str, Field(alias="copy", min_length=1)]
 
@@ -218,10 +293,15 @@ class CopyWeights(Strict):
         return Path(self.copy_).expanduser().absolute()
 
     @property
-    def place(self) -> str:
+    def whole(self) -> str:
         """Its file or folder below weights_dir, named by its content. Raises OSError."""
-        name = re.sub(r"[^A-Za-z0-9._-]", "_", self.source.name)
+        name = re.sub(r"[^A-Za-z0-9._-]", "_", SPLIT.sub("", self.source.name))
         return f"copy/{local_files.content(self.source)[:16]}-{name}"
+
+    @property
+    def place(self) -> str:
+        """Where an engine finds it below weights_dir: of a split GGUF the part that is named. Raises OSError."""
+        return f"{self.whole}/{self.source.name}" if SPLIT.search(self.source.name) else self.whole
 
     def __str__(self) -> str:
         return self.copy_
@@ -267,10 +347,16 @@ Weights = Annotated[
 ]
 
 
+PCI_ADDRESS = r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]"
+
+
 def _gpu_is_one(value: Any) -> Any:
     index = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-    if not index and not (isinstance(value, str) and re.fullmatch(r"GPU-[0-9a-f-]+", value)):
-        raise ValueError(f'{value!r} is not a GPU; write its index (0) or the beginning of its UUID ("GPU-6f1c").')
+    if not index and not (isinstance(value, str) and re.fullmatch(f"GPU-[0-9a-f-]+|{PCI_ADDRESS}", value)):
+        raise ValueError(
+            f'{value!r} is not a GPU; write its index (0), the beginning of its UUID ("GPU-6f1c") or its PCI address '
+            '("0000:65:00.0").'
+        )
     return value
 
 
@@ -333,24 +419,65 @@ def _vram_from_text(value: Any) -> Any:
 
 
 class Build(Strict):
-    """An image built on the host from a git revision. args: build arguments."""
+    """An image built on the host, once for each definition, while the old one serves."""
 
-    git: str
-    revision: str
-    dockerfile: str = "Dockerfile"
-    args: dict[str, str] = {}
+    git: Annotated[
+        str,
+        _Like(
+            r"(https?|ssh|git|file)://[^\s-]\S*|[\w.-]+@[\w.-]+:\S+",
+            "is no address of a git repository; write https://…, ssh://… or git@host:….",
+        ),
+    ] = Field(description="the address of the repository, as `git clone` takes it on the host")
+    revision: Revision = Field(description="a commit, a tag or a branch; a branch is not followed after the build")
+    dockerfile: Annotated[str, _Like(r"[^/\s-]\S*", "is not the path of a file in the repository.")] = Field(
+        "Dockerfile", description="its path in the repository, whose root is the build's context"
+    )
+    target: Annotated[str, _Like(r"[A-Za-z0-9][A-Za-z0-9._-]*", "is not the name of a stage.")] | None = Field(
+        None, description="the stage to build, where the Dockerfile has several; default: its last"
+    )
+    args: dict[str, str] = Field({}, description="build arguments; never for secrets, they stay in the image")
+
+    @field_validator("git")
+    @classmethod
+    def _git_has_no_password(cls, value: str) -> str:
+        if re.match(r"\w+://[^/@]*:[^/@]*@", value):
+            raise ValueError("holds a password, which does not belong in an inventory; let the host's own git know it.")
+        return value
+
+    @field_validator("args", mode="before")
+    @classmethod
+    def _args_are_text(cls, value: Any) -> Any:
+        return text_values(value, "build arguments")
 
 
 class TarImage(Strict):
-    """An image loaded from a tar file of the admin's machine (`docker save`)."""
+    """An image of the admin's machine (`docker save`, `gpurack image save`): copied, loaded, known by its id."""
 
-    tar: str
+    tar: str = Field(min_length=1, description="the tar file's path on the admin's machine; it may be compressed")
+
+    @property
+    def source(self) -> Path:
+        """Where it is on the admin's machine."""
+        return Path(self.tar).expanduser().absolute()
+
+    @property
+    def reference(self) -> str:
+        """The name by which hosts know it, which changes with the image's id. Raises OSError and ValueError."""
+        name = re.sub(r"[^a-z0-9]+", "-", self.source.name.split(".")[0].lower()).strip("-") or "image"
+        return f"gpurack.local/{name}:{image_tar.read(self.source).id[:12]}"
 
 
 class BuildImage(Strict):
     """An image built on the host."""
 
     build: Build
+
+    @property
+    def reference(self) -> str:
+        """The name by which the host knows it, which changes with its definition."""
+        name = re.sub(r"[^a-z0-9]+", "-", self.build.git.lower().removesuffix(".git").rpartition("/")[2]).strip("-")
+        definition = json.dumps(self.build.model_dump(), sort_keys=True)
+        return f"gpurack.local/{name or 'image'}:{hashlib.sha256(definition.encode()).hexdigest()[:12]}"
 
 
 def _image_kind(value: Any) -> Any:
@@ -394,6 +521,11 @@ def _args_are_flags(value: Any) -> Any:
     return value
 
 
+ONE_IMAGE = 'give "version" (gpurack then picks the image) or "image", and only one of them.'
+WEIGHTS_INSIDE = "{weights}"
+"""In a job's command: the path of its weights inside."""
+
+
 class Model(Strict):
     """One model (or service): an engine, its weights, its cards, the address it answers at."""
 
@@ -405,7 +537,7 @@ class Model(Strict):
     weights: Weights | None = Field(
         None, description="a path on the host, or where to get them: `{hf}`, `{modelscope}`, `{url, sha256}`, `{copy}`"
     )
-    gpus: Gpus = Field([], description='indices or UUID prefixes, `"all"`, or `[]` for the CPU')
+    gpus: Gpus = Field([], description='indices, UUID prefixes or PCI addresses, `"all"`, or `[]` for the CPU')
     vram: Annotated[Vram, BeforeValidator(_vram_from_text)] | None = Field(
         None,
         description='its share of each card, `"6GiB"` or `"30%"`, so that others fit beside it; default: all of it',
@@ -430,29 +562,80 @@ class Model(Strict):
     pull: list[str] = Field([], description="ollama: the models to pull")
     config: dict[str, Any] | None = Field(None, description="llama-cpp-python: its CONFIG_FILE")
     connects_to: list[str] | Literal["all"] = Field([], description="services: the models or gateways they use")
+    keys: dict[str, Secret] = Field(
+        {},
+        description="litellm: a key for each person or group, by name; one that is removed is worth nothing any more. "
+        "open-webui: the e-mail address and password of its first account",
+    )
+
+    @property
+    def dockerd(self) -> str:
+        """The user in whose Docker it runs, "" for the host's own."""
+        return self.user or ""
 
     @field_validator("env", mode="before")
     @classmethod
     def _env_is_text(cls, value: Any) -> Any:
-        if isinstance(value, dict):
-            for name, item in value.items():
-                if not isinstance(item, str):
-                    raise ValueError(f'{name}: environment variables are text; write "{item}" in quotes.')
-        return value
+        return text_values(value, "environment variables")
 
     @field_validator("compose", "config")
     @classmethod
     def _is_plain_data(cls, value: Any) -> Any:
-        try:
-            json.dumps(value, sort_keys=True, allow_nan=False)
-        except (TypeError, ValueError):
-            raise ValueError("holds more than text, numbers and true or false, with text as keys; quote it.") from None
-        return value
+        return plain_data(value)
 
     @model_validator(mode="after")
     def _has_one_image(self) -> "Model":
         if (self.version is None) == (self.image is None):
-            raise ValueError('give "version" (gpurack then picks the image) or "image", and only one of them.')
+            raise ValueError(ONE_IMAGE)
+        return self
+
+
+class Job(Strict):
+    """Something that an engine does once and ends: a quantization, a prompt. Its result is kept, and it runs again only
+    when its definition changes or its result is gone."""
+
+    engine: str = Field(description="the engine, by name")
+    version: Version | None = Field(None, description="upstream's version; gpurack picks the image for what is done")
+    image: Image | None = Field(None, description='instead of version: a name, `{"tar": …}` or `{"build": …}`')
+    command: Annotated[list[str], Field(min_length=1)] = Field(
+        description="word by word what follows the image in `docker run`; `{weights}` is the path of the weights inside"
+    )
+    weights: Weights | None = Field(None, description="what it reads, as for a model; mounted read-only")
+    folder: AbsolutePath | None = Field(
+        None, description="a folder of the host that it reads and writes, at /models inside; default: one of its own"
+    )
+    result: Annotated[str, _Like(r"(?!.*\.\.)[^/\s].*", "is no path inside of folder.")] | None = Field(
+        None, description="the file that it makes in its folder; without one, what it prints is its result"
+    )
+    gpus: Gpus = Field([], description='as for a model: indices or UUID prefixes, `"all"`, or `[]` for the CPU')
+    vram: Annotated[Vram, BeforeValidator(_vram_from_text)] | None = Field(
+        None, description="its share of each card, where it runs beside models; default: all of it"
+    )
+    env: dict[str, str] = Field({}, description="environment variables of the container; never for secrets")
+    compose: dict[str, Any] = Field({}, description="anything else, in Compose's words, laid over the service")
+    enabled: bool = Field(True, description="`false`: not run, but kept in the inventory")
+
+    @property
+    def dockerd(self) -> str:
+        """It runs in the host's own Docker, as a model without a `user` does."""
+        return ""
+
+    @field_validator("env", mode="before")
+    @classmethod
+    def _env_is_text(cls, value: Any) -> Any:
+        return text_values(value, "environment variables")
+
+    @field_validator("compose")
+    @classmethod
+    def _is_plain_data(cls, value: Any) -> Any:
+        return plain_data(value)
+
+    @model_validator(mode="after")
+    def _has_what_it_names(self) -> "Job":
+        if (self.version is None) == (self.image is None):
+            raise ValueError(ONE_IMAGE)
+        if self.weights is None and any(WEIGHTS_INSIDE in word for word in self.command):
+            raise ValueError(f"the command names {WEIGHTS_INSIDE}, but there are no weights.")
         return self
 
 
@@ -475,10 +658,60 @@ def _mirror_may_be_text(value: Any) -> Any:
     return {"url": value} if isinstance(value, str) else value
 
 
+class Login(Strict):
+    """Who gpurack is to a registry. It is used for pulls and builds alone and never kept on the host."""
+
+    user: str = Field(min_length=1, description="the account, or what the registry takes in its place")
+    password: Secret = Field(description="its password or token, as a reference to where it is")
+
+
+class Proxy(Strict):
+    """The way out of a closed network.
+
+    url: http://host:port. no_proxy: what is reached without it, as in the environment variable: names, domains
+    (".lab.example"), addresses and networks; the host itself always is.
+    """
+
+    url: str
+    no_proxy: list[Annotated[str, _Like(r"[^\s,\"]+", "is not one name, domain or address.")]] = []
+
+    @field_validator("url")
+    @classmethod
+    def _is_plain(cls, value: str) -> str:
+        if "@" in value:  # not repeated: it may hold a password
+            raise ValueError(
+                "credentials do not belong in an inventory, and apt, dnf and dockerd would keep them in files that "
+                "everybody reads; name a forwarder that logs in for the hosts (cntlm, or squid with cache_peer login=)."
+            )
+        if not re.fullmatch(r"https?://[A-Za-z0-9.\[\]:_-]+/?", value):
+            raise ValueError(f'"{value}" is not a proxy\'s URL; write "http://proxy.lab.example:3128".')
+        return value.rstrip("/")
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The variables that programs read, in lower case."""
+        direct = ",".join(["localhost", "127.0.0.1", "::1", *self.no_proxy])
+        return {"http_proxy": self.url, "https_proxy": self.url, "no_proxy": direct}
+
+
+def _proxy_may_be_text(value: Any) -> Any:
+    return {"url": value} if isinstance(value, str) else value
+
+
+def _maps_are_maps(value: dict[str, Any]) -> dict[str, Any]:
+    for key in ("features", "runtimes"):
+        if not isinstance(value.get(key), dict | None):
+            raise ValueError(f"{key} should be a map, not {value[key]!r}.")
+    return value
+
+
+Daemon = Annotated[dict[str, Any], AfterValidator(_maps_are_maps)]
+
+
 class Rootless(Strict):
     """A user's own rootless Docker. daemon: keys of its daemon.json."""
 
-    daemon: dict[str, Any] = {}
+    daemon: Daemon = {}
 
 
 class Docker(Strict):
@@ -488,20 +721,12 @@ class Docker(Strict):
         "docker-ce", description="Docker's own repository, the distribution's packages, or what is there"
     )
     version: Version | None = Field(None, description="upstream's number, installed exactly and held")
-    daemon: dict[str, Any] = Field({}, description="keys of daemon.json; `null` removes one; all others stay")
+    daemon: Daemon = Field({}, description="keys of daemon.json; `null` removes one; all others stay")
     restart: Literal["ask", "never", "always"] = Field(
         "ask",
         description="may Docker restart while containers that are not gpurack's would stop? `ask` refuses under -y",
     )
     rootless: dict[str, Rootless] = Field({}, description="users with a rootless Docker of their own")
-
-    @field_validator("daemon")
-    @classmethod
-    def _maps_are_maps(cls, value: dict[str, Any]) -> dict[str, Any]:
-        for key in ("features", "runtimes"):
-            if not isinstance(value.get(key), dict | None):
-                raise ValueError(f"{key} should be a map, not {value[key]!r}.")
-        return value
 
     @model_validator(mode="after")
     def _kept_has_no_version(self) -> "Docker":
@@ -519,9 +744,18 @@ class Nvidia(Strict):
         None,
         description="the NVIDIA Container Toolkit's version: its four packages together, held; default: the newest",
     )
-    driver: Version | None = Field(None, description="the driver the host should have: compared, never installed")
+    driver: Version | None = Field(
+        None, description="the driver the host should have, or its branch: compared, its packages held, never installed"
+    )
     access: Literal["auto", "cdi", "runtime", "gpus"] = Field(
-        "auto", description="how containers get cards; auto is CDI wherever Docker has it"
+        "auto",
+        description="how containers get cards: by CDI, the nvidia runtime, or the hook behind `--gpus`; `auto` is CDI "
+        "wherever Docker and the toolkit have it, else the runtime",
+    )
+    no_cgroups: Literal["user", "system"] = Field(
+        "user",
+        description="where the hook is told to leave cgroups alone, for rootless Docker without CDI: each user's own "
+        "configuration, or `system` for the whole host, which takes the cards of `--gpus` from the host's own Docker",
     )
 
 
@@ -538,7 +772,12 @@ class Host(Strict):
         description='replacements: `"docker-ce"`, `"nvidia"` (package repositories), `"huggingface"`, `"modelscope"`, '
         "any registry",
     )
-    proxy: str | None = Field(None, description="an HTTP proxy for the host's downloads")
+    registries: dict[str, Login] = Field(
+        {}, description='logins, by the registry that is asked: `{"ghcr.io": {"user": …, "password": {"env": …}}}`'
+    )
+    proxy: Annotated[Proxy, BeforeValidator(_proxy_may_be_text)] | None = Field(
+        None, description="the HTTP proxy by which the host reaches packages, images and weights; `{url, no_proxy}`"
+    )
     ca: str | None = Field(None, description="a private certificate authority's file on the admin's machine")
     weights_dir: AbsolutePath = Field("/var/lib/gpurack/weights", description="where fetched weights lie on the host")
     hf_token: Secret | None = Field(
@@ -547,11 +786,61 @@ class Host(Strict):
     )
     models: dict[str, Model] = Field({}, description="the models, by name")
     services: dict[str, Model] = Field({}, description="what people use that is no model: gateways, web pages")
+    jobs: dict[str, Job] = Field({}, description="what an engine does once and ends, by name")
+
+    _connections: "Mapping[str, tuple[Connection, ...]]" = PrivateAttr({})
+    _lock: "HostLock | None" = PrivateAttr(None)
+
+    def connecting(self, connections: "Mapping[str, tuple[Connection, ...]]") -> "Host":
+        """The same host, knowing what its services connect to: service → each of them. It is
+        not the host's own word, as the others are: it follows from those of all hosts."""
+        host = self.model_copy()
+        host._connections = connections
+        return host
+
+    def connections(self, service: str) -> "tuple[Connection, ...]":
+        """What an entry connects to; nothing for a model."""
+        return self._connections.get(service, ())
+
+    def certificates(self) -> list[str]:
+        """The certificates in the file that `ca` names. Raises OSError, and ValueError where there are none."""
+        if self.ca is None:
+            return []
+        text = Path(self.ca).expanduser().read_text()
+        found = re.findall(r"-----BEGIN CERTIFICATE-----\n[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----", text)
+        if not found:
+            raise ValueError("holds no certificate (-----BEGIN CERTIFICATE-----, PEM)")
+        return [f"{certificate}\n" for certificate in found]
+
+    @property
+    def lock(self) -> "HostLock | None":
+        """What the inventory's lock says of this host (gpurack/spec/lock.py); None where it says nothing."""
+        return self._lock
+
+    def locked(self, lock: "HostLock | None") -> "Host":
+        """The same host, with a lock in force."""
+        host = self.model_copy()
+        host._lock = lock
+        return host
 
     @property
     def entries(self) -> dict[str, Model]:
         """Models and services together, by name."""
         return {**self.models, **self.services}
+
+    @property
+    def users(self) -> list[str]:
+        """Those with a rootless Docker of their own."""
+        return sorted(self.docker.rootless)
+
+    @property
+    def everything(self) -> dict[str, Model | Job]:
+        """Models, services and jobs together, by name."""
+        return {**self.entries, **self.jobs}
+
+    def kind_of(self, name: str) -> str:
+        """Where an entry stands: `models`, `services` or `jobs`."""
+        return "jobs" if name in self.jobs else "services" if name in self.services else "models"
 
     @property
     def wants_gpu(self) -> bool:

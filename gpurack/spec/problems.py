@@ -99,7 +99,7 @@ def _sentence(item: Any, fields: Sequence[str]) -> str:
         return str(item["ctx"]["error"])
     if kind == "literal_error":
         return f"{given!r} is not one of {item['ctx']['expected']}."
-    if kind == "string_too_short":
+    if kind in ("string_too_short", "too_short"):
         return "is empty."
     if kind in SHAPES:
         return f"should be {SHAPES[kind]}, not {given!r}."

@@ -10,7 +10,6 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from gpurack.spec import model as m
-from gpurack.spec.not_yet import OF_HOST, OF_MODEL
 
 INTRODUCTION = """\
 <!-- Made by `make docs` from gpurack/spec/model.py; change it there. -->
@@ -66,6 +65,7 @@ LEVELS: tuple[tuple[str, type[BaseModel], str], ...] = (
      "`defaults` (any field of a model, for every model) and `engines` (the same, by engine)."),
     ("Model", m.Model, "One entry of `models` or `services`; its key is its name, its container's name, and the name "
      "clients use."),
+    ("Job", m.Job, ""),
     ("docker", m.Docker, ""),
     ("nvidia", m.Nvidia, ""),
     ("Secret", m.Secret, ""),
@@ -76,24 +76,16 @@ LEVELS: tuple[tuple[str, type[BaseModel], str], ...] = (
     ("image: {build}", m.Build, ""),
     ("image: {tar}", m.TarImage, ""),
     ("mirrors: {url, key}", m.Mirror, ""),
+    ("registries: {REGISTRY: {user, password}}", m.Login, ""),
 )  # fmt: skip
 
 
 def inventory_page() -> str:
     """The whole page."""
-    parts = [
-        INTRODUCTION,
-        f"\n**Understood and checked, but not carried out yet** (a deploy refuses them): {not_yet()}.\n",
-    ]
+    parts = [INTRODUCTION]
     for title, level, text in LEVELS:
         parts.append(f"\n## {title}\n\n{text or paragraph(level)}\n\n{table(level)}")
     return "".join(parts)
-
-
-def not_yet() -> str:
-    """The fields that a deploy refuses in this version."""
-    of_model = ["image: {tar}, {build}", *list(OF_MODEL)[1:]]
-    return ", ".join(f"`{path}`" for path in (*OF_HOST, *of_model))
 
 
 def paragraph(level: type[BaseModel]) -> str:

@@ -13,6 +13,7 @@ def inventory_schema() -> dict[str, Any]:
     entry = _optional(definitions["Model"])
     host["properties"]["defaults"] = entry
     host["properties"]["engines"] = {"type": "object", "additionalProperties": entry}
+    definitions["Job"] = _optional(definitions["Job"])
     definitions["Model"] = entry  # what a model leaves out may come from defaults or engines
     layer = _optional(host)
     member = {

@@ -6,7 +6,6 @@ from gpurack.engines import ENGINES
 from gpurack.engines.known_flags import is_known_version, unknown_flags
 from gpurack.spec.cards import CARDS
 from gpurack.spec.model import HfWeights, Host, Model, ModelScopeWeights
-from gpurack.spec.not_yet import not_carried_out
 from gpurack.spec.problems import Problem, unknown
 from gpurack.spec.seats import hardware
 
@@ -35,13 +34,14 @@ def warnings(fleet: Mapping[str, Host]) -> list[Problem]:
             for key, model in host.models.items()
             if model.enabled and host.hardware and "gpus" not in model.model_fields_set
         ]
-    return found + not_carried_out(fleet)
+    return found
 
 
 def of_model(model: Model) -> list[str]:
     """The warnings of one model."""
     found = []
-    if not on_loopback(model.bind) and model.api_key is None and not ENGINES[model.engine].service:
+    keyless = model.api_key is None and not model.keys
+    if not on_loopback(model.bind) and keyless and "api_key" not in ENGINES[model.engine].unused:
         found.append("no key, open to everybody who reaches the host (api_key: null).")
     if isinstance(model.weights, str):
         found.append("its weights have no source; a rebuild of the host cannot bring them back.")

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import datetime
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -16,8 +17,17 @@ class Os:
 
 
 @dataclass(frozen=True)
+class Manager:
+    """What installs rpm packages. program: "dnf" or "yum"; generation: what it is, "dnf4", "dnf5" or "yum3"."""
+
+    program: str = "dnf"
+    generation: str = "dnf4"
+
+
+@dataclass(frozen=True)
 class Package:
-    """A package dpkg knows. version is its full spelling; held by `apt-mark hold`; whole: fully installed."""
+    """A package that dpkg or rpm knows. version is its full spelling; held by `apt-mark hold` or versionlock; whole:
+    fully installed."""
 
     version: str
     held: bool
@@ -50,7 +60,12 @@ class Unit:
 
 @dataclass(frozen=True)
 class Gpu:
-    """A card that answers. memory in MiB."""
+    """A card that answers. memory in MiB; utilization in percent, None where it is not told.
+
+    uuid: what stays with the card: NVIDIA's UUID; for AMD's the unique id as ROCm writes it (GPU-9e1c0f6a5b7d2c34), or
+    the PCI address of one that has none. compute: NVIDIA's alone. node: the render node of an AMD card, "" for others;
+    gid: the group that may open it.
+    """
 
     index: int
     uuid: str
@@ -60,6 +75,10 @@ class Gpu:
     driver: str
     compute: str
     pci: str
+    utilization: int | None = None
+    vendor: Literal["nvidia", "amd"] = "nvidia"
+    node: str = ""
+    gid: int = 0
 
 
 @dataclass(frozen=True)
@@ -83,21 +102,33 @@ MISMATCH = 18
 
 
 @dataclass(frozen=True)
+class Xid:
+    """An error of a card in the kernel's log: its PCI address ("0000:e1:00"), NVIDIA's number and words, and when."""
+
+    pci: str
+    number: int
+    text: str
+    time: datetime | None
+
+
+@dataclass(frozen=True)
 class Driver:
     """The NVIDIA driver. kernel: the loaded module's version, "" when there is none. exit_code, message: nvidia-smi's
     complaint (9 no driver, 15 a card is lost, 18 driver and library differ). pci: every card the kernel knows,
-    by PCI address → UUID."""
+    by PCI address → UUID. xids: what the kernel said of lost cards, the oldest first."""
 
     kernel: str = ""
     present: bool = False
     exit_code: int = 0
     message: str = ""
     pci: Mapping[str, str] = field(default_factory=dict)
+    xids: tuple[Xid, ...] = ()
 
 
 @dataclass(frozen=True)
 class Container:
-    """A container of the rootful Docker. ports: (host ip, host port) it publishes. image is the image's id."""
+    """A container. ports: (host ip, host port) it publishes. image is the image's id. user: whose rootless Docker it is
+    in, "" for the host's own."""
 
     id: str
     name: str
@@ -111,6 +142,8 @@ class Container:
     restarts: int
     labels: Mapping[str, str]
     ports: tuple[tuple[str, int], ...]
+    finished: str = ""
+    user: str = ""
 
     @property
     def ours(self) -> bool:
@@ -118,9 +151,66 @@ class Container:
         return "gpurack.model" in self.labels
 
     @property
+    def job(self) -> str:
+        """The hash of the job's definition that it carries out; "" for none."""
+        return self.labels.get("gpurack.job", "")
+
+    @property
     def running(self) -> bool:
         """Up, whatever it does (a restarting container is not)."""
         return self.status == "running"
+
+
+@dataclass(frozen=True)
+class User:
+    """A user whose rootless Docker is asked for, or who has something of ours.
+
+    linger: do the user's units run from boot on? manager: does the user's systemd answer? unit: the user's own
+    docker.service. folder: (mode, uid) of the folder of the user's Compose project, None where there is none.
+    acl: that of the folder of the user's weights, "" where there is none. sees: folders of CDI specs that the daemon
+    really sees. unreadable: asked weights that are there and that the user may not read. docker: `docker info`, empty
+    when no daemon answered. images: as HostState.images.
+    """
+
+    uid: int
+    gid: int
+    home: str
+    linger: bool = False
+    manager: bool = False
+    unit: Unit = Unit()
+    folder: tuple[str, int] | None = None
+    acl: str = ""
+    sees: frozenset[str] = frozenset()
+    unreadable: frozenset[str] = frozenset()
+    docker: Mapping[str, Any] = field(default_factory=dict)
+    images: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def runtime(self) -> str:
+        """The folder of the user's sockets."""
+        return f"/run/user/{self.uid}"
+
+    @property
+    def daemon_json(self) -> str:
+        """The path of the user's daemon.json."""
+        return f"{self.home}/.config/docker/daemon.json"
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What rootless Docker needs to know of a host.
+
+    sysctls: those that decide about user namespaces, by path (`user/max_user_namespaces`). rootlesskit_profile: does a
+    profile of AppArmor let rootlesskit make them? subuids, subgids: the lines of /etc/subuid and /etc/subgid. uids:
+    those of people and machines, from 65536 on. folders: those of CDI specs that exist.
+    """
+
+    sysctls: Mapping[str, str] = field(default_factory=dict)
+    rootlesskit_profile: bool = False
+    subuids: tuple[str, ...] = ()
+    subgids: tuple[str, ...] = ()
+    uids: frozenset[int] = frozenset()
+    folders: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -167,10 +257,14 @@ class HostState:
     os: Os = Os()
     busy: str = ""
     """Which other run of gpurack holds the host's lock right now; "" for none."""
+    now: datetime | None = None
+    """The host's own clock."""
     arch: str = ""
     init: str = ""
     address: str = ""
     tools: frozenset[str] = frozenset()
+    manager: Manager = Manager()
+    """What installs rpm packages, on a host that has rpm."""
     packages: Mapping[str, Package] = field(default_factory=dict)
     audit: int = 0
     sources: Mapping[str, str] = field(default_factory=dict)
@@ -180,14 +274,22 @@ class HostState:
     secrets: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     weights: Mapping[str, int | None] = field(default_factory=dict)
     """Asked paths → size in bytes; None: missing."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Asked paths that are there → SELinux type ("user_home_t"), where SELinux is enforced."""
     stamps: Mapping[str, str] = field(default_factory=dict)
     """Asked paths that are there → what changes when the weights do."""
     headers: Mapping[str, Header] = field(default_factory=dict)
     """Asked paths → their headers, read by this look or remembered; absent: not known (no python3 there yet)."""
+    commits: Mapping[str, str] = field(default_factory=dict)
+    """Asked paths that were fetched from a hub → the commit they are of."""
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    """Files of weights → their sha256, where it was read once and size and time of the file are as they were then."""
     listeners: tuple[Listener, ...] = ()
     driver: Driver = Driver()
     gpus: tuple[Gpu, ...] = ()
     gpu_processes: tuple[GpuProcess, ...] = ()
+    kfd_gid: int = 0
+    """The group that may open /dev/kfd, by which AMD's cards compute."""
     cdi: frozenset[str] = frozenset()
     docker: Mapping[str, Any] = field(default_factory=dict)
     """`docker info`; empty when no daemon answered."""
@@ -195,14 +297,38 @@ class HostState:
     containers: tuple[Container, ...] = ()
     images: Mapping[str, str] = field(default_factory=dict)
     """Asked references → image id; absent: not on the host."""
+    digests: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Ids of images that containers have → `repository@sha256:…`, as the registries they came from know them."""
+    users: Mapping[str, User] = field(default_factory=dict)
+    """By name; a user who does not exist on the host is not there."""
+    kernel: Kernel = Kernel()
+    """Only where there are such users."""
     probes: Mapping[str, Probe] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Asked names of other hosts → their IPv4 address, as this host knows it."""
+    upstreams: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    """(service, number of a connection to another host) → why that does not answer, "" when it does."""
+    counters: Mapping[str, float] = field(default_factory=dict)
+    """Model → its engine's counter (Engine.counter), summed over its labels; only where it was asked for."""
 
     @property
     def ours(self) -> dict[str, Container]:
         """Our model containers by name."""
         return {container.name: container for container in self.containers if container.ours}
 
+    def docker_of(self, user: str) -> Mapping[str, Any]:
+        """`docker info` of a user's daemon, "" for the host's own; empty when it did not answer."""
+        if not user:
+            return self.docker
+        return self.users[user].docker if user in self.users else {}
+
+    def images_of(self, user: str) -> Mapping[str, str]:
+        """Asked references → image id, in a user's daemon; "" for the host's own."""
+        if not user:
+            return self.images
+        return self.users[user].images if user in self.users else {}
+
     @property
-    def has_gpu(self) -> bool:
+    def has_nvidia(self) -> bool:
         """Does the host have NVIDIA cards or their driver?"""
-        return bool(self.driver.kernel or self.driver.pci or self.gpus)
+        return bool(self.driver.kernel or self.driver.pci or any(gpu.vendor == "nvidia" for gpu in self.gpus))

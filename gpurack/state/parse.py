@@ -4,8 +4,10 @@ import base64
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
+from gpurack.state import amd, rpm
 from gpurack.state.model import (
     Container,
     Driver,
@@ -14,11 +16,14 @@ from gpurack.state.model import (
     GpuProcess,
     Header,
     HostState,
+    Kernel,
     Listener,
     Os,
     Package,
     Probe,
     Unit,
+    User,
+    Xid,
 )
 
 
@@ -32,35 +37,69 @@ def parse(lines: list[str], raised: bool = False) -> HostState:
         )
     get: Callable[[str], list[str]] = lambda name: sections.get(name, [])  # noqa: E731
     machine = get("machine")
+    seen = files(get("files"))
+    nvidia = driver(get("driver"), get("pci"), get("gpus"), get("xids"), "gpus" in sections)
+    # Beside NVIDIA's cards an AMD one is what the processor brings for a screen.
+    amd_lines = [] if nvidia.kernel or nvidia.pci else get("amd")
     return HostState(
         raised=raised,
         os=os_release(get("os")),
         busy=word(machine, "busy"),
+        now=moment(word(machine, "now")),
         arch=word(machine, "arch"),
         init=word(machine, "init"),
         address=word(machine, "address"),
         tools=frozenset(line.split()[1] for line in machine if line.startswith("tool ")),
-        packages=packages(get("packages")),
+        manager=rpm.manager(word(machine, "manager")),
+        packages={**packages(get("packages")), **rpm.packages(get("rpms"), seen)},
         audit=int((get("audit") or ["0"])[0]),
         sources={path: decoded(content).decode(errors="replace") for path, content in pairs(get("sources"))},
-        files=files(get("files")),
+        files=seen,
         units=units(get("units")),
         docker_flags=word(get("units"), "flags"),
         secrets={name: (mode, int(uid)) for name, mode, uid in (line.rsplit(" ", 2) for line in get("secrets"))},
         weights=weights(get("weights")),
+        labels=labels(get("labels")),
         stamps=(stamps := {path: stamp for stamp, _, path in (line.partition("|") for line in get("stamps"))}),
         headers=headers(get("headers"), stamps),
+        commits={path: commit for commit, _, path in (line.partition("|") for line in get("commits")) if commit},
+        hashes=hashes(get("hashes"), get("stamped")),
         listeners=tuple(listeners(get("ports"), get("owners"))),
-        driver=driver(get("driver"), get("pci"), get("gpus"), "gpus" in sections),
-        gpus=tuple(gpus(get("gpus"))),
-        gpu_processes=tuple(gpu_processes(get("processes"))),
+        driver=nvidia,
+        gpus=tuple(gpus(get("gpus")) or amd.cards(amd_lines)),
+        gpu_processes=tuple(gpu_processes(get("processes")) or amd.processes(amd_lines)),
+        kfd_gid=int(word(amd_lines, "kfd") or 0),
         cdi=frozenset(get("cdi")),
         docker=docker(get("docker")),
         compose=(get("compose") or [""])[0].removeprefix("v"),
-        containers=tuple(container(json.loads(line)) for line in get("containers") if line.startswith("{")),
-        images={name: id_ for id_, name in (line.split("|", 1) for line in get("images")) if id_ != "-"},
+        containers=tuple(
+            container(json.loads(line), name.partition(" ")[2])
+            for name, lines in sections.items()
+            if name.partition(" ")[0] == "containers"
+            for line in lines
+        ),
+        images=images(get("images")),
+        users=users(sections),
+        kernel=kernel(get("rootless")),
+        counters={
+            name[8:]: counter(lines) for name, lines in sections.items() if name.startswith("counter ") and lines
+        },
+        digests={id_: tuple(json.loads(names) or ()) for id_, names in (line.split("|") for line in get("digests"))},
         probes={name[6:]: probe(body) for name, body in sections.items() if name.startswith("probe ")},
+        names={name: address for address, _, name in (line.partition("|") for line in get("names")) if address},
+        upstreams=upstreams(get("upstreams")),
     )
+
+
+def upstreams(lines: list[str]) -> dict[tuple[str, int], str]:
+    """`service|number|HTTP status|what curl says`"""
+    found = {}
+    for line in lines:
+        service, number, status, words = line.split("|", 3)
+        said = words.strip().rpartition(": ")[2].removeprefix("curl: ")  # the first part only repeats the address
+        why = {"000": said or "no answer", "401": "refuses the key", "503": "is loading"}.get(status, f"HTTP {status}")
+        found[service, int(number)] = "" if status == "200" else why
+    return found
 
 
 def split(lines: list[str]) -> dict[str, list[str]]:
@@ -143,6 +182,12 @@ def weights(lines: list[str]) -> dict[str, int | None]:
     return found
 
 
+def labels(lines: list[str]) -> dict[str, str]:
+    """`user:role:type:level|path`"""
+    entries = [(path, label.split(":")) for label, _, path in (line.partition("|") for line in lines)]
+    return {path: parts[2] for path, parts in entries if len(parts) > 2}
+
+
 def headers(lines: list[str], stamps: Mapping[str, str]) -> dict[str, Header]:
     """A line of JSON for each path whose header was read; what cannot be understood counts as not read."""
     found = {}
@@ -153,6 +198,14 @@ def headers(lines: list[str], stamps: Mapping[str, str]) -> dict[str, Header]:
         except (ValueError, KeyError, TypeError, AttributeError):
             continue
     return found
+
+
+def hashes(remembered: Sequence[str], stamped: Sequence[str]) -> dict[str, str]:
+    """`size time sha256 path` as files/hashes.py remembers, and `size time path` as it is now: what still holds."""
+    now = set(stamped)
+    lines = [line.split(" ", 3) for line in remembered]
+    found = [line for line in lines if len(line) == 4]
+    return {path: sha256 for size, time, sha256, path in found if f"{size} {time} {path}" in now}
 
 
 def header(said: Mapping[str, Any], stamp: str) -> Header:
@@ -183,8 +236,16 @@ def listeners(lines: list[str], owners: Sequence[str] = ()) -> list[Listener]:
     return found
 
 
-def driver(version: list[str], pci: list[str], gpus: list[str], present: bool) -> Driver:
-    """/proc/driver/nvidia and what nvidia-smi complained of."""
+def moment(text: str) -> datetime | None:
+    """A time as RFC 3339 or dmesg's `--time-format iso` write it (a comma before the fraction), None for no time."""
+    try:
+        return datetime.fromisoformat(text.replace(",", "."))
+    except ValueError:
+        return None
+
+
+def driver(version: list[str], pci: list[str], gpus: list[str], kernel_log: list[str], present: bool) -> Driver:
+    """/proc/driver/nvidia, what nvidia-smi complained of, and what the kernel said of its cards."""
     kernel = re.search(r"(?:Kernel Module|Module for \S+)\s+(\d+(?:\.\d+)+)", " ".join(version))
     failure = re.match(r"exit (\d+)\|(.*)", gpus[0]) if gpus else None
     cards = {}
@@ -197,17 +258,25 @@ def driver(version: list[str], pci: list[str], gpus: list[str], present: bool) -
         exit_code=int(failure[1]) if failure else 0,
         message=failure[2].strip() if failure else "",
         pci=cards,
+        xids=tuple(xids(kernel_log)),
     )
 
 
+def xids(lines: list[str]) -> list[Xid]:
+    """`2026-11-20T02:11:09,123456+00:00 NVRM: Xid (PCI:0000:e1:00): 79, GPU has fallen off the bus.`"""
+    form = re.compile(r"(\S+|\[ *\d+\.\d+\])\s+NVRM: Xid \(PCI:([0-9a-fA-F:.]+)\): (\d+),? *(.*)")
+    return [Xid(m[2].lower(), int(m[3]), m[4], moment(m[1])) for m in map(form.match, lines) if m]
+
+
 def gpus(lines: list[str]) -> list[Gpu]:
-    """`--query-gpu=index,uuid,name,memory.total,memory.used,driver_version,compute_cap,mig.mode.current,pci.bus_id`."""
+    """`--query-gpu=index,uuid,name,memory.total,memory.used,driver_version,compute_cap,mig.mode.current,pci.bus_id,utilization.gpu`."""
     found = []
     for line in lines:
         columns = [column.strip() for column in line.split(",")]
-        if len(columns) == 9 and columns[1].startswith("GPU-"):
-            index, uuid, name, total, used, version, compute, _, pci = columns
-            found.append(Gpu(int(index), uuid, name, mib(total), mib(used), version, compute, pci))
+        if len(columns) == 10 and columns[1].startswith("GPU-"):
+            index, uuid, name, total, used, version, compute, _, pci, busy = columns
+            percent = int(busy) if busy.isdigit() else None  # "[N/A]" on cards in MIG mode
+            found.append(Gpu(int(index), uuid, name, mib(total), mib(used), version, compute, pci, percent))
     return sorted(found, key=lambda gpu: gpu.index)
 
 
@@ -232,8 +301,52 @@ def docker(lines: list[str]) -> Mapping[str, Any]:
     return info if info.get("ServerVersion") else {}
 
 
-def container(data: dict[str, Any]) -> Container:
-    """One line of the snapshot's own `docker inspect --format`."""
+def images(lines: list[str]) -> dict[str, str]:
+    """`id|reference`; `-|reference` for an image that is not there."""
+    return {name: id_ for id_, name in (line.split("|", 1) for line in lines) if id_ != "-"}
+
+
+def users(sections: Mapping[str, list[str]]) -> dict[str, User]:
+    """The sections `user NAME`, `docker NAME` and `images NAME`. One who does not exist has no account line."""
+    found = {}
+    for section, lines in sections.items():
+        kind, _, name = section.partition(" ")
+        if kind != "user" or not (account := word(lines, "account")):
+            continue
+        uid, gid, home = account.split(" ", 2)
+        mode, _, owner = word(lines, "folder").partition(" ")
+        found[name] = User(
+            uid=int(uid),
+            gid=int(gid),
+            home=home,
+            linger=bool(word(lines, "linger")),
+            manager="LoadState=" in word(lines, "unit"),
+            unit=units([f"docker.service {word(lines, 'unit')}"]).get("docker.service", Unit()),
+            folder=(mode, int(owner)) if owner else None,
+            acl=word(lines, "weights"),
+            sees=frozenset(rest for head, rest in pairs(lines) if head == "sees"),
+            unreadable=frozenset(rest for head, rest in pairs(lines) if head == "unreadable"),
+            docker=docker(sections.get(f"docker {name}", [])),
+            images=images(sections.get(f"images {name}", [])),
+        )
+    return found
+
+
+def kernel(lines: list[str]) -> Kernel:
+    """The section `rootless`, a fact a line."""
+    said = pairs(lines)
+    return Kernel(
+        sysctls={name: value for name, _, value in (rest.partition(" ") for head, rest in said if head == "sysctl")},
+        rootlesskit_profile=("apparmor", "yes") in said,
+        subuids=tuple(rest for head, rest in said if head == "subuid"),
+        subgids=tuple(rest for head, rest in said if head == "subgid"),
+        uids=frozenset(int(rest) for head, rest in said if head == "uid"),
+        folders=frozenset(rest for head, rest in said if head == "folder"),
+    )
+
+
+def container(data: dict[str, Any], user: str = "") -> Container:
+    """One line of the snapshot's own `docker inspect --format`, from a user's daemon or the host's own."""
     state = data["state"]
     published = [
         (binding.get("HostIp", ""), int(binding["HostPort"]))
@@ -254,7 +367,15 @@ def container(data: dict[str, Any]) -> Container:
         restarts=data["restarts"],
         labels=data["labels"] or {},
         ports=tuple(published),
+        user=user,
+        finished=state.get("FinishedAt", ""),
     )
+
+
+def counter(lines: list[str]) -> float:
+    """Prometheus' text format: `name{labels} value`, summed."""
+    values = (line.rpartition(" ")[2] for line in lines)
+    return sum(float(value) for value in values if re.fullmatch(r"[0-9.]+(e[+-]?\d+)?", value))
 
 
 def probe(lines: list[str]) -> Probe:

@@ -14,7 +14,7 @@ from pyinfra.api import FactBase, Host, StringCommand
 from pyinfra.api.state import StateStage
 from typing_extensions import override
 
-from gpurack.plan import compose, weights
+from gpurack.plan import compose, neighbours, weights
 from gpurack.resources import read_text
 from gpurack.spec import model as spec
 from gpurack.state import remembered
@@ -66,8 +66,9 @@ class Snapshot(FactBase[HostState]):
 _KEY = "gpurack look"
 
 
-def look(host: Host, wanted: spec.Host) -> HostState:
-    """What the host is like: remembered from an earlier look, or a new one (one remote command).
+def look(host: Host, wanted: spec.Host, metrics: bool = False) -> HostState:
+    """What the host is like: remembered from an earlier look, or a new one (one remote command). metrics: ask the
+    models' own counters, too.
 
     Execute looks again where Prepare found changes: minutes may lie between them, at the prompt.
     """
@@ -76,7 +77,7 @@ def look(host: Host, wanted: spec.Host) -> HostState:
     unchanged = not host.state.get_meta_for_host(host).ops_change
     if seen and (seen[0] == stage or (seen[0] == StateStage.Prepare and unchanged)):
         return seen[1]
-    state = _take(host, wanted)
+    state = _take(host, wanted, metrics)
     host.connector_data[_KEY] = (stage, state)
     return state
 
@@ -98,9 +99,9 @@ def is_forgotten(host: Host) -> bool:
     return bool(host.connector_data.get(_KEY, (None,))[0] == StateStage.Setup)
 
 
-def _take(host: Host, wanted: spec.Host) -> HostState:
+def _take(host: Host, wanted: spec.Host, metrics: bool) -> HostState:
     known = remembered.recall(host.name)
-    stdin = Script(script(wanted, known))
+    stdin = Script(script(wanted, known, metrics))
     state = host.get_fact(Snapshot, _sudo=False, _ignore_errors=True, _stdin=stdin)
     if state is NEEDS_PASSWORD and (sys.stdin.isatty() or has_password(host)):
         # pyinfra asks for the password, or takes it from the inventory; this costs two more remote commands.
@@ -142,14 +143,19 @@ class Script(Iterable[str]):
         return list(self)
 
 
-def script(host: spec.Host, known: Mapping[str, Header] | None = None) -> str:
-    """snapshot.sh with its questions in front: which images and weights to look for, and which weights' headers need
-    not be read again."""
+def script(host: spec.Host, known: Mapping[str, Header] | None = None, metrics: bool = False) -> str:
+    """snapshot.sh with its questions in front: which images and weights to look for, which weights' headers need not be
+    read again, and with `metrics` which counters to read."""
     asked = {
+        "USERS": host.users,
+        "USERS_WEIGHTS": [weights.of_users(host)],
         "IMAGES": compose.images(host),
         "WEIGHTS": weights.paths(host),
         "SEEN": [f"{header.stamp}|{path}" for path, header in (known or {}).items()],
         "READER": [remembered.reader()],
+        "COUNTERS": compose.counters(host) if metrics else [],
+        "NAMES": neighbours.names(host),
+        "UPSTREAMS": neighbours.questions(host),
     }
     questions = "".join(f"{name}={shlex.quote(_lines(items))}\n" for name, items in asked.items())
     return questions + read_text("files/snapshot.sh")

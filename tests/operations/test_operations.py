@@ -19,7 +19,8 @@ from pyinfra.context import ctx_host
 from gpurack.operations import engine, remove
 from gpurack.operations import models as models_operation
 from gpurack.operations.commands import Refusal, carry_out, slow, write_file
-from gpurack.plan import apt
+from gpurack.plan.packages import Packages, Pin
+from gpurack.plan.platforms import platform_of
 from gpurack.plan.steps import SetAside, Shell
 from gpurack.resources import read_text
 from gpurack.spec.fleet import check_fleet
@@ -79,10 +80,10 @@ class FakeHost:
         self.said.append(text)
 
 
-def matches(command: Any, form: Any) -> bool:
+def matches(command: Any, form: Any, state: HostState) -> bool:
     """Is a command what a case says? A text is a shell command; the other forms:
 
-    {"slow": command} · {"install": [packages], "hold": [packages]} · {"aside": path}
+    {"slow": command} · {"install": {package: version or null}, "hold": [packages]} · {"aside": path}
     {"write": path, "content": text or "content_of": file of this checkout, "mode"}
     {"refuse": [sentences]} · {"job": part of the runner's job} · {"daemon_json": part of its job}
     """
@@ -92,10 +93,11 @@ def matches(command: Any, form: Any) -> bool:
     if "slow" in form:
         return str(command) == str(slow(form["slow"]))
     if "install" in form:
-        step = apt.install("", form["install"], form.get("hold", []))
+        pins = {name: Pin(version) if version else None for name, version in form["install"].items()}
+        step = family(state).install("", pins, state, form.get("hold", []))
         return isinstance(step, Shell) and str(command) == str(slow(step.command))
     if "hold" in form:
-        return str(command) == str(next(carry_out(apt.hold(form["hold"]))))
+        return str(command) == str(next(carry_out(family(state).hold(form["hold"], state))))
     if "write" in form:
         content = form["content"] if "content" in form else read_text(form["content_of"])
         wanted = write_file(form["write"], content, form.get("mode", "644"))
@@ -111,6 +113,13 @@ def matches(command: Any, form: Any) -> bool:
     line, _, script = stdin.partition("\n")
     job = json.loads(eval(line.removeprefix("JOB = "), {}))
     return script == read_text("files/daemon_json.py") and contains(job, form["daemon_json"])
+
+
+def family(state: HostState) -> Packages:
+    """The package manager of a case's host."""
+    platform = platform_of(state.os)
+    assert platform
+    return platform.packages
 
 
 def contains(found: Any, part: Any) -> bool:
@@ -146,15 +155,34 @@ def test_operation(path: Path) -> None:
     shown = "\n".join(f"{command!s}\n{str(command.connector_arguments.get('_stdin'))[:1500]}" for command in commands)
     assert len(commands) == len(case.get("commands", [])), f"{shown}\n{host.said}"
     for command, form in zip(commands, case.get("commands", []), strict=True):
-        assert matches(command, form), f"{form}\nis not\n{shown}"
+        assert matches(command, form, host.found), f"{form}\nis not\n{shown}"
     assert host.noops == ([case["noop"]] if "noop" in case else [])
     assert host.said == case.get("said", [])
 
 
 def test_a_case_that_is_wrong_fails() -> None:
     """The harness itself: a command is not taken for another."""
-    assert not matches(slow("true"), {"slow": "false"})
-    assert not matches(write_file("/a", "b", "644"), {"write": "/a", "content": "c"})
-    assert not matches(Refusal(["a"]), {"refuse": ["b"]})
+    assert not matches(slow("true"), {"slow": "false"}, HostState())
+    assert not matches(write_file("/a", "b", "644"), {"write": "/a", "content": "c"}, HostState())
+    assert not matches(Refusal(["a"]), {"refuse": ["b"]}, HostState())
     assert not contains({"a": [1, 2]}, {"a": [1]})
     assert contains({"a": [{"b": 1, "c": 2}]}, {"a": [{"b": 1}]})
+
+
+@pytest.mark.parametrize("name", sorted(OPERATIONS))
+def test_a_mistake_of_gpuracks_own_fails_its_host_only(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pyinfra ends the run for all hosts when an operation raises."""
+
+    def confused(*args: object, **more: object) -> None:
+        raise KeyError("gpus")
+
+    for module in (engine, models_operation, remove):
+        for planner in vars(module).copy():
+            if planner.startswith("plan_"):
+                monkeypatch.setattr(module, planner, confused)
+    host = FakeHost(host_state())
+    with ctx_host.use(host):
+        [command] = OPERATIONS[name]._inner(wanted=check_fleet({"gpu1": [{}]})["gpu1"])
+    assert isinstance(command, Refusal)
+    [sentence] = command.sentences
+    assert sentence.startswith("a mistake of gpurack's own (KeyError: 'gpus', test_operations.py:")

@@ -1,11 +1,14 @@
 """Hypothesis for all unit tests: two slow cores are no reason to fail, and a failure is found again by its seed."""
 
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.unit.host_programs import Fakes
+from tests.unit.host_programs import FILES, Fakes
+
+sys.path.append(str(FILES))  # the programs for hosts import one another, as where they run
 
 settings.register_profile(
     "gpurack", deadline=None, max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
@@ -17,6 +20,7 @@ settings.load_profile("gpurack")
 def _nothing_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights that somebody's own gpurack has seen are no part of a test."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr("hashes.MEMORY", str(tmp_path / "state" / "sha256"))
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import os
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,8 +12,6 @@ FILES = Path(__file__).resolve().parents[2] / "files"
 
 def load(name: str) -> Any:
     """files/NAME.py as a fresh module, so that its constants can be changed."""
-    if str(FILES) not in sys.path:
-        sys.path.append(str(FILES))  # they import one another, as where they run
     source = importlib.util.spec_from_file_location(f"gpurack_files_{name}", FILES / f"{name}.py")
     assert source
     assert source.loader

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from gpurack import paths
 from gpurack.engines.base import flags
 from gpurack.plan import compose, weights
+from gpurack.plan.access import access
 from gpurack.spec.model import Host
 from gpurack.state.model import HostState
 from tests.given import SALT, host_state, models, spec, uuid
@@ -59,7 +60,7 @@ def test_the_document_loads_back_to_the_same_data(services: dict[str, dict[str, 
 @given(SERVICES)
 def test_what_lies_on_the_host_is_read_back_and_written_as_it_was(services: dict[str, dict[str, Any]]) -> None:
     text = compose.document(services)
-    old = compose.old_services(host_state(files={paths.COMPOSE_FILE: text}))
+    old = compose.old_services(host_state(files={paths.compose_file(""): text}))
     assert old == services
     assert compose.document(old) == text
 
@@ -120,7 +121,7 @@ def test_secrets_and_volumes_stand_at_the_top_too(monkeypatch: pytest.MonkeyPatc
     ["", "services", "- a", "services: []", "services: {alpha: }", "services: {1: {image: x}}", "a: b: c", "\x00", "{"],
 )
 def test_a_compose_file_somebody_broke_is_no_services(text: str) -> None:
-    old = compose.old_services(host_state(files={paths.COMPOSE_FILE: text}))
+    old = compose.old_services(host_state(files={paths.compose_file(""): text}))
     assert old in ({}, {"1": {"image": "x"}})
     compose.document(old)
 
@@ -140,7 +141,7 @@ def test_a_compose_file_somebody_broke_is_no_services(text: str) -> None:
 def test_the_escape_hatch_takes_all_that_compose_takes(over: dict[str, Any]) -> None:
     wanted = models(alpha={"compose": over})
     state = host_state()
-    words = compose.definition("alpha", wanted, state, (), None, SALT)
+    words = compose.definition("alpha", wanted, state, (), {}, SALT)
     data = compose.labelled("alpha", wanted, state, (), words)
     assert set(data["labels"]) >= {"gpurack.model", "gpurack.probe"}
     assert loaded(compose.document({"alpha": data}))["services"]["alpha"] == data
@@ -171,7 +172,9 @@ def test_a_mount_of_ones_own_stands_beside_gpuracks_and_replaces_one_at_the_same
 def definition(
     wanted: Host, key: str | None = None, salt: str = SALT, state: HostState | None = None
 ) -> dict[str, Any]:
-    return compose.definition("alpha", wanted, state or host_state(gpus=1), (uuid(0),), key, salt)
+    return compose.definition(
+        "alpha", wanted, state or host_state(gpus=1), (uuid(0),), {"api_key": key} if key else {}, salt
+    )
 
 
 def test_the_label_is_the_inventorys_words_without_secrets() -> None:
@@ -238,7 +241,7 @@ def test_an_image_through_the_mirror(reference: str, mirrored: str) -> None:
     ],
 )
 def test_cards_by_cdi_from_docker_25_on(version: str, cdi: bool) -> None:
-    assert compose.by_cdi(host_state(docker={"ServerVersion": version})) is cdi
+    assert access(models(alpha={}), host_state(docker={"ServerVersion": version})) == ("cdi" if cdi else "runtime")
 
 
 @pytest.mark.parametrize(

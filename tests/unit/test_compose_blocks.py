@@ -29,21 +29,21 @@ def runner() -> Any:
     return load("models")
 
 
-def job(runner: Any, new: dict[str, Any], before: dict[str, Any]) -> Any:
-    """A runner's job with these services."""
+def project(runner: Any, new: dict[str, Any], before: dict[str, Any]) -> Any:
+    """The runner's project with these services."""
     texts = {"head": compose.head(), "services": compose.blocks(new), "before": compose.blocks(before)}
-    return runner.Job({"compose": texts, "groups": [], "secrets": {}})
+    return runner.Project("", {**texts, "files": {}})
 
 
 @pytest.mark.parametrize("names", [(), ("alpha",), ("alpha", "beta"), ("gamma", "beta", "alpha")])
 def test_runner_and_plan_write_the_same(runner: Any, names: tuple[str, ...]) -> None:
     services = {name: SERVICES[name] for name in names}
-    text = job(runner, services, {}).project()
+    text = project(runner, services, {}).text()
     assert text == compose.document(services)
     assert yaml.safe_load(text)["services"] == compose.escaped(services)
 
 
 def test_a_failed_model_keeps_its_old_lines(runner: Any) -> None:
     old = {**SERVICES["beta"], "image": "b:0"}
-    text = job(runner, SERVICES, {"beta": old}).project({"beta", "alpha"})
+    text = project(runner, SERVICES, {"beta": old}).text({"beta", "alpha"})
     assert text == compose.document({"beta": old, "gamma": SERVICES["gamma"]})

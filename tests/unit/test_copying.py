@@ -202,9 +202,48 @@ def test_two_models_with_the_same_weights_share_them(file: Path) -> None:
     assert found.uploads == (Upload("alpha", file, path),)
     assert f"copy {file} for alpha" in found.reasons
     assert found.job
-    assert [group[0]["fetch"]["path"] for group in found.job["groups"]] == [path, path]
+    assert [group[0]["fetch"][0]["path"] for group in found.job["groups"]] == [path, path]
 
 
 def test_what_is_on_the_host_is_not_copied(file: Path) -> None:
     path = f"/var/lib/gpurack/weights/{place(file)}"
     assert plan_models(wanted(file), host_state(weights={path: 1}), {}, SALT).uploads == ()
+
+
+# --- split files -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def split(tmp_path: Path) -> Path:
+    """The first of three parts, beside parts of another model."""
+    for name in ("m-00001-of-00003", "m-00002-of-00003", "m-00003-of-00003", "mm-00001-of-00003", "m-00001-of-00002"):
+        (tmp_path / f"{name}.gguf").write_text(name)
+    return tmp_path / "m-00001-of-00003.gguf"
+
+
+def test_a_split_model_is_copied_with_all_its_parts(split: Path, tmp_path: Path) -> None:
+    wanted = models(alpha={"weights": {"copy": str(split)}})
+    planned = plan_models(wanted, host_state(), {}, SALT)
+    (upload,) = planned.uploads
+    assert upload.path.endswith("-m")
+    assert copied(Shell(), split, tmp_path / "there/x-m") == ""
+    assert sorted(there(tmp_path / "there/x-m")) == [f"m-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
+    assert planned.job
+    ((entry,),) = planned.job["groups"]
+    assert entry["fetch"] == [{"copy": str(split), "path": upload.path}]
+    service = next(iter(planned.job["projects"].values()))["services"]["alpha"]["services"]["alpha"]
+    assert f'"{upload.path}"' in service
+    assert '"/weights/m-00001-of-00003.gguf"' in service
+
+
+def test_another_second_part_is_another_model(split: Path) -> None:
+    before = place(split)
+    split.with_name("m-00002-of-00003.gguf").write_text("retrained")
+    assert place(split) != before
+
+
+def test_a_part_that_is_missing_is_said_beforehand(split: Path) -> None:
+    split.with_name("m-00003-of-00003.gguf").unlink()
+    with pytest.raises(InventoryError) as error:
+        models(alpha={"weights": {"copy": str(split)}})
+    assert "1 part of m-00001-of-00003.gguf is not beside it on this machine." in str(error.value)

@@ -46,6 +46,7 @@ def job(**over: Any) -> dict[str, Any]:
     usual = {
         "patch": {"debug": True}, "configure_runtime": False, "action": "reload", "live_restore": True,
         "expect": {"LiveRestoreEnabled": True}, "probe_gpu": False,
+        "of_user": False,
     }  # fmt: skip
     return {**usual, **over}
 
@@ -166,6 +167,7 @@ def test_a_restart_waits_for_live_restore_while_containers_run(script: Any, fake
     run(script, action="restart")
     assert [call for call in fakes.calls if call.startswith("systemctl")] == [
         "systemctl reload docker.service",
+        "systemctl show --property NeedDaemonReload --value docker.service",
         "systemctl reset-failed docker.service docker.socket",
         "systemctl restart docker.service",
     ]

@@ -324,6 +324,68 @@ def test_a_branch_that_moved_on_begins_anew(fetcher: Any, hub: Hub, wanted: dict
     assert json.loads(Path(wanted["path"] + ".json").read_text())["commit"] == "f" * 40
 
 
+def locked(hub: Hub, wanted: dict[str, str], **over: str) -> dict[str, Any]:
+    """What the runner is told where there is a lock: the commit, and each file's sha256."""
+    files = {name: hub.sha256(name) for name in NEEDED} | over
+    return {**wanted, "commit": COMMIT, "sha256": {f"{wanted['path']}/{name}": sha for name, sha in files.items()}}
+
+
+def test_with_a_lock_the_branch_is_not_asked(fetcher: Any, hub: Hub, wanted: dict[str, str]) -> None:
+    fetcher.obtain("alpha", locked(hub, wanted))
+    assert there(wanted["path"]) == NEEDED
+    assert f"/api/models/lab/tiny/revision/{COMMIT}" in hub.gets("hub")
+    assert "/api/models/lab/tiny/revision/main" not in hub.gets("hub")
+    assert json.loads(Path(f"{wanted['path']}.json").read_text())["revision"] == "main"
+
+
+def test_a_file_that_changed_under_the_same_commit_is_refused(fetcher: Any, hub: Hub, wanted: dict[str, str]) -> None:
+    """One that the hub lists with a sha256 before anything is fetched; another when it was."""
+    before = locked(hub, wanted)
+    hub.files["config.json"] = hub.files["config.json"].upper()
+    said = why(fetcher, before)
+    assert said.startswith("config.json of lab/tiny is not what the lock says (sha256 ")
+    assert not Path(wanted["path"]).exists()
+    hub.files["model.safetensors"] = b"others"
+    asked = len(hub.asked)
+    said = why(fetcher, before)
+    had, listed = before["sha256"][f"{wanted['path']}/model.safetensors"], hub.sha256("model.safetensors")
+    assert said.startswith(
+        f"model.safetensors of lab/tiny, which the lock has with sha256 {had}, is sha256 {listed} at"
+    )
+    assert said.endswith("To take what is there now: gpurack lock INVENTORY MODEL --upgrade")
+    assert len(hub.asked) == asked + 1, "only the list was asked for"
+
+
+def test_a_folder_of_another_commit_than_the_locks_is_replaced(fetcher: Any, hub: Hub, wanted: dict[str, str]) -> None:
+    before = locked(hub, wanted)
+    config = Path(wanted["path"]) / "config.json"
+    hub.commit, old, hub.files["config.json"] = "b" * 40, hub.files["config.json"], b"{}"
+    fetcher.obtain("alpha", wanted)
+    hub.commit, hub.files["config.json"] = COMMIT, old
+    fetcher.obtain("alpha", wanted)  # without a lock what is there stays
+    assert config.read_bytes() == b"{}"
+    fetcher.obtain("alpha", before)
+    assert config.read_bytes() == old
+    assert there(wanted["path"]) == NEEDED
+    beside = sorted(path.name for path in Path(wanted["path"]).parent.iterdir())
+    assert beside == ["lab--tiny@main", "lab--tiny@main.json"]
+
+
+def test_weights_are_held_against_the_lock(fetcher: Any, tmp_path: Path) -> None:
+    file = tmp_path / "w.gguf"
+    file.write_bytes(b"one")
+    right, gone = hashlib.sha256(b"one").hexdigest(), str(tmp_path / "gone")
+    fetcher.agree("alpha", {str(file): right}, "put it back")
+    with pytest.raises(fetcher.Failure) as raised:
+        fetcher.agree("alpha", {str(file): "0" * 64}, "put it back")
+    assert str(raised.value) == (
+        f"{file} is not what the lock says: its sha256 is {right}, not {'0' * 64}. To have the old one, put it back; "
+        "to take the new one, gpurack lock INVENTORY alpha --upgrade."
+    )
+    with pytest.raises(fetcher.Failure, match="its sha256 is not to be had \\(No such file or directory\\), not 000"):
+        fetcher.agree("alpha", {gone: "0" * 64}, "put it back")
+
+
 def test_room_is_looked_for_first(
     fetcher: Any, hub: Hub, wanted: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -435,3 +497,34 @@ def until(condition: Callable[[], Any]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+# --- one file of a repository ----------------------------------------------------------------------------------------
+
+
+GGUF = ["README.md", "q4.gguf", "q8.gguf", "big/f16-00001-of-00002.gguf", "big/f16-00002-of-00002.gguf"]
+
+
+@pytest.mark.parametrize(
+    ("file", "fetched"),
+    [
+        ("q4.gguf", ["q4.gguf"]),
+        ("big/f16-00001-of-00002.gguf", ["big/f16-00001-of-00002.gguf", "big/f16-00002-of-00002.gguf"]),
+    ],
+)
+def test_one_file_of_a_repository(fetcher: Any, file: str, fetched: list[str]) -> None:
+    listed = [(name, 1, None) for name in GGUF]
+    assert [name for name, _, _ in fetcher.chosen_file(listed, file, "a/b")] == fetched
+
+
+def test_a_file_that_the_repository_has_not(fetcher: Any) -> None:
+    with pytest.raises(fetcher.Failure) as error:
+        fetcher.chosen_file([(name, 1, None) for name in GGUF[:3]], "q5.gguf", "a/b")
+    assert str(error.value) == "a/b has no file q5.gguf; correct file. It has q4.gguf, q8.gguf"
+
+
+def test_the_chosen_file_alone_arrives_with_its_record(fetcher: Any, hub: Hub, wanted: dict[str, str]) -> None:
+    file = next(iter(hub.files))
+    fetcher.obtain("alpha", {**wanted, "file": file})
+    assert there(wanted["path"]) == sorted([file, f"{file}.json"])
+    assert not Path(wanted["path"] + ".json").exists()

@@ -78,7 +78,7 @@ def wanted(url: str, sha256: str, path: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (9.9, "0:09"), (75, "1:15"), (3600, "60:00")])
 def test_clock(seconds: float, text: str) -> None:
-    assert load("fetch").clock(seconds) == text
+    assert load("common").clock(seconds) == text
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,11 @@ import pytest
 from pyinfra.api import Inventory
 
 from gpurack.engines import ENGINES
-from gpurack.spec.fleet import api_keys, binds_overlap, check_fleet, gpus_in_common, read_fleet, without_models
+from gpurack.spec.fleet import binds_overlap, check_fleet, gpus_in_common, read_fleet, without_models
 from gpurack.spec.load import ignored_by_pyinfra
 from gpurack.spec.model import Host, Model, Secret, SecretError, UrlWeights
 from gpurack.spec.problems import InventoryError, Problem, nearest
+from gpurack.spec.secrets import secrets_of
 from gpurack.spec.warnings import warnings
 from tests.given import models, spec
 
@@ -75,7 +76,7 @@ def test_python_only_mistakes() -> None:
         {"engine": "vllm", "gpus": [0], "weights": {"hf": "facebook/opt-125m", "revision": "27dcfa7"}},
         {"engine": "vllm", "gpus": [0], "weights": {"hf": "facebook/opt-125m", "revision": "refs/pr/3"}},
         {"engine": "vllm", "gpus": [0], "weights": {"modelscope": "qwen/Qwen2.5-7B"}},
-        {"version": None, "image": {"tar": "images/llama.tar"}},
+        {"version": None, "image": {"tar": "images/llama.tar"}, "enabled": False},
         {"version": None, "image": {"build": {"git": "https://git.example/x", "revision": "v1"}}},
         {"bind": "::1"},
         {"bind": "10.1.2.3"},
@@ -148,7 +149,7 @@ def test_a_key_of_a_default_can_be_given_up() -> None:
     host = spec(
         {"defaults": {"api_key": {"env": "GPURACK_TEST_IS_NOT_SET"}}}, {"models": {"a1": {"port": 1, "api_key": None}}}
     )
-    assert api_keys(host) == {}
+    assert secrets_of(host) == {}
 
 
 def test_pyinfras_own_layers_are_merged_where_pyinfra_would_replace() -> None:

@@ -26,7 +26,7 @@ READY = [200, '{"data":[{"id":"alpha"},{"id":"beta"}]}']
 
 
 def plan(wanted: Host, state: HostState, keys: dict[str, str] | None = None) -> ModelsPlan:
-    return plan_models(wanted, state, keys or {}, SALT)
+    return plan_models(wanted, state, {name: {"api_key": key} for name, key in (keys or {}).items()}, SALT)
 
 
 def settled(wanted: Host, *over: Container, keys: dict[str, str] | None = None, **said: Any) -> HostState:
@@ -34,16 +34,17 @@ def settled(wanted: Host, *over: Container, keys: dict[str, str] | None = None, 
     state = host_state(**{"gpus": 4, **said})
     cards = assign(wanted, state).uuids
     names = [name for name, model in wanted.models.items() if model.enabled]
-    ours = {name: running(wanted, name, state, cards[name], key=(keys or {}).get(name)) for name in names}
+    secrets = {name: {"api_key": key} for name, key in (keys or {}).items()}
+    ours = {name: running(wanted, name, state, cards[name], secrets=secrets.get(name, {})) for name in names}
     services = {
         name: compose.labelled(name, wanted, state, cards[name], json.loads(ours[name].labels["gpurack.model"]))
         for name in names
     }
     files = {step.path: step.content for step in host_files(state) if isinstance(step, WriteFile)}
     after = host_state(
-        files={**files, paths.COMPOSE_FILE: compose.document(services)},
+        files={**files, paths.compose_file(""): compose.document(services)},
         units={"gpurack.service": "loaded active enabled"},
-        secrets={f"{paths.SECRETS}/{name}/api_key": "400" for name in keys or {}},
+        secrets={paths.container_file("", name, "api_key"): "400" for name in keys or {}},
         probes={**dict.fromkeys(names, READY), **said.pop("probes", {})},
         weights={"/w/a.gguf": 1},
         containers=[*ours.values(), *over],
@@ -70,6 +71,7 @@ def together(found: ModelsPlan) -> list[list[str]]:
 
 
 ALPHA = models(alpha={"gpus": [0]})
+TWO = models(alpha={"gpus": [0]}, beta={"gpus": [1]})
 BOTH = models(alpha={"gpus": [0]}, beta={"gpus": [1]})
 
 # --- each action -----------------------------------------------------------------------------------------------------
@@ -78,7 +80,15 @@ BOTH = models(alpha={"gpus": [0]}, beta={"gpus": [1]})
 def test_a_first_run_creates() -> None:
     found = plan(BOTH, replace(host_state(gpus=4), weights={"/w/a.gguf": 1}))
     assert found.reasons == [
+        "the models' runner, /usr/local/lib/gpurack/asking.py",
+        "the models' runner, /usr/local/lib/gpurack/common.py",
+        "the models' runner, /usr/local/lib/gpurack/dockerd.py",
         "the models' runner, /usr/local/lib/gpurack/fetch.py",
+        "the models' runner, /usr/local/lib/gpurack/hashes.py",
+        "the models' runner, /usr/local/lib/gpurack/images.py",
+        "the models' runner, /usr/local/lib/gpurack/jobs.py",
+        "the models' runner, /usr/local/lib/gpurack/ollama.py",
+        "the models' runner, /usr/local/lib/gpurack/remedies.py",
         "the models' runner, /usr/local/lib/gpurack/models.py",
         "the unit that starts the models at boot, gpurack.service",
         "enable gpurack.service",
@@ -87,8 +97,13 @@ def test_a_first_run_creates() -> None:
     ]
     assert together(found) == [["alpha"], ["beta"]]
     assert found.job
-    assert found.job["groups"][0][0] == {
-        "name": "alpha", "action": "create", "image": "ghcr.io/ggml-org/llama.cpp:server-cuda-b7000",
+    first = found.job["groups"][0][0]
+    assert [path for path, _ in first.pop("requests")] == [
+        "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank",
+    ]  # fmt: skip
+    assert first == {
+        "name": "alpha", "action": "create", "user": "", "from": "",
+        "image": "ghcr.io/ggml-org/llama.cpp:server-cuda-b7000",
         "uuids": [uuid(0)], "url": "http://127.0.0.1:8000/v1/models", "served_name": "alpha", "timeout": 1800,
     }  # fmt: skip
 
@@ -183,7 +198,7 @@ def test_models_that_go_are_removed_and_disabled_ones_too() -> None:
     last = plan(Host(), state)
     assert actions(last) == {"alpha": "remove", "beta": "remove"}
     assert last.job
-    assert last.job["compose"]["services"] == {}
+    assert last.job["projects"][""]["services"] == {}
 
 
 def test_nothing_for_a_host_that_never_had_models() -> None:
@@ -241,7 +256,7 @@ def test_weights_that_do_not_lie_there() -> None:
     url = {"url": "https://hf.example/a.gguf", "sha256": "ab" * 32}
     fetched = plan(models(alpha={"weights": url}), host_state())
     assert fetched.job
-    assert fetched.job["groups"][0][0]["fetch"] == {**url, "path": "/var/lib/gpurack/weights/abababababababab-a.gguf"}
+    assert fetched.job["groups"][0][0]["fetch"] == [{**url, "path": "/var/lib/gpurack/weights/abababababababab-a.gguf"}]
 
 
 def test_a_name_that_somebody_elses_container_has() -> None:
@@ -333,8 +348,8 @@ def test_a_model_in_error_keeps_its_place_in_the_compose_file() -> None:
     state = settled(BOTH)
     found = plan(models(alpha={"gpus": [0], "weights": "/w/missing.gguf"}, beta={"gpus": [1], "context": 9}), state)
     assert found.job
-    old = yaml.safe_load(state.files[paths.COMPOSE_FILE].text)["services"]["alpha"]
-    kept = yaml.safe_load(found.job["compose"]["services"]["alpha"]["services"]["alpha"])["alpha"]
+    old = yaml.safe_load(state.files[paths.compose_file("")].text)["services"]["alpha"]
+    kept = yaml.safe_load(found.job["projects"][""]["services"]["alpha"]["services"]["alpha"])["alpha"]
     assert kept == old
 
 
@@ -370,10 +385,12 @@ def test_a_key_is_in_the_job_alone_and_its_change_recreates(monkeypatch: pytest.
     found = plan(wanted, state, {"alpha": "sk-two"})
     assert changes(found) == {"alpha": ": api_key changed"}
     assert found.job
-    assert found.job["secrets"] == {"alpha": "sk-two"}
-    assert "sk-two" not in json.dumps({key: found.job[key] for key in found.job if key != "secrets"})
+    assert found.job["projects"][""]["files"] == {"alpha": {"api_key": "sk-two\n"}}
+    (project,) = found.job["projects"].values()
+    rest = {**found.job, "projects": {key: said for key, said in project.items() if key != "files"}}
+    assert "sk-two" not in json.dumps(rest)
     given_up = plan(models(alpha={}), state)
-    assert changes(given_up) == {"alpha": ": api_key added or removed"}
+    assert changes(given_up) == {"alpha": ": api_key removed"}
 
 
 @pytest.mark.parametrize("secrets", [{}, {"alpha": "444"}, {"alpha": "400", "beta": "400"}])
@@ -381,7 +398,7 @@ def test_key_files_that_are_missing_open_or_left_over(secrets: dict[str, str], m
     monkeypatch.setenv("GPURACK_TEST_KEY", "x")
     wanted = models(alpha={"api_key": {"env": "GPURACK_TEST_KEY"}})
     state = settled(wanted, keys={"alpha": "sk-one"})
-    files = {f"{paths.SECRETS}/{name}/api_key": (mode, 0) for name, mode in secrets.items()}
+    files = {paths.container_file("", name, "api_key"): (mode, 0) for name, mode in secrets.items()}
     found = plan(wanted, replace(state, secrets=files), {"alpha": "sk-one"})
     assert found.job
     assert found.job["groups"] == []
@@ -398,7 +415,7 @@ def test_a_container_made_by_hand_is_replaced_only_when_it_is_named() -> None:
     found = plan(models(alpha={"replaces": "qwen-old"}), state)
     assert changes(found) == {"alpha": ": takes the place of qwen-old"}
     assert found.job
-    assert found.job["groups"][0][0]["replaces"] == "qwen-old"
+    assert found.job["groups"][0][0]["replaces"] == {"name": "qwen-old", "user": ""}
     gone = replace(host_state(), weights={"/w/a.gguf": 1})
     assert changes(plan(models(alpha={"replaces": "qwen-old"}), gone)) == {"alpha": ": new"}
 
@@ -412,7 +429,7 @@ def fetched(wanted: Host, token: str | None = None) -> tuple[dict[str, Any], dic
     """(the whole job, what its only model fetches)"""
     found = plan_models(wanted, host_state(gpus=4), {}, SALT, token)
     assert found.job
-    return dict(found.job), found.job["groups"][0][0].get("fetch", {})
+    return dict(found.job), found.job["groups"][0][0].get("fetch", [{}])[0]
 
 
 @pytest.mark.parametrize(
@@ -463,17 +480,48 @@ def test_the_runner_and_the_unit_are_kept_current() -> None:
 
 def test_a_compose_file_changed_by_hand_is_written_again_without_touching_models() -> None:
     state = settled(ALPHA)
-    edited = {**state.files, paths.COMPOSE_FILE: replace(state.files[paths.COMPOSE_FILE], content=b"name: mine\n")}
+    edited = {
+        **state.files,
+        paths.compose_file(""): replace(state.files[paths.compose_file("")], content=b"name: mine\n"),
+    }
     found = plan(ALPHA, replace(state, files=edited))
     assert found.job
     assert found.job["groups"] == []
     assert found.reasons == []
 
 
+def test_lines_of_a_model_changed_by_hand_are_taken_back() -> None:
+    """On the wrong card, say: Compose makes the container anew if it was made of them."""
+    state = settled(TWO)
+    path = paths.compose_file("")
+    text = state.files[path].text.replace(uuid(0), uuid(3))
+    found = plan(TWO, replace(state, files={**state.files, path: replace(state.files[path], content=text.encode())}))
+    assert changes(found)["alpha"] == ": its lines in compose.yaml were changed by hand"
+    assert changes(found)["beta"] == "keep"
+    assert found.job
+    assert [[entry["action"] for entry in group] for group in found.job["groups"]] == [["start"]]
+
+
+def test_a_container_that_is_published_elsewhere_is_made_anew() -> None:
+    state = settled(TWO)
+    opened = [
+        replace(one, ports=(("0.0.0.0", 8000),)) if one.name == "alpha" else one  # by hand, from a file of one's own
+        for one in state.containers
+    ]
+    found = plan(TWO, replace(state, containers=tuple(opened)))
+    assert changes(found) == {
+        "alpha": ": published on 0.0.0.0:8000 by hand, not on 127.0.0.1:8000",
+        "beta": "keep",
+    }
+
+
 @pytest.mark.parametrize("text", ["", "x", "services: [1]", "services: {alpha: 7, beta: }", "\x00"])
 def test_a_broken_compose_file_is_nobodys_end(text: str) -> None:
     state = settled(ALPHA)
-    broken = {**state.files, paths.COMPOSE_FILE: replace(state.files[paths.COMPOSE_FILE], content=text.encode())}
+    broken = {
+        **state.files,
+        paths.compose_file(""): replace(state.files[paths.compose_file("")], content=text.encode()),
+    }
     wanted = models(alpha={"gpus": [0]}, beta={"weights": "/w/missing.gguf"})
     assert plan(wanted, replace(state, files=broken)).job
 

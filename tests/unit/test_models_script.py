@@ -2,12 +2,14 @@
 
 import os
 import stat
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from gpurack import paths
 from gpurack.plan import compose
 from gpurack.plan.drift import SET_ASIDE
 from tests.unit.host_programs import Fakes, load
@@ -16,9 +18,9 @@ from tests.unit.host_programs import Fakes, load
 @pytest.fixture
 def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     module = load("models")
-    module.CONFIG, module.COMPOSE_FILE = str(tmp_path / "etc"), str(tmp_path / "etc/compose.yaml")
-    module.NEXT, module.SECRETS = module.COMPOSE_FILE + ".next", str(tmp_path / "etc/secrets")
-    module.REPLACED = str(tmp_path / "replaced")
+    monkeypatch.setattr("dockerd.CONFIG", str(tmp_path / "etc"))
+    monkeypatch.setattr("dockerd.REPLACED", str(tmp_path / "replaced"))
+    module.USERS = str(tmp_path / "users")
     module.LOCK, module.BUSY = str(tmp_path / "run/lock"), str(tmp_path / "run/busy")
     module.clock = lambda seconds: "0:00"  # a busy machine changes no text
     monkeypatch.setattr(os, "chown", lambda *arguments: None)  # the tests need no root
@@ -30,10 +32,10 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_secrets_are_cut_out_of_logs(runner: Any) -> None:
     for name, key in (("alpha", "sk-one\n"), ("beta", "\n")):
-        folder = Path(runner.SECRETS) / name
+        folder = Path(runner.Dockerd().secrets) / name
         folder.mkdir(parents=True)
         (folder / "api_key").write_text(key)
-    assert runner.without_secrets("key sk-one, again sk-one; sk-two") == "key •••, again •••; sk-two"
+    assert runner.Dockerd().without_secrets("key sk-one, again sk-one; sk-two") == "key •••, again •••; sk-two"
 
 
 def test_a_file_appears_whole_and_closed(runner: Any, tmp_path: Path) -> None:
@@ -74,13 +76,13 @@ def docker(fakes: Fakes) -> Fakes:
 def answers(runner: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """What each model's API says; nothing for a model that is not in it."""
     said: dict[str, str] = {}
-    monkeypatch.setattr(runner, "ask", lambda name, url: said.get(name))
+    monkeypatch.setattr(runner, "ask", lambda dockerd, name, url: said.get(name))
     return said
 
 
 def entry(name: str, action: str = "create", **over: Any) -> dict[str, Any]:
     return {
-        "name": name, "action": action, "image": "i:1", "uuids": [], "url": "http://127.0.0.1:1/v1/models",
+        "name": name, "action": action, "user": "", "from": "", "image": "i:1", "uuids": [], "url": "http://127.0.0.1:1/v1/models",
         "served_name": name, "timeout": 5, **over,
     }  # fmt: skip
 
@@ -90,30 +92,105 @@ OLD = {"alpha": {"image": "i:0"}}
 
 def carry_out(runner: Any, *groups: list[dict[str, Any]], secrets: Any = None, services: Any = None) -> Any:
     new = services or {one["name"]: {"image": "i:1"} for group in groups for one in group if one["action"] != "remove"}
-    data = {
-        "compose": {"head": compose.head(), "services": compose.blocks(new), "before": compose.blocks(OLD)},
-        "secrets": secrets or {}, "groups": list(groups),
+    project = {
+        "head": compose.head(), "services": compose.blocks(new), "before": compose.blocks(OLD),
+        "files": secrets or {},
     }  # fmt: skip
-    job = runner.Job(data)
+    job = runner.Job({"projects": {"": project}, "groups": list(groups)})
     job.apply()
     return job
 
 
 def services_written(runner: Any) -> dict[str, Any]:
-    return dict(yaml.safe_load(Path(runner.COMPOSE_FILE).read_text())["services"])
+    return dict(yaml.safe_load(Path(runner.Dockerd().compose_file).read_text())["services"])
 
 
 def test_a_model_is_started_and_waited_for(
     runner: Any, docker: Fakes, answers: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     answers["alpha"] = '{"data":[{"id":"alpha"}]}'
-    job = carry_out(runner, [entry("alpha")], secrets={"alpha": "sk-one"})
+    job = carry_out(runner, [entry("alpha")], secrets={"alpha": {"api_key": "sk-one\n"}})
     assert (job.failures, capsys.readouterr().out) == (0, "alpha: ready after 0:00\n")
     assert services_written(runner) == {"alpha": {"image": "i:1"}}
-    key = Path(runner.SECRETS) / "alpha/api_key"
+    key = Path(runner.Dockerd().secrets) / "alpha/api_key"
     assert (key.read_text(), stat.S_IMODE(key.stat().st_mode)) == ("sk-one\n", 0o400)
-    assert not Path(runner.NEXT).exists()
+    assert not Path(runner.Dockerd().next).exists()
     assert "sk-one" not in docker.log.read_text()
+
+
+def test_the_locks_image_gets_the_name_whatever_it_means_elsewhere(
+    runner: Any, docker: Fakes, answers: dict[str, str]
+) -> None:
+    answers["alpha"] = '"alpha"'
+    (docker.folder / "state/images").unlink()
+    docker.add("docker", 'case "$*" in *" pull "*) cat "$5"; exit;; esac' + DOCKER)
+    job = carry_out(runner, [entry("alpha", image="r:5000/i:1", digest="sha256:12")])
+    assert job.failures == 0
+    assert "docker tag r:5000/i@sha256:12 r:5000/i:1" in docker.calls
+    pulled = next(call for call in docker.calls if " pull " in call)
+    assert pulled.endswith("compose.yaml.next-alpha pull alpha")
+    assert [path.name for path in Path(runner.Dockerd().compose_file).parent.iterdir() if "next" in path.name] == []
+
+
+def test_weights_that_are_not_the_locks_stop_a_model_and_no_other(
+    runner: Any, docker: Fakes, answers: dict[str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    answers |= {"alpha": '"alpha"', "beta": '"beta"'}
+    (tmp_path / "w.gguf").write_bytes(b"changed")
+    wrong = entry("alpha", "recreate", sha256={str(tmp_path / "w.gguf"): "0" * 64}, again="put it back")
+    assert carry_out(runner, [wrong], [entry("beta")]).failures == 1
+    out = capsys.readouterr().out
+    assert f"error alpha: {tmp_path}/w.gguf is not what the lock says: its sha256 is " in out
+    assert "beta: ready after" in out
+    assert not any(call.endswith((" up alpha", "rm --force alpha")) for call in docker.calls)
+
+
+def started(docker: Fakes) -> list[str]:
+    """The containers that were started, in order."""
+    return [call.split()[-1] for call in docker.calls if " up " in call]
+
+
+def test_a_service_waits_for_what_it_connects_to(runner: Any, docker: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In groups of their own, which go side by side: the page after the gateway, the gateway after its model."""
+    order: list[str] = []
+
+    def ask(dockerd: Any, name: str, url: str) -> str:
+        if name == "model":
+            time.sleep(0.3)
+        order.append(name)
+        return f'"{name}"'
+
+    monkeypatch.setattr(runner, "ask", ask)
+    groups = [entry("page", after=["gateway"])], [entry("gateway", after=["model", "elsewhere"])], [entry("model")]
+    assert carry_out(runner, *groups).failures == 0
+    assert started(docker) == order == ["model", "gateway", "page"]
+
+
+@pytest.mark.parametrize("broken", ["config", "pull", "end"])
+def test_a_service_starts_without_a_model_that_failed(
+    runner: Any, docker: Fakes, answers: dict[str, str], broken: str
+) -> None:
+    """Wherever the model fails: refused by Compose, without an image, or ended while loading."""
+    answers["gateway"] = '"gateway"'
+    model = {"image": "REFUSED" if broken == "config" else "i:1"}
+    provide = runner.provide
+
+    def provided(dockerd: Any, told: dict[str, Any], logins: Any) -> None:
+        if broken == "pull" and told["name"] == "model":
+            raise runner.Failure("no image")
+        provide(dockerd, told, logins)
+
+    runner.provide = provided
+    if broken == "end":
+        docker.state("state.model", '{"status":"exited","restarts":0,"code":1,"error":""}')
+    job = carry_out(
+        runner,
+        [entry("model")],
+        [entry("gateway", after=["model"])],
+        services={"model": model, "gateway": {"image": "i:1"}},
+    )
+    assert job.failures == 1
+    assert started(docker)[-1] == "gateway"
 
 
 def test_the_file_on_the_host_is_the_plans(runner: Any, docker: Fakes, answers: dict[str, str]) -> None:
@@ -123,14 +200,14 @@ def test_the_file_on_the_host_is_the_plans(runner: Any, docker: Fakes, answers: 
         "alpha": {"image": "$x", "volumes": [{"type": "volume", "source": "cache", "target": "/c"}]},
     }
     carry_out(runner, [entry("alpha")], [entry("beta")], services=services)
-    assert Path(runner.COMPOSE_FILE).read_text() == compose.document(services)
+    assert Path(runner.Dockerd().compose_file).read_text() == compose.document(services)
 
 
 def test_a_container_that_ends_ends_the_wait_with_its_last_lines(
     runner: Any, docker: Fakes, answers: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     docker.state("state.alpha", '{"status":"exited","restarts":0,"code":139,"error":""}')
-    job = carry_out(runner, [entry("alpha")], secrets={"alpha": "sk-one"})
+    job = carry_out(runner, [entry("alpha")], secrets={"alpha": {"api_key": "sk-one\n"}})
     assert job.failures == 1
     out = capsys.readouterr().out
     assert out.startswith("error alpha: it ended while loading (exit code 139). Look: docker logs alpha\n")
@@ -177,7 +254,7 @@ def test_a_folder_that_cannot_be_made_is_a_failure_and_no_lost_thread(
 ) -> None:
     (tmp_path / "file").write_text("")
     fetch = {"url": "http://127.0.0.1:1/a", "sha256": "0" * 64, "path": str(tmp_path / "file/weights/a.gguf")}
-    assert carry_out(runner, [entry("alpha", fetch=fetch)]).failures == 1
+    assert carry_out(runner, [entry("alpha", fetch=[fetch])]).failures == 1
     assert capsys.readouterr().out.startswith("error alpha: [Errno 20] Not a directory")
 
 
@@ -209,6 +286,19 @@ def test_stops_come_before_starts_and_memory_is_waited_for(
     assert "old: removed" in capsys.readouterr().out
 
 
+def test_memory_of_amds_cards_is_waited_for_too(
+    runner: Any, docker: Fakes, answers: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    docker.state("runs.alpha", "")
+    (tmp_path / "42").mkdir()
+    runner.KFD_PROCESSES, runner.GPU_MEMORY_TIMEOUT = str(tmp_path), 0.3
+    assert carry_out(runner, [entry("alpha", "recreate", uuids=["GPU-a"])]).failures == 1
+    assert "the memory of its card did not come back within 0.3 s" in capsys.readouterr().out
+    (tmp_path / "42").rmdir()
+    answers["alpha"] = '"alpha"'
+    assert carry_out(runner, [entry("alpha", "create", uuids=["GPU-a"])]).failures == 0
+
+
 def test_memory_that_does_not_come_back_is_said(
     runner: Any, docker: Fakes, answers: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -221,11 +311,16 @@ def test_memory_that_does_not_come_back_is_said(
 
 def test_keys_of_models_that_are_gone_go_too(runner: Any, docker: Fakes, answers: dict[str, str]) -> None:
     for name in ("gone", "stays", "has-none-now"):
-        (Path(runner.SECRETS) / name).mkdir(parents=True)
+        (Path(runner.Dockerd().secrets) / name).mkdir(parents=True)
+        (Path(runner.Dockerd().secrets) / name / "api_key").write_text("sk-one")
+        (Path(runner.Dockerd().secrets) / name / "keys").write_text("{}")
         docker.state(f"mounts.{name}", "[]")
-    docker.state("mounts.stays", f'[{{"Source":"{runner.SECRETS}/stays/api_key"}}]')
-    carry_out(runner)
-    assert [path.name for path in Path(runner.SECRETS).iterdir()] == ["stays"]
+    secrets = Path(runner.Dockerd().secrets)
+    docker.state("mounts.stays", f'[{{"Source":"{secrets}/stays/api_key"}}]')
+    carry_out(runner, secrets={"kept": {"config.json": "{}"}})
+    left = {str(path.relative_to(secrets)) for path in secrets.rglob("*") if path.is_file()}
+    assert left == {"stays/api_key", "kept/config.json"}
+    assert {path.name for path in secrets.iterdir()} == {"stays", "kept"}
 
 
 def test_one_run_at_a_time_and_it_says_who(runner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,7 +332,8 @@ def test_one_run_at_a_time_and_it_says_who(runner: Any, monkeypatch: pytest.Monk
 
 
 def test_the_plan_and_the_host_agree_on_names(runner: Any) -> None:
-    assert runner.SET_ASIDE == SET_ASIDE
+    dockerd = load("dockerd")
+    assert (dockerd.SET_ASIDE, dockerd.USERS, dockerd.CONFIG) == (SET_ASIDE, paths.USERS, paths.CONFIG)
 
 
 # --- boot ------------------------------------------------------------------------------------------------------------
@@ -258,6 +354,38 @@ def test_boot_starts_what_does_not_run_and_waits_for_cards(
     starts = [call for call in fakes.calls if call.startswith("docker start")]
     assert starts == ["docker start cpu", "docker start bad", "docker start gpu"]
     assert capsys.readouterr().out == "bad: no such network\nerror bad: did not start; see docker logs bad\n"
+
+
+def test_boot_waits_for_the_devices_of_amds_cards(
+    runner: Any, fakes: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One is there, one comes, one does not: each model waits for its own, and nothing of NVIDIA's is asked."""
+    nodes = {name: str(tmp_path / name) for name in ("there", "comes", "lost")}
+    for name, node in nodes.items():
+        fakes.state(f"label.{name}", {"uuids": [f"GPU-{name}"], "render_nodes": [node]})
+    fakes.add(
+        "docker",
+        'for name; do :; done; case "$*" in ps*) printf "there\\ncomes\\nlost\\n";; '
+        '*"index .Config"*) cat "$STATE/label.$name";; *inspect*) echo \'{"status":"exited"}\';; esac',
+    )
+    fakes.add("nvidia-smi", "exit 9")
+    Path(nodes["there"]).touch()
+    looks = []
+
+    def sleep(seconds: float) -> None:
+        Path(nodes["comes"]).touch()
+        looks.append(seconds)
+        if len(looks) == 3:
+            runner.DRIVER_TIMEOUT = 0  # the time is over
+
+    monkeypatch.setattr(runner.time, "sleep", sleep)
+    assert runner.boot() == 1
+    assert [call for call in fakes.calls if call.startswith("docker start")] == [
+        "docker start there",
+        "docker start comes",
+    ]
+    assert not [call for call in fakes.calls if call.startswith("nvidia")]
+    assert f"lost: {nodes['lost']} did not appear within 0:00" in capsys.readouterr().out
 
 
 def test_unknown_words_are_the_usage(runner: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -284,9 +412,9 @@ def test_what_runc_fails_to_create_is_tried_once_more(
 ) -> None:
     fakes.add("docker", script)
     if sentence is None:
-        runner.start("alpha")
+        runner.Dockerd().start("alpha")
     else:
         with pytest.raises(runner.Failure) as failure:
-            runner.start("alpha")
+            runner.Dockerd().start("alpha")
         assert str(failure.value).endswith(sentence)
     assert len(fakes.calls) == calls

@@ -12,7 +12,8 @@ import pytest
 from gpurack.plan import apt
 from gpurack.plan.docker import CE_URL, ce_repository, plan_docker
 from gpurack.plan.nvidia_toolkit import plan_toolkit, repository
-from gpurack.plan.platforms import CE_PACKAGES, DEBIAN, PLATFORMS, TOOLKIT_PACKAGES, UBUNTU, platform_of
+from gpurack.plan.packages import installed, upstream
+from gpurack.plan.platforms import CE_PACKAGES, PLATFORMS, TOOLKIT_PACKAGES
 from gpurack.plan.remove import plan_remove
 from gpurack.plan.restart import foreign_running, may_stop_foreign
 from gpurack.plan.steps import Plan, SetAside, Shell, WriteFile
@@ -30,6 +31,7 @@ CE = {
 }
 DISTRO = {"docker.io": "26.1.5+dfsg1-9+b9", "docker-cli": "26.1.5+dfsg1-9+b9", "docker-compose": "2.26.1-4"}
 TOOLKIT = dict.fromkeys(TOOLKIT_PACKAGES, "1.20.0-1")
+TRIXIE = PLATFORMS["debian", "13"]
 UNITS = {"docker.service": "loaded active enabled"}
 
 
@@ -39,21 +41,26 @@ def ce(version: str | None = None, **fields: Any) -> Host:
 
 def with_ce(held: bool = False, **over: Any) -> HostState:
     """A host on which docker-ce is as gpurack left it; `packages` in over changes some."""
-    repo = ce_repository(Host(), host_state(), PLATFORMS["debian", "13"])
+    repo = ce_repository(Host(), host_state(), TRIXIE)
     there = {**PREREQUISITES, **{name: f"{version}{' held' if held else ''}" for name, version in CE.items()}}
     there = {name: version for name, version in {**there, **over.pop("packages", {})}.items() if version}
     return host_state(
-        packages=there, sources={repo.path: repo.text}, files={repo.key_path: repo.key}, units=UNITS, **over
+        packages=there,
+        sources={apt.repository_path(repo): apt.source(repo)},
+        files={apt.key_path(repo): repo.key},
+        units=UNITS,
+        **over,
     )
 
 
 def with_toolkit(wanted: Host, held: bool = False, **over: Any) -> HostState:
     """A host with two cards and the toolkit as gpurack left it."""
-    repo = repository(wanted)
+    repo = repository(wanted, TRIXIE)
     there = {name: f"{version}{' held' if held else ''}" for name, version in TOOLKIT.items()}
     there = {name: version for name, version in {**there, **over.pop("packages", {})}.items() if version}
     cdi = [f"nvidia.com/gpu={uuid(0)}", f"nvidia.com/gpu={uuid(1)}", "nvidia.com/gpu=all"]
-    usual = {"gpus": 2, "cdi": cdi, "sources": {repo.path: repo.text}, "files": {repo.key_path: repo.key}}
+    usual = {"gpus": 2, "cdi": cdi, "sources": {apt.repository_path(repo): apt.source(repo)}}
+    usual["files"] = {apt.key_path(repo): repo.key}
     return host_state(packages=there, **{**usual, **over})
 
 
@@ -71,7 +78,7 @@ def command(plan: Plan, beginning: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("version", "upstream"),
+    ("version", "upstreams"),
     [
         ("5:28.5.2-1~debian.13~trixie", "28.5.2"),
         ("26.1.5+dfsg1-9+b9", "26.1.5"),
@@ -84,13 +91,13 @@ def command(plan: Plan, beginning: str) -> str:
         ("", ""),
     ],
 )
-def test_upstream_version(version: str, upstream: str) -> None:
-    assert apt.upstream(version) == upstream
+def test_upstream_version(version: str, upstreams: str) -> None:
+    assert upstream(version) == upstreams
 
 
 def test_a_repository_file_is_deb822_with_its_own_key() -> None:
-    repo = ce_repository(Host(), host_state(), PLATFORMS["debian", "13"])
-    lines = [line for line in repo.text.splitlines() if not line.startswith("#")]
+    repo = ce_repository(Host(), host_state(), TRIXIE)
+    lines = [line for line in apt.source(repo).splitlines() if not line.startswith("#")]
     assert lines == [
         "Types: deb",
         f"URIs: {CE_URL}/linux/debian",
@@ -102,7 +109,7 @@ def test_a_repository_file_is_deb822_with_its_own_key() -> None:
 
 
 def test_nvidias_flat_repository_has_no_component() -> None:
-    text = repository(Host()).text
+    text = apt.source(repository(Host(), TRIXIE))
     assert "URIs: https://nvidia.github.io/libnvidia-container/stable/deb/$(ARCH)\nSuites: /\nSigned-By:" in text
 
 
@@ -114,9 +121,11 @@ def test_mirrors_and_their_own_keys(tmp_path: Path) -> None:
     }
     wanted = spec({"mirrors": mirrors})
     repo = ce_repository(wanted, host_state(os="ubuntu 24.04"), PLATFORMS["ubuntu", "24.04"])
-    assert (repo.uri, repo.suites, repo.key) == ("https://mirror.example/docker-ce/linux/ubuntu", "noble", "lab's key")
-    assert repository(wanted).uri == "https://mirror.example/nvidia/stable/deb/$(ARCH)"
-    assert repository(wanted).key == repository(Host()).key
+    assert "URIs: https://mirror.example/docker-ce/linux/ubuntu\nSuites: noble\n" in apt.source(repo)
+    assert repo.key == "lab's key"
+    toolkit = repository(wanted, TRIXIE)
+    assert "URIs: https://mirror.example/nvidia/stable/deb/$(ARCH)\n" in apt.source(toolkit)
+    assert toolkit.key == repository(Host(), TRIXIE).key
 
 
 DOCKERS = "download.docker.com/linux"
@@ -214,7 +223,7 @@ def test_unchanged_is_nothing() -> None:
         (
             ce("28.5.2"),
             with_ce(held=True, packages={"docker-ce-cli": "5:28.5.1-1 held"}),
-            "install docker-ce, docker-ce-cli",
+            "docker-ce-cli 28.5.1 → 28.5.2",
             "'docker-ce-cli=5:28.5.2-*'",
         ),
         (ce(), with_ce(packages={"curl": ""}), "install curl", " curl"),
@@ -256,8 +265,8 @@ def test_an_interrupted_installation_is_finished_first() -> None:
         (
             {"podman-docker": "5.4.2+ds1-2"},
             "distro",
-            'podman-docker 5.4.2 is installed and cannot live beside docker.io. To keep it write docker: {"source": '
-            '"keep"}; to change over, stop its containers and apt-get remove podman-docker.',
+            "podman-docker 5.4.2 is installed and cannot live beside docker.io. It only calls podman docker: "
+            "apt-get remove podman-docker.",
         ),
     ],
     ids=["docker.io", "docker-ce", "podman"],
@@ -276,15 +285,25 @@ def test_only_the_remains_of_a_package_are_no_conflict() -> None:
     [
         (
             ce(),
-            host_state(os="rocky 9"),
-            "Rocky Linux 9.6 (Blue Onyx) is not supported; supported are Debian 12, Debian 13, Ubuntu 22.04, "
-            "Ubuntu 24.04.",
+            host_state(os="suse 15"),
+            "openSUSE Leap 15.6 is not supported; supported are Debian 12/13/sid, Ubuntu 22.04/24.04, RHEL 8/9/10, "
+            "Rocky Linux 8/9/10, AlmaLinux 8/9/10, CentOS Stream 8/9/10, Fedora 42/43/44, Amazon Linux 2/2023.",
+        ),
+        *(
+            (
+                ce(source=source),
+                host_state(units={"snap.docker.dockerd.service": "loaded active enabled"}),
+                "snap's Docker is installed, whose files, devices and daemon.json are the snap's own; gpurack needs "
+                "Docker from packages. Save what is in it, snap remove docker, and run again.",
+            )
+            for source in ("docker-ce", "distro", "keep")
         ),
         (ce(), host_state(init="tini"), "the host's init is tini; gpurack needs systemd."),
         (
             ce(source="distro"),
             host_state(os="debian 12"),
-            'Debian GNU/Linux 12 (bookworm)\'s own Docker has no Compose v2; write docker: {"source": "docker-ce"}.',
+            "Debian GNU/Linux 12 (bookworm) has no Docker with Compose v2 of its own; write docker: "
+            '{"source": "docker-ce"}.',
         ),
         (
             ce(source="keep"),
@@ -302,7 +321,17 @@ def test_only_the_remains_of_a_package_are_no_conflict() -> None:
             "docker.source is keep, but Docker has no Compose v2 (`docker compose version`); install it.",
         ),
     ],
-    ids=["rocky", "no systemd", "bookworm's own", "no daemon", "compose 1", "no compose"],
+    ids=[
+        "suse",
+        "snap",
+        "snap, distro",
+        "snap, keep",
+        "no systemd",
+        "bookworm's own",
+        "no daemon",
+        "compose 1",
+        "no compose",
+    ],
 )
 def test_refused(wanted: Host, state: HostState, sentence: str) -> None:
     assert plan_docker(wanted, state, True) == Plan(errors=(sentence,))
@@ -330,13 +359,6 @@ def test_docker_is_started_and_enabled(unit: str, unmask: bool) -> None:
     assert start.endswith("systemctl start docker.service && systemctl -q is-enabled docker.service")
 
 
-def test_platforms_know_what_the_distribution_has() -> None:
-    known = {name: platform_of(os) for name, os in SYSTEMS.items()}
-    assert known["rocky 9"] is None
-    assert known["debian 12"] == PLATFORMS["debian", "12"]
-    assert [PLATFORMS[key].distro_packages for key in PLATFORMS] == [(), DEBIAN, UBUNTU, UBUNTU]
-
-
 # --- the toolkit -----------------------------------------------------------------------------------------------------
 
 GPU = spec({"nvidia": {"toolkit": "1.20.0"}, "models": {"alpha": {"port": 1, "gpus": [0]}}})
@@ -349,8 +371,8 @@ def test_nothing_for_a_host_without_cards_that_wants_none() -> None:
 
 def test_a_model_that_wants_a_card_where_there_is_no_driver() -> None:
     assert plan_toolkit(GPU, host_state()).errors == (
-        "a model wants a GPU, but there is no NVIDIA driver (no /proc/driver/nvidia). Install the driver and reboot, "
-        "or give the model gpus: [].",
+        "a model wants a GPU, but there is no NVIDIA driver (no /proc/driver/nvidia), nor AMD's (no /sys/class/kfd). "
+        "Install the driver and reboot, or give the model gpus: [].",
     )
 
 
@@ -403,7 +425,7 @@ def test_cdi_names_every_card_that_answers() -> None:
 
 
 def test_nothing_more_is_said_where_docker_was_refused_already() -> None:
-    assert plan_toolkit(GPU, host_state(os="rocky 9", gpus=1)).nothing
+    assert plan_toolkit(GPU, host_state(os="suse 15", gpus=1)).nothing
 
 
 # --- restart and remove ----------------------------------------------------------------------------------------------
@@ -563,5 +585,5 @@ def test_what_fails_is_tried_again_only_while_a_lock_is_taken(
 
 def test_packages_whole_means_dpkg_finished_them() -> None:
     state = HostState(packages={"curl": package("8 half"), "python3": package("3")})
-    assert apt.installed(("curl", "python3", "tar"), state) == {"python3": "3"}
+    assert installed(("curl", "python3", "tar"), state) == {"python3": "3"}
     assert apt.prerequisites(state) == ["ca-certificates", "curl"]

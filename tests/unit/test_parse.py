@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from gpurack.state.model import Container, Driver, Gpu, GpuProcess, HostState, Listener, Os, Package, Probe, Unit
 from gpurack.state.parse import (
     container,
+    counter,
     docker,
     driver,
     files,
@@ -57,7 +58,8 @@ PRETTY_NAME="Rocky Linux 9.6 (Blue Onyx)"
 """
 # One NVIDIA H200, driver 580.159.04, by --format=csv,noheader,nounits (a real machine's, 2026-11-20).
 H200 = (
-    "0, GPU-45c1f5da-e0c4-77a2-ebe0-fcc3f73be564, NVIDIA H200, 143771, 0, 580.159.04, 9.0, Disabled, 00000000:00:06.0"
+    "0, GPU-45c1f5da-e0c4-77a2-ebe0-fcc3f73be564, NVIDIA H200, 143771, 0, 580.159.04, 9.0, Disabled, "
+    "00000000:00:06.0, 0"
 )
 KERNEL = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.159.04  Tue Nov 18 06:12:00 UTC 2026"
 OPEN_KERNEL = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build  (dvs-builder)"
@@ -168,17 +170,18 @@ def test_weights_there_and_missing() -> None:
 
 def test_a_real_card() -> None:
     uuid = "GPU-45c1f5da-e0c4-77a2-ebe0-fcc3f73be564"
-    assert gpus([H200]) == [Gpu(0, uuid, "NVIDIA H200", 143771, 0, "580.159.04", "9.0", "00000000:00:06.0")]
+    assert gpus([H200]) == [Gpu(0, uuid, "NVIDIA H200", 143771, 0, "580.159.04", "9.0", "00000000:00:06.0", 0)]
 
 
 def test_cards_come_by_index_and_a_memory_that_is_not_available_is_nothing() -> None:
     lines = [
-        "1, GPU-b, A30, [N/A], [N/A], 5, [N/A], [N/A], 1",
-        "0, GPU-a, A30, 24125, 7, 5, 8.0, Disabled, 0",
+        "1, GPU-b, A30, [N/A], [N/A], 5, [N/A], [N/A], 1, [N/A]",
+        "0, GPU-a, A30, 24125, 7, 5, 8.0, Disabled, 0, 4",
         "No devices",
     ]
     found = gpus(lines)
     assert [(card.index, card.memory_total, card.memory_used) for card in found] == [(0, 24125, 7), (1, 0, 0)]
+    assert [card.utilization for card in found] == [4, None]
 
 
 @pytest.mark.parametrize(
@@ -194,12 +197,33 @@ def test_cards_come_by_index_and_a_memory_that_is_not_available_is_nothing() -> 
     ids=["closed", "open", "lost", "mismatch", "no driver", "nothing"],
 )
 def test_the_driver_and_its_complaints(version: list[str], said: list[str], expected: Driver) -> None:
-    assert driver(version, [], said, True) == expected
+    assert driver(version, [], said, [], True) == expected
 
 
 def test_the_kernels_own_list_of_cards() -> None:
     line = "/proc/driver/nvidia/gpus/0000:e1:00.0/information|GPU-6f1c|NVIDIA A30"
-    assert driver([KERNEL], [line], [], True).pci == {"0000:e1:00.0": "GPU-6f1c"}
+    assert driver([KERNEL], [line], [], [], True).pci == {"0000:e1:00.0": "GPU-6f1c"}
+
+
+def test_what_the_kernel_said_of_a_lost_card() -> None:
+    lines = [
+        "2026-11-20T02:11:09,123456+01:00 NVRM: Xid (PCI:0000:E1:00): 79, GPU has fallen off the bus.",
+        "2026-11-20T02:11:10,000000+01:00 NVRM: Xid (PCI:0000:e1:00): 154, pid='<unknown>', name=<unknown>, GPU Reset",
+        "[  12.5] NVRM: Xid (PCI:0000:e1:00): 31, of a dmesg that knows no times",
+        "2026-11-20T02:11:10,000000+01:00 something else with NVRM: Xid in it",
+    ]
+    first, second, third = driver([KERNEL], [], [LOST], lines, True).xids
+    assert (first.pci, first.number, first.text) == ("0000:e1:00", 79, "GPU has fallen off the bus.")
+    assert first.time is not None
+    assert first.time.isoformat() == "2026-11-20T02:11:09.123456+01:00"
+    assert (second.number, second.text) == (154, "pid='<unknown>', name=<unknown>, GPU Reset")
+    assert (third.number, third.time) == (31, None)
+
+
+def test_a_counter_is_summed_over_its_labels() -> None:
+    lines = ['vllm:request_success_total{finished_reason="stop"} 12.0', 'vllm:request_success_total{a="b c"} 1e+03']
+    assert counter(lines) == 1012
+    assert counter(["llamacpp:tokens_predicted_total 7", "llamacpp:tokens_predicted_total NaN"]) == 7
 
 
 def test_processes_whose_names_hold_commas() -> None:
@@ -224,7 +248,7 @@ def test_a_container() -> None:
     found = container(inspected())
     assert found == Container(
         "f3", "alpha", "sha256:ab", "running", 0, "", 4242, "2026-11-20T16:58:01.1Z", "2026-11-20", 0,
-        {"gpurack.model": "{}"}, (("127.0.0.1", 8000),),
+        {"gpurack.model": "{}"}, (("127.0.0.1", 8000),), "0001-01-01",
     )  # fmt: skip
     assert found.ours
     assert found.running
@@ -290,7 +314,7 @@ def test_a_whole_look() -> None:
     assert (seen.docker_flags, seen.compose) == ("dockerd -H fd://", "2.40.3")
     assert seen.secrets == {"/etc/gpurack/secrets/alpha/api_key": ("400", 0)}
     assert seen.images == {"ghcr.io/a/b:1": "sha256:ab"}
-    assert (list(seen.ours), seen.probes["alpha"].status, seen.has_gpu) == (["alpha"], 200, True)
+    assert (list(seen.ours), seen.probes["alpha"].status, seen.has_nvidia) == (["alpha"], 200, True)
 
 
 def test_a_look_that_broke_off_anywhere_is_trouble() -> None:

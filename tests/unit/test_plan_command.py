@@ -115,4 +115,4 @@ def test_live_without_any_host_that_answers_is_a_sentence_for_each(tmp_path: Pat
     assert result.exit_code == 1
     assert isinstance(result.exception, SystemExit)
     for host in ("no-such-host.invalid", "none.invalid"):
-        assert f"{host}   error  could not connect" in result.output
+        assert f"{host}   \n  error  could not connect: Could not resolve hostname" in result.output

@@ -14,7 +14,7 @@ from tests.unit.host_programs import FILES, Fakes
 
 SHELLS = [shell for shell in (["sh"], ["dash"], ["busybox", "ash"], ["bash", "--posix"]) if shutil.which(shell[0])]
 SNAPSHOT = FILES / "snapshot.sh"
-H200 = "0, GPU-45c1f5da, NVIDIA H200, 143771, 0, 580.159.04, 9.0, Disabled, 00000000:00:06.0"
+H200 = "0, GPU-45c1f5da, NVIDIA H200, 143771, 0, 580.159.04, 9.0, Disabled, 00000000:00:06.0, 0"
 
 
 @pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])

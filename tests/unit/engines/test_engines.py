@@ -1,8 +1,10 @@
 """Every engine's cases: an entry of the inventory in, exactly this Compose service out, or exactly these sentences.
 
 A case (`<engine>/<case>.json`) has `name` and `model` (the entry), and where needed `cards` (compute capability of each
-card of the host; "" where nobody knows), `host` (other fields of the host), `docker` (its version), `upstreams` (of a
-service). It expects `service`, `files` and `ready` [path, name in the answer], or `refused` [sentences].
+card of the host; "" where nobody knows, "amd" for one of AMD's), `host` (other fields of the host), `docker` (its
+version), `docker_info` (more of it), `others` (of a service: the `models` and `services` beside it, and whole other
+`hosts`). It expects `service`, `files` (but for programs) and `ready` [path, name in the answer], or `refused`
+[sentences].
 `docker_run` is the command people typed (the seeds of this project): the service is compared with it, too; `differs`
 says what is left out of that comparison on purpose, and why.
 """
@@ -20,7 +22,7 @@ import pytest
 import yaml
 
 from gpurack.engines import ENGINES
-from gpurack.engines.base import Upstream, normal, with_secrets
+from gpurack.engines.base import normal, with_secrets
 from gpurack.engines.known_flags import FOLDER as KNOWN_FLAGS
 from gpurack.engines.llama_cpp_python import CONFIG, KEYED_CONFIG
 from gpurack.engines.sglang import KEEPER
@@ -43,22 +45,24 @@ def read(path: Path) -> dict[str, Any]:
 def host_of(case: dict[str, Any]) -> Host:
     """The host of a case, checked as every inventory is. Raises InventoryError."""
     kind = "services" if ENGINES[case["model"]["engine"]].service else "models"
-    others = case["model"].get("connects_to", []) if kind == "services" else []
-    stand_in = {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf"}
-    models = {name: {**stand_in, "port": 20000 + index} for index, name in enumerate(others) if others != "all"}
-    entries = {"models": models, **({} if kind == "models" else {"services": {}})}
-    entries[kind] = {**entries[kind], case["name"]: case["model"]}
-    return check_fleet({"gpu1": [{**case.get("host", {}), **entries}]})["gpu1"]
+    others = case.get("others", {})
+    data = {**case.get("host", {}), **{word: dict(others.get(word, {})) for word in ("models", "services")}}
+    data[kind][case["name"]] = case["model"]
+    return check_fleet({"gpu1": [data], **{name: [other] for name, other in others.get("hosts", {}).items()}})["gpu1"]
 
 
 def state_of(case: dict[str, Any]) -> HostState:
     """A host with the case's cards (A30-sized), and nothing on it."""
     cards = [
         Gpu(index, f"GPU-{index}", "A30", 24576, 0, "580.159.04", compute, f"0000:0{index}:00.0")
+        if compute != "amd"
+        else Gpu(
+            index, f"GPU-{index}", "MI210", 65520, 0, "", "", "", None, "amd", f"/dev/dri/renderD{128 + index}", 992
+        )
         for index, compute in enumerate(case.get("cards", []))
     ]
-    version = {"ServerVersion": case.get("docker", "28.5.2")}
-    return HostState(address="192.0.2.10", gpus=tuple(cards), docker=version)
+    version = {"ServerVersion": case.get("docker", "28.5.2"), **case.get("docker_info", {})}
+    return HostState(address="192.0.2.10", gpus=tuple(cards), kfd_gid=992, docker=version)
 
 
 def uuids_of(host: Host, name: str, state: HostState) -> tuple[str, ...]:
@@ -77,16 +81,17 @@ def outcome(case: dict[str, Any]) -> dict[str, Any]:
     model = host.entries[name]
     engine = ENGINES[model.engine]
     uuids = uuids_of(host, name, state)
-    upstreams = tuple(Upstream(**upstream) for upstream in case.get("upstreams", []))
-    service = compose.service(name, host, state, uuids, upstreams)
-    files = compose.of_engine(name, host, state, uuids, upstreams).files
+    service = compose.service(name, host, state, uuids)
+    files = compose.of_engine(name, host, state, uuids).files
     ready = [engine.ready_at(model), engine.answers_as(model, model.served_name or name)]
-    return {"service": service, **({"files": dict(files)} if files else {}), "ready": ready}
+    shown = {path: text for path, text in files.items() if not path.endswith(".py")}  # programs are the same for all
+    return {"service": service, **({"files": shown} if shown else {}), "ready": ready}
 
 
 @pytest.fixture(autouse=True)
 def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAB_KEY", SECRET)
+    monkeypatch.setenv("OTHER_KEY", f"{SECRET}-2")
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: f"{path.parent.name}/{path.stem}")

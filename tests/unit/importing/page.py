@@ -28,15 +28,20 @@ What is the same for all of these commands is not repeated below:
 - **`--runtime nvidia`** is not needed: containers get their cards by UUID (CDI).
 - **Restart**: gpurack's containers run in the background and come back after a crash and a reboot (`unless-stopped`).
 - **`docker build`** by hand: `image: {"build": {"git": …, "revision": …, "dockerfile": …, "args": {"CUDA_VERSION": …,
-  "CUDA_DOCKER_ARCH": …}}}` is understood, but not carried out yet; until then build by hand and name the image.
-- **`docker commit`** is not needed: the inventory is the package. Such an image holds neither the model, which is
-  mounted, nor the options it was started with.
+  "CUDA_DOCKER_ARCH": …}}}` builds it on the host, once for each definition ([images.md](images.md)).
+- **`docker commit`** is not needed to start the same thing elsewhere: the inventory is the package. Such an image holds
+  neither the model, which is mounted, nor the options it was started with. For a host that reaches no registry, or for
+  what somebody changed inside a container: `gpurack image save INVENTORY HOST NAME FILE.tar` and
+  `image: {"tar": "FILE.tar"}` ([images.md](images.md)).
+- **What ends** (llama.cpp's images `full` and `light`) is an entry of `jobs`: done once, its result kept
+  ([jobs.md](jobs.md)).
 
 All of it together, with its conflicts resolved, is [inventories/lab.py](../inventories/lab.py).
 """
 SAID_ABOVE = (
     " floats: tomorrow", "everybody who reaches the host", "its weights are mounted read-only",
     "--runtime nvidia is left", "gpurack runs it as a service, again",
+    "it is done once, and again only when",
 )  # fmt: skip
 TITLES = {
     "llama-cpp": "llama.cpp", "llama-cpp-python": "llama-cpp-python", "llama-gpt": "llama-gpt", "ollama": "ollama",

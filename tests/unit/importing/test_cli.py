@@ -61,6 +61,12 @@ def test_nothing_to_import_is_exit_code_2(given: str) -> None:
     assert run(given=given) == (2, "# No service was found.\n")
 
 
+def test_no_docker_command_at_all_is_exit_code_2() -> None:
+    code, output = run(given="echo hello\n")
+    assert code == 2
+    assert "`echo hello`: no docker command." in output
+
+
 def test_what_cannot_be_read_is_exit_code_2(tmp_path: Path) -> None:
     assert run(str(tmp_path / "none.sh")) == (2, f"error  {tmp_path / 'none.sh'}: No such file or directory.\n")
     assert run(given="services:\n  - [")[0] == 2

@@ -2,14 +2,15 @@
 
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
 from gpurack.engines import ENGINES
-from gpurack.engines.base import Upstream
-from gpurack.plan import compose, offline
+from gpurack.importing import recognise
+from gpurack.plan import compose, jobs, offline
 from gpurack.plan.ledger import assign
 from gpurack.spec.fleet import check_fleet
 from gpurack.spec.model import Host
@@ -17,7 +18,7 @@ from gpurack.spec.problems import InventoryError
 from tests.unit.importing.cases import Case, cases
 
 CASES = cases()
-LAB = {"hardware": {"A30": 4}}
+LAB = {"A30": 4}
 
 
 @pytest.fixture(autouse=True)
@@ -38,14 +39,17 @@ def test_entries_and_findings(case: Case) -> None:
     assert imported.host == case.told.get("host", {})
     assert imported.models == case.told.get("models", {})
     assert imported.services == case.told.get("services", {})
+    assert imported.jobs == case.told.get("jobs", {})
     assert [f"{finding.kind}  {finding}" for finding in imported.findings] == case.told["findings"]
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if "means" not in case.told], ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if not {"means", "jobs"} & set(case.told)], ids=lambda case: case.name
+)
 def test_what_is_no_service_is_listed(case: Case) -> None:
     imported = case.imported()
     commands = sum("docker " in line for line in case.text.splitlines())
-    assert not imported.models
+    assert not imported.data
     assert len(imported.findings) == commands
 
 
@@ -61,20 +65,32 @@ def test_the_service_means_the_same(case: Case) -> None:
     state = offline.imagined(spec)
     cards = assign(spec, state).uuids
     meant = {}
-    for name, model in spec.entries.items():
-        upstreams = tuple(
-            Upstream(other, other, f"http://{other}:{ENGINES[spec.models[other].engine].port}/v1", None)
-            for other in model.connects_to
-        )
-        service = compose.service(name, spec, state, cards.get(name, ()), upstreams)
+    for name in spec.entries:
+        service = compose.service(name, spec, state, cards.get(name, ()))
         files = compose.of_engine(name, spec, state, cards.get(name, ())).files
         meant[name] = meaning(service, files, spec, name, case.told["means"][name].get("compose", {}))
     assert meant == case.told["means"]
 
 
+@pytest.mark.parametrize("case", [case for case in CASES if "jobs" in case.told], ids=lambda case: case.name)
+def test_a_job_does_the_same(case: Case) -> None:
+    """The words after the image, the folder at /models, and cards where there were some."""
+    spec, problems = plan_of(case)
+    assert (problems, len(case.told["jobs"])) == ([], 1)
+    assert spec
+    [name] = spec.jobs
+    service = jobs.service(name, spec, offline.imagined(spec), ("GPU-0",) if spec.jobs[name].gpus else ())
+    typed = shlex.split(case.text.replace("\\\n", " "))
+    image = next(index for index, word in enumerate(typed) if "llama.cpp" in word)
+    assert service["image"] == recognise.moved(typed[image])
+    assert service["command"] == typed[image + 1 :]
+    assert [f"{mount['source']}:{mount['target']}" for mount in service["volumes"]] == [typed[typed.index("-v") + 1]]
+    assert ("deploy" in service) == ("--gpus" in typed)
+
+
 def plan_of(case: Case) -> tuple[Host | None, list[str]]:
     try:
-        return check_fleet({"gpu1": [LAB, case.imported().data]})["gpu1"], []
+        return check_fleet({"gpu1": [{"hardware": case.told.get("hardware", LAB)}, case.imported().data]})["gpu1"], []
     except InventoryError as error:
         return None, [str(problem) for problem in error.problems]
 
@@ -86,7 +102,7 @@ def loosened(case: Case) -> Host:
         return spec
     data = json.loads(json.dumps(case.imported().data).replace(".bin", ".gguf"))
     assert problems == case.told["refused"]
-    return check_fleet({"gpu1": [LAB, data]})["gpu1"]
+    return check_fleet({"gpu1": [{"hardware": LAB}, data]})["gpu1"]
 
 
 def meaning(
@@ -96,6 +112,8 @@ def meaning(
     model, engine = spec.entries[name], ENGINES[spec.entries[name].engine]
     devices = service.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices", [])
     cards = [int(device.rpartition("-")[2]) for item in devices for device in item["device_ids"]]
+    nodes = [device for device in service.get("devices", []) if device.startswith("/dev/dri/")]  # AMD's
+    cards += [int(node.rpartition("-")[2]) for node in nodes]
     binds = {
         mount["target"]: in_words(mount["source"], spec)
         for mount in service.get("volumes", [])
@@ -132,7 +150,7 @@ def in_words(source: str, spec: Host) -> str:
 
 def flags_of(service: Mapping[str, Any], files: Mapping[str, str], engine: str) -> tuple[dict[str, Any], str | None]:
     """The command's flags without those that are gpurack's own way of saying the same; the weights' path inside."""
-    words = list(service.get("command") or [])
+    words = [word for word in service.get("command") or [] if word != "--metrics"]  # changes nothing of what was meant
     if engine == "llama-cpp-python":
         assert words[:3] == ["python3", "-m", "llama_cpp.server"]
         words = words[3:]

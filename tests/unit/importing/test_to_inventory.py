@@ -232,3 +232,43 @@ def test_whatever_is_given_ends_in_entries_or_sentences(pieces: list[str], betwe
         return
     assert yaml.safe_load(as_yaml(imported, "h") + comments(imported.findings))["hosts"]["h"] == imported.data
     exec(as_python(imported, "h") + comments(imported.findings), {})
+
+
+# --- jobs, files of repositories, images of nobody -------------------------------------------------------------------
+
+
+def job(text: str) -> dict[str, Any]:
+    [fields] = read(text).jobs.values()
+    return fields
+
+
+def test_a_job_with_a_result_a_version_and_other_mounts() -> None:
+    image = "ghcr.io/ggml-org/llama.cpp:full-b7000"
+    text = f"docker run --rm -v /m:/models -v /x:/y:ro -e A=1 {image} --quantize /models/a.gguf /models/q4.gguf q4_0"
+    assert read(text).jobs == {
+        "quantize": {
+            "engine": "llama.cpp", "version": "b7000", "folder": "/m", "result": "q4.gguf",
+            "command": ["--quantize", "/models/a.gguf", "/models/q4.gguf", "q4_0"], "env": {"A": "1"},
+            "compose": {"volumes": ["/x:/y:ro"]},
+        }
+    }  # fmt: skip
+    cuda = "docker run --gpus device=1 --name ask -v /m:/models ghcr.io/ggml-org/llama.cpp:light-cuda-b7000 -p Hi"
+    assert (job(cuda)["version"], job(cuda)["gpus"], list(read(cuda).jobs)) == ("b7000", [1], ["ask"])
+
+
+def test_a_file_of_a_repository() -> None:
+    server = "docker run -d --name m -p 8080:8080 ghcr.io/ggml-org/llama.cpp:server-b7000 --port 8080"
+    named = f"{server} -hf a/b -hff q4.gguf"
+    assert entry(named)["weights"] == {"hf": "a/b", "file": "q4.gguf"}
+    assert not [what for what in said(named) if "file" in what]
+    chosen = f"{server} -hf a/b:Q8_0"
+    assert entry(chosen)["weights"] == {"hf": "a/b", "file": "UNKNOWN.gguf"}
+    assert any("chooses a file of a/b:Q8_0 by itself" in what for what in said(chosen))
+
+
+@pytest.mark.parametrize(
+    ("image", "built"), [("redis:7", False), ("nginx", False), ("cuda_simple", True), ("local/llama.cpp:server", True)]
+)
+def test_an_image_of_docker_hub_is_not_said_to_be_built(image: str, built: bool) -> None:
+    found = said(f"docker run -d --name one -p 8000:8000 -v /m:/m {image} --model /m/a.gguf")
+    assert any("was built on the host" in what for what in found) == built

@@ -1,0 +1,218 @@
+"""Gets the images that models run from onto this host: pulled, loaded from a tar file, or built. A part of models.py.
+
+Runs on the host's own python3 (3.6 or newer, standard library only).
+"""
+
+import base64
+import collections
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import threading
+
+from common import EVERY, Failure, Progress, clock, follow, run, say, size, telling, write  # (beside this file)
+
+LOGINS = "/run/gpurack"  # in memory
+BUILDS = "/var/lib/gpurack/builds"
+DOCKER_HUB = "https://index.docker.io/v1/"  # docker.io's name in Docker's own files
+REFUSED = re.compile(r"unauthorized|denied|authentication required|no basic auth credentials|\b40[13]\b")
+PROVIDING = collections.defaultdict(threading.Lock)
+
+
+def provide(dockerd, model, logins):
+    """Brings the image of a model of the job to a daemon, once; one that is there is never brought again. logins:
+    registry → user and password."""
+    with PROVIDING[dockerd.user, model["image"]]:
+        if "digest" in model:
+            pull_locked(dockerd, model["name"], model["image"], model["digest"], logins)
+            return
+        if image_id(dockerd, model["image"]) is not None:
+            return
+        if "load" in model:
+            load(dockerd, model["name"], model["image"], model["load"])
+        elif "build" in model:
+            build(dockerd, model["name"], model["image"], model["build"], logins)
+        else:
+            pull(dockerd, model["name"], model["image"], logins)
+
+
+def image_id(dockerd, reference):
+    """None for an image that is not there."""
+    code, output = dockerd.run("image", "inspect", "--format", "{{.Id}}", reference)
+    return None if code else output
+
+
+@contextlib.contextmanager
+def logged_in(dockerd, logins):
+    """The words that make a docker command know these logins, besides those of the daemon's own user: by a file of
+    that user alone, in memory, gone afterwards."""
+    for old in os.listdir(LOGINS) if os.path.isdir(LOGINS) else ():
+        if old.startswith("login-") and not os.path.exists("/proc/" + old.split("-")[1]):  # of a killed run
+            shutil.rmtree(os.path.join(LOGINS, old), ignore_errors=True)
+    if not logins:
+        yield []
+        return
+    os.makedirs(LOGINS, exist_ok=True)
+    folder = tempfile.mkdtemp(prefix="login-{}-".format(os.getpid()), dir=LOGINS)
+    try:
+        config = {}
+        with contextlib.suppress(ValueError):  # read as the daemon's user: root follows no link out of a home
+            config = json.loads(run(*dockerd.become, "sh", "-c", "cat ~/.docker/config.json")[1])
+        for registry, login in logins.items():
+            name = DOCKER_HUB if registry == "docker.io" else registry
+            pair = "{}:{}".format(login["user"], login["password"])
+            config.setdefault("auths", {})[name] = {"auth": base64.b64encode(pair.encode()).decode()}
+            config.get("credHelpers", {}).pop(registry, None)
+        write(os.path.join(folder, "config.json"), json.dumps(config), 0o600, dockerd.uid)
+        os.chown(folder, dockerd.uid, 0)
+        yield ["--config", folder]
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+# --- pulled ----------------------------------------------------------------------------------------------------------
+
+
+def pull_locked(dockerd, name, image, digest, logins):
+    """The image that the lock has by this digest, under its usual name, whatever that means at the registry by now."""
+    exact = "{}@{}".format(repository_of(image), digest)
+    if image_id(dockerd, exact) is None:
+        try:
+            pull_alone(dockerd, name, exact, logins)
+        except Failure as failure:
+            what = "{} What its name means now can be taken by: gpurack lock INVENTORY {} --upgrade"
+            raise Failure(what.format(failure, name)) from None
+    if "@" not in image:
+        dockerd.must("tag", exact, image)
+
+
+def pull_alone(dockerd, name, image, logins):
+    """What the registry has by this name now, also where the daemon has an older one."""
+    project = dockerd.next + "-" + name
+    write(project, json.dumps({"services": {name: {"image": image}}}), 0o644)
+    try:
+        pull(dockerd, name, image, logins, project)
+    finally:
+        os.unlink(project)
+
+
+def repository_of(image):
+    """An image's name without tag and digest."""
+    named = image.partition("@")[0]
+    repository, colon, tag = named.rpartition(":")
+    return repository if colon and "/" not in tag else named
+
+
+def pull(dockerd, name, image, logins, project=None):
+    """By Compose, which says how far it is. project: the file that names the image, if not that of all models."""
+    progress, layers = Progress(name), {}
+
+    def seen(line):
+        found = re.match(r"(\w+) Downloading .*?([\d.]+)([kMG]?B)/([\d.]+)([kMG]?B)", line)
+        if found:
+            factor = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
+            layers[found[1]] = (float(found[2]) * factor[found[3]], float(found[4]) * factor[found[5]])
+        have, total = (sum(layer[i] for layer in layers.values()) for i in (0, 1))
+        progress.tell("pulling {}{}".format(image, ", {} of {}".format(size(have), size(total)) if total else ""))
+
+    with logged_in(dockerd, logins) as words:
+        code, tail = follow(dockerd.docker(*words, *dockerd.compose("pull", name, file=project or dockerd.next)), seen)
+    if code:
+        reason = next((line.strip() for line in reversed(tail) if "rror" in line), tail[-1] if tail else "no output")
+        if REFUSED.search(reason):
+            raise Failure(refusal(image, reason, logins))
+        remedy = "Correct version or image, or see why the host cannot get it: {} pull {}"
+        remedy = remedy.format(dockerd.by_hand, image)
+        raise Failure("image {} cannot be pulled: {}. {}".format(image, reason, remedy))
+    if progress.elapsed() > EVERY:
+        say(name, "pulled {} in {}".format(image, clock(progress.elapsed())))
+
+
+def refusal(image, reason, logins):
+    """A registry that does not let us: who we said we are, if anybody."""
+    first, slash, _ = image.partition("/")
+    registry = first if slash and (set(first) & {".", ":"} or first == "localhost") else "docker.io"
+    reason = re.sub(r"^Error response from daemon: ", "", reason).rstrip(".")
+    if registry in logins:
+        what = "{} refuses {} to the login of {} ({}). Correct registries.{}, or what that account may pull"
+        return what.format(registry, image, logins[registry]["user"], reason, registry)
+    what = '{} refuses {} without a login ({}). Correct the name, or give registries: {{"{}": {{"user": …, '
+    return (what + '"password": {{"env": …}}}}}}').format(registry, image, reason, registry)
+
+
+# --- loaded ----------------------------------------------------------------------------------------------------------
+
+
+def load(dockerd, name, image, wanted):
+    """A tar file that was copied here. The names that it was saved under are left as they were on this host: another
+    model may run from what they mean here."""
+    if not os.path.exists(wanted["path"]):
+        raise Failure(wanted.get("problem") or "{} did not arrive; run again".format(wanted["tar"]))
+    before = {tag: image_id(dockerd, tag) for tag in wanted["names"]}
+    with telling(Progress(name), "loading " + image):
+        code, output = dockerd.run("load", "--input", wanted["path"])
+    found = re.findall(r"(?m)^Loaded image(?: ID)?: (\S+)", output)
+    if code or not found:
+        raise Failure("{} cannot be loaded: {}".format(wanted["tar"], (output.splitlines() or ["no output"])[-1]))
+    dockerd.must("tag", found[-1], image)
+    for tag, old in before.items():
+        dockerd.run(*(("tag", old, tag) if old else ("rmi", tag)))
+    os.unlink(wanted["path"])
+
+
+# --- built -----------------------------------------------------------------------------------------------------------
+
+
+def build(dockerd, name, image, wanted, logins):
+    """From a revision of a git repository. What fails leaves no image; Docker keeps the steps that were done."""
+    folder = os.path.join(BUILDS, hashlib.sha256((dockerd.user + image).encode()).hexdigest()[:12])
+    progress = Progress(name)
+    say(name, "building {} from {} at {}".format(image, wanted["git"], wanted["revision"]))
+    checkout(folder, wanted["git"], wanted["revision"], lambda line: progress.tell("getting the source, " + line[:80]))
+    if not os.path.exists(os.path.join(folder, wanted["dockerfile"])):
+        what = "{} at {} has no {}; correct image.build.dockerfile"
+        raise Failure(what.format(wanted["git"], wanted["revision"], wanted["dockerfile"]))
+    argv = ["build", "--tag", image, "--file", os.path.join(folder, wanted["dockerfile"])]
+    argv += ["--target", wanted["target"]] if wanted["target"] else []
+    for key, value in sorted(wanted["args"].items()):
+        argv += ["--build-arg", "{}={}".format(key, value)]
+    for key in ("http_proxy", "https_proxy", "no_proxy"):  # by name: a value may hold a password
+        argv += ["--build-arg", key] if key in os.environ else []
+    with logged_in(dockerd, logins) as words:
+        code, tail = follow(
+            dockerd.docker(*words, *argv, folder), lambda line: progress.tell("building, " + line[:100])
+        )
+    if code:
+        lines = "".join("\n    | " + line[:300] for line in tail)
+        raise Failure("image {} could not be built (exit code {}); nothing was changed{}".format(image, code, lines))
+    shutil.rmtree(folder, ignore_errors=True)
+    say(name, "built {} in {}".format(image, clock(progress.elapsed())))
+
+
+def checkout(folder, repository, revision, seen):
+    """A revision's files, with submodules. A commit that the server does not give alone is looked for in all it has."""
+    os.makedirs(folder, exist_ok=True)
+    environment = dict(os.environ, GIT_TERMINAL_PROMPT="0", GIT_SSH_COMMAND="ssh -o BatchMode=yes")
+
+    def git(*words):
+        return follow(["git", "-C", folder, *words], seen, environment)
+
+    fetch = ("fetch", "--progress", "--force", "--update-head-ok")
+    code, tail = git("init", "--quiet")
+    target = "FETCH_HEAD"
+    if not code and git(*fetch, "--depth", "1", repository, revision)[0]:
+        code, tail = git(*fetch, repository, "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
+        target = revision
+    if not code:
+        code, tail = git("checkout", "--quiet", "--force", "--detach", target)
+    if not code and os.path.exists(os.path.join(folder, ".gitmodules")):
+        git("config", "remote.origin.url", repository)  # to which the addresses of submodules may be relative
+        code, tail = git("submodule", "update", "--init", "--recursive", "--depth", "1", "--force")
+    if code:
+        wrong = (line for line in reversed(tail) if re.match(r"(fatal|error): ", line))
+        what = "revision {} of {} cannot be had: {}. Correct image.build, or see on the host: git ls-remote {}"
+        raise Failure(what.format(revision, repository, next(wrong, (tail or ["git failed"])[-1]), repository))

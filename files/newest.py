@@ -1,0 +1,39 @@
+"""What registries and hubs have now, for `gpurack lock --upgrade`: an image is pulled by its name, beside the one that
+runs; a hub is asked for its commit. Runs with the models' runner's parts, on the host's own python3 (3.6 or newer,
+standard library only), as root.
+"""
+
+import json
+
+from common import Failure, say
+from dockerd import Dockerd
+from fetch import HuggingFace
+from images import pull_alone, repository_of
+
+
+def digest(one, logins):
+    """By which the registry knows an image now; `sha256:…`."""
+    dockerd = Dockerd(one["user"])
+    pull_alone(dockerd, one["name"], one["image"], logins)
+    known = json.loads(dockerd.must("image", "inspect", "--format", "{{json .RepoDigests}}", one["image"])) or []
+    own = [name for name in known if name.partition("@")[0] == repository_of(one["image"])]
+    if not known:
+        raise Failure("no registry knows the image {}".format(one["image"]))
+    return (own or known)[0].partition("@")[2]
+
+
+def commit(one, token):
+    """At which a hub's branch is now."""
+    hub = HuggingFace(one["fetch"], token)
+    hub.listing()
+    return hub.commit
+
+
+def main(job):
+    """Says `NAME: now …` for each thing that was asked, or `error NAME: …`."""
+    for ask, given, asked in ((digest, job["logins"], job["images"]), (commit, job["hf_token"], job["hubs"])):
+        for one in asked:
+            try:
+                say(one["name"], "now {}".format(ask(one, given)))
+            except (Failure, OSError) as failure:
+                say("", "error {}: {}".format(one["name"], failure))

@@ -1,0 +1,153 @@
+"""What `gpurack lock` and `gpurack manifest` do and print."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pyinfra import api as pyinfra
+from pyinfra.context import ctx_host
+from rich.console import Console
+from rich.markup import escape
+
+from gpurack.locking.ask import ask
+from gpurack.locking.gather import everything, thorough
+from gpurack.locking.manifest import manifest
+from gpurack.locking.observe import missing, observed
+from gpurack.locking.upgrade import News, names_of_packages, questions, upgraded, wrong_words
+from gpurack.looks import connected, visit
+from gpurack.report import CONNECT_ERROR
+from gpurack.spec.fleet import read_fleet
+from gpurack.spec.load import read_inventory
+from gpurack.spec.lock import HostLock, Lock, facts, place, read_lock, text
+from gpurack.spec.model import Host
+from gpurack.spec.problems import InventoryError, Problem, unknown
+from gpurack.state.model import HostState
+
+NONE = "there is no lock yet; gpurack lock {inventory} writes it."
+
+
+def write(console: Console, inventory: Path) -> int:
+    """Writes down what is really there, and says what it changes in the file. Exit code 1: a host could not be looked
+    at, or a model is not there; what the lock said of it before stays."""
+    old = read_lock(inventory) or Lock()
+    fleet, states = look(inventory)
+    code, hosts = 0, {}
+    for name, state in states.items():
+        before = old.hosts.get(name, HostLock())
+        if state.trouble:
+            code = said(console, name, state.trouble)
+            hosts[name] = before
+            continue
+        now = observed(fleet[name], state)
+        gone = missing(fleet[name], now)
+        for model in gone:
+            code = said(console, name, f"{model} has no container; the lock keeps what it says of it.")
+        kept = {model: before.models[model] for model in gone if model in before.models}
+        hosts[name] = now.model_copy(update={"models": {**now.models, **kept}})
+    show(console, {name: (old.hosts.get(name, HostLock()), host) for name, host in hosts.items()})
+    save(console, inventory, Lock(hosts=hosts))
+    return code
+
+
+def check(console: Console, inventory: Path) -> int:
+    """Says what drifted from the lock, host by host. Exit code 1: something did, or a host could not be looked at."""
+    lock = read_lock(inventory)
+    if lock is None:
+        raise InventoryError([Problem("", str(place(inventory)), NONE.format(inventory=inventory))])
+    fleet, states = look(inventory)
+    code, pairs = 0, {}
+    for name, state in states.items():
+        if state.trouble:
+            code = said(console, name, state.trouble)
+        elif name not in lock.hosts:
+            code = said(console, name, "is not in the lock.")
+        else:
+            pairs[name] = (lock.hosts[name], observed(fleet[name], state))
+    drifted = show(console, pairs)
+    console.print(f"{drifted} drifted from {place(inventory)}." if drifted else f"As {place(inventory)} says.")
+    return 1 if drifted else code
+
+
+def upgrade(console: Console, inventory: Path, what: Sequence[str]) -> int:
+    """Moves pins to what there is now, as far as the inventory allows; the next run installs it. what: as `PARTS`, or
+    names of models; nothing: all. Exit code 1: not everything could be asked."""
+    old = read_lock(inventory) or Lock()
+    loaded = read_inventory(inventory)
+    fleet = read_fleet(loaded)
+    if wrong := wrong_words(what, fleet):
+        raise InventoryError(Problem("", "", sentence) for sentence in wrong)
+    news: dict[str, News] = {}
+
+    def asked(host: pyinfra.Host, wanted: Host) -> HostState:
+        seen = thorough(host, wanted)
+        if not seen.trouble:
+            names = names_of_packages(what, wanted, seen, old.hosts.get(host.name, HostLock()))
+            news[host.name] = ask(host, wanted, seen, names, questions(what, wanted, seen))
+        return seen
+
+    code, pairs = 0, {}
+    for name, state in visit(loaded, fleet, asked).items():
+        before = old.hosts.get(name, HostLock())
+        for sentence in (state.trouble,) if state.trouble else news[name].errors:
+            code = said(console, name, sentence)
+        found = news.get(name)
+        now = observed(fleet[name], state) if found else before
+        pairs[name] = (before, upgraded(what, fleet[name], state, before, now, found) if found else before)
+    moved = show(console, pairs)
+    save(console, inventory, Lock(hosts={name: new for name, (_, new) in pairs.items()}))
+    if moved:
+        console.print("The next run installs it.")
+    return code
+
+
+def show_manifest(inventory: Path, name: str) -> str:
+    """The manifest of one host. Raises InventoryError, and OSError with a sentence when there is no look at it."""
+    loaded = read_inventory(inventory)
+    fleet = read_fleet(loaded)
+    host = loaded.get_host(name, default=None)
+    if host is None:
+        raise InventoryError([Problem("", "", unknown("host", name, list(fleet)))])
+    with connected(loaded, [host]) as state:
+        if host not in state.active_hosts:
+            raise OSError(f"could not connect: {host.connector_data.get(CONNECT_ERROR, 'ssh said nothing')}")
+        with ctx_host.use(host):
+            seen = thorough(host, fleet[name])
+            if seen.trouble:
+                raise OSError(seen.trouble)
+            return manifest(fleet[name], seen, everything(host, seen))
+
+
+def look(inventory: Path) -> tuple[Mapping[str, Host], Mapping[str, HostState]]:
+    """(the fleet, host → a thorough look at it)"""
+    loaded = read_inventory(inventory)
+    fleet = read_fleet(loaded)
+    return fleet, visit(loaded, fleet, thorough)
+
+
+def show(console: Console, pairs: Mapping[str, tuple[HostLock, HostLock]]) -> int:
+    """Host by host what differs between two locks, old → new. Returns how many lines there were."""
+    count = 0
+    for name, (old, new) in pairs.items():
+        before, after = facts(old), facts(new)
+        for fact in sorted({*before, *after}):
+            if before.get(fact) != after.get(fact):
+                count += 1
+                line = f"{fact}  {before.get(fact, '–')} → {after.get(fact, '–')}"
+                console.print(f"[bold]{escape(name)}[/]  {escape(line)}")
+    return count
+
+
+def said(console: Console, host: str, sentence: str) -> int:
+    """An error of one host; the exit code."""
+    console.print(f"[bold]{escape(host)}[/]  [red]error[/]  {escape(sentence)}")
+    return 1
+
+
+def save(console: Console, inventory: Path, lock: Lock) -> None:
+    """The file, and what to do with it."""
+    path = place(inventory)
+    content = text(lock, inventory)
+    if path.exists() and path.read_text(encoding="utf-8") == content:
+        console.print(f"{path} says so already.")
+        return
+    path.write_text(content, encoding="utf-8")
+    console.print(f"{path} written; commit it.")

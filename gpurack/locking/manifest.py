@@ -1,0 +1,78 @@
+"""`gpurack manifest`: everything that defines a host, as sorted lines, so that two hosts or two days differ by `diff`.
+
+Not in it is what a rebuilt host has anew by nature (docs/rebuild.md): names and UUIDs of cards, ids and dates of
+containers, secrets' values and their salted fingerprints.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from gpurack.locking.observe import observed
+from gpurack.plan import compose
+from gpurack.plan.drift import SALTED
+from gpurack.plan.ledger import label
+from gpurack.spec.lock import facts
+from gpurack.spec.model import Host
+from gpurack.state.model import HostState
+
+OF_THE_CARDS = ("uuids", "render_nodes", "service")
+"""Words of a model's label that follow from the cards' names."""
+FINGERPRINTS = (*SALTED, "files")
+"""Words that hold fingerprints, whose salt each container has anew."""
+
+
+def manifest(spec: Host, state: HostState, more: list[str]) -> str:
+    """The text. more: what files/manifest.sh printed on the host."""
+    lines = [*more, *system(state), *locked(spec, state), *projects(state), *containers(state)]
+    return "".join(f"{line}\n" for line in sorted(set(lines)))
+
+
+def system(state: HostState) -> Iterator[str]:
+    """What it is."""
+    yield f"os {state.os.name}"
+    yield f"arch {state.arch}"
+    yield from (f"card {card.index} {card.name} {card.memory_total} MiB" for card in state.gpus)
+    yield from (f"secret {path} {mode} uid {uid}" for path, (mode, uid) in state.secrets.items())
+
+
+def locked(spec: Host, state: HostState) -> Iterator[str]:
+    """What a lock would say; packages are said already."""
+    for fact, value in facts(observed(spec, state)).items():
+        if not fact.startswith("packages "):
+            yield f"lock {fact} {value}"
+
+
+def projects(state: HostState) -> Iterator[str]:
+    """The services of every compose.yaml, a line for each of their fields."""
+    for user in ("", *state.users):
+        for name, service in compose.old_services(state, user).items():
+            for field, value in service.items():
+                yield f"service {name} {field} {shown(without_labels(value) if field == 'labels' else value, state)}"
+
+
+def containers(state: HostState) -> Iterator[str]:
+    """What runs: our models by the words of their labels, and the names of those that are not ours."""
+    for container in state.containers:
+        if not container.ours:
+            yield f"container {container.name} is not gpurack's"
+        for word, value in label(container.labels).items():
+            if word in FINGERPRINTS:
+                yield f"runs {container.name} {word} {', '.join(value) if isinstance(value, Mapping) else 'set'}"
+            elif word not in OF_THE_CARDS:
+                yield f"runs {container.name} {word} {shown(value, state)}"
+
+
+def without_labels(labels: Any) -> Any:
+    """A service's labels but for the one whose words are said one by one."""
+    if not isinstance(labels, Mapping):
+        return labels
+    return {name: value for name, value in labels.items() if name != "gpurack.model"}
+
+
+def shown(value: Any, state: HostState) -> str:
+    """A value on one line, with cards' numbers in the place of their UUIDs."""
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    numbers = {card.uuid: f"card-{card.index}" for card in state.gpus}
+    return re.sub(r"GPU-[0-9A-Za-z-]+", lambda found: numbers.get(found[0], found[0]), text).replace("\n", "\\n")

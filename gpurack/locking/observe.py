@@ -1,0 +1,88 @@
+"""From what was seen on a host to what its lock says. Pure."""
+
+import re
+from collections.abc import Iterable
+
+from gpurack.locking.openpgp import fingerprint
+from gpurack.plan import compose, pulls, weights
+from gpurack.plan.docker import BELOW, packages_of
+from gpurack.plan.ledger import label
+from gpurack.plan.packages import installed
+from gpurack.plan.platforms import TOOLKIT_PACKAGES, platform_of
+from gpurack.spec.lock import HostLock, ModelLock
+from gpurack.spec.model import Host
+from gpurack.state.model import Container, HostState
+
+KEY_FILE = "gpurack-"
+"""How the names of our key files begin; the repository's follows."""
+
+
+def observed(spec: Host, state: HostState) -> HostLock:
+    """What is really there. A model whose container is not there is not in it."""
+    return HostLock(
+        driver=state.driver.kernel or None,
+        keys=keys(state),
+        models={
+            name: of_model(name, spec, state, state.ours[name])
+            for name, model in spec.entries.items()
+            if model.enabled and name in state.ours
+        },
+        packages=packages(spec, state),
+    )
+
+
+def missing(spec: Host, found: HostLock) -> list[str]:
+    """The enabled models and services of which there is no container."""
+    return [name for name, model in spec.entries.items() if model.enabled and name not in found.models]
+
+
+def packages(spec: Host, state: HostState) -> dict[str, str]:
+    """Docker's and the toolkit's packages that are there → exact version; none where Docker is kept as it is."""
+    platform = platform_of(state.os)
+    names: tuple[str, ...] = TOOLKIT_PACKAGES
+    if platform and spec.docker.source != "keep":
+        names = (*names, *packages_of(spec, platform), *BELOW)
+    return dict(installed(names, state))
+
+
+def keys(state: HostState) -> dict[str, str]:
+    """Our repositories → the fingerprint of the key that apt or dnf trusts for them."""
+    found = {}
+    for path, file in state.files.items():
+        name = path.rpartition("/")[2]
+        if name.startswith(KEY_FILE) and name.endswith(".asc"):
+            try:
+                found[name.removeprefix(KEY_FILE).removesuffix(".asc")] = fingerprint(file.text)
+            except ValueError:
+                continue
+    return found
+
+
+def of_model(name: str, spec: Host, state: HostState, container: Container) -> ModelLock:
+    """One model or service."""
+    model = spec.entries[name]
+    paths = [weights.place(spec, one, model.dockerd) for one in weights.all_of(model)]
+    return ModelLock(
+        image=image(name, spec, state, container),
+        commit=state.commits.get(weights.host_path(spec, model)),
+        weights={
+            file: sha256 for file, sha256 in state.hashes.items() if any(weights.belongs(file, path) for path in paths)
+        },
+        ollama=pulls.digests(name, state) if model.pull else {},
+    )
+
+
+def image(name: str, spec: Host, state: HostState, container: Container) -> str | None:
+    """What a container runs from: its reference without mirrors, and the digest; None where no registry knows it."""
+    used = str(label(container.labels).get("image", ""))
+    known = (reference for reference in compose.references(spec.entries[name]))
+    reference = next((each for each in known if compose.mirrored(spec, each) == used), used).partition("@")[0]
+    digest = digest_of(used, state.digests.get(container.image, ()))
+    return f"{reference}@{digest}" if digest else None
+
+
+def digest_of(reference: str, digests: Iterable[str]) -> str:
+    """The digest among `repository@sha256:…`: that of the reference's own repository, else the first; "" for none."""
+    found = sorted(each.partition("@")[::2] for each in digests)
+    own = [digest for repository, digest in found if re.match(rf"{re.escape(repository)}([:@]|$)", reference)]
+    return next(iter([*own, *(digest for _, digest in found)]), "")

@@ -1,0 +1,45 @@
+"""The operation that looks whether services reach the models they connect to on other hosts."""
+
+from collections.abc import Generator
+
+from pyinfra import host
+from pyinfra.api import operation
+from pyinfra.api.command import PyinfraCommand
+
+from gpurack.operations.host import announce, refused_before
+from gpurack.plan.neighbours import unreached
+from gpurack.spec.model import Host
+from gpurack.state.snapshot import forget, look
+
+
+@operation()
+def connections(wanted: Host) -> Generator[PyinfraCommand, None, None]:
+    """
+    Says which models on other hosts the host's services do not reach. It is nobody's failure here: they are used as
+    soon as they answer.
+
+    + wanted: the host's spec
+
+    It comes when the models of all hosts are done, so that none is missed only because its host is slower.
+    """
+    if refused_before("Connections"):
+        host.noop("Connections: not looked at, see the error above")
+        return
+    missing = missed(wanted)
+    if missing and host.state.is_executing:
+        forget(host)
+        missing = missed(wanted)
+    if missing and host.state.is_executing:
+        announce("Connections", missing)
+    host.noop("Connections: nothing to do")
+    yield from ()
+
+
+def missed(wanted: Host) -> list[str]:
+    """A line for each model that is not reached."""
+    state = look(host, wanted)
+    return [
+        f"{service} does not reach {model}; it is used as soon as it answers"
+        for service in wanted.services
+        for model in unreached(service, wanted, state)
+    ]

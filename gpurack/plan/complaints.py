@@ -1,0 +1,138 @@
+"""Why dnf or yum failed, in a sentence with what to do about it. Pure.
+
+The texts are those of dnf 4.23 and dnf5 5.4 (of yum 3 those that others reported), in English (LC_ALL=C); "there: …" is
+plan/rpm.py's own.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+from gpurack import paths
+from gpurack.plan.packages import upstream
+
+OURS = "gpurack-"
+SHOWN = 8
+"""Versions that a sentence names at most, the newest."""
+There = Mapping[str, Sequence[tuple[str, str]]]
+"""Package → (version, repository) of all that the repositories have, oldest first."""
+
+
+def explain(lines: Sequence[str]) -> str | None:
+    """The sentence for what a failed command printed; None when it is no complaint known here."""
+    text, there = "\n".join(lines), available(lines)
+    for pattern, sentence in COMPLAINTS:
+        found = re.search(pattern, text, re.MULTILINE)
+        said = found and sentence(found, text, there)
+        if said:
+            return said
+    return None
+
+
+def available(lines: Sequence[str]) -> There:
+    """`there: docker-ce 3:26.1.5-1.el9@gpurack-docker-ce 3:28.5.2-1.el9@gpurack-docker-ce`"""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for line in lines:
+        if line.startswith("there: "):
+            name, *entries = line.split()[1:]
+            found[name] = [(version, repository) for version, _, repository in (e.partition("@") for e in entries)]
+    return found
+
+
+def _wrong_key(found: re.Match[str], text: str, there: There) -> str:
+    repository = found["repository"]
+    key = f" ({paths.RPM_KEYS}/{repository}.asc)" if repository.startswith(OURS) else ""
+    return (
+        f"repository {repository} is not signed with the key that belongs to it{key}. A mirror that signs anew needs "
+        'its own key in the inventory: mirrors: {…: {"url": …, "key": …}}.'
+    )
+
+
+def _wrong_package_key(found: re.Match[str], text: str, there: There) -> str:
+    return (
+        f"{found['package']} is not signed with the key of its repository. A mirror that signs anew needs its own key "
+        'in the inventory: mirrors: {…: {"url": …, "key": …}}.'
+    )
+
+
+def _unreachable(found: re.Match[str], text: str, there: There) -> str:
+    repository = found["repository"]
+    detail = re.search(r"^(?: +-|>>>) ((?:Curl error|Status code).*? for http\S+)", text, re.MULTILINE)
+    why = f": {detail[1]}" if detail else ""
+    remedy = (
+        "Is it reachable from the host? Another one goes into the inventory's mirrors."
+        if repository.startswith(OURS)
+        else "It is not gpurack's: mend it, or disable it."
+    )
+    return f"repository {repository} cannot be read{why}. {remedy}"
+
+
+def _no_match(found: re.Match[str], text: str, there: There) -> str | None:
+    spec = found["spec"]
+    name = max((name for name in there if spec.startswith(f"{name}-")), key=len, default=None)
+    if name is None:
+        return f"{spec.removesuffix('-*')} is in none of the host's repositories (dnf repolist)."
+    versions = list(dict.fromkeys(upstream(version) for version, _ in there[name]))[-SHOWN:]
+    version = spec.removeprefix(f"{name}-").removesuffix("-*")
+    return f"{name} {version} is in no repository; there {_are(versions)}."
+
+
+def _lacks(found: re.Match[str], text: str, there: There) -> str:
+    return f"{found['package']} needs {found['what'].strip()}, which none of the host's repositories has."
+
+
+def _kept_away(found: re.Match[str], text: str, there: There) -> str:
+    return (
+        f"{found['spec'].removesuffix('-*')} is there, but an exclude, a module or a versionlock that is not gpurack's "
+        "keeps it away (excludepkgs in /etc/dnf/dnf.conf and .repo files; dnf versionlock list)."
+    )
+
+
+def _do_not_fit(found: re.Match[str], text: str, there: There) -> str:
+    repositories: dict[str, list[str]] = {}
+    for name, entries in there.items():
+        if "nvidia-container" in name:
+            for version, repository in entries:
+                repositories.setdefault(repository, []).append(upstream(version))
+    if len({frozenset(versions) for versions in repositories.values()}) > 1:
+        which = "; ".join(
+            f"{repository} has {', '.join(list(dict.fromkeys(versions))[-SHOWN:])}"
+            for repository, versions in sorted(repositories.items())
+        )
+        return (
+            f"two repositories carry the NVIDIA Container Toolkit at different versions, which do not fit: {which}. "
+            'Write nvidia: {"toolkit": …} with one of them, or keep it out of the other: '
+            "excludepkgs=nvidia-container-toolkit*,libnvidia-container* in its .repo file."
+        )
+    return f"the packages do not fit what is on the host: {' '.join(found['problem'].split())}."
+
+
+def _broken_database(found: re.Match[str], text: str, there: There) -> str:
+    return "rpm's database on the host cannot be read. Look: rpm --verifydb; mend it: rpm --rebuilddb."
+
+
+def _no_room(found: re.Match[str], text: str, there: There) -> str:
+    return f"there is no room for the packages on the host: {found['what'].strip(' .')}."
+
+
+def _are(versions: Sequence[str]) -> str:
+    if len(versions) == 1:
+        return f"is {versions[0]}"
+    return f"are {', '.join(versions[:-1])} and {versions[-1]}"
+
+
+COMPLAINTS: tuple[tuple[str, Callable[[re.Match[str], str, There], str | None]], ...] = (
+    (r"rpmdb open failed|cannot open Packages (?:database|index)", _broken_database),
+    (r"metadata for repo '(?P<repository>[^']+)': repomd.xml GPG signature verification error", _wrong_key),
+    (r"^ (?P<repository>\S+) .*\n>>> repomd.xml GPG signature verification error", _wrong_key),  # dnf5
+    (r"Failing package is: (?P<package>\S+)", _wrong_package_key),
+    (r"OpenPGP check for package \"(?P<package>[^\"]+)\"", _wrong_package_key),  # dnf5
+    (r"metadata for repo '(?P<repository>[^']+)'", _unreachable),
+    (r"^ (?P<repository>\S+) .*\n>>> (?:Curl error|Status code).* for http", _unreachable),  # dnf5
+    (r"filtered out by (?:exclude|modular) filtering for argument: (?P<spec>\S+)", _kept_away),
+    (r"Argument '(?P<spec>\S+)' matches only (?:packages excluded|excluded packages)", _kept_away),  # dnf5
+    (r"(?:Unable to find a match|No match for argument): (?P<spec>\S+)", _no_match),
+    (r"^No package (?P<spec>\S+) available", _no_match),  # yum 3
+    (r"^Error: Package: (?P<package>\S+) .*\n +Requires: (?P<what>.*)", _lacks),  # yum 3
+    (r"(?P<what>At least \S+ more space needed.*|No space left on device)", _no_room),
+    (r"^ *Problem:? *(?:\d+: )?(?P<problem>.*(?:\n +- .*){0,2})", _do_not_fit),
+)

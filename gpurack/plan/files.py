@@ -1,0 +1,74 @@
+"""The files that a container is given: keys, and the configuration that its engine wants. Pure.
+
+On the host each container has a folder of its own for them, closed to everybody but root; inside, Compose puts keys at
+/run/secrets and configuration where the engine looks for it.
+"""
+
+import hashlib
+import hmac
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from gpurack.engines.base import Container
+from gpurack.spec.model import Host
+from gpurack.spec.secrets import KEY, PERSON, UPSTREAM
+
+KEYS = "keys"
+"""The file with people's keys, of which a gateway gets sums alone: those keys never leave the admin's machine."""
+
+
+def inside(file: str) -> str:
+    """Where a secret lies in its container."""
+    return f"/run/secrets/{file}"
+
+
+def file_of(path: str) -> str:
+    """The name on the host of a file that an engine wants at a path inside."""
+    return path.rpartition("/")[2]
+
+
+def targets(name: str, spec: Host, container: Container) -> dict[str, str]:
+    """File on the host → what Compose calls its place inside."""
+    model = spec.entries[name]
+    keys = [KEY] if model.api_key else []
+    keys += [KEYS] if model.keys else []
+    keys += [f"{UPSTREAM}{index}" for index, other in enumerate(spec.connections(name)) if other.key]
+    return {**{key: key for key in keys}, **{file_of(path): path for path in container.files}}
+
+
+def contents(container: Container, secrets: Mapping[str, str], sums: bool) -> dict[str, str]:
+    """File on the host → its text. secrets: the container's, by spec.secrets' names. sums: Engine.sums."""
+    keys = {name.removeprefix(PERSON): key for name, key in secrets.items() if name.startswith(PERSON)}
+    people = {name: sum_of(key) if sums else key for name, key in keys.items()}
+    return {
+        **{name: f"{value}\n" for name, value in secrets.items() if not name.startswith(PERSON)},
+        **({KEYS: json.dumps(people, indent=1, sort_keys=True) + "\n"} if people else {}),
+        **{file_of(path): text for path, text in container.files.items()},
+    }
+
+
+def sum_of(key: str) -> str:
+    """What a gateway knows of a person's key."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def fingerprints(name: str, spec: Host, container: Container, secrets: Mapping[str, str], salt: str) -> dict[str, Any]:
+    """Words of a container's definition that change when one of its files does, and tell nothing else about it:
+    api_key, keys (by person), upstream_keys (by what it connects to), files (by name)."""
+    salted = {secret: f"{salt}:{fingerprint(value, salt)}" for secret, value in secrets.items()}
+    return {
+        "api_key": salted.get(KEY),
+        "keys": {who.removeprefix(PERSON): text for who, text in salted.items() if who.startswith(PERSON)},
+        "upstream_keys": {
+            connection.label: salted[f"{UPSTREAM}{index}"]
+            for index, connection in enumerate(spec.connections(name))
+            if f"{UPSTREAM}{index}" in salted
+        },
+        "files": {file_of(path): f"{salt}:{fingerprint(text, salt)}" for path, text in container.files.items()},
+    }
+
+
+def fingerprint(text: str, salt: str) -> str:
+    """Tells whether a text changed; says nothing else about it."""
+    return hmac.new(salt.encode(), text.encode(), hashlib.sha256).hexdigest()[:32]

@@ -1,0 +1,45 @@
+"""How images that no registry has come onto a host: a tar file of the admin's machine, or a build there. Pure."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from gpurack.spec import image_tar
+from gpurack.spec.model import BuildImage, Host, Job, Model, TarImage
+from gpurack.state.model import HostState
+
+
+def obtained(spec: Host, model: Model | Job) -> dict[str, Any]:
+    """What the runner (files/images.py) is told beside an image's name; {} for what is pulled."""
+    if isinstance(model.image, TarImage):
+        names = image_tar.read(model.image.source).names
+        return {"load": {"tar": model.image.tar, "path": place(spec, model.image, model.dockerd), "names": list(names)}}
+    if isinstance(model.image, BuildImage):
+        return {"build": model.image.build.model_dump()}
+    return {}
+
+
+def place(spec: Host, image: TarImage, user: str) -> str:
+    """Where a tar file lies on the host between copying and loading it into a user's Docker, or the host's own ("")."""
+    return f"{spec.weights_dir}/images/{image_tar.read(image.source).id[:16]}{f'-{user}' if user else ''}.tar"
+
+
+def logins_for(job: Mapping[str, Any], logins: Mapping[str, Any], state: HostState) -> dict[str, Any]:
+    """The logins that a job may need: those of registries that it pulls from, and all for a build, whose base images
+    are not known."""
+    entries = [entry for group in job["groups"] for entry in group if "image" in entry]
+    missing = [entry for entry in entries if "digest" in entry or entry["image"] not in state.images_of(entry["user"])]
+    if any("build" in entry for entry in missing):
+        return dict(logins)
+    asked = {registry_of(entry["image"]) for entry in missing}
+    return {registry: login for registry, login in logins.items() if registry in asked}
+
+
+def registry_of(reference: str) -> str:
+    """The registry that an image reference names.
+
+    >>> registry_of("ghcr.io/a/b:1"), registry_of("reg:5000/a"), registry_of("a/b"), registry_of("a@sha256:0")
+    ('ghcr.io', 'reg:5000', 'docker.io', 'docker.io')
+    """
+    first, slash, _ = reference.partition("/")
+    named = slash and ("." in first or ":" in first or first == "localhost")
+    return first if named else "docker.io"

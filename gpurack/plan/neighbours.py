@@ -1,0 +1,72 @@
+"""How a host sees what its services connect to on other hosts: their names, and whether they answer. Pure."""
+
+import ipaddress
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from gpurack import paths
+from gpurack.engines import ENGINES
+from gpurack.plan.ledger import label
+from gpurack.spec.connections import Connection
+from gpurack.spec.model import Host
+from gpurack.spec.secrets import UPSTREAM
+from gpurack.state.model import HostState
+
+
+def far(spec: Host) -> Iterator[tuple[str, int, Connection]]:
+    """(service, number, connection) of all that lies beyond a service's own network."""
+    for service in spec.services:
+        for index, connection in enumerate(spec.connections(service)):
+            if not connection.near:
+                yield service, index, connection
+
+
+def names(spec: Host) -> list[str]:
+    """What the host is asked to look up."""
+    return [name for _, _, connection in far(spec) if not is_address(name := host_of(connection))]
+
+
+def questions(spec: Host) -> list[str]:
+    """`service|number|file of the key|url` for the look: is it ready, and does it take the key?"""
+    found = []
+    for service, index, connection in far(spec):
+        url = urlsplit(connection.url)
+        ready = f"{url.scheme}://{url.netloc}{ENGINES[connection.model.engine].ready_at(connection.model)}"
+        key = paths.container_file(spec.entries[service].dockerd, service, f"{UPSTREAM}{index}")
+        found.append(f"{service}|{index}|{key}|{ready}")
+    return found
+
+
+def extra_hosts(service: str, spec: Host, state: HostState) -> dict[str, str]:
+    """Name → address, as the host itself knows it: a container asks name servers alone and does not read /etc/hosts.
+    A name that cannot be looked up just now keeps the address that the service's container has."""
+    container = state.ours.get(service)
+    before = label(container.labels).get("hosts") if container else None
+    known = {**(before if isinstance(before, dict) else {}), **state.names}
+    mine = (host_of(connection) for name, _, connection in far(spec) if name == service)
+    return {name: known[name] for name in mine if name in known}
+
+
+def unreached(service: str, spec: Host, state: HostState) -> list[str]:
+    """`gamma on cpu1 (connection refused)` for each model that a running service does not reach now."""
+    container = state.ours.get(service)
+    if not (container and container.running):
+        return []
+    return [
+        f"{connection.label} ({why})"
+        for name, index, connection in far(spec)
+        if name == service and (why := state.upstreams.get((name, index)))
+    ]
+
+
+def host_of(connection: Connection) -> str:
+    """The other host, as the service is told to reach it."""
+    return urlsplit(connection.url).hostname or ""
+
+
+def is_address(name: str) -> bool:
+    """Is it an address already?"""
+    try:
+        return bool(ipaddress.ip_address(name))
+    except ValueError:
+        return False

@@ -1,0 +1,175 @@
+"""What the inventory's lock asks of a host, and where inventory and lock contradict each other. Pure."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from gpurack.plan import compose, pulls, weights
+from gpurack.plan.packages import Pin, upstream
+from gpurack.spec import lock
+from gpurack.spec.lock import HostLock, ModelLock
+from gpurack.spec.model import HfWeights, Host, Model
+from gpurack.spec.problems import Problem
+from gpurack.state.model import HostState
+
+ENGINES = {"docker-ce": "docker-ce", "docker.io": "distro"}
+"""Docker's own package → the docker.source that brings it."""
+TOOLKIT = "nvidia-container-toolkit"
+
+
+def packages(spec: Host, names: Iterable[str]) -> dict[str, Pin]:
+    """Those of `names` that the lock has at an exact version."""
+    pinned = spec.lock.packages if spec.lock else {}
+    return {name: Pin(pinned[name], exact=True) for name in names if name in pinned}
+
+
+def of_model(spec: Host, name: str) -> ModelLock:
+    """What the lock says of a model; nothing for one that it does not know."""
+    return spec.lock.models.get(name, ModelLock()) if spec.lock else ModelLock()
+
+
+def moved_image(spec: Host, name: str, image: str, digests: Iterable[str]) -> str | None:
+    """How the image that a container runs from differs from the lock's; None where it does not, or the lock is silent.
+
+    digests: by which the registries know it, `repository@sha256:…`.
+    """
+    wanted = of_model(spec, name).digest
+    found = sorted({digest.partition("@")[2] for digest in digests})
+    if not wanted or wanted in found:
+        return None
+    return f"image {image}: {short(found[0]) if found else 'of no registry'} → {short(wanted)}, which is the lock's"
+
+
+def moved_commit(spec: Host, name: str, state: HostState) -> str | None:
+    """How the hub's commit that a model's weights are of differs from the lock's; None where it does not."""
+    wanted = of_model(spec, name).commit
+    found = state.commits.get(weights.host_path(spec, spec.entries[name]))
+    if not (wanted and found) or wanted == found:
+        return None
+    return f"weights: commit {short(found)} → {short(wanted)}, which is the lock's"
+
+
+def changed_weights(spec: Host, name: str, state: HostState) -> str | None:
+    """The sentence for weights on the host that are not those of the lock; None where none are known to differ."""
+    if moved_commit(spec, name, state):
+        return None  # they are fetched anew
+    for file, wanted in of_model(spec, name).weights.items():
+        found = state.hashes.get(file, wanted)
+        if found != wanted:
+            return (  # as in files/fetch.py, which finds it where nobody had read the file yet
+                f"{file} is not what the lock says: its sha256 is {found}, not {wanted}. To have the old one, "
+                f"{again(spec.entries[name])}; to take the new one, gpurack lock INVENTORY {name} --upgrade."
+            )
+    return None
+
+
+def changed_pulls(spec: Host, name: str, state: HostState) -> str | None:
+    """The same for the models that an ollama has; its library gives only what it has now."""
+    there = pulls.digests(name, state)
+    for pulled, wanted in of_model(spec, name).ollama.items():
+        found = there.get(pulled, wanted)
+        if found != wanted:
+            return (
+                f"{pulled} is not what the lock says: its digest is {found}, not {wanted}. Pull it from where the old "
+                f"one still is, or take the new one: gpurack lock INVENTORY {name} --upgrade."
+            )
+    return None
+
+
+def of_hub(spec: Host, name: str, path: str) -> dict[str, Any]:
+    """What the runner is told of weights that a hub has: commit ("": where the branch is now) and sha256 of files."""
+    locked, main = of_model(spec, name), weights.host_path(spec, spec.entries[name])
+    files = {file: sha256 for file, sha256 in locked.weights.items() if weights.belongs(file, path)}
+    return {"commit": (locked.commit or "") if path == main else "", "sha256": files}
+
+
+def again(model: Model) -> str:
+    """How to have the weights back that the lock has."""
+    return "put it back" if isinstance(model.weights, str) else "remove it there and run again"
+
+
+def unchecked(spec: Host, name: str, state: HostState) -> bool:
+    """Are there weights whose sha256 the lock has and nobody has read since they changed?"""
+    paths = [weights.place(spec, one, spec.entries[name].dockerd) for one in weights.all_of(spec.entries[name])]
+    if any(state.weights.get(path) is None for path in paths):
+        return False  # they are fetched, and checked then
+    return any(file not in state.hashes for file in of_model(spec, name).weights)
+
+
+def short(text: str) -> str:
+    """A digest or commit as people know it again: `sha256:0123456789ab`, `27dcfa74d334`."""
+    kind, colon, digits = text.rpartition(":")
+    return f"{kind}{colon}{digits[:12]}"
+
+
+def contradictions(fleet: Mapping[str, Host], inventory: Path | None) -> list[Problem]:
+    """Where the inventory asks for something else than its lock, with the command that moves the pin."""
+    found = []
+    for name, host in fleet.items():
+        if inventory and host.lock:
+            for path, what, pin in of_host(host, host.lock):
+                command = f"gpurack lock {inventory} {pin} --upgrade"
+                sentence = f"{what} To go by the inventory, move the pin: {command}"
+                found.append(Problem(name, path, f"{lock.place(inventory)} has {sentence}"))
+    return found
+
+
+def of_host(host: Host, locked: HostLock) -> Iterator[tuple[str, str, str]]:
+    """(path in the inventory, what the lock has instead, what to upgrade)."""
+    for package, source in ENGINES.items():
+        if package not in locked.packages:
+            continue
+        version = upstream(locked.packages[package])
+        if host.docker.source not in (source, "keep"):
+            yield "docker.source", f"{package}, not {host.docker.source}.", "docker"
+        elif host.docker.version not in (None, version):
+            yield "docker.version", f"{package} {version}, not {host.docker.version}.", "docker"
+    if TOOLKIT in locked.packages and host.nvidia.toolkit not in (None, version := upstream(locked.packages[TOOLKIT])):
+        yield "nvidia.toolkit", f"{TOOLKIT} {version}, not {host.nvidia.toolkit}.", "toolkit"
+    for name, model in host.entries.items():
+        if model.enabled and name in locked.models:
+            kind = "models" if name in host.models else "services"
+            for field, what in of_entry(host, model, locked.models[name]):
+                yield f"{kind}.{name}.{field}", what, name
+
+
+def of_entry(host: Host, model: Model, locked: ModelLock) -> Iterator[tuple[str, str]]:
+    """(field, what the lock has instead)."""
+    wanted = [image.partition("@") for image in compose.references(model)]
+    if locked.image and wanted:
+        if locked.reference not in [reference for reference, _, _ in wanted]:
+            yield "version" if model.version else "image", f"image {locked.reference}, not {wanted[0][0]}."
+        elif all(digest and digest != locked.digest for _, _, digest in wanted):
+            yield "image", f"{short(locked.digest)} for it."
+    path = weights.host_path(host, model)
+    if path and locked.weights and not any(weights.belongs(file, path) for file in locked.weights):
+        yield "weights", f"{next(iter(sorted(locked.weights)))}, not {path}."
+    elif locked.commit and isinstance(model.weights, HfWeights) and not agrees(model.weights.revision, locked.commit):
+        yield "weights.revision", f"commit {short(locked.commit)}, not {model.weights.revision}."
+
+
+def agrees(revision: str | None, commit: str) -> bool:
+    """Can a revision mean this commit? A branch or a tag can mean any.
+
+    >>> agrees("main", "27dcfa74"), agrees("27dcfa7", "27dcfa74"), agrees("27dcfa8", "27dcfa74")
+    (True, True, False)
+    """
+    hexadecimal = revision is not None and len(revision) >= 7 and set(revision) <= set("0123456789abcdef")
+    return not hexadecimal or commit.startswith(str(revision))
+
+
+def unlocked(fleet: Mapping[str, Host]) -> list[Problem]:
+    """What runs by the inventory alone although there is a lock: warnings."""
+    if not any(host.lock for host in fleet.values()):
+        return []
+    found = []
+    for name, host in fleet.items():
+        if host.lock is None:
+            found.append(Problem(name, "", "is not in the lock; gpurack lock writes it down."))
+            continue
+        found += [
+            Problem(name, f"{'models' if key in host.models else 'services'}.{key}", "is not in the lock yet.")
+            for key, model in host.entries.items()
+            if model.enabled and key not in host.lock.models
+        ]
+    return found

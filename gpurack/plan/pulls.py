@@ -1,0 +1,61 @@
+"""The models that an ollama pulls from its own library: which are missing, and from where they come. Pure."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from gpurack.engines.ollama import LIBRARY, full_name
+from gpurack.spec.model import Host
+from gpurack.state.model import HostState
+
+
+def reasons(name: str, spec: Host, state: HostState, prune: bool) -> tuple[str, ...]:
+    """What a running ollama lacks of its `pull`, and with `prune` what it has beside that; () for nothing."""
+    wanted, there = [full_name(each) for each in spec.entries[name].pull], pulled(name, state)
+    if there is None:
+        return ()
+    missing = tuple(f"{each} is not pulled" for each in wanted if each not in there)
+    others = tuple(f"{each} is not listed" for each in sorted(there - set(wanted))) if prune else ()
+    return missing + others
+
+
+def pulled(name: str, state: HostState) -> set[str] | None:
+    """What a running ollama answered that it has; None when it answered nothing of the kind."""
+    found = answered(name, state)
+    return None if found is None else set(found)
+
+
+def digests(name: str, state: HostState) -> dict[str, str]:
+    """What a running ollama has → the sha256 of its manifest, the ID that `ollama list` begins to show."""
+    return answered(name, state) or {}
+
+
+def answered(name: str, state: HostState) -> dict[str, str] | None:
+    """Model → digest of a running ollama's answer; None when it answered nothing of the kind."""
+    probe = state.probes.get(name)
+    if probe is None or probe.status != 200:
+        return None
+    try:
+        return {str(model["name"]): str(model.get("digest", "")) for model in json.loads(probe.body)["models"] or ()}
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return None
+
+
+def told(spec: Host, name: str) -> dict[str, Any]:
+    """What the runner (files/ollama.py) is told: each model's name, from where to pull it, and whether that speaks
+    plain HTTP; {} for an engine without a library."""
+    entry = spec.entries[name]
+    return {"pull": [source(spec, full_name(each)) for each in entry.pull]} if entry.engine == "ollama" else {}
+
+
+def source(spec: Host, model: str) -> Mapping[str, Any]:
+    """A model through the host's mirrors. A registry of `insecure-registries` speaks plain HTTP."""
+    first, slash, rest = model.partition("/")
+    registry = first if slash and "." in first else LIBRARY
+    path = rest if registry == first else model
+    mirror = spec.mirrors.get(registry)
+    origin = model
+    if mirror:
+        origin = f"{mirror.url.rstrip('/')}/{path if '/' in path else f'library/{path}'}"
+    insecure = spec.docker.daemon.get("insecure-registries") or []
+    return {"name": model, "from": origin, "insecure": origin.partition("/")[0] in insecure}

@@ -1,0 +1,307 @@
+"""Rootless Docker for the users that the inventory names, beside the host's own Docker. Pure.
+
+Sources: docs.docker.com "Rootless mode", the toolkit's contract section 6, and what was seen with 26.1 and 28.5.
+Whatever is done to a user's home or daemon is done as that user.
+"""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from gpurack import paths
+from gpurack.plan import daemon_json, weights
+from gpurack.plan.access import access, by_hook
+from gpurack.plan.hook_config import without_cgroups
+from gpurack.plan.network import HEAD, environment
+from gpurack.plan.packages import installed
+from gpurack.plan.platforms import Platform, platform_of
+from gpurack.plan.restart import may_stop_foreign, stops_foreign
+from gpurack.plan.steps import Plan, Shell, Step, WriteFile
+from gpurack.plan.subordinate_ids import subordinate_ids, wrong_range
+from gpurack.resources import read_text
+from gpurack.spec.merge import merge, patch
+from gpurack.spec.model import Host
+from gpurack.state.model import HostState, User
+
+INHERITED = ("insecure-registries", "registry-mirrors")
+"""Keys of the host's daemon.json that hold for users' as well: where images come from."""
+_DOCKER = "docker -H unix://%t/docker.sock"
+START_AGAIN = (
+    f'ExecStartPost=-/bin/sh -c "{_DOCKER} ps -aq --filter label=gpurack.model --filter exited=128 | '
+    f'xargs -r {_DOCKER} start"'
+)
+"""dockerd 26.1 starts containers before it knows of CDI: those with cards are left with exit code 128."""
+DROP_IN = ".config/systemd/user/docker.service.d/gpurack.conf"
+HOOK_CONFIG = ".config/nvidia-container-runtime/config.toml"
+TMPFILES = "/etc/tmpfiles.d/gpurack.conf"
+SYSCTLS = {"kernel/unprivileged_userns_clone": "1", "user/max_user_namespaces": "28633"}
+SYSCTL_FILE = "/etc/sysctl.d/60-gpurack.conf"
+PROFILE = "/etc/apparmor.d/gpurack-rootlesskit"
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/share/docker.io/contrib"
+"""Debian's and Ubuntu's docker.io have the scripts of rootless Docker in the last of these folders."""
+
+
+@dataclass(frozen=True)
+class SetUp(Step):
+    """Docker's set-up tool, run as a user (`become`: the words that make a command that user's own). files: below the
+    home, written before; None takes one away."""
+
+    become: str
+    files: Mapping[str, str | None] = field(default_factory=dict)
+
+
+def plan_rootless(spec: Host, state: HostState, unattended: bool, models_follow: bool = False) -> Plan:
+    """What gives each user of the inventory a rootless Docker, and keeps it right.
+
+    models_follow: the models come next in this run, and those of a user who cannot have one say so themselves, so that
+    the others are served all the same.
+    """
+    platform = platform_of(state.os)
+    if platform is None or not spec.users:
+        return Plan()
+    steps, errors = host_steps(spec, state, platform), []
+    ranges: list[str] = []
+    for name in spec.users:
+        if error := unusable(name, state):
+            if not (models_follow and any(model.enabled and model.user == name for model in spec.entries.values())):
+                errors.append(error)
+            continue
+        user = state.users[name]
+        steps += subordinate_ids(name, user, state, ranges)
+        steps += [*at_boot(name, user), *folders(name, user, spec)]
+        set_up = unit(name, user, spec, state)
+        apply, error = daemon(name, user, spec, state, unattended, owed=bool(set_up))
+        if error:
+            errors.append(error)
+        else:
+            steps += [*set_up, *apply]
+    return Plan(tuple(steps), tuple(errors))
+
+
+def unusable(name: str, state: HostState) -> str | None:
+    """Why a user can have no rootless Docker before somebody mends it; None when there is no such reason."""
+    user = state.users.get(name)
+    if user is None:
+        return (
+            f"the user {name} does not exist on the host. gpurack makes no accounts: make it (useradd --create-home "
+            f"{name}, or in your directory), or take it out of docker.rootless."
+        )
+    if user.uid == 0:
+        return f"{name} is root, whose Docker is the host's own; take it out of docker.rootless."
+    for file, lines in (("/etc/subuid", state.kernel.subuids), ("/etc/subgid", state.kernel.subgids)):
+        if error := wrong_range(name, user, file, lines):
+            return error
+    return None
+
+
+def not_ready(name: str, state: HostState) -> str | None:
+    """Why nothing can run in a user's rootless Docker now; None when it answers."""
+    if error := unusable(name, state):
+        return error
+    user = state.users[name]
+    if user.docker:
+        return None
+    if user.unit.loaded == "loaded":
+        look = f"systemctl --user -M {name}@ status docker; journalctl _UID={user.uid} -n 30"
+        return f"the rootless Docker of {name} does not answer. Look: {look}."
+    return f"{name} has no rootless Docker yet; run deploys/gpu_host.py, or deploys/docker.py first."
+
+
+# --- the host --------------------------------------------------------------------------------------------------------
+
+
+def host_steps(spec: Host, state: HostState, platform: Platform) -> list[Step]:
+    """What all users need: programs, user namespaces, and CDI specs that their daemons see."""
+    steps: list[Step] = []
+    programs = (*platform.rootless, *(platform.distro_rootless if spec.docker.source == "distro" else ()))
+    missing = [name for name in programs if name not in installed(programs, state)]
+    if missing and spec.docker.source != "keep":
+        steps.append(platform.packages.install(f"install {', '.join(missing)}", dict.fromkeys(missing), state))
+    low = [name for name in SYSCTLS if state.kernel.sysctls.get(name) == "0"]
+    if low:
+        text = "".join(f"{name.replace('/', '.')} = {value}\n" for name, value in SYSCTLS.items() if name in low)
+        steps.append(WriteFile(f"let users make namespaces ({', '.join(low)})", SYSCTL_FILE, text))
+        steps.append(Shell("take these settings up", f"sysctl -q -p {SYSCTL_FILE}"))
+    if state.kernel.sysctls.get("kernel/apparmor_restrict_unprivileged_userns") == "1":
+        steps += [] if state.kernel.rootlesskit_profile else [profile()]
+    if state.has_nvidia:
+        steps += cdi_folders(state)
+        wrapper = read_text("files/dockerd-rootless")
+        if paths.DOCKERD_ROOTLESS not in state.files or state.files[paths.DOCKERD_ROOTLESS].text != wrapper:
+            steps.append(WriteFile("what shows CDI specs to rootless daemons", paths.DOCKERD_ROOTLESS, wrapper, "755"))
+    return steps
+
+
+def profile() -> Step:
+    """Ubuntu from 24.04 on lets no program make user namespaces that has no profile. Loaded first, then put in its
+    place: killed in between, it is missing and made again."""
+    text = read_text("files/gpurack-rootlesskit")
+    load = f"new=$(mktemp) && printf %s {shlex.quote(text)} >$new && apparmor_parser -r $new"
+    return Shell("let rootlesskit make user namespaces (AppArmor)", f"{load} && chmod 644 $new && mv $new {PROFILE}")
+
+
+def cdi_folders(state: HostState) -> list[Step]:
+    """Both folders of CDI specs, from early at boot on: a daemon that starts before they are there never sees them."""
+    text = "".join(f"d {folder} 0755 root root -\n" for folder in paths.CDI_FOLDERS)
+    steps: list[Step] = []
+    if TMPFILES not in state.files or state.files[TMPFILES].text != text:
+        steps.append(WriteFile("folders of CDI specs at every boot", TMPFILES, text))
+    if steps or not state.kernel.folders >= set(paths.CDI_FOLDERS):
+        steps.append(Shell("make the folders of CDI specs", f"systemd-tmpfiles --create {TMPFILES}"))
+    return steps
+
+
+# --- a user ----------------------------------------------------------------------------------------------------------
+
+
+def as_user(name: str, user: User) -> str:
+    """The words that make a command this user's own, with an empty environment (as in files/dockerd.py)."""
+    environment = {
+        "HOME": user.home,
+        "USER": name,
+        "PATH": PATH,
+        "XDG_RUNTIME_DIR": user.runtime,
+        "DBUS_SESSION_BUS_ADDRESS": f"unix:path={user.runtime}/bus",
+        "DOCKER_HOST": f"unix://{user.runtime}/docker.sock",
+    }
+    words = ["setpriv", "--reuid", str(user.uid), "--regid", str(user.gid), "--init-groups", "env", "-i"]
+    return shlex.join([*words, *(f"{key}={value}" for key, value in environment.items())])
+
+
+def at_boot(name: str, user: User) -> list[Step]:
+    """The user's units run from boot on, whether or not anybody logs in, and now."""
+    if user.linger and user.manager:
+        return []
+    # dbus-user-session may have come while the user's systemd ran
+    bus = f"{as_user(name, user)} systemctl --user"
+    sentence = f"error the systemd of {name} does not answer. Look: systemctl status user@{user.uid}"
+    command = (
+        f"loginctl enable-linger {shlex.quote(name)} && systemctl start user@{user.uid}.service && "
+        f"{{ [ -S {user.runtime}/bus ] || {{ {bus} daemon-reload; {bus} start dbus.socket; }} 2>/dev/null; }}; "
+        f"[ -S {user.runtime}/bus ] || {{ echo {shlex.quote(sentence)}; exit 1; }}"
+    )
+    return [Shell(f"let {name}'s units run from boot on (linger)", command)]
+
+
+def folders(name: str, user: User, spec: Host) -> list[Step]:
+    """The user's project, which root writes and the user's daemon reads; the user's weights, to which nobody else gets;
+    and where Docker is to keep its data."""
+    steps: list[Step] = []
+    if user.folder != ("711", 0):
+        command = f"install -d -m 711 {paths.USERS} {paths.project(name)}"
+        steps.append(Shell(f"folder of {name}'s Compose project", command))
+    if user.acl != f"user::rwx user:{user.uid}:r-x group::--- mask::r-x other::---":
+        above, place = shlex.quote(weights.of_users(spec)), shlex.quote(f"{weights.of_users(spec)}/{name}")
+        why = f"error {spec.weights_dir} has no ACLs (its file system), so {name}'s weights would be open to others."
+        command = (
+            f"install -d -m 711 {above} && install -d -m 700 {place} && {{ setfacl -b -m u:{user.uid}:rx {place} || "
+        )
+        command += f"{{ echo {shlex.quote(why)}; exit 1; }}; }}"
+        steps.append(Shell(f"folder of {name}'s weights, closed to others", command))
+    root = spec.docker.rootless[name].daemon.get("data-root")
+    if isinstance(root, str) and user.docker.get("DockerRootDir") != root:
+        place, ids = shlex.quote(root), f"-o {user.uid} -g {user.gid}"
+        command = f"[ -d {place} ] || {as_user(name, user)} mkdir -p {place} 2>/dev/null || "
+        command += f"{{ mkdir -p {place} && install -d -m 711 {ids} {place}; }}"
+        steps.append(Shell(f"{root} for {name}'s Docker", command))
+    return steps
+
+
+def unit(name: str, user: User, spec: Host, state: HostState) -> list[Step]:
+    """The user's docker.service as Docker's tool makes it, and what gpurack adds; again after a broken attempt."""
+    there = {file: state.files.get(f"{user.home}/{file}") for file in (DROP_IN, HOOK_CONFIG)}
+    files = {
+        file: text
+        for file, text in wanted_files(spec, state).items()
+        if ((found := there[file]) and found.text) != text
+    }
+    ready = (user.unit.loaded, user.unit.active, user.unit.enabled) == ("loaded", "active", "enabled")
+    broken = marker(user) in state.files
+    if ready and not files and not broken:
+        return []
+    why = "is not complete" if broken or not ready else ", ".join(sorted(files))
+    reason = f"rootless Docker for {name}" + (f" ({why})" if user.unit.loaded == "loaded" else "")
+    return [SetUp(reason, as_user(name, user), files)]
+
+
+def wanted_files(spec: Host, state: HostState) -> dict[str, str | None]:
+    """What gpurack puts into a home: for CDI and a proxy lines of the unit; where the hook gives the cards, that user's
+    own configuration of it, because the system's would take the cards from the host's own Docker."""
+    lines = environment(spec.proxy)
+    config = None
+    if state.has_nvidia:
+        lines += [f"Environment=DOCKERD={paths.DOCKERD_ROOTLESS}", START_AGAIN]
+    if state.has_nvidia and by_hook(spec, state) and spec.nvidia.no_cgroups != "system":
+        lines.append("Environment=XDG_CONFIG_HOME=%h/.config")
+        system = state.files.get(paths.HOOK_CONFIG)
+        config = without_cgroups(system.text if system else "")
+    text = "\n".join([f"{HEAD}\n[Service]", *lines]) + "\n"
+    return {DROP_IN: text if lines else None, HOOK_CONFIG: config}
+
+
+def marker(user: User) -> str:
+    """The file that notes that the user's daemon must restart (as in files/daemon_json.py)."""
+    return f"{user.runtime}/gpurack-docker-restart"
+
+
+def daemon(
+    name: str, user: User, spec: Host, state: HostState, unattended: bool, owed: bool
+) -> tuple[list[Step], str | None]:
+    """The user's daemon.json, and a restart where the daemon must take something up; or why not. owed: a step before
+    this one wants the restart."""
+    current, error = daemon_json.read(state, user.daemon_json)
+    if error:
+        return [], error
+    changes = wanted_keys(name, spec, state, current)
+    target = patch(current, changes)
+    changed = sorted(key for key in {*current, *target} if current.get(key) != target.get(key))
+    reasons = [daemon_json.describe(key, current.get(key), target.get(key)) for key in changed]
+    expected: dict[str, Any] = {"LiveRestoreEnabled": bool(target.get("live-restore"))}
+    if target.get("runtimes"):
+        expected["Runtimes"] = sorted(target["runtimes"])
+    if (target.get("features") or {}).get("cdi"):
+        expected["CDISpecDirs"] = True
+    why = stale(user, state, expected, access(spec, state) == "cdi")
+    if not (changed or why or owed):
+        return [], None
+    reason = f"{name}'s Docker: {', '.join([*reasons, *why]) or 'restart'}"
+    if refusal := may_stop_foreign(spec, state, unattended, reason, live_restore=False, user=name):
+        return [], refusal
+    step = daemon_json.Apply(
+        reason=f"{reason} (restart{stops_foreign(state, False, name)})",
+        patch=changes if changed else None,
+        configure_runtime=daemon_json.runtime_is_ours(current, target) and state.has_nvidia,
+        action="restart",
+        live_restore=False,
+        expect=expected,
+        probe_gpu=False,
+        become=as_user(name, user),
+    )
+    return [step], None
+
+
+def wanted_keys(name: str, spec: Host, state: HostState, current: Mapping[str, Any]) -> dict[str, Any]:
+    """As daemon_json.wanted, for a user: no live-restore, since containers end with the daemon's namespaces; and where
+    images come from is the same on the whole host."""
+    own = spec.docker.rootless[name].daemon
+    ours: dict[str, Any] = daemon_json.logs({*current, *own})
+    if state.has_nvidia:
+        ours |= daemon_json.cards(spec, state, current)
+    ours |= {key: value for key, value in spec.docker.daemon.items() if key in INHERITED}
+    merged: dict[str, Any] = merge(ours, own)
+    return merged
+
+
+def stale(user: User, state: HostState, expected: Mapping[str, Any], cdi: bool) -> list[str]:
+    """What the daemon that runs does not know yet, for people."""
+    why = ["it must still take up an earlier change"] if marker(user) in state.files else []
+    if not user.docker:
+        return why
+    why += [f"dockerd does not know {what} yet" for what in daemon_json.unmet(expected, user.docker)]
+    new, old = state.docker.get("ServerVersion"), user.docker.get("ServerVersion")
+    if new and new != old:
+        why.append(f"dockerd is still {old}")
+    if cdi and state.has_nvidia and not user.sees >= set(paths.CDI_FOLDERS):
+        why.append("dockerd does not see the CDI specs")
+    return why

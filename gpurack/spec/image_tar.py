@@ -1,0 +1,45 @@
+"""What is in an image's tar file (`docker save`), as far as it is known without Docker."""
+
+import json
+import re
+import tarfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+MANY = "holds {} images; save them one by one."
+NO_IMAGE = "holds no image as `docker save` writes it."
+
+
+@dataclass(frozen=True)
+class Image:
+    """id: the sha256 (hex) of its configuration, which is Docker's id of the image. names: those it was saved under."""
+
+    id: str
+    names: tuple[str, ...]
+
+
+def read(path: Path) -> Image:
+    """The one image of a tar file. Raises OSError, and ValueError with what is wrong with its content."""
+    status = path.stat()
+    return _read(path, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _read(path: Path, size: int, changed: int) -> Image:
+    """Once per run: a compressed file has to be read to its end."""
+    try:
+        with tarfile.open(path) as tar:
+            member = next((each for each in tar if each.name == "manifest.json"), None)
+            file = tar.extractfile(member) if member else None
+            images = json.load(file) if file else []
+        if len(images) > 1:
+            raise ValueError(MANY.format(len(images)))
+        found = re.search(r"[0-9a-f]{64}", images[0]["Config"])
+        return Image(found[0], tuple(images[0].get("RepoTags") or ())) if found else _none()
+    except (tarfile.TarError, EOFError, json.JSONDecodeError, LookupError, TypeError, AttributeError):
+        return _none()
+
+
+def _none() -> Image:
+    raise ValueError(NO_IMAGE)

@@ -1,0 +1,120 @@
+"""The lock: what really was on the hosts, written down beside the inventory and installed exactly so from then on.
+
+inventories/lab.py (or lab.yaml) has its lock in inventories/lab.lock.yaml: docs/lock.md. Hosts' cards are not in it.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError
+
+from gpurack.spec.model import Host, Strict
+from gpurack.spec.problems import InventoryError, Problem
+
+HEADER = """\
+# What really was on these hosts, to be committed: a run installs exactly this. (Written by gpurack.)
+# What drifted: gpurack lock {inventory} --check      To move pins: gpurack lock {inventory} [WHAT] --upgrade
+"""
+
+
+class ModelLock(Strict):
+    """One model or service.
+
+    image: its reference without the host's mirrors, and the registry's digest of it: `ghcr.io/a/b:1@sha256:…`.
+    commit: of the hub's repository that its weights are. weights: file on the host → sha256. ollama: model → sha256 of
+    its manifest, the ID that `ollama list` begins to show.
+    """
+
+    image: str | None = None
+    commit: str | None = None
+    weights: dict[str, str] = Field({})
+    ollama: dict[str, str] = Field({})
+
+    @property
+    def reference(self) -> str:
+        """The image as the inventory means it, without digest; "" for none."""
+        return (self.image or "").partition("@")[0]
+
+    @property
+    def digest(self) -> str:
+        """`sha256:…`, "" for an image that no registry knows."""
+        return (self.image or "").partition("@")[2]
+
+
+class HostLock(Strict):
+    """One host. driver: NVIDIA's, which gpurack compares and never installs. keys: repository → fingerprint of the key
+    that signs it. packages: name → exact version."""
+
+    driver: str | None = None
+    keys: dict[str, str] = Field({})
+    models: dict[str, ModelLock] = Field({})
+    packages: dict[str, str] = Field({})
+
+
+class Lock(Strict):
+    """The whole file."""
+
+    hosts: dict[str, HostLock] = Field({})
+
+
+def place(inventory: Path) -> Path:
+    """Where the lock of an inventory lies: beside it.
+
+    >>> str(place(Path("inventories/lab.py")))
+    'inventories/lab.lock.yaml'
+    """
+    return inventory.with_suffix(".lock.yaml")
+
+
+def read_lock(inventory: Path | None) -> Lock | None:
+    """The lock of an inventory; None where there is none. Raises InventoryError when it cannot be understood."""
+    if inventory is None or not place(inventory).exists():
+        return None
+    from gpurack.spec.load import parse_yaml
+
+    path = place(inventory)
+    try:
+        return Lock.model_validate(parse_yaml(path) or {})
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        where = ".".join(str(part) for part in wrong["loc"])
+        what = f"{wrong['msg'][:1].lower()}{wrong['msg'][1:]}; write it anew with gpurack lock {inventory}."
+        raise InventoryError([Problem("", f"{path} {where}".rstrip(), what)]) from None
+
+
+def with_lock(fleet: Mapping[str, Host], inventory: Path | None) -> dict[str, Host]:
+    """The fleet with what the inventory's lock says of each host in force. Raises InventoryError."""
+    lock = read_lock(inventory)
+    return {name: host.locked(lock.hosts.get(name) if lock else None) for name, host in fleet.items()}
+
+
+def text(lock: Lock, inventory: Path) -> str:
+    """The file: sorted, a line for each fact, the same facts always the same text."""
+    hosts = {name: host.model_dump(exclude_defaults=True) for name, host in lock.hosts.items()}
+    body: str = yaml.safe_dump({"hosts": hosts}, allow_unicode=True, width=10**9, default_flow_style=False)
+    return HEADER.format(inventory=inventory.name) + body
+
+
+def facts(host: HostLock) -> dict[str, str]:
+    """A host's lock as lines: `packages docker-ce` → version, `alpha image` → reference and digest, …"""
+    found: dict[str, str] = {}
+    for key, value in host.model_dump(exclude_defaults=True).items():
+        if key == "models":
+            for name, model in value.items():
+                found |= {f"{name} {word}": fact for word, fact in _flat(model)}
+        else:
+            found |= dict(_flat({key: value}))
+    return found
+
+
+def _flat(data: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Maps of texts and of maps of texts → (words, text)."""
+    lines: list[tuple[str, str]] = []
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            lines += [(f"{key} {word}", str(fact)) for word, fact in value.items()]
+        else:
+            lines.append((key, str(value)))
+    return lines

@@ -1,0 +1,72 @@
+"""AMD's cards in the snapshot's text. Pure.
+
+Sources: the kernel's amdkfd (kfd_topology.c: a node's properties, kfd_process.c: proc/PID/vram_GPUID in bytes) and
+"Misc AMDGPU driver information" (mem_info_vram_*, product_name, unique_id); ROCm's UUID is "GPU-" with the unique id in
+16 hex digits. A process of another kind (OpenGL, Vulkan) is not in KFD's list; `used` counts its memory all the same.
+"""
+
+from collections.abc import Sequence
+
+from gpurack.state.model import Gpu, GpuProcess
+
+MIB = 1 << 20
+
+
+def cards(lines: Sequence[str]) -> list[Gpu]:
+    """`card gpu_id 42700|gid 993|total 68702699520|…`, by PCI address, which is how amd-smi numbers them."""
+    found = sorted(_described(lines), key=lambda said: (_pci(said), int(said["drm_render_minor"])))
+    return [
+        Gpu(
+            index=index,
+            uuid=_uuid(said),
+            name=said.get("name", ""),
+            memory_total=_mib(said.get("total", "")),
+            memory_used=_mib(said.get("used", "")),
+            driver="",
+            compute="",
+            pci=_pci(said),
+            utilization=int(busy) if (busy := said.get("busy", "")).isdigit() else None,
+            vendor="amd",
+            node=f"/dev/dri/renderD{said['drm_render_minor']}",
+            gid=int(said.get("gid") or 0),
+        )
+        for index, said in enumerate(found)
+    ]
+
+
+def processes(lines: Sequence[str]) -> list[GpuProcess]:
+    """`process gpu_id,pid,name,bytes,user,container`."""
+    uuids = {said["gpu_id"]: _uuid(said) for said in _described(lines)}
+    found = []
+    for line in lines:
+        kind, _, rest = line.partition(" ")
+        if kind == "process":
+            card, pid, more = rest.split(",", 2)
+            name, used, user, container = more.rsplit(",", 3)
+            found.append(GpuProcess(uuids.get(card, ""), int(pid), name, _mib(used), user.strip(), container))
+    return found
+
+
+def _described(lines: Sequence[str]) -> list[dict[str, str]]:
+    """Each card's properties; a card without a render node gives nobody anything."""
+    cards = [
+        dict(item.partition(" ")[::2] for item in line.removeprefix("card ").split("|"))
+        for line in lines
+        if line.startswith("card ")
+    ]
+    return [said for said in cards if int(said.get("drm_render_minor") or 0)]
+
+
+def _uuid(said: dict[str, str]) -> str:
+    unique = int(said.get("unique_id") or 0)
+    return f"GPU-{unique:016x}" if unique else _pci(said)
+
+
+def _pci(said: dict[str, str]) -> str:
+    """location_id is bus (8 bits), device (5) and function (3)."""
+    place = int(said.get("location_id") or 0)
+    return f"{int(said.get('domain') or 0):04x}:{place >> 8 & 0xFF:02x}:{place >> 3 & 0x1F:02x}.{place & 7}"
+
+
+def _mib(size: str) -> int:
+    return int(size) // MIB if size.isdigit() else 0

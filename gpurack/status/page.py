@@ -1,0 +1,20 @@
+"""`gpurack status --html FILE`: one self-contained page."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from gpurack.resources import render
+from gpurack.status.lab import HostStatus
+from gpurack.status.show import served_text, state_text, summary
+
+
+def write_page(file: Path, lab: Sequence[HostStatus], title: str, now: datetime) -> None:
+    """Writes the page, beside its place first, so that a web server never sees half of it. Raises OSError."""
+    text = render(
+        "templates/status.html.j2", lab=lab, title=title, now=now, summary=summary(lab),
+        state_text=state_text, served_text=served_text,
+    )  # fmt: skip
+    beside = file.with_name(f".{file.name}.new")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(file)

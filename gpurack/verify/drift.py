@@ -1,0 +1,84 @@
+"""What a check yields, and how pytest is told: a few lines with expected, found and the command that mends it."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pytest
+
+from gpurack.verify.plugin import HOST, MODEL
+
+
+@dataclass(frozen=True)
+class Drift:
+    """One difference between the inventory and the host. mend: the command; default: the inventory's own run."""
+
+    what: str
+    expected: str
+    found: str
+    mend: str | None = None
+
+
+class Unread(Exception):
+    """A part of the evidence that could not be gathered: why, and what mends that."""
+
+    def __init__(self, why: str, mend: str) -> None:
+        super().__init__(why)
+        self.mend = mend
+
+
+class Checked(Protocol):
+    """What a check is about: a host, or a model on it. mend: the command that usually mends it."""
+
+    @property
+    def title(self) -> str: ...
+
+    @property
+    def mend(self) -> str: ...
+
+
+Check = Callable[[Any], Iterator[Drift]]
+Where = Callable[[Any], bool]
+
+
+def on_hosts(where: Where = lambda server: True) -> Callable[[Check], Callable[..., None]]:
+    """Makes a test of a function that yields the drifts of a `Server`: it fails with all of them, without a traceback.
+
+    where: the hosts it applies to; it is not even collected for others.
+    """
+    return lambda function: _test(function, HOST, where)
+
+
+def on_models(where: Where = lambda entry: True) -> Callable[[Check], Callable[..., None]]:
+    """The same for the drifts of an `Entry`."""
+    return lambda function: _test(function, MODEL, where)
+
+
+def _test(function: Check, argument: str, where: Where) -> Callable[..., None]:
+    @functools.wraps(function)
+    def test(**given: Any) -> None:
+        checked = given[argument]
+        try:
+            lines = said(checked, function(checked))
+        except Unread as error:
+            lines = [f"{checked.title}: {error}", f"    mend: {error.mend}"]
+        if lines:
+            pytest.fail("\n".join(lines), pytrace=False)
+
+    told: Any = test
+    told.__signature__ = inspect.Signature([inspect.Parameter(argument, inspect.Parameter.KEYWORD_ONLY)])
+    told.where = where
+    return test
+
+
+def said(checked: Checked, drifts: Iterable[Drift]) -> list[str]:
+    """The lines of all drifts; a command that mends several of them is said once, below the last."""
+    found = [(drift, drift.mend or checked.mend) for drift in drifts]
+    lines = []
+    for index, (drift, mend) in enumerate(found):
+        lines.append(f"{checked.title}: {drift.what}: expected {drift.expected}, found {drift.found}")
+        if mend not in [later for _, later in found[index + 1 :]]:
+            lines.append(f"    mend: {mend}")
+    return lines

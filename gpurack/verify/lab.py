@@ -1,0 +1,196 @@
+"""The lab under test: its inventory, read once, and the evidence of its hosts, gathered side by side."""
+
+import hmac
+import json
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+import testinfra.host
+from pyinfra.api import Config, State
+from pyinfra.api import Host as PyinfraHost
+from pyinfra.context import ctx_state
+
+from gpurack import paths
+from gpurack.cli import APPLY
+from gpurack.engines import ENGINES
+from gpurack.plan import compose, files, ledger
+from gpurack.spec.fleet import read_fleet
+from gpurack.spec.load import read_inventory
+from gpurack.spec.lock import with_lock
+from gpurack.spec.model import Host, Model
+from gpurack.spec.problems import InventoryError, Problem
+from gpurack.spec.secrets import read_secrets
+from gpurack.state.model import HostState
+from gpurack.verify.drift import Unread
+from gpurack.verify.look import Seen, enabled, script
+from gpurack.verify.reach import run_as_root, testinfra_host
+
+
+@dataclass
+class Server:
+    """A host of the inventory. wanted: its spec. look: gives its evidence."""
+
+    name: str
+    wanted: Host
+    pyinfra: PyinfraHost
+    mend: str
+    salt: str
+    look: Callable[[str], Seen] = field(repr=False)
+
+    @property
+    def title(self) -> str:
+        """For messages and test ids."""
+        return self.name
+
+    @property
+    def seen(self) -> Seen:
+        """What was found on it; the first who asks has all hosts looked at."""
+        return self.look(self.name)
+
+    @cached_property
+    def state(self) -> HostState:
+        """The same in the plan's words. Raises Unread."""
+        return self.seen.state
+
+    @cached_property
+    def secrets(self) -> Mapping[str, Mapping[str, str]]:
+        """The values of its containers' secrets. Raises SecretError."""
+        return read_secrets(self.wanted)
+
+    @cached_property
+    def cards(self) -> ledger.Ledger:
+        """Which cards each model should have, or why it can have none. Raises Unread."""
+        return ledger.assign(self.wanted, self.state)
+
+    @cached_property
+    def host(self) -> testinfra.host.Host:
+        """For checks of one's own: testinfra's host, as the login user."""
+        return testinfra_host(self.pyinfra)
+
+
+@dataclass
+class Entry:
+    """A model of a host that should serve."""
+
+    server: Server
+    name: str
+    model: Model
+
+    @property
+    def title(self) -> str:
+        """For messages."""
+        return f"{self.server.name} {self.name}"
+
+    @property
+    def mend(self) -> str:
+        """The host's."""
+        return self.server.mend
+
+    @property
+    def container(self) -> Any:
+        """The container of its name, as inspected; None for none. Raises Unread."""
+        return self.server.seen.daemon(self.model.dockerd)["containers"].get(self.name)
+
+    @property
+    def answers(self) -> Mapping[str, Any]:
+        """What it said, and its weights. Raises Unread."""
+        return self.server.seen.of_model(self.name)
+
+    @property
+    def uuids(self) -> tuple[str, ...]:
+        """The cards it should have; where it can have none now, those that it had. Raises Unread."""
+        had = ledger.kept_cards(self.name, self.model, self.server.state) or ()
+        return self.server.cards.uuids.get(self.name, had)
+
+    @property
+    def files(self) -> Mapping[str, str]:
+        """The sums of the files that it should be given: path on the host → sum. Raises Unread."""
+        container = compose.of_engine(self.name, self.server.wanted, self.server.state, self.uuids)
+        sums = ENGINES[self.model.engine].sums
+        texts = files.contents(container, self.server.secrets.get(self.name, {}), sums)
+        return {
+            paths.container_file(self.model.dockerd, self.name, file): salted(text, self.server.salt)
+            for file, text in texts.items()
+        }
+
+    @property
+    def service(self) -> Mapping[str, Any]:
+        """What its Compose service should be. Raises Unread."""
+        return compose.service(self.name, self.server.wanted, self.server.state, self.uuids)
+
+
+class Lab:
+    """An inventory's hosts, and one look at each."""
+
+    def __init__(self, path: Path, limit: Collection[str] = ()) -> None:
+        """limit: names or groups of hosts, patterns allowed. Raises InventoryError."""
+        inventory = read_inventory(path)
+        fleet = with_lock(read_fleet(inventory), path)
+        chosen = [host for host in inventory if not limit or any(fits(host, pattern) for pattern in limit)]
+        if not chosen:
+            what = f"--limit {' '.join(limit)} leaves no host; there are {', '.join(fleet)}."
+            raise InventoryError([Problem("", str(path), what)])
+        python = path.with_suffix(".py")
+        apply = APPLY.format(inventory=python if python.exists() else path)
+        self.salt = token_hex(16)
+        self.servers = {
+            host.name: Server(host.name, fleet[host.name], host, f"{apply} --limit {host.name}", self.salt, self.look)
+            for host in chosen
+        }
+        self.deep = False
+        self.needed = set(self.servers)
+        self._seen: dict[str, Seen] = {}
+        self._lock = threading.Lock()
+        self._state = State(inventory, Config())
+
+    def entries(self) -> Iterator[Entry]:
+        """Every model that should serve."""
+        for server in self.servers.values():
+            for name, model in enabled(server.wanted).items():
+                yield Entry(server, name, model)
+
+    def look(self, name: str) -> Seen:
+        """The evidence of one host; all that are needed are asked at once."""
+        with self._lock:
+            if name not in self._seen:
+                ctx_state.set(self._state)
+                names = sorted({*self.needed, name} - set(self._seen))
+                with ThreadPoolExecutor(len(names)) as pool:
+                    self._seen |= dict(zip(names, pool.map(self._ask, names), strict=True))
+        return self._seen[name]
+
+    def _ask(self, name: str) -> Seen:
+        server = self.servers[name]
+        try:
+            answer = run_as_root(
+                server.pyinfra, "python3 -", script(server.wanted, server.secrets, self.salt, self.deep)
+            )
+            return Seen(json.loads(answer))
+        except Unread as error:
+            return Seen({}, error)
+        except ValueError:
+            why = "its answer broke off: the connection was lost, or its memory is full"
+            return Seen({}, Unread(why, f"ssh {name} free -h; dmesg | tail"))
+
+    def disconnect(self) -> None:
+        """Closes the connections."""
+        for server in self.servers.values():
+            if server.pyinfra.connected:
+                server.pyinfra.disconnect()
+
+
+def salted(text: str, salt: str) -> str:
+    """A sum that tells nothing of a text but to who has it; files/evidence.py makes the same."""
+    return hmac.new(salt.encode(), text.encode(), "sha256").hexdigest()
+
+
+def fits(host: PyinfraHost, pattern: str) -> bool:
+    """Does a pattern mean this host, by its name or a group's? As pyinfra's --limit."""
+    return any(fnmatchcase(name, pattern) for name in (host.name, *host.groups))

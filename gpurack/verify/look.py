@@ -1,0 +1,219 @@
+"""What is asked of a host, and its answer. Pure."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from typing import Any
+
+from gpurack import paths
+from gpurack.engines import ENGINES
+from gpurack.plan import compose, weights
+from gpurack.resources import read_text
+from gpurack.spec.model import Host, Model, Weights
+from gpurack.spec.secrets import KEY, PERSON
+from gpurack.state.model import Container, Driver, File, Gpu, HostState, Os, Package
+from gpurack.verify.drift import Unread
+
+SOURCES = (
+    "/etc/apt/sources.list",
+    "/etc/apt/sources.list.d/*.list",
+    "/etc/apt/sources.list.d/*.sources",
+    "/etc/yum.repos.d/*.repo",
+)
+"""What apt and dnf read; a copy of another name is nothing to them."""
+FILES = (
+    *SOURCES,
+    "/etc/apt/keyrings/gpurack-*",
+    "/etc/pki/rpm-gpg/*gpurack*",
+    paths.DAEMON_JSON,
+    paths.BOOT_UNIT,
+    f"{paths.LIB}/*.py",
+)
+UNITS = ("docker.service", "containerd.service", "gpurack.service")
+
+
+def script(spec: Host, secrets: Mapping[str, Mapping[str, str]], salt: str, deep: bool) -> str:
+    """files/evidence.py with its questions in front; it travels by standard input only.
+
+    secrets: their values, as spec.secrets.read_secrets gives them. salt: of the sums that tell of files which only root
+    may read. deep: hash the weights, too.
+    """
+    users = sorted({"", *spec.docker.rootless, *(model.dockerd for model in enabled(spec).values())})
+    asked = {
+        "users": users,
+        "units": UNITS,
+        "files": [*FILES, *map(paths.compose_file, users)],
+        "salt": salt,
+        "closed": [f"{paths.project(user)}/secrets" for user in users],
+        "secrets": {f"{name} {which}": value for name, mine in secrets.items() for which, value in mine.items()},
+        "public": [paths.CONFIG, paths.USERS, paths.LIB, paths.RUN],
+        "deep": deep,
+        "models": {name: asked_of(name, spec, model, secrets.get(name, {})) for name, model in enabled(spec).items()},
+    }
+    return f"ASKED = __import__('json').loads({json.dumps(asked)!r})\n{read_text('files/evidence.py')}"
+
+
+def enabled(spec: Host) -> dict[str, Model]:
+    """The models and services that should serve."""
+    return {name: model for name, model in spec.entries.items() if model.enabled}
+
+
+def asked_of(name: str, spec: Host, model: Model, secrets: Mapping[str, str]) -> dict[str, Any]:
+    """The questions about one model. Its own key asks them, or a person's."""
+    engine = ENGINES[model.engine]
+    names = engine.serves(model, model.served_name or name)
+    names = names or [served for connection in spec.connections(name) for served in connection.serves]
+    own = [value for which, value in secrets.items() if which == KEY or which.startswith(PERSON)]
+    return {
+        "user": model.dockerd,
+        "port": model.port,
+        "address": "" if model.bind == "lan" else compose.address(model.bind, HostState()),
+        "ready": engine.ready_at(model),
+        "requests": engine.requests(model, names),
+        "key": next(iter(own), None),
+        "weights": [weights.place(spec, one, model.dockerd) for one in weights_of(model)],
+        "cards": bool(model.gpus),
+    }
+
+
+def weights_of(model: Model) -> list[Weights]:
+    """All weights that a model names."""
+    own = [model.weights] if model.weights is not None else []
+    return [*own, *ENGINES[model.engine].more_weights(model)]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The evidence of one host, by part as files/evidence.py prints it. trouble: why there is none."""
+
+    parts: Mapping[str, Any]
+    trouble: Unread | None = None
+
+    def __getitem__(self, part: str) -> Any:
+        """Raises Unread when the part could not be read."""
+        if self.trouble:
+            raise self.trouble
+        return whole(self.parts[part], part)
+
+    def of_model(self, name: str) -> Mapping[str, Any]:
+        """What concerns one model. Raises Unread."""
+        found: Mapping[str, Any] = whole(self["models"][name], f"models.{name}")
+        return found
+
+    def daemon(self, user: str = "") -> Mapping[str, Any]:
+        """A user's Docker daemon: info, containers, images; all empty when none answers. Raises Unread."""
+        return whole(self["daemons"].get(user), "docker") or {"info": {}, "containers": {}, "images": []}
+
+    @property
+    def containers(self) -> dict[str, Any]:
+        """Every daemon's containers by name, as inspected. Raises Unread."""
+        return {name: said for user in self["daemons"] for name, said in self.daemon(user)["containers"].items()}
+
+    @property
+    def state(self) -> HostState:
+        """The evidence in the plan's words, for its pure functions. Raises Unread."""
+        system, daemon, cards = self["system"], self.daemon(), self["cards"]
+        files = {path: file_of(said) for path, said in self["files"].items() if said["text"] is not None}
+        state = HostState(
+            os=os_of(system["os"]),
+            init=system["init"],
+            address=system["address"],
+            tools=frozenset(system["tools"]),
+            packages={name: Package(**package) for name, package in self["packages"].items()},
+            sources={path: file.text for path, file in files.items() if any(fnmatch(path, one) for one in SOURCES)},
+            files=files,
+            docker=daemon["info"],
+            containers=tuple(
+                container_of(said, user)
+                for user in self["daemons"]
+                for said in self.daemon(user)["containers"].values()
+            ),
+            images={tag: image["id"] for image in daemon["images"] for tag in image["tags"]},
+            kfd_gid=self["amd"]["kfd_gid"],
+            gpus=(*(nvidia_of(cards) if cards else ()), *amd_of(self["amd"]["cards"])),
+        )
+        return replace(state, driver=driver_of(cards)) if cards else state
+
+
+def whole(part: Any, name: str) -> Any:
+    """A part of the evidence. Raises Unread when its reader failed."""
+    if isinstance(part, Mapping) and "broken" in part:
+        raise Unread(f"{name} could not be read on the host: {part['broken']}", "please report this")
+    return part
+
+
+def os_of(said: Mapping[str, str]) -> Os:
+    """os-release in the plan's words."""
+    return Os(
+        id=said.get("ID", ""),
+        version=said.get("VERSION_ID", ""),
+        codename=said.get("VERSION_CODENAME", ""),
+        name=said.get("PRETTY_NAME", "an unknown system"),
+    )
+
+
+def file_of(said: Mapping[str, Any]) -> File:
+    """A file in the plan's words."""
+    return File(said["text"].encode(), said["mode"], said["uid"], 0)
+
+
+def container_of(said: Mapping[str, Any], user: str) -> Container:
+    """An inspected container of a user's in the plan's words."""
+    state = said["State"]
+    return Container(
+        id=said["Id"],
+        name=said["Name"].lstrip("/"),
+        image=said["Image"],
+        status=state["Status"],
+        exit_code=state["ExitCode"],
+        error=state["Error"],
+        pid=state["Pid"],
+        started=state["StartedAt"],
+        created=said["Created"],
+        restarts=said["RestartCount"],
+        labels=said["Config"]["Labels"] or {},
+        ports=tuple(sorted(published(said))),
+        user=user,
+    )
+
+
+def published(said: Mapping[str, Any]) -> set[tuple[str, int]]:
+    """(address, port) on the host of everything a container publishes."""
+    bindings = [one for ports in (said["HostConfig"]["PortBindings"] or {}).values() for one in ports or []]
+    bindings += [one for ports in (said["NetworkSettings"]["Ports"] or {}).values() for one in ports or []]
+    return {(one["HostIp"] or "0.0.0.0", int(one["HostPort"])) for one in bindings if one["HostPort"]}
+
+
+def nvidia_of(cards: Mapping[str, Any]) -> tuple[Gpu, ...]:
+    """NVIDIA's cards that answer, in the order of their index."""
+    found = [
+        Gpu(int(index), uuid, name, int(memory) if memory.isdigit() else 0, 0, driver, compute, "")
+        for index, uuid, name, memory, driver, compute in cards["answering"]
+    ]
+    return tuple(sorted(found, key=lambda gpu: gpu.index))
+
+
+def amd_of(cards: Sequence[Mapping[str, Any]]) -> tuple[Gpu, ...]:
+    """AMD's cards; their index is their place in the order of their PCI addresses, as amd-smi has it."""
+    return tuple(
+        Gpu(
+            index=index,
+            uuid=said["unique"] or said["pci"],
+            name=said["name"],
+            memory_total=said["memory"],
+            memory_used=0,
+            driver="",
+            compute="",
+            pci=said["pci"],
+            vendor="amd",
+            node=said["node"],
+            gid=said["gid"],
+        )
+        for index, said in enumerate(sorted(cards, key=lambda said: (said["pci"], said["node"])))
+    )
+
+
+def driver_of(cards: Mapping[str, Any]) -> Driver:
+    """The driver in the plan's words."""
+    return Driver(cards["kernel"], True, cards["exit_code"], cards["message"], cards["known"])

@@ -1,0 +1,94 @@
+"""The pytest plugin: `--inventory`, `--limit`, and tests that ask for `gpurack_host` or `gpurack_model` run for each.
+
+pytest loads it wherever gpurack is installed (entry point pytest11), so it imports nothing until an inventory is named.
+Hosts are looked at side by side by threads, once; pytest's own workers (xdist) would each look at all hosts again.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from gpurack.verify.lab import Lab
+
+HOST, MODEL = ARGUMENTS = ("gpurack_host", "gpurack_model")
+DEEP = "deep"
+_LAB: "pytest.StashKey[Lab]" = pytest.StashKey()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The two options."""
+    group = parser.getgroup("gpurack", "gpurack: are hosts what the inventory says?")
+    group.addoption("--inventory", type=Path, metavar="FILE", help="the inventory to check its hosts against")
+    group.addoption(
+        "--limit", action="append", default=[], metavar="HOST", help="only these hosts or groups; patterns allowed"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The marker."""
+    config.addinivalue_line("markers", f"{DEEP}: reads all weights, which takes minutes; only run with -m {DEEP}")
+
+
+def pytest_collection(session: pytest.Session) -> None:
+    """Reads the inventory, if one is named. Raises UsageError with all that is wrong with it."""
+    path: Path | None = session.config.getoption("inventory")
+    if path is None:
+        return
+    from gpurack.spec.problems import InventoryError
+    from gpurack.verify.lab import Lab
+
+    try:
+        session.config.stash[_LAB] = Lab(path, session.config.getoption("limit"))
+    except InventoryError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One item for each host or model that a test's `where` applies to."""
+    for argument in ARGUMENTS:
+        if argument in metafunc.fixturenames:
+            lab = metafunc.config.stash.get(_LAB, None)
+            where = getattr(metafunc.function, "where", lambda checked: True)
+            every = (lab.servers.values() if argument == HOST else lab.entries()) if lab else ()
+            chosen = [checked for checked in every if where(checked)]
+            metafunc.parametrize(argument, chosen, ids=[checked.title.replace(" ", "-") for checked in chosen])
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without -m deep, no deep item; and none that applies to no host or model."""
+    if _LAB not in config.stash:
+        if any({*ARGUMENTS} & {*given(item)} for item in items):
+            raise pytest.UsageError("name the lab to check: --inventory inventories/lab.py")
+        return
+    wants_deep = DEEP in config.getoption("markexpr")
+    left_out = [item for item in items if not applies(item) or (item.get_closest_marker(DEEP) and not wants_deep)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Only the hosts of what was selected are looked at, and weights are only read when that was asked for."""
+    lab = session.config.stash.get(_LAB, None)
+    if lab:
+        said = [given(item) for item in session.items]
+        hosts = {params[HOST].name for params in said if HOST in params}
+        lab.needed = hosts | {params[MODEL].server.name for params in said if MODEL in params}
+        lab.deep = any(item.get_closest_marker(DEEP) for item in session.items)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The end."""
+    if lab := config.stash.get(_LAB, None):
+        lab.disconnect()
+
+
+def given(item: pytest.Item) -> dict[str, Any]:
+    """What a test was parametrized with."""
+    return item.callspec.params if hasattr(item, "callspec") else {}
+
+
+def applies(item: pytest.Item) -> bool:
+    """Has it a host or model, if it asks for one? (An empty list of them leaves a placeholder.)"""
+    return all(hasattr(given(item)[argument], "title") for argument in ARGUMENTS if argument in given(item))

@@ -1,0 +1,345 @@
+"""Is each host what the inventory says: packages, repositories, Docker, cards, units, secrets?"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from gpurack import paths
+from gpurack.plan import daemon_json, docker, nvidia_driver, nvidia_toolkit
+from gpurack.plan.access import access
+from gpurack.plan.ledger import other_than_expected
+from gpurack.plan.models import host_files
+from gpurack.plan.packages import Pin, Repository, upstream
+from gpurack.plan.platforms import TOOLKIT_PACKAGES, Platform, platform_of, unsupported
+from gpurack.plan.steps import SetAside, Step, WriteFile
+from gpurack.spec.merge import patch
+from gpurack.spec.seats import hardware
+from gpurack.state.model import MISMATCH, HostState
+from gpurack.verify.drift import Drift, Unread, on_hosts
+from gpurack.verify.lab import Server
+from gpurack.verify.look import enabled
+
+IN_INFO = {
+    "log-driver": "LoggingDriver", "data-root": "DockerRootDir", "storage-driver": "Driver", "debug": "Debug",
+    "live-restore": "LiveRestoreEnabled", "default-runtime": "DefaultRuntime",
+}  # fmt: skip
+"""Keys of daemon.json → where `docker info` says what dockerd made of them."""
+
+
+def has_docker(server: Server) -> bool:
+    """Is Docker gpurack's to install there?"""
+    return server.wanted.docker.source != "keep"
+
+
+def has_models(server: Server) -> bool:
+    """Should any model serve there?"""
+    return bool(enabled(server.wanted))
+
+
+def platform_there(server: Server) -> Platform:
+    """The table's row for the host. Raises Unread when there is none."""
+    found = platform_of(server.state.os)
+    if found is None:
+        raise Unread(unsupported(server.state.os), "another system, or another inventory entry")
+    return found
+
+
+def packages(server: Server) -> dict[str, Pin | None]:
+    """The packages that the host should have, with their versions where the inventory says one."""
+    wanted, platform = server.wanted, platform_there(server)
+    missing = platform.packages.prerequisites(server.state)
+    found: dict[str, Pin | None] = dict.fromkeys(missing)
+    if has_docker(server):
+        found |= {**dict.fromkeys(docker.packages_of(wanted, platform)), **docker.pins(wanted, platform)}
+    if server.state.has_nvidia:
+        found |= {**dict.fromkeys(TOOLKIT_PACKAGES), **nvidia_toolkit.pins(wanted)}
+    return found
+
+
+@on_hosts()
+def test_packages(server: Server) -> Iterator[Drift]:
+    """Docker's, the toolkit's and what models need: whole, and at the inventory's version."""
+    there = server.state.packages
+    for name, pin in packages(server).items():
+        package, expected = there.get(name), pin.version if pin else "installed"
+        if package is None:
+            yield Drift(name, expected, "not installed")
+        elif not package.whole:
+            yield Drift(name, expected, f"{package.version}, half installed")
+        elif pin and not pin.met_by(package.version):
+            yield Drift(name, expected, package.version)
+
+
+@on_hosts()
+def test_holds(server: Server) -> Iterator[Drift]:
+    """What has a version in the inventory is held together with its kin; what has none is not."""
+    wanted, there, platform = server.wanted, server.state.packages, platform_there(server)
+    expected: dict[str, bool] = {}
+    if has_docker(server):
+        expected |= dict.fromkeys(docker.packages_of(wanted, platform), bool(docker.pins(wanted, platform)))
+    if server.state.has_nvidia:
+        expected |= dict.fromkeys(TOOLKIT_PACKAGES, bool(nvidia_toolkit.pins(wanted)))
+    if wanted.nvidia.driver:
+        there_now = nvidia_driver.packages(server.state)
+        kernel = server.state.driver.kernel
+        expected |= {name: True for name, version in there_now.items() if upstream(version) == kernel}
+    words = {True: "held", False: "not held"}
+    for name, hold in expected.items():
+        if name in there and there[name].held != hold:
+            yield Drift(name, words[hold], words[there[name].held])
+
+
+def repositories(server: Server) -> list[Repository]:
+    """Those that packages come from."""
+    platform = platform_there(server)
+    found = []
+    if has_docker(server) and docker.is_ce(server.wanted):
+        found.append(docker.ce_repository(server.wanted, server.state, platform))
+    if server.state.has_nvidia:
+        found.append(nvidia_toolkit.repository(server.wanted, platform))
+    return found
+
+
+@on_hosts()
+def test_repositories(server: Server) -> Iterator[Drift]:
+    """Each is in the one file that gpurack wrote, as it wrote it, and in no other."""
+    manager = platform_there(server).packages
+    for repository in repositories(server):
+        for step in manager.repository(repository, server.state):
+            if step_path(step) != manager.key_path(repository):
+                yield from as_drift(step, server)
+
+
+@on_hosts()
+def test_keys(server: Server) -> Iterator[Drift]:
+    """The keys that packages are checked with are those shipped with gpurack, or the mirror's own."""
+    manager = platform_there(server).packages
+    for repository in repositories(server):
+        path, said = manager.key_path(repository), server.state.files.get(manager.key_path(repository))
+        if said is None or said.text != repository.key:
+            found = "no file" if said is None else "another key"
+            yield Drift(path, f"the key of the {repository.name} repository", found)
+
+
+def step_path(step: Step) -> str:
+    """The file that a step of the plan would change."""
+    return step.path if isinstance(step, WriteFile | SetAside) else ""
+
+
+def as_drift(step: Step, server: Server) -> Iterator[Drift]:
+    """What is wrong with the file that a step would change."""
+    if isinstance(step, WriteFile):
+        said = server.seen["files"].get(step.path, {}).get("text")
+        if said != step.content:
+            yield Drift(step.path, "as gpurack writes it", difference(step.content, said))
+    elif isinstance(step, SetAside):
+        yield Drift(step.path, "no second file of the repository", "one")
+
+
+def difference(expected: str, found: str | None) -> str:
+    """The first line that differs."""
+    if found is None:
+        return "no file"
+    lines = [line for line in found.splitlines() if line not in expected.splitlines()]
+    missing = [line for line in expected.splitlines() if line not in found.splitlines()]
+    return f'"{lines[0][:80]}"' if lines else f'a file without "{missing[0][:80]}"' if missing else "another order"
+
+
+@on_hosts()
+def test_docker_runs(server: Server) -> Iterator[Drift]:
+    """Active now and enabled at boot, answering, and of the version that is installed."""
+    unit, info = server.seen["units"].get("docker.service", {}), server.seen.daemon()["info"]
+    if unit.get("active") != "active":
+        yield Drift("docker.service", "active", unit.get("active") or "no such unit")
+    if unit.get("enabled") != "enabled":
+        yield Drift("docker.service", "enabled at boot", unit.get("enabled") or "no such unit")
+    version = server.wanted.docker.version
+    if not info:
+        yield Drift("Docker", "a daemon that answers", "none on its socket")
+    elif version and upstream(info["ServerVersion"]) != version:
+        yield Drift("the running dockerd", version, info["ServerVersion"], restart(server))
+
+
+@on_hosts(lambda server: bool(server.wanted.users))
+def test_rootless_docker(server: Server) -> Iterator[Drift]:
+    """Each user's own Docker: its unit active and enabled, from boot on (linger), and answering as a rootless one."""
+    for name in server.wanted.users:
+        user, info = server.seen["users"].get(name), server.seen.daemon(name)["info"]
+        if user is None:
+            yield Drift(f"user {name}", "an account", "none", f"ssh {server.name} sudo useradd --create-home {name}")
+            continue
+        if not user["linger"]:
+            yield Drift(f"linger of {name}", "on", "off")
+        if user["active"] != "active":
+            yield Drift(f"docker.service of {name}", "active", user["active"] or "no such unit")
+        if user["enabled"] != "enabled":
+            yield Drift(f"docker.service of {name}", "enabled", user["enabled"] or "no such unit")
+        if not any("rootless" in option for option in info.get("SecurityOptions", [])):
+            yield Drift(f"the Docker of {name}", "a rootless daemon that answers", "another" if info else "none")
+
+
+def restart(server: Server) -> str:
+    """By this Docker takes up what it has not."""
+    return f"ssh {server.name} sudo systemctl restart docker"
+
+
+def reboot(server: Server) -> str:
+    """What only a boot mends."""
+    return f"ssh {server.name} sudo reboot"
+
+
+def desired(server: Server) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """daemon.json as it is and as it should be. Raises Unread when it cannot be read."""
+    current, error = daemon_json.read(server.state)
+    if error:
+        mend = f"ssh {server.name} sudo mv {paths.DAEMON_JSON} {paths.DAEMON_JSON}.old; {server.mend}"
+        raise Unread(f"daemon.json: expected an object in JSON, found {error.partition('. It was')[0]}", mend)
+    changes = daemon_json.wanted(server.wanted, server.state, current, toolkit=server.state.has_nvidia)
+    return current, patch(current, changes)
+
+
+def shown(value: object) -> str:
+    """A value of daemon.json."""
+    return "nothing" if value is None else json.dumps(value)
+
+
+@on_hosts()
+def test_daemon_json(server: Server) -> Iterator[Drift]:
+    """The inventory's keys, live-restore, logs that rotate, NVIDIA's runtime; every other key is the admin's."""
+    current, target = desired(server)
+    for key in sorted({*current, *target}):
+        if current.get(key) != target.get(key):
+            yield Drift(f"daemon.json {key}", shown(target.get(key)), shown(current.get(key)))
+
+
+@on_hosts()
+def test_docker_took_it_up(server: Server) -> Iterator[Drift]:
+    """What `docker info` says is what daemon.json says: nothing waits for a restart."""
+    _, target = desired(server)
+    info = server.seen.daemon()["info"]
+    for key, where in IN_INFO.items() if info else ():
+        if key in target and info.get(where) != target[key]:
+            yield Drift(f"dockerd's {key}", shown(target[key]), shown(info.get(where)), restart(server))
+    said = info.get("RegistryConfig", {}).get("IndexConfigs", {})
+    for registry in target.get("insecure-registries", []) if info else []:
+        if "/" not in registry and said.get(registry, {}).get("Secure", True):
+            yield Drift(f"dockerd's {registry}", "an insecure registry", "unknown to it", restart(server))
+
+
+def has_nvidia(server: Server) -> bool:
+    """Do the host's models want NVIDIA's cards, or does `hardware` name cards that are not AMD's?"""
+    return bool(server.wanted.hardware or server.wanted.wants_gpu)
+
+
+def only_amd(server: Server) -> bool:
+    """Are all cards that were found AMD's?"""
+    return bool(server.state.gpus) and not server.state.has_nvidia
+
+
+@on_hosts(has_nvidia)
+def test_runtime(server: Server) -> Iterator[Drift]:
+    """dockerd knows NVIDIA's runtime, and CDI where it can."""
+    info = server.seen.daemon()["info"]
+    if not info or only_amd(server):
+        return
+    if "nvidia" not in info["Runtimes"]:
+        yield Drift("dockerd's runtimes", "nvidia among them", ", ".join(sorted(info["Runtimes"])))
+    if access(server.wanted, server.state) == "cdi" and not info.get("CDISpecDirs"):
+        yield Drift("dockerd's CDI", "on", "off", restart(server))
+
+
+@on_hosts(has_nvidia)
+def test_cdi_devices(server: Server) -> Iterator[Drift]:
+    """A CDI spec names each card that answers, and the device nodes it gives are there."""
+    cards = server.seen["cards"]
+    if cards is None or access(server.wanted, server.state) != "cdi":
+        return
+    answering = [gpu.uuid for gpu in server.state.gpus if gpu.vendor == "nvidia"]
+    missing = [uuid for uuid in answering if uuid not in cards["cdi"]["devices"]]
+    if missing:
+        yield Drift("CDI", f"a device for each of {len(answering)} cards", f"none for {', '.join(missing)}")
+    if cards["cdi"]["missing"]:
+        mend = f"ssh {server.name} sudo systemctl restart nvidia-cdi-refresh"
+        yield Drift("CDI", "device nodes that are there", f"no {', '.join(cards['cdi']['missing'])}", mend)
+
+
+@on_hosts(has_nvidia)
+def test_driver(server: Server) -> Iterator[Drift]:
+    """nvidia-smi answers; kernel module and libraries are one version, and the inventory's."""
+    cards = server.seen["cards"]
+    if cards is None:
+        if not only_amd(server):
+            yield Drift("the NVIDIA driver", "loaded", "no /proc/driver/nvidia", "install the driver and reboot")
+        return
+    if cards["exit_code"]:
+        yield Drift("nvidia-smi", "an answer", f"{cards['message']} (exit {cards['exit_code']})", reboot(server))
+    for library in sorted({gpu.driver for gpu in server.state.gpus if gpu.driver} - {cards["kernel"]}):
+        yield Drift("the driver's libraries", f"{cards['kernel']}, as the kernel module", library, reboot(server))
+    version = server.wanted.nvidia.driver or (server.wanted.lock and server.wanted.lock.driver)
+    if version and not nvidia_driver.is_a(cards["kernel"], version):
+        yield Drift("the driver", version, cards["kernel"] or "none", f"install {version}, then {reboot(server)}")
+
+
+@on_hosts(has_nvidia)
+def test_toolkit(server: Server) -> Iterator[Drift]:
+    """The toolkit's four packages are one version, and its program is that of the packages."""
+    there = server.state.packages
+    versions = {name: there[name].version for name in TOOLKIT_PACKAGES if name in there}
+    if len(set(versions.values())) > 1:
+        found = ", ".join(f"{name} {version}" for name, version in versions.items())
+        yield Drift("the NVIDIA Container Toolkit", "four packages of one version", found)
+    said = (server.seen["cards"] or {}).get("toolkit", "")
+    base = versions.get("nvidia-container-toolkit-base")
+    if base and said != upstream(base):
+        yield Drift("nvidia-ctk", f"{upstream(base)}, as its package", said or "no answer")
+
+
+@on_hosts(has_nvidia)
+def test_cards(server: Server) -> Iterator[Drift]:
+    """The cards of the inventory's hardware, and none that the kernel knows is lost."""
+    names, gpus = hardware(server.wanted), server.state.gpus
+    known = server.state.driver.pci or {gpu.pci: gpu.uuid for gpu in gpus}
+    if names and len(known) != len(names):
+        yield Drift("cards", str(len(names)), str(len(known)), "correct hardware, or see why the kernel has not: dmesg")
+    for gpu in gpus:
+        if expected := other_than_expected(gpu, server.wanted):
+            yield Drift(f"GPU {gpu.index}", expected, gpu.name, "correct hardware in the inventory")
+    for place, uuid in known.items():
+        if uuid not in {gpu.uuid for gpu in gpus} and server.state.driver.exit_code != MISMATCH:
+            yield Drift(f"the card {uuid} at {place}", "an answer from nvidia-smi", "none", reboot(server))
+
+
+@on_hosts(has_models)
+def test_boot(server: Server) -> Iterator[Drift]:
+    """The unit that starts the models at boot, and what it runs, are this gpurack's."""
+    for step in host_files(HostState()):  # a host of which nothing is known gets them all
+        yield from as_drift(step, server)
+    unit = server.seen["units"].get("gpurack.service", {})
+    if unit.get("enabled") != "enabled":
+        yield Drift("gpurack.service", "enabled at boot", unit.get("enabled") or "no such unit")
+
+
+@on_hosts()
+def test_only_our_models(server: Server) -> Iterator[Drift]:
+    """No container of gpurack's that the inventory does not have, or has disabled."""
+    wanted = enabled(server.wanted)
+    for name, container in server.seen.containers.items():
+        if "gpurack.model" in (container["Config"]["Labels"] or {}) and name not in wanted:
+            yield Drift(name, "no such model in the inventory", f"a container, {container['State']['Status']}")
+
+
+@on_hosts()
+def test_secrets(server: Server) -> Iterator[Drift]:
+    """Folders of keys are root's alone, hold no others, and no secret is anywhere else: compose.yaml, `docker inspect`,
+    arguments."""
+    found, wanted = server.seen["secrets"], enabled(server.wanted)
+    for path, file in found["files"].items():
+        if path.endswith("/secrets") and (file["mode"], file["owner"]) != ("700", "root"):
+            mend = f"ssh {server.name} 'sudo chown root {path} && sudo chmod 700 {path}'"
+            yield Drift(path, "mode 700, root's", f"mode {file['mode']}, {file['owner']}'s", mend)
+        elif file["sum"] and PurePosixPath(path).parent.name not in wanted:
+            yield Drift(path, "no file of a model that is not there", "one")
+    for name, place in found["leaks"]:
+        mend = "change the key where the inventory says it is, and run again"
+        yield Drift(f"the secret {name}", "nowhere but in its file", f"in {place}", mend)

@@ -1,0 +1,346 @@
+"""Does each model serve as the inventory says: image, cards, address, weights, answers?"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from gpurack import paths
+from gpurack.engines import ENGINES
+from gpurack.plan import compose, ledger, pins, weights
+from gpurack.spec.model import Weights
+from gpurack.state.model import MISMATCH
+from gpurack.verify.drift import Drift, on_models
+from gpurack.verify.lab import Entry
+from gpurack.verify.look import published, weights_of
+from gpurack.verify.weights import known
+
+REFUSED = (401, 403)
+CDI_DEVICE = "nvidia.com/gpu="
+CLOCK = 1e-3
+"""Seconds by which two readings of one file's time may differ."""
+
+
+def keyed(entry: Entry) -> bool:
+    """Does it want a key?"""
+    return bool(entry.model.api_key or entry.model.keys)
+
+
+def has_weights(entry: Entry) -> bool:
+    """Are weights of its own named?"""
+    return bool(weights_of(entry.model))
+
+
+def takes_requests(entry: Entry) -> bool:
+    """Is it something that programs ask?"""
+    return bool(ENGINES[entry.model.engine].requests(entry.model, [entry.name]))
+
+
+def ssh(entry: Entry, command: str) -> str:
+    """A command for the host's root."""
+    return f"ssh {entry.server.name} sudo {command}"
+
+
+def afresh(entry: Entry) -> str:
+    """The command that makes its container anew."""
+    return f"{ssh(entry, f'docker rm -f {entry.name}')}; {entry.mend}"
+
+
+def refetch(entry: Entry, path: str) -> str:
+    """The command that brings weights anew, where the inventory says from where."""
+    if isinstance(entry.model.weights, str):
+        return f"bring the right ones to {path}; {ssh(entry, f'docker restart {entry.name}')}"
+    return f"{ssh(entry, f'rm -r {path}')}; {afresh(entry)}"
+
+
+def restart(entry: Entry) -> str | None:
+    """What may help a container that runs; the inventory's run helps one that does not."""
+    return ssh(entry, f"docker restart {entry.name}") if status(entry) == "running" else None
+
+
+def status(entry: Entry) -> str:
+    """Docker's word for its container: "running", "exited", "paused", …; "gone" for none."""
+    container = entry.container
+    return str(container["State"]["Status"]) if container else "gone"
+
+
+@on_models()
+def test_runs(entry: Entry) -> Iterator[Drift]:
+    """Its container is there, is gpurack's, runs, and comes back after a boot."""
+    container = entry.container
+    if container is None:
+        yield Drift("container", "running", "none of this name")
+        return
+    if "gpurack.model" not in (container["Config"]["Labels"] or {}):
+        yield Drift("container", "gpurack's", "one that was made by hand", afresh(entry))
+    if status(entry) == "paused":
+        yield Drift("container", "running", "paused", ssh(entry, f"docker unpause {entry.name}"))
+    elif status(entry) != "running":
+        yield Drift("container", "running", status(entry))
+    policy, expected = container["HostConfig"]["RestartPolicy"]["Name"], str(entry.service.get("restart", "no"))
+    if policy != expected.partition(":")[0]:
+        yield Drift("restart policy", expected, policy, afresh(entry))
+
+
+@on_models()
+def test_image(entry: Entry) -> Iterator[Drift]:
+    """It runs from the inventory's image, as that came from its registry, and the name means the same image now."""
+    container = entry.container
+    if container is None:
+        return
+    reference = str(entry.service["image"])
+    if container["Config"]["Image"] != reference:
+        yield Drift("image", reference, container["Config"]["Image"], afresh(entry))
+    images = entry.server.seen.daemon(entry.model.dockerd)["images"]
+    mine = next((image for image in images if image["id"] == container["Image"]), None)
+    named = next((image["id"] for image in images if reference in image["tags"]), None)
+    if named != container["Image"]:
+        found = f"{reference} is {named[7:19]} now" if named else f"no image {reference} any more"
+        expected = f"{container['Image'][7:19]}, which it runs from"
+        yield Drift("image", expected, found, ssh(entry, f"docker pull {reference}"))
+    locked = pins.of_model(entry.server.wanted, entry.name).digest
+    if mine and locked and pins.moved_image(entry.server.wanted, entry.name, reference, mine["digests"]):
+        yield Drift("image", f"{locked}, by the lock", ", ".join(mine["digests"]) or "one of no registry")
+    repository = re.sub(r":[^/]*$", "", reference)
+    if mine and entry.model.version and not any(one.startswith(f"{repository}@") for one in mine["digests"]):
+        mend = f"{ssh(entry, f'docker rmi -f {reference}')}; {afresh(entry)}"
+        yield Drift("image", f"a digest of {repository}", "none: it was built or loaded by hand", mend)
+
+
+@on_models()
+def test_definition(entry: Entry) -> Iterator[Drift]:
+    """Command, environment and mounts of its container, and its lines in compose.yaml, are the inventory's."""
+    container, service = entry.container, entry.service
+    if container is None:
+        return
+    said = container["Config"]
+    for word, where in {"command": "Cmd", "entrypoint": "Entrypoint"}.items():
+        if isinstance(service.get(word), list) and list(map(str, service[word])) != said[where]:
+            yield Drift(word, *where_they_part(service[word], said[where] or []), afresh(entry))
+    environment, expected = variables(container), service.get("environment")
+    for name, value in expected.items() if isinstance(expected, Mapping) else ():
+        if environment.get(name) != str(value):
+            yield Drift(f"environment {name}", str(value), environment.get(name, "nothing"), afresh(entry))
+    mounts = {mount["Destination"]: mount for mount in container["Mounts"]}
+    for mount in service.get("volumes", []):
+        if isinstance(mount, Mapping) and mount.get("type") == "bind":
+            there = mounts.get(mount["target"], {})
+            if (there.get("Source"), there.get("RW")) != (mount["source"], not mount.get("read_only")):
+                found = there.get("Source", "nothing") + (", writable" if there.get("RW") else "")
+                yield Drift(f"mounted at {mount['target']}", mount["source"], found, afresh(entry))
+    written = compose.old_services(entry.server.state, entry.model.dockerd).get(entry.name, {})
+    words = sorted(word for word in {*written, *service} - {"labels"} if written.get(word) != service.get(word))
+    if words:
+        found = f"other {', '.join(words)}" if written else "nothing"
+        yield Drift(f"{paths.compose_file(entry.model.dockerd)}, {entry.name}", "as gpurack wrote it", found)
+
+
+def variables(container: Mapping[str, Any]) -> dict[str, str]:
+    """A container's environment."""
+    return {name: value for name, _, value in (line.partition("=") for line in container["Config"]["Env"] or [])}
+
+
+def where_they_part(expected: list[Any], found: list[str]) -> tuple[str, str]:
+    """Two commands from the first word on that differs, a few words each.
+
+    >>> where_they_part(["-m", "/w/a", "-c", 1], ["-m", "/w/b", "-c", "1"])
+    ('… /w/a -c 1', '… /w/b -c 1')
+    """
+    one, other = list(map(str, expected)), list(found)
+    pairs = enumerate(zip(one, other, strict=False))
+    same = next((index for index, (mine, theirs) in pairs if mine != theirs), min(len(one), len(other)))
+    first, second = (" ".join(words[same : same + 3]) or "nothing more" for words in (one, other))
+    return (f"… {first}", f"… {second}") if same else (first, second)
+
+
+def given(container: Mapping[str, Any]) -> set[str]:
+    """The cards that Docker gives a container: NVIDIA's by UUID ("all" where it gives all), AMD's by render node."""
+    found = {device["PathOnHost"] for device in container["HostConfig"]["Devices"] or []}
+    found = {path for path in found if path.startswith("/dev/dri/render")}
+    for request in container["HostConfig"]["DeviceRequests"] or []:
+        found |= {one.removeprefix(CDI_DEVICE) for one in request["DeviceIDs"] or ["all"]}
+    if container["HostConfig"]["Runtime"] == "nvidia":
+        found |= set(variables(container).get("NVIDIA_VISIBLE_DEVICES", "").split(",")) - {"", "void", "none"}
+    return found
+
+
+def listed(uuids: set[str]) -> str:
+    """Cards in a message."""
+    return ", ".join(sorted(uuids)) or "none"
+
+
+@on_models()
+def test_cards(entry: Entry) -> Iterator[Drift]:
+    """The cards that Docker gives it, that it sees inside, and that its processes compute on, are the inventory's."""
+    container, uuids, driver = entry.container, set(entry.uuids), entry.server.state.driver
+    if problem := entry.server.cards.errors.get(entry.name):
+        yield Drift("cards", f"gpus {ledger.gpus_text(entry.model)}", problem, ssh(entry, "reboot"))
+    if container is None:
+        return
+    expected = set(compose.render_nodes(entry.uuids, entry.server.state)) or uuids
+    if given(container) != expected:
+        yield Drift("cards given by Docker", listed(expected), listed(given(container)), afresh(entry))
+    if not expected or status(entry) != "running" or driver.exit_code == MISMATCH:
+        return  # nvidia-smi answers nowhere while driver and library differ, and the host's own check says so
+    inside = set(entry.answers["cards inside"])
+    if inside != expected:
+        yield Drift("cards seen inside", listed(expected), listed(inside), afresh(entry))
+    used = {uuid for uuid, owner in entry.server.seen["processes"] if owner == container["Id"]}
+    # Only real cards are on the PCI bus; simulated ones have no processes of models.
+    real = uuids & set((entry.server.seen["cards"] or {}).get("on the bus", ()))
+    if not used <= uuids or (real and not used):
+        yield Drift("cards its processes compute on", listed(uuids), listed(used), afresh(entry))
+
+
+@on_models()
+def test_bound(entry: Entry) -> Iterator[Drift]:
+    """It is published where `bind` and `port` say, and nobody listens on that port anywhere else."""
+    container, server = entry.container, entry.server
+    expected = compose.address(entry.model.bind, server.state), entry.model.port
+    bindings = published(container) if container else {expected}
+    if bindings != {expected} and container["HostConfig"]["NetworkMode"] != "host":
+        found = ", ".join(place(*one) for one in sorted(bindings)) or "nowhere"
+        yield Drift("published", place(*expected), found, afresh(entry))
+    of_all = {(compose.address(one.bind, server.state), one.port) for one in server.wanted.entries.values()}
+    for address, port, who in server.seen["listeners"]:
+        if port == entry.model.port and (address, port) not in of_all | bindings:
+            stranger = who or "a process"
+            mend = f"stop {stranger} on {server.name}"
+            yield Drift(f"port {port}", f"only {place(*expected)}", f"{stranger} on {place(address, port)}, too", mend)
+
+
+def place(address: str, port: int) -> str:
+    """127.0.0.1:8000"""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+@on_models(has_weights)
+def test_weights(entry: Entry) -> Iterator[Drift]:
+    """There, of the size they should have, and unchanged since they were fetched or loaded; and the container has what
+    lies there now."""
+    for wanted in weights_of(entry.model):
+        path = weights.place(entry.server.wanted, wanted, entry.model.dockerd)
+        found = entry.answers["weights"][path]
+        mend = refetch(entry, path)
+        if found is None:
+            yield Drift(path, "weights", "nothing", mend if isinstance(wanted, str) else afresh(entry))
+            continue
+        files = found["files"]
+        locked = pins.of_model(entry.server.wanted, entry.name)
+        for name, file in known(path, wanted, found["hub"], locked.weights).items():
+            size, then = files.get(name, {}).get("size"), files.get(name, {}).get("then")
+            if size is None or size != (file.size or size):
+                expected = f"{file.size} bytes" if file.size else "a file"
+                yield Drift(f"{path}, {name}", expected, f"{size} bytes" if size else "none", mend)
+            elif file.sha256 and then and then[2] != file.sha256:
+                yield Drift(
+                    f"{path}, {name}", f"sha256 {file.sha256[:16]}…", f"{then[2][:16]}…, when it was hashed", mend
+                )
+        commit = (found["hub"] or {}).get("commit")
+        if locked.commit and commit and commit != locked.commit:
+            yield Drift(path, f"commit {locked.commit}, by the lock", str(commit))
+        for name, file in files.items():
+            yield from changed(f"{path}, {name}", file, wanted, entry)
+        if entry.answers.get("mounted", {}).get(path) is False:
+            yield Drift(path, "what its container has", "another, put there since", afresh(entry))
+
+
+def changed(what: str, file: Mapping[str, Any], wanted: Weights, entry: Entry) -> Iterator[Drift]:
+    """Is a file as it was when it was hashed (its size and time, /var/lib/gpurack/sha256)? Where it never was, is it
+    older than the model that runs?"""
+    mend = refetch(entry, str(wanted) if isinstance(wanted, str) else what.partition(",")[0])
+    if file["then"]:
+        size, time, _ = file["then"]
+        if file["size"] != int(size):
+            yield Drift(what, f"{size} bytes, as when it was checked", f"{file['size']} bytes", mend)
+        elif abs(file["mtime"] - float(time)) > CLOCK:
+            yield Drift(what, f"unchanged since {clock(float(time))}", f"changed {clock(file['mtime'])}", mend)
+    elif entry.container and file["mtime"] > seconds(entry.container["State"]["StartedAt"]):
+        yield Drift(what, "what its model loaded at its start", f"changed {clock(file['mtime'])}, later", mend)
+
+
+def clock(time: float) -> str:
+    """A time for people, as the admin's machine has it."""
+    return datetime.fromtimestamp(time).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def seconds(time: str) -> float:
+    """Docker's time since 1970; it has nine digits after the point."""
+    return datetime.fromisoformat(re.sub(r"(\.\d{6})\d*", r"\1", time).replace("Z", "+00:00")).timestamp()
+
+
+@pytest.mark.deep
+@on_models(has_weights)
+def test_weights_hashed(entry: Entry) -> Iterator[Drift]:
+    """Every byte of the weights, where their sha256 is known."""
+    for wanted in weights_of(entry.model):
+        path = weights.place(entry.server.wanted, wanted, entry.model.dockerd)
+        found = entry.answers["weights"][path] or {"files": {}, "hub": None}
+        locked = pins.of_model(entry.server.wanted, entry.name).weights
+        for name, file in known(path, wanted, found["hub"], locked).items():
+            sha256 = found["files"].get(name, {}).get("sha256", "no such file")
+            if file.sha256 and sha256 != file.sha256:
+                yield Drift(f"{path}, {name}", f"sha256 {file.sha256[:16]}…", f"{sha256[:16]}…", refetch(entry, path))
+
+
+@on_models()
+def test_ready(entry: Entry) -> Iterator[Drift]:
+    """Its API answers, with its name where the engine says names."""
+    engine, model = ENGINES[entry.model.engine], entry.model
+    code, body = entry.answers.get("ready", (0, f"nothing, its container is {status(entry)}"))
+    what = f"GET {engine.ready_at(model)}"
+    served = engine.answers_as(model, model.served_name or entry.name)
+    if code != 200:
+        yield Drift(what, "HTTP 200", f"HTTP {code} {body[:100]}" if code else body, restart(entry))
+    elif served is not None and json.dumps(served) not in body:
+        yield Drift(what, f'the name "{served}"', body[:100], afresh(entry))
+    for name in model.pull if code == 200 else ():
+        if json.dumps(name if ":" in name else f"{name}:latest") not in body:
+            yield Drift("pulled models", name, "not among them")
+
+
+@on_models(takes_requests)
+def test_answers(entry: Entry) -> Iterator[Drift]:
+    """One real request, such as people make, under its served name."""
+    model = entry.model
+    code, body = entry.answers.get("answer", (0, "not asked, because it is not ready"))
+    what = f"POST {entry.answers.get('path', '')}".rstrip()
+    if code != 200:
+        yield Drift(what, "HTTP 200", f"HTTP {code} {body[:100]}" if code else body, restart(entry))
+        return
+    served = ENGINES[model.engine].answers_as(model, model.served_name or entry.name)
+    named = re.search(r'"model"\s*:\s*("[^"]*")', body)
+    if served is not None and named and named[1] != json.dumps(served):
+        yield Drift(what, f'an answer of "{served}"', f"one of {named[1]}", afresh(entry))
+
+
+@on_models(keyed)
+def test_refuses_a_wrong_key(entry: Entry) -> Iterator[Drift]:
+    """Neither a wrong key nor none gets an answer."""
+    for what in ("wrong key", "no key"):
+        code = entry.answers.get(what)
+        if code is None:
+            yield Drift(f"a request with {what}", "refused", "not asked, because it is not ready", restart(entry))
+        elif code not in REFUSED:
+            yield Drift(f"a request with {what}", "HTTP 401", f"HTTP {code}" if code else "no answer", afresh(entry))
+
+
+@on_models()
+def test_files(entry: Entry) -> Iterator[Drift]:
+    """Its keys and its engine's configuration are on the host as the inventory has them, for its user's eyes alone."""
+    there = entry.server.seen["secrets"]["files"]
+    for path, expected in entry.files.items():
+        file = there.get(path)
+        if file is None:
+            yield Drift(path, "a file", "none")
+            continue
+        if file["mode"] != "400":
+            yield Drift(path, "mode 400", f"mode {file['mode']}")
+        if file["owner"] != (entry.model.dockerd or "root"):
+            yield Drift(path, f"{entry.model.dockerd or 'root'}'s", f"{file['owner']}'s", ssh(entry, f"rm {path}"))
+        if file["sum"] != expected:
+            mend = f"{ssh(entry, f'rm {path}')}; {afresh(entry)}"
+            yield Drift(path, "what the inventory has", "something else", mend)

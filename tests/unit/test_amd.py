@@ -1,0 +1,293 @@
+"""AMD's cards: from the kernel's files to the devices of a container, and that nothing of NVIDIA's happens there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpurack.plan import compose, ledger, offline
+from gpurack.plan.daemon_json import plan_daemon_json
+from gpurack.plan.models import ModelsPlan, plan_models
+from gpurack.plan.nvidia_toolkit import plan_toolkit
+from gpurack.spec.model import Host
+from gpurack.spec.problems import InventoryError
+from gpurack.state.model import Gpu, GpuProcess, HostState
+from gpurack.state.parse import parse
+from gpurack.state.snapshot import Snapshot, script
+from tests.given import SALT, docker_info, host_state, models, running, spec
+from tests.unit.host_programs import Fakes
+
+FIRST, SECOND, THIRD = "GPU-9e1c0f6a5b7d2c34", "GPU-9e1c0f6a5b7d2c35", "0000:83:00.0"
+CPU_NODE = "cpu_cores_count 64\nsimd_count 0\nlocation_id 0\ndomain 0\ndrm_render_minor 0\n"
+NODE = (
+    "cpu_cores_count 0\nsimd_count 416\nlocation_id {place}\ndomain 0\ndrm_render_minor {minor}\nunique_id {unique}\n"
+)
+
+
+def card(gpu_id: int, minor: int, place: int, unique: int = 0, **said: Any) -> str:
+    """A card's line in the snapshot."""
+    words = {"gid": 992, "total": 68702699520, "used": 14000000, "busy": 0, "name": "", **said}
+    words |= {"drm_render_minor": minor, "domain": 0, "location_id": place, "unique_id": unique}
+    return f"card gpu_id {gpu_id}|" + "|".join(f"{key} {value}" for key, value in words.items())
+
+
+TWO = [
+    "kfd 993",
+    card(111, 129, 0x6500, 0x9E1C0F6A5B7D2C35, name="AMD Instinct MI210", busy=7),
+    card(222, 128, 0x0300, 0x9E1C0F6A5B7D2C34, name="AMD Instinct MI210"),
+]
+
+
+def seen(lines: list[str], *more: str) -> HostState:
+    return parse(["@@ amd", *lines, *more, "@@ end"])
+
+
+# --- what the host says ----------------------------------------------------------------------------------------------
+
+
+def test_cards_come_in_the_order_of_their_pci_addresses() -> None:
+    state = seen(TWO)
+    assert [(gpu.index, gpu.uuid, gpu.pci, gpu.node) for gpu in state.gpus] == [
+        (0, FIRST, "0000:03:00.0", "/dev/dri/renderD128"),
+        (1, SECOND, "0000:65:00.0", "/dev/dri/renderD129"),
+    ]
+    assert state.gpus[1] == Gpu(
+        1, SECOND, "AMD Instinct MI210", 65520, 13, "", "", "0000:65:00.0", 7, "amd", "/dev/dri/renderD129", 992
+    )
+    assert (state.kfd_gid, state.has_nvidia) == (993, False)
+
+
+def test_a_card_without_a_unique_id_is_known_by_its_place() -> None:
+    (gpu,) = seen([card(3, 130, 0x8300, name="")]).gpus
+    assert (gpu.uuid, gpu.name, gpu.memory_total) == (THIRD, "", 65520)
+
+
+def test_what_sysfs_does_not_say_is_nothing() -> None:
+    state = seen([card(3, 130, 0x8300, total="", used="", busy="", gid=""), card(4, 0, 0x8400)])
+    assert [(gpu.memory_total, gpu.memory_used, gpu.utilization, gpu.gid) for gpu in state.gpus] == [(0, 0, None, 0)]
+
+
+def test_processes_have_their_card_and_their_container() -> None:
+    state = seen(TWO, f"process 222,4711,python, really,1073741824,ada ,{'c' * 64}", "process 9,1,x,1048576,,")
+    assert state.gpu_processes == (
+        GpuProcess(FIRST, 4711, "python, really", 1024, "ada", "c" * 64),
+        GpuProcess("", 1, "x", 1, "", ""),
+    )
+
+
+def test_beside_a_card_of_nvidias_those_of_amd_do_not_count() -> None:
+    nvidia = ["@@ driver", "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.159.04  Release"]
+    state = parse([*nvidia, "@@ gpus", "exit 18|mismatch", "@@ amd", *TWO, "process 222,1,x,1048576,,", "@@ end"])
+    assert (state.has_nvidia, state.gpus, state.gpu_processes, state.kfd_gid) == (True, (), (), 0)
+
+
+@pytest.fixture
+def sysfs(tmp_path: Path, fakes: Fakes) -> Path:
+    """/sys and /dev of a host with two cards, the second named by libdrm's list, and with one process."""
+    root = tmp_path / "root"
+    nodes = root / "sys/class/kfd/kfd/topology/nodes"
+    cards = [(0, 0, 0, 0), (222, 128, 0x0300, 0x9E1C0F6A5B7D2C34), (333, 129, 0x8300, 0)]
+    for number, (gpu_id, minor, place, unique) in enumerate(cards):
+        (nodes / str(number)).mkdir(parents=True)
+        (nodes / str(number) / "gpu_id").write_text(f"{gpu_id}\n")
+        text = NODE.format(place=place, minor=minor, unique=unique) if gpu_id else CPU_NODE
+        (nodes / str(number) / "properties").write_text(text)
+        if not gpu_id:
+            continue
+        device = root / f"sys/class/drm/renderD{minor}/device"
+        device.mkdir(parents=True)
+        files = {"mem_info_vram_total": "25753026560", "mem_info_vram_used": "26214400", "gpu_busy_percent": "3"}
+        files |= {"product_name": "AMD Instinct MI210"} if minor == 128 else {"device": "0x744c", "revision": "0xc8"}
+        for name, content in files.items():
+            (device / name).write_text(f"{content}\n")
+        (root / "dev/dri").mkdir(parents=True, exist_ok=True)
+        (root / f"dev/dri/renderD{minor}").touch()
+    (root / "dev/kfd").touch()
+    process = root / f"sys/class/kfd/kfd/proc/{os.getpid()}"
+    process.mkdir(parents=True)
+    (process / "vram_222").write_text("2147483648\n")
+    (process / "vram_333").write_text("0\n")
+    (root / "usr/share/libdrm").mkdir(parents=True)
+    (root / "usr/share/libdrm/amdgpu.ids").write_text(
+        "744B,\t00,\tAMD Radeon PRO W7900\n744C,\tC8,\tAMD Radeon RX 7900 XTX\n744C,\tCC,\tAMD Radeon RX 7900 XT\n"
+    )
+    return root
+
+
+def test_the_script_reads_what_the_kernel_has(sysfs: Path) -> None:
+    text = script(models(alpha={}))
+    for folder in ("/sys/class/kfd", "/sys/class/drm", "/dev/kfd", "/dev/dri", "/usr/share/libdrm"):
+        assert folder in text
+        text = text.replace(folder, f"{sysfs}{folder}")
+    done = subprocess.run(["sh", "-s"], input=text, capture_output=True, text=True, check=True, timeout=60)
+    state = Snapshot().process(done.stdout.splitlines())
+    gid = (sysfs / "dev/kfd").stat().st_gid
+    assert state.trouble == ""
+    assert [(gpu.uuid, gpu.name, gpu.memory_total, gpu.memory_used, gpu.utilization) for gpu in state.gpus] == [
+        (FIRST, "AMD Instinct MI210", 24560, 25, 3),
+        (THIRD, "AMD Radeon RX 7900 XTX", 24560, 25, 3),
+    ]
+    assert ({gpu.gid for gpu in state.gpus}, state.kfd_gid) == ({gid}, gid)
+    name = Path(f"/proc/{os.getpid()}/comm").read_text().strip()
+    assert [(held.uuid, held.pid, held.name, held.memory) for held in state.gpu_processes] == [
+        (FIRST, os.getpid(), name, 2048)
+    ]
+
+
+# --- what containers get ---------------------------------------------------------------------------------------------
+
+
+def amd(**said: Any) -> HostState:
+    """A host with the two cards and a Docker that has never heard of NVIDIA."""
+    state = seen(TWO)
+    docker = docker_info(Runtimes={"runc": {}})
+    weights = {"/w/a.gguf": 1, "/w/q": 1}
+    return replace(
+        host_state(docker=docker, weights=weights, **said),
+        gpus=state.gpus,
+        kfd_gid=state.kfd_gid,
+        gpu_processes=state.gpu_processes,
+    )
+
+
+def planned(wanted: Host, state: HostState) -> ModelsPlan:
+    return plan_models(wanted, state, {}, SALT)
+
+
+def test_a_model_gets_exactly_its_cards_device() -> None:
+    service = compose.service("alpha", models(alpha={"gpus": [1]}), amd(), (SECOND,))
+    assert service["image"] == "ghcr.io/ggml-org/llama.cpp:server-rocm-b7000"
+    assert service["devices"] == ["/dev/kfd", "/dev/dri/renderD129"]
+    assert service["group_add"] == ["992", "993"]
+    assert not {"deploy", "runtime", "environment"} & set(service)
+    assert "--n-gpu-layers" in service["command"]
+
+
+def test_a_model_on_the_cpu_gets_none() -> None:
+    service = compose.service("alpha", models(alpha={"gpus": []}), amd(), ())
+    assert service["image"].endswith(":server-b7000")
+    assert not {"devices", "group_add"} & set(service)
+
+
+def test_devices_of_the_inventory_come_beside_the_cards() -> None:
+    wanted = models(alpha={"gpus": "all", "compose": {"devices": ["/dev/infiniband/uverbs0"], "group_add": ["27"]}})
+    service = compose.service("alpha", wanted, amd(), (FIRST, SECOND))
+    assert service["devices"] == [
+        "/dev/kfd", "/dev/dri/renderD128", "/dev/dri/renderD129", "/dev/infiniband/uverbs0",
+    ]  # fmt: skip
+    assert service["group_add"] == ["992", "993", "27"]
+
+
+@pytest.mark.parametrize("gpus", [[1], ["GPU-9e1c0f6a5b7d2c35"], ["0000:65:00.0"]], ids=["index", "uuid", "pci"])
+def test_a_card_is_named_in_three_ways(gpus: list[int | str]) -> None:
+    assert ledger.assign(models(alpha={"gpus": gpus}), amd()).uuids == {"alpha": (SECOND,)}
+
+
+def test_a_pci_address_names_a_card_of_nvidias_too() -> None:
+    nvidia = host_state(gpus=2)
+    cards = tuple(
+        replace(gpu, pci=f"00000000:{place}:00.0") for gpu, place in zip(nvidia.gpus, ("17", "65"), strict=True)
+    )
+    found = ledger.assign(models(alpha={"gpus": ["0000:65:00.0"]}), replace(nvidia, gpus=cards))
+    assert found.uuids == {"alpha": (cards[1].uuid,)}
+
+
+def test_a_card_held_by_a_stranger_is_refused() -> None:
+    held = replace(amd(), gpu_processes=(GpuProcess(FIRST, 4711, "python3", 40000, "ada"),))
+    errors = ledger.assign(models(alpha={"gpus": [0]}), held).errors
+    assert errors["alpha"].startswith("GPU 0 is used by python3 (pid 4711, ada, 39.1 GiB), which is not gpurack's.")
+
+
+def test_a_host_with_neither_driver_says_so() -> None:
+    errors = ledger.assign(models(alpha={"gpus": [0]}), host_state()).errors
+    assert "no NVIDIA driver (no /proc/driver/nvidia), nor AMD's (no /sys/class/kfd)" in errors["alpha"]
+
+
+def test_an_unknown_name_is_not_another_card_than_expected() -> None:
+    wanted = spec({"hardware": {"MI300X": 1}, "models": {"alpha": {"gpus": [0], "port": 8000}}})
+    state = amd()
+    assert "where the inventory's hardware has an MI300X" in ledger.assign(wanted, state).errors["alpha"]
+    nameless = replace(state, gpus=tuple(replace(gpu, name="") for gpu in state.gpus))
+    assert ledger.assign(wanted, nameless).uuids == {"alpha": (FIRST,)}
+
+
+# --- what a run does -------------------------------------------------------------------------------------------------
+
+
+def test_nothing_of_nvidias_is_done() -> None:
+    wanted = spec({"nvidia": {"toolkit": "1.20.0"}, "models": {"alpha": {"gpus": [0], "port": 8000}}})
+    assert plan_toolkit(wanted, amd()).nothing
+    (step,) = plan_daemon_json(wanted, amd(), unattended=True).steps
+    assert "nvidia" not in step.reason
+    assert "cdi" not in step.reason
+
+
+def test_a_second_run_changes_nothing() -> None:
+    wanted, state = models(alpha={"gpus": [0]}), amd()
+    container = running(wanted, "alpha", state, (FIRST,))
+    assert [change.action for change in planned(wanted, replace(state, containers=(container,))).changes] == ["keep"]
+
+
+def test_a_card_whose_device_was_renumbered_is_given_anew_and_its_neighbour_with_it() -> None:
+    wanted, before = models(alpha={"gpus": [0]}, beta={"gpus": [1]}), amd()
+    containers = tuple(running(wanted, name, before, (uuid,)) for name, uuid in (("alpha", FIRST), ("beta", SECOND)))
+    swapped = tuple(replace(gpu, node=before.gpus[1 - gpu.index].node) for gpu in before.gpus)
+    plan = planned(wanted, replace(before, gpus=swapped, containers=containers))
+    assert [str(change) for change in plan.changes] == [
+        "recreate alpha: its card has another device: /dev/dri/renderD129",
+        "recreate beta: its card has another device: /dev/dri/renderD128",
+    ]
+    assert plan.job is not None
+    assert [[model["name"] for model in group] for group in plan.job["groups"]] == [["alpha", "beta"]]
+
+
+def test_a_lost_card_whose_device_another_has_now_keeps_that_one_waiting() -> None:
+    """alpha's container runs on what is beta's card since the boot: beta cannot start there before it is gone."""
+    wanted, before = models(alpha={"gpus": [0]}, beta={"gpus": [1]}), amd()
+    containers = tuple(running(wanted, name, before, (uuid,)) for name, uuid in (("alpha", FIRST), ("beta", SECOND)))
+    left = (replace(before.gpus[1], index=0, node="/dev/dri/renderD128"),)
+    plan = planned(wanted, replace(before, gpus=left, containers=containers))
+    assert plan.errors["alpha"].startswith(f"its card {FIRST} does not answer any more. Reboot the host;")
+    assert "is still held by alpha" in plan.errors["beta"]
+    assert plan.job is None
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        ({"engine": "tei", "version": "1.9", "weights": "/w/bge"}, "TEI publishes no image for AMD's cards"),
+        (
+            {"engine": "sglang", "version": "0.5.23", "weights": "/w/q"},
+            "SGLang's images for AMD differ from card to card",
+        ),
+        (
+            {"engine": "vllm", "version": "0.13.0", "weights": "/w/q"},
+            "vLLM publishes images for AMD's cards from 0.14 on",
+        ),
+    ],
+)
+def test_an_engine_without_an_image_for_them_says_so_before_and_on_the_host(
+    model: dict[str, Any], sentence: str
+) -> None:
+    entry = {"alpha": {**model, "gpus": [0], "port": 8000}}
+    with pytest.raises(InventoryError, match=sentence):
+        spec({"hardware": {"MI210": 2}, "models": entry})
+    assert planned(spec({"models": entry}), amd()).errors["alpha"].startswith(sentence)
+
+
+def test_nvidias_driver_in_the_inventory_is_not_asked_of_them() -> None:
+    entry = {"alpha": {"engine": "vllm", "version": "0.33.0", "weights": "/w/q", "gpus": [0], "port": 8000}}
+    wanted = spec({"hardware": {"MI210": 2}, "nvidia": {"driver": "550.54.14"}, "models": entry})
+    assert planned(wanted, amd()).errors == {}
+
+
+def test_the_plan_offline_shows_them_as_what_they_are() -> None:
+    wanted = spec({"hardware": {"MI210": 2}, "models": {"alpha": {"gpus": [1], "port": 8000}}})
+    text = offline.compose_text(wanted)
+    assert "server-rocm-b7000" in text
+    assert "/dev/dri/render-node-of-index-1" in text

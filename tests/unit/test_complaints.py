@@ -1,0 +1,153 @@
+"""What dnf 4.23 and dnf5 5.4 print when they fail, recorded with the testbed's repositories, and the sentence."""
+
+import pytest
+
+from gpurack.plan.complaints import available, explain
+
+THERE = "there: docker-ce 3:26.1.5-1.el9@gpurack-docker-ce 3:28.5.2-1.el9@gpurack-docker-ce"
+MIRROR = 'A mirror that signs anew needs its own key in the inventory: mirrors: {…: {"url": …, "key": …}}.'
+CURL = (
+    "Curl error (6): Could not resolve hostname for http://nowhere.testbed/nvidia/stable/rpm/x86_64/repodata/repomd.xml"
+)
+MANY = "there: docker-ce " + " ".join(f"3:28.{minor}.0-1.el9@a 3:28.{minor}.0-2.el9@a" for minor in range(20))
+UNLIKE = [
+    "there: nvidia-container-toolkit 1.21.0-1@cuda 1.19.1-1@gpurack-nvidia 1.20.0-1@gpurack-nvidia",
+    "there: libnvidia-container1 1.19.1-1@gpurack-nvidia 1.20.0-1@gpurack-nvidia",
+]
+PROBLEM = [
+    "Error: ",
+    " Problem: package nvidia-container-toolkit-1.21.0-1.x86_64 from cuda requires libnvidia-container-tools = "
+    "1.21.0-1, but none of the providers can be installed",
+    "  - cannot install the best candidate for the job",
+    "  - nothing provides libnvidia-container-tools = 1.21.0-1 needed by nvidia-container-toolkit-1.21.0-1.x86_64",
+]
+
+CASES = {
+    "dnf 4, metadata of another key": (
+        ["n       35 kB/s | 659  B     00:00    ",
+         "Error: Failed to download metadata for repo 'gpurack-nvidia-container-toolkit': repomd.xml GPG signature "
+         "verification error: Bad GPG signature"],
+        "repository gpurack-nvidia-container-toolkit is not signed with the key that belongs to it "
+        f"(/etc/pki/rpm-gpg/gpurack-nvidia-container-toolkit.asc). {MIRROR}",
+    ),
+    "dnf 5, metadata of another key": (
+        [" gpurack-nvidia-container-toolkit       100% | 178.0 KiB/s |   2.0 KiB |  00m00s",
+         ">>> repomd.xml GPG signature verification error: Signing key not found", "Repositories loaded.",
+         "Failed to resolve the transaction:", "No match for argument: libnvidia-container-tools"],
+        "repository gpurack-nvidia-container-toolkit is not signed with the key that belongs to it "
+        f"(/etc/pki/rpm-gpg/gpurack-nvidia-container-toolkit.asc). {MIRROR}",
+    ),
+    "dnf 4, somebody else's metadata": (
+        ["Error: Failed to download metadata for repo 'epel': repomd.xml GPG signature verification error: x"],
+        f"repository epel is not signed with the key that belongs to it. {MIRROR}",
+    ),
+    "dnf 4, a package of another key": (
+        ["Import of key(s) didn't help, wrong key(s)?",
+         "Public key for docker-ce-28.5.2-1.el9.x86_64.rpm is not installed. Failing package is: "
+         "docker-ce-3:28.5.2-1.el9.x86_64", " GPG Keys are configured as: file:///etc/pki/rpm-gpg/other.asc",
+         "Error: GPG check FAILED", THERE],
+        f"docker-ce-3:28.5.2-1.el9.x86_64 is not signed with the key of its repository. {MIRROR}",
+    ),
+    "dnf 5, a package of another key": (
+        ["Transaction failed: Signature verification failed.",
+         'OpenPGP check for package "docker-compose-plugin-2.40.3-1.el9.x86_64" (/var/cache/x.rpm) from repo '
+         '"gpurack-docker-ce" has failed: Import of the key didn\'t help, wrong key?'],
+        f"docker-compose-plugin-2.40.3-1.el9.x86_64 is not signed with the key of its repository. {MIRROR}",
+    ),
+    "dnf 4, no such name": (
+        ["Errors during downloading metadata for repository 'gpurack-nvidia-container-toolkit':",
+         f"  - {CURL} [Could not resolve host: nowhere.testbed]",
+         "Error: Failed to download metadata for repo 'gpurack-nvidia-container-toolkit': Cannot download repomd.xml: "
+         "Cannot download repodata/repomd.xml: All mirrors were tried"],
+        f"repository gpurack-nvidia-container-toolkit cannot be read: {CURL}. Is it reachable from the host? Another "
+        "one goes into the inventory's mirrors.",
+    ),
+    "dnf 4, somebody else's repository": (
+        ["Errors during downloading metadata for repository 'epel':",
+         "  - Status code: 404 for http://m.example/epel/repodata/repomd.xml (IP: 10.0.0.1)",
+         "Error: Failed to download metadata for repo 'epel': Cannot download repomd.xml: All mirrors were tried"],
+        "repository epel cannot be read: Status code: 404 for http://m.example/epel/repodata/repomd.xml. It is not "
+        "gpurack's: mend it, or disable it.",
+    ),
+    "dnf 5, not found": (
+        [" gpurack-docker-ce                      100% |  29.9 KiB/s | 612.0   B |  00m00s",
+         ">>> Status code: 404 for http://10.0.0.9/repodata/repomd.xml (IP: 10.0.0.9) - http://10.0.0.9/repodata/repomd",
+         ">>> Usable URL not found", "No match for argument: docker-ce-28.5.2-*"],
+        "repository gpurack-docker-ce cannot be read: Status code: 404 for http://10.0.0.9/repodata/repomd.xml. Is it "
+        "reachable from the host? Another one goes into the inventory's mirrors.",
+    ),
+    "dnf 4, no such version": (
+        ["No match for argument: docker-ce-99.9.9-*", "Error: Unable to find a match: docker-ce-99.9.9-*", THERE],
+        "docker-ce 99.9.9 is in no repository; there are 26.1.5 and 28.5.2.",
+    ),
+    "dnf 5, no such version of many": (
+        ["Failed to resolve the transaction:", "No match for argument: docker-ce-99.9.9-*", MANY],
+        "docker-ce 99.9.9 is in no repository; there are 28.12.0, 28.13.0, 28.14.0, 28.15.0, 28.16.0, 28.17.0, 28.18.0 "
+        "and 28.19.0.",
+    ),
+    "an exact version": (
+        ["Error: Unable to find a match: docker-ce-3:28.5.1-1.el9", "there: docker-ce 3:26.1.5-1.el9@gpurack"],
+        "docker-ce 3:28.5.1-1.el9 is in no repository; there is 26.1.5.",
+    ),
+    "no such package": (
+        ["Error: Unable to find a match: python3-dnf-plugin-versionlock"],
+        "python3-dnf-plugin-versionlock is in none of the host's repositories (dnf repolist).",
+    ),
+    "yum 3, no such version": (
+        ["No package docker-ce-99.9.9-* available.", "Error: Nothing to do", THERE],
+        "docker-ce 99.9.9 is in no repository; there are 26.1.5 and 28.5.2.",
+    ),
+    "yum 3, a requirement": (
+        ["--> Finished Dependency Resolution", "Error: Package: 3:docker-ce-26.1.4-1.el7.x86_64 (gpurack-docker-ce)",
+         "           Requires: container-selinux >= 2:2.74", " You could try using --skip-broken"],
+        "3:docker-ce-26.1.4-1.el7.x86_64 needs container-selinux >= 2:2.74, which none of the host's repositories has.",
+    ),
+    "dnf 4, excluded": (
+        ["All matches were filtered out by exclude filtering for argument: docker-ce-26.1.5-*",
+         "Error: Unable to find a match: docker-ce-26.1.5-*", THERE],
+        "docker-ce-26.1.5 is there, but an exclude, a module or a versionlock that is not gpurack's keeps it away "
+        "(excludepkgs in /etc/dnf/dnf.conf and .repo files; dnf versionlock list).",
+    ),
+    "dnf 5, excluded": (
+        ["Failed to resolve the transaction:",
+         "Argument 'docker-ce-cli-26.1.5-*' matches only packages excluded by versionlock."],
+        "docker-ce-cli-26.1.5 is there, but an exclude, a module or a versionlock that is not gpurack's keeps it away "
+        "(excludepkgs in /etc/dnf/dnf.conf and .repo files; dnf versionlock list).",
+    ),
+    "two repositories": (
+        [*PROBLEM, *UNLIKE],
+        "two repositories carry the NVIDIA Container Toolkit at different versions, which do not fit: cuda has 1.21.0; "
+        'gpurack-nvidia has 1.19.1, 1.20.0. Write nvidia: {"toolkit": …} with one of them, or keep it out of the '
+        "other: excludepkgs=nvidia-container-toolkit*,libnvidia-container* in its .repo file.",
+    ),
+    "something else does not fit": (
+        [" Problem: problem with installed package podman-docker-2:5.4.0-1.el9.noarch",
+         "  - package podman-docker-2:5.4.0-1.el9.noarch from @System conflicts with docker-ce-cli", THERE],
+        "the packages do not fit what is on the host: problem with installed package "
+        "podman-docker-2:5.4.0-1.el9.noarch - package podman-docker-2:5.4.0-1.el9.noarch from @System "
+        "conflicts with docker-ce-cli.",
+    ),
+    "rpm's database": (
+        ["error: cannot open Packages database in /var/lib/rpm", "Error: Error: rpmdb open failed"],
+        "rpm's database on the host cannot be read. Look: rpm --verifydb; mend it: rpm --rebuilddb.",
+    ),
+    "no room": (
+        ["Error: Transaction test error:", "  At least 250MB more space needed on the / filesystem."],
+        "there is no room for the packages on the host: At least 250MB more space needed on the / filesystem.",
+    ),
+    "unknown": (["Error: something that nobody saw yet"], None),
+    "nothing": ([], None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_sentence(case: str) -> None:
+    lines, sentence = CASES[case]
+    assert explain(lines) == sentence
+
+
+def test_what_is_there() -> None:
+    assert available([THERE, "there: curl", "else"]) == {
+        "docker-ce": [("3:26.1.5-1.el9", "gpurack-docker-ce"), ("3:28.5.2-1.el9", "gpurack-docker-ce")],
+        "curl": [],
+    }

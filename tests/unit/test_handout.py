@@ -1,0 +1,121 @@
+"""`gpurack endpoints`: what people are handed."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from gpurack.cli import main
+from gpurack.handout import Kind, Offer, kind_of, markdown, offers
+from gpurack.spec.fleet import check_fleet
+from gpurack.spec.model import Host, Model
+from gpurack.state.model import Header
+from tests.unit.test_inventory import ALPHA
+
+TEI: dict[str, Any] = {"engine": "tei", "version": "1.9", "weights": "/w/bge-reranker", "gpus": [0], "port": 8080}
+GATEWAY: dict[str, Any] = {
+    "engine": "litellm", "version": "1.109.1", "port": 4000, "bind": "lan", "connects_to": ["alpha", "private"]
+}  # fmt: skip
+LAN = {**ALPHA, "bind": "lan"}
+CHAT = {"engine": "open-webui", "version": "0.12.4", "port": 3000, "bind": "lan", "connects_to": ["gateway"]}
+
+
+@pytest.fixture
+def lab(monkeypatch: pytest.MonkeyPatch) -> dict[str, Host]:
+    monkeypatch.setenv("LAB_KEY", "sk-x")
+    key = {"env": "LAB_KEY"}
+    return check_fleet(
+        {
+            "gpu1": [
+                {
+                    "models": {"private": ALPHA, "alpha": {**LAN, "port": 8001, "api_key": key}},
+                    "services": {"gateway": {**GATEWAY, "api_key": key}, "chat": CHAT},
+                }
+            ],
+            "gpu2": [
+                {
+                    "address": "models.uni.example",
+                    "models": {
+                        "again": {**LAN, "served_name": "alpha"},
+                        "own": {**LAN, "port": 8001},
+                        "ranks": {**TEI, "bind": "lan"},
+                        "hidden": {**ALPHA, "port": 8003},
+                        "off": {**LAN, "port": 8002, "enabled": False},
+                    },
+                }
+            ],
+        }
+    )
+
+
+def test_what_people_reach_and_where(lab: dict[str, Host]) -> None:
+    """A model of the gateway is shown there, once for its replicas and though it is on loopback; what nobody reaches is
+    not shown."""
+    found = offers(lab, {})
+    assert [(one.name, one.kind, one.address, one.hosts, one.through, one.keyed) for one in found] == [
+        ("alpha", "chat", "http://gpu1:4000/v1", ("gpu1", "gpu2"), "gateway", True),
+        ("private", "chat", "http://gpu1:4000/v1", ("gpu1",), "gateway", True),
+        ("own", "chat", "http://models.uni.example:8001/v1", ("gpu2",), "", False),
+        ("ranks", "rerank", "http://models.uni.example:8080/v1", ("gpu2",), "", False),
+        ("chat", "web page", "http://gpu1:3000", ("gpu1",), "", False),
+    ]
+
+
+def test_the_line_to_try_is_one_that_a_shell_takes(lab: dict[str, Host]) -> None:
+    by_name = {one.name: one for one in offers(lab, {})}
+    words = shlex.split(by_name["alpha"].curl.replace("$KEY", "sk-mine"))
+    assert words[:4] == ["curl", "http://gpu1:4000/v1/chat/completions", "-H", "Authorization: Bearer sk-mine"]
+    assert json.loads(words[-1])["model"] == "alpha"
+    assert "Authorization" not in by_name["own"].curl
+    rank = shlex.split(by_name["ranks"].curl)
+    assert (rank[1], json.loads(rank[-1]).keys()) == ("http://models.uni.example:8080/rerank", {"query", "texts"})
+    assert by_name["chat"].curl == ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "fields", "config"),
+    [
+        ("chat", "qwen", {}, {}),
+        ("chat", "bge-m3", {}, {"architectures": ["Qwen2ForCausalLM"]}),
+        ("embedding", "m3", {}, {"architectures": ["XLMRobertaModel"]}),
+        ("rerank", "m3", {}, {"architectures": ["XLMRobertaForSequenceClassification"]}),
+        ("embedding", "m3", {}, {"general.architecture": "nomic-bert"}),
+        ("chat", "m3", {}, {"general.architecture": "llama"}),
+        ("embedding", "all-minilm", {}, {}),
+        ("rerank", "m3", {"weights": "/w/bge-reranker-large"}, {}),
+        ("rerank", "m3", {"args": {"reranking": True}}, {}),
+        ("embedding", "m3", {"args": {"embeddings": True}}, {"general.architecture": "llama"}),
+        ("embedding", "m3", {"args": {"convert": "embed"}}, {}),
+    ],
+)
+def test_what_a_model_is_for(kind: Kind, key: str, fields: dict[str, Any], config: dict[str, Any]) -> None:
+    model = Model.model_validate({**ALPHA, "weights": "/w/a.gguf", **fields})
+    assert kind_of(key, model, Header("s", config=config) if config else None) == kind
+
+
+def test_markdown(lab: dict[str, Host]) -> None:
+    text = markdown(offers(lab, {}))
+    assert text.startswith("| name | kind | address | engine | runs on |\n|---|---|---|---|---|\n| alpha | chat |")
+    assert "\n```sh\nexport KEY=…   # the one that you were given\ncurl http://gpu1:4000/v1/" in text
+    assert "export" not in markdown([Offer("page", "web page", "http://a", "custom", ("a",), "", False, "")])
+
+
+def test_the_command(tmp_path: Path) -> None:
+    inventory = tmp_path / "lab.py"
+    inventory.write_text(f"lab = {([('gpu1', {'models': {'alpha': LAN}})], {})!r}\n")
+    table = CliRunner().invoke(main, ["endpoints", str(inventory)])
+    assert (table.exit_code, table.output.split()[5:10]) == (
+        0,
+        ["ON", "alpha", "chat", "http://gpu1:8000/v1", "llama.cpp"],
+    )
+    data = json.loads(CliRunner().invoke(main, ["endpoints", str(inventory), "--json"]).output)
+    assert [one["name"] for one in data] == ["alpha"]
+    assert CliRunner().invoke(main, ["endpoints", str(inventory), "--markdown"]).output.startswith("| name |")
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text("lab = (['gpu1'], {'models': 5})\n")
+    assert CliRunner().invoke(main, ["endpoints", str(wrong)]).exit_code == 2

@@ -1,0 +1,183 @@
+"""Images that no registry has, in the inventory and in the plan: tar files, builds, logins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpurack.plan import compose, images
+from gpurack.plan.docker import plan_docker
+from gpurack.plan.models import ModelsPlan, Upload, plan_models
+from gpurack.spec import image_tar
+from gpurack.spec.fleet import read_logins
+from gpurack.spec.model import Host
+from gpurack.spec.problems import InventoryError
+from gpurack.state.model import HostState
+from tests.given import SALT, host_state, models, running, spec
+from tests.unit.image_tars import ID, save
+
+BUILD = {"git": "https://git.example/lab/llama.cpp.git", "revision": "b7000", "args": {"CUDA_VERSION": "12.6.0"}}
+HERE = {"weights": {"/w/a.gguf": 1}}
+
+
+def plan(wanted: Host, state: HostState, logins: Any = None) -> ModelsPlan:
+    return plan_models(wanted, state, {}, SALT, None, logins)
+
+
+def entry(planned: ModelsPlan, name: str = "alpha") -> dict[str, Any]:
+    assert planned.job
+    return next(each for group in planned.job["groups"] for each in group if each["name"] == name)
+
+
+def refused(*layers: Any) -> list[str]:
+    with pytest.raises(InventoryError) as error:
+        spec(*layers)
+    return [problem.what for problem in error.value.problems]
+
+
+# --- a tar file ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_tar_says_which_image_it_holds(tmp_path: Path, mode: str) -> None:
+    found = image_tar.read(save(tmp_path / "a.tar", "lab/llama:1", mode=mode))
+    assert found == image_tar.Image(ID, ("lab/llama:1",))
+
+
+def test_a_tar_that_is_saved_again_is_another_image(tmp_path: Path) -> None:
+    first = image_tar.read(save(tmp_path / "a.tar"))
+    assert image_tar.read(save(tmp_path / "a.tar", content=b'{"architecture": "arm64"}')) != first
+
+
+def test_what_is_no_image_is_said_before_anything_happens(tmp_path: Path) -> None:
+    (tmp_path / "text.tar").write_text("no tar")
+    with_tar = lambda path: {"models": {"alpha": {"version": None, "image": {"tar": str(path)}, "port": 1}}}  # noqa: E731
+    assert refused(with_tar(tmp_path / "text.tar")) == [
+        f"{tmp_path}/text.tar holds no image as `docker save` writes it."
+    ]
+    assert refused(with_tar(save(tmp_path / "two.tar", images=2))) == [
+        f"{tmp_path}/two.tar holds 2 images; save them one by one."
+    ]
+    assert refused(with_tar(tmp_path / "gone.tar")) == [
+        f"{tmp_path}/gone.tar cannot be read: No such file or directory."
+    ]
+
+
+def test_a_tar_is_copied_and_loaded_where_its_image_is_missing(tmp_path: Path) -> None:
+    path = save(tmp_path / "My Llama.tar.gz", "lab/llama:1", mode="w:gz")
+    wanted = models(
+        alpha={"version": None, "image": {"tar": str(path)}}, beta={"version": None, "image": {"tar": str(path)}}
+    )
+    planned = plan(wanted, host_state(**HERE))
+    there = f"/var/lib/gpurack/weights/images/{ID[:16]}.tar"
+    assert planned.uploads == (Upload("alpha", path, there),)
+    assert entry(planned)["image"] == f"gpurack.local/my-llama:{ID[:12]}"
+    assert entry(planned)["load"] == {"tar": str(path), "path": there, "names": ["lab/llama:1"]}
+
+
+def test_an_image_that_is_there_is_not_copied_and_an_unchanged_model_kept(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.tar")
+    wanted = models(alpha={"version": None, "image": {"tar": str(path)}})
+    has = {**HERE, "images": {f"gpurack.local/a:{ID[:12]}": "sha256:0123456789abcdef"}}
+    assert plan(wanted, host_state(**has)).uploads == ()
+    kept = host_state(**has, containers=[running(wanted, "alpha", host_state())])
+    assert [change.action for change in plan(wanted, kept).changes] == ["keep"]
+    save(path, content=b"another")
+    (change,) = plan(wanted, kept).changes
+    assert change.action == "recreate"
+    assert change.reasons[0].startswith(f"image gpurack.local/a:{ID[:12]} → gpurack.local/a:")
+
+
+# --- a build ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_build_has_a_name_of_its_definition() -> None:
+    names = {
+        compose.images(models(alpha={"version": None, "image": {"build": {**BUILD, **over}}}))[0]
+        for over in (
+            {},
+            {"revision": "b7001"},
+            {"args": {}},
+            {"target": "server"},
+            {"dockerfile": ".devops/cuda.Dockerfile"},
+        )
+    }
+    assert len(names) == 5
+    assert all(name.startswith("gpurack.local/llama-cpp:") for name in names)
+
+
+def test_the_runner_is_told_what_to_build() -> None:
+    planned = plan(models(alpha={"version": None, "image": {"build": BUILD}}), host_state(**HERE))
+    assert entry(planned)["build"] == {**BUILD, "dockerfile": "Dockerfile", "target": None}
+
+
+@pytest.mark.parametrize(
+    ("source", "tools", "installed"),
+    [
+        ("distro", [], "install git, docker-buildx"),
+        ("distro", ["git", "buildx"], None),
+        ("docker-ce", [], "install git"),
+        ("keep", ["buildx"], "install git"),
+    ],
+)
+def test_git_comes_only_where_something_is_built(source: str, tools: list[str], installed: str | None) -> None:
+    there = {"ca-certificates": "1", "curl": "1", "python3": "1"}
+    state = host_state(packages=there, tools=tools, compose="2.40.3")
+    build = {"models": {"alpha": {"version": None, "image": {"build": BUILD}, "port": 1}}}
+    docker = {"docker": {"source": source}}
+
+    def steps(*layers: Any) -> list[str]:
+        return [step.reason for step in plan_docker(spec(docker, *layers), state, True).steps if "git" in step.reason]
+
+    assert steps(build) == ([installed] if installed else [])
+    assert steps({"models": {"alpha": {"port": 1}}}) == []
+
+
+# --- names, digests, logins ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reference", "registry", "mirrored"),
+    [
+        ("ghcr.io/a/b:1", "ghcr.io", "mirror:5000/ghcr/a/b:1"),
+        ("ghcr.io/a/b@sha256:0f", "ghcr.io", "mirror:5000/ghcr/a/b@sha256:0f"),
+        ("ghcr.io/a/b:1@sha256:0f", "ghcr.io", "mirror:5000/ghcr/a/b:1@sha256:0f"),
+        ("a/b:1", "docker.io", "mirror:5000/hub/a/b:1"),
+        ("docker.io/a/b", "docker.io", "mirror:5000/hub/a/b"),
+        ("redis@sha256:0f", "docker.io", "mirror:5000/hub/library/redis@sha256:0f"),
+        ("localhost/a", "localhost", "localhost/a"),
+        ("reg:5000/a", "reg:5000", "reg:5000/a"),
+    ],
+)
+def test_registries_of_references(reference: str, registry: str, mirrored: str) -> None:
+    wanted = spec({"mirrors": {"ghcr.io": "mirror:5000/ghcr", "docker.io": "mirror:5000/hub"}})
+    assert (images.registry_of(reference), compose.mirrored(wanted, reference)) == (registry, mirrored)
+
+
+LOGINS = {"reg.example": {"user": "lab", "password": "p1"}, "other.example": {"user": "lab", "password": "p2"}}
+
+
+def named(reference: str) -> Host:
+    return models(alpha={"version": None, "image": reference})
+
+
+def test_a_job_has_the_logins_that_it_needs() -> None:
+    state = host_state(**HERE)
+    job = plan(named("reg.example/a:1"), state, LOGINS).job
+    assert job
+    assert job["logins"] == {"reg.example": LOGINS["reg.example"]}
+    there = host_state(**HERE, images={"reg.example/a:1": "sha256:1"})
+    assert (plan(named("reg.example/a:1"), there, LOGINS).job or {})["logins"] == {}
+    built = models(alpha={"version": None, "image": {"build": BUILD}})
+    assert (plan(built, state, LOGINS).job or {})["logins"] == LOGINS
+
+
+def test_logins_are_read_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    registries = {"reg.example": {"user": "lab", "password": {"env": "GPURACK_TEST_PASSWORD"}}}
+    assert refused({"registries": registries}) == [
+        "environment variable GPURACK_TEST_PASSWORD is not set; export GPURACK_TEST_PASSWORD=… and run again."
+    ]
+    monkeypatch.setenv("GPURACK_TEST_PASSWORD", "p1")
+    assert read_logins(spec({"registries": registries})) == {"reg.example": LOGINS["reg.example"]}

@@ -1,0 +1,199 @@
+"""Jobs in the inventory and in the plan: when one has to run, how, and what stands in its way."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import yaml
+
+from gpurack import paths
+from gpurack.plan import jobs
+from gpurack.plan.compose import images
+from gpurack.plan.models import ModelsPlan, plan_models
+from gpurack.plan.steps import WriteFile
+from gpurack.spec.model import Host
+from gpurack.state.model import HostState
+from tests.given import SALT, container, host_state, running, spec, uuid
+from tests.unit.image_tars import save
+
+Q8 = {
+    "folder": "/data/lab", "result": "7B/q8.gguf",
+    "command": ["--quantize", "/models/7B/f16.gguf", "/models/7B/q8.gguf", "q8_0"],
+}  # fmt: skip
+PROMPT = {"weights": "/w/a.gguf", "command": ["-m", "{weights}", "-p", "Who are $you?", "-n", "16"]}
+HERE = {"weights": {"/w/a.gguf": 1, "/data/lab": 4096}}
+
+
+def wanted(models: Any = None, **entries: Any) -> Host:
+    return spec({"jobs": entries, "models": models or {}})
+
+
+def done(host: Host, name: str) -> dict[str, str]:
+    return {paths.job_record(name): json.dumps({"definition": jobs.definition(name, host)})}
+
+
+def service(planned: ModelsPlan, name: str) -> dict[str, Any]:
+    step = next(step for step in planned.steps if step.reason.startswith(f"the job {name},"))
+    assert isinstance(step, WriteFile)
+    found: dict[str, Any] = yaml.safe_load(step.content)["services"][name]
+    return found
+
+
+def plan(host: Host, state: HostState) -> ModelsPlan:
+    return jobs.plan_jobs(host, state)
+
+
+# --- how -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_prompt_as_a_service_that_runs_once() -> None:
+    host = wanted(ask=PROMPT)
+    planned = plan(host, host_state(**HERE))
+    assert service(planned, "ask") == {
+        "image": "ghcr.io/ggml-org/llama.cpp:light-b7000",
+        "container_name": "ask",
+        "profiles": ["job"],
+        "restart": "no",
+        "network_mode": "bridge",
+        "command": ["-m", "/weights/a.gguf", "-p", "Who are $$you?", "-n", "16"],
+        "volumes": [
+            {"type": "bind", "source": "/var/lib/gpurack/weights/jobs/ask", "target": "/models",
+             "bind": {"create_host_path": False}},
+            {"type": "bind", "source": "/w/a.gguf", "target": "/weights/a.gguf", "read_only": True,
+             "bind": {"create_host_path": False}},
+        ],
+        "labels": {"gpurack.job": jobs.definition("ask", host)},
+    }  # fmt: skip
+    assert planned.job == {
+        "groups": [[{
+            "name": "ask", "user": "", "compose_file": "/etc/gpurack/jobs/ask.yaml", "fetch": [], "result": None,
+            "image": "ghcr.io/ggml-org/llama.cpp:light-b7000", "definition": jobs.definition("ask", host),
+            "folder": "/var/lib/gpurack/weights/jobs/ask",
+        }]],
+        "logins": {},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("command", "gpus", "image"),
+    [
+        (["-m", "x", "-p", "y"], [], "light-b7000"),
+        (["-p", "y"], [0], "light-cuda-b7000"),
+        (["--quantize", "a", "b", "q4_0"], [], "full-b7000"),
+        (["--all-in-one", "/models/", "7B"], [0], "full-cuda-b7000"),
+    ],
+)
+def test_the_image_for_what_is_done(command: list[str], gpus: list[int], image: str) -> None:
+    host = wanted(one={"command": command, "gpus": gpus})
+    reference = f"ghcr.io/ggml-org/llama.cpp:{image}"
+    assert service(plan(host, host_state(gpus=1)), "one")["image"] == reference
+    assert reference in images(host)
+
+
+def test_cards_mounts_and_the_rest_of_compose() -> None:
+    job = {"command": ["-p", "y"], "gpus": [0], "env": {"A": "1"}, "compose": {"volumes": ["/x:/y"], "shm_size": "1g"}}
+    data = service(plan(wanted(one=job), host_state(gpus=1)), "one")
+    (device,) = data["deploy"]["resources"]["reservations"]["devices"]
+    assert device["device_ids"] == [f"nvidia.com/gpu={uuid(0)}"]
+    assert (data["environment"], data["shm_size"], data["volumes"][-1]) == ({"A": "1"}, "1g", "/x:/y")
+
+
+def test_images_and_weights_of_jobs_come_like_those_of_models(tmp_path: Any) -> None:
+    tar = save(tmp_path / "a.tar")
+    (tmp_path / "w.gguf").write_text("weights")
+    job = {"command": ["-m", "{weights}"], "version": None, "image": {"tar": str(tar)}}
+    planned = plan(wanted(one={**job, "weights": {"copy": str(tmp_path / "w.gguf")}}), host_state())
+    assert {upload.source for upload in planned.uploads} == {tar, tmp_path / "w.gguf"}
+    assert planned.job
+    ((entry,),) = planned.job["groups"]
+    assert entry["load"]["tar"] == str(tar)
+    assert entry["fetch"][0]["copy"] == str(tmp_path / "w.gguf")
+
+
+# --- when ------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_done_is_left_alone() -> None:
+    host = wanted(q8=Q8)
+    there = {**HERE["weights"], "/data/lab/7B/q8.gguf": 1}
+    assert plan(host, host_state(weights=there, files=done(host, "q8"))).nothing
+    assert plan(wanted(q8={**Q8, "enabled": False}), host_state(**HERE)).nothing
+    # other cards and other shares make no other result
+    assert jobs.definition("q8", wanted(q8={**Q8, "gpus": [1], "vram": "5GiB"})) == jobs.definition("q8", host)
+
+
+@pytest.mark.parametrize(
+    ("over", "files", "result", "reason"),
+    [
+        ({}, {}, True, "not done yet"),
+        ({}, {paths.job_record("q8"): "half a fi"}, True, "not done yet"),
+        ({"command": ["--quantize", "a", "b", "q4_0"]}, None, True, "its definition changed"),
+        ({}, None, False, "its result /data/lab/7B/q8.gguf is gone"),
+    ],
+)
+def test_why_a_job_runs(over: dict[str, Any], files: Any, result: bool, reason: str) -> None:
+    there = {**HERE["weights"], **({"/data/lab/7B/q8.gguf": 1} if result else {})}
+    state = host_state(weights=there, files=done(wanted(q8=Q8), "q8") if files is None else files)
+    assert [str(change) for change in plan(wanted(q8={**Q8, **over}), state).changes] == [f"run q8: {reason}"]
+
+
+def test_what_an_earlier_run_began_is_taken_up() -> None:
+    host = wanted(one={"command": ["-p", "x"], "gpus": [0]})
+    label = {"gpurack.job": jobs.definition("one", host)}
+    process = (uuid(0), 1, "llama-cli", 9000, "root", "id-of-one")
+    state = host_state(gpus=1, containers=[container("one", labels=label)], gpu_processes=[process])
+    assert [str(change) for change in plan(host, state).changes] == ["run one: still running"]
+
+
+# --- what stands in the way ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("job", "state", "sentence"),
+    [
+        ({"gpus": [0]}, {"gpus": 2}, "GPU 0 (GPU-00000000-0000) is held by alpha as a whole; choose a free card "
+         "(free: 1) or give each of them vram. No model is stopped for a job."),
+        ({"gpus": [7]}, {"gpus": 1}, "GPU 7 does not exist"),
+        ({"folder": "/nowhere"}, {"gpus": 1}, "folder /nowhere does not exist on the host; make it, or correct"),
+        ({"weights": "/w/b.gguf"}, {"gpus": 1}, "weights /w/b.gguf does not exist on the host"),
+        ({}, {"gpus": 1, "containers": [container("one")]}, "the container name one is taken by one that is not"),
+    ],
+)  # fmt: skip
+def test_refused_with_a_sentence(job: dict[str, Any], state: dict[str, Any], sentence: str) -> None:
+    host = wanted({"alpha": {"port": 8000, "gpus": [0]}}, one={"command": ["-p", "x"], **job})
+    planned = plan(host, host_state(**HERE, **state))
+    assert planned.errors["one"].startswith(sentence)
+    assert planned.job is None
+
+
+def test_a_result_that_is_served_does_not_change_under_the_model() -> None:
+    served = {"alpha": {"port": 8000, "weights": "/data/lab/7B/q8.gguf"}}
+    before = wanted(served, q8=Q8)
+    after = wanted(served, q8={**Q8, "command": ["--quantize", "a", "b", "q4_0"]})
+    there = {**HERE["weights"], "/data/lab/7B/q8.gguf": 1}
+    state = host_state(weights=there, files=done(before, "q8"), containers=[running(before, "alpha", host_state())])
+    assert plan(after, state).errors["q8"].startswith("its result /data/lab/7B/q8.gguf is what alpha serves, and would")
+
+
+# --- models that serve a result --------------------------------------------------------------------------------------
+
+
+def test_a_model_waits_for_the_job_that_makes_what_it_serves() -> None:
+    host = wanted({"alpha": {"port": 8000, "weights": "/data/lab/7B/q8.gguf"}, "beta": {"port": 8001}}, q8=Q8)
+    assert jobs.serve_results(host)
+    state = host_state(**HERE)
+    assert jobs.awaiting(host, state) == {"alpha": "q8"}
+    planned = plan_models(host, state, {}, SALT, left_out=jobs.awaiting(host, state))
+    assert [change.model for change in planned.changes] == ["beta"]
+    assert planned.errors == {}
+    made = host_state(weights={**HERE["weights"], "/data/lab/7B/q8.gguf": 1}, files=done(host, "q8"))
+    assert jobs.awaiting(host, made) == {}
+    assert not jobs.serve_results(wanted({"beta": {"port": 8001}}, q8=Q8))
+
+
+def test_a_job_has_the_version_of_its_engine_and_nothing_else_of_models() -> None:
+    layers = {"defaults": {"bind": "lan"}, "engines": {"llama.cpp": {"version": "b9", "context": 99, "args": {"t": 1}}}}
+    host = spec(layers, {"jobs": {"one": {"engine": "llama.cpp", "command": ["-p", "x"]}}})
+    assert (host.jobs["one"].version, host.jobs["one"].engine) == ("b9", "llama.cpp")

@@ -1,0 +1,91 @@
+"""files/jobs.py on a host, with a fake of Docker."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.host_programs import Fakes, load
+
+DOCKER = """
+case "$*" in
+"image inspect"*) exit 0;;
+"container inspect --format {{index"*) cat "$STATE/container" 2>/dev/null; exit;;
+"container inspect"*) echo '{"status":"exited","restarts":0,"code":3,"error":""}';;
+*" up "*) cp "$STATE/printed" "$STATE/logs"; [ -e "$STATE/makes" ] && touch "$(cat "$STATE/makes")"; exit 0;;
+"logs"*) cat "$STATE/logs";;
+"wait"*) cat "$STATE/code";;
+"rm"*) rm -f "$STATE/container";;
+esac
+"""
+
+
+@pytest.fixture
+def jobs(tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> Any:
+    module = load("jobs")
+    module.JOBS = str(tmp_path / "jobs")
+    module.clock = lambda seconds: "0:00"
+    monkeypatch.setattr(os, "chown", lambda *arguments: None)  # the tests need no root
+    fakes.add("docker", DOCKER)
+    fakes.state("printed", "reading\n\nAlpha speaks.\n")
+    fakes.state("code", "0\n")
+    return module
+
+
+def data(tmp_path: Path, *names: str, **over: Any) -> dict[str, Any]:
+    entries = [
+        {"name": name, "compose_file": f"/etc/gpurack/jobs/{name}.yaml", "image": "i:1", "fetch": [],
+         "definition": "0f", "folder": str(tmp_path / "folder"), "result": None, **over}
+        for name in names
+    ]  # fmt: skip
+    return {"groups": [[entry] for entry in entries], "logins": {}}
+
+
+def test_done_once_with_a_record_and_its_output(jobs: Any, fakes: Fakes, tmp_path: Path, capsys: Any) -> None:
+    result = tmp_path / "folder/q8"
+    fakes.state("makes", str(result))
+    assert jobs.run_all(data(tmp_path, "q8", result=str(result))) == 0
+    assert capsys.readouterr().out == f"q8: | reading\nq8: | Alpha speaks.\nq8: done in 0:00; {result}\n"
+    assert json.loads((tmp_path / "jobs/q8.json").read_text())["definition"] == "0f"
+    assert (tmp_path / "jobs/q8.log").read_text() == "reading\n\nAlpha speaks.\n"
+    assert any("--file /etc/gpurack/jobs/q8.yaml up --detach" in call for call in fakes.calls)
+    assert fakes.calls[-1] == "docker rm --force q8"
+
+
+def test_one_that_fails_stops_no_other_and_leaves_no_record(
+    jobs: Any, fakes: Fakes, tmp_path: Path, capsys: Any
+) -> None:
+    fakes.state("code", "3\n")
+    assert jobs.run_all(data(tmp_path, "bad", "worse")) == 2
+    said = capsys.readouterr().out
+    assert "error bad: it failed (exit code 3) and runs again next time. Its output: " in said
+    assert "    | Alpha speaks." in said
+    assert "error worse: " in said
+    assert not (tmp_path / "jobs/bad.json").exists()
+
+
+def test_a_result_that_is_not_there_is_no_success(jobs: Any, fakes: Fakes, tmp_path: Path, capsys: Any) -> None:
+    assert jobs.run_all(data(tmp_path, "q8", result=str(tmp_path / "folder/q8"))) == 1
+    assert "error q8: it ended well, but there is no " in capsys.readouterr().out
+    assert not (tmp_path / "jobs/q8.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("container", "started"),
+    [
+        ("0f running 0", False),
+        ("0f exited 0", False),
+        ("0f exited 137", True),
+        ("77 running 0", True),
+        ("77 exited 0", True),
+    ],
+)
+def test_what_an_earlier_run_left(jobs: Any, fakes: Fakes, tmp_path: Path, container: str, started: bool) -> None:
+    fakes.state("container", container + "\n")
+    fakes.state("logs", "")
+    assert jobs.run_all(data(tmp_path, "one")) == 0
+    assert any(" up " in call for call in fakes.calls) == started

@@ -1,0 +1,351 @@
+"""The lock: the file, what it asks of a host, where an inventory contradicts it, and what a host says for its own."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpurack.locking.observe import missing, observed
+from gpurack.locking.openpgp import fingerprint
+from gpurack.plan import pins
+from gpurack.plan.docker import plan_docker
+from gpurack.plan.models import ModelsPlan, plan_models
+from gpurack.plan.nvidia_toolkit import plan_toolkit
+from gpurack.plan.platforms import TOOLKIT_PACKAGES
+from gpurack.plan.steps import Shell
+from gpurack.spec.fleet import check_fleet
+from gpurack.spec.lock import HostLock, Lock, ModelLock, facts, read_lock, text, with_lock
+from gpurack.spec.model import Host
+from gpurack.spec.problems import InventoryError
+from gpurack.state.model import HostState, Probe
+from tests.given import SALT, host_state, models, running, spec
+
+ONE, OTHER = "1" * 64, "2" * 64
+IMAGE = "ghcr.io/ggml-org/llama.cpp:server-b7000"
+LOCKED = ModelLock(image=f"{IMAGE}@sha256:{ONE}", weights={"/w/a.gguf": ONE})
+ALPHA = models(alpha={})
+HUB = models(alpha={"engine": "tei", "version": "1.9", "weights": {"hf": "lab/tiny"}})
+FOLDER = "/var/lib/gpurack/weights/hf/lab--tiny@main"
+CE = ("docker-ce", "docker-ce-cli", "containerd.io", "docker-buildx-plugin", "docker-compose-plugin")
+
+
+def locked(host: Host, model: ModelLock = LOCKED, **said: Any) -> Host:
+    return host.locked(HostLock(models={"alpha": model}, **said))
+
+
+def settled(wanted: Host, **said: Any) -> HostState:
+    """The host on which alpha runs, from the lock's image, with the lock's weights."""
+    state = host_state(weights={"/w/a.gguf": 1, FOLDER: 1}, probes={"alpha": [200, '"alpha"']})
+    return replace(
+        state,
+        containers=(running(wanted, "alpha", state, image="sha256:id"),),
+        **{
+            "digests": {"sha256:id": (f"ghcr.io/ggml-org/llama.cpp@sha256:{ONE}",)},
+            "hashes": {"/w/a.gguf": ONE},
+            "images": {IMAGE: "sha256:id"},
+            **said,
+        },
+    )
+
+
+def plan(wanted: Host, state: HostState) -> ModelsPlan:
+    return plan_models(wanted, state, {}, SALT)
+
+
+def changes(found: ModelsPlan) -> list[str]:
+    return [str(change) for change in found.changes]
+
+
+# --- the file --------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_facts_are_the_same_text_and_come_back(tmp_path: Path) -> None:
+    host = HostLock(packages={"b": "5:28.5.2-1~x", "a": "1.20"}, models={"z": ModelLock(), "alpha": LOCKED}, driver="5")
+    other = HostLock(
+        packages={"a": "1.20", "b": "5:28.5.2-1~x"}, models={"alpha": LOCKED, "z": ModelLock()}, driver="5"
+    )
+    lock, path = Lock(hosts={"gpu2": host, "gpu1": HostLock()}), tmp_path / "lab.py"
+    assert text(lock, path) == text(Lock(hosts={"gpu1": HostLock(), "gpu2": other}), path)
+    (tmp_path / "lab.lock.yaml").write_text(text(lock, path))
+    assert read_lock(path) == read_lock(tmp_path / "lab.yaml") == lock
+    assert "a: '1.20'\n" in text(lock, path)
+
+
+def test_without_a_file_nothing_is_locked(tmp_path: Path) -> None:
+    assert read_lock(tmp_path / "lab.py") is None
+    assert with_lock({"gpu1": ALPHA}, None)["gpu1"].lock is None
+
+
+@pytest.mark.parametrize(
+    ("content", "where"),
+    [
+        ("hosts: [", "lab.lock.yaml: line 1"),
+        ("hosts: {gpu1: {packages: {a: 1.2}}}", "lab.lock.yaml hosts.gpu1.packages.a: input should be a valid string"),
+        ("hosts: {gpu1: {pakages: {}}}", "lab.lock.yaml hosts.gpu1.pakages: extra inputs are not permitted"),
+        ("hosts:\n  gpu1: {}\n  gpu1: {}", 'line 3, column 3: "gpu1" is there twice'),
+    ],
+    ids=["no YAML", "a number", "an unknown word", "twice after a merge"],
+)
+def test_a_lock_that_cannot_be_understood_is_a_sentence(tmp_path: Path, content: str, where: str) -> None:
+    (tmp_path / "lab.lock.yaml").write_text(content)
+    with pytest.raises(InventoryError, match="nothing was done") as raised:
+        read_lock(tmp_path / "lab.py")
+    assert where in str(raised.value)
+
+
+def test_facts_are_lines() -> None:
+    host = HostLock(driver="580", packages={"runc": "1"}, models={"alpha": LOCKED}, keys={"docker-ce": "AB"})
+    assert facts(host) == {
+        "driver": "580",
+        "packages runc": "1",
+        "keys docker-ce": "AB",
+        "alpha image": f"{IMAGE}@sha256:{ONE}",
+        "alpha weights /w/a.gguf": ONE,
+    }
+
+
+# --- packages --------------------------------------------------------------------------------------------------------
+
+
+def packages(names: tuple[str, ...], version: str, held: str = "") -> dict[str, str]:
+    return dict.fromkeys(names, f"{version}{held}")
+
+
+def test_dockers_packages_come_exactly_and_held() -> None:
+    exact = "5:28.5.2-1~debian.13~trixie"
+    wanted = spec().locked(HostLock(packages=packages(CE, exact)))
+    (step,) = (step for step in plan_docker(wanted, host_state(), True).steps if "install docker-ce" in step.reason)
+    assert isinstance(step, Shell)
+    assert step.reason == "install docker-ce 28.5.2"
+    assert all(f"{name}={exact}" in step.command for name in CE)
+    assert f"apt-mark hold {' '.join(CE)}" in step.command
+
+
+def test_another_packaging_of_the_same_version_is_drift() -> None:
+    wanted = spec({"docker": {"source": "distro"}}).locked(
+        HostLock(packages={"docker.io": "26.1.5+dfsg1-9", "containerd": "1.7.24-1"})
+    )
+    there = {"docker.io": "26.1.5+dfsg1-9 held", "docker-cli": "26 held", "docker-compose": "2 held"}
+    state = host_state(
+        packages={**there, "containerd": "1.7.25-1 held"}, units={"docker.service": "loaded active enabled"}
+    )
+    reasons = [step.reason for step in plan_docker(wanted, state, True).steps]
+    assert reasons[-1] == "containerd 1.7.25 → 1.7.24"
+    state = host_state(
+        packages={**there, "docker.io": "26.1.5+dfsg1-10 held", "containerd": "1.7.24-1 held"},
+        units={"docker.service": "loaded active enabled"},
+    )
+    reasons = [step.reason for step in plan_docker(wanted, state, True).steps]
+    assert reasons[-1] == "docker.io 26.1.5+dfsg1-10 → 26.1.5+dfsg1-9"
+
+
+def test_the_toolkit_comes_exactly_and_a_newer_one_goes_back() -> None:
+    wanted = spec().locked(HostLock(packages=packages(TOOLKIT_PACKAGES, "1.20.0-1")))
+    state = host_state(gpus=1, packages=packages(TOOLKIT_PACKAGES, "1.21.0-1"))
+    reasons = [step.reason for step in plan_toolkit(wanted, state).steps]
+    assert "NVIDIA Container Toolkit 1.21.0 → 1.20.0" in reasons
+    right = host_state(gpus=1, packages=packages(TOOLKIT_PACKAGES, "1.20.0-1"))
+    assert [step.reason for step in plan_toolkit(wanted, right).steps if "hold" in step.reason]
+
+
+# --- models ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_as_locked_is_kept() -> None:
+    wanted = locked(ALPHA)
+    assert changes(plan(wanted, settled(wanted))) == ["keep alpha"]
+
+
+def test_a_moved_tag_is_not_taken() -> None:
+    """The tag means another image on the host now: it is put right, and the container stays. Without the lock the model
+    would be made anew from it."""
+    moved = {"images": {IMAGE: "sha256:newer"}}
+    (change,) = changes(plan(locked(ALPHA), settled(ALPHA, **moved)))
+    assert change == f"check alpha: {IMAGE} is another image here than the lock's, which runs"
+    assert "image moved" in changes(plan(ALPHA, settled(ALPHA, **moved)))[0]
+
+
+def test_a_container_of_another_image_is_made_anew_from_the_locks() -> None:
+    state = settled(ALPHA, digests={"sha256:id": (f"ghcr.io/ggml-org/llama.cpp@sha256:{OTHER}",)})
+    found = plan(locked(ALPHA), state)
+    assert changes(found) == [
+        f"recreate alpha: image {IMAGE}: sha256:{OTHER[:12]} → sha256:{ONE[:12]}, which is the lock's"
+    ]
+    assert found.job
+    (entry,) = found.job["groups"][0]
+    assert (entry["image"], entry["digest"], entry["sha256"]) == (IMAGE, f"sha256:{ONE}", {"/w/a.gguf": ONE})
+
+
+def test_an_image_of_no_registry_is_not_the_locks() -> None:
+    assert "of no registry → " in changes(plan(locked(ALPHA), settled(ALPHA, digests={})))[0]
+
+
+def test_changed_weights_are_refused_and_nothing_happens_to_the_model() -> None:
+    found = plan(locked(ALPHA), settled(ALPHA, hashes={"/w/a.gguf": OTHER}))
+    assert found.errors == {
+        "alpha": f"/w/a.gguf is not what the lock says: its sha256 is {OTHER}, not {ONE}. To have the old one, "
+        "put it back; to take the new one, gpurack lock INVENTORY alpha --upgrade."
+    }
+    assert not found.changes
+
+
+def test_weights_that_nobody_has_read_since_they_changed_are_checked_on_the_host() -> None:
+    found = plan(locked(ALPHA), settled(ALPHA, hashes={}))
+    assert changes(found) == ["check alpha: its weights against the lock"]
+    assert found.job
+    assert found.job["groups"][0][0]["sha256"] == {"/w/a.gguf": ONE}
+
+
+def test_a_hubs_folder_of_another_commit_is_fetched_anew() -> None:
+    wanted = locked(HUB, ModelLock(commit="a" * 40, weights={f"{FOLDER}/x": ONE}))
+    state = settled(wanted, commits={FOLDER: "b" * 40}, hashes={f"{FOLDER}/x": OTHER})
+    found = plan(wanted, state)
+    assert changes(found) == [f"recreate alpha: weights: commit {'b' * 12} → {'a' * 12}, which is the lock's"]
+    assert found.job
+    fetch = found.job["groups"][0][0]["fetch"][0]
+    assert (fetch["commit"], fetch["sha256"]) == ("a" * 40, {f"{FOLDER}/x": ONE})
+
+
+def test_a_model_that_an_ollama_has_in_another_version_is_refused() -> None:
+    wanted = models(alpha={"engine": "ollama", "version": "0.33.0", "weights": None, "pull": ["qwen2.5:7b"]})
+    tags = json.dumps({"models": [{"name": "qwen2.5:7b", "digest": OTHER}]})
+    state = replace(settled(wanted), probes={"alpha": Probe(200, tags)})
+    assert observed(wanted, state).models["alpha"].ollama == {"qwen2.5:7b": OTHER}
+    found = plan(locked(wanted, ModelLock(ollama={"qwen2.5:7b": ONE})), state)
+    assert found.errors["alpha"].startswith(f"qwen2.5:7b is not what the lock says: its digest is {OTHER}, not {ONE}.")
+    assert not plan(locked(wanted, ModelLock(ollama={"qwen2.5:7b": OTHER})), state).errors
+
+
+# --- inventory against lock ------------------------------------------------------------------------------------------
+
+LOCK = HostLock(
+    packages={"docker-ce": "5:28.5.2-1~x", "nvidia-container-toolkit": "1.20.0-1"}, models={"alpha": LOCKED}
+)
+BASE: dict[str, Any] = {"models": {"alpha": {"port": 8000}}}
+
+
+@pytest.mark.parametrize(
+    ("over", "path", "sentence"),
+    [
+        ({"docker": {"version": "29.0.0"}}, "docker.version", "docker-ce 28.5.2, not 29.0.0"),
+        ({"docker": {"source": "distro"}}, "docker.source", "docker-ce, not distro"),
+        ({"nvidia": {"toolkit": "1.21.0"}}, "nvidia.toolkit", "nvidia-container-toolkit 1.20.0, not 1.21.0"),
+        (
+            {"models": {"alpha": {"version": "b7001"}}},
+            "models.alpha.version",
+            f"image {IMAGE}, not ghcr.io/ggml-org/llama.cpp:server-b7001",
+        ),
+        ({"models": {"alpha": {"weights": "/w/b.gguf"}}}, "models.alpha.weights", "/w/a.gguf, not /w/b.gguf"),
+        (
+            {"models": {"alpha": {"version": None, "image": f"{IMAGE}@sha256:{OTHER}"}}},
+            "models.alpha.image",
+            f"sha256:{ONE[:12]} for it",
+        ),
+    ],
+)
+def test_a_contradiction_names_the_command_that_moves_the_pin(over: dict[str, Any], path: str, sentence: str) -> None:
+    wanted = spec(BASE, over).locked(LOCK)
+    (problem,) = pins.contradictions({"gpu1": wanted}, Path("inv/lab.py"))
+    what = {"docker": "docker", "nvidia": "toolkit", "models": "alpha"}[path.partition(".")[0]]
+    assert problem.path == path
+    command = f"gpurack lock inv/lab.py {what} --upgrade"
+    assert problem.what == f"inv/lab.lock.yaml has {sentence}. To go by the inventory, move the pin: {command}"
+
+
+@pytest.mark.parametrize(
+    "over",
+    [
+        {},
+        {"docker": {"version": "28.5.2"}, "nvidia": {"toolkit": "1.20.0"}},
+        {"docker": {"source": "keep"}},
+        {"mirrors": {"ghcr.io": "mirror.lab/ghcr"}},
+        {"models": {"alpha": {"enabled": False, "version": "b7001"}}},
+        {"models": {"beta": {"port": 8001}}},
+    ],
+    ids=["nothing", "the same", "keep", "a mirror", "disabled", "a new model"],
+)
+def test_what_does_not_contradict(over: dict[str, Any]) -> None:
+    assert pins.contradictions({"gpu1": spec(BASE, over).locked(LOCK)}, Path("lab.py")) == []
+
+
+def test_a_commit_contradicts_and_a_branch_does_not() -> None:
+    for revision, wrong in (("main", False), ("27dcfa7", False), ("1234567", True)):
+        path = f"/var/lib/gpurack/weights/hf/a--b@{revision}/m"
+        lock = HostLock(models={"alpha": ModelLock(commit="27dcfa74d", weights={path: ONE})})
+        host = models(alpha={"engine": "tei", "version": "1.9", "weights": {"hf": "a/b", "revision": revision}})
+        found = [problem.path for problem in pins.contradictions({"gpu1": host.locked(lock)}, Path("lab.py"))]
+        assert found == (["models.alpha.weights.revision"] if wrong else [])
+
+
+def test_what_a_lock_does_not_know_is_a_warning() -> None:
+    fleet = {"gpu1": spec(BASE, {"models": {"beta": {"port": 8001}}}).locked(LOCK), "gpu2": ALPHA}
+    assert [str(problem) for problem in pins.unlocked(fleet)] == [
+        "gpu1 models.beta: is not in the lock yet.",
+        "gpu2: is not in the lock; gpurack lock writes it down.",
+    ]
+    assert pins.unlocked({"gpu2": ALPHA}) == []
+
+
+# --- what a host says ------------------------------------------------------------------------------------------------
+
+
+def test_what_is_really_there() -> None:
+    wanted = check_fleet(
+        {"gpu1": [{"defaults": {"engine": "llama.cpp", "version": "b7000", "weights": "/w/m-00001-of-00002.gguf"},
+                   "mirrors": {"ghcr.io": "mirror:5000/ghcr"}, "models": {"alpha": {"port": 1}, "beta": {"port": 2}}}]}
+    )["gpu1"]  # fmt: skip
+    state = host_state(
+        gpus=1,
+        packages={"docker-ce": "5:28.5.2-1", "runc": "1.1-1", "libnvidia-container1": "1.20.0-1 half", "curl": "8"},
+        files={"/etc/apt/keyrings/gpurack-docker-ce.asc": KEY, "/etc/apt/keyrings/gpurack-nvidia.asc": "no key"},
+    )
+    state = replace(
+        state,
+        containers=(running(wanted, "alpha", state, image="sha256:id"),),
+        digests={"sha256:id": (f"elsewhere/x@sha256:{OTHER}", f"mirror:5000/ghcr/ggml-org/llama.cpp@sha256:{ONE}")},
+        hashes={"/w/m-00001-of-00002.gguf": ONE, "/w/m-00002-of-00002.gguf": OTHER, "/w/other.gguf": ONE},
+    )
+    found = observed(wanted, state)
+    assert found == HostLock(
+        driver="580.159.04",
+        keys={"docker-ce": "9DC858229FC7DD38854AE2D88D81803C0EBFCD88"},
+        packages={"docker-ce": "5:28.5.2-1", "runc": "1.1-1"},
+        models={
+            "alpha": ModelLock(
+                image=f"{IMAGE}@sha256:{ONE}",
+                weights={"/w/m-00001-of-00002.gguf": ONE, "/w/m-00002-of-00002.gguf": OTHER},
+            )
+        },
+    )
+    assert missing(wanted, found) == ["beta"]
+
+
+def test_a_docker_that_is_kept_is_not_pinned() -> None:
+    state = host_state(packages={"docker-ce": "5:28.5.2-1"})
+    assert observed(spec({"docker": {"source": "keep"}}), state).packages == {}
+
+
+KEYS = Path(__file__).resolve().parents[2] / "files" / "keys"
+KEY = (KEYS / "docker.asc").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("docker", "9DC858229FC7DD38854AE2D88D81803C0EBFCD88"),
+        ("nvidia", "C95B321B61E88C1809C4F759DDCAE044F796ECB0"),
+    ],
+)
+def test_fingerprints_are_those_that_gpg_prints(name: str, published: str) -> None:
+    """`gpg --show-keys files/keys/NAME.asc` printed these; Docker's install guide has its own, too."""
+    assert fingerprint((KEYS / f"{name}.asc").read_text()) == published
+
+
+@pytest.mark.parametrize(
+    "wrong", ["", "no key", KEY[:200], KEY.replace("\n", "")], ids=["nothing", "text", "cut", "one line"]
+)
+def test_what_is_no_key(wrong: str) -> None:
+    with pytest.raises(ValueError, match="no armored OpenPGP key"):
+        fingerprint(wrong)

@@ -1,0 +1,258 @@
+"""Closed networks: a proxy for packages, Docker and downloads, and a private authority in the trust store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpurack import paths
+from gpurack.plan.docker import plan_docker
+from gpurack.plan.models import plan_models
+from gpurack.plan.network import certificates, plan_network
+from gpurack.plan.platforms import PLATFORMS
+from gpurack.plan.remove import plan_remove
+from gpurack.plan.steps import Shell, Step, WriteFile
+from gpurack.spec.model import Host
+from gpurack.spec.problems import InventoryError
+from gpurack.state.model import HostState
+from tests.given import SALT, host_state, spec
+
+TRIXIE = PLATFORMS["debian", "13"]
+RUNS = {"units": {"docker.service": "loaded active enabled"}, "packages": {"ca-certificates": "20250419"}}
+URL = "http://proxy.lab.example:3128"
+ONE = "-----BEGIN CERTIFICATE-----\nMIIBfake0ne=\n-----END CERTIFICATE-----\n"
+TWO = "-----BEGIN CERTIFICATE-----\nMIIBfakeTw0=\n-----END CERTIFICATE-----\n"
+
+
+@pytest.fixture
+def ca(tmp_path: Path) -> Path:
+    path = tmp_path / "lab-ca.pem"
+    path.write_text(f"Issuer: the lab\n{ONE}\n{TWO}")
+    return path
+
+
+def carried_out(steps: list[Step], **before: Any) -> HostState:
+    """The host after these steps, as far as files go."""
+    files = dict(before.pop("files", {}))
+    for step in steps:
+        if isinstance(step, WriteFile):
+            files[step.path] = step.content
+        elif isinstance(step, Shell):
+            words = step.command.split()
+            files = {path: text for path, text in files.items() if not (words[0] == "rm" and path in words)}
+            if paths.TRUSTED in step.command:
+                quoted = step.command.partition("printf %s ")[2].rpartition(" > ")[0]
+                files[paths.TRUSTED] = quoted.strip("'")
+    return host_state(files=files, **{**RUNS, **before})
+
+
+def of(host: Host, state: HostState) -> list[Step]:
+    return TRIXIE.packages.proxy(host.proxy, state) + plan_network(host, state, TRIXIE)
+
+
+def written(steps: list[Step]) -> dict[str, str]:
+    return {step.path: step.content for step in steps if isinstance(step, WriteFile)}
+
+
+# --- proxy -----------------------------------------------------------------------------------------------------------
+
+
+def test_apt_and_docker_get_it_and_docker_restarts() -> None:
+    wanted = spec({"proxy": {"url": URL, "no_proxy": ["mirror.lab.example", ".lab.example", "10.0.0.0/8"]}})
+    steps = of(wanted, host_state(**RUNS))
+    files = written(steps)
+    assert files[paths.APT_PROXY].splitlines() == [
+        "// Written by gpurack from the inventory.",
+        f'Acquire::http::Proxy "{URL}";',
+        f'Acquire::https::Proxy "{URL}";',
+        'Acquire::http::Proxy::mirror.lab.example "DIRECT";',
+        'Acquire::https::Proxy::mirror.lab.example "DIRECT";',
+    ]
+    assert files[paths.DOCKER_PROXY].splitlines() == [
+        "# Written by gpurack from the inventory.",
+        "[Service]",
+        f'Environment="HTTP_PROXY={URL}"',
+        f'Environment="HTTPS_PROXY={URL}"',
+        'Environment="NO_PROXY=localhost,127.0.0.1,::1,mirror.lab.example,.lab.example,10.0.0.0/8"',
+    ]
+    reasons = [step.reason for step in steps]
+    owed = "note that Docker must restart: its proxy or the certificates it trusts changed"
+    assert reasons == [f"proxy {URL} for apt", owed, f"proxy {URL} for Docker", "let systemd read it"]
+    assert of(wanted, carried_out(steps)) == []
+
+
+def test_where_docker_does_not_run_yet_no_restart_is_owed() -> None:
+    reasons = [step.reason for step in of(spec({"proxy": URL}), host_state(docker=""))]
+    assert reasons == [f"proxy {URL} for apt", f"proxy {URL} for Docker", "let systemd read it"]
+
+
+def test_what_is_taken_out_of_the_inventory_goes_from_the_host() -> None:
+    there = carried_out(of(spec({"proxy": URL}), host_state(**RUNS)))
+    steps = of(Host(), there)
+    assert [step.reason for step in steps] == [
+        "apt needs no proxy any more",
+        "note that Docker must restart: its proxy or the certificates it trusts changed",
+        "Docker needs no proxy any more",
+    ]
+    after = carried_out(steps, files={path: file.text for path, file in there.files.items()})
+    assert of(Host(), after) == []
+    assert not {paths.APT_PROXY, paths.DOCKER_PROXY} & set(after.files)
+
+
+def test_the_way_out_comes_before_whatever_needs_it() -> None:
+    plan = plan_docker(spec({"proxy": URL}), host_state(docker={}, audit=2), unattended=True)
+    assert [step.reason for step in plan.steps][:4] == [
+        f"proxy {URL} for apt", "finish an interrupted package installation", f"proxy {URL} for Docker",
+        "let systemd read it",
+    ]  # fmt: skip
+
+
+def test_a_docker_that_is_kept_gets_it_too() -> None:
+    wanted = spec({"proxy": URL, "docker": {"source": "keep"}})
+    plan = plan_docker(wanted, host_state(compose="2.40.3", **RUNS), unattended=True)
+    assert f"proxy {URL} for Docker" in [step.reason for step in plan.steps]
+
+
+def test_downloads_get_it_with_the_job() -> None:
+    entry = {"alpha": {"port": 8000, "weights": {"url": "http://w.example/a.gguf", "sha256": "0" * 64}}}
+    job = plan_models(spec({"proxy": URL, "models": entry}), host_state(), {}, SALT).job
+    assert job is not None
+    assert job["proxy"] == {"http_proxy": URL, "https_proxy": URL, "no_proxy": "localhost,127.0.0.1,::1"}
+    without = plan_models(spec({"models": entry}), host_state(), {}, SALT).job
+    assert without is not None
+    assert "proxy" not in without
+
+
+@pytest.mark.parametrize(
+    ("proxy", "sentence"),
+    [
+        ("http://ada:hunter2@proxy:3128", "credentials do not belong in an inventory, and apt, dnf and dockerd would"),
+        ({"url": "ada:hunter2@proxy:3128"}, "credentials do not belong"),
+        ("proxy:3128", '"proxy:3128" is not a proxy\'s URL; write "http://proxy.lab.example:3128".'),
+        ("http://proxy:3128/path", "is not a proxy's URL"),
+        ({"url": URL, "no_proxy": ["a b"]}, '"a b" is not one name, domain or address.'),
+        ({"url": URL, "no-proxy": []}, 'did you mean "no_proxy"?'),
+    ],
+)
+def test_what_is_no_proxy_is_refused_and_no_password_repeated(proxy: object, sentence: str) -> None:
+    with pytest.raises(InventoryError) as refused:
+        spec({"proxy": proxy})
+    assert sentence in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+
+
+# --- authority -------------------------------------------------------------------------------------------------------
+
+
+def test_each_certificate_is_a_file_of_its_own_and_the_store_is_made_anew(ca: Path) -> None:
+    wanted = spec({"ca": str(ca)})
+    steps = of(wanted, host_state(**RUNS))
+    files = written(steps)
+    assert sorted(files.values()) == sorted([ONE, TWO])
+    assert all(path.startswith("/usr/local/share/ca-certificates/gpurack-") for path in files)
+    assert [step.reason for step in steps] == [
+        "note that Docker must restart: its proxy or the certificates it trusts changed",
+        "certificate of the private authority",
+        "certificate of the private authority",
+        f"trust {ca}",
+    ]
+    assert isinstance(steps[-1], Shell)
+    assert steps[-1].command.startswith("update-ca-certificates && ")
+    assert of(wanted, carried_out(steps)) == []
+
+
+def test_a_run_that_was_killed_before_the_store_was_made_makes_it(ca: Path) -> None:
+    wanted = spec({"ca": str(ca)})
+    steps = of(wanted, host_state(**RUNS))
+    half = carried_out([step for step in steps if isinstance(step, WriteFile)])
+    assert [step.reason for step in of(wanted, half)][-1] == f"trust {ca}"
+
+
+def test_another_certificate_takes_the_place_of_the_old_one(ca: Path) -> None:
+    there = carried_out(of(spec({"ca": str(ca)}), host_state(**RUNS)))
+    (old,) = (path for path, file in there.files.items() if file.text == TWO)
+    ca.write_text(ONE)
+    steps = of(spec({"ca": str(ca)}), there)
+    assert written(steps) == {}
+    assert isinstance(steps[-1], Shell)
+    assert steps[-1].command.startswith(f"rm -f {old} && update-ca-certificates && ")
+
+
+def test_an_authority_taken_out_of_the_inventory_is_trusted_no_more(ca: Path) -> None:
+    there = carried_out(of(spec({"ca": str(ca)}), host_state(**RUNS)))
+    steps = of(Host(), there)
+    assert steps[-1].reason == "no private authority is trusted any more"
+    assert of(Host(), carried_out(steps)) == []
+
+
+def test_a_bare_host_gets_the_program_that_makes_the_store(ca: Path) -> None:
+    steps = certificates(spec({"ca": str(ca)}), host_state(), TRIXIE)
+    assert steps[0].reason == "install ca-certificates"
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "cannot be read: No such file or directory."),
+        ("-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----\n", "holds no certificate"),
+        (b"\x30\x82\x01\xff\xfe", "is not text; write it as PEM: openssl x509 -inform der"),
+    ],
+)
+def test_what_is_no_certificate_is_refused(tmp_path: Path, content: str | bytes | None, sentence: str) -> None:
+    path = tmp_path / "ca.pem"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InventoryError) as refused:
+        spec({"ca": str(path)})
+    assert sentence in str(refused.value)
+
+
+# --- away again ------------------------------------------------------------------------------------------------------
+
+
+def test_removing_everything_removes_both(ca: Path) -> None:
+    there = carried_out(of(spec({"ca": str(ca), "proxy": URL}), host_state(**RUNS)))
+    reasons = [step.reason for step in plan_remove(there, "all").steps]
+    expected = {
+        "apt needs no proxy any more", "Docker needs no proxy any more", "no private authority is trusted any more",
+    }  # fmt: skip
+    assert expected <= set(reasons)
+    assert not expected & {step.reason for step in plan_remove(there, "models").steps}
+
+
+# --- dnf and yum -----------------------------------------------------------------------------------------------------
+
+ROCKY = PLATFORMS["rocky", "9"]
+CONF = "[main]\ngpgcheck=1\nproxy = http://old.example:8080\nbest=True\n"
+
+
+def dnf_conf(wanted: Host, text: str, **said: Any) -> str:
+    """dnf.conf after a run."""
+    path = said.pop("path", paths.DNF_CONF)
+    steps = ROCKY.packages.proxy(wanted.proxy, host_state(os="rocky 9", files={path: text}, **said))
+    return written(steps).get(path, text)
+
+
+def test_dnf_has_it_in_its_main_section_and_the_admins_line_stands_aside() -> None:
+    text = dnf_conf(spec({"proxy": URL}), CONF)
+    assert text == (
+        f"[main]\n# by gpurack: the inventory's proxy\nproxy={URL}\ngpgcheck=1\n"
+        "# set aside by gpurack: proxy = http://old.example:8080\nbest=True\n"
+    )
+    assert dnf_conf(spec({"proxy": URL}), text) == text
+    assert dnf_conf(spec({"proxy": "http://other:1"}), text) == text.replace(URL, "http://other:1")
+    assert dnf_conf(Host(), text) == CONF
+
+
+def test_a_dnf_conf_without_a_proxy_is_not_touched_and_an_empty_one_gets_its_section() -> None:
+    assert dnf_conf(Host(), CONF) == CONF
+    assert dnf_conf(spec({"proxy": URL}), "") == f"[main]\n# by gpurack: the inventory's proxy\nproxy={URL}\n"
+
+
+def test_the_red_hat_family_has_a_trust_store_of_its_own(ca: Path) -> None:
+    steps = certificates(spec({"ca": str(ca)}), host_state(os="rocky 9", **RUNS), ROCKY)
+    assert all(path.startswith("/etc/pki/ca-trust/source/anchors/gpurack-") for path in written(steps))
+    assert isinstance(steps[-1], Shell)
+    assert steps[-1].command.startswith("update-ca-trust && ")

@@ -1,0 +1,85 @@
+"""NVIDIA's driver: compared with the inventory's, its packages held, and let go again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gpurack import paths
+from gpurack.plan import apt
+from gpurack.plan.models import plan_models
+from gpurack.plan.nvidia_driver import driver_holds, other_driver
+from gpurack.plan.nvidia_toolkit import plan_toolkit
+from gpurack.plan.steps import WriteFile
+from gpurack.spec.model import Host
+from gpurack.state.model import HostState
+from tests.given import SALT, host_state, spec
+
+LOADED = "580.159.04"
+PACKAGES = {
+    "nvidia-driver-580-server": f"{LOADED}-0ubuntu0.24.04.1",
+    "libnvidia-compute-580-server": f"{LOADED}-0ubuntu0.24.04.1",
+    "cuda-drivers": f"{LOADED}-1",
+    "nvidia-container-toolkit": "1.20.0-1",
+    "nvidia-prime": "0.8.17",
+}
+MINE = ["cuda-drivers", "libnvidia-compute-580-server", "nvidia-driver-580-server"]
+
+
+def wanted(driver: str | None) -> Host:
+    models = {"alpha": {"gpus": [0], "port": 8000}, "cpu": {"gpus": [], "port": 8001}}
+    return spec({"nvidia": {"driver": driver} if driver else {}, "models": models})
+
+
+def found(**said: Any) -> HostState:
+    return host_state(**{"gpus": 2, "packages": PACKAGES, "weights": {"/w/a.gguf": 1}, **said})
+
+
+@pytest.mark.parametrize("driver", [LOADED, "580.159", "580", None])
+def test_the_driver_that_is_there_is_nobodys_business(driver: str | None) -> None:
+    assert other_driver(wanted(driver), found()) is None
+
+
+@pytest.mark.parametrize("driver", ["580.95.05", "58", "590.10.01"])
+def test_another_one_is_named_and_the_models_are_served_all_the_same(driver: str) -> None:
+    host, state = wanted(driver), found()
+    plan = plan_models(host, state, {}, SALT)
+    assert plan.errors == {
+        "driver": f"the host runs NVIDIA's driver {LOADED}, the inventory wants {driver}. gpurack installs no drivers: "
+        "install it and reboot, or correct nvidia.driver. The models are served all the same."
+    }
+    assert sorted(change.model for change in plan.changes) == ["alpha", "cpu"]
+    assert plan_toolkit(host, state, models_follow=True).errors == ()
+    assert plan_toolkit(host, state).errors == (plan.errors["driver"],)
+    assert driver_holds(host, state, apt) == []
+
+
+def test_one_that_waits_for_a_reboot_is_named() -> None:
+    newer = {name: version.replace(LOADED, "580.200.01") for name, version in PACKAGES.items() if LOADED in version}
+    sentence = other_driver(wanted("580.200.01"), found(packages=newer))
+    assert sentence is not None
+    assert "580.200.01 is installed and waits for a reboot." in sentence
+
+
+def test_its_packages_are_held_and_no_others() -> None:
+    note, hold = driver_holds(wanted(LOADED), found(), apt)
+    assert note == WriteFile(
+        "note which packages of the driver are held", paths.DRIVER_HELD, "".join(f"{n}\n" for n in MINE)
+    )
+    assert hold.reason == f"hold {', '.join(MINE)}"
+    held = {name: f"{version} held" if name in MINE else version for name, version in PACKAGES.items()}
+    assert driver_holds(wanted(LOADED), found(packages=held), apt) == []
+
+
+def test_only_what_gpurack_held_is_let_go() -> None:
+    held = {name: f"{version} held" for name, version in PACKAGES.items()}
+    state = found(packages=held, files={paths.DRIVER_HELD: "cuda-drivers\ngone-since\n"})
+    assert [step.reason for step in driver_holds(wanted(None), state, apt)] == [
+        "no longer hold cuda-drivers", "forget that the driver was held",
+    ]  # fmt: skip
+    assert driver_holds(wanted(None), found(packages=held), apt) == []
+
+
+def test_a_driver_that_no_package_brought_is_only_compared() -> None:
+    assert driver_holds(wanted(LOADED), found(packages={}), apt) == []

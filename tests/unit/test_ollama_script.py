@@ -1,0 +1,160 @@
+"""files/ollama.py on a host, against a server that speaks ollama's API (ollama 0.33: docs/api.md, server/routes.go)."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from tests.unit.host_programs import load
+
+LIBRARY = ("qwen2.5:7b", "all-minilm:latest", "m:5000/library/qwen2.5:7b")
+
+
+class Server(BaseHTTPRequestHandler):
+    """As much of it as is needed; what is unknown is refused as it refuses it."""
+
+    there: set[str]
+    calls: list[tuple[str, Any]]
+
+    def answer(self, status: int, *lines: Any) -> None:
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write("".join(f"{json.dumps(line)}\n" for line in lines).encode())
+
+    def body(self) -> Any:
+        data = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.calls.append((self.path, data))
+        return data
+
+    def do_GET(self) -> None:
+        self.answer(200, {"models": [{"name": name, "digest": f"of-{name}"} for name in sorted(self.there)] or None})
+
+    def do_POST(self) -> None:
+        data = self.body()
+        if self.path == "/api/pull":
+            if data["model"] not in LIBRARY:
+                self.answer(200, {"status": "pulling manifest"}, {"error": "pull model manifest: file does not exist"})
+                return
+            self.there.add(data["model"])
+            self.answer(
+                200,
+                {"status": "pulling manifest"},
+                {"status": "pulling 0123", "digest": "sha256:0123", "total": 4000, "completed": 1000},
+                {"status": "pulling 0123", "digest": "sha256:0123", "total": 4000, "completed": 4000},
+                {"status": "success"},
+            )
+        elif self.path == "/api/copy":
+            self.there.add(data["destination"])
+            self.answer(200)
+        elif data["model"] not in self.there:
+            self.answer(404, {"error": f"model '{data['model']}' not found"})
+        elif self.path == "/api/generate" and "minilm" in data["model"]:
+            self.answer(400, {"error": '"all-minilm" does not support generate'})
+        elif "large" in data["model"]:
+            self.answer(500, {"error": "model requires more system memory (8.2 GiB) than is available (3.0 GiB)"})
+        elif self.path in ("/api/generate", "/api/embed"):
+            self.answer(200, {"model": data["model"], "done": True})
+        else:
+            self.answer(404)
+
+    def do_DELETE(self) -> None:
+        self.there.discard(self.body()["model"])
+        self.answer(200)
+
+    def log_message(self, *arguments: Any) -> None:
+        """Silent."""
+
+
+@pytest.fixture
+def server() -> Iterator[type[Server]]:
+    class Mine(Server):
+        there, calls = set(), []
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Mine) as running:
+        Mine.url = f"http://127.0.0.1:{running.server_address[1]}/api/tags"  # type: ignore[attr-defined]
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield Mine
+        running.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def ollama() -> Any:
+    module = load("ollama")
+    module.clock = lambda seconds: "0:00"
+    return module
+
+
+def entry(server: Any, *names: str, **sources: str) -> dict[str, Any]:
+    pull = [{"name": name, "from": sources.get("source", name), "insecure": False} for name in names]
+    return {"name": "ollama", "url": server.url, "pull": pull}
+
+
+def test_what_is_listed_is_pulled_and_answers(ollama: Any, server: Any, capsys: Any) -> None:
+    server.there.add("qwen2.5:7b")
+    ollama.settle(entry(server, "qwen2.5:7b", "all-minilm:latest"), False)
+    assert capsys.readouterr().out == "ollama: pulled all-minilm:latest in 0:00\n"
+    assert [path for path, _ in server.calls] == ["/api/pull", "/api/generate", "/api/generate", "/api/embed"]
+    assert server.calls[1][1]["options"] == {"num_predict": 1}
+
+
+def test_what_was_pulled_is_held_against_the_lock(ollama: Any, server: Any) -> None:
+    right = {**entry(server, "qwen2.5:7b"), "ollama": {"qwen2.5:7b": "of-qwen2.5:7b", "not-there-any-more": "x"}}
+    ollama.settle(right, False)
+    with pytest.raises(ollama.Failure) as raised:
+        ollama.settle({**right, "ollama": {"qwen2.5:7b": "older"}}, False)
+    assert str(raised.value) == (
+        "qwen2.5:7b is not what the lock says: its digest is of-qwen2.5:7b, not older. Pull it from where the old one "
+        "still is, or take the new one: gpurack lock INVENTORY ollama --upgrade."
+    )
+
+
+def test_through_a_mirror_it_gets_the_name_that_people_use(ollama: Any, server: Any) -> None:
+    ollama.settle(entry(server, "qwen2.5:7b", source="m:5000/library/qwen2.5:7b"), False)
+    assert server.there == {"qwen2.5:7b"}
+
+
+def test_others_go_only_where_that_was_asked_for(ollama: Any, server: Any, capsys: Any) -> None:
+    server.there |= {"qwen2.5:7b", "llama2:13b"}
+    ollama.settle(entry(server, "qwen2.5:7b"), False)
+    assert server.there == {"qwen2.5:7b", "llama2:13b"}
+    ollama.settle(entry(server, "qwen2.5:7b"), True)
+    assert server.there == {"qwen2.5:7b"}
+    assert capsys.readouterr().out == "ollama: removed llama2:13b\n"
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        (
+            ["qwen9:7b"],
+            "qwen9:7b cannot be pulled: pull model manifest: file does not exist. Correct pull: the name and tag as "
+            "ollama's library has them",
+        ),
+        (
+            ["large:70b"],
+            "large:70b does not answer: model requires more system memory (8.2 GiB) than is available (3.0 GiB)",
+        ),
+    ],
+)
+def test_what_fails_is_a_sentence(ollama: Any, server: Any, names: list[str], sentence: str) -> None:
+    server.there.add("large:70b")
+    with pytest.raises(ollama.Failure) as error:
+        ollama.settle(entry(server, *names), False)
+    assert str(error.value) == sentence
+
+
+def test_no_way_to_the_library_names_the_mirror(ollama: Any) -> None:
+    said = ollama.refusal("a:1", "a:1", 'pull model manifest: Get "https://registry.ollama.ai/v2/": no such host')
+    assert said.endswith('Where the host reaches no library, name a mirror: mirrors: {"registry.ollama.ai": …}')
+
+
+def test_a_server_that_is_gone_is_a_sentence(ollama: Any) -> None:
+    with pytest.raises(ollama.Failure, match=r"^ollama does not answer GET /api/tags: .*refused"):
+        ollama.settle({"name": "o", "url": "http://127.0.0.1:1/api/tags", "pull": []}, False)

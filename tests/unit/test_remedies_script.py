@@ -1,0 +1,34 @@
+"""files/remedies.py on a host: an engine's last words, and what helps."""
+
+import pytest
+
+from tests.unit.host_programs import load
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "helps"),
+    [
+        (1, "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 40.00 GiB.", "It does not fit its cards"),
+        (1, "ValueError: No available memory for the cache blocks.", "It does not fit its cards"),
+        (1, "ValueError: Free memory on device cuda:0 (2.00/23.49 GiB) on startup is less than desired GPU memory "
+            "utilization (0.92, 21.61 GiB).", "a smaller context"),
+        (1, "ggml_backend_cuda_buffer_type_alloc_buffer: cudaMalloc failed: out of memory", "another one"),
+        (1, "ValueError: World size (4) is larger than the number of available GPUs (2) in this node.", "correct gpus"),
+        (1, "ValueError: Total number of attention heads (28) must be divisible by tensor parallel size (3).",
+         "another number of gpus"),
+        (1, "Runtime compute cap 80 is not compatible with compile time compute cap 89", "let version choose"),
+        (1, "ValueError: User-specified max_model_len (8192) is greater than the derived max_model_len (512)",
+         "lower context"),
+        (2, "vllm serve: error: unrecognized arguments: --no-such-flag", "correct args"),
+        (1, "ValueError: Invalid repository ID or local directory specified: '/weights/x'.", "whether weights names"),
+        (1, "RuntimeError: Insufficient space in /dev/shm for shared-memory allocation", "shm_size"),
+        (137, "Loading weights: 40 %", "killed, as the kernel does"),
+        (137, "CUDA out of memory", "It does not fit its cards"),
+        (1, "Traceback (most recent call last):\n  Segmentation fault", ""),
+    ],
+)  # fmt: skip
+def test_what_helps(code: int, said: str, helps: str) -> None:
+    found = load("remedies").remedy(code, said)
+    assert helps in found
+    assert bool(found) == bool(helps)
+    assert not found or (found.startswith(" ") and found.endswith("."))

@@ -1,0 +1,533 @@
+"""Rootless Docker for users: what is planned for a host and its users, and what their models mean for the rest."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpurack import paths
+from gpurack.plan import access, compose, hook_config, subordinate_ids, weights
+from gpurack.plan.daemon_json import RUNTIME, Apply
+from gpurack.plan.models import plan_models
+from gpurack.plan.nvidia_toolkit import no_cgroups
+from gpurack.plan.remove import plan_remove
+from gpurack.plan.rootless import (
+    DROP_IN,
+    HOOK_CONFIG,
+    SYSCTL_FILE,
+    TMPFILES,
+    SetUp,
+    not_ready,
+    plan_rootless,
+    unusable,
+    wanted_files,
+)
+from gpurack.plan.steps import Plan
+from gpurack.spec.fleet import check_fleet
+from gpurack.spec.model import Host
+from gpurack.spec.problems import InventoryError
+from gpurack.state.model import HostState, Kernel, Unit, User
+from tests.given import SALT, container, docker_info, file, host_state, package, running, spec, uuid
+
+RANGES = ("ada:165536:65536", "bob:231072:65536")
+PROGRAMS = ("uidmap", "slirp4netns", "dbus-user-session", "acl", "docker-ce-rootless-extras")
+KERNEL = Kernel(subuids=RANGES, subgids=RANGES, folders=frozenset(paths.CDI_FOLDERS))
+DAEMON_JSON = json.dumps({"log-driver": "local", "runtimes": {"nvidia": RUNTIME}})
+BOTH: dict[str, Any] = {"docker": {"rootless": {"ada": {}, "bob": {}}}}
+
+
+def user(uid: int, name: str, **said: Any) -> User:
+    """A user whose rootless Docker is as it should be."""
+    whole = User(
+        uid, uid, f"/home/{name}", linger=True, manager=True, unit=Unit("loaded", "active", "enabled"),
+        folder=("711", 0), acl=f"user::rwx user:{uid}:r-x group::--- mask::r-x other::---",
+        sees=frozenset(paths.CDI_FOLDERS), docker=docker_info(LiveRestoreEnabled=False),
+    )  # fmt: skip
+    return replace(whole, **said)
+
+
+def host(wanted: Host, **said: Any) -> HostState:
+    """A host on which nothing is to do for ada and bob; said: what is another way, as fields of HostState."""
+    drop_in = wanted_files(wanted, host_state(gpus=2))[DROP_IN]
+    state = host_state(
+        gpus=2,
+        packages=dict.fromkeys(PROGRAMS, "1"),
+        files={
+            TMPFILES: "d /etc/cdi 0755 root root -\nd /run/cdi 0755 root root -\n",
+            paths.DOCKERD_ROOTLESS: (Path(__file__).parents[2] / "files/dockerd-rootless").read_text(),
+            **{f"/home/{name}/{DROP_IN}": str(drop_in) for name in ("ada", "bob")},
+            **{f"/home/{name}/.config/docker/daemon.json": DAEMON_JSON for name in ("ada", "bob")},
+        },
+    )
+    state = replace(state, kernel=KERNEL, users={"ada": user(1001, "ada"), "bob": user(1002, "bob")})
+    return replace(state, **said)
+
+
+def plan(wanted: Host, state: HostState, unattended: bool = True, **options: Any) -> Plan:
+    return plan_rootless(wanted, state, unattended, **options)
+
+
+def with_ada(state: HostState, **said: Any) -> HostState:
+    return replace(state, users={**state.users, "ada": replace(state.users["ada"], **said)})
+
+
+def without(state: HostState, path: str) -> HostState:
+    return replace(state, files={name: found for name, found in state.files.items() if name != path})
+
+
+def with_files(state: HostState, **files: Any) -> HostState:
+    return replace(state, files={**state.files, **{path: file(text) for path, text in files.items()}})
+
+
+def reasons(found: Plan) -> list[str]:
+    return [step.reason for step in found.steps]
+
+
+# --- what is to do ---------------------------------------------------------------------------------------------------
+
+
+def test_nothing_where_nobody_is_named() -> None:
+    assert plan(spec(), host_state(gpus=2)).nothing
+
+
+def test_a_host_that_is_right_needs_nothing() -> None:
+    wanted = spec(BOTH)
+    assert plan(wanted, host(wanted)).nothing
+
+
+def test_a_bare_host_gets_all_of_it_and_the_restart_comes_last() -> None:
+    wanted = spec({"docker": {"rootless": {"ada": {}}}})
+    bare = replace(host_state(gpus=1), users={"ada": User(1001, 1001, "/home/ada")}, kernel=Kernel())
+    found = plan(wanted, bare)
+    assert reasons(found) == [
+        "install uidmap, slirp4netns, dbus-user-session, acl",
+        "folders of CDI specs at every boot",
+        "make the folders of CDI specs",
+        "what shows CDI specs to rootless daemons",
+        "subordinate ids of ada: 100000:65536",
+        "let ada's units run from boot on (linger)",
+        "folder of ada's Compose project",
+        "folder of ada's weights, closed to others",
+        "rootless Docker for ada",
+        'ada\'s Docker: log-driver: "local", runtimes.nvidia (restart)',
+    ]
+    *_, set_up, apply = found.steps
+    assert isinstance(set_up, SetUp)
+    assert isinstance(apply, Apply)
+    assert (apply.action, apply.configure_runtime, apply.live_restore) == ("restart", True, False)
+    assert apply.become.startswith("setpriv --reuid 1001 --regid 1001 --init-groups env -i HOME=/home/ada USER=ada ")
+
+
+def test_a_host_without_cards_gets_nothing_of_nvidias() -> None:
+    wanted = spec({"docker": {"rootless": {"ada": {}}}})
+    bare = replace(host_state(), users={"ada": User(1001, 1001, "/home/ada")}, kernel=KERNEL)
+    assert not [reason for reason in reasons(plan(wanted, bare)) if "CDI" in reason or "nvidia" in reason]
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"linger": False}, ["let ada's units run from boot on (linger)"]),
+        ({"folder": None}, ["folder of ada's Compose project"]),
+        ({"folder": ("755", 0)}, ["folder of ada's Compose project"]),
+        ({"acl": "user::rwx group::r-x other::r-x"}, ["folder of ada's weights, closed to others"]),
+        ({"sees": frozenset({"/etc/cdi"})}, ["ada's Docker: dockerd does not see the CDI specs (restart)"]),
+        (
+            {"docker": docker_info("26.1.5", LiveRestoreEnabled=False)},
+            ["ada's Docker: dockerd is still 26.1.5 (restart)"],
+        ),
+        (
+            {"docker": docker_info(LiveRestoreEnabled=False, Runtimes={"runc": {}})},
+            ["ada's Docker: dockerd does not know runtime nvidia yet (restart)"],
+        ),
+        (
+            {"unit": Unit("loaded", "failed", "enabled")},
+            ["rootless Docker for ada (is not complete)", "ada's Docker: restart (restart)"],
+        ),
+    ],
+)
+def test_what_is_wrong_with_one_user_is_mended_for_that_user(said: dict[str, Any], expected: list[str]) -> None:
+    wanted = spec(BOTH)
+    assert reasons(plan(wanted, with_ada(host(wanted), **said))) == expected
+
+
+def test_a_run_that_was_killed_is_carried_on() -> None:
+    """The mark that the set-up left wants it done again, for it may not have come to its end."""
+    wanted = spec(BOTH)
+    state = with_files(host(wanted), **{"/run/user/1001/gpurack-docker-restart": "restart\n"})
+    assert reasons(plan(wanted, state)) == [
+        "rootless Docker for ada (is not complete)",
+        "ada's Docker: it must still take up an earlier change (restart)",
+    ]
+
+
+@pytest.mark.parametrize("name", ["kernel/unprivileged_userns_clone", "user/max_user_namespaces"])
+def test_user_namespaces_are_allowed_where_the_kernel_forbids_them(name: str) -> None:
+    wanted = spec(BOTH)
+    state = replace(host(wanted), kernel=replace(KERNEL, sysctls={name: "0"}))
+    write, load = plan(wanted, state).steps
+    assert f"{name.replace('/', '.')} = " in write.content  # type: ignore[attr-defined]
+    assert load.command == f"sysctl -q -p {SYSCTL_FILE}"  # type: ignore[attr-defined]
+    assert plan(wanted, replace(host(wanted), kernel=replace(KERNEL, sysctls={name: "1"}))).nothing
+
+
+@pytest.mark.parametrize(("restricted", "profile", "steps"), [("1", False, 1), ("1", True, 0), ("0", False, 0)])
+def test_apparmor_gets_a_profile_where_it_is_needed(restricted: str, profile: bool, steps: int) -> None:
+    wanted = spec(BOTH)
+    sysctls = {"kernel/apparmor_restrict_unprivileged_userns": restricted}
+    state = replace(host(wanted), kernel=replace(KERNEL, sysctls=sysctls, rootlesskit_profile=profile))
+    assert len(plan(wanted, state).steps) == steps
+
+
+def test_the_distributions_docker_needs_rootlesskit_and_a_kept_one_nothing() -> None:
+    for source, missing in (("distro", "rootlesskit"), ("keep", None)):
+        wanted = spec(BOTH, {"docker": {"source": source}})
+        assert reasons(plan(wanted, host(wanted))) == ([f"install {missing}"] if missing else [])
+
+
+# --- daemon.json -----------------------------------------------------------------------------------------------------
+
+
+def test_where_images_come_from_holds_for_users_too_and_their_own_words_win() -> None:
+    registries = {"insecure-registries": ["reg:5000"], "registry-mirrors": ["http://m"], "debug": True}
+    own = {"registry-mirrors": ["http://mine"], "data-root": "/data/ada", "log-driver": None}
+    wanted = spec({"docker": {"daemon": registries, "rootless": {"ada": {"daemon": own}, "bob": {}}}})
+    found = [step for step in plan(wanted, host(wanted)).steps if isinstance(step, Apply)]
+    assert [step.patch for step in found] == [
+        {"insecure-registries": ["reg:5000"], **own},
+        {"insecure-registries": ["reg:5000"], "registry-mirrors": ["http://m"]},
+    ]
+    assert "/data/ada for ada's Docker" in reasons(plan(wanted, host(wanted)))
+
+
+def test_a_daemon_json_that_is_none_is_left_and_said() -> None:
+    wanted = spec(BOTH)
+    found = plan(wanted, with_files(host(wanted), **{"/home/ada/.config/docker/daemon.json": "{,}"}))
+    assert found.steps == ()
+    assert found.errors[0].startswith("/home/ada/.config/docker/daemon.json is not JSON")
+
+
+@pytest.mark.parametrize(("whose", "refused"), [("ada", True), ("bob", False), ("", False)])
+def test_only_containers_of_the_same_daemon_keep_it_from_restarting(whose: str, refused: bool) -> None:
+    wanted = spec(BOTH)
+    state = with_ada(host(wanted), sees=frozenset())
+    found = plan(wanted, replace(state, containers=(container("jupyter", user=whose),)))
+    assert bool(found.errors) is refused
+    if refused:
+        assert "containers that are not gpurack's: jupyter" in found.errors[0]
+
+
+# --- who can have one ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda state: replace(state, users={}), "the user ada does not exist on the host. gpurack makes no accounts"),
+        (lambda state: with_ada(state, uid=0), "ada is root, whose Docker is the host's own"),
+        (
+            lambda state: replace(state, kernel=replace(KERNEL, subuids=("ada:1:10",))),
+            "ada has fewer than 65536 subordinate ids in /etc/subuid",
+        ),
+        (
+            lambda state: replace(state, kernel=replace(KERNEL, subgids=("ada:165536:65536", "eve:200000:65536"))),
+            "the subordinate ids of ada in /etc/subgid overlap those of eve",
+        ),
+    ],
+)
+def test_a_user_who_can_have_none_is_a_sentence_and_the_others_get_theirs(change: Any, sentence: str) -> None:
+    wanted = spec({"docker": {"rootless": {"ada": {}}}}, {"models": {"beta": {"user": "ada", "port": 1234}}})
+    state = change(host(wanted))
+    (error,) = plan(wanted, state).errors
+    assert error.startswith(sentence)
+    assert unusable("ada", state) == not_ready("ada", state) == error
+    assert plan(wanted, state, models_follow=True).nothing, "the models say it"
+    state = replace(state, weights={"/w/a.gguf": 1})
+    assert plan_models(wanted, state, {}, SALT, down={"ada": error}).errors == {"beta": error}
+
+
+def test_a_daemon_that_does_not_answer_and_one_that_is_not_there() -> None:
+    state = host(spec(BOTH))
+    assert not_ready("ada", state) is None
+    assert str(not_ready("ada", with_ada(state, docker={}))).startswith("the rootless Docker of ada does not answer.")
+    bare = with_ada(state, docker={}, unit=Unit())
+    assert str(not_ready("ada", bare)).startswith("ada has no rootless Docker yet; run deploys/gpu_host.py")
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 10**5)), max_size=12), st.sets(st.integers(0, 10**6)))
+def test_granted_ids_overlap_nobodys(taken: list[tuple[int, int]], uids: set[int]) -> None:
+    start = subordinate_ids.free_ids([f"u{index}:{begin}:{n}" for index, (begin, n) in enumerate(taken)], uids)
+    mine = range(start, start + subordinate_ids.IDS)
+    assert start >= subordinate_ids.FIRST_ID
+    assert not [uid for uid in uids if uid in mine]
+    assert not [begin for begin, n in taken if begin < mine.stop and mine.start < begin + n]
+
+
+def test_two_users_without_ids_get_different_ones_and_a_file_without_its_last_newline_stays_whole(
+    tmp_path: Path,
+) -> None:
+    wanted = spec(BOTH)
+    state = replace(host(wanted), kernel=replace(KERNEL, subuids=(), subgids=("ada:100000:65536",)))
+    ada, bob = plan(wanted, state).steps
+    assert (ada.reason, bob.reason) == ("subordinate ids of ada: 165536:65536", "subordinate ids of bob: 231072:65536")
+    (tmp_path / "subuid").write_text("lab:100000:65536")
+    command = bob.command.replace("/etc/", f"{tmp_path}/")  # type: ignore[attr-defined]
+    for _ in range(2):
+        subprocess.run(["sh", "-c", command], check=True)
+    assert (tmp_path / "subuid").read_text() == "lab:100000:65536\nbob:231072:65536\n"
+    assert (tmp_path / "subgid").read_text() == "bob:231072:65536\n"
+
+
+# --- cards -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("word", "docker", "toolkit", "expected"),
+    [
+        ("auto", "28.5.2", "1.20.0-1", "cdi"),
+        ("auto", "", "", "cdi"),
+        ("auto", "24.0.9", "1.20.0-1", "runtime"),
+        ("auto", "28.5.2", "1.14.6-1", "runtime"),
+        ("runtime", "28.5.2", "1.20.0-1", "runtime"),
+        ("gpus", "28.5.2", "1.20.0-1", "gpus"),
+        ("cdi", "28.5.2", "1.20.0-1", "cdi"),
+    ],
+)
+def test_how_cards_are_given(word: str, docker: str, toolkit: str, expected: str) -> None:
+    wanted = spec({"nvidia": {"access": word}, "models": {"alpha": {"gpus": [0], "port": 8000}}})
+    state = host_state(gpus=1, docker=docker)
+    if toolkit:
+        state = replace(state, packages={"nvidia-container-toolkit-base": package(toolkit)})
+    assert access.access(wanted, state) == expected
+    data = compose.service("alpha", wanted, state, (uuid(0),))
+    assert data.get("runtime") == ("nvidia" if expected == "runtime" else None)
+    if expected == "runtime":
+        assert data["environment"]["NVIDIA_VISIBLE_DEVICES"] == uuid(0)
+    else:
+        driver, name = ("cdi", f"nvidia.com/gpu={uuid(0)}") if expected == "cdi" else ("nvidia", uuid(0))
+        reserved = data["deploy"]["resources"]["reservations"]["devices"]
+        assert reserved == [{"driver": driver, "device_ids": [name], "capabilities": ["gpu"]}]
+
+
+def test_another_access_recreates_and_says_so() -> None:
+    words = {"models": {"alpha": {"gpus": [0], "port": 8000}}}
+    state = replace(host_state(gpus=1), weights={"/w/a.gguf": 1})
+    state = replace(state, containers=(running(spec(words), "alpha", state, (uuid(0),)),))
+    found = plan_models(spec(words, {"nvidia": {"access": "runtime"}}), state, {}, SALT)
+    assert [str(change) for change in found.changes] == ["recreate alpha: nvidia.access cdi → runtime"]
+
+
+def test_cdi_that_cannot_be_had_is_refused() -> None:
+    wanted = spec({"nvidia": {"access": "cdi"}, "models": {"alpha": {"gpus": [0], "port": 8000}}})
+    state = replace(host_state(gpus=1, docker="24.0.9"), weights={"/w/a.gguf": 1})
+    (error,) = plan_models(wanted, state, {}, SALT).errors.values()
+    assert error.startswith("nvidia.access is cdi, but Docker 24.0.9 has no CDI")
+
+
+@pytest.mark.parametrize(
+    ("nvidia", "toolkit", "own"),
+    [
+        ({}, "1.20.0-1", False),
+        ({"access": "runtime"}, "1.20.0-1", False),
+        ({"access": "runtime"}, "1.17.9-1", True),
+        ({"access": "gpus"}, "1.20.0-1", True),
+        ({"access": "gpus", "no_cgroups": "system"}, "1.20.0-1", False),
+    ],
+)
+def test_the_hook_gets_a_configuration_of_the_users_own(nvidia: Any, toolkit: str, own: bool) -> None:
+    system = "# ours\n[nvidia-container-cli]\n#no-cgroups = false\n"
+    state = host_state(gpus=1, packages={"nvidia-container-toolkit-base": toolkit}, files={paths.HOOK_CONFIG: system})
+    wanted = spec({"nvidia": nvidia})
+    files = wanted_files(wanted, state)
+    assert files[HOOK_CONFIG] == ("# ours\n[nvidia-container-cli]\nno-cgroups = true\n" if own else None)
+    assert ("XDG_CONFIG_HOME=%h/.config" in str(files[DROP_IN])) is own
+    for_all = nvidia.get("no_cgroups") == "system"
+    assert [step.reason for step in no_cgroups(wanted, state)] == (
+        [f"no-cgroups in {paths.HOOK_CONFIG}, for the whole host"] if for_all else []
+    )
+
+
+REST = "# a comment\ndisable-require = false\n\n"
+CLI = "[nvidia-container-cli]  # mine\nload-kmods = true\n"
+NEXT = '\n[nvidia-container-runtime]\nlog-level = "info"\n'
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (f"{REST}{CLI}#no-cgroups = false\n{NEXT}", f"{REST}{CLI}no-cgroups = true\n{NEXT}"),
+        (f"{REST}{CLI}no-cgroups = false # why\n{NEXT}", f"{REST}{CLI}no-cgroups = true # why\n{NEXT}"),
+        (
+            f"{REST}{CLI}{NEXT}",
+            f"{REST}[nvidia-container-cli]  # mine\nno-cgroups = true\nload-kmods = true\n{NEXT}",
+        ),
+        (REST, f"{REST}[nvidia-container-cli]\nno-cgroups = true\n"),
+        ("", "[nvidia-container-cli]\nno-cgroups = true\n"),
+        (f"{NEXT}#no-cgroups = false\n", f"{NEXT}#no-cgroups = false\n[nvidia-container-cli]\nno-cgroups = true\n"),
+    ],
+)
+def test_no_cgroups_changes_one_line_and_nothing_the_second_time(before: str, after: str) -> None:
+    assert hook_config.without_cgroups(before) == after
+    assert hook_config.without_cgroups(after) == after
+
+
+def test_what_nvidias_own_tool_makes_of_its_default_is_the_same() -> None:
+    """The recorded files of the real nvidia-ctk, before and after `--set nvidia-container-cli.no-cgroups`."""
+    fixtures = Path(__file__).parents[1] / "testbed/toolkit/conformance/fixtures"
+    before, after = ((fixtures / f"config.{name}.toml").read_text() for name in ("default", "nocgroups"))
+    assert hook_config.without_cgroups(before) == after
+
+
+# --- models ----------------------------------------------------------------------------------------------------------
+
+
+def in_docker_of(name: str | None, **over: Any) -> Host:
+    return spec(BOTH, {"models": {"alpha": {"port": 8000, "user": name, **over}}})
+
+
+def settled(wanted: Host, where: str) -> HostState:
+    state = replace(host(wanted), weights={"/w/a.gguf": 1})
+    return replace(state, containers=(running(wanted, "alpha", state, user=where),))
+
+
+def jobs(found: Any) -> dict[str, Any]:
+    assert found.job
+    return dict(found.job)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "reason"),
+    [(None, "ada", "user – → ada"), ("ada", "bob", "user ada → bob"), ("ada", None, "user ada → –")],
+)
+def test_a_model_moves_from_one_docker_to_another(before: str | None, after: str | None, reason: str) -> None:
+    state = settled(in_docker_of(before), before or "")
+    found = plan_models(in_docker_of(after), state, {}, SALT)
+    assert [str(change) for change in found.changes] == [f"recreate alpha: {reason}"]
+    (entry,) = jobs(found)["groups"][0]
+    assert (entry["from"], entry["user"]) == (before or "", after or "")
+    services = {user: list(project["services"]) for user, project in jobs(found)["projects"].items()}
+    assert services == {"": [], before or "": [], after or "": ["alpha"]}
+
+
+def test_cards_and_ports_change_hands_between_daemons_in_one_group() -> None:
+    """One ledger for all daemons: ada's model makes room for bob's, and they are one group."""
+    words = {"alpha": {"port": 8000, "gpus": [0], "user": "ada"}, "beta": {"port": 8001, "gpus": [1], "user": "bob"}}
+    swapped = {**words, "alpha": {**words["alpha"], "gpus": [1]}, "beta": {**words["beta"], "gpus": [0]}}
+    old, new = spec(BOTH, {"models": words}), spec(BOTH, {"models": swapped})
+    state = replace(host(old), weights={"/w/a.gguf": 1})
+    held = [running(old, "alpha", state, (uuid(0),), user="ada"), running(old, "beta", state, (uuid(1),), user="bob")]
+    (group,) = jobs(plan_models(new, replace(state, containers=tuple(held)), {}, SALT))["groups"]
+    assert [(entry["name"], entry["from"], entry["user"]) for entry in group] == [
+        ("alpha", "ada", "ada"),
+        ("beta", "bob", "bob"),
+    ]
+
+
+def test_a_key_is_its_readers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPURACK_TEST_KEY", "x")
+    wanted = in_docker_of("ada", api_key={"env": "GPURACK_TEST_KEY"})
+    state = replace(host(wanted), weights={"/w/a.gguf": 1})
+    path = "/var/lib/gpurack/users/ada/secrets/alpha/api_key"
+    secrets = {"alpha": {"api_key": "sk-one"}}
+    first = plan_models(wanted, state, secrets, SALT)
+    assert path in jobs(first)["projects"]["ada"]["services"]["alpha"]["secrets"]["alpha_api_key"]
+    text = compose.document({"alpha": compose.labelled("alpha", wanted, state, (), compose.definition(
+        "alpha", wanted, state, (), secrets["alpha"], SALT))}, "ada")  # fmt: skip
+    box = running(wanted, "alpha", state, user="ada", secrets=secrets["alpha"])
+    there = with_files(replace(state, containers=(box,)), **{paths.compose_file("ada"): text})
+    for owner, job in ((1001, False), (0, True), (1002, True)):
+        found = plan_models(wanted, replace(there, secrets={path: ("400", owner)}), secrets, SALT)
+        assert bool(found.job) is job, owner
+
+
+def test_fetched_weights_lie_where_only_the_user_gets_to() -> None:
+    url = {"url": "http://w/a.gguf", "sha256": "ab" * 32}
+    for name, folder in ((None, ""), ("ada", "/users/ada")):
+        wanted = in_docker_of(name, weights=url)
+        path = weights.host_path(wanted, wanted.models["alpha"])
+        assert path.startswith(f"/var/lib/gpurack/weights{folder}/abab")
+    wanted = in_docker_of("ada")
+    assert weights.host_path(wanted, wanted.models["alpha"]) == "/w/a.gguf"
+
+
+def test_weights_that_the_user_may_not_read_are_said() -> None:
+    wanted = in_docker_of("ada")
+    state = with_ada(replace(host(wanted), weights={"/w/a.gguf": 1}), unreadable=frozenset({"/w/a.gguf"}))
+    assert plan_models(wanted, state, {}, SALT).errors["alpha"].startswith("weights /w/a.gguf may not be read by ada")
+
+
+def test_a_name_is_taken_only_in_the_same_docker() -> None:
+    wanted = in_docker_of("ada")
+    state = replace(host(wanted), weights={"/w/a.gguf": 1})
+    for whose, taken in (("", False), ("bob", False), ("ada", True)):
+        found = plan_models(wanted, replace(state, containers=(container("alpha", user=whose),)), {}, SALT)
+        assert bool(found.errors) is taken, whose
+
+
+# --- the inventory ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "path", "what"),
+    [
+        ({"models": {"a1": {"user": "eve"}}}, "models.a1.user", "eve has no rootless Docker on this host"),
+        ({"models": {"a1": {"user": "ada", "port": 80}}}, "models.a1.port", "80 is for root alone"),
+        ({"docker": {"rootless": {"root": {}}}}, "docker.rootless.root", "root's Docker is the host's own"),
+        ({"docker": {"rootless": {"../x": {}}}}, "docker.rootless.../x", "is not a user's name"),
+        (
+            {"docker": {"rootless": {"ada": {"daemon": {"features": []}}}}},
+            "docker.rootless.ada.daemon",
+            "features should be a map",
+        ),
+        (
+            {"nvidia": {"access": "gpus", "no_cgroups": "system"}, "models": {"a1": {"gpus": [0]}}},
+            "nvidia.no_cgroups",
+            "would take the cards from a1",
+        ),
+    ],
+)
+def test_what_an_inventory_cannot_say(data: Mapping[str, Any], path: str, what: str) -> None:
+    common = {"docker": {"rootless": {"ada": {}}}}
+    defaults = {"defaults": {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf", "port": 8000}}
+    with pytest.raises(InventoryError) as error:
+        check_fleet({"gpu1": [common, defaults, data]})
+    (problem,) = error.value.problems
+    assert problem.path == path
+    assert what in problem.what
+
+
+def test_null_takes_a_key_out_of_a_users_daemon_json() -> None:
+    wanted = spec({"docker": {"rootless": {"ada": {"daemon": {"log-driver": None}}}}})
+    assert wanted.docker.rootless["ada"].daemon == {"log-driver": None}
+
+
+# --- taken away ------------------------------------------------------------------------------------------------------
+
+
+def test_remove_covers_users_and_all_ends_their_daemons_but_no_data() -> None:
+    wanted = in_docker_of("ada")
+    state = settled(wanted, "ada")
+    found = plan_remove(state, "models")
+    assert reasons(found) == [
+        "remove alpha of ada", "remove the project's network of ada", "remove compose.yaml, secrets and the runner",
+    ]  # fmt: skip
+    everything = plan_remove(state, "all")
+    assert [reason for reason in reasons(everything) if "rootless" in reason] == [
+        "remove the set-up of ada's rootless Docker; its data stays",
+        "remove the set-up of bob's rootless Docker; its data stays",
+        "remove docker-ce-rootless-extras",
+        "remove what rootless Docker needed of the host",
+    ]
+    commands = " ".join(str(vars(step)) for step in everything.steps)
+    assert "weights" not in commands
+    assert ".local/share/docker" not in commands
+    foreign = replace(state, containers=(*state.containers, container("jupyter", user="bob")))
+    assert plan_remove(foreign, "all").errors[0].endswith("run in it: jupyter.")

@@ -1,0 +1,66 @@
+"""SELinux and firewalld: what is told to the admin, who decides; nothing is relabelled, opened or switched off."""
+
+from typing import Any
+
+import pytest
+
+from gpurack.plan.docker import plan_docker
+from gpurack.plan.models import plan_models
+from gpurack.spec.model import Docker, Host
+from gpurack.state.model import HostState
+from gpurack.state.parse import labels
+from tests.given import docker_info, host_state, models
+
+WEIGHTS = "/data/models/alpha.gguf"
+CONFINED = docker_info(SecurityOptions=["name=seccomp,profile=builtin", "name=selinux"])
+
+
+def rocky(label: str | None, info: Any = CONFINED, **over: Any) -> HostState:
+    found = {"os": "rocky 9", "weights": {WEIGHTS: 3_000_000}, "labels": {WEIGHTS: label} if label else {}}
+    return host_state(**{**found, "docker": info, **over})
+
+
+def errors(label: str | None, info: Any = CONFINED, **fields: Any) -> dict[str, str]:
+    wanted = models(alpha={"weights": WEIGHTS, "gpus": [], **fields})
+    return dict(plan_models(wanted, rocky(label, info), {}, "5a" * 16).errors)
+
+
+def test_weights_that_a_confined_container_may_not_read_are_named_with_the_label_to_give() -> None:
+    assert errors("user_home_t") == {
+        "alpha": f"Docker confines containers by SELinux here (selinux-enabled), and the weights {WEIGHTS} are "
+        "labelled user_home_t, which they may not read. Label them: semanage fcontext -a -t container_ro_file_t "
+        f"'{WEIGHTS}(/.*)?' && restorecon -R {WEIGHTS}; or write compose: "
+        '{"security_opt": ["label=disable"]} for this model.'
+    }
+
+
+@pytest.mark.parametrize("label", ["container_file_t", "container_ro_file_t", "usr_t", "nfs_t"])
+def test_readable_labels(label: str) -> None:
+    assert errors(label) == {}
+
+
+def test_nothing_is_asked_where_docker_or_the_host_does_not_confine() -> None:
+    assert errors("user_home_t", docker_info(SecurityOptions=["name=seccomp,profile=builtin"])) == {}
+    assert errors("user_home_t", docker_info()) == {}
+    assert errors(None) == {}
+    assert errors("user_home_t", compose={"security_opt": ["label=disable"]}) == {}
+
+
+def test_no_mount_is_relabelled() -> None:
+    wanted = models(alpha={"weights": WEIGHTS, "gpus": []})
+    plan = plan_models(wanted, rocky("container_file_t"), {}, "5a" * 16)
+    assert plan.job
+    assert "selinux" not in str(plan.job)
+
+
+def test_labels_of_the_look() -> None:
+    assert labels([f"unconfined_u:object_r:user_home_t:s0|{WEIGHTS}", "?|/x"]) == {WEIGHTS: "user_home_t"}
+
+
+@pytest.mark.parametrize(("unit", "note"), [("loaded active enabled", True), ("loaded inactive disabled", False)])
+def test_firewalld_is_mentioned_when_docker_comes(unit: str, note: bool) -> None:
+    state = rocky(None, "", units={"firewalld.service": unit})
+    plan = plan_docker(Host(docker=Docker()), state, True)
+    reason = next(step.reason for step in plan.steps if step.reason.startswith("install docker-ce"))
+    assert ("firewalld runs: published ports go through Docker's own zone" in reason) is note
+    assert not any("firewall" in getattr(step, "command", "") for step in plan.steps)

@@ -1,0 +1,268 @@
+"""Services in a host's plan: what they connect to, in what order they start, their files, and other hosts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import pytest
+
+from gpurack import paths
+from gpurack.handout import offers
+from gpurack.plan import compose, neighbours
+from gpurack.plan.models import ModelsPlan, plan_models
+from gpurack.spec.fleet import check_fleet
+from gpurack.spec.model import Host
+from gpurack.spec.problems import InventoryError
+from gpurack.spec.secrets import read_secrets
+from gpurack.state.model import HostState
+from gpurack.state.snapshot import script
+from tests.given import SALT, host_state, running
+
+MODEL: dict[str, Any] = {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf"}
+GATEWAY: dict[str, Any] = {"engine": "litellm", "version": "1.109.1", "port": 4000, "connects_to": "all"}
+CHAT: dict[str, Any] = {"engine": "open-webui", "version": "0.12.4", "port": 3000, "connects_to": ["gateway"]}
+KEYS = {"WORKER": "sk-worker", "ALICE": "sk-alice", "BOB": "sk-bob", "PAGE": "sk-page"}
+
+
+@pytest.fixture(autouse=True)
+def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+
+
+def key(name: str) -> dict[str, str]:
+    return {"env": name}
+
+
+def lab(**gateway: Any) -> dict[str, Host]:
+    """Two hosts: gateway and page on gpu1, a keyed model on each."""
+    return check_fleet(
+        {
+            "gpu1": [
+                {
+                    "models": {"near": {**MODEL, "port": 8000, "api_key": key("WORKER")}},
+                    "services": {"chat": CHAT, "gateway": {**GATEWAY, "keys": {"chat": key("PAGE")}, **gateway}},
+                }
+            ],
+            "gpu2": [{"models": {"far": {**MODEL, "port": 8000, "bind": "lan", "api_key": key("WORKER")}}}],
+        }
+    )
+
+
+def plan(host: Host, **said: Any) -> ModelsPlan:
+    return plan_models(host, host_state(**{"weights": {"/w/a.gguf": 1}, **said}), read_secrets(host), SALT)
+
+
+def as_it_runs(host: Host, **said: Any) -> HostState:
+    """The host when all of it runs, but for compose.yaml and the runner."""
+    bare = host_state(**said)
+    secrets = read_secrets(host)
+    return host_state(
+        **said,
+        weights={"/w/a.gguf": 1},
+        containers=[running(host, name, bare, secrets=secrets.get(name, {})) for name in host.entries],
+        probes={name: [200, '"near"'] for name in host.entries},
+    )
+
+
+def reasons(host: Host, state: HostState) -> dict[str, list[str]]:
+    found = plan_models(host, state, read_secrets(host), SALT)
+    return {change.model: list(change.reasons) for change in found.changes if change.action != "keep"}
+
+
+def test_services_start_after_what_they_connect_to_on_their_host() -> None:
+    found = plan(lab()["gpu1"])
+    assert found.job
+    entries = {model["name"]: model for group in found.job["groups"] for model in group}
+    assert {name: model.get("after") for name, model in entries.items()} == {
+        "near": None, "gateway": ["near"], "chat": ["gateway"],
+    }  # fmt: skip
+    assert entries["gateway"]["url"] == "http://127.0.0.1:4000/health/readiness"
+
+
+def test_in_one_group_models_come_before_gateways_and_gateways_before_pages() -> None:
+    """They share a port with each other's predecessors, so they stop and start together."""
+    host = lab()["gpu1"]
+    moved = check_fleet(
+        {"gpu1": [{"models": {"near": {**MODEL, "port": 3000}},
+                   "services": {"chat": {**CHAT, "port": 4000}, "gateway": {**GATEWAY, "port": 8000}}}]}
+    )["gpu1"]  # fmt: skip
+    found = plan_models(moved, as_it_runs(host), read_secrets(moved), SALT)
+    assert found.job
+    assert [[model["name"] for model in group] for group in found.job["groups"]] == [["near", "gateway", "chat"]]
+
+
+def test_the_files_of_a_gateway() -> None:
+    """The keys of the models behind it, of people only the sums, all in its own folder."""
+    found = plan(lab(keys={"alice": key("ALICE"), "chat": key("PAGE")})["gpu1"])
+    assert found.job
+    project = found.job["projects"][""]
+    files = project["files"]["gateway"]
+    assert files["upstream_key_0"] == files["upstream_key_1"] == "sk-worker\n"
+    sums = {
+        who: hashlib.sha256(KEYS[name].encode()).hexdigest() for who, name in (("alice", "ALICE"), ("chat", "PAGE"))
+    }
+    assert json.loads(files["keys"]) == sums
+    assert set(files) == {"upstream_key_0", "upstream_key_1", "keys", "litellm.yaml", "gateway.py"}
+    assert project["files"]["chat"] == {"upstream_key_0": "sk-page\n"}
+    rest = json.dumps({**found.job, "projects": {"": {k: v for k, v in project.items() if k != "files"}}})
+    assert not any(value in rest for value in KEYS.values())
+    for file in files:
+        assert f'"{paths.container_file("", "gateway", file)}"' in "".join(
+            project["services"]["gateway"]["secrets"].values()
+        )
+
+
+def test_unchanged_services_are_left_alone() -> None:
+    host = lab()["gpu1"]
+    assert reasons(host, as_it_runs(host, names={"gpu2": "10.0.0.9"})) == {}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "why"),
+    [
+        ({"alice": "ALICE"}, {}, "keys.alice removed"),
+        ({}, {"alice": "ALICE"}, "keys.alice added"),
+        ({"alice": "ALICE"}, {"alice": "BOB"}, "keys.alice changed"),
+    ],
+)
+def test_a_persons_key_is_taken_up_by_the_gateway_alone(
+    before: dict[str, str], after: dict[str, str], why: str
+) -> None:
+    old, new = (
+        lab(keys={"chat": key("PAGE"), **{who: key(name) for who, name in people.items()}})["gpu1"]
+        for people in (before, after)
+    )
+    assert reasons(new, as_it_runs(old)) == {"gateway": [why]}
+
+
+def test_the_key_of_a_model_behind_it_is_taken_up_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = as_it_runs(lab()["gpu1"])
+    monkeypatch.setenv("WORKER", "sk-rotated")
+    assert reasons(lab()["gpu1"], state) == {
+        "near": ["api_key changed"],
+        "gateway": ["upstream_keys.far on gpu2 changed", "upstream_keys.near changed"],
+    }
+
+
+def test_another_model_is_said_as_such() -> None:
+    state, fleet = as_it_runs(lab()["gpu1"]), lab(connects_to=["near"])
+    assert reasons(fleet["gpu1"], state)["gateway"][0] == 'connects_to ["near", "far on gpu2"] → ["near"]'
+
+
+def test_removed_services_go() -> None:
+    found = plan_models(check_fleet({"gpu1": [{"models": {}}]})["gpu1"], as_it_runs(lab()["gpu1"]), {}, SALT)
+    assert {change.model: change.action for change in found.changes} == dict.fromkeys(
+        ("near", "gateway", "chat"), "remove"
+    )
+
+
+def test_a_gateway_behind_a_gateway_stands_for_its_models() -> None:
+    """So models of another host can stay on loopback; the first gateway has the key of the second."""
+    door = {**GATEWAY, "bind": "lan", "api_key": key("PAGE")}
+    fleet = check_fleet(
+        {
+            "gpu1": [{"services": {"gateway": {**GATEWAY, "connects_to": ["door"]}}}],
+            "gpu2": [{"models": {"far": {**MODEL, "port": 8000, "served_name": "qwen"}}, "services": {"door": door}}],
+        }
+    )
+    config = compose.of_engine("gateway", fleet["gpu1"], host_state(), ()).files["/etc/gpurack/litellm.yaml"]
+    assert "model_name: qwen\n" in config
+    assert "api_base: http://gpu2:4000/v1\n" in config
+    assert read_secrets(fleet["gpu1"]) == {"gateway": {"upstream_key_0": "sk-page"}}
+    shown = check_fleet(
+        {
+            "gpu1": [{"services": {"gateway": {**GATEWAY, "bind": "lan", "connects_to": ["door"]}}}],
+            "gpu2": [{"models": {"far": {**MODEL, "port": 8000, "served_name": "qwen"}}, "services": {"door": door}}],
+        }
+    )
+    assert [(one.name, one.address) for one in offers(shown, {})] == [("qwen", "http://gpu1:4000/v1")]
+
+
+# --- other hosts -----------------------------------------------------------------------------------------------------
+
+
+def test_a_container_knows_other_hosts_as_its_host_does() -> None:
+    host = lab()["gpu1"]
+    state = host_state(names={"gpu2": "10.0.0.9"})
+    assert compose.service("gateway", host, state, ())["extra_hosts"] == ["gpu2:10.0.0.9"]
+    assert "extra_hosts" not in compose.service("chat", host, state, ())
+    moved = as_it_runs(host, names={"gpu2": "10.0.0.8"})
+    assert reasons(host, moved) == {}
+    changed = as_it_runs(host, names={"gpu2": "10.0.0.9"})
+    assert reasons(host, host_state(**{**vars_of(changed), "names": {"gpu2": "10.0.0.8"}})) == {
+        "gateway": ["hosts.gpu2 10.0.0.9 → 10.0.0.8"]
+    }
+    assert reasons(host, host_state(**{**vars_of(changed), "names": {}})) == {}, (
+        "a name server that is down moves nothing"
+    )
+
+
+def vars_of(state: HostState) -> dict[str, Any]:
+    return {
+        "weights": state.weights, "containers": state.containers,
+        "probes": {name: [probe.status, probe.body] for name, probe in state.probes.items()},
+    }  # fmt: skip
+
+
+def test_the_look_asks_for_what_lies_on_other_hosts() -> None:
+    host = lab()["gpu1"]
+    assert neighbours.names(host) == ["gpu2"]
+    asked = "gateway|1|/etc/gpurack/secrets/gateway/upstream_key_1|http://gpu2:8000/v1/models"
+    assert neighbours.questions(host) == [asked]
+    assert f"UPSTREAMS='{asked}'\n" in script(host)
+    assert list(neighbours.far(lab()["gpu2"])) == []
+
+
+def test_what_does_not_answer_is_said_of_services_that_run() -> None:
+    host = lab()["gpu1"]
+    why = {("gateway", 1): "Connection refused"}
+    assert neighbours.unreached("gateway", host, host_state(upstreams=why)) == []
+    up = as_it_runs(host, upstreams=why)
+    assert neighbours.unreached("gateway", host, up) == ["far on gpu2 (Connection refused)"]
+    assert neighbours.unreached("gateway", host, as_it_runs(host, upstreams={("gateway", 1): ""})) == []
+
+
+# --- what cannot be --------------------------------------------------------------------------------------------------
+
+
+def refused(gpu1: dict[str, Any], **others: dict[str, Any]) -> list[str]:
+    with pytest.raises(InventoryError) as error:
+        check_fleet({"gpu1": [gpu1], **{name: [data] for name, data in others.items()}})
+    return [str(problem) for problem in error.value.problems]
+
+
+def test_a_loopback_bound_model_of_another_host_is_refused() -> None:
+    assert refused(
+        {"services": {"gateway": {**GATEWAY, "connects_to": ["far"]}}},
+        gpu2={"models": {"far": {**MODEL, "port": 8000}}},
+    ) == [
+        'gpu1 services.gateway.connects_to: far on gpu2 is bound to loopback, so gpu1 cannot reach it; give it bind: '
+        '"lan".'
+    ]  # fmt: skip
+
+
+def test_a_page_needs_a_key_of_its_own_where_everybody_has_one() -> None:
+    models = {"near": {**MODEL, "port": 8000}}
+    gateway = {**GATEWAY, "keys": {"alice": key("ALICE")}}
+    assert refused({"models": models, "services": {"gateway": gateway, "chat": CHAT}}) == [
+        'gpu1 services.chat.connects_to: gateway has keys, but none for chat; add "chat" to its keys, or give it an '
+        "api_key."
+    ]
+
+
+def test_two_people_have_two_keys() -> None:
+    gateway = {**GATEWAY, "keys": {"alice": key("ALICE"), "bob": key("ALICE")}}
+    assert refused({"models": {"near": {**MODEL, "port": 8000}}, "services": {"gateway": gateway}}) == [
+        "gpu1 services.gateway.keys.bob: is the same key as keys.alice; who has the one would still come in when the "
+        "other is taken away."
+    ]
+
+
+def test_keys_belong_to_gateways() -> None:
+    assert refused({"models": {"near": {**MODEL, "port": 8000, "keys": {"alice": key("ALICE")}}}}) == [
+        "gpu1 models.near.keys: means nothing to llama.cpp: people's keys are litellm's, the first account is "
+        "open-webui's; put a gateway before it, or give api_key."
+    ]

@@ -1,0 +1,142 @@
+"""`gpurack lock --upgrade`: which pins move, and to what."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from gpurack.locking.ask import PARTS, RUN
+from gpurack.locking.upgrade import News, names_of_packages, questions, upgraded, wrong_words
+from gpurack.plan.platforms import TOOLKIT_PACKAGES
+from gpurack.resources import read_text
+from gpurack.spec.lock import HostLock, ModelLock
+from gpurack.spec.model import Host
+from tests.given import host_state, models, spec
+
+IMAGE = "ghcr.io/ggml-org/llama.cpp:server"
+OLD = HostLock(
+    driver="1",
+    packages={"docker-ce": "5:28.0.0-1", **dict.fromkeys(TOOLKIT_PACKAGES, "1.19.1-1")},
+    models={
+        "alpha": ModelLock(image=f"{IMAGE}-b7000@sha256:aa", weights={"/w/a.gguf": "11"}),
+        "gone": ModelLock(image="x@sha256:bb"),
+    },
+)
+SEEN = HostLock(driver="2", models={"alpha": ModelLock(image=f"{IMAGE}-b7000@sha256:aa", weights={"/w/a.gguf": "22"})})
+NEWS = News(
+    packages={
+        "docker-ce": ["5:29.0.0-1", "5:28.5.2-2", "5:28.5.2-1"],
+        **{name: ["1.21.0-1", "1.20.0-1"] for name in TOOLKIT_PACKAGES},
+        "libnvidia-container1": ["1.20.0-1"],
+    },
+    images={"alpha": f"{IMAGE}-b7001@sha256:cc"},
+)
+ALPHA = models(alpha={"version": "b7001"})
+
+
+def upgrade(*what: str, wanted: Host = ALPHA, news: News = NEWS, old: HostLock = OLD) -> HostLock:
+    """As if every question had been asked that `what` needs, and the others, too."""
+    asked = {name: have for name, have in news.packages.items() if name in names_of_packages(what, wanted, STATE, old)}
+    return upgraded(what, wanted, STATE, old, SEEN, replace(news, packages=asked))
+
+
+STATE = host_state(gpus=1)
+
+
+def test_docker_alone() -> None:
+    assert upgrade("docker") == OLD.model_copy(update={"packages": {**OLD.packages, "docker-ce": "5:29.0.0-1"}})
+
+
+def test_no_further_than_the_inventory_allows() -> None:
+    wanted = spec({"docker": {"version": "28.5.2"}, "models": {"alpha": {"port": 1}}})
+    assert upgrade("docker", wanted=wanted).packages["docker-ce"] == "5:28.5.2-2"
+
+
+def test_the_toolkits_four_go_together() -> None:
+    """One of them is not there at the newest version yet."""
+    assert {upgrade("toolkit").packages[name] for name in TOOLKIT_PACKAGES} == {"1.20.0-1"}
+
+
+def test_what_cannot_be_asked_stays() -> None:
+    assert upgrade("docker", news=News(errors=("no network",))) == OLD
+
+
+def test_a_model_its_image_and_its_weights() -> None:
+    found = upgrade("alpha")
+    assert found.models["alpha"] == ModelLock(image=f"{IMAGE}-b7001@sha256:cc", weights={"/w/a.gguf": "22"})
+    assert (found.models["gone"], found.packages, found.driver) == (OLD.models["gone"], OLD.packages, "1")
+
+
+@pytest.mark.parametrize(
+    ("what", "image", "weights"),
+    [("images", f"{IMAGE}-b7001@sha256:cc", "11"), ("weights", f"{IMAGE}-b7000@sha256:aa", "22")],
+)
+def test_images_and_weights_apart(what: str, image: str, weights: str) -> None:
+    assert upgrade(what).models["alpha"] == ModelLock(image=image, weights={"/w/a.gguf": weights})
+
+
+def test_everything() -> None:
+    found = upgrade()
+    assert sorted(found.models) == ["alpha"], "what the inventory has no more goes"
+    assert (found.driver, found.packages["docker-ce"]) == ("2", "5:29.0.0-1")
+
+
+def test_of_another_commit_no_sha256_is_known_yet() -> None:
+    path = "/var/lib/gpurack/weights/hf/a--b@main/x"
+    wanted = models(alpha={"engine": "tei", "version": "1.9", "weights": {"hf": "a/b"}})
+    before = ModelLock(commit="1", weights={path: "11"})
+    old, seen = HostLock(models={"alpha": before}), HostLock(models={"alpha": before})
+    moved = upgraded(["weights"], wanted, STATE, old, seen, News(commits={"alpha": "2"}))
+    assert moved.models["alpha"] == ModelLock(commit="2")
+    assert upgraded(["weights"], wanted, STATE, old, seen, News(commits={"alpha": "1"})) == old
+
+
+def test_a_new_model_is_pinned_before_it_runs() -> None:
+    sha256 = "5" * 64
+    wanted = models(beta={"weights": {"url": "http://w/b.gguf", "sha256": sha256}})
+    found = upgraded(["beta"], wanted, STATE, OLD, SEEN, News(images={"beta": f"{IMAGE}@sha256:dd"}))
+    path = f"/var/lib/gpurack/weights/{sha256[:16]}-b.gguf"
+    assert found.models["beta"] == ModelLock(image=f"{IMAGE}@sha256:dd", weights={path: sha256})
+
+
+def test_what_a_host_is_asked() -> None:
+    wanted = spec(
+        {"mirrors": {"ghcr.io": "m:5000"}, "models": {
+            "alpha": {"port": 1, "gpus": [0]},
+            "beta": {"port": 2, "engine": "tei", "version": "1.9", "weights": {"hf": "a/b"}},
+            "off": {"port": 3, "enabled": False},
+        }}
+    )  # fmt: skip
+    asked = questions([], wanted, STATE)
+    assert asked["images"][0] == {
+        "name": "alpha",
+        "user": "",
+        "image": "m:5000/ggml-org/llama.cpp:server-cuda-b7000",
+        "reference": "ghcr.io/ggml-org/llama.cpp:server-cuda-b7000",
+    }
+    assert [one["name"] for one in asked["images"]] == ["alpha", "beta"]
+    assert [one["fetch"]["repo"] for one in asked["hubs"]] == ["a/b"]
+    assert questions(["alpha"], wanted, STATE)["hubs"] == questions(["docker"], wanted, STATE)["images"] == []
+
+
+def test_unknown_words_are_named() -> None:
+    assert wrong_words(["docker", "alpha"], {"gpu1": ALPHA}) == []
+    assert wrong_words(["alpa"], {"gpu1": ALPHA}) == ['unknown part of the lock "alpa"; did you mean "alpha"?']
+
+
+def test_the_programs_that_ask_run_without_the_hosts_own(tmp_path: Any) -> None:
+    parts = [(name, read_text(f"files/{name}.py")) for name in PARTS]
+    job = {
+        "images": [{"name": "alpha", "user": "nobody-of-that-name", "image": "i:1"}],
+        "hubs": [],
+        "logins": {},
+        "hf_token": None,
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", RUN], input=json.dumps({"parts": parts, "job": job}), cwd=tmp_path,
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == "error alpha: the user nobody-of-that-name does not exist\n"

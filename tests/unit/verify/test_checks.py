@@ -1,0 +1,200 @@
+"""What the checks say of evidence; what hands can make of a real host is in tests/acceptance/rebuild."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from gpurack.plan import compose
+from gpurack.spec.lock import HostLock, ModelLock
+from gpurack.spec.model import HfWeights, Host, UrlWeights
+from gpurack.verify import drift, look, test_hosts, test_models
+from gpurack.verify.drift import Drift, Unread
+from gpurack.verify.lab import Entry, Server
+from gpurack.verify.weights import Known, known
+from tests.given import spec
+
+HUB = {"files": {"x": {"size": 3, "sha256": None}}}
+CARD = "GPU-00000000-0000"
+IMAGE = "ghcr.io/ggml-org/llama.cpp:server-cuda-b7000"
+WANTED = spec({"models": {"alpha": {"gpus": [0], "port": 8000}}, "hardware": {"A30": 1}})
+
+
+def evidence(**over: Any) -> dict[str, Any]:
+    """A correct host of WANTED, as files/evidence.py would print it; `over` replaces parts."""
+    system = {"ID": "debian", "VERSION_ID": "13", "VERSION_CODENAME": "trixie", "PRETTY_NAME": "Debian 13"}
+    cards = {
+        "kernel": "580.1", "known": {"0000:17:00.0": CARD}, "on the bus": [CARD], "exit_code": 0, "message": "",
+        "answering": [["0", CARD, "NVIDIA A30", "24576", "580.1", "8.0"]], "cdi": {"devices": [CARD], "missing": []},
+        "toolkit": "1.20.0",
+    }  # fmt: skip
+    parts: dict[str, Any] = {
+        "system": {"os": system, "init": "systemd", "address": "10.0.0.7", "tools": []},
+        "packages": {}, "files": {}, "units": {}, "listeners": [["127.0.0.1", 8000, "docker-proxy (pid 7)"]],
+        "cards": cards, "amd": {"kfd_gid": 0, "cards": []}, "secrets": {"files": {}, "leaks": []},
+        "processes": [[CARD, "c0"]],
+        "models": {
+            "alpha": {
+                "weights": {"/w/a.gguf": {"files": {"a.gguf": {"size": 9, "mtime": 5.0, "then": None}}, "hub": None}},
+                "mounted": {"/w/a.gguf": True}, "ready": [200, '"alpha"'], "path": "/v1/chat/completions",
+                "answer": [200, '{"model": "alpha"}'], "cards inside": [CARD],
+            }
+        },
+    }  # fmt: skip
+    parts["daemons"] = {"": {"info": {"ServerVersion": "28.5.2"}, "containers": {}, "images": []}}
+    return {**parts, **over}
+
+
+def entry(wanted: Host = WANTED, change: Callable[[dict[str, Any], dict[str, Any]], object] | None = None) -> Entry:
+    """alpha on a correct host, or on what `change` (of the evidence, of its container) makes of it."""
+    parts = evidence()
+    server = Server("gpu1", wanted, None, "pyinfra lab.py", "5a", lambda name: look.Seen(parts))  # type: ignore[arg-type]
+    service = compose.service("alpha", wanted, look.Seen(parts).state, (CARD,))
+    request = {"DeviceIDs": [f"nvidia.com/gpu={CARD}"]}
+    container: dict[str, Any] = {
+        "Id": "c0", "Name": "/alpha", "Image": "sha256:abcdef", "Created": "2026-01-01T00:00:00Z", "RestartCount": 0,
+        "State": {"Status": "running", "ExitCode": 0, "Error": "", "Pid": 1, "StartedAt": "2026-01-01T00:00:00.1Z"},
+        "Config": {"Labels": {"gpurack.model": "{}"}, "Image": IMAGE, "Cmd": service["command"], "Env": [],
+                   "Entrypoint": None},
+        "HostConfig": {"RestartPolicy": {"Name": "unless-stopped"}, "DeviceRequests": [request], "Runtime": "runc",
+                       "Devices": None, "NetworkMode": "gpurack_default",
+                       "PortBindings": {"8080/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8000"}]}},
+        "NetworkSettings": {"Ports": {}},
+        "Mounts": [{"Destination": "/weights/a.gguf", "Source": "/w/a.gguf", "RW": False}],
+    }  # fmt: skip
+    parts["daemons"][""]["containers"]["alpha"] = container
+    parts["daemons"][""]["images"] = [{"id": "sha256:abcdef", "tags": [IMAGE], "digests": [f"{IMAGE[:-18]}@sha256:1"]}]
+    text = compose.document({"alpha": service})
+    parts["files"]["/etc/gpurack/compose.yaml"] = {"mode": "644", "uid": 0, "text": text}
+    if change:
+        change(parts, container)
+    return Entry(server, "alpha", wanted.models["alpha"])
+
+
+def drifts(check: Any, checked: Any) -> list[str]:
+    """Its lines, without remedies."""
+    return [line for line in drift.said(checked, check.__wrapped__(checked)) if "mend: " not in line]
+
+
+CHECKS = [getattr(test_models, name) for name in dir(test_models) if name.startswith("test_")]
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_a_correct_model_has_none(check: Any) -> None:
+    one = entry()
+    if check.where(one):
+        assert drifts(check, one) == []
+
+
+def elsewhere(parts: dict[str, Any], container: dict[str, Any]) -> None:
+    parts["processes"] = [["GPU-other", "c0"], [CARD, "c1"]]
+
+
+def on_the_cpu(parts: dict[str, Any], container: dict[str, Any]) -> None:
+    parts["processes"] = []
+
+
+def simulated(parts: dict[str, Any], container: dict[str, Any]) -> None:
+    parts["processes"], parts["cards"]["on the bus"] = [], []
+
+
+def by_the_runtime(parts: dict[str, Any], container: dict[str, Any]) -> None:
+    container["HostConfig"] |= {"DeviceRequests": None, "Runtime": "nvidia"}
+    container["Config"]["Env"] = ["NVIDIA_VISIBLE_DEVICES=GPU-7"]
+
+
+def by_count(parts: dict[str, Any], container: dict[str, Any]) -> None:
+    container["HostConfig"]["DeviceRequests"] = [{"DeviceIDs": None, "Count": -1}]
+
+
+@pytest.mark.parametrize(
+    ("change", "lines"),
+    [
+        (elsewhere, [f"gpu1 alpha: cards its processes compute on: expected {CARD}, found GPU-other"]),
+        (on_the_cpu, [f"gpu1 alpha: cards its processes compute on: expected {CARD}, found none"]),
+        (simulated, []),
+        (by_the_runtime, [f"gpu1 alpha: cards given by Docker: expected {CARD}, found GPU-7"]),
+        (by_count, [f"gpu1 alpha: cards given by Docker: expected {CARD}, found all"]),
+    ],
+)
+def test_cards(change: Any, lines: list[str]) -> None:
+    assert drifts(test_models.test_cards, entry(change=change)) == lines
+
+
+def test_an_amd_card_is_known_by_its_render_node() -> None:
+    def change(parts: dict[str, Any], container: dict[str, Any]) -> None:
+        amd = {
+            "node": "/dev/dri/renderD128",
+            "gid": 104,
+            "pci": "0000:03:00.0",
+            "unique": CARD,
+            "name": "",
+            "memory": 9,
+        }
+        parts["cards"], parts["amd"] = None, {"kfd_gid": 104, "cards": [amd]}
+        container["HostConfig"] |= {"DeviceRequests": None, "Devices": [{"PathOnHost": "/dev/dri/renderD129"}]}
+        parts["models"]["alpha"]["cards inside"] = ["/dev/dri/renderD128"]
+
+    wanted = spec({"models": {"alpha": {"gpus": [0], "port": 8000}}})
+    one = entry(wanted, change)
+    line = "gpu1 alpha: cards given by Docker: expected /dev/dri/renderD128, found /dev/dri/renderD129"
+    assert drifts(test_models.test_cards, one) == [line]
+    assert drifts(test_hosts.test_driver, one.server) == []
+
+
+def test_the_locks_digest() -> None:
+    locked = HostLock(models={"alpha": ModelLock(image=f"{IMAGE}@sha256:{'2' * 64}")})
+    found = drifts(test_models.test_image, entry(WANTED.locked(locked)))
+    assert found == [f"gpu1 alpha: image: expected sha256:{'2' * 64}, by the lock, found {IMAGE[:-18]}@sha256:1"]
+
+
+def test_an_answer_of_another_model() -> None:
+    def change(parts: dict[str, Any], container: dict[str, Any]) -> None:
+        parts["models"]["alpha"]["answer"] = [200, '{"model": "gpt-5"}']
+
+    line = 'gpu1 alpha: POST /v1/chat/completions: expected an answer of "alpha", found one of "gpt-5"'
+    assert drifts(test_models.test_answers, entry(change=change)) == [line]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "hub", "locked", "expected"),
+    [
+        ("/w/a.gguf", None, {}, {}),
+        ("/w/a.gguf", None, {"/w/a.gguf": "f00", "/w/b.gguf": "ba5"}, {"a.gguf": Known(None, "f00")}),
+        (HfWeights(hf="a/b"), HUB, {"/w/m/x": "f00"}, {"x": Known(3, "f00")}),
+        (UrlWeights(url="http://h/m", sha256="0" * 64), None, {}, {"0000000000000000-m": Known(None, "0" * 64)}),
+    ],
+)  # fmt: skip
+def test_what_is_known_of_weights(wanted: Any, hub: Any, locked: dict[str, str], expected: dict[str, Known]) -> None:
+    path = wanted if isinstance(wanted, str) else "/w/m"
+    assert known(path, wanted, hub, locked) == expected
+
+
+def test_drifts_as_people_read_them() -> None:
+    class Checked:
+        title, mend = "gpu1", "run"
+
+    found = [Drift("a", "1", "2"), Drift("b", "3", "4", "reboot"), Drift("c", "5", "6")]
+    assert drift.said(Checked(), found) == [
+        "gpu1: a: expected 1, found 2",
+        "gpu1: b: expected 3, found 4",
+        "    mend: reboot",
+        "gpu1: c: expected 5, found 6",
+        "    mend: run",
+    ]
+
+
+def test_a_part_that_could_not_be_read_fails_what_needs_it() -> None:
+    @drift.on_hosts()
+    def check(server: Server) -> Iterator[Drift]:
+        """Needs the listeners."""
+        yield from server.seen["listeners"]
+
+    seen = look.Seen(evidence(listeners={"broken": "OSError: no ss"}))
+    server = Server("gpu1", WANTED, None, "run", "5a", lambda name: seen)  # type: ignore[arg-type]
+    with pytest.raises(pytest.fail.Exception, match=r"gpu1: listeners could not be read on the host: OSError: no ss\n"):
+        check(gpurack_host=server)
+    with pytest.raises(Unread):
+        look.Seen({}, Unread("gone", "find it"))["packages"]

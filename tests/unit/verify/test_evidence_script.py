@@ -1,0 +1,230 @@
+"""files/evidence.py, which runs on hosts: its readers, by what they are given here."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[3] / "files" / "evidence.py"
+
+
+@pytest.fixture
+def script() -> ModuleType:
+    """The script as a module; run on a host it is `__main__`, with ASKED in front."""
+    spec = importlib.util.spec_from_file_location("evidence", SCRIPT)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def says(script: ModuleType, monkeypatch: pytest.MonkeyPatch, outputs: dict[str, tuple[int, str]]) -> None:
+    """Programs of the host, by name; all others are not there."""
+    monkeypatch.setattr(script, "run", lambda program, *words: outputs.get(program, (127, "")))
+
+
+def test_packages_of_dpkg(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [
+        "hold installed docker-ce 5:28.5.2-1",
+        "install half-configured curl 8.1-2",
+        "deinstall config-files old 1-1",
+    ]
+    says(script, monkeypatch, {"dpkg-query": (0, "\n".join(lines))})
+    assert script.packages() == {
+        "docker-ce": {"version": "5:28.5.2-1", "held": True, "whole": True},
+        "curl": {"version": "8.1-2", "held": False, "whole": False},
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("/etc/dnf/plugins/versionlock.list", "docker-ce-3:28.5.2-1.el9.*\n"),
+        ("/etc/dnf/versionlock.toml", 'version = "1.0"\n[[packages]]\nname = "docker-ce"\n'),
+    ],
+)
+def test_packages_of_rpm(script: ModuleType, monkeypatch: pytest.MonkeyPatch, path: str, text: str) -> None:
+    says(script, monkeypatch, {"rpm": (0, "docker-ce 3:28.5.2-1.el9\ndocker-ce-cli 1:28.5.2-1.el9")})
+    monkeypatch.setattr(script, "content", {path: text}.get)
+    assert script.packages() == {
+        "docker-ce": {"version": "3:28.5.2-1.el9", "held": True, "whole": True},
+        "docker-ce-cli": {"version": "1:28.5.2-1.el9", "held": False, "whole": True},
+    }
+
+
+def test_units_by_their_own_names(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = "UnitFileState=enabled\nId=docker.service\nLoadState=loaded\nActiveState=active"
+    out = f"{one}\n\nId=no.service\nLoadState=not-found"
+    script.ASKED["units"] = ["docker.service", "no.service"]
+    says(script, monkeypatch, {"systemctl": (0, out)})
+    assert script.units() == {
+        "docker.service": {"loaded": "loaded", "active": "active", "enabled": "enabled"},
+        "no.service": {"loaded": "not-found", "active": "", "enabled": ""},
+    }
+
+
+def test_listeners(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [
+        'LISTEN 0 4096 127.0.0.1:8000 0.0.0.0:* users:(("docker-proxy",pid=7,fd=7))',
+        "LISTEN 0 128 [fe80::1%eth0]:22 [::]:*",
+    ]
+    says(script, monkeypatch, {"ss": (0, "\n".join(lines))})
+    assert script.listeners() == [["127.0.0.1", 8000, "docker-proxy (pid 7)"], ["fe80::1", 22, ""]]
+
+
+def test_a_lost_card_does_not_hide_the_others(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """nvidia-smi fails as a whole then (exit 15), and answers for one card at a time."""
+    monkeypatch.setattr(
+        script.glob, "glob", lambda pattern: [f"/proc/driver/nvidia/gpus/{n}/information" for n in "ab"]
+    )
+    monkeypatch.setattr(
+        script, "content", lambda path: f"GPU UUID: GPU-{path.split('/')[-2]}" if "gpus/" in path else ""
+    )
+
+    def run(program: str, *words: str) -> tuple[int, str]:
+        if words[:2] == ("-i", "b"):
+            return 0, "1, GPU-b, NVIDIA A30, 24576, 580.1, 8.0"
+        return (15, "GPU is lost") if program == "nvidia-smi" else (127, "")
+
+    monkeypatch.setattr(script, "run", run)
+    found = script.cards()
+    assert (found["exit_code"], found["message"]) == (15, "GPU is lost")
+    assert found["known"] == {"a": "GPU-a", "b": "GPU-b"}
+    assert found["answering"] == [["1", "GPU-b", "NVIDIA A30", "24576", "580.1", "8.0"]]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "kind: nvidia.com/gpu\ndevices:\n- name: GPU-1\n  path: /dev/null\n- path: /dev/no7\n",
+        '{"kind": "nvidia.com/gpu", "devices": [{"name": "GPU-1", "path": "/dev/no7"}]}',
+    ],
+)
+def test_cdi_specs_are_yaml_or_json(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "nvidia.yaml").write_text(text)
+    (tmp_path / "other.yaml").write_text("kind: amd.com/gpu\ndevices:\n- name: x\n")
+    found = [str(path) for path in tmp_path.iterdir()]
+    monkeypatch.setattr(script.glob, "glob", lambda pattern: found if "etc" in pattern else [])
+    assert script.cdi() == {"devices": ["GPU-1"], "missing": ["/dev/no7"]}
+
+
+def test_weights_of_a_file_and_a_folder(script: ModuleType, tmp_path: Path) -> None:
+    file, folder = tmp_path / "a.gguf", tmp_path / "hf" / "a--b@main"
+    file.write_bytes(b"12345")
+    (folder / "sub").mkdir(parents=True)
+    (folder / "sub" / "x.json").write_text("{}")
+    Path(f"{folder}.json").write_text('{"commit": "c0ffee", "files": {}}')
+    script.REMEMBERED = str(tmp_path / "sha256")
+    Path(script.REMEMBERED).write_text(f"4 17.5 abc {file}\n")
+    found = script.weights(str(file), deep=True)
+    assert found["files"]["a.gguf"] == {
+        "size": 5, "mtime": file.stat().st_mtime, "then": ["4", "17.5", "abc"],
+        "sha256": hashlib.sha256(b"12345").hexdigest(),
+    }  # fmt: skip
+    found = script.weights(str(folder), deep=False)
+    assert found["hub"] == {"commit": "c0ffee", "files": {}}
+    assert found["files"]["sub/x.json"]["size"] == 2
+    assert script.weights(str(tmp_path / "none"), deep=False) is None
+
+
+def test_all_parts_of_a_split_model(script: ModuleType, tmp_path: Path) -> None:
+    for part in ("00001", "00002"):
+        (tmp_path / f"m-{part}-of-00002.gguf").write_text("x")
+    assert len(script.weights(str(tmp_path / "m-00001-of-00002.gguf"), deep=False)["files"]) == 2
+
+
+def test_secrets_are_named_by_place_and_never_said(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    closed, compose = tmp_path / "secrets", tmp_path / "compose.yaml"
+    (closed / "alpha").mkdir(parents=True)
+    (closed / "alpha" / "api_key").write_text("sk-very-secret\n")
+    (closed / "alpha" / "api_key").chmod(0o644)  # its own mode is said; it is no second place
+    compose.write_text("# sk-very-secret")
+    script.ASKED.update(
+        salt="5a", closed=[str(closed)], public=[str(tmp_path)], secrets={"alpha api_key": "sk-very-secret"}
+    )
+    inspected = {"": {"containers": {"mine": {"Config": {"Env": ["KEY=sk-very-secret"]}}}}}
+    monkeypatch.setattr(script.glob, "glob", lambda pattern: [])
+    found = script.secrets(inspected)
+    assert sorted(found["leaks"]) == [["alpha api_key", str(compose)], ["alpha api_key", "docker inspect mine"]]
+    assert found["files"][str(closed / "alpha" / "api_key")]["mode"] == "644"
+    assert "sk-very-secret" not in json.dumps(found)
+
+
+class Model(BaseHTTPRequestHandler):
+    """Serves embeddings under a key, and nothing else."""
+
+    def do_GET(self) -> None:
+        self.answer(200, '{"data": [{"id": "bge"}]}')
+
+    def do_POST(self) -> None:
+        if self.headers["Authorization"] != "Bearer sk-1":
+            self.answer(401, "{}")
+        elif self.path == "/v1/embeddings":
+            self.answer(200, '{"model": "bge"}')
+        else:
+            self.answer(400, "this model does not support Chat Completions API")
+
+    def answer(self, status: int, text: str) -> None:
+        self.rfile.read(int(self.headers["Content-Length"] or 0))
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *_: Any) -> None:
+        """Silence."""
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    server = HTTPServer(("127.0.0.1", 0), Model)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_port
+    server.shutdown()
+
+
+def test_the_first_request_that_it_answers_counts(script: ModuleType, port: int) -> None:
+    requests = [["/v1/chat/completions", {"model": "bge"}], ["/v1/embeddings", {"model": "bge"}]]
+    found = script.answers({"port": port, "ready": "/v1/models", "key": "sk-1", "requests": requests}, "127.0.0.1")
+    assert found == {
+        "ready": [200, '{"data": [{"id": "bge"}]}'],
+        "path": "/v1/embeddings",
+        "answer": [200, '{"model": "bge"}'],
+        "wrong key": 401,
+        "no key": 401,
+    }
+
+
+def test_nobody_there_and_nobody_answering(script: ModuleType) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        assert script.http_answer("127.0.0.1", port, "/", timeout=0.2) == [0, "nothing in 0.2 s"]
+    assert script.http_answer("127.0.0.1", port, "/")[0] == 0
+
+
+def test_what_a_program_prints_in_a_container(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Docker sends frames: a stream's number, a length, the bytes."""
+    frames = b"".join(struct.pack(">BxxxI", stream, len(text)) + text for stream, text in ((1, b"GPU"), (2, b" 0")))
+    monkeypatch.setattr(script, "api", lambda path, where, *_: frames if "start" in where else b'{"Id": "7"}')
+    assert script.inside("/run/docker.sock", "c", ["nvidia-smi", "-L"]) == "GPU 0"
+    monkeypatch.setattr(script, "api", lambda *_: None)
+    assert script.inside("/run/docker.sock", "c", ["nvidia-smi", "-L"]) == ""
+
+
+def test_a_part_that_fails_takes_no_other_with_it(script: ModuleType) -> None:
+    assert script.attempt(int, "x")["broken"].startswith("ValueError: ")
