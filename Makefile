@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock docs picture check lint types unit acceptance test demo demo-down
+.PHONY: help setup lock docs picture check lint types unit acceptance test test-engines test-platforms test-rebuild demo demo-down
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -44,14 +44,26 @@ types: $(READY)
 	$(BIN)/mypy
 
 unit: $(READY)
-	$(BIN)/pytest -q --doctest-modules --import-mode=importlib gpurack
+	$(BIN)/pytest -q --doctest-modules --import-mode=importlib --ignore-glob='*/verify/test_*' gpurack
 	$(BIN)/pytest -q tests/unit tests/operations
 
 acceptance: $(READY) ## what must hold on the testbed's real hosts
 	$(BIN)/python -m tests.testbed up
-	$(BIN)/pytest -v --durations=15 tests/acceptance
+	$(BIN)/pytest -v --durations=15 tests/acceptance/test_*.py
 
-test: unit acceptance ## everything: unit, operation and acceptance tests
+test: unit acceptance ## unit, operation and acceptance tests of the main job
+
+test-engines: $(READY) ## the engines that can be had, and the stand-ins of the others, on the testbed
+	$(BIN)/python -m tests.testbed up
+	$(BIN)/pytest -v --durations=15 tests/acceptance/engines
+
+test-platforms: $(READY) ## yum and dnf, rootless Docker, AMD, mirrors, on the testbed
+	$(BIN)/python -m tests.testbed up
+	$(BIN)/pytest -v --durations=15 tests/acceptance/platforms
+
+test-rebuild: $(READY) ## verification, lock and rebuild on the testbed
+	$(BIN)/python -m tests.testbed up
+	$(BIN)/pytest -v --durations=15 tests/acceptance/rebuild
 
 demo: $(READY) ## a testbed of two hosts, the main job on it twice, and what the models say
 	$(BIN)/python -m tests.testbed.demo

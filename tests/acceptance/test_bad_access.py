@@ -43,12 +43,13 @@ def footprint(host: Host) -> str:
 
 
 def refused(lab: Lab, host: Host, inventory: Path, what: str, *options: str) -> Run:
-    """A run that must leave the host as it is, say `what` in the table and below, and nothing else."""
+    """A run that must leave the host as it is, and say what begins with `what` in the table and below, nothing else."""
     before = footprint(host)
     run = lab.run(inventory, *options)
     assert run.exit_code == 1, run.output
     assert not run.traceback, run.output
-    assert run.errors("cpu1") == [what], run.output
+    [error] = run.errors("cpu1")
+    assert error.startswith(what), run.output
     row = run.row("cpu1") or run.row("cpu1", "gamma")
     assert f"FAILED: {what[:40]}" in row, run.output
     assert footprint(host) == before
@@ -60,11 +61,9 @@ def test_an_unsupported_system(lab: Lab, host: Host, inventory: Path) -> None:
     original = host.get("/etc/os-release")
     host.put('ID=plan9\nVERSION_ID="4"\nPRETTY_NAME="Plan 9 (4th edition)"\n', "/etc/os-release")
     try:
-        refused(
-            lab, host, inventory,
-            "Plan 9 (4th edition) is not supported; supported are Debian 12, Debian 13, Ubuntu 22.04, Ubuntu 24.04.",
-        )  # fmt: skip
+        refused(lab, host, inventory, "Plan 9 (4th edition) is not supported; supported are Debian 12/13")
         dry = lab.run(inventory, "--dry")
+        assert dry.exit_code == 1
         assert "Plan 9 (4th edition) is not supported" in dry.errors("cpu1")[0]
         assert "~ " not in dry.output, f"plans for a host that gpurack does not know: {dry.output}"
     finally:

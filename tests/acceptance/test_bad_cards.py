@@ -100,7 +100,7 @@ def test_no_driver_where_a_model_wants_a_gpu(lab: Lab, cpu1: Host) -> None:
     assert run.exit_code == 1, run.output
     (error,) = run.errors("cpu1")
     assert error == (
-        "alpha: wants GPU [0], but there is no NVIDIA driver (no /proc/driver/nvidia). "
+        "alpha: wants GPU [0], but there is no NVIDIA driver (no /proc/driver/nvidia), nor AMD's (no /sys/class/kfd). "
         "Install the driver and reboot, or give the model gpus: []."
     )
     assert run.row("cpu1", "gamma").endswith("ready, recreated"), run.output

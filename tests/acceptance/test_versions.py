@@ -160,7 +160,8 @@ def test_the_main_job_on_debian_12(lab: Lab) -> None:
     host = lab.testbed.recreate("bookworm1")
     distro = lab.run(lab.inventory({"bookworm1": {"models": models()}}))
     assert distro.exit_code == 1
-    assert any('no Compose v2; write docker: {"source": "docker-ce"}' in line for line in distro.lines("bookworm1"))
+    remedy = 'has no Docker with Compose v2 of its own; write docker: {"source": "docker-ce"}'
+    assert any(remedy in line for line in distro.lines("bookworm1"))
     assert host.root("command -v docker", check=False).returncode != 0
 
     converge(lab, "bookworm1", None, "1.20.0")

@@ -1,0 +1,1 @@
+"""What holds for the serving engines, on the testbed (`make test-engines`)."""

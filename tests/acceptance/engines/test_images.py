@@ -1,0 +1,224 @@
+"""Images that are not simply pulled: by digest, behind a login, from another host's tar file, built from git."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.conftest import CHECKOUT, Lab, chat, containers, model
+from tests.acceptance.evidence import sampled
+from tests.testbed import Host
+from tests.testbed.inventory import LOCKED, REGISTRY
+from tests.testbed.services import LOGIN, OTHER_PASSWORD, WEIGHTS, rotate
+
+REPOSITORY = "ghcr/ggml-org/llama.cpp"
+DOCKER = {"docker": {"source": "distro", "daemon": {"insecure-registries": [REGISTRY, LOCKED]}}}
+LOGINS = {LOCKED: {"user": LOGIN[0], "password": {"env": "GPURACK_TEST_PASSWORD"}}}
+
+
+@pytest.fixture(scope="module")
+def cpu(lab: Lab) -> Host:
+    """cpu1 with one model on 8000, whose image came by version."""
+    lab.settle(lab.testbed.host("cpu1"), {"one": model("alpha", [], 8000)})
+    return lab.testbed.host("cpu1")
+
+
+def digest_of(lab: Lab, tag: str) -> str:
+    """What the registry says of a tag."""
+    url = f"http://{lab.testbed.registry}/v2/{REPOSITORY}/manifests/{tag}"
+    kind = "application/vnd.docker.distribution.manifest.v2+json"
+    request = urllib.request.Request(url, headers={"Accept": kind}, method="HEAD")
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return str(answer.headers["Docker-Content-Digest"])
+
+
+def by_image(image: Any, **over: Any) -> dict[str, Any]:
+    """One model on cpu1 with this image."""
+    return {"cpu1": {"models": {"one": model("alpha", [], 8000, image=image)}, **DOCKER, **over}}
+
+
+# --- by digest, behind a login ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def passwords(lab: Lab) -> Iterator[None]:
+    """The registry's first password is back afterwards."""
+    yield
+    rotate(lab.testbed.engine, LOGIN[1])
+
+
+def test_a_login_is_used_for_the_pull_and_is_nowhere_afterwards(lab: Lab, cpu: Host, passwords: None) -> None:
+    locked = f"docker images {LOCKED}/{REPOSITORY}"
+    cpu.root(f"{locked} --digests --format '{{{{.Repository}}}}@{{{{.Digest}}}}' | xargs -r docker rmi -f", check=False)
+    cpu.root(f"{locked} --format '{{{{.Repository}}}}:{{{{.Tag}}}}' | xargs -r docker rmi -f", check=False)
+    old, image = containers(cpu)["one"]["Id"], f"{LOCKED}/{REPOSITORY}@{digest_of(lab, 'server-b7001')}"
+    wanted = lab.inventory(by_image(image, registries=LOGINS))
+
+    run = lab.run(wanted, env={"GPURACK_TEST_PASSWORD": "a-wrong-password"})
+    assert run.exit_code == 1
+    (error,) = run.errors("cpu1")
+    assert error.startswith(f"one: {LOCKED} refuses {image} to the login of lab (")
+    assert error.endswith(f"Correct registries.{LOCKED}, or what that account may pull")
+    assert containers(cpu)["one"]["Id"] == old
+
+    look = "cat /proc/*/cmdline | tr '\\0' ' '"
+    with sampled(cpu, look) as samples:
+        run = lab.run(wanted, "-y", "-vvv", env={"GPURACK_TEST_PASSWORD": LOGIN[1]})
+    assert run.exit_code == 0, run.output
+    assert containers(cpu)["one"]["Config"]["Image"] == image
+    assert chat(cpu, 8000) == lab.testbed.weights("alpha").sentence
+    assert any("compose" in look for look in samples.looks)
+    everywhere = [run.output, *samples.looks, cpu.root("docker inspect one; journalctl -q --no-pager").stdout]
+    assert not any(LOGIN[1] in text or "a-wrong-password" in text for text in everywhere)
+    kept = cpu.root(f"grep -rlF {LOGIN[1]} /etc /root /home /run /tmp /var/lib/gpurack 2>/dev/null", check=False).stdout
+    assert kept == ""
+    assert cpu.root("find /run/gpurack /root/.docker -name '*login*' -o -name config.json", check=False).stdout == ""
+
+    run = lab.run(wanted, env={"GPURACK_TEST_PASSWORD": LOGIN[1]})
+    assert run.unchanged, run.output
+    assert cpu.ssh_commands(run.begun) == 1
+
+
+def test_a_rotated_password_is_noticed_when_it_is_needed(lab: Lab, cpu: Host, passwords: None) -> None:
+    rotate(lab.testbed.engine, OTHER_PASSWORD)
+    same = lab.inventory(by_image(containers(cpu)["one"]["Config"]["Image"], registries=LOGINS))
+    run = lab.run(same, env={"GPURACK_TEST_PASSWORD": OTHER_PASSWORD})
+    assert run.unchanged, run.output  # nothing is pulled, so nobody is asked
+    another = lab.inventory(by_image(f"{LOCKED}/{REPOSITORY}:server-cuda-b7001", registries=LOGINS))
+    run = lab.run(another, env={"GPURACK_TEST_PASSWORD": LOGIN[1]})
+    assert "to the login of lab" in run.errors("cpu1")[0]
+    run = lab.run(another, env={"GPURACK_TEST_PASSWORD": OTHER_PASSWORD})
+    assert run.exit_code == 0, run.output
+
+
+def test_without_a_login_the_sentence_says_how_to_give_one(lab: Lab, cpu: Host) -> None:
+    run = lab.run(lab.inventory(by_image(f"{LOCKED}/{REPOSITORY}:full-b7001")))
+    (error,) = run.errors("cpu1")
+    assert f'give registries: {{"{LOCKED}": {{"user": …, "password": {{"env": …}}}}}}' in error
+
+
+# --- of another host -------------------------------------------------------------------------------------------------
+
+
+def gpurack(*words: str) -> subprocess.CompletedProcess[str]:
+    program = str(Path(sys.executable).parent / "gpurack")
+    return subprocess.run([program, *words], cwd=CHECKOUT, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_an_image_of_one_host_runs_on_another(lab: Lab, cpu: Host) -> None:
+    """What people use `docker commit` for: changed by hand on one host, wanted on the other, which has no registry."""
+    cpu.root("docker commit --change 'ENV MADE_BY_HAND=yes' one lab/by-hand")
+    wanted, tar = lab.inventory({"cpu1": {"models": {}}}), lab.folder / "by-hand.tar"
+    saved = gpurack("image", "save", str(wanted), "cpu1", "lab/by-hand", str(tar))
+    assert saved.returncode == 0, saved.stderr
+    assert f'image: {{"tar": "{tar}"}}' in saved.stderr
+    missing = gpurack("image", "save", str(wanted), "cpu1", "nobody", str(tar))
+    assert missing.returncode == 2
+    assert missing.stderr.startswith("error  cpu1 has no container and no image nobody: ")
+
+    other = lab.testbed.host("gpu1")
+    other.root("command -v docker >/dev/null && docker ps -aq | xargs -r docker rm -f", check=False)
+    entry = {"gpu1": {"models": {"one": model("beta", [], 8000, image={"tar": str(tar)})}}}
+    inventory = lab.inventory(entry)
+    run = lab.run(inventory)
+    assert run.exit_code == 0, run.output
+    assert chat(other, 8000) == lab.testbed.weights("beta").sentence
+    container = containers(other)["one"]
+    assert "MADE_BY_HAND=yes" in container["Config"]["Env"]
+    assert container["Image"] == cpu.root("docker image inspect -f '{{.Id}}' lab/by-hand").stdout.strip()
+    names = other.root("docker images --format '{{.Repository}}'").stdout.split()
+    assert "lab/by-hand" not in names
+    assert other.root("ls /var/lib/gpurack/weights/images").stdout == ""
+
+    run = lab.run(inventory)
+    assert run.unchanged, run.output
+    assert other.ssh_commands(run.begun) == 1
+    tar.unlink()
+    run = lab.run(inventory)
+    assert f"models.one.image.tar: {tar} cannot be read: No such file or directory." in run.output
+
+
+# --- built -----------------------------------------------------------------------------------------------------------
+
+DOCKERFILE = f"""\
+FROM {REGISTRY}/{REPOSITORY}:server-b7000 AS server
+ARG CUDA_DOCKER_ARCH=default
+RUN --mount=type=cache,target=/cache sleep 6; echo "built for $CUDA_DOCKER_ARCH" >/app/built
+FROM server AS full
+RUN false
+"""
+
+
+@pytest.fixture(scope="module")
+def repository(lab: Lab) -> Iterator[Path]:
+    """A git repository at http://weights.testbed/engine.git, with a revision that cannot be built."""
+    work, served = lab.folder / "work", WEIGHTS / "engine.git"
+    work.mkdir()
+
+    def git(*words: str) -> None:
+        who = ("-c", "user.name=lab", "-c", "user.email=lab@testbed")
+        subprocess.run(["git", "-C", str(work), *who, *words], check=True, capture_output=True)
+
+    git("init", "-q", "-b", "main")
+    (work / ".devops").mkdir()
+    for tag, text in (("v1", DOCKERFILE), ("v2", DOCKERFILE.replace("sleep 6", "echo compiling; exit 3"))):
+        (work / ".devops/cuda.Dockerfile").write_text(text)
+        git("add", ".")
+        git("commit", "-qm", tag)
+        git("tag", tag)
+    git("clone", "-q", "--bare", ".", str(served))
+    subprocess.run(["git", "-C", str(served), "update-server-info"], check=True)
+    yield served
+    subprocess.run(["rm", "-rf", str(served)], check=True)
+
+
+def built(revision: str, arch: str = "80") -> dict[str, Any]:
+    build = {"git": "http://weights.testbed/engine.git", "revision": revision, "dockerfile": ".devops/cuda.Dockerfile"}
+    return by_image({"build": {**build, "target": "server", "args": {"CUDA_DOCKER_ARCH": arch}}})
+
+
+def test_an_image_is_built_once_while_the_old_one_serves(lab: Lab, cpu: Host, repository: Path) -> None:
+    cpu.root("docker images -q gpurack.local/engine | xargs -r docker rmi -f; docker builder prune -af", check=False)
+    cpu.root("apt-get -q -y remove git docker-buildx")  # Debian's docker.io only recommends them
+    wanted = lab.inventory(built("v1"))
+    old = containers(cpu)["one"]["Id"]
+    look = "docker ps --no-trunc --format '{{.ID}}' --filter name=^one$; pgrep -fa '^docker .*buil[d] '"
+    with sampled(cpu, look, every=0.5) as samples:
+        run = lab.run(wanted)
+    assert run.exit_code == 0, run.output
+    assert "~ install git, docker-buildx" in run.output
+    while_building = [look for look in samples.looks if " build " in look]
+    assert while_building
+    assert all(old in look for look in while_building)
+    assert re.search(r"one: building, .*, 0:\d\d", run.output), run.output
+    assert cpu.root("docker exec one cat /app/built").stdout == "built for 80\n"
+    assert chat(cpu, 8000) == lab.testbed.weights("alpha").sentence
+    assert cpu.root("ls /var/lib/gpurack/builds").stdout == ""
+
+    run = lab.run(wanted)
+    assert run.unchanged, run.output
+    assert cpu.ssh_commands(run.begun) == 1
+
+
+def test_a_failed_build_changes_nothing_and_says_why(lab: Lab, cpu: Host, repository: Path) -> None:
+    old = containers(cpu)["one"]
+    compose = cpu.root("cat /etc/gpurack/compose.yaml").stdout
+    run = lab.run(lab.inventory(built("v2")))
+    assert run.exit_code == 1
+    error = next(each for each in run.errors("cpu1") if "could not be built" in each)
+    assert error.startswith("one: image gpurack.local/engine:")
+    assert "compiling" in run.output
+    assert containers(cpu)["one"]["State"]["StartedAt"] == old["State"]["StartedAt"]
+    assert cpu.root("cat /etc/gpurack/compose.yaml").stdout == compose
+    run = lab.run(lab.inventory(built("v9")))
+    (error,) = run.errors("cpu1")
+    assert error.startswith("one: revision v9 of http://weights.testbed/engine.git cannot be had: ")
+    assert json.loads(cpu.root("docker inspect one").stdout)[0]["State"]["Running"]

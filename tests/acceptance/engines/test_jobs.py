@@ -1,0 +1,148 @@
+"""Jobs: real llama.cpp programs that do one thing and end; done once, their results kept and served."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.acceptance.conftest import Lab, chat, containers, identities, model
+from tests.testbed import Host
+from tests.testbed.inventory import weights
+
+Q8 = {
+    "engine": "llama.cpp",
+    "folder": "/data/lab",
+    "command": ["--quantize", "/models/7B/alpha.gguf", "/models/7B/alpha-q8_0.gguf", "q8_0"],
+    "result": "7B/alpha-q8_0.gguf",
+}
+SERVED = {"weights": "/data/lab/7B/alpha-q8_0.gguf", "gpus": [], "port": 8000}
+
+
+def prompt(tokens: int) -> dict[str, Any]:
+    command = ["-m", "{weights}", "-p", "Who are you?", "-n", str(tokens)]
+    return {"engine": "llama.cpp", "weights": weights("beta"), "command": command}
+
+
+def shell(script: str) -> dict[str, Any]:
+    """A job that is a shell script in the image."""
+    return {"engine": "llama.cpp", "command": ["-c", script], "compose": {"entrypoint": ["sh"]}}
+
+
+@pytest.fixture(scope="module")
+def cpu(lab: Lab) -> Host:
+    """cpu1 with weights of the lab's own in a folder."""
+    host = lab.testbed.host("cpu1")
+    host.root("command -v docker >/dev/null && docker ps -aq | xargs -r docker rm -f", check=False)
+    host.root("rm -rf /data/lab /var/lib/gpurack/jobs /var/lib/gpurack/weights/jobs; mkdir -p /data/lab/7B")
+    host.root("curl -sS -o /data/lab/7B/alpha.gguf http://weights.testbed/alpha.gguf")
+    return host
+
+
+def record(host: Host, job: str) -> Any:
+    return json.loads(host.root(f"cat /var/lib/gpurack/jobs/{job}.json").stdout)
+
+
+def test_jobs_run_once_and_a_model_serves_the_result(lab: Lab, cpu: Host) -> None:
+    wanted = lab.inventory({"cpu1": {"models": {"small": SERVED}, "jobs": {"q8": Q8, "ask": prompt(16)}}})
+    run = lab.run(wanted)
+    assert run.exit_code == 0, run.output
+    assert run.row("cpu1", "q8") == "cpu1 q8 llama.cpp b7000 CPU /data/lab/7B/alpha-q8_0.gguf done, ran now"
+    assert run.row("cpu1", "small").endswith("ready, created")
+    assert f"ask: | {lab.testbed.weights('beta').sentence}" in run.output
+    assert chat(cpu, 8000) == lab.testbed.weights("alpha").sentence
+    small, large = (cpu.root(f"stat -c %s /data/lab/7B/{n}").stdout for n in ("alpha-q8_0.gguf", "alpha.gguf"))
+    assert int(small) < int(large) / 3
+    assert lab.testbed.weights("beta").sentence in cpu.root("cat /var/lib/gpurack/jobs/ask.log").stdout
+    service = yaml.safe_load(cpu.root("cat /etc/gpurack/jobs/q8.yaml").stdout)["services"]["q8"]
+    assert (service["profiles"], service["restart"]) == (["job"], "no")
+    assert set(containers(cpu)) == {"small"}
+
+    before, records = identities(cpu), (record(cpu, "q8"), record(cpu, "ask"))
+    run = lab.run(wanted)
+    assert run.unchanged, run.output
+    assert cpu.ssh_commands(run.begun) == 1
+    assert run.row("cpu1", "q8").endswith(" done")
+    assert (identities(cpu), (record(cpu, "q8"), record(cpu, "ask"))) == (before, records)
+
+
+def test_a_changed_definition_or_a_lost_result_runs_again_and_nothing_else_does(lab: Lab, cpu: Host) -> None:
+    before = record(cpu, "q8")
+    run = lab.run(lab.inventory({"cpu1": {"models": {"small": SERVED}, "jobs": {"q8": Q8, "ask": prompt(24)}}}))
+    assert run.exit_code == 0, run.output
+    assert "~ run ask: its definition changed" in run.output
+    assert record(cpu, "q8") == before
+    cpu.root("docker rm -f small; rm /data/lab/7B/alpha-q8_0.gguf")
+    run = lab.run(lab.inventory({"cpu1": {"models": {"small": SERVED}, "jobs": {"q8": Q8, "ask": prompt(24)}}}))
+    assert run.exit_code == 0, run.output
+    assert "~ run q8: its result /data/lab/7B/alpha-q8_0.gguf is gone" in run.output
+    assert chat(cpu, 8000) == lab.testbed.weights("alpha").sentence
+    # what is served does not change under the model
+    other = {**Q8, "command": [*Q8["command"][:-1], "q4_0"]}
+    run = lab.run(lab.inventory({"cpu1": {"models": {"small": SERVED}, "jobs": {"q8": other}}}))
+    (error,) = run.errors("cpu1")
+    assert error.startswith("q8: its result /data/lab/7B/alpha-q8_0.gguf is what small serves, and would change")
+
+
+def test_a_failing_job_fails_alone_and_is_tried_again(lab: Lab, cpu: Host) -> None:
+    jobs = {"bad": shell("echo reading /models/late; cat /models/late"), "good": shell("echo well")}
+    wanted = lab.inventory({"cpu1": {"models": {"small": model("alpha", [], 8000)}, "jobs": jobs}})
+    run = lab.run(wanted)
+    assert run.exit_code == 1
+    (error,) = run.errors("cpu1")
+    assert error == "bad: it failed (exit code 1) and runs again next time. Its output: /var/lib/gpurack/jobs/bad.log"
+    assert "    | reading /models/late" in run.output
+    assert run.row("cpu1", "good").endswith("done, ran now")
+    assert run.row("cpu1", "small").endswith("ready, recreated")
+    cpu.root("echo at last >/var/lib/gpurack/weights/jobs/bad/late")
+    run = lab.run(wanted)
+    assert run.exit_code == 0, run.output
+    assert run.row("cpu1", "bad").endswith("done, ran now")
+    assert run.row("cpu1", "good").endswith("done")
+
+
+def test_what_a_killed_run_began_is_waited_for(lab: Lab, cpu: Host) -> None:
+    job = {**shell("echo begun; sleep 8; echo ended >/models/result"), "result": "result"}
+    wanted = lab.inventory({"cpu1": {"models": {"small": model("alpha", [], 8000)}, "jobs": {"slow": job}}})
+    process = lab.start(wanted)
+    until = time.monotonic() + 60
+    while "slow" not in containers(cpu):
+        assert time.monotonic() < until
+        time.sleep(0.2)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    cpu.root("kill -9 $(pgrep -f '^python3 /usr/local/lib/gpurack/models.py jobs')")
+    begun = containers(cpu)["slow"]["State"]["StartedAt"]
+    run = lab.run(wanted)
+    assert run.exit_code == 0, run.output
+    assert "slow: an earlier run began it; waiting for its end" in run.output
+    assert cpu.root("cat /var/lib/gpurack/weights/jobs/slow/result").stdout == "ended\n"
+    events = cpu.root(f"docker events --since {begun} --until $(date +%s) --filter container=slow --filter event=start")
+    assert len(events.stdout.splitlines()) == 1
+    assert set(containers(cpu)) == {"small"}
+
+
+def test_a_job_takes_no_card_from_a_model(lab: Lab) -> None:
+    gpu = lab.testbed.host("gpu1")
+    gpu.root(
+        "command -v docker >/dev/null && docker ps -aq | xargs -r docker rm -f; rm -rf /var/lib/gpurack/jobs",
+        check=False,
+    )
+    job = shell("nvidia-smi -L >/models/cards")
+    models = {"alpha": model("alpha", [0], 8000)}
+    run = lab.run(lab.inventory({"gpu1": {"models": models, "jobs": {"tune": {**job, "gpus": [0]}}}}))
+    assert run.exit_code == 1
+    (error,) = run.errors("gpu1")
+    assert error.startswith("tune: GPU 0 (")
+    assert error.endswith("No model is stopped for a job.")
+    assert chat(gpu, 8000) == lab.testbed.weights("alpha").sentence
+    before = identities(gpu)
+    run = lab.run(lab.inventory({"gpu1": {"models": models, "jobs": {"tune": {**job, "gpus": [3]}}}}))
+    assert run.exit_code == 0, run.output
+    assert len(gpu.root("cat /var/lib/gpurack/weights/jobs/tune/cards").stdout.splitlines()) == 1
+    assert identities(gpu) == before

@@ -1,0 +1,104 @@
+"""The pages that people use, by their own APIs: Open WebUI (the real one) on a gateway, with its first account from the
+inventory; llama-gpt's page (a stand-in) on a model of llama-cpp-python. All on one host, by names."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.acceptance.conftest import Lab, Run, containers, model
+from tests.testbed import Host
+
+ENV = {"WORKER": "sk-worker-4417", "PAGE": "sk-page-9d20", "ADMIN": "correct horse 5"}
+ADMIN = "admin@uni.example"
+SERVICES: dict[str, Any] = {
+    "chat": {
+        "engine": "open-webui", "version": "0.12.4", "port": 3000, "bind": "lan", "connects_to": ["gateway"],
+        "keys": {ADMIN: {"env": "ADMIN"}},
+    },
+    "gateway": {
+        "engine": "litellm", "version": "1.109.1", "port": 4000, "connects_to": "all",
+        "keys": {"chat": {"env": "PAGE"}},
+    },
+    "old-page": {"engine": "llama-gpt", "port": 3001, "connects_to": ["saiga"]},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def up(lab: Lab) -> tuple[Host, Run]:
+    """cpu1 with one model and everything on top of it, in one run."""
+    lab.testbed.serve_engines("litellm", "open-webui", "llama-cpp-python", "llama-gpt")
+    host = lab.testbed.host("cpu1")
+    host.root(
+        "command -v docker >/dev/null && { docker ps -aq | xargs -r docker rm -f; docker volume prune -af; }",
+        check=False,
+    )
+    saiga = model("alpha", [], 8001, engine="llama-cpp-python", version="0.3.36", api_key={"env": "WORKER"})
+    run = lab.run(lab.inventory({"cpu1": {"models": {"saiga": saiga}, "services": SERVICES}}), env=ENV)
+    assert run.exit_code == 0, run.output
+    return host, run
+
+
+def post(host: Host, path: str, body: Any, token: str = "", port: int = 3000) -> tuple[int, Any]:
+    """(HTTP status, answer) of a request to a page."""
+    address = host.run("hostname").stdout.strip() if port == 3000 else "127.0.0.1"
+    key = f"-H 'Authorization: Bearer {token}' " if token else ""
+    given = f"-H 'Content-Type: application/json' -d '{json.dumps(body)}' " if body is not None else ""
+    out = host.run(f"curl -sS --max-time 60 -w '\\n%{{http_code}}' {key}{given}http://{address}:{port}{path}").stdout
+    said, _, status = out.rpartition("\n")
+    try:
+        return int(status), json.loads(said)
+    except ValueError:
+        return int(status), said
+
+
+def test_each_comes_up_after_what_it_stands_on(up: tuple[Host, Run]) -> None:
+    host, run = up
+    assert "4 of 4 models and services answered, 4 changed" in run.output
+    inspected = containers(host)
+    started = {name: inspected[name]["State"]["StartedAt"] for name in ("saiga", "gateway", "chat", "old-page")}
+    assert started["saiga"] < started["gateway"] < started["chat"]
+    assert started["saiga"] < started["old-page"]
+
+
+def test_the_first_account_is_the_inventorys_and_whoever_comes_later_is_nobody(lab: Lab, up: tuple[Host, Run]) -> None:
+    """The administrator asks the model through page and gateway, and its own sentence comes back."""
+    host, _ = up
+    status, admin = post(host, "/api/v1/auths/signin", {"email": ADMIN, "password": ENV["ADMIN"]})
+    assert (status, admin.get("role")) == (200, "admin"), admin
+    status, listed = post(host, "/api/models", None, admin["token"])
+    assert "saiga" in {one["id"] for one in listed["data"]}, listed
+    question = {"model": "saiga", "stream": False, "messages": [{"role": "user", "content": "Who are you?"}]}
+    status, answer = post(host, "/api/chat/completions", question, admin["token"])
+    assert status == 200, answer
+    assert answer["choices"][0]["message"]["content"] == lab.testbed.weights("alpha").sentence
+    assert "used by chat: saiga" in host.root("docker logs gateway 2>&1").stdout
+    eve = {"name": "eve", "email": "eve@uni.example", "password": "Let me in, 12!"}
+    status, later = post(host, "/api/v1/auths/signup", eve)
+    assert status != 200 or later["role"] == "pending", later
+
+
+def test_the_old_page_answers_with_the_models_own_sentence(lab: Lab, up: tuple[Host, Run]) -> None:
+    host, _ = up
+    question = {"messages": [{"role": "user", "content": "Who are you?"}]}
+    status, said = post(host, "/api/chat", question, port=3001)
+    assert (status, lab.testbed.weights("alpha").sentence in str(said)) == (200, True), said
+
+
+def test_no_key_or_password_shows(up: tuple[Host, Run]) -> None:
+    host, run = up
+    looks = [
+        run.output,
+        host.root("docker inspect $(docker ps -aq)").stdout,
+        host.root("cat /etc/gpurack/compose.yaml").stdout,
+        host.root("for name in $(docker ps --format '{{.Names}}'); do docker logs $name 2>&1; done").stdout,
+        host.root("cat /proc/[0-9]*/cmdline | tr '\\0' '\\n'", check=False).stdout,
+    ]
+    assert [(value, look[:100]) for value in ENV.values() for look in looks if value in look] == []
+
+
+def test_nothing_to_do_at_the_second_run(lab: Lab, up: tuple[Host, Run]) -> None:
+    again = lab.run(lab.folder / "lab.py", env=ENV)
+    assert again.unchanged, again.output

@@ -1,0 +1,219 @@
+"""Rocky 9 with no dnf but yum, which is a link to it: what is wrong is named, what was cut short is finished."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.acceptance.conftest import Lab, Run
+from tests.acceptance.platforms.test_rpm import (
+    CE,
+    NEW,
+    OLD,
+    TOOLKIT,
+    converge,
+    daemon_version,
+    held,
+    is_whole,
+    models,
+    over,
+    serves,
+    versions,
+)
+from tests.testbed import Host
+from tests.testbed.hosts import container
+from tests.testbed.inventory import mirrors
+from tests.testbed.shell import await_
+
+CUDA = "[cuda]\nname=cuda\nbaseurl=http://repo.testbed/cuda\ngpgcheck=0\n"
+
+
+@pytest.fixture(scope="module")
+def yum1(lab: Lab) -> Iterator[Host]:
+    """A fresh one, without dnf by that name."""
+    lab.testbed.add("yum1", "yum")
+    host = lab.testbed.recreate("yum1")
+    assert host.root("command -v dnf", check=False).stdout == ""
+    assert host.root("readlink /usr/bin/yum").stdout.strip() == "dnf-3"
+    return host
+
+
+def refused(lab: Lab, **data: Any) -> Run:
+    """A run that fails with sentences."""
+    run = lab.run(lab.inventory({"yum1": {"models": models()}}, {**over(*OLD), **data}))
+    assert run.exit_code != 0, run.output
+    assert not run.traceback
+    return run
+
+
+def says(run: Run, sentence: str) -> bool:
+    """Is a sentence among the errors, as one line?"""
+    return any(sentence in line for line in run.output.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("package", "sentence"),
+    [
+        ("podman-docker", "podman-docker 5.4.0 is installed and cannot live beside docker-ce. It only calls podman"),
+        (
+            "docker",
+            'docker 25.0.8 is installed and cannot live beside docker-ce. To keep it write docker: {"source": "k',
+        ),
+        (
+            "runc",
+            "runc 1.2.5 is installed and cannot live beside docker-ce. containerd.io brings its own; what else ne",
+        ),
+    ],
+)
+def test_what_cannot_live_beside_docker_is_named_and_left_alone(
+    lab: Lab, yum1: Host, package: str, sentence: str
+) -> None:
+    """Before anything is touched."""
+    yum1.root(f"yum -y -q install {package}")
+    run = refused(lab)
+    assert says(run, sentence), run.output
+    assert yum1.root(f"rpm -q {package}").returncode == 0
+    assert yum1.root("ls /etc/yum.repos.d").stdout.split() == ["rocky.repo"]
+    yum1.root(f"yum -y -q remove {package}")
+
+
+def test_the_distribution_has_no_docker_of_its_own(lab: Lab, yum1: Host) -> None:
+    """One sentence."""
+    run = refused(lab, docker={"source": "distro"})
+    assert says(run, "Rocky Linux 9.6 (Blue Onyx) has no Docker with Compose v2 of its own; write docker:"), run.output
+
+
+def test_a_version_that_no_repository_has(lab: Lab, yum1: Host) -> None:
+    """The error lists those that are there."""
+    run = refused(lab, docker={"source": "docker-ce", "version": "27.0.1"})
+    assert says(run, "docker-ce 27.0.1 is in no repository; there are 26.1.5 and 28.5.2."), run.output
+
+
+@pytest.mark.parametrize(
+    ("mirror", "url", "sentence"),
+    [
+        (
+            "docker-ce",
+            "http://repo.testbed:81/docker-ce",
+            "repository gpurack-docker-ce cannot be read: Curl error (7)",
+        ),
+        (
+            "docker-ce",
+            "http://repo.testbed/nowhere",
+            "repository gpurack-docker-ce cannot be read: Status code: 404 for",
+        ),
+    ],
+)
+def test_a_repository_that_is_down(lab: Lab, yum1: Host, mirror: str, url: str, sentence: str) -> None:
+    """Which, and why."""
+    run = refused(lab, mirrors={**mirrors(), mirror: {**mirrors()[mirror], "url": url}})
+    assert says(run, sentence), run.output
+
+
+def test_packages_that_are_not_signed_with_the_key(lab: Lab, yum1: Host) -> None:
+    """Docker's packages are, by gpgcheck; with the vendored key of Docker's they are not those of the testbed."""
+    run = refused(lab, mirrors={**mirrors(), "docker-ce": mirrors()["docker-ce"]["url"]})
+    assert says(run, "is not signed with the key of its repository. A mirror that signs anew needs its own"), run.output
+    assert yum1.root("rpm -q docker-ce", check=False).returncode != 0
+
+
+GETENT = "#!/bin/sh\npkill -9 -f 'bin/yum -y'\nexec /usr/bin/getent \"$@\"\n"
+"""In place of the program that docker-ce-cli's %post calls: then the package is in, and yum is killed."""
+
+
+def cut(host: Host, run: Callable[[], Run]) -> None:
+    """A run of which the transaction is cut in the middle, and the power with it."""
+    host.put(GETENT, "/usr/sbin/getent", 0o755)
+    assert run().exit_code != 0, "the cut came too late"
+    host.engine.docker("kill", container(host.name))
+    host.start()
+    host.root("rm /usr/sbin/getent")
+    assert "docker-ce-cli" in host.get("/var/lib/gpurack/rpm-transaction").decode()
+
+
+def test_a_cut_in_the_middle_of_the_first_installation(lab: Lab, yum1: Host) -> None:
+    """Some packages are there, without their scripts; the next run finishes it, and the models answer."""
+    path = lab.inventory({"yum1": {"models": models()}}, over(*OLD))
+    cut(yum1, lambda: lab.run(path))
+    assert yum1.root("rpm -q docker-ce-cli").returncode == 0
+    assert yum1.root("rpm -q docker-ce docker-compose-plugin", check=False).returncode != 0, "some are missing"
+
+    run = converge(lab, "yum1", *OLD)
+
+    assert any("finish an interrupted package installation" in line for line in run.lines("yum1")), run.output
+    assert (versions(yum1, CE[:2]), daemon_version(yum1), versions(yum1, TOOLKIT)) == ({"26.1.5"}, "26.1.5", {"1.19.1"})
+    assert len(held(yum1)) == len((*CE, *TOOLKIT))
+    is_whole(yum1)
+    serves(yum1)
+    assert converge(lab, "yum1", *OLD).unchanged
+
+
+def test_a_cut_in_the_middle_of_an_upgrade(lab: Lab, yum1: Host) -> None:
+    """A package is there twice, old and new; only the new one stays."""
+    path = lab.inventory({"yum1": {"models": models()}}, over(*NEW))
+    cut(yum1, lambda: lab.run(path))
+    assert versions(yum1, ("docker-ce-cli",)) == {"26.1.5", "28.5.2"}
+
+    run = converge(lab, "yum1", *NEW)
+
+    assert any("finish an interrupted package installation" in line for line in run.lines("yum1")), run.output
+    assert (versions(yum1, CE[:2]), daemon_version(yum1)) == ({"28.5.2"}, "28.5.2")
+    is_whole(yum1)
+    serves(yum1)
+    assert converge(lab, "yum1", *NEW).unchanged
+
+
+def test_metadata_that_are_not_signed_with_the_key(lab: Lab, yum1: Host) -> None:
+    """NVIDIA's repository, by repo_gpgcheck; the models that serve go on."""
+    unsigned = {**over("28.5.2", "1.19.1"), "mirrors": {**mirrors(), "nvidia": mirrors()["nvidia"]["url"]}}
+    run = refused(lab, **unsigned)
+    assert says(run, "repository gpurack-nvidia-container-toolkit is not signed with the key that belongs"), run.output
+    assert versions(yum1, TOOLKIT) == {"1.20.0"}
+    serves(yum1)
+
+
+def test_two_repositories_that_carry_the_toolkit_at_different_versions(lab: Lab, yum1: Host) -> None:
+    """Unpinned, the newest of each package do not fit: both are named. A pin decides it."""
+    yum1.put(CUDA, "/etc/yum.repos.d/cuda.repo")
+    yum1.root(f"rpm -e {' '.join(TOOLKIT)} && yum -q --disablerepo=* versionlock delete {' '.join(TOOLKIT)}")
+    run = refused(lab, nvidia={})
+    sentence = (
+        "two repositories carry the NVIDIA Container Toolkit at different versions, which do not fit: cuda has 1.21.0; "
+    )
+    assert says(run, f"{sentence}gpurack-nvidia-container-toolkit has 1.19.1, 1.20.0. Write nvidia:"), run.output
+
+    converge(lab, "yum1", *NEW)
+
+    assert versions(yum1, TOOLKIT) == {"1.20.0"}
+    yum1.root("yum -y upgrade --refresh")
+    assert versions(yum1, TOOLKIT) == {"1.20.0"}
+    serves(yum1)
+
+
+SLOW = """Name: slow
+Version: 1
+Release: 1
+License: none
+Summary: slow
+BuildArch: noarch
+%description
+Slow.
+%post
+sleep 12
+%files
+"""
+
+
+def test_another_rpm_that_is_at_work_is_waited_for(lab: Lab, yum1: Host) -> None:
+    """rpm's own lock, for which dnf does not wait."""
+    yum1.put(SLOW, "/root/slow.spec")
+    yum1.root("cd /root && rpmbuild -bb --quiet --define '_topdir /root/top' slow.spec")
+    yum1.root("systemd-run --quiet --collect sh -c 'rpm -i /root/top/RPMS/noarch/slow*.rpm'")
+    await_(lambda: yum1.root("pgrep -x sleep", check=False).stdout, seconds=20, what="rpm's scriptlet")
+
+    run = converge(lab, "yum1", *OLD)
+
+    assert "rpm is busy with another installation; waiting" in run.output, run.output
+    assert versions(yum1, CE[:2]) == {"26.1.5"}

@@ -1,0 +1,126 @@
+"""`gpurack status` on real hosts: what it says of a healthy lab, and of one where things have just broken."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.conftest import CHECKOUT, Lab, chat, standard
+from tests.testbed import Host
+from tests.testbed.browser import browser
+
+GPURACK = str(Path(sys.executable).parent / "gpurack")
+
+
+def status(inventory: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """`gpurack status` as cron would run it."""
+    return subprocess.run(
+        [GPURACK, "status", str(inventory), *options],
+        cwd=CHECKOUT,
+        env=os.environ,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def inventory(lab: Lab) -> Path:
+    """The standard lab, deployed."""
+    file = lab.inventory(standard())
+    done = lab.run(file)
+    assert done.exit_code == 0, done.output
+    return file
+
+
+def test_a_healthy_lab(inventory: Path, gpu1: Host, cpu1: Host) -> None:
+    chat(cpu1, 8000)
+    begun = gpu1.root("date +%s").stdout.strip()
+    found = status(inventory, "--json")
+    assert (found.returncode, found.stderr) == (0, "")
+    data = json.loads(found.stdout)
+    assert data["summary"] == "4 of 4 ready."
+    here, there = data["hosts"]["gpu1"], data["hosts"]["cpu1"]
+    assert [gpu["uuid"] for gpu in here["gpus"]] == gpu1.gpus.uuids
+    assert {name: model["state"] for name, model in here["models"].items()} == dict.fromkeys(
+        standard()["gpu1"]["models"], "ready"
+    )
+    said = float(
+        cpu1.root("curl -s http://127.0.0.1:8000/metrics | sed -n 's/^llamacpp:tokens_predicted_total //p'").stdout
+    )
+    assert there["models"]["delta"]["served"] == {"count": said, "unit": "tokens"}
+    assert said > 0
+    assert gpu1.ssh_commands(float(begun)) == 1
+
+
+def test_what_broke_is_named_and_ends_with_1(inventory: Path, gpu1: Host, cpu1: Host, tmp_path: Path) -> None:
+    page = tmp_path / "lab.html"
+    gpu1.root("docker pause alpha")
+    gpu1.gpus.lose(2)
+    cpu1.root("docker kill delta")
+    try:
+        found = status(inventory, "--html", str(page))
+    finally:
+        gpu1.root("docker unpause alpha")
+        cpu1.root("docker start delta")
+    assert found.returncode == 1
+    lines = [" ".join(line.split()) for line in found.stdout.splitlines()]
+    assert any(line.startswith("gpu1 SICK driver 580.159.04 GPU 0 ") and "2 lost" in line for line in lines)
+    assert "alpha gpu1 0 DOWN, it is paused http://localhost:8000/v1" in lines
+    [delta] = [line for line in lines if line.startswith("delta cpu1 CPU DOWN ")]
+    assert "it exited with code 137" in delta
+    [lost] = [line for line in lines if line.startswith("error gpu1 GPU 2 lost since ")]
+    assert "Xid 79" in lost
+    assert lost.endswith("Reboot the host; beta had it.")
+    assert lines[-1] == "2 of 4 ready, 2 down; gpu1 needs you."
+    looks_right(page)
+
+
+def looks_right(page: Path) -> None:
+    """In a real browser, on a phone and on a desk, by day and by night: all is there, legible and within the page."""
+    with browser() as chromium:
+        for scheme in ("light", "dark"):
+            for width in (360, 1440):
+                tab = chromium.new_page(color_scheme=scheme, viewport={"width": width, "height": 800})
+                asked: list[str] = []
+                tab.on("request", lambda request, asked=asked: asked.append(request.url))
+                tab.goto(page.as_uri())
+                assert tab.get_by_text("GPU 2 lost since").is_visible()
+                assert tab.get_by_text("DOWN, it is paused").is_visible()
+                assert tab.evaluate("document.documentElement.scrollWidth") <= width
+                back, front = tab.evaluate(
+                    "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]"
+                )
+                assert (brightness(back) > 200) == (scheme == "light")
+                assert abs(brightness(back) - brightness(front)) > 150
+                cards = [box["x"] for section in tab.locator("section").all() if (box := section.bounding_box())]
+                assert len(set(cards)) == (1 if width == 360 else 2)
+                assert asked == [page.as_uri()]
+                tab.close()
+
+
+def brightness(colour: str) -> float:
+    """0 to 255 of `rgb(r, g, b)`."""
+    return sum(map(int, re.findall(r"\d+", colour)[:3])) / 3
+
+
+def test_a_host_that_is_off(inventory: Path, cpu1: Host) -> None:
+    cpu1.stop()
+    try:
+        found = status(inventory, "--json")
+    finally:
+        cpu1.start()
+    assert found.returncode == 1
+    data: dict[str, Any] = json.loads(found.stdout)
+    assert data["hosts"]["cpu1"]["state"] == "UNREACHABLE"
+    assert data["hosts"]["gpu1"]["state"] == "ok"
+    assert data["summary"] == "3 of 4 ready, 1 down; cpu1 needs you."
