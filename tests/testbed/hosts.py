@@ -28,6 +28,8 @@ KEY = STATE / "key"
 SSH_CONFIG = STATE / "ssh_config"
 KNOWN_HOSTS = STATE / "known_hosts"
 HOST_KEYS = STATE / "host-keys"
+MIRROR = "/srv/debian"
+"""Where a host finds the mirror of its suite, when it is not among those of http://repo.testbed."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ KINDS = {
     "gpu-noble": Kind("host", suites.TRIXIE, True, _NOBLE),
     "cpu-noble": Kind("host", suites.TRIXIE, False, _NOBLE),
     "gpu-jammy": Kind("host-bookworm", suites.BOOKWORM, True, _JAMMY),
+    "gpu-sid": Kind("host-sid", suites.SID, True),
     "rootless": Kind("host", suites.TRIXIE, True, accounts=("ada", "bob")),
     "cpu-jammy": Kind("host-bookworm", suites.BOOKWORM, False, _JAMMY),
     "rpm": Kind("host-rpm", suites.RPM, True, _ROCKY, links=_DNF),
@@ -257,11 +260,18 @@ class Host:
 
 
 def create(
-    engine: Engine, name: str, kind: str, image: str, port: int, files: dict[str, bytes], name_server: str
+    engine: Engine,
+    name: str,
+    kind: str,
+    image: str,
+    port: int,
+    files: dict[str, bytes],
+    name_server: str,
+    mirror: Path | None = None,
 ) -> Host:
     """Make a host from its base image and boot it; it is not waited for.
 
-    `files`: what else to write there, path → content (apt's source and its key).
+    `files`: what else to write there, path → content (apt's source and its key). `mirror`: the folder at MIRROR.
     """
     host = Host(engine, name, kind, port)
     cgroups = "/sys/fs/cgroup"
@@ -299,6 +309,7 @@ def create(
     shared = cache_home() / environments.ROOM
     shared.mkdir(parents=True, exist_ok=True)
     options += ["-v", f"{shared}:{environments.MOUNT}:ro"]
+    options += ["-v", f"{mirror}:{MIRROR}:ro"] if mirror else []
     # systemd's signal for "shut down": without it a reboot is a kill after the time limit.
     options += ["--stop-signal", "SIGRTMIN+3"]
     engine.docker("create", *options, image, *(_OWN_CGROUPS if KINDS[kind].accounts else (_SYSTEMD,)))

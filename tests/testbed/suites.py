@@ -73,6 +73,17 @@ BOOKWORM = Suite(
     plain="runc",
     setup=_LOGIN,
 )
+# Docker 28 comes from Debian itself. It is made when the first such host is wanted, with a mirror of its own.
+SID = Suite(
+    "sid",
+    base=(*_HOST, "linux-sysctl-defaults"),
+    installable=(
+        "python3 curl ca-certificates iptables",
+        "docker.io docker-cli docker-compose docker-buildx apparmor",
+        "unattended-upgrades",
+    ),
+    setup=_LOGIN,
+)
 # A host whose only packages are rpms. rpm and dnf are Debian's; what a Rocky 9 has from the beginning is told to rpm's
 # database; dpkg and apt are gone. By which name it has dnf is the host's kind (hosts.py).
 _SPEC = "Version: 9.6\nRelease: 1\nLicense: none\nSummary: as on a Rocky 9 host\nBuildArch: noarch\n"

@@ -215,7 +215,8 @@ def _up(kinds: dict[str, str], ports: dict[str, int] | None = None) -> Testbed:
     models_image.push(f"http://{services.address(engine, 5000)}", parts.layers)
     for name, kind in kinds.items():
         image = parts.host_images[hosts.KINDS[kind].image]
-        _host(engine, name, kind, image, (ports or {}).get(name), key, name_server)
+        mirror = parts.mirrors.get(hosts.KINDS[kind].image)
+        _host(engine, name, kind, image, (ports or {}).get(name), key, name_server, mirror)
     running = hosts.existing(engine)
     hosts.write_ssh_config(running)
     for name in kinds:
@@ -235,6 +236,9 @@ class _Parts:
     services_image: str
     host_images: dict[str, str]
     """Image of hosts.KINDS → image in this Docker."""
+    mirrors: dict[str, Path]
+    """Image of hosts.KINDS → folder with the mirror of its suite, where http://repo.testbed/debian has it not: so the
+    services go on as they are when the first such host is wanted."""
     layers: list[models_image.Layer]
 
 
@@ -250,9 +254,14 @@ def _parts(engine: Engine, key: signing.SigningKey, host_images: set[str]) -> _P
         nvidia = pool.submit(repositories.nvidia, engine, key)
         weights = pool.submit(gguf_models.serve, services.WEIGHTS)
         rpm = pool.submit(suites.made, engine, "host-rpm", suites.RPM) if "host-rpm" in host_images else None
+        unstable = pool.submit(suites.made, engine, "host-sid", suites.SID) if "host-sid" in host_images else None
         bases = {"host": trixie.result(), "host-bookworm": bookworm.result()}
         if rpm:
             bases["host-rpm"] = rpm.result()
+        mirrors = {}
+        if unstable:
+            bases["host-sid"] = unstable.result()
+            mirrors["host-sid"] = pool.submit(repositories.debian, engine, key, {"sid": bases["host-sid"]})
         suites_of = {"trixie": bases["host"], "bookworm": bases["host-bookworm"]}
         docker = pool.submit(repositories.docker, engine, key, bases["host"], bases["host-bookworm"], sid.result())
         debian = pool.submit(repositories.debian, engine, key, suites_of)
@@ -266,6 +275,7 @@ def _parts(engine: Engine, key: signing.SigningKey, host_images: set[str]) -> _P
             {"debian": debian.result(), "docker-ce/linux": docker.result(), "nvidia": nvidia.result()},
             services_image.result(),
             {image: made.result() for image, made in images.items()},
+            {image: made.result() for image, made in mirrors.items()},
             layers.result(),
         )
     finally:
@@ -304,7 +314,14 @@ def _image(engine: Engine, folder: Path) -> str:
 
 
 def _host(
-    engine: Engine, name: str, kind: str, image: str, port: int | None, key: signing.SigningKey, name_server: str
+    engine: Engine,
+    name: str,
+    kind: str,
+    image: str,
+    port: int | None,
+    key: signing.SigningKey,
+    name_server: str,
+    mirror: Path | None,
 ) -> None:
     form = "{{.State.Status}}"
     state = engine.output("inspect", "--format", form, hosts.container(name), check=False)
@@ -324,5 +341,8 @@ def _host(
         if what.rpm
         else repositories.host_files(what.suite.name, key)
     )
+    if mirror:
+        source = "/etc/apt/sources.list.d/debian.sources"
+        files[source] = files[source].replace(b"http://repo.testbed/debian", f"file:{hosts.MIRROR}".encode())
     progress(f"creating {name} ({kind})")
-    hosts.create(engine, name, kind, image, port or hosts.free_port(taken), files, name_server)
+    hosts.create(engine, name, kind, image, port or hosts.free_port(taken), files, name_server, mirror)

@@ -57,6 +57,7 @@ def test_a_recipe_is_told_apart_by_the_content_of_its_files(tmp_path: Path) -> N
         ("cpu2", "cpu"),
         ("gpu-bookworm3", "gpu-bookworm"),
         ("bookworm1", "gpu-bookworm"),
+        ("sid1", "gpu-sid"),
         ("cpu", "cpu"),
     ],
 )
