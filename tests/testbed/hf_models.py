@@ -24,7 +24,7 @@ Tensor = tuple[tuple[int, ...], "array.array[float]"]
 """(shape, numbers), rows first."""
 
 
-def say(folder: Path, sentence: str) -> None:
+def say(folder: Path, sentence: str, heads: int = _HEADS) -> None:
     """Write a Llama of two layers that answers every chat with this sentence (1 MB).
 
     As in gguf_models: attention and feed-forward layers add nothing, the embedding is one-hot, and the output layer
@@ -51,8 +51,9 @@ def say(folder: Path, sentence: str) -> None:
         for part, shape in {"gate": (hidden, _WIDTH), "up": (hidden, _WIDTH), "down": (_WIDTH, hidden)}.items():
             tensors[f"{block}.mlp.{part}_proj.weight"] = _constant(shape, 0.0)
     config = {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": _WIDTH, "head_dim": 64,
-        "num_attention_heads": _HEADS, "num_key_value_heads": _HEADS, "num_hidden_layers": _LAYERS,
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": _WIDTH,
+        "head_dim": _WIDTH // heads, "num_attention_heads": heads, "num_key_value_heads": heads,
+        "num_hidden_layers": _LAYERS,
         "intermediate_size": hidden, "hidden_act": "silu", "max_position_embeddings": 4096, "rms_norm_eps": 1e-5,
         "vocab_size": count, "bos_token_id": 1, "eos_token_id": _EOS, "tie_word_embeddings": False,
         "torch_dtype": "float32",

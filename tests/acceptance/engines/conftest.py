@@ -1,0 +1,51 @@
+"""The host on which the tests of single engines deploy, and a client's view of what runs there."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.testbed import Host, Testbed
+
+
+@pytest.fixture(scope="session")
+def engine1(testbed: Testbed) -> Host:
+    """A host with four cards, for models of every engine; each module puts its own in the place of the last one's."""
+    return testbed.add("engine1", "gpu")
+
+
+def post(host: Host, port: int, path: str, body: Any, key: str | None = None) -> tuple[int, Any]:
+    """Status and answer of a request that curl makes on the host itself; the answer as it is where it is no JSON."""
+    header = f"-H 'Authorization: Bearer {key}' " if key else ""
+    said = host.run(
+        f"curl -sS --max-time 120 -w '\\n%{{http_code}}' -H 'Content-Type: application/json' {header}-d @- "
+        f"http://127.0.0.1:{port}{path}",
+        stdin=json.dumps(body).encode(),
+    ).stdout
+    text, _, status = said.rpartition("\n")
+    try:
+        return int(status), json.loads(text)
+    except ValueError:
+        return int(status), text
+
+
+def say(model: str) -> dict[str, Any]:
+    """The body of a chat request."""
+    return {"model": model, "messages": [{"role": "user", "content": "Who are you?"}], "max_tokens": 32}
+
+
+def content(answer: Any) -> str:
+    """What a model said in a chat."""
+    return str(answer["choices"][0]["message"]["content"])
+
+
+def similarities(answer: Any) -> list[float]:
+    """Of the embeddings in an answer: cosine of 0 and 1, 0 and 2, 1 and 2."""
+    vectors = [one["embedding"] for one in sorted(answer["data"], key=lambda one: int(one["index"]))]
+
+    def product(one: int, other: int) -> float:
+        return float(sum(a * b for a, b in zip(vectors[one], vectors[other], strict=True)))
+
+    return [product(i, j) / (product(i, i) * product(j, j)) ** 0.5 for i, j in ((0, 1), (0, 2), (1, 2))]

@@ -1,0 +1,148 @@
+"""Engines that compute on cards (stand-ins: docs/testing.md), all on one host: each gets the cards and the share of
+their memory that the inventory says, and answers under its name to whoever has its key."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.acceptance.conftest import Lab, Run, cards, containers, identities
+from tests.acceptance.engines.conftest import content, post, say
+from tests.testbed import Host
+from tests.testbed.engines import models
+
+KEY = "sk-cards-51be07d2"
+VLLM = {"engine": "vllm", "version": "0.33.0"}
+SGLANG = {"engine": "sglang", "version": "0.5.23"}
+TEI = {"engine": "tei", "version": "1.9"}
+
+
+def model(engine: dict[str, Any], folder: str, gpus: list[int], port: int, **more: Any) -> dict[str, Any]:
+    weights = {"copy": str(models.folder(folder))}
+    return {**engine, "weights": weights, "gpus": gpus, "port": port, "api_key": {"env": "KEY"}, **more}
+
+
+def wanted() -> dict[str, Any]:
+    """Two chat models over both cards 0 and 1; vLLM's embeddings and rerank on card 2, TEI's on card 3 and the CPU."""
+    return {
+        "chat": model(VLLM, "zeta", [0, 1], 8000, vram="12GiB", context=2048, served_name="qwen2.5-14b-instruct"),
+        "sgl": model(SGLANG, "zeta", [0, 1], 8001, vram="30%", context=1024),
+        "bge-m3": model(VLLM, "minilm", [2], 8003, vram="6GiB"),
+        "bge-reranker": model(VLLM, "reranker", [2], 8004, vram="5GiB", context=512),
+        "tei-embed": model(TEI, "minilm", [3], 8080, vram="3GiB"),
+        "tei-rerank": model(TEI, "reranker", [3], 8081, vram="3GiB"),
+        "tei-cpu": model(TEI, "minilm", [], 8082),
+    }
+
+
+def deploy(lab: Lab) -> Run:
+    return lab.run(lab.inventory({"engine1": {"models": wanted()}}), env={"KEY": KEY})
+
+
+@pytest.fixture(scope="module")
+def host(lab: Lab, engine1: Host) -> Host:
+    """All of them, brought up by one run."""
+    lab.testbed.serve_engines("vllm", "sglang", "tei")
+    engine1.root("command -v docker >/dev/null && docker ps -aq | xargs -r docker rm -f", check=False)
+    run = deploy(lab)
+    assert run.exit_code == 0, run.output
+    assert "7 of 7 models answered, 7 changed" in run.output
+    return engine1
+
+
+def argument(host: Host, name: str, flag: str) -> str | None:
+    """The value of a flag in a container's command."""
+    words = containers(host)[name]["Args"]
+    return words[words.index(flag) + 1] if flag in words else None
+
+
+def test_each_container_holds_its_cards_and_no_other(host: Host) -> None:
+    uuids = host.gpus.uuids
+    there = {name: cards(host, name) for name in wanted() if name != "tei-cpu"}
+    assert there == {
+        "chat": uuids[:2], "sgl": uuids[:2], "bge-m3": [uuids[2]], "bge-reranker": [uuids[2]],
+        "tei-embed": [uuids[3]], "tei-rerank": [uuids[3]],
+    }  # fmt: skip
+    assert host.root("docker exec tei-cpu nvidia-smi -L", check=False).returncode != 0
+
+
+def test_cards_and_vram_become_parallelism_and_shares(host: Host) -> None:
+    """Of a card with 24576 MiB; SGLang's flag is for weights and cache alone, and so 0.88 of the share."""
+    assert argument(host, "chat", "--tensor-parallel-size") == "2"
+    assert argument(host, "sgl", "--tp-size") == "2"
+    assert argument(host, "bge-m3", "--tensor-parallel-size") is None
+    shares = {name: argument(host, name, "--gpu-memory-utilization") for name in ("chat", "bge-m3", "bge-reranker")}
+    assert shares == {"chat": "0.500", "bge-m3": "0.250", "bge-reranker": "0.208"}
+    assert argument(host, "sgl", "--mem-fraction-static") == "0.264"
+    assert (argument(host, "chat", "--max-model-len"), argument(host, "sgl", "--context-length")) == ("2048", "1024")
+
+
+def test_the_image_follows_the_card(host: Host) -> None:
+    """An A30 has compute capability 8.0, whose tag has no prefix."""
+    images = {name: data["Config"]["Image"].rpartition(":")[2] for name, data in containers(host).items()}
+    assert {images[name] for name in ("tei-embed", "tei-rerank")} == {"1.9"}
+    assert images["tei-cpu"] == "cpu-1.9"
+    assert (images["chat"], images["sgl"]) == ("v0.33.0", "v0.5.23")
+
+
+@pytest.mark.parametrize(
+    ("port", "name", "sentence"),
+    [
+        (8000, "qwen2.5-14b-instruct", "I am qwen2.5-14b-instruct, and vLLM is played here."),
+        (8001, "sgl", "I am sgl, and SGLang is played here."),
+    ],
+)
+def test_chat(host: Host, port: int, name: str, sentence: str) -> None:
+    status, answer = post(host, port, "/v1/chat/completions", say(name), KEY)
+    assert (status, content(answer), answer["model"]) == (200, sentence, name)
+    assert post(host, port, "/v1/chat/completions", say("other"), KEY)[0] == 404
+
+
+@pytest.mark.parametrize(("port", "name"), [(8003, "bge-m3"), (8080, "tei-embed"), (8082, "tei-cpu")])
+def test_embeddings(host: Host, port: int, name: str) -> None:
+    status, answer = post(host, port, "/v1/embeddings", {"model": name, "input": ["one", "two"]}, KEY)
+    assert (status, answer["model"], len(answer["data"])) == (200, name, 2)
+
+
+def test_rerank(host: Host) -> None:
+    """vLLM's way and TEI's own; the second text is nearer."""
+    texts = ["bread", "a card of ours"]
+    body = {"model": "bge-reranker", "query": "which card", "documents": texts}
+    status, answer = post(host, 8004, "/v1/rerank", body, KEY)
+    assert (status, [one["index"] for one in answer["results"]]) == (200, [1, 0])
+    status, ranked = post(host, 8081, "/rerank", {"query": "which card", "texts": texts}, KEY)
+    assert (status, [one["index"] for one in ranked]) == (200, [1, 0])
+
+
+def test_nobody_gets_in_without_the_key(host: Host) -> None:
+    asked = {
+        8000: "/v1/chat/completions", 8001: "/v1/chat/completions", 8003: "/v1/embeddings", 8004: "/v1/rerank",
+        8080: "/embed", 8081: "/rerank", 8082: "/embed",
+    }  # fmt: skip
+    for port, path in asked.items():
+        assert post(host, port, path, {})[0] == 401, port
+        assert post(host, port, path, {}, "sk-wrong")[0] == 401, port
+
+
+def test_the_key_shows_nowhere(host: Host) -> None:
+    """SGLang's own log would show it (docs/engines.md)."""
+    names = " ".join(wanted())
+    for look in (
+        f"docker inspect {names}",
+        f"for name in {names}; do docker logs $name 2>&1; done",
+        "cat /etc/gpurack/compose.yaml",
+        "cat /proc/[0-9]*/cmdline | tr '\\0' '\\n'",
+    ):
+        said = host.root(look, check=False).stdout
+        assert said
+        assert KEY not in said, look
+    assert "api_key='***'" in host.root("docker logs sgl 2>&1").stdout
+
+
+def test_again_nothing_changes(lab: Lab, host: Host) -> None:
+    before = identities(host)
+    again = deploy(lab)
+    assert again.unchanged, again.output
+    assert host.ssh_commands(again.begun) == 1
+    assert identities(host) == before
