@@ -120,13 +120,15 @@ def of_script(text: str, known: Known) -> tuple[list[ContainerRun], list[Finding
     for where, comment in script.comments:
         if re.match(r"(sudo\s+)?docker\s+run\b", comment):
             findings.append(Finding("left out", where, "a docker run in a comment."))
+    # its -p is the password, and so is what a command before it prints for --password-stdin
+    logins = {command.where for command in script.commands if docker_run.docker_words(command.words)[:1] == ["login"]}
     for command in script.commands:
         options = docker_run.run_words(command.words)
         for name in command.undefined if options is not None else ():
             what = f"{name} is not defined" + (f"; give it with --set {name[1:]}=…." if name[:2] != "$(" else ".")
             findings.append(Finding("open", command.where, what))
         if options is None:
-            findings += other(command, committed, pulls)
+            findings += other(command, committed, pulls, logins)
             continue
         try:
             container, found = docker_run.parse(options, command.where)
@@ -157,10 +159,14 @@ def of_script(text: str, known: Known) -> tuple[list[ContainerRun], list[Finding
     )
 
 
-def other(command: words.Command, committed: dict[str, str], pulls: dict[str | None, list[str]]) -> list[Finding]:
-    """A command that is no docker run."""
-    shown = secret.masked(command.words)
+def other(
+    command: words.Command, committed: dict[str, str], pulls: dict[str | None, list[str]], logins: set[str]
+) -> list[Finding]:
+    """A command that is no docker run. logins: lines that hold a docker login."""
     rest = docker_run.docker_words(command.words)
+    shown = secret.masked(command.words)
+    if command.where in logins:
+        shown = " ".join([*(["docker"] if rest else []), (rest or command.words)[0], "…"])
     plain = [word for word in command.words if word not in ("sudo",)]
     if rest[:1] == ["exec"]:
         inside = [word for word in rest[1:] if not word.startswith("-")]

@@ -8,6 +8,9 @@ NAMED = re.compile(r"(API[_-]?KEYS?|ACCESS[_-]?KEY|[_-]KEY|TOKEN|SECRET|PASSW(OR
 HF_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "HF_API_TOKEN", "HUGGINGFACE_TOKEN")
 HIDDEN = "***"
 ASSIGNED = re.compile(r"([\w-]+)=(?=\S)(.*)", re.DOTALL)
+IN_SCRIPT = re.compile(r"(?<!\S)(-[\w-]+)(\s+)([^\s$\"']+|\"[^\"$]*\"|'[^']*')")
+"""A flag and its value inside one word, which is a script's; what the script takes from a variable is none."""
+PASSWORD_IN_URL = re.compile(r"://[^/@\s]+@")
 
 
 def is_secret(name: str) -> bool:
@@ -41,7 +44,8 @@ def hidden_words(words: Sequence[str]) -> list[str]:
     for word in words:
         word = HIDDEN if hide else ASSIGNED.sub(_hidden, word)
         hide = "=" not in word and word.startswith("-") and is_secret(word)
-        word = re.sub(r"://[^/@\s]+@", f"://{HIDDEN}@", word)
+        word = IN_SCRIPT.sub(lambda found: f"{found[1]}{found[2]}{HIDDEN}" if is_secret(found[1]) else found[0], word)
+        word = PASSWORD_IN_URL.sub(f"://{HIDDEN}@", word)
         shown.append(re.sub(r"(?i)(bearer\s+)[^\s'\"]+", rf"\1{HIDDEN}", word))
     return shown
 

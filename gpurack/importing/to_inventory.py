@@ -298,7 +298,11 @@ class _Translation:
         hub = given in ("hf", "hf-repo")
         file = files_named[0] if hub and (files_named := self.flags.given.pop("hf-file", [])) else None
         if given == "model-url":
-            self.fields["weights"] = {"url": self.model, "sha256": "UNKNOWN"}
+            url = secret.hidden_words([self.model])[0]
+            self.fields["weights"] = {"url": url, "sha256": "UNKNOWN"}
+            if url != self.model:
+                self.say("open", f"the URL of its weights holds a password; it is {secret.HIDDEN} here. Give a URL without "
+                         'one, {"hf": …} with the host\'s hf_token, or {"copy": …}.')  # fmt: skip
             self.say("open", "the sha256 of its weights is not known; write it (sha256sum FILE).")
         else:
             self.fields["weights"] = self.weights(self.model, revision, hub)

@@ -9,6 +9,7 @@ from hypothesis.strategies import lists, sampled_from
 
 from gpurack.importing.compose_file import NoCompose
 from gpurack.importing.reader import Imported, read
+from gpurack.importing.secret import hidden_words
 from gpurack.importing.text import as_python, as_yaml, comments
 from gpurack.spec.load import to_groups
 
@@ -99,6 +100,13 @@ SECRET = "sk-live-0123456789"
         f"services:\n  a:\n    image: ollama/ollama:1.0\n    environment: [HF_TOKEN={SECRET}]\n    secret: {SECRET}\n",
         f"services:\n  a:\n    image: x/y:1\n    ports: ['80:80']\n    labels: {{lab.token: {SECRET}}}\n",
         f"docker run -d -p 80:80 -e DB=postgres://me:{SECRET}@db/x x/y:1",
+        f"docker login -u me -p {SECRET} reg",
+        f"docker login -u me -p{SECRET} reg",
+        f"TOKEN={SECRET}\necho $TOKEN | docker login -u me --password-stdin reg",
+        f"docker run -d -p 80:80 --entrypoint bash vllm/vllm-openai:v0.33.0 -c 'vllm serve a/b --api-key {SECRET}'",
+        f"docker run -d -p 80:80 --entrypoint bash vllm/vllm-openai:v0.33.0 -c 'vllm serve a/b --api-key=\"{SECRET}\"'",
+        f"docker run -d -p 80:80 --entrypoint bash x/y:1 -c 'export API_KEY={SECRET}; serve'",
+        f"docker run -d -p 80:80 --name c ghcr.io/ggml-org/llama.cpp:server -mu https://me:{SECRET}@hub/x.gguf",
     ],
 )  # fmt: skip
 def test_a_secret_is_never_printed(command: str) -> None:
@@ -106,6 +114,11 @@ def test_a_secret_is_never_printed(command: str) -> None:
     printed = as_python(imported, "h") + as_yaml(imported, "h") + comments(imported.findings)
     assert imported.findings
     assert SECRET not in printed
+
+
+def test_what_a_script_takes_from_a_variable_is_no_secret_in_it() -> None:
+    script = 'exec vllm serve a/b --api-key "$KEY"'
+    assert hidden_words(["-c", script]) == ["-c", script]
 
 
 def test_a_key_becomes_a_reference_with_its_remedy() -> None:
