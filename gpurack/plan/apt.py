@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 
 from gpurack import paths
+from gpurack.plan.complaints import explain_apt
 from gpurack.plan.packages import Pin, Repository
 from gpurack.plan.steps import SetAside, Shell, Step, WriteFile
 from gpurack.resources import render
@@ -137,7 +138,7 @@ def finish_interrupted(state: HostState) -> list[Step]:
     if not state.audit and all(package.whole for package in state.packages.values()):
         return []
     command = f"{ENV} {patiently('dpkg --configure -a')} && {GET} -f install"
-    return [Shell("finish an interrupted package installation", command, slow=True)]
+    return [Shell("finish an interrupted package installation", command, slow=True, explain=explain_apt)]
 
 
 def prerequisites(state: HostState) -> list[str]:
@@ -157,12 +158,20 @@ def spelled(name: str, pin: Pin | None) -> str:
 
 
 def install(reason: str, packages: Mapping[str, Pin | None], state: HostState, hold: Sequence[str] = ()) -> Step:
-    """One apt-get for all `packages`, with the lists refreshed first, then holds."""
+    """One apt-get for all `packages`, with the lists refreshed first, then holds. When it fails: which versions there
+    are and where ("there: NAME VERSION@REPOSITORY …", the oldest first)."""
     names = " ".join(shlex.quote(spelled(name, pin)) for name, pin in packages.items())
-    commands = [UPDATE, f"{GET} install --allow-downgrades --allow-change-held-packages {names}"]
+    listed = (
+        f"apt-cache madison {' '.join(packages)} 2>/dev/null | awk -F ' *[|] *' '{{ sub(/^ +/, \"\", $1); "
+        'split($3, from, " "); all[$1] = " " $2 "@" from[1] all[$1] } '
+        'END { for (name in all) print "there: " name all[name] }\''
+    )
+    installing = f"{GET} install --allow-downgrades --allow-change-held-packages {names}"
+    commands = [UPDATE, f"{installing} || {{ {listed}; exit 1; }}"]
     if hold:
         commands.append(patiently(f"apt-mark hold {' '.join(hold)}"))
-    return Shell(reason, f"{ENV} " + " && ".join(f"{{ {command}; }}" for command in commands), slow=True)
+    command = f"{ENV} " + " && ".join(f"{{ {command}; }}" for command in commands)
+    return Shell(reason, command, slow=True, explain=explain_apt)
 
 
 def hold(names: Sequence[str], state: HostState) -> Step:

@@ -1,7 +1,7 @@
-"""Why dnf or yum failed, in a sentence with what to do about it. Pure.
+"""Why apt, dnf or yum failed, in a sentence with what to do about it. Pure.
 
-The texts are those of dnf 4.23 and dnf5 5.4 (of yum 3 those that others reported), in English (LC_ALL=C); "there: …" is
-plan/rpm.py's own.
+The texts are those of apt 2.6 to 3.0, dnf 4.23 and dnf5 5.4 (of yum 3 those that others reported), in English
+(LC_ALL=C); "there: …" is plan/apt.py's and plan/rpm.py's own.
 """
 
 import re
@@ -17,10 +17,22 @@ There = Mapping[str, Sequence[tuple[str, str]]]
 """Package → (version, repository) of all that the repositories have, oldest first."""
 
 
+Complaints = Sequence[tuple[str, Callable[[re.Match[str], str, There], str | None]]]
+
+
 def explain(lines: Sequence[str]) -> str | None:
-    """The sentence for what a failed command printed; None when it is no complaint known here."""
+    """The sentence for what a failed command of dnf or yum printed; None when it is no complaint known here."""
+    return _explain(lines, COMPLAINTS)
+
+
+def explain_apt(lines: Sequence[str]) -> str | None:
+    """The same for apt and dpkg."""
+    return _explain(lines, APT_COMPLAINTS)
+
+
+def _explain(lines: Sequence[str], complaints: Complaints) -> str | None:
     text, there = "\n".join(lines), available(lines)
-    for pattern, sentence in COMPLAINTS:
+    for pattern, sentence in complaints:
         found = re.search(pattern, text, re.MULTILINE)
         said = found and sentence(found, text, there)
         if said:
@@ -71,8 +83,11 @@ def _no_match(found: re.Match[str], text: str, there: There) -> str | None:
     name = max((name for name in there if spec.startswith(f"{name}-")), key=len, default=None)
     if name is None:
         return f"{spec.removesuffix('-*')} is in none of the host's repositories (dnf repolist)."
+    return _other_versions(name, spec.removeprefix(f"{name}-").removesuffix("-*"), there)
+
+
+def _other_versions(name: str, version: str, there: There) -> str:
     versions = list(dict.fromkeys(upstream(version) for version, _ in there[name]))[-SHOWN:]
-    version = spec.removeprefix(f"{name}-").removesuffix("-*")
     return f"{name} {version} is in no repository; there {_are(versions)}."
 
 
@@ -100,10 +115,18 @@ def _do_not_fit(found: re.Match[str], text: str, there: There) -> str:
         )
         return (
             f"two repositories carry the NVIDIA Container Toolkit at different versions, which do not fit: {which}. "
-            'Write nvidia: {"toolkit": …} with one of them, or keep it out of the other: '
-            "excludepkgs=nvidia-container-toolkit*,libnvidia-container* in its .repo file."
+            f'Write nvidia: {{"toolkit": …}} with one of them, or keep it out of the other: {_keep_out(text)}'
         )
     return f"the packages do not fit what is on the host: {' '.join(found['problem'].split())}."
+
+
+def _keep_out(text: str) -> str:
+    if re.search(r"(?m)^E: ", text):
+        return (
+            "Package: nvidia-container-toolkit* libnvidia-container*, Pin: origin HOST, Pin-Priority: -1 in a file of "
+            "/etc/apt/preferences.d."
+        )
+    return "excludepkgs=nvidia-container-toolkit*,libnvidia-container* in its .repo file."
 
 
 def _broken_database(found: re.Match[str], text: str, there: There) -> str:
@@ -114,13 +137,47 @@ def _no_room(found: re.Match[str], text: str, there: There) -> str:
     return f"there is no room for the packages on the host: {found['what'].strip(' .')}."
 
 
+def _unsigned_for_apt(found: re.Match[str], text: str, there: There) -> str:
+    return (
+        f"repository {found['url'].rstrip('/')} is not signed with the key that belongs to it. A mirror that signs "
+        'anew needs its own key in the inventory: mirrors: {…: {"url": …, "key": …}}.'
+    )
+
+
+def _unreachable_for_apt(found: re.Match[str], text: str, there: There) -> str:
+    detail = re.search(r"(?m)^ +(\d{3} +\S.*?)(?: \[IP: .*\])?$", text)
+    why = found.groupdict().get("why") or (detail and " ".join(detail[1].split())) or "it has no Release file"
+    return (
+        f"repository {found['url'].rstrip('/')} cannot be read: {why.strip().rstrip('.:')}. Is it reachable from the "
+        "host? Another one goes into the inventory's mirrors; what is not gpurack's stands in /etc/apt/sources.list.d."
+    )
+
+
+def _no_version_for_apt(found: re.Match[str], text: str, there: There) -> str:
+    name, version = found["name"], re.sub(r"^\d+:|-?\*$", "", found["spec"])
+    if name not in there:
+        return f"{name} {version} is in none of the host's repositories (apt-cache policy {name})."
+    return _other_versions(name, version, there)
+
+
+def _not_located(found: re.Match[str], text: str, there: There) -> str:
+    return f"{found['name']} is in none of the host's repositories (apt-cache policy {found['name']})."
+
+
+def _same_file(found: re.Match[str], text: str, there: There) -> str:
+    return (
+        f"{found['package']} is in the way: it has {found['file']}, too. Remove it, if nothing else needs it "
+        f"(apt-get remove {found['package']}), and run again."
+    )
+
+
 def _are(versions: Sequence[str]) -> str:
     if len(versions) == 1:
         return f"is {versions[0]}"
     return f"are {', '.join(versions[:-1])} and {versions[-1]}"
 
 
-COMPLAINTS: tuple[tuple[str, Callable[[re.Match[str], str, There], str | None]], ...] = (
+COMPLAINTS: Complaints = (
     (r"rpmdb open failed|cannot open Packages (?:database|index)", _broken_database),
     (r"metadata for repo '(?P<repository>[^']+)': repomd.xml GPG signature verification error", _wrong_key),
     (r"^ (?P<repository>\S+) .*\n>>> repomd.xml GPG signature verification error", _wrong_key),  # dnf5
@@ -135,4 +192,19 @@ COMPLAINTS: tuple[tuple[str, Callable[[re.Match[str], str, There], str | None]],
     (r"^Error: Package: (?P<package>\S+) .*\n +Requires: (?P<what>.*)", _lacks),  # yum 3
     (r"(?P<what>At least \S+ more space needed.*|No space left on device)", _no_room),
     (r"^ *Problem:? *(?:\d+: )?(?P<problem>.*(?:\n +- .*){0,2})", _do_not_fit),
+)
+
+APT_COMPLAINTS: Complaints = (
+    (r"^E: The repository '(?P<url>\S+) .*' is not signed", _unsigned_for_apt),
+    (r"^E: The repository '(?P<url>\S+) .*' does not have a Release file", _unreachable_for_apt),
+    (
+        r"^E: Failed to fetch (?P<url>\S+?)(?:/dists/\S+|/+(?:In)?Release\S*) +(?P<why>.*?)(?: *\[IP: .*\])?$",
+        _unreachable_for_apt,
+    ),
+    (r"^E: Version '(?P<spec>\S+)' for '(?P<name>\S+)' was not found", _no_version_for_apt),
+    (r"^E: Unable to locate package (?P<name>\S+)", _not_located),
+    (r"^E: Package '(?P<name>\S+)' has no installation candidate", _not_located),
+    (r"trying to overwrite '(?P<file>[^']+)', which is also in package (?P<package>\S+)", _same_file),
+    (r"(?P<what>You don't have enough free space in \S+|No space left on device)", _no_room),
+    (r"unmet dependencies:\n(?P<problem>(?: .*\n)+)", _do_not_fit),
 )

@@ -105,11 +105,13 @@ def conflict(spec: Host, state: HostState, platform: Platform) -> str | None:
     if not is_ce(spec) and not platform.distro_packages:
         return f'{state.os.name} has no Docker with Compose v2 of its own; write docker: {{"source": "docker-ce"}}.'
     wanted = packages_of(spec, platform)[0]
-    rivals = {**platform.rivals, **(platform.ce_rivals if is_ce(spec) else {})}
+    rivals = {**platform.rivals, **(platform.ce_rivals if is_ce(spec) else platform.distro_rivals)}
     found = installed((name for name in rivals if name != wanted), state)
     if found:
         name, version = next(iter(found.items()))
-        return f"{name} {upstream(version)} is installed and cannot live beside {wanted}. {rivals[name]}"
+        together = " ".join(other for other in found if rivals[other] == rivals[name])
+        remedy = rivals[name].replace("{names}", together)
+        return f"{name} {upstream(version)} is installed and cannot live beside {wanted}. {remedy}"
     return None
 
 

@@ -7,6 +7,8 @@ from gpurack.plan import apt, rpm
 from gpurack.plan.packages import Packages
 from gpurack.state.model import Os
 
+CE_PACKAGES = ("docker-ce", "docker-ce-cli", "containerd.io", "docker-buildx-plugin", "docker-compose-plugin")
+
 
 @dataclass(frozen=True)
 class Trust:
@@ -23,7 +25,8 @@ class Platform:
     host's). docker_key: in files/keys. distro_packages: the distribution's own Docker with Compose v2, engine first
     (empty: it has no Compose v2). rootless: what users' rootless Dockers need beside Docker's own packages;
     distro_rootless: and beside the distribution's. rivals: what cannot be on a host together with another engine →
-    what to do then; ce_rivals: with docker-ce. trust: certificates of one's own."""
+    what to do then ({names}: all of the same kind that are there); ce_rivals: with docker-ce; distro_rivals: with the
+    distribution's. trust: certificates of one's own."""
 
     name: str
     packages: Packages
@@ -36,15 +39,20 @@ class Platform:
     distro_rootless: tuple[str, ...] = ()
     rivals: Mapping[str, str] = field(default_factory=dict)
     ce_rivals: Mapping[str, str] = field(default_factory=dict)
+    distro_rivals: Mapping[str, str] = field(default_factory=dict)
 
 
-def _kept(name: str, source: str, remove: str) -> str:
+def _kept(source: str, remove: str) -> str:
     return (
-        f'To keep it write docker: {{"source": "{source}"}}; to change over, stop its containers and {remove} {name}.'
+        f'To keep it write docker: {{"source": "{source}"}}; to change over, stop its containers and '
+        f"{remove} {{names}}."
     )
 
 
 def _debian(name: str, family: str, distro_packages: tuple[str, ...] = (), codename: str = "{codename}") -> Platform:
+    """What only one of the two Dockers needs is in the way of the other, too: its plugins have the same files, of which
+    dpkg says so when half is unpacked. Compose v1 of the older releases is not."""
+    own, docker = _kept("distro", apt.REMOVE), _kept("docker-ce", apt.REMOVE)
     return Platform(
         name=name,
         packages=apt,
@@ -56,10 +64,12 @@ def _debian(name: str, family: str, distro_packages: tuple[str, ...] = (), coden
         rootless=("uidmap", "slirp4netns", "dbus-user-session", "acl"),
         distro_rootless=("rootlesskit",),
         rivals={
-            "docker.io": _kept("docker.io", "distro", apt.REMOVE),
-            "docker-ce": _kept("docker-ce", "docker-ce", apt.REMOVE),
+            "docker.io": own,
+            "docker-ce": docker,
             "podman-docker": f"It only calls podman docker: {apt.REMOVE} podman-docker.",
         },
+        ce_rivals=dict.fromkeys((*distro_packages, "docker-buildx"), own) if distro_packages else {},
+        distro_rivals=dict.fromkeys(CE_PACKAGES, docker),
     )
 
 
@@ -77,9 +87,9 @@ def _red_hat(name: str, docker_ce: str, distro_packages: tuple[str, ...] = ()) -
         distro_packages=distro_packages,
         rootless=("shadow-utils", "acl"),  # the rest Docker's own package asks for
         rivals={
-            "docker-ce": _kept("docker-ce", "docker-ce", rpm.REMOVE),
-            "moby-engine": _kept("moby-engine", "distro" if distro_packages else "keep", rpm.REMOVE),
-            "docker": _kept("docker", "keep", rpm.REMOVE),
+            "docker-ce": _kept("docker-ce", rpm.REMOVE),
+            "moby-engine": _kept("distro" if distro_packages else "keep", rpm.REMOVE),
+            "docker": _kept("keep", rpm.REMOVE),
             "podman-docker": f"It only calls podman docker: {rpm.REMOVE} podman-docker.",
         },
         ce_rivals={
@@ -123,7 +133,6 @@ PLATFORMS = {
     ("amzn", "2023"): _red_hat("Amazon Linux 2023", "centos/9"),
 }
 
-CE_PACKAGES = ("docker-ce", "docker-ce-cli", "containerd.io", "docker-buildx-plugin", "docker-compose-plugin")
 CE_ROOTLESS = "docker-ce-rootless-extras"
 TOOLKIT_PACKAGES = (
     "nvidia-container-toolkit",

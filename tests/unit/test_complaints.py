@@ -1,8 +1,8 @@
-"""What dnf 4.23 and dnf5 5.4 print when they fail, recorded with the testbed's repositories, and the sentence."""
+"""What apt 3.0, dnf 4.23 and dnf5 5.4 print when they fail, recorded with the testbed's repositories; the sentence."""
 
 import pytest
 
-from gpurack.plan.complaints import available, explain
+from gpurack.plan.complaints import available, explain, explain_apt
 
 THERE = "there: docker-ce 3:26.1.5-1.el9@gpurack-docker-ce 3:28.5.2-1.el9@gpurack-docker-ce"
 MIRROR = 'A mirror that signs anew needs its own key in the inventory: mirrors: {…: {"url": …, "key": …}}.'
@@ -151,3 +151,83 @@ def test_what_is_there() -> None:
         "docker-ce": [("3:26.1.5-1.el9", "gpurack-docker-ce"), ("3:28.5.2-1.el9", "gpurack-docker-ce")],
         "curl": [],
     }
+
+
+DEBS = "http://repo.testbed/docker-ce/linux/debian"
+REACH = (
+    "Is it reachable from the host? Another one goes into the inventory's mirrors; what is not gpurack's stands in "
+    "/etc/apt/sources.list.d."
+)
+THERE_APT = f"there: docker-ce 5:26.1.5-1~debian.13~trixie@{DEBS} 5:28.5.2-1~debian.13~trixie@{DEBS}"
+UNMET = [
+    "The following packages have unmet dependencies:",
+    " nvidia-container-toolkit : Depends: libnvidia-container-tools (= 1.21.0-1) but 1.20.0-1 is to be installed",
+    "E: Unable to correct problems, you have held broken packages.",
+    "E: The following information from --solver 3.0 may provide additional context:",
+    "   Unable to satisfy dependencies. Reached two conflicting decisions:",
+]
+
+APT_CASES = {
+    "another key": (
+        [f"Err:2 {DEBS} trixie InRelease",
+         "  Sub-process /usr/bin/sqv returned an error code (1), error message is: Missing key 79D1F449AE78, which is "
+         "needed to verify signature.",
+         f"W: OpenPGP signature verification failed: {DEBS} trixie InRelease: Sub-process /usr/bin/sqv returned",
+         f"E: The repository '{DEBS} trixie InRelease' is not signed."],
+        f"repository {DEBS} is not signed with the key that belongs to it. {MIRROR}",
+    ),
+    "a flat repository's": (
+        ["E: The repository 'http://repo.testbed/nvidia/stable/deb/amd64  InRelease' is not signed."],
+        f"repository http://repo.testbed/nvidia/stable/deb/amd64 is not signed with the key that belongs to it. "
+        f"{MIRROR}",
+    ),
+    "nobody listens": (
+        ["Err:2 http://repo.testbed:81/docker-ce/linux/debian trixie InRelease",
+         "  Could not connect to repo.testbed:81 (10.213.0.254). - connect (111: Connection refused) [IP: 10.2.0.4 80]",
+         "E: Failed to fetch http://repo.testbed:81/docker-ce/linux/debian/dists/trixie/InRelease  Unable to connect "
+         "to repo.testbed:81: [IP: 10.213.0.254 80]",
+         "E: Some index files failed to download. They have been ignored, or old ones used instead."],
+        "repository http://repo.testbed:81/docker-ce/linux/debian cannot be read: Unable to connect to "
+        f"repo.testbed:81. {REACH}",
+    ),
+    "nothing there": (
+        ["Err:3 http://repo.testbed/nowhere/linux/debian trixie Release", "  404  Not Found [IP: 10.213.0.254 80]",
+         "E: The repository 'http://repo.testbed/nowhere/linux/debian trixie Release' does not have a Release file."],
+        f"repository http://repo.testbed/nowhere/linux/debian cannot be read: 404 Not Found. {REACH}",
+    ),
+    "no such version": (
+        ["E: Version '5:27.0.1-*' for 'docker-ce' was not found",
+         "E: Version '5:27.0.1-*' for 'docker-ce-cli' was not found", THERE_APT],
+        "docker-ce 27.0.1 is in no repository; there are 26.1.5 and 28.5.2.",
+    ),
+    "no such package": (
+        ["E: Unable to locate package docker-compose-v2"],
+        "docker-compose-v2 is in none of the host's repositories (apt-cache policy docker-compose-v2).",
+    ),
+    "two repositories": (
+        [*UNMET, "there: nvidia-container-toolkit 1.19.1-1@http://a/deb 1.20.0-1@http://a/deb 1.21.0-1@http://b/cuda",
+         "there: libnvidia-container-tools 1.19.1-1@http://a/deb 1.20.0-1@http://a/deb"],
+        "two repositories carry the NVIDIA Container Toolkit at different versions, which do not fit: http://a/deb has "
+        '1.19.1, 1.20.0; http://b/cuda has 1.21.0. Write nvidia: {"toolkit": …} with one of them, or keep it out of '
+        "the other: Package: nvidia-container-toolkit* libnvidia-container*, Pin: origin HOST, Pin-Priority: -1 in a "
+        "file of /etc/apt/preferences.d.",
+    ),
+    "something else does not fit": (
+        UNMET,
+        "the packages do not fit what is on the host: nvidia-container-toolkit : Depends: libnvidia-container-tools "
+        "(= 1.21.0-1) but 1.20.0-1 is to be installed.",
+    ),
+    "the same file": (
+        ["dpkg: error processing archive /tmp/x/docker-buildx-plugin_0.29.1-1_amd64.deb (--unpack):",
+         " trying to overwrite '/usr/libexec/docker/cli-plugins/docker-buildx', which is also in package docker-buildx "
+         "(0.13.1+ds1-3)", "E: Sub-process /usr/bin/dpkg returned an error code (1)"],
+        "docker-buildx is in the way: it has /usr/libexec/docker/cli-plugins/docker-buildx, too. Remove it, if nothing "
+        "else needs it (apt-get remove docker-buildx), and run again.",
+    ),
+    "unknown": (["E: something that nobody saw yet"], None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("lines", "sentence"), APT_CASES.values(), ids=APT_CASES)
+def test_what_apt_says_becomes_a_sentence(lines: list[str], sentence: str | None) -> None:
+    assert explain_apt(lines) == sentence

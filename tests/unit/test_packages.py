@@ -219,7 +219,7 @@ def test_unchanged_is_nothing() -> None:
         (ce("29.0.0"), with_ce(held=True), "docker-ce 28.5.2 → 29.0.0", "'docker-ce=5:29.0.0-*'"),
         (ce("26.1.5"), with_ce(), "docker-ce 28.5.2 → 26.1.5", "--allow-downgrades --allow-change-held-packages"),
         (ce(), with_ce(packages={"docker-compose-plugin": ""}), "install docker-compose-plugin", " docker-compose-"),
-        (ce(), with_ce(packages={"docker-ce": "5:28.5.2-1 half"}), "install docker-ce", " docker-ce;"),
+        (ce(), with_ce(packages={"docker-ce": "5:28.5.2-1 half"}), "install docker-ce", " docker-ce |"),
         (
             ce("28.5.2"),
             with_ce(held=True, packages={"docker-ce-cli": "5:28.5.1-1 held"}),
@@ -254,13 +254,27 @@ def test_an_interrupted_installation_is_finished_first() -> None:
             DISTRO,
             "docker-ce",
             'docker.io 26.1.5 is installed and cannot live beside docker-ce. To keep it write docker: {"source": '
-            '"distro"}; to change over, stop its containers and apt-get remove docker.io.',
+            '"distro"}; to change over, stop its containers and apt-get remove docker.io docker-cli docker-compose.',
         ),
         (
             CE,
             "distro",
             'docker-ce 28.5.2 is installed and cannot live beside docker.io. To keep it write docker: {"source": '
-            '"docker-ce"}; to change over, stop its containers and apt-get remove docker-ce.',
+            '"docker-ce"}; to change over, stop its containers and apt-get remove docker-ce docker-ce-cli '
+            "containerd.io docker-buildx-plugin docker-compose-plugin.",
+        ),
+        # dpkg would say of the plugins' files, in the middle, that another package has them
+        (
+            {"docker-cli": "26.1.5+dfsg1-9+b9", "docker-buildx": "0.13.1+ds1-3"},
+            "docker-ce",
+            'docker-cli 26.1.5 is installed and cannot live beside docker-ce. To keep it write docker: {"source": '
+            '"distro"}; to change over, stop its containers and apt-get remove docker-cli docker-buildx.',
+        ),
+        (
+            {**DISTRO, "docker-compose-plugin": "2.40.3-1~debian.13~trixie"},
+            "distro",
+            "docker-compose-plugin 2.40.3 is installed and cannot live beside docker.io. To keep it write docker: "
+            '{"source": "docker-ce"}; to change over, stop its containers and apt-get remove docker-compose-plugin.',
         ),
         (
             {"podman-docker": "5.4.2+ds1-2"},
@@ -269,10 +283,15 @@ def test_an_interrupted_installation_is_finished_first() -> None:
             "apt-get remove podman-docker.",
         ),
     ],
-    ids=["docker.io", "docker-ce", "podman"],
+    ids=["docker.io", "docker-ce", "left of docker.io", "left of docker-ce", "podman"],
 )
 def test_two_dockers_are_never_swapped_unasked(packages: dict[str, str], source: Any, sentence: str) -> None:
     assert plan_docker(ce(source=source), host_state(packages=packages), True) == Plan(errors=(sentence,))
+
+
+def test_compose_v1_of_an_older_release_is_in_nobodys_way() -> None:
+    there = host_state(os="debian 12", packages={**PREREQUISITES, "docker-compose": "1.29.2-3"}, docker={})
+    assert not plan_docker(ce(), there, True).errors
 
 
 def test_only_the_remains_of_a_package_are_no_conflict() -> None:
