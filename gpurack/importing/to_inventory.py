@@ -301,8 +301,8 @@ class _Translation:
             url = secret.hidden_words([self.model])[0]
             self.fields["weights"] = {"url": url, "sha256": "UNKNOWN"}
             if url != self.model:
-                self.say("open", f"the URL of its weights holds a password; it is {secret.HIDDEN} here. Give a URL without "
-                         'one, {"hf": …} with the host\'s hf_token, or {"copy": …}.')  # fmt: skip
+                self.say("open", f"the URL of its weights holds a password, here {secret.HIDDEN}; give one without, "
+                         '{"hf": …} with the host\'s hf_token, or {"copy": …}.')  # fmt: skip
             self.say("open", "the sha256 of its weights is not known; write it (sha256sum FILE).")
         else:
             self.fields["weights"] = self.weights(self.model, revision, hub)

@@ -7,6 +7,7 @@ globals().update(gpurack.load("lab.yaml"))
 
 import ast
 import sys
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,8 @@ def parse_yaml(path: Path) -> Any:
         return yaml.load(path.read_text(encoding="utf-8"), Loader=_Strict)
     except OSError as error:
         raise InventoryError([Problem("", str(path), f"cannot be read: {error.strerror}.")]) from None
+    except UnicodeDecodeError as error:
+        raise InventoryError([Problem("", str(path), _no_text(error))]) from None
     except yaml.YAMLError as error:
         raise InventoryError([Problem("", str(path), _where(error))]) from None
 
@@ -84,7 +87,7 @@ def to_groups(content: Any, path: str) -> Groups:
 def read_inventory(path: Path) -> Inventory:
     """An inventory file, Python or YAML, as pyinfra would hold it; no host is contacted.
 
-    Raises InventoryError; pyinfra's own errors for Python files come through.
+    Raises InventoryError, also for what Python raises in the file and in group_data; pyinfra's own errors come through.
     """
     if path.is_dir():
         raise InventoryError([Problem("", str(path), "is a folder; name the inventory file in it.")])
@@ -94,6 +97,7 @@ def read_inventory(path: Path) -> Inventory:
         groups = read_yaml(path)
         return with_hosts(Inventory(groups.pop("all"), **groups))
     # Importing pyinfra's command line costs time that only this needs.
+    from pyinfra_cli.exceptions import UnexpectedExternalError
     from pyinfra_cli.inventory import make_inventory
 
     ctx_state.set(State())
@@ -103,6 +107,10 @@ def read_inventory(path: Path) -> Inventory:
         line = f": {error.text.strip()}" if error.text else "."
         where = f"{error.filename or path}:{error.lineno}"
         raise InventoryError([Problem("", where, f"is not Python ({error.msg}){line}")]) from None
+    except UnicodeDecodeError as error:
+        raise InventoryError([Problem("", str(path), _no_text(error))]) from None
+    except UnexpectedExternalError as error:
+        raise InventoryError([_raised(error.exception, error.filename)]) from None
     problems = ignored_by_pyinfra(path)
     if problems:
         raise InventoryError(problems)
@@ -189,6 +197,18 @@ class _Strict(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem=f'"{key}" is there twice', problem_mark=key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+def _no_text(error: UnicodeDecodeError) -> str:
+    return f"is not text in UTF-8 (byte {error.start + 1}); save it as UTF-8."
+
+
+def _raised(error: Exception, filename: str) -> Problem:
+    """What Python raised while it ran an inventory, and the last line of that file that was on the way there."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == filename]
+    what = f"Python stopped there: {type(error).__name__}: {error}".rstrip(": ")
+    missing = f"; is the environment variable {error} set?" if isinstance(error, KeyError) else "."
+    return Problem("", f"{filename}:{lines[-1]}" if lines else filename, what + missing)
 
 
 def _where(error: yaml.YAMLError) -> str:
