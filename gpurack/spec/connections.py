@@ -113,6 +113,8 @@ def connection_problems(fleet: Mapping[str, Host], names: Collection[str]) -> li
                     for name in service.connects_to
                     if name not in names and name not in served
                 ]
+                if key in service.connects_to and not upstreams_of(fleet, host, key):
+                    problems.append(Problem(host, path, f"{key} is this service itself; name what it is to use."))
             for where, name in upstreams_of(fleet, host, key):
                 model = fleet[where].entries[name]
                 if why_not := obstacle(host, key, service, (where, name, model)):

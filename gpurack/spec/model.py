@@ -97,7 +97,7 @@ class Secret(Strict):
 
     env: str | None = None
     file: str | None = None
-    command: list[str] | None = None
+    command: Annotated[list[str], Field(min_length=1)] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -124,10 +124,12 @@ class Secret(Strict):
         return self
 
     def read(self) -> str:
-        """The secret's value, without surrounding white space. Raises SecretError when there is none."""
+        """The secret's value, without surrounding white space. Raises SecretError when there is none, or more."""
         value = self._raw().strip()
         if not value:
             raise SecretError(f"{self.source()} is empty.")
+        if len(value.splitlines()) > 1:  # what `pass show` prints below the password; no HTTP header holds it
+            raise SecretError(f"{self.source()} holds more than one line; let it be the secret alone.")
         return value
 
     def source(self) -> str:
@@ -150,7 +152,8 @@ class Secret(Strict):
         except subprocess.CalledProcessError as error:
             raise SecretError(f"{self.source()} ended with exit code {error.returncode}.") from None
         except (OSError, UnicodeDecodeError) as error:
-            raise SecretError(f"{self.source()} cannot be read: {getattr(error, 'strerror', error)}.") from None
+            verb = "run" if self.command and isinstance(error, OSError) else "read"
+            raise SecretError(f"{self.source()} cannot be {verb}: {getattr(error, 'strerror', error)}.") from None
 
 
 @cache
@@ -326,6 +329,8 @@ def _weights_kind(value: Any) -> Any:
         raise ValueError(f"{value!r} are no weights; write a path on the host or {kinds}.")
     if isinstance(value, dict) and not {*_WEIGHTS, "sha256"} & set(value):
         raise ValueError(f"weights of kind {sorted(value)} are not known; write a path on the host or {kinds}.")
+    if isinstance(value, dict) and len(places := sorted(_WEIGHTS.keys() & value.keys())) > 1:
+        raise ValueError(f"weights come from one place, not {' and '.join(places)}; keep one of them.")
     return value
 
 
@@ -480,7 +485,15 @@ class BuildImage(Strict):
         return f"gpurack.local/{name or 'image'}:{hashlib.sha256(definition.encode()).hexdigest()[:12]}"
 
 
+IMAGE_NAME = re.compile(
+    r"(?:[A-Za-z0-9.-]+(?::\d+)?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*(?::\w[\w.-]{0,127})?(?:@sha256:[0-9a-f]+)?"
+)
+"""Docker's own form of a reference (distribution/reference): the registry, a path in small letters, a tag, a digest."""
+
+
 def _image_kind(value: Any) -> Any:
+    if isinstance(value, str) and not IMAGE_NAME.fullmatch(value):
+        raise ValueError(f'"{value}" is no image; name it as docker pull takes it, "ghcr.io/lab/llama:1.2".')
     if not isinstance(value, str | dict | Strict):
         raise ValueError(f'{value!r} is no image; write a name, {{"tar": …}} or {{"build": …}}.')
     if isinstance(value, dict) and not {"tar", "build"} & set(value):
@@ -501,6 +514,14 @@ Image = Annotated[
     Discriminator(_tag_of_image),
     BeforeValidator(_image_kind),
 ]
+
+
+
+def _connects_to_a_list(value: Any) -> Any:
+    if value != "all" and not (isinstance(value, list) and all(isinstance(name, str) for name in value)):
+        raise ValueError(f'should be a list of names or "all", not {value!r}.')
+    return value
+
 
 ArgValue = str | bool | int | float | list[str | int | float]
 
@@ -549,19 +570,25 @@ class Model(Strict):
     bind: Annotated[str, BeforeValidator(_bind_is_known)] = Field(
         "loopback", description='who reaches it: `"loopback"`, `"lan"`, `"any"` or an IP address of the host'
     )
-    served_name: str | None = Field(None, description="the name clients use; default: the model's key in the inventory")
+    served_name: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="the name clients use; default: the model's key in the inventory"
+    )
     api_key: Secret | None = Field(None, description="the key clients must send, as a reference to where it is")
     args: Annotated[dict[str, ArgValue], BeforeValidator(_args_are_flags)] = Field(
         {}, description="the engine's own flags, without dashes; `true` is bare, a list repeats the flag"
     )
     env: dict[str, str] = Field({}, description="environment variables of the container; never for secrets")
-    user: str | None = Field(None, description="the user whose rootless Docker runs it; default: the host's own Docker")
+    user: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="the user whose rootless Docker runs it; default: the host's own Docker"
+    )
     enabled: bool = Field(True, description="`false`: not running, but kept in the inventory")
     replaces: str | None = Field(None, description="a container made by hand whose place it takes")
     compose: dict[str, Any] = Field({}, description="anything else, in Compose's words, laid over the service")
     pull: list[str] = Field([], description="ollama: the models to pull")
     config: dict[str, Any] | None = Field(None, description="llama-cpp-python: its CONFIG_FILE")
-    connects_to: list[str] | Literal["all"] = Field([], description="services: the models or gateways they use")
+    connects_to: Annotated[list[str] | Literal["all"], BeforeValidator(_connects_to_a_list)] = Field(
+        [], description="services: the models or gateways they use"
+    )
     keys: dict[str, Secret] = Field(
         {},
         description="litellm: a key for each person or group, by name; one that is removed is worth nothing any more. "
@@ -762,7 +789,9 @@ class Nvidia(Strict):
 class Host(Strict):
     """One server."""
 
-    address: str | None = Field(None, description="what people type to reach it; default: its name in the inventory")
+    address: Annotated[str, _Like(r"[^\s/]+", "is not a host's name or IP address.")] | None = Field(
+        None, description="what people type to reach it; default: its name in the inventory"
+    )
     hardware: dict[str, Annotated[int, Field(ge=1)]] = Field({}, description='its cards, as in `{"A30": 4}`')
     reserved_gpus: list[Gpu] = Field([], description="cards that gpurack keeps away from")
     docker: Docker = Field(Docker(), description="the Docker engine")

@@ -56,7 +56,7 @@ def unknown(kind: str, word: object, known: Sequence[str]) -> str:
     >>> unknown("engine", "llamacpp", ["llama.cpp"])
     'unknown engine "llamacpp"; did you mean "llama.cpp"?'
     """
-    guess = nearest(word, known)
+    guess = nearest(word, known) or nearest(str(word).lower(), known)
     remedy = f'did you mean "{guess}"?' if guess else f"known: {', '.join(sorted(known))}."
     return f'unknown {kind} "{word}"; {remedy}'
 
@@ -66,7 +66,10 @@ def from_pydantic(host: str, prefix: str, error: ValidationError, fields: Mappin
     maps below it (key: the field's name)."""
     problems = []
     for item in error.errors():
-        location = [str(part) for part in item["loc"] if not _is_union_tag(part)]
+        written, last = item["loc"][:-1], item["loc"][-1:]  # an unknown field is named last, and may look like a tag
+        tagged = [*written, *(last if item["type"] != "extra_forbidden" else ())]
+        location = [str(part) for part in tagged if not _is_union_tag(part)]
+        location += [str(part) for part in last] if item["type"] == "extra_forbidden" else []
         path = ".".join(part for part in (prefix, *location) if part)
         known = fields.get(location[0] if len(location) > 1 else "", ()) if location else ()
         problems.append(Problem(host, path, _sentence(item, known)))

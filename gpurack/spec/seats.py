@@ -67,15 +67,16 @@ def seats(host: Host) -> list[Seat]:
 
 def seat_problems(host: Host) -> list[tuple[str, str]]:
     """(path, sentence) for every card that cannot be what the inventory wants of it."""
-    problems = []
     names = hardware(host)
+    cards = f"{len(names)} cards, 0 to {len(names) - 1}" if len(names) > 1 else "one card, 0"
+    beyond = [gpu for gpu in host.reserved_gpus if isinstance(gpu, int) and names and gpu >= len(names)]
+    problems = [("reserved_gpus", f"GPU {gpu} does not exist; hardware says {cards}.") for gpu in beyond]
     for key, model in host.models.items():
         if not model.enabled:
             continue
         indices = [gpu for gpu in model.gpus if isinstance(gpu, int)] if model.gpus != "all" else []
         missing = [gpu for gpu in indices if names and gpu >= len(names)]
         if missing:
-            cards = f"{len(names)} cards, 0 to {len(names) - 1}" if len(names) > 1 else "one card, 0"
             problems.append(
                 (f"models.{key}.gpus", f"GPU {', '.join(map(str, missing))} does not exist; hardware says {cards}.")
             )
