@@ -34,6 +34,9 @@ def ask(dockerd, name, url, requests):
         if status == 200:
             check(path, body.get("model"), said)
             return
+        if status in (401, 403):
+            why = another_key(dockerd.api_key(name), status, "POST " + path)
+            raise Failure(dockerd.without_secrets("{} {}".format(why, dockerd.logs(name))))
         if status == 0:
             raise Failure("it is ready, but gave no answer to POST {}: {}. {}".format(path, said, dockerd.logs(name)))
         if status not in (404, 405):
@@ -41,6 +44,13 @@ def ask(dockerd, name, url, requests):
     if refused:
         what = "it is ready, but answers no request. {}. {}"
         raise Failure(dockerd.without_secrets(what.format("; ".join(refused), dockerd.logs(name))))
+
+
+def another_key(key, status, where):
+    """The sentence for a server that has another key than the inventory. key: the inventory's, None without."""
+    what = "refuses the key of api_key" if key is not None else "asks for a key, and the inventory has none"
+    mend = "give the key in api_key, and nowhere else (env, args, the image)"
+    return "it {} (HTTP {} at {}): {}.".format(what, status, where, mend)
 
 
 def check(path, model, said):

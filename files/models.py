@@ -35,6 +35,7 @@ from remedies import remedy  # noqa: E402
 LOCK = "/run/gpurack/lock"
 BUSY = "/run/gpurack/busy"
 KFD_PROCESSES = "/sys/class/kfd/kfd/proc"  # those on AMD's cards, a folder each
+KEY_TIMEOUT = 10  # seconds that a server may refuse our key; one that loads answers otherwise, or not at all
 GPU_MEMORY_TIMEOUT = 60  # seconds that a stopped model's memory may take to come back
 DAEMON_TIMEOUT = 300  # seconds that a daemon may take to answer at boot
 REFRESHING = threading.Lock()  # of CDI specs: one after the other
@@ -102,12 +103,17 @@ def on_cards():
 def wait_until_ready(dockerd, name, url, served_name, timeout):
     """Until the model's own API answers 200 and names the model (served_name; None: its answer names none).
     Ends at once when the container exits or restarts."""
-    progress, delay = Progress(name), 0.1
+    progress, delay, refused = Progress(name), 0.1, None
     restarts = dockerd.state_of(name)["restarts"]
     while True:
-        answer = ask(dockerd, name, url)
+        try:
+            answer, refused = ask(dockerd, name, url), None
+        except KeyRefused as refusal:
+            answer, refused = None, refused or (time.monotonic(), refusal)
         if answer is not None and (served_name is None or json.dumps(served_name) in answer):
             return progress.elapsed()
+        if refused and time.monotonic() - refused[0] >= KEY_TIMEOUT:
+            raise Failure("{} {}".format(refused[1], dockerd.logs(name)))
         state = dockerd.state_of(name)
         if state["status"] != "running" or state["restarts"] > restarts:
             dockerd.run("stop", "--time", "5", name)  # or it would go on restarting
@@ -121,8 +127,12 @@ def wait_until_ready(dockerd, name, url, served_name, timeout):
         delay = min(delay * 1.5, 1)
 
 
+class KeyRefused(Exception):
+    """A server wants another key than the one it was given for; the text is for people."""
+
+
 def ask(dockerd, name, url):
-    """The body of a 200 answer, None for anything else."""
+    """The body of a 200 answer, None for anything else. Raises KeyRefused."""
     parts, key = urlsplit(url), dockerd.api_key(name)
     headers = {"Authorization": "Bearer " + key} if key is not None else {}
     connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=5)
@@ -130,6 +140,8 @@ def ask(dockerd, name, url):
         connection.request("GET", parts.path, headers=headers)
         response = connection.getresponse()
         body = response.read(100000).decode("utf-8", "replace")
+        if response.status in (401, 403):
+            raise KeyRefused(asking.another_key(key, response.status, url))
         return body if response.status == 200 else None
     except (OSError, http.client.HTTPException):
         return None

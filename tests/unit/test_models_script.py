@@ -2,7 +2,9 @@
 
 import os
 import stat
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -329,6 +331,45 @@ def test_one_run_at_a_time_and_it_says_who(runner: Any, monkeypatch: pytest.Monk
         assert runner.holder().startswith("models since ")
         assert str(os.getpid()) in runner.holder()
     assert not Path(runner.BUSY).exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "sentence"),
+    [
+        (None, "it asks for a key, and the inventory has none (HTTP 401 at http://127.0.0.1:"),
+        ("sk-other", "it refuses the key of api_key (HTTP 401 at http://127.0.0.1:"),
+    ],
+)
+def test_a_server_that_has_another_key_is_not_waited_for(
+    runner: Any, docker: Fakes, key: str | None, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At its first refusal it may still be on its way up; one that stays is no loading."""
+    seen = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(self.headers["Authorization"])
+            if len(seen) > 1:
+                runner.KEY_TIMEOUT = 0  # the time is over
+            self.send_response(503 if len(seen) == 1 else 401)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    docker.state("runs.alpha", "x")
+    dockerd = runner.Dockerd()
+    monkeypatch.setattr(dockerd, "api_key", lambda name: key)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/v1/models"
+        with pytest.raises(runner.Failure) as failure:
+            runner.wait_until_ready(dockerd, "alpha", url, "alpha", 60)
+        server.shutdown()
+    assert str(failure.value).startswith(sentence)
+    assert "give the key in api_key, and nowhere else (env, args, the image). Look: docker logs" in str(failure.value)
+    assert seen == [f"Bearer {key}" if key else None] * 2
 
 
 def test_the_plan_and_the_host_agree_on_names(runner: Any) -> None:
