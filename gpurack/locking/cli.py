@@ -35,7 +35,7 @@ def write(console: Console, inventory: Path) -> int:
         before = old.hosts.get(name, HostLock())
         if state.trouble:
             code = said(console, name, state.trouble)
-            hosts[name] = before
+            hosts |= {name: before} if name in old.hosts else {}  # an empty entry would look like a host that was seen
             continue
         now = observed(fleet[name], state)
         gone = missing(fleet[name], now)
@@ -63,7 +63,12 @@ def check(console: Console, inventory: Path) -> int:
         else:
             pairs[name] = (lock.hosts[name], observed(fleet[name], state))
     drifted = show(console, pairs)
-    console.print(f"{drifted} drifted from {place(inventory)}." if drifted else f"As {place(inventory)} says.")
+    if drifted:
+        console.print(f"{drifted} drifted from {place(inventory)}.")
+    elif not pairs:
+        console.print("Nothing could be compared.")
+    else:
+        console.print(f"{'The others are as' if code else 'As'} {place(inventory)} says.")
     return 1 if drifted else code
 
 
@@ -90,6 +95,8 @@ def upgrade(console: Console, inventory: Path, what: Sequence[str]) -> int:
         for sentence in (state.trouble,) if state.trouble else news[name].errors:
             code = said(console, name, sentence)
         found = news.get(name)
+        if not found and name not in old.hosts:
+            continue
         now = observed(fleet[name], state) if found else before
         pairs[name] = (before, upgraded(what, fleet[name], state, before, now, found) if found else before)
     moved = show(console, pairs)
@@ -145,6 +152,9 @@ def said(console: Console, host: str, sentence: str) -> int:
 def save(console: Console, inventory: Path, lock: Lock) -> None:
     """The file, and what to do with it."""
     path = place(inventory)
+    if not lock.hosts and not path.exists():
+        console.print("No host could be looked at; nothing is written.")
+        return
     content = text(lock, inventory)
     if path.exists() and path.read_text(encoding="utf-8") == content:
         console.print(f"{path} says so already.")

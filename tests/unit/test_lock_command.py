@@ -1,0 +1,63 @@
+"""`gpurack lock` when hosts cannot be looked at: what it writes, what it says, its exit code."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from gpurack.cli import main
+from gpurack.locking import cli
+from gpurack.spec.lock import HostLock, Lock, read_lock, text
+from gpurack.state.model import HostState
+
+NOBODY = HostState(trouble="could not connect: no route to host")
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two hosts, neither of which answers."""
+    path = tmp_path / "lab.py"
+    path.write_text('lab = ["gpu1", "gpu2"]\n')
+    monkeypatch.setattr(cli, "visit", lambda loaded, fleet, look: dict.fromkeys(fleet, NOBODY))
+    return path
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(main, ["lock", *map(str, arguments)])
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return result.exit_code, result.output
+
+
+@pytest.mark.parametrize("options", [(), ("--upgrade",)])
+def test_no_lock_is_begun_by_looking_at_nothing(lab: Path, options: tuple[str, ...]) -> None:
+    code, output = run(lab, *options)
+    assert code == 1
+    assert "gpu1  error  could not connect" in output
+    assert output.endswith("No host could be looked at; nothing is written.\n")
+    assert read_lock(lab) is None
+
+
+@pytest.mark.parametrize("options", [(), ("--upgrade",)])
+def test_what_the_lock_says_of_a_host_that_is_away_stays_and_no_other_is_added(
+    lab: Path, options: tuple[str, ...]
+) -> None:
+    before = Lock(hosts={"gpu1": HostLock(driver="580.159.04")})
+    (lab.parent / "lab.lock.yaml").write_text(text(before, lab))
+    assert run(lab, *options)[0] == 1
+    assert read_lock(lab) == before
+
+
+def test_a_check_says_nothing_of_hosts_that_it_did_not_see(lab: Path) -> None:
+    (lab.parent / "lab.lock.yaml").write_text(text(Lock(hosts={"gpu1": HostLock(driver="580.159.04")}), lab))
+    code, output = run(lab, "--check")
+    assert code == 1
+    assert output.endswith("Nothing could be compared.\n")
+
+
+def test_a_check_of_some_says_that_it_is_about_the_others(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "visit", lambda loaded, fleet, look: {"gpu1": HostState(), "gpu2": NOBODY})
+    monkeypatch.setattr(cli, "observed", lambda wanted, seen: HostLock(driver="580.159.04"))
+    (lab.parent / "lab.lock.yaml").write_text(text(Lock(hosts={"gpu1": HostLock(driver="580.159.04")}), lab))
+    code, output = run(lab, "--check")
+    assert code == 1
+    assert "The others are as " in output
