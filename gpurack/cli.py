@@ -33,6 +33,7 @@ def plan(inventory: Path, as_json: bool, strict: bool, compose_host: str | None,
 
     Exit code 0: fine; 2: errors; 1: warnings with --strict, or a host that --live could not look at.
     """
+    one_form(**{"--json": as_json, "--compose": compose_host, "--live": live})
     from gpurack import plan_view
     from gpurack.plan.pins import contradictions, unlocked
     from gpurack.spec.fleet import read_fleet
@@ -77,6 +78,7 @@ def endpoints(inventory: Path, as_markdown: bool, as_json: bool) -> None:
     """What people may use: names, addresses that work from their desks, and a curl line for each. No connection is
     opened. A model behind a gateway is shown at the gateway's address; one that only its host reaches is not shown.
     """
+    one_form(**{"--markdown": as_markdown, "--json": as_json})
     from gpurack import handout
     from gpurack.spec.fleet import read_fleet
     from gpurack.spec.load import read_inventory
@@ -254,6 +256,12 @@ def applying(inventory: Path) -> str:
     if python.exists():
         return command
     return f'{command}, with two lines in {python}: import gpurack; globals().update(gpurack.load("{inventory.name}"))'
+
+
+def one_form(**options: object) -> None:
+    """Of options that print different things only one counts; a second would be passed over in silence."""
+    if len(given := [name for name, value in options.items() if value]) > 1:
+        raise click.UsageError(f"{' and '.join(given)} do not go together; choose one.")
 
 
 def fail(console: Console, error: InventoryError, as_json: bool) -> None:

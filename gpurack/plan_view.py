@@ -8,7 +8,6 @@ from rich.markup import escape
 
 from gpurack.endpoints import endpoint
 from gpurack.engines import ENGINES
-from gpurack.plan import ledger
 from gpurack.plan.estimate import UNSEEN, Estimate
 from gpurack.plan.offline import Sizes
 from gpurack.spec.model import Host
@@ -180,7 +179,7 @@ def as_data(fleet: Mapping[str, Host], sizes: Sizes, warnings: Sequence[Problem]
                     {
                         "gpu": seat.card,
                         "name": seat.name,
-                        "usable_gib": seat.usable,
+                        "usable_gib": None if seat.usable is None else round(seat.usable, 3),
                         "reserved": seat.reserved,
                         "models": dict(seat.occupants),
                     }
@@ -190,7 +189,7 @@ def as_data(fleet: Mapping[str, Host], sizes: Sizes, warnings: Sequence[Problem]
                     key: {
                         "engine": model.engine,
                         "enabled": model.enabled,
-                        "gpus": ledger.gpus_text(model),
+                        "gpus": model.gpus,
                         "port": model.port,
                         "bind": model.bind,
                         "served_name": model.served_name or key,

@@ -30,7 +30,8 @@ def write(console: Console, inventory: Path) -> int:
     at, or a model is not there; what the lock said of it before stays."""
     old = read_lock(inventory) or Lock()
     fleet, states = look(inventory)
-    code, hosts = 0, {}
+    code = 0
+    hosts: dict[str, HostLock] = {}
     for name, state in states.items():
         before = old.hosts.get(name, HostLock())
         if state.trouble:

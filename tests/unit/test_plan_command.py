@@ -116,3 +116,25 @@ def test_live_without_any_host_that_answers_is_a_sentence_for_each(tmp_path: Pat
     assert isinstance(result.exception, SystemExit)
     for host in ("no-such-host.invalid", "none.invalid"):
         assert f"{host}   \n  error  could not connect: Could not resolve hostname" in result.output
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("plan", ["--live", "--json"]),
+        ("plan", ["--live", "--compose", "gpu1"]),
+        ("plan", ["--json", "--compose", "gpu1"]),
+        ("endpoints", ["--json", "--markdown"]),
+    ],
+)
+def test_two_forms_at_once_are_refused(tmp_path: Path, command: str, options: list[str]) -> None:
+    (tmp_path / "lab.yaml").write_text(LAB)
+    done = CliRunner().invoke(main, [command, str(tmp_path / "lab.yaml"), *options])
+    assert done.exit_code == 2
+    assert "do not go together; choose one." in done.output
+
+
+def test_json_has_cards_as_the_inventory_has_them_and_round_numbers(tmp_path: Path) -> None:
+    hosts = json.loads(plan(tmp_path, "--json").output)["hosts"]
+    assert hosts["gpu1"]["models"]["qwen-14b"]["gpus"] == [1, 2]
+    assert hosts["gpu2"]["gpus"][0]["usable_gib"] == 22.8
