@@ -84,7 +84,8 @@ def endpoints(inventory: Path, as_markdown: bool, as_json: bool) -> None:
     from gpurack.spec.load import read_inventory
     from gpurack.state.remembered import recall
 
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    # Addresses are there to be copied: whole, also where a narrow terminal breaks the line itself.
+    console = Console(highlight=False, width=160)
     try:
         fleet = read_fleet(read_inventory(inventory))
     except InventoryError as error:

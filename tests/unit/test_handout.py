@@ -119,3 +119,12 @@ def test_the_command(tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.py"
     wrong.write_text("lab = (['gpu1'], {'models': 5})\n")
     assert CliRunner().invoke(main, ["endpoints", str(wrong)]).exit_code == 2
+
+
+def test_an_address_is_whole_in_a_narrow_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda _: True, raising=False)
+    model = "{engine: llama.cpp, version: b7000, weights: /w/a.gguf, gpus: [], port: 8000, bind: lan}"
+    name = "a-name-that-is-as-long-as-names-of-models-are"
+    (tmp_path / "lab.yaml").write_text(f"hosts: {{gpu1.lab.uni.example: {{models: {{{name}: {model}}}}}}}\n")
+    done = CliRunner(env={"COLUMNS": "60"}).invoke(main, ["endpoints", str(tmp_path / "lab.yaml")])
+    assert f"{name}  chat  http://gpu1.lab.uni.example:8000/v1" in done.output
