@@ -77,7 +77,8 @@ def pairs(texts: Sequence[str], option: str) -> list[tuple[str, str]]:
     found = [text.partition("=") for text in texts]
     for name, equals, _ in found:
         if not (name and equals):
-            raise click.BadParameter("write NAME=VALUE.", param_hint=option)
+            form = "PATH=COPY" if option == "--file" else "NAME=VALUE"
+            raise click.BadParameter(f"write {form}.", param_hint=option)
     return [(name, value) for name, _, value in found]
 
 

@@ -40,6 +40,8 @@ COMPOSE = {
 }  # fmt: skip
 """Options of docker run → the same in Compose's words, with the same value."""
 CDI = "nvidia.com/gpu="
+OLD_DOCKER = "nvidia-docker"
+"""A wrapper of before `--gpus`: `docker --runtime nvidia`."""
 AMD = ("/dev/kfd", "/dev/dri")
 NO_MEANING = {
     "attach", "detach-keys", "sig-proxy", "quiet", "disable-content-trust", "expose", "cidfile", "tty", "interactive",
@@ -76,7 +78,10 @@ def run_words(words: Sequence[str]) -> list[str] | None:
     rest = docker_words(words)
     if rest[:1] == ["container"]:
         rest = rest[1:]
-    return rest[1:] if rest[:1] in (["run"], ["create"]) else None
+    if rest[:1] not in (["run"], ["create"]):
+        return None
+    by_wrapper = any(word.rsplit("/", 1)[-1] == OLD_DOCKER for word in words[: len(words) - len(rest)])
+    return [*(["--runtime=nvidia"] if by_wrapper else []), *rest[1:]]
 
 
 def docker_words(words: Sequence[str]) -> list[str]:
@@ -84,7 +89,7 @@ def docker_words(words: Sequence[str]) -> list[str]:
     rest = list(words)
     while rest and rest[0] in ("sudo", "nohup", "exec", "time", "-E", "-n"):
         rest = rest[1:]
-    if not rest or rest[0].rsplit("/", 1)[-1] not in ("docker", "podman", "nerdctl"):
+    if not rest or rest[0].rsplit("/", 1)[-1] not in ("docker", "podman", "nerdctl", OLD_DOCKER):
         return []
     rest = rest[1:]
     while rest and rest[0].startswith("-"):  # docker's own options: --context, -H

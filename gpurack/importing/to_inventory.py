@@ -470,6 +470,7 @@ class _Translation:
         path = str(served or self.model or recognise.split(self.run.image)[0]).rstrip("/").rsplit("/", 1)[-1]
         stem = re.sub(r"\.(gguf|bin|safetensors)$", "", path)
         key = re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._") or self.engine
+        key = key if re.fullmatch(CONTAINER_NAME, key) else f"{self.engine}-{key}"  # Docker wants two letters
         self.say("open", f'the container has no name; "{key}" is chosen.')
         return key
 
@@ -533,6 +534,8 @@ class _Translation:
                 self.say_token(f"--{flag}", str(values[-1]))
             else:
                 self.say("changed", f"--{flag} is left out: gpurack sets it from {place}.")
+        if not engine.keyless and "api-key" in self.flags.given:  # a variable's alone; the engine has no such flag
+            self.say_key(str(self.flags.given.pop("api-key")[-1]))
         # Without a name vLLM and SGLang answer by what they were told to load.
         if self.engine in PARALLEL_FLAGS and self.model and "served_name" not in self.fields and not self.named:
             self.fields["served_name"] = self.model

@@ -12,7 +12,8 @@ OPENING, CLOSING = ("if", "for", "while", "until", "case"), ("fi", "done", "esac
 MISSING = "no backslash at its end, so the shell would end the command there; the next line was meant to follow."
 SPACE = "a space after the backslash ends the command in the shell; the next line was meant to follow."
 SPOILT = re.compile(r"\\[ \t]+$")
-PROMPT = re.compile(r"^\s*\$\s+")
+PROMPT = re.compile(r"^\s*(?:\([\w.-]+\)\s*)?(?:\$|\[?[\w.-]+@[\w.-]+[: ][^\s$#]*[$#])\s+")
+"""What is copied along from a terminal: `$`, `root@gpu1:~#`, `(base) [me@gpu1 ~]$`."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def logical_lines(text: str, script: Script, unfinished: Callable[[str], bool]) 
 def joins(buffer: str, following: str) -> bool:
     """Is the next line meant to belong to this one? Only for docker's commands, and not when it is one itself."""
     return bool(re.search(r"\b(docker|podman|nerdctl)\b", buffer)) and not re.match(
-        r"\s*(#|sudo\b|docker\b|podman\b|nerdctl\b)", following
+        r"\s*(#|sudo\b|(nvidia-)?docker\b|podman\b|nerdctl\b)", following
     )
 
 

@@ -285,3 +285,35 @@ def test_a_file_of_a_repository() -> None:
 def test_an_image_of_docker_hub_is_not_said_to_be_built(image: str, built: bool) -> None:
     found = said(f"docker run -d --name one -p 8000:8000 -v /m:/m {image} --model /m/a.gguf")
     assert any("was built on the host" in what for what in found) == built
+
+
+@pytest.mark.parametrize(
+    "prompt", ["$ ", "  $ ", "root@gpu1:~# ", "me@gpu1.lab:/data/models$ ", "[me@gpu1 ~]$ ", "(base) me@gpu1:~$ "]
+)
+def test_a_prompt_that_was_copied_along(prompt: str) -> None:
+    assert entry(f"{prompt}sudo {VLLM} vllm/vllm-openai:v0.33.0 --model /m/x")["gpus"] == [0]
+
+
+def test_a_command_that_somebody_switched_off_stays_off() -> None:
+    assert not read(f"# {VLLM} vllm/vllm-openai:v0.33.0 --model /m/x").models
+
+
+def test_the_wrapper_of_before_gpus() -> None:
+    assert entry("sudo nvidia-docker run -d -p 11434:11434 ollama/ollama:0.33.0")["gpus"] == "all"
+
+
+def test_a_gateways_key_by_its_variable_is_its_key() -> None:
+    command = f"docker run -d -p 4000:4000 --name gate -e LITELLM_MASTER_KEY={SECRET} litellm/litellm:v1"
+    command = command.replace("litellm/litellm:v1", "docker.litellm.ai/berriai/litellm:main-v1.109.1")
+    assert entry(command)["api_key"] == {"env": "GATE_KEY"}
+    assert not any("without a key" in what for what in said(command))
+
+
+def test_a_chosen_name_is_one_that_docker_takes() -> None:
+    command = "docker run -d -p 8000:8000 vllm/vllm-openai:v0.33.0 --model a/b"
+    assert list(read(command).models) == ["vllm-b"]
+
+
+def test_a_text_around_a_compose_file_is_said() -> None:
+    with pytest.raises(NoCompose, match=r"is no YAML \(line 1: .*\)\. Of a text that holds one, give"):
+        read("1. *Write* `docker-compose.yaml`: `x\nservices:\n  a: {image: x/y:1}\n")
