@@ -99,6 +99,7 @@ class Lab:
         env: dict[str, str] | None = None,
         stdin: str | None = None,
         yes: bool = True,
+        timeout: float = RUN_TIMEOUT,
     ) -> Run:
         """Run pyinfra as an admin would, without a terminal; with -y unless options are given or `yes` is False."""
         begun = time.time()
@@ -109,7 +110,7 @@ class Lab:
             input=stdin if stdin is not None else "",
             capture_output=True,
             text=True,
-            timeout=RUN_TIMEOUT,
+            timeout=timeout,
             check=False,
         )
         output = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", done.stdout + done.stderr)

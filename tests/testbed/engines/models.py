@@ -24,7 +24,7 @@ _RECIPE = cache.recipe(__file__)
 
 
 def folder(name: str) -> Path:
-    """Return the folder of epsilon or zeta (chat), minilm (embeddings) or reranker (pairs), made if it is not cached."""
+    """Return the folder of epsilon, zeta (chat), minilm (embeddings) or reranker (pairs), made if not cached."""
     if name == "minilm":
         return next(_minilm().glob("*/model"))
 

@@ -1,0 +1,104 @@
+"""The real vLLM, on the CPU (docs/testing.md says how it comes there): chat, embeddings and rerank by gpurack's own
+deploy. Three servers load side by side, once for the whole file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.acceptance.conftest import Lab, Run, identities
+from tests.acceptance.engines.conftest import content, post, say, similarities
+from tests.testbed import Host, engines
+from tests.testbed.engines import models
+
+KEY = "sk-vllm-c41f90aa"
+LOADING = 900
+"""Seconds; alone on two cores it takes a tenth of them, but a busy machine is no failure of vLLM's."""
+
+
+def model(lab: Lab, folder: str, port: int, **more: Any) -> dict[str, Any]:
+    """An entry as docs/engines.md has it, and the mount of the environment that is too large for an image."""
+    return {
+        "engine": "vllm",
+        "image": "vllm/vllm-openai-cpu:v0.32.0",
+        "weights": {"copy": str(models.folder(folder))},
+        "gpus": [],
+        "port": port,
+        "api_key": {"env": "KEY"},
+        "args": {"enforce-eager": True},
+        "env": {"VLLM_CPU_OMP_THREADS_BIND": "nobind"},  # or all three would load on the same core
+        "compose": {"volumes": [f"{engines.place(lab.testbed.engine, 'vllm-cpu')}:{engines.SITE}:ro"]},
+        **more,
+    }
+
+
+def deploy(lab: Lab) -> Run:
+    wanted = {
+        "epsilon": model(lab, "epsilon", 8000, served_name="house-chat", context=1024),
+        "minilm": model(lab, "minilm", 8001),
+        "reranker": model(lab, "reranker", 8002),
+    }
+    return lab.run(lab.inventory({"engine1": {"models": wanted}}), env={"KEY": KEY}, timeout=LOADING)
+
+
+@pytest.fixture(scope="module")
+def host(lab: Lab, engine1: Host) -> Host:
+    lab.testbed.serve_engines("vllm-cpu")
+    engine1.root("command -v docker >/dev/null && docker ps -aq | xargs -r docker rm -f", check=False)
+    run = deploy(lab)
+    assert run.exit_code == 0, run.output
+    assert "3 of 3 models answered, 3 changed" in run.output
+    return engine1
+
+
+def test_a_chat_model_says_its_own_sentence_under_its_name(host: Host) -> None:
+    status, answer = post(host, 8000, "/v1/chat/completions", say("house-chat"), KEY)
+    assert (status, content(answer).strip(), answer["model"]) == (200, models.EPSILON, "house-chat")
+
+
+def test_embeddings_are_the_published_ones(host: Host) -> None:
+    status, answer = post(host, 8001, "/v1/embeddings", {"model": "minilm", "input": models.SENTENCES}, KEY)
+    assert (status, answer["model"]) == (200, "minilm")
+    assert similarities(answer) == pytest.approx(models.SIMILARITIES, abs=0.002)
+
+
+def test_rerank_scores_every_document(host: Host) -> None:
+    body = {"model": "reranker", "query": "Which sport?", "documents": models.SENTENCES}
+    status, answer = post(host, 8002, "/v1/rerank", body, KEY)
+    assert (status, answer["model"]) == (200, "reranker")
+    scores = [one["relevance_score"] for one in answer["results"]]
+    assert {one["index"] for one in answer["results"]} == {0, 1, 2}
+    assert scores == sorted(scores, reverse=True)
+    assert len(set(scores)) == 3
+
+
+def test_a_wrong_key_and_a_wrong_name_are_refused(host: Host) -> None:
+    """And what docs/engines.md says of the routes that its key does not guard is true of this vLLM."""
+    for key in (None, "sk-wrong"):
+        assert post(host, 8000, "/v1/chat/completions", say("house-chat"), key)[0] == 401
+        assert post(host, 8001, "/v1/embeddings", {"model": "minilm", "input": "?"}, key)[0] == 401
+        assert post(host, 8002, "/v1/rerank", {"query": "?", "documents": ["?"]}, key)[0] == 401
+    status, answer = post(host, 8000, "/v1/chat/completions", say("epsilon"), KEY)
+    assert status == 404
+    assert "The model `epsilon` does not exist" in answer["error"]["message"]
+    assert post(host, 8000, "/tokenize", {"model": "house-chat", "prompt": "?"})[0] == 200
+
+
+def test_the_key_shows_nowhere(host: Host) -> None:
+    for look in (
+        "docker inspect epsilon minilm reranker",
+        "for name in epsilon minilm reranker; do docker logs $name 2>&1; done",
+        "cat /proc/[0-9]*/cmdline | tr '\\0' '\\n'",
+    ):
+        said = host.root(look, check=False).stdout
+        assert "--served-model-name" in said or "house-chat" in said
+        assert KEY not in said, look
+
+
+def test_again_nothing_changes(lab: Lab, host: Host) -> None:
+    before = identities(host)
+    again = deploy(lab)
+    assert again.unchanged, again.output
+    assert host.ssh_commands(again.begun) == 1
+    assert identities(host) == before
