@@ -41,7 +41,8 @@ def read(text: str, variables: Mapping[str, str]) -> tuple[list[ContainerRun], l
     try:
         content = interpolated(yaml.safe_load(text), variables, findings)
     except yaml.YAMLError as error:
-        line = f"line {error.problem_mark.line + 1}: " if getattr(error, "problem_mark", None) else ""
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark else ""
         what = f"has services: like a compose file and is no YAML ({line}{getattr(error, 'problem', error)})"
         raise NoCompose(f"{what}. Of a text that holds one, give the file's own lines alone.") from None
     services = content.get("services") if isinstance(content, dict) else None
