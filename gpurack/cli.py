@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from gpurack.spec.model import Host
-from gpurack.spec.problems import InventoryError
+from gpurack.spec.problems import InventoryError, NotAsked
 
 ERRORS, STRICT_WARNINGS = 2, 1
 APPLY = "pyinfra {inventory} deploys/gpu_host.py"
@@ -266,14 +266,16 @@ def one_form(**options: object) -> None:
 
 
 def fail(console: Console, error: InventoryError, as_json: bool) -> None:
-    """All errors at once, exit code 2."""
+    """All errors at once, exit code 2; what stops a run says so, too."""
     if as_json:
         click.echo(json.dumps({"hosts": {}, "errors": [vars(p) for p in error.problems], "warnings": []}, indent=2))
     else:
         for problem in error.problems:
             console.print(f"[red]error[/]  {escape(str(problem))}")
         count = len(error.problems)
-        console.print(f"{count} error{'s' if count != 1 else ''}. Nothing can be applied until they are gone.")
+        if not isinstance(error, NotAsked):
+            gone = "they are gone" if count != 1 else "it is gone"
+            console.print(f"{count} error{'s' if count != 1 else ''}. Nothing can be applied until {gone}.")
     sys.exit(ERRORS)
 
 

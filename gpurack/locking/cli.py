@@ -19,7 +19,7 @@ from gpurack.spec.fleet import read_fleet
 from gpurack.spec.load import read_inventory
 from gpurack.spec.lock import HostLock, Lock, facts, place, read_lock, text
 from gpurack.spec.model import Host
-from gpurack.spec.problems import InventoryError, Problem, unknown
+from gpurack.spec.problems import NotAsked, Problem, unknown
 from gpurack.state.model import HostState
 
 NONE = "there is no lock yet; gpurack lock {inventory} writes it."
@@ -53,7 +53,7 @@ def check(console: Console, inventory: Path) -> int:
     """Says what drifted from the lock, host by host. Exit code 1: something did, or a host could not be looked at."""
     lock = read_lock(inventory)
     if lock is None:
-        raise InventoryError([Problem("", str(place(inventory)), NONE.format(inventory=inventory))])
+        raise NotAsked([Problem("", str(place(inventory)), NONE.format(inventory=inventory))])
     fleet, states = look(inventory)
     code, pairs = 0, {}
     for name, state in states.items():
@@ -80,7 +80,7 @@ def upgrade(console: Console, inventory: Path, what: Sequence[str]) -> int:
     loaded = read_inventory(inventory)
     fleet = read_fleet(loaded)
     if wrong := wrong_words(what, fleet):
-        raise InventoryError(Problem("", "", sentence) for sentence in wrong)
+        raise NotAsked(Problem("", "", sentence) for sentence in wrong)
     news: dict[str, News] = {}
 
     def asked(host: pyinfra.Host, wanted: Host) -> HostState:
@@ -113,7 +113,7 @@ def show_manifest(inventory: Path, name: str) -> str:
     fleet = read_fleet(loaded)
     host = loaded.get_host(name, default=None)
     if host is None:
-        raise InventoryError([Problem("", "", unknown("host", name, list(fleet)))])
+        raise NotAsked([Problem("", "", unknown("host", name, list(fleet)))])
     with connected(loaded, [host]) as state:
         if host not in state.active_hosts:
             raise OSError(f"could not connect: {host.connector_data.get(CONNECT_ERROR, 'ssh said nothing')}")

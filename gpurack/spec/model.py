@@ -516,7 +516,6 @@ Image = Annotated[
 ]
 
 
-
 def _connects_to_a_list(value: Any) -> Any:
     if value != "all" and not (isinstance(value, list) and all(isinstance(name, str) for name in value)):
         raise ValueError(f'should be a list of names or "all", not {value!r}.')

@@ -40,6 +40,10 @@ class InventoryError(PyinfraError):
         super().__init__("\n".join(lines))
 
 
+class NotAsked(InventoryError):
+    """What was asked for is not in the inventory, or not there yet; the inventory itself may be right."""
+
+
 def nearest(word: object, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The known word that was probably meant, or None. cutoff: how alike they must be (difflib's ratio).
 

@@ -61,3 +61,18 @@ def test_a_check_of_some_says_that_it_is_about_the_others(lab: Path, monkeypatch
     code, output = run(lab, "--check")
     assert code == 1
     assert "The others are as " in output
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        (("lock", "--check"), "there is no lock yet; gpurack lock"),
+        (("lock", "bogus", "--upgrade"), 'unknown part of the lock "bogus"; known: '),
+        (("manifest", "gpu3"), 'unknown host "gpu3"; did you mean "gpu'),
+    ],
+)
+def test_what_is_not_there_is_no_error_of_the_inventory(lab: Path, command: tuple[str, ...], sentence: str) -> None:
+    result = CliRunner().invoke(main, [command[0], str(lab), *command[1:]])
+    assert result.exit_code == 2
+    assert sentence in result.output
+    assert "Nothing can be applied" not in result.output

@@ -89,7 +89,7 @@ def test_what_cannot_fit_is_an_error(tmp_path: Path) -> None:
         "error  gpu1 models.qwen-14b: needs 34.5 GiB (weights 27.5, KV cache 6.0 for 32768 tokens, overhead 1.0 or "
         "more), but GPU 1 (A30) has 22.1 for it. Give it 2 cards or choose smaller weights. "
         "Weights as seen 2026-11-19.",
-        "1 error. Nothing can be applied until they are gone.",
+        "1 error. Nothing can be applied until it is gone.",
     ]
     assert done.exit_code == 2
 
