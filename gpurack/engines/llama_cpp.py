@@ -13,7 +13,19 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar
 
-from gpurack.engines.base import Accelerator, Container, Counter, Engine, Facts, Needs, NotEstimated, Run, flags, given
+from gpurack.engines.base import (
+    Accelerator,
+    Container,
+    Counter,
+    Engine,
+    Facts,
+    Finding,
+    Needs,
+    NotEstimated,
+    Run,
+    flags,
+    given,
+)
 from gpurack.spec.model import Model
 
 STEP = 256
@@ -63,6 +75,12 @@ class LlamaCpp(Engine):
         place of the cards' own ("vulkan-b7000", "cuda13-b7000")."""
         variant = "server" if CHOSEN.match(version) else VARIANTS[accelerator.vendor]
         return f"ghcr.io/ggml-org/llama.cpp:{variant}-{version}"
+
+    def check(self, model: Model) -> list[Finding]:
+        """A build's number without its letter is no tag of upstream's."""
+        version = model.version or ""
+        letter = [("version", f'llama.cpp calls its builds by a letter, too; write "b{version}".')]
+        return super().check(model) + (letter if version.isdigit() else [])
 
     def job_image(self, version: str, accelerator: Accelerator, command: Sequence[str]) -> str:
         """`full` for what its tools.sh does, else `light`."""

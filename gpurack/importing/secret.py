@@ -4,27 +4,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-NAMED = re.compile(r"(API[_-]?KEYS?|ACCESS[_-]?KEY|[_-]KEY|TOKEN|SECRET|PASSW(OR)?D|CREDENTIALS?)$", re.IGNORECASE)
+from gpurack.spec.secret_names import holds_secret, is_secret
+
 HF_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "HF_API_TOKEN", "HUGGINGFACE_TOKEN")
 HIDDEN = "***"
 ASSIGNED = re.compile(r"([\w-]+)=(?=\S)(.*)", re.DOTALL)
 IN_SCRIPT = re.compile(r"(?<!\S)(-[\w-]+)(\s+)([^\s$\"']+|\"[^\"$]*\"|'[^']*')")
 """A flag and its value inside one word, which is a script's; what the script takes from a variable is none."""
 PASSWORD_IN_URL = re.compile(r"://[^/@\s]+@")
-
-
-def is_secret(name: str) -> bool:
-    """Does a variable or flag of this name hold a secret?
-
-    >>> is_secret("VLLM_API_KEY"), is_secret("--hf-token"), is_secret("MAX_TOKENS"), is_secret("n_ctx")
-    (True, True, False, False)
-    """
-    return bool(NAMED.search(name))
-
-
-def holds_secret(name: str, value: str) -> bool:
-    """By its name, or because the value is a URL with a password."""
-    return is_secret(name) or bool(re.search(r"://[^/@\s:]*:[^/@\s]+@", value))
 
 
 def hidden(value: Any, name: str = "") -> Any:

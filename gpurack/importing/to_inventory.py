@@ -13,6 +13,7 @@ from gpurack.importing import jobs, recognise, secret, words
 from gpurack.importing.container import ContainerRun, Finding, Kind, Mount
 from gpurack.importing.recognise import DIALECTS, Dialect
 from gpurack.spec.fleet import CONTAINER_NAME
+from gpurack.spec.secret_names import holds_secret, is_secret
 
 RENAMED = {
     "vllm": {
@@ -597,7 +598,7 @@ class _Translation:
                 self.say("changed", f"{self.engine} has no --{flag} any more: {renamed}.")
             elif removed:
                 self.say("open", f"{self.engine} has no --{flag} any more: {removed} It is left out.")
-            elif secret.is_secret(flag):
+            elif is_secret(flag):
                 self.say(
                     "open", f"--{flag} is a secret and could not be expressed; it is left out and not repeated here."
                 )
@@ -623,7 +624,7 @@ class _Translation:
                 continue
             if name in secret.HF_TOKENS:
                 self.say_token(name, value)
-            elif secret.holds_secret(name, value):
+            elif holds_secret(name, value):
                 self.say("open", f"{name} is a secret, which `env` would show to everybody in docker inspect; it is "
                          "left out and not repeated here. Put it into a file on the host: compose: "
                          '{"env_file": ["/…"]}.')  # fmt: skip

@@ -8,6 +8,7 @@ from gpurack.spec.cards import CARDS
 from gpurack.spec.model import HfWeights, Host, Model, ModelScopeWeights
 from gpurack.spec.problems import Problem, unknown
 from gpurack.spec.seats import hardware
+from gpurack.spec.secret_names import holds_secret
 
 FLOATING = ("latest", "main", "main-stable", "server", "server-cuda", "full", "light")
 
@@ -51,9 +52,22 @@ def of_model(model: Model) -> list[str]:
         found.append(f"image {model.image} floats: its tag can be another image tomorrow; name a version or a digest.")
     if model.vram is not None and model.gpus and not ENGINES[model.engine].enforces_vram:
         found.append(f"{model.engine} does not enforce vram; {model.vram} is a promise.")
+    # the path of a file that holds it is none
+    found += [
+        f"env.{name} is a secret in plain text, in the inventory and in docker inspect; {remedy(name)}"
+        for name, value in model.env.items()
+        if value and not value.startswith("/") and holds_secret(name, value)
+    ]
     if not is_known_version(model):
         found += [f"args.{flag}: {what} {model.version or 'The image'} may." for flag, what in unknown_flags(model)]
     return found
+
+
+def remedy(variable: str) -> str:
+    """Where the value of a variable that holds a secret belongs."""
+    if variable.startswith(("HF_", "HUGGING")):
+        return "hf_token of the host fetches weights with it."
+    return 'clients\' keys belong into api_key, others into a file on the host: compose: {"env_file": ["/…"]}.'
 
 
 def on_loopback(bind: str) -> bool:

@@ -283,6 +283,22 @@ def test_a_token_in_the_clear_is_warned_of(url: str, warned: bool, monkeypatch: 
 
 
 @pytest.mark.parametrize(
+    ("env", "words"),
+    [
+        ({"HF_TOKEN": "hf_live"}, "hf_token of the host"),
+        ({"WANDB_API_KEY": "sk-live"}, "api_key"),
+        ({"HTTPS_PROXY": "http://me:sk-live@proxy:3128"}, "env_file"),
+        ({"API_KEY_FILE": "/run/secrets/api_key", "TOKEN": "/run/secrets/t", "MAX_TOKENS": "5", "SECRET": ""}, None),
+    ],
+)
+def test_a_secret_among_the_variables_is_warned_of(env: dict[str, str], words: str | None) -> None:
+    fleet = check_fleet({"gpu1": [{"models": {"alpha": {**ALPHA, "env": env}}}]})
+    found = [str(problem) for problem in warnings(fleet) if "in plain text" in str(problem)]
+    assert len(found) == (1 if words else 0)
+    assert all(words and words in sentence and "live" not in sentence for sentence in found)
+
+
+@pytest.mark.parametrize(
     ("text", "sentence"),
     [
         ('lab = [("gpu1", {}), ("gpu1", {})]', 'lab.py:1: "gpu1" is in this list twice; pyinfra keeps only the last.'),
