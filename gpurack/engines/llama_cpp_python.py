@@ -21,6 +21,10 @@ CONFIG = "/etc/llama-cpp-python.json"
 KEYED_CONFIG = "/run/gpurack/config.json"
 """CONFIG with the key in it: made at the start, in memory."""
 
+PATIENT: dict[str, ArgValue] = {"interrupt_requests": False}
+"""By itself it cuts off an answer that streams as soon as anybody else asks, and Open WebUI asks for a chat's title and
+tags while the chat is answered."""
+
 SMALL = 8
 """GiB of memory below which batches are halved."""
 
@@ -82,8 +86,7 @@ class LlamaCppPython(Engine):
             argv += ["--n_ctx", str(model.context)]
         if run.gpus and "n_gpu_layers" not in model.args:
             argv += ["--n_gpu_layers", "-1"]
-        own = {name: value for name, value in of_host(run).items() if name not in model.args}
-        argv += settings({**own, **model.args})
+        argv += settings({**PATIENT, **of_host(run), **model.args})
         compose = locked_memory() if model.args.get("use_mlock") is True else {}
         if run.api_key_file:
             entrypoint, command = with_secrets({"API_KEY": run.api_key_file}, argv)
@@ -97,7 +100,7 @@ class LlamaCppPython(Engine):
             entry["model"] = path
             for name, value in (of_host(run) | ({"n_gpu_layers": -1} if run.gpus else {})).items():
                 entry.setdefault(name, value)
-        files = {CONFIG: json.dumps({**config, "host": "0.0.0.0", "port": self.port}, indent=2)}
+        files = {CONFIG: json.dumps({**PATIENT, **config, "host": "0.0.0.0", "port": self.port}, indent=2)}
         compose = locked_memory() if any(entry.get("use_mlock") for entry in config["models"]) else {}
         if not run.api_key_file:
             return Container([*server, "--config_file", CONFIG], files=files, compose=compose)

@@ -1,5 +1,5 @@
-"""The pages that people use, by their own APIs: Open WebUI (the real one) on a gateway, with its first account from the
-inventory; llama-gpt's page (a stand-in) on a model of llama-cpp-python. All on one host, by names."""
+"""The pages that people use: Open WebUI (the real one) on a gateway, with its first account from the inventory, by a real
+browser and by its API; llama-gpt's page (a stand-in) on a model of llama-cpp-python. All on one host, by names."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import json
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.acceptance.conftest import Lab, Run, containers, model
 from tests.testbed import Host
+from tests.testbed.browser import browser
 
 ENV = {"WORKER": "sk-worker-4417", "PAGE": "sk-page-9d20", "ADMIN": "correct horse 5"}
 ADMIN = "admin@uni.example"
+PAGE_TIMEOUT = 60_000
+"""Milliseconds that the page may take to show something; its first load is 10 MB of JavaScript."""
 SERVICES: dict[str, Any] = {
     "chat": {
         "engine": "open-webui", "version": "0.12.4", "port": 3000, "bind": "lan", "connects_to": ["gateway"],
@@ -61,6 +65,24 @@ def test_each_comes_up_after_what_it_stands_on(up: tuple[Host, Run]) -> None:
     started = {name: inspected[name]["State"]["StartedAt"] for name in ("saiga", "gateway", "chat", "old-page")}
     assert started["saiga"] < started["gateway"] < started["chat"]
     assert started["saiga"] < started["old-page"]
+
+
+def test_a_person_logs_in_and_asks(lab: Lab, up: tuple[Host, Run]) -> None:
+    """In a browser, as people do: the log-in page, the model's name, a question, and the model's own sentence. The page
+    asks for a title and for tags at the same time, and no answer cuts off another."""
+    host, _ = up
+    with browser() as chromium:
+        tab = chromium.new_page()
+        tab.set_default_timeout(PAGE_TIMEOUT)
+        tab.goto(f"http://{host.address}:3000/")
+        tab.locator("input[type=email]").fill(ADMIN)
+        tab.locator("input[type=password]").fill(ENV["ADMIN"])
+        tab.get_by_role("button", name="Sign in").click()
+        tab.get_by_role("button", name="Okay, Let's Go!").click()  # the news of this version
+        expect(tab.get_by_role("button", name="Selected model: saiga")).to_be_visible(timeout=PAGE_TIMEOUT)
+        tab.locator("#chat-input").fill("Who are you?")
+        tab.keyboard.press("Enter")
+        expect(tab.get_by_text(lab.testbed.weights("alpha").sentence)).to_be_visible(timeout=PAGE_TIMEOUT)
 
 
 def test_the_first_account_is_the_inventorys_and_whoever_comes_later_is_nobody(lab: Lab, up: tuple[Host, Run]) -> None:

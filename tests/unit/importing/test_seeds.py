@@ -173,4 +173,5 @@ def flags_of(service: Mapping[str, Any], files: Mapping[str, str], engine: str) 
     if engine in ("llama.cpp", "tei", "llama-cpp-python"):  # a name where the command gave none, so that all have one
         for name in ("alias", "served-model-name", "model_alias"):
             flags.pop(name, None)
+    flags.pop("interrupt_requests", None)  # gpurack's own: nobody meant answers to be cut off
     return flags, path
