@@ -3,6 +3,7 @@
 - An inventory without hosts: pyinfra loads a deploy file once per host, so never, prints an empty table and exits with
   0. A misspelled group, or a dict where pyinfra wants a list, would look like a success.
 - A --limit that matches no host: the same, with exit code 0 too.
+- An inventory in YAML, or a file that is not there: pyinfra runs the one as Python and takes the other for a host.
 - A host that cannot be reached: its reason is to stand in the table at the end, but pyinfra connects before it loads
   the deploy file.
 - No terminal, and no -y: pyinfra waits for Enter and ends in a traceback.
@@ -10,8 +11,10 @@
 """
 
 import sys
+from pathlib import Path
 from typing import Any
 
+import click
 from pyinfra.api import Config, Host, Inventory, State
 from pyinfra.api.state import BaseStateCallback, StateStage
 from pyinfra.context import ctx_state
@@ -19,8 +22,8 @@ from pyinfra_cli import cli
 from pyinfra_cli.exceptions import CliError
 
 from gpurack.report import CONNECT_ERROR, REPORT
-from gpurack.spec.load import NO_HOSTS
-from gpurack.spec.problems import InventoryError
+from gpurack.spec.load import NO_FILE, NO_HOSTS
+from gpurack.spec.problems import InventoryError, Problem
 
 NO_MATCH = "--limit and --exclude leave no host of this inventory; nothing was done. Its hosts: {}."
 NOBODY = (
@@ -31,6 +34,9 @@ NOBODY = (
 
 def guard() -> None:
     """For this run of pyinfra: empty inventories and missing terminals are sentences, connection errors are kept."""
+    called = click.get_current_context(silent=True)
+    if called and (wrong := wrong_file(str(called.params.get("inventory", "")))):
+        raise InventoryError([wrong])
     state: State = ctx_state.get()
     begin, confirm, end = state.init, cli._do_confirm, cli._exit
 
@@ -56,6 +62,19 @@ def guard() -> None:
     cli._exit = exit_
     state.init = init  # type: ignore[method-assign]
     cli._do_confirm = asked
+
+
+def wrong_file(inventory: str) -> Problem | None:
+    """What pyinfra would misunderstand: YAML, and Python that is not there. inventory: as it was given to pyinfra."""
+    path = Path(inventory)
+    if path.suffix == ".py" and not path.exists():
+        return Problem("", inventory, NO_FILE)
+    if path.suffix not in (".yaml", ".yml"):
+        return None
+    python = path.with_suffix(".py")
+    lines = f'import gpurack; globals().update(gpurack.load("{path.name}"))'
+    way = f"name {python} in its place." if python.exists() else f"write two lines into {python} and name that: {lines}"
+    return Problem("", inventory, f"pyinfra reads no YAML; {way}")
 
 
 class Connections(BaseStateCallback):

@@ -26,6 +26,7 @@ NO_HOSTS = Problem(
     "it has no hosts. Write them as a list at the top of the inventory file, as in inventories/demo.py; "
     "pyinfra reads lists and silently ignores a dict there, and any name that begins with _.",
 )
+NO_FILE = "there is no such inventory file."
 Groups = dict[str, tuple[list[Any], dict[str, Any]]]
 
 
@@ -92,7 +93,7 @@ def read_inventory(path: Path) -> Inventory:
     if path.is_dir():
         raise InventoryError([Problem("", str(path), "is a folder; name the inventory file in it.")])
     if not path.is_file():
-        raise InventoryError([Problem("", str(path), "there is no such inventory file.")])
+        raise InventoryError([Problem("", str(path), NO_FILE)])
     if path.suffix in (".yaml", ".yml"):
         groups = read_yaml(path)
         return with_hosts(Inventory(groups.pop("all"), **groups))

@@ -1,0 +1,43 @@
+"""What the guard in config.py says before pyinfra reads an inventory."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+YAML = "hosts:\n  gpu1: {}\n"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "config.py").write_text("from gpurack.guard import guard\n\nguard()\n")
+    (tmp_path / "deploy.py").write_text("")
+    return tmp_path
+
+
+def run(project: Path, inventory: str) -> tuple[int, str]:
+    command = [sys.executable, "-m", "pyinfra", inventory, "deploy.py", "-y"]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_yaml_inventory_is_told_the_two_lines_that_it_needs(project: Path) -> None:
+    (project / "lab.yaml").write_text(YAML)
+    code, output = run(project, "lab.yaml")
+    assert code == 1
+    assert "error  lab.yaml: pyinfra reads no YAML; write two lines into lab.py and name that: import gpurack; " in output
+    assert 'globals().update(gpurack.load("lab.yaml"))' in output
+
+
+def test_a_yaml_inventory_that_has_them_is_told_their_name(project: Path) -> None:
+    (project / "lab.yaml").write_text(YAML)
+    (project / "lab.py").write_text('import gpurack\nglobals().update(gpurack.load("lab.yaml"))\n')
+    assert "error  lab.yaml: pyinfra reads no YAML; name lab.py in its place." in run(project, "lab.yaml")[1]
+
+
+def test_an_inventory_that_is_not_there(project: Path) -> None:
+    code, output = run(project, "lba.py")
+    assert code == 1
+    assert "error  lba.py: there is no such inventory file." in output
