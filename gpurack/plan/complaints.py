@@ -194,13 +194,12 @@ COMPLAINTS: Complaints = (
     (r"^ *Problem:? *(?:\d+: )?(?P<problem>.*(?:\n +- .*){0,2})", _do_not_fit),
 )
 
+_APT_URL = r"(?P<url>\S+?)(?:/dists/\S+|/+(?:In)?Release\S*)"
 APT_COMPLAINTS: Complaints = (
     (r"^E: The repository '(?P<url>\S+) .*' is not signed", _unsigned_for_apt),
     (r"^E: The repository '(?P<url>\S+) .*' does not have a Release file", _unreachable_for_apt),
-    (
-        r"^E: Failed to fetch (?P<url>\S+?)(?:/dists/\S+|/+(?:In)?Release\S*) +(?P<why>.*?)(?: *\[IP: .*\])?$",
-        _unreachable_for_apt,
-    ),
+    (rf"^E: Failed to fetch {_APT_URL} +.*(?:sqv|gpgv|[Ss]ignature|_PUBKEY|KEYSIG|BADSIG)", _unsigned_for_apt),
+    (rf"^E: Failed to fetch {_APT_URL} +(?P<why>.*?)(?: *\[IP: .*\])?$", _unreachable_for_apt),
     (r"^E: Version '(?P<spec>\S+)' for '(?P<name>\S+)' was not found", _no_version_for_apt),
     (r"^E: Unable to locate package (?P<name>\S+)", _not_located),
     (r"^E: Package '(?P<name>\S+)' has no installation candidate", _not_located),

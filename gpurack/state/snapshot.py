@@ -33,6 +33,10 @@ NEEDS_ROOT = HostState(trouble="gpurack needs root on the host: log in as root, 
 NEEDS_PASSWORD = HostState(
     trouble="sudo wants a password there. Run from a terminal (pyinfra asks), or allow sudo without a password."
 )
+NOT_TAKEN = (
+    "the look at the host failed: does sudo take this password and let the user be root, is the host still reachable "
+    "by ssh, and its /tmp not full (df -h /tmp)?"
+)
 
 
 class Snapshot(FactBase[HostState]):
@@ -106,7 +110,8 @@ def _take(host: Host, wanted: spec.Host, metrics: bool) -> HostState:
     if state is NEEDS_PASSWORD and (sys.stdin.isatty() or has_password(host)):
         # pyinfra asks for the password, or takes it from the inventory; this costs two more remote commands.
         state = host.get_fact(Snapshot, _sudo=True, _ignore_errors=True, _stdin=stdin)
-        state = replace(state, raised=True)
+        # sudo's own words are on the screen, and nowhere else
+        state = replace(state, raised=True, trouble=NOT_TAKEN if state == Snapshot.default() else state.trouble)
     if state.trouble:
         return state
     state = replace(state, headers=remembered.together(state, known, date.today().isoformat()))

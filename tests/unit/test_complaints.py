@@ -181,6 +181,19 @@ APT_CASES = {
         f"repository http://repo.testbed/nvidia/stable/deb/amd64 is not signed with the key that belongs to it. "
         f"{MIRROR}",
     ),
+    # where apt has been there before with the right one; the first by apt 3.0, the second by apt 2.6
+    "a key that fits no more": (
+        ["E: Failed to fetch http://repo.testbed/nvidia/stable/deb/amd64/InRelease  Sub-process /usr/bin/sqv returned "
+         "an error code (1), error message is: Missing key 79D1F449AE78, which is needed to verify signature.",
+         "E: Some index files failed to download. They have been ignored, or old ones used instead."],
+        "repository http://repo.testbed/nvidia/stable/deb/amd64 is not signed with the key that belongs to it. "
+        f"{MIRROR}",
+    ),
+    "a key that fits no more, older apt": (
+        [f"E: Failed to fetch {DEBS}/dists/bookworm/InRelease  The following signatures couldn't be verified because "
+         "the public key is not available: NO_PUBKEY EE714F98D4862DAE"],
+        f"repository {DEBS} is not signed with the key that belongs to it. {MIRROR}",
+    ),
     "nobody listens": (
         ["Err:2 http://repo.testbed:81/docker-ce/linux/debian trixie InRelease",
          "  Could not connect to repo.testbed:81 (10.213.0.254). - connect (111: Connection refused) [IP: 10.2.0.4 80]",
