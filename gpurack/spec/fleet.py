@@ -111,6 +111,8 @@ def check_host(name: str, data: Mapping[str, Any]) -> tuple[Host | None, list[Pr
         if key not in HOST_FIELDS and not _belongs_to_pyinfra(key) and nearest(key, HOST_FIELDS)
     ]
     problems += not_maps(name, data)
+    data, found = without_unknown_defaults(name, data)
+    problems += found
     entries: dict[str, dict[str, Any]] = {"models": {}, "services": {}, "jobs": {}}
     for kind, checked in entries.items():
         for entry_name, entry in _mapping(data.get(kind)).items():
@@ -201,6 +203,26 @@ def not_maps(name: str, data: Mapping[str, Any]) -> list[Problem]:
         elif entry is not None and not isinstance(entry, Mapping):
             problems.append(Problem(name, f"engines.{engine}", f"should be a map of fields, not {entry!r}."))
     return problems
+
+
+def without_unknown_defaults(name: str, data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """The data without fields of `defaults` and `engines` that no model has, and these: said once, where they stand,
+    and not of every model that they would reach."""
+    problems: list[Problem] = []
+
+    def known(path: str, layer: Any) -> Any:
+        if not isinstance(layer, Mapping):
+            return layer
+        wrong = [field for field in layer if field not in Model.model_fields]
+        sentences = [(f"{path}.{field}", unknown("field", field, tuple(Model.model_fields))) for field in wrong]
+        problems.extend(Problem(name, *each) for each in sentences)
+        return {field: value for field, value in layer.items() if field not in wrong}
+
+    engines = {
+        engine: known(f"engines.{engine}", layer) if engine in ENGINES else layer
+        for engine, layer in _mapping(data.get("engines")).items()
+    }
+    return {**data, "defaults": known("defaults", data.get("defaults")), "engines": engines}, problems
 
 
 def clashes(name: str, host: Host) -> list[Problem]:
