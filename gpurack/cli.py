@@ -1,5 +1,6 @@
 """The `gpurack` command: what changes no host."""
 
+import io
 import json
 import sys
 from collections.abc import Mapping
@@ -20,6 +21,9 @@ APPLY = "pyinfra {inventory} deploys/gpu_host.py"
 @click.version_option(package_name="gpurack")
 def main() -> None:
     """From bare GPU servers to models that answer: looks at inventories, changes no host."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows ? for a bar, and not a traceback
 
 
 @main.command()

@@ -27,7 +27,7 @@ def test_a_yaml_inventory_is_told_the_two_lines_that_it_needs(project: Path) -> 
     (project / "lab.yaml").write_text(YAML)
     code, output = run(project, "lab.yaml")
     assert code == 1
-    assert "error  lab.yaml: pyinfra reads no YAML; write two lines into lab.py and name that: import gpurack; " in output
+    assert "error  lab.yaml: pyinfra reads no YAML; write two lines into lab.py and name that: import gpurack" in output
     assert 'globals().update(gpurack.load("lab.yaml"))' in output
 
 

@@ -1,6 +1,9 @@
 """`gpurack plan` with weights that were seen before: the map, the JSON, the exit codes."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -138,3 +141,13 @@ def test_json_has_cards_as_the_inventory_has_them_and_round_numbers(tmp_path: Pa
     hosts = json.loads(plan(tmp_path, "--json").output)["hosts"]
     assert hosts["gpu1"]["models"]["qwen-14b"]["gpus"] == [1, 2]
     assert hosts["gpu2"]["gpus"][0]["usable_gib"] == 22.8
+
+
+def test_an_output_without_utf_8_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "lab.yaml").write_text(LAB)
+    command = [sys.executable, "-c", "from gpurack.cli import main; main()", "plan", str(tmp_path / "lab.yaml")]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("2 hosts, 6 models ? offline")
