@@ -91,7 +91,7 @@ def endpoints(inventory: Path, as_markdown: bool, as_json: bool) -> None:
     # Addresses are there to be copied: whole, also where a narrow terminal breaks the line itself.
     console = Console(highlight=False, width=160)
     try:
-        fleet = read_fleet(read_inventory(inventory))
+        fleet = read_fleet(read_inventory(inventory), secrets=False)
     except InventoryError as error:
         fail(console, error, as_json)
     found = handout.offers(fleet, {name: recall(name) for name in fleet})
@@ -156,7 +156,7 @@ def status(inventory: Path, as_json: bool, page: Path | None) -> None:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     try:
         loaded = read_inventory(inventory)
-        fleet = read_fleet(loaded)
+        fleet = read_fleet(loaded, secrets=False)
     except InventoryError as error:
         fail(console, error, as_json)
     with Console(stderr=True).status(f"looking at {len(fleet)} hosts"):  # only a terminal sees it

@@ -110,7 +110,7 @@ def upgrade(console: Console, inventory: Path, what: Sequence[str]) -> int:
 def show_manifest(inventory: Path, name: str) -> str:
     """The manifest of one host. Raises InventoryError, and OSError with a sentence when there is no look at it."""
     loaded = read_inventory(inventory)
-    fleet = read_fleet(loaded)
+    fleet = read_fleet(loaded, secrets=False)
     host = loaded.get_host(name, default=None)
     if host is None:
         raise NotAsked([Problem("", "", unknown("host", name, list(fleet)))])
@@ -127,7 +127,7 @@ def show_manifest(inventory: Path, name: str) -> str:
 def look(inventory: Path) -> tuple[Mapping[str, Host], Mapping[str, HostState]]:
     """(the fleet, host → a thorough look at it)"""
     loaded = read_inventory(inventory)
-    fleet = read_fleet(loaded)
+    fleet = read_fleet(loaded, secrets=False)
     return fleet, visit(loaded, fleet, thorough)
 
 

@@ -68,12 +68,13 @@ CONTAINER_NAME = r"[a-zA-Z0-9][a-zA-Z0-9_.-]+"  # Docker's own rule (moby, `Rest
 Fleet = dict[str, Host]
 
 
-def read_fleet(inventory: Inventory) -> Fleet:
+def read_fleet(inventory: Inventory, secrets: bool = True) -> Fleet:
     """Every host of a pyinfra inventory as the spec of what it should be, by name.
 
+    secrets: are their values needed? Who only looks (from cron, say) may do without them on this machine.
     Raises InventoryError with all that is wrong on all hosts. Example: `read_fleet(state.inventory)["gpu1"].models`.
     """
-    return check_fleet({host.name: layers_of(inventory, host) for host in inventory})
+    return check_fleet({host.name: layers_of(inventory, host) for host in inventory}, secrets)
 
 
 def layers_of(inventory: Inventory, host: Any) -> list[Mapping[str, Any]]:
@@ -82,8 +83,9 @@ def layers_of(inventory: Inventory, host: Any) -> list[Mapping[str, Any]]:
     return [inventory.get_data(), *groups, inventory.get_host_data(host.name), inventory.get_override_data()]
 
 
-def check_fleet(layers: Mapping[str, Iterable[Mapping[str, Any]]]) -> Fleet:
-    """Hosts' layers of data → checked specs. Pure but for reading secrets. Raises InventoryError."""
+def check_fleet(layers: Mapping[str, Iterable[Mapping[str, Any]]], secrets: bool = True) -> Fleet:
+    """Hosts' layers of data → checked specs. Pure but for reading secrets, and files of this machine. Raises
+    InventoryError."""
     fleet: Fleet = {}
     problems: list[Problem] = []
     names: set[str] = set()
@@ -94,7 +96,8 @@ def check_fleet(layers: Mapping[str, Iterable[Mapping[str, Any]]]) -> Fleet:
         problems += found
         if host:
             fleet[name] = host
-            problems += unreadable_secrets(name, host) + wrong_mirrors(name, host) + unreadable_copies(name, host)
+            problems += unreadable_secrets(name, host) if secrets else []
+            problems += wrong_mirrors(name, host) + unreadable_copies(name, host)
             problems += unreadable_images(name, host) + unused_logins(name, host)
             problems += unreadable_ca(name, host)
     problems += connection_problems(fleet, names)

@@ -128,3 +128,13 @@ def test_an_address_is_whole_in_a_narrow_terminal(tmp_path: Path, monkeypatch: p
     (tmp_path / "lab.yaml").write_text(f"hosts: {{gpu1.lab.uni.example: {{models: {{{name}: {model}}}}}}}\n")
     done = CliRunner(env={"COLUMNS": "60"}).invoke(main, ["endpoints", str(tmp_path / "lab.yaml")])
     assert f"{name}  chat  http://gpu1.lab.uni.example:8000/v1" in done.output
+
+
+def test_who_only_looks_needs_no_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As from cron; the plan says what a run would need."""
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    inventory = tmp_path / "lab.py"
+    model = {**LAN, "api_key": {"env": "NO_SUCH_KEY"}}
+    inventory.write_text(f"lab = {([('gpu1', {'models': {'alpha': model}})], {})!r}\n")
+    assert CliRunner().invoke(main, ["endpoints", str(inventory)]).exit_code == 0
+    assert CliRunner().invoke(main, ["plan", str(inventory)]).exit_code == 2
