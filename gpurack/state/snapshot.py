@@ -108,7 +108,7 @@ def _take(host: Host, wanted: spec.Host, metrics: bool) -> HostState:
     stdin = Script(script(wanted, known, metrics))
     state = host.get_fact(Snapshot, _sudo=False, _ignore_errors=True, _stdin=stdin)
     if state is NEEDS_PASSWORD and (sys.stdin.isatty() or has_password(host)):
-        # pyinfra asks for the password, or takes it from the inventory; this costs two more remote commands.
+        # pyinfra asks for the password, or takes it from the inventory; this costs three more remote commands.
         state = host.get_fact(Snapshot, _sudo=True, _ignore_errors=True, _stdin=stdin)
         # sudo's own words are on the screen, and nowhere else
         state = replace(state, raised=True, trouble=NOT_TAKEN if state == Snapshot.default() else state.trouble)

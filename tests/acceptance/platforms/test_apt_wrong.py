@@ -1,0 +1,189 @@
+"""Debian with apt where something is wrong: keys, repositories, two of one thing. It is named, what serves goes on, and
+once it is put right a run succeeds."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.acceptance.conftest import Lab, Run, identities
+from tests.acceptance.evidence import dpkg_audit
+from tests.acceptance.test_versions import CE, TOOLKIT, daemon_version, models, serves, versions
+from tests.testbed import Host, repositories, services, signing, workshop
+from tests.testbed.inventory import REGISTRY, mirrors
+from tests.testbed.moving import NEWER
+
+DISTRO = ("docker.io", "docker-cli", "docker-compose", "docker-buildx")
+BY_GPURACK = "ls /etc/apt/sources.list.d /etc/apt/keyrings | grep gpurack"
+
+
+@pytest.fixture(scope="module")
+def wrong1(lab: Lab) -> Iterator[Host]:
+    """A fresh Debian 13 with cards."""
+    lab.testbed.remove("wrong1")
+    yield lab.testbed.add("wrong1", "gpu")
+    lab.testbed.remove("wrong1")
+
+
+def over(source: str = "docker-ce", toolkit: str | None = "1.20.0", **data: Any) -> dict[str, Any]:
+    """docker-ce, or the distribution's; other fields of the host."""
+    return {
+        "docker": {"source": source, "daemon": {"insecure-registries": [REGISTRY]}},
+        "nvidia": {"toolkit": toolkit} if toolkit else {},
+        **data,
+    }
+
+
+def mirror(which: str, **fields: Any) -> dict[str, Any]:
+    """The testbed's mirrors, one of them otherwise."""
+    changed = {**mirrors()[which], **fields}
+    return {**mirrors(), which: {name: value for name, value in changed.items() if value}}
+
+
+def converge(lab: Lab, **data: Any) -> Run:
+    """The main job, which succeeds."""
+    run = lab.run(lab.inventory({"wrong1": {"models": models()}}, over(**data)))
+    assert run.exit_code == 0, run.output
+    return run
+
+
+def refused(lab: Lab, **data: Any) -> str:
+    """The one sentence of a run that fails."""
+    run = lab.run(lab.inventory({"wrong1": {"models": models()}}, over(**data)))
+    assert run.exit_code == 1, run.output
+    assert not run.traceback, run.output
+    sentences = run.errors("wrong1")
+    assert len(sentences) == 1, run.output
+    return sentences[0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        (
+            # the vendored key is Docker's, and the testbed signs with its own
+            {"key": None},
+            "repository http://repo.testbed/docker-ce/linux/debian is not signed with the key that belongs to it",
+        ),
+        (
+            {"url": "http://repo.testbed:81/docker-ce"},
+            "repository http://repo.testbed:81/docker-ce/linux/debian cannot be read: Unable to connect to",
+        ),
+        (
+            {"url": "http://repo.testbed/nowhere"},
+            "repository http://repo.testbed/nowhere/linux/debian cannot be read: 404 Not Found. Is it reachable",
+        ),
+    ],
+    ids=["another key", "down", "not there"],
+)
+def test_a_repository_that_cannot_be_used_is_named(
+    lab: Lab, wrong1: Host, fields: dict[str, Any], sentence: str
+) -> None:
+    """And why; no package is touched."""
+    before = wrong1.root("dpkg-query -W").stdout
+    assert refused(lab, mirrors=mirror("docker-ce", **fields)).startswith(sentence)
+    assert wrong1.root("dpkg-query -W").stdout == before
+
+
+def test_the_next_run_mends_a_repository_that_was_wrong(lab: Lab, wrong1: Host) -> None:
+    """What an earlier run wrote of another address and key is in nobody's way."""
+    converge(lab)
+    serves(wrong1)
+    assert "W:" not in wrong1.root("apt-get -q update 2>&1").stdout
+
+
+def test_a_version_that_no_repository_has(lab: Lab, wrong1: Host) -> None:
+    """Those that are there are listed."""
+    before = identities(wrong1)
+    wanted = over()
+    wanted["docker"]["version"] = "27.0.1"
+    run = lab.run(lab.inventory({"wrong1": {"models": models()}}, wanted))
+    assert run.errors("wrong1") == ["docker-ce 27.0.1 is in no repository; there are 26.1.5 and 28.5.2."], run.output
+    assert identities(wrong1) == before
+
+
+def test_a_key_that_no_longer_fits_stops_what_comes_after_and_not_what_serves(lab: Lab, wrong1: Host) -> None:
+    """The toolkit's repository is signed anew and the inventory has not heard of it."""
+    before = identities(wrong1)
+    sentence = refused(lab, toolkit="1.19.1", mirrors=mirror("nvidia", key=None))
+    assert sentence.startswith("repository http://repo.testbed/nvidia/stable/deb/amd64 is not signed with the key that")
+    assert versions(wrong1, TOOLKIT) == {"1.20.0"}
+    assert identities(wrong1) == before
+    converge(lab)
+    again = converge(lab)
+    assert again.unchanged, again.output
+    serves(wrong1)
+
+
+@pytest.fixture
+def cuda(lab: Lab, wrong1: Host) -> Iterator[None]:
+    """A repository of others, on the host, with two of the toolkit's four packages, newer than NVIDIA's has them."""
+    place = services.WEIGHTS / "cuda"  # served, as weights are
+    newer = repositories.nvidia(lab.testbed.engine, signing.key(lab.testbed.engine), (*repositories.TOOLKITS, NEWER))
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    for name in ("nvidia-container-toolkit", "nvidia-container-toolkit-base"):
+        (deb,) = newer.rglob(f"{name}_{NEWER}-*.deb")
+        shutil.copy(deb, place)
+    workshop.work(lab.testbed.engine, f"cd {place} && apt-ftparchive packages . > Packages", what="Another repository")
+    file = "/etc/apt/sources.list.d/cuda.list"
+    wrong1.put("deb [trusted=yes] http://weights.testbed/cuda ./\n", file)
+    yield
+    wrong1.root(f"rm {file}")
+    shutil.rmtree(place)
+
+
+@pytest.mark.usefixtures("cuda")
+def test_two_repositories_that_carry_the_toolkit_at_different_versions(lab: Lab, wrong1: Host) -> None:
+    """Unpinned, the newest of each package do not fit: both are named. A pin decides it, and is held."""
+    wrong1.root(f"apt-get -q -y --allow-change-held-packages remove {' '.join(TOOLKIT)}")
+    assert refused(lab, toolkit=None).startswith(
+        "two repositories carry the NVIDIA Container Toolkit at different versions, which do not fit: "
+        "http://repo.testbed/nvidia/stable/deb/amd64 has 1.19.1, 1.20.0; http://weights.testbed/cuda has 1.21.0. Write"
+    )
+
+    converge(lab)
+
+    assert versions(wrong1, TOOLKIT) == {"1.20.0"}
+    wrong1.root("apt-get -q -y dist-upgrade")
+    assert versions(wrong1, TOOLKIT) == {"1.20.0"}
+    serves(wrong1)
+
+
+def test_the_two_dockers_are_not_mixed(lab: Lab, wrong1: Host) -> None:
+    """Named before anything is touched; what the sentence says to do is enough to change over. Only some of the other
+    Docker's packages are named, too: dpkg would fail in the middle, because the plugins have the same files."""
+    before = identities(wrong1)
+    sentence = refused(lab, source="distro")
+    assert sentence.startswith(
+        "docker-ce 28.5.2 is installed and cannot live beside docker.io. To keep it write docker"
+    )
+    remedy = f"apt-get remove {' '.join(CE)}"
+    assert sentence.endswith(f"{remedy}.")
+    assert identities(wrong1) == before
+
+    wrong1.root(f"docker ps -q | xargs docker stop && {remedy.replace('remove', 'remove -q -y', 1)}")
+    wrong1.root("apt-get -q -y install docker-buildx-plugin")
+    sentence = refused(lab, source="distro")
+    assert sentence.startswith("docker-buildx-plugin 0.29.1 is installed and cannot live beside docker.io.")
+    assert dpkg_audit(wrong1) == ""
+
+    wrong1.root("apt-get -q -y remove docker-buildx-plugin")
+    converge(lab, source="distro")
+    assert daemon_version(wrong1) == "26.1.5"
+    serves(wrong1)
+
+    wrong1.root("docker ps -q | xargs docker stop && apt-get -q -y remove docker.io")
+    left = wrong1.root(f"dpkg-query -W -f '${{db:Status-Abbrev}}${{Package}}\\n' {' '.join(DISTRO)}").stdout
+    others = [name for name in DISTRO[1:] if f"ii {name}" in left]
+    assert "docker-compose" in others
+    sentence = refused(lab)
+    assert sentence.startswith("docker-cli 26.1.5 is installed and cannot live beside docker-ce.")
+    assert sentence.endswith(f"apt-get remove {' '.join(others)}.")
+    wrong1.root(f"apt-get -q -y remove {' '.join(others)}")
+    converge(lab)
+    assert daemon_version(wrong1) == "28.5.2"
+    serves(wrong1)
