@@ -1,4 +1,5 @@
-"""Rocky 9 with dnf: Docker and the toolkit from their rpm repositories, pinned, held, up and down, away and back."""
+"""Rocky 9 with dnf: Docker and the toolkit from their rpm repositories, killed in the middle and carried on, pinned,
+held, up and down, away and back."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from tests.acceptance.conftest import Lab, Run, cards, chat, containers, model
 from tests.testbed import Host
 from tests.testbed.gguf_models import SENTENCES
 from tests.testbed.inventory import REGISTRY
+from tests.testbed.shell import await_
 
 CE = ("docker-ce", "docker-ce-cli", "containerd.io", "docker-buildx-plugin", "docker-compose-plugin")
 TOOLKIT = (
@@ -98,7 +100,15 @@ def rpm1(lab: Lab) -> Host:
 
 @pytest.fixture(scope="module")
 def first(lab: Lab, rpm1: Host) -> Run:
-    """The first run: not the newest of either."""
+    """A run that is killed while dnf installs Docker, and at once the one that carries it on. Not the newest ones."""
+    process = lab.start(lab.inventory({"rpm1": {"models": models()}}, over(*OLD)))
+    await_(
+        lambda: rpm1.root("grep -q docker-ce /var/lib/gpurack/rpm-transaction", check=False).returncode == 0,
+        seconds=240,
+        what="The transaction that installs Docker",
+    )
+    process.kill()
+    process.communicate()
     return converge(lab, "rpm1", *OLD)
 
 
