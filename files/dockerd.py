@@ -149,9 +149,13 @@ class Dockerd:
         code, output = self.run("container", "inspect", "--format", form, name)
         return json.loads(output) if code == 0 else {"status": "gone", "restarts": 0, "code": 0, "error": ""}
 
+    def said(self, name, lines):
+        """What a container logged last; known secrets are cut out."""
+        return self.without_secrets(self.run("logs", "--tail", str(lines), name)[1])
+
     def logs(self, name):
-        """Where to look, and what a container logged last; known secrets are cut out."""
-        text = self.without_secrets(self.run("logs", "--tail", "12", name)[1])
+        """Where to look, and what a container logged last."""
+        text = self.said(name, 12)
         lines = "".join("\n    | " + line[:300] for line in text.splitlines()[-12:])
         return "Look: {} logs {}{}".format(self.by_hand, name, lines)
 

@@ -100,7 +100,7 @@ def on_cards():
     return pids
 
 
-def wait_until_ready(dockerd, name, url, served_name, timeout):
+def wait_until_ready(dockerd, name, url, served_name, timeout, cards=True):
     """Until the model's own API answers 200 and names the model (served_name; None: its answer names none).
     Ends at once when the container exits or restarts."""
     progress, delay, refused = Progress(name), 0.1, None
@@ -118,7 +118,8 @@ def wait_until_ready(dockerd, name, url, served_name, timeout):
         if state["status"] != "running" or state["restarts"] > restarts:
             dockerd.run("stop", "--time", "5", name)  # or it would go on restarting
             reason, logs = state["error"] or "exit code {}".format(state["code"]), dockerd.logs(name)
-            raise Failure("it ended while loading ({}).{} {}".format(reason, remedy(state["code"], logs), logs))
+            helps = remedy(state["code"], dockerd.said(name, 60), cards)  # a traceback is longer than what is shown
+            raise Failure("it ended while loading ({}).{} {}".format(reason, helps, logs))
         if progress.elapsed() > timeout:
             what = 'name "{}"'.format(served_name) if served_name else "answer"
             raise Failure("not ready after {}: {} did not {}. {}".format(clock(timeout), url, what, dockerd.logs(name)))
@@ -331,7 +332,8 @@ class Job:
                     wait_for_memory(name, pids)
                 if model["action"] not in ("wait", "pull"):
                     dockerd.start(name)
-                seconds = wait_until_ready(dockerd, name, model["url"], model["served_name"], model["timeout"])
+                served, cards = model["served_name"], bool(model["uuids"])
+                seconds = wait_until_ready(dockerd, name, model["url"], served, model["timeout"], cards)
                 if "pull" in model:
                     ollama.settle(model, self.data.get("prune"))
                 asking.ask(dockerd, name, model["url"], model.get("requests", ()))

@@ -9,6 +9,7 @@ import json
 from urllib.parse import urlsplit
 
 from common import Failure, Progress, clock, say, size, telling  # (beside this file)
+from remedies import remedy
 
 SILENCE = 600  # seconds without a word from it; a model of hundreds of GB takes minutes to load
 TINY = {"stream": False, "options": {"num_predict": 1}}
@@ -74,7 +75,8 @@ def load(name, server, model):
         if status == 400 and "does not support generate" in said.get("error", ""):
             status, said = server.ask("/api/embed", {"model": model, "input": "1"})
     if status != 200:
-        raise Failure("{} does not answer: {}".format(model, said.get("error", "HTTP {}".format(status))))
+        why = said.get("error", "HTTP {}".format(status)).rstrip(".")
+        raise Failure("{} does not answer: {}.{}".format(model, why, remedy(0, why)))
 
 
 class Ollama:

@@ -3,11 +3,13 @@ newer, standard library only)."""
 
 import re
 
+ON_CPU = "The host has too little memory for it: a smaller context, or a smaller model."
 MEMORY = "give it more cards or another one, a smaller context, or its neighbours less vram"
 KNOWN = (
     (
         r"out of memory|OutOfMemory|No available memory for the cache blocks|Not enough memory|cudaMalloc failed"
-        r"|failed to allocate|is less than desired GPU memory utilization|To serve at least one request",
+        r"|failed to allocate|bad_alloc|MemoryError|Cannot allocate memory"
+        r"|is less than desired GPU memory utilization|To serve at least one request",
         "It does not fit its cards: " + MEMORY + ".",
     ),
     (r"/dev/shm", 'It needs more shared memory: compose: {"ipc": "host"}, or a larger shm_size.'),
@@ -39,13 +41,15 @@ KNOWN = (
 KILLED = "It was killed, as the kernel does when memory runs out: see dmesg, and " + MEMORY + "."
 
 
-def remedy(code, said):
+def remedy(code, said, cards=True):
     """A sentence, with a space before it; "" where nothing is known. code: the container's exit code. said: its last
-    lines; the last of them that is known counts."""
+    lines; the last of them that is known counts. cards: has it any? Else the memory that it lacks is the host's."""
     found = ""
     for line in said.splitlines():
         for words, sentence in KNOWN:
-            if re.search(words, line):
+            if re.search(words, line, re.IGNORECASE):
                 found = sentence
+    if found == KNOWN[0][1] and not cards:
+        found = ON_CPU
     found = found or (KILLED if code == 137 else "")
     return found and " " + found

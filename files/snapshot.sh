@@ -288,8 +288,9 @@ look_docker() {
 		[ -n "$image" ] && echo "$(docker image inspect --format '{{.Id}}' "$image" 2>/dev/null || echo -)|$image"
 	done
 	have curl || return 0
-	# Each model of ours is asked over its published port; a model that hangs is not "no change".
-	docker ps --filter label=gpurack.model --filter status=running --format '{{.Names}}|{{.Label "gpurack.probe"}}' | {
+	# Each model of ours is asked over its published port; a model that hangs is not "no change", nor is one that restarts
+	# for ever, which was up when it was looked at and is not now.
+	docker ps --filter label=gpurack.model --filter status=running --filter status=restarting --format '{{.Names}}|{{.Label "gpurack.probe"}}' | {
 		while IFS='|' read -r name url; do
 			case $name in *[!A-Za-z0-9_.-]*) continue ;; esac # it becomes part of paths
 			(

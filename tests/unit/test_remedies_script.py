@@ -32,3 +32,17 @@ def test_what_helps(code: int, said: str, helps: str) -> None:
     assert helps in found
     assert bool(found) == bool(helps)
     assert not found or (found.startswith(" ") and found.endswith("."))
+
+
+@pytest.mark.parametrize(
+    ("said", "helps"),
+    [
+        # llama.cpp on the CPU with a context that nothing can hold, seen; and PyTorch's words
+        ("E llama_init_from_model: failed to initialize the context: std::bad_alloc", "host has too little memory"),
+        ("DefaultCPUAllocator: not enough memory: Cannot allocate memory", "host has too little memory"),
+        ("llama_model_load: failed to load model", "whether weights names"),
+        ("ValueError: Failed to load model from file: /weights/noise.gguf", "whether weights names"),
+    ],
+)
+def test_what_helps_without_cards(said: str, helps: str) -> None:
+    assert helps in load("remedies").remedy(1, said, cards=False)

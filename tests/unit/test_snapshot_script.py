@@ -49,7 +49,7 @@ def host(fakes: Fakes) -> Fakes:
     fakes.add(
         "docker",
         'case "$*" in info*) cat "$STATE/info"; echo;; "compose version"*) echo v2.40.3;; '
-        '"ps -aq"*) echo one; echo two;; "ps --filter"*) echo "alpha|http://127.0.0.1:1/v1/models";; '
+        '"ps -aq"*) echo one; echo two;; ps*running*restarting*) echo "alpha|http://127.0.0.1:1/v1/models";; '
         'inspect*) cat "$STATE/containers";; "image inspect"*server-b7000) echo sha256:cd;; "image"*) exit 1;; esac',
     )
     fakes.add("curl", 'printf \'{"data":[{"id":"alpha"}]}\\n200\'')

@@ -96,7 +96,8 @@ def test_the_image_follows_the_card(host: Host) -> None:
 def test_chat(host: Host, port: int, name: str, sentence: str) -> None:
     status, answer = post(host, port, "/v1/chat/completions", say(name), KEY)
     assert (status, content(answer), answer["model"]) == (200, sentence, name)
-    assert post(host, port, "/v1/chat/completions", say("other"), KEY)[0] == 404
+    status, answer = post(host, port, "/v1/chat/completions", say("other"), KEY)
+    assert (status, answer["error"]["message"]) == (404, "The model `other` does not exist.")
 
 
 @pytest.mark.parametrize(("port", "name"), [(8003, "bge-m3"), (8080, "tei-embed"), (8082, "tei-cpu")])

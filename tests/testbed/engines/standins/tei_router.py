@@ -45,8 +45,8 @@ def arguments() -> argparse.Namespace:
     return found
 
 
-def check_card() -> None:
-    """The image is built for one compute capability."""
+def check_card(size: int) -> None:
+    """The image is built for one compute capability, and the weights (their bytes) go onto the card."""
     prefix = os.environ["STANDIN_TAG"].removesuffix(os.environ["STANDIN_VERSION"]).rstrip("-")
     if prefix == "cpu":
         return
@@ -59,6 +59,9 @@ def check_card() -> None:
         of_runtime, compiled = runtime.replace(".", ""), wanted.replace(".", "")
         die(f"Error: Could not create backend\n\nCaused by:\n    Runtime compute cap {of_runtime} is not compatible "
             f"with compile time compute cap {compiled}")  # fmt: skip
+    if size > have[0][1] * 2**20:
+        die('Error: Could not create backend\n\nCaused by:\n    Could not start backend: DriverError('
+            'CUDA_ERROR_OUT_OF_MEMORY, "out of memory")')  # fmt: skip
 
 
 class Tei(Handler):
@@ -127,7 +130,7 @@ def main() -> None:
     if folder.kind == "chat":
         die("Error: Could not create backend\n\nCaused by:\n    Model is not supported: causal language models have no "
             "pooling")  # fmt: skip
-    check_card()
+    check_card(folder.size)
     masked = re.sub(r"[^-]", "*", found.api_key) if found.api_key else None
     print(f"INFO Args {{ model_id: {found.model_id!r}, api_key: {masked!r} }}", flush=True)
     print("INFO Warming up model", flush=True)

@@ -1,0 +1,232 @@
+"""Every engine, every way to fail: each model that cannot be brought up ends with what is wrong and what to do, and the
+healthy ones beside it go on serving. All of a host's bad models are in one run; each is a row of a table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.conftest import Lab, Run, chat, containers, identities
+from tests.acceptance.conftest import model as gguf
+from tests.acceptance.engines.conftest import content, post, say
+from tests.testbed import Host
+from tests.testbed.engines import models
+from tests.testbed.inventory import weights
+
+KEY, OTHER = "sk-house-94c1d7e0", "sk-other-27b6a3f8"
+FOLDER = "/data/failures"
+ENGINES: dict[str, dict[str, Any]] = {
+    "llama.cpp": {"engine": "llama.cpp", "gpus": []},
+    "llama-cpp-python": {"engine": "llama-cpp-python", "version": "0.3.36", "gpus": []},
+    "vllm": {"engine": "vllm", "version": "0.33.0", "gpus": [1], "vram": "2GiB"},
+    "sglang": {"engine": "sglang", "version": "0.5.23", "gpus": [2], "vram": "1GiB"},
+    "tei": {"engine": "tei", "version": "1.9", "gpus": [3], "vram": "1GiB"},
+    "ollama": {"engine": "ollama", "version": "0.33.0", "gpus": [0], "vram": "1GiB", "api_key": None},
+}
+"""Those of cards are stand-ins; each has a card for its failures, which the healthy vLLM shares with one of them."""
+GGUF = ("llama.cpp", "llama-cpp-python")
+KEYED = {"api_key": {"env": "KEY"}}
+FLAG = {"args": {"no-such-flag": 1}}
+CRASH = {
+    "llama.cpp": FLAG, "llama-cpp-python": {"args": {"no_such_flag": 1}}, "vllm": FLAG, "sglang": FLAG, "tei": FLAG,
+    "ollama": {"env": {"OLLAMA_NUM_PARALLEL": "many"}, "pull": ["tiny:1b"]},
+}  # fmt: skip
+ANOTHER_KEY = {
+    "llama.cpp": {"env": {"LLAMA_API_KEY": OTHER}}, "llama-cpp-python": {"env": {"API_KEY": OTHER}},
+    "vllm": {"env": {"VLLM_API_KEY": OTHER}}, "tei": {"env": {"API_KEY": OTHER}},
+    "sglang": {"args": {"config": "/weights/keyed/key.yaml"}, "weights": f"{FOLDER}/keyed"},
+}  # fmt: skip
+NEIGHBOURS = ("alpha", "zeta")
+LIMITED = 'ulimit -v 4000000; exec "$@"'
+"""Kilobytes of addresses. Memory limits are discarded here, and without any a machine may promise terabytes and try to
+keep the promise, until nothing else runs on it."""
+TOO_LONG = {
+    "llama.cpp": {"entrypoint": ["sh", "-c", LIMITED, "sh", "/app/llama-server"]},
+    "llama-cpp-python": {"entrypoint": ["sh", "-c", LIMITED, "sh"]},
+}
+FILES = {"gguf": "noise.gguf", "folder": "noise"}
+
+PATH = "Copy them there, or give {"
+READ = "It cannot read its weights: see whether weights names the right file or folder, whole and in its format."
+FITS = "It does not fit its cards: give it more cards or another one, a smaller context, or its neighbours less vram."
+MEMORY = "The host has too little memory for it: a smaller context, or a smaller model."
+ARGS = "It does not know one of its arguments: correct args."
+API_KEY = "give the key in api_key, and nowhere else (env, args, the image)."
+PORT = "Stop it or use another port."
+ENDED = "it ended while loading (exit code "
+
+CASES: list[tuple[str, str, dict[str, Any], str, str]] = []
+"""(engine, failure, what differs from a good entry, what is wrong, what to do)"""
+for name in ANOTHER_KEY:
+    kind = "gguf" if name in GGUF else "folder"
+    absent = f"{FOLDER}/absent{'.gguf' if kind == 'gguf' else ''}"
+    CASES += [
+        (name, "path", {"weights": absent}, f"weights {absent} do not exist on the host. ", PATH),
+        (name, "noise", {"weights": f"{FOLDER}/{FILES[kind]}", **KEYED}, ENDED, READ),
+        (name, "crash", {**CRASH[name], **KEYED}, ENDED, ARGS),
+        (name, "key", ANOTHER_KEY[name], "it asks for a key, and the inventory has none (HTTP 401 at ", API_KEY),
+        (name, "port", {}, "is held by process python3 (pid ", PORT),
+    ]
+    if name in GGUF:
+        CASES.append((name, "large", {"context": 1_000_000_000, "compose": TOO_LONG[name]}, ENDED, MEMORY))
+    else:
+        CASES.append((name, "large", {"weights": f"{FOLDER}/large"}, ENDED, FITS))
+CASES += [
+    ("ollama", "name", {"pull": ["qwen9:7b"]}, "qwen9:7b cannot be pulled: ", "Correct pull: the name and tag"),
+    ("ollama", "large", {"pull": ["llama3.1:405b"]}, "requires more system memory", "choose a smaller one"),
+    ("ollama", "crash", CRASH["ollama"], ENDED, "docker logs ollama-crash"),
+    ("ollama", "port", {"pull": ["tiny:1b"]}, "is held by process python3 (pid ", PORT),
+]
+IDS = [f"{case[0].replace('.', '-')}-{case[1]}" for case in CASES]
+"""Names of the bad models."""
+HELD = [8100 + number for number, case in enumerate(CASES) if case[1] == "port"]
+LISTEN = f"""
+import signal, socket
+kept = [socket.create_server(("127.0.0.1", port)) for port in {HELD}]
+signal.pause()
+"""
+SHORT_WAIT = """\
+from gpurack.plan import job
+
+job.READY_TIMEOUT = 6  # instead of half an hour
+
+from gpurack.deploys import gpu_host  # noqa: E402
+
+gpu_host()
+"""
+# (the first process of a container is stopped at once only when it says that it wants to be)
+SILENT = {"entrypoint": ["sh", "-c", "trap exit TERM; echo loading for ages; sleep infinity & wait"]}
+
+
+def good(engine: str) -> Any:
+    """Weights that an engine can read."""
+    if engine == "ollama":
+        return None
+    return weights("gamma") if engine in GGUF else {"copy": str(models.folder("minilm" if engine == "tei" else "zeta"))}
+
+
+def healthy() -> dict[str, Any]:
+    """The neighbours: a llama.cpp, and a vLLM on a card that bad ones want to share."""
+    zeta = {**ENGINES["vllm"], "weights": good("vllm"), "vram": "6GiB", "port": 8001}
+    return {"alpha": gguf("alpha", [], 8000, **KEYED), "zeta": {**zeta, **KEYED}}
+
+
+def bad() -> dict[str, Any]:
+    """A model of each row."""
+    return {
+        name: {**ENGINES[engine], "weights": good(engine), "port": 8100 + number, **over}
+        for number, (name, (engine, _, over, _, _)) in enumerate(zip(IDS, CASES, strict=True))
+    }
+
+
+@pytest.fixture(scope="module")
+def host(lab: Lab, engine1: Host) -> Iterator[Host]:
+    """Two healthy models, and a third whose weights became bad while it ran, so that it restarts for ever."""
+    lab.testbed.serve_engines("llama-cpp-python", "vllm", "sglang", "tei", "ollama")
+    engine1.root("command -v docker >/dev/null && docker ps -aq | xargs -r docker rm -f", check=False)
+    engine1.root(
+        f"rm -rf {FOLDER}; mkdir -p {FOLDER}/noise {FOLDER}/large {FOLDER}/keyed; cd {FOLDER}; "
+        "echo this is no model | tee noise.gguf >noise/README; "
+        "curl -sS -o looping.gguf http://weights.testbed/delta.gguf; truncate -s 40G large/pytorch_model.bin"
+    )
+    # pickled weights have no header to estimate by, so that only loading shows that they are too large
+    config = {"architectures": ["BertModel"], "model_type": "bert", "max_position_embeddings": 512}
+    engine1.put(json.dumps(config), f"{FOLDER}/large/config.json")
+    for file in ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"):
+        engine1.put((models.folder("zeta") / file).read_bytes(), f"{FOLDER}/keyed/{file}")
+    engine1.put(json.dumps({"api-key": OTHER}), f"{FOLDER}/keyed/key.yaml")
+    engine1.put(LISTEN, f"{FOLDER}/listen.py")
+    engine1.root(f"systemctl stop holder; systemd-run --collect --unit=holder python3 {FOLDER}/listen.py", check=False)
+    run = deploy(lab, {"looping": looping()})
+    assert run.exit_code == 0, run.output
+    engine1.root(f"echo broken >{FOLDER}/looping.gguf; docker restart looping")
+    yield engine1
+    engine1.root("systemctl stop holder")
+
+
+def looping() -> dict[str, Any]:
+    return {**ENGINES["llama.cpp"], "weights": f"{FOLDER}/looping.gguf", "port": 8002}
+
+
+def deploy(lab: Lab, more: dict[str, Any], deploy: str = "gpu_host") -> Run:
+    wanted = {"engine1": {"models": {**healthy(), **more}}}
+    return lab.run(lab.inventory(wanted), deploy=deploy, env={"KEY": KEY}, timeout=400)
+
+
+@pytest.fixture(scope="module")
+def run(lab: Lab, host: Host) -> Run:
+    """All bad models at once."""
+    before = identities(host)
+    done = deploy(lab, {"looping": looping(), **bad()})
+    assert done.exit_code == 1, done.output
+    assert not done.traceback, done.output
+    after = identities(host)
+    assert {name: after[name] for name in NEIGHBOURS} == {name: before[name] for name in NEIGHBOURS}
+    return done
+
+
+def sentence(run: Run, name: str) -> str:
+    """The one about a model below the table."""
+    found = [error for error in run.errors("engine1") if error.startswith(f"{name}: ")]
+    assert len(found) == 1, f"{name}: {found}\n{run.output}"
+    return found[0].removeprefix(f"{name}: ")
+
+
+@pytest.mark.parametrize(("name", "case"), list(zip(IDS, CASES, strict=True)), ids=IDS)
+def test_what_is_wrong_and_what_to_do(run: Run, name: str, case: tuple[str, str, dict[str, Any], str, str]) -> None:
+    said = sentence(run, name)
+    assert case[3] in said
+    assert case[4] in said
+    assert "FAILED" in run.row("engine1", name)
+
+
+def test_what_restarts_for_ever_is_stopped_with_a_sentence(run: Run, host: Host) -> None:
+    """Also a model that ran until its weights became bad; nothing of all this goes on restarting."""
+    said = sentence(run, "looping")
+    assert said.startswith(ENDED)
+    assert READ in said
+    there = containers(host)
+    ended = {"looping", *(name for name, case in zip(IDS, CASES, strict=True) if case[3] == ENDED)}
+    assert {name: there[name]["State"]["Status"] for name in ended} == dict.fromkeys(ended, "exited")
+
+
+def test_the_healthy_ones_serve_and_no_key_shows(lab: Lab, run: Run, host: Host) -> None:
+    assert KEY not in run.output  # of the healthy, of those that ended while they had it, and in what engines said
+    for name in NEIGHBOURS:
+        assert run.row("engine1", name).endswith(" ready")
+    assert chat(host, 8000, KEY) == lab.testbed.weights("alpha").sentence
+    status, answer = post(host, 8001, "/v1/chat/completions", say("zeta"), KEY)
+    assert (status, content(answer)) == (200, "I am zeta, and vLLM is played here.")
+
+
+def test_one_that_never_gets_ready(lab: Lab, run: Run, host: Host, tmp_path: Path) -> None:
+    """Of each engine one, side by side, after half an hour, which is six seconds here."""
+    script = tmp_path / "short_wait.py"
+    script.write_text(SHORT_WAIT)
+    silent = {
+        name.replace(".", "-"): {
+            **ENGINES[name], "weights": good(name), "port": 8200 + number, "compose": SILENT,
+            **({"pull": ["tiny:1b"]} if name == "ollama" else {}),
+        }
+        for number, name in enumerate(ENGINES)
+    }  # fmt: skip
+    before = identities(host)
+    done = deploy(lab, silent, deploy=str(script))
+    assert done.exit_code == 1, done.output
+    for name in silent:
+        said = sentence(done, name)
+        assert said.startswith("not ready after 0:0")
+        assert f"http://127.0.0.1:{silent[name]['port']}/" in said
+        assert f"Look: docker logs {name}" in said
+        assert f"{name}: loading" in done.output
+    assert "| loading for ages" in done.output
+    after = identities(host)
+    assert {name: after[name] for name in NEIGHBOURS} == {name: before[name] for name in NEIGHBOURS}
+
+    # a way back: without them the host is as it was
+    assert deploy(lab, {}).exit_code == 0
+    assert sorted(containers(host)) == sorted(NEIGHBOURS)
