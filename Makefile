@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock docs picture check lint types unit acceptance test test-engines test-platforms test-rebuild demo demo-down
+.PHONY: help setup lock docs picture check lint types unit doctests parts modules acceptance test test-engines test-platforms test-rebuild demo demo-down
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -34,7 +34,8 @@ docs: $(READY) ## docs/inventory.md, from the vocabulary itself, and docs/from-d
 picture: $(READY) ## docs/run.svg, from a real run on the testbed (after make demo)
 	$(BIN)/python -m tests.testbed.picture
 
-check: lint types unit ## the inner loop: lint, types, unit and operation tests; under a minute
+check: $(READY) ## the inner loop: lint, types, unit and operation tests; under a minute
+	@$(MAKE) --no-print-directory -j 2 --output-sync modules parts types lint doctests
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -43,9 +44,17 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-unit: $(READY)
+# In two halves, so that `check` uses two cores: gevent, which pyinfra brings, and pytest-xdist do not go together.
+unit: doctests modules parts
+
+doctests: $(READY)
 	$(BIN)/pytest -q --doctest-modules --import-mode=importlib --ignore-glob='*/verify/test_*' gpurack
-	$(BIN)/pytest -q tests/unit tests/operations
+
+modules: $(READY)
+	$(BIN)/pytest -q tests/unit/test_*.py
+
+parts: $(READY)
+	$(BIN)/pytest -q tests/unit/*/ tests/operations
 
 acceptance: $(READY) ## what must hold on the testbed's real hosts
 	$(BIN)/python -m tests.testbed up
