@@ -1,5 +1,5 @@
-"""The pages that people use: Open WebUI (the real one) on a gateway, with its first account from the inventory, by a real
-browser and by its API; llama-gpt's page (a stand-in) on a model of llama-cpp-python. All on one host, by names."""
+"""The pages that people use: Open WebUI (the real one) on a gateway, with its first account from the inventory, by a
+real browser and by its API; llama-gpt's page (a stand-in) on a model of llama-cpp-python. All on one host, by names."""
 
 from __future__ import annotations
 
