@@ -139,8 +139,8 @@ def test_others_go_only_where_that_was_asked_for(ollama: Any, server: Any, capsy
         ),
         (
             ["large:70b"],
-            "large:70b does not answer: model requires more system memory (8.2 GiB) than is available (3.0 GiB). The host "
-            "has too little memory for it: choose a smaller one.",
+            "large:70b does not answer: model requires more system memory (8.2 GiB) than is available (3.0 GiB). The "
+            "host has too little memory for it: choose a smaller one.",
         ),
     ],
 )
