@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.conftest import Lab, Run
+from tests.acceptance.conftest import RUN_TIMEOUT, Lab, Run
 from tests.acceptance.platforms.test_rpm import (
     CE,
     NEW,
@@ -201,7 +201,7 @@ BuildArch: noarch
 %description
 Slow.
 %post
-sleep 12
+until [ -e /run/enough ]; do sleep 0.2; done
 %files
 """
 
@@ -212,8 +212,37 @@ def test_another_rpm_that_is_at_work_is_waited_for(lab: Lab, yum1: Host) -> None
     yum1.root("cd /root && rpmbuild -bb --quiet --define '_topdir /root/top' slow.spec")
     yum1.root("systemd-run --quiet --collect sh -c 'rpm -i /root/top/RPMS/noarch/slow*.rpm'")
     await_(lambda: yum1.root("pgrep -x sleep", check=False).stdout, seconds=20, what="rpm's scriptlet")
-
-    run = converge(lab, "yum1", *OLD)
-
-    assert "rpm is busy with another installation; waiting" in run.output, run.output
+    process = lab.start(lab.inventory({"yum1": {"models": models()}}, over(*OLD)))
+    assert process.stdout is not None
+    output = ""
+    for line in process.stdout:
+        output += line
+        if "rpm is busy with another installation; waiting" in line:
+            break
+    else:
+        pytest.fail(f"it did not wait, or not say so:\n{output}")
+    assert versions(yum1, CE[:2]) == {"28.5.2"}
+    yum1.root("touch /run/enough")
+    output += process.communicate(timeout=RUN_TIMEOUT)[0]
+    assert process.returncode == 0, output
     assert versions(yum1, CE[:2]) == {"26.1.5"}
+
+
+def test_removed_and_there_again(lab: Lab, yum1: Host) -> None:
+    """Packages, holds and repositories go, and the next run brings them back; with yum, which is dnf."""
+    run = lab.run(
+        lab.inventory({"yum1": {"models": models()}}, over(*OLD)), "-y", "--data", "remove=all", deploy="remove"
+    )
+    assert run.exit_code == 0, run.output
+    assert not {*CE, *TOOLKIT} & set(yum1.root("rpm -qa --qf '%{NAME}\\n'").stdout.split())
+    assert held(yum1) == set()
+    assert yum1.root("ls /etc/yum.repos.d").stdout.split() == ["cuda.repo", "rocky.repo"]
+
+    converge(lab, "yum1", *OLD)
+
+    assert (daemon_version(yum1), versions(yum1, TOOLKIT)) == ("26.1.5", {"1.19.1"})
+    assert len(held(yum1)) == len((*CE, *TOOLKIT))
+    serves(yum1)
+    again = converge(lab, "yum1", *OLD)
+    assert again.unchanged, again.output
+    assert yum1.ssh_commands(again.begun) == 1
