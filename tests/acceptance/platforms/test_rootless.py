@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.conftest import Lab, Run, cards, chat, containers, identities, model
+from tests.acceptance.test_versions import TOOLKIT, versions
 from tests.testbed import Host
 from tests.testbed.gguf_models import SENTENCES
 from tests.testbed.shell import await_
@@ -161,6 +162,25 @@ def test_a_user_who_does_not_exist_is_a_sentence_and_the_others_are_served(lab: 
     everything_serves(host)
 
 
+def test_subordinate_ids_that_do_not_do_are_a_sentence_and_the_others_are_served(
+    lab: Lab, host: Host, first: Run
+) -> None:
+    """Too few, as an older useradd or a person gave them. What runs is left as it is."""
+    before = of_user(host, "bob")
+    host.root("cp -a /etc/subuid /root/ && sed -i 's/^\\(bob:[0-9]*\\):.*/\\1:1000/' /etc/subuid")
+    run = lab.run(lab.inventory(wanted()))
+    host.root("cp -a /root/subuid /etc/")
+    assert run.exit_code == 1
+    (error,) = run.errors("rootless1")
+    assert error == (
+        "gamma: bob has fewer than 65536 subordinate ids in /etc/subuid. Take the line out, and gpurack grants enough."
+    )
+    assert not run.traceback
+    assert of_user(host, "bob") == before
+    everything_serves(host)
+    assert lab.run(lab.inventory(wanted())).unchanged
+
+
 def test_linger_that_was_switched_off_is_mended(lab: Lab, host: Host, first: Run) -> None:
     host.run("sudo loginctl disable-linger bob")
     run = lab.run(lab.inventory(wanted()))
@@ -189,6 +209,21 @@ def test_a_restart_of_a_users_docker_brings_the_users_model_back(host: Host, fir
     ready = "curl -sf --max-time 2 http://127.0.0.1:8001/health"
     await_(lambda: host.root(ready, check=False).returncode == 0, seconds=60, what="ada's model")
     everything_serves(host)
+
+
+def test_another_toolkit_and_back_is_held_and_stops_nothing(lab: Lab, host: Host, first: Run) -> None:
+    """Of Docker Debian 13 has one version. All daemons' models go on, and an upgrade by others leaves it alone."""
+    before = [identities(host), *(of_user(host, user) for user in USERS)]
+    for version, moved in (("1.19.1", "1.20.0 → 1.19.1"), ("1.20.0", "1.19.1 → 1.20.0")):
+        inventory = lab.inventory(wanted(nvidia={"toolkit": version}))
+        run = lab.run(inventory)
+        assert run.exit_code == 0, run.output
+        assert f"NVIDIA Container Toolkit {moved}" in run.output
+        host.root("apt-get -q -y dist-upgrade")
+        assert versions(host, TOOLKIT) == {version}
+        assert [identities(host), *(of_user(host, user) for user in USERS)] == before
+        everything_serves(host)
+        assert lab.run(inventory).unchanged
 
 
 def test_another_way_to_give_cards_recreates_and_says_so(lab: Lab, host: Host, first: Run) -> None:
@@ -241,3 +276,13 @@ def test_remove_all_ends_the_users_daemons_and_keeps_their_data(lab: Lab, host: 
         left = host.root(f"ls /home/{user}/.config/systemd/user", check=False).stdout.split()
         assert "docker.service" not in left
         assert host.root(f"ls /home/{user}/.local/share/docker/image").stdout
+
+
+def test_the_next_run_gives_the_users_their_dockers_back(lab: Lab, host: Host, first: Run) -> None:
+    """From what remove=all has left: images, linger, subordinate ids."""
+    run = lab.run(lab.inventory(wanted()))
+    assert run.exit_code == 0, run.output
+    everything_serves(host)
+    again = lab.run(lab.inventory(wanted()))
+    assert again.unchanged, again.output
+    assert host.ssh_commands(again.begun) == 1
