@@ -140,6 +140,7 @@ def _make(engine: Engine, suite: Suite, folder: Path, what: str) -> None:
     options += [f"--include={','.join(suite.base)}"] if suite.base else []
     for skipped in ("/usr/share/man/*", "/usr/share/locale/*", "/usr/share/doc/*/changelog*"):
         options.append(f"--dpkgopt=path-exclude={skipped}")
+    options.append("--dpkgopt=force-unsafe-io")  # a throwaway host survives no crash of this machine anyway
     # A mirror that is a snapshot may hold a Release file past its date; signatures are checked all the same.
     options.append('--aptopt=Acquire::Check-Valid-Until "false"')
     options.append('--aptopt=Acquire::Languages "none"')
