@@ -12,6 +12,7 @@ import pytest
 
 from tests.acceptance.conftest import Lab, Run, cards, chat, containers, identities, model
 from tests.acceptance.test_versions import TOOLKIT, versions
+from tests.acceptance.verification import verify
 from tests.testbed import Host
 from tests.testbed.gguf_models import SENTENCES
 from tests.testbed.shell import await_
@@ -181,9 +182,14 @@ def test_subordinate_ids_that_do_not_do_are_a_sentence_and_the_others_are_served
     assert lab.run(lab.inventory(wanted())).unchanged
 
 
-def test_linger_that_was_switched_off_is_mended(lab: Lab, host: Host, first: Run) -> None:
+def test_linger_that_was_switched_off_is_found_and_mended(lab: Lab, host: Host, first: Run) -> None:
+    inventory = lab.inventory(wanted())
+    correct = verify(lab, inventory, KEYS)
+    assert (correct.exit_code, correct.failed) == (0, {}), correct.output
     host.run("sudo loginctl disable-linger bob")
-    run = lab.run(lab.inventory(wanted()))
+    found = verify(lab, inventory, KEYS)  # bob's Docker ends with it, as nobody of that name is logged in
+    assert "linger of bob: expected on, found off" in found.of("rootless1")["rootless_docker"]
+    run = lab.run(inventory)
     assert run.exit_code == 0, run.output
     assert "let bob's units run from boot on (linger)" in run.output
     assert "bob" in host.root("ls /var/lib/systemd/linger").stdout.split()

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
-import xml.etree.ElementTree as ElementTree
-from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
@@ -14,46 +11,14 @@ import pytest
 
 from tests.acceptance.conftest import CHECKOUT, PYINFRA, Lab, model
 from tests.acceptance.rebuild.drifts import ON_CPU1, ON_GPU1, PATH_WEIGHTS, Drift
+from tests.acceptance.verification import verify
 from tests.testbed import Host, gguf_models, services
 from tests.testbed.hosts import SSH_CONFIG
 from tests.testbed.inventory import REGISTRY
 
-PYTEST = str(Path(sys.executable).parent / "pytest")
 KEY = "sk-lab-4711-verify"
+ENV = {"LAB_KEY": KEY}
 ROUNDS = list(zip_longest(ON_CPU1, ON_GPU1))
-
-
-@dataclass(frozen=True)
-class Verified:
-    """A run of the checks. failed: (host, "packages" or "gamma ready") → what it said."""
-
-    exit_code: int
-    output: str
-    count: int
-    failed: dict[tuple[str, str], str]
-
-    def of(self, host: str) -> dict[str, str]:
-        """Those of one host."""
-        return {check: text for (name, check), text in self.failed.items() if name == host}
-
-
-def verify(lab: Lab, inventory: Path, *options: str) -> Verified:
-    """`pytest tests/verify --inventory …` as an admin would type it."""
-    report = lab.folder / "report.xml"
-    argv = [PYTEST, "-p", "no:cacheprovider", "tests/verify", "--inventory", str(inventory), "--junitxml", str(report)]
-    done = subprocess.run(
-        [*argv, *options], cwd=CHECKOUT, env={**lab.env(), "LAB_KEY": KEY}, capture_output=True, text=True, check=False
-    )
-    failed, cases = {}, list(ElementTree.parse(report).iter("testcase"))
-    for case in cases:
-        found = re.fullmatch(r"test_(\w+)\[(\w+)-?(\w*)\]", case.attrib["name"])
-        failure = case.find("failure")
-        assert found, case.attrib
-        assert case.find("error") is None, done.stdout
-        if failure is not None:
-            check, host, entry = found.groups()
-            failed[host, f"{entry} {check}".strip()] = failure.attrib["message"]
-    return Verified(done.returncode, done.stdout + done.stderr, len(cases), failed)
 
 
 @pytest.fixture(scope="module")
@@ -79,15 +44,15 @@ def inventory(lab: Lab) -> Path:
         },
         over={"docker": {"version": "28.5.2", "daemon": {"insecure-registries": [REGISTRY], "live-restore": True}}},
     )
-    run = lab.run(file, env={"LAB_KEY": KEY})
+    run = lab.run(file, env=ENV)
     assert run.exit_code == 0, run.output
     return file
 
 
 def test_a_correct_host_has_no_drift(lab: Lab, inventory: Path) -> None:
-    found = verify(lab, inventory)
+    found = verify(lab, inventory, ENV)
     assert (found.exit_code, found.failed) == (0, {}), found.output
-    deep = verify(lab, inventory, "-m", "deep")
+    deep = verify(lab, inventory, ENV, "-m", "deep")
     assert (deep.exit_code, deep.failed, deep.count) == (0, {}, 4), deep.output
 
 
@@ -100,7 +65,7 @@ def test_a_single_drift_is_found_and_named(
     try:
         for host, drift in there:
             drift.apply(host)
-        found = verify(lab, inventory, *(("-m", "deep or not deep") if any(one.deep for _, one in there) else ()))
+        found = verify(lab, inventory, ENV, *(("-m", "deep or not deep") if any(one.deep for _, one in there) else ()))
     finally:
         for host, drift in there:
             drift.undo(host)
@@ -112,7 +77,7 @@ def test_a_single_drift_is_found_and_named(
 
 
 def test_undone_by_hand_they_are_gone(lab: Lab, inventory: Path) -> None:
-    found = verify(lab, inventory, "-m", "deep or not deep")
+    found = verify(lab, inventory, ENV, "-m", "deep or not deep")
     assert (found.exit_code, found.failed) == (0, {}), found.output
 
 
@@ -122,14 +87,14 @@ def test_what_is_gpuracks_to_mend_the_next_run_mends(lab: Lab, inventory: Path, 
         for drift in drifts:
             if drift.mended:
                 drift.apply(host)
-    found = verify(lab, inventory)
+    found = verify(lab, inventory, ENV)
     for host, drifts in ((cpu1, ON_CPU1), (gpu1, ON_GPU1)):
         assert {check for drift in drifts if drift.mended for check in drift.fails} <= set(found.of(host.name))
 
-    run = lab.run(inventory, env={"LAB_KEY": KEY})
+    run = lab.run(inventory, env=ENV)
 
     assert run.exit_code == 0, run.output
-    found = verify(lab, inventory)
+    found = verify(lab, inventory, ENV)
     assert (found.exit_code, found.failed) == (0, {}), found.output
 
 
@@ -139,13 +104,13 @@ def test_what_is_gpuracks_to_mend_the_next_run_mends(lab: Lab, inventory: Path, 
 def test_for_the_rest_the_command_it_names_mends(lab: Lab, inventory: Path, cpu1: Host, name: str) -> None:
     drift = next(drift for drift in ON_CPU1 if drift.name == name)
     drift.apply(cpu1)
-    said = verify(lab, inventory, "-m", "deep or not deep", "--limit", "cpu1").of("cpu1")
+    said = verify(lab, inventory, ENV, "-m", "deep or not deep", "--limit", "cpu1").of("cpu1")
     assert set(said) == set(drift.fails)
     mends = {
         line.strip().removeprefix("mend: ") for text in said.values() for line in text.splitlines() if "mend: " in line
     }
     for mend in mends:
         command = mend.replace("ssh ", f"ssh -F {SSH_CONFIG} ").replace("pyinfra ", f"{PYINFRA} -y ")
-        subprocess.run(["sh", "-c", command], cwd=CHECKOUT, env={**lab.env(), "LAB_KEY": KEY}, check=True)
-    found = verify(lab, inventory, "-m", "deep or not deep")
+        subprocess.run(["sh", "-c", command], cwd=CHECKOUT, env={**lab.env(), **ENV}, check=True)
+    found = verify(lab, inventory, ENV, "-m", "deep or not deep")
     assert (found.exit_code, found.failed) == (0, {}), found.output

@@ -1,0 +1,47 @@
+"""`pytest tests/verify` run by a test, and what it found."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.acceptance.conftest import CHECKOUT, Lab
+
+PYTEST = str(Path(sys.executable).parent / "pytest")
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A run of the checks. failed: (host, "packages" or "gamma ready") → what it said."""
+
+    exit_code: int
+    output: str
+    count: int
+    failed: dict[tuple[str, str], str]
+
+    def of(self, host: str) -> dict[str, str]:
+        """Those of one host."""
+        return {check: text for (name, check), text in self.failed.items() if name == host}
+
+
+def verify(lab: Lab, inventory: Path, env: dict[str, str], *options: str) -> Verified:
+    """`pytest tests/verify --inventory …` as an admin would type it, with the keys in env."""
+    report = lab.folder / "report.xml"
+    argv = [PYTEST, "-p", "no:cacheprovider", "tests/verify", "--inventory", str(inventory), "--junitxml", str(report)]
+    done = subprocess.run(
+        [*argv, *options], cwd=CHECKOUT, env={**lab.env(), **env}, capture_output=True, text=True, check=False
+    )
+    failed, cases = {}, list(ElementTree.parse(report).iter("testcase"))
+    for case in cases:
+        found = re.fullmatch(r"test_(\w+)\[(\w+)-?(\w*)\]", case.attrib["name"])
+        failure = case.find("failure")
+        assert found, case.attrib
+        assert case.find("error") is None, done.stdout
+        if failure is not None:
+            check, host, entry = found.groups()
+            failed[host, f"{entry} {check}".strip()] = failure.attrib["message"]
+    return Verified(done.returncode, done.stdout + done.stderr, len(cases), failed)
