@@ -134,10 +134,16 @@ def proxy(proxy: Proxy | None, state: HostState) -> list[Step]:
 
 
 def finish_interrupted(state: HostState) -> list[Step]:
-    """A killed run may have left packages half installed; dpkg and apt know how to go on."""
+    """A killed run may have left packages half installed; dpkg and apt know how to go on. One that was cut while it was
+    unpacked, and that nothing depends on, they leave as it is: it is installed again, in its version or in another."""
     if not state.audit and all(package.whole for package in state.packages.values()):
         return []
-    command = f"{ENV} {patiently('dpkg --configure -a')} && {GET} -f install"
+    look = "dpkg-query -W -f '${db:Status-Eflag} ${binary:Package}=${Version}\\n' | sed -n 's/^reinstreq //p'"
+    anyway = f"{GET} install --reinstall --allow-downgrades --allow-change-held-packages"
+    command = (
+        f"{ENV} {patiently('dpkg --configure -a')} && {GET} -f install && torn=$({look}) && "
+        f'{{ [ -z "$torn" ] || {anyway} $torn || {anyway} $(echo "$torn" | sed \'s/=.*//\'); }}'
+    )
     return [Shell("finish an interrupted package installation", command, slow=True, explain=explain_apt)]
 
 

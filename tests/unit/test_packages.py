@@ -243,6 +243,8 @@ def test_an_interrupted_installation_is_finished_first() -> None:
     plan = plan_docker(ce(), with_ce(audit=1), True)
     assert reasons(plan) == ["finish an interrupted package installation"]
     assert apt.patiently("dpkg --configure -a") in command(plan, "finish")
+    # which neither of them cares about where nothing depends on it
+    assert "install --reinstall --allow-downgrades --allow-change-held-packages $torn" in command(plan, "finish")
     half = with_ce(packages={"containerd.io": "1.7.29-1 half"})
     assert reasons(plan_docker(ce(), half, True))[0] == "finish an interrupted package installation"
 

@@ -51,6 +51,8 @@ class Life:
     new: Versions
     models: Callable[[], dict[str, Any]] = models
     serves: Callable[[Host], None] = serves
+    cut: str = "docker-ce"
+    """While dpkg unpacks this package, the power goes in the first run."""
     upgrade: str = DIST_UPGRADE
     """How its administrator keeps it up to date."""
 
@@ -68,8 +70,18 @@ class Life:
 LIVES = (
     Life("bookworm1", "gpu-bookworm", "docker-ce", ("26.1.5", "1.19.1"), ("28.5.2", "1.20.0")),
     # of Docker sid has one version
-    Life("sid1", "gpu-sid", "distro", ("28.5.2", "1.19.1"), ("28.5.2", "1.20.0"), upgrade=UNATTENDED),
-    Life("amd2", "amd", "docker-ce", ("26.1.5", None), ("28.5.2", None), test_amd.models, serves_amd),
+    Life("sid1", "gpu-sid", "distro", ("28.5.2", "1.19.1"), ("28.5.2", "1.20.0"), cut="docker.io", upgrade=UNATTENDED),
+    # nothing depends on Docker's plugin: apt and dpkg leave it half installed, and are content
+    Life(
+        "amd2",
+        "amd",
+        "docker-ce",
+        ("26.1.5", None),
+        ("28.5.2", None),
+        test_amd.models,
+        serves_amd,
+        cut="docker-compose-plugin",
+    ),
 )
 
 
@@ -124,7 +136,7 @@ def is_at(host: Host, life: Life, at: Versions) -> None:
 def first(lab: Lab, host: Host, life: Life) -> Run:
     """The power goes while dpkg unpacks Docker; the run after that."""
     process = lab.start(lab.inventory({life.name: {"models": life.models()}}, over(life, life.old)))
-    unpacking = f"dpkg-query -W -f '${{db:Status-Status}}\\n' {life.docker[0]} 2>/dev/null"
+    unpacking = f"dpkg-query -W -f '${{db:Status-Status}}\\n' {life.cut} 2>/dev/null"
     await_(
         lambda: host.root(unpacking, check=False).stdout.strip() in ("half-installed", "unpacked"),
         seconds=240,
