@@ -426,5 +426,7 @@ def write_ssh_config(hosts: dict[str, Host]) -> None:
             host.engine.docker("cp", f"{container(host.name)}:/etc/ssh/ssh_host_ed25519_key.pub", str(key))
         public = key.read_text().split()
         known.append(f"[127.0.0.1]:{host.port} {public[0]} {public[1]}\n")
-    SSH_CONFIG.write_text("\n".join(blocks))
-    KNOWN_HOSTS.write_text("".join(known))
+    for path, content in ((KNOWN_HOSTS, "".join(known)), (SSH_CONFIG, "\n".join(blocks))):
+        new = path.with_name(f"{path.name}.new")
+        new.write_text(content)
+        new.replace(path)  # other tests read them meanwhile
