@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from gpurack import paths
 from gpurack.plan.complaints import explain_apt
-from gpurack.plan.packages import Pin, Repository
-from gpurack.plan.steps import SetAside, Shell, Step, WriteFile
+from gpurack.plan.packages import Pin, Repository, only_file
+from gpurack.plan.steps import Shell, Step, WriteFile
 from gpurack.resources import render
 from gpurack.spec.model import Proxy
 from gpurack.state.model import HostState
@@ -63,21 +63,11 @@ def source(repo: Repository) -> str:
 def repository(repo: Repository, state: HostState) -> list[Step]:
     """What makes `repo` the host's only file for this repository."""
     steps: list[Step] = []
-    path, key_file, text = repository_path(repo), key_path(repo), source(repo)
+    key_file = key_path(repo)
     key = state.files.get(key_file)
     if key is None or key.text != repo.key:
         steps.append(WriteFile(f"key of the {repo.name} repository", key_file, repo.key))
-    for other, content in sorted(state.sources.items()):
-        rest = without(content, repo.marks)
-        if other == path or rest == content:
-            continue
-        if alive(rest):
-            steps.append(WriteFile(f"comment out the {repo.name} repository in {other}", other, rest))
-        else:
-            steps.append(SetAside(f"set aside {other}, an older file of the {repo.name} repository", other))
-    if state.sources.get(path) != text:
-        steps.append(WriteFile(f"repository {repo.url}/{repo.place.split()[0]}", path, text))
-    return steps
+    return steps + only_file(repo, repository_path(repo), source(repo), state, without, alive)
 
 
 def without(text: str, marks: Iterable[str]) -> str:

@@ -5,11 +5,11 @@ plan/remove.py ask that module and know no family.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from gpurack.plan.steps import Step
+from gpurack.plan.steps import SetAside, Step, WriteFile
 from gpurack.resources import read_text
 from gpurack.spec.model import Host, Proxy
 from gpurack.state.model import HostState
@@ -83,6 +83,30 @@ class Packages(Protocol):
 
     def remove(self, names: Sequence[str], state: HostState) -> Step:
         """Packages away, held or not; configuration and data stay."""
+
+
+def only_file(
+    repo: Repository,
+    path: str,
+    text: str,
+    state: HostState,
+    without: Callable[[str, Iterable[str]], str],
+    alive: Callable[[str], bool],
+) -> list[Step]:
+    """What makes `path`, with this text, the host's only file with this repository. without: a file's text with the
+    entries of such marks commented out; one that is not alive then is set aside."""
+    steps: list[Step] = []
+    for other, content in sorted(state.sources.items()):
+        rest = without(content, repo.marks)
+        if other == path or rest == content:
+            continue
+        if alive(rest):
+            steps.append(WriteFile(f"comment out the {repo.name} repository in {other}", other, rest))
+        else:
+            steps.append(SetAside(f"set aside {other}, an older file of the {repo.name} repository", other))
+    if state.sources.get(path) != text:
+        steps.append(WriteFile(f"repository {repo.url}/{repo.place.split()[0]}", path, text))
+    return steps
 
 
 def upstream(version: str) -> str:

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from gpurack import paths
 from gpurack.plan.complaints import explain
-from gpurack.plan.packages import Pin, Repository, upstream
-from gpurack.plan.steps import SetAside, Shell, Step, WriteFile
+from gpurack.plan.packages import Pin, Repository, only_file, upstream
+from gpurack.plan.steps import Shell, Step, WriteFile
 from gpurack.resources import render
 from gpurack.spec.model import Proxy
 from gpurack.state.model import HostState
@@ -50,7 +50,7 @@ def source(repo: Repository) -> str:
 def repository(repo: Repository, state: HostState) -> list[Step]:
     """What makes `repo` the host's only file for this repository."""
     steps: list[Step] = []
-    path, key_file, text = repository_path(repo), key_path(repo), source(repo)
+    key_file = key_path(repo)
     key = state.files.get(key_file)
     if key is None or key.text != repo.key:
         steps.append(WriteFile(f"key of the {repo.name} repository", key_file, repo.key))
@@ -58,17 +58,7 @@ def repository(repo: Repository, state: HostState) -> list[Step]:
             # dnf and yum go on trusting a key once they have taken it, and what they fetched by it
             caches = " ".join(f"{folder}/gpurack-{repo.name}*" for folder in CACHES)
             steps.append(Shell(f"forget what the old key of {repo.name} vouched for", f"rm -rf {caches}"))
-    for other, content in sorted(state.sources.items()):
-        rest = without(content, repo.marks)
-        if other == path or rest == content:
-            continue
-        if re.search(r"(?m)^\s*\[", rest):
-            steps.append(WriteFile(f"comment out the {repo.name} repository in {other}", other, rest))
-        else:
-            steps.append(SetAside(f"set aside {other}, an older file of the {repo.name} repository", other))
-    if state.sources.get(path) != text:
-        steps.append(WriteFile(f"repository {repo.url}/{repo.place.split()[0]}", path, text))
-    return steps
+    return steps + only_file(repo, repository_path(repo), source(repo), state, without, alive)
 
 
 def without(text: str, marks: Iterable[str]) -> str:
@@ -80,6 +70,11 @@ def without(text: str, marks: Iterable[str]) -> str:
     marks = tuple(marks)
     sections = re.split(r"(?m)^(?=\[)", text)
     return "".join(_commented(section) if _names(section, marks) else section for section in sections)
+
+
+def alive(text: str) -> bool:
+    """Is there any section in a .repo file that is not a comment?"""
+    return re.search(r"(?m)^\s*\[", text) is not None
 
 
 def _names(section: str, marks: Iterable[str]) -> bool:
