@@ -91,15 +91,15 @@ def test_one_cannot_be_reached(lab: Lab, both: tuple[Host, Host]) -> None:
 
 
 def test_one_has_a_broken_repository(lab: Lab, both: tuple[Host, Host]) -> None:
-    """A fresh host whose packages cannot be had: apt's own reason is in the table."""
+    """A fresh host whose packages cannot be had: apt's reason is in the table, and what to do below it."""
     gpu1, _ = both
     cpu1 = lab.testbed.recreate("cpu1")
     broken = {"docker-ce": {**mirrors()["docker-ce"], "url": "http://repo.testbed/nowhere"}}
     wrong = {"models": CPU1, "mirrors": broken, "docker": {**common()["docker"], "source": "docker-ce"}}
     run = changed(lab, gpu1, 1024, wrong)
     row = run.row("cpu1", "gamma")
-    assert "FAILED: E: The repository 'http://repo.testbed/nowhere" in row, run.output
-    assert "does not have a Release file" in run.errors("cpu1")[0]
+    assert "FAILED: repository http://repo.testbed/nowhere/linux/debian cannot be read" in row, run.output
+    assert "404 Not Found. Is it reachable from the host?" in run.errors("cpu1")[0]
 
     # the next run, with the right address, does not stumble over what the first one left
     run = lab.run(lab.inventory({"cpu1": {"models": CPU1}}))
