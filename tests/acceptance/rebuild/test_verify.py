@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 
@@ -22,8 +23,8 @@ ROUNDS = list(zip_longest(ON_CPU1, ON_GPU1))
 
 
 @pytest.fixture(scope="module")
-def inventory(lab: Lab) -> Path:
-    """Two fresh hosts, provisioned."""
+def inventory(lab: Lab) -> Iterator[Path]:
+    """Two fresh hosts, provisioned. cpu1, with docker-ce, is no host for other tests afterwards."""
     for name in ("cpu1", "gpu1"):
         lab.testbed.recreate(name)
     cpu1 = lab.testbed.host("cpu1")
@@ -46,7 +47,8 @@ def inventory(lab: Lab) -> Path:
     )
     run = lab.run(file, env=ENV)
     assert run.exit_code == 0, run.output
-    return file
+    yield file
+    lab.testbed.recreate("cpu1")
 
 
 def test_a_correct_host_has_no_drift(lab: Lab, inventory: Path) -> None:
