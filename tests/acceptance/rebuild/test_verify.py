@@ -24,7 +24,7 @@ ROUNDS = list(zip_longest(ON_CPU1, ON_GPU1))
 
 @pytest.fixture(scope="module")
 def inventory(lab: Lab) -> Iterator[Path]:
-    """Two fresh hosts, provisioned. cpu1, with docker-ce, is no host for other tests afterwards."""
+    """Two fresh hosts, provisioned; fresh again afterwards, because other tests want no docker-ce there."""
     for name in ("cpu1", "gpu1"):
         lab.testbed.recreate(name)
     cpu1 = lab.testbed.host("cpu1")
@@ -48,7 +48,8 @@ def inventory(lab: Lab) -> Iterator[Path]:
     run = lab.run(file, env=ENV)
     assert run.exit_code == 0, run.output
     yield file
-    lab.testbed.recreate("cpu1")
+    for name in ("cpu1", "gpu1"):
+        lab.testbed.recreate(name)
 
 
 def test_a_correct_host_has_no_drift(lab: Lab, inventory: Path) -> None:
