@@ -149,6 +149,14 @@ class Dockerd:
         code, output = self.run("container", "inspect", "--format", form, name)
         return json.loads(output) if code == 0 else {"status": "gone", "restarts": 0, "code": 0, "error": ""}
 
+    def last_exit(self, name, seconds):
+        """The exit code with which a container ended last, within the last `seconds`; None when Docker does not
+        remember. One that Docker has already started again says 0 of itself."""
+        events = ("events", "--since", "{}s".format(seconds), "--until", "0s", "--filter", "container=" + name)
+        code, output = self.run(*events, "--filter", "event=die", "--format", '{{index .Actor.Attributes "exitCode"}}')
+        codes = output.split() if code == 0 else []
+        return int(codes[-1]) if codes else None
+
     def said(self, name, lines):
         """What a container logged last; known secrets are cut out."""
         return self.without_secrets(self.run("logs", "--tail", str(lines), name)[1])

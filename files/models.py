@@ -116,9 +116,13 @@ def wait_until_ready(dockerd, name, url, served_name, timeout, cards=True):
             raise Failure("{} {}".format(refused[1], dockerd.logs(name)))
         state = dockerd.state_of(name)
         if state["status"] != "running" or state["restarts"] > restarts:
+            code = state["code"]
+            if state["status"] == "running":
+                code = dockerd.last_exit(name, int(progress.elapsed()) + 1)
             dockerd.run("stop", "--time", "5", name)  # or it would go on restarting
-            reason, logs = state["error"] or "exit code {}".format(state["code"]), dockerd.logs(name)
-            helps = remedy(state["code"], dockerd.said(name, 60), cards)  # a traceback is longer than what is shown
+            ended = "it crashed and was restarted" if code is None else "exit code {}".format(code)
+            reason, logs = state["error"] or ended, dockerd.logs(name)
+            helps = remedy(code, dockerd.said(name, 60), cards)  # a traceback is longer than what is shown
             raise Failure("it ended while loading ({}).{} {}".format(reason, helps, logs))
         if progress.elapsed() > timeout:
             what = 'name "{}"'.format(served_name) if served_name else "answer"

@@ -217,6 +217,27 @@ def test_a_container_that_ends_ends_the_wait_with_its_last_lines(
     assert "docker stop --time 5 alpha" in docker.calls
 
 
+@pytest.mark.parametrize(("remembered", "said"), [("137\n3\n", "exit code 3"), ("", "it crashed and was restarted")])
+def test_of_a_container_that_docker_has_started_again_the_last_end_counts(
+    runner: Any,
+    docker: Fakes,
+    answers: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
+    remembered: str,
+    said: str,
+) -> None:
+    """Its own exit code is 0 again as soon as it runs."""
+    docker.state("ends", remembered)
+    state = '{\\"status\\":\\"running\\",\\"restarts\\":$n,\\"code\\":0,\\"error\\":\\"\\"}'
+    asked = f'echo >>"$STATE/asked"; n=$(wc -l <"$STATE/asked"); echo "{state}"; exit'
+    again = f'case "$*" in "events"*) cat "$STATE/ends"; exit;; *".RestartCount"*) {asked};; esac'
+    docker.add("docker", again + DOCKER)
+    assert carry_out(runner, [entry("alpha")]).failures == 1
+    assert capsys.readouterr().out.startswith(f"error alpha: it ended while loading ({said}). Look: docker logs")
+    order = [call.split()[1] for call in docker.calls]
+    assert order.index("events") < order.index("stop")  # a stop is an end, too
+
+
 def test_a_model_that_never_answers_is_given_up(
     runner: Any, docker: Fakes, answers: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
