@@ -3,6 +3,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+# Some machines forbid Python its cache of compiled modules; the tests start gpurack hundreds of times.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup lock docs picture check lint types unit doctests parts modules acceptance test test-engines test-platforms test-rebuild demo demo-down

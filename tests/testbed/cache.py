@@ -35,6 +35,12 @@ def recipe(module: str) -> str:
     return hashlib.sha256(Path(module).read_bytes()).hexdigest()
 
 
+def sources(folder: Path) -> list[Path]:
+    """Return the files below a folder, in order, without what Python and ruff keep beside them (.ruff_cache, …)."""
+    found = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return [path for path in found if not any(part[0] in "._" for part in path.relative_to(folder).parts[:-1])]
+
+
 def entry(kind: str, parts: Iterable[object], make: Callable[[Path], None], what: str, room: str = "") -> Path:
     """Return the folder that `make(folder)` filled, once for every recipe (`parts`, see digest()).
 

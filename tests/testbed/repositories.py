@@ -87,7 +87,7 @@ def docker(engine: Engine, key: SigningKey, trixie: Path, bookworm: Path, sid: P
         script = "\n".join(f"cp {key.public} {folder}/{family}/gpg" for family in ("debian", "ubuntu"))
         workshop.work(engine, script, what="Giving Docker's repositories their key")
 
-    sources = sorted((PACKAGE / "docker_ce").iterdir())
+    sources = cache.sources(PACKAGE / "docker_ce")
     recipe = (_RECIPE, docker_ce.RECIPE, *sources, key.fingerprint, old, new, bookworm)
     return cache.entry("repo-docker-ce", recipe, make, "Docker's repository")
 
@@ -109,7 +109,7 @@ def nvidia(engine: Engine, key: SigningKey, versions: tuple[str, ...] = TOOLKITS
         workshop.work(engine, script + key.sign_script(flat), what="Making NVIDIA's repository")
         (folder / "gpgkey").write_bytes(key.public.read_bytes())
 
-    sources = sorted(path for path in toolkit.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    sources = cache.sources(toolkit)
     recipe = (_RECIPE, key.fingerprint, versions, [str(path.relative_to(toolkit)) for path in sources], *sources)
     return cache.entry("repo-nvidia", recipe, make, "NVIDIA's repository")
 

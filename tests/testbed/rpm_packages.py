@@ -75,13 +75,15 @@ def build(specs: list[Spec], outdir: Path) -> str:
     """
     # zstd at its lowest: made in seconds, and no program reads them twice.
     defines = {
-        "trees": "$PWD", "_topdir": "$PWD/top", "_builddir": "$PWD/top", "_rpmdir": str(outdir),
+        # a folder for each: two rpmbuilds at once throw away each other's
+        "trees": "$PWD", "_topdir": "$PWD/top/SPEC", "_builddir": "$PWD/top/SPEC", "_rpmdir": str(outdir),
         "_build_name_fmt": "%%{NAME}-%%{VERSION}-%%{RELEASE}.%%{ARCH}.rpm", "_binary_payload": "w1.zstdio",
         "debug_package": "%{nil}", "__os_install_post": "%{nil}", "_build_id_links": "none", "_buildhost": "testbed",
         "clamp_mtime_to_source_date_epoch": "1",
     }  # fmt: skip
     options = " ".join(f'--define "{name} {value}"' for name, value in defines.items())
-    lines = [f"mkdir -p top {outdir}; export SOURCE_DATE_EPOCH={_EPOCH}"]
+    folders = " ".join(f"top/{spec.file}" for spec in specs)
+    lines = [f"mkdir -p {folders} {outdir}; export SOURCE_DATE_EPOCH={_EPOCH}"]
     for spec in specs:
         lines.append(f"cat > {spec.file} <<'END'\n{spec.text()}END")
         if spec.tree:  # every file and link; folders belong to nobody, as most of the distribution's do
@@ -266,7 +268,6 @@ def made(engine: Engine, key: SigningKey, host: Path, trixie: Path, sid: Path) -
             two = pool.submit(others, folder)
             one.result(), two.result()
 
-    files = [path for place in ("docker_ce", "toolkit") for path in sorted((PACKAGE / place).rglob("*"))]
-    files = [path for path in files if path.is_file() and "__pycache__" not in path.parts]
+    files = [path for place in ("docker_ce", "toolkit") for path in cache.sources(PACKAGE / place)]
     recipe = (_RECIPE, docker_ce.RECIPE, *files, key.fingerprint, own.fingerprint, host)
     return cache.entry("repo-rpm", recipe, make, "rpm repositories")

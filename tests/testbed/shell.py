@@ -74,7 +74,8 @@ def run(
         log(f"exit {done.returncode}\n{text(done.stdout)}\n{text(done.stderr)}")
         if check:
             why = last_line(text(done.stderr) or text(done.stdout))
-            raise TestbedError(f"{what or shlex.join(argv)[:120]} failed (exit {done.returncode}): {why}")
+            how = f"failed (exit {done.returncode}, see .testbed/log)"
+            raise TestbedError(f"{what or shlex.join(argv)[:120]} {how}: {why}")
     return done
 
 

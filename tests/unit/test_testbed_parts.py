@@ -50,6 +50,13 @@ def test_a_recipe_is_told_apart_by_the_content_of_its_files(tmp_path: Path) -> N
     assert cache.digest(file) != before
 
 
+def test_what_tools_keep_beside_sources_makes_no_new_recipe(tmp_path: Path) -> None:
+    for name in ("b.py", "a/__init__.py", ".ruff_cache/0.1/2", "a/__pycache__/b.pyc"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert cache.sources(tmp_path) == [tmp_path / "a/__init__.py", tmp_path / "b.py"]
+
+
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
