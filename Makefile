@@ -7,7 +7,8 @@ READY := .venv/.ready
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock docs picture check lint types unit doctests parts modules acceptance test test-engines test-platforms test-rebuild demo demo-down
+.PHONY: help setup lock docs picture check lint types unit doctests parts modules test test-engines test-platforms \
+    test-rebuild test-all demo demo-down
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -58,23 +59,48 @@ modules: $(READY)
 parts: $(READY)
 	$(BIN)/pytest -q tests/unit/*/ tests/operations
 
-acceptance: $(READY) ## what must hold on the testbed's real hosts
-	$(BIN)/python -m tests.testbed up
-	$(BIN)/pytest -v --durations=15 tests/acceptance/test_*.py
-
 test: unit acceptance ## unit, operation and acceptance tests of the main job
 
+# The suites on the testbed. Each of SUITES has hosts of its own, so that one core each can work on two of them.
+ENGINES := tests/acceptance/engines
+PLATFORMS := tests/acceptance/platforms
+REBUILD := tests/acceptance/rebuild
+ON_ENGINE1 := $(addprefix $(ENGINES)/test_,embeddings.py failures.py on_cards.py vllm.py)
+LONGEST := $(addprefix $(PLATFORMS)/test_,lifecycle.py rootless.py)
+SUITES := acceptance engines others-of-engines platforms others-of-platforms rebuild verification
+.PHONY: $(SUITES)
+
+acceptance: $(READY) ## what must hold on the testbed's real hosts
+	$(call suite,tests/acceptance/test_*.py)
+engines: $(READY)
+	$(call suite,$(ON_ENGINE1))
+others-of-engines: $(READY)
+	$(call suite,$(ENGINES) $(addprefix --ignore=,$(ON_ENGINE1)))
+platforms: $(READY)
+	$(call suite,$(LONGEST))
+others-of-platforms: $(READY)
+	$(call suite,$(PLATFORMS) $(addprefix --ignore=,$(LONGEST)))
+rebuild: $(READY)
+	$(call suite,$(REBUILD)/test_rebuild.py)
+verification: $(READY)
+	$(call suite,$(REBUILD) --ignore=$(REBUILD)/test_rebuild.py)
+
+# $(call suite,what pytest is to run): every line says which suite it is of.
+suite = @set -o pipefail; { $(BIN)/python -m tests.testbed up && $(BIN)/pytest -v --durations=15 $(1); } 2>&1 \
+	| sed -u 's/^/$@: /'
+two-by-two = @$(MAKE) --no-print-directory --keep-going -j 2
+
 test-engines: $(READY) ## the engines that can be had, and the stand-ins of the others, on the testbed
-	$(BIN)/python -m tests.testbed up
-	$(BIN)/pytest -v --durations=15 tests/acceptance/engines
+	$(two-by-two) engines others-of-engines
 
 test-platforms: $(READY) ## yum and dnf, rootless Docker, AMD, mirrors, on the testbed
-	$(BIN)/python -m tests.testbed up
-	$(BIN)/pytest -v --durations=15 tests/acceptance/platforms
+	$(two-by-two) platforms others-of-platforms
 
 test-rebuild: $(READY) ## verification, lock and rebuild on the testbed
-	$(BIN)/python -m tests.testbed up
-	$(BIN)/pytest -v --durations=15 tests/acceptance/rebuild
+	$(two-by-two) rebuild verification
+
+test-all: $(READY) ## all suites on the testbed
+	$(two-by-two) $(SUITES)
 
 demo: $(READY) ## a testbed of two hosts, the main job on it twice, and what the models say
 	$(BIN)/python -m tests.testbed.demo

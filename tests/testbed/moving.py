@@ -1,4 +1,7 @@
-"""The world moves on: a newer toolkit in NVIDIA's repository, a tag that means another image. And back again."""
+"""A world that moves on: a repository that gets a newer toolkit, tags that come to mean other images. And back again.
+
+Both are of their own, so that what other tests rely on stays where it is.
+"""
 
 from __future__ import annotations
 
@@ -11,43 +14,59 @@ from tests.testbed import repositories, services, signing
 from tests.testbed.models_image import REPOSITORY, VARIANTS
 from tests.testbed.testbed import Testbed
 
+NVIDIA = "http://repo.testbed/moving/nvidia"
+"""A repository like http://repo.testbed/nvidia."""
 NEWER = "1.21.0"
+BUILD = "b7100"
+"""A build of llama.cpp whose images are those of b7000, until they move."""
 
 
 @contextmanager
-def newer_toolkit(testbed: Testbed) -> Iterator[str]:
-    """While the block runs, http://repo.testbed/nvidia also has a toolkit that nobody has seen; yield its version."""
-    key = signing.key(testbed.engine)
-    folder = repositories.nvidia(testbed.engine, key, (*repositories.TOOLKITS, NEWER))
-    place = services.MOVED / "nvidia"
-    shutil.rmtree(place, ignore_errors=True)
-    shutil.copytree(folder, place)
+def world(testbed: Testbed) -> Iterator[None]:
+    """While the block runs, NVIDIA is served and the registry has BUILD, both as before anything moved."""
+    _publish(testbed, repositories.TOOLKITS)
+    _tag(testbed, "b7000")
     try:
-        yield NEWER
+        yield
     finally:
-        shutil.rmtree(place)
+        shutil.rmtree(services.MOVED / "nvidia")
+
+
+@contextmanager
+def newer_toolkit(testbed: Testbed) -> Iterator[None]:
+    """While the block runs, NVIDIA also has a toolkit that nobody has seen, NEWER."""
+    _publish(testbed, (*repositories.TOOLKITS, NEWER))
+    try:
+        yield
+    finally:
+        _publish(testbed, repositories.TOOLKITS)
 
 
 @contextmanager
 def moved_tags(testbed: Testbed) -> Iterator[None]:
-    """While the block runs, and until the next `up` or `recreate`, the tags of build b7000 of llama.cpp mean b7001's
-    images."""
-    tags = [f"{variant}-b7000" for variant in VARIANTS]
-    before = {tag: _manifest(testbed, tag) for tag in tags}
-    for tag in tags:
-        _manifest(testbed, tag, _manifest(testbed, tag.replace("b7000", "b7001")))
+    """While the block runs, the tags of BUILD mean b7001's images."""
+    _tag(testbed, "b7001")
     try:
         yield
     finally:
-        for tag, content in before.items():
-            _manifest(testbed, tag, content)
+        _tag(testbed, "b7000")
 
 
-def _manifest(testbed: Testbed, tag: str, content: bytes | None = None) -> bytes:
-    """Get, or put, what the registry has under a tag."""
+def _publish(testbed: Testbed, versions: tuple[str, ...]) -> None:
+    """Serve these versions of the toolkit."""
+    folder = repositories.nvidia(testbed.engine, signing.key(testbed.engine), versions)
+    shutil.rmtree(services.MOVED / "nvidia", ignore_errors=True)
+    shutil.copytree(folder, services.MOVED / "nvidia")
+
+
+def _tag(testbed: Testbed, build: str) -> None:
+    """Make the tags of BUILD mean the images of another build."""
     kind = "application/vnd.docker.distribution.manifest.v2+json"
     headers = {"Accept": kind, "Content-Type": kind}
-    url = f"http://{testbed.registry}/v2/{REPOSITORY}/manifests/{tag}"
-    request = urllib.request.Request(url, content, headers, method="PUT" if content else "GET")
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return bytes(answer.read())
+    for variant in VARIANTS:
+        url = f"http://{testbed.registry}/v2/{REPOSITORY}/manifests/{variant}-"
+        with urllib.request.urlopen(urllib.request.Request(url + build, None, headers), timeout=30) as answer:
+            manifest = answer.read()
+        request = urllib.request.Request(url + BUILD, manifest, headers, method="PUT")
+        with urllib.request.urlopen(request, timeout=30):
+            pass

@@ -104,9 +104,11 @@ class Testbed:
         return Weights(f"http://weights.testbed/{name}.gguf", served.sha256, served.sentence)
 
     def serve_engines(self, *names: str) -> None:
-        """Make the registry have the images of these engines (tests/testbed/engines); what it has stays."""
-        with _alone():
-            engines.serve(self.engine, f"http://{self.registry}", names)
+        """Make the registry have the images of these engines (tests/testbed/engines); what it has stays.
+
+        Others may change the testbed meanwhile: the first time it takes minutes, and each part has a lock of its own.
+        """
+        engines.serve(self.engine, f"http://{self.registry}", names)
 
     @property
     def ssh_config(self) -> Path:

@@ -1,4 +1,4 @@
-"""The host on which the tests of single engines deploy, and a client's view of what runs there."""
+"""Hosts of this suite's own, so that it can run beside the others, and a client's view of what runs there."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ from typing import Any
 import pytest
 
 from tests.testbed import Host, Testbed
+
+
+@pytest.fixture(scope="session")
+def testbed() -> Testbed:
+    """The running testbed, with the hosts of all modules that are not about single engines."""
+    return Testbed.up(["gpu2", "cpu2"])
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,7 @@ def hub(lab: Lab) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def host(lab: Lab, hub: None) -> Host:
-    host = lab.testbed.host("cpu1")
+    host = lab.testbed.host("cpu2")
     lab.settle(host, {"one": model("alpha", [], 8000)})
     host.root(f"rm -rf {FOLDER}")
     return host
@@ -48,11 +48,11 @@ def test_only_the_file_that_is_named(lab: Lab, host: Host) -> None:
     def wanted(file: str) -> dict[str, object]:
         entry = {"weights": {"hf": "lab/ggufs", "file": file}, "gpus": [], "port": 8000}
         return {
-            "cpu1": {"models": {"one": entry}, "mirrors": {**mirrors(), "huggingface": "http://weights.testbed/files"}}
+            "cpu2": {"models": {"one": entry}, "mirrors": {**mirrors(), "huggingface": "http://weights.testbed/files"}}
         }
 
     run = lab.run(lab.inventory(wanted("q8/gamma.gguf")))
-    (error,) = run.errors("cpu1")
+    (error,) = run.errors("cpu2")
     assert error == "one: lab/ggufs has no file q8/gamma.gguf; correct file. It has beta.gguf, q4/gamma.gguf"
     assert chat(host, 8000) == lab.testbed.weights("alpha").sentence
 

@@ -26,9 +26,9 @@ LOGINS = {LOCKED: {"user": LOGIN[0], "password": {"env": "GPURACK_TEST_PASSWORD"
 
 @pytest.fixture(scope="module")
 def cpu(lab: Lab) -> Host:
-    """cpu1 with one model on 8000, whose image came by version."""
-    lab.settle(lab.testbed.host("cpu1"), {"one": model("alpha", [], 8000)})
-    return lab.testbed.host("cpu1")
+    """cpu2 with one model on 8000, whose image came by version."""
+    lab.settle(lab.testbed.host("cpu2"), {"one": model("alpha", [], 8000)})
+    return lab.testbed.host("cpu2")
 
 
 def digest_of(lab: Lab, tag: str) -> str:
@@ -41,8 +41,8 @@ def digest_of(lab: Lab, tag: str) -> str:
 
 
 def by_image(image: Any, **over: Any) -> dict[str, Any]:
-    """One model on cpu1 with this image."""
-    return {"cpu1": {"models": {"one": model("alpha", [], 8000, image=image)}, **DOCKER, **over}}
+    """One model on cpu2 with this image."""
+    return {"cpu2": {"models": {"one": model("alpha", [], 8000, image=image)}, **DOCKER, **over}}
 
 
 # --- by digest, behind a login ---------------------------------------------------------------------------------------
@@ -64,7 +64,7 @@ def test_a_login_is_used_for_the_pull_and_is_nowhere_afterwards(lab: Lab, cpu: H
 
     run = lab.run(wanted, env={"GPURACK_TEST_PASSWORD": "a-wrong-password"})
     assert run.exit_code == 1
-    (error,) = run.errors("cpu1")
+    (error,) = run.errors("cpu2")
     assert error.startswith(f"one: {LOCKED} refuses {image} to the login of lab (")
     assert error.endswith(f"Correct registries.{LOCKED}, or what that account may pull")
     assert containers(cpu)["one"]["Id"] == old
@@ -94,14 +94,14 @@ def test_a_rotated_password_is_noticed_when_it_is_needed(lab: Lab, cpu: Host, pa
     assert run.unchanged, run.output  # nothing is pulled, so nobody is asked
     another = lab.inventory(by_image(f"{LOCKED}/{REPOSITORY}:server-cuda-b7001", registries=LOGINS))
     run = lab.run(another, env={"GPURACK_TEST_PASSWORD": LOGIN[1]})
-    assert "to the login of lab" in run.errors("cpu1")[0]
+    assert "to the login of lab" in run.errors("cpu2")[0]
     run = lab.run(another, env={"GPURACK_TEST_PASSWORD": OTHER_PASSWORD})
     assert run.exit_code == 0, run.output
 
 
 def test_without_a_login_the_sentence_says_how_to_give_one(lab: Lab, cpu: Host) -> None:
     run = lab.run(lab.inventory(by_image(f"{LOCKED}/{REPOSITORY}:full-b7001")))
-    (error,) = run.errors("cpu1")
+    (error,) = run.errors("cpu2")
     assert f'give registries: {{"{LOCKED}": {{"user": …, "password": {{"env": …}}}}}}' in error
 
 
@@ -116,17 +116,17 @@ def gpurack(*words: str) -> subprocess.CompletedProcess[str]:
 def test_an_image_of_one_host_runs_on_another(lab: Lab, cpu: Host) -> None:
     """What people use `docker commit` for: changed by hand on one host, wanted on the other, which has no registry."""
     cpu.root("docker commit --change 'ENV MADE_BY_HAND=yes' one lab/by-hand")
-    wanted, tar = lab.inventory({"cpu1": {"models": {}}}), lab.folder / "by-hand.tar"
-    saved = gpurack("image", "save", str(wanted), "cpu1", "lab/by-hand", str(tar))
+    wanted, tar = lab.inventory({"cpu2": {"models": {}}}), lab.folder / "by-hand.tar"
+    saved = gpurack("image", "save", str(wanted), "cpu2", "lab/by-hand", str(tar))
     assert saved.returncode == 0, saved.stderr
     assert f'image: {{"tar": "{tar}"}}' in saved.stderr
-    missing = gpurack("image", "save", str(wanted), "cpu1", "nobody", str(tar))
+    missing = gpurack("image", "save", str(wanted), "cpu2", "nobody", str(tar))
     assert missing.returncode == 2
-    assert missing.stderr.startswith("error  cpu1 has no container and no image nobody: ")
+    assert missing.stderr.startswith("error  cpu2 has no container and no image nobody: ")
 
-    other = lab.testbed.host("gpu1")
+    other = lab.testbed.host("gpu2")
     other.root("command -v docker >/dev/null && docker ps -aq | xargs -r docker rm -f", check=False)
-    entry = {"gpu1": {"models": {"one": model("beta", [], 8000, image={"tar": str(tar)})}}}
+    entry = {"gpu2": {"models": {"one": model("beta", [], 8000, image={"tar": str(tar)})}}}
     inventory = lab.inventory(entry)
     run = lab.run(inventory)
     assert run.exit_code == 0, run.output
@@ -213,12 +213,12 @@ def test_a_failed_build_changes_nothing_and_says_why(lab: Lab, cpu: Host, reposi
     compose = cpu.root("cat /etc/gpurack/compose.yaml").stdout
     run = lab.run(lab.inventory(built("v2")))
     assert run.exit_code == 1
-    error = next(each for each in run.errors("cpu1") if "could not be built" in each)
+    error = next(each for each in run.errors("cpu2") if "could not be built" in each)
     assert error.startswith("one: image gpurack.local/engine:")
     assert "compiling" in run.output
     assert containers(cpu)["one"]["State"]["StartedAt"] == old["State"]["StartedAt"]
     assert cpu.root("cat /etc/gpurack/compose.yaml").stdout == compose
     run = lab.run(lab.inventory(built("v9")))
-    (error,) = run.errors("cpu1")
+    (error,) = run.errors("cpu2")
     assert error.startswith("one: revision v9 of http://weights.testbed/engine.git cannot be had: ")
     assert json.loads(cpu.root("docker inspect one").stdout)[0]["State"]["Running"]

@@ -36,8 +36,8 @@ def shell(script: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def cpu(lab: Lab) -> Host:
-    """cpu1 with weights of the lab's own in a folder."""
-    host = lab.testbed.host("cpu1")
+    """cpu2 with weights of the lab's own in a folder."""
+    host = lab.testbed.host("cpu2")
     host.root("command -v docker >/dev/null && docker ps -aq | xargs -r docker rm -f", check=False)
     host.root("rm -rf /data/lab /var/lib/gpurack/jobs /var/lib/gpurack/weights/jobs; mkdir -p /data/lab/7B")
     host.root("curl -sS -o /data/lab/7B/alpha.gguf http://weights.testbed/alpha.gguf")
@@ -49,11 +49,11 @@ def record(host: Host, job: str) -> Any:
 
 
 def test_jobs_run_once_and_a_model_serves_the_result(lab: Lab, cpu: Host) -> None:
-    wanted = lab.inventory({"cpu1": {"models": {"small": SERVED}, "jobs": {"q8": Q8, "ask": prompt(16)}}})
+    wanted = lab.inventory({"cpu2": {"models": {"small": SERVED}, "jobs": {"q8": Q8, "ask": prompt(16)}}})
     run = lab.run(wanted)
     assert run.exit_code == 0, run.output
-    assert run.row("cpu1", "q8") == "cpu1 q8 llama.cpp b7000 CPU /data/lab/7B/alpha-q8_0.gguf done, ran now"
-    assert run.row("cpu1", "small").endswith("ready, created")
+    assert run.row("cpu2", "q8") == "cpu2 q8 llama.cpp b7000 CPU /data/lab/7B/alpha-q8_0.gguf done, ran now"
+    assert run.row("cpu2", "small").endswith("ready, created")
     assert f"ask: | {lab.testbed.weights('beta').sentence}" in run.output
     assert chat(cpu, 8000) == lab.testbed.weights("alpha").sentence
     small, large = (cpu.root(f"stat -c %s /data/lab/7B/{n}").stdout for n in ("alpha-q8_0.gguf", "alpha.gguf"))
@@ -67,48 +67,48 @@ def test_jobs_run_once_and_a_model_serves_the_result(lab: Lab, cpu: Host) -> Non
     run = lab.run(wanted)
     assert run.unchanged, run.output
     assert cpu.ssh_commands(run.begun) == 1
-    assert run.row("cpu1", "q8").endswith(" done")
+    assert run.row("cpu2", "q8").endswith(" done")
     assert (identities(cpu), (record(cpu, "q8"), record(cpu, "ask"))) == (before, records)
 
 
 def test_a_changed_definition_or_a_lost_result_runs_again_and_nothing_else_does(lab: Lab, cpu: Host) -> None:
     before = record(cpu, "q8")
-    run = lab.run(lab.inventory({"cpu1": {"models": {"small": SERVED}, "jobs": {"q8": Q8, "ask": prompt(24)}}}))
+    run = lab.run(lab.inventory({"cpu2": {"models": {"small": SERVED}, "jobs": {"q8": Q8, "ask": prompt(24)}}}))
     assert run.exit_code == 0, run.output
     assert "~ run ask: its definition changed" in run.output
     assert record(cpu, "q8") == before
     cpu.root("docker rm -f small; rm /data/lab/7B/alpha-q8_0.gguf")
-    run = lab.run(lab.inventory({"cpu1": {"models": {"small": SERVED}, "jobs": {"q8": Q8, "ask": prompt(24)}}}))
+    run = lab.run(lab.inventory({"cpu2": {"models": {"small": SERVED}, "jobs": {"q8": Q8, "ask": prompt(24)}}}))
     assert run.exit_code == 0, run.output
     assert "~ run q8: its result /data/lab/7B/alpha-q8_0.gguf is gone" in run.output
     assert chat(cpu, 8000) == lab.testbed.weights("alpha").sentence
     # what is served does not change under the model
     other = {**Q8, "command": [*Q8["command"][:-1], "q4_0"]}
-    run = lab.run(lab.inventory({"cpu1": {"models": {"small": SERVED}, "jobs": {"q8": other}}}))
-    (error,) = run.errors("cpu1")
+    run = lab.run(lab.inventory({"cpu2": {"models": {"small": SERVED}, "jobs": {"q8": other}}}))
+    (error,) = run.errors("cpu2")
     assert error.startswith("q8: its result /data/lab/7B/alpha-q8_0.gguf is what small serves, and would change")
 
 
 def test_a_failing_job_fails_alone_and_is_tried_again(lab: Lab, cpu: Host) -> None:
     jobs = {"bad": shell("echo reading /models/late; cat /models/late"), "good": shell("echo well")}
-    wanted = lab.inventory({"cpu1": {"models": {"small": model("alpha", [], 8000)}, "jobs": jobs}})
+    wanted = lab.inventory({"cpu2": {"models": {"small": model("alpha", [], 8000)}, "jobs": jobs}})
     run = lab.run(wanted)
     assert run.exit_code == 1
-    (error,) = run.errors("cpu1")
+    (error,) = run.errors("cpu2")
     assert error == "bad: it failed (exit code 1) and runs again next time. Its output: /var/lib/gpurack/jobs/bad.log"
     assert "    | reading /models/late" in run.output
-    assert run.row("cpu1", "good").endswith("done, ran now")
-    assert run.row("cpu1", "small").endswith("ready, recreated")
+    assert run.row("cpu2", "good").endswith("done, ran now")
+    assert run.row("cpu2", "small").endswith("ready, recreated")
     cpu.root("echo at last >/var/lib/gpurack/weights/jobs/bad/late")
     run = lab.run(wanted)
     assert run.exit_code == 0, run.output
-    assert run.row("cpu1", "bad").endswith("done, ran now")
-    assert run.row("cpu1", "good").endswith("done")
+    assert run.row("cpu2", "bad").endswith("done, ran now")
+    assert run.row("cpu2", "good").endswith("done")
 
 
 def test_what_a_killed_run_began_is_waited_for(lab: Lab, cpu: Host) -> None:
     job = {**shell("echo begun; sleep 8; echo ended >/models/result"), "result": "result"}
-    wanted = lab.inventory({"cpu1": {"models": {"small": model("alpha", [], 8000)}, "jobs": {"slow": job}}})
+    wanted = lab.inventory({"cpu2": {"models": {"small": model("alpha", [], 8000)}, "jobs": {"slow": job}}})
     process = lab.start(wanted)
     until = time.monotonic() + 60
     while "slow" not in containers(cpu):
@@ -128,21 +128,21 @@ def test_what_a_killed_run_began_is_waited_for(lab: Lab, cpu: Host) -> None:
 
 
 def test_a_job_takes_no_card_from_a_model(lab: Lab) -> None:
-    gpu = lab.testbed.host("gpu1")
+    gpu = lab.testbed.host("gpu2")
     gpu.root(
         "command -v docker >/dev/null && docker ps -aq | xargs -r docker rm -f; rm -rf /var/lib/gpurack/jobs",
         check=False,
     )
     job = shell("nvidia-smi -L >/models/cards")
     models = {"alpha": model("alpha", [0], 8000)}
-    run = lab.run(lab.inventory({"gpu1": {"models": models, "jobs": {"tune": {**job, "gpus": [0]}}}}))
+    run = lab.run(lab.inventory({"gpu2": {"models": models, "jobs": {"tune": {**job, "gpus": [0]}}}}))
     assert run.exit_code == 1
-    (error,) = run.errors("gpu1")
+    (error,) = run.errors("gpu2")
     assert error.startswith("tune: GPU 0 (")
     assert error.endswith("No model is stopped for a job.")
     assert chat(gpu, 8000) == lab.testbed.weights("alpha").sentence
     before = identities(gpu)
-    run = lab.run(lab.inventory({"gpu1": {"models": models, "jobs": {"tune": {**job, "gpus": [3]}}}}))
+    run = lab.run(lab.inventory({"gpu2": {"models": models, "jobs": {"tune": {**job, "gpus": [3]}}}}))
     assert run.exit_code == 0, run.output
     assert len(gpu.root("cat /var/lib/gpurack/weights/jobs/tune/cards").stdout.splitlines()) == 1
     assert identities(gpu) == before

@@ -28,9 +28,9 @@ OLLAMA = {
 
 @pytest.fixture(scope="module")
 def host(lab: Lab) -> Host:
-    """gpu1, with an ollama that pulled two models."""
+    """gpu2, with an ollama that pulled two models."""
     lab.testbed.serve_engines("ollama")
-    host = lab.testbed.host("gpu1")
+    host = lab.testbed.host("gpu2")
     host.root(
         "command -v docker >/dev/null && { docker ps -aq | xargs -r docker rm -f; docker volume prune -af; }",
         check=False,
@@ -43,7 +43,7 @@ def host(lab: Lab) -> Host:
 
 
 def with_models(lab: Lab, *names: str, options: tuple[str, ...] = (), **host: Any) -> Run:
-    entry = {"gpu1": {"models": {"ollama": {**OLLAMA, "pull": list(names)}}, **host}}
+    entry = {"gpu2": {"models": {"ollama": {**OLLAMA, "pull": list(names)}}, **host}}
     return lab.run(lab.inventory(entry), *options)
 
 
@@ -84,7 +84,7 @@ def test_a_missing_model_is_pulled_with_progress_and_nothing_restarts(lab: Lab, 
     assert run.exit_code == 0, run.output
     assert "~ pull ollama: tiny:1b is not pulled, slow:1b is not pulled" in run.output
     assert re.search(r"ollama: pulling slow:1b, \d+ MB of 1.3 GB, 0:\d\d", run.output), run.output
-    assert run.row("gpu1", "ollama").endswith("ready, pulled")
+    assert run.row("gpu2", "ollama").endswith("ready, pulled")
     assert there(host) == {"tiny:1b", "all-minilm:latest", "slow:1b"}
     assert started(host) == before
 
@@ -110,7 +110,7 @@ def test_what_cannot_be_pulled_or_loaded_is_a_sentence(lab: Lab, host: Host) -> 
     }.items():
         run = with_models(lab, "tiny:1b", name)
         assert run.exit_code == 1
-        (error,) = run.errors("gpu1")
+        (error,) = run.errors("gpu2")
         assert error.startswith(sentence)
         assert "tiny:1b" in there(host)
 

@@ -32,15 +32,15 @@ SERVICES: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def up(lab: Lab) -> tuple[Host, Run]:
-    """cpu1 with one model and everything on top of it, in one run."""
+    """cpu2 with one model and everything on top of it, in one run."""
     lab.testbed.serve_engines("litellm", "open-webui", "llama-cpp-python", "llama-gpt")
-    host = lab.testbed.host("cpu1")
+    host = lab.testbed.host("cpu2")
     host.root(
         "command -v docker >/dev/null && { docker ps -aq | xargs -r docker rm -f; docker volume prune -af; }",
         check=False,
     )
     saiga = model("alpha", [], 8001, engine="llama-cpp-python", version="0.3.36", api_key={"env": "WORKER"})
-    run = lab.run(lab.inventory({"cpu1": {"models": {"saiga": saiga}, "services": SERVICES}}), env=ENV)
+    run = lab.run(lab.inventory({"cpu2": {"models": {"saiga": saiga}, "services": SERVICES}}), env=ENV)
     assert run.exit_code == 0, run.output
     return host, run
 

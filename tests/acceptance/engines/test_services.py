@@ -22,9 +22,9 @@ PEOPLE = {"alice": {"env": "ALICE"}, "bob": {"env": "BOB"}}
 
 
 def run(lab: Lab, people: dict[str, Any], *options: str) -> Run:
-    """gpu1: a keyed vLLM (a stand-in) and a replica of alpha, both on loopback, and the gateway. cpu1: the other
+    """gpu2: a keyed vLLM (a stand-in) and a replica of alpha, both on loopback, and the gateway. cpu2: the other
     replica, which says something else, so that it is told apart; and gamma, which takes long to load."""
-    gpu1 = {
+    gpu2 = {
         "models": {
             "epsilon": {
                 "engine": "vllm", "version": "0.33.0", "weights": {"copy": str(models.folder("epsilon"))},
@@ -39,13 +39,13 @@ def run(lab: Lab, people: dict[str, Any], *options: str) -> Run:
             },
         },
     }  # fmt: skip
-    cpu1 = {
+    cpu2 = {
         "models": {
             "beta": model("beta", [], 8001, bind="lan", served_name="alpha", api_key=KEY),
             "gamma": model("gamma", [], 8002, bind="lan", api_key=KEY, compose=SLOW),
         }
     }
-    return lab.run(lab.inventory({"gpu1": gpu1, "cpu1": cpu1}), *options, env=ENV)
+    return lab.run(lab.inventory({"gpu2": gpu2, "cpu2": cpu2}), *options, env=ENV)
 
 
 def ask(host: Host, key: str, name: str) -> str:
@@ -53,7 +53,7 @@ def ask(host: Host, key: str, name: str) -> str:
     body = json.dumps({"model": name, "messages": [{"role": "user", "content": "Who are you?"}]})
     answer = host.run(
         f"curl -sS --max-time 30 -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' -d '{body}' "
-        "http://gpu1:4000/v1/chat/completions"
+        "http://gpu2:4000/v1/chat/completions"
     ).stdout
     return str(json.loads(answer)["choices"][0]["message"]["content"])
 
@@ -67,28 +67,28 @@ def status(host: Host, url: str, key: str | None = None, body: Any = None) -> st
 
 @pytest.fixture(scope="module")
 def hosts(lab: Lab) -> tuple[Host, Host, Run]:
-    """gpu1, cpu1, and the run that brought all of it up at once."""
+    """gpu2, cpu2, and the run that brought all of it up at once."""
     lab.testbed.serve_engines("litellm", "vllm")
-    gpu1, cpu1 = lab.testbed.host("gpu1"), lab.testbed.host("cpu1")
-    for host in (gpu1, cpu1):
+    gpu2, cpu2 = lab.testbed.host("gpu2"), lab.testbed.host("cpu2")
+    for host in (gpu2, cpu2):
         host.root("command -v docker >/dev/null && docker ps -aq | xargs -r docker rm -f", check=False)
     first = run(lab, PEOPLE)
     assert first.exit_code == 0, first.output
-    return gpu1, cpu1, first
+    return gpu2, cpu2, first
 
 
 def test_the_first_run_of_a_lab_waits_for_nobody_and_ends_with_all_of_it(hosts: tuple[Host, Host, Run]) -> None:
     """The gateway was ready long before gamma on the other host was; at the end it misses nothing."""
-    gpu1, _, first = hosts
-    assert first.row("gpu1", "gateway") == "gpu1 gateway litellm 1.109.1 http://gpu1:4000/v1 ready, created"
-    assert first.row("cpu1", "gamma").endswith("ready, created")
+    gpu2, _, first = hosts
+    assert first.row("gpu2", "gateway") == "gpu2 gateway litellm 1.109.1 http://gpu2:4000/v1 ready, created"
+    assert first.row("cpu2", "gamma").endswith("ready, created")
     assert "5 of 5 models and services answered, 5 changed" in first.output
     lines = [line.strip() for line in first.output.splitlines()]
     ready = {name: next(i for i, line in enumerate(lines) if f"{name}: ready after" in line) for name in
              ("epsilon", "alpha", "gateway", "gamma")}  # fmt: skip
     assert ready["gateway"] > max(ready["epsilon"], ready["alpha"])
     started = {
-        name: containers(host)[name]["State"]["StartedAt"] for host, name in ((gpu1, "gateway"), (gpu1, "epsilon"))
+        name: containers(host)[name]["State"]["StartedAt"] for host, name in ((gpu2, "gateway"), (gpu2, "epsilon"))
     }
     assert started["gateway"] > started["epsilon"]
 
@@ -96,13 +96,13 @@ def test_the_first_run_of_a_lab_waits_for_nobody_and_ends_with_all_of_it(hosts: 
 def test_people_use_every_model_by_one_address_and_replicas_share_the_load(
     lab: Lab, hosts: tuple[Host, Host, Run]
 ) -> None:
-    _, cpu1, _ = hosts
-    names = json.loads(cpu1.run(f"curl -sS -H 'Authorization: Bearer {BOB}' http://gpu1:4000/v1/models").stdout)
+    _, cpu2, _ = hosts
+    names = json.loads(cpu2.run(f"curl -sS -H 'Authorization: Bearer {BOB}' http://gpu2:4000/v1/models").stdout)
     assert {one["id"] for one in names["data"]} == {"epsilon", "alpha", "gamma"}
-    said = Counter(ask(cpu1, ALICE, "alpha") for _ in range(12))
+    said = Counter(ask(cpu2, ALICE, "alpha") for _ in range(12))
     assert set(said) == {lab.testbed.weights("alpha").sentence, lab.testbed.weights("beta").sentence}
-    assert ask(cpu1, BOB, "gamma") == lab.testbed.weights("gamma").sentence
-    assert "epsilon" in ask(cpu1, BOB, "epsilon")
+    assert ask(cpu2, BOB, "gamma") == lab.testbed.weights("gamma").sentence
+    assert "epsilon" in ask(cpu2, BOB, "epsilon")
 
 
 def test_the_log_says_who_used_what(hosts: tuple[Host, Host, Run]) -> None:
@@ -114,82 +114,82 @@ def test_the_log_says_who_used_what(hosts: tuple[Host, Host, Run]) -> None:
 def test_workers_are_reached_by_the_gateway_alone(hosts: tuple[Host, Host, Run]) -> None:
     """vLLM guards /v1 with its key, and leaves the rest open: at the gateway there is no way to it, not even by
     LiteLLM's own pass-through; and nobody is the gateway's administrator."""
-    gpu1, cpu1, _ = hosts
+    gpu2, cpu2, _ = hosts
     body = {"model": "epsilon", "prompt": "?"}
-    assert status(gpu1, "http://127.0.0.1:8010/tokenize", body=body) == "200"
-    assert status(gpu1, "http://127.0.0.1:8010/metrics") == "200"
-    assert status(cpu1, "http://gpu1:8010/tokenize", body=body) == "000"
-    assert status(cpu1, "http://gpu1:8000/v1/models") == "000"
+    assert status(gpu2, "http://127.0.0.1:8010/tokenize", body=body) == "200"
+    assert status(gpu2, "http://127.0.0.1:8010/metrics") == "200"
+    assert status(cpu2, "http://gpu2:8010/tokenize", body=body) == "000"
+    assert status(cpu2, "http://gpu2:8000/v1/models") == "000"
     for path in ("/vllm/tokenize", "/vllm/metrics", "/key/generate", "/model/new", "/config/update"):
-        assert status(cpu1, f"http://gpu1:4000{path}", ALICE, body) == "403", path
-        assert status(cpu1, f"http://gpu1:4000{path}", None, body) == "401", path
+        assert status(cpu2, f"http://gpu2:4000{path}", ALICE, body) == "403", path
+        assert status(cpu2, f"http://gpu2:4000{path}", None, body) == "401", path
     for path in ("/tokenize", "/metrics", "/pause", "/invocations", "/score"):
-        assert status(cpu1, f"http://gpu1:4000{path}", ALICE, body) in ("401", "403", "404", "405"), path
-    assert status(cpu1, "http://gpu1:4000/v1/models", WORKER) == "401"
-    assert status(cpu1, "http://cpu1:8002/v1/models", ALICE) == "401"
+        assert status(cpu2, f"http://gpu2:4000{path}", ALICE, body) in ("401", "403", "404", "405"), path
+    assert status(cpu2, "http://gpu2:4000/v1/models", WORKER) == "401"
+    assert status(cpu2, "http://cpu2:8002/v1/models", ALICE) == "401"
 
 
 def test_keys_are_read_where_they_are_needed_and_nowhere_else(hosts: tuple[Host, Host, Run]) -> None:
     """Of people's keys not even the gateway's host has more than sums."""
-    gpu1, _, first = hosts
+    gpu2, _, first = hosts
     looks = [
         first.output,
-        gpu1.root("docker inspect $(docker ps -aq)").stdout,
-        gpu1.root("cat /etc/gpurack/compose.yaml").stdout,
-        gpu1.root("for name in $(docker ps --format '{{.Names}}'); do docker logs $name 2>&1; done").stdout,
-        gpu1.root("cat /proc/[0-9]*/cmdline | tr '\\0' '\\n'", check=False).stdout,
-        gpu1.root("journalctl --no-pager -o cat").stdout,
+        gpu2.root("docker inspect $(docker ps -aq)").stdout,
+        gpu2.root("cat /etc/gpurack/compose.yaml").stdout,
+        gpu2.root("for name in $(docker ps --format '{{.Names}}'); do docker logs $name 2>&1; done").stdout,
+        gpu2.root("cat /proc/[0-9]*/cmdline | tr '\\0' '\\n'", check=False).stdout,
+        gpu2.root("journalctl --no-pager -o cat").stdout,
     ]
     assert all(looks)
     assert [(key, look[:100]) for key in ENV.values() for look in looks if key in look] == []
-    places = gpu1.root(f"grep -rlaF sk-worker {FOLDERS}", check=False).stdout.split()
+    places = gpu2.root(f"grep -rlaF sk-worker {FOLDERS}", check=False).stdout.split()
     assert {place.partition("/secrets/")[2] for place in places} == {
         "epsilon/api_key", "alpha/api_key", *(f"gateway/upstream_key_{number}" for number in range(4)),
     }  # fmt: skip
-    assert gpu1.root("stat -c '%a %U' /etc/gpurack/secrets/gateway/*").stdout.split("\n")[:-1] == ["400 root"] * 7
-    assert gpu1.root(f"grep -rlaF -e sk-alice -e sk-bob {FOLDERS}", check=False).stdout == ""
+    assert gpu2.root("stat -c '%a %U' /etc/gpurack/secrets/gateway/*").stdout.split("\n")[:-1] == ["400 root"] * 7
+    assert gpu2.root(f"grep -rlaF -e sk-alice -e sk-bob {FOLDERS}", check=False).stdout == ""
 
 
 def test_an_unchanged_lab_is_one_look_at_each_host(lab: Lab, hosts: tuple[Host, Host, Run]) -> None:
-    gpu1, cpu1, _ = hosts
-    before = identities(gpu1)
+    gpu2, cpu2, _ = hosts
+    before = identities(gpu2)
     again = run(lab, PEOPLE)
     assert again.unchanged, again.output
-    assert [host.ssh_commands(again.begun) for host in (gpu1, cpu1)] == [1, 1]
-    assert identities(gpu1) == before
+    assert [host.ssh_commands(again.begun) for host in (gpu2, cpu2)] == [1, 1]
+    assert identities(gpu2) == before
 
 
 def test_a_replica_that_is_away_is_passed_over_and_said_to_be(lab: Lab, hosts: tuple[Host, Host, Run]) -> None:
-    gpu1, cpu1, _ = hosts
-    cpu1.root("docker stop beta")
-    said = {ask(cpu1, ALICE, "alpha") for _ in range(12)}
+    gpu2, cpu2, _ = hosts
+    cpu2.root("docker stop beta")
+    said = {ask(cpu2, ALICE, "alpha") for _ in range(12)}
     assert said == {lab.testbed.weights("alpha").sentence}
-    before = identities(gpu1)
-    alone = run(lab, PEOPLE, "-y", "--limit", "gpu1")
+    before = identities(gpu2)
+    alone = run(lab, PEOPLE, "-y", "--limit", "gpu2")
     assert alone.exit_code == 0, alone.output
-    assert alone.row("gpu1", "gateway").endswith("ready, without beta on cpu1 (Could not connect to server)")
-    assert "gateway does not reach beta on cpu1 (Could not connect to server); it is used as soon" in alone.output
-    assert identities(gpu1) == before
-    cpu1.root("docker start beta")
+    assert alone.row("gpu2", "gateway").endswith("ready, without beta on cpu2 (Could not connect to server)")
+    assert "gateway does not reach beta on cpu2 (Could not connect to server); it is used as soon" in alone.output
+    assert identities(gpu2) == before
+    cpu2.root("docker start beta")
 
 
 def test_a_key_that_is_taken_away_is_worth_nothing(lab: Lab, hosts: tuple[Host, Host, Run]) -> None:
-    gpu1, cpu1, _ = hosts
-    before = identities(gpu1)
+    gpu2, cpu2, _ = hosts
+    before = identities(gpu2)
     revoked = run(lab, {"alice": PEOPLE["alice"]})
     assert revoked.exit_code == 0, revoked.output
     assert "~ recreate gateway: keys.bob removed" in revoked.output
-    after = identities(gpu1)
+    after = identities(gpu2)
     assert {name for name in after if after[name] != before[name]} == {"gateway"}
-    assert status(cpu1, "http://gpu1:4000/v1/models", BOB) == "401"
-    assert ask(cpu1, ALICE, "gamma") == lab.testbed.weights("gamma").sentence
+    assert status(cpu2, "http://gpu2:4000/v1/models", BOB) == "401"
+    assert ask(cpu2, ALICE, "gamma") == lab.testbed.weights("gamma").sentence
 
 
 def test_remove_takes_services_too(lab: Lab, hosts: tuple[Host, Host, Run]) -> None:
-    gpu1, _, _ = hosts
+    gpu2, _, _ = hosts
     inventory = lab.folder / "lab.py"
-    gone = lab.run(inventory, "-y", "--limit", "gpu1", deploy="remove", env=ENV)
+    gone = lab.run(inventory, "-y", "--limit", "gpu2", deploy="remove", env=ENV)
     assert gone.exit_code == 0, gone.output
     assert "3 of 3 models and services are gone" in gone.output
-    assert containers(gpu1) == {}
-    assert gpu1.root("ls /etc/gpurack", check=False).returncode != 0
+    assert containers(gpu2) == {}
+    assert gpu2.root("ls /etc/gpurack", check=False).returncode != 0

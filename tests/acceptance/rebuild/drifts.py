@@ -1,7 +1,7 @@
 """Single drifts, as a hand makes them on a correct host: how they are made and undone, and what must be said of them.
 
-Two hosts, because a drift of each is looked for in one run: cpu1 with gamma (a key, weights by URL) and delta (weights
-by path), gpu1 with alpha on card 0 and beta on cards 1 and 2.
+Two hosts, because a drift of each is looked for in one run: cpu3 with gamma (a key, weights by URL) and delta (weights
+by path), gpu3 with alpha on card 0 and beta on cards 1 and 2.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ SECRET = "/etc/gpurack/secrets/gamma/api_key"
 SOURCES = "/etc/apt/sources.list.d"
 KEY = "/etc/apt/keyrings/gpurack-docker-ce.asc"
 
-ON_CPU1 = [
+ON_CPU3 = [
     # packages, repositories
     Drift(
         "package-downgraded",
@@ -504,7 +504,7 @@ def dpkg(package: str, version: str) -> Act:
 
 
 CTK = "/usr/bin/nvidia-ctk"
-ON_GPU1 = [
+ON_GPU3 = [
     Drift(
         "model-on-the-wrong-card",
         on_card(3),

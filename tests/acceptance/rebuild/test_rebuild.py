@@ -18,6 +18,7 @@ import pytest
 
 from tests.acceptance.conftest import CHECKOUT, Lab, cards, chat, containers, identities, model
 from tests.testbed import Host, moving
+from tests.testbed.inventory import mirrors
 from tests.testbed.services import WEIGHTS
 
 GPURACK = str(Path(sys.executable).parent / "gpurack")
@@ -47,13 +48,16 @@ def publish(commit: str, gguf: str, config: str) -> None:
 def wanted() -> dict[str, Any]:
     """A host's data. Nothing in it names a toolkit's version, a digest or a commit."""
     tiny = {
-        "engine": "custom", "image": "ghcr.io/ggml-org/llama.cpp:server-b7000", "port": 8001, "gpus": [],
+        "engine": "custom", "image": f"ghcr.io/ggml-org/llama.cpp:server-{moving.BUILD}", "port": 8001, "gpus": [],
         "weights": {"hf": "lab/tiny"}, "compose": {"expose": ["8080"], "x-ready": "/v1/models"},
         "args": {"model": "/weights/lab--tiny@main/model.gguf", "alias": "tiny", "host": "0.0.0.0", "port": 8080},
     }  # fmt: skip
     return {
         "models": {"alpha": model("alpha", [0], 8000), "tiny": tiny},
-        "mirrors": {"huggingface": "http://weights.testbed/rebuild"},
+        "mirrors": {
+            "huggingface": "http://weights.testbed/rebuild",
+            "nvidia": {**mirrors()["nvidia"], "url": moving.NVIDIA},
+        },
     }
 
 
@@ -70,7 +74,7 @@ class Site:
 
     @property
     def host(self) -> Host:
-        return self.lab.testbed.host("gpu1")
+        return self.lab.testbed.host("rebuild1")
 
     def gpurack(self, *words: str) -> subprocess.CompletedProcess[str]:
         """`gpurack WORD INVENTORY …`; standard output and error apart."""
@@ -84,7 +88,7 @@ class Site:
         assert run.exit_code == 0, run.output
 
     def manifest(self) -> str:
-        done = self.gpurack("manifest", "gpu1")
+        done = self.gpurack("manifest", "rebuild1")
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -125,10 +129,13 @@ class Before:
 @pytest.fixture(scope="module")
 def site(lab: Lab) -> Iterator[Site]:
     publish(THEN, "gamma", '{"model_type": "llama"}')
-    lab.testbed.recreate("gpu1")
-    over = {"nvidia": {}}  # the newest toolkit
-    yield Site(lab, lab.inventory({"gpu1": wanted()}, over))
+    lab.testbed.add("rebuild1", "gpu")
+    lab.testbed.recreate("rebuild1")
+    over = {"nvidia": {}, "engines": {"llama.cpp": {"version": moving.BUILD}}}  # the newest toolkit
+    with moving.world(lab.testbed):
+        yield Site(lab, lab.inventory({"rebuild1": wanted()}, over))
     shutil.rmtree(WEIGHTS / "rebuild")
+    lab.testbed.remove("rebuild1")
 
 
 @pytest.fixture(scope="module")
@@ -158,12 +165,9 @@ def test_the_lock_says_what_is_there(site: Site, before: Before) -> None:
         if name.startswith(("docker", "containerd", "runc", "nvidia-container", "libnvidia-container")):
             assert f"      {name.partition(':')[0]}: {version}\n" in text
             assert state == "hi", "held"
-    for name in ("alpha", "tiny"):
+    for name, variant in (("alpha", "server-cuda"), ("tiny", "server")):
         digest = json.loads(before.evidence[name])[0].partition("@")[2]
-        assert (
-            f"image: ghcr.io/ggml-org/llama.cpp:{'server-cuda' if name == 'alpha' else 'server'}-b7000@{digest}\n"
-            in text
-        )
+        assert f"image: ghcr.io/ggml-org/llama.cpp:{variant}-{moving.BUILD}@{digest}\n" in text
     assert f"commit: {THEN}\n" in text
     for line in before.evidence["weights"].splitlines():
         sha256, path = line.split()
@@ -180,7 +184,7 @@ def test_the_lock_says_what_is_there(site: Site, before: Before) -> None:
 
 @pytest.mark.usefixtures("moved_on")
 def test_rebuilt_it_is_the_same(site: Site, before: Before) -> None:
-    host = site.lab.testbed.recreate("gpu1")
+    host = site.lab.testbed.recreate("rebuild1")
     host.gpus.swap(0, 3)  # another card in the first slot
     assert host.root("command -v docker", check=False).returncode != 0
 
@@ -198,7 +202,7 @@ def test_rebuilt_it_is_the_same(site: Site, before: Before) -> None:
 
 @pytest.mark.usefixtures("moved_on")
 def test_without_the_lock_it_is_another_and_the_check_names_all_three(site: Site, before: Before) -> None:
-    host = site.lab.testbed.recreate("gpu1")
+    host = site.lab.testbed.recreate("rebuild1")
     with site.unlocked(), moving.moved_tags(site.lab.testbed):
         site.provision()
     assert site.evidence()["says"] != before.evidence["says"]
@@ -207,11 +211,11 @@ def test_without_the_lock_it_is_another_and_the_check_names_all_three(site: Site
 
     assert done.returncode == 1
     said = done.stdout.splitlines()
-    assert f"gpu1  packages nvidia-container-toolkit  1.20.0-1 → {moving.NEWER}-1" in said
+    assert f"rebuild1  packages nvidia-container-toolkit  1.20.0-1 → {moving.NEWER}-1" in said
     for name in ("alpha", "tiny"):
-        assert any(line.startswith(f"gpu1  {name} image  ghcr.io/ggml-org/llama.cpp:server") for line in said)
-    assert f"gpu1  tiny commit  {THEN} → {NOW}" in said
-    assert any(line.startswith(f"gpu1  tiny weights {FOLDER}/model.gguf  ") for line in said)
+        assert any(line.startswith(f"rebuild1  {name} image  ghcr.io/ggml-org/llama.cpp:server") for line in said)
+    assert f"rebuild1  tiny commit  {THEN} → {NOW}" in said
+    assert any(line.startswith(f"rebuild1  tiny weights {FOLDER}/model.gguf  ") for line in said)
     # the lock is back, and so is everything that it names
     site.provision()
     assert site.gpurack("lock", "--check").returncode == 0
@@ -233,7 +237,7 @@ def test_a_file_that_the_server_changed_is_refused(site: Site, before: Before) -
     run = site.lab.run(site.inventory)
 
     assert run.exit_code == 1
-    (error,) = run.errors("gpu1")
+    (error,) = run.errors("rebuild1")
     assert error.startswith("tiny: config.json of lab/tiny is not what the lock says (sha256 ")
     assert host.root(f"test -e {FOLDER}", check=False).returncode != 0
     assert identities(host) == ran, "alpha was not touched"
@@ -252,7 +256,7 @@ def test_weights_that_changed_on_the_host_are_refused(site: Site, before: Before
     for known in (False, True):  # found by the runner; then known to the plan
         run = site.lab.run(site.inventory)
         assert run.exit_code == 1
-        (error,) = run.errors("gpu1")
+        (error,) = run.errors("rebuild1")
         assert error.startswith(f"alpha: {path} is not what the lock says: its sha256 is "), known
         assert error.endswith("take the new one, gpurack lock INVENTORY alpha --upgrade.")
     assert identities(host) == ran
@@ -269,8 +273,8 @@ def test_an_inventory_against_its_lock_is_refused_before_any_host_is_touched(sit
     site.inventory.write_text(text)
     assert run.exit_code == 1
     assert (
-        f"gpu1 nvidia.toolkit: {site.lock} has nvidia-container-toolkit 1.20.0, not 1.19.1. To go by the inventory, "
-        f"move the pin: gpurack lock {site.inventory} toolkit --upgrade"
+        f"rebuild1 nvidia.toolkit: {site.lock} has nvidia-container-toolkit 1.20.0, not 1.19.1. To go by the "
+        f"inventory, move the pin: gpurack lock {site.inventory} toolkit --upgrade"
     ) in run.output
 
 
@@ -284,7 +288,7 @@ def test_pins_move_on_purpose(site: Site, before: Before) -> None:
     assert (toolkit.returncode, rest.returncode) == (0, 0), toolkit.stdout + rest.stdout
     assert toolkit.stdout.count("  1.20.0-1 → 1.21.0-1\n") == 4
     assert "toolkit" not in rest.stdout
-    assert f"gpu1  tiny commit  {THEN} → {NOW}\n" in rest.stdout
+    assert f"rebuild1  tiny commit  {THEN} → {NOW}\n" in rest.stdout
     assert identities(site.host) == ran
     assert site.evidence() == before.evidence
 

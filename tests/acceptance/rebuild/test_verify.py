@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.conftest import CHECKOUT, PYINFRA, Lab, model
-from tests.acceptance.rebuild.drifts import ON_CPU1, ON_GPU1, PATH_WEIGHTS, Drift
+from tests.acceptance.rebuild.drifts import ON_CPU3, ON_GPU3, PATH_WEIGHTS, Drift
 from tests.acceptance.verification import verify
 from tests.testbed import Host, gguf_models, services
 from tests.testbed.hosts import SSH_CONFIG
@@ -19,26 +19,25 @@ from tests.testbed.inventory import REGISTRY
 
 KEY = "sk-lab-4711-verify"
 ENV = {"LAB_KEY": KEY}
-ROUNDS = list(zip_longest(ON_CPU1, ON_GPU1))
+ROUNDS = list(zip_longest(ON_CPU3, ON_GPU3))
 
 
 @pytest.fixture(scope="module")
-def inventory(lab: Lab) -> Iterator[Path]:
-    """Two fresh hosts, provisioned; fresh again afterwards, because other tests want no docker-ce there."""
-    for name in ("cpu1", "gpu1"):
-        lab.testbed.recreate(name)
-    cpu1 = lab.testbed.host("cpu1")
+def inventory(lab: Lab, cpu3: Host, gpu3: Host) -> Iterator[Path]:
+    """Two fresh hosts, provisioned; gone afterwards, because other tests want no docker-ce there."""
+    for host in (cpu3, gpu3):
+        lab.testbed.recreate(host.name)
     for path, name in {PATH_WEIGHTS: "delta", "/srv/other.gguf": "beta"}.items():
-        cpu1.put(gguf_models.served(services.WEIGHTS, name).path.read_bytes(), path)
+        cpu3.put(gguf_models.served(services.WEIGHTS, name).path.read_bytes(), path)
     file = lab.inventory(
         {
-            "cpu1": {
+            "cpu3": {
                 "models": {
                     "gamma": model("gamma", [], 8000, api_key={"env": "LAB_KEY"}),
                     "delta": {"weights": PATH_WEIGHTS, "port": 8001},
                 }
             },
-            "gpu1": {
+            "gpu3": {
                 "hardware": {"A30": 4},
                 "models": {"alpha": model("alpha", [0], 8000), "beta": model("beta", [1, 2], 8001)},
             },
@@ -48,8 +47,8 @@ def inventory(lab: Lab) -> Iterator[Path]:
     run = lab.run(file, env=ENV)
     assert run.exit_code == 0, run.output
     yield file
-    for name in ("cpu1", "gpu1"):
-        lab.testbed.recreate(name)
+    for host in (cpu3, gpu3):
+        lab.testbed.remove(host.name)
 
 
 def test_a_correct_host_has_no_drift(lab: Lab, inventory: Path) -> None:
@@ -61,10 +60,10 @@ def test_a_correct_host_has_no_drift(lab: Lab, inventory: Path) -> None:
 
 @pytest.mark.parametrize("pair", ROUNDS, ids=[" ".join(one.name for one in pair if one) for pair in ROUNDS])
 def test_a_single_drift_is_found_and_named(
-    lab: Lab, inventory: Path, cpu1: Host, gpu1: Host, pair: tuple[Drift | None, Drift | None]
+    lab: Lab, inventory: Path, cpu3: Host, gpu3: Host, pair: tuple[Drift | None, Drift | None]
 ) -> None:
     """One on each of two hosts, which know nothing of each other."""
-    there = [(host, drift) for host, drift in zip((cpu1, gpu1), pair, strict=True) if drift]
+    there = [(host, drift) for host, drift in zip((cpu3, gpu3), pair, strict=True) if drift]
     try:
         for host, drift in there:
             drift.apply(host)
@@ -84,14 +83,14 @@ def test_undone_by_hand_they_are_gone(lab: Lab, inventory: Path) -> None:
     assert (found.exit_code, found.failed) == (0, {}), found.output
 
 
-def test_what_is_gpuracks_to_mend_the_next_run_mends(lab: Lab, inventory: Path, cpu1: Host, gpu1: Host) -> None:
+def test_what_is_gpuracks_to_mend_the_next_run_mends(lab: Lab, inventory: Path, cpu3: Host, gpu3: Host) -> None:
     """All of it together, in one run."""
-    for host, drifts in ((cpu1, ON_CPU1), (gpu1, ON_GPU1)):
+    for host, drifts in ((cpu3, ON_CPU3), (gpu3, ON_GPU3)):
         for drift in drifts:
             if drift.mended:
                 drift.apply(host)
     found = verify(lab, inventory, ENV)
-    for host, drifts in ((cpu1, ON_CPU1), (gpu1, ON_GPU1)):
+    for host, drifts in ((cpu3, ON_CPU3), (gpu3, ON_GPU3)):
         assert {check for drift in drifts if drift.mended for check in drift.fails} <= set(found.of(host.name))
 
     run = lab.run(inventory, env=ENV)
@@ -104,10 +103,10 @@ def test_what_is_gpuracks_to_mend_the_next_run_mends(lab: Lab, inventory: Path, 
 @pytest.mark.parametrize(
     "name", ["image-retagged", "another-key-on-the-host", "one-bit-of-the-weights-flipped", "model-hangs"]
 )
-def test_for_the_rest_the_command_it_names_mends(lab: Lab, inventory: Path, cpu1: Host, name: str) -> None:
-    drift = next(drift for drift in ON_CPU1 if drift.name == name)
-    drift.apply(cpu1)
-    said = verify(lab, inventory, ENV, "-m", "deep or not deep", "--limit", "cpu1").of("cpu1")
+def test_for_the_rest_the_command_it_names_mends(lab: Lab, inventory: Path, cpu3: Host, name: str) -> None:
+    drift = next(drift for drift in ON_CPU3 if drift.name == name)
+    drift.apply(cpu3)
+    said = verify(lab, inventory, ENV, "-m", "deep or not deep", "--limit", "cpu3").of("cpu3")
     assert set(said) == set(drift.fails)
     mends = {
         line.strip().removeprefix("mend: ") for text in said.values() for line in text.splitlines() if "mend: " in line

@@ -1,0 +1,25 @@
+"""Hosts of this suite's own, so that it can run beside the others."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.testbed import Host, Testbed
+
+
+@pytest.fixture(scope="session")
+def testbed() -> Testbed:
+    """The running testbed; hosts come as they are asked for."""
+    return Testbed.up([])
+
+
+@pytest.fixture(scope="session")
+def gpu3(testbed: Testbed) -> Host:
+    """A host with four cards."""
+    return testbed.add("gpu3", "gpu")
+
+
+@pytest.fixture(scope="session")
+def cpu3(testbed: Testbed) -> Host:
+    """A host without cards."""
+    return testbed.add("cpu3", "cpu")
