@@ -10,11 +10,11 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
+from gpurack.spec.load import APPLY, YAML
 from gpurack.spec.model import Host
 from gpurack.spec.problems import InventoryError, NotAsked
 
 ERRORS, STRICT_WARNINGS = 2, 1
-APPLY = "pyinfra {inventory} deploys/gpu_host.py"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -254,11 +254,9 @@ def schema() -> None:
 
 def applying(inventory: Path) -> str:
     """The command that applies an inventory; pyinfra reads YAML only through two lines of Python beside it."""
-    if inventory.suffix not in (".yaml", ".yml"):
-        return APPLY.format(inventory=inventory)
     python = inventory.with_suffix(".py")
     command = APPLY.format(inventory=python)
-    if python.exists():
+    if inventory.suffix not in YAML or python.exists():
         return command
     return f'{command}, with two lines in {python}: import gpurack; globals().update(gpurack.load("{inventory.name}"))'
 

@@ -22,7 +22,7 @@ from pyinfra_cli import cli
 from pyinfra_cli.exceptions import CliError
 
 from gpurack.report import CONNECT_ERROR, REPORT
-from gpurack.spec.load import NO_FILE, NO_HOSTS
+from gpurack.spec.load import NO_FILE, NO_HOSTS, YAML
 from gpurack.spec.problems import InventoryError, Problem
 
 NO_MATCH = "--limit and --exclude leave no host of this inventory; nothing was done. Its hosts: {}."
@@ -69,7 +69,7 @@ def wrong_file(inventory: str) -> Problem | None:
     path = Path(inventory)
     if path.suffix == ".py" and not path.exists():
         return Problem("", inventory, NO_FILE)
-    if path.suffix not in (".yaml", ".yml"):
+    if path.suffix not in YAML:
         return None
     python = path.with_suffix(".py")
     lines = f'import gpurack; globals().update(gpurack.load("{path.name}"))'

@@ -19,6 +19,9 @@ from pyinfra.context import ctx_state
 
 from gpurack.spec.problems import InventoryError, Problem, unknown
 
+APPLY = "pyinfra {inventory} deploys/gpu_host.py"
+"""The command by which an inventory is applied."""
+YAML = (".yaml", ".yml")
 TOP = ("all", "groups", "hosts")
 NO_HOSTS = Problem(
     "",
@@ -94,7 +97,7 @@ def read_inventory(path: Path) -> Inventory:
         raise InventoryError([Problem("", str(path), "is a folder; name the inventory file in it.")])
     if not path.is_file():
         raise InventoryError([Problem("", str(path), NO_FILE)])
-    if path.suffix in (".yaml", ".yml"):
+    if path.suffix in YAML:
         groups = read_yaml(path)
         return with_hosts(Inventory(groups.pop("all"), **groups))
     # Importing pyinfra's command line costs time that only this needs.

@@ -18,11 +18,10 @@ from pyinfra.api import Host as PyinfraHost
 from pyinfra.context import ctx_state
 
 from gpurack import paths
-from gpurack.cli import APPLY
 from gpurack.engines import ENGINES
 from gpurack.plan import compose, files, ledger
 from gpurack.spec.fleet import read_fleet
-from gpurack.spec.load import read_inventory
+from gpurack.spec.load import APPLY, read_inventory
 from gpurack.spec.lock import with_lock
 from gpurack.spec.model import Host, Model
 from gpurack.spec.problems import InventoryError, Problem

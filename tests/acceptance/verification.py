@@ -31,7 +31,8 @@ class Verified:
 def verify(lab: Lab, inventory: Path, env: dict[str, str], *options: str) -> Verified:
     """`pytest tests/verify --inventory …` as an admin would type it, with the keys in env."""
     report = lab.folder / "report.xml"
-    argv = [PYTEST, "-p", "no:cacheprovider", "tests/verify", "--inventory", str(inventory), "--junitxml", str(report)]
+    plugins = ["-p", "no:cacheprovider", "-p", "no:hypothesispytest"]  # the latter no admin has, and it costs time
+    argv = [PYTEST, *plugins, "tests/verify", "--inventory", str(inventory), "--junitxml", str(report)]
     done = subprocess.run(
         [*argv, *options], cwd=CHECKOUT, env={**lab.env(), **env}, capture_output=True, text=True, check=False
     )
