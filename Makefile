@@ -67,7 +67,7 @@ PLATFORMS := tests/acceptance/platforms
 REBUILD := tests/acceptance/rebuild
 ON_ENGINE1 := $(addprefix $(ENGINES)/test_,embeddings.py failures.py on_cards.py vllm.py)
 LONGEST := $(addprefix $(PLATFORMS)/test_,lifecycle.py rootless.py)
-SUITES := acceptance engines others-of-engines platforms others-of-platforms rebuild verification
+SUITES := acceptance engines others-of-engines platforms others-of-platforms verification rebuild
 .PHONY: $(SUITES)
 
 acceptance: $(READY) ## what must hold on the testbed's real hosts
@@ -80,10 +80,10 @@ platforms: $(READY)
 	$(call suite,$(LONGEST))
 others-of-platforms: $(READY)
 	$(call suite,$(PLATFORMS) $(addprefix --ignore=,$(LONGEST)))
-rebuild: $(READY)
-	$(call suite,$(REBUILD)/test_rebuild.py)
 verification: $(READY)
-	$(call suite,$(REBUILD) --ignore=$(REBUILD)/test_rebuild.py)
+	$(call suite,$(REBUILD)/test_verify.py)
+rebuild: $(READY)
+	$(call suite,$(REBUILD) --ignore=$(REBUILD)/test_verify.py)
 
 # $(call suite,what pytest is to run): every line says which suite it is of.
 suite = @set -o pipefail; { $(BIN)/python -m tests.testbed up && $(BIN)/pytest -v --durations=15 $(1); } 2>&1 \
@@ -97,7 +97,7 @@ test-platforms: $(READY) ## yum and dnf, rootless Docker, AMD, mirrors, on the t
 	$(two-by-two) platforms others-of-platforms
 
 test-rebuild: $(READY) ## verification, lock and rebuild on the testbed
-	$(two-by-two) rebuild verification
+	$(two-by-two) verification rebuild
 
 test-all: $(READY) ## all suites on the testbed
 	$(two-by-two) $(SUITES)

@@ -15,11 +15,23 @@ def testbed() -> Testbed:
 
 @pytest.fixture(scope="session")
 def gpu3(testbed: Testbed) -> Host:
-    """A host with four cards."""
+    """A host with four cards, to be verified."""
     return testbed.add("gpu3", "gpu")
 
 
 @pytest.fixture(scope="session")
 def cpu3(testbed: Testbed) -> Host:
-    """A host without cards."""
+    """A host without cards, to be verified."""
     return testbed.add("cpu3", "cpu")
+
+
+@pytest.fixture(scope="session")
+def gpu4(testbed: Testbed) -> Host:
+    """A host with four cards, for status."""
+    return testbed.add("gpu4", "gpu")
+
+
+@pytest.fixture(scope="session")
+def cpu4(testbed: Testbed) -> Host:
+    """A host without cards, for status."""
+    return testbed.add("cpu4", "cpu")

@@ -16,7 +16,7 @@ from tests.acceptance.conftest import CHECKOUT, Lab, chat, standard
 from tests.testbed import Host
 from tests.testbed.browser import browser
 
-LAB = {"gpu3": standard()["gpu1"], "cpu3": standard()["cpu1"]}
+LAB = {"gpu4": standard()["gpu1"], "cpu4": standard()["cpu1"]}
 GPURACK = str(Path(sys.executable).parent / "gpurack")
 
 
@@ -35,7 +35,7 @@ def status(inventory: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def inventory(lab: Lab, gpu3: Host, cpu3: Host) -> Path:
+def inventory(lab: Lab, gpu4: Host, cpu4: Host) -> Path:
     """The standard lab, deployed."""
     file = lab.inventory(LAB)
     done = lab.run(file)
@@ -43,46 +43,47 @@ def inventory(lab: Lab, gpu3: Host, cpu3: Host) -> Path:
     return file
 
 
-def test_a_healthy_lab(inventory: Path, gpu3: Host, cpu3: Host) -> None:
-    chat(cpu3, 8000)
-    begun = gpu3.root("date +%s").stdout.strip()
+def test_a_healthy_lab(inventory: Path, gpu4: Host, cpu4: Host) -> None:
+    chat(cpu4, 8000)
+    begun = gpu4.root("date +%s").stdout.strip()
     found = status(inventory, "--json")
     assert (found.returncode, found.stderr) == (0, "")
     data = json.loads(found.stdout)
     assert data["summary"] == "4 of 4 ready."
-    here, there = data["hosts"]["gpu3"], data["hosts"]["cpu3"]
-    assert [gpu["uuid"] for gpu in here["gpus"]] == gpu3.gpus.uuids
+    here, there = data["hosts"]["gpu4"], data["hosts"]["cpu4"]
+    assert [gpu["uuid"] for gpu in here["gpus"]] == gpu4.gpus.uuids
     assert {name: model["state"] for name, model in here["models"].items()} == dict.fromkeys(
-        LAB["gpu3"]["models"], "ready"
+        LAB["gpu4"]["models"], "ready"
     )
     said = float(
-        cpu3.root("curl -s http://127.0.0.1:8000/metrics | sed -n 's/^llamacpp:tokens_predicted_total //p'").stdout
+        cpu4.root("curl -s http://127.0.0.1:8000/metrics | sed -n 's/^llamacpp:tokens_predicted_total //p'").stdout
     )
     assert there["models"]["delta"]["served"] == {"count": said, "unit": "tokens"}
     assert said > 0
-    assert gpu3.ssh_commands(float(begun)) == 1
+    assert gpu4.ssh_commands(float(begun)) == 1
 
 
-def test_what_broke_is_named_and_ends_with_1(inventory: Path, gpu3: Host, cpu3: Host, tmp_path: Path) -> None:
+def test_what_broke_is_named_and_ends_with_1(inventory: Path, gpu4: Host, cpu4: Host, tmp_path: Path) -> None:
     page = tmp_path / "lab.html"
-    gpu3.root("docker pause alpha")
-    gpu3.gpus.lose(2)
-    cpu3.root("docker kill delta")
+    gpu4.root("docker pause alpha")
+    gpu4.gpus.lose(2)
+    cpu4.root("docker kill delta")
     try:
         found = status(inventory, "--html", str(page))
     finally:
-        gpu3.root("docker unpause alpha")
-        cpu3.root("docker start delta")
+        gpu4.gpus.reset()
+        gpu4.root("docker unpause alpha")
+        cpu4.root("docker start delta")
     assert found.returncode == 1
     lines = [" ".join(line.split()) for line in found.stdout.splitlines()]
-    assert any(line.startswith("gpu3 SICK driver 580.159.04 GPU 0 ") and "2 lost" in line for line in lines)
-    assert "alpha gpu3 0 DOWN, it is paused http://localhost:8000/v1" in lines
-    [delta] = [line for line in lines if line.startswith("delta cpu3 CPU DOWN ")]
+    assert any(line.startswith("gpu4 SICK driver 580.159.04 GPU 0 ") and "2 lost" in line for line in lines)
+    assert "alpha gpu4 0 DOWN, it is paused http://localhost:8000/v1" in lines
+    [delta] = [line for line in lines if line.startswith("delta cpu4 CPU DOWN ")]
     assert "it exited with code 137" in delta
-    [lost] = [line for line in lines if line.startswith("error gpu3 GPU 2 lost since ")]
+    [lost] = [line for line in lines if line.startswith("error gpu4 GPU 2 lost since ")]
     assert "Xid 79" in lost
     assert lost.endswith("Reboot the host; beta had it.")
-    assert lines[-1] == "2 of 4 ready, 2 down; gpu3 needs you."
+    assert lines[-1] == "2 of 4 ready, 2 down; gpu4 needs you."
     looks_right(page)
 
 
@@ -114,14 +115,14 @@ def brightness(colour: str) -> float:
     return sum(map(int, re.findall(r"\d+", colour)[:3])) / 3
 
 
-def test_a_host_that_is_off(inventory: Path, cpu3: Host) -> None:
-    cpu3.stop()
+def test_a_host_that_is_off(inventory: Path, cpu4: Host) -> None:
+    cpu4.stop()
     try:
         found = status(inventory, "--json")
     finally:
-        cpu3.start()
+        cpu4.start()
     assert found.returncode == 1
     data: dict[str, Any] = json.loads(found.stdout)
-    assert data["hosts"]["cpu3"]["state"] == "UNREACHABLE"
-    assert data["hosts"]["gpu3"]["state"] == "ok"
-    assert data["summary"] == "3 of 4 ready, 1 down; cpu3 needs you."
+    assert data["hosts"]["cpu4"]["state"] == "UNREACHABLE"
+    assert data["hosts"]["gpu4"]["state"] == "ok"
+    assert data["summary"] == "3 of 4 ready, 1 down; cpu4 needs you."
