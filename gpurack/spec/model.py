@@ -230,6 +230,16 @@ class UrlWeights(Strict):
     url: Annotated[str, _Like(r"https?://.+", "is not an http:// or https:// URL.")]
     sha256: Annotated[str, _Like(r"[0-9a-f]{64}", "is not a sha256: 64 digits of 0-9 and a-f, as sha256sum prints it.")]
 
+    @field_validator("url")
+    @classmethod
+    def _has_no_login(cls, value: str) -> str:
+        if "@" in value.split("/")[2]:  # not repeated: it may hold a password
+            raise ValueError(
+                "credentials do not belong in an inventory, and would show in every error about this file; let its "
+                'server know the hosts by address, or bring the file from here: {"copy": "/…/model.gguf"}.'
+            )
+        return value
+
     @property
     def filename(self) -> str:
         """The last part of the URL's path, for people; the sha256 in front of it makes it unique."""
@@ -674,6 +684,16 @@ class Mirror(Strict):
 
     url: str
     key: str | None = None
+
+    @field_validator("url")
+    @classmethod
+    def _has_no_login(cls, value: str) -> str:
+        if "@" in value:  # not repeated: it may hold a password
+            raise ValueError(
+                "credentials do not belong in an inventory, and apt and dnf would keep them in files that everybody "
+                "reads; a registry's login goes into registries, a package mirror has to know the hosts by address."
+            )
+        return value
 
     def read_key(self) -> str | None:
         """The key's text, None where the mirror has none of its own. Raises OSError."""
