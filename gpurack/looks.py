@@ -1,5 +1,6 @@
 """One look at every host of an inventory, side by side: where the commands that change nothing start from."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
@@ -57,6 +58,13 @@ def visit(inventory: Inventory, fleet: Mapping[str, spec.Host], work: Work) -> d
 
 def _visit(state: State, host: Host, wanted: spec.Host, work: Work) -> HostState:
     if host not in state.active_hosts:
-        return HostState(trouble=f"could not connect: {host.connector_data.get(CONNECT_ERROR, 'ssh said nothing')}")
+        return HostState(trouble=unreached(host))
     with ctx_host.use(host):
         return work(host, wanted)
+
+
+def unreached(host: Host) -> str:
+    """The sentence about a host with which pyinfra has no connection."""
+    said = str(host.connector_data.get(CONNECT_ERROR, "ssh said nothing"))
+    in_brackets = re.fullmatch(r"Could not connect \((.*)\)", said)
+    return f"could not connect: {in_brackets[1] if in_brackets else said}; try: ssh {host.name}."

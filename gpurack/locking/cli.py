@@ -13,8 +13,7 @@ from gpurack.locking.gather import everything, thorough
 from gpurack.locking.manifest import manifest
 from gpurack.locking.observe import missing, observed
 from gpurack.locking.upgrade import News, names_of_packages, questions, upgraded, wrong_words
-from gpurack.looks import connected, visit
-from gpurack.report import CONNECT_ERROR
+from gpurack.looks import connected, unreached, visit
 from gpurack.spec.fleet import read_fleet
 from gpurack.spec.load import read_inventory
 from gpurack.spec.lock import HostLock, Lock, facts, place, read_lock, text
@@ -116,7 +115,7 @@ def show_manifest(inventory: Path, name: str) -> str:
         raise NotAsked([Problem("", "", unknown("host", name, list(fleet)))])
     with connected(loaded, [host]) as state:
         if host not in state.active_hosts:
-            raise OSError(f"could not connect: {host.connector_data.get(CONNECT_ERROR, 'ssh said nothing')}")
+            raise OSError(unreached(host))
         with ctx_host.use(host):
             seen = thorough(host, fleet[name])
             if seen.trouble:

@@ -113,12 +113,15 @@ def test_without_memory_nothing_is_said_of_a_day(tmp_path: Path) -> None:
 
 def test_live_without_any_host_that_answers_is_a_sentence_for_each(tmp_path: Path) -> None:
     inventory = tmp_path / "lab.py"
-    inventory.write_text('lab = ([("no-such-host.invalid", {"models": {}}), ("none.invalid", {"models": {}})], {})\n')
+    closed = '("closed", {"ssh_hostname": "127.0.0.1", "ssh_port": 1, "models": {}})'
+    inventory.write_text(f'lab = ([("none.invalid", {{"models": {{}}}}), {closed}], {{}})\n')
     result = CliRunner().invoke(main, ["plan", "--live", str(inventory)])
     assert result.exit_code == 1
     assert isinstance(result.exception, SystemExit)
-    for host in ("no-such-host.invalid", "none.invalid"):
-        assert f"{host}   \n  error  could not connect: Could not resolve hostname" in result.output
+    assert "none.invalid   \n  error  could not connect: Could not resolve hostname" in result.output
+    assert result.output.splitlines()[-1] == (
+        "  error  could not connect: Unable to connect to port 1 on 127.0.0.1; try: ssh closed."
+    )
 
 
 @pytest.mark.parametrize(
