@@ -82,6 +82,15 @@ def test_a_host_that_cannot_be_reached_is_a_sentence_and_a_failure(pytester: pyt
     assert 'message="Failed: gpu1: expected a host that answers' in (pytester.path / "report.xml").read_text()
 
 
+def test_a_host_that_cannot_be_reached_fails_once(pytester: pytest.Pytester) -> None:
+    """And what was not looked at has not passed."""
+    (pytester.path / "lab.yaml").write_text(YAML)
+    result = run(pytester, "--pyargs", "gpurack.verify", "--inventory", "lab.yaml")
+    outcomes = result.parseoutcomes()
+    assert (result.ret, outcomes["failed"], "passed" in outcomes) == (pytest.ExitCode.TESTS_FAILED, 1, False)
+    assert outcomes["skipped"] > 10
+
+
 @pytest.mark.parametrize(
     ("options", "sentences"),
     [
