@@ -11,7 +11,7 @@ from typing import Any
 
 from pyinfra.api import Host
 
-from gpurack.looks import connected
+from gpurack.looks import connected, unreached
 from gpurack.spec.load import read_inventory
 
 BLOCK = 1 << 20
@@ -41,7 +41,7 @@ def save(inventory_file: Path, host_name: str, name: str, file: Path, tell: Call
         raise NotSaved(f"{host_name} is not in {inventory_file}.")
     with connected(inventory, [host]) as state:
         if host not in state.active_hosts:
-            raise NotSaved(f"{host_name}: could not connect; try: ssh {host_name}.")
+            raise NotSaved(f"{host_name}: {unreached(host)}")
         client = getattr(host.connector, "client", None)
         if client is None:
             raise NotSaved(f"{host_name} is not reached by ssh; there: docker save {name} > {file}.")

@@ -7,7 +7,7 @@ from pyinfra.api.inventory import Inventory
 from pyinfra.context import ctx_host
 
 from gpurack.importing.inspect import COMMAND
-from gpurack.looks import connected
+from gpurack.looks import connected, unreached
 
 
 class Unreachable(Exception):
@@ -27,7 +27,7 @@ def inspect(name: str, inventory_file: Path | None) -> str:
         raise Unreachable(f"is not in {inventory_file}.")
     with connected(inventory, [host]) as state:
         if host not in state.active_hosts:
-            raise Unreachable(f"could not connect; try: ssh {name}.")
+            raise Unreachable(unreached(host))
         with ctx_host.use(host):
             done, output = host.run_shell_command(StringCommand(COMMAND))
     if not done:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from tests.acceptance.conftest import Run, identities
 from tests.testbed import Host, Testbed
 
 
@@ -20,6 +22,15 @@ def testbed() -> Testbed:
 def engine1(testbed: Testbed) -> Host:
     """A host with four cards, for models of every engine; each module puts its own in the place of the last one's."""
     return testbed.add("engine1", "gpu")
+
+
+def nothing_changes(host: Host, deploy: Callable[[], Run]) -> None:
+    """Another run is one look at the host."""
+    before = identities(host)
+    again = deploy()
+    assert again.unchanged, again.output
+    assert host.ssh_commands(again.begun) == 1
+    assert identities(host) == before
 
 
 def post(host: Host, port: int, path: str, body: Any, key: str | None = None) -> tuple[int, Any]:
