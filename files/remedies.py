@@ -28,7 +28,8 @@ KNOWN = (
     ),
     (r"greater than the derived max_model_len", "Its weights allow a shorter context only: lower context."),
     (
-        r"unrecognized arguments|error: argument |invalid argument:|unexpected argument|invalid choice",
+        r"unrecognized arguments|error: argument |invalid argument:|unexpected argument|invalid choice"
+        r"|No such option|Invalid value for '-",
         "It does not know one of its arguments: correct args.",
     ),
     (
@@ -37,7 +38,7 @@ KNOWN = (
         "It cannot read its weights: see whether weights names the right file or folder, whole and in its format.",
     ),
 )
-"""What engines say (vLLM, SGLang, TEI, llama.cpp, ollama) → what to do."""
+"""What engines say (vLLM, SGLang, TEI, llama.cpp, ollama, LiteLLM) → what to do."""
 KILLED = "It was killed, as the kernel does when memory runs out: see dmesg, and " + MEMORY + "."
 
 

@@ -10,12 +10,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gpurack.endpoints import endpoint
+from gpurack.endpoints import endpoint, on_loopback
 from gpurack.engines import ENGINES
 from gpurack.engines.base import given
 from gpurack.plan import weights
 from gpurack.spec.model import Host, Model
-from gpurack.spec.warnings import on_loopback
 from gpurack.state.model import Header
 
 Kind = Literal["chat", "embedding", "rerank", "web page", "API"]

@@ -10,6 +10,9 @@ from typing import Any, ClassVar, Literal
 
 from gpurack.spec.model import SPLIT, ArgValue, HfWeights, Model, ModelScopeWeights, UrlWeights, Weights
 
+READY_TIMEOUT = 1800
+"""Seconds a model may take until it answers; 30 minutes is what the largest engines need to load (engines.md)."""
+
 
 @dataclass(frozen=True)
 class Accelerator:
@@ -163,7 +166,7 @@ class Engine(ABC):
     refused. own_args: flags that gpurack writes itself → the inventory's field for it. removed_args: flags of earlier
     versions → what to do instead. counter: of what it has served; None: it counts nothing. min_compute: the lowest
     NVIDIA compute capability its images run on. only_version: the version of an engine that gets no new ones, so that
-    the inventory need not say it.
+    the inventory need not say it. legacy: why it should not be begun with any more, as a sentence; "" where it may.
     """
 
     name: ClassVar[str]
@@ -185,6 +188,7 @@ class Engine(ABC):
     counter: ClassVar[Counter | None] = None
     min_compute: ClassVar[str | None] = None
     only_version: ClassVar[str | None] = None
+    legacy: ClassVar[str] = ""
 
     @abstractmethod
     def image(self, version: str, accelerator: Accelerator) -> str:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-from gpurack.engines.base import NO_CARDS, Accelerator, Container, Engine, Finding, Run, Upstream, with_secrets
+from gpurack.engines.base import NO_CARDS, Accelerator, Container, Engine, Finding, Run, Upstream, flags, with_secrets
 from gpurack.resources import read_text
 from gpurack.spec.model import Model
 
@@ -79,8 +79,7 @@ class Litellm(Engine):
             "general_settings": {"custom_auth": "gateway.keyed" if keys else "gateway.open_to_all"},
         }
         argv = ["--config", CONFIG, "--host", "0.0.0.0", "--port", str(self.port)]
-        for flag, value in model.args.items():
-            argv += [f"--{flag}", *([] if value is True else [str(value)])]
+        argv += flags(model.args)
         entrypoint, command = ["sh", "-c"], [UNKNOWN_MASTER_KEY, "sh", "litellm", *argv]
         if exports:
             entrypoint, command = with_secrets(exports, [*entrypoint, *command])

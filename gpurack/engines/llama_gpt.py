@@ -28,6 +28,7 @@ class LlamaGpt(Engine):
     keyless = True
     service = True
     only_version = "latest"
+    legacy = "its last release is of 2023; open-webui is its successor."
     no_weights = "; its model is an entry of llama-cpp-python that it connects_to"
     fields = frozenset({"connects_to"})
     unused: ClassVar = {**NO_CARDS, "args": "its settings are variables, in env."}

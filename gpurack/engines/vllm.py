@@ -4,12 +4,14 @@ Sources (vLLM 0.33.0): `vllm serve PATH` is named as the entry point, because ol
 vllm.entrypoints.openai.api_server there, which is deprecated and takes no path (seen in 0.32.0); CUDA 13.0 wants driver
 R580 and compute capability 7.5 to 12.0; `--gpu-memory-utilization` is a share of *total* memory, default 0.92;
 VLLM_API_KEY guards /v1 only; a tensor parallel server needs shared memory, so ipc: host; HF_HUB_OFFLINE keeps local
-weights from phoning home.
+weights from phoning home; a load of more than VLLM_ENGINE_READY_TIMEOUT_S (600) is given up, which a large model on a
+slow disk takes.
 """
 
 from typing import ClassVar
 
 from gpurack.engines.base import (
+    READY_TIMEOUT,
     Accelerator,
     Container,
     Counter,
@@ -142,6 +144,7 @@ class Vllm(Engine):
             argv += ["--gpu-memory-utilization", f"{run.memory_fraction:.3f}"]
         argv += flags(model.args, ONE_DASH)
         environment = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+        environment["VLLM_ENGINE_READY_TIMEOUT_S"] = str(READY_TIMEOUT)
         volumes = {"vllm-cache": "/root/.cache/vllm"}
         compose = {"ipc": "host", **(ON_AMD if run.accelerator.vendor == "amd" else {})}
         if not run.api_key_file:

@@ -6,13 +6,11 @@ from typing import Any
 
 from gpurack import paths
 from gpurack.engines import ENGINES
+from gpurack.engines.base import READY_TIMEOUT
 from gpurack.plan import compose, images, pins, pulls, weights
 from gpurack.plan.drift import Change, holdings, replaced
 from gpurack.spec.model import Host
 from gpurack.state.model import HostState
-
-READY_TIMEOUT = 1800
-"""Seconds a model may take until it answers; 30 minutes is what the largest engines need to load (engines.md)."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from gpurack.endpoints import endpoint
+from gpurack.endpoints import endpoint, on_loopback
 from gpurack.engines import ENGINES
 from gpurack.spec.model import Host, Model, Secret
 from gpurack.spec.problems import Problem, unknown
@@ -95,7 +95,7 @@ def neighbours(one: tuple[str, Model], other: tuple[str, Model]) -> bool:
 
 def reachable(service: tuple[str, Model], model: tuple[str, Model]) -> bool:
     """Can a container reach a model? In one network by its name, else by its published port."""
-    return neighbours(service, model) or model[1].bind != "loopback"
+    return neighbours(service, model) or not on_loopback(model[1].bind)
 
 
 def connection_problems(fleet: Mapping[str, Host], names: Collection[str]) -> list[Problem]:

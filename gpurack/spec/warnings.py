@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from gpurack.endpoints import on_loopback
 from gpurack.engines import ENGINES
 from gpurack.engines.known_flags import is_known_version, unknown_flags
 from gpurack.spec.cards import CARDS
@@ -41,6 +42,8 @@ def warnings(fleet: Mapping[str, Host]) -> list[Problem]:
 def of_model(model: Model) -> list[str]:
     """The warnings of one model."""
     found = []
+    if ENGINES[model.engine].legacy:
+        found.append(f"{model.engine} is legacy: {ENGINES[model.engine].legacy}")
     keyless = model.api_key is None and not model.keys
     if not on_loopback(model.bind) and keyless and "api_key" not in ENGINES[model.engine].unused:
         found.append("no key, open to everybody who reaches the host (api_key: null).")
@@ -68,15 +71,6 @@ def remedy(variable: str) -> str:
     if variable.startswith(("HF_", "HUGGING")):
         return "hf_token of the host fetches weights with it."
     return 'clients\' keys belong into api_key, others into a file on the host: compose: {"env_file": ["/…"]}.'
-
-
-def on_loopback(bind: str) -> bool:
-    """Does nobody but the host itself reach a model that binds to this word or address?
-
-    >>> on_loopback("loopback"), on_loopback("127.0.0.1"), on_loopback("0.0.0.0"), on_loopback("lan")
-    (True, True, False, False)
-    """
-    return bind in ("loopback", "::1") or bind.startswith("127.")
 
 
 def floating(image: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import shlex
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,14 @@ def test_what_people_reach_and_where(lab: dict[str, Host]) -> None:
         ("ranks", "rerank", "http://models.uni.example:8080/v1", ("gpu2",), "", False),
         ("chat", "web page", "http://gpu1:3000", ("gpu1",), "", False),
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "known_as"), [("@local", platform.node()), ("@ssh/gpu1", "gpu1"), ("gpu1.lab", "gpu1.lab")]
+)
+def test_what_only_pyinfra_calls_so_is_no_address(name: str, known_as: str) -> None:
+    lab = check_fleet({name: [{"models": {"alpha": LAN}}]})
+    assert [one.address for one in offers(lab, {})] == [f"http://{known_as}:8000/v1"]
 
 
 def test_the_line_to_try_is_one_that_a_shell_takes(lab: dict[str, Host]) -> None:

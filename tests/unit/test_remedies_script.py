@@ -20,6 +20,8 @@ from tests.unit.host_programs import load
         (1, "ValueError: User-specified max_model_len (8192) is greater than the derived max_model_len (512)",
          "lower context"),
         (2, "vllm serve: error: unrecognized arguments: --no-such-flag", "correct args"),
+        (2, "Error: No such option: --no-such-flag", "correct args"),
+        (2, "Error: Invalid value for '--num_workers': 'many' is not a valid integer.", "correct args"),
         (1, "ValueError: Invalid repository ID or local directory specified: '/weights/x'.", "whether weights names"),
         (1, "RuntimeError: Insufficient space in /dev/shm for shared-memory allocation", "shm_size"),
         (137, "Loading weights: 40 %", "killed, as the kernel does"),

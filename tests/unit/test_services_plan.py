@@ -234,10 +234,11 @@ def refused(gpu1: dict[str, Any], **others: dict[str, Any]) -> list[str]:
     return [str(problem) for problem in error.value.problems]
 
 
-def test_a_loopback_bound_model_of_another_host_is_refused() -> None:
+@pytest.mark.parametrize("bind", ["loopback", "127.0.0.1", "::1"])
+def test_a_loopback_bound_model_of_another_host_is_refused(bind: str) -> None:
     assert refused(
         {"services": {"gateway": {**GATEWAY, "connects_to": ["far"]}}},
-        gpu2={"models": {"far": {**MODEL, "port": 8000}}},
+        gpu2={"models": {"far": {**MODEL, "port": 8000, "bind": bind}}},
     ) == [
         'gpu1 services.gateway.connects_to: far on gpu2 is bound to loopback, so gpu1 cannot reach it; give it bind: '
         '"lan".'

@@ -136,7 +136,8 @@ def meaning(
     }
 
 
-OURS = {"HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "VLLM_NO_USAGE_STATS", "OLLAMA_HOST", "OPENAI_API_KEY"}
+OURS = {"HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "OLLAMA_HOST", "OPENAI_API_KEY"}
+OURS |= {"VLLM_ENGINE_READY_TIMEOUT_S", "VLLM_NO_USAGE_STATS"}
 """Variables that gpurack adds and that change nothing of what was meant."""
 
 
