@@ -15,6 +15,8 @@ SEPARATOR = "\x1e"
 # bash waits in `read`, which costs no process, and ends when its standard input is closed.
 _LOOP = "while read -r -t {every} _; [ $? -gt 128 ]; do {look}; printf '\\036'; done"
 
+KEYS_IN_ARGUMENTS = "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n' | grep -aF sk- | grep -av grep"
+"""Arguments of processes that hold what looks like a key; the tests' keys begin with sk-."""
 DAEMON_JSON = "if [ -e /etc/docker/daemon.json ]; then echo there; cat /etc/docker/daemon.json; fi"
 RUNNING_WITH_CARDS = (
     'ids=$(docker ps -q); [ -z "$ids" ] || docker inspect --format '

@@ -13,13 +13,12 @@ from typing import Any
 import pytest
 
 from tests.acceptance.conftest import Lab, chat, containers, identities, model
-from tests.acceptance.evidence import sampled
+from tests.acceptance.evidence import KEYS_IN_ARGUMENTS, sampled
 from tests.testbed import Host
 
 KEY, NEXT = "sk-first-8f3a61c2$'x", "sk-second-77d0b41e"
 FILE = "/etc/gpurack/secrets/gamma/api_key"
 GUARDED: dict[str, Any] = {"gamma": model("gamma", [], 8000, api_key={"env": "LAB_KEY"})}
-ARGUMENTS = "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n' | grep -aF sk- | grep -av grep"
 
 
 @contextmanager
@@ -74,7 +73,7 @@ def test_a_key_is_given_without_a_trace(lab: Lab, host: Host) -> None:
     key = KEY.replace("'", "").replace("$", "")  # what a header carries without quoting
     inventory = lab.inventory({"cpu1": {"models": GUARDED}})
     outputs = []
-    with sampled(host, ARGUMENTS) as there, watched_here() as here:
+    with sampled(host, KEYS_IN_ARGUMENTS) as there, watched_here() as here:
         for options in (("--dry", "-vvv", "--diff"), ("--dry", "--json"), ("-y", "-vvv", "--diff", "--debug")):
             run = lab.run(inventory, *options, env={"LAB_KEY": key})
             assert run.exit_code == 0, run.output
@@ -133,7 +132,13 @@ def test_a_failing_command_of_the_runner_keeps_it(lab: Lab, host: Host, tmp_path
     secret.write_text(f"{NEXT}\n")
     shout = {"entrypoint": ["sh", "-c", "echo my key is $(cat /run/secrets/api_key); exit 1"]}
     models = {"gamma": model("gamma", [], 8000, api_key={"file": str(secret)}, compose=shout)}
-    run = lab.run(lab.inventory({"cpu1": {"models": models}}), "-y", "-vvv")
+    with sampled(host, KEYS_IN_ARGUMENTS) as there, watched_here() as here:
+        run = lab.run(lab.inventory({"cpu1": {"models": models}}), "-y", "-vvv", "--diff")
     assert run.exit_code == 1
     assert "| my key is •••" in run.output
     assert NEXT not in run.output
+    assert ([look for look in there.looks if NEXT in look], here) == ([], [])
+    assert NEXT not in json.dumps(containers(host))
+    assert NEXT not in host.root("journalctl --no-pager -q").stdout
+    # what the model itself printed is in its own log alone
+    assert [path for path in places(host, NEXT) if not path.startswith("/var/lib/docker/containers/")] == [FILE]

@@ -333,6 +333,15 @@ def test_own_keys_of_compose_are_refused_and_may_be_taken_away() -> None:
     assert found(ports=None, shm_size="1g") == []
 
 
+def test_what_is_legacy_is_warned_of() -> None:
+    page = {"engine": "llama-gpt", "port": 3000, "connects_to": ["alpha"], "api_key": None}
+    said = [
+        str(problem)
+        for problem in warnings(check_fleet({"gpu1": [{"models": {"alpha": ALPHA}, "services": {"page": page}}]}))
+    ]
+    assert any(line.startswith("gpu1 services.page: llama-gpt is legacy: ") and "open-webui" in line for line in said)
+
+
 def test_a_model_that_says_nothing_of_gpus_on_a_host_with_cards_is_warned_of() -> None:
     entry = {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf", "port": 8000}
     fleet = check_fleet({"gpu1": [{"hardware": {"A30": 1, "A31": 1}, "models": {"alpha": entry}}]})

@@ -9,7 +9,7 @@ import pytest
 
 from tests.acceptance.conftest import Lab, Run, cards, containers
 from tests.acceptance.engines.conftest import content, nothing_changes, post, say
-from tests.acceptance.evidence import told
+from tests.acceptance.evidence import KEYS_IN_ARGUMENTS, Samples, sampled, told
 from tests.testbed import Host
 from tests.testbed.engines import models
 
@@ -37,18 +37,25 @@ def wanted() -> dict[str, Any]:
     }
 
 
-def deploy(lab: Lab) -> Run:
-    return lab.run(lab.inventory({"engine1": {"models": wanted()}}), env={"KEY": KEY})
+def deploy(lab: Lab, *options: str) -> Run:
+    return lab.run(lab.inventory({"engine1": {"models": wanted()}}), *options, env={"KEY": KEY})
 
 
 @pytest.fixture(scope="module")
-def host(lab: Lab, engine1: Host) -> Host:
-    """All of them, brought up by one run."""
+def started(lab: Lab, engine1: Host) -> tuple[Run, Samples]:
+    """The one run that brings all of them up, at its noisiest, and what looked like a key among all arguments then."""
     lab.testbed.serve_engines("vllm", "sglang", "tei")
     engine1.root("command -v docker >/dev/null && docker ps -aq | xargs -r docker rm -f", check=False)
-    run = deploy(lab)
+    with sampled(engine1, KEYS_IN_ARGUMENTS) as arguments:
+        run = deploy(lab, "-y", "-vvv", "--diff")
     assert run.exit_code == 0, run.output
     assert "7 of 7 models answered, 7 changed" in run.output
+    return run, arguments
+
+
+@pytest.fixture(scope="module")
+def host(engine1: Host, started: tuple[Run, Samples]) -> Host:
+    """With all of them."""
     return engine1
 
 
@@ -127,8 +134,12 @@ def test_nobody_gets_in_without_the_key(host: Host) -> None:
         assert post(host, port, path, {}, "sk-wrong")[0] == 401, port
 
 
-def test_the_key_shows_nowhere(host: Host) -> None:
-    """SGLang's own log would show it (docs/engines.md)."""
+def test_the_key_shows_nowhere(host: Host, started: tuple[Run, Samples]) -> None:
+    """Not while they start either. SGLang's own log would show it (docs/engines.md)."""
+    run, arguments = started
+    assert KEY not in run.output
+    assert len(arguments.looks) > 20
+    assert [look for look in arguments.looks if KEY in look] == []
     assert [look for look, said in told(host).items() if KEY in said] == []
     assert "api_key='***'" in host.root("docker logs sgl 2>&1").stdout
 
