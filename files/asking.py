@@ -26,7 +26,8 @@ NAMED = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 
 def ask(dockerd, name, url, requests):
     """Ask for what its kind of model gives: the first of `requests` (path, body) that it answers at all. Raises Failure
-    with a sentence when the answer is none. A server that knows none of the paths is of another kind, and not asked."""
+    with a sentence when the answer is none. A server that knows none of the paths is of another kind, and not asked;
+    one that knows a path and not the model says 404 as well, and the model's name."""
     refused = []
     for path, body in requests:
         with telling(Progress(name), "asking it"):
@@ -39,7 +40,8 @@ def ask(dockerd, name, url, requests):
             raise Failure(dockerd.without_secrets("{} {}".format(why, dockerd.logs(name))))
         if status == 0:
             raise Failure("it is ready, but gave no answer to POST {}: {}. {}".format(path, said, dockerd.logs(name)))
-        if status not in (404, 405):
+        unknown_model = status == 404 and str(body.get("model") or "\0") in said
+        if status not in (404, 405) or unknown_model:
             refused.append("POST {}: {} {}".format(path, status, said.strip()[:300]))
     if refused:
         what = "it is ready, but answers no request. {}. {}"

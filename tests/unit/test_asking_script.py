@@ -99,9 +99,11 @@ def test_the_first_kind_of_request_that_it_knows_counts(server: Any, said: Any, 
         ({"/v1/chat/completions": (401, "who?")},
          "it refuses the key of api_key (HTTP 401 at POST /v1/chat/completions): give the key in api_key, and nowhere "
          "else (env, args, the image). Look: docker logs alpha"),
+        ({"/v1/chat/completions": (404, {"message": "The model `alpha` does not exist."})},
+         'it is ready, but answers no request. POST /v1/chat/completions: 404 {"message": "The model `alpha` does not'),
         ({"/v1/chat/completions": (0, "")}, "it is ready, but gave no answer to POST /v1/chat/completions: Remote end"),
     ],
-    ids=["empty", "a-page", "another-model", "no-score", "an-error", "another-key", "the-end"],
+    ids=["empty", "a-page", "another-model", "no-score", "an-error", "another-key", "unknown-name", "the-end"],
 )  # fmt: skip
 def test_what_is_no_answer_is_a_failure_with_its_reason(server: Any, said: Any, sentence: str) -> None:
     server.said = said
