@@ -110,7 +110,7 @@ def conflict(spec: Host, state: HostState, platform: Platform) -> str | None:
     if found:
         name, version = next(iter(found.items()))
         together = " ".join(other for other in found if rivals[other] == rivals[name])
-        remedy = rivals[name].replace("{names}", together)
+        remedy = rivals[name].replace("{names}", together).replace("{program}", state.manager.program)
         return f"{name} {upstream(version)} is installed and cannot live beside {wanted}. {remedy}"
     return None
 

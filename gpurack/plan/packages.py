@@ -44,7 +44,7 @@ class Packages(Protocol):
     """What a family's module does. Versions of `install` come by name, None: the newest, or whatever is there."""
 
     REMOVE: str
-    """The command a person types to remove a package."""
+    """The command a person types to remove a package; {program} in it: state.manager.program."""
 
     def repository_path(self, repo: Repository) -> str:
         """Its file on the host."""

@@ -25,8 +25,8 @@ class Platform:
     host's). docker_key: in files/keys. distro_packages: the distribution's own Docker with Compose v2, engine first
     (empty: it has no Compose v2). rootless: what users' rootless Dockers need beside Docker's own packages;
     distro_rootless: and beside the distribution's. rivals: what cannot be on a host together with another engine →
-    what to do then ({names}: all of the same kind that are there); ce_rivals: with docker-ce; distro_rivals: with the
-    distribution's. trust: certificates of one's own."""
+    what to do then ({names}: all of the same kind that are there; {program}: dnf or yum); ce_rivals: with docker-ce;
+    distro_rivals: with the distribution's. trust: certificates of one's own."""
 
     name: str
     packages: Packages
@@ -95,7 +95,7 @@ def _red_hat(name: str, docker_ce: str, distro_packages: tuple[str, ...] = ()) -
         ce_rivals={
             # containerd.io obsoletes both, so that dnf would take them away without a word
             "runc": "containerd.io brings its own; what else needs one (podman, buildah) runs with crun as well: "
-            f"dnf install crun, then {rpm.REMOVE} runc.",
+            f"{{program}} install crun, then {rpm.REMOVE} runc.",
             "containerd": f"containerd.io takes its place: {rpm.REMOVE} containerd.",
         },
     )

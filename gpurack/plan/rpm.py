@@ -10,7 +10,8 @@ never idempotent: none of them is used here.
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 from gpurack import paths
 from gpurack.plan.complaints import explain
@@ -20,7 +21,8 @@ from gpurack.resources import render
 from gpurack.spec.model import Proxy
 from gpurack.state.model import HostState
 
-REMOVE = "dnf remove"
+REMOVE = "{program} remove"
+"""{program}: dnf or yum, whichever the host has."""
 VERSIONLOCK = {"dnf4": "python3-dnf-plugin-versionlock", "yum3": "yum-plugin-versionlock"}
 """The package that brings `versionlock`; dnf 5 has it built in."""
 TOOLS = ("curl", "python3")
@@ -130,7 +132,9 @@ def finish_interrupted(state: HostState) -> list[Step]:
             "| xargs -r rpm -e --nodeps"
         )
         commands = [older, transaction(state, "reinstall", torn, torn)]
-    return [Shell("finish an interrupted package installation", _together(commands), slow=True, explain=explain)]
+    return [
+        Shell("finish an interrupted package installation", _together(commands), slow=True, explain=_explain(state))
+    ]
 
 
 def prerequisites(state: HostState) -> list[str]:
@@ -167,7 +171,7 @@ def install(reason: str, packages: Mapping[str, Pin | None], state: HostState, h
     commands.append(transaction(state, "install", [*words, *(_lacking(state) if hold else [])], list(packages)))
     if hold:
         commands.append(_lock(hold, state))
-    return Shell(reason, _together(commands), slow=True, explain=explain)
+    return Shell(reason, _together(commands), slow=True, explain=_explain(state))
 
 
 def hold(names: Sequence[str], state: HostState) -> Step:
@@ -175,7 +179,7 @@ def hold(names: Sequence[str], state: HostState) -> Step:
     lacking = _lacking(state)
     first = [transaction(state, "install", lacking, lacking)] if lacking else _unlock(names, state)
     command = _together([*first, _lock(names, state)])
-    return Shell(f"hold {', '.join(names)}", command, slow=bool(lacking), explain=explain)
+    return Shell(f"hold {', '.join(names)}", command, slow=bool(lacking), explain=_explain(state))
 
 
 def unhold(names: Sequence[str], state: HostState) -> Step:
@@ -198,7 +202,7 @@ def remove(names: Sequence[str], state: HostState) -> Step:
         f"remove {', '.join(names)}",
         _together([*_unlock(names, state), transaction(state, "remove", words, [])]),
         slow=True,
-        explain=explain,
+        explain=_explain(state),
     )
 
 
@@ -222,6 +226,10 @@ def transaction(state: HostState, verb: str, words: Sequence[str], names: Sequen
         f"[ $(cat $seen/code) -ge 128 ] || rm -f {paths.RPM_TRANSACTION}; rm -rf $seen; "
         f"{listed if names else ':'}; exit 1; done; rm -rf $seen {paths.RPM_TRANSACTION}"
     )
+
+
+def _explain(state: HostState) -> Callable[[Sequence[str]], str | None]:
+    return partial(explain, program=state.manager.program)
 
 
 def _together(commands: Sequence[str]) -> str:

@@ -329,6 +329,12 @@ def test_yum_3_goes_down_by_a_command_of_its_own(there: str, pin: Pin, down: boo
     assert "yum -y downgrade" not in rpm.install("x", {"docker-ce": pin}, bare()).command  # type: ignore[attr-defined]
 
 
+def test_what_fails_is_explained_with_the_hosts_own_program() -> None:
+    step = rpm.install("x", {"curl": None}, bare(manager="yum dnf4"))
+    assert isinstance(step, Shell)
+    assert "(yum repolist)" in str(step.explain(["Error: Unable to find a match: curl"]))
+
+
 def test_dnf_5_needs_no_plugin_for_holds() -> None:
     text = command(plan_docker(ce("28.5.2"), bare(os="fedora 43", manager="dnf dnf5"), True), "install docker-ce")
     assert "plugin-versionlock" not in text

@@ -56,7 +56,11 @@ def says(run: Run, sentence: str) -> bool:
 @pytest.mark.parametrize(
     ("package", "sentence"),
     [
-        ("podman-docker", "podman-docker 5.4.0 is installed and cannot live beside docker-ce. It only calls podman"),
+        (
+            "podman-docker",
+            "podman-docker 5.4.0 is installed and cannot live beside docker-ce. It only calls podman docker: yum "
+            "remove podman-docker.",
+        ),
         (
             "docker",
             'docker 25.0.8 is installed and cannot live beside docker-ce. To keep it write docker: {"source": "k',
