@@ -76,7 +76,9 @@ def _debian(name: str, family: str, distro_packages: tuple[str, ...] = (), coden
 def _red_hat(name: str, docker_ce: str, distro_packages: tuple[str, ...] = ()) -> Platform:
     """docker_ce: the folder that has the release's number. Never dnf's own $releasever: with a pinned minor release it
     is "9.4", which Docker's repository does not have (docker-ce-packaging#1184). Docker signs its packages, NVIDIA its
-    repository's metadata, which have the packages' checksums."""
+    repository's metadata, which have the packages' checksums. Fedora's plugins have the same files as Docker's, of
+    which rpm says so only after the download."""
+    own, docker = _kept("distro" if distro_packages else "keep", rpm.REMOVE), _kept("docker-ce", rpm.REMOVE)
     return Platform(
         name=name,
         packages=rpm,
@@ -87,17 +89,19 @@ def _red_hat(name: str, docker_ce: str, distro_packages: tuple[str, ...] = ()) -
         distro_packages=distro_packages,
         rootless=("shadow-utils", "acl"),  # the rest Docker's own package asks for
         rivals={
-            "docker-ce": _kept("docker-ce", rpm.REMOVE),
-            "moby-engine": _kept("distro" if distro_packages else "keep", rpm.REMOVE),
+            "docker-ce": docker,
+            "moby-engine": own,
             "docker": _kept("keep", rpm.REMOVE),
             "podman-docker": f"It only calls podman docker: {rpm.REMOVE} podman-docker.",
         },
         ce_rivals={
+            **dict.fromkeys(distro_packages, own),
             # containerd.io obsoletes both, so that dnf would take them away without a word
             "runc": "containerd.io brings its own; what else needs one (podman, buildah) runs with crun as well: "
             f"{{program}} install crun, then {rpm.REMOVE} runc.",
             "containerd": f"containerd.io takes its place: {rpm.REMOVE} containerd.",
         },
+        distro_rivals=dict.fromkeys(CE_PACKAGES, docker),
     )
 
 

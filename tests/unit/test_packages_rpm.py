@@ -360,6 +360,12 @@ def test_an_interrupted_transaction_is_finished_first() -> None:
     assert "reinstall" not in command(plan, "finish"), "it was cut short before it changed anything"
 
 
+MOBY = {
+    "moby-engine": "27.3.1-3.fc43",
+    "docker-cli": "27.3.1-3.fc43",
+    "docker-buildx": "0.29.1-1.fc43",
+    "docker-compose": "2.40.3-1.fc43",
+}
 PODMAN = (
     "containerd.io brings its own; what else needs one (podman, buildah) runs with crun as well: dnf install crun, "
 )
@@ -393,7 +399,31 @@ PODMAN = (
             "distro",
             "fedora 43",
             'docker-ce 28.5.2 is installed and cannot live beside moby-engine. To keep it write docker: {"source": '
-            '"docker-ce"}; to change over, stop its containers and dnf remove docker-ce.',
+            '"docker-ce"}; to change over, stop its containers and dnf remove docker-ce docker-ce-cli containerd.io '
+            "docker-buildx-plugin docker-compose-plugin.",
+        ),
+        (
+            {**MOBY, "runc": "1.2.5-1.fc43", "containerd": "2.0.5-1.fc43"},
+            "docker-ce",
+            "fedora 43",
+            'moby-engine 27.3.1 is installed and cannot live beside docker-ce. To keep it write docker: {"source": '
+            '"distro"}; to change over, stop its containers and dnf remove moby-engine docker-cli docker-buildx '
+            "docker-compose.",
+        ),
+        # its plugins are the same files as docker-ce's, and docker-buildx does not even say that it conflicts
+        (
+            {"docker-cli": "28.5.1-1.fc43", "docker-buildx": "0.29.1-1.fc43"},
+            "docker-ce",
+            "fedora 43",
+            'docker-cli 28.5.1 is installed and cannot live beside docker-ce. To keep it write docker: {"source": '
+            '"distro"}; to change over, stop its containers and dnf remove docker-cli docker-buildx.',
+        ),
+        (
+            {**MOBY, "docker-compose-plugin": "2.40.3-1.fc43"},
+            "distro",
+            "fedora 43",
+            "docker-compose-plugin 2.40.3 is installed and cannot live beside moby-engine. To keep it write docker: "
+            '{"source": "docker-ce"}; to change over, stop its containers and dnf remove docker-compose-plugin.',
         ),
         (
             {"moby-engine": "27.3.1-3.fc43"},
@@ -403,7 +433,16 @@ PODMAN = (
             '"distro"}; to change over, stop its containers and dnf remove moby-engine.',
         ),
     ],
-    ids=["podman-docker", "runc", "amazon", "fedora's", "docker-ce"],
+    ids=[
+        "podman-docker",
+        "runc",
+        "amazon",
+        "docker-ce",
+        "fedora's whole",
+        "left of fedora's",
+        "left of docker-ce",
+        "fedora's engine",
+    ],
 )
 def test_what_cannot_live_beside_docker_is_named(
     packages: dict[str, str], source: Any, system: str, sentence: str
