@@ -118,6 +118,7 @@ PLATFORMS = {
     ("debian", "sid"): _debian("Debian sid", "debian", ("docker.io", "docker-cli", "docker-compose"), "trixie"),
     ("ubuntu", "22.04"): _debian("Ubuntu 22.04", "ubuntu", ("docker.io", "docker-compose-v2")),
     ("ubuntu", "24.04"): _debian("Ubuntu 24.04", "ubuntu", ("docker.io", "docker-compose-v2")),
+    ("ubuntu", "26.04"): _debian("Ubuntu 26.04", "ubuntu", ("docker.io", "docker-compose-v2")),
     ("rhel", "8"): _red_hat("RHEL 8", "rhel/8"),
     ("rhel", "9"): _red_hat("RHEL 9", "rhel/9"),
     ("rhel", "10"): _red_hat("RHEL 10", "rhel/10"),
