@@ -111,7 +111,8 @@ MOBY = ("moby-engine", "docker-cli", "docker-buildx", "docker-compose")
 # Debian 12 has docker.io 20.10 and only Compose v1; Ubuntu 22.04 and 24.04 got docker-compose-v2 by updates. Amazon
 # Linux has a Docker without Compose, RHEL and its likes have none. Docker builds for RHEL and CentOS Stream; the others
 # take those packages: for release 8 from rhel, as centos stopped at 26.1. Amazon Linux 2 takes what was built for
-# CentOS 7 (up to 26.1).
+# CentOS 7 (up to 26.1); on release 8 the module container-tools would hide that, as it provides runc, which what is
+# built for 8 no longer says (containerd-packaging#102).
 PLATFORMS = {
     ("debian", "12"): _debian("Debian 12", "debian"),
     ("debian", "13"): _debian("Debian 13", "debian", ("docker.io", "docker-cli", "docker-compose")),
