@@ -120,7 +120,7 @@ def ce_repository(spec: Host, state: HostState, platform: Platform) -> Repositor
     url, key = mirrored(spec, "docker-ce", CE_URL, platform.docker_key)
     place = platform.docker_ce.format(codename=state.os.codename)
     marks = ("download.docker.com/linux", f"{url}/linux/")
-    return Repository("docker-ce", url, place, key, marks)
+    return Repository("docker-ce", url, place, key, marks, direct=bool(spec.proxy and spec.proxy.spares(url)))
 
 
 def prerequisites(spec: Host, state: HostState, platform: Platform) -> list[Step]:

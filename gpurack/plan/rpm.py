@@ -28,6 +28,8 @@ VERSIONLOCK = {"dnf4": "python3-dnf-plugin-versionlock", "yum3": "yum-plugin-ver
 TOOLS = ("curl", "python3")
 """Needed by their programs, not by their packages: curl-minimal is as good, and cannot live beside curl."""
 
+NO_PROXY = "proxy=_none_"
+"""In a repository's section: not by the proxy of the main one (dnf.conf(5), dnf5.conf(5), yum.conf(5))."""
 CACHES = ("/var/cache/dnf", "/var/cache/libdnf5", "/var/cache/yum/*/*", "/var/lib/yum/repos/*/*")
 
 
@@ -44,6 +46,7 @@ def key_path(repo: Repository) -> str:
 def source(repo: Repository) -> str:
     """The content of its file. repo.place: path, then options of a .repo file."""
     path, *options = repo.place.split()
+    options += [NO_PROXY] if repo.direct else []
     return render(
         "templates/rpm.repo.j2", name=repo.name, url=f"{repo.url}/{path}", options=options, key=key_path(repo)
     )
@@ -103,8 +106,8 @@ THEIRS = "# set aside by gpurack: "
 
 
 def proxy(proxy: Proxy | None, state: HostState) -> list[Step]:
-    """A line in the main section of dnf's own configuration, which has no drop-ins before dnf 5 and no exceptions. A
-    line of the admin's stands aside meanwhile."""
+    """A line in the main section of dnf's own configuration, which has no drop-ins before dnf 5, and exceptions only in
+    the repositories' own sections. A line of the admin's stands aside meanwhile."""
     path = paths.YUM_CONF if state.manager.generation == "yum3" else paths.DNF_CONF
     text = state.files[path].text if path in state.files else ""
     wanted = re.sub(rf"{re.escape(OURS)}proxy=.*\n", "", text).replace(THEIRS, "")
