@@ -191,6 +191,7 @@ def test_the_shipped_keys_are_dockers_and_nvidias(tmp_path: Path) -> None:
     fingerprints = {
         "docker": "9DC858229FC7DD38854AE2D88D81803C0EBFCD88",
         "docker-rpm": "060A61C51B558A7F742B77AAC52FEB6B621E9F35",
+        "nvidia": "C95B321B61E88C1809C4F759DDCAE044F796ECB0",
     }
     for name, fingerprint in fingerprints.items():
         argv = ["gpg", "--homedir", str(tmp_path), "--with-colons", "--show-keys", f"files/keys/{name}.asc"]
