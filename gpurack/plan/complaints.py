@@ -20,9 +20,11 @@ There = Mapping[str, Sequence[tuple[str, str]]]
 Complaints = Sequence[tuple[str, Callable[[re.Match[str], str, There], str | None]]]
 
 
-def explain(lines: Sequence[str]) -> str | None:
-    """The sentence for what a failed command of dnf or yum printed; None when it is no complaint known here."""
-    return _explain(lines, COMPLAINTS)
+def explain(lines: Sequence[str], program: str) -> str | None:
+    """The sentence for what a failed command of dnf or yum printed; None when it is no complaint known here. program:
+    the one of the two that the host has, for the commands in the sentence."""
+    said = _explain(lines, COMPLAINTS)
+    return said.replace("{program}", program) if said else None
 
 
 def explain_apt(lines: Sequence[str]) -> str | None:
@@ -82,7 +84,7 @@ def _no_match(found: re.Match[str], text: str, there: There) -> str | None:
     spec = found["spec"]
     name = max((name for name in there if spec.startswith(f"{name}-")), key=len, default=None)
     if name is None:
-        return f"{spec.removesuffix('-*')} is in none of the host's repositories (dnf repolist)."
+        return f"{spec.removesuffix('-*')} is in none of the host's repositories ({{program}} repolist)."
     return _other_versions(name, spec.removeprefix(f"{name}-").removesuffix("-*"), there)
 
 
@@ -98,7 +100,7 @@ def _lacks(found: re.Match[str], text: str, there: There) -> str:
 def _kept_away(found: re.Match[str], text: str, there: There) -> str:
     return (
         f"{found['spec'].removesuffix('-*')} is there, but an exclude, a module or a versionlock that is not gpurack's "
-        "keeps it away (excludepkgs in /etc/dnf/dnf.conf and .repo files; dnf versionlock list)."
+        "keeps it away (excludepkgs in /etc/dnf/dnf.conf and .repo files; {program} versionlock list)."
     )
 
 

@@ -110,7 +110,7 @@ def conflict(spec: Host, state: HostState, platform: Platform) -> str | None:
     if found:
         name, version = next(iter(found.items()))
         together = " ".join(other for other in found if rivals[other] == rivals[name])
-        remedy = rivals[name].replace("{names}", together)
+        remedy = rivals[name].replace("{names}", together).replace("{program}", state.manager.program)
         return f"{name} {upstream(version)} is installed and cannot live beside {wanted}. {remedy}"
     return None
 
@@ -120,7 +120,7 @@ def ce_repository(spec: Host, state: HostState, platform: Platform) -> Repositor
     url, key = mirrored(spec, "docker-ce", CE_URL, platform.docker_key)
     place = platform.docker_ce.format(codename=state.os.codename)
     marks = ("download.docker.com/linux", f"{url}/linux/")
-    return Repository("docker-ce", url, place, key, marks)
+    return Repository("docker-ce", url, place, key, marks, direct=bool(spec.proxy and spec.proxy.spares(url)))
 
 
 def prerequisites(spec: Host, state: HostState, platform: Platform) -> list[Step]:

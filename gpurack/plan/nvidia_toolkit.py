@@ -59,7 +59,9 @@ def repository(spec: Host, platform: Platform) -> Repository:
     place = platform.toolkit
     marks = ("nvidia.github.io/libnvidia-container", "nvidia.github.io/nvidia-docker",
              "nvidia.github.io/nvidia-container-runtime", f"{url}/{place.split('$')[0].rstrip('/')}")  # fmt: skip
-    return Repository("nvidia-container-toolkit", url, place, key, marks)
+    return Repository(
+        "nvidia-container-toolkit", url, place, key, marks, direct=bool(spec.proxy and spec.proxy.spares(url))
+    )
 
 
 def pins(spec: Host) -> Mapping[str, Pin]:

@@ -18,13 +18,15 @@ from gpurack.state.model import HostState
 @dataclass(frozen=True)
 class Repository:
     """A repository of ours. name: that of its files. url: upstream's base or the mirror's. place: where below it, in
-    the family's own words. key: armored. marks: texts by which older files of it are known."""
+    the family's own words. key: armored. marks: texts by which older files of it are known. direct: reached without the
+    inventory's proxy."""
 
     name: str
     url: str
     place: str
     key: str
     marks: tuple[str, ...]
+    direct: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Packages(Protocol):
     """What a family's module does. Versions of `install` come by name, None: the newest, or whatever is there."""
 
     REMOVE: str
-    """The command a person types to remove a package."""
+    """The command a person types to remove a package; {program} in it: state.manager.program."""
 
     def repository_path(self, repo: Repository) -> str:
         """Its file on the host."""

@@ -25,8 +25,8 @@ class Platform:
     host's). docker_key: in files/keys. distro_packages: the distribution's own Docker with Compose v2, engine first
     (empty: it has no Compose v2). rootless: what users' rootless Dockers need beside Docker's own packages;
     distro_rootless: and beside the distribution's. rivals: what cannot be on a host together with another engine →
-    what to do then ({names}: all of the same kind that are there); ce_rivals: with docker-ce; distro_rivals: with the
-    distribution's. trust: certificates of one's own."""
+    what to do then ({names}: all of the same kind that are there; {program}: dnf or yum); ce_rivals: with docker-ce;
+    distro_rivals: with the distribution's. trust: certificates of one's own."""
 
     name: str
     packages: Packages
@@ -76,7 +76,9 @@ def _debian(name: str, family: str, distro_packages: tuple[str, ...] = (), coden
 def _red_hat(name: str, docker_ce: str, distro_packages: tuple[str, ...] = ()) -> Platform:
     """docker_ce: the folder that has the release's number. Never dnf's own $releasever: with a pinned minor release it
     is "9.4", which Docker's repository does not have (docker-ce-packaging#1184). Docker signs its packages, NVIDIA its
-    repository's metadata, which have the packages' checksums."""
+    repository's metadata, which have the packages' checksums. Fedora's plugins have the same files as Docker's, of
+    which rpm says so only after the download."""
+    own, docker = _kept("distro" if distro_packages else "keep", rpm.REMOVE), _kept("docker-ce", rpm.REMOVE)
     return Platform(
         name=name,
         packages=rpm,
@@ -87,17 +89,19 @@ def _red_hat(name: str, docker_ce: str, distro_packages: tuple[str, ...] = ()) -
         distro_packages=distro_packages,
         rootless=("shadow-utils", "acl"),  # the rest Docker's own package asks for
         rivals={
-            "docker-ce": _kept("docker-ce", rpm.REMOVE),
-            "moby-engine": _kept("distro" if distro_packages else "keep", rpm.REMOVE),
+            "docker-ce": docker,
+            "moby-engine": own,
             "docker": _kept("keep", rpm.REMOVE),
             "podman-docker": f"It only calls podman docker: {rpm.REMOVE} podman-docker.",
         },
         ce_rivals={
+            **dict.fromkeys(distro_packages, own),
             # containerd.io obsoletes both, so that dnf would take them away without a word
             "runc": "containerd.io brings its own; what else needs one (podman, buildah) runs with crun as well: "
-            f"dnf install crun, then {rpm.REMOVE} runc.",
+            f"{{program}} install crun, then {rpm.REMOVE} runc.",
             "containerd": f"containerd.io takes its place: {rpm.REMOVE} containerd.",
         },
+        distro_rivals=dict.fromkeys(CE_PACKAGES, docker),
     )
 
 
@@ -107,13 +111,15 @@ MOBY = ("moby-engine", "docker-cli", "docker-buildx", "docker-compose")
 # Debian 12 has docker.io 20.10 and only Compose v1; Ubuntu 22.04 and 24.04 got docker-compose-v2 by updates. Amazon
 # Linux has a Docker without Compose, RHEL and its likes have none. Docker builds for RHEL and CentOS Stream; the others
 # take those packages: for release 8 from rhel, as centos stopped at 26.1. Amazon Linux 2 takes what was built for
-# CentOS 7 (up to 26.1).
+# CentOS 7 (up to 26.1); on release 8 the module container-tools would hide that, as it provides runc, which what is
+# built for 8 no longer says (containerd-packaging#102).
 PLATFORMS = {
     ("debian", "12"): _debian("Debian 12", "debian"),
     ("debian", "13"): _debian("Debian 13", "debian", ("docker.io", "docker-cli", "docker-compose")),
     ("debian", "sid"): _debian("Debian sid", "debian", ("docker.io", "docker-cli", "docker-compose"), "trixie"),
     ("ubuntu", "22.04"): _debian("Ubuntu 22.04", "ubuntu", ("docker.io", "docker-compose-v2")),
     ("ubuntu", "24.04"): _debian("Ubuntu 24.04", "ubuntu", ("docker.io", "docker-compose-v2")),
+    ("ubuntu", "26.04"): _debian("Ubuntu 26.04", "ubuntu", ("docker.io", "docker-compose-v2")),
     ("rhel", "8"): _red_hat("RHEL 8", "rhel/8"),
     ("rhel", "9"): _red_hat("RHEL 9", "rhel/9"),
     ("rhel", "10"): _red_hat("RHEL 10", "rhel/10"),

@@ -10,7 +10,8 @@ never idempotent: none of them is used here.
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 from gpurack import paths
 from gpurack.plan.complaints import explain
@@ -20,12 +21,15 @@ from gpurack.resources import render
 from gpurack.spec.model import Proxy
 from gpurack.state.model import HostState
 
-REMOVE = "dnf remove"
+REMOVE = "{program} remove"
+"""{program}: dnf or yum, whichever the host has."""
 VERSIONLOCK = {"dnf4": "python3-dnf-plugin-versionlock", "yum3": "yum-plugin-versionlock"}
 """The package that brings `versionlock`; dnf 5 has it built in."""
 TOOLS = ("curl", "python3")
 """Needed by their programs, not by their packages: curl-minimal is as good, and cannot live beside curl."""
 
+NO_PROXY = "proxy=_none_"
+"""In a repository's section: not by the proxy of the main one (dnf.conf(5), dnf5.conf(5), yum.conf(5))."""
 CACHES = ("/var/cache/dnf", "/var/cache/libdnf5", "/var/cache/yum/*/*", "/var/lib/yum/repos/*/*")
 
 
@@ -42,6 +46,7 @@ def key_path(repo: Repository) -> str:
 def source(repo: Repository) -> str:
     """The content of its file. repo.place: path, then options of a .repo file."""
     path, *options = repo.place.split()
+    options += [NO_PROXY] if repo.direct else []
     return render(
         "templates/rpm.repo.j2", name=repo.name, url=f"{repo.url}/{path}", options=options, key=key_path(repo)
     )
@@ -101,8 +106,8 @@ THEIRS = "# set aside by gpurack: "
 
 
 def proxy(proxy: Proxy | None, state: HostState) -> list[Step]:
-    """A line in the main section of dnf's own configuration, which has no drop-ins before dnf 5 and no exceptions. A
-    line of the admin's stands aside meanwhile."""
+    """A line in the main section of dnf's own configuration, which has no drop-ins before dnf 5, and exceptions only in
+    the repositories' own sections. A line of the admin's stands aside meanwhile."""
     path = paths.YUM_CONF if state.manager.generation == "yum3" else paths.DNF_CONF
     text = state.files[path].text if path in state.files else ""
     wanted = re.sub(rf"{re.escape(OURS)}proxy=.*\n", "", text).replace(THEIRS, "")
@@ -130,7 +135,9 @@ def finish_interrupted(state: HostState) -> list[Step]:
             "| xargs -r rpm -e --nodeps"
         )
         commands = [older, transaction(state, "reinstall", torn, torn)]
-    return [Shell("finish an interrupted package installation", _together(commands), slow=True, explain=explain)]
+    return [
+        Shell("finish an interrupted package installation", _together(commands), slow=True, explain=_explain(state))
+    ]
 
 
 def prerequisites(state: HostState) -> list[str]:
@@ -167,7 +174,7 @@ def install(reason: str, packages: Mapping[str, Pin | None], state: HostState, h
     commands.append(transaction(state, "install", [*words, *(_lacking(state) if hold else [])], list(packages)))
     if hold:
         commands.append(_lock(hold, state))
-    return Shell(reason, _together(commands), slow=True, explain=explain)
+    return Shell(reason, _together(commands), slow=True, explain=_explain(state))
 
 
 def hold(names: Sequence[str], state: HostState) -> Step:
@@ -175,7 +182,7 @@ def hold(names: Sequence[str], state: HostState) -> Step:
     lacking = _lacking(state)
     first = [transaction(state, "install", lacking, lacking)] if lacking else _unlock(names, state)
     command = _together([*first, _lock(names, state)])
-    return Shell(f"hold {', '.join(names)}", command, slow=bool(lacking), explain=explain)
+    return Shell(f"hold {', '.join(names)}", command, slow=bool(lacking), explain=_explain(state))
 
 
 def unhold(names: Sequence[str], state: HostState) -> Step:
@@ -198,7 +205,7 @@ def remove(names: Sequence[str], state: HostState) -> Step:
         f"remove {', '.join(names)}",
         _together([*_unlock(names, state), transaction(state, "remove", words, [])]),
         slow=True,
-        explain=explain,
+        explain=_explain(state),
     )
 
 
@@ -222,6 +229,10 @@ def transaction(state: HostState, verb: str, words: Sequence[str], names: Sequen
         f"[ $(cat $seen/code) -ge 128 ] || rm -f {paths.RPM_TRANSACTION}; rm -rf $seen; "
         f"{listed if names else ':'}; exit 1; done; rm -rf $seen {paths.RPM_TRANSACTION}"
     )
+
+
+def _explain(state: HostState) -> Callable[[Sequence[str]], str | None]:
+    return partial(explain, program=state.manager.program)
 
 
 def _together(commands: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -734,10 +735,32 @@ class Proxy(Strict):
         return value.rstrip("/")
 
     @property
+    def direct(self) -> list[str]:
+        """`no_proxy`, and the host itself."""
+        return ["localhost", "127.0.0.1", "::1", *self.no_proxy]
+
+    @property
     def env(self) -> dict[str, str]:
         """The variables that programs read, in lower case."""
-        direct = ",".join(["localhost", "127.0.0.1", "::1", *self.no_proxy])
-        return {"http_proxy": self.url, "https_proxy": self.url, "no_proxy": direct}
+        return {"http_proxy": self.url, "https_proxy": self.url, "no_proxy": ",".join(self.direct)}
+
+    def spares(self, url: str) -> bool:
+        """Is a URL reached without it? As curl reads the variable: a name stands for all below it, too."""
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        return any(
+            entry == "*"
+            or _covers(entry, host)
+            or any(f".{name}".endswith(f".{entry.lower().lstrip('.')}") for name in (host, parts.netloc.lower()))
+            for entry in self.direct
+        )
+
+
+def _covers(network: str, host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host) in ipaddress.ip_network(network, strict=False)
+    except ValueError:  # one of them is a name
+        return False
 
 
 def _proxy_may_be_text(value: Any) -> Any:

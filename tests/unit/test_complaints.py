@@ -143,7 +143,15 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_a_sentence(case: str) -> None:
     lines, sentence = CASES[case]
-    assert explain(lines) == sentence
+    assert explain(lines, "dnf") == sentence
+
+
+def test_commands_in_it_are_those_of_the_host() -> None:
+    """RHEL 8 and 9 may have yum alone, a link to dnf."""
+    assert explain(CASES["no such package"][0], "yum") == (
+        "python3-dnf-plugin-versionlock is in none of the host's repositories (yum repolist)."
+    )
+    assert str(explain(CASES["dnf 4, excluded"][0], "yum")).endswith("yum versionlock list).")
 
 
 def test_what_is_there() -> None:

@@ -11,6 +11,7 @@ from gpurack import paths
 from gpurack.plan.docker import plan_docker
 from gpurack.plan.models import plan_models
 from gpurack.plan.network import certificates, plan_network
+from gpurack.plan.nvidia_toolkit import plan_toolkit
 from gpurack.plan.platforms import PLATFORMS
 from gpurack.plan.remove import plan_remove
 from gpurack.plan.steps import Shell, Step, WriteFile
@@ -249,6 +250,50 @@ def test_dnf_has_it_in_its_main_section_and_the_admins_line_stands_aside() -> No
 def test_a_dnf_conf_without_a_proxy_is_not_touched_and_an_empty_one_gets_its_section() -> None:
     assert dnf_conf(Host(), CONF) == CONF
     assert dnf_conf(spec({"proxy": URL}), "") == f"[main]\n# by gpurack: the inventory's proxy\nproxy={URL}\n"
+
+
+@pytest.mark.parametrize(
+    ("url", "no_proxy", "direct"),
+    [
+        ("http://mirror.lab.example/docker-ce", ["mirror.lab.example"], True),
+        ("http://MIRROR.lab.example:8081/docker-ce", ["Mirror.Lab.Example"], True),
+        ("http://mirror.lab.example:8081/docker-ce", ["mirror.lab.example:8081"], True),
+        ("http://mirror.lab.example/docker-ce", ["mirror.lab.example:8081"], False),
+        ("http://mirror.lab.example/docker-ce", ["lab.example"], True),
+        ("http://mirror.lab.example/docker-ce", [".lab.example"], True),
+        ("http://mirror.lab.example/docker-ce", ["*"], True),
+        ("http://mirror.mylab.example/docker-ce", ["lab.example", ".ab.example"], False),
+        ("http://10.1.2.3/docker-ce", ["10.0.0.0/8"], True),
+        ("http://10.1.2.3:8081/docker-ce", ["10.1.2.3"], True),
+        ("http://11.1.2.3/docker-ce", ["10.0.0.0/8", "fd00::/8"], False),
+        ("http://[fd00::1]:8081/docker-ce", ["fd00::/8"], True),
+        ("http://mirror.lab.example/docker-ce", ["10.0.0.0/8"], False),
+        ("http://localhost:8081/docker-ce", [], True),
+        ("https://download.docker.com", ["mirror.lab.example"], False),
+    ],
+)
+def test_what_is_reached_without_the_proxy(url: str, no_proxy: list[str], direct: bool) -> None:
+    proxy = spec({"proxy": {"url": URL, "no_proxy": no_proxy}}).proxy
+    assert proxy is not None
+    assert proxy.spares(url) is direct
+
+
+@pytest.mark.parametrize("no_proxy", [[], [".lab.example"]])
+def test_a_mirror_that_no_proxy_names_says_so_in_its_own_file(no_proxy: list[str]) -> None:
+    """dnf.conf itself has no exceptions."""
+    mirrors = {"docker-ce": "http://mirror.lab.example/docker-ce", "nvidia": "http://other.example/nvidia"}
+    wanted = spec({"mirrors": mirrors, "proxy": {"url": URL, "no_proxy": no_proxy}})
+    bare = host_state(os="rocky 9", docker={}, gpus=1)
+    files = written([*plan_docker(wanted, bare, unattended=True).steps, *plan_toolkit(wanted, bare).steps])
+    docker, nvidia = (text for path, text in files.items() if path.endswith(".repo"))
+    assert ("\nproxy=_none_\n" in docker) is bool(no_proxy)
+    assert "proxy=" not in nvidia
+    assert (
+        "proxy="
+        not in written(list(plan_docker(spec({"mirrors": mirrors}), bare, unattended=True).steps))[
+            "/etc/yum.repos.d/gpurack-docker-ce.repo"
+        ]
+    )
 
 
 def test_the_red_hat_family_has_a_trust_store_of_its_own(ca: Path) -> None:

@@ -307,8 +307,8 @@ def test_only_the_remains_of_a_package_are_no_conflict() -> None:
         (
             ce(),
             host_state(os="suse 15"),
-            "openSUSE Leap 15.6 is not supported; supported are Debian 12/13/sid, Ubuntu 22.04/24.04, RHEL 8/9/10, "
-            "Rocky Linux 8/9/10, AlmaLinux 8/9/10, CentOS Stream 8/9/10, Fedora 42/43/44, Amazon Linux 2/2023.",
+            "openSUSE Leap 15.6 is not supported; supported are Debian 12/13/sid, Ubuntu 22.04/24.04/26.04, RHEL "
+            "8/9/10, Rocky Linux 8/9/10, AlmaLinux 8/9/10, CentOS Stream 8/9/10, Fedora 42/43/44, Amazon Linux 2/2023.",
         ),
         *(
             (

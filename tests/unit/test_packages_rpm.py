@@ -191,6 +191,7 @@ def test_the_shipped_keys_are_dockers_and_nvidias(tmp_path: Path) -> None:
     fingerprints = {
         "docker": "9DC858229FC7DD38854AE2D88D81803C0EBFCD88",
         "docker-rpm": "060A61C51B558A7F742B77AAC52FEB6B621E9F35",
+        "nvidia": "C95B321B61E88C1809C4F759DDCAE044F796ECB0",
     }
     for name, fingerprint in fingerprints.items():
         argv = ["gpg", "--homedir", str(tmp_path), "--with-colons", "--show-keys", f"files/keys/{name}.asc"]
@@ -329,6 +330,12 @@ def test_yum_3_goes_down_by_a_command_of_its_own(there: str, pin: Pin, down: boo
     assert "yum -y downgrade" not in rpm.install("x", {"docker-ce": pin}, bare()).command  # type: ignore[attr-defined]
 
 
+def test_what_fails_is_explained_with_the_hosts_own_program() -> None:
+    step = rpm.install("x", {"curl": None}, bare(manager="yum dnf4"))
+    assert isinstance(step, Shell)
+    assert "(yum repolist)" in str(step.explain(["Error: Unable to find a match: curl"]))
+
+
 def test_dnf_5_needs_no_plugin_for_holds() -> None:
     text = command(plan_docker(ce("28.5.2"), bare(os="fedora 43", manager="dnf dnf5"), True), "install docker-ce")
     assert "plugin-versionlock" not in text
@@ -354,6 +361,12 @@ def test_an_interrupted_transaction_is_finished_first() -> None:
     assert "reinstall" not in command(plan, "finish"), "it was cut short before it changed anything"
 
 
+MOBY = {
+    "moby-engine": "27.3.1-3.fc43",
+    "docker-cli": "27.3.1-3.fc43",
+    "docker-buildx": "0.29.1-1.fc43",
+    "docker-compose": "2.40.3-1.fc43",
+}
 PODMAN = (
     "containerd.io brings its own; what else needs one (podman, buildah) runs with crun as well: dnf install crun, "
 )
@@ -387,7 +400,31 @@ PODMAN = (
             "distro",
             "fedora 43",
             'docker-ce 28.5.2 is installed and cannot live beside moby-engine. To keep it write docker: {"source": '
-            '"docker-ce"}; to change over, stop its containers and dnf remove docker-ce.',
+            '"docker-ce"}; to change over, stop its containers and dnf remove docker-ce docker-ce-cli containerd.io '
+            "docker-buildx-plugin docker-compose-plugin.",
+        ),
+        (
+            {**MOBY, "runc": "1.2.5-1.fc43", "containerd": "2.0.5-1.fc43"},
+            "docker-ce",
+            "fedora 43",
+            'moby-engine 27.3.1 is installed and cannot live beside docker-ce. To keep it write docker: {"source": '
+            '"distro"}; to change over, stop its containers and dnf remove moby-engine docker-cli docker-buildx '
+            "docker-compose.",
+        ),
+        # its plugins are the same files as docker-ce's, and docker-buildx does not even say that it conflicts
+        (
+            {"docker-cli": "28.5.1-1.fc43", "docker-buildx": "0.29.1-1.fc43"},
+            "docker-ce",
+            "fedora 43",
+            'docker-cli 28.5.1 is installed and cannot live beside docker-ce. To keep it write docker: {"source": '
+            '"distro"}; to change over, stop its containers and dnf remove docker-cli docker-buildx.',
+        ),
+        (
+            {**MOBY, "docker-compose-plugin": "2.40.3-1.fc43"},
+            "distro",
+            "fedora 43",
+            "docker-compose-plugin 2.40.3 is installed and cannot live beside moby-engine. To keep it write docker: "
+            '{"source": "docker-ce"}; to change over, stop its containers and dnf remove docker-compose-plugin.',
         ),
         (
             {"moby-engine": "27.3.1-3.fc43"},
@@ -397,7 +434,16 @@ PODMAN = (
             '"distro"}; to change over, stop its containers and dnf remove moby-engine.',
         ),
     ],
-    ids=["podman-docker", "runc", "amazon", "fedora's", "docker-ce"],
+    ids=[
+        "podman-docker",
+        "runc",
+        "amazon",
+        "docker-ce",
+        "fedora's whole",
+        "left of fedora's",
+        "left of docker-ce",
+        "fedora's engine",
+    ],
 )
 def test_what_cannot_live_beside_docker_is_named(
     packages: dict[str, str], source: Any, system: str, sentence: str

@@ -19,6 +19,7 @@ TABLE = [
     ("debian", "", "forky", "debian trixie stable", "docker.io"),
     ("ubuntu", "22.04", "jammy", "ubuntu jammy stable", "docker.io"),
     ("ubuntu", "24.04", "noble", "ubuntu noble stable", "docker.io"),
+    ("ubuntu", "26.04", "resolute", "ubuntu resolute stable", "docker.io"),
     ("rhel", "8.10", "", "rhel/8/$basearch/stable", None),
     ("rhel", "9.4", "", "rhel/9/$basearch/stable", None),
     ("rhel", "10.0", "", "rhel/10/$basearch/stable", None),
@@ -98,6 +99,6 @@ def test_an_unsupported_release_gets_one_sentence(id_: str, version: str) -> Non
     os = Os(id_, version, "", "Some Linux")
     assert platform_of(os) is None
     assert unsupported(os) == (
-        "Some Linux is not supported; supported are Debian 12/13/sid, Ubuntu 22.04/24.04, RHEL 8/9/10, "
+        "Some Linux is not supported; supported are Debian 12/13/sid, Ubuntu 22.04/24.04/26.04, RHEL 8/9/10, "
         "Rocky Linux 8/9/10, AlmaLinux 8/9/10, CentOS Stream 8/9/10, Fedora 42/43/44, Amazon Linux 2/2023."
     )

@@ -56,7 +56,11 @@ def says(run: Run, sentence: str) -> bool:
 @pytest.mark.parametrize(
     ("package", "sentence"),
     [
-        ("podman-docker", "podman-docker 5.4.0 is installed and cannot live beside docker-ce. It only calls podman"),
+        (
+            "podman-docker",
+            "podman-docker 5.4.0 is installed and cannot live beside docker-ce. It only calls podman docker: yum "
+            "remove podman-docker.",
+        ),
         (
             "docker",
             'docker 25.0.8 is installed and cannot live beside docker-ce. To keep it write docker: {"source": "k',
@@ -229,7 +233,7 @@ def test_another_rpm_that_is_at_work_is_waited_for(lab: Lab, yum1: Host) -> None
 
 
 def test_removed_and_there_again(lab: Lab, yum1: Host) -> None:
-    """Packages, holds and repositories go, and the next run brings them back; with yum, which is dnf."""
+    """Packages, holds and repositories go, and the next run brings them back, held; with yum, which is dnf."""
     run = lab.run(
         lab.inventory({"yum1": {"models": models()}}, over(*OLD)), "-y", "--data", "remove=all", deploy="remove"
     )
@@ -243,6 +247,8 @@ def test_removed_and_there_again(lab: Lab, yum1: Host) -> None:
     assert (daemon_version(yum1), versions(yum1, TOOLKIT)) == ("26.1.5", {"1.19.1"})
     assert len(held(yum1)) == len((*CE, *TOOLKIT))
     serves(yum1)
+    yum1.root("yum -y upgrade --refresh")  # its repositories have 28.5.2, 1.20.0 and, the other one, 1.21.0
+    assert (versions(yum1, CE[:2]), versions(yum1, TOOLKIT)) == ({"26.1.5"}, {"1.19.1"})
     again = converge(lab, "yum1", *OLD)
     assert again.unchanged, again.output
     assert yum1.ssh_commands(again.begun) == 1
