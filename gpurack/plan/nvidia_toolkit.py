@@ -47,7 +47,7 @@ def plan_toolkit(spec: Host, state: HostState, models_follow: bool = False) -> P
         steps += holds(spec, state, platform)
     if access(spec, state) == "cdi":
         steps += cdi(state, fresh=bool(packages))
-    steps += no_cgroups(spec, state)
+    steps += no_cgroups(spec, state, fresh=bool(packages))
     steps += driver_holds(spec, state, platform.packages)
     wrong = None if models_follow else other_driver(spec, state)
     return Plan(tuple(steps), (wrong,) if wrong else ())
@@ -96,13 +96,22 @@ def holds(spec: Host, state: HostState, platform: Platform) -> list[Step]:
     return [platform.packages.unhold(held, state)] if held else []
 
 
-def no_cgroups(spec: Host, state: HostState) -> list[Step]:
+def no_cgroups(spec: Host, state: HostState, fresh: bool = False) -> list[Step]:
     """The hook told for the whole host to leave cgroups alone, where the inventory asks for that. Not by `nvidia-ctk
-    config`, which writes at every run and drops comments; the hook reads the file at each start."""
-    file = state.files.get(paths.HOOK_CONFIG)
-    if spec.nvidia.no_cgroups != "system" or file is None or file.text == (text := without_cgroups(file.text)):
+    config`, which writes at every run and drops comments; the hook reads the file at each start. fresh: the packages
+    are installed before this, and bring the file where there is none; in that one nobody has written comments yet."""
+    if spec.nvidia.no_cgroups != "system":
         return []
-    return [WriteFile(f"no-cgroups in {paths.HOOK_CONFIG}, for the whole host", paths.HOOK_CONFIG, text, file.mode)]
+    path, file = paths.HOOK_CONFIG, state.files.get(paths.HOOK_CONFIG)
+    reason = f"no-cgroups in {path}, for the whole host"
+    if fresh and file is None:
+        # with a value: a bare key is a boolean only from 1.14.4 on
+        option = "--set nvidia-container-cli.no-cgroups=true"
+        return [Shell(reason, f"nvidia-ctk --quiet config --config-file={path} {option} --in-place")]
+    text = without_cgroups(file.text if file else "")
+    if file and file.text == text:
+        return []
+    return [WriteFile(reason, path, text, file.mode if file else "644")]
 
 
 def cdi(state: HostState, fresh: bool) -> list[Step]:

@@ -30,12 +30,13 @@ from gpurack.plan.rootless import (
     unusable,
     wanted_files,
 )
-from gpurack.plan.steps import Plan
+from gpurack.plan.steps import Plan, WriteFile
 from gpurack.spec.fleet import check_fleet
 from gpurack.spec.model import Host
 from gpurack.spec.problems import InventoryError
 from gpurack.state.model import HostState, Kernel, Unit, User
 from tests.given import SALT, container, docker_info, file, host_state, package, running, spec, uuid
+from tests.testbed.toolkit.build import lay_out
 
 RANGES = ("ada:165536:65536", "bob:231072:65536")
 PROGRAMS = ("uidmap", "slirp4netns", "dbus-user-session", "acl", "docker-ce-rootless-extras")
@@ -384,6 +385,29 @@ def test_what_nvidias_own_tool_makes_of_its_default_is_the_same() -> None:
     fixtures = Path(__file__).parents[1] / "testbed/toolkit/conformance/fixtures"
     before, after = ((fixtures / f"config.{name}.toml").read_text() for name in ("default", "nocgroups"))
     assert hook_config.without_cgroups(before) == after
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_hooks_configuration_that_the_packages_bring_is_changed_in_the_same_run(
+    tmp_path: Path, there: bool
+) -> None:
+    """The step as it runs after their postinst, by the stand-in of nvidia-ctk; then a look finds nothing to do."""
+    wanted = spec({"nvidia": {"access": "gpus", "no_cgroups": "system"}})
+    (step,) = no_cgroups(wanted, host_state(gpus=1), fresh=True)
+    (program, *words) = step.command.replace(paths.HOOK_CONFIG, f"{tmp_path}/etc/c.toml").split()  # type: ignore[attr-defined]
+    ctk = [str(lay_out(tmp_path / "toolkit", "1.20.0") / program), *words]
+    if there:
+        subprocess.run(ctk[:4] + ctk[-1:], check=True)
+    subprocess.run(ctk, check=True)
+    text = (tmp_path / "etc/c.toml").read_text()
+    assert "no-cgroups = true" in text
+    assert no_cgroups(wanted, host_state(gpus=1, files={paths.HOOK_CONFIG: text})) == []
+
+
+def test_a_configuration_of_the_hook_that_somebody_took_away_is_written() -> None:
+    (step,) = no_cgroups(spec({"nvidia": {"no_cgroups": "system"}}), host_state(gpus=1))
+    assert isinstance(step, WriteFile)
+    assert step.content == "[nvidia-container-cli]\nno-cgroups = true\n"
 
 
 # --- models ----------------------------------------------------------------------------------------------------------
