@@ -13,7 +13,7 @@ from gpurack import paths
 from gpurack.plan import daemon_json, weights
 from gpurack.plan.access import access, by_hook
 from gpurack.plan.hook_config import without_cgroups
-from gpurack.plan.network import HEAD, environment
+from gpurack.plan.network import HEAD, digest, environment
 from gpurack.plan.packages import installed
 from gpurack.plan.platforms import Platform, platform_of
 from gpurack.plan.restart import may_stop_foreign, stops_foreign
@@ -229,6 +229,8 @@ def wanted_files(spec: Host, state: HostState) -> dict[str, str | None]:
     """What gpurack puts into a home: for CDI and a proxy lines of the unit; where the hook gives the cards, that user's
     own configuration of it, because the system's would take the cards from the host's own Docker."""
     lines = environment(spec.proxy)
+    # dockerd reads whom the host trusts once, when it starts: another certificate is another text, and so a restart
+    lines += [f"# trusts the certificate {digest(text)}" for text in spec.certificates()]
     config = None
     if state.has_nvidia:
         lines += [f"Environment=DOCKERD={paths.DOCKERD_ROOTLESS}", START_AGAIN]

@@ -42,6 +42,7 @@ RANGES = ("ada:165536:65536", "bob:231072:65536")
 PROGRAMS = ("uidmap", "slirp4netns", "dbus-user-session", "acl", "docker-ce-rootless-extras")
 KERNEL = Kernel(subuids=RANGES, subgids=RANGES, folders=frozenset(paths.CDI_FOLDERS))
 DAEMON_JSON = json.dumps({"log-driver": "local", "runtimes": {"nvidia": RUNTIME}})
+CERTIFICATE = "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n"
 BOTH: dict[str, Any] = {"docker": {"rootless": {"ada": {}, "bob": {}}}}
 
 
@@ -55,16 +56,17 @@ def user(uid: int, name: str, **said: Any) -> User:
     return replace(whole, **said)
 
 
-def host(wanted: Host, **said: Any) -> HostState:
+def host(wanted: Host, cards: int = 2, **said: Any) -> HostState:
     """A host on which nothing is to do for ada and bob; said: what is another way, as fields of HostState."""
-    drop_in = wanted_files(wanted, host_state(gpus=2))[DROP_IN]
+    with_cards = {"gpus": cards} if cards else {}
+    drop_in = wanted_files(wanted, host_state(**with_cards))[DROP_IN]
     state = host_state(
-        gpus=2,
+        **with_cards,
         packages=dict.fromkeys(PROGRAMS, "1"),
         files={
             TMPFILES: "d /etc/cdi 0755 root root -\nd /run/cdi 0755 root root -\n",
             paths.DOCKERD_ROOTLESS: (Path(__file__).parents[2] / "files/dockerd-rootless").read_text(),
-            **{f"/home/{name}/{DROP_IN}": str(drop_in) for name in ("ada", "bob")},
+            **{f"/home/{name}/{DROP_IN}": drop_in for name in ("ada", "bob") if drop_in},
             **{f"/home/{name}/.config/docker/daemon.json": DAEMON_JSON for name in ("ada", "bob")},
         },
     )
@@ -192,6 +194,27 @@ def test_the_distributions_docker_needs_rootlesskit_and_a_kept_one_nothing() -> 
     for source, missing in (("distro", "rootlesskit"), ("keep", None)):
         wanted = spec(BOTH, {"docker": {"source": source}})
         assert reasons(plan(wanted, host(wanted))) == ([f"install {missing}"] if missing else [])
+
+
+@pytest.mark.parametrize("cards", [2, 0])
+@pytest.mark.parametrize("word", ["ca", "proxy"])
+def test_a_way_out_that_changes_restarts_users_daemons_once(tmp_path: Path, cards: int, word: str) -> None:
+    """dockerd reads its proxy and whom the host trusts only when it starts. With cards and without; there, then
+    another, then taken out again."""
+    values = {"proxy": ["http://p:3128", "http://q:3128"], "ca": []}
+    for letter in "ab":
+        (tmp_path / f"{letter}.pem").write_text(CERTIFICATE.format(letter * 8))
+        values["ca"].append(str(tmp_path / f"{letter}.pem"))
+    before = spec(BOTH)
+    for value in (*values[word], None):
+        wanted = spec(BOTH, {word: value})
+        assert reasons(plan(wanted, host(before, cards))) == [
+            reason
+            for name in ("ada", "bob")
+            for reason in (f"rootless Docker for {name} ({DROP_IN})", f"{name}'s Docker: restart (restart)")
+        ]
+        assert plan(wanted, host(wanted, cards)).nothing
+        before = wanted
 
 
 # --- daemon.json -----------------------------------------------------------------------------------------------------
