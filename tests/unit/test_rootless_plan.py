@@ -559,6 +559,23 @@ def test_null_takes_a_key_out_of_a_users_daemon_json() -> None:
 # --- taken away ------------------------------------------------------------------------------------------------------
 
 
+def test_all_after_models_ends_users_daemons_too() -> None:
+    """remove=models takes the folders of users' projects; their Dockers are there all the same, and so are others'
+    containers in them."""
+    wanted = in_docker_of("ada")
+    state = host(wanted)
+    left = replace(state, users={name: replace(one, folder=None) for name, one in state.users.items()})
+    assert plan_remove(left, "models").nothing
+    assert reasons(plan_remove(left, "all"))[:2] == [
+        "remove the set-up of ada's rootless Docker; its data stays",
+        "remove the set-up of bob's rootless Docker; its data stays",
+    ]
+    foreign = replace(left, containers=(container("jupyter", user="bob"),))
+    assert plan_remove(foreign, "all").errors[0].endswith("run in it: jupyter.")
+    gone = replace(left, users={"ada": User(1001, 1001, "/home/ada")}, files={}, packages={})
+    assert plan_remove(gone, "all").nothing
+
+
 def test_remove_covers_users_and_all_ends_their_daemons_but_no_data() -> None:
     wanted = in_docker_of("ada")
     state = settled(wanted, "ada")
