@@ -239,6 +239,29 @@ def test_a_daemon_json_that_is_none_is_left_and_said() -> None:
     assert found.errors[0].startswith("/home/ada/.config/docker/daemon.json is not JSON")
 
 
+@pytest.mark.parametrize("why", ["daemon.json", "restart"])
+def test_what_keeps_one_users_daemon_as_it_is_keeps_only_that_users_models(why: str) -> None:
+    """A daemon.json that is none, or a container by hand that -y may not stop."""
+    models = {"alpha": {"port": 8000}, "beta": {"port": 8001, "user": "ada"}, "gamma": {"port": 8002, "user": "bob"}}
+    wanted = spec(BOTH, {"models": models})
+    state = replace(host(wanted), weights={"/w/a.gguf": 1})
+    state = replace(state, users={name: replace(one, linger=False) for name, one in state.users.items()})
+    if why == "restart":
+        state = replace(with_ada(state, sees=frozenset()), containers=(container("jupyter", user="ada"),))
+    else:
+        state = with_files(state, **{"/home/ada/.config/docker/daemon.json": "{,}"})
+    found = plan(wanted, state, models_follow=True)
+    assert found.errors == ()
+    assert [(step.user, step.reason) for step in found.steps] == [
+        (name, f"let {name}'s units run from boot on (linger)") for name in ("ada", "bob")
+    ]
+    assert found.down
+    assert plan(wanted, state).errors == tuple(found.down.values())
+    served = plan_models(wanted, state, {}, SALT, down=found.down)
+    assert served.errors == {"beta": found.down["ada"]}
+    assert [change.model for change in served.changes] == ["alpha", "gamma"]
+
+
 @pytest.mark.parametrize(("whose", "refused"), [("ada", True), ("bob", False), ("", False)])
 def test_only_containers_of_the_same_daemon_keep_it_from_restarting(whose: str, refused: bool) -> None:
     wanted = spec(BOTH)
@@ -273,9 +296,12 @@ def test_a_user_who_can_have_none_is_a_sentence_and_the_others_get_theirs(change
     (error,) = plan(wanted, state).errors
     assert error.startswith(sentence)
     assert unusable("ada", state) == not_ready("ada", state) == error
-    assert plan(wanted, state, models_follow=True).nothing, "the models say it"
+    before_models = plan(wanted, state, models_follow=True)
+    assert before_models.nothing, "the models say it"
+    assert before_models.down == {"ada": error}
     state = replace(state, weights={"/w/a.gguf": 1})
-    assert plan_models(wanted, state, {}, SALT, down={"ada": error}).errors == {"beta": error}
+    found = plan_models(wanted, state, {}, SALT, down={"ada": error, "bob": "is gone."})
+    assert found.errors == {"beta": error, "docker.rootless.bob": "is gone."}
 
 
 def test_a_daemon_that_does_not_answer_and_one_that_is_not_there() -> None:
