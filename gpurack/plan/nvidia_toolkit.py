@@ -8,13 +8,14 @@ from collections.abc import Mapping
 
 from gpurack import paths
 from gpurack.plan import pins as lock
-from gpurack.plan.access import access
+from gpurack.plan.access import access, docker_version, toolkit_version
 from gpurack.plan.hook_config import without_cgroups
 from gpurack.plan.ledger import NO_DRIVER
 from gpurack.plan.nvidia_driver import driver_holds, other_driver
 from gpurack.plan.packages import Pin, Repository, installed, mirrored, upstream
 from gpurack.plan.platforms import TOOLKIT_PACKAGES, Platform, platform_of
 from gpurack.plan.steps import Plan, Shell, Step, WriteFile, owe_restart
+from gpurack.spec.access import takes_cards
 from gpurack.spec.model import Host
 from gpurack.state.model import HostState
 
@@ -47,10 +48,13 @@ def plan_toolkit(spec: Host, state: HostState, models_follow: bool = False) -> P
         steps += holds(spec, state, platform)
     if access(spec, state) == "cdi":
         steps += cdi(state, fresh=bool(packages))
-    steps += no_cgroups(spec, state, fresh=bool(packages))
+    # of packages to come the versions are the inventory's, and were checked with it
+    taken = None if packages else takes_cards(spec, docker_version(spec, state), toolkit_version(spec, state))
+    steps += [] if taken else no_cgroups(spec, state, fresh=bool(packages))
     steps += driver_holds(spec, state, platform.packages)
     wrong = None if models_follow else other_driver(spec, state)
-    return Plan(tuple(steps), (wrong,) if wrong else ())
+    errors = (f"nvidia.no_cgroups: system {taken}" if taken else None, wrong)
+    return Plan(tuple(steps), tuple(error for error in errors if error))
 
 
 def repository(spec: Host, platform: Platform) -> Repository:

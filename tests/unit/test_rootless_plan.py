@@ -17,7 +17,8 @@ from gpurack import paths
 from gpurack.plan import access, compose, hook_config, subordinate_ids, weights
 from gpurack.plan.daemon_json import RUNTIME, Apply
 from gpurack.plan.models import plan_models
-from gpurack.plan.nvidia_toolkit import no_cgroups
+from gpurack.plan.nvidia_toolkit import no_cgroups, plan_toolkit
+from gpurack.plan.platforms import TOOLKIT_PACKAGES
 from gpurack.plan.remove import plan_remove
 from gpurack.plan.rootless import (
     DROP_IN,
@@ -405,6 +406,32 @@ def test_the_hook_gets_a_configuration_of_the_users_own(nvidia: Any, toolkit: st
     )
 
 
+@pytest.mark.parametrize(
+    ("toolkit", "words", "refused"),
+    [
+        ("1.17.8-1", {"access": "runtime"}, True),
+        ("1.20.0-1", {"access": "runtime"}, False),
+        ("1.17.8-1", {}, False),
+        ("1.14.6-1", {}, True),
+    ],
+)
+def test_a_host_whose_hook_gives_the_cards_of_its_own_docker_keeps_its_cgroups(
+    toolkit: str, words: dict[str, Any], refused: bool
+) -> None:
+    """Versions that the inventory does not name are known on the host alone. Without rootful cards it may be."""
+    system = "[nvidia-container-cli]\n#no-cgroups = false\n"
+    packages = dict.fromkeys(TOOLKIT_PACKAGES, toolkit)
+    state = host_state(gpus=1, packages=packages, files={paths.HOOK_CONFIG: system})
+    for user, wrong in ((None, refused), ("ada", False)):
+        model = {"gpus": [0], "port": 8000, "user": user}
+        found = plan_toolkit(
+            spec(BOTH, {"nvidia": {**words, "no_cgroups": "system"}, "models": {"alpha": model}}), state
+        )
+        assert bool(found.errors) is wrong
+        assert any(reason.startswith("no-cgroups in") for reason in reasons(found)) is not wrong
+        assert all("would take the cards from alpha" in error for error in found.errors)
+
+
 REST = "# a comment\ndisable-require = false\n\n"
 CLI = "[nvidia-container-cli]  # mine\nload-kmods = true\n"
 NEXT = '\n[nvidia-container-runtime]\nlog-level = "info"\n'
@@ -564,6 +591,23 @@ def test_a_name_is_taken_only_in_the_same_docker() -> None:
             {"nvidia": {"access": "gpus", "no_cgroups": "system"}, "models": {"a1": {"gpus": [0]}}},
             "nvidia.no_cgroups",
             "would take the cards from a1",
+        ),
+        (
+            {
+                "nvidia": {"toolkit": "1.17.8", "access": "runtime", "no_cgroups": "system"},
+                "models": {"a1": {"gpus": [0]}},
+            },
+            "nvidia.no_cgroups",
+            "would take the cards from a1",
+        ),
+        (
+            {
+                "docker": {"version": "24.0.9"},
+                "nvidia": {"toolkit": "1.17.8", "no_cgroups": "system"},
+                "jobs": {"j1": {"gpus": [0], "engine": "llama.cpp", "version": "b7000", "command": ["quantize"]}},
+            },
+            "nvidia.no_cgroups",
+            "would take the cards from j1",
         ),
     ],
 )
