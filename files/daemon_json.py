@@ -36,6 +36,8 @@ def run(*argv):
 
 
 def give_up(why):
+    if MANAGER:  # others are served, so it is said whose it is, as the report reads it
+        why = "error {}'s Docker: {}".format(os.environ["USER"], why.replace("\n", "\n    | "))
     sys.stderr.write(why + "\n")
     sys.exit(1)
 

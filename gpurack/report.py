@@ -50,17 +50,8 @@ class Report(BaseStateCallback):
             state.add_callback_handler(self)
 
     def failed(self, host: str, lines: Iterable[str]) -> None:
-        """Remembers why a host failed: lines "error …" with the quoted lines below them; else apt's own "E: …"; else
-        the last line there is."""
-        found = [line for line in lines if line.strip()]
-        sentences: list[str] = []
-        for line in found:
-            if line.startswith("error "):
-                sentences.append(line.removeprefix("error "))
-            elif sentences and line.startswith("    | "):
-                sentences[-1] += f"\n{line}"
-        apt = [line for line in found if line.startswith(("E: ", "dpkg: error"))]
-        self.errors.setdefault(host, []).extend(sentences or apt[:1] or found[-1:])
+        """Remembers why a host failed, from what its command printed."""
+        self.errors.setdefault(host, []).extend(reasons_of(lines))
 
     def announced(self, host: str, sentences: Iterable[str]) -> None:
         """Remembers errors known before anything is done; they are all there is to say when nothing is done."""
@@ -226,6 +217,20 @@ class Report(BaseStateCallback):
             for operations in state.ops.values()
             for data in operations.values()
         )
+
+
+def reasons_of(lines: Iterable[str]) -> list[str]:
+    """Why a command failed: lines "error …" with the quoted lines below them; else apt's own "E: …"; else the last line
+    there is."""
+    found = [line for line in lines if line.strip()]
+    sentences: list[str] = []
+    for line in found:
+        if line.startswith("error "):
+            sentences.append(line.removeprefix("error "))
+        elif sentences and line.startswith("    | "):
+            sentences[-1] += f"\n{line}"
+    apt = [line for line in found if line.startswith(("E: ", "dpkg: error"))]
+    return sentences or apt[:1] or found[-1:]
 
 
 def escape(text: str) -> str:

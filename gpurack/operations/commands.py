@@ -15,7 +15,7 @@ from gpurack import paths
 from gpurack.plan.daemon_json import Apply
 from gpurack.plan.rootless import SetUp
 from gpurack.plan.steps import SetAside, Shell, Step, WriteFile
-from gpurack.report import REPORT
+from gpurack.report import REPORT, reasons_of
 from gpurack.resources import read_text
 from gpurack.state.snapshot import forget
 
@@ -39,9 +39,13 @@ class Changing(StringCommand):
 
 class Streamed(StringCommand):
     """A changing command whose output appears line by line while it runs, also without -vvv. A line "error NAME: …"
-    is remembered for the table at the end, and so is what `explain` makes of the output when it fails."""
+    is remembered for the table at the end, and so is what `explain` makes of the output when it fails.
+
+    of_user: it is for one user's rootless Docker, and does not fail: `problem` says why not, and others are served."""
 
     explain: Callable[[Sequence[str]], str | None] = staticmethod(lambda lines: None)
+    of_user = False
+    problem = ""
 
     @override
     def execute(self, state: State, host: Host, connector_arguments: ConnectorArguments) -> tuple[bool, CommandOutput]:
@@ -54,9 +58,13 @@ class Streamed(StringCommand):
             sentence = self.explain(output.output_lines)
             if sentence:
                 host.log_styled(f"error {sentence}", fg="red")
-            REPORT.failed(host.name, [f"error {sentence}"] if sentence else output.output_lines)
+            lines = [f"error {sentence}"] if sentence else output.output_lines
+            if self.of_user:
+                self.problem = " ".join(reasons_of(lines)) or "a command failed and said nothing."
+            else:
+                REPORT.failed(host.name, lines)
         # pyinfra prints a failed command's output once more unless there is none
-        return ok, CommandOutput([])
+        return ok or self.of_user, CommandOutput([])
 
 
 class Refusal(StringCommand):

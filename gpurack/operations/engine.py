@@ -75,7 +75,7 @@ def rootless(wanted: Host, models_follow: bool = False) -> Generator[PyinfraComm
     daemon.json, and its restart last.
 
     + wanted: the host's spec
-    + models_follow: the models come next and say themselves when their user can have no Docker
+    + models_follow: the models come next and say themselves whose Docker is not right
     """
     state = look(host, wanted)
     if state.trouble or (host.state.is_executing and not is_installed(state)):

@@ -1,7 +1,7 @@
 """What the operations share: plan, say the reasons, act."""
 
 import traceback
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import wraps
 from typing import ParamSpec
 
@@ -10,11 +10,12 @@ from pyinfra.api import Host
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.state import StateStage
 
-from gpurack.operations.commands import SAID_NOW, Refusal, carry_out
-from gpurack.plan.steps import Plan
+from gpurack.operations.commands import SAID_NOW, Refusal, Streamed, carry_out
+from gpurack.plan.steps import Plan, Step
 from gpurack.report import REPORT
 
 _REFUSED = "gpurack refused"
+DOWN = "gpurack users whose Docker is not right"
 P = ParamSpec("P")
 Commands = Generator[PyinfraCommand, None, None]
 
@@ -56,14 +57,42 @@ def carry_out_plan(operation: str, plan: Plan) -> Iterator[PyinfraCommand]:
         host.connector_data[_REFUSED] = operation
     else:
         host.connector_data.pop(_REFUSED, None)
+    if plan.down is not None:
+        host.connector_data[DOWN] = plan.down
     if plan.nothing:
         host.noop(f"{operation}: nothing to do")
         return
     announce(operation, [step.reason for step in plan.steps], plan.errors)
-    for step in plan.steps:
-        yield from carry_out(step)
-    if plan.errors:
-        yield Refusal(list(plan.errors))
+    failed = yield from carry_out_steps(plan.steps)
+    errors = [*plan.errors]
+    if plan.down is None:
+        errors += failed.values()
+    else:
+        host.connector_data[DOWN] = {**plan.down, **failed}
+    if errors:
+        yield Refusal(errors)
+
+
+def carry_out_steps(steps: Sequence[Step]) -> Generator[PyinfraCommand, None, dict[str, str]]:
+    """The commands of steps. Returns the users of whose steps one failed → why."""
+    failed: dict[str, str] = {}
+    for step in steps:
+        if step.user in failed:
+            continue
+        for command in carry_out(step):
+            if isinstance(command, Streamed):
+                command.of_user = bool(step.user)
+            yield command
+            if isinstance(command, Streamed) and command.problem:
+                failed[step.user] = command.problem
+                break
+    return failed
+
+
+def users_down() -> Mapping[str, str]:
+    """Users whose rootless Docker an operation before this one could not make right → why."""
+    down: Mapping[str, str] = host.connector_data.get(DOWN, {})
+    return down
 
 
 def announce(operation: str, reasons: Sequence[str], errors: Sequence[str] = ()) -> None:

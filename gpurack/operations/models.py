@@ -15,7 +15,7 @@ from typing_extensions import override
 from gpurack import paths
 from gpurack.operations.commands import Refusal, Streamed, carry_out, slow
 from gpurack.operations.copying import Copy
-from gpurack.operations.host import announce, carry_out_plan, others_unharmed, refused_before
+from gpurack.operations.host import announce, carry_out_plan, others_unharmed, refused_before, users_down
 from gpurack.plan.docker import unanswered
 from gpurack.plan.jobs import awaiting, plan_jobs
 from gpurack.plan.models import ModelsPlan, awaited, plan_models
@@ -80,7 +80,7 @@ def models(wanted: Host, prune: str | None = None, after_jobs: bool = False) -> 
         read_token(wanted),
         read_logins(wanted),
         prune == PRUNED,
-        {user: why for user in users_of(wanted) if (why := in_the_way(user, state))},
+        {**{user: why for user in users_of(wanted) if (why := in_the_way(user, state))}, **users_down()},
         () if after_jobs else left_out,
     )
     if plan.nothing:

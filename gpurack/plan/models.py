@@ -71,7 +71,8 @@ def plan_models(
 ) -> ModelsPlan:
     """secrets: their values, as spec.secrets.read_secrets gives them. salt: fresh random hex, used for models that have
     no fingerprint yet. hf_token: the Hugging Face token's value. logins: of registries, with their passwords.
-    prune: do models that an ollama has beside those listed go? down: users in whose Docker nothing can run now → why.
+    prune: do models that an ollama has beside those listed go? down: users in whose Docker nothing can run now → why;
+    it is said of their models, or of the user who has none.
     left_out: models that stay as they are until a job has made what they serve."""
     cards = ledger.assign(spec, state)
     changes: list[Change] = []
@@ -82,6 +83,8 @@ def plan_models(
         errors["driver"] = other
     services: dict[str, Any] = {}
     enabled = [name for name, model in spec.entries.items() if model.enabled]
+    served = {spec.entries[name].dockerd for name in enabled}
+    errors |= {f"docker.rootless.{user}": why for user, why in (down or {}).items() if user not in served}
     for name in enabled:
         if why_not := (down or {}).get(spec.entries[name].dockerd):
             errors[name] = why_not

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 
 from gpurack import paths
 from gpurack.plan import pins as lock
-from gpurack.plan.access import access
+from gpurack.plan.access import access, docker_version, toolkit_version
 from gpurack.plan.hook_config import without_cgroups
 from gpurack.plan.ledger import NO_DRIVER
 from gpurack.plan.nvidia_driver import driver_holds, other_driver
 from gpurack.plan.packages import Pin, Repository, installed, mirrored, upstream
 from gpurack.plan.platforms import TOOLKIT_PACKAGES, Platform, platform_of
 from gpurack.plan.steps import Plan, Shell, Step, WriteFile, owe_restart
+from gpurack.spec.access import takes_cards
 from gpurack.spec.model import Host
 from gpurack.state.model import HostState
 
@@ -47,10 +48,13 @@ def plan_toolkit(spec: Host, state: HostState, models_follow: bool = False) -> P
         steps += holds(spec, state, platform)
     if access(spec, state) == "cdi":
         steps += cdi(state, fresh=bool(packages))
-    steps += no_cgroups(spec, state)
+    # of packages to come the versions are the inventory's, and were checked with it
+    taken = None if packages else takes_cards(spec, docker_version(spec, state), toolkit_version(spec, state))
+    steps += [] if taken else no_cgroups(spec, state, fresh=bool(packages))
     steps += driver_holds(spec, state, platform.packages)
     wrong = None if models_follow else other_driver(spec, state)
-    return Plan(tuple(steps), (wrong,) if wrong else ())
+    errors = (f"nvidia.no_cgroups: system {taken}" if taken else None, wrong)
+    return Plan(tuple(steps), tuple(error for error in errors if error))
 
 
 def repository(spec: Host, platform: Platform) -> Repository:
@@ -98,13 +102,22 @@ def holds(spec: Host, state: HostState, platform: Platform) -> list[Step]:
     return [platform.packages.unhold(held, state)] if held else []
 
 
-def no_cgroups(spec: Host, state: HostState) -> list[Step]:
+def no_cgroups(spec: Host, state: HostState, fresh: bool = False) -> list[Step]:
     """The hook told for the whole host to leave cgroups alone, where the inventory asks for that. Not by `nvidia-ctk
-    config`, which writes at every run and drops comments; the hook reads the file at each start."""
-    file = state.files.get(paths.HOOK_CONFIG)
-    if spec.nvidia.no_cgroups != "system" or file is None or file.text == (text := without_cgroups(file.text)):
+    config`, which writes at every run and drops comments; the hook reads the file at each start. fresh: the packages
+    are installed before this, and bring the file where there is none; in that one nobody has written comments yet."""
+    if spec.nvidia.no_cgroups != "system":
         return []
-    return [WriteFile(f"no-cgroups in {paths.HOOK_CONFIG}, for the whole host", paths.HOOK_CONFIG, text, file.mode)]
+    path, file = paths.HOOK_CONFIG, state.files.get(paths.HOOK_CONFIG)
+    reason = f"no-cgroups in {path}, for the whole host"
+    if fresh and file is None:
+        # with a value: a bare key is a boolean only from 1.14.4 on
+        option = "--set nvidia-container-cli.no-cgroups=true"
+        return [Shell(reason, f"nvidia-ctk --quiet config --config-file={path} {option} --in-place")]
+    text = without_cgroups(file.text if file else "")
+    if file and file.text == text:
+        return []
+    return [WriteFile(reason, path, text, file.mode if file else "644")]
 
 
 def cdi(state: HostState, fresh: bool) -> list[Step]:

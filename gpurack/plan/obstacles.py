@@ -8,6 +8,7 @@ from gpurack.engines import ENGINES
 from gpurack.plan import access, compose, weights
 from gpurack.plan.drift import Change, holdings, replaced
 from gpurack.plan.estimate import refusal
+from gpurack.spec.fits import AMD_OF_USER
 from gpurack.spec.model import Host
 from gpurack.state.model import HostState
 
@@ -58,11 +59,15 @@ def unreadable(name: str, spec: Host, state: HostState) -> str | None:
 
 
 def unfit(name: str, spec: Host, state: HostState, uuids: Sequence[str]) -> str | None:
-    """Why the engine's images do not run on these cards with this driver; what runs already is not asked."""
+    """Why the model could not compute on these cards: it may not open them, or the engine's images do not run there
+    with this driver, which is not asked of what runs already."""
+    model = spec.entries[name]
+    hardware = compose.accelerator(model, uuids, state)
+    if model.user and hardware.vendor == "amd":
+        return AMD_OF_USER.format(model.user)
     if name in state.ours and state.ours[name].running:
         return None
-    model = spec.entries[name]
-    return ENGINES[model.engine].unfit(model, compose.accelerator(model, uuids, state), state.driver.kernel or None)
+    return ENGINES[model.engine].unfit(model, hardware, state.driver.kernel or None)
 
 
 def too_large(name: str, spec: Host, state: HostState, change: Change, uuids: Sequence[str]) -> str | None:

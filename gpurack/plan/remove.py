@@ -20,14 +20,14 @@ def plan_remove(state: HostState, what: str) -> Plan:
     images, volumes, daemon.json, linger and subordinate ids stay."""
     if what not in ASKABLE:
         return Plan(errors=(f'remove="{what}" is not known; write --data remove=models or --data remove=all.',))
-    users = [name for name, user in state.users.items() if user.folder]
+    users = sorted(state.users)
     if what == "all" and (foreign := [name for user in ("", *users) for name in foreign_running(state, user)]):
         return Plan(
             errors=(f"Docker stays, because containers that are not gpurack's run in it: {', '.join(foreign)}.",)
         )
     steps: list[Step] = []
     jobs = {container.name for container in state.containers if container.job}
-    for user in ("", *sorted(state.users)):
+    for user in ("", *users):
         docker = f"{as_user(user, state.users[user])} docker" if user else "docker"
         mine = {container.name for container in state.ours.values() if container.user == user}
         names = sorted(mine if user else mine | jobs)
@@ -41,9 +41,11 @@ def plan_remove(state: HostState, what: str) -> Plan:
         command = f"systemctl disable -q gpurack.service; rm -f {paths.BOOT_UNIT}; systemctl daemon-reload"
         steps.append(Shell("remove gpurack.service", command))
     if what == "all":
+        # not by what lies in paths.USERS, which an earlier remove=models has taken away
         steps += [uninstall(name, state.users[name]) for name in users if is_set_up(state.users[name], state)]
     ours = (paths.CONFIG, paths.LIB, paths.USERS)
-    if users or any(path.startswith(ours) for path in (*state.files, *state.secrets)):
+    folders = any(user.folder for user in state.users.values())
+    if folders or any(path.startswith(ours) for path in (*state.files, *state.secrets)):
         steps.append(Shell("remove compose.yaml, secrets and the runner", f"rm -rf {' '.join(ours)}"))
     if what == "all":
         steps += packages(state)

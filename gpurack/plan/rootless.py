@@ -6,14 +6,14 @@ Whatever is done to a user's home or daemon is done as that user.
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gpurack import paths
 from gpurack.plan import daemon_json, weights
 from gpurack.plan.access import access, by_hook
 from gpurack.plan.hook_config import without_cgroups
-from gpurack.plan.network import HEAD, environment
+from gpurack.plan.network import HEAD, digest, environment
 from gpurack.plan.packages import installed
 from gpurack.plan.platforms import Platform, platform_of
 from gpurack.plan.restart import may_stop_foreign, stops_foreign
@@ -54,29 +54,30 @@ class SetUp(Step):
 def plan_rootless(spec: Host, state: HostState, unattended: bool, models_follow: bool = False) -> Plan:
     """What gives each user of the inventory a rootless Docker, and keeps it right.
 
-    models_follow: the models come next in this run, and those of a user who cannot have one say so themselves, so that
-    the others are served all the same.
+    models_follow: the models come next in this run, and say themselves which user cannot have one, so that the others
+    are served all the same.
     """
     platform = platform_of(state.os)
     if platform is None or not spec.users:
         return Plan()
-    steps, errors = host_steps(spec, state, platform), []
+    steps = host_steps(spec, state, platform)
+    down: dict[str, str] = {}
     ranges: list[str] = []
     for name in spec.users:
         if error := unusable(name, state):
-            if not (models_follow and any(model.enabled and model.user == name for model in spec.entries.values())):
-                errors.append(error)
+            down[name] = error
             continue
         user = state.users[name]
-        steps += subordinate_ids(name, user, state, ranges)
-        steps += [*at_boot(name, user), *folders(name, user, spec)]
+        mine = subordinate_ids(name, user, state, ranges)
+        mine += [*at_boot(name, user), *folders(name, user, spec)]
         set_up = unit(name, user, spec, state)
         apply, error = daemon(name, user, spec, state, unattended, owed=bool(set_up))
         if error:
-            errors.append(error)
+            down[name] = error
         else:
-            steps += [*set_up, *apply]
-    return Plan(tuple(steps), tuple(errors))
+            mine += [*set_up, *apply]
+        steps += [replace(step, user=name) for step in mine]
+    return Plan(tuple(steps), down=down) if models_follow else Plan(tuple(steps), tuple(down.values()))
 
 
 def unusable(name: str, state: HostState) -> str | None:
@@ -229,6 +230,8 @@ def wanted_files(spec: Host, state: HostState) -> dict[str, str | None]:
     """What gpurack puts into a home: for CDI and a proxy lines of the unit; where the hook gives the cards, that user's
     own configuration of it, because the system's would take the cards from the host's own Docker."""
     lines = environment(spec.proxy)
+    # dockerd reads whom the host trusts once, when it starts: another certificate is another text, and so a restart
+    lines += [f"# trusts the certificate {digest(text)}" for text in spec.certificates()]
     config = None
     if state.has_nvidia:
         lines += [f"Environment=DOCKERD={paths.DOCKERD_ROOTLESS}", START_AGAIN]

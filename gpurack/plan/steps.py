@@ -1,16 +1,19 @@
 """What a plan consists of: steps, each with its reason. gpurack/operations carries them out and decides nothing."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from gpurack import paths
 
 
 @dataclass(frozen=True)
 class Step:
-    """reason: one short phrase an admin understands, printed before anything happens ("install docker-ce 28.5.2")."""
+    """reason: one short phrase an admin understands, printed before anything happens ("install docker-ce 28.5.2").
+    user: whose rootless Docker it is for: where it fails, that user's later steps are left out and the others' done;
+    "" for the host, where nothing comes after a step that failed."""
 
     reason: str
+    user: str = field(default="", kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,15 @@ def owe_restart(why: str) -> Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """Steps in order, and errors: sentences that make the host fail. Steps and errors may come together."""
+    """Steps in order, and errors: sentences that make the host fail. Steps and errors may come together.
+
+    down: users whose rootless Docker cannot be made right → why. The models, which come next, say it, so that the
+    others are served; None where nothing comes next, and all there is to say is an error.
+    """
 
     steps: tuple[Step, ...] = ()
     errors: tuple[str, ...] = ()
+    down: Mapping[str, str] | None = None
 
     @property
     def nothing(self) -> bool:

@@ -1,4 +1,5 @@
-"""Do the engines' images run on the cards and with the driver that the inventory names? Pure, no look at hosts."""
+"""Do the engines' images run on the cards and with the driver that the inventory names, and may the models have the
+cards? Pure, no look at hosts."""
 
 from gpurack.engines import ENGINES
 from gpurack.engines.base import Accelerator
@@ -6,10 +7,19 @@ from gpurack.spec.cards import CARDS
 from gpurack.spec.model import Host, Model
 from gpurack.spec.seats import hardware
 
+AMD_OF_USER = (
+    "AMD's cards open to groups of the host (/dev/kfd, /dev/dri), which are other ones in the rootless Docker of {}, "
+    'so that the model could not use its card. Write "user": null for it: it then runs in the host\'s own Docker.'
+)
+
 
 def unfit_problems(host: Host) -> list[tuple[str, str]]:
-    """(path, sentence) for every enabled model whose engine has no image for its cards, or wants a newer driver."""
+    """(path, sentence) for every enabled model that could not open its cards, or whose engine has no image for them or
+    wants a newer driver."""
     problems = []
+    for key, model in host.entries.items():
+        if model.enabled and model.gpus and model.user and accelerator(host, model).vendor == "amd":
+            problems.append((f"{host.kind_of(key)}.{key}.user", AMD_OF_USER.format(model.user)))
     for key, model in host.models.items():
         why_not = (
             ENGINES[model.engine].unfit(model, accelerator(host, model), host.nvidia.driver) if model.enabled else None

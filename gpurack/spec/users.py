@@ -2,6 +2,7 @@
 
 import re
 
+from gpurack.spec.access import takes_cards
 from gpurack.spec.model import Host
 
 NAME = r"[A-Za-z_][A-Za-z0-9_.-]*\$?"
@@ -26,9 +27,6 @@ def user_problems(host: Host) -> list[tuple[str, str]]:
             found.append((f"{path}.user", f"{model.user} has no rootless Docker on this host; write {write}."))
         if model.port < 1024:
             found.append((f"{path}.port", f"{model.port} is for root alone; {model.user} may have 1024 and above."))
-    if host.nvidia.no_cgroups == "system" and host.nvidia.access == "gpus":
-        rootful = [name for name, model in host.models.items() if model.enabled and model.gpus and not model.user]
-        if rootful:
-            what = "would take the cards from {}, in the host's own Docker. Leave it out: users get their own."
-            found.append(("nvidia.no_cgroups", what.format(", ".join(rootful))))
+    if error := takes_cards(host, host.docker.version or "", host.nvidia.toolkit or ""):
+        found.append(("nvidia.no_cgroups", error))
     return found

@@ -16,7 +16,7 @@ from gpurack.plan.models import ModelsPlan, plan_models
 from gpurack.plan.nvidia_toolkit import plan_toolkit
 from gpurack.spec.model import Host
 from gpurack.spec.problems import InventoryError
-from gpurack.state.model import Gpu, GpuProcess, HostState
+from gpurack.state.model import Gpu, GpuProcess, HostState, User
 from gpurack.state.parse import parse
 from gpurack.state.snapshot import Snapshot, script
 from tests.given import SALT, docker_info, host_state, models, running, spec
@@ -278,6 +278,23 @@ def test_an_engine_without_an_image_for_them_says_so_before_and_on_the_host(
     with pytest.raises(InventoryError, match=sentence):
         spec({"hardware": {"MI210": 2}, "models": entry})
     assert planned(spec({"models": entry}), amd()).errors["alpha"].startswith(sentence)
+
+
+def test_a_users_docker_could_not_open_them_which_is_said_before_and_on_the_host() -> None:
+    """Groups are other ones in a user's namespace. The same model in the host's own Docker, or on the CPU, may run."""
+    rootless = {"docker": {"rootless": {"ada": {}}}, "defaults": {"user": "ada"}}
+    said = {"gpus": [0], "port": 8000}
+    with pytest.raises(InventoryError, match="which are other ones in the rootless Docker of ada") as error:
+        spec(rootless, {"hardware": {"MI210": 2}, "models": {"alpha": said}})
+    assert [problem.path for problem in error.value.problems] == ["models.alpha.user"]
+    state = replace(amd(), users={"ada": User(1001, 1001, "/home/ada", docker=docker_info())})
+    assert planned(spec(rootless, {"models": {"alpha": said}}), state).errors["alpha"].startswith("AMD's cards open to")
+    ran = running(spec({"models": {"alpha": said}}), "alpha", state, (FIRST,))
+    moved = planned(spec(rootless, {"models": {"alpha": said}}), replace(state, containers=(ran,)))
+    assert list(moved.errors) == ["alpha"], "one that runs would be moved to where it cannot"
+    for other in ({"user": None}, {"gpus": []}):
+        wanted = spec(rootless, {"hardware": {"MI210": 2}, "models": {"alpha": {**said, **other}}})
+        assert planned(wanted, state).errors == {}
 
 
 def test_nvidias_driver_in_the_inventory_is_not_asked_of_them() -> None:

@@ -255,6 +255,16 @@ def test_by_standard_input_it_runs_with_the_job_that_the_operation_puts_in_front
     assert json.loads(file_of(script).read_text()) == step.patch
 
 
+def test_a_users_daemon_is_named_for_the_report(
+    script: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(script, "MANAGER", ("--user",))
+    monkeypatch.setenv("USER", "ada")
+    with pytest.raises(SystemExit):
+        script.give_up("Docker does not start any more: no\nlog")
+    assert capsys.readouterr().err == "error ada's Docker: Docker does not start any more: no\n    | log\n"
+
+
 @pytest.mark.parametrize("name", ["daemon_json", "models"])
 def test_nothing_newer_than_python_3_6_is_in_the_programs_of_hosts(name: str) -> None:
     source = (FILES / f"{name}.py").read_text()

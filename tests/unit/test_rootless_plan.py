@@ -17,7 +17,8 @@ from gpurack import paths
 from gpurack.plan import access, compose, hook_config, subordinate_ids, weights
 from gpurack.plan.daemon_json import RUNTIME, Apply
 from gpurack.plan.models import plan_models
-from gpurack.plan.nvidia_toolkit import no_cgroups
+from gpurack.plan.nvidia_toolkit import no_cgroups, plan_toolkit
+from gpurack.plan.platforms import TOOLKIT_PACKAGES
 from gpurack.plan.remove import plan_remove
 from gpurack.plan.rootless import (
     DROP_IN,
@@ -30,17 +31,19 @@ from gpurack.plan.rootless import (
     unusable,
     wanted_files,
 )
-from gpurack.plan.steps import Plan
+from gpurack.plan.steps import Plan, WriteFile
 from gpurack.spec.fleet import check_fleet
 from gpurack.spec.model import Host
 from gpurack.spec.problems import InventoryError
 from gpurack.state.model import HostState, Kernel, Unit, User
 from tests.given import SALT, container, docker_info, file, host_state, package, running, spec, uuid
+from tests.testbed.toolkit.build import lay_out
 
 RANGES = ("ada:165536:65536", "bob:231072:65536")
 PROGRAMS = ("uidmap", "slirp4netns", "dbus-user-session", "acl", "docker-ce-rootless-extras")
 KERNEL = Kernel(subuids=RANGES, subgids=RANGES, folders=frozenset(paths.CDI_FOLDERS))
 DAEMON_JSON = json.dumps({"log-driver": "local", "runtimes": {"nvidia": RUNTIME}})
+CERTIFICATE = "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n"
 BOTH: dict[str, Any] = {"docker": {"rootless": {"ada": {}, "bob": {}}}}
 
 
@@ -54,16 +57,17 @@ def user(uid: int, name: str, **said: Any) -> User:
     return replace(whole, **said)
 
 
-def host(wanted: Host, **said: Any) -> HostState:
+def host(wanted: Host, cards: int = 2, **said: Any) -> HostState:
     """A host on which nothing is to do for ada and bob; said: what is another way, as fields of HostState."""
-    drop_in = wanted_files(wanted, host_state(gpus=2))[DROP_IN]
+    with_cards = {"gpus": cards} if cards else {}
+    drop_in = wanted_files(wanted, host_state(**with_cards))[DROP_IN]
     state = host_state(
-        gpus=2,
+        **with_cards,
         packages=dict.fromkeys(PROGRAMS, "1"),
         files={
             TMPFILES: "d /etc/cdi 0755 root root -\nd /run/cdi 0755 root root -\n",
             paths.DOCKERD_ROOTLESS: (Path(__file__).parents[2] / "files/dockerd-rootless").read_text(),
-            **{f"/home/{name}/{DROP_IN}": str(drop_in) for name in ("ada", "bob")},
+            **{f"/home/{name}/{DROP_IN}": drop_in for name in ("ada", "bob") if drop_in},
             **{f"/home/{name}/.config/docker/daemon.json": DAEMON_JSON for name in ("ada", "bob")},
         },
     )
@@ -193,6 +197,27 @@ def test_the_distributions_docker_needs_rootlesskit_and_a_kept_one_nothing() -> 
         assert reasons(plan(wanted, host(wanted))) == ([f"install {missing}"] if missing else [])
 
 
+@pytest.mark.parametrize("cards", [2, 0])
+@pytest.mark.parametrize("word", ["ca", "proxy"])
+def test_a_way_out_that_changes_restarts_users_daemons_once(tmp_path: Path, cards: int, word: str) -> None:
+    """dockerd reads its proxy and whom the host trusts only when it starts. With cards and without; there, then
+    another, then taken out again."""
+    values = {"proxy": ["http://p:3128", "http://q:3128"], "ca": []}
+    for letter in "ab":
+        (tmp_path / f"{letter}.pem").write_text(CERTIFICATE.format(letter * 8))
+        values["ca"].append(str(tmp_path / f"{letter}.pem"))
+    before = spec(BOTH)
+    for value in (*values[word], None):
+        wanted = spec(BOTH, {word: value})
+        assert reasons(plan(wanted, host(before, cards))) == [
+            reason
+            for name in ("ada", "bob")
+            for reason in (f"rootless Docker for {name} ({DROP_IN})", f"{name}'s Docker: restart (restart)")
+        ]
+        assert plan(wanted, host(wanted, cards)).nothing
+        before = wanted
+
+
 # --- daemon.json -----------------------------------------------------------------------------------------------------
 
 
@@ -213,6 +238,29 @@ def test_a_daemon_json_that_is_none_is_left_and_said() -> None:
     found = plan(wanted, with_files(host(wanted), **{"/home/ada/.config/docker/daemon.json": "{,}"}))
     assert found.steps == ()
     assert found.errors[0].startswith("/home/ada/.config/docker/daemon.json is not JSON")
+
+
+@pytest.mark.parametrize("why", ["daemon.json", "restart"])
+def test_what_keeps_one_users_daemon_as_it_is_keeps_only_that_users_models(why: str) -> None:
+    """A daemon.json that is none, or a container by hand that -y may not stop."""
+    models = {"alpha": {"port": 8000}, "beta": {"port": 8001, "user": "ada"}, "gamma": {"port": 8002, "user": "bob"}}
+    wanted = spec(BOTH, {"models": models})
+    state = replace(host(wanted), weights={"/w/a.gguf": 1})
+    state = replace(state, users={name: replace(one, linger=False) for name, one in state.users.items()})
+    if why == "restart":
+        state = replace(with_ada(state, sees=frozenset()), containers=(container("jupyter", user="ada"),))
+    else:
+        state = with_files(state, **{"/home/ada/.config/docker/daemon.json": "{,}"})
+    found = plan(wanted, state, models_follow=True)
+    assert found.errors == ()
+    assert [(step.user, step.reason) for step in found.steps] == [
+        (name, f"let {name}'s units run from boot on (linger)") for name in ("ada", "bob")
+    ]
+    assert found.down
+    assert plan(wanted, state).errors == tuple(found.down.values())
+    served = plan_models(wanted, state, {}, SALT, down=found.down)
+    assert served.errors == {"beta": found.down["ada"]}
+    assert [change.model for change in served.changes] == ["alpha", "gamma"]
 
 
 @pytest.mark.parametrize(("whose", "refused"), [("ada", True), ("bob", False), ("", False)])
@@ -249,9 +297,12 @@ def test_a_user_who_can_have_none_is_a_sentence_and_the_others_get_theirs(change
     (error,) = plan(wanted, state).errors
     assert error.startswith(sentence)
     assert unusable("ada", state) == not_ready("ada", state) == error
-    assert plan(wanted, state, models_follow=True).nothing, "the models say it"
+    before_models = plan(wanted, state, models_follow=True)
+    assert before_models.nothing, "the models say it"
+    assert before_models.down == {"ada": error}
     state = replace(state, weights={"/w/a.gguf": 1})
-    assert plan_models(wanted, state, {}, SALT, down={"ada": error}).errors == {"beta": error}
+    found = plan_models(wanted, state, {}, SALT, down={"ada": error, "bob": "is gone."})
+    assert found.errors == {"beta": error, "docker.rootless.bob": "is gone."}
 
 
 def test_a_daemon_that_does_not_answer_and_one_that_is_not_there() -> None:
@@ -355,6 +406,32 @@ def test_the_hook_gets_a_configuration_of_the_users_own(nvidia: Any, toolkit: st
     )
 
 
+@pytest.mark.parametrize(
+    ("toolkit", "words", "refused"),
+    [
+        ("1.17.8-1", {"access": "runtime"}, True),
+        ("1.20.0-1", {"access": "runtime"}, False),
+        ("1.17.8-1", {}, False),
+        ("1.14.6-1", {}, True),
+    ],
+)
+def test_a_host_whose_hook_gives_the_cards_of_its_own_docker_keeps_its_cgroups(
+    toolkit: str, words: dict[str, Any], refused: bool
+) -> None:
+    """Versions that the inventory does not name are known on the host alone. Without rootful cards it may be."""
+    system = "[nvidia-container-cli]\n#no-cgroups = false\n"
+    packages = dict.fromkeys(TOOLKIT_PACKAGES, toolkit)
+    state = host_state(gpus=1, packages=packages, files={paths.HOOK_CONFIG: system})
+    for user, wrong in ((None, refused), ("ada", False)):
+        model = {"gpus": [0], "port": 8000, "user": user}
+        found = plan_toolkit(
+            spec(BOTH, {"nvidia": {**words, "no_cgroups": "system"}, "models": {"alpha": model}}), state
+        )
+        assert bool(found.errors) is wrong
+        assert any(reason.startswith("no-cgroups in") for reason in reasons(found)) is not wrong
+        assert all("would take the cards from alpha" in error for error in found.errors)
+
+
 REST = "# a comment\ndisable-require = false\n\n"
 CLI = "[nvidia-container-cli]  # mine\nload-kmods = true\n"
 NEXT = '\n[nvidia-container-runtime]\nlog-level = "info"\n'
@@ -384,6 +461,29 @@ def test_what_nvidias_own_tool_makes_of_its_default_is_the_same() -> None:
     fixtures = Path(__file__).parents[1] / "testbed/toolkit/conformance/fixtures"
     before, after = ((fixtures / f"config.{name}.toml").read_text() for name in ("default", "nocgroups"))
     assert hook_config.without_cgroups(before) == after
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_hooks_configuration_that_the_packages_bring_is_changed_in_the_same_run(
+    tmp_path: Path, there: bool
+) -> None:
+    """The step as it runs after their postinst, by the stand-in of nvidia-ctk; then a look finds nothing to do."""
+    wanted = spec({"nvidia": {"access": "gpus", "no_cgroups": "system"}})
+    (step,) = no_cgroups(wanted, host_state(gpus=1), fresh=True)
+    (program, *words) = step.command.replace(paths.HOOK_CONFIG, f"{tmp_path}/etc/c.toml").split()  # type: ignore[attr-defined]
+    ctk = [str(lay_out(tmp_path / "toolkit", "1.20.0") / program), *words]
+    if there:
+        subprocess.run(ctk[:4] + ctk[-1:], check=True)
+    subprocess.run(ctk, check=True)
+    text = (tmp_path / "etc/c.toml").read_text()
+    assert "no-cgroups = true" in text
+    assert no_cgroups(wanted, host_state(gpus=1, files={paths.HOOK_CONFIG: text})) == []
+
+
+def test_a_configuration_of_the_hook_that_somebody_took_away_is_written() -> None:
+    (step,) = no_cgroups(spec({"nvidia": {"no_cgroups": "system"}}), host_state(gpus=1))
+    assert isinstance(step, WriteFile)
+    assert step.content == "[nvidia-container-cli]\nno-cgroups = true\n"
 
 
 # --- models ----------------------------------------------------------------------------------------------------------
@@ -492,6 +592,23 @@ def test_a_name_is_taken_only_in_the_same_docker() -> None:
             "nvidia.no_cgroups",
             "would take the cards from a1",
         ),
+        (
+            {
+                "nvidia": {"toolkit": "1.17.8", "access": "runtime", "no_cgroups": "system"},
+                "models": {"a1": {"gpus": [0]}},
+            },
+            "nvidia.no_cgroups",
+            "would take the cards from a1",
+        ),
+        (
+            {
+                "docker": {"version": "24.0.9"},
+                "nvidia": {"toolkit": "1.17.8", "no_cgroups": "system"},
+                "jobs": {"j1": {"gpus": [0], "engine": "llama.cpp", "version": "b7000", "command": ["quantize"]}},
+            },
+            "nvidia.no_cgroups",
+            "would take the cards from j1",
+        ),
     ],
 )
 def test_what_an_inventory_cannot_say(data: Mapping[str, Any], path: str, what: str) -> None:
@@ -510,6 +627,23 @@ def test_null_takes_a_key_out_of_a_users_daemon_json() -> None:
 
 
 # --- taken away ------------------------------------------------------------------------------------------------------
+
+
+def test_all_after_models_ends_users_daemons_too() -> None:
+    """remove=models takes the folders of users' projects; their Dockers are there all the same, and so are others'
+    containers in them."""
+    wanted = in_docker_of("ada")
+    state = host(wanted)
+    left = replace(state, users={name: replace(one, folder=None) for name, one in state.users.items()})
+    assert plan_remove(left, "models").nothing
+    assert reasons(plan_remove(left, "all"))[:2] == [
+        "remove the set-up of ada's rootless Docker; its data stays",
+        "remove the set-up of bob's rootless Docker; its data stays",
+    ]
+    foreign = replace(left, containers=(container("jupyter", user="bob"),))
+    assert plan_remove(foreign, "all").errors[0].endswith("run in it: jupyter.")
+    gone = replace(left, users={"ada": User(1001, 1001, "/home/ada")}, files={}, packages={})
+    assert plan_remove(gone, "all").nothing
 
 
 def test_remove_covers_users_and_all_ends_their_daemons_but_no_data() -> None:
