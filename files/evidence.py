@@ -398,8 +398,8 @@ def answers(one, address):
         found["answer"] = http_answer(address, one["port"], path, body, one["key"], ANSWER_TIMEOUT)
         if found["answer"][0] in (0, 200):
             break
-    path, body = (found["path"], body) if one["requests"] else (one["ready"], None)
-    if one["key"]:
+    if one["key"] and one["requests"]:  # whether an engine is ready, it may tell anybody
+        path = found["path"]
         found["wrong key"] = http_answer(address, one["port"], path, body, "wrong-" + one["key"][:1], ANSWER_TIMEOUT)[0]
         found["no key"] = http_answer(address, one["port"], path, body, None, ANSWER_TIMEOUT)[0]
     return found

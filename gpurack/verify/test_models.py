@@ -25,8 +25,8 @@ CLOCK = 1e-3
 
 
 def keyed(entry: Entry) -> bool:
-    """Does it want a key?"""
-    return bool(entry.model.api_key or entry.model.keys)
+    """Does it want a key, of those who ask for more than whether it is ready?"""
+    return bool(entry.model.api_key or entry.model.keys) and takes_requests(entry)
 
 
 def has_weights(entry: Entry) -> bool:

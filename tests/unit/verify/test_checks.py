@@ -158,6 +158,26 @@ def test_an_answer_of_another_model() -> None:
     assert drifts(test_models.test_answers, entry(change=change)) == [line]
 
 
+KEY = {"env": "LAB_KEY"}
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        ({"api_key": KEY}, True),
+        ({}, False),
+        ({"engine": "custom", "image": "reg.example/own:1", "version": None, "weights": None, "api_key": KEY}, False),
+    ],
+)
+def test_a_key_is_tried_where_a_real_request_is_known(
+    monkeypatch: pytest.MonkeyPatch, words: dict[str, Any], asked: bool
+) -> None:
+    monkeypatch.setenv("LAB_KEY", "sk-1")
+    wanted = spec({"models": {"alpha": {"port": 8000, **words}}})
+    server = Server("gpu1", wanted, None, "run", "5a", lambda name: look.Seen(evidence()))  # type: ignore[arg-type]
+    assert test_models.keyed(Entry(server, "alpha", wanted.models["alpha"])) is asked
+
+
 @pytest.mark.parametrize(
     ("wanted", "hub", "locked", "expected"),
     [

@@ -210,6 +210,11 @@ def test_the_first_request_that_it_answers_counts(script: ModuleType, port: int)
     }
 
 
+def test_whether_it_is_ready_an_engine_may_tell_anybody(script: ModuleType, port: int) -> None:
+    found = script.answers({"port": port, "ready": "/ready", "key": "sk-1", "requests": []}, "127.0.0.1")
+    assert found == {"ready": [200, '{"data": [{"id": "bge"}]}']}
+
+
 def test_nobody_there_and_nobody_answering(script: ModuleType) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
