@@ -14,6 +14,7 @@ from gpurack.plan import compose, ledger, pins, weights
 from gpurack.spec.model import Weights
 from gpurack.state.model import MISMATCH
 from gpurack.verify.drift import Drift, on_models
+from gpurack.verify.images import familiar, meant, repository
 from gpurack.verify.lab import Entry
 from gpurack.verify.look import published, weights_of
 from gpurack.verify.weights import known
@@ -92,11 +93,11 @@ def test_image(entry: Entry) -> Iterator[Drift]:
     if container is None:
         return
     reference = str(entry.service["image"])
-    if container["Config"]["Image"] != reference:
+    if familiar(container["Config"]["Image"]) != familiar(reference):
         yield Drift("image", reference, container["Config"]["Image"], afresh(entry))
     images = entry.server.seen.daemon(entry.model.dockerd)["images"]
     mine = next((image for image in images if image["id"] == container["Image"]), None)
-    named = next((image["id"] for image in images if reference in image["tags"]), None)
+    named = meant(reference, images)
     if named != container["Image"]:
         found = f"{reference} is {named[7:19]} now" if named else f"no image {reference} any more"
         expected = f"{container['Image'][7:19]}, which it runs from"
@@ -104,10 +105,10 @@ def test_image(entry: Entry) -> Iterator[Drift]:
     locked = pins.of_model(entry.server.wanted, entry.name).digest
     if mine and locked and pins.moved_image(entry.server.wanted, entry.name, reference, mine["digests"]):
         yield Drift("image", f"{locked}, by the lock", ", ".join(mine["digests"]) or "one of no registry")
-    repository = re.sub(r":[^/]*$", "", reference)
-    if mine and entry.model.version and not any(one.startswith(f"{repository}@") for one in mine["digests"]):
+    name = repository(familiar(reference))
+    if mine and entry.model.version and not any(one.startswith(f"{name}@") for one in mine["digests"]):
         mend = f"{ssh(entry, f'docker rmi -f {reference}')}; {afresh(entry)}"
-        yield Drift("image", f"a digest of {repository}", "none: it was built or loaded by hand", mend)
+        yield Drift("image", f"a digest of {name}", "none: it was built or loaded by hand", mend)
 
 
 @on_models()

@@ -144,6 +144,32 @@ def test_an_amd_card_is_known_by_its_render_node() -> None:
     assert drifts(test_hosts.test_driver, one.server) == []
 
 
+@pytest.mark.parametrize(
+    ("image", "tags", "digests"),
+    [
+        ("docker.io/library/redis", ["redis:latest"], []),
+        ("library/redis:7", ["redis:7"], []),
+        ("index.docker.io/a/b:1", ["a/b:1"], []),
+        ("registry:5000/a", ["registry:5000/a:latest"], []),
+        (f"ghcr.io/a/b@sha256:{'0' * 64}", [], [f"ghcr.io/a/b@sha256:{'0' * 64}"]),
+        (f"docker.io/a/b:1@sha256:{'0' * 64}", ["a/b:2"], [f"a/b@sha256:{'0' * 64}"]),
+    ],
+)
+def test_an_image_by_each_spelling(image: str, tags: list[str], digests: list[str]) -> None:
+    def change(parts: dict[str, Any], container: dict[str, Any]) -> None:
+        container["Config"]["Image"] = image
+        parts["daemons"][""]["images"] = [{"id": "sha256:abcdef", "tags": tags, "digests": digests}]
+
+    def retagged(parts: dict[str, Any], container: dict[str, Any]) -> None:
+        change(parts, container)
+        parts["daemons"][""]["images"][0]["id"] = "sha256:another"
+
+    wanted = spec({"models": {"alpha": {"gpus": [0], "port": 8000, "image": image, "version": None}}})
+    assert drifts(test_models.test_image, entry(wanted, change)) == []
+    line = f"gpu1 alpha: image: expected abcdef, which it runs from, found {image} is another now"
+    assert drifts(test_models.test_image, entry(wanted, retagged)) == [line]
+
+
 def test_the_locks_digest() -> None:
     locked = HostLock(models={"alpha": ModelLock(image=f"{IMAGE}@sha256:{'2' * 64}")})
     found = drifts(test_models.test_image, entry(WANTED.locked(locked)))
