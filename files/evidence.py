@@ -107,16 +107,18 @@ def files():
 
 
 def units():
-    """Unit → active, enabled, loaded, by systemd's own words."""
+    """Unit → active, enabled, loaded, and the command it starts, by systemd's own words."""
     found = {}
     names = ASKED.get("units", [])
-    out = run("systemctl", "show", "--property=Id,LoadState,ActiveState,UnitFileState", *names)[1] if names else ""
+    asked_for = "--property=Id,LoadState,ActiveState,UnitFileState,ExecStart"
+    out = run("systemctl", "show", asked_for, *names)[1] if names else ""
     for block in out.split("\n\n"):
         said = dict(line.partition("=")[::2] for line in block.splitlines())
         found[said.get("Id", "")] = {
             "loaded": said.get("LoadState", ""),
             "active": said.get("ActiveState", ""),
             "enabled": said.get("UnitFileState", ""),
+            "starts": (re.findall(r"argv\[\]=([^;]*?)\s*;", said.get("ExecStart", "")) or [""])[-1],
         }
     return found
 

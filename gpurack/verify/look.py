@@ -124,6 +124,7 @@ class Seen:
             sources={path: file.text for path, file in files.items() if any(fnmatch(path, one) for one in SOURCES)},
             files=files,
             docker=daemon["info"],
+            docker_flags=self["units"].get("docker.service", {}).get("starts", ""),
             containers=tuple(
                 container_of(said, user)
                 for user in self["daemons"]

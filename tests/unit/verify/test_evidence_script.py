@@ -65,14 +65,18 @@ def test_packages_of_rpm(script: ModuleType, monkeypatch: pytest.MonkeyPatch, pa
 
 
 def test_units_by_their_own_names(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = "UnitFileState=enabled\nId=docker.service\nLoadState=loaded\nActiveState=active"
+    start = "{ path=/usr/bin/dockerd ; argv[]=/usr/bin/dockerd -H fd:// --live-restore ; ignore_errors=no ; pid=7 }"
+    one = f"ExecStart={start}\nUnitFileState=enabled\nId=docker.service\nLoadState=loaded\nActiveState=active"
     out = f"{one}\n\nId=no.service\nLoadState=not-found"
     script.ASKED["units"] = ["docker.service", "no.service"]
     says(script, monkeypatch, {"systemctl": (0, out)})
     assert script.units() == {
-        "docker.service": {"loaded": "loaded", "active": "active", "enabled": "enabled"},
-        "no.service": {"loaded": "not-found", "active": "", "enabled": ""},
-    }
+        "docker.service": {
+            "loaded": "loaded", "active": "active", "enabled": "enabled",
+            "starts": "/usr/bin/dockerd -H fd:// --live-restore",
+        },
+        "no.service": {"loaded": "not-found", "active": "", "enabled": "", "starts": ""},
+    }  # fmt: skip
 
 
 def test_listeners(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,41 @@
+"""What the checks say of hosts, by evidence as data; what hands can make of a real one is in tests/acceptance/rebuild."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gpurack.spec.model import Host
+from gpurack.verify import look, test_hosts
+from gpurack.verify.lab import Server
+from tests.given import spec
+from tests.unit.verify.test_checks import WANTED, drifts, evidence
+
+
+def server(wanted: Host = WANTED, **over: Any) -> Server:
+    """gpu1, as the evidence of a correct host has it; `over` replaces parts."""
+    return Server("gpu1", wanted, None, "run", "5a", lambda name: look.Seen(evidence(**over)))  # type: ignore[arg-type]
+
+
+def file(text: str | None, mode: str = "644", uid: int = 0) -> dict[str, Any]:
+    """A file or (text None) a folder."""
+    return {"text": text, "mode": mode, "uid": uid}
+
+
+@pytest.mark.parametrize(
+    ("flags", "content", "lines"),
+    [
+        ("--live-restore --log-driver=journald", "{}", []),
+        ("--log-opt max-size=10m", '{"live-restore": true}', []),
+        ("", '{"live-restore": true}', ['gpu1: daemon.json log-driver: expected "local", found nothing']),
+    ],
+)
+def test_what_dockerd_is_told_by_flags_is_not_asked_of_daemon_json(flags: str, content: str, lines: list[str]) -> None:
+    one = server(
+        spec({}),
+        cards=None,
+        units={"docker.service": {"starts": f"/usr/bin/dockerd -H fd:// {flags}"}},
+        files={"/etc/docker/daemon.json": file(content)},
+    )
+    assert drifts(test_hosts.test_daemon_json, one) == lines
