@@ -10,6 +10,7 @@ import pytest
 
 from gpurack import paths
 from gpurack.engines import ENGINES
+from gpurack.engines.ollama import full_name
 from gpurack.plan import compose, ledger, pins, weights
 from gpurack.spec.model import Weights
 from gpurack.state.model import MISMATCH
@@ -299,7 +300,7 @@ def test_ready(entry: Entry) -> Iterator[Drift]:
     elif served is not None and json.dumps(served) not in body:
         yield Drift(what, f'the name "{served}"', body[:100], afresh(entry))
     for name in model.pull if code == 200 else ():
-        if json.dumps(name if ":" in name else f"{name}:latest") not in body:
+        if json.dumps(full_name(name)) not in body:
             yield Drift("pulled models", name, "not among them")
 
 

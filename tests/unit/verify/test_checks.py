@@ -184,6 +184,26 @@ def test_an_answer_of_another_model() -> None:
     assert drifts(test_models.test_answers, entry(change=change)) == [line]
 
 
+@pytest.mark.parametrize(
+    ("pull", "listed", "missing"),
+    [
+        ("qwen2.5", "qwen2.5:latest", False),
+        ("library/qwen2.5:7b", "qwen2.5:7b", False),
+        ("registry.ollama.ai/library/qwen2.5", "qwen2.5:latest", False),
+        ("registry:5000/a/b", "registry:5000/a/b:latest", False),
+        ("qwen2.5:7b", "qwen2.5:3b", True),
+    ],
+)
+def test_pulled_models_by_the_name_that_ollama_lists(pull: str, listed: str, missing: bool) -> None:
+    parts = evidence()
+    parts["models"]["alpha"]["ready"] = [200, f'{{"models": [{{"name": "{listed}"}}]}}']
+    ollama = {"engine": "ollama", "version": "0.33.0", "weights": None, "pull": [pull]}
+    wanted = spec({"models": {"alpha": {"port": 8000, **ollama}}})
+    server = Server("gpu1", wanted, None, "run", "5a", lambda name: look.Seen(parts))  # type: ignore[arg-type]
+    lines = [f"gpu1 alpha: pulled models: expected {pull}, found not among them"] if missing else []
+    assert drifts(test_models.test_ready, Entry(server, "alpha", wanted.models["alpha"])) == lines
+
+
 KEY = {"env": "LAB_KEY"}
 
 
