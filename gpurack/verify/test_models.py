@@ -46,21 +46,29 @@ def ssh(entry: Entry, command: str) -> str:
     return f"ssh {entry.server.name} sudo {command}"
 
 
+def docker(entry: Entry, words: str) -> str:
+    """A command for the Docker that it runs in: the host's own, or its user's."""
+    user = entry.model.dockerd
+    return f"ssh {entry.server.name} {compose.by_hand(user)} {words}" if user else ssh(entry, f"docker {words}")
+
+
 def afresh(entry: Entry) -> str:
     """The command that makes its container anew."""
-    return f"{ssh(entry, f'docker rm -f {entry.name}')}; {entry.mend}"
+    return f"{docker(entry, f'rm -f {entry.name}')}; {entry.mend}"
 
 
-def refetch(entry: Entry, path: str) -> str:
-    """The command that brings weights anew, where the inventory says from where."""
-    if isinstance(entry.model.weights, str):
-        return f"bring the right ones to {path}; {ssh(entry, f'docker restart {entry.name}')}"
-    return f"{ssh(entry, f'rm -r {path}')}; {afresh(entry)}"
+def refetch(entry: Entry, wanted: Weights) -> str:
+    """The command that brings weights anew, where the inventory says from where. All that was brought goes: what is
+    there in part counts as there."""
+    if isinstance(wanted, str):
+        return f"bring the right ones to {wanted}; {docker(entry, f'restart {entry.name}')}"
+    whole = weights.whole(entry.server.wanted, wanted, entry.model.dockerd)
+    return f"{ssh(entry, f'rm -rf {whole}')}; {afresh(entry)}"
 
 
 def restart(entry: Entry) -> str | None:
     """What may help a container that runs; the inventory's run helps one that does not."""
-    return ssh(entry, f"docker restart {entry.name}") if status(entry) == "running" else None
+    return docker(entry, f"restart {entry.name}") if status(entry) == "running" else None
 
 
 def status(entry: Entry) -> str:
@@ -79,7 +87,7 @@ def test_runs(entry: Entry) -> Iterator[Drift]:
     if "gpurack.model" not in (container["Config"]["Labels"] or {}):
         yield Drift("container", "gpurack's", "one that was made by hand", afresh(entry))
     if status(entry) == "paused":
-        yield Drift("container", "running", "paused", ssh(entry, f"docker unpause {entry.name}"))
+        yield Drift("container", "running", "paused", docker(entry, f"unpause {entry.name}"))
     elif status(entry) != "running":
         yield Drift("container", "running", status(entry))
     policy, expected = container["HostConfig"]["RestartPolicy"]["Name"], str(entry.service.get("restart", "no"))
@@ -96,19 +104,20 @@ def test_image(entry: Entry) -> Iterator[Drift]:
     reference = str(entry.service["image"])
     if familiar(container["Config"]["Image"]) != familiar(reference):
         yield Drift("image", reference, container["Config"]["Image"], afresh(entry))
+    # by a lock the run gives the name back to its image; what the registry has under it may be another by now
+    locked = pins.of_model(entry.server.wanted, entry.name).digest
     images = entry.server.seen.daemon(entry.model.dockerd)["images"]
     mine = next((image for image in images if image["id"] == container["Image"]), None)
     named = meant(reference, images)
     if named != container["Image"]:
         found = f"{reference} is {named[7:19]} now" if named else f"no image {reference} any more"
         expected = f"{container['Image'][7:19]}, which it runs from"
-        yield Drift("image", expected, found, ssh(entry, f"docker pull {reference}"))
-    locked = pins.of_model(entry.server.wanted, entry.name).digest
+        yield Drift("image", expected, found, None if locked else docker(entry, f"pull {reference}"))
     if mine and locked and pins.moved_image(entry.server.wanted, entry.name, reference, mine["digests"]):
         yield Drift("image", f"{locked}, by the lock", ", ".join(mine["digests"]) or "one of no registry")
     name = repository(familiar(reference))
     if mine and entry.model.version and not any(one.startswith(f"{name}@") for one in mine["digests"]):
-        mend = f"{ssh(entry, f'docker rmi -f {reference}')}; {afresh(entry)}"
+        mend = f"{docker(entry, f'rmi -f {reference}')}; {afresh(entry)}"
         yield Drift("image", f"a digest of {name}", "none: it was built or loaded by hand", mend)
 
 
@@ -226,9 +235,9 @@ def test_weights(entry: Entry) -> Iterator[Drift]:
     for wanted in weights_of(entry.model):
         path = weights.place(entry.server.wanted, wanted, entry.model.dockerd)
         found = entry.answers["weights"][path]
-        mend = refetch(entry, path)
+        mend = refetch(entry, wanted)
         if found is None:
-            yield Drift(path, "weights", "nothing", mend if isinstance(wanted, str) else afresh(entry))
+            yield Drift(path, "weights", "nothing", mend)
             continue
         files = found["files"]
         locked = pins.of_model(entry.server.wanted, entry.name)
@@ -245,15 +254,14 @@ def test_weights(entry: Entry) -> Iterator[Drift]:
         if locked.commit and commit and commit != locked.commit:
             yield Drift(path, f"commit {locked.commit}, by the lock", str(commit))
         for name, file in files.items():
-            yield from changed(f"{path}, {name}", file, wanted, entry)
+            yield from changed(f"{path}, {name}", file, entry, mend)
         if entry.answers.get("mounted", {}).get(path) is False:
             yield Drift(path, "what its container has", "another, put there since", afresh(entry))
 
 
-def changed(what: str, file: Mapping[str, Any], wanted: Weights, entry: Entry) -> Iterator[Drift]:
+def changed(what: str, file: Mapping[str, Any], entry: Entry, mend: str) -> Iterator[Drift]:
     """Is a file as it was when it was hashed (its size and time, /var/lib/gpurack/sha256)? Where it never was, is it
     older than the model that runs?"""
-    mend = refetch(entry, str(wanted) if isinstance(wanted, str) else what.partition(",")[0])
     if file["then"]:
         size, time, _ = file["then"]
         if file["size"] != int(size):
@@ -285,7 +293,7 @@ def test_weights_hashed(entry: Entry) -> Iterator[Drift]:
         for name, file in known(path, wanted, found["hub"], locked).items():
             sha256 = found["files"].get(name, {}).get("sha256", "no such file")
             if file.sha256 and sha256 != file.sha256:
-                yield Drift(f"{path}, {name}", f"sha256 {file.sha256[:16]}…", f"{sha256[:16]}…", refetch(entry, path))
+                yield Drift(f"{path}, {name}", f"sha256 {file.sha256[:16]}…", f"{sha256[:16]}…", refetch(entry, wanted))
 
 
 @on_models()
@@ -342,7 +350,7 @@ def test_files(entry: Entry) -> Iterator[Drift]:
         if file["mode"] != "400":
             yield Drift(path, "mode 400", f"mode {file['mode']}")
         if file["owner"] != (entry.model.dockerd or "root"):
-            yield Drift(path, f"{entry.model.dockerd or 'root'}'s", f"{file['owner']}'s", ssh(entry, f"rm {path}"))
+            yield Drift(path, f"{entry.model.dockerd or 'root'}'s", f"{file['owner']}'s")
         if file["sum"] != expected:
             mend = f"{ssh(entry, f'rm {path}')}; {afresh(entry)}"
             yield Drift(path, "what the inventory has", "something else", mend)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gpurack.plan import compose
 from gpurack.spec.lock import HostLock, ModelLock
-from gpurack.spec.model import HfWeights, Host, UrlWeights
+from gpurack.spec.model import CopyWeights, HfWeights, Host, UrlWeights
 from gpurack.verify import drift, look, test_hosts, test_models
 from gpurack.verify.drift import Drift, Unread
 from gpurack.verify.lab import Entry, Server
@@ -76,6 +77,11 @@ def entry(wanted: Host = WANTED, change: Callable[[dict[str, Any], dict[str, Any
 def drifts(check: Any, checked: Any) -> list[str]:
     """Its lines, without remedies."""
     return [line for line in drift.said(checked, check.__wrapped__(checked)) if "mend: " not in line]
+
+
+def mends(check: Any, checked: Any) -> list[str]:
+    """Its remedies."""
+    return [line.partition("mend: ")[2] for line in drift.said(checked, check.__wrapped__(checked)) if "mend: " in line]
 
 
 CHECKS = [getattr(test_models, name) for name in dir(test_models) if name.startswith("test_")]
@@ -174,6 +180,43 @@ def test_the_locks_digest() -> None:
     locked = HostLock(models={"alpha": ModelLock(image=f"{IMAGE}@sha256:{'2' * 64}")})
     found = drifts(test_models.test_image, entry(WANTED.locked(locked)))
     assert found == [f"gpu1 alpha: image: expected sha256:{'2' * 64}, by the lock, found {IMAGE[:-18]}@sha256:1"]
+
+
+def test_a_name_that_means_another_image_is_given_back_by_the_lock() -> None:
+    """What the registry has under it may be another by now."""
+
+    def change(parts: dict[str, Any], container: dict[str, Any]) -> None:
+        parts["daemons"][""]["images"][0] |= {"tags": [], "digests": [f"{IMAGE[:-18]}@sha256:{'2' * 64}"]}
+
+    locked = HostLock(models={"alpha": ModelLock(image=f"{IMAGE}@sha256:{'2' * 64}")})
+    assert mends(test_models.test_image, entry(WANTED.locked(locked), change)) == ["pyinfra lab.py"]
+    assert mends(test_models.test_image, entry(change=change)) == [f"ssh gpu1 sudo docker pull {IMAGE}"]
+
+
+@pytest.mark.parametrize(
+    ("user", "command"), [(None, "ssh gpu1 sudo docker"), ("anna", "ssh gpu1 sudo -iu anna docker")]
+)
+def test_what_mends_a_container_asks_the_docker_that_it_is_in(user: str | None, command: str) -> None:
+    rootless = {"rootless": {"anna": {}}} if user else {}
+    one = entry(spec({"docker": rootless, "models": {"alpha": {"gpus": [0], "port": 8000, "user": user}}}))
+    assert test_models.afresh(one) == f"{command} rm -f alpha; pyinfra lab.py"
+    assert test_models.docker(one, "restart alpha") == f"{command} restart alpha"
+
+
+def test_all_that_was_brought_goes_before_weights_are_brought_anew(tmp_path: Path) -> None:
+    """What is there in part counts as there."""
+    (tmp_path / "m-00001-of-00002.gguf").write_text("x")
+    (tmp_path / "m-00002-of-00002.gguf").write_text("y")
+    copied = CopyWeights(copy=str(tmp_path / "m-00001-of-00002.gguf"))
+    one = entry()
+    for wanted, whole in {
+        HfWeights(hf="a/b", file="m.gguf"): "/var/lib/gpurack/weights/hf/a--b@main--m",
+        HfWeights(hf="a/b"): "/var/lib/gpurack/weights/hf/a--b@main",
+        copied: f"/var/lib/gpurack/weights/{copied.whole}",
+    }.items():
+        assert test_models.refetch(one, wanted).startswith(f"ssh gpu1 sudo rm -rf {whole}; ssh gpu1 sudo docker rm -f")
+    by_path = test_models.refetch(one, "/w/a.gguf")
+    assert by_path == "bring the right ones to /w/a.gguf; ssh gpu1 sudo docker restart alpha"
 
 
 def test_an_answer_of_another_model() -> None:
