@@ -342,8 +342,17 @@ def weights(path, deep):
         found[key] = {"size": status.st_size, "mtime": status.st_mtime, "then": remembered.get(name)}
         if deep:
             found[key]["sha256"] = sha256(name)
-    noted = content(path + ".json") if os.path.isdir(path) else None
-    return {"files": found, "hub": json.loads(noted) if noted else None}
+    return {"files": found, "hub": noted(path + ".json")}
+
+
+def noted(path):
+    """What was written down of a repository, or of one file in it; None for nothing, or for a file of somebody else's
+    beside weights by path."""
+    try:
+        said = json.loads(content(path) or "null")
+    except ValueError:
+        return None
+    return said if isinstance(said, dict) and isinstance(said.get("files"), dict) else None
 
 
 def sha256(path):

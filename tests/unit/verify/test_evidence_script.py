@@ -142,6 +142,11 @@ def test_weights_of_a_file_and_a_folder(script: ModuleType, tmp_path: Path) -> N
     found = script.weights(str(folder), deep=False)
     assert found["hub"] == {"commit": "c0ffee", "files": {}}
     assert found["files"]["sub/x.json"]["size"] == 2
+    one = folder / "m.gguf"
+    one.write_bytes(b"1")
+    for beside, hub in {'{"commit": "c0ffee", "files": {}}': True, '{"mine": 1}': False, "[1, 2": False}.items():
+        Path(f"{one}.json").write_text(beside)
+        assert bool(script.weights(str(one), deep=False)["hub"]) is hub
     assert script.weights(str(tmp_path / "none"), deep=False) is None
 
 
