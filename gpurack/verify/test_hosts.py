@@ -10,7 +10,7 @@ from gpurack.plan import daemon_json, docker, nvidia_driver, nvidia_toolkit
 from gpurack.plan.access import access
 from gpurack.plan.ledger import other_than_expected
 from gpurack.plan.models import host_files
-from gpurack.plan.packages import Pin, Repository, upstream
+from gpurack.plan.packages import Pin, Repository, installed, upstream
 from gpurack.plan.platforms import TOOLKIT_PACKAGES, Platform, platform_of, unsupported
 from gpurack.plan.steps import SetAside, Step, WriteFile
 from gpurack.spec.merge import patch
@@ -154,11 +154,17 @@ def test_docker_runs(server: Server) -> Iterator[Drift]:
         yield Drift("docker.service", "active", unit.get("active") or "no such unit")
     if unit.get("enabled") != "enabled":
         yield Drift("docker.service", "enabled at boot", unit.get("enabled") or "no such unit")
-    version = server.wanted.docker.version
+    version = engine_version(server)
     if not info:
         yield Drift("Docker", "a daemon that answers", "none on its socket")
     elif version and upstream(info["ServerVersion"]) != version:
-        yield Drift("the running dockerd", version, info["ServerVersion"], restart(server))
+        yield Drift("the running dockerd", f"{version}, as its package", info["ServerVersion"], restart(server))
+
+
+def engine_version(server: Server) -> str | None:
+    """Upstream's version of the package that brought dockerd, whoever installed it; None for none that is known."""
+    names = ("docker-ce", *platform_there(server).distro_packages[:1])
+    return next(map(upstream, installed(names, server.state).values()), None)
 
 
 @on_hosts(lambda server: bool(server.wanted.users))

@@ -39,3 +39,25 @@ def test_what_dockerd_is_told_by_flags_is_not_asked_of_daemon_json(flags: str, c
         files={"/etc/docker/daemon.json": file(content)},
     )
     assert drifts(test_hosts.test_daemon_json, one) == lines
+
+
+@pytest.mark.parametrize(
+    ("package", "version", "running", "found"),
+    [
+        ("docker-ce", "5:28.5.2-1~debian.13~trixie", "28.5.2", ""),
+        ("docker.io", "26.1.5+dfsg1-9+b9", "26.1.5+dfsg1", ""),
+        ("docker.io", "28.5.2+dfsg4-1", "28.5.2+dfsg4", ""),
+        ("docker-ce", "5:28.5.2-1~debian.13~trixie", "28.5.1", "28.5.2"),
+        ("docker.io", "28.5.2+dfsg4-1", "26.1.5+dfsg1", "28.5.2"),
+        ("none-of-docker", "1", "28.5.1", ""),
+    ],
+)
+def test_dockerd_is_of_the_version_of_its_package(package: str, version: str, running: str, found: str) -> None:
+    """Upgraded and not restarted, it is the old one that runs."""
+    one = server(
+        packages={package: {"version": version, "held": False, "whole": True}},
+        units={"docker.service": {"active": "active", "enabled": "enabled"}},
+        daemons={"": {"info": {"ServerVersion": running}, "containers": {}, "images": []}},
+    )
+    lines = [f"gpu1: the running dockerd: expected {found}, as its package, found {running}"] if found else []
+    assert drifts(test_hosts.test_docker_runs, one) == lines
