@@ -5,6 +5,7 @@ the questions, see gpurack/verify/look.py. It shares nothing with the snapshot t
 its socket and not by its program, listeners, cards and answers are read here once more.
 """
 
+import base64
 import concurrent.futures
 import glob
 import hashlib
@@ -124,14 +125,16 @@ def units():
 
 
 def users():
-    """Of each user with a rootless Docker: do its units run from boot on, and how is its docker.service?"""
+    """Of each user with a rootless Docker: do its units run from boot on, how is its docker.service, and what is in the
+    asked files of its home?"""
     found = {}
     for user in filter(None, ASKED["users"]):
         try:
-            runtime = "XDG_RUNTIME_DIR=/run/user/{}".format(pwd.getpwnam(user).pw_uid)
+            account = pwd.getpwnam(user)
         except KeyError:
             found[user] = None
             continue
+        runtime = "XDG_RUNTIME_DIR=/run/user/{}".format(account.pw_uid)
         asked = ("systemctl", "--user", "show", "--property=ActiveState,UnitFileState", "docker.service")
         said = dict(
             line.partition("=")[::2]
@@ -141,8 +144,21 @@ def users():
             "linger": os.path.exists("/var/lib/systemd/linger/" + user),
             "active": said.get("ActiveState", ""),
             "enabled": said.get("UnitFileState", ""),
+            "uid": account.pw_uid,
+            "gid": account.pw_gid,
+            "home": account.pw_dir,
+            "files": home_files(user, account.pw_dir),
         }
     return found
+
+
+def home_files(user, home):
+    """Path → text of the asked files of a home that are there, read as that user: root follows no link out of it."""
+    paths = [os.path.join(home, name) for name in ASKED["homes"]]
+    script = 'for file; do [ -f "$file" ] && printf "=%s" "$(base64 -w 0 "$file")"; echo .; done'
+    lines = run("runuser", "-u", user, "--", "sh", "-c", script, "sh", *paths)[1].splitlines()
+    told = enumerate(line for line in lines if line.startswith(("=", ".")))
+    return {paths[at]: base64.b64decode(line[1:-1]).decode("utf-8", "replace") for at, line in told if line[0] == "="}
 
 
 def listeners():

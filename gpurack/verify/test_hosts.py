@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from gpurack import paths
-from gpurack.plan import daemon_json, docker, nvidia_driver, nvidia_toolkit
+from gpurack.plan import daemon_json, docker, nvidia_driver, nvidia_toolkit, rootless
 from gpurack.plan.access import access
 from gpurack.plan.ledger import other_than_expected
 from gpurack.plan.models import host_files
@@ -183,6 +183,37 @@ def test_rootless_docker(server: Server) -> Iterator[Drift]:
             yield Drift(f"docker.service of {name}", "enabled", user["enabled"] or "no such unit")
         if not any("rootless" in option for option in info.get("SecurityOptions", [])):
             yield Drift(f"the Docker of {name}", "a rootless daemon that answers", "another" if info else "none")
+        new = server.seen.daemon()["info"].get("ServerVersion")
+        if info and new not in (None, info["ServerVersion"]):
+            yield Drift(f"the Docker of {name}", f"{new}, as the host's own", info["ServerVersion"])
+
+
+@on_hosts(lambda server: bool(server.wanted.users))
+def test_rootless_files(server: Server) -> Iterator[Drift]:
+    """What gpurack puts into each user's home: keys of daemon.json (others are the user's), lines of the unit, and the
+    configuration of NVIDIA's hook; and what all of them need of the host."""
+    wanted, state = server.wanted, server.state
+    for name in server.wanted.users:
+        user = state.users.get(name)
+        if user is None:
+            continue  # test_rootless_docker says so
+        path = user.daemon_json
+        current, error = daemon_json.read(state, path)
+        target = patch(current, rootless.wanted_keys(name, wanted, state, current))
+        if error:
+            mend = f"ssh {server.name} sudo mv {path} {path}.old; {server.mend}"
+            yield Drift(path, "an object in JSON", error.partition(". It was")[0].removeprefix(f"{path} "), mend)
+        for key in sorted({*current, *target}) if not error else ():
+            if current.get(key) != target.get(key):
+                yield Drift(f"{path} {key}", shown(target.get(key)), shown(current.get(key)))
+        for file, text in rootless.wanted_files(wanted, state).items():
+            there = state.files.get(f"{user.home}/{file}")
+            found = there.text if there else None
+            if found != text:
+                expected = "no file" if text is None else "as gpurack writes it"
+                yield Drift(f"{user.home}/{file}", expected, "one" if text is None else difference(text, found))
+    for step in rootless.host_steps(wanted, state, platform_there(server)):
+        yield from as_drift(step, server)
 
 
 def restart(server: Server) -> str:

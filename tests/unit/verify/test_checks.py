@@ -33,7 +33,8 @@ def evidence(**over: Any) -> dict[str, Any]:
     }  # fmt: skip
     parts: dict[str, Any] = {
         "system": {"os": system, "init": "systemd", "address": "10.0.0.7", "tools": []},
-        "packages": {}, "files": {}, "units": {}, "listeners": [["127.0.0.1", 8000, "docker-proxy (pid 7)"]],
+        "packages": {}, "files": {}, "units": {}, "users": {},
+        "listeners": [["127.0.0.1", 8000, "docker-proxy (pid 7)"]],
         "cards": cards, "amd": {"kfd_gid": 0, "cards": []}, "secrets": {"files": {}, "leaks": []},
         "processes": [[CARD, "c0"]],
         "models": {

@@ -79,6 +79,25 @@ def test_units_by_their_own_names(script: ModuleType, monkeypatch: pytest.Monkey
     }  # fmt: skip
 
 
+def test_files_of_a_home_are_read_as_their_user(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").write_text("")
+    (tmp_path / "said").write_text("{}\n\n")
+    script.ASKED["homes"] = ["none", "empty", "said"]
+    run = script.run
+
+    def as_anna(*words: str) -> tuple[int, str]:
+        assert words[:4] == ("runuser", "-u", "anna", "--")
+        return run(*words[4:])  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(script, "run", as_anna)
+    found = script.home_files("anna", str(tmp_path))
+    assert found == {str(tmp_path / "empty"): "", str(tmp_path / "said"): "{}\n\n"}
+    monkeypatch.setattr(script, "run", lambda *_: (1, "runuser: may not be used by non-root users"))
+    assert script.home_files("anna", str(tmp_path)) == {}
+
+
 def test_listeners(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [
         'LISTEN 0 4096 127.0.0.1:8000 0.0.0.0:* users:(("docker-proxy",pid=7,fd=7))',

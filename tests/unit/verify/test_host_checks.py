@@ -1,4 +1,4 @@
-"""What the checks say of hosts, by evidence as data; what hands can make of a real one is in tests/acceptance/rebuild."""
+"""What the checks say of hosts by evidence as data; what hands can make of a real one is in tests/acceptance/rebuild."""
 
 from __future__ import annotations
 
@@ -6,16 +6,23 @@ from typing import Any
 
 import pytest
 
+from gpurack import paths
+from gpurack.plan import rootless
+from gpurack.plan.platforms import PLATFORMS
+from gpurack.plan.steps import WriteFile
 from gpurack.spec.model import Host
 from gpurack.verify import look, test_hosts
 from gpurack.verify.lab import Server
 from tests.given import spec
 from tests.unit.verify.test_checks import WANTED, drifts, evidence
 
+DEBIAN = PLATFORMS["debian", "13"]
+
 
 def server(wanted: Host = WANTED, **over: Any) -> Server:
     """gpu1, as the evidence of a correct host has it; `over` replaces parts."""
-    return Server("gpu1", wanted, None, "run", "5a", lambda name: look.Seen(evidence(**over)))  # type: ignore[arg-type]
+    seen = look.Seen(evidence(**over))
+    return Server("gpu1", wanted, None, "run", "5a", lambda name: seen)  # type: ignore[arg-type]
 
 
 def file(text: str | None, mode: str = "644", uid: int = 0) -> dict[str, Any]:
@@ -61,3 +68,73 @@ def test_dockerd_is_of_the_version_of_its_package(package: str, version: str, ru
     )
     lines = [f"gpu1: the running dockerd: expected {found}, as its package, found {running}"] if found else []
     assert drifts(test_hosts.test_docker_runs, one) == lines
+
+
+def account(**files: str) -> dict[str, Any]:
+    """anna, whose rootless Docker runs, with these files in her home."""
+    found = {f"/home/anna/{path}": text for path, text in files.items()}
+    said = {"linger": True, "active": "active", "enabled": "enabled", "uid": 1001, "gid": 1001, "home": "/home/anna"}
+    return {**said, "files": found}
+
+
+def with_rootless(wanted: Host, home: dict[str, str], **over: Any) -> Server:
+    """gpu1 with anna's Docker beside the host's own."""
+    info = {"ServerVersion": "28.5.2", "SecurityOptions": ["name=rootless"]}
+    daemons = {user: {"info": info, "containers": {}, "images": []} for user in ("", "anna")}
+    return server(wanted, users={"anna": account(**home)}, daemons=daemons, **over)
+
+
+DAEMON = ".config/docker/daemon.json"
+RUNTIMES = '"runtimes": {"nvidia": {"args": [], "path": "nvidia-container-runtime"}}'
+TOOLKIT = {"nvidia-container-toolkit-base": {"version": "1.17.0-1", "held": False, "whole": True}}
+HOOK = "[nvidia-container-cli]\nno-cgroups = false\n"
+
+
+@pytest.mark.parametrize("packages", [{}, TOOLKIT], ids=["cdi", "hook"])
+def test_a_home_as_the_deploy_writes_it_has_no_drift(packages: Any) -> None:
+    """Whatever gives the cards."""
+    access = "runtime" if packages else "auto"
+    wanted = spec({"docker": {"rootless": {"anna": {"daemon": {"debug": True}}}}, "nvidia": {"access": access}})
+    bare = with_rootless(wanted, {}, packages=packages, files={paths.HOOK_CONFIG: file(HOOK)})
+    files = {path: text for path, text in rootless.wanted_files(wanted, bare.state).items() if text is not None}
+    assert len(files) == (2 if packages else 1)
+    files[DAEMON] = '{"log-driver": "local", "debug": true, "mine": 1, ' + RUNTIMES + "}"
+    host = {
+        step.path: file(step.content)
+        for step in rootless.host_steps(wanted, bare.state, DEBIAN)
+        if isinstance(step, WriteFile)
+    }
+    assert len(host) == 2
+    one = with_rootless(wanted, files, packages=packages, files={paths.HOOK_CONFIG: file(HOOK), **host})
+    assert drifts(test_hosts.test_rootless_files, one) == []
+    assert drifts(test_hosts.test_rootless_docker, one) == []
+    files |= {rootless.DROP_IN: "[Service]\n", DAEMON: "{"}
+    one = with_rootless(wanted, files, packages=packages, files={paths.HOOK_CONFIG: file(HOOK)})
+    found = [line.partition(": expected ")[0] for line in drifts(test_hosts.test_rootless_files, one)]
+    assert found == [
+        "gpu1: /home/anna/.config/docker/daemon.json",
+        "gpu1: /home/anna/.config/systemd/user/docker.service.d/gpurack.conf",
+        "gpu1: /etc/tmpfiles.d/gpurack.conf",
+        "gpu1: /usr/local/libexec/gpurack/dockerd-rootless",
+    ]
+
+
+def test_a_users_daemon_json_and_hook_configuration() -> None:
+    """Without cards nothing of NVIDIA's belongs there."""
+    wanted = spec({"docker": {"rootless": {"anna": {}}}})
+    files = {DAEMON: '{"log-driver": "journald", "live-restore": true}', rootless.HOOK_CONFIG: HOOK}
+    assert drifts(test_hosts.test_rootless_files, with_rootless(wanted, files, cards=None)) == [
+        "gpu1: /home/anna/.config/nvidia-container-runtime/config.toml: expected no file, found one"
+    ]
+    assert drifts(test_hosts.test_rootless_files, with_rootless(wanted, {}, cards=None)) == [
+        'gpu1: /home/anna/.config/docker/daemon.json log-driver: expected "local", found nothing'
+    ]
+
+
+def test_a_users_docker_of_the_version_before() -> None:
+    wanted = spec({"docker": {"rootless": {"anna": {}}}})
+    one = with_rootless(wanted, {}, cards=None)
+    one.seen.parts["daemons"]["anna"]["info"] = {"ServerVersion": "28.5.1", "SecurityOptions": ["name=rootless"]}
+    assert drifts(test_hosts.test_rootless_docker, one) == [
+        "gpu1: the Docker of anna: expected 28.5.2, as the host's own, found 28.5.1"
+    ]
