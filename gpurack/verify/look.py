@@ -174,6 +174,15 @@ def user_of(said: Mapping[str, Any], info: Mapping[str, Any]) -> User:
     return User(said["uid"], said["gid"], said["home"], linger=said["linger"], docker=info)
 
 
+def writable(mode: str) -> bool:
+    """May others than the owner write?
+
+    >>> writable("755"), writable("775"), writable("1777")
+    (False, True, True)
+    """
+    return bool(int(mode, 8) & 0o022)
+
+
 def container_of(said: Mapping[str, Any], user: str) -> Container:
     """An inspected container of a user's in the plan's words."""
     state = said["State"]

@@ -17,8 +17,8 @@ from gpurack.spec.merge import patch
 from gpurack.spec.seats import hardware
 from gpurack.state.model import MISMATCH, HostState
 from gpurack.verify.drift import Drift, Unread, on_hosts
-from gpurack.verify.lab import Server
-from gpurack.verify.look import enabled
+from gpurack.verify.lab import Entry, Server
+from gpurack.verify.look import enabled, writable
 
 IN_INFO = {
     "log-driver": "LoggingDriver", "data-root": "DockerRootDir", "storage-driver": "Driver", "debug": "Debug",
@@ -371,14 +371,29 @@ def test_secrets(server: Server) -> Iterator[Drift]:
     """Folders of keys are root's alone, hold no others, and no secret is anywhere else: compose.yaml, `docker inspect`,
     arguments."""
     found, wanted = server.seen["secrets"], enabled(server.wanted)
+    theirs = {path for name, model in wanted.items() for path in Entry(server, name, model).files}
     for path, file in found["files"].items():
-        # a user's dockerd passes through to the files that are the user's own
-        mode = "711" if path.startswith(f"{paths.USERS}/") else "700"
-        if path.endswith("/secrets") and (file["mode"], file["owner"]) != (mode, "root"):
-            mend = f"ssh {server.name} 'sudo chown root {path} && sudo chmod {mode} {path}'"
-            yield Drift(path, f"mode {mode}, root's", f"mode {file['mode']}, {file['owner']}'s", mend)
-        elif file["sum"] and PurePosixPath(path).parent.name not in wanted:
+        folder = PurePosixPath(path).parent
+        if file["sum"] is None:
+            yield from open_folder(path, file, server)
+        elif folder.name not in wanted:
             yield Drift(path, "no file of a model that is not there", "one")
+        elif path not in theirs:
+            yield Drift(path, f"no file that {folder.name} is not given", "one")
     for name, place in found["leaks"]:
         mend = "change the key where the inventory says it is, and run again"
         yield Drift(f"the secret {name}", "nowhere but in its file", f"in {place}", mend)
+
+
+def open_folder(path: str, folder: Mapping[str, Any], server: Server) -> Iterator[Drift]:
+    """How a folder of keys is open to others: the one of all models, or a model's own."""
+    found = f"mode {folder['mode']}, {folder['owner']}'s"
+    if path in {f"{paths.project(user)}/secrets" for user in server.seen["daemons"]}:
+        # a user's dockerd passes through to the files that are the user's own
+        mode = "711" if path.startswith(f"{paths.USERS}/") else "700"
+        if (folder["mode"], folder["owner"]) != (mode, "root"):
+            mend = f"ssh {server.name} 'sudo chown root {path} && sudo chmod {mode} {path}'"
+            yield Drift(path, f"mode {mode}, root's", found, mend)
+    elif folder["owner"] != "root" or writable(folder["mode"]):
+        mend = f"ssh {server.name} 'sudo chown root {path} && sudo chmod go-w {path}'"
+        yield Drift(path, "root's, who alone may write", found, mend)

@@ -1,4 +1,4 @@
-"""What the checks say of hosts by evidence as data; what hands can make of a real one is in tests/acceptance/rebuild."""
+"""What the checks say of hosts by evidence as data; what hands make of a real one is in tests/acceptance/rebuild."""
 
 from __future__ import annotations
 
@@ -138,3 +138,36 @@ def test_a_users_docker_of_the_version_before() -> None:
     assert drifts(test_hosts.test_rootless_docker, one) == [
         "gpu1: the Docker of anna: expected 28.5.2, as the host's own, found 28.5.1"
     ]
+
+
+KEYS = "/etc/gpurack/secrets"
+
+
+@pytest.mark.parametrize(
+    ("path", "said", "line"),
+    [
+        (f"{KEYS}/alpha", {"mode": "700"}, ""),
+        (f"{KEYS}/alpha", {"mode": "775"}, "expected root's, who alone may write, found mode 775, root's"),
+        (f"{KEYS}/alpha", {"owner": "anna"}, "expected root's, who alone may write, found mode 755, anna's"),
+        (KEYS, {"mode": "755"}, "expected mode 700, root's, found mode 755, root's"),
+        (f"{KEYS}/alpha/api_key.bak", {"sum": "1"}, "expected no file that alpha is not given, found one"),
+        (f"{KEYS}/alpha/api_key.new", {"sum": ""}, "expected no file that alpha is not given, found one"),
+        (f"{KEYS}/old/api_key", {"sum": "1"}, "expected no file of a model that is not there, found one"),
+    ],
+)
+def test_folders_of_keys_hold_what_models_are_given_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, path: str, said: dict[str, Any], line: str
+) -> None:
+    monkeypatch.setenv("LAB_KEY", "sk-1")
+    wanted = spec({"models": {"alpha": {"gpus": [0], "port": 8000, "api_key": {"env": "LAB_KEY"}}}})
+    folder: dict[str, Any] = {"owner": "root", "sum": None}
+    right: dict[str, Any] = {
+        KEYS: {**folder, "mode": "700"},
+        f"{KEYS}/alpha": {**folder, "mode": "755"},
+        f"{KEYS}/alpha/api_key": {"mode": "400", "owner": "root", "sum": "1"},
+    }
+    one = server(wanted, secrets={"files": right, "leaks": []})
+    assert drifts(test_hosts.test_secrets, one) == []
+    changed = {**right.get(path, {"mode": "644", "owner": "root"}), **said}
+    one = server(wanted, secrets={"files": {**right, path: changed}, "leaks": []})
+    assert drifts(test_hosts.test_secrets, one) == ([f"gpu1: {path}: {line}"] if line else [])
