@@ -243,15 +243,18 @@ def amd():
 
 
 def cdi():
-    """The devices of kind nvidia.com/gpu that a CDI spec names, and device nodes of theirs that are not there."""
-    devices, missing = [], []
+    """The devices of kind nvidia.com/gpu that a CDI spec names, and device nodes and files (libraries, programs) of
+    theirs that are not there."""
+    devices, missing, gone = [], [], []
     for path in glob.glob("/etc/cdi/*") + glob.glob("/run/cdi/*"):
         text = content(path) or ""
         if re.search(r"\"?kind\"?\s*:\s*\"?nvidia\.com/gpu", text):
             devices += re.findall(r"\"?name\"?\s*:\s*\"?([\w-]+)", text)
             nodes = re.findall(r"\"?path\"?\s*:\s*\"?(/dev/[\w/-]+)", text)
             missing += [node for node in nodes if not os.path.exists(node)]
-    return {"devices": sorted(set(devices)), "missing": sorted(set(missing))}
+            files = re.findall(r"\"?hostPath\"?\s*:\s*\"?(/[^\s\"',}]+)", text)
+            gone += [file for file in files if not os.path.exists(file)]
+    return {"devices": sorted(set(devices)), "missing": sorted(set(missing)), "gone": sorted(set(gone) - set(missing))}
 
 
 # --- Docker ----------------------------------------------------------------------------------------------------------

@@ -288,7 +288,7 @@ def test_runtime(server: Server) -> Iterator[Drift]:
 
 @on_hosts(has_nvidia)
 def test_cdi_devices(server: Server) -> Iterator[Drift]:
-    """A CDI spec names each card that answers, and the device nodes it gives are there."""
+    """A CDI spec names each card that answers, and the device nodes and the driver's files that it gives are there."""
     cards = server.seen["cards"]
     if cards is None or access(server.wanted, server.state) != "cdi":
         return
@@ -296,9 +296,12 @@ def test_cdi_devices(server: Server) -> Iterator[Drift]:
     missing = [uuid for uuid in answering if uuid not in cards["cdi"]["devices"]]
     if missing:
         yield Drift("CDI", f"a device for each of {len(answering)} cards", f"none for {', '.join(missing)}")
+    mend = f"ssh {server.name} sudo systemctl restart nvidia-cdi-refresh"
     if cards["cdi"]["missing"]:
-        mend = f"ssh {server.name} sudo systemctl restart nvidia-cdi-refresh"
         yield Drift("CDI", "device nodes that are there", f"no {', '.join(cards['cdi']['missing'])}", mend)
+    if gone := cards["cdi"]["gone"]:
+        more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
+        yield Drift("CDI", "files of the driver that are there", f"no {gone[0]}{more}", mend)
 
 
 @on_hosts(has_nvidia)

@@ -131,8 +131,10 @@ def test_a_lost_card_does_not_hide_the_others(script: ModuleType, monkeypatch: p
 @pytest.mark.parametrize(
     "text",
     [
-        "kind: nvidia.com/gpu\ndevices:\n- name: GPU-1\n  path: /dev/null\n- path: /dev/no7\n",
-        '{"kind": "nvidia.com/gpu", "devices": [{"name": "GPU-1", "path": "/dev/no7"}]}',
+        "kind: nvidia.com/gpu\ndevices:\n- name: GPU-1\n  path: /dev/null\n- path: /dev/no7\n"
+        "containerEdits:\n  mounts:\n  - hostPath: /usr/bin/env\n  - hostPath: /usr/lib/libcuda.so.570.1\n",
+        '{"kind": "nvidia.com/gpu", "devices": [{"name": "GPU-1", "path": "/dev/no7"}], "containerEdits": '
+        '{"mounts": [{"hostPath": "/usr/lib/libcuda.so.570.1", "containerPath": "/x"}]}}',
     ],
 )
 def test_cdi_specs_are_yaml_or_json(
@@ -142,7 +144,9 @@ def test_cdi_specs_are_yaml_or_json(
     (tmp_path / "other.yaml").write_text("kind: amd.com/gpu\ndevices:\n- name: x\n")
     found = [str(path) for path in tmp_path.iterdir()]
     monkeypatch.setattr(script.glob, "glob", lambda pattern: found if "etc" in pattern else [])
-    assert script.cdi() == {"devices": ["GPU-1"], "missing": ["/dev/no7"]}
+    assert script.cdi() == {
+        "devices": ["GPU-1"], "missing": ["/dev/no7"], "gone": ["/usr/lib/libcuda.so.570.1"],
+    }  # fmt: skip
 
 
 def test_weights_of_a_file_and_a_folder(script: ModuleType, tmp_path: Path) -> None:

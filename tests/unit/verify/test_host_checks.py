@@ -171,3 +171,18 @@ def test_folders_of_keys_hold_what_models_are_given_and_nothing_else(
     changed = {**right.get(path, {"mode": "644", "owner": "root"}), **said}
     one = server(wanted, secrets={"files": {**right, path: changed}, "leaks": []})
     assert drifts(test_hosts.test_secrets, one) == ([f"gpu1: {path}: {line}"] if line else [])
+
+
+@pytest.mark.parametrize(
+    ("gone", "line"),
+    [
+        ([], ""),
+        (["/usr/lib/libcuda.so.570.1"], "no /usr/lib/libcuda.so.570.1"),
+        (["/usr/lib/liba.so.570.1", "/usr/lib/libb.so.570.1"], "no /usr/lib/liba.so.570.1 and 1 more"),
+    ],
+)
+def test_a_cdi_spec_of_the_driver_before(gone: list[str], line: str) -> None:
+    cards = evidence()["cards"]
+    one = server(cards={**cards, "cdi": {**cards["cdi"], "gone": gone}})
+    expected = [f"gpu1: CDI: expected files of the driver that are there, found {line}"] if line else []
+    assert drifts(test_hosts.test_cdi_devices, one) == expected
