@@ -28,6 +28,7 @@ FILES = (
     "/etc/pki/rpm-gpg/*gpurack*",
     paths.DAEMON_JSON,
     paths.BOOT_UNIT,
+    paths.LIB,
     f"{paths.LIB}/*.py",
     paths.HOOK_CONFIG,
     paths.DOCKERD_ROOTLESS,

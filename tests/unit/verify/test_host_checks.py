@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from gpurack import paths
-from gpurack.plan import rootless
+from gpurack.plan import docker, rootless
+from gpurack.plan.models import host_files
 from gpurack.plan.platforms import PLATFORMS
 from gpurack.plan.steps import WriteFile
 from gpurack.spec.model import Host
+from gpurack.state.model import HostState
 from gpurack.verify import look, test_hosts
 from gpurack.verify.lab import Server
 from tests.given import spec
@@ -186,3 +188,37 @@ def test_a_cdi_spec_of_the_driver_before(gone: list[str], line: str) -> None:
     one = server(cards={**cards, "cdi": {**cards["cdi"], "gone": gone}})
     expected = [f"gpu1: CDI: expected files of the driver that are there, found {line}"] if line else []
     assert drifts(test_hosts.test_cdi_devices, one) == expected
+
+
+def right() -> dict[str, dict[str, Any]]:
+    """Files of a correct host with Docker's repository and models."""
+    state = server(cards=None).state
+    repository = docker.ce_repository(WANTED, state, DEBIAN)
+    written = [*DEBIAN.packages.repository(repository, state), *host_files(HostState())]
+    files = {step.path: file(step.content, step.mode) for step in written if isinstance(step, WriteFile)}
+    return {**files, paths.LIB: file(None, "755")}
+
+
+KEYRING = "/etc/apt/keyrings/gpurack-docker-ce.asc"
+LIST = "/etc/apt/sources.list.d/gpurack-docker-ce.sources"
+ALONE = "expected what root alone may change, found"
+READABLE = "expected readable by all, apt's own user among them, found only by some"
+
+
+@pytest.mark.parametrize(
+    ("path", "said", "check", "line"),
+    [
+        (KEYRING, {"mode": "600"}, test_hosts.test_keys, READABLE),
+        (LIST, {"mode": "640"}, test_hosts.test_keys, READABLE),
+        (LIST, {"mode": "666"}, test_hosts.test_keys, f"{ALONE} mode 666"),
+        (paths.RUNNER, {"mode": "777"}, test_hosts.test_boot, f"{ALONE} mode 777"),
+        (paths.RUNNER, {"uid": 1001}, test_hosts.test_boot, f"{ALONE} the file of the user 1001"),
+        (paths.LIB, {"mode": "775"}, test_hosts.test_boot, f"{ALONE} mode 775"),
+        (paths.BOOT_UNIT, {"mode": "664"}, test_hosts.test_boot, f"{ALONE} mode 664"),
+    ],
+)
+def test_what_root_runs_or_apt_trusts_only_root_changes(path: str, said: Any, check: Any, line: str) -> None:
+    files, units = right(), {"gpurack.service": {"enabled": "enabled"}}
+    assert drifts(check, server(cards=None, files=files, units=units)) == []
+    files[path] |= said
+    assert drifts(check, server(cards=None, files=files, units=units)) == [f"gpu1: {path}: {line}"]
