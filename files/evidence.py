@@ -88,8 +88,9 @@ def packages():
     locked += re.findall(r"(?m)^\s*-?\s*name\s*[:=]\s*['\"]?([^'\"\s]+)", content("/etc/dnf/versionlock.toml") or "")
     for line in run("rpm", "-qa", "--qf", "%{NAME} %|EPOCH?{%{EPOCH}:}|%{VERSION}-%{RELEASE}\n")[1].splitlines():
         name, _, version = line.partition(" ")
-        held = any(entry == name or re.match(re.escape(name) + r"-\d", entry) for entry in locked)
-        found[name] = {"version": version, "held": held, "whole": True}
+        rule = r"(\d+:)?{}-\d".format(re.escape(name))  # yum 3 has the epoch in front, dnf 4 behind the name
+        held = any(entry == name or re.match(rule, entry) for entry in locked)
+        found[name] = {"version": re.sub("^0:", "", version), "held": held, "whole": True}
     return found
 
 

@@ -52,15 +52,18 @@ def test_packages_of_dpkg(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -
     ("path", "text"),
     [
         ("/etc/dnf/plugins/versionlock.list", "docker-ce-3:28.5.2-1.el9.*\n"),
+        ("/etc/dnf/plugins/versionlock.list", "!docker-ce-cli-1:28.5.2-1.el9.*\ndocker-ce-3:28.5.2-1.el9.*\n"),
+        ("/etc/yum/pluginconf.d/versionlock.list", "3:docker-ce-28.5.2-1.el9.*\n0:docker-1.13-1.*\n"),
         ("/etc/dnf/versionlock.toml", 'version = "1.0"\n[[packages]]\nname = "docker-ce"\n'),
     ],
 )
 def test_packages_of_rpm(script: ModuleType, monkeypatch: pytest.MonkeyPatch, path: str, text: str) -> None:
-    says(script, monkeypatch, {"rpm": (0, "docker-ce 3:28.5.2-1.el9\ndocker-ce-cli 1:28.5.2-1.el9")})
+    says(script, monkeypatch, {"rpm": (0, "docker-ce 3:28.5.2-1.el9\ndocker-ce-cli 1:28.5.2-1.el9\ncurl 0:8.3-1")})
     monkeypatch.setattr(script, "content", {path: text}.get)
     assert script.packages() == {
         "docker-ce": {"version": "3:28.5.2-1.el9", "held": True, "whole": True},
         "docker-ce-cli": {"version": "1:28.5.2-1.el9", "held": False, "whole": True},
+        "curl": {"version": "8.3-1", "held": False, "whole": True},
     }
 
 
