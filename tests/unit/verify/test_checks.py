@@ -28,7 +28,8 @@ def evidence(**over: Any) -> dict[str, Any]:
     system = {"ID": "debian", "VERSION_ID": "13", "VERSION_CODENAME": "trixie", "PRETTY_NAME": "Debian 13"}
     cards = {
         "kernel": "580.1", "known": {"0000:17:00.0": CARD}, "on the bus": [CARD], "exit_code": 0, "message": "",
-        "answering": [["0", CARD, "NVIDIA A30", "24576", "580.1", "8.0"]], "cdi": {"devices": [CARD], "missing": [], "gone": []},
+        "answering": [["0", CARD, "NVIDIA A30", "24576", "580.1", "8.0"]],
+        "cdi": {"devices": [CARD], "missing": [], "gone": []},
         "toolkit": "1.20.0",
     }  # fmt: skip
     parts: dict[str, Any] = {
