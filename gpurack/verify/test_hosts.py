@@ -113,8 +113,8 @@ def test_repositories(server: Server) -> Iterator[Drift]:
 
 @on_hosts()
 def test_keys(server: Server) -> Iterator[Drift]:
-    """The keys that packages are checked with are those shipped with gpurack, or the mirror's own; apt can read keys and
-    repositories, and root alone can change them."""
+    """The keys that packages are checked with are those shipped with gpurack, or the mirror's own; root alone changes
+    keys and repositories, and apt can read them."""
     manager = platform_there(server).packages
     for repository in repositories(server):
         path, said = manager.key_path(repository), server.state.files.get(manager.key_path(repository))

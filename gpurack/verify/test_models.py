@@ -12,7 +12,7 @@ from gpurack import paths
 from gpurack.engines import ENGINES
 from gpurack.engines.ollama import full_name
 from gpurack.plan import compose, ledger, pins, weights
-from gpurack.spec.model import Weights
+from gpurack.spec.model import BuildImage, TarImage, Weights
 from gpurack.state.model import MISMATCH
 from gpurack.verify.drift import Drift, on_models
 from gpurack.verify.images import familiar, meant, repository
@@ -112,7 +112,9 @@ def test_image(entry: Entry) -> Iterator[Drift]:
     if named != container["Image"]:
         found = f"{reference} is {named[7:19]} now" if named else f"no image {reference} any more"
         expected = f"{container['Image'][7:19]}, which it runs from"
-        yield Drift("image", expected, found, None if locked else docker(entry, f"pull {reference}"))
+        from_registry = not isinstance(entry.model.image, TarImage | BuildImage)
+        again = f"pull {reference}" if from_registry else f"tag {container['Image'][7:19]} {reference}"
+        yield Drift("image", expected, found, None if locked else docker(entry, again))
     if mine and locked and pins.moved_image(entry.server.wanted, entry.name, reference, mine["digests"]):
         yield Drift("image", f"{locked}, by the lock", ", ".join(mine["digests"]) or "one of no registry")
     name = repository(familiar(reference))

@@ -195,6 +195,18 @@ def test_a_name_that_means_another_image_is_given_back_by_the_lock() -> None:
     assert mends(test_models.test_image, entry(change=change)) == [f"ssh gpu1 sudo docker pull {IMAGE}"]
 
 
+def test_an_image_of_no_registry_gets_its_name_back_and_is_not_pulled() -> None:
+    build = {"git": "https://git.example/llama.cpp", "revision": "b7000", "dockerfile": "cpu.Dockerfile"}
+    wanted = spec({"models": {"alpha": {"gpus": [0], "port": 8000, "image": {"build": build}, "version": None}}})
+    reference = str(compose.image(wanted, wanted.models["alpha"], compose.CPU))
+
+    def untagged(parts: dict[str, Any], container: dict[str, Any]) -> None:
+        container["Config"]["Image"] = reference
+        parts["daemons"][""]["images"][0]["tags"] = []
+
+    assert mends(test_models.test_image, entry(wanted, untagged)) == [f"ssh gpu1 sudo docker tag abcdef {reference}"]
+
+
 @pytest.mark.parametrize(
     ("user", "command"), [(None, "ssh gpu1 sudo docker"), ("anna", "ssh gpu1 sudo -iu anna docker")]
 )
