@@ -5,6 +5,7 @@ the questions, see gpurack/verify/look.py. It shares nothing with the snapshot t
 its socket and not by its program, listeners, cards and answers are read here once more.
 """
 
+import base64
 import concurrent.futures
 import glob
 import hashlib
@@ -87,8 +88,9 @@ def packages():
     locked += re.findall(r"(?m)^\s*-?\s*name\s*[:=]\s*['\"]?([^'\"\s]+)", content("/etc/dnf/versionlock.toml") or "")
     for line in run("rpm", "-qa", "--qf", "%{NAME} %|EPOCH?{%{EPOCH}:}|%{VERSION}-%{RELEASE}\n")[1].splitlines():
         name, _, version = line.partition(" ")
-        held = any(entry == name or re.match(re.escape(name) + r"-\d", entry) for entry in locked)
-        found[name] = {"version": version, "held": held, "whole": True}
+        rule = r"(\d+:)?{}-\d".format(re.escape(name))  # yum 3 has the epoch in front, dnf 4 behind the name
+        held = any(entry == name or re.match(rule, entry) for entry in locked)
+        found[name] = {"version": re.sub("^0:", "", version), "held": held, "whole": True}
     return found
 
 
@@ -107,29 +109,33 @@ def files():
 
 
 def units():
-    """Unit → active, enabled, loaded, by systemd's own words."""
+    """Unit → active, enabled, loaded, and the command it starts, by systemd's own words."""
     found = {}
     names = ASKED.get("units", [])
-    out = run("systemctl", "show", "--property=Id,LoadState,ActiveState,UnitFileState", *names)[1] if names else ""
+    asked_for = "--property=Id,LoadState,ActiveState,UnitFileState,ExecStart"
+    out = run("systemctl", "show", asked_for, *names)[1] if names else ""
     for block in out.split("\n\n"):
         said = dict(line.partition("=")[::2] for line in block.splitlines())
         found[said.get("Id", "")] = {
             "loaded": said.get("LoadState", ""),
             "active": said.get("ActiveState", ""),
             "enabled": said.get("UnitFileState", ""),
+            "starts": (re.findall(r"argv\[\]=([^;]*?)\s*;", said.get("ExecStart", "")) or [""])[-1],
         }
     return found
 
 
 def users():
-    """Of each user with a rootless Docker: do its units run from boot on, and how is its docker.service?"""
+    """Of each user with a rootless Docker: do its units run from boot on, how is its docker.service, and what is in the
+    asked files of its home?"""
     found = {}
     for user in filter(None, ASKED["users"]):
         try:
-            runtime = "XDG_RUNTIME_DIR=/run/user/{}".format(pwd.getpwnam(user).pw_uid)
+            account = pwd.getpwnam(user)
         except KeyError:
             found[user] = None
             continue
+        runtime = "XDG_RUNTIME_DIR=/run/user/{}".format(account.pw_uid)
         asked = ("systemctl", "--user", "show", "--property=ActiveState,UnitFileState", "docker.service")
         said = dict(
             line.partition("=")[::2]
@@ -139,8 +145,21 @@ def users():
             "linger": os.path.exists("/var/lib/systemd/linger/" + user),
             "active": said.get("ActiveState", ""),
             "enabled": said.get("UnitFileState", ""),
+            "uid": account.pw_uid,
+            "gid": account.pw_gid,
+            "home": account.pw_dir,
+            "files": home_files(user, account.pw_dir),
         }
     return found
+
+
+def home_files(user, home):
+    """Path → text of the asked files of a home that are there, read as that user: root follows no link out of it."""
+    paths = [os.path.join(home, name) for name in ASKED["homes"]]
+    script = 'for file; do [ -f "$file" ] && printf "=%s" "$(base64 -w 0 "$file")"; echo .; done'
+    lines = run("runuser", "-u", user, "--", "sh", "-c", script, "sh", *paths)[1].splitlines()
+    told = enumerate(line for line in lines if line.startswith(("=", ".")))
+    return {paths[at]: base64.b64decode(line[1:-1]).decode("utf-8", "replace") for at, line in told if line[0] == "="}
 
 
 def listeners():
@@ -225,15 +244,18 @@ def amd():
 
 
 def cdi():
-    """The devices of kind nvidia.com/gpu that a CDI spec names, and device nodes of theirs that are not there."""
-    devices, missing = [], []
+    """The devices of kind nvidia.com/gpu that a CDI spec names, and device nodes and files (libraries, programs) of
+    theirs that are not there."""
+    devices, missing, gone = [], [], []
     for path in glob.glob("/etc/cdi/*") + glob.glob("/run/cdi/*"):
         text = content(path) or ""
         if re.search(r"\"?kind\"?\s*:\s*\"?nvidia\.com/gpu", text):
             devices += re.findall(r"\"?name\"?\s*:\s*\"?([\w-]+)", text)
             nodes = re.findall(r"\"?path\"?\s*:\s*\"?(/dev/[\w/-]+)", text)
             missing += [node for node in nodes if not os.path.exists(node)]
-    return {"devices": sorted(set(devices)), "missing": sorted(set(missing))}
+            files = re.findall(r"\"?hostPath\"?\s*:\s*\"?(/[^\s\"',}]+)", text)
+            gone += [file for file in files if not os.path.exists(file)]
+    return {"devices": sorted(set(devices)), "missing": sorted(set(missing)), "gone": sorted(set(gone) - set(missing))}
 
 
 # --- Docker ----------------------------------------------------------------------------------------------------------
@@ -340,8 +362,17 @@ def weights(path, deep):
         found[key] = {"size": status.st_size, "mtime": status.st_mtime, "then": remembered.get(name)}
         if deep:
             found[key]["sha256"] = sha256(name)
-    noted = content(path + ".json") if os.path.isdir(path) else None
-    return {"files": found, "hub": json.loads(noted) if noted else None}
+    return {"files": found, "hub": noted(path + ".json")}
+
+
+def noted(path):
+    """What was written down of a repository, or of one file in it; None for nothing, or for a file of somebody else's
+    beside weights by path."""
+    try:
+        said = json.loads(content(path) or "null")
+    except ValueError:
+        return None
+    return said if isinstance(said, dict) and isinstance(said.get("files"), dict) else None
 
 
 def sha256(path):
@@ -398,8 +429,8 @@ def answers(one, address):
         found["answer"] = http_answer(address, one["port"], path, body, one["key"], ANSWER_TIMEOUT)
         if found["answer"][0] in (0, 200):
             break
-    path, body = (found["path"], body) if one["requests"] else (one["ready"], None)
-    if one["key"]:
+    if one["key"] and one["requests"]:  # whether an engine is ready, it may tell anybody
+        path = found["path"]
         found["wrong key"] = http_answer(address, one["port"], path, body, "wrong-" + one["key"][:1], ANSWER_TIMEOUT)[0]
         found["no key"] = http_answer(address, one["port"], path, body, None, ANSWER_TIMEOUT)[0]
     return found

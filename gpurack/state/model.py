@@ -161,6 +161,10 @@ class Container:
         return self.status == "running"
 
 
+USER_DAEMON_JSON = ".config/docker/daemon.json"
+"""In the home of a user with a rootless Docker."""
+
+
 @dataclass(frozen=True)
 class User:
     """A user whose rootless Docker is asked for, or who has something of ours.
@@ -193,7 +197,7 @@ class User:
     @property
     def daemon_json(self) -> str:
         """The path of the user's daemon.json."""
-        return f"{self.home}/.config/docker/daemon.json"
+        return f"{self.home}/{USER_DAEMON_JSON}"
 
 
 @dataclass(frozen=True)

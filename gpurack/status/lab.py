@@ -18,6 +18,8 @@ from gpurack.state.parse import moment
 
 GIB = 1024
 """MiB in it."""
+FALLEN = 79
+"""The Xid of a card that has fallen off the bus; others (31, 43) may be a program's fault, long before."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,9 @@ def place_of(index: int, gpus: tuple[Gpu, ...], places: list[str]) -> int:
 
 def why_lost(pci: str, uuid: str, state: HostState) -> str:
     """`lost since 02:11 (Xid 79, GPU-6f1c…, PCI e1:00.0); reboot the host`"""
-    said = next((xid for xid in state.driver.xids if pci.startswith(xid.pci)), None)
+    mine = [xid for xid in state.driver.xids if pci.startswith(xid.pci)]
+    # the log is of this boot, and only a boot brings a fallen card back: it is lost since the first time
+    said = next((xid for xid in mine if xid.number == FALLEN), mine[-1] if mine else None)
     since = f" since {said.time:%Y-%m-%d %H:%M}" if said and said.time else ""
     number = f"Xid {said.number}, " if said else ""
     return (

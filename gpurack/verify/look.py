@@ -8,11 +8,11 @@ from typing import Any
 
 from gpurack import paths
 from gpurack.engines import ENGINES
-from gpurack.plan import compose, weights
+from gpurack.plan import compose, rootless, weights
 from gpurack.resources import read_text
 from gpurack.spec.model import Host, Model, Weights
 from gpurack.spec.secrets import KEY, PERSON
-from gpurack.state.model import Container, Driver, File, Gpu, HostState, Os, Package
+from gpurack.state.model import USER_DAEMON_JSON, Container, Driver, File, Gpu, HostState, Os, Package, User
 from gpurack.verify.drift import Unread
 
 SOURCES = (
@@ -28,8 +28,14 @@ FILES = (
     "/etc/pki/rpm-gpg/*gpurack*",
     paths.DAEMON_JSON,
     paths.BOOT_UNIT,
+    paths.LIB,
     f"{paths.LIB}/*.py",
+    paths.HOOK_CONFIG,
+    paths.DOCKERD_ROOTLESS,
+    rootless.TMPFILES,
 )
+HOMES = (USER_DAEMON_JSON, rootless.DROP_IN, rootless.HOOK_CONFIG)
+"""In the home of each user with a rootless Docker."""
 UNITS = ("docker.service", "containerd.service", "gpurack.service")
 
 
@@ -44,6 +50,7 @@ def script(spec: Host, secrets: Mapping[str, Mapping[str, str]], salt: str, deep
         "users": users,
         "units": UNITS,
         "files": [*FILES, *map(paths.compose_file, users)],
+        "homes": HOMES,
         "salt": salt,
         "closed": [f"{paths.project(user)}/secrets" for user in users],
         "secrets": {f"{name} {which}": value for name, mine in secrets.items() for which, value in mine.items()},
@@ -114,7 +121,10 @@ class Seen:
     def state(self) -> HostState:
         """The evidence in the plan's words, for its pure functions. Raises Unread."""
         system, daemon, cards = self["system"], self.daemon(), self["cards"]
+        accounts = {name: said for name, said in self["users"].items() if said}
         files = {path: file_of(said) for path, said in self["files"].items() if said["text"] is not None}
+        for said in accounts.values():
+            files |= {path: File(text.encode(), "", said["uid"], said["gid"]) for path, text in said["files"].items()}
         state = HostState(
             os=os_of(system["os"]),
             init=system["init"],
@@ -124,12 +134,14 @@ class Seen:
             sources={path: file.text for path, file in files.items() if any(fnmatch(path, one) for one in SOURCES)},
             files=files,
             docker=daemon["info"],
+            docker_flags=self["units"].get("docker.service", {}).get("starts", ""),
             containers=tuple(
                 container_of(said, user)
                 for user in self["daemons"]
                 for said in self.daemon(user)["containers"].values()
             ),
             images={tag: image["id"] for image in daemon["images"] for tag in image["tags"]},
+            users={name: user_of(said, self.daemon(name)["info"]) for name, said in accounts.items()},
             kfd_gid=self["amd"]["kfd_gid"],
             gpus=(*(nvidia_of(cards) if cards else ()), *amd_of(self["amd"]["cards"])),
         )
@@ -156,6 +168,20 @@ def os_of(said: Mapping[str, str]) -> Os:
 def file_of(said: Mapping[str, Any]) -> File:
     """A file in the plan's words."""
     return File(said["text"].encode(), said["mode"], said["uid"], 0)
+
+
+def user_of(said: Mapping[str, Any], info: Mapping[str, Any]) -> User:
+    """A user with a rootless Docker in the plan's words."""
+    return User(said["uid"], said["gid"], said["home"], linger=said["linger"], docker=info)
+
+
+def writable(mode: str) -> bool:
+    """May others than the owner write?
+
+    >>> writable("755"), writable("775"), writable("1777")
+    (False, True, True)
+    """
+    return bool(int(mode, 8) & 0o022)
 
 
 def container_of(said: Mapping[str, Any], user: str) -> Container:

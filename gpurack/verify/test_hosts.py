@@ -6,19 +6,19 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from gpurack import paths
-from gpurack.plan import daemon_json, docker, nvidia_driver, nvidia_toolkit
+from gpurack.plan import daemon_json, docker, nvidia_driver, nvidia_toolkit, rootless
 from gpurack.plan.access import access
 from gpurack.plan.ledger import other_than_expected
 from gpurack.plan.models import host_files
-from gpurack.plan.packages import Pin, Repository, upstream
+from gpurack.plan.packages import Pin, Repository, installed, upstream
 from gpurack.plan.platforms import TOOLKIT_PACKAGES, Platform, platform_of, unsupported
 from gpurack.plan.steps import SetAside, Step, WriteFile
 from gpurack.spec.merge import patch
 from gpurack.spec.seats import hardware
 from gpurack.state.model import MISMATCH, HostState
 from gpurack.verify.drift import Drift, Unread, on_hosts
-from gpurack.verify.lab import Server
-from gpurack.verify.look import enabled
+from gpurack.verify.lab import Entry, Server
+from gpurack.verify.look import enabled, writable
 
 IN_INFO = {
     "log-driver": "LoggingDriver", "data-root": "DockerRootDir", "storage-driver": "Driver", "debug": "Debug",
@@ -113,13 +113,29 @@ def test_repositories(server: Server) -> Iterator[Drift]:
 
 @on_hosts()
 def test_keys(server: Server) -> Iterator[Drift]:
-    """The keys that packages are checked with are those shipped with gpurack, or the mirror's own."""
+    """The keys that packages are checked with are those shipped with gpurack, or the mirror's own; root alone changes
+    keys and repositories, and apt can read them."""
     manager = platform_there(server).packages
     for repository in repositories(server):
         path, said = manager.key_path(repository), server.state.files.get(manager.key_path(repository))
         if said is None or said.text != repository.key:
             found = "no file" if said is None else "another key"
             yield Drift(path, f"the key of the {repository.name} repository", found)
+        for file in (path, manager.repository_path(repository)):
+            yield from of_root(file, server)
+            mode = server.seen["files"].get(file, {}).get("mode", "644")
+            if file.startswith("/etc/apt/") and not int(mode, 8) & 0o004:  # dnf reads as root
+                mend = f"ssh {server.name} sudo chmod a+r {file}"
+                yield Drift(file, "readable by all, apt's own user among them", "only by some", mend)
+
+
+def of_root(path: str, server: Server) -> Iterator[Drift]:
+    """What root runs or trusts, only root may change; what is not there is said elsewhere."""
+    file = server.seen["files"].get(path, {"uid": 0, "mode": "0"})
+    if file["uid"] != 0 or writable(file["mode"]):
+        mend = f"ssh {server.name} 'sudo chown root {path} && sudo chmod go-w {path}'"
+        found = f"mode {file['mode']}" if file["uid"] == 0 else f"the file of the user {file['uid']}"
+        yield Drift(path, "what root alone may change", found, mend)
 
 
 def step_path(step: Step) -> str:
@@ -154,11 +170,17 @@ def test_docker_runs(server: Server) -> Iterator[Drift]:
         yield Drift("docker.service", "active", unit.get("active") or "no such unit")
     if unit.get("enabled") != "enabled":
         yield Drift("docker.service", "enabled at boot", unit.get("enabled") or "no such unit")
-    version = server.wanted.docker.version
+    version = engine_version(server)
     if not info:
         yield Drift("Docker", "a daemon that answers", "none on its socket")
     elif version and upstream(info["ServerVersion"]) != version:
-        yield Drift("the running dockerd", version, info["ServerVersion"], restart(server))
+        yield Drift("the running dockerd", f"{version}, as its package", info["ServerVersion"], restart(server))
+
+
+def engine_version(server: Server) -> str | None:
+    """Upstream's version of the package that brought dockerd, whoever installed it; None for none that is known."""
+    names = ("docker-ce", *platform_there(server).distro_packages[:1])
+    return next(map(upstream, installed(names, server.state).values()), None)
 
 
 @on_hosts(lambda server: bool(server.wanted.users))
@@ -177,6 +199,39 @@ def test_rootless_docker(server: Server) -> Iterator[Drift]:
             yield Drift(f"docker.service of {name}", "enabled", user["enabled"] or "no such unit")
         if not any("rootless" in option for option in info.get("SecurityOptions", [])):
             yield Drift(f"the Docker of {name}", "a rootless daemon that answers", "another" if info else "none")
+        new = server.seen.daemon()["info"].get("ServerVersion")
+        if info and new not in (None, info["ServerVersion"]):
+            yield Drift(f"the Docker of {name}", f"{new}, as the host's own", info["ServerVersion"])
+
+
+@on_hosts(lambda server: bool(server.wanted.users))
+def test_rootless_files(server: Server) -> Iterator[Drift]:
+    """What gpurack puts into each user's home: keys of daemon.json (others are the user's), lines of the unit, and the
+    configuration of NVIDIA's hook; and what all of them need of the host."""
+    wanted, state = server.wanted, server.state
+    for name in server.wanted.users:
+        user = state.users.get(name)
+        if user is None:
+            continue  # test_rootless_docker says so
+        path = user.daemon_json
+        current, error = daemon_json.read(state, path)
+        target = patch(current, rootless.wanted_keys(name, wanted, state, current))
+        if error:
+            mend = f"ssh {server.name} sudo mv {path} {path}.old; {server.mend}"
+            yield Drift(path, "an object in JSON", error.partition(". It was")[0].removeprefix(f"{path} "), mend)
+        for key in sorted({*current, *target}) if not error else ():
+            if current.get(key) != target.get(key):
+                yield Drift(f"{path} {key}", shown(target.get(key)), shown(current.get(key)))
+        for file, text in rootless.wanted_files(wanted, state).items():
+            there = state.files.get(f"{user.home}/{file}")
+            found = there.text if there else None
+            if found != text:
+                expected = "no file" if text is None else "as gpurack writes it"
+                yield Drift(f"{user.home}/{file}", expected, "one" if text is None else difference(text, found))
+    for step in rootless.host_steps(wanted, state, platform_there(server)):
+        yield from as_drift(step, server)
+    for path in (paths.DOCKERD_ROOTLESS, rootless.TMPFILES):
+        yield from of_root(path, server)
 
 
 def restart(server: Server) -> str:
@@ -251,7 +306,7 @@ def test_runtime(server: Server) -> Iterator[Drift]:
 
 @on_hosts(has_nvidia)
 def test_cdi_devices(server: Server) -> Iterator[Drift]:
-    """A CDI spec names each card that answers, and the device nodes it gives are there."""
+    """A CDI spec names each card that answers, and the device nodes and the driver's files that it gives are there."""
     cards = server.seen["cards"]
     if cards is None or access(server.wanted, server.state) != "cdi":
         return
@@ -259,9 +314,12 @@ def test_cdi_devices(server: Server) -> Iterator[Drift]:
     missing = [uuid for uuid in answering if uuid not in cards["cdi"]["devices"]]
     if missing:
         yield Drift("CDI", f"a device for each of {len(answering)} cards", f"none for {', '.join(missing)}")
+    mend = f"ssh {server.name} sudo systemctl restart nvidia-cdi-refresh"
     if cards["cdi"]["missing"]:
-        mend = f"ssh {server.name} sudo systemctl restart nvidia-cdi-refresh"
         yield Drift("CDI", "device nodes that are there", f"no {', '.join(cards['cdi']['missing'])}", mend)
+    if gone := cards["cdi"]["gone"]:
+        more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
+        yield Drift("CDI", "files of the driver that are there", f"no {gone[0]}{more}", mend)
 
 
 @on_hosts(has_nvidia)
@@ -313,8 +371,10 @@ def test_cards(server: Server) -> Iterator[Drift]:
 @on_hosts(has_models)
 def test_boot(server: Server) -> Iterator[Drift]:
     """The unit that starts the models at boot, and what it runs, are this gpurack's."""
+    yield from of_root(paths.LIB, server)
     for step in host_files(HostState()):  # a host of which nothing is known gets them all
         yield from as_drift(step, server)
+        yield from of_root(step_path(step), server)
     unit = server.seen["units"].get("gpurack.service", {})
     if unit.get("enabled") != "enabled":
         yield Drift("gpurack.service", "enabled at boot", unit.get("enabled") or "no such unit")
@@ -334,14 +394,29 @@ def test_secrets(server: Server) -> Iterator[Drift]:
     """Folders of keys are root's alone, hold no others, and no secret is anywhere else: compose.yaml, `docker inspect`,
     arguments."""
     found, wanted = server.seen["secrets"], enabled(server.wanted)
+    theirs = {path for name, model in wanted.items() for path in Entry(server, name, model).files}
     for path, file in found["files"].items():
-        # a user's dockerd passes through to the files that are the user's own
-        mode = "711" if path.startswith(f"{paths.USERS}/") else "700"
-        if path.endswith("/secrets") and (file["mode"], file["owner"]) != (mode, "root"):
-            mend = f"ssh {server.name} 'sudo chown root {path} && sudo chmod {mode} {path}'"
-            yield Drift(path, f"mode {mode}, root's", f"mode {file['mode']}, {file['owner']}'s", mend)
-        elif file["sum"] and PurePosixPath(path).parent.name not in wanted:
+        folder = PurePosixPath(path).parent
+        if file["sum"] is None:
+            yield from open_folder(path, file, server)
+        elif folder.name not in wanted:
             yield Drift(path, "no file of a model that is not there", "one")
+        elif path not in theirs:
+            yield Drift(path, f"no file that {folder.name} is not given", "one")
     for name, place in found["leaks"]:
         mend = "change the key where the inventory says it is, and run again"
         yield Drift(f"the secret {name}", "nowhere but in its file", f"in {place}", mend)
+
+
+def open_folder(path: str, folder: Mapping[str, Any], server: Server) -> Iterator[Drift]:
+    """How a folder of keys is open to others: the one of all models, or a model's own."""
+    found = f"mode {folder['mode']}, {folder['owner']}'s"
+    if path in {f"{paths.project(user)}/secrets" for user in server.seen["daemons"]}:
+        # a user's dockerd passes through to the files that are the user's own
+        mode = "711" if path.startswith(f"{paths.USERS}/") else "700"
+        if (folder["mode"], folder["owner"]) != (mode, "root"):
+            mend = f"ssh {server.name} 'sudo chown root {path} && sudo chmod {mode} {path}'"
+            yield Drift(path, f"mode {mode}, root's", found, mend)
+    elif folder["owner"] != "root" or writable(folder["mode"]):
+        mend = f"ssh {server.name} 'sudo chown root {path} && sudo chmod go-w {path}'"
+        yield Drift(path, "root's, who alone may write", found, mend)

@@ -42,7 +42,18 @@ def described(wanted: Weights, hub: Mapping[str, Any] | None) -> dict[str, Known
         sources = local_files.files_of(wanted.source)
         files = {name: Known(file.stat().st_size, local_files.sha256(file)) for name, file in sources.items()}
         return {own_name(wanted): files[wanted.source.name]} if wanted.source.is_file() else files
-    return {name: Known(file["size"], file["sha256"]) for name, file in (hub or {}).get("files", {}).items()}
+    files = {name: Known(file["size"], file["sha256"]) for name, file in (hub or {}).get("files", {}).items()}
+    return {name.rpartition("/")[2]: file for name, file in files.items()} if wanted.file else files
+
+
+def sums(expected: Mapping[str, Known], files: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
+    """File → (the sha256 that it should have, who says so): the lock, the inventory or the hub; else what it was found
+    to have when it was read before.
+
+    expected: as of `known`. files: what the host has.
+    """
+    before = {name: (file["then"][2], ", as when it was checked") for name, file in files.items() if file["then"]}
+    return before | {name: (file.sha256, "") for name, file in expected.items() if file.sha256}
 
 
 def own_name(wanted: UrlWeights | CopyWeights) -> str:

@@ -110,6 +110,21 @@ def test_a_lost_card_says_since_when_why_and_what_had_it() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("numbers", "said"),
+    [((31, 79, 154), "02:02 (Xid 79,"), ((31, 119), "02:02 (Xid 119,"), ((79, 31, 79), "02:01 (Xid 79,")],
+)
+def test_a_lost_card_was_lost_by_its_fall_and_not_by_what_a_program_did_before(
+    numbers: tuple[int, ...], said: str
+) -> None:
+    xids = tuple(
+        Xid("0000:ca:00", number, "…", datetime(2026, 11, 20, 2, minute, tzinfo=UTC))
+        for minute, number in enumerate(numbers, start=1)
+    )
+    [trouble] = host_status("gpu1", *lost_card(xids), NOW).troubles
+    assert trouble.startswith(f"GPU 2 lost since 2026-11-20 {said} GPU-")
+
+
 def test_a_lost_card_of_which_the_kernel_says_nothing() -> None:
     [trouble] = host_status("gpu1", *lost_card(), NOW).troubles
     assert trouble == "GPU 2 lost (GPU-0000…, PCI ca:00.0). Reboot the host; beta had it."

@@ -275,7 +275,14 @@ ON_CPU3 = [
         "found mode 644",
         mended=True,
     ),
-    Drift("secret-of-another", sh(f"chown lab {SECRET}"), sh(f"chown root {SECRET}"), ("gamma files",), "found lab's"),
+    Drift(
+        "secret-of-another",
+        sh(f"chown lab {SECRET}"),
+        sh(f"chown root {SECRET}"),
+        ("gamma files",),
+        "found lab's",
+        mended=True,
+    ),
     Drift(
         "secrets-folder-open",
         sh("chmod 755 /etc/gpurack/secrets"),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gpurack.plan import compose
 from gpurack.spec.lock import HostLock, ModelLock
-from gpurack.spec.model import HfWeights, Host, UrlWeights
+from gpurack.spec.model import CopyWeights, HfWeights, Host, UrlWeights
 from gpurack.verify import drift, look, test_hosts, test_models
 from gpurack.verify.drift import Drift, Unread
 from gpurack.verify.lab import Entry, Server
@@ -27,12 +28,14 @@ def evidence(**over: Any) -> dict[str, Any]:
     system = {"ID": "debian", "VERSION_ID": "13", "VERSION_CODENAME": "trixie", "PRETTY_NAME": "Debian 13"}
     cards = {
         "kernel": "580.1", "known": {"0000:17:00.0": CARD}, "on the bus": [CARD], "exit_code": 0, "message": "",
-        "answering": [["0", CARD, "NVIDIA A30", "24576", "580.1", "8.0"]], "cdi": {"devices": [CARD], "missing": []},
+        "answering": [["0", CARD, "NVIDIA A30", "24576", "580.1", "8.0"]],
+        "cdi": {"devices": [CARD], "missing": [], "gone": []},
         "toolkit": "1.20.0",
     }  # fmt: skip
     parts: dict[str, Any] = {
         "system": {"os": system, "init": "systemd", "address": "10.0.0.7", "tools": []},
-        "packages": {}, "files": {}, "units": {}, "listeners": [["127.0.0.1", 8000, "docker-proxy (pid 7)"]],
+        "packages": {}, "files": {}, "units": {}, "users": {},
+        "listeners": [["127.0.0.1", 8000, "docker-proxy (pid 7)"]],
         "cards": cards, "amd": {"kfd_gid": 0, "cards": []}, "secrets": {"files": {}, "leaks": []},
         "processes": [[CARD, "c0"]],
         "models": {
@@ -78,13 +81,18 @@ def drifts(check: Any, checked: Any) -> list[str]:
     return [line for line in drift.said(checked, check.__wrapped__(checked)) if "mend: " not in line]
 
 
+def mends(check: Any, checked: Any) -> list[str]:
+    """Its remedies."""
+    return [line.partition("mend: ")[2] for line in drift.said(checked, check.__wrapped__(checked)) if "mend: " in line]
+
+
 CHECKS = [getattr(test_models, name) for name in dir(test_models) if name.startswith("test_")]
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_a_correct_model_has_none(check: Any) -> None:
     one = entry()
-    if check.where(one):
+    if check.where(one) and check is not test_models.test_weights_hashed:  # nothing is known of weights by path
         assert drifts(check, one) == []
 
 
@@ -144,10 +152,85 @@ def test_an_amd_card_is_known_by_its_render_node() -> None:
     assert drifts(test_hosts.test_driver, one.server) == []
 
 
+@pytest.mark.parametrize(
+    ("image", "tags", "digests"),
+    [
+        ("docker.io/library/redis", ["redis:latest"], []),
+        ("library/redis:7", ["redis:7"], []),
+        ("index.docker.io/a/b:1", ["a/b:1"], []),
+        ("registry:5000/a", ["registry:5000/a:latest"], []),
+        (f"ghcr.io/a/b@sha256:{'0' * 64}", [], [f"ghcr.io/a/b@sha256:{'0' * 64}"]),
+        (f"docker.io/a/b:1@sha256:{'0' * 64}", ["a/b:2"], [f"a/b@sha256:{'0' * 64}"]),
+    ],
+)
+def test_an_image_by_each_spelling(image: str, tags: list[str], digests: list[str]) -> None:
+    def change(parts: dict[str, Any], container: dict[str, Any]) -> None:
+        container["Config"]["Image"] = image
+        parts["daemons"][""]["images"] = [{"id": "sha256:abcdef", "tags": tags, "digests": digests}]
+
+    def retagged(parts: dict[str, Any], container: dict[str, Any]) -> None:
+        change(parts, container)
+        parts["daemons"][""]["images"][0]["id"] = "sha256:another"
+
+    wanted = spec({"models": {"alpha": {"gpus": [0], "port": 8000, "image": image, "version": None}}})
+    assert drifts(test_models.test_image, entry(wanted, change)) == []
+    line = f"gpu1 alpha: image: expected abcdef, which it runs from, found {image} is another now"
+    assert drifts(test_models.test_image, entry(wanted, retagged)) == [line]
+
+
 def test_the_locks_digest() -> None:
     locked = HostLock(models={"alpha": ModelLock(image=f"{IMAGE}@sha256:{'2' * 64}")})
     found = drifts(test_models.test_image, entry(WANTED.locked(locked)))
     assert found == [f"gpu1 alpha: image: expected sha256:{'2' * 64}, by the lock, found {IMAGE[:-18]}@sha256:1"]
+
+
+def test_a_name_that_means_another_image_is_given_back_by_the_lock() -> None:
+    """What the registry has under it may be another by now."""
+
+    def change(parts: dict[str, Any], container: dict[str, Any]) -> None:
+        parts["daemons"][""]["images"][0] |= {"tags": [], "digests": [f"{IMAGE[:-18]}@sha256:{'2' * 64}"]}
+
+    locked = HostLock(models={"alpha": ModelLock(image=f"{IMAGE}@sha256:{'2' * 64}")})
+    assert mends(test_models.test_image, entry(WANTED.locked(locked), change)) == ["pyinfra lab.py"]
+    assert mends(test_models.test_image, entry(change=change)) == [f"ssh gpu1 sudo docker pull {IMAGE}"]
+
+
+def test_an_image_of_no_registry_gets_its_name_back_and_is_not_pulled() -> None:
+    build = {"git": "https://git.example/llama.cpp", "revision": "b7000", "dockerfile": "cpu.Dockerfile"}
+    wanted = spec({"models": {"alpha": {"gpus": [0], "port": 8000, "image": {"build": build}, "version": None}}})
+    reference = str(compose.image(wanted, wanted.models["alpha"], compose.CPU))
+
+    def untagged(parts: dict[str, Any], container: dict[str, Any]) -> None:
+        container["Config"]["Image"] = reference
+        parts["daemons"][""]["images"][0]["tags"] = []
+
+    assert mends(test_models.test_image, entry(wanted, untagged)) == [f"ssh gpu1 sudo docker tag abcdef {reference}"]
+
+
+@pytest.mark.parametrize(
+    ("user", "command"), [(None, "ssh gpu1 sudo docker"), ("anna", "ssh gpu1 sudo -iu anna docker")]
+)
+def test_what_mends_a_container_asks_the_docker_that_it_is_in(user: str | None, command: str) -> None:
+    rootless = {"rootless": {"anna": {}}} if user else {}
+    one = entry(spec({"docker": rootless, "models": {"alpha": {"gpus": [0], "port": 8000, "user": user}}}))
+    assert test_models.afresh(one) == f"{command} rm -f alpha; pyinfra lab.py"
+    assert test_models.docker(one, "restart alpha") == f"{command} restart alpha"
+
+
+def test_all_that_was_brought_goes_before_weights_are_brought_anew(tmp_path: Path) -> None:
+    """What is there in part counts as there."""
+    (tmp_path / "m-00001-of-00002.gguf").write_text("x")
+    (tmp_path / "m-00002-of-00002.gguf").write_text("y")
+    copied = CopyWeights(copy=str(tmp_path / "m-00001-of-00002.gguf"))
+    one = entry()
+    for wanted, whole in {
+        HfWeights(hf="a/b", file="m.gguf"): "/var/lib/gpurack/weights/hf/a--b@main--m",
+        HfWeights(hf="a/b"): "/var/lib/gpurack/weights/hf/a--b@main",
+        copied: f"/var/lib/gpurack/weights/{copied.whole}",
+    }.items():
+        assert test_models.refetch(one, wanted).startswith(f"ssh gpu1 sudo rm -rf {whole}; ssh gpu1 sudo docker rm -f")
+    by_path = test_models.refetch(one, "/w/a.gguf")
+    assert by_path == "bring the right ones to /w/a.gguf; ssh gpu1 sudo docker restart alpha"
 
 
 def test_an_answer_of_another_model() -> None:
@@ -159,17 +242,90 @@ def test_an_answer_of_another_model() -> None:
 
 
 @pytest.mark.parametrize(
+    ("pull", "listed", "missing"),
+    [
+        ("qwen2.5", "qwen2.5:latest", False),
+        ("library/qwen2.5:7b", "qwen2.5:7b", False),
+        ("registry.ollama.ai/library/qwen2.5", "qwen2.5:latest", False),
+        ("registry:5000/a/b", "registry:5000/a/b:latest", False),
+        ("qwen2.5:7b", "qwen2.5:3b", True),
+    ],
+)
+def test_pulled_models_by_the_name_that_ollama_lists(pull: str, listed: str, missing: bool) -> None:
+    parts = evidence()
+    parts["models"]["alpha"]["ready"] = [200, f'{{"models": [{{"name": "{listed}"}}]}}']
+    ollama = {"engine": "ollama", "version": "0.33.0", "weights": None, "pull": [pull]}
+    wanted = spec({"models": {"alpha": {"port": 8000, **ollama}}})
+    server = Server("gpu1", wanted, None, "run", "5a", lambda name: look.Seen(parts))  # type: ignore[arg-type]
+    lines = [f"gpu1 alpha: pulled models: expected {pull}, found not among them"] if missing else []
+    assert drifts(test_models.test_ready, Entry(server, "alpha", wanted.models["alpha"])) == lines
+
+
+KEY = {"env": "LAB_KEY"}
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        ({"api_key": KEY}, True),
+        ({}, False),
+        ({"engine": "custom", "image": "reg.example/own:1", "version": None, "weights": None, "api_key": KEY}, False),
+    ],
+)
+def test_a_key_is_tried_where_a_real_request_is_known(
+    monkeypatch: pytest.MonkeyPatch, words: dict[str, Any], asked: bool
+) -> None:
+    monkeypatch.setenv("LAB_KEY", "sk-1")
+    wanted = spec({"models": {"alpha": {"port": 8000, **words}}})
+    server = Server("gpu1", wanted, None, "run", "5a", lambda name: look.Seen(evidence()))  # type: ignore[arg-type]
+    assert test_models.keyed(Entry(server, "alpha", wanted.models["alpha"])) is asked
+
+
+@pytest.mark.parametrize(
     ("wanted", "hub", "locked", "expected"),
     [
         ("/w/a.gguf", None, {}, {}),
         ("/w/a.gguf", None, {"/w/a.gguf": "f00", "/w/b.gguf": "ba5"}, {"a.gguf": Known(None, "f00")}),
         (HfWeights(hf="a/b"), HUB, {"/w/m/x": "f00"}, {"x": Known(3, "f00")}),
+        (
+            HfWeights(hf="a/b", file="q4/x-00001-of-00002.gguf"),
+            {"files": {f"q4/x-0000{part}-of-00002.gguf": {"size": 3, "sha256": "f00"} for part in (1, 2)}},
+            {},
+            {f"x-0000{part}-of-00002.gguf": Known(3, "f00") for part in (1, 2)},
+        ),
         (UrlWeights(url="http://h/m", sha256="0" * 64), None, {}, {"0000000000000000-m": Known(None, "0" * 64)}),
     ],
 )  # fmt: skip
 def test_what_is_known_of_weights(wanted: Any, hub: Any, locked: dict[str, str], expected: dict[str, Known]) -> None:
     path = wanted if isinstance(wanted, str) else "/w/m"
     assert known(path, wanted, hub, locked) == expected
+
+
+@pytest.mark.parametrize(
+    ("then", "locked", "now", "lines"),
+    [
+        (["9", "5.0", "f00"], {}, "f00", []),
+        (["9", "5.0", "f00"], {}, "ba5", ["expected sha256 f00…, as when it was checked, found ba5…"]),
+        (["9", "5.0", "ba5"], {"/w/a.gguf": "f00"}, "ba5", ["expected sha256 f00…, found ba5…"]),
+        (None, {"/w/a.gguf": "f00"}, "ba5", ["expected sha256 f00…, found ba5…"]),
+    ],
+)
+def test_weights_by_path_are_what_the_lock_says_or_what_they_were(
+    then: list[str] | None, locked: dict[str, str], now: str, lines: list[str]
+) -> None:
+    def change(parts: dict[str, Any], container: dict[str, Any]) -> None:
+        file = parts["models"]["alpha"]["weights"]["/w/a.gguf"]["files"]["a.gguf"]
+        file |= {"then": then, "sha256": now}
+
+    one = entry(WANTED.locked(HostLock(models={"alpha": ModelLock(weights=locked)})), change)
+    expected = [f"gpu1 alpha: /w/a.gguf, a.gguf: {line}" for line in lines]
+    assert drifts(test_models.test_weights_hashed, one) == expected
+
+
+def test_weights_of_which_nothing_is_known_are_not_said_to_be_right() -> None:
+    said = "gpu1 alpha: nobody knows what sha256 /w/a.gguf should have, so nothing was compared; gpurack lock"
+    with pytest.raises(pytest.skip.Exception, match=said):
+        drifts(test_models.test_weights_hashed, entry())
 
 
 def test_drifts_as_people_read_them() -> None:

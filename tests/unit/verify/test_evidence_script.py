@@ -52,27 +52,53 @@ def test_packages_of_dpkg(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -
     ("path", "text"),
     [
         ("/etc/dnf/plugins/versionlock.list", "docker-ce-3:28.5.2-1.el9.*\n"),
+        ("/etc/dnf/plugins/versionlock.list", "!docker-ce-cli-1:28.5.2-1.el9.*\ndocker-ce-3:28.5.2-1.el9.*\n"),
+        ("/etc/yum/pluginconf.d/versionlock.list", "3:docker-ce-28.5.2-1.el9.*\n0:docker-1.13-1.*\n"),
         ("/etc/dnf/versionlock.toml", 'version = "1.0"\n[[packages]]\nname = "docker-ce"\n'),
     ],
 )
 def test_packages_of_rpm(script: ModuleType, monkeypatch: pytest.MonkeyPatch, path: str, text: str) -> None:
-    says(script, monkeypatch, {"rpm": (0, "docker-ce 3:28.5.2-1.el9\ndocker-ce-cli 1:28.5.2-1.el9")})
+    says(script, monkeypatch, {"rpm": (0, "docker-ce 3:28.5.2-1.el9\ndocker-ce-cli 1:28.5.2-1.el9\ncurl 0:8.3-1")})
     monkeypatch.setattr(script, "content", {path: text}.get)
     assert script.packages() == {
         "docker-ce": {"version": "3:28.5.2-1.el9", "held": True, "whole": True},
         "docker-ce-cli": {"version": "1:28.5.2-1.el9", "held": False, "whole": True},
+        "curl": {"version": "8.3-1", "held": False, "whole": True},
     }
 
 
 def test_units_by_their_own_names(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = "UnitFileState=enabled\nId=docker.service\nLoadState=loaded\nActiveState=active"
+    start = "{ path=/usr/bin/dockerd ; argv[]=/usr/bin/dockerd -H fd:// --live-restore ; ignore_errors=no ; pid=7 }"
+    one = f"ExecStart={start}\nUnitFileState=enabled\nId=docker.service\nLoadState=loaded\nActiveState=active"
     out = f"{one}\n\nId=no.service\nLoadState=not-found"
     script.ASKED["units"] = ["docker.service", "no.service"]
     says(script, monkeypatch, {"systemctl": (0, out)})
     assert script.units() == {
-        "docker.service": {"loaded": "loaded", "active": "active", "enabled": "enabled"},
-        "no.service": {"loaded": "not-found", "active": "", "enabled": ""},
-    }
+        "docker.service": {
+            "loaded": "loaded", "active": "active", "enabled": "enabled",
+            "starts": "/usr/bin/dockerd -H fd:// --live-restore",
+        },
+        "no.service": {"loaded": "not-found", "active": "", "enabled": "", "starts": ""},
+    }  # fmt: skip
+
+
+def test_files_of_a_home_are_read_as_their_user(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").write_text("")
+    (tmp_path / "said").write_text("{}\n\n")
+    script.ASKED["homes"] = ["none", "empty", "said"]
+    run = script.run
+
+    def as_anna(*words: str) -> tuple[int, str]:
+        assert words[:4] == ("runuser", "-u", "anna", "--")
+        return run(*words[4:])  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(script, "run", as_anna)
+    found = script.home_files("anna", str(tmp_path))
+    assert found == {str(tmp_path / "empty"): "", str(tmp_path / "said"): "{}\n\n"}
+    monkeypatch.setattr(script, "run", lambda *_: (1, "runuser: may not be used by non-root users"))
+    assert script.home_files("anna", str(tmp_path)) == {}
 
 
 def test_listeners(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,8 +134,10 @@ def test_a_lost_card_does_not_hide_the_others(script: ModuleType, monkeypatch: p
 @pytest.mark.parametrize(
     "text",
     [
-        "kind: nvidia.com/gpu\ndevices:\n- name: GPU-1\n  path: /dev/null\n- path: /dev/no7\n",
-        '{"kind": "nvidia.com/gpu", "devices": [{"name": "GPU-1", "path": "/dev/no7"}]}',
+        "kind: nvidia.com/gpu\ndevices:\n- name: GPU-1\n  path: /dev/null\n- path: /dev/no7\n"
+        "containerEdits:\n  mounts:\n  - hostPath: /usr/bin/env\n  - hostPath: /usr/lib/libcuda.so.570.1\n",
+        '{"kind": "nvidia.com/gpu", "devices": [{"name": "GPU-1", "path": "/dev/no7"}], "containerEdits": '
+        '{"mounts": [{"hostPath": "/usr/lib/libcuda.so.570.1", "containerPath": "/x"}]}}',
     ],
 )
 def test_cdi_specs_are_yaml_or_json(
@@ -119,7 +147,9 @@ def test_cdi_specs_are_yaml_or_json(
     (tmp_path / "other.yaml").write_text("kind: amd.com/gpu\ndevices:\n- name: x\n")
     found = [str(path) for path in tmp_path.iterdir()]
     monkeypatch.setattr(script.glob, "glob", lambda pattern: found if "etc" in pattern else [])
-    assert script.cdi() == {"devices": ["GPU-1"], "missing": ["/dev/no7"]}
+    assert script.cdi() == {
+        "devices": ["GPU-1"], "missing": ["/dev/no7"], "gone": ["/usr/lib/libcuda.so.570.1"],
+    }  # fmt: skip
 
 
 def test_weights_of_a_file_and_a_folder(script: ModuleType, tmp_path: Path) -> None:
@@ -138,6 +168,11 @@ def test_weights_of_a_file_and_a_folder(script: ModuleType, tmp_path: Path) -> N
     found = script.weights(str(folder), deep=False)
     assert found["hub"] == {"commit": "c0ffee", "files": {}}
     assert found["files"]["sub/x.json"]["size"] == 2
+    one = folder / "m.gguf"
+    one.write_bytes(b"1")
+    for beside, hub in {'{"commit": "c0ffee", "files": {}}': True, '{"mine": 1}': False, "[1, 2": False}.items():
+        Path(f"{one}.json").write_text(beside)
+        assert bool(script.weights(str(one), deep=False)["hub"]) is hub
     assert script.weights(str(tmp_path / "none"), deep=False) is None
 
 
@@ -208,6 +243,11 @@ def test_the_first_request_that_it_answers_counts(script: ModuleType, port: int)
         "wrong key": 401,
         "no key": 401,
     }
+
+
+def test_whether_it_is_ready_an_engine_may_tell_anybody(script: ModuleType, port: int) -> None:
+    found = script.answers({"port": port, "ready": "/ready", "key": "sk-1", "requests": []}, "127.0.0.1")
+    assert found == {"ready": [200, '{"data": [{"id": "bge"}]}']}
 
 
 def test_nobody_there_and_nobody_answering(script: ModuleType) -> None:
