@@ -7,7 +7,7 @@ READY := .venv/.ready
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock docs picture check lint types unit doctests parts modules test test-engines test-platforms \
+.PHONY: help setup lock docs picture check lint types unit doctests parts modules test acceptance test-engines test-platforms \
     test-rebuild test-all demo demo-down
 
 help: ## this list
@@ -67,11 +67,13 @@ PLATFORMS := tests/acceptance/platforms
 REBUILD := tests/acceptance/rebuild
 ON_ENGINE1 := $(addprefix $(ENGINES)/test_,embeddings.py failures.py on_cards.py vllm.py)
 LONGEST := $(addprefix $(PLATFORMS)/test_,lifecycle.py rootless.py)
-SUITES := acceptance engines others-of-engines platforms others-of-platforms verification rebuild
+SUITES := several-hosts one-host engines others-of-engines platforms others-of-platforms verification rebuild
 .PHONY: $(SUITES)
 
-acceptance: $(READY) ## what must hold on the testbed's real hosts
+several-hosts: $(READY)
 	$(call suite,tests/acceptance/test_*.py)
+one-host: $(READY)
+	$(call suite,tests/acceptance/one_host)
 engines: $(READY)
 	$(call suite,$(ON_ENGINE1))
 others-of-engines: $(READY)
@@ -89,6 +91,9 @@ rebuild: $(READY)
 suite = @set -o pipefail; { $(BIN)/python -m tests.testbed up && $(BIN)/pytest -v --durations=15 $(1); } 2>&1 \
 	| sed -u 's/^/$@: /'
 two-by-two = @$(MAKE) --no-print-directory --keep-going -j 2
+
+acceptance: $(READY) ## what must hold on the testbed's real hosts
+	$(two-by-two) several-hosts one-host
 
 test-engines: $(READY) ## the engines that can be had, and the stand-ins of the others, on the testbed
 	$(two-by-two) engines others-of-engines

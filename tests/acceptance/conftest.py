@@ -66,7 +66,7 @@ class Run:
 @pytest.fixture(scope="session")
 def testbed() -> Testbed:
     """The running testbed (`python -m tests.testbed up`)."""
-    return Testbed.up(["gpu1", "cpu1"])
+    return Testbed.up(["gpu1", "cpu1", "cpu5"])
 
 
 @dataclass
@@ -155,6 +155,12 @@ def gpu1(testbed: Testbed) -> Iterator[Host]:
 def cpu1(testbed: Testbed) -> Host:
     """The host without cards."""
     return testbed.host("cpu1")
+
+
+@pytest.fixture
+def cpu5(testbed: Testbed) -> Host:
+    """The host without cards that tests/acceptance/one_host has for itself."""
+    return testbed.host("cpu5")
 
 
 @pytest.fixture(scope="session")

@@ -10,16 +10,16 @@ from tests.testbed.inventory import REGISTRY
 
 
 def test_models_move_with_the_data_root_and_nothing_is_left_behind(lab: Lab, fresh: Callable[[str], Host]) -> None:
-    host = fresh("cpu1")
+    host = fresh("cpu5")
     models = {"models": {"gamma": model("gamma", [], 8000)}}
-    assert lab.run(lab.inventory({"cpu1": models})).exit_code == 0
+    assert lab.run(lab.inventory({"cpu5": models})).exit_code == 0
     old = containers(host)["gamma"]["State"]["Pid"]
     daemon = {"insecure-registries": [REGISTRY], "data-root": "/home/docker"}
-    inventory = lab.inventory({"cpu1": models}, {"docker": {"source": "distro", "daemon": daemon}})
+    inventory = lab.inventory({"cpu5": models}, {"docker": {"source": "distro", "daemon": daemon}})
     run = lab.run(inventory)
     assert run.exit_code == 0, run.output
     assert host.root("docker info --format '{{.DockerRootDir}}'").stdout.strip() == "/home/docker"
     assert host.root(f"kill -0 {old}", check=False).returncode != 0, "the old model still runs, unknown to Docker"
     assert chat(host, 8000) == lab.testbed.weights("gamma").sentence
     assert lab.run(inventory).unchanged
-    fresh("cpu1")
+    fresh("cpu5")

@@ -62,8 +62,8 @@ def places(host: Host, key: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def host(lab: Lab) -> Host:
-    """cpu1 with Docker and a model without a key."""
-    host = lab.testbed.host("cpu1")
+    """cpu5 with Docker and a model without a key."""
+    host = lab.testbed.host("cpu5")
     lab.settle(host, {"gamma": model("gamma", [], 8000)})
     return host
 
@@ -71,7 +71,7 @@ def host(lab: Lab) -> Host:
 def test_a_key_is_given_without_a_trace(lab: Lab, host: Host) -> None:
     """At the noisiest pyinfra can be."""
     key = KEY.replace("'", "").replace("$", "")  # what a header carries without quoting
-    inventory = lab.inventory({"cpu1": {"models": GUARDED}})
+    inventory = lab.inventory({"cpu5": {"models": GUARDED}})
     outputs = []
     with sampled(host, KEYS_IN_ARGUMENTS) as there, watched_here() as here:
         for options in (("--dry", "-vvv", "--diff"), ("--dry", "--json"), ("-y", "-vvv", "--diff", "--debug")):
@@ -107,23 +107,23 @@ def test_a_new_key(lab: Lab, host: Host) -> None:
     """The same model with another key is another container; the old key is gone from the host."""
     old = KEY.replace("'", "").replace("$", "")
     before = identities(host)
-    run = lab.run(lab.inventory({"cpu1": {"models": GUARDED}}), env={"LAB_KEY": NEXT})
+    run = lab.run(lab.inventory({"cpu5": {"models": GUARDED}}), env={"LAB_KEY": NEXT})
     assert run.exit_code == 0, run.output
     assert "recreate gamma: api_key changed" in run.output
     assert identities(host) != before
     assert (status(host, old), status(host, NEXT)) == ("401", "200")
     assert places(host, old) == []
     assert places(host, NEXT) == [FILE]
-    assert lab.run(lab.inventory({"cpu1": {"models": GUARDED}}), env={"LAB_KEY": NEXT}).unchanged
+    assert lab.run(lab.inventory({"cpu5": {"models": GUARDED}}), env={"LAB_KEY": NEXT}).unchanged
 
 
 def test_no_key_any_more(lab: Lab, host: Host) -> None:
     """api_key taken out of the inventory: the file goes, too."""
-    run = lab.run(lab.inventory({"cpu1": {"models": {"gamma": model("gamma", [], 8000)}}}))
+    run = lab.run(lab.inventory({"cpu5": {"models": {"gamma": model("gamma", [], 8000)}}}))
     assert run.exit_code == 0, run.output
     assert status(host) == "200"
     assert places(host, NEXT) == []
-    assert lab.run(lab.inventory({"cpu1": {"models": {"gamma": model("gamma", [], 8000)}}})).unchanged
+    assert lab.run(lab.inventory({"cpu5": {"models": {"gamma": model("gamma", [], 8000)}}})).unchanged
 
 
 def test_a_failing_command_of_the_runner_keeps_it(lab: Lab, host: Host, tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_a_failing_command_of_the_runner_keeps_it(lab: Lab, host: Host, tmp_path
     shout = {"entrypoint": ["sh", "-c", "echo my key is $(cat /run/secrets/api_key); exit 1"]}
     models = {"gamma": model("gamma", [], 8000, api_key={"file": str(secret)}, compose=shout)}
     with sampled(host, KEYS_IN_ARGUMENTS) as there, watched_here() as here:
-        run = lab.run(lab.inventory({"cpu1": {"models": models}}), "-y", "-vvv", "--diff")
+        run = lab.run(lab.inventory({"cpu5": {"models": models}}), "-y", "-vvv", "--diff")
     assert run.exit_code == 1
     assert "| my key is •••" in run.output
     assert NEXT not in run.output

@@ -22,42 +22,42 @@ REMEDY = f"It was not touched. Correct it, or move it away: mv {PATH} {PATH}.old
 
 def test_on_a_fresh_host(lab: Lab) -> None:
     """Docker would not start with it, so nothing is installed."""
-    host = lab.testbed.recreate("cpu1")
+    host = lab.testbed.recreate("cpu5")
     host.put(b"{]", PATH)
     packages = host.root("dpkg-query -W | md5sum").stdout
-    run = lab.run(lab.inventory({"cpu1": {"models": GOOD}}))
+    run = lab.run(lab.inventory({"cpu5": {"models": GOOD}}))
     assert run.exit_code == 1, run.output
     assert not run.traceback, run.output
-    (error,) = run.errors("cpu1")
+    (error,) = run.errors("cpu5")
     assert error.startswith(f"{PATH} is not JSON (")
     assert error.endswith(REMEDY)
-    assert f"FAILED: {PATH} is not JSON" in run.row("cpu1", "gamma")
+    assert f"FAILED: {PATH} is not JSON" in run.row("cpu5", "gamma")
     assert host.get(PATH) == b"{]"
     assert host.root("dpkg-query -W | md5sum").stdout == packages
 
     host.root(f"mv {PATH} {PATH}.old")  # what the sentence says
-    healed = lab.run(lab.inventory({"cpu1": {"models": GOOD}}))
+    healed = lab.run(lab.inventory({"cpu5": {"models": GOOD}}))
     assert healed.exit_code == 0, healed.output
     assert chat(host, 8000) == lab.testbed.weights("gamma").sentence
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_on_a_host_that_serves(lab: Lab, cpu1: Host, name: str) -> None:
+def test_on_a_host_that_serves(lab: Lab, cpu5: Host, name: str) -> None:
     """The file's bytes, dockerd and the models are what they were; the sentence says what is wrong and what to do."""
     content, sentence = BAD[name]
-    good = cpu1.get(PATH)
-    before, pid = identities(cpu1), cpu1.root("systemctl show docker -p MainPID --value").stdout
-    cpu1.put(content, PATH)
+    good = cpu5.get(PATH)
+    before, pid = identities(cpu5), cpu5.root("systemctl show docker -p MainPID --value").stdout
+    cpu5.put(content, PATH)
     try:
-        run = lab.run(lab.inventory({"cpu1": {"models": {"gamma": model("gamma", [], 8000, context=512)}}}))
+        run = lab.run(lab.inventory({"cpu5": {"models": {"gamma": model("gamma", [], 8000, context=512)}}}))
         assert run.exit_code == 1, run.output
         assert not run.traceback, run.output
-        (error,) = run.errors("cpu1")
+        (error,) = run.errors("cpu5")
         assert error.startswith(sentence)
         assert error.endswith(REMEDY)
-        assert cpu1.get(PATH) == content
+        assert cpu5.get(PATH) == content
     finally:
-        cpu1.put(good, PATH)
-    assert cpu1.root("systemctl show docker -p MainPID --value").stdout == pid
-    assert identities(cpu1) == before
-    assert chat(cpu1, 8000) == lab.testbed.weights("gamma").sentence
+        cpu5.put(good, PATH)
+    assert cpu5.root("systemctl show docker -p MainPID --value").stdout == pid
+    assert identities(cpu5) == before
+    assert chat(cpu5, 8000) == lab.testbed.weights("gamma").sentence

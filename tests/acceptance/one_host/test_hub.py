@@ -12,7 +12,7 @@ import pytest
 
 from tests.acceptance.conftest import Lab, chat, containers, model
 from tests.acceptance.evidence import lifetimes, sampled
-from tests.acceptance.test_secrets import places
+from tests.acceptance.one_host.test_secrets import places
 from tests.testbed import Host
 from tests.testbed.services import WEIGHTS
 
@@ -63,17 +63,17 @@ def from_hub(repository: str, **over: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def host(lab: Lab, hub: None) -> Host:
-    """cpu1, where another model serves on the port."""
-    host = lab.testbed.host("cpu1")
+    """cpu5, where another model serves on the port."""
+    host = lab.testbed.host("cpu5")
     lab.settle(host, {"gamma": model("alpha", [], 8000)})
     host.root(f"rm -rf {FOLDER}*")
     return host
 
 
 def test_a_repository_that_is_not_there_leaves_the_old_model(lab: Lab, host: Host) -> None:
-    run = lab.run(lab.inventory({"cpu1": from_hub("lab/none")}), env={"LAB_HF": TOKEN})
+    run = lab.run(lab.inventory({"cpu5": from_hub("lab/none")}), env={"LAB_HF": TOKEN})
     assert run.exit_code == 1
-    (error,) = run.errors("cpu1")
+    (error,) = run.errors("cpu5")
     assert error == (
         f"gamma: the Hub {HUB} has no lab/none in revision main (HTTP 404); correct hf or revision, see {HUB}/lab/none"
     )
@@ -81,7 +81,7 @@ def test_a_repository_that_is_not_there_leaves_the_old_model(lab: Lab, host: Hos
 
 
 def test_a_folder_of_a_hub(lab: Lab, host: Host) -> None:
-    inventory = lab.inventory({"cpu1": from_hub("lab/tiny")})
+    inventory = lab.inventory({"cpu5": from_hub("lab/tiny")})
 
     with sampled(host, CURLS) as processes:
         run = lab.run(inventory, "-y", "-vvv", "--diff", env={"LAB_HF": TOKEN})
@@ -110,7 +110,7 @@ def test_a_folder_of_a_hub(lab: Lab, host: Host) -> None:
 def test_a_second_run_asks_no_hub(lab: Lab, host: Host) -> None:
     """One command; not even when the hub is gone."""
     run = lab.run(
-        lab.inventory({"cpu1": from_hub("lab/tiny", mirrors={"huggingface": "http://127.0.0.1:1"})}),
+        lab.inventory({"cpu5": from_hub("lab/tiny", mirrors={"huggingface": "http://127.0.0.1:1"})}),
         env={"LAB_HF": TOKEN},
     )
     assert run.unchanged, run.output

@@ -20,24 +20,24 @@ OLD = "qwen-old"
 
 
 @pytest.fixture
-def by_hand(lab: Lab, cpu1: Host) -> Iterator[Host]:
-    """cpu1 with gpurack's Docker and a model that somebody started with docker run, at port 8020."""
-    assert lab.run(lab.inventory({"cpu1": {"models": {"gamma": model("gamma", [], 8000)}}})).exit_code == 0
+def by_hand(lab: Lab, cpu5: Host) -> Iterator[Host]:
+    """cpu5 with gpurack's Docker and a model that somebody started with docker run, at port 8020."""
+    assert lab.run(lab.inventory({"cpu5": {"models": {"gamma": model("gamma", [], 8000)}}})).exit_code == 0
     url = weights("beta")["url"]
-    cpu1.root(
+    cpu5.root(
         f"docker rm -f {OLD} {OLD}-replaced >/dev/null 2>&1; mkdir -p /srv/models; "
         f"curl -sSfo /srv/models/beta.gguf {url}; "
         f"docker run -d --name {OLD} --restart on-failure:3 -p 8020:8080 -v /srv/models:/models:ro {IMAGE} "
         "-m /models/beta.gguf --alias beta --port 8080 --host 0.0.0.0; "
         "curl -sS --retry 30 --retry-delay 1 --retry-all-errors -o /dev/null http://127.0.0.1:8020/health"
     )
-    yield cpu1
-    cpu1.root(f"docker rm -f {OLD} {OLD}-replaced >/dev/null 2>&1", check=False)
+    yield cpu5
+    cpu5.root(f"docker rm -f {OLD} {OLD}-replaced >/dev/null 2>&1", check=False)
 
 
 def test_without_replaces_the_port_is_refused_and_its_holder_named(lab: Lab, by_hand: Host) -> None:
     before = containers(by_hand)[OLD]["State"]["StartedAt"]
-    run = lab.run(lab.inventory({"cpu1": {"models": {"alpha": model("alpha", [], 8020, bind="any")}}}))
+    run = lab.run(lab.inventory({"cpu5": {"models": {"alpha": model("alpha", [], 8020, bind="any")}}}))
     assert run.exit_code == 1
     assert f'alpha: port 8020 is held by container "{OLD}"' in run.output
     assert f'Take its place with replaces: "{OLD}"' in run.output
@@ -46,7 +46,7 @@ def test_without_replaces_the_port_is_refused_and_its_holder_named(lab: Lab, by_
 
 def test_replaces_takes_the_place_and_keeps_the_old_container(lab: Lab, by_hand: Host) -> None:
     models = {"alpha": model("alpha", [], 8020, bind="any", replaces=OLD)}
-    run = lab.run(lab.inventory({"cpu1": {"models": models}}))
+    run = lab.run(lab.inventory({"cpu5": {"models": models}}))
     assert run.exit_code == 0, run.output
     assert f"create alpha: takes the place of {OLD}" in run.output
     assert chat(by_hand, 8020) == lab.testbed.weights("alpha").sentence
@@ -54,13 +54,13 @@ def test_replaces_takes_the_place_and_keeps_the_old_container(lab: Lab, by_hand:
     assert OLD not in kept
     assert kept[f"{OLD}-replaced"]["State"]["Status"] == "exited"
     assert kept[f"{OLD}-replaced"]["HostConfig"]["RestartPolicy"]["Name"] == "no", "it would come back by itself"
-    again = lab.run(lab.inventory({"cpu1": {"models": models}}))
+    again = lab.run(lab.inventory({"cpu5": {"models": models}}))
     assert again.unchanged, again.output
 
 
 def test_the_old_container_comes_back_when_the_new_model_fails(lab: Lab, by_hand: Host) -> None:
     broken = model("alpha", [], 8020, bind="any", replaces=OLD, args={"no-such-flag": True})
-    run = lab.run(lab.inventory({"cpu1": {"models": {"alpha": broken}}}))
+    run = lab.run(lab.inventory({"cpu5": {"models": {"alpha": broken}}}))
     assert run.exit_code == 1
     assert f"alpha: {OLD} is back in its place" in run.output
     old = containers(by_hand)[OLD]
@@ -75,8 +75,8 @@ def test_what_import_prints_takes_its_place(lab: Lab, by_hand: Host) -> None:
     """From what runs by hand to an inventory by one remote command that changes nothing, and from that to a model of
     gpurack's in its place, under the same name, at the same address, with the same weights."""
     before, begun = containers(by_hand), time.time()
-    gpurack = [str(Path(sys.executable).parent / "gpurack"), "import", "--host", "cpu1"]
-    imported = subprocess.run([*gpurack, str(lab.inventory({"cpu1": {}}))], capture_output=True, text=True)
+    gpurack = [str(Path(sys.executable).parent / "gpurack"), "import", "--host", "cpu5"]
+    imported = subprocess.run([*gpurack, str(lab.inventory({"cpu5": {}}))], capture_output=True, text=True)
     assert imported.returncode == 1, imported.stderr  # it is open to everybody, which is for the admin to decide
     assert by_hand.ssh_commands(begun) == 1
     assert containers(by_hand) == before
@@ -85,8 +85,8 @@ def test_what_import_prints_takes_its_place(lab: Lab, by_hand: Host) -> None:
     printed: dict[str, Any] = {}
     exec(imported.stdout, printed)
     ([(name, data)], _) = printed["gpu_hosts"]
-    assert (name, list(data["models"])) == ("cpu1", [OLD])
-    run = lab.run(lab.inventory({"cpu1": {"models": {"gamma": model("gamma", [], 8000), **data["models"]}}}))
+    assert (name, list(data["models"])) == ("cpu5", [OLD])
+    run = lab.run(lab.inventory({"cpu5": {"models": {"gamma": model("gamma", [], 8000), **data["models"]}}}))
     assert run.exit_code == 0, run.output
     now = containers(by_hand)[OLD]
     assert "gpurack.model" in now["Config"]["Labels"]

@@ -33,8 +33,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
-def test_a_project_of_ones_own_runs_the_whole_job(lab: Lab, cpu1: Host, site: Path, tmp_path: Path) -> None:
-    inventory = lab.inventory({"cpu1": {"models": {"gamma": model("gamma", [], 8000)}}})
+def test_a_project_of_ones_own_runs_the_whole_job(lab: Lab, cpu5: Host, site: Path, tmp_path: Path) -> None:
+    inventory = lab.inventory({"cpu5": {"models": {"gamma": model("gamma", [], 8000)}}})
     (tmp_path / "deploy.py").write_text(DEPLOY.format(site=str(site)))
     done = subprocess.run(
         [PYINFRA, str(inventory), "deploy.py", "-y"],

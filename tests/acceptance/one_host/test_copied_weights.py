@@ -17,8 +17,8 @@ COPIES = "/var/lib/gpurack/weights/copy"
 
 @pytest.fixture(scope="module")
 def host(lab: Lab) -> Host:
-    """cpu1, where another model serves on the port."""
-    host = lab.testbed.host("cpu1")
+    """cpu5, where another model serves on the port."""
+    host = lab.testbed.host("cpu5")
     lab.settle(host, {"gamma": model("alpha", [], 8000)})
     host.root(f"rm -rf {COPIES}")
     return host
@@ -33,7 +33,7 @@ def file(lab: Lab) -> Path:
 
 
 def copied(path: Path) -> dict[str, dict[str, Any]]:
-    return {"cpu1": {"models": {"gamma": {"weights": {"copy": str(path)}, "gpus": [], "port": 8000}}}}
+    return {"cpu5": {"models": {"gamma": {"weights": {"copy": str(path)}, "gpus": [], "port": 8000}}}}
 
 
 def test_a_host_that_cannot_take_it_keeps_the_old_model(lab: Lab, host: Host, file: Path) -> None:
@@ -42,7 +42,7 @@ def test_a_host_that_cannot_take_it_keeps_the_old_model(lab: Lab, host: Host, fi
     run = lab.run(lab.inventory(copied(file)))
     assert run.exit_code == 1
     assert not run.traceback, run.output
-    (error,) = run.errors("cpu1")
+    (error,) = run.errors("cpu5")
     assert error.startswith(f"gamma: {file} could not be copied to the host: ")
     assert chat(host, 8000) == lab.testbed.weights("alpha").sentence
     host.root(f"rm {COPIES}")

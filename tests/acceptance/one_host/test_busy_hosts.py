@@ -1,6 +1,6 @@
 """Somebody else is at work on the host, or its disk is full: wait and say so, or leave everything as it was.
 
-In the order of the file: a fresh cpu1 whose apt is locked becomes one that serves.
+In the order of the file: a fresh cpu5 whose apt is locked becomes one that serves.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ sleep 600;
 
 @pytest.fixture(scope="module")
 def host(testbed: Testbed) -> Host:
-    """cpu1, fresh at the beginning of this file."""
-    return testbed.recreate("cpu1")
+    """cpu5, fresh at the beginning of this file."""
+    return testbed.recreate("cpu5")
 
 
 @contextmanager
@@ -74,14 +74,14 @@ class Watched:
 
 def test_waits_for_apt_and_says_so(lab: Lab, host: Host) -> None:
     """The package lists are locked, later dpkg is; the run waits for both, names what it waits for, and succeeds."""
-    inventory = lab.inventory({"cpu1": {"models": GOOD}})
+    inventory = lab.inventory({"cpu5": {"models": GOOD}})
     with locked(host, "/var/lib/dpkg/lock-frontend"):
         with locked(host, "/var/lib/apt/lists/lock"):
             run = Watched(lab.start(inventory))
             line = run.until("apt is busy")
-            assert "[cpu1]" in line
+            assert "[cpu5]" in line
             assert "waiting" in line
-        run.until(r"\[cpu1\].*Could not get lock /var/lib/dpkg/lock-frontend")
+        run.until(r"\[cpu5\].*Could not get lock /var/lib/dpkg/lock-frontend")
     assert run.end() == 0, run.output
     assert "Traceback" not in run.output
     assert chat(host, 8000) == lab.testbed.weights("gamma").sentence
@@ -90,7 +90,7 @@ def test_waits_for_apt_and_says_so(lab: Lab, host: Host) -> None:
 def test_a_second_run_waits_for_the_first(lab: Lab, host: Host, tmp_path: Path) -> None:
     """Two admins, one host: the second run says whom it waits for, and finds nothing left to do."""
     slow = {"entrypoint": ["sh", "-c", 'sleep 6; exec /app/llama-server "$@"', "slow"]}
-    inventory = lab.inventory({"cpu1": {"models": {"gamma": model("gamma", [], 8000, compose=slow)}}})
+    inventory = lab.inventory({"cpu5": {"models": {"gamma": model("gamma", [], 8000, compose=slow)}}})
     first = Watched(lab.start(inventory))
     await_(
         lambda: host.root("test -s /run/gpurack/busy", check=False).returncode == 0, seconds=30, what="the first run"
@@ -120,10 +120,10 @@ def test_no_room_for_weights(lab: Lab, host: Host) -> None:
     lab.settle(host, GOOD)
     before = identities(host)
     with small_disk(host, "/srv/models", "1m"):
-        run = lab.run(lab.inventory({"cpu1": {"weights_dir": "/srv/models", "models": GOOD}}))
+        run = lab.run(lab.inventory({"cpu5": {"weights_dir": "/srv/models", "models": GOOD}}))
         left = host.root("ls /srv/models").stdout
     assert run.exit_code == 1, run.output
-    (error,) = run.errors("cpu1")
+    (error,) = run.errors("cpu5")
     assert re.fullmatch(
         r"gamma: weights need [\d.]+ MB more, but /srv/models has [\d.]+ MB free; make room there or set weights_dir",
         error,
@@ -140,36 +140,36 @@ def test_no_room_for_our_own_files(lab: Lab, host: Host) -> None:
     compose = host.get("/etc/gpurack/compose.yaml")
     with small_disk(host, "/etc/gpurack", "4k"):
         host.put(compose, "/etc/gpurack/compose.yaml")
-        run = lab.run(lab.inventory({"cpu1": {"models": {"gamma": model("gamma", [], 8000, context=512)}}}))
+        run = lab.run(lab.inventory({"cpu5": {"models": {"gamma": model("gamma", [], 8000, context=512)}}}))
         assert host.get("/etc/gpurack/compose.yaml") == compose
     assert run.exit_code == 1, run.output
     assert not run.traceback, run.output
-    (error,) = run.errors("cpu1")
+    (error,) = run.errors("cpu5")
     assert error.startswith("gamma: [Errno 28] No space left on device: '/etc/gpurack/")
     assert error.endswith("; it was not changed")
-    assert "FAILED" in run.row("cpu1", "gamma"), run.output
+    assert "FAILED" in run.row("cpu5", "gamma"), run.output
     assert identities(host) == before
 
 
 def test_no_room_for_an_image(lab: Lab, host: Host) -> None:
     """Docker's own words for it, with host and model; the next run, with room, does the rest."""
     host.root("docker rm -f gamma && docker images -q | xargs docker rmi -f")
-    inventory = lab.inventory({"cpu1": {"models": GOOD}})
+    inventory = lab.inventory({"cpu5": {"models": GOOD}})
     with small_disk(host, "/var/lib/docker/tmp", "1m"):
         run = lab.run(inventory)
     assert run.exit_code == 1, run.output
-    (error,) = run.errors("cpu1")
+    (error,) = run.errors("cpu5")
     assert error.startswith("gamma: image registry.testbed:5000/ghcr/ggml-org/llama.cpp:server-b7000 cannot be pulled:")
     assert "no space left on device" in error
-    assert "FAILED: image" in run.row("cpu1", "gamma")
+    assert "FAILED: image" in run.row("cpu5", "gamma")
     assert lab.run(inventory).exit_code == 0
     assert chat(host, 8000) == lab.testbed.weights("gamma").sentence
 
 
 def test_two_runs_at_once_on_a_fresh_host(lab: Lab) -> None:
     """From nothing, side by side: both end well, and the host is as after one."""
-    host = lab.testbed.recreate("cpu1")
-    inventory = lab.inventory({"cpu1": {"models": GOOD}})
+    host = lab.testbed.recreate("cpu5")
+    inventory = lab.inventory({"cpu5": {"models": GOOD}})
     runs = [Watched(lab.start(inventory)) for _ in range(2)]
     codes = [run.end() for run in runs]
     assert codes == [0, 0], "\n\n".join(run.output for run in runs)

@@ -1,0 +1,1 @@
+"""What holds on a host without cards, on one that no other suite uses."""
