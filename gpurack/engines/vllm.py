@@ -94,6 +94,7 @@ class Vllm(Engine):
     port = 8000
     weights_folders = True
     enforces_vram = True
+    unguarded = ("/rerank", "/score", "/tokenize", "/pause")
     counter = Counter("/metrics", "vllm:request_success_total", "requests")
     min_compute = "7.5"
     own_args: ClassVar = {
