@@ -161,9 +161,10 @@ class Engine(ABC):
     its container is given sums alone. service: what people use, not a model; None: may be either. fields: which of the
     fields of SPECIAL it has. unused: fields of the inventory that mean nothing to it → the sentence that says so; in
     `defaults` they are passed over, anywhere else refused. own_args: flags that gpurack writes itself → the inventory's
-    field for it. removed_args: flags of earlier versions → what to do instead. counter: of what it has served; None: it
-    counts nothing. min_compute: the lowest NVIDIA compute capability its images run on. only_version: the version of an
-    engine that gets no new ones, so that the inventory need not say it.
+    field for it. removed_args: flags of earlier versions → what to do instead. removed_since: the first version that
+    has none of them. counter: of what it has served; None: it counts nothing. min_compute: the lowest NVIDIA compute
+    capability its images run on. only_version: the version of an engine that gets no new ones, so that the inventory
+    need not say it.
     """
 
     name: ClassVar[str]
@@ -183,6 +184,7 @@ class Engine(ABC):
     unused: ClassVar[Mapping[str, str]] = {}
     own_args: ClassVar[Mapping[str, str]] = {}
     removed_args: ClassVar[Mapping[str, str]] = {}
+    removed_since: ClassVar[tuple[int, ...]] = ()
     counter: ClassVar[Counter | None] = None
     min_compute: ClassVar[str | None] = None
     only_version: ClassVar[str | None] = None
@@ -282,8 +284,8 @@ class Engine(ABC):
         ]
         findings += [
             (f"args.{flag}", f"{self.name} has no --{normal(flag)} any more: {self.removed_args[normal(flag)]}")
-            for flag in model.args
-            if normal(flag) in self.removed_args
+            for flag in self.removed(model)
+            if self.is_without_removed(model.version)
         ]
         findings += [
             (f"compose.{key}", OWN_COMPOSE[key]) for key in model.compose if model.compose[key] and key in OWN_COMPOSE
@@ -301,6 +303,14 @@ class Engine(ABC):
             except LookupError as error:
                 findings.append(("gpus", str(error)))
         return findings + self.check_weights(model)
+
+    def removed(self, model: Model) -> list[str]:
+        """The flags among a model's args that only earlier versions have."""
+        return [flag for flag in model.args if normal(flag) in self.removed_args]
+
+    def is_without_removed(self, version: str | None) -> bool:
+        """Does a version surely have none of the flags of earlier ones? Of an image (None) nobody knows."""
+        return version is not None and numbers(version) >= self.removed_since
 
     def check_weights(self, model: Model) -> list[Finding]:
         """Are there weights, of a kind it can read?"""

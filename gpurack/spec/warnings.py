@@ -4,6 +4,7 @@ from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 from gpurack.engines import ENGINES
+from gpurack.engines.base import normal
 from gpurack.engines.known_flags import is_known_version, unknown_flags
 from gpurack.plan import weights
 from gpurack.spec.cards import CARDS
@@ -59,6 +60,8 @@ def of_entry(entry: Model | Job, made: Container[str | None]) -> list[str]:
         for where, name, value, shown in told(entry)
         if value and not value.startswith("/") and holds_secret(name, value)  # the path of a file that holds it is none
     ]
+    if isinstance(entry, Model):
+        found += removed_flags(entry)
     if isinstance(entry, Model) and not is_known_version(entry):
         found += [f"args.{flag}: {what} {entry.version or 'The image'} may." for flag, what in unknown_flags(entry)]
     return found
@@ -76,6 +79,19 @@ def open_doors(model: Model) -> list[str]:
     return [
         f"its key guards /v1 alone: {', '.join(engine.unguarded)} and more stay open to everybody who reaches the "
         "host; bind it to loopback behind a gateway (litellm)."
+    ]
+
+
+def removed_flags(model: Model) -> list[str]:
+    """Flags of earlier versions, where the model's own may have them."""
+    engine = ENGINES[model.engine]
+    if engine.is_without_removed(model.version):
+        return []
+    since, version = ".".join(map(str, engine.removed_since)), model.version or "The image"
+    return [
+        f"args.{flag}: {model.engine} {since} has no --{normal(flag)} any more: {engine.removed_args[normal(flag)]} "
+        f"{version} may."
+        for flag in engine.removed(model)
     ]
 
 
