@@ -35,7 +35,12 @@ def obtain(name, wanted, token=None):
         if "url" in wanted:
             fetch_file(name, wanted["url"], wanted["sha256"], wanted["path"])
         else:
-            fetch_folder(name, HuggingFace(wanted, token) if wanted["hub"] == "hf" else ModelScope(wanted), wanted)
+            fetch_folder(name, hub_of(wanted, token), wanted)
+
+
+def hub_of(wanted, token):
+    """The hub that weights come from."""
+    return HuggingFace(wanted, token) if wanted["hub"] == "hf" else ModelScope(wanted)
 
 
 def record_of(wanted, folder):
@@ -258,12 +263,12 @@ class HuggingFace:
 
 class ModelScope:
     """ModelScope's API, as its own client uses it (modelscope/hub/api.py: get_model_files; file_download.py: Sha256 is
-    checked); public repositories only."""
-
-    commit = None
+    checked; utils/caching.py: a file's Revision is a commit); public repositories only."""
 
     def __init__(self, wanted):
-        self.repo, self.revision, self.hub = wanted["repo"], wanted["revision"], wanted["endpoint"]
+        self.repo, self.hub = wanted["repo"], wanted["endpoint"]
+        self.revision = wanted.get("commit") or wanted["revision"]
+        self.commit = None
 
     def listing(self):
         """Every file's name, size and sha256 (None: not said)."""
@@ -274,7 +279,15 @@ class ModelScope:
             what = "ModelScope {} gives no {} in revision {} ({}); correct modelscope or revision, see {}/models/{}"
             raise Failure(what.format(self.hub, self.repo, self.revision, answer.words(), self.hub, self.repo))
         files = [file for file in data["Data"]["Files"] if file["Type"] != "tree"]
+        self.commit = self.latest(data["Data"].get("LatestCommitter") or {}, files)
         return [(file["Path"], file.get("Size"), file.get("Sha256") or None) for file in files]
+
+    def latest(self, said, files):
+        """The commit that this is. Of it the answer has the beginning (its Id is often empty), and of each file the
+        whole commit that changed it last; None where neither tells."""
+        start, known = said.get("ShortId"), [said.get("Id")] + [file.get("Revision") for file in files]
+        whole = (commit for commit in known if commit and re.fullmatch("[0-9a-f]{40}", commit))
+        return next((commit for commit in whole if start and commit.startswith(start)), None)
 
     def source(self, file):
         """(URL to get a file from, no token)"""

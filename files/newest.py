@@ -7,7 +7,7 @@ import json
 
 from common import Failure, say
 from dockerd import Dockerd
-from fetch import HuggingFace
+from fetch import hub_of
 from images import pull_alone, repository_of
 
 
@@ -23,10 +23,10 @@ def digest(one, logins):
 
 
 def commit(one, token):
-    """At which a hub's branch is now."""
-    hub = HuggingFace(one["fetch"], token)
+    """At which a hub's branch is now, and for which weights that is asked; None where the hub does not say."""
+    hub = hub_of(one["fetch"], token)
     hub.listing()
-    return hub.commit
+    return hub.commit and "{} for {}".format(hub.commit, one["place"])
 
 
 def main(job):
@@ -34,6 +34,8 @@ def main(job):
     for ask, given, asked in ((digest, job["logins"], job["images"]), (commit, job["hf_token"], job["hubs"])):
         for one in asked:
             try:
-                say(one["name"], "now {}".format(ask(one, given)))
+                found = ask(one, given)
+                if found:
+                    say(one["name"], "now {}".format(found))
             except (Failure, OSError) as failure:
                 say("", "error {}: {}".format(one["name"], failure))

@@ -25,6 +25,8 @@ _COMMON = {
     # Open to the whole network, as it was by hand; the plan warns of it. With `export LAB_KEY=…`, better:
     #   "defaults": {"bind": "lan", "api_key": {"env": "LAB_KEY"}},
     # and the gateway with a key for each person or group: "keys": {"alice": {"env": "ALICE_KEY"}, "chat": …}.
+    # Of vLLM a key guards /v1 alone, so best of all "vllm": {"bind": "loopback", …} above, and a gateway on each host
+    # for people (docs/engines.md).
     "defaults": {"bind": "lan"},
 }
 _W = "/home/ics/workspace/llm-models"

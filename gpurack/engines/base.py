@@ -160,13 +160,14 @@ class Engine(ABC):
     the files it can read; weights_folders: can it read a Hugging Face folder? no_weights: how the sentence ends that
     refuses weights.
     enforces_vram: does it keep to its share of a card by itself?
-    keyless: it knows no API keys. sums: of the keys in `keys` its container is given sums alone. service: what people
-    use, not a model; None: may be either. fields: which of the fields of SPECIAL it has. unused: fields of the
-    inventory that mean nothing to it → the sentence that says so; in `defaults` they are passed over, anywhere else
-    refused. own_args: flags that gpurack writes itself → the inventory's field for it. removed_args: flags of earlier
-    versions → what to do instead. counter: of what it has served; None: it counts nothing. min_compute: the lowest
-    NVIDIA compute capability its images run on. only_version: the version of an engine that gets no new ones, so that
-    the inventory need not say it. legacy: why it should not be begun with any more, as a sentence; "" where it may.
+    keyless: it knows no API keys. unguarded: some of the routes that its key leaves open. sums: of the keys in `keys`
+    its container is given sums alone. service: what people use, not a model; None: may be either. fields: which of the
+    fields of SPECIAL it has. unused: fields of the inventory that mean nothing to it → the sentence that says so; in
+    `defaults` they are passed over, anywhere else refused. own_args: flags that gpurack writes itself → the inventory's
+    field for it. removed_args: flags of earlier versions → what to do instead. removed_since: the first version that
+    has none of them. counter: of what it has served; None: it counts nothing. min_compute: the lowest NVIDIA compute
+    capability its images run on. only_version: the version of an engine that gets no new ones, so that the inventory
+    need not say it. legacy: why it should not be begun with any more, as a sentence; "" where it may.
     """
 
     name: ClassVar[str]
@@ -179,12 +180,14 @@ class Engine(ABC):
     no_weights: ClassVar[str] = ""
     enforces_vram: ClassVar[bool] = False
     keyless: ClassVar[bool] = False
+    unguarded: ClassVar[tuple[str, ...]] = ()
     sums: ClassVar[bool] = True
     service: ClassVar[bool | None] = False
     fields: ClassVar[frozenset[str]] = frozenset()
     unused: ClassVar[Mapping[str, str]] = {}
     own_args: ClassVar[Mapping[str, str]] = {}
     removed_args: ClassVar[Mapping[str, str]] = {}
+    removed_since: ClassVar[tuple[int, ...]] = ()
     counter: ClassVar[Counter | None] = None
     min_compute: ClassVar[str | None] = None
     only_version: ClassVar[str | None] = None
@@ -285,8 +288,8 @@ class Engine(ABC):
         ]
         findings += [
             (f"args.{flag}", f"{self.name} has no --{normal(flag)} any more: {self.removed_args[normal(flag)]}")
-            for flag in model.args
-            if normal(flag) in self.removed_args
+            for flag in self.removed(model)
+            if self.is_without_removed(model.version)
         ]
         findings += [
             (f"compose.{key}", OWN_COMPOSE[key]) for key in model.compose if model.compose[key] and key in OWN_COMPOSE
@@ -304,6 +307,14 @@ class Engine(ABC):
             except LookupError as error:
                 findings.append(("gpus", str(error)))
         return findings + self.check_weights(model)
+
+    def removed(self, model: Model) -> list[str]:
+        """The flags among a model's args that only earlier versions have."""
+        return [flag for flag in model.args if normal(flag) in self.removed_args]
+
+    def is_without_removed(self, version: str | None) -> bool:
+        """Does a version surely have none of the flags of earlier ones? Of an image (None) nobody knows."""
+        return version is not None and numbers(version) >= self.removed_since
 
     def check_weights(self, model: Model) -> list[Finding]:
         """Are there weights, of a kind it can read?"""

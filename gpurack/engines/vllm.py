@@ -41,7 +41,7 @@ FLOATS = {"auto": 2, "half": 2, "float16": 2, "bfloat16": 2, "float": 4, "float3
 """--dtype → bytes. auto: weights of 32 bits are loaded as 16."""
 KV_TYPES = {"bfloat16": 2, "float16": 2, "fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1}
 UNFORESEEN = (
-    "load-format", "hf-overrides", "speculative-config", "enable-lora", "cpu-offload-gb",
+    "load-format", "hf-overrides", "speculative-config", "speculative-model", "enable-lora", "cpu-offload-gb",
     "kv-offloading-size", "kv-cache-memory-bytes", "data-parallel-size", "dp", "enable-expert-parallel", "config",
     "decode-context-parallel-size", "dcp", "num-gpu-blocks-override",
 )  # fmt: skip
@@ -84,6 +84,8 @@ REMOVED = {
         "remove it.",
     ),
 }  # fmt: skip
+REMOVED_SINCE = (0, 18)
+"""They went one by one (--task in 0.13, --disable-log-requests between 0.12 and 0.17); --swap-space was the last."""
 _ONE_DASH = "ac asc cc dc dcp dp dpa dpb dpe dph dpl dpm dpn dpp dpr ep pcp pp sc tp"
 ONE_DASH = frozenset(_ONE_DASH.split())
 """The flags of vLLM (0.32.0) that have one dash and more than one letter."""
@@ -96,6 +98,7 @@ class Vllm(Engine):
     port = 8000
     weights_folders = True
     enforces_vram = True
+    unguarded = ("/rerank", "/score", "/tokenize", "/pause")
     counter = Counter("/metrics", "vllm:request_success_total", "requests")
     min_compute = "7.5"
     own_args: ClassVar = {
@@ -103,6 +106,7 @@ class Vllm(Engine):
         "max-model-len": "context",
     }  # fmt: skip
     removed_args: ClassVar = REMOVED
+    removed_since = REMOVED_SINCE
 
     def image(self, version: str, accelerator: Accelerator) -> str:
         """`version` is upstream's number ("0.33.0")."""

@@ -580,11 +580,13 @@ class _Translation:
                      f"the host's hf_token now: export {name}=….")  # fmt: skip
 
     def say_args(self) -> None:
-        """The engine's remaining flags, with today's names."""
+        """The engine's remaining flags, with today's names where the version is of today, or not known."""
         engine = ENGINES[self.engine]
         args: dict[str, Any] = {}
+        version = self.fields.get("version")
+        old = version is not None and not engine.is_without_removed(str(version))  # which has its own flags
         for flag, values in self.flags.given.items():
-            removed = engine.removed_args.get(flag)
+            removed = None if old else engine.removed_args.get(flag)
             renamed = RENAMED.get(self.engine, {}).get(flag)
             if flag == "task" and removed and str(values[-1]) in TASKS:
                 args |= TASKS[str(values[-1])]

@@ -37,12 +37,13 @@ def ask(host: Host, wanted: spec.Host, seen: HostState, names: Sequence[str], as
         {"parts": [(name, read_text(f"files/{name}.py")) for name in PARTS], "job": {**asked, **secrets}}
     )
     ok, lines = as_root(host, seen, "python3", "-c", RUN, stdin=stdin)
-    found = [match.groups() for line in lines if (match := re.fullmatch(r"(\S+): now (sha256:)?(\w+)", line))]
+    images = [match.groups() for line in lines if (match := re.fullmatch(r"(\S+): now (sha256:\w+)", line))]
+    commits = [match.groups() for line in lines if (match := re.fullmatch(r"\S+: now (\w+) for (.+)", line))]
     references = {one["name"]: one["reference"].partition("@")[0] for one in asked["images"]}
     return News(
         packages,
-        images={name: f"{references[name]}@{kind}{value}" for name, kind, value in found if kind},
-        commits={name: value for name, kind, value in found if not kind},
+        images={name: f"{references[name]}@{digest}" for name, digest in images},
+        commits={place: commit for commit, place in commits},
         errors=(
             *errors,
             *(line.removeprefix("error ") for line in lines if line.startswith("error ")),

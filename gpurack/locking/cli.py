@@ -21,6 +21,7 @@ from gpurack.spec.model import Host
 from gpurack.spec.problems import NotAsked, Problem, unknown
 from gpurack.state.model import HostState
 
+GONE = "is in the lock, but no longer in the inventory; gpurack lock {inventory} takes it out."
 NONE = "there is no lock yet; gpurack lock {inventory} writes it."
 
 
@@ -49,7 +50,8 @@ def write(console: Console, inventory: Path) -> int:
 
 
 def check(console: Console, inventory: Path) -> int:
-    """Says what drifted from the lock, host by host. Exit code 1: something did, or a host could not be looked at."""
+    """Says what drifted from the lock, host by host. Exit code 1: something did, a host could not be looked at, or
+    lock and inventory do not have the same hosts."""
     lock = read_lock(inventory)
     if lock is None:
         raise NotAsked([Problem("", str(place(inventory)), NONE.format(inventory=inventory))])
@@ -62,6 +64,9 @@ def check(console: Console, inventory: Path) -> int:
             code = said(console, name, "is not in the lock.")
         else:
             pairs[name] = (lock.hosts[name], observed(fleet[name], state))
+    for name in lock.hosts:
+        if name not in fleet:
+            code = said(console, name, GONE.format(inventory=inventory))
     drifted = show(console, pairs)
     if drifted:
         console.print(f"{drifted} drifted from {place(inventory)}.")

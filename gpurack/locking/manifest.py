@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from gpurack import paths
 from gpurack.locking.observe import observed
 from gpurack.plan import compose
 from gpurack.plan.drift import SALTED
@@ -25,6 +26,8 @@ FINGERPRINTS = (*SALTED, "files")
 
 def manifest(spec: Host, state: HostState, more: list[str]) -> str:
     """The text. more: what files/manifest.sh printed on the host."""
+    jobs = tuple(f"job {paths.job_file(name)} " for name, job in spec.jobs.items() if job.enabled)
+    more = [line for line in more if not line.startswith("job ") or line.startswith(jobs)]
     lines = [*more, *system(state), *locked(spec, state), *projects(state), *containers(state)]
     return "".join(f"{line}\n" for line in sorted(set(lines)))
 

@@ -62,9 +62,11 @@ def of_model(name: str, spec: Host, state: HostState, container: Container) -> M
     """One model or service."""
     model = spec.entries[name]
     paths = [weights.place(spec, one, model.dockerd) for one in weights.all_of(model)]
+    commits = {path: state.commits[path] for path in paths if path in state.commits}
     return ModelLock(
         image=image(name, spec, state, container),
-        commit=state.commits.get(weights.host_path(spec, model)),
+        commit=commits.pop(weights.host_path(spec, model), None),
+        commits=commits,
         weights={
             file: sha256 for file, sha256 in state.hashes.items() if any(weights.belongs(file, path) for path in paths)
         },

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpurack.plan import compose, docker, ledger, nvidia_toolkit, weights
+from gpurack.plan import compose, docker, ledger, nvidia_toolkit, pins, weights
 from gpurack.plan.packages import Pin
 from gpurack.plan.platforms import TOOLKIT_PACKAGES, platform_of
 from gpurack.spec.lock import HostLock, ModelLock
-from gpurack.spec.model import HfWeights, Host, UrlWeights
+from gpurack.spec.model import Host, UrlWeights
 from gpurack.spec.problems import unknown
 from gpurack.state.model import HostState
 
@@ -22,7 +22,7 @@ PARTS = ("docker", "toolkit", "images", "weights")
 @dataclass(frozen=True)
 class News:
     """What a host found out. packages: name → versions, newest first. images: model → `reference@sha256:…`.
-    commits: by model. errors: sentences."""
+    commits: by the weights' path on the host. errors: sentences."""
 
     packages: Mapping[str, Sequence[str]] = field(default_factory=dict)
     images: Mapping[str, str] = field(default_factory=dict)
@@ -61,8 +61,10 @@ def questions(what: Sequence[str], spec: Host, state: HostState) -> dict[str, An
             image = compose.image(spec, model, compose.accelerator(model, cards[name], state))
             named = next(each for each in compose.references(model) if compose.mirrored(spec, each) == image)
             images.append({"name": name, "user": model.dockerd, "image": image, "reference": named})
-        if model.enabled and chosen(what, "weights", name) and isinstance(model.weights, HfWeights):
-            hubs.append({"name": name, "fetch": weights.fetched(spec, model.weights, model.dockerd)})
+        if model.enabled and chosen(what, "weights", name):
+            for one in weights.all_of(model):
+                fetch, place = weights.fetched(spec, one, model.dockerd), weights.place(spec, one, model.dockerd)
+                hubs += [{"name": name, "place": place, "fetch": fetch}] if fetch and "hub" in fetch else []
     return {"images": images, "hubs": hubs}
 
 
@@ -81,13 +83,13 @@ def upgraded(what: Sequence[str], spec: Host, state: HostState, old: HostLock, s
 def versions(spec: Host, state: HostState, news: News) -> dict[str, str]:
     """The newest of each package that the inventory allows; the toolkit's four at one version."""
     platform = platform_of(state.os)
-    pins = {**(docker.pins(spec, platform) if platform else {}), **nvidia_toolkit.pins(spec)}
-    found = {name: newest(pins.get(name), have) for name, have in news.packages.items()}
+    allowed = {**(docker.pins(spec, platform) if platform else {}), **nvidia_toolkit.pins(spec)}
+    found = {name: newest(allowed.get(name), have) for name, have in news.packages.items()}
     alike = [set(news.packages[name]) for name in TOOLKIT_PACKAGES if name in news.packages]
     if alike:
         first = news.packages.get(TOOLKIT_PACKAGES[0], ())
         together = [version for version in first if all(version in have for have in alike)]
-        found |= dict.fromkeys(TOOLKIT_PACKAGES, newest(pins.get(TOOLKIT_PACKAGES[0]), together))
+        found |= dict.fromkeys(TOOLKIT_PACKAGES, newest(allowed.get(TOOLKIT_PACKAGES[0]), together))
     return {name: version for name, version in found.items() if version}
 
 
@@ -102,18 +104,20 @@ def of_model(
     """One model's pins. Of weights that are fetched only at the next run no sha256 is known yet, unless the inventory
     says it; `gpurack lock` writes them down afterwards."""
     model, old, seen = spec.entries[name], old or ModelLock(), seen or ModelLock()
-    image, commit, files, ollama = old.image, old.commit, old.weights, old.ollama
+    image, ollama = old.image, old.ollama
+    commits, files = pins.commits(old, spec, model), old.weights
     if chosen(what, "images", name) and name in news.images:
         image = news.images[name]
     if chosen(what, "weights", name):
-        commit = news.commits.get(name, seen.commit)
-        paths = [weights.place(spec, one, model.dockerd) for one in weights.all_of(model)]
-        there = {file: sha for file, sha in seen.weights.items() if any(weights.belongs(file, path) for path in paths)}
-        stated = {
-            weights.place(spec, one, model.dockerd): one.sha256
-            for one in weights.all_of(model)
-            if isinstance(one, UrlWeights)
-        }
-        files = {**there, **stated} if commit == seen.commit else stated
-        ollama = seen.ollama
-    return ModelLock(image=image, commit=commit, weights=files, ollama=ollama)
+        commits, files, ollama = {}, {}, seen.ollama
+        now = pins.commits(seen, spec, model)
+        for one in weights.all_of(model):
+            path = weights.place(spec, one, model.dockerd)
+            there = {file: sha256 for file, sha256 in seen.weights.items() if weights.belongs(file, path)}
+            # what is there and of no known commit stays: no run could tell that it is of another one
+            commit = now.get(path) if there and path not in now else news.commits.get(path, now.get(path))
+            commits |= {path: commit} if commit else {}
+            files |= there if commit == now.get(path) else {}
+            files |= {path: one.sha256} if isinstance(one, UrlWeights) else {}
+    main = commits.pop(weights.host_path(spec, model), None)
+    return ModelLock(image=image, commit=main, commits=commits, weights=files, ollama=ollama)

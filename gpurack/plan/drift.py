@@ -67,11 +67,11 @@ def tagged(container: Container, reference: str, state: HostState) -> str | None
 def moved(name: str, spec: Host, state: HostState, container: Container, reference: str) -> list[str]:
     """Whether a container's image or weights are others than the lock's, or its tag is another image now."""
     image = pins.moved_image(spec, name, reference, state.digests.get(container.image, ()))
-    commit = pins.moved_commit(spec, name, state)
+    commits = dict.fromkeys(pins.moved_commits(spec, name, state).values())
     named = tagged(container, reference, state)
     if not pins.of_model(spec, name).digest and named not in (None, container.image):
         image = f"image moved: {reference} is another image now"
-    return [reason for reason in (image, commit) if reason]
+    return [reason for reason in (image, *commits) if reason]
 
 
 def published_elsewhere(service: Mapping[str, Any], container: Container) -> list[str]:

@@ -109,8 +109,13 @@ def entry(
     ]:
         data["after"] = after
     locked = pins.of_model(spec, name)
-    if fetch := [told for one in weights.all_of(model) if (told := weights.fetched(spec, one, model.dockerd))]:
-        data["fetch"] = [told | pins.of_hub(spec, name, told["path"]) if "hub" in told else told for told in fetch]
+    fetch = []
+    for one in weights.all_of(model):
+        if told := weights.fetched(spec, one, model.dockerd):
+            place = weights.place(spec, one, model.dockerd)
+            fetch.append(told | pins.of_hub(spec, name, place) if "hub" in told else told)
+    if fetch:
+        data["fetch"] = fetch
     if locked.weights:
         data |= {"sha256": locked.weights, "again": pins.again(model)}
     if locked.ollama:

@@ -8,7 +8,7 @@ from gpurack.plan import compose, pulls, weights
 from gpurack.plan.packages import Pin, upstream
 from gpurack.spec import lock
 from gpurack.spec.lock import HostLock, ModelLock
-from gpurack.spec.model import HfWeights, Host, Model
+from gpurack.spec.model import HfWeights, Host, Model, ModelScopeWeights
 from gpurack.spec.problems import Problem
 from gpurack.state.model import HostState
 
@@ -40,22 +40,28 @@ def moved_image(spec: Host, name: str, image: str, digests: Iterable[str]) -> st
     return f"image {image}: {short(found[0]) if found else 'of no registry'} → {short(wanted)}, which is the lock's"
 
 
-def moved_commit(spec: Host, name: str, state: HostState) -> str | None:
-    """How the hub's commit that a model's weights are of differs from the lock's; None where it does not."""
-    wanted = of_model(spec, name).commit
-    found = state.commits.get(weights.host_path(spec, spec.entries[name]))
-    if not (wanted and found) or wanted == found:
-        return None
-    return f"weights: commit {short(found)} → {short(wanted)}, which is the lock's"
+def commits(locked: ModelLock, spec: Host, model: Model) -> dict[str, str]:
+    """A model's weights that come from a hub: path on the host → the commit that a lock has for them."""
+    main = weights.host_path(spec, model)
+    return {**locked.commits, **({main: locked.commit} if main and locked.commit else {})}
+
+
+def moved_commits(spec: Host, name: str, state: HostState) -> dict[str, str]:
+    """A model's weights that are of another commit of their hub than the lock's: path → the sentence."""
+    wanted = commits(of_model(spec, name), spec, spec.entries[name])
+    return {
+        path: f"weights: commit {short(found)} → {short(commit)}, which is the lock's"
+        for path, commit in wanted.items()
+        if (found := state.commits.get(path, commit)) != commit
+    }
 
 
 def changed_weights(spec: Host, name: str, state: HostState) -> str | None:
     """The sentence for weights on the host that are not those of the lock; None where none are known to differ."""
-    if moved_commit(spec, name, state):
-        return None  # they are fetched anew
+    moved = moved_commits(spec, name, state)  # they are fetched anew
     for file, wanted in of_model(spec, name).weights.items():
         found = state.hashes.get(file, wanted)
-        if found != wanted:
+        if found != wanted and not any(weights.belongs(file, path) for path in moved):
             return (  # as in files/fetch.py, which finds it where nobody had read the file yet
                 f"{file} is not what the lock says: its sha256 is {found}, not {wanted}. To have the old one, "
                 f"{again(spec.entries[name])}; to take the new one, gpurack lock INVENTORY {name} --upgrade."
@@ -78,9 +84,9 @@ def changed_pulls(spec: Host, name: str, state: HostState) -> str | None:
 
 def of_hub(spec: Host, name: str, path: str) -> dict[str, Any]:
     """What the runner is told of weights that a hub has: commit ("": where the branch is now) and sha256 of files."""
-    locked, main = of_model(spec, name), weights.host_path(spec, spec.entries[name])
+    locked = of_model(spec, name)
     files = {file: sha256 for file, sha256 in locked.weights.items() if weights.belongs(file, path)}
-    return {"commit": (locked.commit or "") if path == main else "", "sha256": files}
+    return {"commit": commits(locked, spec, spec.entries[name]).get(path, ""), "sha256": files}
 
 
 def again(model: Model) -> str:
@@ -144,8 +150,12 @@ def of_entry(host: Host, model: Model, locked: ModelLock) -> Iterator[tuple[str,
     path = weights.host_path(host, model)
     if path and locked.weights and not any(weights.belongs(file, path) for file in locked.weights):
         yield "weights", f"{next(iter(sorted(locked.weights)))}, not {path}."
-    elif locked.commit and isinstance(model.weights, HfWeights) and not agrees(model.weights.revision, locked.commit):
-        yield "weights.revision", f"commit {short(locked.commit)}, not {model.weights.revision}."
+        return
+    for one in weights.all_of(model):
+        commit = commits(locked, host, model).get(weights.place(host, one, model.dockerd))
+        if commit and isinstance(one, HfWeights | ModelScopeWeights) and not agrees(one.revision, commit):
+            field = "weights.revision" if one is model.weights else "config"
+            yield field, f"commit {short(commit)}, not {one.revision}."
 
 
 def agrees(revision: str | None, commit: str) -> bool:

@@ -23,12 +23,14 @@ class ModelLock(Strict):
     """One model or service.
 
     image: its reference without the host's mirrors, and the registry's digest of it: `ghcr.io/a/b:1@sha256:…`.
-    commit: of the hub's repository that its weights are. weights: file on the host → sha256. ollama: model → sha256 of
-    its manifest, the ID that `ollama list` begins to show.
+    commit: of the hub's repository that its weights are. commits: of the weights that it names elsewhere
+    (llama-cpp-python's config), path on the host → commit. weights: file on the host → sha256. ollama: model → sha256
+    of its manifest, the ID that `ollama list` begins to show.
     """
 
     image: str | None = None
     commit: str | None = None
+    commits: dict[str, str] = Field({})
     weights: dict[str, str] = Field({})
     ollama: dict[str, str] = Field({})
 

@@ -1,12 +1,15 @@
 """What works but may hurt one day. Pure; shown by `gpurack plan`, and errors with `--strict`."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterator, Mapping
+from typing import Any
 
 from gpurack.endpoints import on_loopback
 from gpurack.engines import ENGINES
+from gpurack.engines.base import normal
 from gpurack.engines.known_flags import is_known_version, unknown_flags
+from gpurack.plan import weights
 from gpurack.spec.cards import CARDS
-from gpurack.spec.model import HfWeights, Host, Model, ModelScopeWeights
+from gpurack.spec.model import BuildImage, HfWeights, Host, Job, Model, ModelScopeWeights
 from gpurack.spec.problems import Problem, unknown
 from gpurack.spec.seats import hardware
 from gpurack.spec.secret_names import holds_secret
@@ -18,10 +21,10 @@ def warnings(fleet: Mapping[str, Host]) -> list[Problem]:
     """All warnings of a fleet, in order of hosts."""
     found = []
     for name, host in fleet.items():
-        for key, model in host.entries.items():
-            if model.enabled:
-                kind = "models" if key in host.models else "services"
-                found += [Problem(name, f"{kind}.{key}", what) for what in of_model(model)]
+        made = {weights.result_path(host, key) for key, job in host.jobs.items() if job.enabled}
+        for key, entry in host.everything.items():
+            if entry.enabled:
+                found += [Problem(name, f"{host.kind_of(key)}.{key}", what) for what in of_entry(entry, made)]
         hub = host.mirrors.get("huggingface")
         if host.hf_token and hub and hub.url.startswith("http://"):
             found.append(Problem(name, "mirrors.huggingface", "is http://, so hf_token goes there for all to read."))
@@ -39,38 +42,99 @@ def warnings(fleet: Mapping[str, Host]) -> list[Problem]:
     return found
 
 
-def of_model(model: Model) -> list[str]:
-    """The warnings of one model."""
-    found = []
-    if ENGINES[model.engine].legacy:
-        found.append(f"{model.engine} is legacy: {ENGINES[model.engine].legacy}")
-    keyless = model.api_key is None and not model.keys
-    if not on_loopback(model.bind) and keyless and "api_key" not in ENGINES[model.engine].unused:
-        found.append("no key, open to everybody who reaches the host (api_key: null).")
-    if isinstance(model.weights, str):
-        found.append("its weights have no source; a rebuild of the host cannot bring them back.")
-    if isinstance(model.weights, HfWeights | ModelScopeWeights) and model.weights.revision is None:
-        found.append("its weights follow a branch; give a revision to get the same ones again.")
-    if isinstance(model.image, str) and floating(model.image):
-        found.append(f"image {model.image} floats: its tag can be another image tomorrow; name a version or a digest.")
-    if model.vram is not None and model.gpus and not ENGINES[model.engine].enforces_vram:
-        found.append(f"{model.engine} does not enforce vram; {model.vram} is a promise.")
-    # the path of a file that holds it is none
+def of_entry(entry: Model | Job, made: Container[str | None]) -> list[str]:
+    """The warnings of one model, service or job. made: what jobs make."""
+    found = open_doors(entry) if isinstance(entry, Model) else []
+    if legacy := ENGINES[entry.engine].legacy:
+        found.append(f"{entry.engine} is legacy: {legacy}")
+    every = weights.all_of(entry)
+    for one in every:
+        which = f"its weights {one}" if len(every) > 1 else "its weights"
+        if isinstance(one, str) and one not in made:
+            found.append(f"{which} have no source; a rebuild of the host cannot bring them back.")
+        if isinstance(one, HfWeights | ModelScopeWeights) and one.revision is None:
+            found.append(f"{which} follow a branch; give a revision to get the same ones again.")
+    if isinstance(entry.image, str) and floating(entry.image):
+        found.append(f"image {entry.image} floats: its tag can be another image tomorrow; name a version or a digest.")
+    if entry.vram is not None and entry.gpus and not ENGINES[entry.engine].enforces_vram:
+        found.append(f"{entry.engine} does not enforce vram; {entry.vram} is a promise.")
     found += [
-        f"env.{name} is a secret in plain text, in the inventory and in docker inspect; {remedy(name)}"
-        for name, value in model.env.items()
-        if value and not value.startswith("/") and holds_secret(name, value)
+        f"{where} is a secret in plain text, in the inventory and in {shown}"
+        for where, name, value, shown in told(entry)
+        if value and not value.startswith("/") and holds_secret(name, value)  # the path of a file that holds it is none
     ]
-    if not is_known_version(model):
-        found += [f"args.{flag}: {what} {model.version or 'The image'} may." for flag, what in unknown_flags(model)]
+    if isinstance(entry, Model):
+        found += removed_flags(entry)
+    if isinstance(entry, Model) and not is_known_version(entry):
+        found += [f"args.{flag}: {what} {entry.version or 'The image'} may." for flag, what in unknown_flags(entry)]
     return found
 
 
-def remedy(variable: str) -> str:
-    """Where the value of a variable that holds a secret belongs."""
-    if variable.startswith(("HF_", "HUGGING")):
+def open_doors(model: Model) -> list[str]:
+    """Through which anybody uses a model that is not for the host alone."""
+    engine = ENGINES[model.engine]
+    if on_loopback(model.bind):
+        return []
+    if model.api_key is None and not model.keys:
+        return [] if "api_key" in engine.unused else ["no key, open to everybody who reaches the host (api_key: null)."]
+    if not engine.unguarded:
+        return []
+    return [
+        f"its key guards /v1 alone: {', '.join(engine.unguarded)} and more stay open to everybody who reaches the "
+        "host; bind it to loopback behind a gateway (litellm)."
+    ]
+
+
+def removed_flags(model: Model) -> list[str]:
+    """Flags of earlier versions, where the model's own may have them."""
+    engine = ENGINES[model.engine]
+    if engine.is_without_removed(model.version):
+        return []
+    since, version = ".".join(map(str, engine.removed_since)), model.version or "The image"
+    return [
+        f"args.{flag}: {model.engine} {since} has no --{normal(flag)} any more: {engine.removed_args[normal(flag)]} "
+        f"{version} may."
+        for flag in engine.removed(model)
+    ]
+
+
+def told(entry: Model | Job) -> Iterator[tuple[str, str, str, str]]:
+    """(where, name, value, who sees it and what to do instead) of each text that an entry hands to its container."""
+    seen, listed = "docker inspect", "docker inspect and every list of processes"
+    for name, value in entry.env.items():
+        yield f"env.{name}", name, value, f"{seen}; {remedy(name, entry)}"
+    for name, value in variables(entry.compose.get("environment")):
+        yield f"compose.environment.{name}", name, value, f"{seen}; {remedy(name, entry)}"
+    if isinstance(entry, Model):
+        for name, given in entry.args.items():
+            for one in given if isinstance(given, list) else [given]:
+                if isinstance(one, str):
+                    yield f"args.{name}", name, one, f"{listed}; {remedy(name, entry)}"
+    else:
+        for word, following in zip(entry.command, [*entry.command[1:], ""], strict=True):
+            name, assigned, value = word.partition("=")
+            if name.startswith("-"):
+                yield f"command {name}", name, value if assigned else following, f"{listed}; {remedy(name, entry)}"
+    if isinstance(entry.image, BuildImage):
+        for name, value in entry.image.build.args.items():
+            instead = "build it elsewhere (docker build --secret), and name that image or its tar."
+            yield f"image.build.args.{name}", name, value, f"the image; {instead}"
+
+
+def variables(environment: Any) -> Iterator[tuple[str, str]]:
+    """Compose's `environment`, which is a map, or a list of NAME=value."""
+    if isinstance(environment, Mapping):
+        yield from ((name, str(value)) for name, value in environment.items() if value is not None)
+    elif isinstance(environment, list):
+        yield from (str(item).partition("=")[::2] for item in environment)
+
+
+def remedy(name: str, entry: Model | Job) -> str:
+    """Where the value of a variable or flag that holds a secret belongs."""
+    if name.lstrip("-").upper().replace("-", "_").startswith(("HF_", "HUGGING")):
         return "hf_token of the host fetches weights with it."
-    return 'clients\' keys belong into api_key, others into a file on the host: compose: {"env_file": ["/…"]}.'
+    keys = "clients' keys belong into api_key, others" if isinstance(entry, Model) else "it belongs"
+    return f'{keys} into a file on the host: compose: {{"env_file": ["/…"]}}.'
 
 
 def floating(image: str) -> bool:

@@ -253,8 +253,9 @@ def test_weights(entry: Entry) -> Iterator[Drift]:
                     f"{path}, {name}", f"sha256 {file.sha256[:16]}…", f"{then[2][:16]}…, when it was hashed", mend
                 )
         commit = (found["hub"] or {}).get("commit")
-        if locked.commit and commit and commit != locked.commit:
-            yield Drift(path, f"commit {locked.commit}, by the lock", str(commit))
+        pinned = pins.commits(locked, entry.server.wanted, entry.model).get(path)
+        if pinned and commit and commit != pinned:
+            yield Drift(path, f"commit {pinned}, by the lock", str(commit))
         for name, file in files.items():
             yield from changed(f"{path}, {name}", file, entry, mend)
         if entry.answers.get("mounted", {}).get(path) is False:

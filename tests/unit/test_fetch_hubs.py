@@ -37,6 +37,7 @@ class Hub:
     large: frozenset[str] = frozenset({"model.safetensors"})
     token: str | None = None
     commit: str = COMMIT
+    latest: dict[str, str] | None = None
     lies: dict[str, str] = field(default_factory=dict)
     refuses: dict[str, tuple[int, dict[str, str]]] = field(default_factory=dict)
     asked: list[tuple[str, str, str, str | None, str | None]] = field(default_factory=list)
@@ -64,6 +65,7 @@ class Hub:
         if self.token and request.headers.get("Authorization") != f"Bearer {self.token}":
             return 401, {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"}, b"{}"
         if path == "/api/v1/models/lab/tiny/repo/files":
+            assert query["Revision"] in (["master"], [self.commit])
             return 200, {}, json.dumps(self.modelscope()).encode()
         if path in (f"/api/models/lab/tiny/revision/{revision}" for revision in ("main", self.commit)):
             assert query == {"blobs": ["true"]}
@@ -87,8 +89,10 @@ class Hub:
     def modelscope(self) -> dict[str, Any]:
         files: list[dict[str, Any]] = [{"Path": "docs", "Name": "docs", "Type": "tree", "Size": 0, "Sha256": ""}]
         for name, data in self.files.items():
-            files.append({"Path": name, "Type": "blob", "Size": len(data), "Sha256": self.sha256(name)})
-        return {"Code": 200, "Data": {"Files": files}, "Success": True}
+            changed = self.commit if name == "config.json" else "0" * 40
+            one = {"Path": name, "Type": "blob", "Size": len(data), "Sha256": self.sha256(name), "Revision": changed}
+            files.append(one)
+        return {"Code": 200, "Data": {"Files": files, "LatestCommitter": self.latest}, "Success": True}
 
     def gets(self, who: str) -> list[str]:
         return [path for asked, method, path, _, _ in self.asked if asked == who and method == "GET"]
@@ -481,6 +485,56 @@ def test_modelscope(fetcher: Any, hub: Hub, wanted: dict[str, str]) -> None:
     beside = json.loads(Path(wanted["path"] + ".json").read_text())
     assert beside["commit"] is None
     assert beside["files"]["config.json"]["sha256"] == hub.sha256("config.json")
+
+
+@pytest.mark.parametrize(
+    ("latest", "commit"),
+    [
+        ({"Id": COMMIT, "ShortId": COMMIT[:8]}, COMMIT),
+        ({"Id": "", "ShortId": COMMIT[:8]}, COMMIT),
+        ({"Id": "", "ShortId": "fffffff"}, None),  # the latest commit took a file away: none of those left is of it
+        ({"Id": "", "ShortId": ""}, None),
+        (None, None),
+    ],
+    ids=["by its id", "by the file that it changed", "of no file", "empty", "nothing"],
+)
+def test_the_commit_that_modelscope_is_at_is_written_down(
+    fetcher: Any, hub: Hub, wanted: dict[str, str], latest: dict[str, str] | None, commit: str | None
+) -> None:
+    hub.latest = latest
+    wanted |= {"hub": "modelscope", "revision": "master"}
+    fetcher.obtain("alpha", wanted)
+    assert json.loads(Path(wanted["path"] + ".json").read_text())["commit"] == commit
+
+
+def test_modelscope_is_asked_for_the_locks_commit(fetcher: Any, hub: Hub, wanted: dict[str, str]) -> None:
+    hub.latest = {"Id": COMMIT, "ShortId": COMMIT[:8]}
+    fetcher.obtain("alpha", wanted | {"hub": "modelscope", "revision": "master", "commit": COMMIT})
+    assert there(wanted["path"]) == NEEDED
+    assert not [request for request in hub.asked if "/master/" in request[2]]
+    assert f"/models/lab/tiny/resolve/{COMMIT}/config.json" in hub.gets("hub")
+
+
+@pytest.mark.parametrize(
+    ("kind", "latest", "said"),
+    [
+        ({}, None, f"alpha: now {COMMIT} for /w/a b.gguf\n"),
+        (
+            {"hub": "modelscope", "revision": "master"},
+            {"ShortId": COMMIT[:8]},
+            f"alpha: now {COMMIT} for /w/a b.gguf\n",
+        ),
+        ({"hub": "modelscope", "revision": "master"}, None, ""),
+    ],
+)
+@pytest.mark.usefixtures("fetcher")
+def test_which_commit_a_hub_has_now(
+    hub: Hub, wanted: dict[str, str], capsys: Any, kind: dict[str, str], latest: dict[str, str] | None, said: str
+) -> None:
+    hub.latest = latest
+    asked = {"name": "alpha", "place": "/w/a b.gguf", "fetch": {**wanted, **kind}}
+    load("newest").main({"images": [], "hubs": [asked], "logins": {}, "hf_token": None})
+    assert capsys.readouterr().out == said
 
 
 def test_modelscope_has_no_such_repository(fetcher: Any, hub: Hub, wanted: dict[str, str]) -> None:

@@ -282,20 +282,112 @@ def test_a_token_in_the_clear_is_warned_of(url: str, warned: bool, monkeypatch: 
     assert ("mirrors.huggingface" in found) == warned
 
 
+def warned(words: str, host: dict[str, Any]) -> list[str]:
+    """The warnings of a host with these words in them."""
+    said = [str(problem) for problem in warnings(check_fleet({"gpu1": [host]}))]
+    return [sentence for sentence in said if words in sentence]
+
+
+TOKEN = "hf_token of the host"
+ENV_FILE = 'compose: {"env_file": ["/…"]}'
+VLLM = {"engine": "vllm", "version": "0.33.0", "weights": "/w/m", "gpus": [0]}
+QUANTIZE = {"engine": "llama.cpp", "version": "b7000", "command": ["--quantize", "/models/a", "/models/b"]}
+BUILD = {"git": "https://git.lab/llama", "revision": "v1", "args": {"PIP_PASSWORD": "live", "CUDA_VERSION": "13.0"}}
+
+
 @pytest.mark.parametrize(
-    ("env", "words"),
+    ("entry", "field", "remedy"),
     [
-        ({"HF_TOKEN": "hf_live"}, "hf_token of the host"),
-        ({"WANDB_API_KEY": "sk-live"}, "api_key"),
-        ({"HTTPS_PROXY": "http://me:sk-live@proxy:3128"}, "env_file"),
-        ({"API_KEY_FILE": "/run/secrets/api_key", "TOKEN": "/run/secrets/t", "MAX_TOKENS": "5", "SECRET": ""}, None),
+        ({"env": {"HF_TOKEN": "hf_live"}}, "env.HF_TOKEN", TOKEN),
+        ({"env": {"WANDB_API_KEY": "sk-live"}}, "env.WANDB_API_KEY", "api_key"),
+        ({"env": {"HTTPS_PROXY": "http://me:sk-live@proxy:3128"}}, "env.HTTPS_PROXY", ENV_FILE),
+        ({**VLLM, "args": {"hf-token": "hf_live"}}, "args.hf-token", TOKEN),
+        ({"args": {"lora-api-key": ["sk-live"]}}, "args.lora-api-key", ENV_FILE),
+        ({"compose": {"environment": {"API_KEY": "sk-live", "N": 1}}}, "compose.environment.API_KEY", ENV_FILE),
+        ({"compose": {"environment": ["N=1", "API_KEY=sk-live=="]}}, "compose.environment.API_KEY", ENV_FILE),
+        ({"version": None, "image": {"build": BUILD}}, "image.build.args.PIP_PASSWORD", "docker build --secret"),
     ],
 )
-def test_a_secret_among_the_variables_is_warned_of(env: dict[str, str], words: str | None) -> None:
-    fleet = check_fleet({"gpu1": [{"models": {"alpha": {**ALPHA, "env": env}}}]})
-    found = [str(problem) for problem in warnings(fleet) if "in plain text" in str(problem)]
-    assert len(found) == (1 if words else 0)
-    assert all(words and words in sentence and "live" not in sentence for sentence in found)
+def test_a_secret_in_plain_text_is_warned_of(entry: dict[str, Any], field: str, remedy: str) -> None:
+    (sentence,) = warned("in plain text", {"models": {"alpha": {**ALPHA, **entry}}})
+    assert sentence.startswith(f"gpu1 models.alpha: {field} is a secret in plain text, in the inventory")
+    assert remedy in sentence
+    assert "live" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("entry", "field"),
+    [
+        ({"env": {"API_KEY": "sk-live"}}, "env.API_KEY"),
+        ({"compose": {"environment": ["API_KEY=sk-live"]}}, "compose.environment.API_KEY"),
+        ({"command": ["--run", "--lora-key", "sk-live"]}, "command --lora-key"),
+        ({"command": ["--run", "--lora-key=sk-live"]}, "command --lora-key"),
+    ],
+)
+def test_also_one_of_a_job_which_has_no_api_key(entry: dict[str, Any], field: str) -> None:
+    (sentence,) = warned("in plain text", {"jobs": {"small": {**QUANTIZE, **entry}}})
+    assert sentence.startswith(f"gpu1 jobs.small: {field} is a secret in plain text, in the inventory")
+    assert ENV_FILE in sentence
+    assert "api_key" not in sentence
+    assert "live" not in sentence
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"env": {"API_KEY_FILE": "/run/secrets/api_key", "TOKEN": "/run/secrets/t", "MAX_TOKENS": "5", "SECRET": ""}},
+        {**VLLM, "args": {"hf-token": True, "some-key": "/run/secrets/key", "other-key": 3}},
+        {"compose": {"environment": {"API_KEY": None}}},
+        {"compose": {"environment": ["API_KEY", "TOKEN="]}},
+        {"compose": {"environment": None}},
+    ],
+)
+def test_the_path_of_a_secret_and_a_name_alone_are_none(entry: dict[str, Any]) -> None:
+    assert warned("in plain text", {"models": {"alpha": {**ALPHA, **entry}}}) == []
+
+
+def test_all_weights_without_a_source_are_warned_of() -> None:
+    config = {"models": [{"model": "/w/b.gguf"}, {"model": {"hf": "lab/c", "file": "c.gguf"}}]}
+    python = {"engine": "llama-cpp-python", "version": "0.3.36", "port": 8001, "config": config}
+    job = {**QUANTIZE, "weights": "/w/f16.gguf"}
+    host = {"models": {"alpha": ALPHA, "both": python}, "jobs": {"small": job, "off": {**job, "enabled": False}}}
+    assert warned("no source", host) == [
+        "gpu1 models.alpha: its weights have no source; a rebuild of the host cannot bring them back.",
+        "gpu1 models.both: its weights /w/b.gguf have no source; a rebuild of the host cannot bring them back.",
+        "gpu1 jobs.small: its weights have no source; a rebuild of the host cannot bring them back.",
+    ]
+    assert warned("branch", host) == [
+        "gpu1 models.both: its weights c.gguf follow a branch; give a revision to get the same ones again."
+    ]
+
+
+def test_what_a_job_makes_has_a_source() -> None:
+    made = {**QUANTIZE, "folder": "/data", "result": "q4.gguf"}
+    host = {"jobs": {"small": made}, "models": {"alpha": {**ALPHA, "weights": "/data/q4.gguf"}}}
+    assert warned("no source", host) == []
+
+
+def test_the_image_of_a_job_may_float_too() -> None:
+    job = {**QUANTIZE, "version": None, "image": "lab/llama:latest"}
+    assert len(warned("lab/llama:latest floats", {"jobs": {"small": job}})) == 1
+
+
+@pytest.mark.parametrize(
+    ("entry", "open_to_all"),
+    [
+        ({"bind": "lan"}, True),
+        ({"bind": "0.0.0.0"}, True),
+        ({"bind": "loopback"}, False),
+        ({"bind": "lan", "api_key": None}, False),
+        ({"bind": "lan", "enabled": False}, False),
+        ({"bind": "lan", "engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf"}, False),
+    ],
+)
+def test_the_key_of_a_vllm_leaves_doors_open(entry: dict[str, Any], open_to_all: bool) -> None:
+    keyed = {**VLLM, "port": 8000, "api_key": {"env": "PATH"}}
+    found = warned("its key guards /v1 alone", {"hardware": {"A30": 1}, "models": {"alpha": {**keyed, **entry}}})
+    assert len(found) == open_to_all
+    assert all("/tokenize" in sentence and "bind it to loopback behind a gateway" in sentence for sentence in found)
 
 
 @pytest.mark.parametrize(

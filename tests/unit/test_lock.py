@@ -208,6 +208,51 @@ def test_a_hubs_folder_of_another_commit_is_fetched_anew() -> None:
     assert (fetch["commit"], fetch["sha256"]) == ("a" * 40, {f"{FOLDER}/x": ONE})
 
 
+ONE_FILE = "/var/lib/gpurack/weights/hf/lab--tiny@main--a/a.gguf"
+IN_CONFIG = "/var/lib/gpurack/weights/hf/lab--tiny@main--b/b.gguf"
+BY_CONFIG = models(
+    alpha={
+        "engine": "llama-cpp-python", "version": "0.3.36", "weights": None, "config": {"models": [
+            {"model": {"hf": "lab/tiny", "file": "a.gguf"}, "model_alias": "alpha"},
+            {"model": {"hf": "lab/tiny", "file": "b.gguf"}, "model_alias": "b"},
+            {"model": "/w/c.gguf", "model_alias": "c"},
+        ]},
+    }
+)  # fmt: skip
+
+
+def test_one_file_of_a_hub_is_fetched_at_the_locks_commit() -> None:
+    wanted = locked(models(alpha={"weights": {"hf": "lab/tiny", "file": "a.gguf"}}), ModelLock(commit="a" * 40))
+    found = plan_models(wanted, host_state(), {}, SALT)
+    assert found.job
+    assert found.job["groups"][0][0]["fetch"][0]["commit"] == "a" * 40
+
+
+def test_all_weights_of_a_config_have_their_commit() -> None:
+    state = settled(BY_CONFIG, commits={ONE_FILE: "a" * 40, IN_CONFIG: "b" * 40})
+    state = replace(state, weights={ONE_FILE: 1, IN_CONFIG: 1, "/w/c.gguf": 1})
+    found = observed(BY_CONFIG, state).models["alpha"]
+    assert (found.commit, found.commits) == (None, {ONE_FILE: "a" * 40, IN_CONFIG: "b" * 40})
+    assert changes(plan(locked(BY_CONFIG, ModelLock(commits=found.commits)), state)) == ["keep alpha"]
+    assert facts(HostLock(models={"alpha": found}))[f"alpha commits {IN_CONFIG}"] == "b" * 40
+
+
+def test_one_of_a_config_that_left_its_commit_is_fetched_anew_and_the_others_are_checked() -> None:
+    """The file of another commit is another file, and no reason to refuse."""
+    lock = ModelLock(commits={ONE_FILE: "a" * 40, IN_CONFIG: "b" * 40}, weights={ONE_FILE: ONE, IN_CONFIG: ONE})
+    state = settled(BY_CONFIG, commits={ONE_FILE: "a" * 40, IN_CONFIG: "c" * 40})
+    state = replace(state, weights={ONE_FILE: 1, IN_CONFIG: 1, "/w/c.gguf": 1})
+    found = plan(locked(BY_CONFIG, lock), replace(state, hashes={ONE_FILE: ONE, IN_CONFIG: OTHER}))
+    assert changes(found) == [f"recreate alpha: weights: commit {'c' * 12} → {'b' * 12}, which is the lock's"]
+    assert found.job
+    fetch = found.job["groups"][0][0]["fetch"]
+    assert [(one["commit"], one["sha256"]) for one in fetch] == [
+        ("a" * 40, {ONE_FILE: ONE}), ("b" * 40, {IN_CONFIG: ONE})
+    ]  # fmt: skip
+    found = plan(locked(BY_CONFIG, lock), replace(state, hashes={ONE_FILE: OTHER, IN_CONFIG: OTHER}))
+    assert found.errors["alpha"].startswith(f"{ONE_FILE} is not what the lock says")
+
+
 def test_a_model_that_an_ollama_has_in_another_version_is_refused() -> None:
     wanted = models(alpha={"engine": "ollama", "version": "0.33.0", "weights": None, "pull": ["qwen2.5:7b"]})
     tags = json.dumps({"models": [{"name": "qwen2.5:7b", "digest": OTHER}]})

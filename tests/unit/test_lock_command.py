@@ -63,6 +63,21 @@ def test_a_check_of_some_says_that_it_is_about_the_others(lab: Path, monkeypatch
     assert "The others are as " in output
 
 
+def test_a_check_names_hosts_that_left_the_inventory(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose server nobody would bring back, although the lock looks as if somebody did."""
+    locked = HostLock(driver="580.159.04")
+    monkeypatch.setattr(cli, "visit", lambda loaded, fleet, look: dict.fromkeys(fleet, HostState()))
+    monkeypatch.setattr(cli, "observed", lambda wanted, seen: locked)
+    path = lab.parent / "lab.lock.yaml"
+    path.write_text(text(Lock(hosts=dict.fromkeys(("gpu1", "gpu2", "gpu3"), locked)), lab))
+    code, output = run(lab, "--check")
+    assert code == 1
+    assert output.startswith("gpu3  error  is in the lock, but no longer in the inventory; gpurack lock ")
+    assert "The others are as " in output
+    assert run(lab)[0] == 0
+    assert run(lab, "--check")[0] == 0
+
+
 @pytest.mark.parametrize(
     ("command", "sentence"),
     [

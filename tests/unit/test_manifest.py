@@ -1,9 +1,13 @@
 """`gpurack manifest`: the same host is the same text, also with other cards, other salts and containers made anew."""
 
+import hashlib
 import json
+import os
+import re
 import shutil
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +17,7 @@ from gpurack.plan import compose
 from gpurack.plan.ledger import assign
 from gpurack.state.model import HostState
 from tests.given import container, host_state, running, spec
-from tests.unit.host_programs import FILES
+from tests.unit.host_programs import FILES, Fakes
 
 SCRIPT = FILES / "manifest.sh"
 SHELLS = [shell for shell in (["sh"], ["dash"], ["busybox", "ash"], ["bash", "--posix"]) if shutil.which(shell[0])]
@@ -54,6 +58,14 @@ def test_it_says_what_defines_the_host() -> None:
     assert any(line.startswith("service alpha deploy ") and '"nvidia.com/gpu=card-1"' in line for line in lines)
 
 
+def test_of_jobs_those_of_the_inventory_are_told() -> None:
+    """The file of one that left it stays on the host, and a rebuilt host has none."""
+    once = {"engine": "llama.cpp", "version": "b7000", "command": ["-p", "hello"]}
+    wanted = spec({"jobs": {"once": once, "off": {**once, "enabled": False}}})
+    more = [f"job /etc/gpurack/jobs/{name}.yaml 12ab" for name in ("off", "once", "once-more")]
+    assert [line for line in manifest(wanted, host_state(), more).splitlines() if line.startswith("job")] == [more[1]]
+
+
 def test_other_cards_and_salts_are_no_difference() -> None:
     assert manifest(WANTED, provisioned("ab", "5a" * 16), MORE) == manifest(WANTED, provisioned("cd", "6b" * 16), MORE)
 
@@ -70,4 +82,90 @@ def test_nothing_of_a_secret_is_in_it() -> None:
 def test_the_script_runs_in_every_shell(shell: list[str]) -> None:
     done = subprocess.run([*shell, "-s"], input=SCRIPT.read_text(), capture_output=True, text=True, check=False)
     assert done.stderr == ""
-    assert {line.split()[0] for line in done.stdout.splitlines()} <= {"package", "file", "link", "unit", "versionlock"}
+    words = {"package", "file", "job", "link", "secret", "unit", "versionlock"}
+    assert {line.split()[0] for line in done.stdout.splitlines()} <= words
+
+
+DEFINES = (
+    "/etc/apparmor.d/gpurack-rootlesskit",
+    "/etc/apt/sources.list.d/gpurack-docker-ce.sources",
+    "/etc/gpurack/secrets/gateway/gateway.py",
+    "/etc/gpurack/secrets/gateway/litellm.yaml",
+    "/etc/pki/ca-trust/source/anchors/gpurack-1.crt",
+    "/etc/pki/rpm-gpg/gpurack-docker-ce.asc",
+    "/etc/tmpfiles.d/gpurack.conf",
+    "/etc/yum.conf",
+    "/home/alice/.config/nvidia-container-runtime/config.toml",
+    "/usr/local/libexec/gpurack/dockerd-rootless",
+    "/usr/local/share/ca-certificates/gpurack-1.crt",
+    "/var/lib/gpurack/users/bob/secrets/py/llama-cpp-python.json",
+    "/srv/bob/.config/docker/daemon.json",
+    "/srv/bob/.config/systemd/user/docker.service",
+)
+NOT_TOLD = (
+    "/etc/cdi/nvidia.yaml",
+    "/etc/apparmor.d/usr.bin.man",
+    "/etc/gpurack/secrets/gateway/api_key",
+    "/etc/gpurack/secrets/gateway/keys",
+    "/etc/gpurack/secrets/gateway/upstream_key_0",
+    "/srv/bob/.config/systemd/user/docker.service~",
+)
+
+
+ABSOLUTE = re.compile(r'(?<![\w*}"])/(?=(etc|home|usr/local/(lib|libexec|share)|var/lib)/)')
+
+
+class Root:
+    """A folder that the script takes for a host's root, with users' homes in /home and elsewhere."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.fakes = Fakes(path / "bin")
+        self.fakes.add("getent", f'[ "$2" = bob ] && echo "bob:x:1001:1001::{path}/srv/bob:/bin/bash"')
+        for name in ("dpkg-query", "systemctl"):
+            self.fakes.add(name, "")
+
+    def put(self, file: str, text: str = "x\n") -> None:
+        place = self.path / file.removeprefix("/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(text)
+
+    def says(self, shell: list[str]) -> list[str]:
+        """The script's lines, with paths as on a host."""
+        text = ABSOLUTE.sub(f"{self.path}/", SCRIPT.read_text())
+        env = {**os.environ, "PATH": self.fakes.path()}
+        done = subprocess.run([*shell, "-s"], input=text, capture_output=True, text=True, check=True, env=env)
+        assert done.stderr == ""
+        return done.stdout.replace(str(self.path), "").splitlines()
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
+def test_all_files_that_define_a_host_and_no_secret(shell: list[str], tmp_path: Path) -> None:
+    root = Root(tmp_path)
+    for file in (*DEFINES, *NOT_TOLD):
+        root.put(file)
+    told = [line.split()[1] for line in root.says(shell) if line.startswith("file ")]
+    assert sorted(told) == sorted(DEFINES)
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
+def test_apts_passwords_are_not_hashed(shell: list[str], tmp_path: Path) -> None:
+    root = Root(tmp_path)
+    for file in ("/etc/apt/auth.conf", "/etc/apt/auth.conf.d/mirror.conf"):
+        root.put(file, "machine mirror login lab password 1234\n")
+    digest = hashlib.sha256(b"machine mirror login lab password 1234\n").hexdigest()
+    said = root.says(shell)
+    assert sorted(line.split()[:2] for line in said) == [
+        ["secret", "/etc/apt/auth.conf"], ["secret", "/etc/apt/auth.conf.d/mirror.conf"]
+    ]  # fmt: skip
+    assert digest not in "".join(said)
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
+def test_a_job_is_the_same_on_another_card(shell: list[str], tmp_path: Path) -> None:
+    root, said = Root(tmp_path), []
+    for card, prompt in (("6f1c-aa", "hello"), ("77ab-00", "hello"), ("77ab-00", "bye")):
+        root.put("/etc/gpurack/jobs/once.yaml", f"device_ids: ['nvidia.com/gpu=GPU-{card}']\ncommand: ['{prompt}']\n")
+        said.append(root.says(shell))
+    assert said[0][0].startswith("job /etc/gpurack/jobs/once.yaml ")
+    assert said[0] == said[1] != said[2]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gpurack.locking import ask
 from gpurack.locking.ask import PARTS, RUN
 from gpurack.locking.upgrade import News, names_of_packages, questions, upgraded, wrong_words
 from gpurack.plan.platforms import TOOLKIT_PACKAGES
@@ -85,13 +86,38 @@ def test_everything() -> None:
 
 
 def test_of_another_commit_no_sha256_is_known_yet() -> None:
-    path = "/var/lib/gpurack/weights/hf/a--b@main/x"
+    folder = "/var/lib/gpurack/weights/hf/a--b@main"
+    path = f"{folder}/x"
     wanted = models(alpha={"engine": "tei", "version": "1.9", "weights": {"hf": "a/b"}})
     before = ModelLock(commit="1", weights={path: "11"})
     old, seen = HostLock(models={"alpha": before}), HostLock(models={"alpha": before})
-    moved = upgraded(["weights"], wanted, STATE, old, seen, News(commits={"alpha": "2"}))
+    moved = upgraded(["weights"], wanted, STATE, old, seen, News(commits={folder: "2"}))
     assert moved.models["alpha"] == ModelLock(commit="2")
-    assert upgraded(["weights"], wanted, STATE, old, seen, News(commits={"alpha": "1"})) == old
+    assert upgraded(["weights"], wanted, STATE, old, seen, News(commits={folder: "1"})) == old
+
+
+def test_weights_of_a_config_move_one_by_one() -> None:
+    one, other = (f"/var/lib/gpurack/weights/hf/a--b@main--{name}/{name}.gguf" for name in "xy")
+    config = {"models": [{"model": {"hf": "a/b", "file": f"{name}.gguf"}} for name in "xy"]}
+    wanted = models(alpha={"engine": "llama-cpp-python", "version": "0.3.36", "weights": None, "config": config})
+    asked = questions(["weights"], wanted, STATE)["hubs"]
+    assert [(each["name"], each["place"], each["fetch"]["file"]) for each in asked] == [
+        ("alpha", one, "x.gguf"), ("alpha", other, "y.gguf")
+    ]  # fmt: skip
+    before = HostLock(models={"alpha": ModelLock(commits={one: "1", other: "1"}, weights={one: "11", other: "22"})})
+    moved = upgraded(["weights"], wanted, STATE, before, before, News(commits={one: "1", other: "2"}))
+    assert moved.models["alpha"] == ModelLock(commits={one: "1", other: "2"}, weights={one: "11"})
+
+
+def test_weights_that_were_fetched_when_the_hub_said_no_commit_are_taken_as_they_are() -> None:
+    """A run cannot know that they are of another one, and would never fetch it."""
+    folder = "/var/lib/gpurack/weights/modelscope/a--b@master"
+    wanted = models(alpha={"engine": "tei", "version": "1.9", "weights": {"modelscope": "a/b"}})
+    assert questions(["weights"], wanted, STATE)["hubs"][0]["place"] == folder
+    seen = HostLock(models={"alpha": ModelLock(weights={f"{folder}/x": "11"})})
+    news = News(commits={folder: "2"})
+    assert upgraded(["weights"], wanted, STATE, HostLock(), seen, news).models == seen.models
+    assert upgraded(["weights"], wanted, STATE, HostLock(), HostLock(), news).models["alpha"] == ModelLock(commit="2")
 
 
 def test_a_new_model_is_pinned_before_it_runs() -> None:
@@ -125,6 +151,14 @@ def test_what_a_host_is_asked() -> None:
 def test_unknown_words_are_named() -> None:
     assert wrong_words(["docker", "alpha"], {"gpu1": ALPHA}) == []
     assert wrong_words(["alpa"], {"gpu1": ALPHA}) == ['unknown part of the lock "alpa"; did you mean "alpha"?']
+
+
+def test_what_a_host_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = ["alpha: pulling i:1", "alpha: now sha256:aa", "alpha: now bb for /w/a b.gguf", "error beta: no network"]
+    monkeypatch.setattr(ask, "as_root", lambda *_, **__: (True, lines))
+    asked = {"images": [{"name": "alpha", "reference": "i:1@sha256:old"}], "hubs": []}
+    found = ask.ask(None, ALPHA, STATE, [], asked)  # type: ignore[arg-type]
+    assert found == News(images={"alpha": "i:1@sha256:aa"}, commits={"/w/a b.gguf": "bb"}, errors=("beta: no network",))
 
 
 def test_the_programs_that_ask_run_without_the_hosts_own(tmp_path: Any) -> None:

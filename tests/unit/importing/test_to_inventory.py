@@ -61,6 +61,13 @@ def test_flags_that_are_gone_are_named_with_what_to_do() -> None:
     assert "vllm has no --swap-space any more: the nearest is --kv-offloading-size. It is left out." in said(command)
 
 
+def test_an_old_version_keeps_its_flags() -> None:
+    command = f"{VLLM} vllm/vllm-openai:v0.6.4 --model /m/x --swap-space 4 --disable-log-requests --task embedding"
+    assert entry(command)["version"] == "0.6.4"
+    assert entry(command)["args"] == {"swap-space": 4, "disable-log-requests": True, "task": "embedding"}
+    assert not [sentence for sentence in said(command) if "any more" in sentence]
+
+
 def test_llama_cpps_context_is_the_sum_for_its_slots() -> None:
     command = (
         "docker run -d -p 127.0.0.1:8000:8000 -v /m:/m --name one ghcr.io/ggml-org/llama.cpp:server-b7000 -m /m/a.gguf"
