@@ -222,7 +222,7 @@ class Report(BaseStateCallback):
 def reasons_of(lines: Iterable[str]) -> list[str]:
     """Why a command failed: lines "error …" with the quoted lines below them; else apt's own "E: …"; else the last line
     there is."""
-    found = [line for line in lines if line.strip()]
+    found = [line for line in lines if line.strip() and not line.startswith("there: ")]  # plan/complaints.py
     sentences: list[str] = []
     for line in found:
         if line.startswith("error "):

@@ -210,8 +210,9 @@ def remove(names: Sequence[str], state: HostState) -> Step:
 
 
 def transaction(state: HostState, verb: str, words: Sequence[str], names: Sequence[str]) -> str:
-    """dnf or yum, again as long as rpm's lock is why it fails. A note of when it began and of `names` stays where it is
-    killed. When it fails otherwise: which versions there are of `names` and where ("there: NAME VERSION@REPOSITORY …").
+    """dnf or yum, again as long as rpm's lock is why it fails, or it failed after it had waited for another dnf, which
+    throws away the packages that both had downloaded. A note of when it began and of `names` stays where it is killed.
+    When it fails otherwise: which versions there are of `names` and where ("there: NAME VERSION@REPOSITORY …").
     """
     program, asked = state.manager.program, " ".join(names)
     noted = f'echo "$(date +%s) {asked}" > {paths.RPM_TRANSACTION}'
@@ -224,8 +225,8 @@ def transaction(state: HostState, verb: str, words: Sequence[str], names: Sequen
         f"seen=$(mktemp -d) && mkdir -p {paths.STATE} && {noted} && tries=0 && "
         f"until {{ {program} -y {verb} {' '.join(map(shlex.quote, words))}; echo $? > $seen/code; }} 2>&1 | "
         "tee $seen/out; grep -qx 0 $seen/code; do "
-        "if grep -q 'transaction lock' $seen/out && [ $tries -lt 120 ]; then tries=$((tries + 1)); "
-        'echo "rpm is busy with another installation; waiting"; sleep 5; continue; fi; '
+        "if grep -qe 'transaction lock' -e 'Waiting for process with pid' $seen/out && [ $tries -lt 120 ]; then "
+        'tries=$((tries + 1)); echo "rpm is busy with another installation; waiting"; sleep 5; continue; fi; '
         f"[ $(cat $seen/code) -ge 128 ] || rm -f {paths.RPM_TRANSACTION}; rm -rf $seen; "
         f"{listed if names else ':'}; exit 1; done; rm -rf $seen {paths.RPM_TRANSACTION}"
     )

@@ -91,6 +91,7 @@ def test_an_error_comes_before_everything_and_is_one_line() -> None:
         (["error a: 1", "error b: 2"], ["a: 1", "b: 2"]),
         (["Reading…", "E: Unable to locate package x", "E: later", "bye"], ["E: Unable to locate package x"]),
         (["", "something", "  "], ["something"]),
+        (["[Errno 2] No such file", "there: docker-ce 3:28.5.2-1@a"], ["[Errno 2] No such file"]),
         ([], []),
     ],
 )
