@@ -7,7 +7,7 @@ READY := .venv/.ready
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock docs picture check lint types unit doctests parts modules test acceptance test-engines test-platforms \
+.PHONY: help setup lock docs picture check lint types unit doctests parts modules-a-k modules-l-z test acceptance test-engines test-platforms \
     test-rebuild test-all demo demo-down
 
 help: ## this list
@@ -38,7 +38,7 @@ picture: $(READY) ## docs/run.svg, from a real run on the testbed (after make de
 	$(BIN)/python -m tests.testbed.picture
 
 check: $(READY) ## the inner loop: lint, types, unit and operation tests; under a minute
-	@$(MAKE) --no-print-directory -j 2 --output-sync modules parts types lint doctests
+	@$(MAKE) --no-print-directory -j 2 --output-sync modules-a-k modules-l-z parts types lint doctests
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -47,14 +47,14 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-# In two halves, so that `check` uses two cores: gevent, which pyinfra brings, and pytest-xdist do not go together.
-unit: doctests modules parts
+# In parts, so that `check` uses two cores: gevent, which pyinfra brings, and pytest-xdist do not go together.
+unit: doctests modules-a-k modules-l-z parts
 
 doctests: $(READY)
 	$(BIN)/pytest -q --doctest-modules --import-mode=importlib --ignore-glob='*/verify/test_*' gpurack
 
-modules: $(READY)
-	$(BIN)/pytest -q tests/unit/test_*.py
+modules-a-k modules-l-z: $(READY)
+	$(BIN)/pytest -q tests/unit/test_[$(@:modules-%=%)]*.py
 
 parts: $(READY)
 	$(BIN)/pytest -q tests/unit/*/ tests/operations
