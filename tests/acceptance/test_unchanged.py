@@ -8,6 +8,7 @@ import pytest
 
 from tests.acceptance.conftest import Lab, chat, identities, standard
 from tests.acceptance.evidence import dockerd_pid, files_touched
+from tests.acceptance.verification import is_right
 from tests.testbed import Host
 from tests.testbed.gguf_models import SENTENCES
 
@@ -19,6 +20,7 @@ def provisioned(lab: Lab) -> None:
     """Both hosts as the standard inventory has them."""
     run = lab.run(lab.inventory(standard()))
     assert run.exit_code == 0, run.output
+    is_right(lab)
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def verify(lab: Lab, inventory: Path, env: dict[str, str], *options: str) -> Ver
     )
     failed, cases = {}, list(ElementTree.parse(report).iter("testcase"))
     for case in cases:
-        found = re.fullmatch(r"test_(\w+)\[(\w+)-?(\w*)\]", case.attrib["name"])
+        found = re.fullmatch(r"test_(\w+)\[(\w+)-?(.*)\]", case.attrib["name"])
         failure = case.find("failure")
         assert found, case.attrib
         assert case.find("error") is None, done.stdout
@@ -46,3 +46,10 @@ def verify(lab: Lab, inventory: Path, env: dict[str, str], *options: str) -> Ver
             check, host, entry = found.groups()
             failed[host, f"{entry} {check}".strip()] = failure.attrib["message"]
     return Verified(done.returncode, done.stdout + done.stderr, len(cases), failed)
+
+
+def is_right(lab: Lab, env: dict[str, str] | None = None) -> None:
+    """What the last run of a lab left is what its inventory says."""
+    found = verify(lab, lab.folder / "lab.py", env or {})
+    assert (found.exit_code, found.failed) == (0, {}), found.output
+    assert found.count

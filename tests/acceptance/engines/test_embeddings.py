@@ -11,6 +11,7 @@ from tests.acceptance.conftest import Lab, Run
 from tests.acceptance.conftest import model as gguf
 from tests.acceptance.engines.conftest import content, nothing_changes, post, say, similarities
 from tests.acceptance.evidence import told
+from tests.acceptance.verification import is_right
 from tests.testbed import Host
 from tests.testbed.engines import models
 from tests.testbed.inventory import weights
@@ -78,3 +79,4 @@ def test_both_ways_have_the_key_and_show_it_nowhere(host: Host) -> None:
 
 def test_again_nothing_changes(lab: Lab, host: Host) -> None:
     nothing_changes(host, lambda: deploy(lab))
+    is_right(lab, {"KEY": KEY})

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from tests.acceptance.conftest import Lab, chat, containers, identities, model
+from tests.acceptance.verification import is_right
 from tests.testbed import Host
 from tests.testbed.inventory import weights
 
@@ -69,6 +70,7 @@ def test_jobs_run_once_and_a_model_serves_the_result(lab: Lab, cpu: Host) -> Non
     assert cpu.ssh_commands(run.begun) == 1
     assert run.row("cpu2", "q8").endswith(" done")
     assert (identities(cpu), (record(cpu, "q8"), record(cpu, "ask"))) == (before, records)
+    is_right(lab)
 
 
 def test_a_changed_definition_or_a_lost_result_runs_again_and_nothing_else_does(lab: Lab, cpu: Host) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.conftest import Lab, Run, cards, containers
+from tests.acceptance.verification import is_right
 from tests.testbed import Host
 from tests.testbed.inventory import REGISTRY, mirrors
 
@@ -75,6 +76,7 @@ def test_listed_models_are_loaded_on_the_card_with_the_settings(lab: Lab, host: 
     run = with_models(lab, "tiny:1b", "all-minilm")
     assert run.unchanged, run.output
     assert host.ssh_commands(run.begun) == 1
+    is_right(lab)
 
 
 def test_a_missing_model_is_pulled_with_progress_and_nothing_restarts(lab: Lab, host: Host) -> None:

@@ -10,6 +10,7 @@ import pytest
 from tests.acceptance.conftest import Lab, Run, cards, containers
 from tests.acceptance.engines.conftest import content, nothing_changes, post, say
 from tests.acceptance.evidence import KEYS_IN_ARGUMENTS, Samples, sampled, told
+from tests.acceptance.verification import is_right
 from tests.testbed import Host
 from tests.testbed.engines import models
 
@@ -146,3 +147,4 @@ def test_the_key_shows_nowhere(host: Host, started: tuple[Run, Samples]) -> None
 
 def test_again_nothing_changes(lab: Lab, host: Host) -> None:
     nothing_changes(host, lambda: deploy(lab))
+    is_right(lab, {"KEY": KEY})

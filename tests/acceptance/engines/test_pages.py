@@ -11,6 +11,7 @@ from playwright.sync_api import expect
 
 from tests.acceptance.conftest import Lab, Run, containers, model
 from tests.acceptance.evidence import told
+from tests.acceptance.verification import is_right
 from tests.testbed import Host
 from tests.testbed.browser import browser
 
@@ -119,3 +120,4 @@ def test_no_key_or_password_shows(up: tuple[Host, Run]) -> None:
 def test_nothing_to_do_at_the_second_run(lab: Lab, up: tuple[Host, Run]) -> None:
     again = lab.run(lab.folder / "lab.py", env=ENV)
     assert again.unchanged, again.output
+    is_right(lab, ENV)

@@ -11,6 +11,7 @@ import pytest
 
 from tests.acceptance.conftest import Lab, Run, containers, identities, model
 from tests.acceptance.evidence import told
+from tests.acceptance.verification import is_right
 from tests.testbed import Host
 from tests.testbed.engines import models
 
@@ -150,6 +151,7 @@ def test_an_unchanged_lab_is_one_look_at_each_host(lab: Lab, hosts: tuple[Host, 
     assert again.unchanged, again.output
     assert [host.ssh_commands(again.begun) for host in (gpu2, cpu2)] == [1, 1]
     assert identities(gpu2) == before
+    is_right(lab, ENV)
 
 
 def test_a_replica_that_is_away_is_passed_over_and_said_to_be(lab: Lab, hosts: tuple[Host, Host, Run]) -> None:

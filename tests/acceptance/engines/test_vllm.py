@@ -10,6 +10,7 @@ import pytest
 from tests.acceptance.conftest import Lab, Run
 from tests.acceptance.engines.conftest import content, nothing_changes, post, say, similarities
 from tests.acceptance.evidence import told
+from tests.acceptance.verification import is_right
 from tests.testbed import Host, engines
 from tests.testbed.engines import models
 
@@ -92,3 +93,4 @@ def test_the_key_shows_nowhere(host: Host) -> None:
 
 def test_again_nothing_changes(lab: Lab, host: Host) -> None:
     nothing_changes(host, lambda: deploy(lab))
+    is_right(lab, {"KEY": KEY})

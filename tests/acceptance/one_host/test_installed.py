@@ -1,4 +1,5 @@
-"""`pip install gpurack` is enough for anyone's own pyinfra project: the deploys are imported, files/ come along."""
+"""`pip install gpurack` is enough for anyone's own pyinfra project: the deploys are imported, files/ come along, the
+checks too."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.conftest import CHECKOUT, PYINFRA, Lab, model
+from tests.acceptance.verification import PYTEST
 from tests.testbed import Host
 
 DEPLOY = """\
@@ -36,14 +38,18 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_project_of_ones_own_runs_the_whole_job(lab: Lab, cpu5: Host, site: Path, tmp_path: Path) -> None:
     inventory = lab.inventory({"cpu5": {"models": {"gamma": model("gamma", [], 8000)}}})
     (tmp_path / "deploy.py").write_text(DEPLOY.format(site=str(site)))
-    done = subprocess.run(
-        [PYINFRA, str(inventory), "deploy.py", "-y"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(site)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+
+    def there(*argv: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PYTHONPATH": str(site)}
+        return subprocess.run(
+            argv, cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        )
+
+    done = there(PYINFRA, str(inventory), "deploy.py", "-y")
     assert done.returncode == 0, done.stderr
     assert "1 of 1 models answered" in done.stderr
+
+    checked = there(PYTEST, "--pyargs", "gpurack.verify", "--inventory", str(inventory))
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "gpurack/verify/test_models.py" in checked.stdout
+    assert str(CHECKOUT) not in checked.stdout

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.conftest import Lab, chat, containers, identities, model
+from tests.acceptance.verification import is_right
 from tests.testbed import Host
 from tests.testbed.gguf_models import SENTENCES
 from tests.testbed.shell import await_
@@ -98,6 +99,7 @@ def test_unchanged_is_one_remote_command(lab: Lab, amd1: Host) -> None:
     assert run.unchanged, run.output
     assert amd1.ssh_commands(run.begun) == 1
     assert identities(amd1) == before
+    is_right(lab)
 
 
 def test_a_card_that_a_stranger_computes_on_is_refused(lab: Lab, amd1: Host) -> None:

@@ -16,6 +16,7 @@ from tests.acceptance.conftest import Lab, Run, chat, containers
 from tests.acceptance.evidence import dpkg_audit
 from tests.acceptance.platforms import test_amd
 from tests.acceptance.test_versions import CE, OLD_DOCKER, TOOLKIT, daemon_version, held, models, serves, versions
+from tests.acceptance.verification import is_right
 from tests.testbed import Host
 from tests.testbed.gguf_models import SENTENCES
 from tests.testbed.hosts import container
@@ -163,6 +164,7 @@ def test_the_next_run_is_one_remote_command(lab: Lab, host: Host, life: Life, fi
     run = converge(lab, life, life.old)
     assert run.unchanged, run.output
     assert host.ssh_commands(run.begun) == 1
+    is_right(lab)
 
 
 def test_an_unattended_upgrade_respects_the_hold(lab: Lab, host: Host, life: Life, first: Run) -> None:

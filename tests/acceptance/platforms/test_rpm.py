@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.conftest import Lab, Run, cards, chat, containers, model
+from tests.acceptance.verification import is_right
 from tests.testbed import Host
 from tests.testbed.gguf_models import SENTENCES
 from tests.testbed.inventory import REGISTRY
@@ -151,6 +152,7 @@ def test_the_next_run_is_one_remote_command(lab: Lab, rpm1: Host, first: Run) ->
     run = converge(lab, "rpm1", *OLD)
     assert run.unchanged, run.output
     assert rpm1.ssh_commands(run.begun) == 1
+    is_right(lab)
 
 
 def test_an_unattended_upgrade_respects_the_hold(lab: Lab, rpm1: Host, first: Run) -> None:

@@ -22,6 +22,7 @@ from tests.acceptance.platforms.test_rpm import (
     serves,
     versions,
 )
+from tests.acceptance.verification import is_right
 from tests.testbed import Host
 from tests.testbed.hosts import container
 from tests.testbed.inventory import mirrors
@@ -252,3 +253,4 @@ def test_removed_and_there_again(lab: Lab, yum1: Host) -> None:
     again = converge(lab, "yum1", *OLD)
     assert again.unchanged, again.output
     assert yum1.ssh_commands(again.begun) == 1
+    is_right(lab)
