@@ -37,7 +37,7 @@ docs: $(READY) ## docs/inventory.md, from the vocabulary itself, and docs/from-d
 picture: $(READY) ## docs/run.svg, from a real run on the testbed (after make demo)
 	$(BIN)/python -m tests.testbed.picture
 
-check: $(READY) ## the inner loop: lint, types, unit and operation tests; under a minute
+check: $(READY) ## the inner loop: lint, types, unit and operation tests; about a minute
 	@$(MAKE) --no-print-directory -j 2 --output-sync modules-a-k modules-l-z parts types lint doctests
 
 lint: $(READY)
