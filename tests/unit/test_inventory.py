@@ -427,11 +427,9 @@ def test_own_keys_of_compose_are_refused_and_may_be_taken_away() -> None:
 
 def test_what_is_legacy_is_warned_of() -> None:
     page = {"engine": "llama-gpt", "port": 3000, "connects_to": ["alpha"], "api_key": None}
-    said = [
-        str(problem)
-        for problem in warnings(check_fleet({"gpu1": [{"models": {"alpha": ALPHA}, "services": {"page": page}}]}))
-    ]
-    assert any(line.startswith("gpu1 services.page: llama-gpt is legacy: ") and "open-webui" in line for line in said)
+    (sentence,) = warned("legacy", {"models": {"alpha": ALPHA}, "services": {"page": page}})
+    assert sentence.startswith("gpu1 services.page: llama-gpt is legacy: ")
+    assert "open-webui" in sentence
 
 
 def test_a_model_that_says_nothing_of_gpus_on_a_host_with_cards_is_warned_of() -> None:

@@ -135,6 +135,7 @@ def test_keys_are_read_where_they_are_needed_and_nowhere_else(hosts: tuple[Host,
     """Of people's keys not even the gateway's host has more than sums."""
     gpu2, _, first = hosts
     looks = {"the run": first.output, **told(gpu2)}
+    assert all(looks.values())
     assert [(key, look) for key in ENV.values() for look, said in looks.items() if key in said] == []
     places = gpu2.root(f"grep -rlaF sk-worker {FOLDERS}", check=False).stdout.split()
     assert {place.partition("/secrets/")[2] for place in places} == {

@@ -88,7 +88,11 @@ def test_a_wrong_key_and_a_wrong_name_are_refused(host: Host) -> None:
 
 
 def test_the_key_shows_nowhere(host: Host) -> None:
-    assert [look for look, said in told(host).items() if KEY in said] == []
+    looks = told(host)
+    assert [look for look, said in looks.items() if KEY in said] == []
+    # and these are of the servers that have it
+    of_models = [said for look, said in looks.items() if not look.startswith("journalctl")]
+    assert all("--served-model-name" in said or "house-chat" in said for said in of_models)
 
 
 def test_again_nothing_changes(lab: Lab, host: Host) -> None:
