@@ -10,8 +10,8 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
+from gpurack.spec.host import Host
 from gpurack.spec.load import APPLY, YAML
-from gpurack.spec.model import Host
 from gpurack.spec.problems import InventoryError, NotAsked
 
 ERRORS, STRICT_WARNINGS = 2, 1

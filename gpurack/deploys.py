@@ -26,9 +26,9 @@ from gpurack.plan.neighbours import far
 from gpurack.plan.pins import contradictions
 from gpurack.report import REPORT
 from gpurack.spec.fleet import Fleet, read_fleet, without_models
+from gpurack.spec.host import Host
 from gpurack.spec.load import ignored_by_pyinfra
 from gpurack.spec.lock import with_lock
-from gpurack.spec.model import Host
 from gpurack.spec.problems import InventoryError
 from gpurack.state.snapshot import look
 

@@ -3,7 +3,8 @@
 import platform
 
 from gpurack.engines import ENGINES
-from gpurack.spec.model import Host, Model
+from gpurack.spec.host import Host
+from gpurack.spec.model import Model
 
 
 def endpoint(host_name: str, host: Host, model: Model) -> str:

@@ -14,7 +14,8 @@ from gpurack.endpoints import endpoint, on_loopback
 from gpurack.engines import ENGINES
 from gpurack.engines.base import given
 from gpurack.plan import weights
-from gpurack.spec.model import Host, Model
+from gpurack.spec.host import Host
+from gpurack.spec.model import Model
 from gpurack.state.model import Header
 
 Kind = Literal["chat", "embedding", "rerank", "web page", "API"]

@@ -13,7 +13,7 @@ from gpurack.plan.docker import plan_docker
 from gpurack.plan.jobs import awaiting, plan_jobs
 from gpurack.plan.models import plan_models
 from gpurack.plan.nvidia_toolkit import plan_toolkit
-from gpurack.spec import model as spec
+from gpurack.spec import host as spec
 from gpurack.spec.secrets import read_secrets
 from gpurack.state.model import HostState
 

@@ -14,7 +14,7 @@ from pyinfra.context import ctx_host, ctx_state
 
 from gpurack.guard import Connections
 from gpurack.report import CONNECT_ERROR
-from gpurack.spec import model as spec
+from gpurack.spec import host as spec
 from gpurack.state.model import HostState
 from gpurack.state.snapshot import look
 

@@ -10,7 +10,7 @@ from gpurack.endpoints import endpoint
 from gpurack.engines import ENGINES
 from gpurack.plan.estimate import UNSEEN, Estimate
 from gpurack.plan.offline import Sizes
-from gpurack.spec.model import Host
+from gpurack.spec.host import Host
 from gpurack.spec.problems import Problem
 from gpurack.spec.seats import Seat, hardware, seats
 

@@ -20,7 +20,7 @@ from gpurack.endpoints import endpoint
 from gpurack.plan import ledger, weights
 from gpurack.plan.jobs import due
 from gpurack.plan.neighbours import unreached
-from gpurack.spec import model as spec
+from gpurack.spec import host as spec
 from gpurack.spec.fleet import Fleet
 from gpurack.state.model import HostState
 from gpurack.state.snapshot import is_forgotten, last_look

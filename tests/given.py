@@ -9,7 +9,7 @@ from typing import Any
 
 from gpurack.plan import compose
 from gpurack.spec.fleet import check_fleet
-from gpurack.spec.model import Host
+from gpurack.spec.host import Host
 from gpurack.state import rpm
 from gpurack.state.model import (
     Container,

@@ -8,7 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from gpurack.spec.model import SPLIT, ArgValue, HfWeights, Model, ModelScopeWeights, UrlWeights, Weights
+from gpurack.spec.model import ArgValue, Model
+from gpurack.spec.weights import SPLIT, HfWeights, ModelScopeWeights, UrlWeights, Weights
 
 READY_TIMEOUT = 1800
 """Seconds a model may take until it answers; 30 minutes is what the largest engines need to load (engines.md)."""

@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 from pydantic import TypeAdapter, ValidationError
 
 from gpurack.engines.base import Accelerator, Container, Engine, Finding, Run, with_secrets
-from gpurack.spec.model import ArgValue, Model, Weights
+from gpurack.spec.model import ArgValue, Model
+from gpurack.spec.weights import Weights
 
 CONFIG = "/etc/llama-cpp-python.json"
 KEYED_CONFIG = "/run/gpurack/config.json"

@@ -11,8 +11,8 @@ from gpurack.locking.gather import as_root, last
 from gpurack.locking.upgrade import News
 from gpurack.plan.platforms import platform_of
 from gpurack.resources import read_text
-from gpurack.spec import model as spec
-from gpurack.spec.fleet import read_logins, read_token
+from gpurack.spec import host as spec
+from gpurack.spec.secrets import read_logins, read_token
 from gpurack.state.model import HostState
 
 PARTS = ("common", "hashes", "dockerd", "fetch", "images", "newest")

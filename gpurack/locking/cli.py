@@ -15,9 +15,9 @@ from gpurack.locking.observe import missing, observed
 from gpurack.locking.upgrade import News, names_of_packages, questions, upgraded, wrong_words
 from gpurack.looks import connected, unreached, visit
 from gpurack.spec.fleet import read_fleet
+from gpurack.spec.host import Host
 from gpurack.spec.load import read_inventory
 from gpurack.spec.lock import HostLock, Lock, facts, place, read_lock, text
-from gpurack.spec.model import Host
 from gpurack.spec.problems import NotAsked, Problem, unknown
 from gpurack.state.model import HostState
 

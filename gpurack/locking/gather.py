@@ -7,7 +7,7 @@ from typing import Any
 from pyinfra.api import Host, StringCommand
 
 from gpurack.resources import read_text
-from gpurack.spec import model as spec
+from gpurack.spec import host as spec
 from gpurack.state.model import HostState
 from gpurack.state.snapshot import forget, look
 

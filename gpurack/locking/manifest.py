@@ -14,8 +14,8 @@ from gpurack.locking.observe import observed
 from gpurack.plan import compose
 from gpurack.plan.drift import SALTED
 from gpurack.plan.ledger import label
+from gpurack.spec.host import Host
 from gpurack.spec.lock import facts
-from gpurack.spec.model import Host
 from gpurack.state.model import HostState
 
 OF_THE_CARDS = ("uuids", "render_nodes", "service")

@@ -3,14 +3,15 @@
 import re
 from collections.abc import Iterable
 
+from gpurack.engines import weights_of
 from gpurack.locking.openpgp import fingerprint
 from gpurack.plan import compose, pulls, weights
 from gpurack.plan.docker import BELOW, packages_of
 from gpurack.plan.ledger import label
 from gpurack.plan.packages import installed
 from gpurack.plan.platforms import TOOLKIT_PACKAGES, platform_of
+from gpurack.spec.host import Host
 from gpurack.spec.lock import HostLock, ModelLock
-from gpurack.spec.model import Host
 from gpurack.state.model import Container, HostState
 
 KEY_FILE = "gpurack-"
@@ -61,7 +62,7 @@ def keys(state: HostState) -> dict[str, str]:
 def of_model(name: str, spec: Host, state: HostState, container: Container) -> ModelLock:
     """One model or service."""
     model = spec.entries[name]
-    paths = [weights.place(spec, one, model.dockerd) for one in weights.all_of(model)]
+    paths = [weights.place(spec, one, model.dockerd) for one in weights_of(model)]
     commits = {path: state.commits[path] for path in paths if path in state.commits}
     return ModelLock(
         image=image(name, spec, state, container),

@@ -7,12 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gpurack.engines import weights_of
 from gpurack.plan import compose, docker, ledger, nvidia_toolkit, pins, weights
 from gpurack.plan.packages import Pin
 from gpurack.plan.platforms import TOOLKIT_PACKAGES, platform_of
+from gpurack.spec.host import Host
 from gpurack.spec.lock import HostLock, ModelLock
-from gpurack.spec.model import Host, UrlWeights
 from gpurack.spec.problems import unknown
+from gpurack.spec.weights import UrlWeights
 from gpurack.state.model import HostState
 
 PARTS = ("docker", "toolkit", "images", "weights")
@@ -62,7 +64,7 @@ def questions(what: Sequence[str], spec: Host, state: HostState) -> dict[str, An
             named = next(each for each in compose.references(model) if compose.mirrored(spec, each) == image)
             images.append({"name": name, "user": model.dockerd, "image": image, "reference": named})
         if model.enabled and chosen(what, "weights", name):
-            for one in weights.all_of(model):
+            for one in weights_of(model):
                 fetch, place = weights.fetched(spec, one, model.dockerd), weights.place(spec, one, model.dockerd)
                 hubs += [{"name": name, "place": place, "fetch": fetch}] if fetch and "hub" in fetch else []
     return {"images": images, "hubs": hubs}
@@ -111,7 +113,7 @@ def of_model(
     if chosen(what, "weights", name):
         commits, files, ollama = {}, {}, seen.ollama
         now = pins.commits(seen, spec, model)
-        for one in weights.all_of(model):
+        for one in weights_of(model):
             path = weights.place(spec, one, model.dockerd)
             there = {file: sha256 for file, sha256 in seen.weights.items() if weights.belongs(file, path)}
             # what is there and of no known commit stays: no run could tell that it is of another one

@@ -8,7 +8,7 @@ from pyinfra.api.command import PyinfraCommand
 
 from gpurack.operations.host import announce, refused_before
 from gpurack.plan.neighbours import unreached
-from gpurack.spec.model import Host
+from gpurack.spec.host import Host
 from gpurack.state.snapshot import forget, look
 
 

@@ -12,7 +12,7 @@ from gpurack.plan.docker import MISSING, is_installed, plan_docker
 from gpurack.plan.nvidia_toolkit import plan_toolkit
 from gpurack.plan.rootless import plan_rootless
 from gpurack.plan.steps import Plan
-from gpurack.spec.model import Host
+from gpurack.spec.host import Host
 from gpurack.state.snapshot import look
 
 

@@ -22,9 +22,8 @@ from gpurack.plan.models import ModelsPlan, awaited, plan_models
 from gpurack.plan.rootless import not_ready, unusable
 from gpurack.plan.steps import Plan
 from gpurack.report import REPORT
-from gpurack.spec.fleet import read_logins, read_token
-from gpurack.spec.model import Host
-from gpurack.spec.secrets import read_secrets
+from gpurack.spec.host import Host
+from gpurack.spec.secrets import read_logins, read_secrets, read_token
 from gpurack.state.model import HostState
 from gpurack.state.snapshot import forget, look
 

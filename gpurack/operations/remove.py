@@ -9,7 +9,7 @@ from pyinfra.api.command import PyinfraCommand
 from gpurack.operations.commands import Refusal
 from gpurack.operations.host import carry_out_plan, others_unharmed
 from gpurack.plan.remove import plan_remove
-from gpurack.spec.model import Host
+from gpurack.spec.host import Host
 from gpurack.state.snapshot import look
 
 

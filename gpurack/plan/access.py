@@ -2,7 +2,7 @@
 
 from gpurack.plan.packages import installed, upstream
 from gpurack.spec.access import Access, access_with, by_hook_with, without_cdi
-from gpurack.spec.model import Host
+from gpurack.spec.host import Host
 from gpurack.state.model import HostState
 
 

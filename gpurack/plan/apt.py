@@ -13,7 +13,7 @@ from gpurack.plan.complaints import explain_apt
 from gpurack.plan.packages import Pin, Repository, only_file
 from gpurack.plan.steps import Shell, Step, WriteFile
 from gpurack.resources import render
-from gpurack.spec.model import Proxy
+from gpurack.spec.network import Proxy
 from gpurack.state.model import HostState
 
 REMOVE = "apt-get remove"

@@ -20,9 +20,12 @@ from gpurack.plan import files, neighbours, weights
 from gpurack.plan.access import access
 from gpurack.plan.images import registry_of
 from gpurack.plan.ledger import gpus_text
+from gpurack.spec.host import Host
+from gpurack.spec.image import BuildImage, TarImage
 from gpurack.spec.merge import patch
-from gpurack.spec.model import BuildImage, Host, Job, Model, TarImage, Weights
+from gpurack.spec.model import Job, Model
 from gpurack.spec.secrets import UPSTREAM
+from gpurack.spec.weights import Weights
 from gpurack.state.model import HostState
 
 PROJECT = "gpurack"

@@ -15,8 +15,8 @@ from gpurack.plan.packages import installed
 from gpurack.plan.platforms import TOOLKIT_PACKAGES
 from gpurack.plan.restart import may_stop_foreign, stops_foreign
 from gpurack.plan.steps import Plan, Step
+from gpurack.spec.host import Host
 from gpurack.spec.merge import merge, patch
-from gpurack.spec.model import Host
 from gpurack.state.model import HostState
 
 RELOADED = frozenset(

@@ -10,7 +10,8 @@ from gpurack.plan.packages import Pin, Repository, installed, mirrored, move, up
 from gpurack.plan.platforms import CE_PACKAGES, CE_ROOTLESS, Platform, platform_of, unsupported
 from gpurack.plan.restart import may_stop_foreign, stops_foreign
 from gpurack.plan.steps import Plan, Shell, Step
-from gpurack.spec.model import BuildImage, Host
+from gpurack.spec.host import Host
+from gpurack.spec.image import BuildImage
 from gpurack.state.model import HostState, Unit
 
 CE_URL = "https://download.docker.com"

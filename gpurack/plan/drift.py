@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from gpurack.plan import compose, ledger, pins, pulls
-from gpurack.spec.model import Host
+from gpurack.spec.host import Host
 from gpurack.state.model import Container, HostState
 
 SALTED = ("api_key", "keys", "upstream_keys")

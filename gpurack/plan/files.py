@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gpurack.engines.base import Container
-from gpurack.spec.model import Host
+from gpurack.spec.host import Host
 from gpurack.spec.secrets import KEY, PERSON, UPSTREAM
 
 KEYS = "keys"

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from gpurack.spec import image_tar
-from gpurack.spec.model import BuildImage, Host, Job, Model, TarImage
+from gpurack.spec.host import Host
+from gpurack.spec.image import BuildImage, TarImage
+from gpurack.spec.model import Job, Model
 from gpurack.state.model import HostState
 
 

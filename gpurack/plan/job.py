@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpurack import paths
-from gpurack.engines import ENGINES
+from gpurack.engines import ENGINES, weights_of
 from gpurack.engines.base import READY_TIMEOUT
 from gpurack.plan import compose, images, pins, pulls, weights
 from gpurack.plan.drift import Change, holdings, replaced
-from gpurack.spec.model import Host
+from gpurack.spec.host import Host
 from gpurack.state.model import HostState
 
 
@@ -110,7 +110,7 @@ def entry(
         data["after"] = after
     locked = pins.of_model(spec, name)
     fetch = []
-    for one in weights.all_of(model):
+    for one in weights_of(model):
         if told := weights.fetched(spec, one, model.dockerd):
             place = weights.place(spec, one, model.dockerd)
             fetch.append(told | pins.of_hub(spec, name, place) if "hub" in told else told)

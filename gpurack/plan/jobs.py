@@ -15,8 +15,10 @@ from gpurack.plan import compose, images, ledger, weights
 from gpurack.plan.drift import Change
 from gpurack.plan.models import ModelsPlan, host_files, uploads
 from gpurack.plan.steps import Step, WriteFile
+from gpurack.spec.host import Host
+from gpurack.spec.image import BuildImage, TarImage
 from gpurack.spec.merge import patch
-from gpurack.spec.model import WEIGHTS_INSIDE, BuildImage, Host, TarImage
+from gpurack.spec.model import WEIGHTS_INSIDE
 from gpurack.state.model import HostState
 
 PROJECT = "gpurack-jobs"

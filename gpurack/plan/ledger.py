@@ -5,7 +5,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from gpurack.spec.model import Host, Job, Model
+from gpurack.spec.host import Host
+from gpurack.spec.model import Job, Model
 from gpurack.spec.seats import SHARED, hardware
 from gpurack.state.model import MISMATCH, Gpu, HostState
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gpurack import paths
-from gpurack.engines import ENGINES
+from gpurack.engines import ENGINES, weights_of
 from gpurack.plan import compose, files, images, ledger, pins, weights
 from gpurack.plan.drift import Change, compare, salt_of
 from gpurack.plan.job import Project, make_job
@@ -18,7 +18,9 @@ from gpurack.plan.nvidia_driver import other_driver
 from gpurack.plan.obstacles import blocked, mismatch, obstacle, too_large, unfit
 from gpurack.plan.steps import Shell, Step, WriteFile
 from gpurack.resources import read_text, render
-from gpurack.spec.model import CopyWeights, Host, TarImage
+from gpurack.spec.host import Host
+from gpurack.spec.image import TarImage
+from gpurack.spec.weights import CopyWeights
 from gpurack.state.model import MISMATCH, HostState
 
 
@@ -169,7 +171,7 @@ def uploads(spec: Host, state: HostState, acting: Sequence[Change]) -> tuple[Upl
         model = spec.everything.get(change.model)
         if change.action == "remove" or model is None:
             continue
-        for one in weights.all_of(model):
+        for one in weights_of(model):
             if isinstance(one, CopyWeights) and state.weights.get(weights.place(spec, one, model.dockerd)) is None:
                 path = weights.whole(spec, one, model.dockerd)
                 found.setdefault(path, Upload(change.model, one.source, path))

@@ -8,7 +8,7 @@ from gpurack import paths
 from gpurack.engines import ENGINES
 from gpurack.plan.ledger import label
 from gpurack.spec.connections import Connection
-from gpurack.spec.model import Host
+from gpurack.spec.host import Host
 from gpurack.spec.secrets import UPSTREAM
 from gpurack.state.model import HostState
 

@@ -11,7 +11,8 @@ import shlex
 from gpurack import paths
 from gpurack.plan.platforms import Platform
 from gpurack.plan.steps import Shell, Step, WriteFile, owe_restart
-from gpurack.spec.model import Host, Proxy
+from gpurack.spec.host import Host
+from gpurack.spec.network import Proxy
 from gpurack.state.model import HostState, Unit
 
 HEAD = "# Written by gpurack from the inventory."

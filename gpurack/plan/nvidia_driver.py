@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from gpurack import paths
 from gpurack.plan.packages import Packages, upstream
 from gpurack.plan.steps import Shell, Step, WriteFile
-from gpurack.spec.model import Host
+from gpurack.spec.host import Host
 from gpurack.state.model import HostState
 
 

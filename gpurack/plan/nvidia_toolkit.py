@@ -16,7 +16,7 @@ from gpurack.plan.packages import Pin, Repository, installed, mirrored, upstream
 from gpurack.plan.platforms import TOOLKIT_PACKAGES, Platform, platform_of
 from gpurack.plan.steps import Plan, Shell, Step, WriteFile, owe_restart
 from gpurack.spec.access import takes_cards
-from gpurack.spec.model import Host
+from gpurack.spec.host import Host
 from gpurack.state.model import HostState
 
 URL = "https://nvidia.github.io/libnvidia-container"

@@ -8,7 +8,7 @@ from gpurack.plan import compose, weights
 from gpurack.plan.estimate import Estimate, estimate, refusal, tight
 from gpurack.plan.ledger import assign
 from gpurack.spec.cards import CARDS, Card
-from gpurack.spec.model import Host
+from gpurack.spec.host import Host
 from gpurack.spec.problems import Problem
 from gpurack.spec.seats import seats
 from gpurack.state.model import Gpu, Header, HostState

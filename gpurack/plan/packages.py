@@ -11,7 +11,8 @@ from typing import Protocol
 
 from gpurack.plan.steps import SetAside, Step, WriteFile
 from gpurack.resources import read_text
-from gpurack.spec.model import Host, Proxy
+from gpurack.spec.host import Host
+from gpurack.spec.network import Proxy
 from gpurack.state.model import HostState
 
 

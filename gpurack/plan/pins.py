@@ -4,12 +4,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from gpurack.engines import weights_of
 from gpurack.plan import compose, pulls, weights
 from gpurack.plan.packages import Pin, upstream
 from gpurack.spec import lock
+from gpurack.spec.host import Host
 from gpurack.spec.lock import HostLock, ModelLock
-from gpurack.spec.model import HfWeights, Host, Model, ModelScopeWeights
+from gpurack.spec.model import Model
 from gpurack.spec.problems import Problem
+from gpurack.spec.weights import HfWeights, ModelScopeWeights
 from gpurack.state.model import HostState
 
 ENGINES = {"docker-ce": "docker-ce", "docker.io": "distro"}
@@ -96,7 +99,7 @@ def again(model: Model) -> str:
 
 def unchecked(spec: Host, name: str, state: HostState) -> bool:
     """Are there weights whose sha256 the lock has and nobody has read since they changed?"""
-    paths = [weights.place(spec, one, spec.entries[name].dockerd) for one in weights.all_of(spec.entries[name])]
+    paths = [weights.place(spec, one, spec.entries[name].dockerd) for one in weights_of(spec.entries[name])]
     if any(state.weights.get(path) is None for path in paths):
         return False  # they are fetched, and checked then
     return any(file not in state.hashes for file in of_model(spec, name).weights)
@@ -151,7 +154,7 @@ def of_entry(host: Host, model: Model, locked: ModelLock) -> Iterator[tuple[str,
     if path and locked.weights and not any(weights.belongs(file, path) for file in locked.weights):
         yield "weights", f"{next(iter(sorted(locked.weights)))}, not {path}."
         return
-    for one in weights.all_of(model):
+    for one in weights_of(model):
         commit = commits(locked, host, model).get(weights.place(host, one, model.dockerd))
         if commit and isinstance(one, HfWeights | ModelScopeWeights) and not agrees(one.revision, commit):
             field = "weights.revision" if one is model.weights else "config"

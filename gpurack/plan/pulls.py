@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gpurack.engines.ollama import LIBRARY, full_name
-from gpurack.spec.model import Host
+from gpurack.spec.host import Host
 from gpurack.state.model import HostState
 
 

@@ -9,7 +9,7 @@ from gpurack.plan.platforms import CE_PACKAGES, CE_ROOTLESS, TOOLKIT_PACKAGES, p
 from gpurack.plan.restart import foreign_running
 from gpurack.plan.rootless import DROP_IN, SYSCTL_FILE, TMPFILES, as_user
 from gpurack.plan.steps import Plan, Shell, Step
-from gpurack.spec.model import Host
+from gpurack.spec.host import Host
 from gpurack.state.model import HostState, User
 
 ASKABLE = ("models", "all")

@@ -1,6 +1,6 @@
 """May Docker restart? Only the containers that are not ours decide; ours come back by themselves. Pure."""
 
-from gpurack.spec.model import Host
+from gpurack.spec.host import Host
 from gpurack.state.model import HostState
 
 

@@ -20,8 +20,8 @@ from gpurack.plan.restart import may_stop_foreign, stops_foreign
 from gpurack.plan.steps import Plan, Shell, Step, WriteFile
 from gpurack.plan.subordinate_ids import subordinate_ids, wrong_range
 from gpurack.resources import read_text
+from gpurack.spec.host import Host
 from gpurack.spec.merge import merge, patch
-from gpurack.spec.model import Host
 from gpurack.state.model import HostState, User
 
 INHERITED = ("insecure-registries", "registry-mirrors")

@@ -18,7 +18,7 @@ from gpurack.plan.complaints import explain
 from gpurack.plan.packages import Pin, Repository, only_file, upstream
 from gpurack.plan.steps import Shell, Step, WriteFile
 from gpurack.resources import render
-from gpurack.spec.model import Proxy
+from gpurack.spec.network import Proxy
 from gpurack.state.model import HostState
 
 REMOVE = "{program} remove"

@@ -3,8 +3,10 @@
 import re
 from typing import Any
 
-from gpurack.engines import ENGINES
-from gpurack.spec.model import SPLIT, CopyWeights, HfWeights, Host, Job, Model, ModelScopeWeights, UrlWeights, Weights
+from gpurack.engines import weights_of
+from gpurack.spec.host import Host
+from gpurack.spec.model import Job, Model
+from gpurack.spec.weights import SPLIT, CopyWeights, HfWeights, ModelScopeWeights, UrlWeights, Weights
 
 HUBS = {"hf": "https://huggingface.co", "modelscope": "https://www.modelscope.cn"}
 MIRRORS = {"hf": "huggingface", "modelscope": "modelscope"}
@@ -34,16 +36,10 @@ def whole(spec: Host, weights: UrlWeights | HfWeights | ModelScopeWeights | Copy
     return f"{of_users(spec)}/{user}/{weights.whole}" if user else f"{spec.weights_dir}/{weights.whole}"
 
 
-def all_of(model: Model | Job) -> list[Weights]:
-    """A model's weights, and those that it names elsewhere (llama-cpp-python's config)."""
-    more = ENGINES[model.engine].more_weights(model) if isinstance(model, Model) else []
-    return [*([model.weights] if model.weights is not None else []), *more]
-
-
 def paths(spec: Host) -> list[str]:
     """The paths that the snapshot looks for: those of all enabled models, and what jobs read and write."""
     models = [model for model in spec.entries.values() if model.enabled]
-    found = [place(spec, one, model.dockerd) for model in models for one in all_of(model)]
+    found = [place(spec, one, model.dockerd) for model in models for one in weights_of(model)]
     for name, job in spec.jobs.items():
         if job.enabled:
             found += [host_path(spec, job), job.folder or "", result_path(spec, name) or ""]

@@ -8,7 +8,8 @@ CDI wherever Docker and the toolkit have it (design.md rule 7): the hook's conta
 import re
 from typing import Literal
 
-from gpurack.spec.model import Host, Job
+from gpurack.spec.host import Host
+from gpurack.spec.model import Job
 
 Access = Literal["cdi", "runtime", "gpus"]
 DOCKER_HAS_CDI = (25, 0)

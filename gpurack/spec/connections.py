@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 from gpurack.endpoints import endpoint, on_loopback
 from gpurack.engines import ENGINES
-from gpurack.spec.model import Host, Model, Secret
+from gpurack.spec.host import Host
+from gpurack.spec.model import Model
 from gpurack.spec.problems import Problem, unknown
+from gpurack.spec.secret import Secret
 
 Place = tuple[str, str]
 """(host, entry)"""

@@ -4,7 +4,8 @@ cards? Pure, no look at hosts."""
 from gpurack.engines import ENGINES
 from gpurack.engines.base import Accelerator
 from gpurack.spec.cards import CARDS
-from gpurack.spec.model import Host, Model
+from gpurack.spec.host import Host
+from gpurack.spec.model import Model
 from gpurack.spec.seats import hardware
 
 AMD_OF_USER = (

@@ -13,33 +13,23 @@ from typing import Any
 from pydantic import ValidationError
 from pyinfra.api.inventory import Inventory
 
-from gpurack.engines import ENGINES
+from gpurack.engines import ENGINES, weights_of
 from gpurack.engines.base import CPU
 from gpurack.engines.known_flags import is_known_version, unknown_flags
 from gpurack.spec import image_tar, local_files
 from gpurack.spec.connections import connected, connection_problems
 from gpurack.spec.fits import unfit_problems
+from gpurack.spec.host import Docker, Host, Nvidia
+from gpurack.spec.image import Build, TarImage
 from gpurack.spec.merge import merge, merge_all, without_nones
-from gpurack.spec.model import (
-    Build,
-    CopyWeights,
-    Docker,
-    HfWeights,
-    Host,
-    Job,
-    Login,
-    Mirror,
-    Model,
-    Nvidia,
-    Proxy,
-    Secret,
-    SecretError,
-    TarImage,
-)
+from gpurack.spec.model import Job, Model
+from gpurack.spec.network import Login, Mirror, Proxy
 from gpurack.spec.problems import InventoryError, Problem, from_pydantic, nearest, unknown
 from gpurack.spec.seats import seat_problems
-from gpurack.spec.secrets import secrets_of
+from gpurack.spec.secret import Secret
+from gpurack.spec.secrets import shared_keys, unreadable_secrets
 from gpurack.spec.users import user_problems
+from gpurack.spec.weights import CopyWeights
 
 HOST_FIELDS = (*Host.model_fields, "defaults", "engines")
 KNOWN_OF_HOST = {
@@ -96,10 +86,11 @@ def check_fleet(layers: Mapping[str, Iterable[Mapping[str, Any]]], secrets: bool
         problems += found
         if host:
             fleet[name] = host
-            problems += unreadable_secrets(name, host) if secrets else []
+            problems += shared_keys(name, host) if secrets else []
             problems += wrong_mirrors(name, host) + unreadable_copies(name, host)
             problems += unreadable_images(name, host) + unused_logins(name, host)
             problems += unreadable_ca(name, host)
+    problems += unreadable_secrets(fleet) if secrets else []
     problems += connection_problems(fleet, names)
     if problems:
         raise InventoryError(problems)
@@ -295,34 +286,6 @@ def _listed(gpus: Iterable[int | str]) -> str:
     return f"GPU {text}" if text else ""
 
 
-def unreadable_secrets(name: str, host: Host) -> list[Problem]:
-    """Secrets that enabled models need and the admin's machine cannot produce."""
-    problems = []
-    for key, secrets in secrets_of(host).items():
-        kind = "models" if key in host.models else "services"
-        values: dict[str, str] = {}
-        for field, secret in secrets.items():
-            try:
-                value = secret.read()
-            except SecretError as error:
-                problems.append(Problem(name, f"{kind}.{key}.{field}", str(error)))
-                continue
-            if other := values.get(value):
-                what = f"is the same key as {other}; who has the one would still come in when the other is taken away."
-                problems.append(Problem(name, f"{kind}.{key}.{field}", what))
-            values[value] = field
-    try:
-        read_token(host)
-    except SecretError as error:
-        problems.append(Problem(name, "hf_token", str(error)))
-    for registry, login in host.registries.items():
-        try:
-            login.password.read()
-        except SecretError as error:
-            problems.append(Problem(name, f"registries.{registry}.password", str(error)))
-    return problems
-
-
 def unused_logins(name: str, host: Host) -> list[Problem]:
     """Logins that no registry would ever see: with a scheme or a path, or for one that a mirror takes the place of."""
     problems = []
@@ -357,13 +320,8 @@ def unreadable_images(name: str, host: Host) -> list[Problem]:
 def unreadable_copies(name: str, host: Host) -> list[Problem]:
     """Weights to copy that are not on the admin's machine, or hold nothing."""
     problems = []
-    named = [(key, model.weights) for key, model in host.everything.items() if model.enabled]
-    named += [
-        (key, weights)
-        for key, model in host.models.items()
-        for weights in ENGINES[model.engine].more_weights(model)
-        if model.enabled
-    ]
+    enabled = [(key, entry) for key, entry in host.everything.items() if entry.enabled]
+    named = [(key, weights) for key, entry in enabled for weights in weights_of(entry)]
     copied = [(key, weights) for key, weights in named if isinstance(weights, CopyWeights)]
     for key, weights in copied:
         field = "weights" if weights == host.everything[key].weights else "config"
@@ -412,23 +370,6 @@ def wrong_mirrors(name: str, host: Host) -> list[Problem]:
             why = getattr(error, "strerror", None) or "it is not text"
             problems.append(Problem(name, f"{path}.key", f"{mirror.key} cannot be read: {why}."))
     return problems
-
-
-def read_token(host: Host) -> str | None:
-    """The Hugging Face token, if something enabled comes from there. Raises SecretError."""
-    if host.hf_token is None or not any(
-        entry.enabled and isinstance(entry.weights, HfWeights) for entry in host.everything.values()
-    ):
-        return None
-    token = host.hf_token.read()
-    if len(token.split()) > 1:
-        raise SecretError(f"{host.hf_token.source()} holds more than a token: there is white space in it.")
-    return token
-
-
-def read_logins(host: Host) -> dict[str, dict[str, str]]:
-    """The logins of a host's registries: registry → user and password. Raises SecretError."""
-    return {name: {"user": login.user, "password": login.password.read()} for name, login in host.registries.items()}
 
 
 def with_version(data: Mapping[str, Any], entry: Any) -> Any:

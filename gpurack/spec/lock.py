@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError
 
-from gpurack.spec.model import Host, Strict
+from gpurack.spec.fields import Strict
+from gpurack.spec.host import Host
 from gpurack.spec.problems import InventoryError, Problem
 
 HEADER = """\

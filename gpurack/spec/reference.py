@@ -9,10 +9,15 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from gpurack.spec import model as m
+from gpurack.spec.host import Docker, Host, Nvidia
+from gpurack.spec.image import Build, TarImage
+from gpurack.spec.model import Job, Model
+from gpurack.spec.network import Login, Mirror, Proxy
+from gpurack.spec.secret import Secret
+from gpurack.spec.weights import CopyWeights, HfWeights, ModelScopeWeights, UrlWeights
 
 INTRODUCTION = """\
-<!-- Made by `make docs` from gpurack/spec/model.py; change it there. -->
+<!-- Made by `make docs` from gpurack/spec/ (host.py, model.py and what they name); change it there. -->
 # The inventory
 
 One file says which servers there are and which model runs where. It is a pyinfra inventory, in Python, or a YAML file
@@ -61,22 +66,23 @@ the host's daemon.json, too. (pyinfra's own host data replaces whole maps.)
 """
 
 LEVELS: tuple[tuple[str, type[BaseModel], str], ...] = (
-    ("Host", m.Host, "Fields of a host, in `all`, in groups and on the host itself. Two more are not a host's own: "
+    ("Host", Host, "Fields of a host, in `all`, in groups and on the host itself. Two more are not a host's own: "
      "`defaults` (any field of a model, for every model) and `engines` (the same, by engine)."),
-    ("Model", m.Model, "One entry of `models` or `services`; its key is its name, its container's name, and the name "
+    ("Model", Model, "One entry of `models` or `services`; its key is its name, its container's name, and the name "
      "clients use."),
-    ("Job", m.Job, ""),
-    ("docker", m.Docker, ""),
-    ("nvidia", m.Nvidia, ""),
-    ("Secret", m.Secret, ""),
-    ("weights: {url, sha256}", m.UrlWeights, ""),
-    ("weights: {hf, revision}", m.HfWeights, ""),
-    ("weights: {modelscope, revision}", m.ModelScopeWeights, ""),
-    ("weights: {copy}", m.CopyWeights, ""),
-    ("image: {build}", m.Build, ""),
-    ("image: {tar}", m.TarImage, ""),
-    ("mirrors: {url, key}", m.Mirror, ""),
-    ("registries: {REGISTRY: {user, password}}", m.Login, ""),
+    ("Job", Job, ""),
+    ("docker", Docker, ""),
+    ("nvidia", Nvidia, ""),
+    ("Secret", Secret, ""),
+    ("weights: {url, sha256}", UrlWeights, ""),
+    ("weights: {hf, revision}", HfWeights, ""),
+    ("weights: {modelscope, revision}", ModelScopeWeights, ""),
+    ("weights: {copy}", CopyWeights, ""),
+    ("image: {build}", Build, ""),
+    ("image: {tar}", TarImage, ""),
+    ("mirrors: {url, key}", Mirror, ""),
+    ("proxy: {url, no_proxy}", Proxy, ""),
+    ("registries: {REGISTRY: {user, password}}", Login, ""),
 )  # fmt: skip
 
 

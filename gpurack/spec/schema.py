@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from gpurack.spec.model import Host
+from gpurack.spec.host import Host
 
 
 def inventory_schema() -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from gpurack.spec.cards import CARDS
-from gpurack.spec.model import Host, Model
+from gpurack.spec.host import Host
+from gpurack.spec.model import Model
 
 SHARED = 0.95
 """Of a card's memory, what models that share it may have together: each process keeps a context of its own

@@ -1,6 +1,14 @@
-"""The secrets that a host's containers are given: where they are on the admin's machine, by container and name."""
+"""The secrets of a host: where they are on the admin's machine, which of them cannot be read, and what they are."""
 
-from gpurack.spec.model import Host, Secret
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+
+from gpurack.engines import weights_of
+from gpurack.spec.host import Host
+from gpurack.spec.problems import Problem
+from gpurack.spec.secret import Secret, SecretError
+from gpurack.spec.weights import HfWeights
 
 KEY = "api_key"
 UPSTREAM = "upstream_key_"
@@ -34,3 +42,64 @@ def read_secrets(host: Host) -> dict[str, dict[str, str]]:
         container: {name: secret.read() for name, secret in secrets.items()}
         for container, secrets in secrets_of(host).items()
     }
+
+
+def read_token(host: Host) -> str | None:
+    """The Hugging Face token, if something enabled comes from there. Raises SecretError."""
+    entries = [entry for entry in host.everything.values() if entry.enabled]
+    if host.hf_token is None or not any(isinstance(one, HfWeights) for entry in entries for one in weights_of(entry)):
+        return None
+    token = host.hf_token.read()
+    if len(token.split()) > 1:
+        raise SecretError(f"{host.hf_token.source()} holds more than a token: there is white space in it.")
+    return token
+
+
+def read_logins(host: Host) -> dict[str, dict[str, str]]:
+    """The logins of a host's registries: registry → user and password. Raises SecretError."""
+    return {name: {"user": login.user, "password": login.password.read()} for name, login in host.registries.items()}
+
+
+def unreadable_secrets(fleet: Mapping[str, Host]) -> list[Problem]:
+    """Secrets that enabled entries need and the admin's machine cannot produce. What is missing for many is said once,
+    where it is first."""
+    missing: dict[str, list[tuple[str, str]]] = {}
+    for name, host in fleet.items():
+        for path, read in _needed(host):
+            try:
+                read()
+            except SecretError as error:
+                missing.setdefault(str(error), []).append((name, path))
+    return [Problem(*first, sentence + _also(others)) for sentence, (first, *others) in missing.items()]
+
+
+def _needed(host: Host) -> Iterator[tuple[str, Callable[[], str | None]]]:
+    """(path in the inventory, how its value is read) of every secret."""
+    yield "hf_token", partial(read_token, host)
+    for registry, login in host.registries.items():
+        yield f"registries.{registry}.password", login.password.read
+    for key, secrets in secrets_of(host).items():
+        for field, secret in secrets.items():
+            yield f"{host.kind_of(key)}.{key}.{field}", secret.read
+
+
+def _also(places: Sequence[tuple[str, str]]) -> str:
+    if not places:
+        return ""
+    (host, path), *more = places
+    return f" {host} {path} and {len(more)} more need it, too." if more else f" {host} {path} needs it, too."
+
+
+def shared_keys(name: str, host: Host) -> list[Problem]:
+    """People of one gateway with the same key. One that cannot be read is for unreadable_secrets to say."""
+    problems = []
+    for container, secrets in secrets_of(host).items():
+        owners: dict[str, str] = {}
+        for field, secret in secrets.items():
+            with suppress(SecretError):
+                first = owners.setdefault(secret.read(), field)
+                if first != field:
+                    path = f"{host.kind_of(container)}.{container}.{field}"
+                    what = f"is the same key as {first}; who has the one would still come in when the other is taken"
+                    problems.append(Problem(name, path, f"{what} away."))
+    return problems

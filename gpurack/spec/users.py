@@ -3,7 +3,7 @@
 import re
 
 from gpurack.spec.access import takes_cards
-from gpurack.spec.model import Host
+from gpurack.spec.host import Host
 
 NAME = r"[A-Za-z_][A-Za-z0-9_.-]*\$?"
 """What useradd takes, and more: directories know capitals and dots. No slash, for it becomes a folder's name."""

@@ -4,15 +4,18 @@ from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 from gpurack.endpoints import on_loopback
-from gpurack.engines import ENGINES
+from gpurack.engines import ENGINES, weights_of
 from gpurack.engines.base import normal
 from gpurack.engines.known_flags import is_known_version, unknown_flags
 from gpurack.plan import weights
 from gpurack.spec.cards import CARDS
-from gpurack.spec.model import BuildImage, HfWeights, Host, Job, Model, ModelScopeWeights
+from gpurack.spec.host import Host
+from gpurack.spec.image import BuildImage
+from gpurack.spec.model import Job, Model
 from gpurack.spec.problems import Problem, unknown
 from gpurack.spec.seats import hardware
 from gpurack.spec.secret_names import holds_secret
+from gpurack.spec.weights import HfWeights, ModelScopeWeights
 
 FLOATING = ("latest", "main", "main-stable", "server", "server-cuda", "full", "light")
 
@@ -47,7 +50,7 @@ def of_entry(entry: Model | Job, made: Container[str | None]) -> list[str]:
     found = open_doors(entry) if isinstance(entry, Model) else []
     if legacy := ENGINES[entry.engine].legacy:
         found.append(f"{entry.engine} is legacy: {legacy}")
-    every = weights.all_of(entry)
+    every = weights_of(entry)
     for one in every:
         which = f"its weights {one}" if len(every) > 1 else "its weights"
         if isinstance(one, str) and one not in made:

@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from gpurack.plan import compose, neighbours, weights
 from gpurack.resources import read_text
-from gpurack.spec import model as spec
+from gpurack.spec import host as spec
 from gpurack.state import remembered
 from gpurack.state.model import Header, HostState
 from gpurack.state.parse import parse

@@ -12,7 +12,8 @@ from gpurack.plan import compose, ledger
 from gpurack.plan.docker import unanswered
 from gpurack.plan.drift import describe_state, loading
 from gpurack.plan.obstacles import mismatch
-from gpurack.spec.model import Host, Model
+from gpurack.spec.host import Host
+from gpurack.spec.model import Model
 from gpurack.state.model import MISMATCH, Container, Gpu, HostState
 from gpurack.state.parse import moment
 

@@ -21,9 +21,10 @@ from gpurack import paths
 from gpurack.engines import ENGINES
 from gpurack.plan import compose, files, ledger
 from gpurack.spec.fleet import read_fleet
+from gpurack.spec.host import Host
 from gpurack.spec.load import APPLY, read_inventory
 from gpurack.spec.lock import with_lock
-from gpurack.spec.model import Host, Model
+from gpurack.spec.model import Model
 from gpurack.spec.problems import InventoryError, Problem
 from gpurack.spec.secrets import read_secrets
 from gpurack.state.model import HostState

@@ -7,10 +7,11 @@ from fnmatch import fnmatch
 from typing import Any
 
 from gpurack import paths
-from gpurack.engines import ENGINES
+from gpurack.engines import ENGINES, weights_of
 from gpurack.plan import compose, rootless, weights
 from gpurack.resources import read_text
-from gpurack.spec.model import Host, Model, Weights
+from gpurack.spec.host import Host
+from gpurack.spec.model import Model
 from gpurack.spec.secrets import KEY, PERSON
 from gpurack.state.model import USER_DAEMON_JSON, Container, Driver, File, Gpu, HostState, Os, Package, User
 from gpurack.verify.drift import Unread
@@ -82,12 +83,6 @@ def asked_of(name: str, spec: Host, model: Model, secrets: Mapping[str, str]) ->
         "weights": [weights.place(spec, one, model.dockerd) for one in weights_of(model)],
         "cards": bool(model.gpus),
     }
-
-
-def weights_of(model: Model) -> list[Weights]:
-    """All weights that a model names."""
-    own = [model.weights] if model.weights is not None else []
-    return [*own, *ENGINES[model.engine].more_weights(model)]
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,16 @@ from typing import Any
 import pytest
 
 from gpurack import paths
-from gpurack.engines import ENGINES
+from gpurack.engines import ENGINES, weights_of
 from gpurack.engines.ollama import full_name
 from gpurack.plan import compose, ledger, pins, weights
-from gpurack.spec.model import BuildImage, TarImage, Weights
+from gpurack.spec.image import BuildImage, TarImage
+from gpurack.spec.weights import Weights
 from gpurack.state.model import MISMATCH
 from gpurack.verify.drift import Drift, on_models
 from gpurack.verify.images import familiar, meant, repository
 from gpurack.verify.lab import Entry
-from gpurack.verify.look import published, weights_of
+from gpurack.verify.look import published
 from gpurack.verify.weights import known, sums
 
 REFUSED = (401, 403)

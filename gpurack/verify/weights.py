@@ -6,7 +6,7 @@ from typing import Any
 
 from gpurack.plan import weights
 from gpurack.spec import local_files
-from gpurack.spec.model import CopyWeights, UrlWeights, Weights
+from gpurack.spec.weights import CopyWeights, UrlWeights, Weights
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from gpurack.plan.platforms import platform_of
 from gpurack.plan.steps import SetAside, Shell
 from gpurack.resources import read_text
 from gpurack.spec.fleet import check_fleet
-from gpurack.spec.model import Host
+from gpurack.spec.host import Host
 from gpurack.state.model import HostState
 from tests.given import host_state, running
 

@@ -14,7 +14,7 @@ from gpurack.plan import compose, ledger, offline
 from gpurack.plan.daemon_json import plan_daemon_json
 from gpurack.plan.models import ModelsPlan, plan_models
 from gpurack.plan.nvidia_toolkit import plan_toolkit
-from gpurack.spec.model import Host
+from gpurack.spec.host import Host
 from gpurack.spec.problems import InventoryError
 from gpurack.state.model import Gpu, GpuProcess, HostState, User
 from gpurack.state.parse import parse

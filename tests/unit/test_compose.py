@@ -14,7 +14,7 @@ from gpurack import paths
 from gpurack.engines.base import flags
 from gpurack.plan import compose, weights
 from gpurack.plan.access import access
-from gpurack.spec.model import Host
+from gpurack.spec.host import Host
 from gpurack.state.model import HostState
 from tests.given import SALT, host_state, models, spec, uuid
 

@@ -14,8 +14,9 @@ from gpurack.operations.copying import Copy
 from gpurack.plan.models import Upload, plan_models
 from gpurack.spec import local_files
 from gpurack.spec.fleet import check_fleet
-from gpurack.spec.model import CopyWeights, Host
+from gpurack.spec.host import Host
 from gpurack.spec.problems import InventoryError
+from gpurack.spec.weights import CopyWeights
 from tests.given import SALT, host_state, models
 
 CONTENT = bytes(range(256)) * 8192

@@ -19,8 +19,8 @@ from gpurack.plan.daemon_json import (
     read,
 )
 from gpurack.plan.steps import Plan
+from gpurack.spec.host import Docker, Host
 from gpurack.spec.merge import patch
-from gpurack.spec.model import Docker, Host
 from gpurack.state.model import File, HostState
 from tests.given import container, docker_info, host_state
 

@@ -14,7 +14,8 @@ from gpurack.engines.base import NotEstimated, Run
 from gpurack.plan.estimate import GIB, Estimate, estimate, refusal, tight
 from gpurack.plan.models import plan_models
 from gpurack.plan.offline import sizes
-from gpurack.spec.model import Host, Model
+from gpurack.spec.host import Host
+from gpurack.spec.model import Model
 from gpurack.state.model import Gpu, Header
 from tests.given import SALT, host_state, models, running, uuid
 from tests.weights import QWEN, folder, qwen, read

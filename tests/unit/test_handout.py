@@ -14,7 +14,8 @@ from click.testing import CliRunner
 from gpurack.cli import main
 from gpurack.handout import Kind, Offer, kind_of, markdown, offers
 from gpurack.spec.fleet import check_fleet
-from gpurack.spec.model import Host, Model
+from gpurack.spec.host import Host
+from gpurack.spec.model import Model
 from gpurack.state.model import Header
 from tests.unit.test_inventory import ALPHA
 

@@ -11,9 +11,9 @@ from gpurack.plan import compose, images
 from gpurack.plan.docker import plan_docker
 from gpurack.plan.models import ModelsPlan, Upload, plan_models
 from gpurack.spec import image_tar
-from gpurack.spec.fleet import read_logins
-from gpurack.spec.model import Host
+from gpurack.spec.host import Host
 from gpurack.spec.problems import InventoryError
+from gpurack.spec.secrets import read_logins
 from gpurack.state.model import HostState
 from tests.given import SALT, host_state, models, running, spec
 from tests.unit.image_tars import ID, save

@@ -10,11 +10,14 @@ from pyinfra.api import Inventory
 
 from gpurack.engines import ENGINES
 from gpurack.spec.fleet import binds_overlap, check_fleet, gpus_in_common, read_fleet, without_models
+from gpurack.spec.host import Host
 from gpurack.spec.load import ignored_by_pyinfra
-from gpurack.spec.model import Host, Model, Secret, SecretError, UrlWeights
+from gpurack.spec.model import Model
 from gpurack.spec.problems import InventoryError, Problem, nearest
+from gpurack.spec.secret import Secret, SecretError
 from gpurack.spec.secrets import secrets_of
 from gpurack.spec.warnings import warnings
+from gpurack.spec.weights import UrlWeights
 from tests.given import models, spec
 
 WRONG = sorted((Path(__file__).parent / "wrong_inventories").glob("*.json"))

@@ -13,7 +13,7 @@ from gpurack.plan import jobs
 from gpurack.plan.compose import images
 from gpurack.plan.models import ModelsPlan, plan_models
 from gpurack.plan.steps import WriteFile
-from gpurack.spec.model import Host
+from gpurack.spec.host import Host
 from gpurack.state.model import HostState
 from tests.given import SALT, container, host_state, running, spec, uuid
 from tests.unit.image_tars import save

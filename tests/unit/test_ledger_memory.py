@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpurack.plan.ledger import Ledger, assign
-from gpurack.spec.model import Host
+from gpurack.spec.host import Host
 from gpurack.spec.problems import InventoryError
 from gpurack.spec.seats import SHARED
 from gpurack.state.model import HostState

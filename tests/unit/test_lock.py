@@ -16,8 +16,8 @@ from gpurack.plan.nvidia_toolkit import plan_toolkit
 from gpurack.plan.platforms import TOOLKIT_PACKAGES
 from gpurack.plan.steps import Shell
 from gpurack.spec.fleet import check_fleet
+from gpurack.spec.host import Host
 from gpurack.spec.lock import HostLock, Lock, ModelLock, facts, read_lock, text, with_lock
-from gpurack.spec.model import Host
 from gpurack.spec.problems import InventoryError
 from gpurack.state.model import HostState, Probe
 from tests.given import SALT, host_state, models, running, spec

@@ -18,7 +18,7 @@ from gpurack.plan.models import ModelsPlan, host_files, plan_models
 from gpurack.plan.obstacles import addresses_overlap
 from gpurack.plan.steps import Shell, WriteFile
 from gpurack.resources import read_text
-from gpurack.spec.model import Host
+from gpurack.spec.host import Host
 from gpurack.state.model import Container, HostState
 from tests.given import SALT, container, host_state, models, running, spec, uuid
 

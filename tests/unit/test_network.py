@@ -15,7 +15,7 @@ from gpurack.plan.nvidia_toolkit import plan_toolkit
 from gpurack.plan.platforms import PLATFORMS
 from gpurack.plan.remove import plan_remove
 from gpurack.plan.steps import Shell, Step, WriteFile
-from gpurack.spec.model import Host
+from gpurack.spec.host import Host
 from gpurack.spec.problems import InventoryError
 from gpurack.state.model import HostState
 from tests.given import SALT, host_state, spec

@@ -12,7 +12,7 @@ from gpurack.plan.models import plan_models
 from gpurack.plan.nvidia_driver import driver_holds, other_driver
 from gpurack.plan.nvidia_toolkit import plan_toolkit
 from gpurack.plan.steps import WriteFile
-from gpurack.spec.model import Host
+from gpurack.spec.host import Host
 from gpurack.state.model import HostState
 from tests.given import SALT, host_state, spec
 

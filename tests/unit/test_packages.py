@@ -17,7 +17,7 @@ from gpurack.plan.platforms import CE_PACKAGES, PLATFORMS, TOOLKIT_PACKAGES
 from gpurack.plan.remove import plan_remove
 from gpurack.plan.restart import foreign_running, may_stop_foreign
 from gpurack.plan.steps import Plan, SetAside, Shell, WriteFile
-from gpurack.spec.model import Docker, Host
+from gpurack.spec.host import Docker, Host
 from gpurack.state.model import HostState
 from tests.given import SYSTEMS, container, host_state, package, spec, uuid
 

@@ -16,7 +16,7 @@ from gpurack.plan.packages import Pin
 from gpurack.plan.platforms import CE_PACKAGES, PLATFORMS, TOOLKIT_PACKAGES
 from gpurack.plan.remove import plan_remove
 from gpurack.plan.steps import Plan, SetAside, Shell, WriteFile
-from gpurack.spec.model import Docker, Host
+from gpurack.spec.host import Docker, Host
 from gpurack.state import rpm as seen
 from gpurack.state.model import File, HostState, Package
 from tests.given import host_state, spec, uuid

@@ -7,7 +7,7 @@ from gpurack.plan.docker import CE_URL, plan_docker
 from gpurack.plan.nvidia_toolkit import URL, plan_toolkit
 from gpurack.plan.platforms import PLATFORMS, platform_of, unsupported
 from gpurack.plan.steps import Shell, WriteFile
-from gpurack.spec.model import Docker, Host
+from gpurack.spec.host import Docker, Host
 from gpurack.state.model import HostState, Os
 from tests.given import host_state
 

@@ -9,7 +9,7 @@ import pytest
 
 from gpurack.plan import pulls
 from gpurack.plan.models import ModelsPlan, plan_models
-from gpurack.spec.model import Host
+from gpurack.spec.host import Host
 from gpurack.state.model import HostState
 from tests.given import SALT, host_state, running, spec
 

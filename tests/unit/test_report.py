@@ -7,7 +7,7 @@ import pytest
 from pyinfra.api.state import StateStage
 
 from gpurack.report import Report, escape
-from gpurack.spec.model import Host
+from gpurack.spec.host import Host
 from gpurack.state.model import HostState
 from gpurack.state.snapshot import forget
 from tests.given import container, host_state, models

@@ -33,7 +33,7 @@ from gpurack.plan.rootless import (
 )
 from gpurack.plan.steps import Plan, WriteFile
 from gpurack.spec.fleet import check_fleet
-from gpurack.spec.model import Host
+from gpurack.spec.host import Host
 from gpurack.spec.problems import InventoryError
 from gpurack.state.model import HostState, Kernel, Unit, User
 from tests.given import SALT, container, docker_info, file, host_state, package, running, spec, uuid

@@ -6,7 +6,7 @@ import pytest
 
 from gpurack.plan.docker import plan_docker
 from gpurack.plan.models import plan_models
-from gpurack.spec.model import Docker, Host
+from gpurack.spec.host import Docker, Host
 from gpurack.state.model import HostState
 from gpurack.state.parse import labels
 from tests.given import docker_info, host_state, models

@@ -13,7 +13,7 @@ from gpurack.handout import offers
 from gpurack.plan import compose, neighbours
 from gpurack.plan.models import ModelsPlan, plan_models
 from gpurack.spec.fleet import check_fleet
-from gpurack.spec.model import Host
+from gpurack.spec.host import Host
 from gpurack.spec.problems import InventoryError
 from gpurack.spec.secrets import read_secrets
 from gpurack.state.model import HostState

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from gpurack.spec.model import Host
+from gpurack.spec.host import Host
 from gpurack.state.model import Container, Driver, HostState, Xid
 from gpurack.status.lab import HostStatus, ModelStatus, host_status, is_well, lab_status
 from gpurack.status.page import write_page

@@ -13,8 +13,8 @@ from gpurack.locking.ask import PARTS, RUN
 from gpurack.locking.upgrade import News, names_of_packages, questions, upgraded, wrong_words
 from gpurack.plan.platforms import TOOLKIT_PACKAGES
 from gpurack.resources import read_text
+from gpurack.spec.host import Host
 from gpurack.spec.lock import HostLock, ModelLock
-from gpurack.spec.model import Host
 from tests.given import host_state, models, spec
 
 IMAGE = "ghcr.io/ggml-org/llama.cpp:server"

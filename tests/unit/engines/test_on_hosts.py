@@ -5,7 +5,7 @@ from typing import Any
 from gpurack.plan.models import ModelsPlan, plan_models
 from gpurack.spec.connections import upstreams_of
 from gpurack.spec.fleet import check_fleet
-from gpurack.spec.model import Host
+from gpurack.spec.host import Host
 from tests.given import SALT, host_state, running, spec, uuid
 
 VLLM = {"engine": "vllm", "version": "0.33.0", "weights": "/w/qwen", "gpus": [0], "port": 8000}

@@ -10,7 +10,8 @@ from click.testing import CliRunner
 from gpurack.cli import main
 from gpurack.spec.fleet import read_fleet
 from gpurack.spec.load import read_inventory
-from gpurack.spec.model import HfWeights, Model
+from gpurack.spec.model import Model
+from gpurack.spec.weights import HfWeights
 from tests.unit.importing.cases import Case, cases
 
 LAB = Path(__file__).resolve().parents[3] / "inventories" / "lab.py"

@@ -13,7 +13,7 @@ from gpurack.importing import recognise
 from gpurack.plan import compose, jobs, offline
 from gpurack.plan.ledger import assign
 from gpurack.spec.fleet import check_fleet
-from gpurack.spec.model import Host
+from gpurack.spec.host import Host
 from gpurack.spec.problems import InventoryError
 from tests.unit.importing.cases import Case, cases
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from gpurack.plan import compose
+from gpurack.spec.host import Host
 from gpurack.spec.lock import HostLock, ModelLock
-from gpurack.spec.model import CopyWeights, HfWeights, Host, UrlWeights
+from gpurack.spec.weights import CopyWeights, HfWeights, UrlWeights
 from gpurack.verify import drift, look, test_hosts, test_models
 from gpurack.verify.drift import Drift, Unread
 from gpurack.verify.lab import Entry, Server

@@ -11,7 +11,7 @@ from gpurack.plan import docker, rootless
 from gpurack.plan.models import host_files
 from gpurack.plan.platforms import PLATFORMS
 from gpurack.plan.steps import WriteFile
-from gpurack.spec.model import Host
+from gpurack.spec.host import Host
 from gpurack.state.model import HostState
 from gpurack.verify import look, test_hosts
 from gpurack.verify.lab import Server

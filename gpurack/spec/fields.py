@@ -1,0 +1,74 @@
+"""What the levels of the inventory's vocabulary are made of: strictness, and text of a form."""
+
+import json
+import re
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema
+from pydantic_core.core_schema import no_info_after_validator_function
+
+
+class Strict(BaseModel):
+    """A level of the inventory: no unknown fields, no silent conversions, never changed after it was read."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+def _version_is_text(value: Any) -> Any:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise ValueError(f'a version is text: write "{value}" in quotes (YAML and Python read 1.20 as 1.2).')
+    return value
+
+
+class Like:
+    """Text of a form: refused in our words instead of the pattern's, and a pattern in the JSON schema."""
+
+    def __init__(self, pattern: str, sentence: str) -> None:
+        self.pattern, self.sentence = pattern, sentence
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {**handler(schema), "pattern": f"^{self.pattern}$"}
+
+    def check(self, value: str) -> str:
+        if not re.fullmatch(self.pattern, value):
+            raise ValueError(f'"{value}" {self.sentence}')
+        return value
+
+
+Version = Annotated[
+    str,
+    BeforeValidator(_version_is_text),
+    Like(r"[0-9A-Za-z][0-9A-Za-z.+~_-]*", 'is not a version; write it as upstream does, "28.5.2" or "b7000".'),
+]
+AbsolutePath = Annotated[str, Like(r"/.*", "is not an absolute path on the host; it begins with /.")]
+Repository = Annotated[
+    str, Like(r"[A-Za-z0-9._-]+/[A-Za-z0-9._-]+", 'is not a repository; write its owner too, "facebook/opt-125m".')
+]
+
+Revision = Annotated[
+    str,
+    BeforeValidator(_version_is_text),
+    Like(r"[A-Za-z0-9][A-Za-z0-9._/-]*", "is not a revision; write a commit, a tag or a branch."),
+]
+
+
+def text_values(value: Any, what: str) -> Any:
+    """A map whose values have to be text: numbers and switches are not converted silently. Raises ValueError."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            if not isinstance(item, str):
+                raise ValueError(f'{name}: {what} are text; write "{item}" in quotes.')
+    return value
+
+
+def plain_data(value: Any) -> Any:
+    """What JSON can say. Raises ValueError for anything else."""
+    try:
+        json.dumps(value, sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError):
+        raise ValueError("holds more than text, numbers and true or false, with text as keys; quote it.") from None
+    return value

@@ -1,0 +1,89 @@
+"""A secret as the inventory names it: where it is on the admin's machine, never what it is."""
+
+import os
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator, model_validator
+
+from gpurack.spec.fields import Strict
+
+
+class SecretError(Exception):
+    """A secret could not be read on the admin's machine; the text says which and why, never its value."""
+
+
+class Secret(Strict):
+    """Where on the admin's machine a secret is found; exactly one of the three.
+
+    env: the name of an environment variable. file: a path (~ allowed). command: argv whose output it is.
+    """
+
+    env: str | None = None
+    file: str | None = None
+    command: Annotated[list[str], Field(min_length=1)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_reference(cls, value: Any) -> Any:
+        if not isinstance(value, dict | Secret):
+            raise ValueError(
+                "a secret does not belong in an inventory; say where it is: "
+                '{"env": "NAME"}, {"file": "~/path"} or {"command": ["pass", "show", "lab"]}.'
+            )
+        return value
+
+    @field_validator("env")
+    @classmethod
+    def _env_is_a_name(cls, value: str | None) -> str | None:
+        # not repeated: it may be the secret itself
+        if value is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+            raise ValueError("is the name of an environment variable: letters, digits and _ only.")
+        return value
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "Secret":
+        if sum(source is not None for source in (self.env, self.file, self.command)) != 1:
+            raise ValueError('give exactly one of "env", "file" and "command".')
+        return self
+
+    def read(self) -> str:
+        """The secret's value, without surrounding white space. Raises SecretError when there is none, or more."""
+        value = self._raw().strip()
+        if not value:
+            raise SecretError(f"{self.source()} is empty.")
+        if len(value.splitlines()) > 1:  # what `pass show` prints below the password; no HTTP header holds it
+            raise SecretError(f"{self.source()} holds more than one line; let it be the secret alone.")
+        return value
+
+    def source(self) -> str:
+        """Where it comes from, for messages."""
+        if self.env is not None:
+            return f"environment variable {self.env}"
+        if self.file is not None:
+            return f"file {self.file}"
+        return f"command {' '.join(self.command or [])}"
+
+    def _raw(self) -> str:
+        if self.env is not None:
+            if self.env not in os.environ:
+                raise SecretError(f"environment variable {self.env} is not set; export {self.env}=… and run again.")
+            return os.environ[self.env]
+        try:
+            if self.file is not None:
+                return Path(self.file).expanduser().read_text()
+            return _output_of(tuple(self.command or []))
+        except subprocess.CalledProcessError as error:
+            raise SecretError(f"{self.source()} ended with exit code {error.returncode}.") from None
+        except (OSError, UnicodeDecodeError) as error:
+            verb = "run" if self.command and isinstance(error, OSError) else "read"
+            raise SecretError(f"{self.source()} cannot be {verb}: {getattr(error, 'strerror', error)}.") from None
+
+
+@cache
+def _output_of(command: tuple[str, ...]) -> str:
+    """Once per run: a password manager may ask its user."""
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
