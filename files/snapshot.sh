@@ -51,11 +51,6 @@ look_host() {
 		grep -E '\|(docker|containerd|runc\||[^|]*nvidia|cuda-drivers|podman-docker|python3\||curl\||ca-certificates\||uidmap\||slirp4netns\||rootlesskit\||dbus-user-session\||acl\|)'
 	section audit
 	dpkg --audit 2>/dev/null | grep -c '^ ' || :
-	section sources
-	for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources \
-		/etc/yum.repos.d/*.repo; do
-		[ -f "$file" ] && echo "$file $(encoded "$file")"
-	done
 	section units
 	for unit in docker.service containerd.service gpurack.service nvidia-cdi-refresh.service \
 		snap.docker.dockerd.service firewalld.service; do
@@ -63,7 +58,8 @@ look_host() {
 	done
 	echo "flags $(systemctl show docker.service -p ExecStart --value 2>/dev/null | sed -n 's/.*argv\[\]=\([^;]*\);.*/\1/p')"
 	section files
-	for file in /etc/docker/daemon.json /etc/apt/keyrings/gpurack-*.asc /etc/pki/rpm-gpg/gpurack-*.asc \
+	for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources /etc/yum.repos.d/*.repo \
+		/etc/docker/daemon.json /etc/apt/keyrings/gpurack-*.asc /etc/pki/rpm-gpg/gpurack-*.asc \
 		/etc/dnf/plugins/versionlock.list /etc/dnf/versionlock.toml /etc/yum/pluginconf.d/versionlock.list \
 		/var/lib/gpurack/rpm-transaction /etc/gpurack/compose.yaml /var/lib/gpurack/jobs/*.json \
 		/etc/apt/apt.conf.d/80gpurack-proxy /etc/dnf/dnf.conf /etc/yum.conf /etc/systemd/system/docker.service.d/gpurack-proxy.conf /var/lib/gpurack/trusted /var/lib/gpurack/driver-held \

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gpurack import paths
 from gpurack.plan import compose
 from gpurack.spec.fleet import check_fleet
 from gpurack.spec.host import Host
@@ -98,10 +99,11 @@ def package(text: str) -> Package:
     return Package(version, "held" in marks, "half" not in marks)
 
 
-def file(said: str | Mapping[str, Any]) -> File:
-    """A file from its text, or from a map with text, mode, uid and gid."""
+def file(path: str, said: str | Mapping[str, Any]) -> File:
+    """A file from its text, or from a map with text, mode (default: gpurack's own), uid and gid."""
     told = {"text": said} if isinstance(said, str) else said
-    return File(told["text"].encode(), told.get("mode", "644"), told.get("uid", 0), told.get("gid", 0))
+    usual = "755" if path in (paths.RUNNER, paths.DOCKERD_ROOTLESS) else "644"
+    return File(told["text"].encode(), told.get("mode", usual), told.get("uid", 0), told.get("gid", 0))
 
 
 def listener(text: str) -> Listener:
@@ -134,7 +136,7 @@ def host_state(**said: Any) -> HostState:
         words["driver"] = Driver(**{"kernel": "580.159.04", "present": True, **told.pop("driver")})
     makers: dict[str, Any] = {
         "packages": lambda entries: {name: package(text) for name, text in entries.items()},
-        "files": lambda entries: {path: file(text) for path, text in entries.items()},
+        "files": lambda entries: {path: file(path, text) for path, text in entries.items()},
         "units": lambda entries: {name: Unit(*text.split()) for name, text in entries.items()},
         "containers": lambda entries: tuple(
             entry if isinstance(entry, Container) else container(**entry) for entry in entries

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from gpurack import paths
 from gpurack.plan.complaints import explain_apt
 from gpurack.plan.packages import Pin, Repository, only_file
-from gpurack.plan.steps import Shell, Step, WriteFile
+from gpurack.plan.steps import Shell, Step, written
 from gpurack.resources import render
 from gpurack.spec.network import Proxy
 from gpurack.state.model import HostState
@@ -62,12 +62,8 @@ def source(repo: Repository) -> str:
 
 def repository(repo: Repository, state: HostState) -> list[Step]:
     """What makes `repo` the host's only file for this repository."""
-    steps: list[Step] = []
-    key_file = key_path(repo)
-    key = state.files.get(key_file)
-    if key is None or key.text != repo.key:
-        steps.append(WriteFile(f"key of the {repo.name} repository", key_file, repo.key))
-    return steps + only_file(repo, repository_path(repo), source(repo), state, without, alive)
+    key = written(f"key of the {repo.name} repository", key_path(repo), repo.key, state)
+    return key + only_file(repo, repository_path(repo), source(repo), state, without, alive)
 
 
 def without(text: str, marks: Iterable[str]) -> str:
@@ -118,9 +114,7 @@ def proxy(proxy: Proxy | None, state: HostState) -> list[Step]:
         if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", name)
     ]
     text = "// Written by gpurack from the inventory.\n" + "".join(f"{line}\n" for line in lines)
-    if path in state.files and state.files[path].text == text:
-        return []
-    return [WriteFile(f"proxy {proxy.url} for apt", path, text)]
+    return written(f"proxy {proxy.url} for apt", path, text, state)
 
 
 def finish_interrupted(state: HostState) -> list[Step]:

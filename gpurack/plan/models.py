@@ -16,7 +16,7 @@ from gpurack.plan.drift import Change, compare, salt_of
 from gpurack.plan.job import Project, make_job
 from gpurack.plan.nvidia_driver import other_driver
 from gpurack.plan.obstacles import blocked, mismatch, obstacle, too_large, unfit
-from gpurack.plan.steps import Shell, Step, WriteFile
+from gpurack.plan.steps import Shell, Step, written
 from gpurack.resources import read_text, render
 from gpurack.spec.host import Host
 from gpurack.spec.image import TarImage
@@ -194,8 +194,7 @@ def host_files(state: HostState) -> list[Step]:
     steps: list[Step] = []
     for path, mode in (*((part, "644") for part in paths.RUNNER_PARTS), (paths.RUNNER, "755")):
         text = read_text(f"files/{path.rpartition('/')[2]}")
-        if path not in state.files or state.files[path].text != text:
-            steps.append(WriteFile(f"the models' runner, {path}", path, text, mode))
+        steps += written(f"the models' runner, {path}", path, text, state, mode)
     unit = render(
         "templates/gpurack.service.j2",
         compose_file=paths.compose_file(""),
@@ -203,8 +202,8 @@ def host_files(state: HostState) -> list[Step]:
         runner=paths.RUNNER,
     )
     known = state.units.get("gpurack.service")
-    if paths.BOOT_UNIT not in state.files or state.files[paths.BOOT_UNIT].text != unit:
-        steps.append(WriteFile("the unit that starts the models at boot, gpurack.service", paths.BOOT_UNIT, unit))
+    if stale := written("the unit that starts the models at boot, gpurack.service", paths.BOOT_UNIT, unit, state):
+        steps += stale
         steps.append(Shell("enable gpurack.service", "systemctl daemon-reload && systemctl enable -q gpurack.service"))
     elif known is None or known.enabled != "enabled":
         steps.append(Shell("enable gpurack.service", "systemctl enable -q gpurack.service"))

@@ -10,7 +10,7 @@ import shlex
 
 from gpurack import paths
 from gpurack.plan.platforms import Platform
-from gpurack.plan.steps import Shell, Step, WriteFile, owe_restart
+from gpurack.plan.steps import Shell, Step, owe_restart, written
 from gpurack.spec.host import Host
 from gpurack.spec.network import Proxy
 from gpurack.state.model import HostState, Unit
@@ -36,10 +36,8 @@ def docker_proxy(spec: Host, state: HostState) -> list[Step]:
             return []
         return [Shell("Docker needs no proxy any more", f"rm -f {path} && systemctl daemon-reload")]
     text = dropin_text(spec.proxy)
-    if path in state.files and state.files[path].text == text:
-        return []
-    reload = "systemctl daemon-reload"
-    return [WriteFile(f"proxy {spec.proxy.url} for Docker", path, text), Shell("let systemd read it", reload)]
+    steps = written(f"proxy {spec.proxy.url} for Docker", path, text, state)
+    return [*steps, Shell("let systemd read it", "systemctl daemon-reload")] if steps else []
 
 
 def dropin_text(proxy: Proxy) -> str:
@@ -66,11 +64,8 @@ def certificates(spec: Host, state: HostState, platform: Platform) -> list[Step]
     steps: list[Step] = []
     if "ca-certificates" not in state.packages or not state.packages["ca-certificates"].whole:
         steps.append(platform.packages.install("install ca-certificates", {"ca-certificates": None}, state))
-    steps += [
-        WriteFile("certificate of the private authority", path, text)
-        for path, text in wanted.items()
-        if path not in state.files or state.files[path].text != text
-    ]
+    for path, text in wanted.items():
+        steps += written("certificate of the private authority", path, text, state)
     names = f"trust {spec.ca}" if wanted else "no private authority is trusted any more"
     gone = f"rm -f {' '.join(left)} && " if left else ""
     note = f"mkdir -p {paths.STATE} && printf %s {shlex.quote(remembered)} > {paths.TRUSTED}"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from gpurack.plan.steps import SetAside, Step, WriteFile
+from gpurack.plan.steps import SetAside, Step, WriteFile, written
 from gpurack.resources import read_text
 from gpurack.spec.host import Host
 from gpurack.spec.network import Proxy
@@ -99,17 +99,15 @@ def only_file(
     """What makes `path`, with this text, the host's only file with this repository. without: a file's text with the
     entries of such marks commented out; one that is not alive then is set aside."""
     steps: list[Step] = []
-    for other, content in sorted(state.sources.items()):
-        rest = without(content, repo.marks)
-        if other == path or rest == content:
+    for other, file in sorted(state.sources.items()):
+        rest = without(file.text, repo.marks)
+        if other == path or rest == file.text:
             continue
         if alive(rest):
-            steps.append(WriteFile(f"comment out the {repo.name} repository in {other}", other, rest))
+            steps.append(WriteFile(f"comment out the {repo.name} repository in {other}", other, rest, file.mode))
         else:
             steps.append(SetAside(f"set aside {other}, an older file of the {repo.name} repository", other))
-    if state.sources.get(path) != text:
-        steps.append(WriteFile(f"repository {repo.url}/{repo.place.split()[0]}", path, text))
-    return steps
+    return steps + written(f"repository {repo.url}/{repo.place.split()[0]}", path, text, state)
 
 
 def upstream(version: str) -> str:

@@ -81,9 +81,9 @@ def packages(state: HostState) -> list[Step]:
         known = dict.fromkeys((*TOOLKIT_PACKAGES, *CE_PACKAGES, CE_ROOTLESS, *platform.distro_packages))
         there = [name for name in known if name in state.packages]
         steps += [platform.packages.remove(there, state)] if there else []
-    files = [path for path in (*state.sources, *state.files) if "/gpurack-" in path]
+    files = [path for path in state.files if "/gpurack-" in path]
     if files:
-        steps.append(Shell("remove gpurack's repository files and keys", f"rm -f {' '.join(sorted(set(files)))}"))
+        steps.append(Shell("remove gpurack's repository files and keys", f"rm -f {' '.join(sorted(files))}"))
     rootless = [path for path in (paths.DOCKERD_ROOTLESS, TMPFILES, SYSCTL_FILE) if path in state.files]
     if rootless:
         steps.append(Shell("remove what rootless Docker needed of the host", f"rm -f {' '.join(rootless)}"))

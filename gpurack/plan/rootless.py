@@ -17,7 +17,7 @@ from gpurack.plan.network import HEAD, digest, environment
 from gpurack.plan.packages import installed
 from gpurack.plan.platforms import Platform, platform_of
 from gpurack.plan.restart import may_stop_foreign, stops_foreign
-from gpurack.plan.steps import Plan, Shell, Step, WriteFile
+from gpurack.plan.steps import Plan, Shell, Step, WriteFile, written
 from gpurack.plan.subordinate_ids import subordinate_ids, wrong_range
 from gpurack.resources import read_text
 from gpurack.spec.host import Host
@@ -129,8 +129,7 @@ def host_steps(spec: Host, state: HostState, platform: Platform) -> list[Step]:
     if state.has_nvidia:
         steps += cdi_folders(state)
         wrapper = read_text("files/dockerd-rootless")
-        if paths.DOCKERD_ROOTLESS not in state.files or state.files[paths.DOCKERD_ROOTLESS].text != wrapper:
-            steps.append(WriteFile("what shows CDI specs to rootless daemons", paths.DOCKERD_ROOTLESS, wrapper, "755"))
+        steps += written("what shows CDI specs to rootless daemons", paths.DOCKERD_ROOTLESS, wrapper, state, "755")
     return steps
 
 
@@ -145,9 +144,7 @@ def profile() -> Step:
 def cdi_folders(state: HostState) -> list[Step]:
     """Both folders of CDI specs, from early at boot on: a daemon that starts before they are there never sees them."""
     text = "".join(f"d {folder} 0755 root root -\n" for folder in paths.CDI_FOLDERS)
-    steps: list[Step] = []
-    if TMPFILES not in state.files or state.files[TMPFILES].text != text:
-        steps.append(WriteFile("folders of CDI specs at every boot", TMPFILES, text))
+    steps = written("folders of CDI specs at every boot", TMPFILES, text, state)
     if steps or not state.kernel.folders >= set(paths.CDI_FOLDERS):
         steps.append(Shell("make the folders of CDI specs", f"systemd-tmpfiles --create {TMPFILES}"))
     return steps

@@ -16,7 +16,7 @@ from functools import partial
 from gpurack import paths
 from gpurack.plan.complaints import explain
 from gpurack.plan.packages import Pin, Repository, only_file, upstream
-from gpurack.plan.steps import Shell, Step, WriteFile
+from gpurack.plan.steps import Shell, Step, WriteFile, written
 from gpurack.resources import render
 from gpurack.spec.network import Proxy
 from gpurack.state.model import HostState
@@ -54,15 +54,12 @@ def source(repo: Repository) -> str:
 
 def repository(repo: Repository, state: HostState) -> list[Step]:
     """What makes `repo` the host's only file for this repository."""
-    steps: list[Step] = []
-    key_file = key_path(repo)
-    key = state.files.get(key_file)
-    if key is None or key.text != repo.key:
-        steps.append(WriteFile(f"key of the {repo.name} repository", key_file, repo.key))
-        if key:
-            # dnf and yum go on trusting a key once they have taken it, and what they fetched by it
-            caches = " ".join(f"{folder}/gpurack-{repo.name}*" for folder in CACHES)
-            steps.append(Shell(f"forget what the old key of {repo.name} vouched for", f"rm -rf {caches}"))
+    key = state.files.get(key_path(repo))
+    steps = written(f"key of the {repo.name} repository", key_path(repo), repo.key, state)
+    if key and key.text != repo.key:
+        # dnf and yum go on trusting a key once they have taken it, and what they fetched by it
+        caches = " ".join(f"{folder}/gpurack-{repo.name}*" for folder in CACHES)
+        steps.append(Shell(f"forget what the old key of {repo.name} vouched for", f"rm -rf {caches}"))
     return steps + only_file(repo, repository_path(repo), source(repo), state, without, alive)
 
 
@@ -109,7 +106,8 @@ def proxy(proxy: Proxy | None, state: HostState) -> list[Step]:
     """A line in the main section of dnf's own configuration, which has no drop-ins before dnf 5, and exceptions only in
     the repositories' own sections. A line of the admin's stands aside meanwhile."""
     path = paths.YUM_CONF if state.manager.generation == "yum3" else paths.DNF_CONF
-    text = state.files[path].text if path in state.files else ""
+    there = state.files.get(path)
+    text = there.text if there else ""
     wanted = re.sub(rf"{re.escape(OURS)}proxy=.*\n", "", text).replace(THEIRS, "")
     if proxy is not None:
         aside = re.sub(r"(?m)^(?=proxy\s*=)", THEIRS, wanted)
@@ -118,7 +116,7 @@ def proxy(proxy: Proxy | None, state: HostState) -> list[Step]:
     if wanted == text:
         return []
     why = f"proxy {proxy.url} for packages" if proxy else "packages need no proxy any more"
-    return [WriteFile(why, path, wanted)]
+    return [WriteFile(why, path, wanted, there.mode if there else "644")]  # it may hold the admin's passwords
 
 
 def finish_interrupted(state: HostState) -> list[Step]:

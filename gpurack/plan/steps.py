@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gpurack import paths
+from gpurack.state.model import HostState
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,14 @@ class WriteFile(Step):
     path: str
     content: str
     mode: str = "644"
+
+
+def written(reason: str, path: str, content: str, state: HostState, mode: str = "644") -> list[Step]:
+    """What makes a file of root's what it should be: nothing where the host has it, with this text and mode."""
+    there = state.files.get(path)
+    if there and (there.text, int(there.mode, 8), there.uid) == (content, int(mode, 8), 0):
+        return []
+    return [WriteFile(reason, path, content, mode)]
 
 
 @dataclass(frozen=True)

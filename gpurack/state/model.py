@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from fnmatch import fnmatch
 from typing import Any, Literal
 
 
@@ -32,6 +33,15 @@ class Package:
     version: str
     held: bool
     whole: bool
+
+
+SOURCES = (
+    "/etc/apt/sources.list",
+    "/etc/apt/sources.list.d/*.list",
+    "/etc/apt/sources.list.d/*.sources",
+    "/etc/yum.repos.d/*.repo",
+)
+"""What apt and dnf read; a copy of another name is nothing to them."""
 
 
 @dataclass(frozen=True)
@@ -271,7 +281,6 @@ class HostState:
     """What installs rpm packages, on a host that has rpm."""
     packages: Mapping[str, Package] = field(default_factory=dict)
     audit: int = 0
-    sources: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, File] = field(default_factory=dict)
     units: Mapping[str, Unit] = field(default_factory=dict)
     docker_flags: str = ""
@@ -319,6 +328,11 @@ class HostState:
     def ours(self) -> dict[str, Container]:
         """Our model containers by name."""
         return {container.name: container for container in self.containers if container.ours}
+
+    @property
+    def sources(self) -> dict[str, File]:
+        """The files in which apt and dnf look for repositories."""
+        return {path: file for path, file in self.files.items() if any(fnmatch(path, one) for one in SOURCES)}
 
     def docker_of(self, user: str) -> Mapping[str, Any]:
         """`docker info` of a user's daemon, "" for the host's own; empty when it did not answer."""

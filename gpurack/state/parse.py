@@ -53,7 +53,6 @@ def parse(lines: list[str], raised: bool = False) -> HostState:
         manager=rpm.manager(word(machine, "manager")),
         packages={**packages(get("packages")), **rpm.packages(get("rpms"), seen)},
         audit=int((get("audit") or ["0"])[0]),
-        sources={path: decoded(content).decode(errors="replace") for path, content in pairs(get("sources"))},
         files=seen,
         units=units(get("units")),
         docker_flags=word(get("units"), "flags"),

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatch
 from typing import Any
 
 from gpurack import paths
@@ -13,16 +12,9 @@ from gpurack.resources import read_text
 from gpurack.spec.host import Host
 from gpurack.spec.model import Model
 from gpurack.spec.secrets import KEY, PERSON
-from gpurack.state.model import USER_DAEMON_JSON, Container, Driver, File, Gpu, HostState, Os, Package, User
+from gpurack.state.model import SOURCES, USER_DAEMON_JSON, Container, Driver, File, Gpu, HostState, Os, Package, User
 from gpurack.verify.drift import Unread
 
-SOURCES = (
-    "/etc/apt/sources.list",
-    "/etc/apt/sources.list.d/*.list",
-    "/etc/apt/sources.list.d/*.sources",
-    "/etc/yum.repos.d/*.repo",
-)
-"""What apt and dnf read; a copy of another name is nothing to them."""
 FILES = (
     *SOURCES,
     "/etc/apt/keyrings/gpurack-*",
@@ -126,7 +118,6 @@ class Seen:
             address=system["address"],
             tools=frozenset(system["tools"]),
             packages={name: Package(**package) for name, package in self["packages"].items()},
-            sources={path: file.text for path, file in files.items() if any(fnmatch(path, one) for one in SOURCES)},
             files=files,
             docker=daemon["info"],
             docker_flags=self["units"].get("docker.service", {}).get("starts", ""),

@@ -113,29 +113,15 @@ def test_repositories(server: Server) -> Iterator[Drift]:
 
 @on_hosts()
 def test_keys(server: Server) -> Iterator[Drift]:
-    """The keys that packages are checked with are those shipped with gpurack, or the mirror's own; root alone changes
-    keys and repositories, and apt can read them."""
+    """The keys that packages are checked with are those shipped with gpurack, or the mirror's own."""
     manager = platform_there(server).packages
     for repository in repositories(server):
         path, said = manager.key_path(repository), server.state.files.get(manager.key_path(repository))
         if said is None or said.text != repository.key:
             found = "no file" if said is None else "another key"
             yield Drift(path, f"the key of the {repository.name} repository", found)
-        for file in (path, manager.repository_path(repository)):
-            yield from of_root(file, server)
-            mode = server.seen["files"].get(file, {}).get("mode", "644")
-            if file.startswith("/etc/apt/") and not int(mode, 8) & 0o004:  # dnf reads as root
-                mend = f"ssh {server.name} sudo chmod a+r {file}"
-                yield Drift(file, "readable by all, apt's own user among them", "only by some", mend)
-
-
-def of_root(path: str, server: Server) -> Iterator[Drift]:
-    """What root runs or trusts, only root may change; what is not there is said elsewhere."""
-    file = server.seen["files"].get(path, {"uid": 0, "mode": "0"})
-    if file["uid"] != 0 or writable(file["mode"]):
-        mend = f"ssh {server.name} 'sudo chown root {path} && sudo chmod go-w {path}'"
-        found = f"mode {file['mode']}" if file["uid"] == 0 else f"the file of the user {file['uid']}"
-        yield Drift(path, "what root alone may change", found, mend)
+        else:
+            yield from other_access(path, "644", server)
 
 
 def step_path(step: Step) -> str:
@@ -149,8 +135,19 @@ def as_drift(step: Step, server: Server) -> Iterator[Drift]:
         said = server.seen["files"].get(step.path, {}).get("text")
         if said != step.content:
             yield Drift(step.path, "as gpurack writes it", difference(step.content, said))
+        else:
+            yield from other_access(step.path, step.mode, server)
     elif isinstance(step, SetAside):
         yield Drift(step.path, "no second file of the repository", "one")
+
+
+def other_access(path: str, mode: str, server: Server) -> Iterator[Drift]:
+    """Who may read, change and run a file that is there; root alone changes what root runs or trusts."""
+    file = server.seen["files"][path]
+    if file["uid"] != 0:
+        yield Drift(path, "root's", f"the user {file['uid']}'s")
+    if int(file["mode"], 8) != int(mode, 8):
+        yield Drift(path, f"mode {mode}", file["mode"])
 
 
 def difference(expected: str, found: str | None) -> str:
@@ -230,8 +227,6 @@ def test_rootless_files(server: Server) -> Iterator[Drift]:
                 yield Drift(f"{user.home}/{file}", expected, "one" if text is None else difference(text, found))
     for step in rootless.host_steps(wanted, state, platform_there(server)):
         yield from as_drift(step, server)
-    for path in (paths.DOCKERD_ROOTLESS, rootless.TMPFILES):
-        yield from of_root(path, server)
 
 
 def restart(server: Server) -> str:
@@ -371,10 +366,12 @@ def test_cards(server: Server) -> Iterator[Drift]:
 @on_hosts(has_models)
 def test_boot(server: Server) -> Iterator[Drift]:
     """The unit that starts the models at boot, and what it runs, are this gpurack's."""
-    yield from of_root(paths.LIB, server)
+    folder = server.seen["files"].get(paths.LIB, {"uid": 0, "mode": "0"})  # without one its files are missing, too
+    if folder["uid"] != 0 or writable(folder["mode"]):
+        mend = f"ssh {server.name} 'sudo chown root {paths.LIB} && sudo chmod go-w {paths.LIB}'"
+        yield Drift(paths.LIB, "what root alone may change", f"mode {folder['mode']}, the user {folder['uid']}'s", mend)
     for step in host_files(HostState()):  # a host of which nothing is known gets them all
         yield from as_drift(step, server)
-        yield from of_root(step_path(step), server)
     unit = server.seen["units"].get("gpurack.service", {})
     if unit.get("enabled") != "enabled":
         yield Drift("gpurack.service", "enabled at boot", unit.get("enabled") or "no such unit")

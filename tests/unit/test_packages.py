@@ -46,8 +46,7 @@ def with_ce(held: bool = False, **over: Any) -> HostState:
     there = {name: version for name, version in {**there, **over.pop("packages", {})}.items() if version}
     return host_state(
         packages=there,
-        sources={apt.repository_path(repo): apt.source(repo)},
-        files={apt.key_path(repo): repo.key},
+        files={apt.repository_path(repo): apt.source(repo), apt.key_path(repo): repo.key},
         units=UNITS,
         **over,
     )
@@ -59,8 +58,8 @@ def with_toolkit(wanted: Host, held: bool = False, **over: Any) -> HostState:
     there = {name: f"{version}{' held' if held else ''}" for name, version in TOOLKIT.items()}
     there = {name: version for name, version in {**there, **over.pop("packages", {})}.items() if version}
     cdi = [f"nvidia.com/gpu={uuid(0)}", f"nvidia.com/gpu={uuid(1)}", "nvidia.com/gpu=all"]
-    usual = {"gpus": 2, "cdi": cdi, "sources": {apt.repository_path(repo): apt.source(repo)}}
-    usual["files"] = {apt.key_path(repo): repo.key}
+    usual = {"gpus": 2, "cdi": cdi}
+    usual["files"] = {apt.repository_path(repo): apt.source(repo), apt.key_path(repo): repo.key}
     return host_state(packages=there, **{**usual, **over})
 
 
@@ -159,29 +158,34 @@ def test_entries_of_a_repository_are_commented_out_and_nothing_else(text: str, r
 
 def test_a_file_with_other_repositories_stays_where_it_is() -> None:
     path, live = "/etc/apt/sources.list", "deb https://mirror.uni.example/debian trixie main\n"
-    sources = {path: f"{live}deb https://{DOCKERS}/debian trixie stable\n"}
+    files = {path: {"text": f"{live}deb https://{DOCKERS}/debian trixie stable\n", "mode": "600"}}
     (step,) = [
         step
-        for step in plan_docker(ce(), host_state(sources=sources), True).steps
+        for step in plan_docker(ce(), host_state(files=files), True).steps
         if isinstance(step, WriteFile) and step.path == path
     ]
     assert step.content == f"{live}# deb https://{DOCKERS}/debian trixie stable\n"
+    assert step.mode == "600"  # the password of a mirror may be in it
 
 
 def test_older_files_of_a_repository_are_set_aside_before_ours_is_written() -> None:
     old = "/etc/apt/sources.list.d/docker.list"
-    sources = {old: "deb https://download.docker.com/linux/debian trixie stable", "/etc/apt/sources.list": "deb x y z"}
-    steps = plan_docker(ce(), host_state(sources=sources), True).steps[:3]
+    files = {old: "deb https://download.docker.com/linux/debian trixie stable", "/etc/apt/sources.list": "deb x y z"}
+    steps = plan_docker(ce(), host_state(files=files), True).steps[:3]
     assert [type(step) for step in steps] == [WriteFile, SetAside, WriteFile]
     assert isinstance(steps[1], SetAside)
     assert steps[1].path == old
 
 
-def test_a_changed_key_is_written_again() -> None:
+@pytest.mark.parametrize("other", [{"content": b"half"}, {"mode": "666"}, {"mode": "600"}, {"uid": 1000}])
+def test_a_changed_key_is_written_again(other: dict[str, Any]) -> None:
+    """Also one that others may change, or that apt's own user cannot read."""
     state = with_ce()
     key = "/etc/apt/keyrings/gpurack-docker-ce.asc"
-    torn = dataclasses.replace(state, files={key: dataclasses.replace(state.files[key], content=b"half")})
-    assert reasons(plan_docker(ce(), torn, True)) == ["key of the docker-ce repository"]
+    torn = dataclasses.replace(state, files={**state.files, key: dataclasses.replace(state.files[key], **other)})
+    assert plan_docker(ce(), torn, True).steps == (
+        WriteFile("key of the docker-ce repository", key, state.files[key].text),
+    )
 
 
 # --- Docker ----------------------------------------------------------------------------------------------------------
@@ -520,8 +524,12 @@ def test_remove_models_leaves_docker_and_data() -> None:
 def test_remove_all_takes_packages_but_never_daemon_json_or_data() -> None:
     state = host_state(
         packages={**PREREQUISITES, **CE, **TOOLKIT},
-        sources={"/etc/apt/sources.list.d/gpurack-docker-ce.sources": "x", "/etc/apt/sources.list": "y"},
-        files={"/etc/apt/keyrings/gpurack-docker-ce.asc": "k", "/etc/docker/daemon.json": "{}"},
+        files={
+            "/etc/apt/sources.list.d/gpurack-docker-ce.sources": "x",
+            "/etc/apt/sources.list": "y",
+            "/etc/apt/keyrings/gpurack-docker-ce.asc": "k",
+            "/etc/docker/daemon.json": "{}",
+        },
     )
     plan = plan_remove(state, "all")
     packages = command(plan, "remove nvidia-container-toolkit")

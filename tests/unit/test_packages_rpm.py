@@ -52,8 +52,7 @@ def with_ce(held: bool = False, **over: Any) -> HostState:
     usual = {
         "os": "rocky 9", "tools": ["curl", "python3"], "units": UNITS,
         "packages": {name: version for name, version in {**there, **over.pop("packages", {})}.items() if version},
-        "sources": {rpm.repository_path(repo): rpm.source(repo)},
-        "files": {rpm.key_path(repo): repo.key, **over.pop("files", {})},
+        "files": {rpm.repository_path(repo): rpm.source(repo), rpm.key_path(repo): repo.key, **over.pop("files", {})},
     }  # fmt: skip
     return host_state(**{**usual, **over})
 
@@ -65,7 +64,7 @@ def with_toolkit(held: bool = False, **over: Any) -> HostState:
     usual = {
         "os": "rocky 9", "tools": ["curl", "python3"], "gpus": 2, "packages": {**there, **over.pop("packages", {})},
         "cdi": [f"nvidia.com/gpu={uuid(0)}", f"nvidia.com/gpu={uuid(1)}"],
-        "sources": {rpm.repository_path(repo): rpm.source(repo)}, "files": {rpm.key_path(repo): repo.key},
+        "files": {rpm.repository_path(repo): rpm.source(repo), rpm.key_path(repo): repo.key},
     }  # fmt: skip
     return host_state(**{**usual, **over})
 
@@ -213,7 +212,7 @@ EPEL = "[epel]\nname=EPEL, without https://download.docker.com/linux\nmetalink=h
 def test_older_files_are_set_aside_and_mixed_ones_lose_the_section() -> None:
     folder = "/etc/yum.repos.d"
     sources = {f"{folder}/docker-ce.repo": f"# by hand\n{OLD}", f"{folder}/mixed.repo": f"{EPEL}\n{OLD}"}
-    steps = plan_docker(ce(), bare(sources={**sources, f"{folder}/epel.repo": EPEL}), True).steps
+    steps = plan_docker(ce(), bare(files={**sources, f"{folder}/epel.repo": EPEL}), True).steps
     assert [step.path for step in steps if isinstance(step, SetAside)] == [f"{folder}/docker-ce.repo"]
     (mixed,) = [step for step in steps if isinstance(step, WriteFile) and step.path == f"{folder}/mixed.repo"]
     commented = "".join(f"# {line}\n" for line in OLD.splitlines())
@@ -233,7 +232,7 @@ def test_a_repository_of_the_toolkit_that_is_broken_is_mended_before_docker_is_i
     """Of an earlier run, with a mirror or a key that was wrong: dnf refuses everything while it is there."""
     repo = repository(PINNED, ROCKY)
     broken = {rpm.repository_path(repo): "[gpurack-nvidia-container-toolkit]\nbaseurl=http://wrong.example\n"}
-    steps = plan_docker(ce("28.5.2"), bare(sources=broken), True).steps
+    steps = plan_docker(ce("28.5.2"), bare(files=broken), True).steps
     written = [step.path for step in steps if isinstance(step, WriteFile)]
     assert rpm.repository_path(repo) in written
     assert rpm.key_path(repo) in written

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpurack.state.model import Container, Driver, Gpu, GpuProcess, HostState, Listener, Os, Package, Probe, Unit
+from gpurack.state.model import Container, Driver, File, Gpu, GpuProcess, HostState, Listener, Os, Package, Probe, Unit
 from gpurack.state.parse import (
     container,
     counter,
@@ -288,9 +288,9 @@ def whole_look() -> list[str]:
         "@@ machine", "arch amd64", "init systemd", "address 10.0.0.7", "tool python3",
         "busy models since 16:58, pid 7",
         "@@ packages", "ii |docker-ce|5:28.5.2-1~debian.13~trixie", "@@ audit", "2",
-        "@@ sources", f"/etc/apt/sources.list {encoded('deb http://repo trixie main')}",
         "@@ units", "docker.service LoadState=loaded ActiveState=active UnitFileState=enabled", "flags dockerd -H fd://",
         "@@ files", f"/etc/docker/daemon.json 644 0 0 {encoded('{}')}",
+        f"/etc/apt/sources.list 640 0 0 {encoded('deb http://repo trixie main')}",
         "@@ secrets", "/etc/gpurack/secrets/alpha/api_key 400 0", "@@ weights", "3 regular file|/w/a.gguf",
         "@@ ports", "LISTEN 0 4096 127.0.0.1:8000 0.0.0.0:*", "@@ disk", "1 /",
         "@@ driver", KERNEL, "@@ pci", "@@ gpus", H200, "@@ processes", "GPU-45c1, 1, python, 5,anna,",
@@ -310,7 +310,7 @@ def test_a_whole_look() -> None:
         "10.0.0.7",
     )
     assert (seen.tools, seen.busy, seen.audit) == ({"python3"}, "models since 16:58, pid 7", 2)
-    assert seen.sources == {"/etc/apt/sources.list": "deb http://repo trixie main"}
+    assert seen.sources == {"/etc/apt/sources.list": File(b"deb http://repo trixie main", "640", 0, 0)}
     assert (seen.docker_flags, seen.compose) == ("dockerd -H fd://", "2.40.3")
     assert seen.secrets == {"/etc/gpurack/secrets/alpha/api_key": ("400", 0)}
     assert seen.images == {"ghcr.io/a/b:1": "sha256:ab"}

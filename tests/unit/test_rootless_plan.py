@@ -88,7 +88,7 @@ def without(state: HostState, path: str) -> HostState:
 
 
 def with_files(state: HostState, **files: Any) -> HostState:
-    return replace(state, files={**state.files, **{path: file(text) for path, text in files.items()}})
+    return replace(state, files={**state.files, **{path: file(path, text) for path, text in files.items()}})
 
 
 def reasons(found: Plan) -> list[str]:

@@ -187,6 +187,14 @@ ON_CPU3 = [
         mended=True,
     ),
     Drift(
+        "repository-that-a-user-owns",
+        sh(f"chown lab {SOURCES}/gpurack-docker-ce.sources"),
+        sh(f"chown root {SOURCES}/gpurack-docker-ce.sources"),
+        ("repositories",),
+        "gpurack-docker-ce.sources: expected root's, found the user 1000's",
+        mended=True,
+    ),
+    Drift(
         "second-repository-file",
         sh(f"echo deb https://download.docker.com/linux/debian trixie stable > {SOURCES}/docker.list"),
         sh(f"rm {SOURCES}/docker.list"),
@@ -264,6 +272,14 @@ ON_CPU3 = [
         back("/usr/local/lib/gpurack/models.py"),
         ("boot",),
         'models.py: .* found "import this"',
+        mended=True,
+    ),
+    Drift(
+        "runner-that-all-may-change",
+        sh("chmod 777 /usr/local/lib/gpurack/models.py"),
+        sh("chmod 755 /usr/local/lib/gpurack/models.py"),
+        ("boot",),
+        "models.py: expected mode 755, found 777",
         mended=True,
     ),
     # secrets

@@ -102,7 +102,7 @@ def test_a_home_as_the_deploy_writes_it_has_no_drift(packages: Any) -> None:
     assert len(files) == (2 if packages else 1)
     files[DAEMON] = '{"log-driver": "local", "debug": true, "mine": 1, ' + RUNTIMES + "}"
     host = {
-        step.path: file(step.content)
+        step.path: file(step.content, step.mode)
         for step in rootless.host_steps(wanted, bare.state, DEBIAN)
         if isinstance(step, WriteFile)
     }
@@ -201,20 +201,23 @@ def right() -> dict[str, dict[str, Any]]:
 
 KEYRING = "/etc/apt/keyrings/gpurack-docker-ce.asc"
 LIST = "/etc/apt/sources.list.d/gpurack-docker-ce.sources"
-ALONE = "expected what root alone may change, found"
-READABLE = "expected readable by all, apt's own user among them, found only by some"
 
 
 @pytest.mark.parametrize(
     ("path", "said", "check", "line"),
     [
-        (KEYRING, {"mode": "600"}, test_hosts.test_keys, READABLE),
-        (LIST, {"mode": "640"}, test_hosts.test_keys, READABLE),
-        (LIST, {"mode": "666"}, test_hosts.test_keys, f"{ALONE} mode 666"),
-        (paths.RUNNER, {"mode": "777"}, test_hosts.test_boot, f"{ALONE} mode 777"),
-        (paths.RUNNER, {"uid": 1001}, test_hosts.test_boot, f"{ALONE} the file of the user 1001"),
-        (paths.LIB, {"mode": "775"}, test_hosts.test_boot, f"{ALONE} mode 775"),
-        (paths.BOOT_UNIT, {"mode": "664"}, test_hosts.test_boot, f"{ALONE} mode 664"),
+        (KEYRING, {"mode": "600"}, test_hosts.test_keys, "expected mode 644, found 600"),
+        (LIST, {"mode": "640"}, test_hosts.test_repositories, "expected mode 644, found 640"),
+        (LIST, {"mode": "666"}, test_hosts.test_repositories, "expected mode 644, found 666"),
+        (paths.RUNNER, {"mode": "777"}, test_hosts.test_boot, "expected mode 755, found 777"),
+        (paths.RUNNER, {"uid": 1001}, test_hosts.test_boot, "expected root's, found the user 1001's"),
+        (
+            paths.LIB,
+            {"mode": "775"},
+            test_hosts.test_boot,
+            "expected what root alone may change, found mode 775, the user 0's",
+        ),
+        (paths.BOOT_UNIT, {"mode": "664"}, test_hosts.test_boot, "expected mode 644, found 664"),
     ],
 )
 def test_what_root_runs_or_apt_trusts_only_root_changes(path: str, said: Any, check: Any, line: str) -> None:
