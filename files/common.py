@@ -3,6 +3,7 @@
 
 import collections
 import contextlib
+import fcntl
 import os
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import threading
 import time
 
 EVERY = 5  # seconds between two signs of life
+LOCK = "/run/gpurack/lock"
+BUSY = "/run/gpurack/busy"
 
 
 class Failure(Exception):
@@ -109,3 +112,31 @@ def write(path, content, mode, uid=0):
     os.chmod(beside, mode)
     os.chown(beside, uid, 0)
     os.rename(beside, path)
+
+
+@contextlib.contextmanager
+def locked(what):
+    """One run at a time on a host; who holds it is written down for the others."""
+    os.makedirs(os.path.dirname(LOCK), exist_ok=True)
+    with open(LOCK, "w") as lock:
+        progress = Progress("")
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                progress.tell("waiting for another gpurack run on this host ({})".format(holder()))
+                time.sleep(0.2)
+        with open(BUSY, "w") as busy:
+            busy.write("{} since {}, pid {}".format(what, time.strftime("%H:%M"), os.getpid()))
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(BUSY)
+
+
+def holder():
+    with contextlib.suppress(OSError), open(BUSY) as busy:
+        return busy.read()
+    return "it does not say which"

@@ -81,6 +81,7 @@ def test_a_first_run_creates() -> None:
     found = plan(BOTH, replace(host_state(gpus=4), weights={"/w/a.gguf": 1}))
     assert found.reasons == [
         "the models' runner, /usr/local/lib/gpurack/asking.py",
+        "the models' runner, /usr/local/lib/gpurack/boot.py",
         "the models' runner, /usr/local/lib/gpurack/common.py",
         "the models' runner, /usr/local/lib/gpurack/dockerd.py",
         "the models' runner, /usr/local/lib/gpurack/fetch.py",

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,9 +23,11 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     module = load("models")
     monkeypatch.setattr("dockerd.CONFIG", str(tmp_path / "etc"))
     monkeypatch.setattr("dockerd.REPLACED", str(tmp_path / "replaced"))
-    module.USERS = str(tmp_path / "users")
-    module.LOCK, module.BUSY = str(tmp_path / "run/lock"), str(tmp_path / "run/busy")
-    module.clock = lambda seconds: "0:00"  # a busy machine changes no text
+    monkeypatch.setattr("boot.USERS", str(tmp_path / "users"))
+    monkeypatch.setattr("common.LOCK", str(tmp_path / "run/lock"))
+    monkeypatch.setattr("common.BUSY", str(tmp_path / "run/busy"))
+    for part in (module, module.boot):
+        monkeypatch.setattr(part, "clock", lambda seconds: "0:00")  # a busy machine changes no text
     monkeypatch.setattr(os, "chown", lambda *arguments: None)  # the tests need no root
     return module
 
@@ -346,12 +349,13 @@ def test_keys_of_models_that_are_gone_go_too(runner: Any, docker: Fakes, answers
     assert {path.name for path in secrets.iterdir()} == {"stays", "kept"}
 
 
-def test_one_run_at_a_time_and_it_says_who(runner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert runner.holder() == "it does not say which"
+def test_one_run_at_a_time_and_it_says_who(runner: Any) -> None:
+    common = sys.modules["common"]
+    assert common.holder() == "it does not say which"
     with runner.locked("models"):
-        assert runner.holder().startswith("models since ")
-        assert str(os.getpid()) in runner.holder()
-    assert not Path(runner.BUSY).exists()
+        assert common.holder().startswith("models since ")
+        assert str(os.getpid()) in common.holder()
+    assert not Path(common.BUSY).exists()
 
 
 @pytest.mark.parametrize(
@@ -412,7 +416,7 @@ def test_boot_starts_what_does_not_run_and_waits_for_cards(
     )
     fakes.add("nvidia-smi", 'echo "GPU 0: NVIDIA A30 (UUID: GPU-a)"')
     fakes.add("nvidia-ctk", 'echo "nvidia.com/gpu=GPU-a"')
-    assert runner.boot() == 1
+    assert runner.boot.boot() == 1
     starts = [call for call in fakes.calls if call.startswith("docker start")]
     assert starts == ["docker start cpu", "docker start bad", "docker start gpu"]
     assert capsys.readouterr().out == "bad: no such network\nerror bad: did not start; see docker logs bad\n"
@@ -438,10 +442,10 @@ def test_boot_waits_for_the_devices_of_amds_cards(
         Path(nodes["comes"]).touch()
         looks.append(seconds)
         if len(looks) == 3:
-            runner.DRIVER_TIMEOUT = 0  # the time is over
+            monkeypatch.setattr("boot.DRIVER_TIMEOUT", 0)  # the time is over
 
     monkeypatch.setattr(runner.time, "sleep", sleep)
-    assert runner.boot() == 1
+    assert runner.boot.boot() == 1
     assert [call for call in fakes.calls if call.startswith("docker start")] == [
         "docker start there",
         "docker start comes",

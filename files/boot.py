@@ -1,0 +1,120 @@
+"""Starts what compose.yaml holds, when Docker and the GPU driver are both there. A part of models.py, on the host's own
+python3 (3.6 or newer, standard library only)."""
+
+import contextlib
+import json
+import os
+import re
+import threading
+import time
+
+from common import Failure, Progress, clock, locked, run, say  # (beside this file)
+from dockerd import USERS, Dockerd
+
+DAEMON_TIMEOUT = 300  # seconds that a daemon may take to answer
+DRIVER_TIMEOUT = 3300  # seconds that boot waits for the driver; the unit's TimeoutStartSec is a little more
+REFRESHING = threading.Lock()  # of CDI specs: one after the other
+
+
+def boot():
+    """Each daemon's models, side by side: users' daemons start by themselves, some time after the host's own."""
+    failed = []
+
+    def guarded(dockerd):
+        try:
+            failed.extend(boot_of(dockerd))
+        except Exception as error:  # a thread's exception would be lost, and the boot look like a success
+            say("", "error {}: {}: {}".format(dockerd.by_hand, type(error).__name__, error))
+            failed.append(dockerd.by_hand)
+
+    threads = [threading.Thread(target=guarded, args=(dockerd,)) for dockerd in dockerds()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return min(len(failed), 100)
+
+
+def dockerds():
+    """The host's own daemon, and those of users that have a project."""
+    found = [Dockerd()]
+    for user in sorted(os.listdir(USERS)) if os.path.isdir(USERS) else ():
+        with contextlib.suppress(Failure):  # the user is gone, and the daemon with it
+            found += [Dockerd(user)] if os.path.exists(Dockerd(user).compose_file) else []
+    return found
+
+
+def boot_of(dockerd):
+    """Starts what belongs to the project and does not run: CPU models at once, the others when the driver is there.
+    Returns the names of those that did not start."""
+    progress = Progress("boot")
+    while dockerd.run("info")[0] and progress.elapsed() < DAEMON_TIMEOUT:
+        time.sleep(0.5)
+    code, output = dockerd.run("ps", "--all", "--filter", "label=gpurack.model", "--format", "{{.Names}}")
+    models = {name: definition(dockerd, name) for name in (output.split() if code == 0 else [])}
+    failed = start_all(dockerd, [name for name in models if not models[name].get("uuids")])
+    nodes = {name: model["render_nodes"] for name, model in models.items() if "render_nodes" in model}
+    failed += start_with_nodes(dockerd, nodes)
+    late = [name for name in models if models[name].get("uuids") and name not in nodes]
+    if late:
+        by_cdi = any(models[name].get("access", "cdi") == "cdi" for name in late)
+        failed += start_all(dockerd, late) if wait_for_driver(by_cdi) else late
+    for name in failed:
+        say("", "error {}: did not start; see {} logs {}".format(name, dockerd.by_hand, name))
+    if code:
+        say("", "error {}: does not answer".format(dockerd.by_hand))
+    return failed + [dockerd.by_hand] * bool(code)
+
+
+def definition(dockerd, name):
+    """What the container's label says of its model; {} when it is gone."""
+    code, output = dockerd.run("container", "inspect", "--format", '{{index .Config.Labels "gpurack.model"}}', name)
+    return json.loads(output) if code == 0 else {}
+
+
+def start_all(dockerd, names):
+    """One after the other, under the lock: a run that makes room on a card must not find a model back on it.
+    Returns the names that did not start; a container that is gone by now is nobody's failure."""
+    failed = []
+    with locked("boot"):
+        for name in names:
+            if dockerd.state_of(name)["status"] in ("running", "gone"):
+                continue
+            code, output = dockerd.run("start", name)
+            if code:
+                say(name, output)
+                failed.append(name)
+    return failed
+
+
+def start_with_nodes(dockerd, nodes):
+    """Models on AMD's cards, each when its devices are there. nodes: name → paths. Returns those that did not start."""
+    progress, failed = Progress("boot"), []
+    while nodes and progress.elapsed() < DRIVER_TIMEOUT:
+        ready = [name for name in nodes if all(map(os.path.exists, nodes[name]))]
+        if ready:
+            failed += start_all(dockerd, ready)
+            nodes = {name: nodes[name] for name in nodes if name not in ready}
+        else:
+            time.sleep(1)
+    for name in nodes:
+        say(name, "{} did not appear within {}".format(" and ".join(nodes[name]), clock(DRIVER_TIMEOUT)))
+    return failed + list(nodes)
+
+
+def wait_for_driver(by_cdi):
+    """Cards answer, and CDI names them where they are given by it; both may come minutes after Docker."""
+    progress = Progress("boot")
+    while progress.elapsed() < DRIVER_TIMEOUT:
+        code, output = run("nvidia-smi", "-L")
+        uuids = re.findall(r"UUID: (GPU-[0-9a-f-]+)", output)
+        if code in (0, 15) and uuids:
+            with REFRESHING:
+                known = run("nvidia-ctk", "cdi", "list")[1]
+                if not by_cdi or all("=" + uuid in known for uuid in uuids):
+                    return True
+                run("systemctl", "reset-failed", "nvidia-cdi-refresh.service", "nvidia-cdi-refresh.path")
+                run("systemctl", "restart", "nvidia-cdi-refresh.service")
+        time.sleep(1)
+    say("boot", "the GPU driver did not appear within {}".format(clock(DRIVER_TIMEOUT)))
+    return False
