@@ -37,8 +37,18 @@ KNOWN = (
         r"|failed to load model|Model path does not exist|Cannot find any model weights|HeaderTooLarge|invalid magic",
         "It cannot read its weights: see whether weights names the right file or folder, whole and in its format.",
     ),
+    (
+        r"Could not parse SQLAlchemy URL|DATABASE_URL uses unsupported scheme|unable to open database file"
+        r"|Redis URL must specify|Unsupported vector type",
+        "It cannot use a database that env names: correct DATABASE_URL, REDIS_URL or VECTOR_DB, or remove it; none is "
+        "needed.",
+    ),
+    (
+        r"some hosts are still not reachable|getaddrinfo (ENOTFOUND|EAI_AGAIN)|connect ECONNREFUSED",
+        "The model that it connects to does not answer: see why, and whether env names another address.",
+    ),
 )
-"""What engines say (vLLM, SGLang, TEI, llama.cpp, ollama, LiteLLM) → what to do."""
+"""What engines say (vLLM, SGLang, TEI, llama.cpp, ollama, LiteLLM, Open WebUI, llama-gpt) → what to do."""
 KILLED = "It was killed, as the kernel does when memory runs out: see dmesg, and " + MEMORY + "."
 
 

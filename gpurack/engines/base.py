@@ -161,14 +161,15 @@ class Engine(ABC):
     the files it can read; weights_folders: can it read a Hugging Face folder? no_weights: how the sentence ends that
     refuses weights.
     enforces_vram: does it keep to its share of a card by itself?
-    keyless: it knows no API keys. unguarded: some of the routes that its key leaves open. sums: of the keys in `keys`
-    its container is given sums alone. service: what people use, not a model; None: may be either. fields: which of the
-    fields of SPECIAL it has. unused: fields of the inventory that mean nothing to it → the sentence that says so; in
-    `defaults` they are passed over, anywhere else refused. own_args: flags that gpurack writes itself → the inventory's
-    field for it. removed_args: flags of earlier versions → what to do instead. removed_since: the first version that
-    has none of them. counter: of what it has served; None: it counts nothing. min_compute: the lowest NVIDIA compute
-    capability its images run on. only_version: the version of an engine that gets no new ones, so that the inventory
-    need not say it. legacy: why it should not be begun with any more, as a sentence; "" where it may.
+    keyless: it knows no API keys. any_name: it answers whatever model a client asks for. unguarded: some of the routes
+    that its key leaves open. sums: of the keys in `keys` its container is given sums alone. service: what people use,
+    not a model; None: may be either. fields: which of the fields of SPECIAL it has. unused: fields of the inventory
+    that mean nothing to it → the sentence that says so; in `defaults` they are passed over, anywhere else refused.
+    own_args: flags that gpurack writes itself → the inventory's field for it. removed_args: flags of earlier versions →
+    what to do instead. removed_since: the first version that has none of them. counter: of what it has served; None: it
+    counts nothing. min_compute: the lowest NVIDIA compute capability its images run on. only_version: the version of an
+    engine that gets no new ones, so that the inventory need not say it. legacy: why it should not be begun with any
+    more, as a sentence; "" where it may.
     """
 
     name: ClassVar[str]
@@ -181,6 +182,7 @@ class Engine(ABC):
     no_weights: ClassVar[str] = ""
     enforces_vram: ClassVar[bool] = False
     keyless: ClassVar[bool] = False
+    any_name: ClassVar[bool] = False
     unguarded: ClassVar[tuple[str, ...]] = ()
     sums: ClassVar[bool] = True
     service: ClassVar[bool | None] = False

@@ -2,8 +2,8 @@
 
 Sources: the image `ghcr.io/ggml-org/llama.cpp` (moved from ggerganov), variants server and server-cuda: its HEALTHCHECK
 is fixed to :8080 while newer builds listen on 9931 by default, so the port is always passed; `--api-key-file` guards
-all but /health; /metrics is there with --metrics; 503 "Loading model" until /v1/models answers; --mlock wants IPC_LOCK
-and unlimited locked memory.
+all but /health; /metrics is there with --metrics; 503 "Loading model" until /v1/models answers; any model name is
+answered, under the alias (measured); --mlock wants IPC_LOCK and unlimited locked memory.
 
 Memory (measured, build 11669): `--ctx-size` is the total of all slots, so with `--parallel` N each has an Nth of it,
 unless the KV cache is unified (the default only without `--parallel`); the cache grows in steps of 256 tokens.
@@ -62,6 +62,7 @@ class LlamaCpp(Engine):
     name = "llama.cpp"
     port = 8080
     weights_suffixes = (".gguf",)
+    any_name = True
     counter = Counter("/metrics", "llamacpp:tokens_predicted_total", "tokens")
     own_args: ClassVar = {
         "m": "weights", "model": "weights", "hf": "weights", "hfr": "weights", "hf-repo": "weights", "hff": "weights",

@@ -42,6 +42,7 @@ class LlamaCppPython(Engine):
     name = "llama-cpp-python"
     port = 8000
     weights_suffixes = (".gguf",)
+    any_name = True
     fields = frozenset({"config"})
     own_args: ClassVar = {
         "model": "weights", "model-alias": "served_name", "host": "bind", "port": "port", "api-key": "api_key",

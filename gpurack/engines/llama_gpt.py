@@ -1,8 +1,9 @@
 """llama-gpt's page on a model of llama-cpp-python. Legacy: its last commit is of October 2023; use open-webui.
 
 Sources: getumbrel/llama-gpt, docker-compose.yml and ui/Dockerfile: the page waits for WAIT_HOSTS, asks the model once
-and then serves port 3000; DEFAULT_MODEL must be the name the model answers by; OPENAI_API_HOST is without /v1. The page
-has no log-in. The old API server beside it (llama-cpp-python 0.1.78) reads GGML files only and is not used here.
+and then serves port 3000; DEFAULT_MODEL counts only where it is on the page's own list (ui/types/openai.ts), else the
+page asks for the first one there, so its model must answer any name; OPENAI_API_HOST is without /v1. The page has no
+log-in. The old API server beside it (llama-cpp-python 0.1.78) reads GGML files only and is not used here.
 """
 
 from collections.abc import Sequence

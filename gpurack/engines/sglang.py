@@ -5,7 +5,7 @@ is 503 while it warms up (while /v1/models answers already); `--api-key` by flag
 file of `--config` (its name must end in .yaml) does not; but the server writes all its arguments, the key included,
 into its log (sgl-project/sglang#37457, open in September 2026), so its output goes through a filter;
 --mem-fraction-static is the share of weights and KV cache alone, about 0.88 of a whole card, the rest is for
-activations and CUDA graphs.
+activations and CUDA graphs; any model name is answered and comes back as it came (#7035, #31404).
 """
 
 from typing import ClassVar
@@ -44,6 +44,7 @@ class Sglang(Engine):
     ready_path = "/health"
     ready_names_model = False
     weights_folders = True
+    any_name = True
     enforces_vram = True
     counter = Counter("/metrics", "sglang:num_requests_total", "requests")
     own_args: ClassVar = {

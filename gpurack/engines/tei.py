@@ -2,7 +2,8 @@
 
 Sources (TEI 1.9): one image per compute capability ("" is 8.0: A100, A30; a wrong one refuses to start), `cuda-` brings
 several and asks nvidia-smi; none below 7.5; nothing listens until the model is warm, then /health is 200; API_KEY is
-the key, /metrics stays public; it takes the longest text's length from the model.
+the key, /metrics stays public; it takes the longest text's length from the model; the `model` of a request is not read,
+that of an answer is the served name (router/src/http: OpenAICompatRequest, openai_embed).
 """
 
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ class Tei(Engine):
     ready_path = "/health"
     ready_names_model = False
     weights_folders = True
+    any_name = True
     counter = Counter("/metrics", "te_request_success", "requests")
     min_compute = "7.5"
     unused: ClassVar = {

@@ -24,6 +24,20 @@ from tests.unit.host_programs import load
         (2, "Error: Invalid value for '--num_workers': 'many' is not a valid integer.", "correct args"),
         (1, "ValueError: Invalid repository ID or local directory specified: '/weights/x'.", "whether weights names"),
         (1, "RuntimeError: Insufficient space in /dev/shm for shared-memory allocation", "shm_size"),
+        # LiteLLM and Open WebUI with settings that people find in their documentation, seen
+        (1, "LiteLLM Proxy: DATABASE_URL uses unsupported scheme '<missing scheme>'. LiteLLM's database features …",
+         "correct DATABASE_URL"),
+        (1, "sqlalchemy.exc.ArgumentError: Could not parse SQLAlchemy URL from given URL string", "or remove it"),
+        (1, "sqlalchemy.exc.OperationalError: (sqlite3.OperationalError) unable to open database file\n"
+            "(Background on this error at: https://sqlalche.me/e/20/e3q8)", "correct DATABASE_URL"),
+        (1, "ValueError: Redis URL must specify one of the following schemes (redis://, rediss://, unix://)",
+         "REDIS_URL"),
+        (1, "ValueError: Unsupported vector type: nonsense", "VECTOR_DB"),
+        # llama-gpt's page: /wait, and Node.js where the address is wrong
+        (1, "[ERROR wait] Timeout! After 600 seconds some hosts are still not reachable", "does not answer"),
+        (1, "Error: Error: getaddrinfo ENOTFOUND saiga\n    at GetAddrInfoReqWrap.onlookup [as oncomplete] {",
+         "env names another address"),
+        (1, "Error: Error: connect ECONNREFUSED 172.18.0.3:8000", "see why"),
         (137, "Loading weights: 40 %", "killed, as the kernel does"),
         (137, "CUDA out of memory", "It does not fit its cards"),
         (1, "Traceback (most recent call last):\n  Segmentation fault", ""),

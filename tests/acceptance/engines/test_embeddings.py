@@ -70,6 +70,19 @@ def test_llama_cpp_python_answers_under_each_name(lab: Lab, host: Host, port: in
     assert (status, content(answer).strip(), answer["model"]) == (200, lab.testbed.weights(served).sentence, name)
 
 
+@pytest.mark.parametrize(
+    ("port", "key", "served", "as_whom"),
+    [(8003, None, "delta", "delta"), (8001, KEY, "gamma", "nobody"), (8002, KEY, "alpha", "nobody")],
+    ids=["llama.cpp", "one", "two"],
+)
+def test_a_name_that_is_not_served_is_answered_by_the_first_model(
+    lab: Lab, host: Host, port: int, key: str | None, served: str, as_whom: str
+) -> None:
+    """As docs/engines.md says; llama.cpp answers under its own name then, llama-cpp-python under the one asked for."""
+    status, answer = post(host, port, "/v1/chat/completions", say("nobody"), key)
+    assert (status, content(answer).strip(), answer["model"]) == (200, lab.testbed.weights(served).sentence, as_whom)
+
+
 def test_both_ways_have_the_key_and_show_it_nowhere(host: Host) -> None:
     for port, name in ((8001, "house-gamma"), (8002, "house-alpha")):
         for key in (None, "sk-wrong"):

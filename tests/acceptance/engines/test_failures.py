@@ -13,11 +13,35 @@ import pytest
 from tests.acceptance.conftest import Lab, Run, chat, containers, identities
 from tests.acceptance.conftest import model as gguf
 from tests.acceptance.engines.conftest import content, post, say
+from tests.acceptance.engines.failing import (
+    API_KEY,
+    ARGS,
+    ENDED,
+    FITS,
+    FLAG,
+    HELD,
+    KEY,
+    KEYED,
+    LIMITED,
+    MEMORY,
+    OTHER,
+    PATH,
+    PORT,
+    READ,
+    SHORT_WAIT,
+    SILENT,
+    Case,
+    ends_as,
+    entry_of,
+    hold,
+    never_ready,
+    sentence,
+)
 from tests.testbed import Host
 from tests.testbed.engines import models
 from tests.testbed.inventory import weights
+from tests.testbed.services import WEIGHTS
 
-KEY, OTHER = "sk-house-94c1d7e0", "sk-other-27b6a3f8"
 FOLDER = "/data/failures"
 ENGINES: dict[str, dict[str, Any]] = {
     "llama.cpp": {"engine": "llama.cpp", "gpus": []},
@@ -29,8 +53,6 @@ ENGINES: dict[str, dict[str, Any]] = {
 }
 """Those of cards are stand-ins; each has a card for its failures, which the healthy vLLM shares with one of them."""
 GGUF = ("llama.cpp", "llama-cpp-python")
-KEYED = {"api_key": {"env": "KEY"}}
-FLAG = {"args": {"no-such-flag": 1}}
 CRASH = {
     "llama.cpp": FLAG, "llama-cpp-python": {"args": {"no_such_flag": 1}}, "vllm": FLAG, "sglang": FLAG, "tei": FLAG,
     "ollama": {"env": {"OLLAMA_NUM_PARALLEL": "many"}, "pull": ["tiny:1b"]},
@@ -41,26 +63,13 @@ ANOTHER_KEY = {
     "sglang": {"args": {"config": "/weights/keyed/key.yaml"}, "weights": f"{FOLDER}/keyed"},
 }  # fmt: skip
 NEIGHBOURS = ("alpha", "zeta")
-LIMITED = 'ulimit -v 4000000; exec "$@"'
-"""Kilobytes of addresses. Memory limits are discarded here, and without any a machine may promise terabytes and try to
-keep the promise, until nothing else runs on it."""
 TOO_LONG = {
     "llama.cpp": {"entrypoint": ["sh", "-c", LIMITED, "sh", "/app/llama-server"]},
     "llama-cpp-python": {"entrypoint": ["sh", "-c", LIMITED, "sh"]},
 }
 FILES = {"gguf": "noise.gguf", "folder": "noise"}
 
-PATH = "Copy them there, or give {"
-READ = "It cannot read its weights: see whether weights names the right file or folder, whole and in its format."
-FITS = "It does not fit its cards: give it more cards or another one, a smaller context, or its neighbours less vram."
-MEMORY = "The host has too little memory for it: a smaller context, or a smaller model."
-ARGS = "It does not know one of its arguments: correct args."
-API_KEY = "give the key in api_key, and nowhere else (env, args, the image)."
-PORT = "Stop it or use another port."
-ENDED = "it ended while loading (exit code "
-
-CASES: list[tuple[str, str, dict[str, Any], str, str]] = []
-"""(engine, failure, what differs from a good entry, what is wrong, what to do)"""
+CASES: list[Case] = []
 for name in ANOTHER_KEY:
     kind = "gguf" if name in GGUF else "folder"
     absent = f"{FOLDER}/absent{'.gguf' if kind == 'gguf' else ''}"
@@ -69,7 +78,7 @@ for name in ANOTHER_KEY:
         (name, "noise", {"weights": f"{FOLDER}/{FILES[kind]}", **KEYED}, ENDED, READ),
         (name, "crash", {**CRASH[name], **KEYED}, ENDED, ARGS),
         (name, "key", ANOTHER_KEY[name], "it asks for a key, and the inventory has none (HTTP 401 at ", API_KEY),
-        (name, "port", {}, "is held by process python3 (pid ", PORT),
+        (name, "port", {}, HELD, PORT),
     ]
     if name in GGUF:
         CASES.append((name, "large", {"context": 1_000_000_000, "compose": TOO_LONG[name]}, ENDED, MEMORY))
@@ -79,27 +88,9 @@ CASES += [
     ("ollama", "name", {"pull": ["qwen9:7b"]}, "qwen9:7b cannot be pulled: ", "Correct pull: the name and tag"),
     ("ollama", "large", {"pull": ["llama3.1:405b"]}, "requires more system memory", "choose a smaller one"),
     ("ollama", "crash", CRASH["ollama"], ENDED, "docker logs ollama-crash"),
-    ("ollama", "port", {"pull": ["tiny:1b"]}, "is held by process python3 (pid ", PORT),
+    ("ollama", "port", {"pull": ["tiny:1b"]}, HELD, PORT),
 ]
-IDS = [f"{case[0].replace('.', '-')}-{case[1]}" for case in CASES]
-"""Names of the bad models."""
-HELD = [8100 + number for number, case in enumerate(CASES) if case[1] == "port"]
-LISTEN = f"""
-import signal, socket
-kept = [socket.create_server(("127.0.0.1", port)) for port in {HELD}]
-signal.pause()
-"""
-SHORT_WAIT = """\
-from gpurack.plan import job
-
-job.READY_TIMEOUT = 15  # instead of half an hour; long enough to say "loading" on a slow machine, too
-
-from gpurack.deploys import gpu_host  # noqa: E402
-
-gpu_host()
-"""
-# (the first process of a container is stopped at once only when it says that it wants to be)
-SILENT = {"entrypoint": ["sh", "-c", "trap exit TERM; echo loading for ages; sleep infinity & wait"]}
+IDS = [entry_of(case) for case in CASES]
 
 
 def good(engine: str) -> Any:
@@ -131,18 +122,18 @@ def host(lab: Lab, engine1: Host) -> Iterator[Host]:
     engine1.root(
         f"rm -rf {FOLDER}; mkdir -p {FOLDER}/noise {FOLDER}/large {FOLDER}/keyed; cd {FOLDER}; "
         "echo this is no model | tee noise.gguf >noise/README; "
-        "curl -sS -o looping.gguf http://weights.testbed/delta.gguf; truncate -s 40G large/pytorch_model.bin"
+        "truncate -s 40G large/pytorch_model.bin"
     )
+    engine1.put((WEIGHTS / "delta.gguf").read_bytes(), f"{FOLDER}/looping.gguf")
     # pickled weights have no header to estimate by, so that only loading shows that they are too large
     config = {"architectures": ["BertModel"], "model_type": "bert", "max_position_embeddings": 512}
     engine1.put(json.dumps(config), f"{FOLDER}/large/config.json")
     for file in ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"):
         engine1.put((models.folder("zeta") / file).read_bytes(), f"{FOLDER}/keyed/{file}")
     engine1.put(json.dumps({"api-key": OTHER}), f"{FOLDER}/keyed/key.yaml")
-    engine1.put(LISTEN, f"{FOLDER}/listen.py")
-    engine1.root(f"systemctl stop holder; systemd-run --collect --unit=holder python3 {FOLDER}/listen.py", check=False)
     run = deploy(lab, {"looping": looping()})
     assert run.exit_code == 0, run.output
+    hold(engine1, [8100 + number for number, case in enumerate(CASES) if case[1] == "port"])
     engine1.root(f"echo broken >{FOLDER}/looping.gguf; docker restart looping")
     yield engine1
     engine1.root("systemctl stop holder")
@@ -169,24 +160,14 @@ def run(lab: Lab, host: Host) -> Run:
     return done
 
 
-def sentence(run: Run, name: str) -> str:
-    """The one about a model below the table."""
-    found = [error for error in run.errors("engine1") if error.startswith(f"{name}: ")]
-    assert len(found) == 1, f"{name}: {found}\n{run.output}"
-    return found[0].removeprefix(f"{name}: ")
-
-
-@pytest.mark.parametrize(("name", "case"), list(zip(IDS, CASES, strict=True)), ids=IDS)
-def test_what_is_wrong_and_what_to_do(run: Run, name: str, case: tuple[str, str, dict[str, Any], str, str]) -> None:
-    said = sentence(run, name)
-    assert case[3] in said
-    assert case[4] in said
-    assert "FAILED" in run.row("engine1", name)
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_what_is_wrong_and_what_to_do(run: Run, case: Case) -> None:
+    ends_as(run, "engine1", case)
 
 
 def test_what_restarts_for_ever_is_stopped_with_a_sentence(run: Run, host: Host) -> None:
     """Also a model that ran until its weights became bad; nothing of all this goes on restarting."""
-    said = sentence(run, "looping")
+    said = sentence(run, "engine1", "looping")
     assert said.startswith(ENDED)
     assert READ in said
     there = containers(host)
@@ -216,14 +197,7 @@ def test_one_that_never_gets_ready(lab: Lab, run: Run, host: Host, tmp_path: Pat
     }  # fmt: skip
     before = identities(host)
     done = deploy(lab, silent, deploy=str(script))
-    assert done.exit_code == 1, done.output
-    for name in silent:
-        said = sentence(done, name)
-        assert said.startswith("not ready after 0:15")
-        assert f"http://127.0.0.1:{silent[name]['port']}/" in said
-        assert f"Look: docker logs {name}" in said
-        assert f"{name}: loading" in done.output
-    assert "| loading for ages" in done.output
+    never_ready(done, "engine1", {name: entry["port"] for name, entry in silent.items()})
     after = identities(host)
     assert {name: after[name] for name in NEIGHBOURS} == {name: before[name] for name in NEIGHBOURS}
 

@@ -50,14 +50,19 @@ def run(lab: Lab, people: dict[str, Any], *options: str) -> Run:
     return lab.run(lab.inventory({"gpu2": gpu2, "cpu2": cpu2}), *options, env=ENV)
 
 
-def ask(host: Host, key: str, name: str) -> str:
+def answer(host: Host, key: str, name: str) -> Any:
     """What the gateway answers to a chat request of a person at another machine."""
     body = json.dumps({"model": name, "messages": [{"role": "user", "content": "Who are you?"}]})
-    answer = host.run(
+    said = host.run(
         f"curl -sS --max-time 30 -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' -d '{body}' "
         "http://gpu2:4000/v1/chat/completions"
     ).stdout
-    return str(json.loads(answer)["choices"][0]["message"]["content"])
+    return json.loads(said)
+
+
+def ask(host: Host, key: str, name: str) -> str:
+    """What a model says by the gateway."""
+    return str(answer(host, key, name)["choices"][0]["message"]["content"])
 
 
 def status(host: Host, url: str, key: str | None = None, body: Any = None) -> str:
@@ -105,6 +110,18 @@ def test_people_use_every_model_by_one_address_and_replicas_share_the_load(
     assert set(said) == {lab.testbed.weights("alpha").sentence, lab.testbed.weights("beta").sentence}
     assert ask(cpu2, BOB, "gamma") == lab.testbed.weights("gamma").sentence
     assert "epsilon" in ask(cpu2, BOB, "epsilon")
+
+
+def test_a_wrong_name_and_a_wrong_key_are_sentences(hosts: tuple[Host, Host, Run]) -> None:
+    """Also of a model's place that is known by another name: "beta" serves as alpha."""
+    _, cpu2, _ = hosts
+    for name in ("nobody", "beta"):
+        refusal = answer(cpu2, ALICE, name)["error"]
+        assert refusal["code"] == "400"
+        assert f"Invalid model name passed in model={name}. Call `/v1/models` to view available" in refusal["message"]
+    refusal = answer(cpu2, "sk-nobody", "alpha")["error"]
+    assert refusal["code"] == "401"
+    assert refusal["message"] == "This key is not known here: send yours as `Authorization: Bearer KEY`."
 
 
 def test_the_log_says_who_used_what(hosts: tuple[Host, Host, Run]) -> None:

@@ -1,5 +1,10 @@
 #!/usr/bin/python3
-"""Stands in for llama-gpt's page: /wait (WAIT_HOSTS, WAIT_TIMEOUT), `node ping-api-to-load-model.js`, `npm start`."""
+"""Stands in for llama-gpt's page: /wait (ufoscout/docker-compose-wait), `node ping-api-to-load-model.js`, `npm start`.
+
+As their sources have it (getumbrel/llama-gpt, ui/): the ping names no model and takes any JSON for an answer, a refusal
+too; DEFAULT_MODEL counts only where it is one of the page's own models, and for every other name the page asks for its
+first one; what its model refuses is "Error" to the person who asked.
+"""
 
 from __future__ import annotations
 
@@ -13,33 +18,87 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from common import Handler, Refusal, Server, die
+
+KNOWN = {
+    "OPENAI_API_KEY", "OPENAI_API_HOST", "DEFAULT_MODEL", "GOOGLE_API_KEY", "GOOGLE_CSE_ID",
+    "NEXT_PUBLIC_DEFAULT_SYSTEM_PROMPT", "NEXT_PUBLIC_DEFAULT_TEMPERATURE",
+    "WAIT_HOSTS", "WAIT_TIMEOUT", "WAIT_HOST_CONNECT_TIMEOUT", "WAIT_SLEEP_INTERVAL", "WAIT_LOGGER_LEVEL",
+}  # fmt: skip
+"""What the page and /wait read, but for what would have to be played: Azure's addresses, WAIT_COMMAND, WAIT_PATHS, …"""
+SURROUNDINGS = {"PATH", "HOME", "HOSTNAME", "TERM", "PWD", "OLDPWD", "SHLVL", "_", "LC_CTYPE", "PYTHONUNBUFFERED",
+                "STANDIN_TAG", "STANDIN_VERSION"}  # fmt: skip
+"""What the container's runtime, its shell, its Python and its image set."""
+MODELS = [
+    *(f"{place}/models/llama-2-{size}-chat.bin" for place in ("", ".") for size in ("7b", "13b", "70b")),
+    *(f"{place}/models/code-llama-{size}-chat.gguf" for place in ("", ".") for size in ("7b", "13b", "34b")),
+]
+"""ui/types/openai.ts; the first one stands for whatever is not among them."""
+
+
+def check_environment() -> None:
+    """Refuse variables that nobody would read."""
+    for name in sorted(os.environ.keys() - KNOWN - SURROUNDINGS):
+        die(f"stand-in: neither llama-gpt's page nor /wait reads {name}, or it is not played here")
+
+
+def number(name: str, default: int) -> int:
+    """A variable of /wait's; what is no number is the default."""
+    value = os.environ.get(name, "")
+    return int(value) if value.isdecimal() else default
 
 
 def wait() -> None:
     """Until every host:port of WAIT_HOSTS accepts."""
-    end = time.monotonic() + float(os.environ.get("WAIT_TIMEOUT", "30"))
-    for place in filter(None, os.environ.get("WAIT_HOSTS", "").split(",")):
+    timeout, begun = number("WAIT_TIMEOUT", 30), time.monotonic()
+    for place in filter(None, map(str.strip, os.environ.get("WAIT_HOSTS", "").split(","))):
         host, _, port = place.partition(":")
         while True:
             try:
-                socket.create_connection((host, int(port)), 2).close()
+                socket.create_connection((host, int(port)), number("WAIT_HOST_CONNECT_TIMEOUT", 5)).close()
                 break
             except OSError:
-                if time.monotonic() > end:
-                    die(f"Timeout! After {os.environ.get('WAIT_TIMEOUT', '30')} seconds some hosts are not reachable")
-                time.sleep(0.5)
+                print(f"Host [{place}] not yet available...", flush=True)
+                if time.monotonic() - begun > timeout:
+                    die(f"Timeout! After {timeout} seconds some hosts are still not reachable")
+                time.sleep(number("WAIT_SLEEP_INTERVAL", 1))
+
+
+def send(path: str, body: dict[str, Any]) -> tuple[int, Any]:
+    """Status and answer of the model; OSError when none comes, ValueError when it is no JSON."""
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {os.environ['OPENAI_API_KEY']}"}
+    request = urllib.request.Request(os.environ["OPENAI_API_HOST"] + path, json.dumps(body).encode(), headers)
+    try:
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as refusal:
+        return refusal.code, json.load(refusal)
+
+
+def ping() -> None:
+    """Make the model load. Whatever it answers will do."""
+    place = urlsplit(os.environ["OPENAI_API_HOST"])
+    try:
+        print("API response:", send("/v1/completions", {"prompt": 'Reply with "69"', "stop": ["\n"]})[1])
+    except urllib.error.URLError as error:
+        if isinstance(error.reason, socket.gaierror):
+            die(f"Error: Error: getaddrinfo ENOTFOUND {place.hostname}")
+        die(f"Error: Error: connect ECONNREFUSED {place.netloc}")
+    except ValueError as error:
+        die(f"SyntaxError: {error}")
 
 
 def ask(text: str) -> str:
     """What the model answers."""
-    body = {"model": os.environ["DEFAULT_MODEL"], "messages": [{"role": "user", "content": text}]}
-    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {os.environ['OPENAI_API_KEY']}"}
-    url = os.environ["OPENAI_API_HOST"] + "/v1/chat/completions"
-    request = urllib.request.Request(url, json.dumps(body).encode(), headers)
-    with urllib.request.urlopen(request, timeout=120) as answer:
-        return str(json.load(answer)["choices"][0]["message"]["content"])
+    name = os.environ.get("DEFAULT_MODEL")
+    body = {"model": name if name in MODELS else MODELS[0], "messages": [{"role": "user", "content": text}]}
+    status, answer = send("/v1/chat/completions", body)
+    if status != 200:
+        print(answer, file=sys.stderr, flush=True)
+        raise Refusal(500, "Error")
+    return str(answer["choices"][0]["message"]["content"])
 
 
 class Page(Handler):
@@ -52,14 +111,12 @@ class Page(Handler):
 
 
 def main() -> None:
+    check_environment()
     match [Path(sys.argv[0]).name, *sys.argv[1:]]:
         case ["wait"]:
             wait()
         case ["node", "ping-api-to-load-model.js"]:
-            try:
-                print(ask("ping"))
-            except urllib.error.HTTPError as error:
-                die(f"Error: {error.code} {error.read().decode(errors='replace')}")
+            ping()
         case ["npm", "start"]:
             signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
             Server(("0.0.0.0", 3000), Page).serve_forever()

@@ -51,43 +51,44 @@ class OpenAi(Handler):
         """The model as /v1/models lists it."""
         return {"id": self.name, "object": "model", "created": int(time.time()), "max_model_len": self.longest}
 
-    def named(self, body: Any) -> None:
-        """Refuse another model's name."""
-        name = body.get("model") or self.name
+    def named(self, body: Any) -> str:
+        """The name that the answer gives; another model's is refused."""
+        name = str(body.get("model") or self.name)
         if name != self.name:
             error = {"message": f"The model `{name}` does not exist.", "type": "NotFoundError", "param": "model"}
             raise Refusal(404, {"error": {**error, "code": 404}})
+        return name
 
     def chat(self, body: Any) -> Any:
-        self.named(body)
+        name = self.named(body)
         if not body.get("messages"):
             raise Refusal(400, {"error": {"message": "messages: Field required", "type": "BadRequestError"}})
         choice = {"index": 0, "message": {"role": "assistant", "content": self.sentence}, "finish_reason": "stop"}
-        return self.done("chat.completion", {"choices": [choice]})
+        return self.done("chat.completion", name, {"choices": [choice]})
 
     def completion(self, body: Any) -> Any:
-        self.named(body)
+        name = self.named(body)
         choice = {"index": 0, "text": self.sentence, "finish_reason": "stop"}
-        return self.done("text_completion", {"choices": [choice]})
+        return self.done("text_completion", name, {"choices": [choice]})
 
     def embeddings(self, body: Any) -> Any:
-        self.named(body)
+        name = self.named(body)
         texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
         data = [{"object": "embedding", "index": i, "embedding": vector(text)} for i, text in enumerate(texts)]
-        return self.done("list", {"data": data})
+        return self.done("list", name, {"data": data})
 
     def rerank(self, body: Any) -> Any:
-        self.named(body)
+        name = self.named(body)
         words = set(body["query"].lower().split())
         found = []
         for index, document in enumerate(body["documents"]):
             score = len(words & set(document.lower().split())) / max(len(words), 1)
             found.append({"index": index, "document": {"text": document}, "relevance_score": score})
         found.sort(key=lambda one: -one["relevance_score"])
-        return self.done("list", {"results": found})
+        return self.done("list", name, {"results": found})
 
-    def done(self, kind: str, content: dict[str, Any]) -> dict[str, Any]:
+    def done(self, kind: str, name: str, content: dict[str, Any]) -> dict[str, Any]:
         """The frame of an answer."""
         usage = {"prompt_tokens": 2, "completion_tokens": 5, "total_tokens": 7}
-        return {"id": "standin-1", "object": kind, "created": int(time.time()), "model": self.name, "usage": usage,
+        return {"id": "standin-1", "object": kind, "created": int(time.time()), "model": name, "usage": usage,
                 **content}  # fmt: skip

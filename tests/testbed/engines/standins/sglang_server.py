@@ -68,6 +68,10 @@ class Sglang(OpenAi):
             own["GET", "/metrics"] = lambda body: "# HELP sglang:num_running_reqs\nsglang:num_running_reqs 0.0\n"
         return {**super().routes(), **own}
 
+    def named(self, body: Any) -> str:
+        """Any will do, and comes back as it came (sgl-project/sglang#7035, #31404)."""
+        return str(body.get("model") or self.name)
+
     def health(self, body: Any) -> str:
         if not self.warm:
             raise Refusal(503, "")

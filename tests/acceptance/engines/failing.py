@@ -1,0 +1,81 @@
+"""What the tables of failures share: how each is to end, and what makes some of them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from tests.acceptance.conftest import Run
+from tests.testbed import Host
+
+KEY, OTHER = "sk-house-94c1d7e0", "sk-other-27b6a3f8"
+KEYED = {"api_key": {"env": "KEY"}}
+FLAG = {"args": {"no-such-flag": 1}}
+LIMITED = 'ulimit -v 4000000; exec "$@"'
+"""Kilobytes of addresses. Memory limits are discarded here, and without any a machine may promise terabytes and try to
+keep the promise, until nothing else runs on it."""
+
+PATH = "Copy them there, or give {"
+READ = "It cannot read its weights: see whether weights names the right file or folder, whole and in its format."
+FITS = "It does not fit its cards: give it more cards or another one, a smaller context, or its neighbours less vram."
+MEMORY = "The host has too little memory for it: a smaller context, or a smaller model."
+ARGS = "It does not know one of its arguments: correct args."
+API_KEY = "give the key in api_key, and nowhere else (env, args, the image)."
+HELD, PORT = "is held by process python3 (pid ", "Stop it or use another port."
+ENDED = "it ended while loading ("
+"""Then its exit code, or, where Docker has started it again and no longer remembers the end, that it crashed."""
+
+Case = tuple[str, str, dict[str, Any], str, str]
+"""(engine, failure, what differs from a good entry, what is wrong, what to do)"""
+
+# (the first process of a container is stopped at once only when it says that it wants to be)
+SILENT = {"entrypoint": ["sh", "-c", "trap exit TERM; echo loading for ages; sleep infinity & wait"]}
+SHORT_WAIT = """\
+from gpurack.plan import job
+
+job.READY_TIMEOUT = 15  # instead of half an hour; long enough to say "loading" on a slow machine, too
+
+from gpurack.deploys import gpu_host  # noqa: E402
+
+gpu_host()
+"""
+
+
+def entry_of(case: Case) -> str:
+    """The name of a row's bad model or service."""
+    return f"{case[0].replace('.', '-')}-{case[1]}"
+
+
+def sentence(run: Run, host: str, name: str) -> str:
+    """The one about a model or service below the table."""
+    found = [error for error in run.errors(host) if error.startswith(f"{name}: ")]
+    assert len(found) == 1, f"{name}: {found}\n{run.output}"
+    return found[0].removeprefix(f"{name}: ")
+
+
+def ends_as(run: Run, host: str, case: Case) -> None:
+    """A row's entry failed with what is wrong and what to do."""
+    said = sentence(run, host, entry_of(case))
+    assert case[3] in said
+    assert case[4] in said
+    assert "FAILED" in run.row(host, entry_of(case))
+
+
+def hold(host: Host, ports: Sequence[int], unit: str = "holder") -> None:
+    """Let another process on the host listen on these ports, until the unit is stopped."""
+    listen = f'import signal, socket; kept = [socket.create_server(("127.0.0.1", port)) for port in {list(ports)}]'
+    host.root(f"systemctl stop {unit}", check=False)
+    host.root(f"systemd-run --collect --unit={unit} python3 -c {shlex.quote(f'{listen}; signal.pause()')}")
+
+
+def never_ready(run: Run, host: str, ports: dict[str, int]) -> None:
+    """Entries (name → port) that said nothing until the run did not wait any longer. Each ends so."""
+    assert run.exit_code == 1, run.output
+    for name, port in ports.items():
+        said = sentence(run, host, name)
+        assert said.startswith("not ready after 0:15")
+        assert f"http://127.0.0.1:{port}/" in said
+        assert f"Look: docker logs {name}" in said
+        assert f"{name}: loading" in run.output
+    assert "| loading for ages" in run.output
