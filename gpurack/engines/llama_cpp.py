@@ -61,6 +61,7 @@ class LlamaCpp(Engine):
 
     name = "llama.cpp"
     port = 8080
+    own_template = True
     weights_suffixes = (".gguf",)
     counter = Counter("/metrics", "llamacpp:tokens_predicted_total", "tokens")
     own_args: ClassVar = {

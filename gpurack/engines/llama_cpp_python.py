@@ -41,6 +41,7 @@ class LlamaCppPython(Engine):
 
     name = "llama-cpp-python"
     port = 8000
+    own_template = True
     weights_suffixes = (".gguf",)
     fields = frozenset({"config"})
     own_args: ClassVar = {
