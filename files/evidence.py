@@ -420,10 +420,13 @@ def http_answer(address, port, path, body=None, key=None, timeout=READY_TIMEOUT)
 
 
 def answers(one, address):
-    """Is it ready; what does it say to a real request, and to the same one with a wrong key?"""
+    """Is it ready; which models does it list; what does it say to a real request, and to the same one with a wrong
+    key?"""
     found = {"ready": http_answer(address, one["port"], one["ready"], key=one["key"])}
     if found["ready"][0] != 200:
         return found
+    if one["lists"]:
+        found["listed"] = http_answer(address, one["port"], one["lists"], key=one["key"])
     for path, body in one["requests"]:
         found["path"] = path
         found["answer"] = http_answer(address, one["port"], path, body, one["key"], ANSWER_TIMEOUT)

@@ -18,6 +18,7 @@ USES = re.compile(
     r"(/v1)?/(models(/.+)?|chat/completions|completions|embeddings|rerank|responses|messages|audio/\w+)|/v2/rerank"
 )
 SHARED = "api_key"  # who is named where a request came with the key that everybody shares
+HOST = "gpurack"  # and where its own host asked, after each start
 
 
 def read_keys():
@@ -26,9 +27,10 @@ def read_keys():
     if os.environ.get("GATEWAY_KEYS"):
         with open(os.environ["GATEWAY_KEYS"]) as file:
             known = {key: name for name, key in json.load(file).items()}
-    if os.environ.get("GATEWAY_API_KEY"):
-        with open(os.environ["GATEWAY_API_KEY"]) as file:
-            known[hashlib.sha256(file.read().strip().encode()).hexdigest()] = SHARED
+    for variable, name in (("GATEWAY_API_KEY", SHARED), ("GATEWAY_HOST_KEY", HOST)):
+        if os.environ.get(variable):
+            with open(os.environ[variable]) as file:
+                known[hashlib.sha256(file.read().strip().encode()).hexdigest()] = name
     return known
 
 

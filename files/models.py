@@ -307,6 +307,8 @@ class Job:
                 if "pull" in model:
                     ollama.settle(model, self.data.get("prune"))
                 asking.ask(dockerd, name, model["url"], model.get("requests", ()))
+                if "gateway" in model:
+                    asking.ask_gateway(dockerd, name, model["url"], model["gateway"])
                 say(name, "ready after {}".format(clock(seconds)))
             except (Failure, OSError) as failure:
                 self.fail(name, str(failure))

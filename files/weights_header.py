@@ -19,6 +19,7 @@ CONFIG = (
     "kv_lora_rank", "dtype", "torch_dtype", "is_encoder_decoder",
 )  # fmt: skip
 """Of config.json, as it stands there."""
+CHAT_TEMPLATES = (b"chat_template.jinja", b"chat_template.json")
 SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 """GGUF's types of values but for strings (8) and arrays (9)."""
 STRING, ARRAY = 8, 9
@@ -45,6 +46,7 @@ def gguf(path):
     config = {key: value for key, value in values.items() if name and key.startswith("%s." % name)}
     config["general.architecture"] = name
     config["vocab"] = values.get("tokenizer.ggml.tokens")
+    config["chat_template"] = "tokenizer.chat_template" in values
     return {"kind": "gguf", "tensors": {"GGUF": size}, "config": config}
 
 
@@ -124,9 +126,13 @@ def folder(path):
     scaled = config.get("rope_scaling") or config.get("rope_parameters") or {}
     facts["rope"] = scaled.get("rope_type", scaled.get("type", "default"))
     facts["text_config"] = "text_config" in config
+    # a template stands in the tokenizer's configuration, newer models have a file of its own
+    facts["chat_template"] = any(os.path.exists(os.path.join(path, name)) for name in CHAT_TEMPLATES)
     tokenizer = os.path.join(path, b"tokenizer_config.json")
     if os.path.exists(tokenizer):
-        facts["model_max_length"] = load(tokenizer).get("model_max_length")
+        said = load(tokenizer)
+        facts["model_max_length"] = said.get("model_max_length")
+        facts["chat_template"] = facts["chat_template"] or bool(said.get("chat_template"))
     return {"kind": "safetensors", "tensors": tensors, "config": facts}
 
 

@@ -18,7 +18,7 @@ from gpurack.spec.host import Host
 from gpurack.spec.model import Model
 from gpurack.state.model import Header
 
-Kind = Literal["chat", "embedding", "rerank", "web page", "API"]
+Kind = Literal["chat", "completion", "embedding", "rerank", "web page", "API"]
 Headers = Mapping[str, Mapping[str, Header]]
 """Host → path of weights → its header, as it was seen last."""
 
@@ -95,7 +95,15 @@ def header_of(fleet: Mapping[str, Host], headers: Headers, host: str, model: Mod
 
 
 def kind_of(key: str, model: Model, header: Header | None) -> Kind:
-    """What a model is for: by its flags, by what its weights say, else by its name."""
+    """What a model is for. One that is known to have no chat template goes on with texts, and chats only where its
+    flags or its engine bring one."""
+    kind, template = family_of(key, model, header), header.config.get("chat_template") if header else None
+    brought = ENGINES[model.engine].own_template or given(model).keys() & {"chat-template"}
+    return "completion" if kind == "chat" and template is False and not brought else kind
+
+
+def family_of(key: str, model: Model, header: Header | None) -> Kind:
+    """By its flags, by what its weights say, else by its name; what writes is a chat model."""
     if ENGINES[model.engine].name == "custom":
         return "API"
     flags = given(model)
@@ -129,6 +137,7 @@ def curl_line(name: str, kind: Kind, address: str, keyed: bool, own_rerank: bool
     """A request that people can paste. own_rerank: TEI's own form of it."""
     said: dict[str, tuple[str, Any]] = {
         "chat": ("/chat/completions", {"model": name, "messages": [{"role": "user", "content": "Who are you?"}]}),
+        "completion": ("/completions", {"model": name, "prompt": "Once upon a time"}),
         "embedding": ("/embeddings", {"model": name, "input": "Hello"}),
         "rerank": ("/rerank", {"model": name, "query": "fruit", "documents": ["an apple", "a bicycle"]}),
     }

@@ -160,6 +160,7 @@ class Engine(ABC):
     that answers 200 once it serves; ready_names_model: with the served name in the body. weights_suffixes: endings of
     the files it can read; weights_folders: can it read a Hugging Face folder? no_weights: how the sentence ends that
     refuses weights.
+    own_template: does it chat with a model that brings no chat template, by one of its own?
     enforces_vram: does it keep to its share of a card by itself?
     keyless: it knows no API keys. any_name: it answers whatever model a client asks for. unguarded: some of the routes
     that its key leaves open. sums: of the keys in `keys` its container is given sums alone. service: what people use,
@@ -180,6 +181,7 @@ class Engine(ABC):
     weights_suffixes: ClassVar[tuple[str, ...]] = ()
     weights_folders: ClassVar[bool] = False
     no_weights: ClassVar[str] = ""
+    own_template: ClassVar[bool] = False
     enforces_vram: ClassVar[bool] = False
     keyless: ClassVar[bool] = False
     any_name: ClassVar[bool] = False

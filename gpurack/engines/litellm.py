@@ -16,10 +16,17 @@ from gpurack.spec.model import Model
 
 CONFIG = "/etc/gpurack/litellm.yaml"
 GATEWAY = "/etc/gpurack/gateway.py"
-PATIENCE = {"allowed_fails": 0, "cooldown_time": 10}
-"""One of several replicas that fails once is asked again after so many seconds; the only one of its name always is."""
-UNKNOWN_MASTER_KEY = 'export LITELLM_MASTER_KEY="sk-$(od -An -N24 -tx1 /dev/urandom | tr -d " \\n")"; exec "$@"'
-"""LiteLLM's management is left to nobody: without a master key parts of it would be open."""
+PATIENCE = {"allowed_fails": 0, "cooldown_time": 10, "allowed_fails_policy": {"NotFoundErrorAllowedFails": 1_000_000}}
+"""One of several replicas that fails once is asked again after so many seconds; the only one of its name always is. Who
+asks a model for what it is not for (a chat of one for embeddings) is told 404, and that is no failure of the model."""
+HOST_KEY = "/dev/shm/gpurack_key"
+"""Inside the container, in memory, for its root alone: a key by which its host asks whether the gateway works."""
+START = (
+    'random() { od -An -N24 -tx1 /dev/urandom | tr -d " \\n"; }; export LITELLM_MASTER_KEY="sk-$(random)"; '
+    '(umask 077; random > "$GATEWAY_HOST_KEY"); exec "$@"'
+)
+"""Two keys that nobody knows before, new at each start. LiteLLM's management is left to nobody: without a master key
+parts of it would be open. The host has of people's keys only sums, and needs one to ask with."""
 
 
 def spoken_to(upstream: Upstream, served: str) -> dict[str, str]:
@@ -80,13 +87,13 @@ class Litellm(Engine):
         }
         argv = ["--config", CONFIG, "--host", "0.0.0.0", "--port", str(self.port)]
         argv += flags(model.args)
-        entrypoint, command = ["sh", "-c"], [UNKNOWN_MASTER_KEY, "sh", "litellm", *argv]
+        entrypoint, command = ["sh", "-c"], [START, "sh", "litellm", *argv]
         if exports:
             entrypoint, command = with_secrets(exports, [*entrypoint, *command])
         return Container(
             command,
             entrypoint,
-            {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "DISABLE_ADMIN_UI": "True", **keys},
+            {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "DISABLE_ADMIN_UI": "True", "GATEWAY_HOST_KEY": HOST_KEY, **keys},
             files={
                 CONFIG: yaml.dump(config, Dumper=_Plain, sort_keys=False),
                 GATEWAY: read_text("files/litellm_gateway.py"),

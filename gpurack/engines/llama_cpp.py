@@ -61,6 +61,7 @@ class LlamaCpp(Engine):
 
     name = "llama.cpp"
     port = 8080
+    own_template = True
     weights_suffixes = (".gguf",)
     any_name = True
     counter = Counter("/metrics", "llamacpp:tokens_predicted_total", "tokens")

@@ -41,6 +41,7 @@ class LlamaCppPython(Engine):
 
     name = "llama-cpp-python"
     port = 8000
+    own_template = True
     weights_suffixes = (".gguf",)
     any_name = True
     fields = frozenset({"config"})

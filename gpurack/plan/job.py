@@ -7,7 +7,8 @@ from typing import Any
 from gpurack import paths
 from gpurack.engines import ENGINES, weights_of
 from gpurack.engines.base import READY_TIMEOUT
-from gpurack.plan import compose, images, pins, pulls, weights
+from gpurack.engines.litellm import HOST_KEY
+from gpurack.plan import compose, images, neighbours, pins, pulls, weights
 from gpurack.plan.drift import Change, holdings, replaced
 from gpurack.spec.host import Host
 from gpurack.state.model import HostState
@@ -97,11 +98,11 @@ def entry(
         "served_name": compose.answers_as(name, spec),
         "timeout": READY_TIMEOUT,
     }
-    if (
-        name in spec.models and not model.pull
-    ):  # what is pulled is asked one by one; behind a gateway another may be ill
+    if name in spec.models and not model.pull:  # what is pulled is asked one by one
         engine = ENGINES[model.engine]
         data["requests"] = engine.requests(model, engine.serves(model, model.served_name or name))
+    if model.engine == "litellm":
+        data["gateway"] = gateway(name, spec, state)
     if change.action == "create" and (old := replaced(name, spec, state)):
         data["replaces"] = {"name": model.replaces, "user": old.user}
     if after := [
@@ -123,6 +124,21 @@ def entry(
     if locked.digest:
         data["digest"] = locked.digest
     return data
+
+
+def gateway(name: str, spec: Host, state: HostState) -> dict[str, Any]:
+    """How a gateway is asked (files/asking.py): by the key that it makes for its host, what is behind it by theirs."""
+    behind = [
+        {
+            "serves": list(other.serves),
+            "url": compose.probe_url(other.name, spec, state) if other.near else neighbours.ready_url(other),
+            "key": neighbours.key_file(spec, name, index) if other.key else None,
+            "requests": ENGINES[other.model.engine].requests(other.model, other.serves),
+        }
+        for index, other in enumerate(spec.connections(name))
+    ]
+    model = spec.entries[name]
+    return {"key": HOST_KEY, "requests": ENGINES[model.engine].requests(model, ["any"]), "behind": behind}
 
 
 def depth(name: str, spec: Host) -> int:

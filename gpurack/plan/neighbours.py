@@ -30,11 +30,19 @@ def questions(spec: Host) -> list[str]:
     """`service|number|file of the key|url` for the look: is it ready, and does it take the key?"""
     found = []
     for service, index, connection in far(spec):
-        url = urlsplit(connection.url)
-        ready = f"{url.scheme}://{url.netloc}{ENGINES[connection.model.engine].ready_at(connection.model)}"
-        key = paths.container_file(spec.entries[service].dockerd, service, f"{UPSTREAM}{index}")
-        found.append(f"{service}|{index}|{key}|{ready}")
+        found.append(f"{service}|{index}|{key_file(spec, service, index)}|{ready_url(connection)}")
     return found
+
+
+def ready_url(connection: Connection) -> str:
+    """Where what lies beyond a service's own network says that it is ready."""
+    url = urlsplit(connection.url)
+    return f"{url.scheme}://{url.netloc}{ENGINES[connection.model.engine].ready_at(connection.model)}"
+
+
+def key_file(spec: Host, service: str, index: int) -> str:
+    """The file on the host with the key of what a service connects to."""
+    return paths.container_file(spec.entries[service].dockerd, service, f"{UPSTREAM}{index}")
 
 
 def extra_hosts(service: str, spec: Host, state: HostState) -> dict[str, str]:

@@ -62,19 +62,24 @@ def enabled(spec: Host) -> dict[str, Model]:
 def asked_of(name: str, spec: Host, model: Model, secrets: Mapping[str, str]) -> dict[str, Any]:
     """The questions about one model. Its own key asks them, or a person's."""
     engine = ENGINES[model.engine]
-    names = engine.serves(model, model.served_name or name)
-    names = names or [served for connection in spec.connections(name) for served in connection.serves]
     own = [value for which, value in secrets.items() if which == KEY or which.startswith(PERSON)]
     return {
         "user": model.dockerd,
         "port": model.port,
         "address": "" if model.bind == "lan" else compose.address(model.bind, HostState()),
         "ready": engine.ready_at(model),
-        "requests": engine.requests(model, names),
+        "lists": f"{engine.base_path}/models" if model.engine == "litellm" else None,
+        "requests": engine.requests(model, names_of(name, spec, model)),
         "key": next(iter(own), None),
         "weights": [weights.place(spec, one, model.dockerd) for one in weights_of(model)],
         "cards": bool(model.gpus),
     }
+
+
+def names_of(name: str, spec: Host, model: Model) -> list[str]:
+    """The names that an entry answers to, a service by those of what it connects to."""
+    behind = [served for connection in spec.connections(name) for served in connection.serves]
+    return ENGINES[model.engine].serves(model, model.served_name or name) or behind
 
 
 @dataclass(frozen=True)

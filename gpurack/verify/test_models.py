@@ -18,7 +18,7 @@ from gpurack.state.model import MISMATCH
 from gpurack.verify.drift import Drift, on_models
 from gpurack.verify.images import familiar, meant, repository
 from gpurack.verify.lab import Entry
-from gpurack.verify.look import published
+from gpurack.verify.look import names_of, published
 from gpurack.verify.weights import known, sums
 
 REFUSED = (401, 403)
@@ -312,7 +312,7 @@ def test_weights_hashed(entry: Entry) -> Iterator[Drift]:
 
 @on_models()
 def test_ready(entry: Entry) -> Iterator[Drift]:
-    """Its API answers, with its name where the engine says names."""
+    """Its API answers, with its name where the engine says names; a gateway with the names of all behind it alone."""
     engine, model = ENGINES[entry.model.engine], entry.model
     code, body = entry.answers.get("ready", (0, f"nothing, its container is {status(entry)}"))
     what = f"GET {engine.ready_at(model)}"
@@ -324,6 +324,10 @@ def test_ready(entry: Entry) -> Iterator[Drift]:
     for name in model.pull if code == 200 else ():
         if json.dumps(full_name(name)) not in body:
             yield Drift("pulled models", name, "not among them")
+    if "listed" in entry.answers:
+        (code, body), behind = entry.answers["listed"], set(names_of(entry.name, entry.server.wanted, model))
+        if code != 200 or set(re.findall(r'"id"\s*:\s*"([^"]*)"', body)) != behind:
+            yield Drift("GET /v1/models", ", ".join(sorted(behind)), f"HTTP {code} {body[:300]}", afresh(entry))
 
 
 @on_models(takes_requests)
@@ -331,11 +335,13 @@ def test_answers(entry: Entry) -> Iterator[Drift]:
     """One real request, such as people make, under its served name."""
     model = entry.model
     code, body = entry.answers.get("answer", (0, "not asked, because it is not ready"))
-    what = f"POST {entry.answers.get('path', '')}".rstrip()
+    path = entry.answers.get("path", "")
+    what = f"POST {path}".rstrip()
     if code != 200:
         yield Drift(what, "HTTP 200", f"HTTP {code} {body[:100]}" if code else body, restart(entry))
         return
-    served = ENGINES[model.engine].answers_as(model, model.served_name or entry.name)
+    requests = dict(ENGINES[model.engine].requests(model, names_of(entry.name, entry.server.wanted, model)))
+    served = requests[path].get("model")
     named = re.search(r'"model"\s*:\s*("[^"]*")', body)
     if served is not None and named and named[1] != json.dumps(served):
         yield Drift(what, f'an answer of "{served}"', f"one of {named[1]}", afresh(entry))

@@ -24,8 +24,9 @@ Tensor = tuple[tuple[int, ...], "array.array[float]"]
 """(shape, numbers), rows first."""
 
 
-def say(folder: Path, sentence: str, heads: int = _HEADS) -> None:
-    """Write a Llama of two layers that answers every chat with this sentence (1 MB).
+def say(folder: Path, sentence: str, heads: int = _HEADS, template: bool = True) -> None:
+    """Write a Llama of two layers that answers every chat with this sentence (1 MB); without `template` it has no chat
+    template, and goes on with every text by it.
 
     As in gguf_models: attention and feed-forward layers add nothing, the embedding is one-hot, and the output layer
     gives token i's successor the highest score.
@@ -75,8 +76,9 @@ def say(folder: Path, sentence: str, heads: int = _HEADS) -> None:
         },
     }  # fmt: skip
     tokenizer_config = {
-        "tokenizer_class": "PreTrainedTokenizerFast", "chat_template": _TEMPLATE, "unk_token": "<unk>",
-        "bos_token": "<s>", "eos_token": "</s>", "model_max_length": 4096, "clean_up_tokenization_spaces": False,
+        "tokenizer_class": "PreTrainedTokenizerFast", **({"chat_template": _TEMPLATE} if template else {}),
+        "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "model_max_length": 4096,
+        "clean_up_tokenization_spaces": False,
     }  # fmt: skip
     _write(folder, config, tensors, {"tokenizer.json": tokenizer, "tokenizer_config.json": tokenizer_config})
 

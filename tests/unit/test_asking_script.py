@@ -3,7 +3,9 @@
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +19,9 @@ NO_TEMPLATE = (400, "no chat template")
 COMPLETION = {"model": "alpha", "choices": [{"text": "A"}]}
 CHAT = {"model": "alpha", "choices": [{"message": {"role": "assistant", "content": "A"}}]}
 EMBEDDING = {"model": "alpha", "data": [{"embedding": [0.1, 0.2]}]}
-RERANK = {"results": [{"index": 0, "relevance_score": 0.5}]}
+SCORES = [{"index": 0, "document": {"text": "Hello", "multi_modal": None}, "relevance_score": 0.5}]
+RERANK = {"id": "rerank-8c", "model": "alpha", "usage": {"prompt_tokens": 6, "total_tokens": 6}, "results": SCORES}
+"""As vLLM 0.32.0 answers; llama.cpp's has object in the place of id, and no document."""
 
 
 class Dockerd:
@@ -32,14 +36,18 @@ class Dockerd:
     def without_secrets(self, text: str) -> str:
         return text.replace("sk-one", "•••")
 
+    def must(self, *words: str) -> str:
+        assert words == ("exec", "gateway", "cat", "/dev/shm/key")
+        return "sk-of-the-host\n"
 
-@pytest.fixture
-def server() -> Iterator[Any]:
-    """Answers what `server.said` has for a path (status, JSON or text; an exception: nothing at all)."""
+
+@contextmanager
+def serving() -> Iterator[Any]:
+    """Answers what `said` of it has for a path (status, JSON or text; status 0: nothing at all)."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"] or 0)) or "null")
             made.asked.append((self.path, body, self.headers["Authorization"]))  # type: ignore[attr-defined]
             status, said = made.said.get(self.path, (404, "Not Found"))  # type: ignore[attr-defined]
             if not status:
@@ -50,20 +58,32 @@ def server() -> Iterator[Any]:
             self.end_headers()
             self.wfile.write(data)
 
+        do_GET = do_POST
+
         def log_message(self, format: str, *args: Any) -> None:
             pass
 
     made = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     made.said, made.asked = {}, []  # type: ignore[attr-defined]
-    threading.Thread(target=made.serve_forever, daemon=True).start()
+    threading.Thread(target=made.serve_forever, args=(0.01,), daemon=True).start()
     yield made
     made.shutdown()
     made.server_close()
 
 
+@pytest.fixture
+def server() -> Iterator[Any]:
+    """One server."""
+    with serving() as made:
+        yield made
+
+
+def url_of(server: Any) -> str:
+    return f"http://127.0.0.1:{server.server_address[1]}/v1/models"
+
+
 def ask(server: Any, requests: Any = ASKED) -> None:
-    url = f"http://127.0.0.1:{server.server_address[1]}/v1/models"
-    load("asking").ask(Dockerd(), "alpha", url, requests)
+    load("asking").ask(Dockerd(), "alpha", url_of(server), requests)
 
 
 @pytest.mark.parametrize(
@@ -94,6 +114,8 @@ def test_the_first_kind_of_request_that_it_knows_counts(server: Any, said: Any, 
         ({"/v1/embeddings": (200, {**EMBEDDING, "model": "beta"})},
          'its answer to POST /v1/embeddings comes from "beta", not from "alpha"'),
         ({"/v1/rerank": (200, {"results": [{"index": 0}]})}, "has no results.0.relevance_score"),
+        ({"/v1/rerank": (200, {**RERANK, "model": "beta"})},
+         'its answer to POST /v1/rerank comes from "beta", not from "alpha"'),
         ({"/v1/chat/completions": (500, "CUDA error for sk-one")},
          "it is ready, but answers no request. POST /v1/chat/completions: 500 CUDA error for •••. Look: docker logs"),
         ({"/v1/chat/completions": (401, "who?")},
@@ -103,7 +125,8 @@ def test_the_first_kind_of_request_that_it_knows_counts(server: Any, said: Any, 
          'it is ready, but answers no request. POST /v1/chat/completions: 404 {"message": "The model `alpha` does not'),
         ({"/v1/chat/completions": (0, "")}, "it is ready, but gave no answer to POST /v1/chat/completions: Remote end"),
     ],
-    ids=["empty", "a-page", "another-model", "no-score", "an-error", "another-key", "unknown-name", "the-end"],
+    ids=["empty", "a-page", "another-model", "no-score", "another-ranks", "an-error", "another-key", "unknown-name",
+         "the-end"],
 )  # fmt: skip
 def test_what_is_no_answer_is_a_failure_with_its_reason(server: Any, said: Any, sentence: str) -> None:
     server.said = said
@@ -128,3 +151,96 @@ def test_every_path_that_an_engine_asks_for_has_its_shape() -> None:
         for path, _ in engine.requests(Model(engine=engine.name, port=8000, image="i:1"), ["alpha"])
     }  # fmt: skip
     assert paths == set(load("asking").ANSWERS)
+
+
+# --- gateways --------------------------------------------------------------------------------------------------------
+
+LISTED = {"/v1/models": (200, {"data": [{"id": "alpha"}]})}
+BY_LITELLM = {"id": "1", "results": [{"index": 0, "relevance_score": 0.5}], "meta": {}}
+
+
+def behind(server: Any, key: Path | None = None, engine: str = "vllm", serves: str = "alpha") -> dict[str, Any]:
+    """A model behind a gateway, as the job has it."""
+    requests = ENGINES[engine].requests(Model(engine=engine, port=8000, image="i:1"), [serves])
+    return {"serves": [serves], "url": url_of(server), "key": str(key) if key else None, "requests": requests}
+
+
+def ask_gateway(gateway: Any, *others: Any) -> None:
+    told = {"key": "/dev/shm/key", "requests": ASKED, "behind": others}
+    load("asking").ask_gateway(Dockerd(), "gateway", url_of(gateway), told)
+
+
+@pytest.mark.parametrize(
+    ("engine", "by_itself", "through"),
+    [
+        ("vllm", {"/v1/chat/completions": (200, CHAT)}, {"/v1/chat/completions": (200, CHAT)}),
+        ("vllm", {"/v1/embeddings": (200, EMBEDDING)}, {"/v1/embeddings": (200, EMBEDDING)}),
+        ("vllm", {"/v1/rerank": (200, RERANK)}, {"/v1/rerank": (200, BY_LITELLM)}),
+        ("tei", {"/rerank": (200, [{"index": 0, "score": 0.9}])}, {"/v1/rerank": (200, BY_LITELLM)}),
+    ],
+    ids=["chat", "embedding", "rerank", "tei-rerank"],
+)
+def test_a_gateway_is_asked_for_what_a_model_behind_it_answers_by_itself(
+    server: Any, tmp_path: Path, engine: str, by_itself: Any, through: Any
+) -> None:
+    """The model by its own key, and only for the one path; the gateway by the key that it has made for its host."""
+    (tmp_path / "upstream_key_0").write_text("sk-worker\n")
+    with serving() as model:
+        model.said, server.said = {**LISTED, **by_itself}, {**LISTED, **through}
+        ask_gateway(server, behind(model, tmp_path / "upstream_key_0", engine))
+        assert {key for _, _, key in model.asked} == {"Bearer sk-worker"}
+    ((path, body, _),) = server.asked[1:]
+    assert ([path], body["model"]) == (list(through), "alpha")
+    assert {key for _, _, key in server.asked} == {"Bearer sk-of-the-host"}
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        ({"/v1/models": (401, "who?")}, "it is ready, but lists no models at GET /v1/models: 401 who?. Look: docker"),
+        ({"/v1/models": (200, "<html>")}, "it is ready, but lists no models at GET /v1/models: 200 <html>"),
+        ({"/v1/models": (200, {"data": [{"id": "beta"}, {"id": "old"}]})},
+         "it lists beta, old, but what connects_to means is alpha. Look: docker logs gateway"),
+        (LISTED, "alpha answers, but not through it. POST /v1/chat/completions: 404 Not Found. Look: docker logs"),
+        ({**LISTED, "/v1/chat/completions": (401, "sk-one?")},
+         "alpha answers, but not through it. POST /v1/chat/completions: 401 •••?. Look: docker logs gateway"),
+        ({**LISTED, "/v1/chat/completions": (200, {**CHAT, "model": "beta"})}, 'comes from "beta", not from "alpha"'),
+    ],
+    ids=["key", "page", "other-names", "not-through", "worker-key", "another-model"],
+)  # fmt: skip
+def test_a_gateway_that_does_not_hand_on_is_a_failure_with_its_reason(server: Any, said: Any, sentence: str) -> None:
+    server.said = said
+    with serving() as model:
+        model.said = {**LISTED, "/v1/chat/completions": (200, CHAT)}
+        with pytest.raises(Exception, match="it") as caught:
+            ask_gateway(server, behind(model))
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize("said", [{}, {**LISTED, "/v1/chat/completions": (500, "CUDA error")}], ids=["away", "ill"])
+def test_a_model_that_is_away_or_ill_does_not_fail_its_gateway(
+    server: Any, capsys: pytest.CaptureFixture[str], said: Any
+) -> None:
+    """The next one is asked. A model whose replica is away is not: a request that goes there may take minutes."""
+    server.said = {
+        "/v1/models": (200, {"data": [{"id": "alpha"}, {"id": "beta"}]}),
+        "/v1/chat/completions": (200, {**CHAT, "model": "beta"}),
+    }
+    with serving() as first, serving() as second:
+        first.said = said
+        second.said = {"/v1/models": (200, ""), "/v1/chat/completions": (200, {**CHAT, "model": "beta"})}
+        ask_gateway(server, behind(first), behind(second, serves="beta"))
+        assert [body["model"] for _, body, _ in server.asked if body] == ["beta"]
+        assert capsys.readouterr().out == ""
+        second.said = {}
+        ask_gateway(server, behind(first), behind(second, serves="beta"))
+        assert capsys.readouterr().out.endswith("gateway: none of the models behind it answers yet\n")
+
+
+def test_a_model_with_a_replica_that_is_away_is_not_asked(server: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    server.said = LISTED
+    with serving() as there, serving() as away:
+        there.said = {**LISTED, "/v1/chat/completions": (200, CHAT)}
+        ask_gateway(server, behind(there), behind(away))
+    assert [path for path, _, _ in server.asked] == ["/v1/models"]
+    assert "none of the models behind it answers yet" in capsys.readouterr().out

@@ -28,7 +28,7 @@ class HttpException(Exception):
 
 def load(monkeypatch: pytest.MonkeyPatch, **environment: Path) -> Any:
     """The module as LiteLLM loads it, with these variables."""
-    for name in ("GATEWAY_KEYS", "GATEWAY_API_KEY"):
+    for name in ("GATEWAY_KEYS", "GATEWAY_API_KEY", "GATEWAY_HOST_KEY"):
         monkeypatch.delenv(name, raising=False)
     for name, path in environment.items():
         monkeypatch.setenv(name, str(path))
@@ -54,10 +54,12 @@ def load(monkeypatch: pytest.MonkeyPatch, **environment: Path) -> Any:
 
 @pytest.fixture
 def keyed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A gateway that knows alice, and a key for all."""
+    """A gateway that knows alice, a key for all, and one that it made for its host."""
     (tmp_path / "keys").write_text(json.dumps({"alice": hashlib.sha256(b"sk-alice").hexdigest()}))
     (tmp_path / "api_key").write_text("sk-all\n")
-    return load(monkeypatch, GATEWAY_KEYS=tmp_path / "keys", GATEWAY_API_KEY=tmp_path / "api_key")
+    (tmp_path / "host").write_text("4f1a")
+    paths = {"GATEWAY_KEYS": "keys", "GATEWAY_API_KEY": "api_key", "GATEWAY_HOST_KEY": "host"}
+    return load(monkeypatch, **{variable: tmp_path / name for variable, name in paths.items()})
 
 
 def came_in(check: Any, path: str, key: str | None) -> Any:
@@ -70,7 +72,15 @@ def came_in(check: Any, path: str, key: str | None) -> Any:
 
 @pytest.mark.parametrize(
     ("key", "who"),
-    [("sk-alice", "alice"), ("sk-all", "api_key"), ("sk-bob", 401), ("", 401), (None, 401), ("alice", 401)],
+    [
+        ("sk-alice", "alice"),
+        ("sk-all", "api_key"),
+        ("4f1a", "gpurack"),
+        ("sk-bob", 401),
+        ("", 401),
+        (None, 401),
+        ("alice", 401),
+    ],
 )
 def test_who_comes_in(keyed: Any, key: str | None, who: Any) -> None:
     assert came_in(keyed.keyed, "/v1/chat/completions", key) == who

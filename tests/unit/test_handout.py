@@ -23,6 +23,7 @@ TEI: dict[str, Any] = {"engine": "tei", "version": "1.9", "weights": "/w/bge-rer
 GATEWAY: dict[str, Any] = {
     "engine": "litellm", "version": "1.109.1", "port": 4000, "bind": "lan", "connects_to": ["alpha", "private"]
 }  # fmt: skip
+VLLM = {"engine": "vllm", "version": "0.33.0"}
 LAN = {**ALPHA, "bind": "lan"}
 CHAT = {"engine": "open-webui", "version": "0.12.4", "port": 3000, "bind": "lan", "connects_to": ["gateway"]}
 
@@ -101,11 +102,28 @@ def test_the_line_to_try_is_one_that_a_shell_takes(lab: dict[str, Host]) -> None
         ("rerank", "m3", {"args": {"reranking": True}}, {}),
         ("embedding", "m3", {"args": {"embeddings": True}}, {"general.architecture": "llama"}),
         ("embedding", "m3", {"args": {"convert": "embed"}}, {}),
+        # as facebook/opt-125m: vLLM answers a chat with 400, "no chat template"
+        ("completion", "opt", VLLM, {"architectures": ["OPTForCausalLM"], "chat_template": False}),
+        ("completion", "own", VLLM, {"architectures": ["Own"], "chat_template": False}),
+        ("chat", "opt", {**VLLM, "args": {"chat_template": "/w/own.jinja"}}, {"chat_template": False}),
+        ("chat", "opt", VLLM, {"architectures": ["OPTForCausalLM"], "chat_template": True}),
+        ("chat", "opt", VLLM, {}),
+        ("embedding", "m3", VLLM, {"architectures": ["XLMRobertaModel"], "chat_template": False}),
+        # llama.cpp takes a template of its own, and llama-cpp-python does
+        ("chat", "saiga", {}, {"general.architecture": "llama", "chat_template": False}),
     ],
 )
 def test_what_a_model_is_for(kind: Kind, key: str, fields: dict[str, Any], config: dict[str, Any]) -> None:
     model = Model.model_validate({**ALPHA, "weights": "/w/a.gguf", **fields})
     assert kind_of(key, model, Header("s", config=config) if config else None) == kind
+
+
+def test_a_model_without_a_chat_template_is_tried_with_a_text() -> None:
+    lab = check_fleet({"gpu1": [{"models": {"opt": {**LAN, **VLLM, "weights": "/w/opt", "gpus": [0]}}}]})
+    (one,) = offers(lab, {"gpu1": {"/w/opt": Header("s", config={"chat_template": False})}})
+    words = shlex.split(one.curl)
+    assert (one.kind, words[1]) == ("completion", "http://gpu1:8000/v1/completions")
+    assert json.loads(words[-1]) == {"model": "opt", "prompt": "Once upon a time"}
 
 
 def test_markdown(lab: dict[str, Host]) -> None:

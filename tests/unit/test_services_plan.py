@@ -82,6 +82,21 @@ def test_services_start_after_what_they_connect_to_on_their_host() -> None:
     assert entries["gateway"]["url"] == "http://127.0.0.1:4000/health/readiness"
 
 
+def test_how_a_gateway_is_asked() -> None:
+    """By what stands behind it, as its host reaches each; no key is told, only where it lies. A page is not asked."""
+    found = plan(lab()["gpu1"])
+    assert found.job
+    entries = {model["name"]: model for group in found.job["groups"] for model in group}
+    told = entries["gateway"]["gateway"]
+    assert told["key"] == "/dev/shm/gpurack_key"
+    assert [(other["serves"], other["url"], other["key"]) for other in told["behind"]] == [
+        (["near"], "http://127.0.0.1:8000/v1/models", "/etc/gpurack/secrets/gateway/upstream_key_0"),
+        (["far"], "http://gpu2:8000/v1/models", "/etc/gpurack/secrets/gateway/upstream_key_1"),
+    ]
+    assert [other["requests"][0][1]["model"] for other in told["behind"]] == ["near", "far"]
+    assert {name for name, model in entries.items() if "gateway" in model} == {"gateway"}
+
+
 def test_in_one_group_models_come_before_gateways_and_gateways_before_pages() -> None:
     """They share a port with each other's predecessors, so they stop and start together."""
     host = lab()["gpu1"]

@@ -42,7 +42,7 @@ def test_the_testbeds_models_as_ggmls_own_package_reads_them(tmp_path: Path, lay
     assert header.config["vocab"] == len(values["tokenizer.ggml.tokens"])
     expected = {key: value for key, value in values.items() if key.startswith("llama.")}
     assert {key: value for key, value in header.config.items() if key.startswith("llama.")} == expected
-    assert header.config["general.architecture"] == "llama"
+    assert (header.config["general.architecture"], header.config["chat_template"]) == ("llama", True)
 
 
 def written(path: Path, blocks: list[int], **values: Any) -> Path:
@@ -98,9 +98,21 @@ def test_the_index_says_which_files_count(tmp_path: Path) -> None:
     (path / "tokenizer_config.json").write_text('{"model_max_length": 2048, "chat_template": "long"}')
     header = read(path)
     assert (header.kind, header.tensors) == ("safetensors", {"BF16": 210})
-    assert header.config == {**SMALL, "rope": "default", "text_config": False, "model_max_length": 2048}
+    facts = {"rope": "default", "text_config": False, "model_max_length": 2048, "chat_template": True}
+    assert header.config == {**SMALL, **facts}
     (path / "model-00002-of-00002.safetensors").unlink()
     assert read(path).problem == "1 of 2 files are missing, model-00002-of-00002.safetensors first"
+
+
+def test_whether_there_is_a_chat_template(tmp_path: Path) -> None:
+    """In the tokenizer's configuration, or in a file of its own; a GGUF file has it among its values."""
+    path = folder(tmp_path / "m", SMALL, {"a": (10, 10)})
+    assert read(path).config["chat_template"] is False
+    (path / "tokenizer_config.json").write_text('{"chat_template": null}')
+    assert read(path).config["chat_template"] is False
+    (path / "chat_template.jinja").write_text("{{ messages }}")
+    assert read(path).config["chat_template"] is True
+    assert read(written(tmp_path / "m.gguf", [1])).config["chat_template"] is False
 
 
 def test_parameters_of_qwen(tmp_path: Path) -> None:

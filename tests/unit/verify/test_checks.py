@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from gpurack.plan import compose
+from gpurack.spec.fleet import check_fleet
 from gpurack.spec.host import Host
 from gpurack.spec.lock import HostLock, ModelLock
 from gpurack.spec.weights import CopyWeights, HfWeights, UrlWeights
@@ -240,6 +241,33 @@ def test_an_answer_of_another_model() -> None:
 
     line = 'gpu1 alpha: POST /v1/chat/completions: expected an answer of "alpha", found one of "gpt-5"'
     assert drifts(test_models.test_answers, entry(change=change)) == [line]
+
+
+@pytest.mark.parametrize(
+    ("listed", "answer", "lines"),
+    [
+        ([200, '{"data": [{"id":"alpha"}, {"id": "far"}]}'], '{"model": "alpha"}', []),
+        ([200, '{"data": [{"id":"alpha"}]}'], '{"results": []}',
+         ['GET /v1/models: expected alpha, far, found HTTP 200 {"data": [{"id":"alpha"}]}']),
+        ([401, "who?"], '{"model": "beta"}',
+         ["GET /v1/models: expected alpha, far, found HTTP 401 who?",
+          'POST /v1/chat/completions: expected an answer of "alpha", found one of "beta"']),
+    ],
+)  # fmt: skip
+def test_a_gateway_lists_what_is_behind_it_and_answers_as_that(
+    listed: list[Any], answer: str, lines: list[str]
+) -> None:
+    alpha = {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf", "port": 8000}
+    gateway = {"engine": "litellm", "version": "1.109.1", "port": 4000, "connects_to": "all"}
+    host = {"models": {"alpha": alpha, "beta": {**alpha, "port": 8001, "served_name": "far"}}}
+    wanted = check_fleet({"gpu1": [{**host, "services": {"gateway": gateway}}]})["gpu1"]
+    parts = evidence()
+    said = {"ready": [200, "{}"], "listed": listed, "path": "/v1/chat/completions", "answer": [200, answer]}
+    parts["models"]["gateway"] = said
+    server = Server("gpu1", wanted, None, "run", "5a", lambda name: look.Seen(parts))  # type: ignore[arg-type]
+    one = Entry(server, "gateway", wanted.services["gateway"])
+    found = drifts(test_models.test_ready, one) + drifts(test_models.test_answers, one)
+    assert found == [f"gpu1 gateway: {line}" for line in lines]
 
 
 @pytest.mark.parametrize(

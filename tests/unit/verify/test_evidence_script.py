@@ -235,7 +235,9 @@ def port() -> Iterator[int]:
 
 def test_the_first_request_that_it_answers_counts(script: ModuleType, port: int) -> None:
     requests = [["/v1/chat/completions", {"model": "bge"}], ["/v1/embeddings", {"model": "bge"}]]
-    found = script.answers({"port": port, "ready": "/v1/models", "key": "sk-1", "requests": requests}, "127.0.0.1")
+    found = script.answers(
+        {"port": port, "ready": "/v1/models", "lists": None, "key": "sk-1", "requests": requests}, "127.0.0.1"
+    )
     assert found == {
         "ready": [200, '{"data": [{"id": "bge"}]}'],
         "path": "/v1/embeddings",
@@ -246,8 +248,10 @@ def test_the_first_request_that_it_answers_counts(script: ModuleType, port: int)
 
 
 def test_whether_it_is_ready_an_engine_may_tell_anybody(script: ModuleType, port: int) -> None:
-    found = script.answers({"port": port, "ready": "/ready", "key": "sk-1", "requests": []}, "127.0.0.1")
-    assert found == {"ready": [200, '{"data": [{"id": "bge"}]}']}
+    one = {"port": port, "ready": "/ready", "lists": "/v1/models", "key": "sk-1", "requests": []}
+    found = script.answers(one, "127.0.0.1")
+    said = [200, '{"data": [{"id": "bge"}]}']
+    assert found == {"ready": said, "listed": said}
 
 
 def test_nobody_there_and_nobody_answering(script: ModuleType) -> None:
