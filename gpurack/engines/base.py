@@ -168,7 +168,8 @@ class Engine(ABC):
     field for it. removed_args: flags of earlier versions → what to do instead. removed_since: the first version that
     has none of them. counter: of what it has served; None: it counts nothing. min_compute: the lowest NVIDIA compute
     capability its images run on. only_version: the version of an engine that gets no new ones, so that the inventory
-    need not say it. legacy: why it should not be begun with any more, as a sentence; "" where it may.
+    need not say it. parallel_flags: those of an engine that is told how it computes on several cards (tensor, pipeline,
+    data parallel). legacy: why it should not be begun with any more, as a sentence; "" where it may.
     """
 
     name: ClassVar[str]
@@ -192,6 +193,7 @@ class Engine(ABC):
     counter: ClassVar[Counter | None] = None
     min_compute: ClassVar[str | None] = None
     only_version: ClassVar[str | None] = None
+    parallel_flags: ClassVar[tuple[str, ...]] = ()
     legacy: ClassVar[str] = ""
 
     @abstractmethod

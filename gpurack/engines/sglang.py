@@ -45,6 +45,7 @@ class Sglang(Engine):
     ready_names_model = False
     weights_folders = True
     enforces_vram = True
+    parallel_flags = ("tp-size", "pp-size", "dp-size")
     counter = Counter("/metrics", "sglang:num_requests_total", "requests")
     own_args: ClassVar = {
         "model-path": "weights", "model": "weights", "host": "bind", "port": "port",
