@@ -169,7 +169,8 @@ class Engine(ABC):
     own_args: flags that gpurack writes itself → the inventory's field for it. removed_args: flags of earlier versions →
     what to do instead. removed_since: the first version that has none of them. counter: of what it has served; None: it
     counts nothing. min_compute: the lowest NVIDIA compute capability its images run on. only_version: the version of an
-    engine that gets no new ones, so that the inventory need not say it. legacy: why it should not be begun with any
+    engine that gets no new ones, so that the inventory need not say it. parallel_flags: those of an engine that is told
+    how it computes on several cards (tensor, pipeline, data parallel). legacy: why it should not be begun with any
     more, as a sentence; "" where it may.
     """
 
@@ -196,6 +197,7 @@ class Engine(ABC):
     counter: ClassVar[Counter | None] = None
     min_compute: ClassVar[str | None] = None
     only_version: ClassVar[str | None] = None
+    parallel_flags: ClassVar[tuple[str, ...]] = ()
     legacy: ClassVar[str] = ""
 
     @abstractmethod

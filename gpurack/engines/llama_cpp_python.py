@@ -10,6 +10,7 @@ CPU; the CUDA one is built locally (docker/cuda_simple).
 import contextlib
 import copy
 import json
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -28,6 +29,9 @@ tags while the chat is answered."""
 
 SMALL = 8
 """GiB of memory below which batches are halved."""
+
+TRUE = ("1", "on", "t", "true", "y", "yes")
+"""What the server reads as true, as an argument (its cli.py) and as a variable (pydantic), whatever the case."""
 
 _WEIGHTS: TypeAdapter[Any] = TypeAdapter(Weights)
 _ADD_KEY = (
@@ -90,7 +94,7 @@ class LlamaCppPython(Engine):
         if run.gpus and "n_gpu_layers" not in model.args:
             argv += ["--n_gpu_layers", "-1"]
         argv += settings({**PATIENT, **of_host(run), **model.args})
-        compose = locked_memory() if model.args.get("use_mlock") is True else {}
+        compose = locked_memory() if locks(model.args, model.env) else {}
         if run.api_key_file:
             entrypoint, command = with_secrets({"API_KEY": run.api_key_file}, argv)
             return Container(command, entrypoint, compose=compose)
@@ -104,7 +108,7 @@ class LlamaCppPython(Engine):
             for name, value in (of_host(run) | ({"n_gpu_layers": -1} if run.gpus else {})).items():
                 entry.setdefault(name, value)
         files = {CONFIG: json.dumps({**PATIENT, **config, "host": "0.0.0.0", "port": self.port}, indent=2)}
-        compose = locked_memory() if any(entry.get("use_mlock") for entry in config["models"]) else {}
+        compose = locked_memory() if any(locks(entry, model.env) for entry in config["models"]) else {}
         if not run.api_key_file:
             return Container([*server, "--config_file", CONFIG], files=files, compose=compose)
         script = f'set -eu; umask 077; python3 -c "$0" {CONFIG} {run.api_key_file} {KEYED_CONFIG}; exec "$@"'
@@ -176,6 +180,13 @@ def settings(args: dict[str, ArgValue]) -> list[str]:
         items = value if isinstance(value, list) else [value]
         words += [f"--{name}", *(str(item).lower() if isinstance(item, bool) else str(item) for item in items)]
     return words
+
+
+def locks(settings: Mapping[str, Any], env: Mapping[str, str]) -> bool:
+    """Is a model locked into memory? What its settings do not say, a variable of the same name may, in any case."""
+    variables = {name.lower(): value for name, value in env.items()}
+    said = settings.get("use_mlock", variables.get("use_mlock", ""))
+    return str(said).strip().lower() in TRUE
 
 
 def locked_memory() -> dict[str, Any]:

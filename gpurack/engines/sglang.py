@@ -46,6 +46,7 @@ class Sglang(Engine):
     weights_folders = True
     any_name = True
     enforces_vram = True
+    parallel_flags = ("tp-size", "pp-size", "dp-size")
     counter = Counter("/metrics", "sglang:num_requests_total", "requests")
     own_args: ClassVar = {
         "model-path": "weights", "model": "weights", "host": "bind", "port": "port",

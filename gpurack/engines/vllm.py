@@ -98,6 +98,7 @@ class Vllm(Engine):
     port = 8000
     weights_folders = True
     enforces_vram = True
+    parallel_flags = ("tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size")
     unguarded = ("/rerank", "/score", "/tokenize", "/pause")
     counter = Counter("/metrics", "vllm:request_success_total", "requests")
     min_compute = "7.5"

@@ -128,10 +128,7 @@ DIALECTS: Mapping[str, Dialect] = {
     ),
     "custom": Dialect(),
 }  # fmt: skip
-PARALLEL = {
-    "vllm": ("tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size"),
-    "sglang": ("tp-size", "pp-size", "dp-size"),
-}
+PARALLEL = {name: engine.parallel_flags for name, engine in ENGINES.items() if engine.parallel_flags}
 """Engines that compute on as many cards as their flags say, whatever they are shown."""
 
 

@@ -91,11 +91,14 @@ def refusal(model: Model, header: Header | None, cards: Sequence[tuple[str, floa
     not known."""
     if header is None or not cards:
         return None
-    tensor, _ = split_over(model, len(cards))
+    tensor, stages = split_over(model, len(cards))
     heads = heads_of(header)
     if heads and heads % tensor:
         able = ", ".join(str(number) for number in range(1, min(heads, 16) + 1) if heads % number == 0)
-        return f"tensor parallel {tensor} does not divide its {heads} attention heads; possible: {able}."
+        return (
+            f"tensor parallel {tensor} does not divide its {heads} attention heads; possible: {able}. "
+            f"{in_stages(model, heads, tensor * stages)}"
+        )
     known = [(name, memory) for name, memory in cards if memory]
     try:
         need = estimate(model, header, len(cards))
@@ -110,6 +113,15 @@ def refusal(model: Model, header: Header | None, cards: Sequence[tuple[str, floa
     return (
         f"needs {need.minimum:.1f} GiB{each} ({need}), but {whose}. {remedy(model, header, need, budget, len(cards))}"
     )
+
+
+def in_stages(model: Model, heads: int, cards: int) -> str:
+    """How it may use all of so many cards whose number does not divide its heads: with layers in stages, of as many
+    cards each as do."""
+    tensor = next(number for number in range(cards, 0, -1) if cards % number == 0 and heads % number == 0)
+    flags = dict(zip(ENGINES[model.engine].parallel_flags, (tensor, cards // tensor), strict=False))
+    words = ", ".join(f'"{flag}": {number}' for flag, number in flags.items())
+    return f"Or layers in stages, over all {cards} cards: args: {{{words}}}."
 
 
 def tight(model: Model, header: Header | None, cards: Sequence[tuple[str, float | None]]) -> str | None:

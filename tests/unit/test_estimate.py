@@ -325,15 +325,35 @@ def test_refused_with_numbers_and_remedy(
 
 
 def test_tensor_parallel_divides_the_heads(tmp_path: Path) -> None:
-    assert refusal(vllm(8, context=4096), read(qwen(tmp_path, "7B")), cards(8)) == (
-        "tensor parallel 8 does not divide its 28 attention heads; possible: 1, 2, 4, 7, 14."
+    header = read(qwen(tmp_path, "7B"))
+    refused = "tensor parallel 8 does not divide its 28 attention heads; possible: 1, 2, 4, 7, 14. Or layers in "
+    assert refusal(vllm(8, context=4096), header, cards(8)) == (
+        f'{refused}stages, over all 8 cards: args: {{"tensor-parallel-size": 4, "pipeline-parallel-size": 2}}.'
     )
+    sglang = vllm(8, context=4096, engine="sglang", version="0.5.23")
+    assert refusal(sglang, header, cards(8)) == (
+        f'{refused}stages, over all 8 cards: args: {{"tp-size": 4, "pp-size": 2}}.'
+    )
+
+
+def test_the_stages_that_a_refusal_names_are_accepted(tmp_path: Path) -> None:
+    header = read(qwen(tmp_path, "7B"))
+    for engine, flags in (("vllm", ("tensor-parallel-size", "pipeline-parallel-size")), ("sglang", ("tp", "pp-size"))):
+        version = {"vllm": "0.33.0", "sglang": "0.5.23"}[engine]
+        for gpus in (3, 5, 6, 8, 12):
+            of = {"engine": engine, "version": version, "context": 4096}
+            refused = refusal(vllm(gpus, **of), header, cards(gpus))
+            assert refused
+            sizes_named = [int(number) for number in re.findall(r"\": (\d+)", refused)]
+            args = dict(zip(flags, sizes_named, strict=True))
+            assert refusal(vllm(gpus, args=args, **of), header, cards(gpus)) is None
 
 
 def test_heads_are_counted_without_a_formula_too() -> None:
     header = hf(kv_lora_rank=512, num_attention_heads=128)
     assert refusal(vllm(3, context=10), header, cards(3, None)) == (
-        "tensor parallel 3 does not divide its 128 attention heads; possible: 1, 2, 4, 8, 16."
+        "tensor parallel 3 does not divide its 128 attention heads; possible: 1, 2, 4, 8, 16. Or layers in stages, "
+        'over all 3 cards: args: {"tensor-parallel-size": 1, "pipeline-parallel-size": 3}.'
     )
 
 
