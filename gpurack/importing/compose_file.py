@@ -3,11 +3,12 @@
 import re
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import yaml
 
-from gpurack.importing import docker_run
+from gpurack.importing import built, docker_run
 from gpurack.importing.container import ContainerRun, Finding, Mount, Port
 
 AS_IT_IS = {
@@ -35,8 +36,9 @@ def is_compose(text: str) -> bool:
     return bool(re.search(r"^services:\s*(#.*)?$", text, re.MULTILINE))
 
 
-def read(text: str, variables: Mapping[str, str]) -> tuple[list[ContainerRun], list[Finding]]:
-    """The services of a compose file. Raises NoCompose."""
+def read(text: str, variables: Mapping[str, str]) -> tuple[list[ContainerRun], list[Finding], dict[str, built.Built]]:
+    """The services of a compose file, and the images that it builds. Raises NoCompose."""
+    images: dict[str, built.Built] = {}
     findings: list[Finding] = []
     try:
         content = interpolated(yaml.safe_load(text), variables, findings)
@@ -54,10 +56,10 @@ def read(text: str, variables: Mapping[str, str]) -> tuple[list[ContainerRun], l
     runs = []
     for name, fields in services.items():
         try:
-            runs.append(service(str(name), fields or {}, findings))
+            runs.append(service(str(name), fields or {}, findings, images))
         except (AttributeError, KeyError, TypeError, ValueError, docker_run.Unreadable) as error:
             findings.append(Finding("open", f"service {name}", f"is not what Compose takes: {error!r}."))
-    return runs, findings
+    return runs, findings, images
 
 
 def interpolated(value: Any, variables: Mapping[str, str], findings: list[Finding]) -> Any:
@@ -88,18 +90,23 @@ def interpolated(value: Any, variables: Mapping[str, str], findings: list[Findin
     )
 
 
-def service(name: str, fields: Mapping[str, Any], findings: list[Finding]) -> ContainerRun:
-    """One service; what it says and a ContainerRun cannot goes to the findings."""
+def service(
+    name: str, fields: Mapping[str, Any], findings: list[Finding], images: dict[str, built.Built]
+) -> ContainerRun:
+    """One service; what it says and a ContainerRun cannot goes to the findings, what it is built from to the images."""
     where = f"service {name}"
     said = dict(fields)
     build = said.pop("build", None)
-    image = said.pop("image", None)
+    image = str(said.pop("image", None) or f"{name}:built-by-compose")
     if build is not None:
-        context = build if isinstance(build, str) else build.get("context", ".")
-        findings.append(
-            Finding("open", where, f"is built from {context}; write image: {{\"build\": {{\"git\": …, \"revision\": "
-                    "…}}}}, or keep the image's name while the host has it.")
-        )  # fmt: skip
+        build = {"context": build} if isinstance(build, str) else build
+        if found := built_from(build, image, where):
+            images[built.full(image)] = found
+        else:
+            findings.append(
+                Finding("open", where, f"is built from {build.get('context', '.')}; write image: {{\"build\": "
+                        "{\"git\": …, \"revision\": …}}, or keep the image's name while the host has it.")
+            )  # fmt: skip
     by_cdi = docker_run.cdi_cards(list(map(str, said.get("devices") or [])))
     if by_cdi:
         said["devices"] = [device for device in said["devices"] if not str(device).startswith(docker_run.CDI)]
@@ -128,7 +135,7 @@ def service(name: str, fields: Mapping[str, Any], findings: list[Finding]) -> Co
     run = ContainerRun(
         where=where,
         name=said.pop("container_name", None) or name,
-        image=image or f"{name}:built-by-compose",
+        image=image,
         command=tuple(argv(command)),
         entrypoint=tuple(argv(entrypoint)) if entrypoint else None,
         environment=environment,
@@ -141,6 +148,19 @@ def service(name: str, fields: Mapping[str, Any], findings: list[Finding]) -> Co
     for key in said.keys() - {"tty", "stdin_open"}:
         findings.append(Finding("open", where, f"{key} could not be expressed; say it in compose: {{…}}."))
     return run
+
+
+def built_from(build: Mapping[str, Any], image: str, where: str) -> built.Built | None:
+    """What a service's `build` says of where its image comes from; None where that is not known."""
+    args, unset = environment_of(build.get("args"))
+    found = built.of(
+        str(build.get("context", ".")), str(build.get("dockerfile", "Dockerfile")), build.get("target"), args, [image],
+        where, built.Checkout(),
+    )  # fmt: skip
+    understood = {"context", "dockerfile", "target", "args"}
+    others = [f"build.{key} could not be expressed" for key in build if key not in understood]
+    missing = [f"the build argument {name} has no value; give it" for name in unset]
+    return replace(found, open=(*found.open, *others, *missing)) if found else None
 
 
 def argv(command: Any) -> list[str]:

@@ -1,11 +1,12 @@
 """Any of the forms → entries and findings: the one door of this package."""
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from gpurack.importing import compose_file, docker_run, inspect, recognise, secret, words
+from gpurack.importing import built, compose_file, docker_run, inspect, recognise, secret, words
 from gpurack.importing.container import ContainerRun, Finding
 from gpurack.importing.to_inventory import Entry, Known, entry_of
 
@@ -24,14 +25,16 @@ IGNORED_DOCKER = {
     "save": ("left out", "gpurack image save writes an image of a host to a file here"),
     "load": ("left out", 'image: {"tar": FILE} of an entry does it'),
     "compose": ("left out", "give the compose file itself to gpurack import"),
-    "build": ("open", 'built from the folder it stands in; write image: {"build": {"git": …, "revision": …, '
-              '"dockerfile": …}} where it is used, or keep its name while the host has it'),
     "commit": ("open", "an image made from a container lacks what was mounted (the model) and exists on one host only; "
                "the entry itself is all that is needed to have the container again"),
 }  # fmt: skip
 
 
 NO_DOCKER = "no docker command."
+BUILT_HERE = (
+    'built from the folder it stands in; write image: {"build": {"git": …, "revision": …, "dockerfile": …}} where it '
+    "is used, or keep its name while the host has it"
+)
 
 
 @dataclass
@@ -66,9 +69,9 @@ def read(text: str, variables: Mapping[str, str] | None = None, files: Mapping[s
     if inspect.is_inspect(text):
         runs, findings = inspect.read(text)
     elif compose_file.is_compose(text):
-        runs, findings = compose_file.read(text, given)
+        runs, findings, images = compose_file.read(text, given)
         services = {run.where.removeprefix("service "): run.name or "" for run in runs}
-        known = replace(known, names=services)
+        known = replace(known, names=services, images=images)
     else:
         runs, findings, known = of_script(text, known)
     known = replace(known, names={**{run.name: run.name for run in runs if run.name}, **known.names})
@@ -117,17 +120,24 @@ def of_script(text: str, known: Known) -> tuple[list[ContainerRun], list[Finding
     runs: list[ContainerRun] = []
     committed: dict[str, str] = {}
     pulls: dict[str | None, list[str]] = {}
+    images: dict[str, built.Built] = {}
+    checkout = built.Checkout()
     for where, comment in script.comments:
         if re.match(r"(sudo\s+)?docker\s+run\b", comment):
             findings.append(Finding("left out", where, "a docker run in a comment."))
     # its -p is the password, and so is what a command before it prints for --password-stdin
     logins = {command.where for command in script.commands if docker_run.docker_words(command.words)[:1] == ["login"]}
     for command in script.commands:
-        options = docker_run.run_words(command.words)
-        for name in command.undefined if options is not None else ():
+        options, building = docker_run.run_words(command.words), built.build_words(command.words)
+        for name in command.undefined if options is not None or building is not None else ():
             what = f"{name} is not defined" + (f"; give it with --set {name[1:]}=…." if name[:2] != "$(" else ".")
             findings.append(Finding("open", command.where, what))
+        checkout = checkout.after(command.words)
+        if building is not None:
+            findings += build(command, building, checkout, images)
+            continue
         if options is None:
+            tag(command.words, images)
             findings += other(command, committed, pulls, logins)
             continue
         try:
@@ -137,6 +147,10 @@ def of_script(text: str, known: Known) -> tuple[list[ContainerRun], list[Finding
             continue
         runs.append(container)
         findings += found
+    started = {built.full(recognise.moved(run.image)) for run in runs}
+    for one in dict.fromkeys(images.values()):
+        if not started & {name for name, other in images.items() if other is one}:
+            findings.append(unused(one))
     ollamas = [run.name or "" for run in runs if recognise.engine_of(run.image) == "ollama"]
     by_container: dict[str, list[str]] = {}
     for container_name, models in pulls.items():
@@ -155,8 +169,37 @@ def of_script(text: str, known: Known) -> tuple[list[ContainerRun], list[Finding
             pulls=by_container,
             engines={**engines, **{name: engine for name, engine in local.items() if engine}},
             committed={recognise.split(image)[0]: container for image, container in committed.items()},
+            images=images,
         ),
     )
+
+
+def build(
+    command: words.Command, options: list[str], checkout: built.Checkout, images: dict[str, built.Built]
+) -> list[Finding]:
+    """A docker build; what it was built from is kept for the entries that use it."""
+    try:
+        names, found = built.parse(options, command.where, checkout)
+    except docker_run.Unreadable as error:
+        return [Finding("open", command.where, f"docker build cannot be read: {error}")]
+    if found is None:
+        return [Finding("open", command.where, f"`{secret.masked(command.words)}`: {BUILT_HERE}.")]
+    images |= {built.full(name): found for name in names}
+    return [] if names else [unused(found)]
+
+
+def unused(one: built.Built) -> Finding:
+    """An image that was built and that nothing of the text starts."""
+    image = json.dumps({"build": one.build}, ensure_ascii=False)
+    what = f"a docker build, of an image that nothing here starts; where it is used write image: {image}."
+    return Finding("open", one.where, what)
+
+
+def tag(command: Sequence[str], images: dict[str, built.Built]) -> None:
+    """A docker tag: another name for what was built."""
+    rest = docker_run.docker_words(command)
+    if rest[:1] == ["tag"] and len(rest) == 3 and (found := images.get(built.full(rest[1]))):
+        images[built.full(rest[2])] = found
 
 
 def other(

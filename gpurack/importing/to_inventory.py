@@ -8,8 +8,8 @@ from typing import Any
 
 from gpurack.engines import ENGINES
 from gpurack.engines.base import CPU, normal
+from gpurack.importing import built, jobs, recognise, secret, words
 from gpurack.importing import flags as flags_of
-from gpurack.importing import jobs, recognise, secret, words
 from gpurack.importing.container import ContainerRun, Finding, Kind, Mount
 from gpurack.importing.recognise import DIALECTS, Dialect
 from gpurack.spec.fleet import CONTAINER_NAME
@@ -37,14 +37,15 @@ class Known:
     """What is known beside the container itself.
 
     variables: as given by the user. files: path on the host → content. engines: local image → the engine in it, when
-    the text shows it (a commit, an earlier run). pulls: container → models that somebody pulled in its ollama.
-    names: how others call it (Compose's service) → key of the entry.
+    the text shows it (a commit, an earlier run). images: image with its tag → what it was built from. pulls: container
+    → models that somebody pulled in its ollama. names: how others call it (Compose's service) → key of the entry.
     """
 
     variables: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     engines: Mapping[str, str] = field(default_factory=dict)
     committed: Mapping[str, str] = field(default_factory=dict)
+    images: Mapping[str, built.Built] = field(default_factory=dict)
     pulls: Mapping[str, Sequence[str]] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
 
@@ -89,9 +90,12 @@ class _Translation:
     def entry(self) -> Entry | None:
         run = self.run
         image = recognise.moved(run.image)
-        if recognise.is_job(image, run.command):
+        # what runs on a host has its image there, under its name
+        self.built = self.known.images.get(built.full(image)) or (None if run.running else built.by_name(image, ""))
+        like = (self.built.like if self.built else "") or image
+        if recognise.is_job(like, run.command):
             return self.job(image)
-        self.engine = self.choose_engine(image)
+        self.engine = self.choose_engine(like)
         if self.engine == "custom" and run.running and run.gpus is None:
             self.findings = []
             self.say("left out", f"{run.image} is no engine that gpurack knows, and has no card.")
@@ -103,7 +107,8 @@ class _Translation:
         self.dialect: Dialect = DIALECTS[self.engine]
         arguments = self.arguments()
         self.listens: int | None = None
-        if arguments is None and run.running and not run.ports and not run.host_network:
+        in_front = run.interactive and not run.detached
+        if arguments is None and (run.running or in_front) and not run.ports and not run.host_network:
             self.findings = []
             what = (
                 f"no service: it runs `{secret.masked([*(run.entrypoint or ()), *run.command], 60)}` and has no port."
@@ -141,6 +146,8 @@ class _Translation:
         fields, words = jobs.fields_of(self.run, image, self.absolute)
         self.fields = {"engine": self.engine}
         self.say_image(image)
+        if self.built:
+            fields["image"] = self.fields["image"]
         self.fields = {"engine": self.engine, **fields, "command": secret.hidden_words(fields["command"])}
         if self.fields["command"] != fields["command"]:
             self.say("open", f"a secret stood in plain text in its command; it is {secret.HIDDEN} here. hf_token of "
@@ -241,6 +248,9 @@ class _Translation:
 
     def say_image(self, image: str) -> None:
         engine = ENGINES[self.engine]
+        if self.built:
+            self.say_build(image, self.built)
+            return
         if image != self.run.image:
             self.say("changed", f"{self.run.image} has moved: {image}.")
         version = recognise.version_of(self.engine, image, self.run.gpus is not None)
@@ -255,13 +265,30 @@ class _Translation:
         if name in self.known.committed:
             return
         if name.startswith("local/") or ("/" not in name and self.engine != "custom"):
-            self.say("open", f'{image} was built on the host and exists only there; write image: {{"build": {{"git": '
-                     '…, "revision": …}}.')  # fmt: skip
+            known = built.by_name(image, "")
+            build = {"build": known.build if known else {"git": "…", "revision": "…"}}
+            self.say("open", f"{image} was built on the host and exists only there; write image: "
+                     f"{json.dumps(build, ensure_ascii=False)}.")  # fmt: skip
         elif recognise.floats(image):
             way = "name a fixed tag"
             if self.engine != "custom":
                 way += ', or write version: "…" instead of image, and gpurack chooses the image for the cards'
             self.say("open", f"{image} floats: tomorrow it can be another image; {way}.")
+
+    def say_build(self, image: str, found: built.Built) -> None:
+        """An image that was built: gpurack does that on the host."""
+        self.fields["image"] = {"build": dict(found.build)}
+        for what in found.changed:
+            self.say("changed", what)
+        for what in found.open:
+            self.say("open", f"{image}: {what}.")
+        git, revision = found.build["git"], found.build["revision"]
+        if revision == built.UNSAID:
+            how = "" if found.where else ", and the args it was built with"
+            self.say("open", f"{image} was built by hand; gpurack builds it on the host from {git}: write the "
+                     f"revision, a commit or a tag{how}.")  # fmt: skip
+        else:
+            self.say("changed", f"{image} is built on the host from {git}, revision {revision}.")
 
     # --- what the flags say -------------------------------------------------------------------------------------------
 

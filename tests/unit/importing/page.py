@@ -27,8 +27,9 @@ What is the same for all of these commands is not repeated below:
 - **Weights** are mounted read-only at `/weights/<name>`, and the engine is told that path.
 - **`--runtime nvidia`** is not needed: containers get their cards by UUID (CDI).
 - **Restart**: gpurack's containers run in the background and come back after a crash and a reboot (`unless-stopped`).
-- **`docker build`** by hand: `image: {"build": {"git": …, "revision": …, "dockerfile": …, "args": {"CUDA_VERSION": …,
-  "CUDA_DOCKER_ARCH": …}}}` builds it on the host, once for each definition ([images.md](images.md)).
+- **`docker build`** by hand becomes `image: {"build": …}` of the entries that use it: built on the host, once for each
+  definition, with target and arguments (`CUDA_VERSION`, `CUDA_DOCKER_ARCH`; [images.md](images.md)). The repository is
+  the one that the text clones, or the engine's own where Dockerfile or name show it; the revision is yours to write.
 - **`docker commit`** is not needed to start the same thing elsewhere: the inventory is the package. Such an image holds
   neither the model, which is mounted, nor the options it was started with. For a host that reaches no registry, or for
   what somebody changed inside a container: `gpurack image save INVENTORY HOST NAME FILE.tar` and

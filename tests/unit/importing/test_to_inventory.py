@@ -240,6 +240,8 @@ PIECES = [
     "docker run", "sudo docker run", "-d", "-p 80:80", "-p", "--gpus", "all", "device=0", "--name", "x y", "-v /a:/b",
     "-v", "vllm/vllm-openai", "ollama/ollama:1", "ghcr.io/ggml-org/llama.cpp:server", "a/b:1", "--model", "/b/m.gguf",
     "--port", "abc", "-c", "-np", "0", "-tp", "--task", "\\\n", "\\ \n", "\n", "'", '"', "$x", "$(", "`", "#", "<<E",
+    "docker build", "git clone", "https://x/llama.cpp", "cd", "llama.cpp", ".", "-t a/b:1",
+    "-f .devops/cuda.Dockerfile",
     "services:\n", "  a:\n", "    image: x\n", "    ports: [1, 'b']\n", "if", "fi", "&&", ">", "-e", "A_KEY=1", "=",
 ]  # fmt: skip
 
@@ -291,7 +293,7 @@ def test_a_file_of_a_repository() -> None:
 )
 def test_an_image_of_docker_hub_is_not_said_to_be_built(image: str, built: bool) -> None:
     found = said(f"docker run -d --name one -p 8000:8000 -v /m:/m {image} --model /m/a.gguf")
-    assert any("was built on the host" in what for what in found) == built
+    assert any("was built by hand" in what for what in found) == built
 
 
 @pytest.mark.parametrize(
@@ -324,3 +326,131 @@ def test_a_chosen_name_is_one_that_docker_takes() -> None:
 def test_a_text_around_a_compose_file_is_said() -> None:
     with pytest.raises(NoCompose, match=r"is no YAML \(line 1: .*\)\. Of a text that holds one, give"):
         read("1. *Write* `docker-compose.yaml`: `x\nservices:\n  a: {image: x/y:1}\n")
+
+
+# --- images that were built ------------------------------------------------------------------------------------------
+
+LLAMA = "https://github.com/ggml-org/llama.cpp"
+SERVE = "docker run -d --gpus device=0 -p 127.0.0.1:8080:8080 -v /m:/m --name one mine -m /m/a.gguf --port 8080\n"
+
+
+def build(text: str) -> Any:
+    """The build of the one entry that uses the image `mine`."""
+    return entry(text + SERVE)["image"]["build"]
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("docker build -t mine -f .devops/cuda.Dockerfile --target server .",
+         {"git": LLAMA, "dockerfile": ".devops/cuda.Dockerfile", "target": "server"}),
+        ("sudo docker buildx build --load -t other -t mine -f./.devops/cuda.Dockerfile --build-arg CUDA_VERSION=12.6.3 "
+         "--build-arg=CUDA_DOCKER_ARCH=80 ./",
+         {"git": LLAMA, "dockerfile": ".devops/cuda.Dockerfile",
+          "args": {"CUDA_VERSION": "12.6.3", "CUDA_DOCKER_ARCH": "80"}}),
+        ("docker image build -t mine -f .devops/server-cuda.Dockerfile .",
+         {"git": LLAMA, "dockerfile": ".devops/cuda.Dockerfile", "target": "server"}),
+        ("docker build -t mine -f .devops/llama-server.Dockerfile --build-arg A=1 .",
+         {"git": LLAMA, "dockerfile": ".devops/cpu.Dockerfile", "target": "server", "args": {"A": "1"}}),
+        ("docker build -t raw -f .devops/cuda.Dockerfile . && docker tag raw mine",
+         {"git": LLAMA, "dockerfile": ".devops/cuda.Dockerfile"}),
+        ("docker build -t mine:latest -f .devops/rocm.Dockerfile .",
+         {"git": LLAMA, "dockerfile": ".devops/rocm.Dockerfile"}),
+    ],
+)  # fmt: skip
+def test_what_a_run_in_the_same_script_uses_is_built_on_the_host(command: str, expected: dict[str, Any]) -> None:
+    text = f"{command}\n"
+    assert build(text) == {"revision": "…", **expected}
+    assert entry(text + SERVE)["engine"] == "llama.cpp"
+    assert any("write the revision, a commit or a tag" in finding.what for finding in read(text + SERVE).findings)
+
+
+@pytest.mark.parametrize(
+    ("commands", "git", "revision"),
+    [
+        ("git clone https://github.com/lab/llama.cpp && cd llama.cpp && git checkout b7000\n",
+         "https://github.com/lab/llama.cpp", "b7000"),
+        ("git clone --branch b7001 --depth 1 https://github.com/lab/llama.cpp.git\ncd ./llama.cpp\n",
+         "https://github.com/lab/llama.cpp.git", "b7001"),
+        ("git clone git@github.com:lab/llama.cpp\ncd llama.cpp\n", "git@github.com:lab/llama.cpp", "…"),
+        ("git clone https://github.com/lab/tools\n", LLAMA, "…"),  # the build is not in it
+        ("git clone https://github.com/lab/tools && cd tools/deploy\n", LLAMA, "…"),
+    ],
+)  # fmt: skip
+def test_what_was_cloned_in_the_script_is_what_is_built(commands: str, git: str, revision: str) -> None:
+    text = f"{commands}docker build -t mine -f .devops/cuda.Dockerfile .\n"
+    assert build(text) == {"git": git, "revision": revision, "dockerfile": ".devops/cuda.Dockerfile"}
+    is_open = any("write the revision" in what for what in said(text + SERVE))
+    assert is_open == (revision == "…")
+
+
+def test_a_dockerfile_of_a_known_revision_keeps_its_name() -> None:
+    text = "docker build -t mine -f .devops/llama-server-cuda.Dockerfile https://github.com/ggerganov/llama.cpp.git#b3400\n"
+    assert build(text) == {
+        "git": "https://github.com/ggerganov/llama.cpp.git",
+        "revision": "b3400",
+        "dockerfile": ".devops/llama-server-cuda.Dockerfile",
+    }
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "docker build -t mine .",
+        "docker build -t mine ./engine",
+        "docker build -t mine -f docker/Dockerfile.gpu .",
+        "docker build -t mine https://github.com/lab/engine.git#main:docker",
+    ],
+)
+def test_a_build_from_nobody_knows_where_stays_a_remark(command: str) -> None:
+    text = f"{command}\n{SERVE}"
+    assert read(text).models["one"]["image"] == "mine"
+    assert any("built from the folder it stands in" in what for what in said(text))
+
+
+def test_what_a_build_cannot_say_is_said() -> None:
+    text = (
+        f"docker build -t mine --platform linux/arm64 --build-arg HF_TOKEN={SECRET} --build-arg PROXY -f "
+        ".devops/cuda.Dockerfile .\n"
+    )
+    assert build(text)["args"] == {"HF_TOKEN": "***"}
+    found = " ".join(said(text + SERVE))
+    assert "mine: --platform of its build could not be expressed." in found
+    assert "mine: the build argument PROXY came from the environment of whoever built it; give its value." in found
+    assert "mine: a secret stood in plain text in its build; it is *** here." in found
+    assert SECRET not in found
+
+
+def test_a_compose_file_builds_too() -> None:
+    text = (
+        "services:\n  one:\n    build:\n      context: .\n      dockerfile: .devops/cuda.Dockerfile\n"
+        "      args: [CUDA_DOCKER_ARCH=80]\n      cache_from: [x]\n"
+        "    command: --model /m/a.gguf --port 8080\n    volumes: [/m:/m]\n    ports: [8080:8080]\n"
+    )
+    assert read(text).models["one"]["image"] == {
+        "build": {
+            "git": LLAMA,
+            "revision": "…",
+            "dockerfile": ".devops/cuda.Dockerfile",
+            "args": {"CUDA_DOCKER_ARCH": "80"},
+        }
+    }
+    assert any("build.cache_from could not be expressed" in what for what in said(text))
+    elsewhere = text.replace("dockerfile: .devops/cuda.Dockerfile", "dockerfile: gpu.Dockerfile")
+    assert any("is built from .; write image" in what for what in said(elsewhere))
+
+
+@pytest.mark.parametrize(
+    ("image", "dockerfile", "target"),
+    [
+        ("local/llama.cpp:server-cuda", ".devops/cuda.Dockerfile", "server"),
+        ("local/llama.cpp:server", ".devops/cpu.Dockerfile", "server"),
+        ("cuda_simple", "docker/cuda_simple/Dockerfile", None),
+        ("llama-cpp-python-cuda:latest", "docker/cuda_simple/Dockerfile", None),
+    ],
+)
+def test_an_image_by_the_name_of_upstreams_documentation(image: str, dockerfile: str, target: str | None) -> None:
+    text = f"docker run -d --gpus device=0 -p 8080:8080 -v /m:/m --name one {image} --model /m/a.gguf --port 8080\n"
+    found = entry(text)["image"]["build"]
+    assert (found["dockerfile"], found.get("target"), found["revision"]) == (dockerfile, target, "…")
+    assert any("and the args it was built with" in what for what in said(text))

@@ -1,0 +1,217 @@
+"""`docker build` as people type it → the `build` of an entry's image, as far as the text says where it came from.
+
+Sources: llama.cpp's `.devops` (once a Dockerfile for each of full, light and server, today one for each backend, with a
+stage for each of the three, the server last); llama-cpp-python's `docker/` (cuda_simple, simple, …).
+"""
+
+import argparse
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
+
+from gpurack.importing import docker_run, secret
+
+LLAMA_CPP = "https://github.com/ggml-org/llama.cpp"
+LLAMA_CPP_PYTHON = "https://github.com/abetlen/llama-cpp-python"
+UNSAID = "…"
+"""The revision that nobody said: the plan refuses it until it is written."""
+VARIANTS = "cuda|rocm|vulkan|intel|musa"
+TODAY = re.compile(rf"(?:.*/)?(\.devops/({VARIANTS}|cpu)\.Dockerfile)")
+FORMER = re.compile(rf"(?:.*/)?\.devops/(full|main|server|llama-cli|llama-server)(?:-({VARIANTS}))?\.Dockerfile")
+STAGES = {"full": "full", "main": "light", "llama-cli": "light", "server": "server", "llama-server": "server"}
+"""A former Dockerfile's name → the stage that builds the same today."""
+BY_NAME = re.compile(rf"local/llama\.cpp:(full|light|server)(?:-({VARIANTS}))?")
+"""What upstream's documentation calls the images that it has people build."""
+SIMPLE = re.compile(r"(?:.*/)?(docker/(?:cuda_simple|openblas_simple|simple)/Dockerfile)")
+CUDA_SIMPLE = ("cuda_simple", "llama-cpp-python-cuda")
+"""What people call an image of docker/cuda_simple, which is built in its own folder."""
+ELSEWHERE = ("label", "platform", "secret", "ssh", "build-context", "add-host", "network")
+"""Options that an entry cannot say; the others change nothing of the image."""
+
+
+@dataclass(frozen=True, eq=False)
+class Built:
+    """An image that was built. where: by which command. build: the entry's `build`. changed: what it says differently.
+    open: what it could not say."""
+
+    where: str
+    build: Mapping[str, Any]
+    changed: tuple[str, ...] = ()
+    open: tuple[str, ...] = ()
+
+    @property
+    def like(self) -> str:
+        """The image of upstream's that holds the same programs, "" where that is not known."""
+        git = self.build["git"].removesuffix(".git").rstrip("/").rpartition("/")[2]
+        if git == "llama.cpp":
+            found = TODAY.fullmatch(str(self.build.get("dockerfile", "")))
+            variant = f"-{found[2]}" if found and found[2] != "cpu" else ""
+            return f"ghcr.io/ggml-org/llama.cpp:{self.build.get('target', 'server')}{variant}"
+        return "ghcr.io/abetlen/llama-cpp-python" if git == "llama-cpp-python" else ""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise docker_run.Unreadable(message)
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="docker build", add_help=False, allow_abbrev=False)
+    for name in ("t/tag", "build-arg", *ELSEWHERE, "cache-from", "cache-to", "ulimit", "allow", "annotation", "attest"):
+        short, _, long = name.rpartition("/")
+        parser.add_argument(f"--{long}", *([f"-{short}"] if short else []), action="append", dest=long, default=[])
+    for name in ("f/file", "target", "o/output", "progress", "iidfile", "shm-size", "m/memory", "builder", "provenance",
+                 "sbom", "metadata-file", "no-cache-filter", "cgroup-parent"):  # fmt: skip
+        short, _, long = name.rpartition("/")
+        parser.add_argument(f"--{long}", *([f"-{short}"] if short else []), dest=long)
+    for name in ("q/quiet", "no-cache", "pull", "load", "push", "rm", "force-rm", "squash", "compress"):
+        short, _, long = name.rpartition("/")
+        parser.add_argument(f"--{long}", *([f"-{short}"] if short else []), action="store_true", dest=long)
+    parser.add_argument("context")
+    return parser
+
+
+PARSER = _parser()
+
+
+def build_words(words: Sequence[str]) -> list[str] | None:
+    """What follows `docker build`, None when the words are something else."""
+    rest = docker_run.docker_words(words)
+    if rest[:1] in (["buildx"], ["image"], ["builder"]):
+        rest = rest[1:]
+    return rest[1:] if rest[:1] == ["build"] else None
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """The repository that a script is in: what `git clone`, `git checkout` and `cd` before a build say."""
+
+    git: str = ""
+    revision: str = ""
+    folder: str | None = None
+    """Where it is, in the repository; None outside."""
+
+    def after(self, words: Sequence[str]) -> "Checkout":
+        """As it is after another command."""
+        if list(words[:2]) == ["git", "clone"]:
+            return self._cloned(words[2:])
+        if list(words[:2]) in (["git", "checkout"], ["git", "switch"]) and self.folder is not None:
+            named = [word for word in words[2:] if not word.startswith("-")]
+            return replace(self, revision=named[0] if named else self.revision)
+        if list(words[:1]) == ["cd"] and len(words) == 2 and self.git:
+            name = self.git.removesuffix(".git").rstrip("/").rpartition("/")[2]
+            if self.folder is None:
+                return replace(self, folder="" if words[1].strip("./").rpartition("/")[2] == name else None)
+            return replace(self, folder=None if words[1].startswith(("/", "~", "..")) else words[1].strip("./"))
+        return self
+
+    def _cloned(self, words: Sequence[str]) -> "Checkout":
+        urls = [word for word in words if re.match(r"(https?|ssh|git)://|[\w.-]+@[\w.-]+:", word)]
+        branch = next((words[at + 1] for at, word in enumerate(words[:-1]) if word in ("-b", "--branch")), "")
+        return Checkout(urls[0], branch) if urls else self
+
+
+def parse(words: Sequence[str], where: str, checkout: Checkout) -> tuple[list[str], Built | None]:
+    """(the image's names, what it was built from; None where the text does not say). Raises docker_run.Unreadable."""
+    said = vars(PARSER.parse_args(words))
+    args = dict(text.partition("=")[::2] for text in said["build-arg"] if "=" in text)
+    file, target = said["file"] or "Dockerfile", said["target"]
+    found = of(said["context"], file, target, args, said["tag"], where, checkout)
+    if found is None:
+        return said["tag"], None
+    left_out = [f"--{option} of its build could not be expressed" for option in ELSEWHERE if said[option]]
+    left_out += [
+        f"the build argument {name} came from the environment of whoever built it; give its value"
+        for name in said["build-arg"]
+        if "=" not in name
+    ]
+    return said["tag"], replace(found, open=(*found.open, *left_out))
+
+
+def of(
+    context: str,
+    dockerfile: str,
+    target: str | None,
+    args: Mapping[str, str],
+    names: Sequence[str],
+    where: str,
+    checkout: Checkout,
+) -> Built | None:
+    """What an image was built from; None where its repository is not known. Secrets among its arguments are hidden."""
+    found = _of(context, dockerfile, target, args, names, where, checkout)
+    shown = secret.hidden(found.build) if found else {}
+    if not found or shown == found.build:
+        return found
+    what = f"a secret stood in plain text in its build; it is {secret.HIDDEN} here. Build arguments stay in the image"
+    return replace(found, build=shown, open=(*found.open, what))
+
+
+def _of(
+    context: str,
+    dockerfile: str,
+    target: str | None,
+    args: Mapping[str, str],
+    names: Sequence[str],
+    where: str,
+    checkout: Checkout,
+) -> Built | None:
+    more = {**({"target": target} if target else {}), **({"args": dict(args)} if args else {})}
+    url, _, rest = context.partition("#")
+    if re.match(r"(https?|ssh|git)://.*|git@.*", url) and not url.endswith((".tar.gz", ".tgz", "/Dockerfile")):
+        revision, _, folder = rest.partition(":")
+        checkout = Checkout(url, revision, folder)
+    elif plain(context) not in ("", "."):
+        checkout = Checkout()
+    if checkout.git and checkout.folder == "":
+        build = {"git": checkout.git, "revision": checkout.revision or UNSAID, "dockerfile": plain(dockerfile)}
+        return renewed(Built(where, {**build, **more}))
+    if FORMER.fullmatch(dockerfile) or TODAY.fullmatch(dockerfile):
+        file = dockerfile[dockerfile.index(".devops/") :]
+        return renewed(Built(where, {"git": LLAMA_CPP, "revision": UNSAID, "dockerfile": file, **more}))
+    if simple := SIMPLE.fullmatch(f"{context.rstrip('/')}/{plain(dockerfile)}") or SIMPLE.fullmatch(dockerfile):
+        return Built(where, {"git": LLAMA_CPP_PYTHON, "revision": UNSAID, "dockerfile": simple[1], **more})
+    if dockerfile == "Dockerfile" and any(name.partition(":")[0] in CUDA_SIMPLE for name in names):
+        return Built(where, {**_CUDA_SIMPLE, **more})
+    return None
+
+
+_CUDA_SIMPLE = {"git": LLAMA_CPP_PYTHON, "revision": UNSAID, "dockerfile": "docker/cuda_simple/Dockerfile"}
+
+
+def renewed(built: Built) -> Built:
+    """The same by the Dockerfile of today, where the revision may be one of today."""
+    former = FORMER.fullmatch(str(built.build["dockerfile"]))
+    if not former or built.build["revision"] != UNSAID:
+        return built
+    file, stage = f".devops/{former[2] or 'cpu'}.Dockerfile", STAGES[former[1]]
+    what = (
+        f"llama.cpp has no {built.build['dockerfile']} any more: the stage {stage} of {file} is the same "
+        "(for a revision that has it, write it again, without target)."
+    )
+    build = {name: built.build[name] for name in ("git", "revision")} | {"dockerfile": file, "target": stage}
+    build |= {"args": built.build["args"]} if "args" in built.build else {}
+    return replace(built, build=build, changed=(*built.changed, what))
+
+
+def by_name(image: str, where: str) -> Built | None:
+    """What an image was surely built from that has the name which upstream's documentation gives it."""
+    named = BY_NAME.fullmatch(image)
+    if named:
+        build = {"git": LLAMA_CPP, "revision": UNSAID, "dockerfile": f".devops/{named[2] or 'cpu'}.Dockerfile"}
+        return Built(where, {**build, "target": named[1]})
+    return Built(where, _CUDA_SIMPLE) if image.partition(":")[0] in CUDA_SIMPLE else None
+
+
+def full(image: str) -> str:
+    """A name as Docker compares it: without a tag it means latest."""
+    return image if ":" in image.rpartition("/")[2] or "@" in image else f"{image}:latest"
+
+
+def plain(path: str) -> str:
+    """A path without ./ at its beginning.
+
+    >>> plain("./.devops/cuda.Dockerfile")
+    '.devops/cuda.Dockerfile'
+    """
+    return re.sub(r"^(\./)+", "", path)
