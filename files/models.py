@@ -10,7 +10,6 @@ a line that begins with "error NAME: " says what failed, and the exit code is th
 """
 
 import contextlib
-import http.client
 import json
 import os
 import shutil
@@ -32,6 +31,7 @@ from images import provide  # noqa: E402
 from remedies import remedy  # noqa: E402
 
 KFD_PROCESSES = "/sys/class/kfd/kfd/proc"  # those on AMD's cards, a folder each
+LOOK_TIMEOUT = 5  # seconds that one look whether a model is ready may take
 KEY_TIMEOUT = 10  # seconds that a server may refuse our key; one that loads answers otherwise, or not at all
 GPU_MEMORY_TIMEOUT = 60  # seconds that a stopped model's memory may take to come back
 
@@ -72,14 +72,13 @@ def wait_until_ready(dockerd, name, url, served_name, timeout, cards=True):
     progress, delay, refused = Progress(name), 0.1, None
     restarts = dockerd.state_of(name)["restarts"]
     while True:
-        try:
-            answer, refused = ask(dockerd, name, url), None
-        except KeyRefused as refusal:
-            answer, refused = None, refused or (time.monotonic(), refusal)
-        if answer is not None and (served_name is None or json.dumps(served_name) in answer):
+        status, answer = look(dockerd, name, url)
+        if status == 200 and (served_name is None or json.dumps(served_name) in answer):
             return progress.elapsed()
-        if refused and time.monotonic() - refused[0] >= KEY_TIMEOUT:
-            raise Failure("{} {}".format(refused[1], dockerd.logs(name)))
+        refused = refused or time.monotonic() if status in (401, 403) else None
+        if refused and time.monotonic() - refused >= KEY_TIMEOUT:
+            why = asking.another_key(dockerd.api_key(name), status, url)
+            raise Failure("{} {}".format(why, dockerd.logs(name)))
         state = dockerd.state_of(name)
         if state["status"] != "running" or state["restarts"] > restarts:
             code = state["code"]
@@ -91,33 +90,17 @@ def wait_until_ready(dockerd, name, url, served_name, timeout, cards=True):
             helps = remedy(code, dockerd.said(name, 60), cards)  # a traceback is longer than what is shown
             raise Failure("it ended while loading ({}).{} {}".format(reason, helps, logs))
         if progress.elapsed() > timeout:
-            what = 'name "{}"'.format(served_name) if served_name else "answer"
-            raise Failure("not ready after {}: {} did not {}. {}".format(clock(timeout), url, what, dockerd.logs(name)))
+            unlike = {0: "did not answer", 200: 'did not name "{}"'.format(served_name)}
+            what = unlike.get(status, "answers with HTTP status {}, not 200".format(status))
+            raise Failure("not ready after {}: {} {}. {}".format(clock(timeout), url, what, dockerd.logs(name)))
         progress.tell("loading")
         time.sleep(delay)
         delay = min(delay * 1.5, 1)
 
 
-class KeyRefused(Exception):
-    """A server wants another key than the one it was given for; the text is for people."""
-
-
-def ask(dockerd, name, url):
-    """The body of a 200 answer, None for anything else. Raises KeyRefused."""
-    parts, key = urlsplit(url), dockerd.api_key(name)
-    headers = {"Authorization": "Bearer " + key} if key is not None else {}
-    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=5)
-    try:
-        connection.request("GET", parts.path, headers=headers)
-        response = connection.getresponse()
-        body = response.read(100000).decode("utf-8", "replace")
-        if response.status in (401, 403):
-            raise KeyRefused(asking.another_key(key, response.status, url))
-        return body if response.status == 200 else None
-    except (OSError, http.client.HTTPException):
-        return None
-    finally:
-        connection.close()
+def look(dockerd, name, url):
+    """(HTTP status, body) of one look whether it is ready; status 0 where nothing answers."""
+    return asking.send(url, urlsplit(url).path, None, dockerd.api_key(name), LOOK_TIMEOUT)
 
 
 # --- the job ---------------------------------------------------------------------------------------------------------
