@@ -128,7 +128,7 @@ DIALECTS: Mapping[str, Dialect] = {
     ),
     "custom": Dialect(),
 }  # fmt: skip
-PARALLEL = {name: engine.parallel_flags for name, engine in ENGINES.items() if engine.parallel_flags}
+PARALLEL_FLAGS = {name: engine.parallel_flags for name, engine in ENGINES.items() if engine.parallel_flags}
 """Engines that compute on as many cards as their flags say, whatever they are shown."""
 
 
