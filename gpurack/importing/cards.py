@@ -6,6 +6,7 @@ from gpurack.importing.translation import Translation, counted, listed
 
 
 def say_cards(t: Translation) -> None:
+    """The cards that it was given, by index or UUID."""
     gpus = t.run.gpus
     if gpus is None:
         computes = ENGINES[t.engine].unused.get("gpus") is None

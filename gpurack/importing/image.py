@@ -10,6 +10,7 @@ from gpurack.importing.translation import Translation
 
 
 def choose_engine(t: Translation, image: str) -> str:
+    """The engine by its image, what the text shows of it, or its arguments; `custom` where none says."""
     found = recognise.engine_of(image)
     if found:
         return found
@@ -30,6 +31,7 @@ def choose_engine(t: Translation, image: str) -> str:
 
 
 def say_image(t: Translation, image: str) -> None:
+    """`version` where the image is upstream's own for it, else `image`."""
     engine = ENGINES[t.engine]
     if t.built:
         say_build(t, image, t.built)

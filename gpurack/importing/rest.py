@@ -13,6 +13,7 @@ from gpurack.spec.secret_names import holds_secret
 
 
 def say_environment(t: Translation) -> None:
+    """`env`, without secrets."""
     env: dict[str, str] = {}
     for name, value in t.environment.items():
         if t.dialect.variables.get(name) == "connects_to":
@@ -40,6 +41,7 @@ def say_environment(t: Translation) -> None:
 
 
 def say_connections(t: Translation) -> None:
+    """`connects_to` of a service, by the addresses in its variables."""
     if "connects_to" not in ENGINES[t.engine].fields:
         return
     names: list[str] = []
@@ -57,6 +59,7 @@ def say_connections(t: Translation) -> None:
 
 
 def say_pulls(t: Translation) -> None:
+    """`pull` of ollama, by what somebody pulled in it."""
     if t.engine != "ollama":
         return
     pulls = list(dict.fromkeys(t.known.pulls.get(t.run.name or "", ())))
@@ -91,6 +94,7 @@ def say_mounts(t: Translation) -> None:
 
 
 def volume(t: Translation, mount: Mount) -> dict[str, Any]:
+    """A mount in Compose's words."""
     said: dict[str, Any] = {"type": mount.kind, "target": mount.target}
     if mount.source:
         said["source"] = t.absolute(mount.source) if mount.kind == "bind" else mount.source

@@ -49,8 +49,8 @@ class Translation:
     fields: of its entry; host: those of the host that belong to it. environment, compose, flags: what is not said yet.
     used: mounts by which something of it came; scripts: those with what it is started by. named: has it a served name?
     Known only after the steps that find them: engine, dialect, flags, model (what it was told to load), gpus, key (its
-    name in the inventory), open (is it reached from outside its host?), listens (the port inside of a program that is not
-    its engine's), built (what its image was built from).
+    name in the inventory), open (is it reached from outside its host?), listens (the port inside of a program that is
+    not its engine's), built (what its image was built from).
     """
 
     engine: str

@@ -10,6 +10,7 @@ from gpurack.importing.translation import WINDOWS, Translation
 
 
 def say_weights(t: Translation) -> None:
+    """`weights`, or `config`, by what the engine was told to load."""
     engine = ENGINES[t.engine]
     named = [flag for flag, place in engine.own_args.items() if place == "weights" and flag != "revision"]
     given = next((flag for flag in named if flag in t.flags.given), None)
