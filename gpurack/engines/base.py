@@ -263,6 +263,10 @@ class Engine(ABC):
         """(tensor parallel, pipeline parallel) for so many cards; (1, 1) for engines that split by themselves."""
         return 1, 1
 
+    def is_listed(self, model: Model) -> bool:
+        """Are its processes on a card in the driver's list of those that compute there?"""
+        return True
+
     def unfit(self, model: Model, accelerator: Accelerator, driver: str | None) -> str | None:
         """Why the images of this version do not run on these cards, with this driver of NVIDIA's. None when they do,
         when it is not known, and for images that the inventory names itself."""

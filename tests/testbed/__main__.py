@@ -24,7 +24,7 @@ def main() -> int:
             case "status":
                 return _status()
             case "engines":
-                Testbed.load().serve_engines(*(arguments.names or engines.IMAGES))
+                Testbed.load().serve_engines(*(arguments.names or engines.NAMES))
             case "down":
                 down(arguments.purge)
             case "recreate" | "remove" | "reboot" | "stop" | "start":

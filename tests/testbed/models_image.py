@@ -14,7 +14,7 @@ import shutil
 import tarfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -159,10 +159,10 @@ def _configuration(stack: list[Layer], build: str, variant: str) -> dict[str, An
     }
 
 
-def push(registry: str, stack: list[Layer]) -> None:
-    """Push every tag to a registry (its URL); what it has already is not sent again."""
+def push(registry: str, stack: list[Layer], variants: Sequence[str] = VARIANTS) -> None:
+    """Push these variants of every build to a registry (its URL); what it has already is not sent again."""
     for build in BUILDS:
-        for variant in VARIANTS:
+        for variant in variants:
             push_image(registry, REPOSITORY, f"{variant}-{build}", stack, _configuration(stack, build, variant))
 
 

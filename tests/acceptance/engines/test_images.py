@@ -148,11 +148,19 @@ def test_an_image_of_one_host_runs_on_another(lab: Lab, cpu: Host) -> None:
 
 # --- built -----------------------------------------------------------------------------------------------------------
 
+# Its arguments are where upstream's .devops/cuda.Dockerfile has them: CUDA_VERSION in the name of the image that it
+# begins with (here a tag of the registry; the default is none), CUDA_DOCKER_ARCH in the stage that compiles.
 DOCKERFILE = f"""\
-FROM {REGISTRY}/{REPOSITORY}:server-b7000 AS server
+ARG CUDA_VERSION=12.8.1
+ARG BASE_CUDA_DEV_CONTAINER={REGISTRY}/{REPOSITORY}:server-$CUDA_VERSION
+FROM $BASE_CUDA_DEV_CONTAINER AS build
+ARG CUDA_VERSION
 ARG CUDA_DOCKER_ARCH=default
-RUN --mount=type=cache,target=/cache sleep 6; echo "built for $CUDA_DOCKER_ARCH" >/app/built
-FROM server AS full
+RUN --mount=type=cache,target=/cache sleep 6; echo "CUDA $CUDA_VERSION for $CUDA_DOCKER_ARCH" >/app/built
+FROM build AS full
+RUN false
+FROM build AS server
+FROM build AS last
 RUN false
 """
 
@@ -180,9 +188,10 @@ def repository(lab: Lab) -> Iterator[Path]:
     subprocess.run(["rm", "-rf", str(served)], check=True)
 
 
-def built(revision: str, arch: str = "80") -> dict[str, Any]:
+def built(revision: str, cuda: str = "b7000") -> dict[str, Any]:
     build = {"git": "http://weights.testbed/engine.git", "revision": revision, "dockerfile": ".devops/cuda.Dockerfile"}
-    return by_image({"build": {**build, "target": "server", "args": {"CUDA_DOCKER_ARCH": arch}}})
+    args = {"CUDA_VERSION": cuda, "CUDA_DOCKER_ARCH": "80;86"}
+    return by_image({"build": {**build, "target": "server", "args": args}})
 
 
 def test_an_image_is_built_once_while_the_old_one_serves(lab: Lab, cpu: Host, repository: Path) -> None:
@@ -199,13 +208,20 @@ def test_an_image_is_built_once_while_the_old_one_serves(lab: Lab, cpu: Host, re
     assert while_building
     assert all(old in look for look in while_building)
     assert re.search(r"one: building, .*, 0:\d\d", run.output), run.output
-    assert cpu.root("docker exec one cat /app/built").stdout == "built for 80\n"
+    assert cpu.root("docker exec one cat /app/built").stdout == "CUDA b7000 for 80;86\n"
     assert chat(cpu, 8000) == lab.testbed.weights("alpha").sentence
     assert cpu.root("ls /var/lib/gpurack/builds").stdout == ""
 
     run = lab.run(wanted)
     assert run.unchanged, run.output
     assert cpu.ssh_commands(run.begun) == 1
+
+    run = lab.run(lab.inventory(built("v1", "b7001")))
+    assert run.exit_code == 0, run.output
+    assert cpu.root("docker exec one cat /app/built").stdout == "CUDA b7001 for 80;86\n"
+    version = "docker inspect -f '{{index .Config.Labels \"org.opencontainers.image.version\"}}' one"
+    assert cpu.root(version).stdout == "b7001\n"  # of the image it began with
+    assert len(cpu.root("docker images -q gpurack.local/engine").stdout.split()) == 2
 
 
 def test_a_failed_build_changes_nothing_and_says_why(lab: Lab, cpu: Host, repository: Path) -> None:

@@ -155,3 +155,16 @@ def test_they_are_back_after_a_boot_with_a_late_driver(lab: Lab, amd1: Host) -> 
     )
     has_its_card_alone(amd1, "alpha", 0)
     has_its_card_alone(amd1, "delta", 2)
+
+
+def test_a_model_that_computes_by_vulkan_has_its_card_too(lab: Lab, amd1: Host) -> None:
+    """The device that its backend finds here is the CPU's; what it is given is the card's (docs/testing.md)."""
+    lab.testbed.serve_engines("llama.cpp-vulkan")
+    vulkan = {"version": "vulkan-b7000", "env": {"GGML_VK_VISIBLE_DEVICES": "0"}}
+    run = lab.run(lab.inventory({"amd1": {"models": models(delta=model("delta", [2], 8003, **vulkan))}}))
+    assert run.exit_code == 0, run.output
+    container = containers(amd1)["delta"]
+    assert container["Config"]["Image"].endswith("llama.cpp:server-vulkan-b7000")
+    assert container["Args"][-2:] == ["--n-gpu-layers", "999"]
+    assert chat(amd1, 8003) == SENTENCES["delta"]
+    has_its_card_alone(amd1, "delta", 2)

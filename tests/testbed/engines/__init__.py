@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.testbed import cache, suites
+from tests.testbed import cache, suites, vulkan_image
 from tests.testbed.engine import Engine
 from tests.testbed.engines import environments
 from tests.testbed.models_image import Layer, compress, layer_of, push_image
@@ -150,14 +150,22 @@ IMAGES: dict[str, Image] = {
     ),
 }
 """Word of the inventory (vllm-cpu: the real vLLM) → image."""
+NAMES = (*IMAGES, vulkan_image.NAME)
 
 
 def serve(engine: Engine, registry: str, names: Sequence[str]) -> None:
     """Make what is not cached of these engines' images, three at a time, and push it to a registry (its URL)."""
-    if unknown := sorted(set(names) - set(IMAGES)):
-        raise TestbedError(f"No image for {', '.join(unknown)}: there are {', '.join(IMAGES)}.")
+    if unknown := sorted(set(names) - set(NAMES)):
+        raise TestbedError(f"No image for {', '.join(unknown)}: there are {', '.join(NAMES)}.")
+
+    def one(name: str) -> None:
+        if name == vulkan_image.NAME:
+            vulkan_image.serve(engine, registry)
+        else:
+            _serve(engine, registry, IMAGES[name])
+
     with ThreadPoolExecutor(3) as pool:
-        list(pool.map(lambda name: _serve(engine, registry, IMAGES[name]), names))
+        list(pool.map(one, names))
 
 
 def _serve(engine: Engine, registry: str, image: Image) -> None:

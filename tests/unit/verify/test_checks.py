@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,14 @@ def by_count(parts: dict[str, Any], container: dict[str, Any]) -> None:
 )
 def test_cards(change: Any, lines: list[str]) -> None:
     assert drifts(test_models.test_cards, entry(change=change)) == lines
+
+
+def test_a_process_that_computes_by_vulkan_is_in_no_list() -> None:
+    on_no_list = entry(change=on_the_cpu)
+    vulkan = on_no_list.model.model_copy(update={"version": "vulkan-b7000"})
+    assert drifts(test_models.test_cards, replace(on_no_list, model=vulkan)) == []
+    stray = replace(entry(change=elsewhere), model=vulkan)
+    assert len(drifts(test_models.test_cards, stray)) == 1
 
 
 def test_an_amd_card_is_known_by_its_render_node() -> None:
