@@ -123,6 +123,10 @@ Finding = tuple[str, str]
 """(field of the model, sentence)"""
 
 
+Word = tuple[str, str]
+"""(field of the model, a flag, key or variable as the engine spells it)"""
+
+
 Request = tuple[str, Mapping[str, Any]]
 """(path, JSON body) of a POST"""
 
@@ -154,51 +158,68 @@ class Counter:
 
 
 class Engine(ABC):
-    """One serving engine.
-
-    name: the inventory's word. port: where it listens inside its container. base_path: of its API. ready_path: the path
-    that answers 200 once it serves; ready_names_model: with the served name in the body. weights_suffixes: endings of
-    the files it can read; weights_folders: can it read a Hugging Face folder? no_weights: how the sentence ends that
-    refuses weights.
-    own_template: does it chat with a model that brings no chat template, by one of its own?
-    enforces_vram: does it keep to its share of a card by itself?
-    keyless: it knows no API keys. any_name: it answers whatever model a client asks for. unguarded: some of the routes
-    that its key leaves open. sums: of the keys in `keys` its container is given sums alone. service: what people use,
-    not a model; None: may be either. fields: which of the fields of SPECIAL it has. unused: fields of the inventory
-    that mean nothing to it → the sentence that says so; in `defaults` they are passed over, anywhere else refused.
-    own_args: flags that gpurack writes itself → the inventory's field for it. removed_args: flags of earlier versions →
-    what to do instead. removed_since: the first version that has none of them. counter: of what it has served; None: it
-    counts nothing. min_compute: the lowest NVIDIA compute capability its images run on. only_version: the version of an
-    engine that gets no new ones, so that the inventory need not say it. parallel_flags: those of an engine that is told
-    how it computes on several cards (tensor, pipeline, data parallel). legacy: why it should not be begun with any
-    more, as a sentence; "" where it may.
-    """
+    """One serving engine: what is true of it whatever the model, and below, what it makes of one."""
 
     name: ClassVar[str]
+    """The inventory's word."""
     port: ClassVar[int]
+    """Where it listens inside its container."""
     base_path: ClassVar[str] = "/v1"
+    """Of its API."""
     ready_path: ClassVar[str] = "/v1/models"
+    """The path that answers 200 once it serves."""
     ready_names_model: ClassVar[bool] = True
+    """With the served name in the body of that answer."""
+
     weights_suffixes: ClassVar[tuple[str, ...]] = ()
+    """Endings of the files it can read."""
     weights_folders: ClassVar[bool] = False
+    """Can it read a Hugging Face folder?"""
     no_weights: ClassVar[str] = ""
+    """How the sentence ends that refuses weights."""
     own_template: ClassVar[bool] = False
-    enforces_vram: ClassVar[bool] = False
-    keyless: ClassVar[bool] = False
+    """Does it chat with a model that brings no chat template, by one of its own?"""
     any_name: ClassVar[bool] = False
+    """It answers whatever model a client asks for."""
+
+    keyless: ClassVar[bool] = False
+    """It knows no API keys."""
     unguarded: ClassVar[tuple[str, ...]] = ()
+    """Some of the routes that its key leaves open."""
     sums: ClassVar[bool] = True
+    """Of the keys in `keys` its container is given sums alone."""
+
     service: ClassVar[bool | None] = False
+    """What people use, not a model; None: may be either."""
     fields: ClassVar[frozenset[str]] = frozenset()
+    """Which of the fields of SPECIAL it has."""
     unused: ClassVar[Mapping[str, str]] = {}
+    """Fields of the inventory that mean nothing to it → the sentence that says so; in `defaults` they are passed over,
+    anywhere else refused."""
+
     own_args: ClassVar[Mapping[str, str]] = {}
+    """Flags that gpurack writes itself → the inventory's field for it."""
     removed_args: ClassVar[Mapping[str, str]] = {}
+    """Flags of earlier versions → what to do instead."""
     removed_since: ClassVar[tuple[int, ...]] = ()
-    counter: ClassVar[Counter | None] = None
-    min_compute: ClassVar[str | None] = None
-    only_version: ClassVar[str | None] = None
+    """The first version that has none of them."""
+    underscores: ClassVar[bool] = False
+    """Does its parser read those of a flag as dashes?"""
+    abbreviates: ClassVar[bool] = False
+    """Does it take the beginning of a flag for the flag, where only one begins so?"""
     parallel_flags: ClassVar[tuple[str, ...]] = ()
+    """Those by which it is told how it computes on several cards: tensor, pipeline, data parallel."""
+
+    enforces_vram: ClassVar[bool] = False
+    """Does it keep to its share of a card by itself?"""
+    min_compute: ClassVar[str | None] = None
+    """The lowest NVIDIA compute capability its images run on."""
+    counter: ClassVar[Counter | None] = None
+    """Of what it has served; None: it counts nothing."""
+    only_version: ClassVar[str | None] = None
+    """The version of an engine that gets no new ones, so that the inventory need not say it."""
     legacy: ClassVar[str] = ""
+    """Why it should not be begun with any more, as a sentence; "" where it may."""
 
     @abstractmethod
     def image(self, version: str, accelerator: Accelerator) -> str:
@@ -319,6 +340,16 @@ class Engine(ABC):
                 findings.append(("gpus", str(error)))
         return findings + self.check_weights(model)
 
+    def words(self, model: Model) -> list[Word]:
+        """What is said in its own words, and should be among those that it has (known_flags.py): its flags."""
+        names = {flag: normal(flag) if self.underscores else flag for flag in model.args}
+        return [
+            # vLLM's --speculative-config.method is known by the part before its dot
+            (f"args.{flag}", f"--{name.partition('.')[0]}")
+            for flag, name in names.items()
+            if normal(flag) not in {*self.own_args, *self.removed_args}
+        ]
+
     def removed(self, model: Model) -> list[str]:
         """The flags among a model's args that only earlier versions have."""
         return [flag for flag in model.args if normal(flag) in self.removed_args]
@@ -366,7 +397,7 @@ FILES = (".gguf", ".bin", ".safetensors", ".pt", ".onnx", ".ggml", ".pth", ".zip
 
 
 def normal(flag: str) -> str:
-    """A flag as the engines' parsers compare it: underscores are dashes."""
+    """A flag with dashes for underscores, as gpurack compares it; most parsers tell them apart."""
     return flag.replace("_", "-")
 
 

@@ -66,6 +66,7 @@ class LlamaCpp(Engine):
     weights_suffixes = (".gguf",)
     any_name = True
     counter = Counter("/metrics", "llamacpp:tokens_predicted_total", "tokens")
+    underscores = True
     own_args: ClassVar = {
         "m": "weights", "model": "weights", "hf": "weights", "hfr": "weights", "hf-repo": "weights", "hff": "weights",
         "hf-file": "weights", "mu": "weights", "model-url": "weights", "hft": "hf_token", "hf-token": "hf_token",

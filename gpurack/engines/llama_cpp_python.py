@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from gpurack.engines.base import Accelerator, Container, Engine, Finding, Run, with_secrets
+from gpurack.engines.base import Accelerator, Container, Engine, Finding, Run, Word, with_secrets
 from gpurack.spec.model import ArgValue, Model
 from gpurack.spec.weights import Weights
 
@@ -49,6 +49,7 @@ class LlamaCppPython(Engine):
     weights_suffixes = (".gguf",)
     any_name = True
     fields = frozenset({"config"})
+    abbreviates = True
     own_args: ClassVar = {
         "model": "weights", "model-alias": "served_name", "host": "bind", "port": "port", "api-key": "api_key",
         "n-ctx": "context", "config-file": "config",
@@ -115,6 +116,16 @@ class LlamaCppPython(Engine):
         command = [script, _ADD_KEY, *server, "--config_file", KEYED_CONFIG]
         in_memory = {"tmpfs": [f"{KEYED_CONFIG.rpartition('/')[0]}:mode=0700"]}
         return Container(command, ["sh", "-c"], files=files, compose={**compose, **in_memory})
+
+    def words(self, model: Model) -> list[Word]:
+        """Also the keys of a config: the real server (0.3.36, pydantic-settings 2.16) ends over one that it does not
+        know, or that stands in the wrong place ("Extra inputs are not permitted")."""
+        found = super().words(model)
+        found += [(f"config.{key}", f"config.{key}") for key in model.config or {}]
+        for index, entry in enumerate(_models(model)):
+            if isinstance(entry, dict):
+                found += [(f"config.models.{index}.{key}", f"config.models.{key}") for key in entry]
+        return found
 
     def check(self, model: Model) -> list[Finding]:
         """Also: a config that can be carried out, and not both ways at once."""

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar
 
-from gpurack.engines.base import Accelerator, Container, Engine, Finding, Request, Run
+from gpurack.engines.base import Accelerator, Container, Engine, Finding, Request, Run, Word
 from gpurack.spec.model import Model
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*(:[0-9]+(?=/))?(/[A-Za-z0-9._-]+)*(:[A-Za-z0-9._-]+)?"
@@ -18,6 +18,8 @@ NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*(:[0-9]+(?=/))?(/[A-Za-z0-9._-]+)*(:[A-Za-z0-
 
 
 LIBRARY = "registry.ollama.ai"
+OWN = {"OLLAMA_CONTEXT_LENGTH": "context", "OLLAMA_HOST": "port and bind", "OLLAMA_MODELS": "nothing"}
+"""Variables that gpurack sets itself → the inventory's field for them."""
 
 
 def full_name(model: str) -> str:
@@ -60,6 +62,10 @@ class Ollama(Engine):
             environment["OLLAMA_CONTEXT_LENGTH"] = str(model.context)
         return Container(environment=environment, volumes={f"ollama-{run.name}": "/root/.ollama"})
 
+    def words(self, model: Model) -> list[Word]:
+        """Its variables, which it has in the place of flags; it passes over those that it does not know."""
+        return [(f"env.{name}", name) for name in model.env if name.startswith("OLLAMA_")]
+
     def requests(self, model: Model, names: Sequence[str]) -> list[Request]:
         """One token of the first model it pulled, or an embedding by it."""
         if not model.pull:
@@ -76,10 +82,9 @@ class Ollama(Engine):
             for name in model.pull
             if not re.fullmatch(NAME, name)
         ]
-        own = {"OLLAMA_CONTEXT_LENGTH": "context", "OLLAMA_HOST": "port and bind", "OLLAMA_MODELS": "nothing"}
         findings += [
             (f"env.{name}", f"gpurack sets this itself; use {field}.")
-            for name, field in own.items()
+            for name, field in OWN.items()
             if name in model.env
         ]
         return findings

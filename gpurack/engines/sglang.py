@@ -48,6 +48,7 @@ class Sglang(Engine):
     enforces_vram = True
     parallel_flags = ("tp-size", "pp-size", "dp-size")
     counter = Counter("/metrics", "sglang:num_requests_total", "requests")
+    abbreviates = True
     own_args: ClassVar = {
         "model-path": "weights", "model": "weights", "host": "bind", "port": "port",
         "served-model-name": "served_name", "api-key": "api_key", "context-length": "context",

@@ -102,6 +102,7 @@ class Vllm(Engine):
     unguarded = ("/rerank", "/score", "/tokenize", "/pause")
     counter = Counter("/metrics", "vllm:request_success_total", "requests")
     min_compute = "7.5"
+    underscores = True
     own_args: ClassVar = {
         "model": "weights", "port": "port", "host": "bind", "served-model-name": "served_name", "api-key": "api_key",
         "max-model-len": "context",

@@ -15,7 +15,7 @@ from pyinfra.api.inventory import Inventory
 
 from gpurack.engines import ENGINES, weights_of
 from gpurack.engines.base import CPU
-from gpurack.engines.known_flags import is_known_version, unknown_flags
+from gpurack.engines.known_flags import refused
 from gpurack.spec import image_tar, local_files
 from gpurack.spec.connections import connected, connection_problems
 from gpurack.spec.fits import unfit_problems
@@ -157,9 +157,7 @@ def check_model(host: str, kind: str, name: str, entry: Any) -> tuple[Model | Jo
     except ValidationError as error:
         known = KNOWN_OF_JOB if kind == "jobs" else KNOWN_OF_MODEL
         return None, from_pydantic(host, path, error, known)
-    findings = misplaced(kind, model) + ENGINES[model.engine].check(model)
-    if is_known_version(model):
-        findings += [(f"args.{flag}", what) for flag, what in unknown_flags(model)]
+    findings = misplaced(kind, model) + ENGINES[model.engine].check(model) + refused(model)
     return model, [Problem(host, f"{path}.{field}", what) for field, what in findings]
 
 

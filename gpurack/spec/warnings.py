@@ -6,7 +6,7 @@ from typing import Any
 from gpurack.endpoints import on_loopback
 from gpurack.engines import ENGINES, weights_of
 from gpurack.engines.base import normal
-from gpurack.engines.known_flags import is_known_version, unknown_flags
+from gpurack.engines.known_flags import doubtful
 from gpurack.plan import weights
 from gpurack.spec.cards import CARDS
 from gpurack.spec.host import Host
@@ -67,9 +67,7 @@ def of_entry(entry: Model | Job, made: Container[str | None]) -> list[str]:
         if value and not value.startswith("/") and holds_secret(name, value)  # the path of a file that holds it is none
     ]
     if isinstance(entry, Model):
-        found += removed_flags(entry)
-    if isinstance(entry, Model) and not is_known_version(entry):
-        found += [f"args.{flag}: {what} {entry.version or 'The image'} may." for flag, what in unknown_flags(entry)]
+        found += removed_flags(entry) + doubtful(entry)
     return found
 
 
@@ -96,7 +94,7 @@ def removed_flags(model: Model) -> list[str]:
     since, version = ".".join(map(str, engine.removed_since)), model.version or "The image"
     return [
         f"args.{flag}: {model.engine} {since} has no --{normal(flag)} any more: {engine.removed_args[normal(flag)]} "
-        f"{version} may."
+        f"{version} may have it."
         for flag in engine.removed(model)
     ]
 

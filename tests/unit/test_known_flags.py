@@ -1,8 +1,13 @@
 """Flags that an engine does not have: refused for the version whose flags we know, a warning for any other."""
 
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from gpurack.engines.known_flags import known
+from gpurack.engines import ENGINES
+from gpurack.engines.known_flags import FOLDER, known
 from gpurack.spec.fleet import check_fleet
 from gpurack.spec.problems import InventoryError
 from gpurack.spec.warnings import warnings
@@ -31,7 +36,7 @@ def test_an_unknown_flag_of_the_known_version_is_refused_with_the_nearest() -> N
 def test_for_another_version_it_is_a_warning() -> None:
     (warning,) = said("0.40.0", **{"flag-of-tomorrow": 1})
     assert warning.startswith("args.flag-of-tomorrow: vllm 0.32.0 has no --flag-of-tomorrow")
-    assert warning.endswith("0.40.0 may.")
+    assert warning.endswith("0.40.0 may have it.")
 
 
 @pytest.mark.parametrize("flag", ["enable-prefix-caching", "enable_prefix_caching", "speculative-config.method", "tp"])
@@ -53,7 +58,8 @@ def test_flags_of_2024_are_refused_where_all_of_them_are_gone(version: str) -> N
 @pytest.mark.parametrize("version", ["0.6.4", "0.6.4.post1", "0.17.1", "nightly"])
 def test_a_version_that_may_have_them_is_warned_of(version: str) -> None:
     assert said(version, **{"swap-space": 4}) == [
-        f"args.swap-space: vllm 0.18 has no --swap-space any more: the nearest is --kv-offloading-size. {version} may."
+        "args.swap-space: vllm 0.18 has no --swap-space any more: the nearest is --kv-offloading-size. "
+        f"{version} may have it."
     ]
 
 
@@ -61,11 +67,121 @@ def test_so_is_an_image_whose_version_nobody_knows() -> None:
     host = vllm("0.6.4", **{"swap-space": 4})
     host["models"]["alpha"] |= {"version": None, "image": "lab/vllm:1"}  # type: ignore[index]
     (warning,) = (problem.what for problem in warnings(check_fleet({"gpu1": [host]})) if "args." in problem.what)
-    assert warning.endswith("the nearest is --kv-offloading-size. The image may.")
+    assert warning.endswith("the nearest is --kv-offloading-size. The image may have it.")
+
+
+BASE: dict[str, dict[str, Any]] = {
+    "sglang": {"version": "0.5.23", "weights": "/w/m", "gpus": [0]},
+    "tei": {"version": "1.9", "weights": "/w/m", "gpus": [0]},
+    "llama-cpp-python": {"version": "0.3.36", "weights": "/w/m.gguf"},
+    "ollama": {"version": "0.34.3", "pull": ["qwen2.5:7b"], "api_key": None},
+}
+
+
+def judged(engine: str, **fields: Any) -> tuple[list[str], list[str]]:
+    """(errors, warnings) about words of an engine's own, in an entry that is right in all else."""
+    model = {"engine": engine, "port": 8000, **BASE[engine], **fields}
+    host = {"hardware": {"A30": 1}, "models": {"alpha": {key: value for key, value in model.items() if value != ""}}}
+    try:
+        fleet = check_fleet({"gpu1": [host]})
+    except InventoryError as error:
+        return [f"{problem.path.removeprefix('models.alpha.')}: {problem.what}" for problem in error.problems], []
+    return [], [problem.what for problem in warnings(fleet) if " has no " in problem.what]
+
+
+@pytest.mark.parametrize(
+    ("engine", "flag", "sentence"),
+    [
+        (
+            "sglang",
+            "mem-fraction-statc",
+            "sglang 0.5.23 has no --mem-fraction-statc; did you mean mem-fraction-static?",
+        ),
+        ("sglang", "tp_size", "sglang 0.5.23 has no --tp_size; did you mean tp-size?"),
+        ("sglang", "qqqqqq", "sglang 0.5.23 has no --qqqqqq."),
+        ("tei", "max-batch-token", "tei 1.9 has no --max-batch-token; did you mean max-batch-tokens?"),
+        ("tei", "auto_truncate", "tei 1.9 has no --auto_truncate; did you mean auto-truncate?"),
+        ("llama-cpp-python", "n_tread", "llama-cpp-python 0.3.36 has no --n_tread; did you mean n_threads?"),
+        ("llama-cpp-python", "n-threads", "llama-cpp-python 0.3.36 has no --n-threads; did you mean n_threads?"),
+    ],
+)
+def test_flags_that_end_the_known_version_are_refused_and_warned_of_for_others(
+    engine: str, flag: str, sentence: str
+) -> None:
+    """SGLang, TEI and llama-cpp-python tell dashes from underscores."""
+    assert judged(engine, args={flag: 1}) == ([f"args.{flag}: {sentence}"], [])
+    assert judged(engine, args={flag: 1}, version="9.9") == ([], [f"args.{flag}: {sentence} 9.9 may have it."])
+
+
+@pytest.mark.parametrize(
+    ("engine", "flags"),
+    [
+        ("sglang", ["tp", "tp-size", "tensor-parallel-size", "dp", "trust-remote-code", "no-mm-enable-dp-encoder"]),
+        ("tei", ["auto-truncate", "max-client-batch-size"]),
+        ("llama-cpp-python", ["n_threads", "n_gpu_layer", "interrupt_requests", "type_k"]),
+    ],
+)
+def test_what_the_parser_takes_is_quiet(engine: str, flags: list[str]) -> None:
+    """--tp and --n_gpu_layer are no flags of these two, but the beginnings of one alone."""
+    for flag in flags:
+        assert judged(engine, args={flag: 1}) == ([], []), flag
+
+
+def test_the_beginning_of_two_flags_is_none() -> None:
+    assert judged("sglang", args={"enable-metric": True})[0]
+    assert judged("tei", args={"auto-trunc": True})[0]
+
+
+CONFIG = {
+    "interupt_requests": False,
+    "n_ctx": 2048,
+    "models": [{"model": "/w/a.gguf"}, {"model": "/w/b.gguf", "n_gpu_layer": 1, "root_path": "/x"}],
+}
+OF_CONFIG = [
+    ("config.interupt_requests", "config.interupt_requests; did you mean config.interrupt_requests?"),
+    ("config.models.1.n_gpu_layer", "config.models.n_gpu_layer; did you mean config.models.n_gpu_layers?"),
+    ("config.models.1.root_path", "config.models.root_path; did you mean config.root_path?"),
+    ("config.n_ctx", "config.n_ctx; did you mean config.models.n_ctx?"),
+]
+
+
+def test_keys_of_a_config_that_end_the_server() -> None:
+    """A wrong one, and one in the wrong place; an image may be of any version."""
+    sentences = [f"{path}: llama-cpp-python 0.3.36 has no {what}" for path, what in OF_CONFIG]
+    assert judged("llama-cpp-python", weights="", config=CONFIG) == (sentences, [])
+    of_image = judged("llama-cpp-python", weights="", config=CONFIG, version="", image="lab/llama:cuda")
+    assert of_image[0] == []
+    assert sorted(of_image[1]) == [f"{sentence} The image may have it." for sentence in sentences]
+
+
+def test_right_keys_of_a_config_are_quiet() -> None:
+    right = {"interrupt_requests": True, "models": [{"model": "/w/a.gguf", "model_alias": "a", "n_ctx": 1}]}
+    assert judged("llama-cpp-python", weights="", config=right) == ([], [])
+
+
+def test_a_variable_that_ollama_does_not_know_is_warned_of_by_every_version() -> None:
+    """It passes over it, so that it is no reason to refuse."""
+    wrong = {"OLLAMA_KEEPALIVE": "-1"}
+    sentence = "env.OLLAMA_KEEPALIVE: ollama 0.34.3 has no OLLAMA_KEEPALIVE; did you mean OLLAMA_KEEP_ALIVE?"
+    no_effect = "An unknown variable has no effect."
+    assert judged("ollama", env=wrong) == ([], [f"{sentence} {no_effect}"])
+    assert judged("ollama", env=wrong, version="0.33.0") == ([], [f"{sentence} 0.33.0 may have it. {no_effect}"])
+    assert judged("ollama", env={"OLLAMA_KEEP_ALIVE": "-1", "HTTPS_PROXY": "http://proxy:3128"}) == ([], [])
 
 
 def test_the_lists_name_their_version() -> None:
-    assert known("vllm")[0] == "0.32.0"
-    assert known("llama.cpp")[0] == "b11669"
+    lists = {path.stem: known(path.stem) for path in FOLDER.glob("*.txt")}
+    assert {engine: version for engine, (version, _) in lists.items()} == {
+        "vllm": "0.32.0", "llama.cpp": "b11669", "llama-cpp-python": "0.3.36", "tei": "1.9", "sglang": "0.5.23",
+        "ollama": "0.34.3",
+    }  # fmt: skip
+    assert set(lists) <= set(ENGINES)
     assert {"m", "ngl", "ctx-size", "api-key-file", "embeddings"} <= known("llama.cpp")[1]
-    assert known("ollama") == ("", frozenset())
+    assert known("custom") == ("", frozenset())
+
+
+@pytest.mark.parametrize("engine", ["sglang", "tei", "vllm"])
+def test_the_stand_ins_know_the_same_flags(engine: str) -> None:
+    standins = Path(__file__).parents[1] / "testbed" / "engines" / "standins"
+    flags = json.loads((standins / f"{engine}_knows.json").read_text())["flags"]
+    assert {flag.lstrip("-") for flag in flags} == known(engine)[1]

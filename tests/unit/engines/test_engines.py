@@ -258,15 +258,21 @@ def flags_of_vllm() -> set[str]:
     return {line for line in lines if line.startswith("-")}
 
 
-def test_vllm_knows_every_flag_we_write() -> None:
-    """Against the flags of a real vLLM, recorded by vllm_parser.py."""
-    known = flags_of_vllm()
+@pytest.mark.parametrize("engine", ["vllm", "llama-cpp-python", "sglang", "tei"])
+def test_engines_know_every_flag_we_write(engine: str) -> None:
+    """Against those of the real programs (gpurack/engines/flags), spelled as there."""
+    known = {line for line in (KNOWN_FLAGS / f"{engine}.txt").read_text().splitlines() if line.startswith("-")}
     for path in CASES:
         case = read(path)
-        if path.parent.name == "vllm" and "service" in case:
-            written = {normal(word) for word in case["service"]["command"] if word.startswith("-")}
-            assert written <= known, path.stem
-    assert {f"-{name}" for name in ONE_DASH} == {flag for flag in known if re.fullmatch(r"-\w\w+", flag)}
+        if path.parent.name == engine and "service" in case:
+            command = case["service"].get("command") or []
+            words = [word for word in command if re.fullmatch(r"--?[A-Za-z][\w-]*", word)]
+            words = [normal(word) if ENGINES[engine].underscores else word for word in words]
+            assert set(words) - {"-m"} <= known, path.stem  # `python3 -m`
+
+
+def test_flags_of_vllm_with_one_dash() -> None:
+    assert {f"-{name}" for name in ONE_DASH} == {flag for flag in flags_of_vllm() if re.fullmatch(r"-\w\w+", flag)}
 
 
 def test_every_flag_of_vllm_in_2024_is_known_or_refused_with_advice() -> None:

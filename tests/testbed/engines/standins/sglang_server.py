@@ -1,10 +1,11 @@
-"""Stands in for `python3 -m sglang.launch_server` of SGLang 0.5.23, with the part of its flags that a lab may need."""
+"""Stands in for `python3 -m sglang.launch_server`. Its flags and variables are those of the real SGLang 0.5.23
+(sglang_knows.json, from its own parser and environ.py)."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -14,33 +15,14 @@ from typing import Any
 
 from common import Refusal, Server, cards, die
 from openai import OpenAi
+from options import Options, Wrong, knows, one_of
 from weights import read
 
+KNOWS = knows("sglang")
 GIB = 2**30
 
 
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser("launch_server.py", allow_abbrev=False)
-    made.add_argument("--model-path", "--model", required=True)
-    for flag in ("--served-model-name", "--api-key", "--config", "--dtype", "--quantization", "--kv-cache-dtype",
-                 "--chat-template", "--tool-call-parser", "--reasoning-parser", "--attention-backend", "--load-format",
-                 "--log-level", "--device"):  # fmt: skip
-        made.add_argument(flag)
-    made.add_argument("--host", default="127.0.0.1")
-    made.add_argument("--port", type=int, default=30000)
-    for flags in (("--tp-size", "--tensor-parallel-size", "--tp"), ("--pp-size", "--pipeline-parallel-size"),
-                  ("--dp-size", "--data-parallel-size", "--dp")):  # fmt: skip
-        made.add_argument(*flags, type=int, default=1)
-    for flag in ("--context-length", "--max-running-requests", "--max-total-tokens", "--chunked-prefill-size"):
-        made.add_argument(flag, type=int)
-    made.add_argument("--mem-fraction-static", type=float)
-    for flag in ("--trust-remote-code", "--enable-metrics", "--disable-cuda-graph", "--disable-radix-cache",
-                 "--enable-dp-attention", "--skip-server-warmup", "--is-embedding"):  # fmt: skip
-        made.add_argument(flag, action="store_true")
-    return made
-
-
-def arguments() -> argparse.Namespace:
+def arguments() -> dict[str, Any]:
     """Those of the file of --config come before those of the command line, which win."""
     words = sys.argv[1:]
     if "--config" in words:
@@ -50,7 +32,23 @@ def arguments() -> argparse.Namespace:
             die(f"ValueError: Config file must be YAML format, got: {path}")
         more = [word for key, value in json.loads(Path(path).read_text()).items() for word in (f"--{key}", str(value))]
         words = [*more, *words[:place], *words[place + 2 :]]
-    return parser().parse_args(words)
+    try:
+        found = Options(KNOWS["flags"], abbreviates=True).parse(words)
+        if not {"--model-path", "--model"} & set(found):
+            raise Wrong("the following arguments are required: --model-path/--model")
+    except Wrong as wrong:
+        die(f"usage: sglang serve [-h] --model-path MODEL_PATH …\nsglang serve: error: {wrong}", 2)
+        raise
+    return found
+
+
+def length(text: str) -> int:
+    """--context-length: 4096, 4k, 4Ki."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(k|M|Ki|Mi)?", text)
+    if found is None:
+        die(f"sglang serve: error: argument --context-length: invalid human_readable_int value: '{text}'", 2)
+        raise ValueError(text)
+    return int(float(found[1]) * {"k": 10**3, "M": 10**6, "Ki": 2**10, "Mi": 2**20}.get(found[2], 1))
 
 
 class Sglang(OpenAi):
@@ -80,32 +78,37 @@ class Sglang(OpenAi):
 
 def main() -> None:
     found = arguments()
+    for name in os.environ:
+        if name.startswith(("SGLANG_", "SGL_")) and name not in KNOWS["variables"]:
+            die(f"stand-in: SGLang knows no variable {name}")
     # Its own log shows every argument, the key included (sgl-project/sglang#37457).
-    print(
-        f"server_args=ServerArgs({', '.join(f'{name}={value!r}' for name, value in vars(found).items())})", flush=True
-    )
+    shown = ", ".join(f"{flag[2:].replace('-', '_')}={value!r}" for flag, value in found.items())
+    print(f"server_args=ServerArgs({shown})", flush=True)
+    path = one_of(found, "--model-path", "--model", default="")
     try:
-        folder = read(found.model_path)
+        folder = read(path)
     except OSError:
-        die(f"OSError: {found.model_path} is not a local folder and is not a valid model identifier listed on "
+        die(f"OSError: {path} is not a local folder and is not a valid model identifier listed on "
             "'https://huggingface.co/models'")  # fmt: skip
         raise
     have = cards()
     if not have:
         die("RuntimeError: No accelerator (CUDA, XPU, HPU, NPU, MUSA, MPS) is available.")
-    if found.tp_size * found.pp_size > len(have):
-        die(f"AssertionError: tp_size * pp_size ({found.tp_size * found.pp_size}) needs as many GPUs, "
-            f"there are {len(have)}")  # fmt: skip
-    if folder.heads % found.tp_size:
-        die(f"AssertionError: {folder.heads} is not divisible by {found.tp_size}")
-    share = 0.88 if found.mem_fraction_static is None else found.mem_fraction_static
-    if folder.size / GIB / found.tp_size > share * have[0][1] / 1024:
+    tensor = int(one_of(found, "--tp-size", "--tensor-parallel-size", default="1"))
+    pipeline = int(one_of(found, "--pp-size", "--pipeline-parallel-size", default="1"))
+    if tensor * pipeline > len(have):
+        die(f"AssertionError: tp_size * pp_size ({tensor * pipeline}) needs as many GPUs, there are {len(have)}")
+    if folder.heads % tensor:
+        die(f"AssertionError: {folder.heads} is not divisible by {tensor}")
+    share = float(found.get("--mem-fraction-static", "0.88"))
+    if folder.size / GIB / tensor > share * have[0][1] / 1024:
         die("RuntimeError: Not enough memory. Please try to increase --mem-fraction-static. "
             f"Current value: mem_fraction_static={share}")  # fmt: skip
-    Sglang.name, Sglang.kind = found.served_model_name or found.model_path, folder.kind
-    Sglang.longest = found.context_length or folder.longest
+    Sglang.name, Sglang.kind = found.get("--served-model-name", path), folder.kind
+    Sglang.longest = length(found.get("--context-length", str(folder.longest)))
     Sglang.sentence = f"I am {Sglang.name}, and SGLang is played here."
-    Sglang.version, Sglang.key, Sglang.metrics = os.environ["STANDIN_VERSION"], found.api_key, found.enable_metrics
+    Sglang.version, Sglang.key = os.environ["STANDIN_VERSION"], found.get("--api-key")
+    Sglang.metrics = "--enable-metrics" in found
     signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
     time.sleep(1 + folder.size / GIB)
 
@@ -115,7 +118,8 @@ def main() -> None:
         print("The server is fired up and ready to roll!", flush=True)
 
     threading.Thread(target=warm_up, daemon=True).start()
-    Server((found.host, found.port), Sglang).serve_forever()
+    address = found.get("--host", "127.0.0.1"), int(found.get("--port", "30000"))
+    Server(address, Sglang).serve_forever()
 
 
 main()

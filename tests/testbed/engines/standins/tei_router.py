@@ -1,48 +1,53 @@
 #!/usr/bin/python3
-"""Stands in for `text-embeddings-router` of TEI 1.9: its options (router/src/main.rs), each also as a variable, one
-card of the compute capability that its image is for, silence until it is warm."""
+"""Stands in for `text-embeddings-router` of TEI 1.9: its options (tei_knows.json, from the help in its README), each
+also as a variable, and no others; one card of the compute capability that its image is for, silence until it is warm.
+"""
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import signal
+import sys
 import time
 from typing import Any, ClassVar
 
 from common import Handler, Refusal, Server, cards, die, vector
+from options import Options, Wrong, check, knows
 from weights import read
 
 OF_TAG = {"turing": "7.5", "86": "8.6", "89": "8.9", "hopper": "9.0", "100": "10.0", "120": "12.0"}
-TEXTS = ("--model-id", "--revision", "--served-model-name", "--default-prompt", "--default-prompt-name", "--dense-path",
-         "--hf-api-token", "--hf-token", "--hostname", "--uds-path", "--huggingface-hub-cache", "--api-key",
-         "--otlp-endpoint", "--otlp-service-name", "--cors-allow-origin")  # fmt: skip
-NUMBERS = ("--tokenization-workers", "--max-concurrent-requests", "--max-batch-tokens", "--max-batch-requests",
-           "--max-client-batch-size", "--payload-limit", "--prometheus-port", "--device-id")  # fmt: skip
-BARE = ("--auto-truncate", "--json-output", "--disable-spans")
+KNOWS = knows("tei")
+# what else it reads or its image has; proxies; what Docker, the driver's CDI and the shell that exports its key give
+OTHERS = re.compile(
+    r"LOG_LEVEL|LOG_FORMAT|HF_HOME|USE_FLASH_ATTENTION|CUDA_VISIBLE_DEVICES|NVIDIA_\w+|(?i:(http|https|no|all)_proxy)|"
+    r"PATH|HOME|PWD|OLDPWD|SHLVL|_|TERM|LC_CTYPE|PYTHONUNBUFFERED|STANDIN_\w+"
+)
 
 
-def arguments() -> argparse.Namespace:
-    made = argparse.ArgumentParser("text-embeddings-router", allow_abbrev=False)
-
-    def add(*flags: str, **options: Any) -> None:
-        variable = flags[0].removeprefix("--").replace("-", "_").upper()
-        made.add_argument(*flags, default=os.environ.get(variable), **options)
-
-    for flag in TEXTS:
-        add(flag)
-    for flag in NUMBERS:
-        add(flag, type=int)
-    add("--port", "-p", type=int)
-    add("--dtype", choices=["float16", "float32"])
-    add("--pooling", choices=["cls", "mean", "splade", "last-token"])
-    for flag in BARE:
-        made.add_argument(flag, action="store_true")
-    found = made.parse_args()
-    if not found.model_id:
-        die("error: the following required arguments were not provided:\n  --model-id <MODEL_ID>", 2)
-    return found
+def arguments() -> dict[str, str]:
+    """Option (without dashes) → value, those of the environment where the command line says nothing."""
+    try:
+        options = Options(KNOWS["flags"], once=True, unknown="unexpected argument '{}' found")
+        found = options.parse(["--port" if word == "-p" else word for word in sys.argv[1:]])
+        for name, value in os.environ.items():
+            flag = f"--{name.lower().replace('_', '-')}"
+            if name not in KNOWS["variables"]:
+                if not OTHERS.fullmatch(name):
+                    raise Wrong(f"stand-in: TEI knows no variable {name}")
+                continue
+            known = KNOWS["flags"][flag]
+            check(flag, ["text", "true", "false"] if known == "flag" else known, value)
+            found.setdefault(flag, value)
+        for one, other in (("--default-prompt", "--default-prompt-name"), ("--hf-token", "--hf-api-token")):
+            if {one, other} <= set(found):
+                raise Wrong(f"the argument '{one}' cannot be used with '{other}'")
+        if "--model-id" not in found:
+            raise Wrong("the following required arguments were not provided:\n  --model-id <MODEL_ID>")
+    except Wrong as wrong:
+        die(f"error: {wrong}\n\nUsage: text-embeddings-router [OPTIONS] --model-id <MODEL_ID>", 2)
+        raise
+    return {flag.lstrip("-"): str(value) for flag, value in found.items()}
 
 
 def check_card(size: int) -> None:
@@ -121,25 +126,28 @@ class Tei(Handler):
 
 def main() -> None:
     found = arguments()
+    path = found["model-id"]
     try:
-        folder = read(found.model_id)
+        folder = read(path)
     except OSError:
         die(f"Error: `config.json` not found\n\nCaused by:\n    request error: could not reach the Hub for "
-            f"{found.model_id}")  # fmt: skip
+            f"{path}")  # fmt: skip
         raise
     if folder.kind == "chat":
         die("Error: Could not create backend\n\nCaused by:\n    Model is not supported: causal language models have no "
             "pooling")  # fmt: skip
     check_card(folder.size)
-    masked = re.sub(r"[^-]", "*", found.api_key) if found.api_key else None
-    print(f"INFO Args {{ model_id: {found.model_id!r}, api_key: {masked!r} }}", flush=True)
+    key = found.get("api-key") or None
+    masked = re.sub(r"[^-]", "*", key) if key else None
+    print(f"INFO Args {{ model_id: {found['model-id']!r}, api_key: {masked!r} }}", flush=True)
     print("INFO Warming up model", flush=True)
     time.sleep(2)
-    Tei.name, Tei.rerank = found.served_model_name or found.model_id, folder.kind == "rerank"
-    Tei.key, Tei.clients = found.api_key, found.max_client_batch_size or 32
+    Tei.name, Tei.rerank = found.get("served-model-name", path), folder.kind == "rerank"
+    Tei.key, Tei.clients = key, int(found.get("max-client-batch-size", 32))
     signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
     print("INFO Ready", flush=True)
-    Server((found.hostname or "0.0.0.0", int(found.port or 3000)), Tei).serve_forever()
+    address = found.get("hostname", "0.0.0.0")
+    Server((address, int(found.get("port", 3000))), Tei).serve_forever()
 
 
 main()

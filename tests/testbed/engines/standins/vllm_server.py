@@ -4,20 +4,18 @@ printed by its own parser); its refusals are in its words."""
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import signal
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 from common import Server, cards, die, free_memory
 from openai import OpenAi
+from options import Options, Wrong, knows, one_of
 from weights import Folder, read
 
-KNOWS = json.loads(Path(__file__).resolve().with_name("vllm_knows.json").read_text())
+KNOWS = knows("vllm")
 GIB = 2**30
 
 
@@ -31,53 +29,6 @@ class Vllm(OpenAi):
             ("GET", "/metrics"): lambda body: f'vllm:num_requests_running{{model_name="{self.name}"}} 0.0\n',
             ("POST", "/tokenize"): lambda body: {"count": 2, "max_model_len": self.longest, "tokens": [1, 3]},
         }
-
-
-def parse(argv: list[str]) -> dict[str, Any]:
-    """The arguments as the real parser takes them: underscores are dashes, --flag=value, nothing unknown."""
-    found: dict[str, Any] = {}
-    rest = list(argv)
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith("-"):
-            if "model" in found:
-                refuse(f"unrecognized arguments: {word}")
-            found["model"] = word
-            continue
-        flag, given, value = word.partition("=")
-        flag = flag.replace("_", "-") if flag.startswith("--") else flag
-        group, dot, key = flag.partition(".")
-        known = KNOWS["flags"].get(flag if flag in KNOWS["flags"] or not dot else group)
-        if known is None:
-            refuse(f"unrecognized arguments: {word}")
-        kind, *choices = known if isinstance(known, list) else [known]
-        if kind == "flag":
-            found[flag] = True
-            continue
-        values = [value] if given else [rest.pop(0)] if rest else []
-        while kind == "many" and rest and not rest[0].startswith("-"):
-            values.append(rest.pop(0))
-        if not values:
-            refuse(f"argument {flag}: expected one argument")
-        for one in values:
-            if (kind == "int" and not re.fullmatch(r"-?\d+", one)) or (kind == "float" and not number(one)):
-                refuse(f"argument {flag}: invalid {kind} value: '{one}'")
-            if choices and one not in choices:
-                refuse(f"argument {flag}: invalid choice: '{one}' (choose from {', '.join(choices)})")
-        found[flag if not dot else f"{group}.{key}"] = values if kind == "many" else values[0]
-    return found
-
-
-def number(text: str) -> bool:
-    return re.fullmatch(r"-?\d+(\.\d+)?(e-?\d+)?", text) is not None
-
-
-def refuse(why: str) -> None:
-    die(f"usage: vllm serve [model_tag] [options]\nvllm serve: error: {why}", 2)
-
-
-def one_of(found: dict[str, Any], *flags: str, default: str) -> str:
-    return str(next((found[flag] for flag in flags if flag in found), default))
 
 
 def length(text: str) -> int:
@@ -126,7 +77,11 @@ def fits(found: dict[str, Any], folder: Folder, longest: int) -> None:
 def main() -> None:
     if sys.argv[1:2] != ["serve"]:
         die(f"vllm: error: argument subparser: invalid choice: {sys.argv[1:2]}", 2)
-    found = parse(sys.argv[2:])
+    try:
+        found = Options(KNOWS["flags"], underscores=True, positional="model").parse(sys.argv[2:])
+    except Wrong as wrong:
+        die(f"usage: vllm serve [model_tag] [options]\nvllm serve: error: {wrong}", 2)
+        raise
     for name in os.environ:
         if name.startswith("VLLM_") and name not in KNOWS["variables"]:
             die(f"stand-in: vLLM knows no variable {name}")

@@ -1,0 +1,109 @@
+"""The command lines of engines that are played: exactly the flags that the real one has, with their types."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FORMS = {
+    "int": r"-?\d+",
+    "human_readable_int": r"-?\d+|\d+(\.\d+)?[kMGT]|\d+[KMGT]i",
+    "float": r"-?\d+(\.\d*)?(e-?\d+)?",
+    "natural": r"\d+",
+}
+
+
+class Wrong(Exception):
+    """What the real parser would say of a command line."""
+
+
+def knows(engine: str) -> Any:
+    """What ENGINE_knows.json has: `flags`, each with its type (flag, a form of FORMS, json, text, many; or a list,
+    one of these and the choices), and the `variables` that the engine reads."""
+    return json.loads(Path(__file__).resolve().with_name(f"{engine}_knows.json").read_text())
+
+
+def one_of(found: Mapping[str, Any], *flags: str, default: str) -> str:
+    """The value of a flag of several spellings."""
+    return str(next((found[flag] for flag in flags if flag in found), default))
+
+
+@dataclass(frozen=True)
+class Options:
+    """A parser. underscores: it reads those of a long flag as dashes, and takes what is behind a dot; abbreviates: the
+    beginning of a flag is enough, where only one begins so; once: no flag twice; positional: the name for a word that
+    belongs to no flag, "" where none may be. unknown: what it says of a flag that it does not have."""
+
+    flags: Mapping[str, Any]
+    underscores: bool = False
+    abbreviates: bool = False
+    once: bool = False
+    positional: str = ""
+    unknown: str = "unrecognized arguments: {}"
+
+    def parse(self, argv: list[str]) -> dict[str, Any]:
+        """Flag → value (True for a bare one, a list for `many`). Raises Wrong."""
+        found: dict[str, Any] = {}
+        rest = list(argv)
+        while rest:
+            word = rest.pop(0)
+            if not word.startswith("-"):
+                if not self.positional or self.positional in found:
+                    raise Wrong(self.unknown.format(word))
+                found[self.positional] = word
+                continue
+            written, given, value = word.partition("=")
+            flag, known = self._known(written)
+            if self.once and flag in found:
+                raise Wrong(f"the argument '{flag}' cannot be used multiple times")
+            kind = known[0] if isinstance(known, list) else known
+            if kind == "flag":
+                if given:
+                    raise Wrong(f"argument {flag}: ignored explicit argument '{value}'")
+                found[flag] = True
+                continue
+            values = [value] if given else [rest.pop(0)] if rest and not _is_flag(rest[0]) else []
+            while kind == "many" and not given and rest and not _is_flag(rest[0]):
+                values.append(rest.pop(0))
+            if not values:
+                raise Wrong(f"argument {flag}: expected one argument")
+            for one in values:
+                check(flag, known, one)
+            found[flag] = values if kind == "many" else values[0]
+        return found
+
+    def _known(self, word: str) -> tuple[str, Any]:
+        """(flag as it is kept, its type)"""
+        flag = word.replace("_", "-") if self.underscores and word.startswith("--") else word
+        if flag in self.flags:
+            return flag, self.flags[flag]
+        group, dot, _ = flag.partition(".")
+        if self.underscores and dot and group in self.flags:
+            return flag, self.flags[group]
+        begin_so = [name for name in self.flags if name.startswith(flag)] if self.abbreviates else []
+        if len(begin_so) == 1 and flag.startswith("--"):
+            return begin_so[0], self.flags[begin_so[0]]
+        raise Wrong(self.unknown.format(word))
+
+
+def _is_flag(word: str) -> bool:
+    """-1 is a number."""
+    return re.match(r"-[^\d.]", word) is not None
+
+
+def check(flag: str, known: Any, value: str) -> None:
+    """Refuse a value that is not of a flag's type. Raises Wrong."""
+    kind, *choices = known if isinstance(known, list) else [known]
+    if kind in FORMS and not re.fullmatch(FORMS[kind], value):
+        raise Wrong(f"argument {flag}: invalid {kind} value: '{value}'")
+    if kind == "json":
+        try:
+            json.loads(value)
+        except ValueError:
+            raise Wrong(f"argument {flag}: invalid loads value: '{value}'") from None
+    if choices and value not in choices:
+        raise Wrong(f"argument {flag}: invalid choice: '{value}' (choose from {', '.join(choices)})")

@@ -1,0 +1,113 @@
+"""The stand-ins of engines refuse what their engines refuse: flags, values and variables that they do not know.
+
+What they take ends a step later, at weights that are not there.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.testbed.engines import STANDINS
+
+CASES = Path(__file__).parent / "engines"
+BEGIN = {"sglang": ["--model-path", "/none"], "tei": ["--model-id", "/none"], "vllm": ["serve", "/none"]}
+PROGRAM = {"sglang": "sglang_server.py", "tei": "tei_router.py", "vllm": "vllm_server.py"}
+TAKEN = {"sglang": "is not a local folder", "tei": "`config.json` not found", "vllm": "Invalid repository ID"}
+
+
+def started(engine: str, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {"PATH": os.environ["PATH"], "STANDIN_VERSION": "1", "STANDIN_TAG": "1", **environment}
+    argv = [sys.executable, str(STANDINS / PROGRAM[engine]), *BEGIN[engine], *words]
+    return subprocess.run(argv, env=env, capture_output=True, text=True, check=False, timeout=30)
+
+
+@pytest.mark.parametrize("engine", list(BEGIN))
+def test_the_arguments_of_every_case_are_taken(engine: str) -> None:
+    for path in sorted((CASES / engine).glob("*.json")):
+        service = json.loads(path.read_text()).get("service")
+        if service:
+            words = [*service.get("entrypoint", []), *service["command"]]
+            given = [word for word in words if word != "--config" and not word.startswith("/run/")]
+            first = next(place for place, word in enumerate(given) if word.startswith("--") and "\n" not in word)
+            done = started(engine, *given[first:]) if engine == "vllm" else bare(engine, given[first:])
+            assert TAKEN[engine] in done.stderr, (path.stem, done.stderr)
+
+
+def bare(engine: str, words: list[str]) -> subprocess.CompletedProcess[str]:
+    """Without the weights of BEGIN, which the words name themselves."""
+    env = {"PATH": os.environ["PATH"], "STANDIN_VERSION": "1", "STANDIN_TAG": "1"}
+    argv = [sys.executable, str(STANDINS / PROGRAM[engine]), *words]
+    return subprocess.run(argv, env=env, capture_output=True, text=True, check=False, timeout=30)
+
+
+@pytest.mark.parametrize(
+    ("engine", "words", "said"),
+    [
+        ("sglang", ["--mem-fraction-statc", "0.8"], "unrecognized arguments: --mem-fraction-statc"),
+        ("sglang", ["--tp_size", "2"], "unrecognized arguments: --tp_size"),
+        ("sglang", ["--enable-metric"], "unrecognized arguments: --enable-metric"),
+        ("sglang", ["--tp", "two"], "argument --tp-size: invalid int value: 'two'"),
+        ("sglang", ["--dtype", "int9"], "argument --dtype: invalid choice: 'int9'"),
+        ("sglang", ["--context-length", "4kb"], "invalid human_readable_int value: '4kb'"),
+        ("sglang", ["--preferred-sampling-params", "{"], "invalid loads value: '{'"),
+        ("sglang", ["--host"], "argument --host: expected one argument"),
+        ("sglang", ["more"], "unrecognized arguments: more"),
+        ("tei", ["--max-batch-token", "9"], "error: unexpected argument '--max-batch-token' found"),
+        ("tei", ["--auto_truncate"], "error: unexpected argument '--auto_truncate' found"),
+        ("tei", ["--device-id", "0"], "error: unexpected argument '--device-id' found"),
+        ("tei", ["--max-batch-tokens", "-1"], "invalid natural value: '-1'"),
+        ("tei", ["--pooling", "max"], "invalid choice: 'max'"),
+        ("tei", ["--port", "80", "-p", "81"], "the argument '--port' cannot be used multiple times"),
+        ("tei", ["--default-prompt", "a", "--default-prompt-name", "b"], "cannot be used with"),
+        ("vllm", ["--max-model-length", "9"], "unrecognized arguments: --max-model-length"),
+        ("vllm", ["--max-num-seqs", "many"], "argument --max-num-seqs: invalid int value: 'many'"),
+    ],
+)
+def test_what_the_real_parser_refuses_ends_it(engine: str, words: list[str], said: str) -> None:
+    done = started(engine, *words)
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("engine", "words"),
+    [
+        (
+            "sglang",
+            ["--tp", "2", "--dp=1", "--cuda-graph-bs-decode", "1", "2", "--log-level", "info", "--is-embedding"],
+        ),
+        ("sglang", ["--mem-fraction-static", "0.8", "--random-seed", "-1", "--context-length", "4Ki"]),
+        ("tei", ["-p", "80", "--dtype=float16", "--auto-truncate", "--pooling", "last-token"]),
+        ("vllm", ["--max_model_len", "4k", "-tp", "2", "--speculative-config.method", "ngram"]),
+    ],
+)
+def test_what_the_real_parser_takes_goes_on(engine: str, words: list[str]) -> None:
+    assert TAKEN[engine] in started(engine, *words).stderr
+
+
+@pytest.mark.parametrize(
+    ("engine", "name", "said"),
+    [
+        ("sglang", "SGLANG_LOG_MSS", "SGLang knows no variable SGLANG_LOG_MSS"),
+        ("tei", "MAX_BATCH_TOKEN", "TEI knows no variable MAX_BATCH_TOKEN"),
+        ("tei", "MAX_BATCH_TOKENS", "argument --max-batch-tokens: invalid natural value: 'x'"),
+        ("tei", "JSON_OUTPUT", "argument --json-output: invalid choice: 'x'"),
+        ("vllm", "VLLM_NO_SUCH", "vLLM knows no variable VLLM_NO_SUCH"),
+    ],
+)
+def test_a_variable_that_nobody_reads_ends_it(engine: str, name: str, said: str) -> None:
+    done = started(engine, **{name: "x"})
+    assert done.returncode != 0
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("engine", "name", "value"),
+    [("sglang", "SGLANG_LOG_MS", "1"), ("tei", "MAX_BATCH_TOKENS", "9"), ("tei", "LOG_LEVEL", "debug")],
+)
+def test_its_own_variables_are_taken(engine: str, name: str, value: str) -> None:
+    assert TAKEN[engine] in started(engine, **{name: value}).stderr
