@@ -29,8 +29,8 @@ KNOWN = (
     (r"greater than the derived max_model_len", "Its weights allow a shorter context only: lower context."),
     (
         r"unrecognized arguments|error: argument |invalid argument:|unexpected argument|invalid choice"
-        r"|No such option|Invalid value for '-",
-        "It does not know one of its arguments: correct args.",
+        r"|No such option|invalid value ('.*' )?for '-",
+        "It does not know one of its arguments, or its value: correct args.",
     ),
     (
         r"Invalid repository ID or local directory|config\.json.{0,3} not found|is not a local folder"

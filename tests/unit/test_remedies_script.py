@@ -21,6 +21,8 @@ from tests.unit.host_programs import load
          "lower context"),
         (2, "vllm serve: error: unrecognized arguments: --no-such-flag", "correct args"),
         (2, "Error: No such option: --no-such-flag", "correct args"),
+        (2, "error: invalid value 'many' for '--max-batch-tokens <MAX_BATCH_TOKENS>': invalid digit", "correct args"),
+        (2, "sglang serve: error: argument --max-running-requests: invalid int value: 'many'", "correct args"),
         (2, "Error: Invalid value for '--num_workers': 'many' is not a valid integer.", "correct args"),
         (1, "ValueError: Invalid repository ID or local directory specified: '/weights/x'.", "whether weights names"),
         (1, "RuntimeError: Insufficient space in /dev/shm for shared-memory allocation", "shm_size"),

@@ -59,7 +59,7 @@ def bare(engine: str, words: list[str]) -> subprocess.CompletedProcess[str]:
         ("tei", ["--max-batch-token", "9"], "error: unexpected argument '--max-batch-token' found"),
         ("tei", ["--auto_truncate"], "error: unexpected argument '--auto_truncate' found"),
         ("tei", ["--device-id", "0"], "error: unexpected argument '--device-id' found"),
-        ("tei", ["--max-batch-tokens", "-1"], "invalid natural value: '-1'"),
+        ("tei", ["--max-batch-tokens", "-1"], "error: invalid value '-1' for '--max-batch-tokens <MAX_BATCH_TOKENS>'"),
         ("tei", ["--pooling", "max"], "invalid choice: 'max'"),
         ("tei", ["--port", "80", "-p", "81"], "the argument '--port' cannot be used multiple times"),
         ("tei", ["--default-prompt", "a", "--default-prompt-name", "b"], "cannot be used with"),
@@ -94,7 +94,7 @@ def test_what_the_real_parser_takes_goes_on(engine: str, words: list[str]) -> No
     [
         ("sglang", "SGLANG_LOG_MSS", "SGLang knows no variable SGLANG_LOG_MSS"),
         ("tei", "MAX_BATCH_TOKEN", "TEI knows no variable MAX_BATCH_TOKEN"),
-        ("tei", "MAX_BATCH_TOKENS", "argument --max-batch-tokens: invalid natural value: 'x'"),
+        ("tei", "MAX_BATCH_TOKENS", "error: invalid value 'x' for '--max-batch-tokens <MAX_BATCH_TOKENS>'"),
         ("tei", "JSON_OUTPUT", "argument --json-output: invalid choice: 'x'"),
         ("vllm", "VLLM_NO_SUCH", "vLLM knows no variable VLLM_NO_SUCH"),
     ],

@@ -54,7 +54,8 @@ ENGINES: dict[str, dict[str, Any]] = {
 """Those of cards are stand-ins; each has a card for its failures, which the healthy vLLM shares with one of them."""
 GGUF = ("llama.cpp", "llama-cpp-python")
 CRASH = {
-    "llama.cpp": FLAG, "llama-cpp-python": {"args": {"no_such_flag": 1}}, "vllm": FLAG, "sglang": FLAG, "tei": FLAG,
+    "llama.cpp": FLAG, "vllm": FLAG, "llama-cpp-python": {"args": {"n_batch": "many"}},
+    "sglang": {"args": {"max-running-requests": "many"}}, "tei": {"args": {"max-batch-tokens": "many"}},
     "ollama": {"env": {"OLLAMA_NUM_PARALLEL": "many"}, "pull": ["tiny:1b"]},
 }  # fmt: skip
 ANOTHER_KEY = {

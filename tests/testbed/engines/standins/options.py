@@ -36,7 +36,8 @@ def one_of(found: Mapping[str, Any], *flags: str, default: str) -> str:
 class Options:
     """A parser. underscores: it reads those of a long flag as dashes, and takes what is behind a dot; abbreviates: the
     beginning of a flag is enough, where only one begins so; once: no flag twice; positional: the name for a word that
-    belongs to no flag, "" where none may be. unknown: what it says of a flag that it does not have."""
+    belongs to no flag, "" where none may be. unknown: what it says of a flag that it does not have; wrong_value: of a
+    value that is not of the flag's type."""
 
     flags: Mapping[str, Any]
     underscores: bool = False
@@ -44,6 +45,7 @@ class Options:
     once: bool = False
     positional: str = ""
     unknown: str = "unrecognized arguments: {}"
+    wrong_value: str = "argument {flag}: invalid {kind} value: '{value}'"
 
     def parse(self, argv: list[str]) -> dict[str, Any]:
         """Flag → value (True for a bare one, a list for `many`). Raises Wrong."""
@@ -72,7 +74,7 @@ class Options:
             if not values:
                 raise Wrong(f"argument {flag}: expected one argument")
             for one in values:
-                check(flag, known, one)
+                self.check(flag, known, one)
             found[flag] = values if kind == "many" else values[0]
         return found
 
@@ -89,21 +91,23 @@ class Options:
             return begin_so[0], self.flags[begin_so[0]]
         raise Wrong(self.unknown.format(word))
 
+    def check(self, flag: str, known: Any, value: str) -> None:
+        """Refuse a value that is not of a flag's type. Raises Wrong."""
+        kind, *choices = known if isinstance(known, list) else [known]
+        wrong = self.wrong_value.format(
+            flag=flag, kind=kind, value=value, name=flag.lstrip("-").replace("-", "_").upper()
+        )
+        if kind in FORMS and not re.fullmatch(FORMS[kind], value):
+            raise Wrong(wrong)
+        if kind == "json":
+            try:
+                json.loads(value)
+            except ValueError:
+                raise Wrong(wrong.replace(" json ", " loads ")) from None
+        if choices and value not in choices:
+            raise Wrong(f"argument {flag}: invalid choice: '{value}' (choose from {', '.join(choices)})")
+
 
 def _is_flag(word: str) -> bool:
     """-1 is a number."""
     return re.match(r"-[^\d.]", word) is not None
-
-
-def check(flag: str, known: Any, value: str) -> None:
-    """Refuse a value that is not of a flag's type. Raises Wrong."""
-    kind, *choices = known if isinstance(known, list) else [known]
-    if kind in FORMS and not re.fullmatch(FORMS[kind], value):
-        raise Wrong(f"argument {flag}: invalid {kind} value: '{value}'")
-    if kind == "json":
-        try:
-            json.loads(value)
-        except ValueError:
-            raise Wrong(f"argument {flag}: invalid loads value: '{value}'") from None
-    if choices and value not in choices:
-        raise Wrong(f"argument {flag}: invalid choice: '{value}' (choose from {', '.join(choices)})")

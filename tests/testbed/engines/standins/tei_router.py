@@ -13,7 +13,7 @@ import time
 from typing import Any, ClassVar
 
 from common import Handler, Refusal, Server, cards, die, vector
-from options import Options, Wrong, check, knows
+from options import Options, Wrong, knows
 from weights import read
 
 OF_TAG = {"turing": "7.5", "86": "8.6", "89": "8.9", "hopper": "9.0", "100": "10.0", "120": "12.0"}
@@ -28,7 +28,12 @@ OTHERS = re.compile(
 def arguments() -> dict[str, str]:
     """Option (without dashes) → value, those of the environment where the command line says nothing."""
     try:
-        options = Options(KNOWS["flags"], once=True, unknown="unexpected argument '{}' found")
+        options = Options(
+            KNOWS["flags"],
+            once=True,
+            unknown="unexpected argument '{}' found",
+            wrong_value="invalid value '{value}' for '{flag} <{name}>': invalid digit found in string",
+        )
         found = options.parse(["--port" if word == "-p" else word for word in sys.argv[1:]])
         for name, value in os.environ.items():
             flag = f"--{name.lower().replace('_', '-')}"
@@ -37,7 +42,7 @@ def arguments() -> dict[str, str]:
                     raise Wrong(f"stand-in: TEI knows no variable {name}")
                 continue
             known = KNOWS["flags"][flag]
-            check(flag, ["text", "true", "false"] if known == "flag" else known, value)
+            options.check(flag, ["text", "true", "false"] if known == "flag" else known, value)
             found.setdefault(flag, value)
         for one, other in (("--default-prompt", "--default-prompt-name"), ("--hf-token", "--hf-api-token")):
             if {one, other} <= set(found):
