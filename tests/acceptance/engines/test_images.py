@@ -205,6 +205,7 @@ def built(revision: str, cuda: str = "b7000") -> dict[str, Any]:
 
 def test_an_image_is_built_once_while_the_old_one_serves(lab: Lab, cpu: Host, repository: Path) -> None:
     cpu.root("docker images -q gpurack.local/engine | xargs -r docker rmi -f; docker builder prune -af", check=False)
+    cpu.root("rm -rf /var/lib/gpurack/builds/*")  # what a failed build of an earlier session would go on from
     cpu.root("apt-get -q -y remove git docker-buildx")  # Debian's docker.io only recommends them
     wanted = lab.inventory(built("v1"))
     old = containers(cpu)["one"]["Id"]
