@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from gpurack.spec.model import ArgValue, Model
+from gpurack.spec.model import ArgValue, Job, Model
 from gpurack.spec.weights import SPLIT, HfWeights, ModelScopeWeights, UrlWeights, Weights
 
 READY_TIMEOUT = 1800
@@ -284,9 +284,10 @@ class Engine(ABC):
         """(tensor parallel, pipeline parallel) for so many cards; (1, 1) for engines that split by themselves."""
         return 1, 1
 
-    def is_listed(self, model: Model) -> bool:
-        """Are its processes on a card in the driver's list of those that compute there?"""
-        return True
+    def draws(self, model: Model | Job) -> bool:
+        """Does it compute by the part of a driver that is for drawing? Then it is in no list of processes that compute
+        (nvidia-smi's has CUDA's, KFD's has ROCm's)."""
+        return False
 
     def unfit(self, model: Model, accelerator: Accelerator, driver: str | None) -> str | None:
         """Why the images of this version do not run on these cards, with this driver of NVIDIA's. None when they do,

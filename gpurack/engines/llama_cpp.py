@@ -27,7 +27,7 @@ from gpurack.engines.base import (
     given,
 )
 from gpurack.spec.image import BuildImage
-from gpurack.spec.model import Model
+from gpurack.spec.model import Job, Model
 
 STEP = 256
 KV_BYTES = {
@@ -105,15 +105,13 @@ class LlamaCpp(Engine):
         # All layers on the cards: without it newer builds fit silently and may leave layers on the CPU.
         if run.gpus and not {"ngl", "n-gpu-layers", "gpu-layers"} & set(model.args):
             command += ["--n-gpu-layers", "999"]
-        # By CDI a card comes whole; NVIDIA's runtime and hook give what draws, Vulkan with it, only when asked for.
-        drawing = by_vulkan(model) and run.accelerator.vendor == "nvidia"
-        environment = {"NVIDIA_DRIVER_CAPABILITIES": "compute,graphics,utility"} if drawing else {}
         locked = {"cap_add": ["IPC_LOCK"], "ulimits": {"memlock": -1}} if model.args.get("mlock") is True else {}
-        return Container(command + flags(model.args, ONE_DASH), environment=environment, compose=locked)
+        return Container(command + flags(model.args, ONE_DASH), compose=locked)
 
-    def is_listed(self, model: Model) -> bool:
-        """By Vulkan it is in neither list: nvidia-smi's has CUDA's processes, KFD's has ROCm's."""
-        return not by_vulkan(model)
+    def draws(self, model: Model | Job) -> bool:
+        """By Vulkan: upstream's variant by version, by the image's name, or built from its Dockerfile."""
+        image = model.image.build.dockerfile if isinstance(model.image, BuildImage) else model.image
+        return "vulkan" in str(model.version if image is None else image)
 
     def needs(self, model: Model, facts: Facts) -> Needs:
         """A KV cache of its whole context from the start, for each slot; without `context` that of the weights."""
@@ -135,12 +133,6 @@ class LlamaCpp(Engine):
         least, usual = (0.3, 0.5) if model.gpus else (0.0, 0.1)
         cells = kv_cells(total, slots(model))
         return Needs(cells, (KV_BYTES[types[0]], KV_BYTES[types[1]]), (least, usual + scores))
-
-
-def by_vulkan(model: Model) -> bool:
-    """Does it compute by Vulkan: upstream's variant by version, by the image's name, or built from its Dockerfile?"""
-    image = model.image.build.dockerfile if isinstance(model.image, BuildImage) else model.image
-    return "vulkan" in str(model.version if image is None else image)
 
 
 def all_layers(value: str, layers: int) -> bool:

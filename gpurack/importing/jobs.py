@@ -50,10 +50,12 @@ def folder_of(mount: Mount) -> bool:
 
 
 def result_of(command: Sequence[str]) -> str | None:
-    """The file in its folder that a command makes, where it says so."""
+    """The file in its folder that a command makes, where it says so, or where tools.sh has only one name for it."""
     made = None
     if command[:1] == ("--quantize",) and len(command) > 2:
         made = command[2]
+    elif command[:1] == ("--all-in-one",) and len(command) == 3:
+        made = f"{command[1].rstrip('/')}/{command[2].strip('/')}/ggml-model-q4_0.bin"
     elif "--outfile" in command[:-1]:
         made = command[command.index("--outfile") + 1]
     return made.removeprefix(f"{FOLDER}/") if made and made.startswith(f"{FOLDER}/") else None

@@ -165,7 +165,7 @@ def service(name: str, spec: Host, state: HostState, uuids: tuple[str, ...]) -> 
         data["secrets"] = [{"source": f"{name}_{file}", "target": target} for file, target in targets.items()]
     if hosts := neighbours.extra_hosts(name, spec, state):
         data["extra_hosts"] = [f"{other}:{ip}" for other, ip in hosts.items()]
-    given = cards(uuids, spec, state)
+    given = cards(uuids, spec, state, engine.draws(model))
     if "environment" in given:
         given["environment"] = {**data.get("environment", {}), **given["environment"]}
     data |= given
@@ -178,20 +178,23 @@ def service(name: str, spec: Host, state: HostState, uuids: tuple[str, ...]) -> 
     return patched
 
 
-def cards(uuids: Sequence[str], spec: Host, state: HostState) -> dict[str, Any]:
-    """What gives a service these cards."""
+def cards(uuids: Sequence[str], spec: Host, state: HostState, drawing: bool) -> dict[str, Any]:
+    """What gives a service these cards; with what the driver has for drawing, which CDI and AMD's nodes always give."""
     if nodes := render_nodes(uuids, state):
         # by number: the image need not know the host's groups, and root inside needs none
         groups = [str(gid) for gid in sorted({state.kfd_gid, *nodes.values()})]
         return {"devices": [KFD, *nodes], "group_add": groups}
-    if uuids and (how := access(spec, state)) == "runtime":
-        return {"runtime": "nvidia", "environment": {"NVIDIA_VISIBLE_DEVICES": ",".join(uuids)}}
-    if uuids:
-        driver, prefix = ("cdi", "nvidia.com/gpu=") if how == "cdi" else ("nvidia", "")
-        devices = [f"{prefix}{uuid}" for uuid in uuids]
-        reservation = {"driver": driver, "device_ids": devices, "capabilities": ["gpu"]}
-        return {"deploy": {"resources": {"reservations": {"devices": [reservation]}}}}
-    return {}
+    if not uuids:
+        return {}
+    how = access(spec, state)
+    environment = {"NVIDIA_DRIVER_CAPABILITIES": "compute,graphics,utility"} if drawing and how != "cdi" else {}
+    if how == "runtime":
+        return {"runtime": "nvidia", "environment": {"NVIDIA_VISIBLE_DEVICES": ",".join(uuids), **environment}}
+    driver, prefix = ("cdi", "nvidia.com/gpu=") if how == "cdi" else ("nvidia", "")
+    devices = [f"{prefix}{uuid}" for uuid in uuids]
+    reservation = {"driver": driver, "device_ids": devices, "capabilities": ["gpu"]}
+    given = {"deploy": {"resources": {"reservations": {"devices": [reservation]}}}}
+    return {**given, "environment": environment} if environment else given
 
 
 def together(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Any]) -> list[Any]:

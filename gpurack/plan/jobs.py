@@ -152,7 +152,7 @@ def service(name: str, spec: Host, state: HostState, uuids: tuple[str, ...]) -> 
         "command": [word.replace(WEIGHTS_INSIDE, inside) if inside else word for word in job.command],
         "volumes": [{"type": "bind", **mount, "bind": {"create_host_path": False}} for mount in mounts],
     }
-    given = compose.cards(uuids, spec, state)
+    given = compose.cards(uuids, spec, state, ENGINES[job.engine].draws(job))
     if environment := {**job.env, **given.pop("environment", {})}:
         data["environment"] = environment
     patched: dict[str, Any] = patch({**data, **given}, job.compose)

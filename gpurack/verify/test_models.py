@@ -205,7 +205,7 @@ def test_cards(entry: Entry) -> Iterator[Drift]:
     used = {uuid for uuid, owner in entry.server.seen["processes"] if owner == container["Id"]}
     # Only real cards are on the PCI bus; simulated ones have no processes of models.
     real = uuids & set((entry.server.seen["cards"] or {}).get("on the bus", ()))
-    if not used <= uuids or (real and not used and ENGINES[entry.model.engine].is_listed(entry.model)):
+    if not used <= uuids or (real and not used and not ENGINES[entry.model.engine].draws(entry.model)):
         yield Drift("cards its processes compute on", listed(uuids), listed(used), afresh(entry))
 
 

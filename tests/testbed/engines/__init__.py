@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.testbed import cache, suites, vulkan_image
+from tests.testbed import cache, full_image, suites, vulkan_image
 from tests.testbed.engine import Engine
 from tests.testbed.engines import environments
 from tests.testbed.models_image import Layer, compress, layer_of, push_image
@@ -150,7 +150,9 @@ IMAGES: dict[str, Image] = {
     ),
 }
 """Word of the inventory (vllm-cpu: the real vLLM) → image."""
-NAMES = (*IMAGES, vulkan_image.NAME)
+OF_LLAMA_CPP = {vulkan_image.NAME: vulkan_image.serve, full_image.NAME: full_image.serve}
+"""Its images that are made only when somebody asks for them."""
+NAMES = (*IMAGES, *OF_LLAMA_CPP)
 
 
 def serve(engine: Engine, registry: str, names: Sequence[str]) -> None:
@@ -159,8 +161,8 @@ def serve(engine: Engine, registry: str, names: Sequence[str]) -> None:
         raise TestbedError(f"No image for {', '.join(unknown)}: there are {', '.join(NAMES)}.")
 
     def one(name: str) -> None:
-        if name == vulkan_image.NAME:
-            vulkan_image.serve(engine, registry)
+        if name in OF_LLAMA_CPP:
+            OF_LLAMA_CPP[name](engine, registry)
         else:
             _serve(engine, registry, IMAGES[name])
 

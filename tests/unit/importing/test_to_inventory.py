@@ -278,6 +278,21 @@ def test_a_job_with_a_result_a_version_and_other_mounts() -> None:
     assert (job(cuda)["version"], job(cuda)["gpus"], list(read(cuda).jobs)) == ("b7000", [1], ["ask"])
 
 
+@pytest.mark.parametrize(
+    ("command", "result"),
+    [
+        ("--all-in-one /models/ 7B", "7B/ggml-model-q4_0.bin"),
+        ("--all-in-one /elsewhere 7B", None),  # in no folder of the job
+        ("--convert --outfile /models/f16.gguf /models/7B", "f16.gguf"),
+        ("--convert --outtype f16 /models/7B/", None),  # named after the model
+    ],
+)
+def test_what_a_tool_makes_is_its_result_where_it_can_be_known(command: str, result: str | None) -> None:
+    text = f"docker run -v /m:/models ghcr.io/ggml-org/llama.cpp:full-b7000 {command}"
+    assert job(text).get("result") == result
+    assert any("the file that it makes is not known" in what for what in said(text)) == (result is None)
+
+
 def test_a_file_of_a_repository() -> None:
     server = "docker run -d --name m -p 8080:8080 ghcr.io/ggml-org/llama.cpp:server-b7000 --port 8080"
     named = f"{server} -hf a/b -hff q4.gguf"
