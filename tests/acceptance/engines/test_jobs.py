@@ -16,6 +16,7 @@ from tests.acceptance.verification import is_right
 from tests.testbed import Host, engines
 from tests.testbed.engines import models
 from tests.testbed.inventory import weights
+from tests.testbed.services import WEIGHTS
 
 Q8 = {
     "engine": "llama.cpp",
@@ -41,8 +42,8 @@ def cpu(lab: Lab) -> Host:
     """cpu2 with weights of the lab's own in a folder."""
     host = lab.testbed.host("cpu2")
     host.root("command -v docker >/dev/null && docker ps -aq | xargs -r docker rm -f", check=False)
-    host.root("rm -rf /data/lab /var/lib/gpurack/jobs /var/lib/gpurack/weights/jobs; mkdir -p /data/lab/7B")
-    host.root("curl -sS -o /data/lab/7B/alpha.gguf http://weights.testbed/alpha.gguf")
+    host.root("rm -rf /data/lab /var/lib/gpurack/jobs /var/lib/gpurack/weights/jobs")
+    host.put((WEIGHTS / "alpha.gguf").read_bytes(), "/data/lab/7B/alpha.gguf")
     return host
 
 
