@@ -98,6 +98,8 @@ def kind_of(key: str, model: Model, header: Header | None) -> Kind:
     """What a model is for. One that is known to have no chat template goes on with texts, and chats only where its
     flags or its engine bring one."""
     kind, template = family_of(key, model, header), header.config.get("chat_template") if header else None
+    if kind == "chat" and model.engine == "tei":  # it has no other; the embedding models of today are causal ones, too
+        return "embedding"
     brought = ENGINES[model.engine].own_template or given(model).keys() & {"chat-template"}
     return "completion" if kind == "chat" and template is False and not brought else kind
 

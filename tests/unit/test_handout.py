@@ -109,6 +109,9 @@ def test_the_line_to_try_is_one_that_a_shell_takes(lab: dict[str, Host]) -> None
         ("chat", "opt", VLLM, {"architectures": ["OPTForCausalLM"], "chat_template": True}),
         ("chat", "opt", VLLM, {}),
         ("embedding", "m3", VLLM, {"architectures": ["XLMRobertaModel"], "chat_template": False}),
+        ("embedding", "m3", {**TEI, "weights": "/w/m"}, {}),
+        ("embedding", "m3", TEI, {"architectures": ["Qwen2ForCausalLM"], "chat_template": True}),
+        ("rerank", "m3", TEI, {"architectures": ["XLMRobertaForSequenceClassification"]}),
         # llama.cpp takes a template of its own, and llama-cpp-python does
         ("chat", "saiga", {}, {"general.architecture": "llama", "chat_template": False}),
     ],
