@@ -47,7 +47,9 @@ def dockerds():
 def boot_of(dockerd):
     """Starts what belongs to the project and does not run: CPU models at once, the others when the driver is there.
     Returns the names of those that did not start."""
-    dockerd.wait(DAEMON_TIMEOUT)
+    progress = Progress("boot")
+    while dockerd.run("info")[0] and progress.elapsed() < DAEMON_TIMEOUT:
+        time.sleep(0.5)
     code, output = dockerd.run("ps", "--all", "--filter", "label=gpurack.model", "--format", "{{.Names}}")
     models = {name: definition(dockerd, name) for name in (output.split() if code == 0 else [])}
     failed = start_all(dockerd, [name for name in models if not models[name].get("uuids")])

@@ -9,14 +9,12 @@ import json
 import os
 import pwd
 import re
-import time
 
-from common import Failure, Progress, run, say, write  # (beside this file)
+from common import Failure, run, say, write  # (beside this file)
 
 CONFIG = "/etc/gpurack"
 USERS = "/var/lib/gpurack/users"  # as in gpurack/paths.py
 REPLACED = "/var/lib/gpurack/replaced"
-BACK_TIMEOUT = 60  # seconds that systemd may take to start a daemon again
 SET_ASIDE = "-replaced"  # as in gpurack/plan/drift.py
 
 
@@ -95,24 +93,14 @@ class Dockerd:
             self.must("rm", "--force", name)
         return pids
 
-    def wait(self, timeout):
-        """Until the daemon answers, or so many seconds have passed."""
-        progress = Progress(self.by_hand)
-        while self.run("info")[0] and progress.elapsed() < timeout:
-            time.sleep(0.5)
-
     def start(self, name):
         """Creates and starts a model's container. runc loses a race with its own child once in thousands of starts
-        ("waiting for init preliminary setup: … connection reset"), so what it fails to create is tried once more; so is
-        what a daemon did not answer to, when it is back (seen once: "error during connect: … EOF")."""
+        ("waiting for init preliminary setup: … connection reset"), so what it fails to create is tried once more."""
         words = self.compose("up", "--detach", "--no-deps", "--pull", "never", name)
         code, output = self.run(*words)
         if code and "paused container" in output:  # which Compose does not wake
             self.must("unpause", name)
-        lost = code and "error during connect" in output
-        if lost:
-            self.wait(BACK_TIMEOUT)
-        if code and (lost or "OCI runtime create failed" in output or "paused container" in output):
+        if code and ("OCI runtime create failed" in output or "paused container" in output):
             code, output = self.run(*words)
         if code:
             lines = output.splitlines() or ["exit code {}".format(code)]
