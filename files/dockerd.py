@@ -15,6 +15,10 @@ from common import Failure, run, say, write  # (beside this file)
 CONFIG = "/etc/gpurack"
 USERS = "/var/lib/gpurack/users"  # as in gpurack/paths.py
 REPLACED = "/var/lib/gpurack/replaced"
+BROKE_OFF = (
+    "Docker's daemon broke off while it started it; journalctl -u docker says why. Where that names fsnotify, the host "
+    "has too few inotify instances, without which it cannot read CDI specs: sysctl fs.inotify.max_user_instances=1024"
+)
 SET_ASIDE = "-replaced"  # as in gpurack/plan/drift.py
 
 
@@ -102,6 +106,8 @@ class Dockerd:
             self.must("unpause", name)
         if code and ("OCI runtime create failed" in output or "paused container" in output):
             code, output = self.run(*words)
+        if code and "error during connect" in output:
+            raise Failure(BROKE_OFF)
         if code:
             lines = output.splitlines() or ["exit code {}".format(code)]
             why = next((line for line in reversed(lines) if "rror" in line), lines[-1])

@@ -10,6 +10,7 @@ import os
 import shutil
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from tests.testbed import engine as outer
@@ -26,6 +27,7 @@ IMAGE = os.environ.get("GPURACK_TESTBED_IMAGE", "debian:trixie")
 """Where Debian's tools come from on a machine that is not Debian."""
 _MAKING = threading.Lock()
 POLICY = Path("/usr/sbin/policy-rc.d")
+INOTIFY, ENOUGH_INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances"), 1024
 
 
 def is_debian() -> bool:
@@ -52,7 +54,16 @@ def prepare() -> outer.Engine:
             if shutil.which("docker") is None:
                 wanted["docker"] = "docker.io"
         install({package for program, package in wanted.items() if shutil.which(program) is None})
+        raise_inotify()
     return found or outer.ensure()
+
+
+def raise_inotify() -> None:
+    """Hosts share the machine's kernel, and root's inotify instances with it: Linux' 128 are enough for a dozen. The
+    next host's dockerd then panics when it looks for CDI specs. Until the machine reboots; who may not raise it goes on."""
+    with suppress(OSError):
+        if int(INOTIFY.read_text()) < ENOUGH_INOTIFY:
+            INOTIFY.write_text(f"{ENOUGH_INOTIFY}\n")
 
 
 def bring_rpm() -> None:

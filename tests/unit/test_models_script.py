@@ -471,6 +471,7 @@ def test_unknown_words_are_the_usage(runner: Any, monkeypatch: pytest.MonkeyPatc
     assert "models.py apply" in capsys.readouterr().err
 
 
+LOST = "error during connect: Post http://%2Fvar%2Frun%2Fdocker.sock/v1.45/containers/25e9/start: EOF"
 RUNC = "Error response from daemon: failed to create task: OCI runtime create failed: read init-p: connection reset"
 
 
@@ -479,9 +480,10 @@ RUNC = "Error response from daemon: failed to create task: OCI runtime create fa
     [
         (f'[ -e "$STATE/again" ] || {{ : >"$STATE/again"; echo "{RUNC}"; exit 1; }}', 2, None),
         (f'echo "{RUNC}"; exit 1', 2, f"Docker cannot start it: {RUNC}"),
+        (f'echo "{LOST}"; exit 1', 1, "sysctl fs.inotify.max_user_instances=1024"),
         ('echo " Container alpha  Creating"; echo "Error: no such network"; exit 1', 1, "Error: no such network"),
     ],
-    ids=["runc lost a race once", "runc fails always", "another reason"],
+    ids=["runc lost a race once", "runc fails always", "dockerd broke off", "another reason"],
 )
 def test_what_runc_fails_to_create_is_tried_once_more(
     runner: Any, fakes: Fakes, script: str, calls: int, sentence: str | None
