@@ -60,7 +60,7 @@ def prepare() -> outer.Engine:
 
 def raise_inotify() -> None:
     """Hosts share the machine's kernel, and root's inotify instances with it: Linux' 128 are enough for a dozen. The
-    next host's dockerd then panics when it looks for CDI specs. It stays until a reboot; who may not raise it goes on."""
+    next host's dockerd then panics over CDI specs. It stays until a reboot; who may not raise it goes on."""
     with suppress(OSError):
         if int(INOTIFY.read_text()) < ENOUGH_INOTIFY:
             INOTIFY.write_text(f"{ENOUGH_INOTIFY}\n")
