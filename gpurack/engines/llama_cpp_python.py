@@ -123,8 +123,7 @@ class LlamaCppPython(Engine):
         found = super().words(model)
         found += [(f"config.{key}", f"config.{key}") for key in model.config or {}]
         for index, entry in enumerate(_models(model)):
-            if isinstance(entry, dict):
-                found += [(f"config.models.{index}.{key}", f"config.models.{key}") for key in entry]
+            found += [(f"config.models.{index}.{key}", f"config.models.{key}") for key in entry]
         return found
 
     def check(self, model: Model) -> list[Finding]:
@@ -143,8 +142,8 @@ class LlamaCppPython(Engine):
             return super().check_weights(model)
         if model.weights is not None:
             return [("weights", "has no effect beside config; the models' weights are in config.models.")]
-        entries = model.config.get("models")
-        if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
+        entries = _models(model)
+        if not entries:
             return [("config.models", 'should be a list of models: [{"model": …, "model_alias": …}].')]
         findings = [
             (f"config.{key}", f"gpurack sets this itself; use the field {field}.")
@@ -168,8 +167,9 @@ class LlamaCppPython(Engine):
 
 
 def _models(model: Model) -> list[dict[str, Any]]:
+    """The config's models; none while they are written otherwise, which is for check_weights to say."""
     found = (model.config or {}).get("models", [])
-    return found if isinstance(found, list) else []
+    return found if isinstance(found, list) and all(isinstance(entry, dict) for entry in found) else []
 
 
 def of_host(run: Run) -> dict[str, ArgValue]:
