@@ -53,7 +53,7 @@ class Built:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise docker_run.Unreadable(message)
+        raise docker_run.Unreadable(docker_run.without_values(message))
 
 
 def _parser() -> _Parser:

@@ -27,6 +27,9 @@ NO_MEANING = {
 }
 
 
+LISTS = ("ports", "volumes", "devices")
+
+
 class NoCompose(Exception):
     """The text is no compose file; it says why."""
 
@@ -57,8 +60,11 @@ def read(text: str, variables: Mapping[str, str]) -> tuple[list[ContainerRun], l
     for name, fields in services.items():
         try:
             runs.append(service(str(name), fields or {}, findings, images))
-        except (AttributeError, KeyError, TypeError, ValueError, docker_run.Unreadable) as error:
-            findings.append(Finding("open", f"service {name}", f"is not what Compose takes: {error!r}."))
+        except docker_run.Unreadable as error:
+            findings.append(Finding("open", f"service {name}", f"is not what Compose takes: {error}"))
+        except (AttributeError, KeyError, TypeError, ValueError):  # its text is Python's, and may hold a secret
+            what = "is not what Compose takes; `docker compose config` says where."
+            findings.append(Finding("open", f"service {name}", what))
     return runs, findings, images
 
 
@@ -95,6 +101,7 @@ def service(
 ) -> ContainerRun:
     """One service; what it says and a ContainerRun cannot goes to the findings, what it is built from to the images."""
     where = f"service {name}"
+    check_shape(fields)
     said = dict(fields)
     build = said.pop("build", None)
     image = str(said.pop("image", None) or f"{name}:built-by-compose")
@@ -148,6 +155,22 @@ def service(
     for key in said.keys() - {"tty", "stdin_open"}:
         findings.append(Finding("open", where, f"{key} could not be expressed; say it in compose: {{…}}."))
     return run
+
+
+def check_shape(fields: Any) -> None:
+    """Raises Unreadable, in words, for what is most often written in another shape."""
+    if not isinstance(fields, Mapping):
+        raise docker_run.Unreadable(f"it should be a map of fields, not {called(fields)}.")
+    for key in LISTS:
+        if not isinstance(fields.get(key), list | None):
+            raise docker_run.Unreadable(f"{key} should be a list, not {called(fields[key])}.")
+
+
+def called(value: Any) -> str:
+    """What an admin calls a value of this kind."""
+    return {str: "text", bool: "true or false", int: "a number", float: "a number", dict: "a map"}.get(
+        type(value), "a list"
+    )
 
 
 def built_from(build: Mapping[str, Any], image: str, where: str) -> built.Built | None:

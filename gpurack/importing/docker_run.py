@@ -56,7 +56,18 @@ class Unreadable(Exception):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise Unreadable(message.replace("the following arguments are required: image", "it names no image"))
+        raise Unreadable(
+            without_values(re.sub("the following arguments are required: image.*", "it names no image", message))
+        )
+
+
+def without_values(message: str) -> str:
+    """What argparse says of options, without what they were given: that may be a secret.
+
+    >>> without_values("unrecognized arguments: --api-key=abc --x")
+    'unrecognized arguments: --api-key=…'
+    """
+    return re.sub(r"(=|explicit argument ).*", r"\1…", message, flags=re.DOTALL)
 
 
 def _parser() -> _Parser:

@@ -11,6 +11,7 @@ NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 OPENING, CLOSING = ("if", "for", "while", "until", "case"), ("fi", "done", "esac")
 MISSING = "no backslash at its end, so the shell would end the command there; the next line was meant to follow."
 SPACE = "a space after the backslash ends the command in the shell; the next line was meant to follow."
+NEVER_CLOSED = "a quote is opened and never closed, so it cannot be read"
 SPOILT = re.compile(r"\\[ \t]+$")
 PROMPT = re.compile(r"^\s*(?:\([\w.-]+\)\s*)?(?:\$|\[?[\w.-]+@[\w.-]+[: ][^\s$#]*[$#])\s+")
 """What is copied along from a terminal: `$`, `root@gpu1:~#`, `(base) [me@gpu1 ~]$`."""
@@ -56,8 +57,8 @@ def read(
             expanded, undefined = expand(without_redirections(part), known)
             try:
                 words = shlex.split(expanded)
-            except ValueError as error:
-                script.findings.append(Finding("open", where, f"cannot be read ({error}): {part.strip()[:60]}"))
+            except ValueError:
+                script.findings.append(Finding("open", where, f"{NEVER_CLOSED}: {first_words(part)} …"))
                 continue
             if inside and words and re.match(rf"{NAME}=", words[0]):
                 name = words[0].partition("=")[0]
@@ -67,6 +68,17 @@ def read(
             if words:
                 script.commands.append(Command(where, tuple(words), undefined))
     return script
+
+
+def first_words(part: str) -> str:
+    """What a command that cannot be read is known by, and no more: what follows may hold secrets, and without its
+    quotes nobody can tell which of its words do.
+
+    >>> first_words("docker run -e KEY='x"), first_words("KEY='x")
+    ('docker run', 'KEY')
+    """
+    found = re.match(r"\s*((?:sudo\s+)?(?:docker|podman|nerdctl)\s+[a-z]+|[\w./-]*)", part)
+    return found[1] if found else ""
 
 
 def logical_lines(text: str, script: Script, unfinished: Callable[[str], bool]) -> Iterator[tuple[int, str]]:

@@ -104,6 +104,14 @@ SECRET = "sk-live-0123456789"
         f"docker run -d -p 80:80 --name c some/image:1 serve --token {SECRET} --secret={SECRET}",
         f"docker run -d -p 80:80 --name c -e DB_PASSWORD={SECRET} some/image:1",
         f"docker run --no-such-flag -e API_KEY={SECRET}",
+        f"docker run --no-such-flag={SECRET} -e X=1 a/b:1",
+        f"docker run --detach={SECRET} a/b:1",
+        f"docker build --no-such-flag={SECRET} -t a/b:1 https://github.com/a/b",
+        f"docker run -e API_KEY={SECRET} -p '80:80 a/b:1",
+        f'docker run -e "API_KEY=my {SECRET} -p "80:80" a/b:1',
+        f'API_KEY="{SECRET}\ndocker run a/b:1',
+        f"services:\n  a:\n    image: x/y:1\n    command: serve 'x {SECRET}\n",
+        f"services:\n  a:\n    image: x/y:1\n    environment: [{{API_KEY: {SECRET}}}]\n    ports: {SECRET}\n",
         f"services:\n  a:\n    image: ollama/ollama:1.0\n    environment: [HF_TOKEN={SECRET}]\n    secret: {SECRET}\n",
         f"services:\n  a:\n    image: x/y:1\n    ports: ['80:80']\n    labels: {{lab.token: {SECRET}}}\n",
         f"docker run -d -p 80:80 -e DB=postgres://me:{SECRET}@db/x x/y:1",
@@ -121,6 +129,20 @@ def test_a_secret_is_never_printed(command: str) -> None:
     printed = as_python(imported, "h") + as_yaml(imported, "h") + comments(imported.findings)
     assert imported.findings
     assert SECRET not in printed
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ("{image: x/y:1, ports: 8000}", "is not what Compose takes: ports should be a list, not a number."),
+        ("{image: x/y:1, volumes: /m}", "is not what Compose takes: volumes should be a list, not text."),
+        ("{image: x/y:1, ports: ['80:x']}", "is not what Compose takes: -p 80:x is no port."),
+        ("{image: x/y:1, deploy: now}", "is not what Compose takes; `docker compose config` says where."),
+        ("x/y:1", "is not what Compose takes: it should be a map of fields, not text."),
+    ],
+)
+def test_a_compose_file_that_is_none_is_said_in_words(fields: str, sentence: str) -> None:
+    assert sentence in said(f"services:\n  a: {fields}\n")
 
 
 def test_what_a_script_takes_from_a_variable_is_no_secret_in_it() -> None:

@@ -79,4 +79,7 @@ def test_assignments_under_a_condition_are_not_followed() -> None:
 
 
 def test_a_quote_that_is_never_closed_is_said() -> None:
-    assert findings("echo 'a") == ["line 1: cannot be read (No closing quotation): echo 'a"]
+    never = "line 1: a quote is opened and never closed, so it cannot be read"
+    assert findings("echo 'a") == [f"{never}: echo …"]
+    assert findings("sudo docker run -p 80:80 'a") == [f"{never}: sudo docker run …"]
+    assert findings("KEY='a") == [f"{never}: KEY …"]
