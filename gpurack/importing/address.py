@@ -17,7 +17,8 @@ def choose_key(t: Translation) -> str:
     stem = re.sub(r"\.(gguf|bin|safetensors)$", "", path)
     key = re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._") or t.engine
     key = key if re.fullmatch(CONTAINER_NAME, key) else f"{t.engine}-{key}"  # Docker wants two letters
-    t.say("open", f'the container has no name; "{key}" is chosen.')
+    why = f'the container\'s name "{t.run.name}" is none for an entry (two letters or more)' if t.run.name else ""
+    t.say("open", f'{why or "the container has no name"}; "{key}" is chosen.')
     return key
 
 

@@ -27,13 +27,14 @@ def run(
         text = from_host(host, source) if host else from_file(source)
         copies = {path: Path(copy).read_text(encoding="utf-8") for path, copy in pairs(files, "--file")}
         imported = read(text, dict(pairs(variables, "--set")), copies)
-    except (OSError, UnicodeDecodeError) as error:
-        click.echo(
-            f"error  {getattr(error, 'filename', None) or source}: {getattr(error, 'strerror', error)}.", err=True
-        )
+    except UnicodeDecodeError:
+        click.echo(f"error  {called(source)}: is no text (UTF-8).", err=True)
+        return UNREADABLE
+    except OSError as error:
+        click.echo(f"error  {error.filename or called(source)}: {error.strerror or error}.", err=True)
         return UNREADABLE
     except (NoCompose, Unread) as error:
-        click.echo(f"error  {host or source or 'standard input'}: {error}", err=True)
+        click.echo(f"error  {host or called(source)}: {error}", err=True)
         return UNREADABLE
     printed = name or host or HOST
     if not any(imported.entries.values()):
@@ -46,6 +47,11 @@ def run(
     refused = refusals(imported, printed)
     click.echo(text_of.comments(imported.findings, refused), nl=False)
     return LEFT_TO_DO if refused or any(finding.kind == "open" for finding in imported.findings) else ALL_SAID
+
+
+def called(source: Path | None) -> str:
+    """What a message calls the text that was given."""
+    return "standard input" if source is None or str(source) == "-" else str(source)
 
 
 class Unread(Exception):

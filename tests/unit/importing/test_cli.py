@@ -70,7 +70,11 @@ def test_no_docker_command_at_all_is_exit_code_2() -> None:
 
 def test_what_cannot_be_read_is_exit_code_2(tmp_path: Path) -> None:
     assert run(str(tmp_path / "none.sh")) == (2, f"error  {tmp_path / 'none.sh'}: No such file or directory.\n")
-    assert run(given="services:\n  - [")[0] == 2
+    assert run("-", given="services: 1\n")[0] == 2
+    code, output = run("-", given="services:\n  - [")
+    assert (code, output[:23]) == (2, "error  standard input: ")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    assert run(str(tmp_path / "binary")) == (2, f"error  {tmp_path / 'binary'}: is no text (UTF-8).\n")
     assert run("--set", "model", given=FINE)[0] == 2
 
 

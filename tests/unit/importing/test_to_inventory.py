@@ -358,6 +358,9 @@ def test_a_gateways_key_by_its_variable_is_its_key() -> None:
 def test_a_chosen_name_is_one_that_docker_takes() -> None:
     command = "docker run -d -p 8000:8000 vllm/vllm-openai:v0.33.0 --model a/b"
     assert list(read(command).models) == ["vllm-b"]
+    assert 'the container has no name; "vllm-b" is chosen.' in said(command)
+    short = command.replace("-d", "-d --name a")
+    assert 'the container\'s name "a" is none for an entry (two letters or more); "vllm-b" is chosen.' in said(short)
 
 
 def test_a_text_around_a_compose_file_is_said() -> None:
