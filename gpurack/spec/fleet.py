@@ -53,6 +53,8 @@ KNOWN_OF_MODEL = {
     "api_key": tuple(Secret.model_fields),
 }
 URL_MIRRORS = ("docker-ce", "nvidia", "huggingface", "modelscope")
+REGISTRY = re.compile(r"localhost|(?=.*[.:])[\w.-]+(:\d+)?|\[[\da-fA-F:]+\](:\d+)?")
+MIRROR_OF_A_REGISTRY = re.compile(r"([\w.-]+|\[[\da-fA-F:]+\])(:\d+)?(/[a-z0-9._/-]*)?")
 CONTAINER_NAME = r"[a-zA-Z0-9][a-zA-Z0-9_.-]+"  # Docker's own rule (moby, `RestrictedNamePattern`)
 
 Fleet = dict[str, Host]
@@ -353,21 +355,41 @@ def unreadable_ca(name: str, host: Host) -> list[Problem]:
 
 
 def wrong_mirrors(name: str, host: Host) -> list[Problem]:
-    """Mirrors that cannot work: a package repository without a scheme, a registry with one, a key that is not there."""
+    """Mirrors that cannot work: of nothing that is known, a package repository without a scheme, a registry with one,
+    an address that is none, a key that is not there."""
     problems = []
     for key, mirror in host.mirrors.items():
-        path, scheme = f"mirrors.{key}", re.match(r"https?://", mirror.url)
-        if key in URL_MIRRORS and not scheme:
-            problems.append(Problem(name, path, f'"{mirror.url}" is not a URL; write "https://{mirror.url}".'))
-        elif key not in URL_MIRRORS and scheme:
-            rest = mirror.url.removeprefix(scheme[0])
-            problems.append(Problem(name, path, f'a registry is named without {scheme[0]}; write "{rest}".'))
+        path = f"mirrors.{key}"
+        if key not in URL_MIRRORS and not REGISTRY.fullmatch(key):
+            guess = nearest(key.lower(), URL_MIRRORS)
+            bare = re.sub(r"^\w+://", "", key).partition("/")[0]
+            remedy = f'did you mean "{guess}"?' if guess else f'write "{bare}".' if bare != key else "name it in full."
+            problems.append(Problem(name, path, f'is no registry (a name with a dot, "ghcr.io"); {remedy}'))
+        elif why_not := wrong_mirror(key, mirror.url):
+            problems.append(Problem(name, path, why_not))
         try:
             mirror.read_key()
         except (OSError, UnicodeDecodeError) as error:
             why = getattr(error, "strerror", None) or "it is not text"
             problems.append(Problem(name, f"{path}.key", f"{mirror.key} cannot be read: {why}."))
     return problems
+
+
+def wrong_mirror(key: str, url: str) -> str | None:
+    """Why an address is none for this mirror; None when it is one."""
+    scheme, rest = (found[0], url[found.end() :]) if (found := re.match(r"\w+://", url)) else ("", url)
+    if key not in URL_MIRRORS:
+        if scheme:
+            return f'a registry is named without {scheme}; write "{rest}".'
+        if not MIRROR_OF_A_REGISTRY.fullmatch(url):
+            return f'"{url}" is no registry; write host[:port][/prefix], the prefix in small letters, no spaces.'
+        return None
+    if scheme not in ("http://", "https://"):
+        what = "not a URL of http or https" if scheme else "not a URL"
+        return f'"{url}" is {what}; write "https://{rest}".'
+    if not re.fullmatch(r"[^\s/?#]+(/\S*)?", rest):
+        return f'"{url}" is no address; a host follows the scheme, and there are no spaces.'
+    return None
 
 
 def with_version(data: Mapping[str, Any], entry: Any) -> Any:
