@@ -106,6 +106,8 @@ def read_inventory(path: Path) -> Inventory:
 
     ctx_state.set(State())
     try:
+        if problems := ignored_by_pyinfra(path):  # before pyinfra reads it, which some of them end with a traceback
+            raise InventoryError(problems)
         inventory: Inventory = make_inventory(str(path), cwd=str(Path.cwd()))
     except SyntaxError as error:
         line = f": {error.text.strip()}" if error.text else "."
@@ -115,9 +117,6 @@ def read_inventory(path: Path) -> Inventory:
         raise InventoryError([Problem("", str(path), _no_text(error))]) from None
     except UnexpectedExternalError as error:
         raise InventoryError([_raised(error.exception, error.filename)]) from None
-    problems = ignored_by_pyinfra(path)
-    if problems:
-        raise InventoryError(problems)
     return with_hosts(inventory)
 
 
@@ -129,13 +128,13 @@ def with_hosts(inventory: Inventory) -> Inventory:
 
 
 def ignored_by_pyinfra(path: Path, fields: tuple[str, ...] | None = None) -> list[Problem]:
-    """What Python and pyinfra ignore without a word: keys given twice, and maps at the top of the file that look like
-    host fields."""
+    """What Python and pyinfra ignore or mistake without a word: keys and hosts given twice, groups with a bracket too
+    few or too many, and maps at the top of the file that look like host fields."""
     from gpurack.spec.fleet import HOST_FIELDS
 
     known = fields or HOST_FIELDS
     tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-    problems = keys_twice(tree, path) + hosts_twice(tree, path)
+    problems = keys_twice(tree, path) + hosts_twice(tree, path) + no_groups(tree, path)
     for node in tree.body:
         targets = node.targets if isinstance(node, ast.Assign) else []
         for target in targets:
@@ -179,6 +178,35 @@ def hosts_twice(tree: ast.AST, path: Path) -> list[Problem]:
                     problems.append(Problem("", f"{path}:{name.lineno}", what))
                 seen.add(name.value)
     return problems
+
+
+def no_groups(tree: ast.Module, path: Path) -> list[Problem]:
+    """Groups with a bracket too few or too many: of ("gpu1", {…}) pyinfra takes each letter for a host, of others it
+    ends with a traceback or passes them over."""
+    problems = []
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        for target in targets:
+            if isinstance(target, ast.Name) and target.id[0] != "_" and _is_no_group(node.value):  # type: ignore[attr-defined]
+                what = (
+                    f'{target.id} is no group of hosts; write {target.id} = [("gpu1", {{…}})], or {target.id} = '
+                    "([hosts], {…}) with what is for all of them. A helper's name begins with _."
+                )
+                problems.append(Problem("", f"{path}:{node.lineno}", what))
+    return problems
+
+
+def _is_no_group(value: ast.expr) -> bool:
+    if isinstance(value, ast.List):
+        maps = [one for one in value.elts if isinstance(one, ast.Dict)]
+        pairs = all(len(one.elts) == 2 for one in value.elts if isinstance(one, ast.Tuple))
+        return not pairs or 0 < len(maps) < len(value.elts)  # of maps alone: a helper, passed over with a word
+    if not isinstance(value, ast.Tuple) or not value.elts:
+        return False
+    first = value.elts[0]
+    if isinstance(first, ast.List):
+        return len(value.elts) != 2 or _is_no_group(first)
+    return isinstance(first, ast.Tuple | ast.Constant)
 
 
 def _map(value: Any, where: str, problems: list[Problem]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pyinfra.api import Inventory
 from gpurack.engines import ENGINES
 from gpurack.spec.fleet import binds_overlap, check_fleet, gpus_in_common, read_fleet, without_models
 from gpurack.spec.host import Host
-from gpurack.spec.load import ignored_by_pyinfra
+from gpurack.spec.load import ignored_by_pyinfra, read_inventory
 from gpurack.spec.model import Model
 from gpurack.spec.problems import InventoryError, Problem, nearest
 from gpurack.spec.secret import Secret, SecretError
@@ -409,6 +409,40 @@ def test_what_python_and_pyinfra_ignore_without_a_word(tmp_path: Path, text: str
     path.write_text(text)
     (problem,) = ignored_by_pyinfra(path)
     assert sentence in str(problem)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'lab = ("gpu1", {"models": {}})',
+        'lab = ("gpu1", "gpu2")',
+        'lab = (("gpu1", {}), {"docker": {}})',
+        'lab = ([("gpu1", {})],)',
+        'lab = ([("gpu1", {})], {}, {})',
+        'lab = ["gpu1", ("gpu2",)]',
+        'lab = [("gpu1", {}), {"docker": {}}]',
+        "lab = (8000, 8001)",
+    ],
+)
+def test_a_group_with_a_bracket_too_few_or_many(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "lab.py"
+    path.write_text(f"_x = 1\n{text}\n")
+    with pytest.raises(InventoryError) as caught:
+        read_inventory(path)
+    assert [str(problem) for problem in caught.value.problems] == [
+        f'{path}:2: lab is no group of hosts; write lab = [("gpu1", {{…}})], or lab = ([hosts], {{…}}) with what is '
+        "for all of them. A helper's name begins with _."
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["lab = ['gpu1']", "lab = ['gpu1', ('gpu2', {})]", "_h = ('a', {})\nlab = ([_h], {})"],
+)
+def test_groups_as_pyinfra_takes_them(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "lab.py"
+    path.write_text(text)
+    assert len(read_inventory(path))
 
 
 def test_the_same_host_in_two_groups_is_no_mistake(tmp_path: Path) -> None:
