@@ -292,7 +292,7 @@ class Engine(ABC):
     def unfit(self, model: Model, accelerator: Accelerator, driver: str | None) -> str | None:
         """Why the images of this version do not run on these cards, with this driver of NVIDIA's. None when they do,
         when it is not known, and for images that the inventory names itself."""
-        if model.version is None or not model.gpus:
+        if model.version is None or not model.gpus or "version" in self.unused:
             return None
         compute = accelerator.compute
         if compute and self.min_compute and numbers(compute) < numbers(self.min_compute):

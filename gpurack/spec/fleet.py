@@ -22,7 +22,7 @@ from gpurack.spec.fits import unfit_problems
 from gpurack.spec.host import Docker, Host, Nvidia
 from gpurack.spec.image import Build, TarImage
 from gpurack.spec.merge import merge, merge_all, without_nones
-from gpurack.spec.model import Job, Model
+from gpurack.spec.model import ONE_IMAGE, Job, Model
 from gpurack.spec.network import Login, Mirror, Proxy
 from gpurack.spec.problems import InventoryError, Problem, from_pydantic, nearest, unknown
 from gpurack.spec.seats import seat_problems
@@ -157,6 +157,9 @@ def check_model(host: str, kind: str, name: str, entry: Any) -> tuple[Model | Jo
             return job, [Problem(host, f"{path}.{field}", what) for field, what in misfits(job)]
         model = Model.model_validate(words)
     except ValidationError as error:
+        remedy = ENGINES[engine].unused.get("version") if engine else None
+        if remedy and words.get("image") is None and ONE_IMAGE in str(error):  # a version would be refused next
+            return None, [Problem(host, f"{path}.image", f"is missing: {remedy}")]
         known = KNOWN_OF_JOB if kind == "jobs" else KNOWN_OF_MODEL
         return None, from_pydantic(host, path, error, known)
     findings = misplaced(kind, model) + ENGINES[model.engine].check(model) + refused(model)
