@@ -130,6 +130,8 @@ def obstacle(host: str, key: str, service: Model, to: tuple[str, str, Model]) ->
     if not reachable((host, service), (where, model)):
         who = host if where != host else "another user's Docker"
         return f'{name} on {where} is bound to loopback, so {who} cannot reach it; give it bind: "lan".'
+    if service.connects_to != "all" and ENGINES[model.engine].service and not ENGINES[model.engine].base_path:
+        return f"{name} is a page for people; name models or gateways."
     if service.engine == "llama-gpt" and ENGINES[model.engine].service is not False:
         return f"{name} is no model; llama-gpt shows one model."
     if service.engine == "llama-gpt" and not ENGINES[model.engine].any_name:
