@@ -14,6 +14,7 @@ from gpurack.endpoints import endpoint, on_loopback
 from gpurack.engines import ENGINES
 from gpurack.engines.base import given
 from gpurack.plan import weights
+from gpurack.spec.connections import Connection
 from gpurack.spec.host import Host
 from gpurack.spec.model import Model
 from gpurack.state.model import Header
@@ -21,6 +22,11 @@ from gpurack.state.model import Header
 Kind = Literal["chat", "completion", "embedding", "rerank", "web page", "API"]
 Headers = Mapping[str, Mapping[str, Header]]
 """Host → path of weights → its header, as it was seen last."""
+
+
+NOTHING = (
+    'Nobody reaches anything from another machine: all is bound to loopback (bind: "lan"), disabled, or not there.'
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ def offers(fleet: Mapping[str, Host], headers: Headers) -> list[Offer]:
     for host, key, gateway in gateways:
         if (host, key) in behind:  # people use the one before it
             continue
-        for other in fleet[host].connections(key):
+        for other in models_behind(fleet, host, key):
             kind = kind_of(other.name, other.model, header_of(fleet, headers, other.host, other.model))
             for name in other.serves:
                 before = found.get((key, name))
@@ -69,6 +75,15 @@ def offers(fleet: Mapping[str, Host], headers: Headers) -> list[Offer]:
         for name in engine.serves(model, model.served_name or key):
             found[f"{host}/{key}", name] = offer(name, kind, address, model, (host,), "", bool(model.api_key))
     return [*sorted(found.values(), key=lambda one: (not one.through, one.name)), *pages]
+
+
+def models_behind(fleet: Mapping[str, Host], host: str, gateway: str) -> list[Connection]:
+    """The models that a gateway hands on to, those of a gateway behind it among them."""
+    found: list[Connection] = []
+    for other in fleet[host].connections(gateway):
+        inner = fleet[other.host].connections(other.name) if other.model.engine == "litellm" else [other]
+        found += [one for one in inner if one.name in fleet[one.host].models]
+    return found
 
 
 def entries(fleet: Mapping[str, Host]) -> list[tuple[str, str, Model]]:
@@ -157,6 +172,9 @@ def curl_line(name: str, kind: Kind, address: str, keyed: bool, own_rerank: bool
 
 def show(console: Console, found: Sequence[Offer]) -> None:
     """A table, and below it a line to try each."""
+    if not found:
+        console.print(NOTHING, soft_wrap=True)
+        return
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for title in ("NAME", "KIND", "ADDRESS", "ENGINE", "RUNS ON"):
         table.add_column(title, overflow="fold")

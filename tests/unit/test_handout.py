@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from gpurack.cli import main
-from gpurack.handout import Kind, Offer, kind_of, markdown, offers
+from gpurack.handout import NOTHING, Kind, Offer, kind_of, markdown, offers
 from gpurack.spec.fleet import check_fleet
 from gpurack.spec.host import Host
 from gpurack.spec.model import Model
@@ -53,6 +53,35 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> dict[str, Host]:
                 }
             ],
         }
+    )
+
+
+def test_what_is_behind_a_gateway_behind_a_gateway_is_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not all chat models of one called door, but the models of that other host, with their kinds."""
+    monkeypatch.setenv("DOOR_KEY", "sk-x")
+    ranks = {**ALPHA, "port": 8003, "args": {"reranking": True}}
+    door = {**GATEWAY, "connects_to": "all", "api_key": {"env": "DOOR_KEY"}}
+    fleet = check_fleet(
+        {
+            "gpu1": [
+                {"models": {"alpha": ALPHA}, "services": {"gateway": {**GATEWAY, "connects_to": ["alpha", "door"]}}}
+            ],
+            "gpu2": [{"models": {"bge-m3": {**ALPHA, "port": 8001}, "ranks": ranks}, "services": {"door": door}}],
+        }
+    )
+    assert [(one.name, one.kind, one.engine, one.hosts, one.keyed) for one in offers(fleet, {})] == [
+        ("alpha", "chat", "llama.cpp", ("gpu1",), False),
+        ("bge-m3", "embedding", "llama.cpp", ("gpu2",), False),
+        ("ranks", "rerank", "llama.cpp", ("gpu2",), False),
+    ]
+
+
+def test_nothing_to_hand_out_is_said(tmp_path: Path) -> None:
+    (tmp_path / "lab.py").write_text(f"lab = ([('gpu1', {{'models': {{'alpha': {ALPHA}}}}})], {{}})")
+    result = CliRunner().invoke(main, ["endpoints", str(tmp_path / "lab.py")])
+    assert (result.exit_code, result.output) == (
+        0,
+        f"{NOTHING}\n",
     )
 
 
