@@ -49,7 +49,7 @@ def offers(fleet: Mapping[str, Host], headers: Headers) -> list[Offer]:
     """Everything that people reach from their desks: a model behind a gateway at the gateway's address, once for all of
     its replicas; then models with an address of their own; then pages."""
     found: dict[tuple[str, str], Offer] = {}
-    gateways = [(host, key, model) for host, key, model in entries(fleet) if model.engine == "litellm"]
+    gateways = [(host, key, model) for host, key, model in entries(fleet) if ENGINES[model.engine].gateway]
     behind = {(other.host, other.name) for host, key, _ in gateways for other in fleet[host].connections(key)}
     for host, key, gateway in gateways:
         if (host, key) in behind:  # people use the one before it
@@ -66,7 +66,7 @@ def offers(fleet: Mapping[str, Host], headers: Headers) -> list[Offer]:
     pages = []
     for host, key, model in entries(fleet):
         engine, address = ENGINES[model.engine], endpoint(host, fleet[host], model)
-        if (host, key) in behind or model.engine == "litellm":
+        if (host, key) in behind or engine.gateway:
             continue
         if key in fleet[host].services:
             pages.append(Offer(key, "web page", address, model.engine, (host,), "", False, ""))
@@ -81,7 +81,7 @@ def models_behind(fleet: Mapping[str, Host], host: str, gateway: str) -> list[Co
     """The models that a gateway hands on to, those of a gateway behind it among them."""
     found: list[Connection] = []
     for other in fleet[host].connections(gateway):
-        inner = fleet[other.host].connections(other.name) if other.model.engine == "litellm" else [other]
+        inner = fleet[other.host].connections(other.name) if ENGINES[other.model.engine].gateway else [other]
         found += [one for one in inner if one.name in fleet[one.host].models]
     return found
 

@@ -191,6 +191,8 @@ class Engine(ABC):
 
     service: ClassVar[bool | None] = False
     """What people use, not a model; None: may be either."""
+    gateway: ClassVar[bool] = False
+    """It hands on to the models that it connects to, and they are asked through it by their names."""
     fields: ClassVar[frozenset[str]] = frozenset()
     """Which of the fields of SPECIAL it has."""
     unused: ClassVar[Mapping[str, str]] = {}

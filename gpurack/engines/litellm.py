@@ -54,6 +54,7 @@ class Litellm(Engine):
     ready_path = "/health/readiness"
     ready_names_model = False
     service = True
+    gateway = True
     fields = frozenset({"connects_to", "keys"})
     unused = NO_CARDS
     own_args: ClassVar = {"config": "connects_to", "port": "port", "host": "bind", "model": "connects_to"}

@@ -117,7 +117,7 @@ def parse(words: Sequence[str], where: str, checkout: Checkout) -> tuple[list[st
     said = vars(PARSER.parse_args(words))
     args = dict(text.partition("=")[::2] for text in said["build-arg"] if "=" in text)
     file, target = said["file"] or "Dockerfile", said["target"]
-    found = of(said["context"], file, target, args, said["tag"], where, checkout)
+    found = hidden(of(said["context"], file, target, args, said["tag"], where, checkout))
     if found is None:
         return said["tag"], None
     left_out = [f"--{option} of its build could not be expressed" for option in ELSEWHERE if said[option]]
@@ -129,6 +129,15 @@ def parse(words: Sequence[str], where: str, checkout: Checkout) -> tuple[list[st
     return said["tag"], replace(found, open=(*found.open, *left_out))
 
 
+def hidden(found: Built | None) -> Built | None:
+    """The same without the secrets among its arguments."""
+    shown = secret.hidden(found.build) if found else {}
+    if not found or shown == found.build:
+        return found
+    what = f"a secret stood in plain text in its build; it is {secret.HIDDEN} here. Build arguments stay in the image"
+    return replace(found, build=shown, open=(*found.open, what))
+
+
 def of(
     context: str,
     dockerfile: str,
@@ -138,24 +147,7 @@ def of(
     where: str,
     checkout: Checkout,
 ) -> Built | None:
-    """What an image was built from; None where its repository is not known. Secrets among its arguments are hidden."""
-    found = _of(context, dockerfile, target, args, names, where, checkout)
-    shown = secret.hidden(found.build) if found else {}
-    if not found or shown == found.build:
-        return found
-    what = f"a secret stood in plain text in its build; it is {secret.HIDDEN} here. Build arguments stay in the image"
-    return replace(found, build=shown, open=(*found.open, what))
-
-
-def _of(
-    context: str,
-    dockerfile: str,
-    target: str | None,
-    args: Mapping[str, str],
-    names: Sequence[str],
-    where: str,
-    checkout: Checkout,
-) -> Built | None:
+    """What an image was built from; None where its repository is not known."""
     more = {**({"target": target} if target else {}), **({"args": dict(args)} if args else {})}
     url, _, rest = context.partition("#")
     if re.match(r"(https?|ssh|git)://.*|git@.*", url) and not url.endswith((".tar.gz", ".tgz", "/Dockerfile")):

@@ -176,10 +176,9 @@ def called(value: Any) -> str:
 def built_from(build: Mapping[str, Any], image: str, where: str) -> built.Built | None:
     """What a service's `build` says of where its image comes from; None where that is not known."""
     args, unset = environment_of(build.get("args"))
-    found = built.of(
-        str(build.get("context", ".")), str(build.get("dockerfile", "Dockerfile")), build.get("target"), args, [image],
-        where, built.Checkout(),
-    )  # fmt: skip
+    context, dockerfile = str(build.get("context", ".")), str(build.get("dockerfile", "Dockerfile"))
+    said = built.of(context, dockerfile, build.get("target"), args, [image], where, built.Checkout())
+    found = built.hidden(said)
     understood = {"context", "dockerfile", "target", "args"}
     others = [f"build.{key} could not be expressed" for key in build if key not in understood]
     missing = [f"the build argument {name} has no value; give it" for name in unset]

@@ -101,7 +101,7 @@ def entry(
     if name in spec.models and not model.pull:  # what is pulled is asked one by one
         engine = ENGINES[model.engine]
         data["requests"] = engine.requests(model, engine.serves(model, model.served_name or name))
-    if model.engine == "litellm":
+    if ENGINES[model.engine].gateway:
         data["gateway"] = gateway(name, spec, state)
     if change.action == "create" and (old := replaced(name, spec, state)):
         data["replaces"] = {"name": model.replaces, "user": old.user}

@@ -65,13 +65,12 @@ def fetched(spec: Host, weights: Weights, user: str) -> dict[str, Any] | None:
         return {"copy": str(weights), "path": whole(spec, weights, user)}
     if not isinstance(weights, HfWeights | ModelScopeWeights):
         return None
-    hub = "hf" if isinstance(weights, HfWeights) else "modelscope"
-    mirror = spec.mirrors.get(MIRRORS[hub])
+    mirror = spec.mirrors.get(MIRRORS[weights.hub])
     return {
-        "hub": hub,
+        "hub": weights.hub,
         "repo": weights.repository,
         "revision": weights.wanted_revision,
-        "endpoint": (mirror.url if mirror else HUBS[hub]).rstrip("/"),
+        "endpoint": (mirror.url if mirror else HUBS[weights.hub]).rstrip("/"),
         "path": whole(spec, weights, user),
         **({"file": weights.file} if weights.file else {}),
     }

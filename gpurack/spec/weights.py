@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 
@@ -21,24 +21,28 @@ class _HubWeights(Strict):
     """What the repositories of all hubs have in common. file: one GGUF file of it, for engines that read one; of a
     split one any part."""
 
+    hub: ClassVar[Literal["hf", "modelscope"]]
+    """The hub, and the field that names the repository."""
+    branch: ClassVar[str]
+    """What a repository of the hub usually calls its branch."""
+
     revision: Revision | None = None
     file: RepositoryFile | None = None
 
     @property
     def repository(self) -> str:
         """owner/name."""
-        raise NotImplementedError
+        return str(getattr(self, self.hub))
 
     @property
     def wanted_revision(self) -> str:
         """The revision, or the hub's usual branch."""
-        raise NotImplementedError
+        return self.revision or self.branch
 
     @property
     def whole(self) -> str:
         """The folder below weights_dir that is put in its place when it is complete."""
-        hub = "hf" if isinstance(self, HfWeights) else "modelscope"
-        name = f"{hub}/{self.repository.replace('/', '--')}@{self.wanted_revision.replace('/', '--')}"
+        name = f"{self.hub}/{self.repository.replace('/', '--')}@{self.wanted_revision.replace('/', '--')}"
         if self.file is None:
             return name
         chosen = SPLIT.sub("", self.file).removesuffix(".gguf").replace("/", "--")
@@ -94,33 +98,19 @@ class HfWeights(_HubWeights):
     llama-cpp-python; of a split one the first part, the others come along.
     """
 
+    hub = "hf"
+    branch = "main"
+
     hf: Repository
-
-    @property
-    def repository(self) -> str:
-        """owner/name."""
-        return self.hf
-
-    @property
-    def wanted_revision(self) -> str:
-        """The revision, or the Hub's usual branch."""
-        return self.revision or "main"
 
 
 class ModelScopeWeights(_HubWeights):
     """A public repository of ModelScope. revision and file as for the Hub."""
 
+    hub = "modelscope"
+    branch = "master"
+
     modelscope: Repository
-
-    @property
-    def repository(self) -> str:
-        """owner/name."""
-        return self.modelscope
-
-    @property
-    def wanted_revision(self) -> str:
-        """The revision, or ModelScope's usual branch."""
-        return self.revision or "master"
 
 
 class CopyWeights(Strict):

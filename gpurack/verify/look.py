@@ -68,7 +68,7 @@ def asked_of(name: str, spec: Host, model: Model, secrets: Mapping[str, str]) ->
         "port": model.port,
         "address": "" if model.bind == "lan" else compose.address(model.bind, HostState()),
         "ready": engine.ready_at(model),
-        "lists": f"{engine.base_path}/models" if model.engine == "litellm" else None,
+        "lists": f"{engine.base_path}/models" if engine.gateway else None,
         "requests": engine.requests(model, names_of(name, spec, model)),
         "key": next(iter(own), None),
         "weights": [weights.place(spec, one, model.dockerd) for one in weights_of(model)],
