@@ -60,7 +60,7 @@ def bare(engine: str, words: list[str]) -> subprocess.CompletedProcess[str]:
         ("tei", ["--auto_truncate"], "error: unexpected argument '--auto_truncate' found"),
         ("tei", ["--device-id", "0"], "error: unexpected argument '--device-id' found"),
         ("tei", ["--max-batch-tokens", "-1"], "error: invalid value '-1' for '--max-batch-tokens <MAX_BATCH_TOKENS>'"),
-        ("tei", ["--pooling", "max"], "invalid choice: 'max'"),
+        ("tei", ["--pooling", "max"], "error: invalid value 'max' for '--pooling <POOLING>'\n  [possible values: "),
         ("tei", ["--port", "80", "-p", "81"], "the argument '--port' cannot be used multiple times"),
         ("tei", ["--default-prompt", "a", "--default-prompt-name", "b"], "cannot be used with"),
         ("vllm", ["--max-model-length", "9"], "unrecognized arguments: --max-model-length"),
@@ -95,7 +95,7 @@ def test_what_the_real_parser_takes_goes_on(engine: str, words: list[str]) -> No
         ("sglang", "SGLANG_LOG_MSS", "SGLang knows no variable SGLANG_LOG_MSS"),
         ("tei", "MAX_BATCH_TOKEN", "TEI knows no variable MAX_BATCH_TOKEN"),
         ("tei", "MAX_BATCH_TOKENS", "error: invalid value 'x' for '--max-batch-tokens <MAX_BATCH_TOKENS>'"),
-        ("tei", "JSON_OUTPUT", "argument --json-output: invalid choice: 'x'"),
+        ("tei", "JSON_OUTPUT", "error: invalid value 'x' for '--json-output <JSON_OUTPUT>'"),
         ("vllm", "VLLM_NO_SUCH", "vLLM knows no variable VLLM_NO_SUCH"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -24,7 +25,8 @@ ARGS = "It does not know one of its arguments, or its value: correct args."
 API_KEY = "give the key in api_key, and nowhere else (env, args, the image)."
 HELD, PORT = "is held by process python3 (pid ", "Stop it or use another port."
 ENDED = "it ended while loading ("
-"""Then its exit code, or, where Docker has started it again and no longer remembers the end, that it crashed."""
+ENDS = re.escape(ENDED) + r"(exit code [1-9]\d*|it crashed and was restarted)\)\."
+"""It crashed is said where Docker has started it again, and its events (256, of all containers) go no further back."""
 
 Case = tuple[str, str, dict[str, Any], str, str]
 """(engine, failure, what differs from a good entry, what is wrong, what to do)"""
@@ -58,6 +60,7 @@ def ends_as(run: Run, host: str, case: Case) -> None:
     """A row's entry failed with what is wrong and what to do."""
     said = sentence(run, host, entry_of(case))
     assert case[3] in said
+    assert case[3] != ENDED or re.match(ENDS, said)
     assert case[4] in said
     assert "FAILED" in run.row(host, entry_of(case))
 

@@ -36,8 +36,8 @@ def one_of(found: Mapping[str, Any], *flags: str, default: str) -> str:
 class Options:
     """A parser. underscores: it reads those of a long flag as dashes, and takes what is behind a dot; abbreviates: the
     beginning of a flag is enough, where only one begins so; once: no flag twice; positional: the name for a word that
-    belongs to no flag, "" where none may be. unknown: what it says of a flag that it does not have; wrong_value: of a
-    value that is not of the flag's type."""
+    belongs to no flag, "" where none may be. unknown: what it says of a flag that it does not have; wrong_value,
+    wrong_choice: of a value that is not of the flag's type, and of one that is not among its choices."""
 
     flags: Mapping[str, Any]
     underscores: bool = False
@@ -46,6 +46,7 @@ class Options:
     positional: str = ""
     unknown: str = "unrecognized arguments: {}"
     wrong_value: str = "argument {flag}: invalid {kind} value: '{value}'"
+    wrong_choice: str = "argument {flag}: invalid choice: '{value}' (choose from {choices})"
 
     def parse(self, argv: list[str]) -> dict[str, Any]:
         """Flag → value (True for a bare one, a list for `many`). Raises Wrong."""
@@ -94,9 +95,9 @@ class Options:
     def check(self, flag: str, known: Any, value: str) -> None:
         """Refuse a value that is not of a flag's type. Raises Wrong."""
         kind, *choices = known if isinstance(known, list) else [known]
-        wrong = self.wrong_value.format(
-            flag=flag, kind=kind, value=value, name=flag.lstrip("-").replace("-", "_").upper()
-        )
+        words = {"flag": flag, "kind": kind, "value": value, "choices": ", ".join(choices)}
+        words["name"] = flag.lstrip("-").replace("-", "_").upper()
+        wrong = self.wrong_value.format(**words)
         if kind in FORMS and not re.fullmatch(FORMS[kind], value):
             raise Wrong(wrong)
         if kind == "json":
@@ -105,7 +106,7 @@ class Options:
             except ValueError:
                 raise Wrong(wrong.replace(" json ", " loads ")) from None
         if choices and value not in choices:
-            raise Wrong(f"argument {flag}: invalid choice: '{value}' (choose from {', '.join(choices)})")
+            raise Wrong(self.wrong_choice.format(**words))
 
 
 def _is_flag(word: str) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import sys
 import threading
@@ -42,13 +41,14 @@ def arguments() -> dict[str, Any]:
     return found
 
 
+UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+UNITS |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+
+
 def length(text: str) -> int:
-    """--context-length: 4096, 4k, 4Ki."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(k|M|Ki|Mi)?", text)
-    if found is None:
-        die(f"sglang serve: error: argument --context-length: invalid human_readable_int value: '{text}'", 2)
-        raise ValueError(text)
-    return int(float(found[1]) * {"k": 10**3, "M": 10**6, "Ki": 2**10, "Mi": 2**20}.get(found[2], 1))
+    """--context-length: 4096, 4k, 4Ki. The parser has looked at its form."""
+    number = text.rstrip("kMGTi")
+    return int(float(number) * UNITS[text.removeprefix(number)])
 
 
 class Sglang(OpenAi):

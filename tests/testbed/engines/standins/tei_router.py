@@ -33,6 +33,7 @@ def arguments() -> dict[str, str]:
             once=True,
             unknown="unexpected argument '{}' found",
             wrong_value="invalid value '{value}' for '{flag} <{name}>': invalid digit found in string",
+            wrong_choice="invalid value '{value}' for '{flag} <{name}>'\n  [possible values: {choices}]",
         )
         found = options.parse(["--port" if word == "-p" else word for word in sys.argv[1:]])
         for name, value in os.environ.items():
