@@ -150,6 +150,15 @@ class LlamaCppPython(Engine):
             for key, field in {"host": "bind", "port": "port", "api_key": "api_key"}.items()
             if key in model.config
         ]
+        aliases = [entry.get("model_alias") for entry in entries]
+        findings += [
+            (
+                f"config.models.{index}.model_alias",
+                "is that of another model, which would answer for both; give each a name of its own.",
+            )
+            for index, alias in enumerate(aliases)
+            if alias is not None and alias in aliases[:index]
+        ]
         for index, entry in enumerate(entries):
             path = f"config.models.{index}.model"
             if entry.get("model") is None:

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 
 from gpurack.spec.fields import AbsolutePath, Like, Strict, Version, plain_data, text_values
 from gpurack.spec.image import Image
+from gpurack.spec.problems import nearest
 from gpurack.spec.secret import Secret
 from gpurack.spec.weights import Weights
 
@@ -228,4 +229,7 @@ class Job(Strict):
             raise ValueError(ONE_IMAGE)
         if self.weights is None and any(WEIGHTS_INSIDE in word for word in self.command):
             raise ValueError(f"the command names {WEIGHTS_INSIDE}, but there are no weights.")
+        for word in self.command:
+            if word != WEIGHTS_INSIDE and re.fullmatch(r"\{\w+\}", word) and nearest(word, [WEIGHTS_INSIDE], 0.8):
+                raise ValueError(f"{word} in the command means nothing; did you mean {WEIGHTS_INSIDE}?")
         return self

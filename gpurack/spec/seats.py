@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from gpurack.spec.cards import CARDS
 from gpurack.spec.host import Host
-from gpurack.spec.model import Model
+from gpurack.spec.model import Job, Model
 
 SHARED = 0.95
 """Of a card's memory, what models that share it may have together: each process keeps a context of its own
@@ -37,8 +37,8 @@ def hardware(host: Host) -> list[str]:
     return [name for name, count in host.hardware.items() for _ in range(count)]
 
 
-def sits_on(model: Model, card: str, reserved: bool) -> bool:
-    """Does a model ask for this card?"""
+def sits_on(model: Model | Job, card: str, reserved: bool) -> bool:
+    """Does a model or job ask for this card?"""
     if model.gpus == "all":
         return not reserved
     return card in map(str, model.gpus)

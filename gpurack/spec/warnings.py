@@ -13,11 +13,17 @@ from gpurack.spec.host import Host
 from gpurack.spec.image import BuildImage
 from gpurack.spec.model import Job, Model
 from gpurack.spec.problems import Problem, unknown
-from gpurack.spec.seats import hardware
+from gpurack.spec.seats import hardware, seats, sits_on
 from gpurack.spec.secret_names import holds_secret
 from gpurack.spec.weights import HfWeights, ModelScopeWeights
 
 FLOATING = ("latest", "main", "main-stable", "server", "server-cuda", "full", "light")
+
+
+NOTHING_BEHIND = (
+    "there is nothing that it could connect to: no enabled model that it reaches; look at enabled, and at bind of "
+    "models on other hosts."
+)
 
 
 def warnings(fleet: Mapping[str, Host]) -> list[Problem]:
@@ -28,6 +34,12 @@ def warnings(fleet: Mapping[str, Host]) -> list[Problem]:
         for key, entry in host.everything.items():
             if entry.enabled:
                 found += [Problem(name, f"{host.kind_of(key)}.{key}", what) for what in of_entry(entry, made)]
+        found += [Problem(name, f"jobs.{key}", what) for key, what in taken_cards(host)]
+        found += [
+            Problem(name, f"{host.kind_of(key)}.{key}", NOTHING_BEHIND)
+            for key, entry in host.entries.items()
+            if entry.enabled and entry.connects_to and not host.connections(key)
+        ]
         hub = host.mirrors.get("huggingface")
         if host.hf_token and hub and hub.url.startswith("http://"):
             found.append(Problem(name, "mirrors.huggingface", "is http://, so hf_token goes there for all to read."))
@@ -43,6 +55,17 @@ def warnings(fleet: Mapping[str, Host]) -> list[Problem]:
             if model.enabled and host.hardware and "gpus" not in model.model_fields_set
         ]
     return found
+
+
+def taken_cards(host: Host) -> Iterator[tuple[str, str]]:
+    """(job, sentence) for each enabled job on a card that an enabled model has, where not both keep to a share."""
+    for key, job in host.jobs.items():
+        for seat in seats(host) if job.enabled else ():
+            others = [name for name, share in seat.occupants if share is None or job.vram is None]
+            if others and sits_on(job, seat.card, seat.reserved):
+                what = f"{', '.join(others)} has GPU {seat.card}, too, and a job takes no card from a model"
+                remedy = "Choose a free one, or give both vram."
+                yield key, f"{what}: until it is done a run refuses it. {remedy}"
 
 
 def of_entry(entry: Model | Job, made: Container[str | None]) -> list[str]:

@@ -475,3 +475,33 @@ def test_a_model_that_says_nothing_of_gpus_on_a_host_with_cards_is_warned_of() -
     said = [str(problem) for problem in warnings(fleet)]
     assert "gpu1 models.alpha.gpus: is not given, so it runs on the CPU; write [] if that is meant." in said
     assert any('gpu1 hardware: unknown card "A31"; did you mean "A30"?' in line for line in said)
+
+
+def test_a_job_on_a_card_that_a_model_has_is_warned_of() -> None:
+    """Only its run knows whether it is done already, and refuses it where it is not."""
+    job = {**QUANTIZE, "gpus": [1]}
+    host = {"hardware": {"A30": 2}, "models": {"alpha": {**ALPHA, "gpus": [0, 1]}}, "jobs": {"small": job}}
+    assert warned("GPU 1", host) == [
+        "gpu1 jobs.small: alpha has GPU 1, too, and a job takes no card from a model: until it is done a run refuses "
+        "it. Choose a free one, or give both vram."
+    ]
+    every = {"hardware": {"A30": 2}, "models": {"alpha": {**ALPHA, "gpus": "all"}}, "jobs": {"small": job}}
+    assert len(warned("GPU 1", every)) == 1
+    for apart in ({"gpus": [0]}, {"gpus": [1], "enabled": False}, {"gpus": []}):
+        assert warned("GPU 1", {**host, "models": {"alpha": {**ALPHA, **apart}}}) == [], apart
+    both = {"models": {"alpha": {**ALPHA, "gpus": [1], "vram": "4GiB"}}, "jobs": {"small": {**job, "vram": "4GiB"}}}
+    assert warned("GPU 1", both) == []
+
+
+def test_a_service_that_connects_to_nothing_is_warned_of() -> None:
+    gateway = {"engine": "litellm", "version": "1.109.1", "port": 4000, "connects_to": "all"}
+    nothing = [
+        "gpu1 services.gateway: there is nothing that it could connect to: no enabled model that it reaches; look at "
+        "enabled, and at bind of models on other hosts."
+    ]
+    assert warned("connect to", {"services": {"gateway": gateway}}) == nothing
+    off = {"alpha": {**ALPHA, "enabled": False}}
+    assert warned("connect to", {"models": off, "services": {"gateway": gateway}}) == nothing
+    named = {**gateway, "connects_to": ["alpha"]}
+    assert warned("connect to", {"models": off, "services": {"gateway": named}}) == nothing
+    assert warned("connect to", {"models": {"alpha": ALPHA}, "services": {"gateway": gateway}}) == []
