@@ -71,7 +71,9 @@ def offers(fleet: Mapping[str, Host], headers: Headers) -> list[Offer]:
         if key in fleet[host].services:
             pages.append(Offer(key, "web page", address, model.engine, (host,), "", False, ""))
             continue
-        kind = kind_of(key, model, header_of(fleet, headers, host, model))
+        # how an unknown image is spoken to, nobody knows; through a gateway it is as OpenAI's
+        unknown = model.engine == "custom"
+        kind = "API" if unknown else kind_of(key, model, header_of(fleet, headers, host, model))
         for name in engine.serves(model, model.served_name or key):
             found[f"{host}/{key}", name] = offer(name, kind, address, model, (host,), "", bool(model.api_key))
     return [*sorted(found.values(), key=lambda one: (not one.through, one.name)), *pages]
@@ -121,8 +123,6 @@ def kind_of(key: str, model: Model, header: Header | None) -> Kind:
 
 def family_of(key: str, model: Model, header: Header | None) -> Kind:
     """By its flags, by what its weights say, else by its name; what writes is a chat model."""
-    if ENGINES[model.engine].name == "custom":
-        return "API"
     flags = given(model)
     if flags.get("convert") == "classify" or "reranking" in flags or "rerank" in flags:
         return "rerank"

@@ -117,6 +117,16 @@ def test_the_line_to_try_is_one_that_a_shell_takes(lab: dict[str, Host]) -> None
     assert by_name["chat"].curl == ""
 
 
+def test_an_image_of_ones_own_is_an_api_and_through_a_gateway_a_model() -> None:
+    """The gateway speaks OpenAI to it, and nothing answers at its address alone."""
+    own = {"engine": "custom", "image": "lab/served:1", "port": 8001, "gpus": []}
+    direct = offers(check_fleet({"gpu1": [{"models": {"own": {**own, "bind": "lan"}}}]}), {})
+    assert [(one.kind, one.curl) for one in direct] == [("API", "curl http://gpu1:8001")]
+    behind = {"models": {"own": own}, "services": {"gateway": {**GATEWAY, "connects_to": ["own"]}}}
+    (one,) = offers(check_fleet({"gpu1": [behind]}), {})
+    assert (one.kind, one.curl.split()[1]) == ("chat", "http://gpu1:4000/v1/chat/completions")
+
+
 @pytest.mark.parametrize(
     ("kind", "key", "fields", "config"),
     [
