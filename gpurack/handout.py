@@ -14,6 +14,7 @@ from gpurack.endpoints import endpoint, on_loopback
 from gpurack.engines import ENGINES
 from gpurack.engines.base import given
 from gpurack.plan import weights
+from gpurack.shell import sh
 from gpurack.spec.connections import Connection
 from gpurack.spec.host import Host
 from gpurack.spec.model import Model
@@ -158,16 +159,16 @@ def curl_line(name: str, kind: Kind, address: str, keyed: bool, own_rerank: bool
         "embedding": ("/embeddings", {"model": name, "input": "Hello"}),
         "rerank": ("/rerank", {"model": name, "query": "fruit", "documents": ["an apple", "a bicycle"]}),
     }
-    key = '-H "Authorization: Bearer $KEY" ' if keyed else ""
+    key = sh('-H "Authorization: Bearer $KEY" ') if keyed else sh("")
     if own_rerank and kind == "rerank":
         address, said["rerank"] = (
             address.removesuffix("/v1"),
             ("/rerank", {"query": "fruit", "texts": ["an apple", "a bicycle"]}),
         )
     if kind not in said:
-        return f"curl {key}{address}"
+        return sh("curl {}{}", key, address)
     path, body = said[kind]
-    return f"curl {address}{path} {key}-H 'Content-Type: application/json' -d '{json.dumps(body)}'"
+    return sh("curl {}{} {}-H 'Content-Type: application/json' -d {}", address, path, key, json.dumps(body))
 
 
 def show(console: Console, found: Sequence[Offer]) -> None:

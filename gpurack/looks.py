@@ -14,6 +14,7 @@ from pyinfra.context import ctx_host, ctx_state
 
 from gpurack.guard import Connections
 from gpurack.report import CONNECT_ERROR
+from gpurack.shell import sh
 from gpurack.spec import host as spec
 from gpurack.state.model import HostState
 from gpurack.state.snapshot import look
@@ -67,4 +68,4 @@ def unreached(host: Host) -> str:
     """The sentence about a host with which pyinfra has no connection."""
     said = str(host.connector_data.get(CONNECT_ERROR, "ssh said nothing"))
     in_brackets = re.fullmatch(r"Could not connect \((.*)\)", said)
-    return f"could not connect: {in_brackets[1] if in_brackets else said}; try: ssh {host.name}."
+    return f"could not connect: {in_brackets[1] if in_brackets else said}; try: {sh('ssh {}', host.name)}."

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from gpurack.shell import NOTHING, joined, sh
 from gpurack.spec.model import ArgValue, Job, Model
 from gpurack.spec.weights import SPLIT, HfWeights, ModelScopeWeights, UrlWeights, Weights
 
@@ -448,11 +449,11 @@ def with_secrets(exports: Mapping[str, str | Sequence[str | None]], argv: list[s
     several paths, whose secrets are joined by ";" (None: an empty one). A file that cannot be read or is empty ends
     the container: a server without its key would be open to all.
     """
-    lines = ["set -eu"]
+    lines = [sh("set -eu")]
     for name, paths in exports.items():
         files = [paths] if isinstance(paths, str) else list(paths)
         for index, path in enumerate(files):
-            lines += [f'k{index}="$(cat {path})"', f'[ -n "$k{index}" ]'] if path else []
-        joined = ";".join(f"$k{index}" if path else "" for index, path in enumerate(files))
-        lines.append(f'export {name}="{joined}"')
-    return ["sh", "-c"], ["; ".join([*lines, 'exec "$@"']), "sh", *argv]
+            lines += [sh('k{}="$(cat {})"; [ -n "$k{}" ]', index, path, index)] if path else []
+        keys = joined(";", [sh("$k{}", index) if path else NOTHING for index, path in enumerate(files)])
+        lines.append(sh('export {}="{}"', name, keys))
+    return ["sh", "-c"], [str(joined("; ", [*lines, sh('exec "$@"')])), "sh", *argv]

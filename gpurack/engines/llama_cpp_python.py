@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from pydantic import TypeAdapter, ValidationError
 
 from gpurack.engines.base import Accelerator, Container, Engine, Finding, Run, Word, with_secrets
+from gpurack.shell import sh
 from gpurack.spec.model import ArgValue, Model
 from gpurack.spec.weights import Weights
 
@@ -112,8 +113,8 @@ class LlamaCppPython(Engine):
         compose = locked_memory() if any(locks(entry, model.env) for entry in config["models"]) else {}
         if not run.api_key_file:
             return Container([*server, "--config_file", CONFIG], files=files, compose=compose)
-        script = f'set -eu; umask 077; python3 -c "$0" {CONFIG} {run.api_key_file} {KEYED_CONFIG}; exec "$@"'
-        command = [script, _ADD_KEY, *server, "--config_file", KEYED_CONFIG]
+        script = sh('set -eu; umask 077; python3 -c "$0" {} {} {}; exec "$@"', CONFIG, run.api_key_file, KEYED_CONFIG)
+        command = [str(script), _ADD_KEY, *server, "--config_file", KEYED_CONFIG]
         in_memory = {"tmpfs": [f"{KEYED_CONFIG.rpartition('/')[0]}:mode=0700"]}
         return Container(command, ["sh", "-c"], files=files, compose={**compose, **in_memory})
 

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from pyinfra.api import StringCommand
 from pyinfra.api.inventory import Inventory
 from pyinfra.context import ctx_host
 
 from gpurack.importing.inspect import COMMAND
 from gpurack.looks import connected, unreached
+from gpurack.remote import Command
 
 
 class Unreachable(Exception):
@@ -29,7 +29,7 @@ def inspect(name: str, inventory_file: Path | None) -> str:
         if host not in state.active_hosts:
             raise Unreachable(unreached(host))
         with ctx_host.use(host):
-            done, output = host.run_shell_command(StringCommand(COMMAND))
+            done, output = host.run_shell_command(Command(COMMAND))
     if not done:
         raise Unreachable(f"docker says: {output.stderr.strip() or 'nothing'}.")
     return str(output.stdout)

@@ -6,8 +6,9 @@ from typing import Any
 
 from gpurack.importing import docker_run
 from gpurack.importing.container import ContainerRun, Finding, Mount, Port
+from gpurack.shell import sh
 
-COMMAND = (
+COMMAND = sh(
     'docker=docker; docker ps -q >/dev/null 2>&1 || docker="sudo -n docker"; ids=$($docker ps -q) || exit 1; '
     '[ -z "$ids" ] || { $docker inspect $ids && '
     '$docker image inspect $($docker inspect -f "{{.Image}}" $ids | sort -u); }'

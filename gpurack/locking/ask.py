@@ -11,6 +11,7 @@ from gpurack.locking.gather import as_root, last
 from gpurack.locking.upgrade import News
 from gpurack.plan.platforms import platform_of
 from gpurack.resources import read_text
+from gpurack.shell import sh, word
 from gpurack.spec import host as spec
 from gpurack.spec.secrets import read_logins, read_token
 from gpurack.state.model import HostState
@@ -36,7 +37,7 @@ def ask(host: Host, wanted: spec.Host, seen: HostState, names: Sequence[str], as
     stdin = json.dumps(
         {"parts": [(name, read_text(f"files/{name}.py")) for name in PARTS], "job": {**asked, **secrets}}
     )
-    ok, lines = as_root(host, seen, "python3", "-c", RUN, stdin=stdin)
+    ok, lines = as_root(host, seen, sh("python3 -c {}", RUN), stdin=stdin)
     images = [match.groups() for line in lines if (match := re.fullmatch(r"(\S+): now (sha256:\w+)", line))]
     commits = [match.groups() for line in lines if (match := re.fullmatch(r"\S+: now (\w+) for (.+)", line))]
     references = {one["name"]: one["reference"].partition("@")[0] for one in asked["images"]}
@@ -57,7 +58,8 @@ def available(host: Host, seen: HostState, names: Sequence[str]) -> tuple[dict[s
     platform = platform_of(seen.os)
     if not names or platform is None:
         return {}, ()
-    ok, lines = as_root(host, seen, "sh", "-c", platform.packages.available(names, seen), shown=False)
+    command = sh("sh -c {}", word(platform.packages.available(names, seen)))
+    ok, lines = as_root(host, seen, command, shown=False)
     if not ok:
         return {}, (f"its package repositories could not be asked: {last(lines)}.",)
     found: dict[str, list[str]] = {}

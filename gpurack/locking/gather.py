@@ -1,12 +1,13 @@
 """A look at a host as thorough as a lock: with the sha256 of all weights, read where nobody knows it yet."""
 
-import shlex
 from dataclasses import replace
 from typing import Any
 
-from pyinfra.api import Host, StringCommand
+from pyinfra.api import Host
 
+from gpurack.remote import Command
 from gpurack.resources import read_text
+from gpurack.shell import Sh, sh
 from gpurack.spec import host as spec
 from gpurack.state.model import HostState
 from gpurack.state.snapshot import forget, look
@@ -22,7 +23,7 @@ def thorough(host: Host, wanted: spec.Host) -> HostState:
         return seen
     if "python3" not in seen.tools:
         return replace(seen, trouble=NO_PYTHON)
-    ok, lines = as_root(host, seen, "python3", "-c", read_text("files/hashes.py"), stdin="\n".join(paths))
+    ok, lines = as_root(host, seen, sh("python3 -c {}", read_text("files/hashes.py")), stdin="\n".join(paths))
     if not ok:
         return replace(seen, trouble=f"the sha256 of its weights could not be read: {last(lines)}.")
     forget(host)
@@ -31,7 +32,7 @@ def thorough(host: Host, wanted: spec.Host) -> HostState:
 
 def everything(host: Host, seen: HostState) -> list[str]:
     """What files/manifest.sh prints there. Raises OSError with a sentence when it fails."""
-    ok, lines = as_root(host, seen, "sh", "-s", stdin=read_text("files/manifest.sh"), shown=False)
+    ok, lines = as_root(host, seen, sh("sh -s"), stdin=read_text("files/manifest.sh"), shown=False)
     if not ok:
         raise OSError(last(lines))
     return lines
@@ -42,9 +43,8 @@ def last(lines: list[str]) -> str:
     return lines[-1].rstrip(".") if lines else "the host said nothing"
 
 
-def as_root(host: Host, seen: HostState, *argv: str, stdin: str = "", shown: bool = True) -> tuple[bool, list[str]]:
+def as_root(host: Host, seen: HostState, command: Sh, stdin: str = "", shown: bool = True) -> tuple[bool, list[str]]:
     """(did it succeed?, the lines it printed) of a command on the host; they are shown as they come, on stderr."""
     arguments: dict[str, Any] = {"_sudo": seen.raised, "_stdin": stdin}
-    command = StringCommand(*(shlex.quote(word) for word in argv))
-    ok, output = host.run_shell_command(command, print_output=shown, **arguments)
+    ok, output = host.run_shell_command(Command(command), print_output=shown, **arguments)
     return ok, list(output.stdout_lines if ok else output.output_lines)

@@ -1,11 +1,10 @@
 """How steps become pyinfra commands. These classes act; what to do was decided in gpurack/plan."""
 
 import json
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pyinfra.api import Host, State, StringCommand
+from pyinfra.api import Host, State
 from pyinfra.api.arguments import ConnectorArguments
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.connectors.util import CommandOutput
@@ -15,8 +14,10 @@ from gpurack import paths
 from gpurack.plan.daemon_json import Apply
 from gpurack.plan.rootless import SetUp
 from gpurack.plan.steps import SetAside, Shell, Step, WriteFile
+from gpurack.remote import Command
 from gpurack.report import REPORT, reasons_of
 from gpurack.resources import read_text
+from gpurack.shell import NOTHING, Sh, sh, word
 from gpurack.state.snapshot import forget
 
 SAID_NOW = "gpurack errors said at Execute"
@@ -25,7 +26,7 @@ SIGN_OF_LIFE = 5
 """Seconds between two lines of a slow command."""
 
 
-class Changing(StringCommand):
+class Changing(Command):
     """A command that changes the host, so that what was seen there before is forgotten, also when it fails."""
 
     @override
@@ -37,7 +38,7 @@ class Changing(StringCommand):
         return ok, output
 
 
-class Streamed(StringCommand):
+class Streamed(Command):
     """A changing command whose output appears line by line while it runs, also without -vvv. A line "error NAME: …"
     is remembered for the table at the end, and so is what `explain` makes of the output when it fails.
 
@@ -67,12 +68,12 @@ class Streamed(StringCommand):
         return ok or self.of_user, CommandOutput([])
 
 
-class Refusal(StringCommand):
+class Refusal(Command):
     """Fails the host with sentences, without touching it: a problem of one host is never an exception, which would
     abort all (pyinfra 3.10.0)."""
 
     def __init__(self, sentences: list[str]) -> None:
-        super().__init__("false")
+        super().__init__(sh("false"))
         self.sentences = sentences
 
     @override
@@ -91,9 +92,9 @@ def carry_out(step: Step) -> Iterator[PyinfraCommand]:
         yield write_file(step.path, step.content, step.mode)
     elif isinstance(step, SetAside):
         name = step.path.strip("/").replace("/", "_")
-        yield Changing(f"mkdir -p {paths.BACKUPS} && mv {shlex.quote(step.path)} {paths.BACKUPS}/{name}")
+        yield Changing(sh("mkdir -p {folder} && mv {} {folder}/{}", step.path, name, folder=paths.BACKUPS))
     elif isinstance(step, Shell):
-        command = slow(step.command) if step.slow else Streamed("sh", "-c", shlex.quote(step.command))
+        command = slow(step.command) if step.slow else Streamed(script(step.command))
         command.explain = step.explain
         yield command
     elif isinstance(step, Apply):
@@ -107,16 +108,17 @@ def carry_out(step: Step) -> Iterator[PyinfraCommand]:
 def write_file(path: str, content: str, mode: str) -> Changing:
     """Beside its place, then renamed: killed at any point there is the old file or the new one. (pyinfra's files.put
     stages in /tmp, copies, then changes the mode.) The content goes by standard input, so it is in no argv."""
-    place, beside = shlex.quote(path), shlex.quote(f"{path}.gpurack-new")
-    folder = shlex.quote(path.rpartition("/")[0])
     # two runs at once on a fresh host write the same file; the lock of the models may be held for minutes
-    alone = f"exec 9>{paths.RUN}/files && flock 9"
-    script = (
-        f"umask 077 && mkdir -p -m 755 {folder} {paths.RUN} && {alone} && "
-        f"cat > {beside} && chmod {mode} {beside} && mv -f {beside} {place}"
+    command = sh(
+        "umask 077 && mkdir -p -m 755 {folder} {run} && exec 9>{run}/files && flock 9 && "
+        "cat > {beside} && chmod {mode} {beside} && mv -f {beside} {place}",
+        folder=path.rpartition("/")[0],
+        run=paths.RUN,
+        beside=f"{path}.gpurack-new",
+        mode=mode,
+        place=path,
     )
-    arguments: dict[str, Any] = {"_stdin": content}
-    return Changing("sh", "-c", shlex.quote(script), **arguments)
+    return Changing(script(command), _stdin=content)
 
 
 def apply_daemon_json(step: Apply) -> Streamed:
@@ -126,21 +128,29 @@ def apply_daemon_json(step: Apply) -> Streamed:
     return program("files/daemon_json.py", job, step.become)
 
 
-def program(name: str, job: Mapping[str, Any], become: str = "") -> Streamed:
+def program(name: str, job: Mapping[str, Any], become: Sh = NOTHING) -> Streamed:
     """A program of files/ with its job in front, under the lock that keeps models from changing meanwhile. become: the
-    words that make a command a user's own, "" for root's."""
-    script = f"mkdir -p {paths.RUN} && exec flock {paths.LOCK} {become} python3 -"
-    return Streamed("sh", "-c", shlex.quote(script), _stdin=f"JOB = {json.dumps(job)!r}\n{read_text(name)}")
+    words that make a command a user's own, none for root's."""
+    command = sh("mkdir -p {} && exec flock {} {} python3 -", paths.RUN, paths.LOCK, become)
+    text = f"JOB = {json.dumps(job)!r}\n{read_text(name)}"
+    return Streamed(script(command), _stdin=text)
 
 
-def slow(command: str) -> Streamed:
+def slow(command: Sh) -> Streamed:
     """A long command: its last line every few seconds, and its last 15 lines when it fails."""
-    script = (
+    text = sh(
         "log=$(mktemp) || exit 1; trap 'rm -f \"$log\"' EXIT; begun=$(date +%s); "
-        f'( {command} ) >"$log" 2>&1 </dev/null & work=$!; '
-        f"( while sleep {SIGN_OF_LIFE} >/dev/null 2>&1 </dev/null; do spent=$(( $(date +%s) - begun )); "
+        '( {command} ) >"$log" 2>&1 </dev/null & work=$!; '
+        "( while sleep {seconds} >/dev/null 2>&1 </dev/null; do spent=$(( $(date +%s) - begun )); "
         'printf "%d:%02d  %s\\n" $((spent / 60)) $((spent % 60)) '
         '"$(tail -c 400 "$log" | tr "\\r" "\\n" | grep . | tail -n 1 | cut -c 1-110)"; done ) & life=$!; '
-        'wait $work; code=$?; kill $life 2>/dev/null; [ $code = 0 ] || { tail -n 15 "$log"; exit $code; }'
+        'wait $work; code=$?; kill $life 2>/dev/null; [ $code = 0 ] || { tail -n 15 "$log"; exit $code; }',
+        command=command,
+        seconds=SIGN_OF_LIFE,
     )
-    return Streamed("sh", "-c", shlex.quote(script))
+    return Streamed(script(text))
+
+
+def script(text: Sh) -> Sh:
+    """Shell text as one command, which sudo can run."""
+    return sh("sh -c {}", word(text))

@@ -4,42 +4,61 @@ Each file goes to NAME.part, resumed where an earlier run stopped, is compared w
 the whole gets its place when all are there. pyinfra's own files.put keeps a file in memory and shows no progress.
 """
 
-import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from pyinfra.api import Host, State, StringCommand
+from pyinfra.api import Host, State
 from pyinfra.api.arguments import ConnectorArguments
 from pyinfra.connectors.util import CommandOutput
 from typing_extensions import override
 
-from gpurack.operations.commands import SIGN_OF_LIFE
+from gpurack.operations.commands import SIGN_OF_LIFE, script
 from gpurack.plan.models import Upload
+from gpurack.remote import Command
+from gpurack.shell import Sh, sh
 from gpurack.spec.local_files import files_of, sha256
 from gpurack.state.snapshot import forget
 
 BLOCK = 1 << 20
-LOOK = """\
-[ -e {path} ] && echo {there} && exit
-mkdir -p {folder} && df -B1 --output=avail {folder} | tail -n 1 && cd {part} && find . -type f -printf '%s %P\\n'"""
 THERE = "there"
 """An earlier run copied it, but did not get to use it."""
-RECEIVE = """\
+
+
+def find(part: str, path: str) -> Sh:
+    """Says `THERE`, or how many bytes are free, and then size and name of what has arrived of an upload."""
+    return sh(
+        """\
+[ -e {path} ] && echo {there} && exit
+mkdir -p {part} && df -B1 --output=avail {part} | tail -n 1 && cd {part} && find . -type f -printf '%s %P\\n'""",
+        path=path,
+        there=THERE,
+        part=part,
+    )
+
+
+def receive(part: str, name: str, size: int, sha256: str) -> Sh:
+    """Takes the rest of one file from standard input."""
+    return sh(
+        """\
 umask 022; mkdir -p {folder} && cat >>{file}.part || exit 1
-[ "$(stat -c %s {file}.part)" = {size} ] || {{ echo "the connection ended"; exit 1; }}
-[ "$(sha256sum <{file}.part)" = "{sha256}  -" ] ||
-	{{ rm -f {file}.part; echo {name} arrived changed and was thrown away; exit 1; }}
-mv -f {file}.part {file}"""
-PLACE_FILE = "mv -f {part}/{name} {path} && rmdir {part}"
-PLACE_FOLDER = "mv -T {part} {path}"
+[ "$(stat -c %s {file}.part)" = {size} ] || { echo "the connection ended"; exit 1; }
+[ "$(sha256sum <{file}.part)" = {sum} ] ||
+	{ rm -f {file}.part; echo {name} arrived changed and was thrown away; exit 1; }
+mv -f {file}.part {file}""",
+        folder=f"{part}/{name}".rpartition("/")[0],
+        file=f"{part}/{name}",
+        name=name,
+        size=size,
+        sum=f"{sha256}  -",
+    )
 
 
-class Copy(StringCommand):
+class Copy(Command):
     """Copies an upload. It never fails by itself: `problem` says why not, and the runner keeps that model as it is."""
 
     def __init__(self, upload: Upload) -> None:
-        super().__init__("true")
+        super().__init__(sh("true"))
         self.upload, self.problem = upload, ""
 
     @override
@@ -54,8 +73,7 @@ class Copy(StringCommand):
     def _copy(self, host: Host, arguments: ConnectorArguments) -> None:
         source, path = self.upload.source, self.upload.path
         part, files = f"{path}.part", files_of(source)
-        quoted = {"part": shlex.quote(part), "path": shlex.quote(path)}
-        free, *there = self._run(host, arguments, LOOK.format(**quoted, folder=quoted["part"], there=THERE))
+        free, *there = self._run(host, arguments, find(part, path))
         if free == THERE:
             return
         have = {name: int(size) for size, _, name in (line.partition(" ") for line in there)}
@@ -70,21 +88,19 @@ class Copy(StringCommand):
                 continue
             begin = have.get(f"{name}.part", 0)
             progress.done += begin
-            told = {"folder": f"{part}/{name}".rpartition("/")[0], "file": f"{part}/{name}", "name": name}
-            script = RECEIVE.format(
-                **{key: shlex.quote(value) for key, value in told.items()}, size=sizes[name], sha256=sha256(file)
-            )
-            self._run(host, arguments, script, Content(file, begin, progress))
-        place = PLACE_FILE if source.is_file() and list(files) == [source.name] else PLACE_FOLDER
-        self._run(host, arguments, place.format(**quoted, name=shlex.quote(source.name)))
+            command = receive(part, name, sizes[name], sha256(file))
+            self._run(host, arguments, command, Content(file, begin, progress))
+        if source.is_file() and list(files) == [source.name]:
+            place = sh("mv -f {part}/{} {} && rmdir {part}", source.name, path, part=part)
+        else:
+            place = sh("mv -T {} {}", part, path)
+        self._run(host, arguments, place)
 
     @staticmethod
-    def _run(host: Host, arguments: ConnectorArguments, script: str, content: "Content | None" = None) -> list[str]:
-        """A command's output. Raises OSError with its last line when it fails."""
+    def _run(host: Host, arguments: ConnectorArguments, text: Sh, content: "Content | None" = None) -> list[str]:
+        """A script's output. Raises OSError with its last line when it fails."""
         given = {**arguments, "_stdin": content} if content is not None else dict(arguments)
-        ok, output = host.run_shell_command(
-            StringCommand("sh", "-c", shlex.quote(script)), print_output=False, print_input=False, **given
-        )
+        ok, output = host.run_shell_command(Command(script(text)), print_output=False, print_input=False, **given)
         if not ok:
             raise OSError(next(reversed(output.output_lines), "the host said nothing"))
         return list(output.stdout_lines)

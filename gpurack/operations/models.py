@@ -22,6 +22,7 @@ from gpurack.plan.models import ModelsPlan, awaited, plan_models
 from gpurack.plan.rootless import not_ready, unusable
 from gpurack.plan.steps import Plan
 from gpurack.report import REPORT
+from gpurack.shell import sh
 from gpurack.spec.host import Host
 from gpurack.spec.secrets import read_logins, read_secrets, read_token
 from gpurack.state.model import HostState
@@ -125,7 +126,7 @@ def usable(operation: str, wanted: Host) -> Generator[PyinfraCommand, None, Host
         return None
     if state.busy:
         announce(operation, [f"wait for another gpurack run on this host ({state.busy})"])
-        yield slow(f"flock {paths.LOCK} true")
+        yield slow(sh("flock {} true", paths.LOCK))
         forget(host)
         state = look(host, wanted)
     if host.state.is_executing and (problem := unanswered(state)):
@@ -160,7 +161,7 @@ class Job(Streamed):
     """The runner on the host. Errors known beforehand fail it at the end, when the other models are done."""
 
     def __init__(self, wanted: Host, plan: ModelsPlan, errors: list[str], action: str) -> None:
-        super().__init__("python3", paths.RUNNER, action, _stdin=json.dumps(plan.job))
+        super().__init__(sh("python3 {} {}", paths.RUNNER, action), _stdin=json.dumps(plan.job))
         self.wanted, self.plan, self.errors = wanted, plan, errors
 
     @override

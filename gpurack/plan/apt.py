@@ -5,7 +5,6 @@ going back --allow-downgrades; DPkg::Lock::Timeout waits for dpkg's lock but not
 """
 
 import re
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 
 from gpurack import paths
@@ -13,6 +12,7 @@ from gpurack.plan.complaints import explain_apt
 from gpurack.plan.packages import Pin, Repository, only_file
 from gpurack.plan.steps import Shell, Step, written
 from gpurack.resources import render
+from gpurack.shell import Sh, grouped, sh
 from gpurack.spec.network import Proxy
 from gpurack.state.model import HostState
 
@@ -20,22 +20,26 @@ REMOVE = "apt-get remove"
 PREREQUISITES = ("ca-certificates", "curl", "python3")
 PATTERNS = {"docker-ce": "5:{}-*", "docker-ce-cli": "5:{}-*", "docker.io": "{}*"}
 """How a version of upstream's is found where `VERSION-*` does not: Docker's epoch, Debian's +dfsg."""
-GET = "apt-get -q -y -o DPkg::Lock::Timeout=600 -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold"
-ENV = "export DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 LC_ALL=C;"
+GET = sh(
+    "apt-get -q -y -o DPkg::Lock::Timeout=600 -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold"
+)
+ENV = sh("export DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 LC_ALL=C;")
 
 
-def patiently(command: str) -> str:
+def patiently(command: Sh) -> Sh:
     """`command` (a program and its arguments), again as long as a lock that others hold is why it fails: that of the
     package lists, and dpkg's own under `dpkg` and `apt-mark`, have no time-out. After a killed run its apt goes on."""
-    return (
-        f"tries=0; until out=$({command} 2>&1); do "
+    return sh(
+        "tries=0; until out=$({} 2>&1); do "
         'case "$out" in *"Could not get lock"*|*"frontend lock"*|*"database lock"*) '
         'tries=$((tries + 1)); [ $tries -le 120 ] || { echo "$out"; exit 1; }; '
-        'echo "apt is busy with another installation or update; waiting"; sleep 5;; *) echo "$out"; exit 1;; esac; done'
+        'echo "apt is busy with another installation or update; waiting"; sleep 5;; '
+        '*) echo "$out"; exit 1;; esac; done',
+        command,
     )
 
 
-UPDATE = patiently("apt-get -q update -o Acquire::Retries=2 -o APT::Update::Error-Mode=any")
+UPDATE = patiently(sh("apt-get -q update -o Acquire::Retries=2 -o APT::Update::Error-Mode=any"))
 
 
 def repository_path(repo: Repository) -> str:
@@ -98,14 +102,14 @@ def no_repository(repo: Repository, state: HostState) -> list[Step]:
     path = repository_path(repo)
     if path not in state.sources:
         return []
-    return [Shell(f"remove {path}, which is not used any more", f"rm -f {path} {key_path(repo)}")]
+    return [Shell(f"remove {path}, which is not used any more", sh("rm -f {} {}", path, key_path(repo)))]
 
 
 def proxy(proxy: Proxy | None, state: HostState) -> list[Step]:
     """apt's own configuration; it knows exceptions by exact names only."""
     path = paths.APT_PROXY
     if proxy is None:
-        return [Shell("apt needs no proxy any more", f"rm -f {path}")] if path in state.files else []
+        return [Shell("apt needs no proxy any more", sh("rm -f {}", path))] if path in state.files else []
     lines = [f'Acquire::{scheme}::Proxy "{proxy.url}";' for scheme in ("http", "https")]
     lines += [
         f'Acquire::{scheme}::Proxy::{name} "DIRECT";'
@@ -122,11 +126,14 @@ def finish_interrupted(state: HostState) -> list[Step]:
     unpacked, and that nothing depends on, they leave as it is: it is installed again, in its version or in another."""
     if not state.audit and all(package.whole for package in state.packages.values()):
         return []
-    look = "dpkg-query -W -f '${db:Status-Eflag} ${binary:Package}=${Version}\\n' | sed -n 's/^reinstreq //p'"
-    anyway = f"{GET} install --reinstall --allow-downgrades --allow-change-held-packages"
-    command = (
-        f"{ENV} {patiently('dpkg --configure -a')} && {GET} -f install && torn=$({look}) && "
-        f'{{ [ -z "$torn" ] || {anyway} $torn || {anyway} $(echo "$torn" | sed \'s/=.*//\'); }}'
+    command = sh(
+        "{environment} {configure} && {get} -f install && "
+        "torn=$(dpkg-query -W -f '${db:Status-Eflag} ${binary:Package}=${Version}\\n' | sed -n 's/^reinstreq //p') && "
+        '{ [ -z "$torn" ] || {anyway} $torn || {anyway} $(echo "$torn" | sed \'s/=.*//\'); }',
+        environment=ENV,
+        configure=patiently(sh("dpkg --configure -a")),
+        get=GET,
+        anyway=sh("{} install --reinstall --allow-downgrades --allow-change-held-packages", GET),
     )
     return [Shell("finish an interrupted package installation", command, slow=True, explain=explain_apt)]
 
@@ -150,37 +157,42 @@ def spelled(name: str, pin: Pin | None) -> str:
 def install(reason: str, packages: Mapping[str, Pin | None], state: HostState, hold: Sequence[str] = ()) -> Step:
     """One apt-get for all `packages`, with the lists refreshed first, then holds. When it fails: which versions there
     are and where ("there: NAME VERSION@REPOSITORY …", the oldest first)."""
-    names = " ".join(shlex.quote(spelled(name, pin)) for name, pin in packages.items())
-    listed = (
-        f"apt-cache madison {' '.join(packages)} 2>/dev/null | awk -F ' *[|] *' '{{ sub(/^ +/, \"\", $1); "
+    listed = sh(
+        "apt-cache madison {} 2>/dev/null | awk -F ' *[|] *' '{ sub(/^ +/, \"\", $1); "
         'split($3, from, " "); all[$1] = " " $2 "@" from[1] all[$1] } '
-        'END { for (name in all) print "there: " name all[name] }\''
+        'END { for (name in all) print "there: " name all[name] }\'',
+        packages,
     )
-    installing = f"{GET} install --allow-downgrades --allow-change-held-packages {names}"
-    commands = [UPDATE, f"{installing} || {{ {listed}; exit 1; }}"]
-    if hold:
-        commands.append(patiently(f"apt-mark hold {' '.join(hold)}"))
-    command = f"{ENV} " + " && ".join(f"{{ {command}; }}" for command in commands)
-    return Shell(reason, command, slow=True, explain=explain_apt)
+    installing = sh(
+        "{} install --allow-downgrades --allow-change-held-packages {} || { {}; exit 1; }",
+        GET,
+        [spelled(name, pin) for name, pin in packages.items()],
+        listed,
+    )
+    commands = [UPDATE, installing, *([patiently(sh("apt-mark hold {}", hold))] if hold else [])]
+    return Shell(reason, sh("{} {}", ENV, grouped(commands)), slow=True, explain=explain_apt)
 
 
 def hold(names: Sequence[str], state: HostState) -> Step:
     """Keep packages from being upgraded by others."""
-    return Shell(f"hold {', '.join(names)}", f"{ENV} {patiently('apt-mark hold ' + ' '.join(names))}")
+    return Shell(f"hold {', '.join(names)}", sh("{} {}", ENV, patiently(sh("apt-mark hold {}", names))))
 
 
 def unhold(names: Sequence[str], state: HostState) -> Step:
     """The opposite, where the inventory has no version any more."""
-    return Shell(f"no longer hold {', '.join(names)}", f"{ENV} {patiently('apt-mark unhold ' + ' '.join(names))}")
+    return Shell(f"no longer hold {', '.join(names)}", sh("{} {}", ENV, _unhold(names)))
 
 
-def available(names: Sequence[str], state: HostState) -> str:
+def _unhold(names: Sequence[str]) -> Sh:
+    return patiently(sh("apt-mark unhold {}", names))
+
+
+def available(names: Sequence[str], state: HostState) -> Sh:
     """See `Packages`; the lists are refreshed first."""
-    return f"{ENV} {{ {UPDATE}; }} >&2; apt-cache madison {' '.join(names)} | awk '{{print $1, $3}}'"
+    return sh("{} { {}; } >&2; apt-cache madison {} | awk '{print $1, $3}'", ENV, UPDATE, names)
 
 
 def remove(names: Sequence[str], state: HostState) -> Step:
     """`remove`, not `purge`: configuration and /var/lib/docker stay."""
-    words = " ".join(names)
-    command = f"{ENV} {patiently(f'apt-mark unhold {words}')} && {GET} remove {words}"
+    command = sh("{} {} && {} remove {}", ENV, _unhold(names), GET, names)
     return Shell(f"remove {', '.join(names)}", command, slow=True)

@@ -20,6 +20,7 @@ from gpurack.plan import files, neighbours, weights
 from gpurack.plan.access import access
 from gpurack.plan.images import registry_of
 from gpurack.plan.ledger import gpus_text
+from gpurack.shell import Sh, sh
 from gpurack.spec.host import Host
 from gpurack.spec.image import BuildImage, TarImage
 from gpurack.spec.merge import patch
@@ -346,9 +347,9 @@ def head(user: str = "") -> str:
     return HEADER.format(docker=by_hand(user), path=paths.compose_file(user)) + as_yaml({"name": PROJECT})
 
 
-def by_hand(user: str) -> str:
+def by_hand(user: str) -> Sh:
     """How root calls the docker of a user, "" for the host's own."""
-    return f"sudo -iu {user} docker" if user else "docker"
+    return sh("sudo -iu {} docker", user) if user else sh("docker")
 
 
 def blocks(services: Mapping[str, Mapping[str, Any]], user: str = "") -> dict[str, dict[str, dict[str, str]]]:

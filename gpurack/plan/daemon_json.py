@@ -15,6 +15,7 @@ from gpurack.plan.packages import installed
 from gpurack.plan.platforms import TOOLKIT_PACKAGES
 from gpurack.plan.restart import may_stop_foreign, stops_foreign
 from gpurack.plan.steps import Plan, Step
+from gpurack.shell import NOTHING, Sh, sh
 from gpurack.spec.host import Host
 from gpurack.spec.merge import merge, patch
 from gpurack.state.model import HostState
@@ -58,7 +59,7 @@ class Apply(Step):
     live_restore: bool
     expect: Mapping[str, Any]
     probe_gpu: bool
-    become: str = ""
+    become: Sh = NOTHING
 
 
 def plan_daemon_json(spec: Host, state: HostState, unattended: bool, toolkit: bool = True) -> Plan:
@@ -112,7 +113,7 @@ def read(state: HostState, path: str = paths.DAEMON_JSON) -> tuple[dict[str, Any
     file = state.files.get(path)
     if file is None:
         return {}, None
-    remedy = f"It was not touched. Correct it, or move it away: mv {path} {path}.old"
+    remedy = f"It was not touched. Correct it, or move it away: {sh('mv {} {}', path, f'{path}.old')}"
     if file.content.startswith(b"\xef\xbb\xbf"):
         return {}, f"{path} begins with a byte order mark (BOM), which is not JSON. {remedy}"
     if not file.content.strip():

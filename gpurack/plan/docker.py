@@ -10,6 +10,7 @@ from gpurack.plan.packages import Pin, Repository, installed, mirrored, move, up
 from gpurack.plan.platforms import CE_PACKAGES, CE_ROOTLESS, Platform, platform_of, unsupported
 from gpurack.plan.restart import may_stop_foreign, stops_foreign
 from gpurack.plan.steps import Plan, Shell, Step
+from gpurack.shell import sh
 from gpurack.spec.host import Host
 from gpurack.spec.image import BuildImage
 from gpurack.state.model import HostState, Unit
@@ -216,10 +217,10 @@ def running(state: HostState) -> list[Step]:
     if unit and unit.active == "active" and unit.enabled == "enabled":
         return []
     # Debian's unit gives up at the fourth start within a minute (StartLimitBurst=3); `enable` tells of sysv scripts.
-    start = (
+    start = sh(
         "systemctl reset-failed docker.service 2>/dev/null; systemctl enable docker.service >/dev/null 2>&1; "
         "systemctl start docker.service && systemctl -q is-enabled docker.service"
     )
     if unit and unit.loaded == "masked":
-        start = f"systemctl unmask docker.service && {start}"
+        start = sh("systemctl unmask docker.service && {}", start)
     return [Shell("start Docker and enable it at boot", start)]

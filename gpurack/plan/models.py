@@ -18,6 +18,7 @@ from gpurack.plan.nvidia_driver import other_driver
 from gpurack.plan.obstacles import blocked, mismatch, obstacle, too_large, unfit
 from gpurack.plan.steps import Shell, Step, written
 from gpurack.resources import read_text, render
+from gpurack.shell import sh
 from gpurack.spec.host import Host
 from gpurack.spec.image import TarImage
 from gpurack.spec.weights import CopyWeights
@@ -204,7 +205,9 @@ def host_files(state: HostState) -> list[Step]:
     known = state.units.get("gpurack.service")
     if stale := written("the unit that starts the models at boot, gpurack.service", paths.BOOT_UNIT, unit, state):
         steps += stale
-        steps.append(Shell("enable gpurack.service", "systemctl daemon-reload && systemctl enable -q gpurack.service"))
+        steps.append(
+            Shell("enable gpurack.service", sh("systemctl daemon-reload && systemctl enable -q gpurack.service"))
+        )
     elif known is None or known.enabled != "enabled":
-        steps.append(Shell("enable gpurack.service", "systemctl enable -q gpurack.service"))
+        steps.append(Shell("enable gpurack.service", sh("systemctl enable -q gpurack.service")))
     return steps

@@ -6,11 +6,11 @@ must go from the host. (docs.docker.com "Daemon proxy configuration"; Go reads t
 """
 
 import hashlib
-import shlex
 
 from gpurack import paths
 from gpurack.plan.platforms import Platform
 from gpurack.plan.steps import Shell, Step, owe_restart, written
+from gpurack.shell import all_of, sh
 from gpurack.spec.host import Host
 from gpurack.spec.network import Proxy
 from gpurack.state.model import HostState, Unit
@@ -34,10 +34,10 @@ def docker_proxy(spec: Host, state: HostState) -> list[Step]:
     if spec.proxy is None:
         if path not in state.files:
             return []
-        return [Shell("Docker needs no proxy any more", f"rm -f {path} && systemctl daemon-reload")]
+        return [Shell("Docker needs no proxy any more", sh("rm -f {} && systemctl daemon-reload", path))]
     text = dropin_text(spec.proxy)
     steps = written(f"proxy {spec.proxy.url} for Docker", path, text, state)
-    return [*steps, Shell("let systemd read it", "systemctl daemon-reload")] if steps else []
+    return [*steps, Shell("let systemd read it", sh("systemctl daemon-reload"))] if steps else []
 
 
 def dropin_text(proxy: Proxy) -> str:
@@ -67,9 +67,9 @@ def certificates(spec: Host, state: HostState, platform: Platform) -> list[Step]
     for path, text in wanted.items():
         steps += written("certificate of the private authority", path, text, state)
     names = f"trust {spec.ca}" if wanted else "no private authority is trusted any more"
-    gone = f"rm -f {' '.join(left)} && " if left else ""
-    note = f"mkdir -p {paths.STATE} && printf %s {shlex.quote(remembered)} > {paths.TRUSTED}"
-    steps.append(Shell(names, f"{gone}{trust.command} && {note}"))
+    gone = [sh("rm -f {}", left)] if left else []
+    note = sh("mkdir -p {} && printf %s {} > {}", paths.STATE, remembered, paths.TRUSTED)
+    steps.append(Shell(names, all_of([*gone, trust.command, note])))
     return steps
 
 

@@ -4,12 +4,12 @@ A driver that is upgraded under running models leaves a host whose kernel module
 rebooted: what runs goes on, but nothing starts again.
 """
 
-import shlex
 from collections.abc import Mapping
 
 from gpurack import paths
 from gpurack.plan.packages import Packages, upstream
 from gpurack.plan.steps import Shell, Step, WriteFile
+from gpurack.shell import sh
 from gpurack.spec.host import Host
 from gpurack.state.model import HostState
 
@@ -53,7 +53,7 @@ def driver_holds(spec: Host, state: HostState, manager: Packages) -> list[Step]:
         if not noted:
             return []
         ours = [name for name in noted if name in there and state.packages[name].held]
-        note = Shell("forget that the driver was held", f"rm -f {shlex.quote(paths.DRIVER_HELD)}")
+        note = Shell("forget that the driver was held", sh("rm -f {}", paths.DRIVER_HELD))
         return [*([manager.unhold(ours, state)] if ours else []), note]
     loose = sorted(
         name

@@ -15,6 +15,7 @@ from gpurack.plan.nvidia_driver import driver_holds, other_driver
 from gpurack.plan.packages import Pin, Repository, installed, mirrored, upstream
 from gpurack.plan.platforms import TOOLKIT_PACKAGES, Platform, platform_of
 from gpurack.plan.steps import Plan, Shell, Step, WriteFile, owe_restart
+from gpurack.shell import sh
 from gpurack.spec.access import takes_cards
 from gpurack.spec.host import Host
 from gpurack.state.model import HostState
@@ -112,8 +113,10 @@ def no_cgroups(spec: Host, state: HostState, fresh: bool = False) -> list[Step]:
     reason = f"no-cgroups in {path}, for the whole host"
     if fresh and file is None:
         # with a value: a bare key is a boolean only from 1.14.4 on
-        option = "--set nvidia-container-cli.no-cgroups=true"
-        return [Shell(reason, f"nvidia-ctk --quiet config --config-file={path} {option} --in-place")]
+        command = sh(
+            "nvidia-ctk --quiet config --config-file={} --set nvidia-container-cli.no-cgroups=true --in-place", path
+        )
+        return [Shell(reason, command)]
     text = without_cgroups(file.text if file else "")
     if file and file.text == text:
         return []
@@ -127,11 +130,11 @@ def cdi(state: HostState, fresh: bool) -> list[Step]:
         return []
     # The unit exists from 1.18.0 on. It stays "active" after its run, so that only a restart makes a new spec; after
     # a boot without a driver it and its path unit have failed; its own conditions may skip it: the result is looked at.
-    units = "nvidia-cdi-refresh.service nvidia-cdi-refresh.path"
-    command = (
-        f"mkdir -p /etc/cdi && {{ systemctl reset-failed {units} 2>/dev/null; "
+    command = sh(
+        "mkdir -p /etc/cdi && { systemctl reset-failed nvidia-cdi-refresh.service nvidia-cdi-refresh.path 2>/dev/null; "
         "systemctl restart nvidia-cdi-refresh.service 2>/dev/null; true; } && "
-        f"{{ nvidia-ctk cdi list 2>/dev/null | grep -q '^{CDI_VENDOR}={missing[0]}$' || "
-        "nvidia-ctk --quiet cdi generate --output=/etc/cdi/nvidia.yaml; }"
+        "{ nvidia-ctk cdi list 2>/dev/null | grep -q {} || "
+        "nvidia-ctk --quiet cdi generate --output=/etc/cdi/nvidia.yaml; }",
+        f"^{CDI_VENDOR}={missing[0]}$",
     )
     return [Shell(f"CDI specs for {len(missing)} GPU{'s' if len(missing) > 1 else ''}", command)]

@@ -8,6 +8,7 @@ from gpurack.engines import ENGINES, weights_of
 from gpurack.plan import access, compose, weights
 from gpurack.plan.drift import Change, holdings, replaced
 from gpurack.plan.estimate import refusal
+from gpurack.shell import sh
 from gpurack.spec.fits import AMD_OF_USER
 from gpurack.spec.host import Host
 from gpurack.state.model import HostState
@@ -87,15 +88,17 @@ def silence(name: str, spec: Host, state: HostState) -> str | None:
     served, docker = compose.answers_as(name, spec), compose.by_hand(spec.entries[name].dockerd)
     if probe is None:
         return None
+    logs = sh("{} logs --tail 20 {}", docker, name)
     if probe.status == 0:
         return (
             f"it runs but does not answer (GET {compose.probe_url(name, spec, state)}: nothing in 5 seconds). "
-            f"Look: {docker} logs --tail 20 {name}. Mend: {docker} restart {name}, then run again."
+            f"Look: {logs}. Mend: {sh('{} restart {}', docker, name)}, then run again."
         )
     if probe.status != 200:
-        return f"it answers HTTP {probe.status}: {probe.body[:200]}. Look: {docker} logs --tail 20 {name}."
+        return f"it answers HTTP {probe.status}: {probe.body[:200]}. Look: {logs}."
     if served is not None and json.dumps(served) not in probe.body:
-        return f'it answers, but not as "{served}": {probe.body[:200]}. Mend: {docker} rm -f {name}, then run again.'
+        again = sh("{} rm -f {}", docker, name)
+        return f'it answers, but not as "{served}": {probe.body[:200]}. Mend: {again}, then run again.'
     return None
 
 

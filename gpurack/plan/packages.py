@@ -11,6 +11,7 @@ from typing import Protocol
 
 from gpurack.plan.steps import SetAside, Step, WriteFile, written
 from gpurack.resources import read_text
+from gpurack.shell import Sh
 from gpurack.spec.host import Host
 from gpurack.spec.network import Proxy
 from gpurack.state.model import HostState
@@ -81,7 +82,7 @@ class Packages(Protocol):
     def proxy(self, proxy: Proxy | None, state: HostState) -> list[Step]:
         """The way out for the package manager, whoever calls it; None: no proxy of ours any more."""
 
-    def available(self, names: Sequence[str], state: HostState) -> str:
+    def available(self, names: Sequence[str], state: HostState) -> Sh:
         """A command that prints `name version` of all that the repositories have now, the newest first."""
 
     def remove(self, names: Sequence[str], state: HostState) -> Step:

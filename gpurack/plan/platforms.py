@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from gpurack.plan import apt, rpm
 from gpurack.plan.packages import Packages
+from gpurack.shell import Sh, sh
 from gpurack.state.model import Os
 
 CE_PACKAGES = ("docker-ce", "docker-ce-cli", "containerd.io", "docker-buildx-plugin", "docker-compose-plugin")
@@ -15,7 +16,7 @@ class Trust:
     """Where certificates of one's own belong, and what makes the trust store of them."""
 
     folder: str
-    command: str
+    command: Sh
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def _debian(name: str, family: str, distro_packages: tuple[str, ...] = (), coden
         docker_ce=f"linux/{family} {codename} stable",
         docker_key="docker",
         toolkit="stable/deb/$(ARCH) /",  # apt's own variable
-        trust=Trust("/usr/local/share/ca-certificates", "update-ca-certificates"),
+        trust=Trust("/usr/local/share/ca-certificates", sh("update-ca-certificates")),
         distro_packages=distro_packages,
         rootless=("uidmap", "slirp4netns", "dbus-user-session", "acl"),
         distro_rootless=("rootlesskit",),
@@ -85,7 +86,7 @@ def _red_hat(name: str, docker_ce: str, distro_packages: tuple[str, ...] = ()) -
         docker_ce=f"linux/{docker_ce}/$basearch/stable gpgcheck=1 repo_gpgcheck=0",
         docker_key="docker-rpm",
         toolkit="stable/rpm/$basearch gpgcheck=0 repo_gpgcheck=1",
-        trust=Trust("/etc/pki/ca-trust/source/anchors", "update-ca-trust"),
+        trust=Trust("/etc/pki/ca-trust/source/anchors", sh("update-ca-trust")),
         distro_packages=distro_packages,
         rootless=("shadow-utils", "acl"),  # the rest Docker's own package asks for
         rivals={

@@ -1,7 +1,5 @@
 """Taking away what gpurack put there: models and project always, Docker and toolkit when asked, data never. Pure."""
 
-import shlex
-
 from gpurack import paths
 from gpurack.plan.network import certificates, docker_proxy
 from gpurack.plan.nvidia_driver import driver_holds
@@ -9,6 +7,7 @@ from gpurack.plan.platforms import CE_PACKAGES, CE_ROOTLESS, TOOLKIT_PACKAGES, p
 from gpurack.plan.restart import foreign_running
 from gpurack.plan.rootless import DROP_IN, SYSCTL_FILE, TMPFILES, as_user
 from gpurack.plan.steps import Plan, Shell, Step
+from gpurack.shell import sh
 from gpurack.spec.host import Host
 from gpurack.state.model import HostState, User
 
@@ -28,17 +27,17 @@ def plan_remove(state: HostState, what: str) -> Plan:
     steps: list[Step] = []
     jobs = {container.name for container in state.containers if container.job}
     for user in ("", *users):
-        docker = f"{as_user(user, state.users[user])} docker" if user else "docker"
+        docker = sh("{} docker", as_user(user, state.users[user])) if user else sh("docker")
         mine = {container.name for container in state.ours.values() if container.user == user}
         names = sorted(mine if user else mine | jobs)
         if names:
             whose = f" of {user}" if user else ""
-            command = f"{docker} rm --force {' '.join(names)} >/dev/null"
+            command = sh("{} rm --force -- {} >/dev/null", docker, names)
             steps.append(Shell(f"remove {', '.join(names)}{whose}", command, slow=True))
-            network = f"{docker} network rm gpurack_default >/dev/null 2>&1 || true"
+            network = sh("{} network rm gpurack_default >/dev/null 2>&1 || true", docker)
             steps.append(Shell(f"remove the project's network{whose}", network))
     if paths.BOOT_UNIT in state.files:
-        command = f"systemctl disable -q gpurack.service; rm -f {paths.BOOT_UNIT}; systemctl daemon-reload"
+        command = sh("systemctl disable -q gpurack.service; rm -f {}; systemctl daemon-reload", paths.BOOT_UNIT)
         steps.append(Shell("remove gpurack.service", command))
     if what == "all":
         # not by what lies in paths.USERS, which an earlier remove=models has taken away
@@ -46,7 +45,7 @@ def plan_remove(state: HostState, what: str) -> Plan:
     ours = (paths.CONFIG, paths.LIB, paths.USERS)
     folders = any(user.folder for user in state.users.values())
     if folders or any(path.startswith(ours) for path in (*state.files, *state.secrets)):
-        steps.append(Shell("remove compose.yaml, secrets and the runner", f"rm -rf {' '.join(ours)}"))
+        steps.append(Shell("remove compose.yaml, secrets and the runner", sh("rm -rf {}", ours)))
     if what == "all":
         steps += packages(state)
     return Plan(tuple(steps))
@@ -60,11 +59,13 @@ def is_set_up(user: User, state: HostState) -> bool:
 def uninstall(name: str, user: User) -> Step:
     """A user's docker.service taken away by the tool that made it, and our part of it. Debian's tool fails when it has
     done that: it misses the docker command beside itself, for the client's context."""
-    become, home = as_user(name, user), shlex.quote(user.home)
-    command = (
-        f"cd {home} && {{ {become} dockerd-rootless-setuptool.sh uninstall --force --skip-iptables; "
-        f"[ ! -e {home}/.config/systemd/user/docker.service ]; }} && {become} rm -f {home}/{DROP_IN} && "
-        f"{{ {become} docker context rm --force rootless || :; }}"
+    command = sh(
+        "cd {home} && { {become} dockerd-rootless-setuptool.sh uninstall --force --skip-iptables; "
+        "[ ! -e {home}/.config/systemd/user/docker.service ]; } && {become} rm -f {home}/{drop_in} && "
+        "{ {become} docker context rm --force rootless || :; }",
+        home=user.home,
+        become=as_user(name, user),
+        drop_in=DROP_IN,
     )
     return Shell(f"remove the set-up of {name}'s rootless Docker; its data stays", command, slow=True)
 
@@ -81,10 +82,11 @@ def packages(state: HostState) -> list[Step]:
         known = dict.fromkeys((*TOOLKIT_PACKAGES, *CE_PACKAGES, CE_ROOTLESS, *platform.distro_packages))
         there = [name for name in known if name in state.packages]
         steps += [platform.packages.remove(there, state)] if there else []
-    files = [path for path in state.files if "/gpurack-" in path]
+    # a home may be called so, too
+    files = sorted(path for path in state.files if "/gpurack-" in path and path.startswith(("/etc/", "/usr/")))
     if files:
-        steps.append(Shell("remove gpurack's repository files and keys", f"rm -f {' '.join(sorted(files))}"))
+        steps.append(Shell("remove gpurack's repository files and keys", sh("rm -f {}", files)))
     rootless = [path for path in (paths.DOCKERD_ROOTLESS, TMPFILES, SYSCTL_FILE) if path in state.files]
     if rootless:
-        steps.append(Shell("remove what rootless Docker needed of the host", f"rm -f {' '.join(rootless)}"))
+        steps.append(Shell("remove what rootless Docker needed of the host", sh("rm -f {}", rootless)))
     return steps

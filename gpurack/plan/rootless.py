@@ -4,7 +4,6 @@ Sources: docs.docker.com "Rootless mode", the toolkit's contract section 6, and 
 Whatever is done to a user's home or daemon is done as that user.
 """
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,16 +19,17 @@ from gpurack.plan.restart import may_stop_foreign, stops_foreign
 from gpurack.plan.steps import Plan, Shell, Step, WriteFile, written
 from gpurack.plan.subordinate_ids import subordinate_ids, wrong_range
 from gpurack.resources import read_text
+from gpurack.shell import Sh, sh
 from gpurack.spec.host import Host
 from gpurack.spec.merge import merge, patch
 from gpurack.state.model import HostState, User
 
 INHERITED = ("insecure-registries", "registry-mirrors")
 """Keys of the host's daemon.json that hold for users' as well: where images come from."""
-_DOCKER = "docker -H unix://%t/docker.sock"
-START_AGAIN = (
-    f'ExecStartPost=-/bin/sh -c "{_DOCKER} ps -aq --filter label=gpurack.model --filter exited=128 | '
-    f'xargs -r {_DOCKER} start"'
+START_AGAIN = sh(
+    'ExecStartPost=-/bin/sh -c "{docker} ps -aq --filter label=gpurack.model --filter exited=128 | '
+    'xargs -r {docker} start"',
+    docker=sh("docker -H unix://%t/docker.sock"),
 )
 """dockerd 26.1 starts containers before it knows of CDI: those with cards are left with exit code 128."""
 DROP_IN = ".config/systemd/user/docker.service.d/gpurack.conf"
@@ -47,7 +47,7 @@ class SetUp(Step):
     """Docker's set-up tool, run as a user (`become`: the words that make a command that user's own). files: below the
     home, written before; None takes one away."""
 
-    become: str
+    become: Sh
     files: Mapping[str, str | None] = field(default_factory=dict)
 
 
@@ -104,7 +104,7 @@ def not_ready(name: str, state: HostState) -> str | None:
     if user.docker:
         return None
     if user.unit.loaded == "loaded":
-        look = f"systemctl --user -M {name}@ status docker; journalctl _UID={user.uid} -n 30"
+        look = sh("systemctl --user -M {}@ status docker; journalctl _UID={} -n 30", name, user.uid)
         return f"the rootless Docker of {name} does not answer. Look: {look}."
     return f"{name} has no rootless Docker yet; run deploys/gpu_host.py, or deploys/docker.py first."
 
@@ -123,7 +123,7 @@ def host_steps(spec: Host, state: HostState, platform: Platform) -> list[Step]:
     if low:
         text = "".join(f"{name.replace('/', '.')} = {value}\n" for name, value in SYSCTLS.items() if name in low)
         steps.append(WriteFile(f"let users make namespaces ({', '.join(low)})", SYSCTL_FILE, text))
-        steps.append(Shell("take these settings up", f"sysctl -q -p {SYSCTL_FILE}"))
+        steps.append(Shell("take these settings up", sh("sysctl -q -p {}", SYSCTL_FILE)))
     if state.kernel.sysctls.get("kernel/apparmor_restrict_unprivileged_userns") == "1":
         steps += [] if state.kernel.rootlesskit_profile else [profile()]
     if state.has_nvidia:
@@ -136,9 +136,12 @@ def host_steps(spec: Host, state: HostState, platform: Platform) -> list[Step]:
 def profile() -> Step:
     """Ubuntu from 24.04 on lets no program make user namespaces that has no profile. Loaded first, then put in its
     place: killed in between, it is missing and made again."""
-    text = read_text("files/gpurack-rootlesskit")
-    load = f"new=$(mktemp) && printf %s {shlex.quote(text)} >$new && apparmor_parser -r $new"
-    return Shell("let rootlesskit make user namespaces (AppArmor)", f"{load} && chmod 644 $new && mv $new {PROFILE}")
+    command = sh(
+        "new=$(mktemp) && printf %s {} >$new && apparmor_parser -r $new && chmod 644 $new && mv $new {}",
+        read_text("files/gpurack-rootlesskit"),
+        PROFILE,
+    )
+    return Shell("let rootlesskit make user namespaces (AppArmor)", command)
 
 
 def cdi_folders(state: HostState) -> list[Step]:
@@ -146,14 +149,14 @@ def cdi_folders(state: HostState) -> list[Step]:
     text = "".join(f"d {folder} 0755 root root -\n" for folder in paths.CDI_FOLDERS)
     steps = written("folders of CDI specs at every boot", TMPFILES, text, state)
     if steps or not state.kernel.folders >= set(paths.CDI_FOLDERS):
-        steps.append(Shell("make the folders of CDI specs", f"systemd-tmpfiles --create {TMPFILES}"))
+        steps.append(Shell("make the folders of CDI specs", sh("systemd-tmpfiles --create {}", TMPFILES)))
     return steps
 
 
 # --- a user ----------------------------------------------------------------------------------------------------------
 
 
-def as_user(name: str, user: User) -> str:
+def as_user(name: str, user: User) -> Sh:
     """The words that make a command this user's own, with an empty environment (as in files/dockerd.py)."""
     environment = {
         "HOME": user.home,
@@ -163,8 +166,12 @@ def as_user(name: str, user: User) -> str:
         "DBUS_SESSION_BUS_ADDRESS": f"unix:path={user.runtime}/bus",
         "DOCKER_HOST": f"unix://{user.runtime}/docker.sock",
     }
-    words = ["setpriv", "--reuid", str(user.uid), "--regid", str(user.gid), "--init-groups", "env", "-i"]
-    return shlex.join([*words, *(f"{key}={value}" for key, value in environment.items())])
+    return sh(
+        "setpriv --reuid {} --regid {} --init-groups env -i {}",
+        user.uid,
+        user.gid,
+        [f"{key}={value}" for key, value in environment.items()],
+    )
 
 
 def at_boot(name: str, user: User) -> list[Step]:
@@ -172,12 +179,16 @@ def at_boot(name: str, user: User) -> list[Step]:
     if user.linger and user.manager:
         return []
     # dbus-user-session may have come while the user's systemd ran
-    bus = f"{as_user(name, user)} systemctl --user"
     sentence = f"error the systemd of {name} does not answer. Look: systemctl status user@{user.uid}"
-    command = (
-        f"loginctl enable-linger {shlex.quote(name)} && systemctl start user@{user.uid}.service && "
-        f"{{ [ -S {user.runtime}/bus ] || {{ {bus} daemon-reload; {bus} start dbus.socket; }} 2>/dev/null; }}; "
-        f"[ -S {user.runtime}/bus ] || {{ echo {shlex.quote(sentence)}; exit 1; }}"
+    command = sh(
+        "loginctl enable-linger {name} && systemctl start user@{uid}.service && "
+        "{ [ -S {runtime}/bus ] || { {bus} daemon-reload; {bus} start dbus.socket; } 2>/dev/null; }; "
+        "[ -S {runtime}/bus ] || { echo {sentence}; exit 1; }",
+        name=name,
+        uid=user.uid,
+        runtime=user.runtime,
+        bus=sh("{} systemctl --user", as_user(name, user)),
+        sentence=sentence,
     )
     return [Shell(f"let {name}'s units run from boot on (linger)", command)]
 
@@ -187,21 +198,28 @@ def folders(name: str, user: User, spec: Host) -> list[Step]:
     and where Docker is to keep its data."""
     steps: list[Step] = []
     if user.folder != ("711", 0):
-        command = f"install -d -m 711 {paths.USERS} {paths.project(name)}"
+        command = sh("install -d -m 711 {} {}", paths.USERS, paths.project(name))
         steps.append(Shell(f"folder of {name}'s Compose project", command))
     if user.acl != f"user::rwx user:{user.uid}:r-x group::--- mask::r-x other::---":
-        above, place = shlex.quote(weights.of_users(spec)), shlex.quote(f"{weights.of_users(spec)}/{name}")
-        why = f"error {spec.weights_dir} has no ACLs (its file system), so {name}'s weights would be open to others."
-        command = (
-            f"install -d -m 711 {above} && install -d -m 700 {place} && {{ setfacl -b -m u:{user.uid}:rx {place} || "
+        command = sh(
+            "install -d -m 711 {above} && install -d -m 700 {place} && { setfacl -b -m u:{uid}:rx {place} || "
+            "{ echo {why}; exit 1; }; }",
+            above=weights.of_users(spec),
+            place=f"{weights.of_users(spec)}/{name}",
+            uid=user.uid,
+            why=f"error {spec.weights_dir} has no ACLs (its file system), so {name}'s weights would be open to others.",
         )
-        command += f"{{ echo {shlex.quote(why)}; exit 1; }}; }}"
         steps.append(Shell(f"folder of {name}'s weights, closed to others", command))
     root = spec.docker.rootless[name].daemon.get("data-root")
     if isinstance(root, str) and user.docker.get("DockerRootDir") != root:
-        place, ids = shlex.quote(root), f"-o {user.uid} -g {user.gid}"
-        command = f"[ -d {place} ] || {as_user(name, user)} mkdir -p {place} 2>/dev/null || "
-        command += f"{{ mkdir -p {place} && install -d -m 711 {ids} {place}; }}"
+        command = sh(
+            "[ -d {place} ] || {become} mkdir -p {place} 2>/dev/null || "
+            "{ mkdir -p {place} && install -d -m 711 -o {uid} -g {gid} {place}; }",
+            place=root,
+            become=as_user(name, user),
+            uid=user.uid,
+            gid=user.gid,
+        )
         steps.append(Shell(f"{root} for {name}'s Docker", command))
     return steps
 

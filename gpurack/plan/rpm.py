@@ -9,7 +9,6 @@ never idempotent: none of them is used here.
 """
 
 import re
-import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
@@ -18,6 +17,7 @@ from gpurack.plan.complaints import explain
 from gpurack.plan.packages import Pin, Repository, only_file, upstream
 from gpurack.plan.steps import Shell, Step, WriteFile, written
 from gpurack.resources import render
+from gpurack.shell import Sh, grouped, sh
 from gpurack.spec.network import Proxy
 from gpurack.state.model import HostState
 
@@ -30,7 +30,7 @@ TOOLS = ("curl", "python3")
 
 NO_PROXY = "proxy=_none_"
 """In a repository's section: not by the proxy of the main one (dnf.conf(5), dnf5.conf(5), yum.conf(5))."""
-CACHES = ("/var/cache/dnf", "/var/cache/libdnf5", "/var/cache/yum/*/*", "/var/lib/yum/repos/*/*")
+CACHES = (sh("/var/cache/dnf"), sh("/var/cache/libdnf5"), sh("/var/cache/yum/*/*"), sh("/var/lib/yum/repos/*/*"))
 
 
 def repository_path(repo: Repository) -> str:
@@ -58,8 +58,8 @@ def repository(repo: Repository, state: HostState) -> list[Step]:
     steps = written(f"key of the {repo.name} repository", key_path(repo), repo.key, state)
     if key and key.text != repo.key:
         # dnf and yum go on trusting a key once they have taken it, and what they fetched by it
-        caches = " ".join(f"{folder}/gpurack-{repo.name}*" for folder in CACHES)
-        steps.append(Shell(f"forget what the old key of {repo.name} vouched for", f"rm -rf {caches}"))
+        caches = [sh("{}/gpurack-{}*", folder, repo.name) for folder in CACHES]
+        steps.append(Shell(f"forget what the old key of {repo.name} vouched for", sh("rm -rf {}", caches)))
     return steps + only_file(repo, repository_path(repo), source(repo), state, without, alive)
 
 
@@ -95,7 +95,7 @@ def no_repository(repo: Repository, state: HostState) -> list[Step]:
     path = repository_path(repo)
     if path not in state.sources:
         return []
-    return [Shell(f"remove {path}, which is not used any more", f"rm -f {path} {key_path(repo)}")]
+    return [Shell(f"remove {path}, which is not used any more", sh("rm -f {} {}", path, key_path(repo)))]
 
 
 OURS = "# by gpurack: the inventory's proxy\n"
@@ -124,13 +124,14 @@ def finish_interrupted(state: HostState) -> list[Step]:
     torn = [name for name, package in state.packages.items() if not package.whole]
     if not torn and paths.RPM_TRANSACTION not in state.files:
         return []
-    commands = [f"rm -f {paths.RPM_TRANSACTION}"]
+    commands = [sh("rm -f {}", paths.RPM_TRANSACTION)]
     if torn:
         # Of a package that is there twice the one that came later is what was wanted.
-        older = (
-            f"rpm -qa --qf '%{{NAME}}.%{{ARCH}}\\n' {' '.join(torn)} | sort | uniq -d | while read -r twice; do "
+        older = sh(
+            "rpm -qa --qf '%{NAME}.%{ARCH}\\n' {} | sort | uniq -d | while read -r twice; do "
             "rpm -q --qf '%{INSTALLTIME} %{NEVRA}\\n' \"$twice\" | sort -n | sed '$d' | cut -d ' ' -f 2; done "
-            "| xargs -r rpm -e --nodeps"
+            "| xargs -r rpm -e --nodeps",
+            torn,
         )
         commands = [older, transaction(state, "reinstall", torn, torn)]
     return [
@@ -157,11 +158,12 @@ def spelled(name: str, pin: Pin | None) -> str:
 
 def install(reason: str, packages: Mapping[str, Pin | None], state: HostState, hold: Sequence[str] = ()) -> Step:
     """One transaction for all `packages`, at their versions, then holds."""
-    commands = []
+    commands: list[Sh] = []
     # What was released since the last look at our repositories is to be found; others' are not asked for that.
     if any(path.startswith(f"{paths.YUM_REPOS}/gpurack-") for path in state.sources):
-        ours = "--disablerepo='*' --enablerepo='gpurack-*'"
-        commands.append(f"{state.manager.program} -q {ours} clean expire-cache")
+        commands.append(
+            sh("{} -q --disablerepo='*' --enablerepo='gpurack-*' clean expire-cache", state.manager.program)
+        )
     commands += _unlock([name for name, pin in packages.items() if pin], state)
     down = [spelled(name, pin) for name, pin in packages.items() if pin and _is_lower(pin, name, state)]
     if down and state.manager.generation == "yum3":
@@ -188,12 +190,16 @@ def unhold(names: Sequence[str], state: HostState) -> Step:
     return Shell(f"no longer hold {', '.join(names)}", _together(_unlock(names, state)))
 
 
-def available(names: Sequence[str], state: HostState) -> str:
+def available(names: Sequence[str], state: HostState) -> Sh:
     """See `Packages`. What versionlock holds back counts, too."""
-    unheld = "--setopt=disable_excludes='*'" if state.manager.generation == "dnf5" else "--disableplugin=versionlock"
-    form = "--qf '%{name} %{epoch}:%{version}-%{release}\\n'"
-    query = f"{state.manager.program} -q {unheld} --refresh repoquery --showduplicates {form} {' '.join(names)}"
-    return f"{query} | sed 's/ 0:/ /' | sort -Vru"
+    dnf5 = state.manager.generation == "dnf5"
+    return sh(
+        "{} -q {} --refresh repoquery --showduplicates --qf '%{name} %{epoch}:%{version}-%{release}\\n' {} "
+        "| sed 's/ 0:/ /' | sort -Vru",
+        state.manager.program,
+        sh("--setopt=disable_excludes='*'") if dnf5 else sh("--disableplugin=versionlock"),
+        names,
+    )
 
 
 def remove(names: Sequence[str], state: HostState) -> Step:
@@ -207,26 +213,33 @@ def remove(names: Sequence[str], state: HostState) -> Step:
     )
 
 
-def transaction(state: HostState, verb: str, words: Sequence[str], names: Sequence[str]) -> str:
+def transaction(state: HostState, verb: str, words: Sequence[str], names: Sequence[str]) -> Sh:
     """dnf or yum, again as long as rpm's lock is why it fails, or it failed after it had waited for another dnf, which
     throws away the packages that both had downloaded. A note of when it began and of `names` stays where it is killed.
     When it fails otherwise: which versions there are of `names` and where ("there: NAME VERSION@REPOSITORY …").
     """
-    program, asked = state.manager.program, " ".join(names)
-    noted = f'echo "$(date +%s) {asked}" > {paths.RPM_TRANSACTION}'
-    listed = (
-        f"{program} -q -C list --showduplicates {asked} 2>/dev/null | awk '/^Available/ {{ there = 1; next }} "
+    listed = sh(
+        "{} -q -C list --showduplicates {} 2>/dev/null | awk '/^Available/ { there = 1; next } "
         'there && NF > 2 { sub(/\\.[^.]*$/, "", $1); all[$1] = all[$1] " " $2 "@" $3 } '
-        'END { for (name in all) print "there: " name all[name] }\''
+        'END { for (name in all) print "there: " name all[name] }\'',
+        state.manager.program,
+        names,
     )
-    return (
-        f"seen=$(mktemp -d) && mkdir -p {paths.STATE} && {noted} && tries=0 && "
-        f"until {{ {program} -y {verb} {' '.join(map(shlex.quote, words))}; echo $? > $seen/code; }} 2>&1 | "
+    return sh(
+        'seen=$(mktemp -d) && mkdir -p {state} && echo "$(date +%s)" {names} > {note} && tries=0 && '
+        "until { {program} -y {verb} {words}; echo $? > $seen/code; } 2>&1 | "
         "tee $seen/out; grep -qx 0 $seen/code; do "
         "if grep -qe 'transaction lock' -e 'Waiting for process with pid' $seen/out && [ $tries -lt 120 ]; then "
         'tries=$((tries + 1)); echo "rpm is busy with another installation; waiting"; sleep 5; continue; fi; '
-        f"[ $(cat $seen/code) -ge 128 ] || rm -f {paths.RPM_TRANSACTION}; rm -rf $seen; "
-        f"{listed if names else ':'}; exit 1; done; rm -rf $seen {paths.RPM_TRANSACTION}"
+        "[ $(cat $seen/code) -ge 128 ] || rm -f {note}; rm -rf $seen; "
+        "{listed}; exit 1; done; rm -rf $seen {note}",
+        state=paths.STATE,
+        names=names,
+        note=paths.RPM_TRANSACTION,
+        program=state.manager.program,
+        verb=verb,
+        words=words,
+        listed=listed if names else sh(":"),
     )
 
 
@@ -234,23 +247,23 @@ def _explain(state: HostState) -> Callable[[Sequence[str]], str | None]:
     return partial(explain, program=state.manager.program)
 
 
-def _together(commands: Sequence[str]) -> str:
-    return "export LC_ALL=C; " + " && ".join(f"{{ {command}; }}" for command in commands)
+def _together(commands: Sequence[Sh]) -> Sh:
+    return sh("export LC_ALL=C; {}", grouped(commands))
 
 
-def _versionlock(verb: str, names: Sequence[str], state: HostState) -> str:
-    return f"{state.manager.program} -q --disablerepo='*' versionlock {verb} {' '.join(names)}"
+def _versionlock(verb: str, names: Sequence[str], state: HostState) -> Sh:
+    return sh("{} -q --disablerepo='*' versionlock {} {}", state.manager.program, verb, names)
 
 
-def _lock(names: Sequence[str], state: HostState) -> str:
+def _lock(names: Sequence[str], state: HostState) -> Sh:
     return _versionlock("add", names, state)
 
 
-def _unlock(names: Sequence[str], state: HostState) -> list[str]:
+def _unlock(names: Sequence[str], state: HostState) -> list[Sh]:
     """Of names that no lock has, dnf says so and fails."""
     if not names or _lacking(state):
         return []
-    return [f"{_versionlock('delete', names, state)} >/dev/null 2>&1 || :"]
+    return [sh("{} >/dev/null 2>&1 || :", _versionlock("delete", names, state))]
 
 
 def _lacking(state: HostState) -> list[str]:

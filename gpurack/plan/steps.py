@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gpurack import paths
+from gpurack.shell import Sh, sh
 from gpurack.state.model import HostState
 
 
@@ -46,15 +47,15 @@ class Shell(Step):
     """A shell command as root; `slow` ones show every few seconds that they live. explain: from what it printed when it
     failed to a sentence with the remedy, where that is known."""
 
-    command: str
+    command: Sh
     slow: bool = False
     explain: Callable[[Sequence[str]], str | None] = lambda lines: None
 
 
 def owe_restart(why: str) -> Step:
     """Docker must restart before this run or the next one ends."""
-    marker = paths.RESTART_MARKER
-    return Shell(f"note that Docker must restart: {why}", f"mkdir -p {paths.RUN} && echo restart > {marker}")
+    command = sh("mkdir -p {} && echo restart > {}", paths.RUN, paths.RESTART_MARKER)
+    return Shell(f"note that Docker must restart: {why}", command)
 
 
 @dataclass(frozen=True)

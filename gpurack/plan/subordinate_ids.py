@@ -1,10 +1,10 @@
 """Subordinate ids of users: who the users inside their containers are on the host. Pure."""
 
 import re
-import shlex
 from collections.abc import Collection, Sequence
 
 from gpurack.plan.steps import Shell, Step
+from gpurack.shell import all_of, sh
 from gpurack.state.model import HostState, User
 
 IDS = 65536
@@ -29,10 +29,10 @@ def subordinate_ids(name: str, user: User, state: HostState, granted: list[str])
     for file in without:
         why = f"error {name} has no subordinate ids, and {file} cannot be written. Add the line {line} there."
         # a last line without its end would become one with ours
-        begin = f'if [ -s {file} ] && [ -n "$(tail -c 1 {file})" ]; then echo >>{file}; fi'
-        add = f"grep -q {shlex.quote(f'^{name}:')} {file} 2>/dev/null || {{ {begin} && echo {line} >>{file}; }}"
-        commands.append(f"{{ {add}; }} 2>/dev/null || {{ echo {shlex.quote(why)}; exit 1; }}")
-    return [Shell(f"subordinate ids of {name}: {line.partition(':')[2]}", " && ".join(commands))]
+        begin = sh('if [ -s {file} ] && [ -n "$(tail -c 1 {file})" ]; then echo >>{file}; fi', file=file)
+        add = sh("grep -q {} {} 2>/dev/null || { {} && echo {} >>{}; }", f"^{name}:", file, begin, line, file)
+        commands.append(sh("{ {}; } 2>/dev/null || { echo {}; exit 1; }", add, why))
+    return [Shell(f"subordinate ids of {name}: {line.partition(':')[2]}", all_of(commands))]
 
 
 def free_ids(lines: Sequence[str], uids: Collection[int]) -> int:

@@ -4,18 +4,18 @@ pyinfra (3.10.0) does not cache facts and runs every operation twice without `-y
 host until something changed (`forget`). An unchanged run is one remote command per host.
 """
 
-import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import date
 
-from pyinfra.api import FactBase, Host, StringCommand
+from pyinfra.api import FactBase, Host
 from pyinfra.api.state import StateStage
 from typing_extensions import override
 
 from gpurack.plan import compose, neighbours, weights
-from gpurack.resources import read_text
+from gpurack.remote import Command
+from gpurack.shell import Sh, of_file, sh
 from gpurack.spec import host as spec
 from gpurack.state import remembered
 from gpurack.state.model import Header, HostState
@@ -24,9 +24,12 @@ from gpurack.state.parse import parse
 NO_SUDO, SUDO_PASSWORD, RAISED = "@@ no-sudo", "@@ sudo-password", "@@ raised"
 
 # sudo is asked without a password first, so that a missing right is a sentence and not a prompt that nobody sees.
-AS_ROOT = (
-    f'if [ "$(id -u)" = 0 ]; then exec sh -s; elif ! command -v sudo >/dev/null; then echo "{NO_SUDO}"; '
-    f'elif sudo -n true 2>/dev/null; then echo "{RAISED}"; exec sudo -n sh -s; else echo "{SUDO_PASSWORD}"; fi'
+AS_ROOT = sh(
+    'if [ "$(id -u)" = 0 ]; then exec sh -s; elif ! command -v sudo >/dev/null; then echo {}; '
+    "elif sudo -n true 2>/dev/null; then echo {}; exec sudo -n sh -s; else echo {}; fi",
+    NO_SUDO,
+    RAISED,
+    SUDO_PASSWORD,
 )
 
 NEEDS_ROOT = HostState(trouble="gpurack needs root on the host: log in as root, or as a user who may use sudo.")
@@ -43,8 +46,8 @@ class Snapshot(FactBase[HostState]):
     """The look as a pyinfra fact; its script comes by standard input (`_stdin=script(…)`)."""
 
     @override
-    def command(self) -> StringCommand:
-        return StringCommand(AS_ROOT)
+    def command(self) -> Command:
+        return Command(AS_ROOT)
 
     @staticmethod
     @override
@@ -148,7 +151,7 @@ class Script(Iterable[str]):
         return list(self)
 
 
-def script(host: spec.Host, known: Mapping[str, Header] | None = None, metrics: bool = False) -> str:
+def script(host: spec.Host, known: Mapping[str, Header] | None = None, metrics: bool = False) -> Sh:
     """snapshot.sh with its questions in front: which images and weights to look for, which weights' headers need not be
     read again, and with `metrics` which counters to read."""
     asked = {
@@ -162,8 +165,7 @@ def script(host: spec.Host, known: Mapping[str, Header] | None = None, metrics: 
         "NAMES": neighbours.names(host),
         "UPSTREAMS": neighbours.questions(host),
     }
-    questions = "".join(f"{name}={shlex.quote(_lines(items))}\n" for name, items in asked.items())
-    return questions + read_text("files/snapshot.sh")
+    return of_file("files/snapshot.sh", **{name: _lines(items) for name, items in asked.items()})
 
 
 def _lines(items: Iterable[str]) -> str:

@@ -20,6 +20,7 @@ from pyinfra.context import ctx_state
 from gpurack import paths
 from gpurack.engines import ENGINES
 from gpurack.plan import compose, files, ledger
+from gpurack.shell import by_ssh, sh
 from gpurack.spec.fleet import read_fleet
 from gpurack.spec.host import Host
 from gpurack.spec.load import APPLY, read_inventory
@@ -170,14 +171,14 @@ class Lab:
         server = self.servers[name]
         try:
             answer = run_as_root(
-                server.pyinfra, "python3 -", script(server.wanted, server.secrets, self.salt, self.deep)
+                server.pyinfra, sh("python3 -"), script(server.wanted, server.secrets, self.salt, self.deep)
             )
             return Seen(json.loads(answer))
         except Unread as error:
             return Seen({}, error)
         except ValueError:
             why = "its answer broke off: the connection was lost, or its memory is full"
-            return Seen({}, Unread(why, f"ssh {name} free -h; dmesg | tail"))
+            return Seen({}, Unread(why, by_ssh(name, sh("free -h; dmesg | tail"))))
 
     def disconnect(self) -> None:
         """Closes the connections."""

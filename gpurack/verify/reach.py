@@ -11,15 +11,20 @@ from pyinfra.api import Host, StringCommand
 from pyinfra.api.exceptions import PyinfraError
 from testinfra.backend.base import BaseBackend, CommandResult
 
+from gpurack.shell import Sh, by_ssh, sh
 from gpurack.state.snapshot import NO_SUDO, SUDO_PASSWORD, has_password
 from gpurack.verify.drift import Unread
 
-# sudo is asked without a password first, so that a missing right is a sentence.
-AS_ROOT = (
-    'if [ "$(id -u)" = 0 ]; then exec {0}; '
-    f'elif ! command -v sudo >/dev/null; then echo "{NO_SUDO}"; '
-    f'elif sudo -n true 2>/dev/null; then exec sudo -n {{0}}; else echo "{SUDO_PASSWORD}"; fi'
-)
+
+def as_root(program: Sh) -> Sh:
+    """sudo is asked without a password first, so that a missing right is a sentence."""
+    return sh(
+        'if [ "$(id -u)" = 0 ]; then exec {program}; elif ! command -v sudo >/dev/null; then echo {no_sudo}; '
+        "elif sudo -n true 2>/dev/null; then exec sudo -n {program}; else echo {password}; fi",
+        program=program,
+        no_sudo=NO_SUDO,
+        password=SUDO_PASSWORD,
+    )
 
 
 class Pyinfra(BaseBackend):  # type: ignore[misc]
@@ -53,14 +58,14 @@ def connect(host: Host) -> None:
             host.connect(show_errors=False, raise_exceptions=True)
     except PyinfraError as error:
         raise Unread(
-            f"expected a host that answers, found {error}", f"see why ssh {host.name} does not get in"
+            f"expected a host that answers, found {error}", f"see why {sh('ssh {}', host.name)} does not get in"
         ) from None
 
 
-def run_as_root(host: Host, program: str, stdin: str) -> str:
+def run_as_root(host: Host, program: Sh, stdin: str) -> str:
     """What a program prints that reads standard input, run as root. Raises Unread."""
     there = testinfra_host(host)
-    result = there.run(AS_ROOT.format(program), _stdin=stdin)
+    result = there.run(as_root(program), _stdin=stdin)
     if SUDO_PASSWORD in result.stdout and has_password(host):
         result = there.run(program, _stdin=stdin, _sudo=True)
     for mark, why in {NO_SUDO: "there is no sudo", SUDO_PASSWORD: "sudo wants a password"}.items():
@@ -68,5 +73,6 @@ def run_as_root(host: Host, program: str, stdin: str) -> str:
             raise Unread(f"expected root, or sudo, found that {why}", f"log in as root, or allow sudo on {host.name}")
     if result.failed:
         last = (result.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise Unread(f"{program}: expected an answer, found: {last}", f"ssh {host.name} {program.split()[0]} --version")
+        mend = by_ssh(host.name, sh("{} --version", program.split()[0]))
+        raise Unread(f"{program}: expected an answer, found: {last}", mend)
     return str(result.stdout)

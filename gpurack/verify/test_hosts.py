@@ -13,6 +13,7 @@ from gpurack.plan.models import host_files
 from gpurack.plan.packages import Pin, Repository, installed, upstream
 from gpurack.plan.platforms import TOOLKIT_PACKAGES, Platform, platform_of, unsupported
 from gpurack.plan.steps import SetAside, Step, WriteFile
+from gpurack.shell import Sh, by_ssh, sh
 from gpurack.spec.merge import patch
 from gpurack.spec.seats import hardware
 from gpurack.state.model import MISMATCH, HostState
@@ -186,7 +187,8 @@ def test_rootless_docker(server: Server) -> Iterator[Drift]:
     for name in server.wanted.users:
         user, info = server.seen["users"].get(name), server.seen.daemon(name)["info"]
         if user is None:
-            yield Drift(f"user {name}", "an account", "none", f"ssh {server.name} sudo useradd --create-home {name}")
+            mend = by_ssh(server.name, sh("sudo useradd --create-home {}", name))
+            yield Drift(f"user {name}", "an account", "none", mend)
             continue
         if not user["linger"]:
             yield Drift(f"linger of {name}", "on", "off")
@@ -214,7 +216,7 @@ def test_rootless_files(server: Server) -> Iterator[Drift]:
         current, error = daemon_json.read(state, path)
         target = patch(current, rootless.wanted_keys(name, wanted, state, current))
         if error:
-            mend = f"ssh {server.name} sudo mv {path} {path}.old; {server.mend}"
+            mend = f"{move_away(path, server)}; {server.mend}"
             yield Drift(path, "an object in JSON", error.partition(". It was")[0].removeprefix(f"{path} "), mend)
         for key in sorted({*current, *target}) if not error else ():
             if current.get(key) != target.get(key):
@@ -229,21 +231,31 @@ def test_rootless_files(server: Server) -> Iterator[Drift]:
         yield from as_drift(step, server)
 
 
-def restart(server: Server) -> str:
+def move_away(path: str, server: Server) -> Sh:
+    """A file that cannot be read makes room for a new one."""
+    return by_ssh(server.name, sh("sudo mv {} {}", path, f"{path}.old"))
+
+
+def restart(server: Server) -> Sh:
     """By this Docker takes up what it has not."""
-    return f"ssh {server.name} sudo systemctl restart docker"
+    return by_ssh(server.name, sh("sudo systemctl restart docker"))
 
 
-def reboot(server: Server) -> str:
+def reboot(server: Server) -> Sh:
     """What only a boot mends."""
-    return f"ssh {server.name} sudo reboot"
+    return by_ssh(server.name, sh("sudo reboot"))
+
+
+def close(path: str, mode: str, server: Server) -> Sh:
+    """Makes root a folder's owner, and sets its mode."""
+    return by_ssh(server.name, sh("sudo chown root {path} && sudo chmod {mode} {path}", path=path, mode=mode))
 
 
 def desired(server: Server) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """daemon.json as it is and as it should be. Raises Unread when it cannot be read."""
     current, error = daemon_json.read(server.state)
     if error:
-        mend = f"ssh {server.name} sudo mv {paths.DAEMON_JSON} {paths.DAEMON_JSON}.old; {server.mend}"
+        mend = f"{move_away(paths.DAEMON_JSON, server)}; {server.mend}"
         raise Unread(f"daemon.json: expected an object in JSON, found {error.partition('. It was')[0]}", mend)
     changes = daemon_json.wanted(server.wanted, server.state, current, toolkit=server.state.has_nvidia)
     return current, patch(current, changes)
@@ -309,7 +321,7 @@ def test_cdi_devices(server: Server) -> Iterator[Drift]:
     missing = [uuid for uuid in answering if uuid not in cards["cdi"]["devices"]]
     if missing:
         yield Drift("CDI", f"a device for each of {len(answering)} cards", f"none for {', '.join(missing)}")
-    mend = f"ssh {server.name} sudo systemctl restart nvidia-cdi-refresh"
+    mend = by_ssh(server.name, sh("sudo systemctl restart nvidia-cdi-refresh"))
     if cards["cdi"]["missing"]:
         yield Drift("CDI", "device nodes that are there", f"no {', '.join(cards['cdi']['missing'])}", mend)
     if gone := cards["cdi"]["gone"]:
@@ -368,8 +380,8 @@ def test_boot(server: Server) -> Iterator[Drift]:
     """The unit that starts the models at boot, and what it runs, are this gpurack's."""
     folder = server.seen["files"].get(paths.LIB, {"uid": 0, "mode": "0"})  # without one its files are missing, too
     if folder["uid"] != 0 or writable(folder["mode"]):
-        mend = f"ssh {server.name} 'sudo chown root {paths.LIB} && sudo chmod go-w {paths.LIB}'"
-        yield Drift(paths.LIB, "what root alone may change", f"mode {folder['mode']}, the user {folder['uid']}'s", mend)
+        found = f"mode {folder['mode']}, the user {folder['uid']}'s"
+        yield Drift(paths.LIB, "what root alone may change", found, close(paths.LIB, "go-w", server))
     for step in host_files(HostState()):  # a host of which nothing is known gets them all
         yield from as_drift(step, server)
     unit = server.seen["units"].get("gpurack.service", {})
@@ -412,8 +424,6 @@ def open_folder(path: str, folder: Mapping[str, Any], server: Server) -> Iterato
         # a user's dockerd passes through to the files that are the user's own
         mode = "711" if path.startswith(f"{paths.USERS}/") else "700"
         if (folder["mode"], folder["owner"]) != (mode, "root"):
-            mend = f"ssh {server.name} 'sudo chown root {path} && sudo chmod {mode} {path}'"
-            yield Drift(path, f"mode {mode}, root's", found, mend)
+            yield Drift(path, f"mode {mode}, root's", found, close(path, mode, server))
     elif folder["owner"] != "root" or writable(folder["mode"]):
-        mend = f"ssh {server.name} 'sudo chown root {path} && sudo chmod go-w {path}'"
-        yield Drift(path, "root's, who alone may write", found, mend)
+        yield Drift(path, "root's, who alone may write", found, close(path, "go-w", server))

@@ -12,6 +12,7 @@ from gpurack import paths
 from gpurack.engines import ENGINES, weights_of
 from gpurack.engines.ollama import full_name
 from gpurack.plan import compose, ledger, pins, weights
+from gpurack.shell import Sh, by_ssh, sh
 from gpurack.spec.image import BuildImage, TarImage
 from gpurack.spec.weights import Weights
 from gpurack.state.model import MISMATCH
@@ -42,34 +43,36 @@ def takes_requests(entry: Entry) -> bool:
     return bool(ENGINES[entry.model.engine].requests(entry.model, [entry.name]))
 
 
-def ssh(entry: Entry, command: str) -> str:
+def ssh(entry: Entry, command: Sh) -> Sh:
     """A command for the host's root."""
-    return f"ssh {entry.server.name} sudo {command}"
+    return by_ssh(entry.server.name, sh("sudo {}", command))
 
 
-def docker(entry: Entry, words: str) -> str:
+def docker(entry: Entry, words: Sh) -> Sh:
     """A command for the Docker that it runs in: the host's own, or its user's."""
     user = entry.model.dockerd
-    return f"ssh {entry.server.name} {compose.by_hand(user)} {words}" if user else ssh(entry, f"docker {words}")
+    if user:
+        return by_ssh(entry.server.name, sh("{} {}", compose.by_hand(user), words))
+    return ssh(entry, sh("docker {}", words))
 
 
 def afresh(entry: Entry) -> str:
     """The command that makes its container anew."""
-    return f"{docker(entry, f'rm -f {entry.name}')}; {entry.mend}"
+    return f"{docker(entry, sh('rm -f {}', entry.name))}; {entry.mend}"
 
 
 def refetch(entry: Entry, wanted: Weights) -> str:
     """The command that brings weights anew, where the inventory says from where. All that was brought goes: what is
     there in part counts as there."""
     if isinstance(wanted, str):
-        return f"bring the right ones to {wanted}; {docker(entry, f'restart {entry.name}')}"
+        return f"bring the right ones to {wanted}; {docker(entry, sh('restart {}', entry.name))}"
     whole = weights.whole(entry.server.wanted, wanted, entry.model.dockerd)
-    return f"{ssh(entry, f'rm -rf {whole}')}; {afresh(entry)}"
+    return f"{ssh(entry, sh('rm -rf {}', whole))}; {afresh(entry)}"
 
 
 def restart(entry: Entry) -> str | None:
     """What may help a container that runs; the inventory's run helps one that does not."""
-    return docker(entry, f"restart {entry.name}") if status(entry) == "running" else None
+    return docker(entry, sh("restart {}", entry.name)) if status(entry) == "running" else None
 
 
 def status(entry: Entry) -> str:
@@ -88,7 +91,7 @@ def test_runs(entry: Entry) -> Iterator[Drift]:
     if "gpurack.model" not in (container["Config"]["Labels"] or {}):
         yield Drift("container", "gpurack's", "one that was made by hand", afresh(entry))
     if status(entry) == "paused":
-        yield Drift("container", "running", "paused", docker(entry, f"unpause {entry.name}"))
+        yield Drift("container", "running", "paused", docker(entry, sh("unpause {}", entry.name)))
     elif status(entry) != "running":
         yield Drift("container", "running", status(entry))
     policy, expected = container["HostConfig"]["RestartPolicy"]["Name"], str(entry.service.get("restart", "no"))
@@ -114,13 +117,14 @@ def test_image(entry: Entry) -> Iterator[Drift]:
         found = f"{reference} is {named[7:19]} now" if named else f"no image {reference} any more"
         expected = f"{container['Image'][7:19]}, which it runs from"
         from_registry = not isinstance(entry.model.image, TarImage | BuildImage)
-        again = f"pull {reference}" if from_registry else f"tag {container['Image'][7:19]} {reference}"
+        given_back = sh("tag {} {}", container["Image"][7:19], reference)
+        again = sh("pull {}", reference) if from_registry else given_back
         yield Drift("image", expected, found, None if locked else docker(entry, again))
     if mine and locked and pins.moved_image(entry.server.wanted, entry.name, reference, mine["digests"]):
         yield Drift("image", f"{locked}, by the lock", ", ".join(mine["digests"]) or "one of no registry")
     name = repository(familiar(reference))
     if mine and entry.model.version and not any(one.startswith(f"{name}@") for one in mine["digests"]):
-        mend = f"{docker(entry, f'rmi -f {reference}')}; {afresh(entry)}"
+        mend = f"{docker(entry, sh('rmi -f {}', reference))}; {afresh(entry)}"
         yield Drift("image", f"a digest of {name}", "none: it was built or loaded by hand", mend)
 
 
@@ -191,7 +195,7 @@ def test_cards(entry: Entry) -> Iterator[Drift]:
     """The cards that Docker gives it, that it sees inside, and that its processes compute on, are the inventory's."""
     container, uuids, driver = entry.container, set(entry.uuids), entry.server.state.driver
     if problem := entry.server.cards.errors.get(entry.name):
-        yield Drift("cards", f"gpus {ledger.gpus_text(entry.model)}", problem, ssh(entry, "reboot"))
+        yield Drift("cards", f"gpus {ledger.gpus_text(entry.model)}", problem, ssh(entry, sh("reboot")))
     if container is None:
         return
     expected = set(compose.render_nodes(entry.uuids, entry.server.state)) or uuids
@@ -372,5 +376,5 @@ def test_files(entry: Entry) -> Iterator[Drift]:
         if file["owner"] != (entry.model.dockerd or "root"):
             yield Drift(path, f"{entry.model.dockerd or 'root'}'s", f"{file['owner']}'s")
         if file["sum"] != expected:
-            mend = f"{ssh(entry, f'rm {path}')}; {afresh(entry)}"
+            mend = f"{ssh(entry, sh('rm {}', path))}; {afresh(entry)}"
             yield Drift(path, "what the inventory has", "something else", mend)

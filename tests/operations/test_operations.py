@@ -23,6 +23,7 @@ from gpurack.plan.packages import Packages, Pin
 from gpurack.plan.platforms import platform_of
 from gpurack.plan.steps import SetAside, Shell
 from gpurack.resources import read_text
+from gpurack.shell import sh
 from gpurack.spec.fleet import check_fleet
 from gpurack.spec.host import Host
 from gpurack.state.model import HostState
@@ -89,9 +90,9 @@ def matches(command: Any, form: Any, state: HostState) -> bool:
     """
     stdin = command.connector_arguments.get("_stdin")
     if isinstance(form, str):
-        return str(command) == str(next(carry_out(Shell("", form))))
+        return str(command) == str(next(carry_out(Shell("", sh(form)))))
     if "slow" in form:
-        return str(command) == str(slow(form["slow"]))
+        return str(command) == str(slow(sh(form["slow"])))
     if "install" in form:
         pins = {name: Pin(version) if version else None for name, version in form["install"].items()}
         step = family(state).install("", pins, state, form.get("hold", []))
@@ -162,7 +163,7 @@ def test_operation(path: Path) -> None:
 
 def test_a_case_that_is_wrong_fails() -> None:
     """The harness itself: a command is not taken for another."""
-    assert not matches(slow("true"), {"slow": "false"}, HostState())
+    assert not matches(slow(sh("true")), {"slow": "false"}, HostState())
     assert not matches(write_file("/a", "b", "644"), {"write": "/a", "content": "c"}, HostState())
     assert not matches(Refusal(["a"]), {"refuse": ["b"]}, HostState())
     assert not contains({"a": [1, 2]}, {"a": [1]})

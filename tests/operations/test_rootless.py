@@ -15,6 +15,7 @@ from gpurack.operations import models as models_operation
 from gpurack.operations.commands import Refusal
 from gpurack.operations.host import carry_out_plan
 from gpurack.plan.steps import Plan, Shell
+from gpurack.shell import sh
 from gpurack.state.model import HostState, Kernel, Unit, User
 from tests.given import host_state, spec
 from tests.operations.test_operations import FakeHost
@@ -102,5 +103,5 @@ def test_a_users_command_that_fails_leaves_out_that_users_others_alone(models_fo
 def test_a_command_for_the_host_ends_the_operation() -> None:
     host = Host(bare(), executing=True, broken=("ada",))
     with ctx_host.use(host):
-        commands = carry_out_plan("x", Plan((Shell("a", "HOME=/home/ada x"), Shell("b", "true"))))
+        commands = carry_out_plan("x", Plan((Shell("a", sh("HOME=/home/ada x")), Shell("b", sh("true")))))
         assert len(execute(host, commands)) == 1

@@ -11,6 +11,7 @@ import pytest
 from gpurack.operations import commands
 from gpurack.operations.commands import Refusal, carry_out, slow, write_file
 from gpurack.plan.steps import SetAside, Shell, Step
+from gpurack.shell import sh
 
 
 def run(command: Any) -> subprocess.CompletedProcess[str]:
@@ -51,19 +52,19 @@ def test_a_file_of_somebody_elses_is_kept(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_quick_slow_command_says_nothing() -> None:
-    done = run(slow("echo much; echo more >&2"))
+    done = run(slow(sh("echo much; echo more >&2")))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_a_failing_slow_command_shows_its_last_lines_and_code() -> None:
-    done = run(slow("seq 100; echo 'E: no such package' >&2; exit 7"))
+    done = run(slow(sh("seq 100; echo 'E: no such package' >&2; exit 7")))
     assert done.returncode == 7
     assert done.stdout.splitlines() == [*map(str, range(87, 101)), "E: no such package"]
 
 
 def test_a_slow_command_shows_that_it_lives(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commands, "SIGN_OF_LIFE", 0.1)
-    done = run(slow("printf 'a\\rUnpacking docker-ce'; sleep 0.7"))
+    done = run(slow(sh("printf 'a\\rUnpacking docker-ce'; sleep 0.7")))
     assert done.returncode == 0
     lines = done.stdout.splitlines()
     assert re.fullmatch(r"0:\d\d  Unpacking docker-ce", lines[-1])
@@ -72,7 +73,7 @@ def test_a_slow_command_shows_that_it_lives(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_command_is_one_word_of_the_shell() -> None:
-    (command,) = carry_out(Shell("x", "echo 'it is' \"$((1 + 1))\" && false || exit 3"))
+    (command,) = carry_out(Shell("x", sh("echo 'it is' \"$((1 + 1))\" && false || exit 3")))
     done = run(command)
     assert (done.returncode, done.stdout) == (3, "it is 2\n")
 

@@ -12,6 +12,7 @@ from pyinfra.connectors.util import CommandOutput, OutputLine, write_stdin
 
 from gpurack.operations.copying import Copy
 from gpurack.plan.models import Upload, plan_models
+from gpurack.shell import sh
 from gpurack.spec import local_files
 from gpurack.spec.fleet import check_fleet
 from gpurack.spec.host import Host
@@ -137,7 +138,7 @@ def test_what_arrives_changed_is_thrown_away(file: Path, tmp_path: Path) -> None
 
 
 def test_a_host_without_room(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpurack.operations.copying.LOOK", "echo 1000")
+    monkeypatch.setattr("gpurack.operations.copying.find", lambda part, path: sh("echo 1000"))
     said = copied(Shell(), file, tmp_path / "there/x.gguf")
     assert f"it needs 0.0 GB more, but {tmp_path}/there has 0.0; the next run resumes." in said
 

@@ -18,6 +18,7 @@ from gpurack.plan.models import ModelsPlan, host_files, plan_models
 from gpurack.plan.obstacles import addresses_overlap
 from gpurack.plan.steps import Shell, WriteFile
 from gpurack.resources import read_text
+from gpurack.shell import sh
 from gpurack.spec.host import Host
 from gpurack.state.model import Container, HostState
 from tests.given import SALT, container, host_state, models, running, spec, uuid
@@ -476,7 +477,7 @@ def test_the_runner_and_the_unit_are_kept_current() -> None:
     assert isinstance(step, WriteFile)
     assert (step.path, step.content, step.mode) == (paths.RUNNER, read_text("files/models.py"), "755")
     (step,) = plan(ALPHA, replace(state, units={})).steps
-    assert step == Shell("enable gpurack.service", "systemctl enable -q gpurack.service")
+    assert step == Shell("enable gpurack.service", sh("systemctl enable -q gpurack.service"))
 
 
 def test_a_compose_file_changed_by_hand_is_written_again_without_touching_models() -> None:

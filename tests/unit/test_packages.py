@@ -17,6 +17,7 @@ from gpurack.plan.platforms import CE_PACKAGES, PLATFORMS, TOOLKIT_PACKAGES
 from gpurack.plan.remove import plan_remove
 from gpurack.plan.restart import foreign_running, may_stop_foreign
 from gpurack.plan.steps import Plan, SetAside, Shell, WriteFile
+from gpurack.shell import sh
 from gpurack.spec.host import Docker, Host
 from gpurack.state.model import HostState
 from tests.given import SYSTEMS, container, host_state, package, spec, uuid
@@ -246,7 +247,7 @@ def test_what_is_installed_and_why(wanted: Host, state: HostState, reason: str, 
 def test_an_interrupted_installation_is_finished_first() -> None:
     plan = plan_docker(ce(), with_ce(audit=1), True)
     assert reasons(plan) == ["finish an interrupted package installation"]
-    assert apt.patiently("dpkg --configure -a") in command(plan, "finish")
+    assert apt.patiently(sh("dpkg --configure -a")) in command(plan, "finish")
     # which neither of them cares about where nothing depends on it
     assert "install --reinstall --allow-downgrades --allow-change-held-packages $torn" in command(plan, "finish")
     half = with_ce(packages={"containerd.io": "1.7.29-1 half"})
@@ -517,7 +518,7 @@ def test_remove_models_leaves_docker_and_data() -> None:
         "remove gpurack.service",
         "remove compose.yaml, secrets and the runner",
     ]
-    assert "docker rm --force alpha beta >/dev/null" in command(plan, "remove alpha")
+    assert "docker rm --force -- alpha beta >/dev/null" in command(plan, "remove alpha")
     assert plan_remove(host_state(packages=CE), "models").nothing
 
 
@@ -585,8 +586,16 @@ def test_every_command_parses_in_the_shells_there_are(plan: Plan) -> None:
     [
         ("apt-get", apt.UPDATE, "E: Could not get lock /var/lib/apt/lists/lock"),
         # dpkg 1.22 (Debian 13) and 1.21 (Debian 12, Ubuntu 22.04)
-        ("dpkg", apt.patiently("dpkg --configure -a"), "dpkg: error: dpkg frontend lock was locked by apt-get process"),
-        ("apt-mark", apt.patiently("apt-mark hold x"), "dpkg: error: dpkg frontend lock was locked by another process"),
+        (
+            "dpkg",
+            apt.patiently(sh("dpkg --configure -a")),
+            "dpkg: error: dpkg frontend lock was locked by apt-get process",
+        ),
+        (
+            "apt-mark",
+            apt.patiently(sh("apt-mark hold x")),
+            "dpkg: error: dpkg frontend lock was locked by another process",
+        ),
     ],
 )
 def test_what_fails_is_tried_again_only_while_a_lock_is_taken(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from gpurack.plan import compose
+from gpurack.shell import sh
 from gpurack.spec.fleet import check_fleet
 from gpurack.spec.host import Host
 from gpurack.spec.lock import HostLock, ModelLock
@@ -225,7 +226,7 @@ def test_what_mends_a_container_asks_the_docker_that_it_is_in(user: str | None, 
     rootless = {"rootless": {"anna": {}}} if user else {}
     one = entry(spec({"docker": rootless, "models": {"alpha": {"gpus": [0], "port": 8000, "user": user}}}))
     assert test_models.afresh(one) == f"{command} rm -f alpha; pyinfra lab.py"
-    assert test_models.docker(one, "restart alpha") == f"{command} restart alpha"
+    assert test_models.docker(one, sh("restart alpha")) == f"{command} restart alpha"
 
 
 def test_all_that_was_brought_goes_before_weights_are_brought_anew(tmp_path: Path) -> None:
