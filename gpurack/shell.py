@@ -12,7 +12,7 @@ Placeholders are {} and {name}, in lower case. All other braces are the shell's 
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import LiteralString, Self
 
@@ -28,6 +28,10 @@ class Sh(str):
     def __new__(cls, *text: object) -> Self:
         """Raises TypeError: `sh` makes it."""
         raise TypeError("shell text is made by gpurack.shell.sh")
+
+    def __reduce__(self) -> tuple[Callable[[str], "Sh"], tuple[str]]:
+        """For copies (`dataclasses.asdict`)."""
+        return _made, (str(self),)
 
 
 Word = str | int | float

@@ -23,7 +23,8 @@ def thorough(host: Host, wanted: spec.Host) -> HostState:
         return seen
     if "python3" not in seen.tools:
         return replace(seen, trouble=NO_PYTHON)
-    ok, lines = as_root(host, seen, sh("python3 -c {}", read_text("files/hashes.py")), stdin="\n".join(paths))
+    asked = "\n".join(paths)
+    ok, lines = as_root(host, seen, sh("python3 -c {}", read_text("files/hashes.py")), stdin=asked)
     if not ok:
         return replace(seen, trouble=f"the sha256 of its weights could not be read: {last(lines)}.")
     forget(host)

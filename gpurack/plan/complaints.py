@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from gpurack import paths
 from gpurack.plan.packages import upstream
+from gpurack.shell import sh
 
 OURS = "gpurack-"
 SHOWN = 8
@@ -158,18 +159,19 @@ def _unreachable_for_apt(found: re.Match[str], text: str, there: There) -> str:
 def _no_version_for_apt(found: re.Match[str], text: str, there: There) -> str:
     name, version = found["name"], re.sub(r"^\d+:|-?\*$", "", found["spec"])
     if name not in there:
-        return f"{name} {version} is in none of the host's repositories (apt-cache policy {name})."
+        return f"{name} {version} is in none of the host's repositories ({sh('apt-cache policy {}', name)})."
     return _other_versions(name, version, there)
 
 
 def _not_located(found: re.Match[str], text: str, there: There) -> str:
-    return f"{found['name']} is in none of the host's repositories (apt-cache policy {found['name']})."
+    name = found["name"]
+    return f"{name} is in none of the host's repositories ({sh('apt-cache policy {}', name)})."
 
 
 def _same_file(found: re.Match[str], text: str, there: There) -> str:
     return (
         f"{found['package']} is in the way: it has {found['file']}, too. Remove it, if nothing else needs it "
-        f"(apt-get remove {found['package']}), and run again."
+        f"({sh('apt-get remove {}', found['package'])}), and run again."
     )
 
 

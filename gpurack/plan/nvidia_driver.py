@@ -4,10 +4,11 @@ A driver that is upgraded under running models leaves a host whose kernel module
 rebooted: what runs goes on, but nothing starts again.
 """
 
+import re
 from collections.abc import Mapping
 
 from gpurack import paths
-from gpurack.plan.packages import Packages, upstream
+from gpurack.plan.packages import NAME, Packages, upstream
 from gpurack.plan.steps import Shell, Step, WriteFile
 from gpurack.shell import sh
 from gpurack.spec.host import Host
@@ -41,7 +42,10 @@ def packages(state: HostState) -> Mapping[str, str]:
     return {
         name: package.version
         for name, package in state.packages.items()
-        if package.whole and ("nvidia" in name or name.startswith("cuda-drivers")) and "container" not in name
+        if package.whole
+        and ("nvidia" in name or name.startswith("cuda-drivers"))
+        and "container" not in name
+        and re.fullmatch(NAME, name)
     }
 
 

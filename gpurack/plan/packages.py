@@ -16,6 +16,9 @@ from gpurack.spec.host import Host
 from gpurack.spec.network import Proxy
 from gpurack.state.model import HostState
 
+NAME = r"[A-Za-z0-9_][A-Za-z0-9+._-]*"
+"""A package's name (Debian policy 5.6.1; rpm's are alike). Another could be an option or a pattern to apt and dnf."""
+
 
 @dataclass(frozen=True)
 class Repository:

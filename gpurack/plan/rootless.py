@@ -85,8 +85,8 @@ def unusable(name: str, state: HostState) -> str | None:
     user = state.users.get(name)
     if user is None:
         return (
-            f"the user {name} does not exist on the host. gpurack makes no accounts: make it (useradd --create-home "
-            f"{name}, or in your directory), or take it out of docker.rootless."
+            f"the user {name} does not exist on the host. gpurack makes no accounts: make it "
+            f"({sh('useradd --create-home {}', name)}, or in your directory), or take it out of docker.rootless."
         )
     if user.uid == 0:
         return f"{name} is root, whose Docker is the host's own; take it out of docker.rootless."

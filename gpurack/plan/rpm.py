@@ -14,7 +14,7 @@ from functools import partial
 
 from gpurack import paths
 from gpurack.plan.complaints import explain
-from gpurack.plan.packages import Pin, Repository, only_file, upstream
+from gpurack.plan.packages import NAME, Pin, Repository, only_file, upstream
 from gpurack.plan.steps import Shell, Step, WriteFile, written
 from gpurack.resources import render
 from gpurack.shell import Sh, grouped, sh
@@ -121,7 +121,7 @@ def proxy(proxy: Proxy | None, state: HostState) -> list[Step]:
 
 def finish_interrupted(state: HostState) -> list[Step]:
     """An rpm transaction that was cut short leaves packages twice, or without what their scripts should have done."""
-    torn = [name for name, package in state.packages.items() if not package.whole]
+    torn = [name for name, package in state.packages.items() if not package.whole and re.fullmatch(NAME, name)]
     if not torn and paths.RPM_TRANSACTION not in state.files:
         return []
     commands = [sh("rm -f {}", paths.RPM_TRANSACTION)]
