@@ -188,7 +188,7 @@ amd_name() {
 ask() {
 	key=$1
 	shift
-	{ [ -f "$key" ] && printf 'header = "Authorization: Bearer %s"\n' "$(cat "$key")"; } |
+	{ [ -f "$key" ] && printf 'header = "Authorization: Bearer %s"\n' "$(sed 's/["\\]/\\&/g' "$key")"; } |
 		curl -K - -sS --proto =http --noproxy '*' --max-time 5 "$@" 2>&1
 }
 

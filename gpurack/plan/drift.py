@@ -51,7 +51,7 @@ def compare(
     reasons = differences(definition, words)
     reasons = reasons or moved(name, spec, state, container, str(words["image"]))
     service, older = compose.service(name, spec, state, tuple(words.get("uuids", ()))), None
-    reasons = reasons or published_elsewhere(service, container)
+    reasons = reasons or published_elsewhere(service, container, follows=spec.entries[name].bind == "lan")
     if not reasons and definition.get("service") != words["service"]:
         older = lines_of(name, spec, state, service)
         reasons = outdated(older, service, connects=bool(spec.connections(name)), renew=renew)
@@ -129,13 +129,14 @@ def moved(name: str, spec: Host, state: HostState, container: Container, referen
     return [reason for reason in (image, *commits) if reason]
 
 
-def published_elsewhere(service: Mapping[str, Any], container: Container) -> list[str]:
-    """Does a container publish other ports than it should? Whoever made it, it may be open to everybody."""
+def published_elsewhere(service: Mapping[str, Any], container: Container, follows: bool = False) -> list[str]:
+    """Does a container publish other ports than it should? Whoever made it, it may be open to everybody. follows: it
+    binds to the host's address, whatever that is."""
     expected = {(port["host_ip"], int(port["published"])) for port in service.get("ports", [])}
     if "network_mode" in service or set(container.ports) == expected:
         return []
     found, wanted = (", ".join(f"{ip}:{port}" for ip, port in sorted(all_)) for all_ in (container.ports, expected))
-    return [f"published on {found or 'no port'} by hand, not on {wanted}"]
+    return [f"published on {found or 'no port'}{'' if follows else ' by hand'}, not on {wanted}"]
 
 
 def changed_by_hand(name: str, spec: Host, state: HostState, service: Mapping[str, Any]) -> bool:
