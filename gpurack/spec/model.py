@@ -135,8 +135,8 @@ class Model(Strict):
     port: Annotated[int, Field(ge=1, le=65535)] = Field(description="the host's port")
     bind: Annotated[str, BeforeValidator(_bind_is_known)] = Field(
         "loopback",
-        description='who reaches it: `"loopback"`, `"lan"` (the address of the default route), `"any"` or an IP address '
-        "of the host",
+        description='who reaches it: `"loopback"`, `"lan"` (the address of the default route), `"any"` or an IP '
+        "address of the host",
     )
     served_name: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="the name clients use; default: the model's key in the inventory"
