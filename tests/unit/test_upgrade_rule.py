@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from tests.unit.test_models_plan import actions, changes, settled
 from tests.unit.verify.test_checks import CARD, drifts, entry
 
 Service = dict[str, Any]
+CASES = [*Path(__file__).parent.glob("engines/*/*.json"), *Path(__file__).parent.glob("services/*.json")]
 TWO = models(alpha={"gpus": [0]}, beta={"gpus": [1], "compose": {"labels": ["team=nlp"]}})
 ONE_OLDER = ("1 model runs with settings of an older gpurack; --data renew=yes recreates it.",)
 OPTIONS = ["no-new-privileges:true"]
@@ -198,6 +200,18 @@ def test_verify_does_not_call_it_drift() -> None:
         file["text"] = file["text"].replace('"unless-stopped"', '"no"')
 
     assert drifts(test_models.test_definition, entry(change=edited_as_well))
+
+
+@pytest.mark.parametrize("path", sorted(CASES), ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_the_lines_of_every_engine_are_known_again_by_their_digest(path: Path) -> None:
+    """What is written into compose.yaml and read from it is what the label's digest is of."""
+    case = json.loads(path.read_text())
+    for service in [case["service"]] if "service" in case else []:
+        written = {**service, "labels": {"gpurack.model": "{}"}}
+        file = {paths.compose_file(""): compose.document({"alpha": written})}
+        read = compose.old_services(host_state(files=file))["alpha"]
+        del read["labels"]
+        assert compose.digest(read) == compose.digest(service)
 
 
 def test_the_label_of_an_older_gpurack_is_not_touched() -> None:
