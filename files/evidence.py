@@ -65,13 +65,15 @@ def system():
 
 
 def own_address():
-    """The address that the default route uses; nothing is sent."""
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect(("192.0.2.1", 9))
-            return probe.getsockname()[0]
-    except OSError:
-        return ""
+    """The address that the default route uses, IPv4's or else IPv6's; nothing is sent."""
+    for family, outside in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.connect((outside, 9))
+                return probe.getsockname()[0]
+        except OSError:
+            continue
+    return ""
 
 
 def packages():
@@ -446,7 +448,8 @@ def model(name, one, daemons, system):
     if container is None or container["State"]["Status"] != "running":
         return found
     found["mounted"] = same_inside(container)
-    address = one["address"] or system["address"]
+    bindings = [bound for ports in (container["HostConfig"]["PortBindings"] or {}).values() for bound in ports or []]
+    address = one["address"] or system["address"] or next((binding["HostIp"] for binding in bindings), "")
     found.update(answers(one, {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)))
     if one["cards"]:
         listed = inside(socket_of(one["user"]), container["Id"], ["sh", "-c", "nvidia-smi -L; ls -d /dev/dri/render*"])

@@ -12,7 +12,12 @@ KNOWN = (
         r"|is less than desired GPU memory utilization|To serve at least one request",
         "It does not fit its cards: " + MEMORY + ".",
     ),
-    (r"/dev/shm", 'It needs more shared memory: compose: {"ipc": "host"}, or a larger shm_size.'),
+    (r"/dev/shm", 'It needs more shared memory: a larger one in compose: {"shm_size": "64gb"}, or {"ipc": "host"}.'),
+    (
+        r"no new privileges|effective uid is not 0",
+        "Its image uses sudo or another program with setuid: take one that does not, or write "
+        'compose: {"security_opt": ["no-new-privileges:false"]}.',
+    ),
     (r"requires more system memory", "The host has too little memory for it: choose a smaller one."),
     (
         r"larger than the number of available GPUs|needs as many GPUs",

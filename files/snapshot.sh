@@ -1,7 +1,7 @@
 # One look at a host: everything that gpurack's plan needs, read only. Runs as root, from standard input of `sh -s`.
 # gpurack puts variables in front: USERS (whose rootless Docker is wanted), IMAGES and WEIGHTS (one item a line), SEEN
 # (stamp|path of weights whose headers it remembers), READER (weights_header.py), COUNTERS (model|path|name of a counter),
-# NAMES (to look up) and UPSTREAMS (service|number|file of a key|url). Output: sections headed by "@@ name", which
+# NAMES (to look up), VOLUMES (user|volume of an Open WebUI without a first account) and UPSTREAMS (service|number|file of a key|url). Output: sections headed by "@@ name", which
 # gpurack/state/parse.py reads.
 # POSIX sh and coreutils only: a fresh host has neither python3 nor curl.
 
@@ -28,7 +28,11 @@ look_host() {
 	echo "arch $(dpkg --print-architecture 2>/dev/null || uname -m)"
 	echo "init $(cat /proc/1/comm)"
 	echo "now $(date -u +%Y-%m-%dT%H:%M:%SZ)"
-	echo "address $(ip -4 -o route get 192.0.2.1 2>/dev/null | sed -n 's/.* src \([0-9.]*\).*/\1/p')"
+	# That of the default route: addresses for documentation are in no other route (RFC 5737, RFC 3849).
+	echo "address $({ ip -4 -o route get 192.0.2.1; ip -6 -o route get 2001:db8::1; } 2>/dev/null |
+		sed -n 's/.* src \([0-9a-f.:]*\).*/\1/p' | tr '\n' ' ')"
+	echo "addresses $(ip -o address show scope global 2>/dev/null | sed -n -e '/^[0-9]*: docker0 /d' \
+		-e '/^[0-9]*: br-[0-9a-f]* /d' -e 's|^[0-9]*: [^ ]* *inet6* \([0-9a-f.:]*\).*|\1|p' | tr '\n' ' ')"
 	for tool in python3 curl git; do have "$tool" && echo "tool $tool"; done
 	ls /usr/lib*/docker/cli-plugins/docker-buildx >/dev/null 2>&1 && echo "tool buildx"
 	[ -e /run/gpurack/lock ] && ! flock -n /run/gpurack/lock true &&
@@ -184,7 +188,7 @@ amd_name() {
 ask() {
 	key=$1
 	shift
-	{ [ -f "$key" ] && printf 'header = "Authorization: Bearer %s"\n' "$(cat "$key")"; } |
+	{ [ -f "$key" ] && printf 'header = "Authorization: Bearer %s"\n' "$(sed 's/["\\]/\\&/g' "$key")"; } |
 		curl -K - -sS --proto =http --noproxy '*' --max-time 5 "$@" 2>&1
 }
 
@@ -282,6 +286,16 @@ look_docker() {
 	section "images${user:+ $user}"
 	printf '%s\n' "$IMAGES" | while IFS= read -r image; do
 		[ -n "$image" ] && echo "$(docker image inspect --format '{{.Id}}' "$image" 2>/dev/null || echo -)|$image"
+	done
+	# Has the database of an Open WebUI an account? Passwords are in it as bcrypt's sums, or still in the log beside it.
+	section "accounts${user:+ $user}"
+	printf '%s\n' "$VOLUMES" | while IFS='|' read -r whose volume; do
+		[ -n "$volume" ] && [ "$whose" = "$user" ] || continue
+		place=$(docker volume inspect --format '{{.Mountpoint}}' "$volume" 2>/dev/null) || continue
+		for file in "$place/webui.db" "$place/webui.db-wal"; do
+			${user:+as_user} test -f "$file" && ! ${user:+as_user} test -L "$file" &&
+				${user:+as_user} timeout 5 grep -aqE '\$2[aby]\$[0-9]{2}\$' "$file" && echo "$volume" && break
+		done
 	done
 	have curl || return 0
 	# Each model of ours is asked over its published port; a model that hangs is not "no change", nor is one that restarts

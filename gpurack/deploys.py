@@ -71,7 +71,8 @@ def nvidia_toolkit() -> None:
 @deploy("Models")
 def models() -> None:
     """The models alone, on a host that has Docker (and the toolkit, for cards). `--data prune=ollama`: what an ollama
-    has pulled beside the models that are listed goes."""
+    has pulled beside the models that are listed goes. `--data renew=yes`: containers with settings of an older gpurack
+    are recreated."""
     wanted = begin(needs_models=True)
     models_and_jobs(wanted, privilege(wanted))
 
@@ -88,11 +89,12 @@ def remove() -> None:
 def models_and_jobs(wanted: Host, become: dict[str, Any]) -> None:
     """Models first, because people wait for them; then jobs, and the models that serve what a job makes; then what
     services reach on other hosts."""
-    models_operation(name="Models", wanted=wanted, prune=host.data.get("prune"), **become)
+    asked = {"renew": host.data.get("renew"), **become}
+    models_operation(name="Models", wanted=wanted, prune=host.data.get("prune"), **asked)
     if wanted.jobs:
         jobs_operation(name="Jobs", wanted=wanted, **become)
     if serve_results(wanted):
-        models_operation(name="Models of jobs", wanted=wanted, after_jobs=True, **become)
+        models_operation(name="Models of jobs", wanted=wanted, after_jobs=True, **asked)
     if any(far(wanted)):
         connections_operation(name="Connections", wanted=wanted, **become)
 

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Iterator, Mapping
+from typing import Literal
 
 from pyinfra.api.inventory import Inventory
 from rich.console import Console
@@ -17,6 +18,8 @@ from gpurack.spec import host as spec
 from gpurack.spec.secrets import read_secrets
 from gpurack.state.model import HostState
 
+Kind = Literal["change", "warning", "error"]
+
 
 def show_live(console: Console, inventory: Inventory, fleet: Mapping[str, spec.Host]) -> int:
     """Connects, looks, prints. Returns the exit code: 1 when a host could not be reached or has errors."""
@@ -27,32 +30,36 @@ def show_live(console: Console, inventory: Inventory, fleet: Mapping[str, spec.H
 def show_host(console: Console, name: str, wanted: spec.Host, seen: HostState) -> int:
     """One host's changes and errors."""
     lines, failed = [], False
-    for line, is_error in findings(wanted, seen):
-        failed |= is_error
-        lines.append(f"  [red]error[/]  {escape(line)}" if is_error else f"  [yellow]~[/] {escape(line)}")
-    console.print(f"[bold]{escape(name)}[/]   {'no change' if not lines else ''}")
+    changes = 0
+    for kind, line in findings(wanted, seen):
+        failed |= kind == "error"
+        changes += kind != "warning"
+        mark = {"error": "[red]error[/] ", "warning": "[yellow]warning[/] ", "change": "[yellow]~[/]"}[kind]
+        lines.append(f"  {mark} {escape(line)}")
+    console.print(f"[bold]{escape(name)}[/]   {'' if changes else 'no change'}")
     for text in lines:
         console.print(text)
     return int(failed)
 
 
-def findings(wanted: spec.Host, seen: HostState) -> Iterator[tuple[str, bool]]:
-    """(reason or sentence, is it an error?) of everything a run would do."""
+def findings(wanted: spec.Host, seen: HostState) -> Iterator[tuple[Kind, str]]:
+    """Everything a run would do or say."""
     if seen.trouble:
-        yield seen.trouble, True
+        yield "error", seen.trouble
         return
     for part in (
         plan_docker(wanted, seen, unattended=False),
         plan_toolkit(wanted, seen),
         plan_daemon_json(wanted, seen, unattended=False, toolkit=True),
     ):
-        yield from ((step.reason, False) for step in part.steps)
-        yield from ((error, True) for error in part.errors)
+        yield from (("change", step.reason) for step in part.steps)
+        yield from (("error", error) for error in part.errors)
     later = awaiting(wanted, seen)
     for plan in (
         plan_models(wanted, seen, read_secrets(wanted), salt=secrets.token_hex(16), left_out=later),
         plan_jobs(wanted, seen),
     ):
-        yield from ((reason, False) for reason in plan.reasons)
-        yield from ((f"{name}: {error}", True) for name, error in plan.errors.items())
-    yield from ((f"{name}: after the job {job}", False) for name, job in later.items())
+        yield from (("warning", warning) for warning in plan.warnings)
+        yield from (("change", reason) for reason in plan.reasons)
+        yield from (("error", f"{name}: {error}") for name, error in plan.errors.items())
+    yield from (("change", f"{name}: after the job {job}") for name, job in later.items())

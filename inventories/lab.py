@@ -62,7 +62,9 @@ _GPU1 = {
     },
     "services": {  # what people use
         "gateway": {"engine": "litellm", "connects_to": "all", "port": 4000},
-        "chat": {"engine": "open-webui", "connects_to": ["gateway"], "port": 3000},
+        # whoever opens the page first becomes its administrator: for the whole network with
+        #   "bind": "lan", "keys": {"admin@lab.example": {"env": "CHAT_ADMIN"}}   after `export CHAT_ADMIN=…`
+        "chat": {"engine": "open-webui", "connects_to": ["gateway"], "port": 3000, "bind": "loopback"},
     },
 }  # fmt: skip
 

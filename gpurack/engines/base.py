@@ -12,6 +12,11 @@ from gpurack.shell import NOTHING, joined, sh
 from gpurack.spec.model import ArgValue, Job, Model
 from gpurack.spec.weights import SPLIT, HfWeights, ModelScopeWeights, UrlWeights, Weights
 
+SHARED_MEMORY = "32gb"
+"""The most that the processes of a server on several cards may share in /dev/shm; what they do not use is not taken.
+They share by PyTorch and NCCL, for which Docker's 64 MB are too few. vLLM's guide ("Using Docker") names `--ipc=host`
+or `--shm-size`, SGLang's ("Install SGLang") `--shm-size 32g`; with a size of its own a container sees nothing of other
+processes' shared memory, nor they of its."""
 READY_TIMEOUT = 1800
 """Seconds a model may take until it answers; 30 minutes is what the largest engines need to load (engines.md)."""
 
@@ -274,6 +279,15 @@ class Engine(ABC):
             ("/v1/embeddings", {"input": said, **named}),
             ("/v1/rerank", {"query": said, "documents": [said], **named}),
         ]
+
+    def unclaimed(self, model: Model, name: str) -> str | None:
+        """The volume of the database whose first account whoever comes first makes for himself, and with it becomes the
+        administrator; None where there is nothing like that, or the inventory gives the account."""
+        return None
+
+    def prompt_logs(self, model: Model) -> list[str]:
+        """Which of its settings (`args.x`, `env.X`) have it write what people ask into its log."""
+        return []
 
     def more_weights(self, model: Model) -> list[Weights]:
         """Weights that the entry names elsewhere than in `weights`."""

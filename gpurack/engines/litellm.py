@@ -10,7 +10,19 @@ from typing import Any, ClassVar
 
 import yaml
 
-from gpurack.engines.base import NO_CARDS, Accelerator, Container, Engine, Finding, Run, Upstream, flags, with_secrets
+from gpurack.engines.base import (
+    NO_CARDS,
+    Accelerator,
+    Container,
+    Engine,
+    Finding,
+    Run,
+    Upstream,
+    flags,
+    given,
+    normal,
+    with_secrets,
+)
 from gpurack.resources import read_text
 from gpurack.spec.model import Model
 
@@ -62,6 +74,13 @@ class Litellm(Engine):
     def image(self, version: str, accelerator: Accelerator) -> str:
         """`version` as in upstream's tags, without "main-v" ("1.109.1", "1.81.14-stable")."""
         return f"docker.litellm.ai/berriai/litellm:main-v{version}"
+
+    def prompt_logs(self, model: Model) -> list[str]:
+        """--detailed_debug and --debug write requests as they came; so does LITELLM_LOG=DEBUG."""
+        args = given(model)
+        found = [f"args.{flag}" for flag in ("detailed_debug", "debug") if normal(flag) in args]
+        debug = model.env.get("LITELLM_LOG", "").upper() == "DEBUG"
+        return [*found, *(["env.LITELLM_LOG"] if debug else [])]
 
     def container(self, model: Model, run: Run) -> Container:
         """The proxy on port 4000. Keys of the models go by environment of the shell's making, people's by file."""

@@ -25,6 +25,7 @@ from gpurack.engines.base import (
     Run,
     flags,
     given,
+    numbers,
 )
 from gpurack.spec.image import BuildImage
 from gpurack.spec.model import Job, Model
@@ -53,6 +54,9 @@ Cb Cbd Cd Cr Crb Crd ag bs cb cd cl cmoe cmoed cms cpent cram ctk ctkd ctv ctvd 
 hfd hff hfr hfrd hft jf kvo kvu lcd lcs lm lv lzm md mg mm mmdev mmu mu ncffn ncmoe ncmoed ngl ngld nkvo no-kvu nocb np
 nr ot otd rea sm sp sps tb tbd td to ts ub
 """
+FIVE_LEVELS = 7200
+"""About the first build whose --verbosity counts from 1 (errors) to debug (4, later 5), not from 0 to debug (1)
+(ggml-org/llama.cpp#17630)."""
 ONE_DASH = frozenset(_ONE_DASH.split())
 """From `llama-server --help` (0.7.0 and before): it knows -ngl, and ends with "invalid argument" at --ngl."""
 
@@ -73,6 +77,15 @@ class LlamaCpp(Engine):
         "port": "port", "host": "bind", "a": "served_name", "alias": "served_name",
         "c": "context", "ctx-size": "context", "api-key": "api_key", "api-key-file": "api_key",
     }  # fmt: skip
+
+    def prompt_logs(self, model: Model) -> list[str]:
+        """What it logs for debugging has requests as they came; --log-prompts-dir keeps prompts."""
+        args = given(model)
+        build = numbers(model.version or "")[-1:]
+        debug = 1 if build and build[0] < FIVE_LEVELS else 4
+        levels = [flag for flag in ("lv", "verbosity", "log-verbosity") if re.fullmatch(r"\d+", str(args.get(flag)))]
+        found = [f"args.{flag}" for flag in ("v", "verbose", "log-verbose", "log-prompts-dir") if flag in args]
+        return [*found, *(f"args.{flag}" for flag in levels if int(str(args[flag])) >= debug)]
 
     def image(self, version: str, accelerator: Accelerator) -> str:
         """`version` is a build number as upstream tags it ("b7000"), or with the variant in front that is wanted in the

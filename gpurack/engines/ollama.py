@@ -55,6 +55,11 @@ class Ollama(Engine):
         """What it has pulled; nobody knows its entry's own name."""
         return list(model.pull) or [served_name]
 
+    def prompt_logs(self, model: Model) -> list[str]:
+        """OLLAMA_DEBUG has it log the prompts that it makes of chats."""
+        off = ("", "0", "false", "f")
+        return ["env.OLLAMA_DEBUG"] if model.env.get("OLLAMA_DEBUG", "").lower() not in off else []
+
     def container(self, model: Model, run: Run) -> Container:
         """Settings are variables; what was pulled is kept in a volume of its own."""
         environment = {"OLLAMA_HOST": f"0.0.0.0:{self.port}"}

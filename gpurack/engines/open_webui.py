@@ -3,8 +3,10 @@
 Sources (Open WebUI 0.12.4): without ENABLE_PERSISTENT_CONFIG=False the environment is ignored after the first start;
 /health is always true, /ready tells; start.sh makes a secret for sessions beside itself unless WEBUI_SECRET_KEY_FILE
 names a place that survives; OPENAI_API_BASE_URLS and OPENAI_API_KEYS are lists joined by ";" of the same length;
-people log in with accounts of its own, the first one is the administrator; WEBUI_ADMIN_EMAIL and WEBUI_ADMIN_PASSWORD
-make that one at the first start, and have no effect later.
+people log in with accounts of its own, the first one is the administrator, also where ENABLE_SIGNUP is False (its
+sign-up asks for no permission while there is no account); WEBUI_ADMIN_EMAIL and WEBUI_ADMIN_PASSWORD make that one at
+the first start, and have no effect later; with WEBUI_AUTH=False there are no accounts; AUDIT_LOG_LEVEL=REQUEST writes
+people's requests into audit.log, GLOBAL_LOG_LEVEL=DEBUG into the log.
 """
 
 from collections.abc import Sequence
@@ -18,6 +20,11 @@ FIRST_ACCOUNT = (
     "import json,os,sys; e=os.environ; e['WEBUI_ADMIN_PASSWORD']=json.load(open(sys.argv[1]))[e['WEBUI_ADMIN_EMAIL']]; "
     "os.execvp(sys.argv[2],sys.argv[2:])"
 )
+
+
+def volume(name: str) -> str:
+    """Where an entry's accounts and chats are."""
+    return f"open-webui-{name}"
 
 
 class OpenWebui(Engine):
@@ -54,7 +61,7 @@ class OpenWebui(Engine):
             "ENABLE_OLLAMA_API": str(bool(ollama)),
             "OLLAMA_BASE_URLS": ";".join(ollama),
         }
-        volumes = {f"open-webui-{run.name}": DATA}
+        volumes = {volume(run.name): DATA}
         keys = [upstream.key_file for upstream in openai]
         if not any(keys):
             environment["OPENAI_API_KEYS"] = ";".join("" for _ in keys)
@@ -71,6 +78,20 @@ class OpenWebui(Engine):
     def requests(self, model: Model, names: Sequence[str]) -> list[Request]:
         """People log in; there is nothing to ask without an account."""
         return []
+
+    def unclaimed(self, model: Model, name: str) -> str | None:
+        """Its own volume. An entry may give the account by variables, turn accounts off, or bring a database of its
+        own, of which nothing is known."""
+        given = model.keys or "WEBUI_ADMIN_PASSWORD" in model.env
+        elsewhere = "DATABASE_URL" in model.env or DATA in str(model.compose.get("volumes"))
+        off = model.env.get("WEBUI_AUTH", "True").lower() != "true"
+        return None if given or elsewhere or off else volume(name)
+
+    def prompt_logs(self, model: Model) -> list[str]:
+        """The audit log from REQUEST on, and the log of everything."""
+        audit = model.env.get("AUDIT_LOG_LEVEL", "").upper() in ("REQUEST", "REQUEST_RESPONSE")
+        debug = model.env.get("GLOBAL_LOG_LEVEL", "").upper() == "DEBUG"
+        return [*(["env.AUDIT_LOG_LEVEL"] if audit else []), *(["env.GLOBAL_LOG_LEVEL"] if debug else [])]
 
     def check(self, model: Model) -> list[Finding]:
         """Also: something to talk to."""

@@ -10,7 +10,19 @@ activations and CUDA graphs; any model name is answered and comes back as it cam
 
 from typing import ClassVar
 
-from gpurack.engines.base import Accelerator, Container, Counter, Engine, Finding, Run, flags, normal, parallel
+from gpurack.engines.base import (
+    SHARED_MEMORY,
+    Accelerator,
+    Container,
+    Counter,
+    Engine,
+    Finding,
+    Run,
+    flags,
+    given,
+    normal,
+    parallel,
+)
 from gpurack.spec.model import Model
 
 STATIC = 0.88
@@ -78,24 +90,31 @@ class Sglang(Engine):
         """The server on port 30000, offline: the weights lie on the host."""
         argv = ["python3", "-m", "sglang.launch_server", "--model-path", str(run.weights)]
         argv += ["--served-model-name", run.served_name, "--host", "0.0.0.0", "--port", str(self.port)]
-        given = {normal(flag) for flag in model.args}
-        argv += [] if "enable-metrics" in given else ["--enable-metrics"]
+        named = {normal(flag) for flag in model.args}
+        argv += [] if "enable-metrics" in named else ["--enable-metrics"]
         tensor, _ = self.parallelism(model, run.gpus)
-        if tensor > 1 and not given & {"tp-size", "tensor-parallel-size", "tp"}:
+        if tensor > 1 and not named & {"tp-size", "tensor-parallel-size", "tp"}:
             argv += ["--tp-size", str(tensor)]
         if model.context:
             argv += ["--context-length", str(model.context)]
-        if run.memory_fraction is not None and "mem-fraction-static" not in given:
+        if run.memory_fraction is not None and "mem-fraction-static" not in named:
             argv += ["--mem-fraction-static", f"{run.memory_fraction * STATIC:.3f}"]
         argv += flags(model.args)
         environment = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
         volumes = {"sglang-cache": "/root/.cache"}
         if not run.api_key_file:
-            return Container(argv, environment=environment, volumes=volumes, compose={"ipc": "host"})
+            return Container(argv, environment=environment, volumes=volumes, compose={"shm_size": SHARED_MEMORY})
         command = [KEEPER, run.api_key_file, KEY_CONFIG, *argv, "--config", KEY_CONFIG]
         environment["PYTHONUNBUFFERED"] = "1"
-        compose = {"ipc": "host", "tmpfs": [f"{KEY_CONFIG.rpartition('/')[0]}:mode=0700"]}
+        compose = {"shm_size": SHARED_MEMORY, "tmpfs": [f"{KEY_CONFIG.rpartition('/')[0]}:mode=0700"]}
         return Container(command, ["python3", "-c"], environment, volumes, compose=compose)
+
+    def prompt_logs(self, model: Model) -> list[str]:
+        """--log-requests from its level 2 on, which is the default (0 and 1: metadata, 2: part of what is asked and
+        answered, 3: all of it)."""
+        args = given(model)
+        logs = "log-requests" in args and str(args.get("log-requests-level", 2)) not in ("0", "1")
+        return ["args.log-requests"] if logs else []
 
     def check(self, model: Model) -> list[Finding]:
         """Also: as many cards as its parallelism needs, and one --config (the key's)."""

@@ -3,15 +3,16 @@
 Sources (vLLM 0.33.0): `vllm serve PATH` is named as the entry point, because older images have the module
 vllm.entrypoints.openai.api_server there, which is deprecated and takes no path (seen in 0.32.0); CUDA 13.0 wants driver
 R580 and compute capability 7.5 to 12.0; `--gpu-memory-utilization` is a share of *total* memory, default 0.92;
-VLLM_API_KEY guards /v1 only; a tensor parallel server needs shared memory, so ipc: host; HF_HUB_OFFLINE keeps local
-weights from phoning home; a load of more than VLLM_ENGINE_READY_TIMEOUT_S (600) is given up, which a large model on a
-slow disk takes.
+VLLM_API_KEY guards /v1 only; a tensor parallel server needs more shared memory than Docker gives, by `--shm-size` or
+`--ipc=host` (docs.vllm.ai, "Using Docker"); HF_HUB_OFFLINE keeps local weights from phoning home; a load of more than
+VLLM_ENGINE_READY_TIMEOUT_S (600) is given up, which a large model on a slow disk takes.
 """
 
 from typing import ClassVar
 
 from gpurack.engines.base import (
     READY_TIMEOUT,
+    SHARED_MEMORY,
     Accelerator,
     Container,
     Counter,
@@ -86,6 +87,8 @@ REMOVED = {
 }  # fmt: skip
 REMOVED_SINCE = (0, 18)
 """They went one by one (--task in 0.13, --disable-log-requests between 0.12 and 0.17); --swap-space was the last."""
+QUIET_SINCE = (0, 10, 1)
+"""The first version that logs requests only when it is told to (vllm-project/vllm#21739)."""
 _ONE_DASH = "ac asc cc dc dcp dp dpa dpb dpe dph dpl dpm dpn dpp dpr ep pcp pp sc tp"
 ONE_DASH = frozenset(_ONE_DASH.split())
 """The flags of vLLM (0.32.0) that have one dash and more than one letter."""
@@ -152,7 +155,7 @@ class Vllm(Engine):
         environment = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
         environment["VLLM_ENGINE_READY_TIMEOUT_S"] = str(READY_TIMEOUT)
         volumes = {"vllm-cache": "/root/.cache/vllm"}
-        compose = {"ipc": "host", **(ON_AMD if run.accelerator.vendor == "amd" else {})}
+        compose = {"shm_size": SHARED_MEMORY, **(ON_AMD if run.accelerator.vendor == "amd" else {})}
         if not run.api_key_file:
             return Container(argv, ["vllm", "serve"], environment, volumes, compose=compose)
         entrypoint, command = with_secrets({"VLLM_API_KEY": run.api_key_file}, ["vllm", "serve", *argv])
@@ -181,6 +184,14 @@ class Vllm(Engine):
             return float(str(given(model)["gpu-memory-utilization"])) * card
         except (KeyError, ValueError):
             return model.vram.of(card) if model.vram else UTILIZATION * card
+
+    def prompt_logs(self, model: Model) -> list[str]:
+        """--enable-log-requests writes prompts (from 0.11.1 on at DEBUG alone, with which it goes together),
+        --enable-log-outputs answers; before them every request was logged, but with --disable-log-requests."""
+        found = [f"args.{flag}" for flag in ("enable-log-requests", "enable-log-outputs") if flag in given(model)]
+        if model.version and numbers(model.version) < QUIET_SINCE and "disable-log-requests" not in given(model):
+            found.append("args without disable-log-requests")
+        return found
 
     def check(self, model: Model) -> list[Finding]:
         """Also: as many cards as its parallelism needs."""

@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 from gpurack.engines import ENGINES
+from gpurack.engines.base import SHARED_MEMORY
 from gpurack.importing import secret
 from gpurack.importing.container import Mount
 from gpurack.importing.recognise import PARALLEL_FLAGS
@@ -112,12 +113,13 @@ def say_compose(t: Translation) -> None:
         if t.run.entrypoint:
             t.compose["entrypoint"] = list(t.run.entrypoint)
     if t.engine in PARALLEL_FLAGS:
+        own = f"{t.engine} gets up to {SHARED_MEMORY} of shared memory of its own (shm_size)"
         if t.compose.get("ipc") == "host":
             del t.compose["ipc"]
-        elif "shm_size" in t.compose:
-            t.compose["ipc"] = t.compose.get("ipc")
-        elif "ipc" not in t.compose:
-            t.say("changed", f"ipc: host is added: {t.engine} needs more shared memory than Docker gives.")
+            t.compose.pop("shm_size", None)  # the host's has its own size
+            t.say("changed", f"ipc: host is left out: {own}.")
+        elif not {"ipc", "shm_size"} & set(t.compose):
+            t.say("changed", f"{own}: it needs more than Docker gives.")
     if t.compose.get("restart") == "unless-stopped":
         del t.compose["restart"]
     elif "restart" not in t.compose:

@@ -30,6 +30,8 @@ from gpurack.state.snapshot import forget, look
 
 PRUNED = "ollama"
 """What `--data prune=` takes away: what an ollama has pulled beside the models that are listed."""
+RENEWED = "yes"
+"""What `--data renew=` may say."""
 PAST = {
     "create": "created",
     "recreate": "recreated",
@@ -44,13 +46,16 @@ PAST = {
 
 @operation()
 @others_unharmed("Models")
-def models(wanted: Host, prune: str | None = None, after_jobs: bool = False) -> Generator[PyinfraCommand, None, None]:
+def models(
+    wanted: Host, prune: str | None = None, after_jobs: bool = False, renew: str | None = None
+) -> Generator[PyinfraCommand, None, None]:
     """
     The models of the inventory, each in its container, ready and answering; those no longer in it removed.
 
     + wanted: the host's spec, from `gpurack.spec.fleet.read_fleet`
     + prune: "ollama": what an ollama has pulled beside the models that are listed goes
     + after_jobs: the jobs have run, so that models which serve their results are no longer left out
+    + renew: "yes": containers that run with settings of an older gpurack get those of this one
 
     **Example:**
 
@@ -61,11 +66,11 @@ def models(wanted: Host, prune: str | None = None, after_jobs: bool = False) -> 
     state = yield from usable("Models", wanted)
     if state is None:
         return
-    if prune not in (None, PRUNED):
-        yield from carry_out_plan(
-            "Models", Plan(errors=(f'prune="{prune}" is not known; write --data prune={PRUNED}.',))
-        )
-        return
+    for word, value, known in (("prune", prune, PRUNED), ("renew", renew, RENEWED)):
+        if value not in (None, known):
+            error = f'{word}="{value}" is not known; write --data {word}={known}.'
+            yield from carry_out_plan("Models", Plan(errors=(error,)))
+            return
     # what the rootless Dockers still lack, operations before this one bring
     in_the_way = not_ready if host.state.is_executing else unusable
     left_out = awaiting(wanted, state)
@@ -82,7 +87,9 @@ def models(wanted: Host, prune: str | None = None, after_jobs: bool = False) -> 
         prune == PRUNED,
         {**{user: why for user in users_of(wanted) if (why := in_the_way(user, state))}, **users_down()},
         () if after_jobs else left_out,
+        renew == RENEWED,
     )
+    announce("Models", (), warnings=plan.warnings)
     if plan.nothing:
         host.noop("Models: nothing to do")
         return

@@ -30,6 +30,7 @@ from gpurack.spec.weights import Weights
 from gpurack.state.model import HostState
 
 PROJECT = "gpurack"
+NO_NEW_PRIVILEGES = "no-new-privileges:true"
 KFD = "/dev/kfd"
 """AMD's compute driver, one for all cards."""
 SECTIONS = ("services", "secrets", "volumes")
@@ -100,15 +101,23 @@ def references(model: Model | Job) -> list[str]:
 
 
 def address(bind: str, state: HostState) -> str:
-    """The host's address that a bind means. lan is the one that the default route uses."""
-    return {"loopback": "127.0.0.1", "any": "0.0.0.0", "lan": state.address or "0.0.0.0"}.get(bind, bind)
+    """The host's address that a bind means. `lan` is the one that the default route uses, "" where there is none."""
+    return {"loopback": "127.0.0.1", "any": "0.0.0.0", "lan": state.address}.get(bind, bind)
+
+
+def address_of(name: str, spec: Host, state: HostState) -> str:
+    """The host's address of an entry. While `lan` means none, that of its container; "" without one (plan/refusals.py
+    keeps such an entry from being made)."""
+    container = state.ours.get(name)
+    now = next((ip for ip, _ in container.ports), "") if container else ""
+    return address(spec.entries[name].bind, state) or now
 
 
 def probe_url(name: str, spec: Host, state: HostState) -> str:
     """Where a model is asked whether it is ready, from the host itself."""
     model = spec.entries[name]
-    ip = address(model.bind, state)
-    ip = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(ip, ip)
+    ip = address_of(name, spec, state)
+    ip = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(ip, ip)
     host = f"[{ip}]" if ":" in ip else ip
     return f"http://{host}:{model.port}{ENGINES[model.engine].ready_at(model)}"
 
@@ -140,7 +149,7 @@ def service(name: str, spec: Host, state: HostState, uuids: tuple[str, ...]) -> 
         "container_name": name,
         "restart": "unless-stopped",
         "ports": [
-            {"target": engine.listens(model), "published": str(model.port), "host_ip": address(model.bind, state)}
+            {"target": engine.listens(model), "published": str(model.port), "host_ip": address_of(name, spec, state)}
         ],
     }
     if container.command is not None:
@@ -176,7 +185,23 @@ def service(name: str, spec: Host, state: HostState, uuids: tuple[str, ...]) -> 
     for key in ("devices", "group_add"):
         if key in data and isinstance(model.compose.get(key), list):
             patched[key] = [*data[key], *model.compose[key]]
-    return patched
+    if model.compose.get("ipc") not in (None, "private", "shareable") and "shm_size" not in model.compose:
+        patched.pop("shm_size", None)  # the namespace of another has its own size
+    return hardened(patched, model.compose)
+
+
+def hardened(service: Mapping[str, Any], words: Mapping[str, Any]) -> dict[str, Any]:
+    """A service in whose container no program gets more privileges than the first one has (setuid, sudo). words: the
+    entry's own `compose`, whose `security_opt` is added to; what it says of this itself counts, and null opts out.
+
+    >>> hardened({"security_opt": ["seccomp=unconfined"]}, {})
+    {'security_opt': ['no-new-privileges:true', 'seccomp=unconfined']}
+    """
+    options = service.get("security_opt", [])
+    opted_out = words.get("security_opt", options) is None or not isinstance(options, list)
+    if opted_out or any(str(option).startswith("no-new-privileges") for option in options):
+        return dict(service)
+    return {**service, "security_opt": [NO_NEW_PRIVILEGES, *options]}
 
 
 def cards(uuids: Sequence[str], spec: Host, state: HostState, drawing: bool) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from gpurack.plan import compose, ledger, pins, pulls
@@ -11,6 +11,8 @@ from gpurack.state.model import Container, HostState
 
 SALTED = ("api_key", "keys", "upstream_keys")
 """Words of a definition that hold fingerprints of secrets."""
+ABSENT = object()
+"""In the place of a key that is not there; a null in `compose`, which takes a key away, is something else."""
 Action = Literal["keep", "create", "recreate", "start", "wait", "pull", "check", "remove", "run"]
 SET_ASIDE = "-replaced"
 """What the name of a container by hand ends in, after a model has taken its place. It is stopped, not removed."""
@@ -18,30 +20,52 @@ SET_ASIDE = "-replaced"
 
 @dataclass(frozen=True)
 class Change:
-    """What happens to one model, and why. `keep` has no reason."""
+    """What happens to one model, and why. `keep` has no reason.
+
+    older: the lines of compose.yaml that its container was made of by an older gpurack, and keeps; None: it has or gets
+    this one's.
+    """
 
     model: str
     action: Action
     reasons: tuple[str, ...] = ()
+    older: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         return f"{self.action} {self.model}" + (f": {', '.join(self.reasons)}" if self.reasons else "")
 
 
-def compare(name: str, spec: Host, state: HostState, words: Mapping[str, Any], prune: bool = False) -> Change:
+def compare(
+    name: str, spec: Host, state: HostState, words: Mapping[str, Any], prune: bool = False, renew: bool = False
+) -> Change:
     """A model against its container: definition, image, state, and what it answered. prune: is an ollama's model that
-    is not listed a difference?"""
+    is not listed a difference? renew: are gpurack's own settings, where they have changed?"""
     container = state.ours.get(name)
     if container is None:
         old = replaced(name, spec, state)
         reason = "its container is gone" if name in compose.old_services(state, spec.entries[name].dockerd) else "new"
         return Change(name, "create", (f"takes the place of {old.name}" if old and old.running else reason,))
-    reasons = differences(ledger.label(container.labels), words)
+    definition = ledger.label(container.labels)
+    if is_respelled(definition, words, tagged(container, str(words["image"]), state), container):
+        definition = {**definition, "image": words["image"]}
+    reasons = differences(definition, words)
     reasons = reasons or moved(name, spec, state, container, str(words["image"]))
-    service = compose.service(name, spec, state, tuple(words.get("uuids", ())))
-    reasons = reasons or published_elsewhere(service, container)
+    service, older = compose.service(name, spec, state, tuple(words.get("uuids", ()))), None
+    reasons = reasons or published_elsewhere(service, container, follows=spec.entries[name].bind == "lan")
+    if not reasons and definition.get("service") != words["service"]:
+        older = lines_of(name, spec, state, service)
+        reasons = outdated(older, service, connects=bool(spec.connections(name)), renew=renew)
     if reasons:
         return Change(name, "recreate", tuple(reasons))
+    return replace(of_same_definition(name, spec, state, words, prune, older or service), older=older)
+
+
+def of_same_definition(
+    name: str, spec: Host, state: HostState, words: Mapping[str, Any], prune: bool, service: Mapping[str, Any]
+) -> Change:
+    """What happens to a model whose container is made as it should be. service: the lines of compose.yaml that it is
+    made of."""
+    container = state.ours[name]
     if not container.running:
         return Change(name, "start", (describe_state(container),))
     if changed_by_hand(name, spec, state, service):
@@ -59,6 +83,37 @@ def compare(name: str, spec: Host, state: HostState, words: Mapping[str, Any], p
     return Change(name, "keep")
 
 
+def is_respelled(old: Mapping[str, Any], new: Mapping[str, Any], named: str | None, container: Container) -> bool:
+    """Has gpurack only another name for the image of the same version? named: what its name means on the host."""
+    return "version" in new and old.get("version") == new["version"] and named == container.image
+
+
+def lines_of(name: str, spec: Host, state: HostState, service: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The lines of compose.yaml that a model's container was made of, by the digest in its label; None where the file
+    has others. service: those that this gpurack would write, whose own labels the digest counts, too."""
+    written = compose.old_services(state, spec.entries[name].dockerd).get(name, {})
+    bare = {word: value for word, value in written.items() if word != "labels"}
+    bare |= {"labels": service["labels"]} if "labels" in service else {}
+    known = ledger.label(state.ours[name].labels).get("service")
+    return written if compose.digest(bare) == known else None
+
+
+def outdated(
+    older: Mapping[str, Any] | None, service: Mapping[str, Any], connects: bool = False, renew: bool = False
+) -> list[str]:
+    """Why a container that gpurack alone would make differently now is made anew; nothing for one that stays.
+
+    older: the lines that it was made of, None where they are lost. connects: of a service its label has only the names
+    of what it connects to; where that is and what it is stand in its environment and command, so that a difference
+    there may be the inventory's."""
+    if older is None:
+        return ["gpurack's own settings for it changed, and compose.yaml has not those that it was made with"]
+    words = sorted(word for word in {*older, *service} - {"labels"} if older.get(word) != service.get(word))
+    if connects and {"command", "entrypoint", "environment"} & set(words):
+        return ["what it connects to changed, or gpurack's own settings for it"]
+    return [f"gpurack's own settings for it changed: {', '.join(words)}"] if renew else []
+
+
 def tagged(container: Container, reference: str, state: HostState) -> str | None:
     """The image that a container's reference means on the host now; None for none."""
     return state.images_of(container.user).get(reference)
@@ -74,18 +129,19 @@ def moved(name: str, spec: Host, state: HostState, container: Container, referen
     return [reason for reason in (image, *commits) if reason]
 
 
-def published_elsewhere(service: Mapping[str, Any], container: Container) -> list[str]:
-    """Does a container publish other ports than it should? Whoever made it, it may be open to everybody."""
+def published_elsewhere(service: Mapping[str, Any], container: Container, follows: bool = False) -> list[str]:
+    """Does a container publish other ports than it should? Whoever made it, it may be open to everybody. follows: it
+    binds to the host's address, whatever that is."""
     expected = {(port["host_ip"], int(port["published"])) for port in service.get("ports", [])}
     if "network_mode" in service or set(container.ports) == expected:
         return []
     found, wanted = (", ".join(f"{ip}:{port}" for ip, port in sorted(all_)) for all_ in (container.ports, expected))
-    return [f"published on {found or 'no port'} by hand, not on {wanted}"]
+    return [f"published on {found or 'no port'}{'' if follows else ' by hand'}, not on {wanted}"]
 
 
 def changed_by_hand(name: str, spec: Host, state: HostState, service: Mapping[str, Any]) -> bool:
-    """Are its lines in the compose.yaml on the host others than it was made of? The label, which is as it should be,
-    says that it was not gpurack that changed them."""
+    """Are its lines in the compose.yaml on the host others than it was made of (service)? The label, which is as it
+    should be, says that it was not gpurack that changed them."""
     written = compose.old_services(state, spec.entries[name].dockerd).get(name)
     words = {*(written or {}), *service} - {"labels"}
     return written is not None and any(written.get(word) != service.get(word) for word in words)
@@ -105,8 +161,6 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         reasons.append(f"its card has another device: {', '.join(new.get('render_nodes', []))}")
     if not reasons and old.get("files") != new.get("files"):
         reasons += changed_secrets("files", old.get("files"), new.get("files"))
-    if not reasons and old.get("service") != new.get("service"):
-        reasons.append("this gpurack runs it in another way than the one before")
     return reasons
 
 
@@ -116,9 +170,9 @@ def changed_words(word: str, old: Any, new: Any) -> list[str]:
         return [f"nvidia.access {old or 'cdi'} → {new or 'cdi'}"]
     if isinstance(old, Mapping) or isinstance(new, Mapping):
         before, after = old or {}, new or {}
-        keys = sorted(key for key in {*before, *after} if before.get(key) != after.get(key))
-        return [f"{word}.{key} {shown(before.get(key))} → {shown(after.get(key))}" for key in keys]
-    return [f"{word} {shown(old)} → {shown(new)}"]
+        keys = sorted(key for key in {*before, *after} if before.get(key, ABSENT) != after.get(key, ABSENT))
+        return [f"{word}.{key} {shown(before.get(key, ABSENT))} → {shown(after.get(key, ABSENT))}" for key in keys]
+    return [f"{word} {shown(ABSENT if old is None else old)} → {shown(ABSENT if new is None else new)}"]
 
 
 def changed_secrets(word: str, old: Any, new: Any) -> list[str]:
@@ -134,7 +188,7 @@ def changed_secrets(word: str, old: Any, new: Any) -> list[str]:
 
 def shown(value: Any) -> str:
     """A value in a reason; nothing is a dash."""
-    if value is None:
+    if value is ABSENT:
         return "–"
     return value if isinstance(value, str) else json.dumps(value)
 

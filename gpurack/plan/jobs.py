@@ -158,6 +158,7 @@ def service(name: str, spec: Host, state: HostState, uuids: tuple[str, ...]) -> 
     patched: dict[str, Any] = patch({**data, **given}, job.compose)
     if isinstance(job.compose.get("volumes"), list):
         patched["volumes"] = compose.together(data["volumes"], job.compose["volumes"])
+    patched = compose.hardened(patched, job.compose)
     labels = patched.get("labels") if isinstance(patched.get("labels"), Mapping) else {}
     patched["labels"] = {**(labels or {}), "gpurack.job": definition(name, spec)}
     return patched

@@ -4,14 +4,14 @@ The differences are found by drift.py, what stands in the way by obstacles.py; j
 the runner on the host carries out.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gpurack import paths
 from gpurack.engines import ENGINES, weights_of
-from gpurack.plan import compose, files, images, ledger, pins, weights
+from gpurack.plan import compose, files, images, ledger, pins, refusals, weights
 from gpurack.plan.drift import Change, compare, salt_of
 from gpurack.plan.job import Project, make_job
 from gpurack.plan.nvidia_driver import other_driver
@@ -41,6 +41,7 @@ class ModelsPlan:
     errors: model → sentence; nothing of such a model is touched. steps: files to write before the job. uploads: to copy
     before it, too.
     job: what the runner on the host (files/models.py) gets by standard input; None when there is nothing to do.
+    warnings: sentences about the host's models; they neither change nor block anything.
     """
 
     changes: tuple[Change, ...] = ()
@@ -48,6 +49,7 @@ class ModelsPlan:
     steps: tuple[Step, ...] = ()
     uploads: tuple[Upload, ...] = ()
     job: Mapping[str, Any] | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def nothing(self) -> bool:
@@ -71,12 +73,14 @@ def plan_models(
     prune: bool = False,
     down: Mapping[str, str] | None = None,
     left_out: Collection[str] = (),
+    renew: bool = False,
 ) -> ModelsPlan:
     """secrets: their values, as spec.secrets.read_secrets gives them. salt: fresh random hex, used for models that have
     no fingerprint yet. hf_token: the Hugging Face token's value. logins: of registries, with their passwords.
     prune: do models that an ollama has beside those listed go? down: users in whose Docker nothing can run now → why;
     it is said of their models, or of the user who has none.
-    left_out: models that stay as they are until a job has made what they serve."""
+    left_out: models that stay as they are until a job has made what they serve. renew: do containers with settings of
+    an older gpurack get those of this one?"""
     cards = ledger.assign(spec, state)
     changes: list[Change] = []
     errors: dict[str, str] = dict(cards.errors)
@@ -85,6 +89,7 @@ def plan_models(
     elif spec.wants_gpu and (other := other_driver(spec, state)):
         errors["driver"] = other
     services: dict[str, Any] = {}
+    kept: dict[str, str] = {}
     enabled = [name for name, model in spec.entries.items() if model.enabled]
     served = {spec.entries[name].dockerd for name in enabled}
     errors |= {f"docker.rootless.{user}": why for user, why in (down or {}).items() if user not in served}
@@ -104,9 +109,13 @@ def plan_models(
             errors[name] = why_not
             continue
         words = compose.definition(name, spec, state, uuids, secrets.get(name, {}), salt_of(name, state) or salt)
-        change = compare(name, spec, state, words, prune)
+        change = compare(name, spec, state, words, prune, renew)
+        refusal = refusals.refusal(name, spec, state)
+        if refusal and change.action not in refusals.MADE:
+            kept[name] = refusal
         error = (
-            pins.changed_weights(spec, name, state)
+            (refusal if change.action in refusals.MADE else None)
+            or pins.changed_weights(spec, name, state)
             or pins.changed_pulls(spec, name, state)
             or obstacle(name, spec, state, change)
             or too_large(name, spec, state, change, uuids)
@@ -115,7 +124,7 @@ def plan_models(
             errors[name] = error
             continue
         changes.append(change)
-        services[name] = compose.labelled(name, spec, state, uuids, words)
+        services[name] = change.older or compose.labelled(name, spec, state, uuids, words)
     waiting = blocked(changes, errors, spec, state, cards.uuids)
     errors |= waiting
     changes = [change for change in changes if change.model not in waiting]
@@ -143,7 +152,16 @@ def plan_models(
         job["logins"] = images.logins_for(job, logins or {}, state)
         job["prune"] = prune
     steps = tuple(host_files(state)) if job or services or state.ours else ()
-    return ModelsPlan(tuple(changes), errors, steps, uploads(spec, state, acting), job)
+    warnings = (*refusals.warnings(kept, spec, state), *outdated(changes))
+    return ModelsPlan(tuple(changes), errors, steps, uploads(spec, state, acting), job, warnings)
+
+
+def outdated(changes: Sequence[Change]) -> Iterator[str]:
+    """What gpurack alone would make differently now, and leaves as it is: counted."""
+    if count := sum(change.older is not None for change in changes):
+        models = "1 model runs" if count == 1 else f"{count} models run"
+        them = "it" if count == 1 else "them"
+        yield f"{models} with settings of an older gpurack; --data renew=yes recreates {them}."
 
 
 def projects(

@@ -105,7 +105,7 @@ def silence(name: str, spec: Host, state: HostState) -> str | None:
 def port_holder(name: str, spec: Host, state: HostState) -> str | None:
     """Who else listens where this model wants to; our own containers make room for each other."""
     model = spec.entries[name]
-    wanted = compose.address(model.bind, state)
+    wanted = compose.address_of(name, spec, state)
     ours = {port for container in state.ours.values() for _, port in container.ports}
     for listener in state.listeners:
         if listener.port != model.port or not addresses_overlap(wanted, listener.address):

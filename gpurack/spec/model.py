@@ -134,7 +134,9 @@ class Model(Strict):
     )
     port: Annotated[int, Field(ge=1, le=65535)] = Field(description="the host's port")
     bind: Annotated[str, BeforeValidator(_bind_is_known)] = Field(
-        "loopback", description='who reaches it: `"loopback"`, `"lan"`, `"any"` or an IP address of the host'
+        "loopback",
+        description='who reaches it: `"loopback"`, `"lan"` (the address of the default route), `"any"` or an IP '
+        "address of the host",
     )
     served_name: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="the name clients use; default: the model's key in the inventory"
@@ -158,7 +160,7 @@ class Model(Strict):
     keys: dict[str, Secret] = Field(
         {},
         description="litellm: a key for each person or group, by name; one that is removed is worth nothing any more. "
-        "open-webui: the e-mail address and password of its first account",
+        "open-webui: the e-mail address and password of its first account, needed where other machines reach it",
     )
 
     @property

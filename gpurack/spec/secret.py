@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import unicodedata
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -51,12 +52,15 @@ class Secret(Strict):
         return self
 
     def read(self) -> str:
-        """The secret's value, without surrounding white space. Raises SecretError when there is none, or more."""
+        """The secret's value, without surrounding white space. Raises SecretError when there is none, or more, and for
+        control characters, which could end the header or line of a configuration that it is written into."""
         value = self._raw().strip()
         if not value:
             raise SecretError(f"{self.source()} is empty.")
         if len(value.splitlines()) > 1:  # what `pass show` prints below the password; no HTTP header holds it
             raise SecretError(f"{self.source()} holds more than one line; let it be the secret alone.")
+        if any(unicodedata.category(character) == "Cc" for character in value):
+            raise SecretError(f"{self.source()} holds a control character; let it be printable text alone.")
         return value
 
     def source(self) -> str:

@@ -1,5 +1,6 @@
 """What works but may hurt one day. Pure; shown by `gpurack plan`, and errors with `--strict`."""
 
+import re
 from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
@@ -8,9 +9,10 @@ from gpurack.engines import ENGINES, weights_of
 from gpurack.engines.base import normal
 from gpurack.engines.known_flags import doubtful
 from gpurack.plan import weights
+from gpurack.plan.refusals import FIRST_ACCOUNT
 from gpurack.spec.cards import CARDS
 from gpurack.spec.host import Host
-from gpurack.spec.image import BuildImage
+from gpurack.spec.image import Build, BuildImage
 from gpurack.spec.model import Job, Model
 from gpurack.spec.problems import Problem, unknown
 from gpurack.spec.seats import hardware, seats, sits_on
@@ -91,7 +93,23 @@ def of_entry(entry: Model | Job, made: Container[str | None]) -> list[str]:
     ]
     if isinstance(entry, Model):
         found += removed_flags(entry) + doubtful(entry)
+        if settings := ENGINES[entry.engine].prompt_logs(entry):
+            found.append(f"{', '.join(settings)}: what people ask is written into its log, where the host keeps it.")
+        if ENGINES[entry.engine].unclaimed(entry, "") and not on_loopback(entry.bind):
+            found.append(f"until its database has an account, {FIRST_ACCOUNT}")
+    if isinstance(entry.image, BuildImage) and (problem := unproven_source(entry.image.build)):
+        found.append(problem)
     return found
+
+
+def unproven_source(build: Build) -> str | None:
+    """A repository that comes by a protocol which proves nothing, and no commit that would."""
+    if not build.git.startswith(("http://", "git://")) or re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", build.revision):
+        return None
+    return (
+        f"image.build.git {build.git} can be changed on its way by anyone on the network, and root builds it. Use "
+        "https:// or ssh://, or give the full commit as revision."
+    )
 
 
 def open_doors(model: Model) -> list[str]:

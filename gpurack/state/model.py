@@ -276,6 +276,9 @@ class HostState:
     arch: str = ""
     init: str = ""
     address: str = ""
+    """That of the default route, IPv4's or else IPv6's; "" without one."""
+    addresses: tuple[str, ...] = ()
+    """All that others may reach the host at, without those of Docker's own networks."""
     tools: frozenset[str] = frozenset()
     manager: Manager = Manager()
     """What installs rpm packages, on a host that has rpm."""
@@ -319,6 +322,8 @@ class HostState:
     probes: Mapping[str, Probe] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
     """Asked names of other hosts → their IPv4 address, as this host knows it."""
+    accounts: frozenset[tuple[str, str]] = frozenset()
+    """(user, volume) of each Open WebUI's volume whose database has an account; "" for the host's own Docker."""
     upstreams: Mapping[tuple[str, int], str] = field(default_factory=dict)
     """(service, number of a connection to another host) → why that does not answer, "" when it does."""
     counters: Mapping[str, float] = field(default_factory=dict)

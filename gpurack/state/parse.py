@@ -1,6 +1,7 @@
 """The snapshot's text → HostState. Pure; every section is read by one function of its name."""
 
 import base64
+import ipaddress
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -48,7 +49,8 @@ def parse(lines: list[str], raised: bool = False) -> HostState:
         now=moment(word(machine, "now")),
         arch=word(machine, "arch"),
         init=word(machine, "init"),
-        address=word(machine, "address"),
+        address=next(iter(addresses(word(machine, "address"))), ""),
+        addresses=addresses(word(machine, "addresses")),
         tools=frozenset(line.split()[1] for line in machine if line.startswith("tool ")),
         manager=rpm.manager(word(machine, "manager")),
         packages={**packages(get("packages")), **rpm.packages(get("rpms"), seen)},
@@ -86,8 +88,26 @@ def parse(lines: list[str], raised: bool = False) -> HostState:
         digests={id_: tuple(json.loads(names) or ()) for id_, names in (line.split("|") for line in get("digests"))},
         probes={name[6:]: probe(body) for name, body in sections.items() if name.startswith("probe ")},
         names={name: address for address, _, name in (line.partition("|") for line in get("names")) if address},
+        accounts=frozenset(
+            (name.partition(" ")[2], line)
+            for name, lines in sections.items()
+            if name.partition(" ")[0] == "accounts"
+            for line in lines
+        ),
         upstreams=upstreams(get("upstreams")),
     )
+
+
+def addresses(text: str) -> tuple[str, ...]:
+    """The IP addresses among words, without those that mean nothing beyond their own link."""
+    found = []
+    for one in text.split():
+        try:
+            ip = ipaddress.ip_address(one)
+        except ValueError:
+            continue
+        found += [] if ip.is_link_local or ip.is_loopback or ip.is_unspecified else [str(ip)]
+    return tuple(dict.fromkeys(found))
 
 
 def upstreams(lines: list[str]) -> dict[tuple[str, int], str]:

@@ -13,7 +13,7 @@ from pyinfra.api import FactBase, Host
 from pyinfra.api.state import StateStage
 from typing_extensions import override
 
-from gpurack.plan import compose, neighbours, weights
+from gpurack.plan import compose, neighbours, refusals, weights
 from gpurack.remote import Command
 from gpurack.shell import Sh, of_file, sh
 from gpurack.spec import host as spec
@@ -162,6 +162,7 @@ def script(host: spec.Host, known: Mapping[str, Header] | None = None, metrics: 
         "SEEN": [f"{header.stamp}|{path}" for path, header in (known or {}).items()],
         "READER": [remembered.reader()],
         "COUNTERS": compose.counters(host) if metrics else [],
+        "VOLUMES": [f"{user}|{volume}" for user, volume in refusals.unclaimed_volumes(host).values()],
         "NAMES": neighbours.names(host),
         "UPSTREAMS": neighbours.questions(host),
     }

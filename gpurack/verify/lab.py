@@ -19,7 +19,7 @@ from pyinfra.context import ctx_state
 
 from gpurack import paths
 from gpurack.engines import ENGINES
-from gpurack.plan import compose, files, ledger
+from gpurack.plan import compose, drift, files, ledger
 from gpurack.shell import by_ssh, sh
 from gpurack.spec.fleet import read_fleet
 from gpurack.spec.host import Host
@@ -123,8 +123,12 @@ class Entry:
 
     @property
     def service(self) -> Mapping[str, Any]:
-        """What its Compose service should be. Raises Unread."""
-        return compose.service(self.name, self.server.wanted, self.server.state, self.uuids)
+        """What its Compose service should be; where this gpurack leaves what an older one made, that. Raises Unread."""
+        wanted, state = self.server.wanted, self.server.state
+        secrets, salt = self.server.secrets.get(self.name, {}), drift.salt_of(self.name, state) or self.server.salt
+        words = compose.definition(self.name, wanted, state, self.uuids, secrets, salt)
+        older = drift.compare(self.name, wanted, state, words).older
+        return older or compose.service(self.name, wanted, state, self.uuids)
 
 
 class Lab:

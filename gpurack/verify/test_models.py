@@ -217,12 +217,13 @@ def test_cards(entry: Entry) -> Iterator[Drift]:
 def test_bound(entry: Entry) -> Iterator[Drift]:
     """It is published where `bind` and `port` say, and nobody listens on that port anywhere else."""
     container, server = entry.container, entry.server
-    expected = compose.address(entry.model.bind, server.state), entry.model.port
+    expected = compose.address_of(entry.name, server.wanted, server.state), entry.model.port
     bindings = published(container) if container else {expected}
     if bindings != {expected} and container["HostConfig"]["NetworkMode"] != "host":
         found = ", ".join(place(*one) for one in sorted(bindings)) or "nowhere"
         yield Drift("published", place(*expected), found, afresh(entry))
-    of_all = {(compose.address(one.bind, server.state), one.port) for one in server.wanted.entries.values()}
+    every = server.wanted.entries.items()
+    of_all = {(compose.address_of(name, server.wanted, server.state), one.port) for name, one in every}
     for address, port, who in server.seen["listeners"]:
         if port == entry.model.port and (address, port) not in of_all | bindings:
             stranger = who or "a process"

@@ -1,7 +1,7 @@
 """One JSON file is one behaviour: a spec and a host in, the commands and the noop text out.
 
 Driven through `_inner`, as pyinfra tests its own operations, with a fake host whose look is remembered already. Fields:
-operation, args, inventory (the host's data), before and running (models that run), host (words of
+operation, args, inventory (the host's data), before and running (models that run), older, host (words of
 tests.given.host_state), executing, unattended; then
 commands, noop and said. A command is its text, or one of the forms of `matches`.
 """
@@ -28,6 +28,7 @@ from gpurack.spec.fleet import check_fleet
 from gpurack.spec.host import Host
 from gpurack.state.model import HostState
 from tests.given import host_state, running
+from tests.unit.test_upgrade_rule import older
 
 CASES = sorted(Path(__file__).parent.glob("*.json"))
 OPERATIONS = {
@@ -45,6 +46,7 @@ FIELDS = {
     "before",
     "host",
     "running",
+    "older",
     "executing",
     "unattended",
     "commands",
@@ -133,7 +135,10 @@ def contains(found: Any, part: Any) -> bool:
 
 
 def given_host(case: dict[str, Any], before: Host) -> HostState:
-    """The case's host; `running` names models that run as the inventory `before` wanted, with their cards' indices."""
+    """The case's host; `running` names models that run as the inventory `before` wanted, with their cards' indices.
+    `older`: all of `before` runs, these models as a gpurack made them that knew no security options."""
+    if "older" in case:
+        return older(before, of=tuple(case["older"]))
     words = dict(case.get("host", {}))
     bare = host_state(**words)
     cards = {gpu.index: gpu.uuid for gpu in bare.gpus}

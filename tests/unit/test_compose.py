@@ -261,8 +261,9 @@ def test_where_a_model_listens_and_is_asked(bind: str, address: str, url: str) -
     assert compose.probe_url("alpha", models(alpha={"bind": bind}), state) == url
 
 
-def test_without_a_default_route_lan_is_every_address() -> None:
-    assert compose.address("lan", host_state(address="")) == "0.0.0.0"
+def test_without_a_default_route_lan_is_no_address() -> None:
+    """It was every address once; see tests/security/test_exposure.py."""
+    assert compose.address("lan", host_state(address="")) == ""
 
 
 @pytest.mark.parametrize(

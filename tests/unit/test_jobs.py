@@ -64,6 +64,7 @@ def test_a_prompt_as_a_service_that_runs_once() -> None:
             {"type": "bind", "source": "/w/a.gguf", "target": "/weights/a.gguf", "read_only": True,
              "bind": {"create_host_path": False}},
         ],
+        "security_opt": ["no-new-privileges:true"],
         "labels": {"gpurack.job": jobs.definition("ask", host)},
     }  # fmt: skip
     assert planned.job == {

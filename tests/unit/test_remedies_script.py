@@ -26,6 +26,9 @@ from tests.unit.host_programs import load
         (2, "Error: Invalid value for '--num_workers': 'many' is not a valid integer.", "correct args"),
         (1, "ValueError: Invalid repository ID or local directory specified: '/weights/x'.", "whether weights names"),
         (1, "RuntimeError: Insufficient space in /dev/shm for shared-memory allocation", "shm_size"),
+        (1, 'sudo: The "no new privileges" flag is set, which prevents sudo from running as root.', "security_opt"),
+        (1, "sudo: effective uid is not 0, is /usr/bin/sudo on a file system with the 'nosuid' option set …",
+         "security_opt"),
         # LiteLLM and Open WebUI with settings that people find in their documentation, seen
         (1, "LiteLLM Proxy: DATABASE_URL uses unsupported scheme '<missing scheme>'. LiteLLM's database features …",
          "correct DATABASE_URL"),

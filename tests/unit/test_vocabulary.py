@@ -18,6 +18,7 @@ IN_PYTHON, IN_YAML = re.findall(r"```(?:python|yaml)\n(.*?)```", EXAMPLE, re.DOT
 def python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fleet:
     monkeypatch.setenv("LAB_KEY", "sk-lab")
     monkeypatch.setenv("GATEWAY_KEY", "sk-gateway")
+    monkeypatch.setenv("CHAT_ADMIN", "correct horse")
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / ".config/gpurack").mkdir(parents=True)
     (tmp_path / ".config/gpurack/hf_token").write_text("hf_lab")

@@ -22,7 +22,7 @@ import pytest
 import yaml
 
 from gpurack.engines import ENGINES
-from gpurack.engines.base import normal, with_secrets
+from gpurack.engines.base import SHARED_MEMORY, normal, with_secrets
 from gpurack.engines.known_flags import FOLDER as KNOWN_FLAGS
 from gpurack.engines.llama_cpp_python import CONFIG, KEYED_CONFIG
 from gpurack.engines.sglang import KEEPER
@@ -123,8 +123,8 @@ def test_service_means_what_the_command_did(path: Path) -> None:
     cards = [card.removeprefix("nvidia.com/gpu=GPU-") for device in devices for card in device["device_ids"]]
     every = [str(index) for index in range(len(case.get("cards", [])))]
     assert cards == (every if typed["gpus"] == ["all"] else typed["gpus"])
-    if typed["ipc"]:
-        assert service.get("ipc") == typed["ipc"]
+    if typed["ipc"]:  # what it is for, without the host's own
+        assert (typed["ipc"], service.get("ipc"), service["shm_size"]) == ("host", None, SHARED_MEMORY)
     words = [*(service.get("entrypoint") or []), *(service.get("command") or [])]
     for flag, value in typed["flags"].items():
         if flag not in differs:

@@ -152,6 +152,7 @@ def meaning(
         "mounts": list(binds.values()),
         "listens": f"{port['host_ip']}:{port['published']}",
         "ipc": service.get("ipc"),
+        **({"shm_size": service["shm_size"]} if "shm_size" in service else {}),
         "flags": flags,
         "env": {key: value for key, value in service.get("environment", {}).items() if key not in OURS},
         **({"compose": {word: service[word] for word in words}} if words else {}),

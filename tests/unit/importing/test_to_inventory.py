@@ -191,7 +191,7 @@ def test_cards(cards: str, flags: str, gpus: list[int], sentence: str | None) ->
          "lmsysorg/sglang:v0.5.23 python3 -m sglang.launch_server "
          "--model-path /m/q --host 0.0.0.0 --port 30000 --context-length 8192",
          {"engine": "sglang", "version": "0.5.23", "weights": "/m/q", "gpus": [1], "context": 8192, "port": 30000,
-          "bind": "loopback", "served_name": "/m/q", "compose": {"shm_size": "32g", "ipc": None}}),
+          "bind": "loopback", "served_name": "/m/q", "compose": {"shm_size": "32g"}}),
         ("docker run -d -p 127.0.0.1:3000:8080 -e OPENAI_API_BASE_URL=http://v:8000/v1 -v w:/app/backend/data "
          "--name web ghcr.io/open-webui/open-webui:v0.12.4\n"
          "docker run -d --name v -p 127.0.0.1:8000:8000 -v /m:/m ghcr.io/ggml-org/llama.cpp:server-b7000 "

@@ -1,0 +1,87 @@
+"""What a run refuses to make although it could, and what it says of what serves like that already. Pure.
+
+A refusal that a later gpurack brings must not take a model away that served until then: it is an error for what a run
+would create or recreate, and a warning for what stays. A new one is a function in REFUSALS.
+"""
+
+import ipaddress
+from collections.abc import Callable, Iterator, Mapping
+
+from gpurack.endpoints import on_loopback
+from gpurack.engines import ENGINES
+from gpurack.plan import compose
+from gpurack.spec.host import Host
+from gpurack.state.model import HostState
+
+MADE = ("create", "recreate")
+"""The actions that refusals are errors for."""
+
+Refusal = Callable[[str, Host, HostState], str | None]
+
+
+def refusal(name: str, spec: Host, state: HostState) -> str | None:
+    """Why an entry must not be made as the inventory has it; None when it may. Says what to write."""
+    return next((sentence for rule in REFUSALS if (sentence := rule(name, spec, state))), None)
+
+
+def no_lan_address(name: str, spec: Host, state: HostState) -> str | None:
+    """`bind: lan` on a host without a default route."""
+    if spec.entries[name].bind != "lan" or state.address:
+        return None
+    addresses = ", ".join(state.addresses) or "gpurack sees none (ip address)"
+    return (
+        "`bind: lan` is the address of the default route, and the host has none. Write one of its addresses as "
+        f"`bind`: {addresses}."
+    )
+
+
+def no_first_account(name: str, spec: Host, state: HostState) -> str | None:
+    """A page that other machines reach, and where whoever comes first becomes the administrator."""
+    volume = unclaimed_volumes(spec).get(name)
+    if volume is None or volume in state.accounts:
+        return None
+    return f"its database has no account yet, and {FIRST_ACCOUNT}"
+
+
+def unclaimed_volumes(spec: Host) -> dict[str, tuple[str, str]]:
+    """Enabled page that other machines reach, for whose database the inventory has no first account → (user, volume)
+    of that database."""
+    return {
+        name: (model.dockerd, f"{compose.PROJECT}_{volume}")
+        for name, model in spec.services.items()
+        if model.enabled and not on_loopback(model.bind) and (volume := ENGINES[model.engine].unclaimed(model, name))
+    }
+
+
+FIRST_ACCOUNT = (
+    "whoever opens the page first becomes its administrator. Give the first account in `keys`: "
+    '{"admin@uni.example": {"env": "PASSWORD"}}, or write `bind: loopback`.'
+)
+
+REFUSALS: tuple[Refusal, ...] = (no_lan_address, no_first_account)
+
+
+def warnings(kept: Mapping[str, str], spec: Host, state: HostState) -> Iterator[str]:
+    """One sentence for each thing that is wrong with a host's models and blocks nothing. kept: what serves although it
+    would be refused now → why."""
+    for sentence in dict.fromkeys(kept.values()):
+        names = [name for name, said in kept.items() if said == sentence]
+        yield f"{', '.join(names)}: {sentence}"
+    open_to_all = [f"{name}:{one.port}" for name, one in spec.entries.items() if one.enabled and one.bind == "lan"]
+    if open_to_all and is_public(state.address):
+        yield (
+            f"reachable from the internet: {', '.join(open_to_all)}. `bind: lan` is the public address {state.address} "
+            f'here; write bind: "{state.address}" where that is meant, or "loopback".'
+        )
+
+
+def is_public(address: str) -> bool:
+    """Is it an address that the whole internet can reach, unless something in between forbids it?
+
+    >>> is_public("10.0.0.7"), is_public("fd00::7"), is_public("8.8.8.8"), is_public("")
+    (False, False, True, False)
+    """
+    try:
+        return ipaddress.ip_address(address).is_global
+    except ValueError:
+        return False
