@@ -14,17 +14,19 @@ from pyinfra.api.arguments import ConnectorArguments
 from pyinfra.connectors.util import CommandOutput
 from typing_extensions import override
 
-from gpurack.operations.commands import SIGN_OF_LIFE
+from gpurack.operations.commands import SIGN_OF_LIFE, folders
 from gpurack.plan.models import Upload
 from gpurack.spec.local_files import files_of, sha256
 from gpurack.state.snapshot import forget
 
 BLOCK = 1 << 20
 LOOK = """\
+folders() {{ python3 -c {folders} "$@"; }}
+folders make {above} || exit 1
 [ -e {path} ] && echo {there} && exit
-mkdir -p {folder} && df -B1 --output=avail {folder} | tail -n 1 && cd {part} && find . -type f -printf '%s %P\\n'"""
+folders clean {folder} && df -B1 --output=avail {folder} | tail -n 1 && cd {part} && find . -type f -printf '%s %P\\n'"""
 THERE = "there"
-"""An earlier run copied it, but did not get to use it."""
+"""An earlier run copied it, but did not get to use it. (Nobody else could: the folder is root's.)"""
 RECEIVE = """\
 umask 022; mkdir -p {folder} && cat >>{file}.part || exit 1
 [ "$(stat -c %s {file}.part)" = {size} ] || {{ echo "the connection ended"; exit 1; }}
@@ -55,7 +57,9 @@ class Copy(StringCommand):
         source, path = self.upload.source, self.upload.path
         part, files = f"{path}.part", files_of(source)
         quoted = {"part": shlex.quote(part), "path": shlex.quote(path)}
-        free, *there = self._run(host, arguments, LOOK.format(**quoted, folder=quoted["part"], there=THERE))
+        above, program = shlex.quote(path.rpartition("/")[0]), shlex.quote(folders())
+        look = LOOK.format(**quoted, folder=quoted["part"], above=above, folders=program, there=THERE)
+        free, *there = self._run(host, arguments, look)
         if free == THERE:
             return
         have = {name: int(size) for size, _, name in (line.partition(" ") for line in there)}
@@ -86,7 +90,7 @@ class Copy(StringCommand):
             StringCommand("sh", "-c", shlex.quote(script)), print_output=False, print_input=False, **given
         )
         if not ok:
-            raise OSError(next(reversed(output.output_lines), "the host said nothing"))
+            raise OSError(next(reversed(output.output_lines), "the host said nothing").removeprefix("error "))
         return list(output.stdout_lines)
 
 

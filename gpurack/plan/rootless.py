@@ -17,7 +17,7 @@ from gpurack.plan.network import HEAD, digest, environment
 from gpurack.plan.packages import installed
 from gpurack.plan.platforms import Platform, platform_of
 from gpurack.plan.restart import may_stop_foreign, stops_foreign
-from gpurack.plan.steps import Plan, Shell, Step, WriteFile, written
+from gpurack.plan.steps import Folder, Plan, Shell, Step, WriteFile, written
 from gpurack.plan.subordinate_ids import subordinate_ids, wrong_range
 from gpurack.resources import read_text
 from gpurack.spec.host import Host
@@ -190,19 +190,11 @@ def folders(name: str, user: User, spec: Host) -> list[Step]:
         command = f"install -d -m 711 {paths.USERS} {paths.project(name)}"
         steps.append(Shell(f"folder of {name}'s Compose project", command))
     if user.acl != f"user::rwx user:{user.uid}:r-x group::--- mask::r-x other::---":
-        above, place = shlex.quote(weights.of_users(spec)), shlex.quote(f"{weights.of_users(spec)}/{name}")
-        why = f"error {spec.weights_dir} has no ACLs (its file system), so {name}'s weights would be open to others."
-        command = (
-            f"install -d -m 711 {above} && install -d -m 700 {place} && {{ setfacl -b -m u:{user.uid}:rx {place} || "
-        )
-        command += f"{{ echo {shlex.quote(why)}; exit 1; }}; }}"
-        steps.append(Shell(f"folder of {name}'s weights, closed to others", command))
+        place = f"{weights.of_users(spec)}/{name}"
+        steps.append(Folder(f"folder of {name}'s weights, closed to others", "weights", place, name))
     root = spec.docker.rootless[name].daemon.get("data-root")
     if isinstance(root, str) and user.docker.get("DockerRootDir") != root:
-        place, ids = shlex.quote(root), f"-o {user.uid} -g {user.gid}"
-        command = f"[ -d {place} ] || {as_user(name, user)} mkdir -p {place} 2>/dev/null || "
-        command += f"{{ mkdir -p {place} && install -d -m 711 {ids} {place}; }}"
-        steps.append(Shell(f"{root} for {name}'s Docker", command))
+        steps.append(Folder(f"{root} for {name}'s Docker", "data", root, name))
     return steps
 
 

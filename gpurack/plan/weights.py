@@ -46,6 +46,17 @@ def paths(spec: Host) -> list[str]:
     return [path for path in found if path]
 
 
+def readers(spec: Host) -> dict[str, str]:
+    """The paths that the entries of one user alone want → that user, as whom they are read where others than root may
+    change them. What the host's own Docker wants, or several users, root reads, and follows nobody's links there."""
+    wanted: dict[str, set[str]] = {}
+    for entry in spec.everything.values():
+        if entry.enabled:
+            for one in weights_of(entry):
+                wanted.setdefault(place(spec, one, entry.dockerd), set()).add(entry.dockerd)
+    return {path: users.pop() for path, users in wanted.items() if len(users) == 1 and "" not in users}
+
+
 def job_folder(spec: Host, name: str) -> str:
     """The folder that a job reads and writes."""
     return spec.jobs[name].folder or f"{spec.weights_dir}/jobs/{name}"
