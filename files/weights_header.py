@@ -230,16 +230,12 @@ def shown(path):
 
 
 def answer(path):
-    """The facts of the weights at a path, as a line of JSON, or {"problem": why there are none}; never an exception."""
-    name = path.decode("utf-8", "replace")
+    """The facts of the weights at a path, or {"problem": why there are none}; never an exception but Slow."""
     try:
-        signal.setitimer(signal.ITIMER_REAL, SECONDS)
-        said = json.dumps(dict(read(path), path=name), sort_keys=True)
-        if len(said) > ANSWER:
+        said = read(path)
+        if len(json.dumps(said)) > ANSWER:
             raise ValueError("their header says more than any")
         return said
-    except Slow:
-        problem = "their header took more than %d s" % SECONDS
     except OSError as error:
         problem = "%s: %s" % (shown(error.filename or path), error.strerror)
     except struct.error:
@@ -248,24 +244,35 @@ def answer(path):
         problem = str(error)
     except (ArithmeticError, LookupError, TypeError, AttributeError, RecursionError, MemoryError) as error:
         problem = "their header could not be read (%r)" % error
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-    return json.dumps({"path": name, "problem": problem[:300]}, sort_keys=True)
+    return {"problem": problem[:300]}
 
 
 class Slow(Exception):
     """A header takes too long."""
 
 
-def main():
+def bounded(path):
+    """The same, in a time that its maker cannot make longer."""
+
     def end(*_):
         raise Slow
 
     signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    try:
+        return answer(path)
+    except Slow:
+        return {"problem": "their header took more than %d s" % SECONDS}
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def main():
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     for line in sys.stdin.buffer:
-        print(answer(line.rstrip(b"\n")), flush=True)
+        path = line.rstrip(b"\n")
+        print(json.dumps(dict(bounded(path), path=path.decode("utf-8", "replace")), sort_keys=True), flush=True)
 
 
 if __name__ == "__main__":

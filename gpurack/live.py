@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from gpurack.looks import look_at_all
+from gpurack.plan import weights
 from gpurack.plan.daemon_json import plan_daemon_json
 from gpurack.plan.docker import plan_docker
 from gpurack.plan.jobs import awaiting, plan_jobs
@@ -31,7 +32,8 @@ def show_host(console: Console, name: str, wanted: spec.Host, seen: HostState) -
         failed |= is_error
         lines.append(f"  [red]error[/]  {escape(line)}" if is_error else f"  [yellow]~[/] {escape(line)}")
     console.print(f"[bold]{escape(name)}[/]   {'no change' if not lines else ''}")
-    for text in lines:
+    warnings = [] if seen.trouble else weights.changeable(wanted, seen)
+    for text in [*(f"  [yellow]warning[/]  {escape(warning)}" for warning in warnings), *lines]:
         console.print(text)
     return int(failed)
 

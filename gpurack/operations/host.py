@@ -95,12 +95,15 @@ def users_down() -> Mapping[str, str]:
     return down
 
 
-def announce(operation: str, reasons: Sequence[str], errors: Sequence[str] = ()) -> None:
+def announce(
+    operation: str, reasons: Sequence[str], errors: Sequence[str] = (), warnings: Sequence[str] = ()
+) -> None:
     """Says on the screen what will happen and why, once: at Prepare, and at Execute only what was not said then.
 
     The names of operations are shared by all hosts, so they cannot carry reasons.
     """
-    lines = [f"~ {reason}" for reason in reasons] + [f"error {error}" for error in errors]
+    lines = [f"warning {warning}" for warning in warnings]
+    lines += [f"~ {reason}" for reason in reasons] + [f"error {error}" for error in errors]
     if errors:
         REPORT.announced(host.name, errors)
     said = host.connector_data.setdefault(f"gpurack said {operation}", [])

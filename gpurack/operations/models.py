@@ -82,6 +82,7 @@ def models(wanted: Host, prune: str | None = None, after_jobs: bool = False) -> 
         {**{user: why for user in users_of(wanted) if (why := in_the_way(user, state))}, **users_down()},
         () if after_jobs else left_out,
     )
+    announce("Models", (), warnings=plan.warnings)
     if plan.nothing:
         host.noop("Models: nothing to do")
         return

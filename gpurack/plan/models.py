@@ -4,6 +4,7 @@ The differences are found by drift.py, what stands in the way by obstacles.py; j
 the runner on the host carries out.
 """
 
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +39,7 @@ class ModelsPlan:
     """changes: one for every model of the inventory that could be planned and every container to remove.
 
     errors: model → sentence; nothing of such a model is touched. steps: files to write before the job. uploads: to copy
-    before it, too.
+    before it, too. warnings: sentences about what goes on as it is.
     job: what the runner on the host (files/models.py) gets by standard input; None when there is nothing to do.
     """
 
@@ -46,6 +47,7 @@ class ModelsPlan:
     errors: Mapping[str, str] = field(default_factory=dict)
     steps: tuple[Step, ...] = ()
     uploads: tuple[Upload, ...] = ()
+    warnings: tuple[str, ...] = ()
     job: Mapping[str, Any] | None = None
 
     @property
@@ -142,7 +144,8 @@ def plan_models(
         job["logins"] = images.logins_for(job, logins or {}, state)
         job["prune"] = prune
     steps = tuple(host_files(state)) if job or services or state.ours else ()
-    return ModelsPlan(tuple(changes), errors, steps, uploads(spec, state, acting), job)
+    warned = tuple(weights.changeable(spec, state))
+    return ModelsPlan(tuple(changes), errors, steps, uploads(spec, state, acting), warned, job)
 
 
 def projects(
@@ -195,6 +198,9 @@ def host_files(state: HostState) -> list[Step]:
     for path, mode in (*((part, "644") for part in paths.RUNNER_PARTS), (paths.RUNNER, "755")):
         text = read_text(f"files/{path.rpartition('/')[2]}")
         steps += written(f"the models' runner, {path}", path, text, state, mode)
+    if state.exposed:
+        files = shlex.join(sorted(state.exposed))
+        steps.append(Shell(f"close {files} to others than root", f"chmod go= {files}"))
     unit = render(
         "templates/gpurack.service.j2",
         compose_file=paths.compose_file(""),
