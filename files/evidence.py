@@ -391,11 +391,16 @@ def hashed_before():
     return {line[3]: line[:3] for line in lines if len(line) == 4}
 
 
-AS_USER = """\
+AS_USER = r"""
 path=$1 deep=$2
-case $path in *-?????-of-?????.gguf) set -- "${path%-?????-of-?????.gguf}"-?????-of-"${path##*-of-}" ;; *) set -- "$path" ;; esac
-find -L "$@" -type f -printf '%s %T@ %p\\0' | if [ "$deep" ]; then
-	xargs -0 -n 1 sh -c 'sum=$(dd if="${1#* * }" iflag=nonblock bs=4M status=none | sha256sum) && printf "%s %s\\0" "${sum%% *}" "$1"' sh
+case $path in
+*-?????-of-?????.gguf) set -- "${path%-?????-of-?????.gguf}"-?????-of-"${path##*-of-}" ;;
+*) set -- "$path" ;;
+esac
+find -L "$@" -type f -printf '%s %T@ %p\0' | if [ "$deep" ]; then
+	xargs -0 -n 1 sh -c '
+		sum=$(dd if="${1#* * }" iflag=nonblock bs=4M status=none | sha256sum)
+		printf "%s %s\0" "${sum%% *}" "$1"' sh
 else
 	sed -z 's/^/- /'
 fi

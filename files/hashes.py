@@ -179,7 +179,8 @@ def listed_as(become, path, parts):
         kept = re.compile(re.escape(name) + r"-\d{5}-of-" + re.escape(parts))
         argv = ["find", "-L", folder, "-mindepth", "1", "-maxdepth", "1", "-type", "f", "-print0"]
     else:
-        kept, argv = None, ["find", "-L", path, "-mindepth", "1", "-name", ".*", "-prune", "-o", "-type", "f", "-print0"]
+        kept, hidden = None, ("-name", ".*", "-prune", "-o")
+        argv = ["find", "-L", path, "-mindepth", "1", *hidden, "-type", "f", "-print0"]
     found = [os.fsdecode(name) for name in said_as(become, *argv).split(b"\0") if name]
     if kept:
         return sorted(one for one in found if os.path.dirname(one) == folder and kept.fullmatch(os.path.basename(one)))

@@ -24,7 +24,8 @@ LOOK = """\
 folders() {{ python3 -c {folders} "$@"; }}
 folders make {above} || exit 1
 [ -e {path} ] && echo {there} && exit
-folders clean {folder} && df -B1 --output=avail {folder} | tail -n 1 && cd {part} && find . -type f -printf '%s %P\\n'"""
+folders clean {folder} && df -B1 --output=avail {folder} | tail -n 1 &&
+	cd {part} && find . -type f -printf '%s %P\\n'"""
 THERE = "there"
 """An earlier run copied it, but did not get to use it. (Nobody else could: the folder is root's.)"""
 RECEIVE = """\

@@ -95,9 +95,7 @@ def users_down() -> Mapping[str, str]:
     return down
 
 
-def announce(
-    operation: str, reasons: Sequence[str], errors: Sequence[str] = (), warnings: Sequence[str] = ()
-) -> None:
+def announce(operation: str, reasons: Sequence[str], errors: Sequence[str] = (), warnings: Sequence[str] = ()) -> None:
     """Says on the screen what will happen and why, once: at Prepare, and at Execute only what was not said then.
 
     The names of operations are shared by all hosts, so they cannot carry reasons.
