@@ -199,7 +199,7 @@ def hash_as(become, path, tell):
             if done > count:
                 break
     if done != count:
-        raise OSError(errno.EIO, "it gave another number of bytes than it has", path)
+        raise OSError(errno.EACCES, "its user reads {} bytes of {}".format(done, count), path)
     return digest.hexdigest()
 
 

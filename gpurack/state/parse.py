@@ -196,9 +196,8 @@ def owned(lines: list[str]) -> dict[str, frozenset[str]]:
             mode, owner, group, path = int(match[1], 8), *match.groups()[1:]
             who = found.setdefault(path, set())
             who |= {owner} if owner not in ("root", "0") else set()
-            if not line.startswith("l "):
-                who |= {f"the group {group}"} if mode & 0o020 else set()
-                who |= {"everybody"} if mode & 0o002 else set()
+            if mode & 0o022 and not line.startswith("l "):
+                who.add("everybody" if mode & 0o002 else f"the group {group}")
     return {path: frozenset(who) for path, who in found.items()}
 
 
