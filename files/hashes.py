@@ -155,12 +155,12 @@ def output_as(become, *argv):
 
 def said_as(become, *argv):
     """The same, whole. Raises OSError where it is longer than any such answer."""
-    said = b""
+    said = bytearray()
     for block in output_as(become, *argv):
         said += block
         if len(said) > LONGEST:
             raise OSError(errno.EFBIG, "its user's {} says too much".format(argv[0]))
-    return said
+    return bytes(said)
 
 
 def stamp_as(become, path):

@@ -135,7 +135,10 @@ def value(data, at, kind):
     kind, count = data.number("<I", at), data.number("<Q", at + 4)
     at, items = at + 12, []
     if count > LONGEST and kind in SCALARS:
-        return count, at + count * struct.calcsize(SCALARS[kind])
+        end = at + count * struct.calcsize(SCALARS[kind])
+        if end > data.size:
+            raise struct.error("too short")
+        return count, end
     for _ in range(min(count, MOST)):
         item, at = value(data, at, kind)
         if count <= LONGEST:
