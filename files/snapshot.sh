@@ -101,7 +101,7 @@ look_host() {
 	# Where SELinux is enforced, Docker may confine containers by labels.
 	if [ "$(cat /sys/fs/selinux/enforce 2>/dev/null)" = 1 ]; then
 		section labels
-		printf '%s\n' "$WEIGHTS" | while IFS= read -r path; do
+		printf '%s\n' "$ALL_WEIGHTS" | while IFS= read -r path; do
 			[ -n "$path" ] && [ -e "$path" ] && echo "$(stat -L -c %C "$path" 2>/dev/null)|$path"
 		done
 	fi

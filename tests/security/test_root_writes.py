@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import os
 import pwd
+import shlex
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gpurack.operations.commands import Streamed, carry_out
+from gpurack.operations.commands import folders as folders_program
 from gpurack.operations.copying import Copy
 from gpurack.plan.models import Upload, plan_models
-from gpurack.plan.steps import Shell
+from gpurack.plan.rootless import plan_rootless
+from gpurack.plan.steps import Folder, Shell
+from gpurack.state.model import User
 from gpurack.state.parse import parse
-from tests.given import SALT, host_state, models
+from tests.given import SALT, host_state, models, spec
 from tests.security.users import USER, give, needs_root, place  # noqa: F401
 from tests.unit.host_programs import Fakes, load
 from tests.unit.test_copying import Shell as Connection
@@ -274,6 +280,22 @@ def test_users_weights_have_no_folder_in_a_users_folder(
     assert folders.main("weights", str(data / "users/bob"), USER) == 1
     assert f"error {data} belongs to {USER}" in capsys.readouterr().err
     assert not (data / "users/bob").exists()
+
+
+def test_the_plan_has_no_command_of_roots_in_a_users_reach() -> None:
+    """What is made for users is told to files/folders.py; the path is an argument of it, whatever it holds."""
+    path = "/data/it's; id/docker"
+    told = spec({"docker": {"rootless": {"ada": {"daemon": {"data-root": path}}}}})
+    bare = replace(host_state(), users={"ada": User(1001, 1001, "/home/ada")})
+    steps = [step for step in plan_rootless(told, bare, False).steps if isinstance(step, Folder)]
+    assert [(step.kind, step.path, step.user) for step in steps] == [
+        ("weights", "/var/lib/gpurack/weights/users/ada", "ada"),
+        ("data", path, "ada"),
+    ]
+    (command,) = carry_out(steps[1])
+    assert shlex.split(str(command)) == ["python3", "-", "data", path, "ada"]
+    assert isinstance(command, Streamed)
+    assert command.connector_arguments["_stdin"] == folders_program()
 
 
 # --- what root remembers ---------------------------------------------------------------------------------------------

@@ -64,7 +64,9 @@ GGUFS: dict[str, dict[str, Any]] = {
     "endless empty texts": {"body": array(8, HUGE), "size": 1 << 40},
     "endless empty arrays": {"body": array(9, HUGE), "size": 1 << 40},
     "endless numbers": {"body": array(0, HUGE), "size": 1 << 40},
-    "a text of a terabyte": {"body": text(b"a") + struct.pack("<IQ", 8, (1 << 40) - 100), "size": 1 << 40, "tensors": 1},
+    "a text of a terabyte": {
+        "body": text(b"a") + struct.pack("<IQ", 8, (1 << 40) - 100), "size": 1 << 40, "tensors": 1,
+    },
     "a text that ends behind the file": {"body": text(b"a") + struct.pack("<IQ", 8, HUGE + 5)},
     "a key of a terabyte": {"body": struct.pack("<Q", (1 << 40) - 100), "size": 1 << 40},
     "arrays in arrays": {"body": text(b"a") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 50_000},
