@@ -7,6 +7,7 @@ its socket and not by its program, listeners, cards and answers are read here on
 
 import base64
 import concurrent.futures
+import errno
 import glob
 import hashlib
 import hmac
@@ -40,13 +41,32 @@ def run(*argv):
     return done.returncode, out or error
 
 
+LARGEST = 64 << 20  # bytes of a text
+
+
 def content(path):
     """A file's text, None when there is none."""
     try:
-        with open(path, "rb") as file:
-            return file.read().decode("utf-8", "replace")
+        with opened(path) as file:
+            return file.read(LARGEST).decode("utf-8", "replace")
     except OSError:
         return None
+
+
+def opened(path):
+    """A file to read. What could block or answer (a FIFO, a device) is not opened, and links only where root made
+    them: root reads nothing for others. Raises OSError."""
+    for _ in range(10):
+        if os.path.islink(path) and os.lstat(path).st_uid in (0, os.geteuid()):
+            path = os.path.join(os.path.dirname(path), os.readlink(path))
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    if not stat.S_ISREG(os.lstat(path).st_mode):
+        raise OSError(errno.EINVAL, "no file", path)
+    file = os.fdopen(os.open(path, flags), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "no file", path)
+    return file
 
 
 # --- the system ------------------------------------------------------------------------------------------------------
@@ -345,9 +365,11 @@ REMEMBERED = "/var/lib/gpurack/sha256"
 """A line for each file that was hashed: its size and time of change then, its sha256, its path."""
 
 
-def weights(path, deep):
+def weights(path, deep, user=""):
     """Size, time of change and (deep) sha256 of a file, or of every file of a folder; what they were when they were
-    hashed, and what a hub said of them when they were fetched."""
+    hashed, and what a hub said of them when they were fetched. Those of a user's Docker are read as that user."""
+    if user:
+        return weights_as(user, path, deep)
     if not os.path.exists(path):
         return None
     names = [path]
@@ -355,23 +377,61 @@ def weights(path, deep):
         names = [os.path.join(folder, name) for folder, _, inside in os.walk(path) for name in inside]
     elif re.search(r"-\d{5}-of-\d{5}\.gguf$", path):
         names = glob.glob(re.sub(r"-\d{5}-of-", "-?????-of-", path))
-    lines = (line.split(" ", 3) for line in (content(REMEMBERED) or "").splitlines())
-    remembered = {line[3]: line[:3] for line in lines if len(line) == 4}
-    found = {}
+    remembered, found = hashed_before(), {}
     for name in sorted(names):
         status = os.stat(name)
         key = os.path.relpath(name, path) if os.path.isdir(path) else os.path.basename(name)
         found[key] = {"size": status.st_size, "mtime": status.st_mtime, "then": remembered.get(name)}
         if deep:
             found[key]["sha256"] = sha256(name)
-    return {"files": found, "hub": noted(path + ".json")}
+    return {"files": found, "hub": noted(content(path + ".json"))}
 
 
-def noted(path):
+def hashed_before():
+    """File → size, time of change and sha256 when it was hashed."""
+    lines = (line.split(" ", 3) for line in (content(REMEMBERED) or "").splitlines())
+    return {line[3]: line[:3] for line in lines if len(line) == 4}
+
+
+AS_USER = r"""
+path=$1 deep=$2
+case $path in
+*-?????-of-?????.gguf) set -- "${path%-?????-of-?????.gguf}"-?????-of-"${path##*-of-}" ;;
+*) set -- "$path" ;;
+esac
+find -L "$@" -type f -printf '%s %T@ %p\0' | if [ "$deep" ]; then
+	xargs -0 -n 1 sh -c '
+		sum=$(dd if="${1#* * }" iflag=nonblock bs=4M status=none | sha256sum)
+		printf "%s %s\0" "${sum%% *}" "$1"' sh
+else
+	sed -z 's/^/- /'
+fi
+printf '@%s' "$([ -f "$path.json" ] && head -c 1000000 "$path.json" | base64 -w 0)"
+"""
+
+
+def weights_as(user, path, deep):
+    """The same, as a user says it: root follows no link of theirs."""
+    limit = "86400" if deep else "60"
+    argv = ("timeout", "-k", "1", limit, "runuser", "-u", user, "--", "sh", "-c", AS_USER, "sh", path)
+    files, _, hub = run(*argv, "deep" if deep else "")[1].rpartition("@")
+    remembered, found = hashed_before(), {}
+    for line in filter(None, files.split("\0")):
+        said = re.match(r"([0-9a-f]{64}|-) (\d{1,18}) (\d{1,18}(?:\.\d+)?) (.*)", line, re.S)
+        if said:
+            sha256, size, mtime, name = said.groups()
+            key = os.path.relpath(name, path) if name.startswith(path + "/") else os.path.basename(name)
+            found[key] = {"size": int(size), "mtime": float(mtime), "then": remembered.get(name)}
+            if deep:
+                found[key]["sha256"] = sha256
+    return {"files": found, "hub": noted(base64.b64decode(hub).decode("utf-8", "replace"))} if found else None
+
+
+def noted(text):
     """What was written down of a repository, or of one file in it; None for nothing, or for a file of somebody else's
     beside weights by path."""
     try:
-        said = json.loads(content(path) or "null")
+        said = json.loads(text or "null")
     except ValueError:
         return None
     return said if isinstance(said, dict) and isinstance(said.get("files"), dict) else None
@@ -379,7 +439,7 @@ def noted(path):
 
 def sha256(path):
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with opened(path) as file:
         for block in iter(lambda: file.read(1 << 22), b""):
             digest.update(block)
     return digest.hexdigest()
@@ -444,7 +504,7 @@ def answers(one, address):
 def model(name, one, daemons, system):
     """All that concerns one entry of the inventory and is not said by its daemon already."""
     container = (daemons.get(one["user"]) or {}).get("containers", {}).get(name)
-    found = {"weights": {path: weights(path, ASKED["deep"]) for path in one["weights"]}}
+    found = {"weights": {path: weights(path, ASKED["deep"], one["user"]) for path in one["weights"]}}
     if container is None or container["State"]["Status"] != "running":
         return found
     found["mounted"] = same_inside(container)

@@ -17,7 +17,8 @@ import threading
 from urllib.parse import quote, urlsplit
 
 from common import Failure, Progress, run, say, size  # (beside this file)
-from hashes import hash_of, known_hash, remember
+from hashes import hash_of, known_hash, reader, remember
+from safe_paths import clean_folder, create, leftover, make_folder, read_file, remove
 
 # --- one file --------------------------------------------------------------------------------------------------------
 
@@ -50,17 +51,20 @@ def record_of(wanted, folder):
 
 def left_behind(wanted):
     """Is a hub's folder of another commit than the lock's?"""
-    with contextlib.suppress(OSError, ValueError), open(record_of(wanted, wanted["path"]), encoding="utf-8") as stream:
-        return wanted.get("commit", "") not in ("", json.load(stream)["commit"])
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        said = json.loads(read_file(record_of(wanted, wanted["path"]), LARGEST_ANSWER).decode())
+        return wanted.get("commit", "") not in ("", said["commit"])
     return False
 
 
-def agree(name, locked, again):
-    """Are weights what the lock says? locked: file → sha256. again: how to have the old ones. Raises Failure."""
+def agree(name, locked, again, user=""):
+    """Are weights what the lock says? locked: file → sha256. again: how to have the old ones. user: in whose Docker
+    they are. Raises Failure."""
     progress = Progress(name)
     for file, sha256 in sorted(locked.items()):
+        tell = lambda done: progress.tell("checking the weights' sha256, {}".format(size(done)))  # noqa: E731
         try:
-            found = known_hash(file, lambda done: progress.tell("checking the weights' sha256, {}".format(size(done))))
+            found = known_hash(file, tell, reader(file, user))
         except OSError as error:
             found = "not to be had ({})".format(error.strerror)
         if found != sha256:
@@ -72,10 +76,10 @@ def agree(name, locked, again):
 
 def fetch_file(name, url, sha256, path):
     """Downloads to PATH.part, resumed where an earlier try stopped; renamed into place once its hash is right."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
+    make_folder(os.path.dirname(path))
     part = path + ".part"
     total = remote_size(url)
-    have = os.path.getsize(part) if os.path.exists(part) else 0
+    have = size_of(part)
     if total and have > total:  # of another file that was at this address
         os.unlink(part)
         have = 0
@@ -94,6 +98,12 @@ def fetch_file(name, url, sha256, path):
     remember(path, found)
 
 
+def size_of(part):
+    """How much of a file an earlier run left; 0 for nothing."""
+    status = leftover(part)
+    return status.st_size if status else 0
+
+
 def check_room(folder, more):
     free = shutil.disk_usage(folder).free
     if more > free:
@@ -104,9 +114,18 @@ def check_room(folder, more):
         )
 
 
+def curl(url, *options):
+    """The argv of a request: no configuration of anybody's is read, the URL is one URL and no pattern, and neither it
+    nor a redirect leads to a file."""
+    if not url.isprintable() or " " in url:
+        raise Failure("{!r} is not a valid URL, so nothing was fetched from it; see mirrors".format(url))
+    protocols = "=http,https"
+    return ["curl", "-q", "-g", "--proto", protocols, "--proto-redir", protocols, *options, "--url", url]
+
+
 def remote_size(url):
     """Content-Length, None when the server does not say."""
-    code, output = run("curl", "-sSfLI", "--retry", "2", "--max-time", "60", url)
+    code, output = run(*curl(url, "-sSfLI", "--retry", "2", "--max-time", "60"))
     if code:
         error = next((line for line in output.splitlines() if line.startswith("curl:")), "exit code {}".format(code))
         raise Failure("weights cannot be fetched from {}: {}. Try it on the host: curl -LI {}".format(url, error, url))
@@ -117,11 +136,12 @@ def remote_size(url):
 def download(name, url, part, total, before=0, token=None):
     """Into PART, resumed. total: of all files together, of which `before` bytes are there already. With a token no
     redirect is followed: it would go along."""
-    argv = ["curl", "-K", "-", "-sSf", "--proto", "=http,https", "--retry", "5", "--retry-delay", "2", "-C", "-"]
-    argv += ["-o", part, url] if token else ["-L", "-o", part, url]
+    given = with_token(token)
+    options = ["-K", "-", "-sSf", "--retry", "5", "--retry-delay", "2", "-C", "-", "-o", part]
+    argv = curl(url, *options) if token else curl(url, "-L", *options)
     process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     with contextlib.suppress(BrokenPipeError), process.stdin:
-        process.stdin.write(with_token(token))
+        process.stdin.write(given)
     progress, begun = Progress(name), os.path.getsize(part) if os.path.exists(part) else 0
     while True:
         try:
@@ -154,7 +174,10 @@ def checked(name, path):
 
 
 def with_token(token):
-    """curl's configuration, for its standard input: so a token is in no process's arguments."""
+    """curl's configuration, for its standard input: so a token is in no process's arguments. A line of it ends its
+    option, so a token with another line would be another option."""
+    if not (token or "").isprintable():
+        raise Failure("hf_token holds a control character; see where it comes from")
     escaped = re.sub(r'(["\\])', r"\\\1", token or "")
     return 'header = "Authorization: Bearer {}"\n'.format(escaped).encode() if token else b""
 
@@ -162,6 +185,7 @@ def with_token(token):
 # --- a repository of a hub -------------------------------------------------------------------------------------------
 
 REFUSED = (401, 403)
+LARGEST_ANSWER = 64 << 20  # bytes; a list of ten thousand files has 3 MB
 FORMATS = (".json", ".safetensors", ".txt", ".model", ".tiktoken", ".py", ".jinja", ".spm", ".vocab", ".bpe")
 PICKLED = (".bin", ".pth", ".pt")  # needed only where there are no safetensors
 OTHERS = {"onnx", "openvino", "coreml", "flax", "tf", "original", "metal", "assets", "images", "runs", "logs"}
@@ -185,16 +209,23 @@ class Answer:
 
 def request(url, token, *options):
     """One request with curl. Redirects are not followed, so nothing but this hub sees the token."""
-    argv = ["curl", "-K", "-", "-sSi", "--suppress-connect-headers", "--proto", "=http,https", "--retry", "2"]
-    argv += ["--max-time", "60", "-w", "\n%{http_code} %{redirect_url}", *options, url]
-    done = subprocess.run(argv, input=with_token(token), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    if done.returncode:
-        error = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or ["curl failed"]
+    options = ["-K", "-", "-sSi", "--suppress-connect-headers", "--retry", "2", "--max-time", "60", *options]
+    argv, given = curl(url, *options, "-w", "\n%{http_code} %{redirect_url}"), with_token(token)
+    process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with contextlib.suppress(BrokenPipeError), process.stdin:
+        process.stdin.write(given)
+    output = process.stdout.read(LARGEST_ANSWER + 1)
+    if len(output) > LARGEST_ANSWER:
+        process.kill()
+        process.wait()
+        raise Failure("{}://{} answers without end; see mirrors".format(*urlsplit(url)[:2]))
+    error = process.stderr.read().decode("utf-8", "replace").strip().splitlines()[-1:] or ["curl failed"]
+    if process.wait():
         what = (
             "{}://{} cannot be reached from this host: {}. Name a mirror in mirrors, or copy the weights to the host "
         )
         raise Failure((what + "and write their path.").format(*urlsplit(url)[:2], error[0]))
-    text, _, last = done.stdout.decode("utf-8", "replace").rpartition("\n")
+    text, _, last = output.decode("utf-8", "replace").rpartition("\n")
     headers, _, body = text.rpartition("\r\n\r\n")
     status, _, onward = last.partition(" ")
     return Answer(int(status), headers, body, onward)
@@ -331,28 +362,43 @@ def needed(listed):
     return chosen + parts
 
 
+def checked_list(hub, listed, commit):
+    """A hub's list of files, each of which is a path below the repository's folder and nothing else. Raises Failure for
+    any other path: it would become one of root's on this host; ValueError for what is no list."""
+    for name, count, sha256 in listed:
+        inside = isinstance(name, str) and not {"", ".", ".."} & set(name.split("/"))
+        if not inside or not name.isprintable() or max(map(len, name.encode().split(b"/"))) > LONGEST_NAME:
+            what = "{} lists a file {!r}, which lies in no folder of it; nothing was fetched"
+            raise Failure(what.format(hub, name))
+        sized = count is None or (type(count) is int and count >= 0)
+        if not sized or not (sha256 is None or re.fullmatch("[0-9a-f]{64}", sha256)):
+            raise ValueError("size {!r}, sha256 {!r}".format(count, sha256))
+    if commit is not None and not re.fullmatch("[0-9a-f]{7,64}", commit):
+        raise ValueError("commit {!r}".format(commit))
+    return listed
+
+
+LONGEST_NAME = 240  # bytes; a file system takes 255, and ours end in .part meanwhile
+
+
 def fetch_folder(name, hub, wanted):
     """A repository's needed files, each checked, in a folder that is put into its place when it is whole. What it is,
     the commit first, is written down beside it in PATH.json."""
     path = wanted["path"]
     try:
-        listed = hub.listing()
-        files = chosen_file(listed, wanted["file"], hub.repo) if "file" in wanted else needed(listed)
+        listed = checked_list(hub.hub, hub.listing(), hub.commit)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise Failure("{} does not answer as a hub does; see mirrors".format(hub.hub)) from None
-    for file, _, _ in files:
-        if {"", ".", ".."} & set(file.split("/")):
-            raise Failure(
-                "{} lists a file {!r}, which lies in no folder of it; nothing was fetched".format(hub.hub, file)
-            )
+    files = chosen_file(listed, wanted["file"], hub.repo) if "file" in wanted else needed(listed)
     files = agreed(hub, files, wanted)
     found = {"commit": hub.commit, "files": {file: {"size": count, "sha256": sha256} for file, count, sha256 in files}}
+    make_folder(os.path.dirname(path))
     part = "{}.{}.part"
     part = part.format(path, hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:12])
     for other in glob.glob("{}.{}.part".format(glob.escape(path), "[0-9a-f]" * 12)):
         if other != part:  # of a commit that the branch has left
-            shutil.rmtree(other)
-    os.makedirs(part, exist_ok=True)
+            remove(other)
+    clean_folder(part)
     sizes = [count for _, count, _ in files]
     total = sum(sizes) if None not in sizes else None
     before = sum(present(part, file) for file, _, _ in files)
@@ -361,17 +407,18 @@ def fetch_folder(name, hub, wanted):
     for file, count, sha256 in files:
         place = os.path.join(part, file)
         if not os.path.exists(place):
-            os.makedirs(os.path.dirname(place), exist_ok=True)
+            make_folder(os.path.dirname(place))
             says = "the lock says" if wanted.get("sha256") else hub.hub + " lists"
             fetch_one(name, hub, file, place, count, sha256, total, done, says)
         done += os.path.getsize(place)
     found.update((key, wanted[key]) for key in ("hub", "repo", "revision", "endpoint"))
     record = record_of(wanted, part) if "file" in wanted else path + ".json.new"
-    with open(record, "w", encoding="utf-8") as stream:
+    with create(record) as stream:
         stream.write(json.dumps(found, indent=1, sort_keys=True) + "\n")
     old = path + ".old.part"
     if os.path.exists(path):  # of another commit; what runs has its files open
-        shutil.rmtree(old, ignore_errors=True)
+        if os.path.lexists(old):
+            remove(old)
         os.rename(path, old)
     if "file" not in wanted:
         os.rename(record, path + ".json")
@@ -414,11 +461,11 @@ def present(part, file):
 def fetch_one(name, hub, file, place, count, sha256, total, before, says):
     """One file of a repository: to PLACE.part, resumed, checked, renamed. says: who told its size and sha256."""
     part = place + ".part"
-    have = os.path.getsize(part) if os.path.exists(part) else -1
+    have = size_of(part) if os.path.lexists(part) else -1
     if count is not None and have > count:
         os.unlink(part)
     if count == 0:  # curl leaves no file for nothing
-        open(part, "w").close()
+        create(part).close()
     elif count is None or have != count:
         url, token = hub.source(file)
         download(name, url, part, total, before, token)

@@ -1,41 +1,67 @@
 #!/usr/bin/env python3
 """The sha256 of model weights on this host, remembered with size and time, so that terabytes are read once. A part of
-models.py. `gpurack lock` runs it by itself, with paths of weights on standard input, and then reads what it remembers.
+models.py. `gpurack lock` runs it by itself, with weights on standard input (`USER|PATH`, no user for those of the
+host's own Docker), and then reads what it remembers.
 
-Runs on the host's own python3 (3.6 or newer, standard library only), as root.
+What a user could lead elsewhere is read as that user: root would read for them what they may not. Runs on the host's
+own python3 (3.6 or newer, standard library only), as root.
 """
 
 import contextlib
+import errno
 import fcntl
 import glob
 import hashlib
 import os
 import re
+import select
+import stat
+import subprocess
 import sys
 import time
+
+from common import Failure  # (beside this file)
+from dockerd import as_user
+from safe_paths import open_file, weak_spot
 
 MEMORY = "/var/lib/gpurack/sha256"
 """A line for each file: size, time of change, sha256, path. Without it everything is read again."""
 EVERY = 5  # seconds between two signs of life
+SILENCE = 60  # seconds in which what is read as a user must bring something
+BLOCK = 1 << 22
+LONGEST = 1 << 24  # bytes of what is said of a user's files
 
 
-def files_of(path):
+def reader(path, user):
+    """The words before a command that reads weights as the user in whose Docker they are; none where root reads: those
+    of the host's own Docker (user ""), and those that nobody but root may change. Raises Failure for no such user."""
+    return as_user(user)[1] if user and weak_spot(path) else []
+
+
+def files_of(path, become=()):
     """The files that weights consist of: the file, all parts of a split GGUF, or a folder's files but hidden ones."""
     split = re.match(r"(.*)-\d{5}-of-(\d{5}\.gguf)$", path)
+    if become:
+        return listed_as(become, *(split.groups() if split else (path, None))) or [path]
     if split:
         return sorted(glob.glob("{}-[0-9]*-of-{}".format(glob.escape(split.group(1)), split.group(2)))) or [path]
     if not os.path.isdir(path):
         return [path]
     found = []
     for folder, folders, names in os.walk(path, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not name.startswith(".") and may_enter(os.path.join(folder, name))]
         found += [os.path.join(folder, name) for name in names if not name.startswith(".")]
     return sorted(found)
 
 
-def stamp(path):
-    """Size and time of change as text, as `stat -L -c '%s %.9Y'` has them."""
-    seen = os.stat(path)
+def may_enter(folder):
+    """Is it no link, or one of root's?"""
+    status = os.lstat(folder)
+    return not stat.S_ISLNK(status.st_mode) or status.st_uid in (0, os.geteuid())
+
+
+def stamp(seen):
+    """Size and time of change of a file's status as text, as `stat -L -c '%s %.9Y'` has them."""
     return "{} {}.{:09d}".format(seen.st_size, *divmod(seen.st_mtime_ns, 10**9))
 
 
@@ -49,41 +75,132 @@ def remembered():
     return {path: (size + " " + changed, found) for size, changed, found, path in (x for x in lines if len(x) == 4)}
 
 
-def remember(path, sha256):
-    """Writes down what a file was found to be; files that are gone are forgotten. Never a reason to fail."""
+def remember(path, sha256, stamped=None):
+    """Writes down what a file was found to be, for root alone; files that are gone are forgotten. Never a reason to
+    fail. stamped: what it was like when it was read, if not as it is now."""
     try:
         os.makedirs(os.path.dirname(MEMORY), exist_ok=True)
-        with open(MEMORY + ".lock", "w") as lock:
+        with open(os.open(MEMORY + ".lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             known = {each: entry for each, entry in remembered().items() if os.path.exists(each)}
-            known[path] = (stamp(path), sha256)
-            with open(MEMORY + ".new", "w", encoding="utf-8", errors="surrogateescape") as stream:
+            known[path] = (stamped or stamp(os.stat(path)), sha256)
+            beside = os.open(MEMORY + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with open(beside, "w", encoding="utf-8", errors="surrogateescape") as stream:
+                os.fchmod(beside, 0o600)
                 stream.writelines("{} {} {}\n".format(*known[each], each) for each in sorted(known) if "\n" not in each)
             os.rename(MEMORY + ".new", MEMORY)
     except OSError:
         pass
 
 
-def hash_of(path, tell=lambda done: None):
-    """A file's sha256, read now; `tell` hears of the bytes that are done."""
+def hash_of(path, tell=lambda done: None, become=()):
+    """A file's sha256, read now; `tell` hears of the bytes that are done. become: of `reader`. Raises OSError."""
+    if become:
+        return hash_as(become, path, tell)
     digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        for block in iter(lambda: stream.read(1 << 22), b""):
+    with os.fdopen(open_file(path), "rb") as stream:
+        for block in iter(lambda: stream.read(BLOCK), b""):
             digest.update(block)
             tell(stream.tell())
     return digest.hexdigest()
 
 
-def known_hash(path, tell=lambda done: None):
+def stamp_of(path, become=()):
+    """A file's stamp as it is now. Raises OSError."""
+    if become:
+        return stamp_as(become, path)
+    descriptor = open_file(path)
+    try:
+        return stamp(os.fstat(descriptor))
+    finally:
+        os.close(descriptor)
+
+
+def known_hash(path, tell=lambda done: None, become=()):
     """A file's sha256: remembered where the file is as it was, else read and remembered. Raises OSError."""
-    before = stamp(path)
+    before = stamp_of(path, become)
     seen, found = remembered().get(path, ("", ""))
     if seen == before:
         return found
-    found = hash_of(path, tell)
-    if stamp(path) == before:
-        remember(path, found)
+    found = hash_of(path, tell, become)
+    if stamp_of(path, become) == before:
+        remember(path, found, before)
     return found
+
+
+# --- as a user -------------------------------------------------------------------------------------------------------
+
+
+def output_as(become, *argv):
+    """The bytes that a command writes as a user, block by block, of which nothing is believed but what it looks like.
+    Raises OSError where nothing comes for a while: its user could have it wait for ever. It is left behind then, also
+    where it cannot be ended."""
+    process = subprocess.Popen(
+        [*become, *argv], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    try:
+        while True:
+            if not select.select([process.stdout], [], [], SILENCE)[0]:
+                raise OSError(errno.ETIMEDOUT, "its user's {} said nothing in {} s".format(argv[0], SILENCE))
+            block = os.read(process.stdout.fileno(), 1 << 20)
+            if not block:
+                return
+            yield block
+    finally:
+        process.stdout.close()
+        process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(1)
+
+
+def said_as(become, *argv):
+    """The same, whole. Raises OSError where it is longer than any such answer."""
+    said = bytearray()
+    for block in output_as(become, *argv):
+        said += block
+        if len(said) > LONGEST:
+            raise OSError(errno.EFBIG, "its user's {} says too much".format(argv[0]))
+    return bytes(said)
+
+
+def stamp_as(become, path):
+    """As of `stamp`."""
+    said = said_as(become, "stat", "-L", "-c", "%s %.9Y %F", "--", path).decode("utf-8", "replace")
+    found = re.match(r"(\d{1,18} \d{1,18}\.\d{9}) regular (empty )?file\n\Z", said)
+    if not found:
+        raise OSError(errno.EACCES, "no file for its user", path)
+    return found.group(1)
+
+
+def listed_as(become, path, parts):
+    """As of `files_of`. parts: the end of the names of a split GGUF's files, None for a file or folder."""
+    if parts:
+        folder, name = os.path.split(path)
+        kept = re.compile(re.escape(name) + r"-\d{5}-of-" + re.escape(parts))
+        argv = ["find", "-L", folder, "-mindepth", "1", "-maxdepth", "1", "-type", "f", "-print0"]
+    else:
+        kept, hidden = None, ("-name", ".*", "-prune", "-o")
+        argv = ["find", "-L", path, "-mindepth", "1", *hidden, "-type", "f", "-print0"]
+    found = [os.fsdecode(name) for name in said_as(become, *argv).split(b"\0") if name]
+    if kept:
+        return sorted(one for one in found if os.path.dirname(one) == folder and kept.fullmatch(os.path.basename(one)))
+    return sorted(one for one in found if one.startswith(path + "/"))
+
+
+def hash_as(become, path, tell):
+    """As of `hash_of`. Root hashes what a program of that user's reads, and no more than the file has."""
+    count = int(stamp_as(become, path).split()[0])
+    digest, done = hashlib.sha256(), 0
+    with contextlib.closing(output_as(become, "dd", "if=" + path, "iflag=nonblock", "bs=4M", "status=none")) as blocks:
+        for block in blocks:
+            digest.update(block)
+            done += len(block)
+            tell(done)
+            if done > count:
+                break
+    if done != count:
+        raise OSError(errno.EACCES, "its user reads {} bytes of {}".format(done, count), path)
+    return digest.hexdigest()
 
 
 class Sign:
@@ -100,10 +217,13 @@ class Sign:
 
 def main():
     sign = Sign()
-    for path in sys.stdin.read().splitlines():
-        for sign.file in files_of(path):
-            with contextlib.suppress(OSError):  # not there, or not to be read: the memory lacks it
-                known_hash(sign.file, sign)
+    for line in sys.stdin.read().splitlines():
+        user, _, path = line.partition("|")
+        with contextlib.suppress(OSError, Failure):  # not there, or not to be read: the memory lacks it
+            become = reader(path, user)
+            for sign.file in files_of(path, become):
+                with contextlib.suppress(OSError):
+                    known_hash(sign.file, sign, become)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import tempfile
 import threading
 
 from common import EVERY, Failure, Progress, clock, follow, run, say, size, telling, write  # (beside this file)
+from safe_paths import leftover, make_folder, require_roots
 
 LOGINS = "/run/gpurack"  # in memory
 BUILDS = "/var/lib/gpurack/builds"
@@ -150,7 +151,8 @@ def refusal(image, reason, logins):
 def load(dockerd, name, image, wanted):
     """A tar file that was copied here. The names that it was saved under are left as they were on this host: another
     model may run from what they mean here."""
-    if not os.path.exists(wanted["path"]):
+    require_roots(os.path.dirname(wanted["path"]))  # or another's file would become this image
+    if leftover(wanted["path"]) is None:
         raise Failure(wanted.get("problem") or "{} did not arrive; run again".format(wanted["tar"]))
     before = {tag: image_id(dockerd, tag) for tag in wanted["names"]}
     with telling(Progress(name), "loading " + image):
@@ -173,7 +175,8 @@ def build(dockerd, name, image, wanted, logins):
     progress = Progress(name)
     say(name, "building {} from {} at {}".format(image, wanted["git"], wanted["revision"]))
     checkout(folder, wanted["git"], wanted["revision"], lambda line: progress.tell("getting the source, " + line[:80]))
-    if not os.path.exists(os.path.join(folder, wanted["dockerfile"])):
+    dockerfile = os.path.realpath(os.path.join(folder, wanted["dockerfile"]))
+    if not os.path.isfile(dockerfile) or not dockerfile.startswith(os.path.realpath(folder) + "/"):
         what = "{} at {} has no {}; correct image.build.dockerfile"
         raise Failure(what.format(wanted["git"], wanted["revision"], wanted["dockerfile"]))
     argv = ["build", "--tag", image, "--file", os.path.join(folder, wanted["dockerfile"])]
@@ -195,7 +198,7 @@ def build(dockerd, name, image, wanted, logins):
 
 def checkout(folder, repository, revision, seen):
     """A revision's files, with submodules. A commit that the server does not give alone is looked for in all it has."""
-    os.makedirs(folder, exist_ok=True)
+    make_folder(folder)
     environment = dict(os.environ, GIT_TERMINAL_PROMPT="0", GIT_SSH_COMMAND="ssh -o BatchMode=yes")
 
     def git(*words):

@@ -12,6 +12,7 @@ from common import Failure, Progress, clock, follow, say, write  # (beside this 
 from dockerd import Dockerd
 from fetch import obtain
 from images import provide
+from safe_paths import make_folder
 
 JOBS = "/var/lib/gpurack/jobs"  # as in gpurack/paths.py
 SHOWN = 6  # lines of what a job printed last
@@ -38,7 +39,8 @@ def run_one(job, data):
         for wanted in job["fetch"]:
             obtain(name, wanted, data.get("hf_token"))
         provide(dockerd, job, data.get("logins", {}))
-        os.makedirs(job["folder"], exist_ok=True)
+        if not os.path.isdir(job["folder"]):
+            make_folder(job["folder"])
         dockerd.start(name)
     follow(dockerd.docker("logs", "--follow", name), lambda line: progress.tell("running, " + line[:100]))
     code = dockerd.must("wait", name)

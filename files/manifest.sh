@@ -12,6 +12,23 @@ else
 	rpm -qa --qf 'package %{NAME} %{EPOCHNUM}:%{VERSION}-%{RELEASE}.%{ARCH}\n'
 fi
 
+# Files, named on standard input, a line each.
+# shellcheck disable=SC2016 # it is told to other shells, too
+describe='
+while IFS= read -r file; do
+	case $file in
+	/etc/apt/auth.conf | /etc/apt/auth.conf.d/*) # passwords, which a hash would help to guess
+		echo "secret $file $(stat -c "%a uid %u" "$file")"
+		continue
+		;;
+	esac
+	if [ -L "$file" ]; then
+		echo "link $file $(readlink "$file")"
+	elif [ -f "$file" ]; then
+		echo "file $file $(stat -c "%a %U %G" "$file") $(sha256sum <"$file" | cut -d " " -f 1)"
+	fi
+done'
+
 # CDI specs (/etc/cdi) are left out: they name cards by UUID and devices by number, which a rebuilt host has anew.
 {
 	find /etc/apt /etc/yum.repos.d /etc/dnf /etc/yum.conf /etc/pki/rpm-gpg/gpurack-* /etc/docker/daemon.json \
@@ -20,31 +37,26 @@ fi
 		/usr/local/share/ca-certificates/gpurack-*.crt /etc/pki/ca-trust/source/anchors/gpurack-*.crt \
 		/etc/subuid /etc/subgid /usr/local/lib/gpurack /usr/local/libexec/gpurack /var/lib/systemd/linger \
 		! -type d ! -name '*.pyc' ! -name '*~' ! -name 'versionlock.[lt]*'
-	# Of users all that are in /home, and those elsewhere that have a Docker of gpurack's.
-	{
-		printf '%s\n' /home/*
-		for user in /var/lib/gpurack/users/*; do
-			getent passwd "${user##*/}" | cut -d : -f 6
-		done
-	} | while IFS= read -r home; do
-		find "$home/.config/docker/daemon.json" "$home/.config/systemd" "$home/.config/nvidia-container-runtime" \
-			! -type d ! -name '*~'
-	done
 	# Engines' configuration lies beside their keys, of which nothing is told.
 	find /etc/gpurack/secrets /var/lib/gpurack/users/*/secrets -type f \
 		'(' -name '*.yaml' -o -name '*.json' -o -name '*.py' ')'
-} 2>/dev/null | while IFS= read -r file; do
-	case $file in
-	/etc/apt/auth.conf | /etc/apt/auth.conf.d/*) # passwords, which a hash would help to guess
-		echo "secret $file $(stat -c '%a uid %u' "$file")"
-		continue
-		;;
-	esac
-	if [ -L "$file" ]; then
-		echo "link $file $(readlink "$file")"
-	else
-		echo "file $file $(stat -c '%a %U %G' "$file") $(sha256sum <"$file" | cut -d ' ' -f 1)"
-	fi
+} 2>/dev/null | sh -c "$describe"
+
+# Of users all that are in /home, and those elsewhere that have a Docker of gpurack's. It is the user who looks: root
+# follows no links out of a home. A name there may hold a newline, so only lines about that home count.
+{
+	for home in /home/*; do
+		[ -d "$home" ] && [ ! -L "$home" ] && echo "$(stat -c '%u %g' "$home") $home"
+	done
+	for user in /var/lib/gpurack/users/*; do
+		getent passwd "${user##*/}" | cut -d : -f 3,4,6 --output-delimiter ' '
+	done
+} 2>/dev/null | sort -u | while read -r uid gid home; do
+	# shellcheck disable=SC2016 # that user's shell expands it
+	timeout -k 1 20 setpriv --reuid "$uid" --regid "$gid" --clear-groups env -i LC_ALL=C PATH="$PATH" sh -c '
+		find "$1/.config/docker/daemon.json" "$1/.config/systemd" "$1/.config/nvidia-container-runtime" \
+			! -type d ! -name "*~" | sh -c "$2"' sh "$home" "$describe" </dev/null 2>/dev/null |
+		head -c 1000000 | awk -v place="$home/.config/" '{ at = index($0, " " place) } at == 5'
 done
 
 # A job's definition, without the cards that it was given.

@@ -235,7 +235,7 @@ class Job:
             try:
                 for weights in model.get("fetch", ()):
                     obtain(name, weights, self.data.get("hf_token"))
-                agree(name, model.get("sha256", {}), model.get("again", ""))
+                agree(name, model.get("sha256", {}), model.get("again", ""), model["user"])
                 if model["action"] in ("create", "recreate", "start") or "digest" in model:
                     provide(self.dockerd(model["user"]), model, self.data.get("logins", {}))
             except (Failure, OSError) as failure:

@@ -1,7 +1,8 @@
 # One look at a host: everything that gpurack's plan needs, read only. Runs as root, from standard input of `sh -s`.
-# gpurack puts variables in front: USERS (whose rootless Docker is wanted), IMAGES and WEIGHTS (one item a line), SEEN
-# (stamp|path of weights whose headers it remembers), READER (weights_header.py), COUNTERS (model|path|name of a counter),
-# NAMES (to look up), VOLUMES (user|volume of an Open WebUI without a first account) and UPSTREAMS (service|number|file of a key|url). Output: sections headed by "@@ name", which
+# gpurack puts variables in front: USERS (whose rootless Docker is wanted), IMAGES and WEIGHTS (one item a line), READERS
+# (user|path of weights that only that user's Docker wants), SEEN (stamp|path of weights whose headers it remembers),
+# READER (weights_header.py), COUNTERS (model|path|name of a counter), NAMES (to look up), VOLUMES (user|volume of an Open
+# WebUI without a first account) and UPSTREAMS (service|number|file of a key|url). Output: sections headed by "@@ name", which
 # gpurack/state/parse.py reads.
 # POSIX sh and coreutils only: a fresh host has neither python3 nor curl.
 
@@ -9,16 +10,33 @@ section() { printf '@@ %s\n' "$1"; }
 have() { command -v "$1" >/dev/null 2>&1; }
 encoded() { base64 "$1" 2>/dev/null | tr -d '\n'; }
 
-# Names, sizes and times of the files that weights consist of, as one word: the same word, the same weights.
+# Names, sizes and times of the files that weights consist of, as one word: the same word, the same weights. After the
+# path comes what makes a command a user's.
 stamp() {
-	case $1 in
-	*-?????-of-?????.gguf) set -- "${1%-?????-of-?????.gguf}"-?????-of-"${1##*-of-}" ;;
-	esac
-	if [ -d "$1" ]; then
-		find -L "$1" -maxdepth 1 -type f '(' -name '*.safetensors' -o -name '*.json' ')' -exec stat -L -c '%n %s %Y' {} +
+	one=$1
+	shift
+	if "$@" test -d "$one"; then
+		"$@" find -L "$one" -maxdepth 1 -type f '(' -name '*.safetensors' -o -name '*.json' ')' -exec stat -L -c '%n %s %Y' {} +
 	else
-		stat -L -c '%n %s %Y' "$@"
+		case $one in
+		*-?????-of-?????.gguf) set -- "$@" stat -L -c '%n %s %Y' "${one%-?????-of-?????.gguf}"-?????-of-"${one##*-of-}" ;;
+		*) set -- "$@" stat -L -c '%n %s %Y' "$one" ;;
+		esac
+		"$@"
 	fi | sort | cksum | tr ' ' -
+}
+
+# Who but root may change what a path means: type, mode, owner and group of each folder, link or file on it that others
+# may change (as in safe_paths.py). None of their names are said: links lead to names of anybody's making.
+owners_of() {
+	for way in "$1" "$(readlink -f "$1")"; do
+		while [ -n "$way" ]; do
+			set -- "$@" "$way"
+			way=${way%/*}
+		done
+	done
+	find "$@" -maxdepth 0 '(' ! -uid 0 -o ! -type l -perm /022 '(' ! -type d -o ! -perm -1000 ')' ')' -printf '%y %m %u|%g\n' 2>/dev/null |
+		sort -u
 }
 
 look_host() {
@@ -75,6 +93,12 @@ look_host() {
 	done
 	section secrets
 	find /etc/gpurack/secrets /var/lib/gpurack/users/*/secrets -type f -exec stat -c '%n %a %u' {} + 2>/dev/null
+	section exposed
+	find /var/lib/gpurack/sha256 -type f -perm /077 2>/dev/null
+	section owned
+	printf '%s\n' "$ALL_WEIGHTS" | while IFS= read -r path; do
+		[ -n "$path" ] && owners_of "$path" | while IFS= read -r owner; do echo "$owner|$path"; done
+	done
 	section weights
 	printf '%s\n' "$WEIGHTS" | while IFS= read -r path; do
 		[ -n "$path" ] && echo "$(stat -L -c '%s %F' "$path" 2>/dev/null || echo '- missing')|$path"
@@ -82,7 +106,7 @@ look_host() {
 	# Where SELinux is enforced, Docker may confine containers by labels.
 	if [ "$(cat /sys/fs/selinux/enforce 2>/dev/null)" = 1 ]; then
 		section labels
-		printf '%s\n' "$WEIGHTS" | while IFS= read -r path; do
+		printf '%s\n' "$ALL_WEIGHTS" | while IFS= read -r path; do
 			[ -n "$path" ] && [ -e "$path" ] && echo "$(stat -L -c %C "$path" 2>/dev/null)|$path"
 		done
 	fi
@@ -98,7 +122,7 @@ look_host() {
 	# What earlier runs found weights to be (hashes.py), and whether they still are as they were then.
 	section commits
 	printf '%s\n' "$WEIGHTS" | while IFS= read -r path; do
-		[ -n "$path" ] && [ -f "$path.json" ] && echo "$(sed -n 's/^ "commit": "\([0-9a-f]*\)".*/\1/p' "$path.json")|$path"
+		[ -n "$path" ] && [ -f "$path.json" ] && [ ! -L "$path.json" ] && echo "$(sed -n 's/^ "commit": "\([0-9a-f]*\)".*/\1/p' "$path.json")|$path"
 	done
 	section hashes
 	cat /var/lib/gpurack/sha256 2>/dev/null
@@ -256,9 +280,26 @@ look_user() {
 	for folder in /etc/cdi /run/cdi; do
 		[ -n "$child" ] && [ -d "/proc/$child/root$folder" ] && [ ! -L "/proc/$child/root$folder" ] && echo "sees $folder"
 	done
-	printf '%s\n' "$WEIGHTS" | while IFS= read -r path; do
+	printf '%s\n' "$ALL_WEIGHTS" | while IFS= read -r path; do
 		[ -e "$path" ] && ! as_user test -r "$path" && echo "unreadable $path"
 	done
+	# What others than root may lead elsewhere: it is this user who follows. No line of the last begins a section.
+	while IFS='|' read -r reader path; do
+		[ "$reader" = "$user" ] || continue
+		size=$(as_user stat -L -c %s "$path" | tr -dc 0-9)
+		echo "${size:--}|$path" >&3
+		[ -n "$size" ] || continue
+		seen="$(stamp "$path" as_user)|$path"
+		printf '%s\n' "$seen" >&4
+		printf '%s\n' "$SEEN" | grep -qxF -e "$seen" || printf '%s\n' "$path" >&5
+	done <"$work/readers" 3>"$work/weights.$user" 4>"$work/stamps.$user" 5>"$work/unseen.$user"
+	section "weights $user"
+	cat "$work/weights.$user"
+	section "stamps $user"
+	cat "$work/stamps.$user"
+	section "headers $user"
+	[ -s "$work/unseen.$user" ] && have python3 &&
+		as_user python3 -c "$READER" <"$work/unseen.$user" | head -c 1000000 | grep '^{'
 	section files
 	for file in .config/docker/daemon.json .config/systemd/user/docker.service.d/gpurack.conf \
 		.config/nvidia-container-runtime/config.toml; do
@@ -326,6 +367,11 @@ main() {
 	mkdir "$work/parts"
 	user='' project=/etc/gpurack
 	users=$({ printf '%s\n' "$USERS"; ls /var/lib/gpurack/users 2>/dev/null; } | grep . | sort -u)
+	# What others than root may change, and only one user's Docker wants, is looked at as that user.
+	printf '%s\n' "$READERS" | while IFS='|' read -r reader path; do
+		[ -n "$path" ] && owners_of "$path" | grep -q . && echo "$reader|$path"
+	done >"$work/readers"
+	ALL_WEIGHTS=$WEIGHTS WEIGHTS=$(printf '%s\n' "$WEIGHTS" | grep -vxF -e "$(cut -d '|' -f 2- "$work/readers")")
 	# On a full disk the files come out short, so each part says at its end that it is whole.
 	{ look_host; look_rootless; section whole; } >"$work/parts/0" 2>/dev/null &
 	{ look_gpus; look_amd; section whole; } >"$work/parts/1" 2>/dev/null &

@@ -1,17 +1,22 @@
 """What the headers of model weights say: how many bytes of tensors, and the few facts of their shape that the memory
 estimate needs. Paths come by standard input, one a line; each is answered by one line of JSON.
 
-Runs on the hosts within the look (snapshot.sh), so Python 3.6 and its standard library only. Nothing but headers is
-read, whatever the size of the weights. Formats: GGUF 2 and 3 (ggml, docs/gguf.md); a Hugging Face folder, whose
-*.safetensors begin with 8 bytes of length and that much JSON.
+Runs on the hosts within the look (snapshot.sh), as root or as a user, so Python 3.6 and its standard library only.
+Nothing but headers is read, whatever the size of the weights, and whoever made them: links of others are not followed
+(safe_paths.py), and a header may take so much time and memory and no more. Formats: GGUF 2 and 3 (ggml, docs/gguf.md);
+a Hugging Face folder, whose *.safetensors begin with 8 bytes of length and that much JSON.
 """
 
+import contextlib
 import json
-import mmap
 import os
 import re
+import resource
+import signal
 import struct
 import sys
+
+from safe_paths import open_file, read_file  # (sent along)
 
 CONFIG = (
     "model_type", "architectures", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
@@ -23,6 +28,16 @@ CHAT_TEMPLATES = (b"chat_template.jinja", b"chat_template.json")
 SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 """GGUF's types of values but for strings (8) and arrays (9)."""
 STRING, ARRAY = 8, 9
+SECONDS = 10
+"""That the header of one model's weights may take."""
+MEMORY = 2 << 30
+LARGEST = 64 << 20
+"""Bytes of a header, and of JSON. The largest known (vocabularies, a mixture of experts in one file) have a fifth."""
+MOST = 2000000
+"""Strings and arrays in a header: a vocabulary of 256,000 words, and its merges, are fewer."""
+LONGEST_TEXT = 1 << 20
+ANSWER = 1 << 18
+"""Bytes that are said of one model; layers with numbers of their own have some thousand."""
 LONGEST = 1024
 """Longer arrays are vocabularies, not facts for each layer; only their length is of interest."""
 
@@ -50,33 +65,65 @@ def gguf(path):
     return {"kind": "gguf", "tensors": {"GGUF": size}, "config": config}
 
 
+class Content:
+    """The bytes of a file, read where they are asked for. (A file that is mapped, and cut off meanwhile, ends the
+    process.)"""
+
+    BLOCK = 1 << 20
+
+    def __init__(self, path):
+        self.descriptor = open_file(path)
+        self.size = os.fstat(self.descriptor).st_size
+        self.start, self.block, self.steps = 0, b"", 0
+
+    def close(self):
+        os.close(self.descriptor)
+
+    def take(self, at, count):
+        """So many bytes from a place on. Raises struct.error where the file ends before, ValueError where no header
+        reaches."""
+        self.steps += 1
+        if at + count > self.size:
+            raise struct.error("too short")
+        if at + count > LARGEST or self.steps > MOST:
+            raise ValueError("their header is larger than any")
+        if not self.start <= at <= at + count <= self.start + len(self.block):
+            self.start, self.block = at, os.pread(self.descriptor, max(count, self.BLOCK), at)
+        found = self.block[at - self.start : at - self.start + count]
+        if len(found) < count:
+            raise struct.error("too short")
+        return found
+
+    def number(self, form, at):
+        """The value of struct's `form` at a place."""
+        return struct.unpack(form, self.take(at, struct.calcsize(form)))[0]
+
+
 def gguf_part(path):
     """(values by key, bytes of tensors) of one file. Of long arrays the value is the length."""
-    with open(path, "rb") as file:
-        if not os.path.getsize(path):
+    with contextlib.closing(Content(path)) as data:
+        if not data.size:
             raise ValueError("%s is empty" % shown(path))
-        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    magic, version, tensors, pairs = struct.unpack_from("<4sIQQ", data, 0)
-    if magic != b"GGUF" or version not in (2, 3):
-        raise ValueError("%s is no GGUF file of version 2 or 3" % shown(path))
-    at, values = 24, {}
-    for _ in range(pairs):
-        key, at = string(data, at)
-        values[key], at = value(data, at + 4, struct.unpack_from("<I", data, at)[0])
-    last = -1
-    for _ in range(tensors):
-        _, at = string(data, at)
-        (dimensions,) = struct.unpack_from("<I", data, at)
-        at += 4 + 8 * dimensions + 4
-        last = max(last, struct.unpack_from("<Q", data, at)[0])
-        at += 8
-    if not tensors:
-        return values, 0
-    alignment = values.get("general.alignment", 32)
-    start = (at + alignment - 1) // alignment * alignment
-    if start + last >= len(data):
-        raise ValueError("%s is cut off" % shown(path))
-    return values, len(data) - start
+        magic, version, tensors, pairs = struct.unpack("<4sIQQ", data.take(0, 24))
+        if magic != b"GGUF" or version not in (2, 3):
+            raise ValueError("%s is no GGUF file of version 2 or 3" % shown(path))
+        at, values = 24, {}
+        for _ in range(min(pairs, MOST)):
+            key, at = string(data, at)
+            values[key], at = value(data, at + 4, data.number("<I", at))
+        last = -1
+        for _ in range(min(tensors, MOST)):
+            _, at = string(data, at)
+            at += 4 + 8 * data.number("<I", at) + 4
+            last = max(last, data.number("<Q", at))
+            at += 8
+        if not tensors:
+            return values, 0
+        alignment = values.get("general.alignment", 32)
+        start = (at + alignment - 1) // alignment * alignment
+        if start + last >= data.size:
+            raise ValueError("%s is cut off" % shown(path))
+        return values, data.size - start
 
 
 def value(data, at, kind):
@@ -84,12 +131,15 @@ def value(data, at, kind):
     if kind == STRING:
         return string(data, at)
     if kind != ARRAY:
-        return struct.unpack_from(SCALARS[kind], data, at)[0], at + struct.calcsize(SCALARS[kind])
-    kind, count = struct.unpack_from("<IQ", data, at)
+        return data.number(SCALARS[kind], at), at + struct.calcsize(SCALARS[kind])
+    kind, count = data.number("<I", at), data.number("<Q", at + 4)
     at, items = at + 12, []
     if count > LONGEST and kind in SCALARS:
-        return count, at + count * struct.calcsize(SCALARS[kind])
-    for _ in range(count):
+        end = at + count * struct.calcsize(SCALARS[kind])
+        if end > data.size:
+            raise struct.error("too short")
+        return count, end
+    for _ in range(min(count, MOST)):
         item, at = value(data, at, kind)
         if count <= LONGEST:
             items.append(item)
@@ -97,11 +147,12 @@ def value(data, at, kind):
 
 
 def string(data, at):
-    """(the text at this place, the place behind it)"""
-    (length,) = struct.unpack_from("<Q", data, at)
-    if at + 8 + length > len(data):
+    """(the text at this place, the place behind it); of a long one nothing, as none is of interest"""
+    length = data.number("<Q", at)
+    if at + 8 + length > data.size:
         raise struct.error("too short")
-    return data[at + 8 : at + 8 + length].decode("utf-8", "replace"), at + 8 + length
+    text = data.take(at + 8, length) if length <= LONGEST_TEXT else b""
+    return text.decode("utf-8", "replace"), at + 8 + length
 
 
 def folder(path):
@@ -138,29 +189,42 @@ def folder(path):
 
 def safetensors(path):
     """(data type, bytes) of every tensor."""
-    with open(path, "rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        if length > 100 << 20:  # the format's own limit
+    with contextlib.closing(Content(path)) as data:
+        length = data.number("<Q", 0)
+        if length > LARGEST - 8:
             raise ValueError("%s is no safetensors file" % shown(path))
-        header = json.loads(file.read(length).decode("utf-8"))
-    found, end = [], 0
-    for name, tensor in header.items():
-        if name != "__metadata__":
-            begin, end_here = tensor["data_offsets"]
-            found.append((tensor["dtype"], end_here - begin))
-            end = max(end, end_here)
-    if 8 + length + end > os.path.getsize(path):
-        raise ValueError("%s is cut off" % shown(path))
-    return found
+        header = parsed(data.take(8, length))
+        found, end = [], 0
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                begin, end_here = tensor["data_offsets"]
+                if type(begin) is not int or type(end_here) is not int or not 0 <= begin <= end_here:
+                    raise ValueError("%s has a tensor of no size" % shown(path))
+                found.append((str(tensor["dtype"]), end_here - begin))
+                end = max(end, end_here)
+        if 8 + length + end > data.size:
+            raise ValueError("%s is cut off" % shown(path))
+        return found
 
 
 def load(path):
     """A JSON file that holds a map."""
-    with open(path, "rb") as file:
-        content = json.loads(file.read().decode("utf-8"))
+    content = parsed(read_file(path, LARGEST))
     if not isinstance(content, dict):
         raise ValueError("%s holds no map" % shown(path))
     return content
+
+
+def parsed(content):
+    """JSON. Raises ValueError; also for a number that would take hours to be read."""
+    return json.loads(content.decode("utf-8"), parse_int=whole)
+
+
+def whole(digits):
+    """An integer of JSON."""
+    if len(digits) > 40:
+        raise ValueError("a number of %d digits" % len(digits))
+    return int(digits)
 
 
 def shown(path):
@@ -169,23 +233,49 @@ def shown(path):
 
 
 def answer(path):
-    """The facts of the weights at a path, or {"problem": why there are none}; never an exception."""
+    """The facts of the weights at a path, or {"problem": why there are none}; never an exception but Slow."""
     try:
-        return read(path)
+        said = read(path)
+        if len(json.dumps(said)) > ANSWER:
+            raise ValueError("their header says more than any")
+        return said
     except OSError as error:
-        return {"problem": "%s: %s" % (shown(error.filename or path), error.strerror)}
-    except ValueError as error:
-        return {"problem": str(error)}
+        problem = "%s: %s" % (shown(error.filename or path), error.strerror)
     except struct.error:
-        return {"problem": "%s is cut off in its header" % shown(path)}
-    except (KeyError, TypeError, AttributeError, RecursionError) as error:
-        return {"problem": "their header could not be read (%r)" % error}
+        problem = "%s is cut off in its header" % shown(path)
+    except ValueError as error:
+        problem = str(error)
+    except (ArithmeticError, LookupError, TypeError, AttributeError, RecursionError, MemoryError) as error:
+        problem = "their header could not be read (%r)" % error
+    return {"problem": problem[:300]}
+
+
+class Slow(Exception):
+    """A header takes too long."""
+
+
+def bounded(path):
+    """The same, in a time that its maker cannot make longer."""
+
+    def end(*_):
+        raise Slow
+
+    signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    try:
+        return answer(path)
+    except Slow:
+        return {"problem": "their header took more than %d s" % SECONDS}
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def main():
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     for line in sys.stdin.buffer:
         path = line.rstrip(b"\n")
-        print(json.dumps(dict(answer(path), path=path.decode("utf-8", "replace")), sort_keys=True))
+        print(json.dumps(dict(bounded(path), path=path.decode("utf-8", "replace")), sort_keys=True), flush=True)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,19 @@
 CONFIG = "/etc/gpurack"
 LIB = "/usr/local/lib/gpurack"
 RUNNER = f"{LIB}/models.py"
-_PARTS = ("asking", "boot", "common", "dockerd", "fetch", "hashes", "images", "jobs", "ollama", "remedies")
+_PARTS = (
+    "asking",
+    "boot",
+    "common",
+    "dockerd",
+    "fetch",
+    "hashes",
+    "images",
+    "jobs",
+    "ollama",
+    "remedies",
+    "safe_paths",
+)
 RUNNER_PARTS = tuple(f"{LIB}/{name}.py" for name in _PARTS)
 """What the runner imports."""
 BOOT_UNIT = "/etc/systemd/system/gpurack.service"

@@ -17,6 +17,18 @@ def read_text(path: str) -> str:
     return (_root() / path).read_text(encoding="utf-8")
 
 
+@cache
+def program(name: str, *parts: str) -> str:
+    """files/NAME.py with the parts of files/ that it imports, each after what it imports itself, as one text: for
+    `python3 -c` or `python3 -` on a host, so that the host's own may be older, or missing."""
+    lines = ["import sys, types"]
+    for part in parts:
+        text = read_text(f"files/{part}.py")
+        lines.append(f"_part = sys.modules[{part!r}] = types.ModuleType({part!r})")
+        lines.append(f"exec(compile({text!r}, {part + '.py'!r}, 'exec'), _part.__dict__)")
+    return "\n".join(lines) + "\n" + read_text(f"files/{name}.py")
+
+
 def render(path: str, **values: object) -> str:
     """A Jinja2 template's text; an undefined variable raises."""
     # Not needed by `gpurack plan`, whose start it would slow down.

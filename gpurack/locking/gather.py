@@ -5,8 +5,9 @@ from typing import Any
 
 from pyinfra.api import Host
 
+from gpurack.plan import weights
 from gpurack.remote import Command
-from gpurack.resources import read_text
+from gpurack.resources import program, read_text
 from gpurack.shell import Sh, sh
 from gpurack.spec import host as spec
 from gpurack.state.model import HostState
@@ -23,12 +24,18 @@ def thorough(host: Host, wanted: spec.Host) -> HostState:
         return seen
     if "python3" not in seen.tools:
         return replace(seen, trouble=NO_PYTHON)
-    asked = "\n".join(paths)
-    ok, lines = as_root(host, seen, sh("python3 -c {}", read_text("files/hashes.py")), stdin=asked)
+    readers = weights.readers(wanted)
+    asked = "\n".join(f"{readers.get(path, '')}|{path}" for path in paths)
+    ok, lines = as_root(host, seen, sh("python3 -c {}", hasher()), stdin=asked)
     if not ok:
         return replace(seen, trouble=f"the sha256 of its weights could not be read: {last(lines)}.")
     forget(host)
     return look(host, wanted)
+
+
+def hasher() -> str:
+    """files/hashes.py with what it imports."""
+    return program("hashes", "common", "safe_paths", "dockerd")
 
 
 def everything(host: Host, seen: HostState) -> list[str]:

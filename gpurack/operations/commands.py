@@ -13,9 +13,10 @@ from typing_extensions import override
 from gpurack import paths
 from gpurack.plan.daemon_json import Apply
 from gpurack.plan.rootless import SetUp
-from gpurack.plan.steps import SetAside, Shell, Step, WriteFile
+from gpurack.plan.steps import Folder, SetAside, Shell, Step, WriteFile
 from gpurack.remote import Command
 from gpurack.report import REPORT, reasons_of
+from gpurack.resources import program as whole_program
 from gpurack.resources import read_text
 from gpurack.shell import NOTHING, Sh, sh, word
 from gpurack.state.snapshot import forget
@@ -97,12 +98,19 @@ def carry_out(step: Step) -> Iterator[PyinfraCommand]:
         command = slow(step.command) if step.slow else Streamed(script(step.command))
         command.explain = step.explain
         yield command
+    elif isinstance(step, Folder):
+        yield Streamed(sh("python3 - {} {} {}", step.kind, step.path, step.owner), _stdin=folders())
     elif isinstance(step, Apply):
         yield apply_daemon_json(step)
     elif isinstance(step, SetUp):
         yield program("files/rootless.py", {"files": dict(step.files)}, step.become)
     else:
         raise TypeError(f"no commands for {step!r}")
+
+
+def folders() -> str:
+    """files/folders.py with what it imports."""
+    return whole_program("folders", "common", "safe_paths", "dockerd")
 
 
 def write_file(path: str, content: str, mode: str) -> Changing:

@@ -13,7 +13,7 @@ from pyinfra.api.arguments import ConnectorArguments
 from pyinfra.connectors.util import CommandOutput
 from typing_extensions import override
 
-from gpurack.operations.commands import SIGN_OF_LIFE, script
+from gpurack.operations.commands import SIGN_OF_LIFE, folders, script
 from gpurack.plan.models import Upload
 from gpurack.remote import Command
 from gpurack.shell import Sh, sh
@@ -22,15 +22,19 @@ from gpurack.state.snapshot import forget
 
 BLOCK = 1 << 20
 THERE = "there"
-"""An earlier run copied it, but did not get to use it."""
+"""An earlier run copied it, but did not get to use it. (Nobody else could: the folder is root's.)"""
 
 
 def find(part: str, path: str) -> Sh:
     """Says `THERE`, or how many bytes are free, and then size and name of what has arrived of an upload."""
     return sh(
         """\
+folders() { python3 -c {program} "$@"; }
+folders make {above} || exit 1
 [ -e {path} ] && echo {there} && exit
-mkdir -p {part} && df -B1 --output=avail {part} | tail -n 1 && cd {part} && find . -type f -printf '%s %P\\n'""",
+folders clean {part} && df -B1 --output=avail {part} | tail -n 1 && cd {part} && find . -type f -printf '%s %P\\n'""",
+        program=folders(),
+        above=path.rpartition("/")[0],
         path=path,
         there=THERE,
         part=part,
@@ -102,7 +106,7 @@ class Copy(Command):
         given = {**arguments, "_stdin": content} if content is not None else dict(arguments)
         ok, output = host.run_shell_command(Command(script(text)), print_output=False, print_input=False, **given)
         if not ok:
-            raise OSError(next(reversed(output.output_lines), "the host said nothing"))
+            raise OSError(next(reversed(output.output_lines), "the host said nothing").removeprefix("error "))
         return list(output.stdout_lines)
 
 

@@ -67,7 +67,7 @@ def plan_jobs(
     if spec.proxy:
         told["proxy"] = spec.proxy.env
     steps = [*host_files(state), *steps]
-    return ModelsPlan(tuple(changes), errors, tuple(steps), uploads(spec, state, changes), told)
+    return ModelsPlan(tuple(changes), errors, tuple(steps), uploads(spec, state, changes), job=told)
 
 
 def due(name: str, spec: Host, state: HostState) -> str | None:

@@ -152,7 +152,7 @@ def plan_models(
         job["logins"] = images.logins_for(job, logins or {}, state)
         job["prune"] = prune
     steps = tuple(host_files(state)) if job or services or state.ours else ()
-    warnings = (*refusals.warnings(kept, spec, state), *outdated(changes))
+    warnings = (*refusals.warnings(kept, spec, state), *weights.changeable(spec, state), *outdated(changes))
     return ModelsPlan(tuple(changes), errors, steps, uploads(spec, state, acting), job, warnings)
 
 
@@ -214,6 +214,9 @@ def host_files(state: HostState) -> list[Step]:
     for path, mode in (*((part, "644") for part in paths.RUNNER_PARTS), (paths.RUNNER, "755")):
         text = read_text(f"files/{path.rpartition('/')[2]}")
         steps += written(f"the models' runner, {path}", path, text, state, mode)
+    if state.exposed:
+        files = sorted(state.exposed)
+        steps.append(Shell(f"close {' '.join(files)} to others than root", sh("chmod go= -- {}", files)))
     unit = render(
         "templates/gpurack.service.j2",
         compose_file=paths.compose_file(""),

@@ -28,12 +28,12 @@ def obstacle(name: str, spec: Host, state: HostState, change: Change) -> str | N
     holder = port_holder(name, spec, state) if change.action != "keep" else None
     if holder:
         return f"port {model.port} is held by {holder}. Nothing of this model was changed. {room(holder)}"
-    lying = [path for path in weights_of(model) if isinstance(path, str)]
-    if change.action != "keep" and (missing := [path for path in lying if state.weights.get(path) is None]):
-        return f'weights {missing[0]} do not exist on the host. Copy them there, or give {{"url": …, "sha256": …}}.'
     closed = state.users[model.dockerd].unreadable if model.dockerd in state.users else frozenset()
     if unread := [path for one in weights_of(model) if (path := weights.place(spec, one, model.dockerd)) in closed]:
         return f"weights {unread[0]} may not be read by {model.user}, in whose Docker it is to run; see ls -l."
+    lying = [path for path in weights_of(model) if isinstance(path, str)]
+    if change.action != "keep" and (missing := [path for path in lying if state.weights.get(path) is None]):
+        return f'weights {missing[0]} do not exist on the host. Copy them there, or give {{"url": …, "sha256": …}}.'
     if change.action == "keep":
         return silence(name, spec, state)
     return unreadable(name, spec, state)

@@ -16,7 +16,7 @@ from gpurack.plan.network import HEAD, digest, environment
 from gpurack.plan.packages import installed
 from gpurack.plan.platforms import Platform, platform_of
 from gpurack.plan.restart import may_stop_foreign, stops_foreign
-from gpurack.plan.steps import Plan, Shell, Step, WriteFile, written
+from gpurack.plan.steps import Folder, Plan, Shell, Step, WriteFile, written
 from gpurack.plan.subordinate_ids import subordinate_ids, wrong_range
 from gpurack.resources import read_text
 from gpurack.shell import Sh, sh
@@ -201,26 +201,11 @@ def folders(name: str, user: User, spec: Host) -> list[Step]:
         command = sh("install -d -m 711 {} {}", paths.USERS, paths.project(name))
         steps.append(Shell(f"folder of {name}'s Compose project", command))
     if user.acl != f"user::rwx user:{user.uid}:r-x group::--- mask::r-x other::---":
-        command = sh(
-            "install -d -m 711 {above} && install -d -m 700 {place} && { setfacl -b -m u:{uid}:rx {place} || "
-            "{ echo {why}; exit 1; }; }",
-            above=weights.of_users(spec),
-            place=f"{weights.of_users(spec)}/{name}",
-            uid=user.uid,
-            why=f"error {spec.weights_dir} has no ACLs (its file system), so {name}'s weights would be open to others.",
-        )
-        steps.append(Shell(f"folder of {name}'s weights, closed to others", command))
+        place = f"{weights.of_users(spec)}/{name}"
+        steps.append(Folder(f"folder of {name}'s weights, closed to others", "weights", place, name))
     root = spec.docker.rootless[name].daemon.get("data-root")
     if isinstance(root, str) and user.docker.get("DockerRootDir") != root:
-        command = sh(
-            "[ -d {place} ] || {become} mkdir -p {place} 2>/dev/null || "
-            "{ mkdir -p {place} && install -d -m 711 -o {uid} -g {gid} {place}; }",
-            place=root,
-            become=as_user(name, user),
-            uid=user.uid,
-            gid=user.gid,
-        )
-        steps.append(Shell(f"{root} for {name}'s Docker", command))
+        steps.append(Folder(f"{root} for {name}'s Docker", "data", root, name))
     return steps
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from gpurack import paths
 from gpurack.shell import Sh, sh
@@ -50,6 +51,16 @@ class Shell(Step):
     command: Sh
     slow: bool = False
     explain: Callable[[Sequence[str]], str | None] = lambda lines: None
+
+
+@dataclass(frozen=True)
+class Folder(Step):
+    """A folder for a user's Docker that root makes where nobody can lead it elsewhere (files/folders.py). kind:
+    "weights", root's and closed to all others, or "data", the user's own."""
+
+    kind: Literal["weights", "data"]
+    path: str
+    owner: str
 
 
 def owe_restart(why: str) -> Step:

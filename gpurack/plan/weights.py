@@ -7,6 +7,7 @@ from gpurack.engines import weights_of
 from gpurack.spec.host import Host
 from gpurack.spec.model import Job, Model
 from gpurack.spec.weights import SPLIT, CopyWeights, HfWeights, ModelScopeWeights, UrlWeights, Weights
+from gpurack.state.model import HostState
 
 HUBS = {"hf": "https://huggingface.co", "modelscope": "https://www.modelscope.cn"}
 MIRRORS = {"hf": "huggingface", "modelscope": "modelscope"}
@@ -44,6 +45,38 @@ def paths(spec: Host) -> list[str]:
         if job.enabled:
             found += [host_path(spec, job), job.folder or "", result_path(spec, name) or ""]
     return [path for path in found if path]
+
+
+def readers(spec: Host) -> dict[str, str]:
+    """The paths that the entries of one user alone want → that user, as whom they are read where others than root may
+    change them. What the host's own Docker wants, or several users, root reads, and follows nobody's links there."""
+    wanted: dict[str, set[str]] = {}
+    for entry in spec.everything.values():
+        if entry.enabled:
+            for one in weights_of(entry):
+                wanted.setdefault(place(spec, one, entry.dockerd), set()).add(entry.dockerd)
+    return {path: users.pop() for path, users in wanted.items() if len(users) == 1 and "" not in users}
+
+
+def changeable(spec: Host, state: HostState) -> list[str]:
+    """A sentence for all weights that somebody may change who neither is root nor the user in whose Docker they are."""
+    who: set[str] = set()
+    names = []
+    for name, entry in spec.everything.items():
+        others = {
+            one
+            for each in (weights_of(entry) if entry.enabled else ())
+            for one in state.owned.get(place(spec, each, entry.dockerd), ())
+        } - {entry.dockerd}
+        if others:
+            who |= others
+            names.append(name)
+    if not names:
+        return []
+    return [
+        f"weights of {', '.join(names)} lie in folders that {', '.join(sorted(who))} can change, and with them what is "
+        "served. Give the folders to root (chown root:, chmod go-w), or let gpurack fetch the weights."
+    ]
 
 
 def job_folder(spec: Host, name: str) -> str:

@@ -100,7 +100,11 @@ class Host(Strict):
         None, description="the HTTP proxy by which the host reaches packages, images and weights; `{url, no_proxy}`"
     )
     ca: str | None = Field(None, description="a private certificate authority's file on the admin's machine")
-    weights_dir: AbsolutePath = Field("/var/lib/gpurack/weights", description="where fetched weights lie on the host")
+    weights_dir: AbsolutePath = Field(
+        "/var/lib/gpurack/weights",
+        description="where fetched weights are on the host; nothing is fetched into a folder that others than root can "
+        "change, or below one",
+    )
     hf_token: Secret | None = Field(
         None,
         description="the Hugging Face token, as a reference to where it is; for `{hf}` weights, never kept on the host",

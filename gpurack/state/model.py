@@ -290,6 +290,10 @@ class HostState:
     secrets: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     weights: Mapping[str, int | None] = field(default_factory=dict)
     """Asked paths → size in bytes; None: missing."""
+    owned: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Asked paths that others than root may change, or lead elsewhere → who ("ada", "the group lab", "everybody")."""
+    exposed: frozenset[str] = frozenset()
+    """Files of gpurack's own that others can read, and should not."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """Asked paths that are there → SELinux type ("user_home_t"), where SELinux is enforced."""
     stamps: Mapping[str, str] = field(default_factory=dict)

@@ -59,10 +59,12 @@ def parse(lines: list[str], raised: bool = False) -> HostState:
         units=units(get("units")),
         docker_flags=word(get("units"), "flags"),
         secrets={name: (mode, int(uid)) for name, mode, uid in (line.rsplit(" ", 2) for line in get("secrets"))},
-        weights=weights(get("weights")),
+        weights=weights([*of_users(sections, "weights"), *get("weights")]),
+        owned=owned(get("owned")),
+        exposed=frozenset(get("exposed")),
         labels=labels(get("labels")),
-        stamps=(stamps := {path: stamp for stamp, _, path in (line.partition("|") for line in get("stamps"))}),
-        headers=headers(get("headers"), stamps),
+        stamps=stamps([*of_users(sections, "stamps"), *get("stamps")]),
+        headers={**users_headers(sections), **headers(get("headers"), stamps(get("stamps")))},
         commits={path: commit for commit, _, path in (line.partition("|") for line in get("commits")) if commit},
         hashes=hashes(get("hashes"), get("stamped")),
         listeners=tuple(listeners(get("ports"), get("owners"))),
@@ -198,6 +200,38 @@ def weights(lines: list[str]) -> dict[str, int | None]:
         seen, _, path = line.partition("|")
         size = seen.split(" ", 1)[0]
         found[path] = None if size == "-" else int(size)
+    return found
+
+
+def of_users(sections: Mapping[str, list[str]], kind: str) -> list[str]:
+    """The lines of all sections `kind USER`: root's words of what it asked as that user."""
+    return [line for name, lines in sections.items() if name.startswith(f"{kind} ") for line in lines]
+
+
+def owned(lines: list[str]) -> dict[str, frozenset[str]]:
+    """`type mode owner|group|path`, a line for each folder, link or file on the path that others may change."""
+    found: dict[str, set[str]] = {}
+    for line in lines:
+        if match := re.fullmatch(r"[a-z] ([0-7]+) ([^|]*)\|([^|]*)\|(.*)", line):
+            mode, owner, group, path = int(match[1], 8), *match.groups()[1:]
+            who = found.setdefault(path, set())
+            who |= {owner} if owner not in ("root", "0") else set()
+            if mode & 0o022 and not line.startswith("l "):
+                who.add("everybody" if mode & 0o002 else f"the group {group}")
+    return {path: frozenset(who) for path, who in found.items()}
+
+
+def stamps(lines: list[str]) -> dict[str, str]:
+    """`stamp|path`"""
+    return {path: stamp for stamp, _, path in (line.partition("|") for line in lines)}
+
+
+def users_headers(sections: Mapping[str, list[str]]) -> dict[str, Header]:
+    """The headers that a program of each user's read, which are believed of the paths that were asked of that user."""
+    found = {}
+    for name, lines in sections.items():
+        if name.startswith("headers "):
+            found.update(headers(lines, stamps(sections.get(f"stamps {name.removeprefix('headers ')}", []))))
     return found
 
 

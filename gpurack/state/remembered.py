@@ -14,14 +14,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from gpurack.resources import read_text
+from gpurack.resources import program
 from gpurack.state.model import Header, HostState
 from gpurack.state.parse import header
 
 
 def reader() -> str:
-    """The program that reads headers on the host."""
-    return read_text("files/weights_header.py")
+    """The program that reads headers on the host, with what it imports."""
+    return program("weights_header", "safe_paths")
 
 
 def recall(host: str) -> dict[str, Header]:

@@ -153,12 +153,13 @@ class Script(Iterable[str]):
 
 def script(host: spec.Host, known: Mapping[str, Header] | None = None, metrics: bool = False) -> Sh:
     """snapshot.sh with its questions in front: which images and weights to look for, which weights' headers need not be
-    read again, and with `metrics` which counters to read."""
+    read again, as which user some are looked at, and with `metrics` which counters to read."""
     asked = {
         "USERS": host.users,
         "USERS_WEIGHTS": [weights.of_users(host)],
         "IMAGES": compose.images(host),
         "WEIGHTS": weights.paths(host),
+        "READERS": [f"{user}|{path}" for path, user in weights.readers(host).items()],
         "SEEN": [f"{header.stamp}|{path}" for path, header in (known or {}).items()],
         "READER": [remembered.reader()],
         "COUNTERS": compose.counters(host) if metrics else [],

@@ -1,14 +1,11 @@
 """Hypothesis for all unit tests: two slow cores are no reason to fail, and a failure is found again by its seed."""
 
-import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.unit.host_programs import FILES, Fakes
-
-sys.path.append(str(FILES))  # the programs for hosts import one another, as where they run
+from tests.unit.host_programs import Fakes
 
 settings.register_profile(
     "gpurack", deadline=None, max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.too_slow]

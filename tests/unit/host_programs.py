@@ -3,11 +3,13 @@
 import importlib.util
 import json
 import os
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 FILES = Path(__file__).resolve().parents[2] / "files"
+sys.path.append(str(FILES))  # they import one another, as where they run
 
 
 def load(name: str) -> Any:

@@ -164,7 +164,7 @@ def test_too_little_room_is_seen_before_anything_is_fetched(
 
 def test_a_disk_that_fills_up_on_the_way(fetcher: Any, fakes: Fakes, tmp_path: Path) -> None:
     part = tmp_path / "a.gguf.part"
-    fakes.add("curl", f'case "$1" in -sSfLI) exit 0;; esac; echo half >{part}; exit 23')
+    fakes.add("curl", f'case "$*" in *" -sSfLI "*) exit 0;; esac; echo half >{part}; exit 23')
     with pytest.raises(fetcher.Failure, match=r"no space left in .* while fetching the weights; make room there"):
         fetcher.obtain("alpha", wanted("http://weights/a.gguf", SHA, tmp_path / "a.gguf"))
     assert not part.exists()

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from gpurack.locking.gather import hasher
 from gpurack.state.parse import hashes as parsed
-from tests.unit.host_programs import FILES, load
+from tests.unit.host_programs import load
 
 
 @pytest.fixture
@@ -89,8 +90,8 @@ def test_by_itself_it_remembers_every_file_that_is_there(hashes: Any, tmp_path: 
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "a").write_bytes(b"1")
     (tmp_path / "b").write_bytes(b"2")
-    script = (FILES / "hashes.py").read_text().replace("/var/lib/gpurack", str(tmp_path / "memory"))
-    asked = f"{tmp_path}/folder\n{tmp_path}/b\n{tmp_path}/gone\n"
+    script = hasher().replace("/var/lib/gpurack", str(tmp_path / "memory"))
+    asked = f"|{tmp_path}/folder\n|{tmp_path}/b\n|{tmp_path}/gone\n"
     done = subprocess.run([sys.executable, "-c", script], input=asked, capture_output=True, text=True, check=True)
     assert done.stdout == ""
     known = {path: found for path, (_, found) in hashes.remembered().items()}
@@ -102,6 +103,6 @@ def test_long_reading_says_so(
 ) -> None:
     (tmp_path / "w.gguf").write_bytes(b"x")
     monkeypatch.setattr(hashes, "EVERY", -1)
-    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{tmp_path}/w.gguf\n"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"|{tmp_path}/w.gguf\n"))
     hashes.main()
     assert capsys.readouterr().out.startswith("sha256 of w.gguf, 0.0 GB\n")

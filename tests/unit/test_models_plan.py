@@ -91,6 +91,7 @@ def test_a_first_run_creates() -> None:
         "the models' runner, /usr/local/lib/gpurack/jobs.py",
         "the models' runner, /usr/local/lib/gpurack/ollama.py",
         "the models' runner, /usr/local/lib/gpurack/remedies.py",
+        "the models' runner, /usr/local/lib/gpurack/safe_paths.py",
         "the models' runner, /usr/local/lib/gpurack/models.py",
         "the unit that starts the models at boot, gpurack.service",
         "enable gpurack.service",

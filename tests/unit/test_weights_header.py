@@ -253,5 +253,5 @@ def test_names_of_hosts_are_safe_in_paths() -> None:
 
 
 def test_reader_is_what_the_host_runs() -> None:
-    assert remembered.reader() == (FILES / "weights_header.py").read_text()
+    assert remembered.reader().endswith((FILES / "weights_header.py").read_text())
     assert reader().__doc__

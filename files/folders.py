@@ -1,0 +1,62 @@
+"""Folders that root makes on this host, where nobody else can lead it elsewhere. Sent to the host with what it imports.
+
+    folders.py make PATH          for what is copied there
+    folders.py clean PATH         the same; what an earlier run left in it, and is not root's own, goes
+    folders.py weights PATH USER  for weights of a user's Docker: closed to everybody but that user
+    folders.py data PATH USER     for the data of a user's Docker, made as that user
+
+Exit code 1 with a sentence when it does not go. Runs on the host's own python3 (3.6 or newer, standard library only).
+"""
+
+import os
+import pwd
+import shlex
+import sys
+
+from common import Failure, run  # (beside this file)
+from dockerd import as_user
+from safe_paths import Unsafe, clean_folder, make_folder
+
+
+def weights(path, user):
+    """The folder of a user's weights, to which root writes. Raises Failure where the file system has no ACLs."""
+    above, uid = os.path.dirname(path), pwd.getpwnam(user).pw_uid
+    make_folder(above, 0o711)
+    make_folder(path, 0o700)
+    if run("setfacl", "-b", "-m", "u:{}:rx".format(uid), path)[0]:
+        what = "{} has no ACLs (its file system), so {}'s weights would be open to others."
+        raise Failure(what.format(os.path.dirname(above), user))
+
+
+def data(path, user):
+    """A data-root: as the user, who may have it where nobody else may write; by root only where all above it is root's.
+    Raises Failure."""
+    _, become = as_user(user)
+    if run("timeout", "-k", "1", "20", *become, "mkdir", "-p", "--", path)[0] == 0:
+        return
+    account = pwd.getpwnam(user)
+    command = "install -d -o {} -g {} -m 711 {}".format(account.pw_uid, account.pw_gid, shlex.quote(path))
+    try:
+        make_folder(os.path.dirname(path), instead="choose another data-root")
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        what = "{} is there, but {} does not get to it, so it can be no data-root; see namei -l {}"
+        raise Failure(what.format(path, user, shlex.quote(path))) from None
+    except Unsafe as error:
+        what = "{} cannot make the data-root {}, and root does not in a folder of somebody else's. Make it: {} ({})"
+        raise Failure(what.format(user, path, command, error)) from None
+    os.chmod(path, 0o711)
+    os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)
+
+
+def main(action, *arguments):
+    try:
+        {"make": make_folder, "clean": clean_folder, "weights": weights, "data": data}[action](*arguments)
+    except (Failure, OSError) as error:
+        sys.stderr.write("error {}\n".format(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

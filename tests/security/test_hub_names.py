@@ -1,0 +1,181 @@
+"""What a hub, a mirror or a file server answers: no name of theirs leads out of the folder, no redirect to a file."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.host_programs import Fakes, load
+from tests.unit.test_fetch_hubs import COMMIT, Hub, fetcher, hub, there, wanted, why  # noqa: F401
+from tests.unit.test_fetch_script import SHA
+
+# ruff: noqa: F811 - fixtures
+
+HOSTILE = [
+    "../../etc/cron.d/x.json",
+    "/etc/cron.d/x.json",
+    "a/../../x.json",
+    "./x.json",
+    "a//x.json",
+    "a/",
+    "..",
+    "",
+    "x\n@@ files.json",
+    "x\x1b[2J.json",
+    "x\u202egpj.json",
+    "x\x00.json",
+    "\ud800.json",
+    "x" * 250 + ".json",
+    7,
+    None,
+    ["a.json"],
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=repr)
+def test_a_name_that_leads_elsewhere_is_refused(
+    fetcher: Any, hub: Hub, wanted: dict[str, str], name: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Nothing is fetched then, not even what else is listed."""
+    siblings = [*hub.siblings(), {"rfilename": name, "size": 2}]
+    monkeypatch.setattr(hub, "siblings", lambda: siblings)
+    before = sorted(tmp_path.rglob("*"))
+    assert (
+        why(fetcher, wanted) == f"{hub.url} lists a file {name!r}, which lies in no folder of it; nothing was fetched"
+    )
+    assert sorted(tmp_path.rglob("*")) == before
+    assert [path for path in hub.gets("hub") if "resolve" in path] == []
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=repr)
+def test_the_other_hubs_names_are_checked_as_well(
+    fetcher: Any, hub: Hub, wanted: dict[str, str], name: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = hub.modelscope()
+    answer["Data"]["Files"].append({"Path": name, "Type": "blob", "Size": 2, "Sha256": SHA})
+    monkeypatch.setattr(hub, "modelscope", lambda: answer)
+    said = why(fetcher, {**wanted, "hub": "modelscope", "revision": "master"})
+    assert "which lies in no folder of it; nothing was fetched" in said
+
+
+@given(name=st.text(max_size=30) | st.lists(st.sampled_from(["..", ".", "", "a", "b.json", "\n"])).map("/".join))
+def test_an_accepted_name_stays_in_its_folder(name: str) -> None:
+    fetch = load("fetch")
+    try:
+        fetch.checked_list("https://hub", [(name, 1, None)], None)
+    except fetch.Failure:
+        return
+    path = Path("/w/part") / name
+    assert path.resolve().is_relative_to("/w/part")
+    assert path.resolve() != Path("/w/part")
+    assert name.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("size", -1), ("size", "7"), ("size", 1.5), ("size", True), ("lfs", {"sha256": "../x"}), ("lfs", {"sha256": 7}),
+        ("lfs", "x"),
+    ],
+)  # fmt: skip
+def test_sizes_and_sums_are_what_they_are(
+    fetcher: Any, hub: Hub, wanted: dict[str, str], field: str, value: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    siblings = [{"rfilename": "config.json", "size": 2, field: value}]
+    monkeypatch.setattr(hub, "siblings", lambda: siblings)
+    assert why(fetcher, wanted) == f"{hub.url} does not answer as a hub does; see mirrors"
+
+
+@pytest.mark.parametrize("commit", ["../../../x", "main", f"{COMMIT}\nerror alpha: x", "", 7])
+def test_a_commit_is_a_commit(fetcher: Any, hub: Hub, wanted: dict[str, str], commit: Any) -> None:
+    """It becomes part of addresses, and of what gpurack lock reads."""
+    hub.commit = commit
+    assert why(fetcher, wanted) == f"{hub.url} does not answer as a hub does; see mirrors"
+
+
+def test_an_answer_without_end(fetcher: Any, hub: Hub, wanted: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetcher, "LARGEST_ANSWER", 1000)
+    monkeypatch.setattr(hub, "answer", lambda who, request: (200, {}, b"[" * 100_000))
+    assert why(fetcher, wanted) == f"{hub.url} answers without end; see mirrors"
+
+
+# --- curl ------------------------------------------------------------------------------------------------------------
+
+
+def test_no_configuration_of_anybodys_is_read(
+    fetcher: Any, hub: Hub, wanted: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / ".curlrc").write_text(f'trace-ascii = "{tmp_path}/trace"\n')
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("CURL_HOME", str(home))
+    fetcher.obtain("alpha", wanted)
+    assert there(wanted["path"])
+    assert not (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize("url", ["http://h/{a,b}", "http://h/[1-999999]", "-K/home/eve/c", "--output=/etc/x"])
+def test_an_address_is_one_address_and_no_option(fetcher: Any, fakes: Fakes, url: str) -> None:
+    fakes.add("curl", 'printf "%s\\n" "$@" >"$STATE/argv"; exit 6')
+    for ask in (lambda: fetcher.remote_size(url), lambda: fetcher.request(url, None)):
+        with pytest.raises(fetcher.Failure):
+            ask()
+        argv = (fakes.folder / "state/argv").read_text().splitlines()
+        assert argv[:2] == ["-q", "-g"]
+        assert argv[-2:] == ["--url", url]
+        for option in ("--proto", "--proto-redir"):
+            assert argv[argv.index(option) + 1] == "=http,https"
+
+
+@pytest.mark.parametrize("url", ["http://h/a b", "http://h/a\nb", "http://h/\x1b[2J"])
+def test_an_address_with_more_in_it_is_not_asked(fetcher: Any, fakes: Fakes, url: str) -> None:
+    fakes.add("curl", "exit 6")
+    with pytest.raises(fetcher.Failure, match="is not a valid URL, so nothing was fetched from it"):
+        fetcher.request(url, None)
+    assert fakes.calls == []
+
+
+@pytest.mark.parametrize("token", ["hf_x\noutput = /etc/cron.d/x", "hf_x\r", "hf_\x00"])
+def test_a_token_with_another_line_is_no_other_option(fetcher: Any, fakes: Fakes, token: str, tmp_path: Path) -> None:
+    fakes.add("curl", "exit 6")
+    for ask in (
+        lambda: fetcher.request("http://h/", token),
+        lambda: fetcher.download("alpha", "http://h/", str(tmp_path / "x"), None, token=token),
+    ):
+        with pytest.raises(fetcher.Failure, match="hf_token holds a control character") as failure:
+            ask()
+        assert "hf_x" not in str(failure.value)
+    assert fakes.calls == []
+
+
+@pytest.mark.parametrize(
+    "location", ["file:///etc/shadow", "FILE:///etc/shadow", "gopher://h/", "scp://h/x", "ldap://h/"]
+)
+def test_a_download_is_led_to_no_file(fetcher: Any, hub: Hub, location: str, tmp_path: Path) -> None:
+    hub.refuses["/w.gguf"] = (302, {"Location": location})
+    told = {"url": f"{hub.url}/w.gguf", "sha256": SHA, "path": str(tmp_path / "w/a.gguf")}
+    with pytest.raises(fetcher.Failure, match="weights cannot be fetched"):
+        fetcher.obtain("alpha", told)
+    with pytest.raises(fetcher.Failure, match="weights cannot be fetched"):
+        fetcher.download("alpha", told["url"], str(tmp_path / "w/b.part"), None)
+    assert list((tmp_path / "w").iterdir()) == []
+
+
+# --- what is written down --------------------------------------------------------------------------------------------
+
+
+def test_a_record_in_anothers_hands_is_not_waited_for(fetcher: Any, wanted: dict[str, str]) -> None:
+    """The file beside a folder of weights: a FIFO there blocks nothing."""
+    Path(wanted["path"]).mkdir(parents=True)
+    os.mkfifo(wanted["path"] + ".json")
+    assert fetcher.left_behind({**wanted, "commit": COMMIT}) is False
+    Path(wanted["path"] + ".json").unlink()
+    Path(wanted["path"] + ".json").write_text(json.dumps(["no map"]))
+    assert fetcher.left_behind({**wanted, "commit": COMMIT}) is False

@@ -1,0 +1,331 @@
+"""Root writes only in folders of its own: a user leads no download, copy, image, build or folder elsewhere."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shlex
+import stat
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpurack.operations.commands import Streamed, carry_out
+from gpurack.operations.commands import folders as folders_program
+from gpurack.operations.copying import Copy
+from gpurack.plan.models import Upload, plan_models
+from gpurack.plan.rootless import plan_rootless
+from gpurack.plan.steps import Folder, Shell
+from gpurack.state.model import User
+from gpurack.state.parse import parse
+from tests.given import SALT, host_state, models, spec
+from tests.security.users import USER, give, needs_root, place  # noqa: F401
+from tests.unit.host_programs import Fakes, load
+from tests.unit.test_copying import Shell as Connection
+from tests.unit.test_fetch_script import CONTENT, SHA, fetcher, server, wanted  # noqa: F401
+
+# ruff: noqa: F811 - fixtures
+
+
+@pytest.fixture
+def safe() -> Any:
+    return load("safe_paths")
+
+
+def of_user(path: Path) -> str:
+    give(path)
+    return f"{path} belongs to {USER}, so root writes nothing there"
+
+
+def for_group(path: Path) -> str:
+    path.chmod(0o775)
+    return f"{path} can be changed by the group {path.group()}"
+
+
+def for_all(path: Path) -> str:
+    path.chmod(0o777)
+    return f"{path} can be changed by everybody"
+
+
+def a_link(path: Path) -> str:
+    target = path.with_name("elsewhere")
+    path.rename(target)
+    path.symlink_to(target)
+    give(path)
+    return f"{path} is a link of {USER}'s"
+
+
+@needs_root
+@pytest.mark.parametrize("spoil", [of_user, for_group, for_all, a_link])
+@pytest.mark.parametrize("below", ["", "weights", "a/b/c"])
+def test_no_folder_is_made_where_others_can_write(safe: Any, place: Path, spoil: Any, below: str) -> None:
+    shared = place / "data"
+    shared.mkdir()
+    said = spoil(shared)
+    with pytest.raises(safe.Unsafe) as error:
+        safe.make_folder(str(shared / below))
+    assert str(error.value).startswith(said)
+    assert str(error.value).endswith("or choose another weights_dir")
+    assert f" {shared}" in str(error.value).rpartition(". ch")[2]  # the command names the very folder
+    assert list(shared.iterdir()) == []
+
+
+@needs_root
+def test_what_belongs_to_a_user_below_roots_folder_is_seen(safe: Any, place: Path) -> None:
+    (place / "data/hf").mkdir(parents=True)
+    give(place / "data/hf")
+    with pytest.raises(safe.Unsafe, match=f"{place}/data/hf belongs to {USER}"):
+        safe.make_folder(str(place / "data/hf/lab--tiny@main"))
+
+
+def test_a_folder_like_tmp_is_passed_and_not_written_to(safe: Any, tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o1777)
+    safe.make_folder(str(tmp_path / "shared/own"))
+    with pytest.raises(safe.Unsafe, match="can be changed by everybody"):
+        safe.make_folder(str(tmp_path / "shared"))
+
+
+def test_links_of_roots_are_followed(safe: Any, tmp_path: Path) -> None:
+    (tmp_path / "nvme/models").mkdir(parents=True)
+    (tmp_path / "models").symlink_to("nvme/models")
+    safe.make_folder(str(tmp_path / "models/a/b"))
+    assert stat.S_IMODE((tmp_path / "nvme/models/a/b").stat().st_mode) == 0o755
+
+
+def test_links_without_end_are_no_hang(safe: Any, tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(OSError, match="Too many levels"):
+        safe.make_folder(str(tmp_path / "a/x"))
+    with pytest.raises(OSError, match="Too many levels"):
+        safe.open_file(str(tmp_path / "a/x"))
+
+
+# --- downloads -------------------------------------------------------------------------------------------------------
+
+
+@needs_root
+def test_nothing_is_fetched_into_a_users_folder(fetcher: Any, server: Any, place: Path) -> None:
+    (place / "data").mkdir()
+    give(place / "data")
+    (place / "data/w").symlink_to("/etc")
+    give(place / "data/w")
+    for path in (place / "data/a.gguf", place / "data/w/a.gguf"):
+        with pytest.raises(OSError, match=f"{place}/data belongs to {USER}.*chown root: {place}/data && chmod 755"):
+            fetcher.obtain("alpha", wanted(server[1], SHA, path))
+    assert server[0].gets == []
+    assert not Path("/etc/a.gguf").exists()
+
+
+@needs_root
+def test_what_serves_from_a_users_folder_is_no_error(fetcher: Any, place: Path) -> None:
+    (place / "a.gguf").write_bytes(CONTENT)
+    give(place / "a.gguf")
+    give(place)
+    fetcher.obtain("alpha", wanted("http://127.0.0.1:1/never-asked", SHA, place / "a.gguf"))
+
+
+def test_no_link_in_the_place_of_a_download_is_written_through(fetcher: Any, server: Any, tmp_path: Path) -> None:
+    victim = tmp_path / "cron"
+    victim.write_bytes(CONTENT[:7])
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w/a.gguf.part").symlink_to(victim)
+    fetcher.obtain("alpha", wanted(server[1], SHA, tmp_path / "w/a.gguf"))
+    assert victim.read_bytes() == CONTENT[:7]
+    assert (tmp_path / "w/a.gguf").read_bytes() == CONTENT
+    assert not (tmp_path / "w/a.gguf").is_symlink()
+
+
+@needs_root
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_rest_that_a_user_could_still_change_is_not_used(
+    fetcher: Any, server: Any, tmp_path: Path, linked: bool
+) -> None:
+    """The owner of a file, or of its other name, could write to it after it was checked."""
+    part = tmp_path / "w/a.gguf.part"
+    part.parent.mkdir()
+    part.write_bytes(CONTENT)
+    if linked:
+        (tmp_path / "other").hardlink_to(part)
+    else:
+        give(part)
+    fetcher.obtain("alpha", wanted(server[1], SHA, tmp_path / "w/a.gguf"))
+    assert server[0].gets == [""]
+    found = (tmp_path / "w/a.gguf").stat()
+    assert (found.st_uid, found.st_nlink) == (0, 1)
+
+
+@needs_root
+def test_a_half_full_folder_is_cleared_of_what_is_not_roots(safe: Any, tmp_path: Path) -> None:
+    part = tmp_path / "x.part"
+    (part / "sub").mkdir(parents=True)
+    (part / "theirs").mkdir()
+    for name in ("own", "sub/own", "theirs/own", "eve", "sub/eve"):
+        (part / name).write_text(name)
+    for name in ("theirs", "eve", "sub/eve"):
+        give(part / name)
+    (part / "sub/link").symlink_to(tmp_path)
+    os.mkfifo(part / "fifo")
+    safe.clean_folder(str(part))
+    assert sorted(str(path.relative_to(part)) for path in part.rglob("*")) == ["own", "sub", "sub/own"]
+
+
+# --- copies and images -----------------------------------------------------------------------------------------------
+
+
+@needs_root
+def test_nothing_is_copied_into_a_users_folder_nor_taken_from_it(place: Path, tmp_path: Path) -> None:
+    source = tmp_path / "image.tar"
+    source.write_bytes(b"ours")
+    images = place / "images"
+    images.mkdir()
+    planted = images / "0123.tar"
+    planted.write_bytes(b"eve's")
+    give(images)
+    command = Copy(Upload("alpha", source, str(planted)))
+    command.execute(None, Connection(), {})  # type: ignore[arg-type]
+    assert f"could not be copied to the host: {images} belongs to {USER}, so root writes nothing" in command.problem
+    assert planted.read_bytes() == b"eve's"
+
+
+@needs_root
+@pytest.mark.parametrize("whose", ["folder", "file"])
+def test_no_tar_of_a_users_becomes_an_image(fakes: Fakes, place: Path, whose: str) -> None:
+    fakes.add("docker", "echo 'Loaded image: eve'")
+    images, dockerd = load("images"), load("dockerd")
+    tar = place / "images/0123.tar"
+    tar.parent.mkdir()
+    tar.write_bytes(b"eve's")
+    give(tar if whose == "file" else tar.parent)
+    with pytest.raises((OSError, images.Failure)) as error:
+        images.load(dockerd.Dockerd(), "alpha", "lab/a:1", {"tar": "a.tar", "path": str(tar), "names": []})
+    assert USER in str(error.value) if whose == "folder" else "did not arrive" in str(error.value)
+    assert not [call for call in fakes.calls if call.startswith("docker load")]
+
+
+def test_a_dockerfile_that_leads_out_of_its_source_is_none(
+    fakes: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fakes.add("docker", "exit 1")
+    images, dockerd = load("images"), load("dockerd")
+    monkeypatch.setattr(images, "BUILDS", str(tmp_path / "builds"))
+    (tmp_path / "shadow").write_text("root:$6$secret")
+
+    def checkout(folder: str, *_: Any) -> None:
+        Path(folder).mkdir(parents=True)
+        (Path(folder) / "Dockerfile").symlink_to(tmp_path / "shadow")
+
+    monkeypatch.setattr(images, "checkout", checkout)
+    told = {"git": "https://g/x", "revision": "main", "dockerfile": "Dockerfile", "target": None, "args": {}}
+    with pytest.raises(images.Failure, match=r"has no Dockerfile; correct image\.build\.dockerfile"):
+        images.build(dockerd.Dockerd(), "alpha", "lab/a:1", told, {})
+    assert not [call for call in fakes.calls if call.startswith("docker build")]
+
+
+# --- folders of users ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folders() -> Any:
+    return load("folders")
+
+
+@needs_root
+def test_a_data_root_is_made_by_root_only_in_a_folder_of_its_own(folders: Any, place: Path) -> None:
+    made = place / "docker/of nobody"
+    assert folders.main("data", str(made), USER) == 0
+    found = made.stat()
+    assert (found.st_uid, stat.S_IMODE(found.st_mode)) == (pwd.getpwnam(USER).pw_uid, 0o711)
+    assert (made.parent.stat().st_uid, stat.S_IMODE(made.parent.stat().st_mode)) == (0, 0o755)
+
+
+@needs_root
+def test_a_data_root_in_a_users_own_folder_is_made_as_that_user(folders: Any, place: Path) -> None:
+    own = place / "own"
+    own.mkdir()
+    give(own)
+    assert folders.main("data", str(own / "docker"), USER) == 0
+    assert (own / "docker").stat().st_uid == pwd.getpwnam(USER).pw_uid
+
+
+@needs_root
+def test_a_data_root_in_the_folder_of_another_is_the_admins_to_make(
+    folders: Any, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = place / "bobs"
+    other.mkdir()
+    os.chown(other, 65533, 65533)
+    (other / "etc").symlink_to("/etc")
+    uid, gid = pwd.getpwnam(USER)[2:4]
+    for path in (other / "docker", other / "etc/docker-of-eve"):
+        assert folders.main("data", str(path), USER) == 1
+        said = capsys.readouterr().err
+        assert f"Make it: install -d -o {uid} -g {gid} -m 711 {path} ({other} belongs to uid 65533" in said
+        assert not path.exists()
+
+
+@needs_root
+def test_users_weights_have_no_folder_in_a_users_folder(
+    folders: Any, place: Path, capsys: pytest.CaptureFixture[str], fakes: Fakes
+) -> None:
+    fakes.add("setfacl", "")
+    data = place / "data"
+    data.mkdir()
+    assert folders.main("weights", str(data / "users/nobody"), USER) == 0
+    assert stat.S_IMODE((data / "users/nobody").stat().st_mode) == 0o700
+    give(data)
+    assert folders.main("weights", str(data / "users/bob"), USER) == 1
+    assert f"error {data} belongs to {USER}" in capsys.readouterr().err
+    assert not (data / "users/bob").exists()
+
+
+def test_the_plan_has_no_command_of_roots_in_a_users_reach() -> None:
+    """What is made for users is told to files/folders.py; the path is an argument of it, whatever it holds."""
+    path = "/data/it's; id/docker"
+    told = spec({"docker": {"rootless": {"ada": {"daemon": {"data-root": path}}}}})
+    bare = replace(host_state(), users={"ada": User(1001, 1001, "/home/ada")})
+    steps = [step for step in plan_rootless(told, bare, False).steps if isinstance(step, Folder)]
+    assert [(step.kind, step.path, step.user) for step in steps] == [
+        ("weights", "/var/lib/gpurack/weights/users/ada", "ada"),
+        ("data", path, "ada"),
+    ]
+    (command,) = carry_out(steps[1])
+    assert shlex.split(str(command)) == ["python3", "-", "data", path, "ada"]
+    assert isinstance(command, Streamed)
+    assert command.connector_arguments["_stdin"] == folders_program()
+
+
+# --- what root remembers ---------------------------------------------------------------------------------------------
+
+
+def test_what_root_remembers_is_closed_from_the_first_byte(tmp_path: Path) -> None:
+    hashes = load("hashes")
+    hashes.MEMORY = str(tmp_path / "state/sha256")
+    (tmp_path / "w").write_bytes(b"x")
+    before = os.umask(0)
+    try:
+        hashes.known_hash(str(tmp_path / "w"))
+    finally:
+        os.umask(before)
+    assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "state").iterdir()} == {
+        "sha256": 0o600,
+        "sha256.lock": 0o600,
+    }
+
+
+def test_what_an_older_gpurack_left_open_is_closed_once() -> None:
+    memory = "/var/lib/gpurack/sha256"
+    state = parse(["@@ exposed", memory, "@@ end"])
+    assert state.exposed == {memory}
+    wanted = models(alpha={})
+    found = plan_models(wanted, host_state(exposed=state.exposed, weights={"/w/a.gguf": 1}), {}, SALT)
+    closing = [step for step in found.steps if isinstance(step, Shell) and memory in step.command]
+    assert [step.command for step in closing] == [f"chmod go= -- {memory}"]
+    assert not [
+        step
+        for step in plan_models(wanted, host_state(weights={"/w/a.gguf": 1}), {}, SALT).steps
+        if memory in step.reason
+    ]

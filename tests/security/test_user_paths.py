@@ -1,0 +1,397 @@
+"""What lies in a user's reach: root opens files only, follows nobody's links, and has the user read what is theirs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from gpurack.live import show_host
+from gpurack.locking.gather import hasher
+from gpurack.plan import weights
+from gpurack.plan.models import plan_models
+from gpurack.plan.obstacles import obstacle
+from gpurack.spec.host import Host
+from gpurack.state.model import Header, HostState
+from gpurack.state.parse import parse
+from gpurack.state.snapshot import script
+from tests.given import SALT, host_state, models, spec
+from tests.security.users import USER, give, needs_root, place  # noqa: F401
+from tests.testbed import gguf_models
+from tests.unit.host_programs import FILES, load
+
+# ruff: noqa: F811 - fixtures
+
+SECRET = b"root:$6$secret"
+QUICK = 5  # seconds in which nothing may hang
+
+
+@pytest.fixture
+def safe() -> Any:
+    return load("safe_paths")
+
+
+@pytest.fixture
+def hashes(tmp_path: Path) -> Any:
+    module = load("hashes")
+    module.MEMORY = str(tmp_path / "memory/sha256")
+    return module
+
+
+@pytest.fixture
+def secret(place: Path) -> Path:
+    """A file that root alone may read."""
+    path = place / "shadow"
+    path.write_bytes(SECRET)
+    path.chmod(0o600)
+    return path
+
+
+@pytest.fixture
+def home(place: Path) -> Path:
+    """A folder of the user's."""
+    (place / "home").mkdir()
+    return give(place / "home")
+
+
+def fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def device(path: Path) -> None:
+    os.mknod(path, 0o600 | 0o020000, os.makedev(1, 5))  # /dev/zero has no end
+
+
+def listener(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(str(path))
+
+
+# --- root opens ------------------------------------------------------------------------------------------------------
+
+
+@needs_root
+@pytest.mark.parametrize("make", [fifo, device, listener, Path.mkdir], ids=lambda make: make.__name__)
+def test_only_files_are_opened_and_nothing_waits(safe: Any, hashes: Any, tmp_path: Path, make: Any) -> None:
+    begun, path = time.monotonic(), tmp_path / "m.gguf"
+    make(path)
+    evidence = load("evidence")
+    for read in (safe.open_file, hashes.known_hash, evidence.sha256):
+        with pytest.raises(OSError, match="no file"):
+            read(str(path))
+    assert evidence.content(str(path)) is None
+    assert time.monotonic() - begun < QUICK
+
+
+@needs_root
+@pytest.mark.parametrize("where", ["file", "folder"])
+def test_links_of_others_are_not_followed(safe: Any, hashes: Any, home: Path, secret: Path, where: str) -> None:
+    """Not as the last part of a path, and not in the middle."""
+    link = home / "m"
+    link.symlink_to(secret if where == "file" else secret.parent)
+    give(link)
+    path = str(link if where == "file" else link / secret.name)
+    for read in (safe.open_file, hashes.known_hash):
+        with pytest.raises(OSError, match=f"m in .* is a link of {USER}'s, which root does not follow"):
+            read(path)
+    assert hashes.remembered() == {}
+    if where == "file":
+        assert load("evidence").content(path) is None
+
+
+def test_links_of_roots_are_followed(safe: Any, tmp_path: Path) -> None:
+    (tmp_path / "nvme/blobs").mkdir(parents=True)
+    (tmp_path / "nvme/blobs/ab").write_bytes(b"x")
+    (tmp_path / "models").symlink_to(tmp_path / "nvme")
+    (tmp_path / "nvme/m.gguf").symlink_to("../nvme/./blobs/ab")
+    assert safe.read_file(str(tmp_path / "models/m.gguf"), 10) == b"x"
+    with pytest.raises(safe.Unsafe, match="larger than 0 bytes"):
+        safe.read_file(str(tmp_path / "models/m.gguf"), 0)
+
+
+@needs_root
+def test_a_users_file_without_links_is_read_by_root(hashes: Any, home: Path) -> None:
+    (home / "m.gguf").write_bytes(b"weights")
+    give(home / "m.gguf").chmod(0o600)
+    assert hashes.known_hash(str(home / "m.gguf")) == hashlib.sha256(b"weights").hexdigest()
+
+
+@needs_root
+def test_the_runner_says_what_it_does_not_follow(home: Path, secret: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetch = load("fetch")
+    (home / "m.gguf").symlink_to(secret)
+    give(home / "m.gguf")
+    with pytest.raises(fetch.Failure) as failure:
+        fetch.agree("alpha", {str(home / "m.gguf"): "0" * 64}, "put it back")
+    assert f"is a link of {USER}'s, which root does not follow" in str(failure.value)
+    assert hashlib.sha256(SECRET).hexdigest() not in str(failure.value)
+
+
+# --- the user reads --------------------------------------------------------------------------------------------------
+
+
+@needs_root
+def test_who_reads(hashes: Any, home: Path, tmp_path: Path) -> None:
+    (tmp_path / "m").write_bytes(b"x")
+    assert hashes.reader(str(home / "m"), "") == []
+    assert hashes.reader(str(tmp_path / "m"), USER) == []  # nobody but root may change it
+    assert hashes.reader(str(home / "m"), USER)[0] == "setpriv"
+
+
+@needs_root
+def test_a_users_link_is_followed_by_that_user_alone(hashes: Any, home: Path, secret: Path) -> None:
+    (home / "blob").write_bytes(b"weights")
+    (home / "own.gguf").symlink_to("blob")
+    (home / "stolen.gguf").symlink_to(secret)
+    for name in ("blob", "own.gguf", "stolen.gguf"):
+        give(home / name)
+    become = hashes.reader(str(home / "own.gguf"), USER)
+    assert hashes.known_hash(str(home / "own.gguf"), become=become) == hashlib.sha256(b"weights").hexdigest()
+    with pytest.raises(OSError, match=f"reads 0 bytes of {len(SECRET)}"):
+        hashes.known_hash(str(home / "stolen.gguf"), become=become)
+    assert list(hashes.remembered()) == [str(home / "own.gguf")]
+    assert hashes.files_of(str(home), become) == [str(home / name) for name in ("blob", "own.gguf", "stolen.gguf")]
+
+
+@needs_root
+def test_gpurack_lock_reads_as_the_user(home: Path, secret: Path, tmp_path: Path) -> None:
+    (home / "stolen.gguf").symlink_to(secret)
+    (home / "own.gguf").write_bytes(b"weights")
+    for name in ("stolen.gguf", "own.gguf"):
+        give(home / name)
+    program = hasher().replace("/var/lib/gpurack/sha256", str(tmp_path / "memory/sha256"))
+    asked = "".join(f"{user}|{home}/{name}.gguf\n" for user in ("", USER) for name in ("own", "stolen"))
+    subprocess.run(["python3", "-c", program], input=asked, text=True, check=True, timeout=60)
+    memory = (tmp_path / "memory/sha256").read_text()
+    assert hashlib.sha256(b"weights").hexdigest() in memory
+    assert hashlib.sha256(SECRET).hexdigest() not in memory
+    assert "stolen" not in memory
+
+
+@needs_root
+@pytest.mark.parametrize("make", [fifo, listener, Path.mkdir], ids=lambda make: make.__name__)
+def test_what_is_no_file_for_the_user_blocks_nothing(hashes: Any, home: Path, make: Any) -> None:
+    begun = time.monotonic()
+    make(home / "m.gguf")
+    with pytest.raises(OSError, match="no file for its user"):
+        hashes.known_hash(str(home / "m.gguf"), become=hashes.reader(str(home / "m.gguf"), USER))
+    assert time.monotonic() - begun < QUICK
+
+
+@pytest.mark.parametrize(
+    ("says", "error"),
+    [
+        ("sleep 30", "said nothing in"),
+        ('case "$1" in stat) echo "3 1.000000000 regular file";; *) sleep 30;; esac', "said nothing in"),
+        (
+            'case "$1" in stat) echo "3 1.000000000 regular file";; *) exec cat /dev/zero;; esac',
+            "reads [0-9]+ bytes of 3",
+        ),
+        ('case "$1" in stat) echo "3 1.000000000 regular file";; esac', "reads 0 bytes of 3"),
+        ("exec cat /dev/zero", "says too much"),
+        ("echo '1 1.000000000 regular file'; echo '2 /etc/passwd'", "no file for its user"),
+    ],
+)
+def test_a_user_whose_programs_say_anything(
+    hashes: Any, monkeypatch: pytest.MonkeyPatch, says: str, error: str
+) -> None:
+    """A user may change what a process of their own writes."""
+    monkeypatch.setattr(hashes, "SILENCE", 0.5)
+    begun = time.monotonic()
+    with pytest.raises(OSError, match=error):
+        hashes.known_hash("/home/eve/m.gguf", become=["sh", "-c", says, "sh"])
+    assert time.monotonic() - begun < QUICK
+    assert hashes.remembered() == {}
+
+
+@needs_root
+def test_verify_reads_as_the_user(home: Path, secret: Path) -> None:
+    evidence = load("evidence")
+    (home / "stolen.gguf").symlink_to(secret)
+    (home / "own.gguf").symlink_to("blob")
+    (home / "blob").write_bytes(b"weights")
+    for name in ("stolen.gguf", "own.gguf", "blob"):
+        give(home / name)
+    found = evidence.weights(str(home / "own.gguf"), True, USER)
+    assert found["files"]["own.gguf"]["sha256"] == hashlib.sha256(b"weights").hexdigest()
+    stolen = evidence.weights(str(home / "stolen.gguf"), True, USER)
+    assert hashlib.sha256(SECRET).hexdigest() not in str(stolen)
+
+
+# --- the snapshot ----------------------------------------------------------------------------------------------------
+
+
+def wanted(*paths: Path, user: str | None = USER) -> Host:
+    entries = {f"m{number}": {"weights": str(path), "user": user} for number, path in enumerate(paths)}
+    return spec(
+        {"docker": {"rootless": {USER: {}}}},
+        {"models": {name: {"port": 8000 + number, **one} for number, (name, one) in enumerate(entries.items())}},
+    )
+
+
+def seen(of: Host) -> HostState:
+    done = subprocess.run(["sh", "-s"], input=script(of), capture_output=True, text=True, check=True, timeout=60)
+    return parse(done.stdout.splitlines())
+
+
+@needs_root
+def test_headers_of_a_users_weights_are_read_as_the_user(home: Path, place: Path) -> None:
+    closed = place / "closed.gguf"
+    gguf_models.say(closed, "Root's own.")
+    closed.chmod(0o600)
+    gguf_models.say(home / "blob", "The user's own.")
+    (home / "own.gguf").symlink_to("blob")
+    (home / "stolen.gguf").symlink_to(closed)
+    for name in ("blob", "own.gguf", "stolen.gguf"):
+        give(home / name)
+    fifo(home / "fifo.gguf")
+    give(home / "fifo.gguf")
+    begun = time.monotonic()
+    found = seen(wanted(home / "own.gguf", home / "stolen.gguf", home / "fifo.gguf"))
+    assert time.monotonic() - begun < 2 * QUICK
+    headers = {Path(path).name: header for path, header in found.headers.items()}
+    assert headers["own.gguf"].kind == "gguf"
+    assert headers["stolen.gguf"].problem == "stolen.gguf: Permission denied"
+    assert headers["fifo.gguf"].problem == f"fifo.gguf: {home}/fifo.gguf is no file"
+    assert found.owned[str(home / "own.gguf")] == {USER}
+    # root reads what is for the host's own Docker, and follows no link there
+    found = seen(wanted(home / "own.gguf", home / "stolen.gguf", user=None))
+    headers = {Path(path).name: header for path, header in found.headers.items()}
+    assert "is a link of nobody's, which root does not follow" in headers["stolen.gguf"].problem
+    assert "is a link of nobody's, which root does not follow" in headers["own.gguf"].problem
+
+
+def test_a_user_speaks_of_the_own_weights_alone() -> None:
+    lie = '{"path": "%s", "kind": "gguf", "tensors": {"F16": 1}}'
+    found = parse(
+        [
+            "@@ weights", "7 regular file|/w/root.gguf",
+            "@@ stamps", "1-1|/w/root.gguf",
+            "@@ weights eve", "5|/home/eve/m.gguf", "99|/w/root.gguf",
+            "@@ stamps eve", "2-2|/home/eve/m.gguf",
+            "@@ stamps bob", "3-3|/home/bob/m.gguf",
+            "@@ headers eve", lie % "/w/root.gguf", lie % "/home/bob/m.gguf", lie % "/home/eve/m.gguf",
+            "@@ end",
+        ]
+    )  # fmt: skip
+    assert found.weights == {"/w/root.gguf": 7, "/home/eve/m.gguf": 5}
+    assert found.headers == {"/home/eve/m.gguf": Header("2-2", "gguf", {"F16": 1})}
+
+
+def test_who_is_asked_for_weights() -> None:
+    both = spec(
+        {"docker": {"rootless": {"ada": {}, "bob": {}}}},
+        {
+            "models": {
+                "one": {"port": 8000, "weights": "/data/one.gguf", "user": "ada"},
+                "two": {"port": 8001, "weights": "/data/two.gguf", "user": "ada"},
+                "three": {"port": 8002, "weights": "/data/two.gguf", "user": "bob"},
+                "four": {"port": 8003, "weights": "/data/four.gguf", "user": "bob"},
+                "five": {"port": 8004, "weights": "/data/four.gguf"},
+            }
+        },
+    )
+    assert weights.readers(both) == {"/data/one.gguf": "ada"}
+
+
+# --- the warning -----------------------------------------------------------------------------------------------------
+
+OWNED = ["@@ owned", "d 40755 ada|ada|/w/a.gguf", "d 2775 root|the lab|/w/b.gguf", "f 666 root|root|/w/b.gguf",
+         "l 777 ada|ada|/w/c.gguf", "@@ end"]  # fmt: skip
+
+
+def test_who_may_change_weights_is_one_warning() -> None:
+    found = parse(OWNED)
+    assert found.owned == {
+        "/w/a.gguf": {"ada"}, "/w/b.gguf": {"the group the lab", "everybody"}, "/w/c.gguf": {"ada"}
+    }  # fmt: skip
+    entries = spec(
+        {"docker": {"rootless": {"ada": {}}}},
+        {
+            "models": {
+                "alpha": {"port": 8000, "weights": "/w/a.gguf"},
+                "beta": {"port": 8001, "weights": "/w/b.gguf"},
+                "own": {"port": 8002, "weights": "/w/c.gguf", "user": "ada"},
+                "safe": {"port": 8003, "weights": "/w/d.gguf"},
+            }
+        },
+    )
+    state = host_state(owned=found.owned, weights={f"/w/{name}.gguf": 1 for name in "abcd"})
+    plan = plan_models(entries, state, {}, SALT)
+    (warning,) = plan.warnings
+    assert warning.startswith(
+        "weights of alpha, beta lie in folders that ada, everybody, the group the lab can change, and with them what "
+    )
+    assert not [name for name in plan.errors if name in ("alpha", "beta")]
+
+
+def test_the_warning_is_shown_and_is_no_change(capsys: pytest.CaptureFixture[str]) -> None:
+    state = host_state(owned={"/w/a.gguf": frozenset({"ada"})}, weights={"/w/a.gguf": 1})
+    console = Console(width=200)
+    assert show_host(console, "gpu1", models(alpha={}), state) == 0
+    assert "warning  weights of alpha lie in folders that ada can change" in capsys.readouterr().out
+
+
+@needs_root
+def test_the_snapshot_sees_who_may_change_weights(home: Path, place: Path) -> None:
+    for folder in (place / "group", place / "tmp", place / "fine", home):
+        folder.mkdir(exist_ok=True)
+        (folder / "m.gguf").write_bytes(b"x")
+    (place / "group").chmod(0o775)
+    (place / "tmp").chmod(0o1777)
+    (place / "link.gguf").symlink_to(home / "m.gguf")
+    paths = [place / name / "m.gguf" for name in ("group", "tmp", "fine", "home")]
+    found = seen(wanted(*paths, place / "link.gguf", place / "missing.gguf", user=None)).owned
+    assert found == {
+        str(paths[0]): {f"the group {(place / 'group').group()}"},
+        str(paths[3]): {USER},
+        str(place / "link.gguf"): {USER},
+    }
+
+
+def test_a_name_that_a_link_leads_to_is_never_said(tmp_path: Path) -> None:
+    """It may hold anything, also a newline and a section."""
+    evil = tmp_path / "a\n@@ files\n/etc/passwd 644 0 0 eA==\n"
+    evil.mkdir(parents=True)
+    evil.chmod(0o777)
+    (tmp_path / "m.gguf").symlink_to(evil)
+    found = seen(wanted(tmp_path / "m.gguf", user=None))
+    assert "/etc/passwd" not in found.files
+
+
+def test_weights_that_the_user_may_not_read_are_not_called_missing() -> None:
+    of = wanted(Path("/w/a.gguf"))
+    state = host_state(weights={"/w/a.gguf": None})
+    change = next(one for one in plan_models(of, host_state(weights={"/w/a.gguf": 1}), {}, SALT).changes)
+    assert "do not exist" in str(obstacle("m0", of, state, change))
+
+
+# --- homes -----------------------------------------------------------------------------------------------------------
+
+
+@needs_root
+def test_the_manifest_follows_no_link_out_of_a_home(place: Path, secret: Path) -> None:
+    config = place / "home/eve/.config/systemd"
+    config.mkdir(parents=True)
+    (place / "home/eve/.config/docker").mkdir()
+    (config / "own.service").write_text("x")
+    (config / "folder").symlink_to(place)
+    evil = config / "evil\nfile /etc/passwd 644 root root 00"
+    evil.parent.mkdir(parents=True)
+    evil.write_text("x")
+    os.mkfifo(config / "pipe")
+    (place / "home/eve/.config/docker/daemon.json").symlink_to(secret)
+    for path in [place / "home/eve", *(place / "home/eve").rglob("*")]:
+        give(path)
+    text = (FILES / "manifest.sh").read_text().replace("in /home/*", f"in {place}/home/*")
+    done = subprocess.run(["sh", "-s"], input=text, capture_output=True, text=True, check=True, timeout=60)
+    about = [line for line in done.stdout.splitlines() if str(place) in line or "/etc/passwd" in line]
+    assert [line.split()[1] for line in about if line.startswith("file ")] == [f"{config}/own.service"]
+    assert hashlib.sha256(SECRET).hexdigest() not in done.stdout

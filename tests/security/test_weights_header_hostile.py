@@ -1,0 +1,221 @@
+"""Weights that somebody made to harm who reads their header: it costs a sentence, a few seconds, and some memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpurack.state.remembered import reader
+from tests.security.users import USER, give, needs_root, place  # noqa: F401
+from tests.testbed import gguf_models
+from tests.unit.host_programs import load
+
+MOST_SECONDS, MOST_MEMORY = 20, 1 << 30  # 10 s for one model, on a machine that does other things, too
+HUGE = 2**63
+
+
+def asked(*paths: Path) -> list[dict[str, Any]]:
+    """What the program that a host runs says, were fewer strings too many for it: they take 5 s."""
+    begun = time.monotonic()
+    stdin = "".join(f"{path}\n" for path in paths)
+    program = reader().replace("MOST = 2000000", "MOST = 50000")
+    assert program != reader()
+    done = subprocess.run(
+        [sys.executable, "-c", program], input=stdin, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert time.monotonic() - begun < MOST_SECONDS
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss << 10 < MOST_MEMORY
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def gguf(path: Path, body: bytes, tensors: int = 0, pairs: int = 1, size: int = 0) -> Path:
+    """A file with so many tensors and pairs, it says; with holes up to a size."""
+    path.write_bytes(struct.pack("<4sIQQ", b"GGUF", 3, tensors, pairs) + body)
+    if size:
+        os.truncate(path, size)
+    return path
+
+
+def text(value: bytes) -> bytes:
+    return struct.pack("<Q", len(value)) + value
+
+
+def array(kind: int, count: int) -> bytes:
+    return text(b"a") + struct.pack("<IIQ", 9, kind, count)
+
+
+KEY = text(b"general.architecture") + struct.pack("<I", 8) + text(b"llama")
+GGUFS: dict[str, dict[str, Any]] = {
+    "more pairs than can be": {"body": KEY, "pairs": HUGE},
+    "more tensors than can be": {"body": KEY, "tensors": HUGE},
+    "endless pairs of nothing": {"body": b"", "pairs": HUGE, "size": 1 << 40},
+    "endless tensors of nothing": {"body": KEY, "tensors": HUGE, "size": 1 << 40},
+    "endless empty texts": {"body": array(8, HUGE), "size": 1 << 40},
+    "endless empty arrays": {"body": array(9, HUGE), "size": 1 << 40},
+    "endless numbers": {"body": array(0, HUGE), "size": 1 << 40},
+    "a text of a terabyte": {
+        "body": text(b"a") + struct.pack("<IQ", 8, (1 << 40) - 100), "size": 1 << 40, "tensors": 1,
+    },
+    "a text that ends behind the file": {"body": text(b"a") + struct.pack("<IQ", 8, HUGE + 5)},
+    "a key of a terabyte": {"body": struct.pack("<Q", (1 << 40) - 100), "size": 1 << 40},
+    "arrays in arrays": {"body": text(b"a") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 50_000},
+    "a type that there is none of": {"body": text(b"a") + struct.pack("<I", 99)},
+    "aligned to nothing": {
+        "body": text(b"general.alignment") + struct.pack("<II", 4, 0) + text(b"t") + struct.pack("<IIQ", 0, 0, 0),
+        "tensors": 1,
+    },
+    "aligned to a text": {
+        "body": text(b"general.alignment") + struct.pack("<I", 8) + text(b"x") + text(b"t")
+        + struct.pack("<IIQ", 0, 0, 0),
+        "tensors": 1,
+    },
+    "more dimensions than can be": {"body": KEY + text(b"t") + struct.pack("<I", 2**32 - 1), "tensors": 1},
+    "an endless name": {
+        "body": b"".join(
+            text(b"llama.%d" % number) + struct.pack("<I", 8) + text(b"x" * 10_000) for number in range(100)
+        ) + KEY,
+        "pairs": 101,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", GGUFS)
+def test_a_hostile_gguf(tmp_path: Path, how: str) -> None:
+    path = gguf(tmp_path / "m.gguf", **GGUFS[how])
+    good = tmp_path / "good.gguf"
+    gguf_models.say(good, "Alpha speaks.")
+    hostile, fine = asked(path, good)
+    assert hostile["problem"]
+    assert len(hostile["problem"]) <= 300
+    assert fine["kind"] == "gguf"  # whoever comes next is read all the same
+
+
+def safetensors(folder: Path, content: bytes, length: int | None = None, size: int = 0) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    path = folder / "model.safetensors"
+    path.write_bytes(struct.pack("<Q", len(content) if length is None else length) + content)
+    if size:
+        os.truncate(path, size)
+    return folder
+
+
+def tensor(begin: Any, end: Any, dtype: Any = "F16") -> bytes:
+    return json.dumps({"t": {"dtype": dtype, "shape": [1], "data_offsets": [begin, end]}}).encode()
+
+
+HEADERS: dict[str, dict[str, Any]] = {
+    "longer than can be": {"content": b"{}", "length": 2**60},
+    "longer than the file": {"content": b"{}", "length": 1000},
+    "of holes": {"content": b"{}", "length": (64 << 20) - 8, "size": 1 << 40},
+    "deep": {"content": b"[" * 1_000_000},
+    "deep maps": {"content": b'{"a":' * 1_000_000},
+    "a number of a million digits": {"content": tensor(0, 1).replace(b"1]}", b"1" * 1_000_000 + b"]}")},
+    "a fraction": {"content": tensor(0, 1.5)},
+    "without end": {"content": tensor(0, 1).replace(b", 1]", b", Infinity]")},
+    "backwards": {"content": tensor(9, 1)},
+    "negative": {"content": tensor(-9, 1)},
+    "a text": {"content": tensor("0", "1")},
+    "a list": {"content": b"[1]"},
+    "no text": {"content": b"\xff\xfe"},
+    "a million types": {
+        "content": json.dumps(
+            {f"t{n}": {"dtype": f"F{n}", "data_offsets": [0, 0]} for n in range(100_000)}
+        ).encode(),
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", HEADERS)
+def test_a_hostile_folder(tmp_path: Path, how: str) -> None:
+    (said,) = asked(safetensors(tmp_path / "m", **HEADERS[how]))
+    assert said["problem"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("how", ["huge", "deep", "fifo", "folder", "list"])
+def test_hostile_files_beside_the_weights(tmp_path: Path, name: str, how: str) -> None:
+    folder = safetensors(tmp_path / "m", tensor(0, 0))
+    path = folder / name
+    path.unlink(missing_ok=True)
+    if how == "huge":
+        path.touch()
+        os.truncate(path, 1 << 40)
+    elif how == "fifo":
+        os.mkfifo(path)
+    elif how == "folder":
+        path.mkdir()
+    else:
+        path.write_text({"deep": "[" * 1_000_000, "list": "[1]"}[how])
+    (said,) = asked(folder)
+    assert said["problem"]
+
+
+def test_names_in_an_index_lead_nowhere(tmp_path: Path) -> None:
+    folder = safetensors(tmp_path / "m", tensor(0, 0))
+    for name in ("../../etc/shadow", "/etc/shadow", "\ud800", 7):
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"t": name}}))
+        assert asked(folder)[0]["problem"]
+
+
+@needs_root
+@pytest.mark.parametrize("how", ["fifo", "device", "link"])
+def test_what_is_no_file_of_weights(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "m.gguf"
+    if how == "fifo":
+        os.mkfifo(path)
+    elif how == "device":
+        os.mknod(path, 0o020600, os.makedev(1, 5))
+    else:
+        gguf_models.say(tmp_path / "closed.gguf", "Root's own.")
+        path.symlink_to("closed.gguf")
+        give(path)
+    (said,) = asked(path)
+    assert said["problem"].endswith(
+        "is no file" if how != "link" else f"is a link of {USER}'s, which root does not follow"
+    )
+
+
+def test_a_file_that_is_cut_off_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mapped one would end the process, and with it what is known of all others."""
+    path = tmp_path / "m.gguf"
+    gguf_models.say(path, "Alpha speaks.")
+    module = load("weights_header")
+    take = module.Content.take
+
+    def cut(self: Any, at: int, count: int) -> Any:
+        os.truncate(path, 30)
+        self.block = b""
+        return take(self, at, count)
+
+    monkeypatch.setattr(module.Content, "take", cut)
+    assert "cut off in its header" in module.answer(str(path).encode())["problem"]
+
+
+def test_a_header_that_takes_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load("weights_header")
+    monkeypatch.setattr(module, "SECONDS", 0.2)
+    monkeypatch.setattr(module, "read", lambda path: time.sleep(30))
+    assert module.bounded(b"/w/a.gguf") == {"problem": "their header took more than 0 s"}
+
+
+@settings(max_examples=200)
+@given(body=st.binary(max_size=300), tensors=st.integers(0, 3) | st.just(HUGE), pairs=st.integers(0, 3) | st.just(HUGE))
+def test_random_bytes_are_a_sentence(
+    tmp_path_factory: pytest.TempPathFactory, body: bytes, tensors: int, pairs: int
+) -> None:
+    path = gguf(tmp_path_factory.mktemp("bytes") / "m.gguf", body, tensors, pairs)
+    said = load("weights_header").answer(str(path).encode())
+    json.dumps(said)
+    assert said.keys() in ({"problem"}, {"kind", "tensors", "config"})
