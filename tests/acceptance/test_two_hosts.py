@@ -67,7 +67,7 @@ def test_one_has_no_room(lab: Lab, both: tuple[Host, Host]) -> None:
     gpu1, cpu1 = both
     lab.settle(cpu1, CPU1)
     before = identities(cpu1)
-    cpu1.root("mkdir -p /srv/full && mount -t tmpfs -o size=1m full /srv/full")
+    cpu1.root("mkdir -p /srv/full && mount -t tmpfs -o size=1m,mode=755 full /srv/full")
     try:
         run = changed(lab, gpu1, 512, {"models": CPU1, "weights_dir": "/srv/full"})
     finally:

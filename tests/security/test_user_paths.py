@@ -16,10 +16,11 @@ from rich.console import Console
 from gpurack.live import show_host
 from gpurack.locking.gather import hasher
 from gpurack.plan import weights
+from gpurack.plan.drift import Change
 from gpurack.plan.models import plan_models
 from gpurack.plan.obstacles import obstacle
 from gpurack.spec.host import Host
-from gpurack.state.model import Header, HostState
+from gpurack.state.model import Header, HostState, User
 from gpurack.state.parse import parse
 from gpurack.state.snapshot import script
 from tests.given import SALT, host_state, models, spec
@@ -367,10 +368,13 @@ def test_a_name_that_a_link_leads_to_is_never_said(tmp_path: Path) -> None:
 
 
 def test_weights_that_the_user_may_not_read_are_not_called_missing() -> None:
-    of = wanted(Path("/w/a.gguf"))
-    state = host_state(weights={"/w/a.gguf": None})
-    change = next(one for one in plan_models(of, host_state(weights={"/w/a.gguf": 1}), {}, SALT).changes)
-    assert "do not exist" in str(obstacle("m0", of, state, change))
+    """Asked as that user they have no size."""
+    told = wanted(Path("/w/a.gguf"))
+    user = User(1001, 1001, "/home/nobody", unreadable=frozenset({"/w/a.gguf"}))
+    found = obstacle("m0", told, host_state(weights={"/w/a.gguf": None}, users={USER: user}), Change("m0", "create"))
+    assert str(found).startswith(f"weights /w/a.gguf may not be read by {USER}")
+    found = obstacle("m0", told, host_state(weights={"/w/a.gguf": None}), Change("m0", "create"))
+    assert "do not exist" in str(found)
 
 
 # --- homes -----------------------------------------------------------------------------------------------------------

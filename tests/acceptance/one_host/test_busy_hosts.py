@@ -108,7 +108,7 @@ def test_a_second_run_waits_for_the_first(lab: Lab, host: Host, tmp_path: Path) 
 @contextmanager
 def small_disk(host: Host, path: str, size: str) -> Iterator[None]:
     """A disk with next to no room is mounted there."""
-    host.root(f"mkdir -p {path} && mount -t tmpfs -o size={size} small {path}")
+    host.root(f"mkdir -p {path} && mount -t tmpfs -o size={size},mode=755 small {path}")
     try:
         yield
     finally:
