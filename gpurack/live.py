@@ -4,9 +4,9 @@ import secrets
 from collections.abc import Iterator, Mapping
 
 from pyinfra.api.inventory import Inventory
-from rich.console import Console
-from rich.markup import escape
 
+from gpurack import screen
+from gpurack.host_data import not_understood
 from gpurack.looks import look_at_all
 from gpurack.plan.daemon_json import plan_daemon_json
 from gpurack.plan.docker import plan_docker
@@ -18,22 +18,31 @@ from gpurack.spec.secrets import read_secrets
 from gpurack.state.model import HostState
 
 
-def show_live(console: Console, inventory: Inventory, fleet: Mapping[str, spec.Host]) -> int:
+def show_live(console: screen.Console, inventory: Inventory, fleet: Mapping[str, spec.Host]) -> int:
     """Connects, looks, prints. Returns the exit code: 1 when a host could not be reached or has errors."""
     seen = look_at_all(inventory, fleet)
     return max((show_host(console, name, fleet[name], state) for name, state in seen.items()), default=0)
 
 
-def show_host(console: Console, name: str, wanted: spec.Host, seen: HostState) -> int:
+def show_host(console: screen.Console, name: str, wanted: spec.Host, seen: HostState) -> int:
     """One host's changes and errors."""
     lines, failed = [], False
-    for line, is_error in findings(wanted, seen):
+    for line, is_error in understood(wanted, seen):
         failed |= is_error
-        lines.append(f"  [red]error[/]  {escape(line)}" if is_error else f"  [yellow]~[/] {escape(line)}")
-    console.print(f"[bold]{escape(name)}[/]   {'no change' if not lines else ''}")
+        begin = (("error", "red"), "  ") if is_error else (("~", "yellow"), " ")
+        lines.append(screen.line("  ", *begin, line))
+    console.print(screen.line((name, "bold"), f"   {'no change' if not lines else ''}"))
     for text in lines:
         console.print(text)
     return int(failed)
+
+
+def understood(wanted: spec.Host, seen: HostState) -> Iterator[tuple[str, bool]]:
+    """The findings, and an error for what a host says that nobody thought of."""
+    try:
+        yield from findings(wanted, seen)
+    except Exception as error:
+        yield not_understood(error), True
 
 
 def findings(wanted: spec.Host, seen: HostState) -> Iterator[tuple[str, bool]]:

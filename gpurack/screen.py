@@ -18,7 +18,7 @@ import re
 import secrets
 import sys
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TextIO
 
 import click
@@ -123,11 +123,11 @@ def _printable_part(part: Part) -> Part:
     return printable(part) if isinstance(part, str) else (printable(part[0]), part[1])
 
 
-def table(*titles: str) -> Table:
-    """A table without lines; its STATE column alone is broken between words. No titles: no header."""
+def table(*titles: str, broken: Collection[str] = ("STATE",)) -> Table:
+    """A table without lines. No titles: no header. broken: the columns whose long texts take several lines."""
     made = Table(box=None, show_header=bool(titles), header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for title in titles:
-        made.add_column(title, overflow="fold", no_wrap=title != "STATE")
+        made.add_column(title, overflow="fold", no_wrap=title not in broken)
     return made
 
 

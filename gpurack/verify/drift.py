@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from gpurack.screen import printable
 from gpurack.verify.plugin import HOST, MODEL
 
 
@@ -68,11 +69,11 @@ def _test(function: Check, argument: str, where: Where) -> Callable[..., None]:
             lines = said(checked, function(checked))
         except Unread as error:
             if error.told:
-                pytest.skip(f"{checked.title}: {error}")
+                pytest.skip(printable(f"{checked.title}: {error}"))
             error.told = True
             lines = [f"{checked.title}: {error}", f"    mend: {error.mend}"]
         if lines:
-            pytest.fail("\n".join(lines), pytrace=False)
+            pytest.fail(printable("\n".join(lines)), pytrace=False)
 
     told: Any = test
     told.__signature__ = inspect.Signature([inspect.Parameter(argument, inspect.Parameter.KEYWORD_ONLY)])

@@ -1,7 +1,6 @@
 """The lab under test: its inventory, read once, and the evidence of its hosts, gathered side by side."""
 
 import hmac
-import json
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,8 @@ from pyinfra.context import ctx_state
 
 from gpurack import paths
 from gpurack.engines import ENGINES
+from gpurack.guard import read_any_bytes
+from gpurack.host_data import json_from_host
 from gpurack.plan import compose, files, ledger
 from gpurack.spec.fleet import read_fleet
 from gpurack.spec.host import Host
@@ -131,6 +132,7 @@ class Lab:
 
     def __init__(self, path: Path, limit: Collection[str] = ()) -> None:
         """limit: names or groups of hosts, patterns allowed. Raises InventoryError."""
+        read_any_bytes()
         inventory = read_inventory(path)
         fleet = with_lock(read_fleet(inventory), path)
         chosen = [host for host in inventory if not limit or any(fits(host, pattern) for pattern in limit)]
@@ -172,7 +174,7 @@ class Lab:
             answer = run_as_root(
                 server.pyinfra, "python3 -", script(server.wanted, server.secrets, self.salt, self.deep)
             )
-            return Seen(json.loads(answer))
+            return Seen(json_from_host(answer))
         except Unread as error:
             return Seen({}, error)
         except ValueError:
