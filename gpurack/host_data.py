@@ -10,6 +10,7 @@ import math
 from typing import Any, NoReturn
 
 import yaml
+from pydantic import ValidationError
 
 JSON_LIMIT = 64 << 20
 """Characters: all evidence of a host with hundreds of containers has 2 million."""
@@ -78,7 +79,11 @@ _NoAliases.yaml_implicit_resolvers = {
 
 def not_understood(error: Exception) -> str:
     """The sentence about a host that said something nobody thought of: one host's, never the end for the others."""
-    return f"what the host said could not be understood ({type(error).__name__}: {error}); please report this."
+    text = str(error)
+    if isinstance(error, ValidationError):  # of a lock
+        wrong = error.errors()[0]
+        text = f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}"
+    return f"what the host said could not be understood ({type(error).__name__}: {text}); please report this."
 
 
 def _after_space(text: str, position: int) -> int:

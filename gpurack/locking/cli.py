@@ -111,7 +111,9 @@ def upgrade(console: screen.Console, inventory: Path, what: Sequence[str]) -> in
         if not found and name not in old.hosts:
             continue
         try:
-            after = upgraded(what, fleet[name], state, before, observed(fleet[name], state), found) if found else before
+            now = observed(fleet[name], state) if found else before
+            after = upgraded(what, fleet[name], state, before, now, found) if found else before
+            HostLock.model_validate(after.model_dump())
         except Exception as error:
             code, after = said(console, name, not_understood(error)), before
         pairs[name] = (before, after)

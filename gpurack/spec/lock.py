@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
+from gpurack.screen import printable
 from gpurack.spec.fields import Like, Strict
 from gpurack.spec.host import Host
 from gpurack.spec.problems import InventoryError, Problem
@@ -24,6 +25,16 @@ Fact = Annotated[str, Like(r"[!-~]*", "is not a version, a digest, a commit or a
 """What a host said of itself: one word of ASCII, so that the file means what an admin reads in it."""
 
 
+def _one_printable_line(path: str) -> str:
+    if printable(path) != path or "\n" in path:
+        raise ValueError("has characters that cannot be shown.")
+    return path
+
+
+Place = Annotated[str, AfterValidator(_one_printable_line)]
+"""A path on a host."""
+
+
 class ModelLock(Strict):
     """One model or service.
 
@@ -35,8 +46,8 @@ class ModelLock(Strict):
 
     image: Fact | None = None
     commit: Fact | None = None
-    commits: dict[str, Fact] = Field({})
-    weights: dict[str, Fact] = Field({})
+    commits: dict[Place, Fact] = Field({})
+    weights: dict[Place, Fact] = Field({})
     ollama: dict[Fact, Fact] = Field({})
 
     @property

@@ -19,7 +19,7 @@ from pyinfra.context import ctx_state
 from gpurack import paths
 from gpurack.engines import ENGINES
 from gpurack.guard import read_any_bytes
-from gpurack.host_data import json_from_host
+from gpurack.host_data import json_from_host, not_understood
 from gpurack.plan import compose, files, ledger
 from gpurack.spec.fleet import read_fleet
 from gpurack.spec.host import Host
@@ -44,6 +44,8 @@ class Server:
     mend: str
     salt: str
     look: Callable[[str], Seen] = field(repr=False)
+    garbled: Unread | None = None
+    """Why a check could not understand its evidence; the first that could not has said it."""
 
     @property
     def title(self) -> str:
@@ -174,12 +176,17 @@ class Lab:
             answer = run_as_root(
                 server.pyinfra, "python3 -", script(server.wanted, server.secrets, self.salt, self.deep)
             )
-            return Seen(json_from_host(answer))
+            evidence = json_from_host(answer)
+            if not isinstance(evidence, Mapping):
+                raise ValueError
+            return Seen(evidence)
         except Unread as error:
             return Seen({}, error)
         except ValueError:
             why = "its answer broke off: the connection was lost, or its memory is full"
             return Seen({}, Unread(why, f"ssh {name} free -h; dmesg | tail"))
+        except Exception as error:
+            return Seen({}, Unread(not_understood(error), f"ssh {name} python3 --version"))
 
     def disconnect(self) -> None:
         """Closes the connections."""
