@@ -29,11 +29,28 @@ from gpurack.state.model import Container, Driver, Gpu, HostState
 from gpurack.status.lab import HostStatus, lab_status
 from gpurack.status.page import write_page
 from gpurack.status.show import as_data, show
-from tests.given import container, gpu, host_state, models
+from tests.given import container, gpu, host_state, spec
 from tests.security.attacks import ADDRESS, EVERYTHING, HIDDEN, HTML, MARKUP, VISIBLE, harmless
 
 NOW = datetime(2026, 11, 28, tzinfo=UTC)
-WANTED = models(alpha={"gpus": [0]}, beta={})
+WANTED = spec(
+    {
+        "models": {
+            "alpha": {"gpus": [0], "port": 8000},
+            "beta": {"port": 8001},
+            "library": {"engine": "ollama", "version": "0.12.6", "weights": None, "pull": ["qwen2.5:7b"], "port": 8002},
+        },
+        "services": {
+            "gateway": {
+                "engine": "litellm",
+                "version": "v1.80",
+                "weights": None,
+                "connects_to": ["alpha"],
+                "port": 8003,
+            }
+        },
+    }
+)
 SEEN = [MARKUP, ADDRESS, ":bomb:", "[red]b[/red][/]"]
 """What must be readable wherever `EVERYTHING` is shown."""
 
@@ -42,12 +59,15 @@ def hostile(text: str = EVERYTHING) -> HostState:
     """A host every word of which is the attacker's."""
     bad = Gpu(0, f"GPU-{text}", text, 24125, 7, text, text, text)
     ours = replace(container("alpha", text, label=json.dumps({"image": text, "gpus": text})), error=text, started=text)
-    state = host_state(containers=[ours, container(text)], gpus=1, probes={"alpha": [200, text]}, driver={})
+    others = [container(name, label="{}") for name in ("library", "gateway")]
+    probes = {name: [200, text] for name in ("alpha", "library", "gateway")}
+    state = host_state(containers=[ours, *others, container(text)], gpus=1, probes=probes, driver={})
     return replace(
         state,
         gpus=(bad,),
         driver=Driver(text, True, 15, text, {text: f"GPU-{text}"}, ()),
         names={text: text},
+        upstreams={("gateway", 0): text},
         docker={**state.docker, "ServerVersion": text, "Warnings": [text]},
     )
 
@@ -118,7 +138,7 @@ def test_the_table_at_the_end_of_a_run(text: str, capsys: pytest.CaptureFixture[
     shown = harmless(capsys.readouterr().err)
     assert f"error gpu1 alpha: {screen.printable(text)}" in shown
     assert "HOST" in shown
-    assert "0 of 4 models answered" in shown
+    assert "models and services answered" in shown
 
 
 @pytest.fixture
@@ -239,10 +259,11 @@ def test_a_manifest_is_one_line_per_fact(inventory: Any, monkeypatch: pytest.Mon
 @given(st.text(st.characters(), max_size=80) | st.binary(max_size=80).map(lambda raw: raw.decode(errors="replace")))
 def test_random_answers_end_no_command_and_reach_no_terminal(capsys: pytest.CaptureFixture[str], body: str) -> None:
     """Every HTTP body, and with it all else that a host says."""
-    for state in (
-        hostile(body),
-        host_state(containers=[container("alpha", label=body)], probes={"alpha": [200, body]}),
-    ):
+    names = ("alpha", "library", "gateway")
+    answers = host_state(
+        containers=[container(name, label=body) for name in names], probes={name: [200, body] for name in names}
+    )
+    for state in (hostile(body), answers):
         fleet, seen = {"gpu1": WANTED}, {"gpu1": state}
         console = screen.console()
         show(console, lab_status(fleet, seen, NOW))

@@ -6,6 +6,7 @@ import logging
 import sys
 
 import click
+import gevent
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -103,17 +104,22 @@ def protected(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     return out
 
 
+def fail() -> None:
+    raise ValueError(EVERYTHING)
+
+
 def test_a_protected_process_shows_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither print nor click, a logger without a handler, nor the words of an exception."""
+    """Neither print nor click, a logger without a handler, nor the words of an exception, of gevent's too."""
     terminal = protected(monkeypatch)
     monkeypatch.setattr(logging.getLogger("somebody"), "propagate", False)  # pytest's own handler
     print(EVERYTHING, file=sys.stderr)
     sys.stderr.writelines([EVERYTHING, "\x1b", "[2J"])
     click.echo(EVERYTHING, err=True)
     logging.getLogger("somebody").error(EVERYTHING)
+    gevent.joinall([gevent.spawn(fail)])
     sys.excepthook(ValueError, ValueError(EVERYTHING), None)
     shown = harmless(terminal.getvalue())
-    assert shown.count("pwned") >= 5
+    assert shown.count("pwned") >= 7
     with pytest.raises(AttributeError):
         sys.stderr.buffer  # noqa: B018 – the way past it
 

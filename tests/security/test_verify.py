@@ -68,8 +68,15 @@ def test_a_connection_that_ends_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -
         Lab._ask(lab, "gpu1")["system"]
 
 
-@pytest.mark.parametrize("garbage", [*filter(None, GARBAGE), {"info": 7, "containers": {}, "images": []}, {"broken": "x"},
-                                     {"info": {}, "containers": {"x": {"Config": 7}}, "images": []}])  # fmt: skip
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        *filter(None, GARBAGE),
+        {"info": 7, "containers": {}, "images": []},
+        {"info": {}, "containers": {"x": {"Config": 7}}, "images": []},
+        {"broken": "x"},
+    ],
+)
 def test_a_users_docker_spoils_that_users_models_alone(garbage: Any) -> None:
     parts = evidence()
     parts["daemons"]["ada"] = garbage
