@@ -1,15 +1,13 @@
 """The `gpurack` command: what changes no host."""
 
 import io
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.markup import escape
 
+from gpurack import screen
 from gpurack.spec.host import Host
 from gpurack.spec.load import APPLY, YAML
 from gpurack.spec.problems import InventoryError, NotAsked
@@ -24,6 +22,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows ? for a bar, and not a traceback
+    screen.protect()
 
 
 @main.command()
@@ -45,7 +44,7 @@ def plan(inventory: Path, as_json: bool, strict: bool, compose_host: str | None,
     from gpurack.spec.lock import with_lock
     from gpurack.spec.warnings import warnings as warnings_of
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = screen.console(soft_wrap=True)
     try:
         loaded = read_inventory(inventory)
         fleet = with_lock(read_fleet(loaded), inventory)
@@ -68,7 +67,7 @@ def plan(inventory: Path, as_json: bool, strict: bool, compose_host: str | None,
         fail(console, InventoryError(found.problems), as_json)
     warnings = warnings_of(fleet) + list(found.warnings) + unlocked(fleet)
     if as_json:
-        click.echo(json.dumps(plan_view.as_data(fleet, found, warnings), indent=2))
+        screen.echo(screen.as_json(plan_view.as_data(fleet, found, warnings)))
     else:
         plan_view.show(console, fleet, found, warnings, applying(inventory))
     sys.exit(STRICT_WARNINGS if strict and warnings else 0)
@@ -89,16 +88,16 @@ def endpoints(inventory: Path, as_markdown: bool, as_json: bool) -> None:
     from gpurack.state.remembered import recall
 
     # Addresses are there to be copied: whole, also where a narrow terminal breaks the line itself.
-    console = Console(highlight=False, width=160)
+    console = screen.console(width=screen.LOG)
     try:
         fleet = read_fleet(read_inventory(inventory), secrets=False)
     except InventoryError as error:
         fail(console, error, as_json)
     found = handout.offers(fleet, {name: recall(name) for name in fleet})
     if as_json:
-        click.echo(json.dumps(handout.as_data(found), indent=2))
+        screen.echo(screen.as_json(handout.as_data(found)))
     elif as_markdown:
-        click.echo(handout.markdown(found), nl=False)
+        screen.echo(handout.markdown(found), nl=False)
     else:
         handout.show(console, found)
 
@@ -152,19 +151,18 @@ def status(inventory: Path, as_json: bool, page: Path | None) -> None:
     from gpurack.status import lab, show
     from gpurack.status import page as html
 
-    # Without a terminal rich assumes 80 columns; cron's mail has room for whole lines.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    console = screen.console()
     try:
         loaded = read_inventory(inventory)
         fleet = read_fleet(loaded, secrets=False)
     except InventoryError as error:
         fail(console, error, as_json)
-    with Console(stderr=True).status(f"looking at {len(fleet)} hosts"):  # only a terminal sees it
+    with screen.console(stderr=True).status(screen.line(f"looking at {len(fleet)} hosts")):  # only a terminal sees it
         seen = look_at_all(loaded, fleet, metrics=True)
     now = datetime.now(UTC)
     hosts = lab.lab_status(fleet, seen, now)
     if as_json:
-        click.echo(json.dumps(show.as_data(hosts), indent=2))
+        screen.echo(screen.as_json(show.as_data(hosts)))
     else:
         show.show(console, hosts)
     if page:
@@ -193,12 +191,12 @@ def save_image(inventory: Path, host: str, name: str, file: Path) -> None:
     from gpurack.saving import NotSaved, save
 
     try:
-        save(inventory, host, name, file, lambda line: click.echo(line, err=True))
+        save(inventory, host, name, file, lambda line: screen.echo(line, err=True))
     except NotSaved as error:
-        click.echo(f"error  {error}", err=True)
+        screen.echo(f"error  {error}", err=True)
         sys.exit(ERRORS)
     except InventoryError as error:
-        fail(Console(highlight=False, soft_wrap=True), error, as_json=False)
+        fail(screen.console(soft_wrap=True), error, as_json=False)
 
 
 @main.command()
@@ -217,7 +215,7 @@ def lock(inventory: Path, what: tuple[str, ...], check: bool, upgrade: bool) -> 
         raise click.UsageError("WHAT goes with --upgrade, and --check with neither.")
     from gpurack.locking import cli
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = screen.console(soft_wrap=True)
     try:
         if upgrade:
             sys.exit(cli.upgrade(console, inventory, what))
@@ -237,9 +235,9 @@ def manifest(inventory: Path, host: str) -> None:
     from gpurack.locking import cli
 
     try:
-        click.echo(cli.show_manifest(inventory, host), nl=False)
+        screen.echo(cli.show_manifest(inventory, host), nl=False)
     except InventoryError as error:
-        fail(Console(highlight=False, soft_wrap=True, stderr=True), error, as_json=False)
+        fail(screen.console(soft_wrap=True, stderr=True), error, as_json=False)
     except OSError as error:
         raise click.ClickException(f"{host}: {error}") from None
 
@@ -249,7 +247,7 @@ def schema() -> None:
     """Print the JSON Schema of a YAML inventory, for editors."""
     from gpurack.spec.schema import inventory_schema
 
-    click.echo(json.dumps(inventory_schema(), indent=2))
+    screen.echo(screen.as_json(inventory_schema()))
 
 
 def applying(inventory: Path) -> str:
@@ -267,13 +265,13 @@ def one_form(**options: object) -> None:
         raise click.UsageError(f"{' and '.join(given)} do not go together; choose one.")
 
 
-def fail(console: Console, error: InventoryError, as_json: bool) -> None:
+def fail(console: screen.Console, error: InventoryError, as_json: bool) -> None:
     """All errors at once, exit code 2; what stops a run says so, too."""
     if as_json:
-        click.echo(json.dumps({"hosts": {}, "errors": [vars(p) for p in error.problems], "warnings": []}, indent=2))
+        screen.echo(screen.as_json({"hosts": {}, "errors": [vars(p) for p in error.problems], "warnings": []}))
     else:
         for problem in error.problems:
-            console.print(f"[red]error[/]  {escape(str(problem))}")
+            console.print(screen.line(("error", "red"), f"  {problem}"))
         count = len(error.problems)
         if not isinstance(error, NotAsked):
             gone = "they are gone" if count != 1 else "it is gone"
@@ -288,4 +286,4 @@ def print_compose(fleet: Mapping[str, Host], name: str) -> None:
 
     if name not in fleet:
         raise click.BadParameter(unknown("host", name, list(fleet)), param_hint="--compose")
-    click.echo(offline.compose_text(fleet[name]), nl=False)
+    screen.echo(offline.compose_text(fleet[name]), nl=False)

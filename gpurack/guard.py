@@ -8,19 +8,27 @@
   the deploy file.
 - No terminal, and no -y: pyinfra waits for Enter and ends in a traceback.
 - --dry, or a run ended at the prompt, that has shown errors: pyinfra's exit code is 0.
+- What hosts print goes to the terminal as it is (streamed output, failed commands, -v, errors of ssh): `harmless`.
+- A byte that is not UTF-8 in a host's output ends the reading with a traceback, and the rest is lost: `read_any_bytes`.
 """
 
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
-from pyinfra.api import Config, Host, Inventory, State
+from paramiko.file import BufferedFile
+from pyinfra import progress
+from pyinfra.api import Config, Host, Inventory, State, output
 from pyinfra.api.state import BaseStateCallback, StateStage
+from pyinfra.connectors import util
 from pyinfra.context import ctx_state
 from pyinfra_cli import cli
 from pyinfra_cli.exceptions import CliError
 
+from gpurack import screen
 from gpurack.report import CONNECT_ERROR, REPORT
 from gpurack.spec.load import NO_FILE, NO_HOSTS, YAML
 from gpurack.spec.problems import InventoryError, Problem
@@ -33,7 +41,10 @@ NOBODY = (
 
 
 def guard() -> None:
-    """For this run of pyinfra: empty inventories and missing terminals are sentences, connection errors are kept."""
+    """For this run of pyinfra: empty inventories and missing terminals are sentences, connection errors are kept, and
+    what hosts say is shown harmlessly."""
+    harmless()
+    read_any_bytes()
     called = click.get_current_context(silent=True)
     if called and (wrong := wrong_file(str(called.params.get("inventory", "")))):
         raise InventoryError([wrong])
@@ -62,6 +73,35 @@ def guard() -> None:
     cli._exit = exit_
     state.init = init  # type: ignore[method-assign]
     cli._do_confirm = asked
+
+
+def harmless() -> None:
+    """All that this pyinfra prints passes `screen.Filtered`, and its own colours stay. Once or more."""
+    # its spinner moves the cursor, and shows names of the inventory only
+    progress.sys = SimpleNamespace(stderr=screen.unprotected(sys.stderr))  # type: ignore[assignment]
+    screen.protect()
+    click.style = screen.style
+    output.set_formatter(screen.style)
+
+
+def read_any_bytes() -> None:
+    """Lines of hosts' output are decoded whatever bytes they hold. Once or more."""
+    util.read_buffer = _read_buffer
+
+
+_pyinfra_read_buffer = util.read_buffer
+
+
+def _read_buffer(name: str, io: Iterable[Any], *given: Any, **options: Any) -> None:
+    if isinstance(io, BufferedFile):
+        # paramiko (4.0) has no public way to ask a command's output for bytes
+        io._flags |= io.FLAG_BINARY  # type: ignore[attr-defined]
+    _pyinfra_read_buffer(name, _decoded(io), *given, **options)
+
+
+def _decoded(lines: Iterable[Any]) -> Iterator[str]:
+    for line in lines:
+        yield line if isinstance(line, str) else line.decode(errors="replace")
 
 
 def wrong_file(inventory: str) -> Problem | None:

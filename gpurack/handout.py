@@ -6,10 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
+from gpurack import screen
 from gpurack.endpoints import endpoint, on_loopback
 from gpurack.engines import ENGINES
 from gpurack.engines.base import given
@@ -171,23 +168,22 @@ def curl_line(name: str, kind: Kind, address: str, keyed: bool, own_rerank: bool
     return sh("curl {}{} {}-H 'Content-Type: application/json' -d {}", address, path, key, json.dumps(body))
 
 
-def show(console: Console, found: Sequence[Offer]) -> None:
+def show(console: screen.Console, found: Sequence[Offer]) -> None:
     """A table, and below it a line to try each."""
     if not found:
         console.print(NOTHING, soft_wrap=True)
         return
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for title in ("NAME", "KIND", "ADDRESS", "ENGINE", "RUNS ON"):
-        table.add_column(title, overflow="fold")
+    titles = ("NAME", "KIND", "ADDRESS", "ENGINE", "RUNS ON")
+    table = screen.table(*titles, broken=titles)
     for one in found:
-        table.add_row(one.name, one.kind, one.address, one.engine, escape(runs_on(one)))
+        table.add_row(one.name, one.kind, one.address, one.engine, runs_on(one))
     console.print(table)
     console.print()
     if any(one.keyed for one in found):
-        console.print("[dim]# export KEY=…, the one that you were given[/]")
+        console.print(screen.line(("# export KEY=…, the one that you were given", "dim")))
     for one in found:
         if one.curl:
-            console.print(escape(one.curl), soft_wrap=True)
+            console.print(one.curl, soft_wrap=True)
 
 
 def markdown(found: Sequence[Offer]) -> str:

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from pyinfra.api.inventory import Inventory
-from rich.console import Console
-from rich.markup import escape
 
+from gpurack import screen
+from gpurack.host_data import not_understood
 from gpurack.looks import look_at_all
 from gpurack.plan.daemon_json import plan_daemon_json
 from gpurack.plan.docker import plan_docker
@@ -21,25 +21,33 @@ from gpurack.state.model import HostState
 Kind = Literal["change", "warning", "error"]
 
 
-def show_live(console: Console, inventory: Inventory, fleet: Mapping[str, spec.Host]) -> int:
+def show_live(console: screen.Console, inventory: Inventory, fleet: Mapping[str, spec.Host]) -> int:
     """Connects, looks, prints. Returns the exit code: 1 when a host could not be reached or has errors."""
     seen = look_at_all(inventory, fleet)
     return max((show_host(console, name, fleet[name], state) for name, state in seen.items()), default=0)
 
 
-def show_host(console: Console, name: str, wanted: spec.Host, seen: HostState) -> int:
+def show_host(console: screen.Console, name: str, wanted: spec.Host, seen: HostState) -> int:
     """One host's changes and errors."""
     lines, failed = [], False
     changes = 0
-    for kind, line in findings(wanted, seen):
+    for kind, line in understood(wanted, seen):
         failed |= kind == "error"
         changes += kind != "warning"
-        mark = {"error": "[red]error[/] ", "warning": "[yellow]warning[/] ", "change": "[yellow]~[/]"}[kind]
-        lines.append(f"  {mark} {escape(line)}")
-    console.print(f"[bold]{escape(name)}[/]   {'' if changes else 'no change'}")
+        begin = ("~", "yellow") if kind == "change" else (kind, "red" if kind == "error" else "yellow")
+        lines.append(screen.line("  ", begin, " " if kind == "change" else "  ", line))
+    console.print(screen.line((name, "bold"), f"   {'' if changes else 'no change'}"))
     for text in lines:
         console.print(text)
     return int(failed)
+
+
+def understood(wanted: spec.Host, seen: HostState) -> Iterator[tuple[Kind, str]]:
+    """The findings, and an error for what a host says that nobody thought of."""
+    try:
+        yield from findings(wanted, seen)
+    except Exception as error:
+        yield "error", not_understood(error)
 
 
 def findings(wanted: spec.Host, seen: HostState) -> Iterator[tuple[Kind, str]]:

@@ -12,7 +12,8 @@ from pyinfra.api.inventory import Inventory
 from pyinfra.api.state import StateStage
 from pyinfra.context import ctx_host, ctx_state
 
-from gpurack.guard import Connections
+from gpurack.guard import Connections, read_any_bytes
+from gpurack.host_data import not_understood
 from gpurack.report import CONNECT_ERROR
 from gpurack.shell import sh
 from gpurack.spec import host as spec
@@ -23,6 +24,7 @@ from gpurack.state.snapshot import look
 @contextmanager
 def connected(inventory: Inventory, limit: Sequence[Host] = ()) -> Iterator[State]:
     """A pyinfra state with connections to all hosts (or those of `limit`) that can be reached; closed at the end."""
+    read_any_bytes()
     state = State(inventory, Config())
     if limit:
         state.limit_hosts = list(limit)
@@ -61,7 +63,10 @@ def _visit(state: State, host: Host, wanted: spec.Host, work: Work) -> HostState
     if host not in state.active_hosts:
         return HostState(trouble=unreached(host))
     with ctx_host.use(host):
-        return work(host, wanted)
+        try:
+            return work(host, wanted)
+        except Exception as error:
+            return HostState(trouble=not_understood(error))
 
 
 def unreached(host: Host) -> str:

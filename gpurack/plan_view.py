@@ -3,13 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-
+from gpurack import screen
 from gpurack.endpoints import endpoint
 from gpurack.engines import ENGINES
 from gpurack.plan.estimate import UNSEEN, Estimate
 from gpurack.plan.offline import Sizes
+from gpurack.screen import Text
 from gpurack.spec.host import Host
 from gpurack.spec.problems import Problem
 from gpurack.spec.seats import Seat, hardware, seats
@@ -20,26 +19,28 @@ LABEL = len("GPU 0-3")
 """Characters in front of it."""
 
 
-def show(console: Console, fleet: Mapping[str, Host], sizes: Sizes, warnings: Sequence[Problem], apply: str) -> None:
+def show(
+    console: screen.Console, fleet: Mapping[str, Host], sizes: Sizes, warnings: Sequence[Problem], apply: str
+) -> None:
     """The whole plan of an inventory without errors."""
     console.print(headline(fleet, sizes.seen))
     for name, host in fleet.items():
-        console.print(f"[bold]{escape(name)}[/]   {cards_of(host)}")
-        for line in gpu_map(host, {key: each for (on, key), each in sizes.estimates.items() if on == name}):
-            console.print(f"  {line}")
-        for line in not_estimated({key: why for (on, key), why in sizes.reasons.items() if on == name}):
-            console.print(f"  [dim]{escape(line)}[/]")
-        for line in endpoints(name, host):
-            console.print(f"  [dim]{escape(line)}[/]")
+        console.print(screen.line((name, "bold"), f"   {cards_of(host)}"))
+        for card in gpu_map(host, {key: each for (on, key), each in sizes.estimates.items() if on == name}):
+            console.print(screen.line("  ", card))
+        quiet = not_estimated({key: why for (on, key), why in sizes.reasons.items() if on == name})
+        quiet += endpoints(name, host)
         if once := [key for key, job in host.jobs.items() if job.enabled]:
-            console.print(f"  [dim]once: {escape(', '.join(once))}[/]")
+            quiet.append(f"once: {', '.join(once)}")
+        for line in quiet:
+            console.print(screen.line("  ", (line, "dim")))
     if unseen := [key for (_, key), why in sizes.reasons.items() if why == UNSEEN]:
         many = counted(len(unseen), "model")
         how = "gpurack plan --live does, and any run"
-        console.print(f"[dim]not estimated: {many} whose weights nobody has looked at yet; {how}[/]")
+        console.print(screen.line((f"not estimated: {many} whose weights nobody has looked at yet; {how}", "dim")))
     for line in grouped(warnings):
-        console.print(f"[yellow]warning[/]  {escape(line)}")
-    console.print(f"0 errors, {counted(len(warnings), 'warning')}. Apply: {escape(apply)}")
+        console.print(screen.line(("warning", "yellow"), f"  {line}"))
+    console.print(f"0 errors, {counted(len(warnings), 'warning')}. Apply: {apply}")
 
 
 def grouped(warnings: Sequence[Problem]) -> list[str]:
@@ -98,9 +99,9 @@ def not_estimated(reasons: Mapping[str, str]) -> list[str]:
     return [f"not estimated: {', '.join(keys)} ({reason})" for reason, keys in models.items()]
 
 
-def gpu_map(host: Host, estimates: Mapping[str, Estimate]) -> list[str]:
+def gpu_map(host: Host, estimates: Mapping[str, Estimate]) -> list[Text]:
     """One line per card, neighbours with the same content as one, and one for the models on the CPU."""
-    lines: list[str] = []
+    lines: list[Text] = []
     run: list[Seat] = []
     for seat in [*seats(host), None]:
         if seat and run and same(seat, run[-1]):
@@ -111,7 +112,7 @@ def gpu_map(host: Host, estimates: Mapping[str, Estimate]) -> list[str]:
         run = [seat] if seat else []
     on_cpu = [key for key, model in host.entries.items() if model.enabled and not model.gpus]
     if on_cpu:
-        lines.append(f"{'CPU'.ljust(LABEL)}  {escape(', '.join(on_cpu))}")
+        lines.append(screen.line(f"{'CPU'.ljust(LABEL)}  {', '.join(on_cpu)}"))
     return lines
 
 
@@ -120,24 +121,24 @@ def same(one: Seat, other: Seat) -> bool:
     return (one.name, one.reserved, one.occupants) == (other.name, other.reserved, other.occupants)
 
 
-def card_line(host: Host, cards: Sequence[Seat], estimates: Mapping[str, Estimate]) -> str:
+def card_line(host: Host, cards: Sequence[Seat], estimates: Mapping[str, Estimate]) -> Text:
     """`GPU 0  ██████████████░░░  17.4 of 21.6 GiB  who`"""
     seat = cards[0]
     label = (f"GPU {seat.card}" if len(cards) == 1 else f"GPU {seat.card}-{cards[-1].card}").ljust(LABEL)
     if seat.reserved:
-        return f"{label}  [dim]reserved[/]"
+        return screen.line(f"{label}  ", ("reserved", "dim"))
     if not seat.occupants:
-        return f"{label}  [green]{'░' * BAR}[/]  free"
+        return screen.line(f"{label}  ", ("░" * BAR, "green"), "  free")
     each = " each" if len(cards) > 1 else ""
     used, usable = filling(host, seat, estimates)
-    who = escape(names(host, seat))
+    who = names(host, seat)
     if used is None:
         amount = "the whole card" if None in dict(seat.occupants).values() else "? GiB"
-        return f"{label}  [blue]{'█' * BAR}[/]  {amount}{each}  {who}"
+        return screen.line(f"{label}  ", ("█" * BAR, "blue"), f"  {amount}{each}  {who}")
     size = f" of {usable:.1f}" if usable else ""
     full = min(BAR, round(BAR * used / usable)) if usable else BAR
-    bar = f"[blue]{'█' * full}[/]{'░' * (BAR - full)}"
-    return f"{label}  {bar}  {used:.1f}{size} GiB{each}  {who}"
+    amount = f"{'░' * (BAR - full)}  {used:.1f}{size} GiB{each}  {who}"
+    return screen.line(f"{label}  ", ("█" * full, "blue"), amount)
 
 
 def filling(host: Host, seat: Seat, estimates: Mapping[str, Estimate]) -> tuple[float | None, float | None]:

@@ -4,19 +4,16 @@ It is not an operation: pyinfra prints no results at all when its last host fail
 SSH is closed by then, so everything shown was seen before (facts of pyinfra 3.10.0).
 """
 
-import re
-import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pyinfra.api import Host, State
 from pyinfra.api.state import BaseStateCallback, StateStage
-from rich.console import Console
-from rich.table import Table
 
-from gpurack import paths
+from gpurack import paths, screen
 from gpurack.endpoints import endpoint
+from gpurack.host_data import not_understood
 from gpurack.plan import ledger, weights
 from gpurack.plan.jobs import due
 from gpurack.plan.neighbours import unreached
@@ -83,21 +80,18 @@ class Report(BaseStateCallback):
             for name in self.fleet:
                 if not self.left_out(state, name) and not self.errors.get(name):
                     self.done[name] = dict.fromkeys(self.fleet[name].entries, "removed")
-        # Without a terminal rich assumes 80 columns; a log has room for the whole table.
-        console = Console(file=sys.stderr, highlight=False, width=None if sys.stderr.isatty() else 160)
+        console = screen.console(stderr=True)
         rows = [row for name in sorted(self.fleet) for row in self.rows(state, name)]
         if rows:
-            table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-            for title in ("HOST", "MODEL", "ENGINE", "GPU", "ENDPOINT", "STATE"):
-                table.add_column(title, overflow="fold", no_wrap=title != "STATE")
+            table = screen.table("HOST", "MODEL", "ENGINE", "GPU", "ENDPOINT", "STATE")
             for row in rows:
                 style = next((style for word, style in STYLES.items() if row[-1].startswith(word)), "red")
-                table.add_row(*row[:-1], f"[{style}]{escape(row[-1])}[/]")
+                table.add_row(*row[:-1], screen.line((row[-1], style)))
             console.print()
             console.print(table)
         for name, sentences in sorted(self.errors.items()):
             for sentence in dict.fromkeys(sentences):
-                console.print(f"[red]error[/] [bold]{name}[/] {escape(sentence)}", soft_wrap=True)
+                console.print(screen.line(("error", "red"), " ", (name, "bold"), f" {sentence}"), soft_wrap=True)
         console.print(self.summary(state))
 
     def rows(self, state: State, name: str) -> list[tuple[str, ...]]:
@@ -150,6 +144,12 @@ class Report(BaseStateCallback):
 
     def state_of(self, name: str, model: str, wanted: spec.Host, seen: HostState) -> str:
         """`ready, recreated` · `disabled` · `FAILED: why` · `not running`"""
+        try:
+            return self._state_of(name, model, wanted, seen)
+        except Exception as error:
+            return f"FAILED: {not_understood(error)}"
+
+    def _state_of(self, name: str, model: str, wanted: spec.Host, seen: HostState) -> str:
         if not wanted.entries[model].enabled:
             return "disabled"
         error = next((text for text in self.errors.get(name, []) if text.startswith(f"{model}: ")), None)
@@ -231,11 +231,6 @@ def reasons_of(lines: Iterable[str]) -> list[str]:
             sentences[-1] += f"\n{line}"
     apt = [line for line in found if line.startswith(("E: ", "dpkg: error"))]
     return sentences or apt[:1] or found[-1:]
-
-
-def escape(text: str) -> str:
-    """Square brackets are markup to rich."""
-    return re.sub(r"\[", r"\\[", text)
 
 
 REPORT = Report()

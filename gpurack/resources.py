@@ -30,10 +30,14 @@ def program(name: str, *parts: str) -> str:
 
 
 def render(path: str, **values: object) -> str:
-    """A Jinja2 template's text; an undefined variable raises."""
+    """A Jinja2 template's text; an undefined variable raises. HTML holds only escaped and printable values."""
     # Not needed by `gpurack plan`, whose start it would slow down.
     from jinja2 import Environment, StrictUndefined
 
+    from gpurack.screen import clean
+
     html = path.endswith(".html.j2")
-    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=html)
+    environment = Environment(
+        undefined=StrictUndefined, keep_trailing_newline=True, autoescape=html, finalize=clean if html else None
+    )
     return environment.from_string(read_text(path)).render(**values)

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import click
 
+from gpurack import screen
 from gpurack.importing import text as text_of
 from gpurack.importing.compose_file import NoCompose
+from gpurack.importing.inspect import NoInspect
 from gpurack.importing.reader import NO_DOCKER, Imported, read
 
 ALL_SAID, LEFT_TO_DO, UNREADABLE = 0, 1, 2
@@ -28,24 +30,24 @@ def run(
         copies = {path: Path(copy).read_text(encoding="utf-8") for path, copy in pairs(files, "--file")}
         imported = read(text, dict(pairs(variables, "--set")), copies)
     except UnicodeDecodeError:
-        click.echo(f"error  {called(source)}: is no text (UTF-8).", err=True)
+        screen.echo(f"error  {called(source)}: is no text (UTF-8).", err=True)
         return UNREADABLE
     except OSError as error:
-        click.echo(f"error  {error.filename or called(source)}: {error.strerror or error}.", err=True)
+        screen.echo(f"error  {error.filename or called(source)}: {error.strerror or error}.", err=True)
         return UNREADABLE
-    except (NoCompose, Unread) as error:
-        click.echo(f"error  {host or called(source)}: {error}", err=True)
+    except (NoCompose, NoInspect, Unread) as error:
+        screen.echo(f"error  {host or called(source)}: {error}", err=True)
         return UNREADABLE
     printed = name or host or HOST
     if not any(imported.entries.values()):
-        click.echo("# No service was found.")
-        click.echo(text_of.comments(imported.findings), nl=False)
+        screen.echo("# No service was found.")
+        screen.echo(text_of.comments(imported.findings), nl=False)
         if all(finding.what.endswith(NO_DOCKER) for finding in imported.findings):
             return UNREADABLE
         return LEFT_TO_DO if any(finding.kind == "open" for finding in imported.findings) else ALL_SAID
-    click.echo(text_of.as_yaml(imported, printed) if as_yaml else text_of.as_python(imported, printed))
+    screen.echo(text_of.as_yaml(imported, printed) if as_yaml else text_of.as_python(imported, printed))
     refused = refusals(imported, printed)
-    click.echo(text_of.comments(imported.findings, refused), nl=False)
+    screen.echo(text_of.comments(imported.findings, refused), nl=False)
     return LEFT_TO_DO if refused or any(finding.kind == "open" for finding in imported.findings) else ALL_SAID
 
 
@@ -62,7 +64,7 @@ def from_file(source: Path | None) -> str:
     """A file's text, or standard input's."""
     if source is None or str(source) == "-":
         if sys.stdin.isatty():
-            click.echo("Paste the commands, then press Ctrl-D.", err=True)
+            screen.echo("Paste the commands, then press Ctrl-D.", err=True)
         return sys.stdin.read()
     return source.read_text(encoding="utf-8")
 

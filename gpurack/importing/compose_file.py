@@ -45,6 +45,8 @@ def read(text: str, variables: Mapping[str, str]) -> tuple[list[ContainerRun], l
     findings: list[Finding] = []
     try:
         content = interpolated(yaml.safe_load(text), variables, findings)
+    except RecursionError:
+        raise NoCompose("has services: like a compose file and is nested too deep.") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}: " if mark else ""

@@ -1,9 +1,9 @@
 """Running containers → ContainerRuns, from what `docker inspect` says of them and of their images."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from gpurack.host_data import json_values
 from gpurack.importing import docker_run
 from gpurack.importing.container import ContainerRun, Finding, Mount, Port
 from gpurack.shell import sh
@@ -27,14 +27,8 @@ WORDS = {
 
 def documents(text: str) -> list[dict[str, Any]]:
     """The objects of all JSON lists in a text, one list after the other as `COMMAND` prints them."""
-    decoder, position, found = json.JSONDecoder(), 0, []
-    text = text.strip()
-    while position < len(text):
-        items, position = decoder.raw_decode(text, position)
-        found += [item for item in (items if isinstance(items, list) else [items]) if isinstance(item, dict)]
-        while position < len(text) and text[position].isspace():
-            position += 1
-    return found
+    lists = (items if isinstance(items, list) else [items] for items in json_values(text))
+    return [item for items in lists for item in items if isinstance(item, dict)]
 
 
 def is_inspect(text: str) -> bool:
@@ -42,19 +36,29 @@ def is_inspect(text: str) -> bool:
     return text.lstrip().startswith("[") and '"HostConfig"' in text
 
 
+class NoInspect(Exception):
+    """The text is no output of `docker inspect`; it says why."""
+
+
 def read(text: str) -> tuple[list[ContainerRun], list[Finding]]:
-    """The containers in a text of `docker inspect`; gpurack's own are left out."""
-    items = documents(text)
-    images = {item["Id"]: item.get("Config") or {} for item in items if "HostConfig" not in item and "Id" in item}
+    """The containers in a text of `docker inspect`; gpurack's own are left out. Raises NoInspect."""
+    try:
+        items = documents(text)
+    except ValueError as error:
+        raise NoInspect(f"looks like the output of docker inspect and is not ({error}).") from None
+    images = {str(item["Id"]): item.get("Config") or {} for item in items if "HostConfig" not in item and "Id" in item}
     runs, findings = [], []
     for item in items:
         if "HostConfig" not in item:
             continue
         name = str(item.get("Name", "")).lstrip("/")
-        if "gpurack.model" in (item["Config"].get("Labels") or {}):
-            findings.append(Finding("left out", f"container {name}", "is gpurack's already."))
-        else:
-            runs.append(container(name, item, images.get(item.get("Image", ""), {}), findings))
+        try:
+            if "gpurack.model" in (item["Config"].get("Labels") or {}):
+                findings.append(Finding("left out", f"container {name}", "is gpurack's already."))
+            else:
+                runs.append(container(name, item, images.get(str(item.get("Image")), {}), findings))
+        except (AttributeError, LookupError, TypeError, ValueError):  # its text is Python's, and may hold a secret
+            findings.append(Finding("open", f"container {name}", "docker inspect says nothing that can be understood."))
     return runs, findings
 
 

@@ -62,7 +62,7 @@ def read(text: str, variables: Mapping[str, str] | None = None, files: Mapping[s
     """A shell snippet, a compose file or the output of `docker inspect`, whichever it is.
 
     variables: values for what the text leaves undefined. files: path on the host → content of files that containers
-    read their settings from (CONFIG_FILE, a start script). Raises compose_file.NoCompose.
+    read their settings from (CONFIG_FILE, a start script). Raises compose_file.NoCompose, inspect.NoInspect.
     """
     given = dict(variables or {})
     known = Known(variables=given, files=dict(files or {}))
@@ -81,6 +81,9 @@ def read(text: str, variables: Mapping[str, str] | None = None, files: Mapping[s
             entry, found = entry_of(run, known)
         except ValueError as error:  # a number that is none
             imported.findings.append(Finding("open", run.where, f"cannot be understood: {error}."))
+            continue
+        except (AttributeError, LookupError, TypeError):  # of another kind than Docker says it is
+            imported.findings.append(Finding("open", run.where, "cannot be understood."))
             continue
         imported.findings += found
         if entry:

@@ -7,6 +7,7 @@ import yaml
 
 from gpurack.importing.container import Finding
 from gpurack.importing.reader import Imported
+from gpurack.screen import printable
 
 WIDTH = 116
 TITLES = {
@@ -83,10 +84,18 @@ def as_yaml(imported: Imported, host: str) -> str:
 
 
 class _Plain(yaml.SafeDumper):
-    """No anchors: every entry can be copied alone."""
+    """No anchors: every entry can be copied alone. What is not printable stands in double quotes, where its escape as
+    the screen writes it means the character itself."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
+
+
+def _quoted(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if printable(text) == text else '"')
+
+
+_Plain.add_representer(str, _quoted)
 
 
 def comments(findings: Sequence[Finding], plan: Sequence[str] = ()) -> str:

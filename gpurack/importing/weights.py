@@ -1,10 +1,10 @@
 """What a container serves, as `weights` or `config` of its entry."""
 
-import json
 import re
 from typing import Any
 
 from gpurack.engines import ENGINES
+from gpurack.host_data import json_from_host
 from gpurack.importing import secret
 from gpurack.importing.translation import WINDOWS, Translation
 
@@ -85,9 +85,12 @@ def say_config(t: Translation, inside: str) -> None:
         t.fields["config"] = {"models": []}
         return
     try:
-        config = json.loads(text)
+        config = json_from_host(text)
     except ValueError as error:
         t.say("open", f"{path} is no JSON ({error}).")
+        return
+    if not isinstance(config, dict):
+        t.say("open", f"{path} holds no object.")
         return
     for key in ("host", "port"):
         if config.pop(key, None) is not None:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from pyinfra import api as pyinfra
 from pyinfra.context import ctx_host
-from rich.console import Console
-from rich.markup import escape
 
+from gpurack import screen
+from gpurack.host_data import not_understood
 from gpurack.locking.ask import ask
 from gpurack.locking.gather import everything, thorough
 from gpurack.locking.manifest import manifest
@@ -25,7 +25,7 @@ GONE = "is in the lock, but no longer in the inventory; gpurack lock {inventory}
 NONE = "there is no lock yet; gpurack lock {inventory} writes it."
 
 
-def write(console: Console, inventory: Path) -> int:
+def write(console: screen.Console, inventory: Path) -> int:
     """Writes down what is really there, and says what it changes in the file. Exit code 1: a host could not be looked
     at, or a model is not there; what the lock said of it before stays."""
     old = read_lock(inventory) or Lock()
@@ -38,7 +38,12 @@ def write(console: Console, inventory: Path) -> int:
             code = said(console, name, state.trouble)
             hosts |= {name: before} if name in old.hosts else {}  # an empty entry would look like a host that was seen
             continue
-        now = observed(fleet[name], state)
+        try:
+            now = observed(fleet[name], state)
+        except Exception as error:
+            code = said(console, name, not_understood(error))
+            hosts |= {name: before} if name in old.hosts else {}
+            continue
         gone = missing(fleet[name], now)
         for model in gone:
             code = said(console, name, f"{model} has no container; the lock keeps what it says of it.")
@@ -49,7 +54,7 @@ def write(console: Console, inventory: Path) -> int:
     return code
 
 
-def check(console: Console, inventory: Path) -> int:
+def check(console: screen.Console, inventory: Path) -> int:
     """Says what drifted from the lock, host by host. Exit code 1: something did, a host could not be looked at, or
     lock and inventory do not have the same hosts."""
     lock = read_lock(inventory)
@@ -63,7 +68,10 @@ def check(console: Console, inventory: Path) -> int:
         elif name not in lock.hosts:
             code = said(console, name, "is not in the lock.")
         else:
-            pairs[name] = (lock.hosts[name], observed(fleet[name], state))
+            try:
+                pairs[name] = (lock.hosts[name], observed(fleet[name], state))
+            except Exception as error:
+                code = said(console, name, not_understood(error))
     for name in lock.hosts:
         if name not in fleet:
             code = said(console, name, GONE.format(inventory=inventory))
@@ -77,7 +85,7 @@ def check(console: Console, inventory: Path) -> int:
     return 1 if drifted else code
 
 
-def upgrade(console: Console, inventory: Path, what: Sequence[str]) -> int:
+def upgrade(console: screen.Console, inventory: Path, what: Sequence[str]) -> int:
     """Moves pins to what there is now, as far as the inventory allows; the next run installs it. what: as `PARTS`, or
     names of models; nothing: all. Exit code 1: not everything could be asked."""
     old = read_lock(inventory) or Lock()
@@ -102,8 +110,13 @@ def upgrade(console: Console, inventory: Path, what: Sequence[str]) -> int:
         found = news.get(name)
         if not found and name not in old.hosts:
             continue
-        now = observed(fleet[name], state) if found else before
-        pairs[name] = (before, upgraded(what, fleet[name], state, before, now, found) if found else before)
+        try:
+            now = observed(fleet[name], state) if found else before
+            after = upgraded(what, fleet[name], state, before, now, found) if found else before
+            HostLock.model_validate(after.model_dump())
+        except Exception as error:
+            code, after = said(console, name, not_understood(error)), before
+        pairs[name] = (before, after)
     moved = show(console, pairs)
     save(console, inventory, Lock(hosts={name: new for name, (_, new) in pairs.items()}))
     if moved:
@@ -125,7 +138,10 @@ def show_manifest(inventory: Path, name: str) -> str:
             seen = thorough(host, fleet[name])
             if seen.trouble:
                 raise OSError(seen.trouble)
-            return manifest(fleet[name], seen, everything(host, seen))
+            try:
+                return manifest(fleet[name], seen, everything(host, seen))
+            except (AttributeError, LookupError, TypeError, ValueError) as error:
+                raise OSError(not_understood(error)) from None
 
 
 def look(inventory: Path) -> tuple[Mapping[str, Host], Mapping[str, HostState]]:
@@ -135,7 +151,7 @@ def look(inventory: Path) -> tuple[Mapping[str, Host], Mapping[str, HostState]]:
     return fleet, visit(loaded, fleet, thorough)
 
 
-def show(console: Console, pairs: Mapping[str, tuple[HostLock, HostLock]]) -> int:
+def show(console: screen.Console, pairs: Mapping[str, tuple[HostLock, HostLock]]) -> int:
     """Host by host what differs between two locks, old → new. Returns how many lines there were."""
     count = 0
     for name, (old, new) in pairs.items():
@@ -144,17 +160,17 @@ def show(console: Console, pairs: Mapping[str, tuple[HostLock, HostLock]]) -> in
             if before.get(fact) != after.get(fact):
                 count += 1
                 line = f"{fact}  {before.get(fact, '–')} → {after.get(fact, '–')}"
-                console.print(f"[bold]{escape(name)}[/]  {escape(line)}")
+                console.print(screen.line((name, "bold"), f"  {line}"))
     return count
 
 
-def said(console: Console, host: str, sentence: str) -> int:
+def said(console: screen.Console, host: str, sentence: str) -> int:
     """An error of one host; the exit code."""
-    console.print(f"[bold]{escape(host)}[/]  [red]error[/]  {escape(sentence)}")
+    console.print(screen.line((host, "bold"), "  ", ("error", "red"), f"  {sentence}"))
     return 1
 
 
-def save(console: Console, inventory: Path, lock: Lock) -> None:
+def save(console: screen.Console, inventory: Path, lock: Lock) -> None:
     """The file, and what to do with it."""
     path = place(inventory)
     if not lock.hosts and not path.exists():

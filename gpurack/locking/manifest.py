@@ -29,7 +29,7 @@ def manifest(spec: Host, state: HostState, more: list[str]) -> str:
     jobs = tuple(f"job {paths.job_file(name)} " for name, job in spec.jobs.items() if job.enabled)
     more = [line for line in more if not line.startswith("job ") or line.startswith(jobs)]
     lines = [*more, *system(state), *locked(spec, state), *projects(state), *containers(state)]
-    return "".join(f"{line}\n" for line in sorted(set(lines)))
+    return "".join(f"{line}\n" for line in sorted({one_line(line) for line in lines}))
 
 
 def system(state: HostState) -> Iterator[str]:
@@ -78,4 +78,9 @@ def shown(value: Any, state: HostState) -> str:
     """A value on one line, with cards' numbers in the place of their UUIDs."""
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
     numbers = {card.uuid: f"card-{card.index}" for card in state.gpus}
-    return re.sub(r"GPU-[0-9A-Za-z-]+", lambda found: numbers.get(found[0], found[0]), text).replace("\n", "\\n")
+    return re.sub(r"GPU-[0-9A-Za-z-]+", lambda found: numbers.get(found[0], found[0]), text)
+
+
+def one_line(text: str) -> str:
+    """A fact stays one line, whatever is in it."""
+    return text.replace("\n", "\\n")

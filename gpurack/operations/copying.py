@@ -70,7 +70,7 @@ class Copy(Command):
         forget(host)
         try:
             self._copy(host, connector_arguments)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: the host named no sizes
             self.problem = f"{self.upload.source} could not be copied to the host: {error}; the next run resumes."
         return True, CommandOutput([])
 

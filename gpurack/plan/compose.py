@@ -16,6 +16,7 @@ import yaml
 from gpurack import paths
 from gpurack.engines import ENGINES
 from gpurack.engines.base import CPU, Accelerator, Container, Run, Upstream
+from gpurack.host_data import yaml_from_host
 from gpurack.plan import files, neighbours, weights
 from gpurack.plan.access import access
 from gpurack.plan.images import registry_of
@@ -413,8 +414,8 @@ def old_services(state: HostState, user: str = "") -> dict[str, Any]:
     """The services of the compose.yaml that lies on the host for a user, unescaped; {} when it cannot be read."""
     file = state.files.get(paths.compose_file(user))
     try:
-        content = yaml.safe_load(file.text) if file else {}
-    except yaml.YAMLError:
+        content = yaml_from_host(file.text) if file else {}
+    except ValueError:
         return {}
     services = content.get("services", {}) if isinstance(content, dict) else {}
     if not isinstance(services, dict):

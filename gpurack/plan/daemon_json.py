@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpurack import paths
+from gpurack.host_data import json_from_host
 from gpurack.plan.packages import installed
 from gpurack.plan.platforms import TOOLKIT_PACKAGES
 from gpurack.plan.restart import may_stop_foreign, stops_foreign
@@ -119,8 +120,8 @@ def read(state: HostState, path: str = paths.DAEMON_JSON) -> tuple[dict[str, Any
     if not file.content.strip():
         return {}, f"{path} is empty, which is not JSON. {remedy}"
     try:
-        content = json.loads(file.content.decode())
-    except (ValueError, RecursionError) as error:
+        content = json_from_host(file.content)
+    except ValueError as error:
         return {}, f"{path} is not JSON ({error}). {remedy}"
     if not isinstance(content, dict):
         return {}, f"{path} holds {json.dumps(content)[:40]}, not an object. {remedy}"

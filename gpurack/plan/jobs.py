@@ -11,6 +11,7 @@ from typing import Any
 
 from gpurack import paths
 from gpurack.engines import ENGINES
+from gpurack.host_data import json_from_host
 from gpurack.plan import compose, images, ledger, weights
 from gpurack.plan.drift import Change
 from gpurack.plan.models import ModelsPlan, host_files, uploads
@@ -76,7 +77,7 @@ def due(name: str, spec: Host, state: HostState) -> str | None:
     if running(name, spec, state):
         return "still running"
     try:
-        found = json.loads(file.text)["definition"] if file else None
+        found = json_from_host(file.text)["definition"] if file else None
     except (ValueError, LookupError, TypeError):
         found = None
     if found is None:

@@ -1,10 +1,10 @@
 """Which model gets which card. The inventory says indices; containers get UUIDs, which stay with the card. Pure."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from gpurack.host_data import json_from_host
 from gpurack.spec.host import Host
 from gpurack.spec.model import Job, Model
 from gpurack.spec.seats import SHARED, hardware
@@ -150,7 +150,7 @@ def kept_share(name: str, model: Model, state: HostState) -> bool:
 def label(labels: Mapping[str, str]) -> dict[str, object]:
     """The definition in a container's label; {} when it is not readable."""
     try:
-        definition = json.loads(labels.get("gpurack.model", ""))
+        definition = json_from_host(labels.get("gpurack.model", ""))
     except ValueError:
         return {}
     return definition if isinstance(definition, dict) else {}

@@ -1,10 +1,10 @@
 """The models that an ollama pulls from its own library: which are missing, and from where they come. Pure."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from gpurack.engines.ollama import LIBRARY, full_name
+from gpurack.host_data import json_from_host
 from gpurack.spec.host import Host
 from gpurack.state.model import HostState
 
@@ -36,7 +36,8 @@ def answered(name: str, state: HostState) -> dict[str, str] | None:
     if probe is None or probe.status != 200:
         return None
     try:
-        return {str(model["name"]): str(model.get("digest", "")) for model in json.loads(probe.body)["models"] or ()}
+        listed = json_from_host(probe.body)["models"] or ()
+        return {str(model["name"]): str(model.get("digest", "")) for model in listed}
     except (ValueError, LookupError, TypeError, AttributeError):
         return None
 

@@ -1,11 +1,12 @@
 """What is in an image's tar file (`docker save`), as far as it is known without Docker."""
 
-import json
 import re
 import tarfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+from gpurack.host_data import JSON_LIMIT, json_from_host
 
 MANY = "holds {} images; save them one by one."
 NO_IMAGE = "holds no image as `docker save` writes it."
@@ -32,12 +33,15 @@ def _read(path: Path, size: int, changed: int) -> Image:
         with tarfile.open(path) as tar:
             member = next((each for each in tar if each.name == "manifest.json"), None)
             file = tar.extractfile(member) if member else None
-            images = json.load(file) if file else []
+            images = json_from_host(file.read(JSON_LIMIT + 1)) if file else []
+    except (tarfile.TarError, EOFError, ValueError):
+        return _none()
+    try:
         if len(images) > 1:
             raise ValueError(MANY.format(len(images)))
         found = re.search(r"[0-9a-f]{64}", images[0]["Config"])
         return Image(found[0], tuple(images[0].get("RepoTags") or ())) if found else _none()
-    except (tarfile.TarError, EOFError, json.JSONDecodeError, LookupError, TypeError, AttributeError):
+    except (LookupError, TypeError, AttributeError):
         return _none()
 
 

@@ -9,10 +9,11 @@ import hashlib
 import json
 import os
 import re
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from gpurack import screen
 
 LARGE = 10**9
 """Bytes from which on it is said that a file is being read."""
@@ -58,7 +59,7 @@ def sha256(path: Path) -> str:
     if key in known and known[key][:2] == stamp:
         return str(known[key][2])
     if status.st_size > LARGE:
-        print(f"reading {path} ({status.st_size / 1e9:.1f} GB) for its sha256, once", file=sys.stderr)
+        screen.echo(f"reading {path} ({status.st_size / 1e9:.1f} GB) for its sha256, once", err=True)
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     _keep({**_known(), key: [*stamp, found]})

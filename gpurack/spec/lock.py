@@ -5,12 +5,13 @@ inventories/lab.py (or lab.yaml) has its lock in inventories/lab.lock.yaml: docs
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
-from gpurack.spec.fields import Strict
+from gpurack.screen import printable
+from gpurack.spec.fields import Like, Strict
 from gpurack.spec.host import Host
 from gpurack.spec.problems import InventoryError, Problem
 
@@ -18,6 +19,20 @@ HEADER = """\
 # What really was on these hosts, to be committed: a run installs exactly this. (Written by gpurack.)
 # What drifted: gpurack lock {inventory} --check      To move pins: gpurack lock {inventory} [WHAT] --upgrade
 """
+
+
+Fact = Annotated[str, Like(r"[!-~]*", "is not a version, a digest, a commit or a fingerprint.")]
+"""What a host said of itself: one word of ASCII, so that the file means what an admin reads in it."""
+
+
+def _one_printable_line(path: str) -> str:
+    if printable(path) != path or "\n" in path:
+        raise ValueError("has characters that cannot be shown.")
+    return path
+
+
+Place = Annotated[str, AfterValidator(_one_printable_line)]
+"""A path on a host."""
 
 
 class ModelLock(Strict):
@@ -29,11 +44,11 @@ class ModelLock(Strict):
     of its manifest, the ID that `ollama list` begins to show.
     """
 
-    image: str | None = None
-    commit: str | None = None
-    commits: dict[str, str] = Field({})
-    weights: dict[str, str] = Field({})
-    ollama: dict[str, str] = Field({})
+    image: Fact | None = None
+    commit: Fact | None = None
+    commits: dict[Place, Fact] = Field({})
+    weights: dict[Place, Fact] = Field({})
+    ollama: dict[Fact, Fact] = Field({})
 
     @property
     def reference(self) -> str:
@@ -50,10 +65,10 @@ class HostLock(Strict):
     """One host. driver: NVIDIA's, which gpurack compares and never installs. keys: repository → fingerprint of the key
     that signs it. packages: name → exact version."""
 
-    driver: str | None = None
-    keys: dict[str, str] = Field({})
+    driver: Fact | None = None
+    keys: dict[Fact, Fact] = Field({})
     models: dict[str, ModelLock] = Field({})
-    packages: dict[str, str] = Field({})
+    packages: dict[Fact, Fact] = Field({})
 
 
 class Lock(Strict):

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from gpurack import screen
 from gpurack.spec.host import Docker, Host, Nvidia
 from gpurack.spec.image import Build, TarImage
 from gpurack.spec.model import Job, Model
@@ -145,4 +146,4 @@ def kind_of(annotation: Any) -> str:
 
 
 if __name__ == "__main__":
-    print(inventory_page(), end="")
+    screen.echo(inventory_page(), nl=False)

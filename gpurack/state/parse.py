@@ -2,12 +2,12 @@
 
 import base64
 import ipaddress
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from gpurack.host_data import json_from_host
 from gpurack.state import amd, rpm
 from gpurack.state.model import (
     Container,
@@ -76,7 +76,7 @@ def parse(lines: list[str], raised: bool = False) -> HostState:
         docker=docker(get("docker")),
         compose=(get("compose") or [""])[0].removeprefix("v"),
         containers=tuple(
-            container(json.loads(line), name.partition(" ")[2])
+            container(json_from_host(line), name.partition(" ")[2])
             for name, lines in sections.items()
             if name.partition(" ")[0] == "containers"
             for line in lines
@@ -87,7 +87,9 @@ def parse(lines: list[str], raised: bool = False) -> HostState:
         counters={
             name[8:]: counter(lines) for name, lines in sections.items() if name.startswith("counter ") and lines
         },
-        digests={id_: tuple(json.loads(names) or ()) for id_, names in (line.split("|") for line in get("digests"))},
+        digests={
+            id_: tuple(json_from_host(names) or ()) for id_, names in (line.split("|") for line in get("digests"))
+        },
         probes={name[6:]: probe(body) for name, body in sections.items() if name.startswith("probe ")},
         names={name: address for address, _, name in (line.partition("|") for line in get("names")) if address},
         accounts=frozenset(
@@ -246,7 +248,7 @@ def headers(lines: list[str], stamps: Mapping[str, str]) -> dict[str, Header]:
     found = {}
     for line in lines:
         try:
-            said = json.loads(line)
+            said = json_from_host(line)
             found[said["path"]] = header(said, stamps[said["path"]])
         except (ValueError, KeyError, TypeError, AttributeError):
             continue
@@ -350,7 +352,7 @@ def gpu_processes(lines: list[str]) -> list[GpuProcess]:
 
 def docker(lines: list[str]) -> Mapping[str, Any]:
     """`docker info`; {} when only the client answered."""
-    info = json.loads(lines[0]) if lines and lines[0].startswith("{") else {}
+    info = json_from_host(lines[0]) if lines and lines[0].startswith("{") else {}
     return info if info.get("ServerVersion") else {}
 
 

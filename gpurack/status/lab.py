@@ -8,6 +8,7 @@ from typing import Literal
 
 from gpurack.endpoints import endpoint
 from gpurack.engines import ENGINES
+from gpurack.host_data import not_understood
 from gpurack.plan import compose, ledger
 from gpurack.plan.docker import unanswered
 from gpurack.plan.drift import describe_state, loading
@@ -81,7 +82,15 @@ class HostStatus:
 
 def lab_status(fleet: Mapping[str, Host], seen: Mapping[str, HostState], now: datetime) -> list[HostStatus]:
     """Every host of the inventory. now: the time here, for hosts that do not tell theirs."""
-    return [host_status(name, host, seen[name], now) for name, host in fleet.items()]
+    return [understood(name, host, seen[name], now) for name, host in fleet.items()]
+
+
+def understood(name: str, host: Host, state: HostState, now: datetime) -> HostStatus:
+    """One host; as good as not looked at when it says what nobody thought of."""
+    try:
+        return host_status(name, host, state, now)
+    except Exception as error:
+        return host_status(name, host, HostState(trouble=not_understood(error)), now)
 
 
 def is_well(lab: list[HostStatus]) -> bool:

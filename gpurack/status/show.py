@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
+from gpurack import screen
+from gpurack.screen import Text
 from gpurack.status.lab import CardStatus, HostStatus, ModelStatus
 
 COLOURS = {"ok": "green", "SICK": "red", "UNREACHABLE": "red"} | {
@@ -15,46 +13,45 @@ COLOURS = {"ok": "green", "SICK": "red", "UNREACHABLE": "red"} | {
 }  # fmt: skip
 
 
-def show(console: Console, lab: Sequence[HostStatus]) -> None:
+def show(console: screen.Console, lab: Sequence[HostStatus]) -> None:
     """Hosts with their cards, models with the bad ones first, and what is wrong."""
-    hosts = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    hosts = screen.table()
     for host in lab:
         driver = f"driver {host.driver}" if host.driver else ""
-        cards = " · ".join(card_text(card, index == 0) for index, card in enumerate(host.cards))
-        hosts.add_row(escape(host.name), coloured(host.word), driver, cards or ("no cards" if host.reached else ""))
+        texts = [part for index, card in enumerate(host.cards) for part in (" · ", *card_text(card, index == 0))][1:]
+        cards = screen.line(*(texts or ["no cards" if host.reached else ""]))
+        hosts.add_row(host.name, coloured(host.word), driver, cards)
     console.print(hosts)
     rows = [(host, model) for host in lab for model in host.models]
     if rows:
-        models = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-        for title in ("MODEL", "HOST", "GPU", "STATE", "SERVED", "ENDPOINT"):
-            models.add_column(title, overflow="fold", no_wrap=title != "STATE")
+        models = screen.table("MODEL", "HOST", "GPU", "STATE", "SERVED", "ENDPOINT")
         for host, model in sorted(rows, key=lambda row: row[1].word != "DOWN"):
             models.add_row(
-                escape(model.name), escape(host.name), model.gpus, coloured(model.word, state_text(model, host.now)),
-                served_text(model), escape(model.endpoint),
+                model.name, host.name, model.gpus, coloured(model.word, state_text(model, host.now)),
+                served_text(model), model.endpoint,
             )  # fmt: skip
         console.print()
         console.print(models)
     for host in lab:
         for trouble in host.troubles:
-            console.print(f"[red]error[/] [bold]{escape(host.name)}[/] {escape(trouble)}", soft_wrap=True)
+            console.print(screen.line(("error", "red"), " ", (host.name, "bold"), f" {trouble}"), soft_wrap=True)
     console.print(summary(lab))
 
 
-def coloured(word: str, text: str = "") -> str:
-    """Markup of a word, or of a longer text that it begins."""
-    return f"[{COLOURS[word]}]{escape(text or word)}[/]"
+def coloured(word: str, text: str = "") -> Text:
+    """A word in its colour, or a longer text that it begins."""
+    return screen.line((text or word, COLOURS[word]))
 
 
-def card_text(card: CardStatus, first: bool = True) -> str:
-    """`GPU 0 20.9 GiB 63 %`; units with the first only, as in a table."""
+def card_text(card: CardStatus, first: bool = True) -> tuple[screen.Part, ...]:
+    """`GPU 0 20.9 GiB 63 %`, for `screen.line`; units with the first only, as in a table."""
     label = f"GPU {card.index}" if first else f"{card.index}"
     if card.lost:
-        return f"[red]{label} lost[/]"
+        return ((f"{label} lost", "red"),)
     if card.reserved:
-        return f"{label} [dim]reserved[/]"
+        return (f"{label} ", ("reserved", "dim"))
     busy = f" {card.utilization} %" if card.utilization is not None else ""
-    return f"{label} {card.memory_used:.1f}{' GiB' if first else ''}{busy}"
+    return (f"{label} {card.memory_used:.1f}{' GiB' if first else ''}{busy}",)
 
 
 def state_text(model: ModelStatus, now: datetime) -> str:

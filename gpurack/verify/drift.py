@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from gpurack.host_data import not_understood
 from gpurack.verify.plugin import HOST, MODEL
 
 
@@ -66,11 +67,12 @@ def _test(function: Check, argument: str, where: Where) -> Callable[..., None]:
         checked = given[argument]
         try:
             lines = said(checked, function(checked))
-        except Unread as error:
-            if error.told:
-                pytest.skip(f"{checked.title}: {error}")
-            error.told = True
-            lines = [f"{checked.title}: {error}", f"    mend: {error.mend}"]
+        except Exception as error:
+            unread = error if isinstance(error, Unread) else garbled(checked, error)
+            if unread.told:
+                pytest.skip(f"{checked.title}: {unread}")
+            unread.told = True
+            lines = [f"{checked.title}: {unread}", f"    mend: {unread.mend}"]
         if lines:
             pytest.fail("\n".join(lines), pytrace=False)
 
@@ -78,6 +80,15 @@ def _test(function: Check, argument: str, where: Where) -> Callable[..., None]:
     told.__signature__ = inspect.Signature([inspect.Parameter(argument, inspect.Parameter.KEYWORD_ONLY)])
     told.where = where
     return test
+
+
+def garbled(checked: Any, error: Exception) -> Unread:
+    """The one sentence about a host whose evidence has not the shape that files/evidence.py gives it."""
+    server = getattr(checked, "server", checked)
+    if server.garbled is None:
+        server.garbled = Unread(not_understood(error), f"ssh {server.name} python3 --version")
+    found: Unread = server.garbled
+    return found
 
 
 def said(checked: Checked, drifts: Iterable[Drift]) -> list[str]:

@@ -1,7 +1,6 @@
 """The lab under test: its inventory, read once, and the evidence of its hosts, gathered side by side."""
 
 import hmac
-import json
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,8 @@ from pyinfra.context import ctx_state
 
 from gpurack import paths
 from gpurack.engines import ENGINES
+from gpurack.guard import read_any_bytes
+from gpurack.host_data import json_from_host, not_understood
 from gpurack.plan import compose, drift, files, ledger
 from gpurack.shell import by_ssh, sh
 from gpurack.spec.fleet import read_fleet
@@ -44,6 +45,8 @@ class Server:
     mend: str
     salt: str
     look: Callable[[str], Seen] = field(repr=False)
+    garbled: Unread | None = None
+    """Why a check could not understand its evidence; the first that could not has said it."""
 
     @property
     def title(self) -> str:
@@ -136,6 +139,7 @@ class Lab:
 
     def __init__(self, path: Path, limit: Collection[str] = ()) -> None:
         """limit: names or groups of hosts, patterns allowed. Raises InventoryError."""
+        read_any_bytes()
         inventory = read_inventory(path)
         fleet = with_lock(read_fleet(inventory), path)
         chosen = [host for host in inventory if not limit or any(fits(host, pattern) for pattern in limit)]
@@ -177,12 +181,17 @@ class Lab:
             answer = run_as_root(
                 server.pyinfra, sh("python3 -"), script(server.wanted, server.secrets, self.salt, self.deep)
             )
-            return Seen(json.loads(answer))
+            evidence = json_from_host(answer)
+            if not isinstance(evidence, Mapping):
+                raise ValueError
+            return Seen(evidence)
         except Unread as error:
             return Seen({}, error)
         except ValueError:
             why = "its answer broke off: the connection was lost, or its memory is full"
             return Seen({}, Unread(why, by_ssh(name, sh("free -h; dmesg | tail"))))
+        except Exception as error:
+            return Seen({}, Unread(not_understood(error), by_ssh(name, sh("python3 --version"))))
 
     def disconnect(self) -> None:
         """Closes the connections."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from gpurack import paths
 from gpurack.engines import ENGINES, weights_of
+from gpurack.host_data import not_understood
 from gpurack.plan import compose, rootless, weights
 from gpurack.resources import read_text
 from gpurack.spec.host import Host
@@ -29,6 +30,7 @@ FILES = (
 )
 HOMES = (USER_DAEMON_JSON, rootless.DROP_IN, rootless.HOOK_CONFIG)
 """In the home of each user with a rootless Docker."""
+NO_DAEMON: Mapping[str, Any] = {"info": {}, "containers": {}, "images": []}
 UNITS = ("docker.service", "containerd.service", "gpurack.service")
 
 
@@ -102,12 +104,28 @@ class Seen:
 
     def daemon(self, user: str = "") -> Mapping[str, Any]:
         """A user's Docker daemon: info, containers, images; all empty when none answers. Raises Unread."""
-        return whole(self["daemons"].get(user), "docker") or {"info": {}, "containers": {}, "images": []}
+        found: Mapping[str, Any] = whole(self["daemons"].get(user), "docker") or NO_DAEMON
+        try:
+            _ = found["images"], [container_of(said, user) for said in found["containers"].values()]
+            _ = dict(found["info"])
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise Unread(not_understood(error), f"docker ps, of the Docker of {user or 'root'}") from None
+        return found
+
+    def daemon_of(self, user: str) -> Mapping[str, Any]:
+        """The same for what concerns the whole host: nothing, where a user's Docker says what cannot be understood. It
+        is that user's models alone that fail by it."""
+        try:
+            return self.daemon(user)
+        except Unread:
+            if user and not self.trouble:
+                return NO_DAEMON
+            raise
 
     @property
     def containers(self) -> dict[str, Any]:
         """Every daemon's containers by name, as inspected. Raises Unread."""
-        return {name: said for user in self["daemons"] for name, said in self.daemon(user)["containers"].items()}
+        return {name: said for user in self["daemons"] for name, said in self.daemon_of(user)["containers"].items()}
 
     @property
     def state(self) -> HostState:
@@ -129,10 +147,10 @@ class Seen:
             containers=tuple(
                 container_of(said, user)
                 for user in self["daemons"]
-                for said in self.daemon(user)["containers"].values()
+                for said in self.daemon_of(user)["containers"].values()
             ),
             images={tag: image["id"] for image in daemon["images"] for tag in image["tags"]},
-            users={name: user_of(said, self.daemon(name)["info"]) for name, said in accounts.items()},
+            users={name: user_of(said, self.daemon_of(name)["info"]) for name, said in accounts.items()},
             kfd_gid=self["amd"]["kfd_gid"],
             gpus=(*(nvidia_of(cards) if cards else ()), *amd_of(self["amd"]["cards"])),
         )

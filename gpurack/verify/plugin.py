@@ -4,6 +4,7 @@ pytest loads it wherever gpurack is installed (entry point pytest11), so it impo
 Hosts are looked at side by side by threads, once; pytest's own workers (xdist) would each look at all hosts again.
 """
 
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,22 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """The end."""
     if lab := config.stash.get(_LAB, None):
         lab.disconnect()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What hosts said is shown, and written as XML, harmlessly; also by checks of one's own."""
+    report = yield
+    if _LAB in item.config.stash:
+        from gpurack.screen import printable
+
+        if isinstance(report.longrepr, tuple):
+            path, line, why = report.longrepr
+            report.longrepr = (path, line, printable(why))
+        elif (text := report.longreprtext) != printable(text):
+            report.longrepr = printable(text)
+        report.sections = [(title, printable(content)) for title, content in report.sections]
+    return report
 
 
 def given(item: pytest.Item) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pyinfra.api.state import StateStage
 
-from gpurack.report import Report, escape
+from gpurack.report import Report
 from gpurack.spec.host import Host
 from gpurack.state.model import HostState
 from gpurack.state.snapshot import forget
@@ -185,8 +185,13 @@ def test_it_is_printed_once_with_brackets_as_they_are(capsys: pytest.CaptureFixt
     assert shown.count("HOST") == 1
 
 
-def test_brackets_are_no_markup() -> None:
-    assert escape("[0] → [3]") == "\\[0] → \\[3]"
+def test_brackets_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    report, run = Report(fleet={"gpu1": TWO}), Run({"gpu1": seen()})
+    report.failed("gpu1", ["error alpha: [0] → [3]"])
+    report.show(run)  # type: ignore[arg-type]
+    shown = capsys.readouterr().err
+    assert "FAILED: [0] → [3]" in shown
+    assert "error gpu1 alpha: [0] → [3]" in shown
 
 
 def test_hosts_left_out_by_limit_are_not_counted() -> None:

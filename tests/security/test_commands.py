@@ -1,0 +1,287 @@
+"""What the commands print and write when a host says whatever it likes: never an escape sequence, never an exception;
+what it said is there, readable."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pyinfra.api.state import StateStage
+
+from gpurack import cli as cli_module
+from gpurack import looks, screen
+from gpurack.cli import main
+from gpurack.locking import cli as locking
+from gpurack.locking.upgrade import News
+from gpurack.report import CONNECT_ERROR, Report
+from gpurack.spec.lock import HostLock, read_lock
+from gpurack.state.model import Container, Driver, Gpu, HostState
+from gpurack.status.lab import HostStatus, lab_status
+from gpurack.status.page import write_page
+from gpurack.status.show import as_data, show
+from tests.given import container, gpu, host_state, spec
+from tests.security.attacks import ADDRESS, EVERYTHING, HIDDEN, HTML, MARKUP, VISIBLE, harmless
+
+NOW = datetime(2026, 11, 28, tzinfo=UTC)
+WANTED = spec(
+    {
+        "models": {
+            "alpha": {"gpus": [0], "port": 8000},
+            "beta": {"port": 8001},
+            "library": {"engine": "ollama", "version": "0.12.6", "weights": None, "pull": ["qwen2.5:7b"], "port": 8002},
+        },
+        "services": {
+            "gateway": {
+                "engine": "litellm",
+                "version": "v1.80",
+                "weights": None,
+                "connects_to": ["alpha"],
+                "port": 8003,
+            }
+        },
+    }
+)
+SEEN = [MARKUP, ADDRESS, ":bomb:", "[red]b[/red][/]"]
+"""What must be readable wherever `EVERYTHING` is shown."""
+
+
+def hostile(text: str = EVERYTHING) -> HostState:
+    """A host every word of which is the attacker's."""
+    bad = Gpu(0, f"GPU-{text}", text, 24125, 7, text, text, text)
+    ours = replace(container("alpha", text, label=json.dumps({"image": text, "gpus": text})), error=text, started=text)
+    others = [container(name, label="{}") for name in ("library", "gateway")]
+    probes = {name: [200, text] for name in ("alpha", "library", "gateway")}
+    state = host_state(containers=[ours, *others, container(text)], gpus=1, probes=probes, driver={})
+    return replace(
+        state,
+        gpus=(bad,),
+        driver=Driver(text, True, 15, text, {text: f"GPU-{text}"}, ()),
+        names={text: text},
+        upstreams={("gateway", 0): text},
+        docker={**state.docker, "ServerVersion": text, "Warnings": [text]},
+    )
+
+
+def lab(text: str) -> list[HostStatus]:
+    seen = {"gpu1": hostile(text), "gpu2": HostState(trouble=f"could not connect: {text}")}
+    found = lab_status({"gpu1": WANTED, "gpu2": WANTED}, seen, NOW)
+    return [replace(found[0], troubles=(*found[0].troubles, text)), found[1]]
+
+
+@pytest.mark.parametrize("text", [*HIDDEN, *VISIBLE, EVERYTHING])
+def test_status(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    show(screen.console(width=4000), lab(text))
+    shown = harmless(capsys.readouterr().out)
+    assert f"error gpu1 {screen.printable(text)}" in shown
+    assert f"error gpu2 could not connect: {screen.printable(text)}" in shown
+
+
+def test_status_as_json() -> None:
+    text = screen.as_json(as_data(lab(EVERYTHING)))
+    harmless(json.dumps(json.loads(text), ensure_ascii=False))
+    assert json.loads(text)["hosts"]["gpu2"]["troubles"] == [f"could not connect: {screen.printable(EVERYTHING)}"]
+
+
+@pytest.mark.parametrize("text", [*HIDDEN, *VISIBLE, HTML, EVERYTHING])
+def test_the_page(text: str, tmp_path: Path) -> None:
+    write_page(tmp_path / "lab.html", lab(text), text, NOW)
+    page = harmless((tmp_path / "lab.html").read_text(encoding="utf-8"))
+    tags = set(re.findall(r"<([a-zA-Z]+)", page))
+    assert not tags & {"script", "img", "iframe", "object", "link", "base", "form"}
+    assert not re.search(r"<[^>]*\son[a-z]+\s*=", re.sub(r"&[a-z#0-9]+;", "", page))
+    assert all(value.startswith("http://") for value in re.findall(r'href="([^"]*)"', page))
+    if text in VISIBLE:
+        assert text in page
+
+
+def test_the_page_is_the_same_for_a_good_host(tmp_path: Path) -> None:
+    write_page(tmp_path / "lab.html", lab("été 模型"), "lab & co", NOW)
+    assert "été 模型" in (tmp_path / "lab.html").read_text()
+    assert "lab &amp; co" in (tmp_path / "lab.html").read_text()
+
+
+class Run:
+    """What the report sees of pyinfra's state."""
+
+    def __init__(self, looks: dict[str, HostState | None]) -> None:
+        stage = self.current_stage = StateStage.Execute
+        self.hosts = {
+            name: SimpleNamespace(
+                name=name,
+                connected=seen is not None,
+                connector_data={"gpurack look": (stage, seen)} if seen else {CONNECT_ERROR: EVERYTHING},
+            )
+            for name, seen in looks.items()
+        }
+        self.inventory = SimpleNamespace(get_host=self.hosts.__getitem__)
+        self.limit_hosts = None
+        self.results: dict[str, Any] = {}
+        self.ops: dict[str, Any] = {}
+
+
+@pytest.mark.parametrize("text", [*HIDDEN, *VISIBLE, EVERYTHING])
+def test_the_table_at_the_end_of_a_run(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Today's `\\[/INST]` in a model's log ended the run in a MarkupError, without a table."""
+    report = Report(fleet={"gpu1": WANTED, "gpu2": WANTED})
+    report.failed("gpu1", ["some line", f"error alpha: {text}", f"    | {text}", f"error {text}"])
+    report.show(Run({"gpu1": hostile(text), "gpu2": None}))  # type: ignore[arg-type]
+    shown = harmless(capsys.readouterr().err)
+    assert f"error gpu1 alpha: {screen.printable(text)}" in shown
+    assert "HOST" in shown
+    assert "models and services answered" in shown
+
+
+@pytest.fixture
+def inventory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[HostState | Exception], Path]:
+    """An inventory of two hosts: gpu1 says what a test gives, gpu2 is well."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    path = tmp_path / "lab.py"
+    alpha = '{"alpha": {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf", "port": 8000}}'
+    path.write_text(f'lab = ["gpu1", "gpu2"], {{"models": {alpha}}}\n')
+
+    def made(said: HostState | Exception) -> Path:
+        def work(name: str) -> HostState:
+            if name == "gpu1" and isinstance(said, Exception):
+                raise said
+            return said if name == "gpu1" else host_state()  # type: ignore[return-value]
+
+        hosts: Any = {name: SimpleNamespace(name=name, connector_data={}) for name in ("gpu1", "gpu2")}
+        state: Any = SimpleNamespace(active_hosts=list(hosts.values()))
+
+        def visit(loaded: Any, fleet: Any, do: Any = None, metrics: bool = False) -> dict[str, HostState]:
+            return {
+                name: looks._visit(state, host, fleet[name], lambda host, wanted: work(host.name))
+                for name, host in hosts.items()
+            }
+
+        monkeypatch.setattr(looks, "look_at_all", visit)
+        monkeypatch.setattr("gpurack.live.look_at_all", visit)
+        monkeypatch.setattr(locking, "visit", visit)
+        return path
+
+    return made
+
+
+def run(*arguments: object) -> str:
+    """What a command prints."""
+    result = CliRunner().invoke(main, [*map(str, arguments)])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return harmless(result.output)
+
+
+COMMANDS = (("status",), ("status", "--json"), ("plan", "--live"), ("lock",), ("lock", "--check"))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_shows_a_hostile_host(command: tuple[str, ...], inventory: Any) -> None:
+    path = inventory(hostile())
+    (path.parent / "lab.lock.yaml").write_text("hosts:\n  gpu1: {driver: '580'}\n  gpu2: {driver: '580'}\n")
+    assert "gpu2" in run(*command, path)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    "said",
+    [
+        HostState(trouble=EVERYTHING),
+        RuntimeError(EVERYTHING),
+        replace(host_state(), docker={"ServerVersion": 5, "Runtimes": 7, "SecurityOptions": 3}),
+        replace(host_state(), containers=(replace(container("alpha"), labels=7, name=None),)),  # type: ignore[arg-type]
+        replace(host_state(), packages={"docker-ce": None}),  # type: ignore[dict-item]
+        replace(host_state(), gpus=(None,)),  # type: ignore[arg-type]
+    ],
+    ids=["trouble", "exception", "docker", "containers", "packages", "gpus"],
+)
+def test_garbage_is_a_sentence_about_that_host_and_the_others_are_shown(
+    command: tuple[str, ...], said: HostState | Exception, inventory: Any
+) -> None:
+    path = inventory(said)
+    (path.parent / "lab.lock.yaml").write_text("hosts:\n  gpu1: {driver: '580'}\n  gpu2: {driver: '580'}\n")
+    shown = run(*command, path)
+    assert "gpu2" in shown
+    assert shown.count("could not be understood") <= 1
+    if isinstance(said, Exception):
+        assert "what the host said could not be understood (RuntimeError: " in shown
+
+
+@pytest.mark.parametrize("text", ["580\x1b[2J", "5\u202e80", "580\nhosts: {}", "580 x"])
+def test_a_lock_holds_words_and_no_others(text: str, inventory: Any) -> None:
+    path = inventory(replace(host_state(), driver=Driver(text, True)))
+    shown = run("lock", path)
+    assert "gpu1  error  what the host said could not be understood (ValidationError: driver: " in shown
+    assert "gpu1" not in (read_lock(path) or pytest.fail("no lock")).hosts
+    harmless((path.parent / "lab.lock.yaml").read_text())
+
+
+def test_a_version_that_is_none_moves_no_pin(inventory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = inventory(host_state())
+    before = (path.parent / "lab.lock.yaml").write_text("hosts:\n  gpu1: {packages: {docker-ce: '1'}}\n")
+
+    def upgraded(what: Any, spec: Any, state: Any, old: HostLock, now: HostLock, news: News) -> HostLock:
+        return old.model_copy(update={"packages": {"docker-ce": EVERYTHING}})
+
+    def visit(loaded: Any, fleet: Any, do: Any) -> dict[str, HostState]:
+        return {name: do(SimpleNamespace(name=name), wanted) for name, wanted in fleet.items()}
+
+    monkeypatch.setattr(locking, "visit", visit)
+    monkeypatch.setattr(locking, "thorough", lambda host, wanted: host_state())
+    monkeypatch.setattr(locking, "ask", lambda *given: News())
+    monkeypatch.setattr(locking, "upgraded", upgraded)
+    assert "gpu1  error  what the host said could not be understood" in run("lock", path, "--upgrade")
+    assert before
+    lock = read_lock(path)
+    assert lock is not None
+    assert lock.hosts["gpu1"].packages == {"docker-ce": "1"}
+
+
+def test_a_manifest_is_one_line_per_fact(inventory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gpurack.locking.manifest import manifest
+
+    state = replace(hostile("a\nos b\x1b[2J"), driver=Driver())
+    text = manifest(WANTED, state, [EVERYTHING])
+    monkeypatch.setattr(locking, "show_manifest", lambda *given: text)
+    shown = run("manifest", inventory(host_state()), "gpu1")
+    assert "\nos b" not in shown
+    assert [line for line in shown.splitlines() if line.startswith("os ")] == ["os Debian GNU/Linux 13 (trixie)"]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(st.characters(), max_size=80) | st.binary(max_size=80).map(lambda raw: raw.decode(errors="replace")))
+def test_random_answers_end_no_command_and_reach_no_terminal(capsys: pytest.CaptureFixture[str], body: str) -> None:
+    """Every HTTP body, and with it all else that a host says."""
+    names = ("alpha", "library", "gateway")
+    answers = host_state(
+        containers=[container(name, label=body) for name in names], probes={name: [200, body] for name in names}
+    )
+    for state in (hostile(body), answers):
+        fleet, seen = {"gpu1": WANTED}, {"gpu1": state}
+        console = screen.console()
+        show(console, lab_status(fleet, seen, NOW))
+        cli_module.screen.echo(screen.as_json(as_data(lab_status(fleet, seen, NOW))))
+        from gpurack.live import show_host
+
+        show_host(console, "gpu1", WANTED, state)
+        Report(fleet=fleet).show(Run(seen))  # type: ignore[arg-type, arg-type]
+    said = capsys.readouterr()
+    harmless(said.out)
+    harmless(said.err)
+    assert "MarkupError" not in said.out + said.err
+
+
+def test_the_examples_are_what_they_say() -> None:
+    """The attacks are in what the tests give."""
+    assert isinstance(hostile().containers[0], Container)
+    assert gpu(0).uuid != hostile().gpus[0].uuid
+    with pytest.raises(AssertionError):
+        harmless(EVERYTHING)
+    assert all(text in screen.printable(EVERYTHING) for text in SEEN)

@@ -1,0 +1,100 @@
+"""Nobody can forget the filter: what prints, or knows rich's markup, is gpurack/screen.py alone."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+GPURACK = Path(__file__).parents[2] / "gpurack"
+SCREEN = "screen.py"
+TAG = re.compile(r"\[/\]|\[/?(bold|dim|italic|red|green|blue|yellow|cyan|magenta|link)\b[^\]]*\]")
+"""Markup of rich."""
+WRITERS = {"echo", "secho", "style", "echo_via_pager", "write", "writelines", "set_echo"}
+
+
+def faults(source: str) -> list[str]:
+    """What a module does that only the one place may."""
+    found = []
+    tree = ast.parse(source)
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree):
+        line = getattr(node, "lineno", 0)
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+            names = [module, *(alias.name for alias in node.names)]
+            if any(re.match(r"(rich|logging|colorama|termcolor)(\.|$)", name) for name in names):
+                found.append(f"line {line}: imports {', '.join(names)}")
+            if module == "click" and WRITERS & {alias.name for alias in node.names}:
+                found.append(f"line {line}: takes a writer from click")
+        elif isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            whose, _, name = called.rpartition(".")
+            if called in ("print", "Console", "Text", "getpass"):
+                found.append(f"line {line}: {called}(…)")
+            if name in WRITERS and whose in ("click", "sys.stdout", "sys.stderr", "sys.__stdout__", "sys.__stderr__"):
+                found.append(f"line {line}: {called}(…)")
+            if called in ("os.write", "os.system") or name in ("from_markup", "render_markup", "from_ansi"):
+                found.append(f"line {line}: {called}(…)")
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            if TAG.search(node.value):
+                found.append(f"line {line}: markup in {node.value!r}")
+            if "\x1b" in node.value:
+                found.append(f"line {line}: an escape sequence")
+    return found
+
+
+@pytest.mark.parametrize("file", sorted(GPURACK.rglob("*.py")), ids=lambda file: str(file.relative_to(GPURACK)))
+def test_a_module_prints_only_through_the_screen(file: Path) -> None:
+    if file.relative_to(GPURACK) != Path(SCREEN):
+        assert faults(file.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "from rich.console import Console",
+        "import rich",
+        "from rich import print",
+        "import logging",
+        "from click import echo",
+        "print(host.said)",
+        "click.echo(text)",
+        "click.secho(text)",
+        "sys.stderr.write(text)",
+        "os.write(2, text)",
+        "Console().print(text)",
+        "Text(said)",
+        "Text.from_markup(said)",
+        'console.print(f"[red]error[/] {said}")',
+        'console.print(f"[bold]{name}")',
+        'console.print("[/]" + said)',
+        'x = "\\x1b[31m"',
+    ],
+)
+def test_the_lint_can_fail(wrong: str) -> None:
+    assert faults(wrong)
+
+
+def test_what_looks_like_markup_and_is_none_passes() -> None:
+    assert faults('"""`[/]` is markup."""\nx = f"gpus [{number}] of {names[0]}"\nscreen.echo(x)\n') == []
+
+
+def test_the_one_place_itself_parses_no_markup() -> None:
+    text = (GPURACK / SCREEN).read_text(encoding="utf-8")
+    for way in ("from_markup", "render_markup", "from_ansi", "markup=True", "emoji=True", "highlight=True"):
+        assert way not in text
+
+
+def test_html_has_no_way_past_the_filter() -> None:
+    for template in (GPURACK.parent / "templates").glob("*.html.j2"):
+        text = template.read_text(encoding="utf-8")
+        assert not re.search(r"\|\s*safe|autoescape|<script", text)
+        for value in re.findall(r"=(\{\{.*?\}\})", text):
+            pytest.fail(f"{template.name}: an attribute without quotes: {value}")
