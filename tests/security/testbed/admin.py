@@ -1,0 +1,121 @@
+"""The admin's commands, what they showed byte by byte, and how long they took."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.conftest import CHECKOUT, PYINFRA, Lab
+
+BIN = Path(sys.executable).parent
+LIMITS = {"status": 45, "run": 90, "verify": 90, "plan": 60, "lock": 60, "manifest": 60, "remove": 90}
+"""Seconds that each may take on a host whose user does the worst; without eve they take 3 to 8."""
+OWN_COLOURS = re.compile(rb"\x1b\[(0|1|2|3|4|22|3[0-7]|39|9[0-7])(;(0|1|2|3|4|22|3[0-7]|39|9[0-7]))*m")
+"""What pyinfra itself prints; eve uses other colours."""
+OVERRIDES = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}
+"""Characters that turn the direction of text around."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A command that ended, and the bytes that the terminal got."""
+
+    what: str
+    exit_code: int
+    raw: bytes
+    seconds: float
+
+    @property
+    def text(self) -> str:
+        """The same without pyinfra's own colours."""
+        return OWN_COLOURS.sub(b"", self.raw).decode(errors="replace")
+
+    @property
+    def data(self) -> Any:
+        """Of a command with --json."""
+        return json.loads(self.raw)
+
+    @property
+    def errors(self) -> list[str]:
+        """The sentences that begin with "error"."""
+        return [line for line in self.text.splitlines() if line.startswith("error ")]
+
+    def harmful(self) -> list[str]:
+        """What in it would be obeyed by a terminal, or is not text at all."""
+        text = OWN_COLOURS.sub(b"", self.raw).decode(errors="surrogateescape")
+        return [
+            f"{character!r} in {text[max(0, at - 30) : at + 30]!r}"
+            for at, character in enumerate(text)
+            if (unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t")
+            or ord(character) in OVERRIDES
+        ]
+
+    def is_harmless(self) -> None:
+        """Nothing in it does anything to the admin's terminal, and it is no traceback."""
+        assert self.harmful() == []
+        assert "Traceback (most recent call last)" not in self.text
+
+
+@dataclass
+class Admin:
+    """Who looks after the lab, at a keyboard far from it."""
+
+    lab: Lab
+    keys: dict[str, str]
+
+    def status(self, inventory: Path, *options: str) -> Shown:
+        """`gpurack status`."""
+        return self.do("status", str(BIN / "gpurack"), "status", str(inventory), *options)
+
+    def models(self, inventory: Path) -> dict[str, str]:
+        """What `status` says of each model of the one host in the inventory; the host must have been read."""
+        shown = self.status(inventory, "--json")
+        (host,) = shown.data["hosts"].values()
+        assert host["state"] != "UNREACHABLE", host
+        return {name: model["state"] for name, model in host["models"].items()}
+
+    def gpurack(self, verb: str, inventory: Path, *options: str) -> Shown:
+        """Any other command that changes nothing."""
+        return self.do(verb, str(BIN / "gpurack"), verb, str(inventory), *options)
+
+    def run(self, inventory: Path, *options: str, deploy: str = "gpu_host") -> Shown:
+        """`pyinfra INVENTORY deploys/….py -y`."""
+        what = "remove" if deploy == "remove" else "run"
+        return self.do(what, PYINFRA, str(inventory), f"deploys/{deploy}.py", "-y", *options)
+
+    def verify(self, inventory: Path, *options: str) -> Shown:
+        """`pytest tests/verify`."""
+        plugins = ["-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
+        argv = [str(BIN / "pytest"), *plugins, "tests/verify", "--inventory", str(inventory), *options]
+        return self.do("verify", *argv)
+
+    def argv_environment(self) -> dict[str, str]:
+        """The admin's own environment, with the keys of the models."""
+        return {**self.lab.env(), **self.keys, "COLUMNS": "200"}
+
+    def do(self, what: str, *argv: str) -> Shown:
+        """Run it; one that does not end in its time fails the test."""
+        begun = time.monotonic()
+        try:
+            done = subprocess.run(
+                argv,
+                cwd=CHECKOUT,
+                env=self.argv_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=LIMITS[what],
+                check=False,
+            )
+        except subprocess.TimeoutExpired as late:
+            pytest.fail(f"{what}: no end after {LIMITS[what]} s; it showed {(late.output or b'')[-600:]!r}")
+        return Shown(what, done.returncode, done.stdout, time.monotonic() - begun)
