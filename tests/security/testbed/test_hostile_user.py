@@ -1,5 +1,5 @@
-"""eve has bob's account on a host whose own Docker, ada's and bob's each serve a model. Whatever she makes of it, the host,
-the models of the others and the admin's screen are as they should be.
+"""eve has bob's account on a host whose own Docker, ada's and bob's each serve a model. Whatever she makes of it, the
+host, the models of the others and the admin's screen are as they should be.
 
 Each attack is a test of its own, which asks the cheapest command; then all that goes together is in place at once, and
 every command of the admin's is tried. `unharmed` (evidence.py) is what holds in all of them.
@@ -23,7 +23,6 @@ from tests.security.testbed.eve import HOME, NASTY, WEIGHTS, Eve, hostile_gguf
 from tests.security.testbed.evidence import answers, changed, manifest, ran, unharmed
 from tests.testbed import Host, Testbed, gguf_models, services
 from tests.testbed.gguf_models import SENTENCES
-from tests.testbed.shell import await_
 
 NAME = "rootless2"
 KEYS = {"ALPHA": "sk-alpha-1234", "BETA": "sk-beta-1234", "GAMMA": "sk-gamma-1234"}
@@ -92,9 +91,8 @@ def test_a_users_cli_plugin_does_not_speak_for_root(world: World) -> None:
     """Her docker-compose prints a list of packages with a repository of hers, as root's own snapshot would."""
     with world.eve.programs_of_hers(), unharmed(world.host):
         run = world.admin.run(world.inventory)
-        assert run.exit_code == 0, run.text
-        assert "nothing changed" in run.text
-        assert "eve" not in run.text, "what her plugin printed was taken for root's own observation"
+    assert "eve.list" not in run.text, "what her plugin printed was taken for root's own observation"
+    assert (run.exit_code, "nothing changed" in run.text) == (0, True), run.text
 
 
 def test_a_label_is_never_read_as_a_curl_option(world: World) -> None:
@@ -106,7 +104,7 @@ def test_a_label_is_never_read_as_a_curl_option(world: World) -> None:
 
 
 def test_a_users_container_does_not_shadow_the_hosts(world: World) -> None:
-    """Containers `alpha` and `delta` in bob's Docker, one with a label that is no JSON: the host's are what is shown."""
+    """Containers `alpha` and `delta` in bob's Docker, one with a label that is no JSON: the host's own are shown."""
     with world.eve.containers_like_the_hosts(), unharmed(world.host):
         assert world.admin.models(world.inventory) == dict.fromkeys(("alpha", "beta", "gamma", "delta"), "ready")
 
@@ -142,13 +140,14 @@ def test_a_fifo_in_place_of_weights_blocks_nobody(world: World) -> None:
 def test_a_link_in_place_of_weights_is_not_followed_by_root(world: World) -> None:
     """Neither the content of /etc/shadow nor its digest gets anywhere that bob can read."""
     digest = world.host.root("sha256sum /etc/shadow").stdout.split()[0]
+    to_lock = world.with_inventory("linked", wanted())  # its lock is not that of the others
     with world.eve.in_place_of(WEIGHTS), unharmed(world.host):
         world.eve.does(f"ln -s /etc/shadow {WEIGHTS}")
-        shown = [world.admin.status(world.inventory), world.admin.verify(world.inventory, "-m", "deep")]
-        shown += [world.admin.gpurack("lock", world.inventory)]
-        assert not [each.what for each in shown if digest in each.text or "root:" in each.text]
-        assert world.host.root(f"grep -rl {digest} /var/lib/gpurack", check=False).stdout == ""
-    world.inventory.with_suffix(".lock.yaml").unlink(missing_ok=True)
+        shown = [world.admin.verify(world.inventory, "-m", "deep"), world.admin.gpurack("lock", to_lock)]
+        kept = world.host.root(f"grep -rl {digest} /var/lib/gpurack", check=False).stdout
+    assert [each.what for each in shown if digest in each.text or "root:" in each.text] == []
+    assert kept == ""
+    assert digest not in to_lock.with_suffix(".lock.yaml").read_text()
 
 
 @pytest.mark.parametrize("command", ["mkfifo {path}", "ln -s /etc/shadow {path}", "mkdir {path}"])
@@ -177,23 +176,29 @@ def test_two_looks_at_once_do_not_call_each_other_a_run(world: World) -> None:
         assert "another gpurack run" not in run.text
 
 
-def test_copies_of_our_containers_are_reported_and_left_alone(world: World) -> None:
-    """`docker commit` and `docker run` inherit labels; another has a label that is no JSON. A run, the boot unit."""
-    world.host.root("docker commit alpha copy:1 && docker run -d --name alpha-copy --entrypoint sleep copy:1 1000000")
-    world.host.root("docker run -d --name no-json --label gpurack.model='{no' --entrypoint sleep copy:1 1000000")
-    before = {name: data["Id"] for name, data in containers(world.host).items()}
-    run = world.admin.run(world.inventory)
+@pytest.fixture(scope="module")
+def copies(world: World) -> dict[str, str]:
+    """Name → id of containers that a member of the group docker made in the host's own Docker: `docker commit` and
+    `docker run` inherit the labels of alpha; another one's label is no JSON."""
+    run = "docker run -d --entrypoint sleep --name"
+    world.host.root(f"docker commit alpha copy:1 && {run} alpha-copy copy:1 1000000")
+    world.host.root(f"{run} no-json --label gpurack.model='{{no' copy:1 1000000")
+    return {name: data["Id"] for name, data in containers(world.host).items() if name in COPIES}
+
+
+def test_copies_of_our_containers_are_reported_and_left_alone(world: World, copies: dict[str, str]) -> None:
+    with unharmed(world.host):
+        run = world.admin.run(world.inventory)
     assert run.exit_code == 0, run.text
-    for name in COPIES:
-        assert name in run.text, "it is not reported"
-    assert world.host.root("systemctl restart gpurack", check=False).returncode == 0, "the boot unit"
-    assert {name: data["Id"] for name, data in containers(world.host).items()} == before
-    assert all(data["State"]["Running"] for data in containers(world.host).values())
+    assert [name for name in COPIES if name not in run.text] == [], run.text
 
 
-def test_the_boot_unit_starts_what_is_ours_beside_such_copies(world: World) -> None:
-    world.host.root("docker stop alpha alpha-copy && systemctl restart gpurack")
+def test_the_boot_unit_starts_what_is_ours_beside_such_copies(world: World, copies: dict[str, str]) -> None:
+    world.host.root("docker stop alpha; docker stop -t 1 alpha-copy", check=False)
+    booted = world.host.root("systemctl restart gpurack", check=False)
     running = {name for name, data in containers(world.host).items() if data["State"]["Running"]}
+    world.host.root("docker start alpha", check=False)
+    assert booted.returncode == 0
     assert running == {"alpha", "delta", "no-json"}, "it starts what is ours, and nothing else"
 
 
@@ -213,7 +218,7 @@ def test_the_words_of_a_model_reach_the_screen_harmlessly(world: World) -> None:
 
 def test_another_server_in_place_of_a_users_model_is_harmless(world: World) -> None:
     """It answers everything, with text that a terminal would obey."""
-    body = ('{"object": "list", "data": [{"id": "%s"}], "status": "ok", "e": "%s"}' % (NASTY, NASTY)).encode()
+    body = f'{{"object": "list", "data": [{{"id": "{NASTY}"}}], "status": "ok"}}'.encode()
     argv = ["python3", f"{HOME}/.eve/listener.py", "8002", b"llama-server".hex(), body.hex()]
     world.eve.does("docker stop -t 2 gamma")
     with unharmed(world.host), world.eve.running("impostor", *argv):
@@ -337,7 +342,7 @@ class Hanging:
 
 
 @pytest.fixture(scope="module")
-def hanging(world: World) -> Iterator[Hanging]:
+def hanging(world: World) -> Hanging:
     """Both at once: neither may hide the other."""
     hung = "ps -eo pid,stat,args --no-headers | awk '$2 ~ /^D/'"
     moved = world.with_inventory("later", wanted(gamma={"port": 8012}))
@@ -373,12 +378,8 @@ def hanging(world: World) -> Iterator[Hanging]:
                 break
         world.host.root("systemctl stop gpurack; systemctl kill gpurack; docker start alpha", check=False)
     world.host.root("systemctl restart --no-block gpurack")
-    await_(
-        lambda: world.host.root("curl -q -sf --max-time 2 http://127.0.0.1:8000/health", check=False).returncode == 0,
-        seconds=60,
-        what="alpha",
-    )
-    yield Hanging(first, second, run, left, free.is_set(), boot)
+    world.eve.await_root("curl -q -sf --max-time 2 http://127.0.0.1:8000/health", "An answer of alpha's", 60)
+    return Hanging(first, second, run, left, free.is_set(), boot)
 
 
 def test_what_hangs_is_named_and_the_rest_of_the_host_is_seen(hanging: Hanging) -> None:
@@ -432,7 +433,7 @@ def test_root_makes_no_folder_through_a_link_of_the_users(world: World) -> None:
         assert run.exit_code == 1, run.text
 
 
-def test_remove_beside_a_docker_that_lies_removes_what_is_ours_alone(world: World) -> None:
+def test_remove_beside_a_docker_that_lies_removes_what_is_ours_alone(world: World, copies: dict[str, str]) -> None:
     """Copies of our containers stay, no name becomes a command, and what root has beyond gpurack's own is as it was."""
     before = manifest(world.host)
     with world.eve.docker_replaced("lying", world.eve.lies()), world.eve.programs_of_hers():
@@ -443,4 +444,4 @@ def test_remove_beside_a_docker_that_lies_removes_what_is_ours_alone(world: Worl
     ours = ("/etc/gpurack", "/usr/local/lib/gpurack", "/var/lib/gpurack", "/etc/systemd/system")
     touched = [path for path in changed(before, manifest(world.host)) if not path.startswith(ours)]
     assert touched == []
-    assert set(containers(world.host)) == set(COPIES)
+    assert {name: data["Id"] for name, data in containers(world.host).items()} == copies
