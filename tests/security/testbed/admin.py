@@ -67,10 +67,15 @@ class Shown:
 
 @dataclass
 class Admin:
-    """Who looks after the lab, at a keyboard far from it."""
+    """Who looks after the lab, at a keyboard far from it.
+
+    tree: the checkout whose gpurack is used. patience: how much longer than LIMITS a command may take.
+    """
 
     lab: Lab
     keys: dict[str, str]
+    tree: Path = CHECKOUT
+    patience: float = 1
 
     def status(self, inventory: Path, *options: str) -> Shown:
         """`gpurack status`."""
@@ -100,22 +105,22 @@ class Admin:
 
     def argv_environment(self) -> dict[str, str]:
         """The admin's own environment, with the keys of the models."""
-        return {**self.lab.env(), **self.keys, "COLUMNS": "200"}
+        return {**self.lab.env(), **self.keys, "COLUMNS": "200", "PYTHONPATH": str(self.tree)}
 
     def do(self, what: str, *argv: str) -> Shown:
         """Run it; one that does not end in its time fails the test."""
-        begun = time.monotonic()
+        begun, limit = time.monotonic(), LIMITS[what] * self.patience
         try:
             done = subprocess.run(
                 argv,
-                cwd=CHECKOUT,
+                cwd=self.tree,
                 env=self.argv_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                timeout=LIMITS[what],
+                timeout=limit,
                 check=False,
             )
         except subprocess.TimeoutExpired as late:
-            pytest.fail(f"{what}: no end after {LIMITS[what]} s; it showed {(late.output or b'')[-600:]!r}")
+            pytest.fail(f"{what}: no end after {limit:.0f} s; it showed {(late.output or b'')[-600:]!r}")
         return Shown(what, done.returncode, done.stdout, time.monotonic() - begun)

@@ -19,7 +19,7 @@ EXPECTED = re.compile(
     r"|/etc/(mtab|resolv\.conf|hostname|hosts|gpurack)$|/etc/gpurack/secrets$|/root/\.cache|/var/lib/systemd/(timers|random-seed|timesync)"
 )
 """What any run may write, and what the testbed itself does."""
-OWNED = "/etc/owned-by-* /etc/apt/sources.list.d/eve.list"
+OWNED = "-r /etc/owned-by-* /etc/apt/sources.list.d/eve.list /etc/docker-data"
 """What eve has written where one of her attacks got through."""
 RAN = "/home/bob/ran"
 """Here whatever eve's programs are run by is written down."""

@@ -7,7 +7,9 @@ every command of the admin's is tried. `unharmed` (evidence.py) is what holds in
 
 from __future__ import annotations
 
+import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -229,6 +231,25 @@ def test_another_server_in_place_of_a_users_model_is_harmless(world: World) -> N
         }  # fmt: skip
         world.admin.gpurack("plan", world.inventory, "--live").is_harmless()
     world.eve.does("docker start gamma")
+
+
+def test_a_host_with_another_key_than_the_pinned_one_gets_no_command(world: World) -> None:
+    """As docs/security.md pins keys: somebody else answers, or nobody has pinned a key of this host."""
+    known = world.inventory.with_name("known_hosts")
+    pinned = wanted()
+    pinned[NAME] |= {"ssh_known_hosts_file": str(known), "ssh_strict_host_key_checking": "yes"}
+    inventory = world.with_inventory("pinned", pinned)
+    host = world.host
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", known.with_name("other")], check=True)
+    others_key = known.with_name("other.pub").read_text().split()[:2]
+    own_key = host.root("cat /etc/ssh/ssh_host_ed25519_key.pub").stdout.split()[:2]
+    found = []
+    for key in ([], others_key, own_key):
+        known.write_text(f"[127.0.0.1]:{host.port} {' '.join(key)}\n" if key else "")
+        begun = time.time()
+        shown = world.admin.status(inventory)
+        found.append(("UNREACHABLE" not in shown.text, host.ssh_commands(begun)))
+    assert found == [(False, 0), (False, 0), (True, 1)]
 
 
 # --- all of it at once, and every command -----------------------------------------------------------------------------
