@@ -157,18 +157,26 @@ class Eve:
 
     @contextmanager
     def docker_replaced(self, mode: str, told: dict[str, Any] | None = None) -> Iterator[str]:
-        """A server of hers on the socket of bob's Docker, which is off meanwhile; yields the path of its journal."""
+        """A server of hers on the socket of bob's Docker; yields the path of its journal. bob's own Docker is off
+        meanwhile, but for the mode "drowsy", which asks it."""
         journal = f"{HOME}/asked"
         self.put(journal, "", 0o666)
         self.put(f"{PLACE}/told.json", json.dumps(told or {}))
-        self.does("systemctl --user stop docker.service docker.socket; rm -f $XDG_RUNTIME_DIR/docker.sock", check=False)
+        off = "systemctl --user stop docker.service docker.socket; rm -f $XDG_RUNTIME_DIR/docker.sock"
+        on = "rm -f $XDG_RUNTIME_DIR/docker.sock; systemctl --user start docker.service"
+        if mode == "drowsy":
+            off, on = (
+                f"cd $XDG_RUNTIME_DIR && mv {pair}"
+                for pair in ("docker.sock docker.sock.real", "docker.sock.real docker.sock")
+            )
+        self.does(off, check=False)
         argv = ["python3", f"{PLACE}/docker_server.py", self.socket, mode, journal, f"{PLACE}/told.json"]
         try:
             with self.running("docker", *argv):
                 self.await_root(f"[ -S {self.socket} ]", "Her socket")
                 yield journal
         finally:
-            self.does("rm -f $XDG_RUNTIME_DIR/docker.sock; systemctl --user start docker.service", timeout=120)
+            self.does(on, timeout=120)
             self.does("docker start gamma", check=False)
 
     def who_asked(self, journal: str) -> list[tuple[int, str]]:

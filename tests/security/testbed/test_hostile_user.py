@@ -8,7 +8,6 @@ every command of the admin's is tried. `unharmed` (evidence.py) is what holds in
 from __future__ import annotations
 
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +24,7 @@ from tests.security.testbed.eve import HOME, NASTY, WEIGHTS, Eve, hostile_gguf
 from tests.security.testbed.evidence import answers, changed, manifest, ran, unharmed
 from tests.testbed import Host, Testbed, gguf_models, services
 from tests.testbed.gguf_models import SENTENCES
+from tests.testbed.shell import await_
 
 NAME = "rootless2"
 KEYS = {"ALPHA": "sk-alpha-1234", "BETA": "sk-beta-1234", "GAMMA": "sk-gamma-1234"}
@@ -356,51 +356,20 @@ class Hanging:
     run: Shown
     left: list[list[str]]
     """The processes that hung, after the first and the second status."""
-    lock_free: bool
-    """Could somebody take the host's lock while the run waited for bob's Docker?"""
-    boot: str
-    """The state of alpha, which had been stopped, some time after the boot unit began."""
 
 
 @pytest.fixture(scope="module")
 def hanging(world: World) -> Hanging:
     """Both at once: neither may hide the other."""
     hung = "ps -eo pid,stat,args --no-headers | awk '$2 ~ /^D/'"
-    moved = world.with_inventory("later", wanted(gamma={"port": 8012}))
+    later = world.with_inventory("later", wanted(gamma={"port": 8012}))
     with world.eve.docker_replaced("silent"), world.eve.frozen(SHARED), unharmed(world.host):
-        first = world.admin.status(world.inventory)
-        left = [world.host.root(hung, check=False).stdout.splitlines()]
-        second = world.admin.status(world.inventory)
-        left += [world.host.root(hung, check=False).stdout.splitlines()]
-        free, ended = threading.Event(), threading.Event()
-
-        def try_lock() -> None:
-            """The lock is free for a second at a stretch while the run is at bob's Docker."""
-            while not ended.is_set():
-                if world.host.root("pgrep -u bob -x docker", check=False).returncode == 0:
-                    taken = world.host.root("flock -w 1 /run/gpurack/lock true", check=False).returncode
-                    if taken == 0:
-                        free.set()
-                ended.wait(0.3)
-
-        watcher = threading.Thread(target=try_lock)
-        watcher.start()
-        try:
-            run = world.admin.run(moved)
-        finally:
-            ended.set()
-            watcher.join()
-    with world.eve.docker_replaced("silent"):
-        world.host.root("docker stop -t 2 alpha; systemctl restart --no-block gpurack")
-        boot = ""
-        for _ in range(30):
-            boot = world.host.root("docker inspect --format '{{.State.Status}}' alpha; sleep 1").stdout.strip()
-            if boot == "running":
-                break
-        world.host.root("systemctl stop gpurack; systemctl kill gpurack; docker start alpha", check=False)
-    world.host.root("systemctl restart --no-block gpurack")
-    world.eve.await_root("curl -q -sf --max-time 2 http://127.0.0.1:8000/health", "An answer of alpha's", 60)
-    return Hanging(first, second, run, left, free.is_set(), boot)
+        shown, left = [], []
+        for _ in range(2):
+            shown.append(world.admin.status(world.inventory))
+            left.append(world.host.root(hung, check=False).stdout.splitlines())
+        run = world.admin.run(later)
+    return Hanging(*shown, run, left)
 
 
 def test_what_hangs_is_named_and_the_rest_of_the_host_is_seen(hanging: Hanging) -> None:
@@ -427,12 +396,36 @@ def test_a_run_ends_while_a_docker_is_silent(hanging: Hanging) -> None:
     assert any("bob" in line or "gamma" in line for line in hanging.run.errors), hanging.run.text
 
 
-def test_the_hosts_lock_is_not_held_while_a_users_docker_is_waited_for(hanging: Hanging) -> None:
-    assert hanging.lock_free
+def test_the_hosts_lock_is_not_held_while_a_users_docker_is_waited_for(world: World) -> None:
+    """bob's Docker falls asleep in the middle of a run, which is there to move gamma to another port."""
+    later = world.with_inventory("later", wanted(gamma={"port": 8012}))
+    with world.eve.docker_replaced("drowsy") as journal, ThreadPoolExecutor(1) as pool:
+        run = pool.submit(world.admin.run, later)
+        changing = f"grep -qE 'POST|DELETE' {journal}"
+        await_(
+            lambda: run.done() or world.host.root(changing, check=False).returncode == 0, seconds=60, what="A change"
+        )
+        waited_for = not run.done()
+        free = world.host.root("flock -w 5 /run/gpurack/lock true", check=False).returncode == 0
+        world.host.root("systemctl stop eve-docker")  # what waits gets an error
+        ended = run.result()
+    assert waited_for, ended.text
+    assert free, "somebody holds it"
+    ended.is_harmless()
+    assert ended.exit_code == 1, ended.text
+    world.others_serve()
 
 
-def test_the_boot_unit_waits_for_no_silent_docker(hanging: Hanging) -> None:
-    assert hanging.boot == "running"
+def test_the_boot_unit_waits_for_no_silent_docker(world: World) -> None:
+    """The host's own models start, and its lock is free."""
+    with world.eve.docker_replaced("silent"):
+        world.host.root("docker stop -t 2 alpha; systemctl restart --no-block gpurack")
+        alpha = "docker inspect --format '{{.State.Running}}' alpha"
+        await_(lambda: "true" in world.host.root(alpha).stdout, seconds=30, what="The start of alpha")
+        free = world.host.root("flock -w 5 /run/gpurack/lock true", check=False).returncode == 0
+        world.host.root("systemctl kill gpurack; systemctl stop gpurack", check=False)
+    world.host.root("systemctl restart gpurack")
+    assert free, "somebody holds it"
 
 
 def test_after_all_that_hung_the_next_run_is_well(world: World, hanging: Hanging) -> None:

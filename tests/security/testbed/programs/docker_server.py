@@ -1,9 +1,11 @@
 """A server on the socket of a user's Docker. `docker_server.py SOCKET MODE JOURNAL ANSWERS`
 
 MODE silent: takes every connection and never says a word. MODE lying: answers as Docker's API does, with what ANSWERS
-(JSON: `info`, `containers`, `image`) says. JOURNAL gets a line for each request: the uid of who asked, and what.
+(JSON: `info`, `containers`, `image`) says. MODE drowsy: the real Docker, at SOCKET.real, answers questions; whatever
+would change something never ends. JOURNAL gets a line for each request: the uid of who asked, and what.
 """
 
+import http.client
 import json
 import re
 import socket
@@ -46,6 +48,10 @@ class Lying(BaseHTTPRequestHandler):
         write_down(uid_of(self.connection), f"{self.command} {self.path}")
         length = int(self.headers.get("Content-Length") or 0)
         self.rfile.read(length)
+        if MODE == "drowsy":
+            if self.command not in ("GET", "HEAD"):
+                time.sleep(3600)
+            return self.answer_of(SOCKET + ".real")
         path = re.sub(r"^/v[0-9.]+", "", self.path).partition("?")[0]
         containers = ANSWERS.get("containers", [])
         found = re.match(r"/containers/([^/]+)/json", path)
@@ -69,14 +75,25 @@ class Lying(BaseHTTPRequestHandler):
             return self.send({})
         return self.send({"message": "no such thing"}, 404)
 
+    def answer_of(self, real):
+        connection = http.client.HTTPConnection("docker")
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.connect(real)
+        connection.request(self.command, self.path)
+        answer = connection.getresponse()
+        return self.send(answer.read(), answer.status, answer.headers)
+
     do_GET = do_POST = do_DELETE = do_HEAD = do_PUT = answer
 
-    def send(self, said, status=200):
-        body = said.encode() if isinstance(said, str) else json.dumps(said).encode()
+    def send(self, said, status=200, headers=None):
+        headers = headers or {"Api-Version": "1.45", "Ostype": "linux", "Content-Type": "application/json"}
+        body = (
+            said if isinstance(said, bytes) else said.encode() if isinstance(said, str) else json.dumps(said).encode()
+        )
         self.send_response(status)
-        self.send_header("Api-Version", "1.45")
-        self.send_header("Ostype", "linux")
-        self.send_header("Content-Type", "application/json")
+        for name in ("Api-Version", "Ostype", "Content-Type"):
+            if name in headers:
+                self.send_header(name, headers[name])
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
