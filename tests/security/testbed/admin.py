@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.acceptance.conftest import CHECKOUT, PYINFRA, Lab
+from tests.acceptance.conftest import CHECKOUT, Lab
 
 BIN = Path(sys.executable).parent
 LIMITS = {"status": 45, "run": 90, "verify": 90, "plan": 60, "lock": 60, "manifest": 60, "remove": 90}
@@ -70,17 +70,19 @@ class Shown:
 class Admin:
     """Who looks after the lab, at a keyboard far from it.
 
-    tree: the checkout whose gpurack is used. patience: how much longer than LIMITS a command may take.
+    tree: the checkout whose gpurack is used. patience: how much longer than LIMITS a command may take. snapshot_limit:
+    the seconds that each part of a snapshot has, in place of gpurack's own, where tests wait for what never ends.
     """
 
     lab: Lab
     keys: dict[str, str]
     tree: Path = CHECKOUT
     patience: float = 1
+    snapshot_limit: int | None = None
 
     def status(self, inventory: Path, *options: str) -> Shown:
         """`gpurack status`."""
-        return self.do("status", str(BIN / "gpurack"), "status", str(inventory), *options)
+        return self.gpurack("status", inventory, *options)
 
     def models(self, inventory: Path) -> dict[str, str]:
         """What `status` says of each model of the one host in the inventory; the host must have been read."""
@@ -91,12 +93,12 @@ class Admin:
 
     def gpurack(self, verb: str, inventory: Path, *options: str) -> Shown:
         """Any other command that changes nothing."""
-        return self.do(verb, str(BIN / "gpurack"), verb, str(inventory), *options)
+        return self.do(verb, *self.program("gpurack"), verb, str(inventory), *options)
 
     def run(self, inventory: Path, *options: str, deploy: str = "gpu_host") -> Shown:
         """`pyinfra INVENTORY deploys/….py -y`."""
         what = "remove" if deploy == "remove" else "run"
-        return self.do(what, PYINFRA, str(inventory), f"deploys/{deploy}.py", "-y", *options)
+        return self.do(what, *self.program("pyinfra"), str(inventory), f"deploys/{deploy}.py", "-y", *options)
 
     def verify(self, inventory: Path, *options: str) -> Shown:
         """`pytest tests/verify`."""
@@ -104,7 +106,15 @@ class Admin:
         argv = [str(BIN / "pytest"), *plugins, "tests/verify", "--inventory", str(inventory), *options]
         return self.do("verify", *argv)
 
-    def argv_environment(self) -> dict[str, str]:
+    def program(self, name: str) -> list[str]:
+        """The words that begin a command of gpurack's or pyinfra's."""
+        if self.snapshot_limit is None:
+            return [str(BIN / name)]
+        entry = {"gpurack": "gpurack.cli import main", "pyinfra": "pyinfra_cli.main import main"}[name]
+        code = f"from gpurack.state import snapshot; snapshot.LIMIT = {self.snapshot_limit}; from {entry}; main()"
+        return [sys.executable, "-c", code]
+
+    def environment(self) -> dict[str, str]:
         """The admin's own environment, with the keys of the models."""
         return {**self.lab.env(), **self.keys, "COLUMNS": "200", "PYTHONPATH": str(self.tree)}
 
@@ -115,7 +125,7 @@ class Admin:
             done = subprocess.run(
                 argv,
                 cwd=self.tree,
-                env=self.argv_environment(),
+                env=self.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
