@@ -7,8 +7,8 @@ READY := .venv/.ready
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock docs picture check lint types unit doctests parts modules-a-k modules-l-z test acceptance test-engines test-platforms \
-    test-rebuild test-all demo demo-down
+.PHONY: help setup lock docs picture check lint types unit doctests parts attacks modules-a-k modules-l-z test acceptance test-engines \
+    test-platforms test-rebuild test-security test-upgrade test-all demo demo-down
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -38,7 +38,7 @@ picture: $(READY) ## docs/run.svg, from a real run on the testbed (after make de
 	$(BIN)/python -m tests.testbed.picture
 
 check: $(READY) ## the inner loop: lint, types, unit and operation tests; about a minute
-	@$(MAKE) --no-print-directory -j 2 --output-sync modules-a-k modules-l-z parts types lint doctests
+	@$(MAKE) --no-print-directory -j 2 --output-sync modules-a-k modules-l-z parts attacks types lint doctests
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -48,7 +48,7 @@ types: $(READY)
 	$(BIN)/mypy
 
 # In parts, so that `check` uses two cores: gevent, which pyinfra brings, and pytest-xdist do not go together.
-unit: doctests modules-a-k modules-l-z parts
+unit: doctests modules-a-k modules-l-z parts attacks
 
 doctests: $(READY)
 	$(BIN)/pytest -q --doctest-modules --import-mode=importlib --ignore-glob='*/verify/test_*' gpurack
@@ -59,6 +59,9 @@ modules-a-k modules-l-z: $(READY)
 parts: $(READY)
 	$(BIN)/pytest -q tests/unit/*/ tests/operations
 
+attacks: $(READY)
+	$(BIN)/pytest -q tests/security/test_*.py
+
 test: unit acceptance ## unit, operation and acceptance tests of the main job
 
 # The suites on the testbed. Each of SUITES has hosts of its own, so that one core each can work on two of them.
@@ -67,7 +70,7 @@ PLATFORMS := tests/acceptance/platforms
 REBUILD := tests/acceptance/rebuild
 ON_ENGINE1 := $(addprefix $(ENGINES)/test_,embeddings.py failures.py on_cards.py vllm.py)
 LONGEST := $(addprefix $(PLATFORMS)/test_,lifecycle.py rootless.py)
-SUITES := several-hosts one-host engines others-of-engines platforms others-of-platforms verification rebuild
+SUITES := several-hosts one-host engines others-of-engines platforms others-of-platforms security upgrade verification rebuild
 .PHONY: $(SUITES)
 
 several-hosts: $(READY)
@@ -87,6 +90,11 @@ verification: $(READY)
 rebuild: $(READY)
 	$(call suite,$(REBUILD) --ignore=$(REBUILD)/test_verify.py)
 
+security: $(READY)
+	$(call suite,tests/security/testbed)
+upgrade: $(READY)
+	$(call suite,tests/upgrade)
+
 # $(call suite,what pytest is to run): every line says which suite it is of.
 suite = @set -o pipefail; { $(BIN)/python -m tests.testbed up && $(BIN)/pytest -v --durations=15 $(1); } 2>&1 \
 	| sed -u 's/^/$@: /'
@@ -103,6 +111,10 @@ test-platforms: $(READY) ## yum and dnf, rootless Docker, AMD, mirrors, on the t
 
 test-rebuild: $(READY) ## verification, lock and rebuild on the testbed
 	$(two-by-two) verification rebuild
+
+test-security: security ## what a hostile user of a host can do: nothing, on the testbed
+
+test-upgrade: upgrade ## a host of an older gpurack and this one, on the testbed
 
 test-all: $(READY) ## all suites on the testbed
 	$(two-by-two) $(SUITES)

@@ -1,0 +1,23 @@
+"""Every test that docs/security.md names as a proof is there."""
+
+import ast
+import re
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+PAGE = (CHECKOUT / "docs/security.md").read_text(encoding="utf-8")
+HOSTILE = "tests/security/testbed/test_hostile_user.py"
+
+
+def test_the_proofs_of_the_security_page_exist() -> None:
+    tree = ast.parse((CHECKOUT / HOSTILE).read_text(encoding="utf-8"))
+    there = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    named = set(re.findall(r"hostile::(\w+)", PAGE))
+    assert named
+    assert named - there == set()
+
+
+def test_the_files_that_the_security_page_names_exist() -> None:
+    named = re.findall(r"`((?:tests|docs)/[\w./*-]+)`", PAGE)
+    assert HOSTILE in named
+    assert [name for name in named if not list(CHECKOUT.glob(name))] == []

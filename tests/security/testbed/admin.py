@@ -1,0 +1,137 @@
+"""The admin's commands, what they showed byte by byte, and how long they took."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+import unicodedata
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.acceptance.conftest import CHECKOUT, Lab
+
+BIN = Path(sys.executable).parent
+LIMITS = {"status": 45, "run": 90, "verify": 90, "plan": 60, "lock": 60, "manifest": 60, "remove": 90}
+"""Seconds that each may take on a host whose user does the worst; without eve they take 3 to 8."""
+OWN_COLOURS = re.compile(rb"\x1b\[(0|1|2|3|4|22|3[0-7]|39|9[0-7])(;(0|1|2|3|4|22|3[0-7]|39|9[0-7]))*m")
+"""What pyinfra itself prints; eve uses other colours."""
+OVERRIDES = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}
+"""Characters that turn the direction of text around."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What became of a command, and the bytes that the terminal got."""
+
+    what: str
+    exit_code: int | None
+    """None: it did not end in its time."""
+    raw: bytes = field(repr=False)
+    seconds: float
+
+    @property
+    def text(self) -> str:
+        """The same without pyinfra's own colours."""
+        return OWN_COLOURS.sub(b"", self.raw).decode(errors="replace")
+
+    @property
+    def data(self) -> Any:
+        """Of a command with --json."""
+        assert self.exit_code is not None, self
+        return json.loads(self.raw)
+
+    @property
+    def errors(self) -> list[str]:
+        """The sentences that begin with "error"."""
+        return [line for line in self.text.splitlines() if line.startswith("error ")]
+
+    def harmful(self) -> list[str]:
+        """What in it would be obeyed by a terminal, or is not text at all."""
+        text = OWN_COLOURS.sub(b"", self.raw).decode(errors="surrogateescape")
+        return [
+            f"{character!r} in {text[max(0, at - 30) : at + 30]!r}"
+            for at, character in enumerate(text)
+            if (unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t")
+            or ord(character) in OVERRIDES
+        ]
+
+    def is_harmless(self) -> None:
+        """It ended, nothing in it does anything to the admin's terminal, and it is no traceback."""
+        assert self.exit_code is not None, self
+        assert self.harmful() == []
+        assert "Traceback (most recent call last)" not in self.text
+
+
+@dataclass
+class Admin:
+    """Who looks after the lab, at a keyboard far from it.
+
+    tree: the checkout whose gpurack is used. patience: how much longer than LIMITS a command may take. snapshot_limit:
+    the seconds that each part of a snapshot has, in place of gpurack's own, where tests wait for what never ends.
+    """
+
+    lab: Lab
+    keys: dict[str, str]
+    tree: Path = CHECKOUT
+    patience: float = 1
+    snapshot_limit: int | None = None
+
+    def status(self, inventory: Path, *options: str) -> Shown:
+        """`gpurack status`."""
+        return self.gpurack("status", inventory, *options)
+
+    def models(self, inventory: Path) -> dict[str, str]:
+        """What `status` says of each model of the one host in the inventory; the host must have been read."""
+        shown = self.status(inventory, "--json")
+        (host,) = shown.data["hosts"].values()
+        assert host["state"] != "UNREACHABLE", host
+        return {name: model["state"] for name, model in host["models"].items()}
+
+    def gpurack(self, verb: str, inventory: Path, *options: str) -> Shown:
+        """Any other command that changes nothing."""
+        return self.do(verb, *self.program("gpurack"), verb, str(inventory), *options)
+
+    def run(self, inventory: Path, *options: str, deploy: str = "gpu_host") -> Shown:
+        """`pyinfra INVENTORY deploys/….py -y`."""
+        what = "remove" if deploy == "remove" else "run"
+        return self.do(what, *self.program("pyinfra"), str(inventory), f"deploys/{deploy}.py", "-y", *options)
+
+    def verify(self, inventory: Path, *options: str) -> Shown:
+        """`pytest tests/verify`."""
+        plugins = ["-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
+        argv = [str(BIN / "pytest"), *plugins, "tests/verify", "--inventory", str(inventory), *options]
+        return self.do("verify", *argv)
+
+    def program(self, name: str) -> list[str]:
+        """The words that begin a command of gpurack's or pyinfra's."""
+        if self.snapshot_limit is None:
+            return [str(BIN / name)]
+        entry = {"gpurack": "gpurack.cli import main", "pyinfra": "pyinfra_cli.main import main"}[name]
+        code = f"from gpurack.state import snapshot; snapshot.LIMIT = {self.snapshot_limit}; from {entry}; main()"
+        return [sys.executable, "-c", code]
+
+    def environment(self) -> dict[str, str]:
+        """The admin's own environment, with the keys of the models."""
+        return {**self.lab.env(), **self.keys, "COLUMNS": "200", "PYTHONPATH": str(self.tree)}
+
+    def do(self, what: str, *argv: str) -> Shown:
+        """Run it, for as long as it may take."""
+        begun, limit = time.monotonic(), LIMITS[what] * self.patience
+        try:
+            done = subprocess.run(
+                argv,
+                cwd=self.tree,
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=limit,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as late:
+            return Shown(what, None, late.output or b"", time.monotonic() - begun)
+        return Shown(what, done.returncode, done.stdout, time.monotonic() - begun)

@@ -1,0 +1,92 @@
+"""What root has on a host, who ran a user's programs, and whether the others' models are right; seen past gpurack."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tests.acceptance.conftest import identities
+from tests.testbed import Host
+
+ROOTS = "/etc /usr /opt /root /boot /var/lib/dpkg /var/lib/systemd /var/spool /run/gpurack /run/systemd/system"
+"""Folders in which nothing at all changes: names, kinds, modes, owners, times of change."""
+OURS = "/etc/gpurack /usr/local/lib/gpurack /usr/local/libexec/gpurack /var/lib/gpurack"
+"""Folders in which gpurack writes: contents, modes and owners are compared."""
+EXPECTED = re.compile(
+    r"/run/gpurack|/var/lib/gpurack(/(record\.json|sha256|(weights/)?users/bob|jobs).*)?$"
+    r"|/etc/(mtab|resolv\.conf|hostname|hosts|gpurack)$|/etc/gpurack/secrets$|/root/\.cache|/var/lib/systemd/(timers|random-seed|timesync)"
+)
+"""What any run may write, and what the testbed itself does."""
+OWNED = "-r /etc/owned-by-* /etc/apt/sources.list.d/eve.list /etc/docker-data"
+"""What eve has written where one of her attacks got through."""
+RAN = "/home/bob/ran"
+"""Here whatever eve's programs are run by is written down."""
+
+
+def manifest(host: Host) -> dict[str, str]:
+    """Path → what there is to know of it, of all that is root's."""
+    ours = " ".join(f"-path {folder} -prune -o" for folder in OURS.split())
+    seen = host.root(
+        f"find {ROOTS} -xdev {ours} -printf '%p\\t%y %m %U:%G %s %C@ %l\\0' 2>/dev/null;"
+        f"find {OURS} -printf '%p\\t%y %m %U:%G %l\\0' 2>/dev/null;"
+        f"find {OURS} -type f -exec sha256sum -z {{}} + 2>/dev/null | sed -zE 's/^(\\S+)  (.*)/\\2#\\t\\1/'",
+        check=False,
+    ).stdout
+    entries = (entry.partition("\t")[::2] for entry in seen.split("\0") if entry)
+    return {path: facts for path, facts in entries if not EXPECTED.match(path.rstrip("#"))}
+
+
+def changed(before: dict[str, str], after: dict[str, str]) -> dict[str, tuple[str | None, str | None]]:
+    """What differs between two manifests."""
+    return {
+        path: (before.get(path), after.get(path))
+        for path in sorted({*before, *after})
+        if before.get(path) != after.get(path)
+    }
+
+
+def others(host: Host) -> dict[str, object]:
+    """The containers of the host's own Docker and of ada's: names, ids, times of start."""
+    uid = host.root("id -u ada").stdout.strip()
+    docker = f"runuser -u ada -- env HOME=/home/ada docker -H unix:///run/user/{uid}/docker.sock"
+    form = "{{.Name}} {{.Id}} {{.State.StartedAt}}"
+    hers = host.root(f"{docker} ps -aq | xargs -r {docker} inspect --format '{form}'").stdout
+    return {"host": identities(host), "ada": hers}
+
+
+def ran(host: Host) -> list[str]:
+    """A line for each time a program of eve's was run: uid, program, arguments; and `lock PATH` for what it held."""
+    return host.root(f"cat {RAN}", check=False).stdout.splitlines()
+
+
+def answers(host: Host, keys: dict[int, str]) -> dict[int, str]:
+    """Port → what the model there says. keys: port → its key, "" for none."""
+    body = json.dumps({"messages": [{"role": "user", "content": "Who are you?"}]})
+    found = {}
+    for port, key in keys.items():
+        said = host.root(
+            f"curl -q -sS --max-time 20 -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' "
+            f"-d '{body}' http://127.0.0.1:{port}/v1/chat/completions",
+            check=False,
+        ).stdout
+        with_text = re.search(r'"content": ?"((?:[^"\\]|\\.)*)"', said)
+        found[port] = with_text[1] if with_text else said
+    return found
+
+
+@contextmanager
+def unharmed(host: Host) -> Iterator[None]:
+    """Whatever eve does in the block: no file of root's changes, root runs nothing of hers, nothing of hers is handed
+    a lock of root's, and the models of the host and of ada run on in the containers they had."""
+    host.root(f"rm -f {RAN}; install -m 666 -o bob -g bob /dev/null {RAN}")
+    files, models = manifest(host), others(host)
+    try:
+        yield
+        touched = changed(files, manifest(host))
+    finally:
+        host.root(f"rm -f {OWNED}")  # where she got through, the next attack shall not profit
+    assert touched == {}
+    assert not [line for line in ran(host) if line.startswith(("0 ", "lock "))]
+    assert others(host) == models

@@ -1,0 +1,462 @@
+"""eve has bob's account on a host whose own Docker, ada's and bob's each serve a model. Whatever she makes of it, the
+host, the models of the others and the admin's screen are as they should be.
+
+Each attack is a test of its own, which asks the cheapest command; then all that goes together is in place at once, and
+every command of the admin's is tried. `unharmed` (evidence.py) is what holds in all of them.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.conftest import Lab, containers, model
+from tests.security.testbed.admin import Admin, Shown
+from tests.security.testbed.eve import HOME, NASTY, WEIGHTS, Eve, hostile_gguf
+from tests.security.testbed.evidence import answers, changed, manifest, ran, unharmed
+from tests.testbed import Host, Testbed, gguf_models, services
+from tests.testbed.gguf_models import SENTENCES
+from tests.testbed.shell import await_
+
+NAME = "rootless2"
+KEYS = {"ALPHA": "sk-alpha-1234", "BETA": "sk-beta-1234", "GAMMA": "sk-gamma-1234"}
+OTHERS = {8000: KEYS["ALPHA"], 8001: KEYS["BETA"], 8003: ""}
+"""The ports of the models that are not bob's → their keys."""
+SHARED = "/srv/shared"
+COPIES = ("alpha-copy", "no-json")
+DAEMON_JSON = f"{HOME}/.config/docker/daemon.json"
+
+
+def wanted(delta: dict[str, Any] | None = None, gamma: dict[str, Any] | None = None, **bob: Any) -> dict[str, Any]:
+    """alpha and delta in the host's Docker, beta in ada's, gamma in bob's, from weights in bob's home. The arguments
+    change fields of the two entries, and keys of bob's daemon.json."""
+    models = {
+        "alpha": model("alpha", [0], 8000, api_key={"env": "ALPHA"}),
+        "beta": model("beta", [1], 8001, api_key={"env": "BETA"}, user="ada"),
+        "gamma": {"weights": WEIGHTS, "gpus": [2], "port": 8002, "api_key": {"env": "GAMMA"}, "user": "bob"},
+        "delta": {"weights": f"{SHARED}/delta.gguf", "gpus": [], "port": 8003},
+    }
+    models["gamma"] |= gamma or {}
+    models["delta"] |= delta or {}
+    return {NAME: {"docker": {"rootless": {"ada": {}, "bob": {"daemon": bob}}}, "models": models}}
+
+
+@dataclass
+class World:
+    """The host, who attacks it, who looks after it, and with which inventory."""
+
+    host: Host
+    eve: Eve
+    admin: Admin
+    inventory: Path
+
+    def with_inventory(self, name: str, data: dict[str, Any]) -> Path:
+        """Another inventory beside the first."""
+        path = self.admin.lab.inventory(data)
+        return path.rename(path.with_name(f"{name}.py"))
+
+    def others_serve(self) -> None:
+        """Each model that is not bob's gives its own answer."""
+        said = [SENTENCES[name] for name in ("alpha", "beta", "delta")]
+        assert list(answers(self.host, OTHERS).values()) == said
+
+
+@pytest.fixture(scope="module")
+def world(testbed: Testbed, lab: Lab) -> Iterator[World]:
+    """A fresh host, deployed once, while nobody was hostile yet."""
+    testbed.remove(NAME)
+    host = testbed.add(NAME, "rootless")
+    for path, name, owner in ((WEIGHTS, "gamma", "bob:bob"), (f"{SHARED}/delta.gguf", "delta", "root:root")):
+        host.put(gguf_models.served(services.WEIGHTS, name).path.read_bytes(), path, owner=owner)
+    host.root(f"chown bob:bob {Path(WEIGHTS).parent}")
+    admin = Admin(lab, KEYS)
+    inventory = lab.inventory(wanted())
+    inventory = inventory.rename(inventory.with_name("calm.py"))
+    run = lab.run(inventory, env=KEYS)
+    assert run.exit_code == 0, run.output
+    yield World(host, Eve(host), admin, inventory)
+    testbed.remove(NAME)
+
+
+# --- one attack, one test ---------------------------------------------------------------------------------------------
+
+
+def test_a_users_cli_plugin_does_not_speak_for_root(world: World) -> None:
+    """Her docker-compose prints a list of packages with a repository of hers, as root's own snapshot would."""
+    with world.eve.programs_of_hers(), unharmed(world.host):
+        run = world.admin.run(world.inventory)
+    assert "eve.list" not in run.text, "what her plugin printed was taken for root's own observation"
+    assert (run.exit_code, "nothing changed" in run.text) == (0, True), run.text
+
+
+def test_a_label_is_never_read_as_a_curl_option(world: World) -> None:
+    """`gpurack.probe=-K/home/bob/c` on a container like the host's `alpha`, and a ~/.curlrc."""
+    with world.eve.containers_like_the_hosts(), unharmed(world.host):
+        world.eve.put(f"{HOME}/.curlrc", f'output = "{HOME}/curlrc-was-read"\n')
+        world.admin.status(world.inventory)
+        world.eve.does("rm .curlrc; [ ! -e curlrc-was-read ]")
+
+
+def test_a_users_container_does_not_shadow_the_hosts(world: World) -> None:
+    """Containers `alpha` and `delta` in bob's Docker, one with a label that is no JSON: the host's own are shown."""
+    with world.eve.containers_like_the_hosts(), unharmed(world.host):
+        assert world.admin.models(world.inventory) == dict.fromkeys(("alpha", "beta", "gamma", "delta"), "ready")
+
+
+def test_a_process_name_opens_no_section_and_no_line(world: World) -> None:
+    with world.eve.listeners(), unharmed(world.host):
+        assert set(world.admin.models(world.inventory).values()) == {"ready"}
+
+
+def test_who_holds_a_port_is_named_harmlessly(world: World) -> None:
+    """The name of the process is on the admin's screen, and the newline and escapes in it are not."""
+    taken = world.with_inventory("taken", wanted(delta={"port": 8102}))
+    with world.eve.listeners(), unharmed(world.host):
+        plan = world.admin.gpurack("plan", taken, "--live")
+        plan.is_harmless()
+        assert "8102" in plan.text
+        assert "bob" in plan.text, "whose process it is"
+
+
+def test_file_and_mount_names_open_no_section(world: World) -> None:
+    with world.eve.names_with_newlines(), unharmed(world.host):
+        assert set(world.admin.models(world.inventory).values()) == {"ready"}
+
+
+def test_a_fifo_in_place_of_weights_blocks_nobody(world: World) -> None:
+    with world.eve.in_place_of(WEIGHTS), unharmed(world.host):
+        world.eve.does(f"mkfifo {WEIGHTS}")
+        assert world.admin.models(world.inventory)["alpha"] == "ready"
+        world.admin.run(world.inventory).is_harmless()
+        world.admin.verify(world.inventory, "-m", "deep").is_harmless()
+
+
+def test_a_link_in_place_of_weights_is_not_followed_by_root(world: World) -> None:
+    """Neither the content of /etc/shadow nor its digest gets anywhere that bob can read."""
+    digest = world.host.root("sha256sum /etc/shadow").stdout.split()[0]
+    to_lock = world.with_inventory("linked", wanted())  # its lock is not that of the others
+    with world.eve.in_place_of(WEIGHTS), unharmed(world.host):
+        world.eve.does(f"ln -s /etc/shadow {WEIGHTS}")
+        shown = [world.admin.verify(world.inventory, "-m", "deep"), world.admin.gpurack("lock", to_lock)]
+        kept = world.host.root(f"grep -rl {digest} /var/lib/gpurack", check=False).stdout
+    assert [each.what for each in shown if digest in each.text or "root:" in each.text] == []
+    assert kept == ""
+    assert digest not in to_lock.with_suffix(".lock.yaml").read_text()
+
+
+@pytest.mark.parametrize("command", ["mkfifo {path}", "ln -s /etc/shadow {path}", "mkdir {path}"])
+def test_what_is_no_file_in_place_of_daemon_json_blocks_nobody(world: World, command: str) -> None:
+    with world.eve.in_place_of(DAEMON_JSON) as path, unharmed(world.host):
+        world.eve.does(command.format(path=path))
+        assert world.admin.models(world.inventory)["alpha"] == "ready"
+        plan = world.admin.gpurack("plan", world.inventory, "--live")
+        plan.is_harmless()
+        assert "root:" not in plan.text
+
+
+def test_no_user_holds_or_sees_the_lock(world: World) -> None:
+    for options in ("-n", "-s -n"):
+        tried = world.eve.does(f"flock {options} /run/gpurack/lock true", check=False)
+        assert tried.returncode != 0, f"flock {options}"
+    assert world.host.root("stat -c '%a %U' /run/gpurack").stdout.split() == ["700", "root"]
+    assert world.eve.does("echo eve >/run/gpurack/busy", check=False).returncode != 0
+
+
+def test_two_looks_at_once_do_not_call_each_other_a_run(world: World) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        runs = [task.result() for task in [pool.submit(world.admin.run, world.inventory) for _ in range(2)]]
+    for run in runs:
+        assert run.exit_code == 0, run.text
+        assert "another gpurack run" not in run.text
+
+
+@pytest.fixture(scope="module")
+def copies(world: World) -> dict[str, str]:
+    """Name → id of containers that a member of the group docker made in the host's own Docker: `docker commit` and
+    `docker run` inherit the labels of alpha; another one's label is no JSON."""
+    run = "docker run -d --entrypoint sleep --name"
+    world.host.root(f"docker commit alpha copy:1 && {run} alpha-copy copy:1 1000000")
+    world.host.root(f"{run} no-json --label gpurack.model='{{no' copy:1 1000000")
+    return {name: data["Id"] for name, data in containers(world.host).items() if name in COPIES}
+
+
+def test_copies_of_our_containers_are_reported_and_left_alone(world: World, copies: dict[str, str]) -> None:
+    with unharmed(world.host):
+        run = world.admin.run(world.inventory)
+    assert run.exit_code == 0, run.text
+    assert [name for name in COPIES if name not in run.text] == [], run.text
+
+
+def test_the_boot_unit_starts_what_is_ours_beside_such_copies(world: World, copies: dict[str, str]) -> None:
+    world.host.root("docker stop alpha; docker stop -t 1 alpha-copy", check=False)
+    booted = world.host.root("systemctl restart gpurack", check=False)
+    running = {name for name, data in containers(world.host).items() if data["State"]["Running"]}
+    world.host.root("docker start alpha", check=False)
+    assert booted.returncode == 0
+    assert running == {"alpha", "delta", "no-json"}, "it starts what is ours, and nothing else"
+
+
+def test_the_words_of_a_model_reach_the_screen_harmlessly(world: World) -> None:
+    """A model of bob's that does not start logs what its weights say; so does whatever answers in its place."""
+    changed_port = world.with_inventory("moved", wanted(gamma={"port": 8012}))
+    with world.eve.in_place_of(WEIGHTS), unharmed(world.host):
+        world.eve.put(WEIGHTS, hostile_gguf(NASTY))
+        run = world.admin.run(changed_port)
+        run.is_harmless()
+        assert run.exit_code == 1, run.text
+        assert "gamma" in run.text
+        assert "models answered" in run.text, "no table at the end"
+    again = world.admin.run(world.inventory)
+    assert again.exit_code == 0, again.text
+
+
+def test_another_server_in_place_of_a_users_model_is_harmless(world: World) -> None:
+    """It answers everything, with text that a terminal would obey."""
+    body = f'{{"object": "list", "data": [{{"id": "{NASTY}"}}], "status": "ok"}}'.encode()
+    argv = ["python3", f"{HOME}/.eve/listener.py", "8002", b"llama-server".hex(), body.hex()]
+    world.eve.does("docker stop -t 2 gamma")
+    with unharmed(world.host), world.eve.running("impostor", *argv):
+        found = world.admin.status(world.inventory)
+        found.is_harmless()
+        assert world.admin.models(world.inventory) == {
+            "alpha": "ready", "beta": "ready", "gamma": "DOWN", "delta": "ready",
+        }  # fmt: skip
+        world.admin.gpurack("plan", world.inventory, "--live").is_harmless()
+    world.eve.does("docker start gamma")
+
+
+def test_a_host_with_another_key_than_the_pinned_one_gets_no_command(world: World) -> None:
+    """As docs/security.md pins keys: somebody else answers, or nobody has pinned a key of this host."""
+    known = world.inventory.with_name("known_hosts")
+    pinned = wanted()
+    pinned[NAME] |= {"ssh_known_hosts_file": str(known), "ssh_strict_host_key_checking": "yes"}
+    inventory = world.with_inventory("pinned", pinned)
+    host = world.host
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", known.with_name("other")], check=True)
+    others_key = known.with_name("other.pub").read_text().split()[:2]
+    own_key = host.root("cat /etc/ssh/ssh_host_ed25519_key.pub").stdout.split()[:2]
+    found = []
+    for key in ([], others_key, own_key):
+        known.write_text(f"[127.0.0.1]:{host.port} {' '.join(key)}\n" if key else "")
+        begun = time.time()
+        shown = world.admin.status(inventory)
+        found.append(("UNREACHABLE" not in shown.text, host.ssh_commands(begun)))
+    assert found == [(False, 0), (False, 0), (True, 1)]
+
+
+# --- all of it at once, and every command -----------------------------------------------------------------------------
+
+
+@dataclass
+class AllAtOnce:
+    """What every command of the admin's showed while everything was in place."""
+
+    shown: list[Shown]
+    files: dict[str, tuple[str | None, str | None]]
+    """Files of root's that changed → before, after."""
+    ran: list[str]
+
+    def of(self, what: str) -> Shown:
+        """One of the commands."""
+        return next(each for each in self.shown if each.what == what)
+
+
+@pytest.fixture(scope="module")
+def at_once(world: World) -> AllAtOnce:
+    """Plugins, containers, processes, names in place at once: every command, one after the other."""
+    with ExitStack() as stack:
+        for attack in ("containers_like_the_hosts", "listeners", "names_with_newlines", "programs_of_hers"):
+            stack.enter_context(getattr(world.eve, attack)())
+        world.host.root("rm -f /home/bob/ran; install -m 666 -o bob -g bob /dev/null /home/bob/ran")
+        before = manifest(world.host)
+        shown = [
+            world.admin.status(world.inventory),
+            world.admin.gpurack("plan", world.inventory, "--live"),
+            world.admin.run(world.inventory),
+            world.admin.verify(world.inventory),
+            world.admin.gpurack("lock", world.inventory, "--check"),
+            world.admin.gpurack("manifest", world.inventory),
+        ]
+        found = AllAtOnce(shown, changed(before, manifest(world.host)), ran(world.host))
+        stack.callback(world.eve.does, "rm -rf .docker", False)
+    return found
+
+
+def test_at_once_no_file_of_roots_changes(at_once: AllAtOnce) -> None:
+    assert at_once.files == {}
+
+
+def test_at_once_root_runs_nothing_of_the_users(at_once: AllAtOnce) -> None:
+    assert not [line for line in at_once.ran if line.startswith("0 ")]
+
+
+def test_at_once_nothing_of_the_users_is_handed_the_lock(at_once: AllAtOnce) -> None:
+    assert not [line for line in at_once.ran if line.startswith("lock ")]
+
+
+def test_at_once_the_others_models_answer(world: World, at_once: AllAtOnce) -> None:
+    world.others_serve()
+
+
+def test_at_once_every_screen_is_harmless(at_once: AllAtOnce) -> None:
+    assert {each.what: each.harmful() for each in at_once.shown if each.harmful()} == {}
+    assert not [each.what for each in at_once.shown if "Traceback (most recent call last)" in each.text]
+
+
+def test_at_once_a_run_changes_nothing(at_once: AllAtOnce) -> None:
+    run = at_once.of("run")
+    assert (run.exit_code, "nothing changed" in run.text) == (0, True), run.text
+
+
+def test_at_once_the_checks_find_the_others_as_they_should_be(at_once: AllAtOnce) -> None:
+    found = at_once.of("verify")
+    failed = [line for line in found.text.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    about = [line for line in failed if f"[{NAME}-gamma]" not in line]
+    assert about == [], found.text
+
+
+# --- a Docker that lies -----------------------------------------------------------------------------------------------
+
+
+def test_a_docker_that_lies_fools_and_harms_nobody(world: World) -> None:
+    """Names, ids, labels and ports that are commands, sections or escapes: status, a run, the checks, remove."""
+    with world.eve.docker_replaced("lying", world.eve.lies()) as journal, world.eve.programs_of_hers():
+        with unharmed(world.host):
+            seen = world.admin.models(world.inventory)
+            assert {name: seen[name] for name in ("alpha", "beta", "delta")} == dict.fromkeys(
+                ("alpha", "beta", "delta"), "ready"
+            )
+            shown = [world.admin.status(world.inventory), world.admin.run(world.inventory)]
+            shown += [world.admin.verify(world.inventory)]
+            for each in shown:
+                each.is_harmless()
+        world.others_serve()
+        asked = world.eve.who_asked(journal)
+        assert asked, "bob's Docker was never asked"
+        assert not [what for uid, what in asked if uid == 0], "root spoke to bob's Docker as root"
+
+
+# --- what hangs -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Hanging:
+    """What was seen while bob's Docker was silent and the weights of delta lay on a dead file server."""
+
+    first: Shown
+    second: Shown
+    run: Shown
+    left: list[list[str]]
+    """The processes that hung, after the first and the second status."""
+
+
+@pytest.fixture(scope="module")
+def hanging(world: World) -> Hanging:
+    """Both at once: neither may hide the other."""
+    admin = replace(world.admin, snapshot_limit=6)
+    hung = "ps -eo pid,stat,args --no-headers | awk '$2 ~ /^D/'"
+    later = world.with_inventory("later", wanted(gamma={"port": 8012}))
+    with world.eve.docker_replaced("silent"), world.eve.frozen(SHARED), unharmed(world.host):
+        shown, left = [], []
+        for _ in range(2):
+            shown.append(admin.status(world.inventory))
+            left.append(world.host.root(hung, check=False).stdout.splitlines())
+        run = admin.run(later)
+    return Hanging(*shown, run, left)
+
+
+def test_what_hangs_is_named_and_the_rest_of_the_host_is_seen(hanging: Hanging) -> None:
+    """In bounded time, twice (admin.LIMITS)."""
+    for shown in (hanging.first, hanging.second):
+        shown.is_harmless()
+        assert "UNREACHABLE" not in shown.text
+        for part in ("weights", "user bob"):
+            assert re.search(rf"{part} timed out after \d+ s", shown.text), shown.text
+        rows = [line.split() for line in shown.text.splitlines() if line.startswith(("alpha ", "beta "))]
+        assert [row[3] for row in rows] == ["ready", "ready"], shown.text
+
+
+def test_what_hangs_does_not_pile_up(hanging: Hanging) -> None:
+    """What no signal ends is left behind, and not started again while it hangs."""
+    first, second = hanging.left
+    assert len(second) <= max(len(first), 1), second
+
+
+def test_a_run_ends_while_a_docker_is_silent(hanging: Hanging) -> None:
+    hanging.run.is_harmless()
+    assert hanging.run.exit_code == 1
+    assert any("bob" in line or "gamma" in line for line in hanging.run.errors), hanging.run.text
+
+
+def test_the_hosts_lock_is_not_held_while_a_users_docker_is_waited_for(world: World) -> None:
+    """bob's Docker falls asleep in the middle of a run, which is there to move gamma to another port."""
+    later = world.with_inventory("later", wanted(gamma={"port": 8012}))
+    with world.eve.docker_replaced("drowsy") as journal, ThreadPoolExecutor(1) as pool:
+        run = pool.submit(world.admin.run, later)
+        changing = f"grep -qE 'POST|DELETE' {journal}"
+        await_(
+            lambda: run.done() or world.host.root(changing, check=False).returncode == 0, seconds=60, what="A change"
+        )
+        waited_for = not run.done()
+        free = world.host.root("flock -w 5 /run/gpurack/lock true", check=False).returncode == 0
+        world.host.root("systemctl stop eve-docker")  # what waits gets an error
+        ended = run.result()
+    assert waited_for, ended.text
+    assert free, "somebody holds it"
+    ended.is_harmless()
+    assert ended.exit_code == 1, ended.text
+    world.others_serve()
+
+
+def test_the_boot_unit_waits_for_no_silent_docker(world: World) -> None:
+    """The host's own models start, and its lock is free."""
+    with world.eve.docker_replaced("silent"):
+        world.host.root("docker stop -t 2 alpha; systemctl restart --no-block gpurack")
+        alpha = "docker inspect --format '{{.State.Running}}' alpha"
+        await_(lambda: "true" in world.host.root(alpha).stdout, seconds=30, what="The start of alpha")
+        free = world.host.root("flock -w 5 /run/gpurack/lock true", check=False).returncode == 0
+        world.host.root("systemctl kill gpurack; systemctl stop gpurack", check=False)
+    world.host.root("systemctl restart gpurack")
+    assert free, "somebody holds it"
+
+
+def test_after_all_that_hung_the_next_run_is_well(world: World, hanging: Hanging) -> None:
+    run = world.admin.run(world.inventory)
+    assert run.exit_code == 0, run.text
+    world.others_serve()
+
+
+# --- at the end -------------------------------------------------------------------------------------------------------
+
+
+def test_root_makes_no_folder_through_a_link_of_the_users(world: World) -> None:
+    """The data of bob's Docker is to lie behind a link of bob's to /etc."""
+    elsewhere = world.with_inventory("elsewhere", wanted(**{"data-root": f"{HOME}/space/docker-data"}))
+    with world.eve.in_place_of(f"{HOME}/space") as path, unharmed(world.host):
+        world.eve.does(f"ln -s /etc {path}")
+        run = world.admin.run(elsewhere)
+        run.is_harmless()
+        assert run.exit_code == 1, run.text
+
+
+def test_remove_beside_a_docker_that_lies_removes_what_is_ours_alone(world: World, copies: dict[str, str]) -> None:
+    """Copies of our containers stay, no name becomes a command, and what root has beyond gpurack's own is as it was."""
+    before = manifest(world.host)
+    with world.eve.docker_replaced("lying", world.eve.lies()), world.eve.programs_of_hers():
+        world.host.root("rm -f /home/bob/ran; install -m 666 -o bob -g bob /dev/null /home/bob/ran")
+        gone = world.admin.run(world.inventory, deploy="remove")
+        gone.is_harmless()
+        assert not [line for line in ran(world.host) if line.startswith("0 ")]
+    ours = ("/etc/gpurack", "/usr/local/lib/gpurack", "/var/lib/gpurack", "/etc/systemd/system")
+    touched = [path for path in changed(before, manifest(world.host)) if not path.startswith(ours)]
+    assert touched == []
+    assert {name: data["Id"] for name, data in containers(world.host).items()} == copies

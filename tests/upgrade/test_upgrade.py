@@ -1,0 +1,191 @@
+"""What an upgrade of gpurack leaves as it is: containers, holds, the lock, status, locks between runs, boot units."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.conftest import Lab, containers, model
+from tests.security.testbed.admin import Admin, Shown
+from tests.security.testbed.evidence import answers, others
+from tests.testbed import Host, Testbed
+from tests.testbed.gguf_models import SENTENCES
+from tests.testbed.shell import await_
+
+NAME = "rootless3"
+KEYS = {"ALPHA": "sk-alpha-1234", "BETA": "sk-beta-1234"}
+PORTS = {8000: KEYS["ALPHA"], 8001: KEYS["BETA"], 8002: ""}
+RECORD, LOCK, UNIT = "/var/lib/gpurack/record.json", "/run/gpurack/lock", "/etc/systemd/system/gpurack.service"
+HELD = 8
+"""Seconds that a lock is held while another run begins: longer than that run takes to notice."""
+
+
+def wanted() -> dict[str, Any]:
+    """Models in the host's own Docker, on a card and on the CPU, and in ada's."""
+    models = {
+        "alpha": model("alpha", [0], 8000, api_key={"env": "ALPHA"}),
+        "beta": model("beta", [1], 8001, api_key={"env": "BETA"}, user="ada"),
+        "gamma": model("gamma", [], 8002),
+    }
+    return {NAME: {"docker": {"rootless": {"ada": {}}}, "models": models}}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A host at one moment, seen past gpurack, and what gpurack's own `status` says of its models."""
+
+    containers: dict[str, object]
+    holds: list[str]
+    status: dict[str, Any]
+
+
+@dataclass
+class Upgrade:
+    """A host that the older gpurack deployed and the newer one met."""
+
+    host: Host
+    older: Admin
+    newer: Admin
+    inventory: Path
+    unit: str
+    """The boot unit as the older one wrote it."""
+    before: Seen
+    run: Shown
+    """The newer one's first run."""
+    after: Seen
+
+    def serves(self) -> bool:
+        """Does each model give its own answer?"""
+        return list(answers(self.host, PORTS).values()) == [SENTENCES[name] for name in ("alpha", "beta", "gamma")]
+
+
+def seen(host: Host, admin: Admin, inventory: Path) -> Seen:
+    """The host as it is now, by `status` of one of the two."""
+    (said,) = admin.status(inventory, "--json").data["hosts"].values()
+    models = {
+        name: {key: entry[key] for key in ("state", "why", "gpus", "endpoint", "since", "restarts")}
+        for name, entry in said["models"].items()
+    }
+    status = {"state": said["state"], "gpus": [gpu["uuid"] for gpu in said["gpus"]], "models": models}
+    return Seen(others(host), host.root("apt-mark showhold").stdout.split(), status)
+
+
+@pytest.fixture(scope="module")
+def upgrade(testbed: Testbed, lab: Lab, older_tree: Path) -> Iterator[Upgrade]:
+    """Deployed and locked by the older one, then one run of the newer."""
+    testbed.remove(NAME)
+    host = testbed.add(NAME, "rootless")
+    older, newer = Admin(lab, KEYS, older_tree, patience=4), Admin(lab, KEYS)
+    code = "import gpurack; print(gpurack.__file__)"
+    used = older.do("status", sys.executable, "-c", code).text.strip()
+    assert used.startswith(str(older_tree)), f"the older tree's own code would not be used, but {used}"
+    inventory = lab.inventory(wanted())
+    first = older.run(inventory)
+    assert first.exit_code == 0, first.text
+    locked = older.gpurack("lock", inventory)
+    assert locked.exit_code == 0, locked.text
+    before, unit = seen(host, older, inventory), host.root(f"cat {UNIT}").stdout
+    run = newer.run(inventory)
+    yield Upgrade(host, older, newer, inventory, unit, before, run, seen(host, newer, inventory))
+    testbed.remove(NAME)
+
+
+def test_the_first_run_succeeds_and_restarts_nothing(upgrade: Upgrade) -> None:
+    assert upgrade.run.exit_code == 0, upgrade.run.text
+    assert upgrade.after.containers == upgrade.before.containers
+    assert upgrade.serves()
+
+
+def test_it_counts_the_models_with_settings_of_an_older_gpurack(upgrade: Upgrade) -> None:
+    """Three containers without no-new-privileges: counted, not recreated."""
+    plan = upgrade.newer.gpurack("plan", upgrade.inventory, "--live")
+    assert re.search(r"3 models run with settings of an older gpurack", plan.text), plan.text
+
+
+def test_holds_are_unchanged(upgrade: Upgrade) -> None:
+    assert upgrade.before.holds
+    assert upgrade.after.holds == upgrade.before.holds
+
+
+def test_the_older_ones_lock_still_holds(upgrade: Upgrade) -> None:
+    check = upgrade.newer.gpurack("lock", upgrade.inventory, "--check")
+    assert check.exit_code == 0, check.text
+
+
+def test_status_is_unchanged(upgrade: Upgrade) -> None:
+    assert upgrade.after.status == upgrade.before.status
+
+
+def test_the_record_vouches_for_every_container(upgrade: Upgrade) -> None:
+    """With the ids of the containers that the older one made."""
+    assert upgrade.host.root(f"stat -c '%a %U:%G' {RECORD}").stdout.strip() == "600 root:root"
+    record = json.loads(upgrade.host.get(RECORD))
+    ids = {user: {name: entry["id"] for name, entry in mine.items()} for user, mine in record["containers"].items()}
+    assert ids[""] == {name: data["Id"] for name, data in containers(upgrade.host).items()}
+    assert str(upgrade.after.containers["ada"]).split()[:2] == ["/beta", ids["ada"]["beta"]]
+
+
+def test_the_second_run_changes_nothing(upgrade: Upgrade) -> None:
+    run = upgrade.newer.run(upgrade.inventory)
+    assert (run.exit_code, "nothing changed" in run.text) == (0, True), run.text
+
+
+def test_the_older_boot_unit_starts_the_models_by_the_newer_files(upgrade: Upgrade) -> None:
+    """Killed between the runner and the unit, a run leaves such a host; then it reboots."""
+    upgrade.host.put(upgrade.unit, UNIT)
+    upgrade.host.root("systemctl daemon-reload")
+    upgrade.host.reboot()
+    await_(upgrade.serves, seconds=90, what="The models' answers after a reboot")
+    booted = upgrade.host.root("systemctl show gpurack -p ActiveState,Result --value").stdout.split()
+    assert sorted(booted) == ["active", "success"]
+    ids = {name: data["Id"] for name, data in containers(upgrade.host).items()}
+    assert ids == {name: id_ for name, (id_, _) in dict(upgrade.before.containers["host"]).items()}  # type: ignore[call-overload]
+    run = upgrade.newer.run(upgrade.inventory)
+    assert run.exit_code == 0, run.text
+    assert upgrade.serves()
+
+
+@contextmanager
+def held(host: Host, runner: str) -> Iterator[None]:
+    """The host's lock, held for some seconds by the runner's own code in that folder."""
+    code = f"import sys, time; sys.path.insert(0, {runner!r}); from common import locked\n"
+    code += f"with locked('models'): time.sleep({HELD})"
+    host.put(code, "/root/holder.py")
+    host.root("systemd-run --quiet --collect --unit holder python3 -B /root/holder.py")
+    await_(
+        lambda: host.root(f"flock -n {LOCK} true", check=False).returncode == 1, seconds=5, what="The lock's being held"
+    )
+    try:
+        yield
+        assert host.root("systemctl is-active holder", check=False).stdout.strip() != "active", "it did not wait"
+    finally:
+        host.root("systemctl stop holder", check=False)
+
+
+def test_the_newer_run_waits_for_the_older_one(upgrade: Upgrade) -> None:
+    upgrade.host.put((upgrade.older.tree / "files/common.py").read_bytes(), "/root/older/common.py")
+    with held(upgrade.host, "/root/older"):
+        run = upgrade.newer.run(upgrade.inventory)
+    assert run.exit_code == 0, run.text
+    assert "another gpurack run" in run.text
+
+
+def test_the_older_run_waits_for_the_newer_one(upgrade: Upgrade) -> None:
+    """And when its turn comes, it restarts nothing; nor does the newer one after it."""
+    upgrade.host.root("rm -rf /root/newer && cp -a /usr/local/lib/gpurack /root/newer")
+    before = others(upgrade.host)
+    with held(upgrade.host, "/root/newer"):
+        run = upgrade.older.run(upgrade.inventory)
+    assert run.exit_code == 0, run.text
+    assert "another gpurack run" in run.text
+    again = upgrade.newer.run(upgrade.inventory)
+    assert again.exit_code == 0, again.text
+    assert others(upgrade.host) == before
