@@ -15,7 +15,7 @@ import sys
 import time
 
 MEMORY = "/var/lib/gpurack/sha256"
-"""A line for each file: size, time of change, sha256, path. Without it everything is read again."""
+"""A line for each file: size, time of change, sha256, path; root's alone. Without it everything is read again."""
 EVERY = 5  # seconds between two signs of life
 
 
@@ -57,7 +57,9 @@ def remember(path, sha256):
             fcntl.flock(lock, fcntl.LOCK_EX)
             known = {each: entry for each, entry in remembered().items() if os.path.exists(each)}
             known[path] = (stamp(path), sha256)
-            with open(MEMORY + ".new", "w", encoding="utf-8", errors="surrogateescape") as stream:
+            descriptor = os.open(MEMORY + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with open(descriptor, "w", encoding="utf-8", errors="surrogateescape") as stream:
+                os.fchmod(descriptor, 0o600)
                 stream.writelines("{} {} {}\n".format(*known[each], each) for each in sorted(known) if "\n" not in each)
             os.rename(MEMORY + ".new", MEMORY)
     except OSError:

@@ -21,6 +21,10 @@ from gpurack.state.snapshot import forget
 
 SAID_NOW = "gpurack errors said at Execute"
 """Key in pyinfra's host data: sentences that need not be said twice in a row."""
+LOCK_FOLDER = f"install -d -m 700 {paths.RUN}"
+"""Makes the folder of locks, or closes it: whoever can open a lock can hold it. (Older versions made it with 0755.)"""
+USER_PROGRAM = 900
+"""Seconds that a program may run as a user: it waits for that user's daemon, which may never answer."""
 SIGN_OF_LIFE = 5
 """Seconds between two lines of a slow command."""
 
@@ -90,8 +94,9 @@ def carry_out(step: Step) -> Iterator[PyinfraCommand]:
     if isinstance(step, WriteFile):
         yield write_file(step.path, step.content, step.mode)
     elif isinstance(step, SetAside):
-        name = step.path.strip("/").replace("/", "_")
-        yield Changing(f"mkdir -p {paths.BACKUPS} && mv {shlex.quote(step.path)} {paths.BACKUPS}/{name}")
+        kept = f"{paths.BACKUPS}/{step.path.strip('/').replace('/', '_')}"
+        closed = f"install -d -m 700 {paths.BACKUPS}"  # before anything is in it
+        yield Changing(f"{closed} && mv {shlex.quote(step.path)} {kept} && chmod 600 {kept}")
     elif isinstance(step, Shell):
         command = slow(step.command) if step.slow else Streamed("sh", "-c", shlex.quote(step.command))
         command.explain = step.explain
@@ -99,7 +104,7 @@ def carry_out(step: Step) -> Iterator[PyinfraCommand]:
     elif isinstance(step, Apply):
         yield apply_daemon_json(step)
     elif isinstance(step, SetUp):
-        yield program("files/rootless.py", {"files": dict(step.files)}, step.become)
+        yield program("files/rootless.py", {"files": dict(step.files)}, step.user, step.become)
     else:
         raise TypeError(f"no commands for {step!r}")
 
@@ -112,7 +117,7 @@ def write_file(path: str, content: str, mode: str) -> Changing:
     # two runs at once on a fresh host write the same file; the lock of the models may be held for minutes
     alone = f"exec 9>{paths.RUN}/files && flock 9"
     script = (
-        f"umask 077 && mkdir -p -m 755 {folder} {paths.RUN} && {alone} && "
+        f"umask 077 && mkdir -p -m 755 {folder} && {LOCK_FOLDER} && {alone} && "
         f"cat > {beside} && chmod {mode} {beside} && mv -f {beside} {place}"
     )
     arguments: dict[str, Any] = {"_stdin": content}
@@ -123,13 +128,23 @@ def apply_daemon_json(step: Apply) -> Streamed:
     """files/daemon_json.py with what it has to do."""
     keys = ("patch", "configure_runtime", "action", "live_restore", "expect", "probe_gpu")
     job = {**{key: getattr(step, key) for key in keys}, "of_user": bool(step.become)}
-    return program("files/daemon_json.py", job, step.become)
+    return program("files/daemon_json.py", job, step.user, step.become)
 
 
-def program(name: str, job: Mapping[str, Any], become: str = "") -> Streamed:
-    """A program of files/ with its job in front, under the lock that keeps models from changing meanwhile. become: the
-    words that make a command a user's own, "" for root's."""
-    script = f"mkdir -p {paths.RUN} && exec flock {paths.LOCK} {become} python3 -"
+def program(name: str, job: Mapping[str, Any], user: str = "", become: str = "") -> Streamed:
+    """A program of files/ with its job in front, under the lock that keeps the models of that Docker from changing
+    meanwhile; the lock is not the program's (`flock -o`). become: the words that make a command a user's own. A user's
+    program has a limit, and what it leaves behind can hold a file open, but not the connection."""
+    run = f"flock -o {shlex.quote(paths.lock(user))}"
+    if not become:
+        script = f"{LOCK_FOLDER} && exec {run} python3 -"
+    else:
+        script = (
+            f"{LOCK_FOLDER} && said=$(mktemp) && trap 'rm -f \"$said\"' EXIT && "
+            f'{run} timeout -k 5 {USER_PROGRAM} {become} python3 - >"$said" 2>&1; code=$?; '
+            f'[ $code != 124 ] && [ $code != 137 ] || echo "error {user}\'s Docker: no end in {USER_PROGRAM} s"; '
+            f'head -c 100000 "$said"; exit $code'
+        )
     return Streamed("sh", "-c", shlex.quote(script), _stdin=f"JOB = {json.dumps(job)!r}\n{read_text(name)}")
 
 

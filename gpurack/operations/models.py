@@ -125,7 +125,7 @@ def usable(operation: str, wanted: Host) -> Generator[PyinfraCommand, None, Host
         return None
     if state.busy:
         announce(operation, [f"wait for another gpurack run on this host ({state.busy})"])
-        yield slow(f"flock {paths.LOCK} true")
+        yield slow(f"flock -s -o {paths.LOCK} true")
         forget(host)
         state = look(host, wanted)
     if host.state.is_executing and (problem := unanswered(state)):

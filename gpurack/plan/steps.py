@@ -54,7 +54,7 @@ class Shell(Step):
 def owe_restart(why: str) -> Step:
     """Docker must restart before this run or the next one ends."""
     marker = paths.RESTART_MARKER
-    return Shell(f"note that Docker must restart: {why}", f"mkdir -p {paths.RUN} && echo restart > {marker}")
+    return Shell(f"note that Docker must restart: {why}", f"install -d -m 700 {paths.RUN} && echo restart > {marker}")
 
 
 @dataclass(frozen=True)
