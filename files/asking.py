@@ -4,13 +4,15 @@ Being ready proves that a server listens and what it calls itself; an answer pro
 own python3 (3.6 or newer, standard library only).
 """
 
-import http.client
 import json
+import os
 from urllib.parse import urlsplit
 
-from common import Failure, Progress, say, telling  # (beside this file)
+import request
+from common import LARGEST, Child, Failure, Progress, TimeIsUp, parsed, say, telling  # (beside this file)
 
 SILENCE = 600  # seconds; a large model on a CPU takes minutes to its first token
+PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "request.py")
 ANSWERS = {
     "/v1/chat/completions": ("choices", 0, "message", "role"),
     "/v1/completions": ("choices", 0, "text"),
@@ -35,7 +37,7 @@ def ask(dockerd, name, url, requests):
     refused = []
     for path, body in requests:
         with telling(Progress(name), "asking it"):
-            status, said = send(url, path, body, dockerd.api_key(name))
+            status, said = send(dockerd, url, path, body, dockerd.api_key(name))
         if status == 200:
             check(path, body.get("model"), said)
             return
@@ -61,11 +63,11 @@ def another_key(key, status, where):
 
 def check(path, model, said):
     """Has the answer the shape of its kind, and is it the model's?"""
+    answer = found = parsed(said)
     try:
-        answer = found = json.loads(said)
         for step in ANSWERS.get(path, ()):
             found = found[step]
-    except (ValueError, LookupError, TypeError):
+    except (LookupError, TypeError):
         where = ".".join(str(step) for step in ANSWERS[path])
         raise Failure("its answer to POST {} has no {}: {}".format(path, where, said[:200])) from None
     if path in NAMED and (NAMED[path] or "model" in answer) and answer.get("model") != model:
@@ -80,11 +82,12 @@ def ask_gateway(dockerd, name, url, gateway):
     gateway: key, the file in its container with the key for its host; requests, in a gateway's words (path, body);
     behind, what it stands before: names that it serves, the url where it is ready, the file of its key, its requests.
     """
-    key, behind = dockerd.must("exec", name, "cat", gateway["key"]).strip(), gateway["behind"]
-    status, said = send(url, "/v1/models", None, key)
+    key = dockerd.must("exec", dockerd.id_of(name) or name, "cat", gateway["key"]).strip()
+    behind = gateway["behind"]
+    status, said = send(dockerd, url, "/v1/models", None, key)
     try:
-        listed = {one["id"] for one in json.loads(said)["data"]}
-    except (ValueError, LookupError, TypeError):
+        listed = {str(one["id"]) for one in parsed(said)["data"]}
+    except (LookupError, TypeError):
         what = "it is ready, but lists no models at GET /v1/models: {} {}. {}"
         raise Failure(what.format(status, said.strip()[:300], dockerd.logs(name))) from None
     wanted = {served for other in behind for served in other["serves"]}
@@ -93,16 +96,18 @@ def ask_gateway(dockerd, name, url, gateway):
         shown = [", ".join(sorted(names)) or "nothing" for names in (listed, wanted)]
         raise Failure(what.format(*(shown + [dockerd.logs(name)])))
     up = [
-        other for other in behind if send(other["url"], urlsplit(other["url"]).path, None, key_of(other), UP)[0] == 200
+        other
+        for other in behind
+        if send(dockerd, other["url"], urlsplit(other["url"]).path, None, key_of(other), UP)[0] == 200
     ]
     away = {served for other in behind if other not in up for served in other["serves"]}
     with telling(Progress(name), "asking it"):
         for other in up:
-            path = answered(other)
+            path = answered(dockerd, other)
             through, served = THROUGH.get(path, path), other["serves"][0]
             if through not in dict(gateway["requests"]) or served in away:  # a replica that is away may cost minutes
                 continue
-            status, said = send(url, through, dict(dict(gateway["requests"])[through], model=served), key)
+            status, said = send(dockerd, url, through, dict(dict(gateway["requests"])[through], model=served), key)
             if status != 200:
                 what = "{} answers, but not through it. POST {}: {} {}. {}"
                 why = what.format(served, through, status, said.strip()[:300], dockerd.logs(name))
@@ -112,10 +117,10 @@ def ask_gateway(dockerd, name, url, gateway):
     say(name, "none of the models behind it answers yet")
 
 
-def answered(other):
+def answered(dockerd, other):
     """The path of the first request that a model behind a gateway answers by itself; None for one that answers none."""
     for path, body in other["requests"]:
-        status, said = send(other["url"], path, body, key_of(other))
+        status, said = send(dockerd, other["url"], path, body, key_of(other))
         if status in (0, 200):
             try:
                 check(path, body.get("model"), said)
@@ -133,21 +138,59 @@ def key_of(other):
         return file.read().strip()
 
 
-def send(url, path, body, key, patience=SILENCE):
+def send(dockerd, url, path, body, key, patience=SILENCE):
     """(HTTP status, answer) of a POST, or of a GET without a body; status 0 and why, when nothing comes in so many
-    seconds."""
-    place = urlsplit(url)
-    headers = {"Content-Type": "application/json"} if body is not None else {}
-    if key is not None:
-        headers["Authorization"] = "Bearer " + key
-    connection = http.client.HTTPConnection(place.hostname, place.port, timeout=patience)
+    seconds. Of a model of a user's, as that user."""
+    pieces, answer, length = opened(dockerd, url, path, body, key, patience, patience), [], 0
     try:
-        connection.request(
-            "GET" if body is None else "POST", path, json.dumps(body) if body is not None else None, headers
-        )
-        response = connection.getresponse()
-        return response.status, response.read().decode("utf-8", "replace")
-    except (OSError, http.client.HTTPException) as error:
-        return 0, str(error) or type(error).__name__
+        status = next(pieces)
+        for piece in pieces:
+            answer.append(piece)
+            length += len(piece)
+            if length > LARGEST:
+                return 0, "its answer is larger than {} bytes".format(LARGEST)
+        return status, b"".join(answer).decode("utf-8", "replace")
+    except OSError as error:
+        return 0, str(error)
     finally:
-        connection.close()
+        pieces.close()
+
+
+def opened(dockerd, url, path, body, key, silence, limit, method=None):
+    """The status of an answer, then pieces of its body. Raises OSError with a sentence."""
+    told = {"url": url, "path": path, "body": body, "key": key, "silence": silence, "limit": limit}
+    told["method"] = method or ("GET" if body is None else "POST")
+    return by_user(dockerd, told) if dockerd.become else request.ask(told)
+
+
+def by_user(dockerd, told):
+    """As request.ask, by a program of the model's user: who listens there is that user's program, and what it says is
+    read as data here. The key goes by standard input."""
+    child = Child(
+        [*dockerd.become, "python3", "-I", PROGRAM],
+        limit=told["limit"] + 10,
+        silence=told["silence"] + 10,  # the user may stop it
+        text=json.dumps(told),
+    )
+    head, begun, late = b"", False, "no whole answer in {} s".format(told["limit"])
+    try:
+        for piece in child.output():
+            if not begun:
+                head += piece
+                line, end, piece = head.partition(b"\n")
+                if not end and len(head) < 65536:
+                    continue
+                said = parsed(line.decode("utf-8", "replace"))
+                said = said if isinstance(said, dict) else {}
+                if type(said.get("status")) is not int:
+                    raise OSError(str(said.get("why", "what asks it as its user says nothing that can be read")))
+                begun = True
+                yield said["status"]
+            if piece:
+                yield piece
+    except TimeIsUp:
+        raise OSError(late) from None
+    if not begun:
+        raise OSError("what asks it as its user ended with exit code {}".format(child.code))
+    if child.code:
+        raise OSError(late if child.code == 2 else "its answer broke off")

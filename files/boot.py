@@ -2,14 +2,14 @@
 python3 (3.6 or newer, standard library only)."""
 
 import contextlib
-import json
 import os
 import re
 import threading
 import time
 
-from common import Failure, Progress, clock, locked, run, say  # (beside this file)
-from dockerd import USERS, Dockerd
+import record
+from common import Failure, Progress, clock, locked, parsed, run, say, told  # (beside this file)
+from dockerd import OF_PROJECT, USERS, Dockerd
 
 DAEMON_TIMEOUT = 300  # seconds that a daemon may take to answer
 DRIVER_TIMEOUT = 3300  # seconds that boot waits for the driver; the unit's TimeoutStartSec is a little more
@@ -24,7 +24,7 @@ def boot():
         try:
             failed.extend(boot_of(dockerd))
         except Exception as error:  # a thread's exception would be lost, and the boot look like a success
-            say("", "error {}: {}: {}".format(dockerd.by_hand, type(error).__name__, error))
+            say("", "error {}: {}".format(dockerd.by_hand, told(error)))
             failed.append(dockerd.by_hand)
 
     threads = [threading.Thread(target=guarded, args=(dockerd,)) for dockerd in dockerds()]
@@ -45,13 +45,16 @@ def dockerds():
 
 
 def boot_of(dockerd):
-    """Starts what belongs to the project and does not run: CPU models at once, the others when the driver is there.
-    Returns the names of those that did not start."""
-    progress = Progress("boot")
-    while dockerd.run("info")[0] and progress.elapsed() < DAEMON_TIMEOUT:
-        time.sleep(0.5)
-    code, output = dockerd.run("ps", "--all", "--filter", "label=gpurack.model", "--format", "{{.Names}}")
-    models = {name: definition(dockerd, name) for name in (output.split() if code == 0 else [])}
+    """Starts what is gpurack's and does not run: CPU models at once, the others when the driver is there. Returns the
+    names of those that did not start."""
+    if not answers(dockerd):
+        say("", "error {}: does not answer".format(dockerd.by_hand))
+        return [dockerd.by_hand]
+    models = {name: definition(label) for name, label in sorted(labels_of(dockerd).items())}
+    unreadable = [name for name in models if models[name] is None]  # nobody knows on which cards; the others start
+    for name in unreadable:
+        say("", "error {}: its label gpurack.model cannot be read; the next run recreates it".format(name))
+        del models[name]
     failed = start_all(dockerd, [name for name in models if not models[name].get("uuids")])
     nodes = {name: model["render_nodes"] for name, model in models.items() if "render_nodes" in model}
     failed += start_with_nodes(dockerd, nodes)
@@ -61,26 +64,64 @@ def boot_of(dockerd):
         failed += start_all(dockerd, late) if wait_for_driver(by_cdi) else late
     for name in failed:
         say("", "error {}: did not start; see {} logs {}".format(name, dockerd.by_hand, name))
-    if code:
-        say("", "error {}: does not answer".format(dockerd.by_hand))
-    return failed + [dockerd.by_hand] * bool(code)
+    return unreadable + failed
 
 
-def definition(dockerd, name):
-    """What the container's label says of its model; {} when it is gone."""
-    code, output = dockerd.run("container", "inspect", "--format", '{{index .Config.Labels "gpurack.model"}}', name)
-    return json.loads(output) if code == 0 else {}
+def answers(dockerd):
+    """Whether a daemon does, within some minutes."""
+    progress = Progress("boot")
+    while True:
+        with contextlib.suppress(Failure):
+            if dockerd.run("info")[0] == 0:
+                return True
+        dockerd.silent = None  # one that comes up may have been asked too early
+        if progress.elapsed() >= DAEMON_TIMEOUT:
+            return False
+        time.sleep(0.5)
+
+
+def labels_of(dockerd):
+    """Name → the label gpurack.model of what is ours by the host's record; where there is none (the first boot after
+    an upgrade), by Compose's labels. `ids` of the daemon are these."""
+    entries = (record.load() or {"containers": {}})["containers"].get(dockerd.user)
+    named = {name: entry["id"] or name for name, entry in (entries or {}).items() if entry["kind"] == "model"}
+    if entries is None:
+        words = ("--filter", "label=gpurack.model", "--filter", "label={}={}".format(OF_PROJECT, dockerd.project))
+        found = dockerd.must("ps", "--all", "--quiet", "--no-trunc", *words).split()
+        named = {container: container for container in found}
+    labels = {}
+    for name, container in named.items():
+        found = dockerd.described(container)
+        if found and dockerd.carries(found, found["name"] if entries is None else name):
+            dockerd.ids[found["name"]] = found["id"]
+            labels[found["name"]] = found["labels"]["gpurack.model"]
+        elif found:
+            what = "{} ({}) is left alone: its name or its labels are not as gpurack made them"
+            say("boot", what.format(found["name"], found["id"][:12]))
+    return labels
+
+
+def definition(label):
+    """What a container's label says of its model; None where it is no definition."""
+    found = parsed(label)
+    if not isinstance(found, dict):
+        return None
+    lists = [found.get(word, []) for word in ("uuids", "render_nodes")]
+    texts = all(
+        isinstance(one, list) and all(isinstance(text, str) and "\0" not in text for text in one) for one in lists
+    )
+    return found if texts else None
 
 
 def start_all(dockerd, names):
     """One after the other, under the lock: a run that makes room on a card must not find a model back on it.
     Returns the names that did not start; a container that is gone by now is nobody's failure."""
     failed = []
-    with locked("boot"):
+    with locked("boot", [dockerd.user]):
         for name in names:
             if dockerd.state_of(name)["status"] in ("running", "gone"):
                 continue
-            code, output = dockerd.run("start", name)
+            code, output = dockerd.run("start", dockerd.ids[name])
             if code:
                 say(name, output)
                 failed.append(name)

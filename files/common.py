@@ -3,29 +3,61 @@
 
 import collections
 import contextlib
+import errno
 import fcntl
+import json
 import os
+import re
+import select
+import signal
+import struct
 import subprocess
 import sys
 import threading
 import time
 
 EVERY = 5  # seconds between two signs of life
-LOCK = "/run/gpurack/lock"
+LOCK = "/run/gpurack/lock"  # of the host's own Docker; LOCK.ada is that of ada's
 BUSY = "/run/gpurack/busy"
+QUOTED = "    | "  # before each further line of a message (gpurack/report.py: reasons_of)
+UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that do something to a screen or to the order of what is read, and those that end a line elsewhere."""
+LARGEST = 16 * 2**20  # bytes that are kept of what a user's program prints
 
 
 class Failure(Exception):
     """A model cannot be brought up; the text is for people."""
 
 
+class TimeIsUp(Exception):
+    """A program ran longer than it may; it was killed."""
+
+
 def say(name, text):
-    """One line; several models talk at once, so each line names its model. Where nobody listens any more (pyinfra was
-    killed) the work goes on."""
-    line = "{}: {}\n".format(name, text) if name else text + "\n"
+    """One message; several models talk at once, so each names its model. Where nobody listens any more (pyinfra was
+    killed) the work goes on.
+
+    Whatever a program or an answer said in it is data: without control characters, and its further lines are quoted, so
+    that none is taken for a message of ours."""
+    first, *more = UNSEEN.sub("\ufffd", text).rstrip("\n").split("\n")
+    lines = ["{}: {}".format(name, first) if name else first]
+    lines += [line if line.startswith(QUOTED) else QUOTED + line for line in more]
     with contextlib.suppress(BrokenPipeError):
-        sys.stdout.write(line)
+        sys.stdout.buffer.write(("\n".join(lines) + "\n").encode("utf-8"))
         sys.stdout.flush()
+
+
+def parsed(text):
+    """JSON as data; None for what is none, or is nested deeper than anybody means it."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def told(error):
+    """What went wrong, as a sentence; of what nobody foresaw with its kind."""
+    return str(error) if isinstance(error, (Failure, OSError)) else "{}: {}".format(type(error).__name__, error)
 
 
 def clock(seconds):
@@ -75,29 +107,101 @@ def telling(progress, text):
         thread.join()
 
 
-def run(*argv):
-    """A command's (exit code, output with errors)."""
-    done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
-    return done.returncode, done.stdout.decode("utf-8", "replace").strip()
+class Child:
+    """A program that runs, its errors among its output.
+
+    limit: the seconds that it may take altogether; silence: those that it may say nothing. Without a limit (root's own
+    programs) neither is counted. A user's program may hang, print for ever, or leave a child behind that holds its
+    output: with a limit it gets a session of its own, and all of that ends with it. text: its standard input."""
+
+    def __init__(self, argv, limit=None, silence=None, environment=None, text=None):
+        self.limit, self.silence, self.code = limit, silence, None
+        self.process = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL if text is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT if text is None else subprocess.DEVNULL,
+            env=environment,
+            start_new_session=limit is not None,
+        )
+        if text is not None:  # short: it fits into the pipe, whether or not anybody reads it
+            with contextlib.suppress(BrokenPipeError), self.process.stdin as stream:
+                stream.write(text.encode("utf-8"))
+
+    def output(self):
+        """Pieces of its output as they come; then `code` is set. Raises TimeIsUp."""
+        begun = heard = time.monotonic()
+        pipe = self.process.stdout.fileno()
+        try:
+            while True:
+                if select.select([pipe], [], [], 0.5)[0]:
+                    piece = os.read(pipe, 65536)
+                    if not piece:
+                        break
+                    heard = time.monotonic()
+                    yield piece
+                elif self.process.poll() is not None:  # what it left behind holds its output
+                    break
+                self.check(begun, heard)
+            while self.limit is not None and self.process.poll() is None:  # it closed its output, and goes on
+                self.check(begun, heard)
+                time.sleep(0.02)
+            self.code = self.process.wait()
+        finally:
+            self.end()
+
+    def check(self, begun, heard):
+        now = time.monotonic()
+        if self.limit is not None and (now - begun > self.limit or now - heard > (self.silence or self.limit)):
+            raise TimeIsUp
+
+    def end(self):
+        """Whatever became of it; one that nothing can kill (it waits for a disk) is left behind."""
+        if self.limit is not None and self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(None if self.limit is None else 5)
+        self.process.stdout.close()
 
 
-def follow(argv, seen, environment=None):
-    """Runs a command, tells `seen` each line of its output, and returns (exit code, its last 15 lines)."""
-    process = subprocess.Popen(
-        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
-    )
+def run(*argv, **options):
+    """A command's (exit code, output with errors). options: as for Child; what a user's prints beyond LARGEST is not
+    kept."""
+    child, kept = Child(argv, **options), []
+    for piece in child.output():
+        if child.limit is None or sum(map(len, kept)) < LARGEST:
+            kept.append(piece)
+    return child.code, b"".join(kept).decode("utf-8", "replace").strip()
+
+
+def follow(argv, seen, environment=None, **options):
+    """Runs a command, tells `seen` each line of its output, and returns (exit code, its last 15 lines). options: as for
+    Child."""
+    child, rest = Child(argv, environment=environment, **options), b""
     tail = collections.deque(maxlen=15)
-    for raw in process.stdout:
-        line = raw.decode("utf-8", "replace").rstrip()
-        if line.strip():
-            tail.append(line)
-            seen(line.strip())
-    return process.wait(), list(tail)
+    for piece in child.output():
+        *whole, rest = (rest + piece).split(b"\n")
+        if len(rest) > 65536:
+            whole, rest = [*whole, rest], b""
+        for raw in whole:
+            hear(raw, tail, seen)
+    hear(rest, tail, seen)
+    return child.code, list(tail)
 
 
-def write(path, content, mode, uid=0):
-    """Beside its place first, then renamed: never half a file, and never readable by others in between."""
-    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+def hear(raw, tail, seen):
+    line = raw.decode("utf-8", "replace").rstrip()
+    if line.strip():
+        tail.append(line)
+        seen(line.strip())
+
+
+def write(path, content, mode, uid=0, reader=None):
+    """Beside its place first, then renamed: never half a file, and never readable by others in between. reader: a user
+    who may read it, and not change it, beside its owner: by an ACL, because a group may have further members."""
+    folder = os.path.dirname(path)
+    os.makedirs(folder, mode=0o755, exist_ok=True)
     beside = path + ".new"
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
@@ -105,38 +209,80 @@ def write(path, content, mode, uid=0):
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
+        os.chmod(beside, mode)
+        os.chown(beside, uid, 0)
+        if reader is not None:
+            let_read(beside, reader)
     except OSError as error:
         with contextlib.suppress(OSError):
             os.unlink(beside)  # half a file takes room that a full disk does not have
         raise OSError(error.errno, error.strerror, path) from None
-    os.chmod(beside, mode)
-    os.chown(beside, uid, 0)
     os.rename(beside, path)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def let_read(path, uid):
+    """Gives a user the right to read a file of root's, and nobody else; as `setfacl -m u:UID:r`, which a host may not
+    have. Linux: posix_acl_xattr.h; the mask is what `stat` shows as the group's rights."""
+    nobody = 0xFFFFFFFF
+    entries = ((0x01, 6, nobody), (0x02, 4, uid), (0x04, 0, nobody), (0x10, 4, nobody), (0x20, 0, nobody))
+    access = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+    try:
+        os.setxattr(path, "system.posix_acl_access", access)
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:
+            raise
+        raise OSError(error.errno, "its file system has no ACLs, by which one user alone may read a file") from None
+
+
+def of_user(path, user):
+    """A daemon's own lock, or the file that says who holds it."""
+    return "{}.{}".format(path, user) if user else path
 
 
 @contextlib.contextmanager
-def locked(what):
-    """One run at a time on a host; who holds it is written down for the others."""
-    os.makedirs(os.path.dirname(LOCK), exist_ok=True)
-    with open(LOCK, "w") as lock:
+def locked(what, users=("",)):
+    """One run at a time on each of these users' Docker ("" is the host's own), always in the same order, so that no two
+    wait for each other; who holds a lock is written down for the others."""
+    with contextlib.ExitStack() as held:
+        for user in sorted(users):
+            held.enter_context(alone(of_user(LOCK, user), user))
+            busy = of_user(BUSY, user)
+            with open(busy, "w") as stream:
+                stream.write("{} since {}, pid {}".format(what, time.strftime("%H:%M"), os.getpid()))
+            held.callback(forget, busy)
+        yield
+
+
+@contextlib.contextmanager
+def alone(path, user=""):
+    """Holds a lock. Nobody but root may open it: whoever can, can hold it. No program that is started inherits it
+    (Python's files are closed on exec). user: whose Docker it is for, of which the message tells that it waits."""
+    folder = os.path.dirname(path)
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    os.chmod(folder, 0o700)  # older versions made it with 0755
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as lock:
         progress = Progress("")
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except OSError:
-                progress.tell("waiting for another gpurack run on this host ({})".format(holder()))
-                time.sleep(0.2)
-        with open(BUSY, "w") as busy:
-            busy.write("{} since {}, pid {}".format(what, time.strftime("%H:%M"), os.getpid()))
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                os.unlink(BUSY)
+                progress.tell("waiting for another gpurack run on this host ({})".format(holder(user)))
+                time.sleep(0.05)
+        yield
 
 
-def holder():
-    with contextlib.suppress(OSError), open(BUSY) as busy:
+def forget(path):
+    with contextlib.suppress(OSError):
+        os.unlink(path)
+
+
+def holder(user=""):
+    with contextlib.suppress(OSError), open(of_user(BUSY, user)) as busy:
         return busy.read()
     return "it does not say which"

@@ -92,13 +92,25 @@ def write(document):
             give_up("dockerd refuses the new daemon.json, so the old one stays: " + output)
     if os.path.exists(PATH):
         old = os.stat(PATH)
-        os.makedirs(BACKUPS, exist_ok=True)
-        shutil.copy2(PATH, os.path.join(BACKUPS, "daemon.json." + time.strftime("%Y%m%dT%H%M%S")))
+        back_up(old)
         os.chmod(beside, old.st_mode & 0o7777)
         os.chown(beside, old.st_uid, old.st_gid)
     else:
         os.chmod(beside, 0o644)
     os.rename(beside, place)
+
+
+def back_up(old):
+    """Keeps the file as it is; it may hold a proxy's password, so its copies are nobody else's from their first byte.
+    old: its status."""
+    os.makedirs(BACKUPS, mode=0o700, exist_ok=True)
+    os.chmod(BACKUPS, 0o700)
+    for name in os.listdir(BACKUPS):  # older versions kept the file's mode
+        os.chmod(os.path.join(BACKUPS, name), 0o600)
+    kept = os.path.join(BACKUPS, "daemon.json." + time.strftime("%Y%m%dT%H%M%S"))
+    with open(PATH, "rb") as source, open(os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as copy:
+        shutil.copyfileobj(source, copy)
+    os.utime(kept, ns=(old.st_atime_ns, old.st_mtime_ns))
 
 
 def info():

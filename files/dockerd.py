@@ -5,12 +5,14 @@ host's own python3 (3.6 or newer, standard library only).
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import pwd
 import re
 
-from common import Failure, run, say, write  # (beside this file)
+import record
+from common import Failure, TimeIsUp, clock, follow, parsed, run, say, write  # (beside this file)
 
 CONFIG = "/etc/gpurack"
 USERS = "/var/lib/gpurack/users"  # as in gpurack/paths.py
@@ -20,6 +22,15 @@ BROKE_OFF = (
     "has too few inotify instances, without which it cannot read CDI specs: sysctl fs.inotify.max_user_instances=1024"
 )
 SET_ASIDE = "-replaced"  # as in gpurack/plan/drift.py
+PROJECT, JOBS_PROJECT = "gpurack", "gpurack-jobs"  # as in gpurack/plan/compose.py and jobs.py
+LABELS = {PROJECT: ("gpurack.model", "model"), JOBS_PROJECT: ("gpurack.job", "job")}
+OF_PROJECT, OF_SERVICE = "com.docker.compose.project", "com.docker.compose.service"
+
+# Seconds that a command may take on a user's daemon, which may never answer, or for ever. The host's own is root's.
+ANSWER = 120  # `stop` gives a container 30 of them
+START = 600  # Compose makes a container, and a network perhaps
+LONG = 4 * 3600  # to pull, load or build
+SILENCE = 900  # of these, without a word
 
 
 def as_user(user):
@@ -42,16 +53,21 @@ def as_user(user):
 
 
 class Dockerd:
-    """One daemon, and gpurack's project in it."""
+    """One daemon, and gpurack's project in it.
 
-    def __init__(self, user=""):
-        self.user = user
+    What is ours in it is known by id (`ids`: name → id, of the host's record), never by name or label alone: a name may
+    be given to another container, and `docker commit` and `docker run` copy labels.
+    """
+
+    def __init__(self, user="", project=PROJECT):
+        self.user, self.project = user, project
         self.folder = os.path.join(USERS, user) if user else CONFIG
         self.compose_file = os.path.join(self.folder, "compose.yaml")
         # what Compose checks and pulls from, while compose_file still describes what runs
         self.next = self.compose_file + ".next"
         self.secrets = os.path.join(self.folder, "secrets")
         self.by_hand = "sudo -iu {} docker".format(user) if user else "docker"
+        self.ids, self.silent = {}, None
         self.uid, self.become = 0, []
         if user:
             self.uid, self.become = as_user(user)
@@ -60,52 +76,171 @@ class Dockerd:
         """The argv of a docker command."""
         return [*self.become, "docker", *words]
 
-    def run(self, *words):
-        """(exit code, output with errors) of a docker command."""
-        return run(*self.docker(*words))
+    def run(self, *words, limit=ANSWER):
+        """(exit code, output with errors) of a docker command. On a user's daemon it may take `limit` seconds; then, as
+        for every later command on a daemon that did not answer, Failure."""
+        return self.bounded(words, limit, lambda options: run(*self.docker(*words), **options))
 
-    def must(self, *words):
+    def follow(self, words, seen, limit=LONG):
+        """common.follow, of a docker command that takes long and says how far it is; bounded as `run` is."""
+        return self.bounded(words, limit, lambda options: follow(self.docker(*words), seen, silence=SILENCE, **options))
+
+    def bounded(self, words, limit, work):
+        if not self.user:
+            return work({})
+        if self.silent:
+            raise Failure(self.silent)
+        try:
+            return work({"limit": limit})
+        except TimeIsUp:
+            what = "the Docker of {} does not answer (docker {}: nothing in {}). Look: "
+            what += "systemctl --user -M {}@ status docker"
+            why = what.format(self.user, " ".join(words[:2]), clock(limit), self.user)
+            self.silent = why if limit == ANSWER else None
+            raise Failure(why) from None
+
+    def must(self, *words, **options):
         """A docker command's output; Failure when it fails."""
-        code, output = self.run(*words)
+        code, output = self.run(*words, **options)
         if code:
             words = " ".join(words[:2])
             raise Failure("{} {} failed: {}".format(self.by_hand, words, output or "exit code {}".format(code)))
         return output
 
+    # --- what is ours -------------------------------------------------------------------------------------------------
+
+    def described(self, container):
+        """id, name and labels of a container (its name or id); None where there is none."""
+        form = '{"id":{{json .Id}},"name":{{json .Name}},"labels":{{json .Config.Labels}}}'
+        code, output = self.run("container", "inspect", "--format", form, container)
+        if code and "no such container" in output.lower():
+            return None
+        found = parsed(next((line for line in output.splitlines() if line.startswith("{")), "")) if not code else None
+        if not (isinstance(found, dict) and record.is_id(found.get("id")) and isinstance(found.get("name"), str)):
+            raise Failure("{} container inspect {} failed: {}".format(self.by_hand, container, output[:300]))
+        labels = found["labels"] if isinstance(found.get("labels"), dict) else {}
+        return {"id": found["id"], "name": found["name"].lstrip("/"), "labels": labels}
+
+    def carries(self, found, name):
+        """Has a container the name of this entry, and the labels that Compose and gpurack give it?"""
+        labels = found["labels"]
+        ours = LABELS[self.project][0] in labels and labels.get(OF_PROJECT) == self.project
+        return ours and found["name"] == name == labels.get(OF_SERVICE)
+
+    def id_of(self, name):
+        """The id of our container of this name, which is there; None where there is none. Raises Failure where it is
+        another by now: renamed by hand, it is left alone."""
+        found = self.described(self.ids[name]) if name in self.ids else None
+        if found and not self.carries(found, name):
+            what = "its container is called {0} now, or has other labels ({1}), and is left alone. Give it its name: "
+            what += "{2} rename {1} {3}; or remove it: {2} rm --force {1}"
+            raise Failure(what.format(found["name"], found["id"][:12], self.by_hand, name))
+        return found["id"] if found else None
+
+    def refuse_strangers(self, name, expected=None):
+        """Raises Failure where Compose could not make the container of this name without touching one that is not
+        ours: it takes what carries its labels for its own, stops it and removes it. expected: the id of one made by
+        hand, which is set aside first."""
+        ours = self.id_of(name)
+        words = ("--filter", "label={}={}".format(OF_PROJECT, self.project), "--filter")
+        alike = self.must("ps", "--all", "--quiet", "--no-trunc", *words, "label={}={}".format(OF_SERVICE, name))
+        for other in alike.split():
+            if other != ours:
+                what = (
+                    "the container {0} carries gpurack's labels for {1} and is not gpurack's (a copy of it?). Compose "
+                )
+                what += (
+                    "would stop it, so nothing was changed. Remove it: {2} rm --force {0}; or run it with --label {3}="
+                )
+                raise Failure(what.format(other[:12], name, self.by_hand, OF_PROJECT))
+        named = self.described(name)
+        if named and named["name"] == name and named["id"] not in (ours, expected):
+            what = 'the container name "{0}" is taken by one that is not gpurack\'s ({1}). Rename it: '
+            what += "{2} rename {1} {0}-old"
+            raise Failure(what.format(name, named["id"][:12], self.by_hand))
+
+    def stop(self, name):
+        """Stops and removes a container of ours; returns the process ids it had."""
+        container, pids = self.id_of(name), set()
+        if container:
+            pids = self.pids_of(container)
+            self.must("stop", "--time", "30", container)
+            self.must("rm", "--force", container)
+        self.strike_out(name)
+        return pids
+
+    def remove(self, name):
+        """Removes a container of ours, whatever it does; one that is gone by now is nobody's failure."""
+        container = self.id_of(name)
+        if container:
+            self.must("rm", "--force", container)
+        self.strike_out(name)
+
+    def strike_out(self, name):
+        record.removed(self.user, name)
+        self.ids.pop(name, None)
+
+    def start(self, name, definition=""):
+        """Creates and starts the container of an entry, and keeps the record of it. definition: for the record."""
+        self.refuse_strangers(name)
+        record.about_to_create(self.user, name, LABELS[self.project][1], definition)
+        try:
+            self.up(name)
+        except Failure:
+            with contextlib.suppress(Failure):
+                self.note(name)
+            raise
+        if not self.note(name):
+            raise Failure("Docker has started it, but has no container of that name")
+
+    def note(self, name):
+        """Writes down which container Compose has made; False where it made none."""
+        found = self.described(name)
+        if not (found and self.carries(found, name)):
+            self.strike_out(name)
+            return False
+        record.created(self.user, name, found["id"])
+        self.ids[name] = found["id"]
+        return True
+
     def compose(self, *words, **options):
         """The words of a docker command on the project."""
         return ["compose", "--progress", "plain", "--file", options.get("file", self.compose_file), *words]
 
+    def keep(self, path, text):
+        """Writes a Compose file: root's, and of a user's project that user's to read, whose client wants it."""
+        write(path, text, 0o600, reader=self.uid if self.user else None)
+
     def refusal(self, text):
         """What Compose says against a project; "" when it accepts it. `text` is then in `next`."""
-        write(self.next, text, 0o644)
+        self.keep(self.next, text)
         if '"services": {}' in text:  # an empty project is right, but `config` exits with 1
             return ""
         code, output = self.run(*self.compose("config", "--quiet", file=self.next))
         return (output.replace("validating {}: ".format(self.next), "") or "exit code {}".format(code)) if code else ""
 
-    def pids_of(self, name):
-        """The process ids of a container; none when it does not run."""
-        code, output = self.run("top", name, "-eo", "pid")
-        return set(re.findall(r"\d+", output)) if code == 0 else set()
+    def pids_of(self, container):
+        """The process ids of a container; none when it does not run. Of a user's, those that really are the user's: a
+        card's memory is waited for until they are gone."""
+        code, output = self.run("top", container, "-eo", "pid")
+        pids = set(re.findall(r"\d+", output)) if code == 0 else set()
+        return {pid for pid in pids if self.user_runs(pid)} if self.user else pids
 
-    def stop(self, name):
-        """Stops and removes a container of ours; returns the process ids it had."""
-        pids = self.pids_of(name)
-        if self.run("container", "inspect", name)[0] == 0:
-            self.must("stop", "--time", "30", name)
-            self.must("rm", "--force", name)
-        return pids
+    def user_runs(self, pid):
+        """Is a process in the user's part of the host's cgroups, where the user's daemon and all that it starts is?"""
+        with contextlib.suppress(OSError), open("/proc/{}/cgroup".format(pid)) as cgroup:
+            return "/user-{}.slice/".format(self.uid) in cgroup.read()
+        return False
 
-    def start(self, name):
-        """Creates and starts a model's container. runc loses a race with its own child once in thousands of starts
-        ("waiting for init preliminary setup: … connection reset"), so what it fails to create is tried once more."""
+    def up(self, name):
+        """By Compose. runc loses a race with its own child once in thousands of starts ("waiting for init preliminary
+        setup: … connection reset"), so what it fails to create is tried once more."""
         words = self.compose("up", "--detach", "--no-deps", "--pull", "never", name)
-        code, output = self.run(*words)
-        if code and "paused container" in output:  # which Compose does not wake
-            self.must("unpause", name)
+        code, output = self.run(*words, limit=START)
+        if code and "paused container" in output and name in self.ids:  # which Compose does not wake
+            self.must("unpause", self.ids[name])
         if code and ("OCI runtime create failed" in output or "paused container" in output):
-            code, output = self.run(*words)
+            code, output = self.run(*words, limit=START)
         if code and "error during connect" in output:
             raise Failure(BROKE_OFF)
         if code:
@@ -113,33 +248,33 @@ class Dockerd:
             why = next((line for line in reversed(lines) if "rror" in line), lines[-1])
             raise Failure("Docker cannot start it: {}".format(why))
 
-    def set_aside(self, name, old):
-        """Stops a container made by hand and renames it; it is kept, with its restart policy noted, so that it can be
-        put back. Returns the process ids it had. Nothing to do when an earlier run did it."""
+    def set_aside(self, name, old, container):
+        """Stops a container made by hand (by its id) and renames it; it is kept, with its restart policy noted, so that
+        it can be put back. Returns the process ids it had. Nothing to do when an earlier run did it."""
+        found = self.described(container)
+        if not found or found["name"] != old:
+            return set()
         form = (
             "{{.HostConfig.AutoRemove}} {{.HostConfig.RestartPolicy.Name}} "
             "{{.HostConfig.RestartPolicy.MaximumRetryCount}}"
         )
-        code, output = self.run("container", "inspect", "--format", form, old)
-        if code:
-            return set()
-        vanishes, policy, retries = output.split()
+        vanishes, policy, retries = self.must("container", "inspect", "--format", form, container).split()
         if vanishes == "true":
             raise Failure("{} was started with --rm, so it could not be put back; stop it yourself".format(old))
-        write(self.policy_of(old), policy + (":" + retries if policy == "on-failure" else "") + "\n", 0o644)
-        pids = self.pids_of(old)
-        self.must("stop", "--time", "30", old)
-        self.must("update", "--restart", "no", old)
-        self.must("rename", old, old + SET_ASIDE)
+        write(self.policy_of(old), policy + (":" + retries if policy == "on-failure" else "") + "\n", 0o600)
+        pids = self.pids_of(container)
+        self.must("stop", "--time", "30", container)
+        self.must("update", "--restart", "no", container)
+        self.must("rename", container, old + SET_ASIDE)
         say(name, "{} is stopped and set aside as {}".format(old, old + SET_ASIDE))
         return pids
 
-    def put_back(self, name, old):
+    def put_back(self, name, old, container):
         """The container made by hand serves again, because the model that was to replace it did not."""
-        self.must("rename", old + SET_ASIDE, old)
+        self.must("rename", container, old)
         with open(self.policy_of(old)) as policy:
-            self.must("update", "--restart", policy.read().strip(), old)
-        self.must("start", old)
+            self.must("update", "--restart", policy.read().strip(), container)
+        self.must("start", container)
         say(name, "{} is back in its place".format(old))
 
     def policy_of(self, old):
@@ -147,31 +282,50 @@ class Dockerd:
         return os.path.join(REPLACED, self.user, old)
 
     def state_of(self, name):
-        """status, restarts, exit code and Docker's error of a container."""
+        """status, restarts, exit code and Docker's error of a container of ours."""
+        gone = {"status": "gone", "restarts": 0, "code": 0, "error": ""}
         form = (
             '{"status":{{json .State.Status}},"restarts":{{.RestartCount}},'
             '"code":{{.State.ExitCode}},"error":{{json .State.Error}}}'
         )
-        code, output = self.run("container", "inspect", "--format", form, name)
-        return json.loads(output) if code == 0 else {"status": "gone", "restarts": 0, "code": 0, "error": ""}
+        if name not in self.ids:
+            return gone
+        code, output = self.run("container", "inspect", "--format", form, self.ids[name])
+        found = parsed(output) if code == 0 else gone
+        if not isinstance(found, dict) or any(type(found.get(word)) is not type(gone[word]) for word in gone):
+            raise Failure("{} container inspect says what cannot be read: {}".format(self.by_hand, output[:300]))
+        return found
 
     def last_exit(self, name, seconds):
-        """The exit code with which a container ended last, within the last `seconds`; None when Docker does not
+        """The exit code with which a container of ours ended last, within the last `seconds`; None when Docker does not
         remember. One that Docker has already started again says 0 of itself."""
-        events = ("events", "--since", "{}s".format(seconds), "--until", "0s", "--filter", "container=" + name)
+        only = "container=" + self.ids.get(name, name)
+        events = ("events", "--since", "{}s".format(seconds), "--until", "0s", "--filter", only)
         code, output = self.run(*events, "--filter", "event=die", "--format", '{{index .Actor.Attributes "exitCode"}}')
-        codes = output.split() if code == 0 else []
+        codes = re.findall(r"(?m)^\d{1,3}$", output) if code == 0 else []
         return int(codes[-1]) if codes else None
 
     def said(self, name, lines):
-        """What a container logged last; known secrets are cut out."""
-        return self.without_secrets(self.run("logs", "--tail", str(lines), name)[1])
+        """What a container of ours logged last; known secrets are cut out."""
+        if name not in self.ids:
+            return ""
+        return self.without_secrets(self.run("logs", "--tail", str(lines), self.ids[name])[1])
 
     def logs(self, name):
         """Where to look, and what a container logged last."""
         text = self.said(name, 12)
         lines = "".join("\n    | " + line[:300] for line in text.splitlines()[-12:])
         return "Look: {} logs {}{}".format(self.by_hand, name, lines)
+
+    def home_file(self, path):
+        """The text of a file in the home of the daemon's user, "" where it cannot be read. Read as that user: root
+        follows no link out of a home, and waits for no pipe in it."""
+        options = {"limit": ANSWER} if self.user else {}
+        try:
+            code, text = run(*self.become, "sh", "-c", 'cat ~/"$1"', "sh", path, **options)
+        except TimeIsUp:
+            return ""
+        return "" if code else text
 
     def api_key(self, name):
         """A model's API key, None when it has none."""
@@ -196,10 +350,11 @@ class Dockerd:
                 write(os.path.join(self.secrets, name, file), text, 0o400, self.uid)
 
     def remove_old_files(self, containers):
-        """Those that are not wanted any more, and not mounted by a container that stayed."""
+        """Those that are not wanted any more, and not mounted by a container of ours that stayed."""
         for name in os.listdir(self.secrets):
             folder = os.path.join(self.secrets, name)
-            mounts = self.run("container", "inspect", "--format", "{{json .Mounts}}", name)[1]
+            words = ("container", "inspect", "--format", "{{json .Mounts}}")
+            mounts = self.run(*words, self.ids[name])[1] if name in self.ids else ""
             for file in os.listdir(folder):
                 path = os.path.join(folder, file)
                 if file not in containers.get(name, ()) and json.dumps(path) not in mounts:
@@ -207,3 +362,25 @@ class Dockerd:
                         os.unlink(path)
             with contextlib.suppress(OSError):  # not empty
                 os.rmdir(folder)
+
+
+def begin(ours):
+    """Makes the host's record for the users of whom it has none (the first run after an upgrade, a restored disk),
+    once: of what the plan has found to be ours by Compose's labels. ours: user → name → id. Only root's own Docker is
+    asked for more."""
+    known, vouched = record.load(), []
+    for user in ours.keys() - (known["containers"] if known else {}).keys():
+        for name, container in ours[user].items():
+            labels = {}
+            with contextlib.suppress(Failure):
+                labels = {} if user else (Dockerd().described(container) or {}).get("labels", {})
+            kind = "job" if "gpurack.job" in labels else "model"
+            definition = str(labels.get("gpurack.job", "")) or digest(labels.get("gpurack.model"))
+            vouched.append((user, name, container, kind, definition))
+    if vouched:
+        record.rebuild(vouched)
+
+
+def digest(label):
+    """What the record calls a model's definition (gpurack/plan/job.py does the same)."""
+    return hashlib.sha256(label.encode("utf-8")).hexdigest() if isinstance(label, str) else ""

@@ -25,7 +25,7 @@ from dockerd import as_user
 from safe_paths import open_file, weak_spot
 
 MEMORY = "/var/lib/gpurack/sha256"
-"""A line for each file: size, time of change, sha256, path. Without it everything is read again."""
+"""A line for each file: size, time of change, sha256, path; root's alone. Without it everything is read again."""
 EVERY = 5  # seconds between two signs of life
 SILENCE = 60  # seconds in which what is read as a user must bring something
 BLOCK = 1 << 22

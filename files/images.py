@@ -14,10 +14,11 @@ import shutil
 import tempfile
 import threading
 
-from common import EVERY, Failure, Progress, clock, follow, run, say, size, telling, write  # (beside this file)
+from common import EVERY, Failure, Progress, clock, follow, parsed, say, size, telling, write  # (beside this file)
+from dockerd import LONG
 from safe_paths import leftover, make_folder, require_roots
 
-LOGINS = "/run/gpurack"  # in memory
+LOGINS = "/run/gpurack-logins"  # in memory; users' clients get through it, as they do not through /run/gpurack
 BUILDS = "/var/lib/gpurack/builds"
 DOCKER_HUB = "https://index.docker.io/v1/"  # docker.io's name in Docker's own files
 REFUSED = re.compile(r"unauthorized|denied|authentication required|no basic auth credentials|\b40[13]\b")
@@ -58,16 +59,19 @@ def logged_in(dockerd, logins):
         yield []
         return
     os.makedirs(LOGINS, exist_ok=True)
+    os.chmod(LOGINS, 0o711)
     folder = tempfile.mkdtemp(prefix="login-{}-".format(os.getpid()), dir=LOGINS)
     try:
-        config = {}
-        with contextlib.suppress(ValueError):  # read as the daemon's user: root follows no link out of a home
-            config = json.loads(run(*dockerd.become, "sh", "-c", "cat ~/.docker/config.json")[1])
+        found = parsed(dockerd.home_file(".docker/config.json"))
+        config = found if isinstance(found, dict) else {}
+        auths, helpers = config.get("auths"), config.get("credHelpers")
+        config["auths"] = auths if isinstance(auths, dict) else {}
         for registry, login in logins.items():
             name = DOCKER_HUB if registry == "docker.io" else registry
             pair = "{}:{}".format(login["user"], login["password"])
-            config.setdefault("auths", {})[name] = {"auth": base64.b64encode(pair.encode()).decode()}
-            config.get("credHelpers", {}).pop(registry, None)
+            config["auths"][name] = {"auth": base64.b64encode(pair.encode()).decode()}
+            if isinstance(helpers, dict):
+                helpers.pop(registry, None)
         write(os.path.join(folder, "config.json"), json.dumps(config), 0o600, dockerd.uid)
         os.chown(folder, dockerd.uid, 0)
         yield ["--config", folder]
@@ -94,7 +98,7 @@ def pull_locked(dockerd, name, image, digest, logins):
 def pull_alone(dockerd, name, image, logins):
     """What the registry has by this name now, also where the daemon has an older one."""
     project = dockerd.next + "-" + name
-    write(project, json.dumps({"services": {name: {"image": image}}}), 0o644)
+    dockerd.keep(project, json.dumps({"services": {name: {"image": image}}}))
     try:
         pull(dockerd, name, image, logins, project)
     finally:
@@ -121,7 +125,7 @@ def pull(dockerd, name, image, logins, project=None):
         progress.tell("pulling {}{}".format(image, ", {} of {}".format(size(have), size(total)) if total else ""))
 
     with logged_in(dockerd, logins) as words:
-        code, tail = follow(dockerd.docker(*words, *dockerd.compose("pull", name, file=project or dockerd.next)), seen)
+        code, tail = dockerd.follow([*words, *dockerd.compose("pull", name, file=project or dockerd.next)], seen)
     if code:
         reason = next((line.strip() for line in reversed(tail) if "rror" in line), tail[-1] if tail else "no output")
         if REFUSED.search(reason):
@@ -156,7 +160,7 @@ def load(dockerd, name, image, wanted):
         raise Failure(wanted.get("problem") or "{} did not arrive; run again".format(wanted["tar"]))
     before = {tag: image_id(dockerd, tag) for tag in wanted["names"]}
     with telling(Progress(name), "loading " + image):
-        code, output = dockerd.run("load", "--input", wanted["path"])
+        code, output = dockerd.run("load", "--input", wanted["path"], limit=LONG)
     found = re.findall(r"(?m)^Loaded image(?: ID)?: (\S+)", output)
     if code or not found:
         raise Failure("{} cannot be loaded: {}".format(wanted["tar"], (output.splitlines() or ["no output"])[-1]))
@@ -186,9 +190,7 @@ def build(dockerd, name, image, wanted, logins):
     for key in ("http_proxy", "https_proxy", "no_proxy"):  # by name: a value may hold a password
         argv += ["--build-arg", key] if key in os.environ else []
     with logged_in(dockerd, logins) as words:
-        code, tail = follow(
-            dockerd.docker(*words, *argv, folder), lambda line: progress.tell("building, " + line[:100])
-        )
+        code, tail = dockerd.follow([*words, *argv, folder], lambda line: progress.tell("building, " + line[:100]))
     if code:
         lines = "".join("\n    | " + line[:300] for line in tail)
         raise Failure("image {} could not be built (exit code {}); nothing was changed{}".format(image, code, lines))

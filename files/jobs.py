@@ -8,8 +8,9 @@ import json
 import os
 import time
 
-from common import Failure, Progress, clock, follow, say, write  # (beside this file)
-from dockerd import Dockerd
+import record
+from common import Failure, Progress, clock, say, write  # (beside this file)
+from dockerd import JOBS_PROJECT, Dockerd, begin
 from fetch import obtain
 from images import provide
 from safe_paths import make_folder
@@ -21,6 +22,11 @@ SHOWN = 6  # lines of what a job printed last
 def run_all(data):
     """data: what gpurack/plan/jobs.py says. Returns the number of failures; one that fails stops no other."""
     failures = 0
+    try:
+        begin(data.get("ours", {}))
+    except Failure as failure:
+        say("", "error jobs: {}".format(failure))
+        return 1
     for group in data["groups"]:
         for job in group:
             try:
@@ -33,7 +39,8 @@ def run_all(data):
 
 def run_one(job, data):
     """From the image to the record."""
-    name, dockerd, progress = job["name"], Dockerd(), Progress(job["name"])
+    name, dockerd, progress = job["name"], Dockerd("", JOBS_PROJECT), Progress(job["name"])
+    dockerd.ids = record.ids("", data.get("ours", {}).get("", {}))
     dockerd.compose_file = dockerd.next = job["compose_file"]
     if not begun(dockerd, job):
         for wanted in job["fetch"]:
@@ -41,14 +48,16 @@ def run_one(job, data):
         provide(dockerd, job, data.get("logins", {}))
         if not os.path.isdir(job["folder"]):
             make_folder(job["folder"])
-        dockerd.start(name)
-    follow(dockerd.docker("logs", "--follow", name), lambda line: progress.tell("running, " + line[:100]))
-    code = dockerd.must("wait", name)
-    output = dockerd.run("logs", name)[1]
+        dockerd.start(name, job["definition"])
+    container = dockerd.ids[name]
+    dockerd.follow(["logs", "--follow", container], lambda line: progress.tell("running, " + line[:100]))
+    code = dockerd.must("wait", container)
+    output = dockerd.run("logs", container)[1]
+    os.makedirs(JOBS, mode=0o700, exist_ok=True)
     log = os.path.join(JOBS, name + ".log")
-    write(log, output + "\n", 0o644)
+    write(log, output + "\n", 0o600)
     state = dockerd.state_of(name)
-    dockerd.run("rm", "--force", name)
+    dockerd.remove(name)
     lines = "".join("\n    | " + line[:300] for line in output.splitlines()[-12:])
     if code != "0":
         why = state["error"] or "exit code {}".format(code)
@@ -56,8 +65,8 @@ def run_one(job, data):
     if job["result"] and not os.path.exists(job["result"]):
         what = "it ended well, but there is no {}; correct result or command. Its output: {}{}"
         raise Failure(what.format(job["result"], log, lines))
-    record = {"definition": job["definition"], "ended": time.strftime("%Y-%m-%d %H:%M:%S"), "result": job["result"]}
-    write(os.path.join(JOBS, name + ".json"), json.dumps(record, indent=1, sort_keys=True) + "\n", 0o644)
+    done = {"definition": job["definition"], "ended": time.strftime("%Y-%m-%d %H:%M:%S"), "result": job["result"]}
+    write(os.path.join(JOBS, name + ".json"), json.dumps(done, indent=1, sort_keys=True) + "\n", 0o600)
     for line in [line for line in output.splitlines() if line.strip()][-SHOWN:]:
         say(name, "| " + line[:300])
     say(name, "done in {}; {}".format(clock(progress.elapsed()), job["result"] or log))
@@ -65,13 +74,14 @@ def run_one(job, data):
 
 def begun(dockerd, job):
     """Is there its container, begun by a run before this one? Of another definition, or one that failed, it goes."""
-    form = '{{index .Config.Labels "gpurack.job"}} {{.State.Status}} {{.State.ExitCode}}'
-    code, found = dockerd.run("container", "inspect", "--format", form, job["name"])
-    if code:
+    found = dockerd.id_of(job["name"])
+    if not found:
         return False
-    definition, status, exit_code = found.split()
-    if definition == job["definition"] and (status == "running" or (status == "exited" and exit_code == "0")):
+    definition = dockerd.described(found)["labels"]["gpurack.job"]
+    state = dockerd.state_of(job["name"])
+    ended_well = state["status"] == "exited" and state["code"] == 0
+    if definition == job["definition"] and (state["status"] == "running" or ended_well):
         say(job["name"], "an earlier run began it; waiting for its end")
         return True
-    dockerd.must("rm", "--force", job["name"])
+    dockerd.remove(job["name"])
     return False

@@ -5,15 +5,18 @@
     models.py jobs     what is done once and ends; the same way (gpurack/plan/jobs.py)
     models.py boot     starts what compose.yaml holds, when Docker and the GPU driver are both there
 
-Runs on the host's own python3 (3.6 or newer, standard library only), as root, under a lock. Prints progress for people;
-a line that begins with "error NAME: " says what failed, and the exit code is the number of failures.
+Runs on the host's own python3 (3.6 or newer, standard library only), as root, under a lock for each Docker: the host's
+own is never held for a user's, which may never answer. Prints progress for people; a line that begins with
+"error NAME: " says what failed, and the exit code is the number of failures.
 """
 
 import contextlib
+import glob
 import json
 import os
 import shutil
 import signal
+import stat
 import sys
 import threading
 import time
@@ -24,8 +27,9 @@ import asking  # noqa: E402
 import boot  # noqa: E402
 import jobs  # noqa: E402
 import ollama  # noqa: E402
-from common import Failure, Progress, clock, locked, run, say, write  # noqa: E402 (beside this file)
-from dockerd import Dockerd  # noqa: E402
+import record  # noqa: E402
+from common import Failure, Progress, clock, locked, run, say, told  # noqa: E402 (beside this file)
+from dockerd import Dockerd, begin  # noqa: E402
 from fetch import agree, obtain  # noqa: E402
 from images import provide  # noqa: E402
 from remedies import remedy  # noqa: E402
@@ -34,6 +38,16 @@ KFD_PROCESSES = "/sys/class/kfd/kfd/proc"  # those on AMD's cards, a folder each
 LOOK_TIMEOUT = 5  # seconds that one look whether a model is ready may take
 KEY_TIMEOUT = 10  # seconds that a server may refuse our key; one that loads answers otherwise, or not at all
 GPU_MEMORY_TIMEOUT = 60  # seconds that a stopped model's memory may take to come back
+ELSEWHERE_TIMEOUT = 3600  # seconds that a service waits, without a lock, for models in another Docker
+AS_IT_IS = ("remove", "wait", "pull")  # Compose has nothing to do
+ROOTS_ALONE = (  # as older versions did not leave them
+    "/var/lib/gpurack/sha256",
+    "/var/lib/gpurack/jobs/*",
+    "/var/lib/gpurack/jobs/",
+    "/var/lib/gpurack/backups/*",
+    "/var/lib/gpurack/backups/",
+    "/etc/gpurack/jobs/*.yaml",
+)
 
 
 # --- one model, step by step -----------------------------------------------------------------------------------------
@@ -84,7 +98,8 @@ def wait_until_ready(dockerd, name, url, served_name, timeout, cards=True):
             code = state["code"]
             if state["status"] == "running":
                 code = dockerd.last_exit(name, int(progress.elapsed()) + 1)
-            dockerd.run("stop", "--time", "5", name)  # or it would go on restarting
+            if name in dockerd.ids:
+                dockerd.run("stop", "--time", "5", dockerd.ids[name])  # or it would go on restarting
             ended = "it crashed and was restarted" if code is None else "exit code {}".format(code)
             reason, logs = state["error"] or ended, dockerd.logs(name)
             helps = remedy(code, dockerd.said(name, 60), cards)  # a traceback is longer than what is shown
@@ -100,7 +115,7 @@ def wait_until_ready(dockerd, name, url, served_name, timeout, cards=True):
 
 def look(dockerd, name, url):
     """(HTTP status, body) of one look whether it is ready; status 0 where nothing answers."""
-    return asking.send(url, urlsplit(url).path, None, dockerd.api_key(name), LOOK_TIMEOUT)
+    return asking.send(dockerd, url, urlsplit(url).path, None, dockerd.api_key(name), LOOK_TIMEOUT)
 
 
 # --- the job ---------------------------------------------------------------------------------------------------------
@@ -109,8 +124,8 @@ def look(dockerd, name, url):
 class Project:
     """The Compose project of one daemon, as the job has it."""
 
-    def __init__(self, user, data):
-        self.dockerd, self.data = Dockerd(user), data
+    def __init__(self, dockerd, data):
+        self.dockerd, self.data = dockerd, data
 
     def text(self, kept=()):
         """The text of compose.yaml, with the models in `kept` as they are in the one that lies there."""
@@ -145,7 +160,7 @@ class Project:
     def write(self, kept):
         """Containers' files and compose.yaml; the models in `kept` keep their old ones."""
         self.dockerd.write_files(self.data["files"], kept)
-        write(self.dockerd.compose_file, self.text(kept), 0o644)
+        self.dockerd.keep(self.dockerd.compose_file, self.text(kept))
 
 
 class Job:
@@ -153,12 +168,15 @@ class Job:
 
     def __init__(self, data):
         self.data, self.failures, self.mutex = data, 0, threading.Lock()
-        self.projects = {user: Project(user, project) for user, project in data["projects"].items()}
+        self.dockerds = {}
         self.settled = {name: threading.Event() for group in data["groups"] for name in names(group)}
 
     def dockerd(self, user):
-        """The daemon of a user, "" for the host's own."""
-        return self.projects[user].dockerd
+        """The daemon of a user, "" for the host's own. Raises Failure where there is no such user."""
+        with self.mutex:
+            if user not in self.dockerds:
+                self.dockerds[user] = Dockerd(user)
+            return self.dockerds[user]
 
     def fail(self, name, why):
         with self.mutex:
@@ -166,32 +184,115 @@ class Job:
         say("", "error {}: {}".format(name, why))
 
     def apply(self):
-        """Check, then do what can be done while the old models serve, then change. A model that fails before its
-        turn keeps its container, its place in compose.yaml and its secrets."""
-        ready = []
-        every = [name for group in self.data["groups"] for name in names(group)]
+        """Each part of the job for itself, all at once."""
         try:
-            self.side_by_side(self.accepted(), lambda group: self.prepare(group) and ready.append(group))
-            kept = set(every) - {name for group in ready for name in names(group)}
-            for project in self.projects.values():
-                project.write(kept)
-        except OSError as error:
-            for name in every or ["models"]:
-                self.fail(name, "{}; it was not changed".format(error))
+            begin(self.data.get("ours", {}))
+        except Failure as failure:
+            for name in self.settled or ["models"]:
+                self.fail(name, str(failure))
             return
-        for project in self.projects.values():
-            with contextlib.suppress(OSError):
-                os.unlink(project.dockerd.next)
+        threads = [threading.Thread(target=self.apply_part, args=part) for part in self.parts()]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def parts(self):
+        """[(users, groups)]: each daemon is a part by itself, so that one that does not answer keeps nothing from the
+        others, nor holds their locks. Those that a group mixes are one part: the host's lock is held there while a
+        user's daemon is worked on. Not for ever: each command on that daemon and each request to its models has a
+        limit, and after the first command without an answer no further one is tried."""
+        parts = [({user}, []) for user in self.data["projects"]]
+        for group in self.data["groups"]:
+            users = set().union(*map(daemons, group))
+            mixed = [part for part in parts if part[0] & users]
+            parts = [part for part in parts if not part[0] & users]
+            parts.append((users.union(*(part[0] for part in mixed)), [g for part in mixed for g in part[1]] + [group]))
+        return parts
+
+    def apply_part(self, users, groups):
+        """Under the locks of these users' daemons; whoever waits for one of the models waits no longer, whatever became
+        of it."""
+        try:
+            with locked("models", users):
+                projects = self.begun(users)
+                ready = self.get_ready(projects, groups)
+                ready = self.change_those_free(ready)
+                self.clean_up(projects if not ready else [])
+            while ready:
+                self.wait_for_elsewhere(ready)
+                with locked("models", users):
+                    self.begun(users)
+                    ready = self.change_those_free(ready)
+                    self.clean_up(projects if not ready else [])
+        except Exception as error:  # a thread's exception would be lost, and the run look like a success
+            left = [name for group in groups for name in names(group) if not self.settled[name].is_set()]
+            for name in left or ["{}'s Docker".format(user) if user else "models" for user in sorted(users)]:
+                self.fail(name, "{}; it was not changed".format(told(error)))
+        finally:
+            for group in groups:
+                for name in names(group):
+                    self.settled[name].set()
+
+    def begun(self, users):
+        """The projects of these users. What is ours in their daemons is read now, under their locks: another run may
+        have recreated it since this one was planned."""
+        for user in users:
+            self.dockerd(user).ids = record.ids(user, self.data.get("ours", {}).get(user, {}))
+        projects = self.data["projects"]
+        return [Project(self.dockerd(user), projects[user]) for user in sorted(users) if user in projects]
+
+    def get_ready(self, projects, groups):
+        """Check, and do what can be done while the old models serve; returns the groups for which all went well. A
+        model that fails before its turn keeps its container, its place in compose.yaml and its secrets."""
+        ready = []
+        self.side_by_side(self.accepted(projects, groups), lambda group: self.prepare(group) and ready.append(group))
+        kept = {name for group in groups if group not in ready for name in names(group)}
         for name in kept:
             self.settled[name].set()
-        self.side_by_side(ready, self.change)
-        for project in self.projects.values():
-            project.dockerd.remove_old_files(project.data["files"])
+        for project in projects:
+            project.write(kept)
+        for project in projects:
+            with contextlib.suppress(OSError):
+                os.unlink(project.dockerd.next)
+        return ready
 
-    def accepted(self):
+    def change_those_free(self, groups):
+        """Changes the groups that wait for nothing in another part; those that do are returned: no lock is held as long
+        as that takes."""
+        waiting = self.waiting(groups)
+        self.side_by_side([group for group in groups if group not in waiting], self.change)
+        return waiting
+
+    def waiting(self, groups):
+        """Those that wait for a model in another part of the job, or for one that does."""
+        late = {name for name, event in self.settled.items() if not event.is_set()}
+        late -= {name for group in groups for name in names(group)}
+        waiting, count = [], None
+        while count != len(waiting):
+            count = len(waiting)
+            waiting = [group for group in groups if late.intersection(after(group))]
+            late.update(name for group in waiting for name in names(group))
+        return waiting
+
+    def wait_for_elsewhere(self, groups):
+        """Until one of the groups waits no longer; after an hour they go on without what they wait for."""
+        progress, here = Progress(groups[0][0]["name"]), {name for group in groups for name in names(group)}
+        while len(self.waiting(groups)) == len(groups) and progress.elapsed() < ELSEWHERE_TIMEOUT:
+            progress.tell("waiting for models in another Docker")
+            time.sleep(0.2)
+        if progress.elapsed() >= ELSEWHERE_TIMEOUT:
+            for name in {name for group in groups for name in after(group)} & self.settled.keys() - here:
+                self.settled[name].set()
+
+    def clean_up(self, projects):
+        for project in projects:
+            with contextlib.suppress(Failure):  # a daemon without an answer, which was said; the next run tries again
+                project.dockerd.remove_old_files(project.data["files"])
+
+    def accepted(self, projects, groups):
         """The groups that Compose accepts; one wrong service would make it refuse all of its project."""
-        groups = self.data["groups"]
-        refusing = [project for project in self.projects.values() if project.refusal()]
+        refusing = [project for project in projects if project.refusal()]
         good = []
         for group in groups:
             wrong = {name: why for project in refusing for name, why in project.refused(group).items()}
@@ -220,7 +321,7 @@ class Job:
             try:
                 work(group)
             except Exception as error:  # a thread's exception would be lost, and the run look like a success
-                self.fail(group[0]["name"], "{}: {}".format(type(error).__name__, error))
+                self.fail(group[0]["name"], told(error))
 
         threads = [threading.Thread(target=guarded, args=(group,)) for group in groups]
         for thread in threads:
@@ -236,10 +337,14 @@ class Job:
                 for weights in model.get("fetch", ()):
                     obtain(name, weights, self.data.get("hf_token"))
                 agree(name, model.get("sha256", {}), model.get("again", ""), model["user"])
+                if model["action"] not in AS_IT_IS:
+                    old = model.get("replaces") or {}
+                    same = old.get("user") == model["user"]
+                    self.dockerd(model["user"]).refuse_strangers(name, old["id"] if same else None)
                 if model["action"] in ("create", "recreate", "start") or "digest" in model:
                     provide(self.dockerd(model["user"]), model, self.data.get("logins", {}))
-            except (Failure, OSError) as failure:
-                self.fail(name, str(failure))
+            except Exception as error:
+                self.fail(name, told(error))
                 self.fail_others(group, {name})
                 return False
         return True
@@ -263,58 +368,84 @@ class Job:
         """Stop all that must make room, wait for the memory, start one after the other."""
         if len(group) == 1:
             self.wait_for_others(group[0])  # the old one serves as long as that takes
-        pids = set()
+        pids, stuck = set(), set()
         for model in group:
             if model["action"] in ("remove", "recreate"):
                 try:
                     pids |= self.dockerd(model["from"]).stop(model["name"])
                     if model["action"] == "remove":
                         say(model["name"], "removed")
-                except (Failure, OSError) as failure:
-                    self.fail(model["name"], str(failure))
+                except Exception as error:
+                    self.fail(model["name"], told(error))
+                    stuck.add(model["name"])
         for model in group:
-            if model["action"] == "remove":
-                continue
-            name, dockerd, old = model["name"], self.dockerd(model["user"]), model.get("replaces")
-            other = Dockerd(old["user"]) if old else None
-            try:
-                self.wait_for_others(model)
-                if old:
-                    pids |= other.set_aside(name, old["name"])
-                if model["uuids"]:
-                    wait_for_memory(name, pids)
-                if model["action"] not in ("wait", "pull"):
-                    dockerd.start(name)
-                served, cards = model["served_name"], bool(model["uuids"])
-                seconds = wait_until_ready(dockerd, name, model["url"], served, model["timeout"], cards)
-                if "pull" in model:
-                    ollama.settle(model, self.data.get("prune"))
-                asking.ask(dockerd, name, model["url"], model.get("requests", ()))
-                if "gateway" in model:
-                    asking.ask_gateway(dockerd, name, model["url"], model["gateway"])
-                say(name, "ready after {}".format(clock(seconds)))
-            except (Failure, OSError) as failure:
-                self.fail(name, str(failure))
-                if old:
-                    dockerd.run("rm", "--force", name)
-                    self.put_back(other, name, old["name"])
-            self.settled[name].set()
+            if model["action"] != "remove" and model["name"] not in stuck:
+                self.bring_up(model, pids)
+            self.settled[model["name"]].set()
 
-    def put_back(self, dockerd, name, old):
+    def bring_up(self, model, pids):
+        """A model whose turn has come. pids: the processes whose memory must come back first."""
+        name, old = model["name"], model.get("replaces")
+        try:
+            dockerd = self.dockerd(model["user"])
+            self.wait_for_others(model)
+            if old:
+                pids |= self.dockerd(old["user"]).set_aside(name, old["name"], old["id"])
+            if model["uuids"]:
+                wait_for_memory(name, pids)
+            if model["action"] not in AS_IT_IS:
+                dockerd.start(name, model.get("definition", ""))
+            served, cards = model["served_name"], bool(model["uuids"])
+            seconds = wait_until_ready(dockerd, name, model["url"], served, model["timeout"], cards)
+            if "pull" in model:
+                ollama.settle(dockerd, model, self.data.get("prune"))
+            asking.ask(dockerd, name, model["url"], model.get("requests", ()))
+            if "gateway" in model:
+                asking.ask_gateway(dockerd, name, model["url"], model["gateway"])
+            say(name, "ready after {}".format(clock(seconds)))
+        except Exception as error:
+            self.fail(name, told(error))
+            if old:
+                self.put_back(model, old)
+
+    def put_back(self, model, old):
         """The container made by hand serves again, because the model that was to replace it did not."""
         try:
-            dockerd.put_back(name, old)
-        except (Failure, OSError) as failure:
-            self.fail(name, "{} could not be put back: {}".format(old, failure))
+            self.dockerd(model["user"]).remove(model["name"])
+            self.dockerd(old["user"]).put_back(model["name"], old["name"], old["id"])
+        except Exception as error:
+            self.fail(model["name"], "{} could not be put back: {}".format(old["name"], told(error)))
 
 
 def names(group):
     return [model["name"] for model in group]
 
 
+def after(group):
+    """What the services of a group connect to."""
+    return [other for model in group for other in model.get("after", [])]
+
+
+def daemons(model):
+    """The users in whose Docker something happens for a model."""
+    users = {model.get("user"), model.get("from"), model.get("replaces", {}).get("user")}
+    return users - {None}
+
+
+def tighten():
+    """What earlier versions left readable for everybody; links are not followed."""
+    for pattern in ROOTS_ALONE:
+        for path in glob.glob(pattern):
+            with contextlib.suppress(OSError):
+                mode = os.lstat(path).st_mode
+                if not stat.S_ISLNK(mode) and stat.S_IMODE(mode) & 0o077:
+                    os.chmod(path, 0o700 if stat.S_ISDIR(mode) else 0o600)
+
+
 def run_jobs():
     data = json.load(sys.stdin)
     os.environ.update(data.get("proxy", {}))
+    tighten()
     with locked("jobs"):
         return min(jobs.run_all(data), 100)
 
@@ -322,8 +453,8 @@ def run_jobs():
 def apply():
     job = Job(json.load(sys.stdin))
     os.environ.update(job.data.get("proxy", {}))  # for curl and git; dockerd has its own
-    with locked("models"):
-        job.apply()
+    tighten()
+    job.apply()
     return min(job.failures, 100)
 
 

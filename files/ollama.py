@@ -4,21 +4,19 @@ Speaks ollama's API (docs/api.md of ollama 0.33) over the published port. Runs o
 standard library only).
 """
 
-import http.client
-import json
-from urllib.parse import urlsplit
-
-from common import Failure, Progress, clock, say, size, telling  # (beside this file)
+import asking
+from common import Failure, Progress, clock, parsed, say, size, telling  # (beside this file)
 from remedies import remedy
 
 SILENCE = 600  # seconds without a word from it; a model of hundreds of GB takes minutes to load
+LONG = 24 * 3600  # seconds that a pull may take altogether
 TINY = {"stream": False, "options": {"num_predict": 1}}
 
 
-def settle(model, prune):
+def settle(dockerd, model, prune):
     """Until each listed model is there and has answered. model: an entry of the job with `pull` (made by
     gpurack/plan/pulls.py). prune: are models removed that are not listed?"""
-    name, server = model["name"], Ollama(model["url"])
+    name, server = model["name"], Ollama(dockerd, model["url"])
     there = server.models()
     for wanted in model["pull"]:
         if wanted["name"] not in there:
@@ -44,9 +42,10 @@ def pull(name, server, wanted):
     shown, source, progress, layers = wanted["name"], wanted["from"], Progress(name), {}
     for line in server.stream("/api/pull", {"model": source, "insecure": wanted["insecure"], "stream": True}):
         if "error" in line:
-            raise Failure(refusal(shown, source, line["error"]))
-        if line.get("total"):
-            layers[line.get("digest")] = (line.get("completed") or 0, line["total"])
+            raise Failure(refusal(shown, source, str(line["error"])))
+        layer = (line.get("completed") or 0, line.get("total"))
+        if layer[1] and all(isinstance(count, int) for count in layer):
+            layers[str(line.get("digest"))] = layer
         have, total = (sum(layer[i] for layer in layers.values()) for i in (0, 1))
         of = "{} of {}".format(size(have), size(total)) if total else line.get("status", "")
         progress.tell("pulling {}, {}".format(shown, of))
@@ -72,7 +71,7 @@ def load(name, server, model):
     """Until it has answered: one token, or for what cannot write, one embedding."""
     with telling(Progress(name), "loading " + model):
         status, said = server.ask("/api/generate", dict(TINY, model=model, prompt="1"))
-        if status == 400 and "does not support generate" in said.get("error", ""):
+        if status == 400 and "does not support generate" in str(said.get("error")):
             status, said = server.ask("/api/embed", {"model": model, "input": "1"})
     if status != 200:
         why = said.get("error", "HTTP {}".format(status)).rstrip(".")
@@ -80,16 +79,19 @@ def load(name, server, model):
 
 
 class Ollama:
-    """Its API at the address of a URL."""
+    """Its API at the address of a URL; what is in a user's Docker is asked as that user."""
 
-    def __init__(self, url):
-        self.address = urlsplit(url)
+    def __init__(self, dockerd, url):
+        self.dockerd, self.url = dockerd, url
 
-    def request(self, method, path, data=None):
-        connection = http.client.HTTPConnection(self.address.hostname, self.address.port, timeout=SILENCE)
-        body = json.dumps(data) if data is not None else None
-        connection.request(method, path, body, {"Content-Type": "application/json"})
-        return connection.getresponse()
+    def request(self, method, path, data, limit=SILENCE):
+        """The status of an answer, then pieces of its body."""
+        return asking.opened(self.dockerd, self.url, path, data, None, SILENCE, limit, method)
+
+    def answer(self, method, path, data):
+        """(status, answer as data)"""
+        pieces = self.request(method, path, data)
+        return next(pieces), as_data(b"".join(pieces))
 
     def models(self):
         """The names of what was pulled."""
@@ -97,42 +99,45 @@ class Ollama:
 
     def digests(self):
         """What was pulled → the sha256 of its manifest."""
-        return {model["name"]: model.get("digest") for model in self.call("GET", "/api/tags").get("models") or ()}
+        found = self.call("GET", "/api/tags").get("models") or ()
+        models = [model for model in found if isinstance(model, dict) and isinstance(model.get("name"), str)]
+        return {model["name"]: model.get("digest") for model in models}
 
     def call(self, method, path, data=None):
         """The answer as data; Failure for any other than 200."""
         try:
-            answer = self.request(method, path, data)
-            text = answer.read().decode("utf-8", "replace")
-        except (OSError, http.client.HTTPException) as error:
+            status, said = self.answer(method, path, data)
+        except OSError as error:
             raise Failure("ollama does not answer {} {}: {}".format(method, path, error)) from None
-        said = parsed(text)
-        if answer.status != 200:
-            raise Failure("ollama refuses {} {}: {}".format(method, path, said.get("error", text[:200])))
+        if status != 200:
+            raise Failure("ollama refuses {} {}: {}".format(method, path, said.get("error", str(said)[:200])))
         return said
 
     def ask(self, path, data):
         """(status, answer as data)"""
         try:
-            answer = self.request("POST", path, data)
-            return answer.status, parsed(answer.read().decode("utf-8", "replace"))
-        except (OSError, http.client.HTTPException) as error:
+            return self.answer("POST", path, data)
+        except OSError as error:
             raise Failure("{} does not answer: {}".format(data["model"], error)) from None
 
     def stream(self, path, data):
         """The lines of an answer that comes bit by bit."""
+        pieces, rest = self.request("POST", path, data, LONG), b""
         try:
-            answer = self.request("POST", path, data)
-            for line in answer:
-                if line.strip():
-                    yield parsed(line.decode("utf-8", "replace"))
-        except (OSError, http.client.HTTPException) as error:
+            next(pieces)
+            for piece in pieces:
+                *lines, rest = (rest + piece).split(b"\n")
+                for line in lines:
+                    if line.strip():
+                        yield as_data(line)
+            if rest.strip():
+                yield as_data(rest)
+        except OSError as error:
             raise Failure("ollama broke off in {}: {}; the next run resumes".format(path, error)) from None
 
 
-def parsed(text):
-    try:
-        found = json.loads(text or "{}")
-    except ValueError:
-        return {"error": text[:200]}
-    return found if isinstance(found, dict) else {}
+def as_data(answer):
+    """An answer, or a line of one, as data; what is none of it is an error that it says."""
+    text = answer.decode("utf-8", "replace")
+    found = parsed(text or "{}")
+    return found if isinstance(found, dict) else {"error": text[:200]}

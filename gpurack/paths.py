@@ -4,23 +4,16 @@ CONFIG = "/etc/gpurack"
 LIB = "/usr/local/lib/gpurack"
 RUNNER = f"{LIB}/models.py"
 _PARTS = (
-    "asking",
-    "boot",
-    "common",
-    "dockerd",
-    "fetch",
-    "hashes",
-    "images",
-    "jobs",
-    "ollama",
-    "remedies",
-    "safe_paths",
+    *("asking", "boot", "common", "dockerd", "fetch", "hashes", "images", "jobs", "ollama", "record", "remedies"),
+    *("request", "safe_paths"),
 )
 RUNNER_PARTS = tuple(f"{LIB}/{name}.py" for name in _PARTS)
 """What the runner imports."""
 BOOT_UNIT = "/etc/systemd/system/gpurack.service"
 STATE = "/var/lib/gpurack"
 BACKUPS = f"{STATE}/backups"
+RECORD = f"{STATE}/record.json"
+"""Which containers are gpurack's, by id (files/record.py)."""
 JOBS = f"{STATE}/jobs"
 """What jobs printed, and the records of those that are done."""
 USERS = f"{STATE}/users"
@@ -29,6 +22,7 @@ RUN = "/run/gpurack"
 RESTART_MARKER = f"{RUN}/docker-restart"
 """Written before a change that dockerd must take up, removed after it has; a reboot, too, restarts dockerd."""
 LOCK = f"{RUN}/lock"
+"""Of the host's own Docker, and of the host itself."""
 BUSY = f"{RUN}/busy"
 """Says who holds the lock, while it is held."""
 DAEMON_JSON = "/etc/docker/daemon.json"
@@ -51,6 +45,11 @@ APT_SOURCES = "/etc/apt/sources.list.d"
 def project(user: str) -> str:
     """The folder of the Compose project in a user's rootless Docker; "" means the host's own Docker."""
     return f"{USERS}/{user}" if user else CONFIG
+
+
+def lock(user: str) -> str:
+    """The lock of a user's Docker, "" for the host's own; as files/common.py: of_user."""
+    return f"{LOCK}.{user}" if user else LOCK
 
 
 def compose_file(user: str) -> str:

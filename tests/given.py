@@ -103,6 +103,10 @@ def file(path: str, said: str | Mapping[str, Any]) -> File:
     """A file from its text, or from a map with text, mode (default: gpurack's own), uid and gid."""
     told = {"text": said} if isinstance(said, str) else said
     usual = "755" if path in (paths.RUNNER, paths.DOCKERD_ROOTLESS) else "644"
+    if path == paths.compose_file("") or path.startswith(f"{paths.JOBS}/"):
+        usual = "600"
+    elif path.startswith(f"{paths.USERS}/"):
+        usual = "640"
     return File(told["text"].encode(), told.get("mode", usual), told.get("uid", 0), told.get("gid", 0))
 
 

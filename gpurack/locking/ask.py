@@ -16,7 +16,7 @@ from gpurack.spec import host as spec
 from gpurack.spec.secrets import read_logins, read_token
 from gpurack.state.model import HostState
 
-PARTS = ("common", "safe_paths", "dockerd", "hashes", "fetch", "images", "newest")
+PARTS = ("common", "safe_paths", "record", "dockerd", "hashes", "fetch", "images", "newest")
 """Programs of files/, each after what it imports. They go along, so that the host's own may be older."""
 RUN = """\
 import json, sys, types

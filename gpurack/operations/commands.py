@@ -23,6 +23,10 @@ from gpurack.state.snapshot import forget
 
 SAID_NOW = "gpurack errors said at Execute"
 """Key in pyinfra's host data: sentences that need not be said twice in a row."""
+LOCK_FOLDER = f"install -d -m 700 {paths.RUN}"
+"""Makes the folder of locks, or closes it: whoever can open a lock can hold it. (Older versions made it with 0755.)"""
+USER_PROGRAM = 900
+"""Seconds that a program may run as a user: it waits for that user's daemon, which may never answer."""
 SIGN_OF_LIFE = 5
 """Seconds between two lines of a slow command."""
 
@@ -92,8 +96,13 @@ def carry_out(step: Step) -> Iterator[PyinfraCommand]:
     if isinstance(step, WriteFile):
         yield write_file(step.path, step.content, step.mode)
     elif isinstance(step, SetAside):
-        name = step.path.strip("/").replace("/", "_")
-        yield Changing(sh("mkdir -p {folder} && mv {} {folder}/{}", step.path, name, folder=paths.BACKUPS))
+        kept = sh(
+            "install -d -m 700 {folder} && mv {} {kept} && chmod 600 {kept}",
+            step.path,
+            folder=paths.BACKUPS,
+            kept=f"{paths.BACKUPS}/{step.path.strip('/').replace('/', '_')}",
+        )
+        yield Changing(kept)
     elif isinstance(step, Shell):
         command = slow(step.command) if step.slow else Streamed(script(step.command))
         command.explain = step.explain
@@ -103,14 +112,14 @@ def carry_out(step: Step) -> Iterator[PyinfraCommand]:
     elif isinstance(step, Apply):
         yield apply_daemon_json(step)
     elif isinstance(step, SetUp):
-        yield program("files/rootless.py", {"files": dict(step.files)}, step.become)
+        yield program("files/rootless.py", {"files": dict(step.files)}, step.user, step.become)
     else:
         raise TypeError(f"no commands for {step!r}")
 
 
 def folders() -> str:
     """files/folders.py with what it imports."""
-    return whole_program("folders", "common", "safe_paths", "dockerd")
+    return whole_program("folders", "common", "safe_paths", "record", "dockerd")
 
 
 def write_file(path: str, content: str, mode: str) -> Changing:
@@ -118,7 +127,7 @@ def write_file(path: str, content: str, mode: str) -> Changing:
     stages in /tmp, copies, then changes the mode.) The content goes by standard input, so it is in no argv."""
     # two runs at once on a fresh host write the same file; the lock of the models may be held for minutes
     command = sh(
-        "umask 077 && mkdir -p -m 755 {folder} {run} && exec 9>{run}/files && flock 9 && "
+        "umask 077 && mkdir -p -m 755 {folder} && install -d -m 700 {run} && exec 9>{run}/files && flock 9 && "
         "cat > {beside} && chmod {mode} {beside} && mv -f {beside} {place}",
         folder=path.rpartition("/")[0],
         run=paths.RUN,
@@ -133,15 +142,28 @@ def apply_daemon_json(step: Apply) -> Streamed:
     """files/daemon_json.py with what it has to do."""
     keys = ("patch", "configure_runtime", "action", "live_restore", "expect", "probe_gpu")
     job = {**{key: getattr(step, key) for key in keys}, "of_user": bool(step.become)}
-    return program("files/daemon_json.py", job, step.become)
+    return program("files/daemon_json.py", job, step.user, step.become)
 
 
-def program(name: str, job: Mapping[str, Any], become: Sh = NOTHING) -> Streamed:
-    """A program of files/ with its job in front, under the lock that keeps models from changing meanwhile. become: the
-    words that make a command a user's own, none for root's."""
-    command = sh("mkdir -p {} && exec flock {} {} python3 -", paths.RUN, paths.LOCK, become)
-    text = f"JOB = {json.dumps(job)!r}\n{read_text(name)}"
-    return Streamed(script(command), _stdin=text)
+def program(name: str, job: Mapping[str, Any], user: str = "", become: Sh = NOTHING) -> Streamed:
+    """A program of files/ with its job in front, under the lock that keeps the models of that Docker from changing
+    meanwhile; the lock is not the program's (`flock -o`). become: the words that make a command a user's own. A user's
+    program has a limit, and what it leaves behind can hold a file open, but not the connection."""
+    if not become:
+        command = sh("install -d -m 700 {} && exec flock -o {} python3 -", paths.RUN, paths.lock(user))
+    else:
+        command = sh(
+            "install -d -m 700 {run} && said=$(mktemp) && trap 'rm -f \"$said\"' EXIT && "
+            'flock -o {lock} timeout -k 5 {limit} {become} python3 - >"$said" 2>&1; code=$?; '
+            "[ $code != 124 ] && [ $code != 137 ] || echo {late}; "
+            'head -c 100000 "$said"; exit $code',
+            run=paths.RUN,
+            lock=paths.lock(user),
+            limit=USER_PROGRAM,
+            become=become,
+            late=f"error {user}'s Docker: no end in {USER_PROGRAM} s",
+        )
+    return Streamed(script(command), _stdin=f"JOB = {json.dumps(job)!r}\n{read_text(name)}")
 
 
 def slow(command: Sh) -> Streamed:

@@ -133,7 +133,7 @@ def usable(operation: str, wanted: Host) -> Generator[PyinfraCommand, None, Host
         return None
     if state.busy:
         announce(operation, [f"wait for another gpurack run on this host ({state.busy})"])
-        yield slow(sh("flock {} true", paths.LOCK))
+        yield slow(sh("flock -s -o {} true", paths.LOCK))
         forget(host)
         state = look(host, wanted)
     if host.state.is_executing and (problem := unanswered(state)):

@@ -1,5 +1,6 @@
 """What the runner on the host (files/models.py) is told to do. Pure."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,10 +29,13 @@ class Project:
     files: Mapping[str, Mapping[str, str]]
 
     def differs(self, state: HostState) -> bool:
-        """Is compose.yaml another on the host, or a container's file missing, readable by others, or left over? Those
-        of containers that could not be planned stay as they are."""
+        """Is compose.yaml another on the host, or a container's file missing, either readable by others, or left over?
+        Files of containers that could not be planned stay as they are."""
         file = state.files.get(paths.compose_file(self.user))
         if (self.services or file) and (file is None or file.text != compose.document(self.services, self.user)):
+            return True
+        # a user's client reads the user's by an ACL, whose mask is shown as the group's rights (files/common.py: write)
+        if file and (int(file.mode, 8), file.uid, file.gid) != (0o640 if self.user else 0o600, 0, 0):
             return True
         mine = f"{paths.project(self.user)}/"
         stay = tuple(paths.container_file(self.user, name, "") for name in self.services.keys() - self.files)
@@ -56,7 +60,10 @@ def make_job(
     """What the runner carries out. groups: models that need each other's cards, ports or names stop together, then
     start one after the other; different groups go side by side."""
     services = {name: data for project in projects for name, data in project.services.items()}
+    entries = [entry(change, spec, state, uuids, services) for change in acting]
+    busy = {data.get("user", data["from"]) for data in entries} | {data["from"] for data in entries}
     return {
+        "ours": ours(state),
         "projects": {
             project.user: {
                 "head": compose.head(project.user),
@@ -65,12 +72,23 @@ def make_job(
                 "files": {name: dict(texts) for name, texts in project.files.items()},
             }
             for project in projects
+            if not project.user or project.user in busy or project.differs(state)
         },
         "groups": [
             [entry(change, spec, state, uuids, services) for change in group]
             for group in groups(acting, spec, state, uuids)
         ],
     }
+
+
+def ours(state: HostState) -> dict[str, dict[str, str]]:
+    """User ("" for the host's own Docker) → name → id of our containers, of models and jobs. The runner acts on these
+    ids, and makes the host's record of them where there is none."""
+    found: dict[str, dict[str, str]] = {}
+    for container in state.containers:
+        if container.ours or container.job:
+            found.setdefault(container.user, {})[container.name] = container.id
+    return found
 
 
 def entry(
@@ -97,6 +115,7 @@ def entry(
         "url": compose.probe_url(name, spec, state),
         "served_name": compose.answers_as(name, spec),
         "timeout": READY_TIMEOUT,
+        "definition": hashlib.sha256(services[name]["labels"]["gpurack.model"].encode()).hexdigest(),
     }
     if name in spec.models and not model.pull:  # what is pulled is asked one by one
         engine = ENGINES[model.engine]
@@ -104,7 +123,7 @@ def entry(
     if ENGINES[model.engine].gateway:
         data["gateway"] = gateway(name, spec, state)
     if change.action == "create" and (old := replaced(name, spec, state)):
-        data["replaces"] = {"name": model.replaces, "user": old.user}
+        data["replaces"] = {"name": model.replaces, "user": old.user, "id": old.id}
     if after := [
         other.name for other in spec.connections(name) if other.near and depth(other.name, spec) < depth(name, spec)
     ]:

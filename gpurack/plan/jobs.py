@@ -14,6 +14,7 @@ from gpurack.engines import ENGINES
 from gpurack.host_data import json_from_host
 from gpurack.plan import compose, images, ledger, weights
 from gpurack.plan.drift import Change
+from gpurack.plan.job import ours
 from gpurack.plan.models import ModelsPlan, host_files, uploads
 from gpurack.plan.steps import Step, WriteFile
 from gpurack.spec.host import Host
@@ -56,12 +57,12 @@ def plan_jobs(
             errors[name] = str(error)
             continue
         text, path = document(name, data), paths.job_file(name)
-        steps.append(WriteFile(f"the job {name}, {path}", path, text))
+        steps.append(WriteFile(f"the job {name}, {path}", path, text, "600"))
         changes.append(Change(name, "run", (reason,)))
         entries.append(entry(name, spec, data))
     if not entries:
         return ModelsPlan(errors=errors)
-    told: dict[str, Any] = {"groups": [[each] for each in entries]}
+    told: dict[str, Any] = {"ours": ours(state), "groups": [[each] for each in entries]}
     told["logins"] = images.logins_for(told, logins or {}, state)
     if hf_token and any(fetch.get("hub") == "hf" for each in entries for fetch in each["fetch"]):
         told["hf_token"] = hf_token

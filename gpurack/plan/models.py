@@ -151,9 +151,10 @@ def plan_models(
     if job:
         job["logins"] = images.logins_for(job, logins or {}, state)
         job["prune"] = prune
-    steps = tuple(host_files(state)) if job or services or state.ours else ()
+    steps = [*host_files(state)] if job or services or state.ours else []
+    steps += closed_to_others(state)
     warnings = (*refusals.warnings(kept, spec, state), *weights.changeable(spec, state), *outdated(changes))
-    return ModelsPlan(tuple(changes), errors, steps, uploads(spec, state, acting), job, warnings)
+    return ModelsPlan(tuple(changes), errors, tuple(steps), uploads(spec, state, acting), job, warnings)
 
 
 def outdated(changes: Sequence[Change]) -> Iterator[str]:
@@ -206,6 +207,14 @@ def awaited(job: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
         told for model in models for told in (*model.get("fetch", ()), *([model["load"]] if "load" in model else []))
     ]
+
+
+def closed_to_others(state: HostState) -> list[Step]:
+    """What jobs printed, and their records, which earlier versions left readable for everybody."""
+    open_files = [
+        path for path, file in state.files.items() if path.startswith(f"{paths.JOBS}/") and int(file.mode, 8) & 0o077
+    ]
+    return [Shell("close what jobs printed to others", sh("chmod -R go= {}", paths.JOBS))] if open_files else []
 
 
 def host_files(state: HostState) -> list[Step]:

@@ -42,7 +42,7 @@ def plan_remove(state: HostState, what: str) -> Plan:
     if what == "all":
         # not by what lies in paths.USERS, which an earlier remove=models has taken away
         steps += [uninstall(name, state.users[name]) for name in users if is_set_up(state.users[name], state)]
-    ours = (paths.CONFIG, paths.LIB, paths.USERS)
+    ours = (paths.CONFIG, paths.LIB, paths.USERS, paths.RECORD)
     folders = any(user.folder for user in state.users.values())
     if folders or any(path.startswith(ours) for path in (*state.files, *state.secrets)):
         steps.append(Shell("remove compose.yaml, secrets and the runner", sh("rm -rf {}", ours)))

@@ -65,7 +65,7 @@ class Folder(Step):
 
 def owe_restart(why: str) -> Step:
     """Docker must restart before this run or the next one ends."""
-    command = sh("mkdir -p {} && echo restart > {}", paths.RUN, paths.RESTART_MARKER)
+    command = sh("install -d -m 700 {} && echo restart > {}", paths.RUN, paths.RESTART_MARKER)
     return Shell(f"note that Docker must restart: {why}", command)
 
 

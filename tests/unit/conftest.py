@@ -18,6 +18,10 @@ def _nothing_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     """Weights that somebody's own gpurack has seen are no part of a test."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setattr("hashes.MEMORY", str(tmp_path / "state" / "sha256"))
+    monkeypatch.setattr("record.RECORD", str(tmp_path / "state" / "record.json"))
+    monkeypatch.setattr("record.LOCK", str(tmp_path / "run" / "record"))
+    monkeypatch.setattr("common.LOCK", str(tmp_path / "run" / "lock"))
+    monkeypatch.setattr("common.BUSY", str(tmp_path / "run" / "busy"))
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The programs of files/ that run on hosts, as modules, and fakes of the commands that they call."""
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -22,11 +23,44 @@ def load(name: str) -> Any:
     return module
 
 
+def container_id(name: str) -> str:
+    """The id that the fake of Docker gives the container of that name."""
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+CONTAINERS = """
+for word; do
+    shift
+    [ -f "$STATE/id.$word" ] && word=$(cat "$STATE/id.$word")
+    set -- "$@" "$word"
+done
+for name; do :; done
+project=$(cat "$STATE/project" 2>/dev/null || echo gpurack)
+labels=$(cat "$STATE/labels.$name" 2>/dev/null ||
+    echo '{"gpurack.model":"{}","com.docker.compose.project":"'$project'","com.docker.compose.service":"'$name'"}')
+case "$*" in
+'container inspect --format {"id":'*)
+    [ -e "$STATE/runs.$name" ] || { echo "Error: No such container: $name"; exit 1; }
+    called=$(cat "$STATE/called.$name" 2>/dev/null || echo "$name")
+    echo '{"id":"'$(cat "$STATE/idof.$name")'","name":"/'$called'","labels":'$labels'}'; exit;;
+"ps --all --quiet --no-trunc"*)
+    for file in "$STATE"/runs.*; do
+        one=${file#*/runs.}
+        [ -e "$file" ] && case "$*" in *service=$one|*=$project) cat "$STATE/idof.$one"; echo;; esac
+    done
+    cat "$STATE/alike" 2>/dev/null; exit 0;;
+esac
+"""
+"""The head of a fake docker: ids in its arguments become names, and it knows the containers that have a file
+$STATE/runs.NAME, with Compose's labels (or those in labels.NAME), by their own name (or that in called.NAME)."""
+
+
 class Fakes:
     """A folder at the head of PATH. Every call of a fake is remembered in the order of the calls."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.log = folder, folder / "calls"
+        self.containers: list[str] = []
         folder.mkdir()
         self.log.write_text("")
 
@@ -50,4 +84,14 @@ class Fakes:
     @property
     def calls(self) -> list[str]:
         """What was called until now."""
-        return self.log.read_text().splitlines()
+        text = self.log.read_text()
+        for name in self.containers:
+            text = text.replace(container_id(name), name)
+        return text.splitlines()
+
+    def known(self, *names: str) -> None:
+        """Containers that the fake of Docker has ids for; `calls` shows their names in the place of the ids."""
+        self.containers += names
+        for name in names:
+            self.state(f"id.{container_id(name)}", name)
+            self.state(f"idof.{name}", container_id(name))

@@ -27,6 +27,11 @@ RERANK = {"id": "rerank-8c", "model": "alpha", "usage": {"prompt_tokens": 6, "to
 class Dockerd:
     """What asking.py wants of one."""
 
+    become: tuple[str, ...] = ()
+
+    def id_of(self, name: str) -> str:
+        return name
+
     def api_key(self, name: str) -> str:
         return "sk-one"
 

@@ -68,6 +68,7 @@ def test_a_prompt_as_a_service_that_runs_once() -> None:
         "labels": {"gpurack.job": jobs.definition("ask", host)},
     }  # fmt: skip
     assert planned.job == {
+        "ours": {},
         "groups": [[{
             "name": "ask", "user": "", "compose_file": "/etc/gpurack/jobs/ask.yaml", "fetch": [], "result": None,
             "image": "ghcr.io/ggml-org/llama.cpp:light-b7000", "definition": jobs.definition("ask", host),

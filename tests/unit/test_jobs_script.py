@@ -9,19 +9,24 @@ from typing import Any
 
 import pytest
 
-from tests.unit.host_programs import Fakes, load
+from tests.unit.host_programs import CONTAINERS, Fakes, container_id, load
 
-DOCKER = """
+DOCKER = (
+    CONTAINERS
+    + """
 case "$*" in
 "image inspect"*) exit 0;;
-"container inspect --format {{index"*) cat "$STATE/container" 2>/dev/null; exit;;
-"container inspect"*) echo '{"status":"exited","restarts":0,"code":3,"error":""}';;
-*" up "*) cp "$STATE/printed" "$STATE/logs"; [ -e "$STATE/makes" ] && touch "$(cat "$STATE/makes")"; exit 0;;
+"container inspect"*)
+    cat "$STATE/state" 2>/dev/null || echo '{"status":"exited","restarts":0,"code":3,"error":""}';;
+*" up "*)
+    touch "$STATE/runs.$name"; cp "$STATE/printed" "$STATE/logs"
+    [ -e "$STATE/makes" ] && touch "$(cat "$STATE/makes")"; exit 0;;
 "logs"*) cat "$STATE/logs";;
 "wait"*) cat "$STATE/code";;
-"rm"*) rm -f "$STATE/container";;
+"rm"*) rm -f "$STATE/runs.$name" "$STATE/state";;
 esac
 """
+)
 
 
 @pytest.fixture
@@ -31,9 +36,19 @@ def jobs(tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> Any:
     module.clock = lambda seconds: "0:00"
     monkeypatch.setattr(os, "chown", lambda *arguments: None)  # the tests need no root
     fakes.add("docker", DOCKER)
+    fakes.known("q8", "bad", "worse", "one")
+    fakes.state("project", "gpurack-jobs")
+    for name in ("q8", "bad", "worse"):
+        fakes.state(f"labels.{name}", labels(name))
     fakes.state("printed", "reading\n\nAlpha speaks.\n")
     fakes.state("code", "0\n")
     return module
+
+
+def labels(name: str, definition: str = "0f") -> dict[str, str]:
+    """Those of a job's container."""
+    compose = {"com.docker.compose.project": "gpurack-jobs", "com.docker.compose.service": name}
+    return {"gpurack.job": definition, **compose}
 
 
 def data(tmp_path: Path, *names: str, **over: Any) -> dict[str, Any]:
@@ -85,7 +100,10 @@ def test_a_result_that_is_not_there_is_no_success(jobs: Any, fakes: Fakes, tmp_p
     ],
 )
 def test_what_an_earlier_run_left(jobs: Any, fakes: Fakes, tmp_path: Path, container: str, started: bool) -> None:
-    fakes.state("container", container + "\n")
+    definition, status, code = container.split()
+    fakes.state("runs.one", "")
+    fakes.state("labels.one", labels("one", definition))
+    fakes.state("state", {"status": status, "restarts": 0, "code": int(code), "error": ""})
     fakes.state("logs", "")
-    assert jobs.run_all(data(tmp_path, "one")) == 0
+    assert jobs.run_all({**data(tmp_path, "one"), "ours": {"": {"one": container_id("one")}}}) == 0
     assert any(" up " in call for call in fakes.calls) == started

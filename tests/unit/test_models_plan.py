@@ -1,5 +1,6 @@
 """What happens to each model of a host, and why; which of them have to change together."""
 
+import hashlib
 import json
 from dataclasses import replace
 from typing import Any
@@ -90,7 +91,9 @@ def test_a_first_run_creates() -> None:
         "the models' runner, /usr/local/lib/gpurack/images.py",
         "the models' runner, /usr/local/lib/gpurack/jobs.py",
         "the models' runner, /usr/local/lib/gpurack/ollama.py",
+        "the models' runner, /usr/local/lib/gpurack/record.py",
         "the models' runner, /usr/local/lib/gpurack/remedies.py",
+        "the models' runner, /usr/local/lib/gpurack/request.py",
         "the models' runner, /usr/local/lib/gpurack/safe_paths.py",
         "the models' runner, /usr/local/lib/gpurack/models.py",
         "the unit that starts the models at boot, gpurack.service",
@@ -104,6 +107,9 @@ def test_a_first_run_creates() -> None:
     assert [path for path, _ in first.pop("requests")] == [
         "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank",
     ]  # fmt: skip
+    label = yaml.safe_load("".join(found.job["projects"][""]["services"]["alpha"]["services"].values()))
+    text = compose.unescaped(label["alpha"]["labels"]["gpurack.model"])
+    assert first.pop("definition") == hashlib.sha256(text.encode()).hexdigest()
     assert first == {
         "name": "alpha", "action": "create", "user": "", "from": "",
         "image": "ghcr.io/ggml-org/llama.cpp:server-cuda-b7000",
@@ -421,7 +427,7 @@ def test_a_container_made_by_hand_is_replaced_only_when_it_is_named() -> None:
     found = plan(models(alpha={"replaces": "qwen-old"}), state)
     assert changes(found) == {"alpha": ": takes the place of qwen-old"}
     assert found.job
-    assert found.job["groups"][0][0]["replaces"] == {"name": "qwen-old", "user": ""}
+    assert found.job["groups"][0][0]["replaces"] == {"name": "qwen-old", "user": "", "id": by_hand.id}
     gone = replace(host_state(), weights={"/w/a.gguf": 1})
     assert changes(plan(models(alpha={"replaces": "qwen-old"}), gone)) == {"alpha": ": new"}
 

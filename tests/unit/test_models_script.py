@@ -1,5 +1,6 @@
 """files/models.py on a host: jobs carried out with a fake of Docker."""
 
+import json
 import os
 import stat
 import sys
@@ -15,7 +16,7 @@ import yaml
 from gpurack import paths
 from gpurack.plan import compose
 from gpurack.plan.drift import SET_ASIDE
-from tests.unit.host_programs import Fakes, load
+from tests.unit.host_programs import CONTAINERS, Fakes, container_id, load
 
 
 @pytest.fixture
@@ -24,8 +25,6 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr("dockerd.CONFIG", str(tmp_path / "etc"))
     monkeypatch.setattr("dockerd.REPLACED", str(tmp_path / "replaced"))
     monkeypatch.setattr("boot.USERS", str(tmp_path / "users"))
-    monkeypatch.setattr("common.LOCK", str(tmp_path / "run/lock"))
-    monkeypatch.setattr("common.BUSY", str(tmp_path / "run/busy"))
     for part in (module, module.boot):
         monkeypatch.setattr(part, "clock", lambda seconds: "0:00")  # a busy machine changes no text
     monkeypatch.setattr(os, "chown", lambda *arguments: None)  # the tests need no root
@@ -44,14 +43,17 @@ def test_secrets_are_cut_out_of_logs(runner: Any) -> None:
 
 
 def test_a_file_appears_whole_and_closed(runner: Any, tmp_path: Path) -> None:
-    runner.write(str(tmp_path / "a/b/key"), "größe\n", 0o400)
+    sys.modules["common"].write(str(tmp_path / "a/b/key"), "größe\n", 0o400)
     (written,) = (tmp_path / "a/b").iterdir()
     assert (written.read_text(), stat.S_IMODE(written.stat().st_mode)) == ("größe\n", 0o400)
 
 
 # --- jobs ------------------------------------------------------------------------------------------------------------
 
-DOCKER = """
+NAMES = ("alpha", "beta", "gamma", "old", "model", "gateway", "page", "tei", "webui", "stays", "gone", "has-none-now")
+DOCKER = (
+    CONTAINERS
+    + """
 case "$*" in
 "image inspect"*) [ -e "$STATE/images" ]; exit;;
 *" config "*) grep -q REFUSED "$5" && { echo "validating $5: services.alpha bad"; exit 15; }; exit 0;;
@@ -68,11 +70,13 @@ case "$*" in
 "logs"*) echo "loading with sk-one"; echo "cuda error";;
 esac
 """
+)
 
 
 @pytest.fixture
 def docker(fakes: Fakes) -> Fakes:
     fakes.add("docker", DOCKER)
+    fakes.known(*NAMES)
     fakes.state("images", "x")
     return fakes
 
@@ -95,13 +99,17 @@ def entry(name: str, action: str = "create", **over: Any) -> dict[str, Any]:
 OLD = {"alpha": {"image": "i:0"}}
 
 
-def carry_out(runner: Any, *groups: list[dict[str, Any]], secrets: Any = None, services: Any = None) -> Any:
+def carry_out(
+    runner: Any, *groups: list[dict[str, Any]], secrets: Any = None, services: Any = None, ours: tuple[str, ...] = ()
+) -> Any:
     new = services or {one["name"]: {"image": "i:1"} for group in groups for one in group if one["action"] != "remove"}
     project = {
         "head": compose.head(), "services": compose.blocks(new), "before": compose.blocks(OLD),
         "files": secrets or {},
     }  # fmt: skip
-    job = runner.Job({"projects": {"": project}, "groups": list(groups)})
+    there = [*ours, *(one["name"] for group in groups for one in group if one["action"] != "create")]
+    known = {"": {name: container_id(name) for name in there}}
+    job = runner.Job({"ours": known, "projects": {"": project}, "groups": list(groups)})
     job.apply()
     return job
 
@@ -353,7 +361,7 @@ def test_keys_of_models_that_are_gone_go_too(runner: Any, docker: Fakes, answers
         docker.state(f"mounts.{name}", "[]")
     secrets = Path(runner.Dockerd().secrets)
     docker.state("mounts.stays", f'[{{"Source":"{secrets}/stays/api_key"}}]')
-    carry_out(runner, secrets={"kept": {"config.json": "{}"}})
+    carry_out(runner, secrets={"kept": {"config.json": "{}"}}, ours=("stays", "gone", "has-none-now"))
     left = {str(path.relative_to(secrets)) for path in secrets.rglob("*") if path.is_file()}
     assert left == {"stays/api_key", "kept/config.json"}
     assert {path.name for path in secrets.iterdir()} == {"stays", "kept"}
@@ -395,6 +403,7 @@ def test_a_server_that_has_another_key_is_not_waited_for(
 
     docker.state("runs.alpha", "x")
     dockerd = runner.Dockerd()
+    dockerd.ids["alpha"] = container_id("alpha")
     monkeypatch.setattr(dockerd, "api_key", lambda name: key)
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -415,20 +424,31 @@ def test_the_plan_and_the_host_agree_on_names(runner: Any) -> None:
 # --- boot ------------------------------------------------------------------------------------------------------------
 
 
+def there(fakes: Fakes, name: str, definition: Any) -> None:
+    """A container of gpurack's, with its label."""
+    fakes.known(name)
+    fakes.state(f"runs.{name}", "")
+    label = definition if isinstance(definition, str) else json.dumps(definition)
+    compose_labels = {"com.docker.compose.project": "gpurack", "com.docker.compose.service": name}
+    fakes.state(f"labels.{name}", {"gpurack.model": label, **compose_labels})
+
+
 def test_boot_starts_what_does_not_run_and_waits_for_cards(
     runner: Any, fakes: Fakes, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    for name in ("cpu", "gpu", "up", "bad"):
+        there(fakes, name, {"uuids": ["GPU-a"]} if name == "gpu" else {})
     fakes.add(
         "docker",
-        'case "$*" in ps*) printf "cpu\\ngpu\\nup\\nbad\\n";; *"index .Config"*gpu) echo \'{"uuids":["GPU-a"]}\';; '
-        '*"index .Config"*) echo "{}";; *inspect*up) echo \'{"status":"running"}\';; '
-        '*inspect*) echo \'{"status":"exited"}\';; "start bad") echo "no such network"; exit 1;; esac',
+        CONTAINERS + 'case "$*" in *inspect*up) echo \'{"status":"running","restarts":0,"code":0,"error":""}\';; '
+        '*inspect*) echo \'{"status":"exited","restarts":0,"code":0,"error":""}\';; '
+        '"start bad") echo "no such network"; exit 1;; esac',
     )
     fakes.add("nvidia-smi", 'echo "GPU 0: NVIDIA A30 (UUID: GPU-a)"')
     fakes.add("nvidia-ctk", 'echo "nvidia.com/gpu=GPU-a"')
     assert runner.boot.boot() == 1
     starts = [call for call in fakes.calls if call.startswith("docker start")]
-    assert starts == ["docker start cpu", "docker start bad", "docker start gpu"]
+    assert starts == ["docker start bad", "docker start cpu", "docker start gpu"]
     assert capsys.readouterr().out == "bad: no such network\nerror bad: did not start; see docker logs bad\n"
 
 
@@ -438,11 +458,10 @@ def test_boot_waits_for_the_devices_of_amds_cards(
     """One is there, one comes, one does not: each model waits for its own, and nothing of NVIDIA's is asked."""
     nodes = {name: str(tmp_path / name) for name in ("there", "comes", "lost")}
     for name, node in nodes.items():
-        fakes.state(f"label.{name}", {"uuids": [f"GPU-{name}"], "render_nodes": [node]})
+        there(fakes, name, {"uuids": [f"GPU-{name}"], "render_nodes": [node]})
     fakes.add(
         "docker",
-        'for name; do :; done; case "$*" in ps*) printf "there\\ncomes\\nlost\\n";; '
-        '*"index .Config"*) cat "$STATE/label.$name";; *inspect*) echo \'{"status":"exited"}\';; esac',
+        CONTAINERS + 'case "$*" in *inspect*) echo \'{"status":"exited","restarts":0,"code":0,"error":""}\';; esac',
     )
     fakes.add("nvidia-smi", "exit 9")
     Path(nodes["there"]).touch()
@@ -488,11 +507,15 @@ RUNC = "Error response from daemon: failed to create task: OCI runtime create fa
 def test_what_runc_fails_to_create_is_tried_once_more(
     runner: Any, fakes: Fakes, script: str, calls: int, sentence: str | None
 ) -> None:
-    fakes.add("docker", script)
+    fakes.known("alpha")
+    fakes.state("runs.alpha", "")
+    fakes.add("docker", CONTAINERS + script)
+    dockerd = runner.Dockerd()
+    dockerd.ids["alpha"] = container_id("alpha")
     if sentence is None:
-        runner.Dockerd().start("alpha")
+        dockerd.start("alpha")
     else:
         with pytest.raises(runner.Failure) as failure:
-            runner.Dockerd().start("alpha")
+            dockerd.start("alpha")
         assert str(failure.value).endswith(sentence)
-    assert len(fakes.calls) == calls
+    assert len([call for call in fakes.calls if " up " in call]) == calls

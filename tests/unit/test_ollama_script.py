@@ -6,12 +6,15 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.unit.host_programs import load
 
+HOST = SimpleNamespace(become=())
+"""The host's own Docker."""
 LIBRARY = ("qwen2.5:7b", "all-minilm:latest", "m:5000/library/qwen2.5:7b")
 
 
@@ -98,7 +101,7 @@ def entry(server: Any, *names: str, **sources: str) -> dict[str, Any]:
 
 def test_what_is_listed_is_pulled_and_answers(ollama: Any, server: Any, capsys: Any) -> None:
     server.there.add("qwen2.5:7b")
-    ollama.settle(entry(server, "qwen2.5:7b", "all-minilm:latest"), False)
+    ollama.settle(HOST, entry(server, "qwen2.5:7b", "all-minilm:latest"), False)
     assert capsys.readouterr().out == "ollama: pulled all-minilm:latest in 0:00\n"
     assert [path for path, _ in server.calls] == ["/api/pull", "/api/generate", "/api/generate", "/api/embed"]
     assert server.calls[1][1]["options"] == {"num_predict": 1}
@@ -106,9 +109,9 @@ def test_what_is_listed_is_pulled_and_answers(ollama: Any, server: Any, capsys: 
 
 def test_what_was_pulled_is_held_against_the_lock(ollama: Any, server: Any) -> None:
     right = {**entry(server, "qwen2.5:7b"), "ollama": {"qwen2.5:7b": "of-qwen2.5:7b", "not-there-any-more": "x"}}
-    ollama.settle(right, False)
+    ollama.settle(HOST, right, False)
     with pytest.raises(ollama.Failure) as raised:
-        ollama.settle({**right, "ollama": {"qwen2.5:7b": "older"}}, False)
+        ollama.settle(HOST, {**right, "ollama": {"qwen2.5:7b": "older"}}, False)
     assert str(raised.value) == (
         "qwen2.5:7b is not what the lock says: its digest is of-qwen2.5:7b, not older. Pull it from where the old one "
         "still is, or take the new one: gpurack lock INVENTORY ollama --upgrade."
@@ -116,15 +119,15 @@ def test_what_was_pulled_is_held_against_the_lock(ollama: Any, server: Any) -> N
 
 
 def test_through_a_mirror_it_gets_the_name_that_people_use(ollama: Any, server: Any) -> None:
-    ollama.settle(entry(server, "qwen2.5:7b", source="m:5000/library/qwen2.5:7b"), False)
+    ollama.settle(HOST, entry(server, "qwen2.5:7b", source="m:5000/library/qwen2.5:7b"), False)
     assert server.there == {"qwen2.5:7b"}
 
 
 def test_others_go_only_where_that_was_asked_for(ollama: Any, server: Any, capsys: Any) -> None:
     server.there |= {"qwen2.5:7b", "llama2:13b"}
-    ollama.settle(entry(server, "qwen2.5:7b"), False)
+    ollama.settle(HOST, entry(server, "qwen2.5:7b"), False)
     assert server.there == {"qwen2.5:7b", "llama2:13b"}
-    ollama.settle(entry(server, "qwen2.5:7b"), True)
+    ollama.settle(HOST, entry(server, "qwen2.5:7b"), True)
     assert server.there == {"qwen2.5:7b"}
     assert capsys.readouterr().out == "ollama: removed llama2:13b\n"
 
@@ -147,7 +150,7 @@ def test_others_go_only_where_that_was_asked_for(ollama: Any, server: Any, capsy
 def test_what_fails_is_a_sentence(ollama: Any, server: Any, names: list[str], sentence: str) -> None:
     server.there.add("large:70b")
     with pytest.raises(ollama.Failure) as error:
-        ollama.settle(entry(server, *names), False)
+        ollama.settle(HOST, entry(server, *names), False)
     assert str(error.value) == sentence
 
 
@@ -158,4 +161,4 @@ def test_no_way_to_the_library_names_the_mirror(ollama: Any) -> None:
 
 def test_a_server_that_is_gone_is_a_sentence(ollama: Any) -> None:
     with pytest.raises(ollama.Failure, match=r"^ollama does not answer GET /api/tags: .*refused"):
-        ollama.settle({"name": "o", "url": "http://127.0.0.1:1/api/tags", "pull": []}, False)
+        ollama.settle(HOST, {"name": "o", "url": "http://127.0.0.1:1/api/tags", "pull": []}, False)

@@ -81,7 +81,8 @@ def test_a_login_is_used_for_the_pull_and_is_nowhere_afterwards(lab: Lab, cpu: H
     assert not any(LOGIN[1] in text or "a-wrong-password" in text for text in everywhere)
     kept = cpu.root(f"grep -rlF {LOGIN[1]} /etc /root /home /run /tmp /var/lib/gpurack 2>/dev/null", check=False).stdout
     assert kept == ""
-    assert cpu.root("find /run/gpurack /root/.docker -name '*login*' -o -name config.json", check=False).stdout == ""
+    left = "find /run/gpurack /run/gpurack-logins /root/.docker -mindepth 1 -name '*login*' -o -name config.json"
+    assert cpu.root(left, check=False).stdout == ""
 
     run = lab.run(wanted, env={"GPURACK_TEST_PASSWORD": LOGIN[1]})
     assert run.unchanged, run.output

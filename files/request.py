@@ -1,0 +1,84 @@
+#!/usr/bin/env python3
+"""One HTTP request to a model of this host. A part of models.py; for a model in a user's Docker it runs by itself, as
+that user, because what listens at that port is the user's program.
+
+By itself: the request comes as JSON on standard input, so that its key is in no argv; the answer's status goes to
+standard output as one line of JSON, then its body as it comes. Runs on the host's own python3 (3.6 or newer, standard
+library only).
+"""
+
+import contextlib
+import http.client
+import json
+import re
+import socket
+import sys
+import threading
+from urllib.parse import urlsplit
+
+
+class Late(OSError):
+    """The time is over."""
+
+
+def ask(told):
+    """Yields the answer's status, then pieces of its body. Raises OSError with a sentence.
+
+    told: url (its host and port), path, method, body (data or None), key (or None), silence: seconds without a byte,
+    limit: seconds altogether."""
+    if told["key"] is not None and re.search("[\x00-\x1f\x7f]", told["key"]):
+        raise OSError("its key holds control characters")
+    place = urlsplit(told["url"])
+    headers = {"Content-Type": "application/json"} if told["body"] is not None else {}
+    if told["key"] is not None:
+        headers["Authorization"] = "Bearer " + told["key"]
+    body = json.dumps(told["body"]) if told["body"] is not None else None
+    connection = http.client.HTTPConnection(place.hostname, place.port, timeout=min(told["silence"], told["limit"]))
+    over, late = threading.Event(), Late("no whole answer in {} s".format(told["limit"]))
+    watch = None
+    try:
+        connection.connect()
+        # the socket by itself: the connection forgets it where the server is going to close it
+        watch = threading.Timer(told["limit"], end, (connection.sock, over))
+        watch.daemon = True
+        watch.start()
+        connection.request(told["method"], told["path"], body, headers)
+        response = connection.getresponse()
+        yield response.status
+        for piece in iter(lambda: response.read1(65536), b""):
+            yield piece
+        if response.length:
+            raise OSError("its answer broke off")
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise (late if over.is_set() else OSError(str(error) or type(error).__name__)) from None
+    finally:
+        if watch:
+            watch.cancel()
+        connection.close()
+    if over.is_set():
+        raise late
+
+
+def end(link, over):
+    """A server that says a byte now and then is never silent."""
+    over.set()
+    with contextlib.suppress(OSError):
+        link.shutdown(socket.SHUT_RDWR)
+
+
+def main():
+    out, begun = sys.stdout.buffer, False
+    try:
+        for piece in ask(json.load(sys.stdin)):
+            out.write(piece if begun else json.dumps({"status": piece}).encode() + b"\n")
+            out.flush()
+            begun = True
+    except OSError as error:
+        if not begun:
+            out.write(json.dumps({"why": str(error)}).encode() + b"\n")
+        return 2 if isinstance(error, Late) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""Booting a host: it starts what the record has, by id, whatever else carries our labels and whatever those say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.security.hosts import COPY, acts, runner
+from tests.unit.host_programs import CONTAINERS, Fakes, container_id
+
+STOPPED = (
+    CONTAINERS
+    + """
+case "$*" in *inspect*) echo '{"status":"exited","restarts":0,"code":0,"error":""}';; esac
+"""
+)
+
+
+@pytest.fixture
+def boot(tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> Any:
+    module = runner(tmp_path, fakes, monkeypatch)
+    fakes.add("docker", STOPPED)
+    return module.boot
+
+
+def there(fakes: Fakes, name: str, label: str = "{}", service: str | None = None) -> None:
+    """A stopped container with our labels."""
+    labels = {"com.docker.compose.project": "gpurack", "com.docker.compose.service": service or name}
+    fakes.known(name)
+    fakes.state(f"runs.{name}", "")
+    fakes.state(f"labels.{name}", {"gpurack.model": label, **labels})
+
+
+def record(*names: str, **said: Any) -> None:
+    import record as module  # of files/
+
+    path = Path(module.RECORD)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    containers = {name: {"id": said.get(name, container_id(name)), "kind": "model"} for name in (*names, *said)}
+    path.write_text(json.dumps({"format": 1, "containers": {"": containers}}))
+
+
+def started(fakes: Fakes) -> list[str]:
+    return [call.removeprefix("docker start ") for call in fakes.calls if call.startswith("docker start ")]
+
+
+MALFORMED = [
+    "",
+    "{",
+    "[]",
+    "7",
+    "null",
+    "[" * 5000,
+    '{"uuids": 7}',
+    '{"uuids": [7]}',
+    '{"render_nodes": ["\\u0000"]}',
+]
+
+
+@pytest.mark.parametrize("label", MALFORMED, ids=range(len(MALFORMED)))
+def test_a_malformed_label_stops_no_other_model(boot: Any, fakes: Fakes, capsys: Any, label: str) -> None:
+    for name in ("alpha", "beta", "gamma"):
+        there(fakes, name, label if name == "beta" else "{}")
+    record("alpha", "beta", "gamma")
+    assert boot.boot() == 1
+    assert started(fakes) == ["alpha", "gamma"]
+    assert "error beta: its label gpurack.model cannot be read" in capsys.readouterr().out
+
+
+def test_a_copy_of_a_model_is_not_started(boot: Any, fakes: Fakes) -> None:
+    for name in ("alpha", "beta"):
+        there(fakes, name)
+    record("alpha", beta=COPY)
+    assert boot.boot() == 0
+    assert started(fakes) == ["alpha"]
+
+
+def test_by_its_id_and_not_by_its_name(boot: Any, fakes: Fakes) -> None:
+    there(fakes, "alpha")
+    record("alpha")
+    assert boot.boot() == 0
+    assert f"docker start {container_id('alpha')}\n" in fakes.log.read_text()
+
+
+def test_what_was_renamed_by_hand_is_said_and_left_alone(boot: Any, fakes: Fakes, capsys: Any) -> None:
+    there(fakes, "alpha")
+    fakes.state("called.alpha", "kept-by-eve\n")
+    record("alpha")
+    assert boot.boot() == 0
+    assert started(fakes) == []
+    assert f"kept-by-eve ({container_id('alpha')[:12]}) is left alone" in capsys.readouterr().out
+
+
+def test_without_a_record_composes_labels_vouch(boot: Any, fakes: Fakes) -> None:
+    """The first boot after an upgrade. A copy has the labels of its model, and another name."""
+    there(fakes, "alpha")
+    there(fakes, "copy", service="alpha")
+    assert boot.boot() == 0
+    assert started(fakes) == ["alpha"]
+
+
+def test_one_whose_creation_was_killed_is_found_by_its_name(boot: Any, fakes: Fakes) -> None:
+    there(fakes, "alpha")
+    record(alpha=None)
+    assert boot.boot() == 0
+    assert started(fakes) == ["alpha"]
+
+
+def test_a_newer_record_is_a_sentence(boot: Any, fakes: Fakes, capsys: Any) -> None:
+    import record as module  # of files/
+
+    record("alpha")
+    Path(module.RECORD).write_text('{"format": 9}')
+    assert boot.boot() == 1
+    assert "error docker: " + module.RECORD + " has format 9" in capsys.readouterr().out
+    assert acts(fakes) == []

@@ -1,0 +1,256 @@
+"""Nobody blocks a run: locks are root's alone and no program's, and a user's daemon that never answers costs the models
+of that user a sentence, and the host's nothing."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpurack import paths
+from gpurack.operations import commands
+from tests.security.hosts import DOCKER, carry_out, entry, runner
+from tests.unit.host_programs import FILES, Fakes
+
+
+@pytest.fixture
+def models(tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> Any:
+    return runner(tmp_path, fakes, monkeypatch)
+
+
+@pytest.fixture
+def common() -> Any:
+    import common as module  # of files/
+
+    return module
+
+
+def is_free(path: str) -> bool:
+    """Can the lock be had now?"""
+    if not Path(path).exists():
+        return True
+    with Path(path).open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+    return True
+
+
+def mode(path: str) -> int:
+    return stat.S_IMODE(Path(path).stat().st_mode)
+
+
+# --- whose they are --------------------------------------------------------------------------------------------------
+
+
+def test_their_folder_is_roots_alone_also_where_it_was_not(common: Any) -> None:
+    folder = str(Path(common.LOCK).parent)
+    Path(folder).mkdir(mode=0o755)
+    with common.locked("models", ["", "ada"]):
+        assert mode(folder) == 0o700
+        assert (mode(common.LOCK), mode(common.LOCK + ".ada")) == (0o600, 0o600)
+        assert not is_free(common.LOCK)
+        assert not is_free(common.LOCK + ".ada")
+        assert common.holder("ada").startswith("models since ")
+    assert is_free(common.LOCK)
+    assert not Path(common.BUSY + ".ada").exists()
+
+
+def test_no_program_inherits_one(common: Any) -> None:
+    with common.locked("models", ["", "ada"]):
+        for options in ({}, {"limit": 5}):
+            said = common.run("sh", "-c", "ls -l /proc/self/fd", **options)[1]
+            assert "lock" not in said
+
+
+def test_all_take_them_in_one_order(common: Any) -> None:
+    """Else two runs would wait for each other for ever."""
+    threads = [
+        threading.Thread(target=lambda users=users: [take(common, users) for _ in range(20)], daemon=True)  # type: ignore[misc]
+        for users in (["ada", "", "bob"], ["bob", "ada"], ["", "bob"])
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def take(common: Any, users: list[str]) -> None:
+    with common.locked("models", users):
+        pass
+
+
+def sent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, user: str) -> subprocess.CompletedProcess[str]:
+    """A program of files/ run as the operations send it, here."""
+    monkeypatch.setattr(commands, "LOCK_FOLDER", f"install -d -m 700 {tmp_path}/run")
+    monkeypatch.setattr(paths, "LOCK", f"{tmp_path}/run/lock")
+    monkeypatch.setattr(commands, "read_text", lambda name: script)
+    command = commands.program("files/x.py", {}, user, "env" if user else "")
+    return subprocess.run(
+        ["sh", "-c", command.get_raw_value()], input=command.connector_arguments["_stdin"], capture_output=True,
+        text=True, check=False, timeout=60,
+    )  # fmt: skip
+
+
+DESCRIPTORS = (
+    "import os\nprint([os.readlink('/proc/self/fd/%s' % fd) for fd in os.listdir('/proc/self/fd') if fd != '3'])"
+)
+
+
+@pytest.mark.parametrize("user", ["", "ada"])
+def test_a_program_runs_under_the_lock_of_its_docker_and_does_not_have_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, user: str
+) -> None:
+    lock = f"{tmp_path}/run/lock.ada" if user else f"{tmp_path}/run/lock"
+    held = f"import subprocess\nprint(subprocess.call(['flock', '-n', {lock!r}, 'true']))\n"
+    done = sent(monkeypatch, tmp_path, held + DESCRIPTORS, user)
+    assert done.returncode == 0, done.stderr
+    code, descriptors = done.stdout.splitlines()
+    assert code == "1"
+    assert "lock" not in descriptors
+    assert (tmp_path / "run/lock").exists() == (not user), "the host's lock is not held for a user's program"
+
+
+def test_a_users_program_has_an_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Also where it leaves a child behind that holds its output."""
+    monkeypatch.setattr(commands, "USER_PROGRAM", 1)
+    begun = time.monotonic()
+    done = sent(
+        monkeypatch, tmp_path, "import subprocess, time\nsubprocess.Popen(['sleep', '30'])\ntime.sleep(30)", "ada"
+    )
+    assert time.monotonic() - begun < 15
+    assert (done.returncode, done.stdout) == (124, "error ada's Docker: no end in 1 s\n")
+
+
+# --- programs of a user's --------------------------------------------------------------------------------------------
+
+HANGING = {
+    "silent": "sleep 30",
+    "child-holds-output": "sleep 30 & exec sleep 30",
+    "in-a-session-of-its-own": "setsid sleep 30 & exec sleep 30",
+    "prints-for-ever": "while :; do echo xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx; done",
+    "closed-its-output": "exec >/dev/null 2>&1; sleep 30",
+}
+
+
+@pytest.mark.parametrize("script", HANGING.values(), ids=HANGING.keys())
+def test_a_program_that_hangs_is_ended(common: Any, script: str) -> None:
+    begun = time.monotonic()
+    with pytest.raises(common.TimeIsUp):
+        common.run("sh", "-c", script, limit=1)
+    assert time.monotonic() - begun < 8
+
+
+def test_what_a_program_left_behind_is_not_waited_for(common: Any) -> None:
+    begun = time.monotonic()
+    assert common.run("sh", "-c", "setsid sleep 30 & echo well", limit=20) == (0, "well")
+    assert time.monotonic() - begun < 8
+
+
+def test_a_pull_without_a_word_is_ended(common: Any) -> None:
+    begun = time.monotonic()
+    with pytest.raises(common.TimeIsUp):
+        common.follow(["sh", "-c", "echo one; sleep 30"], lambda line: None, limit=60, silence=1)
+    assert time.monotonic() - begun < 8
+
+
+def test_what_a_program_prints_does_not_fill_the_memory(common: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(common, "LARGEST", 100_000)
+    code, said = common.run("sh", "-c", "head -c 5000000 /dev/zero | tr '\\0' x", limit=30)
+    assert (code, len(said) < 300_000) == (0, True)
+
+
+# --- a run -----------------------------------------------------------------------------------------------------------
+
+ADAS = '[ "$OWNER" = ada ] && case "$*" in {} esac\n'
+
+
+def users_docker(fakes: Fakes, cases: str) -> None:
+    """ada's daemon does these things; the host's own is well."""
+    fakes.add("docker", ADAS.format(cases) + DOCKER)
+
+
+def test_a_daemon_that_never_answers_fails_its_users_models_alone(
+    models: Any, fakes: Fakes, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("dockerd.ANSWER", "dockerd.START"):
+        monkeypatch.setattr(name, 2)
+    monkeypatch.setattr(sys.modules["dockerd"].Dockerd.run, "__kwdefaults__", {"limit": 2})
+    users_docker(fakes, "*) sleep 60;;")
+    done: list[str] = []
+    look = models.look
+    monkeypatch.setattr(models, "look", lambda dockerd, name, url: (done.append(name), look(dockerd, name, url))[1])
+    groups = [entry("alpha")], [entry("beta", user="ada")], [entry("gamma", user="ada")]
+    begun = time.monotonic()
+    assert carry_out(models, *groups).failures == 2
+    assert time.monotonic() - begun < 30
+    lines = capsys.readouterr().out.splitlines()
+    assert "alpha: ready after 0:00" in lines
+    errors = [line for line in lines if line.startswith("error ")]
+    assert [line.split(":")[0] for line in sorted(errors)] == ["error beta", "error gamma"]
+    assert all("the Docker of ada does not answer (docker compose --progress: nothing in" in line for line in errors)
+
+
+def test_the_hosts_lock_is_free_while_a_users_daemon_is_waited_for(models: Any, fakes: Fakes, common: Any) -> None:
+    probe = f'sleep 2; flock -n {common.LOCK} true && echo free >>"$STATE/seen" || echo held >>"$STATE/seen"'
+    users_docker(fakes, f'"image inspect"*) {probe};;')
+    assert carry_out(models, [entry("alpha")], [entry("beta", user="ada")]).failures == 0
+    assert (fakes.folder / "state/seen").read_text().split() == ["free"]
+
+
+def test_a_service_of_the_hosts_waits_for_a_users_model_without_the_lock(
+    models: Any, fakes: Fakes, common: Any
+) -> None:
+    probe = f'sleep 2; flock -n {common.LOCK} true && echo free >>"$STATE/seen" || echo held >>"$STATE/seen"'
+    users_docker(fakes, f'"image inspect"*) {probe};;')
+    groups = [entry("alpha", after=["beta"])], [entry("beta", user="ada")], [entry("gamma", after=["alpha"])]
+    assert carry_out(models, *groups).failures == 0
+    assert (fakes.folder / "state/seen").read_text().split() == ["free"]
+    assert [call.split()[-1] for call in fakes.calls if " up " in call] == ["beta", "alpha", "gamma"]
+
+
+def test_what_a_group_mixes_is_under_both_locks(models: Any) -> None:
+    """A card goes from a model of the host's to one of ada's; bob has nothing to do with it."""
+    groups = [[entry("alpha", "remove"), entry("beta", user="ada")], [entry("gamma", user="bob")]]
+    job = models.Job({"projects": {"": {}, "ada": {}, "bob": {}}, "groups": groups})
+    parts = [(sorted(users), [[model["name"] for model in group] for group in mine]) for users, mine in job.parts()]
+    assert sorted(parts) == [(["", "ada"], [["alpha", "beta"]]), (["bob"], [["gamma"]])]
+
+
+def test_a_user_who_is_gone_fails_alone(models: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_such_user(user: str) -> Any:
+        raise models.Failure(f"the user {user} does not exist")
+
+    monkeypatch.setattr("dockerd.as_user", no_such_user)
+    assert carry_out(models, [entry("alpha")], [entry("beta", user="eve")]).failures == 1
+    out = capsys.readouterr().out
+    assert "error beta: the user eve does not exist; it was not changed" in out
+    assert "alpha: ready after" in out
+
+
+def test_pids_that_a_user_made_up_are_not_waited_for(models: Any, fakes: Fakes) -> None:
+    """Another's process on a card would keep the model from its start."""
+    fakes.state("runs.alpha", "")
+    fakes.state("top", f"PID\n{os.getpid()}\n1\n")
+    fakes.add("docker", 'case "$*" in top*) cat "$STATE/top"; exit;; esac\n' + DOCKER)
+    assert models.Dockerd("ada").pids_of("alpha") == set()
+    assert models.Dockerd().pids_of("alpha") == {str(os.getpid()), "1"}
+
+
+@pytest.mark.parametrize("path", sorted([*FILES.glob("*.py"), *(FILES.parent / "gpurack").rglob("*.py")]), ids=str)
+def test_no_flock_hands_its_lock_on(path: Path) -> None:
+    """`flock LOCK COMMAND` leaves the lock open in the command, and so in all that it starts."""
+    import re
+
+    for call in re.findall(r"\bflock (?!9\b)[^\"'`]*", path.read_text()):
+        assert re.match(r"flock (-s )?(-n )?-o\b", call), call

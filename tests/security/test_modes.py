@@ -1,0 +1,226 @@
+"""What gpurack writes on a host is root's, or one user's whom it is for, from the first byte. What older versions left
+open is closed by the next run."""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpurack import paths
+from gpurack.operations import commands
+from gpurack.operations.commands import carry_out
+from gpurack.plan import compose
+from gpurack.plan.job import Project
+from gpurack.plan.jobs import plan_jobs
+from gpurack.plan.models import plan_models
+from gpurack.plan.steps import SetAside, Shell, WriteFile
+from gpurack.state.model import HostState
+from tests.given import SALT, host_state, models, spec
+from tests.security.hosts import carry_out as run_job
+from tests.security.hosts import entry, runner
+from tests.unit.host_programs import Fakes, load
+
+ROOT = pytest.mark.skipif(os.getuid() != 0, reason="only root becomes another user")
+
+
+def mode(path: Path | str) -> int:
+    return stat.S_IMODE(Path(path).stat().st_mode)
+
+
+@pytest.fixture
+def _open_umask() -> Any:
+    old = os.umask(0)
+    yield
+    os.umask(old)
+
+
+# --- Compose files ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("_open_umask")
+def test_the_hosts_compose_file_is_roots_alone(tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = runner(tmp_path, fakes, monkeypatch)
+    assert run_job(module, [entry("alpha")]).failures == 0
+    assert mode(module.Dockerd().compose_file) == 0o600
+
+
+@pytest.mark.usefixtures("_open_umask")
+def test_a_users_compose_file_is_read_by_that_user_and_changed_by_root(
+    tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = runner(tmp_path, fakes, monkeypatch)
+    assert run_job(module, [entry("alpha", user="ada")]).failures == 0
+    file = module.Dockerd("ada").compose_file
+    assert (mode(file), Path(file).stat().st_uid) == (0o640, os.getuid())
+    access = os.getxattr(file, "system.posix_acl_access")
+    entries = {entry[0]: entry[1:] for entry in struct.iter_unpack("<HHI", access[4:])}
+    nobody = 0xFFFFFFFF
+    assert entries == {1: (6, nobody), 2: (4, os.getuid()), 4: (0, nobody), 16: (4, nobody), 32: (0, nobody)}
+
+
+@ROOT
+def test_nobody_but_that_user_reads_it_and_that_user_does_not_change_it() -> None:
+    import tempfile
+
+    common = load("common")
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o711)
+        file = f"{folder}/compose.yaml"
+        common.write(file, "services: {}\n", 0o600, reader=54321)
+        for uid, gid, script, allowed in (
+            (54321, 100, f"cat {file}", True),
+            (54322, 100, f"cat {file}", False),
+            (54322, 0, f"cat {file}", False),  # not even root's group
+            (54321, 100, f"echo x >>{file}", False),
+            (54321, 100, f"chmod 666 {file}", False),
+            (54321, 100, f"mv {file} {file}.x", False),
+        ):
+            become = ["setpriv", "--reuid", str(uid), "--regid", str(gid), "--clear-groups"]
+            done = subprocess.run([*become, "sh", "-c", script], capture_output=True, check=False)
+            assert (done.returncode == 0) == allowed, (uid, gid, script)
+
+
+def settled(user: str = "", mode: str = "", uid: int = 0) -> tuple[Project, HostState]:
+    services = {"alpha": {"image": "i:1"}}
+    file: dict[str, Any] = {"text": compose.document(services, user), "uid": uid}
+    if mode:
+        file["mode"] = mode
+    return Project(user, services, {}, {}), host_state(files={paths.compose_file(user): file})
+
+
+@pytest.mark.parametrize("user", ["", "ada"])
+def test_the_plan_closes_what_an_older_version_left_open_and_then_is_done(user: str) -> None:
+    for wrong in ({"mode": "644"}, {"mode": "600" if user else "640"}, {"uid": 1001}):
+        project, state = settled(user, **wrong)  # type: ignore[arg-type]
+        assert project.differs(state), wrong
+    project, state = settled(user)
+    assert not project.differs(state)
+
+
+def test_a_host_that_differs_in_the_mode_alone_is_tightened_once() -> None:
+    empty = models()
+    text = compose.document({}, "")
+    state = host_state(files={paths.compose_file(""): {"text": text, "mode": "644"}})
+    assert plan_models(empty, state, {}, SALT).job
+    state = host_state(files={paths.compose_file(""): text})
+    assert plan_models(empty, state, {}, SALT).job is None
+
+
+# --- jobs ------------------------------------------------------------------------------------------------------------
+
+
+def test_what_jobs_printed_is_closed_and_then_nothing_is_done() -> None:
+    record = paths.job_record("q8")
+    found = plan_models(spec(), host_state(files={record: {"text": "{}", "mode": "644"}}), {}, SALT)
+    (step,) = found.steps
+    assert isinstance(step, Shell)
+    assert step.command == f"chmod -R go= {paths.JOBS}"
+    assert plan_models(spec(), host_state(files={record: "{}"}), {}, SALT).nothing
+
+
+def test_a_jobs_compose_file_is_roots_alone() -> None:
+    job = {"engine": "llama.cpp", "version": "b7000", "command": ["--help"]}
+    state = replace(host_state(), weights={"/w/a.gguf": 1})
+    steps = plan_jobs(spec({"jobs": {"ask": job}}), state).steps
+    (file,) = [step for step in steps if isinstance(step, WriteFile) and step.path == paths.job_file("ask")]
+    assert file.mode == "600"
+
+
+@pytest.mark.usefixtures("_open_umask")
+def test_what_a_job_prints_and_its_record_are_roots_alone(
+    tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner(tmp_path, fakes, monkeypatch)
+    jobs = load("jobs")
+    jobs.JOBS = str(tmp_path / "jobs")
+    fakes.state("project", "gpurack-jobs")
+    compose_labels = {"com.docker.compose.project": "gpurack-jobs", "com.docker.compose.service": "alpha"}
+    fakes.state("labels.alpha", {"gpurack.job": "0f", **compose_labels})
+    fakes.add("docker", 'case "$*" in wait*) echo 0; exit;; logs*) echo sk-one; exit;; esac\n' + docker_script())
+    job = {"name": "alpha", "compose_file": "/x.yaml", "image": "i:1", "fetch": [], "definition": "0f", "result": None}
+    assert jobs.run_all({"groups": [[{**job, "folder": str(tmp_path / "f")}]], "logins": {}}) == 0
+    assert mode(tmp_path / "jobs") == 0o700
+    assert {path.name: mode(path) for path in (tmp_path / "jobs").iterdir()} == {
+        "alpha.json": 0o600, "alpha.log": 0o600
+    }  # fmt: skip
+
+
+def docker_script() -> str:
+    from tests.security.hosts import DOCKER
+
+    return DOCKER
+
+
+# --- what the runner tightens ----------------------------------------------------------------------------------------
+
+
+def test_the_runner_closes_what_older_versions_left_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load("models")
+    assert {pattern.rstrip("/*") for pattern in module.ROOTS_ALONE} >= {
+        f"{paths.STATE}/sha256", paths.JOBS, paths.BACKUPS
+    }  # fmt: skip
+    (tmp_path / "jobs").mkdir(mode=0o755)
+    for name in ("jobs/a.log", "jobs/a.json", "sha256", "elsewhere"):
+        (tmp_path / name).write_text("x")
+        (tmp_path / name).chmod(0o644)
+    (tmp_path / "jobs/link").symlink_to(tmp_path / "elsewhere")
+    monkeypatch.setattr(module, "ROOTS_ALONE", [f"{tmp_path}/{name}" for name in ("sha256", "jobs/*", "jobs/")])
+    for _ in range(2):
+        module.tighten()
+    assert mode(tmp_path / "jobs") == 0o700
+    assert {name: mode(tmp_path / name) for name in ("jobs/a.log", "jobs/a.json", "sha256")} == {
+        "jobs/a.log": 0o600, "jobs/a.json": 0o600, "sha256": 0o600
+    }  # fmt: skip
+    assert mode(tmp_path / "elsewhere") == 0o644, "a link was followed"
+
+
+@pytest.mark.usefixtures("_open_umask")
+def test_the_digests_of_weights_are_roots_alone(tmp_path: Path) -> None:
+    hashes = load("hashes")
+    hashes.MEMORY = str(tmp_path / "sha256")
+    (tmp_path / "w.gguf").write_text("x")
+    Path(hashes.MEMORY).write_text("")
+    hashes.known_hash(str(tmp_path / "w.gguf"))
+    assert "w.gguf" in Path(hashes.MEMORY).read_text()
+    assert mode(hashes.MEMORY) == 0o600
+
+
+# --- backups ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("_open_umask")
+def test_backups_of_daemon_json_are_closed_from_the_first_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = load("daemon_json")
+    script.PATH, script.BACKUPS = str(tmp_path / "daemon.json"), str(tmp_path / "backups")
+    Path(script.PATH).write_text('{"proxies": {"http-proxy": "http://lab:hunter2@p"}}')
+    (tmp_path / "backups").mkdir(mode=0o755)
+    (tmp_path / "backups/daemon.json.2025").write_text("{}")
+    seen: list[int] = []
+    copy = script.shutil.copyfileobj
+
+    def watched(source: Any, target: Any) -> None:
+        seen.extend((mode(target.name if isinstance(target.name, str) else f"/proc/self/fd/{target.fileno()}"),))
+        copy(source, target)
+
+    monkeypatch.setattr(script.shutil, "copyfileobj", watched)
+    script.back_up(os.stat(script.PATH))  # noqa: PTH116
+    assert seen == [0o600]
+    assert mode(script.BACKUPS) == 0o700
+    assert {mode(path) for path in Path(script.BACKUPS).iterdir()} == {0o600}
+
+
+def test_what_is_set_aside_is_roots_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands.paths, "BACKUPS", str(tmp_path / "backups"))
+    (tmp_path / "backups").mkdir(mode=0o755)
+    (tmp_path / "docker.list").write_text("deb http://lab:hunter2@mirror")
+    (command,) = carry_out(SetAside("x", str(tmp_path / "docker.list")))
+    assert subprocess.run(["sh", "-c", command.get_raw_value()], check=False).returncode == 0
+    (kept,) = (tmp_path / "backups").iterdir()
+    assert (mode(tmp_path / "backups"), mode(kept)) == (0o700, 0o600)

@@ -1,0 +1,202 @@
+"""What is gpurack's is proven by the host's record: labels and names can be copied, and a copy that is taken for ours
+would cost somebody a container."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.security.hosts import COPY, DOCKER, acts, carry_out, entry, runner
+from tests.unit.host_programs import Fakes, container_id, load
+
+
+@pytest.fixture
+def models(tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> Any:
+    return runner(tmp_path, fakes, monkeypatch)
+
+
+@pytest.fixture
+def record() -> Any:
+    """files/record.py as the runner has it."""
+    import record as module  # of files/
+
+    return module
+
+
+def recorded(record: Any) -> Any:
+    return json.loads(Path(record.RECORD).read_text())["containers"]
+
+
+def write(record: Any, content: Any) -> None:
+    path = Path(record.RECORD)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def of_alpha(identity: str | None = None) -> dict[str, Any]:
+    """A record that has alpha's container."""
+    found = {"id": identity, "kind": "model", "definition": "old", "applied": "2026-11-01T00:00:00Z"}
+    return {"format": 1, "containers": {"": {"alpha": found}}}
+
+
+# --- what Compose and Docker would take for ours ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("action", ["create", "recreate", "start"])
+def test_a_copy_with_our_labels_is_not_handed_to_compose(models: Any, fakes: Fakes, capsys: Any, action: str) -> None:
+    """Compose would take it for a second container of the service, and remove it."""
+    if action != "create":
+        fakes.state("runs.alpha", "")
+    fakes.state("alike", COPY + "\n")
+    assert carry_out(models, [entry("alpha", action)], ours={"": ["alpha"]}).failures == 1
+    said = capsys.readouterr().out
+    assert f"error alpha: the container {COPY[:12]} carries gpurack's labels for alpha and is not gpurack's" in said
+    assert f"docker rm --force {COPY[:12]}" in said
+    assert acts(fakes) == []
+
+
+def test_others_come_up_beside_a_copy(models: Any, fakes: Fakes) -> None:
+    fakes.add("docker", 'case "$*" in ps*service=beta*) exit 0;; esac\n' + DOCKER)
+    fakes.state("alike", COPY + "\n")
+    assert carry_out(models, [entry("alpha")], [entry("beta")]).failures == 1
+    assert [act.split()[-1] for act in acts(fakes)] == ["beta"]
+
+
+def test_a_copy_by_the_name_of_a_removed_model_stays(models: Any, fakes: Fakes, record: Any) -> None:
+    """The record has another id than what is called alpha now."""
+    write(record, of_alpha("a" * 64))
+    fakes.state("runs.alpha", "")  # with our labels, and the name, but another id
+    assert carry_out(models, [entry("alpha", "remove")], ours={"": ["alpha"]}).failures == 0
+    assert acts(fakes) == []
+    assert carry_out(models, [entry("alpha")]).failures == 1
+    assert acts(fakes) == []
+
+
+def test_what_was_renamed_by_hand_is_left_alone(models: Any, fakes: Fakes, capsys: Any) -> None:
+    fakes.state("runs.alpha", "")
+    fakes.state("called.alpha", "kept-by-eve\n")
+    for action in ("remove", "recreate", "create"):
+        assert carry_out(models, [entry("alpha", action)], ours={"": ["alpha"]}).failures == 1
+    assert "its container is called kept-by-eve now" in capsys.readouterr().out
+    assert acts(fakes) == []
+
+
+def test_removal_acts_on_the_id(models: Any, fakes: Fakes, record: Any) -> None:
+    fakes.state("runs.alpha", "")
+    assert carry_out(models, [entry("alpha", "remove")], ours={"": ["alpha"]}).failures == 0
+    log = fakes.log.read_text()
+    assert f"docker stop --time 30 {container_id('alpha')}\n" in log
+    assert f"docker rm --force {container_id('alpha')}\n" in log
+    assert recorded(record) == {"": {}}
+
+
+@pytest.mark.parametrize("bad", ["--privileged", "", "alpha", "A" * 64, "a" * 63, "a" * 64 + "\n", 7, None, ["a" * 64]])
+def test_an_id_that_is_none_is_never_an_argument(models: Any, record: Any, bad: Any) -> None:
+    record.rebuild([("ada", "alpha", bad, "model", "")])
+    assert record.ids("ada", {"alpha": bad}) == {}
+
+
+def test_a_jobs_container_that_somebody_copied_is_not_removed(tmp_path: Path, fakes: Fakes, monkeypatch: Any) -> None:
+    jobs = load("jobs")
+    jobs.JOBS = str(tmp_path / "jobs")
+    monkeypatch.setattr(os, "chown", lambda *arguments: None)
+    fakes.state("alike", COPY + "\n")
+    models_script = runner(tmp_path, fakes, monkeypatch)
+    assert models_script
+    job = {"name": "alpha", "compose_file": "/x.yaml", "image": "i:1", "fetch": [], "definition": "0f", "result": None}
+    assert jobs.run_all({"groups": [[{**job, "folder": str(tmp_path / "f")}]], "logins": {}}) == 1
+    assert acts(fakes) == []
+
+
+# --- the file --------------------------------------------------------------------------------------------------------
+
+
+def test_it_is_written_before_a_container_is_created_and_after_it_is_gone(
+    models: Any, fakes: Fakes, record: Any
+) -> None:
+    assert carry_out(models, [entry("alpha")]).failures == 0
+    before = json.loads((fakes.folder / "state/record.at_up").read_text())["containers"][""]["alpha"]
+    assert (before["id"], before["kind"], before["definition"]) == (None, "model", "of-alpha")
+    assert recorded(record)[""]["alpha"] == {**before, "id": container_id("alpha")}
+    file = Path(record.RECORD).stat()
+    assert (stat.S_IMODE(file.st_mode), file.st_uid) == (0o600, os.getuid())
+    assert carry_out(models, [entry("alpha", "remove")], ours={}).failures == 0
+    assert recorded(record) == {"": {}}
+
+
+def test_what_compose_did_not_make_is_struck_out(models: Any, fakes: Fakes, record: Any) -> None:
+    """An id that is null would make any container with these labels ours."""
+    fakes.add(
+        "docker", 'case "$*" in *" up "*) echo "Error: no"; exit 1;; esac\n' + (fakes.folder / "docker").read_text()
+    )
+    assert carry_out(models, [entry("alpha")]).failures == 1
+    assert recorded(record) == {"": {}}
+
+
+def test_a_killed_creation_is_found_again(models: Any, fakes: Fakes, record: Any) -> None:
+    write(record, of_alpha(None))
+    fakes.state("runs.alpha", "")
+    assert carry_out(models, [entry("alpha", "recreate")], ours={"": ["alpha"]}).failures == 0
+    assert [act.split()[1] for act in acts(fakes)] == ["stop", "rm", "compose"]
+
+
+def test_without_one_what_the_plan_found_vouches_once(models: Any, fakes: Fakes, record: Any) -> None:
+    for content in (None, "{", "[]", '{"format": 1, "containers": {"": {"alpha": 7}}}', '{"format": "1"}'):
+        Path(record.RECORD).unlink(missing_ok=True)
+        if content is not None:
+            write(record, content)
+        carry_out(models, ours={"": ["alpha"], "ada": ["beta"]})
+        found = {user: {name: one["id"] for name, one in names.items()} for user, names in recorded(record).items()}
+        assert found == {"": {"alpha": container_id("alpha")}, "ada": {"beta": container_id("beta")}}
+    carry_out(models, ours={"": ["gamma"]})
+    assert "gamma" not in recorded(record)[""]
+
+
+def test_a_user_whose_docker_did_not_answer_then_is_vouched_for_later(models: Any, record: Any) -> None:
+    write(record, of_alpha("a" * 64))
+    for names in (["beta"], ["gamma"]):
+        carry_out(models, ours={"": ["gamma"], "ada": names})
+        assert {user: list(found) for user, found in recorded(record).items()} == {"": ["alpha"], "ada": ["beta"]}
+
+
+def test_a_newer_format_is_refused_and_nothing_touched(models: Any, fakes: Fakes, record: Any, capsys: Any) -> None:
+    write(record, {"format": 2, "containers": {}})
+    before = Path(record.RECORD).read_bytes()
+    fakes.state("runs.alpha", "")
+    assert carry_out(models, [entry("alpha", "recreate")], ours={"": ["alpha"]}).failures == 1
+    assert "has format 2, and this gpurack knows 1" in capsys.readouterr().out
+    assert acts(fakes) == []
+    assert Path(record.RECORD).read_bytes() == before
+
+
+def test_what_a_newer_gpurack_added_is_kept(models: Any, fakes: Fakes, record: Any) -> None:
+    content = of_alpha(container_id("alpha"))
+    content["later"] = {"x": 1}
+    content["containers"][""]["alpha"]["ready"] = "yesterday"
+    write(record, content)
+    fakes.state("runs.alpha", "")
+    assert carry_out(models, [entry("alpha", "start")], [entry("beta")], ours={"": ["alpha"]}).failures == 0
+    found = json.loads(Path(record.RECORD).read_text())
+    assert found["later"] == {"x": 1}
+    assert found["containers"][""]["alpha"]["ready"] == "yesterday"
+    assert found["containers"][""]["beta"]["id"] == container_id("beta")
+
+
+def test_users_threads_lose_nothing_of_each_other(record: Any, models: Any) -> None:
+    def write_some(user: str) -> None:
+        for number in range(10):
+            record.about_to_create(user, f"m{number}", "model", "")
+            record.created(user, f"m{number}", container_id(user))
+
+    threads = [threading.Thread(target=write_some, args=(user,)) for user in ("", "ada", "bob")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {user: len(names) for user, names in recorded(record).items()} == {"": 10, "ada": 10, "bob": 10}

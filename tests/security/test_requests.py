@@ -1,0 +1,198 @@
+"""Requests to models: those to a user's are made as that user, with the key on standard input. A server that says too
+much, too slowly, or nothing that can be read, fails its model."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.unit.host_programs import Fakes, load
+
+HOST, ADA = SimpleNamespace(become=[]), SimpleNamespace(become=["env", "OWNER=ada"])
+BOTH = pytest.mark.parametrize("dockerd", [HOST, ADA], ids=["host", "ada"])
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Callable[[socket.socket], Any]], str]]:
+    """A server that does what it is told with each connection; its URL."""
+    listeners = []
+
+    def begin(work: Callable[[socket.socket], Any]) -> str:
+        listener = socket.create_server(("127.0.0.1", 0))
+        listeners.append(listener)
+
+        def loop() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                threading.Thread(target=guarded, args=(connection,), daemon=True).start()
+
+        def guarded(connection: socket.socket) -> None:
+            try:
+                work(connection)
+            except OSError:
+                pass
+            finally:
+                connection.close()
+
+        threading.Thread(target=loop, daemon=True).start()
+        return f"http://127.0.0.1:{listener.getsockname()[1]}/"
+
+    yield begin
+    for listener in listeners:
+        listener.close()
+
+
+def answer(body: bytes) -> Callable[[socket.socket], Any]:
+    def work(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+
+    return work
+
+
+def drip(head: bytes) -> Callable[[socket.socket], Any]:
+    def work(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(head)
+        while True:
+            connection.sendall(b"x")
+            time.sleep(0.1)
+
+    return work
+
+
+@BOTH
+def test_an_answer(serve: Any, dockerd: Any) -> None:
+    for body in (b"", b"hello\nthere", b"{}\n" * 50_000):
+        assert load("asking").send(dockerd, serve(answer(body)), "/v1/models", None, "sk") == (200, body.decode())
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "head", [b"", b"HTTP/1.1 200 OK\r\nX-A: ", b"HTTP/1.1 200 OK\r\n\r\n"], ids=["line", "head", "body"]
+)
+def test_a_server_that_drips_is_given_up(serve: Any, dockerd: Any, head: bytes) -> None:
+    begun = time.monotonic()
+    status, why = load("asking").send(dockerd, serve(drip(head)), "/", None, None, 1)
+    assert (status, why) == (0, "no whole answer in 1 s")
+    assert time.monotonic() - begun < 8
+
+
+@BOTH
+def test_an_answer_without_an_end_does_not_fill_the_memory(
+    serve: Any, dockerd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asking = load("asking")
+    monkeypatch.setattr(asking, "LARGEST", 1_000_000)
+    assert asking.send(dockerd, serve(answer(b"x" * 3_000_000)), "/", None, None) == (
+        0, "its answer is larger than 1000000 bytes"
+    )  # fmt: skip
+
+
+@BOTH
+def test_an_answer_that_breaks_off_is_none(serve: Any, dockerd: Any) -> None:
+    def work(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{}")
+
+    assert load("asking").send(dockerd, serve(work), "/", None, None)[0] == 0
+
+
+@BOTH
+@pytest.mark.parametrize("key", ["a\r\nX-Evil: 1", "a\nb", "\0"])
+def test_a_key_cannot_add_a_header(serve: Any, dockerd: Any, key: str) -> None:
+    asked: list[bytes] = []
+    url = serve(lambda connection: asked.append(connection.recv(65536)))
+    assert load("asking").send(dockerd, url, "/", None, key) == (0, "its key holds control characters")
+    assert asked == []
+
+
+@BOTH
+@pytest.mark.parametrize("said", [b"[" * 100_000, b"\xff\xfe", b"7", b'{"data": [{"id": []}]}', b'{"data": 7}'])
+def test_any_body_is_a_sentence(serve: Any, dockerd: Any, said: bytes) -> None:
+    asking = load("asking")
+    gateway = {"key": "/k", "requests": [], "behind": [{"serves": ["alpha"], "url": "", "key": None, "requests": []}]}
+    told = SimpleNamespace(
+        become=dockerd.become, must=lambda *words: "sk", id_of=lambda name: name, logs=lambda name: "Look",
+        api_key=lambda name: "sk", without_secrets=lambda text: text,
+    )  # fmt: skip
+    url = serve(answer(said))
+    with pytest.raises(asking.Failure):
+        asking.ask_gateway(told, "gateway", url, gateway)
+    with pytest.raises(asking.Failure):
+        asking.ask(told, "alpha", url, [("/v1/chat/completions", {"model": "alpha"})])
+
+
+# --- as that user ----------------------------------------------------------------------------------------------------
+
+
+def test_a_users_model_is_asked_as_that_user_and_the_key_is_in_no_argv(serve: Any, fakes: Fakes) -> None:
+    fakes.add("python3", f'echo "$OWNER" >"$STATE/owner"; exec {sys.executable} "$@"')
+    asked: list[bytes] = []
+
+    def work(connection: socket.socket) -> None:
+        asked.append(connection.recv(65536))
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+    url = serve(work)
+    assert load("asking").send(ADA, url, "/v1/models", None, "sk-secret") == (200, "{}")
+    assert (fakes.folder / "state/owner").read_text() == "ada\n"
+    assert b"Authorization: Bearer sk-secret" in asked[0]
+    assert "sk-secret" not in fakes.log.read_text()
+
+
+SAYS = {
+    "garbage": "echo '@@ files'; echo '/etc/passwd'",
+    "no-status": "echo '{}'",
+    "a-status-that-is-none": """echo '{"status": "200"}'""",
+    "a-long-line": "head -c 200000 /dev/zero | tr '\\0' x",
+    "nothing": "exit 3",
+    "a-child": "setsid sleep 30 & exit 3",
+    "deep": "head -c 60000 /dev/zero | tr '\\0' '['; echo",
+}
+
+
+@pytest.mark.parametrize("script", SAYS.values(), ids=SAYS.keys())
+def test_what_is_said_in_the_place_of_the_program_is_no_answer(fakes: Fakes, script: str) -> None:
+    """A user may end it, or say something through it."""
+    fakes.add("python3", script)
+    status, why = load("asking").send(ADA, "http://127.0.0.1:1/", "/", None, "sk")
+    assert (status, bool(why)) == (0, True)
+
+
+def test_one_that_is_stopped_is_given_up(fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes.add("python3", "kill -STOP $$")
+    asking = load("asking")
+    begun = time.monotonic()
+    assert asking.send(ADA, "http://127.0.0.1:1/", "/", None, None, -9) == (0, "no whole answer in -9 s")
+    assert time.monotonic() - begun < 8
+
+
+def test_ollama_of_a_users_is_asked_as_that_user(serve: Any, fakes: Fakes) -> None:
+    fakes.add("python3", f'echo "$OWNER" >>"$STATE/owner"; exec {sys.executable} "$@"')
+    ollama = load("ollama")
+    tags = json.dumps({"models": [{"name": "a:1", "digest": "x"}, {"name": 7}, 7]}).encode()
+    assert ollama.Ollama(ADA, serve(answer(tags))).digests() == {"a:1": "x"}
+    lines = b'{"status": "one"}\n[]\nnonsense\n{"status": "two"}'
+    found = list(ollama.Ollama(ADA, serve(answer(lines))).stream("/api/pull", {}))
+    assert found == [{"status": "one"}, {"error": "[]"}, {"error": "nonsense"}, {"status": "two"}]
+    assert (fakes.folder / "state/owner").read_text().split() == ["ada", "ada"]
+
+
+def test_the_program_needs_nothing_beside_it(tmp_path: Path) -> None:
+    """It runs as a user, who may not be able to read the runner's other parts."""
+    source = (Path(load("request").__file__)).read_text()
+    assert "from common" not in source
+    assert "import common" not in source

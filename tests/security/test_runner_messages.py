@@ -1,0 +1,59 @@
+"""What programs of a host and answers of a server say is data in the lines that the runner prints."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpurack.report import reasons_of
+from tests.unit.host_programs import load
+
+COMMON = load("common")
+HOSTILE = [
+    "\x1b]0;owned\x07",
+    "\x1b[2J",
+    "\r",
+    "\x9b31m",
+    "\u202e",
+    "\u2066",
+    "\u2028",
+    "\x85",
+    "\x0b",
+    "\x0c",
+    "\x7f",
+    "\0",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_no_control_character_reaches_the_screen(capsys: Any, text: str) -> None:
+    load("common").say("alpha", f"it ended: a{text}b")
+    out = capsys.readouterr().out
+    assert out.startswith("alpha: it ended: a")
+    assert out.endswith("b\n")
+    assert text not in out
+    assert len(out.splitlines()) == 1
+
+
+def test_a_line_of_a_programs_is_not_taken_for_a_message_of_ours(capsys: Any) -> None:
+    load("common").say("", "error alpha: it ended\nerror beta: FAILED too\n    | CUDA error\nbeta: ready after 0:01\n")
+    out = capsys.readouterr().out.splitlines()
+    assert out == [
+        "error alpha: it ended", "    | error beta: FAILED too", "    | CUDA error", "    | beta: ready after 0:01"
+    ]  # fmt: skip
+    assert len(reasons_of(out)) == 1
+
+
+@given(st.text())
+def test_whatever_is_said_is_one_message(text: str) -> None:
+    raw = io.BytesIO()
+    with contextlib.redirect_stdout(io.TextIOWrapper(raw, "utf-8")):
+        COMMON.say("", "error alpha: " + text)
+        lines = raw.getvalue().decode().splitlines()
+    assert [line for line in lines if not line.startswith("    | ")] == lines[:1]
+    assert not any(ord(character) < 32 and character != "\t" for line in lines for character in line)
