@@ -5,6 +5,7 @@ from pathlib import Path
 from pyinfra.api.inventory import Inventory
 from pyinfra.context import ctx_host
 
+from gpurack.host_data import not_understood
 from gpurack.importing.inspect import COMMAND
 from gpurack.looks import connected, unreached
 from gpurack.remote import Command
@@ -29,7 +30,10 @@ def inspect(name: str, inventory_file: Path | None) -> str:
         if host not in state.active_hosts:
             raise Unreachable(unreached(host))
         with ctx_host.use(host):
-            done, output = host.run_shell_command(Command(COMMAND))
+            try:
+                done, output = host.run_shell_command(Command(COMMAND))
+            except Exception as error:
+                raise Unreachable(not_understood(error)) from None
     if not done:
         raise Unreachable(f"docker says: {output.stderr.strip() or 'nothing'}.")
     return str(output.stdout)

@@ -135,12 +135,14 @@ def show_manifest(inventory: Path, name: str) -> str:
         if host not in state.active_hosts:
             raise OSError(unreached(host))
         with ctx_host.use(host):
-            seen = thorough(host, fleet[name])
-            if seen.trouble:
-                raise OSError(seen.trouble)
             try:
+                seen = thorough(host, fleet[name])
+                if seen.trouble:
+                    raise OSError(seen.trouble)
                 return manifest(fleet[name], seen, everything(host, seen))
-            except (AttributeError, LookupError, TypeError, ValueError) as error:
+            except OSError:
+                raise
+            except Exception as error:
                 raise OSError(not_understood(error)) from None
 
 

@@ -6,13 +6,14 @@ from pyinfra import host
 from pyinfra.api import operation
 from pyinfra.api.command import PyinfraCommand
 
-from gpurack.operations.host import announce, refused_before
+from gpurack.operations.host import announce, others_unharmed, refused_before
 from gpurack.plan.neighbours import unreached
 from gpurack.spec.host import Host
 from gpurack.state.snapshot import forget, look
 
 
 @operation()
+@others_unharmed("Connections")
 def connections(wanted: Host) -> Generator[PyinfraCommand, None, None]:
     """
     Says which models on other hosts the host's services do not reach. It is nobody's failure here: they are used as

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -253,6 +254,25 @@ def test_a_manifest_is_one_line_per_fact(inventory: Any, monkeypatch: pytest.Mon
     shown = run("manifest", inventory(host_state()), "gpu1")
     assert "\nos b" not in shown
     assert [line for line in shown.splitlines() if line.startswith("os ")] == ["os Debian GNU/Linux 13 (trixie)"]
+
+
+@pytest.mark.parametrize("said", [HostState(trouble=EVERYTHING), RuntimeError(EVERYTHING), host_state()])
+def test_a_manifest_of_garbage_is_a_sentence(said: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def thorough(host: Any, wanted: Any) -> HostState:
+        if isinstance(said, Exception):
+            raise said
+        return replace(said, driver=None) if not said.trouble else said  # type: ignore[no-any-return]
+
+    @contextmanager
+    def connected(loaded: Any, limit: Any) -> Iterator[Any]:
+        yield SimpleNamespace(active_hosts=limit)
+
+    (tmp_path / "lab.py").write_text('lab = ["gpu1"]\n')
+    monkeypatch.setattr(locking, "thorough", thorough)
+    monkeypatch.setattr(locking, "everything", lambda *given: [EVERYTHING])
+    monkeypatch.setattr(locking, "connected", connected)
+    shown = run("manifest", tmp_path / "lab.py", "gpu1")
+    assert shown.startswith("Error: gpu1: ")
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
