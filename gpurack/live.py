@@ -41,6 +41,10 @@ def findings(wanted: spec.Host, seen: HostState) -> Iterator[tuple[str, bool]]:
     if seen.trouble:
         yield seen.trouble, True
         return
+    yield from ((remark, False) for remark in seen.remarks)
+    if seen.blind:
+        yield seen.blind, True
+        return
     for part in (
         plan_docker(wanted, seen, unattended=False),
         plan_toolkit(wanted, seen),

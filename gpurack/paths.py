@@ -8,6 +8,8 @@ RUNNER_PARTS = tuple(f"{LIB}/{name}.py" for name in _PARTS)
 """What the runner imports."""
 BOOT_UNIT = "/etc/systemd/system/gpurack.service"
 STATE = "/var/lib/gpurack"
+RECORD = f"{STATE}/record.json"
+"""Which containers are gpurack's (gpurack/state/record.py)."""
 BACKUPS = f"{STATE}/backups"
 JOBS = f"{STATE}/jobs"
 """What jobs printed, and the records of those that are done."""

@@ -9,7 +9,7 @@ from gpurack.engines import ENGINES, weights_of
 from gpurack.engines.base import READY_TIMEOUT
 from gpurack.engines.litellm import HOST_KEY
 from gpurack.plan import compose, images, neighbours, pins, pulls, weights
-from gpurack.plan.drift import Change, holdings, replaced
+from gpurack.plan.drift import Change, holdings, of_change, replaced
 from gpurack.spec.host import Host
 from gpurack.state.model import HostState
 
@@ -57,6 +57,7 @@ def make_job(
     start one after the other; different groups go side by side."""
     services = {name: data for project in projects for name, data in project.services.items()}
     return {
+        "ours": ours(state),
         "projects": {
             project.user: {
                 "head": compose.head(project.user),
@@ -73,6 +74,15 @@ def make_job(
     }
 
 
+def ours(state: HostState) -> dict[str, dict[str, str]]:
+    """user → name → id of every container that is proven to be gpurack's, models and jobs: the only ones that the runner
+    touches, and what it makes the record of where there is none."""
+    found: dict[str, dict[str, str]] = {}
+    for (user, name), container in sorted(state.proven.items()):
+        found.setdefault(user, {})[name] = container.id
+    return found
+
+
 def entry(
     change: Change,
     spec: Host,
@@ -81,9 +91,9 @@ def entry(
     services: Mapping[str, Any],
 ) -> dict[str, Any]:
     """One model in the job."""
-    name, container = change.model, state.ours.get(change.model)
+    name, container = change.model, of_change(change, spec, state)
     if change.action == "remove":
-        return {"name": name, "action": "remove", "from": container.user if container else ""}
+        return {"name": name, "action": "remove", "from": change.user}
     model = spec.entries[name]
     data: dict[str, Any] = {
         "name": name,

@@ -26,14 +26,13 @@ def plan_remove(state: HostState, what: str) -> Plan:
             errors=(f"Docker stays, because containers that are not gpurack's run in it: {', '.join(foreign)}.",)
         )
     steps: list[Step] = []
-    jobs = {container.name for container in state.containers if container.job}
     for user in ("", *users):
         docker = f"{as_user(user, state.users[user])} docker" if user else "docker"
-        mine = {container.name for container in state.ours.values() if container.user == user}
-        names = sorted(mine if user else mine | jobs)
+        mine = {name: container.id for (whose, name), container in sorted(state.proven.items()) if whose == user}
+        names = list(mine)
         if names:
             whose = f" of {user}" if user else ""
-            command = f"{docker} rm --force {' '.join(names)} >/dev/null"
+            command = f"{docker} rm --force {' '.join(mine.values())} >/dev/null"
             steps.append(Shell(f"remove {', '.join(names)}{whose}", command, slow=True))
             network = f"{docker} network rm gpurack_default >/dev/null 2>&1 || true"
             steps.append(Shell(f"remove the project's network{whose}", network))

@@ -7,6 +7,7 @@ from gpurack.engines import weights_of
 from gpurack.spec.host import Host
 from gpurack.spec.model import Job, Model
 from gpurack.spec.weights import SPLIT, CopyWeights, HfWeights, ModelScopeWeights, UrlWeights, Weights
+from gpurack.state.model import HostState
 
 HUBS = {"hf": "https://huggingface.co", "modelscope": "https://www.modelscope.cn"}
 MIRRORS = {"hf": "huggingface", "modelscope": "modelscope"}
@@ -28,6 +29,11 @@ def place(spec: Host, weights: Weights, user: str) -> str:
     if isinstance(weights, str):
         return weights
     return f"{of_users(spec)}/{user}/{weights.place}" if user else f"{spec.weights_dir}/{weights.place}"
+
+
+def unseen(state: HostState) -> str:
+    """The sentence for a model or job whose weights did not answer the look in time."""
+    return f"its weights are not known: {state.late['weights']}. Nothing of it was changed. Look: df -h; dmesg | tail."
 
 
 def whole(spec: Host, weights: UrlWeights | HfWeights | ModelScopeWeights | CopyWeights, user: str) -> str:

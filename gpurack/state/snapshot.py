@@ -14,11 +14,12 @@ from pyinfra.api import FactBase, Host, StringCommand
 from pyinfra.api.state import StateStage
 from typing_extensions import override
 
+from gpurack import paths
 from gpurack.plan import compose, neighbours, weights
 from gpurack.resources import read_text
 from gpurack.spec import host as spec
 from gpurack.state import remembered
-from gpurack.state.model import Header, HostState
+from gpurack.state.model import USER_FILES, Header, HostState
 from gpurack.state.parse import parse
 
 NO_SUDO, SUDO_PASSWORD, RAISED = "@@ no-sudo", "@@ sudo-password", "@@ raised"
@@ -28,6 +29,9 @@ AS_ROOT = (
     f'if [ "$(id -u)" = 0 ]; then exec sh -s; elif ! command -v sudo >/dev/null; then echo "{NO_SUDO}"; '
     f'elif sudo -n true 2>/dev/null; then echo "{RAISED}"; exec sudo -n sh -s; else echo "{SUDO_PASSWORD}"; fi'
 )
+
+LIMIT = 30
+"""Seconds that a part of the look may take; what it is about is then unknown, and the rest is not."""
 
 NEEDS_ROOT = HostState(trouble="gpurack needs root on the host: log in as root, or as a user who may use sudo.")
 NEEDS_PASSWORD = HostState(
@@ -152,12 +156,17 @@ def script(host: spec.Host, known: Mapping[str, Header] | None = None, metrics: 
     """snapshot.sh with its questions in front: which images and weights to look for, which weights' headers need not be
     read again, and with `metrics` which counters to read."""
     asked = {
+        "OF_DOCKER": [read_text("files/snapshot_docker.sh")],
+        "LIMIT": [str(LIMIT)],
+        "RUN": [paths.RUN],
         "USERS": host.users,
         "USERS_WEIGHTS": [weights.of_users(host)],
-        "IMAGES": compose.images(host),
+        "HOME_FILES": USER_FILES,
+        "IMAGES": [f"{user}|{image}" for user, image in compose.images_by_user(host)],
         "WEIGHTS": weights.paths(host),
         "SEEN": [f"{header.stamp}|{path}" for path, header in (known or {}).items()],
         "READER": [remembered.reader()],
+        "PROBES": compose.probes(host),
         "COUNTERS": compose.counters(host) if metrics else [],
         "NAMES": neighbours.names(host),
         "UPSTREAMS": neighbours.questions(host),

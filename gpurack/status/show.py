@@ -38,6 +38,8 @@ def show(console: Console, lab: Sequence[HostStatus]) -> None:
     for host in lab:
         for trouble in host.troubles:
             console.print(f"[red]error[/] [bold]{escape(host.name)}[/] {escape(trouble)}", soft_wrap=True)
+        for remark in host.remarks:
+            console.print(f"[yellow]note[/] [bold]{escape(host.name)}[/] {escape(remark)}", soft_wrap=True)
     console.print(summary(lab))
 
 
@@ -110,6 +112,7 @@ def as_data(lab: Sequence[HostStatus]) -> dict[str, Any]:
                 "time": host.now.isoformat(timespec="seconds"),
                 "driver": host.driver or None,
                 "troubles": list(host.troubles),
+                "remarks": list(host.remarks),
                 "gpus": [
                     {**vars(card), "models": list(card.models), "lost": card.lost or None,
                      "memory_used": rounded(card.memory_used), "memory_total": rounded(card.memory_total)}
