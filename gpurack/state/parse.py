@@ -36,6 +36,8 @@ from gpurack.state.record import read as record_of
 
 WRONG = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 """What reading garbage raises."""
+MARK = "@@ mark "
+"""How a look's own first line begins."""
 PATH = r"/[A-Za-z0-9._/@+:-]+"
 """A path that a pattern of snapshot.sh found. Other names than these are nobody's that gpurack knows."""
 ID = r"[0-9a-f]{64}"
@@ -88,7 +90,7 @@ def pair(pattern: str, line: str) -> tuple[str, str]:
 def parse(lines: Sequence[str], raised: bool = False) -> HostState:
     """The script's output → what it saw; never an exception. A look that was cut short, or of which the part is missing
     that all else builds on, has `trouble` set."""
-    mark = next((line[8:] for line in lines if re.fullmatch(r"@@ mark [0-9a-f]{32}", line)), None)
+    mark = next((line[len(MARK) :] for line in lines if re.fullmatch(rf"{MARK}[0-9a-f]{{32}}", line)), None)
     sections = split(lines, mark) if mark else {}
     if "end" not in sections:
         return HostState(trouble=CUT)

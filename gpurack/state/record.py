@@ -88,9 +88,10 @@ def is_ours(container: "Container", record: Record | None, services: Mapping[str
     labels = container.labels
     if (labels.get(f"{COMPOSE}project"), labels.get(f"{COMPOSE}service")) != (PROJECTS[kind], container.name):
         return False
-    if not has(record, container.user):
+    known = None if record is None else record.get(container.user)
+    if known is None:
         return container.name in services
-    entry = (record or {})[container.user].get(container.name)
+    entry = known.get(container.name)
     return entry is not None and entry.kind == kind and entry.id in (None, container.id)
 
 

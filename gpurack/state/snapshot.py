@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import date
+from itertools import takewhile
 
 from pyinfra.api import FactBase, Host, StringCommand
 from pyinfra.api.state import StateStage
@@ -20,7 +21,7 @@ from gpurack.resources import read_text
 from gpurack.spec import host as spec
 from gpurack.state import remembered
 from gpurack.state.model import USER_FILES, Header, HostState
-from gpurack.state.parse import parse
+from gpurack.state.parse import MARK, parse
 
 NO_SUDO, SUDO_PASSWORD, RAISED = "@@ no-sudo", "@@ sudo-password", "@@ raised"
 
@@ -59,13 +60,15 @@ class Snapshot(FactBase[HostState]):
 
     @override
     def process(self, output: list[str]) -> HostState:
-        if NO_SUDO in output:
+        # what comes before the look's own first line; later the host's users may have a say
+        before = list(takewhile(lambda line: not line.startswith(MARK), output))
+        if NO_SUDO in before:
             return NEEDS_ROOT
-        if SUDO_PASSWORD in output:
+        if SUDO_PASSWORD in before:
             return NEEDS_PASSWORD
         # An exception here, whichever, would abort every host, not only this one (pyinfra 3.10.0).
         try:
-            return parse(output, raised=RAISED in output)
+            return parse(output, raised=RAISED in before)
         except Exception as error:
             return HostState(trouble=f"the look at the host could not be understood ({error!r}); please report this.")
 

@@ -72,7 +72,7 @@ def test_a_prompt_as_a_service_that_runs_once() -> None:
             "image": "ghcr.io/ggml-org/llama.cpp:light-b7000", "definition": jobs.definition("ask", host),
             "folder": "/var/lib/gpurack/weights/jobs/ask",
         }]],
-        "logins": {},
+        "logins": {}, "ours": {},
     }  # fmt: skip
 
 
