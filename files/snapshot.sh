@@ -100,7 +100,7 @@ look_weights() {
 	fi
 	section stamps
 	printf '%s\n' "$WEIGHTS" | while IFS= read -r path; do
-		[ -n "$path" ] && [ -e "$path" ] || continue
+		[ -f "$path" ] || [ -d "$path" ] || continue # nothing else is opened
 		seen="$(stamp "$path")|$path"
 		printf '%s\n' "$seen"
 		printf '%s\n' "$SEEN" | grep -qxF -e "$seen" || printf '%s\n' "$path" >&3
@@ -331,20 +331,38 @@ abandon() {
 	done
 }
 
+# Waits until all parts have ended, or have had their time; a user's part ends by itself just before.
+await() {
+	{
+		sleep "$((LIMIT + 2))" &
+		trap 'kill $!; exit' TERM
+		wait $!
+		echo 'time is up' >"$work/ended"
+	} >/dev/null 2>&1 4>&- &
+	timer=$!
+	ended=''
+	while [ "$parts" -gt 0 ] && read -r name <&4 && [ "$name" != 'time is up' ]; do
+		ended="$ended$name
+"
+		parts=$((parts - 1))
+	done
+	kill "$timer" 2>/dev/null
+}
+
 # Every part that is whole; which are late, and why; and the end, if nothing came out short.
 deliver() {
 	short=''
 	while read -r pid name; do
+		[ -n "$name" ] || continue
 		case "
-$ended
-" in
+$ended" in
 		*"
 $name
 "*)
 			[ "$(tail -n 1 "$work/part $name")" = "@@$MARK whole" ] || short=yes
 			cat "$work/part $name"
 			;;
-		*) [ -z "$name" ] || late="$late$name|timed out after $LIMIT s$(abandon "$name" "$pid")
+		*) late="$late$name|timed out after $LIMIT s$(abandon "$name" "$pid")
 " ;;
 		esac
 	done <<-EOF
@@ -382,8 +400,7 @@ main() {
 	begin upstreams look_host_upstreams
 	[ -z "$users" ] || begin accounts look_rootless
 	for one in $users; do begin "user $one" look_user "$one"; done
-	# a user's own part ends by itself just before; what then still holds the line is left
-	ended=$(timeout "$((LIMIT + 2))" head -n "$parts" <&4)
+	await
 	deliver | readable
 }
 eval "$OF_DOCKER"

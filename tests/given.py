@@ -162,7 +162,8 @@ def host_state(**said: Any) -> HostState:
     os: "debian 13". packages: name → `version [held|half]`. files: path → text. units: name → `loaded active enabled`.
     manager: `dnf dnf5`. docker: version, or docker info's own map. gpus: how many cards, or their numbers in the order
     of their index.
-    record: by default one that knows all containers which carry our labels. probes, counters: by name, `ada/alpha` in a user's.
+    record: by default one that knows all containers which carry our labels. counters: as probes, by name, `ada/alpha`
+    for one in a user's Docker.
     containers: maps for `container`. listeners: texts for `listener`. probes: name → [status, body].
     """
     told = dict(said)

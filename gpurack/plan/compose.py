@@ -119,8 +119,8 @@ def probe_url(name: str, spec: Host, state: HostState) -> str:
 
 
 def probes(spec: Host) -> list[str]:
-    """`user|model|port inside|path|address|port` of every enabled model, for the look: where it listens inside, the path
-    at which it says that it is ready, and where it is to be on the host ("lan": the default route's address)."""
+    """`user|model|port inside|path|address|port` of every enabled model, for the look: where it listens inside, the
+    path at which it says that it is ready, and where it is to be on the host ("lan": the default route's address)."""
     found = []
     for name, model in spec.entries.items():
         if model.enabled:

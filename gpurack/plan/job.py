@@ -75,8 +75,8 @@ def make_job(
 
 
 def ours(state: HostState) -> dict[str, dict[str, str]]:
-    """user → name → id of every container that is proven to be gpurack's, models and jobs: the only ones that the runner
-    touches, and what it makes the record of where there is none."""
+    """user → name → id of every container that is proven to be gpurack's, models and jobs: the only ones that the
+    runner touches, and what it makes the record of where there is none."""
     found: dict[str, dict[str, str]] = {}
     for (user, name), container in sorted(state.proven.items()):
         found.setdefault(user, {})[name] = container.id

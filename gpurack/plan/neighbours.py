@@ -30,7 +30,8 @@ def questions(spec: Host) -> list[str]:
     """`user|service|number|file of the key|url` for the look: is it ready, and does it take the key?"""
     found = []
     for service, index, connection in far(spec):
-        found.append(f"{spec.entries[service].dockerd}|{service}|{index}|{key_file(spec, service, index)}|{ready_url(connection)}")
+        asked = (spec.entries[service].dockerd, service, index, key_file(spec, service, index), ready_url(connection))
+        found.append("|".join(map(str, asked)))
     return found
 
 

@@ -18,7 +18,9 @@ def obstacle(name: str, spec: Host, state: HostState, change: Change) -> str | N
     model = spec.entries[name]
     if model.gpus and state.has_nvidia and (error := access.refused(spec, state)):
         return error
-    stranger = next((c for c in state.containers if (c.name, c.user) == (name, model.dockerd) and not state.is_ours(c)), None)
+    stranger = next(
+        (c for c in state.containers if (c.name, c.user) == (name, model.dockerd) and not state.is_ours(c)), None
+    )
     if stranger and stranger != replaced(name, spec, state):
         return (
             f'the container name "{name}" is taken by a container that is not gpurack\'s ({stranger.status}, image '

@@ -385,9 +385,8 @@ class HostState:
             if each.kind and self.proven.get((each.user, each.name)) != each:
                 whose = f" in the Docker of {each.user}" if each.user else ""
                 was = f"it was {known[each.id]}" if each.id in known else "gpurack did not make it"
-                found.append(
-                    f"container {each.name} ({each.id[:12]}){whose} carries gpurack's labels, but {was}; it is left alone."
-                )
+                which = f"container {each.name} ({each.id[:12]}){whose}"
+                found.append(f"{which} carries gpurack's labels, but {was}; it is left alone.")
         return found
 
     @property

@@ -33,7 +33,6 @@ from gpurack.state.model import (
 from gpurack.state.record import TooNew
 from gpurack.state.record import read as record_of
 
-
 WRONG = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 """What reading garbage raises."""
 MARK = "@@ mark "
@@ -109,8 +108,8 @@ def parse(lines: Sequence[str], raised: bool = False) -> HostState:
     amd_lines = [] if nvidia.kernel or nvidia.pci else get("amd")
     sizes = weights(get("weights"))
     accounts = users(sections, sizes)
-    own, unread = {}, []
-    for name, user in accounts.items():
+    own: dict[str, Sections] = {}
+    for name in accounts:
         said = own_sections(get(f"said {name}"))
         if "end" in said:
             own[name] = said
@@ -136,7 +135,9 @@ def parse(lines: Sequence[str], raised: bool = False) -> HostState:
         secrets=dict(each(get("secrets"), secret)),
         weights=sizes,
         labels=labels(get("labels")),
-        stamps=(stamps := {path: stamp for stamp, path in each(get("stamps"), lambda line: pair(r"([0-9-]+)\|(/.*)", line))}),
+        stamps=(
+            stamps := {path: stamp for stamp, path in each(get("stamps"), lambda line: pair(r"([0-9-]+)\|(/.*)", line))}
+        ),
         headers=headers(get("headers"), stamps),
         commits=dict(each([line for line in get("commits") if line[:1] != "|"], commit)),
         hashes=hashes(get("hashes"), get("stamped")),
@@ -153,7 +154,9 @@ def parse(lines: Sequence[str], raised: bool = False) -> HostState:
         digests=digests(get("digests")),
         users=accounts,
         kernel=kernel(get("rootless")),
-        counters={(user, name): counter(lines) for user, said in daemons.items() for name, lines in of(said, "counter")},
+        counters={
+            (user, name): counter(lines) for user, said in daemons.items() for name, lines in of(said, "counter")
+        },
         probes={(user, name): probe(lines) for user, said in daemons.items() for name, lines in of(said, "probe")},
         names={name: found for found, name in each(get("names"), looked_up) if found},
         upstreams={
@@ -256,7 +259,9 @@ def version_of(lines: Sequence[str]) -> str:
 def upstreams(lines: Sequence[str]) -> dict[tuple[str, int], str]:
     """`service|number|HTTP status|what curl says`"""
     found = {}
-    for service, number, status, words in each(lines, lambda line: fields(rf"({NAME})\|(\d{{1,4}})\|(\d{{3}})\|(.*)", line)):
+    for service, number, status, words in each(
+        lines, lambda line: fields(rf"({NAME})\|(\d{{1,4}})\|(\d{{3}})\|(.*)", line)
+    ):
         said = words.strip().rpartition(": ")[2].removeprefix("curl: ")  # the first part only repeats the address
         why = {"000": said or "no answer", "401": "refuses the key", "503": "is loading"}.get(status, f"HTTP {status}")
         found[service, int(number)] = "" if status == "200" else why
@@ -264,8 +269,8 @@ def upstreams(lines: Sequence[str]) -> dict[tuple[str, int], str]:
 
 
 def split(lines: Sequence[str], mark: str = "") -> Sections:
-    """Lines under their headings, "@@MARK name"; empty lines dropped. mark: what the host made up for this look, so that
-    whatever is quoted in it cannot begin a section."""
+    """Lines under their headings, "@@MARK name"; empty lines dropped. mark: what the host made up for this look, so
+    that whatever is quoted in it cannot begin a section."""
     sections: Sections = {}
     current = Section()
     for line in lines:
@@ -334,11 +339,11 @@ def units(lines: Sequence[str]) -> dict[str, Unit]:
 
 
 def weights(lines: Sequence[str]) -> dict[str, int | None]:
-    """`size type|path`; `- missing|path`."""
+    """`size type|path`; `- missing|path`. A FIFO or device is nobody's weights."""
 
     def read(line: str) -> tuple[str, int | None]:
-        size, path = fields(r"(-|\d{1,18}) [a-z -]*\|(/.*)", line)
-        return path, None if size == "-" else int(size)
+        size, kind, path = fields(r"(-|\d{1,18}) ([a-z ]*)\|(/.*)", line)
+        return path, int(size) if kind in ("regular file", "regular empty file", "directory") else None
 
     return dict(each(lines, read))
 
@@ -406,8 +411,8 @@ def listeners(lines: Sequence[str], owners: Sequence[str] = ()) -> list[Listener
 
 
 def moment(text: str) -> datetime | None:
-    """A time as RFC 3339 or dmesg's `--time-format iso` write it (a comma before the fraction), None for no time. It can
-    be compared with others and shown in any time zone."""
+    """A time as RFC 3339 or dmesg's `--time-format iso` write it (a comma before the fraction), None for no time. It
+    can be compared with others and shown in any time zone."""
     try:
         found = datetime.fromisoformat(text.replace(",", "."))
     except ValueError:
@@ -448,7 +453,11 @@ def gpus(lines: Sequence[str]) -> list[Gpu]:
     found = []
     for line in lines:
         columns = [column.strip() for column in line.split(",")]
-        if len(columns) == 10 and re.fullmatch(r"\d{1,4}", columns[0]) and re.fullmatch(r"GPU-[A-Za-z0-9-]+", columns[1]):
+        if (
+            len(columns) == 10
+            and re.fullmatch(r"\d{1,4}", columns[0])
+            and re.fullmatch(r"GPU-[A-Za-z0-9-]+", columns[1])
+        ):
             index, uuid, name, total, used, version, compute, _, pci, busy = columns
             percent = mib(busy) if busy.isdigit() else None  # "[N/A]" on cards in MIG mode
             found.append(Gpu(int(index), uuid, name, mib(total), mib(used), version, compute, pci, percent))
@@ -604,7 +613,9 @@ def text(value: Any) -> str:
     """A text of Docker's; "" for none. Raises TypeError for anything else."""
     if value is not None and not isinstance(value, str):
         raise TypeError(value)
-    return (value or "").encode(errors="replace").decode()  # JSON can spell halves of characters, which nothing can print
+    return (
+        (value or "").encode(errors="replace").decode()
+    )  # JSON can spell halves of characters, which nothing can print
 
 
 def counter(lines: Sequence[str]) -> float:

@@ -47,7 +47,8 @@ def read(text: str) -> Record | None:
             raise TooNew(f"its record was written by a newer gpurack (format {said['format']}); update gpurack here.")
         return {
             str(user): {
-                str(name): Entry(checked_id(entry["id"]), checked_kind(entry["kind"])) for name, entry in entries.items()
+                str(name): Entry(checked_id(entry["id"]), checked_kind(entry["kind"]))
+                for name, entry in entries.items()
             }
             for user, entries in said["containers"].items()
         }

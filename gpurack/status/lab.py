@@ -61,7 +61,8 @@ class ModelStatus:
 
 @dataclass(frozen=True)
 class HostStatus:
-    """A host. troubles: sentences about the host itself; remarks: those that make no host sick; now: its own clock. reached: was it looked at?"""
+    """A host. troubles: sentences about the host itself; remarks: those that make no host sick; now: its
+    own clock. reached: was it looked at?"""
 
     name: str
     reached: bool

@@ -113,7 +113,9 @@ class Seen:
     @property
     def containers(self) -> dict[tuple[str, str], Any]:
         """Every daemon's containers by (user, name), as inspected. Raises Unread."""
-        return {(user, name): said for user in self["daemons"] for name, said in self.daemon(user)["containers"].items()}
+        return {
+            (user, name): said for user in self["daemons"] for name, said in self.daemon(user)["containers"].items()
+        }
 
     @property
     def state(self) -> HostState:

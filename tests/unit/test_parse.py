@@ -133,7 +133,7 @@ def test_packages_by_dpkgs_letters() -> None:
 
 def test_listeners_of_ss() -> None:
     lines = [
-        "LISTEN 0      4096       127.0.0.1:8000       0.0.0.0:*    ino:71 sk:1 cgroup:/system.slice/docker.service <->",
+        "LISTEN 0      4096       127.0.0.1:8000       0.0.0.0:*    ino:71 sk:1 cgroup:/system.slice/x <->",
         "LISTEN 0      128          0.0.0.0:22         0.0.0.0:*    ino:72 sk:2 <->",
         "LISTEN 0      4096   127.0.0.53%lo:53         0.0.0.0:*",
         "LISTEN 0      4096            [::]:8001          [::]:*    uid:1001 ino:73 sk:3 v6only:1 <->",

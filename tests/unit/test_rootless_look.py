@@ -64,7 +64,7 @@ def test_a_user_is_asked_as_that_user(shell: list[str], fakes: Fakes, tmp_path: 
     fakes.add("getent", f'case "$*" in "passwd ada") echo "ada:x:4711:4712::{home}:/bin/sh";; *) exit 2;; esac')
     fakes.add(
         "timeout",
-        'case "$*" in *setpriv*) while [ "$1" != env ]; do shift; done; shift 2; exec env "$@";; esac; shift; exec "$@"',
+        'case "$*" in *setpriv*) while [ "$1" != env ]; do shift; done; shift 2; exec env "$@";; esac; shift; "$@"',
     )
     fakes.add("docker", 'echo "for ${DOCKER_HOST:-root}" >>"$STATE/asked"')
     seen = Snapshot().process(look(shell, script(spec({"docker": {"rootless": {"ada": {}, "ghost": {}}}}))))

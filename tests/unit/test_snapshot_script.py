@@ -32,7 +32,10 @@ def test_it_parses(shell: list[str], script: Path) -> None:
 )
 def test_shellcheck_finds_nothing() -> None:
     done = subprocess.run(
-        ["shellcheck", "--shell=sh", "--severity=warning", "--exclude=SC2034,SC2154", *map(str, SCRIPTS)], capture_output=True, text=True, check=False
+        ["shellcheck", "--shell=sh", "--severity=warning", "--exclude=SC2034,SC2154", *map(str, SCRIPTS)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.returncode, done.stdout) == (0, "")
 
@@ -93,7 +96,9 @@ def test_what_it_prints_is_understood(shell: list[str], host: Fakes, tmp_path: P
     assert seen.images == {name: IMAGE for name in images(wanted) if name.endswith("server-b7000")}
     assert (seen.probes["", "alpha"].status, seen.probes["", "alpha"].body) == (200, '{"data":[{"id":"alpha"}]}')
     assert [(card.index, card.uuid) for card in seen.gpus] == [(0, "GPU-45c1f5da")]
-    assert [(process.pid, process.name) for process in seen.gpu_processes] == [(1, Path("/proc/1/comm").read_text().strip())]
+    assert [(process.pid, process.name) for process in seen.gpu_processes] == [
+        (1, Path("/proc/1/comm").read_text().strip())
+    ]
     assert seen.cdi == {"nvidia.com/gpu=all"}
     assert [(listener.address, listener.port) for listener in seen.listeners] == [("127.0.0.1", 8000)]
     assert (seen.units["docker.service"].active, seen.init != "") == ("active", True)

@@ -219,7 +219,9 @@ def test_an_image_of_no_registry_gets_its_name_back_and_is_not_pulled() -> None:
         container["Config"]["Image"] = reference
         parts["daemons"][""]["images"][0]["tags"] = []
 
-    assert mends(test_models.test_image, entry(wanted, untagged)) == [f"ssh gpu1 sudo docker tag abcdefabcdef {reference}"]
+    assert mends(test_models.test_image, entry(wanted, untagged)) == [
+        f"ssh gpu1 sudo docker tag abcdefabcdef {reference}"
+    ]
 
 
 @pytest.mark.parametrize(
