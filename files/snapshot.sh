@@ -1,30 +1,12 @@
 # One look at a host: everything that gpurack's plan needs, read only. Runs as root, from standard input of `sh -s`.
-# gpurack puts variables in front: USERS (whose rootless Docker is wanted), IMAGES and WEIGHTS (one item a line), READERS
-# (user|path of weights that only that user's Docker wants), SEEN (stamp|path of weights whose headers it remembers),
-# READER (weights_header.py), COUNTERS (model|path|name of a counter), NAMES (to look up), VOLUMES (user|volume of an Open
-# WebUI without a first account) and UPSTREAMS (service|number|file of a key|url). Output: sections headed by "@@ name", which
-# gpurack/state/parse.py reads.
-# POSIX sh and coreutils only: a fresh host has neither python3 nor curl.
-
-section() { printf '@@ %s\n' "$1"; }
-have() { command -v "$1" >/dev/null 2>&1; }
-encoded() { base64 "$1" 2>/dev/null | tr -d '\n'; }
-
-# Names, sizes and times of the files that weights consist of, as one word: the same word, the same weights. After the
-# path comes what makes a command a user's.
-stamp() {
-	one=$1
-	shift
-	if "$@" test -d "$one"; then
-		"$@" find -L "$one" -maxdepth 1 -type f '(' -name '*.safetensors' -o -name '*.json' ')' -exec stat -L -c '%n %s %Y' {} +
-	else
-		case $one in
-		*-?????-of-?????.gguf) set -- "$@" stat -L -c '%n %s %Y' "${one%-?????-of-?????.gguf}"-?????-of-"${one##*-of-}" ;;
-		*) set -- "$@" stat -L -c '%n %s %Y' "$one" ;;
-		esac
-		"$@"
-	fi | sort | cksum | tr ' ' -
-}
+# gpurack puts variables in front: OF_DOCKER (snapshot_docker.sh), LIMIT (seconds for each part), RUN (/run/gpurack),
+# USERS (whose rootless Docker is wanted), WEIGHTS (one item a line), READERS (user|path of weights that only that user's
+# Docker wants), SEEN (stamp|path of weights whose headers it remembers), READER (weights_header.py), NAMES (to look up),
+# and the questions to a Docker, each with its user in front ("" for the host's own): IMAGES, PROBES, COUNTERS, VOLUMES,
+# UPSTREAMS.
+# Output: sections headed by "@@MARK name", which gpurack/state/parse.py reads. MARK is new for every look, so that no
+# name of a process, file or container can open a section.
+# POSIX sh, coreutils, findutils, awk and util-linux only: a fresh host has neither python3 nor curl.
 
 # Who but root may change what a path means: type, mode, owner and group of each folder, link or file on it that others
 # may change (as in safe_paths.py). None of their names are said: links lead to names of anybody's making.
@@ -39,22 +21,28 @@ owners_of() {
 		sort -u
 }
 
-look_host() {
+# Of paths, one a line: those that others than root may change.
+changeable() {
+	while IFS= read -r path; do
+		[ -n "$path" ] && owners_of "$path" | grep -q . && printf '%s\n' "$path"
+	done
+}
+
+look_system() {
 	section os
 	cat /etc/os-release
 	section machine
 	echo "arch $(dpkg --print-architecture 2>/dev/null || uname -m)"
 	echo "init $(cat /proc/1/comm)"
 	echo "now $(date -u +%Y-%m-%dT%H:%M:%SZ)"
-	# That of the default route: addresses for documentation are in no other route (RFC 5737, RFC 3849).
-	echo "address $({ ip -4 -o route get 192.0.2.1; ip -6 -o route get 2001:db8::1; } 2>/dev/null |
-		sed -n 's/.* src \([0-9a-f.:]*\).*/\1/p' | tr '\n' ' ')"
+	echo "address $(own_address)"
 	echo "addresses $(ip -o address show scope global 2>/dev/null | sed -n -e '/^[0-9]*: docker0 /d' \
 		-e '/^[0-9]*: br-[0-9a-f]* /d' -e 's|^[0-9]*: [^ ]* *inet6* \([0-9a-f.:]*\).*|\1|p' | tr '\n' ' ')"
 	for tool in python3 curl git; do have "$tool" && echo "tool $tool"; done
 	ls /usr/lib*/docker/cli-plugins/docker-buildx >/dev/null 2>&1 && echo "tool buildx"
-	[ -e /run/gpurack/lock ] && ! flock -n /run/gpurack/lock true &&
-		echo "busy $(cat /run/gpurack/busy 2>/dev/null || echo 'it does not say which')"
+	# A shared lock: two looks at once are no "other run" to one another.
+	[ -f "$RUN/lock" ] && ! flock -s -n -o "$RUN/lock" true &&
+		echo "busy $(head -n 1 "$RUN/busy" 2>/dev/null || echo 'it does not say which')"
 	# yum may be yum 3, or a link to dnf 4; dnf may be dnf 5
 	for manager in dnf yum; do
 		have "$manager" || continue
@@ -83,62 +71,63 @@ look_host() {
 	for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources /etc/yum.repos.d/*.repo \
 		/etc/docker/daemon.json /etc/apt/keyrings/gpurack-*.asc /etc/pki/rpm-gpg/gpurack-*.asc \
 		/etc/dnf/plugins/versionlock.list /etc/dnf/versionlock.toml /etc/yum/pluginconf.d/versionlock.list \
-		/var/lib/gpurack/rpm-transaction /etc/gpurack/compose.yaml /var/lib/gpurack/jobs/*.json \
+		/var/lib/gpurack/rpm-transaction /etc/gpurack/compose.yaml /etc/gpurack/jobs/*.yaml /var/lib/gpurack/record.json /var/lib/gpurack/jobs/*.json \
 		/etc/apt/apt.conf.d/80gpurack-proxy /etc/dnf/dnf.conf /etc/yum.conf /etc/systemd/system/docker.service.d/gpurack-proxy.conf /var/lib/gpurack/trusted /var/lib/gpurack/driver-held \
 		/usr/local/share/ca-certificates/gpurack-*.crt /etc/pki/ca-trust/source/anchors/gpurack-*.crt \
 		/var/lib/gpurack/users/*/compose.yaml /etc/systemd/system/gpurack.service /usr/local/lib/gpurack/* /usr/local/libexec/gpurack/* \
 		/run/gpurack/docker-restart /etc/nvidia-container-runtime/config.toml \
 		/etc/tmpfiles.d/gpurack.conf /etc/sysctl.d/60-gpurack.conf /etc/apparmor.d/gpurack-rootlesskit; do
-		[ -f "$file" ] && echo "$file $(stat -c '%a %u %g' "$file") $(encoded "$file")"
+		case $file in *[!A-Za-z0-9._/@+:-]*) continue ;; esac
+		[ -f "$file" ] && [ "$(stat -L -c %s "$file")" -le 4194304 ] &&
+			echo "$file $(stat -c '%a %u %g' "$file") $(base64 -w 0 "$file")"
 	done
 	section secrets
-	find /etc/gpurack/secrets /var/lib/gpurack/users/*/secrets -type f -exec stat -c '%n %a %u' {} + 2>/dev/null
+	find /etc/gpurack/secrets /var/lib/gpurack/users/*/secrets -type f ! -name '*[!A-Za-z0-9._@+:-]*' -exec stat -c '%n %a %u' {} + 2>/dev/null
 	section exposed
 	find /var/lib/gpurack/sha256 -type f -perm /077 2>/dev/null
+	section ports
+	ports=$(ss -Hltne 2>/dev/null)
+	printf '%s\n' "$ports"
+	# Who has a port is found by the socket's number: a process may call itself what it likes, also several lines.
+	section owners
+	{ printf '%s\n' "$ports"; find /proc/[0-9]*/fd -maxdepth 1 -lname 'socket:*' -printf '%h %l\n' 2>/dev/null; } | awk '
+		$2 in wanted { split($1, part, "/"); print part[3], wanted[$2] }
+		match($0, / ino:[0-9]+ /) { number = substr($0, RSTART + 5, RLENGTH - 6); wanted["socket:[" number "]"] = number }
+	' | sort -u | while read -r pid number; do
+		read -r name <"/proc/$pid/comm" && echo "$number $pid $(stat -c %U "/proc/$pid") $name"
+	done
+}
+
+# Weights may lie on a file system that does not answer.
+look_weights() {
 	section owned
-	printf '%s\n' "$ALL_WEIGHTS" | while IFS= read -r path; do
+	printf '%s\n' "$WEIGHTS" | while IFS= read -r path; do
 		[ -n "$path" ] && owners_of "$path" | while IFS= read -r owner; do echo "$owner|$path"; done
 	done
-	section weights
-	printf '%s\n' "$WEIGHTS" | while IFS= read -r path; do
-		[ -n "$path" ] && echo "$(stat -L -c '%s %F' "$path" 2>/dev/null || echo '- missing')|$path"
-	done
+	# What others than root may change, and only one user's Docker wants, that user looks at (look_own).
+	theirs=$(printf '%s\n' "$READERS" | cut -d '|' -f 2- | changeable)
+	WEIGHTS=$(printf '%s\n' "$WEIGHTS" | grep -vxF -e "$theirs")
+	weights_of "$WEIGHTS"
 	# Where SELinux is enforced, Docker may confine containers by labels.
 	if [ "$(cat /sys/fs/selinux/enforce 2>/dev/null)" = 1 ]; then
 		section labels
-		printf '%s\n' "$ALL_WEIGHTS" | while IFS= read -r path; do
+		printf '%s\n' "$WEIGHTS" | while IFS= read -r path; do
 			[ -n "$path" ] && [ -e "$path" ] && echo "$(stat -L -c %C "$path" 2>/dev/null)|$path"
 		done
 	fi
-	section stamps
-	printf '%s\n' "$WEIGHTS" | while IFS= read -r path; do
-		[ -n "$path" ] && [ -e "$path" ] || continue
-		seen="$(stamp "$path")|$path"
-		printf '%s\n' "$seen"
-		printf '%s\n' "$SEEN" | grep -qxF -e "$seen" || printf '%s\n' "$path" >&3
-	done 3>"$work/unseen"
-	section headers
-	[ -s "$work/unseen" ] && have python3 && python3 -c "$READER" <"$work/unseen"
 	# What earlier runs found weights to be (hashes.py), and whether they still are as they were then.
 	section commits
 	printf '%s\n' "$WEIGHTS" | while IFS= read -r path; do
-		[ -n "$path" ] && [ -f "$path.json" ] && [ ! -L "$path.json" ] && echo "$(sed -n 's/^ "commit": "\([0-9a-f]*\)".*/\1/p' "$path.json")|$path"
+		[ -n "$path" ] && [ -f "$path.json" ] && [ ! -L "$path.json" ] &&
+			echo "$(dd if="$path.json" bs=65536 count=64 iflag=fullblock,nonblock 2>/dev/null | sed -n 's/^ "commit": "\([0-9a-f]*\)".*/\1/p')|$path"
 	done
 	section hashes
 	cat /var/lib/gpurack/sha256 2>/dev/null
 	section stamped
 	cut -d ' ' -f 4- /var/lib/gpurack/sha256 2>/dev/null | tr '\n' '\0' | xargs -0 -r stat -L -c '%s %.9Y %n' 2>/dev/null
-	section ports
-	ss -Hltnp 2>/dev/null | LC_ALL=C tr -d '\200-\377' >"$work/ports"
-	cat "$work/ports"
-	section owners
-	# shellcheck disable=SC2046 # several words on purpose
-	stat -c '%n %U' $(grep -o 'pid=[0-9]*' "$work/ports" | sort -u | sed 's|pid=|/proc/|') 2>/dev/null
-	section disk
-	df -B1 --output=avail,target /var/lib /etc 2>/dev/null | tail -n +2
 }
 
-look_gpus() {
+look_nvidia() {
 	section driver
 	cat /proc/driver/nvidia/version 2>/dev/null
 	section pci
@@ -160,9 +149,9 @@ look_gpus() {
 			dmesg --time-format iso 2>/dev/null | grep -F 'NVRM: Xid' | tail -n 100
 		fi
 		section processes
-		nvidia-smi --query-compute-apps=gpu_uuid,pid,process_name,used_memory --format=csv,noheader,nounits 2>/dev/null | grep ^GPU- |
-			while IFS=, read -r uuid pid name used; do
-				echo "$uuid,${pid# },$name,$used,$(holder "${pid# }")"
+		nvidia-smi --query-compute-apps=gpu_uuid,pid,used_memory --format=csv,noheader,nounits 2>/dev/null |
+			while IFS=', ' read -r uuid pid used; do
+				echo "$uuid,$pid,$used,$(holder "$pid")"
 			done
 	fi
 	if have nvidia-ctk; then
@@ -171,11 +160,13 @@ look_gpus() {
 	fi
 }
 
-# A process's user and container, whose cgroup ends in its id: docker-<64 hex digits>.scope, docker/…, runc-….scope.
+# A process's user, container and name, the last because it may hold anything. The container is in its cgroup's name:
+# docker-<64 hex digits>.scope, docker/…, runc-….scope.
 holder() {
 	container=$(sed -n 's/.*[-/]\([0-9a-f]\{64\}\).*/\1/p' "/proc/$1/cgroup" 2>/dev/null | head -n 1)
-	echo "$(ps -o user= -p "$1" 2>/dev/null),$container"
-}
+	read -r comm <"/proc/$1/comm"
+	echo "$(stat -c %U "/proc/$1" 2>/dev/null),$container,$comm"
+} 2>/dev/null
 
 # AMD's cards and who computes on them, by sysfs, which needs no tools: the nodes of the kernel's compute driver (KFD).
 look_amd() {
@@ -196,7 +187,7 @@ look_amd() {
 		[ "${used:-0}" != 0 ] || continue
 		pid=${file%/*}
 		pid=${pid##*/}
-		echo "process ${file##*_},$pid,$(cat "/proc/$pid/comm"),$used,$(holder "$pid")"
+		echo "process ${file##*_},$pid,$used,$(holder "$pid")"
 	done
 } 2>/dev/null
 
@@ -208,37 +199,16 @@ amd_name() {
 	echo "$name"
 }
 
-# ask KEY_FILE URL: what a model answers. printf is a builtin: the key is in no process's arguments.
-ask() {
-	key=$1
-	shift
-	{ [ -f "$key" ] && printf 'header = "Authorization: Bearer %s"\n' "$(sed 's/["\\]/\\&/g' "$key")"; } |
-		curl -K - -sS --proto =http --noproxy '*' --max-time 5 "$@" 2>&1
-}
-
-# What services connect to on other hosts. One that is down costs two seconds, beside all else.
-look_upstreams() {
+# The addresses of what services connect to on other hosts.
+look_names() {
 	section names
 	printf '%s\n' "$NAMES" | while IFS= read -r name; do
 		[ -n "$name" ] && echo "$(getent ahostsv4 "$name" | sed -n '1s/ .*//p')|$name"
 	done
-	have curl || return 0
-	section upstreams
-	printf '%s\n' "$UPSTREAMS" | {
-		while IFS='|' read -r service number key url; do
-			[ -n "$url" ] || continue
-			{
-				said=$(ask "$key" --connect-timeout 2 -o /dev/null -w '|%{http_code}' "$url" | tr '\n' ' ')
-				echo "$service|$number|${said##*|}|${said%|*}"
-			} &
-		done
-		wait
-	}
 }
 
 # What only rootless Docker needs to know of the host.
 look_rootless() {
-	[ -n "$users" ] || return 0
 	section rootless
 	for name in kernel/unprivileged_userns_clone user/max_user_namespaces kernel/apparmor_restrict_unprivileged_userns; do
 		[ -e "/proc/sys/$name" ] && echo "sysctl $name $(cat "/proc/sys/$name")"
@@ -252,138 +222,199 @@ look_rootless() {
 	for folder in /etc/cdi /run/cdi; do [ -d "$folder" ] && echo "folder $folder"; done
 }
 
-# A user's things are asked for as that user: root follows no links out of a home, nor runs what a configuration names.
-as_user() {
-	timeout -k 1 20 setpriv --reuid "$uid" --regid "$gid" --init-groups env -i HOME="$home" USER="$user" PATH="$PATH" \
-		XDG_RUNTIME_DIR="$runtime" DBUS_SESSION_BUS_ADDRESS="unix:path=$runtime/bus" DOCKER_HOST="unix://$runtime/docker.sock" "$@"
+# The questions that are for one Docker: the lines that begin with its user, without it.
+questions() {
+	printf '%s\n' "$1" | while IFS= read -r line; do
+		case $line in "$user|"*) printf '%s\n' "${line#"$user|"}" ;; esac
+	done
 }
 
-# In a subshell: from here on `docker` is the user's.
+look_host_docker() {
+	user='' SECRETS=/etc/gpurack/secrets
+	IMAGES=$(questions "$IMAGES") PROBES=$(questions "$PROBES") COUNTERS=$(questions "$COUNTERS")
+	VOLUMES=$(questions "$VOLUMES")
+	look_docker
+	section compose
+	docker compose version --short 2>/dev/null
+}
+
+look_host_upstreams() {
+	user=''
+	UPSTREAMS=$(questions "$UPSTREAMS")
+	look_upstreams
+}
+
+# What root sees of a user, and then, in one line of base64, all that the user's own programs say.
 look_user() {
 	user=$1
-	project=/var/lib/gpurack/users/$user
 	section "user $user"
 	account=$(getent passwd "$user") || return 0
 	uid=$(printf '%s' "$account" | cut -d: -f3)
 	gid=$(printf '%s' "$account" | cut -d: -f4)
 	home=$(printf '%s' "$account" | cut -d: -f6)
 	runtime=/run/user/$uid
-	docker() { as_user docker "$@"; }
 	echo "account $uid $gid $home"
 	[ -e "/var/lib/systemd/linger/$user" ] && echo "linger yes"
-	[ -S "$runtime/bus" ] &&
-		echo "unit $(as_user systemctl --user show docker.service -p LoadState,ActiveState,UnitFileState | tr '\n' ' ')"
-	echo "folder $(stat -c '%a %u' "$project")"
+	echo "folder $(stat -c '%a %u' "/var/lib/gpurack/users/$user")"
 	echo "weights $(getfacl -cpn "$USERS_WEIGHTS/$user" | tr '\n' ' ')"
-	# rootlesskit shows its child the entries of /etc and /run that were there when it began
-	child=$(as_user cat "$runtime/dockerd-rootless/child_pid" | tr -dc 0-9)
-	for folder in /etc/cdi /run/cdi; do
-		[ -n "$child" ] && [ -d "/proc/$child/root$folder" ] && [ ! -L "/proc/$child/root$folder" ] && echo "sees $folder"
-	done
-	printf '%s\n' "$ALL_WEIGHTS" | while IFS= read -r path; do
-		[ -e "$path" ] && ! as_user test -r "$path" && echo "unreadable $path"
-	done
-	# What others than root may lead elsewhere: it is this user who follows. No line of the last begins a section.
-	while IFS='|' read -r reader path; do
-		[ "$reader" = "$user" ] || continue
-		size=$(as_user stat -L -c %s "$path" | tr -dc 0-9)
-		echo "${size:--}|$path" >&3
-		[ -n "$size" ] || continue
-		seen="$(stamp "$path" as_user)|$path"
-		printf '%s\n' "$seen" >&4
-		printf '%s\n' "$SEEN" | grep -qxF -e "$seen" || printf '%s\n' "$path" >&5
-	done <"$work/readers" 3>"$work/weights.$user" 4>"$work/stamps.$user" 5>"$work/unseen.$user"
-	section "weights $user"
-	cat "$work/weights.$user"
-	section "stamps $user"
-	cat "$work/stamps.$user"
-	section "headers $user"
-	[ -s "$work/unseen.$user" ] && have python3 &&
-		as_user python3 -c "$READER" <"$work/unseen.$user" | head -c 1000000 | grep '^{'
-	section files
-	for file in .config/docker/daemon.json .config/systemd/user/docker.service.d/gpurack.conf \
-		.config/nvidia-container-runtime/config.toml; do
-		as_user test -f "$home/$file" &&
-			echo "$home/$file $(as_user stat -L -c '%a %u %g' "$home/$file") $(as_user base64 -w 0 "$home/$file")"
-	done
-	owed=$runtime/gpurack-docker-restart
-	as_user test -f "$owed" && echo "$owed $(as_user stat -c '%a %u %g' "$owed") $(as_user base64 -w 0 "$owed")"
-	as_user test -S "$runtime/docker.sock" && look_docker
+	own=$(questions "$READERS" | changeable)
+	section "reads $user"
+	printf '%s\n' "$own"
+	section "said $user"
+	[ "$uid" != 0 ] || return 0
+	{
+		timeout -s KILL "$LIMIT" setpriv --reuid "$uid" --regid "$gid" --init-groups env -i HOME="$home" USER="$user" \
+			PATH="$PATH" XDG_RUNTIME_DIR="$runtime" DBUS_SESSION_BUS_ADDRESS="unix:path=$runtime/bus" \
+			DOCKER_HOST="unix://$runtime/docker.sock" LC_ALL=C MARK= SECRETS="/var/lib/gpurack/users/$user/secrets" \
+			WEIGHTS="$WEIGHTS" OWN_WEIGHTS="$own" SEEN="$SEEN" READER="$READER" HOME_FILES="$HOME_FILES" \
+			VOLUMES="$(questions "$VOLUMES")" IMAGES="$(questions "$IMAGES")" PROBES="$(questions "$PROBES")" \
+			COUNTERS="$(questions "$COUNTERS")" UPSTREAMS="$(questions "$UPSTREAMS")" sh -c "$OF_DOCKER
+look_own"
+		echo $? >"$work/code $user"
+	} | head -c 8000000 | base64 -w 0
+	if [ "$(cat "$work/code $user")" = 137 ]; then
+		section late
+		echo "user $user|timed out after $LIMIT s"
+	fi
 }
 
-look_docker() {
-	have docker || return 0
-	section "docker${user:+ $user}"
-	docker info --format '{{json .}}' 2>/dev/null | grep '^{'
-	section compose
-	docker compose version --short 2>/dev/null
-	section "containers${user:+ $user}"
-	ids=$(docker ps -aq --no-trunc 2>/dev/null)
-	[ -z "$ids" ] || docker inspect --format '{"id":{{json .Id}},"name":{{json .Name}},"image":{{json .Image}},"state":{{json .State}},"labels":{{json .Config.Labels}},"ports":{{json .HostConfig.PortBindings}},"restarts":{{json .RestartCount}},"created":{{json .Created}}}' $ids 2>/dev/null | grep '^{' >"$work/containers.$user"
-	cat "$work/containers.$user" 2>/dev/null
-	section digests
-	used=$(sed -n 's/.*"image":"\(sha256:[0-9a-f]*\)","state".*/\1/p' "$work/containers.$user" 2>/dev/null | sort -u)
-	[ -z "$used" ] || docker image inspect --format '{{.Id}}|{{json .RepoDigests}}' $used 2>/dev/null
-	section "images${user:+ $user}"
-	printf '%s\n' "$IMAGES" | while IFS= read -r image; do
-		[ -n "$image" ] && echo "$(docker image inspect --format '{{.Id}}' "$image" 2>/dev/null || echo -)|$image"
+# begin NAME COMMAND…: a part of the look, beside the others. What an earlier look left behind in it is not joined by more.
+begin() {
+	if since=$(hangs "$1"); then
+		late="$late$1|still hangs since $since
+"
+		return
+	fi
+	(
+		part=$1
+		shift
+		"$@"
+		section whole # on a full disk the file comes out short
+		echo "$part" >"$work/ended"
+	) >"$work/part $1" 2>/dev/null 4>&- &
+	begun="$begun$! $1
+"
+	parts=$((parts + 1))
+}
+
+# When a process began, in the kernel's ticks; nothing for one that has ended.
+started() {
+	said=$(tr '\n' ' ' <"/proc/$1/stat") 2>/dev/null || return 1
+	# shellcheck disable=SC2086 # several words on purpose; the process's name, which may hold anything, ends in ")"
+	set -- ${said##*) }
+	case $1 in '' | Z | X) return 1 ;; esac
+	echo "${20}"
+} 2>/dev/null
+
+# Since when, if anything that was left behind in a part is still there.
+hangs() {
+	[ -f "$RUN/hung/$1" ] || return 1
+	while read -r since pid ticks; do
+		[ "$(started "$pid")" = "$ticks" ] && echo "$since (pid $pid)" && return
+	done <"$RUN/hung/$1"
+	rm -f "$RUN/hung/$1"
+	return 1
+}
+
+# The processes that one has begun, and itself.
+family() {
+	grep -H '^PPid:' /proc/[0-9]*/status 2>/dev/null | awk -F '[/:\t ]+' -v top="$1" '
+		{ parent[$3] = $6 }
+		END {
+			found[top]
+			do {
+				more = 0
+				for (pid in parent) if (!(pid in found) && (parent[pid] in found)) { found[pid]; more = 1 }
+			} while (more)
+			for (pid in found) print pid
+		}'
+}
+
+# abandon NAME PID: ends a part that takes too long. What SIGKILL does not end (it waits for a file system or a card) is
+# left behind, and noted, so that it is known as long as it is there. Says what that is.
+abandon() {
+	family=$(family "$2")
+	# shellcheck disable=SC2086 # several words on purpose
+	kill -9 $family 2>/dev/null
+	sleep 0.2
+	for pid in $family; do
+		ticks=$(started "$pid") || continue
+		(umask 077 && mkdir -p "$RUN/hung" && echo "$(date -u +%Y-%m-%dT%H:%M:%SZ) $pid $ticks" >>"$RUN/hung/$1")
+		printf ', pid %s (%s) is left behind' "$pid" "$(tr -cd 'A-Za-z0-9._-' <"/proc/$pid/comm")"
 	done
-	# Has the database of an Open WebUI an account? Passwords are in it as bcrypt's sums, or still in the log beside it.
-	section "accounts${user:+ $user}"
-	printf '%s\n' "$VOLUMES" | while IFS='|' read -r whose volume; do
-		[ -n "$volume" ] && [ "$whose" = "$user" ] || continue
-		place=$(docker volume inspect --format '{{.Mountpoint}}' "$volume" 2>/dev/null) || continue
-		for file in "$place/webui.db" "$place/webui.db-wal"; do
-			${user:+as_user} test -f "$file" && ! ${user:+as_user} test -L "$file" &&
-				${user:+as_user} timeout 5 grep -aqE '\$2[aby]\$[0-9]{2}\$' "$file" && echo "$volume" && break
-		done
+}
+
+# Waits until all parts have ended, or have had their time; a user's part ends by itself just before.
+await() {
+	{
+		sleep "$((LIMIT + 2))" &
+		trap 'kill $!; exit' TERM
+		wait $!
+		echo 'time is up' >"$work/ended"
+	} >/dev/null 2>&1 4>&- &
+	timer=$!
+	ended=''
+	while [ "$parts" -gt 0 ] && read -r name <&4 && [ "$name" != 'time is up' ]; do
+		ended="$ended$name
+"
+		parts=$((parts - 1))
 	done
-	have curl || return 0
-	# Each model of ours is asked over its published port; a model that hangs is not "no change", nor is one that restarts
-	# for ever, which was up when it was looked at and is not now.
-	docker ps --filter label=gpurack.model --filter status=running --filter status=restarting --format '{{.Names}}|{{.Label "gpurack.probe"}}' | {
-		while IFS='|' read -r name url; do
-			case $name in *[!A-Za-z0-9_.-]*) continue ;; esac # it becomes part of paths
-			(
-				key=$project/secrets/$name/api_key
-				body=$(ask "$key" -w '\n%{http_code}' "$url" | tr -d '\r' | tail -c 100000)
-				printf '@@ probe %s\n%s\n' "$name" "$(printf '%s' "$body" | base64 | tr -d '\n')" >"$work/probe.$user.$name"
-				printf '%s\n' "$COUNTERS" | while IFS='|' read -r model path counter; do
-					[ "$model" = "$name" ] || continue
-					printf '@@ counter %s\n' "$name" >>"$work/probe.$user.$name"
-					ask "$key" "$(printf '%s' "$url" | cut -d/ -f1-3)$path" | grep "^${counter}[{ ]" >>"$work/probe.$user.$name"
-				done
-			) &
-		done
-		wait
-	}
-	cat "$work/probe.$user".* 2>/dev/null
+	kill "$timer" 2>/dev/null
+}
+
+# Every part that is whole; which are late, and why; and the end, if nothing came out short.
+deliver() {
+	short=''
+	while read -r pid name; do
+		[ -n "$name" ] || continue
+		case "
+$ended" in
+		*"
+$name
+"*)
+			[ "$(tail -n 1 "$work/part $name")" = "@@$MARK whole" ] || short=yes
+			cat "$work/part $name"
+			;;
+		*) late="$late$name|timed out after $LIMIT s$(abandon "$name" "$pid")
+" ;;
+		esac
+	done <<-EOF
+	$begun
+	EOF
+	section late
+	printf '%s' "$late"
+	[ -n "$short" ] || section end
+}
+
+# Text in UTF-8 without control characters: anything else would break the connection's reader, not only this look.
+readable() {
+	if have iconv; then iconv -c -f UTF-8 -t UTF-8; else tr -d '\200-\377'; fi | tr -d '\000-\010\013-\037\177'
 }
 
 main() {
-	export LC_ALL=C PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
+	# root's own Docker client: not what a login user's environment names
+	HOME=~root
+	export HOME LC_ALL=C PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin" DOCKER_HOST=unix:///var/run/docker.sock
+	unset DOCKER_CONFIG DOCKER_CONTEXT DOCKER_TLS DOCKER_TLS_VERIFY DOCKER_CERT_PATH XDG_RUNTIME_DIR
 	work=$(mktemp -d) || exit 1
 	trap 'rm -rf "$work"' EXIT
-	mkdir "$work/parts"
-	user='' project=/etc/gpurack
-	users=$({ printf '%s\n' "$USERS"; ls /var/lib/gpurack/users 2>/dev/null; } | grep . | sort -u)
-	# What others than root may change, and only one user's Docker wants, is looked at as that user.
-	printf '%s\n' "$READERS" | while IFS='|' read -r reader path; do
-		[ -n "$path" ] && owners_of "$path" | grep -q . && echo "$reader|$path"
-	done >"$work/readers"
-	ALL_WEIGHTS=$WEIGHTS WEIGHTS=$(printf '%s\n' "$WEIGHTS" | grep -vxF -e "$(cut -d '|' -f 2- "$work/readers")")
-	# On a full disk the files come out short, so each part says at its end that it is whole.
-	{ look_host; look_rootless; section whole; } >"$work/parts/0" 2>/dev/null &
-	{ look_gpus; look_amd; section whole; } >"$work/parts/1" 2>/dev/null &
-	{ look_docker; section whole; } >"$work/parts/2" 2>/dev/null &
-	{ look_upstreams; section whole; } >"$work/parts/3" 2>/dev/null &
-	parts=4
-	for one in $users; do
-		{ look_user "$one"; section whole; } >"$work/parts/$parts" 2>/dev/null &
-		parts=$((parts + 1))
-	done
-	wait
-	cat "$work/parts/"*
-	[ "$(cat "$work/parts/"* | grep -c '^@@ whole$')" = "$parts" ] && section end
+	MARK=$(od -A n -N 16 -t x1 /dev/urandom | tr -d ' \n')
+	printf '@@ mark %s\n' "$MARK"
+	mkfifo "$work/ended" || exit 1
+	exec 4<>"$work/ended"
+	parts=0 begun='' late=''
+	users=$({ printf '%s\n' "$USERS"; ls /var/lib/gpurack/users 2>/dev/null; } | grep -x '[A-Za-z_][A-Za-z0-9_.-]*[$]\{0,1\}' | sort -u)
+	begin system look_system
+	begin weights look_weights
+	begin NVIDIA look_nvidia
+	begin AMD look_amd
+	begin Docker look_host_docker
+	begin names look_names
+	begin upstreams look_host_upstreams
+	[ -z "$users" ] || begin accounts look_rootless
+	for one in $users; do begin "user $one" look_user "$one"; done
+	await
+	deliver | readable
 }
+eval "$OF_DOCKER"
 main </dev/null

@@ -55,6 +55,10 @@ def findings(wanted: spec.Host, seen: HostState) -> Iterator[tuple[Kind, str]]:
     if seen.trouble:
         yield "error", seen.trouble
         return
+    yield from (("warning", remark) for remark in seen.remarks)
+    if seen.blind:
+        yield "error", seen.blind
+        return
     for part in (
         plan_docker(wanted, seen, unattended=False),
         plan_toolkit(wanted, seen),

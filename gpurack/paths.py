@@ -11,6 +11,8 @@ RUNNER_PARTS = tuple(f"{LIB}/{name}.py" for name in _PARTS)
 """What the runner imports."""
 BOOT_UNIT = "/etc/systemd/system/gpurack.service"
 STATE = "/var/lib/gpurack"
+RECORD = f"{STATE}/record.json"
+"""Which containers are gpurack's (gpurack/state/record.py)."""
 BACKUPS = f"{STATE}/backups"
 RECORD = f"{STATE}/record.json"
 """Which containers are gpurack's, by id (files/record.py)."""

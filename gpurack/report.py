@@ -157,7 +157,8 @@ class Report(BaseStateCallback):
             return "FAILED: " + error.partition(": ")[2].split("\n")[0]
         if self.removing and self.done.get(name, {}).get(model) == "removed":
             return "removed"
-        container, probe = seen.ours.get(model), seen.probes.get(model)
+        user = wanted.entries[model].dockerd
+        container, probe = seen.container(model, user), seen.probes.get((user, model))
         if container and container.running and probe and probe.status == 200:
             action = self.done.get(name, {}).get(model)
             without = unreached(model, wanted, seen)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from typing import Any
 
 from gpurack import paths
@@ -25,6 +26,7 @@ from gpurack.state.model import (
     Probe,
     Unit,
 )
+from gpurack.state.record import COMPOSE, PROJECTS, Entry, Record
 
 SALT = "5a" * 16
 SYSTEMS = {
@@ -72,12 +74,15 @@ def docker_info(version: str = "28.5.2", **said: Any) -> dict[str, Any]:
 
 
 def container(name: str, status: str = "running", **said: Any) -> Container:
-    """A container; with `label` (a definition) it is ours."""
+    """A container; with `label` (a definition) it is ours, as Compose's labels and the record say as well."""
     labels = dict(said.get("labels", {}))
     if "label" in said:
+        labels = {f"{COMPOSE}project": PROJECTS["model"], f"{COMPOSE}service": name, **labels}
         labels["gpurack.model"] = said["label"] if isinstance(said["label"], str) else json.dumps(said["label"])
+    elif "gpurack.job" in labels:
+        labels = {f"{COMPOSE}project": PROJECTS["job"], f"{COMPOSE}service": name, **labels}
     return Container(
-        id=f"id-of-{name}",
+        id=said.get("id", id_of(name)),
         name=name,
         image=said.get("image", "sha256:0123456789abcdef"),
         status=status,
@@ -91,6 +96,44 @@ def container(name: str, status: str = "running", **said: Any) -> Container:
         ports=tuple((ip, port) for ip, port in said.get("ports", ())),
         user=said.get("user", ""),
     )
+
+
+def id_of(name: str) -> str:
+    """The id of a test's container."""
+    return sha256(name.encode()).hexdigest()
+
+
+def recorded(*containers: Container) -> Record:
+    """The record that a host has of those that carry our labels."""
+    found: dict[str, dict[str, Entry]] = {}
+    for each in containers:
+        if each.kind:
+            found.setdefault(each.user, {})[each.name] = Entry(each.id, each.kind)
+    return found
+
+
+class Trusting(dict[Any, Any]):
+    """A record that takes every container with the right labels for a model of ours; so a test may change its host's
+    containers without telling the record."""
+
+    def __init__(self, known: Any) -> None:
+        super().__init__()
+        self.known = known
+
+    def __contains__(self, key: object) -> bool:
+        return True
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self.known
+
+
+def framed(lines: Sequence[str]) -> list[str]:
+    """A look's output from lines with headings `@@ name`, as the script sends them."""
+    mark = "0f" * 16
+    before = [line for line in lines if line == "@@ raised"]
+    rest = [line for line in lines if line not in before]
+    marked = (f"@@{mark} {line[3:]}" if line.startswith("@@ ") else line for line in rest)
+    return [*before, f"@@ mark {mark}", *marked]
 
 
 def package(text: str) -> Package:
@@ -123,6 +166,8 @@ def host_state(**said: Any) -> HostState:
     os: "debian 13". packages: name → `version [held|half]`. files: path → text. units: name → `loaded active enabled`.
     manager: `dnf dnf5`. docker: version, or docker info's own map. gpus: how many cards, or their numbers in the order
     of their index.
+    record: by default one that knows all containers which carry our labels. counters: as probes, by name, `ada/alpha`
+    for one in a user's Docker.
     containers: maps for `container`. listeners: texts for `listener`. probes: name → [status, body].
     """
     told = dict(said)
@@ -146,7 +191,8 @@ def host_state(**said: Any) -> HostState:
             entry if isinstance(entry, Container) else container(**entry) for entry in entries
         ),
         "listeners": lambda entries: tuple(map(listener, entries)),
-        "probes": lambda entries: {name: Probe(status, body) for name, (status, body) in entries.items()},
+        "probes": lambda entries: {of_user(name): Probe(status, body) for name, (status, body) in entries.items()},
+        "counters": lambda entries: {of_user(name): value for name, value in entries.items()},
         "secrets": lambda entries: {path: (mode, 0) for path, mode in entries.items()},
         "gpu_processes": lambda entries: tuple(GpuProcess(*entry) for entry in entries),
         "manager": rpm.manager,
@@ -155,7 +201,16 @@ def host_state(**said: Any) -> HostState:
     }
     for key, value in told.items():
         words[key] = makers[key](value) if key in makers else value
+    if "record" not in words:
+        jobs = any(each.kind == "job" for each in words.get("containers", ()))
+        words["record"] = recorded(*words["containers"]) if jobs else Trusting(Trusting(Entry(None, "model")))
     return HostState(**words)
+
+
+def of_user(name: str) -> tuple[str, str]:
+    """`alpha` of the host's own Docker, `ada/alpha` of a user's."""
+    user, _, model = name.rpartition("/")
+    return user, model
 
 
 def running(wanted: Host, name: str, state: HostState, uuids: tuple[str, ...] = (), **said: Any) -> Container:
@@ -163,4 +218,4 @@ def running(wanted: Host, name: str, state: HostState, uuids: tuple[str, ...] = 
     words = compose.definition(name, wanted, state, uuids, said.pop("secrets", {}), SALT)
     model = wanted.entries[name]
     ports = [(compose.address(model.bind, state), model.port)]
-    return container(name, label=words, **{"ports": ports, **said})
+    return container(name, **{"label": words, "ports": ports, **said})

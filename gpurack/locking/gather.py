@@ -20,7 +20,11 @@ def thorough(host: Host, wanted: spec.Host) -> HostState:
     """A look after which every file of weights has a sha256. What takes long says so on standard error."""
     seen = look(host, wanted)
     paths = [path for path, size in seen.weights.items() if size is not None]
-    if seen.trouble or not paths:
+    if seen.trouble:
+        return seen
+    if seen.late:
+        return replace(seen, trouble=" ".join(f"{part} {why}." for part, why in seen.late.items()))
+    if not paths:
         return seen
     if "python3" not in seen.tools:
         return replace(seen, trouble=NO_PYTHON)

@@ -58,7 +58,7 @@ def projects(state: HostState) -> Iterator[str]:
 def containers(state: HostState) -> Iterator[str]:
     """What runs: our models by the words of their labels, and the names of those that are not ours."""
     for container in state.containers:
-        if not container.ours:
+        if not state.is_ours(container):
             yield f"container {container.name} is not gpurack's"
         for word, value in label(container.labels).items():
             if word in FINGERPRINTS:

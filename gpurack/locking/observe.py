@@ -24,9 +24,9 @@ def observed(spec: Host, state: HostState) -> HostLock:
         driver=state.driver.kernel or None,
         keys=keys(state),
         models={
-            name: of_model(name, spec, state, state.ours[name])
+            name: of_model(name, spec, state, container)
             for name, model in spec.entries.items()
-            if model.enabled and name in state.ours
+            if model.enabled and (container := state.container(name, model.dockerd))
         },
         packages=packages(spec, state),
     )
@@ -71,7 +71,7 @@ def of_model(name: str, spec: Host, state: HostState, container: Container) -> M
         weights={
             file: sha256 for file, sha256 in state.hashes.items() if any(weights.belongs(file, path) for path in paths)
         },
-        ollama=pulls.digests(name, state) if model.pull else {},
+        ollama=pulls.digests(name, spec, state) if model.pull else {},
     )
 
 
@@ -80,7 +80,7 @@ def image(name: str, spec: Host, state: HostState, container: Container) -> str 
     used = str(label(container.labels).get("image", ""))
     known = (reference for reference in compose.references(spec.entries[name]))
     reference = next((each for each in known if compose.mirrored(spec, each) == used), used).partition("@")[0]
-    digest = digest_of(used, state.digests.get(container.image, ()))
+    digest = digest_of(used, state.digests_of(container.user).get(container.image, ()))
     return f"{reference}@{digest}" if digest else None
 
 

@@ -31,8 +31,8 @@ def docker(wanted: Host) -> Generator[PyinfraCommand, None, None]:
         engine.docker(name="Docker", wanted=read_fleet(inventory)[host.name])
     """
     state = look(host, wanted)
-    if state.trouble:
-        yield from carry_out_plan("Docker", Plan(errors=(state.trouble,)))
+    if state.blind:
+        yield from carry_out_plan("Docker", Plan(errors=(state.blind,)))
         return
     yield from carry_out_plan("Docker", plan_docker(wanted, state, unattended(host)))
 
@@ -47,7 +47,7 @@ def nvidia_toolkit(wanted: Host, models_follow: bool = False) -> Generator[Pyinf
     + models_follow: the models come next and say themselves when there is no driver for them
     """
     state = look(host, wanted)
-    plan = Plan(errors=(state.trouble,)) if state.trouble else plan_toolkit(wanted, state, models_follow)
+    plan = Plan(errors=(state.blind,)) if state.blind else plan_toolkit(wanted, state, models_follow)
     yield from carry_out_plan("NVIDIA Container Toolkit", plan)
 
 
@@ -61,8 +61,8 @@ def daemon_json(wanted: Host, toolkit: bool = True) -> Generator[PyinfraCommand,
     + toolkit: does the same run bring the NVIDIA Container Toolkit to hosts with cards?
     """
     state = look(host, wanted)
-    if state.trouble or (host.state.is_executing and not is_installed(state)):
-        yield from carry_out_plan("daemon.json", Plan(errors=(state.trouble or MISSING,)))
+    if state.blind or (host.state.is_executing and not is_installed(state)):
+        yield from carry_out_plan("daemon.json", Plan(errors=(state.blind or MISSING,)))
         return
     yield from carry_out_plan("daemon.json", plan_daemon_json(wanted, state, unattended(host), toolkit))
 
@@ -78,7 +78,7 @@ def rootless(wanted: Host, models_follow: bool = False) -> Generator[PyinfraComm
     + models_follow: the models come next and say themselves whose Docker is not right
     """
     state = look(host, wanted)
-    if state.trouble or (host.state.is_executing and not is_installed(state)):
-        yield from carry_out_plan("Rootless Docker", Plan(errors=(state.trouble or MISSING,)))
+    if state.blind or (host.state.is_executing and not is_installed(state)):
+        yield from carry_out_plan("Rootless Docker", Plan(errors=(state.blind or MISSING,)))
         return
     yield from carry_out_plan("Rootless Docker", plan_rootless(wanted, state, unattended(host), models_follow))

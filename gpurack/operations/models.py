@@ -128,9 +128,10 @@ def jobs(wanted: Host) -> Generator[PyinfraCommand, None, None]:
 def usable(operation: str, wanted: Host) -> Generator[PyinfraCommand, None, HostState | None]:
     """What the host is like, once no other run works on it; None where its trouble has been said."""
     state = look(host, wanted)
-    if state.trouble or refused_before(operation):
-        yield from carry_out_plan(operation, Plan(errors=(state.trouble,)))
+    if state.blind or refused_before(operation):
+        yield from carry_out_plan(operation, Plan(errors=(state.blind,)))
         return None
+    announce(operation, [f"note: {remark}" for remark in state.remarks])
     if state.busy:
         announce(operation, [f"wait for another gpurack run on this host ({state.busy})"])
         yield slow(sh("flock -s -o {} true", paths.LOCK))

@@ -23,7 +23,7 @@ def remove(wanted: Host, what: str = "models") -> Generator[PyinfraCommand, None
     + what: "models", or "all" to remove Docker's and the toolkit's packages too
     """
     state = look(host, wanted)
-    if state.trouble:
-        yield Refusal([state.trouble])
+    if state.blind:
+        yield Refusal([state.blind])
         return
     yield from carry_out_plan("Remove", plan_remove(state, what))

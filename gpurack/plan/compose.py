@@ -16,7 +16,6 @@ import yaml
 from gpurack import paths
 from gpurack.engines import ENGINES
 from gpurack.engines.base import CPU, Accelerator, Container, Run, Upstream
-from gpurack.host_data import yaml_from_host
 from gpurack.plan import files, neighbours, weights
 from gpurack.plan.access import access
 from gpurack.plan.images import registry_of
@@ -28,6 +27,7 @@ from gpurack.spec.merge import patch
 from gpurack.spec.model import Job, Model
 from gpurack.spec.secrets import UPSTREAM
 from gpurack.spec.weights import Weights
+from gpurack.state import record
 from gpurack.state.model import HostState
 
 PROJECT = "gpurack"
@@ -82,12 +82,17 @@ def mirrored(spec: Host, reference: str) -> str:
 
 def images(spec: Host) -> list[str]:
     """All references that enabled models may run from; which of an engine's variants depends on the cards."""
-    found: list[str] = []
+    return [reference for _, reference in images_by_user(spec)]
+
+
+def images_by_user(spec: Host) -> list[tuple[str, str]]:
+    """The same with the user in whose Docker they are to be, "" for the host's own."""
+    found: list[tuple[str, str]] = []
     for model in spec.everything.values():
         if model.enabled and isinstance(model.image, TarImage | BuildImage):
-            found.append(model.image.reference)
+            found.append((model.dockerd, model.image.reference))
         elif model.enabled:
-            found += [mirrored(spec, reference) for reference in references(model)]
+            found += [(model.dockerd, mirrored(spec, reference)) for reference in references(model)]
     return found
 
 
@@ -109,7 +114,7 @@ def address(bind: str, state: HostState) -> str:
 def address_of(name: str, spec: Host, state: HostState) -> str:
     """The host's address of an entry. While `lan` means none, that of its container; "" without one (plan/refusals.py
     keeps such an entry from being made)."""
-    container = state.ours.get(name)
+    container = state.container(name, spec.entries[name].dockerd)
     now = next((ip for ip, _ in container.ports), "") if container else ""
     return address(spec.entries[name].bind, state) or now
 
@@ -123,10 +128,23 @@ def probe_url(name: str, spec: Host, state: HostState) -> str:
     return f"http://{host}:{model.port}{ENGINES[model.engine].ready_at(model)}"
 
 
+def probes(spec: Host) -> list[str]:
+    """`user|model|port inside|path|address|port` of every enabled model, for the look: where it listens inside, the
+    path at which it says that it is ready, and where it is to be on the host ("lan": the default route's address)."""
+    found = []
+    for name, model in spec.entries.items():
+        if model.enabled:
+            engine = ENGINES[model.engine]
+            where = "lan" if model.bind == "lan" else address(model.bind, HostState())
+            question = (engine.listens(model), engine.ready_at(model), where, model.port)
+            found.append("|".join(map(str, (model.dockerd, name, *question))))
+    return found
+
+
 def counters(spec: Host) -> list[str]:
-    """`model|path|counter` of every enabled model whose engine counts what it served."""
+    """`user|model|path|counter` of every enabled model whose engine counts what it served."""
     return [
-        f"{name}|{counter.path}|{counter.name}"
+        f"{model.dockerd}|{name}|{counter.path}|{counter.name}"
         for name, model in spec.entries.items()
         if model.enabled and (counter := ENGINES[model.engine].counter)
     ]
@@ -412,15 +430,8 @@ def as_yaml(data: Mapping[str, Any]) -> str:
 
 def old_services(state: HostState, user: str = "") -> dict[str, Any]:
     """The services of the compose.yaml that lies on the host for a user, unescaped; {} when it cannot be read."""
-    file = state.files.get(paths.compose_file(user))
-    try:
-        content = yaml_from_host(file.text) if file else {}
-    except ValueError:
-        return {}
-    services = content.get("services", {}) if isinstance(content, dict) else {}
-    if not isinstance(services, dict):
-        return {}
-    return {str(name): unescaped(data) for name, data in services.items() if isinstance(data, dict)}
+    found = record.services(state.files.get(paths.compose_file(user)))
+    return {name: unescaped(data) for name, data in found.items() if isinstance(data, dict)}
 
 
 def escaped(value: Any) -> Any:

@@ -92,6 +92,8 @@ def unanswered(state: HostState) -> str | None:
     """Why nothing that needs a Docker daemon can be done; None when it answers."""
     if state.docker:
         return None
+    if late := state.late.get("Docker"):
+        return f"Docker {late}. Look: systemctl status docker; journalctl -u docker -n 30."
     if is_installed(state):
         return "Docker does not answer. Look: systemctl status docker; journalctl -u docker -n 30."
     return MISSING

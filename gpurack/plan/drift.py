@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from gpurack.plan import compose, ledger, pins, pulls
 from gpurack.spec.host import Host
-from gpurack.state.model import Container, HostState
+from gpurack.state.model import Container, HostState, Probe
 
 SALTED = ("api_key", "keys", "upstream_keys")
 """Words of a definition that hold fingerprints of secrets."""
@@ -30,6 +30,8 @@ class Change:
     action: Action
     reasons: tuple[str, ...] = ()
     older: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
+    user: str = ""
+    """Of a removal: in whose Docker the container is."""
 
     def __str__(self) -> str:
         return f"{self.action} {self.model}" + (f": {', '.join(self.reasons)}" if self.reasons else "")
@@ -40,7 +42,7 @@ def compare(
 ) -> Change:
     """A model against its container: definition, image, state, and what it answered. prune: is an ollama's model that
     is not listed a difference? renew: are gpurack's own settings, where they have changed?"""
-    container = state.ours.get(name)
+    container = state.container(name, spec.entries[name].dockerd)
     if container is None:
         old = replaced(name, spec, state)
         reason = "its container is gone" if name in compose.old_services(state, spec.entries[name].dockerd) else "new"
@@ -53,26 +55,31 @@ def compare(
     service, older = compose.service(name, spec, state, tuple(words.get("uuids", ()))), None
     reasons = reasons or published_elsewhere(service, container, follows=spec.entries[name].bind == "lan")
     if not reasons and definition.get("service") != words["service"]:
-        older = lines_of(name, spec, state, service)
+        older = lines_of(name, spec, state, service, container)
         reasons = outdated(older, service, connects=bool(spec.connections(name)), renew=renew)
     if reasons:
         return Change(name, "recreate", tuple(reasons))
-    return replace(of_same_definition(name, spec, state, words, prune, older or service), older=older)
+    return replace(of_same_definition(name, spec, state, words, prune, older or service, container), older=older)
 
 
 def of_same_definition(
-    name: str, spec: Host, state: HostState, words: Mapping[str, Any], prune: bool, service: Mapping[str, Any]
+    name: str,
+    spec: Host,
+    state: HostState,
+    words: Mapping[str, Any],
+    prune: bool,
+    service: Mapping[str, Any],
+    container: Container,
 ) -> Change:
     """What happens to a model whose container is made as it should be. service: the lines of compose.yaml that it is
     made of."""
-    container = state.ours[name]
     if not container.running:
         return Change(name, "start", (describe_state(container),))
     if changed_by_hand(name, spec, state, service):
         # Compose itself knows whether the container was made of the changed lines, and makes it anew only then
         return Change(name, "start", ("its lines in compose.yaml were changed by hand",))
-    probe = state.probes.get(name)
-    if probe and probe.status != 200 and loading(name, state):
+    probe = state.probes.get((spec.entries[name].dockerd, name))
+    if probe and probe.status != 200 and loading(probe):
         return Change(name, "wait", ("still loading",))
     if spec.entries[name].engine == "ollama" and (reasons := list(pulls.reasons(name, spec, state, prune))):
         return Change(name, "pull", tuple(reasons))
@@ -88,13 +95,15 @@ def is_respelled(old: Mapping[str, Any], new: Mapping[str, Any], named: str | No
     return "version" in new and old.get("version") == new["version"] and named == container.image
 
 
-def lines_of(name: str, spec: Host, state: HostState, service: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def lines_of(
+    name: str, spec: Host, state: HostState, service: Mapping[str, Any], container: Container
+) -> Mapping[str, Any] | None:
     """The lines of compose.yaml that a model's container was made of, by the digest in its label; None where the file
     has others. service: those that this gpurack would write, whose own labels the digest counts, too."""
     written = compose.old_services(state, spec.entries[name].dockerd).get(name, {})
     bare = {word: value for word, value in written.items() if word != "labels"}
     bare |= {"labels": service["labels"]} if "labels" in service else {}
-    known = ledger.label(state.ours[name].labels).get("service")
+    known = ledger.label(container.labels).get("service")
     return written if compose.digest(bare) == known else None
 
 
@@ -121,7 +130,7 @@ def tagged(container: Container, reference: str, state: HostState) -> str | None
 
 def moved(name: str, spec: Host, state: HostState, container: Container, reference: str) -> list[str]:
     """Whether a container's image or weights are others than the lock's, or its tag is another image now."""
-    image = pins.moved_image(spec, name, reference, state.digests.get(container.image, ()))
+    image = pins.moved_image(spec, name, reference, state.digests_of(container.user).get(container.image, ()))
     commits = dict.fromkeys(pins.moved_commits(spec, name, state).values())
     named = tagged(container, reference, state)
     if not pins.of_model(spec, name).digest and named not in (None, container.image):
@@ -156,7 +165,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     for word in SALTED:
         reasons += changed_secrets(word, old.get(word), new.get(word))
     if not reasons and old.get("uuids") != new.get("uuids"):
-        reasons.append(f"cards {', '.join(old.get('uuids', []))} → {', '.join(new.get('uuids', []))}")
+        reasons.append(f"cards {', '.join(ledger.uuids_in(old))} → {', '.join(ledger.uuids_in(new))}")
     if not reasons and old.get("render_nodes") != new.get("render_nodes"):
         reasons.append(f"its card has another device: {', '.join(new.get('render_nodes', []))}")
     if not reasons and old.get("files") != new.get("files"):
@@ -169,16 +178,21 @@ def changed_words(word: str, old: Any, new: Any) -> list[str]:
     if word == "access":  # cards came by CDI before there was a word for it
         return [f"nvidia.access {old or 'cdi'} → {new or 'cdi'}"]
     if isinstance(old, Mapping) or isinstance(new, Mapping):
-        before, after = old or {}, new or {}
+        before, after = mapping(old), mapping(new)
         keys = sorted(key for key in {*before, *after} if before.get(key, ABSENT) != after.get(key, ABSENT))
         return [f"{word}.{key} {shown(before.get(key, ABSENT))} → {shown(after.get(key, ABSENT))}" for key in keys]
     return [f"{word} {shown(ABSENT if old is None else old)} → {shown(ABSENT if new is None else new)}"]
 
 
+def mapping(value: Any) -> Mapping[str, Any]:
+    """The map that a label holds; what is none there is nothing, for others may have written the label."""
+    return value if isinstance(value, Mapping) else {}
+
+
 def changed_secrets(word: str, old: Any, new: Any) -> list[str]:
     """Of fingerprints only that they differ can be said; several stand in a map, by name."""
     if isinstance(old or new, Mapping):
-        before, after = old or {}, new or {}
+        before, after = mapping(old), mapping(new)
         names = sorted({*before, *after})
         return [line for name in names for line in changed_secrets(f"{word}.{name}", before.get(name), after.get(name))]
     if old == new:
@@ -200,15 +214,14 @@ def describe_state(container: Container) -> str:
     return f"it is {container.status}" + (f" ({container.error})" if container.error else "")
 
 
-def loading(name: str, state: HostState) -> bool:
+def loading(probe: Probe) -> bool:
     """A model that answers 503, or refuses connections, is loading; one that accepts and never answers hangs."""
-    probe = state.probes[name]
     return probe.status == 503 or (probe.status == 0 and "timed out" not in probe.body.lower())
 
 
-def salt_of(name: str, state: HostState) -> str | None:
+def salt_of(name: str, spec: Host, state: HostState) -> str | None:
     """The salt of the fingerprints that a model's container carries."""
-    container = state.ours.get(name)
+    container = state.container(name, spec.entries[name].dockerd)
     definition = ledger.label(container.labels) if container else {}
     for word in (*SALTED, "files"):
         value: Any = definition.get(word)
@@ -221,15 +234,27 @@ def salt_of(name: str, state: HostState) -> str | None:
 
 def replaced(name: str, spec: Host, state: HostState) -> Container | None:
     """The container made by hand whose place a model takes; also when an earlier run has set it aside already."""
-    old = spec.entries[name].replaces
-    found = {container.name: container for container in state.containers if not container.ours}
-    return found.get(old, found.get(f"{old}{SET_ASIDE}")) if old else None
+    old, user = spec.entries[name].replaces, spec.entries[name].dockerd
+    found = {
+        (container.name, container.user): container
+        for container in state.containers
+        if container.user in (user, "") and not container.kind
+    }
+    names = ((name, whose) for whose in (user, "") for name in (old, f"{old}{SET_ASIDE}"))
+    return next((found[key] for key in names if key in found), None) if old else None
+
+
+def of_change(change: Change, spec: Host, state: HostState) -> Container | None:
+    """The container that a change is about, if it is there."""
+    if change.action == "remove":
+        return state.ours.get((change.user, change.model))
+    return state.container(change.model, spec.entries[change.model].dockerd)
 
 
 def holdings(change: Change, spec: Host, state: HostState, uuids: Mapping[str, tuple[str, ...]]) -> set[str]:
     """The cards and ports that a model's container has, and those it will have."""
     held: set[str] = set()
-    container = state.ours.get(change.model)
+    container = of_change(change, spec, state)
     if container:
         for word in ("uuids", "render_nodes"):
             cards = ledger.label(container.labels).get(word, [])

@@ -10,7 +10,7 @@ from gpurack.engines import ENGINES, weights_of
 from gpurack.engines.base import READY_TIMEOUT
 from gpurack.engines.litellm import HOST_KEY
 from gpurack.plan import compose, images, neighbours, pins, pulls, weights
-from gpurack.plan.drift import Change, holdings, replaced
+from gpurack.plan.drift import Change, holdings, of_change, replaced
 from gpurack.spec.host import Host
 from gpurack.state.model import HostState
 
@@ -82,12 +82,11 @@ def make_job(
 
 
 def ours(state: HostState) -> dict[str, dict[str, str]]:
-    """User ("" for the host's own Docker) → name → id of our containers, of models and jobs. The runner acts on these
-    ids, and makes the host's record of them where there is none."""
+    """user → name → id of every container that is proven to be gpurack's, models and jobs: the only ones that the
+    runner touches, and what it makes the record of where there is none."""
     found: dict[str, dict[str, str]] = {}
-    for container in state.containers:
-        if container.ours or container.job:
-            found.setdefault(container.user, {})[container.name] = container.id
+    for (user, name), container in sorted(state.proven.items()):
+        found.setdefault(user, {})[name] = container.id
     return found
 
 
@@ -99,9 +98,9 @@ def entry(
     services: Mapping[str, Any],
 ) -> dict[str, Any]:
     """One model in the job."""
-    name, container = change.model, state.ours.get(change.model)
+    name, container = change.model, of_change(change, spec, state)
     if change.action == "remove":
-        return {"name": name, "action": "remove", "from": container.user if container else ""}
+        return {"name": name, "action": "remove", "from": change.user}
     model = spec.entries[name]
     data: dict[str, Any] = {
         "name": name,

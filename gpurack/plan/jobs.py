@@ -48,6 +48,9 @@ def plan_jobs(
         reason = due(name, spec, state) if job.enabled else None
         if reason is None:
             continue
+        if "weights" in state.late:
+            errors[name] = weights.unseen(state)
+            continue
         try:
             uuids = ledger.for_job(name, spec, state, cards) if not running(name, spec, state) else ()
             if problem := obstacle(name, spec, state):
@@ -92,7 +95,8 @@ def due(name: str, spec: Host, state: HostState) -> str | None:
 def running(name: str, spec: Host, state: HostState) -> bool:
     """Does it run already, because an earlier run of gpurack was killed meanwhile?"""
     wanted = definition(name, spec)
-    return any(c.name == name and c.job == wanted and c.running for c in state.containers)
+    found = state.proven.get(("", name))
+    return bool(found and found.job == wanted and found.running)
 
 
 def definition(name: str, spec: Host) -> str:
@@ -110,25 +114,20 @@ def definition(name: str, spec: Host) -> str:
 def obstacle(name: str, spec: Host, state: HostState) -> str | None:
     """Why a job cannot run now."""
     job = spec.jobs[name]
-    stranger = next((c for c in state.containers if c.name == name and not c.job), None)
-    if stranger and not stranger.ours:
+    stranger = next((c for c in state.containers if (c.user, c.name) == (job.dockerd, name)), None)
+    if stranger and stranger not in state.proven.values():
         return f"the container name {name} is taken by one that is not gpurack's; give the job another name."
     for path, what in ((job.weights, "weights"), (job.folder, "folder")):
         if isinstance(path, str) and state.weights.get(path) is None:
             return f"{what} {path} does not exist on the host; make it, or correct the path."
     result = weights.result_path(spec, name)
-    served = [model for model in state.ours if weights_of(state, model) == result] if result else []
+    served = [c.name for c in state.ours.values() if ledger.label(c.labels).get("weights") == result] if result else []
     if served and state.weights.get(str(result)) is not None:
         return (
             f"its result {result} is what {served[0]} serves, and would change under it; give result and the model's "
             "weights another name."
         )
     return None
-
-
-def weights_of(state: HostState, model: str) -> object:
-    """The path of the weights that a container of ours has."""
-    return ledger.label(state.ours[model].labels).get("weights")
 
 
 def service(name: str, spec: Host, state: HostState, uuids: tuple[str, ...]) -> dict[str, Any]:

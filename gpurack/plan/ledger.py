@@ -108,7 +108,11 @@ def held_by_others(name: str, cards: Sequence[str], spec: Host, state: HostState
     """Is the memory this model needs held by processes that are not ours?"""
     for uuid in cards:
         replaced = spec.entries[name].replaces if name in spec.entries else None
-        making_room = {container.id for container in state.containers if container.name == replaced}
+        making_room = {
+            container.id
+            for container in state.containers
+            if container.name == replaced and container.user in (spec.entries[name].dockerd, "")
+        }
         foreign = [
             process
             for process in state.gpu_processes
@@ -134,17 +138,24 @@ def held_by_others(name: str, cards: Sequence[str], spec: Host, state: HostState
 
 def kept_cards(name: str, model: Model, state: HostState) -> tuple[str, ...] | None:
     """The cards a model's container has, when the inventory's text is what it was; None otherwise."""
-    container = state.ours.get(name)
+    container = state.container(name, model.dockerd)
     definition = label(container.labels) if container else {}
     if not container or definition.get("gpus") != gpus_text(model):
         return None
-    uuids = definition.get("uuids", [])
-    return tuple(map(str, uuids)) if isinstance(uuids, list) else ()
+    return uuids_in(definition)
 
 
 def kept_share(name: str, model: Model, state: HostState) -> bool:
     """Does a model want the same share of its cards as its container has?"""
-    return label(state.ours[name].labels).get("vram") == (str(model.vram) if model.vram else None)
+    container = state.container(name, model.dockerd)
+    kept = label(container.labels).get("vram") if container else None
+    return kept == (str(model.vram) if model.vram else None)
+
+
+def uuids_in(definition: Mapping[str, object]) -> tuple[str, ...]:
+    """The cards that a label names."""
+    uuids = definition.get("uuids")
+    return tuple(map(str, uuids)) if isinstance(uuids, list) else ()
 
 
 def label(labels: Mapping[str, str]) -> dict[str, object]:
@@ -238,7 +249,6 @@ def free(state: HostState, uuids: Mapping[str, tuple[str, ...]]) -> str:
     """` (free: 2, 3)` or nothing."""
     taken = {uuid for cards in uuids.values() for uuid in cards}
     for container in state.ours.values():
-        held = label(container.labels).get("uuids", [])
-        taken |= set(held) if isinstance(held, list) else set()
+        taken |= {*uuids_in(label(container.labels))}
     indices = [str(gpu.index) for gpu in state.gpus if gpu.uuid not in taken]
     return f" (free: {', '.join(indices)})" if indices else ""

@@ -23,6 +23,7 @@ from gpurack.spec.host import Host
 from gpurack.spec.image import TarImage
 from gpurack.spec.weights import CopyWeights
 from gpurack.state.model import MISMATCH, HostState
+from gpurack.state.record import has
 
 
 @dataclass(frozen=True)
@@ -96,11 +97,14 @@ def plan_models(
     for name in enabled:
         if why_not := (down or {}).get(spec.entries[name].dockerd):
             errors[name] = why_not
+        elif "weights" in state.late and weights_of(spec.entries[name]):
+            errors[name] = weights.unseen(state)
         if name in errors or name in left_out:
             continue
         if spec.entries[name].gpus and state.driver.exit_code == MISMATCH:
             # Nothing is known of the cards, so nothing can be compared: what runs goes on, what does not cannot start.
-            if not (name in state.ours and state.ours[name].running):
+            container = state.container(name, spec.entries[name].dockerd)
+            if not (container and container.running):
                 errors[name] = "not started, because driver and library differ."
             continue
         uuids = cards.uuids[name]
@@ -108,7 +112,7 @@ def plan_models(
         if why_not:
             errors[name] = why_not
             continue
-        words = compose.definition(name, spec, state, uuids, secrets.get(name, {}), salt_of(name, state) or salt)
+        words = compose.definition(name, spec, state, uuids, secrets.get(name, {}), salt_of(name, spec, state) or salt)
         change = compare(name, spec, state, words, prune, renew)
         refusal = refusals.refusal(name, spec, state)
         if refusal and change.action not in refusals.MADE:
@@ -129,9 +133,12 @@ def plan_models(
     errors |= waiting
     changes = [change for change in changes if change.model not in waiting]
     services = {name: data for name, data in services.items() if name not in waiting}
-    for name in sorted(set(state.ours) - set(enabled)):
-        why = "disabled" if name in spec.entries else "not in the inventory any more"
-        changes.append(Change(name, "remove", (why,)))
+    wanted = {id(state.container(name, spec.entries[name].dockerd)) for name in enabled}
+    for (user, name), container in sorted(state.ours.items()):
+        if id(container) not in wanted and user not in (down or {}):
+            why = "disabled" if name in spec.entries else "not in the inventory any more"
+            why = "it runs in another Docker now" if name in enabled else why
+            changes.append(Change(name, "remove", (why,), user=user))
     own_files = {
         name: files.contents(
             compose.of_engine(name, spec, state, cards.uuids[name]),
@@ -142,7 +149,8 @@ def plan_models(
     }
     everything = projects(spec, state, services, own_files)
     acting = [change for change in changes if change.action != "keep"]
-    needs_job = bool(acting) or any(project.differs(state) for project in everything)
+    unrecorded = any(not has(state.record, user) for user, _ in state.proven)
+    needs_job = bool(acting) or unrecorded or any(project.differs(state) for project in everything)
     job = make_job(spec, state, cards.uuids, acting, everything) if needs_job else None
     if job and spec.proxy:
         job["proxy"] = spec.proxy.env

@@ -27,10 +27,11 @@ def names(spec: Host) -> list[str]:
 
 
 def questions(spec: Host) -> list[str]:
-    """`service|number|file of the key|url` for the look: is it ready, and does it take the key?"""
+    """`user|service|number|file of the key|url` for the look: is it ready, and does it take the key?"""
     found = []
     for service, index, connection in far(spec):
-        found.append(f"{service}|{index}|{key_file(spec, service, index)}|{ready_url(connection)}")
+        asked = (spec.entries[service].dockerd, service, index, key_file(spec, service, index), ready_url(connection))
+        found.append("|".join(map(str, asked)))
     return found
 
 
@@ -48,7 +49,7 @@ def key_file(spec: Host, service: str, index: int) -> str:
 def extra_hosts(service: str, spec: Host, state: HostState) -> dict[str, str]:
     """Name → address, as the host itself knows it: a container asks name servers alone and does not read /etc/hosts.
     A name that cannot be looked up just now keeps the address that the service's container has."""
-    container = state.ours.get(service)
+    container = state.container(service, spec.entries[service].dockerd)
     before = label(container.labels).get("hosts") if container else None
     known = {**(before if isinstance(before, dict) else {}), **state.names}
     mine = (host_of(connection) for name, _, connection in far(spec) if name == service)
@@ -57,13 +58,14 @@ def extra_hosts(service: str, spec: Host, state: HostState) -> dict[str, str]:
 
 def unreached(service: str, spec: Host, state: HostState) -> list[str]:
     """`gamma on cpu1 (connection refused)` for each model that a running service does not reach now."""
-    container = state.ours.get(service)
+    user = spec.entries[service].dockerd
+    container = state.container(service, user)
     if not (container and container.running):
         return []
     return [
         f"{connection.label} ({why})"
         for name, index, connection in far(spec)
-        if name == service and (why := state.upstreams.get((name, index)))
+        if name == service and (why := state.upstreams.get((user, name, index)))
     ]
 
 

@@ -11,7 +11,7 @@ from gpurack.plan.estimate import refusal
 from gpurack.shell import sh
 from gpurack.spec.fits import AMD_OF_USER
 from gpurack.spec.host import Host
-from gpurack.state.model import HostState
+from gpurack.state.model import Container, HostState
 
 
 def obstacle(name: str, spec: Host, state: HostState, change: Change) -> str | None:
@@ -19,7 +19,9 @@ def obstacle(name: str, spec: Host, state: HostState, change: Change) -> str | N
     model = spec.entries[name]
     if model.gpus and state.has_nvidia and (error := access.refused(spec, state)):
         return error
-    stranger = next((c for c in state.containers if (c.name, c.user) == (name, model.dockerd) and not c.ours), None)
+    stranger = next(
+        (c for c in state.containers if (c.name, c.user) == (name, model.dockerd) and not state.is_ours(c)), None
+    )
     if stranger and stranger != replaced(name, spec, state):
         return (
             f'the container name "{name}" is taken by a container that is not gpurack\'s ({stranger.status}, image '
@@ -66,7 +68,7 @@ def unfit(name: str, spec: Host, state: HostState, uuids: Sequence[str]) -> str 
     hardware = compose.accelerator(model, uuids, state)
     if model.user and hardware.vendor == "amd":
         return AMD_OF_USER.format(model.user)
-    if name in state.ours and state.ours[name].running:
+    if (container := state.container(name, model.dockerd)) and container.running:
         return None
     return ENGINES[model.engine].unfit(model, hardware, state.driver.kernel or None)
 
@@ -84,7 +86,7 @@ def too_large(name: str, spec: Host, state: HostState, change: Change, uuids: Se
 
 def silence(name: str, spec: Host, state: HostState) -> str | None:
     """What is wrong with the answer of a model that runs as it should."""
-    probe = state.probes.get(name)
+    probe = state.probes.get((spec.entries[name].dockerd, name))
     served, docker = compose.answers_as(name, spec), compose.by_hand(spec.entries[name].dockerd)
     if probe is None:
         return None
@@ -112,18 +114,18 @@ def port_holder(name: str, spec: Host, state: HostState) -> str | None:
             continue
         foreign = next(
             (
-                container.name
+                container
                 for container in state.containers
-                if container.running and not container.ours
+                if container.running and not state.is_ours(container)
                 for ip, port in container.ports
                 if port == model.port and addresses_overlap(wanted, ip or "0.0.0.0")
             ),
             None,
         )
-        if foreign and foreign == model.replaces:
+        if foreign and foreign.name == model.replaces and foreign.user in (model.dockerd, ""):
             return None
         if foreign:
-            return f'container "{foreign}", which is not gpurack\'s'
+            return f'container "{foreign.name}", which is not gpurack\'s'
         # the programs that listen for Docker, and for rootless Docker
         if model.port not in ours or not listener.owner.startswith(("docker-proxy", "rootlesskit")):
             return f"process {listener.owner or '(unknown)'}"
@@ -167,14 +169,14 @@ def blocked(
     still runs there, so a swap of two models happens as a whole or not at all."""
     found: dict[str, str] = {}
     pending = [change for change in changes if change.action in ("create", "recreate", "start")]
-    stuck = [name for name in errors if name in state.ours]
+    stuck = [name for name in errors if of_entry(name, spec, state)]
     while stuck:
         other = stuck.pop()
-        theirs = holdings(Change(other, "remove"), spec, state, uuids)
+        theirs = holdings(now(other, spec, state), spec, state, uuids)
         for change in pending:
             name = change.model
             taken = theirs & (
-                holdings(change, spec, state, uuids) - holdings(Change(name, "remove"), spec, state, uuids)
+                holdings(change, spec, state, uuids) - holdings(now(name, spec, state), spec, state, uuids)
             )
             if spec.entries[name].vram and spec.entries[other].vram:
                 taken = {thing for thing in taken if thing.startswith("port ")}
@@ -183,8 +185,19 @@ def blocked(
                 found[name] = (
                     f"{things} is still held by {other}, which could not be changed, so neither was this model."
                 )
-                stuck += [name] if name in state.ours else []
+                stuck += [name] if of_entry(name, spec, state) else []
     return found
+
+
+def of_entry(name: str, spec: Host, state: HostState) -> Container | None:
+    """The container that an entry of the inventory has now."""
+    return state.container(name, spec.entries[name].dockerd) if name in spec.entries else None
+
+
+def now(name: str, spec: Host, state: HostState) -> Change:
+    """A removal, which holds what an entry's container has now and no more."""
+    container = of_entry(name, spec, state)
+    return Change(name, "remove", user=container.user if container else "")
 
 
 def spoken(holding: str, state: HostState) -> str:

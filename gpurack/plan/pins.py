@@ -74,7 +74,7 @@ def changed_weights(spec: Host, name: str, state: HostState) -> str | None:
 
 def changed_pulls(spec: Host, name: str, state: HostState) -> str | None:
     """The same for the models that an ollama has; its library gives only what it has now."""
-    there = pulls.digests(name, state)
+    there = pulls.digests(name, spec, state)
     for pulled, wanted in of_model(spec, name).ollama.items():
         found = there.get(pulled, wanted)
         if found != wanted:

@@ -11,7 +11,7 @@ from gpurack.state.model import HostState
 
 def reasons(name: str, spec: Host, state: HostState, prune: bool) -> tuple[str, ...]:
     """What a running ollama lacks of its `pull`, and with `prune` what it has beside that; () for nothing."""
-    wanted, there = [full_name(each) for each in spec.entries[name].pull], pulled(name, state)
+    wanted, there = [full_name(each) for each in spec.entries[name].pull], pulled(name, spec, state)
     if there is None:
         return ()
     missing = tuple(f"{each} is not pulled" for each in wanted if each not in there)
@@ -19,20 +19,20 @@ def reasons(name: str, spec: Host, state: HostState, prune: bool) -> tuple[str, 
     return missing + others
 
 
-def pulled(name: str, state: HostState) -> set[str] | None:
+def pulled(name: str, spec: Host, state: HostState) -> set[str] | None:
     """What a running ollama answered that it has; None when it answered nothing of the kind."""
-    found = answered(name, state)
+    found = answered(name, spec, state)
     return None if found is None else set(found)
 
 
-def digests(name: str, state: HostState) -> dict[str, str]:
+def digests(name: str, spec: Host, state: HostState) -> dict[str, str]:
     """What a running ollama has → the sha256 of its manifest, the ID that `ollama list` begins to show."""
-    return answered(name, state) or {}
+    return answered(name, spec, state) or {}
 
 
-def answered(name: str, state: HostState) -> dict[str, str] | None:
+def answered(name: str, spec: Host, state: HostState) -> dict[str, str] | None:
     """Model → digest of a running ollama's answer; None when it answered nothing of the kind."""
-    probe = state.probes.get(name)
+    probe = state.probes.get((spec.entries[name].dockerd, name))
     if probe is None or probe.status != 200:
         return None
     try:

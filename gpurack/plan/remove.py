@@ -25,14 +25,13 @@ def plan_remove(state: HostState, what: str) -> Plan:
             errors=(f"Docker stays, because containers that are not gpurack's run in it: {', '.join(foreign)}.",)
         )
     steps: list[Step] = []
-    jobs = {container.name for container in state.containers if container.job}
     for user in ("", *users):
         docker = sh("{} docker", as_user(user, state.users[user])) if user else sh("docker")
-        mine = {container.name for container in state.ours.values() if container.user == user}
-        names = sorted(mine if user else mine | jobs)
+        mine = {name: container.id for (whose, name), container in sorted(state.proven.items()) if whose == user}
+        names = list(mine)
         if names:
             whose = f" of {user}" if user else ""
-            command = sh("{} rm --force -- {} >/dev/null", docker, names)
+            command = sh("{} rm --force -- {} >/dev/null", docker, list(mine.values()))
             steps.append(Shell(f"remove {', '.join(names)}{whose}", command, slow=True))
             network = sh("{} network rm gpurack_default >/dev/null 2>&1 || true", docker)
             steps.append(Shell(f"remove the project's network{whose}", network))

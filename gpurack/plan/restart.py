@@ -9,7 +9,7 @@ def foreign_running(state: HostState, user: str = "") -> list[str]:
     return sorted(
         container.name
         for container in state.containers
-        if container.running and not container.ours and container.user == user
+        if container.running and not state.is_ours(container) and container.user == user
     )
 
 

@@ -22,7 +22,7 @@ from gpurack.resources import read_text
 from gpurack.shell import Sh, sh
 from gpurack.spec.host import Host
 from gpurack.spec.merge import merge, patch
-from gpurack.state.model import HostState, User
+from gpurack.state.model import USER_DROP_IN, USER_HOOK_CONFIG, USER_MARKER, HostState, User
 
 INHERITED = ("insecure-registries", "registry-mirrors")
 """Keys of the host's daemon.json that hold for users' as well: where images come from."""
@@ -32,8 +32,7 @@ START_AGAIN = sh(
     docker=sh("docker -H unix://%t/docker.sock"),
 )
 """dockerd 26.1 starts containers before it knows of CDI: those with cards are left with exit code 128."""
-DROP_IN = ".config/systemd/user/docker.service.d/gpurack.conf"
-HOOK_CONFIG = ".config/nvidia-container-runtime/config.toml"
+DROP_IN, HOOK_CONFIG = USER_DROP_IN, USER_HOOK_CONFIG
 TMPFILES = "/etc/tmpfiles.d/gpurack.conf"
 SYSCTLS = {"kernel/unprivileged_userns_clone": "1", "user/max_user_namespaces": "28633"}
 SYSCTL_FILE = "/etc/sysctl.d/60-gpurack.conf"
@@ -83,6 +82,8 @@ def plan_rootless(spec: Host, state: HostState, unattended: bool, models_follow:
 def unusable(name: str, state: HostState) -> str | None:
     """Why a user can have no rootless Docker before somebody mends it; None when there is no such reason."""
     user = state.users.get(name)
+    if late := state.late.get(f"user {name}") or state.late.get("accounts"):
+        return f"what the programs of {name} say is not known: {late}. Look: sudo -iu {name} docker info."
     if user is None:
         return (
             f"the user {name} does not exist on the host. gpurack makes no accounts: make it "
@@ -245,7 +246,7 @@ def wanted_files(spec: Host, state: HostState) -> dict[str, str | None]:
 
 def marker(user: User) -> str:
     """The file that notes that the user's daemon must restart (as in files/daemon_json.py)."""
-    return f"{user.runtime}/gpurack-docker-restart"
+    return f"{user.runtime}/{USER_MARKER}"
 
 
 def daemon(

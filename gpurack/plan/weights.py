@@ -31,6 +31,11 @@ def place(spec: Host, weights: Weights, user: str) -> str:
     return f"{of_users(spec)}/{user}/{weights.place}" if user else f"{spec.weights_dir}/{weights.place}"
 
 
+def unseen(state: HostState) -> str:
+    """The sentence for a model or job whose weights did not answer the look in time."""
+    return f"its weights are not known: {state.late['weights']}. Nothing of it was changed. Look: df -h; dmesg | tail."
+
+
 def whole(spec: Host, weights: UrlWeights | HfWeights | ModelScopeWeights | CopyWeights, user: str) -> str:
     """What is brought to the host and put in its place when it is complete: a file, a folder, or the folder in which
     the file is that an engine is told."""

@@ -5,6 +5,7 @@ Sources: the kernel's amdkfd (kfd_topology.c: a node's properties, kfd_process.c
 16 hex digits. A process of another kind (OpenGL, Vulkan) is not in KFD's list; `used` counts its memory all the same.
 """
 
+import re
 from collections.abc import Sequence
 
 from gpurack.state.model import Gpu, GpuProcess
@@ -14,7 +15,7 @@ MIB = 1 << 20
 
 def cards(lines: Sequence[str]) -> list[Gpu]:
     """`card gpu_id 42700|gid 993|total 68702699520|…`, by PCI address, which is how amd-smi numbers them."""
-    found = sorted(_described(lines), key=lambda said: (_pci(said), int(said["drm_render_minor"])))
+    found = sorted(_described(lines), key=lambda said: (_pci(said), number(said["drm_render_minor"])))
     return [
         Gpu(
             index=index,
@@ -25,24 +26,23 @@ def cards(lines: Sequence[str]) -> list[Gpu]:
             driver="",
             compute="",
             pci=_pci(said),
-            utilization=int(busy) if (busy := said.get("busy", "")).isdigit() else None,
+            utilization=number(busy) if (busy := said.get("busy", "")).isdigit() else None,
             vendor="amd",
-            node=f"/dev/dri/renderD{said['drm_render_minor']}",
-            gid=int(said.get("gid") or 0),
+            node=f"/dev/dri/renderD{number(said['drm_render_minor'])}",
+            gid=number(said.get("gid", "")),
         )
         for index, said in enumerate(found)
     ]
 
 
 def processes(lines: Sequence[str]) -> list[GpuProcess]:
-    """`process gpu_id,pid,name,bytes,user,container`."""
-    uuids = {said["gpu_id"]: _uuid(said) for said in _described(lines)}
+    """`process gpu_id,pid,bytes,user,container,name`; a name may hold anything."""
+    uuids = {said.get("gpu_id", ""): _uuid(said) for said in _described(lines)}
     found = []
     for line in lines:
-        kind, _, rest = line.partition(" ")
-        if kind == "process":
-            card, pid, more = rest.split(",", 2)
-            name, used, user, container = more.rsplit(",", 3)
+        match = re.fullmatch(r"process (\d+),(\d{1,10}),(\d*),([^,]*),([0-9a-f]{64})?,(.*)", line)
+        if match:
+            card, pid, used, user, container, name = (group or "" for group in match.groups())
             found.append(GpuProcess(uuids.get(card, ""), int(pid), name, _mib(used), user.strip(), container))
     return found
 
@@ -54,19 +54,24 @@ def _described(lines: Sequence[str]) -> list[dict[str, str]]:
         for line in lines
         if line.startswith("card ")
     ]
-    return [said for said in cards if int(said.get("drm_render_minor") or 0)]
+    return [said for said in cards if number(said.get("drm_render_minor", ""))]
 
 
 def _uuid(said: dict[str, str]) -> str:
-    unique = int(said.get("unique_id") or 0)
+    unique = number(said.get("unique_id", ""))
     return f"GPU-{unique:016x}" if unique else _pci(said)
 
 
 def _pci(said: dict[str, str]) -> str:
     """location_id is bus (8 bits), device (5) and function (3)."""
-    place = int(said.get("location_id") or 0)
-    return f"{int(said.get('domain') or 0):04x}:{place >> 8 & 0xFF:02x}:{place >> 3 & 0x1F:02x}.{place & 7}"
+    place = number(said.get("location_id", ""))
+    return f"{number(said.get('domain', '')):04x}:{place >> 8 & 0xFF:02x}:{place >> 3 & 0x1F:02x}.{place & 7}"
 
 
 def _mib(size: str) -> int:
-    return int(size) // MIB if size.isdigit() else 0
+    return number(size) // MIB
+
+
+def number(text: str) -> int:
+    """A number of the kernel's; 0 for anything else."""
+    return int(text) if re.fullmatch(r"[0-9]{1,20}", text) else 0

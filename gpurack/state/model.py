@@ -4,7 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from fnmatch import fnmatch
+from functools import cached_property
 from typing import Any, Literal
+
+from gpurack import paths
+from gpurack.state.record import Kind, Record, has, is_ours, services
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ class GpuProcess:
     container: str = ""
 
     def ours(self, state: "HostState") -> bool:
-        """Does it run in one of our containers?"""
+        """Does it run in one of our models' containers?"""
         return any(container.id == self.container for container in state.ours.values())
 
 
@@ -156,9 +160,9 @@ class Container:
     user: str = ""
 
     @property
-    def ours(self) -> bool:
-        """Ours is what carries our label."""
-        return "gpurack.model" in self.labels
+    def kind(self) -> Kind | None:
+        """What its labels say that it is; anybody may write them (see HostState.ours)."""
+        return "model" if "gpurack.model" in self.labels else "job" if "gpurack.job" in self.labels else None
 
     @property
     def job(self) -> str:
@@ -172,7 +176,12 @@ class Container:
 
 
 USER_DAEMON_JSON = ".config/docker/daemon.json"
+USER_DROP_IN = ".config/systemd/user/docker.service.d/gpurack.conf"
+USER_HOOK_CONFIG = ".config/nvidia-container-runtime/config.toml"
+USER_FILES = (USER_DAEMON_JSON, USER_DROP_IN, USER_HOOK_CONFIG)
 """In the home of a user with a rootless Docker."""
+USER_MARKER = "gpurack-docker-restart"
+"""In the folder of the user's sockets: the user's daemon must restart (as in files/daemon_json.py)."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +192,10 @@ class User:
     docker.service. folder: (mode, uid) of the folder of the user's Compose project, None where there is none.
     acl: that of the folder of the user's weights, "" where there is none. sees: folders of CDI specs that the daemon
     really sees. unreadable: asked weights that are there and that the user may not read. docker: `docker info`, empty
-    when no daemon answered. images: as HostState.images.
+    when no daemon answered. images, digests: as HostState's.
+
+    uid to linger, folder and acl are what root sees; all else is what the user's own programs say, and holds for that
+    user's models alone.
     """
 
     uid: int
@@ -198,6 +210,7 @@ class User:
     unreadable: frozenset[str] = frozenset()
     docker: Mapping[str, Any] = field(default_factory=dict)
     images: Mapping[str, str] = field(default_factory=dict)
+    digests: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def runtime(self) -> str:
@@ -323,20 +336,80 @@ class HostState:
     """By name; a user who does not exist on the host is not there."""
     kernel: Kernel = Kernel()
     """Only where there are such users."""
-    probes: Mapping[str, Probe] = field(default_factory=dict)
+    probes: Mapping[tuple[str, str], Probe] = field(default_factory=dict)
+    """(user, name) of a model → what it answered."""
     names: Mapping[str, str] = field(default_factory=dict)
     """Asked names of other hosts → their IPv4 address, as this host knows it."""
     accounts: frozenset[tuple[str, str]] = frozenset()
     """(user, volume) of each Open WebUI's volume whose database has an account; "" for the host's own Docker."""
-    upstreams: Mapping[tuple[str, int], str] = field(default_factory=dict)
-    """(service, number of a connection to another host) → why that does not answer, "" when it does."""
-    counters: Mapping[str, float] = field(default_factory=dict)
-    """Model → its engine's counter (Engine.counter), summed over its labels; only where it was asked for."""
+    upstreams: Mapping[tuple[str, str, int], str] = field(default_factory=dict)
+    """(user, service, number of a connection to another host) → why that does not answer, "" when it does."""
+    counters: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    """(user, name) of a model → its engine's counter (Engine.counter), summed over its labels; only where it was asked
+    for."""
+    record: Record | None = None
+    """What gpurack noted of its containers; None where it has not yet."""
+    late: Mapping[str, str] = field(default_factory=dict)
+    """Parts of the look that did not end ("weights", "user ada") → `timed out after 30 s`."""
+    unread: tuple[str, ...] = ()
+    """Sentences about what the host said and cannot be understood."""
+
+    @cached_property
+    def proven(self) -> dict[tuple[str, str], Container]:
+        """The containers that gpurack made, models and jobs, by (user, name)."""
+        found: dict[tuple[str, str], Container] = {}
+        named: dict[str, Mapping[str, Any]] = {}
+        for each in self.containers:
+            path = paths.job_file(each.name) if each.kind == "job" else paths.compose_file(each.user)
+            if each.kind and path not in named and not has(self.record, each.user):
+                named[path] = services(self.files.get(path))
+            if is_ours(each, self.record, named.get(path, {})):
+                found[each.user, each.name] = each
+        return found
+
+    @cached_property
+    def ours(self) -> dict[tuple[str, str], Container]:
+        """Our models' containers by (user, name)."""
+        return {key: container for key, container in self.proven.items() if container.kind == "model"}
+
+    def is_ours(self, container: Container) -> bool:
+        """Is it one of our models'?"""
+        return self.ours.get((container.user, container.name)) == container
+
+    def container(self, name: str, user: str) -> Container | None:
+        """The container of an entry that is to run in a user's Docker ("" for the host's own): the one there, else one
+        of ours of its name elsewhere, as an entry whose user changed has it."""
+        if (user, name) in self.ours:
+            return self.ours[user, name]
+        return next((found for (_, other), found in sorted(self.ours.items()) if other == name), None)
 
     @property
-    def ours(self) -> dict[str, Container]:
-        """Our model containers by name."""
-        return {container.name: container for container in self.containers if container.ours}
+    def foreign(self) -> list[str]:
+        """A sentence for each container that carries our labels and is not proven to be ours. It is left alone."""
+        known = {
+            entry.id: name for entries in (self.record or {}).values() for name, entry in entries.items() if entry.id
+        }
+        found = []
+        for each in self.containers:
+            if each.kind and self.proven.get((each.user, each.name)) != each:
+                whose = f" in the Docker of {each.user}" if each.user else ""
+                was = f"it was {known[each.id]}" if each.id in known else "gpurack did not make it"
+                which = f"container {each.name} ({each.id[:12]}){whose}"
+                found.append(f"{which} carries gpurack's labels, but {was}; it is left alone.")
+        return found
+
+    @property
+    def remarks(self) -> list[str]:
+        """What else is to be said of the host, a sentence each: parts that hang, garbage, foreign containers."""
+        return [*(f"{part} {why}." for part, why in self.late.items()), *self.unread, *self.foreign]
+
+    @property
+    def blind(self) -> str:
+        """Why nothing can be changed: the look failed, or what every change builds on did not answer in time."""
+        if self.trouble:
+            return self.trouble
+        found = next((part for part in ("Docker", "NVIDIA", "AMD") if part in self.late), None)
+        return f"{found} {self.late[found]}, so nothing is changed on this host." if found else ""
 
     @property
     def sources(self) -> dict[str, File]:
@@ -348,6 +421,12 @@ class HostState:
         if not user:
             return self.docker
         return self.users[user].docker if user in self.users else {}
+
+    def digests_of(self, user: str) -> Mapping[str, tuple[str, ...]]:
+        """Ids of images → what registries call them, in a user's daemon; "" for the host's own."""
+        if not user:
+            return self.digests
+        return self.users[user].digests if user in self.users else {}
 
     def images_of(self, user: str) -> Mapping[str, str]:
         """Asked references → image id, in a user's daemon; "" for the host's own."""

@@ -1,15 +1,19 @@
 """The snapshot's text → HostState. Pure; every section is read by one function of its name."""
 
 import base64
-import ipaddress
 import re
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from ipaddress import ip_address
+from typing import Any, TypeVar
 
+from gpurack import paths
 from gpurack.host_data import json_from_host
 from gpurack.state import amd, rpm
 from gpurack.state.model import (
+    USER_FILES,
+    USER_MARKER,
     Container,
     Driver,
     File,
@@ -26,80 +30,231 @@ from gpurack.state.model import (
     User,
     Xid,
 )
+from gpurack.state.record import TooNew
+from gpurack.state.record import read as record_of
+
+WRONG = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
+"""What reading garbage raises."""
+MARK = "@@ mark "
+"""How a look's own first line begins."""
+PATH = r"/[A-Za-z0-9._/@+:-]+"
+"""A path that a pattern of snapshot.sh found. Other names than these are nobody's that gpurack knows."""
+ID = r"[0-9a-f]{64}"
+IMAGE = rf"sha256:{ID}"
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
+VERSION = r"[A-Za-z0-9.+:~^_()-]*"
+CUT = (
+    "the look at the host broke off in the middle: its /tmp is full (df -h /tmp), or the connection broke. Make room "
+    "there and run again."
+)
+S = TypeVar("S")
+T = TypeVar("T")
 
 
-def parse(lines: list[str], raised: bool = False) -> HostState:
-    """The script's output → what it saw. A look that was cut short has `trouble` set."""
-    sections = split(lines)
+class Section(list[str]):
+    """The lines of a section. wrong: how many of them could not be understood."""
+
+    wrong = 0
+
+
+Sections = dict[str, Section]
+
+
+def each(lines: Sequence[S], read: Callable[[S], T]) -> list[T]:
+    """What `read` makes of each line. One that it cannot read costs itself alone, and is counted."""
+    found = []
+    for line in lines:
+        try:
+            found.append(read(line))
+        except WRONG:
+            if isinstance(lines, Section):
+                lines.wrong += 1
+    return found
+
+
+def fields(pattern: str, line: str) -> tuple[str, ...]:
+    """The groups of a line that is of this form. Raises ValueError for another."""
+    match = re.fullmatch(pattern, line, re.DOTALL)
+    if match is None:
+        raise ValueError(line)
+    return tuple(group or "" for group in match.groups())
+
+
+def pair(pattern: str, line: str) -> tuple[str, str]:
+    """The two groups of a line that is of this form. Raises ValueError for another."""
+    one, other = fields(pattern, line)
+    return one, other
+
+
+def parse(lines: Sequence[str], raised: bool = False) -> HostState:
+    """The script's output → what it saw; never an exception. A look that was cut short, or of which the part is missing
+    that all else builds on, has `trouble` set."""
+    mark = next((line[len(MARK) :] for line in lines if re.fullmatch(rf"{MARK}[0-9a-f]{{32}}", line)), None)
+    sections = split(lines, mark) if mark else {}
     if "end" not in sections:
-        return HostState(
-            trouble="the look at the host broke off in the middle: its /tmp is full (df -h /tmp), or the connection "
-            "broke. Make room there and run again."
-        )
-    get: Callable[[str], list[str]] = lambda name: sections.get(name, [])  # noqa: E731
+        return HostState(trouble=CUT)
+    get: Callable[[str], Section] = lambda name: sections.get(name, Section())  # noqa: E731
+    late = dict(each(get("late"), lambda line: pair(r"([A-Za-z0-9_. $-]+)\|(.+)", line)))
+    if "system" in late:
+        return HostState(trouble=f"the look at the host {late['system']}; see what hangs there.")
     machine = get("machine")
     seen = files(get("files"))
+    try:
+        record = record_of(seen[paths.RECORD].text) if paths.RECORD in seen else None
+    except TooNew as error:
+        return HostState(trouble=str(error))
     nvidia = driver(get("driver"), get("pci"), get("gpus"), get("xids"), "gpus" in sections)
     # Beside NVIDIA's cards an AMD one is what the processor brings for a screen.
     amd_lines = [] if nvidia.kernel or nvidia.pci else get("amd")
-    return HostState(
+    accounts = users(sections)
+    own: dict[str, Sections] = {}
+    for name in accounts:
+        said = own_sections(get(f"said {name}"))
+        if "end" in said:
+            own[name] = said
+        elif f"user {name}" not in late:
+            late[f"user {name}"] = "said more than 8 MB, or broke off"
+    daemons: dict[str, Sections] = {"": sections, **own}
+    # Of weights each is believed in what root left to it, and in nothing else.
+    left = {name: frozenset(get(f"reads {name}")) for name in own}
+    sizes, stamped = weights(get("weights")), stamps(get("stamps"))
+    read = headers(get("headers"), stamped)
+    for name, said in own.items():
+        mine = {path: stamp for path, stamp in stamps(said.get("stamps", Section())).items() if path in left[name]}
+        found = weights(said.get("weights", Section()))
+        sizes = {**{path: size for path, size in found.items() if path in left[name]}, **sizes}
+        read = {**headers(said.get("headers", Section()), mine), **read}
+        stamped = {**mine, **stamped}
+    accounts |= {name: with_own(accounts[name], said, sizes) for name, said in own.items()}
+    state = HostState(
         raised=raised,
         os=os_release(get("os")),
         busy=word(machine, "busy"),
-        now=moment(word(machine, "now")),
+        now=aware(moment(word(machine, "now"))),
         arch=word(machine, "arch"),
         init=word(machine, "init"),
         address=next(iter(addresses(word(machine, "address"))), ""),
         addresses=addresses(word(machine, "addresses")),
-        tools=frozenset(line.split()[1] for line in machine if line.startswith("tool ")),
+        tools=frozenset(each(get("machine"), lambda line: line.split()[1] if line.startswith("tool ") else "")) - {""},
         manager=rpm.manager(word(machine, "manager")),
         packages={**packages(get("packages")), **rpm.packages(get("rpms"), seen)},
-        audit=int((get("audit") or ["0"])[0]),
-        files=seen,
+        audit=sum(each(get("audit"), lambda line: int(fields(r"(\d{1,9})", line)[0]))),
+        files={**{path: file for name, said in own.items() for path, file in files_of(accounts[name], said)}, **seen},
         units=units(get("units")),
         docker_flags=word(get("units"), "flags"),
-        secrets={name: (mode, int(uid)) for name, mode, uid in (line.rsplit(" ", 2) for line in get("secrets"))},
-        weights=weights([*of_users(sections, "weights"), *get("weights")]),
+        secrets=dict(each(get("secrets"), secret)),
+        weights=sizes,
         owned=owned(get("owned")),
-        exposed=frozenset(get("exposed")),
+        exposed=frozenset(each(get("exposed"), lambda line: fields(rf"({PATH})", line)[0])),
         labels=labels(get("labels")),
-        stamps=stamps([*of_users(sections, "stamps"), *get("stamps")]),
-        headers={**users_headers(sections), **headers(get("headers"), stamps(get("stamps")))},
-        commits={path: commit for commit, _, path in (line.partition("|") for line in get("commits")) if commit},
+        stamps=stamped,
+        headers=read,
+        commits=dict(each([line for line in get("commits") if line[:1] != "|"], commit)),
         hashes=hashes(get("hashes"), get("stamped")),
         listeners=tuple(listeners(get("ports"), get("owners"))),
         driver=nvidia,
         gpus=tuple(gpus(get("gpus")) or amd.cards(amd_lines)),
         gpu_processes=tuple(gpu_processes(get("processes")) or amd.processes(amd_lines)),
-        kfd_gid=int(word(amd_lines, "kfd") or 0),
-        cdi=frozenset(get("cdi")),
+        kfd_gid=amd.number(word(amd_lines, "kfd")),
+        cdi=frozenset(each(get("cdi"), lambda line: fields(r"([A-Za-z0-9._/=:-]+)", line)[0])),
         docker=docker(get("docker")),
-        compose=(get("compose") or [""])[0].removeprefix("v"),
-        containers=tuple(
-            container(json_from_host(line), name.partition(" ")[2])
-            for name, lines in sections.items()
-            if name.partition(" ")[0] == "containers"
-            for line in lines
-        ),
+        compose=version_of(get("compose")),
+        containers=tuple(found for user, said in daemons.items() for found in containers(said, user)),
         images=images(get("images")),
-        users=users(sections),
+        digests=digests(get("digests")),
+        users=accounts,
         kernel=kernel(get("rootless")),
         counters={
-            name[8:]: counter(lines) for name, lines in sections.items() if name.startswith("counter ") and lines
+            (user, name): counter(lines) for user, said in daemons.items() for name, lines in of(said, "counter")
         },
-        digests={
-            id_: tuple(json_from_host(names) or ()) for id_, names in (line.split("|") for line in get("digests"))
+        probes={(user, name): probe(lines) for user, said in daemons.items() for name, lines in of(said, "probe")},
+        names={name: found for found, name in each(get("names"), looked_up) if found},
+        upstreams={
+            (user, *key): why
+            for user, said in daemons.items()
+            for key, why in upstreams(said.get("upstreams", Section())).items()
         },
-        probes={name[6:]: probe(body) for name, body in sections.items() if name.startswith("probe ")},
-        names={name: address for address, _, name in (line.partition("|") for line in get("names")) if address},
         accounts=frozenset(
-            (name.partition(" ")[2], line)
-            for name, lines in sections.items()
-            if name.partition(" ")[0] == "accounts"
-            for line in lines
+            (user, volume)
+            for user, said in daemons.items()
+            for volume in each(said.get("accounts", Section()), lambda line: fields(rf"({NAME})", line)[0])
         ),
-        upstreams=upstreams(get("upstreams")),
+        record=record,
+        late=late,
     )
+    unread = [sentence for user, said in daemons.items() if (sentence := not_understood(user, said))]
+    return replace(state, unread=tuple(unread))
+
+
+def not_understood(user: str, sections: Sections) -> str:
+    """`2 lines of what it says could not be understood (ports 1, files 1).`; "" where all could."""
+    wrong = {name: lines.wrong for name, lines in sections.items() if lines.wrong}
+    if not wrong:
+        return ""
+    whose = f"the programs of {user} say" if user else "the host says"
+    where = ", ".join(f"{name} {count}" for name, count in wrong.items())
+    return f"{counted(sum(wrong.values()))} of what {whose} could not be understood and counts for nothing ({where})."
+
+
+def counted(lines: int) -> str:
+    """`1 line`, `2 lines`"""
+    return f"{lines} line{'' if lines == 1 else 's'}"
+
+
+def of(sections: Sections, kind: str) -> list[tuple[str, Section]]:
+    """(model, lines) of the sections `KIND MODEL`, where there is anything in them."""
+    named = [(name.partition(" "), lines) for name, lines in sections.items()]
+    return [(rest, lines) for (head, _, rest), lines in named if head == kind and re.fullmatch(NAME, rest) and lines]
+
+
+def own_sections(lines: Sequence[str]) -> Sections:
+    """All that a user's own programs said, as look_own of snapshot_docker.sh printed it. It came in one line of base64,
+    so that it is nowhere else; {} where nothing came."""
+    try:
+        return split(decoded("".join(lines)).decode(errors="replace").split("\n"))
+    except WRONG:
+        return {}
+
+
+def files_of(user: User, said: Sections) -> list[tuple[str, File]]:
+    """A user's own files: those that gpurack asks for, in the home and in the folder of the user's sockets."""
+    known = {*(f"{user.home}/{file}" for file in USER_FILES), f"{user.runtime}/{USER_MARKER}"}
+    return [(path, file) for path, file in files(said.get("files", Section()), r"/.*").items() if path in known]
+
+
+def with_own(user: User, said: Sections, sizes: Mapping[str, int | None]) -> User:
+    """A user as root sees one, with what the user's own programs say."""
+    lines = said.get("own", Section())
+    rest = {head: {rest for other, rest in pairs(lines) if other == head} for head in ("sees", "unreadable")}
+    unit = word(lines, "unit")
+    return replace(
+        user,
+        manager="LoadState=" in unit,
+        unit=units([f"docker.service {unit}"]).get("docker.service", Unit()),
+        sees=frozenset(rest["sees"] & set(paths.CDI_FOLDERS)),
+        unreadable=frozenset(path for path in rest["unreadable"] if sizes.get(path) is not None),
+        docker=docker(said.get("docker", Section())),
+        images=images(said.get("images", Section())),
+        digests=digests(said.get("digests", Section())),
+    )
+
+
+def secret(line: str) -> tuple[str, tuple[str, int]]:
+    """`path mode uid`"""
+    path, mode, uid = fields(rf"({PATH}) ([0-7]{{3,4}}) (\d{{1,10}})", line)
+    return path, (mode, int(uid))
+
+
+def commit(line: str) -> tuple[str, str]:
+    """`commit|path`"""
+    found, path = fields(r"([0-9a-f]{7,64})\|(/.*)", line)
+    return path, found
+
+
+def looked_up(line: str) -> tuple[str, str]:
+    """`address|name`; no address where the name is not known."""
+    found, name = fields(r"([0-9.]*)\|([A-Za-z0-9._-]+)", line)
+    return address(found), name
 
 
 def addresses(text: str) -> tuple[str, ...]:
@@ -107,31 +262,47 @@ def addresses(text: str) -> tuple[str, ...]:
     found = []
     for one in text.split():
         try:
-            ip = ipaddress.ip_address(one)
+            ip = ip_address(one)
         except ValueError:
             continue
         found += [] if ip.is_link_local or ip.is_loopback or ip.is_unspecified else [str(ip)]
     return tuple(dict.fromkeys(found))
 
 
-def upstreams(lines: list[str]) -> dict[tuple[str, int], str]:
+def address(text: str) -> str:
+    """An IP address; "" for anything else."""
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        return ""
+
+
+def version_of(lines: Sequence[str]) -> str:
+    """`v2.40.3`"""
+    found = each(lines[:1], lambda line: fields(r"v?([0-9][A-Za-z0-9.+~-]*)", line)[0])
+    return found[0] if found else ""
+
+
+def upstreams(lines: Sequence[str]) -> dict[tuple[str, int], str]:
     """`service|number|HTTP status|what curl says`"""
     found = {}
-    for line in lines:
-        service, number, status, words = line.split("|", 3)
+    for service, number, status, words in each(
+        lines, lambda line: fields(rf"({NAME})\|(\d{{1,4}})\|(\d{{3}})\|(.*)", line)
+    ):
         said = words.strip().rpartition(": ")[2].removeprefix("curl: ")  # the first part only repeats the address
         why = {"000": said or "no answer", "401": "refuses the key", "503": "is loading"}.get(status, f"HTTP {status}")
         found[service, int(number)] = "" if status == "200" else why
     return found
 
 
-def split(lines: list[str]) -> dict[str, list[str]]:
-    """Lines under their "@@ name" headings; empty lines dropped."""
-    sections: dict[str, list[str]] = {}
-    current: list[str] = []
+def split(lines: Sequence[str], mark: str = "") -> Sections:
+    """Lines under their headings, "@@MARK name"; empty lines dropped. mark: what the host made up for this look, so
+    that whatever is quoted in it cannot begin a section."""
+    sections: Sections = {}
+    current = Section()
     for line in lines:
-        if line.startswith("@@ "):
-            current = sections.setdefault(line[3:].strip(), [])
+        if line.startswith(f"@@{mark} "):
+            current = sections.setdefault(line[3 + len(mark) :].strip(), Section())
         elif line.strip():
             current.append(line)
     return sections
@@ -163,29 +334,28 @@ def os_release(lines: list[str]) -> Os:
     )
 
 
-def packages(lines: list[str]) -> dict[str, Package]:
+def packages(lines: Sequence[str]) -> dict[str, Package]:
     """`ii |name|version` of dpkg-query: the first letter is what is wanted (h: held), the second the status."""
     found = {}
-    for line in lines:
-        status, name, version = line.split("|")
-        if status[1:2] not in (
-            "n",
-            "c",
-        ):  # neither installed nor half way: not there, or only its configuration
+    form = rf"([a-zA-Z]{{2}}.?)\|([a-z0-9][a-z0-9+.:-]*)\|({VERSION})"
+    for status, name, version in each(lines, lambda line: fields(form, line)):
+        if status[1] not in "nc":  # neither installed nor half way: not there, or only its configuration
             found[name] = Package(version, held=status[0] == "h", whole=status[1:3].strip() == "i")
     return found
 
 
-def files(lines: list[str]) -> dict[str, File]:
-    """`path mode uid gid base64`."""
-    found = {}
-    for line in lines:
-        path, mode, uid, gid, *content = line.split(" ")
-        found[path] = File(decoded(content[0] if content else ""), mode, int(uid), int(gid))
-    return found
+def files(lines: Sequence[str], path: str = PATH) -> dict[str, File]:
+    """`path mode uid gid base64`. path: the form of the paths."""
+    form = rf"({path}) ([0-7]{{3,4}}) (\d{{1,10}}) (\d{{1,10}}) ?([A-Za-z0-9+/]*=*)"
+
+    def read(line: str) -> tuple[str, File]:
+        name, mode, uid, gid, content = fields(form, line)
+        return name, File(decoded(content), mode, int(uid), int(gid))
+
+    return dict(each(lines, read))
 
 
-def units(lines: list[str]) -> dict[str, Unit]:
+def units(lines: Sequence[str]) -> dict[str, Unit]:
     """`name LoadState=… ActiveState=… UnitFileState=…`, in whatever order systemctl printed them."""
     found = {}
     for name, rest in pairs(lines):
@@ -195,49 +365,35 @@ def units(lines: list[str]) -> dict[str, Unit]:
     return found
 
 
-def weights(lines: list[str]) -> dict[str, int | None]:
-    """`size type|path`; `- missing|path`."""
-    found: dict[str, int | None] = {}
-    for line in lines:
-        seen, _, path = line.partition("|")
-        size = seen.split(" ", 1)[0]
-        found[path] = None if size == "-" else int(size)
-    return found
+def weights(lines: Sequence[str]) -> dict[str, int | None]:
+    """`size type|path`; `- missing|path`. A FIFO or device is nobody's weights."""
+
+    def read(line: str) -> tuple[str, int | None]:
+        size, kind, path = fields(r"(-|\d{1,18}) ([a-z ]*)\|(/.*)", line)
+        return path, int(size) if kind in ("regular file", "regular empty file", "directory") else None
+
+    return dict(each(lines, read))
 
 
-def of_users(sections: Mapping[str, list[str]], kind: str) -> list[str]:
-    """The lines of all sections `kind USER`: root's words of what it asked as that user."""
-    return [line for name, lines in sections.items() if name.startswith(f"{kind} ") for line in lines]
-
-
-def owned(lines: list[str]) -> dict[str, frozenset[str]]:
+def owned(lines: Sequence[str]) -> dict[str, frozenset[str]]:
     """`type mode owner|group|path`, a line for each folder, link or file on the path that others may change."""
     found: dict[str, set[str]] = {}
-    for line in lines:
-        if match := re.fullmatch(r"[a-z] ([0-7]+) ([^|]*)\|([^|]*)\|(.*)", line):
-            mode, owner, group, path = int(match[1], 8), *match.groups()[1:]
-            who = found.setdefault(path, set())
-            who |= {owner} if owner not in ("root", "0") else set()
-            if mode & 0o022 and not line.startswith("l "):
-                who.add("everybody" if mode & 0o002 else f"the group {group}")
+    for kind, mode, owner, group, path in each(
+        lines, lambda line: fields(r"([a-z]) ([0-7]{1,5}) ([^|]*)\|([^|]*)\|(/.*)", line)
+    ):
+        who = found.setdefault(path, set())
+        who |= {owner} if owner not in ("root", "0") else set()
+        if int(mode, 8) & 0o022 and kind != "l":
+            who.add("everybody" if int(mode, 8) & 0o002 else f"the group {group}")
     return {path: frozenset(who) for path, who in found.items()}
 
 
-def stamps(lines: list[str]) -> dict[str, str]:
+def stamps(lines: Sequence[str]) -> dict[str, str]:
     """`stamp|path`"""
-    return {path: stamp for stamp, _, path in (line.partition("|") for line in lines)}
+    return {path: stamp for stamp, path in each(lines, lambda line: pair(r"([0-9-]+)\|(/.*)", line))}
 
 
-def users_headers(sections: Mapping[str, list[str]]) -> dict[str, Header]:
-    """The headers that a program of each user's read, which are believed of the paths that were asked of that user."""
-    found = {}
-    for name, lines in sections.items():
-        if name.startswith("headers "):
-            found.update(headers(lines, stamps(sections.get(f"stamps {name.removeprefix('headers ')}", []))))
-    return found
-
-
-def labels(lines: list[str]) -> dict[str, str]:
+def labels(lines: Sequence[str]) -> dict[str, str]:
     """`user:role:type:level|path`"""
     entries = [(path, label.split(":")) for label, _, path in (line.partition("|") for line in lines)]
     return {path: parts[2] for path, parts in entries if len(parts) > 2}
@@ -250,7 +406,7 @@ def headers(lines: list[str], stamps: Mapping[str, str]) -> dict[str, Header]:
         try:
             said = json_from_host(line)
             found[said["path"]] = header(said, stamps[said["path"]])
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except WRONG:
             continue
     return found
 
@@ -258,8 +414,7 @@ def headers(lines: list[str], stamps: Mapping[str, str]) -> dict[str, Header]:
 def hashes(remembered: Sequence[str], stamped: Sequence[str]) -> dict[str, str]:
     """`size time sha256 path` as files/hashes.py remembers, and `size time path` as it is now: what still holds."""
     now = set(stamped)
-    lines = [line.split(" ", 3) for line in remembered]
-    found = [line for line in lines if len(line) == 4]
+    found = each(remembered, lambda line: fields(rf"(\d+) ([0-9.]+) ({ID}) (/.*)", line))
     return {path: sha256 for size, time, sha256, path in found if f"{size} {time} {path}" in now}
 
 
@@ -268,126 +423,181 @@ def header(said: Mapping[str, Any], stamp: str) -> Header:
     return Header(
         stamp=stamp,
         kind=str(said.get("kind", "")),
-        tensors={str(dtype): int(size) for dtype, size in said.get("tensors", {}).items()},
+        tensors={str(dtype): bounded(size) for dtype, size in said.get("tensors", {}).items()},
         config=dict(said.get("config", {})),
         problem=str(said.get("problem", "")),
         seen=str(said.get("seen", "")),
     )
 
 
-def listeners(lines: list[str], owners: Sequence[str] = ()) -> list[Listener]:
-    """`ss -Hltnp`: state, queues, local address, peer, users:(("name",pid=1,fd=2)). owners: `/proc/1 root`."""
-    users = {path.rpartition("/")[2]: user for path, user in pairs(owners)}
-    found = []
-    for line in lines:
-        columns = line.split(None, 5)
-        if len(columns) < 4:
-            continue
-        address, _, port = columns[3].rpartition(":")
-        owner = re.search(r'\("([^"]+)",pid=(\d+)', columns[5]) if len(columns) > 5 else None
-        user = f", user {users[owner[2]]}" if owner and owner[2] in users else ""
-        name = f"{owner[1]} (pid {owner[2]}{user})" if owner else ""
-        found.append(Listener(address.split("%")[0].strip("[]"), int(port), name))
+def bounded(size: Any) -> int:
+    """A size in bytes. Raises ValueError or TypeError where none could be that large."""
+    found = int(size)
+    if not 0 <= found < 1 << 63:
+        raise ValueError(size)
     return found
 
 
+def listeners(lines: Sequence[str], owners: Sequence[str] = ()) -> list[Listener]:
+    """`ss -Hltne`: state, queues, local address, peer, then in any order also `ino:4711`. owners: `4711 PID USER NAME`,
+    the number of a socket and who has it."""
+    form = r"LISTEN +\d+ +\d+ +(\S+):(\d{1,5}) +\S+(.*)"
+    who: dict[str, str] = {}
+    for number, pid, user, name in each(owners, lambda line: fields(r"(\d+) (\d+) (\S*) (.*)", line)):
+        known = f", user {user}" if user else ""
+        who.setdefault(number, f"{name} (pid {pid}{known})")
+
+    def read(line: str) -> Listener:
+        place, port, rest = fields(form, line)
+        number = re.search(r" ino:(\d+) ", rest)
+        return Listener(place.split("%")[0].strip("[]"), int(port), who.get(number[1], "") if number else "")
+
+    return each(lines, read)
+
+
 def moment(text: str) -> datetime | None:
-    """A time as RFC 3339 or dmesg's `--time-format iso` write it (a comma before the fraction), None for no time."""
+    """A time as RFC 3339 or dmesg's `--time-format iso` write it (a comma before the fraction), None for no time. It
+    can be compared with others and shown in any time zone."""
     try:
-        return datetime.fromisoformat(text.replace(",", "."))
+        found = datetime.fromisoformat(text.replace(",", "."))
     except ValueError:
         return None
+    return found if found.year < 9000 else None
 
 
-def driver(version: list[str], pci: list[str], gpus: list[str], kernel_log: list[str], present: bool) -> Driver:
+def aware(time: datetime | None) -> datetime | None:
+    """A time that says its zone; UTC where it did not."""
+    return time.replace(tzinfo=UTC) if time and time.tzinfo is None else time
+
+
+def driver(
+    version: Sequence[str], pci: Sequence[str], gpus: Sequence[str], kernel_log: Sequence[str], present: bool
+) -> Driver:
     """/proc/driver/nvidia, what nvidia-smi complained of, and what the kernel said of its cards."""
     kernel = re.search(r"(?:Kernel Module|Module for \S+)\s+(\d+(?:\.\d+)+)", " ".join(version))
-    failure = re.match(r"exit (\d+)\|(.*)", gpus[0]) if gpus else None
-    cards = {}
-    for line in pci:
-        path, uuid, _ = line.split("|")
-        cards[path.split("/")[-2]] = uuid
+    failure = re.match(r"exit (\d{1,3})\|(.*)", gpus[0]) if gpus else None
+    card = r"/proc/driver/nvidia/gpus/([0-9A-Fa-f:.]+)/information\|([A-Za-z0-9-]*)\|.*"
     return Driver(
         kernel=kernel[1] if kernel else "",
         present=present,
         exit_code=int(failure[1]) if failure else 0,
         message=failure[2].strip() if failure else "",
-        pci=cards,
+        pci=dict(each(pci, lambda line: pair(card, line))),
         xids=tuple(xids(kernel_log)),
     )
 
 
-def xids(lines: list[str]) -> list[Xid]:
+def xids(lines: Sequence[str]) -> list[Xid]:
     """`2026-11-20T02:11:09,123456+00:00 NVRM: Xid (PCI:0000:e1:00): 79, GPU has fallen off the bus.`"""
-    form = re.compile(r"(\S+|\[ *\d+\.\d+\])\s+NVRM: Xid \(PCI:([0-9a-fA-F:.]+)\): (\d+),? *(.*)")
+    form = re.compile(r"(\S+|\[ *\d+\.\d+\])\s+NVRM: Xid \(PCI:([0-9a-fA-F:.]+)\): (\d{1,6}),? *(.*)")
     return [Xid(m[2].lower(), int(m[3]), m[4], moment(m[1])) for m in map(form.match, lines) if m]
 
 
-def gpus(lines: list[str]) -> list[Gpu]:
+def gpus(lines: Sequence[str]) -> list[Gpu]:
     """`--query-gpu=index,uuid,name,memory.total,memory.used,driver_version,compute_cap,mig.mode.current,pci.bus_id,utilization.gpu`."""
     found = []
     for line in lines:
         columns = [column.strip() for column in line.split(",")]
-        if len(columns) == 10 and columns[1].startswith("GPU-"):
+        if (
+            len(columns) == 10
+            and re.fullmatch(r"\d{1,4}", columns[0])
+            and re.fullmatch(r"GPU-[A-Za-z0-9-]+", columns[1])
+        ):
             index, uuid, name, total, used, version, compute, _, pci, busy = columns
-            percent = int(busy) if busy.isdigit() else None  # "[N/A]" on cards in MIG mode
+            percent = mib(busy) if busy.isdigit() else None  # "[N/A]" on cards in MIG mode
             found.append(Gpu(int(index), uuid, name, mib(total), mib(used), version, compute, pci, percent))
     return sorted(found, key=lambda gpu: gpu.index)
 
 
 def mib(text: str) -> int:
     """A number of MiB; 0 for "[N/A]"."""
-    return int(text) if text.isdigit() else 0
+    return int(text) if re.fullmatch(r"[0-9]{1,12}", text) else 0
 
 
-def gpu_processes(lines: list[str]) -> list[GpuProcess]:
-    """`uuid, pid, name, used_memory`, the user that ps named and the container of its cgroup."""
-    found = []
-    for line in lines:
-        uuid, pid, rest = line.split(",", 2)
-        name, used, user, container = rest.rsplit(",", 3)
-        found.append(GpuProcess(uuid.strip(), int(pid), name.strip(), mib(used.strip()), user.strip(), container))
-    return found
+def gpu_processes(lines: Sequence[str]) -> list[GpuProcess]:
+    """`uuid,pid,used_memory`, the user and the container of its cgroup, and its name, which may hold anything."""
+
+    def read(line: str) -> GpuProcess:
+        uuid, pid, used, user, container, name = fields(
+            rf"(GPU-[A-Za-z0-9-]+),(\d{{1,10}}),([^,]*),([^,]*),({ID})?,(.*)", line
+        )
+        return GpuProcess(uuid, int(pid), name.strip() or "a process that has ended", mib(used), user, container)
+
+    return each(lines, read)
 
 
-def docker(lines: list[str]) -> Mapping[str, Any]:
-    """`docker info`; {} when only the client answered."""
-    info = json_from_host(lines[0]) if lines and lines[0].startswith("{") else {}
-    return info if info.get("ServerVersion") else {}
+INFO: Mapping[str, Callable[[Any], bool]] = {
+    "ServerVersion": lambda value: isinstance(value, str) and bool(re.fullmatch(r"[0-9A-Za-z.+~-]{1,80}", value)),
+    "NCPU": lambda value: type(value) is int and 0 < value < 1 << 20,
+    "MemTotal": lambda value: type(value) is int and 0 < value < 1 << 60,
+    "LiveRestoreEnabled": lambda value: isinstance(value, bool),
+    "Runtimes": lambda value: isinstance(value, dict),
+    "SecurityOptions": lambda value: texts(value),
+    "CDISpecDirs": lambda value: texts(value),
+    "DockerRootDir": lambda value: isinstance(value, str) and value.startswith("/"),
+}
+"""What gpurack reads of `docker info`, and how it must be."""
 
 
-def images(lines: list[str]) -> dict[str, str]:
+def texts(value: Any) -> bool:
+    """Is it a list of texts?"""
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def info(said: Mapping[str, Any]) -> dict[str, Any]:
+    """What gpurack reads of `docker info`; what is not as it must be is left out."""
+    return {key: said[key] for key, right in INFO.items() if key in said and right(said[key])}
+
+
+def docker(lines: Sequence[str]) -> Mapping[str, Any]:
+    """`docker info`, as far as it is read; {} when only the client answered."""
+
+    found = each([line for line in lines[:1] if line.startswith("{")], lambda line: info(json_from_host(line)))
+    if not found and lines and isinstance(lines, Section):
+        lines.wrong = 1
+    return found[0] if found and "ServerVersion" in found[0] else {}
+
+
+def images(lines: Sequence[str]) -> dict[str, str]:
     """`id|reference`; `-|reference` for an image that is not there."""
-    return {name: id_ for id_, name in (line.split("|", 1) for line in lines) if id_ != "-"}
+    found = each(lines, lambda line: fields(rf"({IMAGE}|-)\|(\S+)", line))
+    return {name: id_ for id_, name in found if id_ != "-"}
 
 
-def users(sections: Mapping[str, list[str]]) -> dict[str, User]:
-    """The sections `user NAME`, `docker NAME` and `images NAME`. One who does not exist has no account line."""
+def digests(lines: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """`id|["repository@sha256:…"]`"""
+
+    def read(line: str) -> tuple[str, tuple[str, ...]]:
+        id_, said = fields(rf"({IMAGE})\|(.*)", line)
+        return id_, tuple(name for name in json_from_host(said) or () if re.fullmatch(rf"[^\s@]+@{IMAGE}", name))
+
+    return dict(each(lines, read))
+
+
+def users(sections: Sections, sizes: Mapping[str, int | None] | None = None) -> dict[str, User]:
+    """The sections `user NAME`: what root sees of each. One who does not exist has no account line."""
     found = {}
     for section, lines in sections.items():
         kind, _, name = section.partition(" ")
-        if kind != "user" or not (account := word(lines, "account")):
+        if kind != "user":
             continue
-        uid, gid, home = account.split(" ", 2)
-        mode, _, owner = word(lines, "folder").partition(" ")
-        found[name] = User(
-            uid=int(uid),
-            gid=int(gid),
-            home=home,
-            linger=bool(word(lines, "linger")),
-            manager="LoadState=" in word(lines, "unit"),
-            unit=units([f"docker.service {word(lines, 'unit')}"]).get("docker.service", Unit()),
-            folder=(mode, int(owner)) if owner else None,
-            acl=word(lines, "weights"),
-            sees=frozenset(rest for head, rest in pairs(lines) if head == "sees"),
-            unreadable=frozenset(rest for head, rest in pairs(lines) if head == "unreadable"),
-            docker=docker(sections.get(f"docker {name}", [])),
-            images=images(sections.get(f"images {name}", [])),
-        )
+        for uid, gid, home in each(
+            [line[8:] for line in lines if line.startswith("account ")],
+            lambda line: fields(r"(\d{1,10}) (\d{1,10}) (/[^\x00-\x1f]*)", line),
+        )[:1]:
+            mode, _, owner = word(lines, "folder").partition(" ")
+            found[name] = User(
+                uid=int(uid),
+                gid=int(gid),
+                home=home,
+                linger=bool(word(lines, "linger")),
+                folder=(mode, int(owner)) if re.fullmatch(r"\d{1,10}", owner) else None,
+                acl=word(lines, "weights"),
+            )
     return found
 
 
-def kernel(lines: list[str]) -> Kernel:
+def kernel(lines: Sequence[str]) -> Kernel:
     """The section `rootless`, a fact a line."""
     said = pairs(lines)
     return Kernel(
@@ -395,45 +605,74 @@ def kernel(lines: list[str]) -> Kernel:
         rootlesskit_profile=("apparmor", "yes") in said,
         subuids=tuple(rest for head, rest in said if head == "subuid"),
         subgids=tuple(rest for head, rest in said if head == "subgid"),
-        uids=frozenset(int(rest) for head, rest in said if head == "uid"),
+        uids=frozenset(mib(rest) for head, rest in said if head == "uid"),
         folders=frozenset(rest for head, rest in said if head == "folder"),
     )
 
 
-def container(data: dict[str, Any], user: str = "") -> Container:
-    """One line of the snapshot's own `docker inspect --format`, from a user's daemon or the host's own."""
+def containers(sections: Sections, user: str) -> list[Container]:
+    """Those of a user's daemon, or of the host's own ("")."""
+    return each(sections.get("containers", Section()), lambda line: container(json_from_host(line), user))
+
+
+def container(data: Any, user: str = "") -> Container:
+    """One line of the snapshot's own `docker inspect --format`. Raises one of WRONG where it is not of that form."""
     state = data["state"]
-    published = [
-        (binding.get("HostIp", ""), int(binding["HostPort"]))
-        for bindings in (data["ports"] or {}).values()
-        for binding in bindings or []
-        if binding.get("HostPort")
-    ]
     return Container(
-        id=data["id"],
-        name=data["name"].lstrip("/"),
-        image=data["image"],
-        status=state["Status"],
-        exit_code=state["ExitCode"],
-        error=state.get("Error", ""),
-        pid=state.get("Pid", 0),
-        started=state.get("StartedAt", ""),
-        created=data["created"],
-        restarts=data["restarts"],
-        labels=data["labels"] or {},
-        ports=tuple(published),
+        id=fields(f"({ID})", data["id"])[0],
+        name=fields(f"/?({NAME})", data["name"])[0],
+        image=fields(f"({IMAGE})", data["image"])[0],
+        status=fields("([a-z]+)", state["Status"])[0],
+        exit_code=whole(state["ExitCode"]),
+        error=text(state.get("Error")),
+        pid=whole(state.get("Pid", 0)),
+        started=text(state.get("StartedAt")),
+        created=text(data["created"]),
+        restarts=whole(data["restarts"]),
+        labels={text(key): text(value) for key, value in (data["labels"] or {}).items() if isinstance(value, str)},
+        ports=tuple(published(data["ports"])),
         user=user,
-        finished=state.get("FinishedAt", ""),
+        finished=text(state.get("FinishedAt")),
     )
 
 
-def counter(lines: list[str]) -> float:
+def published(bindings: Any) -> Iterator[tuple[str, int]]:
+    """(address, port) of a container's port bindings; a range, or what is neither address nor number, is none."""
+    for every in (bindings or {}).values():
+        for binding in every or []:
+            ip, port = binding.get("HostIp") or "", binding.get("HostPort") or ""
+            if re.fullmatch(r"[0-9]{1,5}", port) and (not ip or address(ip)):
+                yield ip, int(port)
+
+
+def whole(value: Any) -> int:
+    """A number of Docker's. Raises TypeError or ValueError for anything else."""
+    if type(value) is not int:
+        raise TypeError(value)
+    if abs(value) >= 1 << 63:
+        raise ValueError(value)
+    return value
+
+
+def text(value: Any) -> str:
+    """A text of Docker's; "" for none. Raises TypeError for anything else."""
+    if value is not None and not isinstance(value, str):
+        raise TypeError(value)
+    return (
+        (value or "").encode(errors="replace").decode()
+    )  # JSON can spell halves of characters, which nothing can print
+
+
+def counter(lines: Sequence[str]) -> float:
     """Prometheus' text format: `name{labels} value`, summed."""
     values = (line.rpartition(" ")[2] for line in lines)
-    return sum(float(value) for value in values if re.fullmatch(r"[0-9.]+(e[+-]?\d+)?", value))
+    return sum(float(value) for value in values if re.fullmatch(r"\d{1,20}(\.\d{1,20})?(e[+-]?\d{1,2})?", value))
 
 
-def probe(lines: list[str]) -> Probe:
+def probe(lines: Sequence[str]) -> Probe:
     """curl's body and, in the last line, the status code ("000": no answer)."""
-    body, _, status = decoded("".join(lines)).decode(errors="replace").rstrip().rpartition("\n")
-    return Probe(int(status) if status.isdigit() else 0, body)
+    try:
+        body, _, status = decoded("".join(lines)).decode(errors="replace").rstrip().rpartition("\n")
+    except ValueError:
+        return Probe(0, "")
+    return Probe(int(status) if re.fullmatch(r"[0-9]{3}", status) else 0, body)

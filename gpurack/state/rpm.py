@@ -1,8 +1,9 @@
 """rpm's side of the look: packages, what an unfinished transaction left, what versionlock holds. Pure."""
 
 import fnmatch
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from gpurack import paths
 from gpurack.state.model import File, Manager, Package
@@ -13,12 +14,13 @@ TOML = "/etc/dnf/versionlock.toml"
 """That of dnf 5."""
 
 
-def packages(lines: list[str], files: Mapping[str, File]) -> dict[str, Package]:
+def packages(lines: Sequence[str], files: Mapping[str, File]) -> dict[str, Package]:
     """`name|epoch|version-release|arch|time of installation` of each package that rpm's database has.
 
     Not whole is what is there twice (an upgrade was cut short), and what an unfinished transaction of ours brought.
     """
-    entries = sorted((line.split("|") for line in lines), key=lambda entry: int(entry[4]))
+    form = re.compile(r"([A-Za-z0-9._+-]+)\|(\(none\)|\d{1,9})\|([A-Za-z0-9._+~^-]+)\|([A-Za-z0-9_()]+)\|(\d{1,18})")
+    entries = sorted((match.groups() for match in map(form.fullmatch, lines) if match), key=lambda entry: int(entry[4]))
     begun, ours = unfinished(files)
     kinds = [(name, arch) for name, _, _, arch, _ in entries]
     found = {}
@@ -33,7 +35,7 @@ def unfinished(files: Mapping[str, File]) -> tuple[int, list[str]]:
     """(when it began, its packages) of a transaction of ours that never ended; (0, []) when there is none."""
     note = files.get(paths.RPM_TRANSACTION)
     begun, *names = note.text.split() if note and note.text.split() else ["0"]
-    return (int(begun), names) if begun.isdigit() else (0, names)
+    return (int(begun), names) if re.fullmatch(r"[0-9]{1,18}", begun) else (0, names)
 
 
 def is_held(name: str, epoch: str, version: str, arch: str, files: Mapping[str, File]) -> bool:
@@ -60,7 +62,7 @@ def toml_rules(files: Mapping[str, File]) -> set[tuple[str, str]]:
                 if (condition.get("key"), condition.get("comparator")) == ("evr", "="):
                     evr = str(condition.get("value"))
                     rules.add((entry["name"], evr if ":" in evr else f"0:{evr}"))
-    except (tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError):
+    except (tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError, RecursionError):
         return set()
     return rules
 

@@ -8,18 +8,21 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import date
+from itertools import takewhile
 
 from pyinfra.api import FactBase, Host
 from pyinfra.api.state import StateStage
 from typing_extensions import override
 
+from gpurack import paths
 from gpurack.plan import compose, neighbours, refusals, weights
 from gpurack.remote import Command
+from gpurack.resources import read_text
 from gpurack.shell import Sh, of_file, sh
 from gpurack.spec import host as spec
 from gpurack.state import remembered
-from gpurack.state.model import Header, HostState
-from gpurack.state.parse import parse
+from gpurack.state.model import USER_FILES, Header, HostState
+from gpurack.state.parse import MARK, parse
 
 NO_SUDO, SUDO_PASSWORD, RAISED = "@@ no-sudo", "@@ sudo-password", "@@ raised"
 
@@ -31,6 +34,9 @@ AS_ROOT = sh(
     RAISED,
     SUDO_PASSWORD,
 )
+
+LIMIT = 30
+"""Seconds that a part of the look may take; what it is about is then unknown, and the rest is not."""
 
 NEEDS_ROOT = HostState(trouble="gpurack needs root on the host: log in as root, or as a user who may use sudo.")
 NEEDS_PASSWORD = HostState(
@@ -58,13 +64,15 @@ class Snapshot(FactBase[HostState]):
 
     @override
     def process(self, output: list[str]) -> HostState:
-        if NO_SUDO in output:
+        # what comes before the look's own first line; later the host's users may have a say
+        before = list(takewhile(lambda line: not line.startswith(MARK), output))
+        if NO_SUDO in before:
             return NEEDS_ROOT
-        if SUDO_PASSWORD in output:
+        if SUDO_PASSWORD in before:
             return NEEDS_PASSWORD
         # An exception here, whichever, would abort every host, not only this one (pyinfra 3.10.0).
         try:
-            return parse(output, raised=RAISED in output)
+            return parse(output, raised=RAISED in before)
         except Exception as error:
             return HostState(trouble=f"the look at the host could not be understood ({error!r}); please report this.")
 
@@ -155,13 +163,18 @@ def script(host: spec.Host, known: Mapping[str, Header] | None = None, metrics: 
     """snapshot.sh with its questions in front: which images and weights to look for, which weights' headers need not be
     read again, as which user some are looked at, and with `metrics` which counters to read."""
     asked = {
+        "OF_DOCKER": [read_text("files/snapshot_docker.sh")],
+        "LIMIT": [str(LIMIT)],
+        "RUN": [paths.RUN],
         "USERS": host.users,
         "USERS_WEIGHTS": [weights.of_users(host)],
-        "IMAGES": compose.images(host),
+        "HOME_FILES": USER_FILES,
+        "IMAGES": [f"{user}|{image}" for user, image in compose.images_by_user(host)],
         "WEIGHTS": weights.paths(host),
         "READERS": [f"{user}|{path}" for path, user in weights.readers(host).items()],
         "SEEN": [f"{header.stamp}|{path}" for path, header in (known or {}).items()],
         "READER": [remembered.reader()],
+        "PROBES": compose.probes(host),
         "COUNTERS": compose.counters(host) if metrics else [],
         "VOLUMES": [f"{user}|{volume}" for user, volume in refusals.unclaimed_volumes(host).values()],
         "NAMES": neighbours.names(host),

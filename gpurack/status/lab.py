@@ -62,7 +62,8 @@ class ModelStatus:
 
 @dataclass(frozen=True)
 class HostStatus:
-    """A host. troubles: sentences about the host itself; now: its own clock. reached: was it looked at?"""
+    """A host. troubles: sentences about the host itself; remarks: those that make no host sick; now: its
+    own clock. reached: was it looked at?"""
 
     name: str
     reached: bool
@@ -71,6 +72,7 @@ class HostStatus:
     cards: tuple[CardStatus, ...] = ()
     models: tuple[ModelStatus, ...] = ()
     troubles: tuple[str, ...] = field(default_factory=tuple)
+    remarks: tuple[str, ...] = ()
 
     @property
     def word(self) -> Literal["ok", "SICK", "UNREACHABLE"]:
@@ -111,19 +113,20 @@ def host_status(name: str, host: Host, state: HostState, now: datetime) -> HostS
         cards=tuple(sorted([*living(host, state), *lost(state)], key=lambda card: card.index)),
         models=models,
         troubles=tuple(troubles(host, state)),
+        remarks=(*state.unread, *state.foreign),
     )
 
 
 def troubles(host: Host, state: HostState) -> list[str]:
     """What is wrong with the host itself, each with its remedy."""
-    found = []
+    found = [f"{part} {why}." for part, why in state.late.items() if part != "Docker"]
     if any(model.enabled for model in host.entries.values()) and (problem := unanswered(state)):
         found.append(problem)
     if state.driver.exit_code == MISMATCH:
         found.append(mismatch(state))
     elif dead := lost(state):
         found += [f"GPU {card.index} {card.lost}" for card in dead]
-    elif host.wants_gpu and not (state.gpus or state.has_nvidia):
+    elif host.wants_gpu and not (state.gpus or state.has_nvidia or {"NVIDIA", "AMD"} & state.late.keys()):
         found.append(ledger.NO_DRIVER)
     elif state.driver.exit_code:
         found.append(f"nvidia-smi: {state.driver.message}")
@@ -192,10 +195,9 @@ def affected(uuid: str, state: HostState) -> str:
 def holders(uuid: str, state: HostState) -> tuple[str, ...]:
     """Our models that were given a card."""
     found = []
-    for name, container in state.ours.items():
-        uuids = ledger.label(container.labels).get("uuids")
-        if isinstance(uuids, list) and uuid in uuids:
-            found.append(name)
+    for container in state.ours.values():
+        if uuid in ledger.uuids_in(ledger.label(container.labels)):
+            found.append(container.name)
     return tuple(sorted(found))
 
 
@@ -204,7 +206,7 @@ def model_status(host_name: str, name: str, host: Host, state: HostState) -> Mod
     model = host.entries[name]
     counter = ENGINES[model.engine].counter
     word, why, since = judged(name, host, state)
-    container = state.ours.get(name)
+    container = state.container(name, model.dockerd)
     return ModelStatus(
         name,
         f"{model.engine} {model.version or ''}".strip(),
@@ -214,7 +216,7 @@ def model_status(host_name: str, name: str, host: Host, state: HostState) -> Mod
         why,
         since,
         container.restarts if container and model.enabled else 0,
-        state.counters.get(name) if model.enabled else None,
+        state.counters.get((model.dockerd, name)) if model.enabled else None,
         counter.unit if counter else "",
     )
 
@@ -226,9 +228,10 @@ def judged(name: str, host: Host, state: HostState) -> tuple[Word, str, datetime
         return "disabled", "", None
     if state.trouble:
         return "DOWN", "its host cannot be looked at", None
-    container = state.ours.get(name)
+    container = state.container(name, model.dockerd)
     if container is None:
-        return "DOWN", "not there" if state.docker else "Docker does not answer", None
+        late = state.late.get(f"user {model.dockerd}" if model.dockerd else "Docker")
+        return "DOWN", late or ("not there" if state.docker_of(model.dockerd) else "Docker does not answer"), None
     if not container.running:
         return "DOWN", describe_state(container), moment_of(container.finished)
     return answering(name, model, container, host, state)
@@ -238,7 +241,7 @@ def answering(
     name: str, model: Model, container: Container, host: Host, state: HostState
 ) -> tuple[Word, str, datetime | None]:
     """(word, why, since) of a model whose container runs."""
-    started, probe = moment_of(container.started), state.probes.get(name)
+    started, probe = moment_of(container.started), state.probes.get((container.user, name))
     if probe is None:  # a host without curl
         return "DOWN", "could not be asked", None
     if probe.status == 200:
@@ -246,7 +249,7 @@ def answering(
         if expected is None or json.dumps(expected) in probe.body:
             return "ready", "", started
         return "DOWN", f"another model answers at {compose.probe_url(name, host, state)}", started
-    if loading(name, state):
+    if loading(probe):
         return ("DOWN", "it starts again and again", None) if container.restarts else ("loading", "", started)
     if probe.status:
         return "DOWN", f"it answers {probe.status}", None

@@ -35,6 +35,8 @@ def show(console: screen.Console, lab: Sequence[HostStatus]) -> None:
     for host in lab:
         for trouble in host.troubles:
             console.print(screen.line(("error", "red"), " ", (host.name, "bold"), f" {trouble}"), soft_wrap=True)
+        for remark in host.remarks:
+            console.print(screen.line(("note", "yellow"), " ", (host.name, "bold"), f" {remark}"), soft_wrap=True)
     console.print(summary(lab))
 
 
@@ -107,6 +109,7 @@ def as_data(lab: Sequence[HostStatus]) -> dict[str, Any]:
                 "time": host.now.isoformat(timespec="seconds"),
                 "driver": host.driver or None,
                 "troubles": list(host.troubles),
+                "remarks": list(host.remarks),
                 "gpus": [
                     {**vars(card), "models": list(card.models), "lost": card.lost or None,
                      "memory_used": rounded(card.memory_used), "memory_total": rounded(card.memory_total)}

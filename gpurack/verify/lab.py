@@ -128,7 +128,10 @@ class Entry:
     def service(self) -> Mapping[str, Any]:
         """What its Compose service should be; where this gpurack leaves what an older one made, that. Raises Unread."""
         wanted, state = self.server.wanted, self.server.state
-        secrets, salt = self.server.secrets.get(self.name, {}), drift.salt_of(self.name, state) or self.server.salt
+        secrets, salt = (
+            self.server.secrets.get(self.name, {}),
+            drift.salt_of(self.name, wanted, state) or self.server.salt,
+        )
         words = compose.definition(self.name, wanted, state, self.uuids, secrets, salt)
         older = drift.compare(self.name, wanted, state, words).older
         return older or compose.service(self.name, wanted, state, self.uuids)

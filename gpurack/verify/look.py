@@ -14,6 +14,8 @@ from gpurack.spec.host import Host
 from gpurack.spec.model import Model
 from gpurack.spec.secrets import KEY, PERSON
 from gpurack.state.model import SOURCES, USER_DAEMON_JSON, Container, Driver, File, Gpu, HostState, Os, Package, User
+from gpurack.state.parse import container, each, info
+from gpurack.state.record import Record, TooNew, read
 from gpurack.verify.drift import Unread
 
 FILES = (
@@ -22,6 +24,8 @@ FILES = (
     "/etc/pki/rpm-gpg/*gpurack*",
     paths.DAEMON_JSON,
     paths.BOOT_UNIT,
+    paths.RECORD,
+    f"{paths.CONFIG}/jobs/*.yaml",
     paths.LIB,
     f"{paths.LIB}/*.py",
     paths.HOOK_CONFIG,
@@ -107,10 +111,10 @@ class Seen:
         found: Mapping[str, Any] = whole(self["daemons"].get(user), "docker") or NO_DAEMON
         try:
             _ = found["images"], [container_of(said, user) for said in found["containers"].values()]
-            _ = dict(found["info"])
+            # what a user's daemon says is that user's word: what is not of the right form is nothing
+            return {**found, "info": info(found["info"])} if user else found
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise Unread(not_understood(error), f"docker ps, of the Docker of {user or 'root'}") from None
-        return found
 
     def daemon_of(self, user: str) -> Mapping[str, Any]:
         """The same for what concerns the whole host: nothing, where a user's Docker says what cannot be understood. It
@@ -123,9 +127,11 @@ class Seen:
             raise
 
     @property
-    def containers(self) -> dict[str, Any]:
-        """Every daemon's containers by name, as inspected. Raises Unread."""
-        return {name: said for user in self["daemons"] for name, said in self.daemon_of(user)["containers"].items()}
+    def containers(self) -> dict[tuple[str, str], Any]:
+        """Every daemon's containers by (user, name), as inspected. Raises Unread."""
+        return {
+            (user, name): said for user in self["daemons"] for name, said in self.daemon_of(user)["containers"].items()
+        }
 
     @property
     def state(self) -> HostState:
@@ -142,17 +148,16 @@ class Seen:
             tools=frozenset(system["tools"]),
             packages={name: Package(**package) for name, package in self["packages"].items()},
             files=files,
-            docker=daemon["info"],
+            docker=info(daemon["info"]),
             docker_flags=self["units"].get("docker.service", {}).get("starts", ""),
             containers=tuple(
-                container_of(said, user)
-                for user in self["daemons"]
-                for said in self.daemon_of(user)["containers"].values()
+                each(list(self.containers.items()), lambda entry: container_of(entry[1], user=entry[0][0]))
             ),
             images={tag: image["id"] for image in daemon["images"] for tag in image["tags"]},
             users={name: user_of(said, self.daemon_of(name)["info"]) for name, said in accounts.items()},
             kfd_gid=self["amd"]["kfd_gid"],
             gpus=(*(nvidia_of(cards) if cards else ()), *amd_of(self["amd"]["cards"])),
+            record=record(files[paths.RECORD].text) if paths.RECORD in files else None,
         )
         return replace(state, driver=driver_of(cards)) if cards else state
 
@@ -193,24 +198,27 @@ def writable(mode: str) -> bool:
     return bool(int(mode, 8) & 0o022)
 
 
+def record(text: str) -> Record | None:
+    """The host's record. Raises Unread for one of a newer gpurack."""
+    try:
+        return read(text)
+    except TooNew as error:
+        raise Unread(str(error), "update gpurack") from None
+
+
 def container_of(said: Mapping[str, Any], user: str) -> Container:
-    """An inspected container of a user's in the plan's words."""
-    state = said["State"]
-    return Container(
-        id=said["Id"],
-        name=said["Name"].lstrip("/"),
-        image=said["Image"],
-        status=state["Status"],
-        exit_code=state["ExitCode"],
-        error=state["Error"],
-        pid=state["Pid"],
-        started=state["StartedAt"],
-        created=said["Created"],
-        restarts=said["RestartCount"],
-        labels=said["Config"]["Labels"] or {},
-        ports=tuple(sorted(published(said))),
-        user=user,
-    )
+    """An inspected container of a user's in the plan's words. Raises what `container` does."""
+    words = {
+        "id": said["Id"],
+        "name": said["Name"],
+        "image": said["Image"],
+        "state": said["State"],
+        "created": said["Created"],
+        "restarts": said["RestartCount"],
+        "labels": said["Config"]["Labels"],
+        "ports": None,
+    }
+    return replace(container(words, user), ports=tuple(sorted(published(said))))
 
 
 def published(said: Mapping[str, Any]) -> set[tuple[str, int]]:

@@ -1,6 +1,7 @@
 """Is each host what the inventory says: packages, repositories, Docker, cards, units, secrets?"""
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -393,9 +394,11 @@ def test_boot(server: Server) -> Iterator[Drift]:
 def test_only_our_models(server: Server) -> Iterator[Drift]:
     """No container of gpurack's that the inventory does not have, or has disabled."""
     wanted = enabled(server.wanted)
-    for name, container in server.seen.containers.items():
-        if "gpurack.model" in (container["Config"]["Labels"] or {}) and name not in wanted:
-            yield Drift(name, "no such model in the inventory", f"a container, {container['State']['Status']}")
+    for (user, name), container in server.state.ours.items():
+        if name not in wanted or wanted[name].dockerd != user:
+            yield Drift(name, "no such model in the inventory", f"a container, {container.status}")
+    for sentence in server.state.foreign:
+        warnings.warn(f"{server.title}: {sentence}", stacklevel=1)
 
 
 @on_hosts()

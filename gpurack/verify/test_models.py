@@ -88,7 +88,7 @@ def test_runs(entry: Entry) -> Iterator[Drift]:
     if container is None:
         yield Drift("container", "running", "none of this name")
         return
-    if "gpurack.model" not in (container["Config"]["Labels"] or {}):
+    if (entry.model.dockerd, entry.name) not in entry.server.state.ours:
         yield Drift("container", "gpurack's", "one that was made by hand", afresh(entry))
     if status(entry) == "paused":
         yield Drift("container", "running", "paused", docker(entry, sh("unpause {}", entry.name)))

@@ -19,7 +19,7 @@ from gpurack.spec.problems import InventoryError
 from gpurack.state.model import Gpu, GpuProcess, HostState, User
 from gpurack.state.parse import parse
 from gpurack.state.snapshot import Snapshot, script
-from tests.given import SALT, docker_info, host_state, models, running, spec
+from tests.given import SALT, docker_info, framed, host_state, models, running, spec
 from tests.unit.host_programs import Fakes
 
 FIRST, SECOND, THIRD = "GPU-9e1c0f6a5b7d2c34", "GPU-9e1c0f6a5b7d2c35", "0000:83:00.0"
@@ -44,7 +44,7 @@ TWO = [
 
 
 def seen(lines: list[str], *more: str) -> HostState:
-    return parse(["@@ amd", *lines, *more, "@@ end"])
+    return parse(framed(["@@ amd", *lines, *more, "@@ end"]))
 
 
 # --- what the host says ----------------------------------------------------------------------------------------------
@@ -73,7 +73,7 @@ def test_what_sysfs_does_not_say_is_nothing() -> None:
 
 
 def test_processes_have_their_card_and_their_container() -> None:
-    state = seen(TWO, f"process 222,4711,python, really,1073741824,ada ,{'c' * 64}", "process 9,1,x,1048576,,")
+    state = seen(TWO, f"process 222,4711,1073741824,ada ,{'c' * 64},python, really", "process 9,1,1048576,,,x")
     assert state.gpu_processes == (
         GpuProcess(FIRST, 4711, "python, really", 1024, "ada", "c" * 64),
         GpuProcess("", 1, "x", 1, "", ""),
@@ -82,7 +82,8 @@ def test_processes_have_their_card_and_their_container() -> None:
 
 def test_beside_a_card_of_nvidias_those_of_amd_do_not_count() -> None:
     nvidia = ["@@ driver", "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.159.04  Release"]
-    state = parse([*nvidia, "@@ gpus", "exit 18|mismatch", "@@ amd", *TWO, "process 222,1,x,1048576,,", "@@ end"])
+    lines = [*nvidia, "@@ gpus", "exit 18|mismatch", "@@ amd", *TWO, "process 222,1,1048576,,,x", "@@ end"]
+    state = parse(framed(lines))
     assert (state.has_nvidia, state.gpus, state.gpu_processes, state.kfd_gid) == (True, (), (), 0)
 
 

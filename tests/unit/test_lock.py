@@ -256,7 +256,7 @@ def test_one_of_a_config_that_left_its_commit_is_fetched_anew_and_the_others_are
 def test_a_model_that_an_ollama_has_in_another_version_is_refused() -> None:
     wanted = models(alpha={"engine": "ollama", "version": "0.33.0", "weights": None, "pull": ["qwen2.5:7b"]})
     tags = json.dumps({"models": [{"name": "qwen2.5:7b", "digest": OTHER}]})
-    state = replace(settled(wanted), probes={"alpha": Probe(200, tags)})
+    state = replace(settled(wanted), probes={("", "alpha"): Probe(200, tags)})
     assert observed(wanted, state).models["alpha"].ollama == {"qwen2.5:7b": OTHER}
     found = plan(locked(wanted, ModelLock(ollama={"qwen2.5:7b": ONE})), state)
     assert found.errors["alpha"].startswith(f"qwen2.5:7b is not what the lock says: its digest is {OTHER}, not {ONE}.")

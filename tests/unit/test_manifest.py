@@ -33,7 +33,7 @@ def provisioned(cards: str, salt: str, said: str = "sk-secret") -> HostState:
     service = compose.labelled("alpha", WANTED, state, uuids, words)
     return replace(
         state,
-        containers=(replace(running(WANTED, "alpha", state, uuids), labels=service["labels"]), container("db")),
+        containers=(running(WANTED, "alpha", state, uuids, labels=service["labels"], label=words), container("db")),
         files=host_state(files={paths.compose_file(""): compose.document({"alpha": service})}).files,
         digests={"sha256:0123456789abcdef": ("ghcr.io/ggml-org/llama.cpp@sha256:feed",)},
     )
@@ -72,7 +72,7 @@ def test_other_cards_and_salts_are_no_difference() -> None:
 
 def test_nothing_of_a_secret_is_in_it() -> None:
     state = provisioned("ab", "5a" * 16)
-    fingerprint = json.loads(state.ours["alpha"].labels["gpurack.model"])["api_key"]
+    fingerprint = json.loads(state.ours["", "alpha"].labels["gpurack.model"])["api_key"]
     text = manifest(WANTED, state, MORE)
     assert "sk-secret" not in text
     assert fingerprint.split(":")[1] not in text

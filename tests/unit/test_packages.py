@@ -20,7 +20,7 @@ from gpurack.plan.steps import Plan, SetAside, Shell, WriteFile
 from gpurack.shell import sh
 from gpurack.spec.host import Docker, Host
 from gpurack.state.model import HostState
-from tests.given import SYSTEMS, container, host_state, package, spec, uuid
+from tests.given import SYSTEMS, container, host_state, id_of, package, spec, uuid
 
 PREREQUISITES = {"ca-certificates": "20250419", "curl": "8.14.1-2", "python3": "3.13.5-1"}
 CE = {
@@ -518,7 +518,7 @@ def test_remove_models_leaves_docker_and_data() -> None:
         "remove gpurack.service",
         "remove compose.yaml, secrets and the runner",
     ]
-    assert "docker rm --force -- alpha beta >/dev/null" in command(plan, "remove alpha")
+    assert f"docker rm --force -- {id_of('alpha')} {id_of('beta')} >/dev/null" in command(plan, "remove alpha")
     assert plan_remove(host_state(packages=CE), "models").nothing
 
 

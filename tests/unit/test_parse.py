@@ -27,6 +27,7 @@ from gpurack.state.parse import (
     weights,
 )
 from gpurack.state.snapshot import NEEDS_PASSWORD, NEEDS_ROOT, NO_SUDO, RAISED, SUDO_PASSWORD, Snapshot
+from tests.given import framed
 
 DEBIAN = """\
 PRETTY_NAME="Debian GNU/Linux 13 (trixie)"
@@ -70,6 +71,13 @@ LOST = (
 MISMATCH = "exit 18|Failed to initialize NVML: Driver/library version mismatch NVML library version: 580.95"
 
 
+ID, IMAGE = "f3" * 32, f"sha256:{'ab' * 32}"
+LABELS = {
+    "gpurack.model": "{}", "com.docker.compose.project": "gpurack", "com.docker.compose.service": "alpha",
+}  # fmt: skip
+RECORD = {"format": 1, "containers": {"": {"alpha": {"id": ID, "kind": "model"}}}}
+
+
 def encoded(text: str | bytes) -> str:
     return base64.b64encode(text.encode() if isinstance(text, str) else text).decode()
 
@@ -81,7 +89,7 @@ def inspected(**over: Any) -> dict[str, Any]:
         "Pid": 4242, "ExitCode": 0, "Error": "", "StartedAt": "2026-11-20T16:58:01.1Z", "FinishedAt": "0001-01-01",
     }  # fmt: skip
     said = {
-        "id": "f3", "name": "/alpha", "image": "sha256:ab", "state": state, "labels": {"gpurack.model": "{}"},
+        "id": ID, "name": "/alpha", "image": IMAGE, "state": state, "labels": LABELS,
         "ports": {"8080/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8000"}]}, "restarts": 0, "created": "2026-11-20",
     }  # fmt: skip
     return {**said, **over}
@@ -125,17 +133,18 @@ def test_packages_by_dpkgs_letters() -> None:
 
 def test_listeners_of_ss() -> None:
     lines = [
-        'LISTEN 0      4096       127.0.0.1:8000       0.0.0.0:*    users:(("docker-proxy",pid=911,fd=7))',
-        'LISTEN 0      128          0.0.0.0:22         0.0.0.0:*    users:(("sshd",pid=1,fd=3),("systemd",pid=1,fd=9))',
+        "LISTEN 0      4096       127.0.0.1:8000       0.0.0.0:*    ino:71 sk:1 cgroup:/system.slice/x <->",
+        "LISTEN 0      128          0.0.0.0:22         0.0.0.0:*    ino:72 sk:2 <->",
         "LISTEN 0      4096   127.0.0.53%lo:53         0.0.0.0:*",
-        'LISTEN 0      4096            [::]:8001          [::]:*    users:(("docker-proxy",pid=912,fd=7))',
+        "LISTEN 0      4096            [::]:8001          [::]:*    uid:1001 ino:73 sk:3 v6only:1 <->",
         "LISTEN 0      511                *:80               *:*",
         "LISTEN 0      128   [fe80::1]%eth0:546              *:*",
         "broken",
     ]
-    assert listeners(lines, ["/proc/911 root"]) == [
+    owners = ["71 911 root docker-proxy", "72 1 root sshd", "72 2 root systemd", "73 912  docker-proxy", "nonsense"]
+    assert listeners(lines, owners) == [
         Listener("127.0.0.1", 8000, "docker-proxy (pid 911, user root)"),
-        Listener("0.0.0.0", 22, "sshd (pid 1)"),
+        Listener("0.0.0.0", 22, "sshd (pid 1, user root)"),
         Listener("127.0.0.53", 53, ""),
         Listener("::", 8001, "docker-proxy (pid 912)"),
         Listener("*", 80, ""),
@@ -228,8 +237,8 @@ def test_a_counter_is_summed_over_its_labels() -> None:
 
 def test_processes_whose_names_hold_commas() -> None:
     lines = [
-        f"GPU-a, 4242, python train.py, v2, 17408,anna,{'c' * 64}",
-        "GPU-b, 17, [Not Found], [N/A],,",
+        f"GPU-a,4242,17408,anna,{'c' * 64},python train.py, v2",
+        "GPU-b,17,[N/A],,,[Not Found]",
     ]
     assert gpu_processes(lines) == [
         GpuProcess("GPU-a", 4242, "python train.py, v2", 17408, "anna", "c" * 64),
@@ -247,10 +256,10 @@ def test_docker_info_of_a_client_without_a_daemon_is_no_docker() -> None:
 def test_a_container() -> None:
     found = container(inspected())
     assert found == Container(
-        "f3", "alpha", "sha256:ab", "running", 0, "", 4242, "2026-11-20T16:58:01.1Z", "2026-11-20", 0,
-        {"gpurack.model": "{}"}, (("127.0.0.1", 8000),), "0001-01-01",
+        ID, "alpha", IMAGE, "running", 0, "", 4242, "2026-11-20T16:58:01.1Z", "2026-11-20", 0,
+        LABELS, (("127.0.0.1", 8000),), "0001-01-01",
     )  # fmt: skip
-    assert found.ours
+    assert found.kind == "model"
     assert found.running
 
 
@@ -283,6 +292,10 @@ def test_what_a_model_answered(said: str, expected: Probe) -> None:
 
 
 def whole_look() -> list[str]:
+    return framed(plain_look())
+
+
+def plain_look() -> list[str]:
     return [
         "@@ raised", "@@ os", *DEBIAN.splitlines(),
         "@@ machine", "arch amd64", "init systemd", "address 10.0.0.7", "tool python3",
@@ -290,12 +303,13 @@ def whole_look() -> list[str]:
         "@@ packages", "ii |docker-ce|5:28.5.2-1~debian.13~trixie", "@@ audit", "2",
         "@@ units", "docker.service LoadState=loaded ActiveState=active UnitFileState=enabled", "flags dockerd -H fd://",
         "@@ files", f"/etc/docker/daemon.json 644 0 0 {encoded('{}')}",
+        f"/var/lib/gpurack/record.json 600 0 0 {encoded(json.dumps(RECORD))}",
         f"/etc/apt/sources.list 640 0 0 {encoded('deb http://repo trixie main')}",
         "@@ secrets", "/etc/gpurack/secrets/alpha/api_key 400 0", "@@ weights", "3 regular file|/w/a.gguf",
-        "@@ ports", "LISTEN 0 4096 127.0.0.1:8000 0.0.0.0:*", "@@ disk", "1 /",
-        "@@ driver", KERNEL, "@@ pci", "@@ gpus", H200, "@@ processes", "GPU-45c1, 1, python, 5,anna,",
+        "@@ ports", "LISTEN 0 4096 127.0.0.1:8000 0.0.0.0:*",
+        "@@ driver", KERNEL, "@@ pci", "@@ gpus", H200, "@@ processes", "GPU-45c1,1,5,anna,,python",
         "@@ cdi", "nvidia.com/gpu=all", "@@ docker", '{"ServerVersion":"28.5.2"}', "@@ compose", "v2.40.3",
-        "@@ containers", json.dumps(inspected()), "@@ images", "sha256:ab|ghcr.io/a/b:1", "-|ghcr.io/a/b:2",
+        "@@ containers", json.dumps(inspected()), "@@ images", f"{IMAGE}|ghcr.io/a/b:1", "-|ghcr.io/a/b:2",
         "@@ probe alpha", encoded('{"data":[]}\n200'), "@@ end",
     ]  # fmt: skip
 
@@ -313,8 +327,9 @@ def test_a_whole_look() -> None:
     assert seen.sources == {"/etc/apt/sources.list": File(b"deb http://repo trixie main", "640", 0, 0)}
     assert (seen.docker_flags, seen.compose) == ("dockerd -H fd://", "2.40.3")
     assert seen.secrets == {"/etc/gpurack/secrets/alpha/api_key": ("400", 0)}
-    assert seen.images == {"ghcr.io/a/b:1": "sha256:ab"}
-    assert (list(seen.ours), seen.probes["alpha"].status, seen.has_nvidia) == (["alpha"], 200, True)
+    assert seen.images == {"ghcr.io/a/b:1": IMAGE}
+    assert (list(seen.ours), seen.probes["", "alpha"].status, seen.has_nvidia) == ([("", "alpha")], 200, True)
+    assert (seen.remarks, seen.late) == ([], {})
 
 
 def test_a_look_that_broke_off_anywhere_is_trouble() -> None:
@@ -330,7 +345,7 @@ def test_sudo_in_three_forms() -> None:
     assert "still reachable" in Snapshot.default().trouble
 
 
-SECTIONS = sorted({line[3:] for line in whole_look() if line.startswith("@@ ")} - {"end", "raised"})
+SECTIONS = sorted({line[3:] for line in plain_look() if line.startswith("@@ ")} - {"end", "raised"})
 PIECES = [
     "", " ", "a", "1", "-", "|", "a|b", "a|b|c", "a b c d", "exit 15|x", "exit |", "=", "a=b", "{", "{}", "[]", "é",
     "\x00",
@@ -344,13 +359,15 @@ PIECES = [
 @pytest.mark.parametrize("section", [*SECTIONS, "probe alpha"])
 def test_garbage_is_a_state_or_a_sentence_never_an_exception(section: str) -> None:
     for piece in PIECES:
-        seen = Snapshot().process([f"@@ {section}", piece, "@@ end"])
-        assert not seen.trouble or seen.trouble.startswith("the look at the host could not be understood ("), piece
+        seen = Snapshot().process(framed([f"@@ {section}", piece, "@@ end"]))
+        assert not seen.trouble, piece
 
 
 def test_nesting_without_end_is_a_sentence() -> None:
     lines = ["@@ docker", '{"a":' * 100_000, "@@ end"]
-    assert "could not be understood" in Snapshot().process(lines).trouble
+    seen = Snapshot().process(framed(lines))
+    assert (seen.trouble, seen.docker) == ("", {})
+    assert seen.remarks == ["1 line of what the host says could not be understood and counts for nothing (docker 1)."]
 
 
 @given(st.lists(st.text(max_size=20), max_size=6))
@@ -363,5 +380,6 @@ def test_sections_may_come_twice_and_empty_lines_are_nothing() -> None:
 
 
 def test_parse_needs_the_end() -> None:
-    assert parse(["@@ os"]).trouble
-    assert not parse(["@@ end"]).trouble
+    assert parse(framed(["@@ os"])).trouble
+    assert not parse(framed(["@@ end"])).trouble
+    assert parse(["@@ end"]).trouble, "a heading that the look did not make"

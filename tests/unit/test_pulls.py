@@ -50,8 +50,8 @@ def test_a_missing_model_is_a_change_and_another_one_only_when_asked(
 
 
 def test_what_answers_strangely_is_not_pulled_again() -> None:
-    assert pulls.pulled("ollama", host_state(probes={"ollama": (200, "<html>")})) is None
-    assert pulls.pulled("ollama", with_models(status=500)) is None
+    assert pulls.pulled("ollama", wanted(), host_state(probes={"ollama": (200, "<html>")})) is None
+    assert pulls.pulled("ollama", wanted(), with_models(status=500)) is None
 
 
 @pytest.mark.parametrize(

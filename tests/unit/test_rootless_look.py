@@ -1,38 +1,47 @@
 """What a look sees of users and their rootless Docker: files/snapshot.sh with fakes, and how it is read."""
 
+import base64
 import json
 from pathlib import Path
 
 import pytest
 
 from gpurack.state.model import Kernel, Unit, User
-from gpurack.state.parse import kernel, users
+from gpurack.state.parse import kernel, parse
 from gpurack.state.snapshot import Snapshot, script
-from tests.given import spec
+from tests.given import framed, spec
 from tests.unit.host_programs import Fakes
 from tests.unit.test_snapshot_script import SHELLS, look
 
 INFO = {"ServerVersion": "28.5.2", "SecurityOptions": ["name=rootless"]}
 
 
+def said(*lines: str) -> str:
+    """What a user's own programs print, as it arrives."""
+    return base64.b64encode("\n".join([*lines, "@@ end"]).encode()).decode()
+
+
 def test_a_user_as_the_script_tells() -> None:
-    sections = {
-        "user ada": [
-            "account 1001 1002 /home/ada", "linger yes", "folder 711 0", "weights user::rwx user:1001:r-x ",
-            "unit LoadState=loaded ActiveState=active UnitFileState=enabled ", "sees /etc/cdi", "sees /run/cdi",
-            "unreadable /w/a b.gguf",
-        ],
-        "docker ada": [json.dumps(INFO)],
-        "images ada": ["sha256:ab|a:1", "-|b:1"],
-        "user ghost": [],
-        "user bob": ["account 1003 1003 /home/bob", "unit ", "folder ", "weights "],
-    }  # fmt: skip
+    image = f"sha256:{'ab' * 32}"
+    lines = [
+        "@@ weights", "1 regular file|/w/a b.gguf", "- missing|/w/b.gguf",
+        "@@ user ada",
+        "account 1001 1002 /home/ada", "linger yes", "folder 711 0", "weights user::rwx user:1001:r-x ",
+        "@@ said ada",
+        said(
+            "@@ own", "unit LoadState=loaded ActiveState=active UnitFileState=enabled ", "sees /etc/cdi",
+            "sees /run/cdi", "unreadable /w/a b.gguf", "unreadable /w/b.gguf",
+            "@@ docker", json.dumps(INFO), "@@ images", f"{image}|a:1", "-|b:1",
+        ),
+        "@@ user ghost", "@@ user bob", "account 1003 1003 /home/bob", "folder ", "weights ", "@@ said bob",
+        said("@@ own", "unit "), "@@ end",
+    ]  # fmt: skip
     ada = User(
         1001, 1002, "/home/ada", True, True, Unit("loaded", "active", "enabled"), ("711", 0),
         "user::rwx user:1001:r-x", frozenset({"/etc/cdi", "/run/cdi"}), frozenset({"/w/a b.gguf"}), INFO,
-        {"a:1": "sha256:ab"},
+        {"a:1": image},
     )  # fmt: skip
-    assert users(sections) == {"ada": ada, "bob": User(1003, 1003, "/home/bob")}
+    assert parse(framed(lines)).users == {"ada": ada, "bob": User(1003, 1003, "/home/bob")}
 
 
 def test_what_rootless_docker_needs_of_a_host() -> None:
@@ -53,14 +62,17 @@ def test_a_user_is_asked_as_that_user(shell: list[str], fakes: Fakes, tmp_path: 
     (home / ".config" / "docker").mkdir(parents=True)
     (home / ".config" / "docker" / "daemon.json").write_text('{"debug": true}')
     fakes.add("getent", f'case "$*" in "passwd ada") echo "ada:x:4711:4712::{home}:/bin/sh";; *) exit 2;; esac')
-    fakes.add("timeout", 'while [ "$1" != env ]; do shift; done; shift 2; exec env "$@"')
+    fakes.add(
+        "timeout",
+        'case "$*" in *setpriv*) while [ "$1" != env ]; do shift; done; shift 2; exec env "$@";; esac; shift; "$@"',
+    )
     fakes.add("docker", 'echo "for ${DOCKER_HOST:-root}" >>"$STATE/asked"')
     seen = Snapshot().process(look(shell, script(spec({"docker": {"rootless": {"ada": {}, "ghost": {}}}}))))
     assert seen.trouble == ""
     assert seen.users == {"ada": User(4711, 4712, str(home))}
     assert seen.files[f"{home}/.config/docker/daemon.json"].text == '{"debug": true}'
-    prefix = "timeout -k 1 20 setpriv --reuid 4711 --regid 4712 --init-groups env -i "
-    asked = [call for call in fakes.calls if call.startswith("timeout")]
+    prefix = "timeout -s KILL 30 setpriv --reuid 4711 --regid 4712 --init-groups env -i "
+    asked = [call for call in fakes.calls if call.startswith("timeout") and "head" not in call]
     assert asked
     assert all(call.startswith(f"{prefix}HOME={home} USER=ada PATH=") for call in asked)
     assert all("DOCKER_HOST=unix:///run/user/4711/docker.sock" in call for call in asked)

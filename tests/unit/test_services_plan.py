@@ -218,14 +218,14 @@ def test_a_container_knows_other_hosts_as_its_host_does() -> None:
 def vars_of(state: HostState) -> dict[str, Any]:
     return {
         "weights": state.weights, "containers": state.containers,
-        "probes": {name: [probe.status, probe.body] for name, probe in state.probes.items()},
+        "probes": {"/".join(key): [probe.status, probe.body] for key, probe in state.probes.items()},
     }  # fmt: skip
 
 
 def test_the_look_asks_for_what_lies_on_other_hosts() -> None:
     host = lab()["gpu1"]
     assert neighbours.names(host) == ["gpu2"]
-    asked = "gateway|1|/etc/gpurack/secrets/gateway/upstream_key_1|http://gpu2:8000/v1/models"
+    asked = "|gateway|1|/etc/gpurack/secrets/gateway/upstream_key_1|http://gpu2:8000/v1/models"
     assert neighbours.questions(host) == [asked]
     assert f"UPSTREAMS='{asked}'\n" in script(host)
     assert list(neighbours.far(lab()["gpu2"])) == []
@@ -233,11 +233,11 @@ def test_the_look_asks_for_what_lies_on_other_hosts() -> None:
 
 def test_what_does_not_answer_is_said_of_services_that_run() -> None:
     host = lab()["gpu1"]
-    why = {("gateway", 1): "Connection refused"}
+    why = {("", "gateway", 1): "Connection refused"}
     assert neighbours.unreached("gateway", host, host_state(upstreams=why)) == []
     up = as_it_runs(host, upstreams=why)
     assert neighbours.unreached("gateway", host, up) == ["far on gpu2 (Connection refused)"]
-    assert neighbours.unreached("gateway", host, as_it_runs(host, upstreams={("gateway", 1): ""})) == []
+    assert neighbours.unreached("gateway", host, as_it_runs(host, upstreams={("", "gateway", 1): ""})) == []
 
 
 # --- what cannot be --------------------------------------------------------------------------------------------------

@@ -3,23 +3,26 @@
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from gpurack.plan.compose import images
 from gpurack.state.snapshot import RAISED, Snapshot, script
-from tests.given import models
+from tests.given import models, recorded
 from tests.unit.host_programs import FILES, Fakes
 
 SHELLS = [shell for shell in (["sh"], ["dash"], ["busybox", "ash"], ["bash", "--posix"]) if shutil.which(shell[0])]
-SNAPSHOT = FILES / "snapshot.sh"
+SCRIPTS = [FILES / "snapshot.sh", FILES / "snapshot_docker.sh"]
+ID, IMAGE = "a" * 64, f"sha256:{'cd' * 32}"
 H200 = "0, GPU-45c1f5da, NVIDIA H200, 143771, 0, 580.159.04, 9.0, Disabled, 00000000:00:06.0, 0"
 
 
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 @pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
-def test_it_parses(shell: list[str]) -> None:
-    done = subprocess.run([*shell, "-n", str(SNAPSHOT)], capture_output=True, text=True, check=False)
+def test_it_parses(shell: list[str], script: Path) -> None:
+    done = subprocess.run([*shell, "-n", str(script)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -29,7 +32,10 @@ def test_it_parses(shell: list[str]) -> None:
 )
 def test_shellcheck_finds_nothing() -> None:
     done = subprocess.run(
-        ["shellcheck", "--shell=sh", "--severity=warning", str(SNAPSHOT)], capture_output=True, text=True, check=False
+        ["shellcheck", "--shell=sh", "--severity=warning", "--exclude=SC2034,SC2154", *map(str, SCRIPTS)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.returncode, done.stdout) == (0, "")
 
@@ -40,25 +46,30 @@ def host(fakes: Fakes) -> Fakes:
     fakes.state("info", {"ServerVersion": "28.5.2"})
     state = {"Status": "running", "ExitCode": 0, "Error": "", "Pid": 7, "StartedAt": "2026-11-20"}
     one = {
-        "id": "a" * 64, "name": "/alpha", "image": "sha256:ab", "state": state, "labels": {"gpurack.model": "{}"},
+        "id": ID, "name": "/alpha", "image": f"sha256:{'ab' * 32}", "state": state,
+        "labels": {
+            "gpurack.model": "{}", "com.docker.compose.project": "gpurack", "com.docker.compose.service": "alpha",
+        },
         "ports": {"8080/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8000"}]}, "restarts": 0, "created": "2026",
     }  # fmt: skip
     fakes.state(
         "containers", f"{json.dumps(one)}\n{json.dumps({**one, 'name': '/db', 'labels': None, 'ports': None})}\n"
     )
+    fakes.state("published", "/alpha|running|8080/tcp;127.0.0.1;8000 \n")
     fakes.add(
         "docker",
         'case "$*" in info*) cat "$STATE/info"; echo;; "compose version"*) echo v2.40.3;; '
-        '"ps -aq"*) echo one; echo two;; ps*running*restarting*) echo "alpha|http://127.0.0.1:1/v1/models";; '
-        'inspect*) cat "$STATE/containers";; "image inspect"*server-b7000) echo sha256:cd;; "image"*) exit 1;; esac',
+        '"ps -aq"*) echo one; echo two;; ps*running*restarting*) echo one;; '
+        'inspect*HostIp*) cat "$STATE/published";; inspect*) cat "$STATE/containers";; '
+        f'"image inspect"*server-b7000) echo {IMAGE};; "image"*) exit 1;; esac',
     )
     fakes.add("curl", 'printf \'{"data":[{"id":"alpha"}]}\\n200\'')
     fakes.add(
         "nvidia-smi",
-        f"case \"$*\" in *query-gpu*) echo '{H200}';; *compute-apps*) echo 'GPU-45c1f5da, 1, python, 5';; esac",
+        f"case \"$*\" in *query-gpu*) echo '{H200}';; *compute-apps*) echo 'GPU-45c1f5da, 1, 5';; esac",
     )
     fakes.add("nvidia-ctk", "echo nvidia.com/gpu=all")
-    fakes.add("ss", "echo 'LISTEN 0 4096 127.0.0.1:8000 0.0.0.0:* users:((\"docker-proxy\",pid=1,fd=7))'")
+    fakes.add("ss", "echo 'LISTEN 0 4096 127.0.0.1:8000 0.0.0.0:* ino:1 sk:1 <->'")
     fakes.add(
         "systemctl",
         'case "$*" in *ExecStart*) ;; *) printf "LoadState=loaded\\nActiveState=active\\n";; esac',
@@ -79,12 +90,15 @@ def test_what_it_prints_is_understood(shell: list[str], host: Fakes, tmp_path: P
     seen = Snapshot().process([RAISED, *look(shell, script(wanted))])
     assert (seen.trouble, seen.raised) == ("", True)
     assert seen.weights == {str(weights): 3, "/no/such.gguf": None}
-    assert (seen.docker, seen.compose, sorted(seen.ours)) == ({"ServerVersion": "28.5.2"}, "2.40.3", ["alpha"])
+    assert (seen.docker, seen.compose, seen.late) == ({"ServerVersion": "28.5.2"}, "2.40.3", {})
     assert [container.name for container in seen.containers] == ["alpha", "db"]
-    assert seen.images == {name: "sha256:cd" for name in images(wanted) if name.endswith("server-b7000")}
-    assert (seen.probes["alpha"].status, seen.probes["alpha"].body) == (200, '{"data":[{"id":"alpha"}]}')
+    assert sorted(replace(seen, record=recorded(*seen.containers)).ours) == [("", "alpha")]
+    assert seen.images == {name: IMAGE for name in images(wanted) if name.endswith("server-b7000")}
+    assert (seen.probes["", "alpha"].status, seen.probes["", "alpha"].body) == (200, '{"data":[{"id":"alpha"}]}')
     assert [(card.index, card.uuid) for card in seen.gpus] == [(0, "GPU-45c1f5da")]
-    assert [(process.pid, process.name) for process in seen.gpu_processes] == [(1, "python")]
+    assert [(process.pid, process.name) for process in seen.gpu_processes] == [
+        (1, Path("/proc/1/comm").read_text().strip())
+    ]
     assert seen.cdi == {"nvidia.com/gpu=all"}
     assert [(listener.address, listener.port) for listener in seen.listeners] == [("127.0.0.1", 8000)]
     assert (seen.units["docker.service"].active, seen.init != "") == ("active", True)
@@ -120,7 +134,7 @@ def test_a_docker_that_does_not_answer_is_no_docker(host: Fakes) -> None:
 
 def test_a_probe_that_gets_nothing_says_why(host: Fakes) -> None:
     host.add("curl", 'echo "curl: (28) Operation timed out" >&2; printf "\\n000"; exit 28')
-    probe = Snapshot().process(look(["sh"], script(models(alpha={})))).probes["alpha"]
+    probe = Snapshot().process(look(["sh"], script(models(alpha={})))).probes["", "alpha"]
     assert (probe.status, probe.body.strip()) == (0, "curl: (28) Operation timed out")
 
 

@@ -18,7 +18,7 @@ from gpurack.state import remembered
 from gpurack.state.model import Header, HostState
 from gpurack.state.parse import parse
 from gpurack.state.snapshot import script
-from tests.given import models
+from tests.given import framed, models
 from tests.testbed import gguf_models
 from tests.weights import FILES, QWEN, folder, qwen, read, reader, safetensors
 
@@ -198,9 +198,8 @@ def test_a_look_reads_headers_once(tmp_path: Path) -> None:
 
 @given(line=st.one_of(st.text(), st.dictionaries(st.text(), st.none() | st.integers() | st.text()).map(json.dumps)))
 def test_an_answer_that_is_none_counts_as_not_read(line: str) -> None:
-    seen = parse(
-        ["@@ stamps", "1-2|/a", "@@ headers", line.replace("@", ""), '{"path": "/a", "kind": "gguf"}', "@@ end"]
-    )
+    lines = ["@@ stamps", "1-2|/a", "@@ headers", line.replace("@", ""), '{"path": "/a", "kind": "gguf"}', "@@ end"]
+    seen = parse(framed(lines))
     assert seen.headers == {"/a": Header("1-2", "gguf")}
 
 

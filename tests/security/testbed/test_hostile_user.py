@@ -283,8 +283,7 @@ def at_once(world: World) -> AllAtOnce:
             world.admin.gpurack("lock", world.inventory, "--check"),
             world.admin.gpurack("manifest", world.inventory),
         ]
-        found = AllAtOnce(shown, changed(before, manifest(world.host)), ran(world.host))
-    return found
+        return AllAtOnce(shown, changed(before, manifest(world.host)), ran(world.host))
 
 
 def test_at_once_no_file_of_roots_changes(at_once: AllAtOnce) -> None:

@@ -24,6 +24,10 @@ from tests.given import spec
 HUB = {"files": {"x": {"size": 3, "sha256": None}}}
 CARD = "GPU-00000000-0000"
 IMAGE = "ghcr.io/ggml-org/llama.cpp:server-cuda-b7000"
+ID, IMAGE_ID = "c0" * 32, f"sha256:{'abcdef' * 10}abcd"
+LABELS = {
+    "gpurack.model": "{}", "com.docker.compose.project": "gpurack", "com.docker.compose.service": "alpha",
+}  # fmt: skip
 WANTED = spec({"models": {"alpha": {"gpus": [0], "port": 8000}}, "hardware": {"A30": 1}})
 
 
@@ -41,7 +45,7 @@ def evidence(**over: Any) -> dict[str, Any]:
         "packages": {}, "files": {}, "units": {}, "users": {},
         "listeners": [["127.0.0.1", 8000, "docker-proxy (pid 7)"]],
         "cards": cards, "amd": {"kfd_gid": 0, "cards": []}, "secrets": {"files": {}, "leaks": []},
-        "processes": [[CARD, "c0"]],
+        "processes": [[CARD, ID]],
         "models": {
             "alpha": {
                 "weights": {"/w/a.gguf": {"files": {"a.gguf": {"size": 9, "mtime": 5.0, "then": None}}, "hub": None}},
@@ -61,9 +65,9 @@ def entry(wanted: Host = WANTED, change: Callable[[dict[str, Any], dict[str, Any
     service = compose.service("alpha", wanted, look.Seen(parts).state, (CARD,))
     request = {"DeviceIDs": [f"nvidia.com/gpu={CARD}"]}
     container: dict[str, Any] = {
-        "Id": "c0", "Name": "/alpha", "Image": "sha256:abcdef", "Created": "2026-01-01T00:00:00Z", "RestartCount": 0,
+        "Id": ID, "Name": "/alpha", "Image": IMAGE_ID, "Created": "2026-01-01T00:00:00Z", "RestartCount": 0,
         "State": {"Status": "running", "ExitCode": 0, "Error": "", "Pid": 1, "StartedAt": "2026-01-01T00:00:00.1Z"},
-        "Config": {"Labels": {"gpurack.model": "{}"}, "Image": IMAGE, "Cmd": service["command"], "Env": [],
+        "Config": {"Labels": LABELS, "Image": IMAGE, "Cmd": service["command"], "Env": [],
                    "Entrypoint": None},
         "HostConfig": {"RestartPolicy": {"Name": "unless-stopped"}, "DeviceRequests": [request], "Runtime": "runc",
                        "Devices": None, "NetworkMode": "gpurack_default",
@@ -72,7 +76,7 @@ def entry(wanted: Host = WANTED, change: Callable[[dict[str, Any], dict[str, Any
         "Mounts": [{"Destination": "/weights/a.gguf", "Source": "/w/a.gguf", "RW": False}],
     }  # fmt: skip
     parts["daemons"][""]["containers"]["alpha"] = container
-    parts["daemons"][""]["images"] = [{"id": "sha256:abcdef", "tags": [IMAGE], "digests": [f"{IMAGE[:-18]}@sha256:1"]}]
+    parts["daemons"][""]["images"] = [{"id": IMAGE_ID, "tags": [IMAGE], "digests": [f"{IMAGE[:-18]}@sha256:1"]}]
     text = compose.document({"alpha": service})
     parts["files"]["/etc/gpurack/compose.yaml"] = {"mode": "644", "uid": 0, "text": text}
     if change:
@@ -101,7 +105,7 @@ def test_a_correct_model_has_none(check: Any) -> None:
 
 
 def elsewhere(parts: dict[str, Any], container: dict[str, Any]) -> None:
-    parts["processes"] = [["GPU-other", "c0"], [CARD, "c1"]]
+    parts["processes"] = [["GPU-other", ID], [CARD, "c1"]]
 
 
 def on_the_cpu(parts: dict[str, Any], container: dict[str, Any]) -> None:
@@ -178,7 +182,7 @@ def test_an_amd_card_is_known_by_its_render_node() -> None:
 def test_an_image_by_each_spelling(image: str, tags: list[str], digests: list[str]) -> None:
     def change(parts: dict[str, Any], container: dict[str, Any]) -> None:
         container["Config"]["Image"] = image
-        parts["daemons"][""]["images"] = [{"id": "sha256:abcdef", "tags": tags, "digests": digests}]
+        parts["daemons"][""]["images"] = [{"id": IMAGE_ID, "tags": tags, "digests": digests}]
 
     def retagged(parts: dict[str, Any], container: dict[str, Any]) -> None:
         change(parts, container)
@@ -186,7 +190,7 @@ def test_an_image_by_each_spelling(image: str, tags: list[str], digests: list[st
 
     wanted = spec({"models": {"alpha": {"gpus": [0], "port": 8000, "image": image, "version": None}}})
     assert drifts(test_models.test_image, entry(wanted, change)) == []
-    line = f"gpu1 alpha: image: expected abcdef, which it runs from, found {image} is another now"
+    line = f"gpu1 alpha: image: expected abcdefabcdef, which it runs from, found {image} is another now"
     assert drifts(test_models.test_image, entry(wanted, retagged)) == [line]
 
 
@@ -216,7 +220,9 @@ def test_an_image_of_no_registry_gets_its_name_back_and_is_not_pulled() -> None:
         container["Config"]["Image"] = reference
         parts["daemons"][""]["images"][0]["tags"] = []
 
-    assert mends(test_models.test_image, entry(wanted, untagged)) == [f"ssh gpu1 sudo docker tag abcdef {reference}"]
+    assert mends(test_models.test_image, entry(wanted, untagged)) == [
+        f"ssh gpu1 sudo docker tag abcdefabcdef {reference}"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,201 @@
+"""Which containers are gpurack's: what a user or a copy of ours may claim, and that nothing else is touched."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from gpurack import paths
+from gpurack.live import findings
+from gpurack.plan import compose
+from gpurack.plan.models import plan_models
+from gpurack.plan.remove import plan_remove
+from gpurack.plan.steps import Shell
+from gpurack.state.model import Container, HostState, User
+from gpurack.state.parse import parse
+from gpurack.state.record import Entry, TooNew, read
+from gpurack.status.lab import host_status
+from gpurack.status.show import as_data
+from tests.given import SALT, container, framed, host_state, id_of, models, recorded, running, spec
+from tests.unit.test_status import NOW
+
+ALPHA = models(alpha={})
+OURS = running(ALPHA, "alpha", host_state())
+ADA = User(1001, 1001, "/home/ada", docker={"ServerVersion": "28.5.2"})
+TWIN = spec(
+    {"docker": {"rootless": {"ada": {}}}, "models": {"alpha": {"port": 8000}, "hers": {"port": 8001, "user": "ada"}}}
+)
+
+
+def seen(*containers: Container, **said: Any) -> HostState:
+    """A host whose record has OURS, and these containers."""
+    here = {"record": recorded(OURS), "users": {"ada": ADA}, "weights": {"/w/a.gguf": 1}, "containers": containers}
+    return host_state(**{**here, **said})
+
+
+def changes(state: HostState, wanted: Any = ALPHA) -> list[tuple[str, str, str]]:
+    return [(one.model, one.action, one.user) for one in plan_models(wanted, state, {}, SALT).changes]
+
+
+def copied(**over: Any) -> Container:
+    """What `docker commit` and `docker run --name` make of OURS: all its labels."""
+    return replace(OURS, id=id_of("copy"), **{"name": "copy", **over})
+
+
+# --- proof -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_copy_that_inherits_labels_is_left_alone_and_said() -> None:
+    state = seen(OURS, copied())
+    assert list(state.ours) == [("", "alpha")]
+    assert changes(state) == [("alpha", "keep", "")]
+    which = f"container copy ({id_of('copy')[:12]})"
+    sentence = f"{which} carries gpurack's labels, but gpurack did not make it; it is left alone."
+    assert state.remarks == [sentence]
+    assert (sentence, False) in list(findings(ALPHA, state))
+    status = host_status("gpu1", ALPHA, state, NOW)
+    assert (status.word, status.remarks) == ("ok", (sentence,))
+    assert as_data([status])["hosts"]["gpu1"]["remarks"] == [sentence]
+
+
+def test_a_copy_in_the_place_of_ours_is_not_ours() -> None:
+    state = seen(copied(name="alpha"))
+    assert state.ours == {}
+    plan = plan_models(ALPHA, state, {}, SALT)
+    assert "is taken by a container that is not gpurack's" in plan.errors["alpha"]
+    assert plan.job is None or plan.job["groups"] == []
+
+
+def test_ours_renamed_by_hand_is_said_and_left_alone() -> None:
+    state = seen(replace(OURS, name="old-alpha"))
+    assert state.ours == {}
+    assert "it was alpha; it is left alone" in state.remarks[0]
+    assert [action for _, action, _ in changes(state)] == ["create"]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"com.docker.compose.project": "other"},
+        {"com.docker.compose.service": "beta"},
+        {"com.docker.compose.project": "gpurack-jobs"},
+    ],
+)
+def test_composes_labels_must_agree(labels: dict[str, str]) -> None:
+    assert seen(replace(OURS, labels={**OURS.labels, **labels})).ours == {}
+
+
+def test_one_that_is_about_to_be_created_is_ours_by_name() -> None:
+    assert list(seen(OURS, record={"": {"alpha": Entry(None, "model")}}).ours) == [("", "alpha")]
+    assert seen(OURS, record={"": {"alpha": Entry(None, "job")}}).ours == {}
+    assert seen(OURS, record={"": {}}).ours == {}
+
+
+def test_without_a_record_composes_labels_vouch_once() -> None:
+    text = compose.document({"alpha": {"image": "x"}})
+    state = seen(OURS, copied(), record=None, files={paths.compose_file(""): text})
+    assert list(state.ours) == [("", "alpha")]
+    assert seen(OURS, record=None).ours == {}, "a service of that name stands in root's own file"
+    job = plan_models(ALPHA, state, {}, SALT).job
+    assert job
+    assert job["ours"] == {"": {"alpha": OURS.id}}
+    stale = plan_models(models(), state, {}, SALT).job
+    assert stale
+    assert [one["name"] for group in stale["groups"] for one in group] == ["alpha"]
+
+
+def test_a_daemon_that_was_down_when_the_record_was_made_is_vouched_for_later() -> None:
+    hers = running(TWIN, "hers", host_state(), user="ada")
+    files = {paths.compose_file("ada"): compose.document({"hers": {"image": "x"}}, "ada")}
+    state = seen(OURS, hers, files=files)
+    assert sorted(state.ours) == [("", "alpha"), ("ada", "hers")]
+    job = plan_models(TWIN, state, {}, SALT).job
+    assert job
+    assert job["ours"] == {"": {"alpha": OURS.id}, "ada": {"hers": hers.id}}
+
+
+def test_jobs_are_proven_alike() -> None:
+    job = container("once", labels={"gpurack.job": "abc"})
+    assert list(seen(job, record=recorded(job)).proven) == [("", "once")]
+    assert seen(job).proven == {}
+    vouching = {paths.job_file("once"): "services: {once: {image: x}}"}
+    assert list(seen(job, record=None, files=vouching).proven) == [("", "once")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "[]", "7", '{"format": 1}', '{"format": "9"}', "[" * 100000),
+        '{"format": 1, "containers": {"": 7}}',
+        '{"format": 1, "containers": {"": {"a": {"id": "x", "kind": "model"}}}}',
+    ],
+)
+def test_a_record_that_cannot_be_read_is_none(text: str) -> None:
+    assert read(text) is None
+
+
+def test_a_newer_record_is_refused_with_a_sentence() -> None:
+    text = json.dumps({"format": 2, "containers": {}})
+    with pytest.raises(TooNew):
+        read(text)
+    line = f"{paths.RECORD} 600 0 0 {base64.b64encode(text.encode()).decode()}"
+    assert "written by a newer gpurack (format 2)" in parse(framed(["@@ files", line, "@@ end"])).trouble
+
+
+# --- by user ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_users_alpha_shadows_nothing() -> None:
+    hers = replace(OURS, user="ada", id=id_of("hers"), status="exited")
+    for order in ((OURS, hers), (hers, OURS)):
+        state = seen(*order)
+        assert state.container("alpha", "") == OURS
+        assert changes(state) == [("alpha", "keep", "")]
+        plan = plan_remove(state, "models")
+        commands = [step.command for step in plan.steps if isinstance(step, Shell) and "docker rm" in step.command]
+        assert commands == [f"docker rm --force {OURS.id} >/dev/null"]
+
+
+def test_a_model_whose_user_changed_moves() -> None:
+    wanted = spec({"docker": {"rootless": {"ada": {}}}, "models": {"alpha": {"port": 8000, "user": "ada"}}})
+    state = seen(OURS)
+    assert state.container("alpha", "ada") == OURS
+    assert changes(state, wanted) == [("alpha", "recreate", "")]
+    both = seen(OURS, replace(OURS, user="ada"), record=recorded(OURS, replace(OURS, user="ada")))
+    assert ("alpha", "remove", "") in changes(both, wanted)
+
+
+def test_a_container_of_a_user_is_not_what_a_model_of_the_host_replaces() -> None:
+    wanted = models(alpha={"replaces": "old"})
+    hers = container("old", user="ada")
+    assert changes(seen(hers), wanted) == [("alpha", "create", "")]
+    job = plan_models(wanted, seen(hers), {}, SALT).job
+    assert job
+    assert "replaces" not in job["groups"][0][0]
+    job = plan_models(wanted, seen(hers, container("old")), {}, SALT).job
+    assert job
+    assert job["groups"][0][0]["replaces"] == {"name": "old", "user": ""}
+
+
+@pytest.mark.parametrize(
+    "label", ["{", "[]", "7", '{"args": "x", "env": 7, "uuids": {}, "api_key": 7, "keys": "x"}', '{"a":' * 100000]
+)
+def test_a_malformed_label_stops_nobody(label: str) -> None:
+    wanted = models(alpha={}, beta={})
+    beta = running(wanted, "beta", host_state())
+    broken = replace(OURS, labels={**OURS.labels, "gpurack.model": label})
+    state = seen(broken, beta, record=recorded(OURS, beta))
+    assert dict(one[:2] for one in changes(state, wanted)) == {"alpha": "recreate", "beta": "keep"}
+    assert host_status("gpu1", wanted, state, NOW).models[1].name == "beta"
+
+
+def test_what_is_removed_is_named_by_its_id() -> None:
+    state = seen(OURS, container("alpha x;id"), copied())
+    text = " ".join(step.command for step in plan_remove(state, "models").steps if isinstance(step, Shell))
+    assert OURS.id in text
+    assert ";id" not in text
+    assert id_of("copy") not in text

@@ -1,0 +1,327 @@
+"""What users of a host may try against the look: the real script, with programs of theirs."""
+
+from __future__ import annotations
+
+import base64
+import ctypes
+import fcntl
+import http.server
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpurack import paths
+from gpurack.plan.rootless import not_ready
+from gpurack.spec.host import Host
+from gpurack.state import snapshot
+from gpurack.state.model import HostState
+from gpurack.state.snapshot import Snapshot, script
+from tests.given import models, spec
+from tests.unit.host_programs import Fakes
+
+ID, IMAGE = "a" * 64, f"sha256:{'cd' * 32}"
+LIMIT = 1
+EVIL = "/etc/apt/sources.list.d/evil.list"
+TEXT = base64.b64encode(b"deb http://evil.example trixie main").decode()
+needs_proc = pytest.mark.skipif(not Path("/proc/self/comm").exists(), reason="needs Linux's /proc")
+
+
+@pytest.fixture(autouse=True)
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """/run/gpurack of the test, and parts that may take a second."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    monkeypatch.setattr(paths, "RUN", str(folder))
+    monkeypatch.setattr(snapshot, "LIMIT", LIMIT)
+    return folder
+
+
+def look(wanted: Host, change: tuple[str, str] = ("", "")) -> HostState:
+    """A look at this machine with the fakes in front. change: a text of the script, and what stands there instead."""
+    text = script(wanted)
+    assert change[0] in text
+    text = text.replace(*change) if change[0] else text
+    done = subprocess.run(["sh", "-s"], input=text.encode(), capture_output=True, check=True, timeout=60)
+    return Snapshot().process(done.stdout.decode().split("\n"))
+
+
+def containers(fakes: Fakes, *names: str, status: str = "running", bindings: str = "8080/tcp;127.0.0.1;8000 ") -> None:
+    """A docker that has these containers, all with our labels."""
+    state = {"Status": status, "ExitCode": 0, "Error": "", "Pid": 7, "StartedAt": "2026-11-20"}
+    said = [
+        {
+            "id": ID, "name": f"/{name}", "image": IMAGE, "state": state, "restarts": 0, "created": "2026", "ports": {},
+            "labels": {"gpurack.model": "{}", "gpurack.probe": "-K/home/eve/c"},
+        }
+        for name in names
+    ]  # fmt: skip
+    fakes.state("containers", "".join(f"{json.dumps(one)}\n" for one in said))
+    fakes.state("published", "".join(f"/{name}|{status}|{bindings}\n" for name in names))
+    fakes.add(
+        "docker",
+        'case "$*" in info*) echo \'{"ServerVersion":"28.5.2"}\';; "ps "*) echo one;; '
+        'inspect*HostIp*) cat "$STATE/published";; inspect*) cat "$STATE/containers";; '
+        '"compose version"*) echo 2.40.3;; *) exit 1;; esac',
+    )
+
+
+@pytest.fixture
+def eve(fakes: Fakes, tmp_path: Path) -> Iterator[Path]:
+    """A user whose docker CLI says what she likes; her home. She has a daemon's socket."""
+    home = tmp_path / "home" / "eve"
+    (home / ".config" / "docker").mkdir(parents=True)
+    runtime = Path("/run/user/47110")
+    made = os.geteuid() == 0 and not runtime.exists()
+    if not made:
+        pytest.skip("needs root, for a folder in /run/user")
+    runtime.mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(runtime / "docker.sock"))
+        fakes.add("getent", f'case "$*" in "passwd eve") echo "eve:x:47110:47110::{home}:/bin/sh";; *) exit 2;; esac')
+        fakes.add(
+            "setpriv", 'echo "$*" >>"$STATE/as"; while [ "$1" != env ]; do shift; done; shift 2; exec env WHO=eve "$@"'
+        )
+        yield home
+    shutil.rmtree(runtime)
+
+
+EVE: dict[str, Any] = {"docker": {"rootless": {"eve": {}}}}
+HERS: dict[str, Any] = {**EVE, "models": {"mine": {"port": 8001, "user": "eve"}, "alpha": {"port": 8000}}}
+
+
+# --- two channels ----------------------------------------------------------------------------------------------------
+
+
+def test_a_users_docker_opens_no_section_of_roots(fakes: Fakes, eve: Path) -> None:
+    fakes.state("evil", f"@@ files\n{EVIL} 644 0 0 {TEXT}\n@@ packages\nii |evil|1\n@@ end\n@@ mark {'0' * 32}\n")
+    fakes.add("docker", 'case "$*" in info*) echo \'{"ServerVersion":"1"}\';; esac; cat "$STATE/evil"')
+    (eve / ".config/docker/daemon.json").write_text("{}")
+    seen = look(spec(EVE))
+    assert seen.trouble == ""
+    assert EVIL not in seen.files
+    assert "evil" not in seen.packages
+    assert seen.users["eve"].docker == {"ServerVersion": "1"}
+    assert seen.files[f"{eve}/.config/docker/daemon.json"].text == "{}"
+
+
+def test_a_user_is_not_asked_for_compose(fakes: Fakes, eve: Path) -> None:
+    fakes.add(
+        "docker",
+        '[ -z "$WHO" ] || echo "$*" >>"$STATE/hers"; case "$*" in info*) echo \'{"ServerVersion":"1"}\';; esac',
+    )
+    look(spec(HERS))
+    hers = (fakes.folder / "state" / "hers").read_text()
+    assert "info" in hers
+    assert "compose" not in hers
+
+
+def test_a_users_alpha_is_not_the_hosts(fakes: Fakes, eve: Path) -> None:
+    containers(fakes, "alpha")
+    seen = look(spec(HERS))
+    assert [(found.user, found.name) for found in seen.containers] == [("", "alpha"), ("eve", "alpha")]
+    assert seen.ours == {}
+    assert len(seen.foreign) == 2
+
+
+def test_her_models_and_their_upstreams_are_asked_by_her(fakes: Fakes, eve: Path) -> None:
+    containers(fakes, "mine", "alpha", bindings="")
+    fakes.add("curl", 'echo "${WHO:-root} $*" >>"$STATE/asked"; printf "\\n200"')
+    seen = look(spec(HERS))
+    asked = re.findall(r"^(eve|root) .*\n.* --url (\S+)", (fakes.folder / "state" / "asked").read_text(), re.MULTILINE)
+    assert sorted(asked) == [("eve", "http://127.0.0.1:8001/v1/models"), ("root", "http://127.0.0.1:8000/v1/models")]
+    assert sorted(seen.probes) == [("", "alpha"), ("eve", "mine")]
+
+
+def test_what_her_programs_say_has_a_size(fakes: Fakes, eve: Path) -> None:
+    fakes.add(
+        "docker",
+        '[ -n "$WHO" ] || exit 1; case "$*" in info*) head -c 9000000 /dev/zero | tr "\\0" x;; ps*) yes;; esac',
+    )
+    seen = look(spec(EVE))
+    assert seen.trouble == ""
+    assert "user eve" in seen.late
+    assert str(not_ready("eve", seen)).startswith("what the programs of eve say is not known: ")
+
+
+# --- requests --------------------------------------------------------------------------------------------------------
+
+
+def test_a_label_is_no_argument_of_curl(fakes: Fakes) -> None:
+    containers(fakes, "alpha")
+    fakes.add("curl", 'printf "\\n200"')
+    assert look(models(alpha={})).probes["", "alpha"].status == 200
+    (call,) = re.findall("^curl (?s:.*?)--url .*$", fakes.log.read_text(), re.MULTILINE)
+    assert call.startswith("curl -q -g -K - -sS --proto =http,https ")
+    assert call.endswith(" --url http://127.0.0.1:8000/v1/models")
+    assert "eve" not in call
+
+
+@pytest.mark.parametrize(
+    ("bindings", "url"),
+    [
+        ("8080/tcp;;8000 ", "http://127.0.0.1:8000/v1/models"),
+        ("8080/tcp;0.0.0.0;81 9/tcp;10.0.0.1;9 ", "http://127.0.0.1:81/v1/models"),
+        ("9/tcp;10.0.0.1;9 8080/tcp;::;81 ", "http://[::1]:81/v1/models"),
+        ("8080/tcp;fe80::1;81 ", "http://[fe80::1]:81/v1/models"),
+        ("", "http://127.0.0.1:8000/v1/models"),
+        ("8080/tcp;evil.example;80 ", None),
+        ("8080/tcp;dead.beef;80 ", None),
+        ("8080/tcp;127.0.0.1;80/x ", None),
+        ("8080/tcp;127.0.0.1@10.0.0.1;80 ", None),
+        ("8080/tcp;-K/home/eve/c;80 ", None),
+    ],
+)
+def test_the_address_is_an_address_and_the_port_a_number(fakes: Fakes, bindings: str, url: str | None) -> None:
+    containers(fakes, "alpha", bindings=bindings)
+    fakes.add("curl", 'printf "\\n200"')
+    look(models(alpha={}))
+    urls = re.findall(r" --url (.*)", fakes.log.read_text())
+    assert urls == ([url] if url else [])
+
+
+@pytest.mark.parametrize("status", ["restarting", "exited"])
+def test_no_key_goes_to_a_container_that_is_not_running(fakes: Fakes, status: str) -> None:
+    containers(fakes, "alpha", status=status)
+    fakes.add("curl", "exit 7")
+    seen = look(models(alpha={}))
+    assert not [call for call in fakes.calls if call.startswith("curl")]
+    assert (seen.probes["", "alpha"].status, seen.probes["", "alpha"].body) == (0, f"its container is {status}")
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")
+def test_a_key_with_quotes_arrives_as_it_is(fakes: Fakes, tmp_path: Path) -> None:
+    got: list[str | None] = []
+
+    class Model(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            got.append(self.headers["Authorization"])
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"ready")
+
+        def log_message(self, *said: object) -> None:
+            pass
+
+    (tmp_path / "secrets" / "alpha").mkdir(parents=True)
+    (tmp_path / "secrets" / "alpha" / "api_key").write_text('ab"cd\\ef\nurl = "http://evil.example"\n')
+    with http.server.HTTPServer(("127.0.0.1", 0), Model) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        containers(fakes, "alpha", bindings=f"8080/tcp;127.0.0.1;{server.server_port} ")
+        seen = look(models(alpha={}), ("SECRETS=/etc/gpurack/secrets", f"SECRETS={tmp_path}/secrets"))
+        server.shutdown()
+    assert seen.probes["", "alpha"].status == 200
+    assert got == ['Bearer ab"cd\\efurl = "http://evil.example"']
+
+
+# --- nobody blocks it ------------------------------------------------------------------------------------------------
+
+
+def test_a_docker_that_never_answers_costs_its_part_alone(fakes: Fakes) -> None:
+    fakes.add("docker", "trap '' TERM; sleep 60")
+    begun = time.monotonic()
+    seen = look(models(alpha={}))
+    assert time.monotonic() - begun < 20
+    assert seen.late == {"Docker": f"timed out after {LIMIT} s"}
+    assert (seen.trouble, seen.os.id != "", seen.weights) == ("", True, {"/w/a.gguf": None})
+    assert seen.blind == f"Docker timed out after {LIMIT} s, so nothing is changed on this host."
+
+
+def test_a_users_daemon_that_never_answers_costs_her_alone(fakes: Fakes, eve: Path) -> None:
+    containers(fakes, "alpha")
+    docker = (
+        (fakes.folder / "docker").read_text().replace("case", 'if [ "$WHO" = eve ]; then setsid sleep 60; fi\ncase', 1)
+    )
+    (fakes.folder / "docker").write_text(docker)
+    seen = look(spec(EVE))
+    assert list(seen.late) == ["user eve"]
+    assert (seen.docker, [found.name for found in seen.containers]) == ({"ServerVersion": "28.5.2"}, ["alpha"])
+
+
+def test_what_even_sigkill_does_not_end_is_left_behind_named_and_not_joined(fakes: Fakes, run: Path) -> None:
+    fakes.add("docker", "exec sleep 60")
+    immortal = ("kill -9", "kill -0")
+    first = look(models(alpha={}), immortal)
+    assert first.late["Docker"].startswith(f"timed out after {LIMIT} s, pid ")
+    assert "(sleep) is left behind" in first.late["Docker"]
+    assert ((run / "hung").stat().st_mode & 0o777, list(run.glob("hung/*"))) == (0o700, [run / "hung" / "Docker"])
+    calls = len(fakes.calls)
+    again = look(models(alpha={}), immortal)
+    assert again.late["Docker"].startswith("still hangs since 20")
+    assert len([call for call in fakes.calls[calls:] if call.startswith("docker")]) == 0
+    for line in (run / "hung" / "Docker").read_text().splitlines():
+        os.kill(int(line.split()[1]), signal.SIGKILL)
+    containers(fakes, "alpha")
+    assert look(models(alpha={})).late == {}
+    assert not list(run.glob("hung/*"))
+
+
+def test_a_fifo_in_the_place_of_weights_is_not_opened(fakes: Fakes, tmp_path: Path) -> None:
+    for name in ("a.gguf", "a.gguf.json", "b-00001-of-00002.gguf", "b-00002-of-00002.gguf"):
+        os.mkfifo(tmp_path / name)
+    places = (f"{tmp_path}/a.gguf", f"{tmp_path}/b-00001-of-00002.gguf")
+    seen = look(models(one={"weights": places[0]}, two={"weights": places[1]}))
+    assert seen.late == {}
+    assert (seen.commits, seen.headers, seen.weights) == ({}, {}, dict.fromkeys(places))
+
+
+def test_two_looks_at_once_are_no_other_run(run: Path) -> None:
+    (run / "lock").touch()
+    (run / "busy").write_text("models since 16:58\nin two lines\n")
+    with (run / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        assert look(models(alpha={})).busy == ""
+    with (run / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert look(models(alpha={})).busy == "models since 16:58"
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+HOSTILE = "\nLISTEN 0 0 *:1"
+
+
+@needs_proc
+@pytest.mark.skipif(not shutil.which("ss"), reason="needs ss")
+def test_a_process_name_is_no_listener(fakes: Fakes) -> None:
+    renamed = (
+        "import ctypes, socket, sys, time; ctypes.CDLL(None).prctl(15, bytes.fromhex(sys.argv[1]), 0, 0, 0); "
+        "s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen(); "
+        "print(s.getsockname()[1], flush=True); time.sleep(60)"
+    )
+    argv = [sys.executable, "-c", renamed, HOSTILE.encode().hex()]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        port = int(process.stdout.readline())
+        seen = look(models(alpha={}))
+        process.kill()
+    assert 1 not in {listener.port for listener in seen.listeners}
+    owners = [listener.owner for listener in seen.listeners if listener.port == port]
+    assert len(owners) == 1
+    assert f"(pid {process.pid}, user " in owners[0]
+
+
+@needs_proc
+def test_a_process_name_is_no_process_of_a_card(fakes: Fakes) -> None:
+    libc = ctypes.CDLL(None)
+    before = Path("/proc/self/comm").read_text().strip()
+    name = f"x\n{HOSTILE}"[:15]
+    done = f"echo 'GPU-1, {os.getpid()}, 5'"
+    fakes.add("nvidia-smi", f'case "$*" in *process_name*) exit 1;; *compute-apps*) {done};; esac')
+    libc.prctl(15, name.encode(), 0, 0, 0)
+    try:
+        seen = look(models(alpha={}))
+    finally:
+        libc.prctl(15, before.encode(), 0, 0, 0)
+    assert ("GPU-1", os.getpid(), "x", 5) in {(p.uuid, p.pid, p.name, p.memory) for p in seen.gpu_processes}
