@@ -424,7 +424,7 @@ def test_none_of_it_reaches_a_container_that_runs() -> None:
     text = compose.document({"alpha": {**made, "labels": {"gpurack.model": label}}})
     there = host_state(
         weights={"/w/a.gguf": 1}, probes=READY, files={paths.compose_file(""): text},
-        containers=[replace(alpha, labels={"gpurack.model": label})],
+        containers=[replace(alpha, labels={**alpha.labels, "gpurack.model": label})],
     )  # fmt: skip
     assert actions(plan(wanted, there)) == {"alpha": "keep"}
 

@@ -17,6 +17,7 @@ import pytest
 
 from gpurack import paths
 from gpurack.operations import commands
+from gpurack.shell import NOTHING, sh
 from tests.security.hosts import DOCKER, carry_out, entry, runner
 from tests.unit.host_programs import FILES, Fakes
 
@@ -92,10 +93,10 @@ def take(common: Any, users: list[str]) -> None:
 
 def sent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, user: str) -> subprocess.CompletedProcess[str]:
     """A program of files/ run as the operations send it, here."""
-    monkeypatch.setattr(commands, "LOCK_FOLDER", f"install -d -m 700 {tmp_path}/run")
+    monkeypatch.setattr(paths, "RUN", f"{tmp_path}/run")
     monkeypatch.setattr(paths, "LOCK", f"{tmp_path}/run/lock")
     monkeypatch.setattr(commands, "read_text", lambda name: script)
-    command = commands.program("files/x.py", {}, user, "env" if user else "")
+    command = commands.program("files/x.py", {}, user, sh("env") if user else NOTHING)
     return subprocess.run(
         ["sh", "-c", command.get_raw_value()], input=command.connector_arguments["_stdin"], capture_output=True,
         text=True, check=False, timeout=60,

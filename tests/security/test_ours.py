@@ -56,7 +56,7 @@ def test_a_copy_that_inherits_labels_is_left_alone_and_said() -> None:
     which = f"container copy ({id_of('copy')[:12]})"
     sentence = f"{which} carries gpurack's labels, but gpurack did not make it; it is left alone."
     assert state.remarks == [sentence]
-    assert (sentence, False) in list(findings(ALPHA, state))
+    assert ("warning", sentence) in list(findings(ALPHA, state))
     status = host_status("gpu1", ALPHA, state, NOW)
     assert (status.word, status.remarks) == ("ok", (sentence,))
     assert as_data([status])["hosts"]["gpu1"]["remarks"] == [sentence]
@@ -157,7 +157,7 @@ def test_a_users_alpha_shadows_nothing() -> None:
         assert changes(state) == [("alpha", "keep", "")]
         plan = plan_remove(state, "models")
         commands = [step.command for step in plan.steps if isinstance(step, Shell) and "docker rm" in step.command]
-        assert commands == [f"docker rm --force {OURS.id} >/dev/null"]
+        assert commands == [f"docker rm --force -- {OURS.id} >/dev/null"]
 
 
 def test_a_model_whose_user_changed_moves() -> None:
@@ -178,7 +178,7 @@ def test_a_container_of_a_user_is_not_what_a_model_of_the_host_replaces() -> Non
     assert "replaces" not in job["groups"][0][0]
     job = plan_models(wanted, seen(hers, container("old")), {}, SALT).job
     assert job
-    assert job["groups"][0][0]["replaces"] == {"name": "old", "user": ""}
+    assert job["groups"][0][0]["replaces"] == {"name": "old", "user": "", "id": id_of("old")}
 
 
 @pytest.mark.parametrize(

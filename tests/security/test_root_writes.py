@@ -20,7 +20,7 @@ from gpurack.plan.rootless import plan_rootless
 from gpurack.plan.steps import Folder, Shell
 from gpurack.state.model import User
 from gpurack.state.parse import parse
-from tests.given import SALT, host_state, models, spec
+from tests.given import SALT, framed, host_state, models, spec
 from tests.security.users import USER, give, needs_root, place  # noqa: F401
 from tests.unit.host_programs import Fakes, load
 from tests.unit.test_copying import Shell as Connection
@@ -318,7 +318,7 @@ def test_what_root_remembers_is_closed_from_the_first_byte(tmp_path: Path) -> No
 
 def test_what_an_older_gpurack_left_open_is_closed_once() -> None:
     memory = "/var/lib/gpurack/sha256"
-    state = parse(["@@ exposed", memory, "@@ end"])
+    state = parse(framed(["@@ exposed", memory, "@@ end"]))
     assert state.exposed == {memory}
     wanted = models(alpha={})
     found = plan_models(wanted, host_state(exposed=state.exposed, weights={"/w/a.gguf": 1}), {}, SALT)

@@ -55,7 +55,7 @@ def older(
             "gpurack.probe": compose.probe_url(one.name, wanted, state),
         }
         made[one.name] = {**data, "labels": {**dict(one.split("=") for one in data.get("labels", ())), **labels}}
-        containers.append(replace(one, labels=labels, **(over if one.name in of else {})))
+        containers.append(replace(one, labels={**one.labels, **labels}, **(over if one.name in of else {})))
     text = compose.document(made)
     file = replace(state.files[paths.compose_file("")], content=text.encode())
     return replace(state, files={**state.files, paths.compose_file(""): file}, containers=tuple(containers))
@@ -104,7 +104,7 @@ def test_a_volume_that_an_older_one_lacked_changes_nothing() -> None:
 def test_the_same_image_by_another_name_changes_nothing() -> None:
     state = older(TWO, other_spelling)
     reference = compose.image(TWO, TWO.models["alpha"], compose.accelerator(TWO.models["alpha"], [uuid(0)], state))
-    same = replace(state, images={reference: state.ours["alpha"].image})
+    same = replace(state, images={reference: state.ours["", "alpha"].image})
     found = plan(TWO, same)
     assert (found.nothing, found.warnings) == (True, ONE_OLDER)
     other = replace(state, images={reference: "sha256:other"})
