@@ -283,8 +283,7 @@ def at_once(world: World) -> AllAtOnce:
             world.admin.gpurack("lock", world.inventory, "--check"),
             world.admin.gpurack("manifest", world.inventory),
         ]
-        found = AllAtOnce(shown, changed(before, manifest(world.host)), ran(world.host))
-    return found
+        return AllAtOnce(shown, changed(before, manifest(world.host)), ran(world.host))
 
 
 def test_at_once_no_file_of_roots_changes(at_once: AllAtOnce) -> None:
@@ -440,8 +439,8 @@ def test_root_makes_no_folder_through_a_link_of_the_users(world: World) -> None:
     with world.eve.in_place_of(f"{HOME}/space") as path, unharmed(world.host):
         world.eve.does(f"ln -s /etc {path}")
         run = world.admin.run(elsewhere)
-        run.is_harmless()
-        assert run.exit_code == 1, run.text
+    run.is_harmless()
+    assert run.exit_code == 1, run.text
 
 
 def test_remove_beside_a_docker_that_lies_removes_what_is_ours_alone(world: World, copies: dict[str, str]) -> None:
