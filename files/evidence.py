@@ -20,10 +20,12 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 
 ASKED = globals().get("ASKED", {})
-READY_TIMEOUT, ANSWER_TIMEOUT = 5, 60  # seconds
+READY_TIMEOUT, ANSWER_TIMEOUT, DAEMON_TIMEOUT = 5, 60, 60  # seconds
+DAEMON_SIZE = 1 << 26  # bytes of an answer of a Docker daemon
 OPEN = 0o077  # what a secret's mode must not have
 
 
@@ -276,16 +278,21 @@ class Daemon(http.client.HTTPConnection):
 
 def api(path, where, method="GET", body=None):
     """The bytes that a daemon answers; None when it does not, or with an error."""
-    connection = Daemon(path)
+    connection, end = Daemon(path), None
     try:
         headers = {"Content-Type": "application/json"} if body else {}
         connection.request(method, where, json.dumps(body) if body else None, headers)
+        # a user's daemon may send bytes for ever, one by one
+        end = threading.Timer(DAEMON_TIMEOUT, connection.sock.shutdown, (socket.SHUT_RDWR,))
+        end.start()
         response = connection.getresponse()
-        answer = response.read()
+        answer = response.read(DAEMON_SIZE)
         return answer if response.status < 400 else None
     except (OSError, http.client.HTTPException):
         return None
     finally:
+        if end:
+            end.cancel()
         connection.close()
 
 

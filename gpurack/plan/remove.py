@@ -46,6 +46,8 @@ def plan_remove(state: HostState, what: str) -> Plan:
     folders = any(user.folder for user in state.users.values())
     if folders or any(path.startswith(ours) for path in (*state.files, *state.secrets)):
         steps.append(Shell("remove compose.yaml, secrets and the runner", f"rm -rf {' '.join(ours)}"))
+    if paths.RECORD in state.files and all(state.docker_of(user) for user in state.record or ()):
+        steps.append(Shell("remove the record of gpurack's containers", f"rm -f {paths.RECORD}"))
     if what == "all":
         steps += packages(state)
     return Plan(tuple(steps))
