@@ -7,6 +7,7 @@ its socket and not by its program, listeners, cards and answers are read here on
 
 import base64
 import concurrent.futures
+import contextlib
 import glob
 import hashlib
 import hmac
@@ -334,8 +335,9 @@ class AsUser:
             if not piece:
                 break
         os.close(self.pipe)
-        os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
+        with contextlib.suppress(OSError):  # somebody else may have waited for it
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
         try:
             said = json.loads(text.decode("utf-8", "replace")) if len(text) <= DAEMON_SIZE else None
         except (ValueError, RecursionError):
