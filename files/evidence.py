@@ -7,6 +7,7 @@ its socket and not by its program, listeners, cards and answers are read here on
 
 import base64
 import concurrent.futures
+import contextlib
 import errno
 import glob
 import hashlib
@@ -16,15 +17,19 @@ import json
 import os
 import pwd
 import re
+import select
 import shutil
+import signal
 import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 
 ASKED = globals().get("ASKED", {})
-READY_TIMEOUT, ANSWER_TIMEOUT = 5, 60  # seconds
+READY_TIMEOUT, ANSWER_TIMEOUT, DAEMON_TIMEOUT, TALK_TIMEOUT = 5, 60, 60, 300  # seconds
+DAEMON_SIZE = 1 << 26  # bytes of an answer of a Docker daemon
 OPEN = 0o077  # what a secret's mode must not have
 
 
@@ -298,16 +303,21 @@ class Daemon(http.client.HTTPConnection):
 
 def api(path, where, method="GET", body=None):
     """The bytes that a daemon answers; None when it does not, or with an error."""
-    connection = Daemon(path)
+    connection, end = Daemon(path), None
     try:
         headers = {"Content-Type": "application/json"} if body else {}
         connection.request(method, where, json.dumps(body) if body else None, headers)
+        # a user's daemon may send bytes for ever, one by one
+        end = threading.Timer(DAEMON_TIMEOUT, connection.sock.shutdown, (socket.SHUT_RDWR,))
+        end.start()
         response = connection.getresponse()
-        answer = response.read()
+        answer = response.read(DAEMON_SIZE)
         return answer if response.status < 400 else None
     except (OSError, http.client.HTTPException):
         return None
     finally:
+        if end:
+            end.cancel()
         connection.close()
 
 
@@ -315,6 +325,56 @@ def asked(path, where):
     """The same, as data."""
     answer = api(path, where)
     return json.loads(answer.decode()) if answer else None
+
+
+class AsUser:
+    """What a function says that runs as a user, in a process of its own: whoever answers a user's requests has neither
+    root's rights, nor as much time or memory as there is. Begun where there are no threads yet."""
+
+    def __init__(self, user, seconds, function, *arguments):
+        self.end = time.time() + seconds
+        self.pipe, write = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                account = pwd.getpwnam(user)
+                os.setsid()
+                os.initgroups(user, account.pw_gid)
+                os.setgid(account.pw_gid)
+                os.setuid(account.pw_uid)
+                with os.fdopen(write, "wb") as out:
+                    out.write(json.dumps(function(*arguments)).encode())
+            finally:
+                os._exit(0)
+        os.close(write)
+
+    def result(self, kind=dict):
+        """None where nothing of this kind came in time."""
+        text = b""
+        while len(text) <= DAEMON_SIZE and select.select([self.pipe], [], [], max(0, self.end - time.time()))[0]:
+            piece = os.read(self.pipe, 1 << 16)
+            text += piece
+            if not piece:
+                break
+        os.close(self.pipe)
+        with contextlib.suppress(OSError):  # somebody else may have waited for it
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        try:
+            said = json.loads(text.decode("utf-8", "replace")) if len(text) <= DAEMON_SIZE else None
+        except (ValueError, RecursionError):
+            return None
+        return said if isinstance(said, kind) else None
+
+
+def of_form(said):
+    """What a user's daemon said, None where it is not as `docker` makes it."""
+    forms = {"info": dict, "containers": dict, "images": list}
+    if said is None or not all(isinstance(said.get(key), form) for key, form in forms.items()):
+        return None
+    if not all(isinstance(one, dict) for one in list(said["containers"].values()) + said["images"]):
+        return None
+    return said
 
 
 def socket_of(user):
@@ -501,18 +561,43 @@ def answers(one, address):
     return found
 
 
-def model(name, one, daemons, system):
-    """All that concerns one entry of the inventory and is not said by its daemon already."""
+def begun(name, one, daemons, system):
+    """The conversation with a user's model, as that user; None for one that does not run, or is the host's own."""
+    if not one["user"]:
+        return None
+    try:
+        container = daemons[one["user"]]["containers"][name]
+        if container["State"]["Status"] != "running" or not isinstance(container["Id"], str):
+            return None
+        at = str(published(container))
+    except (LookupError, TypeError, AttributeError):
+        return None
+    return AsUser(one["user"], TALK_TIMEOUT, conversation, one, container["Id"], system, at)
+
+
+def model(name, one, daemons, system, theirs):
+    """All that concerns one entry of the inventory and is not said by its daemon already. theirs: as `begun`."""
     container = (daemons.get(one["user"]) or {}).get("containers", {}).get(name)
     found = {"weights": {path: weights(path, ASKED["deep"], one["user"]) for path in one["weights"]}}
     if container is None or container["State"]["Status"] != "running":
         return found
     found["mounted"] = same_inside(container)
+    found.update(theirs.result() or {} if theirs else conversation(one, container["Id"], system, published(container)))
+    return found
+
+
+def published(container):
+    """The address at which a container is published; "" for none."""
     bindings = [bound for ports in (container["HostConfig"]["PortBindings"] or {}).values() for bound in ports or []]
-    address = one["address"] or system["address"] or next((binding["HostIp"] for binding in bindings), "")
-    found.update(answers(one, {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)))
+    return next((binding["HostIp"] for binding in bindings), "")
+
+
+def conversation(one, container, system, at):
+    """What a model answers, and which cards it sees inside. at: the address at which it is published."""
+    address = one["address"] or system["address"] or at
+    found = answers(one, {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address))
     if one["cards"]:
-        listed = inside(socket_of(one["user"]), container["Id"], ["sh", "-c", "nvidia-smi -L; ls -d /dev/dri/render*"])
+        listed = inside(socket_of(one["user"]), container, ["sh", "-c", "nvidia-smi -L; ls -d /dev/dri/render*"])
         found["cards inside"] = re.findall(r"UUID: (GPU-[0-9a-f-]+)|(/dev/dri/renderD\d+)", listed)
         found["cards inside"] = [uuid or node for uuid, node in found["cards inside"]]
     return found
@@ -579,14 +664,21 @@ def attempt(part, *arguments):
 
 
 def main():
+    theirs = {user: AsUser(user, DAEMON_TIMEOUT, docker, user) for user in ASKED["users"] if user}
     with concurrent.futures.ThreadPoolExecutor(32) as pool:
-        daemons = {user: pool.submit(attempt, docker, user) for user in ASKED["users"]}
+        daemons = {user: pool.submit(attempt, docker, user) for user in ASKED["users"] if not user}
         parts = (system, packages, files, units, users, listeners, cards, amd)
         said = {part.__name__: pool.submit(attempt, part) for part in parts}
         daemons = {user: daemon.result() for user, daemon in daemons.items()}
+    daemons.update((user, of_form(daemon.result())) for user, daemon in theirs.items())
+    here = said["system"].result()
+    theirs = {name: begun(name, one, daemons, here) for name, one in ASKED["models"].items()}
+    with concurrent.futures.ThreadPoolExecutor(32) as pool:
         said["secrets"] = pool.submit(attempt, secrets, daemons)
-        here = said["system"].result()
-        models = {name: pool.submit(attempt, model, name, one, daemons, here) for name, one in ASKED["models"].items()}
+        models = {
+            name: pool.submit(attempt, model, name, one, daemons, here, theirs[name])
+            for name, one in ASKED["models"].items()
+        }
         found = {name: part.result() for name, part in said.items()}
         found["models"] = {name: one.result() for name, one in models.items()}
     found["daemons"] = daemons

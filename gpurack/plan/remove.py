@@ -41,10 +41,12 @@ def plan_remove(state: HostState, what: str) -> Plan:
     if what == "all":
         # not by what lies in paths.USERS, which an earlier remove=models has taken away
         steps += [uninstall(name, state.users[name]) for name in users if is_set_up(state.users[name], state)]
-    ours = (paths.CONFIG, paths.LIB, paths.USERS, paths.RECORD)
+    ours = (paths.CONFIG, paths.LIB, paths.USERS)
     folders = any(user.folder for user in state.users.values())
     if folders or any(path.startswith(ours) for path in (*state.files, *state.secrets)):
         steps.append(Shell("remove compose.yaml, secrets and the runner", sh("rm -rf {}", ours)))
+    if paths.RECORD in state.files and all(state.docker_of(user) for user in state.record or ()):
+        steps.append(Shell("remove the record of gpurack's containers", sh("rm -f {}", paths.RECORD)))
     if what == "all":
         steps += packages(state)
     return Plan(tuple(steps))

@@ -22,6 +22,12 @@ WAS = "/root/was"
 """Where something lies until it is put back."""
 IMAGES = f"{REGISTRY}/ghcr/ggml-org/llama.cpp"
 PATH_WEIGHTS = "/srv/delta.gguf"
+RECORDED = """python3 -c 'import json
+path = "/var/lib/gpurack/record.json"
+said = json.load(open(path))
+said["containers"].setdefault("", {})["old"] = {"id": None, "kind": "model", "definition": "", "applied": ""}
+json.dump(said, open(path, "w"))'"""
+"""Notes a container `old` as about to be created by gpurack."""
 SERVES = ("ready", "answers")
 APT = "DEBIAN_FRONTEND=noninteractive apt-get -qq -y --allow-downgrades --allow-change-held-packages install"
 Act = Callable[[Host], None]
@@ -345,7 +351,11 @@ ON_CPU3 = [
     # models
     Drift(
         "model-nobody-asked-for",
-        sh(f"docker create --name old --label gpurack.model={{}} {IMAGES}:server-b7000"),
+        # as a killed run leaves one: Compose's labels, and the record knows that it is about to be created
+        sh(
+            f"docker create --name old --label gpurack.model={{}} --label com.docker.compose.project=gpurack "
+            f"--label com.docker.compose.service=old {IMAGES}:server-b7000; {RECORDED}"
+        ),
         sh("docker rm old"),
         ("only_our_models",),
         "old: expected no such model in the inventory, found a container, created",

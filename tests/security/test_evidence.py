@@ -1,0 +1,74 @@
+"""Verification's look at a user's Docker and models: by that user, for a while, and as data."""
+
+from __future__ import annotations
+
+import os
+import time
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from gpurack.verify.look import Seen
+from tests.unit.host_programs import load
+from tests.unit.verify.test_checks import ID, LABELS, evidence
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
+
+
+@pytest.fixture
+def script() -> ModuleType:
+    module: ModuleType = load("evidence")
+    return module
+
+
+def whoami() -> dict[str, int]:
+    return {"uid": os.getuid(), "gid": os.getgid(), "groups": len(os.getgroups())}
+
+
+def silent() -> None:
+    time.sleep(60)
+
+
+def endless() -> str:
+    return "x" * 5000
+
+
+@needs_root
+def test_a_user_is_asked_by_a_process_of_that_user(script: Any) -> None:
+    said = script.AsUser("nobody", 20, whoami).result()
+    assert said["uid"] == 65534
+    assert said["gid"] != 0
+
+
+@needs_root
+def test_who_never_answers_has_said_nothing(script: Any) -> None:
+    begun = time.monotonic()
+    assert script.AsUser("nobody", 1, silent).result() is None
+    assert time.monotonic() - begun < 10
+
+
+@needs_root
+def test_who_says_too_much_has_said_nothing(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(script, "DAEMON_SIZE", 1000)
+    assert script.AsUser("nobody", 20, endless).result(str) is None
+    assert script.AsUser("no such user", 20, whoami).result() is None
+
+
+@pytest.mark.parametrize(
+    "said", [None, {}, {"info": [], "containers": {}, "images": []}, {"info": {}, "containers": {"a": 7}, "images": []}]
+)
+def test_what_is_not_of_the_form_of_a_daemon_is_none(script: Any, said: Any) -> None:
+    assert script.of_form(said) is None
+    right = {"info": {}, "containers": {"a": {}}, "images": [{}]}
+    assert script.of_form(right) is right
+
+
+def test_a_users_container_is_not_the_hosts_and_garbage_is_nothing() -> None:
+    hers = {"Id": ID, "Name": "/alpha", "Config": {"Labels": LABELS}}
+    daemon = {"info": {"ServerVersion": 7, "NCPU": "x"}, "containers": {"alpha": hers, "x;id": {}}, "images": []}
+    parts = evidence(users={"ada": {"uid": 1, "gid": 1, "home": "/home/ada", "linger": True, "files": {}}})
+    parts["daemons"]["ada"] = daemon
+    seen = Seen(parts)
+    assert sorted(seen.containers) == [("ada", "alpha"), ("ada", "x;id")]
+    assert (seen.daemon("ada")["info"], seen.state.users["ada"].docker, seen.state.containers) == ({}, {}, ())

@@ -1,0 +1,87 @@
+"""What a part of the look that did not end means: its own models stay as they are, all else goes on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gpurack.live import findings
+from gpurack.plan.jobs import plan_jobs
+from gpurack.plan.models import plan_models
+from gpurack.plan.remove import plan_remove
+from gpurack.plan.rootless import plan_rootless
+from gpurack.plan.steps import Shell
+from gpurack.state.model import HostState
+from gpurack.state.parse import parse
+from gpurack.status.lab import host_status
+from tests.given import SALT, framed, host_state, running, spec
+from tests.unit.test_status import NOW
+
+OLLAMA = {"engine": "ollama", "version": "0.33.0", "weights": None, "port": 8002}
+JOB = {"engine": "llama.cpp", "version": "b7000", "command": ["-p", "x"], "weights": "/w/a.gguf"}
+WANTED = spec(
+    {
+        "docker": {"rootless": {"ada": {}}},
+        "models": {"alpha": {"port": 8000}, "hers": {"port": 8001, "user": "ada"}, "lama": OLLAMA},
+        "jobs": {"once": JOB},
+    }
+)
+WHY = "timed out after 30 s, pid 7 (stat) is left behind"
+
+
+def late(*parts: str, **said: Any) -> HostState:
+    """A host with alpha, of which these parts did not answer."""
+    alpha = running(WANTED, "alpha", host_state())
+    return host_state(containers=(alpha,), late=dict.fromkeys(parts, WHY), **said)
+
+
+def test_weights_that_do_not_answer_hold_their_models_alone() -> None:
+    plan = plan_models(WANTED, late("weights"), {}, SALT)
+    sentence = f"its weights are not known: {WHY}. Nothing of it was changed. Look: df -h; dmesg | tail."
+    assert plan.errors["alpha"] == sentence
+    assert {change.model: change.action for change in plan.changes} == {"lama": "create"}
+    assert plan_jobs(WANTED, late("weights")).errors == {"once": sentence}
+
+
+def test_a_user_who_does_not_answer_is_alone_with_it() -> None:
+    state = late("user ada", weights={"/w/a.gguf": 1})
+    sentence = f"what the programs of ada say is not known: {WHY}. Look: sudo -iu ada docker info."
+    plan = plan_rootless(WANTED, state, unattended=True, models_follow=True)
+    assert plan.down == {"ada": sentence}
+    assert not [step for step in plan.steps if step.user]
+    models = plan_models(WANTED, state, {}, SALT, down=plan.down)
+    assert (models.errors["hers"], "alpha" in models.errors) == (sentence, False)
+    assert [one.why for one in host_status("gpu1", WANTED, state, NOW).models if one.name == "hers"] == [WHY]
+
+
+@pytest.mark.parametrize("part", ["Docker", "NVIDIA", "AMD"])
+def test_without_docker_or_the_cards_nothing_is_changed(part: str) -> None:
+    state = late(part)
+    assert [line for line, error in findings(WANTED, state) if error] == [
+        f"{part} {WHY}, so nothing is changed on this host."
+    ]
+    assert state.blind
+
+
+@pytest.mark.parametrize("part", ["weights", "NVIDIA", "user ada", "upstreams", "names"])
+def test_status_says_it_and_shows_the_rest(part: str) -> None:
+    status = host_status("gpu1", WANTED, late(part), NOW)
+    assert (status.word, status.troubles[0], len(status.models)) == ("SICK", f"{part} {WHY}.", 3)
+
+
+def test_a_system_that_does_not_answer_is_a_host_that_cannot_be_looked_at() -> None:
+    seen = parse(framed(["@@ late", f"system|{WHY}", "@@ end"]))
+    assert seen.trouble == f"the look at the host {WHY}; see what hangs there."
+
+
+def test_the_record_stays_while_a_daemon_in_it_does_not_answer() -> None:
+    record = {"": {}, "ada": {}}
+    files = {"/var/lib/gpurack/record.json": "{}"}
+
+    def removes(**said: Any) -> bool:
+        steps = plan_remove(host_state(files=files, **said), "models").steps
+        return any("record.json" in step.command for step in steps if isinstance(step, Shell))
+
+    assert removes(record={"": {}})
+    assert not removes(record=record)
