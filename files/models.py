@@ -336,7 +336,7 @@ class Job:
             try:
                 for weights in model.get("fetch", ()):
                     obtain(name, weights, self.data.get("hf_token"))
-                agree(name, model.get("sha256", {}), model.get("again", ""), model["user"])
+                agree(name, model.get("sha256", {}), model.get("again", ""), model.get("user", ""))
                 if model["action"] not in AS_IT_IS:
                     old = model.get("replaces") or {}
                     same = old.get("user") == model["user"]
