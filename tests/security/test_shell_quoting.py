@@ -59,7 +59,7 @@ def hostile(request: pytest.FixtureRequest) -> str:
 REAL = ("cat", "cut", "date", "grep", "mktemp", "sed", "sh", "sleep", "sort", "tail", "tee", "tr", "uniq", "xargs")
 NOTED = (
     "apt-cache", "apt-get", "apt-mark", "awk", "chmod", "dnf", "docker", "dpkg", "dpkg-query", "flock", "install",
-    "loginctl", "mkdir", "mv", "nvidia-ctk", "rm", "rpm", "setfacl", "setpriv", "systemctl", "update-ca-certificates",
+    "loginctl", "mkdir", "mv", "nvidia-ctk", "python3", "rm", "rpm", "setfacl", "setpriv", "systemctl", "update-ca-certificates",
 )  # fmt: skip
 
 
