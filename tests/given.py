@@ -100,7 +100,7 @@ def container(name: str, status: str = "running", **said: Any) -> Container:
 
 def id_of(name: str) -> str:
     """The id of a test's container."""
-    return sha256(name.encode()).hexdigest()
+    return sha256(name.encode(errors="surrogatepass")).hexdigest()
 
 
 def recorded(*containers: Container) -> Record:

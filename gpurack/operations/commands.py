@@ -163,7 +163,8 @@ def program(name: str, job: Mapping[str, Any], user: str = "", become: Sh = NOTH
             become=become,
             late=f"error {user}'s Docker: no end in {USER_PROGRAM} s",
         )
-    return Streamed(script(command), _stdin=f"JOB = {json.dumps(job)!r}\n{read_text(name)}")
+    text = f"JOB = {json.dumps(job)!r}\n{read_text(name)}"
+    return Streamed(script(command), _stdin=text)
 
 
 def slow(command: Sh) -> Streamed:

@@ -68,7 +68,7 @@ def hostile(text: str = EVERYTHING) -> HostState:
         gpus=(bad,),
         driver=Driver(text, True, 15, text, {text: f"GPU-{text}"}, ()),
         names={text: text},
-        upstreams={("gateway", 0): text},
+        upstreams={("", "gateway", 0): text},
         docker={**state.docker, "ServerVersion": text, "Warnings": [text]},
     )
 

@@ -94,10 +94,10 @@ def test_each_reader_of_the_plan_takes_it_for_nothing(text: str) -> None:
         probes={"alpha": [200, text]},
         files={"/etc/docker/daemon.json": text, paths.job_record("ask"): text},
     )
-    wanted = spec({"jobs": {"ask": {"command": ["-p", "Who are you?"]}}})
+    wanted = spec({"models": {"alpha": {"port": 8000}}, "jobs": {"ask": {"command": ["-p", "Who are you?"]}}})
     assert jobs.due("ask", wanted, state) == "not done yet"
     assert ledger.label(state.containers[0].labels) in ({}, {"models": [1]})
-    assert pulls.answered("alpha", state) is None
+    assert pulls.answered("alpha", wanted, state) is None
     content, error = daemon_json.read(state)
     assert error or content == {"models": [1]}
 

@@ -120,7 +120,7 @@ def test_it_travels_through_curls_configuration(server: tuple[str, list[str | No
 def test_the_snapshot_sends_it_as_it_is(tmp_path: Path, server: tuple[str, list[str | None]], key: str) -> None:
     url, seen = server
     (tmp_path / "key").write_text(f"{key}\n")
-    question = f"UPSTREAMS='chat|0|{tmp_path}/key|{url}'\n"
+    question = f"UPSTREAMS='|chat|0|{tmp_path}/key|{url}'\n"
     text = script(models()).replace("UPSTREAMS=''\n", question)
     assert question in text
     subprocess.run(["sh", "-s"], input=text.encode(), capture_output=True, check=True, timeout=60)

@@ -31,8 +31,9 @@ from gpurack.resources import read_text
 from gpurack.shell import Sh, all_of, by_ssh, of_file, sh, word
 from gpurack.spec.host import Host
 from gpurack.state.model import User
+from gpurack.state.parse import container as parse_container
 from gpurack.state.snapshot import script
-from tests.given import container, host_state, spec
+from tests.given import container, host_state, id_of, spec
 
 HOSTILE = [
     "x;echo >CANARY",
@@ -59,7 +60,8 @@ def hostile(request: pytest.FixtureRequest) -> str:
 REAL = ("cat", "cut", "date", "grep", "mktemp", "sed", "sh", "sleep", "sort", "tail", "tee", "tr", "uniq", "xargs")
 NOTED = (
     "apt-cache", "apt-get", "apt-mark", "awk", "chmod", "dnf", "docker", "dpkg", "dpkg-query", "flock", "install",
-    "loginctl", "mkdir", "mv", "nvidia-ctk", "rm", "rpm", "setfacl", "setpriv", "systemctl", "update-ca-certificates",
+    "loginctl", "mkdir", "mv", "nvidia-ctk", "python3", "rm", "rpm", "setfacl", "setpriv", "systemctl",
+    "update-ca-certificates",
 )  # fmt: skip
 
 
@@ -190,15 +192,24 @@ def test_values_that_have_no_place_are_refused() -> None:
 
 
 @pytest.mark.parametrize("user", ["", "eve"])
-def test_the_name_of_a_container_is_one_word_of_docker_rm(user: str, hostile: str, machine: Machine) -> None:
+def test_a_container_is_one_word_of_docker_rm(user: str, hostile: str, machine: Machine) -> None:
+    """Neither gets this far from a real host: names and ids of another form are dropped when they are parsed."""
     eve = User(1002, 1002, "/home/eve")
-    state = host_state(
-        users={"eve": eve} if user else {},
-        containers=[container(hostile, label={}, user=user, labels={"gpurack.job": "1"})],
-    )
-    first, *_ = shells(plan_remove(state, "models").steps)
-    (call,) = machine.run(first.command)
-    assert call[-5:] == ["docker", "rm", "--force", "--", hostile]
+    for name, ident in ((hostile, id_of(hostile)), ("alpha", hostile), (hostile, hostile)):
+        ours = container(name, id=ident, label={}, user=user, labels={"gpurack.job": "1"})
+        state = host_state(users={"eve": eve} if user else {}, containers=[ours])
+        first, *_ = shells(plan_remove(state, "models").steps)
+        (call,) = machine.run(first.command)
+        assert call[-5:] == ["docker", "rm", "--force", "--", ident]
+
+
+def test_a_name_or_id_of_another_form_is_none(hostile: str) -> None:
+    usual = {"id": "a" * 64, "name": "/alpha", "image": f"sha256:{'b' * 64}", "restarts": 0, "created": ""}
+    usual |= {"state": {"Status": "running", "ExitCode": 0}, "labels": {}, "ports": {}}
+    assert parse_container(usual).name == "alpha"
+    for key in ("id", "name"):
+        with pytest.raises(ValueError):  # noqa: PT011 - only that it is none
+            parse_container({**usual, key: hostile})
 
 
 def test_a_home_is_one_word_when_its_docker_is_removed(hostile: str, machine: Machine) -> None:
@@ -234,9 +245,10 @@ def test_a_file_of_repositories_is_one_word(hostile: str, machine: Machine) -> N
     path = f"/etc/apt/sources.list.d/{hostile}.list"
     (command,) = carry_out(SetAside("x", path))
     name = f"etc_apt_sources.list.d_{hostile}.list"
-    calls = machine.run(command.get_raw_value())  # type: ignore[union-attr]
-    assert calls[-1][:2] == ["mv", path]
-    assert calls[-1][2].endswith(f"/{name}")
+    *_, move, close = machine.run(command.get_raw_value())  # type: ignore[union-attr]
+    assert move[:2] == ["mv", path]
+    assert move[2].endswith(f"/{name}")
+    assert close == ["chmod", "600", move[2]]
     calls = machine.run(write_file(f"{machine.folder}/{hostile}", "", "64;echo >CANARY").get_raw_value())
     assert ["chmod", "64;echo >CANARY", f"{machine.folder}/{hostile}.gpurack-new"] in calls
 
@@ -267,12 +279,14 @@ def test_a_user_is_words_of_what_root_does_for_the_user(hostile: str, machine: M
     place = f"/srv/of {hostile}"
     wanted = spec({"docker": {"rootless": {"eve": {"daemon": {"data-root": place}}}}})
     steps = [*rootless.at_boot("eve", user), *rootless.folders("eve", user, wanted)]
-    assert len(shells(steps)) == 4
-    calls = machine.run(*(step.command for step in shells(steps)))
+    assert len(steps) == 4
+    made = [command.get_raw_value() for step in steps for command in carry_out(step)]  # type: ignore[union-attr]
+    calls = machine.run(*made)
     become = [call for call in calls if call[0] == "setpriv"]
     assert become
     assert all(f"HOME=/home/{hostile}" in call for call in become)
-    assert become[-1][-3:] == ["mkdir", "-p", place]
+    # files/folders.py makes it as the user (test_root_writes.py)
+    assert calls[-1] == ["python3", "-", "data", place, "eve"]
 
 
 def test_a_users_name_is_one_word(hostile: str, machine: Machine) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import socket
@@ -23,7 +24,7 @@ from gpurack.spec.host import Host
 from gpurack.state.model import Header, HostState, User
 from gpurack.state.parse import parse
 from gpurack.state.snapshot import script
-from tests.given import SALT, host_state, models, spec
+from tests.given import SALT, framed, host_state, models, spec
 from tests.security.users import USER, give, needs_root, place  # noqa: F401
 from tests.testbed import gguf_models
 from tests.unit.host_programs import FILES, load
@@ -260,7 +261,10 @@ def test_headers_of_a_users_weights_are_read_as_the_user(home: Path, place: Path
     headers = {Path(path).name: header for path, header in found.headers.items()}
     assert headers["own.gguf"].kind == "gguf"
     assert headers["stolen.gguf"].problem == "stolen.gguf: Permission denied"
-    assert headers["fifo.gguf"].problem == f"fifo.gguf: {home}/fifo.gguf is no file"
+    # what is no file is nobody's weights, and not opened to find that out
+    assert "fifo.gguf" not in headers
+    assert found.weights[str(home / "fifo.gguf")] is None
+    assert found.weights[str(home / "own.gguf")] == (home / "blob").stat().st_size
     assert found.owned[str(home / "own.gguf")] == {USER}
     # root reads what is for the host's own Docker, and follows no link there
     found = seen(wanted(home / "own.gguf", home / "stolen.gguf", user=None))
@@ -269,20 +273,37 @@ def test_headers_of_a_users_weights_are_read_as_the_user(home: Path, place: Path
     assert "is a link of nobody's, which root does not follow" in headers["own.gguf"].problem
 
 
+def said(user: str, reads: str, lines: list[str]) -> list[str]:
+    """The sections of a user who is left these weights and whose programs say these lines."""
+    own = base64.b64encode("\n".join(lines).encode()).decode()
+    return [
+        f"@@ user {user}", f"account 1002 1002 /home/{user}", f"@@ reads {user}", reads, f"@@ said {user}", own
+    ]  # fmt: skip
+
+
 def test_a_user_speaks_of_the_own_weights_alone() -> None:
     lie = '{"path": "%s", "kind": "gguf", "tensors": {"F16": 1}}'
+    of_eve = [
+        "@@ weights", "5 regular file|/home/eve/m.gguf", "99 regular file|/w/root.gguf",
+        "8 regular file|/home/bob/m.gguf",
+        "@@ stamps", "2-2|/home/eve/m.gguf", "4-4|/w/root.gguf", "5-5|/home/bob/m.gguf",
+        "@@ headers", lie % "/w/root.gguf", lie % "/home/bob/m.gguf", lie % "/home/eve/m.gguf",
+        "@@ stamps eve", "6-6|/w/root.gguf", "@@ reads eve", "/w/root.gguf", "@@ end",
+    ]  # fmt: skip
+    of_bob = ["@@ weights", "6 regular file|/home/bob/m.gguf", "@@ stamps", "3-3|/home/bob/m.gguf", "@@ end"]
     found = parse(
-        [
-            "@@ weights", "7 regular file|/w/root.gguf",
-            "@@ stamps", "1-1|/w/root.gguf",
-            "@@ weights eve", "5|/home/eve/m.gguf", "99|/w/root.gguf",
-            "@@ stamps eve", "2-2|/home/eve/m.gguf",
-            "@@ stamps bob", "3-3|/home/bob/m.gguf",
-            "@@ headers eve", lie % "/w/root.gguf", lie % "/home/bob/m.gguf", lie % "/home/eve/m.gguf",
-            "@@ end",
-        ]
+        framed(
+            [
+                "@@ weights", "7 regular file|/w/root.gguf",
+                "@@ stamps", "1-1|/w/root.gguf",
+                *said("eve", "/home/eve/m.gguf", of_eve),
+                *said("bob", "/home/bob/m.gguf", of_bob),
+                "@@ end",
+            ]
+        )
     )  # fmt: skip
-    assert found.weights == {"/w/root.gguf": 7, "/home/eve/m.gguf": 5}
+    assert found.weights == {"/w/root.gguf": 7, "/home/eve/m.gguf": 5, "/home/bob/m.gguf": 6}
+    assert found.stamps == {"/w/root.gguf": "1-1", "/home/eve/m.gguf": "2-2", "/home/bob/m.gguf": "3-3"}
     assert found.headers == {"/home/eve/m.gguf": Header("2-2", "gguf", {"F16": 1})}
 
 
@@ -309,7 +330,7 @@ OWNED = ["@@ owned", "d 40755 ada|ada|/w/a.gguf", "d 2775 root|the lab|/w/b.gguf
 
 
 def test_who_may_change_weights_is_one_warning() -> None:
-    found = parse(OWNED)
+    found = parse(framed(OWNED))
     assert found.owned == {
         "/w/a.gguf": {"ada"}, "/w/b.gguf": {"the group the lab", "everybody"}, "/w/c.gguf": {"ada"}
     }  # fmt: skip
