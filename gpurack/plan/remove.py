@@ -7,11 +7,13 @@ from gpurack.plan.platforms import CE_PACKAGES, CE_ROOTLESS, TOOLKIT_PACKAGES, p
 from gpurack.plan.restart import foreign_running
 from gpurack.plan.rootless import DROP_IN, SYSCTL_FILE, TMPFILES, as_user
 from gpurack.plan.steps import Plan, Shell, Step
-from gpurack.shell import sh
+from gpurack.shell import Sh, sh
 from gpurack.spec.host import Host
 from gpurack.state.model import HostState, User
 
 ASKABLE = ("models", "all")
+PATIENCE = 120
+"""Seconds that a command may take in a user's Docker."""
 
 
 def plan_remove(state: HostState, what: str) -> Plan:
@@ -26,15 +28,18 @@ def plan_remove(state: HostState, what: str) -> Plan:
         )
     steps: list[Step] = []
     for user in ("", *users):
-        docker = sh("{} docker", as_user(user, state.users[user])) if user else sh("docker")
+        docker = sh("{} docker", for_a_while(user, state.users[user])) if user else sh("docker")
         mine = {name: container.id for (whose, name), container in sorted(state.proven.items()) if whose == user}
         names = list(mine)
         if names:
             whose = f" of {user}" if user else ""
             command = sh("{} rm --force -- {} >/dev/null", docker, list(mine.values()))
-            steps.append(Shell(f"remove {', '.join(names)}{whose}", command, slow=True))
+            if user:
+                late = f"error {', '.join(names)}: the Docker of {user} did not remove them within {PATIENCE} s."
+                command = sh("{ {}; code=$?; [ $code != 124 ] || echo {}; (exit $code); }", command, late)
+            steps.append(Shell(f"remove {', '.join(names)}{whose}", command, slow=True, user=user))
             network = sh("{} network rm gpurack_default >/dev/null 2>&1 || true", docker)
-            steps.append(Shell(f"remove the project's network{whose}", network))
+            steps.append(Shell(f"remove the project's network{whose}", network, user=user))
     if paths.BOOT_UNIT in state.files:
         command = sh("systemctl disable -q gpurack.service; rm -f {}; systemctl daemon-reload", paths.BOOT_UNIT)
         steps.append(Shell("remove gpurack.service", command))
@@ -52,6 +57,11 @@ def plan_remove(state: HostState, what: str) -> Plan:
     return Plan(tuple(steps))
 
 
+def for_a_while(name: str, user: User) -> Sh:
+    """The words that make a command this user's own, and end it: a user's Docker may never answer."""
+    return sh("timeout -k 5 {} {}", PATIENCE, as_user(name, user))
+
+
 def is_set_up(user: User, state: HostState) -> bool:
     """Is there a docker.service of the user, or what a broken attempt to remove it left?"""
     return user.unit.loaded == "loaded" or f"{user.home}/{DROP_IN}" in state.files
@@ -65,10 +75,10 @@ def uninstall(name: str, user: User) -> Step:
         "[ ! -e {home}/.config/systemd/user/docker.service ]; } && {become} rm -f {home}/{drop_in} && "
         "{ {become} docker context rm --force rootless || :; }",
         home=user.home,
-        become=as_user(name, user),
+        become=for_a_while(name, user),
         drop_in=DROP_IN,
     )
-    return Shell(f"remove the set-up of {name}'s rootless Docker; its data stays", command, slow=True)
+    return Shell(f"remove the set-up of {name}'s rootless Docker; its data stays", command, slow=True, user=name)
 
 
 def packages(state: HostState) -> list[Step]:

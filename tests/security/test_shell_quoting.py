@@ -57,7 +57,23 @@ def hostile(request: pytest.FixtureRequest) -> str:
     return name
 
 
-REAL = ("cat", "cut", "date", "grep", "mktemp", "sed", "sh", "sleep", "sort", "tail", "tee", "tr", "uniq", "xargs")
+REAL = (
+    "cat",
+    "cut",
+    "date",
+    "grep",
+    "mktemp",
+    "sed",
+    "sh",
+    "sleep",
+    "sort",
+    "tail",
+    "tee",
+    "timeout",
+    "tr",
+    "uniq",
+    "xargs",
+)
 NOTED = (
     "apt-cache", "apt-get", "apt-mark", "awk", "chmod", "dnf", "docker", "dpkg", "dpkg-query", "flock", "install",
     "loginctl", "mkdir", "mv", "nvidia-ctk", "python3", "rm", "rpm", "setfacl", "setpriv", "systemctl",
