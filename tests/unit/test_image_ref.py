@@ -106,8 +106,8 @@ def test_names(text: str, name: str, familiar: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "", ":justtag", f"@{DIGEST}", "repo@sha256:ffff", "repo@md5:" + "0" * 32, "a/Upper", "lowercase:5000/Repo", "a//b",
-        "a:", "a:1:2", "-foo/bar", "a--/b", "a___b", "https://a/b", "a b", "a\nb", "0f" * 32,
+        "", ":justtag", f"@{DIGEST}", "repo@sha256:ffff", "repo@md5:" + "0" * 32, "a/Upper", "lowercase:5000/Repo",
+        "a//b", "a:", "a:1:2", "-foo/bar", "a--/b", "a___b", "https://a/b", "a b", "a\nb", "0f" * 32,
         "a/" + "b" * 256, "a:" + "t" * 129,
     ],
 )  # fmt: skip
