@@ -7,6 +7,7 @@ from gpurack.engines.base import CPU
 from gpurack.importing import built, recognise
 from gpurack.importing import flags as flags_of
 from gpurack.importing.translation import Translation
+from gpurack.spec.image_ref import split
 
 
 def choose_engine(t: Translation, image: str) -> str:
@@ -14,7 +15,7 @@ def choose_engine(t: Translation, image: str) -> str:
     found = recognise.engine_of(image)
     if found:
         return found
-    name, _ = recognise.split(image)
+    name, _, _ = split(image)
     engine = t.known.engines.get(name)
     if name in t.known.committed:
         t.say("open", f"{image} was made by docker commit from {t.known.committed[name]}: it holds no model "
@@ -46,7 +47,7 @@ def say_image(t: Translation, image: str) -> None:
         t.say("open", f"{t.engine} gets no new versions; open-webui does the same and is kept up.")
         return
     t.fields["image"] = image
-    name, _ = recognise.split(image)
+    name, _, _ = split(image)
     if name in t.known.committed:
         return
     if name.startswith("local/") or ("/" not in name and t.engine != "custom"):

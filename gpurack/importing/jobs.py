@@ -7,9 +7,9 @@ from typing import Any
 from gpurack.engines import ENGINES
 from gpurack.engines.base import CPU, Accelerator
 from gpurack.engines.llama_cpp import TOOLS
-from gpurack.importing import recognise
 from gpurack.importing.container import ContainerRun, Mount
 from gpurack.plan.jobs import FOLDER
+from gpurack.spec.image_ref import split
 
 
 def fields_of(run: ContainerRun, image: str, absolute: Callable[[str], str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -36,8 +36,8 @@ def fields_of(run: ContainerRun, image: str, absolute: Callable[[str], str]) -> 
 
 def version_of(image: str, command: Sequence[str], with_cards: bool) -> str | None:
     """The version by which gpurack would choose this very image for the command; None when there is none."""
-    _, tag = recognise.split(image)
-    version = tag.rpartition("-")[2]
+    _, tag, _ = split(image)
+    version = (tag or "").rpartition("-")[2]
     accelerator = Accelerator("nvidia") if with_cards else CPU
     if not re.fullmatch(r"b\d+", version):
         return None

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from gpurack.engines import ENGINES, llama_cpp, vllm
 from gpurack.engines.base import CPU, Accelerator
+from gpurack.spec.image_ref import split
 
 IMAGES = (
     (r"(^|/)(vllm-openai|vllm-openai-rocm|vllm-cpu|vllm)$", "vllm"),
@@ -132,42 +133,31 @@ PARALLEL_FLAGS = {name: engine.parallel_flags for name, engine in ENGINES.items(
 """Engines that compute on as many cards as their flags say, whatever they are shown."""
 
 
-def split(reference: str) -> tuple[str, str]:
-    """(name, tag) of an image reference; the tag is "" where there is none or a digest.
-
-    >>> split("reg:5000/a/b:1"), split("a/b"), split("a@sha256:0")
-    (('reg:5000/a/b', '1'), ('a/b', ''), ('a', ''))
-    """
-    name = reference.partition("@")[0]
-    head, colon, tag = name.rpartition(":")
-    return (head, tag) if colon and "/" not in tag else (name, "")
-
-
 def floats(reference: str) -> bool:
     """Can the reference be another image tomorrow? A tag without a number says no version.
 
     >>> floats("a/b:server-cuda12"), floats("a/b"), floats("a/b:1.6"), floats("a/b@sha256:0")
     (True, True, False, False)
     """
-    _, tag = split(reference)
-    return "@" not in reference and not re.search(r"\d", re.sub(r"(cuda|rocm)\d+", "", tag))
+    _, tag, digest = split(reference)
+    return digest is None and not re.search(r"\d", re.sub(r"(cuda|rocm)\d+", "", tag or ""))
 
 
 def moved(reference: str) -> str:
     """A reference at its present place."""
-    name, _ = split(reference)
+    name, _, _ = split(reference)
     return MOVED[name] + reference[len(name) :] if name in MOVED else reference
 
 
 def engine_of(reference: str) -> str | None:
     """The engine that an image of this name holds."""
-    name, _ = split(reference)
+    name, _, _ = split(reference)
     return next((engine for pattern, engine in IMAGES if re.search(pattern, name)), None)
 
 
 def is_job(reference: str, command: tuple[str, ...]) -> bool:
     """Is it llama.cpp's `light` or `full` image, doing something that ends?"""
-    _, tag = split(reference)
+    tag = split(reference)[1] or ""
     if engine_of(reference) != "llama.cpp":
         return False
     return tag.startswith("light") or (tag.startswith("full") and command[:1] not in (("--server",), ("-s",)))
@@ -175,8 +165,8 @@ def is_job(reference: str, command: tuple[str, ...]) -> bool:
 
 def version_of(engine: str, reference: str, with_cards: bool) -> str | None:
     """The version by which gpurack would choose this very image, whatever the cards are; None when there is none."""
-    _, tag = split(reference)
-    if "@" in reference or floats(reference):
+    _, tag, digest = split(reference)
+    if tag is None or digest is not None or floats(reference):
         return None
     computes = (None, "7.5", "8.0", "8.6", "8.9", "9.0")
     accelerators = [Accelerator("nvidia", compute) for compute in computes] if with_cards else [CPU]

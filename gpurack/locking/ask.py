@@ -13,6 +13,7 @@ from gpurack.plan.platforms import platform_of
 from gpurack.resources import read_text
 from gpurack.shell import sh, word
 from gpurack.spec import host as spec
+from gpurack.spec.image_ref import split_digest
 from gpurack.spec.secrets import read_logins, read_token
 from gpurack.state.model import HostState
 
@@ -40,7 +41,7 @@ def ask(host: Host, wanted: spec.Host, seen: HostState, names: Sequence[str], as
     ok, lines = as_root(host, seen, sh("python3 -c {}", RUN), stdin=stdin)
     images = [match.groups() for line in lines if (match := re.fullmatch(r"(\S+): now (sha256:\w+)", line))]
     commits = [match.groups() for line in lines if (match := re.fullmatch(r"\S+: now (\w+) for (.+)", line))]
-    references = {one["name"]: one["reference"].partition("@")[0] for one in asked["images"]}
+    references = {one["name"]: split_digest(one["reference"])[0] for one in asked["images"]}
     return News(
         packages,
         images={name: f"{references[name]}@{digest}" for name, digest in images},

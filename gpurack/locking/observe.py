@@ -1,6 +1,5 @@
 """From what was seen on a host to what its lock says. Pure."""
 
-import re
 from collections.abc import Iterable
 
 from gpurack.engines import weights_of
@@ -11,6 +10,7 @@ from gpurack.plan.ledger import label
 from gpurack.plan.packages import installed
 from gpurack.plan.platforms import TOOLKIT_PACKAGES, platform_of
 from gpurack.spec.host import Host
+from gpurack.spec.image_ref import same_repository, split_digest
 from gpurack.spec.lock import HostLock, ModelLock
 from gpurack.state.model import Container, HostState
 
@@ -79,13 +79,13 @@ def image(name: str, spec: Host, state: HostState, container: Container) -> str 
     """What a container runs from: its reference without mirrors, and the digest; None where no registry knows it."""
     used = str(label(container.labels).get("image", ""))
     known = (reference for reference in compose.references(spec.entries[name]))
-    reference = next((each for each in known if compose.mirrored(spec, each) == used), used).partition("@")[0]
+    reference, _ = split_digest(next((each for each in known if compose.mirrored(spec, each) == used), used))
     digest = digest_of(used, state.digests_of(container.user).get(container.image, ()))
     return f"{reference}@{digest}" if digest else None
 
 
 def digest_of(reference: str, digests: Iterable[str]) -> str:
     """The digest among `repository@sha256:…`: that of the reference's own repository, else the first; "" for none."""
-    found = sorted(each.partition("@")[::2] for each in digests)
-    own = [digest for repository, digest in found if re.match(rf"{re.escape(repository)}([:@]|$)", reference)]
+    found = sorted(split_digest(each) for each in digests)
+    own = [digest for repository, digest in found if same_repository(repository, reference)]
     return next(iter([*own, *(digest for _, digest in found)]), "")

@@ -18,11 +18,11 @@ from gpurack.engines import ENGINES
 from gpurack.engines.base import CPU, Accelerator, Container, Run, Upstream
 from gpurack.plan import files, neighbours, weights
 from gpurack.plan.access import access
-from gpurack.plan.images import registry_of
 from gpurack.plan.ledger import gpus_text
 from gpurack.shell import Sh, sh
 from gpurack.spec.host import Host
 from gpurack.spec.image import BuildImage, TarImage
+from gpurack.spec.image_ref import ImageRef
 from gpurack.spec.merge import patch
 from gpurack.spec.model import Job, Model
 from gpurack.spec.secrets import UPSTREAM
@@ -72,12 +72,9 @@ def mirrored(spec: Host, reference: str) -> str:
 
     `ghcr.io/a/b:1` with {"ghcr.io": "mirror:5000/ghcr"} is `mirror:5000/ghcr/a/b:1`; `a/b:1` is docker.io's.
     """
-    registry = registry_of(reference)
-    rest = reference.removeprefix(f"{registry}/")
-    if "/" not in reference:
-        rest = f"library/{reference}"
-    mirror = spec.mirrors.get(registry)
-    return f"{mirror.url.rstrip('/')}/{rest}" if mirror else reference
+    image = ImageRef.parse(reference)
+    mirror = spec.mirrors.get(image.registry)
+    return image.at(mirror.url) if mirror else reference
 
 
 def images(spec: Host) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any
 from gpurack.spec import image_tar
 from gpurack.spec.host import Host
 from gpurack.spec.image import BuildImage, TarImage
+from gpurack.spec.image_ref import ImageRef
 from gpurack.spec.model import Job, Model
 from gpurack.state.model import HostState
 
@@ -32,16 +33,5 @@ def logins_for(job: Mapping[str, Any], logins: Mapping[str, Any], state: HostSta
     missing = [entry for entry in entries if "digest" in entry or entry["image"] not in state.images_of(entry["user"])]
     if any("build" in entry for entry in missing):
         return dict(logins)
-    asked = {registry_of(entry["image"]) for entry in missing}
+    asked = {ImageRef.parse(entry["image"]).registry for entry in missing}
     return {registry: login for registry, login in logins.items() if registry in asked}
-
-
-def registry_of(reference: str) -> str:
-    """The registry that an image reference names.
-
-    >>> registry_of("ghcr.io/a/b:1"), registry_of("reg:5000/a"), registry_of("a/b"), registry_of("a@sha256:0")
-    ('ghcr.io', 'reg:5000', 'docker.io', 'docker.io')
-    """
-    first, slash, _ = reference.partition("/")
-    named = slash and ("." in first or ":" in first or first == "localhost")
-    return first if named else "docker.io"

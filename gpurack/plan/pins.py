@@ -9,6 +9,7 @@ from gpurack.plan import compose, pulls, weights
 from gpurack.plan.packages import Pin, upstream
 from gpurack.spec import lock
 from gpurack.spec.host import Host
+from gpurack.spec.image_ref import split_digest
 from gpurack.spec.lock import HostLock, ModelLock
 from gpurack.spec.model import Model
 from gpurack.spec.problems import Problem
@@ -37,7 +38,7 @@ def moved_image(spec: Host, name: str, image: str, digests: Iterable[str]) -> st
     digests: by which the registries know it, `repository@sha256:…`.
     """
     wanted = of_model(spec, name).digest
-    found = sorted({digest.partition("@")[2] for digest in digests})
+    found = sorted({split_digest(digest)[1] for digest in digests})
     if not wanted or wanted in found:
         return None
     return f"image {image}: {short(found[0]) if found else 'of no registry'} → {short(wanted)}, which is the lock's"
@@ -144,11 +145,11 @@ def of_host(host: Host, locked: HostLock) -> Iterator[tuple[str, str, str]]:
 
 def of_entry(host: Host, model: Model, locked: ModelLock) -> Iterator[tuple[str, str]]:
     """(field, what the lock has instead)."""
-    wanted = [image.partition("@") for image in compose.references(model)]
+    wanted = [split_digest(image) for image in compose.references(model)]
     if locked.image and wanted:
-        if locked.reference not in [reference for reference, _, _ in wanted]:
+        if locked.reference not in [reference for reference, _ in wanted]:
             yield "version" if model.version else "image", f"image {locked.reference}, not {wanted[0][0]}."
-        elif all(digest and digest != locked.digest for _, _, digest in wanted):
+        elif all(digest and digest != locked.digest for _, digest in wanted):
             yield "image", f"{short(locked.digest)} for it."
     path = weights.host_path(host, model)
     if path and locked.weights and not any(weights.belongs(file, path) for file in locked.weights):

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 
 from gpurack.spec import image_tar
 from gpurack.spec.fields import Like, Revision, Strict, text_values
+from gpurack.spec.image_ref import ImageRef
 
 
 class Build(Strict):
@@ -74,15 +75,13 @@ class BuildImage(Strict):
         return f"gpurack.local/{name or 'image'}:{hashlib.sha256(definition.encode()).hexdigest()[:12]}"
 
 
-IMAGE_NAME = re.compile(
-    r"(?:[A-Za-z0-9.-]+(?::\d+)?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*(?::\w[\w.-]{0,127})?(?:@sha256:[0-9a-f]+)?"
-)
-"""Docker's own form of a reference (distribution/reference): the registry, a path in small letters, a tag, a digest."""
-
-
 def _image_kind(value: Any) -> Any:
-    if isinstance(value, str) and not IMAGE_NAME.fullmatch(value):
-        raise ValueError(f'"{value}" is no image; name it as docker pull takes it, "ghcr.io/lab/llama:1.2".')
+    if isinstance(value, str):
+        try:
+            ImageRef.parse(value)
+        except ValueError:
+            what = f'"{value}" is no image; name it as docker pull takes it, "ghcr.io/lab/llama:1.2".'
+            raise ValueError(what) from None
     if not isinstance(value, str | dict | Strict):
         raise ValueError(f'{value!r} is no image; write a name, {{"tar": …}} or {{"build": …}}.')
     if isinstance(value, dict) and not {"tar", "build"} & set(value):

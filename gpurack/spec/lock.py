@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from gpurack.screen import printable
 from gpurack.spec.fields import Like, Strict
 from gpurack.spec.host import Host
+from gpurack.spec.image_ref import split_digest
 from gpurack.spec.problems import InventoryError, Problem
 
 HEADER = """\
@@ -53,12 +54,12 @@ class ModelLock(Strict):
     @property
     def reference(self) -> str:
         """The image as the inventory means it, without digest; "" for none."""
-        return (self.image or "").partition("@")[0]
+        return split_digest(self.image or "")[0]
 
     @property
     def digest(self) -> str:
         """`sha256:…`, "" for an image that no registry knows."""
-        return (self.image or "").partition("@")[2]
+        return split_digest(self.image or "")[1]
 
 
 class HostLock(Strict):

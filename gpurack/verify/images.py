@@ -3,35 +3,22 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-HUB = ("docker.io", "index.docker.io")
+from gpurack.spec.image_ref import ImageRef
 
 
-def familiar(reference: str) -> str:
-    """A reference as Docker spells it in its lists: docker.io and library/ go unsaid, a tag never does, and beside a
-    digest no tag counts.
+def alike(found: str, reference: str) -> bool:
+    """Is what a host says of an image another spelling of this reference?
 
-    >>> familiar("redis"), familiar("docker.io/library/redis:7"), familiar("index.docker.io/a/b"), familiar("r:5000/a")
-    ('redis:latest', 'redis:7', 'a/b:latest', 'r:5000/a:latest')
-    >>> familiar("docker.io/a/b:1@sha256:0")
-    'a/b@sha256:0'
+    >>> alike("docker.io/library/redis", "redis:latest"), alike("sha256:0f", "redis")
+    (True, False)
     """
-    named, at, digest = reference.partition("@")
-    first, slash, rest = named.partition("/")
-    named = (rest if slash and first in HUB else named).removeprefix("library/")
-    return f"{repository(named)}@{digest}" if at else named if ":" in named.rpartition("/")[2] else f"{named}:latest"
-
-
-def repository(reference: str) -> str:
-    """A reference's name alone.
-
-    >>> repository("r:5000/a:1"), repository("r:5000/a"), repository("a@sha256:0")
-    ('r:5000/a', 'r:5000/a', 'a')
-    """
-    folders, slash, name = reference.partition("@")[0].rpartition("/")
-    return f"{folders}{slash}{name.partition(':')[0]}"
+    try:
+        return ImageRef.parse(found).familiar == ImageRef.parse(reference).familiar
+    except ValueError:  # an image's id, or no reference at all
+        return found == reference
 
 
 def meant(reference: str, images: Iterable[Mapping[str, Any]]) -> str | None:
     """The id of the image that a reference means on the host now; None for none."""
-    name = familiar(reference)
+    name = ImageRef.parse(reference).familiar
     return next((image["id"] for image in images if name in (*image["tags"], *image["digests"])), None)

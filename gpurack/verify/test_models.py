@@ -14,10 +14,11 @@ from gpurack.engines.ollama import full_name
 from gpurack.plan import compose, ledger, pins, weights
 from gpurack.shell import Sh, by_ssh, sh
 from gpurack.spec.image import BuildImage, TarImage
+from gpurack.spec.image_ref import ImageRef
 from gpurack.spec.weights import Weights
 from gpurack.state.model import MISMATCH
 from gpurack.verify.drift import Drift, on_models
-from gpurack.verify.images import familiar, meant, repository
+from gpurack.verify.images import alike, meant
 from gpurack.verify.lab import Entry
 from gpurack.verify.look import names_of, published
 from gpurack.verify.weights import known, sums
@@ -106,7 +107,7 @@ def test_image(entry: Entry) -> Iterator[Drift]:
     if container is None:
         return
     reference = str(entry.service["image"])
-    if familiar(container["Config"]["Image"]) != familiar(reference):
+    if not alike(container["Config"]["Image"], reference):
         yield Drift("image", reference, container["Config"]["Image"], afresh(entry))
     # by a lock the run gives the name back to its image; what the registry has under it may be another by now
     locked = pins.of_model(entry.server.wanted, entry.name).digest
@@ -122,7 +123,7 @@ def test_image(entry: Entry) -> Iterator[Drift]:
         yield Drift("image", expected, found, None if locked else docker(entry, again))
     if mine and locked and pins.moved_image(entry.server.wanted, entry.name, reference, mine["digests"]):
         yield Drift("image", f"{locked}, by the lock", ", ".join(mine["digests"]) or "one of no registry")
-    name = repository(familiar(reference))
+    name = ImageRef.parse(reference).familiar_name
     if mine and entry.model.version and not any(one.startswith(f"{name}@") for one in mine["digests"]):
         mend = f"{docker(entry, sh('rmi -f {}', reference))}; {afresh(entry)}"
         yield Drift("image", f"a digest of {name}", "none: it was built or loaded by hand", mend)

@@ -212,7 +212,7 @@ MIRRORS = spec({"mirrors": {"ghcr.io": "mirror:5000/ghcr/", "docker.io": "mirror
     ("reference", "mirrored"),
     [
         ("ghcr.io/a/b:1", "mirror:5000/ghcr/a/b:1"),
-        ("ghcr.io/a/b@sha256:00", "mirror:5000/ghcr/a/b@sha256:00"),
+        (f"ghcr.io/a/b@sha256:{'0' * 64}", f"mirror:5000/ghcr/a/b@sha256:{'0' * 64}"),
         ("a/b:1", "mirror:5000/hub/a/b:1"),
         ("ubuntu:24.04", "mirror:5000/hub/library/ubuntu:24.04"),
         ("ubuntu", "mirror:5000/hub/library/ubuntu"),

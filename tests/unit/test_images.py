@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from gpurack.plan import compose, images
+from gpurack.plan import compose
 from gpurack.plan.docker import plan_docker
 from gpurack.plan.models import ModelsPlan, Upload, plan_models
 from gpurack.spec import image_tar
 from gpurack.spec.host import Host
+from gpurack.spec.image_ref import ImageRef
 from gpurack.spec.problems import InventoryError
 from gpurack.spec.secrets import read_logins
 from gpurack.state.model import HostState
@@ -137,23 +138,28 @@ def test_git_comes_only_where_something_is_built(source: str, tools: list[str], 
 
 # --- names, digests, logins ------------------------------------------------------------------------------------------
 
+DIGEST = f"sha256:{'0f' * 32}"
+
 
 @pytest.mark.parametrize(
     ("reference", "registry", "mirrored"),
     [
         ("ghcr.io/a/b:1", "ghcr.io", "mirror:5000/ghcr/a/b:1"),
-        ("ghcr.io/a/b@sha256:0f", "ghcr.io", "mirror:5000/ghcr/a/b@sha256:0f"),
-        ("ghcr.io/a/b:1@sha256:0f", "ghcr.io", "mirror:5000/ghcr/a/b:1@sha256:0f"),
+        (f"ghcr.io/a/b@{DIGEST}", "ghcr.io", f"mirror:5000/ghcr/a/b@{DIGEST}"),
+        (f"ghcr.io/a/b:1@{DIGEST}", "ghcr.io", f"mirror:5000/ghcr/a/b:1@{DIGEST}"),
         ("a/b:1", "docker.io", "mirror:5000/hub/a/b:1"),
         ("docker.io/a/b", "docker.io", "mirror:5000/hub/a/b"),
-        ("redis@sha256:0f", "docker.io", "mirror:5000/hub/library/redis@sha256:0f"),
+        ("redis:7", "docker.io", "mirror:5000/hub/library/redis:7"),
+        ("docker.io/redis:7", "docker.io", "mirror:5000/hub/library/redis:7"),
+        ("index.docker.io/redis:7", "docker.io", "mirror:5000/hub/library/redis:7"),
+        (f"redis@{DIGEST}", "docker.io", f"mirror:5000/hub/library/redis@{DIGEST}"),
         ("localhost/a", "localhost", "localhost/a"),
         ("reg:5000/a", "reg:5000", "reg:5000/a"),
     ],
 )
 def test_registries_of_references(reference: str, registry: str, mirrored: str) -> None:
     wanted = spec({"mirrors": {"ghcr.io": "mirror:5000/ghcr", "docker.io": "mirror:5000/hub"}})
-    assert (images.registry_of(reference), compose.mirrored(wanted, reference)) == (registry, mirrored)
+    assert (ImageRef.parse(reference).registry, compose.mirrored(wanted, reference)) == (registry, mirrored)
 
 
 LOGINS = {"reg.example": {"user": "lab", "password": "p1"}, "other.example": {"user": "lab", "password": "p2"}}
