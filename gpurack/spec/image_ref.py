@@ -106,14 +106,6 @@ class ImageRef:
         tag = f":{self.tag}" if self.tag else ""
         return f"{mirror.rstrip('/')}/{self.repository}{tag}" + (f"@{self.digest}" if self.digest else "")
 
-    def pinned(self, digest: str) -> str:
-        """The same image by a digest, whatever its tag means by now.
-
-        >>> ImageRef.parse("ghcr.io/a/b:1").pinned("sha256:0")
-        'ghcr.io/a/b@sha256:0'
-        """
-        return f"{self.familiar_name}@{digest}"
-
 
 def split(text: str) -> tuple[str, str | None, str | None]:
     """(name, tag, digest) as they are written, also in a text that is not a valid reference (`a/b:${TAG}`); None for

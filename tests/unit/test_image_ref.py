@@ -31,8 +31,9 @@ digest = st.from_regex(r"sha256:[0-9a-f]{64}", fullmatch=True)
 
 @st.composite
 def references(draw: st.DrawFn) -> str:
-    """What people write."""
-    text = draw(st.one_of(repository, st.tuples(registry, repository).map("/".join)))
+    """What people write. A dot makes the first part of several a registry."""
+    alone = repository.filter(lambda name: "/" not in name or "." not in name.partition("/")[0])
+    text = draw(st.one_of(alone, st.tuples(registry, repository).map("/".join)))
     text += draw(st.one_of(st.just(""), tag.map(":{}".format)))
     return text + draw(st.one_of(st.just(""), digest.map("@{}".format)))
 
@@ -62,12 +63,6 @@ def test_a_mirror_has_one_place_for_an_image(text: str, mirror: str) -> None:
     assert at == ImageRef.parse(ImageRef.parse(image.canonical).at(mirror)) or not (image.tag or image.digest)
     assert at.repository.endswith(image.repository)
     assert (at.tag, at.digest) == (image.tag, image.digest)
-
-
-@given(references(), digest)
-def test_a_digest_replaces_tag_and_digest(text: str, other: str) -> None:
-    pinned = ImageRef.parse(ImageRef.parse(text).pinned(other))
-    assert (pinned.name, pinned.tag, pinned.digest) == (ImageRef.parse(text).name, "", other)
 
 
 @given(st.text())
