@@ -190,15 +190,26 @@ def home_files(user, home):
 
 
 def listeners():
-    """[address, port, who] of every TCP socket that listens."""
-    found = []
-    for line in run("ss", "-Hltnp")[1].splitlines():
-        columns = line.split(None, 5)
-        if len(columns) > 3:
-            address, _, port = columns[3].rpartition(":")
-            who = re.search(r'"([^"]+)",pid=(\d+)', columns[5]) if len(columns) > 5 else None
-            name = "{} (pid {})".format(*who.groups()) if who else ""
-            found.append([address.split("%")[0].strip("[]"), int(port), name])
+    """[address, port, who] of every TCP socket that listens. Who has it is found by the socket's number: a process may
+    call itself what it likes, also several lines, so `ss -p` can be made to say anything."""
+    form = r"LISTEN +\d+ +\d+ +(\S+):(\d+) +\S+.*? ino:(\d+) "
+    sockets = [
+        found.groups() for found in (re.match(form, line) for line in run("ss", "-Hltne")[1].splitlines()) if found
+    ]
+    pids = owners({number for _, _, number in sockets})
+    return [[address.split("%")[0].strip("[]"), int(port), pids.get(number, "")] for address, port, number in sockets]
+
+
+def owners(numbers):
+    """The number of a socket → `name (pid 7)` of a process that has it."""
+    found = {}
+    for link in glob.iglob("/proc/[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):  # it has ended, or closed it
+            number = re.match(r"socket:\[(\d+)\]$", os.readlink(link))
+            if number and number.group(1) in numbers:
+                pid = link.split("/")[2]
+                name = (content("/proc/{}/comm".format(pid)) or "").strip()
+                found.setdefault(number.group(1), "{} (pid {})".format(name, pid))
     return found
 
 

@@ -1,7 +1,7 @@
 # One look at a host: everything that gpurack's plan needs, read only. Runs as root, from standard input of `sh -s`.
 # gpurack puts variables in front: OF_DOCKER (snapshot_docker.sh), LIMIT (seconds for each part), RUN (/run/gpurack),
-# USERS (whose rootless Docker is wanted), WEIGHTS (one item a line), READERS (user|path of weights that only that user's
-# Docker wants), SEEN (stamp|path of weights whose headers it remembers), READER (weights_header.py), NAMES (to look up),
+# USERS (whose rootless Docker is wanted), WEIGHTS (one item a line), NEEDED (user|path of weights that a user's Docker
+# wants), READERS (those of them that no other Docker wants), SEEN (stamp|path of weights whose headers it remembers), READER (weights_header.py), NAMES (to look up),
 # and the questions to a Docker, each with its user in front ("" for the host's own): IMAGES, PROBES, COUNTERS, VOLUMES,
 # UPSTREAMS.
 # Output: sections headed by "@@MARK name", which gpurack/state/parse.py reads. MARK is new for every look, so that no
@@ -263,18 +263,24 @@ look_user() {
 	section "said $user"
 	[ "$uid" != 0 ] || return 0
 	{
+		# what it begins is of its process group, which the limit ends as a whole
 		timeout -s KILL "$LIMIT" setpriv --reuid "$uid" --regid "$gid" --init-groups env -i HOME="$home" USER="$user" \
 			PATH="$PATH" XDG_RUNTIME_DIR="$runtime" DBUS_SESSION_BUS_ADDRESS="unix:path=$runtime/bus" \
 			DOCKER_HOST="unix://$runtime/docker.sock" LC_ALL=C MARK= SECRETS="/var/lib/gpurack/users/$user/secrets" \
-			WEIGHTS="$WEIGHTS" OWN_WEIGHTS="$own" SEEN="$SEEN" READER="$READER" HOME_FILES="$HOME_FILES" \
+			WEIGHTS="$(questions "$NEEDED")" OWN_WEIGHTS="$own" SEEN="$SEEN" READER="$READER" HOME_FILES="$HOME_FILES" \
 			VOLUMES="$(questions "$VOLUMES")" IMAGES="$(questions "$IMAGES")" PROBES="$(questions "$PROBES")" \
 			COUNTERS="$(questions "$COUNTERS")" UPSTREAMS="$(questions "$UPSTREAMS")" sh -c "$OF_DOCKER
-look_own"
-		echo $? >"$work/code $user"
+look_own" &
+		group=$!
+		wait "$group"
+		echo "$? $group" >"$work/code $user"
 	} | head -c 8000000 | base64 -w 0
-	if [ "$(cat "$work/code $user")" = 137 ]; then
+	read -r code group <"$work/code $user"
+	if [ "$code" = 137 ]; then
 		section late
-		echo "user $user|timed out after $LIMIT s"
+		sleep 0.2
+		# shellcheck disable=SC2046 # several words on purpose
+		echo "user $user|timed out after $LIMIT s$(note "user $user" $(members "$group"))"
 	fi
 }
 
@@ -337,12 +343,31 @@ abandon() {
 	# shellcheck disable=SC2086 # several words on purpose
 	kill -9 $family 2>/dev/null
 	sleep 0.2
-	for pid in $family; do
+	# shellcheck disable=SC2086
+	note "$1" $family
+}
+
+# note NAME PID…: those of these processes that still are there.
+note() {
+	hung=$RUN/hung/$1
+	shift
+	for pid in "$@"; do
 		ticks=$(started "$pid") || continue
-		(umask 077 && mkdir -p "$RUN/hung" && echo "$(date -u +%Y-%m-%dT%H:%M:%SZ) $pid $ticks" >>"$RUN/hung/$1")
+		(umask 077 && mkdir -p "$RUN/hung" && echo "$(date -u +%Y-%m-%dT%H:%M:%SZ) $pid $ticks" >>"$hung")
 		printf ', pid %s (%s) is left behind' "$pid" "$(tr -cd 'A-Za-z0-9._-' <"/proc/$pid/comm")"
 	done
 }
+
+# The processes of a group.
+members() {
+	group=$1
+	for file in /proc/[0-9]*/stat; do
+		said=$(tr '\n' ' ' <"$file") 2>/dev/null || continue
+		# shellcheck disable=SC2086 # several words on purpose; the process's name, which may hold anything, ends in ")"
+		set -- ${said##*) }
+		[ "$3" != "$group" ] || echo "${said%% *}"
+	done
+} 2>/dev/null
 
 # Waits until all parts have ended, or have had their time; a user's part ends by itself just before.
 await() {

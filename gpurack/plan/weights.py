@@ -1,6 +1,7 @@
 """Where a model's weights lie on its host. Pure."""
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from gpurack.engines import weights_of
@@ -52,14 +53,19 @@ def paths(spec: Host) -> list[str]:
     return [path for path in found if path]
 
 
+def by_user(spec: Host) -> Iterator[tuple[str, str]]:
+    """(user, path) of all weights of enabled entries; "" for the host's own Docker."""
+    for entry in spec.everything.values():
+        for one in weights_of(entry) if entry.enabled else ():
+            yield entry.dockerd, place(spec, one, entry.dockerd)
+
+
 def readers(spec: Host) -> dict[str, str]:
     """The paths that the entries of one user alone want → that user, as whom they are read where others than root may
     change them. What the host's own Docker wants, or several users, root reads, and follows nobody's links there."""
     wanted: dict[str, set[str]] = {}
-    for entry in spec.everything.values():
-        if entry.enabled:
-            for one in weights_of(entry):
-                wanted.setdefault(place(spec, one, entry.dockerd), set()).add(entry.dockerd)
+    for user, path in by_user(spec):
+        wanted.setdefault(path, set()).add(user)
     return {path: users.pop() for path, users in wanted.items() if len(users) == 1 and "" not in users}
 
 

@@ -171,6 +171,7 @@ def script(host: spec.Host, known: Mapping[str, Header] | None = None, metrics: 
         "HOME_FILES": USER_FILES,
         "IMAGES": [f"{user}|{image}" for user, image in compose.images_by_user(host)],
         "WEIGHTS": weights.paths(host),
+        "NEEDED": [f"{user}|{path}" for user, path in weights.by_user(host) if user],
         "READERS": [f"{user}|{path}" for path, user in weights.readers(host).items()],
         "SEEN": [f"{header.stamp}|{path}" for path, header in (known or {}).items()],
         "READER": [remembered.reader()],

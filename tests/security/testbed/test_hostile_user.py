@@ -374,10 +374,14 @@ def test_what_hangs_is_named_and_the_rest_of_the_host_is_seen(hanging: Hanging) 
     for shown in (hanging.first, hanging.second):
         shown.is_harmless()
         assert "UNREACHABLE" not in shown.text
-        for part in ("weights", "user bob"):
-            assert re.search(rf"{part} timed out after \d+ s", shown.text), shown.text
+        assert re.search(r"user bob timed out after \d+ s", shown.text), shown.text
         rows = [line.split() for line in shown.text.splitlines() if line.startswith(("alpha ", "beta "))]
         assert [row[3] for row in rows] == ["ready", "ready"], shown.text
+
+
+def test_what_no_signal_ends_is_named_and_still_known_the_next_time(hanging: Hanging) -> None:
+    assert re.search(r"weights timed out after \d+ s, pid \d+ \(\w+\) is left behind", hanging.first.text)
+    assert re.search(r"weights still hangs since \S+ \(pid \d+\)", hanging.second.text)
 
 
 def test_what_hangs_does_not_pile_up(hanging: Hanging) -> None:
@@ -394,6 +398,7 @@ def test_a_run_ends_while_a_docker_is_silent(hanging: Hanging) -> None:
 
 def test_the_hosts_lock_is_not_held_while_a_users_docker_is_waited_for(world: World) -> None:
     """bob's Docker falls asleep in the middle of a run, which is there to move gamma to another port."""
+    world.admin.run(world.inventory)  # what an attack before this one left is put right
     later = world.with_inventory("later", wanted(gamma={"port": 8012}))
     with world.eve.docker_replaced("drowsy") as journal, ThreadPoolExecutor(1) as pool:
         run = pool.submit(world.admin.run, later)
@@ -453,5 +458,5 @@ def test_remove_beside_a_docker_that_lies_removes_what_is_ours_alone(world: Worl
         assert not [line for line in ran(world.host) if line.startswith("0 ")]
     ours = ("/etc/gpurack", "/usr/local/lib/gpurack", "/var/lib/gpurack", "/etc/systemd/system")
     touched = [path for path in changed(before, manifest(world.host)) if not path.startswith(ours)]
-    assert touched == []
+    assert [path for path in touched if path not in ("/etc", "/usr/local/lib")] == []  # the folders that ours were in
     assert {name: data["Id"] for name, data in containers(world.host).items()} == copies

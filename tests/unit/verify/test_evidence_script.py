@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import shutil
 import socket
 import struct
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -103,11 +106,33 @@ def test_files_of_a_home_are_read_as_their_user(
 
 def test_listeners(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [
-        'LISTEN 0 4096 127.0.0.1:8000 0.0.0.0:* users:(("docker-proxy",pid=7,fd=7))',
-        "LISTEN 0 128 [fe80::1%eth0]:22 [::]:*",
+        "LISTEN 0 4096 127.0.0.1:8000 0.0.0.0:* ino:4711 sk:106f cgroup:/ <->",
+        "LISTEN 0 128 [fe80::1%eth0]:22 [::]:* uid:1000 ino:4712 sk:1070 cgroup:/ v6only:1 <->",
     ]
     says(script, monkeypatch, {"ss": (0, "\n".join(lines))})
+    links = {"/proc/7/fd/3": "socket:[4711]", "/proc/8/fd/3": "socket:[9]", "/proc/8/fd/4": "/dev/null"}
+    monkeypatch.setattr(script.glob, "iglob", lambda pattern: iter(links))
+    monkeypatch.setattr(script.os, "readlink", links.__getitem__)
+    monkeypatch.setattr(script, "content", lambda path: "docker-proxy\n" if path == "/proc/7/comm" else None)
     assert script.listeners() == [["127.0.0.1", 8000, "docker-proxy (pid 7)"], ["fe80::1", 22, ""]]
+
+
+@pytest.mark.skipif(shutil.which("ss") is None, reason="the program ss (iproute2) is not installed here")
+def test_a_process_name_makes_no_listener(script: ModuleType, tmp_path: Path) -> None:
+    """Its second line looks like one of `ss`; a real socket, and the real `ss` and /proc."""
+    name = "\nLISTEN 0 0 *:1"
+    server = (
+        "import ctypes, socket, time\n"
+        f"ctypes.CDLL(None).prctl(15, {name.encode()!r}, 0, 0, 0)\n"
+        "s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", server], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        port = int(process.stdout.readline())
+        found = {number: who for _, number, who in script.listeners()}
+        process.kill()
+    assert found[port] == f"LISTEN 0 0 *:1 (pid {process.pid})"
+    assert 1 not in found
 
 
 def test_a_lost_card_does_not_hide_the_others(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
