@@ -19,6 +19,7 @@ from pyinfra.context import ctx_host
 from gpurack.operations import engine, remove
 from gpurack.operations import models as models_operation
 from gpurack.operations.commands import Refusal, carry_out, slow, write_file
+from gpurack.plan import host as plan_host
 from gpurack.plan.packages import Packages, Pin
 from gpurack.plan.platforms import platform_of
 from gpurack.plan.steps import SetAside, Shell
@@ -182,7 +183,7 @@ def test_a_mistake_of_gpuracks_own_fails_its_host_only(name: str, monkeypatch: p
     def confused(*args: object, **more: object) -> None:
         raise KeyError("gpus")
 
-    for module in (engine, models_operation, remove):
+    for module in (plan_host, models_operation, remove):
         for planner in vars(module).copy():
             if planner.startswith("plan_"):
                 monkeypatch.setattr(module, planner, confused)
