@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+import subprocess
 import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,7 +18,10 @@ from gpurack.locking.manifest import manifest
 from gpurack.plan.obstacles import port_holder
 from gpurack.plan.rootless import at_boot
 from gpurack.plan.steps import Shell
+from gpurack.resources import read_text
+from gpurack.state.amd import processes
 from gpurack.state.model import Listener, User
+from gpurack.state.parse import gpu_processes
 from tests.given import container, host_state, spec
 from tests.security.hosts import runner
 from tests.unit.host_programs import Fakes, container_id, load
@@ -37,6 +41,36 @@ def test_a_users_claim_of_a_port_is_believed_of_that_users_listeners_only() -> N
     hers = replace(held, owner="rootlesskit (pid 9, user eve)")
     named = 'container "x", which is not gpurack\'s'
     assert port_holder("alpha", ALPHA, replace(state, listeners=(hers,))) == named
+
+
+def test_a_cgroup_that_a_user_calls_like_a_container_of_the_hosts_is_not_that() -> None:
+    """Or eve's process would count as alpha's, and its memory as free."""
+    alpha = container("alpha", label={})
+    hers, hosts, roots = gpu_processes([f"GPU-1,7,5,eve,{uid}{alpha.id},x" for uid in ("1001:", "", "0:")])
+    (amds,) = processes([f"process 9,7,1048576,eve,1001:{alpha.id},x"])
+    state = replace(host_state(containers=[alpha]), users={"eve": User(1001, 1001, "/home/eve")})
+    assert [each.ours(state) for each in (hers, hosts, roots, amds)] == [False, True, True, False]
+    hers_now = replace(host_state(containers=[replace(alpha, user="eve")]), users=state.users)
+    assert [each.ours(hers_now) for each in (hers, hosts)] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "said"),
+    [
+        ("0::/user.slice/user-1001.slice/user@1001.service/user-0.slice/docker-{}.scope", "1001:{}"),
+        ("0::/system.slice/docker-{}.scope", "{}"),
+        ("12:pids:/docker/{}\n0::/", "{}"),
+        ("0::/user.slice/user-1001.slice/session-1.scope", ""),
+    ],
+)
+def test_whose_slice_a_process_is_in_is_said_with_its_container(cgroup: str, said: str, tmp_path: Path) -> None:
+    text = read_text("files/snapshot.sh")
+    holder = "holder()" + text.partition("\nholder()")[2].partition("\n}")[0].replace("/proc/", f"{tmp_path}/") + "\n}"
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "cgroup").write_text(cgroup.format("c" * 64) + "\n")
+    (tmp_path / "7" / "comm").write_text("x\n")
+    done = subprocess.run(["sh", "-c", f"{holder}\nholder 7"], capture_output=True, text=True, check=True)
+    assert done.stdout.rstrip().partition(",")[2] == f"{said.format('c' * 64)},x"
 
 
 def test_a_manifest_says_nothing_of_what_a_copy_claims_to_run() -> None:
