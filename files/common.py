@@ -266,6 +266,7 @@ def alone(path, user=""):
     os.makedirs(folder, mode=0o700, exist_ok=True)
     os.chmod(folder, 0o700)  # older versions made it with 0755
     with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as lock:
+        os.fchmod(lock.fileno(), 0o600)  # as the folder
         progress = Progress("")
         while True:
             try:

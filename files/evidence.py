@@ -29,21 +29,44 @@ import time
 
 ASKED = globals().get("ASKED", {})
 READY_TIMEOUT, ANSWER_TIMEOUT, DAEMON_TIMEOUT, TALK_TIMEOUT = 5, 60, 60, 300  # seconds
+USER_TIMEOUT = 30  # seconds that what a user's programs say of their home may take
 DAEMON_SIZE = 1 << 26  # bytes of an answer of a Docker daemon
 OPEN = 0o077  # what a secret's mode must not have
 
 
-def run(*argv):
-    """(exit code, standard output) of a program; (127, "") when there is none."""
+def run(*argv, limit=None):
+    """(exit code, standard output) of a program; (127, "") when there is none, or it had not ended in `limit` s."""
     try:
         environment = dict(os.environ, LC_ALL="C", PATH=os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin")
         done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            timeout=limit,
         )
-    except OSError:
+    except (OSError, subprocess.TimeoutExpired):
         return 127, ""
     out, error = (text.decode("utf-8", "replace").strip() for text in (done.stdout, done.stderr))
     return done.returncode, out or error
+
+
+def run_as(user, seconds, *argv):
+    """The same as a user, who may stop the program or have it wait, for so many seconds. It gets nothing of root's
+    environment, which any program of that user's could read."""
+    account = pwd.getpwnam(user)
+    environment = {
+        "HOME": account.pw_dir,
+        "USER": user,
+        "LC_ALL": "C",
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "XDG_RUNTIME_DIR": "/run/user/{}".format(account.pw_uid),
+    }
+    words = ["timeout", "-k", "1", str(seconds), "setpriv", "--reuid", str(account.pw_uid)]
+    words += ["--regid", str(account.pw_gid), "--init-groups", "env", "-i"]
+    words += ["{}={}".format(*pair) for pair in sorted(environment.items())]
+    return run(*words, *argv, limit=seconds + 5)
 
 
 LARGEST = 64 << 20  # bytes of a text
@@ -162,12 +185,8 @@ def users():
         except KeyError:
             found[user] = None
             continue
-        runtime = "XDG_RUNTIME_DIR=/run/user/{}".format(account.pw_uid)
         asked = ("systemctl", "--user", "show", "--property=ActiveState,UnitFileState", "docker.service")
-        said = dict(
-            line.partition("=")[::2]
-            for line in run("runuser", "-u", user, "--", "env", runtime, *asked)[1].splitlines()
-        )
+        said = dict(line.partition("=")[::2] for line in run_as(user, USER_TIMEOUT, *asked)[1].splitlines())
         found[user] = {
             "linger": os.path.exists("/var/lib/systemd/linger/" + user),
             "active": said.get("ActiveState", ""),
@@ -184,7 +203,7 @@ def home_files(user, home):
     """Path → text of the asked files of a home that are there, read as that user: root follows no link out of it."""
     paths = [os.path.join(home, name) for name in ASKED["homes"]]
     script = 'for file; do [ -f "$file" ] && printf "=%s" "$(base64 -w 0 "$file")"; echo .; done'
-    lines = run("runuser", "-u", user, "--", "sh", "-c", script, "sh", *paths)[1].splitlines()
+    lines = run_as(user, USER_TIMEOUT, "sh", "-c", script, "sh", *paths)[1].splitlines()
     told = enumerate(line for line in lines if line.startswith(("=", ".")))
     return {paths[at]: base64.b64decode(line[1:-1]).decode("utf-8", "replace") for at, line in told if line[0] == "="}
 
@@ -483,9 +502,8 @@ printf '@%s' "$([ -f "$path.json" ] && head -c 1000000 "$path.json" | base64 -w 
 
 def weights_as(user, path, deep):
     """The same, as a user says it: root follows no link of theirs."""
-    limit = "86400" if deep else "60"
-    argv = ("timeout", "-k", "1", limit, "runuser", "-u", user, "--", "sh", "-c", AS_USER, "sh", path)
-    files, _, hub = run(*argv, "deep" if deep else "")[1].rpartition("@")
+    argv = ("sh", "-c", AS_USER, "sh", path, "deep" if deep else "")
+    files, _, hub = run_as(user, 86400 if deep else 60, *argv)[1].rpartition("@")
     remembered, found = hashed_before(), {}
     for line in filter(None, files.split("\0")):
         said = re.match(r"([0-9a-f]{64}|-) (\d{1,18}) (\d{1,18}(?:\.\d+)?) (.*)", line, re.S)
@@ -580,7 +598,7 @@ def begun(name, one, daemons, system):
         container = daemons[one["user"]]["containers"][name]
         if container["State"]["Status"] != "running" or not isinstance(container["Id"], str):
             return None
-        at = str(published(container))
+        at = published(container, one["port"])
     except (LookupError, TypeError, AttributeError):
         return None
     return AsUser(one["user"], TALK_TIMEOUT, conversation, one, container["Id"], system, at)
@@ -593,18 +611,26 @@ def model(name, one, daemons, system, theirs):
     if container is None or container["State"]["Status"] != "running":
         return found
     found["mounted"] = same_inside(container)
-    found.update(theirs.result() or {} if theirs else conversation(one, container["Id"], system, published(container)))
+    found.update(
+        theirs.result() or {}
+        if theirs
+        else conversation(one, container["Id"], system, published(container, one["port"]))
+    )
     return found
 
 
-def published(container):
-    """The address at which a container is published; "" for none."""
+def published(container, port):
+    """The address at which a container publishes a port; "" for one that publishes none (the host's network), None for
+    one that publishes others: who listens there then is not it, and would get its key."""
     bindings = [bound for ports in (container["HostConfig"]["PortBindings"] or {}).values() for bound in ports or []]
-    return next((binding["HostIp"] for binding in bindings), "")
+    places = [str(binding["HostIp"]) for binding in bindings if binding["HostPort"] == str(port)]
+    return places[0] if places else None if bindings else ""
 
 
 def conversation(one, container, system, at):
     """What a model answers, and which cards it sees inside. at: the address at which it is published."""
+    if at is None:
+        return {"ready": [0, "its container does not publish port {}".format(one["port"])]}
     address = one["address"] or system["address"] or at
     found = answers(one, {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address))
     if one["cards"]:

@@ -9,7 +9,7 @@ import os
 import time
 
 import record
-from common import Failure, Progress, clock, say, write  # (beside this file)
+from common import Failure, Progress, clock, say, told, write  # (beside this file)
 from dockerd import JOBS_PROJECT, Dockerd, begin
 from fetch import obtain
 from images import provide
@@ -31,9 +31,9 @@ def run_all(data):
         for job in group:
             try:
                 run_one(job, data)
-            except (Failure, OSError) as failure:
+            except Exception as error:  # the others run all the same
                 failures += 1
-                say("", "error {}: {}".format(job["name"], failure))
+                say("", "error {}: {}".format(job["name"], told(error)))
     return failures
 
 

@@ -86,15 +86,17 @@ def wait_until_ready(dockerd, name, url, served_name, timeout, cards=True):
     progress, delay, refused = Progress(name), 0.1, None
     restarts = dockerd.state_of(name)["restarts"]
     while True:
-        status, answer = look(dockerd, name, url)
+        # one that is down is not asked: whoever has its port then would get its key, and answer in its place
+        state = dockerd.state_of(name)
+        up = state["status"] == "running" and state["restarts"] <= restarts
+        status, answer = look(dockerd, name, url) if up else (0, "")
         if status == 200 and (served_name is None or json.dumps(served_name) in answer):
             return progress.elapsed()
         refused = refused or time.monotonic() if status in (401, 403) else None
         if refused and time.monotonic() - refused >= KEY_TIMEOUT:
             why = asking.another_key(dockerd.api_key(name), status, url)
             raise Failure("{} {}".format(why, dockerd.logs(name)))
-        state = dockerd.state_of(name)
-        if state["status"] != "running" or state["restarts"] > restarts:
+        if not up:
             code = state["code"]
             if state["status"] == "running":
                 code = dockerd.last_exit(name, int(progress.elapsed()) + 1)

@@ -5,7 +5,7 @@ standard library only), as root.
 
 import json
 
-from common import Failure, say
+from common import Failure, say, told
 from dockerd import Dockerd
 from fetch import hub_of
 from images import pull_alone, repository_of
@@ -37,5 +37,5 @@ def main(job):
                 found = ask(one, given)
                 if found:
                     say(one["name"], "now {}".format(found))
-            except (Failure, OSError) as failure:
-                say("", "error {}: {}".format(one["name"], failure))
+            except Exception as error:  # what a user's daemon says may be anything, and is that user's trouble alone
+                say("", "error {}: {}".format(one["name"], told(error)))

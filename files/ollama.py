@@ -5,7 +5,7 @@ standard library only).
 """
 
 import asking
-from common import Failure, Progress, clock, parsed, say, size, telling  # (beside this file)
+from common import LARGEST, Failure, Progress, clock, parsed, say, size, telling  # (beside this file)
 from remedies import remedy
 
 SILENCE = 600  # seconds without a word from it; a model of hundreds of GB takes minutes to load
@@ -90,8 +90,13 @@ class Ollama:
 
     def answer(self, method, path, data):
         """(status, answer as data)"""
-        pieces = self.request(method, path, data)
-        return next(pieces), as_data(b"".join(pieces))
+        pieces, said = self.request(method, path, data), b""
+        status = next(pieces)
+        for piece in pieces:
+            said += piece
+            if len(said) > LARGEST:
+                raise OSError("its answer is larger than {} bytes".format(LARGEST))
+        return status, as_data(said)
 
     def models(self):
         """The names of what was pulled."""
@@ -127,6 +132,8 @@ class Ollama:
             next(pieces)
             for piece in pieces:
                 *lines, rest = (rest + piece).split(b"\n")
+                if len(rest) > LARGEST:
+                    raise OSError("a line of its answer is larger than {} bytes".format(LARGEST))
                 for line in lines:
                     if line.strip():
                         yield as_data(line)

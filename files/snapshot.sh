@@ -161,9 +161,11 @@ look_nvidia() {
 }
 
 # A process's user, container and name, the last because it may hold anything. The container is in its cgroup's name:
-# docker-<64 hex digits>.scope, docker/…, runc-….scope.
+# docker-<64 hex digits>.scope, docker/…, runc-….scope. A user names those below the own slice of users: its uid is in front.
 holder() {
 	container=$(sed -n 's/.*[-/]\([0-9a-f]\{64\}\).*/\1/p' "/proc/$1/cgroup" 2>/dev/null | head -n 1)
+	uid=$(sed -n '/\/user-[0-9][0-9]*\.slice\//{s|/user-\([0-9]*\)\.slice/.*|#\1|;s|.*#||;p;q;}' "/proc/$1/cgroup")
+	[ -z "$container" ] || [ -z "$uid" ] || container=$uid:$container
 	read -r comm <"/proc/$1/comm"
 	echo "$(stat -c %U "/proc/$1" 2>/dev/null),$container,$comm"
 } 2>/dev/null

@@ -60,6 +60,7 @@ def containers(state: HostState) -> Iterator[str]:
     for container in state.containers:
         if not state.is_ours(container):
             yield f"container {container.name} is not gpurack's"
+            continue
         for word, value in label(container.labels).items():
             if word in FINGERPRINTS:
                 yield f"runs {container.name} {word} {', '.join(value) if isinstance(value, Mapping) else 'set'}"

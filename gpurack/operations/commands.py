@@ -23,8 +23,6 @@ from gpurack.state.snapshot import forget
 
 SAID_NOW = "gpurack errors said at Execute"
 """Key in pyinfra's host data: sentences that need not be said twice in a row."""
-LOCK_FOLDER = f"install -d -m 700 {paths.RUN}"
-"""Makes the folder of locks, or closes it: whoever can open a lock can hold it. (Older versions made it with 0755.)"""
 USER_PROGRAM = 900
 """Seconds that a program may run as a user: it waits for that user's daemon, which may never answer."""
 SIGN_OF_LIFE = 5

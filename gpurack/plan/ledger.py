@@ -109,14 +109,16 @@ def held_by_others(name: str, cards: Sequence[str], spec: Host, state: HostState
     for uuid in cards:
         replaced = spec.entries[name].replaces if name in spec.entries else None
         making_room = {
-            container.id
+            (container.id, state.uid_of(container.user))
             for container in state.containers
             if container.name == replaced and container.user in (spec.entries[name].dockerd, "")
         }
         foreign = [
             process
             for process in state.gpu_processes
-            if process.uuid == uuid and not process.ours(state) and process.container not in making_room
+            if process.uuid == uuid
+            and not process.ours(state)
+            and (process.container, process.whose) not in making_room
         ]
         if not foreign:
             continue

@@ -11,7 +11,7 @@ from gpurack.plan.estimate import refusal
 from gpurack.shell import sh
 from gpurack.spec.fits import AMD_OF_USER
 from gpurack.spec.host import Host
-from gpurack.state.model import Container, HostState
+from gpurack.state.model import Container, HostState, Listener
 
 
 def obstacle(name: str, spec: Host, state: HostState, change: Change) -> str | None:
@@ -116,7 +116,7 @@ def port_holder(name: str, spec: Host, state: HostState) -> str | None:
             (
                 container
                 for container in state.containers
-                if container.running and not state.is_ours(container)
+                if container.running and not state.is_ours(container) and could_hold(container, listener)
                 for ip, port in container.ports
                 if port == model.port and addresses_overlap(wanted, ip or "0.0.0.0")
             ),
@@ -130,6 +130,12 @@ def port_holder(name: str, spec: Host, state: HostState) -> str | None:
         if model.port not in ours or not listener.owner.startswith(("docker-proxy", "rootlesskit")):
             return f"process {listener.owner or '(unknown)'}"
     return None
+
+
+def could_hold(container: Container, listener: Listener) -> bool:
+    """May a listener be this container's? A user's daemon says what it likes of ports, so root must have seen that the
+    listener is that user's."""
+    return not container.user or listener.owner.endswith(f", user {container.user})")
 
 
 def room(holder: str) -> str:

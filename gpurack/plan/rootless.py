@@ -33,6 +33,8 @@ START_AGAIN = sh(
 )
 """dockerd 26.1 starts containers before it knows of CDI: those with cards are left with exit code 128."""
 DROP_IN, HOOK_CONFIG = USER_DROP_IN, USER_HOOK_CONFIG
+BUS = 60
+"""Seconds that a word to a user's systemd may take: the user may stop the program that says it."""
 TMPFILES = "/etc/tmpfiles.d/gpurack.conf"
 SYSCTLS = {"kernel/unprivileged_userns_clone": "1", "user/max_user_namespaces": "28633"}
 SYSCTL_FILE = "/etc/sysctl.d/60-gpurack.conf"
@@ -183,12 +185,12 @@ def at_boot(name: str, user: User) -> list[Step]:
     sentence = f"error the systemd of {name} does not answer. Look: systemctl status user@{user.uid}"
     command = sh(
         "loginctl enable-linger {name} && systemctl start user@{uid}.service && "
-        "{ [ -S {runtime}/bus ] || { {bus} daemon-reload; {bus} start dbus.socket; } 2>/dev/null; }; "
+        "{ [ -S {runtime}/bus ] || { {bus} daemon-reload; {bus} start dbus.socket; } >/dev/null 2>&1; }; "
         "[ -S {runtime}/bus ] || { echo {sentence}; exit 1; }",
         name=name,
         uid=user.uid,
         runtime=user.runtime,
-        bus=sh("{} systemctl --user", as_user(name, user)),
+        bus=sh("timeout -k 5 {} {} systemctl --user", BUS, as_user(name, user)),
         sentence=sentence,
     )
     return [Shell(f"let {name}'s units run from boot on (linger)", command)]

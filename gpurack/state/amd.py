@@ -40,10 +40,12 @@ def processes(lines: Sequence[str]) -> list[GpuProcess]:
     uuids = {said.get("gpu_id", ""): _uuid(said) for said in _described(lines)}
     found = []
     for line in lines:
-        match = re.fullmatch(r"process (\d+),(\d{1,10}),(\d*),([^,]*),([0-9a-f]{64})?,(.*)", line)
+        form = r"process (\d+),(\d{1,10}),(\d*),([^,]*),(?:(\d{1,10}):)?([0-9a-f]{64})?,(.*)"
+        match = re.fullmatch(form, line)
         if match:
-            card, pid, used, user, container, name = (group or "" for group in match.groups())
-            found.append(GpuProcess(uuids.get(card, ""), int(pid), name, _mib(used), user.strip(), container))
+            card, pid, used, user, whose, container, name = (group or "" for group in match.groups())
+            held = uuids.get(card, ""), int(pid), name, _mib(used), user.strip(), container, int(whose or 0) or None
+            found.append(GpuProcess(*held))
     return found
 
 

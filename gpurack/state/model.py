@@ -97,7 +97,8 @@ class Gpu:
 
 @dataclass(frozen=True)
 class GpuProcess:
-    """A process that holds memory (MiB) of a card. container: the id of the one it runs in, "" for none."""
+    """A process that holds memory (MiB) of a card. container: the id of the one it runs in, "" for none. whose: the uid
+    in whose slice of cgroups that is, where that user gives names as they like; None for none, or root's."""
 
     uuid: str
     pid: int
@@ -105,10 +106,14 @@ class GpuProcess:
     memory: int
     user: str
     container: str = ""
+    whose: int | None = None
 
     def ours(self, state: "HostState") -> bool:
         """Does it run in one of our models' containers?"""
-        return any(container.id == self.container for container in state.ours.values())
+        return any(
+            container.id == self.container and state.uid_of(container.user) == self.whose
+            for container in state.ours.values()
+        )
 
 
 MISMATCH = 18
@@ -415,6 +420,10 @@ class HostState:
     def sources(self) -> dict[str, File]:
         """The files in which apt and dnf look for repositories."""
         return {path: file for path, file in self.files.items() if any(fnmatch(path, one) for one in SOURCES)}
+
+    def uid_of(self, user: str) -> int | None:
+        """That of a user with a rootless Docker; None for the host's own, "", and for one who is not there."""
+        return self.users[user].uid if user in self.users else None
 
     def docker_of(self, user: str) -> Mapping[str, Any]:
         """`docker info` of a user's daemon, "" for the host's own; empty when it did not answer."""

@@ -515,13 +515,15 @@ def mib(text: str) -> int:
 
 
 def gpu_processes(lines: Sequence[str]) -> list[GpuProcess]:
-    """`uuid,pid,used_memory`, the user and the container of its cgroup, and its name, which may hold anything."""
+    """`uuid,pid,used_memory`, the user and the container of its cgroup (`uid:id` below a user's slice), and its name,
+    which may hold anything."""
 
     def read(line: str) -> GpuProcess:
-        uuid, pid, used, user, container, name = fields(
-            rf"(GPU-[A-Za-z0-9-]+),(\d{{1,10}}),([^,]*),([^,]*),({ID})?,(.*)", line
+        uuid, pid, used, user, whose, container, name = fields(
+            rf"(GPU-[A-Za-z0-9-]+),(\d{{1,10}}),([^,]*),([^,]*),(?:(\d{{1,10}}):)?({ID})?,(.*)", line
         )
-        return GpuProcess(uuid, int(pid), name.strip() or "a process that has ended", mib(used), user, container)
+        name = name.strip() or "a process that has ended"
+        return GpuProcess(uuid, int(pid), name, mib(used), user, container, int(whose or 0) or None)
 
     return each(lines, read)
 

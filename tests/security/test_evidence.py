@@ -72,3 +72,30 @@ def test_a_users_container_is_not_the_hosts_and_garbage_is_nothing() -> None:
     seen = Seen(parts)
     assert sorted(seen.containers) == [("ada", "alpha"), ("ada", "x;id")]
     assert (seen.daemon("ada")["info"], seen.state.users["ada"].docker, seen.state.containers) == ({}, {}, ())
+
+
+@needs_root
+def test_a_program_that_its_user_stops_has_a_limit_and_nothing_of_roots(
+    script: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("https_proxy", "http://me:secret@proxy")
+    code, said = script.run_as("nobody", 10, "sh", "-c", "id -u; env")
+    assert (code, said.splitlines()[0], "secret" in said) == (0, "65534", False)
+    begun = time.monotonic()
+    assert script.run_as("nobody", 1, "sh", "-c", "kill -STOP $$")[0] != 0
+    assert time.monotonic() - begun < 20
+
+
+def test_what_is_published_elsewhere_is_not_asked_at_a_port_that_anybody_may_have(script: Any) -> None:
+    """It would get the model's key."""
+
+    def publishes(*ports: str) -> dict[str, Any]:
+        bindings = {"8080/tcp": [{"HostIp": "127.0.0.1", "HostPort": port} for port in ports]} if ports else None
+        return {"HostConfig": {"PortBindings": bindings}}
+
+    one = {"port": 8001, "user": "", "address": "", "key": "sk-1"}
+    assert script.published(publishes("8000", "8001"), 8001) == "127.0.0.1"
+    assert script.published(publishes(), 8001) == ""
+    assert script.published(publishes("8000"), 8001) is None
+    found = script.conversation(one, "c1", {"address": "127.0.0.1"}, None)
+    assert found == {"ready": [0, "its container does not publish port 8001"]}

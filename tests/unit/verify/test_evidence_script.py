@@ -93,14 +93,15 @@ def test_files_of_a_home_are_read_as_their_user(
     script.ASKED["homes"] = ["none", "empty", "said"]
     run = script.run
 
-    def as_anna(*words: str) -> tuple[int, str]:
-        assert words[:4] == ("runuser", "-u", "anna", "--")
-        return run(*words[4:])  # type: ignore[no-any-return]
+    def as_anna(user: str, seconds: int, *words: str) -> tuple[int, str]:
+        assert user == "anna"
+        assert 0 < seconds <= 60
+        return run(*words)  # type: ignore[no-any-return]
 
-    monkeypatch.setattr(script, "run", as_anna)
+    monkeypatch.setattr(script, "run_as", as_anna)
     found = script.home_files("anna", str(tmp_path))
     assert found == {str(tmp_path / "empty"): "", str(tmp_path / "said"): "{}\n\n"}
-    monkeypatch.setattr(script, "run", lambda *_: (1, "runuser: may not be used by non-root users"))
+    monkeypatch.setattr(script, "run_as", lambda *_: (1, "setpriv: setresuid failed: Operation not permitted"))
     assert script.home_files("anna", str(tmp_path)) == {}
 
 

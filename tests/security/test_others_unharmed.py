@@ -1,0 +1,171 @@
+"""What one user's programs say or do costs that user's models alone, and whoever has a port gets no key by it."""
+
+from __future__ import annotations
+
+import json
+import stat
+import subprocess
+import threading
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import pytest
+
+from gpurack.locking.manifest import manifest
+from gpurack.plan.obstacles import port_holder
+from gpurack.plan.rootless import at_boot
+from gpurack.plan.steps import Shell
+from gpurack.resources import read_text
+from gpurack.state.amd import processes
+from gpurack.state.model import Listener, User
+from gpurack.state.parse import gpu_processes
+from tests.given import container, host_state, spec
+from tests.security.hosts import runner
+from tests.unit.host_programs import Fakes, container_id, load
+
+ALPHA = spec({"models": {"alpha": {"port": 8000}}})
+
+
+def test_a_users_claim_of_a_port_is_believed_of_that_users_listeners_only() -> None:
+    """Or eve's daemon would keep the host's alpha from ever being changed."""
+    alpha = container("alpha", ports=[("127.0.0.1", 8000)], label={})
+    claimed = container("x", ports=[("127.0.0.1", 8000)], user="eve")
+    held = Listener("127.0.0.1", 8000, "docker-proxy (pid 9, user root)")
+    state = replace(host_state(containers=[alpha]), listeners=(held,))
+    assert port_holder("alpha", ALPHA, state) is None
+    state = replace(state, containers=(*state.containers, claimed))
+    assert port_holder("alpha", ALPHA, state) is None
+    hers = replace(held, owner="rootlesskit (pid 9, user eve)")
+    named = 'container "x", which is not gpurack\'s'
+    assert port_holder("alpha", ALPHA, replace(state, listeners=(hers,))) == named
+
+
+def test_a_cgroup_that_a_user_calls_like_a_container_of_the_hosts_is_not_that() -> None:
+    """Or eve's process would count as alpha's, and its memory as free."""
+    alpha = container("alpha", label={})
+    hers, hosts, roots = gpu_processes([f"GPU-1,7,5,eve,{uid}{alpha.id},x" for uid in ("1001:", "", "0:")])
+    (amds,) = processes([f"process 9,7,1048576,eve,1001:{alpha.id},x"])
+    state = replace(host_state(containers=[alpha]), users={"eve": User(1001, 1001, "/home/eve")})
+    assert [each.ours(state) for each in (hers, hosts, roots, amds)] == [False, True, True, False]
+    hers_now = replace(host_state(containers=[replace(alpha, user="eve")]), users=state.users)
+    assert [each.ours(hers_now) for each in (hers, hosts)] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "said"),
+    [
+        ("0::/user.slice/user-1001.slice/user@1001.service/user-0.slice/docker-{}.scope", "1001:{}"),
+        ("0::/system.slice/docker-{}.scope", "{}"),
+        ("12:pids:/docker/{}\n0::/", "{}"),
+        ("0::/user.slice/user-1001.slice/session-1.scope", ""),
+    ],
+)
+def test_whose_slice_a_process_is_in_is_said_with_its_container(cgroup: str, said: str, tmp_path: Path) -> None:
+    text = read_text("files/snapshot.sh")
+    holder = "holder()" + text.partition("\nholder()")[2].partition("\n}")[0].replace("/proc/", f"{tmp_path}/") + "\n}"
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "cgroup").write_text(cgroup.format("c" * 64) + "\n")
+    (tmp_path / "7" / "comm").write_text("x\n")
+    done = subprocess.run(["sh", "-c", f"{holder}\nholder 7"], capture_output=True, text=True, check=True)
+    assert done.stdout.rstrip().partition(",")[2] == f"{said.format('c' * 64)},x"
+
+
+def test_a_manifest_says_nothing_of_what_a_copy_claims_to_run() -> None:
+    copy = replace(container("alpha", labels={"gpurack.model": '{"port": 6666}'}), user="eve")
+    text = manifest(ALPHA, host_state(containers=[copy]), [])
+    assert "container alpha is not gpurack's" in text
+    assert "6666" not in text
+
+
+def test_a_word_to_a_users_systemd_has_a_limit() -> None:
+    (step,) = at_boot("eve", User(1001, 1001, "/home/eve"))
+    assert isinstance(step, Shell)
+    parts = step.command.split("setpriv --reuid 1001")
+    assert len(parts) == 3
+    assert all(part.endswith("timeout -k 5 60 ") for part in parts[:-1])
+    assert "start dbus.socket; } >/dev/null 2>&1;" in step.command
+
+
+def test_the_lock_of_an_older_version_is_closed_to_others(
+    tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner(tmp_path, fakes, monkeypatch)
+    common = load("common")
+    lock = tmp_path / "run" / "older"
+    lock.parent.mkdir(exist_ok=True)
+    lock.write_text("")
+    lock.chmod(0o644)
+    with common.alone(str(lock)):
+        assert stat.S_IMODE(lock.stat().st_mode) == 0o600
+
+
+class Anybody(BaseHTTPRequestHandler):
+    """Who has the port of a model that is down, and calls itself by its name."""
+
+    seen: ClassVar[list[str | None]] = []
+    body: ClassVar[bytes] = json.dumps({"data": [{"id": "alpha"}]}).encode()
+
+    def do_GET(self) -> None:
+        self.seen.append(self.headers["Authorization"])
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def url() -> Any:
+    Anybody.seen = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), Anybody) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1/models"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("state", [{"status": "exited"}, {"status": "restarting"}, {"restarts": 1}])
+def test_whoever_has_the_port_of_a_model_that_ended_is_not_asked(
+    state: dict[str, Any], url: str, tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = runner(tmp_path, fakes, monkeypatch)
+    monkeypatch.setattr(models, "look", load("models").look)
+    dockerd = models.Dockerd()
+    dockerd.ids["alpha"] = container_id("alpha")
+    said = {"status": "running", "restarts": 0, "code": 1, "error": ""}
+    answers = iter([said])
+    monkeypatch.setattr(dockerd, "state_of", lambda name: next(answers, {**said, **state}))
+    monkeypatch.setattr(dockerd, "api_key", lambda name: "sk-1")
+    with pytest.raises(models.Failure, match="it ended while loading"):
+        models.wait_until_ready(dockerd, "alpha", url, "alpha", 60)
+    assert Anybody.seen == []
+
+
+def test_an_ollama_that_never_ends_its_answer_is_cut_off(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ollama = load("ollama")
+    monkeypatch.setattr(ollama, "LARGEST", 1000)
+    monkeypatch.setattr(Anybody, "body", b"x" * 100_000)
+    server = ollama.Ollama(SimpleNamespace(become=()), url)
+    with pytest.raises(ollama.Failure, match="larger than 1000 bytes"):
+        server.models()
+    monkeypatch.setattr(server, "request", lambda *given: iter([200, *[b"x" * 999] * 9]))
+    with pytest.raises(ollama.Failure, match="larger than 1000 bytes"):
+        list(server.stream("/api/pull", {}))
+
+
+def test_what_one_users_docker_says_of_an_image_keeps_no_other_from_being_asked(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    newest = load("newest")
+    known = {"eve": "[" * 100_000, "mallory": "[7]", "": json.dumps(["r/a@sha256:1f"])}
+    monkeypatch.setattr(newest, "pull_alone", lambda *given: None)
+    monkeypatch.setattr(newest, "Dockerd", lambda user: SimpleNamespace(must=lambda *words: known[user]))
+    asked = [{"name": f"of-{user or 'root'}", "user": user, "image": "r/a"} for user in known]
+    newest.main({"logins": {}, "hf_token": None, "images": asked, "hubs": []})
+    said = capfd.readouterr().out
+    assert "error of-eve: " in said
+    assert "error of-mallory: " in said
+    assert "of-root: now sha256:1f" in said
