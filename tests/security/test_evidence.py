@@ -34,6 +34,20 @@ def endless() -> str:
     return "x" * 5000
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, "null", "7", "{", '{"files": []}'], ids=lambda text: text[:9])
+def test_a_note_beside_weights_is_a_note_or_none(script: Any, text: str) -> None:
+    """A user writes it: nested deep it must not cost the whole host its evidence."""
+    assert script.noted(text) is None
+
+
+@pytest.mark.parametrize("said", ["[" * 100_000, "[]", "7", "null", "", "{"], ids=lambda text: text[:9] or "nothing")
+def test_a_daemon_that_says_anything_knows_nothing(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    """`docker info` of a user's Docker, after its daemon.json was written."""
+    module = load("daemon_json")
+    monkeypatch.setattr(module, "run", lambda *_: (0, said + "\n"))
+    assert module.unmet({"LiveRestoreEnabled": False}, module.info()) == ["an answer"]
+
+
 @needs_root
 def test_a_user_is_asked_by_a_process_of_that_user(script: Any) -> None:
     said = script.AsUser("nobody", 20, whoami).result()
