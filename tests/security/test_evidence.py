@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from gpurack.verify.look import Seen
+from gpurack.verify.look import Seen, Unread
 from tests.unit.host_programs import load
-from tests.unit.verify.test_checks import ID, LABELS, evidence
+from tests.unit.verify.test_checks import ID, IMAGE_ID, LABELS, evidence
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
 
@@ -79,10 +79,25 @@ def test_what_is_not_of_the_form_of_a_daemon_is_none(script: Any, said: Any) -> 
 
 
 def test_a_users_container_is_not_the_hosts_and_garbage_is_nothing() -> None:
-    hers = {"Id": ID, "Name": "/alpha", "Config": {"Labels": LABELS}}
-    daemon = {"info": {"ServerVersion": 7, "NCPU": "x"}, "containers": {"alpha": hers, "x;id": {}}, "images": []}
+    """One container of another form is enough: what that Docker says is that user's word, and fails that user alone."""
+    hers = {
+        "Id": ID, "Name": "/alpha", "Image": IMAGE_ID, "Created": "", "RestartCount": 0, "Config": {"Labels": LABELS},
+        "State": {"Status": "running", "ExitCode": 0, "Error": "", "StartedAt": "", "FinishedAt": ""},
+        "HostConfig": {"PortBindings": None}, "NetworkSettings": {"Ports": None},
+    }  # fmt: skip
     parts = evidence(users={"ada": {"uid": 1, "gid": 1, "home": "/home/ada", "linger": True, "files": {}}})
-    parts["daemons"]["ada"] = daemon
-    seen = Seen(parts)
-    assert sorted(seen.containers) == [("ada", "alpha"), ("ada", "x;id")]
-    assert (seen.daemon("ada")["info"], seen.state.users["ada"].docker, seen.state.containers) == ({}, {}, ())
+    for containers in ({"alpha": hers}, {"alpha": hers, "x;id": {}}):
+        info = {"ServerVersion": 7, "NCPU": "x"}
+        parts["daemons"]["ada"] = {"info": info, "containers": containers, "images": []}
+        seen = Seen(parts)
+        understood = "x;id" not in containers
+        assert sorted(seen.containers) == ([("ada", "alpha")] if understood else [])
+        assert (seen.state.users["ada"].docker, [one.user for one in seen.state.containers]) == (
+            {}, ["ada"] if understood else []
+        )  # fmt: skip
+        if understood:
+            assert seen.daemon("ada")["info"] == {}
+        else:
+            with pytest.raises(Unread, match="could not be understood") as unread:
+                seen.daemon("ada")
+            assert unread.value.mend == "docker ps, of the Docker of ada"
