@@ -8,6 +8,7 @@ that is wrong with it. Hosts' data are described in docs/inventory.md.
 """
 
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -22,8 +23,19 @@ from gpurack.operations.connections import connections as connections_operation
 from gpurack.operations.models import jobs as jobs_operation
 from gpurack.operations.models import models as models_operation
 from gpurack.operations.remove import remove as remove_operation
-from gpurack.plan.jobs import serve_results
-from gpurack.plan.neighbours import far
+from gpurack.plan.host import (
+    CONNECTIONS,
+    DAEMON_JSON,
+    DOCKER,
+    JOBS,
+    MODELS,
+    MODELS_OF_JOBS,
+    ROOTLESS,
+    SERVING,
+    STAGES,
+    TOOLKIT,
+    Stage,
+)
 from gpurack.plan.pins import contradictions
 from gpurack.report import REPORT
 from gpurack.spec.fleet import Fleet, read_fleet, without_models
@@ -39,34 +51,19 @@ _fleets: WeakKeyDictionary[State, Fleet] = WeakKeyDictionary()
 @deploy("GPU host")
 def gpu_host() -> None:
     """Everything: Docker, the NVIDIA Container Toolkit, daemon.json, users' rootless Dockers and the models."""
-    wanted = begin(needs_models=True)
-    become = privilege(wanted)
-    engine.docker(name="Docker", wanted=wanted, **become)
-    engine.nvidia_toolkit(name="NVIDIA Container Toolkit", wanted=wanted, models_follow=True, **become)
-    engine.daemon_json(name="daemon.json", wanted=wanted, **become)
-    if wanted.users:
-        engine.rootless(name="Rootless Docker", wanted=wanted, models_follow=True, **become)
-    models_and_jobs(wanted, become)
+    carry_out(STAGES, begin(needs_models=True))
 
 
 @deploy("Docker")
 def docker() -> None:
     """Docker alone, the inventory's keys in its daemon.json, and users' rootless Dockers."""
-    wanted = begin()
-    become = privilege(wanted)
-    engine.docker(name="Docker", wanted=wanted, **become)
-    engine.daemon_json(name="daemon.json", wanted=wanted, toolkit=False, **become)
-    if wanted.users:
-        engine.rootless(name="Rootless Docker", wanted=wanted, **become)
+    carry_out((DOCKER, DAEMON_JSON, ROOTLESS), begin())
 
 
 @deploy("NVIDIA")
 def nvidia_toolkit() -> None:
     """The NVIDIA Container Toolkit alone, and what Docker needs to use it; Docker must be there."""
-    wanted = begin()
-    become = privilege(wanted)
-    engine.nvidia_toolkit(name="NVIDIA Container Toolkit", wanted=wanted, **become)
-    engine.daemon_json(name="daemon.json", wanted=wanted, **become)
+    carry_out((TOOLKIT, DAEMON_JSON), begin())
 
 
 @deploy("Models")
@@ -74,8 +71,7 @@ def models() -> None:
     """The models alone, on a host that has Docker (and the toolkit, for cards). `--data prune=ollama`: what an ollama
     has pulled beside the models that are listed goes. `--data renew=yes`: containers with settings of an older gpurack
     are recreated."""
-    wanted = begin(needs_models=True)
-    models_and_jobs(wanted, privilege(wanted))
+    carry_out(SERVING, begin(needs_models=True))
 
 
 @deploy("Remove")
@@ -87,17 +83,24 @@ def remove() -> None:
     remove_operation(name="Remove", wanted=wanted, what=what, **privilege(wanted))
 
 
-def models_and_jobs(wanted: Host, become: dict[str, Any]) -> None:
-    """Models first, because people wait for them; then jobs, and the models that serve what a job makes; then what
-    services reach on other hosts."""
-    asked = {"renew": host.data.get("renew"), **become}
-    models_operation(name="Models", wanted=wanted, prune=host.data.get("prune"), **asked)
-    if wanted.jobs:
-        jobs_operation(name="Jobs", wanted=wanted, **become)
-    if serve_results(wanted):
-        models_operation(name="Models of jobs", wanted=wanted, after_jobs=True, **asked)
-    if any(far(wanted)):
-        connections_operation(name="Connections", wanted=wanted, **become)
+def carry_out(stages: Sequence[Stage], wanted: Host) -> None:
+    """The operation of each of these stages that the host's inventory asks for."""
+    become, models_follow = privilege(wanted), {"models_follow": MODELS in stages}
+    renew = {"renew": host.data.get("renew")}
+    operations: Mapping[Stage, tuple[Callable[..., Any], dict[str, Any]]] = {
+        DOCKER: (engine.docker, {}),
+        TOOLKIT: (engine.nvidia_toolkit, models_follow),
+        DAEMON_JSON: (engine.daemon_json, {"toolkit": TOOLKIT in stages}),
+        ROOTLESS: (engine.rootless, models_follow),
+        MODELS: (models_operation, {"prune": host.data.get("prune"), **renew}),
+        JOBS: (jobs_operation, {}),
+        MODELS_OF_JOBS: (models_operation, {"after_jobs": True, **renew}),
+        CONNECTIONS: (connections_operation, {}),
+    }
+    for stage in stages:
+        if stage.applies(wanted):
+            operation, arguments = operations[stage]
+            operation(name=stage.name, wanted=wanted, **arguments, **become)
 
 
 def begin(needs_models: bool = False) -> Host:

@@ -9,11 +9,9 @@ from pyinfra.api.inventory import Inventory
 from gpurack import screen
 from gpurack.host_data import not_understood
 from gpurack.looks import look_at_all
-from gpurack.plan.daemon_json import plan_daemon_json
-from gpurack.plan.docker import plan_docker
+from gpurack.plan.host import SET_UP, Run
 from gpurack.plan.jobs import awaiting, plan_jobs
 from gpurack.plan.models import plan_models
-from gpurack.plan.nvidia_toolkit import plan_toolkit
 from gpurack.spec import host as spec
 from gpurack.spec.secrets import read_secrets
 from gpurack.state.model import HostState
@@ -59,16 +57,14 @@ def findings(wanted: spec.Host, seen: HostState) -> Iterator[tuple[Kind, str]]:
     if seen.blind:
         yield "error", seen.blind
         return
-    for part in (
-        plan_docker(wanted, seen, unattended=False),
-        plan_toolkit(wanted, seen),
-        plan_daemon_json(wanted, seen, unattended=False, toolkit=True),
-    ):
+    down: Mapping[str, str] = {}
+    for part in (stage.plan(wanted, seen, Run()) for stage in SET_UP if stage.applies(wanted)):
         yield from (("change", step.reason) for step in part.steps)
         yield from (("error", error) for error in part.errors)
+        down = part.down or down
     later = awaiting(wanted, seen)
     for plan in (
-        plan_models(wanted, seen, read_secrets(wanted), salt=secrets.token_hex(16), left_out=later),
+        plan_models(wanted, seen, read_secrets(wanted), salt=secrets.token_hex(16), down=down, left_out=later),
         plan_jobs(wanted, seen),
     ):
         yield from (("warning", warning) for warning in plan.warnings)

@@ -4,12 +4,13 @@ stands in the JSON cases), gpurack's own types out."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
 from gpurack import paths
 from gpurack.plan import compose
+from gpurack.plan.steps import Step, WriteFile, WriteFiles
 from gpurack.spec.fleet import check_fleet
 from gpurack.spec.host import Host
 from gpurack.state import rpm
@@ -125,6 +126,12 @@ class Trusting(dict[Any, Any]):
 
     def get(self, key: str, default: Any = None) -> Any:
         return self.known
+
+
+def written_by(steps: Iterable[Step]) -> dict[str, WriteFile]:
+    """Path → file of all that these steps write."""
+    files = [file for step in steps for file in (step.files if isinstance(step, WriteFiles) else (step,))]
+    return {file.path: file for file in files if isinstance(file, WriteFile)}
 
 
 def framed(lines: Sequence[str]) -> list[str]:

@@ -13,12 +13,12 @@ from typing_extensions import override
 from gpurack import paths
 from gpurack.plan.daemon_json import Apply
 from gpurack.plan.rootless import SetUp
-from gpurack.plan.steps import Folder, SetAside, Shell, Step, WriteFile
+from gpurack.plan.steps import Folder, SetAside, Shell, Step, WriteFile, WriteFiles
 from gpurack.remote import Command
 from gpurack.report import REPORT, reasons_of
 from gpurack.resources import program as whole_program
 from gpurack.resources import read_text
-from gpurack.shell import NOTHING, Sh, sh, word
+from gpurack.shell import NOTHING, Sh, all_of, sh, word
 from gpurack.state.snapshot import forget
 
 SAID_NOW = "gpurack errors said at Execute"
@@ -95,6 +95,8 @@ def carry_out(step: Step) -> Iterator[PyinfraCommand]:
     """The commands of one step of a plan."""
     if isinstance(step, WriteFile):
         yield write_file(step.path, step.content, step.mode)
+    elif isinstance(step, WriteFiles):
+        yield write_files(step.files)
     elif isinstance(step, SetAside):
         kept = sh(
             "install -d -m 700 {folder} && mv {} {kept} && chmod 600 {kept}",
@@ -125,17 +127,26 @@ def folders() -> str:
 def write_file(path: str, content: str, mode: str) -> Changing:
     """Beside its place, then renamed: killed at any point there is the old file or the new one. (pyinfra's files.put
     stages in /tmp, copies, then changes the mode.) The content goes by standard input, so it is in no argv."""
+    return write_files([WriteFile("", path, content, mode)])
+
+
+def write_files(files: Sequence[WriteFile]) -> Changing:
+    """Each as `write_file` writes one, by one command."""
+    each = [
+        sh(
+            "mkdir -p -m 755 {folder} && head -c {size} > {beside} && chmod {mode} {beside} && mv -f {beside} {place}",
+            folder=file.path.rpartition("/")[0],
+            size=len(file.content.encode()),
+            beside=f"{file.path}.gpurack-new",
+            mode=file.mode,
+            place=file.path,
+        )
+        for file in files
+    ]
     # two runs at once on a fresh host write the same file; the lock of the models may be held for minutes
-    command = sh(
-        "umask 077 && mkdir -p -m 755 {folder} && install -d -m 700 {run} && exec 9>{run}/files && flock 9 && "
-        "cat > {beside} && chmod {mode} {beside} && mv -f {beside} {place}",
-        folder=path.rpartition("/")[0],
-        run=paths.RUN,
-        beside=f"{path}.gpurack-new",
-        mode=mode,
-        place=path,
-    )
-    return Changing(script(command), _stdin=content)
+    alone = sh("umask 077 && install -d -m 700 {run} && exec 9>{run}/files && flock 9", run=paths.RUN)
+    text = "".join(file.content for file in files)
+    return Changing(script(all_of([alone, *each])), _stdin=text)
 
 
 def apply_daemon_json(step: Apply) -> Streamed:

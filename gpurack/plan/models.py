@@ -16,7 +16,7 @@ from gpurack.plan.drift import Change, compare, salt_of
 from gpurack.plan.job import Project, make_job
 from gpurack.plan.nvidia_driver import other_driver
 from gpurack.plan.obstacles import blocked, mismatch, obstacle, too_large, unfit
-from gpurack.plan.steps import Shell, Step, written
+from gpurack.plan.steps import Shell, Step, WriteFile, WriteFiles, is_written, written
 from gpurack.resources import read_text, render
 from gpurack.shell import sh
 from gpurack.spec.host import Host
@@ -228,9 +228,12 @@ def closed_to_others(state: HostState) -> list[Step]:
 def host_files(state: HostState) -> list[Step]:
     """The runner and the boot unit, where they are missing or differ."""
     steps: list[Step] = []
-    for path, mode in (*((part, "644") for part in paths.RUNNER_PARTS), (paths.RUNNER, "755")):
-        text = read_text(f"files/{path.rpartition('/')[2]}")
-        steps += written(f"the models' runner, {path}", path, text, state, mode)
+    runner = [
+        WriteFile("", path, read_text(f"files/{path.rpartition('/')[2]}"), mode)
+        for path, mode in (*((part, "644") for part in paths.RUNNER_PARTS), (paths.RUNNER, "755"))
+    ]
+    if stale_files := tuple(file for file in runner if not is_written(file, state)):
+        steps.append(WriteFiles(f"the models' runner, {paths.LIB}", stale_files))
     if state.exposed:
         files = sorted(state.exposed)
         steps.append(Shell(f"close {' '.join(files)} to others than root", sh("chmod go= -- {}", files)))

@@ -28,12 +28,23 @@ class WriteFile(Step):
     mode: str = "644"
 
 
+@dataclass(frozen=True)
+class WriteFiles(Step):
+    """Several files as one step, in this order."""
+
+    files: tuple[WriteFile, ...]
+
+
 def written(reason: str, path: str, content: str, state: HostState, mode: str = "644") -> list[Step]:
     """What makes a file of root's what it should be: nothing where the host has it, with this text and mode."""
-    there = state.files.get(path)
-    if there and (there.text, int(there.mode, 8), there.uid) == (content, int(mode, 8), 0):
-        return []
-    return [WriteFile(reason, path, content, mode)]
+    file = WriteFile(reason, path, content, mode)
+    return [] if is_written(file, state) else [file]
+
+
+def is_written(file: WriteFile, state: HostState) -> bool:
+    """Does the host have a file of root's, with this text and mode?"""
+    there = state.files.get(file.path)
+    return there is not None and (there.text, int(there.mode, 8), there.uid) == (file.content, int(file.mode, 8), 0)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from gpurack.plan.ledger import other_than_expected
 from gpurack.plan.models import host_files
 from gpurack.plan.packages import Pin, Repository, installed, upstream
 from gpurack.plan.platforms import TOOLKIT_PACKAGES, Platform, platform_of, unsupported
-from gpurack.plan.steps import SetAside, Step, WriteFile
+from gpurack.plan.steps import SetAside, Step, WriteFile, WriteFiles
 from gpurack.shell import Sh, by_ssh, sh
 from gpurack.spec.merge import patch
 from gpurack.spec.seats import hardware
@@ -139,6 +139,9 @@ def as_drift(step: Step, server: Server) -> Iterator[Drift]:
             yield Drift(step.path, "as gpurack writes it", difference(step.content, said))
         else:
             yield from other_access(step.path, step.mode, server)
+    elif isinstance(step, WriteFiles):
+        for file in step.files:
+            yield from as_drift(file, server)
     elif isinstance(step, SetAside):
         yield Drift(step.path, "no second file of the repository", "one")
 

@@ -16,12 +16,14 @@ import pytest
 from pyinfra.api.state import StateStage
 from pyinfra.context import ctx_host
 
+from gpurack import paths
 from gpurack.operations import engine, remove
 from gpurack.operations import models as models_operation
-from gpurack.operations.commands import Refusal, carry_out, slow, write_file
+from gpurack.operations.commands import Refusal, carry_out, slow, write_file, write_files
+from gpurack.plan import host as plan_host
 from gpurack.plan.packages import Packages, Pin
 from gpurack.plan.platforms import platform_of
-from gpurack.plan.steps import SetAside, Shell
+from gpurack.plan.steps import SetAside, Shell, WriteFile
 from gpurack.resources import read_text
 from gpurack.shell import sh
 from gpurack.spec.fleet import check_fleet
@@ -105,6 +107,11 @@ def matches(command: Any, form: Any, state: HostState) -> bool:
         content = form["content"] if "content" in form else read_text(form["content_of"])
         wanted = write_file(form["write"], content, form.get("mode", "644"))
         return (str(command), stdin) == (str(wanted), content)
+    if "runner_but" in form:  # all files of the models' runner but these, which are there
+        files = [(path, "644") for path in paths.RUNNER_PARTS] + [(paths.RUNNER, "755")]
+        missing = [(path, mode) for path, mode in files if path.rpartition("/")[2] not in form["runner_but"]]
+        texts = [WriteFile("", path, read_text(f"files/{path.rpartition('/')[2]}"), mode) for path, mode in missing]
+        return (str(command), stdin) == (str(write_files(texts)), "".join(text.content for text in texts))
     if "aside" in form:
         return str(command) == str(next(carry_out(SetAside("", form["aside"]))))
     if "refuse" in form:
@@ -182,7 +189,7 @@ def test_a_mistake_of_gpuracks_own_fails_its_host_only(name: str, monkeypatch: p
     def confused(*args: object, **more: object) -> None:
         raise KeyError("gpus")
 
-    for module in (engine, models_operation, remove):
+    for module in (plan_host, models_operation, remove):
         for planner in vars(module).copy():
             if planner.startswith("plan_"):
                 monkeypatch.setattr(module, planner, confused)

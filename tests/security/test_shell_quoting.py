@@ -62,6 +62,7 @@ REAL = (
     "cut",
     "date",
     "grep",
+    "head",
     "mktemp",
     "sed",
     "sh",

@@ -17,12 +17,12 @@ from gpurack.plan.job import groups
 from gpurack.plan.ledger import assign
 from gpurack.plan.models import ModelsPlan, host_files, plan_models
 from gpurack.plan.obstacles import addresses_overlap
-from gpurack.plan.steps import Shell, WriteFile
+from gpurack.plan.steps import Shell
 from gpurack.resources import read_text
 from gpurack.shell import sh
 from gpurack.spec.host import Host
 from gpurack.state.model import Container, HostState
-from tests.given import SALT, container, host_state, models, running, spec, uuid
+from tests.given import SALT, container, host_state, models, running, spec, uuid, written_by
 
 READY = [200, '{"data":[{"id":"alpha"},{"id":"beta"}]}']
 
@@ -42,7 +42,7 @@ def settled(wanted: Host, *over: Container, keys: dict[str, str] | None = None, 
         name: compose.labelled(name, wanted, state, cards[name], json.loads(ours[name].labels["gpurack.model"]))
         for name in names
     }
-    files = {step.path: step.content for step in host_files(state) if isinstance(step, WriteFile)}
+    files = {path: file.content for path, file in written_by(host_files(state)).items()}
     after = host_state(
         files={**files, paths.compose_file(""): compose.document(services)},
         units={"gpurack.service": "loaded active enabled"},
@@ -82,20 +82,7 @@ BOTH = models(alpha={"gpus": [0]}, beta={"gpus": [1]})
 def test_a_first_run_creates() -> None:
     found = plan(BOTH, replace(host_state(gpus=4), weights={"/w/a.gguf": 1}))
     assert found.reasons == [
-        "the models' runner, /usr/local/lib/gpurack/asking.py",
-        "the models' runner, /usr/local/lib/gpurack/boot.py",
-        "the models' runner, /usr/local/lib/gpurack/common.py",
-        "the models' runner, /usr/local/lib/gpurack/dockerd.py",
-        "the models' runner, /usr/local/lib/gpurack/fetch.py",
-        "the models' runner, /usr/local/lib/gpurack/hashes.py",
-        "the models' runner, /usr/local/lib/gpurack/images.py",
-        "the models' runner, /usr/local/lib/gpurack/jobs.py",
-        "the models' runner, /usr/local/lib/gpurack/ollama.py",
-        "the models' runner, /usr/local/lib/gpurack/record.py",
-        "the models' runner, /usr/local/lib/gpurack/remedies.py",
-        "the models' runner, /usr/local/lib/gpurack/request.py",
-        "the models' runner, /usr/local/lib/gpurack/safe_paths.py",
-        "the models' runner, /usr/local/lib/gpurack/models.py",
+        "the models' runner, /usr/local/lib/gpurack",
         "the unit that starts the models at boot, gpurack.service",
         "enable gpurack.service",
         "create alpha: new",
@@ -484,8 +471,8 @@ def test_the_runner_and_the_unit_are_kept_current() -> None:
     state = settled(ALPHA)
     old_runner = {**state.files, paths.RUNNER: replace(state.files[paths.RUNNER], content=b"old")}
     (step,) = plan(ALPHA, replace(state, files=old_runner)).steps
-    assert isinstance(step, WriteFile)
-    assert (step.path, step.content, step.mode) == (paths.RUNNER, read_text("files/models.py"), "755")
+    (file,) = written_by([step]).values()
+    assert (file.path, file.content, file.mode) == (paths.RUNNER, read_text("files/models.py"), "755")
     (step,) = plan(ALPHA, replace(state, units={})).steps
     assert step == Shell("enable gpurack.service", sh("systemctl enable -q gpurack.service"))
 

@@ -15,7 +15,7 @@ from gpurack.spec.host import Host
 from gpurack.state.model import HostState
 from gpurack.verify import look, test_hosts
 from gpurack.verify.lab import Server
-from tests.given import spec
+from tests.given import spec, written_by
 from tests.unit.verify.test_checks import WANTED, drifts, evidence
 
 DEBIAN = PLATFORMS["debian", "13"]
@@ -195,7 +195,7 @@ def right() -> dict[str, dict[str, Any]]:
     state = server(cards=None).state
     repository = docker.ce_repository(WANTED, state, DEBIAN)
     written = [*DEBIAN.packages.repository(repository, state), *host_files(HostState())]
-    files = {step.path: file(step.content, step.mode) for step in written if isinstance(step, WriteFile)}
+    files = {path: file(one.content, one.mode) for path, one in written_by(written).items()}
     return {**files, paths.LIB: file(None, "755")}
 
 

@@ -1,0 +1,46 @@
+"""One table of stages: what a deploy runs and what `plan --live` shows."""
+
+from dataclasses import replace
+
+import pytest
+
+from gpurack.live import findings
+from gpurack.plan.host import DAEMON_JSON, DOCKER, ROOTLESS, SET_UP, STAGES, TOOLKIT, Run
+from gpurack.state.model import User
+from tests.given import host_state, models, spec
+
+BARE = host_state(gpus=1)
+ADA = {"docker": {"rootless": {"ada": {}}}}
+
+
+def test_the_order_of_a_run() -> None:
+    assert [stage.name for stage in STAGES] == [
+        "Docker", "NVIDIA Container Toolkit", "daemon.json", "Rootless Docker",
+        "Models", "Jobs", "Models of jobs", "Connections",
+    ]  # fmt: skip
+
+
+def test_a_stage_that_the_inventory_does_not_ask_for_is_left_out() -> None:
+    plain = models(alpha={})
+    assert [stage.name for stage in STAGES if stage.applies(plain)] == [
+        "Docker", "NVIDIA Container Toolkit", "daemon.json", "Models",
+    ]  # fmt: skip
+    assert ROOTLESS.applies(spec(ADA))
+
+
+@pytest.mark.parametrize("stage", SET_UP, ids=lambda stage: stage.name)
+def test_live_shows_the_changes_and_errors_of_every_stage(stage: object) -> None:
+    wanted = spec({**ADA, "models": {"alpha": {"port": 8000, "gpus": [0]}}, "hardware": {"A30": 4}})
+    state = replace(BARE, users={"ada": User(1001, 1001, "/home/ada")})
+    shown = list(findings(wanted, state))
+    plan = next(one for one in (DOCKER, TOOLKIT, DAEMON_JSON, ROOTLESS) if one is stage).plan(wanted, state, Run())
+    assert plan.steps, "this host needs every stage"
+    for step in plan.steps:
+        assert ("change", step.reason) in shown
+
+
+def test_live_names_a_user_who_cannot_have_a_docker() -> None:
+    wanted = spec({**ADA, "models": {"alpha": {"port": 8000, "user": "ada"}}})
+    errors = [text for kind, text in findings(wanted, BARE) if kind == "error"]
+    assert [error for error in errors if error.startswith("alpha: ")]
+    assert any("ada" in error for error in errors)
