@@ -23,7 +23,7 @@ def endpoint(host_name: str, host: Host, model: Model) -> str:
 
 
 def others_reach(model: Model) -> bool:
-    """Do other machines reach a model? In the host's own network it is where its server listens, whatever `bind` says."""
+    """Do other machines reach a model? In the host's own network its server listens where it likes, not at `bind`."""
     return not on_loopback(model.bind) or model.compose.get("network_mode") == "host"
 
 
