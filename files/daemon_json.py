@@ -116,9 +116,10 @@ def back_up(old):
 def info():
     code, output = run("docker", "info", "--format", "{{json .}}")
     try:
-        return json.loads(output.splitlines()[0]) if code == 0 else {}
-    except (ValueError, IndexError):
+        said = json.loads(output.splitlines()[0]) if code == 0 else {}
+    except (ValueError, IndexError, RecursionError):
         return {}
+    return said if isinstance(said, dict) else {}
 
 
 def unmet(expected, found):

@@ -521,7 +521,7 @@ def noted(text):
     beside weights by path."""
     try:
         said = json.loads(text or "null")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return said if isinstance(said, dict) and isinstance(said.get("files"), dict) else None
 

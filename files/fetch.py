@@ -362,6 +362,14 @@ def needed(listed):
     return chosen + parts
 
 
+def listing_of(hub):
+    """A hub's list of files, checked; `commit` of the hub is known then. Raises Failure, whatever it answers."""
+    try:
+        return checked_list(hub.hub, hub.listing(), hub.commit)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise Failure("{} does not answer as a hub does; see mirrors".format(hub.hub)) from None
+
+
 def checked_list(hub, listed, commit):
     """A hub's list of files, each of which is a path below the repository's folder and nothing else. Raises Failure for
     any other path: it would become one of root's on this host; ValueError for what is no list."""
@@ -385,10 +393,7 @@ def fetch_folder(name, hub, wanted):
     """A repository's needed files, each checked, in a folder that is put into its place when it is whole. What it is,
     the commit first, is written down beside it in PATH.json."""
     path = wanted["path"]
-    try:
-        listed = checked_list(hub.hub, hub.listing(), hub.commit)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise Failure("{} does not answer as a hub does; see mirrors".format(hub.hub)) from None
+    listed = listing_of(hub)
     files = chosen_file(listed, wanted["file"], hub.repo) if "file" in wanted else needed(listed)
     files = agreed(hub, files, wanted)
     found = {"commit": hub.commit, "files": {file: {"size": count, "sha256": sha256} for file, count, sha256 in files}}

@@ -3,11 +3,9 @@ runs; a hub is asked for its commit. Runs with the models' runner's parts, on th
 standard library only), as root.
 """
 
-import json
-
-from common import Failure, say, told
+from common import Failure, parsed, say, told
 from dockerd import Dockerd
-from fetch import hub_of
+from fetch import hub_of, listing_of
 from images import pull_alone, repository_of
 
 
@@ -15,7 +13,8 @@ def digest(one, logins):
     """By which the registry knows an image now; `sha256:…`."""
     dockerd = Dockerd(one["user"])
     pull_alone(dockerd, one["name"], one["image"], logins)
-    known = json.loads(dockerd.must("image", "inspect", "--format", "{{json .RepoDigests}}", one["image"])) or []
+    said = parsed(dockerd.must("image", "inspect", "--format", "{{json .RepoDigests}}", one["image"]))
+    known = [name for name in said if isinstance(name, str)] if isinstance(said, list) else []
     own = [name for name in known if name.partition("@")[0] == repository_of(one["image"])]
     if not known:
         raise Failure("no registry knows the image {}".format(one["image"]))
@@ -25,7 +24,7 @@ def digest(one, logins):
 def commit(one, token):
     """At which a hub's branch is now, and for which weights that is asked; None where the hub does not say."""
     hub = hub_of(one["fetch"], token)
-    hub.listing()
+    listing_of(hub)
     return hub.commit and "{} for {}".format(hub.commit, one["place"])
 
 

@@ -22,6 +22,11 @@ def endpoint(host_name: str, host: Host, model: Model) -> str:
     return f"http://{where}:{model.port}{ENGINES[model.engine].base_path}"
 
 
+def others_reach(model: Model) -> bool:
+    """Do other machines reach a model? In the host's own network its server listens where it likes, not at `bind`."""
+    return not on_loopback(model.bind) or model.compose.get("network_mode") == "host"
+
+
 def on_loopback(bind: str) -> bool:
     """Does nobody but the host itself reach a model that binds to this word or address?
 

@@ -17,6 +17,8 @@ JSON_LIMIT = 64 << 20
 YAML_LIMIT = 512 << 10
 """Characters: a compose.yaml of a hundred models has 300,000."""
 DEPTH = 64
+LONGEST_REASON = 300
+"""Characters of an error in a sentence: it may quote what the host said."""
 
 
 def json_from_host(text: str | bytes, limit: int = JSON_LIMIT) -> Any:
@@ -81,6 +83,8 @@ def not_understood(error: Exception) -> str:
     if isinstance(error, ValidationError):  # of a lock
         wrong = error.errors()[0]
         text = f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}"
+    text = " ".join(text.split())
+    text = text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}…"
     return f"what the host said could not be understood ({type(error).__name__}: {text}); please report this."
 
 

@@ -82,7 +82,7 @@ class OpenWebui(Engine):
     def unclaimed(self, model: Model, name: str) -> str | None:
         """Its own volume. An entry may give the account by variables, turn accounts off, or bring a database of its
         own, of which nothing is known."""
-        given = model.keys or "WEBUI_ADMIN_PASSWORD" in model.env
+        given = model.keys or all(model.env.get(name) for name in ("WEBUI_ADMIN_EMAIL", "WEBUI_ADMIN_PASSWORD"))
         elsewhere = "DATABASE_URL" in model.env or DATA in str(model.compose.get("volumes"))
         off = model.env.get("WEBUI_AUTH", "True").lower() != "true"
         return None if given or elsewhere or off else volume(name)

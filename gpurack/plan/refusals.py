@@ -7,7 +7,7 @@ would create or recreate, and a warning for what stays. A new one is a function 
 import ipaddress
 from collections.abc import Callable, Iterator, Mapping
 
-from gpurack.endpoints import on_loopback
+from gpurack.endpoints import others_reach
 from gpurack.engines import ENGINES
 from gpurack.plan import compose
 from gpurack.spec.host import Host
@@ -49,7 +49,7 @@ def unclaimed_volumes(spec: Host) -> dict[str, tuple[str, str]]:
     return {
         name: (model.dockerd, f"{compose.PROJECT}_{volume}")
         for name, model in spec.services.items()
-        if model.enabled and not on_loopback(model.bind) and (volume := ENGINES[model.engine].unclaimed(model, name))
+        if model.enabled and others_reach(model) and (volume := ENGINES[model.engine].unclaimed(model, name))
     }
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
-from gpurack.endpoints import on_loopback
+from gpurack.endpoints import others_reach
 from gpurack.engines import ENGINES, weights_of
 from gpurack.engines.base import normal
 from gpurack.engines.known_flags import doubtful
@@ -95,7 +95,7 @@ def of_entry(entry: Model | Job, made: Container[str | None]) -> list[str]:
         found += removed_flags(entry) + doubtful(entry)
         if settings := ENGINES[entry.engine].prompt_logs(entry):
             found.append(f"{', '.join(settings)}: what people ask is written into its log, where the host keeps it.")
-        if ENGINES[entry.engine].unclaimed(entry, "") and not on_loopback(entry.bind):
+        if ENGINES[entry.engine].unclaimed(entry, "") and others_reach(entry):
             found.append(f"until its database has an account, {FIRST_ACCOUNT}")
     if isinstance(entry.image, BuildImage) and (problem := unproven_source(entry.image.build)):
         found.append(problem)
@@ -115,7 +115,7 @@ def unproven_source(build: Build) -> str | None:
 def open_doors(model: Model) -> list[str]:
     """Through which anybody uses a model that is not for the host alone."""
     engine = ENGINES[model.engine]
-    if on_loopback(model.bind):
+    if not others_reach(model):
         return []
     if model.api_key is None and not model.keys:
         return [] if "api_key" in engine.unused else ["no key, open to everybody who reaches the host (api_key: null)."]

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from gpurack.verify.look import Seen
+from gpurack.verify.look import Seen, Unread
 from tests.unit.host_programs import load
-from tests.unit.verify.test_checks import ID, LABELS, evidence
+from tests.unit.verify.test_checks import ID, IMAGE_ID, LABELS, evidence
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
 
@@ -32,6 +32,20 @@ def silent() -> None:
 
 def endless() -> str:
     return "x" * 5000
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "null", "7", "{", '{"files": []}'], ids=lambda text: text[:9])
+def test_a_note_beside_weights_is_a_note_or_none(script: Any, text: str) -> None:
+    """A user writes it: nested deep it must not cost the whole host its evidence."""
+    assert script.noted(text) is None
+
+
+@pytest.mark.parametrize("said", ["[" * 100_000, "[]", "7", "null", "", "{"], ids=lambda text: text[:9] or "nothing")
+def test_a_daemon_that_says_anything_knows_nothing(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    """`docker info` of a user's Docker, after its daemon.json was written."""
+    module = load("daemon_json")
+    monkeypatch.setattr(module, "run", lambda *_: (0, said + "\n"))
+    assert module.unmet({"LiveRestoreEnabled": False}, module.info()) == ["an answer"]
 
 
 @needs_root
@@ -65,13 +79,28 @@ def test_what_is_not_of_the_form_of_a_daemon_is_none(script: Any, said: Any) -> 
 
 
 def test_a_users_container_is_not_the_hosts_and_garbage_is_nothing() -> None:
-    hers = {"Id": ID, "Name": "/alpha", "Config": {"Labels": LABELS}}
-    daemon = {"info": {"ServerVersion": 7, "NCPU": "x"}, "containers": {"alpha": hers, "x;id": {}}, "images": []}
+    """One container of another form is enough: what that Docker says is that user's word, and fails that user alone."""
+    hers = {
+        "Id": ID, "Name": "/alpha", "Image": IMAGE_ID, "Created": "", "RestartCount": 0, "Config": {"Labels": LABELS},
+        "State": {"Status": "running", "ExitCode": 0, "Error": "", "StartedAt": "", "FinishedAt": ""},
+        "HostConfig": {"PortBindings": None}, "NetworkSettings": {"Ports": None},
+    }  # fmt: skip
     parts = evidence(users={"ada": {"uid": 1, "gid": 1, "home": "/home/ada", "linger": True, "files": {}}})
-    parts["daemons"]["ada"] = daemon
-    seen = Seen(parts)
-    assert sorted(seen.containers) == [("ada", "alpha"), ("ada", "x;id")]
-    assert (seen.daemon("ada")["info"], seen.state.users["ada"].docker, seen.state.containers) == ({}, {}, ())
+    for containers in ({"alpha": hers}, {"alpha": hers, "x;id": {}}):
+        info = {"ServerVersion": 7, "NCPU": "x"}
+        parts["daemons"]["ada"] = {"info": info, "containers": containers, "images": []}
+        seen = Seen(parts)
+        understood = "x;id" not in containers
+        assert sorted(seen.containers) == ([("ada", "alpha")] if understood else [])
+        assert (seen.state.users["ada"].docker, [one.user for one in seen.state.containers]) == (
+            {}, ["ada"] if understood else []
+        )  # fmt: skip
+        if understood:
+            assert seen.daemon("ada")["info"] == {}
+        else:
+            with pytest.raises(Unread, match="could not be understood") as unread:
+                seen.daemon("ada")
+            assert unread.value.mend == "docker ps, of the Docker of ada"
 
 
 @needs_root

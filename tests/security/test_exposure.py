@@ -232,6 +232,7 @@ def test_a_page_for_the_lab_without_a_first_account_is_not_made() -> None:
     [
         {"bind": "loopback"},
         {"bind": "lan", "keys": {"admin@uni.example": {"env": "PASSWORD"}}},
+        {"bind": "lan", "env": {"WEBUI_ADMIN_EMAIL": "admin@uni.example", "WEBUI_ADMIN_PASSWORD": "correct horse"}},
         {"bind": "lan", "env": {"WEBUI_AUTH": "False"}},
         {"bind": "lan", "env": {"DATABASE_URL": "postgresql://db/chat"}},
         {"bind": "lan", "compose": {"volumes": ["old_webui:/app/backend/data"]}},
@@ -246,11 +247,32 @@ def test_what_needs_none_is_made(fields: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "fields", [{"env": {"ENABLE_SIGNUP": "False"}}, {"compose": {"volumes": ["/etc/ssl:/etc/ssl:ro"]}}], ids=str
+    "fields",
+    [
+        {"env": {"ENABLE_SIGNUP": "False"}},
+        {"env": {"WEBUI_ADMIN_PASSWORD": "correct horse"}},
+        {"bind": "loopback", "compose": {"network_mode": "host"}},
+        {"env": {"WEBUI_ADMIN_EMAIL": "admin@uni.example", "WEBUI_ADMIN_PASSWORD": ""}},
+        {"compose": {"volumes": ["/etc/ssl:/etc/ssl:ro"]}},
+    ],
+    ids=str,
 )
 def test_what_only_looks_like_protection_is_none(fields: dict[str, Any]) -> None:
-    """Open WebUI lets the first one sign up whatever ENABLE_SIGNUP says."""
-    assert list(plan(page(bind="any", **fields), host()).errors) == ["chat"]
+    """Open WebUI lets the first one sign up whatever ENABLE_SIGNUP says, and makes no account of half of its words."""
+    assert list(plan(page(**{"bind": "any", **fields}), host()).errors) == ["chat"]
+
+
+def test_a_model_in_the_hosts_own_network_is_open_whatever_its_bind() -> None:
+    """Its server listens on all addresses there."""
+    told = {
+        mode: [
+            what
+            for what in map(str, warnings({"gpu1": models(alpha={"compose": {"network_mode": mode}})}))
+            if "no key" in what
+        ]
+        for mode in ("host", "bridge")
+    }
+    assert [len(told["host"]), told["bridge"]] == [1, []]
 
 
 def test_a_page_whose_database_has_an_account_is_made_anew() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpurack import paths
-from gpurack.host_data import DEPTH, JSON_LIMIT, YAML_LIMIT, json_from_host, json_values, yaml_from_host
+from gpurack.host_data import DEPTH, JSON_LIMIT, YAML_LIMIT, json_from_host, json_values, not_understood, yaml_from_host
 from gpurack.plan import compose, daemon_json, jobs, ledger, pulls
 from tests.given import container, host_state, spec
 
@@ -114,6 +114,14 @@ def readers(source: str) -> set[str]:
     found = {f"{node.value.id}.{node.attr}" for node in names if isinstance(node.value, ast.Name)
              and (node.value.id, node.attr) in READERS}  # fmt: skip
     return found | {node.attr for node in names if node.attr in ("raw_decode", "JSONDecoder")}
+
+
+def test_what_nobody_thought_of_is_one_short_line() -> None:
+    said = not_understood(KeyError("x\n" * 100_000)), not_understood(ValueError("a\nerror gpu2 all is lost\n" * 1000))
+    for sentence in said:
+        assert len(sentence) < 400
+        assert "\n" not in sentence
+        assert sentence.endswith("please report this.")
 
 
 def test_hosts_texts_are_read_in_one_place() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -103,6 +105,34 @@ def test_an_answer_without_end(fetcher: Any, hub: Hub, wanted: dict[str, str], m
     monkeypatch.setattr(fetcher, "LARGEST_ANSWER", 1000)
     monkeypatch.setattr(hub, "answer", lambda who, request: (200, {}, b"[" * 100_000))
     assert why(fetcher, wanted) == f"{hub.url} answers without end; see mirrors"
+
+
+BODIES = [b"", b"[]", b"7", b"{}", b'{"sha": 7, "siblings": {}}', b"[" * 100_000, b'{"Code": 200, "Data": []}', b"\xff"]
+
+
+@pytest.mark.parametrize("kind", ["hf", "modelscope"])
+@pytest.mark.parametrize("body", BODIES, ids=lambda body: repr(body[:12]))
+def test_any_answer_is_a_sentence(
+    fetcher: Any, hub: Hub, wanted: dict[str, str], monkeypatch: pytest.MonkeyPatch, capfd: Any, body: bytes, kind: str
+) -> None:
+    """For a run, and for `gpurack lock --upgrade`, which asks it for a commit."""
+    monkeypatch.setattr(hub, "answer", lambda who, request: (200, {}, body))
+    asked = {**wanted, "hub": kind, "revision": "main"}
+    assert re.search("does not answer as a hub does; see mirrors$|^ModelScope .* gives no ", why(fetcher, asked))
+    one = {"name": "alpha", "fetch": asked, "place": asked["path"]}
+    load("newest").main({"images": [], "hubs": [one], "logins": {}, "hf_token": None})
+    [line] = capfd.readouterr().out.splitlines()
+    assert line.startswith("error alpha: ")
+
+
+@pytest.mark.parametrize("said", ["[" * 100_000, "{}", "null", "[7, null]", "", "x"], ids=lambda text: text[:9])
+def test_a_daemon_that_says_anything_has_no_digest(monkeypatch: pytest.MonkeyPatch, capfd: Any, said: str) -> None:
+    module = load("newest")
+    monkeypatch.setattr(module, "pull_alone", lambda *_: None)
+    monkeypatch.setattr(module, "Dockerd", lambda user: SimpleNamespace(must=lambda *_: said))
+    one = {"name": "alpha", "user": "eve", "image": "some/app:1.2"}
+    module.main({"images": [one], "hubs": [], "logins": {}, "hf_token": None})
+    assert capfd.readouterr().out == "error alpha: no registry knows the image some/app:1.2\n"
 
 
 # --- curl ------------------------------------------------------------------------------------------------------------

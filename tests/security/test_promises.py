@@ -17,6 +17,12 @@ def test_the_proofs_of_the_security_page_exist() -> None:
     assert named - there == set()
 
 
+def test_the_page_names_every_file_of_attacks() -> None:
+    """And no other: `test_x.py` there is a file of this folder."""
+    here = {path.name for path in Path(__file__).parent.glob("test_*.py")} - {Path(__file__).name}
+    assert set(re.findall(r"`(test_\w+\.py)`", PAGE)) == here
+
+
 def test_the_files_that_the_security_page_names_exist() -> None:
     named = re.findall(r"`((?:tests|docs)/[\w./*-]+)`", PAGE)
     assert HOSTILE in named

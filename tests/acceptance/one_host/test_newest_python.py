@@ -57,6 +57,7 @@ def test_unit_and_operation_tests_pass_there(cpu5: Host) -> None:
             "--ignore-glob='*testbed*' --ignore-glob='*standin*' --ignore-glob='*simulated*' "
             "--ignore=tests/unit/verify/test_plugin.py",  # starts pytest of its own, which wants gpurack installed
             check=False,
+            timeout=900,  # beside another suite, on one core
         )
         assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     finally:
