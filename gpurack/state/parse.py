@@ -30,7 +30,7 @@ from gpurack.state.model import (
     User,
     Xid,
 )
-from gpurack.state.record import TooNew
+from gpurack.state.record import TooNew, services
 from gpurack.state.record import read as record_of
 
 WRONG = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
@@ -41,6 +41,8 @@ PATH = r"/[A-Za-z0-9._/@+:-]+"
 """A path that a pattern of snapshot.sh found. Other names than these are nobody's that gpurack knows."""
 ID = r"[0-9a-f]{64}"
 IMAGE = rf"sha256:{ID}"
+MODEL = "gpurack.model"
+"""The label that holds a model's definition."""
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 VERSION = r"[A-Za-z0-9.+:~^_()-]*"
 CUT = (
@@ -159,7 +161,11 @@ def parse(lines: Sequence[str], raised: bool = False) -> HostState:
         cdi=frozenset(each(get("cdi"), lambda line: fields(r"([A-Za-z0-9._/=:-]+)", line)[0])),
         docker=docker(get("docker")),
         compose=version_of(get("compose")),
-        containers=tuple(found for user, said in daemons.items() for found in containers(said, user)),
+        containers=tuple(
+            vouched(found, services(seen.get(paths.compose_file(user)))) if user else found
+            for user, said in daemons.items()
+            for found in containers(said, user)
+        ),
         images=images(get("images")),
         digests=digests(get("digests")),
         users=accounts,
@@ -615,6 +621,30 @@ def kernel(lines: Sequence[str]) -> Kernel:
 def containers(sections: Sections, user: str) -> list[Container]:
     """Those of a user's daemon, or of the host's own ("")."""
     return each(sections.get("containers", Section()), lambda line: container(json_from_host(line), user))
+
+
+def vouched(container: Container, services: Mapping[str, Any]) -> Container:
+    """A user's container with the definition and the ports that root knows of: that daemon may claim any GPU and port,
+    and the host's own models would make room for it.
+
+    services: those of root's own compose.yaml for that user.
+    """
+    if MODEL not in container.labels:
+        return container
+    service = services.get(container.name)
+    service = service if isinstance(service, Mapping) else {}
+    labels, ports = service.get("labels"), service.get("ports")
+    known = str(labels.get(MODEL, "")).replace("$$", "$") if isinstance(labels, Mapping) else ""
+    allowed = {
+        (str(port.get("host_ip", "")), str(port.get("published", "")))
+        for port in (ports if isinstance(ports, list) else [])
+        if isinstance(port, Mapping)
+    }
+    return replace(
+        container,
+        labels={**container.labels, MODEL: known if container.labels[MODEL] == known else ""},
+        ports=tuple((ip, port) for ip, port in container.ports if (ip, str(port)) in allowed),
+    )
 
 
 def container(data: Any, user: str = "") -> Container:
