@@ -106,11 +106,13 @@ def definition(label):
     found = parsed(label)
     if not isinstance(found, dict):
         return None
-    lists = [found.get(word, []) for word in ("uuids", "render_nodes")]
-    texts = all(
-        isinstance(one, list) and all(isinstance(text, str) and "\0" not in text for text in one) for one in lists
+    forms = {"uuids": r"[A-Za-z0-9:.-]+", "render_nodes": r"/dev/dri/renderD\d+"}  # a user may have written the label
+    right = all(
+        isinstance(found.get(word, []), list)
+        and all(isinstance(text, str) and re.match(form + "$", text) for text in found.get(word, []))
+        for word, form in forms.items()
     )
-    return found if texts else None
+    return found if right else None
 
 
 def start_all(dockerd, names):

@@ -163,7 +163,7 @@ def program(name: str, job: Mapping[str, Any], user: str = "", become: Sh = NOTH
     else:
         command = sh(
             "install -d -m 700 {run} && said=$(mktemp) && trap 'rm -f \"$said\"' EXIT && "
-            'flock -o {lock} timeout -k 5 {limit} {become} python3 - >"$said" 2>&1; code=$?; '
+            '( ulimit -f 20480; exec flock -o {lock} timeout -k 5 {limit} {become} python3 - >"$said" 2>&1 ); code=$?; '
             "[ $code != 124 ] && [ $code != 137 ] || echo {late}; "
             'head -c 100000 "$said"; exit $code',
             run=paths.RUN,

@@ -44,6 +44,8 @@ def read(text: str) -> Record | None:
         said = json_from_host(text)
         if isinstance(said["format"], int) and said["format"] > FORMAT:
             raise TooNew(f"its record was written by a newer gpurack (format {said['format']}); update gpurack here.")
+        if type(said["format"]) is not int or said["format"] != FORMAT:
+            return None
         return {
             str(user): {
                 str(name): Entry(checked_id(entry["id"]), checked_kind(entry["kind"]))
