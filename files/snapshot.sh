@@ -84,7 +84,8 @@ look_system() {
 	section secrets
 	find /etc/gpurack/secrets /var/lib/gpurack/users/*/secrets -type f ! -name '*[!A-Za-z0-9._@+:-]*' -exec stat -c '%n %a %u' {} + 2>/dev/null
 	section exposed
-	find /var/lib/gpurack/sha256 -type f -perm /077 2>/dev/null
+	find /var/lib/gpurack/sha256 /var/lib/gpurack/jobs /var/lib/gpurack/backups -type f -perm /077 \
+		! -name '*[!A-Za-z0-9._@+:-]*' 2>/dev/null
 	section ports
 	ports=$(ss -Hltne 2>/dev/null)
 	printf '%s\n' "$ports"

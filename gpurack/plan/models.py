@@ -159,8 +159,7 @@ def plan_models(
     if job:
         job["logins"] = images.logins_for(job, logins or {}, state)
         job["prune"] = prune
-    steps = [*host_files(state)] if job or services or state.ours else []
-    steps += closed_to_others(state)
+    steps = [*(host_files(state) if job or services or state.ours else []), *closed_to_others(state)]
     warnings = (*refusals.warnings(kept, spec, state), *weights.changeable(spec, state), *outdated(changes))
     return ModelsPlan(tuple(changes), errors, tuple(steps), uploads(spec, state, acting), job, warnings)
 
@@ -218,11 +217,11 @@ def awaited(job: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def closed_to_others(state: HostState) -> list[Step]:
-    """What jobs printed, and their records, which earlier versions left readable for everybody."""
-    open_files = [
-        path for path, file in state.files.items() if path.startswith(f"{paths.JOBS}/") and int(file.mode, 8) & 0o077
-    ]
-    return [Shell("close what jobs printed to others", sh("chmod -R go= {}", paths.JOBS))] if open_files else []
+    """What earlier versions left readable for everybody: digests, what jobs printed, backups."""
+    if not state.exposed:
+        return []
+    reason = f"close {len(state.exposed)} of gpurack's notes, logs and backups to others than root"
+    return [Shell(reason, sh("chmod go= -- {}", sorted(state.exposed)))]
 
 
 def host_files(state: HostState) -> list[Step]:
@@ -234,9 +233,6 @@ def host_files(state: HostState) -> list[Step]:
     ]
     if stale_files := tuple(file for file in runner if not is_written(file, state)):
         steps.append(WriteFiles(f"the models' runner, {paths.LIB}", stale_files))
-    if state.exposed:
-        files = sorted(state.exposed)
-        steps.append(Shell(f"close {' '.join(files)} to others than root", sh("chmod go= -- {}", files)))
     unit = render(
         "templates/gpurack.service.j2",
         compose_file=paths.compose_file(""),

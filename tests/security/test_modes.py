@@ -117,12 +117,12 @@ def test_a_host_that_differs_in_the_mode_alone_is_tightened_once() -> None:
 
 
 def test_what_jobs_printed_is_closed_and_then_nothing_is_done() -> None:
-    record = paths.job_record("q8")
-    found = plan_models(spec(), host_state(files={record: {"text": "{}", "mode": "644"}}), {}, SALT)
+    log = paths.job_log("q8")
+    found = plan_models(spec(), host_state(exposed=frozenset({log})), {}, SALT)
     (step,) = found.steps
     assert isinstance(step, Shell)
-    assert step.command == f"chmod -R go= {paths.JOBS}"
-    assert plan_models(spec(), host_state(files={record: "{}"}), {}, SALT).nothing
+    assert step.command == f"chmod go= -- {log}"
+    assert plan_models(spec(), host_state(), {}, SALT).nothing
 
 
 def test_a_jobs_compose_file_is_roots_alone() -> None:
