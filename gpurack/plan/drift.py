@@ -256,10 +256,13 @@ def holdings(change: Change, spec: Host, state: HostState, uuids: Mapping[str, t
     held: set[str] = set()
     container = of_change(change, spec, state)
     if container:
+        definition = ledger.label(container.labels)
         for word in ("uuids", "render_nodes"):
-            cards = ledger.label(container.labels).get(word, [])
+            cards = definition.get(word, [])
             held |= {f"gpu {card}" for card in (cards if isinstance(cards, list) else [])}
-        held |= {f"port {port}" for _, port in container.ports}
+        # a user's daemon may claim any port; its model has the one that root gave it
+        ports = [definition.get("port")] if container.user else [port for _, port in container.ports]
+        held |= {f"port {port}" for port in ports if port is not None}
     if change.action != "remove":
         cards = uuids[change.model]
         held |= {f"gpu {card}" for card in (*cards, *compose.render_nodes(cards, state))}

@@ -108,7 +108,6 @@ def port_holder(name: str, spec: Host, state: HostState) -> str | None:
     """Who else listens where this model wants to; our own containers make room for each other."""
     model = spec.entries[name]
     wanted = compose.address_of(name, spec, state)
-    ours = {port for container in state.ours.values() for _, port in container.ports}
     for listener in state.listeners:
         if listener.port != model.port or not addresses_overlap(wanted, listener.address):
             continue
@@ -127,6 +126,7 @@ def port_holder(name: str, spec: Host, state: HostState) -> str | None:
         if foreign:
             return f'container "{foreign.name}", which is not gpurack\'s'
         # the programs that listen for Docker, and for rootless Docker
+        ours = {port for one in state.ours.values() if could_hold(one, listener) for _, port in one.ports}
         if model.port not in ours or not listener.owner.startswith(("docker-proxy", "rootlesskit")):
             return f"process {listener.owner or '(unknown)'}"
     return None

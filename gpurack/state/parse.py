@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from hashlib import sha256
 from ipaddress import ip_address
 from typing import Any, TypeVar
 
@@ -30,7 +31,7 @@ from gpurack.state.model import (
     User,
     Xid,
 )
-from gpurack.state.record import TooNew, services
+from gpurack.state.record import Record, TooNew, services
 from gpurack.state.record import read as record_of
 
 WRONG = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
@@ -162,7 +163,7 @@ def parse(lines: Sequence[str], raised: bool = False) -> HostState:
         docker=docker(get("docker")),
         compose=version_of(get("compose")),
         containers=tuple(
-            vouched(found, services(seen.get(paths.compose_file(user)))) if user else found
+            vouched(found, record, services(seen.get(paths.compose_file(user)))) if user else found
             for user, said in daemons.items()
             for found in containers(said, user)
         ),
@@ -623,28 +624,23 @@ def containers(sections: Sections, user: str) -> list[Container]:
     return each(sections.get("containers", Section()), lambda line: container(json_from_host(line), user))
 
 
-def vouched(container: Container, services: Mapping[str, Any]) -> Container:
-    """A user's container with the definition and the ports that root knows of: that daemon may claim any GPU and port,
-    and the host's own models would make room for it.
+def vouched(container: Container, record: Record | None, services: Mapping[str, Any]) -> Container:
+    """A user's container with the definition that root knows of, "" for another one: that daemon may claim any GPU and
+    port, and the host's own models would make room for it.
 
-    services: those of root's own compose.yaml for that user.
+    services: those of root's own compose.yaml for that user; they vouch where the record does not know the definition.
     """
-    if MODEL not in container.labels:
+    label = container.labels.get(MODEL)
+    if label is None:
         return container
-    service = services.get(container.name)
-    service = service if isinstance(service, Mapping) else {}
-    labels, ports = service.get("labels"), service.get("ports")
-    known = str(labels.get(MODEL, "")).replace("$$", "$") if isinstance(labels, Mapping) else ""
-    allowed = {
-        (str(port.get("host_ip", "")), str(port.get("published", "")))
-        for port in (ports if isinstance(ports, list) else [])
-        if isinstance(port, Mapping)
-    }
-    return replace(
-        container,
-        labels={**container.labels, MODEL: known if container.labels[MODEL] == known else ""},
-        ports=tuple((ip, port) for ip, port in container.ports if (ip, str(port)) in allowed),
-    )
+    entry = (record or {}).get(container.user, {}).get(container.name)
+    if entry and entry.definition:
+        known = sha256(label.encode(errors="replace")).hexdigest() == entry.definition
+    else:
+        service = services.get(container.name)
+        labels = service.get("labels") if isinstance(service, Mapping) else None
+        known = isinstance(labels, Mapping) and str(labels.get(MODEL)).replace("$$", "$") == label
+    return container if known else replace(container, labels={**container.labels, MODEL: ""})
 
 
 def container(data: Any, user: str = "") -> Container:

@@ -23,10 +23,12 @@ COMPOSE = "com.docker.compose."
 
 @dataclass(frozen=True)
 class Entry:
-    """A container of ours. id: None between the decision to create it and its creation."""
+    """A container of ours. id: None between the decision to create it and its creation. definition: the sha256 of a
+    model's label gpurack.model as root gave it, or a job's own; "" where it is not known."""
 
     id: str | None
     kind: Kind
+    definition: str = ""
 
 
 Record = Mapping[str, Mapping[str, Entry]]
@@ -48,7 +50,7 @@ def read(text: str) -> Record | None:
             return None
         return {
             str(user): {
-                str(name): Entry(checked_id(entry["id"]), checked_kind(entry["kind"]))
+                str(name): Entry(checked_id(entry["id"]), checked_kind(entry["kind"]), str(entry.get("definition", "")))
                 for name, entry in entries.items()
             }
             for user, entries in said["containers"].items()
