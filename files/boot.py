@@ -13,6 +13,7 @@ from dockerd import OF_PROJECT, USERS, Dockerd
 
 DAEMON_TIMEOUT = 300  # seconds that a daemon may take to answer
 DRIVER_TIMEOUT = 3300  # seconds that boot waits for the driver; the unit's TimeoutStartSec is a little more
+NODE = r"/dev/dri/renderD\d+"
 REFRESHING = threading.Lock()  # of CDI specs: one after the other
 
 
@@ -106,7 +107,7 @@ def definition(label):
     found = parsed(label)
     if not isinstance(found, dict):
         return None
-    forms = {"uuids": r"[A-Za-z0-9:.-]+", "render_nodes": r"/dev/dri/renderD\d+"}  # a user may have written the label
+    forms = {"uuids": r"[A-Za-z0-9:.-]+", "render_nodes": NODE}  # a user may have written the label
     right = all(
         isinstance(found.get(word, []), list)
         and all(isinstance(text, str) and re.match(form + "$", text) for text in found.get(word, []))

@@ -25,6 +25,7 @@ SET_ASIDE = "-replaced"  # as in gpurack/plan/drift.py
 PROJECT, JOBS_PROJECT = "gpurack", "gpurack-jobs"  # as in gpurack/plan/compose.py and jobs.py
 LABELS = {PROJECT: ("gpurack.model", "model"), JOBS_PROJECT: ("gpurack.job", "job")}
 OF_PROJECT, OF_SERVICE = "com.docker.compose.project", "com.docker.compose.service"
+OF_IMAGE = "com.docker.compose.image"  # the id of the image that Compose made the container of
 
 # Seconds that a command may take on a user's daemon, which may never answer, or for ever. The host's own is root's.
 ANSWER = 120  # `stop` gives a container 30 of them
@@ -110,8 +111,8 @@ class Dockerd:
     # --- what is ours -------------------------------------------------------------------------------------------------
 
     def described(self, container):
-        """id, name and labels of a container (its name or id); None where there is none."""
-        form = '{"id":{{json .Id}},"name":{{json .Name}},"labels":{{json .Config.Labels}}}'
+        """id, name, image and labels of a container (its name or id); None where there is none."""
+        form = '{"id":{{json .Id}},"name":{{json .Name}},"image":{{json .Image}},"labels":{{json .Config.Labels}}}'
         code, output = self.run("container", "inspect", "--format", form, container)
         if code and "no such container" in output.lower():
             return None
@@ -119,7 +120,7 @@ class Dockerd:
         if not (isinstance(found, dict) and record.is_id(found.get("id")) and isinstance(found.get("name"), str)):
             raise Failure("{} container inspect {} failed: {}".format(self.by_hand, container, output[:300]))
         labels = found["labels"] if isinstance(found.get("labels"), dict) else {}
-        return {"id": found["id"], "name": found["name"].lstrip("/"), "labels": labels}
+        return {"id": found["id"], "name": found["name"].lstrip("/"), "image": found.get("image"), "labels": labels}
 
     def carries(self, found, name):
         """Has a container the name of this entry, and the labels that Compose and gpurack give it?"""
@@ -366,10 +367,14 @@ class Dockerd:
 
 def begin(ours):
     """Makes the host's record for the users of whom it has none (the first run after an upgrade, a restored disk),
-    once: of what the plan has found to be ours by Compose's labels. ours: user → name → id. Only root's own Docker is
-    asked for more."""
-    known, vouched = record.load(), []
-    for user in ours.keys() - (known["containers"] if known else {}).keys():
+    once: of what the plan has found to be ours by Compose's labels. What Compose has made anew by an admin's hand gets
+    its new id. ours: user → name → id. Only root's own Docker is asked for more."""
+    known, vouched = (record.load() or {"containers": {}})["containers"], []
+    for name, container in ours.get("", {}).items():
+        old = known.get("", {}).get(name, {}).get("id")
+        if old and old != container and record.is_id(container) and took_its_place(old, container):
+            record.created("", name, container)
+    for user in ours.keys() - known.keys():
         for name, container in ours[user].items():
             labels = {}
             with contextlib.suppress(Failure):
@@ -379,6 +384,15 @@ def begin(ours):
             vouched.append((user, name, container, kind, definition))
     if vouched:
         record.rebuild(vouched)
+
+
+def took_its_place(old, container):
+    """Did Compose itself make this container when the old one was gone (as gpurack/state/record.py: is_ours)?"""
+    dockerd = Dockerd()
+    with contextlib.suppress(Failure):
+        found = dockerd.described(container)
+        return bool(found) and found["labels"].get(OF_IMAGE) == found["image"] and dockerd.described(old) is None
+    return False
 
 
 def digest(label):

@@ -364,11 +364,12 @@ class HostState:
         """The containers that gpurack made, models and jobs, by (user, name)."""
         found: dict[tuple[str, str], Container] = {}
         named: dict[str, Mapping[str, Any]] = {}
+        present = {each.id for each in self.containers}
         for each in self.containers:
             path = paths.job_file(each.name) if each.kind == "job" else paths.compose_file(each.user)
             if each.kind and path not in named and not has(self.record, each.user):
                 named[path] = services(self.files.get(path))
-            if is_ours(each, self.record, named.get(path, {})):
+            if is_ours(each, self.record, named.get(path, {}), present):
                 found[each.user, each.name] = each
         return found
 

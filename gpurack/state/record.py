@@ -5,7 +5,7 @@ runner (files/record.py) writes the record, before a container is created and af
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -80,11 +80,17 @@ def has(record: Record | None, user: str) -> bool:
     return record is not None and user in record
 
 
-def is_ours(container: "Container", record: Record | None, services: Mapping[str, Any]) -> bool:
+def is_ours(
+    container: "Container", record: Record | None, services: Mapping[str, Any], present: Collection[str] = ()
+) -> bool:
     """Did gpurack make this container? By its labels, Compose's, and the record, which has its id.
 
     services: what root's own compose.yaml of that daemon (for a job: its own file) names. Without a record of that
     daemon, as after an upgrade, it vouches together with Compose's labels.
+    present: the ids of all containers there. Where the recorded one is gone from the host's own Docker, one that
+    Compose itself made in its place is ours as well: an admin may `docker compose up` root's compose.yaml. Compose
+    notes in a label of which image it makes a container; a copy (`docker commit`, `docker run`) inherits it, and is of
+    another image.
     """
     kind = container.kind
     if kind is None:
@@ -96,7 +102,10 @@ def is_ours(container: "Container", record: Record | None, services: Mapping[str
     if known is None:
         return container.name in services
     entry = known.get(container.name)
-    return entry is not None and entry.kind == kind and entry.id in (None, container.id)
+    if entry is None or entry.kind != kind:
+        return False
+    by_compose = not container.user and labels.get(f"{COMPOSE}image") == container.image
+    return entry.id in (None, container.id) or (by_compose and entry.id not in present)
 
 
 def services(file: "File | None") -> dict[str, Any]:

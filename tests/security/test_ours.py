@@ -149,6 +149,24 @@ def test_a_newer_record_is_refused_with_a_sentence() -> None:
 # --- by user ---------------------------------------------------------------------------------------------------------
 
 
+IMAGE = "sha256:" + "1" * 64
+
+
+@pytest.mark.parametrize(
+    ("made_of", "old_one_is_there", "ours"),
+    [(IMAGE, False, True), (IMAGE, True, False), ("sha256:" + "2" * 64, False, False)],
+)
+def test_what_compose_makes_anew_is_ours_and_a_copy_in_its_place_is_not(
+    made_of: str, old_one_is_there: bool, ours: bool
+) -> None:
+    """An admin may run Compose on root's compose.yaml. A copy has the label that names the image of the first one."""
+    labels = {"com.docker.compose.image": made_of}
+    anew = container("alpha", id=id_of("anew"), label={}, labels=labels, image=IMAGE)
+    there = [container("renamed", id=id_of("alpha"))] if old_one_is_there else []
+    state = host_state(containers=[anew, *there], record={"": {"alpha": Entry(id_of("alpha"), "model")}})
+    assert (("", "alpha") in state.ours) == ours
+
+
 def test_a_users_alpha_shadows_nothing() -> None:
     hers = replace(OURS, user="ada", id=id_of("hers"), status="exited")
     for order in ((OURS, hers), (hers, OURS)):

@@ -457,6 +457,7 @@ def test_boot_waits_for_the_devices_of_amds_cards(
 ) -> None:
     """One is there, one comes, one does not: each model waits for its own, and nothing of NVIDIA's is asked."""
     nodes = {name: str(tmp_path / name) for name in ("there", "comes", "lost")}
+    monkeypatch.setattr("boot.NODE", r"/\S+")
     for name, node in nodes.items():
         there(fakes, name, {"uuids": [f"GPU-{name}"], "render_nodes": [node]})
     fakes.add(
