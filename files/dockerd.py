@@ -391,7 +391,8 @@ def took_its_place(old, container):
     dockerd = Dockerd()
     with contextlib.suppress(Failure):
         found = dockerd.described(container)
-        return bool(found) and found["labels"].get(OF_IMAGE) == found["image"] and dockerd.described(old) is None
+        made_of = found["labels"].get(OF_IMAGE) if found else None
+        return made_of is not None and made_of == found["image"] and dockerd.described(old) is None
     return False
 
 
