@@ -31,7 +31,6 @@ ASKED = globals().get("ASKED", {})
 READY_TIMEOUT, ANSWER_TIMEOUT, DAEMON_TIMEOUT, TALK_TIMEOUT = 5, 60, 60, 300  # seconds
 USER_TIMEOUT = 30  # seconds that what a user's programs say of their home may take
 DAEMON_SIZE = 1 << 26  # bytes of an answer of a Docker daemon
-OPEN = 0o077  # what a secret's mode must not have
 
 
 def run(*argv, limit=None):
@@ -660,7 +659,7 @@ def secrets(daemons):
     for daemon in daemons.values():
         for name, container in (daemon or {}).get("containers", {}).items():
             places["docker inspect " + name] = json.dumps(container, ensure_ascii=False)
-    for path in readable():
+    for path in beside_secrets():
         places[path] = content(path) or ""
     for path in glob.glob("/proc/[0-9]*/cmdline"):
         if path.split("/")[2] != str(os.getpid()):
@@ -682,13 +681,13 @@ def owner_of(status):
         return str(status.st_uid)
 
 
-def readable():
-    """Files of gpurack's that others than root can read; the closed folders' own modes are looked at anyway."""
+def beside_secrets():
+    """Files of gpurack's outside the closed folders: no secret belongs there, whoever may read it."""
     for top in ASKED["public"]:
         for folder, folders, names in os.walk(top):
             folders[:] = [name for name in folders if os.path.join(folder, name) not in ASKED["closed"]]
             for path in (os.path.join(folder, name) for name in names):
-                if os.path.isfile(path) and os.stat(path).st_mode & OPEN:
+                if os.path.isfile(path):
                     yield path
 
 

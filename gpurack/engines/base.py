@@ -16,7 +16,8 @@ SHARED_MEMORY = "32gb"
 """The most that the processes of a server on several cards may share in /dev/shm; what they do not use is not taken.
 They share by PyTorch and NCCL, for which Docker's 64 MB are too few. vLLM's guide ("Using Docker") names `--ipc=host`
 or `--shm-size`, SGLang's ("Install SGLang") `--shm-size 32g`; with a size of its own a container sees nothing of other
-processes' shared memory, nor they of its."""
+processes' shared memory, nor they of its. Measured with vLLM 0.32.0 on the CPU, two tensor parallel processes in an IPC
+namespace of their own: with 64 MiB it ends ("160 MiB required, 64 MiB free"), with 32 GiB it answers, 144 KiB taken."""
 READY_TIMEOUT = 1800
 """Seconds a model may take until it answers; 30 minutes is what the largest engines need to load (engines.md)."""
 
