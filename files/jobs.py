@@ -13,7 +13,7 @@ from common import Failure, Progress, clock, say, told, write  # (beside this fi
 from dockerd import JOBS_PROJECT, Dockerd, begin
 from fetch import obtain
 from images import provide
-from safe_paths import make_folder
+from safe_paths import make_folder, require_roots
 
 JOBS = "/var/lib/gpurack/jobs"  # as in gpurack/paths.py
 SHOWN = 6  # lines of what a job printed last
@@ -46,7 +46,9 @@ def run_one(job, data):
         for wanted in job["fetch"]:
             obtain(name, wanted, data.get("hf_token"))
         provide(dockerd, job, data.get("logins", {}))
-        if not os.path.isdir(job["folder"]):
+        if os.path.isdir(job["folder"]):
+            require_roots(job["folder"], "choose another folder")  # Docker follows a link there as root
+        else:
             make_folder(job["folder"])
         dockerd.start(name, job["definition"])
     container = dockerd.ids[name]

@@ -25,6 +25,7 @@ from gpurack.state.model import HostState
 from tests.given import SALT, host_state, models, spec
 from tests.security.hosts import carry_out as run_job
 from tests.security.hosts import entry, runner
+from tests.security.users import USER, give, needs_root, place  # noqa: F401
 from tests.unit.host_programs import Fakes, load
 
 ROOT = pytest.mark.skipif(os.getuid() != 0, reason="only root becomes another user")
@@ -224,3 +225,25 @@ def test_what_is_set_aside_is_roots_alone(tmp_path: Path, monkeypatch: pytest.Mo
     assert subprocess.run(["sh", "-c", command.get_raw_value()], check=False).returncode == 0
     (kept,) = (tmp_path / "backups").iterdir()
     assert (mode(tmp_path / "backups"), mode(kept)) == (0o700, 0o600)
+
+
+@needs_root
+@pytest.mark.usefixtures("_open_umask")
+def test_a_job_does_not_write_into_a_folder_that_a_user_can_lead_elsewhere(
+    tmp_path: Path,
+    place: Path,  # noqa: F811
+    fakes: Fakes,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (give(place) / "results").mkdir()
+    runner(tmp_path, fakes, monkeypatch)
+    jobs = load("jobs")
+    jobs.JOBS = str(tmp_path / "jobs")
+    fakes.add("docker", docker_script())
+    job = {"name": "ask", "compose_file": "/x.yaml", "image": "i:1", "fetch": [], "definition": "0f", "result": None}
+    assert jobs.run_all({"groups": [[{**job, "folder": str(place / "results")}]], "logins": {}}) == 1
+    said = capsys.readouterr().out
+    assert "error ask: " in said
+    assert USER in said
+    assert not [call for call in fakes.calls if " up " in call]
