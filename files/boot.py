@@ -52,7 +52,7 @@ def boot_of(dockerd):
         say("", "error {}: does not answer".format(dockerd.by_hand))
         return [dockerd.by_hand]
     models = {name: definition(label) for name, label in sorted(labels_of(dockerd).items())}
-    unreadable = [name for name in models if models[name] is None]  # nobody knows on which cards; the others start
+    unreadable = [name for name in models if models[name] is None]  # their GPUs are not known; the others start
     for name in unreadable:
         say("", "error {}: its label gpurack.model cannot be read; the next run recreates it".format(name))
         del models[name]
@@ -103,7 +103,7 @@ def labels_of(dockerd):
 
 
 def definition(label):
-    """What a container's label says of its model; None where it is no definition."""
+    """What a container's label says of its model; None where it holds no definition."""
     found = parsed(label)
     if not isinstance(found, dict):
         return None

@@ -34,8 +34,8 @@ class TimeIsUp(Exception):
 
 
 def say(name, text):
-    """One message; several models talk at once, so each names its model. Where nobody listens any more (pyinfra was
-    killed) the work goes on.
+    """One message; several models talk at once, so each names its model. The work continues when
+    pyinfra was killed and the output has no reader.
 
     Whatever a program or an answer said in it is data: without control characters, and its further lines are quoted, so
     that none is taken for a message of ours."""
@@ -56,7 +56,7 @@ def parsed(text):
 
 
 def told(error):
-    """What went wrong, as a sentence; of what nobody foresaw with its kind."""
+    """What went wrong, as a sentence; an unexpected error is said with its type."""
     return str(error) if isinstance(error, (Failure, OSError)) else "{}: {}".format(type(error).__name__, error)
 
 
@@ -143,7 +143,7 @@ class Child:
                 elif self.process.poll() is not None:  # what it left behind holds its output
                     break
                 self.check(begun, heard)
-            while self.limit is not None and self.process.poll() is None:  # it closed its output, and goes on
+            while self.limit is not None and self.process.poll() is None:  # it closed its output and still runs
                 self.check(begun, heard)
                 time.sleep(0.02)
             self.code = self.process.wait()
