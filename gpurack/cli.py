@@ -41,7 +41,7 @@ def plan(inventory: Path, as_json: bool, strict: bool, compose_host: str | None,
     from gpurack.plan.pins import contradictions, unlocked
     from gpurack.spec.fleet import read_fleet
     from gpurack.spec.load import read_inventory
-    from gpurack.spec.lock import with_lock
+    from gpurack.spec.read_lock import with_lock
     from gpurack.spec.warnings import warnings as warnings_of
 
     console = screen.console(soft_wrap=True)

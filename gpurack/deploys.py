@@ -41,8 +41,8 @@ from gpurack.report import REPORT
 from gpurack.spec.fleet import Fleet, read_fleet, without_models
 from gpurack.spec.host import Host
 from gpurack.spec.load import ignored_by_pyinfra
-from gpurack.spec.lock import with_lock
 from gpurack.spec.problems import InventoryError
+from gpurack.spec.read_lock import with_lock
 from gpurack.state.snapshot import look
 
 _fleets: WeakKeyDictionary[State, Fleet] = WeakKeyDictionary()

@@ -12,7 +12,7 @@ from gpurack.engines import ENGINES
 from gpurack.engines.base import given
 from gpurack.plan import weights
 from gpurack.shell import sh
-from gpurack.spec.connections import Connection
+from gpurack.spec.connection import Connection
 from gpurack.spec.host import Host
 from gpurack.spec.model import Model
 from gpurack.state.model import Header

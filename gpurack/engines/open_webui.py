@@ -27,6 +27,12 @@ def volume(name: str) -> str:
     return f"open-webui-{name}"
 
 
+UNCLAIMED = (
+    "whoever opens the page first becomes its administrator. Give the first account in `keys`: "
+    '{"admin@uni.example": {"env": "PASSWORD"}}, or write `bind: loopback`.'
+)
+
+
 class OpenWebui(Engine):
     """The official image; accounts and chats in a volume of its own."""
 

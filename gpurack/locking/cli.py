@@ -17,8 +17,9 @@ from gpurack.looks import connected, unreached, visit
 from gpurack.spec.fleet import read_fleet
 from gpurack.spec.host import Host
 from gpurack.spec.load import read_inventory
-from gpurack.spec.lock import HostLock, Lock, facts, place, read_lock, text
+from gpurack.spec.lock import HostLock, Lock, facts, place, text
 from gpurack.spec.problems import NotAsked, Problem, unknown
+from gpurack.spec.read_lock import read_lock
 from gpurack.state.model import HostState
 
 GONE = "is in the lock, but no longer in the inventory; gpurack lock {inventory} takes it out."

@@ -25,7 +25,7 @@ from gpurack.spec.image import BuildImage, TarImage
 from gpurack.spec.image_ref import ImageRef
 from gpurack.spec.merge import patch
 from gpurack.spec.model import Job, Model
-from gpurack.spec.secrets import UPSTREAM
+from gpurack.spec.secret import UPSTREAM
 from gpurack.spec.weights import Weights
 from gpurack.state import record
 from gpurack.state.model import HostState

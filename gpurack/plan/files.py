@@ -12,7 +12,7 @@ from typing import Any
 
 from gpurack.engines.base import Container
 from gpurack.spec.host import Host
-from gpurack.spec.secrets import KEY, PERSON, UPSTREAM
+from gpurack.spec.secret import KEY, PERSON, UPSTREAM
 
 KEYS = "keys"
 """The file with people's keys, of which a gateway gets sums alone: those keys never leave the admin's machine."""

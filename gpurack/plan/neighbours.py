@@ -7,9 +7,9 @@ from urllib.parse import urlsplit
 from gpurack import paths
 from gpurack.engines import ENGINES
 from gpurack.plan.ledger import label
-from gpurack.spec.connections import Connection
+from gpurack.spec.connection import Connection
 from gpurack.spec.host import Host
-from gpurack.spec.secrets import UPSTREAM
+from gpurack.spec.secret import UPSTREAM
 from gpurack.state.model import HostState
 
 

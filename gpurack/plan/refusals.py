@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from gpurack.endpoints import others_reach
 from gpurack.engines import ENGINES
+from gpurack.engines.open_webui import UNCLAIMED
 from gpurack.plan import compose
 from gpurack.spec.host import Host
 from gpurack.state.model import HostState
@@ -40,7 +41,7 @@ def no_first_account(name: str, spec: Host, state: HostState) -> str | None:
     volume = unclaimed_volumes(spec).get(name)
     if volume is None or volume in state.accounts:
         return None
-    return f"its database has no account yet, and {FIRST_ACCOUNT}"
+    return f"its database has no account yet, and {UNCLAIMED}"
 
 
 def unclaimed_volumes(spec: Host) -> dict[str, tuple[str, str]]:
@@ -52,11 +53,6 @@ def unclaimed_volumes(spec: Host) -> dict[str, tuple[str, str]]:
         if model.enabled and others_reach(model) and (volume := ENGINES[model.engine].unclaimed(model, name))
     }
 
-
-FIRST_ACCOUNT = (
-    "whoever opens the page first becomes its administrator. Give the first account in `keys`: "
-    '{"admin@uni.example": {"env": "PASSWORD"}}, or write `bind: loopback`.'
-)
 
 REFUSALS: tuple[Refusal, ...] = (no_lan_address, no_first_account)
 

@@ -1,37 +1,16 @@
 """What services connect to: which entries of the fleet `connects_to` means, and whether they can be reached. Pure."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 
 from gpurack.endpoints import endpoint, on_loopback
 from gpurack.engines import ENGINES
+from gpurack.spec.connection import Connection
 from gpurack.spec.host import Host
 from gpurack.spec.model import Model
 from gpurack.spec.problems import Problem, unknown
-from gpurack.spec.secret import Secret
 
 Place = tuple[str, str]
 """(host, entry)"""
-
-
-@dataclass(frozen=True)
-class Connection:
-    """One entry that a service connects to: `name` on `host`. near: by one network of containers, where its name is
-    enough; else by its published port. url: of its API, as the service reaches it. key: what it wants to be sent.
-    serves: the names it answers to; of a gateway, those of the models behind it."""
-
-    host: str
-    name: str
-    model: Model
-    near: bool
-    url: str
-    key: Secret | None
-    serves: tuple[str, ...]
-
-    @property
-    def label(self) -> str:
-        """For people: with its host, where that is another one."""
-        return self.name if self.near else f"{self.name} on {self.host}"
 
 
 def connected(fleet: Mapping[str, Host]) -> dict[str, Host]:

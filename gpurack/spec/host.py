@@ -13,7 +13,7 @@ from gpurack.spec.network import Login, Mirror, Proxy, url_alone
 from gpurack.spec.secret import Secret
 
 if TYPE_CHECKING:
-    from gpurack.spec.connections import Connection
+    from gpurack.spec.connection import Connection
     from gpurack.spec.lock import HostLock
 
 

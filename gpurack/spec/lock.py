@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field
 
 from gpurack.screen import printable
 from gpurack.spec.fields import Like, Strict
-from gpurack.spec.host import Host
 from gpurack.spec.image_ref import split_digest
-from gpurack.spec.problems import InventoryError, Problem
 
 HEADER = """\
 # What really was on these hosts, to be committed: a run installs exactly this. (Written by gpurack.)
@@ -85,28 +83,6 @@ def place(inventory: Path) -> Path:
     'inventories/lab.lock.yaml'
     """
     return inventory.with_suffix(".lock.yaml")
-
-
-def read_lock(inventory: Path | None) -> Lock | None:
-    """The lock of an inventory; None where there is none. Raises InventoryError when it cannot be understood."""
-    if inventory is None or not place(inventory).exists():
-        return None
-    from gpurack.spec.load import parse_yaml
-
-    path = place(inventory)
-    try:
-        return Lock.model_validate(parse_yaml(path) or {})
-    except ValidationError as error:
-        wrong = error.errors()[0]
-        where = ".".join(str(part) for part in wrong["loc"])
-        what = f"{wrong['msg'][:1].lower()}{wrong['msg'][1:]}; write it anew with gpurack lock {inventory}."
-        raise InventoryError([Problem("", f"{path} {where}".rstrip(), what)]) from None
-
-
-def with_lock(fleet: Mapping[str, Host], inventory: Path | None) -> dict[str, Host]:
-    """The fleet with what the inventory's lock says of each host in force. Raises InventoryError."""
-    lock = read_lock(inventory)
-    return {name: host.locked(lock.hosts.get(name) if lock else None) for name, host in fleet.items()}
 
 
 def text(lock: Lock, inventory: Path) -> str:

@@ -12,6 +12,12 @@ from pydantic import Field, field_validator, model_validator
 
 from gpurack.spec.fields import Strict
 
+KEY = "api_key"
+UPSTREAM = "upstream_key_"
+"""In front of the number of a connection whose key it is."""
+PERSON = "keys."
+"""In front of the name of the person or group."""
+
 
 class SecretError(Exception):
     """A secret could not be read on the admin's machine; the text says which and why, never its value."""

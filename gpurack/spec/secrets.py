@@ -7,14 +7,8 @@ from functools import partial
 from gpurack.engines import weights_of
 from gpurack.spec.host import Host
 from gpurack.spec.problems import Problem
-from gpurack.spec.secret import Secret, SecretError
+from gpurack.spec.secret import KEY, PERSON, UPSTREAM, Secret, SecretError
 from gpurack.spec.weights import HfWeights
-
-KEY = "api_key"
-UPSTREAM = "upstream_key_"
-"""In front of the number of a connection whose key it is."""
-PERSON = "keys."
-"""In front of the name of the person or group."""
 
 
 def secrets_of(host: Host) -> dict[str, dict[str, Secret]]:

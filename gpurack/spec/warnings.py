@@ -8,8 +8,8 @@ from gpurack.endpoints import others_reach
 from gpurack.engines import ENGINES, weights_of
 from gpurack.engines.base import normal
 from gpurack.engines.known_flags import doubtful
+from gpurack.engines.open_webui import UNCLAIMED
 from gpurack.plan import weights
-from gpurack.plan.refusals import FIRST_ACCOUNT
 from gpurack.spec.cards import CARDS
 from gpurack.spec.host import Host
 from gpurack.spec.image import Build, BuildImage
@@ -96,7 +96,7 @@ def of_entry(entry: Model | Job, made: Container[str | None]) -> list[str]:
         if settings := ENGINES[entry.engine].prompt_logs(entry):
             found.append(f"{', '.join(settings)}: what people ask is written into its log, where the host keeps it.")
         if ENGINES[entry.engine].unclaimed(entry, "") and others_reach(entry):
-            found.append(f"until its database has an account, {FIRST_ACCOUNT}")
+            found.append(f"until its database has an account, {UNCLAIMED}")
     if isinstance(entry.image, BuildImage) and (problem := unproven_source(entry.image.build)):
         found.append(problem)
     return found

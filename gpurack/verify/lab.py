@@ -25,9 +25,9 @@ from gpurack.shell import by_ssh, sh
 from gpurack.spec.fleet import read_fleet
 from gpurack.spec.host import Host
 from gpurack.spec.load import APPLY, read_inventory
-from gpurack.spec.lock import with_lock
 from gpurack.spec.model import Model
 from gpurack.spec.problems import InventoryError, Problem
+from gpurack.spec.read_lock import with_lock
 from gpurack.spec.secrets import read_secrets
 from gpurack.state.model import HostState
 from gpurack.verify.drift import Unread

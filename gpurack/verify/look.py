@@ -12,7 +12,7 @@ from gpurack.plan import compose, rootless, weights
 from gpurack.resources import read_text
 from gpurack.spec.host import Host
 from gpurack.spec.model import Model
-from gpurack.spec.secrets import KEY, PERSON
+from gpurack.spec.secret import KEY, PERSON
 from gpurack.state.model import SOURCES, USER_DAEMON_JSON, Container, Driver, File, Gpu, HostState, Os, Package, User
 from gpurack.state.parse import container, each, info
 from gpurack.state.record import Record, TooNew, read

@@ -25,7 +25,8 @@ from gpurack.cli import main
 from gpurack.locking import cli as locking
 from gpurack.locking.upgrade import News
 from gpurack.report import CONNECT_ERROR, Report
-from gpurack.spec.lock import HostLock, read_lock
+from gpurack.spec.lock import HostLock
+from gpurack.spec.read_lock import read_lock
 from gpurack.state.model import Container, Driver, Gpu, HostState
 from gpurack.status.lab import HostStatus, lab_status
 from gpurack.status.page import write_page

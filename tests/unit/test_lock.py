@@ -17,8 +17,9 @@ from gpurack.plan.platforms import TOOLKIT_PACKAGES
 from gpurack.plan.steps import Shell
 from gpurack.spec.fleet import check_fleet
 from gpurack.spec.host import Host
-from gpurack.spec.lock import HostLock, Lock, ModelLock, facts, read_lock, text, with_lock
+from gpurack.spec.lock import HostLock, Lock, ModelLock, facts, text
 from gpurack.spec.problems import InventoryError
+from gpurack.spec.read_lock import read_lock, with_lock
 from gpurack.state.model import HostState, Probe
 from tests.given import SALT, host_state, models, running, spec
 

@@ -7,7 +7,8 @@ from click.testing import CliRunner
 
 from gpurack.cli import main
 from gpurack.locking import cli
-from gpurack.spec.lock import HostLock, Lock, read_lock, text
+from gpurack.spec.lock import HostLock, Lock, text
+from gpurack.spec.read_lock import read_lock
 from gpurack.state.model import HostState
 
 NOBODY = HostState(trouble="could not connect: no route to host")
