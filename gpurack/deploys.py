@@ -23,6 +23,7 @@ from gpurack.operations.connections import connections as connections_operation
 from gpurack.operations.models import jobs as jobs_operation
 from gpurack.operations.models import models as models_operation
 from gpurack.operations.remove import remove as remove_operation
+from gpurack.operations.run_state import snapshot
 from gpurack.plan.host import (
     CONNECTIONS,
     DAEMON_JSON,
@@ -37,15 +38,14 @@ from gpurack.plan.host import (
     Stage,
 )
 from gpurack.plan.pins import contradictions
-from gpurack.report import REPORT
-from gpurack.spec.fleet import Fleet, read_fleet, without_models
+from gpurack.report import Report
+from gpurack.spec.fleet import read_fleet, without_models
 from gpurack.spec.host import Host
 from gpurack.spec.load import ignored_by_pyinfra
 from gpurack.spec.problems import InventoryError
 from gpurack.spec.read_lock import with_lock
-from gpurack.state.snapshot import look
 
-_fleets: WeakKeyDictionary[State, Fleet] = WeakKeyDictionary()
+_reports: WeakKeyDictionary[State, Report] = WeakKeyDictionary()
 
 
 @deploy("GPU host")
@@ -78,7 +78,7 @@ def models() -> None:
 def remove() -> None:
     """Takes away models and project; with `--data remove=all` Docker and the toolkit too. Never data."""
     wanted = begin()
-    REPORT.removing = True
+    _reports[host.state].removing = True
     what = host.data.get("remove") or "models"
     remove_operation(name="Remove", wanted=wanted, what=what, **privilege(wanted))
 
@@ -106,7 +106,7 @@ def carry_out(stages: Sequence[Stage], wanted: Host) -> None:
 def begin(needs_models: bool = False) -> Host:
     """This host's spec, after the whole inventory was checked (once per run)."""
     state = host.state
-    if state not in _fleets:
+    if state not in _reports:
         harmless()  # also in a project whose config.py does not call the guard
         read_any_bytes()
         path = inventory_file()
@@ -118,9 +118,9 @@ def begin(needs_models: bool = False) -> Host:
             problems.append(problem)
         if problems:
             raise InventoryError(problems)
-        _fleets[state] = fleet
-        REPORT.attach(state, fleet)
-    return _fleets[state][host.name]
+        _reports[state] = Report(fleet)
+        state.add_callback_handler(_reports[state])
+    return _reports[state].fleet[host.name]
 
 
 def inventory_file() -> Path | None:
@@ -131,4 +131,4 @@ def inventory_file() -> Path | None:
 
 def privilege(wanted: Host) -> dict[str, Any]:
     """The global arguments by which operations become root: sudo where the login user is not root."""
-    return {"_sudo": True} if look(host, wanted).raised else {}
+    return {"_sudo": True} if snapshot(host, wanted).raised else {}

@@ -29,7 +29,7 @@ from pyinfra_cli import cli
 from pyinfra_cli.exceptions import CliError
 
 from gpurack import screen
-from gpurack.report import CONNECT_ERROR, REPORT
+from gpurack.operations.run_state import host_run
 from gpurack.spec.load import NO_FILE, NO_HOSTS, YAML
 from gpurack.spec.problems import InventoryError, Problem
 
@@ -66,7 +66,8 @@ def guard() -> None:
             raise CliError(NOBODY) from None
 
     def exit_() -> None:
-        if REPORT.foreseen and state.current_stage < StateStage.Execute:
+        foreseen = any(host_run(host).foreseen for host in state.inventory)
+        if foreseen and state.current_stage < StateStage.Execute:
             sys.exit(1)
         end()
 
@@ -123,4 +124,4 @@ class Connections(BaseStateCallback):
     @staticmethod
     def host_connect_error(state: State, host: Host, error: Exception) -> None:
         """pyinfra tells it once per host, and forgets it."""
-        host.connector_data[CONNECT_ERROR] = str(error).replace("[Errno None] ", "")
+        host_run(host).connect_error = str(error).replace("[Errno None] ", "")

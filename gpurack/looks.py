@@ -14,11 +14,10 @@ from pyinfra.context import ctx_host, ctx_state
 
 from gpurack.guard import Connections, read_any_bytes
 from gpurack.host_data import not_understood
-from gpurack.report import CONNECT_ERROR
+from gpurack.operations.run_state import host_run, snapshot
 from gpurack.shell import sh
 from gpurack.spec import host as spec
 from gpurack.state.model import HostState
-from gpurack.state.snapshot import look
 
 
 @contextmanager
@@ -48,7 +47,7 @@ def look_at_all(inventory: Inventory, fleet: Mapping[str, spec.Host], metrics: b
 
     metrics: also ask the models' own counters, which a deploy does not need.
     """
-    return visit(inventory, fleet, lambda host, wanted: look(host, wanted, metrics))
+    return visit(inventory, fleet, lambda host, wanted: snapshot(host, wanted, metrics))
 
 
 def visit(inventory: Inventory, fleet: Mapping[str, spec.Host], work: Work) -> dict[str, HostState]:
@@ -71,6 +70,6 @@ def _visit(state: State, host: Host, wanted: spec.Host, work: Work) -> HostState
 
 def unreached(host: Host) -> str:
     """The sentence about a host with which pyinfra has no connection."""
-    said = str(host.connector_data.get(CONNECT_ERROR, "ssh said nothing"))
+    said = host_run(host).connect_error or "ssh said nothing"
     in_brackets = re.fullmatch(r"Could not connect \((.*)\)", said)
     return f"could not connect: {in_brackets[1] if in_brackets else said}; try: {sh('ssh {}', host.name)}."

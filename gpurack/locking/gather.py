@@ -5,20 +5,20 @@ from typing import Any
 
 from pyinfra.api import Host
 
+from gpurack.operations.run_state import outdate, snapshot
 from gpurack.plan import weights
 from gpurack.remote import Command
 from gpurack.resources import program, read_text
 from gpurack.shell import Sh, sh
 from gpurack.spec import host as spec
 from gpurack.state.model import HostState
-from gpurack.state.snapshot import forget, look
 
 NO_PYTHON = "it has no python3, so the sha256 of its weights cannot be read; run deploys/gpu_host.py first."
 
 
 def thorough(host: Host, wanted: spec.Host) -> HostState:
     """A look after which every file of weights has a sha256. What takes long says so on standard error."""
-    seen = look(host, wanted)
+    seen = snapshot(host, wanted)
     paths = [path for path, size in seen.weights.items() if size is not None]
     if seen.trouble:
         return seen
@@ -33,8 +33,8 @@ def thorough(host: Host, wanted: spec.Host) -> HostState:
     ok, lines = as_root(host, seen, sh("python3 -c {}", hasher()), stdin=asked)
     if not ok:
         return replace(seen, trouble=f"the sha256 of its weights could not be read: {last(lines)}.")
-    forget(host)
-    return look(host, wanted)
+    outdate(host)
+    return snapshot(host, wanted)
 
 
 def hasher() -> str:

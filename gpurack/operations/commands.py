@@ -11,18 +11,15 @@ from pyinfra.connectors.util import CommandOutput
 from typing_extensions import override
 
 from gpurack import paths
+from gpurack.operations.run_state import Failure, host_run, outdate, reasons_of
 from gpurack.plan.daemon_json import Apply
 from gpurack.plan.rootless import SetUp
 from gpurack.plan.steps import Folder, SetAside, Shell, Step, WriteFile, WriteFiles
 from gpurack.remote import Command
-from gpurack.report import REPORT, reasons_of
 from gpurack.resources import program as whole_program
 from gpurack.resources import read_text
 from gpurack.shell import NOTHING, Sh, all_of, sh, word
-from gpurack.state.snapshot import forget
 
-SAID_NOW = "gpurack errors said at Execute"
-"""Key in pyinfra's host data: sentences that need not be said twice in a row."""
 USER_PROGRAM = 900
 """Seconds that a program may run as a user: it waits for that user's daemon, which may never answer."""
 SIGN_OF_LIFE = 5
@@ -34,10 +31,10 @@ class Changing(Command):
 
     @override
     def execute(self, state: State, host: Host, connector_arguments: ConnectorArguments) -> tuple[bool, CommandOutput]:
-        forget(host)
+        outdate(host)
         ok, output = super().execute(state, host, connector_arguments)
         if not ok:
-            REPORT.failed(host.name, output.output_lines)
+            host_run(host).failed(output.output_lines)
         return ok, output
 
 
@@ -53,7 +50,7 @@ class Streamed(Command):
 
     @override
     def execute(self, state: State, host: Host, connector_arguments: ConnectorArguments) -> tuple[bool, CommandOutput]:
-        forget(host)
+        outdate(host)
         connector_arguments.update(self.connector_arguments)
         ok, output = host.run_shell_command(
             self, print_output=True, print_input=state.print_input, **connector_arguments
@@ -66,7 +63,7 @@ class Streamed(Command):
             if self.of_user:
                 self.problem = " ".join(reasons_of(lines)) or "a command failed and said nothing."
             else:
-                REPORT.failed(host.name, lines)
+                host_run(host).failed(lines)
         # pyinfra prints a failed command's output once more unless there is none
         return ok or self.of_user, CommandOutput([])
 
@@ -75,17 +72,18 @@ class Refusal(Command):
     """Fails the host with sentences, without touching it: a problem of one host is never an exception, which would
     abort all (pyinfra 3.10.0)."""
 
-    def __init__(self, sentences: list[str]) -> None:
+    def __init__(self, failures: Sequence[Failure]) -> None:
         super().__init__(sh("false"))
-        self.sentences = sentences
+        self.failures = failures
 
     @override
     def execute(self, state: State, host: Host, connector_arguments: ConnectorArguments) -> tuple[bool, CommandOutput]:
-        for sentence in self.sentences:
-            # said at Prepare, that is long ago: minutes may lie between, at the prompt
-            if sentence not in host.connector_data.get(SAID_NOW, ()):
-                host.log_styled(f"error {sentence}", fg="red")
-        REPORT.failed(host.name, [f"error {sentence}" for sentence in self.sentences])
+        run = host_run(host)
+        for failure in self.failures:
+            # printed at Prepare, that is long ago: minutes may lie between, at the prompt
+            if str(failure) not in run.refused_now:
+                host.log_styled(f"error {failure}", fg="red")
+        run.failures += self.failures
         return False, CommandOutput([])
 
 

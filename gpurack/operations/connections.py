@@ -7,9 +7,9 @@ from pyinfra.api import operation
 from pyinfra.api.command import PyinfraCommand
 
 from gpurack.operations.host import announce, others_unharmed, refused_before
+from gpurack.operations.run_state import outdate, snapshot
 from gpurack.plan.neighbours import unreached
 from gpurack.spec.host import Host
-from gpurack.state.snapshot import forget, look
 
 
 @operation()
@@ -28,7 +28,7 @@ def connections(wanted: Host) -> Generator[PyinfraCommand, None, None]:
         return
     missing = missed(wanted)
     if missing and host.state.is_executing:
-        forget(host)
+        outdate(host)
         missing = missed(wanted)
     if missing and host.state.is_executing:
         announce("Connections", missing)
@@ -38,7 +38,7 @@ def connections(wanted: Host) -> Generator[PyinfraCommand, None, None]:
 
 def missed(wanted: Host) -> list[str]:
     """A line for each model that is not reached."""
-    state = look(host, wanted)
+    state = snapshot(host, wanted)
     return [
         f"{service} does not reach {model}; it is used as soon as it answers"
         for service in wanted.services

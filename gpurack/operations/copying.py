@@ -14,11 +14,11 @@ from pyinfra.connectors.util import CommandOutput
 from typing_extensions import override
 
 from gpurack.operations.commands import SIGN_OF_LIFE, folders, script
+from gpurack.operations.run_state import outdate
 from gpurack.plan.models import Upload
 from gpurack.remote import Command
 from gpurack.shell import Sh, sh
 from gpurack.spec.local_files import files_of, sha256
-from gpurack.state.snapshot import forget
 
 BLOCK = 1 << 20
 THERE = "there"
@@ -67,7 +67,7 @@ class Copy(Command):
 
     @override
     def execute(self, state: State, host: Host, connector_arguments: ConnectorArguments) -> tuple[bool, CommandOutput]:
-        forget(host)
+        outdate(host)
         try:
             self._copy(host, connector_arguments)
         except (OSError, ValueError) as error:  # ValueError: the host named no sizes

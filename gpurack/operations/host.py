@@ -10,12 +10,10 @@ from pyinfra.api import Host
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.state import StateStage
 
-from gpurack.operations.commands import SAID_NOW, Refusal, Streamed, carry_out
+from gpurack.operations.commands import Refusal, Streamed, carry_out
+from gpurack.operations.run_state import Failure, host_run
 from gpurack.plan.steps import Plan, Step
-from gpurack.report import REPORT
 
-_REFUSED = "gpurack refused"
-DOWN = "gpurack users whose Docker is not right"
 P = ParamSpec("P")
 Commands = Generator[PyinfraCommand, None, None]
 
@@ -45,7 +43,7 @@ def refused_before(operation: str) -> bool:
     """Did an operation before this one refuse the host? Without -y pyinfra plans the rest all the same, and plans for a
     host that cannot be looked at, or is not supported, would be fiction. (At Execute such a host is out of the run.)"""
     preparing = host.state.current_stage < StateStage.Execute
-    return preparing and host.connector_data.get(_REFUSED, operation) != operation
+    return preparing and host_run(host).refused_by not in ("", operation)
 
 
 def carry_out_plan(operation: str, plan: Plan) -> Iterator[PyinfraCommand]:
@@ -53,24 +51,22 @@ def carry_out_plan(operation: str, plan: Plan) -> Iterator[PyinfraCommand]:
     if refused_before(operation):
         host.noop(f"{operation}: not planned, see the error above")
         return
-    if plan.errors:
-        host.connector_data[_REFUSED] = operation
-    else:
-        host.connector_data.pop(_REFUSED, None)
+    run = host_run(host)
+    run.refused_by = operation if plan.errors else ""
     if plan.down is not None:
-        host.connector_data[DOWN] = plan.down
+        run.users_down = dict(plan.down)
     if plan.nothing:
         host.noop(f"{operation}: nothing to do")
         return
-    announce(operation, [step.reason for step in plan.steps], plan.errors)
+    announce(operation, [step.reason for step in plan.steps], [Failure(error) for error in plan.errors])
     failed = yield from carry_out_steps(plan.steps)
     errors = [*plan.errors]
     if plan.down is None:
         errors += failed.values()
     else:
-        host.connector_data[DOWN] = {**plan.down, **failed}
+        run.users_down |= failed
     if errors:
-        yield Refusal(errors)
+        yield Refusal([Failure(error) for error in errors])
 
 
 def carry_out_steps(steps: Sequence[Step]) -> Generator[PyinfraCommand, None, dict[str, str]]:
@@ -91,29 +87,28 @@ def carry_out_steps(steps: Sequence[Step]) -> Generator[PyinfraCommand, None, di
 
 def users_down() -> Mapping[str, str]:
     """Users whose rootless Docker an operation before this one could not make right → why."""
-    down: Mapping[str, str] = host.connector_data.get(DOWN, {})
-    return down
+    return host_run(host).users_down
 
 
-def announce(operation: str, reasons: Sequence[str], errors: Sequence[str] = (), warnings: Sequence[str] = ()) -> None:
+def announce(
+    operation: str, reasons: Sequence[str], errors: Sequence[Failure] = (), warnings: Sequence[str] = ()
+) -> None:
     """Says on the screen what will happen and why, once: at Prepare, and at Execute only what was not said then.
 
     The names of operations are shared by all hosts, so they cannot carry reasons.
     """
     lines = [f"warning {warning}" for warning in warnings]
-    lines += [f"~ {reason}" for reason in reasons] + [f"error {error}" for error in errors]
-    if errors:
-        REPORT.announced(host.name, errors)
-    said = host.connector_data.setdefault(f"gpurack said {operation}", [])
+    of_errors = {f"error {error}": str(error) for error in errors}
+    lines += [f"~ {reason}" for reason in reasons] + list(of_errors)
+    run = host_run(host)
+    run.foreseen += errors
+    printed = run.announced.setdefault(operation, [])
     for line in lines:
-        if line not in said:
-            said.append(line)
-            if line.startswith("error "):
-                if host.state.current_stage >= StateStage.Execute:
-                    host.connector_data.setdefault(SAID_NOW, []).append(line.removeprefix("error "))
-                host.log_styled(line, fg="red")
-            else:
-                host.log_styled(line, fg="yellow")
+        if line not in printed:
+            printed.append(line)
+            host.log_styled(line, fg="red" if line in of_errors else "yellow")
+            if line in of_errors and host.state.current_stage >= StateStage.Execute:
+                run.refused_now.append(of_errors[line])
 
 
 def unattended(target: Host) -> bool:

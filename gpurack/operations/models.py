@@ -2,7 +2,7 @@
 
 import json
 import secrets
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 
 from pyinfra import host
 from pyinfra.api import Host as PyinfraHost
@@ -16,31 +16,31 @@ from gpurack import paths
 from gpurack.operations.commands import Refusal, Streamed, carry_out, slow
 from gpurack.operations.copying import Copy
 from gpurack.operations.host import announce, carry_out_plan, others_unharmed, refused_before, users_down
+from gpurack.operations.run_state import Failure, Outcome, host_run, outdate, snapshot
 from gpurack.plan.docker import unanswered
+from gpurack.plan.drift import Action
 from gpurack.plan.jobs import awaiting, plan_jobs
 from gpurack.plan.models import ModelsPlan, awaited, plan_models
 from gpurack.plan.rootless import not_ready, unusable
 from gpurack.plan.steps import Plan
-from gpurack.report import REPORT
 from gpurack.shell import sh
 from gpurack.spec.host import Host
 from gpurack.spec.secrets import read_logins, read_secrets, read_token
 from gpurack.state.model import HostState
-from gpurack.state.snapshot import forget, look
 
 PRUNED = "ollama"
 """What `--data prune=` takes away: what an ollama has pulled beside the models that are listed."""
 RENEWED = "yes"
 """What `--data renew=` may say."""
-PAST = {
-    "create": "created",
-    "recreate": "recreated",
-    "start": "started",
-    "wait": "was loading",
-    "pull": "pulled",
-    "check": "checked",
-    "remove": "removed",
-    "run": "ran now",
+OUTCOMES: Mapping[Action, Outcome] = {
+    "create": Outcome.CREATED,
+    "recreate": Outcome.RECREATED,
+    "start": Outcome.STARTED,
+    "wait": Outcome.AWAITED,
+    "pull": Outcome.PULLED,
+    "check": Outcome.CHECKED,
+    "remove": Outcome.REMOVED,
+    "run": Outcome.RAN,
 }
 
 
@@ -127,7 +127,7 @@ def jobs(wanted: Host) -> Generator[PyinfraCommand, None, None]:
 
 def usable(operation: str, wanted: Host) -> Generator[PyinfraCommand, None, HostState | None]:
     """What the host is like, once no other run works on it; None where its trouble has been said."""
-    state = look(host, wanted)
+    state = snapshot(host, wanted)
     if state.blind or refused_before(operation):
         yield from carry_out_plan(operation, Plan(errors=(state.blind,)))
         return None
@@ -135,8 +135,8 @@ def usable(operation: str, wanted: Host) -> Generator[PyinfraCommand, None, Host
     if state.busy:
         announce(operation, [f"wait for another gpurack run on this host ({state.busy})"])
         yield slow(sh("flock -s -o {} true", paths.LOCK))
-        forget(host)
-        state = look(host, wanted)
+        outdate(host)
+        state = snapshot(host, wanted)
     if host.state.is_executing and (problem := unanswered(state)):
         yield from carry_out_plan(operation, Plan(errors=(problem,)))
         return None
@@ -145,11 +145,12 @@ def usable(operation: str, wanted: Host) -> Generator[PyinfraCommand, None, Host
 
 def carry_out_models(wanted: Host, plan: ModelsPlan, operation: str = "Models") -> Iterator[PyinfraCommand]:
     """Files first, then one streamed command for all models (or jobs) of the host."""
-    errors = [f"{name}: {sentence}" for name, sentence in plan.errors.items()]
+    errors = [Failure(sentence, about=name) for name, sentence in plan.errors.items()]
+    run = host_run(host)
     announce(operation, plan.reasons, errors)
     for change in plan.changes:
         if change.action in ("create", "recreate", "start", "run"):
-            REPORT.foretold(host.name, change.model, PAST[change.action])
+            run.planned[change.model] = OUTCOMES[change.action]
     for step in plan.steps:
         yield from carry_out(step)
     for upload in plan.uploads:
@@ -168,7 +169,7 @@ def carry_out_models(wanted: Host, plan: ModelsPlan, operation: str = "Models") 
 class Job(Streamed):
     """The runner on the host. Errors known beforehand fail it at the end, when the other models are done."""
 
-    def __init__(self, wanted: Host, plan: ModelsPlan, errors: list[str], action: str) -> None:
+    def __init__(self, wanted: Host, plan: ModelsPlan, errors: list[Failure], action: str) -> None:
         super().__init__(sh("python3 {} {}", paths.RUNNER, action), _stdin=json.dumps(plan.job))
         self.wanted, self.plan, self.errors = wanted, plan, errors
 
@@ -177,10 +178,10 @@ class Job(Streamed):
         self, state: State, host: PyinfraHost, connector_arguments: ConnectorArguments
     ) -> tuple[bool, CommandOutput]:
         ok, output = super().execute(state, host, connector_arguments)
+        run = host_run(host)
         for change in self.plan.changes:
-            if change.action != "keep" and not REPORT.has_failed(host.name, change.model):
-                REPORT.changed(host.name, change.model, PAST[change.action])
-        if self.errors:
-            REPORT.failed(host.name, [f"error {error}" for error in self.errors])
-        look(host, self.wanted)  # for the table at the end: ssh is closed by then
+            if change.action != "keep" and not run.failure(change.model):
+                run.done[change.model] = OUTCOMES[change.action]
+        run.failures += self.errors
+        snapshot(host, self.wanted)  # for the table at the end: ssh is closed by then
         return ok and not self.errors, output

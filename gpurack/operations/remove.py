@@ -8,9 +8,9 @@ from pyinfra.api.command import PyinfraCommand
 
 from gpurack.operations.commands import Refusal
 from gpurack.operations.host import carry_out_plan, others_unharmed
+from gpurack.operations.run_state import Failure, snapshot
 from gpurack.plan.remove import plan_remove
 from gpurack.spec.host import Host
-from gpurack.state.snapshot import look
 
 
 @operation()
@@ -22,8 +22,8 @@ def remove(wanted: Host, what: str = "models") -> Generator[PyinfraCommand, None
     + wanted: the host's spec
     + what: "models", or "all" to remove Docker's and the toolkit's packages too
     """
-    state = look(host, wanted)
+    state = snapshot(host, wanted)
     if state.blind:
-        yield Refusal([state.blind])
+        yield Refusal([Failure(state.blind)])
         return
     yield from carry_out_plan("Remove", plan_remove(state, what))

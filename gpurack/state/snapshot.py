@@ -1,8 +1,5 @@
-"""The edge to the host: runs files/snapshot.sh there, once, and remembers what it saw.
-
-pyinfra (3.10.0) does not cache facts and runs every operation twice without `-y`; so the look is remembered for each
-host until something changed (`forget`). An unchanged run is one remote command per host.
-"""
+"""The edge to the host: runs files/snapshot.sh there, and types what it saw. It is kept by
+operations/run_state.py."""
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,7 +8,6 @@ from datetime import date
 from itertools import takewhile
 
 from pyinfra.api import FactBase, Host
-from pyinfra.api.state import StateStage
 from typing_extensions import override
 
 from gpurack import paths
@@ -77,44 +73,8 @@ class Snapshot(FactBase[HostState]):
             return HostState(trouble=f"the look at the host could not be understood ({error!r}); please report this.")
 
 
-# Kept with pyinfra's host, which lives as long as the run. (`pyinfra.host` is a proxy: no key for a dictionary.)
-_KEY = "gpurack look"
-
-
-def look(host: Host, wanted: spec.Host, metrics: bool = False) -> HostState:
-    """What the host is like: remembered from an earlier look, or a new one (one remote command). metrics: ask the
-    models' own counters, too.
-
-    Execute looks again where Prepare found changes: minutes may lie between them, at the prompt.
-    """
-    stage = host.state.current_stage
-    seen: tuple[StateStage, HostState] | None = host.connector_data.get(_KEY)
-    unchanged = not host.state.get_meta_for_host(host).ops_change
-    if seen and (seen[0] == stage or (seen[0] == StateStage.Prepare and unchanged)):
-        return seen[1]
-    state = _take(host, wanted, metrics)
-    host.connector_data[_KEY] = (stage, state)
-    return state
-
-
-def last_look(host: Host) -> HostState | None:
-    """What was seen last, however old; None when the host was never looked at."""
-    seen = host.connector_data.get(_KEY)
-    return seen[1] if seen else None
-
-
-def forget(host: Host) -> None:
-    """Something changed on the host (or failed half way), so the next `look` is a new one."""
-    if _KEY in host.connector_data:
-        host.connector_data[_KEY] = (StateStage.Setup, host.connector_data[_KEY][1])
-
-
-def is_forgotten(host: Host) -> bool:
-    """Was something begun on the host since it was looked at last?"""
-    return bool(host.connector_data.get(_KEY, (None,))[0] == StateStage.Setup)
-
-
-def _take(host: Host, wanted: spec.Host, metrics: bool) -> HostState:
+def take_snapshot(host: Host, wanted: spec.Host, metrics: bool = False) -> HostState:
+    """What the host is like now, by one remote command. metrics: also ask the models' own counters."""
     known = remembered.recall(host.name)
     stdin = Script(script(wanted, known, metrics))
     state = host.get_fact(Snapshot, _sudo=False, _ignore_errors=True, _stdin=stdin)

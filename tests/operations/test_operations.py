@@ -20,6 +20,7 @@ from gpurack import paths
 from gpurack.operations import engine, remove
 from gpurack.operations import models as models_operation
 from gpurack.operations.commands import Refusal, carry_out, slow, write_file, write_files
+from gpurack.operations.run_state import HostRun
 from gpurack.plan import host as plan_host
 from gpurack.plan.packages import Packages, Pin
 from gpurack.plan.platforms import platform_of
@@ -70,7 +71,7 @@ class FakeHost:
 
     def __post_init__(self) -> None:
         stage = StateStage.Execute if self.executing else StateStage.Prepare
-        self.connector_data: dict[str, Any] = {"gpurack look": (stage, self.found)}
+        self.connector_data: dict[str, Any] = {"gpurack": HostRun(snapshot=self.found, taken_in=stage)}
         self.state = SimpleNamespace(
             current_stage=stage,
             is_executing=self.executing,
@@ -115,7 +116,7 @@ def matches(command: Any, form: Any, state: HostState) -> bool:
     if "aside" in form:
         return str(command) == str(next(carry_out(SetAside("", form["aside"]))))
     if "refuse" in form:
-        return isinstance(command, Refusal) and command.sentences == form["refuse"]
+        return isinstance(command, Refusal) and [str(failure) for failure in command.failures] == form["refuse"]
     if "job" in form:
         return str(command) == "python3 /usr/local/lib/gpurack/models.py apply" and contains(
             json.loads(stdin), form["job"]
@@ -197,5 +198,5 @@ def test_a_mistake_of_gpuracks_own_fails_its_host_only(name: str, monkeypatch: p
     with ctx_host.use(host):
         [command] = OPERATIONS[name]._inner(wanted=check_fleet({"gpu1": [{}]})["gpu1"])
     assert isinstance(command, Refusal)
-    [sentence] = command.sentences
+    [sentence] = map(str, command.failures)
     assert sentence.startswith("a mistake of gpurack's own (KeyError: 'gpus', test_operations.py:")

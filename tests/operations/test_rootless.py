@@ -14,6 +14,7 @@ from gpurack.operations import engine
 from gpurack.operations import models as models_operation
 from gpurack.operations.commands import Refusal
 from gpurack.operations.host import carry_out_plan
+from gpurack.operations.run_state import Failure, host_run
 from gpurack.plan.steps import Plan, Shell
 from gpurack.shell import sh
 from gpurack.state.model import HostState, Kernel, Unit, User
@@ -83,20 +84,21 @@ def test_a_users_command_that_fails_leaves_out_that_users_others_alone(models_fo
     refusals = [command for command in done if isinstance(command, Refusal)]
     if not models_follow:
         (refusal,) = refusals
-        assert refusal.sentences[0].startswith("the user eve does not exist on the host.")
-        assert refusal.sentences[1:] == [sentence]
+        assert refusal.failures[0].sentence.startswith("the user eve does not exist on the host.")
+        assert refusal.failures[1:] == [Failure(sentence)]
         return
     assert not refusals
     served = replace(bare().users["bob"], docker={"ServerVersion": "28.5.2"}, unit=Unit("loaded", "active", "enabled"))
     state = replace(bare(), users={**bare().users, "bob": served})
-    host.connector_data["gpurack look"] = (host.state.current_stage, state)
+    run = host_run(host)  # type: ignore[arg-type]
+    run.snapshot, run.outdated = state, False
     with ctx_host.use(host):
         *_, job = models_operation.models._inner(wanted=WANTED)
     assert isinstance(job, models_operation.Job)
     assert [change.model for change in job.plan.changes] == ["gamma"]
     assert dict(job.plan.errors) == {
         "beta": sentence,
-        "docker.rootless.eve": host.connector_data["gpurack users whose Docker is not right"]["eve"],
+        "docker.rootless.eve": run.users_down["eve"],
     }
 
 

@@ -24,7 +24,8 @@ from gpurack import looks, screen
 from gpurack.cli import main
 from gpurack.locking import cli as locking
 from gpurack.locking.upgrade import News
-from gpurack.report import CONNECT_ERROR, Report
+from gpurack.operations.run_state import HostRun, host_run
+from gpurack.report import Report
 from gpurack.spec.lock import HostLock
 from gpurack.spec.read_lock import read_lock
 from gpurack.state.model import Container, Driver, Gpu, HostState
@@ -121,7 +122,7 @@ class Run:
             name: SimpleNamespace(
                 name=name,
                 connected=seen is not None,
-                connector_data={"gpurack look": (stage, seen)} if seen else {CONNECT_ERROR: EVERYTHING},
+                connector_data={"gpurack": HostRun(WANTED, seen, stage, connect_error="" if seen else EVERYTHING)},
             )
             for name, seen in looks.items()
         }
@@ -134,9 +135,10 @@ class Run:
 @pytest.mark.parametrize("text", [*HIDDEN, *VISIBLE, EVERYTHING])
 def test_the_table_at_the_end_of_a_run(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Today's `\\[/INST]` in a model's log ended the run in a MarkupError, without a table."""
-    report = Report(fleet={"gpu1": WANTED, "gpu2": WANTED})
-    report.failed("gpu1", ["some line", f"error alpha: {text}", f"    | {text}", f"error {text}"])
-    report.show(Run({"gpu1": hostile(text), "gpu2": None}))  # type: ignore[arg-type]
+    run = Run({"gpu1": hostile(text), "gpu2": None})
+    lines = ["some line", f"error alpha: {text}", f"    | {text}", f"error {text}"]
+    host_run(run.hosts["gpu1"]).failed(lines)  # type: ignore[arg-type]
+    Report(fleet={"gpu1": WANTED, "gpu2": WANTED}).show(run)  # type: ignore[arg-type]
     shown = harmless(capsys.readouterr().err)
     assert f"error gpu1 alpha: {screen.printable(text)}" in shown
     assert "HOST" in shown

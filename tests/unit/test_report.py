@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from pyinfra.api.state import StateStage
 
+from gpurack.operations.run_state import Failure, HostRun, Outcome, failure_in, host_run, outdate, reasons_of
 from gpurack.report import Report
 from gpurack.spec.host import Host
 from gpurack.state.model import HostState
-from gpurack.state.snapshot import forget
 from tests.given import container, host_state, models
 
 TWO = models(alpha={"gpus": [0]}, beta={"enabled": False})
@@ -26,7 +26,9 @@ class Run:
     def __init__(self, looks: dict[str, HostState | None], stage: StateStage = StateStage.Execute) -> None:
         self.hosts = {
             name: SimpleNamespace(
-                name=name, connected=look is not None, connector_data={"gpurack look": (stage, look)} if look else {}
+                name=name,
+                connected=look is not None,
+                connector_data={"gpurack": HostRun(snapshot=look, taken_in=stage)},
             )
             for name, look in looks.items()
         }
@@ -41,8 +43,8 @@ class Run:
         self.callback_handlers.append(handler)
 
 
-def state_of(report: Report, look: HostState, model: str = "alpha", wanted: Host = TWO) -> str:
-    return report.state_of("gpu1", model, wanted, look)
+def state_of(run: HostRun, model: str = "alpha", wanted: Host = TWO) -> str:
+    return Report({}).state_of(model, wanted, run)
 
 
 @pytest.mark.parametrize(
@@ -59,30 +61,40 @@ def state_of(report: Report, look: HostState, model: str = "alpha", wanted: Host
     ],
 )
 def test_what_became_of_a_model(look: HostState, text: str) -> None:
-    assert state_of(Report(), look) == text
+    assert state_of(HostRun(snapshot=look)) == text
 
 
 def test_disabled_is_not_looked_for() -> None:
-    assert state_of(Report(), seen(), "beta") == "disabled"
+    assert state_of(HostRun(snapshot=seen()), "beta") == "disabled"
 
 
 def test_what_a_run_did_is_said_with_what_it_is_now() -> None:
-    report = Report()
-    report.changed("gpu1", "alpha", "recreated")
-    report.changed("gpu2", "beta", "created")
-    assert state_of(report, seen()) == "ready, recreated"
-    assert state_of(report, seen("exited")) == "not running (exited)"
+    done = {"alpha": Outcome.RECREATED, "beta": Outcome.CREATED}
+    assert state_of(HostRun(snapshot=seen(), done=done)) == "ready, recreated"
+    assert state_of(HostRun(snapshot=seen("exited"), done=done)) == "not running (exited)"
 
 
 def test_an_error_comes_before_everything_and_is_one_line() -> None:
-    report = Report()
-    report.failed(
-        "gpu1", ["pulling", "error alpha: it ended (exit code 1): oh", "    | cuda error", "error alphabet: x"]
-    )
-    assert state_of(report, seen()) == "FAILED: it ended (exit code 1): oh"
-    assert report.has_failed("gpu1", "alpha")
-    assert not report.has_failed("gpu2", "alpha")
-    assert report.errors["gpu1"][0].endswith("\n    | cuda error")
+    run = HostRun(spec=TWO, snapshot=seen())
+    run.failed(["pulling", "error alpha: it ended (exit code 1): oh", "    | cuda error", "error alphabet: x"])
+    assert state_of(run) == "FAILED: it ended (exit code 1): oh"
+    assert run.failures == [
+        Failure("it ended (exit code 1): oh\n    | cuda error", about="alpha"),
+        Failure("alphabet: x"),
+    ]
+    assert run.failure("beta") is None
+
+
+def test_what_stopped_the_host_is_why_a_model_of_it_does_not_run() -> None:
+    run = HostRun(spec=TWO, snapshot=host_state(), failures=[Failure("of another", about="beta")])
+    assert state_of(run) == "not there"
+    run.failures.append(Failure("Docker does not answer"))
+    assert state_of(run) == "FAILED: Docker does not answer"
+
+
+def test_words_before_a_colon_are_an_entry_only_where_there_is_one() -> None:
+    assert failure_in("docker: not found", {"alpha"}) == Failure("docker: not found")
+    assert failure_in("alpha: one: two", {"alpha"}) == Failure("one: two", about="alpha")
 
 
 @pytest.mark.parametrize(
@@ -96,9 +108,7 @@ def test_an_error_comes_before_everything_and_is_one_line() -> None:
     ],
 )
 def test_why_a_host_failed(lines: list[str], errors: list[str]) -> None:
-    report = Report()
-    report.failed("gpu1", lines)
-    assert report.errors["gpu1"] == errors
+    assert reasons_of(lines) == errors
 
 
 @pytest.mark.parametrize(
@@ -139,8 +149,8 @@ def test_a_host_that_was_never_seen_has_its_line(
 ) -> None:
     run = Run({"gpu1": look})
     run.hosts["gpu1"].connected = connected
-    report = Report(fleet={"gpu1": TWO}, errors={"gpu1": errors} if errors else {})
-    assert report.rows(run, "gpu1") == [("gpu1", "-", "", "", "", text)]  # type: ignore[arg-type]
+    host_run(run.hosts["gpu1"]).failures = [Failure(error) for error in errors]  # type: ignore[arg-type]
+    assert Report(fleet={"gpu1": TWO}).rows(run, "gpu1") == [("gpu1", "-", "", "", "", text)]  # type: ignore[arg-type]
 
 
 def test_hosts_left_out_by_limit_are_left_out() -> None:
@@ -162,7 +172,7 @@ def test_the_closing_line() -> None:
     meta = SimpleNamespace(is_complete=lambda: True, did_change=lambda: True)
     run.ops["gpu2"]["x"] = SimpleNamespace(operation_meta=meta)
     assert summary(report, run) == "1 of 3 models answered, hosts changed. 12 operations"
-    report.changed("gpu1", "alpha", "created")
+    host_run(run.hosts["gpu1"]).done["alpha"] = Outcome.CREATED  # type: ignore[arg-type]
     assert summary(report, run) == "1 of 3 models answered, 1 changed. 12 operations"
 
 
@@ -172,11 +182,9 @@ def test_before_execute_nothing_was_changed() -> None:
 
 
 def test_it_is_printed_once_with_brackets_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
-    run, report = Run({"gpu1": seen()}), Report()
-    report.attach(run, {"gpu1": TWO})  # type: ignore[arg-type]
-    report.attach(run, {"gpu1": TWO})  # type: ignore[arg-type]
-    assert run.callback_handlers == [report]
-    report.failed("gpu1", ["error alpha: gpus [7] do not exist [/]"])
+    run, report = Run({"gpu1": seen()}), Report({"gpu1": TWO})
+    failure = Failure("gpus [7] do not exist [/]", about="alpha")
+    host_run(run.hosts["gpu1"]).failures += [failure, failure]  # type: ignore[arg-type]
     for _ in range(2):
         report.host_disconnect(run, run.hosts["gpu1"])  # type: ignore[arg-type]
     shown = capsys.readouterr().err
@@ -187,7 +195,7 @@ def test_it_is_printed_once_with_brackets_as_they_are(capsys: pytest.CaptureFixt
 
 def test_brackets_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
     report, run = Report(fleet={"gpu1": TWO}), Run({"gpu1": seen()})
-    report.failed("gpu1", ["error alpha: [0] → [3]"])
+    host_run(run.hosts["gpu1"]).failures.append(Failure("[0] → [3]", about="alpha"))  # type: ignore[arg-type]
     report.show(run)  # type: ignore[arg-type]
     shown = capsys.readouterr().err
     assert "FAILED: [0] → [3]" in shown
@@ -201,17 +209,19 @@ def test_hosts_left_out_by_limit_are_not_counted() -> None:
 
 
 def test_before_a_run_the_table_says_what_would_become_of_a_model() -> None:
-    report = Report(fleet={"gpu1": TWO})
-    report.foretold("gpu1", "alpha", "recreated")
-    (dry, _) = report.rows(Run({"gpu1": seen()}, StateStage.Prepare), "gpu1")  # type: ignore[arg-type]
+    report, run = Report(fleet={"gpu1": TWO}), Run({"gpu1": seen()}, StateStage.Prepare)
+    host_run(run.hosts["gpu1"]).planned["alpha"] = Outcome.RECREATED  # type: ignore[arg-type]
+    (dry, _) = report.rows(run, "gpu1")  # type: ignore[arg-type]
     assert dry[-1] == "ready, to be recreated"
-    (done, _) = report.rows(Run({"gpu1": seen()}), "gpu1")  # type: ignore[arg-type]
+    run.current_stage = StateStage.Execute
+    (done, _) = report.rows(run, "gpu1")  # type: ignore[arg-type]
     assert done[-1] == "ready"
 
 
 def test_after_remove_nothing_is_called_ready(capsys: pytest.CaptureFixture[str]) -> None:
-    report = Report(fleet={"gpu1": TWO, "gpu2": TWO}, removing=True, errors={"gpu2": ["Docker stays"]})
-    report.show(Run({"gpu1": seen(), "gpu2": seen()}))  # type: ignore[arg-type]
+    run = Run({"gpu1": seen(), "gpu2": seen()})
+    host_run(run.hosts["gpu2"]).failures.append(Failure("Docker stays"))  # type: ignore[arg-type]
+    Report(fleet={"gpu1": TWO, "gpu2": TWO}, removing=True).show(run)  # type: ignore[arg-type]
     lines = capsys.readouterr().err.splitlines()
     assert [line.split()[-1] for line in lines if line.startswith("gpu1") and "alpha" in line] == ["removed"]
     assert "2 of 4 models are gone, nothing changed." in lines
@@ -219,8 +229,8 @@ def test_after_remove_nothing_is_called_ready(capsys: pytest.CaptureFixture[str]
 
 def test_an_interrupted_run_does_not_say_that_nothing_changed() -> None:
     run = Run({"gpu1": seen(), "gpu2": seen()})
-    forget(run.hosts["gpu1"])  # type: ignore[arg-type]
+    outdate(run.hosts["gpu1"])  # type: ignore[arg-type]
     report = Report(fleet={"gpu1": TWO, "gpu2": TWO})
     assert summary(report, run).startswith("Interrupted. What was begun on gpu1 goes on there")
-    report.failed("gpu1", ["error alpha: oh"])
+    host_run(run.hosts["gpu1"]).failures.append(Failure("oh", about="alpha"))  # type: ignore[arg-type]
     assert "nothing changed" in summary(report, run)

@@ -1,0 +1,133 @@
+"""Everything that a run remembers of a host: `HostRun`, kept with pyinfra's host, which lives as long as the run.
+
+pyinfra (3.10.0) does not cache facts and runs every operation twice without `-y`; so the snapshot is remembered until
+something changed (`outdated`). An unchanged run is one remote command per host.
+"""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from pyinfra.api import Host as PyinfraHost
+from pyinfra.api.state import StateStage
+
+from gpurack.spec.host import Host
+from gpurack.state.model import HostState
+from gpurack.state.snapshot import take_snapshot
+
+_KEY = "gpurack"
+"""In `connector_data`. (`pyinfra.host` is a proxy, which no dictionary takes as a key.)"""
+
+
+class Outcome(StrEnum):
+    """What a run did to an entry, as the table says it."""
+
+    CREATED = "created"
+    RECREATED = "recreated"
+    STARTED = "started"
+    AWAITED = "was loading"
+    PULLED = "pulled"
+    CHECKED = "checked"
+    REMOVED = "removed"
+    RAN = "ran now"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why something failed. about: an entry of the host (`alpha`) or a part of it (`driver`); "" for the host itself.
+
+    >>> print(Failure("it ended (exit code 1)", about="alpha"))
+    alpha: it ended (exit code 1)
+    """
+
+    sentence: str
+    about: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.about}: {self.sentence}" if self.about else self.sentence
+
+
+@dataclass
+class HostRun:
+    """One host in one run.
+
+    snapshot: the last one, taken in pyinfra's stage `taken_in`; outdated: something was begun on the host since.
+    connect_error: why ssh failed. refused_by: the operation that refused the host, "" for none. users_down: users whose
+    rootless Docker is not ready → why. announced: operation → lines that it printed. refused_now: errors printed at
+    Execute. foreseen: errors known before anything is done. planned, done: entry → what would be, and was, done to it.
+    """
+
+    spec: Host | None = None
+    snapshot: HostState | None = None
+    taken_in: StateStage | None = None
+    outdated: bool = False
+    connect_error: str = ""
+    refused_by: str = ""
+    users_down: dict[str, str] = field(default_factory=dict)
+    announced: dict[str, list[str]] = field(default_factory=dict)
+    refused_now: list[str] = field(default_factory=list)
+    foreseen: list[Failure] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    planned: dict[str, Outcome] = field(default_factory=dict)
+    done: dict[str, Outcome] = field(default_factory=dict)
+
+    def failed(self, lines: Iterable[str]) -> None:
+        """Remembers why a command failed, from what it printed."""
+        names = self.spec.everything if self.spec else ()
+        self.failures += [failure_in(text, names) for text in reasons_of(lines)]
+
+    def failure(self, entry: str) -> Failure | None:
+        """The first failure of an entry."""
+        return next((failure for failure in self.failures if failure.about == entry), None)
+
+
+def host_run(host: PyinfraHost) -> HostRun:
+    """What this run remembers of a host."""
+    run: HostRun = host.connector_data.setdefault(_KEY, HostRun())
+    return run
+
+
+def snapshot(host: PyinfraHost, spec: Host, metrics: bool = False) -> HostState:
+    """What the host is like: remembered, or a new snapshot (one remote command). metrics: also ask the models' own
+    counters.
+
+    Execute takes a new one where Prepare found changes: minutes may lie between them, at the prompt.
+    """
+    run, stage = host_run(host), host.state.current_stage
+    run.spec = spec
+    if run.snapshot is not None and not run.outdated:
+        unchanged = not host.state.get_meta_for_host(host).ops_change
+        if run.taken_in == stage or (run.taken_in == StateStage.Prepare and unchanged):
+            return run.snapshot
+    run.snapshot, run.taken_in, run.outdated = take_snapshot(host, spec, metrics), stage, False
+    return run.snapshot
+
+
+def outdate(host: PyinfraHost) -> None:
+    """Something is begun on the host, so that the next `snapshot` is a new one."""
+    run = host_run(host)
+    run.outdated = run.snapshot is not None
+
+
+def failure_in(text: str, entries: Collection[str]) -> Failure:
+    """What a host's program said of an entry (`alpha: why`), or of the host.
+
+    >>> failure_in("alpha: oh", {"alpha"}), failure_in("E: no package", {"alpha"})
+    (Failure(sentence='oh', about='alpha'), Failure(sentence='E: no package', about=''))
+    """
+    about, colon, sentence = text.partition(": ")
+    return Failure(sentence, about) if colon and about in entries else Failure(text)
+
+
+def reasons_of(lines: Iterable[str]) -> list[str]:
+    """Why a command failed: lines "error …" with the quoted lines below them; else apt's own "E: …"; else the last line
+    there is."""
+    found = [line for line in lines if line.strip() and not line.startswith("there: ")]  # plan/complaints.py
+    sentences: list[str] = []
+    for line in found:
+        if line.startswith("error "):
+            sentences.append(line.removeprefix("error "))
+        elif sentences and line.startswith("    | "):
+            sentences[-1] += f"\n{line}"
+    apt = [line for line in found if line.startswith(("E: ", "dpkg: error"))]
+    return sentences or apt[:1] or found[-1:]
