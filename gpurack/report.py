@@ -16,6 +16,7 @@ from gpurack.endpoints import endpoint
 from gpurack.host_data import not_understood
 from gpurack.operations.run_state import Failure, HostRun, Outcome, host_run
 from gpurack.plan import ledger, weights
+from gpurack.plan.health import Health, health
 from gpurack.plan.jobs import due
 from gpurack.plan.neighbours import unreached
 from gpurack.spec.fleet import Fleet
@@ -107,17 +108,17 @@ class Report(BaseStateCallback):
             return failed(failure)
         if self.removing and run.done.get(name) == Outcome.REMOVED:
             return "removed"
-        user = spec.entries[name].dockerd
-        container, probe = seen.container(name, user), seen.probes.get((user, name))
-        if container and container.running and probe and probe.status == 200:
+        now = health(name, spec, seen)
+        if now == Health.READY:
             without = (f"without {other}" for other in unreached(name, spec, seen))
             return ", ".join(["ready", *([run.done[name]] if name in run.done else []), *without])
         # What stopped the whole host is why this model does not run either.
         if stopped := next((failure for failure in run.failures if failure.about not in spec.everything), None):
             return failed(stopped)
-        if not container:
+        container = seen.container(name, spec.entries[name].dockerd)
+        if container is None:
             return "not there"
-        return "does not answer" if container.running else f"not running ({container.status})"
+        return f"not running ({container.status})" if now == Health.STOPPED else "does not answer"
 
     def summary(self, state: State) -> str:
         """`13 of 13 models answered, 1 changed, 12.3 s.`"""

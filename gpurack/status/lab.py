@@ -1,6 +1,5 @@
 """What is the matter with a lab's hosts, cards and models: inventory and looks in, facts for people out. Pure."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -11,10 +10,10 @@ from gpurack.engines import ENGINES
 from gpurack.host_data import not_understood
 from gpurack.plan import compose, ledger
 from gpurack.plan.docker import unanswered
-from gpurack.plan.drift import describe_state, loading
+from gpurack.plan.drift import describe_state
+from gpurack.plan.health import Health, health
 from gpurack.plan.obstacles import mismatch
 from gpurack.spec.host import Host
-from gpurack.spec.model import Model
 from gpurack.state.model import MISMATCH, Container, Gpu, HostState
 from gpurack.state.parse import moment
 
@@ -234,25 +233,25 @@ def judged(name: str, host: Host, state: HostState) -> tuple[Word, str, datetime
         return "DOWN", late or ("not there" if state.docker_of(model.dockerd) else "Docker does not answer"), None
     if not container.running:
         return "DOWN", describe_state(container), moment_of(container.finished)
-    return answering(name, model, container, host, state)
+    return answering(name, container, host, state)
 
 
-def answering(
-    name: str, model: Model, container: Container, host: Host, state: HostState
-) -> tuple[Word, str, datetime | None]:
+def answering(name: str, container: Container, host: Host, state: HostState) -> tuple[Word, str, datetime | None]:
     """(word, why, since) of a model whose container runs."""
-    started, probe = moment_of(container.started), state.probes.get((container.user, name))
-    if probe is None:  # a host without curl
-        return "DOWN", "could not be asked", None
-    if probe.status == 200:
-        expected = ENGINES[model.engine].answers_as(model, model.served_name or name)
-        if expected is None or json.dumps(expected) in probe.body:
+    started = moment_of(container.started)
+    match health(name, host, state):
+        case Health.READY:
             return "ready", "", started
-        return "DOWN", f"another model answers at {compose.probe_url(name, host, state)}", started
-    if loading(probe):
-        return ("DOWN", "it starts again and again", None) if container.restarts else ("loading", "", started)
-    if probe.status:
-        return "DOWN", f"it answers {probe.status}", None
+        case Health.LOADING if container.restarts:
+            return "DOWN", "it starts again and again", None
+        case Health.LOADING:
+            return "loading", "", started
+        case Health.RENAMED:
+            return "DOWN", f"another model answers at {compose.probe_url(name, host, state)}", started
+        case Health.FAILING:
+            return "DOWN", f"it answers {state.probes[container.user, name].status}", None
+        case Health.NOT_ASKED:
+            return "DOWN", "could not be asked", None
     return "DOWN", "it runs, but does not answer", None
 
 
