@@ -268,7 +268,8 @@ def one_form(**options: object) -> None:
 def fail(console: screen.Console, error: InventoryError, as_json: bool) -> None:
     """All errors at once, exit code 2; what stops a run says so, too."""
     if as_json:
-        screen.echo(screen.as_json({"hosts": {}, "errors": [vars(p) for p in error.problems], "warnings": []}))
+        errors = [problem.as_data() for problem in error.problems]
+        screen.echo(screen.as_json({"schema": screen.SCHEMA, "hosts": {}, "errors": errors, "warnings": []}))
     else:
         for problem in error.problems:
             console.print(screen.line(("error", "red"), f"  {problem}"))

@@ -172,6 +172,7 @@ def endpoints(name: str, host: Host) -> list[str]:
 def as_data(fleet: Mapping[str, Host], sizes: Sizes, warnings: Sequence[Problem]) -> dict[str, Any]:
     """The plan for programs (`--json`)."""
     return {
+        "schema": screen.SCHEMA,
         "weights_seen": sizes.seen or None,
         "hosts": {
             name: {
@@ -203,7 +204,7 @@ def as_data(fleet: Mapping[str, Host], sizes: Sizes, warnings: Sequence[Problem]
             for name, host in fleet.items()
         },
         "errors": [],
-        "warnings": [vars(problem) for problem in warnings],
+        "warnings": [problem.as_data() for problem in warnings],
     }
 
 

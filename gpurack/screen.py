@@ -72,6 +72,10 @@ def clean(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+SCHEMA = 1
+"""The form of all JSON output; a field that changes its meaning makes it 2."""
+
+
 def as_json(data: Any) -> str:
     """Data as JSON whose texts, once decoded, are printable."""
     return json.dumps(clean(data), indent=2, allow_nan=False)

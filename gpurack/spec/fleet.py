@@ -238,9 +238,7 @@ def clashes(name: str, host: Host) -> list[Problem]:
     for (first, one), (second, other) in combinations(enabled.items(), 2):
         path = f"{'services' if second in host.services else 'models'}.{second}"
         if one.port == other.port and binds_overlap(one.bind, other.bind):
-            problems.append(
-                Problem(name, f"{path}.port", f"{other.port} is {first}'s already; give one of them another port.")
-            )
+            problems.append(Problem.of("port-used-twice", name, f"{path}.port", port=one.port, one=first, other=second))
         if (one.served_name or first) == (other.served_name or second):
             problems.append(
                 Problem(

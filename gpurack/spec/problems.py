@@ -8,22 +8,60 @@ from typing import Any
 from pydantic import ValidationError
 from pyinfra.api.exceptions import PyinfraError
 
+from gpurack.spec.error_codes import CODES
+
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """One error of an inventory.
+    """One error or warning of an inventory.
 
     host: its name in the inventory, "" for the inventory as a whole. path: dotted, as in `models.bge-m3.port`.
-    what: what is wrong and the remedy, one or two sentences.
+    what: what is wrong and what to do, one or two sentences. code: stable, one of spec/error_codes.py. parameters: what
+    the sentences were made of, name and text.
     """
 
     host: str
     path: str
     what: str
+    code: str = ""
+    parameters: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(cls, code: str, host: str = "", path: str = "", **parameters: object) -> "Problem":
+        """A problem of a kind in spec/error_codes.py. Raises KeyError for an unknown code or a missing parameter.
+
+        >>> print(Problem.of("port-used-twice", "gpu1", "models.a.port", port=8000, one="a", other="b"))
+        gpu1 models.a.port: port 8000 is used by both `a` and `b`. Change one of them.
+        """
+        given = {name: str(value) for name, value in parameters.items()}
+        return cls(host, path, CODES[code].text(given), code, tuple(sorted(given.items())))
+
+    @property
+    def hint(self) -> str:
+        """What to do; "" where the code has none."""
+        return CODES[self.code].hint.format_map(dict(self.parameters)) if self.code else ""
+
+    @property
+    def message(self) -> str:
+        """What is wrong."""
+        return self.what.removesuffix(self.hint).rstrip()
+
+    def as_data(self) -> dict[str, Any]:
+        """For JSON."""
+        said = {"code": self.code, "message": self.message, "hint": self.hint, "parameters": dict(self.parameters)}
+        return {"host": self.host, "path": self.path, "what": self.what, **said}
 
     def __str__(self) -> str:
         where = " ".join(part for part in (self.host, self.path) if part)
         return f"{where}: {self.what}" if where else self.what
+
+
+class Wrong(ValueError):
+    """A value that a field refuses, by its code in spec/error_codes.py: `raise Wrong("secret-in-inventory")`."""
+
+    def __init__(self, code: str, **parameters: object) -> None:
+        self.code, self.parameters = code, parameters
+        super().__init__(CODES[code].text({name: str(value) for name, value in parameters.items()}))
 
 
 class InventoryError(PyinfraError):
@@ -76,7 +114,11 @@ def from_pydantic(host: str, prefix: str, error: ValidationError, fields: Mappin
         location += [str(part) for part in last] if item["type"] == "extra_forbidden" else []
         path = ".".join(part for part in (prefix, *location) if part)
         known = fields.get(location[0] if len(location) > 1 else "", ()) if location else ()
-        problems.append(Problem(host, path, _sentence(item, known)))
+        wrong = item.get("ctx", {}).get("error")
+        if isinstance(wrong, Wrong):
+            problems.append(Problem.of(wrong.code, host, path, **wrong.parameters))
+        else:
+            problems.append(Problem(host, path, _sentence(item, known)))
     return problems
 
 

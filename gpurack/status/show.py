@@ -103,6 +103,7 @@ def counted(number: int, noun: str) -> str:
 def as_data(lab: Sequence[HostStatus]) -> dict[str, Any]:
     """The same for programs."""
     return {
+        "schema": screen.SCHEMA,
         "hosts": {
             host.name: {
                 "state": host.word,
