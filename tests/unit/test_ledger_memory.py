@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpurack.plan.ledger import Ledger, assign
+from gpurack.spec.gpus import SHARED
 from gpurack.spec.host import Host
 from gpurack.spec.problems import InventoryError
-from gpurack.spec.seats import SHARED
 from gpurack.state.model import HostState
 from tests.given import host_state, models, running, uuid
 
@@ -76,11 +76,12 @@ def test_a_share_that_grows_is_asked_again() -> None:
     grown = assign(lab("12GiB"), state)
     assert grown.uuids == {"bob": (uuid(0),)}
     assert grown.errors == {
-        "ann": "GPU 0 would hold 24.0 of 22.4 GiB with bob; lower vram or choose a free card (free: 1)."
+        "ann": f"GPU 0 ({uuid(0)}) would hold 24.0 of 22.4 GiB: ann 12.0, bob 12.0. Lower vram, or choose another GPU "
+        "(free: 1)."
     }
 
 
 def test_a_share_larger_than_the_card() -> None:
     assert assign(models(ann={"gpus": [0], "vram": "30GiB"}), host_state(gpus=2)).errors == {
-        "ann": "GPU 0 has 23.6 GiB, and vram asks for 30.0; lower vram or choose a free card (free: 0, 1)."
+        "ann": f"GPU 0 ({uuid(0)}) would hold 30.0 of 23.6 GiB: ann 30.0. Lower vram, or choose another GPU (free: 1)."
     }
