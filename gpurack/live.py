@@ -12,6 +12,7 @@ from gpurack.looks import look_at_all
 from gpurack.plan.host import SET_UP, Run
 from gpurack.plan.jobs import awaiting, plan_jobs
 from gpurack.plan.models import plan_models
+from gpurack.report import by_sentence
 from gpurack.spec import host as spec
 from gpurack.spec.secrets import read_secrets
 from gpurack.state.model import HostState
@@ -69,5 +70,5 @@ def findings(wanted: spec.Host, seen: HostState) -> Iterator[tuple[Kind, str]]:
     ):
         yield from (("warning", warning) for warning in plan.warnings)
         yield from (("change", reason) for reason in plan.reasons)
-        yield from (("error", f"{name}: {error}") for name, error in plan.errors.items())
+        yield from (("error", error) for error in by_sentence(plan.errors))
     yield from (("change", f"{name}: after the job {job}") for name, job in later.items())

@@ -5,7 +5,7 @@ SSH is closed by then, so everything shown was seen before (facts of pyinfra 3.1
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pyinfra.api import Host, State
@@ -56,7 +56,11 @@ class Report(BaseStateCallback):
 
     def has_failed(self, host: str, model: str) -> bool:
         """Is there an error of this model?"""
-        return any(text.startswith(f"{model}: ") for text in self.errors.get(host, []))
+        return self.error_of(host, model) is not None
+
+    def error_of(self, host: str, model: str) -> str | None:
+        """The first error of this model (or job), `alpha: why`; None without one."""
+        return next((text for text in self.errors.get(host, []) if model in names_of(text)), None)
 
     def changed(self, host: str, model: str, action: str) -> None:
         """Remembers what a run did to a model: created, recreated, started."""
@@ -130,7 +134,7 @@ class Report(BaseStateCallback):
         entry = wanted.jobs[job]
         gpus = ledger.gpus_text(entry).strip("[]") or "CPU"
         result = weights.result_path(wanted, job) or paths.job_log(job)
-        error = next((text for text in self.errors.get(name, []) if text.startswith(f"{job}: ")), None)
+        error = self.error_of(name, job)
         action = self.done.get(name, {}).get(job)
         if not entry.enabled:
             text = "disabled"
@@ -152,7 +156,7 @@ class Report(BaseStateCallback):
     def _state_of(self, name: str, model: str, wanted: spec.Host, seen: HostState) -> str:
         if not wanted.entries[model].enabled:
             return "disabled"
-        error = next((text for text in self.errors.get(name, []) if text.startswith(f"{model}: ")), None)
+        error = self.error_of(name, model)
         if error:
             return "FAILED: " + error.partition(": ")[2].split("\n")[0]
         if self.removing and self.done.get(name, {}).get(model) == "removed":
@@ -164,9 +168,7 @@ class Report(BaseStateCallback):
             without = unreached(model, wanted, seen)
             return ", ".join(["ready", *([action] if action else []), *(f"without {other}" for other in without)])
         # What stopped the whole host is why this model is not there either.
-        stopped = (
-            text for text in self.errors.get(name, []) if not any(text.startswith(f"{m}: ") for m in wanted.everything)
-        )
+        stopped = (text for text in self.errors.get(name, []) if not wanted.everything.keys() & names_of(text))
         if why := next(stopped, None):
             return "FAILED: " + why.split("\n")[0]
         if not container:
@@ -218,6 +220,24 @@ class Report(BaseStateCallback):
             for operations in state.ops.values()
             for data in operations.values()
         )
+
+
+def by_sentence(errors: Mapping[str, str]) -> list[str]:
+    """Errors of models, one line for each sentence.
+
+    >>> by_sentence({"alpha": "no driver.", "beta": "no image.", "gamma": "no driver."})
+    ['alpha, gamma: no driver.', 'beta: no image.']
+    """
+    names: dict[str, list[str]] = {}
+    for name, sentence in errors.items():
+        names.setdefault(sentence, []).append(name)
+    return [f"{', '.join(each)}: {sentence}" for sentence, each in names.items()]
+
+
+def names_of(error: str) -> set[str]:
+    """The models of an error that begins with them: `alpha, gamma: no driver.`"""
+    names, colon, _ = error.partition(": ")
+    return set(names.split(", ")) if colon else set()
 
 
 def reasons_of(lines: Iterable[str]) -> list[str]:

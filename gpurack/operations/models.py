@@ -21,7 +21,7 @@ from gpurack.plan.jobs import awaiting, plan_jobs
 from gpurack.plan.models import ModelsPlan, awaited, plan_models
 from gpurack.plan.rootless import not_ready, unusable
 from gpurack.plan.steps import Plan
-from gpurack.report import REPORT
+from gpurack.report import REPORT, by_sentence
 from gpurack.shell import sh
 from gpurack.spec.host import Host
 from gpurack.spec.secrets import read_logins, read_secrets, read_token
@@ -145,7 +145,7 @@ def usable(operation: str, wanted: Host) -> Generator[PyinfraCommand, None, Host
 
 def carry_out_models(wanted: Host, plan: ModelsPlan, operation: str = "Models") -> Iterator[PyinfraCommand]:
     """Files first, then one streamed command for all models (or jobs) of the host."""
-    errors = [f"{name}: {sentence}" for name, sentence in plan.errors.items()]
+    errors = by_sentence(plan.errors)
     announce(operation, plan.reasons, errors)
     for change in plan.changes:
         if change.action in ("create", "recreate", "start", "run"):

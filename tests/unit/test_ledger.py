@@ -225,6 +225,12 @@ def test_processes_of_others_are_seen_and_ours_are_not_others() -> None:
     assert not assign(shared, state).errors
 
 
+def test_a_gpu_that_is_reserved_or_used_by_others_is_not_called_free() -> None:
+    wanted = models(alpha={"gpus": [0], "vram": "30GiB"}).model_copy(update={"reserved_gpus": [1]})
+    state = replace(host_state(gpus=4), gpu_processes=(GpuProcess(uuid(2), 4242, "python", 17408, "anna"),))
+    assert assign(wanted, state).errors["alpha"].endswith("choose another GPU (free: 3).")
+
+
 @pytest.mark.parametrize(
     ("gpus", "text"), [([], "[]"), ([0, 1], "[0, 1]"), ("all", "all"), (["GPU-ab", 2], "[GPU-ab, 2]")]
 )
@@ -239,6 +245,7 @@ def test_the_inventorys_own_words(gpus: Any, text: str) -> None:
         ({"A100 80GB": 1}, "NVIDIA A100-SXM4-80GB", False),
         ({"A100 40GB": 1}, "NVIDIA A100-SXM4-80GB", True),
         ({"RTX 4090": 1}, "NVIDIA GeForce RTX 4090", False),
+        ({"RTX-4090": 1}, "NVIDIA GeForce RTX 4090", False),
         ({"L4": 1}, "NVIDIA L40S", True),
         ({}, "NVIDIA L40S", False),
     ],

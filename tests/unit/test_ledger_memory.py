@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpurack.plan.ledger import Ledger, assign
+from gpurack.plan.ledger import ROUNDING, Ledger, assign
 from gpurack.spec.gpus import SHARED
 from gpurack.spec.host import Host
 from gpurack.spec.problems import InventoryError
@@ -32,9 +32,11 @@ def exceeded(ledger: Ledger, spec: Host, state: HostState) -> list[str]:
     for gpu in state.gpus:
         total = gpu.memory_total / 1024
         here = [spec.models[name].vram for name, cards in ledger.uuids.items() if gpu.uuid in cards]
-        if len(here) > 1 and (None in here or sum(share.of(total) for share in here if share) > SHARED * total):
+        if len(here) > 1 and (
+            None in here or sum(share.of(total) for share in here if share) > SHARED * total + ROUNDING
+        ):
             bad.append(gpu.uuid)
-        if len(here) == 1 and here[0] and here[0].of(total) > total:
+        if len(here) == 1 and here[0] and here[0].of(total) > total + ROUNDING:
             bad.append(gpu.uuid)
     return bad
 
@@ -62,6 +64,9 @@ def test_no_card_is_exceeded(lab: tuple[dict[str, Any], dict[str, Any]]) -> None
     assert exceeded(second, new, state) == []
     # every model has its cards, or a reason
     assert set(second.uuids) | set(second.errors) == set(new.models)
+    # whatever order the inventory has
+    backwards = new.model_copy(update={"models": dict(reversed(new.models.items()))})
+    assert assign(backwards, state) == second
     # and the same again is the same
     assert assign(old, state).uuids == first.uuids
 

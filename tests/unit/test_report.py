@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pyinfra.api.state import StateStage
 
-from gpurack.report import Report
+from gpurack.report import Report, by_sentence
 from gpurack.spec.host import Host
 from gpurack.state.model import HostState
 from gpurack.state.snapshot import forget
@@ -83,6 +83,14 @@ def test_an_error_comes_before_everything_and_is_one_line() -> None:
     assert report.has_failed("gpu1", "alpha")
     assert not report.has_failed("gpu2", "alpha")
     assert report.errors["gpu1"][0].endswith("\n    | cuda error")
+
+
+def test_one_error_of_several_models_is_the_error_of_each() -> None:
+    report = Report()
+    report.failed("gpu1", [f"error {line}" for line in by_sentence({"alpha": "no driver.", "gamma": "no driver."})])
+    assert report.errors == {"gpu1": ["alpha, gamma: no driver."]}
+    assert state_of(report, seen()) == "FAILED: no driver."
+    assert [model for model in ("alpha", "beta", "gamma") if report.has_failed("gpu1", model)] == ["alpha", "gamma"]
 
 
 @pytest.mark.parametrize(
