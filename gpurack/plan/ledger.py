@@ -84,9 +84,9 @@ def assign(spec: Host, state: HostState) -> Ledger:
     refused: dict[str, list[GpuSlot]] = {}
     for name in (*resized, *new):
         try:
-            wanted = (
-                with_uuids(resized[name], slots) if name in resized else resolve(spec.entries[name], spec, state, slots)
-            )
+            entry = spec.entries[name]
+            wanted = with_uuids(resized[name], slots) if name in resized else resolve(entry, spec, state, slots)
+            refuse_unmeasured(entry, wanted)
         except LookupError as error:
             faults.append(Fault((name,), "gpus", str(error)))
             continue
@@ -105,6 +105,7 @@ def for_job(name: str, spec: Host, state: HostState, uuids: Mapping[str, tuple[s
     """The GPUs of a job beside the models, which have theirs (uuids). Raises LookupError with a sentence."""
     slots = host_slots(spec, state)
     wanted = resolve(spec.jobs[name], spec, state, slots)
+    refuse_unmeasured(spec.jobs[name], wanted)
     contested = [slot for slot in wanted if overfull(slot, [*holders(slot, uuids), name], spec)]
     if faults := sharing_faults({name: contested}, uuids, spec, state, slots):
         raise LookupError(" ".join([*(fault.what for fault in faults), "No model is stopped for a job."]))
@@ -174,6 +175,14 @@ def resolve(entry: Model | Job, spec: Host, state: HostState, slots: Sequence[Gp
     return tuple(found)
 
 
+def refuse_unmeasured(entry: Model | Job, slots: Iterable[GpuSlot]) -> None:
+    """Raises LookupError where a share in GiB cannot be kept, because a GPU that was seen does not say how much it has
+    (nvidia-smi's memory.total is "[N/A]" where GPU and CPU share memory)."""
+    for slot in slots:
+        if entry.vram and entry.vram.gib is not None and slot.memory is None and not slot.imagined:
+            raise LookupError(f'{slot} does not report its memory, so vram has to be a percentage: write "30%".')
+
+
 def find(wanted: int | str, state: HostState, slots: Sequence[GpuSlot]) -> GpuSlot:
     """The GPU that an index, a UUID prefix or a PCI address means. Raises LookupError with a sentence."""
     found = [slot for slot in slots if meant(wanted, slot)]
@@ -181,13 +190,18 @@ def find(wanted: int | str, state: HostState, slots: Sequence[GpuSlot]) -> GpuSl
         return found[0]
     if found:
         raise LookupError(f"{wanted} fits {len(found)} GPUs; write more of the UUID.")
+    raise LookupError(missing(wanted, state, slots))
+
+
+def missing(wanted: int | str, state: HostState, slots: Sequence[GpuSlot]) -> str:
+    """The sentence for a GPU that the host does not have."""
     name = wanted if isinstance(wanted, str) else f"GPU {wanted}"
     if all(slot.imagined for slot in slots):
         has = f"hardware has {', '.join(slot.label for slot in slots if slot.index is not None)}"
     else:
         has = f"the host has {', '.join(f'{slot.label} ({slot.uuid[:12]}…)' for slot in slots)}"
     broken = f" nvidia-smi says: {state.driver.message}" if state.driver.exit_code else ""
-    raise LookupError(f"{name} does not exist; {has}.{broken}")
+    return f"{name} does not exist; {has}.{broken}"
 
 
 def meant(wanted: int | str, gpu: Gpu | GpuSlot) -> bool:

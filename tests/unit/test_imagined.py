@@ -22,15 +22,24 @@ from tests.given import SALT, gpu, host_state, models, running, spec, uuid
 COUNT = 3
 MEMORY = 24 * 1024
 """MiB of an A30, as the table of kinds has it."""
-GPU_TEXT = st.sampled_from([0, 1, 2, 3, "GPU-a", "GPU-ab"])
-GPUS = st.one_of(st.just("all"), st.lists(GPU_TEXT, unique=True, max_size=3))
 SHARE = st.one_of(st.none(), st.integers(1, 30).map("{}GiB".format), st.integers(1, 100).map("{}%".format))
-ENTRIES = st.dictionaries(
-    st.sampled_from(["ann", "bob", "cyn", "dan"]), st.fixed_dictionaries({"gpus": GPUS, "vram": SHARE}), min_size=1
-)
-HOSTS = st.fixed_dictionaries(
-    {"models": ENTRIES, "reserved_gpus": st.lists(st.integers(0, COUNT - 1), unique=True)}
-).map(lambda words: {"hardware": {"A30": COUNT}, **words})
+
+
+def hosts(texts: list[int | str], shares: st.SearchStrategy[str | None]) -> st.SearchStrategy[dict[str, Any]]:
+    """Inventories of a host whose models name GPUs by these texts."""
+    gpus = st.one_of(st.just("all"), st.lists(st.sampled_from(texts), unique=True, max_size=3))
+    entry = st.fixed_dictionaries({"gpus": gpus, "vram": shares})
+    return st.fixed_dictionaries(
+        {
+            "hardware": st.just({"A30": COUNT}),
+            "models": st.dictionaries(st.sampled_from(["ann", "bob", "cyn", "dan"]), entry, min_size=1),
+            "reserved_gpus": st.lists(st.integers(0, COUNT - 1), unique=True),
+        }
+    )
+
+
+# The memory of a GPU that is named by its UUID is not in the inventory, so shares of it are the real host's to check.
+HOSTS = st.one_of(hosts([0, 1, 2, 3], SHARE), hosts([0, 1, 2, 3, "GPU-a", "GPU-ab"], st.none()))
 
 
 def data(words: dict[str, Any]) -> dict[str, Any]:
@@ -52,8 +61,7 @@ def real(host: Host) -> HostState:
     gpus = [replace(gpu(index), memory_total=MEMORY) for index in range(COUNT)]
     rest = [text for text in ("GPU-ab", "GPU-a") if any(text in entry.gpus for entry in host.models.values())]
     if rest:  # the shorter text is the beginning of the same UUID
-        named = replace(gpu(COUNT), uuid=f"{rest[0]}c-77", name="", memory_total=0, compute="")
-        gpus.append(named)
+        gpus.append(replace(gpu(COUNT), uuid=f"{rest[0]}c-77"))
     return replace(host_state(gpus=COUNT), gpus=tuple(gpus))
 
 
@@ -148,6 +156,14 @@ def test_models_of_a_lost_gpu_are_one_line() -> None:
 
 
 # --- a host without hardware -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("vram", "refused"), [("6GiB", True), ("30%", False), (None, False)])
+def test_a_gpu_that_does_not_report_its_memory(vram: str | None, refused: bool) -> None:
+    state = host_state(gpus=1)
+    state = replace(state, gpus=(replace(state.gpus[0], memory_total=0),))
+    errors = assign(models(alpha={"gpus": [0], "vram": vram}), state).errors
+    assert ["does not report its memory" in error for error in errors.values()] == [True] * refused
 
 
 @pytest.mark.parametrize("entry", [{"gpus": [0], "vram": "6GiB"}, {"gpus": [0], "vram": "30%"}, {"gpus": "all"}])

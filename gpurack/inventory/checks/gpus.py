@@ -2,12 +2,13 @@
 ledger that also gives GPUs on the real one. Pure."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 from gpurack.engines.base import Finding
 from gpurack.plan.compatibility import accelerator, incompatibility
 from gpurack.plan.imagined import imagined
-from gpurack.plan.ledger import assign, find, for_job, resolve
-from gpurack.spec.gpus import GPU_KINDS, GpuSlot
+from gpurack.plan.ledger import assign, for_job, missing, resolve
+from gpurack.spec.gpus import GPU_KINDS
 from gpurack.spec.host import Host
 from gpurack.spec.problems import unknown
 
@@ -16,30 +17,21 @@ def gpu_problems(host: Host) -> list[Finding]:
     """(path, sentence) for each fault, however many entries have it."""
     state = imagined(host)
     ledger = assign(host, state)
-    problems = []
-    for gpu in host.reserved_gpus:
-        try:
-            _ = isinstance(gpu, int) and find(gpu, state, ledger.slots)
-        except LookupError as error:
-            problems.append(("reserved_gpus", str(error)))
-    for fault in ledger.faults:
-        name = fault.names[0]
-        problems.append((f"{host.kind_of(name)}.{name}.{fault.field}", fault.what))
+    known = {slot.index for slot in ledger.slots}
+    problems = [
+        ("reserved_gpus", missing(gpu, state, ledger.slots))
+        for gpu in host.reserved_gpus
+        if isinstance(gpu, int) and gpu not in known
+    ]
+    problems += [
+        (f"{host.kind_of(fault.names[0])}.{fault.names[0]}.{fault.field}", fault.what) for fault in ledger.faults
+    ]
     for name, entry in host.entries.items():
-        if not entry.enabled:
-            continue
-        found = incompatibility(entry, accelerator(entry, slots_wanted(name, host, ledger.slots)), host.nvidia.driver)
-        if found:
-            problems.append((f"{host.kind_of(name)}.{name}.{found[0]}", found[1]))
+        with suppress(LookupError):  # among the ledger's faults
+            hardware = accelerator(entry, resolve(entry, host, state, ledger.slots))
+            if entry.enabled and (found := incompatibility(entry, hardware, host.nvidia.driver)):
+                problems.append((f"{host.kind_of(name)}.{name}.{found[0]}", found[1]))
     return problems
-
-
-def slots_wanted(name: str, host: Host, slots: tuple[GpuSlot, ...]) -> tuple[GpuSlot, ...]:
-    """The GPUs that an entry asks for, whether or not it can have them."""
-    try:
-        return resolve(host.entries[name], host, imagined(host), slots)
-    except LookupError:
-        return ()
 
 
 def gpu_warnings(host: Host) -> Iterator[Finding]:
@@ -55,7 +47,9 @@ def gpu_warnings(host: Host) -> Iterator[Finding]:
     state = imagined(host)
     given = assign(host, state).uuids
     for name, job in host.jobs.items():
+        if not job.enabled:
+            continue
         try:
-            _ = job.enabled and for_job(name, host, state, given)
+            for_job(name, host, state, given)
         except LookupError as error:
             yield f"jobs.{name}", f"{error} A run refuses it, unless it is done."
