@@ -9,6 +9,7 @@ from pyinfra.api.inventory import Inventory
 from gpurack import screen
 from gpurack.host_data import not_understood
 from gpurack.looks import look_at_all
+from gpurack.operations.run_state import Failure, lines_of
 from gpurack.plan.host import SET_UP, Run
 from gpurack.plan.jobs import awaiting, plan_jobs
 from gpurack.plan.models import plan_models
@@ -69,5 +70,7 @@ def findings(wanted: spec.Host, seen: HostState) -> Iterator[tuple[Kind, str]]:
     ):
         yield from (("warning", warning) for warning in plan.warnings)
         yield from (("change", reason) for reason in plan.reasons)
-        yield from (("error", f"{name}: {error}") for name, error in plan.errors.items())
+        yield from (
+            ("error", error) for error in lines_of(Failure(sentence, name) for name, sentence in plan.errors.items())
+        )
     yield from (("change", f"{name}: after the job {job}") for name, job in later.items())

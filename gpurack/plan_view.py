@@ -1,20 +1,23 @@
-"""What `gpurack plan` shows: the cards of every host with who sits on them, endpoints, warnings, errors."""
+"""What `gpurack plan` shows: the GPUs of every host with their models, endpoints, warnings, errors."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from gpurack import screen
 from gpurack.endpoints import endpoint
 from gpurack.engines import ENGINES
 from gpurack.plan.estimate import UNSEEN, Estimate
-from gpurack.plan.offline import Sizes
+from gpurack.plan.ledger import Ledger
+from gpurack.plan.offline import Sizes, imagined_ledger
 from gpurack.screen import Text
+from gpurack.spec.gpus import GPU_KINDS, GpuSlot, hardware
 from gpurack.spec.host import Host
 from gpurack.spec.problems import Problem
-from gpurack.spec.seats import Seat, hardware, seats
 
 BAR = 17
-"""Characters of a card's bar."""
+"""Characters of a GPU's bar."""
 LABEL = len("GPU 0-3")
 """Characters in front of it."""
 
@@ -25,9 +28,9 @@ def show(
     """The whole plan of an inventory without errors."""
     console.print(headline(fleet, sizes.seen))
     for name, host in fleet.items():
-        console.print(screen.line((name, "bold"), f"   {cards_of(host)}"))
-        for card in gpu_map(host, {key: each for (on, key), each in sizes.estimates.items() if on == name}):
-            console.print(screen.line("  ", card))
+        console.print(screen.line((name, "bold"), f"   {gpus_of(host)}"))
+        for gpu in gpu_map(host, {key: each for (on, key), each in sizes.estimates.items() if on == name}):
+            console.print(screen.line("  ", gpu))
         quiet = not_estimated({key: why for (on, key), why in sizes.reasons.items() if on == name})
         quiet += endpoints(name, host)
         if once := [key for key, job in host.jobs.items() if job.enabled]:
@@ -78,14 +81,13 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def cards_of(host: Host) -> str:
+def gpus_of(host: Host) -> str:
     """`4 × A30, 24.0 GiB`, or what can be said without `hardware`."""
     if not host.hardware:
-        return "cards unknown (no hardware given)" if host.wants_gpu else "CPU"
-    memory = {seat.name: seat.memory for seat in seats(host)}
+        return "GPUs unknown (no hardware given)" if host.wants_gpu else "CPU"
     parts = []
     for name, count in host.hardware.items():
-        size = f", {memory[name]:.1f} GiB" if memory.get(name) else ""
+        size = f", {GPU_KINDS[name].memory:.1f} GiB" if name in GPU_KINDS else ""
         parts.append(f"{count} × {name}{size}")
     return " + ".join(parts)
 
@@ -99,41 +101,58 @@ def not_estimated(reasons: Mapping[str, str]) -> list[str]:
     return [f"not estimated: {', '.join(keys)} ({reason})" for reason, keys in models.items()]
 
 
+@dataclass(frozen=True)
+class Filled:
+    """A GPU and its models. shares: model → its GiB, None for the whole GPU."""
+
+    slot: GpuSlot
+    shares: Mapping[str, float | None]
+
+    @property
+    def usable(self) -> float | None:
+        """GiB that its models may have."""
+        return self.slot.usable(len(self.shares))
+
+
+def filled(host: Host) -> list[Filled]:
+    """Every GPU of a host that the inventory knows of."""
+    ledger = imagined_ledger(host)
+    return [Filled(slot, shares(host, ledger, slot)) for slot in ledger.slots]
+
+
+def shares(host: Host, ledger: Ledger, slot: GpuSlot) -> dict[str, float | None]:
+    """Model → GiB that it has of a GPU, None for all of it; in the order of the inventory."""
+    here = ledger.entries_on(slot)
+    return {
+        key: model.vram.of(slot.memory or 0) if model.vram else None
+        for key, model in host.models.items()
+        if key in here
+    }
+
+
 def gpu_map(host: Host, estimates: Mapping[str, Estimate]) -> list[Text]:
-    """One line per card, neighbours with the same content as one, and one for the models on the CPU."""
-    lines: list[Text] = []
-    run: list[Seat] = []
-    for seat in [*seats(host), None]:
-        if seat and run and same(seat, run[-1]):
-            run.append(seat)
-            continue
-        if run:
-            lines.append(card_line(host, run, estimates))
-        run = [seat] if seat else []
+    """One line per GPU, neighbours with the same content as one, and one for the models on the CPU."""
+    alike = groupby(filled(host), key=lambda gpu: (gpu.slot.name, gpu.slot.reserved, list(gpu.shares.items())))
+    lines = [gpu_line(host, list(gpus), estimates) for _, gpus in alike]
     on_cpu = [key for key, model in host.entries.items() if model.enabled and not model.gpus]
     if on_cpu:
         lines.append(screen.line(f"{'CPU'.ljust(LABEL)}  {', '.join(on_cpu)}"))
     return lines
 
 
-def same(one: Seat, other: Seat) -> bool:
-    """Do two cards hold the same, so that one line is enough?"""
-    return (one.name, one.reserved, one.occupants) == (other.name, other.reserved, other.occupants)
-
-
-def card_line(host: Host, cards: Sequence[Seat], estimates: Mapping[str, Estimate]) -> Text:
+def gpu_line(host: Host, gpus: Sequence[Filled], estimates: Mapping[str, Estimate]) -> Text:
     """`GPU 0  ██████████████░░░  17.4 of 21.6 GiB  who`"""
-    seat = cards[0]
-    label = (f"GPU {seat.card}" if len(cards) == 1 else f"GPU {seat.card}-{cards[-1].card}").ljust(LABEL)
-    if seat.reserved:
+    first, last = gpus[0], gpus[-1].slot
+    label = (f"GPU {first.slot.label}" if len(gpus) == 1 else f"GPU {first.slot.label}-{last.label}").ljust(LABEL)
+    if first.slot.reserved:
         return screen.line(f"{label}  ", ("reserved", "dim"))
-    if not seat.occupants:
+    if not first.shares:
         return screen.line(f"{label}  ", ("░" * BAR, "green"), "  free")
-    each = " each" if len(cards) > 1 else ""
-    used, usable = filling(host, seat, estimates)
-    who = names(host, seat)
+    each = " each" if len(gpus) > 1 else ""
+    used, usable = filling(host, first, estimates)
+    who = names(host, first)
     if used is None:
-        amount = "the whole card" if None in dict(seat.occupants).values() else "? GiB"
+        amount = "the whole card" if None in first.shares.values() else "? GiB"
         return screen.line(f"{label}  ", ("█" * BAR, "blue"), f"  {amount}{each}  {who}")
     size = f" of {usable:.1f}" if usable else ""
     full = min(BAR, round(BAR * used / usable)) if usable else BAR
@@ -141,24 +160,24 @@ def card_line(host: Host, cards: Sequence[Seat], estimates: Mapping[str, Estimat
     return screen.line(f"{label}  ", ("█" * full, "blue"), amount)
 
 
-def filling(host: Host, seat: Seat, estimates: Mapping[str, Estimate]) -> tuple[float | None, float | None]:
-    """(GiB of a card that are taken, GiB that its models may take); None where it is not known. Models with `vram` take
-    their share; one without has the card for itself and takes what is estimated."""
-    shares = [share for _, share in seat.occupants if share is not None]
-    if len(shares) == len(seat.occupants):
-        return (sum(shares), seat.usable) if seat.usable else (None, None)
-    key = seat.occupants[0][0]
+def filling(host: Host, gpu: Filled, estimates: Mapping[str, Estimate]) -> tuple[float | None, float | None]:
+    """(GiB of a GPU that are taken, GiB that its models may take); None where it is not known. Models with `vram` take
+    their share; one without has the GPU for itself and takes what is estimated."""
+    given = [share for share in gpu.shares.values() if share is not None]
+    if len(given) == len(gpu.shares):
+        return (sum(given), gpu.usable) if gpu.usable else (None, None)
+    (key,) = gpu.shares
     if key not in estimates:
         return None, None
-    model = host.models[key]
-    return estimates[key].total, ENGINES[model.engine].budget(model, seat.memory) if seat.memory else None
+    memory = gpu.slot.memory
+    return estimates[key].total, ENGINES[host.models[key].engine].budget(host.models[key], memory) if memory else None
 
 
-def names(host: Host, seat: Seat) -> str:
-    """Who sits on a card: shares of several, `(promised)` where the engine does not keep to it."""
+def names(host: Host, gpu: Filled) -> str:
+    """Who has a GPU: shares of several, `(promised)` where the engine does not keep to it."""
     texts = []
-    for key, share in seat.occupants:
-        amount = f" {share:g}" if share is not None and len(seat.occupants) > 1 else ""
+    for key, share in gpu.shares.items():
+        amount = f" {share:g}" if share is not None and len(gpu.shares) > 1 else ""
         promised = " (promised)" if share is not None and not ENGINES[host.models[key].engine].enforces_vram else ""
         texts.append(f"{key}{amount}{promised}")
     return ", ".join(texts)
@@ -179,13 +198,13 @@ def as_data(fleet: Mapping[str, Host], sizes: Sizes, warnings: Sequence[Problem]
                 "hardware": hardware(host),
                 "gpus": [
                     {
-                        "gpu": seat.card,
-                        "name": seat.name,
-                        "usable_gib": None if seat.usable is None else round(seat.usable, 3),
-                        "reserved": seat.reserved,
-                        "models": dict(seat.occupants),
+                        "gpu": gpu.slot.label,
+                        "name": gpu.slot.name or None,
+                        "usable_gib": None if gpu.usable is None else round(gpu.usable, 3),
+                        "reserved": gpu.slot.reserved,
+                        "models": gpu.shares,
                     }
-                    for seat in seats(host)
+                    for gpu in filled(host)
                 ],
                 "models": {
                     key: {

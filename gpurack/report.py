@@ -14,7 +14,7 @@ from pyinfra.api.state import BaseStateCallback, StateStage
 from gpurack import paths, screen
 from gpurack.endpoints import endpoint
 from gpurack.host_data import not_understood
-from gpurack.operations.run_state import Failure, HostRun, Outcome, host_run
+from gpurack.operations.run_state import Failure, HostRun, Outcome, host_run, lines_of
 from gpurack.plan import ledger, weights
 from gpurack.plan.health import Health, health
 from gpurack.plan.jobs import due
@@ -61,8 +61,8 @@ class Report(BaseStateCallback):
             console.print()
             console.print(table)
         for name, run in sorted(runs.items()):
-            for failure in dict.fromkeys(run.failures):
-                console.print(screen.line(("error", "red"), " ", (name, "bold"), f" {failure}"), soft_wrap=True)
+            for line in lines_of(run.failures):
+                console.print(screen.line(("error", "red"), " ", (name, "bold"), f" {line}"), soft_wrap=True)
         console.print(self.summary(state))
 
     def rows(self, state: State, name: str) -> list[tuple[str, ...]]:

@@ -11,7 +11,7 @@ from pyinfra.connectors.util import CommandOutput
 from typing_extensions import override
 
 from gpurack import paths
-from gpurack.operations.run_state import Failure, host_run, outdate, reasons_of
+from gpurack.operations.run_state import Failure, host_run, lines_of, outdate, reasons_of
 from gpurack.plan.daemon_json import Apply
 from gpurack.plan.rootless import SetUp
 from gpurack.plan.steps import Folder, SetAside, Shell, Step, WriteFile, WriteFiles
@@ -79,10 +79,10 @@ class Refusal(Command):
     @override
     def execute(self, state: State, host: Host, connector_arguments: ConnectorArguments) -> tuple[bool, CommandOutput]:
         run = host_run(host)
-        for failure in self.failures:
+        for line in lines_of(self.failures):
             # printed at Prepare, that is long ago: minutes may lie between, at the prompt
-            if str(failure) not in run.refused_now:
-                host.log_styled(f"error {failure}", fg="red")
+            if line not in run.refused_now:
+                host.log_styled(f"error {line}", fg="red")
         run.failures += self.failures
         return False, CommandOutput([])
 

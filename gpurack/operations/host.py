@@ -11,7 +11,7 @@ from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.state import StateStage
 
 from gpurack.operations.commands import Refusal, Streamed, carry_out
-from gpurack.operations.run_state import Failure, host_run
+from gpurack.operations.run_state import Failure, host_run, lines_of
 from gpurack.plan.steps import Plan, Step
 
 P = ParamSpec("P")
@@ -98,7 +98,7 @@ def announce(
     The names of operations are shared by all hosts, so they cannot carry reasons.
     """
     lines = [f"warning {warning}" for warning in warnings]
-    of_errors = {f"error {error}": str(error) for error in errors}
+    of_errors = {f"error {line}": line for line in lines_of(errors)}
     lines += [f"~ {reason}" for reason in reasons] + list(of_errors)
     run = host_run(host)
     run.foreseen += errors

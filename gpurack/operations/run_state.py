@@ -109,6 +109,18 @@ def outdate(host: PyinfraHost) -> None:
     run.outdated = run.snapshot is not None
 
 
+def lines_of(failures: Iterable[Failure]) -> list[str]:
+    """Failures as they are printed, one line for each sentence.
+
+    >>> lines_of([Failure("no driver.", "alpha"), Failure("no image.", "beta"), Failure("no driver.", "gamma")])
+    ['alpha, gamma: no driver.', 'beta: no image.']
+    """
+    about: dict[str, list[str]] = {}
+    for failure in dict.fromkeys(failures):
+        about.setdefault(failure.sentence, []).append(failure.about)
+    return [str(Failure(sentence, ", ".join(filter(None, names)))) for sentence, names in about.items()]
+
+
 def failure_in(text: str, entries: Collection[str]) -> Failure:
     """What a host's program said of an entry (`alpha: why`), or of the host.
 

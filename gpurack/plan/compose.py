@@ -16,9 +16,9 @@ import yaml
 from gpurack import paths
 from gpurack.engines import ENGINES
 from gpurack.engines.base import CPU, Accelerator, Container, Run, Upstream
-from gpurack.plan import files, neighbours, weights
+from gpurack.plan import compatibility, files, neighbours, weights
 from gpurack.plan.access import access
-from gpurack.plan.ledger import gpus_text
+from gpurack.plan.ledger import gpus_text, slots_of
 from gpurack.shell import Sh, sh
 from gpurack.spec.host import Host
 from gpurack.spec.image import BuildImage, TarImage
@@ -50,21 +50,13 @@ def image(spec: Host, model: Model, accelerator: Accelerator) -> str:
 
 
 def accelerator(model: Model | Job, uuids: Sequence[str], state: HostState) -> Accelerator:
-    """What a model computes on: its cards, or the CPU."""
-    if not model.gpus:
-        return CPU
-    return Accelerator("amd") if render_nodes(uuids, state) else Accelerator("nvidia", compute_of(uuids, state))
+    """What a model computes on: its GPUs, or the CPU."""
+    return compatibility.accelerator(model, slots_of(uuids, state))
 
 
 def render_nodes(uuids: Sequence[str], state: HostState) -> dict[str, int]:
     """The device nodes by which containers get AMD's cards → the group that may open each; {} for NVIDIA's."""
     return {gpu.node: gpu.gid for gpu in state.gpus if gpu.uuid in uuids and gpu.vendor == "amd"}
-
-
-def compute_of(uuids: Sequence[str], state: HostState) -> str | None:
-    """The lowest compute capability among cards; None for none, or when no card says."""
-    found = [gpu.compute for gpu in state.gpus if gpu.uuid in uuids and re.fullmatch(r"\d+\.\d+", gpu.compute)]
-    return min(found, key=lambda text: tuple(map(int, text.split("."))), default=None)
 
 
 def mirrored(spec: Host, reference: str) -> str:
@@ -303,11 +295,12 @@ def target_of(index: int, more: Weights) -> str:
 
 
 def memory_fraction(model: Model, uuids: Sequence[str], state: HostState) -> float | None:
-    """A model's share of its (smallest) card's memory; None for the whole card."""
-    sizes = [gpu.memory_total / 1024 for gpu in state.gpus if gpu.uuid in uuids]
-    if model.vram is None or not sizes:
+    """A model's share of the memory of its (smallest) GPU; None for all of it, and where the memory is not known."""
+    slots = slots_of(uuids, state)
+    if model.vram is None or not slots:
         return None
-    return round(model.vram.of(min(sizes)) / min(sizes), 3)
+    sizes = [slot.memory for slot in slots if slot.memory]
+    return round(model.vram.of(min(sizes)) / min(sizes), 3) if sizes else model.vram.fraction
 
 
 def definition(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from gpurack.engines import ENGINES
 from gpurack.engines.base import Facts, Needs, NotEstimated
 from gpurack.plan.shape import Shape, heads_of, shape_of
+from gpurack.spec.gpus import GpuSlot
 from gpurack.spec.model import Model
 from gpurack.state.model import Header
 
@@ -86,12 +87,11 @@ def loaded(header: Header, needs: Needs) -> float:
     )
 
 
-def refusal(model: Model, header: Header | None, cards: Sequence[tuple[str, float | None]]) -> str | None:
-    """Why a model cannot work on these cards (what to call each, its GiB if known); None when it can, or when that is
-    not known."""
-    if header is None or not cards:
+def refusal(model: Model, header: Header | None, slots: Sequence[GpuSlot]) -> str | None:
+    """Why a model cannot work on these GPUs; None when it can, or when that is not known."""
+    if header is None or not slots:
         return None
-    tensor, stages = split_over(model, len(cards))
+    tensor, stages = split_over(model, len(slots))
     heads = heads_of(header)
     if heads and heads % tensor:
         able = ", ".join(str(number) for number in range(1, min(heads, 16) + 1) if heads % number == 0)
@@ -99,19 +99,18 @@ def refusal(model: Model, header: Header | None, cards: Sequence[tuple[str, floa
             f"tensor parallel {tensor} does not divide its {heads} attention heads; possible: {able}. "
             f"{in_stages(model, heads, tensor * stages)}"
         )
-    known = [(name, memory) for name, memory in cards if memory]
     try:
-        need = estimate(model, header, len(cards))
+        need = estimate(model, header, len(slots))
     except NotEstimated:
         return None
-    name, card = min(known, key=lambda item: item[1], default=("", 0.0))
-    budget = ENGINES[model.engine].budget(model, card)
-    if not known or need.minimum <= budget:
+    memory, smallest = min(((slot.memory, str(slot)) for slot in slots if slot.memory), default=(0.0, ""))
+    budget = ENGINES[model.engine].budget(model, memory)
+    if not smallest or need.minimum <= budget:
         return None
-    whose = f"vram gives it {budget:.1f} of {name}" if model.vram else f"{name} has {budget:.1f} for it"
-    each = " on each card" if len(cards) > 1 else ""
+    whose = f"vram gives it {budget:.1f} of {smallest}" if model.vram else f"{smallest} has {budget:.1f} for it"
+    each = " on each GPU" if len(slots) > 1 else ""
     return (
-        f"needs {need.minimum:.1f} GiB{each} ({need}), but {whose}. {remedy(model, header, need, budget, len(cards))}"
+        f"needs {need.minimum:.1f} GiB{each} ({need}), but {whose}. {remedy(model, header, need, budget, len(slots))}"
     )
 
 
@@ -124,11 +123,11 @@ def in_stages(model: Model, heads: int, cards: int) -> str:
     return f"Or layers in stages, over all {cards} cards: args: {{{words}}}."
 
 
-def tight(model: Model, header: Header | None, cards: Sequence[tuple[str, float | None]]) -> str | None:
+def tight(model: Model, header: Header | None, slots: Sequence[GpuSlot]) -> str | None:
     """Fits only if the overhead is smaller than usual: worth a warning."""
-    known = [memory for _, memory in cards if memory]
+    known = [slot.memory for slot in slots if slot.memory]
     try:
-        need = estimate(model, header, len(cards))
+        need = estimate(model, header, len(slots))
     except NotEstimated:
         return None
     if not known or need.total <= (budget := ENGINES[model.engine].budget(model, min(known))) or need.minimum > budget:

@@ -4,12 +4,13 @@ import ipaddress
 import json
 from collections.abc import Mapping, Sequence
 
-from gpurack.engines import ENGINES, weights_of
+from gpurack.engines import weights_of
 from gpurack.plan import access, compose, weights
+from gpurack.plan.compatibility import incompatibility
 from gpurack.plan.drift import Change, holdings, replaced
 from gpurack.plan.estimate import refusal
+from gpurack.plan.ledger import slots_of
 from gpurack.shell import sh
-from gpurack.spec.fits import AMD_OF_USER
 from gpurack.spec.host import Host
 from gpurack.state.model import Container, HostState, Listener
 
@@ -65,12 +66,10 @@ def unfit(name: str, spec: Host, state: HostState, uuids: Sequence[str]) -> str 
     """Why the model could not compute on these cards: it may not open them, or the engine's images do not run there
     with this driver, which is not asked of what runs already."""
     model = spec.entries[name]
-    hardware = compose.accelerator(model, uuids, state)
-    if model.user and hardware.vendor == "amd":
-        return AMD_OF_USER.format(model.user)
-    if (container := state.container(name, model.dockerd)) and container.running:
-        return None
-    return ENGINES[model.engine].unfit(model, hardware, state.driver.kernel or None)
+    container = state.container(name, model.dockerd)
+    running = bool(container and container.running)
+    found = incompatibility(model, compose.accelerator(model, uuids, state), state.driver.kernel or None, running)
+    return found[1] if found else None
 
 
 def too_large(name: str, spec: Host, state: HostState, change: Change, uuids: Sequence[str]) -> str | None:
@@ -79,8 +78,7 @@ def too_large(name: str, spec: Host, state: HostState, change: Change, uuids: Se
         return None
     model = spec.entries[name]
     header = state.headers.get(weights.host_path(spec, model))
-    cards = [(f"GPU {gpu.index}", gpu.memory_total / 1024) for gpu in state.gpus if gpu.uuid in uuids]
-    error = refusal(model, header, cards)
+    error = refusal(model, header, slots_of(uuids, state))
     return f"{error} Nothing of this model was changed." if error else None
 
 

@@ -1,4 +1,4 @@
-"""What can be said of a host before it was looked at: its Compose project, and whether its models fit. Pure."""
+"""What can be said of a host without a connection: its Compose project, and whether its models fit. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,37 +6,27 @@ from dataclasses import dataclass
 from gpurack.engines.base import NotEstimated
 from gpurack.plan import compose, weights
 from gpurack.plan.estimate import Estimate, estimate, refusal, tight
-from gpurack.plan.ledger import assign
-from gpurack.spec.cards import CARDS, Card
+from gpurack.plan.imagined import imagined
+from gpurack.plan.ledger import Ledger, assign
 from gpurack.spec.host import Host
 from gpurack.spec.problems import Problem
-from gpurack.spec.seats import seats
-from gpurack.state.model import Gpu, Header, HostState
+from gpurack.state.model import Header
 
 NOTE = """\
-# Offline: the cards' UUIDs and the address of `bind: lan` are placeholders, and labels are left out.
+# Offline: the GPUs' UUIDs and the address of `bind: lan` are placeholders, and labels are left out.
 """
 
 
-def imagined(spec: Host) -> HostState:
-    """A host with the inventory's cards and nothing on it."""
-    found = []
-    for position, seat in enumerate(seats(spec)):
-        uuid = f"GPU-of-index-{seat.card}" if seat.card.isdecimal() else seat.card
-        card = CARDS.get(seat.name or "", Card(0, "unknown"))
-        memory = int((seat.memory or 0) * 1024)
-        node = f"/dev/dri/render-node-of-index-{seat.card}"
-        found.append(
-            Gpu(position, uuid, seat.name or "", memory, 0, "", card.compute or "", "", None, card.vendor, node)
-        )
-    return HostState(address="lan-address", gpus=tuple(found))
+def imagined_ledger(spec: Host) -> Ledger:
+    """Which entry gets which GPU on a fresh host, as the inventory describes it."""
+    return assign(spec, imagined(spec))
 
 
 def compose_text(spec: Host) -> str:
     """compose.yaml as a run on a fresh host would write it."""
     state = imagined(spec)
-    cards = assign(spec, state).uuids
-    services = {name: compose.service(name, spec, state, uuids) for name, uuids in cards.items()}
+    given = assign(spec, state).uuids
+    services = {name: compose.service(name, spec, state, uuids) for name, uuids in given.items()}
     users = sorted({spec.entries[name].dockerd for name in services}) or [""]
     return NOTE + "---\n".join(
         compose.document({name: data for name, data in services.items() if spec.entries[name].dockerd == user}, user)
@@ -65,26 +55,23 @@ def sizes(fleet: Mapping[str, Host], remembered: Mapping[str, Mapping[str, Heade
     estimates, reasons, days = {}, {}, []
     problems, warnings = [], []
     for name, host in fleet.items():
-        places = seats(host)
+        ledger = imagined_ledger(host)
         for key, model in host.models.items():
             if not model.enabled:
                 continue
             header = remembered.get(name, {}).get(weights.host_path(host, model))
-            mine = [seat for seat in places if key in dict(seat.occupants)]
-            cards = [
-                (f"GPU {seat.card} ({seat.name})" if seat.name else f"GPU {seat.card}", seat.memory) for seat in mine
-            ]
+            slots = () if model.gpus == "all" and not host.hardware else ledger.slots_of(key)
             try:
-                if model.gpus and not cards:
-                    raise NotEstimated("its cards are not known; write hardware")
-                estimates[name, key] = estimate(model, header, len(cards))
+                if model.gpus and not slots:
+                    raise NotEstimated("its GPUs are not known; write hardware")
+                estimates[name, key] = estimate(model, header, len(slots))
             except NotEstimated as reason:
                 reasons[name, key] = str(reason)
             if header:
                 days.append(header.seen)
-            if error := refusal(model, header, cards):
+            if error := refusal(model, header, slots):
                 seen = f" Weights as seen {header.seen}." if header else ""
                 problems.append(Problem(name, f"models.{key}", f"{error}{seen}"))
-            if warning := tight(model, header, cards):
+            if warning := tight(model, header, slots):
                 warnings.append(Problem(name, f"models.{key}", warning))
     return Sizes(estimates, reasons, min(days, default=""), tuple(problems), tuple(warnings))

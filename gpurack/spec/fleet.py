@@ -16,16 +16,15 @@ from pyinfra.api.inventory import Inventory
 from gpurack.engines import ENGINES, weights_of
 from gpurack.engines.base import CPU
 from gpurack.engines.known_flags import refused
+from gpurack.inventory.checks.gpus import gpu_problems
 from gpurack.spec import image_tar, local_files
 from gpurack.spec.connections import connected, connection_problems
-from gpurack.spec.fits import unfit_problems
 from gpurack.spec.host import Docker, Host, Nvidia
 from gpurack.spec.image import Build, TarImage
 from gpurack.spec.merge import merge, merge_all, without_nones
 from gpurack.spec.model import ONE_IMAGE, Job, Model
 from gpurack.spec.network import Login, Mirror, Proxy
 from gpurack.spec.problems import InventoryError, Problem, from_pydantic, nearest, unknown
-from gpurack.spec.seats import seat_problems
 from gpurack.spec.secret import Secret
 from gpurack.spec.secrets import shared_keys, unreadable_secrets
 from gpurack.spec.users import user_problems
@@ -132,7 +131,7 @@ def check_host(name: str, data: Mapping[str, Any]) -> tuple[Host | None, list[Pr
         host = Host.model_validate({**own, **entries})
     except ValidationError as error:
         return None, problems + from_pydantic(name, "", error, KNOWN_OF_HOST)
-    mistakes = [*seat_problems(host), *unfit_problems(host), *user_problems(host)]
+    mistakes = [*gpu_problems(host), *user_problems(host)]
     problems += [Problem(name, path, what) for path, what in mistakes]
     return host, problems + clashes(name, host)
 
@@ -223,7 +222,7 @@ def without_unknown_defaults(name: str, data: Mapping[str, Any]) -> tuple[dict[s
 
 
 def clashes(name: str, host: Host) -> list[Problem]:
-    """What cannot be together on one host: a port twice, a served name twice, a GPU twice."""
+    """What cannot be together on one host: a port twice, a served name twice."""
     problems = [
         Problem(name, f"services.{key}", "a model has this name already; choose another.")
         for key in host.services
@@ -247,16 +246,6 @@ def clashes(name: str, host: Host) -> list[Problem]:
                     f'"{one.served_name or first}" is {first}\'s already; served names differ.',
                 )
             )
-        shared = gpus_in_common(one, other)
-        if shared and (one.vram is None or other.vram is None):
-            problems.append(
-                Problem(
-                    name,
-                    f"{path}.gpus",
-                    f"{shared} {'is' if ',' not in shared else 'are'} {first}'s already; choose others, or give both "
-                    'vram ("6GiB") to share.',
-                )
-            )
     return problems
 
 
@@ -270,21 +259,6 @@ def binds_overlap(one: str, other: str) -> bool:
         return rest != "loopback" and not ipaddress.ip_address(rest).is_loopback
     addresses = {"127.0.0.1" if bind == "loopback" else bind for bind in (one, other)}
     return len(addresses) == 1
-
-
-def gpus_in_common(one: Model, other: Model) -> str:
-    """The cards both models ask for, as text; "" for none. UUIDs and indices are compared on the host."""
-    if not (one.gpus and other.gpus):
-        return ""
-    if one.gpus == "all" or other.gpus == "all":
-        rest = other.gpus if one.gpus == "all" else one.gpus
-        return "all" if rest == "all" else _listed(rest)
-    return _listed([gpu for gpu in other.gpus if gpu in one.gpus])
-
-
-def _listed(gpus: Iterable[int | str]) -> str:
-    text = ", ".join(str(gpu) for gpu in gpus)
-    return f"GPU {text}" if text else ""
 
 
 def unused_logins(name: str, host: Host) -> list[Problem]:

@@ -9,13 +9,12 @@ from gpurack.engines import ENGINES, weights_of
 from gpurack.engines.base import normal
 from gpurack.engines.known_flags import doubtful
 from gpurack.engines.open_webui import UNCLAIMED
+from gpurack.inventory.checks.gpus import gpu_warnings
 from gpurack.plan import weights
-from gpurack.spec.cards import CARDS
 from gpurack.spec.host import Host
 from gpurack.spec.image import Build, BuildImage
 from gpurack.spec.model import Job, Model
-from gpurack.spec.problems import Problem, unknown
-from gpurack.spec.seats import hardware, seats, sits_on
+from gpurack.spec.problems import Problem
 from gpurack.spec.secret_names import holds_secret
 from gpurack.spec.weights import HfWeights, ModelScopeWeights
 
@@ -36,7 +35,6 @@ def warnings(fleet: Mapping[str, Host]) -> list[Problem]:
         for key, entry in host.everything.items():
             if entry.enabled:
                 found += [Problem(name, f"{host.kind_of(key)}.{key}", what) for what in of_entry(entry, made)]
-        found += [Problem(name, f"jobs.{key}", what) for key, what in taken_cards(host)]
         found += [
             Problem(name, f"{host.kind_of(key)}.{key}", NOTHING_BEHIND)
             for key, entry in host.entries.items()
@@ -45,29 +43,8 @@ def warnings(fleet: Mapping[str, Host]) -> list[Problem]:
         hub = host.mirrors.get("huggingface")
         if host.hf_token and hub and hub.url.startswith("http://"):
             found.append(Problem(name, "mirrors.huggingface", "is http://, so hf_token goes there for all to read."))
-        if host.wants_gpu and not hardware(host):
-            found.append(Problem(name, "hardware", 'is not given, so cards cannot be checked; write {"A30": 4}.'))
-        for card in host.hardware:
-            if card not in CARDS:
-                what = unknown("card", card, list(CARDS)) + " Its memory is not checked."
-                found.append(Problem(name, "hardware", what))
-        found += [
-            Problem(name, f"models.{key}.gpus", "is not given, so it runs on the CPU; write [] if that is meant.")
-            for key, model in host.models.items()
-            if model.enabled and host.hardware and "gpus" not in model.model_fields_set
-        ]
+        found += [Problem(name, path, what) for path, what in gpu_warnings(host)]
     return found
-
-
-def taken_cards(host: Host) -> Iterator[tuple[str, str]]:
-    """(job, sentence) for each enabled job on a card that an enabled model has, where not both keep to a share."""
-    for key, job in host.jobs.items():
-        for seat in seats(host) if job.enabled else ():
-            others = [name for name, share in seat.occupants if share is None or job.vram is None]
-            if others and sits_on(job, seat.card, seat.reserved):
-                what = f"{', '.join(others)} has GPU {seat.card}, too, and a job takes no card from a model"
-                remedy = "Choose a free one, or give both vram."
-                yield key, f"{what}: until it is done a run refuses it. {remedy}"
 
 
 def of_entry(entry: Model | Job, made: Container[str | None]) -> list[str]:

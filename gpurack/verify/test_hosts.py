@@ -15,8 +15,8 @@ from gpurack.plan.packages import Pin, Repository, installed, upstream
 from gpurack.plan.platforms import TOOLKIT_PACKAGES, Platform, platform_of, unsupported
 from gpurack.plan.steps import SetAside, Step, WriteFile, WriteFiles
 from gpurack.shell import Sh, by_ssh, sh
+from gpurack.spec.gpus import hardware
 from gpurack.spec.merge import patch
-from gpurack.spec.seats import hardware
 from gpurack.state.model import MISMATCH, HostState
 from gpurack.verify.drift import Drift, Unread, on_hosts
 from gpurack.verify.lab import Entry, Server

@@ -55,7 +55,7 @@ def test_every_error_is_listed_at_once_with_host_path_and_remedy(lab: Lab, cpu1:
         'cpu1 models.beta.wieghts: unknown field "wieghts"; did you mean "weights"?',
         "cpu1 models.delta.port: port 8002 is used by both `gamma` and `delta`. Change one of them.",
         'gpu1 modles: unknown field "modles"; did you mean "models"?',
-        "gpu1 models.beta.gpus: GPU 0 is alpha's already; choose others, or give both vram",
+        "gpu1 models.beta.gpus: GPU 0 is claimed by 2 models: alpha, beta. Choose another GPU",
         "gpu1 models.gamma.gpus: a bare 2 is two things (to Docker 2 cards, to people card 2); write [2].",
         "gpu1 models.delta.api_key: a secret does not belong in an inventory; say where it is:",
     ):

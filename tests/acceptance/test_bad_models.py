@@ -61,9 +61,9 @@ def listening(host: Host, port: int) -> bool:
 
 def sentence(run: Run, name: str) -> str:
     """The sentence below the table about one model of gpu1."""
-    found = [error for error in run.errors("gpu1") if error.startswith(f"{name}: ")]
+    found = [error for error in run.errors("gpu1") if name in error.partition(": ")[0].split(", ")]
     assert len(found) == 1, f"{name}: {found}\n{run.output}"
-    return found[0].removeprefix(f"{name}: ")
+    return found[0].partition(": ")[2]
 
 
 def test_every_bad_model_has_its_sentence_and_the_others_are_served(
@@ -101,7 +101,7 @@ def test_every_bad_model_has_its_sentence_and_the_others_are_served(
     assert "GPU 7 does not exist; the host has 0 (GPU-" in sentence(run, "no-index")
     assert "GPU-ffffffff does not exist; the host has 0 (GPU-" in sentence(run, "no-uuid")
     assert uuids[1] in sentence(run, "same-card")
-    assert "held by beta" in sentence(run, "same-card")
+    assert "is claimed by 2 models: beta, same-card. Running there: beta." in sentence(run, "same-card")
     assert "(free: 2, 3)" in sentence(run, "same-card")
     pid = host.root("systemctl show -p MainPID --value somebody").stdout.strip()
     assert f"port 9000 is held by process python3 (pid {pid}, user lab)" in sentence(run, "process-port")

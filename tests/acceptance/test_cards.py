@@ -60,7 +60,9 @@ def test_renumbered_cards_move_no_model_and_their_old_numbers_are_not_given_twic
     newcomer = {**PAIR, "gamma": model("gamma", [3], 8002)}
     run = lab.run(lab.inventory({"gpu1": {"hardware": {"A30": 4}, "models": newcomer}}))
     assert run.exit_code == 1
-    assert f"gamma: GPU 3 ({first}) is held by alpha, beta" in run.output
+    assert (
+        f"gamma: GPU 3 ({first}) is claimed by 3 models: alpha, beta, gamma. Running there: alpha, beta." in run.output
+    )
     assert "gamma" not in identities(gpu1)
 
 
@@ -72,7 +74,7 @@ def test_a_lost_card_takes_down_only_its_own_models(lab: Lab, gpu1: Host) -> Non
     gpu1.gpus.lose(2)
     run = lab.run(inventory)
     assert run.exit_code == 1
-    assert f"gamma: its card {lost} does not answer any more" in run.output
+    assert f"gamma: its GPU {lost} does not answer any more" in run.output
     assert "GPU is lost" in run.output
     assert run.row("gpu1", "alpha").endswith("ready")
     assert run.row("gpu1", "beta").endswith("ready")

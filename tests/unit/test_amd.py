@@ -253,7 +253,7 @@ def test_a_lost_card_whose_device_another_has_now_keeps_that_one_waiting() -> No
     containers = tuple(running(wanted, name, before, (uuid,)) for name, uuid in (("alpha", FIRST), ("beta", SECOND)))
     left = (replace(before.gpus[1], index=0, node="/dev/dri/renderD128"),)
     plan = planned(wanted, replace(before, gpus=left, containers=containers))
-    assert plan.errors["alpha"].startswith(f"its card {FIRST} does not answer any more. Reboot the host;")
+    assert plan.errors["alpha"].startswith(f"its GPU {FIRST} does not answer any more. Reboot the host;")
     assert "is still held by alpha" in plan.errors["beta"]
     assert plan.job is None
 
@@ -289,7 +289,7 @@ def test_a_users_docker_could_not_open_them_which_is_said_before_and_on_the_host
         spec(rootless, {"hardware": {"MI210": 2}, "models": {"alpha": said}})
     assert [problem.path for problem in error.value.problems] == ["models.alpha.user"]
     state = replace(amd(), users={"ada": User(1001, 1001, "/home/ada", docker=docker_info())})
-    assert planned(spec(rootless, {"models": {"alpha": said}}), state).errors["alpha"].startswith("AMD's cards open to")
+    assert planned(spec(rootless, {"models": {"alpha": said}}), state).errors["alpha"].startswith("AMD's GPUs open to")
     ran = running(spec({"models": {"alpha": said}}), "alpha", state, (FIRST,))
     moved = planned(spec(rootless, {"models": {"alpha": said}}), replace(state, containers=(ran,)))
     assert list(moved.errors) == ["alpha"], "one that runs would be moved to where it cannot"

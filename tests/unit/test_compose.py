@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpurack import paths
-from gpurack.engines.base import flags
+from gpurack.engines.base import Accelerator, flags
 from gpurack.plan import compose, weights
 from gpurack.plan.access import access
 from gpurack.spec.host import Host
@@ -314,4 +314,5 @@ def test_the_lowest_compute_capability(computes: list[str], lowest: str | None) 
         type(card)(**{**card.__dict__, "compute": compute}) for card, compute in zip(state.gpus, computes, strict=True)
     )
     state = HostState(gpus=cards)
-    assert compose.compute_of([card.uuid for card in cards], state) == lowest
+    model = models(alpha={"gpus": "all"}).models["alpha"]
+    assert compose.accelerator(model, [card.uuid for card in cards], state) == Accelerator("nvidia", lowest)

@@ -14,6 +14,7 @@ from gpurack.engines.base import NotEstimated, Run
 from gpurack.plan.estimate import GIB, Estimate, estimate, refusal, tight
 from gpurack.plan.models import plan_models
 from gpurack.plan.offline import sizes
+from gpurack.spec.gpus import GpuSlot
 from gpurack.spec.host import Host
 from gpurack.spec.model import Model
 from gpurack.state.model import Gpu, Header
@@ -33,8 +34,8 @@ def llama(gpus: int = 1, **fields: Any) -> Model:
     return models(alpha={"gpus": list(range(gpus)), **fields}).models["alpha"]
 
 
-def cards(count: int, memory: float | None = A30) -> list[tuple[str, float | None]]:
-    return [(f"GPU {number}", memory) for number in range(count)]
+def cards(count: int, memory: float | None = A30) -> list[GpuSlot]:
+    return [GpuSlot(number, f"GPU-{number}", memory=memory) for number in range(count)]
 
 
 def gguf(size: float = 4.0, architecture: str = "llama", **config: Any) -> Header:
@@ -313,7 +314,7 @@ def test_flags_that_vllm_changes_the_sum_by(fields: dict[str, Any], header: Head
         ("7B", 1, {"context": 4096, "args": {"gpu-memory-utilization": 0.5}},
          "15.4 GiB (weights 14.2, KV cache 0.2 for 4096 tokens",
          "GPU 0 has 11.8 for it", "Give it 2 cards or choose smaller weights."),
-        ("32B", 2, {"context": 4096}, "32.0 GiB on each card (weights 30.5, KV cache 0.5 for 4096 tokens",
+        ("32B", 2, {"context": 4096}, "32.0 GiB on each GPU (weights 30.5, KV cache 0.5 for 4096 tokens",
          "GPU 0 has 21.6 for it", "Give it 4 cards or choose smaller weights."),
     ],
 )  # fmt: skip
@@ -396,7 +397,7 @@ def test_offline_sums_by_what_is_remembered() -> None:
 def test_all_cards_of_unknown_hardware() -> None:
     fleet = {"gpu1": models(alpha={"gpus": "all", "weights": "/w/a.gguf"})}
     found = sizes(fleet, {"gpu1": {"/w/a.gguf": gguf()}})
-    assert found.reasons == {("gpu1", "alpha"): "its cards are not known; write hardware"}
+    assert found.reasons == {("gpu1", "alpha"): "its GPUs are not known; write hardware"}
 
 
 def test_offline_refuses_with_host_and_model() -> None:
@@ -415,7 +416,8 @@ def test_on_the_host_by_the_cards_that_are_there() -> None:
     plan = plan_models(wanted, state, {}, SALT)
     assert list(plan.errors) == ["alpha"]
     assert plan.errors["alpha"].endswith(
-        "but GPU 1 has 23.6 for it. Give it 2 cards or choose smaller weights. Nothing of this model was changed."
+        "but GPU 1 (NVIDIA A30) has 23.6 for it. Give it 2 cards or choose smaller weights. Nothing of this model was "
+        "changed."
     )
     assert [change.model for change in plan.changes] == ["beta"]
 
@@ -434,7 +436,7 @@ def test_cards_of_different_size_count_as_the_smallest() -> None:
     big = Gpu(1, uuid(1), "NVIDIA H200", 143_771, 0, "580.159.04", "9.0", "0:1")
     state = host_state(gpus=1, headers={"/w/a.gguf": gguf(50.0)}, weights={"/w/a.gguf": 1})
     state = replace(state, gpus=(*state.gpus, big))
-    assert "GPU 0 has 23.6" in plan_models(wanted, state, {}, SALT).errors["alpha"]
+    assert "GPU 0 (NVIDIA A30) has 23.6" in plan_models(wanted, state, {}, SALT).errors["alpha"]
 
 
 def test_a_folder_of_the_hub_from_disk_to_refusal(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from pyinfra.api import Inventory
 
 from gpurack.engines import ENGINES
-from gpurack.spec.fleet import binds_overlap, check_fleet, gpus_in_common, read_fleet, without_models
+from gpurack.spec.fleet import binds_overlap, check_fleet, read_fleet, without_models
 from gpurack.spec.host import Host
 from gpurack.spec.load import ignored_by_pyinfra, read_inventory
 from gpurack.spec.model import Model
@@ -200,26 +200,6 @@ def test_an_inventory_without_models_is_a_mistake_only_for_models() -> None:
 def test_binds_that_cannot_share_a_port(one: str, other: str, overlap: bool) -> None:
     assert binds_overlap(one, other) is overlap
     assert binds_overlap(other, one) is overlap
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "shared"),
-    [
-        ([0], [1], ""),
-        ([], "all", ""),
-        ([], [], ""),
-        ("all", "all", "all"),
-        ("all", [2, 3], "GPU 2, 3"),
-        ([2, 3], "all", "GPU 2, 3"),
-        ([0, 1], [1, 2], "GPU 1"),
-        (["GPU-ab"], ["GPU-ab"], "GPU GPU-ab"),
-    ],
-)
-def test_cards_in_common(one: Any, other: Any, shared: str) -> None:
-    def model(gpus: Any) -> Model:
-        return Model(engine="llama.cpp", version="b1", port=1, gpus=gpus)
-
-    assert gpus_in_common(model(one), model(other)) == shared
 
 
 def test_a_disabled_model_is_in_nobodys_way() -> None:
@@ -474,7 +454,7 @@ def test_a_model_that_says_nothing_of_gpus_on_a_host_with_cards_is_warned_of() -
     fleet = check_fleet({"gpu1": [{"hardware": {"A30": 1, "A31": 1}, "models": {"alpha": entry}}]})
     said = [str(problem) for problem in warnings(fleet)]
     assert "gpu1 models.alpha.gpus: is not given, so it runs on the CPU; write [] if that is meant." in said
-    assert any('gpu1 hardware: unknown card "A31"; did you mean "A30"?' in line for line in said)
+    assert any('gpu1 hardware: unknown GPU "A31"; did you mean "A30"?' in line for line in said)
 
 
 def test_a_job_on_a_card_that_a_model_has_is_warned_of() -> None:
@@ -482,8 +462,8 @@ def test_a_job_on_a_card_that_a_model_has_is_warned_of() -> None:
     job = {**QUANTIZE, "gpus": [1]}
     host = {"hardware": {"A30": 2}, "models": {"alpha": {**ALPHA, "gpus": [0, 1]}}, "jobs": {"small": job}}
     assert warned("GPU 1", host) == [
-        "gpu1 jobs.small: alpha has GPU 1, too, and a job takes no card from a model: until it is done a run refuses "
-        "it. Choose a free one, or give both vram."
+        "gpu1 jobs.small: GPU 1 (A30) is claimed by 2 entries: alpha, small. Choose another GPU, or set vram "
+        '("6GiB") for each of them. No model is stopped for a job. A run refuses it, unless it is done.'
     ]
     every = {"hardware": {"A30": 2}, "models": {"alpha": {**ALPHA, "gpus": "all"}}, "jobs": {"small": job}}
     assert len(warned("GPU 1", every)) == 1

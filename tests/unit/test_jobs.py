@@ -155,8 +155,8 @@ def test_what_an_earlier_run_began_is_taken_up() -> None:
 @pytest.mark.parametrize(
     ("job", "state", "sentence"),
     [
-        ({"gpus": [0]}, {"gpus": 2}, "GPU 0 (GPU-00000000-0000) is held by alpha as a whole; choose a free card "
-         "(free: 1) or give each of them vram. No model is stopped for a job."),
+        ({"gpus": [0]}, {"gpus": 2}, "GPU 0 (GPU-00000000-0000) is claimed by 2 entries: alpha, one. Choose "
+         'another GPU (free: 1), or set vram ("6GiB") for each of them. No model is stopped for a job.'),
         ({"gpus": [7]}, {"gpus": 1}, "GPU 7 does not exist"),
         ({"folder": "/nowhere"}, {"gpus": 1}, "folder /nowhere does not exist on the host; make it, or correct"),
         ({"weights": "/w/b.gguf"}, {"gpus": 1}, "weights /w/b.gguf does not exist on the host"),

@@ -6,10 +6,10 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpurack.plan.ledger import Ledger, assign
+from gpurack.plan.ledger import ROUNDING, Ledger, assign
+from gpurack.spec.gpus import SHARED
 from gpurack.spec.host import Host
 from gpurack.spec.problems import InventoryError
-from gpurack.spec.seats import SHARED
 from gpurack.state.model import HostState
 from tests.given import host_state, models, running, uuid
 
@@ -32,9 +32,11 @@ def exceeded(ledger: Ledger, spec: Host, state: HostState) -> list[str]:
     for gpu in state.gpus:
         total = gpu.memory_total / 1024
         here = [spec.models[name].vram for name, cards in ledger.uuids.items() if gpu.uuid in cards]
-        if len(here) > 1 and (None in here or sum(share.of(total) for share in here if share) > SHARED * total):
+        if len(here) > 1 and (
+            None in here or sum(share.of(total) for share in here if share) > SHARED * total + ROUNDING
+        ):
             bad.append(gpu.uuid)
-        if len(here) == 1 and here[0] and here[0].of(total) > total:
+        if len(here) == 1 and here[0] and here[0].of(total) > total + ROUNDING:
             bad.append(gpu.uuid)
     return bad
 
@@ -62,6 +64,9 @@ def test_no_card_is_exceeded(lab: tuple[dict[str, Any], dict[str, Any]]) -> None
     assert exceeded(second, new, state) == []
     # every model has its cards, or a reason
     assert set(second.uuids) | set(second.errors) == set(new.models)
+    # whatever order the inventory has
+    backwards = new.model_copy(update={"models": dict(reversed(new.models.items()))})
+    assert assign(backwards, state) == second
     # and the same again is the same
     assert assign(old, state).uuids == first.uuids
 
@@ -76,11 +81,12 @@ def test_a_share_that_grows_is_asked_again() -> None:
     grown = assign(lab("12GiB"), state)
     assert grown.uuids == {"bob": (uuid(0),)}
     assert grown.errors == {
-        "ann": "GPU 0 would hold 24.0 of 22.4 GiB with bob; lower vram or choose a free card (free: 1)."
+        "ann": f"GPU 0 ({uuid(0)}) would hold 24.0 of 22.4 GiB: ann 12.0, bob 12.0. Lower vram, or choose another GPU "
+        "(free: 1)."
     }
 
 
 def test_a_share_larger_than_the_card() -> None:
     assert assign(models(ann={"gpus": [0], "vram": "30GiB"}), host_state(gpus=2)).errors == {
-        "ann": "GPU 0 has 23.6 GiB, and vram asks for 30.0; lower vram or choose a free card (free: 0, 1)."
+        "ann": f"GPU 0 ({uuid(0)}) would hold 30.0 of 23.6 GiB: ann 30.0. Lower vram, or choose another GPU (free: 1)."
     }

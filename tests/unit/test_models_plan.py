@@ -368,7 +368,7 @@ def test_a_driver_mismatch_touches_no_model_on_a_gpu() -> None:
         "driver": "kernel module 580.159.04, but nvidia-smi says: Driver/library version mismatch. Running models go "
         "on but could not start again, so none on a GPU was touched. Reboot the host, then run again.",
         "beta": "not started, because driver and library differ.",
-        "delta": "wants GPU [2], but nvidia-smi -L shows none. It says: Driver/library version mismatch",
+        "delta": "wants a GPU, but nvidia-smi -L shows none. It says: Driver/library version mismatch",
     }
     assert actions(found) == {"gamma": "create"}
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pyinfra.api.state import StateStage
 
-from gpurack.operations.run_state import Failure, HostRun, Outcome, failure_in, host_run, outdate, reasons_of
+from gpurack.operations.run_state import Failure, HostRun, Outcome, failure_in, host_run, lines_of, outdate, reasons_of
 from gpurack.report import Report
 from gpurack.spec.host import Host
 from gpurack.state.model import HostState
@@ -90,6 +90,13 @@ def test_what_stopped_the_host_is_why_a_model_of_it_does_not_run() -> None:
     assert state_of(run) == "not there"
     run.failures.append(Failure("Docker does not answer"))
     assert state_of(run) == "FAILED: Docker does not answer"
+
+
+def test_one_error_of_several_models_is_one_line_and_the_error_of_each() -> None:
+    run = HostRun(spec=TWO, snapshot=seen(), failures=[Failure("no driver.", "alpha"), Failure("no driver.", "gamma")])
+    assert lines_of(run.failures) == ["alpha, gamma: no driver."]
+    assert state_of(run) == "FAILED: no driver."
+    assert run.failure("gamma")
 
 
 def test_words_before_a_colon_are_an_entry_only_where_there_is_one() -> None:

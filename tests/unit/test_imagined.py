@@ -1,0 +1,196 @@
+"""What is decided without a connection is what a run decides: one ledger, on the imagined host and on the real one."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpurack.operations.run_state import Failure, lines_of
+from gpurack.plan.imagined import imagined
+from gpurack.plan.ledger import ROUNDING, Ledger, assign
+from gpurack.plan.models import plan_models
+from gpurack.plan.offline import compose_text
+from gpurack.spec.fleet import check_fleet
+from gpurack.spec.gpus import SHARED
+from gpurack.spec.host import Host
+from gpurack.spec.problems import InventoryError, Problem
+from gpurack.state.model import HostState
+from tests.given import SALT, gpu, host_state, models, running, spec, uuid
+
+COUNT = 3
+MEMORY = 24 * 1024
+"""MiB of an A30, as the table of kinds has it."""
+SHARE = st.one_of(st.none(), st.integers(1, 30).map("{}GiB".format), st.integers(1, 100).map("{}%".format))
+
+
+def hosts(texts: list[int | str], shares: st.SearchStrategy[str | None]) -> st.SearchStrategy[dict[str, Any]]:
+    """Inventories of a host whose models name GPUs by these texts."""
+    gpus = st.one_of(st.just("all"), st.lists(st.sampled_from(texts), unique=True, max_size=3))
+    entry = st.fixed_dictionaries({"gpus": gpus, "vram": shares})
+    return st.fixed_dictionaries(
+        {
+            "hardware": st.just({"A30": COUNT}),
+            "models": st.dictionaries(st.sampled_from(["ann", "bob", "cyn", "dan"]), entry, min_size=1),
+            "reserved_gpus": st.lists(st.integers(0, COUNT - 1), unique=True),
+        }
+    )
+
+
+# The memory of a GPU that is named by its UUID is not in the inventory, so shares of it are the real host's to check.
+HOSTS = st.one_of(hosts([0, 1, 2, 3], SHARE), hosts([0, 1, 2, 3, "GPU-a", "GPU-ab"], st.none()))
+
+
+def data(words: dict[str, Any]) -> dict[str, Any]:
+    """An inventory's words with what every model must say."""
+    common = {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf"}
+    entries = {
+        name: {**common, "port": 8000 + number, **entry} for number, (name, entry) in enumerate(words["models"].items())
+    }
+    return {**words, "models": entries}
+
+
+def host_of(words: dict[str, Any]) -> Host:
+    """Not checked, so that what is wrong reaches the ledger."""
+    return Host.model_validate(data(words))
+
+
+def real(host: Host) -> HostState:
+    """A host that matches the inventory: those GPUs with names and UUIDs of their own, and nothing on them."""
+    gpus = [replace(gpu(index), memory_total=MEMORY) for index in range(COUNT)]
+    rest = [text for text in ("GPU-ab", "GPU-a") if any(text in entry.gpus for entry in host.models.values())]
+    if rest:  # the shorter text is the beginning of the same UUID
+        gpus.append(replace(gpu(COUNT), uuid=f"{rest[0]}c-77"))
+    return replace(host_state(gpus=COUNT), gpus=tuple(gpus))
+
+
+def places(ledger: Ledger) -> dict[str, list[int]]:
+    """Entry → the places of its GPUs among the host's."""
+    return {name: [ledger.slots.index(slot) for slot in ledger.slots_of(name)] for name in ledger.uuids}
+
+
+@given(HOSTS)
+def test_the_imagined_host_and_a_real_one_that_matches_get_the_same_assignment(words: dict[str, Any]) -> None:
+    host = host_of(words)
+    offline, live = assign(host, imagined(host)), assign(host, real(host))
+    assert places(offline) == places(live)
+    assert [(fault.names, fault.field) for fault in offline.faults] == [(f.names, f.field) for f in live.faults]
+
+
+@given(HOSTS)
+def test_the_inventory_is_refused_exactly_where_a_run_would_refuse_a_model(words: dict[str, Any]) -> None:
+    try:
+        check_fleet({"gpu1": [data(words)]})
+        refused: set[str] = set()
+    except InventoryError as error:
+        refused = {problem.path.split(".")[1] for problem in error.problems}
+    live = assign(host_of(words), real(host_of(words)))
+    assert refused == {fault.names[0] for fault in live.faults}
+
+
+@given(HOSTS, st.booleans())
+def test_no_gpu_holds_more_than_models_may_share(words: dict[str, Any], offline: bool) -> None:
+    host = host_of(words)
+    ledger = assign(host, imagined(host) if offline else real(host))
+    for slot in ledger.slots:
+        here = [host.models[name].vram for name in ledger.entries_on(slot)]
+        assert None not in here or len(here) == 1
+        held = sum(share.of(slot.memory or 0) for share in here if share)
+        assert held <= (SHARED if len(here) > 1 else 1) * (slot.memory or 0) + ROUNDING or slot.memory is None
+        assert not (slot.reserved and here)
+
+
+@given(HOSTS, st.randoms())
+def test_the_order_of_entries_does_not_matter(words: dict[str, Any], random: Any) -> None:
+    names = list(words["models"])
+    random.shuffle(names)
+    shuffled = {**words, "models": {name: words["models"][name] for name in names}}
+    host, other = host_of(words), host_of(shuffled)
+    assert assign(host, real(host)) == assign(other, real(host))
+
+
+# --- one fault is one line -------------------------------------------------------------------------------------------
+
+SEVEN = ["ann", "bob", "cyn", "dan", "eve", "fay", "gus"]
+
+
+def problems_of(words: dict[str, Any]) -> list[Problem]:
+    with pytest.raises(InventoryError) as caught:
+        check_fleet({"gpu1": [data(words)]})
+    return caught.value.problems
+
+
+def test_seven_models_on_one_gpu_are_one_line_offline() -> None:
+    (problem,) = problems_of({"hardware": {"A30": 2}, "models": {name: {"gpus": [0]} for name in SEVEN}})
+    assert problem.path == "models.bob.gpus"
+    assert problem.what.startswith(f"GPU 0 (A30) is claimed by 7 models: {', '.join(SEVEN)}. ")
+    assert "(free: 1)" in problem.what
+
+
+def test_seven_models_on_one_gpu_are_one_line_live() -> None:
+    """The inventory knows the GPU by index and by UUID, so that only the host shows that it is one."""
+    ways: dict[str, Any] = {name: {"gpus": [uuid(0)[: 12 + number]]} for number, name in enumerate(SEVEN)}
+    host = models(**{**{name: {**way, "vram": "2GiB"} for name, way in ways.items()}, "ann": {"gpus": [0]}})
+    errors = plan_models(host, host_state(gpus=2, weights={"/w/a.gguf": 1}), {}, SALT).errors
+    (line,) = lines_of(Failure(sentence, name) for name, sentence in errors.items())
+    assert line.startswith(f"{', '.join(SEVEN[1:])}: GPU 0 ({uuid(0)}) is claimed by 7 models: {', '.join(SEVEN)}. ")
+    assert line.endswith('or set vram ("6GiB") for ann.')
+
+
+def test_models_that_share_too_much_of_two_gpus_are_one_line() -> None:
+    words = {"hardware": {"A30": 2}, "models": {name: {"gpus": [0, 1], "vram": "9GiB"} for name in SEVEN[:3]}}
+    (problem,) = problems_of(words)
+    assert (problem.path, problem.what) == (
+        "models.cyn.vram",
+        "GPUs 0, 1 would each hold 27.0 of 22.8 GiB: ann 9.0, bob 9.0, cyn 9.0. Lower vram, or choose another GPU.",
+    )
+
+
+def test_models_of_a_lost_gpu_are_one_line() -> None:
+    host = models(ann={"gpus": [1], "vram": "2GiB"}, bob={"gpus": [1], "vram": "2GiB"})
+    had = host_state(gpus=2)
+    containers = tuple(running(host, name, had, (uuid(1),)) for name in ("ann", "bob"))
+    errors = assign(host, replace(had, gpus=had.gpus[:1], containers=containers)).errors
+    (line,) = lines_of(Failure(sentence, name) for name, sentence in errors.items())
+    assert line.startswith(f"ann, bob: its GPU {uuid(1)} does not answer any more.")
+
+
+# --- a host without hardware -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("vram", "refused"), [("6GiB", True), ("30%", False), (None, False)])
+def test_a_gpu_that_does_not_report_its_memory(vram: str | None, refused: bool) -> None:
+    state = host_state(gpus=1)
+    state = replace(state, gpus=(replace(state.gpus[0], memory_total=0),))
+    errors = assign(models(alpha={"gpus": [0], "vram": vram}), state).errors
+    assert ["does not report its memory" in error for error in errors.values()] == [True] * refused
+
+
+@pytest.mark.parametrize("entry", [{"gpus": [0], "vram": "6GiB"}, {"gpus": [0], "vram": "30%"}, {"gpus": "all"}])
+def test_compose_yaml_is_shown_without_hardware(entry: dict[str, Any]) -> None:
+    vllm = {"engine": "vllm", "version": "0.33.0", "weights": "/w/m"}
+    text = compose_text(models(alpha={**vllm, **entry}))
+    assert "GPU-of-index-0" in text
+    assert ("gpu-memory-utilization" in text) == ("%" in str(entry))
+
+
+def test_all_gpus_but_the_reserved_are_one_at_least() -> None:
+    host = spec({"reserved_gpus": [0], "models": {"alpha": {"gpus": "all", "port": 8000}}})
+    assert places(assign(host, imagined(host))) == {"alpha": [1]}
+
+
+def test_all_gpus_where_all_are_reserved() -> None:
+    (problem,) = problems_of({"hardware": {"A30": 1}, "reserved_gpus": [0], "models": {"ann": {"gpus": "all"}}})
+    assert (problem.path, "all are reserved" in problem.what) == ("models.ann.gpus", True)
+
+
+def test_a_gpu_named_by_its_uuid_has_no_index() -> None:
+    entries = {"ann": {"gpus": [1]}, "bob": {"gpus": ["GPU-6f1c"]}}
+    (problem,) = problems_of({"hardware": {"A30": 1}, "models": entries})
+    assert str(problem) == "gpu1 models.ann.gpus: GPU 1 does not exist; hardware has 0."
+
+
+def test_the_beginning_of_a_uuid_and_more_of_it_are_one_gpu() -> None:
+    (problem,) = problems_of({"models": {"ann": {"gpus": ["GPU-6f"]}, "bob": {"gpus": ["GPU-6f1c"]}}})
+    assert problem.what.startswith("GPU-6f1c is claimed by 2 models: ann, bob.")
