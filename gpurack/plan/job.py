@@ -145,15 +145,17 @@ def entry(
 
 
 def gateway(name: str, spec: Host, state: HostState) -> dict[str, Any]:
-    """How a gateway is asked (files/asking.py): by the key that it makes for its host, what is behind it by theirs."""
+    """How a gateway is asked (files/asking.py): by the key that it makes for its host, what is behind it by theirs.
+    What is in the gateway's own Docker comes first: one answer is enough, and no other user can make it wait."""
     behind = [
         {
             "serves": list(other.serves),
-            "url": compose.probe_url(other.name, spec, state) if other.near else neighbours.ready_url(other),
+            "url": compose.probe_url(other.name, spec, state) if other.here else neighbours.ready_url(other),
             "key": neighbours.key_file(spec, name, index) if other.key else None,
             "requests": ENGINES[other.model.engine].requests(other.model, other.serves),
+            **({"user": other.model.dockerd, "name": other.name} if other.here else {}),
         }
-        for index, other in enumerate(spec.connections(name))
+        for index, other in sorted(enumerate(spec.connections(name)), key=lambda one: not one[1].near)
     ]
     model = spec.entries[name]
     return {"key": HOST_KEY, "requests": ENGINES[model.engine].requests(model, ["any"]), "behind": behind}

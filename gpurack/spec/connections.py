@@ -16,13 +16,14 @@ Place = tuple[str, str]
 
 @dataclass(frozen=True)
 class Connection:
-    """One entry that a service connects to: `name` on `host`. near: by one network of containers, where its name is
-    enough; else by its published port. url: of its API, as the service reaches it. key: what it wants to be sent.
-    serves: the names it answers to; of a gateway, those of the models behind it."""
+    """One entry that a service connects to: `name` on `host`. here: on the service's own host. near: also in one
+    network of containers, where its name is enough; else by its published port. url: of its API, as the service reaches
+    it. key: what it wants to be sent. serves: the names it answers to; of a gateway, those of the models behind it."""
 
     host: str
     name: str
     model: Model
+    here: bool
     near: bool
     url: str
     key: Secret | None
@@ -54,7 +55,7 @@ def connections_of(fleet: Mapping[str, Host], host: str, service: str) -> tuple[
         inside = f"http://{name}:{engine.listens(model)}{engine.base_path}"
         url = inside if near else endpoint(where, fleet[where], model)
         key = model.keys.get(service) or model.api_key
-        found.append(Connection(where, name, model, near, url, key, served_by(fleet, where, name)))
+        found.append(Connection(where, name, model, where == host, near, url, key, served_by(fleet, where, name)))
     return tuple(found)
 
 
