@@ -20,13 +20,13 @@ class Project:
     """The Compose project in one daemon: a user's, or the host's own ("").
 
     services: as they shall be. before: those of the compose.yaml that lies there, for models that fail. files: what is
-    mounted into those that could be planned: container → file → text.
+    mounted into those that could be planned: container → file → text, None where it stays as it is.
     """
 
     user: str
     services: Mapping[str, Mapping[str, Any]]
     before: Mapping[str, Mapping[str, Any]]
-    files: Mapping[str, Mapping[str, str]]
+    files: Mapping[str, Mapping[str, str | None]]
 
     def differs(self, state: HostState) -> bool:
         """Is compose.yaml another on the host, or a container's file missing, either readable by others, or left over?
@@ -69,7 +69,10 @@ def make_job(
                 "head": compose.head(project.user),
                 "services": compose.blocks(project.services, project.user),
                 "before": compose.blocks(project.before, project.user),
-                "files": {name: dict(texts) for name, texts in project.files.items()},
+                "files": {
+                    name: {file: text for file, text in texts.items() if text is not None}
+                    for name, texts in project.files.items()
+                },
             }
             for project in projects
             if not project.user or project.user in busy or project.differs(state)

@@ -302,9 +302,7 @@ def test_no_key_goes_to_the_port_of_a_model_that_does_not_run(
     assert "none of the models behind it answers yet" in capsys.readouterr().out
 
 
-def test_a_user_whose_docker_does_not_answer_fails_no_gateway(
-    server: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_user_whose_docker_does_not_answer_fails_no_gateway(server: Any, capsys: pytest.CaptureFixture[str]) -> None:
     common = importlib.import_module("common")  # the runner's own, as asking.py imports it
 
     class Silent(Dockerd):

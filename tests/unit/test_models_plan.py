@@ -148,17 +148,6 @@ def test_a_change_recreates_and_says_what_changed(before: dict[str, Any], after:
     assert actions(found) == {"alpha": "recreate"}
 
 
-def test_a_new_gpurack_that_runs_a_model_in_another_way_says_so() -> None:
-    """Where the lines that it was made of are lost; else it stays as it is (test_upgrade_rule.py)."""
-    state = settled(ALPHA)
-    (alpha,) = state.containers
-    label = {**json.loads(alpha.labels["gpurack.model"]), "service": "0" * 12}
-    found = plan(ALPHA, replace(state, containers=(container("alpha", label=label, ports=alpha.ports),)))
-    assert changes(found) == {
-        "alpha": ": gpurack's own settings for it changed, and compose.yaml has not those that it was made with"
-    }
-
-
 def test_an_image_that_moved_recreates() -> None:
     state = replace(settled(ALPHA), images={"ghcr.io/ggml-org/llama.cpp:server-cuda-b7000": "sha256:other"})
     assert changes(plan(ALPHA, state)) == {
