@@ -148,6 +148,17 @@ def test_a_change_recreates_and_says_what_changed(before: dict[str, Any], after:
     assert actions(found) == {"alpha": "recreate"}
 
 
+@pytest.mark.parametrize("address", ["10.0.0.7", "2001:db8::7", "fd00::a"])
+def test_a_model_on_the_lan_address_stays(address: str) -> None:
+    """Also on a host that has IPv6 alone."""
+    lan = models(alpha={"gpus": [0], "bind": "lan"})
+    state = settled(lan, address=address)
+    assert [one.ports for one in state.containers] == [((address, 8000),)]
+    assert plan(lan, state).nothing
+    moved = plan(lan, replace(state, address="2001:db8::8"))
+    assert changes(moved) == {"alpha": f": published on {address}:8000, not on 2001:db8::8:8000"}
+
+
 def test_an_image_that_moved_recreates() -> None:
     state = replace(settled(ALPHA), images={"ghcr.io/ggml-org/llama.cpp:server-cuda-b7000": "sha256:other"})
     assert changes(plan(ALPHA, state)) == {

@@ -19,23 +19,30 @@ from tests.security.testbed.evidence import answers, others
 from tests.testbed import Host, Testbed
 from tests.testbed.gguf_models import SENTENCES
 from tests.testbed.shell import await_
+from tests.upgrade import gateway
 
 NAME = "rootless3"
 KEYS = {"ALPHA": "sk-alpha-1234", "BETA": "sk-beta-1234"}
-PORTS = {8000: KEYS["ALPHA"], 8001: KEYS["BETA"], 8002: ""}
+PORTS = {8000: KEYS["ALPHA"], 8001: KEYS["BETA"], 8002: "", 4000: ""}
+BY_PORT = ("alpha", "beta", "gamma", "gamma")
+"""Whose answer comes at each: the gateway hands on to gamma."""
 RECORD, LOCK, UNIT = "/var/lib/gpurack/record.json", "/run/gpurack/lock", "/etc/systemd/system/gpurack.service"
 HELD = 8
 """Seconds that a lock is held while another run begins: longer than that run takes to notice."""
 
 
 def wanted() -> dict[str, Any]:
-    """Models in the host's own Docker, on a card and on the CPU, and in ada's."""
+    """Models in the host's own Docker, on a card and on the CPU, and in ada's; and a gateway before one of them, in an
+    image that has python3."""
     models = {
         "alpha": model("alpha", [0], 8000, api_key={"env": "ALPHA"}),
         "beta": model("beta", [1], 8001, api_key={"env": "BETA"}, user="ada"),
         "gamma": model("gamma", [], 8002),
     }
-    return {NAME: {"docker": {"rootless": {"ada": {}}}, "models": models}}
+    program = {"entrypoint": ["python3", "-c", Path(gateway.__file__).read_text()]}
+    door = {"engine": "litellm", "image": "vllm/vllm-openai:v0.33.0", "port": 4000, "connects_to": ["gamma"]}
+    services = {"gateway": {**door, "compose": program}}
+    return {NAME: {"docker": {"rootless": {"ada": {}}}, "models": models, "services": services}}
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ class Upgrade:
 
     def serves(self) -> bool:
         """Does each model give its own answer?"""
-        return list(answers(self.host, PORTS).values()) == [SENTENCES[name] for name in ("alpha", "beta", "gamma")]
+        return list(answers(self.host, PORTS).values()) == [SENTENCES[name] for name in BY_PORT]
 
 
 def seen(host: Host, admin: Admin, inventory: Path) -> Seen:
@@ -82,6 +89,7 @@ def seen(host: Host, admin: Admin, inventory: Path) -> Seen:
 def upgrade(testbed: Testbed, lab: Lab, older_tree: Path) -> Iterator[Upgrade]:
     """Deployed, locked and run once more by the older one; then one run of the newer."""
     testbed.remove(NAME)
+    testbed.serve_engines("vllm")
     host = testbed.add(NAME, "rootless")
     older, newer = Admin(lab, KEYS, older_tree, patience=4), Admin(lab, KEYS)
     code = "import gpurack; print(gpurack.__file__)"
@@ -105,9 +113,10 @@ def test_the_first_run_succeeds_and_restarts_nothing(upgrade: Upgrade) -> None:
 
 
 def test_it_counts_the_models_with_settings_of_an_older_gpurack(upgrade: Upgrade) -> None:
-    """Three containers without no-new-privileges: counted, not recreated."""
+    """Four containers without no-new-privileges: counted, not recreated. The gateway's label says nothing yet of where
+    gamma is; its files and variables do."""
     plan = upgrade.newer.gpurack("plan", upgrade.inventory, "--live")
-    assert re.search(r"3 models run with settings of an older gpurack", plan.text), plan.text
+    assert re.search(r"4 models run with settings of an older gpurack", plan.text), plan.text
 
 
 def test_holds_are_unchanged(upgrade: Upgrade) -> None:
