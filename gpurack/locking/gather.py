@@ -6,7 +6,7 @@ from typing import Any
 from pyinfra.api import Host
 
 from gpurack.plan import weights
-from gpurack.remote import Command
+from gpurack.remote import Command, run
 from gpurack.resources import program, read_text
 from gpurack.shell import Sh, sh
 from gpurack.spec import host as spec
@@ -58,5 +58,5 @@ def last(lines: list[str]) -> str:
 def as_root(host: Host, seen: HostState, command: Sh, stdin: str = "", shown: bool = True) -> tuple[bool, list[str]]:
     """(did it succeed?, the lines it printed) of a command on the host; they are shown as they come, on stderr."""
     arguments: dict[str, Any] = {"_sudo": seen.raised, "_stdin": stdin}
-    ok, output = host.run_shell_command(Command(command), print_output=shown, **arguments)
+    ok, output = run(host, Command(command), print_output=shown, **arguments)
     return ok, list(output.stdout_lines if ok else output.output_lines)

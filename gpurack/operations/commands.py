@@ -14,7 +14,7 @@ from gpurack import paths
 from gpurack.plan.daemon_json import Apply
 from gpurack.plan.rootless import SetUp
 from gpurack.plan.steps import Folder, SetAside, Shell, Step, WriteFile, WriteFiles
-from gpurack.remote import Command
+from gpurack.remote import Command, run
 from gpurack.report import REPORT, reasons_of
 from gpurack.resources import program as whole_program
 from gpurack.resources import read_text
@@ -55,9 +55,7 @@ class Streamed(Command):
     def execute(self, state: State, host: Host, connector_arguments: ConnectorArguments) -> tuple[bool, CommandOutput]:
         forget(host)
         connector_arguments.update(self.connector_arguments)
-        ok, output = host.run_shell_command(
-            self, print_output=True, print_input=state.print_input, **connector_arguments
-        )
+        ok, output = run(host, self, print_output=True, print_input=state.print_input, **connector_arguments)
         if not ok:
             sentence = self.explain(output.output_lines)
             if sentence:

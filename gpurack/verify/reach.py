@@ -11,6 +11,7 @@ from pyinfra.api import Host, StringCommand
 from pyinfra.api.exceptions import PyinfraError
 from testinfra.backend.base import BaseBackend, CommandResult
 
+from gpurack.remote import run
 from gpurack.shell import Sh, by_ssh, sh
 from gpurack.state.snapshot import NO_SUDO, SUDO_PASSWORD, has_password
 from gpurack.verify.drift import Unread
@@ -40,9 +41,7 @@ class Pyinfra(BaseBackend):  # type: ignore[misc]
         """The result; its exit code is 0 or 1. Raises Unread when the host cannot be reached."""
         connect(self.pyinfra)
         line = self.quote(command, *args)
-        ok, output = self.pyinfra.run_shell_command(
-            StringCommand(line), print_output=False, print_input=False, **kwargs
-        )
+        ok, output = run(self.pyinfra, StringCommand(line), print_output=False, print_input=False, **kwargs)
         return self.result(int(not ok), line.encode(), output.stdout, output.stderr)
 
 
