@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from types import ModuleType
 from typing import Any
@@ -46,6 +47,20 @@ def test_a_daemon_that_says_anything_knows_nothing(monkeypatch: pytest.MonkeyPat
     module = load("daemon_json")
     monkeypatch.setattr(module, "run", lambda *_: (0, said + "\n"))
     assert module.unmet({"LiveRestoreEnabled": False}, module.info()) == ["an answer"]
+
+
+LONG = "1" * 100_000
+
+
+@pytest.mark.parametrize("said", [LONG, f'{{"a": -{LONG}}}', f"[{LONG}]"], ids=["alone", "in a map", "in a list"])
+def test_an_integer_of_a_hundred_thousand_digits_is_not_data(said: str) -> None:
+    """Python before 3.11 takes minutes to read one, and its time grows with the square. Those after have a limit of
+    their own, so that is taken away."""
+    sys.set_int_max_str_digits(0)
+    try:
+        assert load("common").parsed(said) is None
+    finally:
+        sys.set_int_max_str_digits(4300)
 
 
 @needs_root
