@@ -87,10 +87,11 @@ def test_runs(entry: Entry) -> Iterator[Drift]:
     """Its container is there, is gpurack's, runs, and comes back after a boot."""
     container = entry.container
     if container is None:
-        yield Drift("container", "running", "none of this name")
+        if entry.named:
+            yield Drift("container", "gpurack's", "one that was made by hand", afresh(entry))
+        else:
+            yield Drift("container", "running", "none of this name")
         return
-    if (entry.model.dockerd, entry.name) not in entry.server.state.ours:
-        yield Drift("container", "gpurack's", "one that was made by hand", afresh(entry))
     if status(entry) == "paused":
         yield Drift("container", "running", "paused", docker(entry, sh("unpause {}", entry.name)))
     elif status(entry) != "running":
@@ -204,10 +205,11 @@ def test_cards(entry: Entry) -> Iterator[Drift]:
         yield Drift("cards given by Docker", listed(expected), listed(given(container)), afresh(entry))
     if not expected or status(entry) != "running" or driver.exit_code == MISMATCH:
         return  # nvidia-smi answers nowhere while driver and library differ, and the host's own check says so
-    inside = set(entry.answers["cards inside"])
+    inside = set(entry.answers.get("cards inside", ()))
     if inside != expected:
         yield Drift("cards seen inside", listed(expected), listed(inside), afresh(entry))
-    used = {uuid for uuid, owner in entry.server.seen["processes"] if owner == container["Id"]}
+    whose = entry.server.state.uid_of(entry.model.dockerd)
+    used = {uuid for uuid, *owner in entry.server.seen["processes"] if owner == [container["Id"], whose]}
     # Only real cards are on the PCI bus; simulated ones have no processes of models.
     real = uuids & set((entry.server.seen["cards"] or {}).get("on the bus", ()))
     if not used <= uuids or (real and not used and not ENGINES[entry.model.engine].draws(entry.model)):
@@ -243,7 +245,7 @@ def test_weights(entry: Entry) -> Iterator[Drift]:
     lies there now."""
     for wanted in weights_of(entry.model):
         path = weights.place(entry.server.wanted, wanted, entry.model.dockerd)
-        found = entry.answers["weights"][path]
+        found = entry.weights(path)
         mend = refetch(entry, wanted)
         if found is None:
             yield Drift(path, "weights", "nothing", mend)
@@ -265,7 +267,7 @@ def test_weights(entry: Entry) -> Iterator[Drift]:
             yield Drift(path, f"commit {pinned}, by the lock", str(commit))
         for name, file in files.items():
             yield from changed(f"{path}, {name}", file, entry, mend)
-        if entry.answers.get("mounted", {}).get(path) is False:
+        if entry.mounted.get(path) is False:
             yield Drift(path, "what its container has", "another, put there since", afresh(entry))
 
 
@@ -299,7 +301,7 @@ def test_weights_hashed(entry: Entry) -> Iterator[Drift]:
     drifts, unknown = [], []
     for wanted in weights_of(entry.model):
         path = weights.place(entry.server.wanted, wanted, entry.model.dockerd)
-        found = entry.answers["weights"][path] or {"files": {}, "hub": None}
+        found = entry.weights(path) or {"files": {}, "hub": None}
         locked = pins.of_model(entry.server.wanted, entry.name).weights
         expected = sums(known(path, wanted, found["hub"], locked), found["files"])
         unknown += [] if expected else [path]

@@ -92,7 +92,7 @@ def test_the_look_a_manifest_and_verification_say_it_of_that_host(
     with pytest.raises(OSError, match=SENTENCE):
         everything(host, host_state())
     with pytest.raises(Unread, match=SENTENCE):
-        run_as_root(host, sh("yes"), "")
+        run_as_root(host, sh("yes"), "", 60)
 
 
 def test_an_import_waits_for_no_docker_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
