@@ -101,10 +101,16 @@ def read_any_bytes() -> None:
 _pyinfra_read_output_buffers = util.read_output_buffers
 
 
-def _read_output_buffers(stdout: Iterable[Any], stderr: Iterable[Any], *given: Any, **options: Any) -> CommandOutput:
+def _read_output_buffers(
+    stdout_buffer: Iterable[Any],
+    stderr_buffer: Iterable[Any],
+    timeout: int | None,
+    print_output: bool,
+    print_prefix: str,
+) -> CommandOutput:
     allowance = Allowance(OUTPUT_LIMIT)
-    readers = (allowance.lines(stdout), allowance.lines(stderr))
-    output: CommandOutput = _pyinfra_read_output_buffers(*readers, *given, **options)
+    readers = (allowance.lines(stdout_buffer), allowance.lines(stderr_buffer))
+    output = _pyinfra_read_output_buffers(*readers, timeout, print_output, print_prefix)
     if allowance.left < 0:
         raise TooMuchOutput(f"a command there printed more than {OUTPUT_LIMIT >> 20} MiB, and was cut off.")
     return output
