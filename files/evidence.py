@@ -145,7 +145,7 @@ class Part:
             with contextlib.suppress(OSError):
                 os.waitpid(self.pid, os.WNOHANG)
             left = [pid for pid in left if process(pid)]
-            time.sleep(0.01 if left else 0)
+            time.sleep(0.002 if left else 0)
         return [(pid, found[0], found[2]) for pid, found in ((pid, process(pid)) for pid in left) if found]
 
     def result(self):

@@ -197,12 +197,8 @@ class Lab:
     def _ask(self, name: str) -> Seen:
         server = self.servers[name]
         try:
-            answer = run_as_root(
-                server.pyinfra,
-                sh("python3 -"),
-                script(server.wanted, server.secrets, self.salt, self.deep),
-                limit(self.deep) + 30,
-            )
+            questions = script(server.wanted, server.secrets, self.salt, self.deep)
+            answer = run_as_root(server.pyinfra, sh("python3 -"), questions, limit(self.deep))
             evidence = json_from_host(answer)
             if not isinstance(evidence, Mapping):
                 raise ValueError
