@@ -10,6 +10,7 @@ user. One that fails, hangs or says too much takes no other with it.
 
 import concurrent.futures
 import contextlib
+import ctypes
 import errno
 import glob
 import hashlib
@@ -194,28 +195,28 @@ def apart(seconds):
 
 
 def become(user):
-    """This process becomes a user's, with nothing of root's environment."""
+    """This process becomes a user's, with nothing of root's environment, and its memory stays closed to that user: the
+    secrets of others are in it."""
     global DAEMON_SIZE
     DAEMON_SIZE = USER_SIZE
+    os.chdir("/")
+    os.environ.clear()
+    os.environ.update(PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
     if isinstance(user, int):
         os.setgroups([])
         os.setgid(NOBODY)
         os.setuid(user)
-        return
-    account = pwd.getpwnam(user)
-    os.initgroups(user, account.pw_gid)
-    os.setgid(account.pw_gid)
-    os.setuid(account.pw_uid)
-    os.chdir("/")
-    os.environ.clear()
-    os.environ.update(
-        HOME=account.pw_dir,
-        USER=user,
-        PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        XDG_RUNTIME_DIR="/run/user/{}".format(account.pw_uid),
-    )
+    else:
+        account = pwd.getpwnam(user)
+        runtime = "/run/user/{}".format(account.pw_uid)
+        os.environ.update(HOME=account.pw_dir, USER=user, XDG_RUNTIME_DIR=runtime)
+        os.initgroups(user, account.pw_gid)
+        os.setgid(account.pw_gid)
+        os.setuid(account.pw_uid)
+    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)  # as by default, but for fs.suid_dumpable=1
 
 
+PR_SET_DUMPABLE = 4
 NOBODY = 65534
 
 
