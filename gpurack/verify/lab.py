@@ -31,7 +31,7 @@ from gpurack.spec.read_lock import with_lock
 from gpurack.spec.secrets import read_secrets
 from gpurack.state.model import HostState
 from gpurack.verify.drift import Unread
-from gpurack.verify.look import Seen, enabled, script
+from gpurack.verify.look import Seen, enabled, limit, script, whole
 from gpurack.verify.reach import run_as_root, testinfra_host
 
 
@@ -99,13 +99,29 @@ class Entry:
 
     @property
     def container(self) -> Any:
-        """The container of its name, as inspected; None for none. Raises Unread."""
+        """Its container, as inspected; None for none, and for one of its name that is not gpurack's. Raises Unread."""
+        said, ours = self.named, self.server.state.ours.get((self.model.dockerd, self.name))
+        return said if said and ours and said["Id"] == ours.id else None
+
+    @property
+    def named(self) -> Any:
+        """The container that has its name, whoever made it. Raises Unread."""
         return self.server.seen.daemon(self.model.dockerd)["containers"].get(self.name)
 
     @property
     def answers(self) -> Mapping[str, Any]:
         """What it said, and its weights. Raises Unread."""
         return self.server.seen.of_model(self.name)
+
+    def weights(self, path: str) -> Any:
+        """What is known of its weights at a path; None for nothing there. Raises Unread."""
+        return whole(self.answers["weights"][path], f"{self.name}'s weights")
+
+    @property
+    def mounted(self) -> Mapping[str, bool]:
+        """File on the host → has its container that very file? Raises Unread."""
+        found: Mapping[str, bool] = whole(self.answers.get("mounted", {}), f"what {self.name} has mounted")
+        return found
 
     @property
     def uuids(self) -> tuple[str, ...]:
@@ -185,9 +201,8 @@ class Lab:
     def _ask(self, name: str) -> Seen:
         server = self.servers[name]
         try:
-            answer = run_as_root(
-                server.pyinfra, sh("python3 -"), script(server.wanted, server.secrets, self.salt, self.deep)
-            )
+            questions = script(server.wanted, server.secrets, self.salt, self.deep)
+            answer = run_as_root(server.pyinfra, sh("python3 -"), questions, limit(self.deep))
             evidence = json_from_host(answer)
             if not isinstance(evidence, Mapping):
                 raise ValueError

@@ -12,6 +12,7 @@ from gpurack import paths
 from gpurack.engines import ENGINES, weights_of
 from gpurack.engines.ollama import full_name
 from gpurack.plan import compose, ledger, pins, weights
+from gpurack.plan.health import Health, judge
 from gpurack.shell import Sh, by_ssh, sh
 from gpurack.spec.image import BuildImage, TarImage
 from gpurack.spec.image_ref import ImageRef
@@ -87,10 +88,11 @@ def test_runs(entry: Entry) -> Iterator[Drift]:
     """Its container is there, is gpurack's, runs, and comes back after a boot."""
     container = entry.container
     if container is None:
-        yield Drift("container", "running", "none of this name")
+        if entry.named:
+            yield Drift("container", "gpurack's", "one that was made by hand", afresh(entry))
+        else:
+            yield Drift("container", "running", "none of this name")
         return
-    if (entry.model.dockerd, entry.name) not in entry.server.state.ours:
-        yield Drift("container", "gpurack's", "one that was made by hand", afresh(entry))
     if status(entry) == "paused":
         yield Drift("container", "running", "paused", docker(entry, sh("unpause {}", entry.name)))
     elif status(entry) != "running":
@@ -205,10 +207,11 @@ def test_cards(entry: Entry) -> Iterator[Drift]:
         yield Drift("cards given by Docker", listed(expected), listed(given(container)), afresh(entry))
     if not expected or status(entry) != "running" or driver.exit_code == MISMATCH:
         return  # nvidia-smi answers nowhere while driver and library differ, and the host's own check says so
-    inside = set(entry.answers["cards inside"])
+    inside = set(entry.answers.get("cards inside", ()))
     if inside != expected:
         yield Drift("cards seen inside", listed(expected), listed(inside), afresh(entry))
-    used = {uuid for uuid, owner in entry.server.seen["processes"] if owner == container["Id"]}
+    whose = entry.server.state.uid_of(entry.model.dockerd)
+    used = {uuid for uuid, *owner in entry.server.seen["processes"] if owner == [container["Id"], whose]}
     # Only real cards are on the PCI bus; simulated ones have no processes of models.
     real = uuids & set((entry.server.seen["cards"] or {}).get("on the bus", ()))
     if not used <= uuids or (real and not used and not ENGINES[entry.model.engine].draws(entry.model)):
@@ -244,7 +247,7 @@ def test_weights(entry: Entry) -> Iterator[Drift]:
     lies there now."""
     for wanted in weights_of(entry.model):
         path = weights.place(entry.server.wanted, wanted, entry.model.dockerd)
-        found = entry.answers["weights"][path]
+        found = entry.weights(path)
         mend = refetch(entry, wanted)
         if found is None:
             yield Drift(path, "weights", "nothing", mend)
@@ -266,7 +269,7 @@ def test_weights(entry: Entry) -> Iterator[Drift]:
             yield Drift(path, f"commit {pinned}, by the lock", str(commit))
         for name, file in files.items():
             yield from changed(f"{path}, {name}", file, entry, mend)
-        if entry.answers.get("mounted", {}).get(path) is False:
+        if entry.mounted.get(path) is False:
             yield Drift(path, "what its container has", "another, put there since", afresh(entry))
 
 
@@ -300,7 +303,7 @@ def test_weights_hashed(entry: Entry) -> Iterator[Drift]:
     drifts, unknown = [], []
     for wanted in weights_of(entry.model):
         path = weights.place(entry.server.wanted, wanted, entry.model.dockerd)
-        found = entry.answers["weights"][path] or {"files": {}, "hub": None}
+        found = entry.weights(path) or {"files": {}, "hub": None}
         locked = pins.of_model(entry.server.wanted, entry.name).weights
         expected = sums(known(path, wanted, found["hub"], locked), found["files"])
         unknown += [] if expected else [path]
@@ -324,10 +327,13 @@ def test_ready(entry: Entry) -> Iterator[Drift]:
     code, body = entry.answers.get("ready", (0, f"nothing, its container is {status(entry)}"))
     what = f"GET {engine.ready_at(model)}"
     served = engine.answers_as(model, model.served_name or entry.name)
-    if code != 200:
-        yield Drift(what, "HTTP 200", f"HTTP {code} {body[:100]}" if code else body, restart(entry))
-    elif served is not None and json.dumps(served) not in body:
-        yield Drift(what, f'the name "{served}"', body[:100], afresh(entry))
+    match judge(code, body, served):
+        case Health.READY:
+            pass
+        case Health.RENAMED:
+            yield Drift(what, f'the name "{served}"', body[:100], afresh(entry))
+        case _:
+            yield Drift(what, "HTTP 200", f"HTTP {code} {body[:100]}" if code else body, restart(entry))
     for name in model.pull if code == 200 else ():
         if json.dumps(full_name(name)) not in body:
             yield Drift("pulled models", name, "not among them")
