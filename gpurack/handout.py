@@ -9,7 +9,7 @@ from typing import Any, Literal
 from gpurack import screen
 from gpurack.endpoints import endpoint, on_loopback
 from gpurack.engines import ENGINES
-from gpurack.engines.base import given
+from gpurack.engines.args import given
 from gpurack.plan import weights
 from gpurack.shell import sh
 from gpurack.spec.connections import Connection

@@ -1,123 +1,17 @@
 """The shape that every serving engine has. A new engine is one file in this folder with one `Engine`, its cases in
 tests/unit/engines/, and a line in docs/engines.md."""
 
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from gpurack.shell import NOTHING, joined, sh
-from gpurack.spec.model import ArgValue, Job, Model
+from gpurack.engines.args import normal, numbers
+from gpurack.engines.container import CPU, Accelerator, Container, Run
+from gpurack.engines.memory import Facts, Needs, NotEstimated
+from gpurack.spec.model import Job, Model
 from gpurack.spec.weights import SPLIT, HfWeights, ModelScopeWeights, UrlWeights, Weights
-
-SHARED_MEMORY = "32gb"
-"""The most that the processes of a server on several cards may share in /dev/shm; what they do not use is not taken.
-They share by PyTorch and NCCL, for which Docker's 64 MB are too few. vLLM's guide ("Using Docker") names `--ipc=host`
-or `--shm-size`, SGLang's ("Install SGLang") `--shm-size 32g`; with a size of its own a container sees nothing of other
-processes' shared memory, nor they of its. Measured with vLLM 0.32.0 on the CPU, two tensor parallel processes in an IPC
-namespace of their own: with 64 MiB it ends ("160 MiB required, 64 MiB free"), with 32 GiB it answers, 144 KiB taken."""
-READY_TIMEOUT = 1800
-"""Seconds a model may take until it answers; 30 minutes is what the largest engines need to load (engines.md)."""
-
-
-@dataclass(frozen=True)
-class Accelerator:
-    """What a model computes on. compute: NVIDIA's compute capability ("8.0"), None where it is not known."""
-
-    vendor: Literal["nvidia", "amd", "cpu"]
-    compute: str | None = None
-
-
-CPU = Accelerator("cpu")
-
-
-@dataclass(frozen=True)
-class Upstream:
-    """A model that a service connects to. serves: the names it answers to. url: as its container reaches it, up to /v1.
-    key_file: the path of its API key inside the service's container, None for an open one. engine: what serves it."""
-
-    name: str
-    serves: tuple[str, ...]
-    url: str
-    key_file: str | None
-    engine: str = ""
-
-
-@dataclass(frozen=True)
-class Run:
-    """What an engine is told about the container it describes.
-
-    served_name: the name clients use. name: its key in the inventory. weights: the path inside the container, None
-    without weights; more_weights: those of `Engine.more_weights`, in its order. accelerator: what it computes on.
-    cores, memory: the host's processors and GiB, None before Docker is there. gpus: how many cards it gets.
-    memory_fraction: its share of each card (0 to 1), None for the whole card.
-    api_key_file: where the key lies inside the container, None without a key. keys_file: where those of `keys` lie, as
-    JSON (name → sha256 of the key; the key itself where the engine has no use for sums), None without any. upstreams:
-    of a service.
-    """
-
-    served_name: str
-    name: str = ""
-    weights: str | None = None
-    more_weights: tuple[str, ...] = ()
-    accelerator: Accelerator = CPU
-    cores: int | None = None
-    memory: float | None = None
-    gpus: int = 0
-    memory_fraction: float | None = None
-    api_key_file: str | None = None
-    keys_file: str | None = None
-    upstreams: tuple[Upstream, ...] = ()
-
-
-@dataclass(frozen=True)
-class Container:
-    """What an engine decides about its container; cards, port, weights and key are the same for all engines.
-
-    command: after the image's entry point; None: the image's own. entrypoint: replaces it. environment: no secrets.
-    volumes: name → path inside, for caches that should survive the container. files: path inside → content, for
-    configuration without secrets. compose: anything else in Compose's words (ipc, shm_size, cap_add).
-    """
-
-    command: list[str] | None = None
-    entrypoint: list[str] | None = None
-    environment: Mapping[str, str] = field(default_factory=dict)
-    volumes: Mapping[str, str] = field(default_factory=dict)
-    files: Mapping[str, str] = field(default_factory=dict)
-    compose: Mapping[str, Any] = field(default_factory=dict)
-
-
-class NotEstimated(Exception):
-    """Why a model's memory cannot be computed beforehand; the text ends a sentence."""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What an engine is told about weights, for the estimate. context: the longest they allow, None when they do not
-    say. vocabulary: how many tokens they know. quantized: to fewer bits, by the format's own means."""
-
-    layers: int
-    context: int | None
-    vocabulary: int
-    quantized: bool
-
-
-@dataclass(frozen=True)
-class Needs:
-    """How an engine fills a card's memory.
-
-    tokens: of KV cache it cannot do without. kv_bytes: of one number among the keys, among the values. overhead: GiB of
-    a card beside weights and KV cache, (at the very least, usually). float_bytes: of a weight that is stored as a
-    number of 16 or 32 bits; None: as it is stored.
-    """
-
-    tokens: int
-    kv_bytes: tuple[float, float]
-    overhead: tuple[float, float]
-    float_bytes: int | None = None
-
 
 OWN_COMPOSE = {
     "ports": "use port and bind, so that the plan knows who listens where.",
@@ -413,62 +307,3 @@ class Engine(ABC):
 
 FILES = (".gguf", ".bin", ".safetensors", ".pt", ".onnx", ".ggml", ".pth", ".zip", ".tar")
 """Endings of weights that are a file and no folder."""
-
-
-def normal(flag: str) -> str:
-    """A flag with dashes for underscores, as gpurack compares it; most parsers tell them apart."""
-    return flag.replace("_", "-")
-
-
-def given(model: Model) -> dict[str, ArgValue]:
-    """The flags of `args` by the name that the engines' parsers compare; what is `false` is not given."""
-    return {normal(flag): value for flag, value in model.args.items() if value is not False}
-
-
-def flags(args: Mapping[str, ArgValue], one_dash: Collection[str] = ()) -> list[str]:
-    """The inventory's `args` as the engine's flags: true is bare, false is left out, a list repeats the flag.
-
-    one_dash: long names that the engine spells with one dash all the same.
-
-    >>> flags({"c": 4096, "ngl": 99, "metrics": True, "lora": ["a", "b"]}, one_dash={"ngl"})
-    ['-c', '4096', '-ngl', '99', '--metrics', '--lora', 'a', '--lora', 'b']
-    """
-    words: list[str] = []
-    for name, value in args.items():
-        flag = f"-{name}" if len(name) == 1 or name in one_dash else f"--{name}"
-        for item in value if isinstance(value, list) else [value]:
-            if item is True:
-                words.append(flag)
-            elif item is not False:
-                words += [flag, str(item)]
-    return words
-
-
-def numbers(version: str) -> tuple[int, ...]:
-    """The numbers of a version, for comparing: "580.95.05" is (580, 95, 5)."""
-    return tuple(int(part) for part in re.findall(r"\d+", version))
-
-
-def parallel(model: Model, *names: str) -> int | None:
-    """The number that args give for a flag of several spellings; None when none is given."""
-    given = {normal(flag): value for flag, value in model.args.items()}
-    found = next((given[name] for name in names if name in given), None)
-    return int(str(found)) if re.fullmatch(r"[1-9]\d*", str(found)) else None
-
-
-def with_secrets(exports: Mapping[str, str | Sequence[str | None]], argv: list[str]) -> tuple[list[str], list[str]]:
-    """(entrypoint, command) of a container that reads secrets from files into its environment and then becomes argv.
-
-    For engines that take keys only by environment: a value given by Compose would show in `docker inspect`, one that
-    the shell exports does not (facts about secrets, measured). exports: variable → path of the secret's file, or
-    several paths, whose secrets are joined by ";" (None: an empty one). A file that cannot be read or is empty ends
-    the container: a server without its key would be open to all.
-    """
-    lines = [sh("set -eu")]
-    for name, paths in exports.items():
-        files = [paths] if isinstance(paths, str) else list(paths)
-        for index, path in enumerate(files):
-            lines += [sh('k{}="$(cat {})"; [ -n "$k{}" ]', index, path, index)] if path else []
-        keys = joined(";", [sh("$k{}", index) if path else NOTHING for index, path in enumerate(files)])
-        lines.append(sh('export {}="{}"', name, keys))
-    return ["sh", "-c"], [str(joined("; ", [*lines, sh('exec "$@"')])), "sh", *argv]

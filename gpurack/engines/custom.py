@@ -9,7 +9,9 @@ import re
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from gpurack.engines.base import Accelerator, Container, Engine, Finding, Request, Run, flags
+from gpurack.engines.args import flags
+from gpurack.engines.base import Engine, Finding, Request
+from gpurack.engines.container import Accelerator, Container, Run
 from gpurack.spec.model import Model
 
 READY = "x-ready"

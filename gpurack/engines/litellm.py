@@ -10,19 +10,9 @@ from typing import Any, ClassVar
 
 import yaml
 
-from gpurack.engines.base import (
-    NO_CARDS,
-    Accelerator,
-    Container,
-    Engine,
-    Finding,
-    Run,
-    Upstream,
-    flags,
-    given,
-    normal,
-    with_secrets,
-)
+from gpurack.engines.args import flags, given, normal
+from gpurack.engines.base import NO_CARDS, Engine, Finding
+from gpurack.engines.container import Accelerator, Container, Run, Upstream, with_secrets
 from gpurack.resources import read_text
 from gpurack.spec.model import Model
 

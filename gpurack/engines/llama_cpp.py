@@ -13,20 +13,10 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar
 
-from gpurack.engines.base import (
-    Accelerator,
-    Container,
-    Counter,
-    Engine,
-    Facts,
-    Finding,
-    Needs,
-    NotEstimated,
-    Run,
-    flags,
-    given,
-    numbers,
-)
+from gpurack.engines.args import flags, given, numbers
+from gpurack.engines.base import Counter, Engine, Finding
+from gpurack.engines.container import Accelerator, Container, Run
+from gpurack.engines.memory import Facts, Needs, NotEstimated
 from gpurack.spec.image import BuildImage
 from gpurack.spec.model import Job, Model
 

@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from gpurack.engines.base import Accelerator, Container, Engine, Finding, Run, Word, with_secrets
+from gpurack.engines.base import Engine, Finding, Word
+from gpurack.engines.container import Accelerator, Container, Run, with_secrets
 from gpurack.shell import sh
 from gpurack.spec.model import ArgValue, Model
 from gpurack.spec.weights import Weights

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import ClassVar
 from urllib.parse import urlsplit
 
-from gpurack.engines.base import NO_CARDS, Accelerator, Container, Engine, Finding, Request, Run, with_secrets
+from gpurack.engines.base import NO_CARDS, Engine, Finding, Request
+from gpurack.engines.container import Accelerator, Container, Run, with_secrets
 from gpurack.spec.model import Model
 
 START = "/wait && node ping-api-to-load-model.js && npm start"

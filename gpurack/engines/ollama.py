@@ -10,7 +10,8 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar
 
-from gpurack.engines.base import Accelerator, Container, Engine, Finding, Request, Run, Word
+from gpurack.engines.base import Engine, Finding, Request, Word
+from gpurack.engines.container import Accelerator, Container, Run
 from gpurack.spec.model import Model
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*(:[0-9]+(?=/))?(/[A-Za-z0-9._-]+)*(:[A-Za-z0-9._-]+)?"

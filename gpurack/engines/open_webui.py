@@ -12,7 +12,8 @@ people's requests into audit.log, GLOBAL_LOG_LEVEL=DEBUG into the log.
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from gpurack.engines.base import NO_CARDS, Accelerator, Container, Engine, Finding, Request, Run, with_secrets
+from gpurack.engines.base import NO_CARDS, Engine, Finding, Request
+from gpurack.engines.container import Accelerator, Container, Run, with_secrets
 from gpurack.spec.model import Model
 
 DATA = "/app/backend/data"

@@ -10,19 +10,9 @@ activations and CUDA graphs; any model name is answered and comes back as it cam
 
 from typing import ClassVar
 
-from gpurack.engines.base import (
-    SHARED_MEMORY,
-    Accelerator,
-    Container,
-    Counter,
-    Engine,
-    Finding,
-    Run,
-    flags,
-    given,
-    normal,
-    parallel,
-)
+from gpurack.engines.args import flags, given, normal, parallel
+from gpurack.engines.base import Counter, Engine, Finding
+from gpurack.engines.container import SHARED_MEMORY, Accelerator, Container, Run
 from gpurack.spec.model import Model
 
 STATIC = 0.88

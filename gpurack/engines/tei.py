@@ -9,7 +9,9 @@ that of an answer is the served name (router/src/http: OpenAICompatRequest, open
 from collections.abc import Sequence
 from typing import ClassVar
 
-from gpurack.engines.base import Accelerator, Container, Counter, Engine, Finding, Request, Run, flags, with_secrets
+from gpurack.engines.args import flags
+from gpurack.engines.base import Counter, Engine, Finding, Request
+from gpurack.engines.container import Accelerator, Container, Run, with_secrets
 from gpurack.spec.model import Model
 
 PREFIXES = {

@@ -10,25 +10,10 @@ VLLM_ENGINE_READY_TIMEOUT_S (600) is given up, which a large model on a slow dis
 
 from typing import ClassVar
 
-from gpurack.engines.base import (
-    READY_TIMEOUT,
-    SHARED_MEMORY,
-    Accelerator,
-    Container,
-    Counter,
-    Engine,
-    Facts,
-    Finding,
-    Needs,
-    NotEstimated,
-    Run,
-    flags,
-    given,
-    normal,
-    numbers,
-    parallel,
-    with_secrets,
-)
+from gpurack.engines.args import flags, given, normal, numbers, parallel
+from gpurack.engines.base import Counter, Engine, Finding
+from gpurack.engines.container import READY_TIMEOUT, SHARED_MEMORY, Accelerator, Container, Run, with_secrets
+from gpurack.engines.memory import Facts, Needs, NotEstimated
 from gpurack.spec.model import Model
 
 SPECULATIVE = "use --speculative-config '{…}'."

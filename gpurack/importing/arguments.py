@@ -3,7 +3,7 @@
 from typing import Any
 
 from gpurack.engines import ENGINES
-from gpurack.engines.base import normal
+from gpurack.engines.args import normal
 from gpurack.importing import flags as flags_of
 from gpurack.importing.recognise import PARALLEL_FLAGS
 from gpurack.importing.translation import Translation

@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from gpurack.engines.base import normal
+from gpurack.engines.args import normal
 
 Value = str | int | float | bool
 SWITCHES = frozenset({

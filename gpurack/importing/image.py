@@ -3,7 +3,7 @@
 import json
 
 from gpurack.engines import ENGINES
-from gpurack.engines.base import CPU
+from gpurack.engines.container import CPU
 from gpurack.importing import built, recognise
 from gpurack.importing import flags as flags_of
 from gpurack.importing.translation import Translation

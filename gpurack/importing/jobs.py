@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gpurack.engines import ENGINES
-from gpurack.engines.base import CPU, Accelerator
+from gpurack.engines.container import CPU, Accelerator
 from gpurack.engines.llama_cpp import TOOLS
 from gpurack.importing.container import ContainerRun, Mount
 from gpurack.plan.jobs import FOLDER

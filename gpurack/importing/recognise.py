@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from gpurack.engines import ENGINES, llama_cpp, vllm
-from gpurack.engines.base import CPU, Accelerator
+from gpurack.engines.container import CPU, Accelerator
 from gpurack.spec.image_ref import split
 
 IMAGES = (

@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 from gpurack.engines import ENGINES
-from gpurack.engines.base import SHARED_MEMORY
+from gpurack.engines.container import SHARED_MEMORY
 from gpurack.importing import secret
 from gpurack.importing.container import Mount
 from gpurack.importing.recognise import PARALLEL_FLAGS

@@ -15,7 +15,7 @@ import yaml
 
 from gpurack import paths
 from gpurack.engines import ENGINES
-from gpurack.engines.base import CPU, Accelerator, Container, Run, Upstream
+from gpurack.engines.container import CPU, Accelerator, Container, Run, Upstream
 from gpurack.plan import files, neighbours, weights
 from gpurack.plan.access import access
 from gpurack.plan.ledger import gpus_text

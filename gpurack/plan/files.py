@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from gpurack.engines.base import Container
+from gpurack.engines.container import Container
 from gpurack.spec.host import Host
 from gpurack.spec.secrets import KEY, PERSON, UPSTREAM
 

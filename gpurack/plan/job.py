@@ -7,7 +7,7 @@ from typing import Any
 
 from gpurack import paths
 from gpurack.engines import ENGINES, weights_of
-from gpurack.engines.base import READY_TIMEOUT
+from gpurack.engines.container import READY_TIMEOUT
 from gpurack.engines.litellm import HOST_KEY
 from gpurack.plan import compose, images, neighbours, pins, pulls, weights
 from gpurack.plan.drift import Change, holdings, of_change, replaced

@@ -2,7 +2,7 @@
 cards? Pure, no look at hosts."""
 
 from gpurack.engines import ENGINES
-from gpurack.engines.base import Accelerator
+from gpurack.engines.container import Accelerator
 from gpurack.spec.cards import CARDS
 from gpurack.spec.host import Host
 from gpurack.spec.model import Model

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpurack import paths
-from gpurack.engines.base import flags
+from gpurack.engines.args import flags
 from gpurack.plan import compose, weights
 from gpurack.plan.access import access
 from gpurack.spec.host import Host
