@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from gpurack.engines.args import normal, numbers
-from gpurack.engines.container import CPU, Accelerator, Container, Run
+from gpurack.engines.builds import Builds
+from gpurack.engines.container import CPU, Accelerator, Api, Container, Run
+from gpurack.engines.dialect import Dialect
+from gpurack.engines.hints import Hint
+from gpurack.engines.jobs import Jobs
 from gpurack.engines.memory import Facts, Needs, NotEstimated
-from gpurack.spec.model import Job, Model
+from gpurack.spec.model import ArgValue, Job, Model
 from gpurack.spec.weights import SPLIT, HfWeights, ModelScopeWeights, UrlWeights, Weights
 
 OWN_COMPOSE = {
@@ -58,13 +62,41 @@ class Counter:
     unit: str
 
 
+@dataclass(frozen=True)
+class Row:
+    """An engine's line of the table in docs/engines.md, in Markdown. image: as `version` chooses it. sets: what gpurack
+    sets by itself. state: what has been tried of it."""
+
+    serves: str
+    image: str
+    cards: str
+    key: str
+    sets: str
+    limits: str
+    state: str
+
+
 class Engine(ABC):
     """One serving engine: what is true of it whatever the model, and below, what it makes of one."""
 
     name: ClassVar[str]
     """The inventory's word."""
+    title: ClassVar[str]
+    """Upstream's own name."""
+    row: ClassVar[Row]
+    """Its line of the table in docs/engines.md."""
+    hints: ClassVar[tuple[Hint, ...]] = ()
+    """What helps against what it says before it ends, beside hints.COMMON."""
+    dialect: ClassVar[Dialect] = Dialect()
+    """How it is started by hand."""
+    builds: ClassVar[Builds | None] = None
+    """Its repository, where people build its images by hand."""
+    jobs: ClassVar[Jobs | None] = None
+    """What its images do that ends by itself; then it has `job_image`, too."""
     port: ClassVar[int]
     """Where it listens inside its container."""
+    api: ClassVar[Api] = "openai"
+    """How it is spoken to."""
     base_path: ClassVar[str] = "/v1"
     """Of its API."""
     ready_path: ClassVar[str] = "/v1/models"
@@ -78,6 +110,8 @@ class Engine(ABC):
     """Can it read a Hugging Face folder?"""
     no_weights: ClassVar[str] = ""
     """How the sentence ends that refuses weights."""
+    chats: ClassVar[bool] = True
+    """Can it write? One that cannot makes embeddings with a model that could."""
     own_template: ClassVar[bool] = False
     """Does it chat with a model that brings no chat template, by one of its own?"""
     any_name: ClassVar[bool] = False
@@ -94,6 +128,8 @@ class Engine(ABC):
     """What people use, not a model; None: may be either."""
     gateway: ClassVar[bool] = False
     """It hands on to the models that it connects to, and they are asked through it by their names."""
+    host_key: ClassVar[str] = ""
+    """Of a gateway: where in its container is the key by which its host asks whether it works."""
     fields: ClassVar[frozenset[str]] = frozenset()
     """Which of the fields of SPECIAL it has."""
     unused: ClassVar[Mapping[str, str]] = {}
@@ -113,6 +149,8 @@ class Engine(ABC):
     parallel_flags: ClassVar[tuple[str, ...]] = ()
     """Those by which it is told how it computes on several cards: tensor, pipeline, data parallel."""
 
+    one_card: ClassVar[bool] = False
+    """Does it compute on one card only?"""
     enforces_vram: ClassVar[bool] = False
     """Does it keep to its share of a card by itself?"""
     min_compute: ClassVar[str | None] = None
@@ -121,6 +159,8 @@ class Engine(ABC):
     """Of what it has served; None: it counts nothing."""
     only_version: ClassVar[str | None] = None
     """The version of an engine that gets no new ones, so that the inventory need not say it."""
+    successor: ClassVar[str] = ""
+    """Of such an engine: the one that does the same and is kept up."""
     legacy: ClassVar[str] = ""
     """Why it should not be begun with any more, as a sentence; "" where it may."""
 
@@ -161,6 +201,14 @@ class Engine(ABC):
     def serves(self, model: Model, served_name: str) -> list[str]:
         """The names of models that it answers to."""
         return [served_name]
+
+    def cannot_use(self, name: str, engine: "Engine") -> str | None:
+        """Of a service: why it cannot use an entry (by its name) of an engine; None when it can."""
+        return None
+
+    def context_parts(self, given: Mapping[str, Sequence[ArgValue]]) -> int:
+        """Into how many equal parts its flags, as somebody typed them, divide its context: one request has one."""
+        return 1
 
     def requests(self, model: Model, names: Sequence[str]) -> list[Request]:
         """What people would ask it: one that works answers at least one of these. Empty: nothing beyond being ready.

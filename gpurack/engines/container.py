@@ -16,6 +16,10 @@ READY_TIMEOUT = 1800
 """Seconds a model may take until it answers; 30 minutes is what the largest engines need to load (engines.md)."""
 
 
+Api = Literal["openai", "vllm", "tei", "ollama", "unknown"]
+"""How a server is spoken to: as OpenAI's; that, and rerank as vLLM's; that, and rerank in TEI's own way; as ollama."""
+
+
 @dataclass(frozen=True)
 class Accelerator:
     """What a model computes on. compute: NVIDIA's compute capability ("8.0"), None where it is not known."""
@@ -30,13 +34,13 @@ CPU = Accelerator("cpu")
 @dataclass(frozen=True)
 class Upstream:
     """A model that a service connects to. serves: the names it answers to. url: as its container reaches it, up to /v1.
-    key_file: the path of its API key inside the service's container, None for an open one. engine: what serves it."""
+    key_file: the path of its API key inside the service's container, None for an open one. api: how it is spoken to."""
 
     name: str
     serves: tuple[str, ...]
     url: str
     key_file: str | None
-    engine: str = ""
+    api: Api = "openai"
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ activations and CUDA graphs; any model name is answered and comes back as it cam
 from typing import ClassVar
 
 from gpurack.engines.args import flags, given, normal, parallel
-from gpurack.engines.base import Counter, Engine, Finding
+from gpurack.engines.base import Counter, Engine, Finding, Row
 from gpurack.engines.container import SHARED_MEMORY, Accelerator, Container, Run
+from gpurack.engines.dialect import HUB_CACHE, Dialect, python
 from gpurack.spec.model import Model
 
 STATIC = 0.88
@@ -42,6 +43,24 @@ class Sglang(Engine):
     """`python3 -m sglang.launch_server` of the official image."""
 
     name = "sglang"
+    title = "SGLang"
+    row = Row(
+        serves="Hugging Face folders: chat",
+        image="`lmsysorg/sglang:v0.5.23`",
+        cards="tensor parallel over all",
+        key="file, kept out of its log",
+        sets="name, address, key, parallelism, static fraction, context, offline, shared memory",
+        limits="no CPU image",
+        state="carried out, tried with a stand-in",
+    )
+    dialect = Dialect(
+        images="sglang",
+        programs=(*python("sglang.launch_server"), ("sglang", "serve")),
+        short={"tp": "tp-size", "tensor-parallel-size": "tp-size", "pp": "pp-size", "dp": "dp-size"},
+        modelscope="SGLANG_USE_MODELSCOPE",
+        caches={"/root/.cache/huggingface": HUB_CACHE, "/root/.cache": HUB_CACHE},
+        named_by_weights=True,
+    )
     port = 30000
     ready_path = "/health"
     ready_names_model = False

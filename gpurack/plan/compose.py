@@ -290,7 +290,7 @@ def upstreams(name: str, spec: Host) -> tuple[Upstream, ...]:
             serves=connection.serves,
             url=connection.url,
             key_file=files.inside(f"{UPSTREAM}{index}") if connection.key else None,
-            engine=connection.model.engine,
+            api=ENGINES[connection.model.engine].api,
         )
         for index, connection in enumerate(spec.connections(name))
     )
