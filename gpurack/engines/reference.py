@@ -18,7 +18,9 @@ def table(engines: Iterable[Engine]) -> str:
     """A line for each engine, which leads to its section."""
     heads = ["engine", *(HEADS.get(field.name, field.name) for field in fields(Row))]
     lines = [cells(heads), f"|{'---|' * len(heads)}"]
-    lines += [cells([f"[`{engine.name}`](#{engine.name.replace('.', '')})", *astuple(engine.row)]) for engine in engines]
+    for engine in engines:
+        link = f"[`{engine.name}`](#{engine.name.replace('.', '')})"
+        lines.append(cells([link, *astuple(engine.row)]))
     return "\n".join(lines) + "\n"
 
 
