@@ -11,8 +11,10 @@ from gpurack.importing.command import read_arguments
 from gpurack.importing.container import ContainerRun, Finding
 from gpurack.importing.image import choose_engine, say_image
 from gpurack.importing.rest import say_compose, say_connections, say_environment, say_mounts, say_pulls
-from gpurack.importing.translation import Entry, Known, Translation, ordered
+from gpurack.importing.translation import Entry, Known, Translation
 from gpurack.importing.weights import say_weights
+from gpurack.spec.fields import in_order
+from gpurack.spec.model import Job, Model
 
 
 def entry_of(run: ContainerRun, known: Known) -> tuple[Entry | None, list[Finding]]:
@@ -72,7 +74,7 @@ def entry_in(t: Translation) -> Entry | None:
     say_mounts(t)
     say_compose(t)
     kind = "services" if t.engine.service else "models"
-    return Entry(run.where, kind, t.key, ordered(t.fields), t.host)
+    return Entry(run.where, kind, t.key, in_order(Model, t.fields), t.host)
 
 
 def job_of(t: Translation, image: str) -> Entry:
@@ -99,4 +101,4 @@ def job_of(t: Translation, image: str) -> Entry:
     if jobs.jobs_of(t.engine).makes_a_file(t.run.command) and "result" not in fields:
         t.say("open", "the file that it makes is not known; write result, so that its end is checked.")
     t.say("changed", "it is done once, and again only when its entry changes; what it prints is kept.")
-    return Entry(t.run.where, "jobs", t.key, ordered(t.fields), t.host)
+    return Entry(t.run.where, "jobs", t.key, in_order(Job, t.fields), t.host)

@@ -147,18 +147,6 @@ class Translation:
                      f"the host's hf_token now: export {name}=….")  # fmt: skip
 
 
-ORDER = (
-    "engine", "version", "image", "folder", "command", "result",
-    "weights", "pull", "config", "connects_to", "gpus", "vram", "context", "port", "bind",
-    "served_name", "api_key", "args", "env", "replaces", "compose",
-)  # fmt: skip
-
-
-def ordered(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields in the order in which the documentation shows them."""
-    return {name: fields[name] for name in ORDER if name in fields}
-
-
 def counted(number: int, noun: str) -> str:
     """`one card`, `2 cards`."""
     return f"one {noun}" if number == 1 else f"{number} {noun}s"

@@ -20,6 +20,7 @@ from gpurack.plan import files, neighbours, weights
 from gpurack.plan.access import access
 from gpurack.plan.ledger import gpus_text
 from gpurack.shell import Sh, sh
+from gpurack.spec.fields import definition_words
 from gpurack.spec.host import Host
 from gpurack.spec.image import BuildImage, TarImage
 from gpurack.spec.image_ref import ImageRef
@@ -321,23 +322,16 @@ def definition(
     model = spec.entries[name]
     data = service(name, spec, state, uuids)
     words = {
-        "engine": model.engine,
-        "version": model.version,
+        **definition_words(model),
         "image": data["image"],
         "weights": weights.host_path(spec, model),
         "gpus": gpus_text(model),
         "vram": str(model.vram) if model.vram else None,
-        "context": model.context,
         "uuids": list(uuids),
         "render_nodes": (nodes := list(render_nodes(uuids, state))) or None,
         "access": how if uuids and not nodes and (how := access(spec, state)) != "cdi" else None,
-        "user": model.user,
-        "port": model.port,
         "bind": model.bind,
         "served_name": model.served_name or name,
-        "args": model.args,
-        "env": model.env,
-        "compose": model.compose,
         "connects_to": [connection.label for connection in spec.connections(name)],
         "hosts": neighbours.extra_hosts(name, spec, state),
         "service": digest(data),
