@@ -1,5 +1,5 @@
-"""The shape that every serving engine has. A new engine is one file in this folder with one `Engine`, its cases in
-tests/unit/engines/, and a line in docs/engines.md."""
+"""The shape that every serving engine has, whose defaults are what most of them do. How it is started by hand is in
+dialect.py, builds.py and jobs.py, what helps when it ends in hints.py."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -14,6 +14,7 @@ from gpurack.engines.dialect import Dialect
 from gpurack.engines.hints import Hint
 from gpurack.engines.jobs import Jobs
 from gpurack.engines.memory import Facts, Needs, NotEstimated
+from gpurack.spec.fields import of_some
 from gpurack.spec.model import ArgValue, Job, Model
 from gpurack.spec.weights import SPLIT, HfWeights, ModelScopeWeights, UrlWeights, Weights
 
@@ -35,14 +36,6 @@ Word = tuple[str, str]
 Request = tuple[str, Mapping[str, Any]]
 """(path, JSON body) of a POST"""
 
-
-SPECIAL: Mapping[str, str] = {
-    "pull": "pull is ollama's; say where the weights are in weights.",
-    "config": "config is llama-cpp-python's; give flags in args.",
-    "connects_to": "only services (litellm, open-webui, llama-gpt) connect to models.",
-    "keys": "people's keys are litellm's, the first account is open-webui's; put a gateway before it, or give api_key.",
-}
-"""Fields of the vocabulary that only some engines have → the sentence for the others."""
 
 NO_CARDS: Mapping[str, str] = {
     "gpus": "it computes nothing itself; remove gpus.",
@@ -131,7 +124,7 @@ class Engine(ABC):
     host_key: ClassVar[str] = ""
     """Of a gateway: where in its container is the key by which its host asks whether it works."""
     fields: ClassVar[frozenset[str]] = frozenset()
-    """Which of the fields of SPECIAL it has."""
+    """Which of the fields that only some engines have (OnlySome) it has."""
     unused: ClassVar[Mapping[str, str]] = {}
     """Fields of the inventory that mean nothing to it → the sentence that says so; in `defaults` they are passed over,
     anywhere else refused."""
@@ -289,7 +282,7 @@ class Engine(ABC):
         ]
         findings += [
             (field, f"means nothing to {self.name}: {sentence}")
-            for field, sentence in {**SPECIAL, **self.unused}.items()
+            for field, sentence in {**of_some(Model), **self.unused}.items()
             if field not in self.fields and getattr(model, field) != Model.model_fields[field].default
         ]
         if self.keyless and model.api_key and model.enabled:

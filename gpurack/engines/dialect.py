@@ -26,8 +26,8 @@ class Dialect:
 
     programs: what its command may begin with, before the flags. positional: may its first word be the weights?
     short: short and old flags → the long one of today. one_dash: flags of several letters with one dash. switches:
-    those that never take a value. keeps_spelling: does its parser tell dashes from underscores, so that `args` must
-    have the flag as it was written?
+    those that never take a value, beside SWITCHES. keeps_spelling: does its parser tell dashes from underscores, so
+    that `args` must have the flag as it was written?
 
     variables: environment variables → the flag that means the same (CONTEXT, CONNECTS_TO: the field), or a sentence (it
     contains a space) why the variable is left out. modelscope: the one that has it fetch weights from ModelScope.
@@ -48,7 +48,7 @@ class Dialect:
     positional: bool = False
     short: Mapping[str, str] = field(default_factory=dict)
     one_dash: Collection[str] = ()
-    switches: Collection[str] = SWITCHES
+    switches: Collection[str] = ()
     keeps_spelling: bool = False
 
     variables: Mapping[str, str] = field(default_factory=dict)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from gpurack.engines.args import normal
-from gpurack.engines.dialect import Dialect
+from gpurack.engines.dialect import SWITCHES, Dialect
 
 Value = str | int | float | bool
 
@@ -50,7 +50,8 @@ def parse(words: Sequence[str], dialect: Dialect) -> Flags:
                 position += 1
             continue
         key = normal(long)
-        if not equals and position < len(words) and not is_flag(words[position]) and key not in dialect.switches:
+        switch = key in SWITCHES or key in dialect.switches
+        if not equals and position < len(words) and not is_flag(words[position]) and not switch:
             value = words[position]
             position += 1
             equals = "="

@@ -25,6 +25,19 @@ class OutsideDefinition:
     why: str
 
 
+@dataclass(frozen=True)
+class OnlySome:
+    """Beside a field's type: only engines that name it in their `fields` have it. others: what the others say."""
+
+    others: str
+
+
+def of_some(level: type[BaseModel]) -> dict[str, str]:
+    """The fields of a level that only some engines have → what the others say."""
+    fields = level.model_fields.items()
+    return {name: word.others for name, field in fields for word in field.metadata if isinstance(word, OnlySome)}
+
+
 def definition_words(entry: BaseModel) -> dict[str, Any]:
     """Field → value of what an entry's definition holds as the inventory has it: all fields but those
     OutsideDefinition. One at its default is left out, so that a field which a later version of gpurack adds changes no

@@ -6,7 +6,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
-from gpurack.spec.fields import AbsolutePath, Like, OutsideDefinition, Strict, Version, plain_data, text_values
+from gpurack.spec.fields import (
+    AbsolutePath,
+    Like,
+    OnlySome,
+    OutsideDefinition,
+    Strict,
+    Version,
+    plain_data,
+    text_values,
+)
 from gpurack.spec.image import Image
 from gpurack.spec.problems import nearest
 from gpurack.spec.secret import Secret
@@ -129,15 +138,21 @@ class Model(Strict):
     weights: Weights | None = Field(
         None, description="a path on the host, or where to get them: `{hf}`, `{modelscope}`, `{url, sha256}`, `{copy}`"
     )
-    pull: Annotated[list[str], OutsideDefinition("the server says what it has")] = Field(
-        [], description="ollama: the models to pull"
-    )
-    config: Annotated[dict[str, Any] | None, OutsideDefinition("a file, which is in it by its fingerprint")] = Field(
-        None, description="llama-cpp-python: its CONFIG_FILE"
-    )
-    connects_to: Annotated[list[str] | Literal["all"], BeforeValidator(_connects_to_a_list)] = Field(
-        [], description="services: the models or gateways they use"
-    )
+    pull: Annotated[
+        list[str],
+        OnlySome("pull is ollama's; say where the weights are in weights."),
+        OutsideDefinition("the server says what it has"),
+    ] = Field([], description="ollama: the models to pull")
+    config: Annotated[
+        dict[str, Any] | None,
+        OnlySome("config is llama-cpp-python's; give flags in args."),
+        OutsideDefinition("a file, which is in it by its fingerprint"),
+    ] = Field(None, description="llama-cpp-python: its CONFIG_FILE")
+    connects_to: Annotated[
+        list[str] | Literal["all"],
+        BeforeValidator(_connects_to_a_list),
+        OnlySome("only services (litellm, open-webui, llama-gpt) connect to models."),
+    ] = Field([], description="services: the models or gateways they use")
     gpus: Gpus = Field([], description='indices, UUID prefixes or PCI addresses, `"all"`, or `[]` for the CPU')
     vram: Annotated[Vram, BeforeValidator(_vram_from_text)] | None = Field(
         None,
@@ -158,7 +173,13 @@ class Model(Strict):
     api_key: Annotated[Secret | None, _FINGERPRINT] = Field(
         None, description="the key clients must send, as a reference to where it is"
     )
-    keys: Annotated[dict[str, Secret], _FINGERPRINT] = Field(
+    keys: Annotated[
+        dict[str, Secret],
+        OnlySome(
+            "people's keys are litellm's, the first account is open-webui's; put a gateway before it, or give api_key."
+        ),
+        _FINGERPRINT,
+    ] = Field(
         {},
         description="litellm: a key for each person or group, by name; one that is removed is worth nothing any more. "
         "open-webui: the e-mail address and password of its first account, needed where other machines reach it",

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from gpurack.engines import ENGINES
 from gpurack.plan import compose, jobs
 from gpurack.spec import reference
-from gpurack.spec.fields import OutsideDefinition, Strict, definition_words, in_order
+from gpurack.spec.fields import OutsideDefinition, Strict, definition_words, in_order, of_some
 from gpurack.spec.model import Job, Model
 from tests.given import SALT, host_state, models, spec
 
@@ -46,6 +47,10 @@ def test_a_models_definition_holds_what_is_not_declared_outside(field: str) -> N
 @pytest.mark.parametrize("field", OF_JOB)
 def test_a_jobs_definition_holds_what_is_not_declared_outside(field: str) -> None:
     assert (field in words_of(Job, BARE_JOB, field, OF_JOB[field])) is (field not in OUTSIDE_OF_JOB)
+
+
+def test_engines_have_fields_that_only_some_have() -> None:
+    assert {field for engine in ENGINES.values() for field in engine.fields} == set(of_some(Model))
 
 
 def test_what_is_outside_says_why() -> None:

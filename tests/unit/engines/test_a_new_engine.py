@@ -225,6 +225,27 @@ def test_every_file_with_an_engine_is_registered() -> None:
     assert found | {Toy} == {type(engine) for engine in ENGINES.values()}
 
 
+def test_engines_know_the_types_of_the_inventory_and_nothing_above() -> None:
+    seen: set[str] = set()
+    todo = {f"gpurack.engines.{path.stem}" for path in (SOURCES / "engines").glob("*.py")}
+    while todo:
+        module = todo.pop()
+        seen.add(module)
+        path = SOURCES.joinpath(*module.split(".")[1:]).with_suffix(".py")
+        if path.is_file():
+            todo |= set(imports(ast.parse(path.read_text(encoding="utf-8")))) - seen
+    rooms = {name.split(".")[1] for name in seen}
+    assert rooms == {"engines", "resources", "shell", "spec"}
+    assert not {f"gpurack.spec.{name}" for name in ("fleet", "connections", "fits", "secrets", "warnings")} & seen
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """The modules of gpurack that a file imports where it begins."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("gpurack."):
+            yield str(node.module)
+
+
 def test_no_other_file_decides_by_an_engines_name() -> None:
     texts = {path: path.read_text(encoding="utf-8") for path in SOURCES.rglob("*.py") if path.parent.name != "engines"}
     quoted = [path for path, text in texts.items() if any(f'"{name}"' in text for name in ENGINES)]
