@@ -30,8 +30,9 @@ ENGINES: Mapping[str, Engine] = {engine.name: engine for engine in _ALL}
 
 def hints_of(name: str) -> list[Hint]:
     """What helps against what an engine says before it ends. An unknown image may hold any of them."""
-    engines = ENGINES.values() if ENGINES[name].api == "unknown" else [ENGINES[name]]
-    return [*COMMON, *(hint for engine in engines for hint in engine.hints)]
+    engine = ENGINES[name]
+    engines = ENGINES.values() if isinstance(engine, Custom) else [engine]
+    return [*COMMON, *(hint for one in engines for hint in one.hints)]
 
 
 def weights_of(entry: Model | Job) -> list[Weights]:

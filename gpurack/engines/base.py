@@ -142,6 +142,8 @@ class Engine(ABC):
     parallel_flags: ClassVar[tuple[str, ...]] = ()
     """Those by which it is told how it computes on several cards: tensor, pipeline, data parallel."""
 
+    shared_memory: ClassVar[str] = ""
+    """How much /dev/shm its containers have (Compose's shm_size); "" for what Docker gives."""
     one_card: ClassVar[bool] = False
     """Does it compute on one card only?"""
     enforces_vram: ClassVar[bool] = False

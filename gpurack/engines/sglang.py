@@ -67,6 +67,7 @@ class Sglang(Engine):
     weights_folders = True
     any_name = True
     enforces_vram = True
+    shared_memory = SHARED_MEMORY
     parallel_flags = ("tp-size", "pp-size", "dp-size")
     counter = Counter("/metrics", "sglang:num_requests_total", "requests")
     abbreviates = True
@@ -112,10 +113,10 @@ class Sglang(Engine):
         environment = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
         volumes = {"sglang-cache": "/root/.cache"}
         if not run.api_key_file:
-            return Container(argv, environment=environment, volumes=volumes, compose={"shm_size": SHARED_MEMORY})
+            return Container(argv, environment=environment, volumes=volumes, compose={"shm_size": self.shared_memory})
         command = [KEEPER, run.api_key_file, KEY_CONFIG, *argv, "--config", KEY_CONFIG]
         environment["PYTHONUNBUFFERED"] = "1"
-        compose = {"shm_size": SHARED_MEMORY, "tmpfs": [f"{KEY_CONFIG.rpartition('/')[0]}:mode=0700"]}
+        compose = {"shm_size": self.shared_memory, "tmpfs": [f"{KEY_CONFIG.rpartition('/')[0]}:mode=0700"]}
         return Container(command, ["python3", "-c"], environment, volumes, compose=compose)
 
     def prompt_logs(self, model: Model) -> list[str]:

@@ -145,6 +145,7 @@ class Vllm(Engine):
     port = 8000
     weights_folders = True
     enforces_vram = True
+    shared_memory = SHARED_MEMORY
     parallel_flags = ("tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size")
     unguarded = ("/rerank", "/score", "/tokenize", "/pause")
     counter = Counter("/metrics", "vllm:request_success_total", "requests")
@@ -199,7 +200,7 @@ class Vllm(Engine):
         environment = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
         environment["VLLM_ENGINE_READY_TIMEOUT_S"] = str(READY_TIMEOUT)
         volumes = {"vllm-cache": "/root/.cache/vllm"}
-        compose = {"shm_size": SHARED_MEMORY, **(ON_AMD if run.accelerator.vendor == "amd" else {})}
+        compose = {"shm_size": self.shared_memory, **(ON_AMD if run.accelerator.vendor == "amd" else {})}
         if not run.api_key_file:
             return Container(argv, ["vllm", "serve"], environment, volumes, compose=compose)
         entrypoint, command = with_secrets({"VLLM_API_KEY": run.api_key_file}, ["vllm", "serve", *argv])

@@ -4,7 +4,6 @@ import json
 import re
 from typing import Any
 
-from gpurack.engines.container import SHARED_MEMORY
 from gpurack.engines.dialect import CONNECTS_TO
 from gpurack.importing import secret
 from gpurack.importing.container import Mount
@@ -111,8 +110,8 @@ def say_compose(t: Translation) -> None:
             t.compose["command"] = list(t.run.command)
         if t.run.entrypoint:
             t.compose["entrypoint"] = list(t.run.entrypoint)
-    if t.engine.parallel_flags:
-        own = f"{t.engine.name} gets up to {SHARED_MEMORY} of shared memory of its own (shm_size)"
+    if t.engine.shared_memory:
+        own = f"{t.engine.name} gets up to {t.engine.shared_memory} of shared memory of its own (shm_size)"
         if t.compose.get("ipc") == "host":
             del t.compose["ipc"]
             t.compose.pop("shm_size", None)  # the host's has its own size

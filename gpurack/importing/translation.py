@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gpurack.engines.base import Engine
+from gpurack.engines.custom import Custom
 from gpurack.engines.dialect import Dialect
 from gpurack.importing import secret
 from gpurack.importing.built import Built
@@ -84,7 +85,7 @@ class Translation:
     @property
     def unknown(self) -> bool:
         """Is it an image that holds no engine we know?"""
-        return self.engine.api == "unknown"
+        return isinstance(self.engine, Custom)
 
     def say(self, kind: Kind, what: str) -> None:
         """A finding about this container."""
