@@ -12,7 +12,10 @@ people's requests into audit.log, GLOBAL_LOG_LEVEL=DEBUG into the log.
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from gpurack.engines.base import NO_CARDS, Accelerator, Container, Engine, Finding, Request, Run, with_secrets
+from gpurack.engines.base import NO_CARDS, Engine, Finding, Request, Row
+from gpurack.engines.container import Accelerator, Container, Run, with_secrets
+from gpurack.engines.dialect import CONNECTS_TO, OWN_VOLUME, Dialect
+from gpurack.engines.hints import DATABASE, Hint
 from gpurack.spec.model import Model
 
 DATA = "/app/backend/data"
@@ -37,6 +40,35 @@ class OpenWebui(Engine):
     """The official image; accounts and chats in a volume of its own."""
 
     name = "open-webui"
+    title = "Open WebUI"
+    row = Row(
+        serves="the web page for people",
+        image="`ghcr.io/open-webui/open-webui:v0.12.4`",
+        cards="–",
+        key="people log in",
+        sets="addresses and keys, what survives",
+        limits="a service",
+        state="**carried out**, run here",
+    )
+    dialect = Dialect(
+        images="open-webui",
+        programs=(("bash", "start.sh"),),
+        variables={
+            "OPENAI_API_BASE_URL": CONNECTS_TO, "OPENAI_API_BASE_URLS": CONNECTS_TO,
+            "OLLAMA_BASE_URL": CONNECTS_TO, "OLLAMA_BASE_URLS": CONNECTS_TO,
+            "OPENAI_API_KEY": "the page is given the keys of what it connects to",
+            "OPENAI_API_KEYS": "the page is given the keys of what it connects to",
+            "WEBUI_SECRET_KEY": "gpurack lets it make one, which survives",
+        },
+        caches={DATA: OWN_VOLUME + "; copy accounts and chats if they are needed"},
+    )  # fmt: skip
+    hints = (
+        Hint(
+            r"Could not parse SQLAlchemy URL|unable to open database file|Redis URL must specify"
+            r"|Unsupported vector type",
+            DATABASE,
+        ),
+    )
     port = 8080
     base_path = ""
     ready_path = "/ready"
@@ -56,8 +88,8 @@ class OpenWebui(Engine):
 
     def container(self, model: Model, run: Run) -> Container:
         """All by environment; ollama is spoken to in its own way, everything else as OpenAI."""
-        openai = [upstream for upstream in run.upstreams if upstream.engine != "ollama"]
-        ollama = [upstream.url.removesuffix("/v1") for upstream in run.upstreams if upstream.engine == "ollama"]
+        openai = [upstream for upstream in run.upstreams if upstream.api != "ollama"]
+        ollama = [upstream.url.removesuffix("/v1") for upstream in run.upstreams if upstream.api == "ollama"]
         environment = {
             "ENABLE_PERSISTENT_CONFIG": "False",
             "OFFLINE_MODE": "True",

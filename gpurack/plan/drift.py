@@ -96,7 +96,7 @@ def of_same_definition(
     probe = state.probes.get((spec.entries[name].dockerd, name))
     if probe and probe.status != 200 and loading(probe):
         return Change(name, "wait", ("still loading",))
-    if spec.entries[name].engine == "ollama" and (reasons := list(pulls.reasons(name, spec, state, prune))):
+    if reasons := list(pulls.reasons(name, spec, state, prune)):
         return Change(name, "pull", tuple(reasons))
     if pins.unchecked(spec, name, state):
         return Change(name, "check", ("its weights against the lock",))

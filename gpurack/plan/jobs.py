@@ -17,6 +17,7 @@ from gpurack.plan.drift import Change
 from gpurack.plan.job import ours
 from gpurack.plan.models import ModelsPlan, host_files, uploads
 from gpurack.plan.steps import Step, WriteFile
+from gpurack.spec.fields import definition_words
 from gpurack.spec.host import Host
 from gpurack.spec.image import BuildImage, TarImage
 from gpurack.spec.merge import patch
@@ -104,7 +105,8 @@ def definition(name: str, spec: Host) -> str:
     job = spec.jobs[name]
     image = job.image.reference if isinstance(job.image, TarImage | BuildImage) else job.image
     words = {
-        **job.model_dump(include={"engine", "version", "command", "folder", "result", "env", "compose"}),
+        **job.model_dump(include={"version", "folder", "result", "env", "compose"}),  # at their default, too
+        **definition_words(job),
         "image": image,
         "weights": weights.host_path(spec, job),
     }

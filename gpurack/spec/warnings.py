@@ -6,7 +6,7 @@ from typing import Any
 
 from gpurack.endpoints import others_reach
 from gpurack.engines import ENGINES, weights_of
-from gpurack.engines.base import normal
+from gpurack.engines.args import normal
 from gpurack.engines.known_flags import doubtful
 from gpurack.engines.open_webui import UNCLAIMED
 from gpurack.inventory.checks.gpus import gpu_warnings
