@@ -24,6 +24,7 @@ from gpurack.plan import compose
 from gpurack.plan.estimate import estimate, refusal
 from gpurack.plan.models import plan_models
 from gpurack.spec.fleet import check_fleet
+from gpurack.spec.gpus import GpuSlot
 from gpurack.spec.host import Host
 from gpurack.spec.model import Model
 from gpurack.spec.problems import InventoryError
@@ -190,7 +191,7 @@ def test_its_memory_is_computed() -> None:
     header = Header("1", "gguf", {"GGUF": 4 << 30}, SHAPE)
     need = estimate(host(context=4096).models["alpha"], header, 1)
     assert (need.weights, need.kv, need.least, need.overhead) == (4.0, 2.0, 0.25, 0.5)
-    why_not = refusal(host(context=4096).models["alpha"], header, [("GPU 0", 5.0)])
+    why_not = refusal(host(context=4096).models["alpha"], header, [GpuSlot(0, "GPU-0", memory=5.0)])
     assert why_not
     assert why_not.startswith("needs 6.2 GiB (weights 4.0, KV cache 2.0 for 4096 tokens")
     with pytest.raises(NotEstimated, match="decides what lies on a card"):
