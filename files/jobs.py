@@ -46,9 +46,8 @@ def run_one(job, data):
         for wanted in job["fetch"]:
             obtain(name, wanted, data.get("hf_token"))
         provide(dockerd, job, data.get("logins", {}))
-        if os.path.isdir(job["folder"]):
-            require_roots(job["folder"], "choose another folder")  # Docker follows a link there as root
-        else:
+        require_roots(job["folder"], "choose another folder")  # Docker follows a link there as root
+        if not os.path.isdir(job["folder"]):
             make_folder(job["folder"])
         dockerd.start(name, job["definition"])
     container = dockerd.ids[name]

@@ -307,7 +307,9 @@ class HostState:
     docker_flags: str = ""
     secrets: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     weights: Mapping[str, int | None] = field(default_factory=dict)
-    """Asked paths → size in bytes; None: missing."""
+    """Asked paths → size in bytes; None: missing, or not a file or folder."""
+    irregular: Mapping[str, str] = field(default_factory=dict)
+    """Asked paths that are something else → what ("fifo"; "hidden" from the user who inspects them)."""
     owned: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Asked paths that others than root may change, or lead elsewhere → who ("ada", "the group lab", "everybody")."""
     exposed: frozenset[str] = frozenset()

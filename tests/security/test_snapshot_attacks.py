@@ -276,6 +276,20 @@ def test_a_fifo_in_the_place_of_weights_is_not_opened(fakes: Fakes, tmp_path: Pa
     assert (seen.commits, seen.headers, seen.weights) == ({}, {}, dict.fromkeys(places))
 
 
+def test_weights_that_do_not_answer_cost_themselves_alone(fakes: Fakes, tmp_path: Path) -> None:
+    """A dead home or file server, of which one path is late the first time, and known to hang the second."""
+    (tmp_path / "dead").mkdir()
+    for name in ("dead/a.gguf", "b.gguf"):
+        (tmp_path / name).write_bytes(b"x")
+    fakes.add("stat", f'case "$*" in *dead*) sleep 60;; esac; exec {shutil.which("stat")} "$@"')
+    wanted = models(one={"weights": f"{tmp_path}/dead/a.gguf"}, two={"weights": f"{tmp_path}/b.gguf"})
+    first, second = look(wanted, ("kill -9", "kill -0")), look(wanted)
+    part = f"weights {tmp_path}/dead/a.gguf"
+    assert [list(seen.late) for seen in (first, second)] == [[part], [part]]
+    assert second.late[part].startswith("still hangs since 20")
+    assert first.weights == second.weights == {f"{tmp_path}/b.gguf": 1}
+
+
 def test_two_looks_at_once_are_no_other_run(run: Path) -> None:
     (run / "lock").touch()
     (run / "busy").write_text("models since 16:58\nin two lines\n")

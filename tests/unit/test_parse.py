@@ -174,7 +174,9 @@ def test_files_with_and_without_content() -> None:
 
 def test_weights_there_and_missing() -> None:
     lines = ["3145728 regular file|/w/a b|c.gguf", "- missing|/w/b.gguf", "4096 directory|/w/qwen"]
-    assert weights(lines) == {"/w/a b|c.gguf": 3145728, "/w/b.gguf": None, "/w/qwen": 4096}
+    assert weights(lines) == {
+        "/w/a b|c.gguf": (3145728, "regular file"), "/w/b.gguf": (None, "missing"), "/w/qwen": (4096, "directory"),
+    }  # fmt: skip
 
 
 def test_a_real_card() -> None:
