@@ -369,6 +369,7 @@ def begin(ours):
     """Makes the host's record for the users of whom it has none (the first run after an upgrade, a restored disk),
     once: of what the plan has found to be ours by Compose's labels. What Compose has made anew by an admin's hand gets
     its new id. ours: user → name → id. Only root's own Docker is asked for more."""
+    record.prune(exists)
     known, vouched = (record.load() or {"containers": {}})["containers"], []
     for name, container in ours.get("", {}).items():
         old = known.get("", {}).get(name, {}).get("id")
@@ -384,6 +385,13 @@ def begin(ours):
             vouched.append((user, name, container, kind, definition))
     if vouched:
         record.rebuild(vouched)
+
+
+def exists(user):
+    """Is there an account of a user, or is it the host's own Docker?"""
+    with contextlib.suppress(Failure):
+        return not user or bool(as_user(user))
+    return False
 
 
 def took_its_place(old, container):

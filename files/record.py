@@ -100,6 +100,14 @@ def removed(user, name):
         users.get(user, {}).pop(name, None)
 
 
+def prune(exists):
+    """Strikes out the users who no longer exist. Where that was an error of the accounts' server, the record of such a
+    user is made again as after an upgrade."""
+    with changing() as users:
+        for user in [user for user in users if not exists(user)]:
+            del users[user]
+
+
 def rebuild(vouched):
     """For users of whom there is no record: of the containers that Compose's labels vouch for, once. vouched: (user,
     name, id, kind, definition) of each."""

@@ -424,6 +424,9 @@ readable() {
 	if have iconv; then iconv -c -f UTF-8 -t UTF-8; else tr -d '\200-\377'; fi | tr -d '\000-\010\013-\037\177'
 }
 
+# The users in record.json, as record.py writes it.
+recorded_users() { sed -n 's/^  "\([^"]*\)": {.*/\1/p' /var/lib/gpurack/record.json 2>/dev/null; }
+
 main() {
 	# root's own Docker client: not what a login user's environment names
 	HOME=~root
@@ -436,7 +439,7 @@ main() {
 	mkfifo "$work/ended" || exit 1
 	exec 4<>"$work/ended"
 	parts=0 begun='' late=''
-	users=$({ printf '%s\n' "$USERS"; ls /var/lib/gpurack/users 2>/dev/null; } | grep -x '[A-Za-z_][A-Za-z0-9_.-]*[$]\{0,1\}' | sort -u)
+	users=$({ printf '%s\n' "$USERS"; ls /var/lib/gpurack/users 2>/dev/null; recorded_users; } | grep -x '[A-Za-z_][A-Za-z0-9_.-]*[$]\{0,1\}' | sort -u)
 	begin system look_system
 	while IFS= read -r path; do
 		[ -z "$path" ] || begin "weights $path" look_weights "$path"

@@ -10,9 +10,13 @@ from pyinfra.api import Host
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.state import StateStage
 
-from gpurack.operations.commands import SAID_NOW, Refusal, Streamed, carry_out
+from gpurack.operations.commands import PYTHON, SAID_NOW, Refusal, Streamed, carry_out, slow, under_lock
 from gpurack.plan.steps import Plan, Step
 from gpurack.report import REPORT
+from gpurack.shell import sh
+from gpurack.spec.host import Host as Spec
+from gpurack.state.model import HostState
+from gpurack.state.snapshot import forget, look
 
 _REFUSED = "gpurack refused"
 DOWN = "gpurack users whose Docker is not right"
@@ -71,6 +75,16 @@ def carry_out_plan(operation: str, plan: Plan) -> Iterator[PyinfraCommand]:
         host.connector_data[DOWN] = {**plan.down, **failed}
     if errors:
         yield Refusal(errors)
+
+
+def when_free(operation: str, wanted: Spec, state: HostState) -> Generator[PyinfraCommand, None, HostState]:
+    """What the host is like, once no other run works on it."""
+    if not state.busy:
+        return state
+    announce(operation, [f"wait for another gpurack run on this host ({state.busy})"])
+    yield slow(PYTHON, under_lock(sh("true"), operation))
+    forget(host)
+    return look(host, wanted)
 
 
 def carry_out_steps(steps: Sequence[Step]) -> Generator[PyinfraCommand, None, dict[str, str]]:

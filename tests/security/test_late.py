@@ -12,7 +12,7 @@ from gpurack.plan.models import plan_models
 from gpurack.plan.remove import plan_remove
 from gpurack.plan.rootless import plan_rootless
 from gpurack.plan.steps import Shell
-from gpurack.state.model import HostState
+from gpurack.state.model import HostState, User
 from gpurack.state.parse import parse
 from gpurack.status.lab import host_status
 from tests.given import SALT, framed, host_state, running, spec
@@ -86,4 +86,5 @@ def test_the_record_stays_while_a_daemon_in_it_does_not_answer() -> None:
         return any("record.json" in step.command for step in steps if isinstance(step, Shell))
 
     assert removes(record={"": {}})
-    assert not removes(record=record)
+    assert not removes(record=record, users={"ada": User(1001, 1001, "/home/ada")})
+    assert removes(record=record), "there is no such user any more"

@@ -127,6 +127,18 @@ def test_a_user_is_not_asked_for_compose(fakes: Fakes, eve: Path) -> None:
     assert "compose" not in hers
 
 
+def test_a_user_of_the_record_is_asked(fakes: Fakes, eve: Path, tmp_path: Path) -> None:
+    """Who is in it alone: what is ours in that Docker is not forgotten as long as the user exists."""
+    import record  # of files/
+
+    content = {"format": 1, "containers": {"": {"alpha": {"id": None, "kind": "model"}}, "eve": {}, "$(id)": {}}}
+    (tmp_path / "record.json").write_text(record.as_text(content))
+    containers(fakes, "mine")
+    seen = look(models(alpha={}), ("/var/lib/gpurack/record.json 2>", f"{tmp_path}/record.json 2>"))
+    assert list(seen.users) == ["eve"]
+    assert ("eve", "mine") in {(found.user, found.name) for found in seen.containers}
+
+
 def test_a_users_alpha_is_not_the_hosts(fakes: Fakes, eve: Path) -> None:
     containers(fakes, "alpha")
     seen = look(spec(HERS))
