@@ -101,7 +101,7 @@ look_docker() {
 	section containers
 	ids=$(docker ps -aq --no-trunc 2>/dev/null)
 	all=''
-	[ -z "$ids" ] || all=$(docker inspect --type container --format '{"id":{{json .Id}},"name":{{json .Name}},"image":{{json .Image}},"state":{{json .State}},"labels":{{json .Config.Labels}},"ports":{{json .HostConfig.PortBindings}},"restarts":{{json .RestartCount}},"created":{{json .Created}}}' $ids 2>/dev/null | grep '^{')
+	[ -z "$ids" ] || all=$(docker inspect --type container --format '{"id":{{json .Id}},"name":{{json .Name}},"image":{{json .Image}},"state":{{json .State}},"labels":{{json .Config.Labels}},"ports":{{json .HostConfig.PortBindings}},"restarts":{{json .RestartCount}}}' $ids 2>/dev/null | grep '^{')
 	printf '%s\n' "$all"
 	section digests
 	used=$(printf '%s\n' "$all" | sed -n 's/.*"image":"\(sha256:[0-9a-f]*\)","state".*/\1/p' | sort -u)

@@ -107,7 +107,7 @@ def parse(lines: Sequence[str], raised: bool = False) -> HostState:
         record = record_of(seen[paths.RECORD].text) if paths.RECORD in seen else None
     except TooNew as error:
         return HostState(trouble=str(error))
-    nvidia = driver(get("driver"), get("pci"), get("gpus"), get("xids"), "gpus" in sections)
+    nvidia = driver(get("driver"), get("pci"), get("gpus"), get("xids"))
     # Beside NVIDIA's cards an AMD one is what the processor brings for a screen.
     amd_lines = [] if nvidia.kernel or nvidia.pci else get("amd")
     accounts = users(sections)
@@ -397,8 +397,8 @@ def seen_weights(sections: Sections) -> Weights:
     that path alone."""
     found = weights_in(sections)
     for section, lines in sections.items():
-        head, _, path = section.partition(" ")
-        if head == "inspected":
+        kind, _, path = section.partition(" ")
+        if kind == "inspected":
             own = own_sections(lines)
             said = weights_in(own)
             found.broken += [] if "end" in own else [path]
@@ -433,12 +433,12 @@ def only(key: str, found: dict[str, T]) -> dict[str, T]:
 def owned(lines: Sequence[str]) -> dict[str, frozenset[str]]:
     """`type mode owner|group|path`, a line for each folder, link or file on the path that others may change."""
     found: dict[str, set[str]] = {}
-    for kind, mode, owner, group, path in each(
+    for form, mode, owner, group, path in each(
         lines, lambda line: fields(r"([a-z]) ([0-7]{1,5}) ([^|]*)\|([^|]*)\|(/.*)", line)
     ):
         who = found.setdefault(path, set())
         who |= {owner} if owner not in ("root", "0") else set()
-        if int(mode, 8) & 0o022 and kind != "l":
+        if int(mode, 8) & 0o022 and form != "l":
             who.add("everybody" if int(mode, 8) & 0o002 else f"the group {group}")
     return {path: frozenset(who) for path, who in found.items()}
 
@@ -524,16 +524,13 @@ def aware(time: datetime | None) -> datetime | None:
     return time.replace(tzinfo=UTC) if time and time.tzinfo is None else time
 
 
-def driver(
-    version: Sequence[str], pci: Sequence[str], gpus: Sequence[str], kernel_log: Sequence[str], present: bool
-) -> Driver:
+def driver(version: Sequence[str], pci: Sequence[str], gpus: Sequence[str], kernel_log: Sequence[str]) -> Driver:
     """/proc/driver/nvidia, what nvidia-smi complained of, and what the kernel said of its cards."""
     kernel = re.search(r"(?:Kernel Module|Module for \S+)\s+(\d+(?:\.\d+)+)", " ".join(version))
     failure = re.match(r"exit (\d{1,3})\|(.*)", gpus[0]) if gpus else None
     card = r"/proc/driver/nvidia/gpus/([0-9A-Fa-f:.]+)/information\|([A-Za-z0-9-]*)\|.*"
     return Driver(
         kernel=kernel[1] if kernel else "",
-        present=present,
         exit_code=int(failure[1]) if failure else 0,
         message=failure[2].strip() if failure else "",
         pci=dict(each(pci, lambda line: pair(card, line))),
@@ -543,8 +540,8 @@ def driver(
 
 def xids(lines: Sequence[str]) -> list[Xid]:
     """`2026-11-20T02:11:09,123456+00:00 NVRM: Xid (PCI:0000:e1:00): 79, GPU has fallen off the bus.`"""
-    form = re.compile(r"(\S+|\[ *\d+\.\d+\])\s+NVRM: Xid \(PCI:([0-9a-fA-F:.]+)\): (\d{1,6}),? *(.*)")
-    return [Xid(m[2].lower(), int(m[3]), m[4], moment(m[1])) for m in map(form.match, lines) if m]
+    form = re.compile(r"(\S+|\[ *\d+\.\d+\])\s+NVRM: Xid \(PCI:([0-9a-fA-F:.]+)\): (\d{1,6})\b.*")
+    return [Xid(m[2].lower(), int(m[3]), moment(m[1])) for m in map(form.match, lines) if m]
 
 
 def gpus(lines: Sequence[str]) -> list[Gpu]:
@@ -700,9 +697,7 @@ def container(data: Any, user: str = "") -> Container:
         status=fields("([a-z]+)", state["Status"])[0],
         exit_code=whole(state["ExitCode"]),
         error=text(state.get("Error")),
-        pid=whole(state.get("Pid", 0)),
         started=text(state.get("StartedAt")),
-        created=text(data["created"]),
         restarts=whole(data["restarts"]),
         labels={text(key): text(value) for key, value in (data["labels"] or {}).items() if isinstance(value, str)},
         ports=tuple(published(data["ports"])),

@@ -62,7 +62,7 @@ def containers(fakes: Fakes, *names: str, status: str = "running", bindings: str
     state = {"Status": status, "ExitCode": 0, "Error": "", "Pid": 7, "StartedAt": "2026-11-20"}
     said = [
         {
-            "id": ID, "name": f"/{name}", "image": IMAGE, "state": state, "restarts": 0, "created": "2026", "ports": {},
+            "id": ID, "name": f"/{name}", "image": IMAGE, "state": state, "restarts": 0, "ports": {},
             "labels": {"gpurack.model": "{}", "gpurack.probe": "-K/home/eve/c"},
         }
         for name in names
