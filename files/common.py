@@ -18,9 +18,9 @@ import sys
 import threading
 import time
 
+from paths import BUSY, LOCK, of_user  # (beside this file)
+
 EVERY = 5  # seconds between two signs of life
-LOCK = "/run/gpurack/lock"  # of the host's own Docker; LOCK.ada is that of ada's
-BUSY = "/run/gpurack/busy"
 UNKNOWN = "it does not say which"
 QUOTED = "    | "  # before each further line of a message (gpurack/report.py: reasons_of)
 UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -240,11 +240,6 @@ def let_read(path, uid):
         if error.errno != errno.ENOTSUP:
             raise
         raise OSError(error.errno, "its file system has no ACLs, by which one user alone may read a file") from None
-
-
-def of_user(path, user):
-    """A daemon's own lock, or the file that says who holds it."""
-    return "{}.{}".format(path, user) if user else path
 
 
 @contextlib.contextmanager

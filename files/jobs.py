@@ -13,9 +13,9 @@ from common import Failure, Progress, clock, say, told, write  # (beside this fi
 from dockerd import JOBS_PROJECT, Dockerd, begin
 from fetch import obtain
 from images import provide
+from paths import JOBS
 from safe_paths import make_folder, require_roots
 
-JOBS = "/var/lib/gpurack/jobs"  # as in gpurack/paths.py
 SHOWN = 6  # lines of what a job printed last
 
 

@@ -18,8 +18,8 @@ import re
 import time
 
 from common import Failure, alone, parsed, write  # (beside this file)
+from paths import RECORD
 
-RECORD = "/var/lib/gpurack/record.json"  # as in gpurack/paths.py
 LOCK = "/run/gpurack/record"  # held for one change of the file; several users' threads write it
 FORMAT = 1
 ID = re.compile(r"[0-9a-f]{64}\Z")

@@ -124,7 +124,7 @@ def carry_out(step: Step) -> Iterator[PyinfraCommand]:
 
 def folders() -> str:
     """files/folders.py with what it imports."""
-    return whole_program("folders", "common", "safe_paths", "record", "dockerd")
+    return whole_program("folders", "paths", "common", "safe_paths", "record", "dockerd")
 
 
 def write_file(path: str, content: str, mode: str) -> Changing:
@@ -163,7 +163,7 @@ def under_lock(command: Sh, what: str, users: Sequence[str] = ("",), stdin: str 
     """What `python3 -` reads to run a command while it holds the locks of these users' Dockers ("" is the host's own),
     so that no run changes their containers meanwhile. what: what others who wait are told."""
     job = {"folder": paths.RUN, "what": what, "users": list(users), "argv": ["sh", "-c", command], "stdin": stdin}
-    return f"JOB = {json.dumps(job)!r}\n{whole_program('with_lock', 'common')}"
+    return f"JOB = {json.dumps(job)!r}\n{whole_program('with_lock', 'paths', 'common')}"
 
 
 def program(name: str, job: Mapping[str, Any], user: str = "", become: Sh = NOTHING) -> Streamed:

@@ -23,7 +23,6 @@ from gpurack.spec.merge import patch
 from gpurack.spec.model import WEIGHTS_INSIDE
 from gpurack.state.model import HostState
 
-PROJECT = "gpurack-jobs"
 HEADER = """\
 # Written by gpurack from the inventory: a job, which ends. It runs again when its definition changes.
 # By hand: docker compose -f {path} run --rm {name}
@@ -169,7 +168,7 @@ def service(name: str, spec: Host, state: HostState, uuids: tuple[str, ...]) -> 
 def document(name: str, data: Mapping[str, Any]) -> str:
     """The text of a job's own Compose file."""
     head = HEADER.format(path=paths.job_file(name), name=name)
-    return head + compose.as_yaml({"name": PROJECT, "services": {name: data}})
+    return head + compose.as_yaml({"name": paths.JOBS_PROJECT, "services": {name: data}})
 
 
 def entry(name: str, spec: Host, data: Mapping[str, Any]) -> dict[str, Any]:
