@@ -288,8 +288,11 @@ def test_a_fifo_in_the_place_of_weights_is_not_opened(fakes: Fakes, tmp_path: Pa
     assert (seen.commits, seen.headers, seen.weights) == ({}, {}, dict.fromkeys(places))
 
 
-def test_weights_that_do_not_answer_cost_themselves_alone(fakes: Fakes, tmp_path: Path) -> None:
+def test_weights_that_do_not_answer_cost_themselves_alone(
+    fakes: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A dead home or file server, of which one path is late the first time, and known to hang the second."""
+    monkeypatch.setattr(snapshot, "LIMIT", 4)  # all others must be in time, also on a busy machine
     (tmp_path / "dead").mkdir()
     for name in ("dead/a.gguf", "b.gguf"):
         (tmp_path / name).write_bytes(b"x")
