@@ -31,7 +31,6 @@ from gpurack.spec.weights import Weights
 from gpurack.state import record
 from gpurack.state.model import HostState
 
-PROJECT = "gpurack"
 NO_NEW_PRIVILEGES = "no-new-privileges:true"
 KFD = "/dev/kfd"
 """AMD's compute driver, one for all cards."""
@@ -376,7 +375,7 @@ def document(services: Mapping[str, Mapping[str, Any]], user: str = "") -> str:
 
 def head(user: str = "") -> str:
     """What stands above the services."""
-    return HEADER.format(docker=by_hand(user), path=paths.compose_file(user)) + as_yaml({"name": PROJECT})
+    return HEADER.format(docker=by_hand(user), path=paths.compose_file(user)) + as_yaml({"name": paths.PROJECT})
 
 
 def by_hand(user: str) -> Sh:

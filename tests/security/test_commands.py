@@ -68,7 +68,7 @@ def hostile(text: str = EVERYTHING) -> HostState:
     return replace(
         state,
         gpus=(bad,),
-        driver=Driver(text, True, 15, text, {text: f"GPU-{text}"}, ()),
+        driver=Driver(text, 15, text, {text: f"GPU-{text}"}, ()),
         names={text: text},
         upstreams={("", "gateway", 0): text},
         docker={**state.docker, "ServerVersion": text, "Warnings": [text]},
@@ -220,7 +220,7 @@ def test_garbage_is_a_sentence_about_that_host_and_the_others_are_shown(
 
 @pytest.mark.parametrize("text", ["580\x1b[2J", "5\u202e80", "580\nhosts: {}", "580 x"])
 def test_a_lock_holds_words_and_no_others(text: str, inventory: Any) -> None:
-    path = inventory(replace(host_state(), driver=Driver(text, True)))
+    path = inventory(replace(host_state(), driver=Driver(text)))
     shown = run("lock", path)
     assert "gpu1  error  what the host said could not be understood (ValidationError: driver: " in shown
     assert "gpu1" not in (read_lock(path) or pytest.fail("no lock")).hosts

@@ -221,7 +221,7 @@ def test_a_container_is_one_word_of_docker_rm(user: str, hostile: str, machine: 
 
 
 def test_a_name_or_id_of_another_form_is_none(hostile: str) -> None:
-    usual = {"id": "a" * 64, "name": "/alpha", "image": f"sha256:{'b' * 64}", "restarts": 0, "created": ""}
+    usual = {"id": "a" * 64, "name": "/alpha", "image": f"sha256:{'b' * 64}", "restarts": 0}
     usual |= {"state": {"Status": "running", "ExitCode": 0}, "labels": {}, "ports": {}}
     assert parse_container(usual).name == "alpha"
     for key in ("id", "name"):

@@ -37,6 +37,7 @@ HERS = ("own", "files", "docker", "containers", "digests", "images", "upstreams"
 EVERY = sorted({
     *SECTIONS, "rpms", "xids", "labels", "stamps", "headers", "commits", "hashes", "stamped", "owners", "amd",
     "digests", "names", "upstreams", "rootless", "user ada", "said ada", "probe alpha", "counter alpha", "late",
+    "inspected /w/a.gguf",
 })  # fmt: skip
 EVIL = "/etc/apt/sources.list.d/evil.list"
 HOSTILE = [
@@ -88,7 +89,7 @@ HOSTILE = [
     json.dumps(inspected(labels=[7])),
     json.dumps(inspected(ports={"8080/tcp": [{"HostIp": "$(id)", "HostPort": "8000-8010"}]})),
     json.dumps(inspected(restarts=1e999)),
-    json.dumps(inspected(created="\ud800")),
+    json.dumps(inspected(labels={"gpurack.model": "\ud800"})),
     json.dumps(inspected(labels={"gpurack.model": '{"gpus": "[0]", "uuids": [7, {}], "env": "x"}'})),
 ]
 LINES = st.lists(st.sampled_from(HOSTILE) | st.text(max_size=30), max_size=4)

@@ -1,6 +1,5 @@
 """files/daemon_json.py on a host: with fakes of Docker, systemd and nvidia-ctk, and another root for its files."""
 
-import ast
 import json
 import stat
 import subprocess
@@ -15,7 +14,7 @@ from gpurack.operations.commands import apply_daemon_json
 from gpurack.plan.daemon_json import Apply
 from gpurack.spec.merge import patch
 from tests.given import docker_info
-from tests.unit.host_programs import FILES, Fakes, load
+from tests.unit.host_programs import Fakes, load
 from tests.unit.test_merge import VALUES
 
 INFO = docker_info()
@@ -263,11 +262,3 @@ def test_a_users_daemon_is_named_for_the_report(
     with pytest.raises(SystemExit):
         script.give_up("Docker does not start any more: no\nlog")
     assert capsys.readouterr().err == "error ada's Docker: Docker does not start any more: no\n    | log\n"
-
-
-@pytest.mark.parametrize("name", ["daemon_json", "models"])
-def test_nothing_newer_than_python_3_6_is_in_the_programs_of_hosts(name: str) -> None:
-    source = (FILES / f"{name}.py").read_text()
-    ast.parse(source, feature_version=(3, 6))
-    assert "capture_output" not in source
-    assert "removeprefix" not in source

@@ -380,8 +380,8 @@ def test_what_hangs_is_named_and_the_rest_of_the_host_is_seen(hanging: Hanging) 
 
 
 def test_what_no_signal_ends_is_named_and_still_known_the_next_time(hanging: Hanging) -> None:
-    assert re.search(r"weights timed out after \d+ s, pid \d+ \(\w+\) is left behind", hanging.first.text)
-    assert re.search(r"weights still hangs since \S+ \(pid \d+\)", hanging.second.text)
+    assert re.search(r"weights \S+ timed out after \d+ s, pid \d+ \(\w+\) is left behind", hanging.first.text)
+    assert re.search(r"weights \S+ still hangs since \S+ \(pid \d+\)", hanging.second.text)
 
 
 def test_what_hangs_does_not_pile_up(hanging: Hanging) -> None:
