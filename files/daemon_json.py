@@ -115,9 +115,11 @@ def back_up(old):
 
 def info():
     code, output = run("docker", "info", "--format", "{{json .}}")
+    # beside it the client's warnings; a text in it may hold U+0085 as it is, at which splitlines would cut it
+    line = next((line for line in output.split("\n") if line.startswith("{")), "{}")
     try:
-        said = json.loads(output.splitlines()[0]) if code == 0 else {}
-    except (ValueError, IndexError, RecursionError):
+        said = json.loads(line) if code == 0 else {}
+    except (ValueError, RecursionError):
         return {}
     return said if isinstance(said, dict) else {}
 
