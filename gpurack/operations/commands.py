@@ -23,7 +23,7 @@ from gpurack.state.snapshot import forget
 
 SAID_NOW = "gpurack errors said at Execute"
 """Key in pyinfra's host data: sentences that need not be said twice in a row."""
-USER_PROGRAM = 900
+USER_PROGRAM = 300
 """Seconds that a program may run as a user: it waits for that user's daemon, which may never answer."""
 SIGN_OF_LIFE = 5
 """Seconds between two lines of a slow command."""
