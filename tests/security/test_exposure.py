@@ -332,7 +332,7 @@ def database(path: Path, *statements: str, wal: bool = False) -> sqlite3.Connect
 
 TABLE = 'create table "user" (id text, email text, role text)'
 ADMIN = "insert into user values ('1', 'admin@uni.example', 'admin')"
-PASSWORD = "$2b$12$N9qo8uLOickgx2ZMRZoMyeIjZAgcfl7p92ldGxad68LJZdL17lhWy"  # noqa: S105 - of nobody
+PASSWORD = "$2b$12$N9qo8uLOickgx2ZMRZoMyeIjZAgcfl7p92ldGxad68LJZdL17lhWy"
 REMAINS = (f"insert into auth values ('1', 'a@b', '{PASSWORD}', 1)", "delete from auth")
 ENDLESS = "with recursive n(x) as (select 1 union all select x + 1 from n) select x from n where x < 0"
 
