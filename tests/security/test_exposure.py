@@ -436,6 +436,15 @@ def test_no_program_of_a_container_gets_more_privileges(engine: str) -> None:
     assert not {"privileged", "ipc", "pid", "userns_mode"} & set(service)
 
 
+@pytest.mark.parametrize("engine", sorted(EVERY))
+def test_a_container_changes_nothing_of_the_hosts(engine: str) -> None:
+    """What it may write are volumes of its own. `/w` is where the inventory has weights."""
+    mounts = service_of(engine).get("volumes", [])
+    paths = [mount["source"] for mount in mounts if mount["type"] == "bind"]
+    assert [path for path in paths if not path.startswith("/w/")] == [], "no socket of Docker's, and no other folder"
+    assert all(mount["read_only"] for mount in mounts if mount["type"] == "bind")
+
+
 @pytest.mark.parametrize(
     ("own", "found"),
     [
