@@ -333,7 +333,7 @@ def database(path: Path, *statements: str, wal: bool = False) -> sqlite3.Connect
 TABLE = 'create table "user" (id text, email text, role text)'
 ADMIN = "insert into user values ('1', 'admin@uni.example', 'admin')"
 PASSWORD = "$2b$12$N9qo8uLOickgx2ZMRZoMyeIjZAgcfl7p92ldGxad68LJZdL17lhWy"
-REMAINS = (f"insert into auth values ('1', 'a@b', '{PASSWORD}', 1)", "delete from auth")
+REMAINS = f"insert into auth values ('1', 'admin@uni.example', '{PASSWORD}', 1)"
 ENDLESS = "with recursive n(x) as (select 1 union all select x + 1 from n) select x from n where x < 0"
 
 
@@ -344,7 +344,7 @@ ENDLESS = "with recursive n(x) as (select 1 union all select x + 1 from n) selec
         ((), False),
         ((TABLE,), False),
         ((TABLE, ADMIN), True),
-        ((TABLE, ADMIN, "delete from user", *REMAINS), False),
+        ((TABLE, ADMIN, REMAINS, "delete from user"), False),
         ((f'create view "user" as {ENDLESS}',), False),
         (('create virtual table "user" using fts5(id)', "insert into user values ('1')"), False),
     ],
