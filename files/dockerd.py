@@ -24,10 +24,12 @@ OF_PROJECT, OF_SERVICE = "com.docker.compose.project", "com.docker.compose.servi
 OF_IMAGE = "com.docker.compose.image"  # the id of the image that Compose made the container of
 
 # Seconds that a command may take on a user's daemon, which may never answer, or for ever. The host's own is root's.
-ANSWER = 120  # `stop` gives a container 30 of them
+ANSWER = 30  # to a question; a healthy daemon takes less than one
+CHANGE = 90  # `stop` gives a container 30 of them
 START = 600  # Compose makes a container, and a network perhaps
 LONG = 4 * 3600  # to pull, load or build
 SILENCE = 900  # of these, without a word
+QUESTIONS = ("container", "events", "image", "info", "logs", "ps", "top", "version")
 
 
 def as_user(user):
@@ -64,9 +66,10 @@ class Dockerd:
         """The argv of a docker command."""
         return [*self.become, "docker", *words]
 
-    def run(self, *words, limit=ANSWER):
-        """(exit code, output with errors) of a docker command. On a user's daemon it may take `limit` seconds; then, as
-        for every later command on a daemon that did not answer, Failure."""
+    def run(self, *words, limit=None):
+        """(exit code, output with errors) of a docker command. On a user's daemon it may take `limit` seconds (ANSWER
+        or CHANGE by default); then, and for every later command on that daemon, Failure."""
+        limit = limit or (ANSWER if words[0] in QUESTIONS else CHANGE)
         return self.bounded(words, limit, lambda options: run(*self.docker(*words), **options))
 
     def follow(self, words, seen, limit=LONG):
@@ -84,7 +87,7 @@ class Dockerd:
             what = "the Docker of {} does not answer (docker {}: nothing in {}). Look: "
             what += "systemctl --user -M {}@ status docker"
             why = what.format(self.user, " ".join(words[:2]), clock(limit), self.user)
-            self.silent = why if limit == ANSWER else None
+            self.silent = why if limit <= START else None  # LONG waits for a registry, not for the daemon alone
             raise Failure(why) from None
 
     def must(self, *words, **options):
@@ -262,7 +265,7 @@ class Dockerd:
         self.must("rename", container, old)
         with open(self.policy_of(old)) as policy:
             self.must("update", "--restart", policy.read().strip(), container)
-        self.must("start", container)
+        self.must("start", container, limit=START)
         say(name, "{} is back in its place".format(old))
 
     def policy_of(self, old):

@@ -1,9 +1,9 @@
 # One look at a host: everything that gpurack's plan needs, read only. Runs as root, from standard input of `sh -s`.
 # gpurack puts variables in front: OF_DOCKER (snapshot_docker.sh), LIMIT (seconds for each part), RUN (/run/gpurack),
 # USERS (whose rootless Docker is wanted), WEIGHTS (one item a line), NEEDED (user|path of weights that a user's Docker
-# wants), READERS (those of them that no other Docker wants), SEEN (stamp|path of weights whose headers it remembers), READER (weights_header.py), NAMES (to look up),
-# and the questions to a Docker, each with its user in front ("" for the host's own): IMAGES, PROBES, COUNTERS, VOLUMES,
-# UPSTREAMS.
+# wants), READERS (those of them that no other Docker wants), SEEN (stamp|path of weights whose headers it remembers),
+# READER (weights_header.py), HAS_ACCOUNT (first_account.py), NAMES (to look up), and the questions to a Docker, each
+# with its user in front ("" for the host's own): IMAGES, PROBES, COUNTERS, VOLUMES, UPSTREAMS.
 # Output: sections headed by "@@MARK name", which gpurack/state/parse.py reads. MARK is new for every look, so that no
 # name of a process, file or container can open a section.
 # POSIX sh, coreutils, findutils, awk and util-linux only: a fresh host has neither python3 nor curl.
@@ -267,7 +267,7 @@ look_user() {
 			PATH="$PATH" XDG_RUNTIME_DIR="$runtime" DBUS_SESSION_BUS_ADDRESS="unix:path=$runtime/bus" \
 			DOCKER_HOST="unix://$runtime/docker.sock" LC_ALL=C MARK= SECRETS="/var/lib/gpurack/users/$user/secrets" \
 			WEIGHTS="$(questions "$NEEDED")" HOME_FILES="$HOME_FILES" \
-			VOLUMES="$(questions "$VOLUMES")" IMAGES="$(questions "$IMAGES")" PROBES="$(questions "$PROBES")" \
+			VOLUMES="$(questions "$VOLUMES")" HAS_ACCOUNT="$HAS_ACCOUNT" IMAGES="$(questions "$IMAGES")" PROBES="$(questions "$PROBES")" \
 			COUNTERS="$(questions "$COUNTERS")" UPSTREAMS="$(questions "$UPSTREAMS")" sh -c "$OF_DOCKER
 look_own" &
 		group=$!

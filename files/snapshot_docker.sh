@@ -2,8 +2,8 @@
 # for that user's (look_own), so that whatever is asked of a user's things is asked by that user.
 # Variables: MARK (what headings hold), work (a folder), SECRETS (the folder of keys), IMAGES, PROBES
 # (model|port inside|path|address|port), COUNTERS (model|path|name of a counter), UPSTREAMS (service|number|file of a
-# key|url), VOLUMES (of an Open WebUI without a first account), SEEN and READER as in snapshot.sh; for a user also
-# WEIGHTS and HOME_FILES.
+# key|url), VOLUMES (of an Open WebUI without a first account), HAS_ACCOUNT, SEEN and READER as in
+# snapshot.sh; for a user also WEIGHTS and HOME_FILES.
 
 section() { printf '\n@@%s %s\n' "$MARK" "$1"; }
 have() { command -v "$1" >/dev/null 2>&1; }
@@ -110,13 +110,10 @@ look_docker() {
 	printf '%s\n' "$IMAGES" | while IFS= read -r image; do
 		[ -n "$image" ] && echo "$(docker image inspect --format '{{.Id}}' "$image" 2>/dev/null || echo -)|$image"
 	done
-	# Has the database of an Open WebUI an account? Passwords are in it as bcrypt's sums, or still in the log beside it.
-	section accounts
+	section accounts # the volumes of Open WebUIs whose database has one
 	printf '%s\n' "$VOLUMES" | while IFS= read -r volume; do
 		[ -n "$volume" ] && place=$(docker volume inspect --format '{{.Mountpoint}}' "$volume" 2>/dev/null) || continue
-		for file in "$place/webui.db" "$place/webui.db-wal"; do
-			[ -f "$file" ] && [ ! -L "$file" ] && timeout 5 grep -aqE '\$2[aby]\$[0-9]{2}\$' "$file" && echo "$volume" && break
-		done
+		timeout -s KILL 5 python3 -c "$HAS_ACCOUNT" "$place" </dev/null && echo "$volume"
 	done
 	have curl || return 0
 	# A model that hangs is not "no change", nor is one that restarts for ever, which was up when it was looked at and is

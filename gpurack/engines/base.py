@@ -223,6 +223,11 @@ class Engine(ABC):
         administrator; None where there is nothing like that, or the inventory gives the account."""
         return None
 
+    def own_database(self, model: Model) -> str | None:
+        """The setting (`env.X`, `compose.volumes`) by which an entry whose first account the inventory does not give
+        keeps its accounts in a database of its own, which gpurack does not inspect; None for no such entry."""
+        return None
+
     def prompt_logs(self, model: Model) -> list[str]:
         """Which of its settings (`args.x`, `env.X`) have it write what people ask into its log."""
         return []

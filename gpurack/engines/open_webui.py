@@ -36,6 +36,12 @@ UNCLAIMED = (
 )
 
 
+def _is_unclaimed(model: Model) -> bool:
+    """Has it accounts, the first of which the inventory does not give, by `keys` or by variables?"""
+    given = model.keys or all(model.env.get(name) for name in ("WEBUI_ADMIN_EMAIL", "WEBUI_ADMIN_PASSWORD"))
+    return not given and model.env.get("WEBUI_AUTH", "True").lower() == "true"
+
+
 class OpenWebui(Engine):
     """The official image; accounts and chats in a volume of its own."""
 
@@ -118,12 +124,16 @@ class OpenWebui(Engine):
         return []
 
     def unclaimed(self, model: Model, name: str) -> str | None:
-        """Its own volume. An entry may give the account by variables, turn accounts off, or bring a database of its
-        own, of which nothing is known."""
-        given = model.keys or all(model.env.get(name) for name in ("WEBUI_ADMIN_EMAIL", "WEBUI_ADMIN_PASSWORD"))
-        elsewhere = "DATABASE_URL" in model.env or DATA in str(model.compose.get("volumes"))
-        off = model.env.get("WEBUI_AUTH", "True").lower() != "true"
-        return None if given or elsewhere or off else volume(name)
+        """Its own volume, unless the entry has a database of its own."""
+        return volume(name) if _is_unclaimed(model) and not self.own_database(model) else None
+
+    def own_database(self, model: Model) -> str | None:
+        """Another database, or another volume in place of its own."""
+        if not _is_unclaimed(model):
+            return None
+        if "DATABASE_URL" in model.env:
+            return "env.DATABASE_URL"
+        return "compose.volumes" if DATA in str(model.compose.get("volumes")) else None
 
     def prompt_logs(self, model: Model) -> list[str]:
         """The audit log from REQUEST on, and the log of everything."""

@@ -21,7 +21,7 @@ from gpurack.resources import program as whole_program
 from gpurack.resources import read_text
 from gpurack.shell import NOTHING, Sh, all_of, sh, word
 
-USER_PROGRAM = 900
+USER_PROGRAM = 300
 """Seconds that a program may run as a user: it waits for that user's daemon, which may never answer."""
 PYTHON = sh("python3 -")
 SIGN_OF_LIFE = 5

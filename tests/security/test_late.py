@@ -14,6 +14,7 @@ from gpurack.plan.rootless import plan_rootless
 from gpurack.plan.steps import Shell
 from gpurack.state.model import HostState, User
 from gpurack.state.parse import parse
+from gpurack.state.snapshot import script
 from gpurack.status.lab import host_status
 from tests.given import SALT, framed, host_state, running, spec
 from tests.unit.test_status import NOW
@@ -70,6 +71,11 @@ def test_without_docker_or_the_cards_nothing_is_changed(part: str) -> None:
 def test_status_says_it_and_shows_the_rest(part: str) -> None:
     status = host_status("gpu1", WANTED, late(part), NOW)
     assert (status.word, status.troubles[0], len(status.models)) == ("SICK", f"{part} {WHY}.", 3)
+
+
+def test_each_part_of_the_snapshot_has_half_a_minute() -> None:
+    """Which most tests of what hangs shorten."""
+    assert "\nLIMIT=30\n" in script(WANTED)
 
 
 def test_a_system_that_does_not_answer_is_a_host_that_cannot_be_looked_at() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -193,9 +194,8 @@ def users_docker(fakes: Fakes, cases: str) -> None:
 def test_a_daemon_that_never_answers_fails_its_users_models_alone(
     models: Any, fakes: Fakes, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("dockerd.ANSWER", "dockerd.START"):
+    for name in ("dockerd.ANSWER", "dockerd.CHANGE", "dockerd.START"):
         monkeypatch.setattr(name, 2)
-    monkeypatch.setattr(sys.modules["dockerd"].Dockerd.run, "__kwdefaults__", {"limit": 2})
     users_docker(fakes, "*) sleep 60;;")
     done: list[str] = []
     look = models.look
@@ -209,6 +209,33 @@ def test_a_daemon_that_never_answers_fails_its_users_models_alone(
     errors = [line for line in lines if line.startswith("error ")]
     assert [line.split(":")[0] for line in sorted(errors)] == ["error beta", "error gamma"]
     assert all("the Docker of ada does not answer (docker compose --progress: nothing in" in line for line in errors)
+
+
+def test_a_daemon_that_falls_asleep_is_asked_nothing_more(
+    models: Any, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it is to make a container: what follows fails at once."""
+    monkeypatch.setattr("dockerd.START", 1)
+    users_docker(fakes, '*" up "*) sleep 60;;')
+    ada = models.Dockerd("ada")
+    for act in (lambda: ada.up("beta"), lambda: ada.run("ps"), lambda: ada.up("gamma")):
+        with pytest.raises(models.Failure, match="the Docker of ada does not answer"):
+            act()
+    assert [call.split()[-1] for call in fakes.calls] == ["beta"]
+
+
+@pytest.mark.parametrize(
+    ("words", "limit"),
+    [(["ps"], 30), (["container", "inspect", "x"], 30), (["stop", "x"], 90), (["rm", "x"], 90), (["compose"], 90)],
+    ids=str,
+)
+def test_what_a_users_daemon_is_given(
+    models: Any, words: list[str], limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int] = []
+    monkeypatch.setattr("dockerd.run", lambda *argv, limit: (given.append(limit), (0, ""))[1])
+    models.Dockerd("ada").run(*words)
+    assert given == [limit]
 
 
 def test_the_hosts_lock_is_free_while_a_users_daemon_is_waited_for(models: Any, fakes: Fakes, common: Any) -> None:
@@ -257,13 +284,13 @@ def test_pids_that_a_user_made_up_are_not_waited_for(models: Any, fakes: Fakes) 
     assert models.Dockerd().pids_of("alpha") == {str(os.getpid()), "1"}
 
 
-@pytest.mark.parametrize("path", sorted([*FILES.glob("*.py"), *(FILES.parent / "gpurack").rglob("*.py")]), ids=str)
-def test_no_flock_hands_its_lock_on(path: Path) -> None:
+def test_no_flock_hands_its_lock_on() -> None:
     """`flock LOCK COMMAND` leaves the lock open in the command, and so in all that it starts."""
-    import re
-
-    for call in re.findall(r"\bflock (?!9\b)[^\"'`]*", path.read_text()):
-        assert re.match(r"flock (-s )?(-n )?-o\b", call), call
+    sources = [*FILES.iterdir(), *(FILES.parent / "gpurack").rglob("*.py")]
+    texts = [path.read_text() for path in sources if path.is_file()]
+    calls = [call for text in texts for call in re.findall(r"\bflock (?!9\b)[^\"'`]*", text)]
+    assert calls
+    assert [call for call in calls if not re.match(r"flock (-s )?(-n )?-o\b", call)] == []
 
 
 # --- a lock that others hold -----------------------------------------------------------------------------------------

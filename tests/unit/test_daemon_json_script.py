@@ -73,6 +73,14 @@ def test_a_new_file_is_readable_json_and_the_mark_is_gone(script: Any, fakes: Fa
     assert [path.name for path in file_of(script).parent.iterdir()] == ["daemon.json"]
 
 
+def test_an_answer_is_read_beside_warnings_and_with_any_text_in_it(script: Any, fakes: Fakes) -> None:
+    """The client of a user says what that user's plugins say; lines end at newlines alone."""
+    said = json.dumps({**INFO, "Name": "a\x85b\u2028c"}, ensure_ascii=False)
+    fakes.state("info", f'WARNING: Plugin "/home/ada/.docker/x" is not valid\n{said}')
+    run(script)
+    assert not Path(script.MARKER).exists()
+
+
 def test_an_old_file_keeps_its_keys_and_mode_and_is_backed_up(script: Any, tmp_path: Path) -> None:
     old = {"insecure-registries": ["r:5000"], "debug": False, "log-opts": {"max-size": "1m"}}
     file_of(script).write_text(json.dumps(old))
