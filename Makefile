@@ -96,7 +96,7 @@ upgrade: $(READY)
 	$(call suite,tests/upgrade)
 
 # $(call suite,what pytest is to run): every line says which suite it is of.
-suite = @set -o pipefail; { $(BIN)/python -m tests.testbed up && $(BIN)/pytest -v --durations=15 $(1); } 2>&1 \
+suite = @set -o pipefail; { $(BIN)/python -m tests.testbed services && $(BIN)/pytest -v --durations=15 $(1); } 2>&1 \
 	| sed -u 's/^/$@: /'
 two-by-two = @$(MAKE) --no-print-directory --keep-going -j 2
 

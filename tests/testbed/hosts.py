@@ -298,11 +298,7 @@ def create(
         "--tmpfs",
         "/run/lock",
     ]
-    # Its own Docker needs a file system that overlay2 accepts, and so do its users' rootless ones.
-    folders = {"docker": "/var/lib/docker", **({"home": "/home"} if KINDS[kind].accounts else {})}
-    for what, folder in folders.items():
-        engine.docker("volume", "create", "--label", f"{LABEL}={STATE}", volume(name, what))
-        options += ["-v", f"{volume(name, what)}:{folder}"]
+    options += volumes(engine, name, kind)
     # A server's is half of its memory; a container's 64 MB are too little for vLLM.
     options += ["--shm-size", "8g"]
     # Environments of engines that are too large for an image of each host (tests/testbed/engines).
@@ -316,6 +312,18 @@ def create(
     engine.docker("cp", "-", f"{container(name)}:/", stdin=_identity(host, files))
     engine.docker("start", container(name))
     return host
+
+
+def volumes(engine: Engine, name: str, kind: str) -> list[str]:
+    """Make a host's volumes, unless they are there, and return Docker's options that mount them.
+
+    Its own Docker needs a file system that overlay2 accepts, and so do its users' rootless ones.
+    """
+    options = []
+    for what, folder in {"docker": "/var/lib/docker", **({"home": "/home"} if KINDS[kind].accounts else {})}.items():
+        engine.docker("volume", "create", "--label", f"{LABEL}={STATE}", volume(name, what))
+        options += ["-v", f"{volume(name, what)}:{folder}"]
+    return options
 
 
 def _identity(host: Host, files: dict[str, bytes]) -> bytes:
