@@ -31,7 +31,8 @@ ROOTLESS = {"beta": "ada", "gamma": "bob"}
 """On hosts of the kind rootless: model → in whose Docker it runs."""
 _VOLUMES = "/volumes.tar"
 """Where the image holds what the volumes held. A restored host deletes its own copy when it boots."""
-_MADE_BY = ("config.py", "deploys", "files", "gpurack", "requirements", "templates", "tests/testbed")
+MADE_BY = ("config.py", "deploys", "files", "gpurack", "requirements", "templates", "tests/testbed")
+"""What of the checkout makes a prepared host."""
 _TAR = ("tar", "--directory=/", "--numeric-owner", "--xattrs", "--xattrs-include=*")
 
 
@@ -58,7 +59,7 @@ def image(kind: str, *made_of: object) -> str:
 
     made_of: the base image, repositories and model images that it is made from, as cache.digest() takes them.
     """
-    sources = [path for part in _MADE_BY for path in cache.sources(CHECKOUT / part) or [CHECKOUT / part]]
+    sources = [path for part in MADE_BY for path in cache.sources(CHECKOUT / part) or [CHECKOUT / part]]
     names = [str(path.relative_to(CHECKOUT)) for path in sources]
     key = Path(mirrors()["nvidia"]["key"])
     return f"gpurack-testbed/prepared-{kind}:{cache.digest(made_of, data(kind), common(), key, names, *sources)}"
