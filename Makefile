@@ -64,13 +64,14 @@ attacks: $(READY)
 
 test: unit acceptance ## unit, operation and acceptance tests of the main job
 
-# The suites on the testbed. Each of SUITES has hosts of its own, so that one core each can work on two of them.
+# The suites on the testbed. Each of SUITES has hosts of its own, so that one core each can work on two of them. The
+# longest begin first, so that both cores are busy to the end.
 ENGINES := tests/acceptance/engines
 PLATFORMS := tests/acceptance/platforms
 REBUILD := tests/acceptance/rebuild
 ON_ENGINE1 := $(addprefix $(ENGINES)/test_,embeddings.py failures.py on_cards.py vllm.py)
 LONGEST := $(addprefix $(PLATFORMS)/test_,lifecycle.py rootless.py)
-SUITES := several-hosts one-host engines others-of-engines platforms others-of-platforms security upgrade verification rebuild
+SUITES := several-hosts others-of-engines platforms others-of-platforms engines one-host security rebuild verification upgrade
 .PHONY: $(SUITES)
 
 several-hosts: $(READY)

@@ -298,7 +298,8 @@ def create(
         "--tmpfs",
         "/run/lock",
     ]
-    options += volumes(engine, name, kind)
+    for one, folder in volumes(engine, name, kind).items():
+        options += ["-v", f"{one}:{folder}"]
     # A server's is half of its memory; a container's 64 MB are too little for vLLM.
     options += ["--shm-size", "8g"]
     # Environments of engines that are too large for an image of each host (tests/testbed/engines).
@@ -314,16 +315,15 @@ def create(
     return host
 
 
-def volumes(engine: Engine, name: str, kind: str) -> list[str]:
-    """Make a host's volumes, unless they are there, and return Docker's options that mount them.
+def volumes(engine: Engine, name: str, kind: str) -> dict[str, str]:
+    """Make a host's volumes, unless they are there, and return them: volume → its folder on the host.
 
     Its own Docker needs a file system that overlay2 accepts, and so do its users' rootless ones.
     """
-    options = []
-    for what, folder in {"docker": "/var/lib/docker", **({"home": "/home"} if KINDS[kind].accounts else {})}.items():
+    folders = {"docker": "/var/lib/docker", **({"home": "/home"} if KINDS[kind].accounts else {})}
+    for what in folders:
         engine.docker("volume", "create", "--label", f"{LABEL}={STATE}", volume(name, what))
-        options += ["-v", f"{volume(name, what)}:{folder}"]
-    return options
+    return {volume(name, what): folder for what, folder in folders.items()}
 
 
 def _identity(host: Host, files: dict[str, bytes]) -> bytes:

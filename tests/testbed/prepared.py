@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import fcntl
 import io
-import os
 import pprint
-import subprocess
 import sys
 import tarfile
 import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ from tests.testbed.engine import Engine
 from tests.testbed.hosts import Host
 from tests.testbed.inventory import common, mirrors, reach, weights
 from tests.testbed.paths import CHECKOUT, STATE
-from tests.testbed.shell import last_line, progress
+from tests.testbed.shell import progress, run
 
 ROOTLESS = {"beta": "ada", "gamma": "bob"}
 """On hosts of the kind rootless: model → in whose Docker it runs."""
@@ -33,7 +31,6 @@ _VOLUMES = "/volumes.tar"
 """Where the image holds what the volumes held. A restored host deletes its own copy when it boots."""
 MADE_BY = ("config.py", "deploys", "files", "gpurack", "requirements", "templates", "tests/testbed")
 """What of the checkout makes a prepared host."""
-_TAR = ("tar", "--directory=/", "--numeric-owner", "--xattrs", "--xattrs-include=*")
 
 
 def models(kind: str) -> dict[str, Any]:
@@ -75,23 +72,19 @@ def one_at_a_time(kind: str) -> Iterator[None]:
 
 
 def deploy(host: Host) -> None:
-    """Run the main job on a fresh host, as an admin would; RuntimeError with its output when it fails."""
+    """Run the main job on a fresh host, as an admin would."""
     with tempfile.TemporaryDirectory(prefix="gpurack-prepared-") as folder:
         inventory = Path(folder) / "lab.py"
         entry = (host.name, {**reach(host.name), **data(host.kind)})
         inventory.write_text(f"lab = {pprint.pformat(([entry], common()), sort_dicts=False)}\n")
-        done = subprocess.run(
-            [str(Path(sys.executable).parent / "pyinfra"), str(inventory), "deploys/gpu_host.py", "-y"],
+        pyinfra = str(Path(sys.executable).parent / "pyinfra")
+        run(
+            [pyinfra, str(inventory), "deploys/gpu_host.py", "-y"],
             cwd=CHECKOUT,
-            env={**os.environ, "XDG_STATE_HOME": folder},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
+            env={"XDG_STATE_HOME": folder},
+            timeout=900,
+            what=f"The main job on {host.name}",
         )
-    if done.returncode:
-        raise RuntimeError(f"The main job failed on {host.name} ({last_line(done.stdout)}):\n{done.stdout}")
 
 
 def save(host: Host, name: str) -> None:
@@ -100,11 +93,9 @@ def save(host: Host, name: str) -> None:
     progress(f"saving {host.name} as {name}")
     host.root("apt-get clean")
     host.stop()
-    mounts = hosts.volumes(engine, host.name, host.kind)
+    volumes = hosts.volumes(engine, host.name, host.kind)
     base = engine.output("inspect", "--format", "{{.Image}}", container)
-    held = _work(
-        engine, base, mounts, *_TAR, "--create", *(mount.partition(":")[2].lstrip("/") for mount in mounts[1::2])
-    )
+    held = _pack(engine, base, volumes, "--create", *(folder.lstrip("/") for folder in volumes.values()))
     engine.docker("cp", "-", f"{container}:/", stdin=_tar(_VOLUMES, held))
     engine.docker("commit", container, name, what=f"Saving {host.name}")
     repository = name.partition(":")[0]
@@ -115,19 +106,22 @@ def save(host: Host, name: str) -> None:
 
 def restore(engine: Engine, name: str, kind: str, image: str) -> dict[str, bytes]:
     """Make a host's volumes as they were saved and return the files that this host has for itself."""
-    mounts = hosts.volumes(engine, name, kind)
-    _work(engine, image, mounts, *_TAR, "--extract", "--preserve-permissions", f"--file={_VOLUMES}")
+    volumes = hosts.volumes(engine, name, kind)
+    _pack(engine, image, volumes, "--extract", "--preserve-permissions", f"--file={_VOLUMES}")
     return {
         "/etc/machine-id": f"{uuid.uuid4().hex}\n".encode(),
         "/etc/tmpfiles.d/prepared.conf": f"r {_VOLUMES}\n".encode(),
     }
 
 
-def _work(engine: Engine, image: str, mounts: Sequence[str], *command: str) -> bytes:
-    """Run a command as root in a container that has these volumes, and return its standard output."""
+def _pack(engine: Engine, image: str, volumes: Mapping[str, str], *arguments: str) -> bytes:
+    """Run tar in a container that has these volumes, and return its standard output."""
     # overlay2 keeps what is deleted in a layer in trusted.* attributes, which only CAP_SYS_ADMIN sees
-    options = ["run", "--rm", "--network", "none", "--cap-add", "SYS_ADMIN", *mounts]
-    return engine.docker(*options, image, *command, timeout=300, what="Packing a host's volumes").stdout
+    options = ["--rm", "--network", "none", "--cap-add", "SYS_ADMIN"]
+    for one, folder in volumes.items():
+        options += ["-v", f"{one}:{folder}"]
+    tar = ["tar", "--directory=/", "--numeric-owner", "--xattrs", "--xattrs-include=*", *arguments]
+    return engine.docker("run", *options, image, *tar, timeout=300, what="Packing a host's volumes").stdout
 
 
 def _tar(path: str, content: bytes) -> bytes:

@@ -102,14 +102,14 @@ class Testbed:
         return self._anew(self.host(name), _prepared({name: self.host(name).kind}))
 
     def copy(self, name: str, *copies: str) -> list[Host]:
-        """Make hosts that are as another one is now, and serve as it does; it reboots for that."""
-        host = self.host(name)
-        image = f"gpurack-testbed/copied-{name}:{uuid.uuid4().hex[:12]}"
-        prepared.save(host, image)
-        host.start()
+        """Make hosts that are as another one is now, and return all of them; that one boots anew, at another port."""
+        kind, image = self.host(name).kind, f"gpurack-testbed/copied-{name}:{uuid.uuid4().hex[:12]}"
+        prepared.save(self.host(name), image)
         with _alone():
-            self.hosts = _up(dict.fromkeys(copies, host.kind), images=dict.fromkeys(copies, image)).hosts
-        return [self.host(one) for one in copies]
+            hosts.remove(self.engine, name)
+            names = (name, *copies)
+            self.hosts = _up(dict.fromkeys(names, kind), images=dict.fromkeys(names, image)).hosts
+        return [self.host(one) for one in names]
 
     def _anew(self, old: Host, images: Mapping[str, str]) -> Host:
         with _alone():

@@ -92,7 +92,7 @@ def key(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("kind", ["cpu", "gpu", "rootless"])
 @pytest.mark.usefixtures("key")
 def test_inventory_of_prepared_hosts_is_valid(kind: str) -> None:
-    models = spec({**common(), **prepared.data(kind)}).models
+    models = spec(common(), prepared.data(kind)).models
     users = {name: model.user for name, model in models.items() if model.user}
     assert users == (prepared.ROOTLESS if kind == "rootless" else {})
     assert any(model.gpus for model in models.values()) is (kind != "cpu")

@@ -24,9 +24,8 @@ from tests.testbed.inventory import REGISTRY
 
 KEY = "sk-lab-4711-verify"
 ENV = {"LAB_KEY": KEY}
-COPIES = ("cpu6", "cpu7", "cpu8")
-"""Of cpu3."""
-CPUS = ("cpu3", *COPIES)
+CPUS = ("cpu3", "cpu6", "cpu7", "cpu8")
+"""cpu3 and its copies."""
 ON_CPU = {
     "models": {
         "gamma": model("gamma", [], 8000, api_key={"env": "LAB_KEY"}),
@@ -61,7 +60,7 @@ def inventory(lab: Lab, cpu3: Host, gpu3: Host) -> Iterator[Path]:
         cpu3.put(gguf_models.served(services.WEIGHTS, name).path.read_bytes(), path)
     run = lab.run(lab.inventory({"cpu3": ON_CPU, "gpu3": ON_GPU}, OVER), env=ENV)
     assert run.exit_code == 0, run.output
-    for host in (cpu3, *lab.testbed.copy(cpu3.name, *COPIES)):
+    for host in lab.testbed.copy(*CPUS):
         for one in ("gamma", "delta"):
             host.root(answers(one))
     yield lab.inventory({**dict.fromkeys(CPUS, ON_CPU), "gpu3": ON_GPU}, OVER)
