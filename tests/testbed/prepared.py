@@ -28,7 +28,9 @@ from tests.testbed.shell import progress, run
 ROOTLESS = {"beta": "ada", "gamma": "bob"}
 """On hosts of the kind rootless: model → in whose Docker it runs."""
 _VOLUMES = "/volumes.tar"
-"""Where the image holds what the volumes held. A restored host deletes its own copy when it boots."""
+"""Where the image holds what the volumes held."""
+_TIMES = "/times"
+"""Where it holds the times of weights. gpurack remembers them to the nanosecond; an image has whole seconds."""
 MADE_BY = ("config.py", "deploys", "files", "gpurack", "requirements", "templates", "tests/testbed")
 """What of the checkout makes a prepared host."""
 
@@ -91,7 +93,7 @@ def save(host: Host, name: str) -> None:
     """Shut a host down and save it as this image; images of older ones of its kind are deleted."""
     engine, container = host.engine, hosts.container(host.name)
     progress(f"saving {host.name} as {name}")
-    host.root("apt-get clean")
+    host.root(f"apt-get clean; find /var/lib/gpurack /srv -type f -printf '%T@ %p\\n' >{_TIMES}")
     host.stop()
     volumes = hosts.volumes(engine, host.name, host.kind)
     base = engine.output("inspect", "--format", "{{.Image}}", container)
@@ -108,10 +110,12 @@ def restore(engine: Engine, name: str, kind: str, image: str) -> dict[str, bytes
     """Make a host's volumes as they were saved and return the files that this host has for itself."""
     volumes = hosts.volumes(engine, name, kind)
     _pack(engine, image, volumes, "--extract", "--preserve-permissions", f"--file={_VOLUMES}")
-    return {
-        "/etc/machine-id": f"{uuid.uuid4().hex}\n".encode(),
-        "/etc/tmpfiles.d/prepared.conf": f"r {_VOLUMES}\n".encode(),
-    }
+    return {"/etc/machine-id": f"{uuid.uuid4().hex}\n".encode()}
+
+
+def finish(host: Host) -> None:
+    """Make a restored host that has booted as it was when it was saved."""
+    host.root(f'while read -r time path; do touch -d "@$time" "$path"; done <{_TIMES}; rm {_TIMES} {_VOLUMES}')
 
 
 def _pack(engine: Engine, image: str, volumes: Mapping[str, str], *arguments: str) -> bytes:
