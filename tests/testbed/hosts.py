@@ -105,11 +105,11 @@ KINDS = {
 }
 
 
-_SYSTEMD = "/lib/systemd/systemd"
-# runc takes /sys/fs/cgroup for the root of the hierarchy. As root it makes the folders that it misses there; a user's
-# cannot, so on hosts with users what is mounted there begins with the host's own cgroup, as on a server.
-_OWN_CGROUPS = ("unshare", "--cgroup", "sh", "-c")
-_OWN_CGROUPS += (f"umount /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec {_SYSTEMD}",)
+# runc takes /sys/fs/cgroup for the root of the hierarchy. So what is mounted there begins with the host's own cgroup,
+# as on a server. Else a user's runc could not make its folders there, and hosts restored from one image, whose
+# containers have the same ids, would pause and kill each other's.
+_INIT = ("unshare", "--cgroup", "sh", "-c")
+_INIT += ("umount /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec /lib/systemd/systemd",)
 
 
 def container(name: str) -> str:
@@ -309,7 +309,7 @@ def create(
     options += ["-v", f"{mirror}:{MIRROR}:ro"] if mirror else []
     # systemd's signal for "shut down": without it a reboot is a kill after the time limit.
     options += ["--stop-signal", "SIGRTMIN+3"]
-    engine.docker("create", *options, image, *(_OWN_CGROUPS if KINDS[kind].accounts else (_SYSTEMD,)))
+    engine.docker("create", *options, image, *_INIT)
     engine.docker("cp", "-", f"{container(name)}:/", stdin=_identity(host, files))
     engine.docker("start", container(name))
     return host
