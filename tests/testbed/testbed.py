@@ -105,9 +105,10 @@ class Testbed:
         """Make hosts that are as another one is now, and return all of them; that one boots anew, at another port."""
         kind, image = self.host(name).kind, f"gpurack-testbed/copied-{name}:{uuid.uuid4().hex[:12]}"
         prepared.save(self.host(name), image)
+        names = (name, *copies)
         with _alone():
-            hosts.remove(self.engine, name)
-            names = (name, *copies)
+            for one in names:
+                hosts.remove(self.engine, one)
             self.hosts = _up(dict.fromkeys(names, kind), images=dict.fromkeys(names, image)).hosts
         return [self.host(one) for one in names]
 
