@@ -23,6 +23,9 @@ from tests.testbed.shell import TestbedError, await_, run, text
 NETWORK = "gpurack-testbed"
 LABEL = "gpurack-testbed"
 """Label of every container, volume and network that `up` made; its value is the checkout."""
+VOLUMES, KEPT = "/volumes.tar", "/kept.tar"
+"""What the image of a prepared host has besides (prepared.py): its volumes, and what an image would not keep whole. The
+first boot restores the latter and deletes both."""
 USER = "lab"
 KEY = STATE / "key"
 SSH_CONFIG = STATE / "ssh_config"
@@ -109,7 +112,10 @@ KINDS = {
 # as on a server. Else a user's runc could not make its folders there, and hosts restored from one image, whose
 # containers have the same ids, would pause and kill each other's.
 _INIT = ("unshare", "--cgroup", "sh", "-c")
-_INIT += ("umount /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec /lib/systemd/systemd",)
+_INIT += (
+    f"[ ! -e {KEPT} ] || tar --directory=/ --extract --acls --file={KEPT} && rm -f {KEPT} {VOLUMES}; "
+    "umount /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec /lib/systemd/systemd",
+)
 
 
 def container(name: str) -> str:

@@ -1,7 +1,8 @@
 """Hosts as the main job leaves them: made once, saved, and restored in seconds under any name (docs/testing.md).
 
-A saved host is an image in the testbed's Docker: what the host's container held, and a tar of its volumes. The image's
-tag is a digest of everything that made it, so a changed line of gpurack makes it anew.
+A saved host is an image in the testbed's Docker: what the host's container held, a tar of its volumes, and a tar of what an
+image would not keep whole. The image's tag is a digest of everything that made it, so a changed line of gpurack makes it
+anew.
 """
 
 from __future__ import annotations
@@ -20,17 +21,13 @@ from typing import Any
 
 from tests.testbed import cache, hosts
 from tests.testbed.engine import Engine
-from tests.testbed.hosts import Host
+from tests.testbed.hosts import KEPT, VOLUMES, Host
 from tests.testbed.inventory import common, mirrors, reach, weights
 from tests.testbed.paths import CHECKOUT, STATE
 from tests.testbed.shell import progress, run
 
 ROOTLESS = {"beta": "ada", "gamma": "bob"}
 """On hosts of the kind rootless: model → in whose Docker it runs."""
-_VOLUMES = "/volumes.tar"
-"""Where the image holds what the volumes held."""
-_TIMES = "/times"
-"""Where it holds the times of weights. gpurack remembers them to the nanosecond; an image has whole seconds."""
 MADE_BY = ("config.py", "deploys", "files", "gpurack", "requirements", "templates", "tests/testbed")
 """What of the checkout makes a prepared host."""
 
@@ -93,12 +90,13 @@ def save(host: Host, name: str) -> None:
     """Shut a host down and save it as this image; images of older ones of its kind are deleted."""
     engine, container = host.engine, hosts.container(host.name)
     progress(f"saving {host.name} as {name}")
-    host.root(f"apt-get clean; find /var/lib/gpurack /srv -type f -printf '%T@ %p\\n' >{_TIMES}")
+    # An image has whole seconds, where gpurack remembers nanoseconds of weights, and no ACLs, by which users read them.
+    host.root(f"apt-get clean; tar --directory=/ --create --acls --file={KEPT} var/lib/gpurack srv")
     host.stop()
     volumes = hosts.volumes(engine, host.name, host.kind)
     base = engine.output("inspect", "--format", "{{.Image}}", container)
     held = _pack(engine, base, volumes, "--create", *(folder.lstrip("/") for folder in volumes.values()))
-    engine.docker("cp", "-", f"{container}:/", stdin=_tar(_VOLUMES, held))
+    engine.docker("cp", "-", f"{container}:/", stdin=_tar(VOLUMES, held))
     engine.docker("commit", container, name, what=f"Saving {host.name}")
     repository = name.partition(":")[0]
     for old in engine.output("images", "--format", "{{.Repository}}:{{.Tag}}", repository).split():
@@ -109,13 +107,8 @@ def save(host: Host, name: str) -> None:
 def restore(engine: Engine, name: str, kind: str, image: str) -> dict[str, bytes]:
     """Make a host's volumes as they were saved and return the files that this host has for itself."""
     volumes = hosts.volumes(engine, name, kind)
-    _pack(engine, image, volumes, "--extract", "--preserve-permissions", f"--file={_VOLUMES}")
+    _pack(engine, image, volumes, "--extract", "--preserve-permissions", f"--file={VOLUMES}")
     return {"/etc/machine-id": f"{uuid.uuid4().hex}\n".encode()}
-
-
-def finish(host: Host) -> None:
-    """Make a restored host that has booted as it was when it was saved."""
-    host.root(f'while read -r time path; do touch -d "@$time" "$path"; done <{_TIMES}; rm {_TIMES} {_VOLUMES}')
 
 
 def _pack(engine: Engine, image: str, volumes: Mapping[str, str], *arguments: str) -> bytes:

@@ -271,8 +271,6 @@ def _up(
     hosts.write_ssh_config(running)
     for name in kinds:
         running[name].wait()
-        if images and name in images:
-            prepared.finish(running[name])
         for account in hosts.KINDS[running[name].kind].accounts:
             running[name].root(f"id -u {account} >/dev/null 2>&1 || useradd --create-home --shell /bin/bash {account}")
         progress(f"{name} is up: ssh -F {hosts.SSH_CONFIG} {name}")
