@@ -1,8 +1,8 @@
 """Hosts as the main job leaves them: made once, saved, and restored in seconds under any name (docs/testing.md).
 
-A saved host is an image in the testbed's Docker: what the host's container held, a tar of its volumes, and a tar of what an
-image would not keep whole. The image's tag is a digest of everything that made it, so a changed line of gpurack makes it
-anew.
+A saved host is an image in the testbed's Docker: what the host's container held, a tar of its volumes, and a tar of
+what an image would not keep whole. The image's tag is a digest of everything that made it, so a changed line of gpurack
+makes it anew.
 """
 
 from __future__ import annotations
