@@ -65,13 +65,14 @@ attacks: $(READY)
 
 test: unit acceptance ## unit, operation and acceptance tests of the main job
 
-# The suites on the testbed. Each of SUITES has hosts of its own, so that one core each can work on two of them.
+# The suites on the testbed. Each of SUITES has hosts of its own, so that one core each can work on two of them. The
+# longest begin first, so that both cores are busy to the end.
 ENGINES := tests/acceptance/engines
 PLATFORMS := tests/acceptance/platforms
 REBUILD := tests/acceptance/rebuild
 ON_ENGINE1 := $(addprefix $(ENGINES)/test_,embeddings.py failures.py on_cards.py vllm.py)
 LONGEST := $(addprefix $(PLATFORMS)/test_,lifecycle.py rootless.py)
-SUITES := several-hosts one-host engines others-of-engines platforms others-of-platforms security upgrade verification rebuild
+SUITES := several-hosts others-of-engines platforms others-of-platforms engines one-host security rebuild verification upgrade
 .PHONY: $(SUITES)
 
 several-hosts: $(READY)
@@ -97,7 +98,7 @@ upgrade: $(READY)
 	$(call suite,tests/upgrade)
 
 # $(call suite,what pytest is to run): every line says which suite it is of.
-suite = @set -o pipefail; { $(BIN)/python -m tests.testbed up && $(BIN)/pytest -v --durations=15 $(1); } 2>&1 \
+suite = @set -o pipefail; { $(BIN)/python -m tests.testbed services && $(BIN)/pytest -v --durations=15 $(1); } 2>&1 \
 	| sed -u 's/^/$@: /'
 two-by-two = @$(MAKE) --no-print-directory --keep-going -j 2
 

@@ -232,7 +232,8 @@ def judged(name: str, host: Host, state: HostState) -> tuple[Word, str, datetime
         late = state.late.get(f"user {model.dockerd}" if model.dockerd else "Docker")
         return "DOWN", late or ("not there" if state.docker_of(model.dockerd) else "Docker does not answer"), None
     if not container.running:
-        return "DOWN", describe_state(container), moment_of(container.finished)
+        # a paused one may have ended once, before its last start
+        return "DOWN", describe_state(container), moment_of("" if container.status == "paused" else container.finished)
     return answering(name, container, host, state)
 
 

@@ -21,6 +21,7 @@ import pytest
 
 from tests.testbed import Host, Testbed
 from tests.testbed.inventory import common, reach, weights
+from tests.testbed.prepared import models
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PYINFRA = str(Path(sys.executable).parent / "pyinfra")
@@ -66,7 +67,7 @@ class Run:
 @pytest.fixture(scope="session")
 def testbed() -> Testbed:
     """The running testbed (`python -m tests.testbed up`)."""
-    return Testbed.up(["gpu1", "cpu1", "cpu5"])
+    return Testbed.up(["gpu1", "cpu1"], prepared=True)
 
 
 @dataclass
@@ -157,16 +158,16 @@ def cpu1(testbed: Testbed) -> Host:
     return testbed.host("cpu1")
 
 
-@pytest.fixture
-def cpu5(testbed: Testbed) -> Host:
-    """The host without cards that tests/acceptance/one_host has for itself."""
-    return testbed.host("cpu5")
+@pytest.fixture(scope="session")
+def fresh(testbed: Testbed) -> Callable[[str], Host]:
+    """Make a host anew from its base image: for tests of installing."""
+    return testbed.recreate
 
 
 @pytest.fixture(scope="session")
-def fresh(testbed: Testbed) -> Callable[[str], Host]:
-    """Make a host anew from its base image."""
-    return testbed.recreate
+def prepared(testbed: Testbed) -> Callable[[str], Host]:
+    """Make a host anew as the main job leaves it (tests/testbed/prepared.py): for all other tests."""
+    return testbed.prepared
 
 
 def model(name: str, gpus: list[int] | str, port: int, **fields: Any) -> dict[str, Any]:
@@ -175,18 +176,9 @@ def model(name: str, gpus: list[int] | str, port: int, **fields: Any) -> dict[st
 
 
 def standard() -> dict[str, dict[str, Any]]:
-    """The inventory that most tests start from: each of the four served models once, on card 0, on cards 1 and 2, and
-    on the CPU of either host."""
-    return {
-        "gpu1": {
-            "models": {
-                "alpha": model("alpha", [0], 8000),
-                "beta": model("beta", [1, 2], 8001),
-                "gamma": model("gamma", [], 8002),
-            }
-        },
-        "cpu1": {"models": {"delta": model("delta", [], 8000)}},
-    }
+    """The inventory that most tests start from, which is that of prepared hosts: each of the four served models once,
+    on card 0, on cards 1 and 2, and on the CPU of either host."""
+    return {name: {"models": models(kind)} for name, kind in (("gpu1", "gpu"), ("cpu1", "cpu"))}
 
 
 def containers(host: Host) -> dict[str, dict[str, Any]]:

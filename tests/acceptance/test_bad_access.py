@@ -24,7 +24,7 @@ PASSWORD = "correct horse battery"
 def host(testbed: Testbed) -> Iterator[Host]:
     """A fresh cpu1; thrown away at the end, with its tightened sudo."""
     yield testbed.recreate("cpu1")
-    testbed.recreate("cpu1")
+    testbed.prepared("cpu1")
 
 
 @pytest.fixture(scope="module")

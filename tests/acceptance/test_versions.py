@@ -31,9 +31,9 @@ FOREIGN = "# deb http://download.docker.com/linux/debian trixie stable\n"
 
 @pytest.fixture(scope="module", autouse=True)
 def _no_other_hosts(lab: Lab) -> Iterator[None]:
-    """gpu1 starts fresh and is fresh afterwards: other tests want the distribution's Docker."""
+    """gpu1 starts fresh and is removed afterwards: other tests want the distribution's Docker."""
     yield
-    lab.testbed.recreate("gpu1")
+    lab.testbed.remove("gpu1")
 
 
 def models() -> dict[str, Any]:
@@ -155,9 +155,8 @@ def test_without_a_version_nothing_is_held_and_nothing_moves(lab: Lab) -> None:
 
 def test_the_main_job_on_debian_12(lab: Lab) -> None:
     """By the same code, with Docker from its own repository: Debian 12's has no Compose v2, which is said."""
-    if "bookworm1" not in lab.testbed.hosts:
-        lab.testbed.add("bookworm1", "gpu-bookworm")
-    host = lab.testbed.recreate("bookworm1")
+    lab.testbed.remove("bookworm1")
+    host = lab.testbed.add("bookworm1", "gpu-bookworm")
     distro = lab.run(lab.inventory({"bookworm1": {"models": models()}}))
     assert distro.exit_code == 1
     remedy = 'has no Docker with Compose v2 of its own; write docker: {"source": "docker-ce"}'
@@ -177,9 +176,8 @@ def test_the_main_job_on_debian_12(lab: Lab) -> None:
 def test_the_main_job_where_os_release_says_ubuntu(lab: Lab, name: str, version: str) -> None:
     """Ubuntu's rows of the table of platforms; the rest of the host is Debian's (docs/testing.md)."""
     codename = name.removesuffix("1")
-    if name not in lab.testbed.hosts:
-        lab.testbed.add(name, f"gpu-{codename}")
-    host = lab.testbed.recreate(name)
+    lab.testbed.remove(name)
+    host = lab.testbed.add(name, f"gpu-{codename}")
     converge(lab, name, None, "1.20.0")
     assert f'VERSION_ID="{version}"' in host.get("/etc/os-release").decode()
     source = host.get("/etc/apt/sources.list.d/gpurack-docker-ce.sources").decode()

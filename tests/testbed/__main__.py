@@ -21,13 +21,15 @@ def main() -> int:
             case "up":
                 Testbed.up(arguments.names or DEFAULT, arguments.kind)
                 progress(f"up after {time.monotonic() - started:.0f} s; end it: python -m tests.testbed down")
+            case "services":
+                Testbed.up([])
             case "status":
                 return _status()
             case "engines":
                 Testbed.load().serve_engines(*(arguments.names or engines.NAMES))
             case "down":
                 down(arguments.purge)
-            case "recreate" | "remove" | "reboot" | "stop" | "start":
+            case "recreate" | "prepare" | "remove" | "reboot" | "stop" | "start":
                 _each(arguments.verb, arguments.names)
             case "ssh":
                 argv = Testbed.load().host(arguments.name).ssh_argv()
@@ -54,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     up = verbs.add_parser("up", help="make hosts and services run (default: gpu1 cpu1)")
     up.add_argument("names", nargs="*", metavar="NAME")
     up.add_argument("--kind", choices=sorted(hosts.KINDS), help="for names from which it does not follow")
+    verbs.add_parser("services", help="make the services run, and no host")
     verbs.add_parser("status", help="what runs")
     images = verbs.add_parser("engines", help="make the registry have engines' images (default: all)")
     images.add_argument("names", nargs="*", metavar="ENGINE")
@@ -61,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     end.add_argument("--purge", action="store_true", help="also throw away images and the private Docker's data")
     for verb, text in {
         "recreate": "throw hosts away and make them anew",
+        "prepare": "throw hosts away and make them anew as the main job leaves them",
         "remove": "throw hosts away",
         "reboot": "reboot hosts",
         "stop": "shut hosts down",
@@ -102,6 +106,8 @@ def _each(verb: str, names: list[str]) -> None:
         match verb:
             case "recreate":
                 testbed.recreate(name)
+            case "prepare":
+                testbed.prepared(name)
             case "remove":
                 testbed.remove(name)
             case "reboot":

@@ -23,6 +23,9 @@ from tests.testbed.shell import TestbedError, await_, run, text
 NETWORK = "gpurack-testbed"
 LABEL = "gpurack-testbed"
 """Label of every container, volume and network that `up` made; its value is the checkout."""
+VOLUMES, KEPT = "/volumes.tar", "/kept.tar"
+"""What the image of a prepared host has besides (prepared.py): its volumes, and what an image would not keep whole. The
+first boot restores the latter and deletes both."""
 USER = "lab"
 KEY = STATE / "key"
 SSH_CONFIG = STATE / "ssh_config"
@@ -105,11 +108,14 @@ KINDS = {
 }
 
 
-_SYSTEMD = "/lib/systemd/systemd"
-# runc takes /sys/fs/cgroup for the root of the hierarchy. As root it makes the folders that it misses there; a user's
-# cannot, so on hosts with users what is mounted there begins with the host's own cgroup, as on a server.
-_OWN_CGROUPS = ("unshare", "--cgroup", "sh", "-c")
-_OWN_CGROUPS += (f"umount /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec {_SYSTEMD}",)
+# runc takes /sys/fs/cgroup for the root of the hierarchy. So what is mounted there begins with the host's own cgroup,
+# as on a server. Else a user's runc could not make its folders there, and hosts restored from one image, whose
+# containers have the same ids, would pause and kill each other's.
+_INIT = ("unshare", "--cgroup", "sh", "-c")
+_INIT += (
+    f"[ ! -e {KEPT} ] || tar --directory=/ --extract --acls --file={KEPT} && rm -f {KEPT} {VOLUMES}; "
+    "umount /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec /lib/systemd/systemd",
+)
 
 
 def container(name: str) -> str:
@@ -298,11 +304,8 @@ def create(
         "--tmpfs",
         "/run/lock",
     ]
-    # Its own Docker needs a file system that overlay2 accepts, and so do its users' rootless ones.
-    folders = {"docker": "/var/lib/docker", **({"home": "/home"} if KINDS[kind].accounts else {})}
-    for what, folder in folders.items():
-        engine.docker("volume", "create", "--label", f"{LABEL}={STATE}", volume(name, what))
-        options += ["-v", f"{volume(name, what)}:{folder}"]
+    for one, folder in volumes(engine, name, kind).items():
+        options += ["-v", f"{one}:{folder}"]
     # A server's is half of its memory; a container's 64 MB are too little for vLLM.
     options += ["--shm-size", "8g"]
     # Environments of engines that are too large for an image of each host (tests/testbed/engines).
@@ -312,10 +315,21 @@ def create(
     options += ["-v", f"{mirror}:{MIRROR}:ro"] if mirror else []
     # systemd's signal for "shut down": without it a reboot is a kill after the time limit.
     options += ["--stop-signal", "SIGRTMIN+3"]
-    engine.docker("create", *options, image, *(_OWN_CGROUPS if KINDS[kind].accounts else (_SYSTEMD,)))
+    engine.docker("create", *options, image, *_INIT)
     engine.docker("cp", "-", f"{container(name)}:/", stdin=_identity(host, files))
     engine.docker("start", container(name))
     return host
+
+
+def volumes(engine: Engine, name: str, kind: str) -> dict[str, str]:
+    """Make a host's volumes, unless they are there, and return them: volume → its folder on the host.
+
+    Its own Docker needs a file system that overlay2 accepts, and so do its users' rootless ones.
+    """
+    folders = {"docker": "/var/lib/docker", **({"home": "/home"} if KINDS[kind].accounts else {})}
+    for what in folders:
+        engine.docker("volume", "create", "--label", f"{LABEL}={STATE}", volume(name, what))
+    return {volume(name, what): folder for what, folder in folders.items()}
 
 
 def _identity(host: Host, files: dict[str, bytes]) -> bytes:

@@ -7,6 +7,7 @@ nvidia/     the NVIDIA Container Toolkit's flat repository, with the stand-in pa
 
 from __future__ import annotations
 
+import shlex
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -51,7 +52,7 @@ def debian(engine: Engine, key: SigningKey, suites: dict[str, Path]) -> Path:
     def make(folder: Path) -> None:
         lines = []
         for suite, made in suites.items():
-            lines += [f"mkdir -p {folder}/pool/{suite}", f"ln {made}/debs/*.deb {folder}/pool/{suite}/"]
+            lines += [f"mkdir -p {folder}/pool/{suite}", _recompress(made / "debs", folder / "pool" / suite)]
             lines.append(_index(folder, suite, "main", "Debian", key))
         workshop.work(engine, "\n".join(lines), what="Making the Debian mirror")
 
@@ -112,6 +113,19 @@ def nvidia(engine: Engine, key: SigningKey, versions: tuple[str, ...] = TOOLKITS
     sources = cache.sources(toolkit)
     recipe = (_RECIPE, key.fingerprint, versions, [str(path.relative_to(toolkit)) for path in sources], *sources)
     return cache.entry("repo-nvidia", recipe, make, "NVIDIA's repository")
+
+
+def _recompress(debs: Path, pool: Path) -> str:
+    """Return shell commands that write packages again, their files compressed by zstd, their content untouched.
+
+    Hosts unpack them dozens of times. All packages of trixie take 16 s of CPU by xz, 2 s by zstd.
+    """
+    one = (
+        'work=$(mktemp -d); cd "$work"; ar x "$1"; rm data.tar.*; '
+        'dpkg-deb --fsys-tarfile "$1" | zstd -q -1 -o data.tar.zst; '
+        f'ar rc "{pool}/${{1##*/}}" debian-binary control.tar.* data.tar.zst; rm -r "$work"'
+    )
+    return f"printf '%s\\0' {debs}/*.deb | xargs -0 -n 1 -P 2 bash -euo pipefail -c {shlex.quote(one)} bash"
 
 
 def _index(folder: Path, suite: str, component: str, origin: str, key: SigningKey) -> str:

@@ -6,7 +6,8 @@ import fcntl
 import ipaddress
 import shutil
 import urllib.request
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from tests.testbed import (
     gguf_models,
     hosts,
     models_image,
+    prepared,
     repositories,
     rpm_packages,
     services,
@@ -62,19 +64,22 @@ class Testbed:
         return cls(found, known)
 
     @classmethod
-    def up(cls, names: Sequence[str] = DEFAULT, kind: str | None = None) -> Testbed:
+    def up(cls, names: Sequence[str] = DEFAULT, kind: str | None = None, *, prepared: bool = False) -> Testbed:
         """Make the services and these hosts run, and return when every one lets its user in.
 
         What runs already stays as it is; what a broken attempt left is repaired or made anew. `kind` is for names
-        from which none follows (see hosts.kind_of).
+        from which none follows (see hosts.kind_of). prepared: hosts that are missing are made as the main job leaves
+        them (see prepared.py), not from their base images.
         """
         kinds = {name: kind or hosts.kind_of(name) for name in names}
+        missing = kinds.keys() - hosts.existing(workshop.prepare()).keys() if prepared else ()
+        images = _prepared({name: kinds[name] for name in missing})
         with _alone():
-            return _up(kinds)
+            return _up(kinds, images=images)
 
-    def add(self, name: str, kind: str) -> Host:
+    def add(self, name: str, kind: str, *, prepared: bool = False) -> Host:
         """Make one more host of a kind (hosts.KINDS) run and return it."""
-        self.hosts = Testbed.up([name], kind).hosts
+        self.hosts = Testbed.up([name], kind, prepared=prepared).hosts
         return self.host(name)
 
     def host(self, name: str) -> Host:
@@ -85,11 +90,33 @@ class Testbed:
 
     def recreate(self, name: str) -> Host:
         """Throw a host away with all its data and make it anew from its base image; it keeps its port."""
-        old = self.host(name)
+        return self._anew(self.host(name), {})
+
+    def prepared(self, name: str) -> Host:
+        """Throw a host away with all its data and make it anew as the main job leaves it; it keeps its port.
+
+        Its kind follows from its name, unless it is there. Its models are prepared.models(kind).
+        """
+        if name not in self.hosts:
+            return self.add(name, hosts.kind_of(name), prepared=True)
+        return self._anew(self.host(name), _prepared({name: self.host(name).kind}))
+
+    def copy(self, name: str, *copies: str) -> list[Host]:
+        """Make hosts that are as another one is now, and return all of them; that one boots anew, at another port."""
+        kind, image = self.host(name).kind, f"gpurack-testbed/copied-{name}:{uuid.uuid4().hex[:12]}"
+        prepared.save(self.host(name), image)
+        names = (name, *copies)
         with _alone():
-            hosts.remove(self.engine, name)
-            self.hosts = _up({name: old.kind}, ports={name: old.port}).hosts
-        return self.host(name)
+            for one in names:
+                hosts.remove(self.engine, one)
+            self.hosts = _up(dict.fromkeys(names, kind), images=dict.fromkeys(names, image)).hosts
+        return [self.host(one) for one in names]
+
+    def _anew(self, old: Host, images: Mapping[str, str]) -> Host:
+        with _alone():
+            hosts.remove(self.engine, old.name)
+            self.hosts = _up({old.name: old.kind}, ports={old.name: old.port}, images=images).hosts
+        return self.host(old.name)
 
     def remove(self, name: str) -> None:
         """Throw a host away with all its data."""
@@ -200,7 +227,27 @@ def _alone() -> Iterator[None]:
         yield
 
 
-def _up(kinds: dict[str, str], ports: dict[str, int] | None = None) -> Testbed:
+def _prepared(kinds: Mapping[str, str]) -> dict[str, str]:
+    """Return the images of prepared hosts of these kinds: name of a host → image. What is not saved is made."""
+    engine, images = workshop.prepare(), {}
+    for kind in sorted(set(kinds.values())):
+        with prepared.one_at_a_time(kind):
+            parts = _parts(engine, signing.key(engine), {hosts.KINDS[kind].image})
+            images[kind] = prepared.image(kind, parts.host_images, parts.repositories, parts.layers)
+            if not _has(engine, images[kind]):
+                testbed, name = Testbed.up([]), f"prepare-{kind}"
+                testbed.remove(name)  # what a broken attempt left
+                host = testbed.add(name, kind)
+                prepared.deploy(host)
+                prepared.save(host, images[kind])
+                testbed.remove(name)
+    return {name: images[kind] for name, kind in kinds.items()}
+
+
+def _up(
+    kinds: dict[str, str], *, ports: Mapping[str, int] | None = None, images: Mapping[str, str] | None = None
+) -> Testbed:
+    """ports, images: of hosts that have a certain one."""
     engine = workshop.prepare()
     name_server = str(_network(engine)[-2])  # hosts get theirs from the other end
     hosts.ensure_key()
@@ -218,7 +265,8 @@ def _up(kinds: dict[str, str], ports: dict[str, int] | None = None) -> Testbed:
     for name, kind in kinds.items():
         image = parts.host_images[hosts.KINDS[kind].image]
         mirror = parts.mirrors.get(hosts.KINDS[kind].image)
-        _host(engine, name, kind, image, (ports or {}).get(name), key, name_server, mirror)
+        saved = (images or {}).get(name)
+        _host(engine, name, kind, image, saved, (ports or {}).get(name), key, name_server, mirror)
     running = hosts.existing(engine)
     hosts.write_ssh_config(running)
     for name in kinds:
@@ -309,10 +357,14 @@ def _network(engine: Engine) -> ipaddress.IPv4Network:
 def _image(engine: Engine, folder: Path) -> str:
     """Return the image of a base tar, imported when this Docker does not have it."""
     image = f"gpurack-testbed/base:{folder.name}"
-    if not engine.output("image", "inspect", "--format", "{{.Id}}", image, check=False):
+    if not _has(engine, image):
         progress(f"importing {folder.name}")
         engine.docker("import", str(folder / "image.tar"), image, timeout=300)
     return image
+
+
+def _has(engine: Engine, image: str) -> bool:
+    return bool(engine.output("image", "inspect", "--format", "{{.Id}}", image, check=False))
 
 
 def _host(
@@ -320,6 +372,7 @@ def _host(
     name: str,
     kind: str,
     image: str,
+    saved: str | None,
     port: int | None,
     key: signing.SigningKey,
     name_server: str,
@@ -346,5 +399,7 @@ def _host(
     if mirror:
         source = "/etc/apt/sources.list.d/debian.sources"
         files[source] = files[source].replace(b"http://repo.testbed/debian", f"file:{hosts.MIRROR}".encode())
-    progress(f"creating {name} ({kind})")
-    hosts.create(engine, name, kind, image, port or hosts.free_port(taken), files, name_server, mirror)
+    progress(f"creating {name} ({kind}{', prepared' if saved else ''})")
+    if saved:
+        files |= prepared.restore(engine, name, kind, saved)
+    hosts.create(engine, name, kind, saved or image, port or hosts.free_port(taken), files, name_server, mirror)

@@ -17,7 +17,13 @@ from tests.testbed import engine as outer
 from tests.testbed.paths import PACKAGE, cache_home
 from tests.testbed.shell import TestbedError, progress, run, text
 
-TOOLS = {"mmdebstrap": "mmdebstrap", "apt-ftparchive": "apt-utils", "gpg": "gnupg", "ar": "binutils"}
+TOOLS = {
+    "mmdebstrap": "mmdebstrap",
+    "apt-ftparchive": "apt-utils",
+    "gpg": "gnupg",
+    "ar": "binutils",
+    "zstd": "zstd",
+}
 """Program → Debian package."""
 RPM = {"rpmbuild": "rpm", "createrepo_c": "createrepo-c"}
 """The same for what makes rpm repositories, installed when the first is wanted (`bring_rpm`)."""
@@ -125,7 +131,7 @@ def work(
 
 def _image(engine: outer.Engine) -> str:
     """Return an image with the tools, made from Debian's at the first call."""
-    ours = "gpurack-testbed/workshop:3"  # with python3 for the toolkit's packages
+    ours = "gpurack-testbed/workshop:4"  # with zstd for the Debian mirror
     with _MAKING:
         if not engine.output("image", "inspect", "--format", "{{.Id}}", ours, check=False):
             progress(f"making the workshop image from {IMAGE}")

@@ -52,6 +52,7 @@ def test_ready_since_it_was_started_with_what_it_served() -> None:
     ("container", "probe", "text"),
     [
         ({"status": "exited", "exit_code": 137, "finished": ago(hours=5)}, None, "DOWN 5 h, it exited with code 137"),
+        ({"status": "paused", "finished": ago(hours=5)}, None, "DOWN, it is paused"),
         (
             {"status": "restarting", "restarts": 41, "finished": "0001-01-01T00:00:00Z"},
             None,

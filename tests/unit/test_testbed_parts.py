@@ -1,4 +1,4 @@
-"""The testbed's parts that need no machine: its cache, its names."""
+"""The testbed's parts that need no machine: its cache, its names, what prepared hosts are made of."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.testbed import TestbedError, cache, hosts
+from tests.given import spec
+from tests.testbed import TestbedError, cache, hosts, prepared, services
+from tests.testbed.inventory import common
 
 
 @pytest.fixture
@@ -75,3 +77,46 @@ def test_a_hosts_kind_follows_from_its_name(name: str, kind: str) -> None:
 def test_a_name_without_a_kind_is_refused_with_the_remedy() -> None:
     with pytest.raises(TestbedError, match="--kind"):
         hosts.kind_of("apple1")
+
+
+@pytest.fixture
+def key(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The public key of the testbed's repositories; served models are made in a folder of the test's own."""
+    monkeypatch.setattr(services, "WEIGHTS", tmp_path)
+    path = home / "signing" / "public.asc"
+    path.parent.mkdir(parents=True)
+    path.write_text("-----BEGIN PGP PUBLIC KEY BLOCK-----")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["cpu", "gpu", "rootless"])
+@pytest.mark.usefixtures("key")
+def test_inventory_of_prepared_hosts_is_valid(kind: str) -> None:
+    models = spec(common(), prepared.data(kind)).models
+    users = {name: model.user for name, model in models.items() if model.user}
+    assert users == (prepared.ROOTLESS if kind == "rootless" else {})
+    assert any(model.gpus for model in models.values()) is (kind != "cpu")
+
+
+def test_host_is_prepared_anew_when_anything_that_made_it_changes(
+    key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkout = tmp_path / "checkout"
+    module = checkout / "gpurack" / "plan" / "host.py"
+    for path in (module, checkout / "config.py"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("one")
+    monkeypatch.setattr(prepared, "CHECKOUT", checkout)
+    monkeypatch.setattr(prepared, "MADE_BY", ("config.py", "gpurack"))
+    names = [prepared.image("gpu", "repository 1")]
+    assert prepared.image("gpu", "repository 1") == names[0]
+
+    names += [prepared.image("cpu", "repository 1"), prepared.image("gpu", "repository 2")]
+    for change in (
+        lambda: module.write_text("two"),
+        lambda: module.rename(module.with_name("stages.py")),
+        lambda: key.write_text("another"),
+    ):
+        change()
+        names.append(prepared.image("gpu", "repository 1"))
+    assert len(set(names)) == len(names)

@@ -18,13 +18,13 @@ from tests.testbed import Host, Testbed
 @pytest.fixture(scope="session")
 def testbed() -> Testbed:
     """The running testbed, with the hosts of all modules that are not about single engines."""
-    return Testbed.up(["gpu2", "cpu2"])
+    return Testbed.up(["gpu2", "cpu2"], prepared=True)
 
 
 @pytest.fixture(scope="session")
 def engine1(testbed: Testbed) -> Host:
     """A host with four cards, for models of every engine; each module puts its own in the place of the last one's."""
-    return testbed.add("engine1", "gpu")
+    return testbed.add("engine1", "gpu", prepared=True)
 
 
 @pytest.fixture(scope="session")

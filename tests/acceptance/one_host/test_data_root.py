@@ -9,8 +9,8 @@ from tests.testbed import Host
 from tests.testbed.inventory import REGISTRY
 
 
-def test_models_move_with_the_data_root_and_nothing_is_left_behind(lab: Lab, fresh: Callable[[str], Host]) -> None:
-    host = fresh("cpu5")
+def test_models_move_with_the_data_root_and_nothing_is_left_behind(lab: Lab, prepared: Callable[[str], Host]) -> None:
+    host = prepared("cpu5")
     models = {"models": {"gamma": model("gamma", [], 8000)}}
     assert lab.run(lab.inventory({"cpu5": models})).exit_code == 0
     old = containers(host)["gamma"]["State"]["Pid"]
@@ -22,4 +22,4 @@ def test_models_move_with_the_data_root_and_nothing_is_left_behind(lab: Lab, fre
     assert host.root(f"kill -0 {old}", check=False).returncode != 0, "the old model still runs, unknown to Docker"
     assert chat(host, 8000) == lab.testbed.weights("gamma").sentence
     assert lab.run(inventory).unchanged
-    fresh("cpu5")
+    prepared("cpu5")

@@ -92,8 +92,8 @@ def is_whole(host: Host, packages: tuple[str, ...] = (*CE, *TOOLKIT)) -> None:
 @pytest.fixture(scope="module")
 def rpm1(lab: Lab) -> Host:
     """A fresh Rocky 9, on which older files of the repositories lie."""
-    lab.testbed.add("rpm1", "rpm")
-    host = lab.testbed.recreate("rpm1")
+    lab.testbed.remove("rpm1")
+    host = lab.testbed.add("rpm1", "rpm")
     host.put(OLD_DOCKER, f"{REPOS}/docker-ce.repo")
     host.put(f"{FOREIGN}{OLD_DOCKER}", f"{REPOS}/mixed.repo")
     return host

@@ -34,8 +34,8 @@ CUDA = "[cuda]\nname=cuda\nbaseurl=http://repo.testbed/cuda\ngpgcheck=0\n"
 @pytest.fixture(scope="module")
 def yum1(lab: Lab) -> Iterator[Host]:
     """A fresh one, without dnf by that name."""
-    lab.testbed.add("yum1", "yum")
-    host = lab.testbed.recreate("yum1")
+    lab.testbed.remove("yum1")
+    host = lab.testbed.add("yum1", "yum")
     assert host.root("command -v dnf", check=False).stdout == ""
     assert host.root("readlink /usr/bin/yum").stdout.strip() == "dnf-3"
     return host

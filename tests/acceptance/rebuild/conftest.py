@@ -15,23 +15,25 @@ def testbed() -> Testbed:
 
 @pytest.fixture(scope="session")
 def gpu3(testbed: Testbed) -> Host:
-    """A host with four cards, to be verified."""
+    """A fresh host with four cards, to be verified."""
+    testbed.remove("gpu3")
     return testbed.add("gpu3", "gpu")
 
 
 @pytest.fixture(scope="session")
 def cpu3(testbed: Testbed) -> Host:
-    """A host without cards, to be verified."""
+    """A fresh host without cards, to be verified."""
+    testbed.remove("cpu3")
     return testbed.add("cpu3", "cpu")
 
 
 @pytest.fixture(scope="session")
 def gpu4(testbed: Testbed) -> Host:
     """A host with four cards, for status."""
-    return testbed.add("gpu4", "gpu")
+    return testbed.add("gpu4", "gpu", prepared=True)
 
 
 @pytest.fixture(scope="session")
 def cpu4(testbed: Testbed) -> Host:
     """A host without cards, for status."""
-    return testbed.add("cpu4", "cpu")
+    return testbed.add("cpu4", "cpu", prepared=True)

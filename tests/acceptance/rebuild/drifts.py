@@ -1,7 +1,7 @@
 """Single drifts, as a hand makes them on a correct host: how they are made and undone, and what must be said of them.
 
-Two hosts, because a drift of each is looked for in one run: cpu3 with gamma (a key, weights by URL) and delta (weights
-by path), gpu3 with alpha on card 0 and beta on cards 1 and 2.
+Of two hosts: cpu3 with gamma (a key, weights by URL) and delta (weights by path), gpu3 with alpha on card 0 and beta on
+cards 1 and 2.
 """
 
 from __future__ import annotations

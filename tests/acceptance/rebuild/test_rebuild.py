@@ -129,8 +129,8 @@ class Before:
 @pytest.fixture(scope="module")
 def site(lab: Lab) -> Iterator[Site]:
     publish(THEN, "gamma", '{"model_type": "llama"}')
+    lab.testbed.remove("rebuild1")
     lab.testbed.add("rebuild1", "gpu")
-    lab.testbed.recreate("rebuild1")
     over = {"nvidia": {}, "engines": {"llama.cpp": {"version": moving.BUILD}}}  # the newest toolkit
     with moving.world(lab.testbed):
         yield Site(lab, lab.inventory({"rebuild1": wanted()}, over))

@@ -1,17 +1,22 @@
-"""`pytest tests/verify` on real hosts: a correct host has no drift, and each single one is found and named."""
+"""`pytest tests/verify` on real hosts: a correct host has no drift, and each single one is found and named.
+
+cpu3 has three copies, so that one run of the checks looks for four of its drifts and one of gpu3's. Hosts know nothing
+of each other.
+"""
 
 from __future__ import annotations
 
 import re
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import zip_longest
 from pathlib import Path
 
 import pytest
 
 from tests.acceptance.conftest import CHECKOUT, PYINFRA, Lab, model
-from tests.acceptance.rebuild.drifts import ON_CPU3, ON_GPU3, PATH_WEIGHTS, Drift
+from tests.acceptance.rebuild.drifts import ON_CPU3, ON_GPU3, PATH_WEIGHTS, Drift, answers
 from tests.acceptance.verification import verify
 from tests.testbed import Host, gguf_models, services
 from tests.testbed.hosts import SSH_CONFIG
@@ -19,63 +24,74 @@ from tests.testbed.inventory import REGISTRY
 
 KEY = "sk-lab-4711-verify"
 ENV = {"LAB_KEY": KEY}
-ROUNDS = list(zip_longest(ON_CPU3, ON_GPU3))
+CPUS = ("cpu3", "cpu6", "cpu7", "cpu8")
+"""cpu3 and its copies."""
+ON_CPU = {
+    "models": {
+        "gamma": model("gamma", [], 8000, api_key={"env": "LAB_KEY"}),
+        "delta": {"weights": PATH_WEIGHTS, "port": 8001},
+    }
+}
+ON_GPU = {
+    "hardware": {"A30": 4},
+    "models": {"alpha": model("alpha", [0], 8000), "beta": model("beta", [1, 2], 8001)},
+}
+OVER = {"docker": {"version": "28.5.2", "daemon": {"insecure-registries": [REGISTRY], "live-restore": True}}}
+
+
+def in_rounds(drifts: list[Drift]) -> Iterator[dict[str, Drift]]:
+    """Host → the drift that it has in a round. The deep checks find more of the others', so theirs are apart."""
+    for deep in (False, True):
+        some = [drift for drift in drifts if drift.deep is deep]
+        for start in range(0, len(some), len(CPUS)):
+            yield dict(zip(CPUS, some[start : start + len(CPUS)], strict=False))
+
+
+ROUNDS = [
+    on_cpus | ({"gpu3": on_gpu} if on_gpu else {})
+    for on_cpus, on_gpu in zip_longest(in_rounds(ON_CPU3), ON_GPU3, fillvalue={})
+]
 
 
 @pytest.fixture(scope="module")
 def inventory(lab: Lab, cpu3: Host, gpu3: Host) -> Iterator[Path]:
-    """Two fresh hosts, provisioned; gone afterwards, because other tests want no docker-ce there."""
-    for host in (cpu3, gpu3):
-        lab.testbed.recreate(host.name)
+    """Two fresh hosts, provisioned, and the copies; gone afterwards, because other tests want no docker-ce there."""
     for path, name in {PATH_WEIGHTS: "delta", "/srv/other.gguf": "beta"}.items():
         cpu3.put(gguf_models.served(services.WEIGHTS, name).path.read_bytes(), path)
-    file = lab.inventory(
-        {
-            "cpu3": {
-                "models": {
-                    "gamma": model("gamma", [], 8000, api_key={"env": "LAB_KEY"}),
-                    "delta": {"weights": PATH_WEIGHTS, "port": 8001},
-                }
-            },
-            "gpu3": {
-                "hardware": {"A30": 4},
-                "models": {"alpha": model("alpha", [0], 8000), "beta": model("beta", [1, 2], 8001)},
-            },
-        },
-        over={"docker": {"version": "28.5.2", "daemon": {"insecure-registries": [REGISTRY], "live-restore": True}}},
-    )
-    run = lab.run(file, env=ENV)
+    run = lab.run(lab.inventory({"cpu3": ON_CPU, "gpu3": ON_GPU}, OVER), env=ENV)
     assert run.exit_code == 0, run.output
-    yield file
-    for host in (cpu3, gpu3):
-        lab.testbed.remove(host.name)
+    for host in lab.testbed.copy(*CPUS):
+        for one in ("gamma", "delta"):
+            host.root(answers(one))
+    yield lab.inventory({**dict.fromkeys(CPUS, ON_CPU), "gpu3": ON_GPU}, OVER)
+    for name in (*CPUS, gpu3.name):
+        lab.testbed.remove(name)
 
 
 def test_a_correct_host_has_no_drift(lab: Lab, inventory: Path) -> None:
     found = verify(lab, inventory, ENV)
     assert (found.exit_code, found.failed) == (0, {}), found.output
     deep = verify(lab, inventory, ENV, "-m", "deep")
-    assert (deep.exit_code, deep.failed, deep.count) == (0, {}, 4), deep.output
+    assert (deep.exit_code, deep.failed, deep.count) == (0, {}, 10), deep.output
 
 
-@pytest.mark.parametrize("pair", ROUNDS, ids=[" ".join(one.name for one in pair if one) for pair in ROUNDS])
-def test_a_single_drift_is_found_and_named(
-    lab: Lab, inventory: Path, cpu3: Host, gpu3: Host, pair: tuple[Drift | None, Drift | None]
-) -> None:
-    """One on each of two hosts, which know nothing of each other."""
-    there = [(host, drift) for host, drift in zip((cpu3, gpu3), pair, strict=True) if drift]
-    try:
-        for host, drift in there:
-            drift.apply(host)
-        found = verify(lab, inventory, ENV, *(("-m", "deep or not deep") if any(one.deep for _, one in there) else ()))
-    finally:
-        for host, drift in there:
-            drift.undo(host)
-    for host, drift in there:
-        said = found.of(host.name)
+@pytest.mark.parametrize("drifts", ROUNDS, ids=[" ".join(one.name for one in each.values()) for each in ROUNDS])
+def test_a_single_drift_is_found_and_named(lab: Lab, inventory: Path, drifts: dict[str, Drift]) -> None:
+    """One on each host; a host without one has none."""
+    deep = any(drift.deep for drift in drifts.values())
+    with ThreadPoolExecutor() as pool:
+        on_hosts = [(lab.testbed.host(name), drift) for name, drift in drifts.items()]
+        try:
+            list(pool.map(lambda one: one[1].apply(one[0]), on_hosts))
+            found = verify(lab, inventory, ENV, *(("-m", "deep or not deep") if deep else ()))
+        finally:
+            list(pool.map(lambda one: one[1].undo(one[0]), on_hosts))
+    assert {host for host, _ in found.failed} == set(drifts), found.output
+    for host, drift in drifts.items():
+        said = found.of(host)
         assert set(said) == set(drift.fails), found.output
         assert re.search(drift.says, "\n".join(said.values())), found.output
-        assert all(text.startswith(f"Failed: {host.name}") and "mend: " in text for text in said.values()), found.output
+        assert all(text.startswith(f"Failed: {host}") and "mend: " in text for text in said.values()), found.output
 
 
 def test_undone_by_hand_they_are_gone(lab: Lab, inventory: Path) -> None:
@@ -100,18 +116,17 @@ def test_what_is_gpuracks_to_mend_the_next_run_mends(lab: Lab, inventory: Path, 
     assert (found.exit_code, found.failed) == (0, {}), found.output
 
 
-@pytest.mark.parametrize(
-    "name", ["image-retagged", "another-key-on-the-host", "one-bit-of-the-weights-flipped", "model-hangs"]
-)
-def test_for_the_rest_the_command_it_names_mends(lab: Lab, inventory: Path, cpu3: Host, name: str) -> None:
-    drift = next(drift for drift in ON_CPU3 if drift.name == name)
-    drift.apply(cpu3)
-    said = verify(lab, inventory, ENV, "-m", "deep or not deep", "--limit", "cpu3").of("cpu3")
-    assert set(said) == set(drift.fails)
-    mends = {
-        line.strip().removeprefix("mend: ") for text in said.values() for line in text.splitlines() if "mend: " in line
-    }
-    for mend in mends:
+def test_for_the_rest_the_command_it_names_mends(lab: Lab, inventory: Path) -> None:
+    """Each on a host of its own."""
+    names = ("image-retagged", "another-key-on-the-host", "one-bit-of-the-weights-flipped", "model-hangs")
+    drifts = {drift.name: drift for drift in ON_CPU3}
+    for host, name in zip(CPUS, names, strict=True):
+        drifts[name].apply(lab.testbed.host(host))
+    found = verify(lab, inventory, ENV, "-m", "deep or not deep")
+    for host, name in zip(CPUS, names, strict=True):
+        assert set(found.of(host)) == set(drifts[name].fails), found.output
+    said = "\n".join(found.failed.values())
+    for mend in {line.strip().removeprefix("mend: ") for line in said.splitlines() if "mend: " in line}:
         command = mend.replace("ssh ", f"ssh -F {SSH_CONFIG} ").replace("pyinfra ", f"{PYINFRA} -y ")
         subprocess.run(["sh", "-c", command], cwd=CHECKOUT, env={**lab.env(), **ENV}, check=True)
     found = verify(lab, inventory, ENV, "-m", "deep or not deep")
