@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import request
 from common import LARGEST, Child, Failure, Progress, TimeIsUp, parsed, say, telling  # (beside this file)
+from dockerd import recorded
 
 SILENCE = 600  # seconds; a large model on a CPU takes minutes to its first token
 PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "request.py")
@@ -80,7 +81,8 @@ def ask_gateway(dockerd, name, url, gateway):
     the gateway. One that is away, or ill itself, is no failure of the gateway's. Raises Failure with a sentence.
 
     gateway: key, the file in its container with the key for its host; requests, in a gateway's words (path, body);
-    behind, what it stands before: names that it serves, the url where it is ready, the file of its key, its requests.
+    behind, what it stands before: names that it serves, the url where it is ready, the file of its key, its requests;
+    where it is on this host also user and name, those of its container (see `send_behind`).
     """
     key = dockerd.must("exec", dockerd.id_of(name) or name, "cat", gateway["key"]).strip()
     behind = gateway["behind"]
@@ -95,11 +97,7 @@ def ask_gateway(dockerd, name, url, gateway):
         what = "it lists {}, but what connects_to means is {}. {}"
         shown = [", ".join(sorted(names)) or "nothing" for names in (listed, wanted)]
         raise Failure(what.format(*(shown + [dockerd.logs(name)])))
-    up = [
-        other
-        for other in behind
-        if send(dockerd, other["url"], urlsplit(other["url"]).path, None, key_of(other), UP)[0] == 200
-    ]
+    up = [other for other in behind if send_behind(dockerd, other, urlsplit(other["url"]).path, None, UP)[0] == 200]
     away = {served for other in behind if other not in up for served in other["serves"]}
     with telling(Progress(name), "asking it"):
         for other in up:
@@ -120,7 +118,7 @@ def ask_gateway(dockerd, name, url, gateway):
 def answered(dockerd, other):
     """The path of the first request that a model behind a gateway answers by itself; None for one that answers none."""
     for path, body in other["requests"]:
-        status, said = send(dockerd, other["url"], path, body, key_of(other))
+        status, said = send_behind(dockerd, other, path, body)
         if status in (0, 200):
             try:
                 check(path, body.get("model"), said)
@@ -128,6 +126,26 @@ def answered(dockerd, other):
                 return None
             return path
     return None
+
+
+def send_behind(dockerd, other, path, body, patience=SILENCE):
+    """As `send`, to what is behind a gateway of this daemon.
+
+    What is on this host is asked as the user whose Docker it is in, and only while its container, which the record has,
+    runs: else the key would go to whoever has its port by then. What is on another host is asked as the user of the
+    gateway: by root for one in the host's own Docker, as root asks the models there. Both are programs that root does
+    not trust: request.py reads no configuration, follows no redirect and keeps a bounded answer. Whether that container
+    runs is not known here; the gateway itself sends the same key there at each request."""
+    asker = dockerd
+    if "user" in other:
+        try:
+            asker = recorded(other["user"])
+            status = asker.state_of(other["name"], UP)["status"]
+        except Failure as failure:
+            return 0, str(failure)
+        if status != "running":
+            return 0, "its container is {}".format(status)
+    return send(asker, other["url"], path, body, key_of(other), patience)
 
 
 def key_of(other):

@@ -22,6 +22,7 @@ BUSY = "/run/gpurack/busy"
 QUOTED = "    | "  # before each further line of a message (gpurack/report.py: reasons_of)
 UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that do something to a screen or to the order of what is read, and those that end a line elsewhere."""
+DIGITS = 40  # of an integer
 LARGEST = 16 * 2**20  # bytes that are kept of what a user's program prints
 
 
@@ -48,11 +49,18 @@ def say(name, text):
 
 
 def parsed(text):
-    """JSON as data; None for what is none, or is nested deeper than anybody means it."""
+    """JSON as data; None for what is none, is nested deeper than anybody means it, or holds an endless integer."""
     try:
-        return json.loads(text)
+        return json.loads(text, parse_int=integer)
     except (ValueError, RecursionError):
         return None
+
+
+def integer(digits):
+    """An integer of JSON; one of a million digits keeps Python before 3.11 busy for minutes."""
+    if len(digits) > DIGITS:
+        raise ValueError("an integer of {} digits".format(len(digits)))
+    return int(digits)
 
 
 def told(error):

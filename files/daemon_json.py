@@ -116,7 +116,8 @@ def back_up(old):
 def info():
     code, output = run("docker", "info", "--format", "{{json .}}")
     try:
-        said = json.loads(output.splitlines()[0]) if code == 0 else {}
+        # float: an int of a million digits keeps Python before 3.11 busy for minutes
+        said = json.loads(output.splitlines()[0], parse_int=float) if code == 0 else {}
     except (ValueError, IndexError, RecursionError):
         return {}
     return said if isinstance(said, dict) else {}

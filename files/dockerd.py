@@ -282,8 +282,8 @@ class Dockerd:
         """The file that notes a set aside container's restart policy."""
         return os.path.join(REPLACED, self.user, old)
 
-    def state_of(self, name):
-        """status, restarts, exit code and Docker's error of a container of ours."""
+    def state_of(self, name, limit=ANSWER):
+        """status, restarts, exit code and Docker's error of a container of ours; of a user's, in so many seconds."""
         gone = {"status": "gone", "restarts": 0, "code": 0, "error": ""}
         form = (
             '{"status":{{json .State.Status}},"restarts":{{.RestartCount}},'
@@ -291,7 +291,7 @@ class Dockerd:
         )
         if name not in self.ids:
             return gone
-        code, output = self.run("container", "inspect", "--format", form, self.ids[name])
+        code, output = self.run("container", "inspect", "--format", form, self.ids[name], limit=limit)
         found = parsed(output) if code == 0 else gone
         if not isinstance(found, dict) or any(type(found.get(word)) is not type(gone[word]) for word in gone):
             raise Failure("{} container inspect says what cannot be read: {}".format(self.by_hand, output[:300]))
@@ -363,6 +363,13 @@ class Dockerd:
                         os.unlink(path)
             with contextlib.suppress(OSError):  # not empty
                 os.rmdir(folder)
+
+
+def recorded(user):
+    """A user's daemon with what the record says is ours in it, to be looked at: its lock is not held."""
+    dockerd = Dockerd(user)
+    dockerd.ids = record.ids(user)
+    return dockerd
 
 
 def begin(ours):

@@ -3,17 +3,21 @@
 Comes by standard input of the host's python3 (3.6 or newer, standard library only), as root, with ASKED put in front:
 the questions, see gpurack/verify/look.py. It shares nothing with the snapshot that deploys use: Docker is asked over
 its socket and not by its program, listeners, cards and answers are read here once more.
+
+Every part of it runs in a process of its own (`Part`) with a time limit; what belongs to a user is read in one of that
+user. One that fails, hangs or says too much takes no other with it.
 """
 
-import base64
 import concurrent.futures
 import contextlib
+import ctypes
 import errno
 import glob
 import hashlib
 import hmac
 import http.client
 import json
+import math
 import os
 import pwd
 import re
@@ -28,54 +32,233 @@ import threading
 import time
 
 ASKED = globals().get("ASKED", {})
-READY_TIMEOUT, ANSWER_TIMEOUT, DAEMON_TIMEOUT, TALK_TIMEOUT = 5, 60, 60, 300  # seconds
-USER_TIMEOUT = 30  # seconds that what a user's programs say of their home may take
-DAEMON_SIZE = 1 << 26  # bytes of an answer of a Docker daemon
+READY_TIMEOUT, ANSWER_TIMEOUT, DAEMON_TIMEOUT = 5, 60, 60  # seconds
+LIMIT, TALK_LIMIT, DEEP_LIMIT = 90, 300, 86400  # seconds of a part, of a talk with a model, of hashing weights
+DAEMON_SIZE, USER_SIZE = 1 << 26, 1 << 22  # bytes of an answer of a Docker daemon, of all that a part says of a user
+HTTP_SIZE = 200000  # bytes of a model's answer
+DEPTH, DIGITS = 40, 40  # of JSON, of an integer in it
+HUNG = "/run/gpurack/hung"  # a file for each part that left something behind, as snapshot.sh has it
 
 
-def run(*argv, limit=None):
-    """(exit code, standard output) of a program; (127, "") when there is none, or it had not ended in `limit` s."""
+def run(*argv):
+    """(exit code, standard output) of a program; (127, "") when there is none."""
     try:
         environment = dict(os.environ, LC_ALL="C", PATH=os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin")
         done = subprocess.run(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment,
-            timeout=limit,
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
         )
-    except (OSError, subprocess.TimeoutExpired):
+    except OSError:
         return 127, ""
     out, error = (text.decode("utf-8", "replace").strip() for text in (done.stdout, done.stderr))
     return done.returncode, out or error
 
 
-def run_as(user, seconds, *argv):
-    """The same as a user, who may stop the program or have it wait, for so many seconds. It gets nothing of root's
-    environment, which any program of that user's could read."""
-    account = pwd.getpwnam(user)
-    environment = {
-        "HOME": account.pw_dir,
-        "USER": user,
-        "LC_ALL": "C",
-        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        "XDG_RUNTIME_DIR": "/run/user/{}".format(account.pw_uid),
-    }
-    words = ["timeout", "-k", "1", str(seconds), "setpriv", "--reuid", str(account.pw_uid)]
-    words += ["--regid", str(account.pw_gid), "--init-groups", "env", "-i"]
-    words += ["{}={}".format(*pair) for pair in sorted(environment.items())]
-    return run(*words, *argv, limit=seconds + 5)
+def data(text):
+    """JSON as plain data: not nested without end, no number that takes minutes to read or that is none. Raises
+    ValueError."""
+    try:
+        found = json.loads(text, parse_int=integer, parse_float=finite, parse_constant=finite)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    rest = [(found, 0)]
+    while rest:
+        item, depth = rest.pop()
+        if depth > DEPTH:
+            raise ValueError("nested too deep")
+        inside = item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
+        rest += [(one, depth + 1) for one in inside]
+    return found
+
+
+def integer(digits):
+    if len(digits) > DIGITS:
+        raise ValueError("an integer of {} digits".format(len(digits)))
+    return int(digits)
+
+
+def finite(text):
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("{} is not a number of JSON".format(text[:DIGITS]))
+    return number
+
+
+# --- parts -----------------------------------------------------------------------------------------------------------
+
+
+class Part:
+    """A function that runs in a process of its own: as root, or as a user, who then may stop it, but neither has root's
+    rights nor as much time or memory as there is. What an earlier one of this name left behind is not joined by more.
+    Begun where there are no threads. user: a name, or the number of one that has none."""
+
+    def __init__(self, name, seconds, function, *arguments, **options):
+        self.seconds, self.said, self.late = seconds, b"", None
+        user = options.get("user") or ""
+        self.size = USER_SIZE if user else DAEMON_SIZE
+        self.end = time.time() + seconds
+        self.hung = os.path.join(HUNG, "verify " + name)
+        since = still_hangs(self.hung)
+        if since:
+            self.late = "still hangs since " + since
+            return
+        self.pipe, write = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                apart(seconds)
+                if user:
+                    become(user)
+                said = json.dumps(attempt(function, *arguments), ensure_ascii=False).encode("utf-8", "replace")
+                with os.fdopen(write, "wb") as out:
+                    out.write(said)
+            finally:
+                os._exit(0)
+        os.close(write)
+
+    def hear(self):
+        """Takes what it says now; True at its end."""
+        piece = os.read(self.pipe, 1 << 16)
+        self.said += piece
+        if piece and len(self.said) <= self.size:
+            return False
+        self.stop([self.pid])
+        return True
+
+    def abandon(self):
+        """Ends one that takes too long. What SIGKILL does not end (it waits for a file system or a card) is left behind
+        and written down."""
+        self.late = "timed out after {} s".format(self.seconds)
+        for pid, name, ticks in self.stop(members(self.pid)):
+            os.makedirs(HUNG, mode=0o700, exist_ok=True)
+            with open(os.open(self.hung, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as note:
+                note.write("{} {} {}\n".format(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), pid, ticks))
+            self.late += ", pid {} ({}) is left behind".format(pid, name)
+
+    def stop(self, pids):
+        """Ends processes; returns (pid, name, begin) of those that are still there."""
+        os.close(self.pipe)
+        for pid in pids:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        until = time.time() + 1
+        left = list(pids)
+        while left and time.time() < until:
+            with contextlib.suppress(OSError):
+                os.waitpid(self.pid, os.WNOHANG)
+            left = [pid for pid in left if process(pid)]
+            time.sleep(0.002 if left else 0)
+        return [(pid, found[0], found[2]) for pid, found in ((pid, process(pid)) for pid in left) if found]
+
+    def result(self):
+        """What the function returned; {"late": why} or {"broken": why} for nothing."""
+        if self.late:
+            return {"late": self.late}
+        if len(self.said) > self.size:
+            return {"broken": "more than {} bytes".format(self.size)}
+        try:
+            return json.loads(self.said.decode("utf-8", "replace"))  # written by this program
+        except ValueError:
+            return {"broken": "its process was ended"}
+
+
+def results(parts):
+    """What parts (key → Part) say, in the order that they were begun in; all are heard at once."""
+    running = {part.pipe: part for part in parts.values() if not part.late}
+    while running:
+        wait = min(part.end for part in running.values()) - time.time()
+        for pipe in select.select(list(running), [], [], max(0, wait))[0]:
+            if running[pipe].hear():
+                del running[pipe]
+        for pipe, part in list(running.items()):
+            if time.time() >= part.end:
+                del running[pipe]
+                part.abandon()
+    return {key: part.result() for key, part in parts.items()}
+
+
+def attempt(function, *arguments):
+    """What a function says, or {"broken": why}."""
+    try:
+        return function(*arguments)
+    except Exception as error:
+        return {"broken": "{}: {}".format(type(error).__name__, error)}
+
+
+def apart(seconds):
+    """This process gets a session of its own, and nothing of the connection, which it would hold open. It ends by
+    itself where nobody is left to end it."""
+    os.setsid()
+    signal.alarm(seconds + 5)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(nothing, number)
+
+
+def become(user):
+    """This process becomes a user's, with nothing of root's environment, and its memory stays closed to that user: the
+    secrets of others are in it."""
+    global DAEMON_SIZE
+    DAEMON_SIZE = USER_SIZE
+    os.chdir("/")
+    os.environ.clear()
+    os.environ.update(PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+    if isinstance(user, int):
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(user)
+    else:
+        account = pwd.getpwnam(user)
+        runtime = "/run/user/{}".format(account.pw_uid)
+        os.environ.update(HOME=account.pw_dir, USER=user, XDG_RUNTIME_DIR=runtime)
+        os.initgroups(user, account.pw_gid)
+        os.setgid(account.pw_gid)
+        os.setuid(account.pw_uid)
+    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)  # as by default, but for fs.suid_dumpable=1
+
+
+PR_SET_DUMPABLE = 4
+NOBODY = 65534
+
+
+def process(pid):
+    """(name, session, begin in the kernel's ticks) of a process; None for one that has ended."""
+    said = content("/proc/{}/stat".format(pid)) or ""
+    name, _, rest = said.partition("(")[2].rpartition(")")  # the name may hold anything
+    words = rest.split()
+    if len(words) < 20 or words[0] in "ZX":
+        return None
+    return re.sub("[^A-Za-z0-9._-]", "", name), int(words[3]), words[19]
+
+
+def members(session):
+    """The processes of a session."""
+    pids = [int(path.split("/")[2]) for path in glob.glob("/proc/[0-9]*/stat")]
+    return [pid for pid in pids if (process(pid) or (None, None))[1] == session]
+
+
+def still_hangs(note):
+    """Since when, if anything that was left behind is still there."""
+    for line in (content(note) or "").splitlines():
+        since, pid, ticks = line.split()
+        found = process(pid)
+        if found and found[2] == ticks:
+            return "{} (pid {})".format(since, pid)
+    with contextlib.suppress(OSError):
+        os.unlink(note)
+    return ""
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
 
 
 LARGEST = 64 << 20  # bytes of a text
 
 
-def content(path):
+def content(path, size=LARGEST):
     """A file's text, None when there is none."""
     try:
         with opened(path) as file:
-            return file.read(LARGEST).decode("utf-8", "replace")
+            return file.read(size).decode("utf-8", "replace")
     except OSError:
         return None
 
@@ -174,37 +357,22 @@ def units():
     return found
 
 
-def users():
-    """Of each user with a rootless Docker: do its units run from boot on, how is its docker.service, and what is in the
-    asked files of its home?"""
-    found = {}
-    for user in filter(None, ASKED["users"]):
-        try:
-            account = pwd.getpwnam(user)
-        except KeyError:
-            found[user] = None
-            continue
-        asked = ("systemctl", "--user", "show", "--property=ActiveState,UnitFileState", "docker.service")
-        said = dict(line.partition("=")[::2] for line in run_as(user, USER_TIMEOUT, *asked)[1].splitlines())
-        found[user] = {
-            "linger": os.path.exists("/var/lib/systemd/linger/" + user),
-            "active": said.get("ActiveState", ""),
-            "enabled": said.get("UnitFileState", ""),
-            "uid": account.pw_uid,
-            "gid": account.pw_gid,
-            "home": account.pw_dir,
-            "files": home_files(user, account.pw_dir),
-        }
-    return found
-
-
-def home_files(user, home):
-    """Path → text of the asked files of a home that are there, read as that user: root follows no link out of it."""
-    paths = [os.path.join(home, name) for name in ASKED["homes"]]
-    script = 'for file; do [ -f "$file" ] && printf "=%s" "$(base64 -w 0 "$file")"; echo .; done'
-    lines = run_as(user, USER_TIMEOUT, "sh", "-c", script, "sh", *paths)[1].splitlines()
-    told = enumerate(line for line in lines if line.startswith(("=", ".")))
-    return {paths[at]: base64.b64decode(line[1:-1]).decode("utf-8", "replace") for at, line in told if line[0] == "="}
+def account(user):
+    """How is a user's docker.service, does it run from boot on, and what is in the asked files of the home? As that
+    user."""
+    known = pwd.getpwnam(user)
+    asked = ("systemctl", "--user", "show", "--property=ActiveState,UnitFileState", "docker.service")
+    said = dict(line.partition("=")[::2] for line in run(*asked)[1].splitlines())
+    files = {path: content(path, 1 << 20) for path in (os.path.join(known.pw_dir, name) for name in ASKED["homes"])}
+    return {
+        "linger": os.path.exists("/var/lib/systemd/linger/" + user),
+        "active": said.get("ActiveState", ""),
+        "enabled": said.get("UnitFileState", ""),
+        "uid": known.pw_uid,
+        "gid": known.pw_gid,
+        "home": known.pw_dir,
+        "files": {path: text for path, text in files.items() if text is not None},
+    }
 
 
 def listeners():
@@ -266,12 +434,15 @@ def cards():
 
 
 def processes():
-    """[card, container] of every process that computes; a container's cgroup ends in its id."""
+    """[card, container, uid] of every process that computes. A container's id is in its cgroup's name. In the slice of
+    a user that user gives names as they like: its uid is said, None elsewhere."""
     found = []
     out = run("nvidia-smi", "--query-compute-apps=gpu_uuid,pid", "--format=csv,noheader")[1]
     for uuid, pid in re.findall(r"(GPU-[0-9a-f-]+),\s*(\d+)", out):
-        container = re.findall(r"[0-9a-f]{64}", content("/proc/{}/cgroup".format(pid)) or "")
-        found.append([uuid, container[0] if container else ""])
+        cgroup = content("/proc/{}/cgroup".format(pid)) or ""
+        container = re.search(r"[-/]([0-9a-f]{64})\b", cgroup)
+        whose = re.search(r"/user-(\d{1,10})\.slice/", cgroup)
+        found.append([uuid, container.group(1) if container else "", int(whose.group(1)) if whose else None])
     return found
 
 
@@ -330,80 +501,65 @@ class Daemon(http.client.HTTPConnection):
         self.sock.connect(self.path)
 
 
-def api(path, where, method="GET", body=None):
-    """The bytes that a daemon answers; None when it does not, or with an error."""
-    connection, end = Daemon(path), None
+@contextlib.contextmanager
+def limited(connection, seconds):
+    """A connection whose talk ends after so many seconds: whoever sends a byte now and then is never silent."""
+    end = None
     try:
-        headers = {"Content-Type": "application/json"} if body else {}
-        connection.request(method, where, json.dumps(body) if body else None, headers)
-        # a user's daemon may send bytes for ever, one by one
-        end = threading.Timer(DAEMON_TIMEOUT, connection.sock.shutdown, (socket.SHUT_RDWR,))
+        connection.connect()
+        # the socket by itself: the connection forgets it where the server is going to close it
+        end = threading.Timer(seconds, connection.sock.shutdown, (socket.SHUT_RDWR,))
+        end.daemon = True
         end.start()
-        response = connection.getresponse()
-        answer = response.read(DAEMON_SIZE)
-        return answer if response.status < 400 else None
-    except (OSError, http.client.HTTPException):
-        return None
+        yield connection
     finally:
         if end:
             end.cancel()
         connection.close()
 
 
+def api(path, where, method="GET", body=None):
+    """The bytes that a daemon answers; None when it does not, or with an error."""
+    try:
+        headers = {"Content-Type": "application/json"} if body else {}
+        with limited(Daemon(path), DAEMON_TIMEOUT) as connection:
+            connection.request(method, where, json.dumps(body) if body else None, headers)
+            response = connection.getresponse()
+            answer = response.read(DAEMON_SIZE)
+            return answer if response.status < 400 else None
+    except (OSError, http.client.HTTPException):
+        return None
+
+
 def asked(path, where):
-    """The same, as data."""
+    """The same, as data. Raises ValueError."""
     answer = api(path, where)
-    return json.loads(answer.decode()) if answer else None
-
-
-class AsUser:
-    """What a function says that runs as a user, in a process of its own: whoever answers a user's requests has neither
-    root's rights, nor as much time or memory as there is. Begun where there are no threads yet."""
-
-    def __init__(self, user, seconds, function, *arguments):
-        self.end = time.time() + seconds
-        self.pipe, write = os.pipe()
-        self.pid = os.fork()
-        if self.pid == 0:
-            try:
-                account = pwd.getpwnam(user)
-                os.setsid()
-                os.initgroups(user, account.pw_gid)
-                os.setgid(account.pw_gid)
-                os.setuid(account.pw_uid)
-                with os.fdopen(write, "wb") as out:
-                    out.write(json.dumps(function(*arguments)).encode())
-            finally:
-                os._exit(0)
-        os.close(write)
-
-    def result(self, kind=dict):
-        """None where nothing of this kind came in time."""
-        text = b""
-        while len(text) <= DAEMON_SIZE and select.select([self.pipe], [], [], max(0, self.end - time.time()))[0]:
-            piece = os.read(self.pipe, 1 << 16)
-            text += piece
-            if not piece:
-                break
-        os.close(self.pipe)
-        with contextlib.suppress(OSError):  # somebody else may have waited for it
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
-        try:
-            said = json.loads(text.decode("utf-8", "replace")) if len(text) <= DAEMON_SIZE else None
-        except (ValueError, RecursionError):
-            return None
-        return said if isinstance(said, kind) else None
+    return data(answer.decode()) if answer else None
 
 
 def of_form(said):
-    """What a user's daemon said, None where it is not as `docker` makes it."""
+    """What a daemon said, None where it is not as `docker` makes it."""
+    if unread(said):
+        return said
     forms = {"info": dict, "containers": dict, "images": list}
     if said is None or not all(isinstance(said.get(key), form) for key, form in forms.items()):
         return None
     if not all(isinstance(one, dict) for one in list(said["containers"].values()) + said["images"]):
         return None
     return said
+
+
+def unread(said):
+    """Is it what a part says that came to no end?"""
+    return isinstance(said, dict) and bool({"late", "broken"} & said.keys())
+
+
+def exists(user):
+    """Is there such a user?"""
+    try:
+        return bool(pwd.getpwnam(user))
+    except KeyError:
+        return False
 
 
 def socket_of(user):
@@ -437,7 +593,7 @@ def inside(path, container, argv):
     made = api(path, "/containers/{}/exec".format(container), "POST", body)
     if not made:
         return ""
-    number = json.loads(made.decode())["Id"]
+    number = data(made.decode())["Id"]
     raw = api(path, "/exec/{}/start".format(number), "POST", {"Detach": False, "Tty": False}) or b""
     text, at = b"", 0
     while at + 8 <= len(raw):  # frames: stream, three zeros, length, bytes
@@ -454,11 +610,9 @@ REMEMBERED = "/var/lib/gpurack/sha256"
 """A line for each file that was hashed: its size and time of change then, its sha256, its path."""
 
 
-def weights(path, deep, user=""):
+def weights(path, deep, remembered):
     """Size, time of change and (deep) sha256 of a file, or of every file of a folder; what they were when they were
-    hashed, and what a hub said of them when they were fetched. Those of a user's Docker are read as that user."""
-    if user:
-        return weights_as(user, path, deep)
+    hashed (as `hashed_before` says), and what a hub said of them when they were fetched."""
     if not os.path.exists(path):
         return None
     names = [path]
@@ -466,13 +620,15 @@ def weights(path, deep, user=""):
         names = [os.path.join(folder, name) for folder, _, inside in os.walk(path) for name in inside]
     elif re.search(r"-\d{5}-of-\d{5}\.gguf$", path):
         names = glob.glob(re.sub(r"-\d{5}-of-", "-?????-of-", path))
-    remembered, found = hashed_before(), {}
+    found = {}
     for name in sorted(names):
-        status = os.stat(name)
-        key = os.path.relpath(name, path) if os.path.isdir(path) else os.path.basename(name)
-        found[key] = {"size": status.st_size, "mtime": status.st_mtime, "then": remembered.get(name)}
-        if deep:
-            found[key]["sha256"] = sha256(name)
+        with contextlib.suppress(OSError):  # it is gone, or not for this user's eyes: as good as not there
+            status = os.stat(name)
+            if stat.S_ISREG(status.st_mode):
+                key = os.path.relpath(name, path) if os.path.isdir(path) else os.path.basename(name)
+                found[key] = {"size": status.st_size, "mtime": status.st_mtime, "then": remembered.get(name)}
+                if deep:
+                    found[key]["sha256"] = sha256(name)
     return {"files": found, "hub": noted(content(path + ".json"))}
 
 
@@ -482,45 +638,12 @@ def hashed_before():
     return {line[3]: line[:3] for line in lines if len(line) == 4}
 
 
-AS_USER = r"""
-path=$1 deep=$2
-case $path in
-*-?????-of-?????.gguf) set -- "${path%-?????-of-?????.gguf}"-?????-of-"${path##*-of-}" ;;
-*) set -- "$path" ;;
-esac
-find -L "$@" -type f -printf '%s %T@ %p\0' | if [ "$deep" ]; then
-	xargs -0 -n 1 sh -c '
-		sum=$(dd if="${1#* * }" iflag=nonblock bs=4M status=none | sha256sum)
-		printf "%s %s\0" "${sum%% *}" "$1"' sh
-else
-	sed -z 's/^/- /'
-fi
-printf '@%s' "$([ -f "$path.json" ] && head -c 1000000 "$path.json" | base64 -w 0)"
-"""
-
-
-def weights_as(user, path, deep):
-    """The same, as a user says it: root follows no link of theirs."""
-    argv = ("sh", "-c", AS_USER, "sh", path, "deep" if deep else "")
-    files, _, hub = run_as(user, 86400 if deep else 60, *argv)[1].rpartition("@")
-    remembered, found = hashed_before(), {}
-    for line in filter(None, files.split("\0")):
-        said = re.match(r"([0-9a-f]{64}|-) (\d{1,18}) (\d{1,18}(?:\.\d+)?) (.*)", line, re.S)
-        if said:
-            sha256, size, mtime, name = said.groups()
-            key = os.path.relpath(name, path) if name.startswith(path + "/") else os.path.basename(name)
-            found[key] = {"size": int(size), "mtime": float(mtime), "then": remembered.get(name)}
-            if deep:
-                found[key]["sha256"] = sha256
-    return {"files": found, "hub": noted(base64.b64decode(hub).decode("utf-8", "replace"))} if found else None
-
-
 def noted(text):
     """What was written down of a repository, or of one file in it; None for nothing, or for a file of somebody else's
     beside weights by path."""
     try:
-        said = json.loads(text or "null")
-    except (ValueError, RecursionError):
+        said = data(text or "null")
+    except ValueError:
         return None
     return said if isinstance(said, dict) and isinstance(said.get("files"), dict) else None
 
@@ -536,7 +659,9 @@ def sha256(path):
 def same_inside(container):
     """Mounted file → is it inside the very file that lies there now? A file that was replaced is not."""
     found, pid = {}, container["State"].get("Pid")
-    for mount in container.get("Mounts", []) if pid else []:
+    if not isinstance(pid, int) or not os.path.exists(inner(pid, "/")):
+        return found
+    for mount in container.get("Mounts", []):
         if mount.get("Type") == "bind":
             try:
                 there, here = (os.stat(path) for path in (inner(pid, mount["Destination"]), mount["Source"]))
@@ -554,68 +679,82 @@ def inner(pid, path):
 
 
 def http_answer(address, port, path, body=None, key=None, timeout=READY_TIMEOUT):
-    """[status, body]; status 0 and why, when nothing comes."""
+    """[status, body]; status 0 and why, when nothing whole comes in `timeout` s."""
     headers = {"Content-Type": "application/json"} if body is not None else {}
     if key:
         headers["Authorization"] = "Bearer " + key
-    connection = http.client.HTTPConnection(address, port, timeout=timeout)
+    begun = time.time()
     try:
-        connection.request("GET" if body is None else "POST", path, json.dumps(body) if body else None, headers)
-        response = connection.getresponse()
-        return [response.status, response.read(200000).decode("utf-8", "replace")]
+        with limited(http.client.HTTPConnection(address, port, timeout=timeout), timeout) as connection:
+            connection.request("GET" if body is None else "POST", path, json.dumps(body) if body else None, headers)
+            response = connection.getresponse()
+            text = response.read(HTTP_SIZE).decode("utf-8", "replace")
+        if time.time() - begun < timeout:
+            return [response.status, text]
     except (OSError, http.client.HTTPException) as error:
-        return [0, "nothing in {} s".format(timeout) if "timed out" in str(error) else str(error) or repr(error)]
-    finally:
-        connection.close()
+        if time.time() - begun < timeout:
+            return [0, str(error) or repr(error)]
+    return [0, "nothing in {} s".format(timeout)]
 
 
-def answers(one, address):
+def answers(one, ask):
     """Is it ready; which models does it list; what does it say to a real request, and to the same one with a wrong
-    key?"""
-    found = {"ready": http_answer(address, one["port"], one["ready"], key=one["key"])}
+    key? ask: `http_answer` at the model."""
+    found = {"ready": ask(one["ready"], key=one["key"])}
     if found["ready"][0] != 200:
         return found
     if one["lists"]:
-        found["listed"] = http_answer(address, one["port"], one["lists"], key=one["key"])
+        found["listed"] = ask(one["lists"], key=one["key"])
     for path, body in one["requests"]:
         found["path"] = path
-        found["answer"] = http_answer(address, one["port"], path, body, one["key"], ANSWER_TIMEOUT)
+        found["answer"] = ask(path, body, one["key"], ANSWER_TIMEOUT)
         if found["answer"][0] in (0, 200):
             break
     if one["key"] and one["requests"]:  # whether an engine is ready, it may tell anybody
         path = found["path"]
-        found["wrong key"] = http_answer(address, one["port"], path, body, "wrong-" + one["key"][:1], ANSWER_TIMEOUT)[0]
-        found["no key"] = http_answer(address, one["port"], path, body, None, ANSWER_TIMEOUT)[0]
+        found["wrong key"] = ask(path, body, "wrong-" + one["key"][:1], ANSWER_TIMEOUT)[0]
+        found["no key"] = ask(path, body, None, ANSWER_TIMEOUT)[0]
     return found
 
 
-def begun(name, one, daemons, system):
-    """The conversation with a user's model, as that user; None for one that does not run, or is the host's own."""
-    if not one["user"]:
-        return None
+OF_COMPOSE = "com.docker.compose."
+
+
+def is_ours(name, container, user, daemon, record):
+    """Did gpurack make this container (as gpurack/state/record.py: is_ours)? Another one gets no key. record: user →
+    name → entry."""
+    labels = container["Config"].get("Labels") or {}
+    if "gpurack.model" not in labels or labels.get(OF_COMPOSE + "project") != "gpurack":
+        return False
+    if labels.get(OF_COMPOSE + "service") != name or container["Name"].lstrip("/") != name:
+        return False
+    if user not in record:
+        return True
+    known = record[user].get(name, {"id": ""})["id"]
+    by_compose = not user and known and labels.get(OF_COMPOSE + "image") == container["Image"]
+    return known in (None, container["Id"]) or bool(
+        by_compose and known not in [one["Id"] for one in daemon["containers"].values()]
+    )
+
+
+def recorded():
+    """The host's record of gpurack's containers: user → name → entry."""
     try:
-        container = daemons[one["user"]]["containers"][name]
-        if container["State"]["Status"] != "running" or not isinstance(container["Id"], str):
-            return None
-        at = published(container, one["port"])
+        found = data(content(ASKED["record"]) or "{}").get("containers", {})
+        return {user: {name: {"id": entry["id"]} for name, entry in of.items()} for user, of in found.items()}
+    except (ValueError, TypeError, LookupError, AttributeError):
+        return {}
+
+
+def ours(name, one, daemons, record):
+    """An entry's container, as inspected; None where it has none that runs, or a stranger has its name."""
+    daemon = daemons.get(one["user"])
+    try:
+        container = daemon["containers"][name]
+        runs = container["State"]["Status"] == "running" and isinstance(container["Id"], str)
+        return container if runs and is_ours(name, container, one["user"], daemon, record) else None
     except (LookupError, TypeError, AttributeError):
         return None
-    return AsUser(one["user"], TALK_TIMEOUT, conversation, one, container["Id"], system, at)
-
-
-def model(name, one, daemons, system, theirs):
-    """All that concerns one entry of the inventory and is not said by its daemon already. theirs: as `begun`."""
-    container = (daemons.get(one["user"]) or {}).get("containers", {}).get(name)
-    found = {"weights": {path: weights(path, ASKED["deep"], one["user"]) for path in one["weights"]}}
-    if container is None or container["State"]["Status"] != "running":
-        return found
-    found["mounted"] = same_inside(container)
-    found.update(
-        theirs.result() or {}
-        if theirs
-        else conversation(one, container["Id"], system, published(container, one["port"]))
-    )
-    return found
 
 
 def published(container, port):
@@ -626,14 +765,24 @@ def published(container, port):
     return places[0] if places else None if bindings else ""
 
 
-def conversation(one, container, system, at):
-    """What a model answers, and which cards it sees inside. at: the address at which it is published."""
-    if at is None:
-        return {"ready": [0, "its container does not publish port {}".format(one["port"])]}
-    address = one["address"] or system["address"] or at
-    found = answers(one, {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address))
+def conversation(one, container, system):
+    """What a model answers, and which cards it sees inside. container: its id. Whether that still runs is asked before
+    each request: whoever listens at its port later is not it, and would get its key."""
+    path = socket_of(one["user"])
+
+    def ask(*words, **options):
+        now = asked(path, "/containers/{}/json".format(container))
+        if not now or now["State"]["Status"] != "running":
+            return [0, "nothing, its container does not run any more"]
+        at = published(now, one["port"])
+        if at is None:
+            return [0, "its container does not publish port {}".format(one["port"])]
+        address = one["address"] or system["address"] or at
+        return http_answer({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address), one["port"], *words, **options)
+
+    found = answers(one, ask)
     if one["cards"]:
-        listed = inside(socket_of(one["user"]), container, ["sh", "-c", "nvidia-smi -L; ls -d /dev/dri/render*"])
+        listed = inside(path, container, ["sh", "-c", "nvidia-smi -L; ls -d /dev/dri/render*"])
         found["cards inside"] = re.findall(r"UUID: (GPU-[0-9a-f-]+)|(/dev/dri/renderD\d+)", listed)
         found["cards inside"] = [uuid or node for uuid, node in found["cards inside"]]
     return found
@@ -652,33 +801,48 @@ def secrets(daemons):
                 status = os.stat(path)
                 found["files"][path] = {
                     "mode": "{:o}".format(stat.S_IMODE(status.st_mode)),
-                    "owner": owner_of(status),
+                    "owner": owner_of(status.st_uid),
                     "sum": salted(content(path)) if os.path.isfile(path) else None,
                 }
-    places = {}
     for daemon in daemons.values():
         for name, container in (daemon or {}).get("containers", {}).items():
-            places["docker inspect " + name] = json.dumps(container, ensure_ascii=False)
+            found["leaks"] += leaks("docker inspect " + name, json.dumps(container, ensure_ascii=False))
     for path in beside_secrets():
-        places[path] = content(path) or ""
-    for path in glob.glob("/proc/[0-9]*/cmdline"):
-        if path.split("/")[2] != str(os.getpid()):
-            places["the arguments of process " + path.split("/")[2]] = content(path) or ""
-    for name, secret in ASKED["secrets"].items():
-        found["leaks"] += [[name, place] for place, text in places.items() if secret in text]
+        found["leaks"] += leaks(path, content(path))
     return found
+
+
+def leaks(place, text):
+    """[secret, place] of each secret that a text holds."""
+    return [[name, place] for name, secret in ASKED["secrets"].items() if secret in (text or "")]
+
+
+def processes_by_owner():
+    """uid → pids."""
+    found = {}
+    for path in glob.glob("/proc/[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            found.setdefault(os.stat(path).st_uid, []).append(int(path.split("/")[2]))
+    return found
+
+
+def arguments(pids):
+    """The secrets among the arguments of processes. They are read from a process's own memory, which may never answer:
+    as its user."""
+    places = [("the arguments of process {}".format(pid), content("/proc/{}/cmdline".format(pid))) for pid in pids]
+    return [leak for place, text in places for leak in leaks(place, text)]
 
 
 def salted(text):
     return hmac.new(ASKED["salt"].encode(), (text or "").encode(), "sha256").hexdigest()
 
 
-def owner_of(status):
+def owner_of(uid):
     """A user's name; the number of one that has none."""
     try:
-        return pwd.getpwuid(status.st_uid).pw_name
+        return pwd.getpwuid(uid).pw_name
     except KeyError:
-        return str(status.st_uid)
+        return str(uid)
 
 
 def beside_secrets():
@@ -691,35 +855,65 @@ def beside_secrets():
                     yield path
 
 
-def attempt(part, *arguments):
-    """What a part says, or {"broken": why}: one that fails takes no other with it."""
-    try:
-        return part(*arguments)
-    except Exception as error:
-        return {"broken": "{}: {}".format(type(error).__name__, error)}
-
-
 def main():
-    theirs = {user: AsUser(user, DAEMON_TIMEOUT, docker, user) for user in ASKED["users"] if user}
-    with concurrent.futures.ThreadPoolExecutor(32) as pool:
-        daemons = {user: pool.submit(attempt, docker, user) for user in ASKED["users"] if not user}
-        parts = (system, packages, files, units, users, listeners, cards, amd)
-        said = {part.__name__: pool.submit(attempt, part) for part in parts}
-        daemons = {user: daemon.result() for user, daemon in daemons.items()}
-    daemons.update((user, of_form(daemon.result())) for user, daemon in theirs.items())
-    here = said["system"].result()
-    theirs = {name: begun(name, one, daemons, here) for name, one in ASKED["models"].items()}
-    with concurrent.futures.ThreadPoolExecutor(32) as pool:
-        said["secrets"] = pool.submit(attempt, secrets, daemons)
-        models = {
-            name: pool.submit(attempt, model, name, one, daemons, here, theirs[name])
-            for name, one in ASKED["models"].items()
-        }
-        found = {name: part.result() for name, part in said.items()}
-        found["models"] = {name: one.result() for name, one in models.items()}
+    """Three rounds of parts: the host and its daemons, then what needs to know the containers, then who computes."""
+    signal.alarm(ASKED["limit"])
+    models, deep = ASKED["models"], ASKED["deep"]
+    parts = (system, packages, files, units, listeners, cards, amd)
+    begun = {part.__name__: Part(part.__name__, LIMIT, part) for part in parts}
+    begun["docker", ""] = Part("docker", LIMIT, docker, "")
+    there = [user for user in ASKED["users"] if user and exists(user)]
+    for user in there:
+        begun["docker", user] = Part("docker " + user, LIMIT, docker, user, user=user)
+        begun["account", user] = Part("account " + user, LIMIT, account, user, user=user)
+    found = results(begun)
+    daemons = {user: of_form(found.pop(("docker", user))) for user in ["", *there]}
+    found["users"] = {user: found.pop(("account", user)) if user in there else None for user in ASKED["users"] if user}
+
+    record, remembered = recorded(), hashed_before()
+    begun = {"secrets": Part("secrets", LIMIT, secrets, daemons)}
+    for uid, pids in processes_by_owner().items():
+        begun["arguments", uid] = Part("arguments {}".format(uid), LIMIT, arguments, pids, user=uid)
+    for name, one in models.items():
+        user, container = one["user"], ours(name, one, daemons, record)
+        for path in one["weights"]:
+            limit = DEEP_LIMIT if deep else LIMIT
+            begun["weights", name, path] = Part("weights " + name, limit, weights, path, deep, remembered, user=user)
+        if container:
+            begun["mounted", name] = Part("mounts " + name, LIMIT, same_inside, container, user=user)
+            talk = (conversation, one, container["Id"], found["system"])
+            begun["answers", name] = Part("answers " + name, TALK_LIMIT, *talk, user=user)
+    said = results(begun)
+
+    found["secrets"] = with_arguments(said)
+    found["models"] = {name: of_model(name, one, said) for name, one in models.items()}
     found["daemons"] = daemons
-    found["processes"] = attempt(processes)  # after the requests: some engines load a model only then
+    # after the requests: some engines load a model only then
+    found.update(results({"processes": Part("processes", LIMIT, processes)}))
     json.dump(found, sys.stdout)
+
+
+def with_arguments(said):
+    """The secrets' part with what is known of processes' arguments; `unread`: why not, by user."""
+    found = dict(said["secrets"], unread={})
+    for key, told in said.items():
+        if key[0] == "arguments":
+            if unread(told):
+                found["unread"][owner_of(key[1])] = told.get("late") or told["broken"]
+            elif not unread(found):
+                found["leaks"] = found["leaks"] + told
+    return found
+
+
+def of_model(name, one, said):
+    """All that concerns one entry of the inventory and is not said by its daemon already. A model that cannot be asked
+    is not ready."""
+    answered = said.get(("answers", name), {})
+    if unread(answered):
+        answered = {"ready": [0, answered.get("late") or answered["broken"]]}
+    found = {"weights": {path: said["weights", name, path] for path in one["weights"]}}
+    found.update(answered, mounted=said.get(("mounted", name), {}))
+    return found
 
 
 if __name__ == "__main__":

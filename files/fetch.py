@@ -16,7 +16,7 @@ import subprocess
 import threading
 from urllib.parse import quote, urlsplit
 
-from common import Failure, Progress, run, say, size  # (beside this file)
+from common import Failure, Progress, parsed, run, say, size  # (beside this file)
 from hashes import hash_of, known_hash, reader, remember
 from safe_paths import clean_folder, create, leftover, make_folder, read_file, remove
 
@@ -52,7 +52,7 @@ def record_of(wanted, folder):
 def left_behind(wanted):
     """Is a hub's folder of another commit than the lock's?"""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        said = json.loads(read_file(record_of(wanted, wanted["path"]), LARGEST_ANSWER).decode())
+        said = parsed(read_file(record_of(wanted, wanted["path"]), LARGEST_ANSWER).decode())
         return wanted.get("commit", "") not in ("", said["commit"])
     return False
 
@@ -260,7 +260,7 @@ class HuggingFace:
         answer, _, _ = follow(url, self.token)
         if answer.status != 200:
             raise self.refusal(answer)
-        data = json.loads(answer.body)
+        data = parsed(answer.body) or {}
         self.commit = data["sha"]
         files = data["siblings"]
         return [(file["rfilename"], file.get("size"), (file.get("lfs") or {}).get("sha256")) for file in files]
@@ -305,7 +305,7 @@ class ModelScope:
         """Every file's name, size and sha256 (None: not said)."""
         url = "{}/api/v1/models/{}/repo/files?Revision={}&Recursive=true"
         answer, _, _ = follow(url.format(self.hub, self.repo, quote(self.revision, safe="")), None)
-        data = json.loads(answer.body) if answer.status == 200 else {}
+        data = parsed(answer.body if answer.status == 200 else "") or {}
         if data.get("Code") != 200:
             what = "ModelScope {} gives no {} in revision {} ({}); correct modelscope or revision, see {}/models/{}"
             raise Failure(what.format(self.hub, self.repo, self.revision, answer.words(), self.hub, self.repo))

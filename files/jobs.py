@@ -9,7 +9,7 @@ import os
 import time
 
 import record
-from common import Failure, Progress, clock, say, told, write  # (beside this file)
+from common import Child, Failure, Progress, clock, say, size, told, write  # (beside this file)
 from dockerd import JOBS_PROJECT, Dockerd, begin
 from fetch import obtain
 from images import provide
@@ -17,6 +17,7 @@ from safe_paths import make_folder, require_roots
 
 JOBS = "/var/lib/gpurack/jobs"  # as in gpurack/paths.py
 SHOWN = 6  # lines of what a job printed last
+KEPT = 8 << 20  # bytes of what a job printed that are kept, of its begin and of its end each
 
 
 def run_all(data):
@@ -54,7 +55,7 @@ def run_one(job, data):
     container = dockerd.ids[name]
     dockerd.follow(["logs", "--follow", container], lambda line: progress.tell("running, " + line[:100]))
     code = dockerd.must("wait", container)
-    output = dockerd.run("logs", container)[1]
+    output = printed(dockerd, container)
     os.makedirs(JOBS, mode=0o700, exist_ok=True)
     log = os.path.join(JOBS, name + ".log")
     write(log, output + "\n", 0o600)
@@ -72,6 +73,22 @@ def run_one(job, data):
     for line in [line for line in output.splitlines() if line.strip()][-SHOWN:]:
         say(name, "| " + line[:300])
     say(name, "done in {}; {}".format(clock(progress.elapsed()), job["result"] or log))
+
+
+def printed(dockerd, container):
+    """What a container printed; where that is too much, its begin and its end."""
+    child, first, last, length = Child(dockerd.docker("logs", container)), bytearray(), bytearray(), 0
+    for piece in child.output():
+        length += len(piece)
+        room = KEPT - len(first)
+        first += piece[:room]
+        last += piece[room:]
+        if len(last) > 2 * KEPT:
+            del last[:-KEPT]
+    del last[:-KEPT]
+    left_out = length - len(first) - len(last)
+    gap = "\n… {} of its output are not kept …\n".format(size(left_out)) if left_out else ""
+    return (first + gap.encode("utf-8") + last).decode("utf-8", "replace").strip()
 
 
 def begun(dockerd, job):

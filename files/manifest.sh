@@ -43,7 +43,11 @@ done'
 } 2>/dev/null | sh -c "$describe"
 
 # Of users all that are in /home, and those elsewhere that have a Docker of gpurack's. It is the user who looks: root
-# follows no links out of a home. A name there may hold a newline, so only lines about that home count.
+# follows no links out of a home. A name there may hold a newline, so only lines about that home count. What a user's
+# process leaves behind can hold a file open, but not a pipe that is read to its end.
+limit=20
+said=$(mktemp) || exit 1
+trap 'rm -f "$said"' EXIT
 {
 	for home in /home/*; do
 		[ -d "$home" ] && [ ! -L "$home" ] && echo "$(stat -c '%u %g' "$home") $home"
@@ -53,10 +57,15 @@ done'
 	done
 } 2>/dev/null | sort -u | while read -r uid gid home; do
 	# shellcheck disable=SC2016 # that user's shell expands it
-	timeout -k 1 20 setpriv --reuid "$uid" --regid "$gid" --clear-groups env -i LC_ALL=C PATH="$PATH" sh -c '
-		find "$1/.config/docker/daemon.json" "$1/.config/systemd" "$1/.config/nvidia-container-runtime" \
-			! -type d ! -name "*~" | sh -c "$2"' sh "$home" "$describe" </dev/null 2>/dev/null |
-		head -c 1000000 | awk -v place="$home/.config/" '{ at = index($0, " " place) } at == 5'
+	(
+		ulimit -f 2048
+		timeout -s KILL "$limit" setpriv --reuid "$uid" --regid "$gid" --clear-groups env -i LC_ALL=C PATH="$PATH" \
+			sh -c 'find "$1/.config/docker/daemon.json" "$1/.config/systemd" "$1/.config/nvidia-container-runtime" \
+				! -type d ! -name "*~" | sh -c "$2"' sh "$home" "$describe" </dev/null >"$said"
+		exit "$?" # this shell, whose errors are not shown, says "Killed"
+	) 2>/dev/null
+	[ "$?" != 137 ] || echo "unread $home/.config: no end in $limit s"
+	head -c 1000000 "$said" | awk -v place="$home/.config/" '{ at = index($0, " " place) } at == 5'
 done
 
 # A job's definition, without the cards that it was given.

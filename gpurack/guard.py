@@ -9,7 +9,8 @@
 - No terminal, and no -y: pyinfra waits for Enter and ends in a traceback.
 - --dry, or a run ended at the prompt, that has shown errors: pyinfra's exit code is 0.
 - What hosts print goes to the terminal as it is (streamed output, failed commands, -v, errors of ssh): `harmless`.
-- A byte that is not UTF-8 in a host's output ends the reading with a traceback, and the rest is lost: `read_any_bytes`.
+- A byte that is not UTF-8 in a host's output ends the reading with a traceback, and the rest is lost; and a host can
+  print until the admin's memory is full: `read_any_bytes`.
 """
 
 import sys
@@ -23,16 +24,24 @@ from paramiko.file import BufferedFile
 from pyinfra import progress
 from pyinfra.api import Config, Host, Inventory, State, output
 from pyinfra.api.state import BaseStateCallback, StateStage
-from pyinfra.connectors import util
+from pyinfra.connectors import ssh, util
+from pyinfra.connectors.util import CommandOutput
 from pyinfra.context import ctx_state
 from pyinfra_cli import cli
 from pyinfra_cli.exceptions import CliError
 
 from gpurack import screen
 from gpurack.operations.run_state import host_run
+from gpurack.remote import TooMuchOutput
 from gpurack.spec.load import NO_FILE, NO_HOSTS, YAML
 from gpurack.spec.problems import InventoryError, Problem
 
+OUTPUT_LIMIT = 64 << 20
+"""Bytes of a command's output: the evidence of a host with hundreds of containers has 2 million."""
+LINE_COST = 256
+"""Bytes that a line costs beside its own: pyinfra keeps each as an object."""
+PIECE = 8192
+"""Bytes of a line that are read at once."""
 NO_MATCH = "--limit and --exclude leave no host of this inventory; nothing was done. Its hosts: {}."
 NOBODY = (
     "nobody can confirm, because there is no terminal; nothing was changed. "
@@ -86,23 +95,52 @@ def harmless() -> None:
 
 
 def read_any_bytes() -> None:
-    """Lines of hosts' output are decoded whatever bytes they hold. Once or more."""
-    util.read_buffer = _read_buffer
+    """Hosts' output is decoded whatever bytes it holds, and no more than `OUTPUT_LIMIT` of it is read. Once or more."""
+    util.read_output_buffers = ssh.read_output_buffers = _read_output_buffers
 
 
-_pyinfra_read_buffer = util.read_buffer
+_pyinfra_read_output_buffers = util.read_output_buffers
 
 
-def _read_buffer(name: str, io: Iterable[Any], *given: Any, **options: Any) -> None:
-    if isinstance(io, BufferedFile):
-        # paramiko (4.0) has no public way to ask a command's output for bytes
-        io._flags |= io.FLAG_BINARY  # type: ignore[attr-defined]
-    _pyinfra_read_buffer(name, _decoded(io), *given, **options)
+def _read_output_buffers(
+    stdout_buffer: Iterable[Any],
+    stderr_buffer: Iterable[Any],
+    timeout: int | None,
+    print_output: bool,
+    print_prefix: str,
+) -> CommandOutput:
+    allowance = Allowance(OUTPUT_LIMIT)
+    readers = (allowance.lines(stdout_buffer), allowance.lines(stderr_buffer))
+    output = _pyinfra_read_output_buffers(*readers, timeout, print_output, print_prefix)
+    if allowance.left < 0:
+        raise TooMuchOutput(f"a command there printed more than {OUTPUT_LIMIT >> 20} MiB, and was cut off.")
+    return output
 
 
-def _decoded(lines: Iterable[Any]) -> Iterator[str]:
-    for line in lines:
-        yield line if isinstance(line, str) else line.decode(errors="replace")
+class Allowance:
+    """How much more a command may print, on both its outputs."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def lines(self, stream: Any) -> Iterator[str]:
+        """The lines of an output as text. Where nothing is left, the output is closed, and the command ends."""
+        if isinstance(stream, BufferedFile):
+            # paramiko (4.0) has no public way to ask a command's output for bytes
+            stream._flags |= stream.FLAG_BINARY  # type: ignore[attr-defined]
+        line = bytearray()
+        while piece := stream.readline(PIECE):
+            line += piece
+            self.left -= len(piece)
+            if line.endswith(b"\n"):
+                self.left -= LINE_COST
+                yield line.decode(errors="replace")
+                line.clear()
+            if self.left < 0:
+                getattr(stream, "channel", stream).close()
+                return
+        if line:
+            yield line.decode(errors="replace")
 
 
 def wrong_file(inventory: str) -> Problem | None:

@@ -79,13 +79,16 @@ class LlamaCpp(Engine):
     }  # fmt: skip
 
     def prompt_logs(self, model: Model) -> list[str]:
-        """What it logs for debugging has requests as they came; --log-prompts-dir keeps prompts."""
-        args = given(model)
+        """What it logs for debugging has requests as they came; --log-prompts-dir keeps prompts. LLAMA_LOG_VERBOSITY is
+        the level by variable (tools/server/README.md), LLAMA_ARG_LOG_VERBOSITY from b9360 on."""
+        args, variables = given(model), ("LLAMA_LOG_VERBOSITY", "LLAMA_ARG_LOG_VERBOSITY")
         build = numbers(model.version or "")[-1:]
         debug = 1 if build and build[0] < FIVE_LEVELS else 4
-        levels = [flag for flag in ("lv", "verbosity", "log-verbosity") if re.fullmatch(r"\d+", str(args.get(flag)))]
+        levels = {f"args.{flag}": args.get(flag) for flag in ("lv", "verbosity", "log-verbosity")}
+        levels |= {f"env.{name}": model.env.get(name) for name in variables}
         found = [f"args.{flag}" for flag in ("v", "verbose", "log-verbose", "log-prompts-dir") if flag in args]
-        return [*found, *(f"args.{flag}" for flag in levels if int(str(args[flag])) >= debug)]
+        numbered = {where: str(level) for where, level in levels.items() if re.fullmatch(r"\d+", str(level))}
+        return [*found, *(where for where, level in numbered.items() if int(level) >= debug)]
 
     def image(self, version: str, accelerator: Accelerator) -> str:
         """`version` is a build number as upstream tags it ("b7000"), or with the variant in front that is wanted in the

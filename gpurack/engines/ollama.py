@@ -56,9 +56,11 @@ class Ollama(Engine):
         return list(model.pull) or [served_name]
 
     def prompt_logs(self, model: Model) -> list[str]:
-        """OLLAMA_DEBUG has it log the prompts that it makes of chats."""
+        """OLLAMA_DEBUG has it log the prompts that it makes of chats; OLLAMA_DEBUG_LOG_REQUESTS keeps each request in a
+        file (envconfig/config.go: "Log inference request bodies and replay curl commands to a temp directory")."""
         off = ("", "0", "false", "f")
-        return ["env.OLLAMA_DEBUG"] if model.env.get("OLLAMA_DEBUG", "").lower() not in off else []
+        names = ("OLLAMA_DEBUG", "OLLAMA_DEBUG_LOG_REQUESTS")
+        return [f"env.{name}" for name in names if model.env.get(name, "").lower() not in off]
 
     def container(self, model: Model, run: Run) -> Container:
         """Settings are variables; what was pulled is kept in a volume of its own."""

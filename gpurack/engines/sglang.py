@@ -111,10 +111,14 @@ class Sglang(Engine):
 
     def prompt_logs(self, model: Model) -> list[str]:
         """--log-requests from its level 2 on, which is the default (0 and 1: metadata, 2: part of what is asked and
-        answered, 3: all of it)."""
+        answered, 3: all of it). --crash-dump-folder keeps the requests of the last five minutes before a crash
+        (docs.sglang.io, "Observability"), --export-metrics-to-file each request with its text, which only a level of 0
+        or 1 of --log-requests leaves out (srt/observability: request_metrics_exporter.py, request_logger.py)."""
         args = given(model)
-        logs = "log-requests" in args and str(args.get("log-requests-level", 2)) not in ("0", "1")
-        return ["args.log-requests"] if logs else []
+        level = str(args.get("log-requests-level", 2)) if "log-requests" in args else ""
+        flags = {"log-requests": level not in ("", "0", "1"), "crash-dump-folder": True}
+        flags["export-metrics-to-file"] = level not in ("0", "1")
+        return [f"args.{flag}" for flag, logs in flags.items() if logs and flag in args]
 
     def check(self, model: Model) -> list[Finding]:
         """Also: as many cards as its parallelism needs, and one --config (the key's)."""

@@ -187,11 +187,13 @@ class Vllm(Engine):
 
     def prompt_logs(self, model: Model) -> list[str]:
         """--enable-log-requests writes prompts (from 0.11.1 on at DEBUG alone, with which it goes together),
-        --enable-log-outputs answers; before them every request was logged, but with --disable-log-requests."""
+        --enable-log-outputs answers, as VLLM_DEBUG_LOG_API_SERVER_RESPONSE does (entrypoints/openai/api_server.py);
+        before them every request was logged, but with --disable-log-requests."""
         found = [f"args.{flag}" for flag in ("enable-log-requests", "enable-log-outputs") if flag in given(model)]
         if model.version and numbers(model.version) < QUIET_SINCE and "disable-log-requests" not in given(model):
             found.append("args without disable-log-requests")
-        return found
+        answers = model.env.get("VLLM_DEBUG_LOG_API_SERVER_RESPONSE", "").lower() in ("1", "true")
+        return [*found, *(["env.VLLM_DEBUG_LOG_API_SERVER_RESPONSE"] if answers else [])]
 
     def check(self, model: Model) -> list[Finding]:
         """Also: as many cards as its parallelism needs."""

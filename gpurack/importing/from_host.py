@@ -8,7 +8,11 @@ from pyinfra.context import ctx_host
 from gpurack.host_data import not_understood
 from gpurack.importing.inspect import COMMAND
 from gpurack.looks import connected, unreached
-from gpurack.remote import Command
+from gpurack.remote import Command, run
+from gpurack.shell import by_ssh, sh
+
+LIMIT = 120
+"""Seconds for `inspect.COMMAND`; it takes less than one for a hundred containers."""
 
 
 class Unreachable(Exception):
@@ -31,7 +35,10 @@ def inspect(name: str, inventory_file: Path | None) -> str:
             raise Unreachable(unreached(host))
         with ctx_host.use(host):
             try:
-                done, output = host.run_shell_command(Command(COMMAND))
+                done, output = run(host, Command(COMMAND), _timeout=LIMIT)
+            except TimeoutError:
+                why = f"docker inspect did not end in {LIMIT} s; try: {by_ssh(name, sh('sudo docker ps'))}."
+                raise Unreachable(why) from None
             except Exception as error:
                 raise Unreachable(not_understood(error)) from None
     if not done:

@@ -7,6 +7,7 @@ from gpurack.host_data import json_values
 from gpurack.importing import docker_run
 from gpurack.importing.container import ContainerRun, Finding, Mount, Port
 from gpurack.shell import sh
+from gpurack.state.record import COMPOSE, PROJECTS
 
 COMMAND = sh(
     'docker=docker; docker ps -q >/dev/null 2>&1 || docker="sudo -n docker"; ids=$($docker ps -q) || exit 1; '
@@ -53,13 +54,20 @@ def read(text: str) -> tuple[list[ContainerRun], list[Finding]]:
             continue
         name = str(item.get("Name", "")).lstrip("/")
         try:
-            if "gpurack.model" in (item["Config"].get("Labels") or {}):
+            if is_ours(name, item["Config"].get("Labels") or {}):
                 findings.append(Finding("left out", f"container {name}", "is gpurack's already."))
             else:
                 runs.append(container(name, item, images.get(str(item.get("Image")), {}), findings))
         except (AttributeError, LookupError, TypeError, ValueError):  # its text is Python's, and may hold a secret
             findings.append(Finding("open", f"container {name}", "docker inspect says nothing that can be understood."))
     return runs, findings
+
+
+def is_ours(name: str, labels: Mapping[str, Any]) -> bool:
+    """Did gpurack's Compose project make the container of this name? A copy (`docker commit`, `docker run`) inherits
+    the labels, and has another name; it is a container like any other."""
+    made = labels.get(f"{COMPOSE}project"), labels.get(f"{COMPOSE}service")
+    return any(f"gpurack.{kind}" in labels and made == (project, name) for kind, project in PROJECTS.items())
 
 
 def container(name: str, item: Mapping[str, Any], image: Mapping[str, Any], findings: list[Finding]) -> ContainerRun:

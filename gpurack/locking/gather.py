@@ -7,12 +7,14 @@ from pyinfra.api import Host
 
 from gpurack.operations.run_state import outdate, snapshot
 from gpurack.plan import weights
-from gpurack.remote import Command
+from gpurack.remote import Command, run
 from gpurack.resources import program, read_text
 from gpurack.shell import Sh, sh
 from gpurack.spec import host as spec
 from gpurack.state.model import HostState
 
+MANIFEST_LIMIT = 300
+"""Seconds for files/manifest.sh; users' homes take 20 of them each at most."""
 NO_PYTHON = "it has no python3, so the sha256 of its weights cannot be read; run deploys/gpu_host.py first."
 
 
@@ -44,7 +46,11 @@ def hasher() -> str:
 
 def everything(host: Host, seen: HostState) -> list[str]:
     """What files/manifest.sh prints there. Raises OSError with a sentence when it fails."""
-    ok, lines = as_root(host, seen, sh("sh -s"), stdin=read_text("files/manifest.sh"), shown=False)
+    script = read_text("files/manifest.sh")
+    try:
+        ok, lines = as_root(host, seen, sh("sh -s"), stdin=script, shown=False, _timeout=MANIFEST_LIMIT)
+    except TimeoutError:
+        raise OSError(f"what defines it was not read in {MANIFEST_LIMIT} s") from None
     if not ok:
         raise OSError(last(lines))
     return lines
@@ -55,8 +61,11 @@ def last(lines: list[str]) -> str:
     return lines[-1].rstrip(".") if lines else "the host said nothing"
 
 
-def as_root(host: Host, seen: HostState, command: Sh, stdin: str = "", shown: bool = True) -> tuple[bool, list[str]]:
-    """(did it succeed?, the lines it printed) of a command on the host; they are shown as they come, on stderr."""
-    arguments: dict[str, Any] = {"_sudo": seen.raised, "_stdin": stdin}
-    ok, output = host.run_shell_command(Command(command), print_output=shown, **arguments)
+def as_root(
+    host: Host, seen: HostState, command: Sh, stdin: str = "", shown: bool = True, **more: Any
+) -> tuple[bool, list[str]]:
+    """(did it succeed?, the lines it printed) of a command on the host; they are shown as they come, on stderr. more:
+    pyinfra's connector arguments. Raises TimeoutError after `_timeout` seconds."""
+    arguments: dict[str, Any] = {"_sudo": seen.raised, "_stdin": stdin, **more}
+    ok, output = run(host, Command(command), print_output=shown, **arguments)
     return ok, list(output.stdout_lines if ok else output.output_lines)

@@ -15,7 +15,7 @@ from gpurack.operations.run_state import Failure, host_run, lines_of, outdate, r
 from gpurack.plan.daemon_json import Apply
 from gpurack.plan.rootless import SetUp
 from gpurack.plan.steps import Folder, SetAside, Shell, Step, WriteFile, WriteFiles
-from gpurack.remote import Command
+from gpurack.remote import Command, run
 from gpurack.resources import program as whole_program
 from gpurack.resources import read_text
 from gpurack.shell import NOTHING, Sh, all_of, sh, word
@@ -52,9 +52,7 @@ class Streamed(Command):
     def execute(self, state: State, host: Host, connector_arguments: ConnectorArguments) -> tuple[bool, CommandOutput]:
         outdate(host)
         connector_arguments.update(self.connector_arguments)
-        ok, output = host.run_shell_command(
-            self, print_output=True, print_input=state.print_input, **connector_arguments
-        )
+        ok, output = run(host, self, print_output=True, print_input=state.print_input, **connector_arguments)
         if not ok:
             sentence = self.explain(output.output_lines)
             if sentence:

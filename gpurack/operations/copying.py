@@ -16,7 +16,7 @@ from typing_extensions import override
 from gpurack.operations.commands import SIGN_OF_LIFE, folders, script
 from gpurack.operations.run_state import outdate
 from gpurack.plan.models import Upload
-from gpurack.remote import Command
+from gpurack.remote import Command, run
 from gpurack.shell import Sh, sh
 from gpurack.spec.local_files import files_of, sha256
 
@@ -104,7 +104,7 @@ class Copy(Command):
     def _run(host: Host, arguments: ConnectorArguments, text: Sh, content: "Content | None" = None) -> list[str]:
         """A script's output. Raises OSError with its last line when it fails."""
         given = {**arguments, "_stdin": content} if content is not None else dict(arguments)
-        ok, output = host.run_shell_command(Command(script(text)), print_output=False, print_input=False, **given)
+        ok, output = run(host, Command(script(text)), print_output=False, print_input=False, **given)
         if not ok:
             raise OSError(next(reversed(output.output_lines), "the host said nothing").removeprefix("error "))
         return list(output.stdout_lines)

@@ -332,6 +332,10 @@ def definition(
         "env": model.env,
         "compose": model.compose,
         "connects_to": [connection.label for connection in spec.connections(name)],
+        "upstreams": {
+            connection.label: f"{connection.url} ({connection.model.engine}: {', '.join(connection.serves)})"
+            for connection in spec.connections(name)
+        },
         "hosts": neighbours.extra_hosts(name, spec, state),
         "service": digest(data),
         **files.fingerprints(name, spec, of_engine(name, spec, state, uuids), secrets, salt),

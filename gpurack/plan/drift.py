@@ -9,8 +9,12 @@ from gpurack.plan import compose, ledger, pins, pulls
 from gpurack.spec.host import Host
 from gpurack.state.model import Container, HostState, Probe
 
-SALTED = ("api_key", "keys", "upstream_keys")
-"""Words of a definition that hold fingerprints of secrets."""
+SALTED = ("api_key", "config", "keys", "upstream_keys")
+"""Words of a definition that hold fingerprints of what nobody should read there."""
+OWN = ("service", "files")
+"""Words that gpurack makes of all the others: where they alone differ, it is gpurack that changed."""
+LATER = ("config", "upstreams")
+"""Words that a label of an older gpurack lacks: what files and variables are made of beside the others."""
 ABSENT = object()
 """In the place of a key that is not there; a null in `compose`, which takes a key away, is something else."""
 Action = Literal["keep", "create", "recreate", "start", "wait", "pull", "check", "remove", "run"]
@@ -22,16 +26,22 @@ SET_ASIDE = "-replaced"
 class Change:
     """What happens to one model, and why. `keep` has no reason.
 
-    older: the lines of compose.yaml that its container was made of by an older gpurack, and keeps; None: it has or gets
-    this one's.
+    outdated: does its container keep settings of an older gpurack? lines: those of compose.yaml that a container which
+    stays was made of; None: it gets this gpurack's, or its own are lost.
     """
 
     model: str
     action: Action
     reasons: tuple[str, ...] = ()
-    older: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
+    outdated: bool = field(default=False, compare=False)
+    lines: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
     user: str = ""
     """Of a removal: in whose Docker the container is."""
+
+    @property
+    def lost(self) -> bool:
+        """Does its container keep settings of an older gpurack of which nothing is left but itself?"""
+        return self.outdated and self.lines is None
 
     def __str__(self) -> str:
         return f"{self.action} {self.model}" + (f": {', '.join(self.reasons)}" if self.reasons else "")
@@ -52,14 +62,19 @@ def compare(
         definition = {**definition, "image": words["image"]}
     reasons = differences(definition, words)
     reasons = reasons or moved(name, spec, state, container, str(words["image"]))
-    service, older = compose.service(name, spec, state, tuple(words.get("uuids", ()))), None
+    service = compose.service(name, spec, state, tuple(words.get("uuids", ())))
     reasons = reasons or published_elsewhere(service, container, follows=spec.entries[name].bind == "lan")
-    if not reasons and definition.get("service") != words["service"]:
-        older = lines_of(name, spec, state, service, container)
-        reasons = outdated(older, service, connects=bool(spec.connections(name)), renew=renew)
+    outdated = any(definition.get(word) != words.get(word) for word in OWN)
+    written = compose.old_services(state, spec.entries[name].dockerd).get(name) if outdated else None
+    lines = lines_of(name, spec, state, service, container, written)
+    if outdated and not reasons:
+        reasons = why_renewed(definition, words, lines, service, renew)
+        if lines is None and edited(written, service):
+            reasons = reasons or ["its lines in compose.yaml were changed by hand, and its settings are older"]
     if reasons:
         return Change(name, "recreate", tuple(reasons))
-    return replace(of_same_definition(name, spec, state, words, prune, older or service, container), older=older)
+    change = of_same_definition(name, spec, state, words, prune, lines or written or service, container)
+    return replace(change, outdated=outdated, lines=lines)
 
 
 def of_same_definition(
@@ -96,31 +111,57 @@ def is_respelled(old: Mapping[str, Any], new: Mapping[str, Any], named: str | No
 
 
 def lines_of(
-    name: str, spec: Host, state: HostState, service: Mapping[str, Any], container: Container
+    name: str,
+    spec: Host,
+    state: HostState,
+    service: Mapping[str, Any],
+    container: Container,
+    written: Mapping[str, Any] | None,
 ) -> Mapping[str, Any] | None:
-    """The lines of compose.yaml that a model's container was made of, by the digest in its label; None where the file
-    has others. service: those that this gpurack would write, whose own labels the digest counts, too."""
-    written = compose.old_services(state, spec.entries[name].dockerd).get(name, {})
-    bare = {word: value for word, value in written.items() if word != "labels"}
-    bare |= {"labels": service["labels"]} if "labels" in service else {}
-    known = ledger.label(container.labels).get("service")
-    return written if compose.digest(bare) == known else None
+    """The lines of compose.yaml that a model's container was made of, by the digest in its label: those that this
+    gpurack would write (service), with the container's own label, or those in the file (written). None where they are
+    lost."""
+    definition = ledger.label(container.labels)
+    if definition.get("service") == compose.digest(service):
+        return compose.labelled(name, spec, state, ledger.uuids_in(definition), definition)
+    return written if written and definition.get("service") == digest_of(written, service) else None
 
 
-def outdated(
-    older: Mapping[str, Any] | None, service: Mapping[str, Any], connects: bool = False, renew: bool = False
+def digest_of(lines: Mapping[str, Any], service: Mapping[str, Any]) -> str:
+    """The digest of lines of compose.yaml. service: those that this gpurack would write, whose own labels it counts."""
+    bare = {word: value for word, value in lines.items() if word != "labels"}
+    return compose.digest(bare | ({"labels": service["labels"]} if "labels" in service else {}))
+
+
+def edited(lines: Mapping[str, Any] | None, service: Mapping[str, Any]) -> bool:
+    """Were lines of compose.yaml changed by hand since some gpurack wrote them? By the digest in their own label."""
+    return lines is not None and ledger.label(mapping(lines.get("labels"))).get("service") != digest_of(lines, service)
+
+
+def unknown(old: Mapping[str, Any], new: Mapping[str, Any]) -> set[str]:
+    """The words that a definition lacks because an older gpurack wrote it."""
+    return {word for word in LATER if word in new and word not in old}
+
+
+def why_renewed(
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    lines: Mapping[str, Any] | None,
+    service: Mapping[str, Any],
+    renew: bool,
 ) -> list[str]:
-    """Why a container that gpurack alone would make differently now is made anew; nothing for one that stays.
-
-    older: the lines that it was made of, None where they are lost. connects: of a service its label has only the names
-    of what it connects to; where that is and what it is stand in its environment and command, so that a difference
-    there may be the inventory's."""
-    if older is None:
-        return ["gpurack's own settings for it changed, and compose.yaml has not those that it was made with"]
-    words = sorted(word for word in {*older, *service} - {"labels"} if older.get(word) != service.get(word))
-    if connects and {"command", "entrypoint", "environment"} & set(words):
-        return ["what it connects to changed, or gpurack's own settings for it"]
-    return [f"gpurack's own settings for it changed: {', '.join(words)}"] if renew else []
+    """Why a container is recreated of whose definition (old) only what gpurack makes of it differs from the inventory's
+    (new); nothing for one that stays. lines: those that it was made of, None where they are lost."""
+    files = changed_secrets("files", old.get("files"), new.get("files"))
+    both = {*(lines or {}), *service} - {"labels"} if lines else set()
+    words = {word for word in both if lines and lines.get(word) != service.get(word)}
+    if unknown(old, new):  # the label tells of config and connections by these alone
+        if files:
+            return files
+        if not old.get("files") and (lines is None or words & {"command", "entrypoint", "environment"}):
+            return ["what it connects to changed, or gpurack's own settings for it"]
+    which = ", ".join([*sorted(words), *(line.rpartition(" ")[0] for line in files)])
+    return [f"gpurack's own settings for it changed{': ' if which else ''}{which}"] if renew else []
 
 
 def tagged(container: Container, reference: str, state: HostState) -> str | None:
@@ -157,19 +198,20 @@ def changed_by_hand(name: str, spec: Host, state: HostState, service: Mapping[st
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What changed between two definitions, in the inventory's words: `gpus [0] → [3]`."""
+    """What changed between two definitions, in the inventory's words: `gpus [0] → [3]`. What gpurack makes of them is
+    left out, and what the old one cannot tell."""
     reasons = []
-    for word in sorted({*old, *new} - {"service", "uuids", "render_nodes", "files", *SALTED}):
+    skipped = unknown(old, new)
+    for word in sorted({*old, *new} - {"uuids", "render_nodes", *OWN, *SALTED} - skipped):
         if old.get(word) != new.get(word):
             reasons += changed_words(word, old.get(word), new.get(word))
     for word in SALTED:
-        reasons += changed_secrets(word, old.get(word), new.get(word))
+        if word not in skipped:
+            reasons += changed_secrets(word, old.get(word), new.get(word))
     if not reasons and old.get("uuids") != new.get("uuids"):
         reasons.append(f"cards {', '.join(ledger.uuids_in(old))} → {', '.join(ledger.uuids_in(new))}")
     if not reasons and old.get("render_nodes") != new.get("render_nodes"):
         reasons.append(f"its card has another device: {', '.join(new.get('render_nodes', []))}")
-    if not reasons and old.get("files") != new.get("files"):
-        reasons += changed_secrets("files", old.get("files"), new.get("files"))
     return reasons
 
 

@@ -7,7 +7,7 @@ On the host each container has a folder of its own for them, closed to everybody
 import hashlib
 import hmac
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from gpurack.engines.base import Container
@@ -48,6 +48,22 @@ def contents(container: Container, secrets: Mapping[str, str], sums: bool) -> di
     }
 
 
+def kept(
+    texts: Mapping[str, str], container: Container, made: Mapping[str, str], there: Collection[str]
+) -> dict[str, str | None]:
+    """The files of a container that keeps what an older gpurack gave it: None for one that stays as it is.
+
+    texts: as `contents` gives them. made: the fingerprints of those that its engine wanted, from its label. there: the
+    names of all that are on the host; what is missing is written anew."""
+    own = {file_of(path) for path in container.files}
+    found: dict[str, str | None] = {file: text for file, text in texts.items() if file not in own}
+    for file, mark in made.items():
+        text, salt = texts.get(file), mark.partition(":")[0]
+        same = text is not None and mark == f"{salt}:{fingerprint(text, salt)}"
+        found[file] = text if same or file not in there else None
+    return found
+
+
 def sum_of(key: str) -> str:
     """What a gateway knows of a person's key."""
     return hashlib.sha256(key.encode()).hexdigest()
@@ -55,9 +71,12 @@ def sum_of(key: str) -> str:
 
 def fingerprints(name: str, spec: Host, container: Container, secrets: Mapping[str, str], salt: str) -> dict[str, Any]:
     """Words of a container's definition that change when one of its files does, and tell nothing else about it:
-    api_key, keys (by person), upstream_keys (by what it connects to), files (by name)."""
+    api_key, keys (by person), upstream_keys (by what it connects to), files (by name); config, which is the inventory's
+    part of a file."""
     salted = {secret: f"{salt}:{fingerprint(value, salt)}" for secret, value in secrets.items()}
+    config = spec.entries[name].config
     return {
+        "config": None if config is None else f"{salt}:{fingerprint(json.dumps(config, sort_keys=True), salt)}",
         "api_key": salted.get(KEY),
         "keys": {who.removeprefix(PERSON): text for who, text in salted.items() if who.startswith(PERSON)},
         "upstream_keys": {

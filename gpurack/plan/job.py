@@ -20,13 +20,13 @@ class Project:
     """The Compose project in one daemon: a user's, or the host's own ("").
 
     services: as they shall be. before: those of the compose.yaml that lies there, for models that fail. files: what is
-    mounted into those that could be planned: container → file → text.
+    mounted into those that could be planned: container → file → text, None where it stays as it is.
     """
 
     user: str
     services: Mapping[str, Mapping[str, Any]]
     before: Mapping[str, Mapping[str, Any]]
-    files: Mapping[str, Mapping[str, str]]
+    files: Mapping[str, Mapping[str, str | None]]
 
     def differs(self, state: HostState) -> bool:
         """Is compose.yaml another on the host, or a container's file missing, either readable by others, or left over?
@@ -69,7 +69,10 @@ def make_job(
                 "head": compose.head(project.user),
                 "services": compose.blocks(project.services, project.user),
                 "before": compose.blocks(project.before, project.user),
-                "files": {name: dict(texts) for name, texts in project.files.items()},
+                "files": {
+                    name: {file: text for file, text in texts.items() if text is not None}
+                    for name, texts in project.files.items()
+                },
             }
             for project in projects
             if not project.user or project.user in busy or project.differs(state)
@@ -145,15 +148,17 @@ def entry(
 
 
 def gateway(name: str, spec: Host, state: HostState) -> dict[str, Any]:
-    """How a gateway is asked (files/asking.py): by the key that it makes for its host, what is behind it by theirs."""
+    """How a gateway is asked (files/asking.py): by the key that it makes for its host, what is behind it by theirs.
+    What is in the gateway's own Docker comes first: one answer is enough, and no other user can make it wait."""
     behind = [
         {
             "serves": list(other.serves),
-            "url": compose.probe_url(other.name, spec, state) if other.near else neighbours.ready_url(other),
+            "url": compose.probe_url(other.name, spec, state) if other.here else neighbours.ready_url(other),
             "key": neighbours.key_file(spec, name, index) if other.key else None,
             "requests": ENGINES[other.model.engine].requests(other.model, other.serves),
+            **({"user": other.model.dockerd, "name": other.name} if other.here else {}),
         }
-        for index, other in enumerate(spec.connections(name))
+        for index, other in sorted(enumerate(spec.connections(name)), key=lambda one: not one[1].near)
     ]
     model = spec.entries[name]
     return {"key": HOST_KEY, "requests": ENGINES[model.engine].requests(model, ["any"]), "behind": behind}

@@ -12,7 +12,7 @@ from typing import Any
 from gpurack import paths
 from gpurack.engines import ENGINES, weights_of
 from gpurack.plan import compose, files, images, ledger, pins, refusals, weights
-from gpurack.plan.drift import Change, compare, salt_of
+from gpurack.plan.drift import Change, compare, mapping, salt_of
 from gpurack.plan.job import Project, make_job
 from gpurack.plan.nvidia_driver import other_driver
 from gpurack.plan.obstacles import blocked, mismatch, obstacle, too_large, unfit
@@ -128,7 +128,7 @@ def plan_models(
             errors[name] = error
             continue
         changes.append(change)
-        services[name] = change.older or compose.labelled(name, spec, state, uuids, words)
+        services[name] = change.lines or compose.labelled(name, spec, state, uuids, words)
     waiting = blocked(changes, errors, spec, state, cards.uuids)
     errors |= waiting
     changes = [change for change in changes if change.model not in waiting]
@@ -139,12 +139,9 @@ def plan_models(
             why = "disabled" if name in spec.entries else "not in the inventory any more"
             why = "it runs in another Docker now" if name in enabled else why
             changes.append(Change(name, "remove", (why,), user=user))
+    outdated_ones = {change.model for change in changes if change.outdated}
     own_files = {
-        name: files.contents(
-            compose.of_engine(name, spec, state, cards.uuids[name]),
-            secrets.get(name, {}),
-            ENGINES[spec.entries[name].engine].sums,
-        )
+        name: mounted(name, spec, state, cards.uuids[name], secrets.get(name, {}), name in outdated_ones)
         for name in services
     }
     everything = projects(spec, state, services, own_files)
@@ -166,14 +163,30 @@ def plan_models(
 
 def outdated(changes: Sequence[Change]) -> Iterator[str]:
     """What gpurack alone would make differently now, and leaves as it is: counted."""
-    if count := sum(change.older is not None for change in changes):
+    if count := sum(change.outdated for change in changes):
         models = "1 model runs" if count == 1 else f"{count} models run"
         them = "it" if count == 1 else "them"
         yield f"{models} with settings of an older gpurack; --data renew=yes recreates {them}."
 
 
+def mounted(
+    name: str, spec: Host, state: HostState, uuids: tuple[str, ...], secrets: Mapping[str, str], outdated: bool
+) -> dict[str, str | None]:
+    """A container's files on the host → their text; None for one that stays as it is. outdated: does the container keep
+    what an older gpurack gave it?"""
+    model = spec.entries[name]
+    engine = compose.of_engine(name, spec, state, uuids)
+    texts = files.contents(engine, secrets, ENGINES[model.engine].sums)
+    container = state.container(name, model.dockerd)
+    if not (outdated and container):
+        return dict(texts)
+    folder = paths.container_file(model.dockerd, name, "")
+    there = {path.removeprefix(folder) for path in state.secrets if path.startswith(folder)}
+    return files.kept(texts, engine, mapping(ledger.label(container.labels).get("files")), there)
+
+
 def projects(
-    spec: Host, state: HostState, services: Mapping[str, Any], own_files: Mapping[str, Mapping[str, str]]
+    spec: Host, state: HostState, services: Mapping[str, Any], own_files: Mapping[str, Mapping[str, str | None]]
 ) -> tuple[Project, ...]:
     """The Compose project of each daemon that has models, or had some. services, own_files: of those that could be
     planned; the others keep what compose.yaml says of them, and their files."""
@@ -186,8 +199,8 @@ def projects(
         mine |= {
             name: old[name] for name, model in spec.entries.items() if model.enabled and name in old.keys() - services
         }
-        mounted = {name: texts for name, texts in own_files.items() if spec.entries[name].dockerd == user}
-        found.append(Project(user, mine, old, mounted))
+        given = {name: texts for name, texts in own_files.items() if spec.entries[name].dockerd == user}
+        found.append(Project(user, mine, old, given))
     return tuple(found)
 
 

@@ -12,6 +12,9 @@ from gpurack.spec.host import Host
 from gpurack.spec.secret import UPSTREAM
 from gpurack.state.model import HostState
 
+WHY = {200: "", 0: "no answer", 401: "refuses the key", 503: "is loading"}
+"""HTTP status, 0 for no answer, of a model on the service's own host → why it does not answer."""
+
 
 def far(spec: Host) -> Iterator[tuple[str, int, Connection]]:
     """(service, number, connection) of all that lies beyond a service's own network."""
@@ -27,9 +30,12 @@ def names(spec: Host) -> list[str]:
 
 
 def questions(spec: Host) -> list[str]:
-    """`user|service|number|file of the key|url` for the look: is it ready, and does it take the key?"""
+    """`user|service|number|file of the key|url` for the look: is it ready, and does it take the key? Models on the
+    service's own host are left out: the look asks each as the user whose Docker it is in, and only while it runs."""
     found = []
     for service, index, connection in far(spec):
+        if connection.here:
+            continue
         asked = (spec.entries[service].dockerd, service, index, key_file(spec, service, index), ready_url(connection))
         found.append("|".join(map(str, asked)))
     return found
@@ -65,8 +71,19 @@ def unreached(service: str, spec: Host, state: HostState) -> list[str]:
     return [
         f"{connection.label} ({why})"
         for name, index, connection in far(spec)
-        if name == service and (why := state.upstreams.get((user, name, index)))
+        if name == service and (why := unanswered(user, service, index, connection, state))
     ]
+
+
+def unanswered(user: str, service: str, index: int, connection: Connection, state: HostState) -> str:
+    """Why a connection of a user's service does not answer; "" for one that does, and where it is not known."""
+    if not connection.here:
+        return state.upstreams.get((user, service, index), "")
+    whose = connection.model.dockerd
+    container, probe = state.ours.get((whose, connection.name)), state.probes.get((whose, connection.name))
+    if not (container and container.running):
+        return "its container does not run"
+    return WHY.get(probe.status, f"HTTP {probe.status}") if probe else ""
 
 
 def host_of(connection: Connection) -> str:

@@ -8,13 +8,14 @@ from gpurack.spec.secret import Secret
 
 @dataclass(frozen=True)
 class Connection:
-    """One entry that a service connects to: `name` on `host`. near: by one network of containers, where its name is
-    enough; else by its published port. url: of its API, as the service reaches it. key: what it wants to be sent.
-    serves: the names it answers to; of a gateway, those of the models behind it."""
+    """One entry that a service connects to: `name` on `host`. here: on the service's own host. near: also in one
+    network of containers, where its name is enough; else by its published port. url: of its API, as the service reaches
+    it. key: what it wants to be sent. serves: the names it answers to; of a gateway, those of the models behind it."""
 
     host: str
     name: str
     model: Model
+    here: bool
     near: bool
     url: str
     key: Secret | None

@@ -33,7 +33,7 @@ def connections_of(fleet: Mapping[str, Host], host: str, service: str) -> tuple[
         inside = f"http://{name}:{engine.listens(model)}{engine.base_path}"
         url = inside if near else endpoint(where, fleet[where], model)
         key = model.keys.get(service) or model.api_key
-        found.append(Connection(where, name, model, near, url, key, served_by(fleet, where, name)))
+        found.append(Connection(where, name, model, where == host, near, url, key, served_by(fleet, where, name)))
     return tuple(found)
 
 

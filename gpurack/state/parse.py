@@ -665,12 +665,13 @@ def container(data: Any, user: str = "") -> Container:
 
 
 def published(bindings: Any) -> Iterator[tuple[str, int]]:
-    """(address, port) of a container's port bindings; a range, or what is neither address nor number, is none."""
+    """(address, port) of a container's port bindings, the address as gpurack spells it, "" for all; a range, or what is
+    neither address nor number, is none."""
     for every in (bindings or {}).values():
         for binding in every or []:
             ip, port = binding.get("HostIp") or "", binding.get("HostPort") or ""
             if re.fullmatch(r"[0-9]{1,5}", port) and (not ip or address(ip)):
-                yield ip, int(port)
+                yield address(ip), int(port)
 
 
 def whole(value: Any) -> int:

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from gpurack import paths
 from gpurack.plan import compose, neighbours, refusals, weights
-from gpurack.remote import Command
+from gpurack.remote import Command, TooMuchOutput
 from gpurack.resources import read_text
 from gpurack.shell import Sh, of_file, sh
 from gpurack.spec import host as spec
@@ -77,16 +77,25 @@ def take_snapshot(host: Host, wanted: spec.Host, metrics: bool = False) -> HostS
     """What the host is like now, by one remote command. metrics: also ask the models' own counters."""
     known = remembered.recall(host.name)
     stdin = Script(script(wanted, known, metrics))
-    state = host.get_fact(Snapshot, _sudo=False, _ignore_errors=True, _stdin=stdin)
+    try:
+        state = _ask(host, stdin)
+    except TooMuchOutput as error:
+        return HostState(trouble=str(error))
+    if state.trouble:
+        return state
+    state = replace(state, headers=remembered.together(state, known, date.today().isoformat()))
+    remembered.remember(host.name, known, state)
+    return state
+
+
+def _ask(host: Host, stdin: "Script") -> HostState:
+    """What the script says, as root. Raises TooMuchOutput."""
+    state: HostState = host.get_fact(Snapshot, _sudo=False, _ignore_errors=True, _stdin=stdin)
     if state is NEEDS_PASSWORD and (sys.stdin.isatty() or has_password(host)):
         # pyinfra asks for the password, or takes it from the inventory; this costs three more remote commands.
         state = host.get_fact(Snapshot, _sudo=True, _ignore_errors=True, _stdin=stdin)
         # sudo's own words are on the screen, and nowhere else
         state = replace(state, raised=True, trouble=NOT_TAKEN if state == Snapshot.default() else state.trouble)
-    if state.trouble:
-        return state
-    state = replace(state, headers=remembered.together(state, known, date.today().isoformat()))
-    remembered.remember(host.name, known, state)
     return state
 
 

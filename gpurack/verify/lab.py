@@ -4,7 +4,7 @@ import hmac
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +17,10 @@ from pyinfra.api import Host as PyinfraHost
 from pyinfra.context import ctx_state
 
 from gpurack import paths
-from gpurack.engines import ENGINES
 from gpurack.guard import read_any_bytes
 from gpurack.host_data import json_from_host, not_understood
-from gpurack.plan import compose, drift, files, ledger
+from gpurack.plan import compose, drift, ledger
+from gpurack.plan.models import mounted
 from gpurack.shell import by_ssh, sh
 from gpurack.spec.fleet import read_fleet
 from gpurack.spec.host import Host
@@ -31,7 +31,7 @@ from gpurack.spec.read_lock import with_lock
 from gpurack.spec.secrets import read_secrets
 from gpurack.state.model import HostState
 from gpurack.verify.drift import Unread
-from gpurack.verify.look import Seen, enabled, script
+from gpurack.verify.look import Seen, enabled, limit, script, whole
 from gpurack.verify.reach import run_as_root, testinfra_host
 
 
@@ -99,13 +99,29 @@ class Entry:
 
     @property
     def container(self) -> Any:
-        """The container of its name, as inspected; None for none. Raises Unread."""
+        """Its container, as inspected; None for none, and for one of its name that is not gpurack's. Raises Unread."""
+        said, ours = self.named, self.server.state.ours.get((self.model.dockerd, self.name))
+        return said if said and ours and said["Id"] == ours.id else None
+
+    @property
+    def named(self) -> Any:
+        """The container that has its name, whoever made it. Raises Unread."""
         return self.server.seen.daemon(self.model.dockerd)["containers"].get(self.name)
 
     @property
     def answers(self) -> Mapping[str, Any]:
         """What it said, and its weights. Raises Unread."""
         return self.server.seen.of_model(self.name)
+
+    def weights(self, path: str) -> Any:
+        """What is known of its weights at a path; None for nothing there. Raises Unread."""
+        return whole(self.answers["weights"][path], f"{self.name}'s weights")
+
+    @property
+    def mounted(self) -> Mapping[str, bool]:
+        """File on the host → has its container that very file? Raises Unread."""
+        found: Mapping[str, bool] = whole(self.answers.get("mounted", {}), f"what {self.name} has mounted")
+        return found
 
     @property
     def uuids(self) -> tuple[str, ...]:
@@ -114,27 +130,31 @@ class Entry:
         return self.server.cards.uuids.get(self.name, had)
 
     @property
-    def files(self) -> Mapping[str, str]:
-        """The sums of the files that it should be given: path on the host → sum. Raises Unread."""
-        container = compose.of_engine(self.name, self.server.wanted, self.server.state, self.uuids)
-        sums = ENGINES[self.model.engine].sums
-        texts = files.contents(container, self.server.secrets.get(self.name, {}), sums)
+    def files(self) -> Mapping[str, str | None]:
+        """The sums of the files that it should be given: path on the host → sum, None for one that this gpurack leaves
+        as an older one made it. Raises Unread."""
+        wanted, secrets = self.server.wanted, self.server.secrets.get(self.name, {})
+        state = replace(self.server.state, secrets=dict.fromkeys(self.server.seen["secrets"]["files"], ("", 0)))
+        texts = mounted(self.name, wanted, state, self.uuids, secrets, self.change.outdated)
         return {
-            paths.container_file(self.model.dockerd, self.name, file): salted(text, self.server.salt)
+            paths.container_file(self.model.dockerd, self.name, file): text and salted(text, self.server.salt)
             for file, text in texts.items()
         }
 
     @property
     def service(self) -> Mapping[str, Any]:
         """What its Compose service should be; where this gpurack leaves what an older one made, that. Raises Unread."""
+        lines = self.change.lines
+        return lines or compose.service(self.name, self.server.wanted, self.server.state, self.uuids)
+
+    @property
+    def change(self) -> drift.Change:
+        """What a run would do with its container. Raises Unread."""
         wanted, state = self.server.wanted, self.server.state
-        secrets, salt = (
-            self.server.secrets.get(self.name, {}),
-            drift.salt_of(self.name, wanted, state) or self.server.salt,
-        )
+        secrets = self.server.secrets.get(self.name, {})
+        salt = drift.salt_of(self.name, wanted, state) or self.server.salt
         words = compose.definition(self.name, wanted, state, self.uuids, secrets, salt)
-        older = drift.compare(self.name, wanted, state, words).older
-        return older or compose.service(self.name, wanted, state, self.uuids)
+        return drift.compare(self.name, wanted, state, words)
 
 
 class Lab:
@@ -181,9 +201,8 @@ class Lab:
     def _ask(self, name: str) -> Seen:
         server = self.servers[name]
         try:
-            answer = run_as_root(
-                server.pyinfra, sh("python3 -"), script(server.wanted, server.secrets, self.salt, self.deep)
-            )
+            questions = script(server.wanted, server.secrets, self.salt, self.deep)
+            answer = run_as_root(server.pyinfra, sh("python3 -"), questions, limit(self.deep))
             evidence = json_from_host(answer)
             if not isinstance(evidence, Mapping):
                 raise ValueError

@@ -35,6 +35,8 @@ FILES = (
 HOMES = (USER_DAEMON_JSON, rootless.DROP_IN, rootless.HOOK_CONFIG)
 """In the home of each user with a rootless Docker."""
 NO_DAEMON: Mapping[str, Any] = {"info": {}, "containers": {}, "images": []}
+LIMIT = 600
+"""Seconds for a host's evidence; hashing weights may take a day more."""
 UNITS = ("docker.service", "containerd.service", "gpurack.service")
 
 
@@ -46,6 +48,8 @@ def script(spec: Host, secrets: Mapping[str, Mapping[str, str]], salt: str, deep
     """
     users = sorted({"", *spec.docker.rootless, *(model.dockerd for model in enabled(spec).values())})
     asked = {
+        "limit": limit(deep) - 30,
+        "record": paths.RECORD,
         "users": users,
         "units": UNITS,
         "files": [*FILES, *map(paths.compose_file, users)],
@@ -58,6 +62,11 @@ def script(spec: Host, secrets: Mapping[str, Mapping[str, str]], salt: str, deep
         "models": {name: asked_of(name, spec, model, secrets.get(name, {})) for name, model in enabled(spec).items()},
     }
     return f"ASKED = __import__('json').loads({json.dumps(asked)!r})\n{read_text('files/evidence.py')}"
+
+
+def limit(deep: bool) -> int:
+    """Seconds in which a host's evidence is here. Its program ends a little earlier."""
+    return LIMIT + 86400 * deep
 
 
 def enabled(spec: Host) -> dict[str, Model]:
@@ -108,7 +117,7 @@ class Seen:
 
     def daemon(self, user: str = "") -> Mapping[str, Any]:
         """A user's Docker daemon: info, containers, images; all empty when none answers. Raises Unread."""
-        found: Mapping[str, Any] = whole(self["daemons"].get(user), "docker") or NO_DAEMON
+        found: Mapping[str, Any] = whole(self["daemons"].get(user), f"docker {user}".strip()) or NO_DAEMON
         try:
             _ = found["images"], [container_of(said, user) for said in found["containers"].values()]
             # what a user's daemon says is that user's word: what is not of the right form is nothing
@@ -137,7 +146,7 @@ class Seen:
     def state(self) -> HostState:
         """The evidence in the plan's words, for its pure functions. Raises Unread."""
         system, daemon, cards = self["system"], self.daemon(), self["cards"]
-        accounts = {name: said for name, said in self["users"].items() if said}
+        accounts = {name: said for name, said in self["users"].items() if said and not unfinished(said)}
         files = {path: file_of(said) for path, said in self["files"].items() if said["text"] is not None}
         for said in accounts.values():
             files |= {path: File(text.encode(), "", said["uid"], said["gid"]) for path, text in said["files"].items()}
@@ -163,10 +172,17 @@ class Seen:
 
 
 def whole(part: Any, name: str) -> Any:
-    """A part of the evidence. Raises Unread when its reader failed."""
+    """A part of the evidence. Raises Unread when its reader failed, or did not end in time."""
     if isinstance(part, Mapping) and "broken" in part:
         raise Unread(f"{name} could not be read on the host: {part['broken']}", "please report this")
+    if isinstance(part, Mapping) and "late" in part:
+        raise Unread(f"{name} could not be read on the host: {part['late']}", "see what hangs there: dmesg | tail; df")
     return part
+
+
+def unfinished(part: Any) -> bool:
+    """Is it a part that `whole` refuses?"""
+    return isinstance(part, Mapping) and bool({"broken", "late"} & part.keys())
 
 
 def os_of(said: Mapping[str, str]) -> Os:

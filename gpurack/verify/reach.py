@@ -11,6 +11,7 @@ from pyinfra.api import Host, StringCommand
 from pyinfra.api.exceptions import PyinfraError
 from testinfra.backend.base import BaseBackend, CommandResult
 
+from gpurack.remote import run
 from gpurack.shell import Sh, by_ssh, sh
 from gpurack.state.snapshot import NO_SUDO, SUDO_PASSWORD, has_password
 from gpurack.verify.drift import Unread
@@ -40,9 +41,7 @@ class Pyinfra(BaseBackend):  # type: ignore[misc]
         """The result; its exit code is 0 or 1. Raises Unread when the host cannot be reached."""
         connect(self.pyinfra)
         line = self.quote(command, *args)
-        ok, output = self.pyinfra.run_shell_command(
-            StringCommand(line), print_output=False, print_input=False, **kwargs
-        )
+        ok, output = run(self.pyinfra, StringCommand(line), print_output=False, print_input=False, **kwargs)
         return self.result(int(not ok), line.encode(), output.stdout, output.stderr)
 
 
@@ -62,12 +61,16 @@ def connect(host: Host) -> None:
         ) from None
 
 
-def run_as_root(host: Host, program: Sh, stdin: str) -> str:
-    """What a program prints that reads standard input, run as root. Raises Unread."""
+def run_as_root(host: Host, program: Sh, stdin: str, limit: int) -> str:
+    """What a program prints that reads standard input, run as root for at most `limit` seconds. Raises Unread."""
     there = testinfra_host(host)
-    result = there.run(as_root(program), _stdin=stdin)
-    if SUDO_PASSWORD in result.stdout and has_password(host):
-        result = there.run(program, _stdin=stdin, _sudo=True)
+    try:
+        result = there.run(as_root(program), _stdin=stdin, _timeout=limit)
+        if SUDO_PASSWORD in result.stdout and has_password(host):
+            result = there.run(program, _stdin=stdin, _sudo=True, _timeout=limit)
+    except TimeoutError:
+        why = f"{program}: expected an answer, found none in {limit} s"
+        raise Unread(why, by_ssh(host.name, sh("dmesg | tail"))) from None
     for mark, why in {NO_SUDO: "there is no sudo", SUDO_PASSWORD: "sudo wants a password"}.items():
         if mark in result.stdout:
             raise Unread(f"expected root, or sudo, found that {why}", f"log in as root, or allow sudo on {host.name}")

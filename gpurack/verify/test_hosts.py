@@ -20,7 +20,7 @@ from gpurack.spec.merge import patch
 from gpurack.state.model import MISMATCH, HostState
 from gpurack.verify.drift import Drift, Unread, on_hosts
 from gpurack.verify.lab import Entry, Server
-from gpurack.verify.look import enabled, writable
+from gpurack.verify.look import enabled, whole, writable
 
 IN_INFO = {
     "log-driver": "LoggingDriver", "data-root": "DockerRootDir", "storage-driver": "Driver", "debug": "Debug",
@@ -189,7 +189,7 @@ def engine_version(server: Server) -> str | None:
 def test_rootless_docker(server: Server) -> Iterator[Drift]:
     """Each user's own Docker: its unit active and enabled, from boot on (linger), and answering as a rootless one."""
     for name in server.wanted.users:
-        user, info = server.seen["users"].get(name), server.seen.daemon(name)["info"]
+        user, info = whole(server.seen["users"].get(name), name), server.seen.daemon(name)["info"]
         if user is None:
             mend = by_ssh(server.name, sh("sudo useradd --create-home {}", name))
             yield Drift(f"user {name}", "an account", "none", mend)
@@ -418,6 +418,8 @@ def test_secrets(server: Server) -> Iterator[Drift]:
             yield Drift(path, "no file of a model that is not there", "one")
         elif path not in theirs:
             yield Drift(path, f"no file that {folder.name} is not given", "one")
+    for user, why in found["unread"].items():
+        warnings.warn(f"{server.title}: the arguments of {user}'s processes were not read: {why}.", stacklevel=1)
     for name, place in found["leaks"]:
         mend = "change the key where the inventory says it is, and run again"
         yield Drift(f"the secret {name}", "nowhere but in its file", f"in {place}", mend)

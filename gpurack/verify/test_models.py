@@ -12,6 +12,7 @@ from gpurack import paths
 from gpurack.engines import ENGINES, weights_of
 from gpurack.engines.ollama import full_name
 from gpurack.plan import compose, ledger, pins, weights
+from gpurack.plan.health import Health, judge
 from gpurack.shell import Sh, by_ssh, sh
 from gpurack.spec.image import BuildImage, TarImage
 from gpurack.spec.image_ref import ImageRef
@@ -87,10 +88,11 @@ def test_runs(entry: Entry) -> Iterator[Drift]:
     """Its container is there, is gpurack's, runs, and comes back after a boot."""
     container = entry.container
     if container is None:
-        yield Drift("container", "running", "none of this name")
+        if entry.named:
+            yield Drift("container", "gpurack's", "one that was made by hand", afresh(entry))
+        else:
+            yield Drift("container", "running", "none of this name")
         return
-    if (entry.model.dockerd, entry.name) not in entry.server.state.ours:
-        yield Drift("container", "gpurack's", "one that was made by hand", afresh(entry))
     if status(entry) == "paused":
         yield Drift("container", "running", "paused", docker(entry, sh("unpause {}", entry.name)))
     elif status(entry) != "running":
@@ -131,20 +133,21 @@ def test_image(entry: Entry) -> Iterator[Drift]:
 
 @on_models()
 def test_definition(entry: Entry) -> Iterator[Drift]:
-    """Command, environment and mounts of its container, and its lines in compose.yaml, are the inventory's."""
+    """Command, environment and mounts of its container, and its lines in compose.yaml, are the inventory's. Nobody
+    knows those of a container that an older gpurack made, where the lines that it was made of are lost."""
     container, service = entry.container, entry.service
     if container is None:
         return
-    said = container["Config"]
+    said, made = container["Config"], {} if entry.change.lost else service
     for word, where in {"command": "Cmd", "entrypoint": "Entrypoint"}.items():
-        if isinstance(service.get(word), list) and list(map(str, service[word])) != said[where]:
-            yield Drift(word, *where_they_part(service[word], said[where] or []), afresh(entry))
-    environment, expected = variables(container), service.get("environment")
+        if isinstance(made.get(word), list) and list(map(str, made[word])) != said[where]:
+            yield Drift(word, *where_they_part(made[word], said[where] or []), afresh(entry))
+    environment, expected = variables(container), made.get("environment")
     for name, value in expected.items() if isinstance(expected, Mapping) else ():
         if environment.get(name) != str(value):
             yield Drift(f"environment {name}", str(value), environment.get(name, "nothing"), afresh(entry))
     mounts = {mount["Destination"]: mount for mount in container["Mounts"]}
-    for mount in service.get("volumes", []):
+    for mount in made.get("volumes", []):
         if isinstance(mount, Mapping) and mount.get("type") == "bind":
             there = mounts.get(mount["target"], {})
             if (there.get("Source"), there.get("RW")) != (mount["source"], not mount.get("read_only")):
@@ -204,10 +207,11 @@ def test_cards(entry: Entry) -> Iterator[Drift]:
         yield Drift("cards given by Docker", listed(expected), listed(given(container)), afresh(entry))
     if not expected or status(entry) != "running" or driver.exit_code == MISMATCH:
         return  # nvidia-smi answers nowhere while driver and library differ, and the host's own check says so
-    inside = set(entry.answers["cards inside"])
+    inside = set(entry.answers.get("cards inside", ()))
     if inside != expected:
         yield Drift("cards seen inside", listed(expected), listed(inside), afresh(entry))
-    used = {uuid for uuid, owner in entry.server.seen["processes"] if owner == container["Id"]}
+    whose = entry.server.state.uid_of(entry.model.dockerd)
+    used = {uuid for uuid, *owner in entry.server.seen["processes"] if owner == [container["Id"], whose]}
     # Only real cards are on the PCI bus; simulated ones have no processes of models.
     real = uuids & set((entry.server.seen["cards"] or {}).get("on the bus", ()))
     if not used <= uuids or (real and not used and not ENGINES[entry.model.engine].draws(entry.model)):
@@ -243,7 +247,7 @@ def test_weights(entry: Entry) -> Iterator[Drift]:
     lies there now."""
     for wanted in weights_of(entry.model):
         path = weights.place(entry.server.wanted, wanted, entry.model.dockerd)
-        found = entry.answers["weights"][path]
+        found = entry.weights(path)
         mend = refetch(entry, wanted)
         if found is None:
             yield Drift(path, "weights", "nothing", mend)
@@ -265,7 +269,7 @@ def test_weights(entry: Entry) -> Iterator[Drift]:
             yield Drift(path, f"commit {pinned}, by the lock", str(commit))
         for name, file in files.items():
             yield from changed(f"{path}, {name}", file, entry, mend)
-        if entry.answers.get("mounted", {}).get(path) is False:
+        if entry.mounted.get(path) is False:
             yield Drift(path, "what its container has", "another, put there since", afresh(entry))
 
 
@@ -299,7 +303,7 @@ def test_weights_hashed(entry: Entry) -> Iterator[Drift]:
     drifts, unknown = [], []
     for wanted in weights_of(entry.model):
         path = weights.place(entry.server.wanted, wanted, entry.model.dockerd)
-        found = entry.answers["weights"][path] or {"files": {}, "hub": None}
+        found = entry.weights(path) or {"files": {}, "hub": None}
         locked = pins.of_model(entry.server.wanted, entry.name).weights
         expected = sums(known(path, wanted, found["hub"], locked), found["files"])
         unknown += [] if expected else [path]
@@ -323,10 +327,13 @@ def test_ready(entry: Entry) -> Iterator[Drift]:
     code, body = entry.answers.get("ready", (0, f"nothing, its container is {status(entry)}"))
     what = f"GET {engine.ready_at(model)}"
     served = engine.answers_as(model, model.served_name or entry.name)
-    if code != 200:
-        yield Drift(what, "HTTP 200", f"HTTP {code} {body[:100]}" if code else body, restart(entry))
-    elif served is not None and json.dumps(served) not in body:
-        yield Drift(what, f'the name "{served}"', body[:100], afresh(entry))
+    match judge(code, body, served):
+        case Health.READY:
+            pass
+        case Health.RENAMED:
+            yield Drift(what, f'the name "{served}"', body[:100], afresh(entry))
+        case _:
+            yield Drift(what, "HTTP 200", f"HTTP {code} {body[:100]}" if code else body, restart(entry))
     for name in model.pull if code == 200 else ():
         if json.dumps(full_name(name)) not in body:
             yield Drift("pulled models", name, "not among them")
@@ -377,6 +384,6 @@ def test_files(entry: Entry) -> Iterator[Drift]:
             yield Drift(path, "mode 400", f"mode {file['mode']}")
         if file["owner"] != (entry.model.dockerd or "root"):
             yield Drift(path, f"{entry.model.dockerd or 'root'}'s", f"{file['owner']}'s")
-        if file["sum"] != expected:
+        if expected is not None and file["sum"] != expected:
             mend = f"{ssh(entry, sh('rm {}', path))}; {afresh(entry)}"
             yield Drift(path, "what the inventory has", "something else", mend)

@@ -2,28 +2,54 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import itertools
+import json
 import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
 import time
-from types import ModuleType
-from typing import Any
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
-from gpurack.verify.look import Seen, Unread
-from tests.unit.host_programs import load
+from gpurack.host_data import json_from_host
+from gpurack.state.record import Entry, is_ours
+from gpurack.verify.look import Seen, Unread, container_of
+from tests.unit.host_programs import FILES, load
 from tests.unit.verify.test_checks import ID, IMAGE_ID, LABELS, evidence
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
 
 
 @pytest.fixture
-def script() -> ModuleType:
-    module: ModuleType = load("evidence")
+def script(tmp_path: Path) -> Any:
+    module: Any = load("evidence")
+    module.HUNG = str(tmp_path / "hung")
     return module
 
 
-def whoami() -> dict[str, int]:
-    return {"uid": os.getuid(), "gid": os.getgid(), "groups": len(os.getgroups())}
+def whoami() -> dict[str, Any]:
+    owner = Path("/proc/self/maps").stat().st_uid  # root's, where its memory is closed to its user
+    return {"uid": os.getuid(), "gid": os.getgid(), "environment": str(os.environ), "memory": owner}
+
+
+def big() -> str:
+    """More than a pipe holds."""
+    return "x" * 1_000_000
+
+
+def dies() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def silent() -> None:
@@ -48,25 +74,102 @@ def test_a_daemon_that_says_anything_knows_nothing(monkeypatch: pytest.MonkeyPat
     assert module.unmet({"LiveRestoreEnabled": False}, module.info()) == ["an answer"]
 
 
-@needs_root
-def test_a_user_is_asked_by_a_process_of_that_user(script: Any) -> None:
-    said = script.AsUser("nobody", 20, whoami).result()
-    assert said["uid"] == 65534
-    assert said["gid"] != 0
+LONG = "1" * 100_000
+
+
+@pytest.mark.parametrize("said", [LONG, f'{{"a": -{LONG}}}', f"[{LONG}]"], ids=["alone", "in a map", "in a list"])
+def test_an_integer_of_a_hundred_thousand_digits_is_not_data(said: str) -> None:
+    """Python before 3.11 takes minutes to read one, and its time grows with the square. Those after have a limit of
+    their own, so that is taken away."""
+    sys.set_int_max_str_digits(0)
+    try:
+        assert load("common").parsed(said) is None
+    finally:
+        sys.set_int_max_str_digits(4300)
+
+
+def part(script: Any, seconds: int, function: Any, *arguments: Any, user: str | int = "") -> Any:
+    """What a part called `x` says."""
+    return script.results({"x": script.Part("x", seconds, function, *arguments, user=user)})["x"]
 
 
 @needs_root
-def test_who_never_answers_has_said_nothing(script: Any) -> None:
+@pytest.mark.parametrize(("user", "gid"), [("nobody", 65534), (4711, 65534)])
+def test_a_user_is_asked_by_a_process_of_that_user(
+    script: Any, monkeypatch: pytest.MonkeyPatch, user: str | int, gid: int
+) -> None:
+    monkeypatch.setenv("https_proxy", "http://me:secret@proxy")
+    said = part(script, 20, whoami, user=user)
+    assert (said["uid"], said["gid"]) == (65534 if user == "nobody" else 4711, gid)
+    assert "secret" not in said["environment"]
+    assert said["memory"] == 0
+
+
+def test_who_never_answers_is_late_and_costs_no_other_anything(script: Any) -> None:
     begun = time.monotonic()
-    assert script.AsUser("nobody", 1, silent).result() is None
+    parts = {name: script.Part(name, 1, silent) for name in ("a", "b")}
+    parts["c"] = script.Part("c", 20, big)
+    said = script.results(parts)
     assert time.monotonic() - begun < 10
+    assert said == {"a": {"late": "timed out after 1 s"}, "b": {"late": "timed out after 1 s"}, "c": big()}
+
+
+def test_a_part_that_fails_or_is_killed_says_why(script: Any) -> None:
+    assert part(script, 20, int, "x")["broken"].startswith("ValueError: ")
+    assert part(script, 20, dies) == {"broken": "its process was ended"}
+
+
+def test_what_nothing_ends_is_left_behind_and_not_started_again(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that waits for a file system stays whatever signal it gets; here it gets none."""
+    kill = os.kill
+    monkeypatch.setattr(script.os, "kill", lambda pid, number: None)
+    said = part(script, 1, silent)
+    found = re.fullmatch(r"timed out after 1 s, pid (\d+) \((\S+)\) is left behind", said["late"])
+    assert found, said
+    pid = int(found[1])
+    assert script.members(pid) == [pid]
+    (note,) = Path(script.HUNG).iterdir()
+    assert stat.S_IMODE(note.stat().st_mode) == 0o600
+    again = part(script, 20, whoami)
+    assert re.fullmatch(rf"still hangs since \S+Z \(pid {pid}\)", again["late"])
+    kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert part(script, 20, whoami)["uid"] == os.getuid()
+    assert not note.exists()
+
+
+def test_a_program_that_a_part_began_ends_with_it(script: Any) -> None:
+    said = part(script, 2, script.run, "sh", "-c", "sleep 61 & sleep 62")
+    assert said == {"late": "timed out after 2 s"}
+    assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if path.read_bytes() == b"sleep\x0061\0"]
 
 
 @needs_root
 def test_who_says_too_much_has_said_nothing(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(script, "DAEMON_SIZE", 1000)
-    assert script.AsUser("nobody", 20, endless).result(str) is None
-    assert script.AsUser("no such user", 20, whoami).result() is None
+    monkeypatch.setattr(script, "USER_SIZE", 1000)
+    assert part(script, 20, endless, user="nobody") == {"broken": "more than 1000 bytes"}
+    assert part(script, 20, whoami, user="no such user") == {"broken": "its process was ended"}
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["[" * 100_000, "[" * 60 + "]" * 60, "1e999", "NaN", "[-Infinity]", f"[{LONG}]", '"\\ud800'],
+    ids=lambda s: s[:9],
+)
+def test_what_verification_would_not_understand_is_not_data(script: Any, said: str) -> None:
+    """Or a user's daemon could spoil the evidence of the whole host."""
+    sys.set_int_max_str_digits(0)
+    try:
+        with pytest.raises(ValueError, match=r".") as error:
+            script.data(said)
+        assert not isinstance(error.value, RecursionError)
+    finally:
+        sys.set_int_max_str_digits(4300)
+
+
+def test_halves_of_characters_reach_nobody(script: Any) -> None:
+    said = part(script, 20, script.data, '{"a\\ud800": ["\\udfff"]}')
+    assert json_from_host(json.dumps(said)) == {"a?": ["?"]}
 
 
 @pytest.mark.parametrize(
@@ -103,18 +206,6 @@ def test_a_users_container_is_not_the_hosts_and_garbage_is_nothing() -> None:
             assert unread.value.mend == "docker ps, of the Docker of ada"
 
 
-@needs_root
-def test_a_program_that_its_user_stops_has_a_limit_and_nothing_of_roots(
-    script: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("https_proxy", "http://me:secret@proxy")
-    code, said = script.run_as("nobody", 10, "sh", "-c", "id -u; env")
-    assert (code, said.splitlines()[0], "secret" in said) == (0, "65534", False)
-    begun = time.monotonic()
-    assert script.run_as("nobody", 1, "sh", "-c", "kill -STOP $$")[0] != 0
-    assert time.monotonic() - begun < 20
-
-
 def test_what_is_published_elsewhere_is_not_asked_at_a_port_that_anybody_may_have(script: Any) -> None:
     """It would get the model's key."""
 
@@ -122,9 +213,229 @@ def test_what_is_published_elsewhere_is_not_asked_at_a_port_that_anybody_may_hav
         bindings = {"8080/tcp": [{"HostIp": "127.0.0.1", "HostPort": port} for port in ports]} if ports else None
         return {"HostConfig": {"PortBindings": bindings}}
 
-    one = {"port": 8001, "user": "", "address": "", "key": "sk-1"}
-    assert script.published(publishes("8000", "8001"), 8001) == "127.0.0.1"
-    assert script.published(publishes(), 8001) == ""
-    assert script.published(publishes("8000"), 8001) is None
-    found = script.conversation(one, "c1", {"address": "127.0.0.1"}, None)
-    assert found == {"ready": [0, "its container does not publish port 8001"]}
+
+class Answering(BaseHTTPRequestHandler):
+    """Whoever listens at a model's port: it remembers the keys that it was given."""
+
+    keys: ClassVar[list[str | None]] = []
+
+    def do_GET(self) -> None:
+        self.keys.append(self.headers["Authorization"])
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    do_POST = do_GET
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    Answering.keys = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
+
+
+@pytest.mark.parametrize(("still", "keys"), [(0, 0), (1, 1), (99, 3)])
+def test_a_container_that_ends_meanwhile_gets_no_key_any_more(
+    script: Any, port: int, monkeypatch: pytest.MonkeyPatch, still: int, keys: int
+) -> None:
+    """Weights are hashed for hours, and requests take minutes: somebody else may have its port by then."""
+    states = itertools.chain(["running"] * still, itertools.repeat("exited"))
+    bound = {"HostConfig": {"PortBindings": {"8080/tcp": [{"HostIp": "127.0.0.1", "HostPort": str(port)}]}}}
+    monkeypatch.setattr(script, "asked", lambda path, where: {"State": {"Status": next(states)}, **bound})
+    one = {
+        "port": port, "user": "", "address": "", "key": "sk-1", "ready": "/r", "lists": "/m", "cards": False,
+        "requests": [["/v1/chat/completions", {}]],
+    }  # fmt: skip
+    found = script.conversation(one, "c1", {"address": "127.0.0.1"})
+    assert Answering.keys.count("Bearer sk-1") == keys
+    if not keys:
+        assert found == {"ready": [0, "nothing, its container does not run any more"]}
+
+
+def test_a_port_that_its_container_does_not_publish_gets_no_key(
+    script: Any, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bound = {"HostConfig": {"PortBindings": {"8080/tcp": [{"HostIp": "127.0.0.1", "HostPort": "1"}]}}}
+    monkeypatch.setattr(script, "asked", lambda path, where: {"State": {"Status": "running"}, **bound})
+    one = {"port": port, "user": "", "address": "", "key": "sk-1", "ready": "/r", "cards": False}
+    said = {"ready": [0, f"its container does not publish port {port}"]}
+    assert script.conversation(one, "c1", {"address": "127.0.0.1"}) == said
+    assert Answering.keys == []
+
+
+OURS = {"gpurack.model": "{}", "com.docker.compose.project": "gpurack", "com.docker.compose.service": "alpha"}
+OTHER = "0b" * 32
+
+
+def inspected(**over: Any) -> dict[str, Any]:
+    labels = {**OURS, "com.docker.compose.image": IMAGE_ID, **over.pop("labels", {})}
+    made = {"Id": ID, "Name": "/alpha", "Image": IMAGE_ID, "Config": {"Labels": labels}, "State": {"Status": "running"}}
+    return {**made, **over}
+
+
+@pytest.mark.parametrize(
+    ("container", "record", "is_it"),
+    [
+        (inspected(), {}, True),
+        (inspected(), {"": {"alpha": {"id": ID}}}, True),
+        (inspected(), {"": {"alpha": {"id": None}}}, True),
+        (inspected(), {"": {}}, False),
+        (inspected(), {"": {"alpha": {"id": OTHER}}}, True),  # an admin's `docker compose up`
+        (inspected(Image=f"sha256:{OTHER}"), {"": {"alpha": {"id": OTHER}}}, False),  # docker commit, docker run
+        (inspected(labels={"com.docker.compose.service": "beta"}), {}, False),
+        (inspected(labels={"com.docker.compose.project": "lab"}), {}, False),
+        (inspected(Config={"Labels": None}), {}, False),
+        (inspected(State={"Status": "exited"}), {}, False),
+        (7, {}, False),
+        ({}, {}, False),
+    ],
+)
+def test_only_a_container_of_gpuracks_that_runs_is_asked(script: Any, container: Any, record: Any, is_it: bool) -> None:
+    """By the rule of the plan; and in the Docker that the inventory says."""
+    one = {"user": ""}
+    found = script.ours("alpha", one, {"": {"containers": {"alpha": container}}}, record)
+    assert found == (container if is_it else None)
+    assert script.ours("alpha", one, {"": {"containers": {}}, "eve": {"containers": {"alpha": container}}}, {}) is None
+    if found or record:
+        full = {**container, "Created": "", "RestartCount": 0, "HostConfig": {"PortBindings": None}}
+        full["State"] = {"Status": "running", "ExitCode": 0, "Error": "", "StartedAt": "", "FinishedAt": ""}
+        full["NetworkSettings"] = {"Ports": None}
+        entries = {u: {n: Entry(e["id"], "model") for n, e in of.items()} for u, of in record.items()}
+        mine = container_of(full, "")
+        assert is_ours(mine, entries or None, {"alpha": {}}, [mine.id]) == is_it
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"containers": 7}', '{"containers": {"": {"alpha": {}}}}'])
+def test_a_record_that_cannot_be_read_counts_as_none(script: Any, tmp_path: Path, text: str) -> None:
+    script.ASKED["record"] = str(tmp_path / "record.json")
+    (tmp_path / "record.json").write_text(text)
+    assert script.recorded() == {}
+
+
+def slow(link: socket.socket) -> None:
+    """A server that says a byte now and then is never silent."""
+    peer, _ = link.accept()
+    with contextlib.suppress(OSError), peer:
+        peer.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            peer.sendall(b"x")
+            time.sleep(0.1)
+
+
+def endlessly(link: socket.socket) -> None:
+    peer, _ = link.accept()
+    with contextlib.suppress(OSError), peer:
+        peer.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            peer.sendall(b"x" * 65536)
+
+
+def test_an_answer_has_a_time_and_a_size(script: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as link:
+        number = link.getsockname()[1]
+        threading.Thread(target=slow, args=(link,), daemon=True).start()
+        begun = time.monotonic()
+        assert script.http_answer("127.0.0.1", number, "/", timeout=1) == [0, "nothing in 1 s"]
+        assert time.monotonic() - begun < 10
+        threading.Thread(target=endlessly, args=(link,), daemon=True).start()
+        status, said = script.http_answer("127.0.0.1", number, "/", timeout=20)
+        assert (status, len(said)) == (200, script.HTTP_SIZE)
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "said"),
+    [
+        ("0::/user.slice/user-1001.slice/user@1001.service/user-0.slice/docker-{}.scope", [ID, 1001]),
+        ("0::/system.slice/docker-{}.scope", [ID, None]),
+        ("12:pids:/docker/{}\n0::/", [ID, None]),
+        ("0::/user.slice/user-1001.slice/session-1.scope", ["", 1001]),
+        ("0::/system.slice/x{}y.service", ["", None]),
+    ],
+)
+def test_a_cgroup_that_a_user_calls_like_a_container_is_that_users(
+    script: Any, monkeypatch: pytest.MonkeyPatch, cgroup: str, said: list[Any]
+) -> None:
+    monkeypatch.setattr(script, "run", lambda *words: (0, "GPU-1, 7"))
+    monkeypatch.setattr(script, "content", {"/proc/7/cgroup": cgroup.format(ID)}.get)
+    assert script.processes() == [["GPU-1", *said]]
+
+
+FROZEN = """
+import ctypes, os, struct, sys, time
+device = os.open("/dev/fuse", os.O_RDWR)
+options = "fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other" % device
+if ctypes.CDLL(None).mount(b"frozen", sys.argv[1].encode(), b"fuse", 0, options.encode()):
+    sys.exit("not allowed to mount")
+print("mounted", flush=True)
+_, opcode, unique = struct.unpack_from("<IIQ", os.read(device, 1 << 17))
+answer = struct.pack("<IIIIHHI40x", 7, 31, 65536, 0, 0, 0, 65536)
+os.write(device, struct.pack("<IiQ", 16 + len(answer), 0, unique) + answer)
+os.read(device, 1 << 17)
+time.sleep(600)
+"""
+"""A server of FUSE (the kernel's include/uapi/linux/fuse.h) that answers the first request, INIT, and freezes with the
+second in its hands: what waits for that, no signal ends."""
+
+
+@pytest.fixture
+def frozen(tmp_path: Path) -> Iterator[Path]:
+    """A file system that never answers."""
+    path = tmp_path / "frozen"
+    path.mkdir()
+    with subprocess.Popen([sys.executable, "-c", FROZEN, str(path)], stdout=subprocess.PIPE) as server:
+        assert server.stdout
+        if not server.stdout.readline():
+            pytest.skip("needs FUSE, and the right to mount")
+        yield path
+        server.kill()  # ends what waits
+    ctypes.CDLL(None).umount2(bytes(path), 2)  # MNT_DETACH
+
+
+@needs_root
+def test_a_file_system_that_never_answers_costs_its_part_alone(script: Any, frozen: Path) -> None:
+    parts = {
+        "weights": script.Part("weights", 2, script.weights, str(frozen), False, {}),
+        "others": script.Part("others", 30, script.weights, __file__, False, {}),
+    }
+    said = script.results(parts)
+    found = re.fullmatch(r"timed out after 2 s, pid (\d+) \(\S+\) is left behind", said["weights"]["late"])
+    assert found, said
+    assert set(said["others"]["files"]) == {"test_evidence.py"}
+    assert part(script, 5, whoami)["uid"] == 0
+    again = script.results({"weights": script.Part("weights", 2, script.weights, str(frozen), False, {})})
+    assert again["weights"]["late"].endswith(f"(pid {found[1]})")
+
+
+@needs_root
+def test_the_whole_script_ends_with_evidence_whatever_hangs(tmp_path: Path) -> None:
+    """A user's process that hangs, here one that stops those of root that look at it, costs that user's part alone."""
+    asked = {
+        "limit": 60, "record": str(tmp_path / "record.json"), "users": ["", "nobody", "no-such-user"], "units": [],
+        "files": [], "homes": [".config/x"], "salt": "5a", "closed": [], "secrets": {"a key": "sk-secret"},
+        "public": [], "deep": False, "models": {},
+    }  # fmt: skip
+    hangs = (
+        "LIMIT = 3\nold = arguments\ndef arguments(pids):\n    return time.sleep(60) if os.getuid() else old(pids)\n"
+    )
+    text = (FILES / "evidence.py").read_text().replace("\ndef main():", f"\n{hangs}\n\ndef main():")
+    text = text.replace('HUNG = "', f'HUNG = "{tmp_path}').replace("def arguments", "def arguments", 1)
+    program = f"ASKED = {asked!r}\n{text}"
+    with (
+        subprocess.Popen(["sh", "-c", "sleep 60 # sk-secret"]) as leak,
+        subprocess.Popen(["setpriv", "--reuid", "4711", "sleep", "60"]) as theirs,
+    ):
+        done = subprocess.run([sys.executable, "-"], input=program, capture_output=True, text=True, check=True)
+        leak.kill()
+        theirs.kill()
+    said = json_from_host(done.stdout)
+    assert said["secrets"]["unread"]["4711"] == "timed out after 3 s"
+    assert ["a key", f"the arguments of process {leak.pid}"] in said["secrets"]["leaks"]
+    assert said["users"]["nobody"]["uid"] == 65534
+    assert said["users"]["no-such-user"] is None
+    assert "PRETTY_NAME" in said["system"]["os"]

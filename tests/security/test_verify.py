@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 
+from gpurack.shell import sh
 from gpurack.state.model import HostState
 from gpurack.verify import drift, look, plugin, test_hosts, test_models
 from gpurack.verify.drift import Unread
 from gpurack.verify.lab import Entry, Lab, Server
+from gpurack.verify.reach import run_as_root
 from tests.given import spec
 from tests.security.attacks import EVERYTHING, harmless
-from tests.unit.verify.test_checks import WANTED, evidence
+from tests.unit.verify.test_checks import CARD, ID, WANTED, entry, evidence
 
 GARBAGE: list[Any] = [None, 7, "x", [], [7], {"a": 7}, {"State": "running"}]
 CHECKS = [test_hosts.test_packages, test_hosts.test_holds, test_hosts.test_only_our_models, test_hosts.test_secrets]
@@ -88,6 +90,77 @@ def test_a_users_docker_spoils_that_users_models_alone(garbage: Any) -> None:
         _ = Entry(checked, "alpha", USERS.models["alpha"]).container
     with pytest.raises(pytest.fail.Exception, match="gpu1 alpha"):
         test_models.test_runs(gpurack_model=Entry(checked, "alpha", USERS.models["alpha"]))
+
+
+def outcome(check: Any, one: Entry) -> str:
+    """What pytest is told by a check of a model; "" for nothing."""
+    try:
+        check(gpurack_model=one)
+    except pytest.fail.Exception as error:
+        return str(error)
+    return ""
+
+
+LATE = {"late": "timed out after 90 s, pid 7 (python3) is left behind"}
+
+
+@pytest.mark.parametrize("part", ["weights", "mounted"])
+def test_weights_that_do_not_answer_cost_the_check_of_weights_alone(part: str) -> None:
+    def hang(parts: dict[str, Any], container: dict[str, Any]) -> None:
+        parts["models"]["alpha"][part] = LATE if part == "mounted" else {"/w/a.gguf": LATE}
+
+    one = entry(change=hang)
+    assert "could not be read on the host: timed out after 90 s, pid 7 (python3) is left behind" in outcome(
+        test_models.test_weights, one
+    )
+    assert not outcome(test_models.test_runs, one)
+    assert not outcome(test_models.test_ready, one)
+
+
+def test_a_user_whose_programs_do_not_answer_costs_that_user_alone() -> None:
+    parts = evidence(users={"ada": LATE})
+    parts["daemons"]["ada"] = LATE
+    checked = server(parts, USERS)
+    assert checked.state.users == {}
+    assert not [line for line in outcomes(checked) if "left behind" in line]
+    with pytest.raises(pytest.fail.Exception, match="ada could not be read on the host: timed out after 90 s"):
+        test_hosts.test_rootless_docker(gpurack_host=checked)
+
+
+def test_arguments_that_were_not_read_are_a_warning() -> None:
+    parts = evidence(secrets={"files": {}, "leaks": [], "unread": {"eve": LATE["late"]}})
+    with pytest.warns(UserWarning, match=r"gpu1: the arguments of eve's processes were not read: timed out after 90 s"):
+        test_hosts.test_secrets(gpurack_host=server(parts))
+
+
+def test_a_container_of_a_models_name_is_nothing_of_that_model() -> None:
+    """A copy has its labels and another id; without them it is as foreign."""
+
+    def made_by_hand(parts: dict[str, Any], container: dict[str, Any]) -> None:
+        container["Config"]["Labels"] = {}
+
+    one = entry(change=made_by_hand)
+    assert one.container is None
+    assert "expected gpurack's, found one that was made by hand" in outcome(test_models.test_runs, one)
+    assert not outcome(test_models.test_definition, one)
+    users = Entry(one.server, "alpha", USERS.models["alpha"])  # of ada's Docker, which has none of that name
+    assert users.named is None
+
+
+def test_a_cgroup_that_a_user_calls_like_a_models_container_is_not_that_models() -> None:
+    def claim(parts: dict[str, Any], container: dict[str, Any]) -> None:
+        parts["processes"] = [[CARD, ID, None], ["GPU-other", ID, 1001]]
+
+    assert not outcome(test_models.test_cards, entry(change=claim))
+
+
+def test_a_host_that_never_answers_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def waits(*given: object, **options: object) -> None:
+        raise TimeoutError
+
+    host: Any = SimpleNamespace(name="gpu1", connected=True, run_shell_command=waits)
+    with pytest.raises(Unread, match=r"python3 -: expected an answer, found none in 630 s"):
+        run_as_root(host, sh("python3 -"), "", 630)
 
 
 def test_the_report_of_a_check_is_harmless() -> None:

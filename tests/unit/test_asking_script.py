@@ -1,8 +1,9 @@
 """files/asking.py on a host: one real request, and what its answers mean."""
 
+import importlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -27,7 +28,12 @@ RERANK = {"id": "rerank-8c", "model": "alpha", "usage": {"prompt_tokens": 6, "to
 class Dockerd:
     """What asking.py wants of one."""
 
-    become: tuple[str, ...] = ()
+    def __init__(self, status: str = "running", become: Sequence[str] = ()) -> None:
+        self.status, self.become = status, become
+
+    def state_of(self, name: str, limit: float) -> dict[str, str]:
+        assert limit <= 10, "a user's daemon would be waited for too long"
+        return {"status": self.status}
 
     def id_of(self, name: str) -> str:
         return name
@@ -170,9 +176,12 @@ def behind(server: Any, key: Path | None = None, engine: str = "vllm", serves: s
     return {"serves": [serves], "url": url_of(server), "key": str(key) if key else None, "requests": requests}
 
 
-def ask_gateway(gateway: Any, *others: Any) -> None:
+def ask_gateway(gateway: Any, *others: Any, daemons: Mapping[str, Dockerd] | None = None) -> None:
+    """daemons: of the users whose models are behind it, as the record has them."""
     told = {"key": "/dev/shm/key", "requests": ASKED, "behind": others}
-    load("asking").ask_gateway(Dockerd(), "gateway", url_of(gateway), told)
+    asking = load("asking")
+    asking.recorded = (daemons or {}).__getitem__
+    asking.ask_gateway(Dockerd(), "gateway", url_of(gateway), told)
 
 
 @pytest.mark.parametrize(
@@ -249,3 +258,67 @@ def test_a_model_with_a_replica_that_is_away_is_not_asked(server: Any, capsys: p
         ask_gateway(server, behind(there), behind(away))
     assert [path for path, _, _ in server.asked] == ["/v1/models"]
     assert "none of the models behind it answers yet" in capsys.readouterr().out
+
+
+@pytest.fixture
+def ada(tmp_path: Path) -> list[str]:
+    """The words before a command that make it ada's own: here it is only noted."""
+    program = tmp_path / "become"
+    program.write_text(f'#!/bin/sh\necho "$*" >>{tmp_path}/ran\nexec "$@"\n')
+    program.chmod(0o755)
+    return [str(program)]
+
+
+def test_a_users_model_behind_a_gateway_is_asked_as_that_user(server: Any, tmp_path: Path, ada: list[str]) -> None:
+    """Every request to it, with its key on standard input; the gateway itself is root's."""
+    (tmp_path / "upstream_key_0").write_text("sk-worker\n")
+    with serving() as model:
+        server.said = {**LISTED, "/v1/chat/completions": (200, CHAT)}
+        model.said = {**LISTED, "/v1/chat/completions": (200, CHAT)}
+        hers = {**behind(model, tmp_path / "upstream_key_0"), "user": "ada", "name": "alpha"}
+        ask_gateway(server, hers, daemons={"ada": Dockerd(become=ada)})
+        assert [(path, key) for path, _, key in model.asked] == [
+            ("/v1/models", "Bearer sk-worker"), ("/v1/chat/completions", "Bearer sk-worker"),
+        ]  # fmt: skip
+    ran = (tmp_path / "ran").read_text().splitlines()
+    assert len(ran) == 2
+    assert all(line.endswith("request.py") for line in ran)
+    assert [path for path, _, _ in server.asked] == ["/v1/models", "/v1/chat/completions"]
+
+
+@pytest.mark.parametrize("status", ["exited", "restarting", "paused", "gone"])
+@pytest.mark.parametrize("user", ["", "ada"])
+def test_no_key_goes_to_the_port_of_a_model_that_does_not_run(
+    server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], user: str, status: str
+) -> None:
+    """Somebody else listens there by now. "gone" is also a container that the record does not have."""
+    (tmp_path / "upstream_key_0").write_text("sk-worker\n")
+    with serving() as stranger:
+        server.said = {**LISTED, "/v1/chat/completions": (200, CHAT)}
+        stranger.said = {**LISTED, "/v1/chat/completions": (200, CHAT)}
+        down = {**behind(stranger, tmp_path / "upstream_key_0"), "user": user, "name": "alpha"}
+        ask_gateway(server, down, daemons={user: Dockerd(status)})
+        assert stranger.asked == []
+    assert "none of the models behind it answers yet" in capsys.readouterr().out
+
+
+def test_a_user_whose_docker_does_not_answer_fails_no_gateway(server: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    common = importlib.import_module("common")  # the runner's own, as asking.py imports it
+
+    class Silent(Dockerd):
+        def state_of(self, name: str, limit: float) -> dict[str, str]:
+            raise common.Failure("the Docker of ada does not answer")
+
+    server.said = LISTED
+    with serving() as model:
+        ask_gateway(server, {**behind(model), "user": "ada", "name": "alpha"}, daemons={"ada": Silent()})
+        assert model.asked == []
+    assert "none of the models behind it answers yet" in capsys.readouterr().out
+
+
+def test_a_model_of_another_host_is_asked_without_a_look_at_its_container(server: Any) -> None:
+    with serving() as model:
+        server.said = {**LISTED, "/v1/chat/completions": (200, CHAT)}
+        model.said = {**LISTED, "/v1/chat/completions": (200, CHAT)}
+        ask_gateway(server, behind(model))
+        assert len(model.asked) == 2

@@ -107,3 +107,17 @@ def test_what_an_earlier_run_left(jobs: Any, fakes: Fakes, tmp_path: Path, conta
     fakes.state("logs", "")
     assert jobs.run_all({**data(tmp_path, "one"), "ours": {"": {"one": container_id("one")}}}) == 0
     assert any(" up " in call for call in fakes.calls) == started
+
+
+def test_of_an_output_without_end_the_begin_and_the_end_are_kept(
+    jobs: Any, fakes: Fakes, tmp_path: Path, capsys: Any
+) -> None:
+    jobs.KEPT = 1000
+    fakes.state("printed", "begins\n" + "x" * 99 + "\n" * 1_000_000 + "Alpha speaks.\n")
+    assert jobs.run_all(data(tmp_path, "q8")) == 0
+    log = (tmp_path / "jobs/q8.log").read_text()
+    assert log.startswith("begins\nxx")
+    assert log.endswith("\nAlpha speaks.\n")
+    assert "\n… 998 kB of its output are not kept …\n" in log
+    assert len(log) < 2100
+    assert "q8: | Alpha speaks.\n" in capsys.readouterr().out

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,7 +83,7 @@ def test_nothing_of_a_secret_is_in_it() -> None:
 def test_the_script_runs_in_every_shell(shell: list[str]) -> None:
     done = subprocess.run([*shell, "-s"], input=SCRIPT.read_text(), capture_output=True, text=True, check=False)
     assert done.stderr == ""
-    words = {"package", "file", "job", "link", "secret", "unit", "versionlock"}
+    words = {"package", "file", "job", "link", "secret", "unit", "unread", "versionlock"}
     assert {line.split()[0] for line in done.stdout.splitlines()} <= words
 
 
@@ -119,7 +120,7 @@ class Root:
     """A folder that the script takes for a host's root, with users' homes in /home and elsewhere."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.limit = path, 20
         self.fakes = Fakes(path / "bin")
         self.fakes.add("getent", f'[ "$2" = bob ] && echo "bob:x:1001:1001::{path}/srv/bob:/bin/bash"')
         self.fakes.add("setpriv", 'shift 5; exec "$@"')  # the tests need no root
@@ -133,7 +134,7 @@ class Root:
 
     def says(self, shell: list[str]) -> list[str]:
         """The script's lines, with paths as on a host."""
-        text = ABSOLUTE.sub(f"{self.path}/", SCRIPT.read_text())
+        text = ABSOLUTE.sub(f"{self.path}/", SCRIPT.read_text()).replace("limit=20", f"limit={self.limit}")
         env = {**os.environ, "PATH": self.fakes.path()}
         done = subprocess.run([*shell, "-s"], input=text, capture_output=True, text=True, check=True, env=env)
         assert done.stderr == ""
@@ -147,6 +148,28 @@ def test_all_files_that_define_a_host_and_no_secret(shell: list[str], tmp_path: 
         root.put(file)
     told = [line.split()[1] for line in root.says(shell) if line.startswith("file ")]
     assert sorted(told) == sorted(DEFINES)
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
+def test_what_a_users_process_leaves_behind_holds_nothing_up(shell: list[str], tmp_path: Path) -> None:
+    root = Root(tmp_path)
+    root.put("/home/alice/.config/systemd/user/x.service")
+    root.fakes.add("setpriv", 'shift 5; setsid sleep 8 & exec "$@"')
+    begun = time.monotonic()
+    assert [line.split()[1] for line in root.says(shell)] == ["/home/alice/.config/systemd/user/x.service"]
+    assert time.monotonic() - begun < 6
+
+
+def test_a_home_that_does_not_answer_is_said(tmp_path: Path) -> None:
+    root = Root(tmp_path)
+    root.put("/home/alice/.config/systemd/user/x.service")
+    for file in ("/srv/bob/.config/systemd/user/y.service", "/var/lib/gpurack/users/bob/compose.yaml"):
+        root.put(file)
+    root.fakes.add("setpriv", 'shift 5; case "$*" in */alice*) exec sleep 60;; esac; exec "$@"')
+    root.limit = 4
+    said = root.says(["sh"])
+    assert "unread /home/alice/.config: no end in 4 s" in said
+    assert [line.split()[1] for line in said if line.startswith("file")] == ["/srv/bob/.config/systemd/user/y.service"]
 
 
 @pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])

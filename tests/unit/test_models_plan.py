@@ -148,15 +148,15 @@ def test_a_change_recreates_and_says_what_changed(before: dict[str, Any], after:
     assert actions(found) == {"alpha": "recreate"}
 
 
-def test_a_new_gpurack_that_runs_a_model_in_another_way_says_so() -> None:
-    """Where the lines that it was made of are lost; else it stays as it is (test_upgrade_rule.py)."""
-    state = settled(ALPHA)
-    (alpha,) = state.containers
-    label = {**json.loads(alpha.labels["gpurack.model"]), "service": "0" * 12}
-    found = plan(ALPHA, replace(state, containers=(container("alpha", label=label, ports=alpha.ports),)))
-    assert changes(found) == {
-        "alpha": ": gpurack's own settings for it changed, and compose.yaml has not those that it was made with"
-    }
+@pytest.mark.parametrize("address", ["10.0.0.7", "2001:db8::7", "fd00::a"])
+def test_a_model_on_the_lan_address_stays(address: str) -> None:
+    """Also on a host that has IPv6 alone."""
+    lan = models(alpha={"gpus": [0], "bind": "lan"})
+    state = settled(lan, address=address)
+    assert [one.ports for one in state.containers] == [((address, 8000),)]
+    assert plan(lan, state).nothing
+    moved = plan(lan, replace(state, address="2001:db8::8"))
+    assert changes(moved) == {"alpha": f": published on {address}:8000, not on 2001:db8::8:8000"}
 
 
 def test_an_image_that_moved_recreates() -> None:

@@ -271,6 +271,7 @@ def test_a_container() -> None:
         ({"8080/tcp": None}, ()),
         ({"8080/tcp": [{"HostIp": "", "HostPort": "0"}, {"HostPort": "81"}]}, (("", 0), ("", 81))),
         ({"8080/tcp": [{"HostIp": "", "HostPort": ""}]}, ()),
+        ({"8080/tcp": [{"HostIp": "2001:DB8:0::7", "HostPort": "80"}]}, (("2001:db8::7", 80),)),
     ],
 )
 def test_ports_a_container_publishes(ports: Any, published: Any) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from gpurack import paths
 from gpurack.handout import offers
-from gpurack.plan import compose, neighbours
+from gpurack.plan import compose, job, neighbours
 from gpurack.plan.models import ModelsPlan, plan_models
 from gpurack.spec.fleet import check_fleet
 from gpurack.spec.host import Host
@@ -238,6 +239,52 @@ def test_what_does_not_answer_is_said_of_services_that_run() -> None:
     up = as_it_runs(host, upstreams=why)
     assert neighbours.unreached("gateway", host, up) == ["far on gpu2 (Connection refused)"]
     assert neighbours.unreached("gateway", host, as_it_runs(host, upstreams={("", "gateway", 1): ""})) == []
+
+
+def shared() -> Host:
+    """One host: a gateway of root's, on a model of its own and one in ada's Docker; and a gateway of ada's on both."""
+    models = {
+        "hers": {**MODEL, "port": 8000, "bind": "lan", "user": "ada", "api_key": key("WORKER")},
+        "near": {**MODEL, "port": 8001, "bind": "lan", "api_key": key("WORKER")},
+    }
+    services = {"gateway": GATEWAY, "own": {**GATEWAY, "port": 4001, "user": "ada"}}
+    host = {"docker": {"rootless": {"ada": {}}}, "models": models, "services": services}
+    return check_fleet({"gpu1": [host]})["gpu1"]
+
+
+def test_a_gateway_is_told_in_whose_docker_each_model_of_its_host_is() -> None:
+    """At the address where that container is published, and those of its own Docker first; keys stay its own copies."""
+    host, state = shared(), host_state(weights={"/w/a.gguf": 1})
+    told = {name: job.gateway(name, host, state)["behind"] for name in host.services}
+    folder = {name: paths.container_file(host.services[name].dockerd, name, "upstream_key_") for name in told}
+    assert {name: [(o["user"], o["name"], o["url"], o["key"]) for o in behind] for name, behind in told.items()} == {
+        "gateway": [("", "near", "http://10.0.0.7:8001/v1/models", folder["gateway"] + "1"),
+                    ("ada", "hers", "http://10.0.0.7:8000/v1/models", folder["gateway"] + "0")],
+        "own": [("ada", "hers", "http://10.0.0.7:8000/v1/models", folder["own"] + "0"),
+                ("", "near", "http://10.0.0.7:8001/v1/models", folder["own"] + "1")],
+    }  # fmt: skip
+    far = job.gateway("gateway", lab()["gpu1"], state)["behind"][1]
+    assert (far["serves"], "user" in far, "name" in far) == (["far"], False, False)
+
+
+def test_the_look_sends_no_key_to_models_of_the_services_own_host() -> None:
+    """Each is asked by itself, as its user and only while it runs; what it answered is what is said of the service."""
+    host = shared()
+    assert neighbours.questions(host) == []
+    bare = host_state()
+    up = [running(host, name, bare, user=host.entries[name].dockerd) for name in host.entries]
+    said = {"gateway": [200, ""], "ada/own": [200, ""], "near": [200, ""]}
+
+    def without(status: str, **probes: Any) -> dict[str, list[str]]:
+        containers = [replace(one, status=status) if one.name == "hers" else one for one in up]
+        state = host_state(containers=containers, probes={**said, **probes})
+        return {name: neighbours.unreached(name, host, state) for name in host.services}
+
+    assert without("running", **{"ada/hers": [200, ""]}) == {"gateway": [], "own": []}
+    assert without("running", **{"ada/hers": [401, ""]})["gateway"] == ["hers on gpu1 (refuses the key)"]
+    assert without("running", **{"ada/hers": [0, "curl: (7) x"]})["gateway"] == ["hers on gpu1 (no answer)"]
+    assert without("exited")["gateway"] == ["hers on gpu1 (its container does not run)"]
+    assert without("exited")["own"] == []
 
 
 # --- what cannot be --------------------------------------------------------------------------------------------------

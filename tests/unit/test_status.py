@@ -191,9 +191,11 @@ def test_the_json_holds_the_same(lab: list[HostStatus]) -> None:
 
 def test_the_page_is_one_file_and_quotes_what_comes_from_hosts(lab: list[HostStatus], tmp_path: Path) -> None:
     page = tmp_path / "lab.html"
+    lab = [replace(lab[0], remarks=("the container <x> is not gpurack's.",)), *lab[1:]]
     write_page(page, lab, "lab", NOW)
     text = page.read_text()
     assert "<h2>&lt;b&gt;</h2>" in text
+    assert '<p class="note">the container &lt;x&gt; is not gpurack&#39;s.</p>' in text
     assert "<script" not in text
     for reference in ("src=", "@import", "url(", "<link"):
         assert reference not in text

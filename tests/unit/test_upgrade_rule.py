@@ -1,21 +1,24 @@
 """An upgrade of gpurack restarts nothing by itself: what it alone would make differently stays as it is, counted."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from gpurack import paths
+from gpurack.engines import litellm, llama_cpp_python
 from gpurack.live import findings
-from gpurack.plan import compose, drift
+from gpurack.plan import compose
 from gpurack.plan.models import ModelsPlan, plan_models
+from gpurack.spec.fleet import check_fleet
 from gpurack.spec.host import Host
 from gpurack.state.model import HostState
 from gpurack.verify import look, test_models
-from tests.given import SALT, host_state, models, uuid
+from tests.given import SALT, file, host_state, models, running, uuid
 from tests.unit.test_models_plan import actions, changes, settled
 from tests.unit.verify.test_checks import CARD, drifts, entry
 
@@ -147,10 +150,12 @@ def test_a_stopped_one_is_started_as_it_was() -> None:
 
 
 def test_old_lines_changed_by_hand_are_no_longer_known() -> None:
-    """Then there is nothing to keep: it is made anew, as its lines were lost."""
+    """The container may be made of them, so that it is made anew."""
     state = written(older(TWO), lambda text: text.replace(uuid(0), uuid(3)))
-    assert actions(plan(TWO, state)) == {"alpha": "recreate", "beta": "keep"}
-    assert "compose.yaml has not those" in changes(plan(TWO, state))["alpha"]
+    assert changes(plan(TWO, state)) == {
+        "alpha": ": its lines in compose.yaml were changed by hand, and its settings are older",
+        "beta": "keep",
+    }
 
 
 def test_lines_of_this_gpurack_changed_by_hand_are_taken_back_beside_older_ones() -> None:
@@ -160,10 +165,42 @@ def test_lines_of_this_gpurack_changed_by_hand_are_taken_back_beside_older_ones(
     assert actions(found)["beta"] == "start"
 
 
-def test_a_lost_compose_file_leaves_nothing_to_keep() -> None:
-    state = older(TWO)
-    files = {path: file for path, file in state.files.items() if path != paths.compose_file("")}
-    assert actions(plan(TWO, replace(state, files=files)))["alpha"] == "recreate"
+def without_compose_file(state: HostState) -> HostState:
+    return replace(state, files={path: file for path, file in state.files.items() if path != paths.compose_file("")})
+
+
+def after_the_job(state: HostState, found: ModelsPlan) -> HostState:
+    """The host with the compose.yaml that a run has written."""
+    assert found.job
+    services = {
+        name: yaml.safe_load(block["services"][name])[name]
+        for name, block in found.job["projects"][""]["services"].items()
+    }
+    text = compose.document({name: compose.unescaped(data) for name, data in services.items()})
+    return replace(state, files={**state.files, paths.compose_file(""): file(paths.compose_file(""), text)})
+
+
+def test_a_lost_compose_file_is_written_anew_and_the_model_stays() -> None:
+    """With this gpurack's lines, for those that it was made of are lost; and it is counted, also by later runs."""
+    state = without_compose_file(older(TWO))
+    found = plan(TWO, state)
+    assert (actions(found), found.warnings) == ({"alpha": "keep", "beta": "keep"}, ONE_OLDER)
+    assert found.job
+    assert found.job["groups"] == []
+    after = after_the_job(state, found)
+    assert (plan(TWO, after).nothing, plan(TWO, after).warnings) == (True, ONE_OLDER)
+    renewed = plan(TWO, after, renew=True)
+    assert changes(renewed) == {"alpha": ": gpurack's own settings for it changed", "beta": "keep"}
+
+
+def test_a_lost_compose_file_that_was_written_anew_may_be_an_older_gpuracks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody changed those lines by hand: their own label says so."""
+    state = without_compose_file(older(TWO))
+    after = after_the_job(state, plan(TWO, state))
+    monkeypatch.setattr(compose, "NO_NEW_PRIVILEGES", "no-new-privileges=true")
+    found = plan(TWO, after)
+    assert actions(found) == {"alpha": "keep", "beta": "keep"}
+    assert found.warnings == ("2 models run with settings of an older gpurack; --data renew=yes recreates them.",)
 
 
 def test_one_published_elsewhere_by_hand_is_made_anew() -> None:
@@ -171,13 +208,138 @@ def test_one_published_elsewhere_by_hand_is_made_anew() -> None:
     assert actions(found)["alpha"] == "recreate"
 
 
-@pytest.mark.parametrize(("old", "reasons"), [(4000, 0), (4001, 1)])
-def test_a_service_is_told_when_what_it_connects_to_moves(old: int, reasons: int) -> None:
-    """Its label has only the names of that: where it is may be seen in its environment alone."""
-    made, now = ({"image": "x", "environment": {"URLS": f"http://gpu2:{port}/v1"}} for port in (old, 4000))
-    now["security_opt"] = OPTIONS
-    assert len(drift.outdated(made, now, connects=True)) == reasons
-    assert drift.outdated(made, now, connects=False) == []
+# --- what files and variables are made of: connections, and a config -------------------------------------------------
+
+LATER = ("config", "upstreams")
+WORKER: Service = {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf", "bind": "lan"}
+GATEWAY: Service = {"engine": "litellm", "version": "1.109.1", "port": 4000, "connects_to": ["far"]}
+CHAT: Service = {"engine": "open-webui", "version": "0.12.4", "port": 3000, "connects_to": ["far"]}
+SEVERAL: Service = {
+    "engine": "llama-cpp-python", "version": "0.3.36", "port": 8000,
+    "config": {"models": [{"model": "/w/a.gguf", "model_alias": "alpha"}]},
+}  # fmt: skip
+OTHER = {"models": [{"model": "/w/a.gguf", "model_alias": "alpha", "n_ctx": 2048}]}
+
+
+def host(port: int = 8000, **config: Any) -> Host:
+    """A gateway, a page and a model with a config; the model that they connect to is on another host."""
+    services = {"gateway": GATEWAY, "chat": CHAT}
+    gpu1 = {"models": {"several": {**SEVERAL, **config}}, "services": services}
+    return check_fleet({"gpu1": [gpu1], "gpu2": [{"models": {"far": {**WORKER, "port": port}}}]})["gpu1"]
+
+
+def deployed(wanted: Host, lacking: tuple[str, ...] = (), environment: Mapping[str, str] | None = None) -> HostState:
+    """The host after a run. lacking: words that its labels do not have yet. environment: variables of chat that no
+    other gpurack sets."""
+    bare = host_state(weights={"/w/a.gguf": 1})
+    first = plan(wanted, bare)
+    assert first.job
+    services, containers = {}, []
+    for name in wanted.entries:
+        words = compose.definition(name, wanted, bare, (), {}, SALT)
+        lines = compose.labelled(name, wanted, bare, (), words)
+        if name == "chat" and environment:
+            lines["environment"] = {**lines["environment"], **environment}
+            words["service"] = compose.digest({word: value for word, value in lines.items() if word != "labels"})
+        label = json.dumps({word: value for word, value in words.items() if word not in lacking}, sort_keys=True)
+        lines["labels"]["gpurack.model"] = label
+        services[name] = lines
+        containers.append(running(wanted, name, bare, label=label))
+    return host_state(
+        weights={"/w/a.gguf": 1},
+        files={paths.compose_file(""): compose.document(services)},
+        secrets={
+            paths.container_file("", name, file): "400"
+            for name, texts in first.job["projects"][""]["files"].items() for file in texts
+        },
+        containers=containers,
+        probes={name: [200, '"alpha"'] for name in wanted.entries},
+    )  # fmt: skip
+
+
+def acting(found: ModelsPlan) -> dict[str, str]:
+    return {name: why for name, why in changes(found).items() if why != "keep"}
+
+
+def newer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on it is a gpurack that writes every file of its own otherwise."""
+    monkeypatch.setattr(litellm, "read_text", lambda path: "# newer\n")
+    monkeypatch.setattr(llama_cpp_python, "PATIENT", {"interrupt_requests": False, "verbose": False})
+
+
+def test_files_that_gpurack_writes_otherwise_recreate_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = deployed(host())
+    assert plan(host(), state).job is None
+    newer(monkeypatch)
+    found = plan(host(), state)
+    assert (acting(found), found.job) == ({}, None)
+    assert found.warnings == ("2 models run with settings of an older gpurack; --data renew=yes recreates them.",)
+    assert acting(plan(host(), state, renew=True)) == {
+        "several": ": gpurack's own settings for it changed: files.llama-cpp-python.json",
+        "gateway": ": gpurack's own settings for it changed: files.gateway.py",
+    }
+
+
+def test_files_of_an_older_gpurack_stay_as_they_are_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its container mounts them, and its command goes with them. What is missing is written all the same."""
+    state = deployed(host())
+    newer(monkeypatch)
+    moved = plan(host(config=OTHER), state).job
+    assert moved
+    files = moved["projects"][""]["files"]
+    assert (set(files["gateway"]), set(files["several"])) == ({"litellm.yaml"}, {"llama-cpp-python.json"})
+    lost = paths.container_file("", "gateway", "gateway.py")
+    damaged = replace(state, secrets={path: mode for path, mode in state.secrets.items() if path != lost})
+    mended = plan(host(), damaged).job
+    assert mended
+    assert mended["projects"][""]["files"]["gateway"]["gateway.py"] == "# newer\n"
+
+
+@pytest.mark.parametrize("of_a_newer_gpurack", [False, True])
+def test_what_the_inventory_changes_is_taken_up(monkeypatch: pytest.MonkeyPatch, of_a_newer_gpurack: bool) -> None:
+    """The address of what is connected to, and a config, are told by the label."""
+    state = deployed(host())
+    if of_a_newer_gpurack:
+        newer(monkeypatch)
+    why = ": upstreams.far on gpu2 http://gpu2:8000/v1 (llama.cpp: far) → http://gpu2:8001/v1 (llama.cpp: far)"
+    assert acting(plan(host(8001, config=OTHER), state)) == {
+        "several": ": config changed", "gateway": why, "chat": why,
+    }  # fmt: skip
+
+
+def test_a_page_whose_variables_gpurack_sets_otherwise_stays() -> None:
+    state = deployed(host(), environment={"OLD": "1"})
+    found = plan(host(), state)
+    assert (acting(found), found.job, found.warnings) == ({}, None, ONE_OLDER)
+    assert acting(plan(host(), state, renew=True)) == {"chat": ": gpurack's own settings for it changed: environment"}
+
+
+def test_a_label_without_the_later_words_stays_as_it_is() -> None:
+    """So that compose.yaml says of each container what it was made with."""
+    state = deployed(host(), LATER)
+    found = plan(host(), state)
+    assert (acting(found), found.job, found.warnings) == ({}, None, ())
+
+
+def test_what_a_label_without_them_cannot_tell_counts_as_the_inventorys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change of connections must never be missed, so that one of gpurack's own recreates such a container, once."""
+    state = deployed(host(), LATER, environment={"OLD": "1"})
+    newer(monkeypatch)
+    assert acting(plan(host(), state)) == {
+        "several": ": files.llama-cpp-python.json changed",
+        "gateway": ": files.gateway.py changed",
+        "chat": ": what it connects to changed, or gpurack's own settings for it",
+    }
+
+
+def test_a_gateway_without_them_stays_where_its_files_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They say what it connects to; and a page, where its variables are."""
+    state = deployed(host(), LATER)
+    monkeypatch.setattr(litellm, "START", "exec true")
+    monkeypatch.setattr(compose, "NO_NEW_PRIVILEGES", "no-new-privileges=true")
+    found = plan(host(), state)
+    assert (acting(found), found.job) == ({}, None)
+    assert found.warnings == ("3 models run with settings of an older gpurack; --data renew=yes recreates them.",)
 
 
 def test_verify_does_not_call_it_drift() -> None:
@@ -200,6 +362,38 @@ def test_verify_does_not_call_it_drift() -> None:
         file["text"] = file["text"].replace('"unless-stopped"', '"no"')
 
     assert drifts(test_models.test_definition, entry(change=edited_as_well))
+
+
+def test_verify_does_not_ask_for_another_text_of_a_file_that_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = check_fleet({"gpu1": [{"models": {"alpha": SEVERAL}}]})["gpu1"]
+
+    def run_before(parts: dict[str, Any], said: dict[str, Any]) -> None:
+        state = look.Seen(parts).state
+        lines = compose.labelled("alpha", wanted, state, (), compose.definition("alpha", wanted, state, (), {}, SALT))
+        said["Config"]["Labels"] = {**said["Config"]["Labels"], **lines["labels"]}
+        parts["files"]["/etc/gpurack/compose.yaml"]["text"] = compose.document({"alpha": lines})
+        path = paths.container_file("", "alpha", "llama-cpp-python.json")
+        parts["secrets"]["files"][path] = {"mode": "400", "owner": "root", "sum": "of the older text"}
+
+    (edited,) = drifts(test_models.test_files, entry(wanted, run_before))
+    assert edited.endswith("expected what the inventory has, found something else")
+    parts = entry(wanted, run_before)
+    newer(monkeypatch)
+    assert drifts(test_models.test_files, parts) == []
+
+
+def test_verify_judges_no_container_whose_lines_are_lost() -> None:
+    """Only compose.yaml, which a run writes anew."""
+
+    def made_by_an_older_one(parts: dict[str, Any], said: dict[str, Any]) -> None:
+        state = look.Seen(parts).state
+        words = compose.definition("alpha", entry().server.wanted, state, (CARD,), {}, SALT)
+        labels = {**said["Config"]["Labels"], "gpurack.model": json.dumps({**words, "service": "0" * 12})}
+        said["Config"] |= {"Labels": labels, "Cmd": ["older"]}
+        new = compose.labelled("alpha", entry().server.wanted, state, (CARD,), words)
+        parts["files"]["/etc/gpurack/compose.yaml"]["text"] = compose.document({"alpha": new})
+
+    assert drifts(test_models.test_definition, entry(change=made_by_an_older_one)) == []
 
 
 @pytest.mark.parametrize("path", sorted(CASES), ids=lambda path: f"{path.parent.name}/{path.stem}")

@@ -19,23 +19,30 @@ from tests.security.testbed.evidence import answers, others
 from tests.testbed import Host, Testbed
 from tests.testbed.gguf_models import SENTENCES
 from tests.testbed.shell import await_
+from tests.upgrade import gateway
 
 NAME = "rootless3"
 KEYS = {"ALPHA": "sk-alpha-1234", "BETA": "sk-beta-1234"}
-PORTS = {8000: KEYS["ALPHA"], 8001: KEYS["BETA"], 8002: ""}
+PORTS = {8000: KEYS["ALPHA"], 8001: KEYS["BETA"], 8002: "", 4000: ""}
+BY_PORT = ("alpha", "beta", "gamma", "gamma")
+"""Whose answer comes at each: the gateway hands on to gamma."""
 RECORD, LOCK, UNIT = "/var/lib/gpurack/record.json", "/run/gpurack/lock", "/etc/systemd/system/gpurack.service"
 HELD = 8
-"""Seconds that a lock is held while another run begins: longer than that run takes to notice."""
+"""Seconds that a lock is held at least while another run begins, on a fast machine; else as long as a run takes."""
 
 
 def wanted() -> dict[str, Any]:
-    """Models in the host's own Docker, on a card and on the CPU, and in ada's."""
+    """Models in the host's own Docker, on a card and on the CPU, and in ada's; and a gateway before one of them, in an
+    image that has python3."""
     models = {
         "alpha": model("alpha", [0], 8000, api_key={"env": "ALPHA"}),
         "beta": model("beta", [1], 8001, api_key={"env": "BETA"}, user="ada"),
         "gamma": model("gamma", [], 8002),
     }
-    return {NAME: {"docker": {"rootless": {"ada": {}}}, "models": models}}
+    program = {"entrypoint": ["python3", "-c", Path(gateway.__file__).read_text()]}
+    door = {"engine": "litellm", "image": "vllm/vllm-openai:v0.33.0", "port": 4000, "connects_to": ["gamma"]}
+    services = {"gateway": {**door, "compose": program}}
+    return {NAME: {"docker": {"rootless": {"ada": {}}}, "models": models, "services": services}}
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ class Upgrade:
 
     def serves(self) -> bool:
         """Does each model give its own answer?"""
-        return list(answers(self.host, PORTS).values()) == [SENTENCES[name] for name in ("alpha", "beta", "gamma")]
+        return list(answers(self.host, PORTS).values()) == [SENTENCES[name] for name in BY_PORT]
 
 
 def seen(host: Host, admin: Admin, inventory: Path) -> Seen:
@@ -82,8 +89,9 @@ def seen(host: Host, admin: Admin, inventory: Path) -> Seen:
 def upgrade(testbed: Testbed, lab: Lab, older_tree: Path) -> Iterator[Upgrade]:
     """Deployed, locked and run once more by the older one; then one run of the newer."""
     testbed.remove(NAME)
+    testbed.serve_engines("vllm")
     host = testbed.add(NAME, "rootless")
-    older, newer = Admin(lab, KEYS, older_tree, patience=4), Admin(lab, KEYS)
+    older, newer = Admin(lab, KEYS, older_tree, patience=4), Admin(lab, KEYS, patience=2)
     code = "import gpurack; print(gpurack.__file__)"
     used = older.do("status", sys.executable, "-c", code).text.strip()
     assert used.startswith(str(older_tree)), f"the older tree's own code would not be used, but {used}"
@@ -105,9 +113,10 @@ def test_the_first_run_succeeds_and_restarts_nothing(upgrade: Upgrade) -> None:
 
 
 def test_it_counts_the_models_with_settings_of_an_older_gpurack(upgrade: Upgrade) -> None:
-    """Three containers without no-new-privileges: counted, not recreated."""
+    """Four containers without no-new-privileges: counted, not recreated. The gateway's label says nothing yet of where
+    gamma is; its files and variables do."""
     plan = upgrade.newer.gpurack("plan", upgrade.inventory, "--live")
-    assert re.search(r"3 models run with settings of an older gpurack", plan.text), plan.text
+    assert re.search(r"4 models run with settings of an older gpurack", plan.text), plan.text
 
 
 def test_holds_are_unchanged(upgrade: Upgrade) -> None:
@@ -154,10 +163,11 @@ def test_the_older_boot_unit_starts_the_models_by_the_newer_files(upgrade: Upgra
 
 
 @contextmanager
-def held(host: Host, runner: str) -> Iterator[None]:
-    """The host's lock, held for some seconds by the runner's own code in that folder."""
+def held(host: Host, runner: str, seconds: float) -> Iterator[None]:
+    """The host's lock, held by the runner's own code in that folder. seconds: that a run takes on this machine; one
+    that begins now inspects the host before they are over."""
     code = f"import sys, time; sys.path.insert(0, {runner!r}); from common import locked\n"
-    code += f"with locked('models'): time.sleep({HELD})"
+    code += f"with locked('models'): time.sleep({max(HELD, seconds)})"
     host.put(code, "/root/holder.py")
     host.root("systemd-run --quiet --collect --unit holder python3 -B /root/holder.py")
     await_(
@@ -172,7 +182,7 @@ def held(host: Host, runner: str) -> Iterator[None]:
 
 def test_the_newer_run_waits_for_the_older_one(upgrade: Upgrade) -> None:
     upgrade.host.put((upgrade.older.tree / "files/common.py").read_bytes(), "/root/older/common.py")
-    with held(upgrade.host, "/root/older"):
+    with held(upgrade.host, "/root/older", upgrade.run.seconds):
         run = upgrade.newer.run(upgrade.inventory)
     assert run.exit_code == 0, run.text
     assert "another gpurack run" in run.text
@@ -182,10 +192,26 @@ def test_the_older_run_waits_for_the_newer_one(upgrade: Upgrade) -> None:
     """And when its turn comes, it restarts nothing; nor does the newer one after it."""
     upgrade.host.root("rm -rf /root/newer && cp -a /usr/local/lib/gpurack /root/newer")
     before = others(upgrade.host)
-    with held(upgrade.host, "/root/newer"):
+    with held(upgrade.host, "/root/newer", upgrade.run.seconds):
         run = upgrade.older.run(upgrade.inventory)
     assert run.exit_code == 0, run.text
     assert "another gpurack run" in run.text
     again = upgrade.newer.run(upgrade.inventory)
     assert again.exit_code == 0, again.text
     assert others(upgrade.host) == before
+
+
+def test_renew_recreates_them_all(upgrade: Upgrade) -> None:
+    """The last test. The gateway is asked through once more, and nothing is left to count."""
+    before = {data["Id"] for data in containers(upgrade.host).values()}
+    run = upgrade.newer.run(upgrade.inventory, "--data", "renew=yes")
+    assert run.exit_code == 0, run.text
+    after = containers(upgrade.host)
+    assert set(after) == {"alpha", "gamma", "gateway"}
+    assert not before & {data["Id"] for data in after.values()}
+    assert {tuple(data["HostConfig"]["SecurityOpt"]) for data in after.values()} == {("no-new-privileges:true",)}
+    label = json.loads(after["gateway"]["Config"]["Labels"]["gpurack.model"])
+    assert label["upstreams"] == {"gamma": "http://gamma:8080/v1 (llama.cpp: gamma)"}
+    assert upgrade.serves()
+    plan = upgrade.newer.gpurack("plan", upgrade.inventory, "--live")
+    assert "older gpurack" not in plan.text

@@ -71,10 +71,15 @@ def test_what_the_image_brings_along_is_not_repeated() -> None:
     assert "working_dir" not in run.compose
 
 
-def test_gpuracks_own_containers_are_left_out() -> None:
-    imported = read(printed(container("ours", Labels={"gpurack.model": "{}"})))
-    assert not imported.models
-    assert [str(finding) for finding in imported.findings] == ["container ours: is gpurack's already."]
+def test_gpuracks_own_containers_are_left_out_and_copies_of_them_are_not() -> None:
+    compose = {"com.docker.compose.project": "gpurack", "com.docker.compose.service": "ours"}
+    labels = {"gpurack.model": "{}", **compose}
+    imported = read(printed(container("ours", Labels=labels), container("copy", Labels=labels)))
+    assert list(imported.models) == ["copy"]
+    left_out = [str(finding) for finding in imported.findings if finding.kind == "left out"]
+    assert left_out == ["container ours: is gpurack's already."]
+    running_job = {**labels, "gpurack.job": "0f", "com.docker.compose.project": "gpurack-jobs"}
+    assert not read(printed(container("ours", Labels=running_job))).models
 
 
 def test_cards_however_they_were_given() -> None:

@@ -44,8 +44,8 @@ def evidence(**over: Any) -> dict[str, Any]:
         "system": {"os": system, "init": "systemd", "address": "10.0.0.7", "tools": []},
         "packages": {}, "files": {}, "units": {}, "users": {},
         "listeners": [["127.0.0.1", 8000, "docker-proxy (pid 7)"]],
-        "cards": cards, "amd": {"kfd_gid": 0, "cards": []}, "secrets": {"files": {}, "leaks": []},
-        "processes": [[CARD, ID]],
+        "cards": cards, "amd": {"kfd_gid": 0, "cards": []}, "secrets": {"files": {}, "leaks": [], "unread": {}},
+        "processes": [[CARD, ID, None]],
         "models": {
             "alpha": {
                 "weights": {"/w/a.gguf": {"files": {"a.gguf": {"size": 9, "mtime": 5.0, "then": None}}, "hub": None}},
@@ -105,7 +105,7 @@ def test_a_correct_model_has_none(check: Any) -> None:
 
 
 def elsewhere(parts: dict[str, Any], container: dict[str, Any]) -> None:
-    parts["processes"] = [["GPU-other", ID], [CARD, "c1"]]
+    parts["processes"] = [["GPU-other", ID, None], [CARD, "c1", None]]
 
 
 def on_the_cpu(parts: dict[str, Any], container: dict[str, Any]) -> None:

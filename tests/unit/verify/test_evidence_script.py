@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 import shutil
 import socket
 import struct
@@ -12,9 +13,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -85,24 +87,19 @@ def test_units_by_their_own_names(script: ModuleType, monkeypatch: pytest.Monkey
     }  # fmt: skip
 
 
-def test_files_of_a_home_are_read_as_their_user(
+def test_a_users_account_and_the_files_of_its_home(
     script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "empty").write_text("")
     (tmp_path / "said").write_text("{}\n\n")
     script.ASKED["homes"] = ["none", "empty", "said"]
-    run = script.run
-
-    def as_anna(user: str, seconds: int, *words: str) -> tuple[int, str]:
-        assert user == "anna"
-        assert 0 < seconds <= 60
-        return run(*words)  # type: ignore[no-any-return]
-
-    monkeypatch.setattr(script, "run_as", as_anna)
-    found = script.home_files("anna", str(tmp_path))
-    assert found == {str(tmp_path / "empty"): "", str(tmp_path / "said"): "{}\n\n"}
-    monkeypatch.setattr(script, "run_as", lambda *_: (1, "setpriv: setresuid failed: Operation not permitted"))
-    assert script.home_files("anna", str(tmp_path)) == {}
+    says(script, monkeypatch, {"systemctl": (0, "ActiveState=active\nUnitFileState=enabled")})
+    anna = SimpleNamespace(pw_uid=1001, pw_gid=1002, pw_dir=str(tmp_path))
+    monkeypatch.setattr(script.pwd, "getpwnam", {"anna": anna}.__getitem__)
+    assert script.account("anna") == {
+        "linger": False, "active": "active", "enabled": "enabled", "uid": 1001, "gid": 1002, "home": str(tmp_path),
+        "files": {str(tmp_path / "empty"): "", str(tmp_path / "said"): "{}\n\n"},
+    }  # fmt: skip
 
 
 def test_listeners(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,31 +183,29 @@ def test_weights_of_a_file_and_a_folder(script: ModuleType, tmp_path: Path) -> N
     Path(f"{folder}.json").write_text('{"commit": "c0ffee", "files": {}}')
     script.REMEMBERED = str(tmp_path / "sha256")
     Path(script.REMEMBERED).write_text(f"4 17.5 abc {file}\n")
-    found = script.weights(str(file), deep=True)
+    found = script.weights(str(file), True, script.hashed_before())
     assert found["files"]["a.gguf"] == {
         "size": 5, "mtime": file.stat().st_mtime, "then": ["4", "17.5", "abc"],
         "sha256": hashlib.sha256(b"12345").hexdigest(),
     }  # fmt: skip
-    found = script.weights(str(folder), deep=False)
+    found = script.weights(str(folder), False, {})
     assert found["hub"] == {"commit": "c0ffee", "files": {}}
     assert found["files"]["sub/x.json"]["size"] == 2
     one = folder / "m.gguf"
     one.write_bytes(b"1")
     for beside, hub in {'{"commit": "c0ffee", "files": {}}': True, '{"mine": 1}': False, "[1, 2": False}.items():
         Path(f"{one}.json").write_text(beside)
-        assert bool(script.weights(str(one), deep=False)["hub"]) is hub
-    assert script.weights(str(tmp_path / "none"), deep=False) is None
+        assert bool(script.weights(str(one), False, {})["hub"]) is hub
+    assert script.weights(str(tmp_path / "none"), False, {}) is None
 
 
 def test_all_parts_of_a_split_model(script: ModuleType, tmp_path: Path) -> None:
     for part in ("00001", "00002"):
         (tmp_path / f"m-{part}-of-00002.gguf").write_text("x")
-    assert len(script.weights(str(tmp_path / "m-00001-of-00002.gguf"), deep=False)["files"]) == 2
+    assert len(script.weights(str(tmp_path / "m-00001-of-00002.gguf"), False, {})["files"]) == 2
 
 
-def test_secrets_are_named_by_place_and_never_said(
-    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_secrets_are_named_by_place_and_never_said(script: ModuleType, tmp_path: Path) -> None:
     closed, compose = tmp_path / "secrets", tmp_path / "compose.yaml"
     (closed / "alpha").mkdir(parents=True)
     (closed / "alpha" / "api_key").write_text("sk-very-secret\n")
@@ -220,9 +215,12 @@ def test_secrets_are_named_by_place_and_never_said(
         salt="5a", closed=[str(closed)], public=[str(tmp_path)], secrets={"alpha api_key": "sk-very-secret"}
     )
     inspected = {"": {"containers": {"mine": {"Config": {"Env": ["KEY=sk-very-secret"]}}}}}
-    monkeypatch.setattr(script.glob, "glob", lambda pattern: [])
     found = script.secrets(inspected)
     assert sorted(found["leaks"]) == [["alpha api_key", str(compose)], ["alpha api_key", "docker inspect mine"]]
+    with subprocess.Popen(["sh", "-c", "sleep 60 # sk-very-secret"]) as process:
+        leaks = script.arguments([process.pid, os.getpid()])
+        process.kill()
+    assert leaks == [["alpha api_key", f"the arguments of process {process.pid}"]]
     assert found["files"][str(closed / "alpha" / "api_key")]["mode"] == "644"
     assert "sk-very-secret" not in json.dumps(found)
 
@@ -261,9 +259,8 @@ def port() -> Iterator[int]:
 
 def test_the_first_request_that_it_answers_counts(script: ModuleType, port: int) -> None:
     requests = [["/v1/chat/completions", {"model": "bge"}], ["/v1/embeddings", {"model": "bge"}]]
-    found = script.answers(
-        {"port": port, "ready": "/v1/models", "lists": None, "key": "sk-1", "requests": requests}, "127.0.0.1"
-    )
+    one = {"ready": "/v1/models", "lists": None, "key": "sk-1", "requests": requests}
+    found = script.answers(one, partial(script.http_answer, "127.0.0.1", port))
     assert found == {
         "ready": [200, '{"data": [{"id": "bge"}]}'],
         "path": "/v1/embeddings",
@@ -274,8 +271,8 @@ def test_the_first_request_that_it_answers_counts(script: ModuleType, port: int)
 
 
 def test_whether_it_is_ready_an_engine_may_tell_anybody(script: ModuleType, port: int) -> None:
-    one = {"port": port, "ready": "/ready", "lists": "/v1/models", "key": "sk-1", "requests": []}
-    found = script.answers(one, "127.0.0.1")
+    one = {"ready": "/ready", "lists": "/v1/models", "key": "sk-1", "requests": []}
+    found = script.answers(one, partial(script.http_answer, "127.0.0.1", port))
     said = [200, '{"data": [{"id": "bge"}]}']
     assert found == {"ready": said, "listed": said}
 

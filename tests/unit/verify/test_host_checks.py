@@ -168,10 +168,10 @@ def test_folders_of_keys_hold_what_models_are_given_and_nothing_else(
         f"{KEYS}/alpha": {**folder, "mode": "755"},
         f"{KEYS}/alpha/api_key": {"mode": "400", "owner": "root", "sum": "1"},
     }
-    one = server(wanted, secrets={"files": right, "leaks": []})
+    one = server(wanted, secrets={"files": right, "leaks": [], "unread": {}})
     assert drifts(test_hosts.test_secrets, one) == []
     changed = {**right.get(path, {"mode": "644", "owner": "root"}), **said}
-    one = server(wanted, secrets={"files": {**right, path: changed}, "leaks": []})
+    one = server(wanted, secrets={"files": {**right, path: changed}, "leaks": [], "unread": {}})
     assert drifts(test_hosts.test_secrets, one) == ([f"gpu1: {path}: {line}"] if line else [])
 
 

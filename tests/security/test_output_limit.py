@@ -1,0 +1,102 @@
+"""A host that prints without end costs one sentence about that host, and not the admin's memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from paramiko.file import BufferedFile
+from pyinfra.api import Config, Host, Inventory, State
+from pyinfra.connectors import ssh
+
+from gpurack import guard
+from gpurack.guard import read_any_bytes
+from gpurack.importing import from_host
+from gpurack.locking.gather import everything
+from gpurack.operations.commands import Streamed, script
+from gpurack.remote import TooMuchOutput
+from gpurack.report import REPORT
+from gpurack.shell import sh
+from gpurack.state import snapshot
+from gpurack.state.model import HostState
+from gpurack.verify.drift import Unread
+from gpurack.verify.reach import run_as_root
+from tests.given import host_state, spec
+
+SENTENCE = "a command there printed more than 0 MiB, and was cut off"
+HERE = "@local"
+
+
+class Endless(BufferedFile):
+    """A command's output, as paramiko gives it, that ends when its channel is closed."""
+
+    def __init__(self, block: bytes) -> None:
+        super().__init__()
+        self.block, self.channel, self.given = block, self, 0
+        self._set_mode("r")
+
+    def _read(self, size: int) -> bytes:
+        self.given += len(self.block)
+        return b"" if self.closed else self.block
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "OUTPUT_LIMIT", 100_000)
+    read_any_bytes()
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    """This machine, by pyinfra's @local."""
+    state = State(Inventory(([HERE], {})), Config())
+    one = state.inventory.get_host(HERE)
+    one.connect()
+    yield one
+    one.disconnect()
+
+
+def read(stdout: Any, stderr: Any) -> Any:
+    return ssh.read_output_buffers(stdout, stderr, timeout=20, print_output=False, print_prefix="")
+
+
+@pytest.mark.parametrize("block", [b"x" * 8000, b"\n" * 100, b"\xff\x80\n"], ids=["one line", "empty lines", "no text"])
+def test_an_output_without_end_is_closed(block: bytes, small: None) -> None:
+    for outputs in ((Endless(block), Endless(b"")), (Endless(b""), Endless(block))):
+        with pytest.raises(TooMuchOutput, match="printed more than"):
+            read(*outputs)
+        assert sum(each.given for each in outputs) < 250_000
+
+
+def test_many_short_lines_cost_what_they_take_in_memory(small: None) -> None:
+    lines = Endless(b"\n" * 100)
+    with pytest.raises(TooMuchOutput):
+        read(lines, Endless(b""))
+    assert lines.given < 1000
+
+
+def test_a_change_that_prints_without_end_has_failed_with_a_sentence(host: Host, small: None) -> None:
+    ok, _ = Streamed(script(sh("yes"))).execute(host.state, host, {})
+    assert not ok
+    assert SENTENCE in str(vars(REPORT))
+
+
+def test_the_look_a_manifest_and_verification_say_it_of_that_host(
+    host: Host, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot, "AS_ROOT", sh("yes"))
+    monkeypatch.setattr(snapshot.Snapshot, "command", lambda self: snapshot.Command(sh("yes")))
+    assert snapshot.look(host, spec({})) == HostState(trouble=f"{SENTENCE}.")
+    monkeypatch.setattr("gpurack.locking.gather.read_text", lambda name: "yes")
+    with pytest.raises(OSError, match=SENTENCE):
+        everything(host, host_state())
+    with pytest.raises(Unread, match=SENTENCE):
+        run_as_root(host, sh("yes"), "", 60)
+
+
+def test_an_import_waits_for_no_docker_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(from_host, "COMMAND", sh("sleep 60"))
+    monkeypatch.setattr(from_host, "LIMIT", 1)
+    with pytest.raises(from_host.Unreachable, match=r"docker inspect did not end in 1 s; try: ssh @local sudo docker"):
+        from_host.inspect(HERE, None)
