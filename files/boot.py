@@ -9,7 +9,7 @@ import time
 
 import record
 from common import Failure, Progress, clock, locked, parsed, run, say, told  # (beside this file)
-from dockerd import OF_PROJECT, USERS, Dockerd
+from dockerd import OF_PROJECT, START, USERS, Dockerd
 
 DAEMON_TIMEOUT = 300  # seconds that a daemon may take to answer
 DRIVER_TIMEOUT = 3300  # seconds that boot waits for the driver; the unit's TimeoutStartSec is a little more
@@ -124,7 +124,7 @@ def start_all(dockerd, names):
         for name in names:
             if dockerd.state_of(name)["status"] in ("running", "gone"):
                 continue
-            code, output = dockerd.run("start", dockerd.ids[name])
+            code, output = dockerd.run("start", dockerd.ids[name], limit=START)
             if code:
                 say(name, output)
                 failed.append(name)

@@ -5,8 +5,10 @@ import collections
 import contextlib
 import errno
 import fcntl
+import glob
 import json
 import os
+import pwd
 import re
 import select
 import signal
@@ -16,9 +18,10 @@ import sys
 import threading
 import time
 
+from paths import BUSY, LOCK, of_user  # (beside this file)
+
 EVERY = 5  # seconds between two signs of life
-LOCK = "/run/gpurack/lock"  # of the host's own Docker; LOCK.ada is that of ada's
-BUSY = "/run/gpurack/busy"
+UNKNOWN = "it does not say which"
 QUOTED = "    | "  # before each further line of a message (gpurack/report.py: reasons_of)
 UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that do something to a screen or to the order of what is read, and those that end a line elsewhere."""
@@ -247,11 +250,6 @@ def let_read(path, uid):
         raise OSError(error.errno, "its file system has no ACLs, by which one user alone may read a file") from None
 
 
-def of_user(path, user):
-    """A daemon's own lock, or the file that says who holds it."""
-    return "{}.{}".format(path, user) if user else path
-
-
 @contextlib.contextmanager
 def locked(what, users=("",)):
     """One run at a time on each of these users' Docker ("" is the host's own), always in the same order, so that no two
@@ -269,21 +267,111 @@ def locked(what, users=("",)):
 @contextlib.contextmanager
 def alone(path, user=""):
     """Holds a lock. Nobody but root may open it: whoever can, can hold it. No program that is started inherits it
-    (Python's files are closed on exec). user: whose Docker it is for, of which the message tells that it waits."""
+    (Python's files are closed on exec). user: whose Docker it is for, of which the message tells that it waits.
+
+    A process that is not root's may hold it nevertheless: it opened the file while an older version let everybody, or
+    inherited it from a program of an older version. That must block nobody until the next reboot, and it need not be
+    ended (it may be a user's dockerd): the lock becomes a new file of that name, which only root can open. Two runs at
+    once cannot come of this. Whoever gets a lock checks that its file still has the name, and the file stays while any
+    other process of root's has it open, because an older version, which does not check, may wait for it there."""
     folder = os.path.dirname(path)
     os.makedirs(folder, mode=0o700, exist_ok=True)
     os.chmod(folder, 0o700)  # older versions made it with 0755
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as lock:
-        os.fchmod(lock.fileno(), 0o600)  # as the folder
-        progress = Progress("")
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                progress.tell("waiting for another gpurack run on this host ({})".format(holder(user)))
-                time.sleep(0.05)
-        yield
+    progress, inspected = Progress(""), 0
+    while True:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as lock:
+            if is_taken(lock) and is_at(lock, path):
+                os.fchmod(lock.fileno(), 0o600)  # as the folder
+                yield
+                return
+        if time.monotonic() - inspected >= 1:
+            inspected = time.monotonic()
+            pids = replace_if_strange(path)
+        progress.tell(waiting_for(path, pids, user))
+        time.sleep(0.05)
+
+
+def is_taken(lock):
+    """Takes the lock of an open file, if it is free."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def is_at(lock, path):
+    """Is an open file the one at a path?"""
+    try:
+        return os.path.samestat(os.fstat(lock.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def replace_if_strange(path):
+    """Puts a new file in the place of a lock that only processes hold which are not root's (see `alone`). Returns the
+    ids of the processes that hold it."""
+    folder = os.path.dirname(path)
+    with open(os.open(os.path.join(folder, "replacing"), os.O_WRONLY | os.O_CREAT, 0o600), "w") as mutex:
+        fcntl.flock(mutex, fcntl.LOCK_EX)
+        found = openers(path)
+        pids = [pid for pid, holds in found if holds]
+        if pids and not any(is_root(pid) for pid, _ in found):
+            new = os.path.join(folder, "new-lock")
+            os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
+            os.rename(new, path)
+            say("", "{} was held by {}, so it was replaced".format(path, " and ".join(map(described, pids))))
+    return pids
+
+
+def openers(path):
+    """[(process id, does it hold a lock of it?)] of the other processes that have a file open. One that holds the lock,
+    also by inheritance, is found by the file's number, as it may see other paths: proc(5), fdinfo."""
+    try:
+        there = os.stat(path)
+    except FileNotFoundError:
+        return []
+    number = (os.major(there.st_dev), os.minor(there.st_dev), there.st_ino)
+    lock = re.compile(r"FLOCK +ADVISORY +(READ|WRITE) .* {:02x}:{:02x}:{} ".format(*number))
+    found = {}
+    for link in glob.glob("/proc/[0-9]*/fd/*"):
+        pid = link.split("/")[2]
+        with contextlib.suppress(OSError):
+            place = os.readlink(link)
+            if os.path.basename(place) == os.path.basename(path) and pid != str(os.getpid()):
+                with open(link.replace("/fd/", "/fdinfo/")) as stream:
+                    holds = lock.search(stream.read()) is not None
+                if holds or place == path:
+                    found[pid] = holds or found.get(pid, False)
+    return sorted(found.items())
+
+
+def waiting_for(path, pids, user):
+    """What is said while a lock is waited for. pids: the processes that hold it."""
+    strangers = [pid for pid in pids if not is_root(pid)]
+    if strangers:
+        what = "waiting for {}, which holds {} and is not a gpurack run. End it: kill {}"
+        return what.format(" and ".join(map(described, strangers)), path, " ".join(strangers))
+    known = holder(user)
+    who = " and ".join(map(described, pids)) if known == UNKNOWN and pids else known
+    return "waiting for another gpurack run on this host ({})".format(who)
+
+
+def is_root(pid):
+    """Is a process root's, under all its user ids? One that a user started and that raised itself is not."""
+    with contextlib.suppress(OSError), open("/proc/{}/status".format(pid)) as stream:
+        return re.search(r"(?m)^Uid:(\s+0){4}$", stream.read()) is not None
+    return False
+
+
+def described(pid):
+    """A process, for people; its command is what it says of itself."""
+    command, user = "", "unknown"
+    with contextlib.suppress(OSError), open("/proc/{}/cmdline".format(pid), errors="replace") as stream:
+        command = " ".join(stream.read().replace("\0", " ").split())[:100]
+    with contextlib.suppress(OSError, KeyError):
+        user = pwd.getpwuid(os.stat("/proc/{}".format(pid)).st_uid).pw_name
+    return "`{}` (pid {}, user {})".format(command, pid, user)
 
 
 def forget(path):
@@ -294,4 +382,4 @@ def forget(path):
 def holder(user=""):
     with contextlib.suppress(OSError), open(of_user(BUSY, user)) as busy:
         return busy.read()
-    return "it does not say which"
+    return UNKNOWN

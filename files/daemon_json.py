@@ -115,10 +115,12 @@ def back_up(old):
 
 def info():
     code, output = run("docker", "info", "--format", "{{json .}}")
+    # beside it the client's warnings; a text in it may hold U+0085 as it is, at which splitlines would cut it
+    line = next((line for line in output.split("\n") if line.startswith("{")), "{}")
     try:
         # float: an int of a million digits keeps Python before 3.11 busy for minutes
-        said = json.loads(output.splitlines()[0], parse_int=float) if code == 0 else {}
-    except (ValueError, IndexError, RecursionError):
+        said = json.loads(line, parse_int=float) if code == 0 else {}
+    except (ValueError, RecursionError):
         return {}
     return said if isinstance(said, dict) else {}
 

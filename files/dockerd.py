@@ -13,44 +13,33 @@ import re
 
 import record
 from common import Failure, TimeIsUp, clock, follow, parsed, run, say, write  # (beside this file)
+from paths import CONFIG, JOBS_PROJECT, PROJECT, REPLACED, SET_ASIDE, USERS, words_of_user
 
-CONFIG = "/etc/gpurack"
-USERS = "/var/lib/gpurack/users"  # as in gpurack/paths.py
-REPLACED = "/var/lib/gpurack/replaced"
 BROKE_OFF = (
     "Docker's daemon broke off while it started it; journalctl -u docker says why. Where that names fsnotify, the host "
     "has too few inotify instances, without which it cannot read CDI specs: sysctl fs.inotify.max_user_instances=1024"
 )
-SET_ASIDE = "-replaced"  # as in gpurack/plan/drift.py
-PROJECT, JOBS_PROJECT = "gpurack", "gpurack-jobs"  # as in gpurack/plan/compose.py and jobs.py
 LABELS = {PROJECT: ("gpurack.model", "model"), JOBS_PROJECT: ("gpurack.job", "job")}
 OF_PROJECT, OF_SERVICE = "com.docker.compose.project", "com.docker.compose.service"
 OF_IMAGE = "com.docker.compose.image"  # the id of the image that Compose made the container of
 
 # Seconds that a command may take on a user's daemon, which may never answer, or for ever. The host's own is root's.
-ANSWER = 120  # `stop` gives a container 30 of them
+ANSWER = 30  # to a question; a healthy daemon takes less than one
+CHANGE = 90  # `stop` gives a container 30 of them
 START = 600  # Compose makes a container, and a network perhaps
 LONG = 4 * 3600  # to pull, load or build
 SILENCE = 900  # of these, without a word
+QUESTIONS = ("container", "events", "image", "info", "logs", "ps", "top", "version")
 
 
 def as_user(user):
     """(uid, the words before a command that make it this user's own). What root asks of a user's daemon it asks as that
-    user, with an empty environment: a Docker client runs programs that the user's configuration names."""
+    user."""
     try:
         account = pwd.getpwnam(user)
     except KeyError:
         raise Failure("the user {} does not exist".format(user)) from None
-    runtime = "/run/user/{}".format(account.pw_uid)
-    environment = {
-        "HOME": account.pw_dir,
-        "USER": user,
-        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        "XDG_RUNTIME_DIR": runtime,
-        "DOCKER_HOST": "unix://{}/docker.sock".format(runtime),
-    }
-    words = ["setpriv", "--reuid", str(account.pw_uid), "--regid", str(account.pw_gid), "--init-groups", "env", "-i"]
-    return account.pw_uid, words + ["{}={}".format(*pair) for pair in sorted(environment.items())]
+    return account.pw_uid, words_of_user(user, account.pw_uid, account.pw_gid, account.pw_dir)
 
 
 class Dockerd:
@@ -77,9 +66,10 @@ class Dockerd:
         """The argv of a docker command."""
         return [*self.become, "docker", *words]
 
-    def run(self, *words, limit=ANSWER):
-        """(exit code, output with errors) of a docker command. On a user's daemon it may take `limit` seconds; then, as
-        for every later command on a daemon that did not answer, Failure."""
+    def run(self, *words, limit=None):
+        """(exit code, output with errors) of a docker command. On a user's daemon it may take `limit` seconds (ANSWER
+        or CHANGE by default); then, and for every later command on that daemon, Failure."""
+        limit = limit or (ANSWER if words[0] in QUESTIONS else CHANGE)
         return self.bounded(words, limit, lambda options: run(*self.docker(*words), **options))
 
     def follow(self, words, seen, limit=LONG):
@@ -97,7 +87,7 @@ class Dockerd:
             what = "the Docker of {} does not answer (docker {}: nothing in {}). Look: "
             what += "systemctl --user -M {}@ status docker"
             why = what.format(self.user, " ".join(words[:2]), clock(limit), self.user)
-            self.silent = why if limit == ANSWER else None
+            self.silent = why if limit <= START else None  # LONG waits for a registry, not for the daemon alone
             raise Failure(why) from None
 
     def must(self, *words, **options):
@@ -275,7 +265,7 @@ class Dockerd:
         self.must("rename", container, old)
         with open(self.policy_of(old)) as policy:
             self.must("update", "--restart", policy.read().strip(), container)
-        self.must("start", container)
+        self.must("start", container, limit=START)
         say(name, "{} is back in its place".format(old))
 
     def policy_of(self, old):
@@ -376,6 +366,7 @@ def begin(ours):
     """Makes the host's record for the users of whom it has none (the first run after an upgrade, a restored disk),
     once: of what the plan has found to be ours by Compose's labels. What Compose has made anew by an admin's hand gets
     its new id. ours: user → name → id. Only root's own Docker is asked for more."""
+    record.prune(exists)
     known, vouched = (record.load() or {"containers": {}})["containers"], []
     for name, container in ours.get("", {}).items():
         old = known.get("", {}).get(name, {}).get("id")
@@ -391,6 +382,13 @@ def begin(ours):
             vouched.append((user, name, container, kind, definition))
     if vouched:
         record.rebuild(vouched)
+
+
+def exists(user):
+    """Is there an account of a user, or is it the host's own Docker?"""
+    with contextlib.suppress(Failure):
+        return not user or bool(as_user(user))
+    return False
 
 
 def took_its_place(old, container):

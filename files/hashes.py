@@ -75,14 +75,22 @@ def remembered():
     return {path: (size + " " + changed, found) for size, changed, found, path in (x for x in lines if len(x) == 4)}
 
 
-def remember(path, sha256, stamped=None):
-    """Writes down what a file was found to be, for root alone; files that are gone are forgotten. Never a reason to
-    fail. stamped: what it was like when it was read, if not as it is now."""
+def remember(path, sha256, stamped=None, become=()):
+    """Writes down what a file was found to be, for root alone. Never a reason to fail. stamped: what it was like when
+    it was read, if not as it is now. become: as whom it was read.
+
+    Files that are gone from its folder are forgotten, where root read it: no other folder may answer, and a user's is
+    not root's to inspect."""
     try:
         os.makedirs(os.path.dirname(MEMORY), exist_ok=True)
         with open(os.open(MEMORY + ".lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            known = {each: entry for each, entry in remembered().items() if os.path.exists(each)}
+            folder = None if become else os.path.dirname(path)
+            known = {
+                each: entry
+                for each, entry in remembered().items()
+                if os.path.dirname(each) != folder or os.path.lexists(each)
+            }
             known[path] = (stamped or stamp(os.stat(path)), sha256)
             beside = os.open(MEMORY + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with open(beside, "w", encoding="utf-8", errors="surrogateescape") as stream:
@@ -124,7 +132,7 @@ def known_hash(path, tell=lambda done: None, become=()):
         return found
     found = hash_of(path, tell, become)
     if stamp_of(path, become) == before:
-        remember(path, found, before)
+        remember(path, found, before, become)
     return found
 
 

@@ -13,9 +13,9 @@ from common import Child, Failure, Progress, clock, say, size, told, write  # (b
 from dockerd import JOBS_PROJECT, Dockerd, begin
 from fetch import obtain
 from images import provide
+from paths import JOBS
 from safe_paths import make_folder, require_roots
 
-JOBS = "/var/lib/gpurack/jobs"  # as in gpurack/paths.py
 SHOWN = 6  # lines of what a job printed last
 KEPT = 8 << 20  # bytes of what a job printed that are kept, of its begin and of its end each
 
@@ -47,9 +47,8 @@ def run_one(job, data):
         for wanted in job["fetch"]:
             obtain(name, wanted, data.get("hf_token"))
         provide(dockerd, job, data.get("logins", {}))
-        if os.path.isdir(job["folder"]):
-            require_roots(job["folder"], "choose another folder")  # Docker follows a link there as root
-        else:
+        require_roots(job["folder"], "choose another folder")  # Docker follows a link there as root
+        if not os.path.isdir(job["folder"]):
             make_folder(job["folder"])
         dockerd.start(name, job["definition"])
     container = dockerd.ids[name]

@@ -80,9 +80,9 @@ def on_cards():
     return pids
 
 
-def wait_until_ready(dockerd, name, url, served_name, timeout, cards=True):
+def wait_until_ready(dockerd, name, url, served_name, timeout, cards=True, hints=()):
     """Until the model's own API answers 200 and names the model (served_name; None: its answer names none).
-    Ends at once when the container exits or restarts."""
+    Ends at once when the container exits or restarts. cards: has it any? hints: for remedies.py."""
     progress, delay, refused = Progress(name), 0.1, None
     restarts = dockerd.state_of(name)["restarts"]
     while True:
@@ -104,7 +104,7 @@ def wait_until_ready(dockerd, name, url, served_name, timeout, cards=True):
                 dockerd.run("stop", "--time", "5", dockerd.ids[name])  # or it would go on restarting
             ended = "it crashed and was restarted" if code is None else "exit code {}".format(code)
             reason, logs = state["error"] or ended, dockerd.logs(name)
-            helps = remedy(code, dockerd.said(name, 60), cards)  # a traceback is longer than what is shown
+            helps = remedy(code, dockerd.said(name, 60), hints, cards)  # a traceback is longer than what is shown
             raise Failure("it ended while loading ({}).{} {}".format(reason, helps, logs))
         if progress.elapsed() > timeout:
             unlike = {0: "did not answer", 200: 'did not name "{}"'.format(served_name)}
@@ -398,7 +398,8 @@ class Job:
             if model["action"] not in AS_IT_IS:
                 dockerd.start(name, model.get("definition", ""))
             served, cards = model["served_name"], bool(model["uuids"])
-            seconds = wait_until_ready(dockerd, name, model["url"], served, model["timeout"], cards)
+            hints = model.get("hints", ())
+            seconds = wait_until_ready(dockerd, name, model["url"], served, model["timeout"], cards, hints)
             if "pull" in model:
                 ollama.settle(dockerd, model, self.data.get("prune"))
             asking.ask(dockerd, name, model["url"], model.get("requests", ()))

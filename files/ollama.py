@@ -34,7 +34,7 @@ def settle(dockerd, model, prune):
             what += "take the new one: gpurack lock INVENTORY {} --upgrade."
             raise Failure(what.format(pulled, found[pulled], digest, name))
     for wanted in model["pull"]:
-        load(name, server, wanted["name"])
+        load(name, server, wanted["name"], model.get("hints", ()))
 
 
 def pull(name, server, wanted):
@@ -67,15 +67,15 @@ def refusal(shown, source, error):
     return "{} cannot be pulled{}: {}. {}".format(shown, by, error.rstrip("."), remedy)
 
 
-def load(name, server, model):
-    """Until it has answered: one token, or for what cannot write, one embedding."""
+def load(name, server, model, hints=()):
+    """Until it has answered: one token, or for what cannot write, one embedding. hints: for files/remedies.py."""
     with telling(Progress(name), "loading " + model):
         status, said = server.ask("/api/generate", dict(TINY, model=model, prompt="1"))
         if status == 400 and "does not support generate" in str(said.get("error")):
             status, said = server.ask("/api/embed", {"model": model, "input": "1"})
     if status != 200:
         why = said.get("error", "HTTP {}".format(status)).rstrip(".")
-        raise Failure("{} does not answer: {}.{}".format(model, why, remedy(0, why)))
+        raise Failure("{} does not answer: {}.{}".format(model, why, remedy(0, why, hints)))
 
 
 class Ollama:

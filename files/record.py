@@ -18,8 +18,8 @@ import re
 import time
 
 from common import Failure, alone, parsed, write  # (beside this file)
+from paths import RECORD
 
-RECORD = "/var/lib/gpurack/record.json"  # as in gpurack/paths.py
 LOCK = "/run/gpurack/record"  # held for one change of the file; several users' threads write it
 FORMAT = 1
 ID = re.compile(r"[0-9a-f]{64}\Z")
@@ -98,6 +98,14 @@ def removed(user, name):
     """After a container is gone."""
     with changing() as users:
         users.get(user, {}).pop(name, None)
+
+
+def prune(exists):
+    """Strikes out the users who no longer exist. Where that was an error of the accounts' server, the record of such a
+    user is made again as after an upgrade."""
+    with changing() as users:
+        for user in [user for user in users if not exists(user)]:
+            del users[user]
 
 
 def rebuild(vouched):

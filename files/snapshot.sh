@@ -1,32 +1,12 @@
 # One look at a host: everything that gpurack's plan needs, read only. Runs as root, from standard input of `sh -s`.
 # gpurack puts variables in front: OF_DOCKER (snapshot_docker.sh), LIMIT (seconds for each part), RUN (/run/gpurack),
 # USERS (whose rootless Docker is wanted), WEIGHTS (one item a line), NEEDED (user|path of weights that a user's Docker
-# wants), READERS (those of them that no other Docker wants), SEEN (stamp|path of weights whose headers it remembers), READER (weights_header.py), NAMES (to look up),
-# and the questions to a Docker, each with its user in front ("" for the host's own): IMAGES, PROBES, COUNTERS, VOLUMES,
-# UPSTREAMS.
+# wants), READERS (those of them that no other Docker wants), SEEN (stamp|path of weights whose headers it remembers),
+# READER (weights_header.py), HAS_ACCOUNT (first_account.py), NAMES (to look up), and the questions to a Docker, each
+# with its user in front ("" for the host's own): IMAGES, PROBES, COUNTERS, VOLUMES, UPSTREAMS.
 # Output: sections headed by "@@MARK name", which gpurack/state/parse.py reads. MARK is new for every look, so that no
 # name of a process, file or container can open a section.
 # POSIX sh, coreutils, findutils, awk and util-linux only: a fresh host has neither python3 nor curl.
-
-# Who but root may change what a path means: type, mode, owner and group of each folder, link or file on it that others
-# may change (as in safe_paths.py). None of their names are said: links lead to names of anybody's making.
-owners_of() {
-	for way in "$1" "$(readlink -f "$1")"; do
-		while [ -n "$way" ]; do
-			set -- "$@" "$way"
-			way=${way%/*}
-		done
-	done
-	find "$@" -maxdepth 0 '(' ! -uid 0 -o ! -type l -perm /022 '(' ! -type d -o ! -perm -1000 ')' ')' -printf '%y %m %u|%g\n' 2>/dev/null |
-		sort -u
-}
-
-# Of paths, one a line: those that others than root may change.
-changeable() {
-	while IFS= read -r path; do
-		[ -n "$path" ] && owners_of "$path" | grep -q . && printf '%s\n' "$path"
-	done
-}
 
 look_system() {
 	section os
@@ -81,6 +61,8 @@ look_system() {
 		[ -f "$file" ] && [ "$(stat -L -c %s "$file")" -le 4194304 ] &&
 			echo "$file $(stat -c '%a %u %g' "$file") $(base64 -w 0 "$file")"
 	done
+	section hashes
+	cat /var/lib/gpurack/sha256 2>/dev/null
 	section secrets
 	find /etc/gpurack/secrets /var/lib/gpurack/users/*/secrets -type f ! -name '*[!A-Za-z0-9._@+:-]*' -exec stat -c '%n %a %u' {} + 2>/dev/null
 	section exposed
@@ -99,33 +81,50 @@ look_system() {
 	done
 }
 
-# Weights may lie on a file system that does not answer.
+# look_weights PATH: a part for each, as each may lie on a file system that does not answer. What others than root may
+# change is inspected as one of them, in a line of base64: the only user whose Docker wants it, or who owns the first
+# thing on the path that is not root's. Root touches nothing beyond that.
 look_weights() {
+	spots=$(spots_of "$1")
 	section owned
-	printf '%s\n' "$WEIGHTS" | while IFS= read -r path; do
-		[ -n "$path" ] && owners_of "$path" | while IFS= read -r owner; do echo "$owner|$path"; done
-	done
-	# What others than root may change, and only one user's Docker wants, that user looks at (look_own).
-	theirs=$(printf '%s\n' "$READERS" | cut -d '|' -f 2- | changeable)
-	WEIGHTS=$(printf '%s\n' "$WEIGHTS" | grep -vxF -e "$theirs")
-	weights_of "$WEIGHTS"
-	# Where SELinux is enforced, Docker may confine containers by labels.
-	if [ "$(cat /sys/fs/selinux/enforce 2>/dev/null)" = 1 ]; then
-		section labels
-		printf '%s\n' "$WEIGHTS" | while IFS= read -r path; do
-			[ -n "$path" ] && [ -e "$path" ] && echo "$(stat -L -c %C "$path" 2>/dev/null)|$path"
-		done
+	[ -z "$spots" ] || printf '%s\n' "$spots" | while IFS= read -r spot; do printf '%s|%s\n' "$spot" "$1"; done
+	reader=$(printf '%s\n' "$READERS" | P="|$1" awk 'index($0, "|") && substr($0, index($0, "|")) == ENVIRON["P"] { sub(/\|.*/, ""); print; exit }')
+	owner=$(printf '%s\n' "$spots" | sed -n '$s/^[a-z] [0-7]* \([^|]*\)|.*/\1/p')
+	[ -z "$spots" ] || who=${reader:-$owner}
+	remembered=$(remembered_of "$1")
+	if [ -n "$spots" ] && [ "$who" != root ]; then
+		section "inspected $1"
+		as_account "$who" SEEN="$SEEN" READER="$READER" sh -c "$OF_DOCKER
+inspect_weights"' "$1" "$2"' sh "$1" "$remembered" | head -c 2000000 | base64 -w 0
+		return
 	fi
-	# What earlier runs found weights to be (hashes.py), and whether they still are as they were then.
+	weights_of "$1" "$remembered"
+	# What an earlier run fetched from a hub.
+	[ -z "$spots" ] && [ -f "$1.json" ] && [ ! -L "$1.json" ] || return 0
 	section commits
-	printf '%s\n' "$WEIGHTS" | while IFS= read -r path; do
-		[ -n "$path" ] && [ -f "$path.json" ] && [ ! -L "$path.json" ] &&
-			echo "$(dd if="$path.json" bs=65536 count=64 iflag=fullblock,nonblock 2>/dev/null | sed -n 's/^ "commit": "\([0-9a-f]*\)".*/\1/p')|$path"
-	done
-	section hashes
-	cat /var/lib/gpurack/sha256 2>/dev/null
-	section stamped
-	cut -d ' ' -f 4- /var/lib/gpurack/sha256 2>/dev/null | tr '\n' '\0' | xargs -0 -r stat -L -c '%s %.9Y %n' 2>/dev/null
+	echo "$(dd if="$1.json" bs=65536 count=64 iflag=fullblock,nonblock 2>/dev/null | sed -n 's/^ "commit": "\([0-9a-f]*\)".*/\1/p')|$1"
+}
+
+# as_account WHO COMMAND…: as this user, or as a number that no user has, with nothing of root's environment.
+as_account() {
+	groups=--init-groups
+	account=$(getent passwd "$1") || account="$1:x:$1:65534::/:" groups=--clear-groups
+	user=${account%%:*} account=${account#*:*:}
+	uid=${account%%:*} account=${account#*:}
+	gid=${account%%:*}
+	shift
+	setpriv --reuid "$uid" --regid "$gid" "$groups" env -i USER="$user" PATH="$PATH" LC_ALL=C MARK= "$@"
+}
+
+# The files of which earlier runs found the sha256 (hashes.py), of those that weights at a path consist of.
+remembered_of() {
+	cut -d ' ' -f 4- /var/lib/gpurack/sha256 2>/dev/null | WEIGHTS=$1 awk '
+		BEGIN {
+			path = ENVIRON["WEIGHTS"]
+			split_file = sub(/-[0-9][0-9][0-9][0-9][0-9]-of-[0-9][0-9][0-9][0-9][0-9]\.gguf$/, "-", path)
+			inside = split_file ? path : path "/"
+		}
+		$0 == path || index($0, inside) == 1'
 }
 
 look_nvidia() {
@@ -260,9 +259,6 @@ look_user() {
 	[ -e "/var/lib/systemd/linger/$user" ] && echo "linger yes"
 	echo "folder $(stat -c '%a %u' "/var/lib/gpurack/users/$user")"
 	echo "weights $(getfacl -cpn "$USERS_WEIGHTS/$user" | tr '\n' ' ')"
-	own=$(questions "$READERS" | changeable)
-	section "reads $user"
-	printf '%s\n' "$own"
 	section "said $user"
 	[ "$uid" != 0 ] || return 0
 	{
@@ -270,8 +266,8 @@ look_user() {
 		timeout -s KILL "$LIMIT" setpriv --reuid "$uid" --regid "$gid" --init-groups env -i HOME="$home" USER="$user" \
 			PATH="$PATH" XDG_RUNTIME_DIR="$runtime" DBUS_SESSION_BUS_ADDRESS="unix:path=$runtime/bus" \
 			DOCKER_HOST="unix://$runtime/docker.sock" LC_ALL=C MARK= SECRETS="/var/lib/gpurack/users/$user/secrets" \
-			WEIGHTS="$(questions "$NEEDED")" OWN_WEIGHTS="$own" SEEN="$SEEN" READER="$READER" HOME_FILES="$HOME_FILES" \
-			VOLUMES="$(questions "$VOLUMES")" IMAGES="$(questions "$IMAGES")" PROBES="$(questions "$PROBES")" \
+			WEIGHTS="$(questions "$NEEDED")" HOME_FILES="$HOME_FILES" \
+			VOLUMES="$(questions "$VOLUMES")" HAS_ACCOUNT="$HAS_ACCOUNT" IMAGES="$(questions "$IMAGES")" PROBES="$(questions "$PROBES")" \
 			COUNTERS="$(questions "$COUNTERS")" UPSTREAMS="$(questions "$UPSTREAMS")" sh -c "$OF_DOCKER
 look_own" &
 		group=$!
@@ -294,16 +290,24 @@ begin() {
 "
 		return
 	fi
+	parts=$((parts + 1))
 	(
-		part=$1
+		part=$parts
 		shift
 		"$@"
 		section whole # on a full disk the file comes out short
 		echo "$part" >"$work/ended"
-	) >"$work/part $1" 2>/dev/null 4>&- &
-	begun="$begun$! $1
+	) >"$work/part $parts" 2>/dev/null 4>&- &
+	begun="$begun$parts $! $1
 "
-	parts=$((parts + 1))
+}
+
+# The file that notes what was left behind in a part. A path is no file's name.
+hung_of() {
+	case $1 in
+	*/*) echo "$RUN/hung/weights $(printf '%s' "$1" | cksum | tr ' ' -)" ;;
+	*) echo "$RUN/hung/$1" ;;
+	esac
 }
 
 # When a process began, in the kernel's ticks; nothing for one that has ended.
@@ -317,11 +321,12 @@ started() {
 
 # Since when, if anything that was left behind in a part is still there.
 hangs() {
-	[ -f "$RUN/hung/$1" ] || return 1
+	hung=$(hung_of "$1")
+	[ -f "$hung" ] || return 1
 	while read -r since pid ticks; do
 		[ "$(started "$pid")" = "$ticks" ] && echo "$since (pid $pid)" && return
-	done <"$RUN/hung/$1"
-	rm -f "$RUN/hung/$1"
+	done <"$hung"
+	rm -f "$hung"
 	return 1
 }
 
@@ -352,7 +357,7 @@ abandon() {
 
 # note NAME PID…: those of these processes that still are there.
 note() {
-	hung=$RUN/hung/$1
+	hung=$(hung_of "$1")
 	shift
 	for pid in "$@"; do
 		ticks=$(started "$pid") || continue
@@ -381,11 +386,11 @@ await() {
 		echo 'time is up' >"$work/ended"
 	} >/dev/null 2>&1 4>&- &
 	timer=$!
-	ended=''
-	while [ "$parts" -gt 0 ] && read -r name <&4 && [ "$name" != 'time is up' ]; do
-		ended="$ended$name
+	ended='' running=$parts
+	while [ "$running" -gt 0 ] && read -r part <&4 && [ "$part" != 'time is up' ]; do
+		ended="$ended$part
 "
-		parts=$((parts - 1))
+		running=$((running - 1))
 	done
 	kill "$timer" 2>/dev/null
 }
@@ -393,15 +398,15 @@ await() {
 # Every part that is whole; which are late, and why; and the end, if nothing came out short.
 deliver() {
 	short=''
-	while read -r pid name; do
+	while read -r part pid name; do
 		[ -n "$name" ] || continue
 		case "
 $ended" in
 		*"
-$name
+$part
 "*)
-			[ "$(tail -n 1 "$work/part $name")" = "@@$MARK whole" ] || short=yes
-			cat "$work/part $name"
+			[ "$(tail -n 1 "$work/part $part")" = "@@$MARK whole" ] || short=yes
+			cat "$work/part $part"
 			;;
 		*) late="$late$name|timed out after $LIMIT s$(abandon "$name" "$pid")
 " ;;
@@ -419,6 +424,9 @@ readable() {
 	if have iconv; then iconv -c -f UTF-8 -t UTF-8; else tr -d '\200-\377'; fi | tr -d '\000-\010\013-\037\177'
 }
 
+# The users in record.json, as record.py writes it.
+recorded_users() { sed -n 's/^  "\([^"]*\)": {.*/\1/p' /var/lib/gpurack/record.json 2>/dev/null; }
+
 main() {
 	# root's own Docker client: not what a login user's environment names
 	HOME=~root
@@ -431,9 +439,13 @@ main() {
 	mkfifo "$work/ended" || exit 1
 	exec 4<>"$work/ended"
 	parts=0 begun='' late=''
-	users=$({ printf '%s\n' "$USERS"; ls /var/lib/gpurack/users 2>/dev/null; } | grep -x '[A-Za-z_][A-Za-z0-9_.-]*[$]\{0,1\}' | sort -u)
+	users=$({ printf '%s\n' "$USERS"; ls /var/lib/gpurack/users 2>/dev/null; recorded_users; } | grep -x '[A-Za-z_][A-Za-z0-9_.-]*[$]\{0,1\}' | sort -u)
 	begin system look_system
-	begin weights look_weights
+	while IFS= read -r path; do
+		[ -z "$path" ] || begin "weights $path" look_weights "$path"
+	done <<-EOF
+	$WEIGHTS
+	EOF
 	begin NVIDIA look_nvidia
 	begin AMD look_amd
 	begin Docker look_host_docker

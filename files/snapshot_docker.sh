@@ -2,8 +2,8 @@
 # for that user's (look_own), so that whatever is asked of a user's things is asked by that user.
 # Variables: MARK (what headings hold), work (a folder), SECRETS (the folder of keys), IMAGES, PROBES
 # (model|port inside|path|address|port), COUNTERS (model|path|name of a counter), UPSTREAMS (service|number|file of a
-# key|url), VOLUMES (of an Open WebUI without a first account), SEEN and READER as in snapshot.sh; for a user also
-# WEIGHTS, OWN_WEIGHTS (those that the user looks at) and HOME_FILES.
+# key|url), VOLUMES (of an Open WebUI without a first account), HAS_ACCOUNT, SEEN and READER as in
+# snapshot.sh; for a user also WEIGHTS and HOME_FILES.
 
 section() { printf '\n@@%s %s\n' "$MARK" "$1"; }
 have() { command -v "$1" >/dev/null 2>&1; }
@@ -25,21 +25,63 @@ stamp() {
 	fi | sort | cksum | tr ' ' -
 }
 
-# weights_of PATHS: what is to be known of weights, one a line.
+# spots_of PATH: who but root may change what a path means: type, mode, owner and group of each folder, link or file on
+# it that others may change. Root's links are followed, one by one; the first thing that is not root's is the last line,
+# and for root nothing beyond it is touched. None of their names are said: links lead to names of anybody's making.
+spots_of() {
+	way=$1 links=40 end='-quit' follow='-uid 0'
+	[ "$(id -u)" = 0 ] || end='-true' follow='-true'
+	while [ -n "$way" ] && [ "$links" -gt 0 ]; do
+		rest=$way
+		set --
+		while [ -n "$rest" ]; do
+			set -- "$rest" "$@"
+			rest=${rest%/*}
+		done
+		# shellcheck disable=SC2086 # words of find on purpose
+		said=$(find "$@" -maxdepth 0 '(' ! -uid 0 -printf '%y %m %u|%g\n' $end -o -uid 0 ! -type l -perm /022 \
+			'(' ! -type d -o ! -perm -1000 ')' -printf '%y %m %u|%g\n' ')' , -type l $follow -printf '>%p\n' -quit 2>/dev/null)
+		link=${said#*>} rest=${way#"${said#*>}"}
+		case $said in
+		*'>'*) way=$(readlink "$link")$rest ;;
+		*) way='' ;;
+		esac
+		case $way in '' | /*) ;; *) way=${link%/*}/$way ;; esac
+		said=${said%%>*}
+		[ -z "$said" ] || printf '%s\n' "$said"
+		links=$((links - 1))
+	done | grep .
+}
+
+# weights_of PATH FILES: what is to be known of weights. Nothing is opened but files and folders. FILES: those of which
+# the sha256 is remembered, one a line.
 weights_of() {
 	section weights
-	printf '%s\n' "$1" | while IFS= read -r path; do
-		[ -n "$path" ] && echo "$(stat -L -c '%s %F' "$path" 2>/dev/null || echo '- missing')|$path"
-	done
+	if size=$(stat -L -c '%s %F' "$1" 2>&1); then echo "$size|$1"; else
+		case $size in *'Permission denied') echo "- hidden|$1" ;; *) echo "- missing|$1" ;; esac
+	fi
+	[ -f "$1" ] || [ -d "$1" ] || return 0
+	seen="$(stamp "$1")|$1"
 	section stamps
-	printf '%s\n' "$1" | while IFS= read -r path; do
-		[ -f "$path" ] || [ -d "$path" ] || continue # nothing else is opened
-		seen="$(stamp "$path")|$path"
-		printf '%s\n' "$seen"
-		printf '%s\n' "$SEEN" | grep -qxF -e "$seen" || printf '%s\n' "$path" >&3
-	done 3>"$work/unseen"
+	printf '%s\n' "$seen"
+	# Where SELinux is enforced, Docker may confine containers by labels.
+	if [ "$(cat /sys/fs/selinux/enforce 2>/dev/null)" = 1 ]; then
+		section labels
+		echo "$(stat -L -c %C "$1" 2>/dev/null)|$1"
+	fi
+	section stamped
+	printf '%s\n' "$2" | grep . | tr '\n' '\0' | xargs -0 -r stat -L -c '%s %.9Y %n' 2>/dev/null
+	printf '%s\n' "$SEEN" | grep -qxF -e "$seen" && return
 	section headers
-	[ -s "$work/unseen" ] && have python3 && python3 -c "$READER" <"$work/unseen" | head -c 1000000 | grep '^{'
+	have python3 && printf '%s\n' "$1" | python3 -c "$READER" | head -c 1000000 | grep '^{'
+}
+
+# The same as a user (look_weights), with who else may change them.
+inspect_weights() {
+	section owned
+	spots_of "$1" | while IFS= read -r spot; do printf '%s|%s\n' "$spot" "$1"; done
+	weights_of "$1" "$2"
+	section end
 }
 
 # ask KEY_FILE URL OPTION…: what a model answers. printf is a builtin: the key is in no process's arguments.
@@ -59,7 +101,7 @@ look_docker() {
 	section containers
 	ids=$(docker ps -aq --no-trunc 2>/dev/null)
 	all=''
-	[ -z "$ids" ] || all=$(docker inspect --type container --format '{"id":{{json .Id}},"name":{{json .Name}},"image":{{json .Image}},"state":{{json .State}},"labels":{{json .Config.Labels}},"ports":{{json .HostConfig.PortBindings}},"restarts":{{json .RestartCount}},"created":{{json .Created}}}' $ids 2>/dev/null | grep '^{')
+	[ -z "$ids" ] || all=$(docker inspect --type container --format '{"id":{{json .Id}},"name":{{json .Name}},"image":{{json .Image}},"state":{{json .State}},"labels":{{json .Config.Labels}},"ports":{{json .HostConfig.PortBindings}},"restarts":{{json .RestartCount}}}' $ids 2>/dev/null | grep '^{')
 	printf '%s\n' "$all"
 	section digests
 	used=$(printf '%s\n' "$all" | sed -n 's/.*"image":"\(sha256:[0-9a-f]*\)","state".*/\1/p' | sort -u)
@@ -68,13 +110,10 @@ look_docker() {
 	printf '%s\n' "$IMAGES" | while IFS= read -r image; do
 		[ -n "$image" ] && echo "$(docker image inspect --format '{{.Id}}' "$image" 2>/dev/null || echo -)|$image"
 	done
-	# Has the database of an Open WebUI an account? Passwords are in it as bcrypt's sums, or still in the log beside it.
-	section accounts
+	section accounts # the volumes of Open WebUIs whose database has one
 	printf '%s\n' "$VOLUMES" | while IFS= read -r volume; do
 		[ -n "$volume" ] && place=$(docker volume inspect --format '{{.Mountpoint}}' "$volume" 2>/dev/null) || continue
-		for file in "$place/webui.db" "$place/webui.db-wal"; do
-			[ -f "$file" ] && [ ! -L "$file" ] && timeout 5 grep -aqE '\$2[aby]\$[0-9]{2}\$' "$file" && echo "$volume" && break
-		done
+		timeout -s KILL 5 python3 -c "$HAS_ACCOUNT" "$place" </dev/null && echo "$volume"
 	done
 	have curl || return 0
 	# A model that hangs is not "no change", nor is one that restarts for ever, which was up when it was looked at and is
@@ -165,7 +204,6 @@ look_own() {
 	printf '%s\n' "$WEIGHTS" | while IFS= read -r path; do
 		[ -n "$path" ] && [ ! -r "$path" ] && echo "unreadable $path"
 	done
-	weights_of "$OWN_WEIGHTS"
 	section files
 	for file in $HOME_FILES; do own_file "$HOME/$file"; done
 	own_file "$XDG_RUNTIME_DIR/gpurack-docker-restart"

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from gpurack import screen
 from gpurack.endpoints import endpoint, on_loopback
 from gpurack.engines import ENGINES
-from gpurack.engines.base import given
+from gpurack.engines.args import given
 from gpurack.plan import weights
 from gpurack.shell import sh
 from gpurack.spec.connection import Connection
@@ -70,7 +70,7 @@ def offers(fleet: Mapping[str, Host], headers: Headers) -> list[Offer]:
             pages.append(Offer(key, "web page", address, model.engine, (host,), "", False, ""))
             continue
         # how an unknown image is spoken to, nobody knows; through a gateway it is as OpenAI's
-        unknown = model.engine == "custom"
+        unknown = engine.api == "unknown"
         kind = "API" if unknown else kind_of(key, model, header_of(fleet, headers, host, model))
         for name in engine.serves(model, model.served_name or key):
             found[f"{host}/{key}", name] = offer(name, kind, address, model, (host,), "", bool(model.api_key))
@@ -100,7 +100,7 @@ def offer(
     name: str, kind: Kind, address: str, model: Model, hosts: tuple[str, ...], through: str, keyed: bool
 ) -> Offer:
     """A model's line; a gateway speaks OpenAI whatever the engine behind it does."""
-    curl = curl_line(name, kind, address, keyed, own_rerank=model.engine == "tei" and not through)
+    curl = curl_line(name, kind, address, keyed, own_rerank=ENGINES[model.engine].api == "tei" and not through)
     return Offer(name, kind, address, model.engine, hosts, through, keyed, curl)
 
 
@@ -113,9 +113,10 @@ def kind_of(key: str, model: Model, header: Header | None) -> Kind:
     """What a model is for. One that is known to have no chat template goes on with texts, and chats only where its
     flags or its engine bring one."""
     kind, template = family_of(key, model, header), header.config.get("chat_template") if header else None
-    if kind == "chat" and model.engine == "tei":  # it has no other; the embedding models of today are causal ones, too
+    engine = ENGINES[model.engine]
+    if kind == "chat" and not engine.chats:  # the embedding models of today are causal ones, too
         return "embedding"
-    brought = ENGINES[model.engine].own_template or given(model).keys() & {"chat-template"}
+    brought = engine.own_template or given(model).keys() & {"chat-template"}
     return "completion" if kind == "chat" and template is False and not brought else kind
 
 

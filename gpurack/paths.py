@@ -1,9 +1,14 @@
-"""Where things of ours lie on a host."""
+"""Where things of ours lie on a host, and what they are called there.
+
+The programs of files/ read it as well: files/paths.py is a link to it, which goes to hosts beside the runner and in
+front of what is sent. So it imports nothing, and Python 3.6 can run it.
+"""
 
 CONFIG = "/etc/gpurack"
 LIB = "/usr/local/lib/gpurack"
 RUNNER = f"{LIB}/models.py"
 _PARTS = (
+    "paths",  # first: the others read it, also where a run was killed between two files
     *("asking", "boot", "common", "dockerd", "fetch", "hashes", "images", "jobs", "ollama", "record", "remedies"),
     *("request", "safe_paths"),
 )
@@ -11,8 +16,6 @@ RUNNER_PARTS = tuple(f"{LIB}/{name}.py" for name in _PARTS)
 """What the runner imports."""
 BOOT_UNIT = "/etc/systemd/system/gpurack.service"
 STATE = "/var/lib/gpurack"
-RECORD = f"{STATE}/record.json"
-"""Which containers are gpurack's (gpurack/state/record.py)."""
 BACKUPS = f"{STATE}/backups"
 RECORD = f"{STATE}/record.json"
 """Which containers are gpurack's, by id (files/record.py)."""
@@ -20,6 +23,15 @@ JOBS = f"{STATE}/jobs"
 """What jobs printed, and the records of those that are done."""
 USERS = f"{STATE}/users"
 """Of users' rootless Dockers. Not in /etc, where a rootless daemon does not see a folder made after its start."""
+REPLACED = f"{STATE}/replaced"
+"""The restart policies of containers made by hand that models replaced."""
+SET_ASIDE = "-replaced"
+"""The end of the names that such containers have meanwhile."""
+PROJECT, JOBS_PROJECT = "gpurack", "gpurack-jobs"
+"""What Compose calls the models of a Docker, and the jobs."""
+USER_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/share/docker.io/contrib"
+"""PATH of what runs as a user; in the last folder Debian's and Ubuntu's docker.io
+have the scripts of rootless Docker."""
 RUN = "/run/gpurack"
 RESTART_MARKER = f"{RUN}/docker-restart"
 """Written before a change that dockerd must take up, removed after it has; a reboot, too, restarts dockerd."""
@@ -49,9 +61,25 @@ def project(user: str) -> str:
     return f"{USERS}/{user}" if user else CONFIG
 
 
-def lock(user: str) -> str:
-    """The lock of a user's Docker, "" for the host's own; as files/common.py: of_user."""
-    return f"{LOCK}.{user}" if user else LOCK
+def of_user(path: str, user: str) -> str:
+    """The lock of a user's Docker, or the file that says who holds it; "" for the host's own."""
+    return f"{path}.{user}" if user else path
+
+
+def words_of_user(user: str, uid: int, gid: int, home: str) -> "list[str]":
+    """The words before a command that make it this user's own, with an empty environment: a Docker client runs programs
+    that the user's configuration names."""
+    runtime = f"/run/user/{uid}"
+    environment = {
+        "HOME": home,
+        "USER": user,
+        "PATH": USER_PATH,
+        "XDG_RUNTIME_DIR": runtime,
+        "DBUS_SESSION_BUS_ADDRESS": f"unix:path={runtime}/bus",
+        "DOCKER_HOST": f"unix://{runtime}/docker.sock",
+    }
+    words = ["setpriv", "--reuid", str(uid), "--regid", str(gid), "--init-groups", "env", "-i"]
+    return words + [f"{key}={value}" for key, value in environment.items()]
 
 
 def compose_file(user: str) -> str:

@@ -89,9 +89,7 @@ def container(name: str, status: str = "running", **said: Any) -> Container:
         status=status,
         exit_code=said.get("exit_code", 0),
         error=said.get("error", ""),
-        pid=said.get("pid", 0),
         started="",
-        created="",
         restarts=said.get("restarts", 0),
         labels=labels,
         ports=tuple((ip, port) for ip, port in said.get("ports", ())),
@@ -187,9 +185,9 @@ def host_state(**said: Any) -> HostState:
         cards = told.pop("gpus")
         order: Sequence[int | str] = range(cards) if isinstance(cards, int) else cards
         words["gpus"] = tuple(gpu(index, card) for index, card in enumerate(order))
-        words["driver"] = Driver(kernel="580.159.04", present=True)
+        words["driver"] = Driver(kernel="580.159.04")
     if "driver" in told:
-        words["driver"] = Driver(**{"kernel": "580.159.04", "present": True, **told.pop("driver")})
+        words["driver"] = Driver(**{"kernel": "580.159.04", **told.pop("driver")})
     makers: dict[str, Any] = {
         "packages": lambda entries: {name: package(text) for name, text in entries.items()},
         "files": lambda entries: {path: file(path, text) for path, text in entries.items()},

@@ -1,9 +1,14 @@
-"""The serving engines by the name the inventory uses. One file each, all of the shape of base.Engine."""
+"""The serving engines by the name the inventory uses. One file each, all of the shape of base.Engine.
+
+A new engine is its file, its line in ENGINES below, its cases in tests/unit/engines/NAME/, and a section in
+docs/engines.md for those who use it. Everything else asks its class: see base.py, and tei.py for a short example.
+"""
 
 from collections.abc import Mapping
 
 from gpurack.engines.base import Engine
 from gpurack.engines.custom import Custom
+from gpurack.engines.hints import COMMON, Hint
 from gpurack.engines.litellm import Litellm
 from gpurack.engines.llama_cpp import LlamaCpp
 from gpurack.engines.llama_cpp_python import LlamaCppPython
@@ -17,9 +22,17 @@ from gpurack.spec.model import Job, Model
 from gpurack.spec.weights import Weights
 
 _ALL: tuple[Engine, ...] = (
-    LlamaCpp(), Vllm(), LlamaCppPython(), Ollama(), Tei(), Sglang(), LlamaGpt(), OpenWebui(), Litellm(), Custom(),
+    LlamaCpp(), Vllm(), LlamaCppPython(), Ollama(), Tei(), Sglang(), Custom(), Litellm(), OpenWebui(), LlamaGpt(),
 )  # fmt: skip
+"""In the order of docs/engines.md; by hand, so that types and searches find them. A test finds one that is missing."""
 ENGINES: Mapping[str, Engine] = {engine.name: engine for engine in _ALL}
+
+
+def hints_of(name: str) -> list[Hint]:
+    """What helps against what an engine says before it ends. An unknown image may hold any of them."""
+    engine = ENGINES[name]
+    engines = ENGINES.values() if isinstance(engine, Custom) else [engine]
+    return [*COMMON, *(hint for one in engines for hint in one.hints)]
 
 
 def weights_of(entry: Model | Job) -> list[Weights]:

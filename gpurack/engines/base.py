@@ -1,123 +1,22 @@
-"""The shape that every serving engine has. A new engine is one file in this folder with one `Engine`, its cases in
-tests/unit/engines/, and a line in docs/engines.md."""
+"""The shape that every serving engine has, whose defaults are what most of them do. How it is started by hand is in
+dialect.py, builds.py and jobs.py, what helps when it ends in hints.py."""
 
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from gpurack.shell import NOTHING, joined, sh
+from gpurack.engines.args import normal, numbers
+from gpurack.engines.builds import Builds
+from gpurack.engines.container import CPU, Accelerator, Api, Container, Run
+from gpurack.engines.dialect import Dialect
+from gpurack.engines.hints import Hint
+from gpurack.engines.jobs import Jobs
+from gpurack.engines.memory import Facts, Needs, NotEstimated
+from gpurack.spec.fields import of_some
 from gpurack.spec.model import ArgValue, Job, Model
 from gpurack.spec.weights import SPLIT, HfWeights, ModelScopeWeights, UrlWeights, Weights
-
-SHARED_MEMORY = "32gb"
-"""The most that the processes of a server on several cards may share in /dev/shm; what they do not use is not taken.
-They share by PyTorch and NCCL, for which Docker's 64 MB are too few. vLLM's guide ("Using Docker") names `--ipc=host`
-or `--shm-size`, SGLang's ("Install SGLang") `--shm-size 32g`; with a size of its own a container sees nothing of other
-processes' shared memory, nor they of its. Measured with vLLM 0.32.0 on the CPU, two tensor parallel processes in an IPC
-namespace of their own: with 64 MiB it ends ("160 MiB required, 64 MiB free"), with 32 GiB it answers, 144 KiB taken."""
-READY_TIMEOUT = 1800
-"""Seconds a model may take until it answers; 30 minutes is what the largest engines need to load (engines.md)."""
-
-
-@dataclass(frozen=True)
-class Accelerator:
-    """What a model computes on. compute: NVIDIA's compute capability ("8.0"), None where it is not known."""
-
-    vendor: Literal["nvidia", "amd", "cpu"]
-    compute: str | None = None
-
-
-CPU = Accelerator("cpu")
-
-
-@dataclass(frozen=True)
-class Upstream:
-    """A model that a service connects to. serves: the names it answers to. url: as its container reaches it, up to /v1.
-    key_file: the path of its API key inside the service's container, None for an open one. engine: what serves it."""
-
-    name: str
-    serves: tuple[str, ...]
-    url: str
-    key_file: str | None
-    engine: str = ""
-
-
-@dataclass(frozen=True)
-class Run:
-    """What an engine is told about the container it describes.
-
-    served_name: the name clients use. name: its key in the inventory. weights: the path inside the container, None
-    without weights; more_weights: those of `Engine.more_weights`, in its order. accelerator: what it computes on.
-    cores, memory: the host's processors and GiB, None before Docker is there. gpus: how many cards it gets.
-    memory_fraction: its share of each card (0 to 1), None for the whole card.
-    api_key_file: where the key lies inside the container, None without a key. keys_file: where those of `keys` lie, as
-    JSON (name → sha256 of the key; the key itself where the engine has no use for sums), None without any. upstreams:
-    of a service.
-    """
-
-    served_name: str
-    name: str = ""
-    weights: str | None = None
-    more_weights: tuple[str, ...] = ()
-    accelerator: Accelerator = CPU
-    cores: int | None = None
-    memory: float | None = None
-    gpus: int = 0
-    memory_fraction: float | None = None
-    api_key_file: str | None = None
-    keys_file: str | None = None
-    upstreams: tuple[Upstream, ...] = ()
-
-
-@dataclass(frozen=True)
-class Container:
-    """What an engine decides about its container; cards, port, weights and key are the same for all engines.
-
-    command: after the image's entry point; None: the image's own. entrypoint: replaces it. environment: no secrets.
-    volumes: name → path inside, for caches that should survive the container. files: path inside → content, for
-    configuration without secrets. compose: anything else in Compose's words (ipc, shm_size, cap_add).
-    """
-
-    command: list[str] | None = None
-    entrypoint: list[str] | None = None
-    environment: Mapping[str, str] = field(default_factory=dict)
-    volumes: Mapping[str, str] = field(default_factory=dict)
-    files: Mapping[str, str] = field(default_factory=dict)
-    compose: Mapping[str, Any] = field(default_factory=dict)
-
-
-class NotEstimated(Exception):
-    """Why a model's memory cannot be computed beforehand; the text ends a sentence."""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What an engine is told about weights, for the estimate. context: the longest they allow, None when they do not
-    say. vocabulary: how many tokens they know. quantized: to fewer bits, by the format's own means."""
-
-    layers: int
-    context: int | None
-    vocabulary: int
-    quantized: bool
-
-
-@dataclass(frozen=True)
-class Needs:
-    """How an engine fills a card's memory.
-
-    tokens: of KV cache it cannot do without. kv_bytes: of one number among the keys, among the values. overhead: GiB of
-    a card beside weights and KV cache, (at the very least, usually). float_bytes: of a weight that is stored as a
-    number of 16 or 32 bits; None: as it is stored.
-    """
-
-    tokens: int
-    kv_bytes: tuple[float, float]
-    overhead: tuple[float, float]
-    float_bytes: int | None = None
-
 
 OWN_COMPOSE = {
     "ports": "use port and bind, so that the plan knows who listens where.",
@@ -138,14 +37,6 @@ Request = tuple[str, Mapping[str, Any]]
 """(path, JSON body) of a POST"""
 
 
-SPECIAL: Mapping[str, str] = {
-    "pull": "pull is ollama's; say where the weights are in weights.",
-    "config": "config is llama-cpp-python's; give flags in args.",
-    "connects_to": "only services (litellm, open-webui, llama-gpt) connect to models.",
-    "keys": "people's keys are litellm's, the first account is open-webui's; put a gateway before it, or give api_key.",
-}
-"""Fields of the vocabulary that only some engines have → the sentence for the others."""
-
 NO_CARDS: Mapping[str, str] = {
     "gpus": "it computes nothing itself; remove gpus.",
     "vram": "it computes nothing itself; remove vram.",
@@ -164,13 +55,41 @@ class Counter:
     unit: str
 
 
+@dataclass(frozen=True)
+class Row:
+    """An engine's line of the table in docs/engines.md, in Markdown. image: as `version` chooses it. sets: what gpurack
+    sets by itself. state: what has been tried of it."""
+
+    serves: str
+    image: str
+    cards: str
+    key: str
+    sets: str
+    limits: str
+    state: str
+
+
 class Engine(ABC):
     """One serving engine: what is true of it whatever the model, and below, what it makes of one."""
 
     name: ClassVar[str]
     """The inventory's word."""
+    title: ClassVar[str]
+    """Upstream's own name."""
+    row: ClassVar[Row]
+    """Its line of the table in docs/engines.md."""
+    hints: ClassVar[tuple[Hint, ...]] = ()
+    """What helps against what it says before it ends, beside hints.COMMON."""
+    dialect: ClassVar[Dialect] = Dialect()
+    """How it is started by hand."""
+    builds: ClassVar[Builds | None] = None
+    """Its repository, where people build its images by hand."""
+    jobs: ClassVar[Jobs | None] = None
+    """What its images do that ends by itself; then it has `job_image`, too."""
     port: ClassVar[int]
     """Where it listens inside its container."""
+    api: ClassVar[Api] = "openai"
+    """How it is spoken to."""
     base_path: ClassVar[str] = "/v1"
     """Of its API."""
     ready_path: ClassVar[str] = "/v1/models"
@@ -184,6 +103,8 @@ class Engine(ABC):
     """Can it read a Hugging Face folder?"""
     no_weights: ClassVar[str] = ""
     """How the sentence ends that refuses weights."""
+    chats: ClassVar[bool] = True
+    """Can it write? One that cannot makes embeddings with a model that could."""
     own_template: ClassVar[bool] = False
     """Does it chat with a model that brings no chat template, by one of its own?"""
     any_name: ClassVar[bool] = False
@@ -200,8 +121,10 @@ class Engine(ABC):
     """What people use, not a model; None: may be either."""
     gateway: ClassVar[bool] = False
     """It hands on to the models that it connects to, and they are asked through it by their names."""
+    host_key: ClassVar[str] = ""
+    """Of a gateway: where in its container is the key by which its host asks whether it works."""
     fields: ClassVar[frozenset[str]] = frozenset()
-    """Which of the fields of SPECIAL it has."""
+    """Which of the fields that only some engines have (OnlySome) it has."""
     unused: ClassVar[Mapping[str, str]] = {}
     """Fields of the inventory that mean nothing to it → the sentence that says so; in `defaults` they are passed over,
     anywhere else refused."""
@@ -219,6 +142,10 @@ class Engine(ABC):
     parallel_flags: ClassVar[tuple[str, ...]] = ()
     """Those by which it is told how it computes on several cards: tensor, pipeline, data parallel."""
 
+    shared_memory: ClassVar[str] = ""
+    """How much /dev/shm its containers have (Compose's shm_size); "" for what Docker gives."""
+    one_card: ClassVar[bool] = False
+    """Does it compute on one card only?"""
     enforces_vram: ClassVar[bool] = False
     """Does it keep to its share of a card by itself?"""
     min_compute: ClassVar[str | None] = None
@@ -227,6 +154,8 @@ class Engine(ABC):
     """Of what it has served; None: it counts nothing."""
     only_version: ClassVar[str | None] = None
     """The version of an engine that gets no new ones, so that the inventory need not say it."""
+    successor: ClassVar[str] = ""
+    """Of such an engine: the one that does the same and is kept up."""
     legacy: ClassVar[str] = ""
     """Why it should not be begun with any more, as a sentence; "" where it may."""
 
@@ -268,6 +197,14 @@ class Engine(ABC):
         """The names of models that it answers to."""
         return [served_name]
 
+    def cannot_use(self, name: str, engine: "Engine") -> str | None:
+        """Of a service: why it cannot use an entry (by its name) of an engine; None when it can."""
+        return None
+
+    def context_parts(self, given: Mapping[str, Sequence[ArgValue]]) -> int:
+        """Into how many equal parts its flags, as somebody typed them, divide its context: one request has one."""
+        return 1
+
     def requests(self, model: Model, names: Sequence[str]) -> list[Request]:
         """What people would ask it: one that works answers at least one of these. Empty: nothing beyond being ready.
 
@@ -284,6 +221,11 @@ class Engine(ABC):
     def unclaimed(self, model: Model, name: str) -> str | None:
         """The volume of the database whose first account whoever comes first makes for himself, and with it becomes the
         administrator; None where there is nothing like that, or the inventory gives the account."""
+        return None
+
+    def own_database(self, model: Model) -> str | None:
+        """The setting (`env.X`, `compose.volumes`) by which an entry whose first account the inventory does not give
+        keeps its accounts in a database of its own, which gpurack does not inspect; None for no such entry."""
         return None
 
     def prompt_logs(self, model: Model) -> list[str]:
@@ -347,7 +289,7 @@ class Engine(ABC):
         ]
         findings += [
             (field, f"means nothing to {self.name}: {sentence}")
-            for field, sentence in {**SPECIAL, **self.unused}.items()
+            for field, sentence in {**of_some(Model), **self.unused}.items()
             if field not in self.fields and getattr(model, field) != Model.model_fields[field].default
         ]
         if self.keyless and model.api_key and model.enabled:
@@ -413,62 +355,3 @@ class Engine(ABC):
 
 FILES = (".gguf", ".bin", ".safetensors", ".pt", ".onnx", ".ggml", ".pth", ".zip", ".tar")
 """Endings of weights that are a file and no folder."""
-
-
-def normal(flag: str) -> str:
-    """A flag with dashes for underscores, as gpurack compares it; most parsers tell them apart."""
-    return flag.replace("_", "-")
-
-
-def given(model: Model) -> dict[str, ArgValue]:
-    """The flags of `args` by the name that the engines' parsers compare; what is `false` is not given."""
-    return {normal(flag): value for flag, value in model.args.items() if value is not False}
-
-
-def flags(args: Mapping[str, ArgValue], one_dash: Collection[str] = ()) -> list[str]:
-    """The inventory's `args` as the engine's flags: true is bare, false is left out, a list repeats the flag.
-
-    one_dash: long names that the engine spells with one dash all the same.
-
-    >>> flags({"c": 4096, "ngl": 99, "metrics": True, "lora": ["a", "b"]}, one_dash={"ngl"})
-    ['-c', '4096', '-ngl', '99', '--metrics', '--lora', 'a', '--lora', 'b']
-    """
-    words: list[str] = []
-    for name, value in args.items():
-        flag = f"-{name}" if len(name) == 1 or name in one_dash else f"--{name}"
-        for item in value if isinstance(value, list) else [value]:
-            if item is True:
-                words.append(flag)
-            elif item is not False:
-                words += [flag, str(item)]
-    return words
-
-
-def numbers(version: str) -> tuple[int, ...]:
-    """The numbers of a version, for comparing: "580.95.05" is (580, 95, 5)."""
-    return tuple(int(part) for part in re.findall(r"\d+", version))
-
-
-def parallel(model: Model, *names: str) -> int | None:
-    """The number that args give for a flag of several spellings; None when none is given."""
-    given = {normal(flag): value for flag, value in model.args.items()}
-    found = next((given[name] for name in names if name in given), None)
-    return int(str(found)) if re.fullmatch(r"[1-9]\d*", str(found)) else None
-
-
-def with_secrets(exports: Mapping[str, str | Sequence[str | None]], argv: list[str]) -> tuple[list[str], list[str]]:
-    """(entrypoint, command) of a container that reads secrets from files into its environment and then becomes argv.
-
-    For engines that take keys only by environment: a value given by Compose would show in `docker inspect`, one that
-    the shell exports does not (facts about secrets, measured). exports: variable → path of the secret's file, or
-    several paths, whose secrets are joined by ";" (None: an empty one). A file that cannot be read or is empty ends
-    the container: a server without its key would be open to all.
-    """
-    lines = [sh("set -eu")]
-    for name, paths in exports.items():
-        files = [paths] if isinstance(paths, str) else list(paths)
-        for index, path in enumerate(files):
-            lines += [sh('k{}="$(cat {})"; [ -n "$k{}" ]', index, path, index)] if path else []
-        keys = joined(";", [sh("$k{}", index) if path else NOTHING for index, path in enumerate(files)])
-        lines.append(sh('export {}="{}"', name, keys))
-    return ["sh", "-c"], [str(joined("; ", [*lines, sh('exec "$@"')])), "sh", *argv]

@@ -9,7 +9,9 @@ import re
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from gpurack.engines.base import Accelerator, Container, Engine, Finding, Request, Run, flags
+from gpurack.engines.args import flags
+from gpurack.engines.base import Engine, Finding, Request, Row
+from gpurack.engines.container import Accelerator, Container, Run
 from gpurack.spec.model import Model
 
 READY = "x-ready"
@@ -19,6 +21,17 @@ class Custom(Engine):
     """An image of which gpurack knows nothing."""
 
     name = "custom"
+    title = "custom"
+    row = Row(
+        serves="anything",
+        image="`image`",
+        cards="any",
+        key="the file is there, the rest is yours",
+        sets="cards, port, weights' mount, readiness",
+        limits="vram is a promise",
+        state="**carried out**, run here with llama.cpp's image",
+    )
+    api = "unknown"
     ready_names_model = False
     base_path = ""
     ready_path = "/"

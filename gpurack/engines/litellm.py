@@ -10,19 +10,11 @@ from typing import Any, ClassVar
 
 import yaml
 
-from gpurack.engines.base import (
-    NO_CARDS,
-    Accelerator,
-    Container,
-    Engine,
-    Finding,
-    Run,
-    Upstream,
-    flags,
-    given,
-    normal,
-    with_secrets,
-)
+from gpurack.engines.args import flags, given, normal
+from gpurack.engines.base import NO_CARDS, Engine, Finding, Row
+from gpurack.engines.container import Accelerator, Container, Run, Upstream, with_secrets
+from gpurack.engines.dialect import Dialect
+from gpurack.engines.hints import DATABASE, Hint
 from gpurack.resources import read_text
 from gpurack.spec.model import Model
 
@@ -45,9 +37,9 @@ def spoken_to(upstream: Upstream, served: str) -> dict[str, str]:
     """Model and address as LiteLLM is told them. OpenAI knows no rerank: LiteLLM has it for vLLM, in whose way other
     engines do it, too, and for TEI, which does it in its own way. That a model reranks is known by its name alone."""
     rerank = "rerank" in served.lower()
-    if upstream.engine == "tei" and rerank:
+    if upstream.api == "tei" and rerank:
         return {"model": f"huggingface/{served}", "api_base": upstream.url.removesuffix("/v1")}
-    provider = "hosted_vllm" if upstream.engine == "vllm" or rerank else "openai"
+    provider = "hosted_vllm" if upstream.api == "vllm" or rerank else "openai"
     return {"model": f"{provider}/{served}", "api_base": upstream.url}
 
 
@@ -62,6 +54,24 @@ class Litellm(Engine):
     """`litellm --config`, from files gpurack writes."""
 
     name = "litellm"
+    title = "LiteLLM"
+    row = Row(
+        serves="one address for many models",
+        image="`docker.litellm.ai/berriai/litellm:main-v1.109.1`",
+        cards="–",
+        key="one for each person or group",
+        sets="the list of models with their keys, a closed door",
+        limits="a service",
+        state="**carried out**, run here",
+    )
+    dialect = Dialect(
+        images="litellm(-database|-non_root)?",
+        moved={"ghcr.io/berriai/litellm": "docker.litellm.ai/berriai/litellm"},
+        programs=(("litellm",), ("docker/prod_entrypoint.sh",)),
+        variables={"LITELLM_MASTER_KEY": "api-key"},
+    )
+    hints = (Hint(r"DATABASE_URL uses unsupported scheme|Redis URL must specify", DATABASE),)
+    host_key = HOST_KEY
     port = 4000
     ready_path = "/health/readiness"
     ready_names_model = False

@@ -10,25 +10,18 @@ unless the KV cache is unified (the default only without `--parallel`); the cach
 """
 
 import re
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
-from gpurack.engines.base import (
-    Accelerator,
-    Container,
-    Counter,
-    Engine,
-    Facts,
-    Finding,
-    Needs,
-    NotEstimated,
-    Run,
-    flags,
-    given,
-    numbers,
-)
+from gpurack.engines.args import flags, given, numbers
+from gpurack.engines.base import Counter, Engine, Finding, Row
+from gpurack.engines.builds import UNSAID, Builds
+from gpurack.engines.container import Accelerator, Container, Run
+from gpurack.engines.dialect import HUB_CACHE, Dialect
+from gpurack.engines.jobs import Jobs
+from gpurack.engines.memory import Facts, Needs, NotEstimated
 from gpurack.spec.image import BuildImage
-from gpurack.spec.model import Job, Model
+from gpurack.spec.model import ArgValue, Job, Model
 
 STEP = 256
 KV_BYTES = {
@@ -60,11 +53,122 @@ FIVE_LEVELS = 7200
 ONE_DASH = frozenset(_ONE_DASH.split())
 """From `llama-server --help` (0.7.0 and before): it knows -ngl, and ends with "invalid argument" at --ngl."""
 
+BACKENDS = "cuda|rocm|vulkan|intel|musa"
+TODAY = re.compile(rf"(?:.*/)?(\.devops/({BACKENDS}|cpu)\.Dockerfile)")
+FORMER = re.compile(rf"(?:.*/)?\.devops/(full|main|server|llama-cli|llama-server)(?:-({BACKENDS}))?\.Dockerfile")
+STAGES = {"full": "full", "main": "light", "llama-cli": "light", "server": "server", "llama-server": "server"}
+"""A former Dockerfile's name → the stage that builds the same today."""
+BY_NAME = re.compile(rf"local/llama\.cpp:(full|light|server)(?:-({BACKENDS}))?")
+"""What upstream's documentation calls the images that it has people build."""
+DIALECT = Dialect(
+    images=r"llama\.cpp",
+    moved={"ghcr.io/ggerganov/llama.cpp": "ghcr.io/ggml-org/llama.cpp"},
+    programs=(("--server",), ("-s",), ("/app/llama-server",), ("llama-server",), ("./llama-server",), ("/server",)),
+    short={
+        "ngl": "n-gpu-layers", "gpu-layers": "n-gpu-layers", "fa": "flash-attn", "cb": "cont-batching",
+        "np": "parallel", "ts": "tensor-split", "sm": "split-mode", "mg": "main-gpu", "tb": "threads-batch",
+        "ub": "ubatch-size", "ctk": "cache-type-k", "ctv": "cache-type-v", "nkvo": "no-kv-offload",
+        "hfr": "hf-repo", "hff": "hf-file", "mu": "model-url", "dev": "device", "sp": "special",
+    },
+    one_dash=ONE_DASH,
+    variables={
+        "LLAMA_ARG_MODEL": "model", "LLAMA_ARG_CTX_SIZE": "ctx-size", "LLAMA_ARG_PORT": "port",
+        "LLAMA_ARG_HOST": "host", "LLAMA_ARG_N_GPU_LAYERS": "n-gpu-layers", "LLAMA_ARG_HF_REPO": "hf-repo",
+        "LLAMA_ARG_ALIAS": "alias", "LLAMA_API_KEY": "api-key",
+    },
+    caches={"/root/.cache/llama.cpp": HUB_CACHE, "/root/.cache/huggingface": HUB_CACHE},
+    assumed={"n-gpu-layers": "gpurack puts all layers on the cards"},
+)  # fmt: skip
+
+
+class LlamaCppBuilds(Builds):
+    """`.devops` of its repository: once a Dockerfile for each of full, light and server, today one for each backend,
+    with a stage for each of the three, the server last."""
+
+    git = "https://github.com/ggml-org/llama.cpp"
+
+    def like(self, build: Mapping[str, Any]) -> str:
+        """The image of the same stage and backend."""
+        found = TODAY.fullmatch(str(build.get("dockerfile", "")))
+        variant = f"-{found[2]}" if found and found[2] != "cpu" else ""
+        return f"ghcr.io/ggml-org/llama.cpp:{build.get('target', 'server')}{variant}"
+
+    def dockerfile(self, path: str, file: str, names: Sequence[str]) -> str | None:
+        """By its folder and name, which no other repository has."""
+        mine = FORMER.fullmatch(file) or TODAY.fullmatch(file)
+        return file[file.index(".devops/") :] if mine else None
+
+    def by_name(self, image: str) -> Mapping[str, str] | None:
+        """`local/llama.cpp:server-cuda`."""
+        named = BY_NAME.fullmatch(image)
+        return {"dockerfile": f".devops/{named[2] or 'cpu'}.Dockerfile", "target": named[1]} if named else None
+
+    def renewed(self, build: Mapping[str, Any]) -> tuple[dict[str, Any], str] | None:
+        """By the Dockerfile of the backend, where the revision may be one of today."""
+        former = FORMER.fullmatch(str(build["dockerfile"]))
+        if not former or build["revision"] != UNSAID:
+            return None
+        file, stage = f".devops/{former[2] or 'cpu'}.Dockerfile", STAGES[former[1]]
+        what = (
+            f"llama.cpp has no {build['dockerfile']} any more: the stage {stage} of {file} is the same "
+            "(for a revision that has it, write it again, without target)."
+        )
+        today = {name: build[name] for name in ("git", "revision")} | {"dockerfile": file, "target": stage}
+        return today | ({"args": build["args"]} if "args" in build else {}), what
+
+
+class LlamaCppJobs(Jobs):
+    """The images `light` (llama-cli) and `full` (tools.sh)."""
+
+    def ends(self, tag: str, command: Sequence[str]) -> bool:
+        """Both, unless `full` is told to be a server."""
+        return tag.startswith("light") or (tag.startswith("full") and first(command) not in ("--server", "-s"))
+
+    def version(self, tag: str) -> str | None:
+        """A build's number is the end of the tag."""
+        last = tag.rpartition("-")[2]
+        return last if re.fullmatch(r"b\d+", last) else None
+
+    def result(self, command: Sequence[str]) -> str | None:
+        """Where the command says so, or where tools.sh has only one name for it."""
+        if first(command) == "--quantize" and len(command) > 2:
+            return command[2]
+        if first(command) == "--all-in-one" and len(command) == 3:
+            return f"{command[1].rstrip('/')}/{command[2].strip('/')}/ggml-model-q4_0.bin"
+        return command[command.index("--outfile") + 1] if "--outfile" in command[:-1] else None
+
+    def makes_a_file(self, command: Sequence[str]) -> bool:
+        """What converts does."""
+        return first(command) in ("--all-in-one", "--convert")
+
+    def name(self, command: Sequence[str]) -> str:
+        """The tool's name; anything else is a prompt."""
+        tool = first(command)
+        return tool.lstrip("-") if tool in TOOLS and tool != "--run" else "prompt"
+
+
+def first(command: Sequence[str]) -> str:
+    """The first word; "" for none."""
+    return command[0] if command else ""
+
 
 class LlamaCpp(Engine):
     """`llama-server` of the image's server variant."""
 
     name = "llama.cpp"
+    title = "llama.cpp"
+    row = Row(
+        serves="GGUF: chat, embeddings",
+        image="`ghcr.io/ggml-org/llama.cpp:server[-cuda]-b7000`",
+        cards="any number, or CPU",
+        key="file",
+        sets="name, address, key, context, all layers on the cards",
+        limits="vram is a promise",
+        state="**carried out**, run here (CPU, also by Vulkan): chat, embeddings, jobs",
+    )
+    dialect = DIALECT
+    builds = LlamaCppBuilds()
+    jobs = LlamaCppJobs()
     port = 8080
     own_template = True
     weights_suffixes = (".gguf",)
@@ -123,6 +227,11 @@ class LlamaCpp(Engine):
             command += ["--n-gpu-layers", "999"]
         locked = {"cap_add": ["IPC_LOCK"], "ulimits": {"memlock": -1}} if model.args.get("mlock") is True else {}
         return Container(command + flags(model.args, ONE_DASH), compose=locked)
+
+    def context_parts(self, given: Mapping[str, Sequence[ArgValue]]) -> int:
+        """Its slots, unless they share one cache."""
+        unified = {"kv-unified", "kvu"} & set(given)
+        return int(str(given["parallel"][-1])) if "parallel" in given and not unified else 1
 
     def draws(self, model: Model | Job) -> bool:
         """By Vulkan: upstream's variant by version, by the image's name, or built from its Dockerfile."""

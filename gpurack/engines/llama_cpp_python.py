@@ -10,12 +10,17 @@ CPU; the CUDA one is built locally (docker/cuda_simple).
 import contextlib
 import copy
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from gpurack.engines.base import Accelerator, Container, Engine, Finding, Run, Word, with_secrets
+from gpurack.engines.base import Engine, Finding, Row, Word
+from gpurack.engines.builds import Builds
+from gpurack.engines.container import Accelerator, Container, Run, with_secrets
+from gpurack.engines.dialect import Dialect, python
+from gpurack.engines.hints import WEIGHTS, Hint
 from gpurack.shell import sh
 from gpurack.spec.model import ArgValue, Model
 from gpurack.spec.weights import Weights
@@ -34,6 +39,11 @@ SMALL = 8
 TRUE = ("1", "on", "t", "true", "y", "yes")
 """What the server reads as true, as an argument (its cli.py) and as a variable (pydantic), whatever the case."""
 
+SIMPLE = re.compile(r"(?:.*/)?(docker/(?:cuda_simple|openblas_simple|simple)/Dockerfile)")
+CUDA_SIMPLE = ("cuda_simple", "llama-cpp-python-cuda")
+"""What people call an image of docker/cuda_simple, which is built in its own folder."""
+CUDA_DOCKERFILE = "docker/cuda_simple/Dockerfile"
+
 _WEIGHTS: TypeAdapter[Any] = TypeAdapter(Weights)
 _ADD_KEY = (
     "import json,sys; c=json.load(open(sys.argv[1])); c['api_key']=open(sys.argv[2]).read().strip(); "
@@ -41,10 +51,52 @@ _ADD_KEY = (
 )
 
 
+class LlamaCppPythonBuilds(Builds):
+    """`docker/` of its repository (cuda_simple, simple, …)."""
+
+    git = "https://github.com/abetlen/llama-cpp-python"
+
+    def like(self, build: Mapping[str, Any]) -> str:
+        """The server, whichever Dockerfile it is."""
+        return "ghcr.io/abetlen/llama-cpp-python"
+
+    def dockerfile(self, path: str, file: str, names: Sequence[str]) -> str | None:
+        """By its folder, or by the name that people give it, whose folder is the one that is built."""
+        if found := SIMPLE.fullmatch(path) or SIMPLE.fullmatch(file):
+            return found[1]
+        called = {name.partition(":")[0] for name in names}
+        return CUDA_DOCKERFILE if file == "Dockerfile" and called & set(CUDA_SIMPLE) else None
+
+    def by_name(self, image: str) -> Mapping[str, str] | None:
+        """`cuda_simple`, with any tag."""
+        return {"dockerfile": CUDA_DOCKERFILE} if image.partition(":")[0] in CUDA_SIMPLE else None
+
+
 class LlamaCppPython(Engine):
     """`python3 -m llama_cpp.server` of the official image, or of one built locally for CUDA."""
 
     name = "llama-cpp-python"
+    title = "llama-cpp-python"
+    row = Row(
+        serves="GGUF, several in one server",
+        image="`ghcr.io/abetlen/llama-cpp-python:v0.3.36`",
+        cards="CPU; CUDA by an `image` of yours",
+        key="exported, or added to the config in memory",
+        sets="name, address, key, context; the start without compiling",
+        limits="vram is a promise",
+        state="**carried out**, run here (CPU)",
+    )
+    dialect = Dialect(
+        images="llama-cpp-python(-cuda)?|cuda_simple|llama-gpt-api[a-z0-9-]*",
+        programs=python("llama_cpp.server"),
+        keeps_spelling=True,
+        variables={
+            "MODEL": "model", "MODEL_ALIAS": "model_alias", "N_CTX": "n_ctx", "N_GPU_LAYERS": "n_gpu_layers",
+            "HOST": "host", "PORT": "port", "API_KEY": "api_key", "CONFIG_FILE": "config_file",
+        },
+    )  # fmt: skip
+    builds = LlamaCppPythonBuilds()
+    hints = (Hint(r"Model path does not exist", WEIGHTS),)
     port = 8000
     own_template = True
     weights_suffixes = (".gguf",)

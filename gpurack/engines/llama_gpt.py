@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from typing import ClassVar
 from urllib.parse import urlsplit
 
-from gpurack.engines.base import NO_CARDS, Accelerator, Container, Engine, Finding, Request, Run, with_secrets
+from gpurack.engines.base import NO_CARDS, Engine, Finding, Request, Row
+from gpurack.engines.container import Accelerator, Container, Run, with_secrets
+from gpurack.engines.dialect import CONNECTS_TO, Dialect
+from gpurack.engines.hints import Hint
 from gpurack.spec.model import Model
 
 START = "/wait && node ping-api-to-load-model.js && npm start"
@@ -22,6 +25,32 @@ class LlamaGpt(Engine):
     """The web page; the model is an entry of its own."""
 
     name = "llama-gpt"
+    title = "llama-gpt"
+    row = Row(
+        serves="a web page of 2023",
+        image="`getumbrel/llama-gpt-ui:latest`",
+        cards="–",
+        key="**none**",
+        sets="address and name of its one model",
+        limits="**legacy**: use `open-webui`",
+        state="carried out, tried with a stand-in",
+    )
+    dialect = Dialect(
+        images="llama-gpt-ui",
+        variables={
+            "OPENAI_API_HOST": CONNECTS_TO,
+            "OPENAI_API_KEY": "the page is given the key of the model it connects to",
+            "DEFAULT_MODEL": "the page is given the name that its model answers by",
+            "WAIT_HOSTS": "the page waits for the model it connects to",
+            "WAIT_TIMEOUT": "the page waits for the model it connects to, 600 seconds",
+        },
+    )
+    hints = (
+        Hint(
+            r"some hosts are still not reachable|getaddrinfo (ENOTFOUND|EAI_AGAIN)|connect ECONNREFUSED",
+            "The model that it connects to does not answer: see why, and whether env names another address.",
+        ),
+    )
     port = 3000
     base_path = ""
     ready_path = "/"
@@ -29,7 +58,8 @@ class LlamaGpt(Engine):
     keyless = True
     service = True
     only_version = "latest"
-    legacy = "its last release is of 2023; open-webui is its successor."
+    successor = "open-webui"
+    legacy = f"its last release is of 2023; {successor} is its successor."
     no_weights = "; its model is an entry of llama-cpp-python that it connects_to"
     fields = frozenset({"connects_to"})
     unused: ClassVar = {**NO_CARDS, "args": "its settings are variables, in env."}
@@ -54,6 +84,15 @@ class LlamaGpt(Engine):
             return Container(environment={"OPENAI_API_KEY": "none", **environment})
         entrypoint, command = with_secrets({"OPENAI_API_KEY": upstream.key_file}, ["sh", "-c", START])
         return Container(command, entrypoint, environment)
+
+    def cannot_use(self, name: str, engine: Engine) -> str | None:
+        """It asks for a model of its own list, so one that looks at no name."""
+        if engine.service is not False:
+            return f"{name} is no model; llama-gpt shows one model."
+        if engine.any_name:
+            return None
+        asks = "llama-gpt asks for a model of its own list of 2023"
+        return f"{asks}, which {engine.name} refuses; name one of llama-cpp-python, or use open-webui, its successor."
 
     def requests(self, model: Model, names: Sequence[str]) -> list[Request]:
         """A page."""

@@ -10,7 +10,10 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar
 
-from gpurack.engines.base import Accelerator, Container, Engine, Finding, Request, Run, Word
+from gpurack.engines.base import Engine, Finding, Request, Row, Word
+from gpurack.engines.container import Accelerator, Container, Run
+from gpurack.engines.dialect import CONTEXT, OWN_VOLUME, Dialect
+from gpurack.engines.hints import Hint
 from gpurack.spec.model import Model
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*(:[0-9]+(?=/))?(/[A-Za-z0-9._-]+)*(:[A-Za-z0-9._-]+)?"
@@ -18,6 +21,7 @@ NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*(:[0-9]+(?=/))?(/[A-Za-z0-9._-]+)*(:[A-Za-z0-
 
 
 LIBRARY = "registry.ollama.ai"
+DATA = "/root/.ollama"
 OWN = {"OLLAMA_CONTEXT_LENGTH": "context", "OLLAMA_HOST": "port and bind", "OLLAMA_MODELS": "nothing"}
 """Variables that gpurack sets itself → the inventory's field for them."""
 
@@ -36,6 +40,29 @@ class Ollama(Engine):
     """`ollama serve`, the image's own command."""
 
     name = "ollama"
+    title = "ollama"
+    row = Row(
+        serves="its own library",
+        image="`ollama/ollama:0.33.0`",
+        cards="spreads by itself, or CPU",
+        key="**none**",
+        sets="context, address, volume; `pull` until each answered",
+        limits="vram is a promise",
+        state="carried out, tried with a stand-in",
+    )
+    dialect = Dialect(
+        images="ollama",
+        programs=(("serve",), ("ollama", "serve"), ("/bin/ollama", "serve")),
+        variables={
+            "OLLAMA_CONTEXT_LENGTH": CONTEXT,
+            "OLLAMA_HOST": "gpurack sets it; port and bind say where it answers",
+            "OLLAMA_MODELS": "gpurack keeps the models in a volume of its own",
+        },
+        caches={DATA: OWN_VOLUME + "; name the models in pull"},
+        pulls=(("ollama", "pull"), ("ollama", "run")),
+    )
+    hints = (Hint(r"requires more system memory", "The host has too little memory for it: choose a smaller one."),)
+    api = "ollama"
     port = 11434
     ready_path = "/api/tags"
     ready_names_model = False
@@ -67,7 +94,7 @@ class Ollama(Engine):
         environment = {"OLLAMA_HOST": f"0.0.0.0:{self.port}"}
         if model.context:
             environment["OLLAMA_CONTEXT_LENGTH"] = str(model.context)
-        return Container(environment=environment, volumes={f"ollama-{run.name}": "/root/.ollama"})
+        return Container(environment=environment, volumes={f"ollama-{run.name}": DATA})
 
     def words(self, model: Model) -> list[Word]:
         """Its variables, which it has in the place of flags; it passes over those that it does not know."""

@@ -12,7 +12,10 @@ people's requests into audit.log, GLOBAL_LOG_LEVEL=DEBUG into the log.
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from gpurack.engines.base import NO_CARDS, Accelerator, Container, Engine, Finding, Request, Run, with_secrets
+from gpurack.engines.base import NO_CARDS, Engine, Finding, Request, Row
+from gpurack.engines.container import Accelerator, Container, Run, with_secrets
+from gpurack.engines.dialect import CONNECTS_TO, OWN_VOLUME, Dialect
+from gpurack.engines.hints import DATABASE, Hint
 from gpurack.spec.model import Model
 
 DATA = "/app/backend/data"
@@ -33,10 +36,45 @@ UNCLAIMED = (
 )
 
 
+def _is_unclaimed(model: Model) -> bool:
+    """Has it accounts, the first of which the inventory does not give, by `keys` or by variables?"""
+    given = model.keys or all(model.env.get(name) for name in ("WEBUI_ADMIN_EMAIL", "WEBUI_ADMIN_PASSWORD"))
+    return not given and model.env.get("WEBUI_AUTH", "True").lower() == "true"
+
+
 class OpenWebui(Engine):
     """The official image; accounts and chats in a volume of its own."""
 
     name = "open-webui"
+    title = "Open WebUI"
+    row = Row(
+        serves="the web page for people",
+        image="`ghcr.io/open-webui/open-webui:v0.12.4`",
+        cards="–",
+        key="people log in",
+        sets="addresses and keys, what survives",
+        limits="a service",
+        state="**carried out**, run here",
+    )
+    dialect = Dialect(
+        images="open-webui",
+        programs=(("bash", "start.sh"),),
+        variables={
+            "OPENAI_API_BASE_URL": CONNECTS_TO, "OPENAI_API_BASE_URLS": CONNECTS_TO,
+            "OLLAMA_BASE_URL": CONNECTS_TO, "OLLAMA_BASE_URLS": CONNECTS_TO,
+            "OPENAI_API_KEY": "the page is given the keys of what it connects to",
+            "OPENAI_API_KEYS": "the page is given the keys of what it connects to",
+            "WEBUI_SECRET_KEY": "gpurack lets it make one, which survives",
+        },
+        caches={DATA: OWN_VOLUME + "; copy accounts and chats if they are needed"},
+    )  # fmt: skip
+    hints = (
+        Hint(
+            r"Could not parse SQLAlchemy URL|unable to open database file|Redis URL must specify"
+            r"|Unsupported vector type",
+            DATABASE,
+        ),
+    )
     port = 8080
     base_path = ""
     ready_path = "/ready"
@@ -56,8 +94,8 @@ class OpenWebui(Engine):
 
     def container(self, model: Model, run: Run) -> Container:
         """All by environment; ollama is spoken to in its own way, everything else as OpenAI."""
-        openai = [upstream for upstream in run.upstreams if upstream.engine != "ollama"]
-        ollama = [upstream.url.removesuffix("/v1") for upstream in run.upstreams if upstream.engine == "ollama"]
+        openai = [upstream for upstream in run.upstreams if upstream.api != "ollama"]
+        ollama = [upstream.url.removesuffix("/v1") for upstream in run.upstreams if upstream.api == "ollama"]
         environment = {
             "ENABLE_PERSISTENT_CONFIG": "False",
             "OFFLINE_MODE": "True",
@@ -86,12 +124,16 @@ class OpenWebui(Engine):
         return []
 
     def unclaimed(self, model: Model, name: str) -> str | None:
-        """Its own volume. An entry may give the account by variables, turn accounts off, or bring a database of its
-        own, of which nothing is known."""
-        given = model.keys or all(model.env.get(name) for name in ("WEBUI_ADMIN_EMAIL", "WEBUI_ADMIN_PASSWORD"))
-        elsewhere = "DATABASE_URL" in model.env or DATA in str(model.compose.get("volumes"))
-        off = model.env.get("WEBUI_AUTH", "True").lower() != "true"
-        return None if given or elsewhere or off else volume(name)
+        """Its own volume, unless the entry has a database of its own."""
+        return volume(name) if _is_unclaimed(model) and not self.own_database(model) else None
+
+    def own_database(self, model: Model) -> str | None:
+        """Another database, or another volume in place of its own."""
+        if not _is_unclaimed(model):
+            return None
+        if "DATABASE_URL" in model.env:
+            return "env.DATABASE_URL"
+        return "compose.volumes" if DATA in str(model.compose.get("volumes")) else None
 
     def prompt_logs(self, model: Model) -> list[str]:
         """The audit log from REQUEST on, and the log of everything."""

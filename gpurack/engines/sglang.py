@@ -10,19 +10,10 @@ activations and CUDA graphs; any model name is answered and comes back as it cam
 
 from typing import ClassVar
 
-from gpurack.engines.base import (
-    SHARED_MEMORY,
-    Accelerator,
-    Container,
-    Counter,
-    Engine,
-    Finding,
-    Run,
-    flags,
-    given,
-    normal,
-    parallel,
-)
+from gpurack.engines.args import flags, given, normal, parallel
+from gpurack.engines.base import Counter, Engine, Finding, Row
+from gpurack.engines.container import SHARED_MEMORY, Accelerator, Container, Run
+from gpurack.engines.dialect import HUB_CACHE, Dialect, python
 from gpurack.spec.model import Model
 
 STATIC = 0.88
@@ -52,12 +43,31 @@ class Sglang(Engine):
     """`python3 -m sglang.launch_server` of the official image."""
 
     name = "sglang"
+    title = "SGLang"
+    row = Row(
+        serves="Hugging Face folders: chat",
+        image="`lmsysorg/sglang:v0.5.23`",
+        cards="tensor parallel over all",
+        key="file, kept out of its log",
+        sets="name, address, key, parallelism, static fraction, context, offline, shared memory",
+        limits="no CPU image",
+        state="carried out, tried with a stand-in",
+    )
+    dialect = Dialect(
+        images="sglang",
+        programs=(*python("sglang.launch_server"), ("sglang", "serve")),
+        short={"tp": "tp-size", "tensor-parallel-size": "tp-size", "pp": "pp-size", "dp": "dp-size"},
+        modelscope="SGLANG_USE_MODELSCOPE",
+        caches={"/root/.cache/huggingface": HUB_CACHE, "/root/.cache": HUB_CACHE},
+        named_by_weights=True,
+    )
     port = 30000
     ready_path = "/health"
     ready_names_model = False
     weights_folders = True
     any_name = True
     enforces_vram = True
+    shared_memory = SHARED_MEMORY
     parallel_flags = ("tp-size", "pp-size", "dp-size")
     counter = Counter("/metrics", "sglang:num_requests_total", "requests")
     abbreviates = True
@@ -103,10 +113,10 @@ class Sglang(Engine):
         environment = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
         volumes = {"sglang-cache": "/root/.cache"}
         if not run.api_key_file:
-            return Container(argv, environment=environment, volumes=volumes, compose={"shm_size": SHARED_MEMORY})
+            return Container(argv, environment=environment, volumes=volumes, compose={"shm_size": self.shared_memory})
         command = [KEEPER, run.api_key_file, KEY_CONFIG, *argv, "--config", KEY_CONFIG]
         environment["PYTHONUNBUFFERED"] = "1"
-        compose = {"shm_size": SHARED_MEMORY, "tmpfs": [f"{KEY_CONFIG.rpartition('/')[0]}:mode=0700"]}
+        compose = {"shm_size": self.shared_memory, "tmpfs": [f"{KEY_CONFIG.rpartition('/')[0]}:mode=0700"]}
         return Container(command, ["python3", "-c"], environment, volumes, compose=compose)
 
     def prompt_logs(self, model: Model) -> list[str]:

@@ -9,7 +9,11 @@ that of an answer is the served name (router/src/http: OpenAICompatRequest, open
 from collections.abc import Sequence
 from typing import ClassVar
 
-from gpurack.engines.base import Accelerator, Container, Counter, Engine, Finding, Request, Run, flags, with_secrets
+from gpurack.engines.args import flags
+from gpurack.engines.base import Counter, Engine, Finding, Request, Row
+from gpurack.engines.container import Accelerator, Container, Run, with_secrets
+from gpurack.engines.dialect import HUB_CACHE, Dialect
+from gpurack.engines.hints import OTHER_CARDS, Hint
 from gpurack.spec.model import Model
 
 PREFIXES = {
@@ -22,6 +26,30 @@ class Tei(Engine):
     """`text-embeddings-router` of the image for the card."""
 
     name = "tei"
+    title = "Text Embeddings Inference"
+    row = Row(
+        serves="Hugging Face folders: embeddings, rerank",
+        image="`…/text-embeddings-inference:{86-,89-,…}1.9` by card",
+        cards="one, or CPU; ≥ 7.5",
+        key="exported at the start",
+        sets="name, address, key, image by compute capability",
+        limits="no `context`; vram is a promise",
+        state="carried out, tried with a stand-in",
+    )
+    dialect = Dialect(
+        images="text-embeddings-inference",
+        programs=(("text-embeddings-router",), ("./entrypoint.sh",)),
+        short={"p": "port"},
+        variables={
+            "MODEL_ID": "model-id", "REVISION": "revision", "API_KEY": "api-key", "PORT": "port",
+            "HOSTNAME": "hostname",
+        },
+        caches={"/data": HUB_CACHE},
+    )  # fmt: skip
+    hints = (Hint(r"Runtime compute cap", OTHER_CARDS),)
+    api = "tei"
+    chats = False
+    one_card = True
     port = 80
     ready_path = "/health"
     ready_names_model = False

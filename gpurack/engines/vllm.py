@@ -8,28 +8,16 @@ VLLM_API_KEY guards /v1 only; a tensor parallel server needs more shared memory 
 VLLM_ENGINE_READY_TIMEOUT_S (600) is given up, which a large model on a slow disk takes.
 """
 
+from collections.abc import Mapping
 from typing import ClassVar
 
-from gpurack.engines.base import (
-    READY_TIMEOUT,
-    SHARED_MEMORY,
-    Accelerator,
-    Container,
-    Counter,
-    Engine,
-    Facts,
-    Finding,
-    Needs,
-    NotEstimated,
-    Run,
-    flags,
-    given,
-    normal,
-    numbers,
-    parallel,
-    with_secrets,
-)
-from gpurack.spec.model import Model
+from gpurack.engines.args import flags, given, normal, numbers, parallel
+from gpurack.engines.base import Counter, Engine, Finding, Row
+from gpurack.engines.container import READY_TIMEOUT, SHARED_MEMORY, Accelerator, Container, Run, with_secrets
+from gpurack.engines.dialect import HUB_CACHE, OWN_VOLUME, Dialect, python
+from gpurack.engines.hints import HEADS, NO_ROOM, NO_ROOM_ON_HOST, TOO_FEW_CARDS, WEIGHTS, Hint
+from gpurack.engines.memory import Facts, Needs, NotEstimated
+from gpurack.spec.model import ArgValue, Model
 
 SPECULATIVE = "use --speculative-config '{…}'."
 ROCM_SINCE = (0, 14)
@@ -93,14 +81,71 @@ _ONE_DASH = "ac asc cc dc dcp dp dpa dpb dpe dph dpl dpm dpn dpp dpr ep pcp pp s
 ONE_DASH = frozenset(_ONE_DASH.split())
 """The flags of vLLM (0.32.0) that have one dash and more than one letter."""
 
+_EMBED: Mapping[str, ArgValue] = {"runner": "pooling", "convert": "embed"}
+_CLASSIFY: Mapping[str, ArgValue] = {"runner": "pooling", "convert": "classify"}
+TASKS: Mapping[str, Mapping[str, ArgValue]] = {
+    "generate": {}, "auto": {}, "embedding": _EMBED, "embed": _EMBED, "classify": _CLASSIFY, "score": _CLASSIFY,
+}  # fmt: skip
+"""--task, which is no more → what says the same."""
+DIALECT = Dialect(
+    images=r"vllm-openai|vllm-openai-rocm|vllm-cpu|vllm",
+    known_by=("model", "served-model-name", "tensor-parallel-size"),
+    programs=(("vllm", "serve"), *python("vllm.entrypoints.openai.api_server")),
+    positional=True,
+    short={
+        "tp": "tensor-parallel-size", "pp": "pipeline-parallel-size", "dp": "data-parallel-size",
+        "q": "quantization", "O": "compilation-config",
+    },
+    one_dash=ONE_DASH,
+    variables={"VLLM_API_KEY": "api-key"},
+    modelscope="VLLM_USE_MODELSCOPE",
+    caches={
+        "/root/.cache/huggingface": HUB_CACHE, "/root/.cache/vllm": OWN_VOLUME, "/root/.cache": HUB_CACHE,
+        "/root/.cache/modelscope": HUB_CACHE,
+    },
+    named_by_weights=True,
+    share="gpu-memory-utilization",
+    renamed={
+        "guided-decoding-backend": "structured-outputs-config.backend",
+        "override-pooler-config": "pooler-config",
+        "max-seq-len-to-capture": "max-cudagraph-capture-size",
+    },
+    retold={"task": TASKS},
+)  # fmt: skip
+
 
 class Vllm(Engine):
     """`vllm serve` of the official image."""
 
     name = "vllm"
+    title = "vLLM"
+    row = Row(
+        serves="Hugging Face folders: chat, embeddings, rerank",
+        image="`vllm/vllm-openai:v0.33.0`",
+        cards="tensor parallel over all; ≥ 7.5",
+        key="exported at the start",
+        sets="name, address, key, parallelism, memory fraction, context, offline, shared memory",
+        limits="no CPU image; driver ≥ 580 from 0.33",
+        state="**carried out**, run here (CPU): chat, embeddings, rerank; on cards with a stand-in",
+    )
+    dialect = DIALECT
+    hints = (
+        Hint(
+            r"No available memory for the cache blocks|is less than desired GPU memory utilization"
+            r"|To serve at least one request",
+            NO_ROOM,
+            NO_ROOM_ON_HOST,
+        ),
+        Hint(r"larger than the number of available GPUs", TOO_FEW_CARDS),
+        Hint(r"must be divisible by tensor parallel size", HEADS),
+        Hint(r"greater than the derived max_model_len", "Its weights allow a shorter context only: lower context."),
+        Hint(r"Invalid repository ID or local directory", WEIGHTS),
+    )
+    api = "vllm"
     port = 8000
     weights_folders = True
     enforces_vram = True
+    shared_memory = SHARED_MEMORY
     parallel_flags = ("tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size")
     unguarded = ("/rerank", "/score", "/tokenize", "/pause")
     counter = Counter("/metrics", "vllm:request_success_total", "requests")
@@ -155,7 +200,7 @@ class Vllm(Engine):
         environment = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
         environment["VLLM_ENGINE_READY_TIMEOUT_S"] = str(READY_TIMEOUT)
         volumes = {"vllm-cache": "/root/.cache/vllm"}
-        compose = {"shm_size": SHARED_MEMORY, **(ON_AMD if run.accelerator.vendor == "amd" else {})}
+        compose = {"shm_size": self.shared_memory, **(ON_AMD if run.accelerator.vendor == "amd" else {})}
         if not run.api_key_file:
             return Container(argv, ["vllm", "serve"], environment, volumes, compose=compose)
         entrypoint, command = with_secrets({"VLLM_API_KEY": run.api_key_file}, ["vllm", "serve", *argv])

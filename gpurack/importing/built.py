@@ -1,31 +1,16 @@
-"""`docker build` as people type it → the `build` of an entry's image, as far as the text says where it came from.
-
-Sources: llama.cpp's `.devops` (once a Dockerfile for each of full, light and server, today one for each backend, with a
-stage for each of the three, the server last); llama-cpp-python's `docker/` (cuda_simple, simple, …).
-"""
+"""`docker build` as people type it → the `build` of an entry's image, as far as the text says where it came from, or
+an engine knows its Dockerfile (gpurack/engines/builds.py)."""
 
 import argparse
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
+from gpurack.engines import ENGINES
+from gpurack.engines.builds import UNSAID, Builds
 from gpurack.importing import docker_run, secret
 
-LLAMA_CPP = "https://github.com/ggml-org/llama.cpp"
-LLAMA_CPP_PYTHON = "https://github.com/abetlen/llama-cpp-python"
-UNSAID = "…"
-"""The revision that nobody said: the plan refuses it until it is written."""
-VARIANTS = "cuda|rocm|vulkan|intel|musa"
-TODAY = re.compile(rf"(?:.*/)?(\.devops/({VARIANTS}|cpu)\.Dockerfile)")
-FORMER = re.compile(rf"(?:.*/)?\.devops/(full|main|server|llama-cli|llama-server)(?:-({VARIANTS}))?\.Dockerfile")
-STAGES = {"full": "full", "main": "light", "llama-cli": "light", "server": "server", "llama-server": "server"}
-"""A former Dockerfile's name → the stage that builds the same today."""
-BY_NAME = re.compile(rf"local/llama\.cpp:(full|light|server)(?:-({VARIANTS}))?")
-"""What upstream's documentation calls the images that it has people build."""
-SIMPLE = re.compile(r"(?:.*/)?(docker/(?:cuda_simple|openblas_simple|simple)/Dockerfile)")
-CUDA_SIMPLE = ("cuda_simple", "llama-cpp-python-cuda")
-"""What people call an image of docker/cuda_simple, which is built in its own folder."""
 ELSEWHERE = ("label", "platform", "secret", "ssh", "build-context", "add-host", "network")
 """Options that an entry cannot say; the others change nothing of the image."""
 
@@ -43,12 +28,12 @@ class Built:
     @property
     def like(self) -> str:
         """The image of upstream's that holds the same programs, "" where that is not known."""
-        git = self.build["git"].removesuffix(".git").rstrip("/").rpartition("/")[2]
-        if git == "llama.cpp":
-            found = TODAY.fullmatch(str(self.build.get("dockerfile", "")))
-            variant = f"-{found[2]}" if found and found[2] != "cpu" else ""
-            return f"ghcr.io/ggml-org/llama.cpp:{self.build.get('target', 'server')}{variant}"
-        return "ghcr.io/abetlen/llama-cpp-python" if git == "llama-cpp-python" else ""
+        return next((builds.like(self.build) for builds in repositories() if builds.is_of(self.build)), "")
+
+
+def repositories() -> Iterator[Builds]:
+    """Of all engines whose images people build by hand."""
+    yield from (engine.builds for engine in ENGINES.values() if engine.builds)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -158,41 +143,27 @@ def of(
     if checkout.git and checkout.folder == "":
         build = {"git": checkout.git, "revision": checkout.revision or UNSAID, "dockerfile": plain(dockerfile)}
         return renewed(Built(where, {**build, **more}))
-    if FORMER.fullmatch(dockerfile) or TODAY.fullmatch(dockerfile):
-        file = dockerfile[dockerfile.index(".devops/") :]
-        return renewed(Built(where, {"git": LLAMA_CPP, "revision": UNSAID, "dockerfile": file, **more}))
-    if simple := SIMPLE.fullmatch(f"{context.rstrip('/')}/{plain(dockerfile)}") or SIMPLE.fullmatch(dockerfile):
-        return Built(where, {"git": LLAMA_CPP_PYTHON, "revision": UNSAID, "dockerfile": simple[1], **more})
-    if dockerfile == "Dockerfile" and any(name.partition(":")[0] in CUDA_SIMPLE for name in names):
-        return Built(where, {**_CUDA_SIMPLE, **more})
+    path = f"{context.rstrip('/')}/{plain(dockerfile)}"
+    for builds in repositories():
+        if file := builds.dockerfile(path, dockerfile, names):
+            return renewed(Built(where, {"git": builds.git, "revision": UNSAID, "dockerfile": file, **more}))
     return None
 
 
-_CUDA_SIMPLE = {"git": LLAMA_CPP_PYTHON, "revision": UNSAID, "dockerfile": "docker/cuda_simple/Dockerfile"}
-
-
 def renewed(built: Built) -> Built:
-    """The same by the Dockerfile of today, where the revision may be one of today."""
-    former = FORMER.fullmatch(str(built.build["dockerfile"]))
-    if not former or built.build["revision"] != UNSAID:
-        return built
-    file, stage = f".devops/{former[2] or 'cpu'}.Dockerfile", STAGES[former[1]]
-    what = (
-        f"llama.cpp has no {built.build['dockerfile']} any more: the stage {stage} of {file} is the same "
-        "(for a revision that has it, write it again, without target)."
-    )
-    build = {name: built.build[name] for name in ("git", "revision")} | {"dockerfile": file, "target": stage}
-    build |= {"args": built.build["args"]} if "args" in built.build else {}
-    return replace(built, build=build, changed=(*built.changed, what))
+    """The same by the Dockerfile of today, where its engine's repository has another one now."""
+    for builds in repositories():
+        if today := builds.renewed(built.build):
+            return replace(built, build=today[0], changed=(*built.changed, today[1]))
+    return built
 
 
 def by_name(image: str, where: str) -> Built | None:
     """What an image was surely built from that has the name which upstream's documentation gives it."""
-    named = BY_NAME.fullmatch(image)
-    if named:
-        build = {"git": LLAMA_CPP, "revision": UNSAID, "dockerfile": f".devops/{named[2] or 'cpu'}.Dockerfile"}
-        return Built(where, {**build, "target": named[1]})
-    return Built(where, _CUDA_SIMPLE) if image.partition(":")[0] in CUDA_SIMPLE else None
+    for builds in repositories():
+        if found := builds.by_name(image):
+            return Built(where, {"git": builds.git, "revision": UNSAID, **found})
+    return None
 
 
 def full(image: str) -> str:

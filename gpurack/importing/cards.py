@@ -1,7 +1,5 @@
 """The cards of a container, and how many of them it computes on."""
 
-from gpurack.engines import ENGINES
-from gpurack.importing.recognise import PARALLEL_FLAGS
 from gpurack.importing.translation import Translation, counted, listed
 
 
@@ -9,7 +7,7 @@ def say_cards(t: Translation) -> None:
     """The cards that it was given, by index or UUID."""
     gpus = t.run.gpus
     if gpus is None:
-        computes = ENGINES[t.engine].unused.get("gpus") is None
+        computes = t.engine.unused.get("gpus") is None
         t.gpus = [] if computes else None
     elif isinstance(gpus, int):
         t.gpus = list(range(gpus))
@@ -27,8 +25,8 @@ def say_cards(t: Translation) -> None:
 
 def say_parallelism(t: Translation) -> None:
     """As many cards as the flags need; tensor parallel itself follows from the cards."""
-    if t.engine in PARALLEL_FLAGS and t.gpus:
-        tensor, *others = PARALLEL_FLAGS[t.engine]
+    if t.engine.parallel_flags and t.gpus:  # as many as they say, whatever it is shown
+        tensor, *others = t.engine.parallel_flags
         sizes = [int(t.flags.given[flag][-1]) for flag in (tensor, *others) if flag in t.flags.given]
         needed = 1
         for size in sizes:
@@ -45,14 +43,14 @@ def say_parallelism(t: Translation) -> None:
             t.flags.given.pop(tensor, None)
         else:
             t.say("open", f"it needs {counted(needed, 'card')} ({tensor}) and was given GPU {listed(t.gpus)}.")
-    elif t.engine == "tei" and t.gpus == "all":
+    elif t.engine.one_card and t.gpus == "all":
         t.gpus = [0]
         t.say("open", "it is shown every card and computes on one: written as gpus [0]; choose the card.")
     elif t.gpus == "all":
         t.say("open", "it takes every card, so nothing else has room on this host; list cards to share.")
     if t.gpus is not None:
         t.fields["gpus"] = t.gpus
-    fraction = t.flags.given.get("gpu-memory-utilization")
-    if fraction and t.gpus and t.engine == "vllm":
+    fraction = t.flags.given.get(t.dialect.share)
+    if fraction and t.gpus:
         t.fields["vram"] = f"{float(fraction[-1]) * 100:g}%"
-        del t.flags.given["gpu-memory-utilization"]
+        del t.flags.given[t.dialect.share]

@@ -11,7 +11,7 @@ from gpurack.importing.translation import Translation
 def read_arguments(t: Translation) -> flags_of.Flags | None:
     """The engine's flags; None when the command is not the engine's own, so that it can only be kept as it is."""
     command = [*(t.run.entrypoint or ()), *t.run.command]
-    if t.engine == "custom":
+    if t.unknown:
         return None
     script = read_script(t, command)
     if script is not None:
@@ -20,11 +20,11 @@ def read_arguments(t: Translation) -> flags_of.Flags | None:
         if tuple(command[: len(program)]) == program:
             command = command[len(program) :]
             break
-    found = flags_of.parse(command, t.dialect.short, t.dialect.one_dash)
+    found = flags_of.parse(command, t.dialect)
     if t.dialect.positional and command[:1] == found.positional[:1] and "/" in "".join(command[:1]):
         found.given.setdefault("model", [found.positional.pop(0)])
     if found.positional and command[:1] == found.positional[:1]:
-        t.say("open", f"its command `{secret.masked(command, 60)}` is not {t.engine}'s own, so it is kept "
+        t.say("open", f"its command `{secret.masked(command, 60)}` is not {t.engine.name}'s own, so it is kept "
               "as it is, with engine custom.")  # fmt: skip
         return None
     if found.positional:
@@ -52,7 +52,7 @@ def read_script(t: Translation, command: Sequence[str]) -> list[str] | None:
             t.scripts |= {path[1]} if path[1] else set()
             t.say("changed", f"the flags of {command[1]} are written out; the script itself is not used.")
             return without_commands(t, list(rest))
-    t.say("open", f"{command[1]} starts nothing that is {t.engine}'s.")
+    t.say("open", f"{command[1]} starts nothing that is {t.engine.name}'s.")
     return None
 
 
@@ -61,7 +61,7 @@ def without_commands(t: Translation, command: list[str]) -> list[str]:
     kept: list[str] = []
     for word in command:
         if word.startswith(("$(", "`")) and kept and flags_of.is_flag(kept[-1]):
-            t.say("open", f"{kept.pop()} was computed by {word} at the start; it is left to {t.engine}.")
+            t.say("open", f"{kept.pop()} was computed by {word} at the start; it is left to {t.engine.name}.")
         else:
             kept.append(word)
     return kept

@@ -1,18 +1,13 @@
 """An engine's command line → flags and values, and the other way round what the inventory's `args` can say."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from gpurack.engines.base import normal
+from gpurack.engines.args import normal
+from gpurack.engines.dialect import SWITCHES, Dialect
 
 Value = str | int | float | bool
-SWITCHES = frozenset({
-    "trust-remote-code", "enforce-eager", "enable-prefix-caching", "enable-chunked-prefill", "enable-auto-tool-choice",
-    "disable-log-requests", "disable-log-stats", "enable-lora", "headless", "metrics", "mlock", "no-mmap", "jinja",
-    "embedding", "embeddings", "reranking", "rerank", "cont-batching", "verbose", "no-webui", "auto-truncate",
-})  # fmt: skip
-"""Flags that never take a value, so that a word after them is not theirs."""
 
 
 @dataclass
@@ -31,10 +26,10 @@ class Flags:
         return str(values[-1]) if values else None
 
 
-def parse(words: Sequence[str], short: Mapping[str, str], one_dash: Collection[str] = ()) -> Flags:
-    """Words → flags. short: other names → the long one. one_dash: long names that have one dash all the same.
+def parse(words: Sequence[str], dialect: Dialect) -> Flags:
+    """Words → flags, as an engine reads them.
 
-    >>> parse(["--port", "80", "-ngl", "1", "--jinja"], {"ngl": "n-gpu-layers"}).given
+    >>> parse(["--port", "80", "-ngl", "1", "--jinja"], Dialect(short={"ngl": "n-gpu-layers"})).given
     {'port': [80], 'n-gpu-layers': [1], 'jinja': [True]}
     """
     found = Flags()
@@ -47,15 +42,16 @@ def parse(words: Sequence[str], short: Mapping[str, str], one_dash: Collection[s
             continue
         name, equals, value = word.lstrip("-").partition("=")
         single = not word.startswith("--")
-        long = short.get(name, short.get(normal(name), name))
-        if single and long == name and len(name) > 1 and name not in one_dash:
+        long = dialect.short.get(name, dialect.short.get(normal(name), name))
+        if single and long == name and len(name) > 1 and name not in dialect.one_dash:
             found.strange.append(word)
             if position < len(words) and not is_flag(words[position]):
                 found.strange.append(words[position])
                 position += 1
             continue
         key = normal(long)
-        if not equals and position < len(words) and not is_flag(words[position]) and key not in SWITCHES:
+        switch = key in SWITCHES or key in dialect.switches
+        if not equals and position < len(words) and not is_flag(words[position]) and not switch:
             value = words[position]
             position += 1
             equals = "="

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from gpurack.engines.base import Engine
 from gpurack.importing import built, compose_file, docker_run, inspect, recognise, secret, words
 from gpurack.importing.container import ContainerRun, Finding
 from gpurack.importing.to_inventory import Entry, Known, entry_of
+from gpurack.spec.image_ref import split
 
 IGNORED_DOCKER = {
     "pull": ("left out", "gpurack pulls what the inventory names"),
@@ -30,6 +32,8 @@ IGNORED_DOCKER = {
 }  # fmt: skip
 
 
+Pulls = dict[tuple[Engine, str | None], list[str]]
+"""(engine, container, None where it is not said) → the models that somebody pulled in it."""
 NO_DOCKER = "no docker command."
 BUILT_HERE = (
     'built from the folder it stands in; write image: {"build": {"git": …, "revision": …, "dockerfile": …}} where it '
@@ -122,7 +126,7 @@ def of_script(text: str, known: Known) -> tuple[list[ContainerRun], list[Finding
     findings = list(script.findings)
     runs: list[ContainerRun] = []
     committed: dict[str, str] = {}
-    pulls: dict[str | None, list[str]] = {}
+    pulls: Pulls = {}
     images: dict[str, built.Built] = {}
     checkout = built.Checkout()
     for where, comment in script.comments:
@@ -154,24 +158,24 @@ def of_script(text: str, known: Known) -> tuple[list[ContainerRun], list[Finding
     for one in dict.fromkeys(images.values()):
         if not started & {name for name, other in images.items() if other is one}:
             findings.append(unused(one))
-    ollamas = [run.name or "" for run in runs if recognise.engine_of(run.image) == "ollama"]
     by_container: dict[str, list[str]] = {}
-    for container_name, models in pulls.items():
-        if container_name in ollamas or len(set(ollamas)) == 1:
-            name = container_name if container_name in ollamas else ollamas[0]
+    for (puller, container_name), models in pulls.items():
+        names = [run.name or "" for run in runs if recognise.engine_of(run.image) is puller]
+        if container_name in names or len(set(names)) == 1:
+            name = container_name if container_name in names else names[0]
             by_container.setdefault(name or "", []).extend(models)
         else:
-            findings.append(Finding("open", "ollama", f"pulls {', '.join(models)}; name them in pull of its entry."))
+            findings.append(Finding("open", puller.name, f"pulls {', '.join(models)}; name them in pull of its entry."))
     engines = {run.name: engine for run in runs if run.name and (engine := recognise.engine_of(run.image))}
-    local = {recognise.split(image)[0]: engines.get(container, "") for image, container in committed.items()}
+    local = {split(image)[0]: engines[container] for image, container in committed.items() if container in engines}
     return (
         runs,
         findings,
         replace(
             known,
             pulls=by_container,
-            engines={**engines, **{name: engine for name, engine in local.items() if engine}},
-            committed={recognise.split(image)[0]: container for image, container in committed.items()},
+            engines={**engines, **local},
+            committed={split(image)[0]: container for image, container in committed.items()},
             images=images,
         ),
     )
@@ -205,9 +209,7 @@ def tag(command: Sequence[str], images: dict[str, built.Built]) -> None:
         images[built.full(rest[2])] = found
 
 
-def other(
-    command: words.Command, committed: dict[str, str], pulls: dict[str | None, list[str]], logins: set[str]
-) -> list[Finding]:
+def other(command: words.Command, committed: dict[str, str], pulls: Pulls, logins: set[str]) -> list[Finding]:
     """A command that is no docker run. logins: lines that hold a docker login."""
     rest = docker_run.docker_words(command.words)
     shown = secret.masked(command.words)
@@ -216,11 +218,11 @@ def other(
     plain = [word for word in command.words if word not in ("sudo",)]
     if rest[:1] == ["exec"]:
         inside = [word for word in rest[1:] if not word.startswith("-")]
-        if inside[1:3] in (["ollama", "pull"], ["ollama", "run"]):
-            pulls.setdefault(inside[0], []).append(inside[3])
+        if found := recognise.pulled(inside[1:]):
+            pulls.setdefault((found[0], inside[0]), []).append(found[1])
             return []
-    if plain[:2] in (["ollama", "pull"], ["ollama", "run"]) and len(plain) > 2:
-        pulls.setdefault(None, []).append(plain[2])
+    if found := recognise.pulled(plain):
+        pulls.setdefault((found[0], None), []).append(found[1])
         return []
     if rest[:1] == ["commit"]:
         names = [word for word in rest[1:] if not word.startswith("-")]

@@ -4,11 +4,9 @@ import json
 import re
 from typing import Any
 
-from gpurack.engines import ENGINES
-from gpurack.engines.base import SHARED_MEMORY
+from gpurack.engines.dialect import CONNECTS_TO
 from gpurack.importing import secret
 from gpurack.importing.container import Mount
-from gpurack.importing.recognise import PARALLEL_FLAGS
 from gpurack.importing.translation import Translation
 from gpurack.spec.secret_names import holds_secret
 
@@ -17,7 +15,7 @@ def say_environment(t: Translation) -> None:
     """`env`, without secrets."""
     env: dict[str, str] = {}
     for name, value in t.environment.items():
-        if t.dialect.variables.get(name) == "connects_to":
+        if t.dialect.variables.get(name) == CONNECTS_TO:
             continue
         if name in secret.HF_TOKENS:
             t.say_token(name, value)
@@ -43,11 +41,11 @@ def say_environment(t: Translation) -> None:
 
 def say_connections(t: Translation) -> None:
     """`connects_to` of a service, by the addresses in its variables."""
-    if "connects_to" not in ENGINES[t.engine].fields:
+    if "connects_to" not in t.engine.fields:
         return
     names: list[str] = []
     for name, value in t.environment.items():
-        if t.dialect.variables.get(name) != "connects_to":
+        if t.dialect.variables.get(name) != CONNECTS_TO:
             continue
         for url in filter(None, value.split(";")):
             host = re.sub(r"^https?://", "", url).split("/")[0].split(":")[0]
@@ -60,15 +58,15 @@ def say_connections(t: Translation) -> None:
 
 
 def say_pulls(t: Translation) -> None:
-    """`pull` of ollama, by what somebody pulled in it."""
-    if t.engine != "ollama":
+    """`pull`, by what somebody pulled in it."""
+    if "pull" not in t.engine.fields:
         return
     pulls = list(dict.fromkeys(t.known.pulls.get(t.run.name or "", ())))
     if pulls:
         t.fields["pull"] = pulls
     else:
         t.say("open", 'which models it serves is not said; name them in pull: ["qwen2.5:7b"].')
-    if not any(mount.target == "/root/.ollama" for mount in t.run.mounts):
+    if not any(mount.target in t.dialect.caches for mount in t.run.mounts):
         t.say("changed", "it had no volume, so its models were gone with the container; gpurack keeps them in one.")
 
 
@@ -77,7 +75,7 @@ def say_mounts(t: Translation) -> None:
     kept = []
     said = json.dumps([t.fields.get("args"), t.fields.get("env"), t.compose.get("command")])
     for mount in t.run.mounts:
-        if t.engine == "custom":
+        if t.unknown:
             kept.append(mount)
         elif mount.target.rstrip("/") in t.dialect.caches:
             source = mount.source or "a volume without a name"
@@ -107,13 +105,13 @@ def volume(t: Translation, mount: Mount) -> dict[str, Any]:
 
 def say_compose(t: Translation) -> None:
     """The rest in Compose's words, but for what gpurack does anyway."""
-    if t.engine == "custom":
+    if t.unknown:
         if t.run.command:
             t.compose["command"] = list(t.run.command)
         if t.run.entrypoint:
             t.compose["entrypoint"] = list(t.run.entrypoint)
-    if t.engine in PARALLEL_FLAGS:
-        own = f"{t.engine} gets up to {SHARED_MEMORY} of shared memory of its own (shm_size)"
+    if t.engine.shared_memory:
+        own = f"{t.engine.name} gets up to {t.engine.shared_memory} of shared memory of its own (shm_size)"
         if t.compose.get("ipc") == "host":
             del t.compose["ipc"]
             t.compose.pop("shm_size", None)  # the host's has its own size

@@ -1,6 +1,7 @@
 """ContainerRun → an entry of `models`, `services` or `jobs` that means the same, and what it does not say."""
 
 from gpurack.engines import ENGINES
+from gpurack.engines.custom import Custom
 from gpurack.importing import built, jobs, recognise, secret
 from gpurack.importing import flags as flags_of
 from gpurack.importing.address import choose_key, say_address
@@ -9,10 +10,11 @@ from gpurack.importing.cards import say_cards, say_parallelism
 from gpurack.importing.command import read_arguments
 from gpurack.importing.container import ContainerRun, Finding
 from gpurack.importing.image import choose_engine, say_image
-from gpurack.importing.recognise import DIALECTS
 from gpurack.importing.rest import say_compose, say_connections, say_environment, say_mounts, say_pulls
-from gpurack.importing.translation import Entry, Known, Translation, ordered
+from gpurack.importing.translation import Entry, Known, Translation
 from gpurack.importing.weights import say_weights
+from gpurack.spec.fields import in_order
+from gpurack.spec.model import Job, Model
 
 
 def entry_of(run: ContainerRun, known: Known) -> tuple[Entry | None, list[Finding]]:
@@ -29,18 +31,18 @@ def entry_in(t: Translation) -> Entry | None:
     # what runs on a host has its image there, under its name
     t.built = t.known.images.get(built.full(image)) or (None if run.running else built.by_name(image, ""))
     like = (t.built.like if t.built else "") or image
-    if recognise.is_job(like, run.command):
+    if engine := recognise.engine_of_job(like, run.command):
+        t.engine = engine
         return job_of(t, image)
     t.engine = choose_engine(t, like)
-    if t.engine == "custom" and run.running and run.gpus is None:
+    if t.unknown and run.running and run.gpus is None:
         t.findings = []
         t.say("left out", f"{run.image} is no engine that gpurack knows, and has no card.")
         return None
-    if t.engine == "custom" and not run.ports and not run.host_network and (run.interactive or not run.detached):
+    if t.unknown and not run.ports and not run.host_network and (run.interactive or not run.detached):
         t.findings = []
         t.say("left out", f"no service: {run.image} publishes no port and runs in the foreground.")
         return None
-    t.dialect = DIALECTS[t.engine]
     arguments = read_arguments(t)
     t.listens = None
     in_front = run.interactive and not run.detached
@@ -50,13 +52,13 @@ def entry_in(t: Translation) -> Entry | None:
         t.say("left out", what)
         return None
     if arguments is None:
-        if t.engine != "custom":
+        if not t.unknown:
             # another program in the image of an engine we know: it still answers where that engine does
-            t.listens = ENGINES[t.engine].port
-            t.compose["x-ready"] = ENGINES[t.engine].ready_path
-        t.engine, t.dialect, arguments = "custom", DIALECTS["custom"], flags_of.Flags()
+            t.listens = t.engine.port
+            t.compose["x-ready"] = t.engine.ready_path
+        t.engine, arguments = ENGINES[Custom.name], flags_of.Flags()
     t.flags = arguments
-    t.fields["engine"] = t.engine
+    t.fields["engine"] = t.engine.name
     say_image(t, image)
     environment_to_flags(t)
     say_weights(t)
@@ -71,19 +73,18 @@ def entry_in(t: Translation) -> Entry | None:
     say_pulls(t)
     say_mounts(t)
     say_compose(t)
-    kind = "services" if ENGINES[t.engine].service else "models"
-    return Entry(run.where, kind, t.key, ordered(t.fields), t.host)
+    kind = "services" if t.engine.service else "models"
+    return Entry(run.where, kind, t.key, in_order(Model, t.fields), t.host)
 
 
 def job_of(t: Translation, image: str) -> Entry:
     """Something that is done once and ends."""
-    t.engine, t.dialect = "llama.cpp", DIALECTS["llama.cpp"]
-    fields, words = jobs.fields_of(t.run, image, t.absolute)
-    t.fields = {"engine": t.engine}
+    fields, words = jobs.fields_of(t.run, image, t.engine, t.absolute)
+    t.fields = {"engine": t.engine.name}
     say_image(t, image)
     if t.built:
         fields["image"] = t.fields["image"]
-    t.fields = {"engine": t.engine, **fields, "command": secret.hidden_words(fields["command"])}
+    t.fields = {"engine": t.engine.name, **fields, "command": secret.hidden_words(fields["command"])}
     if t.fields["command"] != fields["command"]:
         t.say("open", f"a secret stood in plain text in its command; it is {secret.HIDDEN} here. hf_token of "
               "the host is for weights; give others by a file.")  # fmt: skip
@@ -94,10 +95,10 @@ def job_of(t: Translation, image: str) -> Entry:
     say_environment(t)
     if words:
         t.fields["compose"] = secret.hidden(words)
-    t.key = jobs.name_of(t.run)
+    t.key = jobs.name_of(t.run, t.engine)
     if t.run.name is None:
         t.say("open", f'the container has no name; "{t.key}" is chosen.')
-    if jobs.makes_a_file(t.run.command) and "result" not in fields:
+    if jobs.jobs_of(t.engine).makes_a_file(t.run.command) and "result" not in fields:
         t.say("open", "the file that it makes is not known; write result, so that its end is checked.")
     t.say("changed", "it is done once, and again only when its entry changes; what it prints is kept.")
-    return Entry(t.run.where, "jobs", t.key, ordered(t.fields), t.host)
+    return Entry(t.run.where, "jobs", t.key, in_order(Job, t.fields), t.host)

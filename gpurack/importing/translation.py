@@ -5,11 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gpurack.engines.base import Engine
+from gpurack.engines.custom import Custom
+from gpurack.engines.dialect import Dialect
 from gpurack.importing import secret
 from gpurack.importing.built import Built
 from gpurack.importing.container import ContainerRun, Finding, Kind, Mount
 from gpurack.importing.flags import Flags
-from gpurack.importing.recognise import Dialect
 
 WINDOWS = re.compile(r"([A-Za-z]):[\\/](.*)")
 
@@ -25,7 +27,7 @@ class Known:
 
     variables: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
-    engines: Mapping[str, str] = field(default_factory=dict)
+    engines: Mapping[str, Engine] = field(default_factory=dict)
     committed: Mapping[str, str] = field(default_factory=dict)
     images: Mapping[str, Built] = field(default_factory=dict)
     pulls: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -48,13 +50,12 @@ class Translation:
 
     fields: of its entry; host: those of the host that belong to it. environment, compose, flags: what is not said yet.
     used: mounts by which something of it came; scripts: those with what it is started by. named: has it a served name?
-    Known only after the steps that find them: engine, dialect, flags, model (what it was told to load), gpus, key (its
+    Known only after the steps that find them: engine, flags, model (what it was told to load), gpus, key (its
     name in the inventory), open (is it reached from outside its host?), listens (the port inside of a program that is
     not its engine's), built (what its image was built from).
     """
 
-    engine: str
-    dialect: Dialect
+    engine: Engine
     flags: Flags
     model: str | None
     gpus: Any
@@ -75,6 +76,16 @@ class Translation:
         self.used: set[Mount] = set()
         self.scripts: set[Mount] = set()
         self.named = False
+
+    @property
+    def dialect(self) -> Dialect:
+        """How its engine is started by hand."""
+        return self.engine.dialect
+
+    @property
+    def unknown(self) -> bool:
+        """Is it an image that holds no engine we know?"""
+        return isinstance(self.engine, Custom)
 
     def say(self, kind: Kind, what: str) -> None:
         """A finding about this container."""
@@ -135,18 +146,6 @@ class Translation:
         if not secret.reference(value):
             self.say("open", f"a Hugging Face token stood in plain text in {found_in}; it is not repeated here. It is "
                      f"the host's hf_token now: export {name}=….")  # fmt: skip
-
-
-ORDER = (
-    "engine", "version", "image", "folder", "command", "result",
-    "weights", "pull", "config", "connects_to", "gpus", "vram", "context", "port", "bind",
-    "served_name", "api_key", "args", "env", "replaces", "compose",
-)  # fmt: skip
-
-
-def ordered(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields in the order in which the documentation shows them."""
-    return {name: fields[name] for name in ORDER if name in fields}
 
 
 def counted(number: int, noun: str) -> str:

@@ -3,7 +3,6 @@
 import re
 from typing import Any
 
-from gpurack.engines import ENGINES
 from gpurack.host_data import json_from_host
 from gpurack.importing import secret
 from gpurack.importing.translation import WINDOWS, Translation
@@ -11,7 +10,7 @@ from gpurack.importing.translation import WINDOWS, Translation
 
 def say_weights(t: Translation) -> None:
     """`weights`, or `config`, by what the engine was told to load."""
-    engine = ENGINES[t.engine]
+    engine = t.engine
     named = [flag for flag, place in engine.own_args.items() if place == "weights" and flag != "revision"]
     given = next((flag for flag in named if flag in t.flags.given), None)
     t.model = t.flags.take(given) if given else None
@@ -19,7 +18,8 @@ def say_weights(t: Translation) -> None:
     for flag in named:
         if flag in t.flags.given and not (flag == "hf-file" and given in ("hf", "hf-repo")):
             t.say("open", f"--{flag} {t.flags.take(flag)} could not be expressed beside {t.model}.")
-    config = t.flags.take("config-file") if t.engine == "llama-cpp-python" else None
+    in_file = next((flag for flag, place in engine.own_args.items() if place == "config"), "")
+    config = t.flags.take(in_file)
     if config is not None:
         say_config(t, config)
         return
@@ -54,8 +54,8 @@ def weights_of(t: Translation, model: str, revision: str | None, hub: bool = Fal
         path, mount = found
         if mount:
             t.used.add(mount)
-        if path.endswith((".bin", ".ggml")) and ENGINES[t.engine].weights_suffixes == (".gguf",):
-            t.say("open", f"{path} is a GGML file, which {t.engine} has not read since August 2023; get the "
+        if path.endswith((".bin", ".ggml")) and t.engine.weights_suffixes == (".gguf",):
+            t.say("open", f"{path} is a GGML file, which {t.engine.name} has not read since August 2023; get the "
                   "model as GGUF.")  # fmt: skip
         return path
     if "$" in model:
@@ -66,7 +66,7 @@ def weights_of(t: Translation, model: str, revision: str | None, hub: bool = Fal
     if not re.fullmatch(r"[A-Za-z0-9._-]+/[A-Za-z0-9._-]+", repository):
         t.say("open", f"{model} is neither a path in a mount nor a repository with its owner.")
         return model
-    modelscope = t.environment.pop("VLLM_USE_MODELSCOPE", "") or t.environment.pop("SGLANG_USE_MODELSCOPE", "")
+    modelscope = t.environment.pop(t.dialect.modelscope, "")
     place = "modelscope" if modelscope.lower() in ("1", "true") else "hf"
     if revision is None:
         t.say("open", f"the weights of {repository} follow a branch; add their revision (a commit).")
@@ -74,7 +74,7 @@ def weights_of(t: Translation, model: str, revision: str | None, hub: bool = Fal
 
 
 def say_config(t: Translation, inside: str) -> None:
-    """CONFIG_FILE of llama-cpp-python: its content, with the models' paths on the host."""
+    """A file of settings (CONFIG_FILE): its content, with the models' paths on the host."""
     found = t.on_host(inside)
     path = found[0] if found else inside
     text = t.known.files.get(path)

@@ -17,7 +17,7 @@ from gpurack.spec.image_ref import split_digest
 from gpurack.spec.secrets import read_logins, read_token
 from gpurack.state.model import HostState
 
-PARTS = ("common", "safe_paths", "record", "dockerd", "hashes", "fetch", "images", "newest")
+PARTS = ("paths", "common", "safe_paths", "record", "dockerd", "hashes", "fetch", "images", "newest")
 """Programs of files/, each after what it imports. They go along, so that the host's own may be older."""
 RUN = """\
 import json, sys, types

@@ -41,7 +41,7 @@ def thorough(host: Host, wanted: spec.Host) -> HostState:
 
 def hasher() -> str:
     """files/hashes.py with what it imports."""
-    return program("hashes", "common", "safe_paths", "record", "dockerd")
+    return program("hashes", "paths", "common", "safe_paths", "record", "dockerd")
 
 
 def everything(host: Host, seen: HostState) -> list[str]:

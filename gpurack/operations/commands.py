@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from pyinfra.api import Host, State
@@ -20,8 +21,9 @@ from gpurack.resources import program as whole_program
 from gpurack.resources import read_text
 from gpurack.shell import NOTHING, Sh, all_of, sh, word
 
-USER_PROGRAM = 900
+USER_PROGRAM = 300
 """Seconds that a program may run as a user: it waits for that user's daemon, which may never answer."""
+PYTHON = sh("python3 -")
 SIGN_OF_LIFE = 5
 """Seconds between two lines of a slow command."""
 
@@ -100,7 +102,10 @@ def carry_out(step: Step) -> Iterator[PyinfraCommand]:
         )
         yield Changing(kept)
     elif isinstance(step, Shell):
-        command = slow(step.command) if step.slow else Streamed(script(step.command))
+        text, told = step.command, {}
+        if step.locks:
+            text, told = PYTHON, {"_stdin": under_lock(step.command, step.reason, step.locks)}
+        command = slow(text, **told) if step.slow else Streamed(script(text), **told)
         command.explain = step.explain
         yield command
     elif isinstance(step, Folder):
@@ -115,7 +120,7 @@ def carry_out(step: Step) -> Iterator[PyinfraCommand]:
 
 def folders() -> str:
     """files/folders.py with what it imports."""
-    return whole_program("folders", "common", "safe_paths", "record", "dockerd")
+    return whole_program("folders", "paths", "common", "safe_paths", "record", "dockerd")
 
 
 def write_file(path: str, content: str, mode: str) -> Changing:
@@ -150,41 +155,46 @@ def apply_daemon_json(step: Apply) -> Streamed:
     return program("files/daemon_json.py", job, step.user, step.become)
 
 
+def under_lock(command: Sh, what: str, users: Sequence[str] = ("",), stdin: str | None = None) -> str:
+    """What `python3 -` reads to run a command while it holds the locks of these users' Dockers ("" is the host's own),
+    so that no run changes their containers meanwhile. what: what others who wait are told."""
+    job = {"folder": paths.RUN, "what": what, "users": list(users), "argv": ["sh", "-c", command], "stdin": stdin}
+    return f"JOB = {json.dumps(job)!r}\n{whole_program('with_lock', 'paths', 'common')}"
+
+
 def program(name: str, job: Mapping[str, Any], user: str = "", become: Sh = NOTHING) -> Streamed:
-    """A program of files/ with its job in front, under the lock that keeps the models of that Docker from changing
-    meanwhile; the lock is not the program's (`flock -o`). become: the words that make a command a user's own. A user's
-    program has a limit, and what it leaves behind can hold a file open, but not the connection."""
-    if not become:
-        command = sh("install -d -m 700 {} && exec flock -o {} python3 -", paths.RUN, paths.lock(user))
-    else:
-        command = sh(
-            "install -d -m 700 {run} && said=$(mktemp) && trap 'rm -f \"$said\"' EXIT && "
-            '( ulimit -f 20480; exec flock -o {lock} timeout -k 5 {limit} {become} python3 - >"$said" 2>&1 ); code=$?; '
-            "[ $code != 124 ] && [ $code != 137 ] || echo {late}; "
-            'head -c 100000 "$said"; exit $code',
-            run=paths.RUN,
-            lock=paths.lock(user),
-            limit=USER_PROGRAM,
-            become=become,
-            late=f"error {user}'s Docker: no end in {USER_PROGRAM} s",
-        )
+    """A program of files/ with its job in front, under the lock of that Docker, which is not the program's. become: the
+    words that make a command a user's own. A user's program has a limit, and what it leaves behind can hold a file
+    open, but not the connection."""
     text = f"JOB = {json.dumps(job)!r}\n{read_text(name)}"
-    return Streamed(script(command), _stdin=text)
+    what = PurePath(name).stem
+    if not become:
+        return Streamed(PYTHON, _stdin=under_lock(PYTHON, what, [user], text))
+    limited = under_lock(sh("timeout -k 5 {} {} python3 -", USER_PROGRAM, become), what, [user], text)
+    command = sh(
+        "said=$(mktemp) && trap 'rm -f \"$said\"' EXIT && "
+        '( ulimit -f 20480; exec python3 - >"$said" 2>&1 ); code=$?; '
+        "[ $code != 124 ] && [ $code != 137 ] || echo {}; "
+        'head -c 100000 "$said"; exit $code',
+        f"error {user}'s Docker: no end in {USER_PROGRAM} s",
+    )
+    return Streamed(script(command), _stdin=limited)
 
 
-def slow(command: Sh) -> Streamed:
+def slow(command: Sh, _stdin: str | None = None) -> Streamed:
     """A long command: its last line every few seconds, and its last 15 lines when it fails."""
     text = sh(
-        "log=$(mktemp) || exit 1; trap 'rm -f \"$log\"' EXIT; begun=$(date +%s); "
-        '( {command} ) >"$log" 2>&1 </dev/null & work=$!; '
+        "log=$(mktemp) || exit 1; trap 'rm -f \"$log\"' EXIT; begun=$(date +%s); exec 3<{stdin}; "
+        '( {command} ) >"$log" 2>&1 <&3 & work=$!; '
         "( while sleep {seconds} >/dev/null 2>&1 </dev/null; do spent=$(( $(date +%s) - begun )); "
         'printf "%d:%02d  %s\\n" $((spent / 60)) $((spent % 60)) '
         '"$(tail -c 400 "$log" | tr "\\r" "\\n" | grep . | tail -n 1 | cut -c 1-110)"; done ) & life=$!; '
         'wait $work; code=$?; kill $life 2>/dev/null; [ $code = 0 ] || { tail -n 15 "$log"; exit $code; }',
         command=command,
+        stdin=sh("/dev/null") if _stdin is None else sh("&0"),
         seconds=SIGN_OF_LIFE,
     )
-    return Streamed(script(text))
+    return Streamed(script(text)) if _stdin is None else Streamed(script(text), _stdin=_stdin)
 
 
 def script(text: Sh) -> Sh:

@@ -10,9 +10,12 @@ from pyinfra.api import Host
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.state import StateStage
 
-from gpurack.operations.commands import Refusal, Streamed, carry_out
-from gpurack.operations.run_state import Failure, host_run, lines_of
+from gpurack.operations.commands import PYTHON, Refusal, Streamed, carry_out, slow, under_lock
+from gpurack.operations.run_state import Failure, host_run, lines_of, outdate, snapshot
 from gpurack.plan.steps import Plan, Step
+from gpurack.shell import sh
+from gpurack.spec.host import Host as Spec
+from gpurack.state.model import HostState
 
 P = ParamSpec("P")
 Commands = Generator[PyinfraCommand, None, None]
@@ -67,6 +70,16 @@ def carry_out_plan(operation: str, plan: Plan) -> Iterator[PyinfraCommand]:
         run.users_down |= failed
     if errors:
         yield Refusal([Failure(error) for error in errors])
+
+
+def when_free(operation: str, wanted: Spec, state: HostState) -> Generator[PyinfraCommand, None, HostState]:
+    """What the host is like, once no other run works on it."""
+    if not state.busy:
+        return state
+    announce(operation, [f"wait for another gpurack run on this host ({state.busy})"])
+    yield slow(PYTHON, under_lock(sh("true"), operation))
+    outdate(host)
+    return snapshot(host, wanted)
 
 
 def carry_out_steps(steps: Sequence[Step]) -> Generator[PyinfraCommand, None, dict[str, str]]:

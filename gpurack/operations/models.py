@@ -13,10 +13,10 @@ from pyinfra.connectors.util import CommandOutput
 from typing_extensions import override
 
 from gpurack import paths
-from gpurack.operations.commands import Refusal, Streamed, carry_out, slow
+from gpurack.operations.commands import Refusal, Streamed, carry_out
 from gpurack.operations.copying import Copy
-from gpurack.operations.host import announce, carry_out_plan, others_unharmed, refused_before, users_down
-from gpurack.operations.run_state import Failure, Outcome, host_run, outdate, snapshot
+from gpurack.operations.host import announce, carry_out_plan, others_unharmed, refused_before, users_down, when_free
+from gpurack.operations.run_state import Failure, Outcome, host_run, snapshot
 from gpurack.plan.docker import unanswered
 from gpurack.plan.drift import Action
 from gpurack.plan.jobs import awaiting, plan_jobs
@@ -132,11 +132,7 @@ def usable(operation: str, wanted: Host) -> Generator[PyinfraCommand, None, Host
         yield from carry_out_plan(operation, Plan(errors=(state.blind,)))
         return None
     announce(operation, [f"note: {remark}" for remark in state.remarks])
-    if state.busy:
-        announce(operation, [f"wait for another gpurack run on this host ({state.busy})"])
-        yield slow(sh("flock -s -o {} true", paths.LOCK))
-        outdate(host)
-        state = snapshot(host, wanted)
+    state = yield from when_free(operation, wanted, state)
     if host.state.is_executing and (problem := unanswered(state)):
         yield from carry_out_plan(operation, Plan(errors=(problem,)))
         return None

@@ -7,7 +7,7 @@ from pyinfra.api import operation
 from pyinfra.api.command import PyinfraCommand
 
 from gpurack.operations.commands import Refusal
-from gpurack.operations.host import carry_out_plan, others_unharmed
+from gpurack.operations.host import carry_out_plan, others_unharmed, when_free
 from gpurack.operations.run_state import Failure, snapshot
 from gpurack.plan.remove import plan_remove
 from gpurack.spec.host import Host
@@ -26,4 +26,5 @@ def remove(wanted: Host, what: str = "models") -> Generator[PyinfraCommand, None
     if state.blind:
         yield Refusal([Failure(state.blind)])
         return
+    state = yield from when_free("Remove", wanted, state)
     yield from carry_out_plan("Remove", plan_remove(state, what))

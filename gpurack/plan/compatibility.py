@@ -4,7 +4,8 @@ this driver? Pure."""
 from collections.abc import Iterable
 
 from gpurack.engines import ENGINES
-from gpurack.engines.base import CPU, Accelerator, Finding
+from gpurack.engines.base import Finding
+from gpurack.engines.container import CPU, Accelerator
 from gpurack.spec.gpus import GpuSlot
 from gpurack.spec.model import Job, Model
 

@@ -15,11 +15,12 @@ import yaml
 
 from gpurack import paths
 from gpurack.engines import ENGINES
-from gpurack.engines.base import CPU, Accelerator, Container, Run, Upstream
+from gpurack.engines.container import CPU, Accelerator, Container, Run, Upstream
 from gpurack.plan import compatibility, files, neighbours, weights
 from gpurack.plan.access import access
 from gpurack.plan.ledger import gpus_text, slots_of
 from gpurack.shell import Sh, sh
+from gpurack.spec.fields import definition_words
 from gpurack.spec.host import Host
 from gpurack.spec.image import BuildImage, TarImage
 from gpurack.spec.image_ref import ImageRef
@@ -30,7 +31,6 @@ from gpurack.spec.weights import Weights
 from gpurack.state import record
 from gpurack.state.model import HostState
 
-PROJECT = "gpurack"
 NO_NEW_PRIVILEGES = "no-new-privileges:true"
 KFD = "/dev/kfd"
 """AMD's compute driver, one for all cards."""
@@ -282,7 +282,7 @@ def upstreams(name: str, spec: Host) -> tuple[Upstream, ...]:
             serves=connection.serves,
             url=connection.url,
             key_file=files.inside(f"{UPSTREAM}{index}") if connection.key else None,
-            engine=connection.model.engine,
+            api=ENGINES[connection.model.engine].api,
         )
         for index, connection in enumerate(spec.connections(name))
     )
@@ -314,23 +314,16 @@ def definition(
     model = spec.entries[name]
     data = service(name, spec, state, uuids)
     words = {
-        "engine": model.engine,
-        "version": model.version,
+        **definition_words(model),
         "image": data["image"],
         "weights": weights.host_path(spec, model),
         "gpus": gpus_text(model),
         "vram": str(model.vram) if model.vram else None,
-        "context": model.context,
         "uuids": list(uuids),
         "render_nodes": (nodes := list(render_nodes(uuids, state))) or None,
         "access": how if uuids and not nodes and (how := access(spec, state)) != "cdi" else None,
-        "user": model.user,
-        "port": model.port,
         "bind": model.bind,
         "served_name": model.served_name or name,
-        "args": model.args,
-        "env": model.env,
-        "compose": model.compose,
         "connects_to": [connection.label for connection in spec.connections(name)],
         "upstreams": {
             connection.label: f"{connection.url} ({connection.model.engine}: {', '.join(connection.serves)})"
@@ -382,7 +375,7 @@ def document(services: Mapping[str, Mapping[str, Any]], user: str = "") -> str:
 
 def head(user: str = "") -> str:
     """What stands above the services."""
-    return HEADER.format(docker=by_hand(user), path=paths.compose_file(user)) + as_yaml({"name": PROJECT})
+    return HEADER.format(docker=by_hand(user), path=paths.compose_file(user)) + as_yaml({"name": paths.PROJECT})
 
 
 def by_hand(user: str) -> Sh:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from gpurack import paths
 from gpurack.plan import compose, ledger, pins, pulls
 from gpurack.spec.host import Host
 from gpurack.state.model import Container, HostState, Probe
@@ -18,7 +19,6 @@ LATER = ("config", "upstreams")
 ABSENT = object()
 """In the place of a key that is not there; a null in `compose`, which takes a key away, is something else."""
 Action = Literal["keep", "create", "recreate", "start", "wait", "pull", "check", "remove", "run"]
-SET_ASIDE = "-replaced"
 """What the name of a container by hand ends in, after a model has taken its place. It is stopped, not removed."""
 
 
@@ -96,7 +96,7 @@ def of_same_definition(
     probe = state.probes.get((spec.entries[name].dockerd, name))
     if probe and probe.status != 200 and loading(probe):
         return Change(name, "wait", ("still loading",))
-    if spec.entries[name].engine == "ollama" and (reasons := list(pulls.reasons(name, spec, state, prune))):
+    if reasons := list(pulls.reasons(name, spec, state, prune)):
         return Change(name, "pull", tuple(reasons))
     if pins.unchecked(spec, name, state):
         return Change(name, "check", ("its weights against the lock",))
@@ -282,7 +282,7 @@ def replaced(name: str, spec: Host, state: HostState) -> Container | None:
         for container in state.containers
         if container.user in (user, "") and not container.kind
     }
-    names = ((name, whose) for whose in (user, "") for name in (old, f"{old}{SET_ASIDE}"))
+    names = ((name, whose) for whose in (user, "") for name in (old, f"{old}{paths.SET_ASIDE}"))
     return next((found[key] for key in names if key in found), None) if old else None
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gpurack.engines import ENGINES
-from gpurack.engines.base import Facts, Needs, NotEstimated
+from gpurack.engines.memory import Facts, Needs, NotEstimated
 from gpurack.plan.shape import Shape, heads_of, shape_of
 from gpurack.spec.gpus import GpuSlot
 from gpurack.spec.model import Model

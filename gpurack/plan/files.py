@@ -10,7 +10,7 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from gpurack.engines.base import Container
+from gpurack.engines.container import Container
 from gpurack.spec.host import Host
 from gpurack.spec.secret import KEY, PERSON, UPSTREAM
 

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpurack import paths
-from gpurack.engines import ENGINES, weights_of
-from gpurack.engines.base import READY_TIMEOUT
-from gpurack.engines.litellm import HOST_KEY
+from gpurack.engines import ENGINES, hints_of, weights_of
+from gpurack.engines.container import READY_TIMEOUT
 from gpurack.plan import compose, images, neighbours, pins, pulls, weights
 from gpurack.plan.drift import Change, holdings, of_change, replaced
 from gpurack.spec.host import Host
@@ -117,6 +116,7 @@ def entry(
         "url": compose.probe_url(name, spec, state),
         "served_name": compose.answers_as(name, spec),
         "timeout": READY_TIMEOUT,
+        "hints": [hint.told for hint in hints_of(model.engine)],
         "definition": hashlib.sha256(services[name]["labels"]["gpurack.model"].encode()).hexdigest(),
     }
     if name in spec.models and not model.pull:  # what is pulled is asked one by one
@@ -161,7 +161,8 @@ def gateway(name: str, spec: Host, state: HostState) -> dict[str, Any]:
         for index, other in sorted(enumerate(spec.connections(name)), key=lambda one: not one[1].near)
     ]
     model = spec.entries[name]
-    return {"key": HOST_KEY, "requests": ENGINES[model.engine].requests(model, ["any"]), "behind": behind}
+    engine = ENGINES[model.engine]
+    return {"key": engine.host_key, "requests": engine.requests(model, ["any"]), "behind": behind}
 
 
 def depth(name: str, spec: Host) -> int:

@@ -17,13 +17,13 @@ from gpurack.plan.drift import Change
 from gpurack.plan.job import ours
 from gpurack.plan.models import ModelsPlan, host_files, uploads
 from gpurack.plan.steps import Step, WriteFile
+from gpurack.spec.fields import definition_words
 from gpurack.spec.host import Host
 from gpurack.spec.image import BuildImage, TarImage
 from gpurack.spec.merge import patch
 from gpurack.spec.model import WEIGHTS_INSIDE
 from gpurack.state.model import HostState
 
-PROJECT = "gpurack-jobs"
 HEADER = """\
 # Written by gpurack from the inventory: a job, which ends. It runs again when its definition changes.
 # By hand: docker compose -f {path} run --rm {name}
@@ -48,8 +48,8 @@ def plan_jobs(
         reason = due(name, spec, state) if job.enabled else None
         if reason is None:
             continue
-        if "weights" in state.late:
-            errors[name] = weights.unseen(state)
+        if unseen := weights.unseen(spec, name, state):
+            errors[name] = unseen
             continue
         try:
             uuids = ledger.for_job(name, spec, state, cards) if not running(name, spec, state) else ()
@@ -104,7 +104,8 @@ def definition(name: str, spec: Host) -> str:
     job = spec.jobs[name]
     image = job.image.reference if isinstance(job.image, TarImage | BuildImage) else job.image
     words = {
-        **job.model_dump(include={"engine", "version", "command", "folder", "result", "env", "compose"}),
+        **job.model_dump(include={"version", "folder", "result", "env", "compose"}),  # at their default, too
+        **definition_words(job),
         "image": image,
         "weights": weights.host_path(spec, job),
     }
@@ -119,7 +120,8 @@ def obstacle(name: str, spec: Host, state: HostState) -> str | None:
         return f"the container name {name} is taken by one that is not gpurack's; give the job another name."
     for path, what in ((job.weights, "weights"), (job.folder, "folder")):
         if isinstance(path, str) and state.weights.get(path) is None:
-            return f"{what} {path} does not exist on the host; make it, or correct the path."
+            missing = f"{what} {path} does not exist on the host; make it, or correct the path."
+            return weights.irregular(path, state) or missing
     result = weights.result_path(spec, name)
     served = [c.name for c in state.ours.values() if ledger.label(c.labels).get("weights") == result] if result else []
     if served and state.weights.get(str(result)) is not None:
@@ -168,7 +170,7 @@ def service(name: str, spec: Host, state: HostState, uuids: tuple[str, ...]) -> 
 def document(name: str, data: Mapping[str, Any]) -> str:
     """The text of a job's own Compose file."""
     head = HEADER.format(path=paths.job_file(name), name=name)
-    return head + compose.as_yaml({"name": PROJECT, "services": {name: data}})
+    return head + compose.as_yaml({"name": paths.JOBS_PROJECT, "services": {name: data}})
 
 
 def entry(name: str, spec: Host, data: Mapping[str, Any]) -> dict[str, Any]:

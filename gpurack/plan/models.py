@@ -97,8 +97,8 @@ def plan_models(
     for name in enabled:
         if why_not := (down or {}).get(spec.entries[name].dockerd):
             errors[name] = why_not
-        elif "weights" in state.late and weights_of(spec.entries[name]):
-            errors[name] = weights.unseen(state)
+        elif unseen := weights.unseen(spec, name, state):
+            errors[name] = unseen
         if name in errors or name in left_out:
             continue
         if spec.entries[name].gpus and state.driver.exit_code == MISMATCH:

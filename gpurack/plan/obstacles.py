@@ -36,7 +36,9 @@ def obstacle(name: str, spec: Host, state: HostState, change: Change) -> str | N
         return f"weights {unread[0]} may not be read by {model.user}, in whose Docker it is to run; see ls -l."
     lying = [path for path in weights_of(model) if isinstance(path, str)]
     if change.action != "keep" and (missing := [path for path in lying if state.weights.get(path) is None]):
-        return f'weights {missing[0]} do not exist on the host. Copy them there, or give {{"url": …, "sha256": …}}.'
+        return weights.irregular(missing[0], state) or (
+            f'weights {missing[0]} do not exist on the host. Copy them there, or give {{"url": …, "sha256": …}}.'
+        )
     if change.action == "keep":
         return silence(name, spec, state)
     return unreadable(name, spec, state)

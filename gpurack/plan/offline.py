@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gpurack.engines.base import NotEstimated
+from gpurack.engines.memory import NotEstimated
 from gpurack.plan import compose, weights
 from gpurack.plan.estimate import Estimate, estimate, refusal, tight
 from gpurack.plan.imagined import imagined

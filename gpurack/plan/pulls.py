@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from gpurack.engines import ENGINES
 from gpurack.engines.ollama import LIBRARY, full_name
 from gpurack.host_data import json_from_host
 from gpurack.spec.host import Host
@@ -10,7 +11,10 @@ from gpurack.state.model import HostState
 
 
 def reasons(name: str, spec: Host, state: HostState, prune: bool) -> tuple[str, ...]:
-    """What a running ollama lacks of its `pull`, and with `prune` what it has beside that; () for nothing."""
+    """What a running ollama lacks of its `pull`, and with `prune` what it has beside that; () for nothing, and for an
+    engine that pulls nothing."""
+    if not pulling(name, spec):
+        return ()
     wanted, there = [full_name(each) for each in spec.entries[name].pull], pulled(name, spec, state)
     if there is None:
         return ()
@@ -42,11 +46,16 @@ def answered(name: str, spec: Host, state: HostState) -> dict[str, str] | None:
         return None
 
 
+def pulling(name: str, spec: Host) -> bool:
+    """Does an entry's engine pull models by itself?"""
+    return "pull" in ENGINES[spec.entries[name].engine].fields
+
+
 def told(spec: Host, name: str) -> dict[str, Any]:
     """What the runner (files/ollama.py) is told: each model's name, from where to pull it, and whether that speaks
     plain HTTP; {} for an engine without a library."""
-    entry = spec.entries[name]
-    return {"pull": [source(spec, full_name(each)) for each in entry.pull]} if entry.engine == "ollama" else {}
+    listed = spec.entries[name].pull
+    return {"pull": [source(spec, full_name(each)) for each in listed]} if pulling(name, spec) else {}
 
 
 def source(spec: Host, model: str) -> Mapping[str, Any]:

@@ -7,10 +7,10 @@ would create or recreate, and a warning for what stays. A new one is a function 
 import ipaddress
 from collections.abc import Callable, Iterator, Mapping
 
+from gpurack import paths
 from gpurack.endpoints import others_reach
 from gpurack.engines import ENGINES
 from gpurack.engines.open_webui import UNCLAIMED
-from gpurack.plan import compose
 from gpurack.spec.host import Host
 from gpurack.state.model import HostState
 
@@ -48,7 +48,7 @@ def unclaimed_volumes(spec: Host) -> dict[str, tuple[str, str]]:
     """Enabled page that other machines reach, for whose database the inventory has no first account → (user, volume)
     of that database."""
     return {
-        name: (model.dockerd, f"{compose.PROJECT}_{volume}")
+        name: (model.dockerd, f"{paths.PROJECT}_{volume}")
         for name, model in spec.services.items()
         if model.enabled and others_reach(model) and (volume := ENGINES[model.engine].unclaimed(model, name))
     }

@@ -37,9 +37,9 @@ def plan_remove(state: HostState, what: str) -> Plan:
             if user:
                 late = f"error {', '.join(names)}: the Docker of {user} did not remove them within {PATIENCE} s."
                 command = sh("{ {}; code=$?; [ $code != 124 ] || echo {}; (exit $code); }", command, late)
-            steps.append(Shell(f"remove {', '.join(names)}{whose}", command, slow=True, user=user))
+            steps.append(Shell(f"remove {', '.join(names)}{whose}", command, slow=True, user=user, locks=(user,)))
             network = sh("{} network rm gpurack_default >/dev/null 2>&1 || true", docker)
-            steps.append(Shell(f"remove the project's network{whose}", network, user=user))
+            steps.append(Shell(f"remove the project's network{whose}", network, user=user, locks=(user,)))
     if paths.BOOT_UNIT in state.files:
         command = sh("systemctl disable -q gpurack.service; rm -f {}; systemctl daemon-reload", paths.BOOT_UNIT)
         steps.append(Shell("remove gpurack.service", command))
@@ -49,9 +49,13 @@ def plan_remove(state: HostState, what: str) -> Plan:
     ours = (paths.CONFIG, paths.LIB, paths.USERS)
     folders = any(user.folder for user in state.users.values())
     if folders or any(path.startswith(ours) for path in (*state.files, *state.secrets)):
-        steps.append(Shell("remove compose.yaml, secrets and the runner", sh("rm -rf {}", ours)))
-    if paths.RECORD in state.files and all(state.docker_of(user) for user in state.record or ()):
-        steps.append(Shell("remove the record of gpurack's containers", sh("rm -f {}", paths.RECORD)))
+        command = sh("rm -rf {}", ours)
+        steps.append(Shell("remove compose.yaml, secrets and the runner", command, locks=("", *users)))
+    # a daemon that is silent now is asked the next time; that of a user who no longer exists is gone
+    asked = [user for user in state.record or () if not user or user in state.users]
+    if paths.RECORD in state.files and all(state.docker_of(user) for user in asked):
+        command = sh("rm -f {}", paths.RECORD)
+        steps.append(Shell("remove the record of gpurack's containers", command, locks=("", *users)))
     if what == "all":
         steps += packages(state)
     return Plan(tuple(steps))

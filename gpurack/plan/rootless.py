@@ -39,8 +39,6 @@ TMPFILES = "/etc/tmpfiles.d/gpurack.conf"
 SYSCTLS = {"kernel/unprivileged_userns_clone": "1", "user/max_user_namespaces": "28633"}
 SYSCTL_FILE = "/etc/sysctl.d/60-gpurack.conf"
 PROFILE = "/etc/apparmor.d/gpurack-rootlesskit"
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/share/docker.io/contrib"
-"""Debian's and Ubuntu's docker.io have the scripts of rootless Docker in the last of these folders."""
 
 
 @dataclass(frozen=True)
@@ -160,21 +158,8 @@ def cdi_folders(state: HostState) -> list[Step]:
 
 
 def as_user(name: str, user: User) -> Sh:
-    """The words that make a command this user's own, with an empty environment (as in files/dockerd.py)."""
-    environment = {
-        "HOME": user.home,
-        "USER": name,
-        "PATH": PATH,
-        "XDG_RUNTIME_DIR": user.runtime,
-        "DBUS_SESSION_BUS_ADDRESS": f"unix:path={user.runtime}/bus",
-        "DOCKER_HOST": f"unix://{user.runtime}/docker.sock",
-    }
-    return sh(
-        "setpriv --reuid {} --regid {} --init-groups env -i {}",
-        user.uid,
-        user.gid,
-        [f"{key}={value}" for key, value in environment.items()],
-    )
+    """The words that make a command this user's own."""
+    return sh("{}", paths.words_of_user(name, user.uid, user.gid, user.home))
 
 
 def at_boot(name: str, user: User) -> list[Step]:

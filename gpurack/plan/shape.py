@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gpurack.engines.base import NotEstimated
+from gpurack.engines.memory import NotEstimated
 from gpurack.state.model import Header
 
 

@@ -56,12 +56,14 @@ class SetAside(Step):
 
 @dataclass(frozen=True)
 class Shell(Step):
-    """A shell command as root; `slow` ones show every few seconds that they live. explain: from what it printed when it
+    """A shell command as root; `slow` ones show every few seconds that they live. locks: the users whose Dockers no run
+    may change meanwhile, "" for the host's own. explain: from what it printed when it
     failed to a sentence with the remedy, where that is known."""
 
     command: Sh
     slow: bool = False
     explain: Callable[[Sequence[str]], str | None] = lambda lines: None
+    locks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

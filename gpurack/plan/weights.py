@@ -1,6 +1,5 @@
 """Where a model's weights lie on its host. Pure."""
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,6 +7,7 @@ from gpurack.engines import weights_of
 from gpurack.spec.host import Host
 from gpurack.spec.model import Job, Model
 from gpurack.spec.weights import SPLIT, CopyWeights, HfWeights, ModelScopeWeights, UrlWeights, Weights
+from gpurack.spec.weights import belongs as belongs
 from gpurack.state.model import HostState
 
 HUBS = {"hf": "https://huggingface.co", "modelscope": "https://www.modelscope.cn"}
@@ -32,9 +32,23 @@ def place(spec: Host, weights: Weights, user: str) -> str:
     return f"{of_users(spec)}/{user}/{weights.place}" if user else f"{spec.weights_dir}/{weights.place}"
 
 
-def unseen(state: HostState) -> str:
-    """The sentence for a model or job whose weights did not answer the look in time."""
-    return f"its weights are not known: {state.late['weights']}. Nothing of it was changed. Look: df -h; dmesg | tail."
+def unseen(spec: Host, name: str, state: HostState) -> str | None:
+    """The sentence for a model or job of which a path did not answer in time; None where all did."""
+    entry = spec.everything[name]
+    places = [place(spec, one, entry.dockerd) for one in weights_of(entry)]
+    if isinstance(entry, Job):
+        places += [job_folder(spec, name), result_path(spec, name) or ""]
+    why = next((state.late[part] for path in places if (part := f"weights {path}") in state.late), None)
+    return f"its weights are not known: {why}. Nothing of it was changed. Look: df -h; dmesg | tail." if why else None
+
+
+def irregular(path: str, state: HostState) -> str | None:
+    """The sentence for a path that is neither a file nor a folder; None for others."""
+    kind = state.irregular.get(path)
+    if kind == "hidden":
+        who = ", ".join(sorted(state.owned.get(path, ()))) or "who may change it"
+        return f"{path} cannot be inspected: it is inspected as {who}, who has no access. See namei -l {path}."
+    return f"{path} is not a regular file or a folder ({kind}). Replace it, or correct the path." if kind else None
 
 
 def whole(spec: Host, weights: UrlWeights | HfWeights | ModelScopeWeights | CopyWeights, user: str) -> str:
@@ -132,15 +146,3 @@ def mount(path: str) -> tuple[str, str, str]:
     if SPLIT.search(name):
         return folder, "/weights", f"/weights/{name}"
     return path, f"/weights/{name}", f"/weights/{name}"
-
-
-def belongs(file: str, path: str) -> bool:
-    """Is a file one of those that weights at a path consist of?
-
-    >>> belongs("/w/m-00002-of-00002.gguf", "/w/m-00001-of-00002.gguf")
-    True
-    >>> belongs("/w/m/a", "/w/m"), belongs("/w/mm", "/w/m")
-    (True, False)
-    """
-    one, other = (re.sub(r"-\d{5}(-of-\d{5}\.gguf)$", r"\1", each) for each in (file, path))
-    return one == other or file.startswith(f"{path}/")

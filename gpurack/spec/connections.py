@@ -111,11 +111,8 @@ def obstacle(host: str, key: str, service: Model, to: tuple[str, str, Model]) ->
         return f'{name} on {where} is bound to loopback, so {who} cannot reach it; give it bind: "lan".'
     if service.connects_to != "all" and ENGINES[model.engine].service and not ENGINES[model.engine].base_path:
         return f"{name} is a page for people; name models or gateways."
-    if service.engine == "llama-gpt" and ENGINES[model.engine].service is not False:
-        return f"{name} is no model; llama-gpt shows one model."
-    if service.engine == "llama-gpt" and not ENGINES[model.engine].any_name:
-        asks = "llama-gpt asks for a model of its own list of 2023"
-        return f"{asks}, which {model.engine} refuses; name one of llama-cpp-python, or use open-webui, its successor."
+    if why_not := ENGINES[service.engine].cannot_use(name, ENGINES[model.engine]):
+        return why_not
     if model.keys and key not in model.keys and model.api_key is None:
         return f'{name} has keys, but none for {key}; add "{key}" to its keys, or give it an api_key.'
     return None

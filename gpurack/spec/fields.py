@@ -1,7 +1,9 @@
-"""What the levels of the inventory's vocabulary are made of: strictness, and text of a form."""
+"""What the levels of the inventory's vocabulary are made of: strictness, text of a form, a part in the definition."""
 
 import json
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -13,6 +15,46 @@ class Strict(BaseModel):
     """A level of the inventory: no unknown fields, no silent conversions, never changed after it was read."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+@dataclass(frozen=True)
+class OutsideDefinition:
+    """Beside a field's type: an entry's definition does not hold it by its name, so that a change of it alone recreates
+    no container. why: what follows it instead, or why nothing has to."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class OnlySome:
+    """Beside a field's type: only engines that name it in their `fields` have it. others: what the others say."""
+
+    others: str
+
+
+def of_some(level: type[BaseModel]) -> dict[str, str]:
+    """The fields of a level that only some engines have → what the others say."""
+    fields = level.model_fields.items()
+    return {name: word.others for name, field in fields for word in field.metadata if isinstance(word, OnlySome)}
+
+
+def definition_words(entry: BaseModel) -> dict[str, Any]:
+    """Field → value of what an entry's definition holds as the inventory has it: all fields but those
+    OutsideDefinition. One at its default is left out, so that a field which a later version of gpurack adds changes no
+    definition before it is used."""
+    return {
+        name: getattr(entry, name)
+        for name, field in type(entry).model_fields.items()
+        if not any(isinstance(word, OutsideDefinition) for word in field.metadata)
+        and getattr(entry, name) != field.get_default(call_default_factory=True)
+    }
+
+
+def in_order(level: type[BaseModel], words: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a level in the order of its declaration, which is that of the documentation. Raises ValueError for one
+    that it does not have."""
+    order = list(level.model_fields)
+    return dict(sorted(words.items(), key=lambda item: order.index(item[0])))
 
 
 def _version_is_text(value: Any) -> Any:

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pyinfra.api.inventory import Inventory
 
 from gpurack.engines import ENGINES, weights_of
-from gpurack.engines.base import CPU
+from gpurack.engines.container import CPU
 from gpurack.engines.known_flags import refused
 from gpurack.inventory.checks.gpus import gpu_problems
 from gpurack.spec import image_tar, local_files

@@ -6,7 +6,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
-from gpurack.spec.fields import AbsolutePath, Like, Strict, Version, plain_data, text_values
+from gpurack.spec.fields import (
+    AbsolutePath,
+    Like,
+    OnlySome,
+    OutsideDefinition,
+    Strict,
+    Version,
+    plain_data,
+    text_values,
+)
 from gpurack.spec.image import Image
 from gpurack.spec.problems import nearest
 from gpurack.spec.secret import Secret
@@ -113,6 +122,11 @@ WEIGHTS_INSIDE = "{weights}"
 """In a job's command: the path of its weights inside."""
 
 
+_FINGERPRINT = OutsideDefinition("a secret is in it by its salted fingerprint alone")
+_IF_AT_ALL = OutsideDefinition("it says whether there is a container, not which")
+_CARDS = OutsideDefinition("on which cards a job ran does not change its result")
+
+
 class Model(Strict):
     """One model (or service): an engine, its weights, its cards, the address it answers at."""
 
@@ -124,6 +138,21 @@ class Model(Strict):
     weights: Weights | None = Field(
         None, description="a path on the host, or where to get them: `{hf}`, `{modelscope}`, `{url, sha256}`, `{copy}`"
     )
+    pull: Annotated[
+        list[str],
+        OnlySome("pull is ollama's; say where the weights are in weights."),
+        OutsideDefinition("the server says what it has"),
+    ] = Field([], description="ollama: the models to pull")
+    config: Annotated[
+        dict[str, Any] | None,
+        OnlySome("config is llama-cpp-python's; give flags in args."),
+        OutsideDefinition("a file, which is in it by its fingerprint"),
+    ] = Field(None, description="llama-cpp-python: its CONFIG_FILE")
+    connects_to: Annotated[
+        list[str] | Literal["all"],
+        BeforeValidator(_connects_to_a_list),
+        OnlySome("only services (litellm, open-webui, llama-gpt) connect to models."),
+    ] = Field([], description="services: the models or gateways they use")
     gpus: Gpus = Field([], description='indices, UUID prefixes or PCI addresses, `"all"`, or `[]` for the CPU')
     vram: Annotated[Vram, BeforeValidator(_vram_from_text)] | None = Field(
         None,
@@ -141,7 +170,20 @@ class Model(Strict):
     served_name: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="the name clients use; default: the model's key in the inventory"
     )
-    api_key: Secret | None = Field(None, description="the key clients must send, as a reference to where it is")
+    api_key: Annotated[Secret | None, _FINGERPRINT] = Field(
+        None, description="the key clients must send, as a reference to where it is"
+    )
+    keys: Annotated[
+        dict[str, Secret],
+        OnlySome(
+            "people's keys are litellm's, the first account is open-webui's; put a gateway before it, or give api_key."
+        ),
+        _FINGERPRINT,
+    ] = Field(
+        {},
+        description="litellm: a key for each person or group, by name; one that is removed is worth nothing any more. "
+        "open-webui: the e-mail address and password of its first account, needed where other machines reach it",
+    )
     args: Annotated[dict[str, ArgValue], BeforeValidator(_args_are_flags)] = Field(
         {}, description="the engine's own flags, without dashes; `true` is bare, a list repeats the flag"
     )
@@ -149,19 +191,11 @@ class Model(Strict):
     user: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="the user whose rootless Docker runs it; default: the host's own Docker"
     )
-    enabled: bool = Field(True, description="`false`: not running, but kept in the inventory")
-    replaces: str | None = Field(None, description="a container made by hand whose place it takes")
+    enabled: Annotated[bool, _IF_AT_ALL] = Field(True, description="`false`: not running, but kept in the inventory")
+    replaces: Annotated[str | None, OutsideDefinition("done once, when the container is made")] = Field(
+        None, description="a container made by hand whose place it takes"
+    )
     compose: dict[str, Any] = Field({}, description="anything else, in Compose's words, laid over the service")
-    pull: list[str] = Field([], description="ollama: the models to pull")
-    config: dict[str, Any] | None = Field(None, description="llama-cpp-python: its CONFIG_FILE")
-    connects_to: Annotated[list[str] | Literal["all"], BeforeValidator(_connects_to_a_list)] = Field(
-        [], description="services: the models or gateways they use"
-    )
-    keys: dict[str, Secret] = Field(
-        {},
-        description="litellm: a key for each person or group, by name; one that is removed is worth nothing any more. "
-        "open-webui: the e-mail address and password of its first account, needed where other machines reach it",
-    )
 
     @property
     def dockerd(self) -> str:
@@ -192,23 +226,25 @@ class Job(Strict):
     engine: str = Field(description="the engine, by name")
     version: Version | None = Field(None, description="upstream's version; gpurack picks the image for what is done")
     image: Image | None = Field(None, description='instead of version: a name, `{"tar": …}` or `{"build": …}`')
-    command: Annotated[list[str], Field(min_length=1)] = Field(
-        description="word by word what follows the image in `docker run`; `{weights}` is the path of the weights inside"
-    )
-    weights: Weights | None = Field(None, description="what it reads, as for a model; mounted read-only")
     folder: AbsolutePath | None = Field(
         None, description="a folder of the host that it reads and writes, at /models inside; default: one of its own"
+    )
+    command: Annotated[list[str], Field(min_length=1)] = Field(
+        description="word by word what follows the image in `docker run`; `{weights}` is the path of the weights inside"
     )
     result: Annotated[str, Like(r"(?!.*\.\.)[^/\s].*", "is no path inside of folder.")] | None = Field(
         None, description="the file that it makes in its folder; without one, what it prints is its result"
     )
-    gpus: Gpus = Field([], description='as for a model: indices or UUID prefixes, `"all"`, or `[]` for the CPU')
-    vram: Annotated[Vram, BeforeValidator(_vram_from_text)] | None = Field(
+    weights: Weights | None = Field(None, description="what it reads, as for a model; mounted read-only")
+    gpus: Annotated[Gpus, _CARDS] = Field(
+        [], description='as for a model: indices or UUID prefixes, `"all"`, or `[]` for the CPU'
+    )
+    vram: Annotated[Annotated[Vram, BeforeValidator(_vram_from_text)] | None, _CARDS] = Field(
         None, description="its share of each card, where it runs beside models; default: all of it"
     )
     env: dict[str, str] = Field({}, description="environment variables of the container; never for secrets")
     compose: dict[str, Any] = Field({}, description="anything else, in Compose's words, laid over the service")
-    enabled: bool = Field(True, description="`false`: not run, but kept in the inventory")
+    enabled: Annotated[bool, _IF_AT_ALL] = Field(True, description="`false`: not run, but kept in the inventory")
 
     @property
     def dockerd(self) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from gpurack.endpoints import others_reach
 from gpurack.engines import ENGINES, weights_of
-from gpurack.engines.base import normal
+from gpurack.engines.args import normal
 from gpurack.engines.known_flags import doubtful
 from gpurack.engines.open_webui import UNCLAIMED
 from gpurack.inventory.checks.gpus import gpu_warnings
@@ -74,6 +74,8 @@ def of_entry(entry: Model | Job, made: Container[str | None]) -> list[str]:
             found.append(f"{', '.join(settings)}: what people ask is written into its log, where the host keeps it.")
         if ENGINES[entry.engine].unclaimed(entry, "") and others_reach(entry):
             found.append(f"until its database has an account, {UNCLAIMED}")
+        if (setting := ENGINES[entry.engine].own_database(entry)) and others_reach(entry):
+            found.append(f"{setting}: gpurack does not inspect this database. While it has no account, {UNCLAIMED}")
     if isinstance(entry.image, BuildImage) and (problem := unproven_source(entry.image.build)):
         found.append(problem)
     return found

@@ -179,3 +179,15 @@ Weights = Annotated[
     Discriminator(_tag_of_weights),
     BeforeValidator(_weights_kind),
 ]
+
+
+def belongs(file: str, path: str) -> bool:
+    """Is a file one of those that weights at a path consist of?
+
+    >>> belongs("/w/m-00002-of-00002.gguf", "/w/m-00001-of-00002.gguf")
+    True
+    >>> belongs("/w/m/a", "/w/m"), belongs("/w/mm", "/w/m")
+    (True, False)
+    """
+    one, other = (re.sub(r"-\d{5}(-of-\d{5}\.gguf)$", r"\1", each) for each in (file, path))
+    return one == other or file.startswith(f"{path}/")

@@ -13,7 +13,7 @@ from gpurack.state.record import Kind, Record, has, is_ours, services
 
 @dataclass(frozen=True)
 class Os:
-    """From os-release: id ("debian"), version ("13"), codename ("trixie"), name for people, likes (ID_LIKE)."""
+    """From os-release: id ("debian"), version ("13"), codename ("trixie"), name for people."""
 
     id: str = ""
     version: str = ""
@@ -122,11 +122,10 @@ MISMATCH = 18
 
 @dataclass(frozen=True)
 class Xid:
-    """An error of a card in the kernel's log: its PCI address ("0000:e1:00"), NVIDIA's number and words, and when."""
+    """An error of a card in the kernel's log: its PCI address ("0000:e1:00"), NVIDIA's number, and when."""
 
     pci: str
     number: int
-    text: str
     time: datetime | None
 
 
@@ -137,7 +136,6 @@ class Driver:
     by PCI address → UUID. xids: what the kernel said of lost cards, the oldest first."""
 
     kernel: str = ""
-    present: bool = False
     exit_code: int = 0
     message: str = ""
     pci: Mapping[str, str] = field(default_factory=dict)
@@ -155,9 +153,7 @@ class Container:
     status: str
     exit_code: int
     error: str
-    pid: int
     started: str
-    created: str
     restarts: int
     labels: Mapping[str, str]
     ports: tuple[tuple[str, int], ...]
@@ -307,7 +303,9 @@ class HostState:
     docker_flags: str = ""
     secrets: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     weights: Mapping[str, int | None] = field(default_factory=dict)
-    """Asked paths → size in bytes; None: missing."""
+    """Asked paths → size in bytes; None: missing, or not a file or folder."""
+    irregular: Mapping[str, str] = field(default_factory=dict)
+    """Asked paths that are something else → what ("fifo"; "hidden" from the user who inspects them)."""
     owned: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Asked paths that others than root may change, or lead elsewhere → who ("ada", "the group lab", "everybody")."""
     exposed: frozenset[str] = frozenset()

@@ -2,8 +2,8 @@
 
 import base64
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from ipaddress import ip_address
@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from gpurack import paths
 from gpurack.host_data import json_from_host
+from gpurack.spec.weights import belongs
 from gpurack.state import amd, rpm
 from gpurack.state.model import (
     USER_FILES,
@@ -97,7 +98,7 @@ def parse(lines: Sequence[str], raised: bool = False) -> HostState:
     if "end" not in sections:
         return HostState(trouble=CUT)
     get: Callable[[str], Section] = lambda name: sections.get(name, Section())  # noqa: E731
-    late = dict(each(get("late"), lambda line: pair(r"([A-Za-z0-9_. $-]+)\|(.+)", line)))
+    late = dict(each(get("late"), lambda line: pair(r"([A-Za-z0-9_. $-]+|weights /.*)\|([^|]+)", line)))
     if "system" in late:
         return HostState(trouble=f"the look at the host {late['system']}; see what hangs there.")
     machine = get("machine")
@@ -106,7 +107,7 @@ def parse(lines: Sequence[str], raised: bool = False) -> HostState:
         record = record_of(seen[paths.RECORD].text) if paths.RECORD in seen else None
     except TooNew as error:
         return HostState(trouble=str(error))
-    nvidia = driver(get("driver"), get("pci"), get("gpus"), get("xids"), "gpus" in sections)
+    nvidia = driver(get("driver"), get("pci"), get("gpus"), get("xids"))
     # Beside NVIDIA's cards an AMD one is what the processor brings for a screen.
     amd_lines = [] if nvidia.kernel or nvidia.pci else get("amd")
     accounts = users(sections)
@@ -118,16 +119,9 @@ def parse(lines: Sequence[str], raised: bool = False) -> HostState:
         elif f"user {name}" not in late:
             late[f"user {name}"] = "said more than 8 MB, or broke off"
     daemons: dict[str, Sections] = {"": sections, **own}
-    # Of weights each is believed in what root left to it, and in nothing else.
-    left = {name: frozenset(get(f"reads {name}")) for name in own}
-    sizes, stamped = weights(get("weights")), stamps(get("stamps"))
-    read = headers(get("headers"), stamped)
-    for name, said in own.items():
-        mine = {path: stamp for path, stamp in stamps(said.get("stamps", Section())).items() if path in left[name]}
-        found = weights(said.get("weights", Section()))
-        sizes = {**{path: size for path, size in found.items() if path in left[name]}, **sizes}
-        read = {**headers(said.get("headers", Section()), mine), **read}
-        stamped = {**mine, **stamped}
+    found = seen_weights(sections)
+    sizes = {path: size for path, (size, _) in found.kinds.items()}
+    late = {**dict.fromkeys((f"weights {path}" for path in found.broken), "broke off"), **late}
     accounts |= {name: with_own(accounts[name], said, sizes) for name, said in own.items()}
     state = HostState(
         raised=raised,
@@ -147,13 +141,14 @@ def parse(lines: Sequence[str], raised: bool = False) -> HostState:
         docker_flags=word(get("units"), "flags"),
         secrets=dict(each(get("secrets"), secret)),
         weights=sizes,
-        owned=owned(get("owned")),
+        irregular={path: what for path, (size, what) in found.kinds.items() if size is None and what != "missing"},
+        owned=found.owned,
         exposed=frozenset(each(get("exposed"), lambda line: fields(rf"({PATH})", line)[0])),
-        labels=labels(get("labels")),
-        stamps=stamped,
-        headers=read,
+        labels=found.labels,
+        stamps=found.stamps,
+        headers=found.headers,
         commits=dict(each([line for line in get("commits") if line[:1] != "|"], commit)),
-        hashes=hashes(get("hashes"), get("stamped")),
+        hashes=hashes(get("hashes"), found.unchanged),
         listeners=tuple(listeners(get("ports"), get("owners"))),
         driver=nvidia,
         gpus=tuple(gpus(get("gpus")) or amd.cards(amd_lines)),
@@ -372,25 +367,78 @@ def units(lines: Sequence[str]) -> dict[str, Unit]:
     return found
 
 
-def weights(lines: Sequence[str]) -> dict[str, int | None]:
-    """`size type|path`; `- missing|path`. A FIFO or device is nobody's weights."""
+def weights(lines: Sequence[str]) -> dict[str, tuple[int | None, str]]:
+    """`size type|path`; `- missing|path`. A FIFO or device is nobody's weights, and has no size."""
 
-    def read(line: str) -> tuple[str, int | None]:
+    def read(line: str) -> tuple[str, tuple[int | None, str]]:
         size, kind, path = fields(r"(-|\d{1,18}) ([a-z ]*)\|(/.*)", line)
-        return path, int(size) if kind in ("regular file", "regular empty file", "directory") else None
+        right = size != "-" and kind in ("regular file", "regular empty file", "directory")
+        return path, (int(size) if right else None, kind)
 
     return dict(each(lines, read))
+
+
+@dataclass
+class Weights:
+    """What was seen of weights, by path. unchanged: `size time path` of files whose sha256 is remembered, as they are
+    now. broken: paths that a user inspected, not to the end."""
+
+    kinds: dict[str, tuple[int | None, str]]
+    owned: dict[str, frozenset[str]]
+    labels: dict[str, str]
+    stamps: dict[str, str]
+    headers: dict[str, Header]
+    unchanged: set[str]
+    broken: list[str] = field(default_factory=list)
+
+
+def seen_weights(sections: Sections) -> Weights:
+    """What root saw, and what users say of the weights that root left to them (`inspected PATH`): each is believed in
+    that path alone."""
+    found = weights_in(sections)
+    for section, lines in sections.items():
+        kind, _, path = section.partition(" ")
+        if kind == "inspected":
+            own = own_sections(lines)
+            said = weights_in(own)
+            found.broken += [] if "end" in own else [path]
+            found.kinds |= only(path, said.kinds)
+            found.owned[path] = found.owned.get(path, frozenset()) | said.owned.get(path, frozenset())
+            found.labels |= only(path, said.labels)
+            found.stamps |= only(path, said.stamps)
+            found.headers |= only(path, said.headers)
+            found.unchanged |= {line for line in said.unchanged if belongs(line.split(" ", 2)[-1], path)}
+    return found
+
+
+def weights_in(sections: Sections) -> Weights:
+    """The sections of weights_of in snapshot_docker.sh."""
+    get: Callable[[str], Section] = lambda name: sections.get(name, Section())  # noqa: E731
+    stamped = stamps(get("stamps"))
+    return Weights(
+        weights(get("weights")),
+        owned(get("owned")),
+        labels(get("labels")),
+        stamped,
+        headers(get("headers"), stamped),
+        set(get("stamped")),
+    )
+
+
+def only(key: str, found: dict[str, T]) -> dict[str, T]:
+    """The entry of this key, where there is one."""
+    return {key: found[key]} if key in found else {}
 
 
 def owned(lines: Sequence[str]) -> dict[str, frozenset[str]]:
     """`type mode owner|group|path`, a line for each folder, link or file on the path that others may change."""
     found: dict[str, set[str]] = {}
-    for kind, mode, owner, group, path in each(
+    for form, mode, owner, group, path in each(
         lines, lambda line: fields(r"([a-z]) ([0-7]{1,5}) ([^|]*)\|([^|]*)\|(/.*)", line)
     ):
         who = found.setdefault(path, set())
         who |= {owner} if owner not in ("root", "0") else set()
-        if int(mode, 8) & 0o022 and kind != "l":
+        if int(mode, 8) & 0o022 and form != "l":
             who.add("everybody" if int(mode, 8) & 0o002 else f"the group {group}")
     return {path: frozenset(who) for path, who in found.items()}
 
@@ -418,9 +466,8 @@ def headers(lines: list[str], stamps: Mapping[str, str]) -> dict[str, Header]:
     return found
 
 
-def hashes(remembered: Sequence[str], stamped: Sequence[str]) -> dict[str, str]:
+def hashes(remembered: Sequence[str], now: Collection[str]) -> dict[str, str]:
     """`size time sha256 path` as files/hashes.py remembers, and `size time path` as it is now: what still holds."""
-    now = set(stamped)
     found = each(remembered, lambda line: fields(rf"(\d+) ([0-9.]+) ({ID}) (/.*)", line))
     return {path: sha256 for size, time, sha256, path in found if f"{size} {time} {path}" in now}
 
@@ -477,16 +524,13 @@ def aware(time: datetime | None) -> datetime | None:
     return time.replace(tzinfo=UTC) if time and time.tzinfo is None else time
 
 
-def driver(
-    version: Sequence[str], pci: Sequence[str], gpus: Sequence[str], kernel_log: Sequence[str], present: bool
-) -> Driver:
+def driver(version: Sequence[str], pci: Sequence[str], gpus: Sequence[str], kernel_log: Sequence[str]) -> Driver:
     """/proc/driver/nvidia, what nvidia-smi complained of, and what the kernel said of its cards."""
     kernel = re.search(r"(?:Kernel Module|Module for \S+)\s+(\d+(?:\.\d+)+)", " ".join(version))
     failure = re.match(r"exit (\d{1,3})\|(.*)", gpus[0]) if gpus else None
     card = r"/proc/driver/nvidia/gpus/([0-9A-Fa-f:.]+)/information\|([A-Za-z0-9-]*)\|.*"
     return Driver(
         kernel=kernel[1] if kernel else "",
-        present=present,
         exit_code=int(failure[1]) if failure else 0,
         message=failure[2].strip() if failure else "",
         pci=dict(each(pci, lambda line: pair(card, line))),
@@ -496,8 +540,8 @@ def driver(
 
 def xids(lines: Sequence[str]) -> list[Xid]:
     """`2026-11-20T02:11:09,123456+00:00 NVRM: Xid (PCI:0000:e1:00): 79, GPU has fallen off the bus.`"""
-    form = re.compile(r"(\S+|\[ *\d+\.\d+\])\s+NVRM: Xid \(PCI:([0-9a-fA-F:.]+)\): (\d{1,6}),? *(.*)")
-    return [Xid(m[2].lower(), int(m[3]), m[4], moment(m[1])) for m in map(form.match, lines) if m]
+    form = re.compile(r"(\S+|\[ *\d+\.\d+\])\s+NVRM: Xid \(PCI:([0-9a-fA-F:.]+)\): (\d{1,6})\b.*")
+    return [Xid(m[2].lower(), int(m[3]), moment(m[1])) for m in map(form.match, lines) if m]
 
 
 def gpus(lines: Sequence[str]) -> list[Gpu]:
@@ -653,9 +697,7 @@ def container(data: Any, user: str = "") -> Container:
         status=fields("([a-z]+)", state["Status"])[0],
         exit_code=whole(state["ExitCode"]),
         error=text(state.get("Error")),
-        pid=whole(state.get("Pid", 0)),
         started=text(state.get("StartedAt")),
-        created=text(data["created"]),
         restarts=whole(data["restarts"]),
         labels={text(key): text(value) for key, value in (data["labels"] or {}).items() if isinstance(value, str)},
         ports=tuple(published(data["ports"])),

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from gpurack import paths
 from gpurack.host_data import json_from_host, yaml_from_host
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 Kind = Literal["model", "job"]
-PROJECTS: Mapping[Kind, str] = {"model": "gpurack", "job": "gpurack-jobs"}
+PROJECTS: Mapping[Kind, str] = {"model": paths.PROJECT, "job": paths.JOBS_PROJECT}
 """What Compose's own label says of our models and jobs."""
 COMPOSE = "com.docker.compose."
 

@@ -131,6 +131,7 @@ class Script(Iterable[str]):
 def script(host: spec.Host, known: Mapping[str, Header] | None = None, metrics: bool = False) -> Sh:
     """snapshot.sh with its questions in front: which images and weights to look for, which weights' headers need not be
     read again, as which user some are looked at, and with `metrics` which counters to read."""
+    volumes = [f"{user}|{volume}" for user, volume in refusals.unclaimed_volumes(host).values()]
     asked = {
         "OF_DOCKER": [read_text("files/snapshot_docker.sh")],
         "LIMIT": [str(LIMIT)],
@@ -146,7 +147,8 @@ def script(host: spec.Host, known: Mapping[str, Header] | None = None, metrics: 
         "READER": [remembered.reader()],
         "PROBES": compose.probes(host),
         "COUNTERS": compose.counters(host) if metrics else [],
-        "VOLUMES": [f"{user}|{volume}" for user, volume in refusals.unclaimed_volumes(host).values()],
+        "VOLUMES": volumes,
+        "HAS_ACCOUNT": [read_text("files/first_account.py")] if volumes else [],
         "NAMES": neighbours.names(host),
         "UPSTREAMS": neighbours.questions(host),
     }

@@ -19,7 +19,7 @@ from pyinfra.context import ctx_host
 from gpurack import paths
 from gpurack.operations import engine, remove
 from gpurack.operations import models as models_operation
-from gpurack.operations.commands import Refusal, carry_out, slow, write_file, write_files
+from gpurack.operations.commands import PYTHON, Refusal, Streamed, carry_out, script, slow, write_file, write_files
 from gpurack.operations.run_state import HostRun
 from gpurack.plan import host as plan_host
 from gpurack.plan.packages import Packages, Pin
@@ -91,11 +91,17 @@ def matches(command: Any, form: Any, state: HostState) -> bool:
 
     {"slow": command} · {"install": {package: version or null}, "hold": [packages]} · {"aside": path}
     {"write": path, "content": text or "content_of": file of this checkout, "mode"}
+    {"locked": command, "users": whose locks it holds, "slow": true for a long one}
     {"refuse": [sentences]} · {"job": part of the runner's job} · {"daemon_json": part of its job}
     """
     stdin = command.connector_arguments.get("_stdin")
     if isinstance(form, str):
         return str(command) == str(next(carry_out(Shell("", sh(form)))))
+    if "locked" in form:
+        told = json.loads(eval(stdin.partition("\n")[0].removeprefix("JOB = "), {}))
+        wanted = slow(PYTHON, stdin) if form.get("slow") else Streamed(script(PYTHON), _stdin=stdin)
+        expected = (["sh", "-c", form["locked"]], form.get("users", [""]))
+        return (told["argv"], told["users"]) == expected and str(command) == str(wanted)
     if "slow" in form:
         return str(command) == str(slow(sh(form["slow"])))
     if "install" in form:
@@ -121,9 +127,11 @@ def matches(command: Any, form: Any, state: HostState) -> bool:
         return str(command) == "python3 /usr/local/lib/gpurack/models.py apply" and contains(
             json.loads(stdin), form["job"]
         )
-    line, _, script = stdin.partition("\n")
+    lock = json.loads(eval(stdin.partition("\n")[0].removeprefix("JOB = "), {}))
+    line, _, text = lock["stdin"].partition("\n")
     job = json.loads(eval(line.removeprefix("JOB = "), {}))
-    return script == read_text("files/daemon_json.py") and contains(job, form["daemon_json"])
+    held = (lock["users"], lock["argv"]) == ([""], ["sh", "-c", "python3 -"])
+    return held and text == read_text("files/daemon_json.py") and contains(job, form["daemon_json"])
 
 
 def family(state: HostState) -> Packages:

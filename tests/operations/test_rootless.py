@@ -41,7 +41,7 @@ class Host(FakeHost):
         self.ran: list[str] = []
 
     def run_shell_command(self, command: Any, **arguments: Any) -> tuple[bool, CommandOutput]:
-        self.ran.append(str(command))
+        self.ran.append(f"{command}\n{arguments.get('_stdin')}")
         name = next((name for name in self.broken if f"HOME=/home/{name} " in self.ran[-1]), None)
         lines = [line.format(name) for line in WHY] if name else []
         return not name, CommandOutput([OutputLine("stderr", line) for line in lines])

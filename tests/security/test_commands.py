@@ -19,9 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyinfra.api.state import StateStage
 
-from gpurack import cli as cli_module
 from gpurack import looks, screen
 from gpurack.cli import main
+from gpurack.live import show_host
 from gpurack.locking import cli as locking
 from gpurack.locking.upgrade import News
 from gpurack.operations.run_state import HostRun, host_run
@@ -68,7 +68,7 @@ def hostile(text: str = EVERYTHING) -> HostState:
     return replace(
         state,
         gpus=(bad,),
-        driver=Driver(text, True, 15, text, {text: f"GPU-{text}"}, ()),
+        driver=Driver(text, 15, text, {text: f"GPU-{text}"}, ()),
         names={text: text},
         upstreams={("", "gateway", 0): text},
         docker={**state.docker, "ServerVersion": text, "Warnings": [text]},
@@ -220,7 +220,7 @@ def test_garbage_is_a_sentence_about_that_host_and_the_others_are_shown(
 
 @pytest.mark.parametrize("text", ["580\x1b[2J", "5\u202e80", "580\nhosts: {}", "580 x"])
 def test_a_lock_holds_words_and_no_others(text: str, inventory: Any) -> None:
-    path = inventory(replace(host_state(), driver=Driver(text, True)))
+    path = inventory(replace(host_state(), driver=Driver(text)))
     shown = run("lock", path)
     assert "gpu1  error  what the host said could not be understood (ValidationError: driver: " in shown
     assert "gpu1" not in (read_lock(path) or pytest.fail("no lock")).hosts
@@ -278,7 +278,7 @@ def test_a_manifest_of_garbage_is_a_sentence(said: Any, tmp_path: Path, monkeypa
     assert shown.startswith("Error: gpu1: ")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(st.characters(), max_size=80) | st.binary(max_size=80).map(lambda raw: raw.decode(errors="replace")))
 def test_random_answers_end_no_command_and_reach_no_terminal(capsys: pytest.CaptureFixture[str], body: str) -> None:
     """Every HTTP body, and with it all else that a host says."""
@@ -288,11 +288,9 @@ def test_random_answers_end_no_command_and_reach_no_terminal(capsys: pytest.Capt
     )
     for state in (hostile(body), answers):
         fleet, seen = {"gpu1": WANTED}, {"gpu1": state}
-        console = screen.console()
-        show(console, lab_status(fleet, seen, NOW))
-        cli_module.screen.echo(screen.as_json(as_data(lab_status(fleet, seen, NOW))))
-        from gpurack.live import show_host
-
+        console, found = screen.console(), lab_status(fleet, seen, NOW)
+        show(console, found)
+        screen.echo(screen.as_json(as_data(found)))
         show_host(console, "gpu1", WANTED, state)
         Report(fleet=fleet).show(Run(seen))  # type: ignore[arg-type, arg-type]
     said = capsys.readouterr()

@@ -234,8 +234,6 @@ def test_a_page_for_the_lab_without_a_first_account_is_not_made() -> None:
         {"bind": "lan", "keys": {"admin@uni.example": {"env": "PASSWORD"}}},
         {"bind": "lan", "env": {"WEBUI_ADMIN_EMAIL": "admin@uni.example", "WEBUI_ADMIN_PASSWORD": "correct horse"}},
         {"bind": "lan", "env": {"WEBUI_AUTH": "False"}},
-        {"bind": "lan", "env": {"DATABASE_URL": "postgresql://db/chat"}},
-        {"bind": "lan", "compose": {"volumes": ["old_webui:/app/backend/data"]}},
     ],
     ids=str,
 )
@@ -244,6 +242,25 @@ def test_what_needs_none_is_made(fields: dict[str, Any]) -> None:
     assert plan(wanted, host()).errors == {}
     assert refusals.unclaimed_volumes(wanted) == {}
     assert not [problem for problem in warnings({"gpu1": wanted}) if "administrator" in problem.what]
+
+
+@pytest.mark.parametrize(
+    ("fields", "setting"),
+    [
+        ({"env": {"DATABASE_URL": "postgresql://db/chat"}}, "env.DATABASE_URL"),
+        ({"compose": {"volumes": ["old_webui:/app/backend/data"]}}, "compose.volumes"),
+    ],
+)
+def test_a_database_of_its_own_is_made_and_warned_of(fields: dict[str, Any], setting: str) -> None:
+    def told(wanted: Host) -> list[str]:
+        return [problem.what for problem in warnings({"gpu1": wanted}) if "administrator" in problem.what]
+
+    wanted = page(bind="lan", **fields)
+    assert plan(wanted, host()).errors == {}
+    assert refusals.unclaimed_volumes(wanted) == {}
+    assert [what.partition(":")[0] for what in told(wanted)] == [setting]
+    assert told(page(bind="loopback", **fields)) == []
+    assert told(page(bind="lan", keys={"admin@uni.example": {"env": "PASSWORD"}}, **fields)) == []
 
 
 @pytest.mark.parametrize(
@@ -301,43 +318,74 @@ def test_the_plan_without_a_connection_says_that_it_is_needed() -> None:
     ]
 
 
-def database(path: Path, account: bool, wal: bool) -> sqlite3.Connection:
-    """webui.db as Open WebUI has it: tables of users and of their passwords."""
+def database(path: Path, *statements: str, wal: bool = False) -> sqlite3.Connection:
+    """webui.db as Open WebUI has it: a table of users and one of their passwords."""
     connection = sqlite3.connect(path)
     if wal:
         connection.execute("pragma journal_mode = wal")
     connection.execute("create table auth (id text, email text, password text, active integer)")
-    if account:
-        password = "$2b$12$N9qo8uLOickgx2ZMRZoMyeIjZAgcfl7p92ldGxad68LJZdL17lhWy"
-        connection.execute("insert into auth values ('1', 'admin@uni.example', ?, 1)", (password,))
+    for statement in statements:
+        connection.execute(statement)
     connection.commit()
     return connection
 
 
+TABLE = 'create table "user" (id text, email text, role text)'
+ADMIN = "insert into user values ('1', 'admin@uni.example', 'admin')"
+PASSWORD = "$2b$12$N9qo8uLOickgx2ZMRZoMyeIjZAgcfl7p92ldGxad68LJZdL17lhWy"
+REMAINS = f"insert into auth values ('1', 'admin@uni.example', '{PASSWORD}', 1)"
+ENDLESS = "with recursive n(x) as (select 1 union all select x + 1 from n) select x from n where x < 0"
+
+
 @pytest.mark.parametrize("wal", [False, True], ids=["journal", "wal"])
-@pytest.mark.parametrize("account", [False, True], ids=["nobody", "somebody"])
-def test_the_snapshot_sees_whether_there_is_an_account(tmp_path: Path, fakes: Fakes, account: bool, wal: bool) -> None:
+@pytest.mark.parametrize(
+    ("statements", "account"),
+    [
+        ((), False),
+        ((TABLE,), False),
+        ((TABLE, ADMIN), True),
+        ((TABLE, ADMIN, REMAINS, "delete from user"), False),
+        ((f'create view "user" as {ENDLESS}',), False),
+        (('create virtual table "user" using fts5(id)', "insert into user values ('1')"), False),
+    ],
+    ids=["no-table", "nobody", "somebody", "deleted", "endless-view", "virtual-table"],
+)
+def test_the_snapshot_sees_whether_there_is_an_account(
+    tmp_path: Path, fakes: Fakes, statements: tuple[str, ...], account: bool, wal: bool
+) -> None:
+    """Nothing is written or locked meanwhile."""
     folder = tmp_path / "volume"
     folder.mkdir()
-    connection = database(folder / "webui.db", account, wal)
+    connection = database(folder / "webui.db", *statements, wal=wal)
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
     assert look_at(folder, fakes) == ({("", VOLUME)} if account else set())
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
     assert f"docker volume inspect --format {{{{.Mountpoint}}}} {VOLUME}" in fakes.calls
     connection.close()
 
 
-@pytest.mark.parametrize("what", ["nothing", "link", "fifo", "folder"])
+def test_a_database_that_somebody_writes_is_read_without_a_lock(tmp_path: Path, fakes: Fakes) -> None:
+    connection = database(tmp_path / "webui.db", TABLE, ADMIN)
+    connection.execute("begin exclusive")
+    assert look_at(tmp_path, fakes) == {("", VOLUME)}
+    connection.close()
+
+
+@pytest.mark.parametrize("what", ["nothing", "link", "fifo", "folder", "no-database"])
 def test_what_stands_in_the_place_of_the_database_is_none(tmp_path: Path, fakes: Fakes, what: str) -> None:
     """A container's root may put anything there: nothing is followed, and nothing waited for."""
     folder = tmp_path / "volume"
     folder.mkdir()
     place = folder / "webui.db"
     if what == "link":
-        database(tmp_path / "elsewhere", account=True, wal=False).close()
+        database(tmp_path / "elsewhere", TABLE, ADMIN).close()
         place.symlink_to(tmp_path / "elsewhere")
     elif what == "fifo":
         subprocess.run(["mkfifo", place], check=True)
     elif what == "folder":
         place.mkdir()
+    elif what == "no-database":
+        place.write_bytes(b"SQLite format 3\0" + b"\xff" * 4096)
     assert look_at(folder, fakes) == set()
 
 
@@ -386,6 +434,15 @@ def test_no_program_of_a_container_gets_more_privileges(engine: str) -> None:
     service = service_of(engine)
     assert "no-new-privileges:true" in service["security_opt"]
     assert not {"privileged", "ipc", "pid", "userns_mode"} & set(service)
+
+
+@pytest.mark.parametrize("engine", sorted(EVERY))
+def test_a_container_changes_nothing_of_the_hosts(engine: str) -> None:
+    """What it may write are volumes of its own. `/w` is where the inventory has weights."""
+    mounts = service_of(engine).get("volumes", [])
+    paths = [mount["source"] for mount in mounts if mount["type"] == "bind"]
+    assert [path for path in paths if not path.startswith("/w/")] == [], "no socket of Docker's, and no other folder"
+    assert all(mount["read_only"] for mount in mounts if mount["type"] == "bind")
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_json_of_docker_is_read_as_before() -> None:
     assert json_values("[1]\n[2]\n") == [[1], [2]]
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(st.text() | st.binary())
 def test_whatever_comes_it_is_a_value_or_a_valueerror(text: str | bytes) -> None:
     for read in (

@@ -12,8 +12,9 @@ from gpurack.plan.models import plan_models
 from gpurack.plan.remove import plan_remove
 from gpurack.plan.rootless import plan_rootless
 from gpurack.plan.steps import Shell
-from gpurack.state.model import HostState
+from gpurack.state.model import HostState, User
 from gpurack.state.parse import parse
+from gpurack.state.snapshot import script
 from gpurack.status.lab import host_status
 from tests.given import SALT, framed, host_state, running, spec
 from tests.unit.test_status import NOW
@@ -27,6 +28,7 @@ WANTED = spec(
         "jobs": {"once": JOB},
     }
 )
+WEIGHTS = "weights /w/a.gguf"
 WHY = "timed out after 30 s, pid 7 (stat) is left behind"
 
 
@@ -37,11 +39,12 @@ def late(*parts: str, **said: Any) -> HostState:
 
 
 def test_weights_that_do_not_answer_hold_their_models_alone() -> None:
-    plan = plan_models(WANTED, late("weights"), {}, SALT)
+    plan = plan_models(WANTED, late(WEIGHTS), {}, SALT)
     sentence = f"its weights are not known: {WHY}. Nothing of it was changed. Look: df -h; dmesg | tail."
     assert plan.errors["alpha"] == sentence
     assert {change.model: change.action for change in plan.changes} == {"lama": "create"}
-    assert plan_jobs(WANTED, late("weights")).errors == {"once": sentence}
+    assert plan_jobs(WANTED, late(WEIGHTS)).errors == {"once": sentence}
+    assert "alpha" not in plan_models(WANTED, late("weights /w/b.gguf", weights={"/w/a.gguf": 1}), {}, SALT).errors
 
 
 def test_a_user_who_does_not_answer_is_alone_with_it() -> None:
@@ -64,10 +67,15 @@ def test_without_docker_or_the_cards_nothing_is_changed(part: str) -> None:
     assert state.blind
 
 
-@pytest.mark.parametrize("part", ["weights", "NVIDIA", "user ada", "upstreams", "names"])
+@pytest.mark.parametrize("part", [WEIGHTS, "NVIDIA", "user ada", "upstreams", "names"])
 def test_status_says_it_and_shows_the_rest(part: str) -> None:
     status = host_status("gpu1", WANTED, late(part), NOW)
     assert (status.word, status.troubles[0], len(status.models)) == ("SICK", f"{part} {WHY}.", 3)
+
+
+def test_each_part_of_the_snapshot_has_half_a_minute() -> None:
+    """Which most tests of what hangs shorten."""
+    assert "\nLIMIT=30\n" in script(WANTED)
 
 
 def test_a_system_that_does_not_answer_is_a_host_that_cannot_be_looked_at() -> None:
@@ -84,4 +92,5 @@ def test_the_record_stays_while_a_daemon_in_it_does_not_answer() -> None:
         return any("record.json" in step.command for step in steps if isinstance(step, Shell))
 
     assert removes(record={"": {}})
-    assert not removes(record=record)
+    assert not removes(record=record, users={"ada": User(1001, 1001, "/home/ada")})
+    assert removes(record=record), "there is no such user any more"

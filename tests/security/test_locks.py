@@ -3,13 +3,17 @@ of that user a sentence, and the host's nothing."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import re
+import signal
 import stat
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +21,14 @@ import pytest
 
 from gpurack import paths
 from gpurack.operations import commands
+from gpurack.plan.remove import plan_remove
+from gpurack.plan.steps import Shell
 from gpurack.shell import NOTHING, sh
+from gpurack.state.model import User
+from gpurack.state.record import Entry
+from tests.given import container, host_state, id_of
 from tests.security.hosts import DOCKER, carry_out, entry, runner
+from tests.security.users import needs_root
 from tests.unit.host_programs import FILES, Fakes
 
 
@@ -184,9 +194,8 @@ def users_docker(fakes: Fakes, cases: str) -> None:
 def test_a_daemon_that_never_answers_fails_its_users_models_alone(
     models: Any, fakes: Fakes, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("dockerd.ANSWER", "dockerd.START"):
+    for name in ("dockerd.ANSWER", "dockerd.CHANGE", "dockerd.START"):
         monkeypatch.setattr(name, 2)
-    monkeypatch.setattr(sys.modules["dockerd"].Dockerd.run, "__kwdefaults__", {"limit": 2})
     users_docker(fakes, "*) sleep 60;;")
     done: list[str] = []
     look = models.look
@@ -200,6 +209,33 @@ def test_a_daemon_that_never_answers_fails_its_users_models_alone(
     errors = [line for line in lines if line.startswith("error ")]
     assert [line.split(":")[0] for line in sorted(errors)] == ["error beta", "error gamma"]
     assert all("the Docker of ada does not answer (docker compose --progress: nothing in" in line for line in errors)
+
+
+def test_a_daemon_that_falls_asleep_is_asked_nothing_more(
+    models: Any, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it is to make a container: what follows fails at once."""
+    monkeypatch.setattr("dockerd.START", 1)
+    users_docker(fakes, '*" up "*) sleep 60;;')
+    ada = models.Dockerd("ada")
+    for act in (lambda: ada.up("beta"), lambda: ada.run("ps"), lambda: ada.up("gamma")):
+        with pytest.raises(models.Failure, match="the Docker of ada does not answer"):
+            act()
+    assert [call.split()[-1] for call in fakes.calls] == ["beta"]
+
+
+@pytest.mark.parametrize(
+    ("words", "limit"),
+    [(["ps"], 30), (["container", "inspect", "x"], 30), (["stop", "x"], 90), (["rm", "x"], 90), (["compose"], 90)],
+    ids=str,
+)
+def test_what_a_users_daemon_is_given(
+    models: Any, words: list[str], limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int] = []
+    monkeypatch.setattr("dockerd.run", lambda *argv, limit: (given.append(limit), (0, ""))[1])
+    models.Dockerd("ada").run(*words)
+    assert given == [limit]
 
 
 def test_the_hosts_lock_is_free_while_a_users_daemon_is_waited_for(models: Any, fakes: Fakes, common: Any) -> None:
@@ -248,10 +284,152 @@ def test_pids_that_a_user_made_up_are_not_waited_for(models: Any, fakes: Fakes) 
     assert models.Dockerd().pids_of("alpha") == {str(os.getpid()), "1"}
 
 
-@pytest.mark.parametrize("path", sorted([*FILES.glob("*.py"), *(FILES.parent / "gpurack").rglob("*.py")]), ids=str)
-def test_no_flock_hands_its_lock_on(path: Path) -> None:
+def test_no_flock_hands_its_lock_on() -> None:
     """`flock LOCK COMMAND` leaves the lock open in the command, and so in all that it starts."""
-    import re
+    sources = [*FILES.iterdir(), *(FILES.parent / "gpurack").rglob("*.py")]
+    texts = [path.read_text() for path in sources if path.is_file()]
+    calls = [call for text in texts for call in re.findall(r"\bflock (?!9\b)[^\"'`]*", text)]
+    assert calls
+    assert [call for call in calls if not re.match(r"flock (-s )?(-n )?-o\b", call)] == []
 
-    for call in re.findall(r"\bflock (?!9\b)[^\"'`]*", path.read_text()):
-        assert re.match(r"flock (-s )?(-n )?-o\b", call), call
+
+# --- a lock that others hold -----------------------------------------------------------------------------------------
+
+HOLDS = (
+    "import fcntl, os, sys, time; path, kind, uid = sys.argv[1:]; lock = open(path); "
+    "fcntl.flock(lock, fcntl.LOCK_EX if kind == 'alone' else fcntl.LOCK_SH); uid != '0' and os.setuid(int(uid)); "
+    "print('held', flush=True); time.sleep(60)"
+)
+
+
+@contextlib.contextmanager
+def held(path: str, uid: int, kind: str = "alone") -> Iterator[int]:
+    """Another process holds a lock, as it could when everybody could read the file; yields its id."""
+    Path(path).parent.mkdir(exist_ok=True)
+    Path(path).touch()
+    argv = [sys.executable, "-c", HOLDS, path, kind, str(uid)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            assert process.stdout.readline() == "held\n"
+            yield process.pid
+        finally:
+            process.kill()
+
+
+@needs_root
+@pytest.mark.parametrize("kind", ["alone", "together"])
+def test_a_lock_that_a_user_holds_is_replaced(common: Any, capsys: Any, kind: str) -> None:
+    with held(common.LOCK, 65534, kind) as pid:
+        before = Path(common.LOCK).stat().st_ino
+        with common.locked("models"):
+            assert Path(common.LOCK).stat().st_ino != before
+            assert not is_free(common.LOCK)
+            assert mode(common.LOCK) == 0o600
+    said = capsys.readouterr().out
+    assert f"{common.LOCK} was held by `{sys.executable} -c import fcntl" in said
+    assert f"(pid {pid}, user nobody), so it was replaced" in said
+
+
+@needs_root
+def test_a_lock_that_root_holds_is_waited_for_and_its_holder_named(common: Any, capsys: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(common, "EVERY", 0)
+    with held(common.LOCK, 0) as pid:
+        before = Path(common.LOCK).stat().st_ino
+        waiting = threading.Thread(target=take, args=(common, [""]))
+        waiting.start()
+        wait_until(lambda: f"(pid {pid}, user root))" in capsys.readouterr().out)
+        assert waiting.is_alive()
+        os.kill(pid, signal.SIGKILL)
+        waiting.join(10)
+    assert not waiting.is_alive()
+    assert Path(common.LOCK).stat().st_ino == before
+
+
+@needs_root
+def test_no_lock_is_replaced_while_an_older_version_waits_for_it(common: Any, capsys: Any, monkeypatch: Any) -> None:
+    """It would get the old file when its holder ends, and work beside a run that has the new one."""
+    monkeypatch.setattr(common, "EVERY", 0)
+    with held(common.LOCK, 65534) as pid, held_open(common.LOCK) as older:
+        before = Path(common.LOCK).stat().st_ino
+        waiting = threading.Thread(target=take, args=(common, [""]))
+        waiting.start()
+        wait_until(lambda: f"is not a gpurack run. End it: kill {pid}" in capsys.readouterr().out)
+        assert Path(common.LOCK).stat().st_ino == before
+        older.kill()
+        waiting.join(10)
+        assert not waiting.is_alive(), "nobody waits for the old file now"
+
+
+@contextlib.contextmanager
+def held_open(path: str) -> Iterator[subprocess.Popen[str]]:
+    """An older version that waits: a process of root's that has the file open."""
+    argv = [sys.executable, "-c", f"import time; lock = open({path!r}); print('open', flush=True); time.sleep(60)"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            assert process.stdout.readline() == "open\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def test_who_waited_for_the_old_file_takes_the_new_one(common: Any) -> None:
+    """Else two runs would be at work when the holder of the old one ends."""
+    Path(common.LOCK).parent.mkdir()
+    with open(common.LOCK, "w") as old:  # noqa: PTH123
+        assert common.is_taken(old)
+        Path(f"{common.LOCK}.x").touch()
+        Path(f"{common.LOCK}.x").rename(common.LOCK)
+        assert not common.is_at(old, common.LOCK)
+        with common.locked("models"):
+            assert not is_free(common.LOCK)
+
+
+@needs_root
+def test_what_a_holder_calls_itself_is_harmless(common: Any, capsys: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(common, "described", lambda pid: "`\x1b[2J\nerror alpha: gone` (pid 7, user eve)")
+    with held(common.LOCK, 65534), common.locked("models"):
+        said = capsys.readouterr().out
+    assert "\x1b" not in said
+    assert "\nerror" not in said
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Until it holds, for 20 seconds at most."""
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("stdin", [None, "print('from stdin')"])
+def test_a_command_runs_under_the_locks_of_its_users(tmp_path: Path, monkeypatch: Any, stdin: str | None) -> None:
+    monkeypatch.setattr(paths, "RUN", f"{tmp_path}/run")
+    shell = "flock -n {} true; a=$?; flock -n {} true; echo $a $? $(cat {}) $(cat); exit 7"
+    command = sh(shell, f"{tmp_path}/run/lock", f"{tmp_path}/run/lock.ada", f"{tmp_path}/run/busy.ada")
+    text = commands.under_lock(command, "remove alpha", ["", "ada"], stdin)
+    done = subprocess.run([sys.executable, "-"], input=text, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 7, done.stderr
+    assert done.stdout.startswith("1 1 remove alpha since ")
+    assert ("from stdin" in done.stdout) == (stdin is not None)
+
+
+def test_a_removal_takes_the_locks_of_a_run() -> None:
+    """Of each Docker that it removes containers from; and of all before the folders go, in which runs write."""
+    record = {"": {"alpha": Entry(id_of("alpha"), "model")}, "ada": {"beta": Entry(id_of("beta"), "model")}}
+    state = host_state(
+        containers=(container("alpha", label={}), container("beta", label={}, user="ada")),
+        users={"ada": User(1001, 1001, "/home/ada", docker={"ServerVersion": "28"})},
+        files={paths.compose_file(""): "", paths.RECORD: "{}"},
+        record=record,
+    )
+    steps = plan_remove(state, "models").steps
+    assert [(step.reason, step.locks) for step in steps if isinstance(step, Shell)] == [
+        ("remove alpha", ("",)),
+        ("remove the project's network", ("",)),
+        ("remove beta of ada", ("ada",)),
+        ("remove the project's network of ada", ("ada",)),
+        ("remove compose.yaml, secrets and the runner", ("", "ada")),
+        ("remove the record of gpurack's containers", ("", "ada")),
+    ]

@@ -15,8 +15,8 @@ from gpurack.guard import read_any_bytes
 from gpurack.importing import from_host
 from gpurack.locking.gather import everything
 from gpurack.operations.commands import Streamed, script
+from gpurack.operations.run_state import host_run
 from gpurack.remote import TooMuchOutput
-from gpurack.report import REPORT
 from gpurack.shell import sh
 from gpurack.state import snapshot
 from gpurack.state.model import HostState
@@ -79,7 +79,7 @@ def test_many_short_lines_cost_what_they_take_in_memory(small: None) -> None:
 def test_a_change_that_prints_without_end_has_failed_with_a_sentence(host: Host, small: None) -> None:
     ok, _ = Streamed(script(sh("yes"))).execute(host.state, host, {})
     assert not ok
-    assert SENTENCE in str(vars(REPORT))
+    assert SENTENCE in str(host_run(host).failures)
 
 
 def test_the_look_a_manifest_and_verification_say_it_of_that_host(
@@ -87,7 +87,7 @@ def test_the_look_a_manifest_and_verification_say_it_of_that_host(
 ) -> None:
     monkeypatch.setattr(snapshot, "AS_ROOT", sh("yes"))
     monkeypatch.setattr(snapshot.Snapshot, "command", lambda self: snapshot.Command(sh("yes")))
-    assert snapshot.look(host, spec({})) == HostState(trouble=f"{SENTENCE}.")
+    assert snapshot.take_snapshot(host, spec({})) == HostState(trouble=f"{SENTENCE}.")
     monkeypatch.setattr("gpurack.locking.gather.read_text", lambda name: "yes")
     with pytest.raises(OSError, match=SENTENCE):
         everything(host, host_state())

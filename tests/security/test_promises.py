@@ -27,3 +27,12 @@ def test_the_files_that_the_security_page_names_exist() -> None:
     named = re.findall(r"`((?:tests|docs)/[\w./*-]+)`", PAGE)
     assert HOSTILE in named
     assert [name for name in named if not list(CHECKOUT.glob(name))] == []
+
+
+def test_every_promise_names_a_proof() -> None:
+    """Each row of a table of promises: what is promised, and at least one test."""
+    tables = PAGE.split("| gpurack promises | test |\n|---|---|\n")[1:]
+    rows = [line for table in tables for line in table.partition("\n\n")[0].splitlines()]
+    assert len(rows) > 20
+    proof = re.compile(r"`(?:hostile::\w+|test_\w+\.py|tests/[\w./]+)`")
+    assert [row for row in rows if not proof.search(row.split("|")[2])] == []

@@ -165,6 +165,20 @@ def test_a_user_whose_docker_did_not_answer_then_is_vouched_for_later(models: An
         assert {user: list(found) for user, found in recorded(record).items()} == {"": ["alpha"], "ada": ["beta"]}
 
 
+def test_a_user_who_no_longer_exists_is_struck_out(models: Any, record: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def account(user: str) -> Any:
+        if user == "eve":
+            raise models.Failure("the user eve does not exist")
+        return os.getuid(), ["env"]
+
+    content = of_alpha("a" * 64)
+    content["containers"].update(eve={}, ada={})
+    write(record, content)
+    monkeypatch.setattr("dockerd.as_user", account)
+    carry_out(models)
+    assert list(recorded(record)) == ["", "ada"]
+
+
 def test_a_newer_format_is_refused_and_nothing_touched(models: Any, fakes: Fakes, record: Any, capsys: Any) -> None:
     write(record, {"format": 2, "containers": {}})
     before = Path(record.RECORD).read_bytes()

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from gpurack.engines.base import with_secrets
+from gpurack.engines.container import with_secrets
 from gpurack.plan import files
 from gpurack.spec.secret import Secret, SecretError
 from gpurack.spec.secrets import read_secrets, unreadable_secrets
@@ -71,7 +71,7 @@ def test_a_container_exports_it_as_it_is(tmp_path: Path, key: str) -> None:
 
 
 def test_the_keys_of_people_are_json(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gpurack.engines.base import Container
+    from gpurack.engines.container import Container
 
     text = files.contents(Container(), {"keys.admin@uni.example": ODD}, sums=False)["keys"]
     assert json.loads(text) == {"admin@uni.example": ODD}

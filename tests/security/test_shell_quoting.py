@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gpurack import paths, saving
@@ -36,19 +36,18 @@ from gpurack.state.snapshot import script
 from tests.given import container, host_state, id_of, spec
 
 HOSTILE = [
-    "x;echo >CANARY",
+    "x;echo >CANARY|echo >CANARY&\necho >CANARY\n",
     "$(echo >CANARY)`echo >CANARY`",
-    "x\necho >CANARY\n",
     "it's;echo >CANARY;'",
     '";echo >CANARY;"',
-    "x|echo >CANARY&",
-    "-rf --privileged",
-    "* ~ {a,b} \\",
+    "-rf --privileged * ~ {a,b} \\",
     "",
 ]
+"""Where no quotes are, in double quotes (the next, too), out of single ones, out of double ones, as options and
+patterns, as no word at all."""
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 TRIXIE = PLATFORMS["debian", "13"]
-SLOWLY = settings(deadline=None, max_examples=30)  # each example starts a shell
+SLOWLY = settings(deadline=None, max_examples=10)  # each example starts a shell
 
 
 @pytest.fixture(params=HOSTILE, ids=repr)
@@ -142,6 +141,7 @@ def printed(command: str) -> list[str]:
 
 
 @SLOWLY
+@example(HOSTILE)
 @given(st.lists(TEXT, min_size=1, max_size=30))
 def test_any_text_is_one_word(texts: list[str]) -> None:
     one, *more = texts
@@ -221,7 +221,7 @@ def test_a_container_is_one_word_of_docker_rm(user: str, hostile: str, machine: 
 
 
 def test_a_name_or_id_of_another_form_is_none(hostile: str) -> None:
-    usual = {"id": "a" * 64, "name": "/alpha", "image": f"sha256:{'b' * 64}", "restarts": 0, "created": ""}
+    usual = {"id": "a" * 64, "name": "/alpha", "image": f"sha256:{'b' * 64}", "restarts": 0}
     usual |= {"state": {"Status": "running", "ExitCode": 0}, "labels": {}, "ports": {}}
     assert parse_container(usual).name == "alpha"
     for key in ("id", "name"):
@@ -275,8 +275,7 @@ def test_our_files_elsewhere_are_words(hostile: str, machine: Machine) -> None:
     (step,) = [
         step for step in shells(plan_remove(host_state(files={path: "x"}), "all").steps) if "keys" in step.reason
     ]
-    if path in step.command or shlex.quote(path) in step.command:
-        assert machine.run(step.command) == [["rm", "-f", path]]
+    assert machine.run(step.command) == [["rm", "-f", path]]
 
 
 def test_what_an_admin_pastes_is_quoted(hostile: str) -> None:

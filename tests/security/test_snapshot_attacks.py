@@ -62,7 +62,7 @@ def containers(fakes: Fakes, *names: str, status: str = "running", bindings: str
     state = {"Status": status, "ExitCode": 0, "Error": "", "Pid": 7, "StartedAt": "2026-11-20"}
     said = [
         {
-            "id": ID, "name": f"/{name}", "image": IMAGE, "state": state, "restarts": 0, "created": "2026", "ports": {},
+            "id": ID, "name": f"/{name}", "image": IMAGE, "state": state, "restarts": 0, "ports": {},
             "labels": {"gpurack.model": "{}", "gpurack.probe": "-K/home/eve/c"},
         }
         for name in names
@@ -125,6 +125,18 @@ def test_a_user_is_not_asked_for_compose(fakes: Fakes, eve: Path) -> None:
     hers = (fakes.folder / "state" / "hers").read_text()
     assert "info" in hers
     assert "compose" not in hers
+
+
+def test_a_user_of_the_record_is_asked(fakes: Fakes, eve: Path, tmp_path: Path) -> None:
+    """Who is in it alone: what is ours in that Docker is not forgotten as long as the user exists."""
+    import record  # of files/
+
+    content = {"format": 1, "containers": {"": {"alpha": {"id": None, "kind": "model"}}, "eve": {}, "$(id)": {}}}
+    (tmp_path / "record.json").write_text(record.as_text(content))
+    containers(fakes, "mine")
+    seen = look(models(alpha={}), ("/var/lib/gpurack/record.json 2>", f"{tmp_path}/record.json 2>"))
+    assert list(seen.users) == ["eve"]
+    assert ("eve", "mine") in {(found.user, found.name) for found in seen.containers}
 
 
 def test_a_users_alpha_is_not_the_hosts(fakes: Fakes, eve: Path) -> None:
@@ -274,6 +286,23 @@ def test_a_fifo_in_the_place_of_weights_is_not_opened(fakes: Fakes, tmp_path: Pa
     seen = look(models(one={"weights": places[0]}, two={"weights": places[1]}))
     assert seen.late == {}
     assert (seen.commits, seen.headers, seen.weights) == ({}, {}, dict.fromkeys(places))
+
+
+def test_weights_that_do_not_answer_cost_themselves_alone(
+    fakes: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dead home or file server, of which one path is late the first time, and known to hang the second."""
+    monkeypatch.setattr(snapshot, "LIMIT", 4)  # all others must be in time, also on a busy machine
+    (tmp_path / "dead").mkdir()
+    for name in ("dead/a.gguf", "b.gguf"):
+        (tmp_path / name).write_bytes(b"x")
+    fakes.add("stat", f'case "$*" in *dead*) sleep 60;; esac; exec {shutil.which("stat")} "$@"')
+    wanted = models(one={"weights": f"{tmp_path}/dead/a.gguf"}, two={"weights": f"{tmp_path}/b.gguf"})
+    first, second = look(wanted, ("kill -9", "kill -0")), look(wanted)
+    part = f"weights {tmp_path}/dead/a.gguf"
+    assert [list(seen.late) for seen in (first, second)] == [[part], [part]]
+    assert second.late[part].startswith("still hangs since 20")
+    assert first.weights == second.weights == {f"{tmp_path}/b.gguf": 1}
 
 
 def test_two_looks_at_once_are_no_other_run(run: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import shutil
 import socket
 import subprocess
 import time
@@ -27,7 +28,7 @@ from gpurack.state.snapshot import script
 from tests.given import SALT, framed, host_state, models, spec
 from tests.security.users import USER, give, needs_root, place  # noqa: F401
 from tests.testbed import gguf_models
-from tests.unit.host_programs import FILES, load
+from tests.unit.host_programs import FILES, Fakes, load
 
 # ruff: noqa: F811 - fixtures
 
@@ -266,29 +267,66 @@ def test_headers_of_a_users_weights_are_read_as_the_user(home: Path, place: Path
     assert found.weights[str(home / "fifo.gguf")] is None
     assert found.weights[str(home / "own.gguf")] == (home / "blob").stat().st_size
     assert found.owned[str(home / "own.gguf")] == {USER}
-    # root reads what is for the host's own Docker, and follows no link there
+    # so they are for the host's own Docker: as who could lead root elsewhere
     found = seen(wanted(home / "own.gguf", home / "stolen.gguf", user=None))
     headers = {Path(path).name: header for path, header in found.headers.items()}
-    assert "is a link of nobody's, which root does not follow" in headers["stolen.gguf"].problem
-    assert "is a link of nobody's, which root does not follow" in headers["own.gguf"].problem
+    assert headers["stolen.gguf"].problem == "stolen.gguf: Permission denied"
+    assert headers["own.gguf"].kind == "gguf"
+    assert found.owned[str(home / "own.gguf")] == {USER}
 
 
-def said(user: str, reads: str, lines: list[str]) -> list[str]:
-    """The sections of a user who is left these weights and whose programs say these lines."""
-    own = base64.b64encode("\n".join(lines).encode()).decode()
-    return [
-        f"@@ user {user}", f"account 1002 1002 /home/{user}", f"@@ reads {user}", reads, f"@@ said {user}", own
-    ]  # fmt: skip
+@needs_root
+@pytest.mark.parametrize("user", [USER, None])
+def test_root_touches_nothing_in_a_users_reach(fakes: Fakes, home: Path, place: Path, user: str | None) -> None:
+    """Nor what was remembered of it earlier."""
+    hashes = load("hashes")
+    hashes.MEMORY = str(place / "sha256")
+    for path in (home / "m.gguf", home / "m-00001-of-00001.gguf", place / "own.gguf", place / "else.gguf"):
+        path.write_bytes(b"weights")
+        hashes.remember(str(path), "ab" * 32)
+    for name in ("stat", "readlink"):
+        fakes.add(name, f'exec {shutil.which(name)} "$@"')  # only root's calls can be written down
+    text = script(wanted(home / "m.gguf", home / "m-00001-of-00001.gguf", place / "own.gguf", user=user))
+    text = text.replace("/var/lib/gpurack/sha256", hashes.MEMORY)
+    done = subprocess.run(["sh", "-s"], input=text, capture_output=True, text=True, check=True, timeout=60)
+    found = parse(done.stdout.splitlines())
+    known = {str(path) for path in (home / "m.gguf", home / "m-00001-of-00001.gguf", place / "own.gguf")}
+    assert (set(found.weights), set(found.hashes), found.late) == (known, known, {})
+    roots = [call for call in fakes.calls if call.startswith(("stat", "readlink"))]
+    assert any("own.gguf" in call for call in roots)
+    assert not [call for call in roots if str(home) in call or "else.gguf" in call]
+
+
+@needs_root
+def test_what_its_owner_cannot_see_is_not_called_missing(home: Path) -> None:
+    (home / "closed").mkdir(mode=0o700)
+    (home / "closed" / "m.gguf").write_bytes(b"x")
+    path = str(home / "closed" / "m.gguf")
+    of = wanted(Path(path), user=None)
+    error = obstacle("m0", of, seen(of), Change("m0", "create"))
+    assert error == f"{path} cannot be inspected: it is inspected as {USER}, who has no access. See namei -l {path}."
+
+
+def test_a_fifo_is_not_called_missing() -> None:
+    found = parse(framed(["@@ weights", "0 fifo|/w/a.gguf", "@@ end"]))
+    error = obstacle("m0", wanted(Path("/w/a.gguf"), user=None), found, Change("m0", "create"))
+    assert error == "/w/a.gguf is not a regular file or a folder (fifo). Replace it, or correct the path."
+
+
+def inspected(path: str, lines: list[str]) -> list[str]:
+    """The section of weights of which a user's programs say these lines."""
+    return [f"@@ inspected {path}", base64.b64encode("\n".join(lines).encode()).decode()]
 
 
 def test_a_user_speaks_of_the_own_weights_alone() -> None:
     lie = '{"path": "%s", "kind": "gguf", "tensors": {"F16": 1}}'
     of_eve = [
         "@@ weights", "5 regular file|/home/eve/m.gguf", "99 regular file|/w/root.gguf",
-        "8 regular file|/home/bob/m.gguf",
+        "8 regular file|/home/bob/m.gguf", "@@ stamped", "1 2.0 /w/root.gguf", "1 2.0 /home/eve/m.gguf",
         "@@ stamps", "2-2|/home/eve/m.gguf", "4-4|/w/root.gguf", "5-5|/home/bob/m.gguf",
         "@@ headers", lie % "/w/root.gguf", lie % "/home/bob/m.gguf", lie % "/home/eve/m.gguf",
-        "@@ stamps eve", "6-6|/w/root.gguf", "@@ reads eve", "/w/root.gguf", "@@ end",
+        "@@ owned", "d 777 eve|eve|/w/root.gguf", "@@ labels", "a:b:evil_t:c|/w/root.gguf",
+        "@@ inspected /w/root.gguf", "", "@@ end",
     ]  # fmt: skip
     of_bob = ["@@ weights", "6 regular file|/home/bob/m.gguf", "@@ stamps", "3-3|/home/bob/m.gguf", "@@ end"]
     found = parse(
@@ -296,8 +334,10 @@ def test_a_user_speaks_of_the_own_weights_alone() -> None:
             [
                 "@@ weights", "7 regular file|/w/root.gguf",
                 "@@ stamps", "1-1|/w/root.gguf",
-                *said("eve", "/home/eve/m.gguf", of_eve),
-                *said("bob", "/home/bob/m.gguf", of_bob),
+                "@@ hashes", f"1 2.0 {'ab' * 32} /w/root.gguf", f"1 2.0 {'ab' * 32} /home/eve/m.gguf",
+                *inspected("/home/eve/m.gguf", of_eve),
+                *inspected("/home/bob/m.gguf", of_bob),
+                *inspected("/home/ada/m.gguf", of_bob[:-1]),
                 "@@ end",
             ]
         )
@@ -305,6 +345,9 @@ def test_a_user_speaks_of_the_own_weights_alone() -> None:
     assert found.weights == {"/w/root.gguf": 7, "/home/eve/m.gguf": 5, "/home/bob/m.gguf": 6}
     assert found.stamps == {"/w/root.gguf": "1-1", "/home/eve/m.gguf": "2-2", "/home/bob/m.gguf": "3-3"}
     assert found.headers == {"/home/eve/m.gguf": Header("2-2", "gguf", {"F16": 1})}
+    assert (found.owned.get("/w/root.gguf"), found.labels) == (None, {})
+    assert list(found.hashes) == ["/home/eve/m.gguf"]
+    assert found.late == {"weights /home/ada/m.gguf": "broke off"}
 
 
 def test_who_is_asked_for_weights() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gpurack.state.remembered import reader
@@ -210,12 +210,14 @@ def test_a_header_that_takes_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert module.bounded(b"/w/a.gguf") == {"problem": "their header took more than 0 s"}
 
 
-@settings(max_examples=200)
+READER = load("weights_header")
+
+
 @given(body=st.binary(max_size=300), tensors=st.integers(0, 3) | st.just(HUGE), pairs=st.integers(0, 3) | st.just(HUGE))
 def test_random_bytes_are_a_sentence(
     tmp_path_factory: pytest.TempPathFactory, body: bytes, tensors: int, pairs: int
 ) -> None:
     path = gguf(tmp_path_factory.mktemp("bytes") / "m.gguf", body, tensors, pairs)
-    said = load("weights_header").answer(str(path).encode())
+    said = READER.answer(str(path).encode())
     json.dumps(said)
     assert said.keys() in ({"problem"}, {"kind", "tensors", "config"})

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpurack import paths
-from gpurack.engines.base import Accelerator, flags
+from gpurack.engines.args import flags
+from gpurack.engines.container import Accelerator
 from gpurack.plan import compose, weights
 from gpurack.plan.access import access
 from gpurack.spec.host import Host

@@ -1,6 +1,5 @@
 """files/daemon_json.py on a host: with fakes of Docker, systemd and nvidia-ctk, and another root for its files."""
 
-import ast
 import json
 import stat
 import subprocess
@@ -15,7 +14,7 @@ from gpurack.operations.commands import apply_daemon_json
 from gpurack.plan.daemon_json import Apply
 from gpurack.spec.merge import patch
 from tests.given import docker_info
-from tests.unit.host_programs import FILES, Fakes, load
+from tests.unit.host_programs import Fakes, load
 from tests.unit.test_merge import VALUES
 
 INFO = docker_info()
@@ -72,6 +71,14 @@ def test_a_new_file_is_readable_json_and_the_mark_is_gone(script: Any, fakes: Fa
     assert not Path(script.MARKER).exists()
     assert "systemctl reload docker.service" in fakes.calls
     assert [path.name for path in file_of(script).parent.iterdir()] == ["daemon.json"]
+
+
+def test_an_answer_is_read_beside_warnings_and_with_any_text_in_it(script: Any, fakes: Fakes) -> None:
+    """The client of a user says what that user's plugins say; lines end at newlines alone."""
+    said = json.dumps({**INFO, "Name": "a\x85b\u2028c"}, ensure_ascii=False)
+    fakes.state("info", f'WARNING: Plugin "/home/ada/.docker/x" is not valid\n{said}')
+    run(script)
+    assert not Path(script.MARKER).exists()
 
 
 def test_an_old_file_keeps_its_keys_and_mode_and_is_backed_up(script: Any, tmp_path: Path) -> None:
@@ -263,11 +270,3 @@ def test_a_users_daemon_is_named_for_the_report(
     with pytest.raises(SystemExit):
         script.give_up("Docker does not start any more: no\nlog")
     assert capsys.readouterr().err == "error ada's Docker: Docker does not start any more: no\n    | log\n"
-
-
-@pytest.mark.parametrize("name", ["daemon_json", "models"])
-def test_nothing_newer_than_python_3_6_is_in_the_programs_of_hosts(name: str) -> None:
-    source = (FILES / f"{name}.py").read_text()
-    ast.parse(source, feature_version=(3, 6))
-    assert "capture_output" not in source
-    assert "removeprefix" not in source

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpurack.engines import ENGINES
-from gpurack.engines.base import NotEstimated, Run
+from gpurack.engines.container import Run
+from gpurack.engines.memory import NotEstimated
 from gpurack.plan.estimate import GIB, Estimate, estimate, refusal, tight
 from gpurack.plan.models import plan_models
 from gpurack.plan.offline import sizes

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpurack import paths
+from gpurack.engines import hints_of
 from gpurack.plan import compose
 from gpurack.plan.drift import Change, differences
 from gpurack.plan.job import groups
@@ -97,6 +98,7 @@ def test_a_first_run_creates() -> None:
     label = yaml.safe_load("".join(found.job["projects"][""]["services"]["alpha"]["services"].values()))
     text = compose.unescaped(label["alpha"]["labels"]["gpurack.model"])
     assert first.pop("definition") == hashlib.sha256(text.encode()).hexdigest()
+    assert first.pop("hints") == [hint.told for hint in hints_of("llama.cpp")]
     assert first == {
         "name": "alpha", "action": "create", "user": "", "from": "",
         "image": "ghcr.io/ggml-org/llama.cpp:server-cuda-b7000",

@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from gpurack import paths
+from gpurack.paths import SET_ASIDE
 from gpurack.plan import compose
-from gpurack.plan.drift import SET_ASIDE
 from tests.unit.host_programs import CONTAINERS, Fakes, container_id, load
 
 
@@ -520,3 +520,8 @@ def test_what_runc_fails_to_create_is_tried_once_more(
             dockerd.start("alpha")
         assert str(failure.value).endswith(sentence)
     assert len([call for call in fakes.calls if " up " in call]) == calls
+
+
+def test_what_all_files_of_the_runner_read_is_written_first() -> None:
+    """A run may be killed between two of them, and the host start its models with what it has then."""
+    assert paths.RUNNER_PARTS[0] == f"{paths.LIB}/paths.py"

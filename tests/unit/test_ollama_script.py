@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from gpurack.engines import hints_of
 from tests.unit.host_programs import load
 
 HOST = SimpleNamespace(become=())
@@ -96,7 +97,8 @@ def ollama() -> Any:
 
 def entry(server: Any, *names: str, **sources: str) -> dict[str, Any]:
     pull = [{"name": name, "from": sources.get("source", name), "insecure": False} for name in names]
-    return {"name": "ollama", "url": server.url, "pull": pull}
+    hints = [hint.told for hint in hints_of("ollama")]
+    return {"name": "ollama", "url": server.url, "pull": pull, "hints": hints}
 
 
 def test_what_is_listed_is_pulled_and_answers(ollama: Any, server: Any, capsys: Any) -> None:

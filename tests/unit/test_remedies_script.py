@@ -2,68 +2,165 @@
 
 import pytest
 
+from gpurack.engines import ENGINES, hints_of
 from tests.unit.host_programs import load
 
 
 @pytest.mark.parametrize(
-    ("code", "said", "helps"),
+    ("engine", "code", "said", "helps"),
     [
-        (1, "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 40.00 GiB.", "It does not fit its cards"),
-        (1, "ValueError: No available memory for the cache blocks.", "It does not fit its cards"),
-        (1, "ValueError: Free memory on device cuda:0 (2.00/23.49 GiB) on startup is less than desired GPU memory "
-            "utilization (0.92, 21.61 GiB).", "a smaller context"),
-        (1, "ggml_backend_cuda_buffer_type_alloc_buffer: cudaMalloc failed: out of memory", "another one"),
-        (1, "ValueError: World size (4) is larger than the number of available GPUs (2) in this node.", "correct gpus"),
-        (1, "ValueError: Total number of attention heads (28) must be divisible by tensor parallel size (3).",
-         "another number of gpus"),
-        (1, "Runtime compute cap 80 is not compatible with compile time compute cap 89", "let version choose"),
-        (1, "ValueError: User-specified max_model_len (8192) is greater than the derived max_model_len (512)",
-         "lower context"),
-        (2, "vllm serve: error: unrecognized arguments: --no-such-flag", "correct args"),
-        (2, "Error: No such option: --no-such-flag", "correct args"),
-        (2, "error: invalid value 'many' for '--max-batch-tokens <MAX_BATCH_TOKENS>': invalid digit", "correct args"),
-        (2, "sglang serve: error: argument --max-running-requests: invalid int value: 'many'", "correct args"),
-        (2, "Error: Invalid value for '--num_workers': 'many' is not a valid integer.", "correct args"),
-        (1, "ValueError: Invalid repository ID or local directory specified: '/weights/x'.", "whether weights names"),
-        (1, "RuntimeError: Insufficient space in /dev/shm for shared-memory allocation", "shm_size"),
-        (1, 'sudo: The "no new privileges" flag is set, which prevents sudo from running as root.', "security_opt"),
-        (1, "sudo: effective uid is not 0, is /usr/bin/sudo on a file system with the 'nosuid' option set …",
-         "security_opt"),
+        (
+            "vllm",
+            1,
+            "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 40.00 GiB.",
+            "It does not fit its cards",
+        ),
+        ("vllm", 1, "ValueError: No available memory for the cache blocks.", "It does not fit its cards"),
+        (
+            "vllm",
+            1,
+            "ValueError: Free memory on device cuda:0 (2.00/23.49 GiB) on startup is less than desired GPU memory "
+            "utilization (0.92, 21.61 GiB).",
+            "a smaller context",
+        ),
+        ("llama.cpp", 1, "ggml_backend_cuda_buffer_type_alloc_buffer: cudaMalloc failed: out of memory", "another one"),
+        (
+            "vllm",
+            1,
+            "ValueError: World size (4) is larger than the number of available GPUs (2) in this node.",
+            "correct gpus",
+        ),
+        (
+            "vllm",
+            1,
+            "ValueError: Total number of attention heads (28) must be divisible by tensor parallel size (3).",
+            "another number of gpus",
+        ),
+        ("tei", 1, "Runtime compute cap 80 is not compatible with compile time compute cap 89", "let version choose"),
+        (
+            "vllm",
+            1,
+            "ValueError: User-specified max_model_len (8192) is greater than the derived max_model_len (512)",
+            "lower context",
+        ),
+        ("vllm", 2, "vllm serve: error: unrecognized arguments: --no-such-flag", "correct args"),
+        ("litellm", 2, "Error: No such option: --no-such-flag", "correct args"),
+        (
+            "tei",
+            2,
+            "error: invalid value 'many' for '--max-batch-tokens <MAX_BATCH_TOKENS>': invalid digit",
+            "correct args",
+        ),
+        (
+            "sglang",
+            2,
+            "sglang serve: error: argument --max-running-requests: invalid int value: 'many'",
+            "correct args",
+        ),
+        ("litellm", 2, "Error: Invalid value for '--num_workers': 'many' is not a valid integer.", "correct args"),
+        (
+            "vllm",
+            1,
+            "ValueError: Invalid repository ID or local directory specified: '/weights/x'.",
+            "whether weights names",
+        ),
+        ("vllm", 1, "RuntimeError: Insufficient space in /dev/shm for shared-memory allocation", "shm_size"),
+        (
+            "custom",
+            1,
+            'sudo: The "no new privileges" flag is set, which prevents sudo from running as root.',
+            "security_opt",
+        ),
+        (
+            "custom",
+            1,
+            "sudo: effective uid is not 0, is /usr/bin/sudo on a file system with the 'nosuid' option set …",
+            "security_opt",
+        ),
         # LiteLLM and Open WebUI with settings that people find in their documentation, seen
-        (1, "LiteLLM Proxy: DATABASE_URL uses unsupported scheme '<missing scheme>'. LiteLLM's database features …",
-         "correct DATABASE_URL"),
-        (1, "sqlalchemy.exc.ArgumentError: Could not parse SQLAlchemy URL from given URL string", "or remove it"),
-        (1, "sqlalchemy.exc.OperationalError: (sqlite3.OperationalError) unable to open database file\n"
-            "(Background on this error at: https://sqlalche.me/e/20/e3q8)", "correct DATABASE_URL"),
-        (1, "ValueError: Redis URL must specify one of the following schemes (redis://, rediss://, unix://)",
-         "REDIS_URL"),
-        (1, "ValueError: Unsupported vector type: nonsense", "VECTOR_DB"),
+        (
+            "litellm",
+            1,
+            "LiteLLM Proxy: DATABASE_URL uses unsupported scheme '<missing scheme>'. LiteLLM's database features …",
+            "correct DATABASE_URL",
+        ),
+        (
+            "open-webui",
+            1,
+            "sqlalchemy.exc.ArgumentError: Could not parse SQLAlchemy URL from given URL string",
+            "or remove it",
+        ),
+        (
+            "open-webui",
+            1,
+            "sqlalchemy.exc.OperationalError: (sqlite3.OperationalError) unable to open database file\n"
+            "(Background on this error at: https://sqlalche.me/e/20/e3q8)",
+            "correct DATABASE_URL",
+        ),
+        (
+            "open-webui",
+            1,
+            "ValueError: Redis URL must specify one of the following schemes (redis://, rediss://, unix://)",
+            "REDIS_URL",
+        ),
+        ("open-webui", 1, "ValueError: Unsupported vector type: nonsense", "VECTOR_DB"),
         # llama-gpt's page: /wait, and Node.js where the address is wrong
-        (1, "[ERROR wait] Timeout! After 600 seconds some hosts are still not reachable", "does not answer"),
-        (1, "Error: Error: getaddrinfo ENOTFOUND saiga\n    at GetAddrInfoReqWrap.onlookup [as oncomplete] {",
-         "env names another address"),
-        (1, "Error: Error: connect ECONNREFUSED 172.18.0.3:8000", "see why"),
-        (137, "Loading weights: 40 %", "killed, as the kernel does"),
-        (137, "CUDA out of memory", "It does not fit its cards"),
-        (1, "Traceback (most recent call last):\n  Segmentation fault", ""),
+        (
+            "llama-gpt",
+            1,
+            "[ERROR wait] Timeout! After 600 seconds some hosts are still not reachable",
+            "does not answer",
+        ),
+        (
+            "llama-gpt",
+            1,
+            "Error: Error: getaddrinfo ENOTFOUND saiga\n    at GetAddrInfoReqWrap.onlookup [as oncomplete] {",
+            "env names another address",
+        ),
+        ("llama-gpt", 1, "Error: Error: connect ECONNREFUSED 172.18.0.3:8000", "see why"),
+        ("sglang", 137, "Loading weights: 40 %", "killed, as the kernel does"),
+        ("sglang", 137, "CUDA out of memory", "It does not fit its cards"),
+        ("vllm", 1, "Traceback (most recent call last):\n  Segmentation fault", ""),
     ],
-)  # fmt: skip
-def test_what_helps(code: int, said: str, helps: str) -> None:
-    found = load("remedies").remedy(code, said)
+)
+def test_what_helps(engine: str, code: int, said: str, helps: str) -> None:
+    found = remedy(engine, code, said)
     assert helps in found
     assert bool(found) == bool(helps)
     assert not found or (found.startswith(" ") and found.endswith("."))
 
 
 @pytest.mark.parametrize(
-    ("said", "helps"),
+    ("engine", "said", "helps"),
     [
         # llama.cpp on the CPU with a context that nothing can hold, seen; and PyTorch's words
-        ("E llama_init_from_model: failed to initialize the context: std::bad_alloc", "host has too little memory"),
-        ("DefaultCPUAllocator: not enough memory: Cannot allocate memory", "host has too little memory"),
-        ("llama_model_load: failed to load model", "whether weights names"),
-        ("ValueError: Failed to load model from file: /weights/noise.gguf", "whether weights names"),
+        (
+            "llama.cpp",
+            "E llama_init_from_model: failed to initialize the context: std::bad_alloc",
+            "host has too little memory",
+        ),
+        ("sglang", "DefaultCPUAllocator: not enough memory: Cannot allocate memory", "host has too little memory"),
+        ("llama.cpp", "llama_model_load: failed to load model", "whether weights names"),
+        (
+            "llama-cpp-python",
+            "ValueError: Failed to load model from file: /weights/noise.gguf",
+            "whether weights names",
+        ),
     ],
 )
-def test_what_helps_without_cards(said: str, helps: str) -> None:
-    assert helps in load("remedies").remedy(1, said, cards=False)
+def test_what_helps_without_cards(engine: str, said: str, helps: str) -> None:
+    assert helps in remedy(engine, 1, said, cards=False)
+
+
+def test_an_engine_has_its_own_hints_and_an_unknown_image_those_of_all() -> None:
+    said = "ValueError: Unsupported vector type: nonsense"
+    assert "VECTOR_DB" in remedy("open-webui", 1, said)
+    assert remedy("vllm", 1, said) == ""
+    assert "VECTOR_DB" in remedy("custom", 1, said)
+    assert {hint for engine in ENGINES.values() for hint in engine.hints} <= set(hints_of("custom"))
+
+
+def remedy(engine: str, code: int, said: str, cards: bool = True) -> str:
+    """What the runner on the host says, with the hints that it is told."""
+    found: str = load("remedies").remedy(code, said, [hint.told for hint in hints_of(engine)], cards)
+    return found

@@ -50,7 +50,7 @@ def host(fakes: Fakes) -> Fakes:
         "labels": {
             "gpurack.model": "{}", "com.docker.compose.project": "gpurack", "com.docker.compose.service": "alpha",
         },
-        "ports": {"8080/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8000"}]}, "restarts": 0, "created": "2026",
+        "ports": {"8080/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8000"}]}, "restarts": 0,
     }  # fmt: skip
     fakes.state(
         "containers", f"{json.dumps(one)}\n{json.dumps({**one, 'name': '/db', 'labels': None, 'ports': None})}\n"

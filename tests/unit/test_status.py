@@ -93,13 +93,13 @@ def lost_card(xids: tuple[Xid, ...] = ()) -> tuple[Host, HostState]:
     state = replace(
         host_state(gpus=4, containers=[running(wanted, "beta", whole, (uuid(1), uuid(2)))]),
         gpus=(gpu(0), gpu(1), gpu(3)),
-        driver=Driver("580.159.04", True, 15, "GPU is lost", pci, xids),
+        driver=Driver("580.159.04", 15, "GPU is lost", pci, xids),
     )
     return wanted, state
 
 
 def test_a_lost_card_says_since_when_why_and_what_had_it() -> None:
-    xid = Xid("0000:ca:00", 79, "GPU has fallen off the bus.", datetime(2026, 11, 20, 2, 11, tzinfo=UTC))
+    xid = Xid("0000:ca:00", 79, datetime(2026, 11, 20, 2, 11, tzinfo=UTC))
     host = host_status("gpu1", *lost_card((xid,)), NOW)
     assert host.word == "SICK"
     assert host.troubles == (
@@ -118,7 +118,7 @@ def test_a_lost_card_was_lost_by_its_fall_and_not_by_what_a_program_did_before(
     numbers: tuple[int, ...], said: str
 ) -> None:
     xids = tuple(
-        Xid("0000:ca:00", number, "…", datetime(2026, 11, 20, 2, minute, tzinfo=UTC))
+        Xid("0000:ca:00", number, datetime(2026, 11, 20, 2, minute, tzinfo=UTC))
         for minute, number in enumerate(numbers, start=1)
     )
     [trouble] = host_status("gpu1", *lost_card(xids), NOW).troubles

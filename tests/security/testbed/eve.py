@@ -146,10 +146,31 @@ class Eve:
                 options = ["--name", name, "--network", "none", "--entrypoint", "sleep"]
                 options += [word for label in labels for word in ("--label", label)]
                 self.does(shlex.join(["docker", "run", "-d", *options, image, "1000000"]))
-            yield
-            assert self.containers() == {"gamma", *containers}, "a container of bob's own was taken away"
+            with self.project_like_the_hosts(image, definition):
+                yield
+                there = {"gamma", "homework", *containers}
+                assert self.containers() == there, "a container of bob's own was taken away"
         finally:
             self.does(f"docker rm -f {' '.join(containers)}", check=False)
+
+    @contextmanager
+    def project_like_the_hosts(self, image: str, definition: str) -> Iterator[None]:
+        """A Compose project of bob's own, `homework`, which has the name of gpurack's and its label."""
+        service = {
+            "image": image,
+            "container_name": "homework",
+            "network_mode": "none",
+            "pull_policy": "never",
+            "entrypoint": ["sleep", "1000000"],
+            "labels": {"gpurack.model": definition},
+        }
+        self.put(f"{HOME}/homework/compose.yaml", json.dumps({"name": "gpurack", "services": {"homework": service}}))
+        compose = "docker compose -f homework/compose.yaml"
+        try:
+            self.does(f"{compose} up -d")
+            yield
+        finally:
+            self.does("docker rm -f homework; rm -r homework", check=False)
 
     def containers(self) -> set[str]:
         """The names of the containers in bob's real Docker."""

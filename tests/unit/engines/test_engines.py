@@ -22,7 +22,8 @@ import pytest
 import yaml
 
 from gpurack.engines import ENGINES
-from gpurack.engines.base import SHARED_MEMORY, normal, with_secrets
+from gpurack.engines.args import normal
+from gpurack.engines.container import SHARED_MEMORY, with_secrets
 from gpurack.engines.known_flags import FOLDER as KNOWN_FLAGS
 from gpurack.engines.llama_cpp_python import CONFIG, KEYED_CONFIG
 from gpurack.engines.sglang import KEEPER

@@ -7,6 +7,7 @@ says of it, for the commands that cannot work today.
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ class Case:
     text: str
     told: dict[str, Any]
 
+    @cached_property
     def imported(self) -> Imported:
         """What gpurack makes of it."""
         files = {path: (FOLDER / name).read_text() for path, name in self.told.get("files", {}).items()}

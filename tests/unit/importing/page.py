@@ -1,5 +1,6 @@
 """docs/from-docker-run.md: every command of the seeds and what `gpurack import` makes of it (`make docs`)."""
 
+from gpurack.engines import ENGINES
 from gpurack.importing.reader import Imported
 from gpurack.importing.text import field_lines
 from tests.unit.importing.cases import Case, cases
@@ -44,22 +45,20 @@ SAID_ABOVE = (
     "--runtime nvidia is left", "gpurack runs it as a service, again",
     "it is done once, and again only when",
 )  # fmt: skip
-TITLES = {
-    "llama-cpp": "llama.cpp", "llama-cpp-python": "llama-cpp-python", "llama-gpt": "llama-gpt", "ollama": "ollama",
-    "tei": "Text Embeddings Inference", "vllm": "vLLM",
-}  # fmt: skip
+TITLES = dict(sorted((name.replace(".", "-"), engine.title) for name, engine in ENGINES.items()))
+"""How the name of a case begins → the section that it stands in."""
 
 
 def page() -> str:
     """The whole page. Commands with the same entry, and nothing else to say, stand together."""
-    text = HEAD
+    text, every = HEAD, cases()
     for title in TITLES.values():
-        text += f"\n## {title}\n"
-        of_title = [case for case in cases() if title_of(case) == title]
+        of_title = [case for case in every if title_of(case) == title]
+        text += f"\n## {title}\n" if of_title else ""
         while of_title:
             first = of_title[0]
-            together = [case for case in of_title if case.imported().data == first.imported().data]
-            together = together if first.imported().data else [first]
+            together = [case for case in of_title if case.imported.data == first.imported.data]
+            together = together if first.imported.data else [first]
             text += section(together)
             of_title = [case for case in of_title if case not in together]
     return text
@@ -76,13 +75,13 @@ def section(together: list[Case]) -> str:
     for case in together:
         kind = "yaml" if case.text.startswith("version:") else "sh"
         text += f"\n```{kind}\n{case.text.rstrip()}\n```\n"
-    imported = together[0].imported()
+    imported = together[0].imported
     if imported.data:
         text += f"\n```python\n{entries(imported)}```\n"
     remarks = [
         finding.what
         for case in together
-        for finding in case.imported().findings
+        for finding in case.imported.findings
         if not any(said in finding.what for said in SAID_ABOVE)
     ]
     remarks += [f"The plan refuses it: {what}" for what in together[0].told.get("refused", [])]

@@ -46,7 +46,7 @@ def test_the_plan_passes_without_anything_exported(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("case", [case for case in cases() if "means" in case.told], ids=lambda case: case.name)
 def test_every_service_of_the_seeds_is_in_it(case: Case, lab: dict[str, Model]) -> None:
-    for key, fields in {**case.imported().models, **case.imported().services}.items():
+    for key, fields in {**case.imported.models, **case.imported.services}.items():
         model = lab[NAMES.get(key, key)]
         assert model.engine == fields["engine"]
         if model.engine == "vllm":

@@ -38,7 +38,7 @@ with_service = pytest.mark.parametrize(
 
 @each
 def test_entries_and_findings(case: Case) -> None:
-    imported = case.imported()
+    imported = case.imported
     assert imported.host == case.told.get("host", {})
     assert imported.models == case.told.get("models", {})
     assert imported.services == case.told.get("services", {})
@@ -50,7 +50,7 @@ def test_entries_and_findings(case: Case) -> None:
     "case", [case for case in CASES if not {"means", "jobs"} & set(case.told)], ids=lambda case: case.name
 )
 def test_what_is_no_service_is_listed(case: Case) -> None:
-    imported = case.imported()
+    imported = case.imported
     commands = sum("docker " in line for line in case.text.splitlines())
     assert not imported.data
     assert len(imported.findings) == commands
@@ -99,7 +99,7 @@ def test_a_job_does_the_same(case: Case) -> None:
 
 def plan_of(case: Case) -> tuple[Host | None, list[str]]:
     try:
-        return check_fleet({"gpu1": [{"hardware": case.told.get("hardware", LAB)}, case.imported().data]})["gpu1"], []
+        return check_fleet({"gpu1": [{"hardware": case.told.get("hardware", LAB)}, case.imported.data]})["gpu1"], []
     except InventoryError as error:
         return None, [str(problem) for problem in error.problems]
 
@@ -109,7 +109,7 @@ def loosened(case: Case) -> Host:
     spec, problems = plan_of(case)
     if spec:
         return spec
-    said = json.dumps(case.imported().data, ensure_ascii=False)
+    said = json.dumps(case.imported.data, ensure_ascii=False)
     data = json.loads(said.replace(".bin", ".gguf").replace(f'"revision": "{UNSAID}"', f'"revision": "{REVISION}"'))
     assert problems == case.told["refused"]
     return check_fleet({"gpu1": [{"hardware": LAB}, data]})["gpu1"]

@@ -237,6 +237,12 @@ def test_nothing_is_dropped_silently() -> None:
     ]  # fmt: skip
 
 
+def test_a_pull_of_no_model_is_a_sentence() -> None:
+    imported = read("docker run -d --name box -p 1:11434 ollama/ollama:0.33.0\ndocker exec box ollama pull\n")
+    assert "pull" not in imported.models["box"]
+    assert any("`docker exec box ollama pull`" in str(finding) for finding in imported.findings)
+
+
 def test_one_name_twice() -> None:
     command = f"{VLLM} vllm/vllm-openai:v0.33.0 --model /m/x --served-model-name one\n"
     same = read(command + command)

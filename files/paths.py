@@ -1,0 +1,1 @@
+../gpurack/paths.py

@@ -1,0 +1,64 @@
+"""What helps against what a server says before it ends. The runner on the host looks it up (files/remedies.py)."""
+
+from dataclasses import dataclass
+
+MEMORY = "give it more cards or another one, a smaller context, or its neighbours less vram"
+NO_ROOM = f"It does not fit its cards: {MEMORY}."
+NO_ROOM_ON_HOST = "The host has too little memory for it: a smaller context, or a smaller model."
+WEIGHTS = "It cannot read its weights: see whether weights names the right file or folder, whole and in its format."
+TOO_FEW_CARDS = "Its parallelism needs more cards: correct gpus, or what args say of it."
+HEADS = "Its attention heads cannot be shared by so many cards: another number of gpus, or pipeline parallel in args."
+OTHER_CARDS = "Its image is not for this kind of card: let version choose the image, or take another card."
+DATABASE = (
+    "It cannot use a database that env names: correct DATABASE_URL, REDIS_URL or VECTOR_DB, or remove it; none is "
+    "needed."
+)
+
+
+@dataclass(frozen=True)
+class Hint:
+    """said: pattern of a line that a server says, whatever its case. helps: a sentence. on_cpu: the sentence for a
+    model without cards, where that is another one."""
+
+    said: str
+    helps: str
+    on_cpu: str = ""
+
+    @property
+    def told(self) -> list[str]:
+        """As the runner on the host is told it: pattern, sentence, sentence without cards."""
+        return [self.said, self.helps, self.on_cpu or self.helps]
+
+
+COMMON = (
+    # how the runner says how a container ended, weaker than all that follows
+    Hint(r"^exit code 137$", f"It was killed, as the kernel does when memory runs out: see dmesg, and {MEMORY}."),
+    Hint(
+        r"out of memory|OutOfMemory|Not enough memory|cudaMalloc failed|failed to allocate|bad_alloc|MemoryError"
+        r"|Cannot allocate memory",
+        NO_ROOM,
+        NO_ROOM_ON_HOST,
+    ),
+    Hint(
+        r"/dev/shm", 'It needs more shared memory: a larger one in compose: {"shm_size": "64gb"}, or {"ipc": "host"}.'
+    ),
+    Hint(
+        r"no new privileges|effective uid is not 0",
+        "Its image uses sudo or another program with setuid: take one that does not, or write "
+        'compose: {"security_opt": ["no-new-privileges:false"]}.',
+    ),
+    Hint(r"needs as many GPUs", TOO_FEW_CARDS),
+    Hint(r"is not divisible by", HEADS),
+    Hint(r"needs compute capability|no kernel image is available", OTHER_CARDS),
+    Hint(
+        r"unrecognized arguments|error: argument |invalid argument:|unexpected argument|invalid choice"
+        r"|No such option|invalid value ('.*' )?for '-",
+        "It does not know one of its arguments, or its value: correct args.",
+    ),
+    Hint(
+        r"config\.json.{0,3} not found|is not a local folder|failed to load model|Cannot find any model weights"
+        r"|HeaderTooLarge|invalid magic",
+        WEIGHTS,
+    ),
+)
+"""Of libraries that several engines are made of: CUDA, PyTorch, Transformers, ggml, parsers of arguments."""

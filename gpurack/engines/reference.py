@@ -1,0 +1,43 @@
+"""The table of docs/engines.md, from the engines themselves: `make docs` writes it, a test holds it to be current."""
+
+import re
+import sys
+from collections.abc import Iterable
+from dataclasses import astuple, fields
+from pathlib import Path
+
+from gpurack.engines import ENGINES
+from gpurack.engines.base import Engine, Row
+
+BEGIN = "<!-- Made by `make docs` from gpurack/engines/; change it there. -->"
+END = "<!-- End of what is made. -->"
+HEADS = {"image": "image by `version`", "sets": "gpurack sets"}
+
+
+def table(engines: Iterable[Engine]) -> str:
+    """A line for each engine, which leads to its section."""
+    heads = ["engine", *(HEADS.get(field.name, field.name) for field in fields(Row))]
+    lines = [cells(heads), f"|{'---|' * len(heads)}"]
+    for engine in engines:
+        link = f"[`{engine.name}`](#{engine.name.replace('.', '')})"
+        lines.append(cells([link, *astuple(engine.row)]))
+    return "\n".join(lines) + "\n"
+
+
+def cells(texts: Iterable[str]) -> str:
+    """One line of a table."""
+    return f"| {' | '.join(texts)} |"
+
+
+def renewed(page: str) -> str:
+    """The page with the table as it is now. Raises ValueError where the page has no place for it."""
+    made = f"{BEGIN}\n{table(ENGINES.values())}{END}"
+    found, number = re.subn(rf"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: made, page, flags=re.DOTALL)
+    if number != 1:
+        raise ValueError(f"the page needs one table between {BEGIN} and {END}")
+    return found
+
+
+if __name__ == "__main__":
+    path = Path(sys.argv[1])
+    path.write_text(renewed(path.read_text(encoding="utf-8")), encoding="utf-8")
