@@ -11,11 +11,11 @@ PROGRAMS = sorted(FILES.glob("*.py"))
 MODULES = {"contextvars", "dataclasses", "graphlib", "tomllib", "zoneinfo"}
 """Modules that came after 3.6."""
 NAMES = {
-    *("__future__.annotations", "aclosing", "asdict", "batched", "bit_count", "breakpoint", "cached_property", "chdir"),
+    *("__future__.annotations", "aclosing", "asdict", "batched", "bit_count", "breakpoint", "cached_property"),
     *("copy_file_range", "dist", "file_digest", "fromisoformat", "get_native_id", "hardlink_to", "is_relative_to"),
     *("isascii", "isqrt", "memfd_create", "monotonic_ns", "nullcontext", "pairwise", "perf_counter_ns", "pidfd_open"),
     *("posix_spawn", "prod", "readlink_to", "removeprefix", "removesuffix", "ThreadingHTTPServer", "time_ns"),
-    *("TypedDict", "Protocol", "waitstatus_to_exitcode", "with_stem"),
+    *("TypedDict", "Protocol", "waitstatus_to_exitcode", "with_stem", "contextlib.chdir"),
 }
 """Functions, methods and classes that came after 3.6."""
 ARGUMENTS = {
@@ -39,7 +39,7 @@ def too_new(source: str) -> list[str]:
             names += [each.name for each in node.names if {each.name, f"{node.module}.{each.name}"} & NAMES]
         elif isinstance(node, ast.Attribute | ast.Name):
             name = node.attr if isinstance(node, ast.Attribute) else node.id
-            names = [name] if name in NAMES else []
+            names = [name] if {name, ast.unparse(node)} & NAMES else []
         elif isinstance(node, ast.Call):
             called = ast.unparse(node.func)
             names = [f"{called}({key.arg})" for key in node.keywords if key.arg in ARGUMENTS.get(called, ())]
