@@ -1,5 +1,6 @@
 """The pages that are made from the code say what the code says."""
 
+import re
 from pathlib import Path
 
 from gpurack.engines import ENGINES
@@ -27,3 +28,22 @@ def test_every_engine_has_its_section() -> None:
     text = (DOCS / "engines.md").read_text(encoding="utf-8")
     for engine in ENGINES:
         assert f"\n## {engine}\n" in text
+
+
+def test_links_between_pages_lead_to_a_page_and_a_heading() -> None:
+    checkout = DOCS.parent
+    for page_file in [*checkout.glob("*.md"), *DOCS.glob("*.md")]:
+        for link in re.findall(r"\]\(([^)]+)\)", page_file.read_text(encoding="utf-8")):
+            if link.startswith("https:"):
+                continue
+            name, _, anchor = link.partition("#")
+            target = page_file.parent / name if name else page_file
+            assert target.exists(), f"{page_file.name}: {link}"
+            if anchor:
+                assert anchor in anchors(target.read_text(encoding="utf-8")), f"{page_file.name}: {link}"
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
