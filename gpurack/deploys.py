@@ -37,6 +37,7 @@ from gpurack.plan.host import (
     Stage,
 )
 from gpurack.plan.pins import contradictions
+from gpurack.plan.questions import questions
 from gpurack.report import REPORT
 from gpurack.spec.fleet import Fleet, read_fleet, without_models
 from gpurack.spec.host import Host
@@ -131,4 +132,4 @@ def inventory_file() -> Path | None:
 
 def privilege(wanted: Host) -> dict[str, Any]:
     """The global arguments by which operations become root: sudo where the login user is not root."""
-    return {"_sudo": True} if look(host, wanted).raised else {}
+    return {"_sudo": True} if look(host, questions(wanted)).raised else {}

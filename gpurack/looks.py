@@ -14,6 +14,7 @@ from pyinfra.context import ctx_host, ctx_state
 
 from gpurack.guard import Connections, read_any_bytes
 from gpurack.host_data import not_understood
+from gpurack.plan.questions import questions
 from gpurack.report import CONNECT_ERROR
 from gpurack.shell import sh
 from gpurack.spec import host as spec
@@ -48,7 +49,7 @@ def look_at_all(inventory: Inventory, fleet: Mapping[str, spec.Host], metrics: b
 
     metrics: also ask the models' own counters, which a deploy does not need.
     """
-    return visit(inventory, fleet, lambda host, wanted: look(host, wanted, metrics))
+    return visit(inventory, fleet, lambda host, wanted: look(host, questions(wanted, metrics)))
 
 
 def visit(inventory: Inventory, fleet: Mapping[str, spec.Host], work: Work) -> dict[str, HostState]:

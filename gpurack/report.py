@@ -15,7 +15,7 @@ from gpurack import paths, screen
 from gpurack.endpoints import endpoint
 from gpurack.host_data import not_understood
 from gpurack.plan import ledger, weights
-from gpurack.plan.jobs import due
+from gpurack.plan.jobs import desire_job, due
 from gpurack.plan.neighbours import unreached
 from gpurack.spec import host as spec
 from gpurack.spec.fleet import Fleet
@@ -136,7 +136,7 @@ class Report(BaseStateCallback):
             text = "disabled"
         elif error:
             text = "FAILED: " + error.partition(": ")[2].split("\n")[0]
-        elif why := due(job, wanted, seen):
+        elif why := due(desire_job(job, wanted), seen):
             text = f"to be run: {why}" if state.current_stage < StateStage.Execute else f"not done: {why}"
         else:
             text = f"done, {action}" if action else "done"

@@ -6,6 +6,7 @@ from typing import Any
 from pyinfra.api import Host
 
 from gpurack.plan import weights
+from gpurack.plan.questions import questions
 from gpurack.remote import Command
 from gpurack.resources import program, read_text
 from gpurack.shell import Sh, sh
@@ -18,7 +19,7 @@ NO_PYTHON = "it has no python3, so the sha256 of its weights cannot be read; run
 
 def thorough(host: Host, wanted: spec.Host) -> HostState:
     """A look after which every file of weights has a sha256. What takes long says so on standard error."""
-    seen = look(host, wanted)
+    seen = look(host, questions(wanted))
     paths = [path for path, size in seen.weights.items() if size is not None]
     if seen.trouble:
         return seen
@@ -34,7 +35,7 @@ def thorough(host: Host, wanted: spec.Host) -> HostState:
     if not ok:
         return replace(seen, trouble=f"the sha256 of its weights could not be read: {last(lines)}.")
     forget(host)
-    return look(host, wanted)
+    return look(host, questions(wanted))
 
 
 def hasher() -> str:

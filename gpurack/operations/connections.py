@@ -8,6 +8,7 @@ from pyinfra.api.command import PyinfraCommand
 
 from gpurack.operations.host import announce, others_unharmed, refused_before
 from gpurack.plan.neighbours import unreached
+from gpurack.plan.questions import questions
 from gpurack.spec.host import Host
 from gpurack.state.snapshot import forget, look
 
@@ -38,7 +39,7 @@ def connections(wanted: Host) -> Generator[PyinfraCommand, None, None]:
 
 def missed(wanted: Host) -> list[str]:
     """A line for each model that is not reached."""
-    state = look(host, wanted)
+    state = look(host, questions(wanted))
     return [
         f"{service} does not reach {model}; it is used as soon as it answers"
         for service in wanted.services

@@ -9,6 +9,7 @@ from pyinfra.api.command import PyinfraCommand
 from gpurack.operations.host import carry_out_plan, others_unharmed, unattended
 from gpurack.plan.docker import MISSING, is_installed
 from gpurack.plan.host import DAEMON_JSON, DOCKER, ROOTLESS, TOOLKIT, Run, SetUp
+from gpurack.plan.questions import questions
 from gpurack.plan.steps import Plan
 from gpurack.spec.host import Host
 from gpurack.state.snapshot import look
@@ -70,7 +71,7 @@ def rootless(wanted: Host, models_follow: bool = False) -> Generator[PyinfraComm
 
 def set_up(stage: SetUp, wanted: Host, run: Run) -> Iterator[PyinfraCommand]:
     """The commands of a stage."""
-    state = look(host, wanted)
+    state = look(host, questions(wanted))
     if state.blind or (stage.needs_docker and host.state.is_executing and not is_installed(state)):
         yield from carry_out_plan(stage.name, Plan(errors=(state.blind or MISSING,)))
         return

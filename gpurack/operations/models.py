@@ -19,6 +19,7 @@ from gpurack.operations.host import announce, carry_out_plan, others_unharmed, r
 from gpurack.plan.docker import unanswered
 from gpurack.plan.jobs import awaiting, plan_jobs
 from gpurack.plan.models import ModelsPlan, awaited, plan_models
+from gpurack.plan.questions import questions
 from gpurack.plan.rootless import not_ready, unusable
 from gpurack.plan.steps import Plan
 from gpurack.report import REPORT
@@ -127,7 +128,7 @@ def jobs(wanted: Host) -> Generator[PyinfraCommand, None, None]:
 
 def usable(operation: str, wanted: Host) -> Generator[PyinfraCommand, None, HostState | None]:
     """What the host is like, once no other run works on it; None where its trouble has been said."""
-    state = look(host, wanted)
+    state = look(host, questions(wanted))
     if state.blind or refused_before(operation):
         yield from carry_out_plan(operation, Plan(errors=(state.blind,)))
         return None
@@ -136,7 +137,7 @@ def usable(operation: str, wanted: Host) -> Generator[PyinfraCommand, None, Host
         announce(operation, [f"wait for another gpurack run on this host ({state.busy})"])
         yield slow(sh("flock -s -o {} true", paths.LOCK))
         forget(host)
-        state = look(host, wanted)
+        state = look(host, questions(wanted))
     if host.state.is_executing and (problem := unanswered(state)):
         yield from carry_out_plan(operation, Plan(errors=(problem,)))
         return None
@@ -182,5 +183,5 @@ class Job(Streamed):
                 REPORT.changed(host.name, change.model, PAST[change.action])
         if self.errors:
             REPORT.failed(host.name, [f"error {error}" for error in self.errors])
-        look(host, self.wanted)  # for the table at the end: ssh is closed by then
+        look(host, questions(self.wanted))  # for the table at the end: ssh is closed by then
         return ok and not self.errors, output

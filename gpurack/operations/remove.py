@@ -8,6 +8,7 @@ from pyinfra.api.command import PyinfraCommand
 
 from gpurack.operations.commands import Refusal
 from gpurack.operations.host import carry_out_plan, others_unharmed
+from gpurack.plan.questions import questions
 from gpurack.plan.remove import plan_remove
 from gpurack.spec.host import Host
 from gpurack.state.snapshot import look
@@ -22,7 +23,7 @@ def remove(wanted: Host, what: str = "models") -> Generator[PyinfraCommand, None
     + wanted: the host's spec
     + what: "models", or "all" to remove Docker's and the toolkit's packages too
     """
-    state = look(host, wanted)
+    state = look(host, questions(wanted))
     if state.blind:
         yield Refusal([state.blind])
         return

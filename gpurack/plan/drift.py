@@ -6,11 +6,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from gpurack.plan import compose, ledger, pins, pulls
-from gpurack.spec.host import Host
+from gpurack.plan.desired import SALTED, DesiredService, digest
 from gpurack.state.model import Container, HostState, Probe
 
-SALTED = ("api_key", "keys", "upstream_keys")
-"""Words of a definition that hold fingerprints of secrets."""
 ABSENT = object()
 """In the place of a key that is not there; a null in `compose`, which takes a key away, is something else."""
 Action = Literal["keep", "create", "recreate", "start", "wait", "pull", "check", "remove", "run"]
@@ -37,56 +35,50 @@ class Change:
         return f"{self.action} {self.model}" + (f": {', '.join(self.reasons)}" if self.reasons else "")
 
 
-def compare(
-    name: str, spec: Host, state: HostState, words: Mapping[str, Any], prune: bool = False, renew: bool = False
-) -> Change:
+def compare(desired: DesiredService, state: HostState, prune: bool = False, renew: bool = False) -> Change:
     """A model against its container: definition, image, state, and what it answered. prune: is an ollama's model that
     is not listed a difference? renew: are gpurack's own settings, where they have changed?"""
-    container = state.container(name, spec.entries[name].dockerd)
+    name, words, service = desired.name, desired.definition, desired.service
+    container = state.container(name, desired.user)
     if container is None:
-        old = replaced(name, spec, state)
-        reason = "its container is gone" if name in compose.old_services(state, spec.entries[name].dockerd) else "new"
+        old = replaced(desired, state)
+        reason = "its container is gone" if name in compose.old_services(state, desired.user) else "new"
         return Change(name, "create", (f"takes the place of {old.name}" if old and old.running else reason,))
     definition = ledger.label(container.labels)
-    if is_respelled(definition, words, tagged(container, str(words["image"]), state), container):
+    if is_respelled(definition, words, tagged(container, desired.reference, state), container):
         definition = {**definition, "image": words["image"]}
     reasons = differences(definition, words)
-    reasons = reasons or moved(name, spec, state, container, str(words["image"]))
-    service, older = compose.service(name, spec, state, tuple(words.get("uuids", ()))), None
-    reasons = reasons or published_elsewhere(service, container, follows=spec.entries[name].bind == "lan")
+    reasons = reasons or moved(desired, state, container)
+    reasons = reasons or published_elsewhere(service, container, follows=desired.entry.bind == "lan")
+    older = None
     if not reasons and definition.get("service") != words["service"]:
-        older = lines_of(name, spec, state, service, container)
-        reasons = outdated(older, service, connects=bool(spec.connections(name)), renew=renew)
+        older = lines_of(desired, state, container)
+        reasons = outdated(older, service, connects=bool(desired.connections), renew=renew)
     if reasons:
         return Change(name, "recreate", tuple(reasons))
-    return replace(of_same_definition(name, spec, state, words, prune, older or service, container), older=older)
+    return replace(of_same_definition(desired, state, prune, older or service, container), older=older)
 
 
 def of_same_definition(
-    name: str,
-    spec: Host,
-    state: HostState,
-    words: Mapping[str, Any],
-    prune: bool,
-    service: Mapping[str, Any],
-    container: Container,
+    desired: DesiredService, state: HostState, prune: bool, service: Mapping[str, Any], container: Container
 ) -> Change:
     """What happens to a model whose container is made as it should be. service: the lines of compose.yaml that it is
     made of."""
+    name = desired.name
     if not container.running:
         return Change(name, "start", (describe_state(container),))
-    if changed_by_hand(name, spec, state, service):
+    if changed_by_hand(desired, state, service):
         # Compose itself knows whether the container was made of the changed lines, and makes it anew only then
         return Change(name, "start", ("its lines in compose.yaml were changed by hand",))
-    probe = state.probes.get((spec.entries[name].dockerd, name))
+    probe = state.probes.get((desired.user, name))
     if probe and probe.status != 200 and loading(probe):
         return Change(name, "wait", ("still loading",))
-    if spec.entries[name].engine == "ollama" and (reasons := list(pulls.reasons(name, spec, state, prune))):
+    if desired.entry.engine == "ollama" and (reasons := list(pulls.reasons(desired, state, prune))):
         return Change(name, "pull", tuple(reasons))
-    if pins.unchecked(spec, name, state):
+    if pins.unchecked(desired, state):
         return Change(name, "check", ("its weights against the lock",))
-    if pins.of_model(spec, name).digest and tagged(container, str(words["image"]), state) != container.image:
-        return Change(name, "check", (f"{words['image']} is another image here than the lock's, which runs",))
+    if desired.locked.digest and tagged(container, desired.reference, state) != container.image:
+        return Change(name, "check", (f"{desired.reference} is another image here than the lock's, which runs",))
     return Change(name, "keep")
 
 
@@ -95,16 +87,14 @@ def is_respelled(old: Mapping[str, Any], new: Mapping[str, Any], named: str | No
     return "version" in new and old.get("version") == new["version"] and named == container.image
 
 
-def lines_of(
-    name: str, spec: Host, state: HostState, service: Mapping[str, Any], container: Container
-) -> Mapping[str, Any] | None:
+def lines_of(desired: DesiredService, state: HostState, container: Container) -> Mapping[str, Any] | None:
     """The lines of compose.yaml that a model's container was made of, by the digest in its label; None where the file
-    has others. service: those that this gpurack would write, whose own labels the digest counts, too."""
-    written = compose.old_services(state, spec.entries[name].dockerd).get(name, {})
+    has others. The digest counts the labels of its service, but not those that gpurack adds."""
+    written = compose.old_services(state, desired.user).get(desired.name, {})
     bare = {word: value for word, value in written.items() if word != "labels"}
-    bare |= {"labels": service["labels"]} if "labels" in service else {}
+    bare |= {"labels": desired.service["labels"]} if "labels" in desired.service else {}
     known = ledger.label(container.labels).get("service")
-    return written if compose.digest(bare) == known else None
+    return written if digest(bare) == known else None
 
 
 def outdated(
@@ -128,12 +118,13 @@ def tagged(container: Container, reference: str, state: HostState) -> str | None
     return state.images_of(container.user).get(reference)
 
 
-def moved(name: str, spec: Host, state: HostState, container: Container, reference: str) -> list[str]:
+def moved(desired: DesiredService, state: HostState, container: Container) -> list[str]:
     """Whether a container's image or weights are others than the lock's, or its tag is another image now."""
-    image = pins.moved_image(spec, name, reference, state.digests_of(container.user).get(container.image, ()))
-    commits = dict.fromkeys(pins.moved_commits(spec, name, state).values())
+    reference = desired.reference
+    image = pins.moved_image(desired.locked, reference, state.digests_of(container.user).get(container.image, ()))
+    commits = dict.fromkeys(pins.moved_commits(desired, state).values())
     named = tagged(container, reference, state)
-    if not pins.of_model(spec, name).digest and named not in (None, container.image):
+    if not desired.locked.digest and named not in (None, container.image):
         image = f"image moved: {reference} is another image now"
     return [reason for reason in (image, *commits) if reason]
 
@@ -148,10 +139,10 @@ def published_elsewhere(service: Mapping[str, Any], container: Container, follow
     return [f"published on {found or 'no port'}{'' if follows else ' by hand'}, not on {wanted}"]
 
 
-def changed_by_hand(name: str, spec: Host, state: HostState, service: Mapping[str, Any]) -> bool:
+def changed_by_hand(desired: DesiredService, state: HostState, service: Mapping[str, Any]) -> bool:
     """Are its lines in the compose.yaml on the host others than it was made of (service)? The label, which is as it
     should be, says that it was not gpurack that changed them."""
-    written = compose.old_services(state, spec.entries[name].dockerd).get(name)
+    written = compose.old_services(state, desired.user).get(desired.name)
     words = {*(written or {}), *service} - {"labels"}
     return written is not None and any(written.get(word) != service.get(word) for word in words)
 
@@ -219,22 +210,9 @@ def loading(probe: Probe) -> bool:
     return probe.status == 503 or (probe.status == 0 and "timed out" not in probe.body.lower())
 
 
-def salt_of(name: str, spec: Host, state: HostState) -> str | None:
-    """The salt of the fingerprints that a model's container carries."""
-    container = state.container(name, spec.entries[name].dockerd)
-    definition = ledger.label(container.labels) if container else {}
-    for word in (*SALTED, "files"):
-        value: Any = definition.get(word)
-        if isinstance(value, Mapping):
-            value = next(iter(value.values()), None)
-        if value:
-            return str(value).partition(":")[0]
-    return None
-
-
-def replaced(name: str, spec: Host, state: HostState) -> Container | None:
+def replaced(desired: DesiredService, state: HostState) -> Container | None:
     """The container made by hand whose place a model takes; also when an earlier run has set it aside already."""
-    old, user = spec.entries[name].replaces, spec.entries[name].dockerd
+    old, user = desired.entry.replaces, desired.user
     found = {
         (container.name, container.user): container
         for container in state.containers
@@ -244,17 +222,16 @@ def replaced(name: str, spec: Host, state: HostState) -> Container | None:
     return next((found[key] for key in names if key in found), None) if old else None
 
 
-def of_change(change: Change, spec: Host, state: HostState) -> Container | None:
+def of_change(change: Change, desired: Mapping[str, DesiredService], state: HostState) -> Container | None:
     """The container that a change is about, if it is there."""
     if change.action == "remove":
         return state.ours.get((change.user, change.model))
-    return state.container(change.model, spec.entries[change.model].dockerd)
+    return state.container(change.model, desired[change.model].user)
 
 
-def holdings(change: Change, spec: Host, state: HostState, uuids: Mapping[str, tuple[str, ...]]) -> set[str]:
-    """The cards and ports that a model's container has, and those it will have."""
+def holdings(container: Container | None, desired: DesiredService | None = None) -> set[str]:
+    """The cards and ports that a container has, and those that a desired one will have."""
     held: set[str] = set()
-    container = of_change(change, spec, state)
     if container:
         definition = ledger.label(container.labels)
         for word in ("uuids", "render_nodes"):
@@ -263,8 +240,7 @@ def holdings(change: Change, spec: Host, state: HostState, uuids: Mapping[str, t
         # a user's daemon may claim any port; its model has the one that root gave it
         ports = [definition.get("port")] if container.user else [port for _, port in container.ports]
         held |= {f"port {port}" for port in ports if port is not None}
-    if change.action != "remove":
-        cards = uuids[change.model]
-        held |= {f"gpu {card}" for card in (*cards, *compose.render_nodes(cards, state))}
-        held.add(f"port {spec.entries[change.model].port}")
+    if desired:
+        held |= {f"gpu {card}" for card in (*desired.uuids, *desired.devices.nodes)}
+        held.add(f"port {desired.entry.port}")
     return held

@@ -26,13 +26,11 @@ def names(spec: Host) -> list[str]:
     return [name for _, _, connection in far(spec) if not is_address(name := host_of(connection))]
 
 
-def questions(spec: Host) -> list[str]:
-    """`user|service|number|file of the key|url` for the look: is it ready, and does it take the key?"""
-    found = []
+def questions(spec: Host) -> Iterator[tuple[str | int, ...]]:
+    """(user, service, number, file of the key, url) for the look: is it ready, and does it take the key?"""
     for service, index, connection in far(spec):
-        asked = (spec.entries[service].dockerd, service, index, key_file(spec, service, index), ready_url(connection))
-        found.append("|".join(map(str, asked)))
-    return found
+        user, file = spec.entries[service].dockerd, key_file(spec, service, index)
+        yield user, service, index, file, ready_url(connection)
 
 
 def ready_url(connection: Connection) -> str:

@@ -109,6 +109,11 @@ def with_lock(fleet: Mapping[str, Host], inventory: Path | None) -> dict[str, Ho
     return {name: host.locked(lock.hosts.get(name) if lock else None) for name, host in fleet.items()}
 
 
+def model_lock(host: Host, name: str) -> ModelLock:
+    """What the lock in force on a host says of one of its models; nothing for one that it does not know."""
+    return host.lock.models.get(name, ModelLock()) if host.lock else ModelLock()
+
+
 def text(lock: Lock, inventory: Path) -> str:
     """The file: sorted, a line for each fact, the same facts always the same text."""
     hosts = {name: host.model_dump(exclude_defaults=True) for name, host in lock.hosts.items()}

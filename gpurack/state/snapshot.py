@@ -15,14 +15,13 @@ from pyinfra.api.state import StateStage
 from typing_extensions import override
 
 from gpurack import paths
-from gpurack.plan import compose, neighbours, refusals, weights
 from gpurack.remote import Command
 from gpurack.resources import read_text
 from gpurack.shell import Sh, of_file, sh
-from gpurack.spec import host as spec
 from gpurack.state import remembered
 from gpurack.state.model import USER_FILES, Header, HostState
 from gpurack.state.parse import MARK, parse
+from gpurack.state.questions import Questions, Row
 
 NO_SUDO, SUDO_PASSWORD, RAISED = "@@ no-sudo", "@@ sudo-password", "@@ raised"
 
@@ -81,9 +80,8 @@ class Snapshot(FactBase[HostState]):
 _KEY = "gpurack look"
 
 
-def look(host: Host, wanted: spec.Host, metrics: bool = False) -> HostState:
-    """What the host is like: remembered from an earlier look, or a new one (one remote command). metrics: ask the
-    models' own counters, too.
+def look(host: Host, questions: Questions) -> HostState:
+    """What the host is like: remembered from an earlier look, or a new one (one remote command).
 
     Execute looks again where Prepare found changes: minutes may lie between them, at the prompt.
     """
@@ -92,7 +90,7 @@ def look(host: Host, wanted: spec.Host, metrics: bool = False) -> HostState:
     unchanged = not host.state.get_meta_for_host(host).ops_change
     if seen and (seen[0] == stage or (seen[0] == StateStage.Prepare and unchanged)):
         return seen[1]
-    state = _take(host, wanted, metrics)
+    state = _take(host, questions)
     host.connector_data[_KEY] = (stage, state)
     return state
 
@@ -114,9 +112,9 @@ def is_forgotten(host: Host) -> bool:
     return bool(host.connector_data.get(_KEY, (None,))[0] == StateStage.Setup)
 
 
-def _take(host: Host, wanted: spec.Host, metrics: bool) -> HostState:
+def _take(host: Host, questions: Questions) -> HostState:
     known = remembered.recall(host.name)
-    stdin = Script(script(wanted, known, metrics))
+    stdin = Script(script(questions, known))
     state = host.get_fact(Snapshot, _sudo=False, _ignore_errors=True, _stdin=stdin)
     if state is NEEDS_PASSWORD and (sys.stdin.isatty() or has_password(host)):
         # pyinfra asks for the password, or takes it from the inventory; this costs three more remote commands.
@@ -159,29 +157,32 @@ class Script(Iterable[str]):
         return list(self)
 
 
-def script(host: spec.Host, known: Mapping[str, Header] | None = None, metrics: bool = False) -> Sh:
-    """snapshot.sh with its questions in front: which images and weights to look for, which weights' headers need not be
-    read again, as which user some are looked at, and with `metrics` which counters to read."""
+def script(questions: Questions, known: Mapping[str, Header] | None = None) -> Sh:
+    """snapshot.sh with its questions in front. known: the headers of weights that need not be read again."""
     asked = {
         "OF_DOCKER": [read_text("files/snapshot_docker.sh")],
         "LIMIT": [str(LIMIT)],
         "RUN": [paths.RUN],
-        "USERS": host.users,
-        "USERS_WEIGHTS": [weights.of_users(host)],
+        "USERS": questions.users,
+        "USERS_WEIGHTS": [questions.users_weights],
         "HOME_FILES": USER_FILES,
-        "IMAGES": [f"{user}|{image}" for user, image in compose.images_by_user(host)],
-        "WEIGHTS": weights.paths(host),
-        "NEEDED": [f"{user}|{path}" for user, path in weights.by_user(host) if user],
-        "READERS": [f"{user}|{path}" for path, user in weights.readers(host).items()],
+        "IMAGES": _rows(questions.images),
+        "WEIGHTS": questions.weights,
+        "NEEDED": _rows(questions.needed),
+        "READERS": _rows(questions.readers),
         "SEEN": [f"{header.stamp}|{path}" for path, header in (known or {}).items()],
         "READER": [remembered.reader()],
-        "PROBES": compose.probes(host),
-        "COUNTERS": compose.counters(host) if metrics else [],
-        "VOLUMES": [f"{user}|{volume}" for user, volume in refusals.unclaimed_volumes(host).values()],
-        "NAMES": neighbours.names(host),
-        "UPSTREAMS": neighbours.questions(host),
+        "PROBES": _rows(questions.probes),
+        "COUNTERS": _rows(questions.counters),
+        "VOLUMES": _rows(questions.volumes),
+        "NAMES": questions.names,
+        "UPSTREAMS": _rows(questions.upstreams),
     }
     return of_file("files/snapshot.sh", **{name: _lines(items) for name, items in asked.items()})
+
+
+def _rows(rows: Iterable[Row]) -> list[str]:
+    return ["|".join(map(str, row)) for row in rows]
 
 
 def _lines(items: Iterable[str]) -> str:

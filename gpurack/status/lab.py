@@ -9,7 +9,7 @@ from typing import Literal
 from gpurack.endpoints import endpoint
 from gpurack.engines import ENGINES
 from gpurack.host_data import not_understood
-from gpurack.plan import compose, ledger
+from gpurack.plan import addresses, ledger
 from gpurack.plan.docker import unanswered
 from gpurack.plan.drift import describe_state, loading
 from gpurack.plan.obstacles import mismatch
@@ -248,7 +248,7 @@ def answering(
         expected = ENGINES[model.engine].answers_as(model, model.served_name or name)
         if expected is None or json.dumps(expected) in probe.body:
             return "ready", "", started
-        return "DOWN", f"another model answers at {compose.probe_url(name, host, state)}", started
+        return "DOWN", f"another model answers at {addresses.probe_url(name, host, state)}", started
     if loading(probe):
         return ("DOWN", "it starts again and again", None) if container.restarts else ("loading", "", started)
     if probe.status:

@@ -17,10 +17,11 @@ from pyinfra.api import Host as PyinfraHost
 from pyinfra.context import ctx_state
 
 from gpurack import paths
-from gpurack.engines import ENGINES
 from gpurack.guard import read_any_bytes
 from gpurack.host_data import json_from_host, not_understood
-from gpurack.plan import compose, drift, files, ledger
+from gpurack.plan import ledger
+from gpurack.plan.desired import DesiredService, desire
+from gpurack.plan.drift import compare
 from gpurack.shell import by_ssh, sh
 from gpurack.spec.fleet import read_fleet
 from gpurack.spec.host import Host
@@ -113,28 +114,24 @@ class Entry:
         had = ledger.kept_cards(self.name, self.model, self.server.state) or ()
         return self.server.cards.uuids.get(self.name, had)
 
+    @cached_property
+    def desired(self) -> DesiredService:
+        """What it should be, as a run would have it. Raises Unread."""
+        secrets = self.server.secrets.get(self.name, {})
+        return desire(self.name, self.server.wanted, self.server.state, self.uuids, secrets, self.server.salt)
+
     @property
     def files(self) -> Mapping[str, str]:
         """The sums of the files that it should be given: path on the host → sum. Raises Unread."""
-        container = compose.of_engine(self.name, self.server.wanted, self.server.state, self.uuids)
-        sums = ENGINES[self.model.engine].sums
-        texts = files.contents(container, self.server.secrets.get(self.name, {}), sums)
         return {
             paths.container_file(self.model.dockerd, self.name, file): salted(text, self.server.salt)
-            for file, text in texts.items()
+            for file, text in self.desired.files.items()
         }
 
     @property
     def service(self) -> Mapping[str, Any]:
         """What its Compose service should be; where this gpurack leaves what an older one made, that. Raises Unread."""
-        wanted, state = self.server.wanted, self.server.state
-        secrets, salt = (
-            self.server.secrets.get(self.name, {}),
-            drift.salt_of(self.name, wanted, state) or self.server.salt,
-        )
-        words = compose.definition(self.name, wanted, state, self.uuids, secrets, salt)
-        older = drift.compare(self.name, wanted, state, words).older
-        return older or compose.service(self.name, wanted, state, self.uuids)
+        return compare(self.desired, self.server.state).older or self.desired.service
 
 
 class Lab:

@@ -13,6 +13,7 @@ import pytest
 
 from gpurack.engines.base import with_secrets
 from gpurack.plan import files
+from gpurack.plan.questions import questions
 from gpurack.spec.secret import Secret, SecretError
 from gpurack.spec.secrets import read_secrets, unreadable_secrets
 from gpurack.state.snapshot import script
@@ -121,7 +122,7 @@ def test_the_snapshot_sends_it_as_it_is(tmp_path: Path, server: tuple[str, list[
     url, seen = server
     (tmp_path / "key").write_text(f"{key}\n")
     question = f"UPSTREAMS='|chat|0|{tmp_path}/key|{url}'\n"
-    text = script(models()).replace("UPSTREAMS=''\n", question)
+    text = script(questions(models())).replace("UPSTREAMS=''\n", question)
     assert question in text
     subprocess.run(["sh", "-s"], input=text.encode(), capture_output=True, check=True, timeout=60)
     assert seen == [f"Bearer {key}"]

@@ -1,0 +1,93 @@
+"""Which GPUs a container gets, what they are, and how Compose gives them. Pure."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gpurack.engines.base import CPU, Accelerator
+from gpurack.plan.access import access
+from gpurack.spec.access import Access
+from gpurack.spec.host import Host
+from gpurack.spec.model import Job, Model
+from gpurack.state.model import HostState
+
+KFD = "/dev/kfd"
+"""AMD's compute driver, one for all cards."""
+
+
+@dataclass(frozen=True)
+class Devices:
+    """The GPUs that an entry gets.
+
+    accelerator: what it computes on. nodes: AMD's device nodes → the group that may open each; kfd_gid: the group of
+    /dev/kfd. access: how containers get NVIDIA's on this host. smallest: GiB of the smallest of them, None for none.
+    """
+
+    uuids: tuple[str, ...]
+    accelerator: Accelerator
+    nodes: Mapping[str, int]
+    kfd_gid: int
+    access: Access
+    smallest: float | None
+
+    @property
+    def nvidia_access(self) -> Access | None:
+        """How the container gets NVIDIA's GPUs; None where it gets none."""
+        return self.access if self.uuids and not self.nodes else None
+
+    def words(self, drawing: bool) -> dict[str, Any]:
+        """What gives them to a Compose service; with what the driver has for drawing, which CDI and AMD's nodes always
+        give."""
+        if self.nodes:
+            # by number: the image need not know the host's groups, and root inside needs none
+            groups = [str(gid) for gid in sorted({self.kfd_gid, *self.nodes.values()})]
+            return {"devices": [KFD, *self.nodes], "group_add": groups}
+        if not self.uuids:
+            return {}
+        how = self.access
+        environment = {"NVIDIA_DRIVER_CAPABILITIES": "compute,graphics,utility"} if drawing and how != "cdi" else {}
+        if how == "runtime":
+            return {"runtime": "nvidia", "environment": {"NVIDIA_VISIBLE_DEVICES": ",".join(self.uuids), **environment}}
+        driver, prefix = ("cdi", "nvidia.com/gpu=") if how == "cdi" else ("nvidia", "")
+        devices = [f"{prefix}{uuid}" for uuid in self.uuids]
+        reservation = {"driver": driver, "device_ids": devices, "capabilities": ["gpu"]}
+        given = {"deploy": {"resources": {"reservations": {"devices": [reservation]}}}}
+        return {**given, "environment": environment} if environment else given
+
+    def memory_fraction(self, entry: Model) -> float | None:
+        """A model's share of its (smallest) GPU's memory; None for the whole GPU."""
+        if entry.vram is None or self.smallest is None:
+            return None
+        return round(entry.vram.of(self.smallest) / self.smallest, 3)
+
+
+def devices(entry: Model | Job, uuids: tuple[str, ...], spec: Host, state: HostState) -> Devices:
+    """The GPUs with these UUIDs, as an entry gets them on this host."""
+    sizes = [gpu.memory_total / 1024 for gpu in state.gpus if gpu.uuid in uuids]
+    return Devices(
+        uuids,
+        accelerator(entry, uuids, state),
+        render_nodes(uuids, state),
+        state.kfd_gid,
+        access(spec, state),
+        min(sizes, default=None),
+    )
+
+
+def accelerator(entry: Model | Job, uuids: Sequence[str], state: HostState) -> Accelerator:
+    """What an entry computes on: its cards, or the CPU."""
+    if not entry.gpus:
+        return CPU
+    return Accelerator("amd") if render_nodes(uuids, state) else Accelerator("nvidia", compute_of(uuids, state))
+
+
+def render_nodes(uuids: Sequence[str], state: HostState) -> dict[str, int]:
+    """The device nodes by which containers get AMD's cards → the group that may open each; {} for NVIDIA's."""
+    return {gpu.node: gpu.gid for gpu in state.gpus if gpu.uuid in uuids and gpu.vendor == "amd"}
+
+
+def compute_of(uuids: Sequence[str], state: HostState) -> str | None:
+    """The lowest compute capability among cards; None for none, or when no card says."""
+    found = [gpu.compute for gpu in state.gpus if gpu.uuid in uuids and re.fullmatch(r"\d+\.\d+", gpu.compute)]
+    return min(found, key=lambda text: tuple(map(int, text.split("."))), default=None)
