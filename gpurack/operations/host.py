@@ -11,11 +11,13 @@ from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.state import StateStage
 
 from gpurack.operations.commands import SAID_NOW, Refusal, Streamed, carry_out
-from gpurack.plan.steps import Plan, Step
+from gpurack.plan.steps import Finding, Kind, Plan, Step
 from gpurack.report import REPORT
 
 _REFUSED = "gpurack refused"
 DOWN = "gpurack users whose Docker is not right"
+SAID = "gpurack said"
+SIGNS: Mapping[Kind, str] = {"warning": "warning", "change": "~", "error": "error"}
 P = ParamSpec("P")
 Commands = Generator[PyinfraCommand, None, None]
 
@@ -62,7 +64,7 @@ def carry_out_plan(operation: str, plan: Plan) -> Iterator[PyinfraCommand]:
     if plan.nothing:
         host.noop(f"{operation}: nothing to do")
         return
-    announce(operation, [step.reason for step in plan.steps], plan.errors)
+    announce(plan.findings)
     failed = yield from carry_out_steps(plan.steps)
     errors = [*plan.errors]
     if plan.down is None:
@@ -95,25 +97,22 @@ def users_down() -> Mapping[str, str]:
     return down
 
 
-def announce(operation: str, reasons: Sequence[str], errors: Sequence[str] = (), warnings: Sequence[str] = ()) -> None:
+def announce(findings: Sequence[Finding]) -> None:
     """Says on the screen what will happen and why, once: at Prepare, and at Execute only what was not said then.
 
     The names of operations are shared by all hosts, so they cannot carry reasons.
     """
-    lines = [f"warning {warning}" for warning in warnings]
-    lines += [f"~ {reason}" for reason in reasons] + [f"error {error}" for error in errors]
-    if errors:
+    if errors := [sentence for kind, sentence in findings if kind == "error"]:
         REPORT.announced(host.name, errors)
-    said = host.connector_data.setdefault(f"gpurack said {operation}", [])
-    for line in lines:
-        if line not in said:
-            said.append(line)
-            if line.startswith("error "):
-                if host.state.current_stage >= StateStage.Execute:
-                    host.connector_data.setdefault(SAID_NOW, []).append(line.removeprefix("error "))
-                host.log_styled(line, fg="red")
-            else:
-                host.log_styled(line, fg="yellow")
+    said = host.connector_data.setdefault(SAID, [])
+    for finding in findings:
+        if finding in said:
+            continue
+        said.append(finding)
+        kind, sentence = finding
+        if kind == "error" and host.state.current_stage >= StateStage.Execute:
+            host.connector_data.setdefault(SAID_NOW, []).append(sentence)
+        host.log_styled(f"{SIGNS[kind]} {sentence}", fg="red" if kind == "error" else "yellow")
 
 
 def unattended(target: Host) -> bool:

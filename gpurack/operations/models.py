@@ -1,8 +1,8 @@
 """The operation that brings a host's models to what the inventory says."""
 
 import json
-import secrets
 from collections.abc import Generator, Iterator
+from secrets import token_hex
 
 from pyinfra import host
 from pyinfra.api import Host as PyinfraHost
@@ -15,17 +15,16 @@ from typing_extensions import override
 from gpurack import paths
 from gpurack.operations.commands import Refusal, Streamed, carry_out, slow
 from gpurack.operations.copying import Copy
-from gpurack.operations.host import announce, carry_out_plan, others_unharmed, refused_before, users_down
+from gpurack.operations.host import announce, carry_out_plan, others_unharmed, refused_before, unattended, users_down
 from gpurack.plan.docker import unanswered
-from gpurack.plan.jobs import awaiting, plan_jobs
-from gpurack.plan.models import ModelsPlan, awaited, plan_models
+from gpurack.plan.host import JOBS, MODELS, MODELS_OF_JOBS, Run, waiting
+from gpurack.plan.models import ModelsPlan, awaited
 from gpurack.plan.questions import questions
-from gpurack.plan.rootless import not_ready, unusable
 from gpurack.plan.steps import Plan
 from gpurack.report import REPORT
 from gpurack.shell import sh
 from gpurack.spec.host import Host
-from gpurack.spec.secrets import read_logins, read_secrets, read_token
+from gpurack.spec.secrets import read_values
 from gpurack.state.model import HostState
 from gpurack.state.snapshot import forget, look
 
@@ -72,34 +71,22 @@ def models(
             error = f'{word}="{value}" is not known; write --data {word}={known}.'
             yield from carry_out_plan("Models", Plan(errors=(error,)))
             return
-    # what the rootless Dockers still lack, operations before this one bring
-    in_the_way = not_ready if host.state.is_executing else unusable
-    left_out = awaiting(wanted, state)
-    if after_jobs and left_out and not host.state.is_executing:
-        announce("Models of jobs", [f"{name}: after the job {job}" for name, job in left_out.items()])
-        return
-    plan = plan_models(
-        wanted,
-        state,
-        read_secrets(wanted),
-        secrets.token_hex(16),
-        read_token(wanted),
-        read_logins(wanted),
-        prune == PRUNED,
-        {**{user: why for user in users_of(wanted) if (why := in_the_way(user, state))}, **users_down()},
-        () if after_jobs else left_out,
-        renew == RENEWED,
-    )
-    announce("Models", (), warnings=plan.warnings)
-    if plan.nothing:
-        host.noop("Models: nothing to do")
-        return
+    stage = MODELS_OF_JOBS if after_jobs else MODELS
+    plan = stage.plan(wanted, state, this_run(wanted, prune=prune == PRUNED, renew=renew == RENEWED))
     yield from carry_out_models(wanted, plan)
 
 
-def users_of(wanted: Host) -> set[str]:
-    """The users in whose Docker something is to run."""
-    return {model.user for model in wanted.entries.values() if model.enabled and model.user}
+def this_run(wanted: Host, prune: bool = False, renew: bool = False) -> Run:
+    """What plans of models and jobs depend on. Raises SecretError."""
+    return Run(
+        unattended(host),
+        executing=host.state.is_executing,
+        down=users_down(),
+        values=read_values(wanted),
+        salt=token_hex(16),
+        prune=prune,
+        renew=renew,
+    )
 
 
 @operation()
@@ -119,11 +106,7 @@ def jobs(wanted: Host) -> Generator[PyinfraCommand, None, None]:
     state = yield from usable("Jobs", wanted)
     if state is None:
         return
-    plan = plan_jobs(wanted, state, read_token(wanted), read_logins(wanted))
-    if plan.nothing:
-        host.noop("Jobs: nothing to do")
-        return
-    yield from carry_out_models(wanted, plan, "Jobs")
+    yield from carry_out_models(wanted, JOBS.plan(wanted, state, this_run(wanted)), "Jobs")
 
 
 def usable(operation: str, wanted: Host) -> Generator[PyinfraCommand, None, HostState | None]:
@@ -132,9 +115,8 @@ def usable(operation: str, wanted: Host) -> Generator[PyinfraCommand, None, Host
     if state.blind or refused_before(operation):
         yield from carry_out_plan(operation, Plan(errors=(state.blind,)))
         return None
-    announce(operation, [f"note: {remark}" for remark in state.remarks])
     if state.busy:
-        announce(operation, [f"wait for another gpurack run on this host ({state.busy})"])
+        announce(waiting(state))
         yield slow(sh("flock -s -o {} true", paths.LOCK))
         forget(host)
         state = look(host, questions(wanted))
@@ -146,8 +128,12 @@ def usable(operation: str, wanted: Host) -> Generator[PyinfraCommand, None, Host
 
 def carry_out_models(wanted: Host, plan: ModelsPlan, operation: str = "Models") -> Iterator[PyinfraCommand]:
     """Files first, then one streamed command for all models (or jobs) of the host."""
-    errors = [f"{name}: {sentence}" for name, sentence in plan.errors.items()]
-    announce(operation, plan.reasons, errors)
+    errors = plan.sentences
+    announce(plan.findings)
+    if plan.nothing:
+        if not plan.later:
+            host.noop(f"{operation}: nothing to do")
+        return
     for change in plan.changes:
         if change.action in ("create", "recreate", "start", "run"):
             REPORT.foretold(host.name, change.model, PAST[change.action])

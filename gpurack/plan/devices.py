@@ -57,7 +57,7 @@ class Devices:
 
     def memory_fraction(self, entry: Model) -> float | None:
         """A model's share of its (smallest) GPU's memory; None for the whole GPU."""
-        if entry.vram is None or self.smallest is None:
+        if entry.vram is None or not self.smallest:  # offline, the size of a card may not be known
             return None
         return round(entry.vram.of(self.smallest) / self.smallest, 3)
 

@@ -18,7 +18,7 @@ from gpurack.plan.drift import Change, compare
 from gpurack.plan.job import Project, make_job
 from gpurack.plan.nvidia_driver import other_driver
 from gpurack.plan.obstacles import blocked, mismatch, obstacle, too_large, unfit
-from gpurack.plan.steps import Shell, Step, WriteFile, WriteFiles, is_written, written
+from gpurack.plan.steps import Finding, Shell, Step, WriteFile, WriteFiles, is_written, written
 from gpurack.resources import read_text, render
 from gpurack.shell import sh
 from gpurack.spec.host import Host
@@ -46,6 +46,7 @@ class ModelsPlan:
     before it, too.
     job: what the runner on the host (files/models.py) gets by standard input; None when there is nothing to do.
     warnings: sentences about the host's models; they neither change nor block anything.
+    later: models that wait for a job, which is to run first, and are planned then.
     """
 
     changes: tuple[Change, ...] = ()
@@ -54,6 +55,7 @@ class ModelsPlan:
     uploads: tuple[Upload, ...] = ()
     job: Mapping[str, Any] | None = None
     warnings: tuple[str, ...] = ()
+    later: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def nothing(self) -> bool:
@@ -65,6 +67,19 @@ class ModelsPlan:
         """For people, before anything happens."""
         copies = [f"copy {upload.source} for {upload.model}" for upload in self.uploads]
         return [step.reason for step in self.steps] + copies + [str(c) for c in self.changes if c.action != "keep"]
+
+    @property
+    def sentences(self) -> list[str]:
+        """The errors, each with the model that it is about."""
+        return [f"{name}: {sentence}" for name, sentence in self.errors.items()]
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What is said before anything happens: by a run, `--dry` and `plan --live` alike."""
+        found: list[Finding] = [("warning", warning) for warning in self.warnings]
+        found += [("change", reason) for reason in self.reasons]
+        found += [("change", f"{name}: after the job {job}") for name, job in self.later.items()]
+        return [*found, *(("error", sentence) for sentence in self.sentences)]
 
 
 def plan_models(

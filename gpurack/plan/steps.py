@@ -80,6 +80,11 @@ def owe_restart(why: str) -> Step:
     return Shell(f"note that Docker must restart: {why}", command)
 
 
+Kind = Literal["warning", "change", "error"]
+Finding = tuple[Kind, str]
+"""One line that people are told of a plan."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """Steps in order, and errors: sentences that make the host fail. Steps and errors may come together.
@@ -96,3 +101,9 @@ class Plan:
     def nothing(self) -> bool:
         """No change, no error."""
         return not (self.steps or self.errors)
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What is said before anything happens: by a run, `--dry` and `plan --live` alike."""
+        changes: list[Finding] = [("change", step.reason) for step in self.steps]
+        return [*changes, *(("error", error) for error in self.errors)]

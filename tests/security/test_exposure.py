@@ -12,12 +12,12 @@ import pytest
 
 from gpurack import paths
 from gpurack.engines import ENGINES
-from gpurack.live import findings
 from gpurack.plan import compose, jobs, offline, refusals
 from gpurack.plan.addresses import address_of, probe_url
 from gpurack.plan.desired import desire, digest
 from gpurack.plan.devices import devices
 from gpurack.plan.drift import Change
+from gpurack.plan.host import Run, findings
 from gpurack.plan.models import ModelsPlan, plan_models
 from gpurack.plan.obstacles import addresses_overlap
 from gpurack.plan.questions import questions
@@ -123,7 +123,7 @@ def test_a_public_address_is_one_warning_for_the_host_and_blocks_nothing() -> No
         "reachable from the internet: alpha:8000, beta:8001. `bind: lan` is the public address 8.8.4.4 here; write "
         'bind: "8.8.4.4" where that is meant, or "loopback".',
     )
-    shown = [line for kind, line in findings(wanted, host(address=PUBLIC)) if kind == "warning"]
+    shown = [line for kind, line in findings(wanted, host(address=PUBLIC), Run()) if kind == "warning"]
     assert shown == list(found.warnings)
 
 

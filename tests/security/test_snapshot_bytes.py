@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from gpurack.live import findings, show_host
 from gpurack.locking.manifest import manifest
 from gpurack.locking.observe import observed
+from gpurack.plan.host import Run, findings, show_host
 from gpurack.plan.remove import plan_remove
 from gpurack.plan.rootless import plan_rootless
 from gpurack.plan.steps import Shell, WriteFile
@@ -102,7 +102,7 @@ def everything(state: HostState) -> list[str]:
     show(console, [host_status("gpu1", WANTED, state, NOW)])
     if state.trouble:
         return []
-    list(findings(WANTED, state))
+    list(findings(WANTED, state, Run()))
     observed(WANTED, state)
     manifest(WANTED, state, [])
     plans = [plan_remove(state, "models"), plan_remove(state, "all"), plan_rootless(WANTED, state, True)]
@@ -203,5 +203,5 @@ def test_any_label_is_a_state(label: str) -> None:
 def test_a_host_of_garbage_is_one_sentence() -> None:
     for lines in ([], ["garbage"], ["@@ end"], ["@@ mark x"], [f"@@ mark {'0' * 32}", "@@ end"], ["\x00" * 50], [ID]):
         state = Snapshot().process(lines)
-        assert len([one for one, error in findings(WANTED, state) if error]) == 1
+        assert len([one for one, error in findings(WANTED, state, Run()) if error]) == 1
         assert host_status("gpu1", WANTED, state, NOW).word == "UNREACHABLE"

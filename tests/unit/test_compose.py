@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gpurack import paths
 from gpurack.engines.base import flags
-from gpurack.plan import addresses, compose, devices, images, weights
+from gpurack.plan import addresses, compose, devices, images, offline, weights
 from gpurack.plan.access import access
 from gpurack.plan.desired import desire, digest
 from gpurack.spec.host import Host
@@ -164,6 +164,13 @@ def test_a_mount_of_ones_own_stands_beside_gpuracks_and_replaces_one_at_the_same
     assert sources("/t:/t:ro") == ["/w/a.gguf", "/t:/t:ro"]
     assert sources({"type": "bind", "source": "/b.gguf", "target": "/weights/a.gguf"}) == ["/b.gguf"]
     assert sources("/b.gguf:/weights/a.gguf") == ["/b.gguf:/weights/a.gguf"]
+
+
+def test_a_share_of_a_card_of_unknown_size_is_left_out() -> None:
+    text = offline.compose_text(
+        models(alpha={"engine": "vllm", "version": "0.8.5", "weights": "/w/m", "gpus": [0], "vram": "30%"})
+    )
+    assert "--gpu-memory-utilization" not in text
 
 
 # --- the label -------------------------------------------------------------------------------------------------------

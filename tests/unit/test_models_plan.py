@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpurack import paths
+from gpurack.engines import ENGINES
 from gpurack.plan import compose
 from gpurack.plan.desired import desire
 from gpurack.plan.drift import Change, differences
@@ -75,6 +76,14 @@ TWO = models(alpha={"gpus": [0]}, beta={"gpus": [1]})
 BOTH = models(alpha={"gpus": [0]}, beta={"gpus": [1]})
 
 # --- each action -----------------------------------------------------------------------------------------------------
+
+
+def test_a_new_models_service_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, told = ENGINES["llama.cpp"], []
+    container_of = engine.container
+    monkeypatch.setattr(engine, "container", lambda *args: (told.append(args[1].name), container_of(*args))[1])
+    assert actions(plan(BOTH, host_state(gpus=4, weights={"/w/a.gguf": 1}))) == {"alpha": "create", "beta": "create"}
+    assert told == ["alpha", "beta"]
 
 
 def test_a_first_run_creates() -> None:

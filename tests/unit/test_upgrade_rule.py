@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from gpurack import paths
-from gpurack.live import findings
 from gpurack.plan import addresses, compose, drift
 from gpurack.plan.desired import desire, digest
+from gpurack.plan.host import Run, findings
 from gpurack.plan.models import ModelsPlan, plan_models
 from gpurack.spec.host import Host
 from gpurack.state.model import HostState
@@ -89,7 +89,7 @@ def test_the_plan_counts_all_of_them_in_one_line() -> None:
 
 def test_plan_live_shows_the_line_and_no_change() -> None:
     state = replace(older(TWO), cdi=frozenset({"nvidia.com/gpu=all"}))
-    shown = [(kind, line) for kind, line in findings(TWO, state) if "model" in line]
+    shown = [(kind, line) for kind, line in findings(TWO, state, Run()) if "model" in line]
     assert shown == [("warning", ONE_OLDER[0])]
 
 
