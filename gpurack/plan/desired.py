@@ -143,6 +143,7 @@ def desire(
     """
     entry = spec.entries[name]
     found = state.container(name, entry.dockerd)
+    label = ledger.label(found.labels) if found else {}
     hardware = devices(entry, uuids, spec, state)
     placed = tuple((one, weights.place(spec, one, entry.dockerd)) for one in weights_of(entry))
     connections = spec.connections(name)
@@ -155,15 +156,13 @@ def desire(
         image=images.image(spec, entry, hardware.accelerator),
         address=addresses.address_of(name, spec, state),
         url=addresses.probe_url(name, spec, state),
-        hosts=neighbours.extra_hosts(name, spec, state),
+        hosts=neighbours.extra_hosts(connections, label, state),
         connections=connections,
         weights=placed,
         locked=model_lock(spec, name),
         container=container,
         files=files.contents(container, values, ENGINES[entry.engine].sums),
-        fingerprints=files.fingerprints(
-            connections, container, values, (salt_of(ledger.label(found.labels)) if found else None) or salt
-        ),
+        fingerprints=files.fingerprints(connections, container, values, salt_of(label) or salt),
     )
 
 

@@ -1,12 +1,11 @@
 """How a host sees what its services connect to on other hosts: their names, and whether they answer. Pure."""
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from urllib.parse import urlsplit
 
 from gpurack import paths
 from gpurack.engines import ENGINES
-from gpurack.plan.ledger import label
 from gpurack.spec.connections import Connection
 from gpurack.spec.host import Host
 from gpurack.spec.secrets import UPSTREAM
@@ -44,14 +43,16 @@ def key_file(spec: Host, service: str, index: int) -> str:
     return paths.container_file(spec.entries[service].dockerd, service, f"{UPSTREAM}{index}")
 
 
-def extra_hosts(service: str, spec: Host, state: HostState) -> dict[str, str]:
+def extra_hosts(
+    connections: Sequence[Connection], definition: Mapping[str, object], state: HostState
+) -> dict[str, str]:
     """Name → address, as the host itself knows it: a container asks name servers alone and does not read /etc/hosts.
-    A name that cannot be looked up just now keeps the address that the service's container has."""
-    container = state.container(service, spec.entries[service].dockerd)
-    before = label(container.labels).get("hosts") if container else None
+    A name that cannot be looked up just now keeps the address that the service's container has (definition: its
+    label's)."""
+    before = definition.get("hosts")
     known = {**(before if isinstance(before, dict) else {}), **state.names}
-    mine = (host_of(connection) for name, _, connection in far(spec) if name == service)
-    return {name: known[name] for name in mine if name in known}
+    names = (host_of(connection) for connection in connections if not connection.near)
+    return {name: known[name] for name in names if name in known}
 
 
 def unreached(service: str, spec: Host, state: HostState) -> list[str]:

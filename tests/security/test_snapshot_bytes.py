@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from gpurack.live import show_host
 from gpurack.locking.manifest import manifest
 from gpurack.locking.observe import observed
-from gpurack.plan.host import Run, findings, show_host
+from gpurack.plan.host import Run, findings
 from gpurack.plan.remove import plan_remove
 from gpurack.plan.rootless import plan_rootless
 from gpurack.plan.steps import Shell, WriteFile
