@@ -82,6 +82,22 @@ class ModelsPlan:
         return [*found, *(("error", sentence) for sentence in self.sentences)]
 
 
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of one model. error: why nothing does. refusal: why it must not be made like this, which is an error
+    only where it would be made."""
+
+    desired: DesiredService
+    change: Change
+    error: str | None
+    refusal: str | None
+
+    @property
+    def service(self) -> Mapping[str, Any]:
+        """Its lines of compose.yaml."""
+        return self.change.older or self.desired.labelled
+
+
 def plan_models(
     spec: Host,
     state: HostState,
@@ -94,12 +110,15 @@ def plan_models(
     left_out: Collection[str] = (),
     renew: bool = False,
 ) -> ModelsPlan:
-    """secrets: their values, as spec.secrets.read_secrets gives them. salt: fresh random hex, used for models that have
+    """What becomes of every model of a host, and what the runner there is told.
+
+    secrets: their values, as spec.secrets.read_secrets gives them. salt: fresh random hex, used for models that have
     no fingerprint yet. hf_token: the Hugging Face token's value. logins: of registries, with their passwords.
     prune: do models that an ollama has beside those listed go? down: users in whose Docker nothing can run now → why;
     it is said of their models, or of the user who has none.
     left_out: models that stay as they are until a job has made what they serve. renew: do containers with settings of
-    an older gpurack get those of this one?"""
+    an older gpurack get those of this one?
+    """
     down = down or {}
     cards = ledger.assign(spec, state)
     errors = {**cards.errors, **host_errors(spec, state, down)}
@@ -133,22 +152,6 @@ def plan_models(
     kept = {name: one.refusal for name, one in decisions.items() if one.refusal and one.refusal != one.error}
     warnings = (*refusals.warnings(kept, spec, state), *weights.changeable(spec, state), *outdated(changes))
     return ModelsPlan(tuple(changes), errors, tuple(steps), uploads(spec, state, acting), job, warnings)
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What becomes of one model. error: why nothing does. refusal: why it must not be made like this, which is an error
-    only where it would be made."""
-
-    desired: DesiredService
-    change: Change
-    error: str | None
-    refusal: str | None
-
-    @property
-    def service(self) -> Mapping[str, Any]:
-        """Its lines of compose.yaml."""
-        return self.change.older or self.desired.labelled
 
 
 def host_errors(spec: Host, state: HostState, down: Mapping[str, str]) -> dict[str, str]:
