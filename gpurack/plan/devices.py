@@ -56,9 +56,11 @@ class Devices:
         return {**given, "environment": environment} if environment else given
 
     def memory_fraction(self, entry: Model) -> float | None:
-        """A model's share of its (smallest) GPU's memory; None for the whole GPU."""
-        if entry.vram is None or not self.smallest:  # offline, the size of a card may not be known
+        """A model's share of its (smallest) GPU's memory; None for the whole GPU, or when nobody knows."""
+        if entry.vram is None or self.smallest is None:
             return None
+        if not self.smallest:  # offline, where the inventory has no `hardware`
+            return entry.vram.fraction
         return round(entry.vram.of(self.smallest) / self.smallest, 3)
 
 

@@ -166,11 +166,11 @@ def test_a_mount_of_ones_own_stands_beside_gpuracks_and_replaces_one_at_the_same
     assert sources("/b.gguf:/weights/a.gguf") == ["/b.gguf:/weights/a.gguf"]
 
 
-def test_a_share_of_a_card_of_unknown_size_is_left_out() -> None:
-    text = offline.compose_text(
-        models(alpha={"engine": "vllm", "version": "0.8.5", "weights": "/w/m", "gpus": [0], "vram": "30%"})
-    )
-    assert "--gpu-memory-utilization" not in text
+def test_a_share_in_percent_of_a_card_of_unknown_size() -> None:
+    entry = {"engine": "vllm", "version": "0.8.5", "weights": "/w/m", "gpus": [0], "vram": "30%"}
+    text = compose.unescaped(yaml.safe_load(offline.compose_text(models(alpha=entry))))
+    command = text["services"]["alpha"]["command"]
+    assert command[command.index("--gpu-memory-utilization") + 1] == "0.300"
 
 
 # --- the label -------------------------------------------------------------------------------------------------------
