@@ -85,9 +85,16 @@ def remove() -> None:
 
 def carry_out(stages: Sequence[Stage], wanted: Host) -> None:
     """The operation of each of these stages that the host's inventory asks for."""
-    become, models_follow = privilege(wanted), {"models_follow": MODELS in stages}
-    renew = {"renew": host.data.get("renew")}
-    operations: Mapping[Stage, tuple[Callable[..., Any], dict[str, Any]]] = {
+    become = privilege(wanted)
+    for stage, (operation, arguments) in operations(stages).items():
+        if stage.applies(wanted):
+            operation(name=stage.name, wanted=wanted, **arguments, **become)
+
+
+def operations(stages: Sequence[Stage]) -> dict[Stage, tuple[Callable[..., Any], dict[str, Any]]]:
+    """The operation of each of these stages, in their order, with its arguments beside the spec."""
+    models_follow, renew = {"models_follow": MODELS in stages}, {"renew": host.data.get("renew")}
+    table: Mapping[Stage, tuple[Callable[..., Any], dict[str, Any]]] = {
         DOCKER: (engine.docker, {}),
         TOOLKIT: (engine.nvidia_toolkit, models_follow),
         DAEMON_JSON: (engine.daemon_json, {"toolkit": TOOLKIT in stages}),
@@ -97,10 +104,7 @@ def carry_out(stages: Sequence[Stage], wanted: Host) -> None:
         MODELS_OF_JOBS: (models_operation, {"after_jobs": True, **renew}),
         CONNECTIONS: (connections_operation, {}),
     }
-    for stage in stages:
-        if stage.applies(wanted):
-            operation, arguments = operations[stage]
-            operation(name=stage.name, wanted=wanted, **arguments, **become)
+    return {stage: table[stage] for stage in stages}
 
 
 def begin(needs_models: bool = False) -> Host:

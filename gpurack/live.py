@@ -1,23 +1,18 @@
 """`gpurack plan --live`: one look at every host, and what a run would change there."""
 
-import secrets
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from secrets import token_hex
 
 from pyinfra.api.inventory import Inventory
 
 from gpurack import screen
 from gpurack.host_data import not_understood
 from gpurack.looks import look_at_all
-from gpurack.operations.run_state import Failure, lines_of
-from gpurack.plan.host import SET_UP, Run
-from gpurack.plan.jobs import awaiting, plan_jobs
-from gpurack.plan.models import plan_models
+from gpurack.plan.host import Run, findings
+from gpurack.plan.steps import Finding
 from gpurack.spec import host as spec
-from gpurack.spec.secrets import read_secrets
+from gpurack.spec.secrets import read_values
 from gpurack.state.model import HostState
-
-Kind = Literal["change", "warning", "error"]
 
 
 def show_live(console: screen.Console, inventory: Inventory, fleet: Mapping[str, spec.Host]) -> int:
@@ -41,36 +36,9 @@ def show_host(console: screen.Console, name: str, wanted: spec.Host, seen: HostS
     return int(failed)
 
 
-def understood(wanted: spec.Host, seen: HostState) -> Iterator[tuple[Kind, str]]:
+def understood(wanted: spec.Host, seen: HostState) -> Iterator[Finding]:
     """The findings, and an error for what a host says that nobody thought of."""
     try:
-        yield from findings(wanted, seen)
+        yield from findings(wanted, seen, Run(values=read_values(wanted), salt=token_hex(16)))
     except Exception as error:
         yield "error", not_understood(error)
-
-
-def findings(wanted: spec.Host, seen: HostState) -> Iterator[tuple[Kind, str]]:
-    """Everything a run would do or say."""
-    if seen.trouble:
-        yield "error", seen.trouble
-        return
-    yield from (("warning", remark) for remark in seen.remarks)
-    if seen.blind:
-        yield "error", seen.blind
-        return
-    down: Mapping[str, str] = {}
-    for part in (stage.plan(wanted, seen, Run()) for stage in SET_UP if stage.applies(wanted)):
-        yield from (("change", step.reason) for step in part.steps)
-        yield from (("error", error) for error in part.errors)
-        down = part.down or down
-    later = awaiting(wanted, seen)
-    for plan in (
-        plan_models(wanted, seen, read_secrets(wanted), salt=secrets.token_hex(16), down=down, left_out=later),
-        plan_jobs(wanted, seen),
-    ):
-        yield from (("warning", warning) for warning in plan.warnings)
-        yield from (("change", reason) for reason in plan.reasons)
-        yield from (
-            ("error", error) for error in lines_of(Failure(sentence, name) for name, sentence in plan.errors.items())
-        )
-    yield from (("change", f"{name}: after the job {job}") for name, job in later.items())

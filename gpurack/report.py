@@ -17,7 +17,7 @@ from gpurack.host_data import not_understood
 from gpurack.operations.run_state import Failure, HostRun, Outcome, host_run, lines_of
 from gpurack.plan import ledger, weights
 from gpurack.plan.health import Health, health
-from gpurack.plan.jobs import due
+from gpurack.plan.jobs import desire_job, due
 from gpurack.plan.neighbours import unreached
 from gpurack.spec.fleet import Fleet
 from gpurack.spec.host import Host
@@ -108,7 +108,7 @@ class Report(BaseStateCallback):
             return failed(failure)
         if self.removing and run.done.get(name) == Outcome.REMOVED:
             return "removed"
-        now = health(name, spec, seen)
+        now = health(name, spec.entries[name], seen)
         if now == Health.READY:
             without = (f"without {other}" for other in unreached(name, spec, seen))
             return ", ".join(["ready", *([run.done[name]] if name in run.done else []), *without])
@@ -174,7 +174,7 @@ def job_row(host: str, name: str, spec: Host, run: HostRun, dry: bool) -> tuple[
         text = "disabled"
     elif failure := run.failure(name):
         text = failed(failure)
-    elif why := due(name, spec, run.snapshot or HostState()):
+    elif why := due(desire_job(name, spec), run.snapshot or HostState()):
         text = f"to be run: {why}" if dry else f"not done: {why}"
     else:
         text = ", ".join(["done", *([run.done[name]] if name in run.done else [])])

@@ -9,7 +9,8 @@ from hashlib import sha256
 from typing import Any
 
 from gpurack import paths
-from gpurack.plan import compose
+from gpurack.plan import addresses
+from gpurack.plan.desired import desire
 from gpurack.plan.steps import Step, WriteFile, WriteFiles
 from gpurack.spec.fleet import check_fleet
 from gpurack.spec.host import Host
@@ -220,7 +221,7 @@ def of_user(name: str) -> tuple[str, str]:
 
 def running(wanted: Host, name: str, state: HostState, uuids: tuple[str, ...] = (), **said: Any) -> Container:
     """The container that a model has once a run has brought it up."""
-    words = compose.definition(name, wanted, state, uuids, said.pop("secrets", {}), SALT)
+    words = desire(name, wanted, state, uuids, said.pop("secrets", {}), SALT).definition
     model = wanted.entries[name]
-    ports = [(compose.address(model.bind, state), model.port)]
+    ports = [(addresses.address(model.bind, state), model.port)]
     return container(name, **{"label": words, "ports": ports, **said})

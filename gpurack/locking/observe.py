@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from gpurack.engines import weights_of
 from gpurack.locking.openpgp import fingerprint
-from gpurack.plan import compose, pulls, weights
+from gpurack.plan import images, pulls, weights
 from gpurack.plan.docker import BELOW, packages_of
 from gpurack.plan.ledger import label
 from gpurack.plan.packages import installed
@@ -71,15 +71,15 @@ def of_model(name: str, spec: Host, state: HostState, container: Container) -> M
         weights={
             file: sha256 for file, sha256 in state.hashes.items() if any(weights.belongs(file, path) for path in paths)
         },
-        ollama=pulls.digests(name, spec, state) if model.pull else {},
+        ollama=(pulls.answered(state.probes.get((model.dockerd, name))) or {}) if model.pull else {},
     )
 
 
 def image(name: str, spec: Host, state: HostState, container: Container) -> str | None:
     """What a container runs from: its reference without mirrors, and the digest; None where no registry knows it."""
     used = str(label(container.labels).get("image", ""))
-    known = (reference for reference in compose.references(spec.entries[name]))
-    reference, _ = split_digest(next((each for each in known if compose.mirrored(spec, each) == used), used))
+    known = (reference for reference in images.references(spec.entries[name]))
+    reference, _ = split_digest(next((each for each in known if images.mirrored(spec, each) == used), used))
     digest = digest_of(used, state.digests_of(container.user).get(container.image, ()))
     return f"{reference}@{digest}" if digest else None
 

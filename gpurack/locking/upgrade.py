@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gpurack.engines import weights_of
-from gpurack.plan import compose, docker, ledger, nvidia_toolkit, pins, weights
+from gpurack.plan import docker, ledger, nvidia_toolkit, pins, weights
+from gpurack.plan.desired import desire
+from gpurack.plan.images import mirrored, references
 from gpurack.plan.packages import Pin
 from gpurack.plan.platforms import TOOLKIT_PACKAGES, platform_of
 from gpurack.spec.host import Host
@@ -59,9 +61,9 @@ def questions(what: Sequence[str], spec: Host, state: HostState) -> dict[str, An
     cards = ledger.assign(spec, state).uuids
     images, hubs = [], []
     for name, model in spec.entries.items():
-        if model.enabled and chosen(what, "images", name) and compose.references(model) and name in cards:
-            image = compose.image(spec, model, compose.accelerator(model, cards[name], state))
-            named = next(each for each in compose.references(model) if compose.mirrored(spec, each) == image)
+        if model.enabled and chosen(what, "images", name) and references(model) and name in cards:
+            image = desire(name, spec, state, cards[name]).image
+            named = next(each for each in references(model) if mirrored(spec, each) == image)
             images.append({"name": name, "user": model.dockerd, "image": image, "reference": named})
         if model.enabled and chosen(what, "weights", name):
             for one in weights_of(model):
@@ -106,13 +108,13 @@ def of_model(
     """One model's pins. Of weights that are fetched only at the next run no sha256 is known yet, unless the inventory
     says it; `gpurack lock` writes them down afterwards."""
     model, old, seen = spec.entries[name], old or ModelLock(), seen or ModelLock()
-    image, ollama = old.image, old.ollama
-    commits, files = pins.commits(old, spec, model), old.weights
+    image, ollama, main = old.image, old.ollama, weights.host_path(spec, model)
+    commits, files = pins.commits(old, main), old.weights
     if chosen(what, "images", name) and name in news.images:
         image = news.images[name]
     if chosen(what, "weights", name):
         commits, files, ollama = {}, {}, seen.ollama
-        now = pins.commits(seen, spec, model)
+        now = pins.commits(seen, main)
         for one in weights_of(model):
             path = weights.place(spec, one, model.dockerd)
             there = {file: sha256 for file, sha256 in seen.weights.items() if weights.belongs(file, path)}
@@ -121,5 +123,5 @@ def of_model(
             commits |= {path: commit} if commit else {}
             files |= there if commit == now.get(path) else {}
             files |= {path: one.sha256} if isinstance(one, UrlWeights) else {}
-    main = commits.pop(weights.host_path(spec, model), None)
-    return ModelLock(image=image, commit=main, commits=commits, weights=files, ollama=ollama)
+    commit_of_main = commits.pop(main, None)
+    return ModelLock(image=image, commit=commit_of_main, commits=commits, weights=files, ollama=ollama)

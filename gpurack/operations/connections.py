@@ -31,7 +31,7 @@ def connections(wanted: Host) -> Generator[PyinfraCommand, None, None]:
         outdate(host)
         missing = missed(wanted)
     if missing and host.state.is_executing:
-        announce("Connections", missing)
+        announce([("change", sentence) for sentence in missing])
     host.noop("Connections: nothing to do")
     yield from ()
 

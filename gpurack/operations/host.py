@@ -11,12 +11,14 @@ from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.state import StateStage
 
 from gpurack.operations.commands import PYTHON, Refusal, Streamed, carry_out, slow, under_lock
-from gpurack.operations.run_state import Failure, host_run, lines_of, outdate, snapshot
-from gpurack.plan.steps import Plan, Step
+from gpurack.operations.run_state import Failure, host_run, outdate, snapshot
+from gpurack.plan.host import waiting
+from gpurack.plan.steps import Finding, Kind, Plan, Step
 from gpurack.shell import sh
 from gpurack.spec.host import Host as Spec
 from gpurack.state.model import HostState
 
+SIGNS: Mapping[Kind, str] = {"warning": "warning", "change": "~", "error": "error"}
 P = ParamSpec("P")
 Commands = Generator[PyinfraCommand, None, None]
 
@@ -61,7 +63,7 @@ def carry_out_plan(operation: str, plan: Plan) -> Iterator[PyinfraCommand]:
     if plan.nothing:
         host.noop(f"{operation}: nothing to do")
         return
-    announce(operation, [step.reason for step in plan.steps], [Failure(error) for error in plan.errors])
+    announce(plan.findings, [Failure(error) for error in plan.errors])
     failed = yield from carry_out_steps(plan.steps)
     errors = [*plan.errors]
     if plan.down is None:
@@ -76,7 +78,7 @@ def when_free(operation: str, wanted: Spec, state: HostState) -> Generator[Pyinf
     """What the host is like, once no other run works on it."""
     if not state.busy:
         return state
-    announce(operation, [f"wait for another gpurack run on this host ({state.busy})"])
+    announce(waiting(state))
     yield slow(PYTHON, under_lock(sh("true"), operation))
     outdate(host)
     return snapshot(host, wanted)
@@ -103,25 +105,22 @@ def users_down() -> Mapping[str, str]:
     return host_run(host).users_down
 
 
-def announce(
-    operation: str, reasons: Sequence[str], errors: Sequence[Failure] = (), warnings: Sequence[str] = ()
-) -> None:
+def announce(findings: Sequence[Finding], failures: Sequence[Failure] = ()) -> None:
     """Says on the screen what will happen and why, once: at Prepare, and at Execute only what was not said then.
+    failures: the errors among the findings, by what they are about.
 
     The names of operations are shared by all hosts, so they cannot carry reasons.
     """
-    lines = [f"warning {warning}" for warning in warnings]
-    of_errors = {f"error {line}": line for line in lines_of(errors)}
-    lines += [f"~ {reason}" for reason in reasons] + list(of_errors)
     run = host_run(host)
-    run.foreseen += errors
-    printed = run.announced.setdefault(operation, [])
-    for line in lines:
-        if line not in printed:
-            printed.append(line)
-            host.log_styled(line, fg="red" if line in of_errors else "yellow")
-            if line in of_errors and host.state.current_stage >= StateStage.Execute:
-                run.refused_now.append(of_errors[line])
+    run.foreseen += failures
+    for finding in findings:
+        if finding in run.announced:
+            continue
+        run.announced.append(finding)
+        kind, sentence = finding
+        if kind == "error" and host.state.current_stage >= StateStage.Execute:
+            run.refused_now.append(sentence)
+        host.log_styled(f"{SIGNS[kind]} {sentence}", fg="red" if kind == "error" else "yellow")
 
 
 def unattended(target: Host) -> bool:

@@ -1,8 +1,8 @@
 """The operation that brings a host's models to what the inventory says."""
 
 import json
-import secrets
 from collections.abc import Generator, Iterator, Mapping
+from secrets import token_hex
 
 from pyinfra import host
 from pyinfra.api import Host as PyinfraHost
@@ -15,17 +15,24 @@ from typing_extensions import override
 from gpurack import paths
 from gpurack.operations.commands import Refusal, Streamed, carry_out
 from gpurack.operations.copying import Copy
-from gpurack.operations.host import announce, carry_out_plan, others_unharmed, refused_before, users_down, when_free
+from gpurack.operations.host import (
+    announce,
+    carry_out_plan,
+    others_unharmed,
+    refused_before,
+    unattended,
+    users_down,
+    when_free,
+)
 from gpurack.operations.run_state import Failure, Outcome, host_run, snapshot
 from gpurack.plan.docker import unanswered
 from gpurack.plan.drift import Action
-from gpurack.plan.jobs import awaiting, plan_jobs
-from gpurack.plan.models import ModelsPlan, awaited, plan_models
-from gpurack.plan.rootless import not_ready, unusable
+from gpurack.plan.host import JOBS, MODELS, MODELS_OF_JOBS, Run
+from gpurack.plan.models import ModelsPlan, awaited
 from gpurack.plan.steps import Plan
 from gpurack.shell import sh
 from gpurack.spec.host import Host
-from gpurack.spec.secrets import read_logins, read_secrets, read_token
+from gpurack.spec.secrets import read_values
 from gpurack.state.model import HostState
 
 PRUNED = "ollama"
@@ -71,34 +78,22 @@ def models(
             error = f'{word}="{value}" is not known; write --data {word}={known}.'
             yield from carry_out_plan("Models", Plan(errors=(error,)))
             return
-    # what the rootless Dockers still lack, operations before this one bring
-    in_the_way = not_ready if host.state.is_executing else unusable
-    left_out = awaiting(wanted, state)
-    if after_jobs and left_out and not host.state.is_executing:
-        announce("Models of jobs", [f"{name}: after the job {job}" for name, job in left_out.items()])
-        return
-    plan = plan_models(
-        wanted,
-        state,
-        read_secrets(wanted),
-        secrets.token_hex(16),
-        read_token(wanted),
-        read_logins(wanted),
-        prune == PRUNED,
-        {**{user: why for user in users_of(wanted) if (why := in_the_way(user, state))}, **users_down()},
-        () if after_jobs else left_out,
-        renew == RENEWED,
-    )
-    announce("Models", (), warnings=plan.warnings)
-    if plan.nothing:
-        host.noop("Models: nothing to do")
-        return
+    stage = MODELS_OF_JOBS if after_jobs else MODELS
+    plan = stage.plan(wanted, state, this_run(wanted, prune=prune == PRUNED, renew=renew == RENEWED))
     yield from carry_out_models(wanted, plan)
 
 
-def users_of(wanted: Host) -> set[str]:
-    """The users in whose Docker something is to run."""
-    return {model.user for model in wanted.entries.values() if model.enabled and model.user}
+def this_run(wanted: Host, prune: bool = False, renew: bool = False) -> Run:
+    """What plans of models and jobs depend on. Raises SecretError."""
+    return Run(
+        unattended(host),
+        executing=host.state.is_executing,
+        down=users_down(),
+        values=read_values(wanted),
+        salt=token_hex(16),
+        prune=prune,
+        renew=renew,
+    )
 
 
 @operation()
@@ -118,11 +113,7 @@ def jobs(wanted: Host) -> Generator[PyinfraCommand, None, None]:
     state = yield from usable("Jobs", wanted)
     if state is None:
         return
-    plan = plan_jobs(wanted, state, read_token(wanted), read_logins(wanted))
-    if plan.nothing:
-        host.noop("Jobs: nothing to do")
-        return
-    yield from carry_out_models(wanted, plan, "Jobs")
+    yield from carry_out_models(wanted, JOBS.plan(wanted, state, this_run(wanted)), "Jobs")
 
 
 def usable(operation: str, wanted: Host) -> Generator[PyinfraCommand, None, HostState | None]:
@@ -131,7 +122,6 @@ def usable(operation: str, wanted: Host) -> Generator[PyinfraCommand, None, Host
     if state.blind or refused_before(operation):
         yield from carry_out_plan(operation, Plan(errors=(state.blind,)))
         return None
-    announce(operation, [f"note: {remark}" for remark in state.remarks])
     state = yield from when_free(operation, wanted, state)
     if host.state.is_executing and (problem := unanswered(state)):
         yield from carry_out_plan(operation, Plan(errors=(problem,)))
@@ -143,7 +133,11 @@ def carry_out_models(wanted: Host, plan: ModelsPlan, operation: str = "Models") 
     """Files first, then one streamed command for all models (or jobs) of the host."""
     errors = [Failure(sentence, about=name) for name, sentence in plan.errors.items()]
     run = host_run(host)
-    announce(operation, plan.reasons, errors)
+    announce(plan.findings, errors)
+    if plan.nothing:
+        if not plan.later:
+            host.noop(f"{operation}: nothing to do")
+        return
     for change in plan.changes:
         if change.action in ("create", "recreate", "start", "run"):
             run.planned[change.model] = OUTCOMES[change.action]

@@ -11,6 +11,8 @@ from enum import StrEnum
 from pyinfra.api import Host as PyinfraHost
 from pyinfra.api.state import StateStage
 
+from gpurack.plan.questions import questions
+from gpurack.plan.steps import Finding, by_sentence
 from gpurack.spec.host import Host
 from gpurack.state.model import HostState
 from gpurack.state.snapshot import take_snapshot
@@ -53,7 +55,7 @@ class HostRun:
 
     snapshot: the last one, taken in pyinfra's stage `taken_in`; outdated: something was begun on the host since.
     connect_error: why ssh failed. refused_by: the operation that refused the host, "" for none. users_down: users whose
-    rootless Docker is not ready → why. announced: operation → lines that it printed. refused_now: errors printed at
+    rootless Docker is not ready → why. announced: what was printed. refused_now: errors printed at
     Execute. foreseen: errors known before anything is done. planned, done: entry → what would be, and was, done to it.
     """
 
@@ -64,7 +66,7 @@ class HostRun:
     connect_error: str = ""
     refused_by: str = ""
     users_down: dict[str, str] = field(default_factory=dict)
-    announced: dict[str, list[str]] = field(default_factory=dict)
+    announced: list[Finding] = field(default_factory=list)
     refused_now: list[str] = field(default_factory=list)
     foreseen: list[Failure] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
@@ -99,7 +101,7 @@ def snapshot(host: PyinfraHost, spec: Host, metrics: bool = False) -> HostState:
         unchanged = not host.state.get_meta_for_host(host).ops_change
         if run.taken_in == stage or (run.taken_in == StateStage.Prepare and unchanged):
             return run.snapshot
-    run.snapshot, run.taken_in, run.outdated = take_snapshot(host, spec, metrics), stage, False
+    run.snapshot, run.taken_in, run.outdated = take_snapshot(host, questions(spec, metrics)), stage, False
     return run.snapshot
 
 
@@ -115,10 +117,7 @@ def lines_of(failures: Iterable[Failure]) -> list[str]:
     >>> lines_of([Failure("no driver.", "alpha"), Failure("no image.", "beta"), Failure("no driver.", "gamma")])
     ['alpha, gamma: no driver.', 'beta: no image.']
     """
-    about: dict[str, list[str]] = {}
-    for failure in dict.fromkeys(failures):
-        about.setdefault(failure.sentence, []).append(failure.about)
-    return [str(Failure(sentence, ", ".join(filter(None, names)))) for sentence, names in about.items()]
+    return by_sentence((failure.about, failure.sentence) for failure in failures)
 
 
 def failure_in(text: str, entries: Collection[str]) -> Failure:

@@ -7,11 +7,10 @@ from typing import Any, Literal
 
 from gpurack import paths
 from gpurack.plan import compose, ledger, pins, pulls
-from gpurack.spec.host import Host
-from gpurack.state.model import Container, HostState, Probe
+from gpurack.plan.desired import SALTED, DesiredService, digest
+from gpurack.plan.health import Health, health
+from gpurack.state.model import Container, HostState
 
-SALTED = ("api_key", "config", "keys", "upstream_keys")
-"""Words of a definition that hold fingerprints of what nobody should read there."""
 OWN = ("service", "files")
 """Words that gpurack makes of all the others: where they alone differ, it is gpurack that changed."""
 LATER = ("config", "upstreams")
@@ -19,7 +18,6 @@ LATER = ("config", "upstreams")
 ABSENT = object()
 """In the place of a key that is not there; a null in `compose`, which takes a key away, is something else."""
 Action = Literal["keep", "create", "recreate", "start", "wait", "pull", "check", "remove", "run"]
-"""What the name of a container by hand ends in, after a model has taken its place. It is stopped, not removed."""
 
 
 @dataclass(frozen=True)
@@ -47,61 +45,53 @@ class Change:
         return f"{self.action} {self.model}" + (f": {', '.join(self.reasons)}" if self.reasons else "")
 
 
-def compare(
-    name: str, spec: Host, state: HostState, words: Mapping[str, Any], prune: bool = False, renew: bool = False
-) -> Change:
+def compare(desired: DesiredService, state: HostState, prune: bool = False, renew: bool = False) -> Change:
     """A model against its container: definition, image, state, and what it answered. prune: is an ollama's model that
     is not listed a difference? renew: are gpurack's own settings, where they have changed?"""
-    container = state.container(name, spec.entries[name].dockerd)
+    name, words, service = desired.name, desired.definition, desired.service
+    container = state.container(name, desired.user)
     if container is None:
-        old = replaced(name, spec, state)
-        reason = "its container is gone" if name in compose.old_services(state, spec.entries[name].dockerd) else "new"
+        old = replaced(desired, state)
+        reason = "its container is gone" if name in compose.old_services(state, desired.user) else "new"
         return Change(name, "create", (f"takes the place of {old.name}" if old and old.running else reason,))
     definition = ledger.label(container.labels)
-    if is_respelled(definition, words, tagged(container, str(words["image"]), state), container):
+    if is_respelled(definition, words, tagged(container, desired.reference, state), container):
         definition = {**definition, "image": words["image"]}
     reasons = differences(definition, words)
-    reasons = reasons or moved(name, spec, state, container, str(words["image"]))
-    service = compose.service(name, spec, state, tuple(words.get("uuids", ())))
-    reasons = reasons or published_elsewhere(service, container, follows=spec.entries[name].bind == "lan")
+    reasons = reasons or moved(desired, state, container)
+    reasons = reasons or published_elsewhere(service, container, follows=desired.entry.bind == "lan")
     outdated = any(definition.get(word) != words.get(word) for word in OWN)
-    written = compose.old_services(state, spec.entries[name].dockerd).get(name) if outdated else None
-    lines = lines_of(name, spec, state, service, container, written)
+    written = compose.old_services(state, desired.user).get(name) if outdated else None
+    lines = lines_of(desired, container, written)
     if outdated and not reasons:
         reasons = why_renewed(definition, words, lines, service, renew)
         if lines is None and edited(written, service):
             reasons = reasons or ["its lines in compose.yaml were changed by hand, and its settings are older"]
     if reasons:
         return Change(name, "recreate", tuple(reasons))
-    change = of_same_definition(name, spec, state, words, prune, lines or written or service, container)
+    change = of_same_definition(desired, state, prune, lines or written or service, container)
     return replace(change, outdated=outdated, lines=lines)
 
 
 def of_same_definition(
-    name: str,
-    spec: Host,
-    state: HostState,
-    words: Mapping[str, Any],
-    prune: bool,
-    service: Mapping[str, Any],
-    container: Container,
+    desired: DesiredService, state: HostState, prune: bool, service: Mapping[str, Any], container: Container
 ) -> Change:
     """What happens to a model whose container is made as it should be. service: the lines of compose.yaml that it is
     made of."""
+    name = desired.name
     if not container.running:
         return Change(name, "start", (describe_state(container),))
-    if changed_by_hand(name, spec, state, service):
+    if changed_by_hand(desired, state, service):
         # Compose itself knows whether the container was made of the changed lines, and makes it anew only then
         return Change(name, "start", ("its lines in compose.yaml were changed by hand",))
-    probe = state.probes.get((spec.entries[name].dockerd, name))
-    if probe and probe.status != 200 and loading(probe):
+    if health(name, desired.entry, state) == Health.LOADING:
         return Change(name, "wait", ("still loading",))
-    if reasons := list(pulls.reasons(name, spec, state, prune)):
+    if reasons := list(pulls.reasons(desired, state, prune)):
         return Change(name, "pull", tuple(reasons))
-    if pins.unchecked(spec, name, state):
+    if pins.unchecked(desired, state):
         return Change(name, "check", ("its weights against the lock",))
-    if pins.of_model(spec, name).digest and tagged(container, str(words["image"]), state) != container.image:
-        return Change(name, "check", (f"{words['image']} is another image here than the lock's, which runs",))
+    if desired.locked.digest and tagged(container, desired.reference, state) != container.image:
+        return Change(name, "check", (f"{desired.reference} is another image here than the lock's, which runs",))
     return Change(name, "keep")
 
 
@@ -111,26 +101,20 @@ def is_respelled(old: Mapping[str, Any], new: Mapping[str, Any], named: str | No
 
 
 def lines_of(
-    name: str,
-    spec: Host,
-    state: HostState,
-    service: Mapping[str, Any],
-    container: Container,
-    written: Mapping[str, Any] | None,
+    desired: DesiredService, container: Container, written: Mapping[str, Any] | None
 ) -> Mapping[str, Any] | None:
     """The lines of compose.yaml that a model's container was made of, by the digest in its label: those that this
-    gpurack would write (service), with the container's own label, or those in the file (written). None where they are
-    lost."""
+    gpurack would write, with the container's own label, or those in the file (written). None where they are lost."""
     definition = ledger.label(container.labels)
-    if definition.get("service") == compose.digest(service):
-        return compose.labelled(name, spec, state, ledger.uuids_in(definition), definition)
-    return written if written and definition.get("service") == digest_of(written, service) else None
+    if definition.get("service") == digest(desired.service):
+        return desired.labelled_as(definition)
+    return written if written and definition.get("service") == digest_of(written, desired.service) else None
 
 
 def digest_of(lines: Mapping[str, Any], service: Mapping[str, Any]) -> str:
     """The digest of lines of compose.yaml. service: those that this gpurack would write, whose own labels it counts."""
     bare = {word: value for word, value in lines.items() if word != "labels"}
-    return compose.digest(bare | ({"labels": service["labels"]} if "labels" in service else {}))
+    return digest(bare | ({"labels": service["labels"]} if "labels" in service else {}))
 
 
 def edited(lines: Mapping[str, Any] | None, service: Mapping[str, Any]) -> bool:
@@ -169,12 +153,13 @@ def tagged(container: Container, reference: str, state: HostState) -> str | None
     return state.images_of(container.user).get(reference)
 
 
-def moved(name: str, spec: Host, state: HostState, container: Container, reference: str) -> list[str]:
+def moved(desired: DesiredService, state: HostState, container: Container) -> list[str]:
     """Whether a container's image or weights are others than the lock's, or its tag is another image now."""
-    image = pins.moved_image(spec, name, reference, state.digests_of(container.user).get(container.image, ()))
-    commits = dict.fromkeys(pins.moved_commits(spec, name, state).values())
+    reference = desired.reference
+    image = pins.moved_image(desired.locked, reference, state.digests_of(container.user).get(container.image, ()))
+    commits = dict.fromkeys(pins.moved_commits(desired, state).values())
     named = tagged(container, reference, state)
-    if not pins.of_model(spec, name).digest and named not in (None, container.image):
+    if not desired.locked.digest and named not in (None, container.image):
         image = f"image moved: {reference} is another image now"
     return [reason for reason in (image, *commits) if reason]
 
@@ -189,10 +174,10 @@ def published_elsewhere(service: Mapping[str, Any], container: Container, follow
     return [f"published on {found or 'no port'}{'' if follows else ' by hand'}, not on {wanted}"]
 
 
-def changed_by_hand(name: str, spec: Host, state: HostState, service: Mapping[str, Any]) -> bool:
+def changed_by_hand(desired: DesiredService, state: HostState, service: Mapping[str, Any]) -> bool:
     """Are its lines in the compose.yaml on the host others than it was made of (service)? The label, which is as it
     should be, says that it was not gpurack that changed them."""
-    written = compose.old_services(state, spec.entries[name].dockerd).get(name)
+    written = compose.old_services(state, desired.user).get(desired.name)
     words = {*(written or {}), *service} - {"labels"}
     return written is not None and any(written.get(word) != service.get(word) for word in words)
 
@@ -256,27 +241,9 @@ def describe_state(container: Container) -> str:
     return f"it is {container.status}" + (f" ({container.error})" if container.error else "")
 
 
-def loading(probe: Probe) -> bool:
-    """A model that answers 503, or refuses connections, is loading; one that accepts and never answers hangs."""
-    return probe.status == 503 or (probe.status == 0 and "timed out" not in probe.body.lower())
-
-
-def salt_of(name: str, spec: Host, state: HostState) -> str | None:
-    """The salt of the fingerprints that a model's container carries."""
-    container = state.container(name, spec.entries[name].dockerd)
-    definition = ledger.label(container.labels) if container else {}
-    for word in (*SALTED, "files"):
-        value: Any = definition.get(word)
-        if isinstance(value, Mapping):
-            value = next(iter(value.values()), None)
-        if value:
-            return str(value).partition(":")[0]
-    return None
-
-
-def replaced(name: str, spec: Host, state: HostState) -> Container | None:
+def replaced(desired: DesiredService, state: HostState) -> Container | None:
     """The container made by hand whose place a model takes; also when an earlier run has set it aside already."""
-    old, user = spec.entries[name].replaces, spec.entries[name].dockerd
+    old, user = desired.entry.replaces, desired.user
     found = {
         (container.name, container.user): container
         for container in state.containers
@@ -286,17 +253,16 @@ def replaced(name: str, spec: Host, state: HostState) -> Container | None:
     return next((found[key] for key in names if key in found), None) if old else None
 
 
-def of_change(change: Change, spec: Host, state: HostState) -> Container | None:
+def of_change(change: Change, desired: Mapping[str, DesiredService], state: HostState) -> Container | None:
     """The container that a change is about, if it is there."""
     if change.action == "remove":
         return state.ours.get((change.user, change.model))
-    return state.container(change.model, spec.entries[change.model].dockerd)
+    return state.container(change.model, desired[change.model].user)
 
 
-def holdings(change: Change, spec: Host, state: HostState, uuids: Mapping[str, tuple[str, ...]]) -> set[str]:
-    """The cards and ports that a model's container has, and those it will have."""
+def holdings(container: Container | None, desired: DesiredService | None = None) -> set[str]:
+    """The cards and ports that a container has, and those that a desired one will have."""
     held: set[str] = set()
-    container = of_change(change, spec, state)
     if container:
         definition = ledger.label(container.labels)
         for word in ("uuids", "render_nodes"):
@@ -305,8 +271,7 @@ def holdings(change: Change, spec: Host, state: HostState, uuids: Mapping[str, t
         # a user's daemon may claim any port; its model has the one that root gave it
         ports = [definition.get("port")] if container.user else [port for _, port in container.ports]
         held |= {f"port {port}" for port in ports if port is not None}
-    if change.action != "remove":
-        cards = uuids[change.model]
-        held |= {f"gpu {card}" for card in (*cards, *compose.render_nodes(cards, state))}
-        held.add(f"port {spec.entries[change.model].port}")
+    if desired:
+        held |= {f"gpu {card}" for card in (*desired.uuids, *desired.devices.nodes)}
+        held.add(f"port {desired.entry.port}")
     return held

@@ -7,11 +7,12 @@ On the host each container has a folder of its own for them, closed to everybody
 import hashlib
 import hmac
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from gpurack.engines.container import Container
-from gpurack.spec.host import Host
+from gpurack.spec.connection import Connection
+from gpurack.spec.model import Model
 from gpurack.spec.secret import KEY, PERSON, UPSTREAM
 
 KEYS = "keys"
@@ -28,12 +29,11 @@ def file_of(path: str) -> str:
     return path.rpartition("/")[2]
 
 
-def targets(name: str, spec: Host, container: Container) -> dict[str, str]:
+def targets(entry: Model, connections: Sequence[Connection], container: Container) -> dict[str, str]:
     """File on the host → what Compose calls its place inside."""
-    model = spec.entries[name]
-    keys = [KEY] if model.api_key else []
-    keys += [KEYS] if model.keys else []
-    keys += [f"{UPSTREAM}{index}" for index, other in enumerate(spec.connections(name)) if other.key]
+    keys = [KEY] if entry.api_key else []
+    keys += [KEYS] if entry.keys else []
+    keys += [f"{UPSTREAM}{index}" for index, other in enumerate(connections) if other.key]
     return {**{key: key for key in keys}, **{file_of(path): path for path in container.files}}
 
 
@@ -69,19 +69,21 @@ def sum_of(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-def fingerprints(name: str, spec: Host, container: Container, secrets: Mapping[str, str], salt: str) -> dict[str, Any]:
+def fingerprints(
+    entry: Model, connections: Sequence[Connection], container: Container, secrets: Mapping[str, str], salt: str
+) -> dict[str, Any]:
     """Words of a container's definition that change when one of its files does, and tell nothing else about it:
     api_key, keys (by person), upstream_keys (by what it connects to), files (by name); config, which is the inventory's
     part of a file."""
     salted = {secret: f"{salt}:{fingerprint(value, salt)}" for secret, value in secrets.items()}
-    config = spec.entries[name].config
+    config = None if entry.config is None else json.dumps(entry.config, sort_keys=True)
     return {
-        "config": None if config is None else f"{salt}:{fingerprint(json.dumps(config, sort_keys=True), salt)}",
+        "config": None if config is None else f"{salt}:{fingerprint(config, salt)}",
         "api_key": salted.get(KEY),
         "keys": {who.removeprefix(PERSON): text for who, text in salted.items() if who.startswith(PERSON)},
         "upstream_keys": {
             connection.label: salted[f"{UPSTREAM}{index}"]
-            for index, connection in enumerate(spec.connections(name))
+            for index, connection in enumerate(connections)
             if f"{UPSTREAM}{index}" in salted
         },
         "files": {file_of(path): f"{salt}:{fingerprint(text, salt)}" for path, text in container.files.items()},

@@ -3,8 +3,8 @@
 import json
 from enum import Enum
 
-from gpurack.plan.compose import answers_as
-from gpurack.spec.host import Host
+from gpurack.engines import ENGINES
+from gpurack.spec.model import Model
 from gpurack.state.model import HostState
 
 
@@ -24,15 +24,16 @@ class Health(Enum):
     MISSING = "missing"
 
 
-def health(name: str, spec: Host, state: HostState) -> Health:
+def health(name: str, entry: Model, state: HostState) -> Health:
     """How an entry is, by its container and its answer."""
-    user = spec.entries[name].dockerd
+    user = entry.dockerd
     container, probe = state.container(name, user), state.probes.get((user, name))
     if container is None:
         return Health.MISSING
     if not container.running:
         return Health.STOPPED
-    return judge(probe.status, probe.body, answers_as(name, spec)) if probe else Health.NOT_ASKED
+    served = ENGINES[entry.engine].answers_as(entry, entry.served_name or name)
+    return judge(probe.status, probe.body, served) if probe else Health.NOT_ASKED
 
 
 def judge(status: int, body: str, served: str | None) -> Health:

@@ -1,14 +1,45 @@
-"""How images that no registry has come onto a host: a tar file of the admin's machine, or a build there. Pure."""
+"""Which image an entry runs from, and how it comes onto the host: from a registry or its mirror, from a tar file of the
+admin's machine, or by a build there. Pure."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from gpurack.engines import ENGINES
+from gpurack.engines.container import CPU, Accelerator
 from gpurack.spec import image_tar
 from gpurack.spec.host import Host
 from gpurack.spec.image import BuildImage, TarImage
 from gpurack.spec.image_ref import ImageRef
 from gpurack.spec.model import Job, Model
 from gpurack.state.model import HostState
+
+
+def image(spec: Host, model: Model, accelerator: Accelerator) -> str:
+    """The image reference a model runs from, through the host's mirrors. Raises LookupError with a sentence when the
+    engine has no image for this accelerator."""
+    if isinstance(model.image, TarImage | BuildImage):
+        return model.image.reference
+    return mirrored(spec, model.image or ENGINES[model.engine].image(str(model.version), accelerator))
+
+
+def mirrored(spec: Host, reference: str) -> str:
+    """A reference with its registry replaced by the mirror, if there is one.
+
+    `ghcr.io/a/b:1` with {"ghcr.io": "mirror:5000/ghcr"} is `mirror:5000/ghcr/a/b:1`; `a/b:1` is docker.io's.
+    """
+    image = ImageRef.parse(reference)
+    mirror = spec.mirrors.get(image.registry)
+    return image.at(mirror.url) if mirror else reference
+
+
+def references(model: Model | Job) -> list[str]:
+    """All references of registries, without mirrors, that a model or job may run from."""
+    if isinstance(model.image, str):
+        return [model.image]
+    if isinstance(model, Job):
+        engine, vendors = ENGINES[model.engine], (CPU, Accelerator("nvidia"), Accelerator("amd"))
+        return sorted({engine.job_image(str(model.version), vendor, model.command) for vendor in vendors})
+    return list(ENGINES[model.engine].variants(str(model.version))) if model.version is not None else []
 
 
 def obtained(spec: Host, model: Model | Job) -> dict[str, Any]:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpurack import paths
-from gpurack.engines import ENGINES, hints_of, weights_of
+from gpurack.engines import ENGINES, hints_of
 from gpurack.engines.container import READY_TIMEOUT
-from gpurack.plan import compose, images, neighbours, pins, pulls, weights
+from gpurack.plan import addresses, compose, images, neighbours, pins, pulls, weights
+from gpurack.plan.desired import DesiredService
 from gpurack.plan.drift import Change, holdings, of_change, replaced
 from gpurack.spec.host import Host
 from gpurack.state.model import HostState
@@ -50,17 +51,17 @@ class Project:
 
 
 def make_job(
+    acting: Sequence[Change],
+    desired: Mapping[str, DesiredService],
+    projects: Sequence[Project],
     spec: Host,
     state: HostState,
-    uuids: Mapping[str, tuple[str, ...]],
-    acting: Sequence[Change],
-    projects: Sequence[Project],
 ) -> dict[str, Any]:
     """What the runner carries out. groups: models that need each other's cards, ports or names stop together, then
     start one after the other; different groups go side by side."""
     services = {name: data for project in projects for name, data in project.services.items()}
-    entries = [entry(change, spec, state, uuids, services) for change in acting]
-    busy = {data.get("user", data["from"]) for data in entries} | {data["from"] for data in entries}
+    entries = {change: entry(change, desired, services, spec, state) for change in acting}
+    busy = {data.get("user", data["from"]) for data in entries.values()} | {data["from"] for data in entries.values()}
     return {
         "ours": ours(state),
         "projects": {
@@ -76,10 +77,7 @@ def make_job(
             for project in projects
             if not project.user or project.user in busy or project.differs(state)
         },
-        "groups": [
-            [entry(change, spec, state, uuids, services) for change in group]
-            for group in groups(acting, spec, state, uuids)
-        ],
+        "groups": [[entries[change] for change in group] for group in groups(acting, desired, spec, state)],
     }
 
 
@@ -94,16 +92,16 @@ def ours(state: HostState) -> dict[str, dict[str, str]]:
 
 def entry(
     change: Change,
+    desired: Mapping[str, DesiredService],
+    services: Mapping[str, Any],
     spec: Host,
     state: HostState,
-    uuids: Mapping[str, tuple[str, ...]],
-    services: Mapping[str, Any],
 ) -> dict[str, Any]:
     """One model in the job."""
-    name, container = change.model, of_change(change, spec, state)
+    name, container = change.model, of_change(change, desired, state)
     if change.action == "remove":
         return {"name": name, "action": "remove", "from": change.user}
-    model = spec.entries[name]
+    one, model = desired[name], desired[name].entry
     data: dict[str, Any] = {
         "name": name,
         "action": change.action,
@@ -111,31 +109,28 @@ def entry(
         "from": container.user if container else model.dockerd,
         "image": services[name]["image"],
         **images.obtained(spec, model),
-        **pulls.told(spec, name),
-        "uuids": list(uuids[name]),
-        "url": compose.probe_url(name, spec, state),
-        "served_name": compose.answers_as(name, spec),
+        **pulls.told(spec, model),
+        "uuids": list(one.uuids),
+        "url": one.url,
+        "served_name": one.answers_as,
         "timeout": READY_TIMEOUT,
         "hints": [hint.told for hint in hints_of(model.engine)],
         "definition": hashlib.sha256(services[name]["labels"]["gpurack.model"].encode()).hexdigest(),
     }
     if name in spec.models and not model.pull:  # what is pulled is asked one by one
         engine = ENGINES[model.engine]
-        data["requests"] = engine.requests(model, engine.serves(model, model.served_name or name))
+        data["requests"] = engine.requests(model, engine.serves(model, one.served_name))
     if ENGINES[model.engine].gateway:
         data["gateway"] = gateway(name, spec, state)
-    if change.action == "create" and (old := replaced(name, spec, state)):
+    if change.action == "create" and (old := replaced(one, state)):
         data["replaces"] = {"name": model.replaces, "user": old.user, "id": old.id}
-    if after := [
-        other.name for other in spec.connections(name) if other.near and depth(other.name, spec) < depth(name, spec)
-    ]:
+    if after := [other.name for other in one.connections if other.near and depth(other.name, spec) < depth(name, spec)]:
         data["after"] = after
-    locked = pins.of_model(spec, name)
+    locked = one.locked
     fetch = []
-    for one in weights_of(model):
-        if told := weights.fetched(spec, one, model.dockerd):
-            place = weights.place(spec, one, model.dockerd)
-            fetch.append(told | pins.of_hub(spec, name, place) if "hub" in told else told)
+    for wanted, path in one.weights:
+        if told := weights.fetched(spec, wanted, one.user):
+            fetch.append(told | pins.of_hub(one, path) if "hub" in told else told)
     if fetch:
         data["fetch"] = fetch
     if locked.weights:
@@ -153,7 +148,7 @@ def gateway(name: str, spec: Host, state: HostState) -> dict[str, Any]:
     behind = [
         {
             "serves": list(other.serves),
-            "url": compose.probe_url(other.name, spec, state) if other.here else neighbours.ready_url(other),
+            "url": addresses.probe_url(other.name, spec, state) if other.here else neighbours.ready_url(other),
             "key": neighbours.key_file(spec, name, index) if other.key else None,
             "requests": ENGINES[other.model.engine].requests(other.model, other.serves),
             **({"user": other.model.dockerd, "name": other.name} if other.here else {}),
@@ -173,12 +168,13 @@ def depth(name: str, spec: Host) -> int:
 
 
 def groups(
-    acting: Sequence[Change], spec: Host, state: HostState, uuids: Mapping[str, tuple[str, ...]]
+    acting: Sequence[Change], desired: Mapping[str, DesiredService], spec: Host, state: HostState
 ) -> list[list[Change]]:
     """The changes in groups that share something they hold now or will hold: a card or a port. Removals come first."""
     merged: list[tuple[set[str], list[Change]]] = []
     for change in acting:
-        held = {f"name {change.model}"} | holdings(change, spec, state, uuids)
+        after = None if change.action == "remove" else desired[change.model]
+        held = {f"name {change.model}"} | holdings(of_change(change, desired, state), after)
         together = [group for group in merged if group[0] & held]
         merged = [group for group in merged if not group[0] & held]
         merged.append((held.union(*(g[0] for g in together)), [c for g in together for c in g[1]] + [change]))

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from gpurack import paths
-from gpurack.engines import ENGINES, weights_of
+from gpurack.engines import weights_of
 from gpurack.plan import compose, files, images, ledger, pins, refusals, weights
-from gpurack.plan.drift import Change, compare, mapping, salt_of
+from gpurack.plan.compatibility import accelerator
+from gpurack.plan.desired import DesiredService, desire
+from gpurack.plan.drift import Change, compare, mapping
 from gpurack.plan.job import Project, make_job
 from gpurack.plan.nvidia_driver import other_driver
 from gpurack.plan.obstacles import blocked, mismatch, obstacle, too_large, unfit
-from gpurack.plan.steps import Shell, Step, WriteFile, WriteFiles, is_written, written
+from gpurack.plan.steps import Finding, Shell, Step, WriteFile, WriteFiles, by_sentence, is_written, written
 from gpurack.resources import read_text, render
 from gpurack.shell import sh
 from gpurack.spec.host import Host
@@ -43,6 +45,7 @@ class ModelsPlan:
     before it, too.
     job: what the runner on the host (files/models.py) gets by standard input; None when there is nothing to do.
     warnings: sentences about the host's models; they neither change nor block anything.
+    later: models that wait for a job, which is to run first, and are planned then.
     """
 
     changes: tuple[Change, ...] = ()
@@ -51,6 +54,7 @@ class ModelsPlan:
     uploads: tuple[Upload, ...] = ()
     job: Mapping[str, Any] | None = None
     warnings: tuple[str, ...] = ()
+    later: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def nothing(self) -> bool:
@@ -62,6 +66,35 @@ class ModelsPlan:
         """For people, before anything happens."""
         copies = [f"copy {upload.source} for {upload.model}" for upload in self.uploads]
         return [step.reason for step in self.steps] + copies + [str(c) for c in self.changes if c.action != "keep"]
+
+    @property
+    def sentences(self) -> list[str]:
+        """The errors, one line for each sentence, with the models that it is about."""
+        return by_sentence(self.errors.items())
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What is said before anything happens: by a run, `--dry` and `plan --live` alike."""
+        found: list[Finding] = [("warning", warning) for warning in self.warnings]
+        found += [("change", reason) for reason in self.reasons]
+        found += [("change", f"{name}: after the job {job}") for name, job in self.later.items()]
+        return [*found, *(("error", sentence) for sentence in self.sentences)]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of one model. error: why nothing does. refusal: why it must not be made like this, which is an error
+    only where it would be made."""
+
+    desired: DesiredService
+    change: Change
+    error: str | None
+    refusal: str | None
+
+    @property
+    def service(self) -> Mapping[str, Any]:
+        """Its lines of compose.yaml."""
+        return self.change.lines or self.desired.labelled
 
 
 def plan_models(
@@ -76,89 +109,127 @@ def plan_models(
     left_out: Collection[str] = (),
     renew: bool = False,
 ) -> ModelsPlan:
-    """secrets: their values, as spec.secrets.read_secrets gives them. salt: fresh random hex, used for models that have
+    """What becomes of every model of a host, and what the runner there is told.
+
+    secrets: their values, as spec.secrets.read_secrets gives them. salt: fresh random hex, used for models that have
     no fingerprint yet. hf_token: the Hugging Face token's value. logins: of registries, with their passwords.
     prune: do models that an ollama has beside those listed go? down: users in whose Docker nothing can run now → why;
     it is said of their models, or of the user who has none.
     left_out: models that stay as they are until a job has made what they serve. renew: do containers with settings of
-    an older gpurack get those of this one?"""
+    an older gpurack get those of this one?
+    """
+    down = down or {}
     cards = ledger.assign(spec, state)
-    changes: list[Change] = []
-    errors: dict[str, str] = dict(cards.errors)
+    errors = {**cards.errors, **host_errors(spec, state, down)}
+    decisions: dict[str, Decision] = {}
+    for name, entry in spec.entries.items():
+        if entry.enabled and (why_not := unreachable(name, spec, state, down)):
+            errors[name] = why_not
+        if not entry.enabled or name in errors or name in left_out:
+            continue
+        mine = secrets.get(name, {})
+        decision = decide(name, spec, state, cards.uuids[name], mine, salt, prune=prune, renew=renew)
+        if isinstance(decision, str):
+            errors[name] = decision
+        elif decision:
+            decisions[name] = decision
+            errors |= {name: decision.error} if decision.error else {}
+    desired = {name: one.desired for name, one in decisions.items()}
+    errors |= blocked(
+        [one.change for name, one in decisions.items() if name not in errors], errors, desired, spec, state
+    )
+    planned = {name: one for name, one in decisions.items() if name not in errors}
+    changes = [*(one.change for one in planned.values()), *removals(spec, state, down)]
+    acting = [change for change in changes if change.action != "keep"]
+    everything = projects(spec, state, planned)
+    unrecorded = any(not has(state.record, user) for user, _ in state.proven)
+    needs_job = bool(acting) or unrecorded or any(project.differs(state) for project in everything)
+    job = make_job(acting, desired, everything, spec, state) if needs_job else None
+    if job:
+        job |= {**outward(job, spec, state, hf_token, logins or {}), "prune": prune}
+    steps = [*(host_files(state) if job or planned or state.ours else []), *closed_to_others(state)]
+    kept = {name: one.refusal for name, one in decisions.items() if one.refusal and one.refusal != one.error}
+    warnings = (*refusals.warnings(kept, spec, state), *weights.changeable(spec, state), *outdated(changes))
+    return ModelsPlan(tuple(changes), errors, tuple(steps), uploads(spec, state, acting), job, warnings)
+
+
+def host_errors(spec: Host, state: HostState, down: Mapping[str, str]) -> dict[str, str]:
+    """What is wrong with the host's driver, and with users none of whose models could say so. down: as for
+    plan_models."""
+    errors: dict[str, str] = {}
     if state.driver.exit_code == MISMATCH and spec.wants_gpu:
         errors["driver"] = mismatch(state)
     elif spec.wants_gpu and (other := other_driver(spec, state)):
         errors["driver"] = other
-    services: dict[str, Any] = {}
-    kept: dict[str, str] = {}
-    enabled = [name for name, model in spec.entries.items() if model.enabled]
-    served = {spec.entries[name].dockerd for name in enabled}
-    errors |= {f"docker.rootless.{user}": why for user, why in (down or {}).items() if user not in served}
-    for name in enabled:
-        if why_not := (down or {}).get(spec.entries[name].dockerd):
-            errors[name] = why_not
-        elif unseen := weights.unseen(spec, name, state):
-            errors[name] = unseen
-        if name in errors or name in left_out:
-            continue
-        if spec.entries[name].gpus and state.driver.exit_code == MISMATCH:
-            # Nothing is known of the cards, so nothing can be compared: what runs goes on, what does not cannot start.
-            container = state.container(name, spec.entries[name].dockerd)
-            if not (container and container.running):
-                errors[name] = "not started, because driver and library differ."
-            continue
-        uuids = cards.uuids[name]
-        why_not = unfit(name, spec, state, uuids)
-        if why_not:
-            errors[name] = why_not
-            continue
-        words = compose.definition(name, spec, state, uuids, secrets.get(name, {}), salt_of(name, spec, state) or salt)
-        change = compare(name, spec, state, words, prune, renew)
-        refusal = refusals.refusal(name, spec, state)
-        if refusal and change.action not in refusals.MADE:
-            kept[name] = refusal
-        error = (
-            (refusal if change.action in refusals.MADE else None)
-            or pins.changed_weights(spec, name, state)
-            or pins.changed_pulls(spec, name, state)
-            or obstacle(name, spec, state, change)
-            or too_large(name, spec, state, change, uuids)
-        )
-        if error:
-            errors[name] = error
-            continue
-        changes.append(change)
-        services[name] = change.lines or compose.labelled(name, spec, state, uuids, words)
-    waiting = blocked(changes, errors, spec, state, cards.uuids)
-    errors |= waiting
-    changes = [change for change in changes if change.model not in waiting]
-    services = {name: data for name, data in services.items() if name not in waiting}
-    wanted = {id(state.container(name, spec.entries[name].dockerd)) for name in enabled}
+    served = {entry.dockerd for entry in spec.entries.values() if entry.enabled}
+    return errors | {f"docker.rootless.{user}": why for user, why in down.items() if user not in served}
+
+
+def unreachable(name: str, spec: Host, state: HostState, down: Mapping[str, str]) -> str | None:
+    """Why nothing is known of what a model needs: its Docker, or its weights."""
+    return down.get(spec.entries[name].dockerd) or weights.unseen(spec, name, state)
+
+
+def decide(
+    name: str,
+    spec: Host,
+    state: HostState,
+    uuids: tuple[str, ...],
+    secrets: Mapping[str, str],
+    salt: str,
+    *,
+    prune: bool,
+    renew: bool,
+) -> Decision | str | None:
+    """What becomes of a model that has its GPUs (uuids): a sentence where it could not run on them, None where it stays
+    as it is because nothing can be compared. secrets: its own. The rest is as for plan_models."""
+    entry = spec.entries[name]
+    container = state.container(name, entry.dockerd)
+    if entry.gpus and state.driver.exit_code == MISMATCH:
+        # Nothing is known of the cards, so nothing can be compared: what runs goes on, what does not cannot start.
+        runs = container and container.running
+        return None if runs else "not started, because driver and library differ."
+    if why_not := unfit(entry, accelerator(entry, ledger.slots_of(uuids, state)), container, state):
+        return why_not
+    desired = desire(name, spec, state, uuids, secrets, salt)
+    change = compare(desired, state, prune, renew)
+    refusal, made = refusals.refusal(desired, state), change.action in refusals.MADE
+    error = (
+        (refusal if made else None)
+        or pins.changed_weights(desired, state)
+        or pins.changed_pulls(desired, state)
+        or obstacle(desired, spec, state, change)
+        or too_large(desired, state, change)
+    )
+    return Decision(desired, change, error, refusal)
+
+
+def removals(spec: Host, state: HostState, down: Mapping[str, str]) -> Iterator[Change]:
+    """The containers of ours that no enabled entry has any more."""
+    enabled = {name: entry for name, entry in spec.entries.items() if entry.enabled}
+    wanted = {id(state.container(name, entry.dockerd)) for name, entry in enabled.items()}
     for (user, name), container in sorted(state.ours.items()):
-        if id(container) not in wanted and user not in (down or {}):
+        if id(container) not in wanted and user not in down:
             why = "disabled" if name in spec.entries else "not in the inventory any more"
             why = "it runs in another Docker now" if name in enabled else why
-            changes.append(Change(name, "remove", (why,), user=user))
-    outdated_ones = {change.model for change in changes if change.outdated}
-    own_files = {
-        name: mounted(name, spec, state, cards.uuids[name], secrets.get(name, {}), name in outdated_ones)
-        for name in services
+            yield Change(name, "remove", (why,), user=user)
+
+
+def outward(
+    job: Mapping[str, Any],
+    spec: Host,
+    state: HostState,
+    hf_token: str | None,
+    logins: Mapping[str, Mapping[str, str]],
+) -> dict[str, Any]:
+    """What the runner is told beside a job of how the host reaches others: its proxy, and the Hugging Face token and
+    the logins that the job needs."""
+    needs_token = hf_token and any(told.get("hub") == "hf" for told in awaited(job))
+    return {
+        **({"proxy": spec.proxy.env} if spec.proxy else {}),
+        **({"hf_token": hf_token} if needs_token else {}),
+        "logins": images.logins_for(job, logins, state),
     }
-    everything = projects(spec, state, services, own_files)
-    acting = [change for change in changes if change.action != "keep"]
-    unrecorded = any(not has(state.record, user) for user, _ in state.proven)
-    needs_job = bool(acting) or unrecorded or any(project.differs(state) for project in everything)
-    job = make_job(spec, state, cards.uuids, acting, everything) if needs_job else None
-    if job and spec.proxy:
-        job["proxy"] = spec.proxy.env
-    if job and hf_token and any(told.get("hub") == "hf" for told in awaited(job)):
-        job["hf_token"] = hf_token
-    if job:
-        job["logins"] = images.logins_for(job, logins or {}, state)
-        job["prune"] = prune
-    steps = [*(host_files(state) if job or services or state.ours else []), *closed_to_others(state)]
-    warnings = (*refusals.warnings(kept, spec, state), *weights.changeable(spec, state), *outdated(changes))
-    return ModelsPlan(tuple(changes), errors, tuple(steps), uploads(spec, state, acting), job, warnings)
 
 
 def outdated(changes: Sequence[Change]) -> Iterator[str]:
@@ -169,39 +240,39 @@ def outdated(changes: Sequence[Change]) -> Iterator[str]:
         yield f"{models} with settings of an older gpurack; --data renew=yes recreates {them}."
 
 
-def mounted(
-    name: str, spec: Host, state: HostState, uuids: tuple[str, ...], secrets: Mapping[str, str], outdated: bool
-) -> dict[str, str | None]:
-    """A container's files on the host → their text; None for one that stays as it is. outdated: does the container keep
-    what an older gpurack gave it?"""
-    model = spec.entries[name]
-    engine = compose.of_engine(name, spec, state, uuids)
-    texts = files.contents(engine, secrets, ENGINES[model.engine].sums)
-    container = state.container(name, model.dockerd)
-    if not (outdated and container):
-        return dict(texts)
-    folder = paths.container_file(model.dockerd, name, "")
-    there = {path.removeprefix(folder) for path in state.secrets if path.startswith(folder)}
-    return files.kept(texts, engine, mapping(ledger.label(container.labels).get("files")), there)
-
-
-def projects(
-    spec: Host, state: HostState, services: Mapping[str, Any], own_files: Mapping[str, Mapping[str, str | None]]
-) -> tuple[Project, ...]:
-    """The Compose project of each daemon that has models, or had some. services, own_files: of those that could be
-    planned; the others keep what compose.yaml says of them, and their files."""
+def projects(spec: Host, state: HostState, planned: Mapping[str, Decision]) -> tuple[Project, ...]:
+    """The Compose project of each daemon that has models, or had some. planned: what could be; the others keep what
+    compose.yaml says of them, and their files."""
     users = {container.user for container in state.ours.values()}
     users |= {model.dockerd for model in spec.entries.values() if model.enabled}
     found = []
     for user in sorted({"", *users}):
         old = compose.old_services(state, user)
-        mine = {name: data for name, data in services.items() if spec.entries[name].dockerd == user}
-        mine |= {
-            name: old[name] for name, model in spec.entries.items() if model.enabled and name in old.keys() - services
+        mine = {name: one for name, one in planned.items() if one.desired.user == user}
+        services = {name: one.service for name, one in mine.items()}
+        services |= {
+            name: old[name] for name, model in spec.entries.items() if model.enabled and name in old.keys() - planned
         }
-        given = {name: texts for name, texts in own_files.items() if spec.entries[name].dockerd == user}
-        found.append(Project(user, mine, old, given))
+        found.append(
+            Project(
+                user,
+                services,
+                old,
+                {name: mounted(one.desired, one.change.outdated, state) for name, one in mine.items()},
+            )
+        )
     return tuple(found)
+
+
+def mounted(desired: DesiredService, outdated: bool, state: HostState) -> dict[str, str | None]:
+    """A container's files on the host → their text; None for one that stays as it is. outdated: does the container keep
+    what an older gpurack gave it?"""
+    container = state.container(desired.name, desired.user)
+    if not (outdated and container):
+        return dict(desired.files)
+    folder = paths.container_file(desired.user, desired.name, "")
+    there = {path.removeprefix(folder) for path in state.secrets if path.startswith(folder)}
+    return files.kept(desired.files, desired.container, mapping(ledger.label(container.labels).get("files")), there)
 
 
 def uploads(spec: Host, state: HostState, acting: Sequence[Change]) -> tuple[Upload, ...]:

@@ -1,12 +1,11 @@
 """How a host sees what its services connect to on other hosts: their names, and whether they answer. Pure."""
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from urllib.parse import urlsplit
 
 from gpurack import paths
 from gpurack.engines import ENGINES
-from gpurack.plan.ledger import label
 from gpurack.spec.connection import Connection
 from gpurack.spec.host import Host
 from gpurack.spec.secret import UPSTREAM
@@ -29,16 +28,14 @@ def names(spec: Host) -> list[str]:
     return [name for _, _, connection in far(spec) if not is_address(name := host_of(connection))]
 
 
-def questions(spec: Host) -> list[str]:
-    """`user|service|number|file of the key|url` for the look: is it ready, and does it take the key? Models on the
+def questions(spec: Host) -> Iterator[tuple[str | int, ...]]:
+    """(user, service, number, file of the key, url) for the look: is it ready, and does it take the key? Models on the
     service's own host are left out: the look asks each as the user whose Docker it is in, and only while it runs."""
-    found = []
     for service, index, connection in far(spec):
         if connection.here:
             continue
-        asked = (spec.entries[service].dockerd, service, index, key_file(spec, service, index), ready_url(connection))
-        found.append("|".join(map(str, asked)))
-    return found
+        user, file = spec.entries[service].dockerd, key_file(spec, service, index)
+        yield user, service, index, file, ready_url(connection)
 
 
 def ready_url(connection: Connection) -> str:
@@ -52,14 +49,16 @@ def key_file(spec: Host, service: str, index: int) -> str:
     return paths.container_file(spec.entries[service].dockerd, service, f"{UPSTREAM}{index}")
 
 
-def extra_hosts(service: str, spec: Host, state: HostState) -> dict[str, str]:
+def extra_hosts(
+    connections: Sequence[Connection], definition: Mapping[str, object], state: HostState
+) -> dict[str, str]:
     """Name → address, as the host itself knows it: a container asks name servers alone and does not read /etc/hosts.
-    A name that cannot be looked up just now keeps the address that the service's container has."""
-    container = state.container(service, spec.entries[service].dockerd)
-    before = label(container.labels).get("hosts") if container else None
+    A name that cannot be looked up just now keeps the address that the service's container has (definition: its
+    label's)."""
+    before = definition.get("hosts")
     known = {**(before if isinstance(before, dict) else {}), **state.names}
-    mine = (host_of(connection) for name, _, connection in far(spec) if name == service)
-    return {name: known[name] for name in mine if name in known}
+    names = (host_of(connection) for connection in connections if not connection.near)
+    return {name: known[name] for name in names if name in known}
 
 
 def unreached(service: str, spec: Host, state: HostState) -> list[str]:

@@ -1,60 +1,62 @@
 """What stands in the way of a model's change, or is wrong with one that runs, each as a sentence. Pure."""
 
 import ipaddress
-import json
 from collections.abc import Mapping, Sequence
 
-from gpurack.engines import weights_of
+from gpurack.engines.container import Accelerator
 from gpurack.plan import access, compose, weights
 from gpurack.plan.compatibility import incompatibility
+from gpurack.plan.desired import DesiredService
 from gpurack.plan.drift import Change, holdings, replaced
 from gpurack.plan.estimate import refusal
+from gpurack.plan.health import Health, health
 from gpurack.plan.ledger import slots_of
 from gpurack.shell import sh
 from gpurack.spec.host import Host
+from gpurack.spec.model import Model
 from gpurack.state.model import Container, HostState, Listener
 
 
-def obstacle(name: str, spec: Host, state: HostState, change: Change) -> str | None:
+def obstacle(desired: DesiredService, spec: Host, state: HostState, change: Change) -> str | None:
     """Why nothing may be done for this model; None when it may."""
-    model = spec.entries[name]
+    name, model = desired.name, desired.entry
     if model.gpus and state.has_nvidia and (error := access.refused(spec, state)):
         return error
     stranger = next(
         (c for c in state.containers if (c.name, c.user) == (name, model.dockerd) and not state.is_ours(c)), None
     )
-    if stranger and stranger != replaced(name, spec, state):
+    if stranger and stranger != replaced(desired, state):
         return (
             f'the container name "{name}" is taken by a container that is not gpurack\'s ({stranger.status}, image '
             f'{stranger.image[7:19]}). Take its place with replaces: "{name}", or give the model another name.'
         )
-    holder = port_holder(name, spec, state) if change.action != "keep" else None
+    holder = port_holder(desired, state) if change.action != "keep" else None
     if holder:
         return f"port {model.port} is held by {holder}. Nothing of this model was changed. {room(holder)}"
     closed = state.users[model.dockerd].unreadable if model.dockerd in state.users else frozenset()
-    if unread := [path for one in weights_of(model) if (path := weights.place(spec, one, model.dockerd)) in closed]:
+    if unread := [path for _, path in desired.weights if path in closed]:
         return f"weights {unread[0]} may not be read by {model.user}, in whose Docker it is to run; see ls -l."
-    lying = [path for path in weights_of(model) if isinstance(path, str)]
+    lying = [path for one, path in desired.weights if isinstance(one, str)]
     if change.action != "keep" and (missing := [path for path in lying if state.weights.get(path) is None]):
         return weights.irregular(missing[0], state) or (
             f'weights {missing[0]} do not exist on the host. Copy them there, or give {{"url": …, "sha256": …}}.'
         )
     if change.action == "keep":
-        return silence(name, spec, state)
-    return unreadable(name, spec, state)
+        return silence(desired, state)
+    return unreadable(desired, state)
 
 
 READABLE = {"container_file_t", "container_ro_file_t", "container_share_t", "usr_t", "nfs_t", "cifs_t", "fusefs_t"}
 """SELinux types that a confined container may read (network file systems: by a boolean of their own)."""
 
 
-def unreadable(name: str, spec: Host, state: HostState) -> str | None:
+def unreadable(desired: DesiredService, state: HostState) -> str | None:
     """Why a container that Docker confines by SELinux could not read the weights. They are the admin's and are not
     relabelled, as Compose's `z` would: the label to give them is named."""
-    path = weights.host_path(spec, spec.entries[name])
+    path = desired.weights_path
     label = state.labels.get(path) if path else None
     confined = any(option.startswith("name=selinux") for option in state.docker.get("SecurityOptions") or ())
-    options = spec.entries[name].compose.get("security_opt") or ()
+    options = desired.entry.compose.get("security_opt") or ()
     if not confined or label is None or label in READABLE or any("label" in str(option) for option in options):
         return None
     return (
@@ -64,52 +66,50 @@ def unreadable(name: str, spec: Host, state: HostState) -> str | None:
     )
 
 
-def unfit(name: str, spec: Host, state: HostState, uuids: Sequence[str]) -> str | None:
-    """Why the model could not compute on these cards: it may not open them, or the engine's images do not run there
-    with this driver, which is not asked of what runs already."""
-    model = spec.entries[name]
-    container = state.container(name, model.dockerd)
+def unfit(model: Model, hardware: Accelerator, container: Container | None, state: HostState) -> str | None:
+    """Why a model could not compute on this hardware: it may not open it, or the engine's images do not run there with
+    this driver, which is not asked of what runs already (container)."""
     running = bool(container and container.running)
-    found = incompatibility(model, compose.accelerator(model, uuids, state), state.driver.kernel or None, running)
+    found = incompatibility(model, hardware, state.driver.kernel or None, running)
     return found[1] if found else None
 
 
-def too_large(name: str, spec: Host, state: HostState, change: Change, uuids: Sequence[str]) -> str | None:
+def too_large(desired: DesiredService, state: HostState, change: Change) -> str | None:
     """Why a model that would get a new container does not fit onto its cards; one that runs has shown that it does."""
     if change.action not in ("create", "recreate"):
         return None
-    model = spec.entries[name]
-    header = state.headers.get(weights.host_path(spec, model))
-    error = refusal(model, header, slots_of(uuids, state))
+    header = state.headers.get(desired.weights_path)
+    error = refusal(desired.entry, header, slots_of(desired.uuids, state))
     return f"{error} Nothing of this model was changed." if error else None
 
 
-def silence(name: str, spec: Host, state: HostState) -> str | None:
+def silence(desired: DesiredService, state: HostState) -> str | None:
     """What is wrong with the answer of a model that runs as it should."""
-    probe = state.probes.get((spec.entries[name].dockerd, name))
-    served, docker = compose.answers_as(name, spec), compose.by_hand(spec.entries[name].dockerd)
+    name, docker = desired.name, compose.by_hand(desired.user)
+    probe = state.probes.get((desired.user, name))
     if probe is None:
         return None
     logs = sh("{} logs --tail 20 {}", docker, name)
-    if probe.status == 0:
-        return (
-            f"it runs but does not answer (GET {compose.probe_url(name, spec, state)}: nothing in 5 seconds). "
-            f"Look: {logs}. Mend: {sh('{} restart {}', docker, name)}, then run again."
-        )
-    if probe.status != 200:
-        return f"it answers HTTP {probe.status}: {probe.body[:200]}. Look: {logs}."
-    if served is not None and json.dumps(served) not in probe.body:
-        again = sh("{} rm -f {}", docker, name)
-        return f'it answers, but not as "{served}": {probe.body[:200]}. Mend: {again}, then run again.'
-    return None
+    match health(name, desired.entry, state):
+        case Health.READY:
+            return None
+        case Health.RENAMED:
+            again = sh("{} rm -f {}", docker, name)
+            answer = f'it answers, but not as "{desired.answers_as}": {probe.body[:200]}'
+            return f"{answer}. Mend: {again}, then run again."
+        case _ if probe.status == 0:
+            return (
+                f"it runs but does not answer (GET {desired.url}: nothing in 5 seconds). "
+                f"Look: {logs}. Mend: {sh('{} restart {}', docker, name)}, then run again."
+            )
+    return f"it answers HTTP {probe.status}: {probe.body[:200]}. Look: {logs}."
 
 
-def port_holder(name: str, spec: Host, state: HostState) -> str | None:
+def port_holder(desired: DesiredService, state: HostState) -> str | None:
     """Who else listens where this model wants to; our own containers make room for each other."""
-    model = spec.entries[name]
-    wanted = compose.address_of(name, spec, state)
+    model = desired.entry
     for listener in state.listeners:
-        if listener.port != model.port or not addresses_overlap(wanted, listener.address):
+        if listener.port != model.port or not addresses_overlap(desired.address, listener.address):
             continue
         foreign = next(
             (
@@ -117,7 +117,7 @@ def port_holder(name: str, spec: Host, state: HostState) -> str | None:
                 for container in state.containers
                 if container.running and not state.is_ours(container) and could_hold(container, listener)
                 for ip, port in container.ports
-                if port == model.port and addresses_overlap(wanted, ip or "0.0.0.0")
+                if port == model.port and addresses_overlap(desired.address, ip or "0.0.0.0")
             ),
             None,
         )
@@ -167,23 +167,22 @@ def mismatch(state: HostState) -> str:
 def blocked(
     changes: Sequence[Change],
     errors: Mapping[str, str],
+    desired: Mapping[str, DesiredService],
     spec: Host,
     state: HostState,
-    uuids: Mapping[str, tuple[str, ...]],
 ) -> dict[str, str]:
     """Models that would take a card or port from a model that has to stay as it is: name → sentence. Its container
     still runs there, so a swap of two models happens as a whole or not at all."""
     found: dict[str, str] = {}
     pending = [change for change in changes if change.action in ("create", "recreate", "start")]
-    stuck = [name for name in errors if of_entry(name, spec, state)]
+    there = {name: state.container(name, entry.dockerd) for name, entry in spec.entries.items()}
+    stuck = [name for name in errors if there.get(name)]
     while stuck:
         other = stuck.pop()
-        theirs = holdings(now(other, spec, state), spec, state, uuids)
+        theirs = holdings(there[other])
         for change in pending:
             name = change.model
-            taken = theirs & (
-                holdings(change, spec, state, uuids) - holdings(now(name, spec, state), spec, state, uuids)
-            )
+            taken = theirs & (holdings(there[name], desired[name]) - holdings(there[name]))
             if spec.entries[name].vram and spec.entries[other].vram:
                 taken = {thing for thing in taken if thing.startswith("port ")}
             if taken and name not in found:
@@ -191,19 +190,8 @@ def blocked(
                 found[name] = (
                     f"{things} is still held by {other}, which could not be changed, so neither was this model."
                 )
-                stuck += [name] if of_entry(name, spec, state) else []
+                stuck += [name] if there[name] else []
     return found
-
-
-def of_entry(name: str, spec: Host, state: HostState) -> Container | None:
-    """The container that an entry of the inventory has now."""
-    return state.container(name, spec.entries[name].dockerd) if name in spec.entries else None
-
-
-def now(name: str, spec: Host, state: HostState) -> Change:
-    """A removal, which holds what an entry's container has now and no more."""
-    container = of_entry(name, spec, state)
-    return Change(name, "remove", user=container.user if container else "")
 
 
 def spoken(holding: str, state: HostState) -> str:

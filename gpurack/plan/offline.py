@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from gpurack.engines.memory import NotEstimated
 from gpurack.plan import compose, weights
+from gpurack.plan.desired import desire
 from gpurack.plan.estimate import Estimate, estimate, refusal, tight
 from gpurack.plan.imagined import imagined
 from gpurack.plan.ledger import Ledger, assign
@@ -26,11 +27,10 @@ def compose_text(spec: Host) -> str:
     """compose.yaml as a run on a fresh host would write it."""
     state = imagined(spec)
     given = assign(spec, state).uuids
-    services = {name: compose.service(name, spec, state, uuids) for name, uuids in given.items()}
-    users = sorted({spec.entries[name].dockerd for name in services}) or [""]
+    desired = [desire(name, spec, state, uuids) for name, uuids in given.items()]
+    users = sorted({one.user for one in desired}) or [""]
     return NOTE + "---\n".join(
-        compose.document({name: data for name, data in services.items() if spec.entries[name].dockerd == user}, user)
-        for user in users
+        compose.document({one.name: one.service for one in desired if one.user == user}, user) for user in users
     )
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from gpurack.engines import weights_of
-from gpurack.plan import compose, pulls, weights
+from gpurack.plan import images, pulls, weights
+from gpurack.plan.desired import DesiredService
 from gpurack.plan.packages import Pin, upstream
 from gpurack.spec import lock
 from gpurack.spec.host import Host
@@ -27,32 +28,27 @@ def packages(spec: Host, names: Iterable[str]) -> dict[str, Pin]:
     return {name: Pin(pinned[name], exact=True) for name in names if name in pinned}
 
 
-def of_model(spec: Host, name: str) -> ModelLock:
-    """What the lock says of a model; nothing for one that it does not know."""
-    return spec.lock.models.get(name, ModelLock()) if spec.lock else ModelLock()
-
-
-def moved_image(spec: Host, name: str, image: str, digests: Iterable[str]) -> str | None:
+def moved_image(locked: ModelLock, image: str, digests: Iterable[str]) -> str | None:
     """How the image that a container runs from differs from the lock's; None where it does not, or the lock is silent.
 
     digests: by which the registries know it, `repository@sha256:…`.
     """
-    wanted = of_model(spec, name).digest
+    wanted = locked.digest
     found = sorted({split_digest(digest)[1] for digest in digests})
     if not wanted or wanted in found:
         return None
     return f"image {image}: {short(found[0]) if found else 'of no registry'} → {short(wanted)}, which is the lock's"
 
 
-def commits(locked: ModelLock, spec: Host, model: Model) -> dict[str, str]:
-    """A model's weights that come from a hub: path on the host → the commit that a lock has for them."""
-    main = weights.host_path(spec, model)
+def commits(locked: ModelLock, main: str) -> dict[str, str]:
+    """A model's weights that come from a hub: path on the host → the commit that a lock has for them. main: the path of
+    its `weights`, "" for none."""
     return {**locked.commits, **({main: locked.commit} if main and locked.commit else {})}
 
 
-def moved_commits(spec: Host, name: str, state: HostState) -> dict[str, str]:
+def moved_commits(desired: DesiredService, state: HostState) -> dict[str, str]:
     """A model's weights that are of another commit of their hub than the lock's: path → the sentence."""
-    wanted = commits(of_model(spec, name), spec, spec.entries[name])
+    wanted = commits(desired.locked, desired.weights_path)
     return {
         path: f"weights: commit {short(found)} → {short(commit)}, which is the lock's"
         for path, commit in wanted.items()
@@ -60,37 +56,37 @@ def moved_commits(spec: Host, name: str, state: HostState) -> dict[str, str]:
     }
 
 
-def changed_weights(spec: Host, name: str, state: HostState) -> str | None:
+def changed_weights(desired: DesiredService, state: HostState) -> str | None:
     """The sentence for weights on the host that are not those of the lock; None where none are known to differ."""
-    moved = moved_commits(spec, name, state)  # they are fetched anew
-    for file, wanted in of_model(spec, name).weights.items():
+    moved = moved_commits(desired, state)  # they are fetched anew
+    for file, wanted in desired.locked.weights.items():
         found = state.hashes.get(file, wanted)
         if found != wanted and not any(weights.belongs(file, path) for path in moved):
             return (  # as in files/fetch.py, which finds it where nobody had read the file yet
                 f"{file} is not what the lock says: its sha256 is {found}, not {wanted}. To have the old one, "
-                f"{again(spec.entries[name])}; to take the new one, gpurack lock INVENTORY {name} --upgrade."
+                f"{again(desired.entry)}; to take the new one, gpurack lock INVENTORY {desired.name} --upgrade."
             )
     return None
 
 
-def changed_pulls(spec: Host, name: str, state: HostState) -> str | None:
+def changed_pulls(desired: DesiredService, state: HostState) -> str | None:
     """The same for the models that an ollama has; its library gives only what it has now."""
-    there = pulls.digests(name, spec, state)
-    for pulled, wanted in of_model(spec, name).ollama.items():
+    there = pulls.answered(state.probes.get((desired.user, desired.name))) or {}
+    for pulled, wanted in desired.locked.ollama.items():
         found = there.get(pulled, wanted)
         if found != wanted:
             return (
                 f"{pulled} is not what the lock says: its digest is {found}, not {wanted}. Pull it from where the old "
-                f"one still is, or take the new one: gpurack lock INVENTORY {name} --upgrade."
+                f"one still is, or take the new one: gpurack lock INVENTORY {desired.name} --upgrade."
             )
     return None
 
 
-def of_hub(spec: Host, name: str, path: str) -> dict[str, Any]:
+def of_hub(desired: DesiredService, path: str) -> dict[str, Any]:
     """What the runner is told of weights that a hub has: commit ("": where the branch is now) and sha256 of files."""
-    locked = of_model(spec, name)
+    locked = desired.locked
     files = {file: sha256 for file, sha256 in locked.weights.items() if weights.belongs(file, path)}
-    return {"commit": commits(locked, spec, spec.entries[name]).get(path, ""), "sha256": files}
+    return {"commit": commits(locked, desired.weights_path).get(path, ""), "sha256": files}
 
 
 def again(model: Model) -> str:
@@ -98,12 +94,11 @@ def again(model: Model) -> str:
     return "put it back" if isinstance(model.weights, str) else "remove it there and run again"
 
 
-def unchecked(spec: Host, name: str, state: HostState) -> bool:
+def unchecked(desired: DesiredService, state: HostState) -> bool:
     """Are there weights whose sha256 the lock has and nobody has read since they changed?"""
-    paths = [weights.place(spec, one, spec.entries[name].dockerd) for one in weights_of(spec.entries[name])]
-    if any(state.weights.get(path) is None for path in paths):
+    if any(state.weights.get(path) is None for _, path in desired.weights):
         return False  # they are fetched, and checked then
-    return any(file not in state.hashes for file in of_model(spec, name).weights)
+    return any(file not in state.hashes for file in desired.locked.weights)
 
 
 def short(text: str) -> str:
@@ -145,7 +140,7 @@ def of_host(host: Host, locked: HostLock) -> Iterator[tuple[str, str, str]]:
 
 def of_entry(host: Host, model: Model, locked: ModelLock) -> Iterator[tuple[str, str]]:
     """(field, what the lock has instead)."""
-    wanted = [split_digest(image) for image in compose.references(model)]
+    wanted = [split_digest(image) for image in images.references(model)]
     if locked.image and wanted:
         if locked.reference not in [reference for reference, _ in wanted]:
             yield "version" if model.version else "image", f"image {locked.reference}, not {wanted[0][0]}."
@@ -156,7 +151,7 @@ def of_entry(host: Host, model: Model, locked: ModelLock) -> Iterator[tuple[str,
         yield "weights", f"{next(iter(sorted(locked.weights)))}, not {path}."
         return
     for one in weights_of(model):
-        commit = commits(locked, host, model).get(weights.place(host, one, model.dockerd))
+        commit = commits(locked, path).get(weights.place(host, one, model.dockerd))
         if commit and isinstance(one, HfWeights | ModelScopeWeights) and not agrees(one.revision, commit):
             field = "weights.revision" if one is model.weights else "config"
             yield field, f"commit {short(commit)}, not {one.revision}."

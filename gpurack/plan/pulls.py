@@ -6,37 +6,29 @@ from typing import Any
 from gpurack.engines import ENGINES
 from gpurack.engines.ollama import LIBRARY, full_name
 from gpurack.host_data import json_from_host
+from gpurack.plan.desired import DesiredService
 from gpurack.spec.host import Host
-from gpurack.state.model import HostState
+from gpurack.spec.model import Model
+from gpurack.state.model import HostState, Probe
 
 
-def reasons(name: str, spec: Host, state: HostState, prune: bool) -> tuple[str, ...]:
+def reasons(desired: DesiredService, state: HostState, prune: bool) -> tuple[str, ...]:
     """What a running ollama lacks of its `pull`, and with `prune` what it has beside that; () for nothing, and for an
     engine that pulls nothing."""
-    if not pulling(name, spec):
+    if not pulling(desired.entry):
         return ()
-    wanted, there = [full_name(each) for each in spec.entries[name].pull], pulled(name, spec, state)
+    wanted = [full_name(each) for each in desired.entry.pull]
+    there = answered(state.probes.get((desired.user, desired.name)))
     if there is None:
         return ()
     missing = tuple(f"{each} is not pulled" for each in wanted if each not in there)
-    others = tuple(f"{each} is not listed" for each in sorted(there - set(wanted))) if prune else ()
+    others = tuple(f"{each} is not listed" for each in sorted(set(there) - set(wanted))) if prune else ()
     return missing + others
 
 
-def pulled(name: str, spec: Host, state: HostState) -> set[str] | None:
-    """What a running ollama answered that it has; None when it answered nothing of the kind."""
-    found = answered(name, spec, state)
-    return None if found is None else set(found)
-
-
-def digests(name: str, spec: Host, state: HostState) -> dict[str, str]:
-    """What a running ollama has → the sha256 of its manifest, the ID that `ollama list` begins to show."""
-    return answered(name, spec, state) or {}
-
-
-def answered(name: str, spec: Host, state: HostState) -> dict[str, str] | None:
-    """Model → digest of a running ollama's answer; None when it answered nothing of the kind."""
-    probe = state.probes.get((spec.entries[name].dockerd, name))
+def answered(probe: Probe | None) -> dict[str, str] | None:
+    """What a running ollama answered that it has: model → the sha256 of its manifest, the ID that `ollama list` begins
+    to show. None when it answered nothing of the kind."""
     if probe is None or probe.status != 200:
         return None
     try:
@@ -46,16 +38,15 @@ def answered(name: str, spec: Host, state: HostState) -> dict[str, str] | None:
         return None
 
 
-def pulling(name: str, spec: Host) -> bool:
+def pulling(entry: Model) -> bool:
     """Does an entry's engine pull models by itself?"""
-    return "pull" in ENGINES[spec.entries[name].engine].fields
+    return "pull" in ENGINES[entry.engine].fields
 
 
-def told(spec: Host, name: str) -> dict[str, Any]:
+def told(spec: Host, entry: Model) -> dict[str, Any]:
     """What the runner (files/ollama.py) is told: each model's name, from where to pull it, and whether that speaks
     plain HTTP; {} for an engine without a library."""
-    listed = spec.entries[name].pull
-    return {"pull": [source(spec, full_name(each)) for each in listed]} if pulling(name, spec) else {}
+    return {"pull": [source(spec, full_name(each)) for each in entry.pull]} if pulling(entry) else {}
 
 
 def source(spec: Host, model: str) -> Mapping[str, Any]:

@@ -11,23 +11,25 @@ from gpurack import paths
 from gpurack.endpoints import others_reach
 from gpurack.engines import ENGINES
 from gpurack.engines.open_webui import UNCLAIMED
+from gpurack.plan.desired import DesiredService
 from gpurack.spec.host import Host
+from gpurack.spec.model import Model
 from gpurack.state.model import HostState
 
 MADE = ("create", "recreate")
 """The actions that refusals are errors for."""
 
-Refusal = Callable[[str, Host, HostState], str | None]
+Refusal = Callable[[DesiredService, HostState], str | None]
 
 
-def refusal(name: str, spec: Host, state: HostState) -> str | None:
+def refusal(desired: DesiredService, state: HostState) -> str | None:
     """Why an entry must not be made as the inventory has it; None when it may. Says what to write."""
-    return next((sentence for rule in REFUSALS if (sentence := rule(name, spec, state))), None)
+    return next((sentence for rule in REFUSALS if (sentence := rule(desired, state))), None)
 
 
-def no_lan_address(name: str, spec: Host, state: HostState) -> str | None:
+def no_lan_address(desired: DesiredService, state: HostState) -> str | None:
     """`bind: lan` on a host without a default route."""
-    if spec.entries[name].bind != "lan" or state.address:
+    if desired.entry.bind != "lan" or state.address:
         return None
     addresses = ", ".join(state.addresses) or "gpurack sees none (ip address)"
     return (
@@ -36,22 +38,19 @@ def no_lan_address(name: str, spec: Host, state: HostState) -> str | None:
     )
 
 
-def no_first_account(name: str, spec: Host, state: HostState) -> str | None:
+def no_first_account(desired: DesiredService, state: HostState) -> str | None:
     """A page that other machines reach, and where whoever comes first becomes the administrator."""
-    volume = unclaimed_volumes(spec).get(name)
+    volume = unclaimed_volume(desired.name, desired.entry)
     if volume is None or volume in state.accounts:
         return None
     return f"its database has no account yet, and {UNCLAIMED}"
 
 
-def unclaimed_volumes(spec: Host) -> dict[str, tuple[str, str]]:
-    """Enabled page that other machines reach, for whose database the inventory has no first account → (user, volume)
-    of that database."""
-    return {
-        name: (model.dockerd, f"{paths.PROJECT}_{volume}")
-        for name, model in spec.services.items()
-        if model.enabled and others_reach(model) and (volume := ENGINES[model.engine].unclaimed(model, name))
-    }
+def unclaimed_volume(name: str, entry: Model) -> tuple[str, str] | None:
+    """(user, volume) of the database of a page that other machines reach, where the inventory has no first account for
+    it; None for anything else."""
+    volume = ENGINES[entry.engine].unclaimed(entry, name) if others_reach(entry) else None
+    return (entry.dockerd, f"{paths.PROJECT}_{volume}") if volume else None
 
 
 REFUSALS: tuple[Refusal, ...] = (no_lan_address, no_first_account)

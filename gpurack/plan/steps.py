@@ -1,6 +1,6 @@
 """What a plan consists of: steps, each with its reason. gpurack/operations carries them out and decides nothing."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -82,6 +82,11 @@ def owe_restart(why: str) -> Step:
     return Shell(f"note that Docker must restart: {why}", command)
 
 
+Kind = Literal["warning", "change", "error"]
+Finding = tuple[Kind, str]
+"""One line that people are told of a plan."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """Steps in order, and errors: sentences that make the host fail. Steps and errors may come together.
@@ -98,3 +103,21 @@ class Plan:
     def nothing(self) -> bool:
         """No change, no error."""
         return not (self.steps or self.errors)
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What is said before anything happens: by a run, `--dry` and `plan --live` alike."""
+        changes: list[Finding] = [("change", step.reason) for step in self.steps]
+        return [*changes, *(("error", error) for error in self.errors)]
+
+
+def by_sentence(errors: Iterable[tuple[str, str]]) -> list[str]:
+    """Errors, each (what it is about, sentence), as lines: one for each sentence.
+
+    >>> by_sentence([("alpha", "no driver."), ("beta", "no image."), ("gamma", "no driver."), ("", "no Docker.")])
+    ['alpha, gamma: no driver.', 'beta: no image.', 'no Docker.']
+    """
+    about: dict[str, dict[str, None]] = {}
+    for name, sentence in errors:
+        about.setdefault(sentence, {})[name] = None
+    return [": ".join(filter(None, (", ".join(filter(None, names)), sentence))) for sentence, names in about.items()]

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field
 
 from gpurack.screen import printable
 from gpurack.spec.fields import Like, Strict
+from gpurack.spec.host import Host
 from gpurack.spec.image_ref import split_digest
 
 HEADER = """\
@@ -83,6 +84,11 @@ def place(inventory: Path) -> Path:
     'inventories/lab.lock.yaml'
     """
     return inventory.with_suffix(".lock.yaml")
+
+
+def model_lock(host: Host, name: str) -> ModelLock:
+    """What the lock in force on a host says of one of its models; nothing for one that it does not know."""
+    return host.lock.models.get(name, ModelLock()) if host.lock else ModelLock()
 
 
 def text(lock: Lock, inventory: Path) -> str:

@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 import unicodedata
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -58,8 +58,13 @@ class Secret(Strict):
         return self
 
     def read(self) -> str:
-        """The secret's value, without surrounding white space. Raises SecretError when there is none, or more, and for
-        control characters, which could end the header or line of a configuration that it is written into."""
+        """The secret's value, without surrounding white space. It is read once, so that a run goes by one value. Raises
+        SecretError when there is none, or more, and for control characters, which could end the header or line of a
+        configuration that it is written into."""
+        return self._value
+
+    @cached_property
+    def _value(self) -> str:
         value = self._raw().strip()
         if not value:
             raise SecretError(f"{self.source()} is empty.")

@@ -1,7 +1,9 @@
 """The secrets of a host: where they are on the admin's machine, which of them cannot be read, and what they are."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 
 from gpurack.engines import weights_of
@@ -52,6 +54,24 @@ def read_token(host: Host) -> str | None:
 def read_logins(host: Host) -> dict[str, dict[str, str]]:
     """The logins of a host's registries: registry → user and password. Raises SecretError."""
     return {name: {"user": login.user, "password": login.password.read()} for name, login in host.registries.items()}
+
+
+@dataclass(frozen=True)
+class Values:
+    """The values of a host's secrets. entries: container → name → value, as of read_secrets. hf_token, logins: of the
+    Hugging Face token and of registries."""
+
+    entries: Mapping[str, Mapping[str, str]] = dataclasses.field(repr=False)
+    hf_token: str | None = dataclasses.field(repr=False)
+    logins: Mapping[str, Mapping[str, str]] = dataclasses.field(repr=False)
+
+
+NO_VALUES = Values({}, None, {})
+
+
+def read_values(host: Host) -> Values:
+    """All that a run of this host needs. Raises SecretError."""
+    return Values(read_secrets(host), read_token(host), read_logins(host))
 
 
 def unreadable_secrets(fleet: Mapping[str, Host]) -> list[Problem]:

@@ -11,14 +11,13 @@ from pyinfra.api import FactBase, Host
 from typing_extensions import override
 
 from gpurack import paths
-from gpurack.plan import compose, neighbours, refusals, weights
 from gpurack.remote import Command, TooMuchOutput
 from gpurack.resources import read_text
 from gpurack.shell import Sh, of_file, sh
-from gpurack.spec import host as spec
 from gpurack.state import remembered
 from gpurack.state.model import USER_FILES, Header, HostState
 from gpurack.state.parse import MARK, parse
+from gpurack.state.questions import Questions, Row
 
 NO_SUDO, SUDO_PASSWORD, RAISED = "@@ no-sudo", "@@ sudo-password", "@@ raised"
 
@@ -73,10 +72,10 @@ class Snapshot(FactBase[HostState]):
             return HostState(trouble=f"the look at the host could not be understood ({error!r}); please report this.")
 
 
-def take_snapshot(host: Host, wanted: spec.Host, metrics: bool = False) -> HostState:
-    """What the host is like now, by one remote command. metrics: also ask the models' own counters."""
+def take_snapshot(host: Host, questions: Questions) -> HostState:
+    """What the host is like now, by one remote command."""
     known = remembered.recall(host.name)
-    stdin = Script(script(wanted, known, metrics))
+    stdin = Script(script(questions, known))
     try:
         state = _ask(host, stdin)
     except TooMuchOutput as error:
@@ -128,31 +127,33 @@ class Script(Iterable[str]):
         return list(self)
 
 
-def script(host: spec.Host, known: Mapping[str, Header] | None = None, metrics: bool = False) -> Sh:
-    """snapshot.sh with its questions in front: which images and weights to look for, which weights' headers need not be
-    read again, as which user some are looked at, and with `metrics` which counters to read."""
-    volumes = [f"{user}|{volume}" for user, volume in refusals.unclaimed_volumes(host).values()]
+def script(questions: Questions, known: Mapping[str, Header] | None = None) -> Sh:
+    """snapshot.sh with its questions in front. known: the headers of weights that need not be read again."""
     asked = {
         "OF_DOCKER": [read_text("files/snapshot_docker.sh")],
         "LIMIT": [str(LIMIT)],
         "RUN": [paths.RUN],
-        "USERS": host.users,
-        "USERS_WEIGHTS": [weights.of_users(host)],
+        "USERS": questions.users,
+        "USERS_WEIGHTS": [questions.users_weights],
         "HOME_FILES": USER_FILES,
-        "IMAGES": [f"{user}|{image}" for user, image in compose.images_by_user(host)],
-        "WEIGHTS": weights.paths(host),
-        "NEEDED": [f"{user}|{path}" for user, path in weights.by_user(host) if user],
-        "READERS": [f"{user}|{path}" for path, user in weights.readers(host).items()],
+        "IMAGES": _rows(questions.images),
+        "WEIGHTS": questions.weights,
+        "NEEDED": _rows(questions.needed),
+        "READERS": _rows(questions.readers),
         "SEEN": [f"{header.stamp}|{path}" for path, header in (known or {}).items()],
         "READER": [remembered.reader()],
-        "PROBES": compose.probes(host),
-        "COUNTERS": compose.counters(host) if metrics else [],
-        "VOLUMES": volumes,
-        "HAS_ACCOUNT": [read_text("files/first_account.py")] if volumes else [],
-        "NAMES": neighbours.names(host),
-        "UPSTREAMS": neighbours.questions(host),
+        "PROBES": _rows(questions.probes),
+        "COUNTERS": _rows(questions.counters),
+        "VOLUMES": _rows(questions.volumes),
+        "HAS_ACCOUNT": [read_text("files/first_account.py")] if questions.volumes else [],
+        "NAMES": questions.names,
+        "UPSTREAMS": _rows(questions.upstreams),
     }
     return of_file("files/snapshot.sh", **{name: _lines(items) for name, items in asked.items()})
+
+
+def _rows(rows: Iterable[Row]) -> list[str]:
+    return ["|".join(map(str, row)) for row in rows]
 
 
 def _lines(items: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ from typing import Literal
 from gpurack.endpoints import endpoint
 from gpurack.engines import ENGINES
 from gpurack.host_data import not_understood
-from gpurack.plan import compose, ledger
+from gpurack.plan import addresses, ledger
 from gpurack.plan.docker import unanswered
 from gpurack.plan.drift import describe_state
 from gpurack.plan.health import Health, health
@@ -240,7 +240,7 @@ def judged(name: str, host: Host, state: HostState) -> tuple[Word, str, datetime
 def answering(name: str, container: Container, host: Host, state: HostState) -> tuple[Word, str, datetime | None]:
     """(word, why, since) of a model whose container runs."""
     started = moment_of(container.started)
-    match health(name, host, state):
+    match health(name, host.entries[name], state):
         case Health.READY:
             return "ready", "", started
         case Health.LOADING if container.restarts:
@@ -248,7 +248,7 @@ def answering(name: str, container: Container, host: Host, state: HostState) -> 
         case Health.LOADING:
             return "loading", "", started
         case Health.RENAMED:
-            return "DOWN", f"another model answers at {compose.probe_url(name, host, state)}", started
+            return "DOWN", f"another model answers at {addresses.probe_url(name, host, state)}", started
         case Health.FAILING:
             return "DOWN", f"it answers {state.probes[container.user, name].status}", None
         case Health.NOT_ASKED:

@@ -19,7 +19,9 @@ from pyinfra.context import ctx_state
 from gpurack import paths
 from gpurack.guard import read_any_bytes
 from gpurack.host_data import json_from_host, not_understood
-from gpurack.plan import compose, drift, ledger
+from gpurack.plan import ledger
+from gpurack.plan.desired import DesiredService, desire
+from gpurack.plan.drift import Change, compare
 from gpurack.plan.models import mounted
 from gpurack.shell import by_ssh, sh
 from gpurack.spec.fleet import read_fleet
@@ -129,32 +131,31 @@ class Entry:
         had = ledger.kept_cards(self.name, self.model, self.server.state) or ()
         return self.server.cards.uuids.get(self.name, had)
 
+    @cached_property
+    def desired(self) -> DesiredService:
+        """What it should be, as a run would have it. Raises Unread."""
+        secrets = self.server.secrets.get(self.name, {})
+        return desire(self.name, self.server.wanted, self.server.state, self.uuids, secrets, self.server.salt)
+
     @property
     def files(self) -> Mapping[str, str | None]:
         """The sums of the files that it should be given: path on the host → sum, None for one that this gpurack leaves
         as an older one made it. Raises Unread."""
-        wanted, secrets = self.server.wanted, self.server.secrets.get(self.name, {})
         state = replace(self.server.state, secrets=dict.fromkeys(self.server.seen["secrets"]["files"], ("", 0)))
-        texts = mounted(self.name, wanted, state, self.uuids, secrets, self.change.outdated)
         return {
             paths.container_file(self.model.dockerd, self.name, file): text and salted(text, self.server.salt)
-            for file, text in texts.items()
+            for file, text in mounted(self.desired, self.change.outdated, state).items()
         }
 
     @property
     def service(self) -> Mapping[str, Any]:
         """What its Compose service should be; where this gpurack leaves what an older one made, that. Raises Unread."""
-        lines = self.change.lines
-        return lines or compose.service(self.name, self.server.wanted, self.server.state, self.uuids)
+        return self.change.lines or self.desired.service
 
     @property
-    def change(self) -> drift.Change:
+    def change(self) -> Change:
         """What a run would do with its container. Raises Unread."""
-        wanted, state = self.server.wanted, self.server.state
-        secrets = self.server.secrets.get(self.name, {})
-        salt = drift.salt_of(self.name, wanted, state) or self.server.salt
-        words = compose.definition(self.name, wanted, state, self.uuids, secrets, salt)
-        return drift.compare(self.name, wanted, state, words)
+        return compare(self.desired, self.server.state)
 
 
 class Lab:

@@ -8,7 +8,7 @@ from typing import Any
 from gpurack import paths
 from gpurack.engines import ENGINES, weights_of
 from gpurack.host_data import not_understood
-from gpurack.plan import compose, rootless, weights
+from gpurack.plan import addresses, rootless, weights
 from gpurack.resources import read_text
 from gpurack.spec.host import Host
 from gpurack.spec.model import Model
@@ -81,7 +81,7 @@ def asked_of(name: str, spec: Host, model: Model, secrets: Mapping[str, str]) ->
     return {
         "user": model.dockerd,
         "port": model.port,
-        "address": "" if model.bind == "lan" else compose.address(model.bind, HostState()),
+        "address": "" if model.bind == "lan" else addresses.address(model.bind, HostState()),
         "ready": engine.ready_at(model),
         "lists": f"{engine.base_path}/models" if engine.gateway else None,
         "requests": engine.requests(model, names_of(name, spec, model)),

@@ -11,11 +11,12 @@ import pytest
 from gpurack import paths
 from gpurack.engines import ENGINES, weights_of
 from gpurack.engines.ollama import full_name
-from gpurack.plan import compose, ledger, pins, weights
+from gpurack.plan import addresses, compose, ledger, pins, weights
 from gpurack.plan.health import Health, judge
 from gpurack.shell import Sh, by_ssh, sh
 from gpurack.spec.image import BuildImage, TarImage
 from gpurack.spec.image_ref import ImageRef
+from gpurack.spec.lock import model_lock
 from gpurack.spec.weights import Weights
 from gpurack.state.model import MISMATCH
 from gpurack.verify.drift import Drift, on_models
@@ -112,7 +113,7 @@ def test_image(entry: Entry) -> Iterator[Drift]:
     if not alike(container["Config"]["Image"], reference):
         yield Drift("image", reference, container["Config"]["Image"], afresh(entry))
     # by a lock the run gives the name back to its image; what the registry has under it may be another by now
-    locked = pins.of_model(entry.server.wanted, entry.name).digest
+    locked = model_lock(entry.server.wanted, entry.name).digest
     images = entry.server.seen.daemon(entry.model.dockerd)["images"]
     mine = next((image for image in images if image["id"] == container["Image"]), None)
     named = meant(reference, images)
@@ -123,7 +124,7 @@ def test_image(entry: Entry) -> Iterator[Drift]:
         given_back = sh("tag {} {}", container["Image"][7:19], reference)
         again = sh("pull {}", reference) if from_registry else given_back
         yield Drift("image", expected, found, None if locked else docker(entry, again))
-    if mine and locked and pins.moved_image(entry.server.wanted, entry.name, reference, mine["digests"]):
+    if mine and locked and pins.moved_image(model_lock(entry.server.wanted, entry.name), reference, mine["digests"]):
         yield Drift("image", f"{locked}, by the lock", ", ".join(mine["digests"]) or "one of no registry")
     name = ImageRef.parse(reference).familiar_name
     if mine and entry.model.version and not any(one.startswith(f"{name}@") for one in mine["digests"]):
@@ -202,7 +203,7 @@ def test_cards(entry: Entry) -> Iterator[Drift]:
         yield Drift("cards", f"gpus {ledger.gpus_text(entry.model)}", problem, ssh(entry, sh("reboot")))
     if container is None:
         return
-    expected = set(compose.render_nodes(entry.uuids, entry.server.state)) or uuids
+    expected = set(entry.desired.devices.nodes) or uuids
     if given(container) != expected:
         yield Drift("cards given by Docker", listed(expected), listed(given(container)), afresh(entry))
     if not expected or status(entry) != "running" or driver.exit_code == MISMATCH:
@@ -222,13 +223,13 @@ def test_cards(entry: Entry) -> Iterator[Drift]:
 def test_bound(entry: Entry) -> Iterator[Drift]:
     """It is published where `bind` and `port` say, and nobody listens on that port anywhere else."""
     container, server = entry.container, entry.server
-    expected = compose.address_of(entry.name, server.wanted, server.state), entry.model.port
+    expected = addresses.address_of(entry.name, server.wanted, server.state), entry.model.port
     bindings = published(container) if container else {expected}
     if bindings != {expected} and container["HostConfig"]["NetworkMode"] != "host":
         found = ", ".join(place(*one) for one in sorted(bindings)) or "nowhere"
         yield Drift("published", place(*expected), found, afresh(entry))
     every = server.wanted.entries.items()
-    of_all = {(compose.address_of(name, server.wanted, server.state), one.port) for name, one in every}
+    of_all = {(addresses.address_of(name, server.wanted, server.state), one.port) for name, one in every}
     for address, port, who in server.seen["listeners"]:
         if port == entry.model.port and (address, port) not in of_all | bindings:
             stranger = who or "a process"
@@ -253,7 +254,7 @@ def test_weights(entry: Entry) -> Iterator[Drift]:
             yield Drift(path, "weights", "nothing", mend)
             continue
         files = found["files"]
-        locked = pins.of_model(entry.server.wanted, entry.name)
+        locked = model_lock(entry.server.wanted, entry.name)
         for name, file in known(path, wanted, found["hub"], locked.weights).items():
             size, then = files.get(name, {}).get("size"), files.get(name, {}).get("then")
             if size is None or size != (file.size or size):
@@ -264,7 +265,7 @@ def test_weights(entry: Entry) -> Iterator[Drift]:
                     f"{path}, {name}", f"sha256 {file.sha256[:16]}…", f"{then[2][:16]}…, when it was hashed", mend
                 )
         commit = (found["hub"] or {}).get("commit")
-        pinned = pins.commits(locked, entry.server.wanted, entry.model).get(path)
+        pinned = pins.commits(locked, weights.host_path(entry.server.wanted, entry.model)).get(path)
         if pinned and commit and commit != pinned:
             yield Drift(path, f"commit {pinned}, by the lock", str(commit))
         for name, file in files.items():
@@ -304,7 +305,7 @@ def test_weights_hashed(entry: Entry) -> Iterator[Drift]:
     for wanted in weights_of(entry.model):
         path = weights.place(entry.server.wanted, wanted, entry.model.dockerd)
         found = entry.weights(path) or {"files": {}, "hub": None}
-        locked = pins.of_model(entry.server.wanted, entry.name).weights
+        locked = model_lock(entry.server.wanted, entry.name).weights
         expected = sums(known(path, wanted, found["hub"], locked), found["files"])
         unknown += [] if expected else [path]
         for name, (sha256, who) in expected.items():

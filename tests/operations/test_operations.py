@@ -7,7 +7,7 @@ commands, noop and said. A command is its text, or one of the forms of `matches`
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,10 +16,11 @@ import pytest
 from pyinfra.api.state import StateStage
 from pyinfra.context import ctx_host
 
-from gpurack import paths
+from gpurack import deploys, paths
 from gpurack.operations import engine, remove
 from gpurack.operations import models as models_operation
 from gpurack.operations.commands import PYTHON, Refusal, Streamed, carry_out, script, slow, write_file, write_files
+from gpurack.operations.host import SIGNS
 from gpurack.operations.run_state import HostRun
 from gpurack.plan import host as plan_host
 from gpurack.plan.packages import Packages, Pin
@@ -27,8 +28,12 @@ from gpurack.plan.platforms import platform_of
 from gpurack.plan.steps import SetAside, Shell, WriteFile
 from gpurack.resources import read_text
 from gpurack.shell import sh
-from gpurack.spec.fleet import check_fleet
+from gpurack.spec.fleet import check_fleet, read_fleet
 from gpurack.spec.host import Host
+from gpurack.spec.load import read_inventory
+from gpurack.spec.secret import Secret
+from gpurack.spec.secrets import read_values
+from gpurack.state import snapshot
 from gpurack.state.model import HostState
 from tests.given import host_state, running
 from tests.unit.test_upgrade_rule import older
@@ -68,6 +73,7 @@ class FakeHost:
     name: str = "gpu1"
     noops: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
+    data: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         stage = StateStage.Execute if self.executing else StateStage.Prepare
@@ -78,6 +84,14 @@ class FakeHost:
             get_meta_for_host=lambda host: SimpleNamespace(ops_change=0),
             should_check_for_changes=lambda: not self.unattended,
         )
+
+    def dry_run(self, wanted: Host) -> list[str]:
+        """What a whole run says before anything happens."""
+        with ctx_host.use(self):
+            for stage, (operation, arguments) in deploys.operations(plan_host.STAGES).items():
+                if stage.applies(wanted):
+                    list(operation._inner(wanted=wanted, **arguments))
+        return self.said
 
     def noop(self, text: str) -> None:
         self.noops.append(text)
@@ -180,6 +194,36 @@ def test_operation(path: Path) -> None:
         assert matches(command, form, host.found), f"{form}\nis not\n{shown}"
     assert host.noops == ([case["noop"]] if "noop" in case else [])
     assert host.said == case.get("said", [])
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
+def test_plan_live_says_what_a_dry_run_says(path: Path) -> None:
+    case = json.loads(path.read_text())
+    wanted = check_fleet({"gpu1": [case.get("inventory", {})]})["gpu1"]
+    before = check_fleet({"gpu1": [case["before"]]})["gpu1"] if "before" in case else wanted
+    assert_live_is_dry(wanted, given_host(case, before))
+
+
+UNSUPPORTED = {"os": "suse 15"}
+NOTHING_THERE = {"docker": "", "gpus": 2}
+STATES = [NOTHING_THERE, UNSUPPORTED, {"gpus": 2}, {"gpus": 2, "busy": "pid 7", "late": {"mounts": "hangs"}}]
+
+
+@pytest.mark.parametrize("words", STATES, ids=json.dumps)
+@pytest.mark.parametrize("inventory", ["lab", "demo"])
+def test_plan_live_says_what_a_dry_run_says_of_our_inventories(
+    inventory: str, words: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Secret, "_raw", lambda secret: f"sk-{secret.source()}".replace(" ", "-"))
+    monkeypatch.setattr(snapshot, "_take", lambda host, questions: replace(host.found, busy=""))
+    for wanted in read_fleet(read_inventory(Path(f"inventories/{inventory}.py"))).values():
+        assert_live_is_dry(wanted, host_state(**words))
+
+
+def assert_live_is_dry(wanted: Host, state: HostState) -> None:
+    run = plan_host.Run(values=read_values(wanted), salt="5a" * 16)
+    found = [f"{SIGNS[kind]} {sentence}" for kind, sentence in plan_host.findings(wanted, state, run)]
+    assert FakeHost(state).dry_run(wanted) == found
 
 
 def test_a_case_that_is_wrong_fails() -> None:

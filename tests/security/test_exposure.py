@@ -12,11 +12,15 @@ import pytest
 
 from gpurack import paths
 from gpurack.engines import ENGINES
-from gpurack.live import findings
 from gpurack.plan import compose, jobs, offline, refusals
+from gpurack.plan.addresses import address_of, probe_url
+from gpurack.plan.desired import desire, digest
+from gpurack.plan.devices import devices
 from gpurack.plan.drift import Change
+from gpurack.plan.host import Run, findings
 from gpurack.plan.models import ModelsPlan, plan_models
 from gpurack.plan.obstacles import addresses_overlap
+from gpurack.plan.questions import questions
 from gpurack.spec.fleet import binds_overlap, check_fleet
 from gpurack.spec.host import Host
 from gpurack.spec.secrets import read_secrets
@@ -92,7 +96,7 @@ def test_a_model_that_serves_when_its_route_is_gone_goes_on_with_a_warning() -> 
     [warning] = found.warnings
     assert warning.startswith("alpha, beta: `bind: lan` is the address of the default route, and the host has none.")
     assert warning.endswith("10.0.0.7, 2001:db8::7.")
-    assert compose.address_of("alpha", wanted, state) == "10.0.0.7"
+    assert address_of("alpha", wanted, state) == "10.0.0.7"
 
 
 def test_one_that_an_older_gpurack_opened_to_everybody_is_not_opened_again() -> None:
@@ -119,7 +123,7 @@ def test_a_public_address_is_one_warning_for_the_host_and_blocks_nothing() -> No
         "reachable from the internet: alpha:8000, beta:8001. `bind: lan` is the public address 8.8.4.4 here; write "
         'bind: "8.8.4.4" where that is meant, or "loopback".',
     )
-    shown = [line for kind, line in findings(wanted, host(address=PUBLIC)) if kind == "warning"]
+    shown = [line for kind, line in findings(wanted, host(address=PUBLIC), Run()) if kind == "warning"]
     assert shown == list(found.warnings)
 
 
@@ -149,10 +153,10 @@ def test_a_new_address_moves_a_model_and_says_so() -> None:
 @pytest.mark.parametrize("address", ["10.0.0.7", "2001:db8::7"])
 def test_lan_is_the_one_address_in_every_place(address: str) -> None:
     wanted, state = models(alpha={"bind": "lan"}), host(address=address)
-    [port] = compose.service("alpha", wanted, state, ())["ports"]
-    assert port["host_ip"] == compose.address_of("alpha", wanted, state) == address
+    [port] = desire("alpha", wanted, state, ()).service["ports"]
+    assert port["host_ip"] == address_of("alpha", wanted, state) == address
     shown = f"[{address}]" if ":" in address else address
-    assert compose.probe_url("alpha", wanted, state) == f"http://{shown}:8000/v1/models"
+    assert probe_url("alpha", wanted, state) == f"http://{shown}:8000/v1/models"
     assert addresses_overlap(address, state.address)
     held = plan(wanted, replace(state, listeners=host_state(listeners=[f"{shown}:8000 nginx (pid 9)"]).listeners))
     assert held.errors["alpha"].startswith("port 8000 is held by process nginx")
@@ -210,7 +214,9 @@ def test_the_snapshot_finds_the_address_of_the_default_route(fakes: Fakes, famil
     answers = " ".join(f'*-{family}*route*) cat "$STATE/route{family}";;' for family in families)
     fakes.add("ip", f'case "$*" in {answers} *address*) cat "$STATE/addresses";; *) exit 2;; esac')
     fakes.add("docker", "exit 1")
-    done = subprocess.run(["sh", "-s"], input=script(models(alpha={})), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        ["sh", "-s"], input=script(questions(models(alpha={}))), capture_output=True, text=True, timeout=60
+    )
     seen = Snapshot().process(done.stdout.splitlines())
     assert (seen.address, seen.addresses) == (address, ("10.0.0.7", "2a01:4f8::7", "10.9.0.1"))
 
@@ -240,7 +246,7 @@ def test_a_page_for_the_lab_without_a_first_account_is_not_made() -> None:
 def test_what_needs_none_is_made(fields: dict[str, Any]) -> None:
     wanted = page(**fields)
     assert plan(wanted, host()).errors == {}
-    assert refusals.unclaimed_volumes(wanted) == {}
+    assert questions(wanted).volumes == ()
     assert not [problem for problem in warnings({"gpu1": wanted}) if "administrator" in problem.what]
 
 
@@ -393,7 +399,7 @@ def look_at(folder: Path, fakes: Fakes) -> set[tuple[str, str]]:
     """What a look at a host sees of accounts in a volume that lies in `folder`."""
     fakes.state("place", f"{folder}\n")
     fakes.add("docker", 'case "$*" in "volume inspect"*) cat "$STATE/place";; *) exit 1;; esac')
-    text = script(page(bind="lan"))
+    text = script(questions(page(bind="lan")))
     done = subprocess.run(["sh", "-s"], input=text, capture_output=True, text=True, timeout=30)
     return set(Snapshot().process(done.stdout.splitlines()).accounts)
 
@@ -426,7 +432,7 @@ def service_of(engine: str, **fields: Any) -> Mapping[str, Any]:
     inventory[kind]["alpha"] = entry
     wanted = check_fleet({"gpu1": [inventory | {"hardware": {"A30": 4}}]})["gpu1"]
     uuids = ("GPU-0",) if entry.get("gpus") else ()
-    return compose.service("alpha", wanted, offline.imagined(wanted), uuids)
+    return desire("alpha", wanted, offline.imagined(wanted), uuids).service
 
 
 @pytest.mark.parametrize("engine", sorted(EVERY))
@@ -463,9 +469,10 @@ def test_an_entrys_own_options_are_added_and_win(own: list[str] | None, found: l
 def test_jobs_get_none_either() -> None:
     job = {"command": ["-p", "hello"], "weights": "/w/a.gguf"}
     wanted = spec({"jobs": {"ask": job, "sudo": {**job, "compose": {"security_opt": ["no-new-privileges:false"]}}}})
-    options = [jobs.service(name, wanted, host(), ())["security_opt"] for name in ("ask", "sudo")]
+    desired = [jobs.desire_job(name, wanted) for name in ("ask", "sudo")]
+    options = [jobs.service(one, devices(one.entry, (), wanted, host()), wanted)["security_opt"] for one in desired]
     assert options == [["no-new-privileges:true"], ["no-new-privileges:false"]]
-    assert jobs.definition("ask", wanted) == jobs.definition("ask", spec({"jobs": {"ask": job}}))
+    assert desired[0].definition == jobs.desire_job("ask", spec({"jobs": {"ask": job}})).definition
 
 
 @pytest.mark.parametrize("engine", ["vllm", "sglang"])
@@ -497,9 +504,9 @@ def test_none_of_it_reaches_a_container_that_runs() -> None:
     state = host(wanted)
     [alpha] = state.containers
     words = json.loads(alpha.labels["gpurack.model"])
-    made = {**compose.service("alpha", wanted, state, ()), "ipc": "host"}
+    made = {**desire("alpha", wanted, state, ()).service, "ipc": "host"}
     del made["security_opt"]
-    label = json.dumps({**words, "service": compose.digest(made)}, sort_keys=True)
+    label = json.dumps({**words, "service": digest(made)}, sort_keys=True)
     text = compose.document({"alpha": {**made, "labels": {"gpurack.model": label}}})
     there = host_state(
         weights={"/w/a.gguf": 1}, probes=READY, files={paths.compose_file(""): text},

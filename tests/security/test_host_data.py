@@ -95,9 +95,9 @@ def test_each_reader_of_the_plan_takes_it_for_nothing(text: str) -> None:
         files={"/etc/docker/daemon.json": text, paths.job_record("ask"): text},
     )
     wanted = spec({"models": {"alpha": {"port": 8000}}, "jobs": {"ask": {"command": ["-p", "Who are you?"]}}})
-    assert jobs.due("ask", wanted, state) == "not done yet"
+    assert jobs.due(jobs.desire_job("ask", wanted), state) == "not done yet"
     assert ledger.label(state.containers[0].labels) in ({}, {"models": [1]})
-    assert pulls.answered("alpha", wanted, state) is None
+    assert pulls.answered(state.probes["", "alpha"]) is None
     content, error = daemon_json.read(state)
     assert error or content == {"models": [1]}
 

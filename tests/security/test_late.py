@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gpurack.live import findings
+from gpurack.plan.host import Run, findings
 from gpurack.plan.jobs import plan_jobs
 from gpurack.plan.models import plan_models
 from gpurack.plan.remove import plan_remove
@@ -61,7 +61,7 @@ def test_a_user_who_does_not_answer_is_alone_with_it() -> None:
 @pytest.mark.parametrize("part", ["Docker", "NVIDIA", "AMD"])
 def test_without_docker_or_the_cards_nothing_is_changed(part: str) -> None:
     state = late(part)
-    assert [line for kind, line in findings(WANTED, state) if kind == "error"] == [
+    assert [line for kind, line in findings(WANTED, state, Run()) if kind == "error"] == [
         f"{part} {WHY}, so nothing is changed on this host."
     ]
     assert state.blind

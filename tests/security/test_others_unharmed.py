@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import pytest
 
 from gpurack.locking.manifest import manifest
+from gpurack.plan.desired import desire
 from gpurack.plan.obstacles import port_holder
 from gpurack.plan.rootless import at_boot
 from gpurack.plan.steps import Shell
@@ -35,12 +36,12 @@ def test_a_users_claim_of_a_port_is_believed_of_that_users_listeners_only() -> N
     claimed = container("x", ports=[("127.0.0.1", 8000)], user="eve")
     held = Listener("127.0.0.1", 8000, "docker-proxy (pid 9, user root)")
     state = replace(host_state(containers=[alpha]), listeners=(held,))
-    assert port_holder("alpha", ALPHA, state) is None
+    assert port_holder(desire("alpha", ALPHA, state, ()), state) is None
     state = replace(state, containers=(*state.containers, claimed))
-    assert port_holder("alpha", ALPHA, state) is None
+    assert port_holder(desire("alpha", ALPHA, state, ()), state) is None
     hers = replace(held, owner="rootlesskit (pid 9, user eve)")
     named = 'container "x", which is not gpurack\'s'
-    assert port_holder("alpha", ALPHA, replace(state, listeners=(hers,))) == named
+    assert port_holder(desire("alpha", ALPHA, state, ()), replace(state, listeners=(hers,))) == named
 
 
 def test_a_cgroup_that_a_user_calls_like_a_container_of_the_hosts_is_not_that() -> None:

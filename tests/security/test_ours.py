@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from gpurack import paths
-from gpurack.live import findings
 from gpurack.plan import compose
+from gpurack.plan.host import Run, findings
 from gpurack.plan.models import plan_models
 from gpurack.plan.remove import plan_remove
 from gpurack.plan.steps import Shell
@@ -56,7 +56,7 @@ def test_a_copy_that_inherits_labels_is_left_alone_and_said() -> None:
     which = f"container copy ({id_of('copy')[:12]})"
     sentence = f"{which} carries gpurack's labels, but gpurack did not make it; it is left alone."
     assert state.remarks == [sentence]
-    assert ("warning", sentence) in list(findings(ALPHA, state))
+    assert ("warning", sentence) in list(findings(ALPHA, state, Run()))
     status = host_status("gpu1", ALPHA, state, NOW)
     assert (status.word, status.remarks) == ("ok", (sentence,))
     assert as_data([status])["hosts"]["gpu1"]["remarks"] == [sentence]

@@ -13,8 +13,10 @@ import pytest
 
 from gpurack.engines.container import with_secrets
 from gpurack.plan import files
+from gpurack.plan.questions import questions
+from gpurack.spec.problems import InventoryError
 from gpurack.spec.secret import Secret, SecretError
-from gpurack.spec.secrets import read_secrets, unreadable_secrets
+from gpurack.spec.secrets import read_secrets
 from gpurack.state.snapshot import script
 from tests.given import models
 from tests.unit.host_programs import load
@@ -44,10 +46,10 @@ def test_no_key_opens_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch, line_br
 
 
 def test_the_inventory_is_refused_with_the_source_and_without_the_value(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KEY", "sk-good")
-    wanted = models(alpha={"api_key": {"env": "KEY"}})
     monkeypatch.setenv("KEY", "sk-bad\x1b]0;owned\x07")
-    [problem] = unreadable_secrets({"gpu1": wanted})
+    with pytest.raises(InventoryError) as refused:
+        models(alpha={"api_key": {"env": "KEY"}})
+    [problem] = refused.value.problems
     assert (problem.host, problem.path) == ("gpu1", "models.alpha.api_key")
     assert "environment variable KEY holds a control character" in problem.what
     assert "owned" not in problem.what
@@ -121,7 +123,7 @@ def test_the_snapshot_sends_it_as_it_is(tmp_path: Path, server: tuple[str, list[
     url, seen = server
     (tmp_path / "key").write_text(f"{key}\n")
     question = f"UPSTREAMS='|chat|0|{tmp_path}/key|{url}'\n"
-    text = script(models()).replace("UPSTREAMS=''\n", question)
+    text = script(questions(models())).replace("UPSTREAMS=''\n", question)
     assert question in text
     subprocess.run(["sh", "-s"], input=text.encode(), capture_output=True, check=True, timeout=60)
     assert seen == [f"Bearer {key}"]

@@ -25,6 +25,7 @@ from gpurack.plan.nvidia_driver import driver_holds
 from gpurack.plan.nvidia_toolkit import cdi
 from gpurack.plan.packages import Pin
 from gpurack.plan.platforms import PLATFORMS
+from gpurack.plan.questions import questions
 from gpurack.plan.remove import plan_remove
 from gpurack.plan.steps import SetAside, Shell, Step, WriteFile
 from gpurack.resources import read_text
@@ -382,7 +383,7 @@ def test_the_name_of_a_card_is_one_word(hostile: str, machine: Machine) -> None:
 def test_what_the_look_asks_for_is_text(hostile: str) -> None:
     path = f"/w/{hostile.replace(chr(10), ' ')}/a.gguf"
     wanted = spec({"models": {"alpha": {"port": 8000, "weights": path}}})
-    text = script(wanted)
+    text = script(questions(wanted))
     head = text.removesuffix(read_text("files/snapshot.sh"))
     assert printed(f"{head}printf '%s\\0' \"$WEIGHTS\"") == [path]
 

@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 
 from gpurack import paths
+from gpurack.plan.questions import questions
 from gpurack.plan.rootless import not_ready
 from gpurack.spec.host import Host
 from gpurack.state import snapshot
@@ -50,7 +51,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def look(wanted: Host, change: tuple[str, str] = ("", "")) -> HostState:
     """A look at this machine with the fakes in front. change: a text of the script, and what stands there instead."""
-    text = script(wanted)
+    text = script(questions(wanted))
     assert change[0] in text
     text = text.replace(*change) if change[0] else text
     done = subprocess.run(["sh", "-s"], input=text.encode(), capture_output=True, check=True, timeout=60)

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from gpurack.live import findings
 from gpurack.locking.manifest import manifest
 from gpurack.locking.observe import observed
+from gpurack.plan.host import Run, findings
 from gpurack.plan.remove import plan_remove
 from gpurack.plan.rootless import plan_rootless
 from gpurack.plan.steps import Shell, WriteFile
@@ -111,7 +111,7 @@ def everything(state: HostState) -> list[str]:
 def commands_of(state: HostState) -> list[str]:
     """The same. `findings` rather than what shows them, which turns exceptions into a sentence (test_commands.py)."""
     show(Console(file=StringIO(), width=200), [host_status("gpu1", WANTED, state, NOW)])
-    list(findings(WANTED, state))
+    list(findings(WANTED, state, Run()))
     if state.trouble:
         return []
     observed(WANTED, state)
@@ -214,5 +214,5 @@ def test_any_label_is_a_state(label: str) -> None:
 def test_a_host_of_garbage_is_one_sentence() -> None:
     for lines in ([], ["garbage"], ["@@ end"], ["@@ mark x"], [f"@@ mark {'0' * 32}", "@@ end"], ["\x00" * 50], [ID]):
         state = Snapshot().process(lines)
-        assert len([one for one, error in findings(WANTED, state) if error]) == 1
+        assert len([one for one, error in findings(WANTED, state, Run()) if error]) == 1
         assert host_status("gpu1", WANTED, state, NOW).word == "UNREACHABLE"

@@ -18,9 +18,11 @@ from rich.console import Console
 from gpurack.live import show_host
 from gpurack.locking.gather import hasher
 from gpurack.plan import weights
+from gpurack.plan.desired import desire
 from gpurack.plan.drift import Change
 from gpurack.plan.models import plan_models
 from gpurack.plan.obstacles import obstacle
+from gpurack.plan.questions import questions
 from gpurack.spec.host import Host
 from gpurack.state.model import Header, HostState, User
 from gpurack.state.parse import parse
@@ -240,7 +242,9 @@ def wanted(*paths: Path, user: str | None = USER) -> Host:
 
 
 def seen(of: Host) -> HostState:
-    done = subprocess.run(["sh", "-s"], input=script(of), capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        ["sh", "-s"], input=script(questions(of)), capture_output=True, text=True, check=True, timeout=60
+    )
     return parse(done.stdout.splitlines())
 
 
@@ -431,13 +435,17 @@ def test_a_name_that_a_link_leads_to_is_never_said(tmp_path: Path) -> None:
     assert "/etc/passwd" not in found.files
 
 
+def obstacle_of(told: Host, state: HostState) -> str | None:
+    return obstacle(desire("m0", told, state, ()), told, state, Change("m0", "create"))
+
+
 def test_weights_that_the_user_may_not_read_are_not_called_missing() -> None:
     """Asked as that user they have no size."""
     told = wanted(Path("/w/a.gguf"))
     user = User(1001, 1001, "/home/nobody", unreadable=frozenset({"/w/a.gguf"}))
-    found = obstacle("m0", told, host_state(weights={"/w/a.gguf": None}, users={USER: user}), Change("m0", "create"))
+    found = obstacle_of(told, host_state(weights={"/w/a.gguf": None}, users={USER: user}))
     assert str(found).startswith(f"weights /w/a.gguf may not be read by {USER}")
-    found = obstacle("m0", told, host_state(weights={"/w/a.gguf": None}), Change("m0", "create"))
+    found = obstacle_of(told, host_state(weights={"/w/a.gguf": None}))
     assert "do not exist" in str(found)
 
 

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from gpurack.plan import compose, ledger, offline
+from gpurack.plan import ledger, offline
 from gpurack.plan.daemon_json import plan_daemon_json
+from gpurack.plan.desired import desire
 from gpurack.plan.models import ModelsPlan, plan_models
 from gpurack.plan.nvidia_toolkit import plan_toolkit
+from gpurack.plan.questions import questions
 from gpurack.spec.host import Host
 from gpurack.spec.problems import InventoryError
 from gpurack.state.model import Gpu, GpuProcess, HostState, User
@@ -121,7 +123,7 @@ def sysfs(tmp_path: Path, fakes: Fakes) -> Path:
 
 
 def test_the_script_reads_what_the_kernel_has(sysfs: Path) -> None:
-    text = script(models(alpha={}))
+    text = script(questions(models(alpha={})))
     for folder in ("/sys/class/kfd", "/sys/class/drm", "/dev/kfd", "/dev/dri", "/usr/share/libdrm"):
         assert folder in text
         text = text.replace(folder, f"{sysfs}{folder}")
@@ -161,7 +163,7 @@ def planned(wanted: Host, state: HostState) -> ModelsPlan:
 
 
 def test_a_model_gets_exactly_its_cards_device() -> None:
-    service = compose.service("alpha", models(alpha={"gpus": [1]}), amd(), (SECOND,))
+    service = desire("alpha", models(alpha={"gpus": [1]}), amd(), (SECOND,)).service
     assert service["image"] == "ghcr.io/ggml-org/llama.cpp:server-rocm-b7000"
     assert service["devices"] == ["/dev/kfd", "/dev/dri/renderD129"]
     assert service["group_add"] == ["992", "993"]
@@ -170,14 +172,14 @@ def test_a_model_gets_exactly_its_cards_device() -> None:
 
 
 def test_a_model_on_the_cpu_gets_none() -> None:
-    service = compose.service("alpha", models(alpha={"gpus": []}), amd(), ())
+    service = desire("alpha", models(alpha={"gpus": []}), amd(), ()).service
     assert service["image"].endswith(":server-b7000")
     assert not {"devices", "group_add"} & set(service)
 
 
 def test_devices_of_the_inventory_come_beside_the_cards() -> None:
     wanted = models(alpha={"gpus": "all", "compose": {"devices": ["/dev/infiniband/uverbs0"], "group_add": ["27"]}})
-    service = compose.service("alpha", wanted, amd(), (FIRST, SECOND))
+    service = desire("alpha", wanted, amd(), (FIRST, SECOND)).service
     assert service["devices"] == [
         "/dev/kfd", "/dev/dri/renderD128", "/dev/dri/renderD129", "/dev/infiniband/uverbs0",
     ]  # fmt: skip

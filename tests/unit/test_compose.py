@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from gpurack import paths
 from gpurack.engines.args import flags
 from gpurack.engines.container import Accelerator
-from gpurack.plan import compose, weights
+from gpurack.plan import addresses, compatibility, compose, images, ledger, offline, weights
 from gpurack.plan.access import access
+from gpurack.plan.desired import desire, digest
 from gpurack.spec.host import Host
 from gpurack.state.model import HostState
 from tests.given import SALT, host_state, models, spec, uuid
@@ -28,7 +29,7 @@ def test_a_model_becomes_exactly_this_service(path: Path) -> None:
     wanted = spec({**case.get("host", {}), "models": {"alpha": case["model"]}})
     state = host_state(gpus=4, **case.get("state", {}))
     uuids = tuple(uuid(card) for card in case.get("cards", []))
-    assert compose.service("alpha", wanted, state, uuids) == case["service"]
+    assert desire("alpha", wanted, state, uuids).service == case["service"]
 
 
 # --- the file --------------------------------------------------------------------------------------------------------
@@ -105,8 +106,8 @@ def test_secrets_and_volumes_stand_at_the_top_too(monkeypatch: pytest.MonkeyPatc
     wanted = models(alpha={"api_key": key}, beta={"engine": "vllm", "weights": "/w/qwen", "gpus": [0], "api_key": key})
     state = host_state(gpus=1)
     services = {
-        "alpha": compose.service("alpha", wanted, state, ()),
-        "beta": compose.service("beta", wanted, state, (uuid(0),)),
+        "alpha": desire("alpha", wanted, state, ()).service,
+        "beta": desire("beta", wanted, state, (uuid(0),)).service,
     }
     data = loaded(compose.document(services))
     assert data["secrets"] == {
@@ -142,15 +143,14 @@ def test_a_compose_file_somebody_broke_is_no_services(text: str) -> None:
 def test_the_escape_hatch_takes_all_that_compose_takes(over: dict[str, Any]) -> None:
     wanted = models(alpha={"compose": over})
     state = host_state()
-    words = compose.definition("alpha", wanted, state, (), {}, SALT)
-    data = compose.labelled("alpha", wanted, state, (), words)
+    data = desire("alpha", wanted, state, (), {}, SALT).labelled
     assert set(data["labels"]) >= {"gpurack.model", "gpurack.probe"}
     assert loaded(compose.document({"alpha": data}))["services"]["alpha"] == data
     for key, value in over.items():
         if key not in ("labels", "volumes"):
             assert data.get(key) == value
     if "volumes" in over:
-        weights = compose.service("alpha", models(alpha={}), state, ())["volumes"]
+        weights = desire("alpha", models(alpha={}), state, ()).service["volumes"]
         assert data.get("volumes") == (over["volumes"] and [*weights, *over["volumes"]])
     if over.get("labels"):
         assert data["labels"]["lab"] == "7"
@@ -159,12 +159,19 @@ def test_the_escape_hatch_takes_all_that_compose_takes(over: dict[str, Any]) -> 
 
 def test_a_mount_of_ones_own_stands_beside_gpuracks_and_replaces_one_at_the_same_place() -> None:
     def sources(*volumes: Any) -> list[Any]:
-        data = compose.service("alpha", models(alpha={"compose": {"volumes": list(volumes)}}), host_state(), ())
+        data = desire("alpha", models(alpha={"compose": {"volumes": list(volumes)}}), host_state(), ()).service
         return [mount["source"] if isinstance(mount, dict) else mount for mount in data["volumes"]]
 
     assert sources("/t:/t:ro") == ["/w/a.gguf", "/t:/t:ro"]
     assert sources({"type": "bind", "source": "/b.gguf", "target": "/weights/a.gguf"}) == ["/b.gguf"]
     assert sources("/b.gguf:/weights/a.gguf") == ["/b.gguf:/weights/a.gguf"]
+
+
+def test_a_share_in_percent_of_a_card_of_unknown_size() -> None:
+    entry = {"engine": "vllm", "version": "0.8.5", "weights": "/w/m", "gpus": [0], "vram": "30%"}
+    text = compose.unescaped(yaml.safe_load(offline.compose_text(models(alpha=entry))))
+    command = text["services"]["alpha"]["command"]
+    assert command[command.index("--gpu-memory-utilization") + 1] == "0.300"
 
 
 # --- the label -------------------------------------------------------------------------------------------------------
@@ -173,9 +180,9 @@ def test_a_mount_of_ones_own_stands_beside_gpuracks_and_replaces_one_at_the_same
 def definition(
     wanted: Host, key: str | None = None, salt: str = SALT, state: HostState | None = None
 ) -> dict[str, Any]:
-    return compose.definition(
+    return desire(
         "alpha", wanted, state or host_state(gpus=1), (uuid(0),), {"api_key": key} if key else {}, salt
-    )
+    ).definition
 
 
 def test_the_label_is_the_inventorys_words_without_secrets() -> None:
@@ -201,7 +208,7 @@ def test_a_key_is_told_from_another_and_from_itself_with_another_salt() -> None:
 @given(DATA, DATA)
 def test_the_digest_tells_data_apart(one: Any, other: Any) -> None:
     same = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
-    assert (compose.digest(one) == compose.digest(other)) is same
+    assert (digest(one) == digest(other)) is same
 
 
 # --- pieces ----------------------------------------------------------------------------------------------------------
@@ -225,8 +232,8 @@ MIRRORS = spec({"mirrors": {"ghcr.io": "mirror:5000/ghcr/", "docker.io": "mirror
     ],
 )
 def test_an_image_through_the_mirror(reference: str, mirrored: str) -> None:
-    assert compose.mirrored(MIRRORS, reference) == mirrored
-    assert compose.mirrored(Host(), reference) == reference
+    assert images.mirrored(MIRRORS, reference) == mirrored
+    assert images.mirrored(Host(), reference) == reference
 
 
 @pytest.mark.parametrize(
@@ -258,13 +265,13 @@ def test_cards_by_cdi_from_docker_25_on(version: str, cdi: bool) -> None:
 )
 def test_where_a_model_listens_and_is_asked(bind: str, address: str, url: str) -> None:
     state = host_state()
-    assert compose.address(bind, state) == address
-    assert compose.probe_url("alpha", models(alpha={"bind": bind}), state) == url
+    assert addresses.address(bind, state) == address
+    assert addresses.probe_url("alpha", models(alpha={"bind": bind}), state) == url
 
 
 def test_without_a_default_route_lan_is_no_address() -> None:
     """It was every address once; see tests/security/test_exposure.py."""
-    assert compose.address("lan", host_state(address="")) == ""
+    assert addresses.address("lan", host_state(address="")) == ""
 
 
 @pytest.mark.parametrize(
@@ -316,4 +323,5 @@ def test_the_lowest_compute_capability(computes: list[str], lowest: str | None) 
     )
     state = HostState(gpus=cards)
     model = models(alpha={"gpus": "all"}).models["alpha"]
-    assert compose.accelerator(model, [card.uuid for card in cards], state) == Accelerator("nvidia", lowest)
+    slots = ledger.slots_of([card.uuid for card in cards], state)
+    assert compatibility.accelerator(model, slots) == Accelerator("nvidia", lowest)

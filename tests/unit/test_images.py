@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from gpurack.plan import compose
+from gpurack.plan import images
+from gpurack.plan.desired import desire
 from gpurack.plan.docker import plan_docker
 from gpurack.plan.models import ModelsPlan, Upload, plan_models
 from gpurack.spec import image_tar
@@ -96,7 +97,7 @@ def test_an_image_that_is_there_is_not_copied_and_an_unchanged_model_kept(tmp_pa
 
 def test_a_build_has_a_name_of_its_definition() -> None:
     names = {
-        compose.images(models(alpha={"version": None, "image": {"build": {**BUILD, **over}}}))[0]
+        desire("alpha", models(alpha={"version": None, "image": {"build": {**BUILD, **over}}}), host_state(), ()).image
         for over in (
             {},
             {"revision": "b7001"},
@@ -159,7 +160,7 @@ DIGEST = f"sha256:{'0f' * 32}"
 )
 def test_registries_of_references(reference: str, registry: str, mirrored: str) -> None:
     wanted = spec({"mirrors": {"ghcr.io": "mirror:5000/ghcr", "docker.io": "mirror:5000/hub"}})
-    assert (ImageRef.parse(reference).registry, compose.mirrored(wanted, reference)) == (registry, mirrored)
+    assert (ImageRef.parse(reference).registry, images.mirrored(wanted, reference)) == (registry, mirrored)
 
 
 LOGINS = {"reg.example": {"user": "lab", "password": "p1"}, "other.example": {"user": "lab", "password": "p2"}}

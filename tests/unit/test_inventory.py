@@ -15,7 +15,7 @@ from gpurack.spec.load import ignored_by_pyinfra, read_inventory
 from gpurack.spec.model import Model
 from gpurack.spec.problems import InventoryError, Problem, nearest
 from gpurack.spec.secret import Secret, SecretError
-from gpurack.spec.secrets import secrets_of
+from gpurack.spec.secrets import read_secrets, secrets_of
 from gpurack.spec.warnings import warnings
 from gpurack.spec.weights import UrlWeights
 from tests.given import models, spec
@@ -222,6 +222,14 @@ def test_secrets_are_read_and_trimmed(tmp_path: Path, monkeypatch: pytest.Monkey
     assert Secret(env="GPURACK_TEST_KEY").read() == "from-env"
     assert Secret(file="~/key").read() == "from-file"
     assert Secret(command=["printf", "from-command\\n"]).read() == "from-command"
+
+
+def test_a_secret_is_read_once(tmp_path: Path) -> None:
+    """A run goes by the value that was checked with the inventory, whatever becomes of the file meanwhile."""
+    (tmp_path / "key").write_text("first")
+    wanted = spec({"models": {"alpha": {"port": 8000, "api_key": {"file": str(tmp_path / "key")}}}})
+    (tmp_path / "key").write_text("second")
+    assert read_secrets(wanted) == {"alpha": {"api_key": "first"}}
 
 
 def test_a_secret_that_is_not_text_is_a_sentence(tmp_path: Path) -> None:

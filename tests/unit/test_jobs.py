@@ -10,8 +10,8 @@ import yaml
 
 from gpurack import paths
 from gpurack.plan import jobs
-from gpurack.plan.compose import images
 from gpurack.plan.models import ModelsPlan, plan_models
+from gpurack.plan.questions import images_by_user
 from gpurack.plan.steps import WriteFile
 from gpurack.spec.host import Host
 from gpurack.state.model import HostState
@@ -31,7 +31,7 @@ def wanted(models: Any = None, **entries: Any) -> Host:
 
 
 def done(host: Host, name: str) -> dict[str, str]:
-    return {paths.job_record(name): json.dumps({"definition": jobs.definition(name, host)})}
+    return {paths.job_record(name): json.dumps({"definition": jobs.desire_job(name, host).definition})}
 
 
 def service(planned: ModelsPlan, name: str) -> dict[str, Any]:
@@ -65,13 +65,13 @@ def test_a_prompt_as_a_service_that_runs_once() -> None:
              "bind": {"create_host_path": False}},
         ],
         "security_opt": ["no-new-privileges:true"],
-        "labels": {"gpurack.job": jobs.definition("ask", host)},
+        "labels": {"gpurack.job": jobs.desire_job("ask", host).definition},
     }  # fmt: skip
     assert planned.job == {
         "ours": {},
         "groups": [[{
             "name": "ask", "user": "", "compose_file": "/etc/gpurack/jobs/ask.yaml", "fetch": [], "result": None,
-            "image": "ghcr.io/ggml-org/llama.cpp:light-b7000", "definition": jobs.definition("ask", host),
+            "image": "ghcr.io/ggml-org/llama.cpp:light-b7000", "definition": jobs.desire_job("ask", host).definition,
             "folder": "/var/lib/gpurack/weights/jobs/ask",
         }]],
         "logins": {},
@@ -91,7 +91,7 @@ def test_the_image_for_what_is_done(command: list[str], gpus: list[int], image: 
     host = wanted(one={"command": command, "gpus": gpus})
     reference = f"ghcr.io/ggml-org/llama.cpp:{image}"
     assert service(plan(host, host_state(gpus=1)), "one")["image"] == reference
-    assert reference in images(host)
+    assert ("", reference) in images_by_user(host)
 
 
 def test_cards_mounts_and_the_rest_of_compose() -> None:
@@ -123,7 +123,10 @@ def test_what_is_done_is_left_alone() -> None:
     assert plan(host, host_state(weights=there, files=done(host, "q8"))).nothing
     assert plan(wanted(q8={**Q8, "enabled": False}), host_state(**HERE)).nothing
     # other cards and other shares make no other result
-    assert jobs.definition("q8", wanted(q8={**Q8, "gpus": [1], "vram": "5GiB"})) == jobs.definition("q8", host)
+    assert (
+        jobs.desire_job("q8", wanted(q8={**Q8, "gpus": [1], "vram": "5GiB"})).definition
+        == jobs.desire_job("q8", host).definition
+    )
 
 
 @pytest.mark.parametrize(
@@ -143,7 +146,7 @@ def test_why_a_job_runs(over: dict[str, Any], files: Any, result: bool, reason: 
 
 def test_what_an_earlier_run_began_is_taken_up() -> None:
     host = wanted(one={"command": ["-p", "x"], "gpus": [0]})
-    label = {"gpurack.job": jobs.definition("one", host)}
+    label = {"gpurack.job": jobs.desire_job("one", host).definition}
     process = (uuid(0), 1, "llama-cli", 9000, "root", "id-of-one")
     state = host_state(gpus=1, containers=[container("one", labels=label)], gpu_processes=[process])
     assert [str(change) for change in plan(host, state).changes] == ["run one: still running"]

@@ -15,6 +15,7 @@ import pytest
 from gpurack import paths
 from gpurack.locking.manifest import manifest
 from gpurack.plan import compose
+from gpurack.plan.desired import desire
 from gpurack.plan.ledger import assign
 from gpurack.state.model import HostState
 from tests.given import container, host_state, running, spec
@@ -30,8 +31,8 @@ def provisioned(cards: str, salt: str, said: str = "sk-secret") -> HostState:
     """The host after a run, with cards whose UUIDs end in these letters."""
     state = host_state(gpus=list(cards), secrets={paths.container_file("", "alpha", "api_key"): "400"})
     uuids = assign(WANTED, state).uuids["alpha"]
-    words = compose.definition("alpha", WANTED, state, uuids, {"api_key": said}, salt)
-    service = compose.labelled("alpha", WANTED, state, uuids, words)
+    desired = desire("alpha", WANTED, state, uuids, {"api_key": said}, salt)
+    words, service = desired.definition, desired.labelled
     return replace(
         state,
         containers=(running(WANTED, "alpha", state, uuids, labels=service["labels"], label=words), container("db")),

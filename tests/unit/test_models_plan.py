@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpurack import paths
-from gpurack.engines import hints_of
+from gpurack.engines import ENGINES, hints_of
 from gpurack.plan import compose
+from gpurack.plan.desired import desire
 from gpurack.plan.drift import Change, differences
 from gpurack.plan.job import groups
 from gpurack.plan.ledger import assign
@@ -39,10 +40,7 @@ def settled(wanted: Host, *over: Container, keys: dict[str, str] | None = None, 
     names = [name for name, model in wanted.models.items() if model.enabled]
     secrets = {name: {"api_key": key} for name, key in (keys or {}).items()}
     ours = {name: running(wanted, name, state, cards[name], secrets=secrets.get(name, {})) for name in names}
-    services = {
-        name: compose.labelled(name, wanted, state, cards[name], json.loads(ours[name].labels["gpurack.model"]))
-        for name in names
-    }
+    services = {name: desire(name, wanted, state, cards[name], secrets.get(name, {}), SALT).labelled for name in names}
     files = {path: file.content for path, file in written_by(host_files(state)).items()}
     after = host_state(
         files={**files, paths.compose_file(""): compose.document(services)},
@@ -78,6 +76,14 @@ TWO = models(alpha={"gpus": [0]}, beta={"gpus": [1]})
 BOTH = models(alpha={"gpus": [0]}, beta={"gpus": [1]})
 
 # --- each action -----------------------------------------------------------------------------------------------------
+
+
+def test_a_new_models_service_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, told = ENGINES["llama.cpp"], []
+    container_of = engine.container
+    monkeypatch.setattr(engine, "container", lambda *args: (told.append(args[1].name), container_of(*args))[1])
+    assert actions(plan(BOTH, host_state(gpus=4, weights={"/w/a.gguf": 1}))) == {"alpha": "create", "beta": "create"}
+    assert told == ["alpha", "beta"]
 
 
 def test_a_first_run_creates() -> None:
@@ -447,7 +453,7 @@ def test_a_repository_is_fetched_from_its_hub(given: dict[str, str], place: str,
     _, fetch = fetched(wanted)
     assert fetch == {**fetch, **hub, "repo": "lab/tiny", "path": f"/var/lib/gpurack/weights/{place}"}
     assert fetch["endpoint"] == endpoint[fetch["hub"]]
-    (mount,) = (mount for mount in compose.service("alpha", wanted, host_state(gpus=4), (uuid(0),))["volumes"]
+    (mount,) = (mount for mount in desire("alpha", wanted, host_state(gpus=4), (uuid(0),)).service["volumes"]
                 if mount["type"] == "bind")  # fmt: skip
     assert (mount["source"], mount["target"]) == (fetch["path"], f"/weights/{place.partition('/')[2]}")
 
@@ -574,7 +580,7 @@ def test_everybody_is_in_one_group_and_nothing_is_shared_between_groups(
     move: tuple[list[Change], Host, HostState, dict[str, tuple[str, ...]]],
 ) -> None:
     acting, wanted, state, uuids = move
-    found = groups(acting, wanted, state, uuids)
+    found = groups(acting, {name: desire(name, wanted, state, uuids[name]) for name in wanted.models}, wanted, state)
     assert sorted(change.model for group in found for change in group) == sorted(change.model for change in acting)
 
     def holds(change: Change) -> set[str]:

@@ -10,7 +10,7 @@ import pytest
 from gpurack.plan import pulls
 from gpurack.plan.models import ModelsPlan, plan_models
 from gpurack.spec.host import Host
-from gpurack.state.model import HostState
+from gpurack.state.model import HostState, Probe
 from tests.given import SALT, host_state, running, spec
 
 OLLAMA = {"engine": "ollama", "version": "0.33.0", "weights": None, "port": 11434, "pull": ["qwen2.5:7b", "all-minilm"]}
@@ -50,8 +50,8 @@ def test_a_missing_model_is_a_change_and_another_one_only_when_asked(
 
 
 def test_what_answers_strangely_is_not_pulled_again() -> None:
-    assert pulls.pulled("ollama", wanted(), host_state(probes={"ollama": (200, "<html>")})) is None
-    assert pulls.pulled("ollama", wanted(), with_models(status=500)) is None
+    assert pulls.answered(Probe(200, "<html>")) is None
+    assert pulls.answered(with_models(status=500).probes["", "ollama"]) is None
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from gpurack.plan.questions import questions
 from gpurack.state.model import Kernel, Unit, User
 from gpurack.state.parse import kernel, parse
 from gpurack.state.snapshot import Snapshot, script
@@ -67,7 +68,7 @@ def test_a_user_is_asked_as_that_user(shell: list[str], fakes: Fakes, tmp_path: 
         'case "$*" in *setpriv*) while [ "$1" != env ]; do shift; done; shift 2; exec env "$@";; esac; shift; "$@"',
     )
     fakes.add("docker", 'echo "for ${DOCKER_HOST:-root}" >>"$STATE/asked"')
-    seen = Snapshot().process(look(shell, script(spec({"docker": {"rootless": {"ada": {}, "ghost": {}}}}))))
+    seen = Snapshot().process(look(shell, script(questions(spec({"docker": {"rootless": {"ada": {}, "ghost": {}}}})))))
     assert seen.trouble == ""
     assert seen.users == {"ada": User(4711, 4712, str(home))}
     assert seen.files[f"{home}/.config/docker/daemon.json"].text == '{"debug": true}'
@@ -80,6 +81,6 @@ def test_a_user_is_asked_as_that_user(shell: list[str], fakes: Fakes, tmp_path: 
 
 def test_nobody_is_asked_where_no_user_is_named(fakes: Fakes) -> None:
     fakes.add("getent", "exit 2")
-    seen = Snapshot().process(look(["sh"], script(spec())))
+    seen = Snapshot().process(look(["sh"], script(questions(spec()))))
     assert (seen.trouble, seen.users, seen.kernel) == ("", {}, Kernel())
     assert not [call for call in fakes.calls if call.startswith("getent")]

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from gpurack import paths
 from gpurack.plan import access, compose, hook_config, subordinate_ids, weights
 from gpurack.plan.daemon_json import RUNTIME, Apply
+from gpurack.plan.desired import desire
 from gpurack.plan.models import plan_models
 from gpurack.plan.nvidia_toolkit import no_cgroups, plan_toolkit
 from gpurack.plan.platforms import TOOLKIT_PACKAGES
@@ -358,7 +359,7 @@ def test_how_cards_are_given(word: str, docker: str, toolkit: str, expected: str
     if toolkit:
         state = replace(state, packages={"nvidia-container-toolkit-base": package(toolkit)})
     assert access.access(wanted, state) == expected
-    data = compose.service("alpha", wanted, state, (uuid(0),))
+    data = desire("alpha", wanted, state, (uuid(0),)).service
     assert data.get("runtime") == ("nvidia" if expected == "runtime" else None)
     if expected == "runtime":
         assert data["environment"]["NVIDIA_VISIBLE_DEVICES"] == uuid(0)
@@ -539,8 +540,8 @@ def test_a_key_is_its_readers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     secrets = {"alpha": {"api_key": "sk-one"}}
     first = plan_models(wanted, state, secrets, SALT)
     assert path in jobs(first)["projects"]["ada"]["services"]["alpha"]["secrets"]["alpha_api_key"]
-    text = compose.document({"alpha": compose.labelled("alpha", wanted, state, (), compose.definition(
-        "alpha", wanted, state, (), secrets["alpha"], SALT))}, "ada")  # fmt: skip
+    made = desire("alpha", wanted, state, (), secrets["alpha"], SALT).labelled
+    text = compose.document({"alpha": made}, "ada")
     box = running(wanted, "alpha", state, user="ada", secrets=secrets["alpha"])
     there = with_files(replace(state, containers=(box,)), **{paths.compose_file("ada"): text})
     for owner, job in ((1001, False), (0, True), (1002, True)):

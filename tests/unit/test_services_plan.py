@@ -11,8 +11,10 @@ import pytest
 
 from gpurack import paths
 from gpurack.handout import offers
-from gpurack.plan import compose, job, neighbours
+from gpurack.plan import job, neighbours
+from gpurack.plan.desired import desire
 from gpurack.plan.models import ModelsPlan, plan_models
+from gpurack.plan.questions import questions
 from gpurack.spec.fleet import check_fleet
 from gpurack.spec.host import Host
 from gpurack.spec.problems import InventoryError
@@ -184,7 +186,7 @@ def test_a_gateway_behind_a_gateway_stands_for_its_models() -> None:
             "gpu2": [{"models": {"far": {**MODEL, "port": 8000, "served_name": "qwen"}}, "services": {"door": door}}],
         }
     )
-    config = compose.of_engine("gateway", fleet["gpu1"], host_state(), ()).files["/etc/gpurack/litellm.yaml"]
+    config = desire("gateway", fleet["gpu1"], host_state(), ()).container.files["/etc/gpurack/litellm.yaml"]
     assert "model_name: qwen\n" in config
     assert "api_base: http://gpu2:4000/v1\n" in config
     assert read_secrets(fleet["gpu1"]) == {"gateway": {"upstream_key_0": "sk-page"}}
@@ -203,8 +205,8 @@ def test_a_gateway_behind_a_gateway_stands_for_its_models() -> None:
 def test_a_container_knows_other_hosts_as_its_host_does() -> None:
     host = lab()["gpu1"]
     state = host_state(names={"gpu2": "10.0.0.9"})
-    assert compose.service("gateway", host, state, ())["extra_hosts"] == ["gpu2:10.0.0.9"]
-    assert "extra_hosts" not in compose.service("chat", host, state, ())
+    assert desire("gateway", host, state, ()).service["extra_hosts"] == ["gpu2:10.0.0.9"]
+    assert "extra_hosts" not in desire("chat", host, state, ()).service
     moved = as_it_runs(host, names={"gpu2": "10.0.0.8"})
     assert reasons(host, moved) == {}
     changed = as_it_runs(host, names={"gpu2": "10.0.0.9"})
@@ -226,9 +228,9 @@ def vars_of(state: HostState) -> dict[str, Any]:
 def test_the_look_asks_for_what_lies_on_other_hosts() -> None:
     host = lab()["gpu1"]
     assert neighbours.names(host) == ["gpu2"]
-    asked = "|gateway|1|/etc/gpurack/secrets/gateway/upstream_key_1|http://gpu2:8000/v1/models"
-    assert neighbours.questions(host) == [asked]
-    assert f"UPSTREAMS='{asked}'\n" in script(host)
+    row = ("", "gateway", 1, "/etc/gpurack/secrets/gateway/upstream_key_1", "http://gpu2:8000/v1/models")
+    assert questions(host).upstreams == (row,)
+    assert f"UPSTREAMS='{'|'.join(map(str, row))}'\n" in script(questions(host))
     assert list(neighbours.far(lab()["gpu2"])) == []
 
 

@@ -1,5 +1,6 @@
 """files/snapshot.sh: in every shell there is, and run here with fakes of the commands that it asks."""
 
+import ast
 import json
 import shutil
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gpurack.plan.compose import images
+from gpurack.plan.questions import images_by_user, questions
 from gpurack.state.snapshot import RAISED, Snapshot, script
 from tests.given import models, recorded
 from tests.unit.host_programs import FILES, Fakes
@@ -77,6 +78,18 @@ def host(fakes: Fakes) -> Fakes:
     return fakes
 
 
+def test_what_a_host_says_is_read_without_the_plan() -> None:
+    """The plan imports the facts, and the facts nothing of the plan."""
+    rooms = {
+        node.module or ""
+        for file in Path("gpurack/state").glob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.ImportFrom)
+    }
+    assert "gpurack.state.parse" in rooms
+    assert not [room for room in rooms if room.startswith("gpurack.plan")]
+
+
 def look(shell: list[str], text: str) -> list[str]:
     done = subprocess.run([*shell, "-s"], input=text, capture_output=True, text=True, check=True, timeout=60)
     return done.stdout.splitlines()
@@ -87,13 +100,13 @@ def test_what_it_prints_is_understood(shell: list[str], host: Fakes, tmp_path: P
     weights = tmp_path / "a weight's.gguf"
     weights.write_bytes(b"123")
     wanted = models(alpha={"weights": str(weights)}, beta={"weights": "/no/such.gguf"})
-    seen = Snapshot().process([RAISED, *look(shell, script(wanted))])
+    seen = Snapshot().process([RAISED, *look(shell, script(questions(wanted)))])
     assert (seen.trouble, seen.raised) == ("", True)
     assert seen.weights == {str(weights): 3, "/no/such.gguf": None}
     assert (seen.docker, seen.compose, seen.late) == ({"ServerVersion": "28.5.2"}, "2.40.3", {})
     assert [container.name for container in seen.containers] == ["alpha", "db"]
     assert sorted(replace(seen, record=recorded(*seen.containers)).ours) == [("", "alpha")]
-    assert seen.images == {name: IMAGE for name in images(wanted) if name.endswith("server-b7000")}
+    assert seen.images == {name: IMAGE for _, name in images_by_user(wanted) if name.endswith("server-b7000")}
     assert (seen.probes["", "alpha"].status, seen.probes["", "alpha"].body) == (200, '{"data":[{"id":"alpha"}]}')
     assert [(card.index, card.uuid) for card in seen.gpus] == [(0, "GPU-45c1f5da")]
     assert [(process.pid, process.name) for process in seen.gpu_processes] == [
@@ -121,23 +134,23 @@ def test_what_it_prints_is_understood(shell: list[str], host: Fakes, tmp_path: P
 def test_a_complaint_of_nvidia_smi_is_carried_home(host: Fakes, answer: str, code: int, message: str) -> None:
     host.state("answer", answer)
     host.add("nvidia-smi", f'case "$*" in *compute-apps*) ;; *) cat "$STATE/answer"; exit {code};; esac')
-    seen = Snapshot().process(look(["sh"], script(models(alpha={}))))
+    seen = Snapshot().process(look(["sh"], script(questions(models(alpha={})))))
     assert (seen.trouble, seen.driver.exit_code, seen.gpus) == ("", code, ())
     assert message in seen.driver.message
 
 
 def test_a_docker_that_does_not_answer_is_no_docker(host: Fakes) -> None:
     host.add("docker", "echo Cannot connect to the Docker daemon >&2; exit 1")
-    seen = Snapshot().process(look(["sh"], script(models(alpha={}))))
+    seen = Snapshot().process(look(["sh"], script(questions(models(alpha={})))))
     assert (seen.trouble, seen.docker, seen.containers, seen.probes) == ("", {}, (), {})
 
 
 def test_a_probe_that_gets_nothing_says_why(host: Fakes) -> None:
     host.add("curl", 'echo "curl: (28) Operation timed out" >&2; printf "\\n000"; exit 28')
-    probe = Snapshot().process(look(["sh"], script(models(alpha={})))).probes["", "alpha"]
+    probe = Snapshot().process(look(["sh"], script(questions(models(alpha={}))))).probes["", "alpha"]
     assert (probe.status, probe.body.strip()) == (0, "curl: (28) Operation timed out")
 
 
 def test_questions_are_quoted() -> None:
-    text = script(models(alpha={"weights": "/w/it's; $(reboot).gguf"}))
+    text = script(questions(models(alpha={"weights": "/w/it's; $(reboot).gguf"})))
     assert "WEIGHTS='/w/it'\"'\"'s; $(reboot).gguf'\n" in text

@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from gpurack.live import findings
-from gpurack.plan.host import DAEMON_JSON, DOCKER, ROOTLESS, SET_UP, STAGES, TOOLKIT, Run
+from gpurack.plan.host import DAEMON_JSON, DOCKER, ROOTLESS, SET_UP, STAGES, TOOLKIT, Run, findings
 from gpurack.state.model import User
 from tests.given import host_state, models, spec
 
@@ -32,7 +31,7 @@ def test_a_stage_that_the_inventory_does_not_ask_for_is_left_out() -> None:
 def test_live_shows_the_changes_and_errors_of_every_stage(stage: object) -> None:
     wanted = spec({**ADA, "models": {"alpha": {"port": 8000, "gpus": [0]}}, "hardware": {"A30": 4}})
     state = replace(BARE, users={"ada": User(1001, 1001, "/home/ada")})
-    shown = list(findings(wanted, state))
+    shown = list(findings(wanted, state, Run()))
     plan = next(one for one in (DOCKER, TOOLKIT, DAEMON_JSON, ROOTLESS) if one is stage).plan(wanted, state, Run())
     assert plan.steps, "this host needs every stage"
     for step in plan.steps:
@@ -41,6 +40,6 @@ def test_live_shows_the_changes_and_errors_of_every_stage(stage: object) -> None
 
 def test_live_names_a_user_who_cannot_have_a_docker() -> None:
     wanted = spec({**ADA, "models": {"alpha": {"port": 8000, "user": "ada"}}})
-    errors = [text for kind, text in findings(wanted, BARE) if kind == "error"]
+    errors = [text for kind, text in findings(wanted, BARE, Run()) if kind == "error"]
     assert [error for error in errors if error.startswith("alpha: ")]
     assert any("ada" in error for error in errors)

@@ -11,8 +11,9 @@ import yaml
 
 from gpurack import paths
 from gpurack.engines import litellm, llama_cpp_python
-from gpurack.live import findings
-from gpurack.plan import compose
+from gpurack.plan import addresses, compose
+from gpurack.plan.desired import desire, digest
+from gpurack.plan.host import Run, findings
 from gpurack.plan.models import ModelsPlan, plan_models
 from gpurack.spec.fleet import check_fleet
 from gpurack.spec.host import Host
@@ -49,13 +50,13 @@ def older(
     made, containers = {}, []
     for one in state.containers:
         words = json.loads(one.labels["gpurack.model"])
-        data = compose.service(one.name, wanted, state, tuple(words["uuids"]))
+        data = desire(one.name, wanted, state, tuple(words["uuids"])).service
         if one.name in of:
             data = change(data)
-            words |= {"service": compose.digest(data), "image": data["image"]}
+            words |= {"service": digest(data), "image": data["image"]}
         labels = {
             "gpurack.model": json.dumps(words, sort_keys=True),
-            "gpurack.probe": compose.probe_url(one.name, wanted, state),
+            "gpurack.probe": addresses.probe_url(one.name, wanted, state),
         }
         made[one.name] = {**data, "labels": {**dict(one.split("=") for one in data.get("labels", ())), **labels}}
         containers.append(replace(one, labels={**one.labels, **labels}, **(over if one.name in of else {})))
@@ -91,7 +92,7 @@ def test_the_plan_counts_all_of_them_in_one_line() -> None:
 
 def test_plan_live_shows_the_line_and_no_change() -> None:
     state = replace(older(TWO), cdi=frozenset({"nvidia.com/gpu=all"}))
-    shown = [(kind, line) for kind, line in findings(TWO, state) if "model" in line]
+    shown = [(kind, line) for kind, line in findings(TWO, state, Run()) if "model" in line]
     assert shown == [("warning", ONE_OLDER[0])]
 
 
@@ -106,7 +107,7 @@ def test_a_volume_that_an_older_one_lacked_changes_nothing() -> None:
 
 def test_the_same_image_by_another_name_changes_nothing() -> None:
     state = older(TWO, other_spelling)
-    reference = compose.image(TWO, TWO.models["alpha"], compose.accelerator(TWO.models["alpha"], [uuid(0)], state))
+    reference = desire("alpha", TWO, state, (uuid(0),)).image
     same = replace(state, images={reference: state.ours["", "alpha"].image})
     found = plan(TWO, same)
     assert (found.nothing, found.warnings) == (True, ONE_OLDER)
@@ -346,8 +347,8 @@ def test_verify_does_not_call_it_drift() -> None:
     def made_by_an_older_one(parts: dict[str, Any], said: dict[str, Any]) -> None:
         state = look.Seen(parts).state
         wanted = entry().server.wanted
-        data = without_options(compose.service("alpha", wanted, state, (CARD,)))
-        words = {**compose.definition("alpha", wanted, state, (CARD,), {}, SALT), "service": compose.digest(data)}
+        data = without_options(desire("alpha", wanted, state, (CARD,)).service)
+        words = {**desire("alpha", wanted, state, (CARD,), {}, SALT).definition, "service": digest(data)}
         label = json.dumps(words, sort_keys=True)
         said["Config"]["Labels"]["gpurack.model"] = label
         text = compose.document({"alpha": {**data, "labels": {"gpurack.model": label}}})
@@ -405,12 +406,12 @@ def test_the_lines_of_every_engine_are_known_again_by_their_digest(path: Path) -
         file = {paths.compose_file(""): compose.document({"alpha": written})}
         read = compose.old_services(host_state(files=file))["alpha"]
         del read["labels"]
-        assert compose.digest(read) == compose.digest(service)
+        assert digest(read) == digest(service)
 
 
 def test_the_label_of_an_older_gpurack_is_not_touched() -> None:
     """Its words and fingerprints keep their form, so that what an older one wrote is understood, and the other way."""
-    words = compose.definition("alpha", TWO, host_state(gpus=4), (uuid(0),), {}, SALT)
+    words = desire("alpha", TWO, host_state(gpus=4), (uuid(0),), {}, SALT).definition
     assert set(words) == {
         "engine", "version", "image", "weights", "gpus", "uuids", "port", "bind", "served_name", "service",
     }  # fmt: skip

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpurack.plan.questions import questions
 from gpurack.state import remembered
 from gpurack.state.model import Header, HostState
 from gpurack.state.parse import parse
@@ -174,7 +175,7 @@ def look(paths: list[str], known: dict[str, Header] | None = None) -> tuple[Host
     engines = {number: "llama.cpp" if path.endswith(".gguf") else "vllm" for number, path in enumerate(paths)}
     wanted = models(**{f"m{n}": {"weights": paths[n], "engine": e, "gpus": [n]} for n, e in engines.items()})
     lines = subprocess.run(
-        ["sh", "-s"], input=script(wanted, known), capture_output=True, text=True, check=True
+        ["sh", "-s"], input=script(questions(wanted), known), capture_output=True, text=True, check=True
     ).stdout.splitlines()
     found = [line for line in lines if line.startswith("{")]  # `docker info` of this machine may be among them
     return parse(lines), [line for line in found if {"path", "kind"} <= set(json.loads(line))]

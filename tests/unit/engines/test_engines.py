@@ -28,7 +28,7 @@ from gpurack.engines.known_flags import FOLDER as KNOWN_FLAGS
 from gpurack.engines.llama_cpp_python import CONFIG, KEYED_CONFIG
 from gpurack.engines.sglang import KEEPER
 from gpurack.engines.vllm import ONE_DASH, REMOVED
-from gpurack.plan import compose
+from gpurack.plan.desired import desire
 from gpurack.spec.fleet import check_fleet
 from gpurack.spec.host import Host
 from gpurack.spec.problems import InventoryError
@@ -82,8 +82,8 @@ def outcome(case: dict[str, Any]) -> dict[str, Any]:
     model = host.entries[name]
     engine = ENGINES[model.engine]
     uuids = uuids_of(host, name, state)
-    service = compose.service(name, host, state, uuids)
-    files = compose.of_engine(name, host, state, uuids).files
+    desired = desire(name, host, state, uuids)
+    service, files = desired.service, desired.container.files
     ready = [engine.ready_at(model), engine.answers_as(model, model.served_name or name)]
     shown = {path: text for path, text in files.items() if not path.endswith(".py")}  # programs are the same for all
     return {"service": service, **({"files": shown} if shown else {}), "ready": ready}

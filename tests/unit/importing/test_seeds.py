@@ -11,7 +11,10 @@ import pytest
 from gpurack.engines import ENGINES
 from gpurack.importing import recognise
 from gpurack.importing.built import UNSAID
-from gpurack.plan import compose, jobs, offline
+from gpurack.plan import jobs, offline
+from gpurack.plan.desired import desire
+from gpurack.plan.devices import devices
+from gpurack.plan.jobs import desire_job
 from gpurack.plan.ledger import assign
 from gpurack.spec.fleet import check_fleet
 from gpurack.spec.host import Host
@@ -69,9 +72,9 @@ def test_the_service_means_the_same(case: Case) -> None:
     cards = assign(spec, state).uuids
     meant = {}
     for name in spec.entries:
-        service = compose.service(name, spec, state, cards.get(name, ()))
-        files = compose.of_engine(name, spec, state, cards.get(name, ())).files
-        meant[name] = meaning(service, files, spec, name, case.told["means"][name].get("compose", {}))
+        desired = desire(name, spec, state, cards.get(name, ()))
+        told = case.told["means"][name].get("compose", {})
+        meant[name] = meaning(desired.service, desired.container.files, spec, name, told)
     assert meant == case.told["means"]
 
 
@@ -81,7 +84,8 @@ def test_a_job_does_the_same(case: Case) -> None:
     spec, problems = loosened(case), plan_of(case)[1]
     assert (problems, len(case.told["jobs"])) == (case.told.get("refused", []), 1)
     [name] = spec.jobs
-    service = jobs.service(name, spec, offline.imagined(spec), ("GPU-0",) if spec.jobs[name].gpus else ())
+    uuids = ("GPU-0",) if spec.jobs[name].gpus else ()
+    service = jobs.service(desire_job(name, spec), devices(spec.jobs[name], uuids, spec, offline.imagined(spec)), spec)
     typed = shlex.split(case.text.replace("\\\n", " "))
     typed = typed[typed.index("run") :]
     image = next(index for index, word in enumerate(typed) if "llama.cpp" in word)

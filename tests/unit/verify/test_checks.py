@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from gpurack.plan import compose
+from gpurack.plan.desired import desire
 from gpurack.shell import sh
 from gpurack.spec.fleet import check_fleet
 from gpurack.spec.host import Host
@@ -19,7 +20,7 @@ from gpurack.verify import drift, look, test_hosts, test_models
 from gpurack.verify.drift import Drift, Unread
 from gpurack.verify.lab import Entry, Server
 from gpurack.verify.weights import Known, known
-from tests.given import spec
+from tests.given import host_state, spec
 
 HUB = {"files": {"x": {"size": 3, "sha256": None}}}
 CARD = "GPU-00000000-0000"
@@ -62,7 +63,7 @@ def entry(wanted: Host = WANTED, change: Callable[[dict[str, Any], dict[str, Any
     """alpha on a correct host, or on what `change` (of the evidence, of its container) makes of it."""
     parts = evidence()
     server = Server("gpu1", wanted, None, "pyinfra lab.py", "5a", lambda name: look.Seen(parts))  # type: ignore[arg-type]
-    service = compose.service("alpha", wanted, look.Seen(parts).state, (CARD,))
+    service = desire("alpha", wanted, look.Seen(parts).state, (CARD,)).service
     request = {"DeviceIDs": [f"nvidia.com/gpu={CARD}"]}
     container: dict[str, Any] = {
         "Id": ID, "Name": "/alpha", "Image": IMAGE_ID, "Created": "2026-01-01T00:00:00Z", "RestartCount": 0,
@@ -214,7 +215,7 @@ def test_a_name_that_means_another_image_is_given_back_by_the_lock() -> None:
 def test_an_image_of_no_registry_gets_its_name_back_and_is_not_pulled() -> None:
     build = {"git": "https://git.example/llama.cpp", "revision": "b7000", "dockerfile": "cpu.Dockerfile"}
     wanted = spec({"models": {"alpha": {"gpus": [0], "port": 8000, "image": {"build": build}, "version": None}}})
-    reference = str(compose.image(wanted, wanted.models["alpha"], compose.CPU))
+    reference = desire("alpha", wanted, host_state(), ()).image
 
     def untagged(parts: dict[str, Any], container: dict[str, Any]) -> None:
         container["Config"]["Image"] = reference

@@ -1,0 +1,65 @@
+"""What the snapshot of a host asks beside what it always looks at: it follows from the inventory. Pure."""
+
+from collections.abc import Iterator
+
+from gpurack.engines import ENGINES
+from gpurack.plan import neighbours, weights
+from gpurack.plan.addresses import address
+from gpurack.plan.images import mirrored, references
+from gpurack.plan.refusals import unclaimed_volume
+from gpurack.spec.host import Host
+from gpurack.spec.image import BuildImage, TarImage
+from gpurack.state.model import HostState
+from gpurack.state.questions import Questions
+
+
+def questions(spec: Host, metrics: bool = False) -> Questions:
+    """What a host is asked for its inventory. metrics: also the counters of what its models served, which only status
+    shows."""
+    return Questions(
+        users=tuple(spec.users),
+        users_weights=weights.of_users(spec),
+        images=tuple(images_by_user(spec)),
+        weights=tuple(weights.paths(spec)),
+        needed=tuple((user, path) for user, path in weights.by_user(spec) if user),
+        readers=tuple((user, path) for path, user in weights.readers(spec).items()),
+        probes=tuple(probes(spec)),
+        counters=tuple(counters(spec)) if metrics else (),
+        volumes=tuple(volumes(spec)),
+        names=tuple(neighbours.names(spec)),
+        upstreams=tuple(neighbours.questions(spec)),
+    )
+
+
+def images_by_user(spec: Host) -> Iterator[tuple[str, str]]:
+    """(user in whose Docker it is to be, reference) of all that enabled entries may run from; which of an engine's
+    variants depends on the cards."""
+    for entry in spec.everything.values():
+        if entry.enabled and isinstance(entry.image, TarImage | BuildImage):
+            yield entry.dockerd, entry.image.reference
+        elif entry.enabled:
+            yield from ((entry.dockerd, mirrored(spec, reference)) for reference in references(entry))
+
+
+def probes(spec: Host) -> Iterator[tuple[str | int, ...]]:
+    """(user, model, port inside, path, address, port) of every enabled model: where it listens inside, the path at
+    which it says that it is ready, and where it is to be on the host ("lan": the default route's address)."""
+    for name, model in spec.entries.items():
+        if model.enabled:
+            engine = ENGINES[model.engine]
+            where = "lan" if model.bind == "lan" else address(model.bind, HostState())
+            yield model.dockerd, name, engine.listens(model), engine.ready_at(model), where, model.port
+
+
+def counters(spec: Host) -> Iterator[tuple[str, ...]]:
+    """(user, model, path, counter) of every enabled model whose engine counts what it served."""
+    for name, model in spec.entries.items():
+        if model.enabled and (counter := ENGINES[model.engine].counter):
+            yield model.dockerd, name, counter.path, counter.name
+
+
+def volumes(spec: Host) -> Iterator[tuple[str, str]]:
+    """(user, volume) of the databases that are asked for their first account."""
+    for name, service in spec.services.items():
+        if service.enabled and (volume := unclaimed_volume(name, service)):
+            yield volume
