@@ -17,7 +17,7 @@ from pyinfra.api.state import StateStage
 from pyinfra.context import ctx_host
 
 from gpurack import deploys, paths
-from gpurack.operations import engine, remove
+from gpurack.operations import engine, remove, run_state
 from gpurack.operations import models as models_operation
 from gpurack.operations.commands import PYTHON, Refusal, Streamed, carry_out, script, slow, write_file, write_files
 from gpurack.operations.host import SIGNS
@@ -33,7 +33,6 @@ from gpurack.spec.host import Host
 from gpurack.spec.load import read_inventory
 from gpurack.spec.secret import Secret
 from gpurack.spec.secrets import read_values
-from gpurack.state import snapshot
 from gpurack.state.model import HostState
 from tests.given import host_state, running
 from tests.unit.test_upgrade_rule import older
@@ -215,7 +214,7 @@ def test_plan_live_says_what_a_dry_run_says_of_our_inventories(
     inventory: str, words: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Secret, "_raw", lambda secret: f"sk-{secret.source()}".replace(" ", "-"))
-    monkeypatch.setattr(snapshot, "_take", lambda host, questions: replace(host.found, busy=""))
+    monkeypatch.setattr(run_state, "take_snapshot", lambda host, questions: replace(host.found, busy=""))
     for wanted in read_fleet(read_inventory(Path(f"inventories/{inventory}.py"))).values():
         assert_live_is_dry(wanted, host_state(**words))
 

@@ -263,7 +263,7 @@ def test_a_database_of_its_own_is_made_and_warned_of(fields: dict[str, Any], set
 
     wanted = page(bind="lan", **fields)
     assert plan(wanted, host()).errors == {}
-    assert refusals.unclaimed_volumes(wanted) == {}
+    assert [refusals.unclaimed_volume(name, one) for name, one in wanted.services.items()] == [None]
     assert [what.partition(":")[0] for what in told(wanted)] == [setting]
     assert told(page(bind="loopback", **fields)) == []
     assert told(page(bind="lan", keys={"admin@uni.example": {"env": "PASSWORD"}}, **fields)) == []

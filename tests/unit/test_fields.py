@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from gpurack.engines import ENGINES
-from gpurack.plan import compose, jobs
+from gpurack.plan.desired import desire
+from gpurack.plan.jobs import desire_job
 from gpurack.spec import reference
 from gpurack.spec.fields import OutsideDefinition, Strict, definition_words, in_order, of_some
 from gpurack.spec.model import Job, Model
@@ -72,9 +73,9 @@ def test_a_new_field_is_in_the_definition_once_it_is_used() -> None:
     def definition(priority: int) -> dict[str, Any]:
         later = Later.model_construct(**{**alpha, "priority": priority})
         host = before.model_copy(update={"models": {"alpha": later}})
-        return compose.definition("alpha", host, host_state(), (), {}, SALT)
+        return desire("alpha", host, host_state(), (), {}, SALT).definition
 
-    old = compose.definition("alpha", before, host_state(), (), {}, SALT)
+    old = desire("alpha", before, host_state(), (), {}, SALT).definition
     assert definition(0) == old
     assert definition(3) == {**old, "priority": 3}
 
@@ -82,25 +83,25 @@ def test_a_new_field_is_in_the_definition_once_it_is_used() -> None:
 
     def of_job(priority: int) -> str:
         later = LaterJob.model_construct(**{**job.jobs["quantize"].model_dump(), "priority": priority})
-        return jobs.definition("quantize", job.model_copy(update={"jobs": {"quantize": later}}))
+        return desire_job("quantize", job.model_copy(update={"jobs": {"quantize": later}})).definition
 
-    assert of_job(0) == jobs.definition("quantize", job) != of_job(3)
+    assert of_job(0) == desire_job("quantize", job).definition != of_job(3)
 
 
 def test_a_definition_is_json_with_all_words_of_an_entry() -> None:
     entry = {"gpus": [0], "vram": "6GiB", "context": 512, "served_name": "a", "args": {"threads": 1}, "env": {"A": "1"}}
     host = models(alpha={**entry, "bind": "lan", "compose": {"shm_size": "1gb"}})
-    found = compose.definition("alpha", host, host_state(gpus=1), ("GPU-00000000-0000",), {}, SALT)
+    found = desire("alpha", host, host_state(gpus=1), ("GPU-00000000-0000",), {}, SALT).definition
     assert set(definition_words(host.models["alpha"])) <= set(found)
     assert json.loads(json.dumps(found)) == found
 
 
 def test_a_jobs_definition_is_that_of_earlier_versions() -> None:
     words = {"engine": "llama.cpp", "version": "b7000", "command": ["-p", "hi"]}
-    assert jobs.definition("quantize", spec({"jobs": {"quantize": words}})) == "dbaf84d8d30ca5ee"
+    assert desire_job("quantize", spec({"jobs": {"quantize": words}})).definition == "dbaf84d8d30ca5ee"
     more = {"folder": "/f", "result": "r", "weights": "/w/a.gguf", "gpus": [0]}
     every = {**words, **more, "env": {"A": "1"}, "compose": {"cpus": "1"}}
-    assert jobs.definition("quantize", spec({"jobs": {"quantize": every}})) == "199cde92ee0c1a5e"
+    assert desire_job("quantize", spec({"jobs": {"quantize": every}})).definition == "199cde92ee0c1a5e"
 
 
 def test_an_imported_entry_has_the_order_of_the_declaration() -> None:

@@ -272,7 +272,7 @@ def test_a_gateway_is_told_in_whose_docker_each_model_of_its_host_is() -> None:
 def test_the_look_sends_no_key_to_models_of_the_services_own_host() -> None:
     """Each is asked by itself, as its user and only while it runs; what it answered is what is said of the service."""
     host = shared()
-    assert neighbours.questions(host) == []
+    assert list(neighbours.questions(host)) == []
     bare = host_state()
     up = [running(host, name, bare, user=host.entries[name].dockerd) for name in host.entries]
     said = {"gateway": [200, ""], "ada/own": [200, ""], "near": [200, ""]}

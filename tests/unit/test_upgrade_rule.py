@@ -12,6 +12,7 @@ import yaml
 from gpurack import paths
 from gpurack.engines import litellm, llama_cpp_python
 from gpurack.plan import addresses, compose
+from gpurack.plan import service as service_module
 from gpurack.plan.desired import desire, digest
 from gpurack.plan.host import Run, findings
 from gpurack.plan.models import ModelsPlan, plan_models
@@ -198,7 +199,7 @@ def test_a_lost_compose_file_that_was_written_anew_may_be_an_older_gpuracks(monk
     """Nobody changed those lines by hand: their own label says so."""
     state = without_compose_file(older(TWO))
     after = after_the_job(state, plan(TWO, state))
-    monkeypatch.setattr(compose, "NO_NEW_PRIVILEGES", "no-new-privileges=true")
+    monkeypatch.setattr(service_module, "NO_NEW_PRIVILEGES", "no-new-privileges=true")
     found = plan(TWO, after)
     assert actions(found) == {"alpha": "keep", "beta": "keep"}
     assert found.warnings == ("2 models run with settings of an older gpurack; --data renew=yes recreates them.",)
@@ -237,11 +238,11 @@ def deployed(wanted: Host, lacking: tuple[str, ...] = (), environment: Mapping[s
     assert first.job
     services, containers = {}, []
     for name in wanted.entries:
-        words = compose.definition(name, wanted, bare, (), {}, SALT)
-        lines = compose.labelled(name, wanted, bare, (), words)
+        made = desire(name, wanted, bare, (), {}, SALT)
+        words, lines = dict(made.definition), made.labelled
         if name == "chat" and environment:
             lines["environment"] = {**lines["environment"], **environment}
-            words["service"] = compose.digest({word: value for word, value in lines.items() if word != "labels"})
+            words["service"] = digest({word: value for word, value in lines.items() if word != "labels"})
         label = json.dumps({word: value for word, value in words.items() if word not in lacking}, sort_keys=True)
         lines["labels"]["gpurack.model"] = label
         services[name] = lines
@@ -337,7 +338,7 @@ def test_a_gateway_without_them_stays_where_its_files_are_the_same(monkeypatch: 
     """They say what it connects to; and a page, where its variables are."""
     state = deployed(host(), LATER)
     monkeypatch.setattr(litellm, "START", "exec true")
-    monkeypatch.setattr(compose, "NO_NEW_PRIVILEGES", "no-new-privileges=true")
+    monkeypatch.setattr(service_module, "NO_NEW_PRIVILEGES", "no-new-privileges=true")
     found = plan(host(), state)
     assert (acting(found), found.job) == ({}, None)
     assert found.warnings == ("3 models run with settings of an older gpurack; --data renew=yes recreates them.",)
@@ -370,7 +371,7 @@ def test_verify_does_not_ask_for_another_text_of_a_file_that_stays(monkeypatch: 
 
     def run_before(parts: dict[str, Any], said: dict[str, Any]) -> None:
         state = look.Seen(parts).state
-        lines = compose.labelled("alpha", wanted, state, (), compose.definition("alpha", wanted, state, (), {}, SALT))
+        lines = desire("alpha", wanted, state, (), {}, SALT).labelled
         said["Config"]["Labels"] = {**said["Config"]["Labels"], **lines["labels"]}
         parts["files"]["/etc/gpurack/compose.yaml"]["text"] = compose.document({"alpha": lines})
         path = paths.container_file("", "alpha", "llama-cpp-python.json")
@@ -388,11 +389,11 @@ def test_verify_judges_no_container_whose_lines_are_lost() -> None:
 
     def made_by_an_older_one(parts: dict[str, Any], said: dict[str, Any]) -> None:
         state = look.Seen(parts).state
-        words = compose.definition("alpha", entry().server.wanted, state, (CARD,), {}, SALT)
+        made = desire("alpha", entry().server.wanted, state, (CARD,), {}, SALT)
+        words = made.definition
         labels = {**said["Config"]["Labels"], "gpurack.model": json.dumps({**words, "service": "0" * 12})}
         said["Config"] |= {"Labels": labels, "Cmd": ["older"]}
-        new = compose.labelled("alpha", entry().server.wanted, state, (CARD,), words)
-        parts["files"]["/etc/gpurack/compose.yaml"]["text"] = compose.document({"alpha": new})
+        parts["files"]["/etc/gpurack/compose.yaml"]["text"] = compose.document({"alpha": made.labelled})
 
     assert drifts(test_models.test_definition, entry(change=made_by_an_older_one)) == []
 

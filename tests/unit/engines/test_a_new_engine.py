@@ -20,7 +20,7 @@ from gpurack.engines.dialect import HUB_CACHE, Dialect
 from gpurack.engines.hints import Hint
 from gpurack.engines.memory import Facts, Needs, NotEstimated
 from gpurack.importing.reader import read
-from gpurack.plan import compose
+from gpurack.plan.desired import desire
 from gpurack.plan.estimate import estimate, refusal
 from gpurack.plan.models import plan_models
 from gpurack.spec.fleet import check_fleet
@@ -145,13 +145,14 @@ def test_every_card_is_one_card() -> None:
 
 def test_an_entry_becomes_a_service_and_a_definition() -> None:
     spec, state = host(context=2048, args={"fast": True}), host_state(gpus=2)
-    service = compose.service("alpha", spec, state, (uuid(0),))
+    made = desire("alpha", spec, state, (uuid(0),), {}, SALT)
+    service = made.service
     assert service["image"] == "toy/server:1.2"
     assert service["command"] == [
         "toyd", "serve", "--model", "/weights/a.gguf", "--name", "alpha", "--ctx", "2048", "--fast",
     ]  # fmt: skip
     assert [port["target"] for port in service["ports"]] == [9000]
-    words = compose.definition("alpha", spec, state, (uuid(0),), {}, SALT)
+    words = made.definition
     assert (words["engine"], words["context"], words["args"]) == ("toy", 2048, {"fast": True})
 
 
@@ -211,7 +212,7 @@ def test_users_get_a_line_to_try_it_and_a_gateway_speaks_its_way() -> None:
     gateway = {"engine": "litellm", "version": "1.109.1", "port": 4000, "connects_to": ["alpha"]}
     toy = {"engine": "toy", "version": "1.2", "port": 8000, "weights": "/w/a.gguf"}
     spec = check_fleet({"gpu1": [{"models": {"alpha": toy}, "services": {"door": gateway}}]})["gpu1"]
-    (config, *_) = compose.of_engine("door", spec, host_state(), ()).files.values()
+    (config, *_) = desire("door", spec, host_state(), ()).container.files.values()
     assert "model: hosted_vllm/alpha" in config
 
 
