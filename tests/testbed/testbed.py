@@ -72,8 +72,8 @@ class Testbed:
         them (see prepared.py), not from their base images.
         """
         kinds = {name: kind or hosts.kind_of(name) for name in names}
-        missing = kinds.keys() - hosts.existing(workshop.prepare()).keys() if prepared else ()
-        images = _prepared({name: kinds[name] for name in missing})
+        missing = kinds.keys() - hosts.existing(_engine()).keys() if prepared else ()
+        images = _prepared({name: kinds[name] for name in missing}) if missing else {}
         with _alone():
             return _up(kinds, images=images)
 
@@ -227,9 +227,15 @@ def _alone() -> Iterator[None]:
         yield
 
 
+def _engine() -> Engine:
+    """Return the Docker that the testbed lives in; two suites at once start it once."""
+    with _alone():
+        return workshop.prepare()
+
+
 def _prepared(kinds: Mapping[str, str]) -> dict[str, str]:
     """Return the images of prepared hosts of these kinds: name of a host → image. What is not saved is made."""
-    engine, images = workshop.prepare(), {}
+    engine, images = _engine(), {}
     for kind in sorted(set(kinds.values())):
         with prepared.one_at_a_time(kind):
             parts = _parts(engine, signing.key(engine), {hosts.KINDS[kind].image})
