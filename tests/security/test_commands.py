@@ -78,7 +78,7 @@ def hostile(text: str = EVERYTHING) -> HostState:
 def lab(text: str) -> list[HostStatus]:
     seen = {"gpu1": hostile(text), "gpu2": HostState(trouble=f"could not connect: {text}")}
     found = lab_status({"gpu1": WANTED, "gpu2": WANTED}, seen, NOW)
-    return [replace(found[0], troubles=(*found[0].troubles, text)), found[1]]
+    return [replace(found[0], errors=(*found[0].errors, text)), found[1]]
 
 
 @pytest.mark.parametrize("text", [*HIDDEN, *VISIBLE, EVERYTHING])

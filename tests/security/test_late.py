@@ -70,7 +70,7 @@ def test_without_docker_or_the_cards_nothing_is_changed(part: str) -> None:
 @pytest.mark.parametrize("part", [WEIGHTS, "NVIDIA", "user ada", "upstreams", "names"])
 def test_status_says_it_and_shows_the_rest(part: str) -> None:
     status = host_status("gpu1", WANTED, late(part), NOW)
-    assert (status.word, status.troubles[0], len(status.models)) == ("SICK", f"{part} {WHY}.", 3)
+    assert (status.state, status.errors[0], len(status.models)) == ("DEGRADED", f"{part} {WHY}.", 3)
 
 
 def test_each_part_of_the_snapshot_has_half_a_minute() -> None:
