@@ -7,7 +7,7 @@ from pyinfra.context import ctx_host
 
 from gpurack.host_data import not_understood
 from gpurack.importing.inspect import COMMAND
-from gpurack.looks import connected, unreached
+from gpurack.looks import connect_error, connected
 from gpurack.remote import Command, run
 from gpurack.shell import by_ssh, sh
 
@@ -32,7 +32,7 @@ def inspect(name: str, inventory_file: Path | None) -> str:
         raise Unreachable(f"is not in {inventory_file}.")
     with connected(inventory, [host]) as state:
         if host not in state.active_hosts:
-            raise Unreachable(unreached(host))
+            raise Unreachable(connect_error(host))
         with ctx_host.use(host):
             try:
                 done, output = run(host, Command(COMMAND), _timeout=LIMIT)

@@ -81,7 +81,7 @@ def test_what_cannot_be_read_is_exit_code_2(tmp_path: Path) -> None:
 def test_a_host_that_is_not_there_is_a_sentence() -> None:
     code, output = run("--host", "no-such-host.invalid")
     assert code == 2
-    assert re.search("error  no-such-host.invalid: could not connect: .*; try: ssh no-such-host.invalid.", output)
+    assert re.search(r"error  no-such-host.invalid: could not connect: .*\. Try `ssh no-such-host.invalid`\.", output)
     assert "Traceback" not in output
 
 
