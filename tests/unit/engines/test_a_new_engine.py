@@ -126,10 +126,10 @@ def test_a_command_becomes_an_entry() -> None:
     }  # fmt: skip
     said = "\n".join(map(str, imported.findings))
     for what in (
-        "old.example/toy/server:1.2 has moved: toy/server:1.2.",
+        "old.example/toy/server:1.2 moved to toy/server:1.2.",
         "TOY_HOME is left out: gpurack keeps it.",
         f"/tmp/c on /cache is left out: {HUB_CACHE}.",
-        "toy has no --threads-old any more: threads.",
+        "toy removed --threads-old; replaced by threads.",
     ):
         assert what in said
     assert "secret" not in json.dumps(imported.data) + said
