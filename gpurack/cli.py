@@ -32,7 +32,9 @@ def main() -> None:
 @click.option("--compose", "compose_host", metavar="HOST", help="Print the compose.yaml for HOST.")
 @click.option("--live", is_flag=True, help="Connect to the hosts and show what a run would change.")
 def plan(inventory: Path, as_json: bool, strict: bool, compose_host: str | None, live: bool) -> None:
-    """Check INVENTORY and show which model runs on which GPU. Only --live connects to the hosts.
+    """Check INVENTORY and show its GPUs and models.
+
+    Only --live connects to the hosts.
 
     Exit code 0: no errors; 1: warnings with --strict, or a host that --live could not inspect; 2: errors.
     """
@@ -78,10 +80,10 @@ def plan(inventory: Path, as_json: bool, strict: bool, compose_host: str | None,
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print a Markdown table, for a wiki or an email.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def endpoints(inventory: Path, as_markdown: bool, as_json: bool) -> None:
-    """List the models and web UIs that users can reach, each with its address and a curl command.
+    """List what users can reach.
 
-    Reads INVENTORY only; does not connect. A model behind a gateway is listed at the gateway's address. Models bound to
-    loopback are not listed.
+    Shows every model and web UI with its address and a curl command. Reads INVENTORY only; does not connect. A model
+    behind a gateway is listed at the gateway's address. Models bound to loopback are not listed.
     """
     require_one_format(**{"--markdown": as_markdown, "--json": as_json})
     from gpurack import handout
@@ -119,10 +121,11 @@ def import_(
     files: tuple[str, ...],
     as_yaml: bool,
 ) -> None:
-    """Convert `docker run` commands, a shell script or a compose file to an inventory.
+    """Convert docker commands to an inventory.
 
-    SOURCE is a file, or - (the default) for standard input. Comments below the inventory list what could not be
-    converted and what changed. Secrets are never printed.
+    Reads `docker run` commands, a shell script, a compose file or output of `docker inspect`. SOURCE is a file, or -
+    (the default) for standard input. Comments below the inventory list what could not be converted and what changed.
+    Secrets are never printed.
 
     Exit code 0: complete; 1: something is left for you to fill in or decide; 2: SOURCE could not be read.
     """
@@ -204,9 +207,9 @@ def save_image(inventory: Path, host: str, name: str, file: Path) -> None:
     "--upgrade", is_flag=True, help="Move the pins of WHAT: docker, toolkit, images, weights or a model. Default: all."
 )
 def lock(inventory: Path, what: tuple[str, ...], check: bool, upgrade: bool) -> None:
-    """Pin the versions, images and weights that are on the hosts now, in lab.lock.yaml beside lab.py.
+    """Pin what is on the hosts now.
 
-    Later runs install exactly these.
+    Writes versions, images and weights to lab.lock.yaml beside lab.py. Later runs install exactly these.
 
     Exit code 0: done; 1: something drifted, or a host could not be inspected; 2: errors in INVENTORY.
     """
@@ -229,10 +232,10 @@ def lock(inventory: Path, what: tuple[str, ...], check: bool, upgrade: bool) -> 
 @click.argument("inventory", type=click.Path(path_type=Path))
 @click.argument("host")
 def manifest(inventory: Path, host: str) -> None:
-    """Print everything that defines HOST as sorted lines, to compare hosts or days with `diff`.
+    """Print everything that defines HOST.
 
-    Lists packages, files with their sha256, units, images, containers and weights. Exit code 1: HOST could not be
-    inspected.
+    Prints sorted lines, so that `diff` can compare hosts or days: packages, files with their sha256, units, images,
+    containers and weights. Exit code 1: HOST could not be inspected.
     """
     from gpurack.locking import cli
 
@@ -246,7 +249,7 @@ def manifest(inventory: Path, host: str) -> None:
 
 @main.command()
 def schema() -> None:
-    """Print the JSON Schema of YAML inventories, for editors."""
+    """Print the JSON Schema of YAML inventories."""
     from gpurack.spec.schema import inventory_schema
 
     screen.echo(screen.as_json(inventory_schema()))

@@ -24,8 +24,8 @@ def choose_key(t: Translation) -> str:
 def convert_address(t: Translation) -> None:
     """port and bind."""
     engine = t.engine
-    said = [flag for flag, place in engine.own_args.items() if place == "port"]
-    listens = next((int(value) for flag in said if (value := t.flags.take(flag))), None)
+    port_flags = [flag for flag, place in engine.own_args.items() if place == "port"]
+    listens = next((int(value) for flag in port_flags if (value := t.flags.take(flag))), None)
     for flag in [flag for flag, place in engine.own_args.items() if place == "bind"]:
         t.flags.given.pop(flag, None)
     tcp = [port for port in t.run.ports if port.protocol == "tcp"]

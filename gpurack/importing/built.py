@@ -100,19 +100,19 @@ class Checkout:
 
 def parse(words: Sequence[str], where: str, checkout: Checkout) -> tuple[list[str], Built | None]:
     """(names of the image, what it was built from; None if unknown). Raises docker_run.Unreadable."""
-    said = vars(PARSER.parse_args(words))
-    args = dict(text.partition("=")[::2] for text in said["build-arg"] if "=" in text)
-    file, target = said["file"] or "Dockerfile", said["target"]
-    found = without_secrets(build_of(said["context"], file, target, args, said["tag"], where, checkout))
+    options = vars(PARSER.parse_args(words))
+    args = dict(text.partition("=")[::2] for text in options["build-arg"] if "=" in text)
+    file, target = options["file"] or "Dockerfile", options["target"]
+    found = without_secrets(build_of(options["context"], file, target, args, options["tag"], where, checkout))
     if found is None:
-        return said["tag"], None
-    left_out = [f"build option --{option} was not converted" for option in ELSEWHERE if said[option]]
+        return options["tag"], None
+    left_out = [f"build option --{option} was not converted" for option in ELSEWHERE if options[option]]
     left_out += [
         f"the value of build argument {name} is not in the text; add it"
-        for name in said["build-arg"]
+        for name in options["build-arg"]
         if "=" not in name
     ]
-    return said["tag"], replace(found, open=(*found.open, *left_out))
+    return options["tag"], replace(found, open=(*found.open, *left_out))
 
 
 def without_secrets(found: Built | None) -> Built | None:

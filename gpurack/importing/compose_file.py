@@ -104,9 +104,9 @@ def service(
     """One service as a ContainerRun. Adds what was not converted to findings, and its build to images."""
     where = f"service {name}"
     check_shape(fields)
-    said = dict(fields)
-    build = said.pop("build", None)
-    image = str(said.pop("image", None) or f"{name}:built-by-compose")
+    settings = dict(fields)
+    build = settings.pop("build", None)
+    image = str(settings.pop("image", None) or f"{name}:built-by-compose")
     if build is not None:
         build = {"context": build} if isinstance(build, str) else build
         if found := built_from(build, image, where):
@@ -116,45 +116,45 @@ def service(
                 Finding("open", where, f"is built from `{build.get('context', '.')}`. Set image: {{\"build\": "
                         "{\"git\": …, \"revision\": …}}, or keep the image's name if the host has it.")
             )  # fmt: skip
-    by_cdi = docker_run.cdi_gpus(list(map(str, said.get("devices") or [])))
+    by_cdi = docker_run.cdi_gpus(list(map(str, settings.get("devices") or [])))
     if by_cdi:
-        said["devices"] = [device for device in said["devices"] if not str(device).startswith(docker_run.CDI)]
-    compose = {key: value for key in list(said) if key in AS_IT_IS and (value := said.pop(key)) != []}
-    for key in [key for key in said if key in NO_MEANING]:
+        settings["devices"] = [device for device in settings["devices"] if not str(device).startswith(docker_run.CDI)]
+    compose = {key: value for key in list(settings) if key in AS_IT_IS and (value := settings.pop(key)) != []}
+    for key in [key for key in settings if key in NO_MEANING]:
         findings.append(Finding("changed", where, f"{key} is left out: {NO_MEANING[key]}."))
-        del said[key]
-    deploy = said.pop("deploy", None) or {}
+        del settings[key]
+    deploy = settings.pop("deploy", None) or {}
     devices = deploy.get("resources", {}).get("reservations", {}).get("devices", [])
-    gpus = gpus_of_service(said.pop("gpus", None) or devices) or by_cdi
+    gpus = gpus_of_service(settings.pop("gpus", None) or devices) or by_cdi
     limits = deploy.get("resources", {}).get("limits")
     if limits:
         compose["deploy"] = {"resources": {"limits": limits}}
     for key in deploy.keys() - {"resources"}:
         findings.append(Finding("open", where, f"deploy.{key} was not converted."))
-    environment, unset = environment_of(said.pop("environment", None))
+    environment, unset = environment_of(settings.pop("environment", None))
     if unset:
         compose["environment"] = unset
-    gpus, environment, remark = docker_run.with_runtime(gpus, said.pop("runtime", None), environment)
+    gpus, environment, remark = docker_run.with_runtime(gpus, settings.pop("runtime", None), environment)
     if remark:
         findings.append(Finding("changed", where, remark))
-    network = said.pop("network_mode", None)
+    network = settings.pop("network_mode", None)
     if network and network not in ("host", "bridge", "default"):
         findings.append(Finding("open", where, f"network_mode: {network} was not converted."))
-    command, entrypoint = said.pop("command", None), said.pop("entrypoint", None)
+    command, entrypoint = settings.pop("command", None), settings.pop("entrypoint", None)
     run = ContainerRun(
         where=where,
-        name=said.pop("container_name", None) or name,
+        name=settings.pop("container_name", None) or name,
         image=image,
         command=tuple(argv(command)),
         entrypoint=tuple(argv(entrypoint)) if entrypoint else None,
         environment=environment,
-        mounts=tuple(mount(item) for item in said.pop("volumes", None) or []),
-        ports=tuple(port for item in said.pop("ports", None) or [] for port in ports(item)),
+        mounts=tuple(mount(item) for item in settings.pop("volumes", None) or []),
+        ports=tuple(port for item in settings.pop("ports", None) or [] for port in ports(item)),
         gpus=gpus,
         host_network=network == "host",
         compose=compose,
     )
-    for key in said.keys() - {"tty", "stdin_open"}:
+    for key in settings.keys() - {"tty", "stdin_open"}:
         findings.append(Finding("open", where, f"{key} was not converted. Set it in compose: {{…}}."))
     return run
 
@@ -179,8 +179,8 @@ def built_from(build: Mapping[str, Any], image: str, where: str) -> built.Built 
     """What the image of a service is built from; None if its repository is unknown."""
     args, unset = environment_of(build.get("args"))
     context, dockerfile = str(build.get("context", ".")), str(build.get("dockerfile", "Dockerfile"))
-    said = built.build_of(context, dockerfile, build.get("target"), args, [image], where, built.Checkout())
-    found = built.without_secrets(said)
+    with_secrets = built.build_of(context, dockerfile, build.get("target"), args, [image], where, built.Checkout())
+    found = built.without_secrets(with_secrets)
     understood = {"context", "dockerfile", "target", "args"}
     others = [f"build.{key} was not converted" for key in build if key not in understood]
     missing = [f"the value of build argument {name} is not in the text; add it" for name in unset]
@@ -192,12 +192,12 @@ def argv(command: Any) -> list[str]:
     return shlex.split(command) if isinstance(command, str) else [str(word) for word in command or []]
 
 
-def environment_of(said: Any) -> tuple[dict[str, str], list[str]]:
+def environment_of(settings: Any) -> tuple[dict[str, str], list[str]]:
     """(variables, names without a value), given as map or list."""
-    if isinstance(said, dict):
-        texts = [name if value is None else f"{name}={_text(value)}" for name, value in said.items()]
+    if isinstance(settings, dict):
+        texts = [name if value is None else f"{name}={_text(value)}" for name, value in settings.items()]
     else:
-        texts = [str(item) for item in said or []]
+        texts = [str(item) for item in settings or []]
     return docker_run.environment_of(texts)
 
 
@@ -205,21 +205,23 @@ def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def mount(said: Any) -> Mount:
+def mount(settings: Any) -> Mount:
     """A volume in short or long syntax."""
-    if isinstance(said, str):
-        return docker_run.mount(said)
-    kind = "bind" if said.get("type") == "bind" else "volume"
-    return Mount(kind, str(said.get("source", "")), str(said["target"]), bool(said.get("read_only", False)))  # type: ignore[arg-type]
+    if isinstance(settings, str):
+        return docker_run.mount(settings)
+    kind = "bind" if settings.get("type") == "bind" else "volume"
+    return Mount(kind, str(settings.get("source", "")), str(settings["target"]), bool(settings.get("read_only", False)))  # type: ignore[arg-type]
 
 
-def ports(said: Any) -> list[Port]:
+def ports(settings: Any) -> list[Port]:
     """A port in short or long syntax."""
-    if not isinstance(said, dict):
-        return docker_run.ports_of(str(said))
-    published = said.get("published")
+    if not isinstance(settings, dict):
+        return docker_run.ports_of(str(settings))
+    published = settings.get("published")
     outside = int(published) if published else None
-    return [Port(str(said.get("host_ip", "")), outside, int(said["target"]), str(said.get("protocol", "tcp")))]
+    return [
+        Port(str(settings.get("host_ip", "")), outside, int(settings["target"]), str(settings.get("protocol", "tcp")))
+    ]
 
 
 def gpus_of_service(devices: Any) -> str | int | tuple[str, ...] | None:

@@ -124,64 +124,68 @@ def unfinished(line: str) -> bool:
 
 def parse(words: Sequence[str], where: str) -> tuple[ContainerRun, list[Finding]]:
     """The words after `docker run`. Raises Unreadable."""
-    said = {name: value for name, value in vars(PARSER.parse_args(plain(words))).items() if value not in (None, False)}
+    options = {
+        name: value for name, value in vars(PARSER.parse_args(plain(words))).items() if value not in (None, False)
+    }
     findings: list[Finding] = []
 
     def changed(what: str) -> None:
         findings.append(Finding("changed", where, what))
 
-    by_cdi = [device for device in said.get("device", []) if device.startswith(CDI)]
-    if "device" in said:
-        said["device"] = [device for device in said["device"] if device not in by_cdi]
-    if not said.get("device"):
-        said.pop("device", None)
-    compose = {COMPOSE[name]: said.pop(name) for name in list(said) if name in COMPOSE}
-    compose |= _other_fields(said)
-    network = said.pop("network", None) or said.pop("net", None)
+    by_cdi = [device for device in options.get("device", []) if device.startswith(CDI)]
+    if "device" in options:
+        options["device"] = [device for device in options["device"] if device not in by_cdi]
+    if not options.get("device"):
+        options.pop("device", None)
+    compose = {COMPOSE[name]: options.pop(name) for name in list(options) if name in COMPOSE}
+    compose |= _other_fields(options)
+    network = options.pop("network", None) or options.pop("net", None)
     if network and network not in ("host", "bridge", "default"):
         changed(
             f"--network {network} is left out: gpurack's containers share one network and reach each other by name."
         )
-    if pull := said.pop("pull", None):
+    if pull := options.pop("pull", None):
         changed(f"--pull {pull} is left out: gpurack pulls an image when the inventory changes it.")
-    if said.pop("rm", None):
+    if options.pop("rm", None):
         changed("--rm is left out: gpurack removes its containers itself.")
-    if said.pop("publish-all", None):
+    if options.pop("publish-all", None):
         changed("--publish-all is left out: `port` sets the published port.")
-    environment, unset = environment_of(said.pop("env", []))
-    mounts = [mount(text) for text in said.pop("volume", [])] + [long_mount(text) for text in said.pop("mount", [])]
-    ports = [port for text in said.pop("publish", []) for port in ports_of(text)]
-    gpus = gpus_of(said.pop("gpus", None)) or cdi_gpus(by_cdi)
+    environment, unset = environment_of(options.pop("env", []))
+    mounts = [mount(text) for text in options.pop("volume", [])] + [
+        long_mount(text) for text in options.pop("mount", [])
+    ]
+    ports = [port for text in options.pop("publish", []) for port in ports_of(text)]
+    gpus = gpus_of(options.pop("gpus", None)) or cdi_gpus(by_cdi)
     if set(AMD) <= set(compose.get("devices", [])):
         gpus = "all"
         compose["devices"] = [device for device in compose["devices"] if device not in AMD]
         if not compose["devices"]:
             del compose["devices"]
         changed("--device /dev/kfd and /dev/dri are left out: `gpus` adds the devices of AMD GPUs.")
-    runtime = said.pop("runtime", None)
+    runtime = options.pop("runtime", None)
     gpus, environment, remark = with_runtime(gpus, runtime, environment)
     if remark:
         changed(remark)
     if unset:
         compose["environment"] = unset
-    entrypoint = said.pop("entrypoint", None)
+    entrypoint = options.pop("entrypoint", None)
     run = ContainerRun(
         where=where,
-        name=said.pop("name", None),
-        image=said.pop("image"),
-        command=tuple(said.pop("command")),
+        name=options.pop("name", None),
+        image=options.pop("image"),
+        command=tuple(options.pop("command")),
         entrypoint=(entrypoint,) if entrypoint else None,
         environment=environment,
         mounts=tuple(mounts),
         ports=tuple(ports),
         gpus=gpus,
         host_network=network == "host",
-        interactive=bool(said.get("interactive")),
-        detached=bool(said.get("detach")),
+        interactive=bool(options.get("interactive")),
+        detached=bool(options.get("detach")),
         compose=compose,
     )
-    for name in said.keys() - NO_MEANING:
-        shown = f" {said[name]}" if said[name] is not True else ""
+    for name in options.keys() - NO_MEANING:
+        shown = f" {options[name]}" if options[name] is not True else ""
         findings.append(Finding("open", where, f"--{name}{shown} was not converted. Set it in compose: {{…}}."))
     return run, findings
 
@@ -199,26 +203,28 @@ def plain(words: Sequence[str]) -> list[str]:
     return kept
 
 
-def _other_fields(said: dict[str, Any]) -> dict[str, Any]:
-    """Remove from `said` the options that Compose writes differently; return them as Compose fields."""
+def _other_fields(options: dict[str, Any]) -> dict[str, Any]:
+    """Remove from `options` the options that Compose writes differently; return them as Compose fields."""
     words: dict[str, Any] = {}
     for option, word in (("label", "labels"), ("sysctl", "sysctls")):
-        if option in said:
-            words[word] = dict(text.partition("=")[::2] for text in said.pop(option))
-    if "ulimit" in said:
-        words["ulimits"] = ulimits(said.pop("ulimit"))
-    if "stop-timeout" in said:
-        words["stop_grace_period"] = f"{said.pop('stop-timeout')}s"
-    if "log-driver" in said or "log-opt" in said:
-        words["logging"] = {"driver": said.pop("log-driver", "json-file")}
-        if "log-opt" in said:
-            words["logging"]["options"] = dict(text.partition("=")[::2] for text in said.pop("log-opt"))
+        if option in options:
+            words[word] = dict(text.partition("=")[::2] for text in options.pop(option))
+    if "ulimit" in options:
+        words["ulimits"] = ulimits(options.pop("ulimit"))
+    if "stop-timeout" in options:
+        words["stop_grace_period"] = f"{options.pop('stop-timeout')}s"
+    if "log-driver" in options or "log-opt" in options:
+        words["logging"] = {"driver": options.pop("log-driver", "json-file")}
+        if "log-opt" in options:
+            words["logging"]["options"] = dict(text.partition("=")[::2] for text in options.pop("log-opt"))
     health = {
-        name: said.pop(f"health-{name}") for name in ("interval", "retries", "timeout") if f"health-{name}" in said
+        name: options.pop(f"health-{name}")
+        for name in ("interval", "retries", "timeout")
+        if f"health-{name}" in options
     }
-    if "health-cmd" in said:
-        words["healthcheck"] = {"test": ["CMD-SHELL", said.pop("health-cmd")], **health}
-    if said.pop("no-healthcheck", None):
+    if "health-cmd" in options:
+        words["healthcheck"] = {"test": ["CMD-SHELL", options.pop("health-cmd")], **health}
+    if options.pop("no-healthcheck", None):
         words["healthcheck"] = {"disable": True}
     return words
 
@@ -258,13 +264,13 @@ def mount(text: str) -> Mount:
 
 def long_mount(text: str) -> Mount:
     """A mount of `type=bind,source=/a,target=/b,readonly`. Raises Unreadable for other types."""
-    said = dict(part.partition("=")[::2] for part in text.split(","))
-    kind = said.get("type", "volume")
+    options = dict(part.partition("=")[::2] for part in text.split(","))
+    kind = options.get("type", "volume")
     if kind not in ("bind", "volume"):
         raise Unreadable(f"--mount type {kind} is not supported.")
-    source = said.get("source") or said.get("src") or ""
-    target = said.get("target") or said.get("dst") or said.get("destination") or ""
-    read_only = any(said.get(word, "false") in ("", "true", "1") for word in ("readonly", "ro"))
+    source = options.get("source") or options.get("src") or ""
+    target = options.get("target") or options.get("dst") or options.get("destination") or ""
+    read_only = any(options.get(word, "false") in ("", "true", "1") for word in ("readonly", "ro"))
     return Mount("bind" if kind == "bind" else "volume", source, target, read_only)
 
 

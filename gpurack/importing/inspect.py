@@ -94,7 +94,7 @@ def container(name: str, item: Mapping[str, Any], image: Mapping[str, Any], find
         command=command,
         entrypoint=entrypoint or None,
         environment=environment,
-        mounts=tuple(mount(said) for said in item.get("Mounts") or []),
+        mounts=tuple(mount(settings) for settings in item.get("Mounts") or []),
         ports=tuple(ports(host.get("PortBindings") or {})),
         gpus=gpus,
         host_network=network == "host",
@@ -116,11 +116,11 @@ def gpus_of(host: Mapping[str, Any]) -> str | int | tuple[str, ...] | None:
     return "all" if "all" in ids else tuple(ids) or None
 
 
-def mount(said: Mapping[str, Any]) -> Mount:
+def mount(settings: Mapping[str, Any]) -> Mount:
     """One entry of Mounts."""
-    kind = "volume" if said.get("Type") == "volume" else "bind"
-    source = said.get("Name") if kind == "volume" else said.get("Source")
-    return Mount(kind, str(source or ""), said["Destination"], not said.get("RW", True))  # type: ignore[arg-type]
+    kind = "volume" if settings.get("Type") == "volume" else "bind"
+    source = settings.get("Name") if kind == "volume" else settings.get("Source")
+    return Mount(kind, str(source or ""), settings["Destination"], not settings.get("RW", True))  # type: ignore[arg-type]
 
 
 def ports(bindings: Mapping[str, Any]) -> list[Port]:
@@ -143,24 +143,26 @@ def ports(bindings: Mapping[str, Any]) -> list[Port]:
 
 def compose_fields(config: Mapping[str, Any], host: Mapping[str, Any], image: Mapping[str, Any]) -> dict[str, Any]:
     """The other settings that differ from Docker's defaults, as Compose fields."""
-    said: dict[str, Any] = {word: host[key] for key, word in WORDS.items() if host.get(key)}
+    settings: dict[str, Any] = {word: host[key] for key, word in WORDS.items() if host.get(key)}
     if host.get("IpcMode") not in (None, "", "private", "shareable"):
-        said["ipc"] = host["IpcMode"]
+        settings["ipc"] = host["IpcMode"]
     if host.get("PidMode"):
-        said["pid"] = host["PidMode"]
+        settings["pid"] = host["PidMode"]
     if host.get("ShmSize") not in (None, 0, SHM_SIZE):
-        said["shm_size"] = host["ShmSize"]
+        settings["shm_size"] = host["ShmSize"]
     policy = host.get("RestartPolicy") or {}
     if policy.get("Name") not in (None, "", "no"):
         retries = policy.get("MaximumRetryCount")
-        said["restart"] = policy["Name"] + (f":{retries}" if retries else "")
+        settings["restart"] = policy["Name"] + (f":{retries}" if retries else "")
     if host.get("NanoCpus"):
-        said["cpus"] = str(host["NanoCpus"] / 1e9)
+        settings["cpus"] = str(host["NanoCpus"] / 1e9)
     if host.get("Ulimits"):
-        said["ulimits"] = {limit["Name"]: {"soft": limit["Soft"], "hard": limit["Hard"]} for limit in host["Ulimits"]}
+        settings["ulimits"] = {
+            limit["Name"]: {"soft": limit["Soft"], "hard": limit["Hard"]} for limit in host["Ulimits"]
+        }
     if host.get("Devices"):
-        said["devices"] = [f"{device['PathOnHost']}:{device['PathInContainer']}" for device in host["Devices"]]
+        settings["devices"] = [f"{device['PathOnHost']}:{device['PathInContainer']}" for device in host["Devices"]]
     for key, word in (("User", "user"), ("WorkingDir", "working_dir")):
         if config.get(key) and config.get(key) != image.get(key):
-            said[word] = config[key]
-    return said
+            settings[word] = config[key]
+    return settings

@@ -71,7 +71,7 @@ def convert_pulls(t: Translation) -> None:
 def convert_mounts(t: Translation) -> None:
     """Copy the mounts that are not weights, scripts or caches to `compose.volumes`."""
     kept = []
-    said = json.dumps([t.fields.get("args"), t.fields.get("env"), t.compose.get("command")])
+    texts = json.dumps([t.fields.get("args"), t.fields.get("env"), t.compose.get("command")])
     for mount in t.run.mounts:
         if t.unknown:
             kept.append(mount)
@@ -81,7 +81,7 @@ def convert_mounts(t: Translation) -> None:
                 "changed",
                 f"{source} on {mount.target} is left out: {t.dialect.caches[mount.target.rstrip('/')]}.",
             )
-        elif mount not in t.used | t.scripts or f"{mount.target.rstrip('/')}/" in said:
+        elif mount not in t.used | t.scripts or f"{mount.target.rstrip('/')}/" in texts:
             kept.append(mount)
         if mount in t.used and t.fields.get("weights"):
             t.note("changed", f"weights are mounted read-only below /weights instead of {mount.target}.")
@@ -92,14 +92,14 @@ def convert_mounts(t: Translation) -> None:
 
 def volume(t: Translation, mount: Mount) -> dict[str, Any]:
     """A mount in Compose's long syntax."""
-    said: dict[str, Any] = {"type": mount.kind, "target": mount.target}
+    settings: dict[str, Any] = {"type": mount.kind, "target": mount.target}
     if mount.source:
-        said["source"] = t.absolute(mount.source) if mount.kind == "bind" else mount.source
+        settings["source"] = t.absolute(mount.source) if mount.kind == "bind" else mount.source
     if mount.kind == "volume":
         which = f"volume {mount.source}" if mount.source else "the anonymous volume"
         t.note("open", f"{which} on {mount.target} starts empty, because gpurack creates its own volumes "
                "(gpurack_NAME). Copy what you need.")  # fmt: skip
-    return {**said, **({"read_only": True} if mount.read_only else {})}
+    return {**settings, **({"read_only": True} if mount.read_only else {})}
 
 
 def convert_compose(t: Translation) -> None:
