@@ -98,5 +98,7 @@ def test_the_look_a_manifest_and_verification_say_it_of_that_host(
 def test_an_import_waits_for_no_docker_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(from_host, "COMMAND", sh("sleep 60"))
     monkeypatch.setattr(from_host, "LIMIT", 1)
-    with pytest.raises(from_host.Unreachable, match=r"docker inspect did not end in 1 s; try: ssh @local sudo docker"):
+    with pytest.raises(
+        from_host.Unreachable, match=r"docker inspect did not finish in 1 s\. Try `ssh @local sudo docker"
+    ):
         from_host.inspect(HERE, None)

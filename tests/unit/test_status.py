@@ -178,6 +178,7 @@ def test_what_a_terminal_shows(lab: list[HostStatus]) -> None:
     text = out.getvalue()
     assert "gpu1  DEGRADED     driver 580.159.04  GPU 0 0.0 GiB 63 % · 1 0.0 63 % · 2 lost · 3 0.0 63 %" in text
     assert "<b>   UNREACHABLE" in text
+    assert "UNKNOWN: host unreachable" in text
     assert "error gpu1 GPU 2 lost (GPU-0000…, PCI ca:00.0). Reboot the host. Affected models: beta." in text
     assert text.splitlines()[-1] == "0 of 2 ready, 1 down, 1 unknown. 2 hosts need attention: gpu1, <b>."
 
