@@ -148,8 +148,8 @@ def misread_file(inventory: str) -> Problem | None:
         return None
     python = path.with_suffix(".py")
     lines = f'import gpurack; globals().update(gpurack.load("{path.name}"))'
-    hint = f"Use {python} instead." if python.exists() else f"Write to {python} and use that file: {lines}"
-    return Problem("", inventory, f"pyinfra cannot read YAML. {hint}")
+    way = f"name {python} in its place." if python.exists() else f"write two lines into {python} and name that: {lines}"
+    return Problem("", inventory, f"pyinfra reads no YAML; {way}")
 
 
 class Connections(BaseStateCallback):

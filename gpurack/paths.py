@@ -34,7 +34,7 @@ USER_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/s
 docker.io."""
 RUN = "/run/gpurack"
 RESTART_MARKER = f"{RUN}/docker-restart"
-"""Written before a change that needs a restart of dockerd, removed after it. A reboot also removes it."""
+"""Written before a change that dockerd must take up, removed after it has; a reboot, too, restarts dockerd."""
 LOCK = f"{RUN}/lock"
 """The lock of the host and of its own Docker."""
 BUSY = f"{RUN}/busy"

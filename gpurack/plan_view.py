@@ -47,7 +47,7 @@ def show(
 
 
 def grouped(warnings: Sequence[Problem]) -> list[str]:
-    """One line per different warning, with the hosts and entries that it applies to.
+    """One line per sentence, with all that it is true of: a lab of forty models has few kinds of warnings.
 
     >>> grouped([Problem("a", "models.x", "no key."), Problem("b", "models.y", "no key.")])
     ['no key: a x · b y']

@@ -12,7 +12,7 @@ from gpurack.locking.ask import find_newest
 from gpurack.locking.gather import manifest_lines, snapshot_with_hashes
 from gpurack.locking.manifest import manifest
 from gpurack.locking.observe import missing, observed
-from gpurack.locking.upgrade import News, names_of_packages, newest_request, unknown_parts, upgraded
+from gpurack.locking.upgrade import News, names_of_packages, newest_request, upgraded, wrong_words
 from gpurack.looks import connect_error, connected, on_all_hosts
 from gpurack.spec.fleet import read_fleet
 from gpurack.spec.host import Host
@@ -23,7 +23,7 @@ from gpurack.spec.read_lock import read_lock
 from gpurack.state.model import HostState
 
 NOT_IN_INVENTORY = "is in the lock but not in the inventory. Run `gpurack lock {inventory}` to remove it."
-NO_LOCK = "does not exist. Run `gpurack lock {inventory}` to create it."
+NONE = "there is no lock yet; gpurack lock {inventory} writes it."
 
 
 def write(console: screen.Console, inventory: Path) -> int:
@@ -64,7 +64,7 @@ def check(console: screen.Console, inventory: Path) -> int:
     """
     lock = read_lock(inventory)
     if lock is None:
-        raise NotAsked([Problem("", str(place(inventory)), NO_LOCK.format(inventory=inventory))])
+        raise NotAsked([Problem("", str(place(inventory)), NONE.format(inventory=inventory))])
     fleet, states = fleet_and_snapshots(inventory)
     code, pairs = 0, {}
     for name, state in states.items():
@@ -98,8 +98,8 @@ def upgrade(console: screen.Console, inventory: Path, what: Sequence[str]) -> in
     old = read_lock(inventory) or Lock()
     loaded = read_inventory(inventory)
     fleet = read_fleet(loaded)
-    if unknown_words := unknown_parts(what, fleet):
-        raise NotAsked(Problem("", "", sentence) for sentence in unknown_words)
+    if wrong := wrong_words(what, fleet):
+        raise NotAsked(Problem("", "", sentence) for sentence in wrong)
     news: dict[str, News] = {}
 
     def inspect(host: pyinfra.Host, wanted: Host) -> HostState:

@@ -32,8 +32,8 @@ class News:
     errors: tuple[str, ...] = ()
 
 
-def unknown_parts(what: Iterable[str], fleet: Mapping[str, Host]) -> list[str]:
-    """An error for each word that is neither in `PARTS` nor an entry of the fleet."""
+def wrong_words(what: Iterable[str], fleet: Mapping[str, Host]) -> list[str]:
+    """Sentences for words that name nothing of the fleet."""
     known = [*PARTS, *sorted({name for host in fleet.values() for name in host.entries})]
     return [unknown("part of the lock", word, known) for word in what if word not in known]
 

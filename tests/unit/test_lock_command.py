@@ -82,7 +82,7 @@ def test_a_check_names_hosts_that_left_the_inventory(lab: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("command", "sentence"),
     [
-        (("lock", "--check"), "does not exist. Run `gpurack lock"),
+        (("lock", "--check"), "there is no lock yet; gpurack lock"),
         (("lock", "bogus", "--upgrade"), 'unknown part of the lock "bogus"; known: '),
         (("manifest", "gpu3"), 'unknown host "gpu3"; did you mean "gpu'),
     ],

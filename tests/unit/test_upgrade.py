@@ -10,7 +10,7 @@ import pytest
 
 from gpurack.locking import ask
 from gpurack.locking.ask import PARTS, RUN
-from gpurack.locking.upgrade import News, names_of_packages, newest_request, unknown_parts, upgraded
+from gpurack.locking.upgrade import News, names_of_packages, newest_request, upgraded, wrong_words
 from gpurack.plan.platforms import TOOLKIT_PACKAGES
 from gpurack.resources import read_text
 from gpurack.spec.host import Host
@@ -149,8 +149,8 @@ def test_what_a_host_is_asked() -> None:
 
 
 def test_unknown_words_are_named() -> None:
-    assert unknown_parts(["docker", "alpha"], {"gpu1": ALPHA}) == []
-    assert unknown_parts(["alpa"], {"gpu1": ALPHA}) == ['unknown part of the lock "alpa"; did you mean "alpha"?']
+    assert wrong_words(["docker", "alpha"], {"gpu1": ALPHA}) == []
+    assert wrong_words(["alpa"], {"gpu1": ALPHA}) == ['unknown part of the lock "alpa"; did you mean "alpha"?']
 
 
 def test_what_a_host_answers(monkeypatch: pytest.MonkeyPatch) -> None:
