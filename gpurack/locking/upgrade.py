@@ -56,11 +56,11 @@ def names_of_packages(what: Sequence[str], spec: Host, state: HostState, old: Ho
 
 def newest_request(what: Sequence[str], spec: Host, state: HostState) -> dict[str, Any]:
     """The input of files/newest.py: the images and the repositories on hubs to look up."""
-    uuids = ledger.assign(spec, state).uuids
+    cards = ledger.assign(spec, state).uuids
     images, hubs = [], []
     for name, model in spec.entries.items():
-        if model.enabled and chosen(what, "images", name) and compose.references(model) and name in uuids:
-            image = compose.image(spec, model, compose.accelerator(model, uuids[name], state))
+        if model.enabled and chosen(what, "images", name) and compose.references(model) and name in cards:
+            image = compose.image(spec, model, compose.accelerator(model, cards[name], state))
             named = next(each for each in compose.references(model) if compose.mirrored(spec, each) == image)
             images.append({"name": name, "user": model.dockerd, "image": image, "reference": named})
         if model.enabled and chosen(what, "weights", name):

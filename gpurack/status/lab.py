@@ -230,7 +230,9 @@ def model_state(name: str, spec: Host, state: HostState) -> tuple[ModelState, st
         late = state.late.get(f"user {model.dockerd}" if model.dockerd else "Docker")
         return "DOWN", late or ("no container" if state.docker_of(model.dockerd) else "Docker does not answer"), None
     if not container.running:
-        return "DOWN", why_stopped(container), time_or_none(container.finished)
+        # a paused container may have ended once, before its last start
+        finished = "" if container.status == "paused" else container.finished
+        return "DOWN", why_stopped(container), time_or_none(finished)
     return running_state(name, container, spec, state)
 
 

@@ -60,6 +60,7 @@ def test_ready_since_it_was_started_with_what_it_served() -> None:
             "DOWN: restarting, 41 restarts",
         ),
         ({"status": "paused"}, None, "DOWN: paused"),
+        ({"status": "paused", "finished": ago(hours=5)}, None, "DOWN: paused"),
         ({"started": ago(seconds=40)}, [503, "Loading model"], "loading 40 s"),
         ({"started": ago(seconds=90)}, [0, "Connection refused"], "loading 90 s"),
         ({"started": ago(seconds=4), "restarts": 3}, [0, "refused"], "DOWN: restarts again and again, 3 restarts"),
