@@ -7,7 +7,7 @@ __all__ = ["load"]
 
 
 def __getattr__(name: str) -> Any:
-    """`gpurack.load`, imported when it is asked for: the package itself costs nothing."""
+    """Import `gpurack.load` on first use, so that importing the package is fast."""
     if name == "load":
         from gpurack.spec.load import load
 

@@ -1,4 +1,4 @@
-"""The `gpurack` command: what changes no host."""
+"""The `gpurack` command line. No command here changes a host; pyinfra and deploys/ do."""
 
 import io
 import sys
@@ -18,25 +18,27 @@ ERRORS, STRICT_WARNINGS = 2, 1
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="gpurack")
 def main() -> None:
-    """From bare GPU servers to models that answer: looks at inventories, changes no host."""
+    """Check an inventory of GPU servers, show what runs on them, and pin versions. No command changes a host."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows ? for a bar, and not a traceback
+            stream.reconfigure(errors="replace")  # without UTF-8 a bar is shown as ?, where print would raise
     screen.protect()
 
 
 @main.command()
 @click.argument("inventory", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="The plan as JSON.")
-@click.option("--strict", is_flag=True, help=f"Warnings end with exit code {STRICT_WARNINGS}.")
-@click.option("--compose", "compose_host", metavar="HOST", help="Print the compose.yaml that HOST would get.")
-@click.option("--live", is_flag=True, help="Connect, and show what a run would change; nothing is changed.")
+@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
+@click.option("--strict", is_flag=True, help=f"Exit with {STRICT_WARNINGS} on warnings.")
+@click.option("--compose", "compose_host", metavar="HOST", help="Print the compose.yaml for HOST.")
+@click.option("--live", is_flag=True, help="Connect to the hosts and show what a run would change.")
 def plan(inventory: Path, as_json: bool, strict: bool, compose_host: str | None, live: bool) -> None:
-    """Check INVENTORY and show which model sits on which card. No connection is opened (but with --live).
+    """Check INVENTORY and show its GPUs and models.
 
-    Exit code 0: fine; 2: errors; 1: warnings with --strict, or a host that --live could not look at.
+    Only --live connects to the hosts.
+
+    Exit code 0: no errors; 1: warnings with --strict, or a host that --live could not inspect; 2: errors.
     """
-    one_form(**{"--json": as_json, "--compose": compose_host, "--live": live})
+    require_one_format(**{"--json": as_json, "--compose": compose_host, "--live": live})
     from gpurack import plan_view
     from gpurack.plan.pins import contradictions, unlocked
     from gpurack.spec.fleet import read_fleet
@@ -69,31 +71,33 @@ def plan(inventory: Path, as_json: bool, strict: bool, compose_host: str | None,
     if as_json:
         screen.echo(screen.as_json(plan_view.as_data(fleet, found, warnings)))
     else:
-        plan_view.show(console, fleet, found, warnings, applying(inventory))
+        plan_view.show(console, fleet, found, warnings, apply_command(inventory))
     sys.exit(STRICT_WARNINGS if strict and warnings else 0)
 
 
 @main.command()
 @click.argument("inventory", type=click.Path(path_type=Path))
-@click.option("--markdown", "as_markdown", is_flag=True, help="As a Markdown table, for a wiki or a mail.")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print a Markdown table, for a wiki or an email.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def endpoints(inventory: Path, as_markdown: bool, as_json: bool) -> None:
-    """What people may use: names, addresses that work from their desks, and a curl line for each. No connection is
-    opened. A model behind a gateway is shown at the gateway's address; one that only its host reaches is not shown.
+    """List what users can reach.
+
+    Shows every model and web UI with its address and a curl command. Reads INVENTORY only; does not connect. A model
+    behind a gateway is listed at the gateway's address. Models bound to loopback are not listed.
     """
-    one_form(**{"--markdown": as_markdown, "--json": as_json})
+    require_one_format(**{"--markdown": as_markdown, "--json": as_json})
     from gpurack import handout
     from gpurack.spec.fleet import read_fleet
     from gpurack.spec.load import read_inventory
     from gpurack.state.remembered import recall
 
-    # Addresses are there to be copied: whole, also where a narrow terminal breaks the line itself.
+    # Addresses are copied from the screen, so they are never cut to the width of a narrow terminal.
     console = screen.console(width=screen.LOG)
     try:
         fleet = read_fleet(read_inventory(inventory), secrets=False)
     except InventoryError as error:
         fail(console, error, as_json)
-    found = handout.offers(fleet, {name: recall(name) for name in fleet})
+    found = handout.public_endpoints(fleet, {name: recall(name) for name in fleet})
     if as_json:
         screen.echo(screen.as_json(handout.as_data(found)))
     elif as_markdown:
@@ -104,15 +108,11 @@ def endpoints(inventory: Path, as_markdown: bool, as_json: bool) -> None:
 
 @main.command("import")
 @click.argument("source", type=click.Path(path_type=Path), required=False)
-@click.option("--host", metavar="HOST", help="Read the containers that run on HOST; SOURCE is then its inventory.")
-@click.option(
-    "--name", metavar="HOST", help="The host's name in what is printed. Default: that of --host, or gpu1.lab."
-)
-@click.option(
-    "--set", "variables", multiple=True, metavar="NAME=VALUE", help="A variable that SOURCE leaves undefined."
-)
-@click.option("--file", "files", multiple=True, metavar="PATH=COPY", help="A copy of PATH on the host: CONFIG_FILE, …")
-@click.option("--yaml", "as_yaml", is_flag=True, help="A YAML inventory instead of a Python one.")
+@click.option("--host", metavar="HOST", help="Import the running containers of HOST; SOURCE is its inventory.")
+@click.option("--name", metavar="HOST", help="Host name to print. Default: the value of --host, or gpu1.lab.")
+@click.option("--set", "variables", multiple=True, metavar="NAME=VALUE", help="Define a variable that SOURCE uses.")
+@click.option("--file", "files", multiple=True, metavar="PATH=COPY", help="A local copy of the host's PATH.")
+@click.option("--yaml", "as_yaml", is_flag=True, help="Print a YAML inventory instead of Python.")
 def import_(
     source: Path | None,
     host: str | None,
@@ -121,11 +121,13 @@ def import_(
     files: tuple[str, ...],
     as_yaml: bool,
 ) -> None:
-    """Turn `docker run` lines, a shell snippet or a compose file into an inventory that means the same.
+    """Convert docker commands to an inventory.
 
-    SOURCE is a file, or - (the default) for standard input. What the inventory does not say, or says differently, is
-    listed below it as comments. Values of secrets are never printed. Exit code 0: all said; 1: something is left for
-    you to fill in or to decide; 2: nothing could be read.
+    Reads `docker run` commands, a shell script, a compose file or output of `docker inspect`. SOURCE is a file, or -
+    (the default) for standard input. Comments below the inventory list what could not be converted and what changed.
+    Secrets are never printed.
+
+    Exit code 0: complete; 1: something is left for you to fill in or decide; 2: SOURCE could not be read.
     """
     from gpurack.importing import cli
 
@@ -134,18 +136,16 @@ def import_(
 
 @main.command()
 @click.argument("inventory", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
-@click.option(
-    "--html", "page", type=click.Path(path_type=Path), metavar="FILE", help="Write a page for a browser, too."
-)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--html", "page", type=click.Path(path_type=Path), metavar="FILE", help="Also write an HTML page.")
 def status(inventory: Path, as_json: bool, page: Path | None) -> None:
-    """Look at the whole lab: hosts, cards, models. Nothing is changed.
+    """Show the state of all hosts, GPUs and models.
 
-    Exit code 0: all is well; 1: something is down, lost or out of reach (for cron); 2: errors in INVENTORY.
+    Exit code 0: all is well; 1: something is down, lost or unreachable; 2: errors in INVENTORY.
     """
     from datetime import UTC, datetime
 
-    from gpurack.looks import look_at_all
+    from gpurack.looks import snapshots
     from gpurack.spec.fleet import read_fleet
     from gpurack.spec.load import read_inventory
     from gpurack.status import lab, show
@@ -157,8 +157,8 @@ def status(inventory: Path, as_json: bool, page: Path | None) -> None:
         fleet = read_fleet(loaded, secrets=False)
     except InventoryError as error:
         fail(console, error, as_json)
-    with screen.console(stderr=True).status(screen.line(f"looking at {len(fleet)} hosts")):  # only a terminal sees it
-        seen = look_at_all(loaded, fleet, metrics=True)
+    with screen.console(stderr=True).status(screen.line(f"inspecting {len(fleet)} hosts")):  # terminals only
+        seen = snapshots(loaded, fleet, metrics=True)
     now = datetime.now(UTC)
     hosts = lab.lab_status(fleet, seen, now)
     if as_json:
@@ -169,13 +169,13 @@ def status(inventory: Path, as_json: bool, page: Path | None) -> None:
         try:
             html.write_page(page, hosts, inventory.stem, now)
         except OSError as error:
-            raise click.ClickException(f"{page} cannot be written: {error.strerror}.") from None
+            raise click.ClickException(f"Could not write {page}: {error.strerror}.") from None
     sys.exit(0 if lab.is_well(hosts) else 1)
 
 
 @main.group()
 def image() -> None:
-    """Images of one host for another."""
+    """Copy container images between hosts."""
 
 
 @image.command("save")
@@ -184,9 +184,9 @@ def image() -> None:
 @click.argument("name")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 def save_image(inventory: Path, host: str, name: str, file: Path) -> None:
-    """Write the image of a model (or any container or image NAME) on HOST to FILE.
+    """Save an image of HOST to FILE. NAME is a model, a container or an image.
 
-    FILE is then what `image: {"tar": FILE}` takes for another host. Nothing is changed on HOST. Exit code 2: not saved.
+    Use the file on another host with `image: {"tar": FILE}`. Exit code 2: the image could not be saved.
     """
     from gpurack.saving import NotSaved, save
 
@@ -202,17 +202,21 @@ def save_image(inventory: Path, host: str, name: str, file: Path) -> None:
 @main.command()
 @click.argument("inventory", type=click.Path(path_type=Path))
 @click.argument("what", nargs=-1)
-@click.option("--check", is_flag=True, help="Write nothing; say what drifted, and end with 1 if anything did.")
+@click.option("--check", is_flag=True, help="Compare only; exit with 1 if anything drifted.")
 @click.option(
-    "--upgrade", is_flag=True, help="Move the pins of WHAT: docker, toolkit, images, weights, a model; or all."
+    "--upgrade", is_flag=True, help="Move the pins of WHAT: docker, toolkit, images, weights or a model. Default: all."
 )
 def lock(inventory: Path, what: tuple[str, ...], check: bool, upgrade: bool) -> None:
-    """Write down what is really on the hosts of INVENTORY, in lab.lock.yaml beside lab.py: a run installs exactly that.
+    """Pin what is on the hosts now.
 
-    Exit code 0: done; 1: something drifted, or a host could not be looked at; 2: errors in the inventory.
+    Writes versions, images and weights to lab.lock.yaml beside lab.py. Later runs install exactly these.
+
+    Exit code 0: done; 1: something drifted, or a host could not be inspected; 2: errors in INVENTORY.
     """
-    if (what and not upgrade) or (check and upgrade):
-        raise click.UsageError("WHAT goes with --upgrade, and --check with neither.")
+    if check and upgrade:
+        raise click.UsageError("--check and --upgrade cannot be combined.")
+    if what and not upgrade:
+        raise click.UsageError("WHAT requires --upgrade.")
     from gpurack.locking import cli
 
     console = screen.console(soft_wrap=True)
@@ -228,9 +232,10 @@ def lock(inventory: Path, what: tuple[str, ...], check: bool, upgrade: bool) -> 
 @click.argument("inventory", type=click.Path(path_type=Path))
 @click.argument("host")
 def manifest(inventory: Path, host: str) -> None:
-    """Print everything that defines HOST of INVENTORY, sorted: two hosts, or two days, differ by `diff`.
+    """Print everything that defines HOST.
 
-    Packages, files with their sha256, units, images, what runs and how, weights. Exit code 1: no look at it.
+    Prints sorted lines, so that `diff` can compare hosts or days: packages, files with their sha256, units, images,
+    containers and weights. Exit code 1: HOST could not be inspected.
     """
     from gpurack.locking import cli
 
@@ -244,29 +249,29 @@ def manifest(inventory: Path, host: str) -> None:
 
 @main.command()
 def schema() -> None:
-    """Print the JSON Schema of a YAML inventory, for editors."""
+    """Print the JSON Schema of YAML inventories."""
     from gpurack.spec.schema import inventory_schema
 
     screen.echo(screen.as_json(inventory_schema()))
 
 
-def applying(inventory: Path) -> str:
-    """The command that applies an inventory; pyinfra reads YAML only through two lines of Python beside it."""
+def apply_command(inventory: Path) -> str:
+    """The command that applies an inventory. pyinfra reads a YAML inventory only through a Python file beside it."""
     python = inventory.with_suffix(".py")
     command = APPLY.format(inventory=python)
     if inventory.suffix not in YAML or python.exists():
         return command
-    return f'{command}, with two lines in {python}: import gpurack; globals().update(gpurack.load("{inventory.name}"))'
+    return f'{command}, after writing to {python}: import gpurack; globals().update(gpurack.load("{inventory.name}"))'
 
 
-def one_form(**options: object) -> None:
-    """Of options that print different things only one counts; a second would be passed over in silence."""
-    if len(given := [name for name, value in options.items() if value]) > 1:
-        raise click.UsageError(f"{' and '.join(given)} do not go together; choose one.")
+def require_one_format(**options: object) -> None:
+    """Refuse more than one of the options that each choose what is printed. Raises click.UsageError."""
+    if len(used := [name for name, value in options.items() if value]) > 1:
+        raise click.UsageError(f"{' and '.join(used)} cannot be combined. Use one.")
 
 
 def fail(console: screen.Console, error: InventoryError, as_json: bool) -> None:
-    """All errors at once, exit code 2; what stops a run says so, too."""
+    """Print all errors and exit with 2."""
     if as_json:
         errors = [problem.as_data() for problem in error.problems]
         screen.echo(screen.as_json({"schema": screen.SCHEMA, "hosts": {}, "errors": errors, "warnings": []}))
@@ -275,13 +280,14 @@ def fail(console: screen.Console, error: InventoryError, as_json: bool) -> None:
             console.print(screen.line(("error", "red"), f"  {problem}"))
         count = len(error.problems)
         if not isinstance(error, NotAsked):
-            gone = "they are gone" if count != 1 else "it is gone"
-            console.print(f"{count} error{'s' if count != 1 else ''}. Nothing can be applied until {gone}.")
+            console.print(
+                "1 error. Fix it before applying." if count == 1 else f"{count} errors. Fix them before applying."
+            )
     sys.exit(ERRORS)
 
 
 def print_compose(fleet: Mapping[str, Host], name: str) -> None:
-    """compose.yaml of one host as far as it is known offline: UUIDs are placeholders, secrets are not in it anyway."""
+    """Print the compose.yaml of one host, with placeholders for GPU UUIDs. It never holds secrets."""
     from gpurack.plan import offline
     from gpurack.spec.problems import unknown
 

@@ -1,4 +1,4 @@
-"""Where people reach a model. Pure, but for this machine's own name."""
+"""The addresses of models for clients. Pure, except that `@local` reads this machine's name."""
 
 import platform
 
@@ -8,10 +8,9 @@ from gpurack.spec.model import Model
 
 
 def endpoint(host_name: str, host: Host, model: Model) -> str:
-    """The base URL of a model's API as people type it; `localhost` for one that only the host itself reaches.
+    """The base URL of a model's API for clients, e.g. `http://gpu1.lab:8000/v1`; `localhost` if bound to loopback.
 
-    host_name: the host's name in the inventory; others know pyinfra's `@local` by this machine's name, and `@ssh/gpu1`
-    as gpu1. Example: `http://gpu1.lab:8000/v1`.
+    host_name: the host's name in the inventory. For pyinfra's `@local` it is this machine's name, for `@ssh/gpu1` gpu1.
     """
     name = host_name.removeprefix("@").partition("/")[2]
     public = host.address or (name or platform.node() if host_name.startswith("@") else host_name)
@@ -23,12 +22,12 @@ def endpoint(host_name: str, host: Host, model: Model) -> str:
 
 
 def others_reach(model: Model) -> bool:
-    """Do other machines reach a model? In the host's own network its server listens where it likes, not at `bind`."""
+    """True if other machines can reach the model. With `network_mode: host` its server ignores `bind`."""
     return not on_loopback(model.bind) or model.compose.get("network_mode") == "host"
 
 
 def on_loopback(bind: str) -> bool:
-    """Does nobody but the host itself reach a model that binds to this word or address?
+    """True if only the host itself can reach a model with this `bind`.
 
     >>> on_loopback("loopback"), on_loopback("127.0.0.1"), on_loopback("0.0.0.0"), on_loopback("lan")
     (True, True, False, False)

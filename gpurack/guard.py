@@ -1,16 +1,14 @@
-"""What pyinfra (3.10.0) would get wrong before any deploy file is loaded; called from a pyinfra project's config.py.
+"""Patches of pyinfra (3.10.0) that must apply before a deploy file is loaded. A project's config.py calls `guard`.
 
-- An inventory without hosts: pyinfra loads a deploy file once per host, so never, prints an empty table and exits with
-  0. A misspelled group, or a dict where pyinfra wants a list, would look like a success.
-- A --limit that matches no host: the same, with exit code 0 too.
-- An inventory in YAML, or a file that is not there: pyinfra runs the one as Python and takes the other for a host.
-- A host that cannot be reached: its reason is to stand in the table at the end, but pyinfra connects before it loads
-  the deploy file.
-- No terminal, and no -y: pyinfra waits for Enter and ends in a traceback.
-- --dry, or a run ended at the prompt, that has shown errors: pyinfra's exit code is 0.
-- What hosts print goes to the terminal as it is (streamed output, failed commands, -v, errors of ssh): `harmless`.
-- A byte that is not UTF-8 in a host's output ends the reading with a traceback, and the rest is lost; and a host can
-  print until the admin's memory is full: `read_any_bytes`.
+- Inventory without hosts: pyinfra loads a deploy file once per host, so never, and exits with 0. A misspelled group, or
+  a dict instead of a list, would look like success. The same holds for a --limit that matches no host.
+- Inventory in YAML: pyinfra runs it as Python. A missing file: pyinfra takes its name for a host.
+- Unreachable host: pyinfra connects before it loads the deploy file, so the reason is kept for the final table.
+- No terminal and no -y: pyinfra waits for Enter and ends in a traceback.
+- Errors shown by --dry, or before a run was cancelled at the prompt: pyinfra exits with 0.
+- Output of hosts (streamed output, failed commands, -v, errors of ssh) reaches the terminal unfiltered: `harmless`.
+- A byte that is not UTF-8 ends the reading of a host's output with a traceback, and a host can print until the memory
+  here is full: `read_any_bytes`.
 """
 
 import sys
@@ -37,26 +35,24 @@ from gpurack.spec.load import NO_FILE, NO_HOSTS, YAML
 from gpurack.spec.problems import InventoryError, Problem
 
 OUTPUT_LIMIT = 64 << 20
-"""Bytes of a command's output: the evidence of a host with hundreds of containers has 2 million."""
+"""Bytes of a command's output. The evidence of a host with hundreds of containers has 2 million."""
 LINE_COST = 256
-"""Bytes that a line costs beside its own: pyinfra keeps each as an object."""
+"""Bytes that pyinfra's object for a line needs, besides its text."""
 PIECE = 8192
 """Bytes of a line that are read at once."""
-NO_MATCH = "--limit and --exclude leave no host of this inventory; nothing was done. Its hosts: {}."
-NOBODY = (
-    "nobody can confirm, because there is no terminal; nothing was changed. "
-    "Run with -y to go ahead, or with --dry to only look."
+NO_MATCH = "No host matches --limit and --exclude. Nothing was changed. Hosts of this inventory: {}."
+NO_TERMINAL = (
+    "Confirmation needs a terminal. Nothing was changed. Run with -y to apply, or with --dry to show the changes."
 )
 
 
 def guard() -> None:
-    """For this run of pyinfra: empty inventories and missing terminals are sentences, connection errors are kept, and
-    what hosts say is shown harmlessly."""
+    """Apply all patches to this run of pyinfra. Raises InventoryError for a file that pyinfra would misread."""
     harmless()
     read_any_bytes()
-    called = click.get_current_context(silent=True)
-    if called and (wrong := wrong_file(str(called.params.get("inventory", "")))):
-        raise InventoryError([wrong])
+    context = click.get_current_context(silent=True)
+    if context and (problem := misread_file(str(context.params.get("inventory", "")))):
+        raise InventoryError([problem])
     state: State = ctx_state.get()
     begin, confirm, end = state.init, cli._do_confirm, cli._exit
 
@@ -68,11 +64,11 @@ def guard() -> None:
         begin(inventory, config, initial_limit=initial_limit)
         state.add_callback_handler(Connections())
 
-    def asked(message: str) -> Any:
+    def confirm_or_fail(message: str) -> Any:
         try:
             return confirm(message)
         except EOFError:
-            raise CliError(NOBODY) from None
+            raise CliError(NO_TERMINAL) from None
 
     def exit_() -> None:
         foreseen = any(host_run(host).foreseen for host in state.inventory)
@@ -82,12 +78,12 @@ def guard() -> None:
 
     cli._exit = exit_
     state.init = init  # type: ignore[method-assign]
-    cli._do_confirm = asked
+    cli._do_confirm = confirm_or_fail
 
 
 def harmless() -> None:
-    """All that this pyinfra prints passes `screen.Filtered`, and its own colours stay. Once or more."""
-    # its spinner moves the cursor, and shows names of the inventory only
+    """Filter all output of pyinfra by `screen.Filtered`, and keep its own colours. Can be called repeatedly."""
+    # its spinner moves the cursor, and shows only names of the inventory
     progress.sys = SimpleNamespace(stderr=screen.unprotected(sys.stderr))  # type: ignore[assignment]
     screen.protect()
     click.style = screen.style
@@ -95,7 +91,7 @@ def harmless() -> None:
 
 
 def read_any_bytes() -> None:
-    """Hosts' output is decoded whatever bytes it holds, and no more than `OUTPUT_LIMIT` of it is read. Once or more."""
+    """Decode any bytes in hosts' output, and read at most `OUTPUT_LIMIT` per command. Can be called repeatedly."""
     util.read_output_buffers = ssh.read_output_buffers = _read_output_buffers
 
 
@@ -113,20 +109,20 @@ def _read_output_buffers(
     readers = (allowance.lines(stdout_buffer), allowance.lines(stderr_buffer))
     output = _pyinfra_read_output_buffers(*readers, timeout, print_output, print_prefix)
     if allowance.left < 0:
-        raise TooMuchOutput(f"a command there printed more than {OUTPUT_LIMIT >> 20} MiB, and was cut off.")
+        raise TooMuchOutput(f"a command printed more than {OUTPUT_LIMIT >> 20} MiB and was stopped.")
     return output
 
 
 class Allowance:
-    """How much more a command may print, on both its outputs."""
+    """The bytes that a command may still print, on stdout and stderr together."""
 
     def __init__(self, left: int) -> None:
         self.left = left
 
     def lines(self, stream: Any) -> Iterator[str]:
-        """The lines of an output as text. Where nothing is left, the output is closed, and the command ends."""
+        """The lines of an output as text. When nothing is left, it closes the output, which ends the command."""
         if isinstance(stream, BufferedFile):
-            # paramiko (4.0) has no public way to ask a command's output for bytes
+            # paramiko (4.0) has no public way to read a command's output as bytes
             stream._flags |= stream.FLAG_BINARY  # type: ignore[attr-defined]
         line = bytearray()
         while piece := stream.readline(PIECE):
@@ -143,8 +139,8 @@ class Allowance:
             yield line.decode(errors="replace")
 
 
-def wrong_file(inventory: str) -> Problem | None:
-    """What pyinfra would misunderstand: YAML, and Python that is not there. inventory: as it was given to pyinfra."""
+def misread_file(inventory: str) -> Problem | None:
+    """An error for a YAML or missing inventory, which pyinfra would misread. inventory: pyinfra's argument."""
     path = Path(inventory)
     if path.suffix == ".py" and not path.exists():
         return Problem("", inventory, NO_FILE)
@@ -157,9 +153,9 @@ def wrong_file(inventory: str) -> Problem | None:
 
 
 class Connections(BaseStateCallback):
-    """Keeps with a host why it could not be reached."""
+    """Keep the reason why a host could not be reached."""
 
     @staticmethod
     def host_connect_error(state: State, host: Host, error: Exception) -> None:
-        """pyinfra tells it once per host, and forgets it."""
+        """Called by pyinfra once per host; pyinfra does not keep the error."""
         host_run(host).connect_error = str(error).replace("[Errno None] ", "")

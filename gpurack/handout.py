@@ -1,4 +1,4 @@
-"""`gpurack endpoints`: what an admin hands to people. Names, addresses that work from their desks, a line to try."""
+"""`gpurack endpoints`: the list an admin gives to users: model names, reachable addresses and a curl command each."""
 
 import json
 import re
@@ -19,19 +19,17 @@ from gpurack.state.model import Header
 
 Kind = Literal["chat", "completion", "embedding", "rerank", "web page", "API"]
 Headers = Mapping[str, Mapping[str, Header]]
-"""Host → path of weights → its header, as it was seen last."""
+"""Host → path of weights → their header, from the latest snapshot."""
 
 
-NOTHING = (
-    'Nobody reaches anything from another machine: all is bound to loopback (bind: "lan"), disabled, or not there.'
-)
+NO_ENDPOINTS = 'No model or service is reachable from other machines. Set `bind: "lan"` in an enabled entry.'
 
 
 @dataclass(frozen=True)
-class Offer:
-    """One line of the list. name: what people ask for. address: where. engine: what serves it. hosts: where it runs.
-    through: the gateway that people reach it by, "" for none. keyed: does it want a key? curl: a line to try it with,
-    which takes the key from $KEY; "" for a page."""
+class PublicEndpoint:
+    """One line of the list. name: the model name in requests. address: the base URL. hosts: where it runs. through: the
+    gateway in front of it, "" for none. keyed: requests need a key. curl: a test request that reads the key from $KEY;
+    "" for a web page."""
 
     name: str
     kind: Kind
@@ -43,42 +41,42 @@ class Offer:
     curl: str
 
 
-def offers(fleet: Mapping[str, Host], headers: Headers) -> list[Offer]:
-    """Everything that people reach from their desks: a model behind a gateway at the gateway's address, once for all of
-    its replicas; then models with an address of their own; then pages."""
-    found: dict[tuple[str, str], Offer] = {}
-    gateways = [(host, key, model) for host, key, model in entries(fleet) if ENGINES[model.engine].gateway]
+def public_endpoints(fleet: Mapping[str, Host], headers: Headers) -> list[PublicEndpoint]:
+    """Everything that users can reach, in this order: models behind a gateway (at the gateway's address, once for all
+    replicas), models with their own address, web pages."""
+    found: dict[tuple[str, str], PublicEndpoint] = {}
+    gateways = [(host, key, model) for host, key, model in reachable_entries(fleet) if ENGINES[model.engine].gateway]
     behind = {(other.host, other.name) for host, key, _ in gateways for other in fleet[host].connections(key)}
     for host, key, gateway in gateways:
-        if (host, key) in behind:  # people use the one before it
+        if (host, key) in behind:  # users call the gateway in front of it
             continue
         for other in models_behind(fleet, host, key):
-            kind = kind_of(other.name, other.model, header_of(fleet, headers, other.host, other.model))
+            kind = kind_of(other.name, other.model, weights_header(fleet, headers, other.host, other.model))
             for name in other.serves:
                 before = found.get((key, name))
                 hosts = tuple(dict.fromkeys([*(before.hosts if before else ()), other.host]))
                 keyed = bool(gateway.api_key or gateway.keys)
-                found[key, name] = offer(
+                found[key, name] = model_endpoint(
                     name, kind, endpoint(host, fleet[host], gateway), other.model, hosts, key, keyed
                 )
     pages = []
-    for host, key, model in entries(fleet):
+    for host, key, model in reachable_entries(fleet):
         engine, address = ENGINES[model.engine], endpoint(host, fleet[host], model)
         if (host, key) in behind or engine.gateway:
             continue
         if key in fleet[host].services:
-            pages.append(Offer(key, "web page", address, model.engine, (host,), "", False, ""))
+            pages.append(PublicEndpoint(key, "web page", address, model.engine, (host,), "", False, ""))
             continue
-        # how an unknown image is spoken to, nobody knows; through a gateway it is as OpenAI's
+        # the API of an unknown image is not known; behind a gateway it is OpenAI's
         unknown = engine.api == "unknown"
-        kind = "API" if unknown else kind_of(key, model, header_of(fleet, headers, host, model))
+        kind = "API" if unknown else kind_of(key, model, weights_header(fleet, headers, host, model))
         for name in engine.serves(model, model.served_name or key):
-            found[f"{host}/{key}", name] = offer(name, kind, address, model, (host,), "", bool(model.api_key))
+            found[f"{host}/{key}", name] = model_endpoint(name, kind, address, model, (host,), "", bool(model.api_key))
     return [*sorted(found.values(), key=lambda one: (not one.through, one.name)), *pages]
 
 
 def models_behind(fleet: Mapping[str, Host], host: str, gateway: str) -> list[Connection]:
-    """The models that a gateway hands on to, those of a gateway behind it among them."""
+    """The models that a gateway forwards to, also through a second gateway."""
     found: list[Connection] = []
     for other in fleet[host].connections(gateway):
         inner = fleet[other.host].connections(other.name) if ENGINES[other.model.engine].gateway else [other]
@@ -86,8 +84,8 @@ def models_behind(fleet: Mapping[str, Host], host: str, gateway: str) -> list[Co
     return found
 
 
-def entries(fleet: Mapping[str, Host]) -> list[tuple[str, str, Model]]:
-    """(host, name, entry) of all that is enabled and reached from outside its host."""
+def reachable_entries(fleet: Mapping[str, Host]) -> list[tuple[str, str, Model]]:
+    """(host, name, entry) of every enabled entry that is not bound to loopback."""
     return [
         (host, key, model)
         for host, spec in fleet.items()
@@ -96,32 +94,31 @@ def entries(fleet: Mapping[str, Host]) -> list[tuple[str, str, Model]]:
     ]
 
 
-def offer(
+def model_endpoint(
     name: str, kind: Kind, address: str, model: Model, hosts: tuple[str, ...], through: str, keyed: bool
-) -> Offer:
-    """A model's line; a gateway speaks OpenAI whatever the engine behind it does."""
+) -> PublicEndpoint:
+    """The line of one model. A gateway speaks OpenAI's API, whatever the engine behind it does."""
     curl = curl_line(name, kind, address, keyed, own_rerank=ENGINES[model.engine].api == "tei" and not through)
-    return Offer(name, kind, address, model.engine, hosts, through, keyed, curl)
+    return PublicEndpoint(name, kind, address, model.engine, hosts, through, keyed, curl)
 
 
-def header_of(fleet: Mapping[str, Host], headers: Headers, host: str, model: Model) -> Header | None:
-    """What is remembered of a model's weights."""
+def weights_header(fleet: Mapping[str, Host], headers: Headers, host: str, model: Model) -> Header | None:
+    """The remembered header of a model's weights, None if they were never inspected."""
     return headers.get(host, {}).get(weights.host_path(fleet[host], model))
 
 
 def kind_of(key: str, model: Model, header: Header | None) -> Kind:
-    """What a model is for. One that is known to have no chat template goes on with texts, and chats only where its
-    flags or its engine bring one."""
-    kind, template = family_of(key, model, header), header.config.get("chat_template") if header else None
+    """What a model is for. "completion" if its weights have no chat template and neither flags nor engine set one."""
+    kind, template = kind_without_template(key, model, header), header.config.get("chat_template") if header else None
     engine = ENGINES[model.engine]
-    if kind == "chat" and not engine.chats:  # the embedding models of today are causal ones, too
+    if kind == "chat" and not engine.chats:  # current embedding models are also causal models
         return "embedding"
-    brought = engine.own_template or given(model).keys() & {"chat-template"}
-    return "completion" if kind == "chat" and template is False and not brought else kind
+    has_template = engine.own_template or given(model).keys() & {"chat-template"}
+    return "completion" if kind == "chat" and template is False and not has_template else kind
 
 
-def family_of(key: str, model: Model, header: Header | None) -> Kind:
-    """By its flags, by what its weights say, else by its name; what writes is a chat model."""
+def kind_without_template(key: str, model: Model, header: Header | None) -> Kind:
+    """The kind by the model's flags, else by the architecture in its weights, else by its name."""
     flags = given(model)
     if flags.get("convert") == "classify" or "reranking" in flags or "rerank" in flags:
         return "rerank"
@@ -135,13 +132,13 @@ def family_of(key: str, model: Model, header: Header | None) -> Kind:
         return "chat"
     if re.search(r"bert|roberta", architecture, re.IGNORECASE):
         return "embedding"
-    return of_name(f"{key} {model.served_name or ''} {model.weights or ''}".lower())
+    return kind_by_name(f"{key} {model.served_name or ''} {model.weights or ''}".lower())
 
 
-def of_name(name: str) -> Kind:
-    """A guess, for weights that nobody has looked at yet.
+def kind_by_name(name: str) -> Kind:
+    """A guess, for weights that were not inspected yet.
 
-    >>> of_name("BAAI/bge-reranker-large"), of_name("bge-m3"), of_name("qwen2.5-7b-instruct")
+    >>> kind_by_name("BAAI/bge-reranker-large"), kind_by_name("bge-m3"), kind_by_name("qwen2.5-7b-instruct")
     ('rerank', 'embedding', 'chat')
     """
     if "rerank" in name:
@@ -150,8 +147,8 @@ def of_name(name: str) -> Kind:
 
 
 def curl_line(name: str, kind: Kind, address: str, keyed: bool, own_rerank: bool) -> str:
-    """A request that people can paste. own_rerank: TEI's own form of it."""
-    said: dict[str, tuple[str, Any]] = {
+    """A test request to paste. own_rerank: use TEI's own rerank API."""
+    requests: dict[str, tuple[str, Any]] = {
         "chat": ("/chat/completions", {"model": name, "messages": [{"role": "user", "content": "Who are you?"}]}),
         "completion": ("/completions", {"model": name, "prompt": "Once upon a time"}),
         "embedding": ("/embeddings", {"model": name, "input": "Hello"}),
@@ -159,20 +156,20 @@ def curl_line(name: str, kind: Kind, address: str, keyed: bool, own_rerank: bool
     }
     key = sh('-H "Authorization: Bearer $KEY" ') if keyed else sh("")
     if own_rerank and kind == "rerank":
-        address, said["rerank"] = (
+        address, requests["rerank"] = (
             address.removesuffix("/v1"),
             ("/rerank", {"query": "fruit", "texts": ["an apple", "a bicycle"]}),
         )
-    if kind not in said:
+    if kind not in requests:
         return sh("curl {}{}", key, address)
-    path, body = said[kind]
+    path, body = requests[kind]
     return sh("curl {}{} {}-H 'Content-Type: application/json' -d {}", address, path, key, json.dumps(body))
 
 
-def show(console: screen.Console, found: Sequence[Offer]) -> None:
-    """A table, and below it a line to try each."""
+def show(console: screen.Console, found: Sequence[PublicEndpoint]) -> None:
+    """Print a table, and a curl command for each model."""
     if not found:
-        console.print(NOTHING, soft_wrap=True)
+        console.print(NO_ENDPOINTS, soft_wrap=True)
         return
     titles = ("NAME", "KIND", "ADDRESS", "ENGINE", "RUNS ON")
     table = screen.table(*titles, broken=titles)
@@ -181,28 +178,28 @@ def show(console: screen.Console, found: Sequence[Offer]) -> None:
     console.print(table)
     console.print()
     if any(one.keyed for one in found):
-        console.print(screen.line(("# export KEY=…, the one that you were given", "dim")))
+        console.print(screen.line(("# export KEY=…  (your API key)", "dim")))
     for one in found:
         if one.curl:
             console.print(one.curl, soft_wrap=True)
 
 
-def markdown(found: Sequence[Offer]) -> str:
-    """The same, for a wiki or a mail."""
+def markdown(found: Sequence[PublicEndpoint]) -> str:
+    """The list as Markdown."""
     lines = ["| name | kind | address | engine | runs on |", "|---|---|---|---|---|"]
     lines += [f"| {one.name} | {one.kind} | {one.address} | {one.engine} | {runs_on(one)} |" for one in found]
     curls = [one.curl for one in found if one.curl]
     if curls:
-        key = ["export KEY=…   # the one that you were given"] if any(one.keyed for one in found) else []
+        key = ["export KEY=…   # your API key"] if any(one.keyed for one in found) else []
         lines += ["", "```sh", *key, *curls, "```"]
     return "\n".join(lines) + "\n"
 
 
-def runs_on(one: Offer) -> str:
+def runs_on(one: PublicEndpoint) -> str:
     """`gpu1.lab, gpu2.lab`"""
     return ", ".join(one.hosts)
 
 
-def as_data(found: Sequence[Offer]) -> list[dict[str, Any]]:
-    """For programs."""
+def as_data(found: Sequence[PublicEndpoint]) -> list[dict[str, Any]]:
+    """The list as JSON data (`--json`)."""
     return [asdict(one) for one in found]

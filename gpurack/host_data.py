@@ -1,8 +1,8 @@
-"""JSON and YAML that a host said. Whatever it is, the answer is plain data or ValueError with a sentence.
+"""Parse JSON and YAML that a host sent. Any input gives plain data or ValueError with a sentence.
 
-Python's readers raise other errors too (RecursionError of deep JSON, ValueError of a YAML date), and a YAML of 300
-bytes with aliases stands for gigabytes ("billion laughs"). Plain data: texts that can be encoded, numbers, true, false,
-null, lists, and maps whose keys are texts or numbers; not deeper than `DEPTH`.
+Python's parsers also raise other errors (RecursionError for deep JSON, ValueError for a YAML date), and 300 bytes of
+YAML with aliases can expand to gigabytes ("billion laughs"). Plain data: encodable texts, finite numbers, true, false,
+null, lists, and maps with text or number keys, at most `DEPTH` levels deep.
 """
 
 import json
@@ -13,25 +13,24 @@ import yaml
 from pydantic import ValidationError
 
 JSON_LIMIT = 64 << 20
-"""Characters: all evidence of a host with hundreds of containers has 2 million."""
+"""Characters. The evidence of a host with hundreds of containers has 2 million."""
 YAML_LIMIT = 512 << 10
-"""Characters: a compose.yaml of a hundred models has 300,000."""
+"""Characters. A compose.yaml of a hundred models has 300,000."""
 DEPTH = 64
 LONGEST_REASON = 300
-"""Characters of an error in a sentence: it may quote what the host said."""
+"""Characters of an error that are shown. It may quote the host's output."""
 
 
 def json_from_host(text: str | bytes, limit: int = JSON_LIMIT) -> Any:
     """The value of a JSON text. Raises ValueError."""
     found, *more = json_values(text, limit)
     if more:
-        raise ValueError("more than one value of JSON")
+        raise ValueError("more than one JSON value")
     return found
 
 
 def json_values(text: str | bytes, limit: int = JSON_LIMIT) -> list[Any]:
-    """The values of JSON texts one after the other, as `docker inspect` prints lists. Raises ValueError, also for
-    none."""
+    """The values of concatenated JSON texts, as two `docker inspect` print them. Raises ValueError, also for none."""
     if len(text) > limit:
         raise ValueError(f"longer than {limit} characters")
     if isinstance(text, bytes):
@@ -59,16 +58,16 @@ def yaml_from_host(text: str) -> Any:
                 raise ValueError("not plain YAML: it has an anchor or alias")
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > DEPTH:
-                raise ValueError("nested too deep")
+                raise ValueError("nested too deeply")
         return _plain(yaml.load(text, Loader=_Loader))
     except yaml.YAMLError as error:
         raise ValueError(f"not YAML: {getattr(error, 'problem', None) or error}") from None
-    except (TypeError, AttributeError, LookupError) as error:  # of PyYAML's own constructors, as for `!!int ""`
+    except (TypeError, AttributeError, LookupError) as error:  # from PyYAML's own constructors, as for `!!int ""`
         raise ValueError(f"not YAML: {error}") from None
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """libyaml where PyYAML has it, which is several times as fast. A date is text, as Compose reads it; so is `<<`."""
+    """libyaml's loader if available, which is several times faster. Dates and `<<` are text, as Compose reads them."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -78,14 +77,17 @@ _Loader.yaml_implicit_resolvers = {
 
 
 def not_understood(error: Exception) -> str:
-    """The sentence about a host that said something nobody thought of: one host's, never the end for the others."""
+    """The error for a host whose output gpurack cannot interpret. It fails that host alone."""
     text = str(error)
     if isinstance(error, ValidationError):  # of a lock
         wrong = error.errors()[0]
         text = f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}"
     text = " ".join(text.split())
     text = text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}…"
-    return f"what the host said could not be understood ({type(error).__name__}: {text}); please report this."
+    return (
+        f"could not interpret the host's output ({type(error).__name__}: {text}). "
+        "This is a bug in gpurack, please report it."
+    )
 
 
 def _after_space(text: str, position: int) -> int:
@@ -95,27 +97,27 @@ def _after_space(text: str, position: int) -> int:
 
 
 def _no_number(word: str) -> NoReturn:
-    raise ValueError(f"{word} is not a number of JSON")
+    raise ValueError(f"{word} is not a JSON number")
 
 
 def _plain(value: Any) -> Any:
-    """The value itself, if it is plain data. Raises ValueError."""
+    """The same value. Raises ValueError if it is not plain data."""
     rest = [(value, 0)]
     while rest:
         item, depth = rest.pop()
         if depth > DEPTH:
-            raise ValueError("nested too deep")
+            raise ValueError("nested too deeply")
         if isinstance(item, dict):
             if not all(isinstance(key, str | int | float | None) for key in item):
-                raise ValueError("a key that is neither text nor number")
+                raise ValueError("a key is neither text nor number")
             rest += [(part, depth + 1) for pair in item.items() for part in pair]
         elif isinstance(item, list):
             rest += [(part, depth + 1) for part in item]
         elif isinstance(item, str):
-            item.encode()  # UnicodeEncodeError, a ValueError, for half of a surrogate pair
+            item.encode()  # raises UnicodeEncodeError, a ValueError, for a lone surrogate
         elif isinstance(item, float):
             if not math.isfinite(item):
-                raise ValueError("a number too large")
+                raise ValueError("a number is too large")
         elif not isinstance(item, int | None):
             raise ValueError(f"a {type(item).__name__}, which is not plain data")
     return value

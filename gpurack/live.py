@@ -7,7 +7,7 @@ from pyinfra.api.inventory import Inventory
 
 from gpurack import screen
 from gpurack.host_data import not_understood
-from gpurack.looks import look_at_all
+from gpurack.looks import snapshots
 from gpurack.plan.host import Run, findings
 from gpurack.plan.steps import Finding
 from gpurack.spec import host as spec
@@ -17,7 +17,7 @@ from gpurack.state.model import HostState
 
 def show_live(console: screen.Console, inventory: Inventory, fleet: Mapping[str, spec.Host]) -> int:
     """Connects, looks, prints. Returns the exit code: 1 when a host could not be reached or has errors."""
-    seen = look_at_all(inventory, fleet)
+    seen = snapshots(inventory, fleet)
     return max((show_host(console, name, fleet[name], state) for name, state in seen.items()), default=0)
 
 

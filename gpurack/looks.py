@@ -1,4 +1,4 @@
-"""One look at every host of an inventory, side by side: where the commands that change nothing start from."""
+"""Connect to all hosts of an inventory in parallel and take a snapshot of each, for commands that change nothing."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ from gpurack.state.model import HostState
 
 @contextmanager
 def connected(inventory: Inventory, limit: Sequence[Host] = ()) -> Iterator[State]:
-    """A pyinfra state with connections to all hosts (or those of `limit`) that can be reached; closed at the end."""
+    """A pyinfra state with connections to all reachable hosts (or those of `limit`), closed at the end."""
     read_any_bytes()
     state = State(inventory, Config())
     if limit:
@@ -31,7 +31,7 @@ def connected(inventory: Inventory, limit: Sequence[Host] = ()) -> Iterator[Stat
     ctx_state.set(state)
     state.set_stage(StateStage.Connect)
     try:
-        with suppress(PyinfraError):  # no host at all could be reached
+        with suppress(PyinfraError):  # raised if no host is reachable; each then has its own connect_error
             connect_all(state)
         state.set_stage(StateStage.Prepare)
         yield state
@@ -39,37 +39,37 @@ def connected(inventory: Inventory, limit: Sequence[Host] = ()) -> Iterator[Stat
         disconnect_all(state)
 
 
-Work = Callable[[Host, spec.Host], HostState]
+TakeSnapshot = Callable[[Host, spec.Host], HostState]
 
 
-def look_at_all(inventory: Inventory, fleet: Mapping[str, spec.Host], metrics: bool = False) -> dict[str, HostState]:
-    """Host → what was seen, in the inventory's order; one that could not be reached or read has `trouble` set.
+def snapshots(inventory: Inventory, fleet: Mapping[str, spec.Host], metrics: bool = False) -> dict[str, HostState]:
+    """Host → its snapshot, in inventory order. `trouble` is set for a host that could not be reached or inspected.
 
-    metrics: also ask the models' own counters, which a deploy does not need.
+    metrics: also read the models' own counters.
     """
-    return visit(inventory, fleet, lambda host, wanted: snapshot(host, wanted, metrics))
+    return on_all_hosts(inventory, fleet, lambda host, wanted: snapshot(host, wanted, metrics))
 
 
-def visit(inventory: Inventory, fleet: Mapping[str, spec.Host], work: Work) -> dict[str, HostState]:
-    """The same with another look: what `work` makes of each host."""
+def on_all_hosts(inventory: Inventory, fleet: Mapping[str, spec.Host], take: TakeSnapshot) -> dict[str, HostState]:
+    """Like `snapshots`, with the function that takes each host's snapshot."""
     with connected(inventory) as state:
-        visits = {host.name: gevent.spawn(_visit, state, host, fleet[host.name], work) for host in inventory}
-        gevent.joinall(list(visits.values()))
-    return {name: each.get() for name, each in visits.items()}
+        running = {host.name: gevent.spawn(_on_host, state, host, fleet[host.name], take) for host in inventory}
+        gevent.joinall(list(running.values()))
+    return {name: each.get() for name, each in running.items()}
 
 
-def _visit(state: State, host: Host, wanted: spec.Host, work: Work) -> HostState:
+def _on_host(state: State, host: Host, wanted: spec.Host, take: TakeSnapshot) -> HostState:
     if host not in state.active_hosts:
-        return HostState(trouble=unreached(host))
+        return HostState(trouble=connect_error(host))
     with ctx_host.use(host):
         try:
-            return work(host, wanted)
+            return take(host, wanted)
         except Exception as error:
             return HostState(trouble=not_understood(error))
 
 
-def unreached(host: Host) -> str:
-    """The sentence about a host with which pyinfra has no connection."""
-    said = host_run(host).connect_error or "ssh said nothing"
-    in_brackets = re.fullmatch(r"Could not connect \((.*)\)", said)
-    return f"could not connect: {in_brackets[1] if in_brackets else said}; try: {sh('ssh {}', host.name)}."
+def connect_error(host: Host) -> str:
+    """Why pyinfra has no connection to a host, with a command to try."""
+    reason = host_run(host).connect_error or "ssh gave no reason"
+    in_brackets = re.fullmatch(r"Could not connect \((.*)\)", reason)
+    return f"could not connect: {in_brackets[1] if in_brackets else reason}. Try `{sh('ssh {}', host.name)}`."

@@ -1,55 +1,55 @@
-"""Where things of ours lie on a host, and what they are called there.
+"""Paths and names of gpurack's files on hosts.
 
-The programs of files/ read it as well: files/paths.py is a link to it, which goes to hosts beside the runner and in
-front of what is sent. So it imports nothing, and Python 3.6 can run it.
+The programs of files/ use it also: files/paths.py is a link to it, which is installed beside the runner and sent before
+other programs. So it imports nothing, and Python 3.6 can run it.
 """
 
 CONFIG = "/etc/gpurack"
 LIB = "/usr/local/lib/gpurack"
 RUNNER = f"{LIB}/models.py"
 _PARTS = (
-    "paths",  # first: the others read it, also where a run was killed between two files
+    "paths",  # first: the others import it, also after a run that was killed between two files
     *("asking", "boot", "common", "dockerd", "fetch", "hashes", "images", "jobs", "ollama", "record", "remedies"),
     *("request", "safe_paths"),
 )
 RUNNER_PARTS = tuple(f"{LIB}/{name}.py" for name in _PARTS)
-"""What the runner imports."""
+"""The modules that the runner imports."""
 BOOT_UNIT = "/etc/systemd/system/gpurack.service"
 STATE = "/var/lib/gpurack"
 BACKUPS = f"{STATE}/backups"
 RECORD = f"{STATE}/record.json"
-"""Which containers are gpurack's, by id (files/record.py)."""
+"""The ids of the containers that gpurack manages (files/record.py)."""
 JOBS = f"{STATE}/jobs"
-"""What jobs printed, and the records of those that are done."""
+"""Output of jobs, and records of finished jobs."""
 USERS = f"{STATE}/users"
-"""Of users' rootless Dockers. Not in /etc, where a rootless daemon does not see a folder made after its start."""
+"""Projects of users' rootless Dockers. Not in /etc: a rootless daemon does not see folders made after its start."""
 REPLACED = f"{STATE}/replaced"
-"""The restart policies of containers made by hand that models replaced."""
+"""Restart policies of containers that models replaced (`replaces`)."""
 SET_ASIDE = "-replaced"
-"""The end of the names that such containers have meanwhile."""
+"""Suffix of the names of replaced containers."""
 PROJECT, JOBS_PROJECT = "gpurack", "gpurack-jobs"
-"""What Compose calls the models of a Docker, and the jobs."""
+"""The Compose projects of models and of jobs."""
 USER_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/share/docker.io/contrib"
-"""PATH of what runs as a user; in the last folder Debian's and Ubuntu's docker.io
-have the scripts of rootless Docker."""
+"""PATH of programs that run as a user. The last folder has the scripts of rootless Docker in Debian's and Ubuntu's
+docker.io."""
 RUN = "/run/gpurack"
 RESTART_MARKER = f"{RUN}/docker-restart"
 """Written before a change that dockerd must take up, removed after it has; a reboot, too, restarts dockerd."""
 LOCK = f"{RUN}/lock"
-"""Of the host's own Docker, and of the host itself."""
+"""The lock of the host and of its own Docker."""
 BUSY = f"{RUN}/busy"
-"""Says who holds the lock, while it is held."""
+"""Says who holds the lock while it is held."""
 DAEMON_JSON = "/etc/docker/daemon.json"
 DOCKER_PROXY = "/etc/systemd/system/docker.service.d/gpurack-proxy.conf"
 DNF_CONF = "/etc/dnf/dnf.conf"
 YUM_CONF = "/etc/yum.conf"
 APT_PROXY = "/etc/apt/apt.conf.d/80gpurack-proxy"
 DRIVER_HELD = f"{STATE}/driver-held"
-"""The packages of NVIDIA's driver that gpurack held."""
+"""Packages of NVIDIA's driver that gpurack put on hold."""
 TRUSTED = f"{STATE}/trusted"
-"""The certificates of ours that the trust store was made with."""
+"""gpurack's certificates that the trust store was built with."""
 DOCKERD_ROOTLESS = "/usr/local/libexec/gpurack/dockerd-rootless"
-"""What users' daemons are started by; it stays when models are removed."""
+"""Starts users' daemons. It stays when models are removed."""
 HOOK_CONFIG = "/etc/nvidia-container-runtime/config.toml"
 CDI_FOLDERS = ("/etc/cdi", "/run/cdi")
 KEYRINGS = "/etc/apt/keyrings"
@@ -57,18 +57,20 @@ APT_SOURCES = "/etc/apt/sources.list.d"
 
 
 def project(user: str) -> str:
-    """The folder of the Compose project in a user's rootless Docker; "" means the host's own Docker."""
+    """The folder of the Compose project of a user's rootless Docker; user "" means the host's own Docker."""
     return f"{USERS}/{user}" if user else CONFIG
 
 
 def of_user(path: str, user: str) -> str:
-    """The lock of a user's Docker, or the file that says who holds it; "" for the host's own."""
+    """`LOCK` or `BUSY` of a user's Docker; user "" means the host's own."""
     return f"{path}.{user}" if user else path
 
 
 def words_of_user(user: str, uid: int, gid: int, home: str) -> "list[str]":
-    """The words before a command that make it this user's own, with an empty environment: a Docker client runs programs
-    that the user's configuration names."""
+    """The words before a command that run it as this user with an empty environment.
+
+    Needed because a Docker client runs programs that the user's configuration names.
+    """
     runtime = f"/run/user/{uid}"
     environment = {
         "HOME": home,
@@ -83,12 +85,12 @@ def words_of_user(user: str, uid: int, gid: int, home: str) -> "list[str]":
 
 
 def compose_file(user: str) -> str:
-    """Its compose.yaml."""
+    """The compose.yaml of a user's Docker; user "" means the host's own."""
     return f"{project(user)}/compose.yaml"
 
 
 def container_file(user: str, name: str, file: str) -> str:
-    """A file that a container mounts: a key, or its engine's configuration. The folder of all is for root alone."""
+    """A file that a container mounts: a key or its engine's configuration. Only root can read the folder above."""
     return f"{project(user)}/secrets/{name}/{file}"
 
 
@@ -98,16 +100,16 @@ def job_file(name: str) -> str:
 
 
 def job_record(name: str) -> str:
-    """Says that a job is done, with the hash of its definition."""
+    """The record of a finished job, with the hash of its definition."""
     return f"{JOBS}/{name}.json"
 
 
 def job_log(name: str) -> str:
-    """What a job printed, when it ran last."""
+    """The output of a job's last run."""
     return f"{JOBS}/{name}.log"
 
 
 RPM_KEYS = "/etc/pki/rpm-gpg"
 YUM_REPOS = "/etc/yum.repos.d"
 RPM_TRANSACTION = f"{STATE}/rpm-transaction"
-"""When an rpm transaction of ours began (seconds since 1970) and of which packages; away when it has ended."""
+"""Start (seconds since 1970) and packages of gpurack's rpm transaction; removed at its end."""

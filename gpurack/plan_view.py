@@ -25,22 +25,22 @@ LABEL = len("GPU 0-3")
 def show(
     console: screen.Console, fleet: Mapping[str, Host], sizes: Sizes, warnings: Sequence[Problem], apply: str
 ) -> None:
-    """The whole plan of an inventory without errors."""
+    """Print the whole plan of an inventory without errors. apply: the command that applies it."""
     console.print(headline(fleet, sizes.seen))
     for name, host in fleet.items():
         console.print(screen.line((name, "bold"), f"   {gpus_of(host)}"))
         for gpu in gpu_map(host, {key: each for (on, key), each in sizes.estimates.items() if on == name}):
             console.print(screen.line("  ", gpu))
-        quiet = not_estimated({key: why for (on, key), why in sizes.reasons.items() if on == name})
-        quiet += endpoints(name, host)
-        if once := [key for key, job in host.jobs.items() if job.enabled]:
-            quiet.append(f"once: {', '.join(once)}")
-        for line in quiet:
+        details = not_estimated({key: why for (on, key), why in sizes.reasons.items() if on == name})
+        details += endpoints(name, host)
+        if jobs := [key for key, job in host.jobs.items() if job.enabled]:
+            details.append(f"jobs: {', '.join(jobs)}")
+        for line in details:
             console.print(screen.line("  ", (line, "dim")))
     if unseen := [key for (_, key), why in sizes.reasons.items() if why == UNSEEN]:
         many = counted(len(unseen), "model")
-        how = "gpurack plan --live does, and any run"
-        console.print(screen.line((f"not estimated: {many} whose weights nobody has looked at yet; {how}", "dim")))
+        how = "Run gpurack plan --live to inspect them."
+        console.print(screen.line((f"not estimated: {many} with weights not inspected yet. {how}", "dim")))
     for line in grouped(warnings):
         console.print(screen.line(("warning", "yellow"), f"  {line}"))
     console.print(f"0 errors, {counted(len(warnings), 'warning')}. Apply: {apply}")
@@ -82,7 +82,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def gpus_of(host: Host) -> str:
-    """`4 × A30, 24.0 GiB`, or what can be said without `hardware`."""
+    """`4 × A30, 24.0 GiB`; without `hardware`, whether GPUs are expected."""
     if not host.hardware:
         return "GPUs unknown (no hardware given)" if host.wants_gpu else "CPU"
     parts = []
@@ -93,7 +93,7 @@ def gpus_of(host: Host) -> str:
 
 
 def not_estimated(reasons: Mapping[str, str]) -> list[str]:
-    """One line for each reason, with the models that have it; those that were never seen are counted elsewhere."""
+    """One line per reason, with its models. Weights not inspected yet (`UNSEEN`) are counted once for all hosts."""
     models: dict[str, list[str]] = {}
     for key, reason in reasons.items():
         if reason != UNSEEN:
@@ -103,25 +103,25 @@ def not_estimated(reasons: Mapping[str, str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Filled:
-    """A GPU and its models. shares: model → its GiB, None for the whole GPU."""
+    """One GPU with its models. shares: model → its GiB, None for the whole GPU."""
 
     slot: GpuSlot
     shares: Mapping[str, float | None]
 
     @property
     def usable(self) -> float | None:
-        """GiB that its models may have."""
+        """GiB that its models may use together."""
         return self.slot.usable(len(self.shares))
 
 
 def filled(host: Host) -> list[Filled]:
-    """Every GPU of a host that the inventory knows of."""
+    """Every GPU of a host in `hardware`."""
     ledger = imagined_ledger(host)
     return [Filled(slot, shares(host, ledger, slot)) for slot in ledger.slots]
 
 
 def shares(host: Host, ledger: Ledger, slot: GpuSlot) -> dict[str, float | None]:
-    """Model → GiB that it has of a GPU, None for all of it; in the order of the inventory."""
+    """Model → its GiB of a GPU, None for the whole GPU; in inventory order."""
     here = ledger.entries_on(slot)
     return {
         key: model.vram.of(slot.memory or 0) if model.vram else None
@@ -131,7 +131,7 @@ def shares(host: Host, ledger: Ledger, slot: GpuSlot) -> dict[str, float | None]
 
 
 def gpu_map(host: Host, estimates: Mapping[str, Estimate]) -> list[Text]:
-    """One line per GPU, neighbours with the same content as one, and one for the models on the CPU."""
+    """One line per GPU (adjacent GPUs with the same models share a line) and one for the models on the CPU."""
     alike = groupby(filled(host), key=lambda gpu: (gpu.slot.name, gpu.slot.reserved, list(gpu.shares.items())))
     lines = [gpu_line(host, list(gpus), estimates) for _, gpus in alike]
     on_cpu = [key for key, model in host.entries.items() if model.enabled and not model.gpus]
@@ -141,7 +141,7 @@ def gpu_map(host: Host, estimates: Mapping[str, Estimate]) -> list[Text]:
 
 
 def gpu_line(host: Host, gpus: Sequence[Filled], estimates: Mapping[str, Estimate]) -> Text:
-    """`GPU 0  ██████████████░░░  17.4 of 21.6 GiB  who`"""
+    """`GPU 0  ██████████████░░░  17.4 of 21.6 GiB  qwen-7b`"""
     first, last = gpus[0], gpus[-1].slot
     label = (f"GPU {first.slot.label}" if len(gpus) == 1 else f"GPU {first.slot.label}-{last.label}").ljust(LABEL)
     if first.slot.reserved:
@@ -149,23 +149,25 @@ def gpu_line(host: Host, gpus: Sequence[Filled], estimates: Mapping[str, Estimat
     if not first.shares:
         return screen.line(f"{label}  ", ("░" * BAR, "green"), "  free")
     each = " each" if len(gpus) > 1 else ""
-    used, usable = filling(host, first, estimates)
-    who = names(host, first)
+    used, usable = used_and_usable(host, first, estimates)
+    models = model_names(host, first)
     if used is None:
-        amount = "the whole card" if None in first.shares.values() else "? GiB"
-        return screen.line(f"{label}  ", ("█" * BAR, "blue"), f"  {amount}{each}  {who}")
+        amount = "whole GPU" if None in first.shares.values() else "? GiB"
+        return screen.line(f"{label}  ", ("█" * BAR, "blue"), f"  {amount}{each}  {models}")
     size = f" of {usable:.1f}" if usable else ""
     full = min(BAR, round(BAR * used / usable)) if usable else BAR
-    amount = f"{'░' * (BAR - full)}  {used:.1f}{size} GiB{each}  {who}"
+    amount = f"{'░' * (BAR - full)}  {used:.1f}{size} GiB{each}  {models}"
     return screen.line(f"{label}  ", ("█" * full, "blue"), amount)
 
 
-def filling(host: Host, gpu: Filled, estimates: Mapping[str, Estimate]) -> tuple[float | None, float | None]:
-    """(GiB of a GPU that are taken, GiB that its models may take); None where it is not known. Models with `vram` take
-    their share; one without has the GPU for itself and takes what is estimated."""
-    given = [share for share in gpu.shares.values() if share is not None]
-    if len(given) == len(gpu.shares):
-        return (sum(given), gpu.usable) if gpu.usable else (None, None)
+def used_and_usable(host: Host, gpu: Filled, estimates: Mapping[str, Estimate]) -> tuple[float | None, float | None]:
+    """(GiB of a GPU in use, GiB that its models may use); None if unknown.
+
+    Models with `vram` use their share. A model without `vram` has the GPU for itself and uses its estimate.
+    """
+    fixed = [share for share in gpu.shares.values() if share is not None]
+    if len(fixed) == len(gpu.shares):
+        return (sum(fixed), gpu.usable) if gpu.usable else (None, None)
     (key,) = gpu.shares
     if key not in estimates:
         return None, None
@@ -173,8 +175,8 @@ def filling(host: Host, gpu: Filled, estimates: Mapping[str, Estimate]) -> tuple
     return estimates[key].total, ENGINES[host.models[key].engine].budget(host.models[key], memory) if memory else None
 
 
-def names(host: Host, gpu: Filled) -> str:
-    """Who has a GPU: shares of several, `(promised)` where the engine does not keep to it."""
+def model_names(host: Host, gpu: Filled) -> str:
+    """The models on a GPU, with their shares if there are several; `(promised)` if the engine cannot enforce `vram`."""
     texts = []
     for key, share in gpu.shares.items():
         amount = f" {share:g}" if share is not None and len(gpu.shares) > 1 else ""
@@ -184,12 +186,12 @@ def names(host: Host, gpu: Filled) -> str:
 
 
 def endpoints(name: str, host: Host) -> list[str]:
-    """`http://gpu1.lab:8000/v1  qwen2.5-7b-instruct`, as people reach it; loopback ones only on the host itself."""
+    """`http://gpu1.lab:8000/v1  qwen2.5-7b-instruct`, the address for clients; `localhost` for loopback."""
     return [f"{endpoint(name, host, model)}  {key}" for key, model in host.entries.items() if model.enabled]
 
 
 def as_data(fleet: Mapping[str, Host], sizes: Sizes, warnings: Sequence[Problem]) -> dict[str, Any]:
-    """The plan for programs (`--json`)."""
+    """The plan as JSON data (`--json`)."""
     return {
         "schema": screen.SCHEMA,
         "weights_seen": sizes.seen or None,
@@ -228,7 +230,7 @@ def as_data(fleet: Mapping[str, Host], sizes: Sizes, warnings: Sequence[Problem]
 
 
 def estimate_data(sizes: Sizes, host: str, model: str) -> dict[str, Any] | None:
-    """GiB of each card; or why there is no estimate; None for what is disabled or a service."""
+    """The estimate in GiB per GPU, or why there is none; None for disabled entries and services."""
     if each := sizes.estimates.get((host, model)):
         parts = {"weights": each.weights, "kv": each.kv, "overhead": each.overhead, "total": each.total}
         return {**{key: round(value, 3) for key, value in parts.items()}, "tokens": each.tokens}

@@ -1,4 +1,4 @@
-"""A command for a host, as pyinfra takes it. Only gpurack.shell's text becomes one."""
+"""Run commands on hosts by pyinfra. Only text made by gpurack.shell becomes a command."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ from gpurack.shell import Sh
 
 
 class TooMuchOutput(Exception):
-    """A command printed more than gpurack reads (gpurack.guard ends it); the text is the sentence about its host."""
+    """A command printed more than gpurack reads, so gpurack.guard stopped it. The text is the error to show."""
 
 
 class Command(StringCommand):
-    """arguments: pyinfra's connector arguments (`_stdin`, `_sudo`)."""
+    """A shell command with pyinfra's connector arguments (`_stdin`, `_sudo`)."""
 
     def __init__(self, text: Sh, **arguments: Any) -> None:
         super().__init__(text, **arguments)
@@ -28,8 +28,11 @@ class Command(StringCommand):
 
 
 def run(host: Host, command: StringCommand, **arguments: Any) -> tuple[bool, CommandOutput]:
-    """Run a command on a host: did it succeed, and its output. One that prints too much has failed with that sentence,
-    for an exception would end the run for all hosts (pyinfra 3.10.0)."""
+    """Run a command on a host: (succeeded, output).
+
+    A command that prints too much counts as failed, with that error as its output. An exception would end the run for
+    all hosts (pyinfra 3.10.0).
+    """
     try:
         ok, output = host.run_shell_command(command, **arguments)
         return ok, output

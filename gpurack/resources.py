@@ -1,4 +1,4 @@
-"""The folders files/ and templates/: at the top of a checkout, inside the package when pip installed it."""
+"""Read files/ and templates/, which are at the top of a checkout and inside the installed package."""
 
 from functools import cache
 from pathlib import Path
@@ -13,14 +13,16 @@ def _root() -> Path:
 
 @cache
 def read_text(path: str) -> str:
-    """A file's text, e.g. `read_text("files/snapshot.sh")`."""
+    """The text of a file, e.g. `read_text("files/snapshot.sh")`."""
     return (_root() / path).read_text(encoding="utf-8")
 
 
 @cache
 def program(name: str, *parts: str) -> str:
-    """files/NAME.py with the parts of files/ that it imports, each after what it imports itself, as one text: for
-    `python3 -c` or `python3 -` on a host, so that the host's own may be older, or missing."""
+    """files/NAME.py and the modules of files/ that it imports as one program for `python3 -c` or `python3 -`.
+
+    parts: the modules, each after those that it imports. So the copies on the host may be older or missing.
+    """
     lines = ["import sys, types"]
     for part in parts:
         text = read_text(f"files/{part}.py")
@@ -30,8 +32,8 @@ def program(name: str, *parts: str) -> str:
 
 
 def render(path: str, **values: object) -> str:
-    """A Jinja2 template's text; an undefined variable raises. HTML holds only escaped and printable values."""
-    # Not needed by `gpurack plan`, whose start it would slow down.
+    """Render a Jinja2 template. Values in HTML are escaped and made printable. Raises jinja2.UndefinedError."""
+    # imported here because it would slow down the start of `gpurack plan`, which does not need it
     from jinja2 import Environment, StrictUndefined
 
     from gpurack.screen import clean

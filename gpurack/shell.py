@@ -1,13 +1,14 @@
-r"""The text of every shell command that gpurack runs or prints. No other module builds any
-(tests/security/test_shell_lint.py).
+r"""Build the text of every shell command that gpurack runs or prints, with all values quoted.
 
-    sh("rm -f {}", path)                        a value is one quoted word
-    sh("rm -f {files}", files=["/a", "/b c"])   a list is several
-    sh("{} && {}", first, second)               what `sh` made is inserted as it is
-    sh("sh -c {}", word(script))                unless it is to be one word
+No other module builds shell text (tests/security/test_shell_lint.py).
 
-Placeholders are {} and {name}, in lower case. All other braces are the shell's and its programs' own: `{ a; b; }`,
-`${Version}`, `%{name}`, `{{.Id}}`. So templates need no escapes.
+    sh("rm -f {}", path)                        a value becomes one quoted word
+    sh("rm -f {files}", files=["/a", "/b c"])   a list becomes several words
+    sh("{} && {}", first, second)               text made by `sh` is inserted unchanged
+    sh("sh -c {}", word(script))                `word` makes it one quoted word
+
+Placeholders are {} and {name}, in lower case. All other braces belong to the shell and its programs and need no
+escapes: `{ a; b; }`, `${Version}`, `%{name}`, `{{.Id}}`.
 """
 
 import re
@@ -20,17 +21,19 @@ from gpurack.resources import read_text
 
 
 class Sh(str):
-    """Shell text in which every foreign word is quoted. Only this module makes it; an f-string, `+` and `join` of it
-    are plain text again, which no shell operation takes."""
+    """Shell text in which every value is quoted. Only this module makes it.
+
+    An f-string, `+` or `join` of it is plain str again, which no shell operation accepts.
+    """
 
     __slots__ = ()
 
     def __new__(cls, *text: object) -> Self:
-        """Raises TypeError: `sh` makes it."""
-        raise TypeError("shell text is made by gpurack.shell.sh")
+        """Always raises TypeError; call `sh`."""
+        raise TypeError("call gpurack.shell.sh to make shell text")
 
     def __reduce__(self) -> tuple[Callable[[str], "Sh"], tuple[str]]:
-        """For copies (`dataclasses.asdict`)."""
+        """Support copies (`dataclasses.asdict`)."""
         return _made, (str(self),)
 
 
@@ -39,10 +42,10 @@ Value = Word | Iterable[Word]
 
 
 def sh(template: LiteralString, *values: Value, **named: Value) -> Sh:
-    """The template, a literal, with its placeholders replaced.
+    """A literal template with its placeholders replaced by quoted values.
 
-    Raises ValueError for a text that cannot be a word of a command (NUL, a lone surrogate), and for a placeholder where
-    quoting would not hold; TypeError for values that do not match the placeholders.
+    Raises ValueError for a text that cannot be part of a command (NUL, a lone surrogate) and for a placeholder inside
+    quotes; TypeError if values and placeholders do not match.
 
     >>> str(sh("docker rm -- {names} >/dev/null", names=["alpha", "x;id", "it's"]))
     'docker rm -- alpha \\'x;id\\' \\'it\\'"\\'"\\'s\\' >/dev/null'
@@ -52,44 +55,44 @@ def sh(template: LiteralString, *values: Value, **named: Value) -> Sh:
     found = list(placeholders(template))
     if sum(not place.name for place in found) != len(values) or {place.name for place in found} - {""} != set(named):
         raise TypeError(f"values do not match the placeholders of {template!r}")
-    given, text, end = iter(values), "", 0
+    positional, text, end = iter(values), "", 0
     for place in found:
-        value = named[place.name] if place.name else next(given)
+        value = named[place.name] if place.name else next(positional)
         text += template[end : place.start] + _inserted(value, place.quoted)
         end = place.end
     return _made(text + template[end:])
 
 
 def word(text: str) -> Sh:
-    """One quoted word, also of shell text (for `sh -c`)."""
+    """A text, or shell text (for `sh -c`), as one quoted word. Raises ValueError for NUL or a lone surrogate."""
     if "\0" in text:
-        raise ValueError(f"{text[:80]!r} holds a NUL, so it cannot be a word of a command")
+        raise ValueError(f"{text[:80]!r} contains NUL, which a command cannot")
     text.encode()  # raises UnicodeEncodeError, a ValueError
     return _made(shlex.quote(text))
 
 
 def joined(between: LiteralString, texts: Iterable[Sh]) -> Sh:
-    """Texts with a literal between them."""
+    """Shell texts joined by a literal."""
     return _made(between.join(texts))
 
 
 def all_of(commands: Iterable[Sh]) -> Sh:
-    """One after the other, as long as they succeed. Each is a simple command, or one whose `||` ends the script."""
+    """Commands joined by `&&`. Each must be a simple command, or one with a `||` that ends the script."""
     return joined(" && ", commands)
 
 
 def grouped(commands: Iterable[Sh]) -> Sh:
-    """The same of commands that may hold `;` and `||`: each in braces."""
+    """Commands joined by `&&`, each in braces, so that they may contain `;` and `||`."""
     return all_of(sh("{ {}; }", command) for command in commands)
 
 
 def of_file(path: LiteralString, **variables: str) -> Sh:
-    """A script of files/ with variables in front."""
+    """A script of files/, preceded by assignments of variables."""
     return _made("".join(f"{name}={word(value)}\n" for name, value in variables.items()) + read_text(path))
 
 
 def by_ssh(host: str, command: Sh) -> Sh:
-    """A line for an admin to paste: a command on a host, whose shell reads its words once more.
+    """A command line for an admin to paste that runs a command on a host, quoted for both shells.
 
     >>> str(by_ssh("gpu1", sh("sudo docker logs {}", "alpha"))), str(by_ssh("gpu1", sh("sudo rm {}", "$(id)")))
     ('ssh gpu1 sudo docker logs alpha', 'ssh gpu1 \\'sudo rm \\'"\\'"\\'$(id)\\'"\\'"\\'\\'')
@@ -100,8 +103,8 @@ def by_ssh(host: str, command: Sh) -> Sh:
 
 @dataclass(frozen=True)
 class Placeholder:
-    """start, end: where it is in the template. quoted: it is inside double quotes, where a quoted word would not be
-    one."""
+    """A placeholder in a template. start, end: its position. quoted: it is inside double quotes, where quoting a value
+    would not work."""
 
     name: str
     start: int
@@ -110,8 +113,8 @@ class Placeholder:
 
 
 def placeholders(template: str) -> Iterator[Placeholder]:
-    """A template's placeholders. Raises ValueError for one inside single quotes, and for quotes that do not end."""
-    inside, position = [""], 0  # "", a quote, or "(" of `$(…)`, which is unquoted inside double quotes
+    """The placeholders of a template. Raises ValueError for one inside single quotes and for unclosed quotes."""
+    inside, position = [""], 0  # "", a quote, or "(" for `$(…)`, whose content is unquoted inside double quotes
     while position < len(template):
         char, now = template[position], inside[-1]
         if found := re.compile(r"(?<![$%])\{([a-z_]*)\}").match(template, position):
@@ -137,19 +140,19 @@ def placeholders(template: str) -> Iterator[Placeholder]:
             inside = inside[:-1]
         position += 1
     if inside != [""]:
-        raise ValueError(f"{inside[-1]} does not end in {template!r}")
+        raise ValueError(f"{inside[-1]} is not closed in {template!r}")
 
 
 def _inserted(value: Value, quoted: bool) -> str:
-    """What stands in a placeholder's place."""
+    """The text that replaces a placeholder."""
     if isinstance(value, Sh):
         if quoted and re.search(r"['\"\\`]", value):
-            raise ValueError(f"{value!r} would lose its own quotes inside double quotes")
+            raise ValueError(f"{value!r} contains quotes and cannot be inserted inside double quotes")
         return value
     if isinstance(value, int | float):
         return str(value)
     if quoted:
-        raise ValueError("a text inside double quotes could end them; place it outside")
+        raise ValueError("a placeholder for text cannot be inside double quotes")
     return word(value) if isinstance(value, str) else " ".join(_inserted(each, quoted) for each in value)
 
 
@@ -158,4 +161,4 @@ def _made(text: str) -> Sh:
 
 
 NOTHING = sh("")
-"""No words, where there could be some."""
+"""Empty shell text, where a template has an optional part."""

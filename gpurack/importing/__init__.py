@@ -1,7 +1,7 @@
-"""From what people type (`docker run`, shell snippets, compose files, running containers) to inventory entries.
+"""`gpurack import`: convert `docker run` commands, shell scripts, compose files and running containers to entries.
 
-words.py and compose_file.py read text, docker_run.py and inspect.py make a `container.ContainerRun` of each container,
-built.py says what an image was built from, to_inventory.py all of it in the inventory's words, step by step: image.py,
-command.py, weights.py, cards.py, address.py, arguments.py, rest.py. What cannot be said, or is said differently,
-becomes a `Finding`: nothing is dropped silently. Pure, all of it.
+Open reader.py first. words.py and compose_file.py read text; docker_run.py and inspect.py make a `ContainerRun` of each
+container; built.py finds what an image was built from. to_inventory.py converts a run to an entry in the steps image,
+command, weights, cards, address, arguments, rest. Everything not converted as it was becomes a `Finding`. Pure, except
+cli.py and from_host.py.
 """

@@ -1,5 +1,7 @@
-"""`docker build` as people type it → the `build` of an entry's image, as far as the text says where it came from, or
-an engine knows its Dockerfile (gpurack/engines/builds.py)."""
+"""Convert `docker build` to the `build` of an entry's image, if the text or an engine names its repository.
+
+Engines know the Dockerfiles of their own repositories: gpurack/engines/builds.py.
+"""
 
 import argparse
 import re
@@ -12,13 +14,12 @@ from gpurack.engines.builds import UNSAID, Builds
 from gpurack.importing import docker_run, secret
 
 ELSEWHERE = ("label", "platform", "secret", "ssh", "build-context", "add-host", "network")
-"""Options that an entry cannot say; the others change nothing of the image."""
+"""Options that an entry does not support. All others do not change the image."""
 
 
 @dataclass(frozen=True, eq=False)
 class Built:
-    """An image that was built. where: by which command. build: the entry's `build`. changed: what it says differently.
-    open: what it could not say."""
+    """An image that was built. where: the command's place. build: the entry's `build`. changed, open: findings."""
 
     where: str
     build: Mapping[str, Any]
@@ -27,12 +28,12 @@ class Built:
 
     @property
     def like(self) -> str:
-        """The image of upstream's that holds the same programs, "" where that is not known."""
+        """The upstream image with the same programs, "" if unknown."""
         return next((builds.like(self.build) for builds in repositories() if builds.is_of(self.build)), "")
 
 
 def repositories() -> Iterator[Builds]:
-    """Of all engines whose images people build by hand."""
+    """The repositories of all engines whose images are commonly built by hand."""
     yield from (engine.builds for engine in ENGINES.values() if engine.builds)
 
 
@@ -61,7 +62,7 @@ PARSER = _parser()
 
 
 def build_words(words: Sequence[str]) -> list[str] | None:
-    """What follows `docker build`, None when the words are something else."""
+    """The words after `docker build`; None for another command."""
     rest = docker_run.docker_words(words)
     if rest[:1] in (["buildx"], ["image"], ["builder"]):
         rest = rest[1:]
@@ -70,15 +71,15 @@ def build_words(words: Sequence[str]) -> list[str] | None:
 
 @dataclass(frozen=True)
 class Checkout:
-    """The repository that a script is in: what `git clone`, `git checkout` and `cd` before a build say."""
+    """The repository that a script works in, by its `git clone`, `git checkout` and `cd` commands."""
 
     git: str = ""
     revision: str = ""
     folder: str | None = None
-    """Where it is, in the repository; None outside."""
+    """The script's folder in the repository; None outside of it."""
 
     def after(self, words: Sequence[str]) -> "Checkout":
-        """As it is after another command."""
+        """The checkout after one more command."""
         if list(words[:2]) == ["git", "clone"]:
             return self._cloned(words[2:])
         if list(words[:2]) in (["git", "checkout"], ["git", "switch"]) and self.folder is not None:
@@ -98,32 +99,32 @@ class Checkout:
 
 
 def parse(words: Sequence[str], where: str, checkout: Checkout) -> tuple[list[str], Built | None]:
-    """(the image's names, what it was built from; None where the text does not say). Raises docker_run.Unreadable."""
-    said = vars(PARSER.parse_args(words))
-    args = dict(text.partition("=")[::2] for text in said["build-arg"] if "=" in text)
-    file, target = said["file"] or "Dockerfile", said["target"]
-    found = hidden(of(said["context"], file, target, args, said["tag"], where, checkout))
+    """(names of the image, what it was built from; None if unknown). Raises docker_run.Unreadable."""
+    options = vars(PARSER.parse_args(words))
+    args = dict(text.partition("=")[::2] for text in options["build-arg"] if "=" in text)
+    file, target = options["file"] or "Dockerfile", options["target"]
+    found = without_secrets(build_of(options["context"], file, target, args, options["tag"], where, checkout))
     if found is None:
-        return said["tag"], None
-    left_out = [f"--{option} of its build could not be expressed" for option in ELSEWHERE if said[option]]
+        return options["tag"], None
+    left_out = [f"build option --{option} was not converted" for option in ELSEWHERE if options[option]]
     left_out += [
-        f"the build argument {name} came from the environment of whoever built it; give its value"
-        for name in said["build-arg"]
+        f"the value of build argument {name} is not in the text; add it"
+        for name in options["build-arg"]
         if "=" not in name
     ]
-    return said["tag"], replace(found, open=(*found.open, *left_out))
+    return options["tag"], replace(found, open=(*found.open, *left_out))
 
 
-def hidden(found: Built | None) -> Built | None:
-    """The same without the secrets among its arguments."""
-    shown = secret.hidden(found.build) if found else {}
+def without_secrets(found: Built | None) -> Built | None:
+    """The same build with masked secrets."""
+    shown = secret.mask(found.build) if found else {}
     if not found or shown == found.build:
         return found
-    what = f"a secret stood in plain text in its build; it is {secret.HIDDEN} here. Build arguments stay in the image"
+    what = f"its build contained a secret, shown as {secret.HIDDEN} here. Build arguments remain readable in the image"
     return replace(found, build=shown, open=(*found.open, what))
 
 
-def of(
+def build_of(
     context: str,
     dockerfile: str,
     target: str | None,
@@ -132,7 +133,7 @@ def of(
     where: str,
     checkout: Checkout,
 ) -> Built | None:
-    """What an image was built from; None where its repository is not known."""
+    """What an image was built from; None if its repository is unknown."""
     more = {**({"target": target} if target else {}), **({"args": dict(args)} if args else {})}
     url, _, rest = context.partition("#")
     if re.match(r"(https?|ssh|git)://.*|git@.*", url) and not url.endswith((".tar.gz", ".tgz", "/Dockerfile")):
@@ -151,7 +152,7 @@ def of(
 
 
 def renewed(built: Built) -> Built:
-    """The same by the Dockerfile of today, where its engine's repository has another one now."""
+    """The same build with the Dockerfile that its engine's repository has today."""
     for builds in repositories():
         if today := builds.renewed(built.build):
             return replace(built, build=today[0], changed=(*built.changed, today[1]))
@@ -159,7 +160,7 @@ def renewed(built: Built) -> Built:
 
 
 def by_name(image: str, where: str) -> Built | None:
-    """What an image was surely built from that has the name which upstream's documentation gives it."""
+    """The build of an image with a name from upstream's documentation; None for other names."""
     for builds in repositories():
         if found := builds.by_name(image):
             return Built(where, {"git": builds.git, "revision": UNSAID, **found})
@@ -167,12 +168,12 @@ def by_name(image: str, where: str) -> Built | None:
 
 
 def full(image: str) -> str:
-    """A name as Docker compares it: without a tag it means latest."""
+    """The name with the tag `latest` if it has none, as Docker compares names."""
     return image if ":" in image.rpartition("/")[2] or "@" in image else f"{image}:latest"
 
 
 def plain(path: str) -> str:
-    """A path without ./ at its beginning.
+    """A path without a leading `./`.
 
     >>> plain("./.devops/cuda.Dockerfile")
     '.devops/cuda.Dockerfile'

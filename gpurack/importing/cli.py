@@ -1,4 +1,4 @@
-"""`gpurack import`: reads, prints, and says by its exit code whether anything is left to do."""
+"""The command `gpurack import`. Its exit code says if anything is left to do."""
 
 import sys
 from collections.abc import Sequence
@@ -24,13 +24,13 @@ def run(
     files: Sequence[str],
     as_yaml: bool,
 ) -> int:
-    """The command. Returns the exit code."""
+    """Read the source and print the inventory with its findings. Returns the exit code."""
     try:
         text = from_host(host, source) if host else from_file(source)
         copies = {path: Path(copy).read_text(encoding="utf-8") for path, copy in pairs(files, "--file")}
         imported = read(text, dict(pairs(variables, "--set")), copies)
     except UnicodeDecodeError:
-        screen.echo(f"error  {called(source)}: is no text (UTF-8).", err=True)
+        screen.echo(f"error  {called(source)}: is not UTF-8 text.", err=True)
         return UNREADABLE
     except OSError as error:
         screen.echo(f"error  {error.filename or called(source)}: {error.strerror or error}.", err=True)
@@ -40,7 +40,7 @@ def run(
         return UNREADABLE
     printed = name or host or HOST
     if not any(imported.entries.values()):
-        screen.echo("# No service was found.")
+        screen.echo("# No services found.")
         screen.echo(text_of.comments(imported.findings), nl=False)
         if all(finding.what.endswith(NO_DOCKER) for finding in imported.findings):
             return UNREADABLE
@@ -52,16 +52,16 @@ def run(
 
 
 def called(source: Path | None) -> str:
-    """What a message calls the text that was given."""
+    """The name of the source in messages."""
     return "standard input" if source is None or str(source) == "-" else str(source)
 
 
 class Unread(Exception):
-    """What was to be imported could not be had; the text says why."""
+    """The source could not be read; the text says why."""
 
 
 def from_file(source: Path | None) -> str:
-    """A file's text, or standard input's."""
+    """The text of a file or of standard input."""
     if source is None or str(source) == "-":
         if sys.stdin.isatty():
             screen.echo("Paste the commands, then press Ctrl-D.", err=True)
@@ -70,7 +70,7 @@ def from_file(source: Path | None) -> str:
 
 
 def from_host(host: str, inventory: Path | None) -> str:
-    """What runs on a host."""
+    """The output of `docker inspect` for the running containers of a host. Raises Unread."""
     from gpurack.importing.from_host import Unreachable, inspect
     from gpurack.spec.problems import InventoryError
 
@@ -81,17 +81,17 @@ def from_host(host: str, inventory: Path | None) -> str:
 
 
 def pairs(texts: Sequence[str], option: str) -> list[tuple[str, str]]:
-    """`NAME=VALUE`, each."""
+    """(name, value) of each `NAME=VALUE`. Raises click.BadParameter."""
     found = [text.partition("=") for text in texts]
     for name, equals, _ in found:
         if not (name and equals):
             form = "PATH=COPY" if option == "--file" else "NAME=VALUE"
-            raise click.BadParameter(f"write {form}.", param_hint=option)
+            raise click.BadParameter(f"expected {form}.", param_hint=option)
     return [(name, value) for name, _, value in found]
 
 
 def refusals(imported: Imported, host: str) -> list[str]:
-    """What `gpurack plan` would say of it now."""
+    """The errors that `gpurack plan` would report for the result."""
     from gpurack.spec.fleet import check_fleet
     from gpurack.spec.problems import InventoryError
 

@@ -1,4 +1,4 @@
-"""The engine's flags in what a container runs: its command, or the script that it starts."""
+"""Read the engine's flags from a container's command, or from the script that it starts."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from gpurack.importing.translation import Translation
 
 
 def read_arguments(t: Translation) -> flags_of.Flags | None:
-    """The engine's flags; None when the command is not the engine's own, so that it can only be kept as it is."""
+    """The engine's flags; None if the command is not the engine's own and must be kept unchanged."""
     command = [*(t.run.entrypoint or ()), *t.run.command]
     if t.unknown:
         return None
@@ -24,25 +24,25 @@ def read_arguments(t: Translation) -> flags_of.Flags | None:
     if t.dialect.positional and command[:1] == found.positional[:1] and "/" in "".join(command[:1]):
         found.given.setdefault("model", [found.positional.pop(0)])
     if found.positional and command[:1] == found.positional[:1]:
-        t.say("open", f"its command `{secret.masked(command, 60)}` is not {t.engine.name}'s own, so it is kept "
-              "as it is, with engine custom.")  # fmt: skip
+        shown = secret.masked_command(command, 60)
+        t.note("open", f"`{shown}` is not a {t.engine.name} command. It is kept, with engine custom.")
         return None
     if found.positional:
-        t.say("open", f"these words could not be expressed: {' '.join(found.positional)}.")
+        t.note("open", f"arguments not converted: {' '.join(found.positional)}.")
     if found.strange:
-        t.say("open", f"these flags could not be expressed: {' '.join(found.strange)}.")
+        t.note("open", f"flags not converted: {' '.join(found.strange)}.")
     return found
 
 
 def read_script(t: Translation, command: Sequence[str]) -> list[str] | None:
-    """The engine's command in a script that the container runs, when the script was given."""
+    """The engine's command in a script that the container runs; None without one, or if --file does not give it."""
     if len(command) != 2 or command[0].rsplit("/", 1)[-1] not in ("sh", "bash"):
         return None
     path = t.on_host(command[1])
     text = t.known.files.get(path[0]) if path else None
     if path is None or text is None:
         where = path[0] if path else command[1]
-        t.say("open", f"it runs a script; give it with --file {where}=SCRIPT to have its flags read.")
+        t.note("open", f"runs a script. Pass it with --file {where}=SCRIPT to import its flags.")
         return None
     read = words.read(text, t.known.variables)
     t.findings += [Finding(found.kind, f"{t.where}, {command[1]}", found.what) for found in read.findings]
@@ -50,18 +50,20 @@ def read_script(t: Translation, command: Sequence[str]) -> list[str] | None:
         rest = one.words[1:] if one.words[:1] == ("exec",) else one.words
         if any(rest[: len(program)] == program for program in t.dialect.programs):
             t.scripts |= {path[1]} if path[1] else set()
-            t.say("changed", f"the flags of {command[1]} are written out; the script itself is not used.")
+            t.note("changed", f"the flags in {command[1]} became fields and args; the script is not used.")
             return without_commands(t, list(rest))
-    t.say("open", f"{command[1]} starts nothing that is {t.engine.name}'s.")
+    t.note("open", f"{command[1]} contains no {t.engine.name} command.")
     return None
 
 
 def without_commands(t: Translation, command: list[str]) -> list[str]:
-    """Flags whose value a command computes at the start are left to the engine."""
+    """The command without flags with a value computed by a shell command; the engine's default applies."""
     kept: list[str] = []
     for word in command:
         if word.startswith(("$(", "`")) and kept and flags_of.is_flag(kept[-1]):
-            t.say("open", f"{kept.pop()} was computed by {word} at the start; it is left to {t.engine.name}.")
+            t.note(
+                "open", f"{kept.pop()} was computed by {word}; it is left out, so {t.engine.name}'s default applies."
+            )
         else:
             kept.append(word)
     return kept

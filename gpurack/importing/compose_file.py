@@ -1,4 +1,4 @@
-"""Compose files → ContainerRuns."""
+"""Read compose files: their services as ContainerRuns."""
 
 import re
 import shlex
@@ -18,12 +18,12 @@ AS_IT_IS = {
     "sysctls", "group_add", "pid", "pids_limit", "platform", "read_only", "labels", "env_file", "oom_score_adj",
     "userns_mode", "expose",
 }  # fmt: skip
-"""Words of a service that `compose:` of an entry says, too."""
+"""Fields of a service that are copied to `compose` of its entry."""
 NO_MEANING = {
-    "networks": "gpurack's containers share one network, and reach each other by name",
-    "depends_on": "gpurack starts all of them, and each waits for what it needs",
+    "networks": "gpurack's containers share one network and reach each other by name",
+    "depends_on": "gpurack starts all containers, and each waits for those it needs",
     "links": "gpurack's containers reach each other by name",
-    "pull_policy": "gpurack pulls an image when the inventory names another one",
+    "pull_policy": "gpurack pulls an image when the inventory changes it",
 }
 
 
@@ -31,11 +31,11 @@ LISTS = ("ports", "volumes", "devices")
 
 
 class NoCompose(Exception):
-    """The text is no compose file; it says why."""
+    """The text is not a compose file; the message says why."""
 
 
 def is_compose(text: str) -> bool:
-    """Does a text look like a compose file?"""
+    """True if the text looks like a compose file."""
     return bool(re.search(r"^services:\s*(#.*)?$", text, re.MULTILINE))
 
 
@@ -46,32 +46,32 @@ def read(text: str, variables: Mapping[str, str]) -> tuple[list[ContainerRun], l
     try:
         content = interpolated(yaml.safe_load(text), variables, findings)
     except RecursionError:
-        raise NoCompose("has services: like a compose file and is nested too deep.") from None
+        raise NoCompose("looks like a compose file but is nested too deeply.") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}: " if mark else ""
-        what = f"has services: like a compose file and is no YAML ({line}{getattr(error, 'problem', error)})"
-        raise NoCompose(f"{what}. Of a text that holds one, give the file's own lines alone.") from None
+        what = f"looks like a compose file but is not valid YAML ({line}{getattr(error, 'problem', error)})"
+        raise NoCompose(f"{what}. Pass only the lines of the compose file.") from None
     services = content.get("services") if isinstance(content, dict) else None
     if not isinstance(services, dict):
-        raise NoCompose("holds no services.")
+        raise NoCompose("contains no services.")
     for key in content:
         if key not in ("version", "name", "services", "volumes", "networks") and not str(key).startswith("x-"):
-            findings.append(Finding("open", "compose file", f"{key}: could not be expressed."))
+            findings.append(Finding("open", "compose file", f"{key} was not converted."))
     runs = []
     for name, fields in services.items():
         try:
             runs.append(service(str(name), fields or {}, findings, images))
         except docker_run.Unreadable as error:
-            findings.append(Finding("open", f"service {name}", f"is not what Compose takes: {error}"))
-        except (AttributeError, KeyError, TypeError, ValueError):  # its text is Python's, and may hold a secret
-            what = "is not what Compose takes; `docker compose config` says where."
+            findings.append(Finding("open", f"service {name}", f"is not a valid service: {error}"))
+        except (AttributeError, KeyError, TypeError, ValueError):  # Python's message may contain a secret
+            what = "is not a valid service. Run `docker compose config` to find the error."
             findings.append(Finding("open", f"service {name}", what))
     return runs, findings, images
 
 
 def interpolated(value: Any, variables: Mapping[str, str], findings: list[Finding]) -> Any:
-    """Variables filled in as Compose does; what is not known stays and is listed."""
+    """Substitute variables as Compose does; undefined ones stay and become findings."""
     if isinstance(value, dict):
         return {key: interpolated(item, variables, findings) for key, item in value.items()}
     if isinstance(value, list):
@@ -87,7 +87,7 @@ def interpolated(value: Any, variables: Mapping[str, str], findings: list[Findin
             return variables[name]
         if found["sign"] == "-":
             return str(found["default"])
-        missing = f"${name} is not defined; give it with --set {name}=…."
+        missing = f"${name} is not defined. Pass --set {name}=…."
         if Finding("open", "compose file", missing) not in findings:
             findings.append(Finding("open", "compose file", missing))
         return f"${name}"
@@ -101,103 +101,103 @@ def interpolated(value: Any, variables: Mapping[str, str], findings: list[Findin
 def service(
     name: str, fields: Mapping[str, Any], findings: list[Finding], images: dict[str, built.Built]
 ) -> ContainerRun:
-    """One service; what it says and a ContainerRun cannot goes to the findings, what it is built from to the images."""
+    """One service as a ContainerRun. Adds what was not converted to findings, and its build to images."""
     where = f"service {name}"
     check_shape(fields)
-    said = dict(fields)
-    build = said.pop("build", None)
-    image = str(said.pop("image", None) or f"{name}:built-by-compose")
+    settings = dict(fields)
+    build = settings.pop("build", None)
+    image = str(settings.pop("image", None) or f"{name}:built-by-compose")
     if build is not None:
         build = {"context": build} if isinstance(build, str) else build
         if found := built_from(build, image, where):
             images[built.full(image)] = found
         else:
             findings.append(
-                Finding("open", where, f"is built from {build.get('context', '.')}; write image: {{\"build\": "
-                        "{\"git\": …, \"revision\": …}}, or keep the image's name while the host has it.")
+                Finding("open", where, f"is built from `{build.get('context', '.')}`. Set image: {{\"build\": "
+                        "{\"git\": …, \"revision\": …}}, or keep the image's name if the host has it.")
             )  # fmt: skip
-    by_cdi = docker_run.cdi_cards(list(map(str, said.get("devices") or [])))
+    by_cdi = docker_run.cdi_gpus(list(map(str, settings.get("devices") or [])))
     if by_cdi:
-        said["devices"] = [device for device in said["devices"] if not str(device).startswith(docker_run.CDI)]
-    compose = {key: value for key in list(said) if key in AS_IT_IS and (value := said.pop(key)) != []}
-    for key in [key for key in said if key in NO_MEANING]:
+        settings["devices"] = [device for device in settings["devices"] if not str(device).startswith(docker_run.CDI)]
+    compose = {key: value for key in list(settings) if key in AS_IT_IS and (value := settings.pop(key)) != []}
+    for key in [key for key in settings if key in NO_MEANING]:
         findings.append(Finding("changed", where, f"{key} is left out: {NO_MEANING[key]}."))
-        del said[key]
-    deploy = said.pop("deploy", None) or {}
+        del settings[key]
+    deploy = settings.pop("deploy", None) or {}
     devices = deploy.get("resources", {}).get("reservations", {}).get("devices", [])
-    gpus = cards_of(said.pop("gpus", None) or devices) or by_cdi
+    gpus = gpus_of_service(settings.pop("gpus", None) or devices) or by_cdi
     limits = deploy.get("resources", {}).get("limits")
     if limits:
         compose["deploy"] = {"resources": {"limits": limits}}
     for key in deploy.keys() - {"resources"}:
-        findings.append(Finding("open", where, f"deploy.{key} could not be expressed."))
-    environment, unset = environment_of(said.pop("environment", None))
+        findings.append(Finding("open", where, f"deploy.{key} was not converted."))
+    environment, unset = environment_of(settings.pop("environment", None))
     if unset:
         compose["environment"] = unset
-    gpus, environment, remark = docker_run.with_runtime(gpus, said.pop("runtime", None), environment)
+    gpus, environment, remark = docker_run.with_runtime(gpus, settings.pop("runtime", None), environment)
     if remark:
         findings.append(Finding("changed", where, remark))
-    network = said.pop("network_mode", None)
+    network = settings.pop("network_mode", None)
     if network and network not in ("host", "bridge", "default"):
-        findings.append(Finding("open", where, f"network_mode: {network} could not be expressed."))
-    command, entrypoint = said.pop("command", None), said.pop("entrypoint", None)
+        findings.append(Finding("open", where, f"network_mode: {network} was not converted."))
+    command, entrypoint = settings.pop("command", None), settings.pop("entrypoint", None)
     run = ContainerRun(
         where=where,
-        name=said.pop("container_name", None) or name,
+        name=settings.pop("container_name", None) or name,
         image=image,
         command=tuple(argv(command)),
         entrypoint=tuple(argv(entrypoint)) if entrypoint else None,
         environment=environment,
-        mounts=tuple(mount(item) for item in said.pop("volumes", None) or []),
-        ports=tuple(port for item in said.pop("ports", None) or [] for port in ports(item)),
+        mounts=tuple(mount(item) for item in settings.pop("volumes", None) or []),
+        ports=tuple(port for item in settings.pop("ports", None) or [] for port in ports(item)),
         gpus=gpus,
         host_network=network == "host",
         compose=compose,
     )
-    for key in said.keys() - {"tty", "stdin_open"}:
-        findings.append(Finding("open", where, f"{key} could not be expressed; say it in compose: {{…}}."))
+    for key in settings.keys() - {"tty", "stdin_open"}:
+        findings.append(Finding("open", where, f"{key} was not converted. Set it in compose: {{…}}."))
     return run
 
 
 def check_shape(fields: Any) -> None:
-    """Raises Unreadable, in words, for what is most often written in another shape."""
+    """Raise Unreadable for the most common wrong types."""
     if not isinstance(fields, Mapping):
-        raise docker_run.Unreadable(f"it should be a map of fields, not {called(fields)}.")
+        raise docker_run.Unreadable(f"it must be a map of fields, not {type_name(fields)}.")
     for key in LISTS:
         if not isinstance(fields.get(key), list | None):
-            raise docker_run.Unreadable(f"{key} should be a list, not {called(fields[key])}.")
+            raise docker_run.Unreadable(f"{key} must be a list, not {type_name(fields[key])}.")
 
 
-def called(value: Any) -> str:
-    """What an admin calls a value of this kind."""
+def type_name(value: Any) -> str:
+    """The type of a value in words."""
     return {str: "text", bool: "true or false", int: "a number", float: "a number", dict: "a map"}.get(
         type(value), "a list"
     )
 
 
 def built_from(build: Mapping[str, Any], image: str, where: str) -> built.Built | None:
-    """What a service's `build` says of where its image comes from; None where that is not known."""
+    """What the image of a service is built from; None if its repository is unknown."""
     args, unset = environment_of(build.get("args"))
     context, dockerfile = str(build.get("context", ".")), str(build.get("dockerfile", "Dockerfile"))
-    said = built.of(context, dockerfile, build.get("target"), args, [image], where, built.Checkout())
-    found = built.hidden(said)
+    with_secrets = built.build_of(context, dockerfile, build.get("target"), args, [image], where, built.Checkout())
+    found = built.without_secrets(with_secrets)
     understood = {"context", "dockerfile", "target", "args"}
-    others = [f"build.{key} could not be expressed" for key in build if key not in understood]
-    missing = [f"the build argument {name} has no value; give it" for name in unset]
+    others = [f"build.{key} was not converted" for key in build if key not in understood]
+    missing = [f"the value of build argument {name} is not in the text; add it" for name in unset]
     return replace(found, open=(*found.open, *others, *missing)) if found else None
 
 
 def argv(command: Any) -> list[str]:
-    """A command in either form."""
+    """A command, given as text or list, as words."""
     return shlex.split(command) if isinstance(command, str) else [str(word) for word in command or []]
 
 
-def environment_of(said: Any) -> tuple[dict[str, str], list[str]]:
-    """(variables, names without a value), from either form."""
-    if isinstance(said, dict):
-        texts = [name if value is None else f"{name}={_text(value)}" for name, value in said.items()]
+def environment_of(settings: Any) -> tuple[dict[str, str], list[str]]:
+    """(variables, names without a value), given as map or list."""
+    if isinstance(settings, dict):
+        texts = [name if value is None else f"{name}={_text(value)}" for name, value in settings.items()]
     else:
-        texts = [str(item) for item in said or []]
+        texts = [str(item) for item in settings or []]
     return docker_run.environment_of(texts)
 
 
@@ -205,25 +205,27 @@ def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def mount(said: Any) -> Mount:
-    """A volume in either form."""
-    if isinstance(said, str):
-        return docker_run.mount(said)
-    kind = "bind" if said.get("type") == "bind" else "volume"
-    return Mount(kind, str(said.get("source", "")), str(said["target"]), bool(said.get("read_only", False)))  # type: ignore[arg-type]
+def mount(settings: Any) -> Mount:
+    """A volume in short or long syntax."""
+    if isinstance(settings, str):
+        return docker_run.mount(settings)
+    kind = "bind" if settings.get("type") == "bind" else "volume"
+    return Mount(kind, str(settings.get("source", "")), str(settings["target"]), bool(settings.get("read_only", False)))  # type: ignore[arg-type]
 
 
-def ports(said: Any) -> list[Port]:
-    """A port in either form."""
-    if not isinstance(said, dict):
-        return docker_run.ports_of(str(said))
-    published = said.get("published")
+def ports(settings: Any) -> list[Port]:
+    """A port in short or long syntax."""
+    if not isinstance(settings, dict):
+        return docker_run.ports_of(str(settings))
+    published = settings.get("published")
     outside = int(published) if published else None
-    return [Port(str(said.get("host_ip", "")), outside, int(said["target"]), str(said.get("protocol", "tcp")))]
+    return [
+        Port(str(settings.get("host_ip", "")), outside, int(settings["target"]), str(settings.get("protocol", "tcp")))
+    ]
 
 
-def cards_of(devices: Any) -> str | int | tuple[str, ...] | None:
-    """`gpus: all` and the device reservations of NVIDIA's driver (or CDI)."""
+def gpus_of_service(devices: Any) -> str | int | tuple[str, ...] | None:
+    """The GPUs of `gpus: all` or of device reservations (NVIDIA's driver or CDI)."""
     if not devices:
         return None
     if isinstance(devices, str):

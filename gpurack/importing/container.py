@@ -1,4 +1,4 @@
-"""One container as somebody started it, whatever the form was: docker run, compose file, a running container."""
+"""A container as it was started: by docker run, by a compose file, or found running on a host."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,10 +9,10 @@ Kind = Literal["open", "changed", "left out"]
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that the inventory does not say, or says differently.
+    """Something that was not converted, or was converted differently.
 
-    kind: "open" needs the reader (fill in, or could not be expressed); "changed" means the same in other words, or
-    better; "left out" was no service. where: `line 3`, `service ui`, `container web`. what: one or two sentences.
+    kind: "open" needs the user's decision; "changed" was converted differently with the same or a better effect;
+    "left out" is not a service. where: `line 3`, `service ui`, `container web`. what: one or two sentences.
     """
 
     kind: Kind
@@ -25,7 +25,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Mount:
-    """source: a path or a volume's name, "" for an anonymous volume."""
+    """A mount. source: a path or the name of a volume, "" for an anonymous volume."""
 
     kind: Literal["bind", "volume"]
     source: str
@@ -33,7 +33,7 @@ class Mount:
     read_only: bool = False
 
     def inside(self, path: str) -> str | None:
-        """The source's path of a path in the container, None when it does not lie in this mount.
+        """The source path of a path in the container; None if it is not in this mount.
 
         >>> Mount("bind", "/data", "/models").inside("/models/7B/a.gguf")
         '/data/7B/a.gguf'
@@ -46,7 +46,7 @@ class Mount:
 
 @dataclass(frozen=True)
 class Port:
-    """A published port. ip: "" for all addresses. host: None where Docker chooses one."""
+    """A published port. ip: "" for all addresses. host: None if Docker chooses it."""
 
     ip: str
     host: int | None
@@ -58,9 +58,8 @@ class Port:
 class ContainerRun:
     """Everything a container was started with.
 
-    where: where it was found. name: None without one. gpus: "all", how many, or ids; None for no cards.
-    command: after the image. host_network: it shares the host's network. running: found on a host.
-    compose: the rest, in Compose's words.
+    where: its place in the source. gpus: "all", a count, or ids; None for no GPUs. command: the words after the image.
+    host_network: uses the host's network. running: found on a host. compose: all other settings as Compose fields.
     """
 
     where: str

@@ -1,4 +1,4 @@
-"""`docker run …` → ContainerRun. The options are those of Docker 28's `docker run --help`."""
+"""Parse `docker run …` to a ContainerRun. The options are those of Docker 28's `docker run --help`."""
 
 import argparse
 import re
@@ -38,31 +38,31 @@ COMPOSE = {
     "shm-size": "shm_size", "stop-signal": "stop_signal", "userns": "userns_mode", "uts": "uts",
     "cgroup-parent": "cgroup_parent", "domainname": "domainname", "dns-search": "dns_search", "env-file": "env_file",
 }  # fmt: skip
-"""Options of docker run → the same in Compose's words, with the same value."""
+"""Options of docker run → Compose's field with the same value."""
 CDI = "nvidia.com/gpu="
 OLD_DOCKER = "nvidia-docker"
-"""A wrapper of before `--gpus`: `docker --runtime nvidia`."""
+"""The wrapper for `docker --runtime nvidia`, older than `--gpus`."""
 AMD = ("/dev/kfd", "/dev/dri")
 NO_MEANING = {
     "attach", "detach-keys", "sig-proxy", "quiet", "disable-content-trust", "expose", "cidfile", "tty", "interactive",
     "detach",
 }  # fmt: skip
-"""Options about the terminal of the one who types, or without effect."""
+"""Options that only concern the caller's terminal, or have no effect."""
 
 
 class Unreadable(Exception):
-    """A command that is no `docker run` that Docker would take; the text says why."""
+    """Docker would not accept the command; the text says why."""
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise Unreadable(
-            without_values(re.sub("the following arguments are required: image.*", "it names no image", message))
+            without_values(re.sub("the following arguments are required: image.*", "it has no image", message))
         )
 
 
 def without_values(message: str) -> str:
-    """What argparse says of options, without what they were given: that may be a secret.
+    """argparse's message without the values of options, which may be secrets.
 
     >>> without_values("unrecognized arguments: --api-key=abc --x")
     'unrecognized arguments: --api-key=…'
@@ -85,7 +85,7 @@ PARSER = _parser()
 
 
 def run_words(words: Sequence[str]) -> list[str] | None:
-    """What follows `docker run`, None when the words are something else. sudo and the like are passed over."""
+    """The words after `docker run`, also behind sudo; None for another command."""
     rest = docker_words(words)
     if rest[:1] == ["container"]:
         rest = rest[1:]
@@ -96,7 +96,7 @@ def run_words(words: Sequence[str]) -> list[str] | None:
 
 
 def docker_words(words: Sequence[str]) -> list[str]:
-    """What follows `docker` (podman, nerdctl), [] when it is another command."""
+    """The words after `docker` (podman, nerdctl), [] for another command."""
     rest = list(words)
     while rest and rest[0] in ("sudo", "nohup", "exec", "time", "-E", "-n"):
         rest = rest[1:]
@@ -109,14 +109,14 @@ def docker_words(words: Sequence[str]) -> list[str]:
 
 
 def unfinished(line: str) -> bool:
-    """Is a line a `docker run` that names no image yet?"""
+    """True if a line is a `docker run` without an image, so that the next line must continue it."""
     try:
         words = run_words(shlex.split(line))
         if words is None:
             return False
         PARSER.parse_args(words)
     except Unreadable as error:
-        return "names no image" in str(error)
+        return "has no image" in str(error)
     except ValueError:
         return False
     return False
@@ -124,68 +124,74 @@ def unfinished(line: str) -> bool:
 
 def parse(words: Sequence[str], where: str) -> tuple[ContainerRun, list[Finding]]:
     """The words after `docker run`. Raises Unreadable."""
-    said = {name: value for name, value in vars(PARSER.parse_args(plain(words))).items() if value not in (None, False)}
+    options = {
+        name: value for name, value in vars(PARSER.parse_args(plain(words))).items() if value not in (None, False)
+    }
     findings: list[Finding] = []
 
     def changed(what: str) -> None:
         findings.append(Finding("changed", where, what))
 
-    by_cdi = [device for device in said.get("device", []) if device.startswith(CDI)]
-    if "device" in said:
-        said["device"] = [device for device in said["device"] if device not in by_cdi]
-    if not said.get("device"):
-        said.pop("device", None)
-    compose = {COMPOSE[name]: said.pop(name) for name in list(said) if name in COMPOSE}
-    compose |= _other_words(said)
-    network = said.pop("network", None) or said.pop("net", None)
+    by_cdi = [device for device in options.get("device", []) if device.startswith(CDI)]
+    if "device" in options:
+        options["device"] = [device for device in options["device"] if device not in by_cdi]
+    if not options.get("device"):
+        options.pop("device", None)
+    compose = {COMPOSE[name]: options.pop(name) for name in list(options) if name in COMPOSE}
+    compose |= _other_fields(options)
+    network = options.pop("network", None) or options.pop("net", None)
     if network and network not in ("host", "bridge", "default"):
-        changed(f"the network {network} is left out: gpurack's containers share one, and reach each other by name.")
-    if pull := said.pop("pull", None):
-        changed(f"--pull {pull} is left out: gpurack pulls an image when the inventory names another one.")
-    if said.pop("rm", None):
-        changed("--rm is left out: gpurack replaces and removes its containers itself.")
-    if said.pop("publish-all", None):
-        changed("--publish-all is left out: the inventory names the port.")
-    environment, unset = environment_of(said.pop("env", []))
-    mounts = [mount(text) for text in said.pop("volume", [])] + [long_mount(text) for text in said.pop("mount", [])]
-    ports = [port for text in said.pop("publish", []) for port in ports_of(text)]
-    gpus = gpus_of(said.pop("gpus", None)) or cdi_cards(by_cdi)
+        changed(
+            f"--network {network} is left out: gpurack's containers share one network and reach each other by name."
+        )
+    if pull := options.pop("pull", None):
+        changed(f"--pull {pull} is left out: gpurack pulls an image when the inventory changes it.")
+    if options.pop("rm", None):
+        changed("--rm is left out: gpurack removes its containers itself.")
+    if options.pop("publish-all", None):
+        changed("--publish-all is left out: `port` sets the published port.")
+    environment, unset = environment_of(options.pop("env", []))
+    mounts = [mount(text) for text in options.pop("volume", [])] + [
+        long_mount(text) for text in options.pop("mount", [])
+    ]
+    ports = [port for text in options.pop("publish", []) for port in ports_of(text)]
+    gpus = gpus_of(options.pop("gpus", None)) or cdi_gpus(by_cdi)
     if set(AMD) <= set(compose.get("devices", [])):
         gpus = "all"
         compose["devices"] = [device for device in compose["devices"] if device not in AMD]
         if not compose["devices"]:
             del compose["devices"]
-        changed("--device of /dev/kfd and /dev/dri is left out: gpus gives AMD's cards, each its render node.")
-    runtime = said.pop("runtime", None)
+        changed("--device /dev/kfd and /dev/dri are left out: `gpus` adds the devices of AMD GPUs.")
+    runtime = options.pop("runtime", None)
     gpus, environment, remark = with_runtime(gpus, runtime, environment)
     if remark:
         changed(remark)
     if unset:
         compose["environment"] = unset
-    entrypoint = said.pop("entrypoint", None)
+    entrypoint = options.pop("entrypoint", None)
     run = ContainerRun(
         where=where,
-        name=said.pop("name", None),
-        image=said.pop("image"),
-        command=tuple(said.pop("command")),
+        name=options.pop("name", None),
+        image=options.pop("image"),
+        command=tuple(options.pop("command")),
         entrypoint=(entrypoint,) if entrypoint else None,
         environment=environment,
         mounts=tuple(mounts),
         ports=tuple(ports),
         gpus=gpus,
         host_network=network == "host",
-        interactive=bool(said.get("interactive")),
-        detached=bool(said.get("detach")),
+        interactive=bool(options.get("interactive")),
+        detached=bool(options.get("detach")),
         compose=compose,
     )
-    for name in said.keys() - NO_MEANING:
-        shown = f" {said[name]}" if said[name] is not True else ""
-        findings.append(Finding("open", where, f"--{name}{shown} could not be expressed; say it in compose: {{…}}."))
+    for name in options.keys() - NO_MEANING:
+        shown = f" {options[name]}" if options[name] is not True else ""
+        findings.append(Finding("open", where, f"--{name}{shown} was not converted. Set it in compose: {{…}}."))
     return run, findings
 
 
 def plain(words: Sequence[str]) -> list[str]:
-    """Words with `--rm=true` as `--rm`, and `--rm=false` gone; argparse knows no values of flags."""
+    """The words with `--rm=true` as `--rm`, and without `--rm=false`; argparse allows no values for flags."""
     flags = {flag for name in FLAGS for short, _, long in [name.rpartition("/")] for flag in (f"--{long}", f"-{short}")}
     kept = []
     for word in words:
@@ -197,32 +203,34 @@ def plain(words: Sequence[str]) -> list[str]:
     return kept
 
 
-def _other_words(said: dict[str, Any]) -> dict[str, Any]:
-    """Options whose form differs in Compose; taken out of `said`."""
+def _other_fields(options: dict[str, Any]) -> dict[str, Any]:
+    """Remove from `options` the options that Compose writes differently; return them as Compose fields."""
     words: dict[str, Any] = {}
     for option, word in (("label", "labels"), ("sysctl", "sysctls")):
-        if option in said:
-            words[word] = dict(text.partition("=")[::2] for text in said.pop(option))
-    if "ulimit" in said:
-        words["ulimits"] = ulimits(said.pop("ulimit"))
-    if "stop-timeout" in said:
-        words["stop_grace_period"] = f"{said.pop('stop-timeout')}s"
-    if "log-driver" in said or "log-opt" in said:
-        words["logging"] = {"driver": said.pop("log-driver", "json-file")}
-        if "log-opt" in said:
-            words["logging"]["options"] = dict(text.partition("=")[::2] for text in said.pop("log-opt"))
+        if option in options:
+            words[word] = dict(text.partition("=")[::2] for text in options.pop(option))
+    if "ulimit" in options:
+        words["ulimits"] = ulimits(options.pop("ulimit"))
+    if "stop-timeout" in options:
+        words["stop_grace_period"] = f"{options.pop('stop-timeout')}s"
+    if "log-driver" in options or "log-opt" in options:
+        words["logging"] = {"driver": options.pop("log-driver", "json-file")}
+        if "log-opt" in options:
+            words["logging"]["options"] = dict(text.partition("=")[::2] for text in options.pop("log-opt"))
     health = {
-        name: said.pop(f"health-{name}") for name in ("interval", "retries", "timeout") if f"health-{name}" in said
+        name: options.pop(f"health-{name}")
+        for name in ("interval", "retries", "timeout")
+        if f"health-{name}" in options
     }
-    if "health-cmd" in said:
-        words["healthcheck"] = {"test": ["CMD-SHELL", said.pop("health-cmd")], **health}
-    if said.pop("no-healthcheck", None):
+    if "health-cmd" in options:
+        words["healthcheck"] = {"test": ["CMD-SHELL", options.pop("health-cmd")], **health}
+    if options.pop("no-healthcheck", None):
         words["healthcheck"] = {"disable": True}
     return words
 
 
 def ulimits(texts: Sequence[str]) -> dict[str, Any]:
-    """`memlock=-1:-1` → Compose's map."""
+    """Compose's map for `memlock=-1:-1`."""
     found: dict[str, Any] = {}
     for text in texts:
         name, _, limits = text.partition("=")
@@ -232,13 +240,13 @@ def ulimits(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def environment_of(texts: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """(variables with values, names whose value came from the caller's environment)"""
+    """(variables with values, names that take their value from the caller's environment)"""
     values = {name: value for name, equals, value in (text.partition("=") for text in texts) if equals}
     return values, [text for text in texts if "=" not in text]
 
 
 def mount(text: str) -> Mount:
-    """`SOURCE:TARGET[:ro]`, with Windows' drives.
+    """A mount of `SOURCE:TARGET[:ro]`, also with Windows drives.
 
     >>> mount("c:/models:/models")
     Mount(kind='bind', source='c:/models', target='/models', read_only=False)
@@ -255,19 +263,19 @@ def mount(text: str) -> Mount:
 
 
 def long_mount(text: str) -> Mount:
-    """`type=bind,source=/a,target=/b,readonly`"""
-    said = dict(part.partition("=")[::2] for part in text.split(","))
-    kind = said.get("type", "volume")
+    """A mount of `type=bind,source=/a,target=/b,readonly`. Raises Unreadable for other types."""
+    options = dict(part.partition("=")[::2] for part in text.split(","))
+    kind = options.get("type", "volume")
     if kind not in ("bind", "volume"):
-        raise Unreadable(f"--mount of type {kind} is not understood.")
-    source = said.get("source") or said.get("src") or ""
-    target = said.get("target") or said.get("dst") or said.get("destination") or ""
-    read_only = any(said.get(word, "false") in ("", "true", "1") for word in ("readonly", "ro"))
+        raise Unreadable(f"--mount type {kind} is not supported.")
+    source = options.get("source") or options.get("src") or ""
+    target = options.get("target") or options.get("dst") or options.get("destination") or ""
+    read_only = any(options.get(word, "false") in ("", "true", "1") for word in ("readonly", "ro"))
     return Mount("bind" if kind == "bind" else "volume", source, target, read_only)
 
 
 def ports_of(text: str) -> list[Port]:
-    """`[IP:][HOST:]CONTAINER[/PROTOCOL]`, ranges too.
+    """The ports of `[IP:][HOST:]CONTAINER[/PROTOCOL]`, also of ranges. Raises Unreadable.
 
     >>> ports_of("127.0.0.1:8001:8000")
     [Port(ip='127.0.0.1', host=8001, container=8000, protocol='tcp')]
@@ -281,7 +289,7 @@ def ports_of(text: str) -> list[Port]:
         insides = _range(inside)
         outsides: list[int] | list[None] = _range(outside) if outside else [None] * len(insides)
     except ValueError:
-        raise Unreadable(f"-p {text} is no port.") from None
+        raise Unreadable(f"-p {text} is not a valid port.") from None
     return [Port(ip.strip("[]"), host, port, protocol or "tcp") for host, port in zip(outsides, insides, strict=False)]
 
 
@@ -291,7 +299,7 @@ def _range(text: str) -> list[int]:
 
 
 def gpus_of(text: str | None) -> str | int | tuple[str, ...] | None:
-    """`all`, `2`, `device=0,1` (with or without the quotes that Docker wants), `count=2`.
+    """The value of --gpus: `all`, `2`, `count=2`, or `device=0,1` with or without Docker's quotes.
 
     >>> gpus_of('"device=0,1"'), gpus_of("all"), gpus_of("2")
     (('0', '1'), 'all', 2)
@@ -311,8 +319,8 @@ def gpus_of(text: str | None) -> str | int | tuple[str, ...] | None:
     return int(counted[1]) if counted else "all"
 
 
-def cdi_cards(devices: Sequence[str]) -> str | tuple[str, ...] | None:
-    """The cards of `--device nvidia.com/gpu=…`."""
+def cdi_gpus(devices: Sequence[str]) -> str | tuple[str, ...] | None:
+    """The GPUs of `--device nvidia.com/gpu=…`."""
     ids = tuple(device.removeprefix(CDI) for device in devices if device.startswith(CDI))
     return "all" if "all" in ids else ids or None
 
@@ -320,18 +328,18 @@ def cdi_cards(devices: Sequence[str]) -> str | tuple[str, ...] | None:
 def with_runtime(
     gpus: Any, runtime: str | None, environment: Mapping[str, str]
 ) -> tuple[Any, dict[str, str], str | None]:
-    """The cards that --runtime nvidia gives, which are the variable's, or all; what there is to say about it."""
+    """(gpus, remaining variables, finding or None): the GPUs of --runtime nvidia are NVIDIA_VISIBLE_DEVICES, or all."""
     rest = dict(environment)
     visible = rest.pop("NVIDIA_VISIBLE_DEVICES", None)
     rest.pop("NVIDIA_DRIVER_CAPABILITIES", None) if visible or runtime == "nvidia" else None
     if runtime not in (None, "nvidia", "runc"):
-        return gpus, rest, f'the runtime {runtime} is left out; say it in compose: {{"runtime": …}} if it is needed.'
+        return gpus, rest, f'--runtime {runtime} is left out. Set it in compose: {{"runtime": …}} if it is needed.'
     if gpus is None and (runtime == "nvidia" or visible):
         shown = visible or "all"
         if shown in ("none", "void", ""):
             return None, rest, None
-        cards: Any = "all" if shown == "all" else tuple(shown.split(","))
-        return cards, rest, "cards by --runtime nvidia; gpurack gives the container its cards by UUID (CDI)."
+        found: Any = "all" if shown == "all" else tuple(shown.split(","))
+        return found, rest, "--runtime nvidia is left out: gpurack gives containers their GPUs by UUID (CDI)."
     if runtime == "nvidia":
-        return gpus, rest, "--runtime nvidia is left out: gpurack gives the container its cards by UUID (CDI)."
+        return gpus, rest, "--runtime nvidia is left out: gpurack gives containers their GPUs by UUID (CDI)."
     return gpus, rest, None

@@ -1,4 +1,4 @@
-"""An engine's command line → flags and values, and the other way round what the inventory's `args` can say."""
+"""Parse an engine's command line into flags and values."""
 
 import re
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ Value = str | int | float | bool
 
 @dataclass
 class Flags:
-    """given: long flag (dashes, no leading ones) → its values. spelled: as it was written. positional: words that
-    belong to no flag. strange: flags that `args` cannot say, as written."""
+    """The flags of a command. given: long flag (with dashes, without leading ones) → its values. spelled: flag → its
+    original spelling. positional: words without a flag. strange: flags that `args` does not support, as written."""
 
     given: dict[str, list[Value]] = field(default_factory=dict)
     spelled: dict[str, str] = field(default_factory=dict)
@@ -21,13 +21,13 @@ class Flags:
     strange: list[str] = field(default_factory=list)
 
     def take(self, name: str) -> str | None:
-        """The last value of a flag, which is gone then."""
+        """Remove a flag and return its last value, None without it."""
         values = self.given.pop(name, None)
         return str(values[-1]) if values else None
 
 
 def parse(words: Sequence[str], dialect: Dialect) -> Flags:
-    """Words → flags, as an engine reads them.
+    """Parse the words of a command as the engine does.
 
     >>> parse(["--port", "80", "-ngl", "1", "--jinja"], Dialect(short={"ngl": "n-gpu-layers"})).given
     {'port': [80], 'n-gpu-layers': [1], 'jinja': [True]}
@@ -61,12 +61,12 @@ def parse(words: Sequence[str], dialect: Dialect) -> Flags:
 
 
 def is_flag(word: str) -> bool:
-    """Does a word begin a flag? Negative numbers do not."""
+    """True if a word is a flag. Negative numbers are not."""
     return word.startswith("-") and len(word) > 1 and not re.fullmatch(r"-\d+(\.\d+)?", word)
 
 
 def typed(text: str) -> Value:
-    """Numbers as numbers where they come back as the same text."""
+    """The text as a number, if that number is written the same way."""
     for kind in (int, float):
         try:
             if str(kind(text)) == text:

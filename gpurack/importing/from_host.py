@@ -1,4 +1,4 @@
-"""The edge to a host: what runs there, as `docker inspect` tells it. One remote command, nothing is changed."""
+"""Read the running containers of a host by one `docker inspect` command, which changes nothing."""
 
 from pathlib import Path
 
@@ -7,20 +7,20 @@ from pyinfra.context import ctx_host
 
 from gpurack.host_data import not_understood
 from gpurack.importing.inspect import COMMAND
-from gpurack.looks import connected, unreached
+from gpurack.looks import connect_error, connected
 from gpurack.remote import Command, run
 from gpurack.shell import by_ssh, sh
 
 LIMIT = 120
-"""Seconds for `inspect.COMMAND`; it takes less than one for a hundred containers."""
+"""Seconds for `inspect.COMMAND`, which takes less than one for a hundred containers."""
 
 
 class Unreachable(Exception):
-    """The host said nothing; the text says why."""
+    """The containers could not be read; the text says why."""
 
 
 def inspect(name: str, inventory_file: Path | None) -> str:
-    """The output of `inspect.COMMAND` on a host. inventory_file: where its ssh data stand; else ~/.ssh/config does.
+    """The output of `inspect.COMMAND` on a host. inventory_file: has its ssh settings; None means ~/.ssh/config.
 
     Raises Unreachable, spec.problems.InventoryError.
     """
@@ -32,15 +32,15 @@ def inspect(name: str, inventory_file: Path | None) -> str:
         raise Unreachable(f"is not in {inventory_file}.")
     with connected(inventory, [host]) as state:
         if host not in state.active_hosts:
-            raise Unreachable(unreached(host))
+            raise Unreachable(connect_error(host))
         with ctx_host.use(host):
             try:
                 done, output = run(host, Command(COMMAND), _timeout=LIMIT)
             except TimeoutError:
-                why = f"docker inspect did not end in {LIMIT} s; try: {by_ssh(name, sh('sudo docker ps'))}."
+                why = f"docker inspect did not finish in {LIMIT} s. Try `{by_ssh(name, sh('sudo docker ps'))}`."
                 raise Unreachable(why) from None
             except Exception as error:
                 raise Unreachable(not_understood(error)) from None
     if not done:
-        raise Unreachable(f"docker says: {output.stderr.strip() or 'nothing'}.")
+        raise Unreachable(f"docker failed: {output.stderr.strip() or 'no output'}.")
     return str(output.stdout)

@@ -1,4 +1,4 @@
-"""Which engine an image is of, and the image in the inventory's words."""
+"""Choose the engine of a container, and convert its image."""
 
 import json
 
@@ -14,41 +14,41 @@ from gpurack.spec.image_ref import split
 
 
 def choose_engine(t: Translation, image: str) -> Engine:
-    """The engine by its image, what the text shows of it, or its arguments; `custom` where none says."""
+    """The engine, by the image, by other commands of the text, or by the arguments; else `custom`."""
     found = recognise.engine_of(image)
     if found:
         return found
     name, _, _ = split(image)
     engine = t.known.engines.get(name)
     if name in t.known.committed:
-        t.say("open", f"{image} was made by docker commit from {t.known.committed[name]}: it holds no model "
-              "(that was mounted), and exists on one host only; write version instead of image.")  # fmt: skip
+        t.note("open", f"{image} was made by docker commit from {t.known.committed[name]}. It does not contain the "
+              "mounted model and exists on one host only. Set version instead of image.")  # fmt: skip
     if engine:
         return engine
     guess = flags_of.parse(t.run.command, Dialect()).given
     for known in ENGINES.values():
         if set(known.dialect.known_by) & set(guess) and ".gguf" not in str(guess.get("model")):
-            t.say("open", f"{image} is not known; by its arguments it is taken for {known.title}.")
+            t.note("open", f"unknown image {image}; engine {known.title} was chosen by its arguments.")
             return known
-    t.say("open", f"{image} is not known: engine custom, asked at / whether it is ready; say another path in "
+    t.note("open", f"unknown image {image}; uses engine custom, which is ready when / answers. Set another path in "
           'compose: {"x-ready": "/health"}.')  # fmt: skip
     return ENGINES[Custom.name]
 
 
-def say_image(t: Translation, image: str) -> None:
-    """`version` where the image is upstream's own for it, else `image`."""
+def convert_image(t: Translation, image: str) -> None:
+    """Set `version` if the image is upstream's image of that version, else `image`."""
     engine = t.engine
     if t.built:
-        say_build(t, image, t.built)
+        convert_build(t, image, t.built)
         return
     if image != t.run.image:
-        t.say("changed", f"{t.run.image} has moved: {image}.")
+        t.note("changed", f"{t.run.image} moved to {image}.")
     version = recognise.version_of(t.engine, image, t.run.gpus is not None)
     if version:
         t.fields["version"] = version
         return
     if engine.only_version and image == engine.image(engine.only_version, CPU):
-        t.say("open", f"{engine.name} gets no new versions; {engine.successor} does the same and is kept up.")
+        t.note("open", f"{engine.name} is not maintained any more. Consider {engine.successor} instead.")
         return
     t.fields["image"] = image
     name, _, _ = split(image)
@@ -57,26 +57,26 @@ def say_image(t: Translation, image: str) -> None:
     if name.startswith("local/") or ("/" not in name and not t.unknown):
         known = built.by_name(image, "")
         build = {"build": known.build if known else {"git": "…", "revision": "…"}}
-        t.say("open", f"{image} was built on the host and exists only there; write image: "
+        t.note("open", f"{image} was built on the host and exists only there. Set image: "
               f"{json.dumps(build, ensure_ascii=False)}.")  # fmt: skip
     elif recognise.floats(image):
-        way = "name a fixed tag"
+        hint = "Use a fixed tag"
         if not t.unknown:
-            way += ', or write version: "…" instead of image, and gpurack chooses the image for the cards'
-        t.say("open", f"{image} floats: tomorrow it can be another image; {way}.")
+            hint += ', or set version: "…" instead of image'
+        t.note("open", f"{image} has a floating tag. {hint}.")
 
 
-def say_build(t: Translation, image: str, found: built.Built) -> None:
-    """An image that was built: gpurack does that on the host."""
+def convert_build(t: Translation, image: str, found: built.Built) -> None:
+    """Set `image` to a build, which gpurack does on the host."""
     t.fields["image"] = {"build": dict(found.build)}
     for what in found.changed:
-        t.say("changed", what)
+        t.note("changed", what)
     for what in found.open:
-        t.say("open", f"{image}: {what}.")
+        t.note("open", f"{image}: {what}.")
     git, revision = found.build["git"], found.build["revision"]
     if revision == built.UNSAID:
-        how = "" if found.where else ", and the args it was built with"
-        t.say("open", f"{image} was built by hand; gpurack builds it on the host from {git}: write the "
-              f"revision, a commit or a tag{how}.")  # fmt: skip
+        args = "" if found.where else ", and the build args"
+        t.note("open", f"{image} was built by hand; gpurack builds it on the host from {git}. Set the "
+              f"revision (a commit or tag){args}.")  # fmt: skip
     else:
-        t.say("changed", f"{image} is built on the host from {git}, revision {revision}.")
+        t.note("changed", f"{image} is built on the host from {git}, revision {revision}.")

@@ -1,4 +1,4 @@
-"""Running containers → ContainerRuns, from what `docker inspect` says of them and of their images."""
+"""Read running containers as ContainerRuns, from `docker inspect` of the containers and their images."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,39 +14,39 @@ COMMAND = sh(
     '[ -z "$ids" ] || { $docker inspect $ids && '
     '$docker image inspect $($docker inspect -f "{{.Image}}" $ids | sort -u); }'
 )
-"""One remote command: the containers that run, then their images. Needs the right to use Docker."""
+"""One remote command: inspects the running containers, then their images. The user must be allowed to use Docker."""
 SHM_SIZE = 64 << 20
-"""Docker's own."""
+"""Docker's default, in bytes."""
 WORDS = {
     "CapAdd": "cap_add", "CapDrop": "cap_drop", "ExtraHosts": "extra_hosts", "Dns": "dns", "GroupAdd": "group_add",
     "SecurityOpt": "security_opt", "Privileged": "privileged", "ReadonlyRootfs": "read_only", "Sysctls": "sysctls",
     "Init": "init", "PidsLimit": "pids_limit", "CpusetCpus": "cpuset", "CpuShares": "cpu_shares", "Memory": "mem_limit",
     "OomScoreAdj": "oom_score_adj",
 }  # fmt: skip
-"""HostConfig → Compose's words, with the same value."""
+"""Fields of HostConfig → Compose's fields with the same value."""
 
 
 def documents(text: str) -> list[dict[str, Any]]:
-    """The objects of all JSON lists in a text, one list after the other as `COMMAND` prints them."""
+    """The objects of all JSON lists in a text, which `COMMAND` prints one after the other."""
     lists = (items if isinstance(items, list) else [items] for items in json_values(text))
     return [item for items in lists for item in items if isinstance(item, dict)]
 
 
 def is_inspect(text: str) -> bool:
-    """Does a text look like the output of `docker inspect`?"""
+    """True if the text looks like output of `docker inspect`."""
     return text.lstrip().startswith("[") and '"HostConfig"' in text
 
 
 class NoInspect(Exception):
-    """The text is no output of `docker inspect`; it says why."""
+    """The text is not output of `docker inspect`; the message says why."""
 
 
 def read(text: str) -> tuple[list[ContainerRun], list[Finding]]:
-    """The containers in a text of `docker inspect`; gpurack's own are left out. Raises NoInspect."""
+    """The containers in output of `docker inspect`, without gpurack's own. Raises NoInspect."""
     try:
         items = documents(text)
     except ValueError as error:
-        raise NoInspect(f"looks like the output of docker inspect and is not ({error}).") from None
+        raise NoInspect(f"looks like output of docker inspect but cannot be parsed ({error}).") from None
     images = {str(item["Id"]): item.get("Config") or {} for item in items if "HostConfig" not in item and "Id" in item}
     runs, findings = [], []
     for item in items:
@@ -55,35 +55,38 @@ def read(text: str) -> tuple[list[ContainerRun], list[Finding]]:
         name = str(item.get("Name", "")).lstrip("/")
         try:
             if is_ours(name, item["Config"].get("Labels") or {}):
-                findings.append(Finding("left out", f"container {name}", "is gpurack's already."))
+                findings.append(Finding("left out", f"container {name}", "is already managed by gpurack."))
             else:
                 runs.append(container(name, item, images.get(str(item.get("Image")), {}), findings))
-        except (AttributeError, LookupError, TypeError, ValueError):  # its text is Python's, and may hold a secret
-            findings.append(Finding("open", f"container {name}", "docker inspect says nothing that can be understood."))
+        except (AttributeError, LookupError, TypeError, ValueError):  # Python's message may contain a secret
+            what = "its docker inspect output could not be interpreted."
+            findings.append(Finding("open", f"container {name}", what))
     return runs, findings
 
 
 def is_ours(name: str, labels: Mapping[str, Any]) -> bool:
-    """Did gpurack's Compose project make the container of this name? A copy (`docker commit`, `docker run`) inherits
-    the labels, and has another name; it is a container like any other."""
+    """True if gpurack's Compose project made the container.
+
+    A copy (`docker commit`, `docker run`) inherits the labels but has another name; it is imported.
+    """
     made = labels.get(f"{COMPOSE}project"), labels.get(f"{COMPOSE}service")
     return any(f"gpurack.{kind}" in labels and made == (project, name) for kind, project in PROJECTS.items())
 
 
 def container(name: str, item: Mapping[str, Any], image: Mapping[str, Any], findings: list[Finding]) -> ContainerRun:
-    """One container; what its image brings along is not repeated."""
+    """One container, without what it inherits from its image."""
     config, host = item["Config"], item["HostConfig"]
     where = f"container {name}"
     brought = set(image.get("Env") or [])
     environment, _ = docker_run.environment_of([text for text in config.get("Env") or [] if text not in brought])
     command = tuple(config.get("Cmd") or ()) if config.get("Cmd") != image.get("Cmd") else ()
     entrypoint = tuple(config["Entrypoint"]) if config.get("Entrypoint") != image.get("Entrypoint") else None
-    gpus, environment, remark = docker_run.with_runtime(cards(host), host.get("Runtime"), environment)
+    gpus, environment, remark = docker_run.with_runtime(gpus_of(host), host.get("Runtime"), environment)
     if remark:
         findings.append(Finding("changed", where, remark))
     network = str(host.get("NetworkMode", ""))
     if network.startswith("container:"):
-        findings.append(Finding("open", where, f"its network is that of {network}; that could not be expressed."))
+        findings.append(Finding("open", where, f"network {network} was not converted."))
     return ContainerRun(
         where=where,
         name=name,
@@ -91,17 +94,17 @@ def container(name: str, item: Mapping[str, Any], image: Mapping[str, Any], find
         command=command,
         entrypoint=entrypoint or None,
         environment=environment,
-        mounts=tuple(mount(said) for said in item.get("Mounts") or []),
+        mounts=tuple(mount(settings) for settings in item.get("Mounts") or []),
         ports=tuple(ports(host.get("PortBindings") or {})),
         gpus=gpus,
         host_network=network == "host",
         running=True,
-        compose=words(config, host, image),
+        compose=compose_fields(config, host, image),
     )
 
 
-def cards(host: Mapping[str, Any]) -> str | int | tuple[str, ...] | None:
-    """The cards of --gpus or of CDI."""
+def gpus_of(host: Mapping[str, Any]) -> str | int | tuple[str, ...] | None:
+    """The GPUs of --gpus or CDI."""
     ids: list[str] = []
     for request in host.get("DeviceRequests") or []:
         if request.get("DeviceIDs"):
@@ -113,15 +116,15 @@ def cards(host: Mapping[str, Any]) -> str | int | tuple[str, ...] | None:
     return "all" if "all" in ids else tuple(ids) or None
 
 
-def mount(said: Mapping[str, Any]) -> Mount:
-    """One of Mounts."""
-    kind = "volume" if said.get("Type") == "volume" else "bind"
-    source = said.get("Name") if kind == "volume" else said.get("Source")
-    return Mount(kind, str(source or ""), said["Destination"], not said.get("RW", True))  # type: ignore[arg-type]
+def mount(settings: Mapping[str, Any]) -> Mount:
+    """One entry of Mounts."""
+    kind = "volume" if settings.get("Type") == "volume" else "bind"
+    source = settings.get("Name") if kind == "volume" else settings.get("Source")
+    return Mount(kind, str(source or ""), settings["Destination"], not settings.get("RW", True))  # type: ignore[arg-type]
 
 
 def ports(bindings: Mapping[str, Any]) -> list[Port]:
-    """PortBindings: `8000/tcp` → where it is published; the same port on IPv4 and IPv6 is one."""
+    """The published ports of PortBindings. The same port on IPv4 and IPv6 is one."""
     found = []
     for inside, places in bindings.items():
         number, _, protocol = inside.partition("/")
@@ -138,26 +141,28 @@ def ports(bindings: Mapping[str, Any]) -> list[Port]:
     return list(dict.fromkeys(found))
 
 
-def words(config: Mapping[str, Any], host: Mapping[str, Any], image: Mapping[str, Any]) -> dict[str, Any]:
-    """The rest, where it differs from what Docker does by itself."""
-    said: dict[str, Any] = {word: host[key] for key, word in WORDS.items() if host.get(key)}
+def compose_fields(config: Mapping[str, Any], host: Mapping[str, Any], image: Mapping[str, Any]) -> dict[str, Any]:
+    """The other settings that differ from Docker's defaults, as Compose fields."""
+    settings: dict[str, Any] = {word: host[key] for key, word in WORDS.items() if host.get(key)}
     if host.get("IpcMode") not in (None, "", "private", "shareable"):
-        said["ipc"] = host["IpcMode"]
+        settings["ipc"] = host["IpcMode"]
     if host.get("PidMode"):
-        said["pid"] = host["PidMode"]
+        settings["pid"] = host["PidMode"]
     if host.get("ShmSize") not in (None, 0, SHM_SIZE):
-        said["shm_size"] = host["ShmSize"]
+        settings["shm_size"] = host["ShmSize"]
     policy = host.get("RestartPolicy") or {}
     if policy.get("Name") not in (None, "", "no"):
         retries = policy.get("MaximumRetryCount")
-        said["restart"] = policy["Name"] + (f":{retries}" if retries else "")
+        settings["restart"] = policy["Name"] + (f":{retries}" if retries else "")
     if host.get("NanoCpus"):
-        said["cpus"] = str(host["NanoCpus"] / 1e9)
+        settings["cpus"] = str(host["NanoCpus"] / 1e9)
     if host.get("Ulimits"):
-        said["ulimits"] = {limit["Name"]: {"soft": limit["Soft"], "hard": limit["Hard"]} for limit in host["Ulimits"]}
+        settings["ulimits"] = {
+            limit["Name"]: {"soft": limit["Soft"], "hard": limit["Hard"]} for limit in host["Ulimits"]
+        }
     if host.get("Devices"):
-        said["devices"] = [f"{device['PathOnHost']}:{device['PathInContainer']}" for device in host["Devices"]]
+        settings["devices"] = [f"{device['PathOnHost']}:{device['PathInContainer']}" for device in host["Devices"]]
     for key, word in (("User", "user"), ("WorkingDir", "working_dir")):
         if config.get(key) and config.get(key) != image.get(key):
-            said[word] = config[key]
-    return said
+            settings[word] = config[key]
+    return settings

@@ -1,4 +1,4 @@
-"""What ends by itself, as people run it by hand → what an entry of `jobs` says of it."""
+"""Convert a container that ends by itself to an entry of `jobs`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ from gpurack.spec.image_ref import split
 def fields_of(
     run: ContainerRun, image: str, engine: Engine, absolute: Callable[[str], str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(fields of the job, its words of Compose). absolute: a path of the host, from any form of writing it."""
+    """(fields of the job, its Compose fields). absolute: makes any path of the host absolute."""
     version = version_of(image, run, engine)
     fields: dict[str, Any] = {"version": version} if version else {"image": image}
     own = next((mount for mount in run.mounts if folder_of(mount)), None)
@@ -36,29 +36,29 @@ def fields_of(
 
 
 def version_of(image: str, run: ContainerRun, engine: Engine) -> str | None:
-    """The version by which gpurack would choose this very image for the command; None when there is none."""
+    """The version for which gpurack chooses exactly this image; None without one."""
     version = jobs_of(engine).version(split(image)[1] or "")
     accelerator = Accelerator("nvidia") if run.gpus is not None else CPU
     return version if version and engine.job_image(version, accelerator, run.command) == image else None
 
 
 def folder_of(mount: Mount) -> bool:
-    """Is it the folder that a job has at /models?"""
+    """True for the mount that becomes the job's `folder`, at /models."""
     return mount.kind == "bind" and mount.target.rstrip("/") == FOLDER and not mount.read_only
 
 
 def result_of(run: ContainerRun, engine: Engine) -> str | None:
-    """The file in its folder that a job makes, as far as its command says."""
+    """The file that a job makes in its folder, if its command names it."""
     made = jobs_of(engine).result(run.command)
     return made.removeprefix(f"{FOLDER}/") if made and made.startswith(f"{FOLDER}/") else None
 
 
 def name_of(run: ContainerRun, engine: Engine) -> str:
-    """The container's name, else what it does: `quantize`, `prompt`."""
+    """The container's name, else its action: `quantize`, `prompt`."""
     return run.name or jobs_of(engine).name(run.command)
 
 
 def jobs_of(engine: Engine) -> Jobs:
-    """What is known of an engine's jobs; only one that has any comes here."""
+    """The jobs of an engine, which must have some."""
     assert engine.jobs
     return engine.jobs

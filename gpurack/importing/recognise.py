@@ -1,4 +1,4 @@
-"""Which engine an image holds, and which version of it."""
+"""Recognise the engine in an image, and its version."""
 
 import re
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from gpurack.spec.image_ref import split
 
 
 def floats(reference: str) -> bool:
-    """Can the reference be another image tomorrow? A tag without a number says no version.
+    """True if a reference can become another image: its tag has no version number, and it has no digest.
 
     >>> floats("a/b:server-cuda12"), floats("a/b"), floats("a/b:1.6"), floats("a/b@sha256:0")
     (True, True, False, False)
@@ -20,28 +20,28 @@ def floats(reference: str) -> bool:
 
 
 def moved(reference: str) -> str:
-    """A reference at its present place."""
+    """A reference with the current repository of an image that moved."""
     name, _, _ = split(reference)
     places = (engine.dialect.moved[name] for engine in ENGINES.values() if name in engine.dialect.moved)
     return next((place + reference[len(name) :] for place in places), reference)
 
 
 def engine_of(reference: str) -> Engine | None:
-    """The engine that an image of this name holds."""
+    """The engine in an image with this name, None if unknown."""
     name, _, _ = split(reference)
     images = ((engine, engine.dialect.images) for engine in ENGINES.values() if engine.dialect.images)
     return next((engine for engine, pattern in images if re.search(rf"(^|/)({pattern})$", name)), None)
 
 
 def engine_of_job(reference: str, command: Sequence[str]) -> Engine | None:
-    """The engine of an image that is to do something that ends; None for a server."""
+    """The engine if the command ends by itself (a job); None for a server."""
     engine = engine_of(reference)
     ends = engine and engine.jobs and engine.jobs.ends(split(reference)[1] or "", command)
     return engine if ends else None
 
 
 def pulled(words: Sequence[str]) -> tuple[Engine, str] | None:
-    """(engine, model) of a command by which an engine pulls a model; None for any other."""
+    """(engine, model) for an engine's command that pulls a model, else None."""
     for engine in ENGINES.values():
         for program in engine.dialect.pulls:
             if tuple(words[: len(program)]) == program and len(words) > len(program):
@@ -49,13 +49,13 @@ def pulled(words: Sequence[str]) -> tuple[Engine, str] | None:
     return None
 
 
-def version_of(engine: Engine, reference: str, with_cards: bool) -> str | None:
-    """The version by which gpurack would choose this very image, whatever the cards are; None when there is none."""
+def version_of(engine: Engine, reference: str, with_gpus: bool) -> str | None:
+    """The version for which gpurack chooses exactly this image on all GPUs; None without one."""
     _, tag, digest = split(reference)
     if tag is None or digest is not None or floats(reference):
         return None
     computes = (None, "7.5", "8.0", "8.6", "8.9", "9.0")
-    accelerators = [Accelerator("nvidia", compute) for compute in computes] if with_cards else [CPU]
+    accelerators = [Accelerator("nvidia", compute) for compute in computes] if with_gpus else [CPU]
     for candidate in dict.fromkeys((tag, tag.lstrip("v"), *(part.lstrip("v") for part in _tails(tag)))):
         try:
             chosen = {engine.image(candidate, accelerator) for accelerator in accelerators}

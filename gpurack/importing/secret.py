@@ -1,4 +1,4 @@
-"""Secrets in what people type: found by name, never repeated."""
+"""Find secrets in commands and settings by their names, and mask them."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,26 +10,26 @@ HF_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "HF_
 HIDDEN = "***"
 ASSIGNED = re.compile(r"([\w-]+)=(?=\S)(.*)", re.DOTALL)
 IN_SCRIPT = re.compile(r"(?<!\S)(-[\w-]+)(\s+)([^\s$\"']+|\"[^\"$]*\"|'[^']*')")
-"""A flag and its value inside one word, which is a script's; what the script takes from a variable is none."""
+"""A flag with its value inside one word, which is a script. A value taken from a variable does not match."""
 PASSWORD_IN_URL = re.compile(r"://[^/@\s]+@")
 
 
-def hidden(value: Any, name: str = "") -> Any:
-    """A value of Compose's with what is secret in it as ***; words of commands, too."""
+def mask(value: Any, name: str = "") -> Any:
+    """A value of a Compose field with its secrets as ***, also in commands."""
     if isinstance(value, Mapping):
-        return {key: hidden(item, str(key)) for key, item in value.items()}
+        return {key: mask(item, str(key)) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return hidden_words(value) if all(isinstance(item, str) for item in value) else [hidden(item) for item in value]
+        return mask_words(value) if all(isinstance(item, str) for item in value) else [mask(item) for item in value]
     if isinstance(value, str):
-        return HIDDEN if holds_secret(name, value) else hidden_words([value])[0]
+        return HIDDEN if holds_secret(name, value) else mask_words([value])[0]
     return value
 
 
-def hidden_words(words: Sequence[str]) -> list[str]:
-    """The words of a command; the value of a secret is ***."""
+def mask_words(words: Sequence[str]) -> list[str]:
+    """The words of a command with its secrets as ***."""
     shown, hide = [], False
     for word in words:
-        word = HIDDEN if hide else ASSIGNED.sub(_hidden, word)
+        word = HIDDEN if hide else ASSIGNED.sub(_mask, word)
         hide = "=" not in word and word.startswith("-") and is_secret(word)
         word = IN_SCRIPT.sub(lambda found: f"{found[1]}{found[2]}{HIDDEN}" if is_secret(found[1]) else found[0], word)
         word = PASSWORD_IN_URL.sub(f"://{HIDDEN}@", word)
@@ -38,13 +38,13 @@ def hidden_words(words: Sequence[str]) -> list[str]:
 
 
 def reference(value: str) -> str | None:
-    """The variable that a value is nothing but: `$KEY`."""
+    """The variable's name if a value is only a reference such as `$KEY`, else None."""
     found = re.fullmatch(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)\}?", value)
     return found[1] if found else None
 
 
 def variable_for(name: str, ending: str = "KEY") -> str:
-    """The environment variable in which gpurack would look for an entry's secret.
+    """The default environment variable for an entry's secret.
 
     >>> variable_for("qwen2.5-7b")
     'QWEN2_5_7B_KEY'
@@ -53,12 +53,12 @@ def variable_for(name: str, ending: str = "KEY") -> str:
     return f"{'_' if plain[:1].isdigit() else ''}{plain}_{ending}"
 
 
-def masked(words: Sequence[str], length: int = 70) -> str:
-    """A command for the reader, shortened, without values of secrets."""
-    text = " ".join(hidden_words(words))
+def masked_command(words: Sequence[str], length: int = 70) -> str:
+    """A command for messages: shortened, with its secrets as ***."""
+    text = " ".join(mask_words(words))
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def _hidden(found: re.Match[str]) -> str:
-    rest = HIDDEN if is_secret(found[1]) else ASSIGNED.sub(_hidden, found[2])
+def _mask(found: re.Match[str]) -> str:
+    rest = HIDDEN if is_secret(found[1]) else ASSIGNED.sub(_mask, found[2])
     return f"{found[1]}={rest}"

@@ -1,4 +1,4 @@
-"""What was imported as text: an inventory in Python or YAML that can be used as it is, the findings as comments."""
+"""Print what was imported as a Python or YAML inventory, with the findings as comments."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,14 +11,14 @@ from gpurack.screen import printable
 
 WIDTH = 116
 TITLES = {
-    "open": "For you to fill in or to decide",
-    "changed": "Said differently, meaning the same or more",
-    "left out": "Left out, because it is no service",
+    "open": "To fill in or decide",
+    "changed": "Converted differently",
+    "left out": "Left out, not a service",
 }
 
 
 def as_python(imported: Imported, host: str) -> str:
-    """An inventory file for pyinfra and gpurack, or a part to paste into one."""
+    """The import as a Python inventory, or as a part to paste into one."""
     lines = ["gpu_hosts = ([", f"    ({text(host)}, {{"]
     for name, value in imported.host.items():
         lines.append(f"        {text(name)}: {inline(value)},")
@@ -33,7 +33,7 @@ def as_python(imported: Imported, host: str) -> str:
 
 
 def field_lines(key: str, value: Any, indent: int) -> list[str]:
-    """`"key": value,` on one line if it fits, else a line for each part."""
+    """`"key": value,` on one line if it fits, else one line per part."""
     space = " " * indent
     line = f"{space}{text(key)}: {inline(value)},"
     if len(line) <= WIDTH or not isinstance(value, Mapping | list) or not value:
@@ -55,7 +55,7 @@ def parts(value: Any, indent: int) -> list[str]:
 
 
 def inline(value: Any) -> str:
-    """A value as Python writes it, texts in double quotes.
+    """A value as Python code, with double quotes.
 
     >>> inline({"gpus": [0], "port": 8000, "weights": None})
     '{"gpus": [0], "port": 8000, "weights": None}'
@@ -70,13 +70,13 @@ def inline(value: Any) -> str:
 
 
 def text(value: str) -> str:
-    """A text in double quotes."""
-    quoted = repr("'" + value)  # with a ' inside, repr chooses double quotes unless there is one, too
+    """A string as Python code in double quotes."""
+    quoted = repr("'" + value)  # with a ' inside, repr uses double quotes unless the text also has one
     return '"' + quoted[2:] if quoted[0] == '"' else '"' + quoted[3:-1].replace("\\'", "'").replace('"', '\\"') + '"'
 
 
 def as_yaml(imported: Imported, host: str) -> str:
-    """The same for `gpurack.load`."""
+    """The import as a YAML inventory, for `gpurack.load`."""
     return yaml.dump(
         {"hosts": {host: imported.data}}, Dumper=_Plain, sort_keys=False, allow_unicode=True, width=WIDTH,
         default_flow_style=None,
@@ -84,8 +84,8 @@ def as_yaml(imported: Imported, host: str) -> str:
 
 
 class _Plain(yaml.SafeDumper):
-    """No anchors: every entry can be copied alone. What is not printable stands in double quotes, where its escape as
-    the screen writes it means the character itself."""
+    """Write YAML without anchors, so that each entry can be copied alone. Texts with unprintable characters are in
+    double quotes, where the escapes that `screen.printable` writes mean the same characters."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -99,7 +99,7 @@ _Plain.add_representer(str, _quoted)
 
 
 def comments(findings: Sequence[Finding], plan: Sequence[str] = ()) -> str:
-    """The findings as comments of an inventory. plan: what `gpurack plan` would say of it."""
+    """The findings as comments of an inventory. plan: the errors that `gpurack plan` would report."""
     lines = []
     for kind, title in TITLES.items():
         found = [finding for finding in findings if finding.kind == kind]
@@ -112,10 +112,10 @@ def comments(findings: Sequence[Finding], plan: Sequence[str] = ()) -> str:
                 *(f"#   {one_line(', '.join(dict.fromkeys(of)))}: {one_line(what)}" for what, of in wheres.items()),
             ]
     if plan:
-        lines += ["# `gpurack plan` refuses it until this is mended:", *(f"#   {one_line(line)}" for line in plan)]
+        lines += ["# Errors to fix before `gpurack plan` accepts it:", *(f"#   {one_line(line)}" for line in plan)]
     return "\n".join(lines) + "\n" if lines else ""
 
 
 def one_line(line: str) -> str:
-    """A comment must not end early."""
+    """The text on one line, so that a comment cannot end early."""
     return " ".join(line.split())

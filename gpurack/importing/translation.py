@@ -1,4 +1,4 @@
-"""A container on its way into the inventory, as the modules beside this one pass it on."""
+"""The state of one container's conversion, which the modules beside this one pass on."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -18,11 +18,12 @@ WINDOWS = re.compile(r"([A-Za-z]):[\\/](.*)")
 
 @dataclass
 class Known:
-    """What is known beside the container itself.
+    """What is known besides the container itself.
 
-    variables: as given by the user. files: path on the host → content. engines: local image → the engine in it, when
-    the text shows it (a commit, an earlier run). images: image with its tag → what it was built from. pulls: container
-    → models that somebody pulled in its ollama. names: how others call it (Compose's service) → key of the entry.
+    variables: set by the user. files: path on the host → content. engines: local image → its engine, if the text shows
+    it (a commit, an earlier run). committed: image → container it was committed from. images: image with tag → what it
+    was built from. pulls: container → models pulled in its ollama. names: name for other containers (Compose's service)
+    → key of the entry.
     """
 
     variables: Mapping[str, str] = field(default_factory=dict)
@@ -36,7 +37,7 @@ class Known:
 
 @dataclass
 class Entry:
-    """kind: `models`, `services` or `jobs`. host: fields of the host that belong to it (hf_token)."""
+    """An entry. kind: `models`, `services` or `jobs`. host: fields of the host that it needs (hf_token)."""
 
     where: str
     kind: str
@@ -46,13 +47,13 @@ class Entry:
 
 
 class Translation:
-    """One container on its way into the inventory. Every step takes away what it has said.
+    """The conversion of one container. Every step removes what it converted.
 
-    fields: of its entry; host: those of the host that belong to it. environment, compose, flags: what is not said yet.
-    used: mounts by which something of it came; scripts: those with what it is started by. named: has it a served name?
-    Known only after the steps that find them: engine, flags, model (what it was told to load), gpus, key (its
-    name in the inventory), open (is it reached from outside its host?), listens (the port inside of a program that is
-    not its engine's), built (what its image was built from).
+    fields: of the entry. host: fields of the host that it needs. environment, compose, flags: not converted yet.
+    used: mounts with its weights or settings. scripts: mounts with its start script. named: a served name was set.
+    Set by the steps that find them: engine, flags, model (the value of its model flag), gpus, key (name of the entry),
+    open (reachable from other machines), listens (container port of a program that is not the engine's), built (what
+    its image was built from).
     """
 
     engine: Engine
@@ -79,42 +80,40 @@ class Translation:
 
     @property
     def dialect(self) -> Dialect:
-        """How its engine is started by hand."""
+        """The command line syntax of its engine."""
         return self.engine.dialect
 
     @property
     def unknown(self) -> bool:
-        """Is it an image that holds no engine we know?"""
+        """True if the image contains no known engine."""
         return isinstance(self.engine, Custom)
 
-    def say(self, kind: Kind, what: str) -> None:
-        """A finding about this container."""
+    def note(self, kind: Kind, what: str) -> None:
+        """Add a finding about this container."""
         self.findings.append(Finding(kind, self.where, what))
 
     def on_host(self, path: str) -> tuple[str, Mount | None] | None:
-        """The host's path of a path in the container, and the mount it came by."""
+        """(path on the host of a path in the container, its mount); None if it is in no mount."""
         for mount in sorted(self.run.mounts, key=lambda one: -len(one.target)):
             inside = mount.inside(path)
             if inside is None or not mount.source:
                 continue
             if mount.kind == "volume":
                 at = f"/var/lib/docker/volumes/{mount.source}/_data{inside[len(mount.source) :]}"
-                self.say("open", f"{path} lies in the volume {mount.source}; written as {at}, where Docker keeps it "
-                         "unless data-root says otherwise.")  # fmt: skip
+                self.note("open", f"{path} is in the volume {mount.source}; set to {at}, its path unless Docker has "
+                         "another data-root.")  # fmt: skip
                 return at, mount
             return self.absolute(inside), mount
         return None
 
     def absolute(self, path: str) -> str:
-        """A path of the host without `.`, `~` and Windows' drives, as far as that can be known."""
+        """A path of the host with `.`, `~` and Windows drives resolved, if that is possible."""
         windows = WINDOWS.match(path)
         if windows:
             linux = f"/mnt/{windows[1].lower()}/{windows[2]}".replace("\\", "/")
-            what = (
-                f"{path} is a path of Windows; written as {linux} (as WSL shows it): write where it lies on the server."
-            )
+            what = f"{path} is a Windows path; set to {linux}, its path in WSL. Set the path on the server."
             if Finding("open", self.where, what) not in self.findings:
-                self.say("open", what)
+                self.note("open", what)
             return linux
         base = {".": "PWD", "~": "HOME"}.get(path[:1])
         if base is None:
@@ -125,31 +124,30 @@ class Translation:
             while rest.startswith("../"):
                 parts, rest = parts[:-1], rest[3:]
             return "/".join([*parts, rest]).rstrip("/")
-        on = "the folder it was started in" if base == "PWD" else "the user who started it"
-        what = f"{path} depends on {on}; give it with --set {base}=/…."
+        what = f"{path} depends on ${base}. Pass --set {base}=/…."
         if Finding("open", self.where, what) not in self.findings:
-            self.say("open", what)
+            self.note("open", what)
         return path
 
-    def say_key(self, value: str | None) -> None:
-        """A key is where the admin keeps it, never here."""
+    def set_api_key(self, value: str | None) -> None:
+        """Set `api_key` to an environment variable. value: the key or a reference to a variable; None if unknown."""
         given = secret.reference(value or "")
         name = given or secret.variable_for(self.key)
         self.fields["api_key"] = {"env": name}
         if not given:
-            self.say("open", f"its key stood in plain text and is not repeated here. export {name}=… "
-                     "before gpurack plan, with a new key: the old one could be read.")  # fmt: skip
+            self.note("open", f"its API key was in plain text and is left out. Create a new key and export {name}=… "
+                     "before gpurack plan.")  # fmt: skip
 
-    def say_token(self, found_in: str, value: str) -> None:
+    def set_hf_token(self, found_in: str, value: str) -> None:
         name = secret.reference(value) or "HF_TOKEN"
         self.host["hf_token"] = {"env": name}
         if not secret.reference(value):
-            self.say("open", f"a Hugging Face token stood in plain text in {found_in}; it is not repeated here. It is "
-                     f"the host's hf_token now: export {name}=….")  # fmt: skip
+            self.note("open", f"a Hugging Face token was in plain text in {found_in}; it is left out. The host's "
+                     f"hf_token reads it from the environment: export {name}=….")  # fmt: skip
 
 
 def counted(number: int, noun: str) -> str:
-    """`one card`, `2 cards`."""
+    """`one GPU`, `2 GPUs`."""
     return f"one {noun}" if number == 1 else f"{number} {noun}s"
 
 

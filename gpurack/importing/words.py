@@ -1,4 +1,4 @@
-"""Shell text as commands: continuations (the spoilt ones too), comments, quotes, variables. Nothing is executed."""
+"""Parse shell text into commands: continuations (also broken ones), comments, quotes, variables. Executes nothing."""
 
 import re
 import shlex
@@ -9,17 +9,17 @@ from gpurack.importing.container import Finding
 
 NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 OPENING, CLOSING = ("if", "for", "while", "until", "case"), ("fi", "done", "esac")
-MISSING = "no backslash at its end, so the shell would end the command there; the next line was meant to follow."
-SPACE = "a space after the backslash ends the command in the shell; the next line was meant to follow."
-NEVER_CLOSED = "a quote is opened and never closed, so it cannot be read"
+MISSING = "missing backslash at the end of the line; joined with the next line."
+SPACE = "space after the backslash, which would end the command; joined with the next line."
+NEVER_CLOSED = "unclosed quote"
 SPOILT = re.compile(r"\\[ \t]+$")
 PROMPT = re.compile(r"^\s*(?:\([\w.-]+\)\s*)?(?:\$|\[?[\w.-]+@[\w.-]+[: ][^\s$#]*[$#])\s+")
-"""What is copied along from a terminal: `$`, `root@gpu1:~#`, `(base) [me@gpu1 ~]$`."""
+"""A prompt copied from a terminal: `$`, `root@gpu1:~#`, `(base) [me@gpu1 ~]$`."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """One simple command. where: `line 3`. undefined: what its words would have needed and nobody defined."""
+    """One simple command. where: `line 3`. undefined: the undefined variables and `$(…)` in its words."""
 
     where: str
     words: tuple[str, ...]
@@ -28,7 +28,7 @@ class Command:
 
 @dataclass
 class Script:
-    """What a text holds. comments: those that hold a command somebody switched off (where, text)."""
+    """The commands of a text. comments: (where, text) of comment lines."""
 
     commands: list[Command] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
@@ -38,9 +38,9 @@ class Script:
 def read(
     text: str, variables: Mapping[str, str] | None = None, unfinished: Callable[[str], bool] | None = None
 ) -> Script:
-    """The commands of a shell snippet, variables filled in from its own assignments and from `variables`.
+    """Parse a shell script, with variables substituted from its assignments and from `variables`.
 
-    unfinished: does a line lack something, so that the next one must belong to it? For missing backslashes.
+    unfinished: true for a line that the next one must continue, to detect missing backslashes.
     """
     script = Script()
     known: dict[str, tuple[str, tuple[str, ...]]] = {name: (value, ()) for name, value in (variables or {}).items()}
@@ -62,7 +62,7 @@ def read(
                 continue
             if inside and words and re.match(rf"{NAME}=", words[0]):
                 name = words[0].partition("=")[0]
-                script.findings.append(Finding("open", where, f"sets {name} under a condition, which is not followed."))
+                script.findings.append(Finding("open", where, f"sets {name} under a condition; ignored."))
                 continue
             words = assign(words, undefined, known)
             if words:
@@ -71,8 +71,7 @@ def read(
 
 
 def first_words(part: str) -> str:
-    """What a command that cannot be read is known by, and no more: what follows may hold secrets, and without its
-    quotes nobody can tell which of its words do.
+    """The first words of a command that cannot be parsed. The rest may contain secrets, so it is never shown.
 
     >>> first_words("docker run -e KEY='x"), first_words("KEY='x")
     ('docker run', 'KEY')
@@ -82,7 +81,7 @@ def first_words(part: str) -> str:
 
 
 def logical_lines(text: str, script: Script, unfinished: Callable[[str], bool]) -> Iterator[tuple[int, str]]:
-    """(number, line) with continuations joined; spoilt ones are joined too and listed."""
+    """(number, line) with continuations joined. Broken continuations are also joined and become findings."""
     lines = text.expandtabs(4).splitlines()
     position = 0
     while position < len(lines):
@@ -120,14 +119,14 @@ def logical_lines(text: str, script: Script, unfinished: Callable[[str], bool]) 
 
 
 def joins(buffer: str, following: str) -> bool:
-    """Is the next line meant to belong to this one? Only for docker's commands, and not when it is one itself."""
+    """True if the next line can continue this one: only a docker command, and not by another command."""
     return bool(re.search(r"\b(docker|podman|nerdctl)\b", buffer)) and not re.match(
         r"\s*(#|sudo\b|(nvidia-)?docker\b|podman\b|nerdctl\b)", following
     )
 
 
 def split_comment(before: str, line: str) -> tuple[str, str]:
-    """(code, comment) of a line that follows `before`."""
+    """(code, comment) of a line, after the text `before` it."""
     quote = open_quote(before)
     position = 0
     while position < len(line):
@@ -146,7 +145,7 @@ def split_comment(before: str, line: str) -> tuple[str, str]:
 
 
 def open_quote(text: str) -> str:
-    """The quote that is still open at the end, "" for none."""
+    """The quote that is open at the end, "" for none."""
     quote, escaped = "", False
     for char in text:
         if escaped:
@@ -161,7 +160,7 @@ def open_quote(text: str) -> str:
 
 
 def simple_commands(line: str) -> list[str]:
-    """A line cut at ; && || | & outside quotes and $(…).
+    """A line split at ; && || | & outside quotes and $(…).
 
     >>> simple_commands("a=1; docker run 'x;y' && echo")
     ['a=1', " docker run 'x;y' ", ' echo']
@@ -194,7 +193,7 @@ def simple_commands(line: str) -> list[str]:
 
 
 def expand(text: str, known: Mapping[str, tuple[str, tuple[str, ...]]]) -> tuple[str, tuple[str, ...]]:
-    """Variables filled in as the shell would; what is not known stays as it is written and is returned, too."""
+    """(text with variables substituted as the shell does, the undefined ones, which stay in the text)"""
     out, quote, position = "", "", 0
     undefined: list[str] = []
     while position < len(text):
@@ -241,7 +240,7 @@ def expand(text: str, known: Mapping[str, tuple[str, tuple[str, ...]]]) -> tuple
 
 
 def closing(text: str, start: int) -> int:
-    """Where a `$(…)` or a backquoted command that begins at `start` has ended."""
+    """The position after a `$(…)` or backquoted command that starts at `start`."""
     if text[start] == "`":
         end = text.find("`", start + 1)
         return end + 1 if end > 0 else len(text)
@@ -254,7 +253,7 @@ def closing(text: str, start: int) -> int:
 
 
 def assign(words: list[str], undefined: tuple[str, ...], known: dict[str, tuple[str, tuple[str, ...]]]) -> list[str]:
-    """Takes the assignments at the beginning into `known` when they are the whole command; the rest of the words."""
+    """Add assignments to `known` if they are the whole command. Returns the words without leading assignments."""
     rest = words[1:] if words[:1] in (["export"], ["declare"], ["set"]) else words
     leading = 0
     while leading < len(rest) and re.match(rf"{NAME}=", rest[leading]):
@@ -268,7 +267,7 @@ def assign(words: list[str], undefined: tuple[str, ...], known: dict[str, tuple[
 
 
 def without_redirections(text: str) -> str:
-    """A command without `> file`, `2>&1` and the like; `<model>`, as documents write what is to be filled in, stays.
+    """A command without redirections such as `> file` and `2>&1`. Placeholders such as `<model>` stay.
 
     >>> without_redirections("run '<s>' 2>&1 >> log -x <model> &> y")
     "run '<s>'   -x '<model>'"

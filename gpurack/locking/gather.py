@@ -1,4 +1,4 @@
-"""A look at a host as thorough as a lock: with the sha256 of all weights, read where nobody knows it yet."""
+"""Snapshots for locks, with the sha256 of all weights, and the output of files/manifest.sh."""
 
 from dataclasses import replace
 from typing import Any
@@ -14,12 +14,12 @@ from gpurack.spec import host as spec
 from gpurack.state.model import HostState
 
 MANIFEST_LIMIT = 300
-"""Seconds for files/manifest.sh; users' homes take 20 of them each at most."""
-NO_PYTHON = "it has no python3, so the sha256 of its weights cannot be read; run deploys/gpu_host.py first."
+"""Seconds for files/manifest.sh; each user's home takes at most 20 of them."""
+NO_PYTHON = "python3 is not installed, so the sha256 of the weights cannot be read. Run deploys/gpu_host.py first."
 
 
-def thorough(host: Host, wanted: spec.Host) -> HostState:
-    """A look after which every file of weights has a sha256. What takes long says so on standard error."""
+def snapshot_with_hashes(host: Host, wanted: spec.Host) -> HostState:
+    """A snapshot in which every file of weights has a sha256. Progress is shown on stderr."""
     seen = snapshot(host, wanted)
     paths = [path for path, size in seen.weights.items() if size is not None]
     if seen.trouble:
@@ -32,40 +32,43 @@ def thorough(host: Host, wanted: spec.Host) -> HostState:
         return replace(seen, trouble=NO_PYTHON)
     readers = weights.readers(wanted)
     asked = "\n".join(f"{readers.get(path, '')}|{path}" for path in paths)
-    ok, lines = as_root(host, seen, sh("python3 -c {}", hasher()), stdin=asked)
+    ok, lines = run_as_root(host, seen, sh("python3 -c {}", hasher()), stdin=asked)
     if not ok:
-        return replace(seen, trouble=f"the sha256 of its weights could not be read: {last(lines)}.")
+        return replace(seen, trouble=f"could not read the sha256 of the weights: {last_line(lines)}.")
     outdate(host)
     return snapshot(host, wanted)
 
 
 def hasher() -> str:
-    """files/hashes.py with what it imports."""
+    """The text of files/hashes.py with what it imports."""
     return program("hashes", "paths", "common", "safe_paths", "record", "dockerd")
 
 
-def everything(host: Host, seen: HostState) -> list[str]:
-    """What files/manifest.sh prints there. Raises OSError with a sentence when it fails."""
+def manifest_lines(host: Host, seen: HostState) -> list[str]:
+    """The output of files/manifest.sh on a host. Raises OSError with a sentence if it fails."""
     script = read_text("files/manifest.sh")
     try:
-        ok, lines = as_root(host, seen, sh("sh -s"), stdin=script, shown=False, _timeout=MANIFEST_LIMIT)
+        ok, lines = run_as_root(host, seen, sh("sh -s"), stdin=script, shown=False, _timeout=MANIFEST_LIMIT)
     except TimeoutError:
-        raise OSError(f"what defines it was not read in {MANIFEST_LIMIT} s") from None
+        raise OSError(f"files/manifest.sh did not finish in {MANIFEST_LIMIT} s") from None
     if not ok:
-        raise OSError(last(lines))
+        raise OSError(last_line(lines))
     return lines
 
 
-def last(lines: list[str]) -> str:
-    """Why a command failed, by its last line."""
-    return lines[-1].rstrip(".") if lines else "the host said nothing"
+def last_line(lines: list[str]) -> str:
+    """The last line of a failed command's output, as its reason."""
+    return lines[-1].rstrip(".") if lines else "no output"
 
 
-def as_root(
+def run_as_root(
     host: Host, seen: HostState, command: Sh, stdin: str = "", shown: bool = True, **more: Any
 ) -> tuple[bool, list[str]]:
-    """(did it succeed?, the lines it printed) of a command on the host; they are shown as they come, on stderr. more:
-    pyinfra's connector arguments. Raises TimeoutError after `_timeout` seconds."""
+    """Run a command as root: (succeeded, its output lines).
+
+    shown: print the output on stderr while it runs. more: pyinfra's connector arguments. Raises TimeoutError after
+    `_timeout` seconds.
+    """
     arguments: dict[str, Any] = {"_sudo": seen.raised, "_stdin": stdin, **more}
     ok, output = run(host, Command(command), print_output=shown, **arguments)
     return ok, list(output.stdout_lines if ok else output.output_lines)

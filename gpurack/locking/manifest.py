@@ -1,7 +1,7 @@
-"""`gpurack manifest`: everything that defines a host, as sorted lines, so that two hosts or two days differ by `diff`.
+"""`gpurack manifest`: everything that defines a host, as sorted lines that `diff` can compare. Pure.
 
-Not in it is what a rebuilt host has anew by nature (docs/rebuild.md): names and UUIDs of cards, ids and dates of
-containers, secrets' values and their salted fingerprints.
+It leaves out what is new on every rebuilt host (docs/rebuild.md): UUIDs of GPUs, ids and dates of containers, values of
+secrets and their salted fingerprints. Lines keep their form, because users keep manifests for years.
 """
 
 import json
@@ -18,14 +18,14 @@ from gpurack.spec.host import Host
 from gpurack.spec.lock import facts
 from gpurack.state.model import HostState
 
-OF_THE_CARDS = ("uuids", "render_nodes", "service")
-"""Words of a model's label that follow from the cards' names."""
+DEPEND_ON_GPUS = ("uuids", "render_nodes", "service")
+"""Fields of a model's label that depend on the UUIDs of this host's GPUs."""
 FINGERPRINTS = (*SALTED, "files")
-"""Words that hold fingerprints, whose salt each container has anew."""
+"""Fields that hold fingerprints; every container has a new salt."""
 
 
 def manifest(spec: Host, state: HostState, more: list[str]) -> str:
-    """The text. more: what files/manifest.sh printed on the host."""
+    """The whole text. more: the output of files/manifest.sh on the host."""
     jobs = tuple(f"job {paths.job_file(name)} " for name, job in spec.jobs.items() if job.enabled)
     more = [line for line in more if not line.startswith("job ") or line.startswith(jobs)]
     lines = [*more, *system(state), *locked(spec, state), *projects(state), *containers(state)]
@@ -33,7 +33,7 @@ def manifest(spec: Host, state: HostState, more: list[str]) -> str:
 
 
 def system(state: HostState) -> Iterator[str]:
-    """What it is."""
+    """Operating system, architecture, GPUs and secrets' files."""
     yield f"os {state.os.name}"
     yield f"arch {state.arch}"
     yield from (f"card {card.index} {card.name} {card.memory_total} MiB" for card in state.gpus)
@@ -41,14 +41,14 @@ def system(state: HostState) -> Iterator[str]:
 
 
 def locked(spec: Host, state: HostState) -> Iterator[str]:
-    """What a lock would say; packages are said already."""
+    """The lines of a lock, without packages, which files/manifest.sh lists."""
     for fact, value in facts(observed(spec, state)).items():
         if not fact.startswith("packages "):
             yield f"lock {fact} {value}"
 
 
 def projects(state: HostState) -> Iterator[str]:
-    """The services of every compose.yaml, a line for each of their fields."""
+    """The services of every compose.yaml, one line per field."""
     for user in ("", *state.users):
         for name, service in compose.old_services(state, user).items():
             for field, value in service.items():
@@ -56,7 +56,7 @@ def projects(state: HostState) -> Iterator[str]:
 
 
 def containers(state: HostState) -> Iterator[str]:
-    """What runs: our models by the words of their labels, and the names of those that are not ours."""
+    """The fields in the labels of managed containers, and the names of all others."""
     for container in state.containers:
         if not state.is_ours(container):
             yield f"container {container.name} is not gpurack's"
@@ -64,24 +64,24 @@ def containers(state: HostState) -> Iterator[str]:
         for word, value in label(container.labels).items():
             if word in FINGERPRINTS:
                 yield f"runs {container.name} {word} {', '.join(value) if isinstance(value, Mapping) else 'set'}"
-            elif word not in OF_THE_CARDS:
+            elif word not in DEPEND_ON_GPUS:
                 yield f"runs {container.name} {word} {shown(value, state)}"
 
 
 def without_labels(labels: Any) -> Any:
-    """A service's labels but for the one whose words are said one by one."""
+    """A service's labels without gpurack's own, whose fields have their own lines."""
     if not isinstance(labels, Mapping):
         return labels
     return {name: value for name, value in labels.items() if name != "gpurack.model"}
 
 
 def shown(value: Any, state: HostState) -> str:
-    """A value on one line, with cards' numbers in the place of their UUIDs."""
+    """A value on one line, with the indexes of GPUs instead of their UUIDs."""
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
     numbers = {card.uuid: f"card-{card.index}" for card in state.gpus}
     return re.sub(r"GPU-[0-9A-Za-z-]+", lambda found: numbers.get(found[0], found[0]), text)
 
 
 def one_line(text: str) -> str:
-    """A fact stays one line, whatever is in it."""
+    """A text with its line breaks escaped."""
     return text.replace("\n", "\\n")

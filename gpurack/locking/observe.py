@@ -1,4 +1,4 @@
-"""From what was seen on a host to what its lock says. Pure."""
+"""From a snapshot of a host to its entry in the lock. Pure."""
 
 from collections.abc import Iterable
 
@@ -15,16 +15,16 @@ from gpurack.spec.lock import HostLock, ModelLock
 from gpurack.state.model import Container, HostState
 
 KEY_FILE = "gpurack-"
-"""How the names of our key files begin; the repository's follows."""
+"""Prefix of gpurack's key files; the repository's name follows."""
 
 
 def observed(spec: Host, state: HostState) -> HostLock:
-    """What is really there. A model whose container is not there is not in it."""
+    """The lock of what is on a host. Models without a container are left out."""
     return HostLock(
         driver=state.driver.kernel or None,
         keys=keys(state),
         models={
-            name: of_model(name, spec, state, container)
+            name: model_lock(name, spec, state, container)
             for name, model in spec.entries.items()
             if model.enabled and (container := state.container(name, model.dockerd))
         },
@@ -33,12 +33,12 @@ def observed(spec: Host, state: HostState) -> HostLock:
 
 
 def missing(spec: Host, found: HostLock) -> list[str]:
-    """The enabled models and services of which there is no container."""
+    """The enabled models and services without a container."""
     return [name for name, model in spec.entries.items() if model.enabled and name not in found.models]
 
 
 def packages(spec: Host, state: HostState) -> dict[str, str]:
-    """Docker's and the toolkit's packages that are there → exact version; none where Docker is kept as it is."""
+    """Installed packages of Docker and the toolkit → exact version; without Docker's if `docker.source` is "keep"."""
     platform = platform_of(state.os)
     names: tuple[str, ...] = TOOLKIT_PACKAGES
     if platform and spec.docker.source != "keep":
@@ -47,7 +47,7 @@ def packages(spec: Host, state: HostState) -> dict[str, str]:
 
 
 def keys(state: HostState) -> dict[str, str]:
-    """Our repositories → the fingerprint of the key that apt or dnf trusts for them."""
+    """gpurack's package repositories → the fingerprint of the key that apt or dnf trusts for them."""
     found = {}
     for path, file in state.files.items():
         name = path.rpartition("/")[2]
@@ -59,8 +59,8 @@ def keys(state: HostState) -> dict[str, str]:
     return found
 
 
-def of_model(name: str, spec: Host, state: HostState, container: Container) -> ModelLock:
-    """One model or service."""
+def model_lock(name: str, spec: Host, state: HostState, container: Container) -> ModelLock:
+    """The lock of one model or service."""
     model = spec.entries[name]
     paths = [weights.place(spec, one, model.dockerd) for one in weights_of(model)]
     commits = {path: state.commits[path] for path in paths if path in state.commits}
@@ -76,7 +76,7 @@ def of_model(name: str, spec: Host, state: HostState, container: Container) -> M
 
 
 def image(name: str, spec: Host, state: HostState, container: Container) -> str | None:
-    """What a container runs from: its reference without mirrors, and the digest; None where no registry knows it."""
+    """The image of a container as reference (without mirrors) and digest; None if it came from no registry."""
     used = str(label(container.labels).get("image", ""))
     known = (reference for reference in images.references(spec.entries[name]))
     reference, _ = split_digest(next((each for each in known if images.mirrored(spec, each) == used), used))
@@ -85,7 +85,7 @@ def image(name: str, spec: Host, state: HostState, container: Container) -> str 
 
 
 def digest_of(reference: str, digests: Iterable[str]) -> str:
-    """The digest among `repository@sha256:…`: that of the reference's own repository, else the first; "" for none."""
+    """The digest in `repository@sha256:…` of the reference's own repository, else the first; "" for none."""
     found = sorted(split_digest(each) for each in digests)
     own = [digest for repository, digest in found if same_repository(repository, reference)]
     return next(iter([*own, *(digest for _, digest in found)]), "")

@@ -7,8 +7,8 @@ import re
 
 
 def fingerprint(armored: str) -> str:
-    """The (first) key's fingerprint: 40 hex digits for a key of version 4 (RFC 4880, 12.2), 64 for one of version 6
-    (RFC 9580, 5.5.4.3). Raises ValueError for text that is no key."""
+    """The fingerprint of the first key: 40 hex digits for version 4 (RFC 4880, 12.2), 64 for version 6 (RFC 9580,
+    5.5.4.3). Raises ValueError if the text is not a key."""
     found = re.search(r"-----BEGIN PGP PUBLIC KEY BLOCK-----\s*\n(?:[^\n]+\n)*?\s*\n([A-Za-z0-9+/=\s]+?)\n=", armored)
     try:
         body = _first_packet(base64.b64decode(found[1] if found else ""))
@@ -16,11 +16,11 @@ def fingerprint(armored: str) -> str:
             return hashlib.sha256(b"\x9b" + len(body).to_bytes(4, "big") + body).hexdigest().upper()
         return hashlib.sha1(b"\x99" + len(body).to_bytes(2, "big") + body, usedforsecurity=False).hexdigest().upper()
     except (binascii.Error, IndexError):
-        raise ValueError("it is no armored OpenPGP key") from None
+        raise ValueError("not an armored OpenPGP key") from None
 
 
 def _first_packet(data: bytes) -> bytes:
-    """The body of the first packet, which is the primary key (RFC 4880, 4.2)."""
+    """The body of the first packet: the primary key (RFC 4880, 4.2)."""
     tag = data[0]
     if tag & 0x40:  # the newer form of lengths
         first = data[1]

@@ -1,6 +1,6 @@
-"""Pins moved on purpose to what repositories, registries and hubs have now, as far as the inventory allows. Pure.
+"""`gpurack lock INVENTORY [WHAT]... --upgrade`: move pins to the newest versions that the inventory allows. Pure.
 
-Nothing is installed; the next run does that. `gpurack lock INVENTORY [WHAT]... --upgrade`: docs/lock.md.
+Nothing is installed; the next run does that. See docs/lock.md.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,13 +20,13 @@ from gpurack.spec.weights import UrlWeights
 from gpurack.state.model import HostState
 
 PARTS = ("docker", "toolkit", "images", "weights")
-"""What can be upgraded beside single models and services."""
+"""The words that WHAT can be, besides names of models and services."""
 
 
 @dataclass(frozen=True)
 class News:
-    """What a host found out. packages: name → versions, newest first. images: model → `reference@sha256:…`.
-    commits: by the weights' path on the host. errors: sentences."""
+    """The newest versions that a host can get. packages: name → versions, newest first. images: model →
+    `reference@sha256:…`. commits: path of the weights on the host → commit. errors: what could not be looked up."""
 
     packages: Mapping[str, Sequence[str]] = field(default_factory=dict)
     images: Mapping[str, str] = field(default_factory=dict)
@@ -41,12 +41,12 @@ def wrong_words(what: Iterable[str], fleet: Mapping[str, Host]) -> list[str]:
 
 
 def chosen(what: Sequence[str], part: str, name: str = "") -> bool:
-    """Is a part, or a model's share of it, to be upgraded? No words: everything."""
+    """True if WHAT selects a part, or this model's share of it. An empty WHAT selects everything."""
     return not what or part in what or (bool(name) and name in what)
 
 
 def names_of_packages(what: Sequence[str], spec: Host, state: HostState, old: HostLock) -> list[str]:
-    """The packages to ask for: those that a run would install, and those that the lock has beside them."""
+    """The packages to look up: those that a run would install, and those below them that are in the lock."""
     platform = platform_of(state.os)
     names: list[str] = []
     if platform and spec.docker.source != "keep" and chosen(what, "docker"):
@@ -56,8 +56,8 @@ def names_of_packages(what: Sequence[str], spec: Host, state: HostState, old: Ho
     return names
 
 
-def questions(what: Sequence[str], spec: Host, state: HostState) -> dict[str, Any]:
-    """What files/newest.py is asked: images by name, and hubs."""
+def newest_request(what: Sequence[str], spec: Host, state: HostState) -> dict[str, Any]:
+    """The input of files/newest.py: the images and the repositories on hubs to look up."""
     cards = ledger.assign(spec, state).uuids
     images, hubs = [], []
     for name, model in spec.entries.items():
@@ -73,11 +73,11 @@ def questions(what: Sequence[str], spec: Host, state: HostState) -> dict[str, An
 
 
 def upgraded(what: Sequence[str], spec: Host, state: HostState, old: HostLock, seen: HostLock, news: News) -> HostLock:
-    """A host's lock with the pins of `what` moved to what there is now. seen: what is really there."""
+    """A host's lock with the pins that `what` selects moved to the newest. seen: the lock of what is on the host."""
     models = dict(old.models)
     for name, model in spec.entries.items():
         if model.enabled and (chosen(what, "images", name) or chosen(what, "weights", name)):
-            models[name] = of_model(what, name, spec, old.models.get(name), seen.models.get(name), news)
+            models[name] = upgraded_model(what, name, spec, old.models.get(name), seen.models.get(name), news)
     if not what:
         models = {name: one for name, one in models.items() if name in spec.entries and spec.entries[name].enabled}
         old = old.model_copy(update={"driver": seen.driver, "keys": seen.keys})
@@ -85,7 +85,7 @@ def upgraded(what: Sequence[str], spec: Host, state: HostState, old: HostLock, s
 
 
 def versions(spec: Host, state: HostState, news: News) -> dict[str, str]:
-    """The newest of each package that the inventory allows; the toolkit's four at one version."""
+    """The newest version of each package that the inventory allows; one version for all four of the toolkit."""
     platform = platform_of(state.os)
     allowed = {**(docker.pins(spec, platform) if platform else {}), **nvidia_toolkit.pins(spec)}
     found = {name: newest(allowed.get(name), have) for name, have in news.packages.items()}
@@ -98,15 +98,15 @@ def versions(spec: Host, state: HostState, news: News) -> dict[str, str]:
 
 
 def newest(pin: Pin | None, have: Sequence[str]) -> str:
-    """The first of the versions that a pin allows; "" for none."""
+    """The first version that a pin allows; "" for none."""
     return next((version for version in have if pin is None or pin.met_by(version)), "")
 
 
-def of_model(
+def upgraded_model(
     what: Sequence[str], name: str, spec: Host, old: ModelLock | None, seen: ModelLock | None, news: News
 ) -> ModelLock:
-    """One model's pins. Of weights that are fetched only at the next run no sha256 is known yet, unless the inventory
-    says it; `gpurack lock` writes them down afterwards."""
+    """The pins of one model. Weights that the next run fetches have no sha256 yet, unless the inventory has it; run
+    `gpurack lock` after that run."""
     model, old, seen = spec.entries[name], old or ModelLock(), seen or ModelLock()
     image, ollama, main = old.image, old.ollama, weights.host_path(spec, model)
     commits, files = pins.commits(old, main), old.weights
@@ -117,11 +117,11 @@ def of_model(
         now = pins.commits(seen, main)
         for one in weights_of(model):
             path = weights.place(spec, one, model.dockerd)
-            there = {file: sha256 for file, sha256 in seen.weights.items() if weights.belongs(file, path)}
-            # what is there and of no known commit stays: no run could tell that it is of another one
-            commit = now.get(path) if there and path not in now else news.commits.get(path, now.get(path))
+            present = {file: sha256 for file, sha256 in seen.weights.items() if weights.belongs(file, path)}
+            # files of an unknown commit keep it: no run could detect that they are of another one
+            commit = now.get(path) if present and path not in now else news.commits.get(path, now.get(path))
             commits |= {path: commit} if commit else {}
-            files |= there if commit == now.get(path) else {}
+            files |= present if commit == now.get(path) else {}
             files |= {path: one.sha256} if isinstance(one, UrlWeights) else {}
     commit_of_main = commits.pop(main, None)
     return ModelLock(image=image, commit=commit_of_main, commits=commits, weights=files, ollama=ollama)

@@ -1,4 +1,4 @@
-"""`gpurack status`: the whole lab at a glance, from one look at every host.
+"""`gpurack status`: the state of the whole lab, from one snapshot per host.
 
-lab.py says what is the matter (pure), show.py prints it, page.py makes a page of it.
+lab.py decides what is wrong (pure); open it first. show.py prints tables or JSON; page.py writes the HTML page.
 """

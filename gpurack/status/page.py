@@ -10,11 +10,11 @@ from gpurack.status.show import served_text, state_text, summary
 
 
 def write_page(file: Path, lab: Sequence[HostStatus], title: str, now: datetime) -> None:
-    """Writes the page, beside its place first, so that a web server never sees half of it. Raises OSError."""
+    """Write the page to a temporary file and rename it, so a web server never serves half of it. Raises OSError."""
     text = render(
         "templates/status.html.j2", lab=lab, title=title, now=now, summary=summary(lab),
         state_text=state_text, served_text=served_text,
     )  # fmt: skip
-    beside = file.with_name(f".{file.name}.new")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(file)
+    temporary = file.with_name(f".{file.name}.new")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(file)

@@ -6,62 +6,65 @@ from typing import Any
 
 from gpurack import screen
 from gpurack.screen import Text
-from gpurack.status.lab import CardStatus, HostStatus, ModelStatus
+from gpurack.status.lab import GpuStatus, HostStatus, ModelStatus
 
-COLOURS = {"ok": "green", "SICK": "red", "UNREACHABLE": "red"} | {
-    "ready": "green", "loading": "yellow", "DOWN": "red", "disabled": "dim",
+COLOURS = {"ok": "green", "DEGRADED": "red", "UNREACHABLE": "red"} | {
+    "ready": "green", "loading": "yellow", "DOWN": "red", "UNKNOWN": "red", "disabled": "dim",
 }  # fmt: skip
+JSON_STATES = {"DEGRADED": "SICK", "UNKNOWN": "DOWN"}
+"""States that `--json` has by an older name, which scripts read."""
+BAD = ("DOWN", "UNKNOWN")
+"""The models that are listed first."""
 
 
 def show(console: screen.Console, lab: Sequence[HostStatus]) -> None:
-    """Hosts with their cards, models with the bad ones first, and what is wrong."""
+    """Print the hosts with their GPUs, the models with those that are down first, and all errors and notes."""
     hosts = screen.table()
     for host in lab:
         driver = f"driver {host.driver}" if host.driver else ""
-        texts = [part for index, card in enumerate(host.cards) for part in (" · ", *card_text(card, index == 0))][1:]
-        cards = screen.line(*(texts or ["no cards" if host.reached else ""]))
-        hosts.add_row(host.name, coloured(host.word), driver, cards)
+        texts = [part for index, gpu in enumerate(host.gpus) for part in (" · ", *gpu_text(gpu, index == 0))][1:]
+        gpus = screen.line(*(texts or ["no GPUs" if host.reached else ""]))
+        hosts.add_row(host.name, coloured(host.state), driver, gpus)
     console.print(hosts)
     rows = [(host, model) for host in lab for model in host.models]
     if rows:
         models = screen.table("MODEL", "HOST", "GPU", "STATE", "SERVED", "ENDPOINT")
-        for host, model in sorted(rows, key=lambda row: row[1].word != "DOWN"):
+        for host, model in sorted(rows, key=lambda row: row[1].state not in BAD):
             models.add_row(
-                model.name, host.name, model.gpus, coloured(model.word, state_text(model, host.now)),
+                model.name, host.name, model.gpus, coloured(model.state, state_text(model, host.now)),
                 served_text(model), model.endpoint,
             )  # fmt: skip
         console.print()
         console.print(models)
     for host in lab:
-        for trouble in host.troubles:
-            console.print(screen.line(("error", "red"), " ", (host.name, "bold"), f" {trouble}"), soft_wrap=True)
-        for remark in host.remarks:
-            console.print(screen.line(("note", "yellow"), " ", (host.name, "bold"), f" {remark}"), soft_wrap=True)
+        for error in host.errors:
+            console.print(screen.line(("error", "red"), " ", (host.name, "bold"), f" {error}"), soft_wrap=True)
+        for note in host.notes:
+            console.print(screen.line(("note", "yellow"), " ", (host.name, "bold"), f" {note}"), soft_wrap=True)
     console.print(summary(lab))
 
 
-def coloured(word: str, text: str = "") -> Text:
-    """A word in its colour, or a longer text that it begins."""
-    return screen.line((text or word, COLOURS[word]))
+def coloured(state: str, text: str = "") -> Text:
+    """A state in its colour, or a longer text that starts with it."""
+    return screen.line((text or state, COLOURS[state]))
 
 
-def card_text(card: CardStatus, first: bool = True) -> tuple[screen.Part, ...]:
-    """`GPU 0 20.9 GiB 63 %`, for `screen.line`; units with the first only, as in a table."""
-    label = f"GPU {card.index}" if first else f"{card.index}"
-    if card.lost:
+def gpu_text(gpu: GpuStatus, first: bool = True) -> tuple[screen.Part, ...]:
+    """`GPU 0 20.9 GiB 63 %`, for `screen.line`. Only the host's first GPU carries the word and the unit."""
+    label = f"GPU {gpu.index}" if first else f"{gpu.index}"
+    if gpu.lost:
         return ((f"{label} lost", "red"),)
-    if card.reserved:
+    if gpu.reserved:
         return (f"{label} ", ("reserved", "dim"))
-    busy = f" {card.utilization} %" if card.utilization is not None else ""
-    return (f"{label} {card.memory_used:.1f}{' GiB' if first else ''}{busy}",)
+    utilization = f" {gpu.utilization} %" if gpu.utilization is not None else ""
+    return (f"{label} {gpu.memory_used:.1f}{' GiB' if first else ''}{utilization}",)
 
 
 def state_text(model: ModelStatus, now: datetime) -> str:
-    """`ready 6 d` · `loading 40 s` · `DOWN 5 h, it exited with code 1, 41 restarts` · `disabled`"""
-    parts = [f"{model.word} {age(model.since, now)}".strip()]
-    parts += [model.why] if model.why else []
-    parts += [counted(model.restarts, "restart")] if model.restarts else []
-    return ", ".join(parts)
+    """`ready 6 d` · `loading 40 s` · `DOWN 5 h: exited with code 1, 41 restarts` · `disabled`"""
+    text = f"{model.state} {age(model.since, now)}".strip()
+    text += f": {model.why}" if model.why else ""
+    return text + (f", {counted(model.restarts, 'restart')}" if model.restarts else "")
 
 
 def served_text(model: ModelStatus) -> str:
@@ -70,7 +73,7 @@ def served_text(model: ModelStatus) -> str:
 
 
 def age(since: datetime | None, now: datetime) -> str:
-    """The time from one to the other in its largest unit; "" for no time.
+    """The time between two moments in its largest unit; "" without a start.
 
     >>> from datetime import UTC
     >>> age(datetime(2026, 11, 14, tzinfo=UTC), datetime(2026, 11, 20, 9, tzinfo=UTC))
@@ -86,13 +89,15 @@ def age(since: datetime | None, now: datetime) -> str:
 
 
 def summary(lab: Sequence[HostStatus]) -> str:
-    """`11 of 13 ready, 1 loading, 1 down; gpu2.lab needs you.`"""
-    words = [model.word for host in lab for model in host.models if model.word != "disabled"]
-    sick = [host.name for host in lab if host.word != "ok"]
-    text = f"{words.count('ready')} of {len(words)} ready"
-    for word in ("loading", "DOWN"):
-        text += f", {words.count(word)} {word.lower()}" if word in words else ""
-    return text + (f"; {', '.join(sick)} {'needs' if len(sick) == 1 else 'need'} you." if sick else ".")
+    """`11 of 13 ready, 1 loading, 1 down. 1 host needs attention: gpu2.lab.`"""
+    states = [model.state for host in lab for model in host.models if model.state != "disabled"]
+    bad = [host.name for host in lab if host.state != "ok"]
+    text = f"{states.count('ready')} of {len(states)} ready"
+    for state in ("loading", "DOWN", "UNKNOWN"):
+        text += f", {states.count(state)} {state.lower()}" if state in states else ""
+    if bad:
+        text += f". {counted(len(bad), 'host')} {'needs' if len(bad) == 1 else 'need'} attention: {', '.join(bad)}"
+    return f"{text}."
 
 
 def counted(number: int, noun: str) -> str:
@@ -101,24 +106,25 @@ def counted(number: int, noun: str) -> str:
 
 
 def as_data(lab: Sequence[HostStatus]) -> dict[str, Any]:
-    """The same for programs."""
+    """The status for programs (`--json`). Its keys and states never change."""
     return {
         "schema": screen.SCHEMA,
         "hosts": {
             host.name: {
-                "state": host.word,
+                "state": JSON_STATES.get(host.state, host.state),
                 "time": host.now.isoformat(timespec="seconds"),
                 "driver": host.driver or None,
-                "troubles": list(host.troubles),
-                "remarks": list(host.remarks),
+                "troubles": list(host.errors),
+                "remarks": list(host.notes),
                 "gpus": [
-                    {**vars(card), "models": list(card.models), "lost": card.lost or None,
-                     "memory_used": rounded(card.memory_used), "memory_total": rounded(card.memory_total)}
-                    for card in host.cards
+                    {**vars(gpu), "models": list(gpu.models), "lost": gpu.lost or None,
+                     "memory_used": rounded(gpu.memory_used), "memory_total": rounded(gpu.memory_total)}
+                    for gpu in host.gpus
                 ],
                 "models": {
                     model.name: {
-                        "state": model.word, "why": model.why or None, "engine": model.engine, "gpus": model.gpus,
+                        "state": JSON_STATES.get(model.state, model.state), "why": model.why or None,
+                        "engine": model.engine, "gpus": model.gpus,
                         "endpoint": model.endpoint or None, "restarts": model.restarts,
                         "since": model.since.isoformat(timespec="seconds") if model.since else None,
                         "served": None if model.served is None else {"count": model.served, "unit": model.unit},
@@ -133,5 +139,5 @@ def as_data(lab: Sequence[HostStatus]) -> dict[str, Any]:
 
 
 def rounded(gib: float | None) -> float | None:
-    """GiB with two decimals."""
+    """Rounded to two decimals."""
     return None if gib is None else round(gib, 2)

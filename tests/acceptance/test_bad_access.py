@@ -152,5 +152,5 @@ def test_no_terminal_and_nobody_who_confirms(lab: Lab, testbed: Testbed) -> None
     run = lab.run(lab.inventory({"gpu1": {"models": {"omega": model("gamma", [], 8099)}}}), "-v")
     assert run.exit_code != 0, run.output
     assert not run.traceback, run.output
-    assert "nobody can confirm, because there is no terminal; nothing was changed. Run with -y" in run.output
+    assert "Confirmation needs a terminal. Nothing was changed. Run with -y" in run.output
     assert gpu1.root("ls -la /etc /usr/local/lib | md5sum; docker ps -aq 2>/dev/null", check=False).stdout == before

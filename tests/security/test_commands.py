@@ -78,7 +78,7 @@ def hostile(text: str = EVERYTHING) -> HostState:
 def lab(text: str) -> list[HostStatus]:
     seen = {"gpu1": hostile(text), "gpu2": HostState(trouble=f"could not connect: {text}")}
     found = lab_status({"gpu1": WANTED, "gpu2": WANTED}, seen, NOW)
-    return [replace(found[0], troubles=(*found[0].troubles, text)), found[1]]
+    return [replace(found[0], errors=(*found[0].errors, text)), found[1]]
 
 
 @pytest.mark.parametrize("text", [*HIDDEN, *VISIBLE, EVERYTHING])
@@ -164,13 +164,13 @@ def inventory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Host
 
         def visit(loaded: Any, fleet: Any, do: Any = None, metrics: bool = False) -> dict[str, HostState]:
             return {
-                name: looks._visit(state, host, fleet[name], lambda host, wanted: work(host.name))
+                name: looks._on_host(state, host, fleet[name], lambda host, wanted: work(host.name))
                 for name, host in hosts.items()
             }
 
-        monkeypatch.setattr(looks, "look_at_all", visit)
-        monkeypatch.setattr("gpurack.live.look_at_all", visit)
-        monkeypatch.setattr(locking, "visit", visit)
+        monkeypatch.setattr(looks, "snapshots", visit)
+        monkeypatch.setattr("gpurack.live.snapshots", visit)
+        monkeypatch.setattr(locking, "on_all_hosts", visit)
         return path
 
     return made
@@ -213,16 +213,16 @@ def test_garbage_is_a_sentence_about_that_host_and_the_others_are_shown(
     (path.parent / "lab.lock.yaml").write_text("hosts:\n  gpu1: {driver: '580'}\n  gpu2: {driver: '580'}\n")
     shown = run(*command, path)
     assert "gpu2" in shown
-    assert shown.count("could not be understood") <= 1
+    assert shown.count("could not interpret") + shown.count("could not be understood") <= 1
     if isinstance(said, Exception):
-        assert "what the host said could not be understood (RuntimeError: " in shown
+        assert "could not interpret the host's output (RuntimeError: " in shown
 
 
 @pytest.mark.parametrize("text", ["580\x1b[2J", "5\u202e80", "580\nhosts: {}", "580 x"])
 def test_a_lock_holds_words_and_no_others(text: str, inventory: Any) -> None:
     path = inventory(replace(host_state(), driver=Driver(text)))
     shown = run("lock", path)
-    assert "gpu1  error  what the host said could not be understood (ValidationError: driver: " in shown
+    assert "gpu1  error  could not interpret the host's output (ValidationError: driver: " in shown
     assert "gpu1" not in (read_lock(path) or pytest.fail("no lock")).hosts
     harmless((path.parent / "lab.lock.yaml").read_text())
 
@@ -237,11 +237,11 @@ def test_a_version_that_is_none_moves_no_pin(inventory: Any, monkeypatch: pytest
     def visit(loaded: Any, fleet: Any, do: Any) -> dict[str, HostState]:
         return {name: do(SimpleNamespace(name=name), wanted) for name, wanted in fleet.items()}
 
-    monkeypatch.setattr(locking, "visit", visit)
-    monkeypatch.setattr(locking, "thorough", lambda host, wanted: host_state())
-    monkeypatch.setattr(locking, "ask", lambda *given: News())
+    monkeypatch.setattr(locking, "on_all_hosts", visit)
+    monkeypatch.setattr(locking, "snapshot_with_hashes", lambda host, wanted: host_state())
+    monkeypatch.setattr(locking, "find_newest", lambda *given: News())
     monkeypatch.setattr(locking, "upgraded", upgraded)
-    assert "gpu1  error  what the host said could not be understood" in run("lock", path, "--upgrade")
+    assert "gpu1  error  could not interpret the host's output" in run("lock", path, "--upgrade")
     assert before
     lock = read_lock(path)
     assert lock is not None
@@ -271,8 +271,8 @@ def test_a_manifest_of_garbage_is_a_sentence(said: Any, tmp_path: Path, monkeypa
         yield SimpleNamespace(active_hosts=limit)
 
     (tmp_path / "lab.py").write_text('lab = ["gpu1"]\n')
-    monkeypatch.setattr(locking, "thorough", thorough)
-    monkeypatch.setattr(locking, "everything", lambda *given: [EVERYTHING])
+    monkeypatch.setattr(locking, "snapshot_with_hashes", thorough)
+    monkeypatch.setattr(locking, "manifest_lines", lambda *given: [EVERYTHING])
     monkeypatch.setattr(locking, "connected", connected)
     shown = run("manifest", tmp_path / "lab.py", "gpu1")
     assert shown.startswith("Error: gpu1: ")

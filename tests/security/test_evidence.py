@@ -201,7 +201,7 @@ def test_a_users_container_is_not_the_hosts_and_garbage_is_nothing() -> None:
         if understood:
             assert seen.daemon("ada")["info"] == {}
         else:
-            with pytest.raises(Unread, match="could not be understood") as unread:
+            with pytest.raises(Unread, match="could not interpret") as unread:
                 seen.daemon("ada")
             assert unread.value.mend == "docker ps, of the Docker of ada"
 

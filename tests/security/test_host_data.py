@@ -121,7 +121,7 @@ def test_what_nobody_thought_of_is_one_short_line() -> None:
     for sentence in said:
         assert len(sentence) < 400
         assert "\n" not in sentence
-        assert sentence.endswith("please report this.")
+        assert sentence.endswith("please report it.")
 
 
 def test_hosts_texts_are_read_in_one_place() -> None:

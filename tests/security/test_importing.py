@@ -79,7 +79,7 @@ def test_every_text_comes_back_as_it_was(text: str) -> None:
 def test_output_that_breaks_off_is_a_sentence(said: str, tmp_path: Path) -> None:
     code, output = imported(tmp_path, said)
     assert code == 2
-    assert "looks like the output of docker inspect and is not (" in output
+    assert "looks like output of docker inspect but cannot be parsed (" in output
 
 
 @pytest.mark.parametrize("garbage", [None, 7, "x", [], [None], {}, {"a": None}])

@@ -9,6 +9,7 @@ import pytest
 from gpurack.plan.host import Run, findings
 from gpurack.plan.jobs import plan_jobs
 from gpurack.plan.models import plan_models
+from gpurack.plan.questions import questions
 from gpurack.plan.remove import plan_remove
 from gpurack.plan.rootless import plan_rootless
 from gpurack.plan.steps import Shell
@@ -70,12 +71,12 @@ def test_without_docker_or_the_cards_nothing_is_changed(part: str) -> None:
 @pytest.mark.parametrize("part", [WEIGHTS, "NVIDIA", "user ada", "upstreams", "names"])
 def test_status_says_it_and_shows_the_rest(part: str) -> None:
     status = host_status("gpu1", WANTED, late(part), NOW)
-    assert (status.word, status.troubles[0], len(status.models)) == ("SICK", f"{part} {WHY}.", 3)
+    assert (status.state, status.errors[0], len(status.models)) == ("DEGRADED", f"{part} {WHY}.", 3)
 
 
 def test_each_part_of_the_snapshot_has_half_a_minute() -> None:
     """Which most tests of what hangs shorten."""
-    assert "\nLIMIT=30\n" in script(WANTED)
+    assert "\nLIMIT=30\n" in script(questions(WANTED))
 
 
 def test_a_system_that_does_not_answer_is_a_host_that_cannot_be_looked_at() -> None:

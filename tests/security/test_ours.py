@@ -58,7 +58,7 @@ def test_a_copy_that_inherits_labels_is_left_alone_and_said() -> None:
     assert state.remarks == [sentence]
     assert ("warning", sentence) in list(findings(ALPHA, state, Run()))
     status = host_status("gpu1", ALPHA, state, NOW)
-    assert (status.word, status.remarks) == ("ok", (sentence,))
+    assert (status.state, status.notes) == ("ok", (sentence,))
     assert as_data([status])["hosts"]["gpu1"]["remarks"] == [sentence]
 
 

@@ -13,7 +13,7 @@ from pyinfra.connectors import ssh
 from gpurack import guard
 from gpurack.guard import read_any_bytes
 from gpurack.importing import from_host
-from gpurack.locking.gather import everything
+from gpurack.locking.gather import manifest_lines
 from gpurack.operations.commands import Streamed, script
 from gpurack.operations.run_state import host_run
 from gpurack.remote import TooMuchOutput
@@ -24,7 +24,7 @@ from gpurack.verify.drift import Unread
 from gpurack.verify.reach import run_as_root
 from tests.given import host_state, spec
 
-SENTENCE = "a command there printed more than 0 MiB, and was cut off"
+SENTENCE = "a command printed more than 0 MiB and was stopped"
 HERE = "@local"
 
 
@@ -90,7 +90,7 @@ def test_the_look_a_manifest_and_verification_say_it_of_that_host(
     assert snapshot.take_snapshot(host, spec({})) == HostState(trouble=f"{SENTENCE}.")
     monkeypatch.setattr("gpurack.locking.gather.read_text", lambda name: "yes")
     with pytest.raises(OSError, match=SENTENCE):
-        everything(host, host_state())
+        manifest_lines(host, host_state())
     with pytest.raises(Unread, match=SENTENCE):
         run_as_root(host, sh("yes"), "", 60)
 
@@ -98,5 +98,7 @@ def test_the_look_a_manifest_and_verification_say_it_of_that_host(
 def test_an_import_waits_for_no_docker_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(from_host, "COMMAND", sh("sleep 60"))
     monkeypatch.setattr(from_host, "LIMIT", 1)
-    with pytest.raises(from_host.Unreachable, match=r"docker inspect did not end in 1 s; try: ssh @local sudo docker"):
+    with pytest.raises(
+        from_host.Unreachable, match=r"docker inspect did not finish in 1 s\. Try `ssh @local sudo docker"
+    ):
         from_host.inspect(HERE, None)

@@ -215,4 +215,4 @@ def test_a_host_of_garbage_is_one_sentence() -> None:
     for lines in ([], ["garbage"], ["@@ end"], ["@@ mark x"], [f"@@ mark {'0' * 32}", "@@ end"], ["\x00" * 50], [ID]):
         state = Snapshot().process(lines)
         assert len([one for one, error in findings(WANTED, state, Run()) if error]) == 1
-        assert host_status("gpu1", WANTED, state, NOW).word == "UNREACHABLE"
+        assert host_status("gpu1", WANTED, state, NOW).state == "UNREACHABLE"

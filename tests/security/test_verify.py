@@ -43,13 +43,13 @@ def outcomes(checked: Server) -> list[str]:
 @pytest.mark.parametrize("part", ["system", "packages", "files", "users", "daemons", "units", "amd", "secrets"])
 def test_evidence_of_another_shape_is_one_sentence_about_the_host(part: str, garbage: Any) -> None:
     said = outcomes(server(evidence(**{part: garbage})))
-    assert len([line for line in said if "could not be understood" in line and line.startswith("failed")]) <= 1
+    assert len([line for line in said if "could not interpret" in line and line.startswith("failed")]) <= 1
 
 
 def test_evidence_that_lacks_everything_is_one_sentence() -> None:
     said = outcomes(server({}))
     assert [line.partition(":")[0] for line in said] == ["failed", "skipped", "skipped", "skipped"]
-    assert "gpu1: what the host said could not be understood (KeyError: " in said[0]
+    assert "gpu1: could not interpret the host's output (KeyError: " in said[0]
 
 
 @pytest.mark.parametrize("answer", ["[]", "7", "{", "[" * 100_000, '{"a": NaN}', EVERYTHING, "\ufffd"])
@@ -66,7 +66,7 @@ def test_a_connection_that_ends_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr("gpurack.verify.lab.run_as_root", ends)
     lab: Any = SimpleNamespace(servers={"gpu1": server({})}, salt="5a", deep=False)
-    with pytest.raises(Unread, match=r"could not be understood \(EOFError"):
+    with pytest.raises(Unread, match=r"could not interpret the host's output \(EOFError"):
         Lab._ask(lab, "gpu1")["system"]
 
 

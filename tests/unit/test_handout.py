@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from gpurack.cli import main
-from gpurack.handout import NOTHING, Kind, Offer, kind_of, markdown, offers
+from gpurack.handout import NO_ENDPOINTS, Kind, PublicEndpoint, kind_of, markdown, public_endpoints
 from gpurack.spec.fleet import check_fleet
 from gpurack.spec.host import Host
 from gpurack.spec.model import Model
@@ -69,7 +69,7 @@ def test_what_is_behind_a_gateway_behind_a_gateway_is_what_it_is(monkeypatch: py
             "gpu2": [{"models": {"bge-m3": {**ALPHA, "port": 8001}, "ranks": ranks}, "services": {"door": door}}],
         }
     )
-    assert [(one.name, one.kind, one.engine, one.hosts, one.keyed) for one in offers(fleet, {})] == [
+    assert [(one.name, one.kind, one.engine, one.hosts, one.keyed) for one in public_endpoints(fleet, {})] == [
         ("alpha", "chat", "llama.cpp", ("gpu1",), False),
         ("bge-m3", "embedding", "llama.cpp", ("gpu2",), False),
         ("ranks", "rerank", "llama.cpp", ("gpu2",), False),
@@ -81,14 +81,14 @@ def test_nothing_to_hand_out_is_said(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["endpoints", str(tmp_path / "lab.py")])
     assert (result.exit_code, result.output) == (
         0,
-        f"{NOTHING}\n",
+        f"{NO_ENDPOINTS}\n",
     )
 
 
 def test_what_people_reach_and_where(lab: dict[str, Host]) -> None:
     """A model of the gateway is shown there, once for its replicas and though it is on loopback; what nobody reaches is
     not shown."""
-    found = offers(lab, {})
+    found = public_endpoints(lab, {})
     assert [(one.name, one.kind, one.address, one.hosts, one.through, one.keyed) for one in found] == [
         ("alpha", "chat", "http://gpu1:4000/v1", ("gpu1", "gpu2"), "gateway", True),
         ("private", "chat", "http://gpu1:4000/v1", ("gpu1",), "gateway", True),
@@ -103,11 +103,11 @@ def test_what_people_reach_and_where(lab: dict[str, Host]) -> None:
 )
 def test_what_only_pyinfra_calls_so_is_no_address(name: str, known_as: str) -> None:
     lab = check_fleet({name: [{"models": {"alpha": LAN}}]})
-    assert [one.address for one in offers(lab, {})] == [f"http://{known_as}:8000/v1"]
+    assert [one.address for one in public_endpoints(lab, {})] == [f"http://{known_as}:8000/v1"]
 
 
 def test_the_line_to_try_is_one_that_a_shell_takes(lab: dict[str, Host]) -> None:
-    by_name = {one.name: one for one in offers(lab, {})}
+    by_name = {one.name: one for one in public_endpoints(lab, {})}
     words = shlex.split(by_name["alpha"].curl.replace("$KEY", "sk-mine"))
     assert words[:4] == ["curl", "http://gpu1:4000/v1/chat/completions", "-H", "Authorization: Bearer sk-mine"]
     assert json.loads(words[-1])["model"] == "alpha"
@@ -120,10 +120,10 @@ def test_the_line_to_try_is_one_that_a_shell_takes(lab: dict[str, Host]) -> None
 def test_an_image_of_ones_own_is_an_api_and_through_a_gateway_a_model() -> None:
     """The gateway speaks OpenAI to it, and nothing answers at its address alone."""
     own = {"engine": "custom", "image": "lab/served:1", "port": 8001, "gpus": []}
-    direct = offers(check_fleet({"gpu1": [{"models": {"own": {**own, "bind": "lan"}}}]}), {})
+    direct = public_endpoints(check_fleet({"gpu1": [{"models": {"own": {**own, "bind": "lan"}}}]}), {})
     assert [(one.kind, one.curl) for one in direct] == [("API", "curl http://gpu1:8001")]
     behind = {"models": {"own": own}, "services": {"gateway": {**GATEWAY, "connects_to": ["own"]}}}
-    (one,) = offers(check_fleet({"gpu1": [behind]}), {})
+    (one,) = public_endpoints(check_fleet({"gpu1": [behind]}), {})
     assert (one.kind, one.curl.split()[1]) == ("chat", "http://gpu1:4000/v1/chat/completions")
 
 
@@ -162,17 +162,17 @@ def test_what_a_model_is_for(kind: Kind, key: str, fields: dict[str, Any], confi
 
 def test_a_model_without_a_chat_template_is_tried_with_a_text() -> None:
     lab = check_fleet({"gpu1": [{"models": {"opt": {**LAN, **VLLM, "weights": "/w/opt", "gpus": [0]}}}]})
-    (one,) = offers(lab, {"gpu1": {"/w/opt": Header("s", config={"chat_template": False})}})
+    (one,) = public_endpoints(lab, {"gpu1": {"/w/opt": Header("s", config={"chat_template": False})}})
     words = shlex.split(one.curl)
     assert (one.kind, words[1]) == ("completion", "http://gpu1:8000/v1/completions")
     assert json.loads(words[-1]) == {"model": "opt", "prompt": "Once upon a time"}
 
 
 def test_markdown(lab: dict[str, Host]) -> None:
-    text = markdown(offers(lab, {}))
+    text = markdown(public_endpoints(lab, {}))
     assert text.startswith("| name | kind | address | engine | runs on |\n|---|---|---|---|---|\n| alpha | chat |")
-    assert "\n```sh\nexport KEY=…   # the one that you were given\ncurl http://gpu1:4000/v1/" in text
-    assert "export" not in markdown([Offer("page", "web page", "http://a", "custom", ("a",), "", False, "")])
+    assert "\n```sh\nexport KEY=…   # your API key\ncurl http://gpu1:4000/v1/" in text
+    assert "export" not in markdown([PublicEndpoint("page", "web page", "http://a", "custom", ("a",), "", False, "")])
 
 
 def test_the_command(tmp_path: Path) -> None:

@@ -393,5 +393,5 @@ def test_fingerprints_are_those_that_gpg_prints(name: str, published: str) -> No
     "wrong", ["", "no key", KEY[:200], KEY.replace("\n", "")], ids=["nothing", "text", "cut", "one line"]
 )
 def test_what_is_no_key(wrong: str) -> None:
-    with pytest.raises(ValueError, match="no armored OpenPGP key"):
+    with pytest.raises(ValueError, match="not an armored OpenPGP key"):
         fingerprint(wrong)

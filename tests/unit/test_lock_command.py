@@ -1,4 +1,4 @@
-"""`gpurack lock` when hosts cannot be looked at: what it writes, what it says, its exit code."""
+"""`gpurack lock` when hosts cannot be inspected: what it writes and prints, its exit code."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from gpurack.spec.lock import HostLock, Lock, text
 from gpurack.spec.read_lock import read_lock
 from gpurack.state.model import HostState
 
-NOBODY = HostState(trouble="could not connect: no route to host")
+UNREACHABLE = HostState(trouble="could not connect: no route to host")
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two hosts, neither of which answers."""
     path = tmp_path / "lab.py"
     path.write_text('lab = ["gpu1", "gpu2"]\n')
-    monkeypatch.setattr(cli, "visit", lambda loaded, fleet, look: dict.fromkeys(fleet, NOBODY))
+    monkeypatch.setattr(cli, "on_all_hosts", lambda loaded, fleet, look: dict.fromkeys(fleet, UNREACHABLE))
     return path
 
 
@@ -34,7 +34,7 @@ def test_no_lock_is_begun_by_looking_at_nothing(lab: Path, options: tuple[str, .
     code, output = run(lab, *options)
     assert code == 1
     assert "gpu1  error  could not connect" in output
-    assert output.endswith("No host could be looked at; nothing is written.\n")
+    assert output.endswith("No host could be inspected. Nothing was written.\n")
     assert read_lock(lab) is None
 
 
@@ -56,25 +56,25 @@ def test_a_check_says_nothing_of_hosts_that_it_did_not_see(lab: Path) -> None:
 
 
 def test_a_check_of_some_says_that_it_is_about_the_others(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "visit", lambda loaded, fleet, look: {"gpu1": HostState(), "gpu2": NOBODY})
+    monkeypatch.setattr(cli, "on_all_hosts", lambda loaded, fleet, look: {"gpu1": HostState(), "gpu2": UNREACHABLE})
     monkeypatch.setattr(cli, "observed", lambda wanted, seen: HostLock(driver="580.159.04"))
     (lab.parent / "lab.lock.yaml").write_text(text(Lock(hosts={"gpu1": HostLock(driver="580.159.04")}), lab))
     code, output = run(lab, "--check")
     assert code == 1
-    assert "The others are as " in output
+    assert "All other hosts match " in output
 
 
 def test_a_check_names_hosts_that_left_the_inventory(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whose server nobody would bring back, although the lock looks as if somebody did."""
     locked = HostLock(driver="580.159.04")
-    monkeypatch.setattr(cli, "visit", lambda loaded, fleet, look: dict.fromkeys(fleet, HostState()))
+    monkeypatch.setattr(cli, "on_all_hosts", lambda loaded, fleet, look: dict.fromkeys(fleet, HostState()))
     monkeypatch.setattr(cli, "observed", lambda wanted, seen: locked)
     path = lab.parent / "lab.lock.yaml"
     path.write_text(text(Lock(hosts=dict.fromkeys(("gpu1", "gpu2", "gpu3"), locked)), lab))
     code, output = run(lab, "--check")
     assert code == 1
-    assert output.startswith("gpu3  error  is in the lock, but no longer in the inventory; gpurack lock ")
-    assert "The others are as " in output
+    assert output.startswith("gpu3  error  is in the lock but not in the inventory. Run `gpurack lock ")
+    assert "All other hosts match " in output
     assert run(lab)[0] == 0
     assert run(lab, "--check")[0] == 0
 
@@ -91,4 +91,4 @@ def test_what_is_not_there_is_no_error_of_the_inventory(lab: Path, command: tupl
     result = CliRunner().invoke(main, [command[0], str(lab), *command[1:]])
     assert result.exit_code == 2
     assert sentence in result.output
-    assert "Nothing can be applied" not in result.output
+    assert "before applying" not in result.output

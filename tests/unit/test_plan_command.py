@@ -64,10 +64,10 @@ def test_the_map(tmp_path: Path) -> None:
         "  GPU 3    reserved",
         "gpu2   3 × A30, 24.0 GiB",
         "  GPU 0    █████████░░░░░░░░  12.0 of 22.8 GiB  one 6 (promised), two 6 (promised)",
-        "  GPU 1    █████████████████  the whole card  new",
-        "  GPU 2    █████████████████  the whole card  mla",
+        "  GPU 1    █████████████████  whole GPU  new",
+        "  GPU 2    █████████████████  whole GPU  mla",
         "  not estimated: mla (deepseek2 compresses its KV cache (MLA))",
-        "not estimated: 3 models whose weights nobody has looked at yet; gpurack plan --live does, and any run",
+        "not estimated: 3 models with weights not inspected yet. Run gpurack plan --live to inspect them.",
         lines[-1],
     ]
     assert lines[-1].startswith("0 errors, ")
@@ -92,7 +92,7 @@ def test_what_cannot_fit_is_an_error(tmp_path: Path) -> None:
         "error  gpu1 models.qwen-14b: needs 34.5 GiB (weights 27.5, KV cache 6.0 for 32768 tokens, overhead 1.0 or "
         "more), but GPU 1 (A30) has 22.1 for it. Give it 2 cards or choose smaller weights. "
         "Weights as seen 2026-11-19.",
-        "1 error. Nothing can be applied until it is gone.",
+        "1 error. Fix it before applying.",
     ]
     assert done.exit_code == 2
 
@@ -120,7 +120,7 @@ def test_live_without_any_host_that_answers_is_a_sentence_for_each(tmp_path: Pat
     assert isinstance(result.exception, SystemExit)
     assert "none.invalid   \n  error  could not connect: Could not resolve hostname" in result.output
     assert result.output.splitlines()[-1] == (
-        "  error  could not connect: Unable to connect to port 1 on 127.0.0.1; try: ssh closed."
+        "  error  could not connect: Unable to connect to port 1 on 127.0.0.1. Try `ssh closed`."
     )
 
 
@@ -137,7 +137,7 @@ def test_two_forms_at_once_are_refused(tmp_path: Path, command: str, options: li
     (tmp_path / "lab.yaml").write_text(LAB)
     done = CliRunner().invoke(main, [command, str(tmp_path / "lab.yaml"), *options])
     assert done.exit_code == 2
-    assert "do not go together; choose one." in done.output
+    assert "cannot be combined. Use one." in done.output
 
 
 def test_json_has_cards_as_the_inventory_has_them_and_round_numbers(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gpurack import paths
-from gpurack.handout import offers
+from gpurack.handout import public_endpoints
 from gpurack.plan import job, neighbours
 from gpurack.plan.desired import desire
 from gpurack.plan.models import ModelsPlan, plan_models
@@ -196,7 +196,7 @@ def test_a_gateway_behind_a_gateway_stands_for_its_models() -> None:
             "gpu2": [{"models": {"far": {**MODEL, "port": 8000, "served_name": "qwen"}}, "services": {"door": door}}],
         }
     )
-    assert [(one.name, one.address) for one in offers(shown, {})] == [("qwen", "http://gpu1:4000/v1")]
+    assert [(one.name, one.address) for one in public_endpoints(shown, {})] == [("qwen", "http://gpu1:4000/v1")]
 
 
 # --- other hosts -----------------------------------------------------------------------------------------------------

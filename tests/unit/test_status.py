@@ -1,4 +1,4 @@
-"""`gpurack status`: what is said of hosts, cards and models, for looks that a host could have given."""
+"""`gpurack status`: what it says of hosts, GPUs and models, for snapshots that a host could give."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def one(**container: Any) -> tuple[Host, Container]:
     return wanted, replace(running(wanted, "alpha", host_state()), **container)
 
 
-def judged(wanted: Host, *containers: Container, **said: Any) -> ModelStatus:
+def status_of(wanted: Host, *containers: Container, **said: Any) -> ModelStatus:
     """What is said of `alpha`."""
     [model] = host_status("gpu1", wanted, host_state(containers=containers, **said), NOW).models
     return model
@@ -41,8 +41,10 @@ def judged(wanted: Host, *containers: Container, **said: Any) -> ModelStatus:
 
 def test_ready_since_it_was_started_with_what_it_served() -> None:
     wanted, container = one(started=ago(days=6))
-    found = judged(wanted, container, probes={"alpha": [200, '{"data":[{"id":"alpha"}]}']}, counters={"alpha": 1234.0})
-    assert (found.word, found.endpoint, found.served, found.unit) == (
+    found = status_of(
+        wanted, container, probes={"alpha": [200, '{"data":[{"id":"alpha"}]}']}, counters={"alpha": 1234.0}
+    )
+    assert (found.state, found.endpoint, found.served, found.unit) == (
         "ready", "http://localhost:8000/v1", 1234.0, "tokens",
     )  # fmt: skip
     assert state_text(found, NOW) == "ready 6 d"
@@ -51,38 +53,38 @@ def test_ready_since_it_was_started_with_what_it_served() -> None:
 @pytest.mark.parametrize(
     ("container", "probe", "text"),
     [
-        ({"status": "exited", "exit_code": 137, "finished": ago(hours=5)}, None, "DOWN 5 h, it exited with code 137"),
-        ({"status": "paused", "finished": ago(hours=5)}, None, "DOWN, it is paused"),
+        ({"status": "exited", "exit_code": 137, "finished": ago(hours=5)}, None, "DOWN 5 h: exited with code 137"),
         (
             {"status": "restarting", "restarts": 41, "finished": "0001-01-01T00:00:00Z"},
             None,
-            "DOWN, it is restarting, 41 restarts",
+            "DOWN: restarting, 41 restarts",
         ),
-        ({"status": "paused"}, None, "DOWN, it is paused"),
+        ({"status": "paused"}, None, "DOWN: paused"),
+        ({"status": "paused", "finished": ago(hours=5)}, None, "DOWN: paused"),
         ({"started": ago(seconds=40)}, [503, "Loading model"], "loading 40 s"),
         ({"started": ago(seconds=90)}, [0, "Connection refused"], "loading 90 s"),
-        ({"started": ago(seconds=4), "restarts": 3}, [0, "refused"], "DOWN, it starts again and again, 3 restarts"),
-        ({}, [0, "Operation timed out after 5000 ms"], "DOWN, it runs, but does not answer"),
-        ({}, [401, "Invalid API Key"], "DOWN, it answers 401"),
+        ({"started": ago(seconds=4), "restarts": 3}, [0, "refused"], "DOWN: restarts again and again, 3 restarts"),
+        ({}, [0, "Operation timed out after 5000 ms"], "DOWN: runs but does not answer"),
+        ({}, [401, "Invalid API Key"], "DOWN: answers HTTP 401"),
         (
             {"started": ago(hours=3)},
             [200, '{"data":[{"id":"beta"}]}'],
-            "DOWN 3 h, another model answers at http://127.0.0.1:8000/v1/models",
+            "DOWN 3 h: another model answers at http://127.0.0.1:8000/v1/models",
         ),
     ],
 )
 def test_why_a_model_is_not_ready(container: dict[str, Any], probe: list[Any] | None, text: str) -> None:
     wanted, found = one(**container)
-    assert state_text(judged(wanted, found, probes={"alpha": probe} if probe else {}), NOW) == text
+    assert state_text(status_of(wanted, found, probes={"alpha": probe} if probe else {}), NOW) == text
 
 
 def test_a_model_without_container_one_that_is_disabled_and_a_host_without_docker() -> None:
-    assert state_text(judged(models(alpha={})), NOW) == "DOWN, not there"
-    off = judged(models(alpha={"enabled": False}))
-    assert (off.word, off.endpoint, state_text(off, NOW)) == ("disabled", "", "disabled")
+    assert state_text(status_of(models(alpha={})), NOW) == "DOWN: no container"
+    off = status_of(models(alpha={"enabled": False}))
+    assert (off.state, off.endpoint, state_text(off, NOW)) == ("disabled", "", "disabled")
     host = host_status("gpu1", models(alpha={}), host_state(docker={}), NOW)
-    assert host.word == "SICK"
-    assert host.troubles == ("Docker is not there; run deploys/gpu_host.py, or deploys/docker.py first.",)
+    assert host.state == "DEGRADED"
+    assert host.errors == ("Docker is not there; run deploys/gpu_host.py, or deploys/docker.py first.",)
     assert host.models[0].why == "Docker does not answer"
 
 
@@ -102,11 +104,11 @@ def lost_card(xids: tuple[Xid, ...] = ()) -> tuple[Host, HostState]:
 def test_a_lost_card_says_since_when_why_and_what_had_it() -> None:
     xid = Xid("0000:ca:00", 79, datetime(2026, 11, 20, 2, 11, tzinfo=UTC))
     host = host_status("gpu1", *lost_card((xid,)), NOW)
-    assert host.word == "SICK"
-    assert host.troubles == (
-        "GPU 2 lost since 2026-11-20 02:11 (Xid 79, GPU-0000…, PCI ca:00.0). Reboot the host; beta had it.",
+    assert host.state == "DEGRADED"
+    assert host.errors == (
+        "GPU 2 lost since 2026-11-20 02:11 (Xid 79, GPU-0000…, PCI ca:00.0). Reboot the host. Affected models: beta.",
     )
-    assert [(card.index, bool(card.lost), card.models) for card in host.cards] == [
+    assert [(card.index, bool(card.lost), card.models) for card in host.gpus] == [
         (0, False, ()), (1, False, ("beta",)), (2, True, ("beta",)), (3, False, ()),
     ]  # fmt: skip
 
@@ -122,36 +124,36 @@ def test_a_lost_card_was_lost_by_its_fall_and_not_by_what_a_program_did_before(
         Xid("0000:ca:00", number, datetime(2026, 11, 20, 2, minute, tzinfo=UTC))
         for minute, number in enumerate(numbers, start=1)
     )
-    [trouble] = host_status("gpu1", *lost_card(xids), NOW).troubles
+    [trouble] = host_status("gpu1", *lost_card(xids), NOW).errors
     assert trouble.startswith(f"GPU 2 lost since 2026-11-20 {said} GPU-")
 
 
 def test_a_lost_card_of_which_the_kernel_says_nothing() -> None:
-    [trouble] = host_status("gpu1", *lost_card(), NOW).troubles
-    assert trouble == "GPU 2 lost (GPU-0000…, PCI ca:00.0). Reboot the host; beta had it."
+    [trouble] = host_status("gpu1", *lost_card(), NOW).errors
+    assert trouble == "GPU 2 lost (GPU-0000…, PCI ca:00.0). Reboot the host. Affected models: beta."
 
 
 def test_no_driver_a_mismatch_and_cards_that_are_not_there() -> None:
     wanted = spec({"hardware": {"A30": 4}, "models": {"beta": {"gpus": [1], "port": 8001}}})
 
     def troubles(state: HostState) -> str:
-        [trouble] = host_status("gpu1", wanted, state, NOW).troubles
+        [trouble] = host_status("gpu1", wanted, state, NOW).errors
         return trouble
 
     assert troubles(host_state()).startswith("there is no NVIDIA driver")
     mismatch = {"exit_code": 18, "message": "Driver/library version mismatch NVML library version: 580.95"}
     assert "580.159.04" in troubles(host_state(driver=mismatch))
-    assert troubles(host_state(gpus=3)) == "1 of 4 cards of the inventory's hardware are not there."
+    assert troubles(host_state(gpus=3)) == "1 of the 4 GPUs in `hardware` are missing."
 
 
 def test_a_host_out_of_reach_takes_its_models_with_it() -> None:
     fleet = {"gpu1": models(alpha={}), "gpu2": models(off={"enabled": False})}
     trouble = "could not connect: Connection refused"
     lab = lab_status(fleet, {"gpu1": HostState(trouble=trouble), "gpu2": host_state()}, NOW)
-    assert [(host.word, host.troubles) for host in lab] == [("UNREACHABLE", (trouble,)), ("ok", ())]
+    assert [(host.state, host.errors) for host in lab] == [("UNREACHABLE", (trouble,)), ("ok", ())]
     assert not is_well(lab)
     assert is_well(lab[1:])
-    assert summary(lab) == "0 of 1 ready, 1 down; gpu1 needs you."
+    assert summary(lab) == "0 of 1 ready, 1 unknown. 1 host needs attention: gpu1."
 
 
 def test_one_that_is_loading_is_no_reason_to_wake_anybody() -> None:
@@ -163,7 +165,7 @@ def test_one_that_is_loading_is_no_reason_to_wake_anybody() -> None:
 
 @pytest.fixture
 def lab() -> list[HostStatus]:
-    """A sick host, and one whose name is not what HTML expects."""
+    """A degraded host, and one whose name is not what HTML expects."""
     wanted, state = lost_card()
     return [
         host_status("gpu1", wanted, replace(state, gpus=tuple(replace(g, utilization=63) for g in state.gpus)), NOW),
@@ -175,10 +177,11 @@ def test_what_a_terminal_shows(lab: list[HostStatus]) -> None:
     console = Console(file=(out := StringIO()), width=160, highlight=False)
     show(console, lab)
     text = out.getvalue()
-    assert "gpu1  SICK         driver 580.159.04  GPU 0 0.0 GiB 63 % · 1 0.0 63 % · 2 lost · 3 0.0 63 %" in text
+    assert "gpu1  DEGRADED     driver 580.159.04  GPU 0 0.0 GiB 63 % · 1 0.0 63 % · 2 lost · 3 0.0 63 %" in text
     assert "<b>   UNREACHABLE" in text
-    assert "error gpu1 GPU 2 lost (GPU-0000…, PCI ca:00.0). Reboot the host; beta had it." in text
-    assert text.splitlines()[-1] == "0 of 2 ready, 2 down; gpu1, <b> need you."
+    assert "UNKNOWN: host unreachable" in text
+    assert "error gpu1 GPU 2 lost (GPU-0000…, PCI ca:00.0). Reboot the host. Affected models: beta." in text
+    assert text.splitlines()[-1] == "0 of 2 ready, 1 down, 1 unknown. 2 hosts need attention: gpu1, <b>."
 
 
 def test_the_json_holds_the_same(lab: list[HostStatus]) -> None:
@@ -192,7 +195,7 @@ def test_the_json_holds_the_same(lab: list[HostStatus]) -> None:
 
 def test_the_page_is_one_file_and_quotes_what_comes_from_hosts(lab: list[HostStatus], tmp_path: Path) -> None:
     page = tmp_path / "lab.html"
-    lab = [replace(lab[0], remarks=("the container <x> is not gpurack's.",)), *lab[1:]]
+    lab = [replace(lab[0], notes=("the container <x> is not gpurack's.",)), *lab[1:]]
     write_page(page, lab, "lab", NOW)
     text = page.read_text()
     assert "<h2>&lt;b&gt;</h2>" in text

@@ -10,7 +10,7 @@ import pytest
 
 from gpurack.locking import ask
 from gpurack.locking.ask import PARTS, RUN
-from gpurack.locking.upgrade import News, names_of_packages, questions, upgraded, wrong_words
+from gpurack.locking.upgrade import News, names_of_packages, newest_request, upgraded, wrong_words
 from gpurack.plan.platforms import TOOLKIT_PACKAGES
 from gpurack.resources import read_text
 from gpurack.spec.host import Host
@@ -100,7 +100,7 @@ def test_weights_of_a_config_move_one_by_one() -> None:
     one, other = (f"/var/lib/gpurack/weights/hf/a--b@main--{name}/{name}.gguf" for name in "xy")
     config = {"models": [{"model": {"hf": "a/b", "file": f"{name}.gguf"}} for name in "xy"]}
     wanted = models(alpha={"engine": "llama-cpp-python", "version": "0.3.36", "weights": None, "config": config})
-    asked = questions(["weights"], wanted, STATE)["hubs"]
+    asked = newest_request(["weights"], wanted, STATE)["hubs"]
     assert [(each["name"], each["place"], each["fetch"]["file"]) for each in asked] == [
         ("alpha", one, "x.gguf"), ("alpha", other, "y.gguf")
     ]  # fmt: skip
@@ -113,7 +113,7 @@ def test_weights_that_were_fetched_when_the_hub_said_no_commit_are_taken_as_they
     """A run cannot know that they are of another one, and would never fetch it."""
     folder = "/var/lib/gpurack/weights/modelscope/a--b@master"
     wanted = models(alpha={"engine": "tei", "version": "1.9", "weights": {"modelscope": "a/b"}})
-    assert questions(["weights"], wanted, STATE)["hubs"][0]["place"] == folder
+    assert newest_request(["weights"], wanted, STATE)["hubs"][0]["place"] == folder
     seen = HostLock(models={"alpha": ModelLock(weights={f"{folder}/x": "11"})})
     news = News(commits={folder: "2"})
     assert upgraded(["weights"], wanted, STATE, HostLock(), seen, news).models == seen.models
@@ -136,7 +136,7 @@ def test_what_a_host_is_asked() -> None:
             "off": {"port": 3, "enabled": False},
         }}
     )  # fmt: skip
-    asked = questions([], wanted, STATE)
+    asked = newest_request([], wanted, STATE)
     assert asked["images"][0] == {
         "name": "alpha",
         "user": "",
@@ -145,7 +145,7 @@ def test_what_a_host_is_asked() -> None:
     }
     assert [one["name"] for one in asked["images"]] == ["alpha", "beta"]
     assert [one["fetch"]["repo"] for one in asked["hubs"]] == ["a/b"]
-    assert questions(["alpha"], wanted, STATE)["hubs"] == questions(["docker"], wanted, STATE)["images"] == []
+    assert newest_request(["alpha"], wanted, STATE)["hubs"] == newest_request(["docker"], wanted, STATE)["images"] == []
 
 
 def test_unknown_words_are_named() -> None:
@@ -155,9 +155,9 @@ def test_unknown_words_are_named() -> None:
 
 def test_what_a_host_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = ["alpha: pulling i:1", "alpha: now sha256:aa", "alpha: now bb for /w/a b.gguf", "error beta: no network"]
-    monkeypatch.setattr(ask, "as_root", lambda *_, **__: (True, lines))
+    monkeypatch.setattr(ask, "run_as_root", lambda *_, **__: (True, lines))
     asked = {"images": [{"name": "alpha", "reference": "i:1@sha256:old"}], "hubs": []}
-    found = ask.ask(None, ALPHA, STATE, [], asked)  # type: ignore[arg-type]
+    found = ask.find_newest(None, ALPHA, STATE, [], asked)  # type: ignore[arg-type]
     assert found == News(images={"alpha": "i:1@sha256:aa"}, commits={"/w/a b.gguf": "bb"}, errors=("beta: no network",))
 
 

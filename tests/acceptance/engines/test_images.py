@@ -124,7 +124,7 @@ def test_an_image_of_one_host_runs_on_another(lab: Lab, cpu: Host) -> None:
     assert f'image: {{"tar": "{tar}"}}' in saved.stderr
     missing = gpurack("image", "save", str(wanted), "cpu2", "nobody", str(tar))
     assert missing.returncode == 2
-    assert missing.stderr.startswith("error  cpu2 has no container and no image nobody: ")
+    assert missing.stderr.startswith("error  cpu2 has no container or image nobody: ")
 
     other = lab.testbed.host("gpu2")
     other.root("command -v docker >/dev/null && docker ps -aq | xargs -r docker rm -f", check=False)

@@ -80,7 +80,7 @@ def test_what_import_prints_takes_its_place(lab: Lab, by_hand: Host) -> None:
     assert imported.returncode == 1, imported.stderr  # it is open to everybody, which is for the admin to decide
     assert by_hand.ssh_commands(begun) == 1
     assert containers(by_hand) == before
-    assert "# Left out, because it is no service:\n#   container gamma: is gpurack's already." in imported.stdout
+    assert "# Left out, not a service:\n#   container gamma: is already managed by gpurack." in imported.stdout
 
     printed: dict[str, Any] = {}
     exec(imported.stdout, printed)

@@ -76,14 +76,14 @@ def test_what_broke_is_named_and_ends_with_1(inventory: Path, gpu4: Host, cpu4: 
         cpu4.root("docker start delta")
     assert found.returncode == 1
     lines = [" ".join(line.split()) for line in found.stdout.splitlines()]
-    assert any(line.startswith("gpu4 SICK driver 580.159.04 GPU 0 ") and "2 lost" in line for line in lines)
-    assert "alpha gpu4 0 DOWN, it is paused http://localhost:8000/v1" in lines
+    assert any(line.startswith("gpu4 DEGRADED driver 580.159.04 GPU 0 ") and "2 lost" in line for line in lines)
+    assert "alpha gpu4 0 DOWN: paused http://localhost:8000/v1" in lines
     [delta] = [line for line in lines if line.startswith("delta cpu4 CPU DOWN ")]
-    assert "it exited with code 137" in delta
+    assert "exited with code 137" in delta
     [lost] = [line for line in lines if line.startswith("error gpu4 GPU 2 lost since ")]
     assert "Xid 79" in lost
-    assert lost.endswith("Reboot the host; beta had it.")
-    assert lines[-1] == "2 of 4 ready, 2 down; gpu4 needs you."
+    assert lost.endswith("Reboot the host. Affected models: beta.")
+    assert lines[-1] == "2 of 4 ready, 2 down. 1 host needs attention: gpu4."
     looks_right(page)
 
 
@@ -97,7 +97,7 @@ def looks_right(page: Path) -> None:
                 tab.on("request", lambda request, asked=asked: asked.append(request.url))
                 tab.goto(page.as_uri())
                 assert tab.get_by_text("GPU 2 lost since").is_visible()
-                assert tab.get_by_text("DOWN, it is paused").is_visible()
+                assert tab.get_by_text("DOWN: paused").is_visible()
                 assert tab.evaluate("document.documentElement.scrollWidth") <= width
                 back, front = tab.evaluate(
                     "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]"
@@ -125,4 +125,4 @@ def test_a_host_that_is_off(inventory: Path, cpu4: Host) -> None:
     data: dict[str, Any] = json.loads(found.stdout)
     assert data["hosts"]["cpu4"]["state"] == "UNREACHABLE"
     assert data["hosts"]["gpu4"]["state"] == "ok"
-    assert data["summary"] == "3 of 4 ready, 1 down; cpu4 needs you."
+    assert data["summary"] == "3 of 4 ready, 1 unknown. 1 host needs attention: cpu4."

@@ -126,10 +126,10 @@ def test_a_command_becomes_an_entry() -> None:
     }  # fmt: skip
     said = "\n".join(map(str, imported.findings))
     for what in (
-        "old.example/toy/server:1.2 has moved: toy/server:1.2.",
+        "old.example/toy/server:1.2 moved to toy/server:1.2.",
         "TOY_HOME is left out: gpurack keeps it.",
         f"/tmp/c on /cache is left out: {HUB_CACHE}.",
-        "toy has no --threads-old any more: threads.",
+        "toy removed --threads-old; replaced by threads.",
     ):
         assert what in said
     assert "secret" not in json.dumps(imported.data) + said
@@ -207,7 +207,7 @@ def test_its_line_is_in_the_docs() -> None:
 
 
 def test_users_get_a_line_to_try_it_and_a_gateway_speaks_its_way() -> None:
-    (offer,) = handout.offers({"gpu1": host(bind="any", api_key={"env": "LAB_KEY"})}, {})
+    (offer,) = handout.public_endpoints({"gpu1": host(bind="any", api_key={"env": "LAB_KEY"})}, {})
     assert (offer.engine, offer.kind, offer.keyed) == ("toy", "chat", True)
     gateway = {"engine": "litellm", "version": "1.109.1", "port": 4000, "connects_to": ["alpha"]}
     toy = {"engine": "toy", "version": "1.2", "port": 8000, "weights": "/w/a.gguf"}

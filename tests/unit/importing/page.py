@@ -7,50 +7,57 @@ from tests.unit.importing.cases import Case, cases
 
 HEAD = """\
 <!-- Made by `make docs` from tests/unit/importing/; change it there. -->
-# From docker run to the inventory
+# gpurack import: from docker run to an inventory
 
-    gpurack import start.sh                      # docker run lines, a shell snippet, or a compose file
-    gpurack import --host gpu1.lab > lab.py      # the containers that run there; nothing is changed
+Read this to move containers that you start by hand, or a compose file, to gpurack.
 
-prints an inventory that means the same, and below it, as comments, everything that it does not say or says
-differently: what is left for you to decide, what changed, and what was no service. Values of secrets are never
-printed. `--set model=BAAI/bge-m3` gives a variable that the text leaves undefined, `--file /models/c.json=c.json` a
-file that a container reads its settings from, `--yaml` prints YAML. Exit code 0 says that nothing is left to do, 1
-that something is, 2 that nothing could be read. With `--host` every entry has `replaces`, so that a run puts gpurack's
-container in the place of the old one.
+    gpurack import start.sh                      # docker run commands, a shell script or a compose file
+    gpurack import --host gpu1.lab > lab.py      # the running containers of a host; changes nothing
 
-What is the same for all of these commands is not repeated below:
+It prints an equivalent inventory. Comments below it list what is left for you to decide, what was converted
+differently, and what was left out. Secrets are never printed. With `--host` every entry has `replaces`, so that a run
+replaces the old container.
 
-- **The image** is kept as it was named. Where its tag floats (`latest`), better write `version: "0.33.0"`: gpurack then
-  chooses the image for the cards.
-- **`-p 8000:8000`** is open to every network of the host (`bind: "any"`), and nobody needs a key. Better: `bind: "lan"`
-  and `api_key: {"env": "LAB_KEY"}`.
-- **Weights** are mounted read-only at `/weights/<name>`, and the engine is told that path.
-- **`--runtime nvidia`** is not needed: containers get their cards by UUID (CDI).
-- **Restart**: gpurack's containers run in the background and come back after a crash and a reboot (`unless-stopped`).
-- **`docker build`** by hand becomes `image: {"build": …}` of the entries that use it: built on the host, once for each
-  definition, with target and arguments (`CUDA_VERSION`, `CUDA_DOCKER_ARCH`; [images.md](images.md)). The repository is
-  the one that the text clones, or the engine's own where Dockerfile or name show it; the revision is yours to write.
-- **`docker commit`** is not needed to start the same thing elsewhere: the inventory is the package. Such an image holds
-  neither the model, which is mounted, nor the options it was started with. For a host that reaches no registry, or for
-  what somebody changed inside a container: `gpurack image save INVENTORY HOST NAME FILE.tar` and
-  `image: {"tar": "FILE.tar"}` ([images.md](images.md)).
-- **What ends** (llama.cpp's images `full` and `light`) is an entry of `jobs`: done once, its result kept
-  ([jobs.md](jobs.md)).
+| option | does |
+|---|---|
+| `--set model=BAAI/bge-m3` | defines a variable that the text does not define |
+| `--file /models/c.json=c.json` | gives a copy of a file that a container reads |
+| `--yaml` | prints YAML |
 
-All of it together, with its conflicts resolved, is [inventories/lab.py](../inventories/lab.py).
+**Exit codes.** 0: complete. 1: something is left for you to fill in or decide. 2: nothing could be read.
+
+These remarks apply to all commands below and are not repeated:
+
+- **The image** is kept. If its tag floats (`latest`), prefer `version: "0.33.0"`: gpurack then chooses the image for
+  the GPUs.
+- **`-p 8000:8000`** publishes the port on every network of the host (`bind: "any"`), without a key. Prefer
+  `bind: "lan"` and `api_key: {"env": "LAB_KEY"}`.
+- **Weights** are mounted read-only at `/weights/<name>`.
+- **`--runtime nvidia`** is not needed: containers get their GPUs by UUID (CDI).
+- **Restart**: gpurack's containers run in the background and restart after a crash or reboot (`unless-stopped`).
+- **`docker build`** becomes `image: {"build": …}`: gpurack builds each definition once on the host, with its target
+  and arguments (`CUDA_VERSION`, `CUDA_DOCKER_ARCH`; [images.md](images.md)). The repository is the one that the text
+  clones, or the engine's own if Dockerfile or name show it. You set the revision.
+- **`docker commit`** is not needed: the entry is enough to start the container elsewhere. A committed image contains
+  neither the mounted model nor the options. For a host without a registry, or to keep changes made inside a
+  container, use `gpurack image save INVENTORY HOST NAME FILE.tar` and `image: {"tar": "FILE.tar"}`
+  ([images.md](images.md)).
+- **Commands that end** (llama.cpp's images `full` and `light`) become `jobs`: they run once, and gpurack keeps the
+  result ([jobs.md](jobs.md)).
+
+All of these commands in one inventory, with their conflicts resolved: [inventories/lab.py](../inventories/lab.py).
 """
-SAID_ABOVE = (
-    " floats: tomorrow", "everybody who reaches the host", "its weights are mounted read-only",
-    "--runtime nvidia is left", "gpurack runs it as a service, again",
-    "it is done once, and again only when",
+IN_HEAD = (
+    " has a floating tag", "needs no API key and is reachable", "weights are mounted read-only",
+    "--runtime nvidia is left", "gpurack restarts it after a crash",
+    "runs once, and again when",
 )  # fmt: skip
 TITLES = dict(sorted((name.replace(".", "-"), engine.title) for name, engine in ENGINES.items()))
-"""How the name of a case begins → the section that it stands in."""
+"""Prefix of a case's name → the section that it is in."""
 
 
 def page() -> str:
-    """The whole page. Commands with the same entry, and nothing else to say, stand together."""
+    """The whole page. Commands with the same entry are shown together."""
     text, every = HEAD, cases()
     for title in TITLES.values():
         of_title = [case for case in every if title_of(case) == title]
@@ -65,12 +72,12 @@ def page() -> str:
 
 
 def title_of(case: Case) -> str:
-    """The longest beginning of its name that is an engine's."""
+    """The section of a case: the longest prefix of its name that is an engine's."""
     return TITLES[max((start for start in TITLES if case.name.startswith(start)), key=len)]
 
 
 def section(together: list[Case]) -> str:
-    """Commands, their entry, and what there is to say."""
+    """Commands, their entry and their findings."""
     text = ""
     for case in together:
         kind = "yaml" if case.text.startswith("version:") else "sh"
@@ -82,9 +89,9 @@ def section(together: list[Case]) -> str:
         finding.what
         for case in together
         for finding in case.imported.findings
-        if not any(said in finding.what for said in SAID_ABOVE)
+        if not any(said in finding.what for said in IN_HEAD)
     ]
-    remarks += [f"The plan refuses it: {what}" for what in together[0].told.get("refused", [])]
+    remarks += [f"`gpurack plan` reports: {what}" for what in together[0].told.get("refused", [])]
     given = [f"`--set {name}={value}`" for name, value in together[0].told.get("variables", {}).items()]
     given += [f"`--file {path}={name}`" for path, name in together[0].told.get("files", {}).items()]
     if given:

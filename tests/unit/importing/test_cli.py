@@ -41,9 +41,9 @@ def test_yaml_from_a_file_can_be_used_as_it_is(tmp_path: Path) -> None:
 def test_something_left_to_do_is_exit_code_1_and_says_what_the_plan_would_say() -> None:
     code, output = run(given=FINE.replace("/m/a.gguf", "$model"))
     assert code == 1
-    assert "#   line 1: $model is not defined; give it with --set model=…." in output
+    assert "#   line 1: $model is not defined. Pass --set model=…." in output
     assert (
-        '# `gpurack plan` refuses it until this is mended:\n#   gpu1.lab models.saiga.weights: "$model" is not'
+        '# Errors to fix before `gpurack plan` accepts it:\n#   gpu1.lab models.saiga.weights: "$model" is not'
         in output
     )
     assert run("--set", "model=/m/a.gguf", given=FINE.replace("/m/a.gguf", "$model"))[0] == 0
@@ -54,18 +54,18 @@ def test_the_same_remark_for_many_is_one_line() -> None:
         "saiga", "other"
     ).replace("127.0.0.1:8000:", "127.0.0.1:8001:")
     _, output = run(given=twice)
-    assert "#   line 1 (saiga), line 2 (other): it had no restart policy" in output
+    assert "#   line 1 (saiga), line 2 (other): had no restart policy" in output
 
 
 @pytest.mark.parametrize("given", ["", "# nothing\n"])
 def test_nothing_to_import_is_exit_code_2(given: str) -> None:
-    assert run(given=given) == (2, "# No service was found.\n")
+    assert run(given=given) == (2, "# No services found.\n")
 
 
 def test_no_docker_command_at_all_is_exit_code_2() -> None:
     code, output = run(given="echo hello\n")
     assert code == 2
-    assert "`echo hello`: no docker command." in output
+    assert "`echo hello`: not a docker command." in output
 
 
 def test_what_cannot_be_read_is_exit_code_2(tmp_path: Path) -> None:
@@ -74,19 +74,19 @@ def test_what_cannot_be_read_is_exit_code_2(tmp_path: Path) -> None:
     code, output = run("-", given="services:\n  - [")
     assert (code, output[:23]) == (2, "error  standard input: ")
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    assert run(str(tmp_path / "binary")) == (2, f"error  {tmp_path / 'binary'}: is no text (UTF-8).\n")
+    assert run(str(tmp_path / "binary")) == (2, f"error  {tmp_path / 'binary'}: is not UTF-8 text.\n")
     assert run("--set", "model", given=FINE)[0] == 2
 
 
 def test_a_host_that_is_not_there_is_a_sentence() -> None:
     code, output = run("--host", "no-such-host.invalid")
     assert code == 2
-    assert re.search("error  no-such-host.invalid: could not connect: .*; try: ssh no-such-host.invalid.", output)
+    assert re.search(r"error  no-such-host.invalid: could not connect: .*\. Try `ssh no-such-host.invalid`\.", output)
     assert "Traceback" not in output
 
 
 def test_what_is_left_out_alone_leaves_nothing_to_do() -> None:
     assert run(given="docker ps\n") == (
         0,
-        "# No service was found.\n# Left out, because it is no service:\n#   line 1: `docker ps`: only looks.\n",
+        "# No services found.\n# Left out, not a service:\n#   line 1: `docker ps`: read-only command.\n",
     )

@@ -67,16 +67,16 @@ def test_options(options: str, field: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "sentences"),
     [
-        ("--rm a", ["--rm is left out: gpurack replaces and removes its containers itself."]),
+        ("--rm a", ["--rm is left out: gpurack removes its containers itself."]),
         (
             "--pull always a",
-            ["--pull always is left out: gpurack pulls an image when the inventory names another one."],
+            ["--pull always is left out: gpurack pulls an image when the inventory changes it."],
         ),
         (
             "--network lab a",
-            ["the network lab is left out: gpurack's containers share one, and reach each other by name."],
+            ["--network lab is left out: gpurack's containers share one network and reach each other by name."],
         ),
-        ("--volumes-from x a", ["--volumes-from ['x'] could not be expressed; say it in compose: {…}."]),
+        ("--volumes-from x a", ["--volumes-from ['x'] was not converted. Set it in compose: {…}."]),
         ("-it a", []),
     ],
 )
@@ -87,10 +87,10 @@ def test_what_is_not_taken_over_is_said(options: str, sentences: list[str]) -> N
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ("-p 80:80", "it names no image"),
+        ("-p 80:80", "it has no image"),
         ("--no-such a", "unrecognized arguments: --no-such"),
-        ("-p x:y a", "-p x:y is no port."),
-        ("--mount type=tmpfs,dst=/x a", "--mount of type tmpfs is not understood."),
+        ("-p x:y a", "-p x:y is not a valid port."),
+        ("--mount type=tmpfs,dst=/x a", "--mount type tmpfs is not supported."),
     ],
 )
 def test_what_docker_would_refuse_is_refused(options: str, why: str) -> None:

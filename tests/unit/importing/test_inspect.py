@@ -77,7 +77,7 @@ def test_gpuracks_own_containers_are_left_out_and_copies_of_them_are_not() -> No
     imported = read(printed(container("ours", Labels=labels), container("copy", Labels=labels)))
     assert list(imported.models) == ["copy"]
     left_out = [str(finding) for finding in imported.findings if finding.kind == "left out"]
-    assert left_out == ["container ours: is gpurack's already."]
+    assert left_out == ["container ours: is already managed by gpurack."]
     running_job = {**labels, "gpurack.job": "0f", "com.docker.compose.project": "gpurack-jobs"}
     assert not read(printed(container("ours", Labels=running_job))).models
 
@@ -111,9 +111,7 @@ def test_what_has_nothing_to_do_with_models_is_left_alone() -> None:
     database["Config"] |= {"Image": "postgres:17", "Cmd": None}
     imported = read(printed(database))
     assert not imported.data
-    assert [finding.what for finding in imported.findings] == [
-        "postgres:17 is no engine that gpurack knows, and has no card."
-    ]
+    assert [finding.what for finding in imported.findings] == ["postgres:17 is not a known engine and uses no GPU."]
 
 
 def test_a_shell_somebody_left_open_is_no_service() -> None:
@@ -121,7 +119,7 @@ def test_a_shell_somebody_left_open_is_no_service() -> None:
     shell["Config"] |= {"Cmd": ["1000"], "Entrypoint": ["sleep"]}
     imported = read(printed(shell))
     assert not imported.data
-    assert [finding.what for finding in imported.findings] == ["no service: it runs `sleep 1000` and has no port."]
+    assert [finding.what for finding in imported.findings] == ["not a service: runs `sleep 1000` without a port."]
 
 
 def test_nothing_runs() -> None:

@@ -9,7 +9,7 @@ from hypothesis.strategies import lists, sampled_from
 
 from gpurack.importing.compose_file import NoCompose
 from gpurack.importing.reader import Imported, read
-from gpurack.importing.secret import hidden_words
+from gpurack.importing.secret import mask_words
 from gpurack.importing.text import as_python, as_yaml, comments
 from gpurack.spec.load import to_groups
 
@@ -43,10 +43,10 @@ def test_a_fixed_tag_becomes_a_version(image: str, field: str, value: str) -> No
     ("flags", "args", "sentence"),
     [
         ("--task embed", {"runner": "pooling", "convert": "embed"},
-         "vllm has no --task any more: runner: pooling, convert: embed."),
-        ("--task generate", None, "vllm has no --task any more: nothing is needed."),
+         "vllm removed --task; replaced by runner: pooling, convert: embed."),
+        ("--task generate", None, "vllm removed --task; not needed."),
         ("--guided-decoding-backend xgrammar", {"structured-outputs-config.backend": "xgrammar"},
-         "vllm has no --guided-decoding-backend any more: structured-outputs-config.backend."),
+         "vllm removed --guided-decoding-backend; replaced by structured-outputs-config.backend."),
     ],
 )  # fmt: skip
 def test_flags_with_another_name_today(flags: str, args: dict[str, Any] | None, sentence: str) -> None:
@@ -58,14 +58,14 @@ def test_flags_with_another_name_today(flags: str, args: dict[str, Any] | None, 
 def test_flags_that_are_gone_are_named_with_what_to_do() -> None:
     command = f"{VLLM} vllm/vllm-openai:v0.33.0 --model /m/x --swap-space 4 --disable-log-requests --enforce-eager"
     assert entry(command)["args"] == {"enforce-eager": True}
-    assert "vllm has no --swap-space any more: the nearest is --kv-offloading-size. It is left out." in said(command)
+    assert "vllm removed --swap-space: the nearest is --kv-offloading-size. It is left out." in said(command)
 
 
 def test_an_old_version_keeps_its_flags() -> None:
     command = f"{VLLM} vllm/vllm-openai:v0.6.4 --model /m/x --swap-space 4 --disable-log-requests --task embedding"
     assert entry(command)["version"] == "0.6.4"
     assert entry(command)["args"] == {"swap-space": 4, "disable-log-requests": True, "task": "embedding"}
-    assert not [sentence for sentence in said(command) if "any more" in sentence]
+    assert not [sentence for sentence in said(command) if "removed" in sentence]
 
 
 def test_llama_cpps_context_is_the_sum_for_its_slots() -> None:
@@ -82,7 +82,7 @@ def test_flags_of_several_letters_with_one_dash() -> None:
         "docker run -d -p 127.0.0.1:8000:8000 -v /m:/m --name one ghcr.io/ggml-org/llama.cpp:server-b7000 -m /m/a.gguf"
     )
     assert entry(f"{command} --port 8000 -ot x=CPU -fa on")["args"] == {"ot": "x=CPU", "flash-attn": "on"}
-    assert "these flags could not be expressed: -xyz 1." in said(f"{command} --port 8000 -xyz 1")
+    assert "flags not converted: -xyz 1." in said(f"{command} --port 8000 -xyz 1")
 
 
 SECRET = "sk-live-0123456789"
@@ -134,11 +134,11 @@ def test_a_secret_is_never_printed(command: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ("{image: x/y:1, ports: 8000}", "is not what Compose takes: ports should be a list, not a number."),
-        ("{image: x/y:1, volumes: /m}", "is not what Compose takes: volumes should be a list, not text."),
-        ("{image: x/y:1, ports: ['80:x']}", "is not what Compose takes: -p 80:x is no port."),
-        ("{image: x/y:1, deploy: now}", "is not what Compose takes; `docker compose config` says where."),
-        ("x/y:1", "is not what Compose takes: it should be a map of fields, not text."),
+        ("{image: x/y:1, ports: 8000}", "is not a valid service: ports must be a list, not a number."),
+        ("{image: x/y:1, volumes: /m}", "is not a valid service: volumes must be a list, not text."),
+        ("{image: x/y:1, ports: ['80:x']}", "is not a valid service: -p 80:x is not a valid port."),
+        ("{image: x/y:1, deploy: now}", "is not a valid service. Run `docker compose config` to find the error."),
+        ("x/y:1", "is not a valid service: it must be a map of fields, not text."),
     ],
 )
 def test_a_compose_file_that_is_none_is_said_in_words(fields: str, sentence: str) -> None:
@@ -147,7 +147,7 @@ def test_a_compose_file_that_is_none_is_said_in_words(fields: str, sentence: str
 
 def test_what_a_script_takes_from_a_variable_is_no_secret_in_it() -> None:
     script = 'exec vllm serve a/b --api-key "$KEY"'
-    assert hidden_words(["-c", script]) == ["-c", script]
+    assert mask_words(["-c", script]) == ["-c", script]
 
 
 def test_a_key_becomes_a_reference_with_its_remedy() -> None:
@@ -166,15 +166,15 @@ def test_a_memory_fraction_is_a_share_of_the_card() -> None:
     ("cards", "flags", "gpus", "sentence"),
     [
         ("device=0,1", "", [0],
-         "it was given GPU 0, 1 and computes on one card: written as gpus [0]; more need tensor-parallel-size."),
+         "was given GPU 0, 1 but uses one GPU; set to gpus [0]. Set tensor-parallel-size to use more."),
         ("device=0,1", "--tensor-parallel-size 2", [0, 1], None),
         ("device=0,1", "-tp 1 -pp 2", [0, 1], None),
-        ("device=0", "-tp 2", [0], "it needs 2 cards (tensor-parallel-size) and was given GPU 0."),
+        ("device=0", "-tp 2", [0], "needs 2 GPUs (tensor-parallel-size) but was given GPU 0."),
         ("all", "-tp 2", [0, 1],
-         "it is shown every card and computes on 2 cards: written as gpus [0, 1]; choose the cards."),
+         "was given all GPUs but uses 2 GPUs; set to gpus [0, 1]. Check which to use."),
         ("2", "-tp 2", [0, 1],
-         "a count of 2 takes whatever 2 cards Docker finds first: written as gpus [0, 1]; choose the cards."),
-        ("device=MIG-1", "", [], "GPU MIG-1 could not be expressed; write an index or a UUID."),
+         "asked for any 2 GPUs; set to gpus [0, 1]. Check which to use."),
+        ("device=MIG-1", "", [], "GPU MIG-1 was not converted. Use an index or a UUID."),
     ],
 )  # fmt: skip
 def test_cards(cards: str, flags: str, gpus: list[int], sentence: str | None) -> None:
@@ -247,10 +247,10 @@ def test_one_name_twice() -> None:
     command = f"{VLLM} vllm/vllm-openai:v0.33.0 --model /m/x --served-model-name one\n"
     same = read(command + command)
     assert len(same.models) == 1
-    assert "one once more, the same; written once." in [finding.what for finding in same.findings]
+    assert "one is defined twice identically." in [finding.what for finding in same.findings]
     other = read(command + command.replace("device=0", "device=3"))
     assert other.models["one"]["gpus"] == [3]
-    assert "one is there twice and differs (gpus [0] there); this one is taken." in [f.what for f in other.findings]
+    assert "one is defined twice; this one is used. The first had gpus: [0]." in [f.what for f in other.findings]
 
 
 def test_python_and_yaml_are_the_inventory_itself() -> None:
@@ -318,7 +318,7 @@ def test_a_job_with_a_result_a_version_and_other_mounts() -> None:
 def test_what_a_tool_makes_is_its_result_where_it_can_be_known(command: str, result: str | None) -> None:
     text = f"docker run -v /m:/models ghcr.io/ggml-org/llama.cpp:full-b7000 {command}"
     assert job(text).get("result") == result
-    assert any("the file that it makes is not known" in what for what in said(text)) == (result is None)
+    assert any("its output file is not known" in what for what in said(text)) == (result is None)
 
 
 def test_a_file_of_a_repository() -> None:
@@ -328,7 +328,7 @@ def test_a_file_of_a_repository() -> None:
     assert not [what for what in said(named) if "file" in what]
     chosen = f"{server} -hf a/b:Q8_0"
     assert entry(chosen)["weights"] == {"hf": "a/b", "file": "UNKNOWN.gguf"}
-    assert any("chooses a file of a/b:Q8_0 by itself" in what for what in said(chosen))
+    assert any("-hf chose a file of a/b:Q8_0" in what for what in said(chosen))
 
 
 @pytest.mark.parametrize(
@@ -358,19 +358,19 @@ def test_a_gateways_key_by_its_variable_is_its_key() -> None:
     command = f"docker run -d -p 4000:4000 --name gate -e LITELLM_MASTER_KEY={SECRET} litellm/litellm:v1"
     command = command.replace("litellm/litellm:v1", "docker.litellm.ai/berriai/litellm:main-v1.109.1")
     assert entry(command)["api_key"] == {"env": "GATE_KEY"}
-    assert not any("without a key" in what for what in said(command))
+    assert not any("no API key" in what for what in said(command))
 
 
 def test_a_chosen_name_is_one_that_docker_takes() -> None:
     command = "docker run -d -p 8000:8000 vllm/vllm-openai:v0.33.0 --model a/b"
     assert list(read(command).models) == ["vllm-b"]
-    assert 'the container has no name; "vllm-b" is chosen.' in said(command)
+    assert 'the container has no name; named "vllm-b".' in said(command)
     short = command.replace("-d", "-d --name a")
-    assert 'the container\'s name "a" is none for an entry (two letters or more); "vllm-b" is chosen.' in said(short)
+    assert '"a" is not a valid entry name (at least two letters); named "vllm-b".' in said(short)
 
 
 def test_a_text_around_a_compose_file_is_said() -> None:
-    with pytest.raises(NoCompose, match=r"is no YAML \(line 1: .*\)\. Of a text that holds one, give"):
+    with pytest.raises(NoCompose, match=r"is not valid YAML \(line 1: .*\)\. Pass only the lines of the compose file"):
         read("1. *Write* `docker-compose.yaml`: `x\nservices:\n  a: {image: x/y:1}\n")
 
 
@@ -408,7 +408,7 @@ def test_what_a_run_in_the_same_script_uses_is_built_on_the_host(command: str, e
     text = f"{command}\n"
     assert build(text) == {"revision": "…", **expected}
     assert entry(text + SERVE)["engine"] == "llama.cpp"
-    assert any("write the revision, a commit or a tag" in finding.what for finding in read(text + SERVE).findings)
+    assert any("Set the revision (a commit or tag)" in finding.what for finding in read(text + SERVE).findings)
 
 
 @pytest.mark.parametrize(
@@ -426,7 +426,7 @@ def test_what_a_run_in_the_same_script_uses_is_built_on_the_host(command: str, e
 def test_what_was_cloned_in_the_script_is_what_is_built(commands: str, git: str, revision: str) -> None:
     text = f"{commands}docker build -t mine -f .devops/cuda.Dockerfile .\n"
     assert build(text) == {"git": git, "revision": revision, "dockerfile": ".devops/cuda.Dockerfile"}
-    is_open = any("write the revision" in what for what in said(text + SERVE))
+    is_open = any("Set the revision" in what for what in said(text + SERVE))
     assert is_open == (revision == "…")
 
 
@@ -451,7 +451,7 @@ def test_a_dockerfile_of_a_known_revision_keeps_its_name() -> None:
 def test_a_build_from_nobody_knows_where_stays_a_remark(command: str) -> None:
     text = f"{command}\n{SERVE}"
     assert read(text).models["one"]["image"] == "mine"
-    assert any("built from the folder it stands in" in what for what in said(text))
+    assert any("builds a local folder" in what for what in said(text))
 
 
 def test_what_a_build_cannot_say_is_said() -> None:
@@ -461,9 +461,9 @@ def test_what_a_build_cannot_say_is_said() -> None:
     )
     assert build(text)["args"] == {"HF_TOKEN": "***"}
     found = " ".join(said(text + SERVE))
-    assert "mine: --platform of its build could not be expressed." in found
-    assert "mine: the build argument PROXY came from the environment of whoever built it; give its value." in found
-    assert "mine: a secret stood in plain text in its build; it is *** here." in found
+    assert "mine: build option --platform was not converted." in found
+    assert "mine: the value of build argument PROXY is not in the text; add it." in found
+    assert "mine: its build contained a secret, shown as *** here." in found
     assert SECRET not in found
 
 
@@ -481,9 +481,9 @@ def test_a_compose_file_builds_too() -> None:
             "args": {"CUDA_DOCKER_ARCH": "80"},
         }
     }
-    assert any("build.cache_from could not be expressed" in what for what in said(text))
+    assert any("build.cache_from was not converted" in what for what in said(text))
     elsewhere = text.replace("dockerfile: .devops/cuda.Dockerfile", "dockerfile: gpu.Dockerfile")
-    assert any("is built from .; write image" in what for what in said(elsewhere))
+    assert any("is built from `.`. Set image" in what for what in said(elsewhere))
 
 
 @pytest.mark.parametrize(
@@ -499,4 +499,4 @@ def test_an_image_by_the_name_of_upstreams_documentation(image: str, dockerfile:
     text = f"docker run -d --gpus device=0 -p 8080:8080 -v /m:/m --name one {image} --model /m/a.gguf --port 8080\n"
     found = entry(text)["image"]["build"]
     assert (found["dockerfile"], found.get("target"), found["revision"]) == (dockerfile, target, "…")
-    assert any("and the args it was built with" in what for what in said(text))
+    assert any("and the build args" in what for what in said(text))

@@ -75,11 +75,11 @@ def test_what_a_command_would_print_is_not_known() -> None:
 def test_assignments_under_a_condition_are_not_followed() -> None:
     script = words.read("n=2\nif [ $x -lt 8 ]; then\n n=1\nfi\nserver $n")
     assert script.commands[-1].words == ("server", "2")
-    assert [str(finding) for finding in script.findings] == ["line 3: sets n under a condition, which is not followed."]
+    assert [str(finding) for finding in script.findings] == ["line 3: sets n under a condition; ignored."]
 
 
 def test_a_quote_that_is_never_closed_is_said() -> None:
-    never = "line 1: a quote is opened and never closed, so it cannot be read"
+    never = "line 1: unclosed quote"
     assert findings("echo 'a") == [f"{never}: echo …"]
     assert findings("sudo docker run -p 80:80 'a") == [f"{never}: sudo docker run …"]
     assert findings("KEY='a") == [f"{never}: KEY …"]
