@@ -6,11 +6,11 @@ What they take ends a step later, at weights that are not there.
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests import forked
 from tests.testbed.engines import STANDINS
 
 CASES = Path(__file__).parent / "engines"
@@ -21,8 +21,7 @@ TAKEN = {"sglang": "is not a local folder", "tei": "`config.json` not found", "v
 
 def started(engine: str, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     env = {"PATH": os.environ["PATH"], "STANDIN_VERSION": "1", "STANDIN_TAG": "1", **environment}
-    argv = [sys.executable, str(STANDINS / PROGRAM[engine]), *BEGIN[engine], *words]
-    return subprocess.run(argv, env=env, capture_output=True, text=True, check=False, timeout=30)
+    return forked.run_script(STANDINS / PROGRAM[engine], *BEGIN[engine], *words, env=env)
 
 
 @pytest.mark.parametrize("engine", list(BEGIN))
@@ -40,8 +39,7 @@ def test_the_arguments_of_every_case_are_taken(engine: str) -> None:
 def bare(engine: str, words: list[str]) -> subprocess.CompletedProcess[str]:
     """Without the weights of BEGIN, which the words name themselves."""
     env = {"PATH": os.environ["PATH"], "STANDIN_VERSION": "1", "STANDIN_TAG": "1"}
-    argv = [sys.executable, str(STANDINS / PROGRAM[engine]), *words]
-    return subprocess.run(argv, env=env, capture_output=True, text=True, check=False, timeout=30)
+    return forked.run_script(STANDINS / PROGRAM[engine], *words, env=env)
 
 
 @pytest.mark.parametrize(

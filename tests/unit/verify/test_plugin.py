@@ -1,11 +1,14 @@
-"""The pytest plugin, on an inventory of hosts that nobody can reach. Each run is a process of its own, as reading a
-Python inventory patches the interpreter; so there are few of them."""
+"""The pytest plugin, on an inventory of unreachable hosts. Each run is a fork of its own, because reading a Python
+inventory patches the interpreter."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
+
+from tests import forked
 
 pytest_plugins = ["pytester"]
 
@@ -35,7 +38,12 @@ def lab(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(pytester: pytest.Pytester, *options: object) -> pytest.RunResult:
     """The checks, from any folder."""
-    return pytester.runpytest_subprocess("--pyargs", "gpurack.verify", "-p", "no:cacheprovider", *options)
+    words = ["--pyargs", "gpurack.verify", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", f"--basetemp={pytester.path}/runpytest"]
+    words += map(str, options)
+    begin = time.monotonic()
+    done = forked.run(lambda: pytest.main(words), ["pytest", *words], cwd=pytester.path)
+    seconds = time.monotonic() - begin
+    return pytest.RunResult(done.returncode, done.stdout.splitlines(), done.stderr.splitlines(), seconds)
 
 
 def collected(pytester: pytest.Pytester, *options: object) -> set[str]:
