@@ -1,10 +1,11 @@
 """What the guard in config.py says before pyinfra reads an inventory."""
 
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
 import pytest
+
+from tests import forked
 
 YAML = "hosts:\n  gpu1: {}\n"
 
@@ -17,8 +18,11 @@ def project(tmp_path: Path) -> Path:
 
 
 def run(project: Path, inventory: str) -> tuple[int, str]:
-    command = [sys.executable, "-m", "pyinfra", inventory, "deploy.py", "-y"]
-    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    done = forked.run(
+        lambda: runpy.run_module("pyinfra", run_name="__main__"),
+        ["pyinfra", inventory, "deploy.py", "-y"],
+        cwd=project,
+    )
     assert "Traceback" not in done.stderr
     return done.returncode, done.stdout + done.stderr
 

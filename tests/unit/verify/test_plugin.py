@@ -38,7 +38,15 @@ def lab(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(pytester: pytest.Pytester, *options: object) -> pytest.RunResult:
     """The checks, from any folder."""
-    words = ["--pyargs", "gpurack.verify", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", f"--basetemp={pytester.path}/runpytest"]
+    words = [
+        "--pyargs",
+        "gpurack.verify",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:hypothesispytest",
+        f"--basetemp={pytester.path}/runpytest",
+    ]
     words += map(str, options)
     begin = time.monotonic()
     done = forked.run(lambda: pytest.main(words), ["pytest", *words], cwd=pytester.path)
