@@ -222,10 +222,15 @@ def test_verify_reads_as_the_user(home: Path, secret: Path) -> None:
     (home / "blob").write_bytes(b"weights")
     for name in ("stolen.gguf", "own.gguf", "blob"):
         give(home / name)
-    found = evidence.weights(str(home / "own.gguf"), True, USER)
-    assert found["files"]["own.gguf"]["sha256"] == hashlib.sha256(b"weights").hexdigest()
-    stolen = evidence.weights(str(home / "stolen.gguf"), True, USER)
-    assert hashlib.sha256(SECRET).hexdigest() not in str(stolen)
+    evidence.HUNG = str(home.parent / "hung")
+    parts = {
+        name: evidence.Part(f"weights {name}", 20, evidence.weights, str(home / name), True, {}, user=USER)
+        for name in ("own.gguf", "stolen.gguf")
+    }
+    found = evidence.results(parts)
+    assert found["own.gguf"]["files"]["own.gguf"]["sha256"] == hashlib.sha256(b"weights").hexdigest()
+    assert "sha256" not in found["stolen.gguf"]["files"]["stolen.gguf"]
+    assert hashlib.sha256(SECRET).hexdigest() not in str(found)
 
 
 # --- the snapshot ----------------------------------------------------------------------------------------------------

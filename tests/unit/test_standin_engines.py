@@ -25,7 +25,7 @@ def started(engine: str, *words: str, **environment: str) -> subprocess.Complete
 
 
 @pytest.mark.parametrize("engine", list(BEGIN))
-def test_the_arguments_of_every_case_are_taken(engine: str) -> None:
+def test_accepts_the_arguments_of_every_case(engine: str) -> None:
     for path in sorted((CASES / engine).glob("*.json")):
         service = json.loads(path.read_text()).get("service")
         if service:
@@ -65,7 +65,7 @@ def bare(engine: str, words: list[str]) -> subprocess.CompletedProcess[str]:
         ("vllm", ["--max-num-seqs", "many"], "argument --max-num-seqs: invalid int value: 'many'"),
     ],
 )
-def test_what_the_real_parser_refuses_ends_it(engine: str, words: list[str], said: str) -> None:
+def test_refuses_what_the_real_parser_refuses(engine: str, words: list[str], said: str) -> None:
     done = started(engine, *words)
     assert done.returncode == 2
     assert said in done.stderr
@@ -83,7 +83,7 @@ def test_what_the_real_parser_refuses_ends_it(engine: str, words: list[str], sai
         ("vllm", ["--max_model_len", "4k", "-tp", "2", "--speculative-config.method", "ngram"]),
     ],
 )
-def test_what_the_real_parser_takes_goes_on(engine: str, words: list[str]) -> None:
+def test_accepts_what_the_real_parser_accepts(engine: str, words: list[str]) -> None:
     assert TAKEN[engine] in started(engine, *words).stderr
 
 
@@ -97,7 +97,7 @@ def test_what_the_real_parser_takes_goes_on(engine: str, words: list[str]) -> No
         ("vllm", "VLLM_NO_SUCH", "vLLM knows no variable VLLM_NO_SUCH"),
     ],
 )
-def test_a_variable_that_nobody_reads_ends_it(engine: str, name: str, said: str) -> None:
+def test_refuses_unknown_or_invalid_variables(engine: str, name: str, said: str) -> None:
     done = started(engine, **{name: "x"})
     assert done.returncode != 0
     assert said in done.stderr
@@ -107,5 +107,5 @@ def test_a_variable_that_nobody_reads_ends_it(engine: str, name: str, said: str)
     ("engine", "name", "value"),
     [("sglang", "SGLANG_LOG_MS", "1"), ("tei", "MAX_BATCH_TOKENS", "9"), ("tei", "LOG_LEVEL", "debug")],
 )
-def test_its_own_variables_are_taken(engine: str, name: str, value: str) -> None:
+def test_accepts_the_variables_of_its_engine(engine: str, name: str, value: str) -> None:
     assert TAKEN[engine] in started(engine, **{name: value}).stderr

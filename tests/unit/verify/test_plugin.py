@@ -59,7 +59,7 @@ def collected(pytester: pytest.Pytester, *options: object) -> set[str]:
     return {line.rpartition("::")[2] for line in lines if "::" in line}
 
 
-def test_an_item_for_each_host_and_model_that_a_check_is_about(pytester: pytest.Pytester, lab: Path) -> None:
+def test_collects_one_item_per_host_or_model(pytester: pytest.Pytester, lab: Path) -> None:
     found = collected(pytester, "--inventory", lab)
     assert {"test_packages[gpu1]", "test_packages[cpu1]", "test_ready[gpu1-alpha]", "test_ready[cpu1-beta]"} <= found
     assert "test_refuses_a_wrong_key[gpu1-alpha]" in found
@@ -78,13 +78,13 @@ def test_an_item_for_each_host_and_model_that_a_check_is_about(pytester: pytest.
         ),
     ],
 )
-def test_pytests_own_ways_to_choose(
+def test_selects_by_marker_keyword_and_limit(
     pytester: pytest.Pytester, lab: Path, options: list[str], expected: set[str]
 ) -> None:
     assert collected(pytester, "--inventory", lab, *options) == expected
 
 
-def test_a_host_that_cannot_be_reached_is_a_sentence_and_a_failure(pytester: pytest.Pytester) -> None:
+def test_unreachable_host_is_a_failure_without_traceback(pytester: pytest.Pytester) -> None:
     """Also: a YAML inventory, and a check of one's own beside, which gets spec, evidence and testinfra's host."""
     (pytester.path / "lab.yaml").write_text(YAML)
     pytester.makepyfile(test_mine=MINE)
@@ -116,7 +116,7 @@ def test_a_host_that_cannot_be_reached_fails_once(pytester: pytest.Pytester) -> 
           ("gpu1 models.alpha.prot:", "cpu1 models.beta.prot:")]),
     ],
 )  # fmt: skip
-def test_what_cannot_be_checked_is_said(
+def test_usage_errors_name_the_cause(
     pytester: pytest.Pytester, lab: Path, options: list[str], sentences: list[str]
 ) -> None:
     pytester.makepyfile(wrong=LAB.replace('"port": 8000', '"prot": 8000'))
