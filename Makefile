@@ -5,6 +5,9 @@ BIN := .venv/bin
 READY := .venv/.ready
 # Some machines forbid Python its cache of compiled modules; the tests start gpurack hundreds of times.
 unexport PYTHONDONTWRITEBYTECODE
+# How many examples hypothesis tries (tests/unit/conftest.py): check, or thorough, as in .ci/run.
+EXAMPLES ?= check
+export GPURACK_EXAMPLES := $(EXAMPLES)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup lock docs picture check lint types unit doctests parts attacks modules-a-k modules-l-z test acceptance test-engines \
@@ -38,8 +41,9 @@ docs: $(READY) ## pages made from the code: docs/inventory.md, the table of docs
 picture: $(READY) ## docs/run.svg, from a real run on the testbed (after make demo)
 	$(BIN)/python -m tests.testbed.picture
 
+# The longest parts come first, so that both cores end at about the same time.
 check: $(READY) ## the inner loop: lint, types, unit and operation tests; about a minute
-	@$(MAKE) --no-print-directory -j 2 --output-sync modules-a-k modules-l-z parts attacks types lint doctests
+	@$(MAKE) --no-print-directory -j 2 --output-sync attacks modules-l-z modules-a-k types parts lint doctests
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,3 +1,7 @@
-"""The ground that the unit tests stand on, too."""
+"""The fixtures of the unit tests; of hypothesis always the thorough profile, because security depends on it."""
+
+from hypothesis import settings
 
 from tests.unit.conftest import _nothing_is_remembered, fakes  # noqa: F401
+
+settings.load_profile("thorough")

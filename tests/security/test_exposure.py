@@ -364,7 +364,7 @@ def test_the_snapshot_sees_whether_there_is_an_account(
     folder.mkdir()
     connection = database(folder / "webui.db", *statements, wal=wal)
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
-    assert look_at(folder, fakes) == ({("", VOLUME)} if account else set())
+    assert snapshot_of(folder, fakes) == ({("", VOLUME)} if account else set())
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
     assert f"docker volume inspect --format {{{{.Mountpoint}}}} {VOLUME}" in fakes.calls
     connection.close()
@@ -373,7 +373,7 @@ def test_the_snapshot_sees_whether_there_is_an_account(
 def test_a_database_that_somebody_writes_is_read_without_a_lock(tmp_path: Path, fakes: Fakes) -> None:
     connection = database(tmp_path / "webui.db", TABLE, ADMIN)
     connection.execute("begin exclusive")
-    assert look_at(tmp_path, fakes) == {("", VOLUME)}
+    assert snapshot_of(tmp_path, fakes) == {("", VOLUME)}
     connection.close()
 
 
@@ -392,10 +392,10 @@ def test_what_stands_in_the_place_of_the_database_is_none(tmp_path: Path, fakes:
         place.mkdir()
     elif what == "no-database":
         place.write_bytes(b"SQLite format 3\0" + b"\xff" * 4096)
-    assert look_at(folder, fakes) == set()
+    assert snapshot_of(folder, fakes) == set()
 
 
-def look_at(folder: Path, fakes: Fakes) -> set[tuple[str, str]]:
+def snapshot_of(folder: Path, fakes: Fakes) -> set[tuple[str, str]]:
     """What a look at a host sees of accounts in a volume that lies in `folder`."""
     fakes.state("place", f"{folder}\n")
     fakes.add("docker", 'case "$*" in "volume inspect"*) cat "$STATE/place";; *) exit 1;; esac')

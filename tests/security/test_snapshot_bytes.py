@@ -127,7 +127,7 @@ def commands_of(state: HostState) -> list[str]:
     return commands
 
 
-def look_with(section: str, lines: list[str]) -> HostState:
+def snapshot_with(section: str, lines: list[str]) -> HostState:
     """A look that is right but for this section."""
     plain = plain_look()
     if f"@@ {section}" in plain:
@@ -145,7 +145,7 @@ def look_with(section: str, lines: list[str]) -> HostState:
 
 @given(section=st.sampled_from(EVERY), lines=LINES | st.lists(BYTES, max_size=3))
 def test_any_bytes_in_a_section_are_a_state(section: str, lines: list[str]) -> None:
-    state = look_with(section, lines)
+    state = snapshot_with(section, lines)
     assert section == "late" or not state.trouble
     commands = everything(state)
     assert not any("$(id)" in command or "$(touch" in command or ";id" in command for command in commands)

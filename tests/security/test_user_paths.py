@@ -217,21 +217,22 @@ def test_a_user_whose_programs_say_anything(
 
 
 @needs_root
-def test_verify_reads_as_the_user(home: Path, secret: Path, place: Path) -> None:
+def test_verify_reads_as_the_user(home: Path, secret: Path) -> None:
     evidence = load("evidence")
-    evidence.HUNG = str(place / "hung")
     (home / "stolen.gguf").symlink_to(secret)
     (home / "own.gguf").symlink_to("blob")
     (home / "blob").write_bytes(b"weights")
     for name in ("stolen.gguf", "own.gguf", "blob"):
         give(home / name)
+    evidence.HUNG = str(home.parent / "hung")
     parts = {
-        name: evidence.Part(name, 30, evidence.weights, str(home / name), True, {}, user=USER)
+        name: evidence.Part(f"weights {name}", 20, evidence.weights, str(home / name), True, {}, user=USER)
         for name in ("own.gguf", "stolen.gguf")
     }
-    said = evidence.results(parts)
-    assert said["own.gguf"]["files"]["own.gguf"]["sha256"] == hashlib.sha256(b"weights").hexdigest()
-    assert hashlib.sha256(SECRET).hexdigest() not in str(said["stolen.gguf"])
+    found = evidence.results(parts)
+    assert found["own.gguf"]["files"]["own.gguf"]["sha256"] == hashlib.sha256(b"weights").hexdigest()
+    assert "sha256" not in found["stolen.gguf"]["files"]["stolen.gguf"]
+    assert hashlib.sha256(SECRET).hexdigest() not in str(found)
 
 
 # --- the snapshot ----------------------------------------------------------------------------------------------------

@@ -1,5 +1,9 @@
-"""Hypothesis for all unit tests: two slow cores are no reason to fail, and a failure is found again by its seed."""
+"""Hypothesis for all unit tests: no deadline, because slow cores are no failure; the same examples in every run.
 
+GPURACK_EXAMPLES names the profile: `check` (the default, for the inner loop) or `thorough` (what .ci/run uses).
+"""
+
+import os
 from pathlib import Path
 
 import pytest
@@ -7,10 +11,15 @@ from hypothesis import HealthCheck, settings
 
 from tests.unit.host_programs import Fakes
 
-settings.register_profile(
-    "gpurack", deadline=None, max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
-)
-settings.load_profile("gpurack")
+for profile, examples in (("check", 15), ("thorough", 60)):
+    settings.register_profile(
+        profile,
+        deadline=None,
+        max_examples=examples,
+        derandomize=True,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+settings.load_profile(os.environ.get("GPURACK_EXAMPLES", "check"))
 
 
 @pytest.fixture(autouse=True)

@@ -31,18 +31,21 @@ def container_id(name: str) -> str:
 CONTAINERS = """
 for word; do
     shift
-    [ -f "$STATE/id.$word" ] && word=$(cat "$STATE/id.$word")
+    [ -f "$STATE/id.$word" ] && read -r word <"$STATE/id.$word"
     set -- "$@" "$word"
 done
 for name; do :; done
-project=$(cat "$STATE/project" 2>/dev/null || echo gpurack)
-labels=$(cat "$STATE/labels.$name" 2>/dev/null ||
-    echo '{"gpurack.model":"{}","com.docker.compose.project":"'$project'","com.docker.compose.service":"'$name'"}')
+project=gpurack
+[ -f "$STATE/project" ] && read -r project <"$STATE/project"
 case "$*" in
 'container inspect --format {"id":'*)
     [ -e "$STATE/runs.$name" ] || { echo "Error: No such container: $name"; exit 1; }
-    called=$(cat "$STATE/called.$name" 2>/dev/null || echo "$name")
-    echo '{"id":"'$(cat "$STATE/idof.$name")'","name":"/'$called'","labels":'$labels'}'; exit;;
+    labels='{"gpurack.model":"{}","com.docker.compose.project":"'$project'","com.docker.compose.service":"'$name'"}'
+    [ -f "$STATE/labels.$name" ] && labels=$(cat "$STATE/labels.$name")
+    called=$name
+    [ -f "$STATE/called.$name" ] && read -r called <"$STATE/called.$name"
+    read -r id <"$STATE/idof.$name"
+    echo '{"id":"'$id'","name":"/'$called'","labels":'$labels'}'; exit;;
 "ps --all --quiet --no-trunc"*)
     for file in "$STATE"/runs.*; do
         one=${file#*/runs.}

@@ -1,10 +1,11 @@
 """What the guard in config.py says before pyinfra reads an inventory."""
 
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
 import pytest
+
+from tests import forked
 
 YAML = "hosts:\n  gpu1: {}\n"
 
@@ -17,13 +18,16 @@ def project(tmp_path: Path) -> Path:
 
 
 def run(project: Path, inventory: str) -> tuple[int, str]:
-    command = [sys.executable, "-m", "pyinfra", inventory, "deploy.py", "-y"]
-    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    done = forked.run(
+        lambda: runpy.run_module("pyinfra", run_name="__main__"),
+        ["pyinfra", inventory, "deploy.py", "-y"],
+        cwd=project,
+    )
     assert "Traceback" not in done.stderr
     return done.returncode, done.stdout + done.stderr
 
 
-def test_a_yaml_inventory_is_told_the_two_lines_that_it_needs(project: Path) -> None:
+def test_yaml_inventory_error_shows_the_two_lines_of_python(project: Path) -> None:
     (project / "lab.yaml").write_text(YAML)
     code, output = run(project, "lab.yaml")
     assert code == 1
@@ -31,13 +35,13 @@ def test_a_yaml_inventory_is_told_the_two_lines_that_it_needs(project: Path) -> 
     assert 'globals().update(gpurack.load("lab.yaml"))' in output
 
 
-def test_a_yaml_inventory_that_has_them_is_told_their_name(project: Path) -> None:
+def test_yaml_inventory_error_names_the_python_file(project: Path) -> None:
     (project / "lab.yaml").write_text(YAML)
     (project / "lab.py").write_text('import gpurack\nglobals().update(gpurack.load("lab.yaml"))\n')
     assert "error  lab.yaml: pyinfra reads no YAML; name lab.py in its place." in run(project, "lab.yaml")[1]
 
 
-def test_an_inventory_that_is_not_there(project: Path) -> None:
+def test_missing_inventory_file_is_an_error(project: Path) -> None:
     code, output = run(project, "lba.py")
     assert code == 1
     assert "error  lba.py: there is no such inventory file." in output

@@ -49,7 +49,7 @@ def labs(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
     return before, draw(st.one_of(st.just(resized), ENTRIES))
 
 
-@settings(max_examples=300)
+@settings(max_examples=5 * settings().max_examples)
 @given(labs())
 def test_no_card_is_exceeded(lab: tuple[dict[str, Any], dict[str, Any]]) -> None:
     before, after = lab

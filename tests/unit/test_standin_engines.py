@@ -6,11 +6,11 @@ What they take ends a step later, at weights that are not there.
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests import forked
 from tests.testbed.engines import STANDINS
 
 CASES = Path(__file__).parent / "engines"
@@ -21,12 +21,11 @@ TAKEN = {"sglang": "is not a local folder", "tei": "`config.json` not found", "v
 
 def started(engine: str, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     env = {"PATH": os.environ["PATH"], "STANDIN_VERSION": "1", "STANDIN_TAG": "1", **environment}
-    argv = [sys.executable, str(STANDINS / PROGRAM[engine]), *BEGIN[engine], *words]
-    return subprocess.run(argv, env=env, capture_output=True, text=True, check=False, timeout=30)
+    return forked.run_script(STANDINS / PROGRAM[engine], *BEGIN[engine], *words, env=env)
 
 
 @pytest.mark.parametrize("engine", list(BEGIN))
-def test_the_arguments_of_every_case_are_taken(engine: str) -> None:
+def test_accepts_the_arguments_of_every_case(engine: str) -> None:
     for path in sorted((CASES / engine).glob("*.json")):
         service = json.loads(path.read_text()).get("service")
         if service:
@@ -40,8 +39,7 @@ def test_the_arguments_of_every_case_are_taken(engine: str) -> None:
 def bare(engine: str, words: list[str]) -> subprocess.CompletedProcess[str]:
     """Without the weights of BEGIN, which the words name themselves."""
     env = {"PATH": os.environ["PATH"], "STANDIN_VERSION": "1", "STANDIN_TAG": "1"}
-    argv = [sys.executable, str(STANDINS / PROGRAM[engine]), *words]
-    return subprocess.run(argv, env=env, capture_output=True, text=True, check=False, timeout=30)
+    return forked.run_script(STANDINS / PROGRAM[engine], *words, env=env)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +65,7 @@ def bare(engine: str, words: list[str]) -> subprocess.CompletedProcess[str]:
         ("vllm", ["--max-num-seqs", "many"], "argument --max-num-seqs: invalid int value: 'many'"),
     ],
 )
-def test_what_the_real_parser_refuses_ends_it(engine: str, words: list[str], said: str) -> None:
+def test_refuses_what_the_real_parser_refuses(engine: str, words: list[str], said: str) -> None:
     done = started(engine, *words)
     assert done.returncode == 2
     assert said in done.stderr
@@ -85,7 +83,7 @@ def test_what_the_real_parser_refuses_ends_it(engine: str, words: list[str], sai
         ("vllm", ["--max_model_len", "4k", "-tp", "2", "--speculative-config.method", "ngram"]),
     ],
 )
-def test_what_the_real_parser_takes_goes_on(engine: str, words: list[str]) -> None:
+def test_accepts_what_the_real_parser_accepts(engine: str, words: list[str]) -> None:
     assert TAKEN[engine] in started(engine, *words).stderr
 
 
@@ -99,7 +97,7 @@ def test_what_the_real_parser_takes_goes_on(engine: str, words: list[str]) -> No
         ("vllm", "VLLM_NO_SUCH", "vLLM knows no variable VLLM_NO_SUCH"),
     ],
 )
-def test_a_variable_that_nobody_reads_ends_it(engine: str, name: str, said: str) -> None:
+def test_refuses_unknown_or_invalid_variables(engine: str, name: str, said: str) -> None:
     done = started(engine, **{name: "x"})
     assert done.returncode != 0
     assert said in done.stderr
@@ -109,5 +107,5 @@ def test_a_variable_that_nobody_reads_ends_it(engine: str, name: str, said: str)
     ("engine", "name", "value"),
     [("sglang", "SGLANG_LOG_MS", "1"), ("tei", "MAX_BATCH_TOKENS", "9"), ("tei", "LOG_LEVEL", "debug")],
 )
-def test_its_own_variables_are_taken(engine: str, name: str, value: str) -> None:
+def test_accepts_the_variables_of_its_engine(engine: str, name: str, value: str) -> None:
     assert TAKEN[engine] in started(engine, **{name: value}).stderr

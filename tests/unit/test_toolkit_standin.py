@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import forked
 from tests.testbed.gpu import files
 from tests.testbed.toolkit.build import VERSIONS, build, lay_out
 
@@ -25,18 +26,19 @@ def programs() -> Iterator[Path]:
     # Not under pytest's own folder, which lets no other user in: some cases run the programs as nobody.
     with tempfile.TemporaryDirectory(prefix="gpurack-toolkit.") as folder:
         Path(folder).chmod(0o755)
-        yield lay_out(Path(folder), "1.20.0")
+        programs = lay_out(Path(folder), "1.20.0")
+        for python in (sys.executable, "/usr/bin/python3"):  # compiled once; the programs themselves keep no cache
+            subprocess.run([python, "-m", "compileall", "-q", programs.parent / "lib"], check=True)
+        yield programs
 
 
 @pytest.fixture
 def ctk(programs: Path, tmp_path: Path):
-    """Runs nvidia-ctk in an empty folder: (arguments, stdin=…) -> the finished process."""
+    """Runs nvidia-ctk in an empty folder: (arguments, environment) -> the finished process."""
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         env = {"PATH": os.environ["PATH"], "TZ": "UTC", **environment}
-        return subprocess.run(
-            [programs / "nvidia-ctk", *arguments], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
-        )
+        return forked.run_script(programs / "nvidia-ctk", *arguments, env=env, cwd=tmp_path)
 
     return run
 

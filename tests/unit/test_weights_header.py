@@ -170,7 +170,7 @@ def test_runs_on_the_oldest_python_of_a_host() -> None:
 # --- the look ------------------------------------------------------------------------------------------------------
 
 
-def look(paths: list[str], known: dict[str, Header] | None = None) -> tuple[HostState, list[str]]:
+def take_snapshot(paths: list[str], known: dict[str, Header] | None = None) -> tuple[HostState, list[str]]:
     """(what the look saw, the JSON lines of headers) with the real script on this machine."""
     engines = {number: "llama.cpp" if path.endswith(".gguf") else "vllm" for number, path in enumerate(paths)}
     wanted = models(**{f"m{n}": {"weights": paths[n], "engine": e, "gpus": [n]} for n, e in engines.items()})
@@ -181,19 +181,19 @@ def look(paths: list[str], known: dict[str, Header] | None = None) -> tuple[Host
     return parse(lines), [line for line in found if {"path", "kind"} <= set(json.loads(line))]
 
 
-def test_a_look_reads_headers_once(tmp_path: Path) -> None:
+def test_snapshot_reads_headers_once(tmp_path: Path) -> None:
     path = tmp_path / "with space.gguf"
     gguf_models.say(path, "Alpha speaks.")
-    first, lines = look([str(path), "/not/there.gguf"])
+    first, lines = take_snapshot([str(path), "/not/there.gguf"])
     assert len(lines) == 1
     assert list(first.headers) == list(first.stamps) == [str(path)]
     assert first.headers[str(path)].config["llama.context_length"] == 4096
     headers = remembered.together(first, {}, "2026-11-19")
-    again, lines = look([str(path)], headers)
+    again, lines = take_snapshot([str(path)], headers)
     assert (lines, again.headers) == ([], {})
     assert remembered.together(again, headers, "2026-11-20")[str(path)].seen == "2026-11-20"
     os.utime(path, (1, 1))
-    changed, lines = look([str(path)], headers)
+    changed, lines = take_snapshot([str(path)], headers)
     assert len(lines) == 1
     assert changed.stamps[str(path)] != first.stamps[str(path)]
 
@@ -211,10 +211,10 @@ def test_a_folder_is_another_when_a_file_in_it_is(tmp_path: Path) -> None:
     snapshot.mkdir()
     for file in blobs.iterdir():  # as huggingface_hub's cache has it
         (snapshot / file.name).symlink_to(file)
-    first, _ = look([str(snapshot)])
+    first, _ = take_snapshot([str(snapshot)])
     assert first.headers[str(snapshot)].tensors == {"BF16": 18}
     os.utime(blobs / "config.json", (1, 1))
-    assert look([str(snapshot)])[0].stamps != first.stamps
+    assert take_snapshot([str(snapshot)])[0].stamps != first.stamps
 
 
 def test_remembered_by_host_and_forgotten_when_gone(tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
-"""The pytest plugin, on an inventory of hosts that nobody can reach. Each run is a process of its own, as reading a
-Python inventory patches the interpreter; so there are few of them."""
+"""The pytest plugin, on an inventory of unreachable hosts. Each run is a fork of its own, because reading a Python
+inventory patches the interpreter."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
+
+from tests import forked
 
 pytest_plugins = ["pytester"]
 
@@ -35,7 +38,20 @@ def lab(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(pytester: pytest.Pytester, *options: object) -> pytest.RunResult:
     """The checks, from any folder."""
-    return pytester.runpytest_subprocess("--pyargs", "gpurack.verify", "-p", "no:cacheprovider", *options)
+    words = [
+        "--pyargs",
+        "gpurack.verify",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:hypothesispytest",
+        f"--basetemp={pytester.path}/runpytest",
+    ]
+    words += map(str, options)
+    begin = time.monotonic()
+    done = forked.run(lambda: pytest.main(words), ["pytest", *words], cwd=pytester.path)
+    seconds = time.monotonic() - begin
+    return pytest.RunResult(done.returncode, done.stdout.splitlines(), done.stderr.splitlines(), seconds)
 
 
 def collected(pytester: pytest.Pytester, *options: object) -> set[str]:
@@ -43,7 +59,7 @@ def collected(pytester: pytest.Pytester, *options: object) -> set[str]:
     return {line.rpartition("::")[2] for line in lines if "::" in line}
 
 
-def test_an_item_for_each_host_and_model_that_a_check_is_about(pytester: pytest.Pytester, lab: Path) -> None:
+def test_collects_one_item_per_host_or_model(pytester: pytest.Pytester, lab: Path) -> None:
     found = collected(pytester, "--inventory", lab)
     assert {"test_packages[gpu1]", "test_packages[cpu1]", "test_ready[gpu1-alpha]", "test_ready[cpu1-beta]"} <= found
     assert "test_refuses_a_wrong_key[gpu1-alpha]" in found
@@ -62,13 +78,13 @@ def test_an_item_for_each_host_and_model_that_a_check_is_about(pytester: pytest.
         ),
     ],
 )
-def test_pytests_own_ways_to_choose(
+def test_selects_by_marker_keyword_and_limit(
     pytester: pytest.Pytester, lab: Path, options: list[str], expected: set[str]
 ) -> None:
     assert collected(pytester, "--inventory", lab, *options) == expected
 
 
-def test_a_host_that_cannot_be_reached_is_a_sentence_and_a_failure(pytester: pytest.Pytester) -> None:
+def test_unreachable_host_is_a_failure_without_traceback(pytester: pytest.Pytester) -> None:
     """Also: a YAML inventory, and a check of one's own beside, which gets spec, evidence and testinfra's host."""
     (pytester.path / "lab.yaml").write_text(YAML)
     pytester.makepyfile(test_mine=MINE)
@@ -100,7 +116,7 @@ def test_a_host_that_cannot_be_reached_fails_once(pytester: pytest.Pytester) -> 
           ("gpu1 models.alpha.prot:", "cpu1 models.beta.prot:")]),
     ],
 )  # fmt: skip
-def test_what_cannot_be_checked_is_said(
+def test_usage_errors_name_the_cause(
     pytester: pytest.Pytester, lab: Path, options: list[str], sentences: list[str]
 ) -> None:
     pytester.makepyfile(wrong=LAB.replace('"port": 8000', '"prot": 8000'))
