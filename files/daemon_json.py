@@ -14,9 +14,10 @@ import sys
 import tempfile
 import time
 
-PATH = "/etc/docker/daemon.json"
-MARKER = "/run/gpurack/docker-restart"
-BACKUPS = "/var/lib/gpurack/backups"
+from paths import BACKUPS, DAEMON_JSON, RESTART_MARKER, USER_RESTART_MARKER  # (sent along)
+
+PATH = DAEMON_JSON
+MARKER = RESTART_MARKER
 MANAGER = ()  # options by which systemctl and journalctl mean a user's units
 TIMEOUT = 60
 
@@ -25,7 +26,7 @@ def of_user():
     """From here on this user's rootless Docker is meant."""
     global PATH, MARKER, BACKUPS, MANAGER
     PATH = os.path.expanduser("~/.config/docker/daemon.json")
-    MARKER = os.path.join(os.environ["XDG_RUNTIME_DIR"], "gpurack-docker-restart")
+    MARKER = os.path.join(os.environ["XDG_RUNTIME_DIR"], USER_RESTART_MARKER)
     BACKUPS = os.path.expanduser("~/.local/state/gpurack")
     MANAGER = ("--user",)
 

@@ -9,9 +9,11 @@ import os
 import subprocess
 import sys
 
+from paths import USER_RESTART_MARKER  # (sent along)
+
 HOME, RUNTIME = os.environ["HOME"], os.environ["XDG_RUNTIME_DIR"]
 UNIT = os.path.join(HOME, ".config/systemd/user/docker.service")
-MARKER = os.path.join(RUNTIME, "gpurack-docker-restart")  # as in daemon_json.py
+MARKER = os.path.join(RUNTIME, USER_RESTART_MARKER)
 TOOL = "dockerd-rootless-setuptool.sh"
 WITHOUT_IPTABLES = " --iptables=false"
 

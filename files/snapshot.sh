@@ -135,7 +135,7 @@ look_nvidia() {
 		[ -e "$card" ] && echo "$card|$(sed -n 's/^GPU UUID:[[:space:]]*//p' "$card")|$(sed -n 's/^Model:[[:space:]]*//p' "$card")"
 	done
 	if have nvidia-smi; then
-		fields=index,uuid,name,memory.total,memory.used,driver_version,compute_cap,mig.mode.current,pci.bus_id,utilization.gpu
+		fields=index,uuid,name,memory.total,memory.used,driver_version,compute_cap,pci.bus_id,utilization.gpu
 		section gpus
 		# A lost card fails the whole query (exit 15); then the others are asked one by one, by PCI address.
 		if answer=$(nvidia-smi --query-gpu=$fields --format=csv,noheader,nounits 2>&1); then
@@ -266,14 +266,14 @@ look_user() {
 		timeout -s KILL "$LIMIT" setpriv --reuid "$uid" --regid "$gid" --init-groups env -i HOME="$home" USER="$user" \
 			PATH="$PATH" XDG_RUNTIME_DIR="$runtime" DBUS_SESSION_BUS_ADDRESS="unix:path=$runtime/bus" \
 			DOCKER_HOST="unix://$runtime/docker.sock" LC_ALL=C MARK= SECRETS="/var/lib/gpurack/users/$user/secrets" \
-			WEIGHTS="$(questions "$NEEDED")" HOME_FILES="$HOME_FILES" \
+			WEIGHTS="$(questions "$NEEDED")" HOME_FILES="$HOME_FILES" USER_MARKER="$USER_MARKER" \
 			VOLUMES="$(questions "$VOLUMES")" HAS_ACCOUNT="$HAS_ACCOUNT" IMAGES="$(questions "$IMAGES")" PROBES="$(questions "$PROBES")" \
 			COUNTERS="$(questions "$COUNTERS")" UPSTREAMS="$(questions "$UPSTREAMS")" sh -c "$OF_DOCKER
 look_own" &
 		group=$!
 		wait "$group"
 		echo "$? $group" >"$work/code $user"
-	} | head -c 8000000 | base64 -w 0
+	} | head -c 1000000 | base64 -w 0
 	read -r code group <"$work/code $user"
 	if [ "$code" = 137 ]; then
 		section late

@@ -206,7 +206,7 @@ look_own() {
 	done
 	section files
 	for file in $HOME_FILES; do own_file "$HOME/$file"; done
-	own_file "$XDG_RUNTIME_DIR/gpurack-docker-restart"
+	own_file "$XDG_RUNTIME_DIR/$USER_MARKER"
 	[ -S "$XDG_RUNTIME_DIR/docker.sock" ] && look_docker
 	look_upstreams
 	section end

@@ -181,8 +181,6 @@ USER_DROP_IN = ".config/systemd/user/docker.service.d/gpurack.conf"
 USER_HOOK_CONFIG = ".config/nvidia-container-runtime/config.toml"
 USER_FILES = (USER_DAEMON_JSON, USER_DROP_IN, USER_HOOK_CONFIG)
 """In the home of a user with a rootless Docker."""
-USER_MARKER = "gpurack-docker-restart"
-"""In the folder of the user's sockets: the user's daemon must restart (as in files/daemon_json.py)."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from gpurack.spec.weights import belongs
 from gpurack.state import amd, rpm
 from gpurack.state.model import (
     USER_FILES,
-    USER_MARKER,
     Container,
     Driver,
     File,
@@ -117,7 +116,7 @@ def parse(lines: Sequence[str], raised: bool = False) -> HostState:
         if "end" in said:
             own[name] = said
         elif f"user {name}" not in late:
-            late[f"user {name}"] = "said more than 8 MB, or broke off"
+            late[f"user {name}"] = "printed more than 1 MB, or was cut off"
     daemons: dict[str, Sections] = {"": sections, **own}
     found = seen_weights(sections)
     sizes = {path: size for path, (size, _) in found.kinds.items()}
@@ -220,7 +219,7 @@ def own_sections(lines: Sequence[str]) -> Sections:
 
 def files_of(user: User, said: Sections) -> list[tuple[str, File]]:
     """A user's own files: those that gpurack asks for, in the home and in the folder of the user's sockets."""
-    known = {*(f"{user.home}/{file}" for file in USER_FILES), f"{user.runtime}/{USER_MARKER}"}
+    known = {*(f"{user.home}/{file}" for file in USER_FILES), f"{user.runtime}/{paths.USER_RESTART_MARKER}"}
     return [(path, file) for path, file in files(said.get("files", Section()), r"/.*").items() if path in known]
 
 
@@ -545,16 +544,16 @@ def xids(lines: Sequence[str]) -> list[Xid]:
 
 
 def gpus(lines: Sequence[str]) -> list[Gpu]:
-    """`--query-gpu=index,uuid,name,memory.total,memory.used,driver_version,compute_cap,mig.mode.current,pci.bus_id,utilization.gpu`."""
+    """`--query-gpu=index,uuid,name,memory.total,memory.used,driver_version,compute_cap,pci.bus_id,utilization.gpu`."""
     found = []
     for line in lines:
         columns = [column.strip() for column in line.split(",")]
         if (
-            len(columns) == 10
+            len(columns) == 9
             and re.fullmatch(r"\d{1,4}", columns[0])
             and re.fullmatch(r"GPU-[A-Za-z0-9-]+", columns[1])
         ):
-            index, uuid, name, total, used, version, compute, _, pci, busy = columns
+            index, uuid, name, total, used, version, compute, pci, busy = columns
             percent = mib(busy) if busy.isdigit() else None  # "[N/A]" on cards in MIG mode
             found.append(Gpu(int(index), uuid, name, mib(total), mib(used), version, compute, pci, percent))
     return sorted(found, key=lambda gpu: gpu.index)

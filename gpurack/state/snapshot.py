@@ -139,6 +139,7 @@ def script(host: spec.Host, known: Mapping[str, Header] | None = None, metrics: 
         "USERS": host.users,
         "USERS_WEIGHTS": [weights.of_users(host)],
         "HOME_FILES": USER_FILES,
+        "USER_MARKER": [paths.USER_RESTART_MARKER],
         "IMAGES": [f"{user}|{image}" for user, image in compose.images_by_user(host)],
         "WEIGHTS": weights.paths(host),
         "NEEDED": [f"{user}|{path}" for user, path in weights.by_user(host) if user],

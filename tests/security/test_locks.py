@@ -23,6 +23,7 @@ from gpurack import paths
 from gpurack.operations import commands
 from gpurack.plan.remove import plan_remove
 from gpurack.plan.steps import Shell
+from gpurack.resources import program
 from gpurack.shell import NOTHING, sh
 from gpurack.state.model import User
 from gpurack.state.record import Entry
@@ -105,8 +106,10 @@ def sent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, user: str
     """A program of files/ run as the operations send it, here."""
     monkeypatch.setattr(paths, "RUN", f"{tmp_path}/run")
     monkeypatch.setattr(paths, "LOCK", f"{tmp_path}/run/lock")
-    monkeypatch.setattr(commands, "read_text", lambda name: script)
-    command = commands.program("files/x.py", {}, user, sh("env") if user else NOTHING)
+    monkeypatch.setattr(
+        commands, "whole_program", lambda name, *parts: script if name == "x" else program(name, *parts)
+    )
+    command = commands.program("x", {}, user, sh("env") if user else NOTHING)
     return subprocess.run(
         ["sh", "-c", command.get_raw_value()], input=command.connector_arguments["_stdin"], capture_output=True,
         text=True, check=False, timeout=60,
