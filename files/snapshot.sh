@@ -95,7 +95,7 @@ look_weights() {
 	if [ -n "$spots" ] && [ "$who" != root ]; then
 		section "inspected $1"
 		as_account "$who" SEEN="$SEEN" READER="$READER" sh -c "$OF_DOCKER
-inspect_weights"' "$1" "$2"' sh "$1" "$remembered" | head -c 2000000 | base64 -w 0
+inspect_weights"' "$1" "$2"' sh "$1" "$remembered" | head -c 500000 | base64 -w 0
 		return
 	fi
 	weights_of "$1" "$remembered"
