@@ -37,7 +37,7 @@ def ask(dockerd, name, url, requests):
     one that knows a path and not the model says 404 as well, and the model's name."""
     refused = []
     for path, body in requests:
-        with telling(Progress(name), "asking it"):
+        with telling(Progress(name), "sending a test request"):
             status, said = send(dockerd, url, path, body, dockerd.api_key(name))
         if status == 200:
             check(path, body.get("model"), said)
@@ -46,20 +46,22 @@ def ask(dockerd, name, url, requests):
             why = another_key(dockerd.api_key(name), status, "POST " + path)
             raise Failure(dockerd.without_secrets("{} {}".format(why, dockerd.logs(name))))
         if status == 0:
-            raise Failure("it is ready, but gave no answer to POST {}: {}. {}".format(path, said, dockerd.logs(name)))
+            raise Failure(
+                "started, but the test request failed (POST {}: {}). {}".format(path, said, dockerd.logs(name))
+            )
         unknown_model = status == 404 and str(body.get("model") or "\0") in said
         if status not in (404, 405) or unknown_model:
             refused.append("POST {}: {} {}".format(path, status, said.strip()[:300]))
     if refused:
-        what = "it is ready, but answers no request. {}. {}"
+        what = "started, but every test request failed ({}). {}"
         raise Failure(dockerd.without_secrets(what.format("; ".join(refused), dockerd.logs(name))))
 
 
 def another_key(key, status, where):
     """The sentence for a server that has another key than the inventory. key: the inventory's, None without."""
-    what = "refuses the key of api_key" if key is not None else "asks for a key, and the inventory has none"
-    mend = "give the key in api_key, and nowhere else (env, args, the image)"
-    return "it {} (HTTP {} at {}): {}.".format(what, status, where, mend)
+    what = "rejects the key in `api_key`" if key is not None else "requires a key, but the inventory has none"
+    hint = "Set the key in `api_key` only, not in env, args or the image."
+    return "the server {} (HTTP {} at {}). {}".format(what, status, where, hint)
 
 
 def check(path, model, said):
@@ -70,9 +72,9 @@ def check(path, model, said):
             found = found[step]
     except (LookupError, TypeError):
         where = ".".join(str(step) for step in ANSWERS[path])
-        raise Failure("its answer to POST {} has no {}: {}".format(path, where, said[:200])) from None
+        raise Failure("the answer to POST {} has no `{}`: {}".format(path, where, said[:200])) from None
     if path in NAMED and (NAMED[path] or "model" in answer) and answer.get("model") != model:
-        what = 'its answer to POST {} comes from "{}", not from "{}"'
+        what = "POST {} was answered by model `{}` instead of `{}`"
         raise Failure(what.format(path, answer.get("model"), model))
 
 
@@ -90,16 +92,16 @@ def ask_gateway(dockerd, name, url, gateway):
     try:
         listed = {str(one["id"]) for one in parsed(said)["data"]}
     except (LookupError, TypeError):
-        what = "it is ready, but lists no models at GET /v1/models: {} {}. {}"
+        what = "started, but GET /v1/models lists no models: {} {}. {}"
         raise Failure(what.format(status, said.strip()[:300], dockerd.logs(name))) from None
     wanted = {served for other in behind for served in other["serves"]}
     if listed != wanted:
-        what = "it lists {}, but what connects_to means is {}. {}"
+        what = "GET /v1/models lists {}, but `connects_to` selects {}. {}"
         shown = [", ".join(sorted(names)) or "nothing" for names in (listed, wanted)]
         raise Failure(what.format(*(shown + [dockerd.logs(name)])))
     up = [other for other in behind if send_behind(dockerd, other, urlsplit(other["url"]).path, None, UP)[0] == 200]
     away = {served for other in behind if other not in up for served in other["serves"]}
-    with telling(Progress(name), "asking it"):
+    with telling(Progress(name), "sending a test request"):
         for other in up:
             path = answered(dockerd, other)
             through, served = THROUGH.get(path, path), other["serves"][0]
@@ -107,12 +109,12 @@ def ask_gateway(dockerd, name, url, gateway):
                 continue
             status, said = send(dockerd, url, through, dict(dict(gateway["requests"])[through], model=served), key)
             if status != 200:
-                what = "{} answers, but not through it. POST {}: {} {}. {}"
+                what = "{} answers, but not through this gateway (POST {}: {} {}). {}"
                 why = what.format(served, through, status, said.strip()[:300], dockerd.logs(name))
                 raise Failure(dockerd.without_secrets(why))
             check(through, served, said)
             return
-    say(name, "none of the models behind it answers yet")
+    say(name, "none of the models behind this gateway answers yet")
 
 
 def answered(dockerd, other):
@@ -166,7 +168,7 @@ def send(dockerd, url, path, body, key, patience=SILENCE):
             answer.append(piece)
             length += len(piece)
             if length > LARGEST:
-                return 0, "its answer is larger than {} bytes".format(LARGEST)
+                return 0, "the answer is larger than {} bytes".format(LARGEST)
         return status, b"".join(answer).decode("utf-8", "replace")
     except OSError as error:
         return 0, str(error)
@@ -190,7 +192,7 @@ def by_user(dockerd, told):
         silence=told["silence"] + 10,  # the user may stop it
         text=json.dumps(told),
     )
-    head, begun, late = b"", False, "no whole answer in {} s".format(told["limit"])
+    head, begun, late = b"", False, "no complete answer within {} s".format(told["limit"])
     try:
         for piece in child.output():
             if not begun:
@@ -201,7 +203,7 @@ def by_user(dockerd, told):
                 said = parsed(line.decode("utf-8", "replace"))
                 said = said if isinstance(said, dict) else {}
                 if type(said.get("status")) is not int:
-                    raise OSError(str(said.get("why", "what asks it as its user says nothing that can be read")))
+                    raise OSError(str(said.get("why", "request.py, run as the model's user, printed no valid answer")))
                 begun = True
                 yield said["status"]
             if piece:
@@ -209,6 +211,6 @@ def by_user(dockerd, told):
     except TimeIsUp:
         raise OSError(late) from None
     if not begun:
-        raise OSError("what asks it as its user ended with exit code {}".format(child.code))
+        raise OSError("request.py, run as the model's user, ended with exit code {}".format(child.code))
     if child.code:
-        raise OSError(late if child.code == 2 else "its answer broke off")
+        raise OSError(late if child.code == 2 else "the answer was cut off")

@@ -54,7 +54,7 @@ def boot_of(dockerd):
     models = {name: definition(label) for name, label in sorted(labels_of(dockerd).items())}
     unreadable = [name for name in models if models[name] is None]  # their GPUs are not known; the others start
     for name in unreadable:
-        say("", "error {}: its label gpurack.model cannot be read; the next run recreates it".format(name))
+        say("", "error {}: cannot read its label gpurack.model; the next run recreates it".format(name))
         del models[name]
     failed = start_all(dockerd, [name for name in models if not models[name].get("uuids")])
     nodes = {name: model["render_nodes"] for name, model in models.items() if "render_nodes" in model}
@@ -97,7 +97,7 @@ def labels_of(dockerd):
             dockerd.ids[found["name"]] = found["id"]
             labels[found["name"]] = found["labels"]["gpurack.model"]
         elif found:
-            what = "{} ({}) is left alone: its name or its labels are not as gpurack made them"
+            what = "{} ({}) was not started: its name or labels are not those that gpurack set"
             say("boot", what.format(found["name"], found["id"][:12]))
     return labels
 

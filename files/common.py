@@ -21,7 +21,7 @@ import time
 from paths import BUSY, LOCK, of_user  # (beside this file)
 
 EVERY = 5  # seconds between two signs of life
-UNKNOWN = "it does not say which"
+UNKNOWN = "unknown"
 QUOTED = "    | "  # before each further line of a message (gpurack/report.py: reasons_of)
 UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that do something to a screen or to the order of what is read, and those that end a line elsewhere."""
@@ -247,7 +247,9 @@ def let_read(path, uid):
     except OSError as error:
         if error.errno != errno.ENOTSUP:
             raise
-        raise OSError(error.errno, "its file system has no ACLs, by which one user alone may read a file") from None
+        raise OSError(
+            error.errno, "its file system has no ACLs, which gpurack needs to let one user read this file"
+        ) from None
 
 
 @contextlib.contextmanager

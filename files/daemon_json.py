@@ -90,7 +90,7 @@ def write(document):
         code, output = run("dockerd", "--validate", "--config-file=" + beside)
         if code:
             os.unlink(beside)
-            give_up("dockerd refuses the new daemon.json, so the old one stays: " + output)
+            give_up("dockerd rejects the new daemon.json, so the old one was kept: " + output)
     if os.path.exists(PATH):
         old = os.stat(PATH)
         back_up(old)
@@ -174,7 +174,7 @@ def restart(live_restore, wanted):
     code, output = run("systemctl", *MANAGER, "restart", "docker.service")
     if code:
         log = run("journalctl", *MANAGER, "-u", "docker.service", "-n", "8", "--no-pager", "-o", "cat")[1]
-        give_up("Docker does not start any more: {}\n{}\nThe old file is in {}.".format(output, log, BACKUPS))
+        give_up("Docker does not start: {}\n{}\nThe previous file is in {}.".format(output, log, BACKUPS))
     for name in stopped:  # those that the new data-root knows
         run("docker", "start", name)
 
@@ -212,7 +212,7 @@ def main():
         )
     if job["probe_gpu"] and not gpu_driver_is_there():
         give_up(
-            "Docker has no GPU driver after its restart (docker run --gpus all); is nvidia-container-toolkit whole?"
+            "Docker has no GPU driver after its restart (docker run --gpus all). Reinstall nvidia-container-toolkit."
         )
     if os.path.exists(MARKER):
         os.unlink(MARKER)

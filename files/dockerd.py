@@ -16,8 +16,8 @@ from common import Failure, TimeIsUp, clock, follow, parsed, run, say, write  # 
 from paths import CONFIG, JOBS_PROJECT, PROJECT, REPLACED, SET_ASIDE, USERS, words_of_user
 
 BROKE_OFF = (
-    "Docker's daemon broke off while it started it; journalctl -u docker says why. Where that names fsnotify, the host "
-    "has too few inotify instances, without which it cannot read CDI specs: sysctl fs.inotify.max_user_instances=1024"
+    "Docker closed the connection while starting the container; see journalctl -u docker. If that names fsnotify, the "
+    "host has too few inotify instances to read CDI specs: sysctl fs.inotify.max_user_instances=1024"
 )
 LABELS = {PROJECT: ("gpurack.model", "model"), JOBS_PROJECT: ("gpurack.job", "job")}
 OF_PROJECT, OF_SERVICE = "com.docker.compose.project", "com.docker.compose.service"
@@ -84,7 +84,7 @@ class Dockerd:
         try:
             return work({"limit": limit})
         except TimeIsUp:
-            what = "the Docker of {} does not answer (docker {}: nothing in {}). Look: "
+            what = "the Docker of {} does not answer (docker {}: nothing within {}). See "
             what += "systemctl --user -M {}@ status docker"
             why = what.format(self.user, " ".join(words[:2]), clock(limit), self.user)
             self.silent = why if limit <= START else None  # LONG waits for a registry, not for the daemon alone
@@ -123,8 +123,8 @@ class Dockerd:
         another by now: renamed by hand, it is left alone."""
         found = self.described(self.ids[name]) if name in self.ids else None
         if found and not self.carries(found, name):
-            what = "its container is called {0} now, or has other labels ({1}), and is left alone. Give it its name: "
-            what += "{2} rename {1} {3}; or remove it: {2} rm --force {1}"
+            what = "its container ({1}) is now named {0} or has other labels, so it was not changed. Rename it: "
+            what += "{2} rename {1} {3}, or remove it: {2} rm --force {1}"
             raise Failure(what.format(found["name"], found["id"][:12], self.by_hand, name))
         return found["id"] if found else None
 
@@ -137,16 +137,13 @@ class Dockerd:
         alike = self.must("ps", "--all", "--quiet", "--no-trunc", *words, "label={}={}".format(OF_SERVICE, name))
         for other in alike.split():
             if other != ours:
-                what = (
-                    "the container {0} carries gpurack's labels for {1} and is not gpurack's (a copy of it?). Compose "
-                )
-                what += (
-                    "would stop it, so nothing was changed. Remove it: {2} rm --force {0}; or run it with --label {3}="
-                )
+                what = "container {0} has gpurack's labels for {1}, but gpurack did not create it (a copy?). Compose "
+                what += "would stop it, so nothing was changed. Remove it: {2} rm --force {0}, or run it with "
+                what += "--label {3}="
                 raise Failure(what.format(other[:12], name, self.by_hand, OF_PROJECT))
         named = self.described(name)
         if named and named["name"] == name and named["id"] not in (ours, expected):
-            what = 'the container name "{0}" is taken by one that is not gpurack\'s ({1}). Rename it: '
+            what = "a container named {0} already exists and is not managed by gpurack ({1}). Rename it: "
             what += "{2} rename {1} {0}-old"
             raise Failure(what.format(name, named["id"][:12], self.by_hand))
 
@@ -182,7 +179,7 @@ class Dockerd:
                 self.note(name)
             raise
         if not self.note(name):
-            raise Failure("Docker has started it, but has no container of that name")
+            raise Failure("Docker started the container, but lists none of this name")
 
     def note(self, name):
         """Writes down which container Compose has made; False where it made none."""
@@ -237,7 +234,7 @@ class Dockerd:
         if code:
             lines = output.splitlines() or ["exit code {}".format(code)]
             why = next((line for line in reversed(lines) if "rror" in line), lines[-1])
-            raise Failure("Docker cannot start it: {}".format(why))
+            raise Failure("Docker cannot start the container: {}".format(why))
 
     def set_aside(self, name, old, container):
         """Stops a container made by hand (by its id) and renames it; it is kept, with its restart policy noted, so that
@@ -251,13 +248,15 @@ class Dockerd:
         )
         vanishes, policy, retries = self.must("container", "inspect", "--format", form, container).split()
         if vanishes == "true":
-            raise Failure("{} was started with --rm, so it could not be put back; stop it yourself".format(old))
+            raise Failure(
+                "{} was started with --rm, so it could not be restored after a failure. Stop it yourself".format(old)
+            )
         write(self.policy_of(old), policy + (":" + retries if policy == "on-failure" else "") + "\n", 0o600)
         pids = self.pids_of(container)
         self.must("stop", "--time", "30", container)
         self.must("update", "--restart", "no", container)
         self.must("rename", container, old + SET_ASIDE)
-        say(name, "{} is stopped and set aside as {}".format(old, old + SET_ASIDE))
+        say(name, "stopped {} and renamed it to {}".format(old, old + SET_ASIDE))
         return pids
 
     def put_back(self, name, old, container):
@@ -266,7 +265,7 @@ class Dockerd:
         with open(self.policy_of(old)) as policy:
             self.must("update", "--restart", policy.read().strip(), container)
         self.must("start", container, limit=START)
-        say(name, "{} is back in its place".format(old))
+        say(name, "restored the container {}".format(old))
 
     def policy_of(self, old):
         """The file that notes a set aside container's restart policy."""
@@ -284,7 +283,7 @@ class Dockerd:
         code, output = self.run("container", "inspect", "--format", form, self.ids[name], limit=limit)
         found = parsed(output) if code == 0 else gone
         if not isinstance(found, dict) or any(type(found.get(word)) is not type(gone[word]) for word in gone):
-            raise Failure("{} container inspect says what cannot be read: {}".format(self.by_hand, output[:300]))
+            raise Failure("{} container inspect printed no valid answer: {}".format(self.by_hand, output[:300]))
         return found
 
     def last_exit(self, name, seconds):
@@ -306,7 +305,7 @@ class Dockerd:
         """Where to look, and what a container logged last."""
         text = self.said(name, 12)
         lines = "".join("\n    | " + line[:300] for line in text.splitlines()[-12:])
-        return "Look: {} logs {}{}".format(self.by_hand, name, lines)
+        return "See {} logs {}{}".format(self.by_hand, name, lines)
 
     def home_file(self, path):
         """The text of a file in the home of the daemon's user, "" where it cannot be read. Read as that user: root

@@ -32,7 +32,7 @@ def obtain(name, wanted, token=None):
         if os.path.exists(wanted["path"]) and not left_behind(wanted):
             return
         if "copy" in wanted:  # it is the admin's machine that brings it
-            raise Failure(wanted.get("problem") or "{} did not arrive; run again".format(wanted["copy"]))
+            raise Failure(wanted.get("problem") or "{} was not copied; run again".format(wanted["copy"]))
         if "url" in wanted:
             fetch_file(name, wanted["url"], wanted["sha256"], wanted["path"])
         else:
@@ -66,12 +66,11 @@ def agree(name, locked, again, user=""):
         try:
             found = known_hash(file, tell, reader(file, user))
         except OSError as error:
-            found = "not to be had ({})".format(error.strerror)
+            found = "unreadable ({})".format(error.strerror)
         if found != sha256:
-            what = (
-                "{} is not what the lock says: its sha256 is {}, not {}. To have the old one, {}; to take the new one, "
-            )
-            raise Failure(what.format(file, found, sha256, again) + "gpurack lock INVENTORY {} --upgrade.".format(name))
+            what = "{} does not match the lock: its sha256 is {}, not {}. To restore the old one, {}; to accept the "
+            what += "new one, gpurack lock INVENTORY {} --upgrade."
+            raise Failure(what.format(file, found, sha256, again, name))
 
 
 def fetch_file(name, url, sha256, path):
@@ -91,8 +90,8 @@ def fetch_file(name, url, sha256, path):
     if found != sha256:
         os.unlink(part)
         raise Failure(
-            "weights from {} have sha256 {}, not {}. They were thrown away. Either the file on the server changed or "
-            "the inventory's sha256 is wrong; correct the wrong one.".format(url, found, sha256)
+            "weights from {} have sha256 {}, not {}, and were deleted. Either the file on the server changed or "
+            "`sha256` in the inventory is wrong.".format(url, found, sha256)
         )
     os.rename(part, path)
     remember(path, found)
@@ -108,7 +107,7 @@ def check_room(folder, more):
     free = shutil.disk_usage(folder).free
     if more > free:
         raise Failure(
-            "weights need {} more, but {} has {} free; make room there or set weights_dir".format(
+            "weights need {} more, but {} has {} free. Free some space there, or set `weights_dir`".format(
                 size(more), folder, size(free)
             )
         )
@@ -118,7 +117,7 @@ def curl(url, *options):
     """The argv of a request: no configuration of anybody's is read, the URL is one URL and no pattern, and neither it
     nor a redirect leads to a file."""
     if not url.isprintable() or " " in url:
-        raise Failure("{!r} is not a valid URL, so nothing was fetched from it; see mirrors".format(url))
+        raise Failure("{!r} is not a valid URL, so nothing was fetched. Check `mirrors`".format(url))
     protocols = "=http,https"
     return ["curl", "-q", "-g", "--proto", protocols, "--proto-redir", protocols, *options, "--url", url]
 
@@ -128,7 +127,7 @@ def remote_size(url):
     code, output = run(*curl(url, "-sSfLI", "--retry", "2", "--max-time", "60"))
     if code:
         error = next((line for line in output.splitlines() if line.startswith("curl:")), "exit code {}".format(code))
-        raise Failure("weights cannot be fetched from {}: {}. Try it on the host: curl -LI {}".format(url, error, url))
+        raise Failure("cannot fetch weights from {}: {}. Try it on the host: curl -LI {}".format(url, error, url))
     lengths = re.findall(r"(?im)^content-length:\s*(\d+)", output)
     return int(lengths[-1]) if lengths else None
 
@@ -161,10 +160,10 @@ def download(name, url, part, total, before=0, token=None):
     if process.returncode == 23:  # curl: write error
         with contextlib.suppress(OSError):
             os.unlink(part)
-        raise Failure("no space left in {} while fetching the weights; make room there".format(os.path.dirname(part)))
+        raise Failure("no space left in {} while fetching weights. Free some space there".format(os.path.dirname(part)))
     if process.returncode:
         plain = url.partition("?")[0]  # what follows may be a signature
-        raise Failure("weights cannot be fetched from {}: {}; the next run resumes".format(plain, error))
+        raise Failure("cannot fetch weights from {}: {}. The next run resumes".format(plain, error))
 
 
 def checked(name, path):
@@ -177,7 +176,7 @@ def with_token(token):
     """curl's configuration, for its standard input: so a token is in no process's arguments. A line of it ends its
     option, so a token with another line would be another option."""
     if not (token or "").isprintable():
-        raise Failure("hf_token holds a control character; see where it comes from")
+        raise Failure("`hf_token` contains a control character. Check its source")
     escaped = re.sub(r'(["\\])', r"\\\1", token or "")
     return 'header = "Authorization: Bearer {}"\n'.format(escaped).encode() if token else b""
 
@@ -218,13 +217,11 @@ def request(url, token, *options):
     if len(output) > LARGEST_ANSWER:
         process.kill()
         process.wait()
-        raise Failure("{}://{} answers without end; see mirrors".format(*urlsplit(url)[:2]))
+        raise Failure("{}://{} sent an endless answer. Check `mirrors`".format(*urlsplit(url)[:2]))
     error = process.stderr.read().decode("utf-8", "replace").strip().splitlines()[-1:] or ["curl failed"]
     if process.wait():
-        what = (
-            "{}://{} cannot be reached from this host: {}. Name a mirror in mirrors, or copy the weights to the host "
-        )
-        raise Failure((what + "and write their path.").format(*urlsplit(url)[:2], error[0]))
+        what = "{}://{} is not reachable from this host: {}. Set a mirror in `mirrors`, or copy the weights to the "
+        raise Failure((what + "host and set `weights` to their path.").format(*urlsplit(url)[:2], error[0]))
     text, _, last = output.decode("utf-8", "replace").rpartition("\n")
     headers, _, body = text.rpartition("\r\n\r\n")
     status, _, onward = last.partition(" ")
@@ -241,7 +238,7 @@ def follow(url, token, *options):
         url, token = answer.onward, None if elsewhere else token
         if elsewhere and "-I" in options:  # a storage's signed address, which is good for one GET and no HEAD
             return answer, url, token
-    raise Failure("{} redirects without end; see mirrors".format(url))
+    raise Failure("{} redirects more than 8 times. Check `mirrors`".format(url))
 
 
 class HuggingFace:
@@ -276,18 +273,18 @@ class HuggingFace:
     def refusal(self, answer):
         page = "{}/{}".format(self.hub, self.repo)
         if answer.status in REFUSED and self.token:
-            what = "refuses {} with this hf_token ({}). Ask for access at {} with the token's account, or use another"
+            what = "denies {} to this `hf_token` ({}). Request access at {} with its account, or use another token"
             what = what.format(self.repo, answer.words(), page)
         elif answer.status in REFUSED:
-            what = "does not show {} without a token ({}): it is gated, private or not there. Correct its name, or "
-            what = (what + "accept its terms at {} and set hf_token").format(self.repo, answer.words(), page)
+            what = "denies {} without a token ({}): it is gated, private or does not exist. Correct its name, or "
+            what = (what + "accept its terms at {} and set `hf_token`").format(self.repo, answer.words(), page)
         elif answer.status == 404 and re.search(r"(?im)^x-error-code:\s*RevisionNotFound", answer.headers):
-            what = "has no revision {} of {}; correct revision, see {}/commits".format(self.revision, self.repo, page)
+            what = "has no revision {} of {}. Correct `revision`, see {}/commits".format(self.revision, self.repo, page)
         elif answer.status == 404:
-            what = "has no {} in revision {} ({}); correct hf or revision, see {}"
+            what = "has no {} in revision {} ({}). Correct `hf` or `revision`, see {}"
             what = what.format(self.repo, self.revision, answer.words(), page)
         else:
-            what = "gives no {} now ({}); try again later, or name a mirror in mirrors.huggingface"
+            what = "cannot serve {} now ({}). Try again later, or set a mirror in `mirrors.huggingface`"
             what = what.format(self.repo, answer.words())
         return Failure("the Hub {} {}".format(self.hub, what))
 
@@ -307,7 +304,7 @@ class ModelScope:
         answer, _, _ = follow(url.format(self.hub, self.repo, quote(self.revision, safe="")), None)
         data = parsed(answer.body if answer.status == 200 else "") or {}
         if data.get("Code") != 200:
-            what = "ModelScope {} gives no {} in revision {} ({}); correct modelscope or revision, see {}/models/{}"
+            what = "ModelScope {} has no {} in revision {} ({}). Correct `modelscope` or `revision`, see {}/models/{}"
             raise Failure(what.format(self.hub, self.repo, self.revision, answer.words(), self.hub, self.repo))
         files = [file for file in data["Data"]["Files"] if file["Type"] != "tree"]
         self.commit = self.latest(data["Data"].get("LatestCommitter") or {}, files)
@@ -333,7 +330,7 @@ def chosen_file(listed, file, repo):
     if not any(each[0] == file for each in found):
         there = [name for name, _, _ in listed if name.endswith(".gguf")]
         there = ", ".join(there[:12]) + (" …" if len(there) > 12 else "") or "no GGUF file"
-        raise Failure("{} has no file {}; correct file. It has {}".format(repo, file, there))
+        raise Failure("{} has no file {}. Correct `file`; it has {}".format(repo, file, there))
     return found
 
 
@@ -354,11 +351,9 @@ def needed(listed):
         return chosen
     parts = [file for file in files if file[0].endswith(".gguf")]
     if not parts:
-        raise Failure("there are no weights in the repository; see whether it is the right one")
+        raise Failure("the repository contains no weights. Check its name")
     if len({re.sub(r"-\d{5}-of-\d{5}", "", name) for name, _, _ in parts}) > 1:
-        raise Failure(
-            'the repository holds {} GGUF files, each a model; choose one: {{…, "file": "….gguf"}}'.format(len(parts))
-        )
+        raise Failure('the repository contains {} GGUF models. Choose one: {{…, "file": "….gguf"}}'.format(len(parts)))
     return chosen + parts
 
 
@@ -367,7 +362,7 @@ def listing_of(hub):
     try:
         return checked_list(hub.hub, hub.listing(), hub.commit)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        raise Failure("{} does not answer as a hub does; see mirrors".format(hub.hub)) from None
+        raise Failure("{} does not answer like a hub. Check `mirrors`".format(hub.hub)) from None
 
 
 def checked_list(hub, listed, commit):
@@ -376,7 +371,7 @@ def checked_list(hub, listed, commit):
     for name, count, sha256 in listed:
         inside = isinstance(name, str) and not {"", ".", ".."} & set(name.split("/"))
         if not inside or not name.isprintable() or max(map(len, name.encode().split(b"/"))) > LONGEST_NAME:
-            what = "{} lists a file {!r}, which lies in no folder of it; nothing was fetched"
+            what = "{} lists the file name {!r}, which is not a valid path; nothing was fetched"
             raise Failure(what.format(hub, name))
         sized = count is None or (type(count) is int and count >= 0)
         if not sized or not (sha256 is None or re.fullmatch("[0-9a-f]{64}", sha256)):
@@ -413,7 +408,7 @@ def fetch_folder(name, hub, wanted):
         place = os.path.join(part, file)
         if not os.path.exists(place):
             make_folder(os.path.dirname(place))
-            says = "the lock says" if wanted.get("sha256") else hub.hub + " lists"
+            says = "the lock" if wanted.get("sha256") else "the list of " + hub.hub
             fetch_one(name, hub, file, place, count, sha256, total, done, says)
         done += os.path.getsize(place)
     found.update((key, wanted[key]) for key in ("hub", "repo", "revision", "endpoint"))
@@ -446,13 +441,13 @@ def agreed(hub, files, wanted):
     listed = {file: (count, sha256) for file, count, sha256 in files}
     for file, sha256 in sorted(names.items()):
         if file not in listed or listed[file][1] not in (None, sha256):
-            what = "{} of {}, which the lock has with sha256 {}, is {} at {}. Nothing was changed. {}"
-            state = "sha256 " + listed[file][1] if file in listed else "no more"
-            raise Failure(what.format(file, hub.repo, sha256, state, hub.hub, TAKE_NEW))
+            what = "{} of {} has sha256 {} in the lock, but {} {}. Nothing was changed. {}"
+            now = "lists sha256 " + listed[file][1] if file in listed else "does not list it any more"
+            raise Failure(what.format(file, hub.repo, sha256, hub.hub, now, ACCEPT_NEW))
     return [(file, listed[file][0], sha256) for file, sha256 in sorted(names.items())]
 
 
-TAKE_NEW = "To take what is there now: gpurack lock INVENTORY MODEL --upgrade"
+ACCEPT_NEW = "To accept the current version: gpurack lock INVENTORY MODEL --upgrade"
 
 
 def present(part, file):
@@ -478,8 +473,8 @@ def fetch_one(name, hub, file, place, count, sha256, total, before, says):
     found = checked(name, part) if sha256 else None
     if found != sha256 or (count is not None and have != count):
         os.unlink(part)
-        what = "{} of {} is not what {} ({}, not {}). It was thrown away; run again, and look at the mirror if it "
-        what += "comes back"
+        what = "{} of {} does not match {} ({}, not {}) and was deleted. Run again; if it happens again, check the "
+        what += "mirror"
         differ = ("sha256 " + found, sha256) if sha256 else (size(have), size(count))
         raise Failure(what.format(file, hub.repo, says, *differ))
     os.rename(part, place)

@@ -24,7 +24,7 @@ def weights(path, user):
     make_folder(above, 0o711)
     make_folder(path, 0o700)
     if run("setfacl", "-b", "-m", "u:{}:rx".format(uid), path)[0]:
-        what = "{} has no ACLs (its file system), so {}'s weights would be open to others."
+        what = "the file system of {} has no ACLs, so other users could read the weights of {}."
         raise Failure(what.format(os.path.dirname(above), user))
 
 
@@ -40,10 +40,10 @@ def data(path, user):
         make_folder(os.path.dirname(path), instead="choose another data-root")
         os.mkdir(path, 0o700)
     except FileExistsError:
-        what = "{} is there, but {} does not get to it, so it can be no data-root; see namei -l {}"
+        what = "{} exists, but {} cannot access it, so it cannot be the data-root. See namei -l {}"
         raise Failure(what.format(path, user, shlex.quote(path))) from None
     except Unsafe as error:
-        what = "{} cannot make the data-root {}, and root does not in a folder of somebody else's. Make it: {} ({})"
+        what = "{} cannot create the data-root {}, and root creates none in another user's folder. Create it: {} ({})"
         raise Failure(what.format(user, path, command, error)) from None
     os.chmod(path, 0o711)
     os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)

@@ -89,7 +89,7 @@ def pull_locked(dockerd, name, image, digest, logins):
         try:
             pull_alone(dockerd, name, exact, logins)
         except Failure as failure:
-            what = "{} What its name means now can be taken by: gpurack lock INVENTORY {} --upgrade"
+            what = "{} To accept what the tag points to now: gpurack lock INVENTORY {} --upgrade"
             raise Failure(what.format(failure, name)) from None
     if "@" not in image:
         dockerd.must("tag", exact, image)
@@ -130,9 +130,9 @@ def pull(dockerd, name, image, logins, project=None):
         reason = next((line.strip() for line in reversed(tail) if "rror" in line), tail[-1] if tail else "no output")
         if REFUSED.search(reason):
             raise Failure(refusal(image, reason, logins))
-        remedy = "Correct version or image, or see why the host cannot get it: {} pull {}"
-        remedy = remedy.format(dockerd.by_hand, image)
-        raise Failure("image {} cannot be pulled: {}. {}".format(image, reason, remedy))
+        hint = "Correct `version` or `image`, or try it on the host: {} pull {}"
+        hint = hint.format(dockerd.by_hand, image)
+        raise Failure("cannot pull image {}: {}. {}".format(image, reason, hint))
     if progress.elapsed() > EVERY:
         say(name, "pulled {} in {}".format(image, clock(progress.elapsed())))
 
@@ -143,9 +143,9 @@ def refusal(image, reason, logins):
     registry = first if slash and (set(first) & {".", ":"} or first == "localhost") else "docker.io"
     reason = re.sub(r"^Error response from daemon: ", "", reason).rstrip(".")
     if registry in logins:
-        what = "{} refuses {} to the login of {} ({}). Correct registries.{}, or what that account may pull"
+        what = "{} denies {} to the account {} ({}). Correct registries.{}, or give that account access"
         return what.format(registry, image, logins[registry]["user"], reason, registry)
-    what = '{} refuses {} without a login ({}). Correct the name, or give registries: {{"{}": {{"user": …, '
+    what = '{} denies {} without a login ({}). Correct the name, or set registries: {{"{}": {{"user": …, '
     return (what + '"password": {{"env": …}}}}}}').format(registry, image, reason, registry)
 
 
@@ -157,13 +157,13 @@ def load(dockerd, name, image, wanted):
     model may run from what they mean here."""
     require_roots(os.path.dirname(wanted["path"]))  # or another's file would become this image
     if leftover(wanted["path"]) is None:
-        raise Failure(wanted.get("problem") or "{} did not arrive; run again".format(wanted["tar"]))
+        raise Failure(wanted.get("problem") or "{} was not copied; run again".format(wanted["tar"]))
     before = {tag: image_id(dockerd, tag) for tag in wanted["names"]}
     with telling(Progress(name), "loading " + image):
         code, output = dockerd.run("load", "--input", wanted["path"], limit=LONG)
     found = re.findall(r"(?m)^Loaded image(?: ID)?: (\S+)", output)
     if code or not found:
-        raise Failure("{} cannot be loaded: {}".format(wanted["tar"], (output.splitlines() or ["no output"])[-1]))
+        raise Failure("cannot load {}: {}".format(wanted["tar"], (output.splitlines() or ["no output"])[-1]))
     dockerd.must("tag", found[-1], image)
     for tag, old in before.items():
         dockerd.run(*(("tag", old, tag) if old else ("rmi", tag)))
@@ -178,7 +178,7 @@ def build(dockerd, name, image, wanted, logins):
     folder = os.path.join(BUILDS, hashlib.sha256((dockerd.user + image).encode()).hexdigest()[:12])
     progress = Progress(name)
     say(name, "building {} from {} at {}".format(image, wanted["git"], wanted["revision"]))
-    checkout(folder, wanted["git"], wanted["revision"], lambda line: progress.tell("getting the source, " + line[:80]))
+    checkout(folder, wanted["git"], wanted["revision"], lambda line: progress.tell("fetching the source, " + line[:80]))
     dockerfile = os.path.realpath(os.path.join(folder, wanted["dockerfile"]))
     if not os.path.isfile(dockerfile) or not dockerfile.startswith(os.path.realpath(folder) + "/"):
         what = "{} at {} has no {}; correct image.build.dockerfile"
@@ -193,7 +193,7 @@ def build(dockerd, name, image, wanted, logins):
         code, tail = dockerd.follow([*words, *argv, folder], lambda line: progress.tell("building, " + line[:100]))
     if code:
         lines = "".join("\n    | " + line[:300] for line in tail)
-        raise Failure("image {} could not be built (exit code {}); nothing was changed{}".format(image, code, lines))
+        raise Failure("cannot build image {} (exit code {}); nothing was changed{}".format(image, code, lines))
     shutil.rmtree(folder, ignore_errors=True)
     say(name, "built {} in {}".format(image, clock(progress.elapsed())))
 
@@ -219,5 +219,5 @@ def checkout(folder, repository, revision, seen):
         code, tail = git("submodule", "update", "--init", "--recursive", "--depth", "1", "--force")
     if code:
         wrong = (line for line in reversed(tail) if re.match(r"(fatal|error): ", line))
-        what = "revision {} of {} cannot be had: {}. Correct image.build, or see on the host: git ls-remote {}"
+        what = "cannot fetch revision {} of {}: {}. Correct `image.build`, or try it on the host: git ls-remote {}"
         raise Failure(what.format(revision, repository, next(wrong, (tail or ["git failed"])[-1]), repository))

@@ -63,9 +63,9 @@ def run_one(job, data):
     lines = "".join("\n    | " + line[:300] for line in output.splitlines()[-12:])
     if code != "0":
         why = state["error"] or "exit code {}".format(code)
-        raise Failure("it failed ({}) and runs again next time. Its output: {}{}".format(why, log, lines))
+        raise Failure("failed ({}); the next run repeats it. Output: {}{}".format(why, log, lines))
     if job["result"] and not os.path.exists(job["result"]):
-        what = "it ended well, but there is no {}; correct result or command. Its output: {}{}"
+        what = "succeeded, but {} does not exist. Correct `result` or `command`. Output: {}{}"
         raise Failure(what.format(job["result"], log, lines))
     done = {"definition": job["definition"], "ended": time.strftime("%Y-%m-%d %H:%M:%S"), "result": job["result"]}
     write(os.path.join(JOBS, name + ".json"), json.dumps(done, indent=1, sort_keys=True) + "\n", 0o600)
@@ -86,7 +86,7 @@ def printed(dockerd, container):
             del last[:-KEPT]
     del last[:-KEPT]
     left_out = length - len(first) - len(last)
-    gap = "\n… {} of its output are not kept …\n".format(size(left_out)) if left_out else ""
+    gap = "\n… {} of output omitted …\n".format(size(left_out)) if left_out else ""
     return (first + gap.encode("utf-8") + last).decode("utf-8", "replace").strip()
 
 
@@ -99,7 +99,7 @@ def begun(dockerd, job):
     state = dockerd.state_of(job["name"])
     ended_well = state["status"] == "exited" and state["code"] == 0
     if definition == job["definition"] and (state["status"] == "running" or ended_well):
-        say(job["name"], "an earlier run began it; waiting for its end")
+        say(job["name"], "an earlier run started it; waiting for it to end")
         return True
     dockerd.remove(job["name"])
     return False

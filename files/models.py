@@ -59,14 +59,10 @@ def wait_for_memory(name, pids):
     while pids and progress.elapsed() < GPU_MEMORY_TIMEOUT:
         if not pids & on_cards():
             return
-        progress.tell("waiting for the memory of the card")
+        progress.tell("waiting for GPU memory to be freed")
         time.sleep(0.2)
     if pids:
-        raise Failure(
-            "the memory of its card did not come back within {} s; see nvidia-smi or rocm-smi".format(
-                GPU_MEMORY_TIMEOUT
-            )
-        )
+        raise Failure("GPU memory was not freed within {} s. See nvidia-smi or rocm-smi".format(GPU_MEMORY_TIMEOUT))
 
 
 def on_cards():
@@ -102,13 +98,13 @@ def wait_until_ready(dockerd, name, url, served_name, timeout, cards=True, hints
                 code = dockerd.last_exit(name, int(progress.elapsed()) + 1)
             if name in dockerd.ids:
                 dockerd.run("stop", "--time", "5", dockerd.ids[name])  # or it would go on restarting
-            ended = "it crashed and was restarted" if code is None else "exit code {}".format(code)
+            ended = "crashed and was restarted" if code is None else "exit code {}".format(code)
             reason, logs = state["error"] or ended, dockerd.logs(name)
             helps = remedy(code, dockerd.said(name, 60), hints, cards)  # a traceback is longer than what is shown
-            raise Failure("it ended while loading ({}).{} {}".format(reason, helps, logs))
+            raise Failure("exited while loading ({}).{} {}".format(reason, helps, logs))
         if progress.elapsed() > timeout:
-            unlike = {0: "did not answer", 200: 'did not name "{}"'.format(served_name)}
-            what = unlike.get(status, "answers with HTTP status {}, not 200".format(status))
+            unlike = {0: "did not answer", 200: "does not name the model `{}`".format(served_name)}
+            what = unlike.get(status, "returned HTTP {} instead of 200".format(status))
             raise Failure("not ready after {}: {} {}. {}".format(clock(timeout), url, what, dockerd.logs(name)))
         progress.tell("loading")
         time.sleep(delay)
@@ -230,7 +226,7 @@ class Job:
         except Exception as error:  # a thread's exception would be lost, and the run look like a success
             left = [name for group in groups for name in names(group) if not self.settled[name].is_set()]
             for name in left or ["{}'s Docker".format(user) if user else "models" for user in sorted(users)]:
-                self.fail(name, "{}; it was not changed".format(told(error)))
+                self.fail(name, "{}; not changed".format(told(error)))
         finally:
             for group in groups:
                 for name in names(group):
@@ -299,7 +295,7 @@ class Job:
         for group in groups:
             wrong = {name: why for project in refusing for name, why in project.refused(group).items()}
             for name, why in wrong.items():
-                self.fail(name, "Compose refuses it, so it was not changed; correct its compose field. " + why)
+                self.fail(name, "Compose rejects it, so it was not changed. Correct its `compose` field. " + why)
             if wrong:
                 self.fail_others(group, wrong)
             else:
@@ -307,7 +303,7 @@ class Job:
         kept = {name for group in groups if group not in good for name in names(group)}
         for refusal in [refusal for project in refusing for refusal in [project.refusal(kept)] if refusal]:
             for group in good:
-                self.fail(group[0]["name"], "Compose refuses the whole project, nothing was changed: " + refusal)
+                self.fail(group[0]["name"], "Compose rejects the project, so nothing was changed: " + refusal)
             return []
         return good
 
@@ -315,7 +311,7 @@ class Job:
         """The rest of a group stays as it is, because its models need each other's cards or ports."""
         for name in names(group):
             if name not in failed:
-                what = "not changed, because it shares a card or port with {}, which failed"
+                what = "not changed: it shares a GPU or port with {}, which failed"
                 self.fail(name, what.format(", ".join(sorted(failed))))
 
     def side_by_side(self, groups, work):
@@ -417,7 +413,7 @@ class Job:
             self.dockerd(model["user"]).remove(model["name"])
             self.dockerd(old["user"]).put_back(model["name"], old["name"], old["id"])
         except Exception as error:
-            self.fail(model["name"], "{} could not be put back: {}".format(old["name"], told(error)))
+            self.fail(model["name"], "could not restore the container {}: {}".format(old["name"], told(error)))
 
 
 def names(group):

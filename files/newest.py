@@ -17,7 +17,7 @@ def digest(one, logins):
     known = [name for name in said if isinstance(name, str)] if isinstance(said, list) else []
     own = [name for name in known if name.partition("@")[0] == repository_of(one["image"])]
     if not known:
-        raise Failure("no registry knows the image {}".format(one["image"]))
+        raise Failure("image {} has no digest of a registry".format(one["image"]))
     return (own or known)[0].partition("@")[2]
 
 

@@ -28,10 +28,8 @@ def settle(dockerd, model, prune):
     found = server.digests()
     for pulled, digest in sorted(model.get("ollama", {}).items()):  # the lock's
         if found.get(pulled, digest) != digest:
-            what = (
-                "{} is not what the lock says: its digest is {}, not {}. Pull it from where the old one still is, or "
-            )
-            what += "take the new one: gpurack lock INVENTORY {} --upgrade."
+            what = "{} does not match the lock: its digest is {}, not {}. Pull the old one from a source that still "
+            what += "has it, or accept the new one: gpurack lock INVENTORY {} --upgrade."
             raise Failure(what.format(pulled, found[pulled], digest, name))
     for wanted in model["pull"]:
         load(name, server, wanted["name"], model.get("hints", ()))
@@ -53,18 +51,18 @@ def pull(name, server, wanted):
         server.call("POST", "/api/copy", {"source": source, "destination": shown})
         server.call("DELETE", "/api/delete", {"model": source})
     if shown not in server.models():
-        raise Failure("{} is not there after it was pulled; see docker logs {}".format(shown, name))
+        raise Failure("{} is missing after the pull. See docker logs {}".format(shown, name))
     say(name, "pulled {} in {}".format(shown, clock(progress.elapsed())))
 
 
 def refusal(shown, source, error):
     """Why a model cannot be pulled, and what helps."""
     if "file does not exist" in error:
-        remedy = "Correct pull: the name and tag as ollama's library has them"
+        hint = "Correct `pull`: use a name and tag of ollama's library"
     else:
-        remedy = 'Where the host reaches no library, name a mirror: mirrors: {"registry.ollama.ai": …}'
+        hint = 'If the host cannot reach the library, set a mirror: mirrors: {"registry.ollama.ai": …}'
     by = "" if shown == source else " (as {})".format(source)
-    return "{} cannot be pulled{}: {}. {}".format(shown, by, error.rstrip("."), remedy)
+    return "cannot pull {}{}: {}. {}".format(shown, by, error.rstrip("."), hint)
 
 
 def load(name, server, model, hints=()):
@@ -95,7 +93,7 @@ class Ollama:
         for piece in pieces:
             said += piece
             if len(said) > LARGEST:
-                raise OSError("its answer is larger than {} bytes".format(LARGEST))
+                raise OSError("the answer is larger than {} bytes".format(LARGEST))
         return status, as_data(said)
 
     def models(self):
@@ -133,14 +131,14 @@ class Ollama:
             for piece in pieces:
                 *lines, rest = (rest + piece).split(b"\n")
                 if len(rest) > LARGEST:
-                    raise OSError("a line of its answer is larger than {} bytes".format(LARGEST))
+                    raise OSError("a line of the answer is larger than {} bytes".format(LARGEST))
                 for line in lines:
                     if line.strip():
                         yield as_data(line)
             if rest.strip():
                 yield as_data(rest)
         except OSError as error:
-            raise Failure("ollama broke off in {}: {}; the next run resumes".format(path, error)) from None
+            raise Failure("ollama failed during {}: {}. The next run resumes".format(path, error)) from None
 
 
 def as_data(answer):

@@ -36,8 +36,8 @@ def load():
     number = found.get("format") if isinstance(found, dict) else None
     if isinstance(number, int) and number > FORMAT:
         raise Failure(
-            "{} has format {}, and this gpurack knows {}: a newer one wrote it. Nothing was changed; run that one, or "
-            "a newer one".format(RECORD, number, FORMAT)
+            "{} has format {}, written by a newer gpurack; this one supports format {}. Nothing was changed. Update "
+            "gpurack".format(RECORD, number, FORMAT)
         )
     return found if number == FORMAT and well_formed(found) else None
 

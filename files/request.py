@@ -27,14 +27,14 @@ def ask(told):
     told: url (its host and port), path, method, body (data or None), key (or None), silence: seconds without a byte,
     limit: seconds altogether."""
     if told["key"] is not None and re.search("[\x00-\x1f\x7f]", told["key"]):
-        raise OSError("its key holds control characters")
+        raise OSError("the key contains control characters")
     place = urlsplit(told["url"])
     headers = {"Content-Type": "application/json"} if told["body"] is not None else {}
     if told["key"] is not None:
         headers["Authorization"] = "Bearer " + told["key"]
     body = json.dumps(told["body"]) if told["body"] is not None else None
     connection = http.client.HTTPConnection(place.hostname, place.port, timeout=min(told["silence"], told["limit"]))
-    over, late = threading.Event(), Late("no whole answer in {} s".format(told["limit"]))
+    over, late = threading.Event(), Late("no complete answer within {} s".format(told["limit"]))
     watch = None
     try:
         connection.connect()
@@ -48,7 +48,7 @@ def ask(told):
         for piece in iter(lambda: response.read1(65536), b""):
             yield piece
         if response.length:
-            raise OSError("its answer broke off")
+            raise OSError("the answer was cut off")
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise (late if over.is_set() else OSError(str(error) or type(error).__name__)) from None
     finally:

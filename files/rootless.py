@@ -58,7 +58,7 @@ def install():
         lines = [line for line in output.splitlines() if line.strip()]
         log = run("journalctl", "--user", "--unit", "docker.service", "-n", "8", "--no-pager", "-o", "cat")[1]
         quoted = "".join("\n    | " + line for line in lines[-6:] + log.splitlines())
-        give_up("rootless Docker could not be set up for {}. {} says:{}".format(os.environ["USER"], TOOL, quoted))
+        give_up("cannot set up rootless Docker for {}. {} printed:{}".format(os.environ["USER"], TOOL, quoted))
 
 
 def finish():
@@ -85,4 +85,4 @@ if __name__ == "__main__":
     try:
         main()
     except OSError as error:
-        give_up("rootless Docker could not be set up for {}: {}".format(os.environ["USER"], error))
+        give_up("cannot set up rootless Docker for {}: {}".format(os.environ["USER"], error))

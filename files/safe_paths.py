@@ -83,12 +83,12 @@ def sentence(part, status, instead):
     if status.st_uid not in (0, os.geteuid()):
         who = owner_of(status)
         link = stat.S_ISLNK(status.st_mode)
-        what = "{} is a link of {}'s" if link else "{} belongs to {}"
+        what = "{} is a link owned by {}" if link else "{} is owned by {}"
         remedy = "chown -h root: {0}" if link else "chown root: {0} && chmod 755 {0}"
     else:
         who = "everybody" if status.st_mode & 0o002 else "the group {}".format(group_of(status))
-        what, remedy = "{} can be changed by {}", "chmod go-w {0}"
-    what += ", so root writes nothing there: others could lead it elsewhere. {}, or {}"
+        what, remedy = "{} is writable by {}", "chmod go-w {0}"
+    what += ", so root does not write there: the path could be redirected. {}, or {}"
     return what.format(part, who, remedy.format(place), instead)
 
 
@@ -187,7 +187,7 @@ def open_file(path):
             finally:
                 os.close(found)
             if status.st_uid not in (0, os.geteuid()):
-                what = "{} in {} is a link of {}'s, which root does not follow"
+                what = "{} in {} is a link owned by {}, so root does not follow it"
                 raise Unsafe(what.format(name, os.fsdecode(path), owner_of(status)))
             if links > MOST_LINKS:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
@@ -195,7 +195,7 @@ def open_file(path):
                 held.append(os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
             pending = parts(target) + pending
         if not stat.S_ISREG(os.fstat(held[-1]).st_mode):
-            raise Unsafe("{} is no file".format(os.fsdecode(path)))
+            raise Unsafe("{} is not a regular file".format(os.fsdecode(path)))
         again = "/proc/self/fd/{}".format(held[-1])  # the very file that was looked at
         return os.open(again, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError as error:

@@ -22,7 +22,7 @@ look_system() {
 	ls /usr/lib*/docker/cli-plugins/docker-buildx >/dev/null 2>&1 && echo "tool buildx"
 	# A shared lock: two looks at once are no "other run" to one another.
 	[ -f "$RUN/lock" ] && ! flock -s -n -o "$RUN/lock" true &&
-		echo "busy $(head -n 1 "$RUN/busy" 2>/dev/null || echo 'it does not say which')"
+		echo "busy $(head -n 1 "$RUN/busy" 2>/dev/null || echo unknown)"
 	# yum may be yum 3, or a link to dnf 4; dnf may be dnf 5
 	for manager in dnf yum; do
 		have "$manager" || continue

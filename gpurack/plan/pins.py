@@ -67,8 +67,8 @@ def changed_weights(spec: Host, name: str, state: HostState) -> str | None:
         found = state.hashes.get(file, wanted)
         if found != wanted and not any(weights.belongs(file, path) for path in moved):
             return (  # as in files/fetch.py, which finds it where nobody had read the file yet
-                f"{file} is not what the lock says: its sha256 is {found}, not {wanted}. To have the old one, "
-                f"{again(spec.entries[name])}; to take the new one, gpurack lock INVENTORY {name} --upgrade."
+                f"{file} does not match the lock: its sha256 is {found}, not {wanted}. To restore the old one, "
+                f"{again(spec.entries[name])}; to accept the new one, gpurack lock INVENTORY {name} --upgrade."
             )
     return None
 
@@ -80,8 +80,8 @@ def changed_pulls(spec: Host, name: str, state: HostState) -> str | None:
         found = there.get(pulled, wanted)
         if found != wanted:
             return (
-                f"{pulled} is not what the lock says: its digest is {found}, not {wanted}. Pull it from where the old "
-                f"one still is, or take the new one: gpurack lock INVENTORY {name} --upgrade."
+                f"{pulled} does not match the lock: its digest is {found}, not {wanted}. Pull the old one from a "
+                f"source that still has it, or accept the new one: gpurack lock INVENTORY {name} --upgrade."
             )
     return None
 

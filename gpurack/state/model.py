@@ -395,9 +395,9 @@ class HostState:
         for each in self.containers:
             if each.kind and self.proven.get((each.user, each.name)) != each:
                 whose = f" in the Docker of {each.user}" if each.user else ""
-                was = f"it was {known[each.id]}" if each.id in known else "gpurack did not make it"
+                was = f"it was {known[each.id]}" if each.id in known else "gpurack did not create it"
                 which = f"container {each.name} ({each.id[:12]}){whose}"
-                found.append(f"{which} carries gpurack's labels, but {was}; it is left alone.")
+                found.append(f"{which} has gpurack's labels, but {was}; it is ignored.")
         return found
 
     @property

@@ -46,10 +46,7 @@ MODEL = "gpurack.model"
 """The label that holds a model's definition."""
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 VERSION = r"[A-Za-z0-9.+:~^_()-]*"
-CUT = (
-    "the look at the host broke off in the middle: its /tmp is full (df -h /tmp), or the connection broke. Make room "
-    "there and run again."
-)
+CUT = "The snapshot of the host is incomplete. Possible causes: its /tmp is full (df -h /tmp), or the connection broke."
 S = TypeVar("S")
 T = TypeVar("T")
 
@@ -99,7 +96,7 @@ def parse(lines: Sequence[str], raised: bool = False) -> HostState:
     get: Callable[[str], Section] = lambda name: sections.get(name, Section())  # noqa: E731
     late = dict(each(get("late"), lambda line: pair(r"([A-Za-z0-9_. $-]+|weights /.*)\|([^|]+)", line)))
     if "system" in late:
-        return HostState(trouble=f"the look at the host {late['system']}; see what hangs there.")
+        return HostState(trouble=f"The snapshot of the host {late['system']}. Check what hangs there.")
     machine = get("machine")
     seen = files(get("files"))
     try:
@@ -120,7 +117,7 @@ def parse(lines: Sequence[str], raised: bool = False) -> HostState:
     daemons: dict[str, Sections] = {"": sections, **own}
     found = seen_weights(sections)
     sizes = {path: size for path, (size, _) in found.kinds.items()}
-    late = {**dict.fromkeys((f"weights {path}" for path in found.broken), "broke off"), **late}
+    late = {**dict.fromkeys((f"weights {path}" for path in found.broken), "was cut off"), **late}
     accounts |= {name: with_own(accounts[name], said, sizes) for name, said in own.items()}
     state = HostState(
         raised=raised,
@@ -188,13 +185,13 @@ def parse(lines: Sequence[str], raised: bool = False) -> HostState:
 
 
 def not_understood(user: str, sections: Sections) -> str:
-    """`2 lines of what it says could not be understood (ports 1, files 1).`; "" where all could."""
+    """`ignored 2 lines from the host that could not be parsed (ports 1, files 1).`; "" for none."""
     wrong = {name: lines.wrong for name, lines in sections.items() if lines.wrong}
     if not wrong:
         return ""
-    whose = f"the programs of {user} say" if user else "the host says"
+    source = f"the programs of {user}" if user else "the host"
     where = ", ".join(f"{name} {count}" for name, count in wrong.items())
-    return f"{counted(sum(wrong.values()))} of what {whose} could not be understood and counts for nothing ({where})."
+    return f"ignored {counted(sum(wrong.values()))} from {source} that could not be parsed ({where})."
 
 
 def counted(lines: int) -> str:

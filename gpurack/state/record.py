@@ -46,7 +46,7 @@ def read(text: str) -> Record | None:
     try:
         said = json_from_host(text)
         if isinstance(said["format"], int) and said["format"] > FORMAT:
-            raise TooNew(f"its record was written by a newer gpurack (format {said['format']}); update gpurack here.")
+            raise TooNew(f"a newer gpurack wrote the host's record (format {said['format']}). Update gpurack.")
         if type(said["format"]) is not int or said["format"] != FORMAT:
             return None
         return {

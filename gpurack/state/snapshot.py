@@ -34,13 +34,17 @@ AS_ROOT = sh(
 LIMIT = 30
 """Seconds that a part of the look may take; what it is about is then unknown, and the rest is not."""
 
-NEEDS_ROOT = HostState(trouble="gpurack needs root on the host: log in as root, or as a user who may use sudo.")
+NEEDS_ROOT = HostState(trouble="gpurack needs root on the host. Log in as root, or as a user who may use sudo.")
 NEEDS_PASSWORD = HostState(
-    trouble="sudo wants a password there. Run from a terminal (pyinfra asks), or allow sudo without a password."
+    trouble="sudo requires a password. Run from a terminal (pyinfra asks for it), or allow sudo without a password."
 )
+FAILED = (
+    "Could not inspect the host. Possible causes: it is no longer reachable by ssh, or its /tmp is full (df -h /tmp)."
+)
+INTERNAL = "internal error in reading the snapshot ({!r}). This is a bug in gpurack, please report it."
 NOT_TAKEN = (
-    "the look at the host failed: does sudo take this password and let the user be root, is the host still reachable "
-    "by ssh, and its /tmp not full (df -h /tmp)?"
+    "Could not inspect the host. Possible causes: sudo rejects this password or user, or the host is no longer "
+    "reachable by ssh."
 )
 
 
@@ -54,9 +58,7 @@ class Snapshot(FactBase[HostState]):
     @staticmethod
     @override
     def default() -> HostState:
-        return HostState(
-            trouble="the look at the host failed: is it still reachable by ssh, and its /tmp not full (df -h /tmp)?"
-        )
+        return HostState(trouble=FAILED)
 
     @override
     def process(self, output: list[str]) -> HostState:
@@ -70,7 +72,7 @@ class Snapshot(FactBase[HostState]):
         try:
             return parse(output, raised=RAISED in before)
         except Exception as error:
-            return HostState(trouble=f"the look at the host could not be understood ({error!r}); please report this.")
+            return HostState(trouble=INTERNAL.format(error))
 
 
 def take_snapshot(host: Host, wanted: spec.Host, metrics: bool = False) -> HostState:

@@ -91,7 +91,7 @@ def test_what_was_renamed_by_hand_is_said_and_left_alone(boot: Any, fakes: Fakes
     record("alpha")
     assert boot.boot() == 0
     assert started(fakes) == []
-    assert f"kept-by-eve ({container_id('alpha')[:12]}) is left alone" in capsys.readouterr().out
+    assert f"kept-by-eve ({container_id('alpha')[:12]}) was not started" in capsys.readouterr().out
 
 
 def test_without_a_record_composes_labels_vouch(boot: Any, fakes: Fakes) -> None:

@@ -274,7 +274,7 @@ def test_a_user_who_is_gone_fails_alone(models: Any, capsys: Any, monkeypatch: p
     monkeypatch.setattr("dockerd.as_user", no_such_user)
     assert carry_out(models, [entry("alpha")], [entry("beta", user="eve")]).failures == 1
     out = capsys.readouterr().out
-    assert "error beta: the user eve does not exist; it was not changed" in out
+    assert "error beta: the user eve does not exist; not changed" in out
     assert "alpha: ready after" in out
 
 

@@ -139,7 +139,7 @@ def test_whoever_has_the_port_of_a_model_that_ended_is_not_asked(
     answers = iter([said])
     monkeypatch.setattr(dockerd, "state_of", lambda name: next(answers, {**said, **state}))
     monkeypatch.setattr(dockerd, "api_key", lambda name: "sk-1")
-    with pytest.raises(models.Failure, match="it ended while loading"):
+    with pytest.raises(models.Failure, match="exited while loading"):
         models.wait_until_ready(dockerd, "alpha", url, "alpha", 60)
     assert Anybody.seen == []
 

@@ -335,14 +335,14 @@ def test_a_whole_look() -> None:
 def test_a_look_that_broke_off_anywhere_is_trouble() -> None:
     lines = whole_look()
     for cut in range(len(lines)):
-        assert "broke off in the middle" in Snapshot().process(lines[:cut]).trouble
+        assert "is incomplete" in Snapshot().process(lines[:cut]).trouble
 
 
 def test_sudo_in_three_forms() -> None:
     assert Snapshot().process([NO_SUDO]) is NEEDS_ROOT
     assert Snapshot().process([SUDO_PASSWORD]) is NEEDS_PASSWORD
     assert not Snapshot().process([line for line in whole_look() if line != RAISED]).raised
-    assert "still reachable" in Snapshot.default().trouble
+    assert "no longer reachable" in Snapshot.default().trouble
 
 
 SECTIONS = sorted({line[3:] for line in plain_look() if line.startswith("@@ ")} - {"end", "raised"})
@@ -367,7 +367,7 @@ def test_nesting_without_end_is_a_sentence() -> None:
     lines = ["@@ docker", '{"a":' * 100_000, "@@ end"]
     seen = Snapshot().process(framed(lines))
     assert (seen.trouble, seen.docker) == ("", {})
-    assert seen.remarks == ["1 line of what the host says could not be understood and counts for nothing (docker 1)."]
+    assert seen.remarks == ["ignored 1 line from the host that could not be parsed (docker 1)."]
 
 
 @given(st.lists(st.text(max_size=20), max_size=6))
