@@ -1,7 +1,7 @@
-"""Gets model weights onto this host: a file from a URL, or a repository of a hub as a folder. A part of models.py.
+"""Downloads model weights: a file from a URL, or a repository of a hub as a folder. A part of models.py.
 
-Downloads are resumed where an earlier run stopped, checked, and only then put in their place, so what lies there is
-whole. Runs on the host's own python3 (3.6 or newer, standard library only) and curl.
+Downloads are resumed, checked, and only then renamed into place, so files in place are complete.
+Runs on the host's own python3 (3.6 or newer, standard library only) and curl.
 """
 
 import collections
@@ -27,11 +27,13 @@ FETCHING = collections.defaultdict(threading.Lock)
 
 
 def obtain(name, wanted, token=None):
-    """What gpurack/plan/weights.py: fetched says; once, also when two models want it. token: the Hugging Face Hub's."""
+    """Download weights once, also when two models use them. Raises Failure.
+
+    wanted: made by gpurack/plan/weights.py (fetched). token: of the Hugging Face Hub."""
     with FETCHING[wanted["path"]]:
         if os.path.exists(wanted["path"]) and not left_behind(wanted):
             return
-        if "copy" in wanted:  # it is the admin's machine that brings it
+        if "copy" in wanted:  # the admin's machine copies it
             raise Failure(wanted.get("problem") or "{} was not copied; run again".format(wanted["copy"]))
         if "url" in wanted:
             fetch_file(name, wanted["url"], wanted["sha256"], wanted["path"])
@@ -45,7 +47,7 @@ def hub_of(wanted, token):
 
 
 def record_of(wanted, folder):
-    """Where it is written down what a folder of a hub is: beside what an engine is told, the folder or a file in it."""
+    """The path of the record of a hub's download, beside the folder, or beside the file that the engine is given."""
     return os.path.join(folder, wanted["file"]) + ".json" if "file" in wanted else folder + ".json"
 
 
@@ -57,9 +59,10 @@ def left_behind(wanted):
     return False
 
 
-def agree(name, locked, again, user=""):
-    """Are weights what the lock says? locked: file → sha256. again: how to have the old ones. user: in whose Docker
-    they are. Raises Failure."""
+def check_locked(name, locked, again, user=""):
+    """Raise Failure where weights differ from the lock.
+
+    locked: file → sha256. again: how to restore the old ones. user: whose Docker uses them."""
     progress = Progress(name)
     for file, sha256 in sorted(locked.items()):
         tell = lambda done: progress.tell("checking the weights' sha256, {}".format(size(done)))  # noqa: E731
@@ -74,7 +77,7 @@ def agree(name, locked, again, user=""):
 
 
 def fetch_file(name, url, sha256, path):
-    """Downloads to PATH.part, resumed where an earlier try stopped; renamed into place once its hash is right."""
+    """Download to PATH.part, resuming an earlier try; rename it into place once its sha256 matches."""
     make_folder(os.path.dirname(path))
     part = path + ".part"
     total = remote_size(url)
@@ -98,7 +101,7 @@ def fetch_file(name, url, sha256, path):
 
 
 def size_of(part):
-    """How much of a file an earlier run left; 0 for nothing."""
+    """Bytes of a file that an earlier run left, or 0."""
     status = leftover(part)
     return status.st_size if status else 0
 
@@ -114,8 +117,8 @@ def check_room(folder, more):
 
 
 def curl(url, *options):
-    """The argv of a request: no configuration of anybody's is read, the URL is one URL and no pattern, and neither it
-    nor a redirect leads to a file."""
+    """The argv of a request: no configuration file is read, the URL is no pattern, and only http and https are allowed,
+    also for redirects. Raises Failure for an invalid URL."""
     if not url.isprintable() or " " in url:
         raise Failure("{!r} is not a valid URL, so nothing was fetched. Check `mirrors`".format(url))
     protocols = "=http,https"
@@ -133,8 +136,9 @@ def remote_size(url):
 
 
 def download(name, url, part, total, before=0, token=None):
-    """Into PART, resumed. total: of all files together, of which `before` bytes are there already. With a token no
-    redirect is followed: it would go along."""
+    """Download into PART, resumed. total: bytes of all files together; `before` of them are complete.
+
+    With a token no redirect is followed, because curl would send the token along."""
     given = with_token(token)
     options = ["-K", "-", "-sSf", "--retry", "5", "--retry-delay", "2", "-C", "-", "-o", part]
     argv = curl(url, *options) if token else curl(url, "-L", *options)
@@ -167,14 +171,15 @@ def download(name, url, part, total, before=0, token=None):
 
 
 def checked(name, path):
-    """A file's sha256, read now, with progress."""
+    """Compute a file's sha256, with progress."""
     progress = Progress(name)
     return hash_of(path, lambda done: progress.tell("checking the weights' sha256, {}".format(size(done))))
 
 
 def with_token(token):
-    """curl's configuration, for its standard input: so a token is in no process's arguments. A line of it ends its
-    option, so a token with another line would be another option."""
+    """curl's configuration for standard input, so that the token is in no process's arguments.
+
+    A newline would start another option, so a token with one raises Failure."""
     if not (token or "").isprintable():
         raise Failure("`hf_token` contains a control character. Check its source")
     escaped = re.sub(r'(["\\])', r"\\\1", token or "")
@@ -188,18 +193,18 @@ LARGEST_ANSWER = 64 << 20  # bytes; a list of ten thousand files has 3 MB
 FORMATS = (".json", ".safetensors", ".txt", ".model", ".tiktoken", ".py", ".jinja", ".spm", ".vocab", ".bpe")
 PICKLED = (".bin", ".pth", ".pt")  # needed only where there are no safetensors
 OTHERS = {"onnx", "openvino", "coreml", "flax", "tf", "original", "metal", "assets", "images", "runs", "logs"}
-"""Folders with the same model for other programs, or with none."""
+"""Folders with the same model for other programs, or without a model."""
 TRAINING = re.compile(r"training_args|trainer_state|optimizer|scheduler|rng_state|scaler")
 
 
 class Answer:
-    """What a hub said. onward: where it redirects to, "" for no redirect."""
+    """A hub's answer. onward: the target of its redirect, or ""."""
 
     def __init__(self, status, headers, body, onward):
         self.status, self.headers, self.body, self.onward = status, headers, body, onward
 
     def words(self):
-        """The hub's own words of why not, for a sentence; "" when it has none."""
+        """The HTTP status with the hub's own error message, where it has one."""
         found = re.search(r"(?im)^x-error-message:\s*(\S.*?)\s*$", self.headers)
         if not found:
             found = re.search(r'"(?:error|Message)"\s*:\s*"([^"]{1,200})', self.body)
@@ -207,7 +212,7 @@ class Answer:
 
 
 def request(url, token, *options):
-    """One request with curl. Redirects are not followed, so nothing but this hub sees the token."""
+    """Send one request with curl. Redirects are not followed, so only this hub receives the token. Raises Failure."""
     options = ["-K", "-", "-sSi", "--suppress-connect-headers", "--retry", "2", "--max-time", "60", *options]
     argv, given = curl(url, *options, "-w", "\n%{http_code} %{redirect_url}"), with_token(token)
     process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -229,7 +234,7 @@ def request(url, token, *options):
 
 
 def follow(url, token, *options):
-    """(answer, its URL, token) at the end of the redirects; the token stays with the hub that it is for."""
+    """Follow redirects; returns (answer, its URL, token). The token is dropped when a redirect leaves the hub."""
     for _ in range(8):
         answer = request(url, token, *options)
         if not answer.onward:
@@ -252,7 +257,7 @@ class HuggingFace:
         self.commit = None
 
     def listing(self):
-        """Every file's name, size and sha256 (None: not said)."""
+        """Every file's name, size and sha256 (None: unknown). Raises Failure."""
         url = "{}/api/models/{}/revision/{}?blobs=true".format(self.hub, self.repo, quote(self.revision, safe=""))
         answer, _, _ = follow(url, self.token)
         if answer.status != 200:
@@ -299,7 +304,7 @@ class ModelScope:
         self.commit = None
 
     def listing(self):
-        """Every file's name, size and sha256 (None: not said)."""
+        """Every file's name, size and sha256 (None: unknown). Raises Failure."""
         url = "{}/api/v1/models/{}/repo/files?Revision={}&Recursive=true"
         answer, _, _ = follow(url.format(self.hub, self.repo, quote(self.revision, safe="")), None)
         data = parsed(answer.body if answer.status == 200 else "") or {}
@@ -311,8 +316,9 @@ class ModelScope:
         return [(file["Path"], file.get("Size"), file.get("Sha256") or None) for file in files]
 
     def latest(self, said, files):
-        """The commit that this is. Of it the answer has the beginning (its Id is often empty), and of each file the
-        whole commit that changed it last; None where neither tells."""
+        """The current commit, or None where it is unknown.
+
+        The answer has its first digits (its Id is often empty) and, for each file, the full commit that changed it."""
         start, known = said.get("ShortId"), [said.get("Id")] + [file.get("Revision") for file in files]
         whole = (commit for commit in known if commit and re.fullmatch("[0-9a-f]{40}", commit))
         return next((commit for commit in whole if start and commit.startswith(start)), None)
@@ -324,7 +330,7 @@ class ModelScope:
 
 
 def chosen_file(listed, file, repo):
-    """One file of a repository, with the other parts where it is split: [(name, size, sha256)] → the same, fewer."""
+    """The entries of one file of a repository, with all parts of a split file. Raises Failure where it is missing."""
     whole = re.sub(r"-\d{5}(-of-\d{5}\.gguf)$", r"\1", file)
     found = [each for each in listed if re.sub(r"-\d{5}(-of-\d{5}\.gguf)$", r"\1", each[0]) == whole]
     if not any(each[0] == file for each in found):
@@ -335,7 +341,7 @@ def chosen_file(listed, file, repo):
 
 
 def needed(listed):
-    """What serving programs read, of all that is in a repository: [(name, size, sha256)] → the same, fewer."""
+    """The entries of a repository that engines read. Raises Failure where there are no weights."""
     files = [file for file in listed if not OTHERS & set(file[0].lower().split("/")[:-1])]
     safe = {os.path.dirname(name) for name, _, _ in files if name.endswith(".safetensors")}
     whole = "" in safe and any(re.match(r"model.*\.safetensors$", name) for name, _, _ in files)
@@ -358,7 +364,7 @@ def needed(listed):
 
 
 def listing_of(hub):
-    """A hub's list of files, checked; `commit` of the hub is known then. Raises Failure, whatever it answers."""
+    """A hub's list of files, checked; sets `commit` of the hub. Raises Failure for any invalid answer."""
     try:
         return checked_list(hub.hub, hub.listing(), hub.commit)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
@@ -366,8 +372,9 @@ def listing_of(hub):
 
 
 def checked_list(hub, listed, commit):
-    """A hub's list of files, each of which is a path below the repository's folder and nothing else. Raises Failure for
-    any other path: it would become one of root's on this host; ValueError for what is no list."""
+    """A hub's list of files, each a path below the repository's folder.
+
+    Raises Failure for any other path, which root would write to; ValueError for an invalid list."""
     for name, count, sha256 in listed:
         inside = isinstance(name, str) and not {"", ".", ".."} & set(name.split("/"))
         if not inside or not name.isprintable() or max(map(len, name.encode().split(b"/"))) > LONGEST_NAME:
@@ -385,8 +392,9 @@ LONGEST_NAME = 240  # bytes; a file system takes 255, and ours end in .part mean
 
 
 def fetch_folder(name, hub, wanted):
-    """A repository's needed files, each checked, in a folder that is put into its place when it is whole. What it is,
-    the commit first, is written down beside it in PATH.json."""
+    """Download a repository's needed files and rename the folder into place when it is complete. Raises Failure.
+
+    PATH.json beside it records the commit and the files."""
     path = wanted["path"]
     listed = listing_of(hub)
     files = chosen_file(listed, wanted["file"], hub.repo) if "file" in wanted else needed(listed)
@@ -396,7 +404,7 @@ def fetch_folder(name, hub, wanted):
     part = "{}.{}.part"
     part = part.format(path, hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:12])
     for other in glob.glob("{}.{}.part".format(glob.escape(path), "[0-9a-f]" * 12)):
-        if other != part:  # of a commit that the branch has left
+        if other != part:  # of an older commit of the branch
             remove(other)
     clean_folder(part)
     sizes = [count for _, count, _ in files]
@@ -416,7 +424,7 @@ def fetch_folder(name, hub, wanted):
     with create(record) as stream:
         stream.write(json.dumps(found, indent=1, sort_keys=True) + "\n")
     old = path + ".old.part"
-    if os.path.exists(path):  # of another commit; what runs has its files open
+    if os.path.exists(path):  # of another commit; running models keep its files open
         if os.path.lexists(old):
             remove(old)
         os.rename(path, old)
@@ -432,8 +440,9 @@ def fetch_folder(name, hub, wanted):
 
 
 def agreed(hub, files, wanted):
-    """The files that the lock has, each with its sha256; all of them where there is no lock. A hub that says beforehand
-    that it has others is refused; what it gives is checked as all files are."""
+    """The files of the lock, each with its sha256; without a lock, all files.
+
+    Raises Failure where the hub already lists another sha256."""
     locked = wanted.get("sha256")
     if not locked:
         return files
@@ -451,7 +460,7 @@ ACCEPT_NEW = "To accept the current version: gpurack lock INVENTORY MODEL --upgr
 
 
 def present(part, file):
-    """How much of a file is there already."""
+    """Bytes of a file that exist already."""
     for place in (os.path.join(part, file), os.path.join(part, file) + ".part"):
         with contextlib.suppress(OSError):
             return os.path.getsize(place)
@@ -459,12 +468,14 @@ def present(part, file):
 
 
 def fetch_one(name, hub, file, place, count, sha256, total, before, says):
-    """One file of a repository: to PLACE.part, resumed, checked, renamed. says: who told its size and sha256."""
+    """Download one file of a repository to PLACE.part, resumed; check and rename it. Raises Failure.
+
+    says: the source of its size and sha256, for the message."""
     part = place + ".part"
     have = size_of(part) if os.path.lexists(part) else -1
     if count is not None and have > count:
         os.unlink(part)
-    if count == 0:  # curl leaves no file for nothing
+    if count == 0:  # curl creates no file for an empty one
         create(part).close()
     elif count is None or have != count:
         url, token = hub.source(file)

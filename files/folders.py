@@ -1,11 +1,11 @@
-"""Folders that root makes on this host, where nobody else can lead it elsewhere. Sent to the host with what it imports.
+"""Creates folders of root's that no other user can redirect. Sent to the host with what it imports.
 
-    folders.py make PATH          for what is copied there
-    folders.py clean PATH         the same; what an earlier run left in it, and is not root's own, goes
-    folders.py weights PATH USER  for weights of a user's Docker: closed to everybody but that user
-    folders.py data PATH USER     for the data of a user's Docker, made as that user
+    folders.py make PATH          for copied files
+    folders.py clean PATH         the same; removes what other users can change in it
+    folders.py weights PATH USER  for weights of a user's Docker: readable by that user only
+    folders.py data PATH USER     the data-root of a user's Docker, created as that user
 
-Exit code 1 with a sentence when it does not go. Runs on the host's own python3 (3.6 or newer, standard library only).
+Exit code 1 with a message on failure. Runs on the host's own python3 (3.6 or newer, standard library only).
 """
 
 import os
@@ -29,8 +29,7 @@ def weights(path, user):
 
 
 def data(path, user):
-    """A data-root: as the user, who may have it where nobody else may write; by root only where all above it is root's.
-    Raises Failure."""
+    """Create a data-root as the user, or as root where all folders above belong to root. Raises Failure."""
     _, become = as_user(user)
     if run("timeout", "-k", "1", "20", *become, "mkdir", "-p", "--", path)[0] == 0:
         return

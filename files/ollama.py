@@ -1,21 +1,22 @@
-"""The models of an ollama's own library: pulled, loaded, and removed where that was asked for. A part of models.py.
+"""Pulls, loads and removes models of an ollama server. A part of models.py.
 
 Speaks ollama's API (docs/api.md of ollama 0.33) over the published port. Runs on the host's own python3 (3.6 or newer,
 standard library only).
 """
 
 import asking
-from common import LARGEST, Failure, Progress, clock, parsed, say, size, telling  # (beside this file)
-from remedies import remedy
+from common import LARGEST, Failure, Progress, clock, parsed, say, show_progress, size  # (beside this file)
+from remedies import error_hint
 
-SILENCE = 600  # seconds without a word from it; a model of hundreds of GB takes minutes to load
-LONG = 24 * 3600  # seconds that a pull may take altogether
+SILENCE = 600  # seconds without output; a model of hundreds of GB takes minutes to load
+LONG = 24 * 3600  # seconds for one pull
 TINY = {"stream": False, "options": {"num_predict": 1}}
 
 
 def settle(dockerd, model, prune):
-    """Until each listed model is there and has answered. model: an entry of the job with `pull` (made by
-    gpurack/plan/pulls.py). prune: are models removed that are not listed?"""
+    """Pull the listed models and load each once. Raises Failure.
+
+    model: an entry of the job with `pull` (made by gpurack/plan/pulls.py). prune: remove models that are not listed?"""
     name, server = model["name"], Ollama(dockerd, model["url"])
     there = server.models()
     for wanted in model["pull"]:
@@ -36,7 +37,7 @@ def settle(dockerd, model, prune):
 
 
 def pull(name, server, wanted):
-    """With progress; ollama itself resumes what was interrupted. A mirror's model gets the name that people use."""
+    """Pull with progress; ollama resumes an interrupted pull. A mirror's model is renamed to the listed name."""
     shown, source, progress, layers = wanted["name"], wanted["from"], Progress(name), {}
     for line in server.stream("/api/pull", {"model": source, "insecure": wanted["insecure"], "stream": True}):
         if "error" in line:
@@ -56,7 +57,7 @@ def pull(name, server, wanted):
 
 
 def refusal(shown, source, error):
-    """Why a model cannot be pulled, and what helps."""
+    """The message for a failed pull, with a hint."""
     if "file does not exist" in error:
         hint = "Correct `pull`: use a name and tag of ollama's library"
     else:
@@ -66,25 +67,25 @@ def refusal(shown, source, error):
 
 
 def load(name, server, model, hints=()):
-    """Until it has answered: one token, or for what cannot write, one embedding. hints: for files/remedies.py."""
-    with telling(Progress(name), "loading " + model):
+    """Load a model by requesting one token, or one embedding. hints: for files/remedies.py. Raises Failure."""
+    with show_progress(Progress(name), "loading " + model):
         status, said = server.ask("/api/generate", dict(TINY, model=model, prompt="1"))
         if status == 400 and "does not support generate" in str(said.get("error")):
             status, said = server.ask("/api/embed", {"model": model, "input": "1"})
     if status != 200:
         why = said.get("error", "HTTP {}".format(status)).rstrip(".")
-        raise Failure("{} does not answer: {}.{}".format(model, why, remedy(0, why, hints)))
+        raise Failure("{} does not answer: {}.{}".format(model, why, error_hint(0, why, hints)))
 
 
 class Ollama:
-    """Its API at the address of a URL; what is in a user's Docker is asked as that user."""
+    """ollama's API. One in a user's Docker is asked as that user."""
 
     def __init__(self, dockerd, url):
         self.dockerd, self.url = dockerd, url
 
     def request(self, method, path, data, limit=SILENCE):
         """The status of an answer, then pieces of its body."""
-        return asking.opened(self.dockerd, self.url, path, data, None, SILENCE, limit, method)
+        return asking.open_request(self.dockerd, self.url, path, data, None, SILENCE, limit, method)
 
     def answer(self, method, path, data):
         """(status, answer as data)"""
@@ -107,7 +108,7 @@ class Ollama:
         return {model["name"]: model.get("digest") for model in models}
 
     def call(self, method, path, data=None):
-        """The answer as data; Failure for any other than 200."""
+        """The answer as data. Raises Failure for any status but 200."""
         try:
             status, said = self.answer(method, path, data)
         except OSError as error:
@@ -124,7 +125,7 @@ class Ollama:
             raise Failure("{} does not answer: {}".format(data["model"], error)) from None
 
     def stream(self, path, data):
-        """The lines of an answer that comes bit by bit."""
+        """Yield the lines of a streamed answer. Raises Failure."""
         pieces, rest = self.request("POST", path, data, LONG), b""
         try:
             next(pieces)
@@ -142,7 +143,7 @@ class Ollama:
 
 
 def as_data(answer):
-    """An answer, or a line of one, as data; what is none of it is an error that it says."""
+    """An answer, or a line of one, as data; invalid JSON becomes its `error`."""
     text = answer.decode("utf-8", "replace")
     found = parsed(text or "{}")
     return found if isinstance(found, dict) else {"error": text[:200]}

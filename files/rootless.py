@@ -1,7 +1,7 @@
 """Sets up one user's rootless Docker, with what gpurack adds to its unit. Runs as that user on the host's python3.
 
 gpurack puts `JOB = "…"` (JSON; gpurack/plan/rootless.py: SetUp) in front. Docker's own dockerd-rootless-setuptool.sh
-does the work; it may be run again. A mark is left for the restart that comes last, with daemon.json.
+does the work; it can run again. A marker requests the final restart, which daemon_json.py does.
 """
 
 import json
@@ -29,7 +29,7 @@ def give_up(why):
 
 
 def write(path, text):
-    """Beside its place first, then renamed; None takes the file away."""
+    """Replace a file atomically; None removes it."""
     if text is None:
         if os.path.exists(path):
             os.unlink(path)
@@ -42,8 +42,9 @@ def write(path, text):
 
 
 def install():
-    """Without the kernel module ip_tables the tool wants to do without iptables at all, and containers would reach
-    nothing outside; where iptables works all the same (nf_tables), the daemon is to use it."""
+    """Run the tool. Without the kernel module ip_tables it insists on no iptables, and containers reach no network.
+
+    Where iptables works anyway (nf_tables), the daemon keeps using it."""
     run("systemctl", "--user", "reset-failed", "docker.service")
     code, output = run(TOOL, "install", "--force")
     if code and "--skip-iptables" in output:
@@ -62,8 +63,8 @@ def install():
 
 
 def finish():
-    """What the tool does last: Debian's looks for the docker command beside itself (docker.io 26.1), finds none, and
-    gives up with the daemon running."""
+    """Do the tool's last steps. Debian's (docker.io 26.1) searches docker beside itself and aborts before them, with
+    the daemon running."""
     code = run("systemctl", "--user", "enable", "docker.service")[0]
     if run("docker", "context", "inspect", "rootless")[0]:
         run("docker", "context", "create", "rootless", "--docker", "host=" + os.environ["DOCKER_HOST"])

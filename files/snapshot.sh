@@ -8,7 +8,7 @@
 # name of a process, file or container can open a section.
 # POSIX sh, coreutils, findutils, awk and util-linux only: a fresh host has neither python3 nor curl.
 
-look_system() {
+snapshot_system() {
 	section os
 	cat /etc/os-release
 	section machine
@@ -81,10 +81,10 @@ look_system() {
 	done
 }
 
-# look_weights PATH: a part for each, as each may lie on a file system that does not answer. What others than root may
+# snapshot_weights PATH: a part for each, as each may lie on a file system that does not answer. What others than root may
 # change is inspected as one of them, in a line of base64: the only user whose Docker wants it, or who owns the first
 # thing on the path that is not root's. Root touches nothing beyond that.
-look_weights() {
+snapshot_weights() {
 	spots=$(spots_of "$1")
 	section owned
 	[ -z "$spots" ] || printf '%s\n' "$spots" | while IFS= read -r spot; do printf '%s|%s\n' "$spot" "$1"; done
@@ -127,7 +127,7 @@ remembered_of() {
 		$0 == path || index($0, inside) == 1'
 }
 
-look_nvidia() {
+snapshot_nvidia() {
 	section driver
 	cat /proc/driver/nvidia/version 2>/dev/null
 	section pci
@@ -171,7 +171,7 @@ holder() {
 } 2>/dev/null
 
 # AMD's cards and who computes on them, by sysfs, which needs no tools: the nodes of the kernel's compute driver (KFD).
-look_amd() {
+snapshot_amd() {
 	[ -e /sys/class/kfd/kfd ] || return 0
 	section amd
 	echo "kfd $(stat -c %g /dev/kfd)"
@@ -202,7 +202,7 @@ amd_name() {
 }
 
 # The addresses of what services connect to on other hosts.
-look_names() {
+snapshot_names() {
 	section names
 	printf '%s\n' "$NAMES" | while IFS= read -r name; do
 		[ -n "$name" ] && echo "$(getent ahostsv4 "$name" | sed -n '1s/ .*//p')|$name"
@@ -210,7 +210,7 @@ look_names() {
 }
 
 # What only rootless Docker needs to know of the host.
-look_rootless() {
+snapshot_rootless() {
 	section rootless
 	for name in kernel/unprivileged_userns_clone user/max_user_namespaces kernel/apparmor_restrict_unprivileged_userns; do
 		[ -e "/proc/sys/$name" ] && echo "sysctl $name $(cat "/proc/sys/$name")"
@@ -231,23 +231,23 @@ questions() {
 	done
 }
 
-look_host_docker() {
+snapshot_host_docker() {
 	user='' SECRETS=/etc/gpurack/secrets
 	IMAGES=$(questions "$IMAGES") PROBES=$(questions "$PROBES") COUNTERS=$(questions "$COUNTERS")
 	VOLUMES=$(questions "$VOLUMES")
-	look_docker
+	snapshot_docker
 	section compose
 	docker compose version --short 2>/dev/null
 }
 
-look_host_upstreams() {
+snapshot_host_upstreams() {
 	user=''
 	UPSTREAMS=$(questions "$UPSTREAMS")
-	look_upstreams
+	snapshot_upstreams
 }
 
 # What root sees of a user, and then, in one line of base64, all that the user's own programs say.
-look_user() {
+snapshot_user() {
 	user=$1
 	section "user $user"
 	account=$(getent passwd "$user") || return 0
@@ -269,7 +269,7 @@ look_user() {
 			WEIGHTS="$(questions "$NEEDED")" HOME_FILES="$HOME_FILES" USER_MARKER="$USER_MARKER" \
 			VOLUMES="$(questions "$VOLUMES")" HAS_ACCOUNT="$HAS_ACCOUNT" IMAGES="$(questions "$IMAGES")" PROBES="$(questions "$PROBES")" \
 			COUNTERS="$(questions "$COUNTERS")" UPSTREAMS="$(questions "$UPSTREAMS")" sh -c "$OF_DOCKER
-look_own" &
+snapshot_own" &
 		group=$!
 		wait "$group"
 		echo "$? $group" >"$work/code $user"
@@ -440,19 +440,19 @@ main() {
 	exec 4<>"$work/ended"
 	parts=0 begun='' late=''
 	users=$({ printf '%s\n' "$USERS"; ls /var/lib/gpurack/users 2>/dev/null; recorded_users; } | grep -x '[A-Za-z_][A-Za-z0-9_.-]*[$]\{0,1\}' | sort -u)
-	begin system look_system
+	begin system snapshot_system
 	while IFS= read -r path; do
-		[ -z "$path" ] || begin "weights $path" look_weights "$path"
+		[ -z "$path" ] || begin "weights $path" snapshot_weights "$path"
 	done <<-EOF
 	$WEIGHTS
 	EOF
-	begin NVIDIA look_nvidia
-	begin AMD look_amd
-	begin Docker look_host_docker
-	begin names look_names
-	begin upstreams look_host_upstreams
-	[ -z "$users" ] || begin accounts look_rootless
-	for one in $users; do begin "user $one" look_user "$one"; done
+	begin NVIDIA snapshot_nvidia
+	begin AMD snapshot_amd
+	begin Docker snapshot_host_docker
+	begin names snapshot_names
+	begin upstreams snapshot_host_upstreams
+	[ -z "$users" ] || begin accounts snapshot_rootless
+	for one in $users; do begin "user $one" snapshot_user "$one"; done
 	await
 	deliver | readable
 }

@@ -1,5 +1,5 @@
 # What one Docker says, and the models in it: a part of snapshot.sh. Root runs it for the host's own Docker, and a user
-# for that user's (look_own), so that whatever is asked of a user's things is asked by that user.
+# for that user's (snapshot_own), so that whatever is asked of a user's things is asked by that user.
 # Variables: MARK (what headings hold), work (a folder), SECRETS (the folder of keys), IMAGES, PROBES
 # (model|port inside|path|address|port), COUNTERS (model|path|name of a counter), UPSTREAMS (service|number|file of a
 # key|url), VOLUMES (of an Open WebUI without a first account), HAS_ACCOUNT, SEEN and READER as in
@@ -76,7 +76,7 @@ weights_of() {
 	have python3 && printf '%s\n' "$1" | python3 -c "$READER" | head -c 1000000 | grep '^{'
 }
 
-# The same as a user (look_weights), with who else may change them.
+# The same as a user (snapshot_weights), with who else may change them.
 inspect_weights() {
 	section owned
 	spots_of "$1" | while IFS= read -r spot; do printf '%s|%s\n' "$spot" "$1"; done
@@ -94,7 +94,7 @@ ask() {
 	} | curl -q -g -K - -sS --proto =http,https --noproxy '*' --max-time 5 "$@" --url "$url" 2>&1
 }
 
-look_docker() {
+snapshot_docker() {
 	have docker || return 0
 	section docker
 	docker info --format '{{json .}}' 2>/dev/null | grep '^{'
@@ -123,7 +123,7 @@ look_docker() {
 	docker inspect --type container --format '{{.Name}}|{{.State.Status}}|{{range $port, $all := .HostConfig.PortBindings}}{{range $all}}{{$port}};{{.HostIp}};{{.HostPort}} {{end}}{{end}}' $up 2>/dev/null | {
 		while IFS='|' read -r name status bindings; do
 			printf '%s\n' "$PROBES" | while IFS='|' read -r model target path address port; do
-				[ "/$model" = "$name" ] && look_model >"$work/model.$model"
+				[ "/$model" = "$name" ] && snapshot_model >"$work/model.$model"
 			done &
 		done
 		wait
@@ -133,7 +133,7 @@ look_docker() {
 
 # A model of the inventory is asked where its container is published. One that is down is not asked at all: whoever has
 # its port then would get its key.
-look_model() {
+snapshot_model() {
 	if [ "$status" = running ] && url=$(published) && [ -n "$url" ]; then
 		body=$(ask "$SECRETS/$model/api_key" "$url$path" -w '\n%{http_code}' | tr -d '\r' | tail -c 100000 | base64 -w 0)
 	else
@@ -172,7 +172,7 @@ published() {
 }
 
 # What services connect to on other hosts. One that is down costs two seconds, beside all else.
-look_upstreams() {
+snapshot_upstreams() {
 	have curl && [ -n "$UPSTREAMS" ] || return 0
 	section upstreams
 	printf '%s\n' "$UPSTREAMS" | {
@@ -190,7 +190,7 @@ look_upstreams() {
 own_file() { [ -f "$1" ] && echo "$1 $(stat -L -c '%a %u %g' "$1") $(base64 -w 0 "$1")"; }
 
 # All that a user's own programs, files and Docker say. It runs as that user, and nothing of it is root's observation.
-look_own() {
+snapshot_own() {
 	work=$(mktemp -d) || exit 1
 	trap 'rm -rf "$work"' EXIT
 	section own
@@ -207,7 +207,7 @@ look_own() {
 	section files
 	for file in $HOME_FILES; do own_file "$HOME/$file"; done
 	own_file "$XDG_RUNTIME_DIR/$USER_MARKER"
-	[ -S "$XDG_RUNTIME_DIR/docker.sock" ] && look_docker
-	look_upstreams
+	[ -S "$XDG_RUNTIME_DIR/docker.sock" ] && snapshot_docker
+	snapshot_upstreams
 	section end
 }

@@ -206,8 +206,9 @@ def of(sections: Sections, kind: str) -> list[tuple[str, Section]]:
 
 
 def own_sections(lines: Sequence[str]) -> Sections:
-    """All that a user's own programs said, as look_own of snapshot_docker.sh printed it. It came in one line of base64,
-    so that it is nowhere else; {} where nothing came."""
+    """The sections that a user's own programs printed (snapshot_own in files/snapshot_docker.sh); {} where none came.
+
+    They come as one line of base64, so that nothing in them can open a section of root's."""
     try:
         return split(decoded("".join(lines)).decode(errors="replace").split("\n"))
     except WRONG:

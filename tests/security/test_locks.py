@@ -201,8 +201,8 @@ def test_a_daemon_that_never_answers_fails_its_users_models_alone(
         monkeypatch.setattr(name, 2)
     users_docker(fakes, "*) sleep 60;;")
     done: list[str] = []
-    look = models.look
-    monkeypatch.setattr(models, "look", lambda dockerd, name, url: (done.append(name), look(dockerd, name, url))[1])
+    probe = models.probe
+    monkeypatch.setattr(models, "probe", lambda dockerd, name, url: (done.append(name), probe(dockerd, name, url))[1])
     groups = [entry("alpha")], [entry("beta", user="ada")], [entry("gamma", user="ada")]
     begun = time.monotonic()
     assert carry_out(models, *groups).failures == 2
@@ -391,7 +391,7 @@ def test_who_waited_for_the_old_file_takes_the_new_one(common: Any) -> None:
 
 @needs_root
 def test_what_a_holder_calls_itself_is_harmless(common: Any, capsys: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(common, "described", lambda pid: "`\x1b[2J\nerror alpha: gone` (pid 7, user eve)")
+    monkeypatch.setattr(common, "describe_process", lambda pid: "`\x1b[2J\nerror alpha: gone` (pid 7, user eve)")
     with held(common.LOCK, 65534), common.locked("models"):
         said = capsys.readouterr().out
     assert "\x1b" not in said

@@ -130,9 +130,9 @@ def test_any_body_is_a_sentence(serve: Any, dockerd: Any, said: bytes) -> None:
     )  # fmt: skip
     url = serve(answer(said))
     with pytest.raises(asking.Failure):
-        asking.ask_gateway(told, "gateway", url, gateway)
+        asking.smoke_test_gateway(told, "gateway", url, gateway)
     with pytest.raises(asking.Failure):
-        asking.ask(told, "alpha", url, [("/v1/chat/completions", {"model": "alpha"})])
+        asking.smoke_test(told, "alpha", url, [("/v1/chat/completions", {"model": "alpha"})])
 
 
 # --- as that user ----------------------------------------------------------------------------------------------------

@@ -132,7 +132,7 @@ def test_the_runner_says_what_it_does_not_follow(home: Path, secret: Path, monke
     (home / "m.gguf").symlink_to(secret)
     give(home / "m.gguf")
     with pytest.raises(fetch.Failure) as failure:
-        fetch.agree("alpha", {str(home / "m.gguf"): "0" * 64}, "put it back")
+        fetch.check_locked("alpha", {str(home / "m.gguf"): "0" * 64}, "put it back")
     assert f"is a link owned by {USER}, so root does not follow it" in str(failure.value)
     assert hashlib.sha256(SECRET).hexdigest() not in str(failure.value)
 

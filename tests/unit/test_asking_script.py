@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -94,7 +95,7 @@ def url_of(server: Any) -> str:
 
 
 def ask(server: Any, requests: Any = ASKED) -> None:
-    load("asking").ask(Dockerd(), "alpha", url_of(server), requests)
+    load("asking").smoke_test(Dockerd(), "alpha", url_of(server), requests)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +182,7 @@ def ask_gateway(gateway: Any, *others: Any, daemons: Mapping[str, Dockerd] | Non
     told = {"key": "/dev/shm/key", "requests": ASKED, "behind": others}
     asking = load("asking")
     asking.recorded = (daemons or {}).__getitem__
-    asking.ask_gateway(Dockerd(), "gateway", url_of(gateway), told)
+    asking.smoke_test_gateway(Dockerd(), "gateway", url_of(gateway), told)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +219,8 @@ def test_a_gateway_is_asked_for_what_a_model_behind_it_answers_by_itself(
         (LISTED, "alpha answers, but not through this gateway (POST /v1/chat/completions: 404 Not Found). Look:"),
         ({**LISTED, "/v1/chat/completions": (401, "sk-one?")},
          "alpha answers, but not through this gateway (POST /v1/chat/completions: 401 •••?). Look: docker"),
-        ({**LISTED, "/v1/chat/completions": (200, {**CHAT, "model": "beta"})}, 'comes from "beta", not from "alpha"'),
+        ({**LISTED, "/v1/chat/completions": (200, {**CHAT, "model": "beta"})},
+         "POST /v1/chat/completions was answered by model `beta` instead of `alpha`"),
     ],
     ids=["key", "page", "other-names", "not-through", "worker-key", "another-model"],
 )  # fmt: skip
@@ -226,9 +228,8 @@ def test_a_gateway_that_does_not_hand_on_is_a_failure_with_its_reason(server: An
     server.said = said
     with serving() as model:
         model.said = {**LISTED, "/v1/chat/completions": (200, CHAT)}
-        with pytest.raises(Exception, match="models|gateway|answered") as caught:
+        with pytest.raises(Exception, match=re.escape(sentence)):
             ask_gateway(server, behind(model))
-    assert sentence in str(caught.value)
 
 
 @pytest.mark.parametrize("said", [{}, {**LISTED, "/v1/chat/completions": (500, "CUDA error")}], ids=["away", "ill"])

@@ -380,15 +380,15 @@ def test_weights_are_held_against_the_lock(fetcher: Any, tmp_path: Path) -> None
     file = tmp_path / "w.gguf"
     file.write_bytes(b"one")
     right, gone = hashlib.sha256(b"one").hexdigest(), str(tmp_path / "gone")
-    fetcher.agree("alpha", {str(file): right}, "put it back")
+    fetcher.check_locked("alpha", {str(file): right}, "put it back")
     with pytest.raises(fetcher.Failure) as raised:
-        fetcher.agree("alpha", {str(file): "0" * 64}, "put it back")
+        fetcher.check_locked("alpha", {str(file): "0" * 64}, "put it back")
     assert str(raised.value) == (
         f"{file} does not match the lock: its sha256 is {right}, not {'0' * 64}. To restore the old one, put it back; "
         "to accept the new one, gpurack lock INVENTORY alpha --upgrade."
     )
     with pytest.raises(fetcher.Failure, match="its sha256 is unreadable \\(No such file or directory\\), not 000"):
-        fetcher.agree("alpha", {gone: "0" * 64}, "put it back")
+        fetcher.check_locked("alpha", {gone: "0" * 64}, "put it back")
 
 
 def test_room_is_looked_for_first(

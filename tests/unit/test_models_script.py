@@ -85,7 +85,7 @@ def docker(fakes: Fakes) -> Fakes:
 def answers(runner: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """What each model's API says; nothing for a model that is not in it."""
     said: dict[str, str] = {}
-    monkeypatch.setattr(runner, "look", lambda dockerd, name, url: (200, said[name]) if name in said else (0, ""))
+    monkeypatch.setattr(runner, "probe", lambda dockerd, name, url: (200, said[name]) if name in said else (0, ""))
     return said
 
 
@@ -167,13 +167,13 @@ def test_a_service_waits_for_what_it_connects_to(runner: Any, docker: Fakes, mon
     """In groups of their own, which go side by side: the page after the gateway, the gateway after its model."""
     order: list[str] = []
 
-    def look(dockerd: Any, name: str, url: str) -> tuple[int, str]:
+    def probe(dockerd: Any, name: str, url: str) -> tuple[int, str]:
         if name == "model":
             time.sleep(0.3)
         order.append(name)
         return 200, f'"{name}"'
 
-    monkeypatch.setattr(runner, "look", look)
+    monkeypatch.setattr(runner, "probe", probe)
     groups = [entry("page", after=["gateway"])], [entry("gateway", after=["model", "elsewhere"])], [entry("model")]
     assert carry_out(runner, *groups).failures == 0
     assert started(docker) == order == ["model", "gateway", "page"]
@@ -272,7 +272,7 @@ def test_a_path_that_is_not_there_is_said(
     runner: Any, docker: Fakes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What the x-ready of a custom image may be."""
-    monkeypatch.setattr(runner, "look", lambda dockerd, name, url: (404, "not found"))
+    monkeypatch.setattr(runner, "probe", lambda dockerd, name, url: (404, "not found"))
     assert carry_out(runner, [entry("webui", served_name=None, timeout=0.1)]).failures == 1
     what = "http://127.0.0.1:1/v1/models returned HTTP 404 instead of 200. See"
     assert f"not ready after 0:00: {what}" in capsys.readouterr().out
