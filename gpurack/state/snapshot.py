@@ -1,5 +1,4 @@
-"""The edge to the host: runs files/snapshot.sh there, and types what it saw. It is kept by
-operations/run_state.py."""
+"""Runs files/snapshot.sh on a host and parses its output. operations/run_state.py keeps the result."""
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,7 +21,7 @@ from gpurack.state.parse import MARK, parse
 
 NO_SUDO, SUDO_PASSWORD, RAISED = "@@ no-sudo", "@@ sudo-password", "@@ raised"
 
-# sudo is asked without a password first, so that a missing right is a sentence and not a prompt that nobody sees.
+# sudo is tried without a password first, so that a missing right is an error and not an invisible prompt.
 AS_ROOT = sh(
     'if [ "$(id -u)" = 0 ]; then exec sh -s; elif ! command -v sudo >/dev/null; then echo {}; '
     "elif sudo -n true 2>/dev/null; then echo {}; exec sudo -n sh -s; else echo {}; fi",
@@ -32,7 +31,7 @@ AS_ROOT = sh(
 )
 
 LIMIT = 30
-"""Seconds that a part of the look may take; what it is about is then unknown, and the rest is not."""
+"""Seconds for each part of the snapshot. After a timeout only the facts of that part are unknown."""
 
 NEEDS_ROOT = HostState(trouble="gpurack needs root on the host. Log in as root, or as a user who may use sudo.")
 NEEDS_PASSWORD = HostState(
@@ -49,7 +48,7 @@ NOT_TAKEN = (
 
 
 class Snapshot(FactBase[HostState]):
-    """The look as a pyinfra fact; its script comes by standard input (`_stdin=script(…)`)."""
+    """The snapshot as a pyinfra fact; its script comes by standard input (`_stdin=script(…)`)."""
 
     @override
     def command(self) -> Command:
@@ -62,7 +61,7 @@ class Snapshot(FactBase[HostState]):
 
     @override
     def process(self, output: list[str]) -> HostState:
-        # what comes before the look's own first line; later the host's users may have a say
+        # only lines before the script's first line: later ones may come from users
         before = list(takewhile(lambda line: not line.startswith(MARK), output))
         if NO_SUDO in before:
             return NEEDS_ROOT
@@ -76,7 +75,7 @@ class Snapshot(FactBase[HostState]):
 
 
 def take_snapshot(host: Host, wanted: spec.Host, metrics: bool = False) -> HostState:
-    """What the host is like now, by one remote command. metrics: also ask the models' own counters."""
+    """Take a snapshot of a host by one remote command. metrics: also read the models' counters."""
     known = remembered.recall(host.name)
     stdin = Script(script(wanted, known, metrics))
     try:
@@ -91,12 +90,12 @@ def take_snapshot(host: Host, wanted: spec.Host, metrics: bool = False) -> HostS
 
 
 def _ask(host: Host, stdin: "Script") -> HostState:
-    """What the script says, as root. Raises TooMuchOutput."""
+    """Run the script as root. Raises TooMuchOutput."""
     state: HostState = host.get_fact(Snapshot, _sudo=False, _ignore_errors=True, _stdin=stdin)
     if state is NEEDS_PASSWORD and (sys.stdin.isatty() or has_password(host)):
         # pyinfra asks for the password, or takes it from the inventory; this costs three more remote commands.
         state = host.get_fact(Snapshot, _sudo=True, _ignore_errors=True, _stdin=stdin)
-        # sudo's own words are on the screen, and nowhere else
+        # sudo's own message is on the screen only
         state = replace(state, raised=True, trouble=NOT_TAKEN if state == Snapshot.default() else state.trouble)
     return state
 
@@ -111,8 +110,7 @@ def has_password(host: Host) -> bool:
 
 
 class Script(Iterable[str]):
-    """What goes to a command's standard input; with -v pyinfra prints its arguments, and 150 lines of shell there would
-    hide the rest."""
+    """Standard input of a command. pyinfra prints arguments with -v; this one prints as its name, not as 600 lines."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -131,8 +129,9 @@ class Script(Iterable[str]):
 
 
 def script(host: spec.Host, known: Mapping[str, Header] | None = None, metrics: bool = False) -> Sh:
-    """snapshot.sh with its questions in front: which images and weights to look for, which weights' headers need not be
-    read again, as which user some are looked at, and with `metrics` which counters to read."""
+    """files/snapshot.sh with its variables: requested images and weights, known headers, users who inspect them.
+
+    metrics: also read counters."""
     volumes = [f"{user}|{volume}" for user, volume in refusals.unclaimed_volumes(host).values()]
     asked = {
         "OF_DOCKER": [read_text("files/snapshot_docker.sh")],
