@@ -67,7 +67,7 @@ def test_a_malformed_label_stops_no_other_model(boot: Any, fakes: Fakes, capsys:
     record("alpha", "beta", "gamma")
     assert boot.boot() == 1
     assert started(fakes) == ["alpha", "gamma"]
-    assert "error beta: its label gpurack.model cannot be read" in capsys.readouterr().out
+    assert "error beta: cannot read its label gpurack.model" in capsys.readouterr().out
 
 
 def test_a_copy_of_a_model_is_not_started(boot: Any, fakes: Fakes) -> None:
