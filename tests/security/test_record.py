@@ -184,7 +184,7 @@ def test_a_newer_format_is_refused_and_nothing_touched(models: Any, fakes: Fakes
     before = Path(record.RECORD).read_bytes()
     fakes.state("runs.alpha", "")
     assert carry_out(models, [entry("alpha", "recreate")], ours={"": ["alpha"]}).failures == 1
-    assert "has format 2, and this gpurack knows 1" in capsys.readouterr().out
+    assert "has format 2, written by a newer gpurack; this one supports format 1" in capsys.readouterr().out
     assert acts(fakes) == []
     assert Path(record.RECORD).read_bytes() == before
 
