@@ -1,6 +1,6 @@
-"""One real request to a model that says it is ready. A part of models.py.
+"""Smoke test: one real request to a model that reports ready. A part of models.py.
 
-Being ready proves that a server listens and what it calls itself; an answer proves that it serves. Runs on the host's
+A ready server listens and names its model; only an answer proves that it serves. Runs on the host's
 own python3 (3.6 or newer, standard library only).
 """
 
@@ -9,7 +9,7 @@ import os
 from urllib.parse import urlsplit
 
 import request
-from common import LARGEST, Child, Failure, Progress, TimeIsUp, parsed, say, telling  # (beside this file)
+from common import LARGEST, Child, Failure, Progress, TimeIsUp, parsed, say, show_progress  # (beside this file)
 from dockerd import recorded
 
 SILENCE = 600  # seconds; a large model on a CPU takes minutes to its first token
@@ -22,63 +22,67 @@ ANSWERS = {
     "/rerank": (0, "score"),
     "/predict": (0,),
 }
-"""Path → what must be in its answer, from the outside to the inside."""
+"""Path of a request → keys that its answer must have, from the outside to the inside."""
 NAMED = {"/v1/chat/completions": True, "/v1/completions": True, "/v1/embeddings": True, "/v1/rerank": False}
-"""Path → must its answer name the model? Where it need not (vLLM and llama.cpp do, a gateway does not), a name that it
-has must be that of the model all the same. TEI's own answers are lists, and name nobody."""
+"""Path → must its answer name the model? Where not (vLLM and llama.cpp do, a gateway does not), a name that is given
+must still match. TEI's own answers are lists without a name."""
 THROUGH = {"/rerank": "/v1/rerank", "/api/generate": "/v1/chat/completions", "/api/embed": "/v1/embeddings"}
-"""Where an engine is asked in its own way → where a gateway is asked for the same."""
-UP = 5  # seconds in which a model that is up says that it is ready
+"""An engine's own path → the gateway's path for the same request."""
+UP = 5  # seconds for a readiness request to a running model
 
 
-def ask(dockerd, name, url, requests):
-    """Ask for what its kind of model gives: the first of `requests` (path, body) that it answers at all. Raises Failure
-    with a sentence when the answer is none. A server that knows none of the paths is of another kind, and not asked;
-    one that knows a path and not the model says 404 as well, and the model's name."""
+def smoke_test(dockerd, name, url, requests):
+    """Send `requests` (path, body) until the model answers one of them. Raises Failure for a wrong or missing answer.
+
+    A server that knows none of the paths is of another kind and passes. One that knows a path but not the model also
+    answers 404, with the model's name."""
     refused = []
     for path, body in requests:
-        with telling(Progress(name), "asking it"):
+        with show_progress(Progress(name), "sending a test request"):
             status, said = send(dockerd, url, path, body, dockerd.api_key(name))
         if status == 200:
             check(path, body.get("model"), said)
             return
         if status in (401, 403):
-            why = another_key(dockerd.api_key(name), status, "POST " + path)
+            why = key_error(dockerd.api_key(name), status, "POST " + path)
             raise Failure(dockerd.without_secrets("{} {}".format(why, dockerd.logs(name))))
         if status == 0:
-            raise Failure("it is ready, but gave no answer to POST {}: {}. {}".format(path, said, dockerd.logs(name)))
+            raise Failure(
+                "started, but the test request failed (POST {}: {}). {}".format(path, said, dockerd.logs(name))
+            )
         unknown_model = status == 404 and str(body.get("model") or "\0") in said
         if status not in (404, 405) or unknown_model:
             refused.append("POST {}: {} {}".format(path, status, said.strip()[:300]))
     if refused:
-        what = "it is ready, but answers no request. {}. {}"
+        what = "started, but every test request failed ({}). {}"
         raise Failure(dockerd.without_secrets(what.format("; ".join(refused), dockerd.logs(name))))
 
 
-def another_key(key, status, where):
-    """The sentence for a server that has another key than the inventory. key: the inventory's, None without."""
-    what = "refuses the key of api_key" if key is not None else "asks for a key, and the inventory has none"
-    mend = "give the key in api_key, and nowhere else (env, args, the image)"
-    return "it {} (HTTP {} at {}): {}.".format(what, status, where, mend)
+def key_error(key, status, where):
+    """The message for a server whose key differs from the inventory. key: the inventory's, or None."""
+    what = "rejects the key in `api_key`" if key is not None else "requires a key, but the inventory has none"
+    hint = "Set the key in `api_key` only, not in env, args or the image."
+    return "the server {} (HTTP {} at {}). {}".format(what, status, where, hint)
 
 
 def check(path, model, said):
-    """Has the answer the shape of its kind, and is it the model's?"""
+    """Raise Failure where an answer lacks the keys of its kind, or names another model."""
     answer = found = parsed(said)
     try:
         for step in ANSWERS.get(path, ()):
             found = found[step]
     except (LookupError, TypeError):
         where = ".".join(str(step) for step in ANSWERS[path])
-        raise Failure("its answer to POST {} has no {}: {}".format(path, where, said[:200])) from None
+        raise Failure("the answer to POST {} has no `{}`: {}".format(path, where, said[:200])) from None
     if path in NAMED and (NAMED[path] or "model" in answer) and answer.get("model") != model:
-        what = 'its answer to POST {} comes from "{}", not from "{}"'
+        what = "POST {} was answered by model `{}` instead of `{}`"
         raise Failure(what.format(path, answer.get("model"), model))
 
 
-def ask_gateway(dockerd, name, url, gateway):
-    """A gateway lists the models behind it and no others, and what one of them answers by itself it answers through
-    the gateway. One that is away, or ill itself, is no failure of the gateway's. Raises Failure with a sentence.
+def smoke_test_gateway(dockerd, name, url, gateway):
+    """Check that a gateway lists exactly the models behind it and forwards a request that one of them answers.
+
+    A model that is down or fails on its own does not fail the gateway. Raises Failure.
 
     gateway: key, the file in its container with the key for its host; requests, in a gateway's words (path, body);
     behind, what it stands before: names that it serves, the url where it is ready, the file of its key, its requests;
@@ -90,33 +94,33 @@ def ask_gateway(dockerd, name, url, gateway):
     try:
         listed = {str(one["id"]) for one in parsed(said)["data"]}
     except (LookupError, TypeError):
-        what = "it is ready, but lists no models at GET /v1/models: {} {}. {}"
+        what = "started, but GET /v1/models lists no models: {} {}. {}"
         raise Failure(what.format(status, said.strip()[:300], dockerd.logs(name))) from None
     wanted = {served for other in behind for served in other["serves"]}
     if listed != wanted:
-        what = "it lists {}, but what connects_to means is {}. {}"
+        what = "GET /v1/models lists {}, but `connects_to` selects {}. {}"
         shown = [", ".join(sorted(names)) or "nothing" for names in (listed, wanted)]
         raise Failure(what.format(*(shown + [dockerd.logs(name)])))
     up = [other for other in behind if send_behind(dockerd, other, urlsplit(other["url"]).path, None, UP)[0] == 200]
     away = {served for other in behind if other not in up for served in other["serves"]}
-    with telling(Progress(name), "asking it"):
+    with show_progress(Progress(name), "sending a test request"):
         for other in up:
             path = answered(dockerd, other)
             through, served = THROUGH.get(path, path), other["serves"][0]
-            if through not in dict(gateway["requests"]) or served in away:  # a replica that is away may cost minutes
+            if through not in dict(gateway["requests"]) or served in away:  # a replica that is down may cost minutes
                 continue
             status, said = send(dockerd, url, through, dict(dict(gateway["requests"])[through], model=served), key)
             if status != 200:
-                what = "{} answers, but not through it. POST {}: {} {}. {}"
+                what = "{} answers, but not through this gateway (POST {}: {} {}). {}"
                 why = what.format(served, through, status, said.strip()[:300], dockerd.logs(name))
                 raise Failure(dockerd.without_secrets(why))
             check(through, served, said)
             return
-    say(name, "none of the models behind it answers yet")
+    say(name, "none of the models behind this gateway answers yet")
 
 
 def answered(dockerd, other):
-    """The path of the first request that a model behind a gateway answers by itself; None for one that answers none."""
+    """The path of the first request that a model behind a gateway answers directly, or None."""
     for path, body in other["requests"]:
         status, said = send_behind(dockerd, other, path, body)
         if status in (0, 200):
@@ -149,7 +153,7 @@ def send_behind(dockerd, other, path, body, patience=SILENCE):
 
 
 def key_of(other):
-    """The key by which a gateway asks what is behind it; None for an open one."""
+    """The key that a gateway sends to a model behind it, or None."""
     if other["key"] is None:
         return None
     with open(other["key"]) as file:
@@ -157,16 +161,17 @@ def key_of(other):
 
 
 def send(dockerd, url, path, body, key, patience=SILENCE):
-    """(HTTP status, answer) of a POST, or of a GET without a body; status 0 and why, when nothing comes in so many
-    seconds. Of a model of a user's, as that user."""
-    pieces, answer, length = opened(dockerd, url, path, body, key, patience, patience), [], 0
+    """Send a POST, or a GET without a body; returns (HTTP status, answer), or (0, reason) without a complete answer.
+
+    patience: seconds. A user's model is asked as that user."""
+    pieces, answer, length = open_request(dockerd, url, path, body, key, patience, patience), [], 0
     try:
         status = next(pieces)
         for piece in pieces:
             answer.append(piece)
             length += len(piece)
             if length > LARGEST:
-                return 0, "its answer is larger than {} bytes".format(LARGEST)
+                return 0, "the answer is larger than {} bytes".format(LARGEST)
         return status, b"".join(answer).decode("utf-8", "replace")
     except OSError as error:
         return 0, str(error)
@@ -174,23 +179,24 @@ def send(dockerd, url, path, body, key, patience=SILENCE):
         pieces.close()
 
 
-def opened(dockerd, url, path, body, key, silence, limit, method=None):
-    """The status of an answer, then pieces of its body. Raises OSError with a sentence."""
-    told = {"url": url, "path": path, "body": body, "key": key, "silence": silence, "limit": limit}
-    told["method"] = method or ("GET" if body is None else "POST")
-    return by_user(dockerd, told) if dockerd.become else request.ask(told)
+def open_request(dockerd, url, path, body, key, silence, limit, method=None):
+    """Yield the status of an answer, then pieces of its body. Raises OSError."""
+    query = {"url": url, "path": path, "body": body, "key": key, "silence": silence, "limit": limit}
+    query["method"] = method or ("GET" if body is None else "POST")
+    return request_as_user(dockerd, query) if dockerd.become else request.ask(query)
 
 
-def by_user(dockerd, told):
-    """As request.ask, by a program of the model's user: who listens there is that user's program, and what it says is
-    read as data here. The key goes by standard input."""
+def request_as_user(dockerd, query):
+    """Like request.ask, run as the model's user, whose program listens there. The key goes by standard input.
+
+    Its output is parsed as data. Raises OSError."""
     child = Child(
         [*dockerd.become, "python3", "-I", PROGRAM],
-        limit=told["limit"] + 10,
-        silence=told["silence"] + 10,  # the user may stop it
-        text=json.dumps(told),
+        limit=query["limit"] + 10,
+        silence=query["silence"] + 10,  # the user may stop it
+        text=json.dumps(query),
     )
-    head, begun, late = b"", False, "no whole answer in {} s".format(told["limit"])
+    head, begun, late = b"", False, "no complete answer within {} s".format(query["limit"])
     try:
         for piece in child.output():
             if not begun:
@@ -201,7 +207,7 @@ def by_user(dockerd, told):
                 said = parsed(line.decode("utf-8", "replace"))
                 said = said if isinstance(said, dict) else {}
                 if type(said.get("status")) is not int:
-                    raise OSError(str(said.get("why", "what asks it as its user says nothing that can be read")))
+                    raise OSError(str(said.get("why", "request.py, run as the model's user, printed no valid answer")))
                 begun = True
                 yield said["status"]
             if piece:
@@ -209,6 +215,6 @@ def by_user(dockerd, told):
     except TimeIsUp:
         raise OSError(late) from None
     if not begun:
-        raise OSError("what asks it as its user ended with exit code {}".format(child.code))
+        raise OSError("request.py, run as the model's user, ended with exit code {}".format(child.code))
     if child.code:
-        raise OSError(late if child.code == 2 else "its answer broke off")
+        raise OSError(late if child.code == 2 else "the answer was cut off")

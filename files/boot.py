@@ -1,5 +1,6 @@
-"""Starts what compose.yaml holds, when Docker and the GPU driver are both there. A part of models.py, on the host's own
-python3 (3.6 or newer, standard library only)."""
+"""Starts the models of compose.yaml once Docker and the GPU driver are ready. A part of models.py.
+
+Runs on the host's own python3 (3.6 or newer, standard library only)."""
 
 import contextlib
 import os
@@ -8,7 +9,7 @@ import threading
 import time
 
 import record
-from common import Failure, Progress, clock, locked, parsed, run, say, told  # (beside this file)
+from common import Failure, Progress, clock, describe_error, locked, parsed, run, say  # (beside this file)
 from dockerd import OF_PROJECT, START, USERS, Dockerd
 
 DAEMON_TIMEOUT = 300  # seconds that a daemon may take to answer
@@ -18,14 +19,16 @@ REFRESHING = threading.Lock()  # of CDI specs: one after the other
 
 
 def boot():
-    """Each daemon's models, side by side: users' daemons start by themselves, some time after the host's own."""
+    """Start the models of all daemons in parallel; users' daemons start some time after the host's own.
+
+    Returns the number of failures."""
     failed = []
 
     def guarded(dockerd):
         try:
             failed.extend(boot_of(dockerd))
-        except Exception as error:  # a thread's exception would be lost, and the boot look like a success
-            say("", "error {}: {}".format(dockerd.by_hand, told(error)))
+        except Exception as error:  # an exception in a thread would be lost, and the boot would appear successful
+            say("", "error {}: {}".format(dockerd.by_hand, describe_error(error)))
             failed.append(dockerd.by_hand)
 
     threads = [threading.Thread(target=guarded, args=(dockerd,)) for dockerd in dockerds()]
@@ -40,7 +43,7 @@ def dockerds():
     """The host's own daemon, and those of users that have a project."""
     found = [Dockerd()]
     for user in sorted(os.listdir(USERS)) if os.path.isdir(USERS) else ():
-        with contextlib.suppress(Failure):  # the user is gone, and the daemon with it
+        with contextlib.suppress(Failure):  # the user no longer exists
             found += [Dockerd(user)] if os.path.exists(Dockerd(user).compose_file) else []
     return found
 
@@ -52,9 +55,9 @@ def boot_of(dockerd):
         say("", "error {}: does not answer".format(dockerd.by_hand))
         return [dockerd.by_hand]
     models = {name: definition(label) for name, label in sorted(labels_of(dockerd).items())}
-    unreadable = [name for name in models if models[name] is None]  # their GPUs are not known; the others start
+    unreadable = [name for name in models if models[name] is None]  # their GPUs are unknown; the others start
     for name in unreadable:
-        say("", "error {}: its label gpurack.model cannot be read; the next run recreates it".format(name))
+        say("", "error {}: cannot read its label gpurack.model; the next run recreates it".format(name))
         del models[name]
     failed = start_all(dockerd, [name for name in models if not models[name].get("uuids")])
     nodes = {name: model["render_nodes"] for name, model in models.items() if "render_nodes" in model}
@@ -92,12 +95,12 @@ def labels_of(dockerd):
         named = {container: container for container in found}
     labels = {}
     for name, container in named.items():
-        found = dockerd.described(container)
-        if found and dockerd.carries(found, found["name"] if entries is None else name):
+        found = dockerd.inspect(container)
+        if found and dockerd.has_our_labels(found, found["name"] if entries is None else name):
             dockerd.ids[found["name"]] = found["id"]
             labels[found["name"]] = found["labels"]["gpurack.model"]
         elif found:
-            what = "{} ({}) is left alone: its name or its labels are not as gpurack made them"
+            what = "{} ({}) was not started: its name or labels are not those that gpurack set"
             say("boot", what.format(found["name"], found["id"][:12]))
     return labels
 
@@ -117,8 +120,9 @@ def definition(label):
 
 
 def start_all(dockerd, names):
-    """One after the other, under the lock: a run that makes room on a card must not find a model back on it.
-    Returns the names that did not start; a container that is gone by now is nobody's failure."""
+    """Start containers one by one under the lock, so that no run frees a GPU meanwhile. Returns those that failed.
+
+    A container that no longer exists is not a failure."""
     failed = []
     with locked("boot", [dockerd.user]):
         for name in names:
@@ -132,7 +136,7 @@ def start_all(dockerd, names):
 
 
 def start_with_nodes(dockerd, nodes):
-    """Models on AMD's cards, each when its devices are there. nodes: name → paths. Returns those that did not start."""
+    """Start models on AMD GPUs, each once its devices exist. nodes: name → paths. Returns those that failed."""
     progress, failed = Progress("boot"), []
     while nodes and progress.elapsed() < DRIVER_TIMEOUT:
         ready = [name for name in nodes if all(map(os.path.exists, nodes[name]))]
@@ -147,7 +151,7 @@ def start_with_nodes(dockerd, nodes):
 
 
 def wait_for_driver(by_cdi):
-    """Cards answer, and CDI names them where they are given by it; both may come minutes after Docker."""
+    """Wait until GPUs answer and, where CDI is used, CDI lists them; both may take minutes after Docker."""
     progress = Progress("boot")
     while progress.elapsed() < DRIVER_TIMEOUT:
         code, output = run("nvidia-smi", "-L")

@@ -1,5 +1,6 @@
-"""What the parts of the models' runner share: speaking, running commands, writing files. Runs on the host's own python3
-(3.6 or newer, standard library only)."""
+"""Shared by the parts of the models' runner: messages, commands, files, locks.
+
+Runs on the host's own python3 (3.6 or newer, standard library only)."""
 
 import collections
 import contextlib
@@ -20,29 +21,28 @@ import time
 
 from paths import BUSY, LOCK, of_user  # (beside this file)
 
-EVERY = 5  # seconds between two signs of life
-UNKNOWN = "it does not say which"
+EVERY = 5  # seconds between two progress messages
+UNKNOWN = "unknown"
 QUOTED = "    | "  # before each further line of a message (gpurack/report.py: reasons_of)
 UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Characters that do something to a screen or to the order of what is read, and those that end a line elsewhere."""
+"""Characters that control a terminal or the direction of text, and further line separators of Unicode."""
 DIGITS = 40  # of an integer
-LARGEST = 16 * 2**20  # bytes that are kept of what a user's program prints
+LARGEST = 16 * 2**20  # bytes of output that are kept of a user's program
 
 
 class Failure(Exception):
-    """A model cannot be brought up; the text is for people."""
+    """An entry cannot be started or changed. The text is shown to the admin."""
 
 
 class TimeIsUp(Exception):
-    """A program ran longer than it may; it was killed."""
+    """A program exceeded its time limit and was killed."""
 
 
 def say(name, text):
-    """One message; several models talk at once, so each names its model. The work continues when
-    pyinfra was killed and the output has no reader.
+    """Print one message, prefixed with the entry's name because several entries print at once.
 
-    Whatever a program or an answer said in it is data: without control characters, and its further lines are quoted, so
-    that none is taken for a message of ours."""
+    Text of programs and answers is data: control characters are replaced and further lines are quoted, so that none is
+    read as a message of gpurack. A closed output (pyinfra was killed) is ignored, and the work continues."""
     first, *more = UNSEEN.sub("\ufffd", text).rstrip("\n").split("\n")
     lines = ["{}: {}".format(name, first) if name else first]
     lines += [line if line.startswith(QUOTED) else QUOTED + line for line in more]
@@ -52,7 +52,7 @@ def say(name, text):
 
 
 def parsed(text):
-    """JSON as data; None for what is none, is nested deeper than anybody means it, or holds an endless integer."""
+    """JSON as data. None where it is invalid, nested too deeply, or holds an integer of more than DIGITS digits."""
     try:
         return json.loads(text, parse_int=integer)
     except (ValueError, RecursionError):
@@ -60,14 +60,14 @@ def parsed(text):
 
 
 def integer(digits):
-    """An integer of JSON; one of a million digits keeps Python before 3.11 busy for minutes."""
+    """An integer of JSON. Raises ValueError for a long one: before 3.11, Python needs minutes for a million digits."""
     if len(digits) > DIGITS:
         raise ValueError("an integer of {} digits".format(len(digits)))
     return int(digits)
 
 
-def told(error):
-    """What went wrong, as a sentence; an unexpected error is said with its type."""
+def describe_error(error):
+    """An error as a sentence; an unexpected one with its type."""
     return str(error) if isinstance(error, (Failure, OSError)) else "{}: {}".format(type(error).__name__, error)
 
 
@@ -77,7 +77,7 @@ def clock(seconds):
 
 
 def size(count):
-    """Bytes for people: 6.1 GB."""
+    """Bytes as text, e.g. `6.1 GB`."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return "{:.3g} {}".format(count, unit)
@@ -86,7 +86,7 @@ def size(count):
 
 
 class Progress:
-    """Says something every few seconds; starts quiet, so that what is quick says nothing."""
+    """Prints a message at most every EVERY seconds; a quick step prints none."""
 
     def __init__(self, name):
         self.name, self.begun, self.last = name, time.monotonic(), time.monotonic()
@@ -101,8 +101,8 @@ class Progress:
 
 
 @contextlib.contextmanager
-def telling(progress, text):
-    """Says every few seconds what is waited for while the block runs."""
+def show_progress(progress, text):
+    """Print every few seconds what is waited for while the block runs."""
     done = threading.Event()
 
     def tell():
@@ -119,11 +119,11 @@ def telling(progress, text):
 
 
 class Child:
-    """A program that runs, its errors among its output.
+    """A running program. Its standard error is part of its output.
 
-    limit: the seconds that it may take altogether; silence: those that it may say nothing. Without a limit (root's own
-    programs) neither is counted. A user's program may hang, print for ever, or leave a child behind that holds its
-    output: with a limit it gets a session of its own, and all of that ends with it. text: its standard input."""
+    limit: seconds that it may take altogether. silence: seconds without output. Without a limit (root's own programs)
+    neither applies. A user's program may hang, print without end, or leave a child that keeps its output open: with a
+    limit it gets its own session, which is killed as a whole. text: its standard input."""
 
     def __init__(self, argv, limit=None, silence=None, environment=None, text=None):
         self.limit, self.silence, self.code = limit, silence, None
@@ -135,12 +135,12 @@ class Child:
             env=environment,
             start_new_session=limit is not None,
         )
-        if text is not None:  # short: it fits into the pipe, whether or not anybody reads it
+        if text is not None:  # short, so it fits into the pipe even when nothing reads it
             with contextlib.suppress(BrokenPipeError), self.process.stdin as stream:
                 stream.write(text.encode("utf-8"))
 
     def output(self):
-        """Pieces of its output as they come; then `code` is set. Raises TimeIsUp."""
+        """Yield its output piece by piece; afterwards `code` is set. Raises TimeIsUp."""
         begun = heard = time.monotonic()
         pipe = self.process.stdout.fileno()
         try:
@@ -151,7 +151,7 @@ class Child:
                         break
                     heard = time.monotonic()
                     yield piece
-                elif self.process.poll() is not None:  # what it left behind holds its output
+                elif self.process.poll() is not None:  # a child of it keeps the output open
                     break
                 self.check(begun, heard)
             while self.limit is not None and self.process.poll() is None:  # it closed its output and still runs
@@ -167,7 +167,7 @@ class Child:
             raise TimeIsUp
 
     def end(self):
-        """Whatever became of it; one that nothing can kill (it waits for a disk) is left behind."""
+        """Kill it, whatever its state. One that cannot be killed (it waits for a disk) is left running."""
         if self.limit is not None and self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -177,8 +177,9 @@ class Child:
 
 
 def run(*argv, **options):
-    """A command's (exit code, output with errors). options: as for Child; what a user's prints beyond LARGEST is not
-    kept."""
+    """Run a command; returns (exit code, output with errors). options: as for Child.
+
+    Of a user's program no more than LARGEST bytes of output are kept."""
     child, kept = Child(argv, **options), []
     for piece in child.output():
         if child.limit is None or sum(map(len, kept)) < LARGEST:
@@ -187,7 +188,7 @@ def run(*argv, **options):
 
 
 def follow(argv, seen, environment=None, **options):
-    """Runs a command, tells `seen` each line of its output, and returns (exit code, its last 15 lines). options: as for
+    """Run a command and call `seen` with each line of its output; returns (exit code, last 15 lines). options: as for
     Child."""
     child, rest = Child(argv, environment=environment, **options), b""
     tail = collections.deque(maxlen=15)
@@ -196,12 +197,12 @@ def follow(argv, seen, environment=None, **options):
         if len(rest) > 65536:
             whole, rest = [*whole, rest], b""
         for raw in whole:
-            hear(raw, tail, seen)
-    hear(rest, tail, seen)
+            handle_line(raw, tail, seen)
+    handle_line(rest, tail, seen)
     return child.code, list(tail)
 
 
-def hear(raw, tail, seen):
+def handle_line(raw, tail, seen):
     line = raw.decode("utf-8", "replace").rstrip()
     if line.strip():
         tail.append(line)
@@ -209,8 +210,9 @@ def hear(raw, tail, seen):
 
 
 def write(path, content, mode, uid=0, reader=None):
-    """Beside its place first, then renamed: never half a file, and never readable by others in between. reader: a user
-    who may read it, and not change it, beside its owner: by an ACL, because a group may have further members."""
+    """Replace a file atomically; it is never readable by others in between.
+
+    reader: the uid of one further user who may read it. An ACL grants that, because a group may have more members."""
     folder = os.path.dirname(path)
     os.makedirs(folder, mode=0o755, exist_ok=True)
     beside = path + ".new"
@@ -223,10 +225,10 @@ def write(path, content, mode, uid=0, reader=None):
         os.chmod(beside, mode)
         os.chown(beside, uid, 0)
         if reader is not None:
-            let_read(beside, reader)
+            grant_read(beside, reader)
     except OSError as error:
         with contextlib.suppress(OSError):
-            os.unlink(beside)  # half a file takes room that a full disk does not have
+            os.unlink(beside)  # frees the space on a full disk
         raise OSError(error.errno, error.strerror, path) from None
     os.rename(beside, path)
     descriptor = os.open(folder, os.O_RDONLY)
@@ -236,9 +238,10 @@ def write(path, content, mode, uid=0, reader=None):
         os.close(descriptor)
 
 
-def let_read(path, uid):
-    """Gives a user the right to read a file of root's, and nobody else; as `setfacl -m u:UID:r`, which a host may not
-    have. Linux: posix_acl_xattr.h; the mask is what `stat` shows as the group's rights."""
+def grant_read(path, uid):
+    """Let one user read a file of root's, like `setfacl -m u:UID:r`, which a host may lack.
+
+    Format: Linux, posix_acl_xattr.h. The mask is what `stat` shows as the group's rights. Raises OSError."""
     nobody = 0xFFFFFFFF
     entries = ((0x01, 6, nobody), (0x02, 4, uid), (0x04, 0, nobody), (0x10, 4, nobody), (0x20, 0, nobody))
     access = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
@@ -247,13 +250,16 @@ def let_read(path, uid):
     except OSError as error:
         if error.errno != errno.ENOTSUP:
             raise
-        raise OSError(error.errno, "its file system has no ACLs, by which one user alone may read a file") from None
+        raise OSError(
+            error.errno, "its file system has no ACLs, which gpurack needs to let one user read this file"
+        ) from None
 
 
 @contextlib.contextmanager
 def locked(what, users=("",)):
-    """One run at a time on each of these users' Docker ("" is the host's own), always in the same order, so that no two
-    wait for each other; who holds a lock is written down for the others."""
+    """Hold the locks of these users' Dockers ("" is the host's own), always taken in the same order.
+
+    The file beside each lock says which run holds it. what: the name of this run in that file."""
     with contextlib.ExitStack() as held:
         for user in sorted(users):
             held.enter_context(alone(of_user(LOCK, user), user))
@@ -266,8 +272,9 @@ def locked(what, users=("",)):
 
 @contextlib.contextmanager
 def alone(path, user=""):
-    """Holds a lock. Nobody but root may open it: whoever can, can hold it. No program that is started inherits it
-    (Python's files are closed on exec). user: whose Docker it is for, of which the message tells that it waits.
+    """Hold a lock. Only root can open it, and no started program inherits it (Python's files are closed on exec).
+
+    user: whose Docker it is for; named in the message while waiting.
 
     A process that is not root's may hold it nevertheless: it opened the file while an older version let everybody, or
     inherited it from a program of an older version. That must block nobody until the next reboot, and it need not be
@@ -292,7 +299,7 @@ def alone(path, user=""):
 
 
 def is_taken(lock):
-    """Takes the lock of an open file, if it is free."""
+    """Take the lock of an open file; False where it is held."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -309,8 +316,7 @@ def is_at(lock, path):
 
 
 def replace_if_strange(path):
-    """Puts a new file in the place of a lock that only processes hold which are not root's (see `alone`). Returns the
-    ids of the processes that hold it."""
+    """Replace a lock that is held by processes of other users only (see `alone`); returns the holders' process ids."""
     folder = os.path.dirname(path)
     with open(os.open(os.path.join(folder, "replacing"), os.O_WRONLY | os.O_CREAT, 0o600), "w") as mutex:
         fcntl.flock(mutex, fcntl.LOCK_EX)
@@ -320,7 +326,7 @@ def replace_if_strange(path):
             new = os.path.join(folder, "new-lock")
             os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
             os.rename(new, path)
-            say("", "{} was held by {}, so it was replaced".format(path, " and ".join(map(described, pids))))
+            say("", "{} was held by {}, so it was replaced".format(path, " and ".join(map(describe_process, pids))))
     return pids
 
 
@@ -347,13 +353,13 @@ def openers(path):
 
 
 def waiting_for(path, pids, user):
-    """What is said while a lock is waited for. pids: the processes that hold it."""
+    """The message while waiting for a lock. pids: the processes that hold it."""
     strangers = [pid for pid in pids if not is_root(pid)]
     if strangers:
         what = "waiting for {}, which holds {} and is not a gpurack run. End it: kill {}"
-        return what.format(" and ".join(map(described, strangers)), path, " ".join(strangers))
+        return what.format(" and ".join(map(describe_process, strangers)), path, " ".join(strangers))
     known = holder(user)
-    who = " and ".join(map(described, pids)) if known == UNKNOWN and pids else known
+    who = " and ".join(map(describe_process, pids)) if known == UNKNOWN and pids else known
     return "waiting for another gpurack run on this host ({})".format(who)
 
 
@@ -364,8 +370,8 @@ def is_root(pid):
     return False
 
 
-def described(pid):
-    """A process, for people; its command is what it says of itself."""
+def describe_process(pid):
+    """A process as text. Its command line is set by the process itself."""
     command, user = "", "unknown"
     with contextlib.suppress(OSError), open("/proc/{}/cmdline".format(pid), errors="replace") as stream:
         command = " ".join(stream.read().replace("\0", " ").split())[:100]

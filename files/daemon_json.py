@@ -1,9 +1,9 @@
-"""Writes daemon.json as gpurack planned it and has dockerd take it up. Runs on the host's python3: as root for the
-host's own Docker, as a user for that user's rootless one.
+"""Writes the planned daemon.json and makes dockerd load it. Runs on the host's python3: as root for the host's own
+Docker, as a user for that user's rootless one.
 
-gpurack puts `JOB = "…"` (JSON; gpurack/plan/daemon_json.py: Apply) in front. Order: a mark for the next run, a backup,
+gpurack puts `JOB = "…"` (JSON; gpurack/plan/daemon_json.py: Apply) in front. Order: a marker, a backup,
 the new file beside the old one, validated, renamed; live-restore by reload first; then reload or restart; then
-`docker info` must say what is expected. Killed at any point, the next run finds the mark and goes on.
+`docker info` must show what is expected. After a kill at any point the next run finds the marker and continues.
 """
 
 import json
@@ -14,18 +14,19 @@ import sys
 import tempfile
 import time
 
-PATH = "/etc/docker/daemon.json"
-MARKER = "/run/gpurack/docker-restart"
-BACKUPS = "/var/lib/gpurack/backups"
-MANAGER = ()  # options by which systemctl and journalctl mean a user's units
+from paths import BACKUPS, DAEMON_JSON, RESTART_MARKER, USER_RESTART_MARKER  # (sent along)
+
+PATH = DAEMON_JSON
+MARKER = RESTART_MARKER
+MANAGER = ()  # options of systemctl and journalctl for a user's units
 TIMEOUT = 60
 
 
 def of_user():
-    """From here on this user's rootless Docker is meant."""
+    """Switch to this user's rootless Docker."""
     global PATH, MARKER, BACKUPS, MANAGER
     PATH = os.path.expanduser("~/.config/docker/daemon.json")
-    MARKER = os.path.join(os.environ["XDG_RUNTIME_DIR"], "gpurack-docker-restart")
+    MARKER = os.path.join(os.environ["XDG_RUNTIME_DIR"], USER_RESTART_MARKER)
     BACKUPS = os.path.expanduser("~/.local/state/gpurack")
     MANAGER = ("--user",)
 
@@ -36,7 +37,7 @@ def run(*argv):
 
 
 def give_up(why):
-    if MANAGER:  # others are served, so it is said whose it is, as the report reads it
+    if MANAGER:  # the report shows whose Docker it is
         why = "error {}'s Docker: {}".format(os.environ["USER"], why.replace("\n", "\n    | "))
     sys.stderr.write(why + "\n")
     sys.exit(1)
@@ -89,7 +90,7 @@ def write(document):
         code, output = run("dockerd", "--validate", "--config-file=" + beside)
         if code:
             os.unlink(beside)
-            give_up("dockerd refuses the new daemon.json, so the old one stays: " + output)
+            give_up("dockerd rejects the new daemon.json, so the old one was kept: " + output)
     if os.path.exists(PATH):
         old = os.stat(PATH)
         back_up(old)
@@ -101,8 +102,7 @@ def write(document):
 
 
 def back_up(old):
-    """Keeps the file as it is; it may hold a proxy's password, so its copies are nobody else's from their first byte.
-    old: its status."""
+    """Back up the file, for its owner only from the first byte: it may hold a proxy's password. old: its status."""
     os.makedirs(BACKUPS, mode=0o700, exist_ok=True)
     os.chmod(BACKUPS, 0o700)
     for name in os.listdir(BACKUPS):  # older versions kept the file's mode
@@ -138,7 +138,7 @@ def unmet(expected, found):
 
 
 def await_info(expected):
-    """Until `docker info` says what is expected; what is still missing after a minute."""
+    """Wait until `docker info` shows what is expected; returns what is missing after a minute."""
     end = time.monotonic() + TIMEOUT
     while True:
         missing = unmet(expected, info())
@@ -173,13 +173,15 @@ def restart(live_restore, wanted):
     code, output = run("systemctl", *MANAGER, "restart", "docker.service")
     if code:
         log = run("journalctl", *MANAGER, "-u", "docker.service", "-n", "8", "--no-pager", "-o", "cat")[1]
-        give_up("Docker does not start any more: {}\n{}\nThe old file is in {}.".format(output, log, BACKUPS))
-    for name in stopped:  # those that the new data-root knows
+        give_up("Docker does not start: {}\n{}\nThe previous file is in {}.".format(output, log, BACKUPS))
+    for name in stopped:  # those that exist in the new data-root
         run("docker", "start", name)
 
 
 def gpu_driver_is_there():
-    """An empty image tells without a registry: "could not select device driver" or "no such file" (/x)."""
+    """Does Docker have a GPU driver?
+
+    An empty image shows it without a registry: "could not select device driver" or "no such file" (/x)."""
     run("sh", "-c", "tar cT /dev/null | docker import - gpurack-probe:latest")
     output = run("docker", "run", "--rm", "--gpus", "all", "--network", "none", "gpurack-probe:latest", "/x")[1]
     run("docker", "image", "rm", "gpurack-probe:latest")
@@ -211,7 +213,7 @@ def main():
         )
     if job["probe_gpu"] and not gpu_driver_is_there():
         give_up(
-            "Docker has no GPU driver after its restart (docker run --gpus all); is nvidia-container-toolkit whole?"
+            "Docker has no GPU driver after its restart (docker run --gpus all). Reinstall nvidia-container-toolkit."
         )
     if os.path.exists(MARKER):
         os.unlink(MARKER)

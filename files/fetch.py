@@ -1,7 +1,7 @@
-"""Gets model weights onto this host: a file from a URL, or a repository of a hub as a folder. A part of models.py.
+"""Downloads model weights: a file from a URL, or a repository of a hub as a folder. A part of models.py.
 
-Downloads are resumed where an earlier run stopped, checked, and only then put in their place, so what lies there is
-whole. Runs on the host's own python3 (3.6 or newer, standard library only) and curl.
+Downloads are resumed, checked, and only then renamed into place, so files in place are complete.
+Runs on the host's own python3 (3.6 or newer, standard library only) and curl.
 """
 
 import collections
@@ -27,12 +27,14 @@ FETCHING = collections.defaultdict(threading.Lock)
 
 
 def obtain(name, wanted, token=None):
-    """What gpurack/plan/weights.py: fetched says; once, also when two models want it. token: the Hugging Face Hub's."""
+    """Download weights once, also when two models use them. Raises Failure.
+
+    wanted: made by gpurack/plan/weights.py (fetched). token: of the Hugging Face Hub."""
     with FETCHING[wanted["path"]]:
         if os.path.exists(wanted["path"]) and not left_behind(wanted):
             return
-        if "copy" in wanted:  # it is the admin's machine that brings it
-            raise Failure(wanted.get("problem") or "{} did not arrive; run again".format(wanted["copy"]))
+        if "copy" in wanted:  # the admin's machine copies it
+            raise Failure(wanted.get("problem") or "{} was not copied; run again".format(wanted["copy"]))
         if "url" in wanted:
             fetch_file(name, wanted["url"], wanted["sha256"], wanted["path"])
         else:
@@ -45,7 +47,7 @@ def hub_of(wanted, token):
 
 
 def record_of(wanted, folder):
-    """Where it is written down what a folder of a hub is: beside what an engine is told, the folder or a file in it."""
+    """The path of the record of a hub's download, beside the folder, or beside the file that the engine is given."""
     return os.path.join(folder, wanted["file"]) + ".json" if "file" in wanted else folder + ".json"
 
 
@@ -57,25 +59,25 @@ def left_behind(wanted):
     return False
 
 
-def agree(name, locked, again, user=""):
-    """Are weights what the lock says? locked: file → sha256. again: how to have the old ones. user: in whose Docker
-    they are. Raises Failure."""
+def check_locked(name, locked, again, user=""):
+    """Raise Failure where weights differ from the lock.
+
+    locked: file → sha256. again: how to restore the old ones. user: whose Docker uses them."""
     progress = Progress(name)
     for file, sha256 in sorted(locked.items()):
         tell = lambda done: progress.tell("checking the weights' sha256, {}".format(size(done)))  # noqa: E731
         try:
             found = known_hash(file, tell, reader(file, user))
         except OSError as error:
-            found = "not to be had ({})".format(error.strerror)
+            found = "unreadable ({})".format(error.strerror)
         if found != sha256:
-            what = (
-                "{} is not what the lock says: its sha256 is {}, not {}. To have the old one, {}; to take the new one, "
-            )
-            raise Failure(what.format(file, found, sha256, again) + "gpurack lock INVENTORY {} --upgrade.".format(name))
+            what = "{} does not match the lock: its sha256 is {}, not {}. To restore the old one, {}; to accept the "
+            what += "new one, gpurack lock INVENTORY {} --upgrade."
+            raise Failure(what.format(file, found, sha256, again, name))
 
 
 def fetch_file(name, url, sha256, path):
-    """Downloads to PATH.part, resumed where an earlier try stopped; renamed into place once its hash is right."""
+    """Download to PATH.part, resuming an earlier try; rename it into place once its sha256 matches."""
     make_folder(os.path.dirname(path))
     part = path + ".part"
     total = remote_size(url)
@@ -91,15 +93,15 @@ def fetch_file(name, url, sha256, path):
     if found != sha256:
         os.unlink(part)
         raise Failure(
-            "weights from {} have sha256 {}, not {}. They were thrown away. Either the file on the server changed or "
-            "the inventory's sha256 is wrong; correct the wrong one.".format(url, found, sha256)
+            "weights from {} have sha256 {}, not {}, and were deleted. Either the file on the server changed or "
+            "`sha256` in the inventory is wrong.".format(url, found, sha256)
         )
     os.rename(part, path)
     remember(path, found)
 
 
 def size_of(part):
-    """How much of a file an earlier run left; 0 for nothing."""
+    """Bytes of a file that an earlier run left, or 0."""
     status = leftover(part)
     return status.st_size if status else 0
 
@@ -108,17 +110,17 @@ def check_room(folder, more):
     free = shutil.disk_usage(folder).free
     if more > free:
         raise Failure(
-            "weights need {} more, but {} has {} free; make room there or set weights_dir".format(
+            "weights need {} more, but {} has {} free. Free some space there, or set `weights_dir`".format(
                 size(more), folder, size(free)
             )
         )
 
 
 def curl(url, *options):
-    """The argv of a request: no configuration of anybody's is read, the URL is one URL and no pattern, and neither it
-    nor a redirect leads to a file."""
+    """The argv of a request: no configuration file is read, the URL is no pattern, and only http and https are allowed,
+    also for redirects. Raises Failure for an invalid URL."""
     if not url.isprintable() or " " in url:
-        raise Failure("{!r} is not a valid URL, so nothing was fetched from it; see mirrors".format(url))
+        raise Failure("{!r} is not a valid URL, so nothing was fetched. Check `mirrors`".format(url))
     protocols = "=http,https"
     return ["curl", "-q", "-g", "--proto", protocols, "--proto-redir", protocols, *options, "--url", url]
 
@@ -128,14 +130,15 @@ def remote_size(url):
     code, output = run(*curl(url, "-sSfLI", "--retry", "2", "--max-time", "60"))
     if code:
         error = next((line for line in output.splitlines() if line.startswith("curl:")), "exit code {}".format(code))
-        raise Failure("weights cannot be fetched from {}: {}. Try it on the host: curl -LI {}".format(url, error, url))
+        raise Failure("cannot fetch weights from {}: {}. Try it on the host: curl -LI {}".format(url, error, url))
     lengths = re.findall(r"(?im)^content-length:\s*(\d+)", output)
     return int(lengths[-1]) if lengths else None
 
 
 def download(name, url, part, total, before=0, token=None):
-    """Into PART, resumed. total: of all files together, of which `before` bytes are there already. With a token no
-    redirect is followed: it would go along."""
+    """Download into PART, resumed. total: bytes of all files together; `before` of them are complete.
+
+    With a token no redirect is followed, because curl would send the token along."""
     given = with_token(token)
     options = ["-K", "-", "-sSf", "--retry", "5", "--retry-delay", "2", "-C", "-", "-o", part]
     argv = curl(url, *options) if token else curl(url, "-L", *options)
@@ -161,23 +164,24 @@ def download(name, url, part, total, before=0, token=None):
     if process.returncode == 23:  # curl: write error
         with contextlib.suppress(OSError):
             os.unlink(part)
-        raise Failure("no space left in {} while fetching the weights; make room there".format(os.path.dirname(part)))
+        raise Failure("no space left in {} while fetching weights. Free some space there".format(os.path.dirname(part)))
     if process.returncode:
         plain = url.partition("?")[0]  # what follows may be a signature
-        raise Failure("weights cannot be fetched from {}: {}; the next run resumes".format(plain, error))
+        raise Failure("cannot fetch weights from {}: {}. The next run resumes".format(plain, error))
 
 
 def checked(name, path):
-    """A file's sha256, read now, with progress."""
+    """Compute a file's sha256, with progress."""
     progress = Progress(name)
     return hash_of(path, lambda done: progress.tell("checking the weights' sha256, {}".format(size(done))))
 
 
 def with_token(token):
-    """curl's configuration, for its standard input: so a token is in no process's arguments. A line of it ends its
-    option, so a token with another line would be another option."""
+    """curl's configuration for standard input, so that the token is in no process's arguments.
+
+    A newline would start another option, so a token with one raises Failure."""
     if not (token or "").isprintable():
-        raise Failure("hf_token holds a control character; see where it comes from")
+        raise Failure("`hf_token` contains a control character. Check its source")
     escaped = re.sub(r'(["\\])', r"\\\1", token or "")
     return 'header = "Authorization: Bearer {}"\n'.format(escaped).encode() if token else b""
 
@@ -189,18 +193,18 @@ LARGEST_ANSWER = 64 << 20  # bytes; a list of ten thousand files has 3 MB
 FORMATS = (".json", ".safetensors", ".txt", ".model", ".tiktoken", ".py", ".jinja", ".spm", ".vocab", ".bpe")
 PICKLED = (".bin", ".pth", ".pt")  # needed only where there are no safetensors
 OTHERS = {"onnx", "openvino", "coreml", "flax", "tf", "original", "metal", "assets", "images", "runs", "logs"}
-"""Folders with the same model for other programs, or with none."""
+"""Folders with the same model for other programs, or without a model."""
 TRAINING = re.compile(r"training_args|trainer_state|optimizer|scheduler|rng_state|scaler")
 
 
 class Answer:
-    """What a hub said. onward: where it redirects to, "" for no redirect."""
+    """A hub's answer. onward: the target of its redirect, or ""."""
 
     def __init__(self, status, headers, body, onward):
         self.status, self.headers, self.body, self.onward = status, headers, body, onward
 
     def words(self):
-        """The hub's own words of why not, for a sentence; "" when it has none."""
+        """The HTTP status with the hub's own error message, where it has one."""
         found = re.search(r"(?im)^x-error-message:\s*(\S.*?)\s*$", self.headers)
         if not found:
             found = re.search(r'"(?:error|Message)"\s*:\s*"([^"]{1,200})', self.body)
@@ -208,7 +212,7 @@ class Answer:
 
 
 def request(url, token, *options):
-    """One request with curl. Redirects are not followed, so nothing but this hub sees the token."""
+    """Send one request with curl. Redirects are not followed, so only this hub receives the token. Raises Failure."""
     options = ["-K", "-", "-sSi", "--suppress-connect-headers", "--retry", "2", "--max-time", "60", *options]
     argv, given = curl(url, *options, "-w", "\n%{http_code} %{redirect_url}"), with_token(token)
     process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -218,13 +222,11 @@ def request(url, token, *options):
     if len(output) > LARGEST_ANSWER:
         process.kill()
         process.wait()
-        raise Failure("{}://{} answers without end; see mirrors".format(*urlsplit(url)[:2]))
+        raise Failure("{}://{} sent an endless answer. Check `mirrors`".format(*urlsplit(url)[:2]))
     error = process.stderr.read().decode("utf-8", "replace").strip().splitlines()[-1:] or ["curl failed"]
     if process.wait():
-        what = (
-            "{}://{} cannot be reached from this host: {}. Name a mirror in mirrors, or copy the weights to the host "
-        )
-        raise Failure((what + "and write their path.").format(*urlsplit(url)[:2], error[0]))
+        what = "{}://{} is not reachable from this host: {}. Set a mirror in `mirrors`, or copy the weights to the "
+        raise Failure((what + "host and set `weights` to their path.").format(*urlsplit(url)[:2], error[0]))
     text, _, last = output.decode("utf-8", "replace").rpartition("\n")
     headers, _, body = text.rpartition("\r\n\r\n")
     status, _, onward = last.partition(" ")
@@ -232,7 +234,7 @@ def request(url, token, *options):
 
 
 def follow(url, token, *options):
-    """(answer, its URL, token) at the end of the redirects; the token stays with the hub that it is for."""
+    """Follow redirects; returns (answer, its URL, token). The token is dropped when a redirect leaves the hub."""
     for _ in range(8):
         answer = request(url, token, *options)
         if not answer.onward:
@@ -241,7 +243,7 @@ def follow(url, token, *options):
         url, token = answer.onward, None if elsewhere else token
         if elsewhere and "-I" in options:  # a storage's signed address, which is good for one GET and no HEAD
             return answer, url, token
-    raise Failure("{} redirects without end; see mirrors".format(url))
+    raise Failure("{} redirects more than 8 times. Check `mirrors`".format(url))
 
 
 class HuggingFace:
@@ -255,7 +257,7 @@ class HuggingFace:
         self.commit = None
 
     def listing(self):
-        """Every file's name, size and sha256 (None: not said)."""
+        """Every file's name, size and sha256 (None: unknown). Raises Failure."""
         url = "{}/api/models/{}/revision/{}?blobs=true".format(self.hub, self.repo, quote(self.revision, safe=""))
         answer, _, _ = follow(url, self.token)
         if answer.status != 200:
@@ -276,18 +278,18 @@ class HuggingFace:
     def refusal(self, answer):
         page = "{}/{}".format(self.hub, self.repo)
         if answer.status in REFUSED and self.token:
-            what = "refuses {} with this hf_token ({}). Ask for access at {} with the token's account, or use another"
+            what = "denies {} to this `hf_token` ({}). Request access at {} with its account, or use another token"
             what = what.format(self.repo, answer.words(), page)
         elif answer.status in REFUSED:
-            what = "does not show {} without a token ({}): it is gated, private or not there. Correct its name, or "
-            what = (what + "accept its terms at {} and set hf_token").format(self.repo, answer.words(), page)
+            what = "denies {} without a token ({}): it is gated, private or does not exist. Correct its name, or "
+            what = (what + "accept its terms at {} and set `hf_token`").format(self.repo, answer.words(), page)
         elif answer.status == 404 and re.search(r"(?im)^x-error-code:\s*RevisionNotFound", answer.headers):
-            what = "has no revision {} of {}; correct revision, see {}/commits".format(self.revision, self.repo, page)
+            what = "has no revision {} of {}. Correct `revision`, see {}/commits".format(self.revision, self.repo, page)
         elif answer.status == 404:
-            what = "has no {} in revision {} ({}); correct hf or revision, see {}"
+            what = "has no {} in revision {} ({}). Correct `hf` or `revision`, see {}"
             what = what.format(self.repo, self.revision, answer.words(), page)
         else:
-            what = "gives no {} now ({}); try again later, or name a mirror in mirrors.huggingface"
+            what = "cannot serve {} now ({}). Try again later, or set a mirror in `mirrors.huggingface`"
             what = what.format(self.repo, answer.words())
         return Failure("the Hub {} {}".format(self.hub, what))
 
@@ -302,20 +304,21 @@ class ModelScope:
         self.commit = None
 
     def listing(self):
-        """Every file's name, size and sha256 (None: not said)."""
+        """Every file's name, size and sha256 (None: unknown). Raises Failure."""
         url = "{}/api/v1/models/{}/repo/files?Revision={}&Recursive=true"
         answer, _, _ = follow(url.format(self.hub, self.repo, quote(self.revision, safe="")), None)
         data = parsed(answer.body if answer.status == 200 else "") or {}
         if data.get("Code") != 200:
-            what = "ModelScope {} gives no {} in revision {} ({}); correct modelscope or revision, see {}/models/{}"
+            what = "ModelScope {} has no {} in revision {} ({}). Correct `modelscope` or `revision`, see {}/models/{}"
             raise Failure(what.format(self.hub, self.repo, self.revision, answer.words(), self.hub, self.repo))
         files = [file for file in data["Data"]["Files"] if file["Type"] != "tree"]
         self.commit = self.latest(data["Data"].get("LatestCommitter") or {}, files)
         return [(file["Path"], file.get("Size"), file.get("Sha256") or None) for file in files]
 
     def latest(self, said, files):
-        """The commit that this is. Of it the answer has the beginning (its Id is often empty), and of each file the
-        whole commit that changed it last; None where neither tells."""
+        """The current commit, or None where it is unknown.
+
+        The answer has its first digits (its Id is often empty) and, for each file, the full commit that changed it."""
         start, known = said.get("ShortId"), [said.get("Id")] + [file.get("Revision") for file in files]
         whole = (commit for commit in known if commit and re.fullmatch("[0-9a-f]{40}", commit))
         return next((commit for commit in whole if start and commit.startswith(start)), None)
@@ -327,18 +330,18 @@ class ModelScope:
 
 
 def chosen_file(listed, file, repo):
-    """One file of a repository, with the other parts where it is split: [(name, size, sha256)] → the same, fewer."""
+    """The entries of one file of a repository, with all parts of a split file. Raises Failure where it is missing."""
     whole = re.sub(r"-\d{5}(-of-\d{5}\.gguf)$", r"\1", file)
     found = [each for each in listed if re.sub(r"-\d{5}(-of-\d{5}\.gguf)$", r"\1", each[0]) == whole]
     if not any(each[0] == file for each in found):
         there = [name for name, _, _ in listed if name.endswith(".gguf")]
         there = ", ".join(there[:12]) + (" …" if len(there) > 12 else "") or "no GGUF file"
-        raise Failure("{} has no file {}; correct file. It has {}".format(repo, file, there))
+        raise Failure("{} has no file {}. Correct `file`; it has {}".format(repo, file, there))
     return found
 
 
 def needed(listed):
-    """What serving programs read, of all that is in a repository: [(name, size, sha256)] → the same, fewer."""
+    """The entries of a repository that engines read. Raises Failure where there are no weights."""
     files = [file for file in listed if not OTHERS & set(file[0].lower().split("/")[:-1])]
     safe = {os.path.dirname(name) for name, _, _ in files if name.endswith(".safetensors")}
     whole = "" in safe and any(re.match(r"model.*\.safetensors$", name) for name, _, _ in files)
@@ -354,29 +357,28 @@ def needed(listed):
         return chosen
     parts = [file for file in files if file[0].endswith(".gguf")]
     if not parts:
-        raise Failure("there are no weights in the repository; see whether it is the right one")
+        raise Failure("the repository contains no weights. Check its name")
     if len({re.sub(r"-\d{5}-of-\d{5}", "", name) for name, _, _ in parts}) > 1:
-        raise Failure(
-            'the repository holds {} GGUF files, each a model; choose one: {{…, "file": "….gguf"}}'.format(len(parts))
-        )
+        raise Failure('the repository contains {} GGUF models. Choose one: {{…, "file": "….gguf"}}'.format(len(parts)))
     return chosen + parts
 
 
 def listing_of(hub):
-    """A hub's list of files, checked; `commit` of the hub is known then. Raises Failure, whatever it answers."""
+    """A hub's list of files, checked; sets `commit` of the hub. Raises Failure for any invalid answer."""
     try:
         return checked_list(hub.hub, hub.listing(), hub.commit)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        raise Failure("{} does not answer as a hub does; see mirrors".format(hub.hub)) from None
+        raise Failure("{} does not answer like a hub. Check `mirrors`".format(hub.hub)) from None
 
 
 def checked_list(hub, listed, commit):
-    """A hub's list of files, each of which is a path below the repository's folder and nothing else. Raises Failure for
-    any other path: it would become one of root's on this host; ValueError for what is no list."""
+    """A hub's list of files, each a path below the repository's folder.
+
+    Raises Failure for any other path, which root would write to; ValueError for an invalid list."""
     for name, count, sha256 in listed:
         inside = isinstance(name, str) and not {"", ".", ".."} & set(name.split("/"))
         if not inside or not name.isprintable() or max(map(len, name.encode().split(b"/"))) > LONGEST_NAME:
-            what = "{} lists a file {!r}, which lies in no folder of it; nothing was fetched"
+            what = "{} lists the file name {!r}, which is not a valid path; nothing was fetched"
             raise Failure(what.format(hub, name))
         sized = count is None or (type(count) is int and count >= 0)
         if not sized or not (sha256 is None or re.fullmatch("[0-9a-f]{64}", sha256)):
@@ -390,8 +392,9 @@ LONGEST_NAME = 240  # bytes; a file system takes 255, and ours end in .part mean
 
 
 def fetch_folder(name, hub, wanted):
-    """A repository's needed files, each checked, in a folder that is put into its place when it is whole. What it is,
-    the commit first, is written down beside it in PATH.json."""
+    """Download a repository's needed files and rename the folder into place when it is complete. Raises Failure.
+
+    PATH.json beside it records the commit and the files."""
     path = wanted["path"]
     listed = listing_of(hub)
     files = chosen_file(listed, wanted["file"], hub.repo) if "file" in wanted else needed(listed)
@@ -401,7 +404,7 @@ def fetch_folder(name, hub, wanted):
     part = "{}.{}.part"
     part = part.format(path, hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:12])
     for other in glob.glob("{}.{}.part".format(glob.escape(path), "[0-9a-f]" * 12)):
-        if other != part:  # of a commit that the branch has left
+        if other != part:  # of an older commit of the branch
             remove(other)
     clean_folder(part)
     sizes = [count for _, count, _ in files]
@@ -413,7 +416,7 @@ def fetch_folder(name, hub, wanted):
         place = os.path.join(part, file)
         if not os.path.exists(place):
             make_folder(os.path.dirname(place))
-            says = "the lock says" if wanted.get("sha256") else hub.hub + " lists"
+            says = "the lock" if wanted.get("sha256") else "the list of " + hub.hub
             fetch_one(name, hub, file, place, count, sha256, total, done, says)
         done += os.path.getsize(place)
     found.update((key, wanted[key]) for key in ("hub", "repo", "revision", "endpoint"))
@@ -421,7 +424,7 @@ def fetch_folder(name, hub, wanted):
     with create(record) as stream:
         stream.write(json.dumps(found, indent=1, sort_keys=True) + "\n")
     old = path + ".old.part"
-    if os.path.exists(path):  # of another commit; what runs has its files open
+    if os.path.exists(path):  # of another commit; running models keep its files open
         if os.path.lexists(old):
             remove(old)
         os.rename(path, old)
@@ -437,8 +440,9 @@ def fetch_folder(name, hub, wanted):
 
 
 def agreed(hub, files, wanted):
-    """The files that the lock has, each with its sha256; all of them where there is no lock. A hub that says beforehand
-    that it has others is refused; what it gives is checked as all files are."""
+    """The files of the lock, each with its sha256; without a lock, all files.
+
+    Raises Failure where the hub already lists another sha256."""
     locked = wanted.get("sha256")
     if not locked:
         return files
@@ -446,17 +450,17 @@ def agreed(hub, files, wanted):
     listed = {file: (count, sha256) for file, count, sha256 in files}
     for file, sha256 in sorted(names.items()):
         if file not in listed or listed[file][1] not in (None, sha256):
-            what = "{} of {}, which the lock has with sha256 {}, is {} at {}. Nothing was changed. {}"
-            state = "sha256 " + listed[file][1] if file in listed else "no more"
-            raise Failure(what.format(file, hub.repo, sha256, state, hub.hub, TAKE_NEW))
+            what = "{} of {} has sha256 {} in the lock, but {} {}. Nothing was changed. {}"
+            now = "lists sha256 " + listed[file][1] if file in listed else "does not list it any more"
+            raise Failure(what.format(file, hub.repo, sha256, hub.hub, now, ACCEPT_NEW))
     return [(file, listed[file][0], sha256) for file, sha256 in sorted(names.items())]
 
 
-TAKE_NEW = "To take what is there now: gpurack lock INVENTORY MODEL --upgrade"
+ACCEPT_NEW = "To accept the current version: gpurack lock INVENTORY MODEL --upgrade"
 
 
 def present(part, file):
-    """How much of a file is there already."""
+    """Bytes of a file that exist already."""
     for place in (os.path.join(part, file), os.path.join(part, file) + ".part"):
         with contextlib.suppress(OSError):
             return os.path.getsize(place)
@@ -464,12 +468,14 @@ def present(part, file):
 
 
 def fetch_one(name, hub, file, place, count, sha256, total, before, says):
-    """One file of a repository: to PLACE.part, resumed, checked, renamed. says: who told its size and sha256."""
+    """Download one file of a repository to PLACE.part, resumed; check and rename it. Raises Failure.
+
+    says: the source of its size and sha256, for the message."""
     part = place + ".part"
     have = size_of(part) if os.path.lexists(part) else -1
     if count is not None and have > count:
         os.unlink(part)
-    if count == 0:  # curl leaves no file for nothing
+    if count == 0:  # curl creates no file for an empty one
         create(part).close()
     elif count is None or have != count:
         url, token = hub.source(file)
@@ -478,8 +484,8 @@ def fetch_one(name, hub, file, place, count, sha256, total, before, says):
     found = checked(name, part) if sha256 else None
     if found != sha256 or (count is not None and have != count):
         os.unlink(part)
-        what = "{} of {} is not what {} ({}, not {}). It was thrown away; run again, and look at the mirror if it "
-        what += "comes back"
+        what = "{} of {} does not match {} ({}, not {}) and was deleted. Run again; if it happens again, check the "
+        what += "mirror"
         differ = ("sha256 " + found, sha256) if sha256 else (size(have), size(count))
         raise Failure(what.format(file, hub.repo, says, *differ))
     os.rename(part, place)

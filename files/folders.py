@@ -1,11 +1,11 @@
-"""Folders that root makes on this host, where nobody else can lead it elsewhere. Sent to the host with what it imports.
+"""Creates folders of root's that no other user can redirect. Sent to the host with what it imports.
 
-    folders.py make PATH          for what is copied there
-    folders.py clean PATH         the same; what an earlier run left in it, and is not root's own, goes
-    folders.py weights PATH USER  for weights of a user's Docker: closed to everybody but that user
-    folders.py data PATH USER     for the data of a user's Docker, made as that user
+    folders.py make PATH          for copied files
+    folders.py clean PATH         the same; removes what other users can change in it
+    folders.py weights PATH USER  for weights of a user's Docker: readable by that user only
+    folders.py data PATH USER     the data-root of a user's Docker, created as that user
 
-Exit code 1 with a sentence when it does not go. Runs on the host's own python3 (3.6 or newer, standard library only).
+Exit code 1 with a message on failure. Runs on the host's own python3 (3.6 or newer, standard library only).
 """
 
 import os
@@ -24,13 +24,12 @@ def weights(path, user):
     make_folder(above, 0o711)
     make_folder(path, 0o700)
     if run("setfacl", "-b", "-m", "u:{}:rx".format(uid), path)[0]:
-        what = "{} has no ACLs (its file system), so {}'s weights would be open to others."
+        what = "the file system of {} has no ACLs, so other users could read the weights of {}."
         raise Failure(what.format(os.path.dirname(above), user))
 
 
 def data(path, user):
-    """A data-root: as the user, who may have it where nobody else may write; by root only where all above it is root's.
-    Raises Failure."""
+    """Create a data-root as the user, or as root where all folders above belong to root. Raises Failure."""
     _, become = as_user(user)
     if run("timeout", "-k", "1", "20", *become, "mkdir", "-p", "--", path)[0] == 0:
         return
@@ -40,10 +39,10 @@ def data(path, user):
         make_folder(os.path.dirname(path), instead="choose another data-root")
         os.mkdir(path, 0o700)
     except FileExistsError:
-        what = "{} is there, but {} does not get to it, so it can be no data-root; see namei -l {}"
+        what = "{} exists, but {} cannot access it, so it cannot be the data-root. See namei -l {}"
         raise Failure(what.format(path, user, shlex.quote(path))) from None
     except Unsafe as error:
-        what = "{} cannot make the data-root {}, and root does not in a folder of somebody else's. Make it: {} ({})"
+        what = "{} cannot create the data-root {}, and root creates none in another user's folder. Create it: {} ({})"
         raise Failure(what.format(user, path, command, error)) from None
     os.chmod(path, 0o711)
     os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)

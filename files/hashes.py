@@ -149,7 +149,7 @@ def output_as(become, *argv):
     try:
         while True:
             if not select.select([process.stdout], [], [], SILENCE)[0]:
-                raise OSError(errno.ETIMEDOUT, "its user's {} said nothing in {} s".format(argv[0], SILENCE))
+                raise OSError(errno.ETIMEDOUT, "its user's {} printed nothing for {} s".format(argv[0], SILENCE))
             block = os.read(process.stdout.fileno(), 1 << 20)
             if not block:
                 return
@@ -167,7 +167,7 @@ def said_as(become, *argv):
     for block in output_as(become, *argv):
         said += block
         if len(said) > LONGEST:
-            raise OSError(errno.EFBIG, "its user's {} says too much".format(argv[0]))
+            raise OSError(errno.EFBIG, "its user's {} printed too much".format(argv[0]))
     return bytes(said)
 
 
@@ -176,7 +176,7 @@ def stamp_as(become, path):
     said = said_as(become, "stat", "-L", "-c", "%s %.9Y %F", "--", path).decode("utf-8", "replace")
     found = re.match(r"(\d{1,18} \d{1,18}\.\d{9}) regular (empty )?file\n\Z", said)
     if not found:
-        raise OSError(errno.EACCES, "no file for its user", path)
+        raise OSError(errno.EACCES, "not a file that its user can read", path)
     return found.group(1)
 
 

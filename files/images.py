@@ -1,4 +1,4 @@
-"""Gets the images that models run from onto this host: pulled, loaded from a tar file, or built. A part of models.py.
+"""Pulls, loads or builds the images of models on this host. A part of models.py.
 
 Runs on the host's own python3 (3.6 or newer, standard library only).
 """
@@ -14,7 +14,18 @@ import shutil
 import tempfile
 import threading
 
-from common import EVERY, Failure, Progress, clock, follow, parsed, say, size, telling, write  # (beside this file)
+from common import (  # (beside this file)
+    EVERY,
+    Failure,
+    Progress,
+    clock,
+    follow,
+    parsed,
+    say,
+    show_progress,
+    size,
+    write,
+)
 from dockerd import LONG
 from safe_paths import leftover, make_folder, require_roots
 
@@ -26,8 +37,7 @@ PROVIDING = collections.defaultdict(threading.Lock)
 
 
 def provide(dockerd, model, logins):
-    """Brings the image of a model of the job to a daemon, once; one that is there is never brought again. logins:
-    registry → user and password."""
+    """Make sure that a daemon has the image of a model. logins: registry → user and password. Raises Failure."""
     with PROVIDING[dockerd.user, model["image"]]:
         if "digest" in model:
             pull_locked(dockerd, model["name"], model["image"], model["digest"], logins)
@@ -43,15 +53,16 @@ def provide(dockerd, model, logins):
 
 
 def image_id(dockerd, reference):
-    """None for an image that is not there."""
+    """An image's id; None where the daemon does not have it."""
     code, output = dockerd.run("image", "inspect", "--format", "{{.Id}}", reference)
     return None if code else output
 
 
 @contextlib.contextmanager
 def logged_in(dockerd, logins):
-    """The words that make a docker command know these logins, besides those of the daemon's own user: by a file of
-    that user alone, in memory, gone afterwards."""
+    """Options for docker that add these logins to those of the daemon's user.
+
+    They are in a file in memory that only this user can read, and that is removed afterwards."""
     for old in os.listdir(LOGINS) if os.path.isdir(LOGINS) else ():
         if old.startswith("login-") and not os.path.exists("/proc/" + old.split("-")[1]):  # of a killed run
             shutil.rmtree(os.path.join(LOGINS, old), ignore_errors=True)
@@ -83,20 +94,20 @@ def logged_in(dockerd, logins):
 
 
 def pull_locked(dockerd, name, image, digest, logins):
-    """The image that the lock has by this digest, under its usual name, whatever that means at the registry by now."""
+    """Pull the locked digest of an image and tag it with its usual name."""
     exact = "{}@{}".format(repository_of(image), digest)
     if image_id(dockerd, exact) is None:
         try:
             pull_alone(dockerd, name, exact, logins)
         except Failure as failure:
-            what = "{} What its name means now can be taken by: gpurack lock INVENTORY {} --upgrade"
+            what = "{} To accept what the tag points to now: gpurack lock INVENTORY {} --upgrade"
             raise Failure(what.format(failure, name)) from None
     if "@" not in image:
         dockerd.must("tag", exact, image)
 
 
 def pull_alone(dockerd, name, image, logins):
-    """What the registry has by this name now, also where the daemon has an older one."""
+    """Pull what the registry has under this name now, also where the daemon has an older image."""
     project = dockerd.next + "-" + name
     dockerd.keep(project, json.dumps({"services": {name: {"image": image}}}))
     try:
@@ -113,7 +124,7 @@ def repository_of(image):
 
 
 def pull(dockerd, name, image, logins, project=None):
-    """By Compose, which says how far it is. project: the file that names the image, if not that of all models."""
+    """Pull by Compose, with progress. project: a Compose file with the image, by default that of all models."""
     progress, layers = Progress(name), {}
 
     def seen(line):
@@ -130,22 +141,22 @@ def pull(dockerd, name, image, logins, project=None):
         reason = next((line.strip() for line in reversed(tail) if "rror" in line), tail[-1] if tail else "no output")
         if REFUSED.search(reason):
             raise Failure(refusal(image, reason, logins))
-        remedy = "Correct version or image, or see why the host cannot get it: {} pull {}"
-        remedy = remedy.format(dockerd.by_hand, image)
-        raise Failure("image {} cannot be pulled: {}. {}".format(image, reason, remedy))
+        hint = "Correct `version` or `image`, or try it on the host: {} pull {}"
+        hint = hint.format(dockerd.by_hand, image)
+        raise Failure("cannot pull image {}: {}. {}".format(image, reason, hint))
     if progress.elapsed() > EVERY:
         say(name, "pulled {} in {}".format(image, clock(progress.elapsed())))
 
 
 def refusal(image, reason, logins):
-    """A registry that does not let us: who we said we are, if anybody."""
+    """The message for a registry that denies access, with the account used."""
     first, slash, _ = image.partition("/")
     registry = first if slash and (set(first) & {".", ":"} or first == "localhost") else "docker.io"
     reason = re.sub(r"^Error response from daemon: ", "", reason).rstrip(".")
     if registry in logins:
-        what = "{} refuses {} to the login of {} ({}). Correct registries.{}, or what that account may pull"
+        what = "{} denies {} to the account {} ({}). Correct registries.{}, or give that account access"
         return what.format(registry, image, logins[registry]["user"], reason, registry)
-    what = '{} refuses {} without a login ({}). Correct the name, or give registries: {{"{}": {{"user": …, '
+    what = '{} denies {} without a login ({}). Correct the name, or set registries: {{"{}": {{"user": …, '
     return (what + '"password": {{"env": …}}}}}}').format(registry, image, reason, registry)
 
 
@@ -153,17 +164,16 @@ def refusal(image, reason, logins):
 
 
 def load(dockerd, name, image, wanted):
-    """A tar file that was copied here. The names that it was saved under are left as they were on this host: another
-    model may run from what they mean here."""
-    require_roots(os.path.dirname(wanted["path"]))  # or another's file would become this image
+    """Load a copied tar file. The image names inside it keep their meaning on this host: others may use them."""
+    require_roots(os.path.dirname(wanted["path"]))  # or another user's file would become this image
     if leftover(wanted["path"]) is None:
-        raise Failure(wanted.get("problem") or "{} did not arrive; run again".format(wanted["tar"]))
+        raise Failure(wanted.get("problem") or "{} was not copied; run again".format(wanted["tar"]))
     before = {tag: image_id(dockerd, tag) for tag in wanted["names"]}
-    with telling(Progress(name), "loading " + image):
+    with show_progress(Progress(name), "loading " + image):
         code, output = dockerd.run("load", "--input", wanted["path"], limit=LONG)
     found = re.findall(r"(?m)^Loaded image(?: ID)?: (\S+)", output)
     if code or not found:
-        raise Failure("{} cannot be loaded: {}".format(wanted["tar"], (output.splitlines() or ["no output"])[-1]))
+        raise Failure("cannot load {}: {}".format(wanted["tar"], (output.splitlines() or ["no output"])[-1]))
     dockerd.must("tag", found[-1], image)
     for tag, old in before.items():
         dockerd.run(*(("tag", old, tag) if old else ("rmi", tag)))
@@ -174,11 +184,11 @@ def load(dockerd, name, image, wanted):
 
 
 def build(dockerd, name, image, wanted, logins):
-    """From a revision of a git repository. What fails leaves no image; Docker keeps the steps that were done."""
+    """Build from a revision of a git repository. A failed build leaves no image; Docker caches its finished steps."""
     folder = os.path.join(BUILDS, hashlib.sha256((dockerd.user + image).encode()).hexdigest()[:12])
     progress = Progress(name)
     say(name, "building {} from {} at {}".format(image, wanted["git"], wanted["revision"]))
-    checkout(folder, wanted["git"], wanted["revision"], lambda line: progress.tell("getting the source, " + line[:80]))
+    checkout(folder, wanted["git"], wanted["revision"], lambda line: progress.tell("fetching the source, " + line[:80]))
     dockerfile = os.path.realpath(os.path.join(folder, wanted["dockerfile"]))
     if not os.path.isfile(dockerfile) or not dockerfile.startswith(os.path.realpath(folder) + "/"):
         what = "{} at {} has no {}; correct image.build.dockerfile"
@@ -193,13 +203,13 @@ def build(dockerd, name, image, wanted, logins):
         code, tail = dockerd.follow([*words, *argv, folder], lambda line: progress.tell("building, " + line[:100]))
     if code:
         lines = "".join("\n    | " + line[:300] for line in tail)
-        raise Failure("image {} could not be built (exit code {}); nothing was changed{}".format(image, code, lines))
+        raise Failure("cannot build image {} (exit code {}); nothing was changed{}".format(image, code, lines))
     shutil.rmtree(folder, ignore_errors=True)
     say(name, "built {} in {}".format(image, clock(progress.elapsed())))
 
 
 def checkout(folder, repository, revision, seen):
-    """A revision's files, with submodules. A commit that the server does not give alone is looked for in all it has."""
+    """Check out a revision with submodules. A commit that the server does not serve alone is fetched with all refs."""
     make_folder(folder)
     environment = dict(os.environ, GIT_TERMINAL_PROMPT="0", GIT_SSH_COMMAND="ssh -o BatchMode=yes")
 
@@ -219,5 +229,5 @@ def checkout(folder, repository, revision, seen):
         code, tail = git("submodule", "update", "--init", "--recursive", "--depth", "1", "--force")
     if code:
         wrong = (line for line in reversed(tail) if re.match(r"(fatal|error): ", line))
-        what = "revision {} of {} cannot be had: {}. Correct image.build, or see on the host: git ls-remote {}"
+        what = "cannot fetch revision {} of {}: {}. Correct `image.build`, or try it on the host: git ls-remote {}"
         raise Failure(what.format(revision, repository, next(wrong, (tail or ["git failed"])[-1]), repository))

@@ -1,6 +1,6 @@
-"""Jobs: what is done once and ends, one after the other, each in a container of its own. A part of models.py.
+"""Runs jobs one after another, each in its own container. A part of models.py.
 
-What a killed run of gpurack began goes on in its container; the next one waits for it there. Runs on the host's own
+A job that a killed run started continues in its container; the next run waits for it there. Runs on the host's own
 python3 (3.6 or newer, standard library only).
 """
 
@@ -9,22 +9,22 @@ import os
 import time
 
 import record
-from common import Child, Failure, Progress, clock, say, size, told, write  # (beside this file)
-from dockerd import JOBS_PROJECT, Dockerd, begin
+from common import Child, Failure, Progress, clock, describe_error, say, size, write  # (beside this file)
+from dockerd import JOBS_PROJECT, Dockerd, ensure_record
 from fetch import obtain
 from images import provide
 from paths import JOBS
 from safe_paths import make_folder, require_roots
 
-SHOWN = 6  # lines of what a job printed last
-KEPT = 8 << 20  # bytes of what a job printed that are kept, of its begin and of its end each
+SHOWN = 6  # last lines of a job's output that are shown
+KEPT = 8 << 20  # bytes of a job's output that are kept, of its start and of its end each
 
 
 def run_all(data):
-    """data: what gpurack/plan/jobs.py says. Returns the number of failures; one that fails stops no other."""
+    """Run all jobs; returns the number of failures. data: made by gpurack/plan/jobs.py."""
     failures = 0
     try:
-        begin(data.get("ours", {}))
+        ensure_record(data.get("ours", {}))
     except Failure as failure:
         say("", "error jobs: {}".format(failure))
         return 1
@@ -32,14 +32,14 @@ def run_all(data):
         for job in group:
             try:
                 run_one(job, data)
-            except Exception as error:  # the others run all the same
+            except Exception as error:  # the others run anyway
                 failures += 1
-                say("", "error {}: {}".format(job["name"], told(error)))
+                say("", "error {}: {}".format(job["name"], describe_error(error)))
     return failures
 
 
 def run_one(job, data):
-    """From the image to the record."""
+    """Run one job, from its image to its record. Raises Failure."""
     name, dockerd, progress = job["name"], Dockerd("", JOBS_PROJECT), Progress(job["name"])
     dockerd.ids = record.ids("", data.get("ours", {}).get("", {}))
     dockerd.compose_file = dockerd.next = job["compose_file"]
@@ -63,9 +63,9 @@ def run_one(job, data):
     lines = "".join("\n    | " + line[:300] for line in output.splitlines()[-12:])
     if code != "0":
         why = state["error"] or "exit code {}".format(code)
-        raise Failure("it failed ({}) and runs again next time. Its output: {}{}".format(why, log, lines))
+        raise Failure("failed ({}); the next run repeats it. Output: {}{}".format(why, log, lines))
     if job["result"] and not os.path.exists(job["result"]):
-        what = "it ended well, but there is no {}; correct result or command. Its output: {}{}"
+        what = "succeeded, but {} does not exist. Correct `result` or `command`. Output: {}{}"
         raise Failure(what.format(job["result"], log, lines))
     done = {"definition": job["definition"], "ended": time.strftime("%Y-%m-%d %H:%M:%S"), "result": job["result"]}
     write(os.path.join(JOBS, name + ".json"), json.dumps(done, indent=1, sort_keys=True) + "\n", 0o600)
@@ -75,7 +75,7 @@ def run_one(job, data):
 
 
 def printed(dockerd, container):
-    """What a container printed; where that is too much, its begin and its end."""
+    """A container's output; where it is too long, its start and its end."""
     child, first, last, length = Child(dockerd.docker("logs", container)), bytearray(), bytearray(), 0
     for piece in child.output():
         length += len(piece)
@@ -86,20 +86,20 @@ def printed(dockerd, container):
             del last[:-KEPT]
     del last[:-KEPT]
     left_out = length - len(first) - len(last)
-    gap = "\n… {} of its output are not kept …\n".format(size(left_out)) if left_out else ""
+    gap = "\n… {} of output omitted …\n".format(size(left_out)) if left_out else ""
     return (first + gap.encode("utf-8") + last).decode("utf-8", "replace").strip()
 
 
 def begun(dockerd, job):
-    """Is there its container, begun by a run before this one? Of another definition, or one that failed, it goes."""
+    """Does its container run, or has it succeeded, from an earlier run? One that failed or differs is removed."""
     found = dockerd.id_of(job["name"])
     if not found:
         return False
-    definition = dockerd.described(found)["labels"]["gpurack.job"]
+    definition = dockerd.inspect(found)["labels"]["gpurack.job"]
     state = dockerd.state_of(job["name"])
     ended_well = state["status"] == "exited" and state["code"] == 0
     if definition == job["definition"] and (state["status"] == "running" or ended_well):
-        say(job["name"], "an earlier run began it; waiting for its end")
+        say(job["name"], "an earlier run started it; waiting for it to end")
         return True
     dockerd.remove(job["name"])
     return False

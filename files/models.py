@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Carries out what gpurack planned for the models of this host. It decides nothing about what they should be.
+"""The models' runner: applies gpurack's plan for the models of this host. It plans nothing itself.
 
-    models.py apply    the job comes as JSON on standard input (made by gpurack/plan/job.py)
-    models.py jobs     what is done once and ends; the same way (gpurack/plan/jobs.py)
-    models.py boot     starts what compose.yaml holds, when Docker and the GPU driver are both there
+    models.py apply    apply the plan that comes as JSON on standard input (made by gpurack/plan/job.py)
+    models.py jobs     run jobs; their plan comes the same way (gpurack/plan/jobs.py)
+    models.py boot     start the models of compose.yaml once Docker and the GPU driver are ready
 
-Runs on the host's own python3 (3.6 or newer, standard library only), as root, under a lock for each Docker: the host's
-own is never held for a user's, which may never answer. Prints progress for people; a line that begins with
-"error NAME: " says what failed, and the exit code is the number of failures.
+Runs on the host's own python3 (3.6 or newer, standard library only), as root, under one lock for each Docker. The
+host's lock is never held while waiting for a user's Docker, which may never answer. Prints progress; a line that begins
+with "error NAME: " names a failure, and the exit code is the number of failures.
 """
 
 import contextlib
@@ -28,19 +28,19 @@ import boot  # noqa: E402
 import jobs  # noqa: E402
 import ollama  # noqa: E402
 import record  # noqa: E402
-from common import Failure, Progress, clock, locked, run, say, told  # noqa: E402 (beside this file)
-from dockerd import Dockerd, begin  # noqa: E402
-from fetch import agree, obtain  # noqa: E402
+from common import Failure, Progress, clock, describe_error, locked, run, say  # noqa: E402 (beside this file)
+from dockerd import Dockerd, ensure_record  # noqa: E402
+from fetch import check_locked, obtain  # noqa: E402
 from images import provide  # noqa: E402
-from remedies import remedy  # noqa: E402
+from remedies import error_hint  # noqa: E402
 
-KFD_PROCESSES = "/sys/class/kfd/kfd/proc"  # those on AMD's cards, a folder each
-LOOK_TIMEOUT = 5  # seconds that one look whether a model is ready may take
-KEY_TIMEOUT = 10  # seconds that a server may refuse our key; one that loads answers otherwise, or not at all
-GPU_MEMORY_TIMEOUT = 60  # seconds that a stopped model's memory may take to come back
-ELSEWHERE_TIMEOUT = 3600  # seconds that a service waits, without a lock, for models in another Docker
-AS_IT_IS = ("remove", "wait", "pull")  # Compose has nothing to do
-ROOTS_ALONE = (  # as older versions did not leave them
+KFD_PROCESSES = "/sys/class/kfd/kfd/proc"  # one folder for each process on an AMD GPU
+PROBE_TIMEOUT = 5  # seconds for one readiness request
+KEY_TIMEOUT = 10  # seconds of rejected keys before it fails; a loading server answers otherwise, or not at all
+GPU_MEMORY_TIMEOUT = 60  # seconds to wait for a stopped model's memory to be freed
+ELSEWHERE_TIMEOUT = 3600  # seconds that a service waits for models in another Docker, without a lock
+AS_IT_IS = ("remove", "wait", "pull")  # actions without Compose
+ROOTS_ALONE = (  # older versions left them readable for all users
     "/var/lib/gpurack/sha256",
     "/var/lib/gpurack/jobs/*",
     "/var/lib/gpurack/jobs/",
@@ -54,23 +54,19 @@ ROOTS_ALONE = (  # as older versions did not leave them
 
 
 def wait_for_memory(name, pids):
-    """A card's memory comes back a moment after the process that held it is gone."""
+    """Wait until these processes hold no GPU memory: it is freed shortly after a process ends. Raises Failure."""
     progress = Progress(name)
     while pids and progress.elapsed() < GPU_MEMORY_TIMEOUT:
-        if not pids & on_cards():
+        if not pids & gpu_pids():
             return
-        progress.tell("waiting for the memory of the card")
+        progress.tell("waiting for GPU memory to be freed")
         time.sleep(0.2)
     if pids:
-        raise Failure(
-            "the memory of its card did not come back within {} s; see nvidia-smi or rocm-smi".format(
-                GPU_MEMORY_TIMEOUT
-            )
-        )
+        raise Failure("GPU memory was not freed within {} s. See nvidia-smi or rocm-smi".format(GPU_MEMORY_TIMEOUT))
 
 
-def on_cards():
-    """The ids of the processes on NVIDIA's cards and AMD's; none where nobody can say."""
+def gpu_pids():
+    """The ids of processes on NVIDIA and AMD GPUs; empty where they cannot be listed."""
     pids = set()
     if shutil.which("nvidia-smi"):
         code, output = run("nvidia-smi", "--query-compute-apps=pid", "--format=csv,noheader")
@@ -81,43 +77,45 @@ def on_cards():
 
 
 def wait_until_ready(dockerd, name, url, served_name, timeout, cards=True, hints=()):
-    """Until the model's own API answers 200 and names the model (served_name; None: its answer names none).
-    Ends at once when the container exits or restarts. cards: has it any? hints: for remedies.py."""
+    """Wait until the model's API answers 200 and names the model; returns the seconds that took.
+
+    served_name: None where the answer names no model. cards: does it have GPUs? hints: for remedies.py. Raises Failure
+    on a timeout, on a rejected key, and at once when the container exits or restarts."""
     progress, delay, refused = Progress(name), 0.1, None
     restarts = dockerd.state_of(name)["restarts"]
     while True:
-        # one that is down is not asked: whoever has its port then would get its key, and answer in its place
+        # a stopped one gets no request: another process on its port would receive its key
         state = dockerd.state_of(name)
         up = state["status"] == "running" and state["restarts"] <= restarts
-        status, answer = look(dockerd, name, url) if up else (0, "")
+        status, answer = probe(dockerd, name, url) if up else (0, "")
         if status == 200 and (served_name is None or json.dumps(served_name) in answer):
             return progress.elapsed()
         refused = refused or time.monotonic() if status in (401, 403) else None
         if refused and time.monotonic() - refused >= KEY_TIMEOUT:
-            why = asking.another_key(dockerd.api_key(name), status, url)
+            why = asking.key_error(dockerd.api_key(name), status, url)
             raise Failure("{} {}".format(why, dockerd.logs(name)))
         if not up:
             code = state["code"]
             if state["status"] == "running":
                 code = dockerd.last_exit(name, int(progress.elapsed()) + 1)
             if name in dockerd.ids:
-                dockerd.run("stop", "--time", "5", dockerd.ids[name])  # or it would go on restarting
-            ended = "it crashed and was restarted" if code is None else "exit code {}".format(code)
+                dockerd.run("stop", "--time", "5", dockerd.ids[name])  # or it would restart without end
+            ended = "crashed and was restarted" if code is None else "exit code {}".format(code)
             reason, logs = state["error"] or ended, dockerd.logs(name)
-            helps = remedy(code, dockerd.said(name, 60), hints, cards)  # a traceback is longer than what is shown
-            raise Failure("it ended while loading ({}).{} {}".format(reason, helps, logs))
+            helps = error_hint(code, dockerd.said(name, 60), hints, cards)  # a traceback is longer than what is shown
+            raise Failure("exited while loading ({}).{} {}".format(reason, helps, logs))
         if progress.elapsed() > timeout:
-            unlike = {0: "did not answer", 200: 'did not name "{}"'.format(served_name)}
-            what = unlike.get(status, "answers with HTTP status {}, not 200".format(status))
+            unlike = {0: "did not answer", 200: "does not name the model `{}`".format(served_name)}
+            what = unlike.get(status, "returned HTTP {} instead of 200".format(status))
             raise Failure("not ready after {}: {} {}. {}".format(clock(timeout), url, what, dockerd.logs(name)))
         progress.tell("loading")
         time.sleep(delay)
         delay = min(delay * 1.5, 1)
 
 
-def look(dockerd, name, url):
-    """(HTTP status, body) of one look whether it is ready; status 0 where nothing answers."""
-    return asking.send(dockerd, url, urlsplit(url).path, None, dockerd.api_key(name), LOOK_TIMEOUT)
+def probe(dockerd, name, url):
+    """(HTTP status, body) of one readiness request; status 0 where there is no answer."""
+    return asking.send(dockerd, url, urlsplit(url).path, None, dockerd.api_key(name), PROBE_TIMEOUT)
 
 
 # --- the job ---------------------------------------------------------------------------------------------------------
@@ -130,7 +128,7 @@ class Project:
         self.dockerd, self.data = dockerd, data
 
     def text(self, kept=()):
-        """The text of compose.yaml, with the models in `kept` as they are in the one that lies there."""
+        """The text of compose.yaml; models in `kept` stay as in the current file."""
         new, old = self.data["services"], self.data["before"]
         chosen = {name: new[name] for name in new if name not in kept}
         chosen.update({name: old[name] for name in kept if name in old})
@@ -150,11 +148,11 @@ class Project:
         return text
 
     def refusal(self, kept=()):
-        """What Compose says against the project; "" for nothing. What it was asked lies beside compose.yaml then."""
+        """Compose's error about the new project; "" when it accepts it. The text checked is in compose.yaml.next."""
         return self.dockerd.refusal(self.text(kept))
 
     def refused(self, group):
-        """The models of a group that Compose refuses each by itself, with what it says."""
+        """The models of a group that Compose rejects on their own → its error."""
         blocks = {name: self.data["services"][name] for name in names(group) if name in self.data["services"]}
         found = {name: self.dockerd.refusal(self.assembled({name: block})) for name, block in blocks.items()}
         return {name: refusal for name, refusal in found.items() if refusal}
@@ -166,7 +164,7 @@ class Project:
 
 
 class Job:
-    """All that one run has to do."""
+    """One run of `models.py apply`."""
 
     def __init__(self, data):
         self.data, self.failures, self.mutex = data, 0, threading.Lock()
@@ -186,9 +184,9 @@ class Job:
         say("", "error {}: {}".format(name, why))
 
     def apply(self):
-        """Each part of the job for itself, all at once."""
+        """Run all parts in parallel."""
         try:
-            begin(self.data.get("ours", {}))
+            ensure_record(self.data.get("ours", {}))
         except Failure as failure:
             for name in self.settled or ["models"]:
                 self.fail(name, str(failure))
@@ -213,8 +211,7 @@ class Job:
         return parts
 
     def apply_part(self, users, groups):
-        """Under the locks of these users' daemons; whoever waits for one of the models waits no longer, whatever became
-        of it."""
+        """Run one part under the locks of these users' daemons; whatever the result, its models count as settled."""
         try:
             with locked("models", users):
                 projects = self.begun(users)
@@ -227,10 +224,10 @@ class Job:
                     self.begun(users)
                     ready = self.change_those_free(ready)
                     self.clean_up(projects if not ready else [])
-        except Exception as error:  # a thread's exception would be lost, and the run look like a success
+        except Exception as error:  # an exception in a thread would be lost, and the run would appear successful
             left = [name for group in groups for name in names(group) if not self.settled[name].is_set()]
             for name in left or ["{}'s Docker".format(user) if user else "models" for user in sorted(users)]:
-                self.fail(name, "{}; it was not changed".format(told(error)))
+                self.fail(name, "{}; not changed".format(describe_error(error)))
         finally:
             for group in groups:
                 for name in names(group):
@@ -299,7 +296,7 @@ class Job:
         for group in groups:
             wrong = {name: why for project in refusing for name, why in project.refused(group).items()}
             for name, why in wrong.items():
-                self.fail(name, "Compose refuses it, so it was not changed; correct its compose field. " + why)
+                self.fail(name, "Compose rejects it, so it was not changed. Correct its `compose` field. " + why)
             if wrong:
                 self.fail_others(group, wrong)
             else:
@@ -307,7 +304,7 @@ class Job:
         kept = {name for group in groups if group not in good for name in names(group)}
         for refusal in [refusal for project in refusing for refusal in [project.refusal(kept)] if refusal]:
             for group in good:
-                self.fail(group[0]["name"], "Compose refuses the whole project, nothing was changed: " + refusal)
+                self.fail(group[0]["name"], "Compose rejects the project, so nothing was changed: " + refusal)
             return []
         return good
 
@@ -315,15 +312,15 @@ class Job:
         """The rest of a group stays as it is, because its models need each other's cards or ports."""
         for name in names(group):
             if name not in failed:
-                what = "not changed, because it shares a card or port with {}, which failed"
+                what = "not changed: it shares a GPU or port with {}, which failed"
                 self.fail(name, what.format(", ".join(sorted(failed))))
 
     def side_by_side(self, groups, work):
         def guarded(group):
             try:
                 work(group)
-            except Exception as error:  # a thread's exception would be lost, and the run look like a success
-                self.fail(group[0]["name"], told(error))
+            except Exception as error:  # an exception in a thread would be lost, and the run would appear successful
+                self.fail(group[0]["name"], describe_error(error))
 
         threads = [threading.Thread(target=guarded, args=(group,)) for group in groups]
         for thread in threads:
@@ -332,21 +329,21 @@ class Job:
             thread.join()
 
     def prepare(self, group):
-        """Whatever can be done while the old ones still serve. One failure keeps the whole group as it is."""
+        """Fetch weights and images while the old models serve. One failure leaves the whole group unchanged."""
         for model in group:
             name = model["name"]
             try:
                 for weights in model.get("fetch", ()):
                     obtain(name, weights, self.data.get("hf_token"))
-                agree(name, model.get("sha256", {}), model.get("again", ""), model.get("user", ""))
+                check_locked(name, model.get("sha256", {}), model.get("again", ""), model.get("user", ""))
                 if model["action"] not in AS_IT_IS:
                     old = model.get("replaces") or {}
                     same = old.get("user") == model["user"]
-                    self.dockerd(model["user"]).refuse_strangers(name, old["id"] if same else None)
+                    self.dockerd(model["user"]).refuse_foreign(name, old["id"] if same else None)
                 if model["action"] in ("create", "recreate", "start") or "digest" in model:
                     provide(self.dockerd(model["user"]), model, self.data.get("logins", {}))
             except Exception as error:
-                self.fail(name, told(error))
+                self.fail(name, describe_error(error))
                 self.fail_others(group, {name})
                 return False
         return True
@@ -360,16 +357,16 @@ class Job:
                 self.settled[name].set()
 
     def wait_for_others(self, model):
-        """Until what a service connects to is ready, or has failed: then the service starts without it."""
+        """Wait until the entries that a service connects to are ready or have failed; then it starts anyway."""
         progress = Progress(model["name"])
         for other in model.get("after", []):
             while other in self.settled and not self.settled[other].wait(1):
                 progress.tell("waiting for {}".format(other))
 
     def change_all(self, group):
-        """Stop all that must make room, wait for the memory, start one after the other."""
+        """Stop what must free memory, wait for the memory, then start the models one by one."""
         if len(group) == 1:
-            self.wait_for_others(group[0])  # the old one serves as long as that takes
+            self.wait_for_others(group[0])  # the old one keeps serving meanwhile
         pids, stuck = set(), set()
         for model in group:
             if model["action"] in ("remove", "recreate"):
@@ -378,7 +375,7 @@ class Job:
                     if model["action"] == "remove":
                         say(model["name"], "removed")
                 except Exception as error:
-                    self.fail(model["name"], told(error))
+                    self.fail(model["name"], describe_error(error))
                     stuck.add(model["name"])
         for model in group:
             if model["action"] != "remove" and model["name"] not in stuck:
@@ -386,7 +383,7 @@ class Job:
             self.settled[model["name"]].set()
 
     def bring_up(self, model, pids):
-        """A model whose turn has come. pids: the processes whose memory must come back first."""
+        """Start one model. pids: the processes whose GPU memory must be freed first."""
         name, old = model["name"], model.get("replaces")
         try:
             dockerd = self.dockerd(model["user"])
@@ -402,22 +399,24 @@ class Job:
             seconds = wait_until_ready(dockerd, name, model["url"], served, model["timeout"], cards, hints)
             if "pull" in model:
                 ollama.settle(dockerd, model, self.data.get("prune"))
-            asking.ask(dockerd, name, model["url"], model.get("requests", ()))
+            asking.smoke_test(dockerd, name, model["url"], model.get("requests", ()))
             if "gateway" in model:
-                asking.ask_gateway(dockerd, name, model["url"], model["gateway"])
+                asking.smoke_test_gateway(dockerd, name, model["url"], model["gateway"])
             say(name, "ready after {}".format(clock(seconds)))
         except Exception as error:
-            self.fail(name, told(error))
+            self.fail(name, describe_error(error))
             if old:
                 self.put_back(model, old)
 
     def put_back(self, model, old):
-        """The container made by hand serves again, because the model that was to replace it did not."""
+        """Restore the container made by hand, because the model that replaces it failed."""
         try:
             self.dockerd(model["user"]).remove(model["name"])
             self.dockerd(old["user"]).put_back(model["name"], old["name"], old["id"])
         except Exception as error:
-            self.fail(model["name"], "{} could not be put back: {}".format(old["name"], told(error)))
+            self.fail(
+                model["name"], "could not restore the container {}: {}".format(old["name"], describe_error(error))
+            )
 
 
 def names(group):
@@ -425,7 +424,7 @@ def names(group):
 
 
 def after(group):
-    """What the services of a group connect to."""
+    """The names of the entries that the services of a group connect to."""
     return [other for model in group for other in model.get("after", [])]
 
 
@@ -436,7 +435,7 @@ def daemons(model):
 
 
 def tighten():
-    """What earlier versions left readable for everybody; links are not followed."""
+    """Restrict files that older versions left readable for all users. Follows no links."""
     for pattern in ROOTS_ALONE:
         for path in glob.glob(pattern):
             with contextlib.suppress(OSError):
@@ -462,7 +461,7 @@ def apply():
 
 
 def main():
-    # The connection that started us may be gone; what was begun is carried to its end all the same.
+    # The SSH connection may close; the run continues to its end.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     actions = {"apply": apply, "jobs": run_jobs, "boot": boot.boot}
     if len(sys.argv) != 2 or sys.argv[1] not in actions:

@@ -1,21 +1,22 @@
-"""The models of an ollama's own library: pulled, loaded, and removed where that was asked for. A part of models.py.
+"""Pulls, loads and removes models of an ollama server. A part of models.py.
 
 Speaks ollama's API (docs/api.md of ollama 0.33) over the published port. Runs on the host's own python3 (3.6 or newer,
 standard library only).
 """
 
 import asking
-from common import LARGEST, Failure, Progress, clock, parsed, say, size, telling  # (beside this file)
-from remedies import remedy
+from common import LARGEST, Failure, Progress, clock, parsed, say, show_progress, size  # (beside this file)
+from remedies import error_hint
 
-SILENCE = 600  # seconds without a word from it; a model of hundreds of GB takes minutes to load
-LONG = 24 * 3600  # seconds that a pull may take altogether
+SILENCE = 600  # seconds without output; a model of hundreds of GB takes minutes to load
+LONG = 24 * 3600  # seconds for one pull
 TINY = {"stream": False, "options": {"num_predict": 1}}
 
 
 def settle(dockerd, model, prune):
-    """Until each listed model is there and has answered. model: an entry of the job with `pull` (made by
-    gpurack/plan/pulls.py). prune: are models removed that are not listed?"""
+    """Pull the listed models and load each once. Raises Failure.
+
+    model: an entry of the job with `pull` (made by gpurack/plan/pulls.py). prune: remove models that are not listed?"""
     name, server = model["name"], Ollama(dockerd, model["url"])
     there = server.models()
     for wanted in model["pull"]:
@@ -28,17 +29,15 @@ def settle(dockerd, model, prune):
     found = server.digests()
     for pulled, digest in sorted(model.get("ollama", {}).items()):  # the lock's
         if found.get(pulled, digest) != digest:
-            what = (
-                "{} is not what the lock says: its digest is {}, not {}. Pull it from where the old one still is, or "
-            )
-            what += "take the new one: gpurack lock INVENTORY {} --upgrade."
+            what = "{} does not match the lock: its digest is {}, not {}. Pull the old one from a source that still "
+            what += "has it, or accept the new one: gpurack lock INVENTORY {} --upgrade."
             raise Failure(what.format(pulled, found[pulled], digest, name))
     for wanted in model["pull"]:
         load(name, server, wanted["name"], model.get("hints", ()))
 
 
 def pull(name, server, wanted):
-    """With progress; ollama itself resumes what was interrupted. A mirror's model gets the name that people use."""
+    """Pull with progress; ollama resumes an interrupted pull. A mirror's model is renamed to the listed name."""
     shown, source, progress, layers = wanted["name"], wanted["from"], Progress(name), {}
     for line in server.stream("/api/pull", {"model": source, "insecure": wanted["insecure"], "stream": True}):
         if "error" in line:
@@ -53,40 +52,40 @@ def pull(name, server, wanted):
         server.call("POST", "/api/copy", {"source": source, "destination": shown})
         server.call("DELETE", "/api/delete", {"model": source})
     if shown not in server.models():
-        raise Failure("{} is not there after it was pulled; see docker logs {}".format(shown, name))
+        raise Failure("{} is missing after the pull. See docker logs {}".format(shown, name))
     say(name, "pulled {} in {}".format(shown, clock(progress.elapsed())))
 
 
 def refusal(shown, source, error):
-    """Why a model cannot be pulled, and what helps."""
+    """The message for a failed pull, with a hint."""
     if "file does not exist" in error:
-        remedy = "Correct pull: the name and tag as ollama's library has them"
+        hint = "Correct `pull`: use a name and tag of ollama's library"
     else:
-        remedy = 'Where the host reaches no library, name a mirror: mirrors: {"registry.ollama.ai": …}'
+        hint = 'If the host cannot reach the library, set a mirror: mirrors: {"registry.ollama.ai": …}'
     by = "" if shown == source else " (as {})".format(source)
-    return "{} cannot be pulled{}: {}. {}".format(shown, by, error.rstrip("."), remedy)
+    return "cannot pull {}{}: {}. {}".format(shown, by, error.rstrip("."), hint)
 
 
 def load(name, server, model, hints=()):
-    """Until it has answered: one token, or for what cannot write, one embedding. hints: for files/remedies.py."""
-    with telling(Progress(name), "loading " + model):
+    """Load a model by requesting one token, or one embedding. hints: for files/remedies.py. Raises Failure."""
+    with show_progress(Progress(name), "loading " + model):
         status, said = server.ask("/api/generate", dict(TINY, model=model, prompt="1"))
         if status == 400 and "does not support generate" in str(said.get("error")):
             status, said = server.ask("/api/embed", {"model": model, "input": "1"})
     if status != 200:
         why = said.get("error", "HTTP {}".format(status)).rstrip(".")
-        raise Failure("{} does not answer: {}.{}".format(model, why, remedy(0, why, hints)))
+        raise Failure("{} does not answer: {}.{}".format(model, why, error_hint(0, why, hints)))
 
 
 class Ollama:
-    """Its API at the address of a URL; what is in a user's Docker is asked as that user."""
+    """ollama's API. One in a user's Docker is asked as that user."""
 
     def __init__(self, dockerd, url):
         self.dockerd, self.url = dockerd, url
 
     def request(self, method, path, data, limit=SILENCE):
         """The status of an answer, then pieces of its body."""
-        return asking.opened(self.dockerd, self.url, path, data, None, SILENCE, limit, method)
+        return asking.open_request(self.dockerd, self.url, path, data, None, SILENCE, limit, method)
 
     def answer(self, method, path, data):
         """(status, answer as data)"""
@@ -95,7 +94,7 @@ class Ollama:
         for piece in pieces:
             said += piece
             if len(said) > LARGEST:
-                raise OSError("its answer is larger than {} bytes".format(LARGEST))
+                raise OSError("the answer is larger than {} bytes".format(LARGEST))
         return status, as_data(said)
 
     def models(self):
@@ -109,7 +108,7 @@ class Ollama:
         return {model["name"]: model.get("digest") for model in models}
 
     def call(self, method, path, data=None):
-        """The answer as data; Failure for any other than 200."""
+        """The answer as data. Raises Failure for any status but 200."""
         try:
             status, said = self.answer(method, path, data)
         except OSError as error:
@@ -126,25 +125,25 @@ class Ollama:
             raise Failure("{} does not answer: {}".format(data["model"], error)) from None
 
     def stream(self, path, data):
-        """The lines of an answer that comes bit by bit."""
+        """Yield the lines of a streamed answer. Raises Failure."""
         pieces, rest = self.request("POST", path, data, LONG), b""
         try:
             next(pieces)
             for piece in pieces:
                 *lines, rest = (rest + piece).split(b"\n")
                 if len(rest) > LARGEST:
-                    raise OSError("a line of its answer is larger than {} bytes".format(LARGEST))
+                    raise OSError("a line of the answer is larger than {} bytes".format(LARGEST))
                 for line in lines:
                     if line.strip():
                         yield as_data(line)
             if rest.strip():
                 yield as_data(rest)
         except OSError as error:
-            raise Failure("ollama broke off in {}: {}; the next run resumes".format(path, error)) from None
+            raise Failure("ollama failed during {}: {}. The next run resumes".format(path, error)) from None
 
 
 def as_data(answer):
-    """An answer, or a line of one, as data; what is none of it is an error that it says."""
+    """An answer, or a line of one, as data; invalid JSON becomes its `error`."""
     text = answer.decode("utf-8", "replace")
     found = parsed(text or "{}")
     return found if isinstance(found, dict) else {"error": text[:200]}

@@ -1,15 +1,15 @@
-"""The host's record of the containers that are gpurack's: /var/lib/gpurack/record.json, root's alone.
+"""The host's record of gpurack's containers: /var/lib/gpurack/record.json, readable by root only.
 
-Labels prove nothing: `docker commit` and `docker run` copy them, and in a rootless Docker its user may set any. So the
-id of each container is written down here by whoever creates it. A part of models.py; runs on the host's own python3
+Labels prove nothing: `docker commit` and `docker run` copy them, and users may set any in their Docker. So the run that
+creates a container records its id here. A part of models.py; runs on the host's own python3
 (3.6 or newer, standard library only).
 
     {"format": 1, "containers": {USER: {NAME: {"id", "kind", "definition", "applied"}}}}
 
-USER: whose rootless Docker it is, "" for the host's own; who is not in it has no record yet, because that daemon did
-not answer when it was made. id: null from before Compose is asked for the container until
-it is known, so that one whose creation was killed is found again. kind: "model" or "job". definition: a digest of what
-it was created from. applied: when. What else there is, a newer gpurack wrote; it is kept.
+USER: whose rootless Docker it is, "" for the host's own. A missing user has no record yet, because that daemon did not
+answer when the record was created. id: null from before Compose creates the container until its id is known, so that a
+killed creation is found again. kind: "model" or "job". definition: a digest of what it was created from. applied: when.
+Further keys are from a newer gpurack and are kept.
 """
 
 import contextlib
@@ -20,14 +20,15 @@ import time
 from common import Failure, alone, parsed, write  # (beside this file)
 from paths import RECORD
 
-LOCK = "/run/gpurack/record"  # held for one change of the file; several users' threads write it
+LOCK = "/run/gpurack/record"  # held for one change of the file, which several threads write
 FORMAT = 1
 ID = re.compile(r"[0-9a-f]{64}\Z")
 
 
 def load():
-    """What the file holds; None where it is missing or cannot be read (after an upgrade, on a restored disk). Raises
-    Failure where a newer gpurack wrote it."""
+    """The record; None where it is missing or invalid (after an upgrade, on a restored disk).
+
+    Raises Failure where a newer gpurack wrote it."""
     try:
         with open(RECORD, encoding="utf-8") as stream:
             found = parsed(stream.read())
@@ -36,14 +37,14 @@ def load():
     number = found.get("format") if isinstance(found, dict) else None
     if isinstance(number, int) and number > FORMAT:
         raise Failure(
-            "{} has format {}, and this gpurack knows {}: a newer one wrote it. Nothing was changed; run that one, or "
-            "a newer one".format(RECORD, number, FORMAT)
+            "{} has format {}, written by a newer gpurack; this one supports format {}. Nothing was changed. Update "
+            "gpurack".format(RECORD, number, FORMAT)
         )
     return found if number == FORMAT and well_formed(found) else None
 
 
 def well_formed(found):
-    """Is it a record as this version writes it?"""
+    """Is it a valid record of this format?"""
     users = found.get("containers")
     return isinstance(users, dict) and all(
         isinstance(names, dict)
@@ -59,13 +60,13 @@ def well_formed(found):
 
 
 def is_id(text):
-    """The whole id of a container: what Docker, which may be a user's, calls one may be an option."""
+    """Is it a full container id? Output of a user's Docker could be an option instead."""
     return isinstance(text, str) and ID.match(text) is not None
 
 
 @contextlib.contextmanager
 def changing():
-    """The record's containers, to be changed: it is written when the block has ended, if it is another then."""
+    """Yield the record's containers for changes; writes the file after the block where they changed."""
     with alone(LOCK):
         found = load() or {"format": FORMAT, "containers": {}}
         before = as_text(found)
@@ -79,7 +80,7 @@ def as_text(found):
 
 
 def about_to_create(user, name, kind, definition):
-    """Before Compose is asked for a container."""
+    """Record a container before Compose creates it."""
     with changing() as users:
         entry = users.setdefault(user, {}).setdefault(name, {})
         if entry.get("definition") != definition or "applied" not in entry:
@@ -88,29 +89,29 @@ def about_to_create(user, name, kind, definition):
 
 
 def created(user, name, container):
-    """The container that is there now."""
+    """Record the id of a created container."""
     with changing() as users:
         entry = users.setdefault(user, {}).setdefault(name, {"kind": "model", "definition": "", "applied": ""})
         entry["id"] = container
 
 
 def removed(user, name):
-    """After a container is gone."""
+    """Remove a container from the record, once it no longer exists."""
     with changing() as users:
         users.get(user, {}).pop(name, None)
 
 
 def prune(exists):
-    """Strikes out the users who no longer exist. Where that was an error of the accounts' server, the record of such a
-    user is made again as after an upgrade."""
+    """Remove users that no longer exist. After an error of the account server their record is rebuilt as after an
+    upgrade."""
     with changing() as users:
         for user in [user for user in users if not exists(user)]:
             del users[user]
 
 
 def rebuild(vouched):
-    """For users of whom there is no record: of the containers that Compose's labels vouch for, once. vouched: (user,
-    name, id, kind, definition) of each."""
+    """Create the record of users without one. vouched: (user, name, id, kind, definition) of each container that
+    Compose's labels attribute to gpurack."""
     with changing() as users:
         known = set(users)
         for user, name, container, kind, definition in vouched:
@@ -120,8 +121,8 @@ def rebuild(vouched):
 
 
 def ids(user, found=None):
-    """name → id of what is ours in a user's Docker. found: the same as the plan has it; it knows the ids of those whose
-    creation was killed before they were written down."""
+    """name → id of our containers in a user's Docker. found: the same from the plan; it has the ids of containers whose
+    creation was killed before their id was recorded."""
     with changing() as users:
         for name, entry in users.get(user, {}).items():
             if entry["id"] is None and is_id((found or {}).get(name)):

@@ -1,13 +1,15 @@
-"""What helps against what an engine said last before it ended. A part of models.py, on the host's own python3 (3.6 or
-newer, standard library only)."""
+"""Hints for an engine's last output before it exited. A part of models.py.
+
+Runs on the host's own python3 (3.6 or newer, standard library only)."""
 
 import re
 
 
-def remedy(code, said, hints, cards=True):
-    """A sentence, with a space before it; "" where nothing is known. code: the container's exit code. said: its last
-    lines; the last of them that is known counts. hints: pattern, sentence and the sentence without cards, of which the
-    last that matches a line counts (made by gpurack/engines/hints.py). cards: has it any?"""
+def error_hint(code, said, hints, cards=True):
+    """The hint for a failed container, with a leading space; "" where none matches.
+
+    code: its exit code. said: its last lines. hints: (pattern, sentence, sentence without GPUs) from
+    gpurack/engines/hints.py; the last match in the last matching line wins. cards: does the model have GPUs?"""
     found = ""
     for line in ["exit code {}".format(code)] + said.splitlines():
         for pattern, sentence, on_cpu in hints:

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""One HTTP request to a model of this host. A part of models.py; for a model in a user's Docker it runs by itself, as
-that user, because what listens at that port is the user's program.
+"""One HTTP request to a model of this host. A part of models.py.
 
-By itself: the request comes as JSON on standard input, so that its key is in no argv; the answer's status goes to
-standard output as one line of JSON, then its body as it comes. Runs on the host's own python3 (3.6 or newer, standard
+For a model in a user's Docker it runs as a program of that user, because the user's program listens at that port. The
+request then comes as JSON on standard input, so that its key is in no argv; standard output gets the answer's status as
+one line of JSON, then its body. Runs on the host's own python3 (3.6 or newer, standard
 library only).
 """
 
@@ -18,37 +18,37 @@ from urllib.parse import urlsplit
 
 
 class Late(OSError):
-    """The time is over."""
+    """The time limit was exceeded."""
 
 
-def ask(told):
-    """Yields the answer's status, then pieces of its body. Raises OSError with a sentence.
+def ask(query):
+    """Yield the answer's status, then pieces of its body. Raises OSError.
 
-    told: url (its host and port), path, method, body (data or None), key (or None), silence: seconds without a byte,
+    query: url (its host and port), path, method, body (data or None), key (or None), silence: seconds without a byte,
     limit: seconds altogether."""
-    if told["key"] is not None and re.search("[\x00-\x1f\x7f]", told["key"]):
-        raise OSError("its key holds control characters")
-    place = urlsplit(told["url"])
-    headers = {"Content-Type": "application/json"} if told["body"] is not None else {}
-    if told["key"] is not None:
-        headers["Authorization"] = "Bearer " + told["key"]
-    body = json.dumps(told["body"]) if told["body"] is not None else None
-    connection = http.client.HTTPConnection(place.hostname, place.port, timeout=min(told["silence"], told["limit"]))
-    over, late = threading.Event(), Late("no whole answer in {} s".format(told["limit"]))
+    if query["key"] is not None and re.search("[\x00-\x1f\x7f]", query["key"]):
+        raise OSError("the key contains control characters")
+    place = urlsplit(query["url"])
+    headers = {"Content-Type": "application/json"} if query["body"] is not None else {}
+    if query["key"] is not None:
+        headers["Authorization"] = "Bearer " + query["key"]
+    body = json.dumps(query["body"]) if query["body"] is not None else None
+    connection = http.client.HTTPConnection(place.hostname, place.port, timeout=min(query["silence"], query["limit"]))
+    over, late = threading.Event(), Late("no complete answer within {} s".format(query["limit"]))
     watch = None
     try:
         connection.connect()
         # the socket by itself: the connection forgets it where the server is going to close it
-        watch = threading.Timer(told["limit"], end, (connection.sock, over))
+        watch = threading.Timer(query["limit"], end, (connection.sock, over))
         watch.daemon = True
         watch.start()
-        connection.request(told["method"], told["path"], body, headers)
+        connection.request(query["method"], query["path"], body, headers)
         response = connection.getresponse()
         yield response.status
         for piece in iter(lambda: response.read1(65536), b""):
             yield piece
         if response.length:
-            raise OSError("its answer broke off")
+            raise OSError("the answer was cut off")
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise (late if over.is_set() else OSError(str(error) or type(error).__name__)) from None
     finally:
@@ -60,7 +60,7 @@ def ask(told):
 
 
 def end(link, over):
-    """A server that says a byte now and then is never silent."""
+    """End a connection at the limit: a server that sends a byte now and then never hits the socket's timeout."""
     over.set()
     with contextlib.suppress(OSError):
         link.shutdown(socket.SHUT_RDWR)

@@ -1,7 +1,7 @@
 """Sets up one user's rootless Docker, with what gpurack adds to its unit. Runs as that user on the host's python3.
 
 gpurack puts `JOB = "…"` (JSON; gpurack/plan/rootless.py: SetUp) in front. Docker's own dockerd-rootless-setuptool.sh
-does the work; it may be run again. A mark is left for the restart that comes last, with daemon.json.
+does the work; it can run again. A marker requests the final restart, which daemon_json.py does.
 """
 
 import json
@@ -9,9 +9,11 @@ import os
 import subprocess
 import sys
 
+from paths import USER_RESTART_MARKER  # (sent along)
+
 HOME, RUNTIME = os.environ["HOME"], os.environ["XDG_RUNTIME_DIR"]
 UNIT = os.path.join(HOME, ".config/systemd/user/docker.service")
-MARKER = os.path.join(RUNTIME, "gpurack-docker-restart")  # as in daemon_json.py
+MARKER = os.path.join(RUNTIME, USER_RESTART_MARKER)
 TOOL = "dockerd-rootless-setuptool.sh"
 WITHOUT_IPTABLES = " --iptables=false"
 
@@ -27,7 +29,7 @@ def give_up(why):
 
 
 def write(path, text):
-    """Beside its place first, then renamed; None takes the file away."""
+    """Replace a file atomically; None removes it."""
     if text is None:
         if os.path.exists(path):
             os.unlink(path)
@@ -40,8 +42,9 @@ def write(path, text):
 
 
 def install():
-    """Without the kernel module ip_tables the tool wants to do without iptables at all, and containers would reach
-    nothing outside; where iptables works all the same (nf_tables), the daemon is to use it."""
+    """Run the tool. Without the kernel module ip_tables it insists on no iptables, and containers reach no network.
+
+    Where iptables works anyway (nf_tables), the daemon keeps using it."""
     run("systemctl", "--user", "reset-failed", "docker.service")
     code, output = run(TOOL, "install", "--force")
     if code and "--skip-iptables" in output:
@@ -56,12 +59,12 @@ def install():
         lines = [line for line in output.splitlines() if line.strip()]
         log = run("journalctl", "--user", "--unit", "docker.service", "-n", "8", "--no-pager", "-o", "cat")[1]
         quoted = "".join("\n    | " + line for line in lines[-6:] + log.splitlines())
-        give_up("rootless Docker could not be set up for {}. {} says:{}".format(os.environ["USER"], TOOL, quoted))
+        give_up("cannot set up rootless Docker for {}. {} printed:{}".format(os.environ["USER"], TOOL, quoted))
 
 
 def finish():
-    """What the tool does last: Debian's looks for the docker command beside itself (docker.io 26.1), finds none, and
-    gives up with the daemon running."""
+    """Do the tool's last steps. Debian's (docker.io 26.1) searches docker beside itself and aborts before them, with
+    the daemon running."""
     code = run("systemctl", "--user", "enable", "docker.service")[0]
     if run("docker", "context", "inspect", "rootless")[0]:
         run("docker", "context", "create", "rootless", "--docker", "host=" + os.environ["DOCKER_HOST"])
@@ -83,4 +86,4 @@ if __name__ == "__main__":
     try:
         main()
     except OSError as error:
-        give_up("rootless Docker could not be set up for {}: {}".format(os.environ["USER"], error))
+        give_up("cannot set up rootless Docker for {}: {}".format(os.environ["USER"], error))

@@ -1,9 +1,8 @@
-"""Paths of this host that others than root may change: where root writes, and how it reads what lies there. A part of
-models.py; programs that are sent to a host bring it along (gpurack/resources.py: program).
+"""Safe access by root to paths that other users can change. A part of models.py.
 
-Root writes only where nobody else can put a link or a file of their own in its way. It reads files of any owner, but
-follows no link that somebody else made, and opens nothing but files. Runs on the host's own python3 (3.6 or newer,
-standard library only).
+Programs that are sent to a host bring it along (gpurack/resources.py: program). Root writes only where no other user
+can place a link or file. It reads files of any owner, but follows no other user's link and opens regular files only.
+Runs on the host's own python3 (3.6 or newer, standard library only).
 """
 
 import errno
@@ -19,7 +18,7 @@ WEIGHTS_DIR = "choose another weights_dir"
 
 
 class Unsafe(OSError):
-    """A path that root does not write to, or does not follow; the text is for people."""
+    """A path that root does not write to or does not follow. The text is shown to the admin."""
 
     def __init__(self, text):
         super().__init__(errno.EPERM, text)
@@ -32,7 +31,7 @@ class Unsafe(OSError):
 
 
 def is_roots(status):
-    """Can nobody but root (or who runs this) change it? In a folder like /tmp others cannot touch what is root's."""
+    """Can only root, or the user of this process, change it? A sticky folder like /tmp protects root's files."""
     if status.st_uid not in (0, os.geteuid()):
         return False
     sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
@@ -40,8 +39,9 @@ def is_roots(status):
 
 
 def weak_spot(path):
-    """(part, its status): the first folder, link or file on the way to a path that others than root may change, links
-    of root's followed; None where there is none. What does not exist yet is nobody's. Raises OSError."""
+    """(part, its status): the first folder, link or file on a path that other users can change, or None.
+
+    Root's links are followed. Missing parts are safe. Raises OSError."""
     at, links, pending = "/", 0, [""] + parts(path)
     while pending:
         name = pending.pop(0)
@@ -71,24 +71,24 @@ def parts(path):
 
 
 def require_roots(path, instead=WEIGHTS_DIR):
-    """Raises Unsafe, with the remedy, where others than root may change a path. instead: what else would help."""
+    """Raise Unsafe, with a hint, where other users can change a path. instead: the alternative in the hint."""
     spot = weak_spot(path)
     if spot:
         raise Unsafe(sentence(*spot, instead=instead))
 
 
 def sentence(part, status, instead):
-    """Who may change a part of a path, and what to do."""
+    """The message about a part of a path that other users can change, with a hint."""
     place = shlex.quote(part)
     if status.st_uid not in (0, os.geteuid()):
         who = owner_of(status)
         link = stat.S_ISLNK(status.st_mode)
-        what = "{} is a link of {}'s" if link else "{} belongs to {}"
+        what = "{} is a link owned by {}" if link else "{} is owned by {}"
         remedy = "chown -h root: {0}" if link else "chown root: {0} && chmod 755 {0}"
     else:
         who = "everybody" if status.st_mode & 0o002 else "the group {}".format(group_of(status))
-        what, remedy = "{} can be changed by {}", "chmod go-w {0}"
-    what += ", so root writes nothing there: others could lead it elsewhere. {}, or {}"
+        what, remedy = "{} is writable by {}", "chmod go-w {0}"
+    what += ", so root does not write there: the path could be redirected. {}, or {}"
     return what.format(part, who, remedy.format(place), instead)
 
 
@@ -109,8 +109,9 @@ def group_of(status):
 
 
 def make_folder(path, mode=None, instead=WEIGHTS_DIR):
-    """Makes a folder of root's, and those above it that are missing, for everybody to enter; what root then writes
-    there, nobody else can lead elsewhere. mode: that of the folder, also where it is there. Raises Unsafe, OSError."""
+    """Create a folder of root's and its missing parents, which all users can enter but not change.
+
+    mode: of the folder, also where it exists. Raises Unsafe, OSError."""
     require_roots(path, instead)
     made = "/"
     for name in parts(path):
@@ -120,16 +121,16 @@ def make_folder(path, mode=None, instead=WEIGHTS_DIR):
             os.chmod(made, 0o755)
         except FileExistsError:
             pass
-        require_roots(made, instead)  # in a folder like /tmp somebody may have been faster
+        require_roots(made, instead)  # in a folder like /tmp another user may have been faster
     status = os.stat(path)
-    if status.st_mode & 0o022:  # like /tmp, where others make files, too
+    if status.st_mode & 0o022:  # like /tmp, where others also create files
         raise Unsafe(sentence(path, status, instead))
     if mode is not None:
         os.chmod(path, mode)
 
 
 def clean_folder(path, instead=WEIGHTS_DIR):
-    """The same, for a folder that an earlier run left half full: what is not root's own in it goes."""
+    """Like make_folder, for a folder that an earlier run left incomplete: removes what other users can change."""
     make_folder(path, instead=instead)
     for folder, folders, names in os.walk(path):
         for name in folders + names:
@@ -138,8 +139,9 @@ def clean_folder(path, instead=WEIGHTS_DIR):
 
 
 def leftover(path):
-    """The status of what an earlier run left at a path in a folder of root's; None for nothing. What others could
-    change, or lead elsewhere, goes: a link, a file of theirs, one that has a second name."""
+    """The status of a file or folder that an earlier run left in a folder of root's, or None.
+
+    Removes it where other users could change or redirect it: a link, their file, a file with a second name."""
     try:
         status = os.lstat(path)
     except FileNotFoundError:
@@ -152,7 +154,7 @@ def leftover(path):
 
 
 def remove(path):
-    """Takes away a file, a link, or a folder with all that is in it; follows no link."""
+    """Remove a file, a link, or a folder with its contents; follows no link."""
     if os.path.isdir(path) and not os.path.islink(path):
         shutil.rmtree(path)
     else:
@@ -160,7 +162,7 @@ def remove(path):
 
 
 def create(path):
-    """A text stream to a new file in a folder of root's, in the place of whatever is there."""
+    """A text stream to a new file in a folder of root's; replaces whatever exists."""
     if os.path.lexists(path):
         remove(path)
     return open(path, "x", encoding="utf-8")
@@ -170,8 +172,9 @@ def create(path):
 
 
 def open_file(path):
-    """A descriptor to read a file by. Only files are opened, never what could block or answer (a FIFO, a device), and
-    links only when root made them: nobody has root read for them what they may not. Raises Unsafe, OSError."""
+    """A descriptor for reading a regular file; FIFOs and devices, which could block, are never opened.
+
+    Only root's links are followed, so that root reads no file for a user who may not. Raises Unsafe, OSError."""
     name, links, pending = "/", 0, parts(os.fsdecode(path))
     held = [os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)]
     try:
@@ -187,7 +190,7 @@ def open_file(path):
             finally:
                 os.close(found)
             if status.st_uid not in (0, os.geteuid()):
-                what = "{} in {} is a link of {}'s, which root does not follow"
+                what = "{} in {} is a link owned by {}, so root does not follow it"
                 raise Unsafe(what.format(name, os.fsdecode(path), owner_of(status)))
             if links > MOST_LINKS:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
@@ -195,13 +198,13 @@ def open_file(path):
                 held.append(os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
             pending = parts(target) + pending
         if not stat.S_ISREG(os.fstat(held[-1]).st_mode):
-            raise Unsafe("{} is no file".format(os.fsdecode(path)))
-        again = "/proc/self/fd/{}".format(held[-1])  # the very file that was looked at
+            raise Unsafe("{} is not a regular file".format(os.fsdecode(path)))
+        again = "/proc/self/fd/{}".format(held[-1])  # exactly the inspected file
         return os.open(again, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError as error:
         if isinstance(error, Unsafe):
             raise
-        raise OSError(error.errno, error.strerror, path) from None  # not the last name of it
+        raise OSError(error.errno, error.strerror, path) from None  # the whole path, not its last part
     finally:
         for one in held:
             os.close(one)

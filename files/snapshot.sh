@@ -1,14 +1,14 @@
-# One look at a host: everything that gpurack's plan needs, read only. Runs as root, from standard input of `sh -s`.
+# A snapshot of a host: everything that gpurack's plan needs, read only. Runs as root, from standard input of `sh -s`.
 # gpurack puts variables in front: OF_DOCKER (snapshot_docker.sh), LIMIT (seconds for each part), RUN (/run/gpurack),
-# USERS (whose rootless Docker is wanted), WEIGHTS (one item a line), NEEDED (user|path of weights that a user's Docker
-# wants), READERS (those of them that no other Docker wants), SEEN (stamp|path of weights whose headers it remembers),
+# USERS (with a rootless Docker), WEIGHTS (one item a line), NEEDED (user|path of weights that a user's Docker
+# uses), READERS (those of them that no other Docker uses), SEEN (stamp|path of weights whose headers are known),
 # READER (weights_header.py), HAS_ACCOUNT (first_account.py), NAMES (to look up), and the questions to a Docker, each
 # with its user in front ("" for the host's own): IMAGES, PROBES, COUNTERS, VOLUMES, UPSTREAMS.
-# Output: sections headed by "@@MARK name", which gpurack/state/parse.py reads. MARK is new for every look, so that no
-# name of a process, file or container can open a section.
+# Output: sections headed by "@@MARK name", for gpurack/state/parse.py. MARK is random for each snapshot, so that no name
+# of a process, file or container can open a section.
 # POSIX sh, coreutils, findutils, awk and util-linux only: a fresh host has neither python3 nor curl.
 
-look_system() {
+snapshot_system() {
 	section os
 	cat /etc/os-release
 	section machine
@@ -20,9 +20,9 @@ look_system() {
 		-e '/^[0-9]*: br-[0-9a-f]* /d' -e 's|^[0-9]*: [^ ]* *inet6* \([0-9a-f.:]*\).*|\1|p' | tr '\n' ' ')"
 	for tool in python3 curl git; do have "$tool" && echo "tool $tool"; done
 	ls /usr/lib*/docker/cli-plugins/docker-buildx >/dev/null 2>&1 && echo "tool buildx"
-	# A shared lock: two looks at once are no "other run" to one another.
+	# A shared lock: two snapshots at once are no "other run" to each other.
 	[ -f "$RUN/lock" ] && ! flock -s -n -o "$RUN/lock" true &&
-		echo "busy $(head -n 1 "$RUN/busy" 2>/dev/null || echo 'it does not say which')"
+		echo "busy $(head -n 1 "$RUN/busy" 2>/dev/null || echo unknown)"
 	# yum may be yum 3, or a link to dnf 4; dnf may be dnf 5
 	for manager in dnf yum; do
 		have "$manager" || continue
@@ -71,7 +71,7 @@ look_system() {
 	section ports
 	ports=$(ss -Hltne 2>/dev/null)
 	printf '%s\n' "$ports"
-	# Who has a port is found by the socket's number: a process may call itself what it likes, also several lines.
+	# The owner of a port is found by the socket's number: process names may hold anything, also newlines.
 	section owners
 	{ printf '%s\n' "$ports"; find /proc/[0-9]*/fd -maxdepth 1 -lname 'socket:*' -printf '%h %l\n' 2>/dev/null; } | awk '
 		$2 in wanted { split($1, part, "/"); print part[3], wanted[$2] }
@@ -81,10 +81,10 @@ look_system() {
 	done
 }
 
-# look_weights PATH: a part for each, as each may lie on a file system that does not answer. What others than root may
-# change is inspected as one of them, in a line of base64: the only user whose Docker wants it, or who owns the first
-# thing on the path that is not root's. Root touches nothing beyond that.
-look_weights() {
+# snapshot_weights PATH: one part for each path, because its file system may hang. A path that other users can change is
+# inspected as one of them, in a line of base64: the only user whose Docker uses it, or the owner of the first part of
+# the path that is not root's. Root touches nothing beyond that.
+snapshot_weights() {
 	spots=$(spots_of "$1")
 	section owned
 	[ -z "$spots" ] || printf '%s\n' "$spots" | while IFS= read -r spot; do printf '%s|%s\n' "$spot" "$1"; done
@@ -95,17 +95,17 @@ look_weights() {
 	if [ -n "$spots" ] && [ "$who" != root ]; then
 		section "inspected $1"
 		as_account "$who" SEEN="$SEEN" READER="$READER" sh -c "$OF_DOCKER
-inspect_weights"' "$1" "$2"' sh "$1" "$remembered" | head -c 2000000 | base64 -w 0
+inspect_weights"' "$1" "$2"' sh "$1" "$remembered" | head -c 500000 | base64 -w 0
 		return
 	fi
 	weights_of "$1" "$remembered"
-	# What an earlier run fetched from a hub.
+	# The commit of weights that an earlier run fetched from a hub.
 	[ -z "$spots" ] && [ -f "$1.json" ] && [ ! -L "$1.json" ] || return 0
 	section commits
 	echo "$(dd if="$1.json" bs=65536 count=64 iflag=fullblock,nonblock 2>/dev/null | sed -n 's/^ "commit": "\([0-9a-f]*\)".*/\1/p')|$1"
 }
 
-# as_account WHO COMMAND…: as this user, or as a number that no user has, with nothing of root's environment.
+# as_account WHO COMMAND…: run as this user, or uid without a user, without root's environment.
 as_account() {
 	groups=--init-groups
 	account=$(getent passwd "$1") || account="$1:x:$1:65534::/:" groups=--clear-groups
@@ -116,7 +116,7 @@ as_account() {
 	setpriv --reuid "$uid" --regid "$gid" "$groups" env -i USER="$user" PATH="$PATH" LC_ALL=C MARK= "$@"
 }
 
-# The files of which earlier runs found the sha256 (hashes.py), of those that weights at a path consist of.
+# The files of weights at a path whose sha256 earlier runs computed (hashes.py).
 remembered_of() {
 	cut -d ' ' -f 4- /var/lib/gpurack/sha256 2>/dev/null | WEIGHTS=$1 awk '
 		BEGIN {
@@ -127,7 +127,7 @@ remembered_of() {
 		$0 == path || index($0, inside) == 1'
 }
 
-look_nvidia() {
+snapshot_nvidia() {
 	section driver
 	cat /proc/driver/nvidia/version 2>/dev/null
 	section pci
@@ -135,9 +135,9 @@ look_nvidia() {
 		[ -e "$card" ] && echo "$card|$(sed -n 's/^GPU UUID:[[:space:]]*//p' "$card")|$(sed -n 's/^Model:[[:space:]]*//p' "$card")"
 	done
 	if have nvidia-smi; then
-		fields=index,uuid,name,memory.total,memory.used,driver_version,compute_cap,mig.mode.current,pci.bus_id,utilization.gpu
+		fields=index,uuid,name,memory.total,memory.used,driver_version,compute_cap,pci.bus_id,utilization.gpu
 		section gpus
-		# A lost card fails the whole query (exit 15); then the others are asked one by one, by PCI address.
+		# A lost GPU fails the whole query (exit 15); then the others are queried one by one, by PCI address.
 		if answer=$(nvidia-smi --query-gpu=$fields --format=csv,noheader,nounits 2>&1); then
 			printf '%s\n' "$answer"
 		else
@@ -161,7 +161,7 @@ look_nvidia() {
 }
 
 # A process's user, container and name, the last because it may hold anything. The container is in its cgroup's name:
-# docker-<64 hex digits>.scope, docker/…, runc-….scope. A user names those below the own slice of users: its uid is in front.
+# docker-<64 hex digits>.scope, docker/…, runc-….scope. Users choose the names below their slice: its uid is in front.
 holder() {
 	container=$(sed -n 's/.*[-/]\([0-9a-f]\{64\}\).*/\1/p' "/proc/$1/cgroup" 2>/dev/null | head -n 1)
 	uid=$(sed -n '/\/user-[0-9][0-9]*\.slice\//{s|/user-\([0-9]*\)\.slice/.*|#\1|;s|.*#||;p;q;}' "/proc/$1/cgroup")
@@ -170,8 +170,8 @@ holder() {
 	echo "$(stat -c %U "/proc/$1" 2>/dev/null),$container,$comm"
 } 2>/dev/null
 
-# AMD's cards and who computes on them, by sysfs, which needs no tools: the nodes of the kernel's compute driver (KFD).
-look_amd() {
+# AMD GPUs and their processes, by sysfs, which needs no tools: the nodes of the kernel's compute driver (KFD).
+snapshot_amd() {
 	[ -e /sys/class/kfd/kfd ] || return 0
 	section amd
 	echo "kfd $(stat -c %g /dev/kfd)"
@@ -193,7 +193,7 @@ look_amd() {
 	done
 } 2>/dev/null
 
-# The name that the card carries (Instinct), or that libdrm has for its ids ("744C, C8, AMD Radeon RX 7900 XTX").
+# The GPU's own name (Instinct), or that of libdrm for its ids ("744C, C8, AMD Radeon RX 7900 XTX").
 amd_name() {
 	name=$(cat "$1/product_name")
 	ids=$(cat "$1/device" "$1/revision" | sed 's/^0x//' | tr 'a-f\n' 'A-F,' | sed 's/,/,[[:space:]]*/g')
@@ -201,16 +201,16 @@ amd_name() {
 	echo "$name"
 }
 
-# The addresses of what services connect to on other hosts.
-look_names() {
+# The addresses of other hosts that services connect to.
+snapshot_names() {
 	section names
 	printf '%s\n' "$NAMES" | while IFS= read -r name; do
 		[ -n "$name" ] && echo "$(getent ahostsv4 "$name" | sed -n '1s/ .*//p')|$name"
 	done
 }
 
-# What only rootless Docker needs to know of the host.
-look_rootless() {
+# Facts of the host for rootless Docker only.
+snapshot_rootless() {
 	section rootless
 	for name in kernel/unprivileged_userns_clone user/max_user_namespaces kernel/apparmor_restrict_unprivileged_userns; do
 		[ -e "/proc/sys/$name" ] && echo "sysctl $name $(cat "/proc/sys/$name")"
@@ -219,35 +219,35 @@ look_rootless() {
 	for file in /etc/subuid /etc/subgid; do
 		sed "s|^|${file##*/} |" "$file"
 	done
-	# A range of subordinate ids must not hold the id of anybody.
+	# A range of subordinate ids must not contain an account's id.
 	getent passwd | awk -F: '$3 >= 65536 { print "uid", $3 }'
 	for folder in /etc/cdi /run/cdi; do [ -d "$folder" ] && echo "folder $folder"; done
 }
 
-# The questions that are for one Docker: the lines that begin with its user, without it.
+# The lines for one Docker: those with its user in front, without it.
 questions() {
 	printf '%s\n' "$1" | while IFS= read -r line; do
 		case $line in "$user|"*) printf '%s\n' "${line#"$user|"}" ;; esac
 	done
 }
 
-look_host_docker() {
+snapshot_host_docker() {
 	user='' SECRETS=/etc/gpurack/secrets
 	IMAGES=$(questions "$IMAGES") PROBES=$(questions "$PROBES") COUNTERS=$(questions "$COUNTERS")
 	VOLUMES=$(questions "$VOLUMES")
-	look_docker
+	snapshot_docker
 	section compose
 	docker compose version --short 2>/dev/null
 }
 
-look_host_upstreams() {
+snapshot_host_upstreams() {
 	user=''
 	UPSTREAMS=$(questions "$UPSTREAMS")
-	look_upstreams
+	snapshot_upstreams
 }
 
-# What root sees of a user, and then, in one line of base64, all that the user's own programs say.
-look_user() {
+# Root's facts of a user and then, in one line of base64, the output of the user's own programs.
+snapshot_user() {
 	user=$1
 	section "user $user"
 	account=$(getent passwd "$user") || return 0
@@ -262,18 +262,18 @@ look_user() {
 	section "said $user"
 	[ "$uid" != 0 ] || return 0
 	{
-		# what it begins is of its process group, which the limit ends as a whole
+		# its children are in its process group, which the limit kills as a whole
 		timeout -s KILL "$LIMIT" setpriv --reuid "$uid" --regid "$gid" --init-groups env -i HOME="$home" USER="$user" \
 			PATH="$PATH" XDG_RUNTIME_DIR="$runtime" DBUS_SESSION_BUS_ADDRESS="unix:path=$runtime/bus" \
 			DOCKER_HOST="unix://$runtime/docker.sock" LC_ALL=C MARK= SECRETS="/var/lib/gpurack/users/$user/secrets" \
-			WEIGHTS="$(questions "$NEEDED")" HOME_FILES="$HOME_FILES" \
+			WEIGHTS="$(questions "$NEEDED")" HOME_FILES="$HOME_FILES" USER_MARKER="$USER_MARKER" \
 			VOLUMES="$(questions "$VOLUMES")" HAS_ACCOUNT="$HAS_ACCOUNT" IMAGES="$(questions "$IMAGES")" PROBES="$(questions "$PROBES")" \
 			COUNTERS="$(questions "$COUNTERS")" UPSTREAMS="$(questions "$UPSTREAMS")" sh -c "$OF_DOCKER
-look_own" &
+snapshot_own" &
 		group=$!
 		wait "$group"
 		echo "$? $group" >"$work/code $user"
-	} | head -c 8000000 | base64 -w 0
+	} | head -c 1000000 | base64 -w 0
 	read -r code group <"$work/code $user"
 	if [ "$code" = 137 ]; then
 		section late
@@ -283,7 +283,7 @@ look_own" &
 	fi
 }
 
-# begin NAME COMMAND…: a part of the look, beside the others. What an earlier look left behind in it is not joined by more.
+# begin NAME COMMAND…: run a part of the snapshot in parallel. A part that still hangs from an earlier one is not begun.
 begin() {
 	if since=$(hangs "$1"); then
 		late="$late$1|still hangs since $since
@@ -302,7 +302,7 @@ begin() {
 "
 }
 
-# The file that notes what was left behind in a part. A path is no file's name.
+# The file that records hanging processes of a part.
 hung_of() {
 	case $1 in
 	*/*) echo "$RUN/hung/weights $(printf '%s' "$1" | cksum | tr ' ' -)" ;;
@@ -310,7 +310,7 @@ hung_of() {
 	esac
 }
 
-# When a process began, in the kernel's ticks; nothing for one that has ended.
+# The start time of a process in the kernel's ticks; nothing for one that has ended.
 started() {
 	said=$(tr '\n' ' ' <"/proc/$1/stat") 2>/dev/null || return 1
 	# shellcheck disable=SC2086 # several words on purpose; the process's name, which may hold anything, ends in ")"
@@ -319,7 +319,7 @@ started() {
 	echo "${20}"
 } 2>/dev/null
 
-# Since when, if anything that was left behind in a part is still there.
+# Since when a part hangs, if one of its processes still exists.
 hangs() {
 	hung=$(hung_of "$1")
 	[ -f "$hung" ] || return 1
@@ -330,7 +330,7 @@ hangs() {
 	return 1
 }
 
-# The processes that one has begun, and itself.
+# A process and its descendants.
 family() {
 	grep -H '^PPid:' /proc/[0-9]*/status 2>/dev/null | awk -F '[/:\t ]+' -v top="$1" '
 		{ parent[$3] = $6 }
@@ -344,8 +344,8 @@ family() {
 		}'
 }
 
-# abandon NAME PID: ends a part that takes too long. What SIGKILL does not end (it waits for a file system or a card) is
-# left behind, and noted, so that it is known as long as it is there. Says what that is.
+# abandon NAME PID: kill a part that takes too long. Processes that SIGKILL does not end (they wait for a file system or
+# a GPU) are recorded until they end, and printed.
 abandon() {
 	family=$(family "$2")
 	# shellcheck disable=SC2086 # several words on purpose
@@ -355,7 +355,7 @@ abandon() {
 	note "$1" $family
 }
 
-# note NAME PID…: those of these processes that still are there.
+# note NAME PID…: record and print those of these processes that still exist.
 note() {
 	hung=$(hung_of "$1")
 	shift
@@ -377,7 +377,7 @@ members() {
 	done
 } 2>/dev/null
 
-# Waits until all parts have ended, or have had their time; a user's part ends by itself just before.
+# Wait until all parts have ended or the limit is reached; a user's part ends by itself just before.
 await() {
 	{
 		sleep "$((LIMIT + 2))" &
@@ -395,7 +395,7 @@ await() {
 	kill "$timer" 2>/dev/null
 }
 
-# Every part that is whole; which are late, and why; and the end, if nothing came out short.
+# Print every complete part, the late ones with the reason, and the end section if no part was cut off.
 deliver() {
 	short=''
 	while read -r part pid name; do
@@ -419,7 +419,7 @@ $part
 	[ -n "$short" ] || section end
 }
 
-# Text in UTF-8 without control characters: anything else would break the connection's reader, not only this look.
+# Text in UTF-8 without control characters: anything else would break pyinfra's reader of the connection.
 readable() {
 	if have iconv; then iconv -c -f UTF-8 -t UTF-8; else tr -d '\200-\377'; fi | tr -d '\000-\010\013-\037\177'
 }
@@ -428,7 +428,7 @@ readable() {
 recorded_users() { sed -n 's/^  "\([^"]*\)": {.*/\1/p' /var/lib/gpurack/record.json 2>/dev/null; }
 
 main() {
-	# root's own Docker client: not what a login user's environment names
+	# root's own Docker client, without the login user's environment
 	HOME=~root
 	export HOME LC_ALL=C PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin" DOCKER_HOST=unix:///var/run/docker.sock
 	unset DOCKER_CONFIG DOCKER_CONTEXT DOCKER_TLS DOCKER_TLS_VERIFY DOCKER_CERT_PATH XDG_RUNTIME_DIR
@@ -440,19 +440,19 @@ main() {
 	exec 4<>"$work/ended"
 	parts=0 begun='' late=''
 	users=$({ printf '%s\n' "$USERS"; ls /var/lib/gpurack/users 2>/dev/null; recorded_users; } | grep -x '[A-Za-z_][A-Za-z0-9_.-]*[$]\{0,1\}' | sort -u)
-	begin system look_system
+	begin system snapshot_system
 	while IFS= read -r path; do
-		[ -z "$path" ] || begin "weights $path" look_weights "$path"
+		[ -z "$path" ] || begin "weights $path" snapshot_weights "$path"
 	done <<-EOF
 	$WEIGHTS
 	EOF
-	begin NVIDIA look_nvidia
-	begin AMD look_amd
-	begin Docker look_host_docker
-	begin names look_names
-	begin upstreams look_host_upstreams
-	[ -z "$users" ] || begin accounts look_rootless
-	for one in $users; do begin "user $one" look_user "$one"; done
+	begin NVIDIA snapshot_nvidia
+	begin AMD snapshot_amd
+	begin Docker snapshot_host_docker
+	begin names snapshot_names
+	begin upstreams snapshot_host_upstreams
+	[ -z "$users" ] || begin accounts snapshot_rootless
+	for one in $users; do begin "user $one" snapshot_user "$one"; done
 	await
 	deliver | readable
 }

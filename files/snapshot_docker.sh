@@ -1,5 +1,5 @@
-# What one Docker says, and the models in it: a part of snapshot.sh. Root runs it for the host's own Docker, and a user
-# for that user's (look_own), so that whatever is asked of a user's things is asked by that user.
+# The facts of one Docker and its models: a part of snapshot.sh. Root runs it for the host's own Docker, and each user for
+# their own (snapshot_own), so that only the user accesses a user's files and programs.
 # Variables: MARK (what headings hold), work (a folder), SECRETS (the folder of keys), IMAGES, PROBES
 # (model|port inside|path|address|port), COUNTERS (model|path|name of a counter), UPSTREAMS (service|number|file of a
 # key|url), VOLUMES (of an Open WebUI without a first account), HAS_ACCOUNT, SEEN and READER as in
@@ -7,13 +7,13 @@
 
 section() { printf '\n@@%s %s\n' "$MARK" "$1"; }
 have() { command -v "$1" >/dev/null 2>&1; }
-# That of the default route: addresses for documentation are in no other route (RFC 5737, RFC 3849).
+# The address of the default route: addresses for documentation are in no other route (RFC 5737, RFC 3849).
 own_address() {
 	{ ip -4 -o route get 192.0.2.1; ip -6 -o route get 2001:db8::1; } 2>/dev/null |
 		sed -n 's/.* src \([0-9a-f.:]*\).*/\1/p' | head -n 1
 }
 
-# Names, sizes and times of the files that weights consist of, as one word: the same word, the same weights.
+# One word from names, sizes and times of the files of weights: the same word means the same weights.
 stamp() {
 	case $1 in
 	*-?????-of-?????.gguf) set -- "${1%-?????-of-?????.gguf}"-?????-of-"${1##*-of-}" ;;
@@ -25,9 +25,9 @@ stamp() {
 	fi | sort | cksum | tr ' ' -
 }
 
-# spots_of PATH: who but root may change what a path means: type, mode, owner and group of each folder, link or file on
-# it that others may change. Root's links are followed, one by one; the first thing that is not root's is the last line,
-# and for root nothing beyond it is touched. None of their names are said: links lead to names of anybody's making.
+# spots_of PATH: the parts of a path that other users than root can change: type, mode, owner and group of each folder,
+# link or file. Root's links are followed one by one; the first part that is not root's is the last line, and root
+# touches nothing beyond it. Names are not printed, because users choose them.
 spots_of() {
 	way=$1 links=40 end='-quit' follow='-uid 0'
 	[ "$(id -u)" = 0 ] || end='-true' follow='-true'
@@ -53,8 +53,8 @@ spots_of() {
 	done | grep .
 }
 
-# weights_of PATH FILES: what is to be known of weights. Nothing is opened but files and folders. FILES: those of which
-# the sha256 is remembered, one a line.
+# weights_of PATH FILES: the facts of weights. Only files and folders are opened. FILES: those with a known sha256, one a
+# line.
 weights_of() {
 	section weights
 	if size=$(stat -L -c '%s %F' "$1" 2>&1); then echo "$size|$1"; else
@@ -64,7 +64,7 @@ weights_of() {
 	seen="$(stamp "$1")|$1"
 	section stamps
 	printf '%s\n' "$seen"
-	# Where SELinux is enforced, Docker may confine containers by labels.
+	# With SELinux enforced, Docker may confine containers by labels.
 	if [ "$(cat /sys/fs/selinux/enforce 2>/dev/null)" = 1 ]; then
 		section labels
 		echo "$(stat -L -c %C "$1" 2>/dev/null)|$1"
@@ -76,7 +76,7 @@ weights_of() {
 	have python3 && printf '%s\n' "$1" | python3 -c "$READER" | head -c 1000000 | grep '^{'
 }
 
-# The same as a user (look_weights), with who else may change them.
+# The same as a user (snapshot_weights), with the other users who can change them.
 inspect_weights() {
 	section owned
 	spots_of "$1" | while IFS= read -r spot; do printf '%s|%s\n' "$spot" "$1"; done
@@ -84,7 +84,7 @@ inspect_weights() {
 	section end
 }
 
-# ask KEY_FILE URL OPTION…: what a model answers. printf is a builtin: the key is in no process's arguments.
+# ask KEY_FILE URL OPTION…: a model's answer. printf is a builtin, so the key is in no process's arguments.
 ask() {
 	key=$1 url=$2
 	shift 2
@@ -94,7 +94,7 @@ ask() {
 	} | curl -q -g -K - -sS --proto =http,https --noproxy '*' --max-time 5 "$@" --url "$url" 2>&1
 }
 
-look_docker() {
+snapshot_docker() {
 	have docker || return 0
 	section docker
 	docker info --format '{{json .}}' 2>/dev/null | grep '^{'
@@ -116,14 +116,13 @@ look_docker() {
 		timeout -s KILL 5 python3 -c "$HAS_ACCOUNT" "$place" </dev/null && echo "$volume"
 	done
 	have curl || return 0
-	# A model that hangs is not "no change", nor is one that restarts for ever, which was up when it was looked at and is
-	# not now.
+	# A hanging model is not "no change", nor is one that restarts without end and only looked up for a moment.
 	up=$(docker ps -q --no-trunc --filter label=gpurack.model --filter status=running --filter status=restarting 2>/dev/null)
 	[ -n "$up" ] || return 0
 	docker inspect --type container --format '{{.Name}}|{{.State.Status}}|{{range $port, $all := .HostConfig.PortBindings}}{{range $all}}{{$port}};{{.HostIp}};{{.HostPort}} {{end}}{{end}}' $up 2>/dev/null | {
 		while IFS='|' read -r name status bindings; do
 			printf '%s\n' "$PROBES" | while IFS='|' read -r model target path address port; do
-				[ "/$model" = "$name" ] && look_model >"$work/model.$model"
+				[ "/$model" = "$name" ] && snapshot_model >"$work/model.$model"
 			done &
 		done
 		wait
@@ -131,9 +130,9 @@ look_docker() {
 	cat "$work"/model.* 2>/dev/null
 }
 
-# A model of the inventory is asked where its container is published. One that is down is not asked at all: whoever has
-# its port then would get its key.
-look_model() {
+# A model is asked at its container's published port. A stopped one is not asked: another process on its port would
+# receive its key.
+snapshot_model() {
 	if [ "$status" = running ] && url=$(published) && [ -n "$url" ]; then
 		body=$(ask "$SECRETS/$model/api_key" "$url$path" -w '\n%{http_code}' | tr -d '\r' | tail -c 100000 | base64 -w 0)
 	else
@@ -150,8 +149,8 @@ look_model() {
 	done
 }
 
-# http://ADDRESS:PORT by the container's own bindings, as an address and a number and nothing else; for one in the
-# host's network, which has none, by the inventory.
+# http://ADDRESS:PORT by the container's own bindings, validated as an address and a number; in the host's
+# network, which has no bindings, by the inventory.
 published() {
 	for binding in $bindings; do
 		case $binding in "$target/tcp;"*) ;; *) continue ;; esac
@@ -171,8 +170,8 @@ published() {
 	echo "http://$address:$port"
 }
 
-# What services connect to on other hosts. One that is down costs two seconds, beside all else.
-look_upstreams() {
+# Other hosts that services connect to. One that is down costs two seconds, in parallel to the rest.
+snapshot_upstreams() {
 	have curl && [ -n "$UPSTREAMS" ] || return 0
 	section upstreams
 	printf '%s\n' "$UPSTREAMS" | {
@@ -189,8 +188,8 @@ look_upstreams() {
 
 own_file() { [ -f "$1" ] && echo "$1 $(stat -L -c '%a %u %g' "$1") $(base64 -w 0 "$1")"; }
 
-# All that a user's own programs, files and Docker say. It runs as that user, and nothing of it is root's observation.
-look_own() {
+# The facts from a user's own programs, files and Docker. It runs as that user; none of it counts as root's observation.
+snapshot_own() {
 	work=$(mktemp -d) || exit 1
 	trap 'rm -rf "$work"' EXIT
 	section own
@@ -206,8 +205,8 @@ look_own() {
 	done
 	section files
 	for file in $HOME_FILES; do own_file "$HOME/$file"; done
-	own_file "$XDG_RUNTIME_DIR/gpurack-docker-restart"
-	[ -S "$XDG_RUNTIME_DIR/docker.sock" ] && look_docker
-	look_upstreams
+	own_file "$XDG_RUNTIME_DIR/$USER_MARKER"
+	[ -S "$XDG_RUNTIME_DIR/docker.sock" ] && snapshot_docker
+	snapshot_upstreams
 	section end
 }

@@ -86,7 +86,7 @@ class Content:
         if at + count > self.size:
             raise struct.error("too short")
         if at + count > LARGEST or self.steps > MOST:
-            raise ValueError("their header is larger than any")
+            raise ValueError("their header is larger than that of any known model")
         if not self.start <= at <= at + count <= self.start + len(self.block):
             self.start, self.block = at, os.pread(self.descriptor, max(count, self.BLOCK), at)
         found = self.block[at - self.start : at - self.start + count]
@@ -106,7 +106,7 @@ def gguf_part(path):
             raise ValueError("%s is empty" % shown(path))
         magic, version, tensors, pairs = struct.unpack("<4sIQQ", data.take(0, 24))
         if magic != b"GGUF" or version not in (2, 3):
-            raise ValueError("%s is no GGUF file of version 2 or 3" % shown(path))
+            raise ValueError("%s is not a GGUF file of version 2 or 3" % shown(path))
         at, values = 24, {}
         for _ in range(min(pairs, MOST)):
             key, at = string(data, at)
@@ -192,14 +192,14 @@ def safetensors(path):
     with contextlib.closing(Content(path)) as data:
         length = data.number("<Q", 0)
         if length > LARGEST - 8:
-            raise ValueError("%s is no safetensors file" % shown(path))
+            raise ValueError("%s is not a safetensors file" % shown(path))
         header = parsed(data.take(8, length))
         found, end = [], 0
         for name, tensor in header.items():
             if name != "__metadata__":
                 begin, end_here = tensor["data_offsets"]
                 if type(begin) is not int or type(end_here) is not int or not 0 <= begin <= end_here:
-                    raise ValueError("%s has a tensor of no size" % shown(path))
+                    raise ValueError("%s has a tensor with an invalid size" % shown(path))
                 found.append((str(tensor["dtype"]), end_here - begin))
                 end = max(end, end_here)
         if 8 + length + end > data.size:
@@ -211,7 +211,7 @@ def load(path):
     """A JSON file that holds a map."""
     content = parsed(read_file(path, LARGEST))
     if not isinstance(content, dict):
-        raise ValueError("%s holds no map" % shown(path))
+        raise ValueError("%s is not a JSON object" % shown(path))
     return content
 
 
@@ -237,7 +237,7 @@ def answer(path):
     try:
         said = read(path)
         if len(json.dumps(said)) > ANSWER:
-            raise ValueError("their header says more than any")
+            raise ValueError("their header has more facts than that of any known model")
         return said
     except OSError as error:
         problem = "%s: %s" % (shown(error.filename or path), error.strerror)

@@ -1,8 +1,8 @@
 """Runs a command under the locks of users' Dockers ("" is the host's own), as the models' runner takes them.
 
-gpurack puts `JOB = "…"` in front (JSON; gpurack/operations/commands.py: under_lock): folder of the locks, what others
-who wait for them are told, users, argv of the command, and its standard input, or null. The command inherits no lock;
-the exit code is the command's. Runs on the host's own python3 (3.6 or newer, standard library only), as root.
+gpurack puts `JOB = "…"` in front (JSON; gpurack/operations/commands.py: under_lock): folder of the locks, name of this
+run for others that wait, users, argv of the command, and its standard input or null. The command inherits no lock; the
+exit code is the command's. Runs on the host's own python3 (3.6 or newer, standard library only), as root.
 """
 
 import json
@@ -15,9 +15,9 @@ import common  # (put in front with what it imports)
 def main():
     job = json.loads(JOB)  # noqa: F821 - put in front by gpurack
     common.LOCK, common.BUSY = job["folder"] + "/lock", job["folder"] + "/busy"
-    told = {"stdin": subprocess.DEVNULL} if job["stdin"] is None else {"input": job["stdin"].encode("utf-8")}
+    options = {"stdin": subprocess.DEVNULL} if job["stdin"] is None else {"input": job["stdin"].encode("utf-8")}
     with common.locked(job["what"], job["users"]):
-        code = subprocess.run(job["argv"], **told).returncode
+        code = subprocess.run(job["argv"], **options).returncode
     return code if code >= 0 else 128 - code
 
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import PurePath
 from typing import Any
 
 from pyinfra.api import Host, State
@@ -18,7 +17,6 @@ from gpurack.plan.rootless import SetUp
 from gpurack.plan.steps import Folder, SetAside, Shell, Step, WriteFile, WriteFiles
 from gpurack.remote import Command, run
 from gpurack.resources import program as whole_program
-from gpurack.resources import read_text
 from gpurack.shell import NOTHING, Sh, all_of, sh, word
 
 USER_PROGRAM = 300
@@ -113,7 +111,7 @@ def carry_out(step: Step) -> Iterator[PyinfraCommand]:
     elif isinstance(step, Apply):
         yield apply_daemon_json(step)
     elif isinstance(step, SetUp):
-        yield program("files/rootless.py", {"files": dict(step.files)}, step.user, step.become)
+        yield program("rootless", {"files": dict(step.files)}, step.user, step.become)
     else:
         raise TypeError(f"no commands for {step!r}")
 
@@ -152,7 +150,7 @@ def apply_daemon_json(step: Apply) -> Streamed:
     """files/daemon_json.py with what it has to do."""
     keys = ("patch", "configure_runtime", "action", "live_restore", "expect", "probe_gpu")
     job = {**{key: getattr(step, key) for key in keys}, "of_user": bool(step.become)}
-    return program("files/daemon_json.py", job, step.user, step.become)
+    return program("daemon_json", job, step.user, step.become)
 
 
 def under_lock(command: Sh, what: str, users: Sequence[str] = ("",), stdin: str | None = None) -> str:
@@ -163,14 +161,13 @@ def under_lock(command: Sh, what: str, users: Sequence[str] = ("",), stdin: str 
 
 
 def program(name: str, job: Mapping[str, Any], user: str = "", become: Sh = NOTHING) -> Streamed:
-    """A program of files/ with its job in front, under the lock of that Docker, which is not the program's. become: the
+    """files/NAME.py with its job in front, under the lock of that Docker, which is not the program's. become: the
     words that make a command a user's own. A user's program has a limit, and what it leaves behind can hold a file
     open, but not the connection."""
-    text = f"JOB = {json.dumps(job)!r}\n{read_text(name)}"
-    what = PurePath(name).stem
+    text = f"JOB = {json.dumps(job)!r}\n{whole_program(name, 'paths')}"
     if not become:
-        return Streamed(PYTHON, _stdin=under_lock(PYTHON, what, [user], text))
-    limited = under_lock(sh("timeout -k 5 {} {} python3 -", USER_PROGRAM, become), what, [user], text)
+        return Streamed(PYTHON, _stdin=under_lock(PYTHON, name, [user], text))
+    limited = under_lock(sh("timeout -k 5 {} {} python3 -", USER_PROGRAM, become), name, [user], text)
     command = sh(
         "said=$(mktemp) && trap 'rm -f \"$said\"' EXIT && "
         '( ulimit -f 20480; exec python3 - >"$said" 2>&1 ); code=$?; '

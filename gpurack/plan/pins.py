@@ -63,8 +63,8 @@ def changed_weights(desired: DesiredService, state: HostState) -> str | None:
         found = state.hashes.get(file, wanted)
         if found != wanted and not any(weights.belongs(file, path) for path in moved):
             return (  # as in files/fetch.py, which finds it where nobody had read the file yet
-                f"{file} is not what the lock says: its sha256 is {found}, not {wanted}. To have the old one, "
-                f"{again(desired.entry)}; to take the new one, gpurack lock INVENTORY {desired.name} --upgrade."
+                f"{file} does not match the lock: its sha256 is {found}, not {wanted}. To restore the old one, "
+                f"{again(desired.entry)}; to accept the new one, gpurack lock INVENTORY {desired.name} --upgrade."
             )
     return None
 
@@ -76,8 +76,8 @@ def changed_pulls(desired: DesiredService, state: HostState) -> str | None:
         found = there.get(pulled, wanted)
         if found != wanted:
             return (
-                f"{pulled} is not what the lock says: its digest is {found}, not {wanted}. Pull it from where the old "
-                f"one still is, or take the new one: gpurack lock INVENTORY {desired.name} --upgrade."
+                f"{pulled} does not match the lock: its digest is {found}, not {wanted}. Pull the old one from a "
+                f"source that still has it, or accept the new one: gpurack lock INVENTORY {desired.name} --upgrade."
             )
     return None
 

@@ -22,7 +22,7 @@ from gpurack.resources import read_text
 from gpurack.shell import Sh, sh
 from gpurack.spec.host import Host
 from gpurack.spec.merge import merge, patch
-from gpurack.state.model import USER_DROP_IN, USER_HOOK_CONFIG, USER_MARKER, HostState, User
+from gpurack.state.model import USER_DROP_IN, USER_HOOK_CONFIG, HostState, User
 
 INHERITED = ("insecure-registries", "registry-mirrors")
 """Keys of the host's daemon.json that hold for users' as well: where images come from."""
@@ -232,8 +232,8 @@ def wanted_files(spec: Host, state: HostState) -> dict[str, str | None]:
 
 
 def marker(user: User) -> str:
-    """The file that notes that the user's daemon must restart (as in files/daemon_json.py)."""
-    return f"{user.runtime}/{USER_MARKER}"
+    """The file which says that the user's daemon must restart."""
+    return f"{user.runtime}/{paths.USER_RESTART_MARKER}"
 
 
 def daemon(

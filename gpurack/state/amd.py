@@ -1,8 +1,8 @@
-"""AMD's cards in the snapshot's text. Pure.
+"""AMD GPUs in the snapshot's output. Pure.
 
 Sources: the kernel's amdkfd (kfd_topology.c: a node's properties, kfd_process.c: proc/PID/vram_GPUID in bytes) and
 "Misc AMDGPU driver information" (mem_info_vram_*, product_name, unique_id); ROCm's UUID is "GPU-" with the unique id in
-16 hex digits. A process of another kind (OpenGL, Vulkan) is not in KFD's list; `used` counts its memory all the same.
+16 hex digits. A process of another kind (OpenGL, Vulkan) is not in KFD's list; `used` counts its memory anyway.
 """
 
 import re
@@ -50,7 +50,7 @@ def processes(lines: Sequence[str]) -> list[GpuProcess]:
 
 
 def _described(lines: Sequence[str]) -> list[dict[str, str]]:
-    """Each card's properties; a card without a render node gives nobody anything."""
+    """Each GPU's properties; GPUs without a render node are left out."""
     cards = [
         dict(item.partition(" ")[::2] for item in line.removeprefix("card ").split("|"))
         for line in lines

@@ -1,4 +1,4 @@
-"""A host as it was found: what the snapshot saw, typed. Nothing here knows what the host should be."""
+"""The observed state of a host, typed. Nothing here knows the desired state."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from gpurack.state.record import Kind, Record, has, is_ours, services
 
 @dataclass(frozen=True)
 class Os:
-    """From os-release: id ("debian"), version ("13"), codename ("trixie"), name for people."""
+    """From os-release: id ("debian"), version ("13"), codename ("trixie"), name for messages."""
 
     id: str = ""
     version: str = ""
@@ -23,7 +23,7 @@ class Os:
 
 @dataclass(frozen=True)
 class Manager:
-    """What installs rpm packages. program: "dnf" or "yum"; generation: what it is, "dnf4", "dnf5" or "yum3"."""
+    """The package manager for rpm. program: "dnf" or "yum". generation: "dnf4", "dnf5" or "yum3"."""
 
     program: str = "dnf"
     generation: str = "dnf4"
@@ -31,8 +31,8 @@ class Manager:
 
 @dataclass(frozen=True)
 class Package:
-    """A package that dpkg or rpm knows. version is its full spelling; held by `apt-mark hold` or versionlock; whole:
-    fully installed."""
+    """A package of dpkg or rpm. version: the full version. held: by `apt-mark hold` or versionlock. whole: completely
+    installed."""
 
     version: str
     held: bool
@@ -45,7 +45,7 @@ SOURCES = (
     "/etc/apt/sources.list.d/*.sources",
     "/etc/yum.repos.d/*.repo",
 )
-"""What apt and dnf read; a copy of another name is nothing to them."""
+"""The files that apt and dnf read; they ignore copies with other names."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,11 @@ class Unit:
 
 @dataclass(frozen=True)
 class Gpu:
-    """A card that answers. memory in MiB; utilization in percent, None where it is not told.
+    """A GPU that answers. memory in MiB; utilization in percent, None where unknown.
 
-    uuid: what stays with the card: NVIDIA's UUID; for AMD's the unique id as ROCm writes it (GPU-9e1c0f6a5b7d2c34), or
-    the PCI address of one that has none. compute: NVIDIA's alone. node: the render node of an AMD card, "" for others;
-    gid: the group that may open it.
+    uuid: NVIDIA's UUID; for AMD the unique id as ROCm writes it (GPU-9e1c0f6a5b7d2c34), or the PCI address of a GPU
+    without one. compute: NVIDIA only. node: the render node of an AMD GPU, "" for others; gid: the group that may open
+    it.
     """
 
     index: int
@@ -97,8 +97,9 @@ class Gpu:
 
 @dataclass(frozen=True)
 class GpuProcess:
-    """A process that holds memory (MiB) of a card. container: the id of the one it runs in, "" for none. whose: the uid
-    in whose slice of cgroups that is, where that user gives names as they like; None for none, or root's."""
+    """A process that uses GPU memory (MiB). container: the id of its container, or "".
+
+    whose: the uid of the cgroup slice that contains it, where that user chooses names; None for root's or none."""
 
     uuid: str
     pid: int
@@ -122,7 +123,7 @@ MISMATCH = 18
 
 @dataclass(frozen=True)
 class Xid:
-    """An error of a card in the kernel's log: its PCI address ("0000:e1:00"), NVIDIA's number, and when."""
+    """A GPU error in the kernel's log: its PCI address ("0000:e1:00"), NVIDIA's number, and its time."""
 
     pci: str
     number: int
@@ -132,8 +133,8 @@ class Xid:
 @dataclass(frozen=True)
 class Driver:
     """The NVIDIA driver. kernel: the loaded module's version, "" when there is none. exit_code, message: nvidia-smi's
-    complaint (9 no driver, 15 a card is lost, 18 driver and library differ). pci: every card the kernel knows,
-    by PCI address → UUID. xids: what the kernel said of lost cards, the oldest first."""
+    error (9 no driver, 15 a GPU is lost, 18 driver and library differ). pci: all GPUs known to the kernel, PCI address
+    → UUID. xids: the kernel's errors of lost GPUs, the oldest first."""
 
     kernel: str = ""
     exit_code: int = 0
@@ -144,7 +145,7 @@ class Driver:
 
 @dataclass(frozen=True)
 class Container:
-    """A container. ports: (host ip, host port) it publishes. image is the image's id. user: whose rootless Docker it is
+    """A container. ports: its published (host ip, host port). image: the image's id. user: whose rootless Docker it is
     in, "" for the host's own."""
 
     id: str
@@ -162,17 +163,17 @@ class Container:
 
     @property
     def kind(self) -> Kind | None:
-        """What its labels say that it is; anybody may write them (see HostState.ours)."""
+        """Its kind by its labels, which anyone may set (see HostState.ours)."""
         return "model" if "gpurack.model" in self.labels else "job" if "gpurack.job" in self.labels else None
 
     @property
     def job(self) -> str:
-        """The hash of the job's definition that it carries out; "" for none."""
+        """The hash of the job's definition that it runs, or ""."""
         return self.labels.get("gpurack.job", "")
 
     @property
     def running(self) -> bool:
-        """Up, whatever it does (a restarting container is not)."""
+        """Is it running? A restarting container is not."""
         return self.status == "running"
 
 
@@ -181,22 +182,19 @@ USER_DROP_IN = ".config/systemd/user/docker.service.d/gpurack.conf"
 USER_HOOK_CONFIG = ".config/nvidia-container-runtime/config.toml"
 USER_FILES = (USER_DAEMON_JSON, USER_DROP_IN, USER_HOOK_CONFIG)
 """In the home of a user with a rootless Docker."""
-USER_MARKER = "gpurack-docker-restart"
-"""In the folder of the user's sockets: the user's daemon must restart (as in files/daemon_json.py)."""
 
 
 @dataclass(frozen=True)
 class User:
-    """A user whose rootless Docker is asked for, or who has something of ours.
+    """A user whose rootless Docker the inventory uses, or who still has files of gpurack.
 
-    linger: do the user's units run from boot on? manager: does the user's systemd answer? unit: the user's own
-    docker.service. folder: (mode, uid) of the folder of the user's Compose project, None where there is none.
-    acl: that of the folder of the user's weights, "" where there is none. sees: folders of CDI specs that the daemon
-    really sees. unreadable: asked weights that are there and that the user may not read. docker: `docker info`, empty
-    when no daemon answered. images, digests: as HostState's.
+    linger: do the user's units start at boot? manager: does the user's systemd answer? unit: the user's docker.service.
+    folder: (mode, uid) of the folder of the user's Compose project, or None. acl: of the folder of the user's weights,
+    or "". sees: folders of CDI specs that are visible to the daemon. unreadable: existing weights that the user cannot
+    read. docker: `docker info`, empty when no daemon answered. images, digests: as in HostState.
 
-    uid to linger, folder and acl are what root sees; all else is what the user's own programs say, and holds for that
-    user's models alone.
+    Root observed uid to linger, folder and acl. All else comes from the user's own programs and counts for that user's
+    models only.
     """
 
     uid: int
@@ -226,11 +224,11 @@ class User:
 
 @dataclass(frozen=True)
 class Kernel:
-    """What rootless Docker needs to know of a host.
+    """Facts of a host for rootless Docker.
 
-    sysctls: those that decide about user namespaces, by path (`user/max_user_namespaces`). rootlesskit_profile: does a
-    profile of AppArmor let rootlesskit make them? subuids, subgids: the lines of /etc/subuid and /etc/subgid. uids:
-    those of people and machines, from 65536 on. folders: those of CDI specs that exist.
+    sysctls: of user namespaces, by path (`user/max_user_namespaces`). rootlesskit_profile: does an AppArmor profile
+    allow them for rootlesskit? subuids, subgids: the lines of /etc/subuid and /etc/subgid. uids: account ids from 65536
+    on. folders: existing folders of CDI specs.
     """
 
     sysctls: Mapping[str, str] = field(default_factory=dict)
@@ -243,7 +241,7 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Listener:
-    """A TCP port somebody listens on. owner: "docker-proxy (pid 12, user root)", "" when unknown."""
+    """A listening TCP port. owner: "docker-proxy (pid 12, user root)", "" when unknown."""
 
     address: str
     port: int
@@ -252,7 +250,7 @@ class Listener:
 
 @dataclass(frozen=True)
 class Probe:
-    """What a model of ours answered. status 0: nothing came within 5 seconds; body then says why."""
+    """A model's answer to the readiness request. status 0: no answer within 5 seconds; body is then the reason."""
 
     status: int
     body: str
@@ -260,11 +258,11 @@ class Probe:
 
 @dataclass(frozen=True)
 class Header:
-    """What files/weights_header.py found in the header of weights.
+    """The header of weights, as files/weights_header.py read it.
 
     stamp: changes when the weights do. kind: "gguf" or "safetensors". tensors: data type → bytes. config: the facts of
-    their shape, by the format's own names. problem: why it could not be read, then nothing else is set. seen: the day
-    (2026-11-19) when the weights were last found with this stamp.
+    their shape, by the format's own names. problem: the reason why it is unreadable; nothing else is set then. seen:
+    the day (2026-11-19) when the weights were last found with this stamp.
     """
 
     stamp: str
@@ -277,25 +275,25 @@ class Header:
 
 @dataclass(frozen=True)
 class HostState:
-    """Everything one look at a host saw. `trouble` is set when the look itself failed: then nothing else is known."""
+    """A snapshot of a host. `trouble` is the error of a failed snapshot; nothing else is set then."""
 
     trouble: str = ""
     raised: bool = False
-    """The login user is not root; the look raised itself by sudo."""
+    """The login user is not root; the snapshot used sudo."""
     os: Os = Os()
     busy: str = ""
-    """Which other run of gpurack holds the host's lock right now; "" for none."""
+    """The other gpurack run that holds the host's lock, or ""."""
     now: datetime | None = None
     """The host's own clock."""
     arch: str = ""
     init: str = ""
     address: str = ""
-    """That of the default route, IPv4's or else IPv6's; "" without one."""
+    """The address of the default route, IPv4 or else IPv6; "" without one."""
     addresses: tuple[str, ...] = ()
-    """All that others may reach the host at, without those of Docker's own networks."""
+    """All global addresses, without those of Docker's networks."""
     tools: frozenset[str] = frozenset()
     manager: Manager = Manager()
-    """What installs rpm packages, on a host that has rpm."""
+    """The package manager, on a host with rpm."""
     packages: Mapping[str, Package] = field(default_factory=dict)
     audit: int = 0
     files: Mapping[str, File] = field(default_factory=dict)
@@ -303,63 +301,62 @@ class HostState:
     docker_flags: str = ""
     secrets: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     weights: Mapping[str, int | None] = field(default_factory=dict)
-    """Asked paths → size in bytes; None: missing, or not a file or folder."""
+    """Requested paths → size in bytes; None: missing, or neither file nor folder."""
     irregular: Mapping[str, str] = field(default_factory=dict)
-    """Asked paths that are something else → what ("fifo"; "hidden" from the user who inspects them)."""
+    """Requested paths of another type → the type ("fifo"; "hidden" from the inspecting user)."""
     owned: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """Asked paths that others than root may change, or lead elsewhere → who ("ada", "the group lab", "everybody")."""
+    """Requested paths that other users can change or redirect → those users ("ada", "the group lab", "everybody")."""
     exposed: frozenset[str] = frozenset()
-    """Files of gpurack's own that others can read, and should not."""
+    """Private files of gpurack that other users can read."""
     labels: Mapping[str, str] = field(default_factory=dict)
-    """Asked paths that are there → SELinux type ("user_home_t"), where SELinux is enforced."""
+    """Existing requested paths → SELinux type ("user_home_t"), where SELinux is enforced."""
     stamps: Mapping[str, str] = field(default_factory=dict)
-    """Asked paths that are there → what changes when the weights do."""
+    """Existing requested paths → a stamp that changes with the weights."""
     headers: Mapping[str, Header] = field(default_factory=dict)
-    """Asked paths → their headers, read by this look or remembered; absent: not known (no python3 there yet)."""
+    """Requested paths → their headers, read now or remembered; absent: unknown (no python3 yet)."""
     commits: Mapping[str, str] = field(default_factory=dict)
-    """Asked paths that were fetched from a hub → the commit they are of."""
+    """Requested paths that were fetched from a hub → their commit."""
     hashes: Mapping[str, str] = field(default_factory=dict)
-    """Files of weights → their sha256, where it was read once and size and time of the file are as they were then."""
+    """Files of weights → their sha256, where it was computed and size and time are unchanged since."""
     listeners: tuple[Listener, ...] = ()
     driver: Driver = Driver()
     gpus: tuple[Gpu, ...] = ()
     gpu_processes: tuple[GpuProcess, ...] = ()
     kfd_gid: int = 0
-    """The group that may open /dev/kfd, by which AMD's cards compute."""
+    """The group that may open /dev/kfd, which ROCm uses."""
     cdi: frozenset[str] = frozenset()
     docker: Mapping[str, Any] = field(default_factory=dict)
     """`docker info`; empty when no daemon answered."""
     compose: str = ""
     containers: tuple[Container, ...] = ()
     images: Mapping[str, str] = field(default_factory=dict)
-    """Asked references → image id; absent: not on the host."""
+    """Requested references → image id; absent: not on the host."""
     digests: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Ids of images that containers have → `repository@sha256:…`, as the registries they came from know them."""
+    """Ids of the images of containers → `repository@sha256:…` at their registries."""
     users: Mapping[str, User] = field(default_factory=dict)
-    """By name; a user who does not exist on the host is not there."""
+    """By name; users without an account are absent."""
     kernel: Kernel = Kernel()
-    """Only where there are such users."""
+    """Set only where there are such users."""
     probes: Mapping[tuple[str, str], Probe] = field(default_factory=dict)
-    """(user, name) of a model → what it answered."""
+    """(user, name) of a model → its answer."""
     names: Mapping[str, str] = field(default_factory=dict)
-    """Asked names of other hosts → their IPv4 address, as this host knows it."""
+    """Requested names of other hosts → their IPv4 address, as this host resolves it."""
     accounts: frozenset[tuple[str, str]] = frozenset()
     """(user, volume) of each Open WebUI's volume whose database has an account; "" for the host's own Docker."""
     upstreams: Mapping[tuple[str, str, int], str] = field(default_factory=dict)
-    """(user, service, number of a connection to another host) → why that does not answer, "" when it does."""
+    """(user, service, number of a connection to another host) → why it fails, "" when it answers."""
     counters: Mapping[tuple[str, str], float] = field(default_factory=dict)
-    """(user, name) of a model → its engine's counter (Engine.counter), summed over its labels; only where it was asked
-    for."""
+    """(user, name) of a model → its engine's counter (Engine.counter), summed over its labels; only where requested."""
     record: Record | None = None
-    """What gpurack noted of its containers; None where it has not yet."""
+    """The host's record of gpurack's containers; None where it is missing."""
     late: Mapping[str, str] = field(default_factory=dict)
-    """Parts of the look that did not end ("weights", "user ada") → `timed out after 30 s`."""
+    """Parts of the snapshot that did not end ("weights /w/a", "user ada") → `timed out after 30 s`."""
     unread: tuple[str, ...] = ()
-    """Sentences about what the host said and cannot be understood."""
+    """Messages about output of the host that could not be parsed."""
 
     @cached_property
     def proven(self) -> dict[tuple[str, str], Container]:
-        """The containers that gpurack made, models and jobs, by (user, name)."""
+        """The containers that gpurack created, models and jobs, by (user, name)."""
         found: dict[tuple[str, str], Container] = {}
         named: dict[str, Mapping[str, Any]] = {}
         present = {each.id for each in self.containers}
@@ -381,15 +378,15 @@ class HostState:
         return self.ours.get((container.user, container.name)) == container
 
     def container(self, name: str, user: str) -> Container | None:
-        """The container of an entry that is to run in a user's Docker ("" for the host's own): the one there, else one
-        of ours of its name elsewhere, as an entry whose user changed has it."""
+        """The container of an entry for a user's Docker ("" for the host's own). After the entry's user changed: the
+        one in the other Docker."""
         if (user, name) in self.ours:
             return self.ours[user, name]
         return next((found for (_, other), found in sorted(self.ours.items()) if other == name), None)
 
     @property
     def foreign(self) -> list[str]:
-        """A sentence for each container that carries our labels and is not proven to be ours. It is left alone."""
+        """A message for each container with our labels that is not proven to be ours. It is ignored."""
         known = {
             entry.id: name for entries in (self.record or {}).values() for name, entry in entries.items() if entry.id
         }
@@ -397,19 +394,19 @@ class HostState:
         for each in self.containers:
             if each.kind and self.proven.get((each.user, each.name)) != each:
                 whose = f" in the Docker of {each.user}" if each.user else ""
-                was = f"it was {known[each.id]}" if each.id in known else "gpurack did not make it"
+                was = f"it was {known[each.id]}" if each.id in known else "gpurack did not create it"
                 which = f"container {each.name} ({each.id[:12]}){whose}"
-                found.append(f"{which} carries gpurack's labels, but {was}; it is left alone.")
+                found.append(f"{which} has gpurack's labels, but {was}; it is ignored.")
         return found
 
     @property
     def remarks(self) -> list[str]:
-        """What else is to be said of the host, a sentence each: parts that hang, garbage, foreign containers."""
+        """Warnings about the snapshot: parts that hang, unparsable output, foreign containers."""
         return [*(f"{part} {why}." for part, why in self.late.items()), *self.unread, *self.foreign]
 
     @property
     def blind(self) -> str:
-        """Why nothing can be changed: the look failed, or what every change builds on did not answer in time."""
+        """Why nothing can be changed: the snapshot failed, or Docker or the GPUs did not answer in time; else ""."""
         if self.trouble:
             return self.trouble
         found = next((part for part in ("Docker", "NVIDIA", "AMD") if part in self.late), None)
@@ -417,11 +414,11 @@ class HostState:
 
     @property
     def sources(self) -> dict[str, File]:
-        """The files in which apt and dnf look for repositories."""
+        """The files with repositories of apt and dnf."""
         return {path: file for path, file in self.files.items() if any(fnmatch(path, one) for one in SOURCES)}
 
     def uid_of(self, user: str) -> int | None:
-        """That of a user with a rootless Docker; None for the host's own, "", and for one who is not there."""
+        """The uid of a user with a rootless Docker; None for "" and for a missing account."""
         return self.users[user].uid if user in self.users else None
 
     def docker_of(self, user: str) -> Mapping[str, Any]:
@@ -431,18 +428,18 @@ class HostState:
         return self.users[user].docker if user in self.users else {}
 
     def digests_of(self, user: str) -> Mapping[str, tuple[str, ...]]:
-        """Ids of images → what registries call them, in a user's daemon; "" for the host's own."""
+        """Ids of images → their digests at registries, in a user's daemon; "" for the host's own."""
         if not user:
             return self.digests
         return self.users[user].digests if user in self.users else {}
 
     def images_of(self, user: str) -> Mapping[str, str]:
-        """Asked references → image id, in a user's daemon; "" for the host's own."""
+        """Requested references → image id, in a user's daemon; "" for the host's own."""
         if not user:
             return self.images
         return self.users[user].images if user in self.users else {}
 
     @property
     def has_nvidia(self) -> bool:
-        """Does the host have NVIDIA cards or their driver?"""
+        """Does the host have NVIDIA GPUs or their driver?"""
         return bool(self.driver.kernel or self.driver.pci or any(gpu.vendor == "nvidia" for gpu in self.gpus))

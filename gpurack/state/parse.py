@@ -15,7 +15,6 @@ from gpurack.spec.weights import belongs
 from gpurack.state import amd, rpm
 from gpurack.state.model import (
     USER_FILES,
-    USER_MARKER,
     Container,
     Driver,
     File,
@@ -36,27 +35,24 @@ from gpurack.state.record import Record, TooNew, services
 from gpurack.state.record import read as record_of
 
 WRONG = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
-"""What reading garbage raises."""
+"""Exceptions of parsing invalid output."""
 MARK = "@@ mark "
-"""How a look's own first line begins."""
+"""The beginning of the first line of snapshot.sh."""
 PATH = r"/[A-Za-z0-9._/@+:-]+"
-"""A path that a pattern of snapshot.sh found. Other names than these are nobody's that gpurack knows."""
+"""A path found by a pattern of snapshot.sh; gpurack uses no other characters."""
 ID = r"[0-9a-f]{64}"
 IMAGE = rf"sha256:{ID}"
 MODEL = "gpurack.model"
 """The label that holds a model's definition."""
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 VERSION = r"[A-Za-z0-9.+:~^_()-]*"
-CUT = (
-    "the look at the host broke off in the middle: its /tmp is full (df -h /tmp), or the connection broke. Make room "
-    "there and run again."
-)
+CUT = "The snapshot of the host is incomplete. Possible causes: its /tmp is full (df -h /tmp), or the connection broke."
 S = TypeVar("S")
 T = TypeVar("T")
 
 
 class Section(list[str]):
-    """The lines of a section. wrong: how many of them could not be understood."""
+    """The lines of a section. wrong: the number of lines that could not be parsed."""
 
     wrong = 0
 
@@ -65,7 +61,7 @@ Sections = dict[str, Section]
 
 
 def each(lines: Sequence[S], read: Callable[[S], T]) -> list[T]:
-    """What `read` makes of each line. One that it cannot read costs itself alone, and is counted."""
+    """Apply `read` to each line. Invalid lines are skipped and counted."""
     found = []
     for line in lines:
         try:
@@ -91,8 +87,7 @@ def pair(pattern: str, line: str) -> tuple[str, str]:
 
 
 def parse(lines: Sequence[str], raised: bool = False) -> HostState:
-    """The script's output → what it saw; never an exception. A look that was cut short, or of which the part is missing
-    that all else builds on, has `trouble` set."""
+    """The script's output → HostState. Never raises; an incomplete snapshot has `trouble` set."""
     mark = next((line[len(MARK) :] for line in lines if re.fullmatch(rf"{MARK}[0-9a-f]{{32}}", line)), None)
     sections = split(lines, mark) if mark else {}
     if "end" not in sections:
@@ -100,7 +95,7 @@ def parse(lines: Sequence[str], raised: bool = False) -> HostState:
     get: Callable[[str], Section] = lambda name: sections.get(name, Section())  # noqa: E731
     late = dict(each(get("late"), lambda line: pair(r"([A-Za-z0-9_. $-]+|weights /.*)\|([^|]+)", line)))
     if "system" in late:
-        return HostState(trouble=f"the look at the host {late['system']}; see what hangs there.")
+        return HostState(trouble=f"The snapshot of the host {late['system']}. Check what hangs there.")
     machine = get("machine")
     seen = files(get("files"))
     try:
@@ -108,7 +103,7 @@ def parse(lines: Sequence[str], raised: bool = False) -> HostState:
     except TooNew as error:
         return HostState(trouble=str(error))
     nvidia = driver(get("driver"), get("pci"), get("gpus"), get("xids"))
-    # Beside NVIDIA's cards an AMD one is what the processor brings for a screen.
+    # Beside NVIDIA GPUs, an AMD one is the processor's integrated graphics.
     amd_lines = [] if nvidia.kernel or nvidia.pci else get("amd")
     accounts = users(sections)
     own: dict[str, Sections] = {}
@@ -117,11 +112,11 @@ def parse(lines: Sequence[str], raised: bool = False) -> HostState:
         if "end" in said:
             own[name] = said
         elif f"user {name}" not in late:
-            late[f"user {name}"] = "said more than 8 MB, or broke off"
+            late[f"user {name}"] = "printed more than 1 MB, or was cut off"
     daemons: dict[str, Sections] = {"": sections, **own}
     found = seen_weights(sections)
     sizes = {path: size for path, (size, _) in found.kinds.items()}
-    late = {**dict.fromkeys((f"weights {path}" for path in found.broken), "broke off"), **late}
+    late = {**dict.fromkeys((f"weights {path}" for path in found.broken), "was cut off"), **late}
     accounts |= {name: with_own(accounts[name], said, sizes) for name, said in own.items()}
     state = HostState(
         raised=raised,
@@ -189,13 +184,13 @@ def parse(lines: Sequence[str], raised: bool = False) -> HostState:
 
 
 def not_understood(user: str, sections: Sections) -> str:
-    """`2 lines of what it says could not be understood (ports 1, files 1).`; "" where all could."""
+    """`ignored 2 lines from the host that could not be parsed (ports 1, files 1).`; "" for none."""
     wrong = {name: lines.wrong for name, lines in sections.items() if lines.wrong}
     if not wrong:
         return ""
-    whose = f"the programs of {user} say" if user else "the host says"
+    source = f"the programs of {user}" if user else "the host"
     where = ", ".join(f"{name} {count}" for name, count in wrong.items())
-    return f"{counted(sum(wrong.values()))} of what {whose} could not be understood and counts for nothing ({where})."
+    return f"ignored {counted(sum(wrong.values()))} from {source} that could not be parsed ({where})."
 
 
 def counted(lines: int) -> str:
@@ -210,8 +205,9 @@ def of(sections: Sections, kind: str) -> list[tuple[str, Section]]:
 
 
 def own_sections(lines: Sequence[str]) -> Sections:
-    """All that a user's own programs said, as look_own of snapshot_docker.sh printed it. It came in one line of base64,
-    so that it is nowhere else; {} where nothing came."""
+    """The sections that a user's own programs printed (snapshot_own in files/snapshot_docker.sh); {} where none came.
+
+    They come as one line of base64, so that nothing in them can open a section of root's."""
     try:
         return split(decoded("".join(lines)).decode(errors="replace").split("\n"))
     except WRONG:
@@ -219,13 +215,13 @@ def own_sections(lines: Sequence[str]) -> Sections:
 
 
 def files_of(user: User, said: Sections) -> list[tuple[str, File]]:
-    """A user's own files: those that gpurack asks for, in the home and in the folder of the user's sockets."""
-    known = {*(f"{user.home}/{file}" for file in USER_FILES), f"{user.runtime}/{USER_MARKER}"}
+    """A user's files that gpurack requests, in the home and in the folder of the user's sockets."""
+    known = {*(f"{user.home}/{file}" for file in USER_FILES), f"{user.runtime}/{paths.USER_RESTART_MARKER}"}
     return [(path, file) for path, file in files(said.get("files", Section()), r"/.*").items() if path in known]
 
 
 def with_own(user: User, said: Sections, sizes: Mapping[str, int | None]) -> User:
-    """A user as root sees one, with what the user's own programs say."""
+    """A user with the facts that the user's own programs printed."""
     lines = said.get("own", Section())
     rest = {head: {rest for other, rest in pairs(lines) if other == head} for head in ("sees", "unreadable")}
     unit = word(lines, "unit")
@@ -260,7 +256,7 @@ def looked_up(line: str) -> tuple[str, str]:
 
 
 def addresses(text: str) -> tuple[str, ...]:
-    """The IP addresses among words, without those that mean nothing beyond their own link."""
+    """The IP addresses among words, without link-local, loopback and unspecified ones."""
     found = []
     for one in text.split():
         try:
@@ -298,8 +294,9 @@ def upstreams(lines: Sequence[str]) -> dict[tuple[str, int], str]:
 
 
 def split(lines: Sequence[str], mark: str = "") -> Sections:
-    """Lines under their headings, "@@MARK name"; empty lines dropped. mark: what the host made up for this look, so
-    that whatever is quoted in it cannot begin a section."""
+    """Split lines by their headings, "@@MARK name"; empty lines are dropped.
+
+    mark: random for each snapshot, so that no quoted text can begin a section."""
     sections: Sections = {}
     current = Section()
     for line in lines:
@@ -393,8 +390,8 @@ class Weights:
 
 
 def seen_weights(sections: Sections) -> Weights:
-    """What root saw, and what users say of the weights that root left to them (`inspected PATH`): each is believed in
-    that path alone."""
+    """Weights that root inspected, and those that users inspected (`inspected PATH`); a user's answer counts for its
+    path only."""
     found = weights_in(sections)
     for section, lines in sections.items():
         kind, _, path = section.partition(" ")
@@ -426,7 +423,7 @@ def weights_in(sections: Sections) -> Weights:
 
 
 def only(key: str, found: dict[str, T]) -> dict[str, T]:
-    """The entry of this key, where there is one."""
+    """The entry of this key, if any."""
     return {key: found[key]} if key in found else {}
 
 
@@ -525,7 +522,7 @@ def aware(time: datetime | None) -> datetime | None:
 
 
 def driver(version: Sequence[str], pci: Sequence[str], gpus: Sequence[str], kernel_log: Sequence[str]) -> Driver:
-    """/proc/driver/nvidia, what nvidia-smi complained of, and what the kernel said of its cards."""
+    """/proc/driver/nvidia, the error of nvidia-smi, and the kernel's errors of GPUs."""
     kernel = re.search(r"(?:Kernel Module|Module for \S+)\s+(\d+(?:\.\d+)+)", " ".join(version))
     failure = re.match(r"exit (\d{1,3})\|(.*)", gpus[0]) if gpus else None
     card = r"/proc/driver/nvidia/gpus/([0-9A-Fa-f:.]+)/information\|([A-Za-z0-9-]*)\|.*"
@@ -545,16 +542,16 @@ def xids(lines: Sequence[str]) -> list[Xid]:
 
 
 def gpus(lines: Sequence[str]) -> list[Gpu]:
-    """`--query-gpu=index,uuid,name,memory.total,memory.used,driver_version,compute_cap,mig.mode.current,pci.bus_id,utilization.gpu`."""
+    """`--query-gpu=index,uuid,name,memory.total,memory.used,driver_version,compute_cap,pci.bus_id,utilization.gpu`."""
     found = []
     for line in lines:
         columns = [column.strip() for column in line.split(",")]
         if (
-            len(columns) == 10
+            len(columns) == 9
             and re.fullmatch(r"\d{1,4}", columns[0])
             and re.fullmatch(r"GPU-[A-Za-z0-9-]+", columns[1])
         ):
-            index, uuid, name, total, used, version, compute, _, pci, busy = columns
+            index, uuid, name, total, used, version, compute, pci, busy = columns
             percent = mib(busy) if busy.isdigit() else None  # "[N/A]" on cards in MIG mode
             found.append(Gpu(int(index), uuid, name, mib(total), mib(used), version, compute, pci, percent))
     return sorted(found, key=lambda gpu: gpu.index)
@@ -589,7 +586,7 @@ INFO: Mapping[str, Callable[[Any], bool]] = {
     "CDISpecDirs": lambda value: texts(value),
     "DockerRootDir": lambda value: isinstance(value, str) and value.startswith("/"),
 }
-"""What gpurack reads of `docker info`, and how it must be."""
+"""The keys of `docker info` that gpurack reads, and checks of their values."""
 
 
 def texts(value: Any) -> bool:
@@ -598,7 +595,7 @@ def texts(value: Any) -> bool:
 
 
 def info(said: Mapping[str, Any]) -> dict[str, Any]:
-    """What gpurack reads of `docker info`; what is not as it must be is left out."""
+    """The valid values of `docker info` that gpurack reads."""
     return {key: said[key] for key, right in INFO.items() if key in said and right(said[key])}
 
 
@@ -628,7 +625,7 @@ def digests(lines: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def users(sections: Sections, sizes: Mapping[str, int | None] | None = None) -> dict[str, User]:
-    """The sections `user NAME`: what root sees of each. One who does not exist has no account line."""
+    """The sections `user NAME`: root's facts of each. A missing account has no account line."""
     found = {}
     for section, lines in sections.items():
         kind, _, name = section.partition(" ")
@@ -669,10 +666,10 @@ def containers(sections: Sections, user: str) -> list[Container]:
 
 
 def vouched(container: Container, record: Record | None, services: Mapping[str, Any]) -> Container:
-    """A user's container with the definition that root knows of, "" for another one: that daemon may claim any GPU and
-    port, and the host's own models would make room for it.
+    """A user's container with its definition, or "" where root does not know that definition: a user's daemon could
+    claim any GPU and port, and the host's models would yield to it.
 
-    services: those of root's own compose.yaml for that user; they vouch where the record does not know the definition.
+    services: those of root's compose.yaml for that user, which count where the record has no definition.
     """
     label = container.labels.get(MODEL)
     if label is None:

@@ -1,7 +1,7 @@
-"""The host's record of what gpurack made (/var/lib/gpurack/record.json), and the proof that a container is ours. Pure.
+"""The host's record of gpurack's containers (/var/lib/gpurack/record.json), and the proof that one is ours. Pure.
 
-Labels prove nothing alone: `docker commit` and `docker run` inherit them, and a user's daemon says what it likes. The
-runner (files/record.py) writes the record, before a container is created and after it is gone.
+Labels alone prove nothing: `docker commit` and `docker run` inherit them, and a user's daemon may answer anything. The
+runner (files/record.py) writes the record before a container is created and after it is removed.
 """
 
 import re
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 Kind = Literal["model", "job"]
 PROJECTS: Mapping[Kind, str] = {"model": paths.PROJECT, "job": paths.JOBS_PROJECT}
-"""What Compose's own label says of our models and jobs."""
+"""Compose's project label of our models and jobs."""
 COMPOSE = "com.docker.compose."
 
 
@@ -38,7 +38,7 @@ not answer when the record was made."""
 
 
 class TooNew(ValueError):
-    """A gpurack newer than this one wrote the record."""
+    """A newer gpurack wrote the record."""
 
 
 def read(text: str) -> Record | None:
@@ -46,7 +46,7 @@ def read(text: str) -> Record | None:
     try:
         said = json_from_host(text)
         if isinstance(said["format"], int) and said["format"] > FORMAT:
-            raise TooNew(f"its record was written by a newer gpurack (format {said['format']}); update gpurack here.")
+            raise TooNew(f"a newer gpurack wrote the host's record (format {said['format']}). Update gpurack.")
         if type(said["format"]) is not int or said["format"] != FORMAT:
             return None
         return {
@@ -110,7 +110,7 @@ def is_ours(
 
 
 def services(file: "File | None") -> dict[str, Any]:
-    """The services of a compose.yaml that lies on the host, as they stand there; {} when it cannot be read."""
+    """The services of a compose.yaml of the host; {} when it is invalid."""
     try:
         content = yaml_from_host(file.text) if file else {}
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):

@@ -1,8 +1,7 @@
-"""The headers of weights that were seen on hosts, kept on the admin's machine: so `gpurack plan` knows them without a
-connection, and a look reads none twice.
+"""A cache of weights' headers on the admin's machine: `gpurack plan` needs no connection, a snapshot reads none twice.
 
 One JSON file for each host below `$XDG_STATE_HOME/gpurack/weights` (by default ~/.local/state): sizes, shapes and the
-day they were seen; no secrets. Everything works without it, so a file that cannot be read or written is passed over.
+day they were seen; no secrets. The cache is optional: a file that cannot be read or written is ignored.
 """
 
 import hashlib
@@ -25,7 +24,7 @@ def reader() -> str:
 
 
 def recall(host: str) -> dict[str, Header]:
-    """What is remembered of a host's weights, by path; {} where nothing is, or where another reader had read it."""
+    """The remembered headers of a host's weights, by path; {} without any, or when the reader has changed."""
     try:
         content = json.loads(place(host).read_text(encoding="utf-8"))
         if content["host"] != host or content["reader"] != _digest():
@@ -36,13 +35,13 @@ def recall(host: str) -> dict[str, Header]:
 
 
 def together(state: HostState, known: Mapping[str, Header], today: str) -> dict[str, Header]:
-    """The headers of the weights that a look found: those it read, and those that are as they were remembered."""
+    """The headers of a snapshot's weights: those it read, and remembered ones whose stamp is unchanged."""
     found = {path: known[path] for path, stamp in state.stamps.items() if path in known and known[path].stamp == stamp}
     return {path: replace(header, seen=today) for path, header in {**found, **state.headers}.items()}
 
 
 def remember(host: str, known: Mapping[str, Header], state: HostState) -> None:
-    """Keeps what a look found. Weights that the inventory asks for no more stay; those that are gone are forgotten."""
+    """Save the headers of a snapshot; forget missing weights, keep those outside the inventory."""
     kept = {path: header for path, header in known.items() if path not in state.weights}
     now = {**kept, **state.headers}
     if now == dict(known):

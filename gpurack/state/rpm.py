@@ -1,4 +1,4 @@
-"""rpm's side of the look: packages, what an unfinished transaction left, what versionlock holds. Pure."""
+"""rpm in the snapshot's output: packages, unfinished transactions, holds of versionlock. Pure."""
 
 import fnmatch
 import re

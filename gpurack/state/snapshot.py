@@ -1,5 +1,4 @@
-"""The edge to the host: runs files/snapshot.sh there, and types what it saw. It is kept by
-operations/run_state.py."""
+"""Runs files/snapshot.sh on a host and parses its output. operations/run_state.py keeps the result."""
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,7 +20,7 @@ from gpurack.state.questions import Questions, Row
 
 NO_SUDO, SUDO_PASSWORD, RAISED = "@@ no-sudo", "@@ sudo-password", "@@ raised"
 
-# sudo is asked without a password first, so that a missing right is a sentence and not a prompt that nobody sees.
+# sudo is tried without a password first, so that a missing right is an error and not an invisible prompt.
 AS_ROOT = sh(
     'if [ "$(id -u)" = 0 ]; then exec sh -s; elif ! command -v sudo >/dev/null; then echo {}; '
     "elif sudo -n true 2>/dev/null; then echo {}; exec sudo -n sh -s; else echo {}; fi",
@@ -31,20 +30,24 @@ AS_ROOT = sh(
 )
 
 LIMIT = 30
-"""Seconds that a part of the look may take; what it is about is then unknown, and the rest is not."""
+"""Seconds for each part of the snapshot. After a timeout only the facts of that part are unknown."""
 
-NEEDS_ROOT = HostState(trouble="gpurack needs root on the host: log in as root, or as a user who may use sudo.")
+NEEDS_ROOT = HostState(trouble="gpurack needs root on the host. Log in as root, or as a user who may use sudo.")
 NEEDS_PASSWORD = HostState(
-    trouble="sudo wants a password there. Run from a terminal (pyinfra asks), or allow sudo without a password."
+    trouble="sudo requires a password. Run from a terminal (pyinfra asks for it), or allow sudo without a password."
 )
+FAILED = (
+    "Could not inspect the host. Possible causes: it is no longer reachable by ssh, or its /tmp is full (df -h /tmp)."
+)
+INTERNAL = "internal error in reading the snapshot ({!r}). This is a bug in gpurack, please report it."
 NOT_TAKEN = (
-    "the look at the host failed: does sudo take this password and let the user be root, is the host still reachable "
-    "by ssh, and its /tmp not full (df -h /tmp)?"
+    "Could not inspect the host. Possible causes: sudo rejects this password or user, or the host is no longer "
+    "reachable by ssh."
 )
 
 
 class Snapshot(FactBase[HostState]):
-    """The look as a pyinfra fact; its script comes by standard input (`_stdin=script(…)`)."""
+    """The snapshot as a pyinfra fact; its script comes by standard input (`_stdin=script(…)`)."""
 
     @override
     def command(self) -> Command:
@@ -53,13 +56,11 @@ class Snapshot(FactBase[HostState]):
     @staticmethod
     @override
     def default() -> HostState:
-        return HostState(
-            trouble="the look at the host failed: is it still reachable by ssh, and its /tmp not full (df -h /tmp)?"
-        )
+        return HostState(trouble=FAILED)
 
     @override
     def process(self, output: list[str]) -> HostState:
-        # what comes before the look's own first line; later the host's users may have a say
+        # only lines before the script's first line: later ones may come from users
         before = list(takewhile(lambda line: not line.startswith(MARK), output))
         if NO_SUDO in before:
             return NEEDS_ROOT
@@ -69,11 +70,11 @@ class Snapshot(FactBase[HostState]):
         try:
             return parse(output, raised=RAISED in before)
         except Exception as error:
-            return HostState(trouble=f"the look at the host could not be understood ({error!r}); please report this.")
+            return HostState(trouble=INTERNAL.format(error))
 
 
 def take_snapshot(host: Host, questions: Questions) -> HostState:
-    """What the host is like now, by one remote command."""
+    """Take a snapshot of a host by one remote command."""
     known = remembered.recall(host.name)
     stdin = Script(script(questions, known))
     try:
@@ -88,12 +89,12 @@ def take_snapshot(host: Host, questions: Questions) -> HostState:
 
 
 def _ask(host: Host, stdin: "Script") -> HostState:
-    """What the script says, as root. Raises TooMuchOutput."""
+    """Run the script as root. Raises TooMuchOutput."""
     state: HostState = host.get_fact(Snapshot, _sudo=False, _ignore_errors=True, _stdin=stdin)
     if state is NEEDS_PASSWORD and (sys.stdin.isatty() or has_password(host)):
         # pyinfra asks for the password, or takes it from the inventory; this costs three more remote commands.
         state = host.get_fact(Snapshot, _sudo=True, _ignore_errors=True, _stdin=stdin)
-        # sudo's own words are on the screen, and nowhere else
+        # sudo's own message is on the screen only
         state = replace(state, raised=True, trouble=NOT_TAKEN if state == Snapshot.default() else state.trouble)
     return state
 
@@ -108,8 +109,7 @@ def has_password(host: Host) -> bool:
 
 
 class Script(Iterable[str]):
-    """What goes to a command's standard input; with -v pyinfra prints its arguments, and 150 lines of shell there would
-    hide the rest."""
+    """Standard input of a command. pyinfra prints arguments with -v; this one prints as its name, not as 600 lines."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -128,7 +128,7 @@ class Script(Iterable[str]):
 
 
 def script(questions: Questions, known: Mapping[str, Header] | None = None) -> Sh:
-    """snapshot.sh with its questions in front. known: the headers of weights that need not be read again."""
+    """files/snapshot.sh with its variables. known: the headers of weights that need not be read again."""
     asked = {
         "OF_DOCKER": [read_text("files/snapshot_docker.sh")],
         "LIMIT": [str(LIMIT)],
@@ -136,6 +136,7 @@ def script(questions: Questions, known: Mapping[str, Header] | None = None) -> S
         "USERS": questions.users,
         "USERS_WEIGHTS": [questions.users_weights],
         "HOME_FILES": USER_FILES,
+        "USER_MARKER": [paths.USER_RESTART_MARKER],
         "IMAGES": _rows(questions.images),
         "WEIGHTS": questions.weights,
         "NEEDED": _rows(questions.needed),

@@ -76,7 +76,7 @@ def test_no_sudo(lab: Lab, host: Host, inventory: Path) -> None:
     try:
         refused(
             lab, host, inventory,
-            "gpurack needs root on the host: log in as root, or as a user who may use sudo.",
+            "gpurack needs root on the host. Log in as root, or as a user who may use sudo.",
         )  # fmt: skip
     finally:
         host.root("mv /usr/bin/sudo.away /usr/bin/sudo")
@@ -112,7 +112,8 @@ def test_sudo_with_a_password_and_no_terminal(
     """Nobody could type it, so it is a sentence and not a prompt that waits for ever."""
     refused(
         lab, guarded, inventory,
-        "sudo wants a password there. Run from a terminal (pyinfra asks), or allow sudo without a password.", *options,
+        "sudo requires a password. Run from a terminal (pyinfra asks for it), or allow sudo without a password.",
+        *options,
     )  # fmt: skip
 
 

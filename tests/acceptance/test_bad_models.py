@@ -115,11 +115,11 @@ def test_every_bad_model_has_its_sentence_and_the_others_are_served(
     assert weights("gamma")["sha256"] in sentence(run, "wrong-sum")
     assert "http://weights.testbed/gone.gguf" in sentence(run, "gone-url")
     assert "404" in sentence(run, "gone-url")
-    assert f"image {REGISTRY}/nobody/nothing:1 cannot be pulled" in sentence(run, "no-image")
+    assert f"cannot pull image {REGISTRY}/nobody/nothing:1: " in sentence(run, "no-image")
     assert f"docker pull {REGISTRY}/nobody/nothing:1" in sentence(run, "no-image")
-    assert "Compose refuses it, so it was not changed; correct its compose field." in sentence(run, "no-service")
+    assert "Compose rejects it, so it was not changed. Correct its `compose` field." in sentence(run, "no-service")
     assert "volumes must be a" in sentence(run, "no-service")
-    assert sentence(run, "exits") == "it ended while loading (exit code 3). Look: docker logs exits"
+    assert sentence(run, "exits") == "exited while loading (exit code 3). See docker logs exits"
     assert "| loading" in run.output
     assert "| key is •••" in run.output
     assert KEY not in run.output

@@ -26,7 +26,7 @@ from gpurack.plan import host as plan_host
 from gpurack.plan.packages import Packages, Pin
 from gpurack.plan.platforms import platform_of
 from gpurack.plan.steps import SetAside, Shell, WriteFile
-from gpurack.resources import read_text
+from gpurack.resources import program, read_text
 from gpurack.shell import sh
 from gpurack.spec.fleet import check_fleet, read_fleet
 from gpurack.spec.host import Host
@@ -144,7 +144,7 @@ def matches(command: Any, form: Any, state: HostState) -> bool:
     line, _, text = lock["stdin"].partition("\n")
     job = json.loads(eval(line.removeprefix("JOB = "), {}))
     held = (lock["users"], lock["argv"]) == ([""], ["sh", "-c", "python3 -"])
-    return held and text == read_text("files/daemon_json.py") and contains(job, form["daemon_json"])
+    return held and text == program("daemon_json", "paths") and contains(job, form["daemon_json"])
 
 
 def family(state: HostState) -> Packages:

@@ -40,7 +40,7 @@ def runner(tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> Any
     monkeypatch.setattr("boot.USERS", str(tmp_path / "users"))
     monkeypatch.setattr("dockerd.REPLACED", str(tmp_path / "replaced"))
     monkeypatch.setattr("dockerd.as_user", lambda user: (os.getuid(), ["env", f"OWNER={user}"]))
-    monkeypatch.setattr(module, "look", lambda dockerd, name, url: (200, f'"{name}"'))
+    monkeypatch.setattr(module, "probe", lambda dockerd, name, url: (200, f'"{name}"'))
     monkeypatch.setattr(os, "chown", lambda *arguments: None)  # the tests need no root
     for part in (module, module.boot):
         monkeypatch.setattr(part, "clock", lambda seconds: "0:00")

@@ -67,7 +67,7 @@ def test_a_malformed_label_stops_no_other_model(boot: Any, fakes: Fakes, capsys:
     record("alpha", "beta", "gamma")
     assert boot.boot() == 1
     assert started(fakes) == ["alpha", "gamma"]
-    assert "error beta: its label gpurack.model cannot be read" in capsys.readouterr().out
+    assert "error beta: cannot read its label gpurack.model" in capsys.readouterr().out
 
 
 def test_a_copy_of_a_model_is_not_started(boot: Any, fakes: Fakes) -> None:
@@ -91,7 +91,7 @@ def test_what_was_renamed_by_hand_is_said_and_left_alone(boot: Any, fakes: Fakes
     record("alpha")
     assert boot.boot() == 0
     assert started(fakes) == []
-    assert f"kept-by-eve ({container_id('alpha')[:12]}) is left alone" in capsys.readouterr().out
+    assert f"kept-by-eve ({container_id('alpha')[:12]}) was not started" in capsys.readouterr().out
 
 
 def test_without_a_record_composes_labels_vouch(boot: Any, fakes: Fakes) -> None:

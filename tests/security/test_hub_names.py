@@ -49,7 +49,8 @@ def test_a_name_that_leads_elsewhere_is_refused(
     monkeypatch.setattr(hub, "siblings", lambda: siblings)
     before = sorted(tmp_path.rglob("*"))
     assert (
-        why(fetcher, wanted) == f"{hub.url} lists a file {name!r}, which lies in no folder of it; nothing was fetched"
+        why(fetcher, wanted)
+        == f"{hub.url} lists the file name {name!r}, which is not a valid path; nothing was fetched"
     )
     assert sorted(tmp_path.rglob("*")) == before
     assert [path for path in hub.gets("hub") if "resolve" in path] == []
@@ -63,7 +64,7 @@ def test_the_other_hubs_names_are_checked_as_well(
     answer["Data"]["Files"].append({"Path": name, "Type": "blob", "Size": 2, "Sha256": SHA})
     monkeypatch.setattr(hub, "modelscope", lambda: answer)
     said = why(fetcher, {**wanted, "hub": "modelscope", "revision": "master"})
-    assert "which lies in no folder of it; nothing was fetched" in said
+    assert "which is not a valid path; nothing was fetched" in said
 
 
 @given(name=st.text(max_size=30) | st.lists(st.sampled_from(["..", ".", "", "a", "b.json", "\n"])).map("/".join))
@@ -91,20 +92,20 @@ def test_sizes_and_sums_are_what_they_are(
 ) -> None:
     siblings = [{"rfilename": "config.json", "size": 2, field: value}]
     monkeypatch.setattr(hub, "siblings", lambda: siblings)
-    assert why(fetcher, wanted) == f"{hub.url} does not answer as a hub does; see mirrors"
+    assert why(fetcher, wanted) == f"{hub.url} does not answer like a hub. Check `mirrors`"
 
 
 @pytest.mark.parametrize("commit", ["../../../x", "main", f"{COMMIT}\nerror alpha: x", "", 7])
 def test_a_commit_is_a_commit(fetcher: Any, hub: Hub, wanted: dict[str, str], commit: Any) -> None:
     """It becomes part of addresses, and of what gpurack lock reads."""
     hub.commit = commit
-    assert why(fetcher, wanted) == f"{hub.url} does not answer as a hub does; see mirrors"
+    assert why(fetcher, wanted) == f"{hub.url} does not answer like a hub. Check `mirrors`"
 
 
 def test_an_answer_without_end(fetcher: Any, hub: Hub, wanted: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetcher, "LARGEST_ANSWER", 1000)
     monkeypatch.setattr(hub, "answer", lambda who, request: (200, {}, b"[" * 100_000))
-    assert why(fetcher, wanted) == f"{hub.url} answers without end; see mirrors"
+    assert why(fetcher, wanted) == f"{hub.url} sent an endless answer. Check `mirrors`"
 
 
 BODIES = [b"", b"[]", b"7", b"{}", b'{"sha": 7, "siblings": {}}', b"[" * 100_000, b'{"Code": 200, "Data": []}', b"\xff"]
@@ -118,7 +119,7 @@ def test_any_answer_is_a_sentence(
     """For a run, and for `gpurack lock --upgrade`, which asks it for a commit."""
     monkeypatch.setattr(hub, "answer", lambda who, request: (200, {}, body))
     asked = {**wanted, "hub": kind, "revision": "main"}
-    assert re.search("does not answer as a hub does; see mirrors$|^ModelScope .* gives no ", why(fetcher, asked))
+    assert re.search("does not answer like a hub. Check `mirrors`$|^ModelScope .* has no ", why(fetcher, asked))
     one = {"name": "alpha", "fetch": asked, "place": asked["path"]}
     load("newest").main({"images": [], "hubs": [one], "logins": {}, "hf_token": None})
     [line] = capfd.readouterr().out.splitlines()
@@ -179,7 +180,7 @@ def test_a_token_with_another_line_is_no_other_option(fetcher: Any, fakes: Fakes
         lambda: fetcher.request("http://h/", token),
         lambda: fetcher.download("alpha", "http://h/", str(tmp_path / "x"), None, token=token),
     ):
-        with pytest.raises(fetcher.Failure, match="hf_token holds a control character") as failure:
+        with pytest.raises(fetcher.Failure, match="`hf_token` contains a control character") as failure:
             ask()
         assert "hf_x" not in str(failure.value)
     assert fakes.calls == []
@@ -191,9 +192,9 @@ def test_a_token_with_another_line_is_no_other_option(fetcher: Any, fakes: Fakes
 def test_a_download_is_led_to_no_file(fetcher: Any, hub: Hub, location: str, tmp_path: Path) -> None:
     hub.refuses["/w.gguf"] = (302, {"Location": location})
     told = {"url": f"{hub.url}/w.gguf", "sha256": SHA, "path": str(tmp_path / "w/a.gguf")}
-    with pytest.raises(fetcher.Failure, match="weights cannot be fetched"):
+    with pytest.raises(fetcher.Failure, match="cannot fetch weights"):
         fetcher.obtain("alpha", told)
-    with pytest.raises(fetcher.Failure, match="weights cannot be fetched"):
+    with pytest.raises(fetcher.Failure, match="cannot fetch weights"):
         fetcher.download("alpha", told["url"], str(tmp_path / "w/b.part"), None)
     assert list((tmp_path / "w").iterdir()) == []
 

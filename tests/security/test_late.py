@@ -81,7 +81,7 @@ def test_each_part_of_the_snapshot_has_half_a_minute() -> None:
 
 def test_a_system_that_does_not_answer_is_a_host_that_cannot_be_looked_at() -> None:
     seen = parse(framed(["@@ late", f"system|{WHY}", "@@ end"]))
-    assert seen.trouble == f"the look at the host {WHY}; see what hangs there."
+    assert seen.trouble == f"The snapshot of the host {WHY}. Check what hangs there."
 
 
 def test_the_record_stays_while_a_daemon_in_it_does_not_answer() -> None:

@@ -23,6 +23,7 @@ from gpurack import paths
 from gpurack.operations import commands
 from gpurack.plan.remove import plan_remove
 from gpurack.plan.steps import Shell
+from gpurack.resources import program
 from gpurack.shell import NOTHING, sh
 from gpurack.state.model import User
 from gpurack.state.record import Entry
@@ -105,8 +106,10 @@ def sent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, user: str
     """A program of files/ run as the operations send it, here."""
     monkeypatch.setattr(paths, "RUN", f"{tmp_path}/run")
     monkeypatch.setattr(paths, "LOCK", f"{tmp_path}/run/lock")
-    monkeypatch.setattr(commands, "read_text", lambda name: script)
-    command = commands.program("files/x.py", {}, user, sh("env") if user else NOTHING)
+    monkeypatch.setattr(
+        commands, "whole_program", lambda name, *parts: script if name == "x" else program(name, *parts)
+    )
+    command = commands.program("x", {}, user, sh("env") if user else NOTHING)
     return subprocess.run(
         ["sh", "-c", command.get_raw_value()], input=command.connector_arguments["_stdin"], capture_output=True,
         text=True, check=False, timeout=60,
@@ -198,8 +201,8 @@ def test_a_daemon_that_never_answers_fails_its_users_models_alone(
         monkeypatch.setattr(name, 2)
     users_docker(fakes, "*) sleep 60;;")
     done: list[str] = []
-    look = models.look
-    monkeypatch.setattr(models, "look", lambda dockerd, name, url: (done.append(name), look(dockerd, name, url))[1])
+    probe = models.probe
+    monkeypatch.setattr(models, "probe", lambda dockerd, name, url: (done.append(name), probe(dockerd, name, url))[1])
     groups = [entry("alpha")], [entry("beta", user="ada")], [entry("gamma", user="ada")]
     begun = time.monotonic()
     assert carry_out(models, *groups).failures == 2
@@ -271,7 +274,7 @@ def test_a_user_who_is_gone_fails_alone(models: Any, capsys: Any, monkeypatch: p
     monkeypatch.setattr("dockerd.as_user", no_such_user)
     assert carry_out(models, [entry("alpha")], [entry("beta", user="eve")]).failures == 1
     out = capsys.readouterr().out
-    assert "error beta: the user eve does not exist; it was not changed" in out
+    assert "error beta: the user eve does not exist; not changed" in out
     assert "alpha: ready after" in out
 
 
@@ -388,7 +391,7 @@ def test_who_waited_for_the_old_file_takes_the_new_one(common: Any) -> None:
 
 @needs_root
 def test_what_a_holder_calls_itself_is_harmless(common: Any, capsys: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(common, "described", lambda pid: "`\x1b[2J\nerror alpha: gone` (pid 7, user eve)")
+    monkeypatch.setattr(common, "describe_process", lambda pid: "`\x1b[2J\nerror alpha: gone` (pid 7, user eve)")
     with held(common.LOCK, 65534), common.locked("models"):
         said = capsys.readouterr().out
     assert "\x1b" not in said

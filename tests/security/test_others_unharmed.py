@@ -133,14 +133,14 @@ def test_whoever_has_the_port_of_a_model_that_ended_is_not_asked(
     state: dict[str, Any], url: str, tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = runner(tmp_path, fakes, monkeypatch)
-    monkeypatch.setattr(models, "look", load("models").look)
+    monkeypatch.setattr(models, "probe", load("models").probe)
     dockerd = models.Dockerd()
     dockerd.ids["alpha"] = container_id("alpha")
     said = {"status": "running", "restarts": 0, "code": 1, "error": ""}
     answers = iter([said])
     monkeypatch.setattr(dockerd, "state_of", lambda name: next(answers, {**said, **state}))
     monkeypatch.setattr(dockerd, "api_key", lambda name: "sk-1")
-    with pytest.raises(models.Failure, match="it ended while loading"):
+    with pytest.raises(models.Failure, match="exited while loading"):
         models.wait_until_ready(dockerd, "alpha", url, "alpha", 60)
     assert Anybody.seen == []
 

@@ -54,7 +54,7 @@ def test_a_copy_that_inherits_labels_is_left_alone_and_said() -> None:
     assert list(state.ours) == [("", "alpha")]
     assert changes(state) == [("alpha", "keep", "")]
     which = f"container copy ({id_of('copy')[:12]})"
-    sentence = f"{which} carries gpurack's labels, but gpurack did not make it; it is left alone."
+    sentence = f"{which} has gpurack's labels, but gpurack did not create it; it is ignored."
     assert state.remarks == [sentence]
     assert ("warning", sentence) in list(findings(ALPHA, state, Run()))
     status = host_status("gpu1", ALPHA, state, NOW)
@@ -73,7 +73,7 @@ def test_a_copy_in_the_place_of_ours_is_not_ours() -> None:
 def test_ours_renamed_by_hand_is_said_and_left_alone() -> None:
     state = seen(replace(OURS, name="old-alpha"))
     assert state.ours == {}
-    assert "it was alpha; it is left alone" in state.remarks[0]
+    assert "it was alpha; it is ignored" in state.remarks[0]
     assert [action for _, action, _ in changes(state)] == ["create"]
 
 
@@ -143,7 +143,7 @@ def test_a_newer_record_is_refused_with_a_sentence() -> None:
     with pytest.raises(TooNew):
         read(text)
     line = f"{paths.RECORD} 600 0 0 {base64.b64encode(text.encode()).decode()}"
-    assert "written by a newer gpurack (format 2)" in parse(framed(["@@ files", line, "@@ end"])).trouble
+    assert "a newer gpurack wrote the host's record (format 2)" in parse(framed(["@@ files", line, "@@ end"])).trouble
 
 
 # --- by user ---------------------------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ def test_a_copy_with_our_labels_is_not_handed_to_compose(models: Any, fakes: Fak
     fakes.state("alike", COPY + "\n")
     assert carry_out(models, [entry("alpha", action)], ours={"": ["alpha"]}).failures == 1
     said = capsys.readouterr().out
-    assert f"error alpha: the container {COPY[:12]} carries gpurack's labels for alpha and is not gpurack's" in said
+    assert f"error alpha: container {COPY[:12]} has gpurack's labels for alpha, but gpurack did not create it" in said
     assert f"docker rm --force {COPY[:12]}" in said
     assert acts(fakes) == []
 
@@ -83,7 +83,7 @@ def test_what_was_renamed_by_hand_is_left_alone(models: Any, fakes: Fakes, capsy
     fakes.state("called.alpha", "kept-by-eve\n")
     for action in ("remove", "recreate", "create"):
         assert carry_out(models, [entry("alpha", action)], ours={"": ["alpha"]}).failures == 1
-    assert "its container is called kept-by-eve now" in capsys.readouterr().out
+    assert "is now named kept-by-eve" in capsys.readouterr().out
     assert acts(fakes) == []
 
 
@@ -184,7 +184,7 @@ def test_a_newer_format_is_refused_and_nothing_touched(models: Any, fakes: Fakes
     before = Path(record.RECORD).read_bytes()
     fakes.state("runs.alpha", "")
     assert carry_out(models, [entry("alpha", "recreate")], ours={"": ["alpha"]}).failures == 1
-    assert "has format 2, and this gpurack knows 1" in capsys.readouterr().out
+    assert "has format 2, written by a newer gpurack; this one supports format 1" in capsys.readouterr().out
     assert acts(fakes) == []
     assert Path(record.RECORD).read_bytes() == before
 

@@ -86,7 +86,7 @@ def test_an_answer(serve: Any, dockerd: Any) -> None:
 def test_a_server_that_drips_is_given_up(serve: Any, dockerd: Any, head: bytes) -> None:
     begun = time.monotonic()
     status, why = load("asking").send(dockerd, serve(drip(head)), "/", None, None, 1)
-    assert (status, why) == (0, "no whole answer in 1 s")
+    assert (status, why) == (0, "no complete answer within 1 s")
     assert time.monotonic() - begun < 8
 
 
@@ -97,7 +97,7 @@ def test_an_answer_without_an_end_does_not_fill_the_memory(
     asking = load("asking")
     monkeypatch.setattr(asking, "LARGEST", 1_000_000)
     assert asking.send(dockerd, serve(answer(b"x" * 3_000_000)), "/", None, None) == (
-        0, "its answer is larger than 1000000 bytes"
+        0, "the answer is larger than 1000000 bytes"
     )  # fmt: skip
 
 
@@ -115,7 +115,7 @@ def test_an_answer_that_breaks_off_is_none(serve: Any, dockerd: Any) -> None:
 def test_a_key_cannot_add_a_header(serve: Any, dockerd: Any, key: str) -> None:
     asked: list[bytes] = []
     url = serve(lambda connection: asked.append(connection.recv(65536)))
-    assert load("asking").send(dockerd, url, "/", None, key) == (0, "its key holds control characters")
+    assert load("asking").send(dockerd, url, "/", None, key) == (0, "the key contains control characters")
     assert asked == []
 
 
@@ -130,9 +130,9 @@ def test_any_body_is_a_sentence(serve: Any, dockerd: Any, said: bytes) -> None:
     )  # fmt: skip
     url = serve(answer(said))
     with pytest.raises(asking.Failure):
-        asking.ask_gateway(told, "gateway", url, gateway)
+        asking.smoke_test_gateway(told, "gateway", url, gateway)
     with pytest.raises(asking.Failure):
-        asking.ask(told, "alpha", url, [("/v1/chat/completions", {"model": "alpha"})])
+        asking.smoke_test(told, "alpha", url, [("/v1/chat/completions", {"model": "alpha"})])
 
 
 # --- as that user ----------------------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ def test_one_that_is_stopped_is_given_up(fakes: Fakes, monkeypatch: pytest.Monke
     fakes.add("python3", "kill -STOP $$")
     asking = load("asking")
     begun = time.monotonic()
-    assert asking.send(ADA, "http://127.0.0.1:1/", "/", None, None, -9) == (0, "no whole answer in -9 s")
+    assert asking.send(ADA, "http://127.0.0.1:1/", "/", None, None, -9) == (0, "no complete answer within -9 s")
     assert time.monotonic() - begun < 8
 
 

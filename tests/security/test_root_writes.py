@@ -36,17 +36,17 @@ def safe() -> Any:
 
 def of_user(path: Path) -> str:
     give(path)
-    return f"{path} belongs to {USER}, so root writes nothing there"
+    return f"{path} is owned by {USER}, so root does not write there"
 
 
 def for_group(path: Path) -> str:
     path.chmod(0o775)
-    return f"{path} can be changed by the group {path.group()}"
+    return f"{path} is writable by the group {path.group()}"
 
 
 def for_all(path: Path) -> str:
     path.chmod(0o777)
-    return f"{path} can be changed by everybody"
+    return f"{path} is writable by everybody"
 
 
 def a_link(path: Path) -> str:
@@ -54,7 +54,7 @@ def a_link(path: Path) -> str:
     path.rename(target)
     path.symlink_to(target)
     give(path)
-    return f"{path} is a link of {USER}'s"
+    return f"{path} is a link owned by {USER}"
 
 
 @needs_root
@@ -76,7 +76,7 @@ def test_no_folder_is_made_where_others_can_write(safe: Any, place: Path, spoil:
 def test_what_belongs_to_a_user_below_roots_folder_is_seen(safe: Any, place: Path) -> None:
     (place / "data/hf").mkdir(parents=True)
     give(place / "data/hf")
-    with pytest.raises(safe.Unsafe, match=f"{place}/data/hf belongs to {USER}"):
+    with pytest.raises(safe.Unsafe, match=f"{place}/data/hf is owned by {USER}"):
         safe.make_folder(str(place / "data/hf/lab--tiny@main"))
 
 
@@ -84,7 +84,7 @@ def test_a_folder_like_tmp_is_passed_and_not_written_to(safe: Any, tmp_path: Pat
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared").chmod(0o1777)
     safe.make_folder(str(tmp_path / "shared/own"))
-    with pytest.raises(safe.Unsafe, match="can be changed by everybody"):
+    with pytest.raises(safe.Unsafe, match="is writable by everybody"):
         safe.make_folder(str(tmp_path / "shared"))
 
 
@@ -114,7 +114,7 @@ def test_nothing_is_fetched_into_a_users_folder(fetcher: Any, server: Any, place
     (place / "data/w").symlink_to("/etc")
     give(place / "data/w")
     for path in (place / "data/a.gguf", place / "data/w/a.gguf"):
-        with pytest.raises(OSError, match=f"{place}/data belongs to {USER}.*chown root: {place}/data && chmod 755"):
+        with pytest.raises(OSError, match=f"{place}/data is owned by {USER}.*chown root: {place}/data && chmod 755"):
             fetcher.obtain("alpha", wanted(server[1], SHA, path))
     assert server[0].gets == []
     assert not Path("/etc/a.gguf").exists()
@@ -187,7 +187,7 @@ def test_nothing_is_copied_into_a_users_folder_nor_taken_from_it(place: Path, tm
     give(images)
     command = Copy(Upload("alpha", source, str(planted)))
     command.execute(None, Connection(), {})  # type: ignore[arg-type]
-    assert f"could not be copied to the host: {images} belongs to {USER}, so root writes nothing" in command.problem
+    assert f"could not be copied to the host: {images} is owned by {USER}, so root does not write" in command.problem
     assert planted.read_bytes() == b"eve's"
 
 
@@ -202,7 +202,7 @@ def test_no_tar_of_a_users_becomes_an_image(fakes: Fakes, place: Path, whose: st
     give(tar if whose == "file" else tar.parent)
     with pytest.raises((OSError, images.Failure)) as error:
         images.load(dockerd.Dockerd(), "alpha", "lab/a:1", {"tar": "a.tar", "path": str(tar), "names": []})
-    assert USER in str(error.value) if whose == "folder" else "did not arrive" in str(error.value)
+    assert USER in str(error.value) if whose == "folder" else "was not copied" in str(error.value)
     assert not [call for call in fakes.calls if call.startswith("docker load")]
 
 
@@ -263,7 +263,7 @@ def test_a_data_root_in_the_folder_of_another_is_the_admins_to_make(
     for path in (other / "docker", other / "etc/docker-of-eve"):
         assert folders.main("data", str(path), USER) == 1
         said = capsys.readouterr().err
-        assert f"Make it: install -d -o {uid} -g {gid} -m 711 {path} ({other} belongs to uid 65533" in said
+        assert f"Create it: install -d -o {uid} -g {gid} -m 711 {path} ({other} is owned by uid 65533" in said
         assert not path.exists()
 
 
@@ -278,7 +278,7 @@ def test_users_weights_have_no_folder_in_a_users_folder(
     assert stat.S_IMODE((data / "users/nobody").stat().st_mode) == 0o700
     give(data)
     assert folders.main("weights", str(data / "users/bob"), USER) == 1
-    assert f"error {data} belongs to {USER}" in capsys.readouterr().err
+    assert f"error {data} is owned by {USER}" in capsys.readouterr().err
     assert not (data / "users/bob").exists()
 
 

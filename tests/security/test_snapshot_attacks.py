@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 
 from gpurack import paths
+from gpurack.guard import OUTPUT_LIMIT
 from gpurack.plan.questions import questions
 from gpurack.plan.rootless import not_ready
 from gpurack.spec.host import Host
@@ -50,12 +51,16 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def take_snapshot(wanted: Host, change: tuple[str, str] = ("", "")) -> HostState:
-    """A look at this machine with the fakes in front. change: a text of the script, and what stands there instead."""
+    """A snapshot of this machine with the fakes first in PATH. change: a text of the script, and its replacement."""
     text = script(questions(wanted))
     assert change[0] in text
     text = text.replace(*change) if change[0] else text
-    done = subprocess.run(["sh", "-s"], input=text.encode(), capture_output=True, check=True, timeout=60)
-    return Snapshot().process(done.stdout.decode().split("\n"))
+    return Snapshot().process(printed(text).decode().split("\n"))
+
+
+def printed(text: str) -> bytes:
+    """The output of a snapshot's script, run here."""
+    return subprocess.run(["sh", "-s"], input=text.encode(), capture_output=True, check=True, timeout=60).stdout
 
 
 def containers(fakes: Fakes, *names: str, status: str = "running", bindings: str = "8080/tcp;127.0.0.1;8000 ") -> None:
@@ -162,9 +167,11 @@ def test_what_her_programs_say_has_a_size(fakes: Fakes, eve: Path) -> None:
         "docker",
         '[ -n "$WHO" ] || exit 1; case "$*" in info*) head -c 9000000 /dev/zero | tr "\\0" x;; ps*) yes;; esac',
     )
-    seen = take_snapshot(spec(EVE))
+    output = printed(script(questions(spec(EVE))))
+    seen = Snapshot().process(output.decode().split("\n"))
     assert seen.trouble == ""
     assert "user eve" in seen.late
+    assert len(output) * 40 < OUTPUT_LIMIT  # forty such users do not cost the host its snapshot
     assert str(not_ready("eve", seen)).startswith("what the programs of eve say is not known: ")
 
 

@@ -104,7 +104,7 @@ def test_links_of_others_are_not_followed(safe: Any, hashes: Any, home: Path, se
     give(link)
     path = str(link if where == "file" else link / secret.name)
     for read in (safe.open_file, hashes.known_hash):
-        with pytest.raises(OSError, match=f"m in .* is a link of {USER}'s, which root does not follow"):
+        with pytest.raises(OSError, match=f"m in .* is a link owned by {USER}, so root does not follow it"):
             read(path)
     assert hashes.remembered() == {}
     if where == "file":
@@ -134,8 +134,8 @@ def test_the_runner_says_what_it_does_not_follow(home: Path, secret: Path, monke
     (home / "m.gguf").symlink_to(secret)
     give(home / "m.gguf")
     with pytest.raises(fetch.Failure) as failure:
-        fetch.agree("alpha", {str(home / "m.gguf"): "0" * 64}, "put it back")
-    assert f"is a link of {USER}'s, which root does not follow" in str(failure.value)
+        fetch.check_locked("alpha", {str(home / "m.gguf"): "0" * 64}, "put it back")
+    assert f"is a link owned by {USER}, so root does not follow it" in str(failure.value)
     assert hashlib.sha256(SECRET).hexdigest() not in str(failure.value)
 
 

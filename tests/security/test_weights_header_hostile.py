@@ -183,7 +183,7 @@ def test_what_is_no_file_of_weights(tmp_path: Path, how: str) -> None:
         give(path)
     (said,) = asked(path)
     assert said["problem"].endswith(
-        "is no file" if how != "link" else f"is a link of {USER}'s, which root does not follow"
+        "is not a regular file" if how != "link" else f"is a link owned by {USER}, so root does not follow it"
     )
 
 

@@ -125,8 +125,8 @@ def test_what_dockerd_refuses_is_not_put_in_place(
     with pytest.raises(SystemExit):
         run(script, patch={"debugg": True})
     assert capsys.readouterr().err == (
-        "dockerd refuses the new daemon.json, so the old one stays: unable to configure the Docker daemon: unknown key "
-        "debugg\n"
+        "dockerd rejects the new daemon.json, so the old one was kept: unable to configure the Docker daemon: unknown "
+        "key debugg\n"
     )
     assert file_of(script).read_text() == '{"a": 1}'
     assert [path.name for path in file_of(script).parent.iterdir()] == ["daemon.json"]
@@ -202,8 +202,8 @@ def test_the_mark_lies_there_before_the_file_changes_and_stays_when_docker_fails
     assert (fakes.folder / "state/mark").read_text() == "restart\n"
     assert Path(script.MARKER).exists()
     assert capsys.readouterr().err == (
-        "Docker does not start any more: Job for docker.service failed\nfailed to load config\n"
-        f"The old file is in {script.BACKUPS}.\n"
+        "Docker does not start: Job for docker.service failed\nfailed to load config\n"
+        f"The previous file is in {script.BACKUPS}.\n"
     )
 
 
@@ -268,5 +268,5 @@ def test_a_users_daemon_is_named_for_the_report(
     monkeypatch.setattr(script, "MANAGER", ("--user",))
     monkeypatch.setenv("USER", "ada")
     with pytest.raises(SystemExit):
-        script.give_up("Docker does not start any more: no\nlog")
-    assert capsys.readouterr().err == "error ada's Docker: Docker does not start any more: no\n    | log\n"
+        script.give_up("Docker does not start: no\nlog")
+    assert capsys.readouterr().err == "error ada's Docker: Docker does not start: no\n    | log\n"

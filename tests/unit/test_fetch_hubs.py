@@ -222,19 +222,20 @@ def test_the_token_is_seen_by_the_hub_alone(
     ("token", "status", "headers", "sentence"),
     [
         (None, 401, {"X-Error-Message": "Repository not found"},
-         "the Hub {url} does not show lab/tiny without a token (HTTP 401: Repository not found): it is gated, private "
-         "or not there. Correct its name, or accept its terms at {url}/lab/tiny and set hf_token"),
+         "the Hub {url} denies lab/tiny without a token (HTTP 401: Repository not found): it is gated, private "
+         "or does not exist. Correct its name, or accept its terms at {url}/lab/tiny and set `hf_token`"),
         ("hf_x", 403, {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to model lab/tiny is restricted."},
-         "the Hub {url} refuses lab/tiny with this hf_token (HTTP 403: Access to model lab/tiny is restricted). Ask "
-         "for access at {url}/lab/tiny with the token's account, or use another"),
-        ("hf_x", 401, {}, "the Hub {url} refuses lab/tiny with this hf_token (HTTP 401{no}). Ask for access at "
-         "{url}/lab/tiny with the token's account, or use another"),
+         "the Hub {url} denies lab/tiny to this `hf_token` (HTTP 403: Access to model lab/tiny is restricted). "
+         "Request access at {url}/lab/tiny with its account, or use another token"),
+        ("hf_x", 401, {}, "the Hub {url} denies lab/tiny to this `hf_token` (HTTP 401{no}). Request access at "
+         "{url}/lab/tiny with its account, or use another token"),
         (None, 404, {"X-Error-Code": "RevisionNotFound"},
-         "the Hub {url} has no revision main of lab/tiny; correct revision, see {url}/lab/tiny/commits"),
+         "the Hub {url} has no revision main of lab/tiny. Correct `revision`, see {url}/lab/tiny/commits"),
         (None, 404, {"X-Error-Code": "RepoNotFound"},
-         "the Hub {url} has no lab/tiny in revision main (HTTP 404{no}); correct hf or revision, see {url}/lab/tiny"),
-        (None, 451, {}, "the Hub {url} gives no lab/tiny now (HTTP 451{no}); try again later, or name a mirror in "
-         "mirrors.huggingface"),
+         "the Hub {url} has no lab/tiny in revision main (HTTP 404{no}). Correct `hf` or `revision`, "
+         "see {url}/lab/tiny"),
+        (None, 451, {}, "the Hub {url} cannot serve lab/tiny now (HTTP 451{no}). Try again later, or set a mirror in "
+         "`mirrors.huggingface`"),
     ],
 )  # fmt: skip
 def test_a_refusal_says_what_to_do(
@@ -249,8 +250,8 @@ def test_a_refusal_says_what_to_do(
 
 def test_a_hub_that_cannot_be_reached(fetcher: Any, wanted: dict[str, str]) -> None:
     said = why(fetcher, {**wanted, "endpoint": "http://127.0.0.1:1"})
-    assert said.startswith("http://127.0.0.1:1 cannot be reached from this host: curl: (7) ")
-    assert said.endswith("Name a mirror in mirrors, or copy the weights to the host and write their path.")
+    assert said.startswith("http://127.0.0.1:1 is not reachable from this host: curl: (7) ")
+    assert said.endswith("Set a mirror in `mirrors`, or copy the weights to the host and set `weights` to their path.")
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"sha": null, "siblings": null}', b'"text"'])
@@ -258,14 +259,14 @@ def test_a_server_that_is_no_hub(
     fetcher: Any, hub: Hub, wanted: dict[str, str], body: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hub, "answer", lambda who, request: (200, {}, body))
-    assert why(fetcher, wanted) == f"{hub.url} does not answer as a hub does; see mirrors"
+    assert why(fetcher, wanted) == f"{hub.url} does not answer like a hub. Check `mirrors`"
 
 
 def test_another_content_than_listed_is_thrown_away(fetcher: Any, hub: Hub, wanted: dict[str, str]) -> None:
     hub.lies["model.safetensors"] = "0" * 64
     said = why(fetcher, wanted)
-    assert said.startswith(f"model.safetensors of lab/tiny is not what {hub.url} lists (sha256 ")
-    assert said.endswith(f"not {'0' * 64}). It was thrown away; run again, and look at the mirror if it comes back")
+    assert said.startswith(f"model.safetensors of lab/tiny does not match the list of {hub.url} (sha256 ")
+    assert said.endswith(f"not {'0' * 64}) and was deleted. Run again; if it happens again, check the mirror")
     assert not list(Path(wanted["path"]).parent.rglob("model.safetensors*"))
 
 
@@ -274,7 +275,7 @@ def test_another_size_than_listed_is_thrown_away(
 ) -> None:
     siblings = [{**one, "size": one["size"] + 1} for one in hub.siblings()]
     monkeypatch.setattr(hub, "siblings", lambda: siblings)
-    assert f"config.json of lab/tiny is not what {hub.url} lists (21 B, not 22 B)" in why(fetcher, wanted)
+    assert f"config.json of lab/tiny does not match the list of {hub.url} (21 B, not 22 B)" in why(fetcher, wanted)
 
 
 def test_a_mirror_that_lists_no_sizes(
@@ -347,16 +348,16 @@ def test_a_file_that_changed_under_the_same_commit_is_refused(fetcher: Any, hub:
     before = locked(hub, wanted)
     hub.files["config.json"] = hub.files["config.json"].upper()
     said = why(fetcher, before)
-    assert said.startswith("config.json of lab/tiny is not what the lock says (sha256 ")
+    assert said.startswith("config.json of lab/tiny does not match the lock (sha256 ")
     assert not Path(wanted["path"]).exists()
     hub.files["model.safetensors"] = b"others"
     asked = len(hub.asked)
     said = why(fetcher, before)
     had, listed = before["sha256"][f"{wanted['path']}/model.safetensors"], hub.sha256("model.safetensors")
     assert said.startswith(
-        f"model.safetensors of lab/tiny, which the lock has with sha256 {had}, is sha256 {listed} at"
+        f"model.safetensors of lab/tiny has sha256 {had} in the lock, but {hub.url} lists sha256 {listed}."
     )
-    assert said.endswith("To take what is there now: gpurack lock INVENTORY MODEL --upgrade")
+    assert said.endswith("To accept the current version: gpurack lock INVENTORY MODEL --upgrade")
     assert len(hub.asked) == asked + 1, "only the list was asked for"
 
 
@@ -379,15 +380,15 @@ def test_weights_are_held_against_the_lock(fetcher: Any, tmp_path: Path) -> None
     file = tmp_path / "w.gguf"
     file.write_bytes(b"one")
     right, gone = hashlib.sha256(b"one").hexdigest(), str(tmp_path / "gone")
-    fetcher.agree("alpha", {str(file): right}, "put it back")
+    fetcher.check_locked("alpha", {str(file): right}, "put it back")
     with pytest.raises(fetcher.Failure) as raised:
-        fetcher.agree("alpha", {str(file): "0" * 64}, "put it back")
+        fetcher.check_locked("alpha", {str(file): "0" * 64}, "put it back")
     assert str(raised.value) == (
-        f"{file} is not what the lock says: its sha256 is {right}, not {'0' * 64}. To have the old one, put it back; "
-        "to take the new one, gpurack lock INVENTORY alpha --upgrade."
+        f"{file} does not match the lock: its sha256 is {right}, not {'0' * 64}. To restore the old one, put it back; "
+        "to accept the new one, gpurack lock INVENTORY alpha --upgrade."
     )
-    with pytest.raises(fetcher.Failure, match="its sha256 is not to be had \\(No such file or directory\\), not 000"):
-        fetcher.agree("alpha", {gone: "0" * 64}, "put it back")
+    with pytest.raises(fetcher.Failure, match="its sha256 is unreadable \\(No such file or directory\\), not 000"):
+        fetcher.check_locked("alpha", {gone: "0" * 64}, "put it back")
 
 
 def test_room_is_looked_for_first(
@@ -403,7 +404,7 @@ def test_no_file_outside_its_folder(fetcher: Any, hub: Hub, wanted: dict[str, st
     """The runner is root, and a mirror is somebody's."""
     hub.files[name] = b"{}"
     said = why(fetcher, wanted)
-    assert said == f"{hub.url} lists a file {name!r}, which lies in no folder of it; nothing was fetched"
+    assert said == f"{hub.url} lists the file name {name!r}, which is not a valid path; nothing was fetched"
     assert there(str(tmp_path)) == []
 
 
@@ -417,7 +418,7 @@ def test_a_redirect_between_head_and_get_is_not_followed_with_the_token(
         return (200, {}, b"") if head else answer(who, request)
 
     monkeypatch.setattr(hub, "answer", late)
-    assert "is not what" in why(fetcher, wanted, TOKEN)
+    assert "does not match the list" in why(fetcher, wanted, TOKEN)
     assert [request for request in hub.asked if request[0] == "storage"] == []
 
 
@@ -430,7 +431,7 @@ def test_no_other_protocol(fetcher: Any, hub: Hub, wanted: dict[str, str], where
 
 def test_redirects_without_end(fetcher: Any, hub: Hub, wanted: dict[str, str]) -> None:
     hub.refuses["/api/models"] = (307, {"Location": "/api/models/lab/tiny/revision/main"})
-    assert why(fetcher, wanted).endswith("redirects without end; see mirrors")
+    assert why(fetcher, wanted).endswith("redirects more than 8 times. Check `mirrors`")
 
 
 # --- what is needed --------------------------------------------------------------------------------------------------
@@ -464,8 +465,8 @@ def test_needed(fetcher: Any, names: str, needed: str) -> None:
 @pytest.mark.parametrize(
     ("names", "sentence"),
     [
-        (["README.md", "config.json"], "there are no weights in the repository"),
-        (["q4.gguf", "q8.gguf"], "the repository holds 2 GGUF files, each a model; choose one: "),
+        (["README.md", "config.json"], "the repository contains no weights"),
+        (["q4.gguf", "q8.gguf"], "the repository contains 2 GGUF models. Choose one: "),
     ],
 )
 def test_nothing_that_could_be_served(fetcher: Any, names: list[str], sentence: str) -> None:
@@ -541,8 +542,8 @@ def test_modelscope_has_no_such_repository(fetcher: Any, hub: Hub, wanted: dict[
     wanted |= {"hub": "modelscope", "revision": "v9"}
     hub.refuses["/api/v1"] = (404, {"X-Error-Message": "not found"})
     assert why(fetcher, wanted) == (
-        f"ModelScope {hub.url} gives no lab/tiny in revision v9 (HTTP 404: not found); correct modelscope or revision, "
-        f"see {hub.url}/models/lab/tiny"
+        f"ModelScope {hub.url} has no lab/tiny in revision v9 (HTTP 404: not found). Correct `modelscope` or "
+        f"`revision`, see {hub.url}/models/lab/tiny"
     )
 
 
@@ -574,7 +575,7 @@ def test_one_file_of_a_repository(fetcher: Any, file: str, fetched: list[str]) -
 def test_a_file_that_the_repository_has_not(fetcher: Any) -> None:
     with pytest.raises(fetcher.Failure) as error:
         fetcher.chosen_file([(name, 1, None) for name in GGUF[:3]], "q5.gguf", "a/b")
-    assert str(error.value) == "a/b has no file q5.gguf; correct file. It has q4.gguf, q8.gguf"
+    assert str(error.value) == "a/b has no file q5.gguf. Correct `file`; it has q4.gguf, q8.gguf"
 
 
 def test_the_chosen_file_alone_arrives_with_its_record(fetcher: Any, hub: Hub, wanted: dict[str, str]) -> None:

@@ -86,20 +86,20 @@ def test_what_a_killed_run_left_is_removed(images: Any, tmp_path: Path) -> None:
         (
             'Error response from daemon: Head "http://reg:5000/v2/a": unauthorized: authentication required',
             LOGIN,
-            'reg:5000 refuses reg:5000/a:1 to the login of lab (Head "http://reg:5000/v2/a": unauthorized: '
-            "authentication required). Correct registries.reg:5000, or what that account may pull",
+            'reg:5000 denies reg:5000/a:1 to the account lab (Head "http://reg:5000/v2/a": unauthorized: '
+            "authentication required). Correct registries.reg:5000, or give that account access",
         ),
         (
             "Error response from daemon: no basic auth credentials",
             {},
-            "reg:5000 refuses reg:5000/a:1 without a login (no basic auth credentials). Correct the name, or give "
+            "reg:5000 denies reg:5000/a:1 without a login (no basic auth credentials). Correct the name, or set "
             'registries: {"reg:5000": {"user": …, "password": {"env": …}}}',
         ),
         (
             "Error manifest unknown",
             LOGIN,
-            "image reg:5000/a:1 cannot be pulled: Error manifest unknown. Correct version or image, or see why the "
-            "host cannot get it: docker pull reg:5000/a:1",
+            "cannot pull image reg:5000/a:1: Error manifest unknown. Correct `version` or `image`, or try it on the "
+            "host: docker pull reg:5000/a:1",
         ),
     ],
 )
@@ -143,10 +143,10 @@ def test_a_tar_is_loaded_once_and_its_own_names_mean_what_they_meant(images: Any
 def test_a_tar_that_did_not_arrive_or_is_none(images: Any, fakes: Fakes, tar: Path) -> None:
     fakes.state("load", "open /x: invalid tar header\n")
     fakes.state("code", "1")
-    with pytest.raises(images.Failure, match=r"^mine.tar cannot be loaded: open /x: invalid tar header$"):
+    with pytest.raises(images.Failure, match=r"^cannot load mine.tar: open /x: invalid tar header$"):
         images.provide(images.dockerd, loaded(tar), {})
     tar.unlink()
-    with pytest.raises(images.Failure, match=r"^mine.tar did not arrive; run again$"):
+    with pytest.raises(images.Failure, match=r"^mine.tar was not copied; run again$"):
         images.provide(images.dockerd, loaded(tar), {})
 
 
@@ -213,7 +213,7 @@ def test_a_failed_build_says_its_last_lines_and_goes_on_next_time(images: Any, f
     with pytest.raises(images.Failure) as error:
         images.provide(images.dockerd, built(repository, "main"), {})
     lines = str(error.value).splitlines()
-    assert lines[0] == "image gpurack.local/a:1 could not be built (exit code 1); nothing was changed"
+    assert lines[0] == "cannot build image gpurack.local/a:1 (exit code 1); nothing was changed"
     assert (lines[1], lines[-1], len(lines)) == ("    | step 6", "    | ERROR: exit code: 2", 16)
     fakes.state("code", "0")
     images.provide(images.dockerd, built(repository, "main"), {})
@@ -222,8 +222,8 @@ def test_a_failed_build_says_its_last_lines_and_goes_on_next_time(images: Any, f
 @pytest.mark.parametrize(
     ("over", "sentence"),
     [
-        ({"revision": "gone"}, "revision gone of file://REPOSITORY cannot be had: "),
-        ({"git": "file:///nowhere"}, "revision main of file:///nowhere cannot be had: fatal: "),
+        ({"revision": "gone"}, "cannot fetch revision gone of file://REPOSITORY: "),
+        ({"git": "file:///nowhere"}, "cannot fetch revision main of file:///nowhere: fatal: "),
         ({"dockerfile": "docker/X"}, "file://REPOSITORY at main has no docker/X; correct image.build.dockerfile"),
     ],
 )

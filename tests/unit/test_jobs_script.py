@@ -77,7 +77,7 @@ def test_one_that_fails_stops_no_other_and_leaves_no_record(
     fakes.state("code", "3\n")
     assert jobs.run_all(data(tmp_path, "bad", "worse")) == 2
     said = capsys.readouterr().out
-    assert "error bad: it failed (exit code 3) and runs again next time. Its output: " in said
+    assert "error bad: failed (exit code 3); the next run repeats it. Output: " in said
     assert "    | Alpha speaks." in said
     assert "error worse: " in said
     assert not (tmp_path / "jobs/bad.json").exists()
@@ -85,7 +85,7 @@ def test_one_that_fails_stops_no_other_and_leaves_no_record(
 
 def test_a_result_that_is_not_there_is_no_success(jobs: Any, fakes: Fakes, tmp_path: Path, capsys: Any) -> None:
     assert jobs.run_all(data(tmp_path, "q8", result=str(tmp_path / "folder/q8"))) == 1
-    assert "error q8: it ended well, but there is no " in capsys.readouterr().out
+    assert "error q8: succeeded, but " in capsys.readouterr().out
     assert not (tmp_path / "jobs/q8.json").exists()
 
 
@@ -118,6 +118,6 @@ def test_of_an_output_without_end_the_begin_and_the_end_are_kept(
     log = (tmp_path / "jobs/q8.log").read_text()
     assert log.startswith("begins\nxx")
     assert log.endswith("\nAlpha speaks.\n")
-    assert "\n… 998 kB of its output are not kept …\n" in log
+    assert "\n… 998 kB of output omitted …\n" in log
     assert len(log) < 2100
     assert "q8: | Alpha speaks.\n" in capsys.readouterr().out

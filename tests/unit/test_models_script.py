@@ -85,7 +85,7 @@ def docker(fakes: Fakes) -> Fakes:
 def answers(runner: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """What each model's API says; nothing for a model that is not in it."""
     said: dict[str, str] = {}
-    monkeypatch.setattr(runner, "look", lambda dockerd, name, url: (200, said[name]) if name in said else (0, ""))
+    monkeypatch.setattr(runner, "probe", lambda dockerd, name, url: (200, said[name]) if name in said else (0, ""))
     return said
 
 
@@ -153,7 +153,7 @@ def test_weights_that_are_not_the_locks_stop_a_model_and_no_other(
     wrong = entry("alpha", "recreate", sha256={str(tmp_path / "w.gguf"): "0" * 64}, again="put it back")
     assert carry_out(runner, [wrong], [entry("beta")]).failures == 1
     out = capsys.readouterr().out
-    assert f"error alpha: {tmp_path}/w.gguf is not what the lock says: its sha256 is " in out
+    assert f"error alpha: {tmp_path}/w.gguf does not match the lock: its sha256 is " in out
     assert "beta: ready after" in out
     assert not any(call.endswith((" up alpha", "rm --force alpha")) for call in docker.calls)
 
@@ -167,13 +167,13 @@ def test_a_service_waits_for_what_it_connects_to(runner: Any, docker: Fakes, mon
     """In groups of their own, which go side by side: the page after the gateway, the gateway after its model."""
     order: list[str] = []
 
-    def look(dockerd: Any, name: str, url: str) -> tuple[int, str]:
+    def probe(dockerd: Any, name: str, url: str) -> tuple[int, str]:
         if name == "model":
             time.sleep(0.3)
         order.append(name)
         return 200, f'"{name}"'
 
-    monkeypatch.setattr(runner, "look", look)
+    monkeypatch.setattr(runner, "probe", probe)
     groups = [entry("page", after=["gateway"])], [entry("gateway", after=["model", "elsewhere"])], [entry("model")]
     assert carry_out(runner, *groups).failures == 0
     assert started(docker) == order == ["model", "gateway", "page"]
@@ -223,12 +223,12 @@ def test_a_container_that_ends_ends_the_wait_with_its_last_lines(
     job = carry_out(runner, [entry("alpha")], secrets={"alpha": {"api_key": "sk-one\n"}})
     assert job.failures == 1
     out = capsys.readouterr().out
-    assert out.startswith("error alpha: it ended while loading (exit code 139). Look: docker logs alpha\n")
+    assert out.startswith("error alpha: exited while loading (exit code 139). See docker logs alpha\n")
     assert out.endswith("    | loading with •••\n    | cuda error\n")
     assert "docker stop --time 5 alpha" in docker.calls
 
 
-@pytest.mark.parametrize(("remembered", "said"), [("137\n3\n", "exit code 3"), ("", "it crashed and was restarted")])
+@pytest.mark.parametrize(("remembered", "said"), [("137\n3\n", "exit code 3"), ("", "crashed and was restarted")])
 def test_of_a_container_that_docker_has_started_again_the_last_end_counts(
     runner: Any,
     docker: Fakes,
@@ -244,7 +244,7 @@ def test_of_a_container_that_docker_has_started_again_the_last_end_counts(
     again = f'case "$*" in "events"*) cat "$STATE/ends"; exit;; *".RestartCount"*) {asked};; esac'
     docker.add("docker", again + DOCKER)
     assert carry_out(runner, [entry("alpha")]).failures == 1
-    assert capsys.readouterr().out.startswith(f"error alpha: it ended while loading ({said}). Look: docker logs")
+    assert capsys.readouterr().out.startswith(f"error alpha: exited while loading ({said}). See docker logs")
     order = [call.split()[1] for call in docker.calls]
     assert order.index("events") < order.index("stop")  # a stop is an end, too
 
@@ -254,7 +254,7 @@ def test_a_model_that_never_answers_is_given_up(
 ) -> None:
     answers["alpha"] = '{"data":[{"id":"another"}]}'
     assert carry_out(runner, [entry("alpha", timeout=0.1)]).failures == 1
-    assert "not ready after 0:00: http://127.0.0.1:1/v1/models did not name" in capsys.readouterr().out
+    assert "not ready after 0:00: http://127.0.0.1:1/v1/models does not name" in capsys.readouterr().out
 
 
 def test_where_the_answer_names_no_model_any_will_do(
@@ -263,16 +263,18 @@ def test_where_the_answer_names_no_model_any_will_do(
     answers["tei"] = ""
     assert carry_out(runner, [entry("tei", served_name=None)]).failures == 0
     assert carry_out(runner, [entry("page", served_name=None, timeout=0.1)]).failures == 1
-    assert "not ready after 0:00: http://127.0.0.1:1/v1/models did not answer. Look" in capsys.readouterr().out
+    assert (
+        "not ready after 0:00: http://127.0.0.1:1/v1/models did not answer. See docker logs" in capsys.readouterr().out
+    )
 
 
 def test_a_path_that_is_not_there_is_said(
     runner: Any, docker: Fakes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What the x-ready of a custom image may be."""
-    monkeypatch.setattr(runner, "look", lambda dockerd, name, url: (404, "not found"))
+    monkeypatch.setattr(runner, "probe", lambda dockerd, name, url: (404, "not found"))
     assert carry_out(runner, [entry("webui", served_name=None, timeout=0.1)]).failures == 1
-    what = "http://127.0.0.1:1/v1/models answers with HTTP status 404, not 200. Look"
+    what = "http://127.0.0.1:1/v1/models returned HTTP 404 instead of 200. See"
     assert f"not ready after 0:00: {what}" in capsys.readouterr().out
 
 
@@ -286,8 +288,8 @@ def test_a_failed_pull_keeps_the_whole_group_and_the_others_go_on(
     job = carry_out(runner, [entry("alpha", "recreate"), entry("beta")], [entry("gamma", image="i:2")])
     assert job.failures == 2
     lines = sorted(capsys.readouterr().out.splitlines())
-    assert lines[0].startswith("error alpha: image i:1 cannot be pulled: Error manifest for i:1 not found.")
-    assert lines[1] == "error beta: not changed, because it shares a card or port with alpha, which failed"
+    assert lines[0].startswith("error alpha: cannot pull image i:1: Error manifest for i:1 not found.")
+    assert lines[1] == "error beta: not changed: it shares a GPU or port with alpha, which failed"
     assert lines[2] == "gamma: ready after 0:00"
     assert services_written(runner) == {"alpha": {"image": "i:0"}, "gamma": {"image": "i:1"}}
     assert not [call for call in docker.calls if call.startswith("docker stop")]
@@ -309,8 +311,9 @@ def test_what_compose_refuses_stays_as_it_was(
     services = {"alpha": {"image": "REFUSED"}, "beta": {"image": "i:1"}}
     job = carry_out(runner, [entry("alpha", "recreate")], [entry("beta")], services=services)
     assert job.failures == 1
-    assert "error alpha: Compose refuses it, so it was not changed; correct its compose field. services.alpha bad" in (
-        capsys.readouterr().out
+    assert (
+        "error alpha: Compose rejects it, so it was not changed. Correct its `compose` field. services.alpha bad"
+        in (capsys.readouterr().out)
     )
     assert services_written(runner) == {"alpha": {"image": "i:0"}, "beta": {"image": "i:1"}}
 
@@ -337,7 +340,7 @@ def test_memory_of_amds_cards_is_waited_for_too(
     (tmp_path / "42").mkdir()
     runner.KFD_PROCESSES, runner.GPU_MEMORY_TIMEOUT = str(tmp_path), 0.3
     assert carry_out(runner, [entry("alpha", "recreate", uuids=["GPU-a"])]).failures == 1
-    assert "the memory of its card did not come back within 0.3 s" in capsys.readouterr().out
+    assert "GPU memory was not freed within 0.3 s" in capsys.readouterr().out
     (tmp_path / "42").rmdir()
     answers["alpha"] = '"alpha"'
     assert carry_out(runner, [entry("alpha", "create", uuids=["GPU-a"])]).failures == 0
@@ -350,7 +353,7 @@ def test_memory_that_does_not_come_back_is_said(
     docker.add("nvidia-smi", "echo 42")
     runner.GPU_MEMORY_TIMEOUT = 0.3
     assert carry_out(runner, [entry("alpha", "recreate", uuids=["GPU-a"])]).failures == 1
-    assert "the memory of its card did not come back within 0.3 s; see nvidia-smi" in capsys.readouterr().out
+    assert "GPU memory was not freed within 0.3 s. See nvidia-smi" in capsys.readouterr().out
 
 
 def test_keys_of_models_that_are_gone_go_too(runner: Any, docker: Fakes, answers: dict[str, str]) -> None:
@@ -369,7 +372,7 @@ def test_keys_of_models_that_are_gone_go_too(runner: Any, docker: Fakes, answers
 
 def test_one_run_at_a_time_and_it_says_who(runner: Any) -> None:
     common = sys.modules["common"]
-    assert common.holder() == "it does not say which"
+    assert common.holder() == "unknown"
     with runner.locked("models"):
         assert common.holder().startswith("models since ")
         assert str(os.getpid()) in common.holder()
@@ -379,8 +382,8 @@ def test_one_run_at_a_time_and_it_says_who(runner: Any) -> None:
 @pytest.mark.parametrize(
     ("key", "sentence"),
     [
-        (None, "it asks for a key, and the inventory has none (HTTP 401 at http://127.0.0.1:"),
-        ("sk-other", "it refuses the key of api_key (HTTP 401 at http://127.0.0.1:"),
+        (None, "the server requires a key, but the inventory has none (HTTP 401 at http://127.0.0.1:"),
+        ("sk-other", "the server rejects the key in `api_key` (HTTP 401 at http://127.0.0.1:"),
     ],
 )
 def test_a_server_that_has_another_key_is_not_waited_for(
@@ -412,7 +415,7 @@ def test_a_server_that_has_another_key_is_not_waited_for(
             runner.wait_until_ready(dockerd, "alpha", url, "alpha", 60)
         server.shutdown()
     assert str(failure.value).startswith(sentence)
-    assert "give the key in api_key, and nowhere else (env, args, the image). Look: docker logs" in str(failure.value)
+    assert "Set the key in `api_key` only, not in env, args or the image. See docker logs" in str(failure.value)
     assert seen == [f"Bearer {key}" if key else None] * 2
 
 
@@ -499,7 +502,7 @@ RUNC = "Error response from daemon: failed to create task: OCI runtime create fa
     ("script", "calls", "sentence"),
     [
         (f'[ -e "$STATE/again" ] || {{ : >"$STATE/again"; echo "{RUNC}"; exit 1; }}', 2, None),
-        (f'echo "{RUNC}"; exit 1', 2, f"Docker cannot start it: {RUNC}"),
+        (f'echo "{RUNC}"; exit 1', 2, f"Docker cannot start the container: {RUNC}"),
         (f'echo "{LOST}"; exit 1', 1, "sysctl fs.inotify.max_user_instances=1024"),
         ('echo " Container alpha  Creating"; echo "Error: no such network"; exit 1', 1, "Error: no such network"),
     ],

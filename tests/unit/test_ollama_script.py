@@ -115,8 +115,8 @@ def test_what_was_pulled_is_held_against_the_lock(ollama: Any, server: Any) -> N
     with pytest.raises(ollama.Failure) as raised:
         ollama.settle(HOST, {**right, "ollama": {"qwen2.5:7b": "older"}}, False)
     assert str(raised.value) == (
-        "qwen2.5:7b is not what the lock says: its digest is of-qwen2.5:7b, not older. Pull it from where the old one "
-        "still is, or take the new one: gpurack lock INVENTORY ollama --upgrade."
+        "qwen2.5:7b does not match the lock: its digest is of-qwen2.5:7b, not older. Pull the old one from a source "
+        "that still has it, or accept the new one: gpurack lock INVENTORY ollama --upgrade."
     )
 
 
@@ -139,8 +139,8 @@ def test_others_go_only_where_that_was_asked_for(ollama: Any, server: Any, capsy
     [
         (
             ["qwen9:7b"],
-            "qwen9:7b cannot be pulled: pull model manifest: file does not exist. Correct pull: the name and tag as "
-            "ollama's library has them",
+            "cannot pull qwen9:7b: pull model manifest: file does not exist. Correct `pull`: use a name and tag of "
+            "ollama's library",
         ),
         (
             ["large:70b"],
@@ -158,7 +158,7 @@ def test_what_fails_is_a_sentence(ollama: Any, server: Any, names: list[str], se
 
 def test_no_way_to_the_library_names_the_mirror(ollama: Any) -> None:
     said = ollama.refusal("a:1", "a:1", 'pull model manifest: Get "https://registry.ollama.ai/v2/": no such host')
-    assert said.endswith('Where the host reaches no library, name a mirror: mirrors: {"registry.ollama.ai": …}')
+    assert said.endswith('If the host cannot reach the library, set a mirror: mirrors: {"registry.ollama.ai": …}')
 
 
 def test_a_server_that_is_gone_is_a_sentence(ollama: Any) -> None:

@@ -162,5 +162,5 @@ def test_an_engine_has_its_own_hints_and_an_unknown_image_those_of_all() -> None
 
 def remedy(engine: str, code: int, said: str, cards: bool = True) -> str:
     """What the runner on the host says, with the hints that it is told."""
-    found: str = load("remedies").remedy(code, said, [hint.told for hint in hints_of(engine)], cards)
+    found: str = load("remedies").error_hint(code, said, [hint.told for hint in hints_of(engine)], cards)
     return found

@@ -83,7 +83,7 @@ def test_a_set_up_that_fails_says_why_and_leaves_its_mark(
     with pytest.raises(SystemExit):
         set_up(script)
     said = capsys.readouterr().err
-    assert said.startswith("error rootless Docker could not be set up for ada.")
+    assert said.startswith("error cannot set up rootless Docker for ada.")
     assert "| [ERROR] RootlessKit failed" in said
     assert "| newuidmap: write to uid_map failed" in said
     assert (tmp_path / "runtime/gpurack-docker-restart").exists()

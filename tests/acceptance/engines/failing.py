@@ -22,10 +22,10 @@ READ = "It cannot read its weights: see whether weights names the right file or 
 FITS = "It does not fit its cards: give it more cards or another one, a smaller context, or its neighbours less vram."
 MEMORY = "The host has too little memory for it: a smaller context, or a smaller model."
 ARGS = "It does not know one of its arguments, or its value: correct args."
-API_KEY = "give the key in api_key, and nowhere else (env, args, the image)."
+API_KEY = "Set the key in `api_key` only, not in env, args or the image."
 HELD, PORT = "is held by process python3 (pid ", "Stop it or use another port."
-ENDED = "it ended while loading ("
-ENDS = re.escape(ENDED) + r"(exit code [1-9]\d*|it crashed and was restarted)\)\."
+ENDED = "exited while loading ("
+ENDS = re.escape(ENDED) + r"(exit code [1-9]\d*|crashed and was restarted)\)\."
 """It crashed is said where Docker has started it again, and its events (256, of all containers) go no further back."""
 
 Case = tuple[str, str, dict[str, Any], str, str]
@@ -79,6 +79,6 @@ def never_ready(run: Run, host: str, ports: dict[str, int]) -> None:
         said = sentence(run, host, name)
         assert said.startswith("not ready after 0:15")
         assert f"http://127.0.0.1:{port}/" in said
-        assert f"Look: docker logs {name}" in said
+        assert f"See docker logs {name}" in said
         assert f"{name}: loading" in run.output
     assert "| loading for ages" in run.output

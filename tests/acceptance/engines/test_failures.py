@@ -78,7 +78,13 @@ for name in ANOTHER_KEY:
         (name, "path", {"weights": absent}, f"weights {absent} do not exist on the host. ", PATH),
         (name, "noise", {"weights": f"{FOLDER}/{FILES[kind]}", **KEYED}, ENDED, READ),
         (name, "crash", {**CRASH[name], **KEYED}, ENDED, ARGS),
-        (name, "key", ANOTHER_KEY[name], "it asks for a key, and the inventory has none (HTTP 401 at ", API_KEY),
+        (
+            name,
+            "key",
+            ANOTHER_KEY[name],
+            "the server requires a key, but the inventory has none (HTTP 401 at ",
+            API_KEY,
+        ),
         (name, "port", {}, HELD, PORT),
     ]
     if name in GGUF:
@@ -86,7 +92,7 @@ for name in ANOTHER_KEY:
     else:
         CASES.append((name, "large", {"weights": f"{FOLDER}/large"}, ENDED, FITS))
 CASES += [
-    ("ollama", "name", {"pull": ["qwen9:7b"]}, "qwen9:7b cannot be pulled: ", "Correct pull: the name and tag"),
+    ("ollama", "name", {"pull": ["qwen9:7b"]}, "cannot pull qwen9:7b: ", "Correct `pull`: use a name and tag"),
     ("ollama", "large", {"pull": ["llama3.1:405b"]}, "requires more system memory", "choose a smaller one"),
     ("ollama", "crash", CRASH["ollama"], ENDED, "docker logs ollama-crash"),
     ("ollama", "port", {"pull": ["tiny:1b"]}, HELD, PORT),

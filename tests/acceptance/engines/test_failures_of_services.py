@@ -84,7 +84,7 @@ CASES: list[Case] = [
     ("custom", "large", TOO_LONG, ENDED, MEMORY),
     (
         "custom", "key", {**own(), "env": {"LLAMA_API_KEY": OTHER}, **KEYED},
-        "it refuses the key of api_key (HTTP 401 at http://127.0.0.1:", API_KEY,
+        "the server rejects the key in `api_key` (HTTP 401 at http://127.0.0.1:", API_KEY,
     ),
     *((engine, "port", own() if engine == "custom" else {}, HELD, PORT) for engine in (*SERVICES, "custom")),
 ]  # fmt: skip
@@ -207,7 +207,7 @@ def test_what_refuses_the_key_of_a_service_is_said_of_both(lab: Lab, host: Host)
     done = deploy(lab, services, {"locked": locked})
     assert done.exit_code == 1, done.output
     said = sentence(done, "cpu2", "locked")
-    assert said.startswith("it asks for a key, and the inventory has none (HTTP 401 at ")
+    assert said.startswith("the server requires a key, but the inventory has none (HTTP 401 at ")
     assert API_KEY in said
     for name in services:
         assert done.row("gpu2", name).endswith(", without locked on cpu2 (refuses the key)")

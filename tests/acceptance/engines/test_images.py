@@ -66,8 +66,8 @@ def test_a_login_is_used_for_the_pull_and_is_nowhere_afterwards(lab: Lab, cpu: H
     run = lab.run(wanted, env={"GPURACK_TEST_PASSWORD": "a-wrong-password"})
     assert run.exit_code == 1
     (error,) = run.errors("cpu2")
-    assert error.startswith(f"one: {LOCKED} refuses {image} to the login of lab (")
-    assert error.endswith(f"Correct registries.{LOCKED}, or what that account may pull")
+    assert error.startswith(f"one: {LOCKED} denies {image} to the account lab (")
+    assert error.endswith(f"Correct registries.{LOCKED}, or give that account access")
     assert containers(cpu)["one"]["Id"] == old
 
     look = "cat /proc/*/cmdline | tr '\\0' ' '"
@@ -96,7 +96,7 @@ def test_a_rotated_password_is_noticed_when_it_is_needed(lab: Lab, cpu: Host, pa
     assert run.unchanged, run.output  # nothing is pulled, so nobody is asked
     another = lab.inventory(by_image(f"{LOCKED}/{REPOSITORY}:server-cuda-b7001", registries=LOGINS))
     run = lab.run(another, env={"GPURACK_TEST_PASSWORD": LOGIN[1]})
-    assert "to the login of lab" in run.errors("cpu2")[0]
+    assert "to the account lab" in run.errors("cpu2")[0]
     run = lab.run(another, env={"GPURACK_TEST_PASSWORD": OTHER_PASSWORD})
     assert run.exit_code == 0, run.output
 
@@ -240,12 +240,12 @@ def test_a_failed_build_changes_nothing_and_says_why(lab: Lab, cpu: Host, reposi
     compose = cpu.root("cat /etc/gpurack/compose.yaml").stdout
     run = lab.run(lab.inventory(built("v2")))
     assert run.exit_code == 1
-    error = next(each for each in run.errors("cpu2") if "could not be built" in each)
-    assert error.startswith("one: image gpurack.local/engine:")
+    error = next(each for each in run.errors("cpu2") if "cannot build image" in each)
+    assert error.startswith("one: cannot build image gpurack.local/engine:")
     assert "compiling" in run.output
     assert containers(cpu)["one"]["State"]["StartedAt"] == old["State"]["StartedAt"]
     assert cpu.root("cat /etc/gpurack/compose.yaml").stdout == compose
     run = lab.run(lab.inventory(built("v9")))
     (error,) = run.errors("cpu2")
-    assert error.startswith("one: revision v9 of http://weights.testbed/engine.git cannot be had: ")
+    assert error.startswith("one: cannot fetch revision v9 of http://weights.testbed/engine.git: ")
     assert json.loads(cpu.root("docker inspect one").stdout)[0]["State"]["Running"]

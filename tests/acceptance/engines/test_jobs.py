@@ -168,7 +168,7 @@ def test_a_failing_job_fails_alone_and_is_tried_again(lab: Lab, cpu: Host) -> No
     run = lab.run(wanted)
     assert run.exit_code == 1
     (error,) = run.errors("cpu2")
-    assert error == "bad: it failed (exit code 1) and runs again next time. Its output: /var/lib/gpurack/jobs/bad.log"
+    assert error == "bad: failed (exit code 1); the next run repeats it. Output: /var/lib/gpurack/jobs/bad.log"
     assert "    | reading /models/late" in run.output
     assert run.row("cpu2", "good").endswith("done, ran now")
     assert run.row("cpu2", "small").endswith("ready, recreated")
@@ -193,7 +193,7 @@ def test_what_a_killed_run_began_is_waited_for(lab: Lab, cpu: Host) -> None:
     begun = containers(cpu)["slow"]["State"]["StartedAt"]
     run = lab.run(wanted)
     assert run.exit_code == 0, run.output
-    assert "slow: an earlier run began it; waiting for its end" in run.output
+    assert "slow: an earlier run started it; waiting for it to end" in run.output
     assert cpu.root("cat /var/lib/gpurack/weights/jobs/slow/result").stdout == "ended\n"
     events = cpu.root(f"docker events --since {begun} --until $(date +%s) --filter container=slow --filter event=start")
     assert len(events.stdout.splitlines()) == 1

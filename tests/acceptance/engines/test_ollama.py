@@ -106,8 +106,8 @@ def test_others_stay_until_they_are_asked_to_go(lab: Lab, host: Host) -> None:
 
 def test_what_cannot_be_pulled_or_loaded_is_a_sentence(lab: Lab, host: Host) -> None:
     for name, sentence in {
-        "qwen9:7b": "ollama: qwen9:7b cannot be pulled: pull model manifest: file does not exist. "
-        "Correct pull: the name and tag as ollama's library has them",
+        "qwen9:7b": "ollama: cannot pull qwen9:7b: pull model manifest: file does not exist. "
+        "Correct `pull`: use a name and tag of ollama's library",
         "llama3.1:405b": "ollama: llama3.1:405b does not answer: model requires more system memory (",
     }.items():
         run = with_models(lab, "tiny:1b", name)

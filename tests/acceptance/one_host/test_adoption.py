@@ -62,7 +62,7 @@ def test_the_old_container_comes_back_when_the_new_model_fails(lab: Lab, by_hand
     broken = model("alpha", [], 8020, bind="any", replaces=OLD, args={"no-such-flag": True})
     run = lab.run(lab.inventory({"cpu5": {"models": {"alpha": broken}}}))
     assert run.exit_code == 1
-    assert f"alpha: {OLD} is back in its place" in run.output
+    assert f"alpha: restored the container {OLD}" in run.output
     old = containers(by_hand)[OLD]
     assert old["State"]["Running"]
     assert old["HostConfig"]["RestartPolicy"] == {"Name": "on-failure", "MaximumRetryCount": 3}

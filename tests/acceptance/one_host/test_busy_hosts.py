@@ -125,7 +125,8 @@ def test_no_room_for_weights(lab: Lab, host: Host) -> None:
     assert run.exit_code == 1, run.output
     (error,) = run.errors("cpu5")
     assert re.fullmatch(
-        r"gamma: weights need [\d.]+ MB more, but /srv/models has [\d.]+ MB free; make room there or set weights_dir",
+        r"gamma: weights need [\d.]+ MB more, but /srv/models has [\d.]+ MB free\. "
+        r"Free some space there, or set `weights_dir`",
         error,
     ), error
     assert left == ""
@@ -146,7 +147,7 @@ def test_no_room_for_our_own_files(lab: Lab, host: Host) -> None:
     assert not run.traceback, run.output
     (error,) = run.errors("cpu5")
     assert error.startswith("gamma: [Errno 28] No space left on device: '/etc/gpurack/")
-    assert error.endswith("; it was not changed")
+    assert error.endswith("; not changed")
     assert "FAILED" in run.row("cpu5", "gamma"), run.output
     assert identities(host) == before
 
@@ -159,9 +160,9 @@ def test_no_room_for_an_image(lab: Lab, host: Host) -> None:
         run = lab.run(inventory)
     assert run.exit_code == 1, run.output
     (error,) = run.errors("cpu5")
-    assert error.startswith("gamma: image registry.testbed:5000/ghcr/ggml-org/llama.cpp:server-b7000 cannot be pulled:")
+    assert error.startswith("gamma: cannot pull image registry.testbed:5000/ghcr/ggml-org/llama.cpp:server-b7000: ")
     assert "no space left on device" in error
-    assert "FAILED: image" in run.row("cpu5", "gamma")
+    assert "FAILED: cannot pull image" in run.row("cpu5", "gamma")
     assert lab.run(inventory).exit_code == 0
     assert chat(host, 8000) == lab.testbed.weights("gamma").sentence
 

@@ -83,9 +83,9 @@ def test_a_wrong_password_is_a_sentence(lab: Lab, inventory: Path, inner1: Host)
     assert done.exit_code == 1, done.output
     assert not done.traceback, done.output
     assert len(done.errors("inner1")) == 1, done.output
-    assert done.errors("inner1")[0].startswith("the look at the host failed: does sudo take this password and"), (
-        done.output
-    )
+    assert done.errors("inner1")[0].startswith(
+        "Could not inspect the host. Possible causes: sudo rejects this password"
+    ), done.output
     assert inner1.root("command -v docker", check=False).returncode != 0
 
 

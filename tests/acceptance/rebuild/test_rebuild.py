@@ -238,7 +238,7 @@ def test_a_file_that_the_server_changed_is_refused(site: Site, before: Before) -
 
     assert run.exit_code == 1
     (error,) = run.errors("rebuild1")
-    assert error.startswith("tiny: config.json of lab/tiny is not what the lock says (sha256 ")
+    assert error.startswith("tiny: config.json of lab/tiny does not match the lock (sha256 ")
     assert host.root(f"test -e {FOLDER}", check=False).returncode != 0
     assert identities(host) == ran, "alpha was not touched"
     config.write_text(old)
@@ -257,8 +257,8 @@ def test_weights_that_changed_on_the_host_are_refused(site: Site, before: Before
         run = site.lab.run(site.inventory)
         assert run.exit_code == 1
         (error,) = run.errors("rebuild1")
-        assert error.startswith(f"alpha: {path} is not what the lock says: its sha256 is "), known
-        assert error.endswith("take the new one, gpurack lock INVENTORY alpha --upgrade.")
+        assert error.startswith(f"alpha: {path} does not match the lock: its sha256 is "), known
+        assert error.endswith("accept the new one, gpurack lock INVENTORY alpha --upgrade.")
     assert identities(host) == ran
     host.root(f"mv {path}.old {path}")
     run = site.lab.run(site.inventory)

@@ -162,7 +162,7 @@ def test_a_run_creates_it_and_its_runner_knows_its_hints() -> None:
     ((entry,),) = found.job["groups"]
     assert (entry["name"], entry["action"], entry["image"]) == ("alpha", "create", "toy/server:1.2")
     assert entry["url"].endswith(":8000/v1/models")
-    remedy = load("remedies").remedy
+    remedy = load("remedies").error_hint
     assert remedy(1, "RuntimeError: the toy box is full", entry["hints"]) == " Empty the box."
     assert "does not fit its cards" in remedy(1, "CUDA out of memory", entry["hints"])
 
