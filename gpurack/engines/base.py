@@ -16,18 +16,15 @@ from gpurack.engines.jobs import Jobs
 from gpurack.engines.memory import Facts, Needs, NotEstimated
 from gpurack.spec.fields import of_some
 from gpurack.spec.model import ArgValue, Job, Model
+from gpurack.spec.problems import Problem
 from gpurack.spec.weights import SPLIT, HfWeights, ModelScopeWeights, UrlWeights, Weights
 
 OWN_COMPOSE = {
-    "ports": "use port and bind, so that the plan knows who listens where.",
-    "container_name": "the entry's own name is the container's.",
-    "image": "use image.",
+    "ports": "Use `port` and `bind`, so that the plan knows every listener.",
+    "container_name": "The container has the name of its entry.",
+    "image": "Use `image`.",
 }
 """Keys of a Compose service that have fields of their own in the inventory."""
-
-Finding = tuple[str, str]
-"""(field of the model, sentence)"""
-
 
 Word = tuple[str, str]
 """(field of the model, a flag, key or variable as the engine spells it)"""
@@ -37,11 +34,11 @@ Request = tuple[str, Mapping[str, Any]]
 """(path, JSON body) of a POST"""
 
 
-NO_CARDS: Mapping[str, str] = {
-    "gpus": "it computes nothing itself; remove gpus.",
-    "vram": "it computes nothing itself; remove vram.",
-    "context": "the models it connects to have a context; it has none.",
-    "served_name": "people see the names of the models it connects to.",
+RUNS_NO_MODEL: Mapping[str, str] = {
+    "gpus": "It runs no model itself. Remove `gpus`.",
+    "vram": "It runs no model itself. Remove `vram`.",
+    "context": "Set `context` on the models it connects to.",
+    "served_name": "Clients see the names of the models it connects to.",
 }
 """`Engine.unused` of what serves no model itself."""
 
@@ -62,7 +59,7 @@ class Row:
 
     serves: str
     image: str
-    cards: str
+    gpus: str
     key: str
     sets: str
     limits: str
@@ -140,14 +137,14 @@ class Engine(ABC):
     abbreviates: ClassVar[bool] = False
     """Does it take the beginning of a flag for the flag, where only one begins so?"""
     parallel_flags: ClassVar[tuple[str, ...]] = ()
-    """Those by which it is told how it computes on several cards: tensor, pipeline, data parallel."""
+    """Those by which it is told how it computes on several GPUs: tensor, pipeline, data parallel."""
 
     shared_memory: ClassVar[str] = ""
     """How much /dev/shm its containers have (Compose's shm_size); "" for what Docker gives."""
-    one_card: ClassVar[bool] = False
-    """Does it compute on one card only?"""
+    one_gpu: ClassVar[bool] = False
+    """Does it compute on one GPU only?"""
     enforces_vram: ClassVar[bool] = False
-    """Does it keep to its share of a card by itself?"""
+    """Does it keep to its share of a GPU by itself?"""
     min_compute: ClassVar[str | None] = None
     """The lowest NVIDIA compute capability its images run on."""
     counter: ClassVar[Counter | None] = None
@@ -167,7 +164,7 @@ class Engine(ABC):
     def job_image(self, version: str, accelerator: Accelerator, command: Sequence[str]) -> str:
         """The image reference for something that is done once. Raises LookupError with a sentence where there is
         none."""
-        raise LookupError(f"{self.name} has no images for jobs; llama.cpp has.")
+        raise LookupError(f"{self.name} has no images for jobs, llama.cpp has.")
 
     def variants(self, version: str) -> list[str]:
         """Every reference that `image` may choose from for a version."""
@@ -241,7 +238,7 @@ class Engine(ABC):
         return None
 
     def parallelism(self, model: Model, gpus: int) -> tuple[int, int]:
-        """(tensor parallel, pipeline parallel) for so many cards; (1, 1) for engines that split by themselves."""
+        """(tensor parallel, pipeline parallel) for so many GPUs; (1, 1) for engines that split by themselves."""
         return 1, 1
 
     def draws(self, model: Model | Job) -> bool:
@@ -250,15 +247,15 @@ class Engine(ABC):
         return False
 
     def unfit(self, model: Model, accelerator: Accelerator, driver: str | None) -> str | None:
-        """Why the images of this version do not run on these cards, with this driver of NVIDIA's. None when they do,
+        """Why the images of this version do not run on these GPUs, with this driver of NVIDIA's. None when they do,
         when it is not known, and for images that the inventory names itself."""
         if model.version is None or not model.gpus or "version" in self.unused:
             return None
         compute = accelerator.compute
         if compute and self.min_compute and numbers(compute) < numbers(self.min_compute):
             return (
-                f"{self.name} needs compute capability {self.min_compute}, this card has {compute}; choose another "
-                "card, or an engine that knows it (llama.cpp)."
+                f"{self.name} needs compute capability {self.min_compute}, this GPU has {compute}; choose another "
+                "GPU, or an engine that knows it (llama.cpp)."
             )
         try:
             self.image(model.version, accelerator)
@@ -272,34 +269,36 @@ class Engine(ABC):
             )
         return None
 
-    def check(self, model: Model) -> list[Finding]:
-        """What this engine cannot do of what is asked. Engines extend it."""
-        findings = [
-            (f"args.{flag}", f"gpurack sets this flag itself; use the field {self.own_args[normal(flag)]}.")
+    def check(self, model: Model) -> list[Problem]:
+        """Errors of an entry with this engine; paths begin at the entry, and no host is named. Engines extend it."""
+        problems = [
+            Problem.of("set-by-gpurack", path=f"args.{flag}", hint=f"Use the field `{self.own_args[normal(flag)]}`.")
             for flag in model.args
             if normal(flag) in self.own_args
         ]
-        findings += [
-            (f"args.{flag}", f"{self.name} has no --{normal(flag)} any more: {self.removed_args[normal(flag)]}")
+        problems += [
+            Problem.of("flag-removed", path=f"args.{flag}", engine=self.name, flag=normal(flag), hint=instead)
             for flag in self.removed(model)
-            if self.is_without_removed(model.version)
+            if self.is_without_removed(model.version) and (instead := self.instead_of(flag))
         ]
-        findings += [
-            (f"compose.{key}", OWN_COMPOSE[key]) for key in model.compose if model.compose[key] and key in OWN_COMPOSE
+        problems += [
+            Problem.of("set-by-gpurack", path=f"compose.{key}", hint=OWN_COMPOSE[key])
+            for key in model.compose
+            if model.compose[key] and key in OWN_COMPOSE
         ]
-        findings += [
-            (field, f"means nothing to {self.name}: {sentence}")
-            for field, sentence in {**of_some(Model), **self.unused}.items()
+        problems += [
+            Problem.of("field-without-effect", path=field, field=field, engine=self.name, hint=hint)
+            for field, hint in {**of_some(Model), **self.unused}.items()
             if field not in self.fields and getattr(model, field) != Model.model_fields[field].default
         ]
         if self.keyless and model.api_key and model.enabled:
-            findings.append(("api_key", f"{self.name} knows no keys; write api_key: null and put a gateway before it."))
+            problems.append(Problem.of("engine-without-keys", path="api_key", engine=self.name))
         if model.version is not None and "version" not in self.unused:
             try:
                 self.image(model.version, Accelerator("nvidia") if model.gpus else CPU)
             except LookupError as error:
-                findings.append(("gpus", str(error)))
-        return findings + self.check_weights(model)
+                problems.append(Problem.of("gpu-incompatible", path="gpus", what=error))
+        return problems + self.check_weights(model)
 
     def words(self, model: Model) -> list[Word]:
         """What is said in its own words, and should be among those that it has (known_flags.py): its flags."""
@@ -315,42 +314,55 @@ class Engine(ABC):
         """The flags among a model's args that only earlier versions have."""
         return [flag for flag in model.args if normal(flag) in self.removed_args]
 
+    def instead_of(self, flag: str) -> str:
+        """What replaces a removed flag, as a sentence: `Use runner.`"""
+        instead = self.removed_args[normal(flag)].rstrip(".")
+        return f"{instead[:1].upper()}{instead[1:]}."
+
     def is_without_removed(self, version: str | None) -> bool:
         """Does a version surely have none of the flags of earlier ones? Of an image (None) nobody knows."""
         return version is not None and numbers(version) >= self.removed_since
 
-    def check_weights(self, model: Model) -> list[Finding]:
-        """Are there weights, of a kind it can read?"""
+    def check_weights(self, model: Model) -> list[Problem]:
+        """Errors of weights that are missing, or of a format it cannot read."""
         if not (self.weights_suffixes or self.weights_folders):
-            why = self.no_weights
-            return [("weights", f"{self.name} takes no weights{why}.")] if model.weights is not None else []
+            if model.weights is None:
+                return []
+            return [Problem.of("weights-not-taken", path="weights", engine=self.name, why=self.no_weights)]
         if model.weights is None:
-            return [("weights", 'is missing: a path on the host, {"hf": …}, {"url": …, "sha256": …} or {"copy": …}.')]
+            return [Problem.of("weights-missing", path="weights")]
         if isinstance(model.weights, HfWeights | ModelScopeWeights) and model.weights.file is None:
             if self.weights_folders:
                 return []
-            what = f"{self.name} reads one {self.weights_suffixes[0]} file, not a repository; say which"
-            return [("weights", f'{what}: {{…, "file": "….gguf"}}.')]
+            suffix = self.weights_suffixes[0]
+            return [Problem.of("weights-file-missing", path="weights", engine=self.name, suffix=suffix)]
         if isinstance(model.weights, UrlWeights):
             name = model.weights.filename
             if SPLIT.search(name):
-                how = 'use {"hf": …, "file": …} or {"copy": …}, which bring all, or put them on the host'
-                return [("weights", f"{name} is one part of several, and a sum is for one file; {how}.")]
+                return [Problem.of("weights-part-by-url", path="weights", name=name)]
         else:
             name = str(model.weights)
         name = name.rstrip("/").rsplit("/", 1)[-1]
         if name.endswith(self.weights_suffixes) or (self.weights_folders and not name.endswith(FILES)):
             return []
         can = [*self.weights_suffixes, *(["Hugging Face folders"] if self.weights_folders else [])]
-        return [("weights", f"{self.name} reads {' or '.join(can)}, not {name}.")]
+        return [Problem.of("weights-format", path="weights", engine=self.name, formats=" or ".join(can), name=name)]
 
     def needs(self, model: Model, facts: Facts) -> Needs:
-        """What it needs of its cards. Raises NotEstimated."""
+        """What it needs of its GPUs. Raises NotEstimated."""
         raise NotEstimated(f"gpurack has no formula for {self.name}")
 
     def budget(self, model: Model, card: float) -> float:
-        """GiB it may take of a card of that many GiB."""
+        """GiB it may take of a GPU of that many GiB."""
         return model.vram.of(card) if model.vram else card
+
+
+def parallelism_problem(tensor: int, pipeline: int, data: int, listed: int) -> Problem:
+    """The error of an entry with another number of GPUs (listed) than its parallel sizes need."""
+    sizes = [f"tensor parallel {tensor}", f"pipeline parallel {pipeline}"]
+    sizes += [f"data parallel {data}"] if data > 1 else []
+    needed = tensor * pipeline * data
+    return Problem.of("gpus-and-parallelism", path="gpus", parallelism=" × ".join(sizes), needed=needed, listed=listed)
 
 
 FILES = (".gguf", ".bin", ".safetensors", ".pt", ".onnx", ".ggml", ".pth", ".zip", ".tar")

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from gpurack.shell import NOTHING, joined, sh
 
 SHARED_MEMORY = "32gb"
-"""The most that the processes of a server on several cards may share in /dev/shm; what they do not use is not taken.
+"""The most that the processes of a server on several GPUs may share in /dev/shm; what they do not use is not taken.
 They share by PyTorch and NCCL, for which Docker's 64 MB are too few. vLLM's guide ("Using Docker") names `--ipc=host`
 or `--shm-size`, SGLang's ("Install SGLang") `--shm-size 32g`; with a size of its own a container sees nothing of other
 processes' shared memory, nor they of its. Measured with vLLM 0.32.0 on the CPU, two tensor parallel processes in an IPC
@@ -49,8 +49,8 @@ class Run:
 
     served_name: the name clients use. name: its key in the inventory. weights: the path inside the container, None
     without weights; more_weights: those of `Engine.more_weights`, in its order. accelerator: what it computes on.
-    cores, memory: the host's processors and GiB, None before Docker is there. gpus: how many cards it gets.
-    memory_fraction: its share of each card (0 to 1), None for the whole card.
+    cores, memory: the host's processors and GiB, None before Docker is there. gpus: how many GPUs it gets.
+    memory_fraction: its share of each GPU (0 to 1), None for the whole GPU.
     api_key_file: where the key lies inside the container, None without a key. keys_file: where those of `keys` lie, as
     JSON (name → sha256 of the key; the key itself where the engine has no use for sums), None without any. upstreams:
     of a service.
@@ -72,7 +72,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Container:
-    """What an engine decides about its container; cards, port, weights and key are the same for all engines.
+    """What an engine decides about its container; GPUs, port, weights and key are the same for all engines.
 
     command: after the image's entry point; None: the image's own. entrypoint: replaces it. environment: no secrets.
     volumes: name → path inside, for caches that should survive the container. files: path inside → content, for

@@ -35,7 +35,7 @@ class Dialect:
     of a model that it is to pull.
 
     named_by_weights: without a name it answers by what it was told to load. share: the flag for its share of each
-    card, which is the field vram. assumed: flags that gpurack sets on cards where nothing was said → what it does.
+    GPU, which is the field vram. assumed: flags that gpurack sets on GPUs where nothing was said → what it does.
     renamed: flags that only have another name today. retold: a flag that is no more, and its value → the flags that say
     the same.
     """

@@ -11,12 +11,13 @@ from typing import Any, ClassVar
 import yaml
 
 from gpurack.engines.args import flags, given, normal
-from gpurack.engines.base import NO_CARDS, Engine, Finding, Row
+from gpurack.engines.base import RUNS_NO_MODEL, Engine, Row
 from gpurack.engines.container import Accelerator, Container, Run, Upstream, with_secrets
 from gpurack.engines.dialect import Dialect
 from gpurack.engines.hints import DATABASE, Hint
 from gpurack.resources import read_text
 from gpurack.spec.model import Model
+from gpurack.spec.problems import Problem
 
 CONFIG = "/etc/gpurack/litellm.yaml"
 GATEWAY = "/etc/gpurack/gateway.py"
@@ -58,7 +59,7 @@ class Litellm(Engine):
     row = Row(
         serves="one address for many models",
         image="`docker.litellm.ai/berriai/litellm:main-v1.109.1`",
-        cards="–",
+        gpus="–",
         key="one for each person or group",
         sets="the list of models with their keys, a closed door",
         limits="a service",
@@ -78,7 +79,7 @@ class Litellm(Engine):
     service = True
     gateway = True
     fields = frozenset({"connects_to", "keys"})
-    unused = NO_CARDS
+    unused = RUNS_NO_MODEL
     own_args: ClassVar = {"config": "connects_to", "port": "port", "host": "bind", "model": "connects_to"}
 
     def image(self, version: str, accelerator: Accelerator) -> str:
@@ -130,12 +131,12 @@ class Litellm(Engine):
             },
         )
 
-    def check(self, model: Model) -> list[Finding]:
-        """Also: something to hand on to."""
-        findings = super().check(model)
+    def check(self, model: Model) -> list[Problem]:
+        """Also: a model to serve."""
+        problems = super().check(model)
         if not model.connects_to:
-            findings.append(("connects_to", 'is missing: the models it hands on to, or "all".'))
-        return findings
+            problems.append(Problem.of("connects-to-missing", path="connects_to", entries="the models to serve"))
+        return problems
 
     def serves(self, model: Model, served_name: str) -> list[str]:
         """Those of the models behind it; by its own name it is only connected to."""

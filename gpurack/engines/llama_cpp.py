@@ -1,4 +1,4 @@
-"""llama.cpp's server: GGUF files on cards or the CPU.
+"""llama.cpp's server: GGUF files on GPUs or the CPU.
 
 Sources: the image `ghcr.io/ggml-org/llama.cpp` (moved from ggerganov), variants server and server-cuda: its HEALTHCHECK
 is fixed to :8080 while newer builds listen on 9931 by default, so the port is always passed; `--api-key-file` guards
@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from gpurack.engines.args import flags, given, numbers
-from gpurack.engines.base import Counter, Engine, Finding, Row
+from gpurack.engines.base import Counter, Engine, Row
 from gpurack.engines.builds import UNSAID, Builds
 from gpurack.engines.container import Accelerator, Container, Run
 from gpurack.engines.dialect import HUB_CACHE, Dialect
@@ -22,6 +22,7 @@ from gpurack.engines.jobs import Jobs
 from gpurack.engines.memory import Facts, Needs, NotEstimated
 from gpurack.spec.image import BuildImage
 from gpurack.spec.model import ArgValue, Job, Model
+from gpurack.spec.problems import Problem
 
 STEP = 256
 KV_BYTES = {
@@ -35,7 +36,7 @@ UNFORESEEN = (
     "ot", "cpu-moe", "cmoe", "n-cpu-moe", "ncmoe", "no-kv-offload", "nkvo", "mmproj", "model-draft", "md", "lora",
     "control-vector", "swa-full", "override-kv", "device", "dev", "kv-unified-per-slot",
 )  # fmt: skip
-"""Flags that put something else onto the cards, or part of it elsewhere."""
+"""Flags that put something else onto the GPUs, or part of it elsewhere."""
 VARIANTS = {"cpu": "server", "nvidia": "server-cuda", "amd": "server-rocm"}
 CHOSEN = re.compile(r"(cuda\d*|rocm|vulkan|intel|musa)-")
 """The beginning of a version that names upstream's variant."""
@@ -77,7 +78,7 @@ DIALECT = Dialect(
         "LLAMA_ARG_ALIAS": "alias", "LLAMA_API_KEY": "api-key",
     },
     caches={"/root/.cache/llama.cpp": HUB_CACHE, "/root/.cache/huggingface": HUB_CACHE},
-    assumed={"n-gpu-layers": "gpurack puts all layers on the cards"},
+    assumed={"n-gpu-layers": "gpurack puts all layers on the GPUs"},
 )  # fmt: skip
 
 
@@ -160,9 +161,9 @@ class LlamaCpp(Engine):
     row = Row(
         serves="GGUF: chat, embeddings",
         image="`ghcr.io/ggml-org/llama.cpp:server[-cuda]-b7000`",
-        cards="any number, or CPU",
+        gpus="any number, or CPU",
         key="file",
-        sets="name, address, key, context, all layers on the cards",
+        sets="name, address, key, context, all layers on the GPUs",
         limits="vram is a promise",
         state="**carried out**, run here (CPU, also by Vulkan): chat, embeddings, jobs",
     )
@@ -196,25 +197,25 @@ class LlamaCpp(Engine):
 
     def image(self, version: str, accelerator: Accelerator) -> str:
         """`version` is a build number as upstream tags it ("b7000"), or with the variant in front that is wanted in the
-        place of the cards' own ("vulkan-b7000", "cuda13-b7000")."""
+        place of the GPUs' own ("vulkan-b7000", "cuda13-b7000")."""
         variant = "server" if CHOSEN.match(version) else VARIANTS[accelerator.vendor]
         return f"ghcr.io/ggml-org/llama.cpp:{variant}-{version}"
 
-    def check(self, model: Model) -> list[Finding]:
-        """A build's number without its letter is no tag of upstream's."""
+    def check(self, model: Model) -> list[Problem]:
+        """Also: a build with its letter, as upstream's tags have it."""
         version = model.version or ""
-        letter = [("version", f'llama.cpp calls its builds by a letter, too; write "b{version}".')]
-        return super().check(model) + (letter if version.isdigit() else [])
+        letter = [Problem.of("build-without-letter", path="version", version=version)] if version.isdigit() else []
+        return super().check(model) + letter
 
     def job_image(self, version: str, accelerator: Accelerator, command: Sequence[str]) -> str:
         """`full` for what its tools.sh does, else `light`."""
         if command[0] in ("--server", "-s"):
-            raise LookupError("a server does not end; write it under models.")
+            raise LookupError("a server does not end. Move it to `models`.")
         kind = "full" if command[0] in TOOLS else "light"
         return self.image(version, accelerator).replace(":server", f":{kind}")
 
     def container(self, model: Model, run: Run) -> Container:
-        """The server on port 8080, all layers on the cards if it has any."""
+        """The server on port 8080, all layers on the GPUs if it has any."""
         command = ["--model", str(run.weights), "--alias", run.served_name]
         command += ["--host", "0.0.0.0", "--port", str(self.port)]
         command += [] if "metrics" in given(model) else ["--metrics"]
@@ -222,7 +223,7 @@ class LlamaCpp(Engine):
             command += ["--api-key-file", run.api_key_file]
         if model.context:
             command += ["--ctx-size", str(model.context * slots(model))]
-        # All layers on the cards: without it newer builds fit silently and may leave layers on the CPU.
+        # All layers on the GPUs: without it newer builds fit silently and may leave layers on the CPU.
         if run.gpus and not {"ngl", "n-gpu-layers", "gpu-layers"} & set(model.args):
             command += ["--n-gpu-layers", "999"]
         locked = {"cap_add": ["IPC_LOCK"], "ulimits": {"memlock": -1}} if model.args.get("mlock") is True else {}
@@ -243,7 +244,7 @@ class LlamaCpp(Engine):
         args = given(model)
         elsewhere = [flag for flag in LAYERS if flag in args and not all_layers(str(args[flag]), facts.layers)]
         if unforeseen := [*elsewhere, *(flag for flag in UNFORESEEN if flag in args)]:
-            raise NotEstimated(f"args.{unforeseen[0]} decides what lies on a card")
+            raise NotEstimated(f"args.{unforeseen[0]} decides what lies on a GPU")
         total = model.context * slots(model) if model.context else facts.context
         if total is None:
             raise NotEstimated("the weights do not say their context; write context")
@@ -261,7 +262,7 @@ class LlamaCpp(Engine):
 
 
 def all_layers(value: str, layers: int) -> bool:
-    """Does --n-gpu-layers put everything onto the cards? The output counts as one more layer."""
+    """Does --n-gpu-layers put everything onto the GPUs? The output counts as one more layer."""
     return value == "all" or (value.isdecimal() and int(value) > layers)
 
 

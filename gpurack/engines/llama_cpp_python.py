@@ -12,17 +12,19 @@ import copy
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from gpurack.engines.base import Engine, Finding, Row, Word
+from gpurack.engines.base import Engine, Row, Word
 from gpurack.engines.builds import Builds
 from gpurack.engines.container import Accelerator, Container, Run, with_secrets
 from gpurack.engines.dialect import Dialect, python
 from gpurack.engines.hints import WEIGHTS, Hint
 from gpurack.shell import sh
 from gpurack.spec.model import ArgValue, Model
+from gpurack.spec.problems import Problem, from_pydantic
 from gpurack.spec.weights import Weights
 
 CONFIG = "/etc/llama-cpp-python.json"
@@ -80,7 +82,7 @@ class LlamaCppPython(Engine):
     row = Row(
         serves="GGUF, several in one server",
         image="`ghcr.io/abetlen/llama-cpp-python:v0.3.36`",
-        cards="CPU; CUDA by an `image` of yours",
+        gpus="CPU; CUDA by an `image` of yours",
         key="exported, or added to the config in memory",
         sets="name, address, key, context; the start without compiling",
         limits="vram is a promise",
@@ -179,53 +181,49 @@ class LlamaCppPython(Engine):
             found += [(f"config.models.{index}.{key}", f"config.models.{key}") for key in entry]
         return found
 
-    def check(self, model: Model) -> list[Finding]:
+    def check(self, model: Model) -> list[Problem]:
         """Also: a config that can be carried out, and not both ways at once."""
-        findings = super().check(model)
+        problems = super().check(model)
         if model.config is None:
-            return findings
+            return problems
         for field in ("context", "args", "served_name"):
             if getattr(model, field):
-                findings.append((field, "has no effect beside config; write it into config.models."))
-        return findings
+                problems.append(Problem.of("no-effect-beside-config", path=field))
+        return problems
 
-    def check_weights(self, model: Model) -> list[Finding]:
+    def check_weights(self, model: Model) -> list[Problem]:
         """Of a config: each model's."""
         if model.config is None:
             return super().check_weights(model)
         if model.weights is not None:
-            return [("weights", "has no effect beside config; the models' weights are in config.models.")]
+            return [Problem.of("no-effect-beside-config", path="weights")]
         entries = _models(model)
         if not entries:
-            return [("config.models", 'should be a list of models: [{"model": …, "model_alias": …}].')]
-        findings = [
-            (f"config.{key}", f"gpurack sets this itself; use the field {field}.")
+            return [Problem.of("config-without-models", path="config.models")]
+        problems = [
+            Problem.of("set-by-gpurack", path=f"config.{key}", hint=f"Use the field `{field}`.")
             for key, field in {"host": "bind", "port": "port", "api_key": "api_key"}.items()
             if key in model.config
         ]
         aliases = [entry.get("model_alias") for entry in entries]
-        findings += [
-            (
-                f"config.models.{index}.model_alias",
-                "is that of another model, which would answer for both; give each a name of its own.",
-            )
+        problems += [
+            Problem.of("alias-used-twice", path=f"config.models.{index}.model_alias")
             for index, alias in enumerate(aliases)
             if alias is not None and alias in aliases[:index]
         ]
         for index, entry in enumerate(entries):
             path = f"config.models.{index}.model"
             if entry.get("model") is None:
-                findings.append((path, 'is missing: the path of a .gguf file, or {"url": …, "sha256": …}.'))
+                problems.append(Problem.of("config-model-missing", path=path))
                 continue
             try:
                 weights = _WEIGHTS.validate_python(entry.get("model"))
             except ValidationError as error:
-                found = error.errors()[0]
-                findings.append((path, str(found.get("ctx", {}).get("error", found["msg"]))))
+                problems += from_pydantic("", path, error, {})
                 continue
             one = model.model_copy(update={"config": None, "weights": weights})
-            findings += [(path, sentence) for _, sentence in super().check_weights(one)]
-        return findings
+            problems += [replace(problem, path=path) for problem in super().check_weights(one)]
+        return problems
 
 
 def _models(model: Model) -> list[dict[str, Any]]:
@@ -236,7 +234,7 @@ def _models(model: Model) -> list[dict[str, Any]]:
 
 def of_host(run: Run) -> dict[str, ArgValue]:
     """Threads and batch as llama-gpt's run.sh takes them from the host: all processors, smaller batches where there is
-    little memory. With cards they matter little, and the server's defaults stay."""
+    little memory. With GPUs they matter little, and the server's defaults stay."""
     if run.gpus or run.cores is None:
         return {}
     return {"n_threads": run.cores, "n_batch": 1024 if run.memory is not None and run.memory < SMALL else 2048}

@@ -1,4 +1,4 @@
-"""What an engine needs of a card's memory, for the estimate (gpurack/plan/estimate.py)."""
+"""What an engine needs of a GPU's memory, for the estimate (gpurack/plan/estimate.py)."""
 
 from dataclasses import dataclass
 
@@ -20,10 +20,10 @@ class Facts:
 
 @dataclass(frozen=True)
 class Needs:
-    """How an engine fills a card's memory.
+    """How an engine fills a GPU's memory.
 
     tokens: of KV cache it cannot do without. kv_bytes: of one number among the keys, among the values. overhead: GiB of
-    a card beside weights and KV cache, (at the very least, usually). float_bytes: of a weight that is stored as a
+    a GPU beside weights and KV cache, (at the very least, usually). float_bytes: of a weight that is stored as a
     number of 16 or 32 bits; None: as it is stored.
     """
 

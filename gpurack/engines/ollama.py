@@ -1,8 +1,8 @@
-"""ollama: the models it pulls from its own library, on cards or the CPU.
+"""ollama: the models it pulls from its own library, on GPUs or the CPU.
 
 Sources (ollama 0.33): it is healthy before any model exists, so being ready says nothing of the models in `pull`; it
 knows no API keys (loopback or a gateway); `/root/.ollama` holds what was pulled and must be a volume; its default
-context grows with the card's memory up to 256k, so give `context`; a model that does not fit one card is spread over
+context grows with the GPU's memory up to 256k, so give `context`; a model that does not fit one GPU is spread over
 several by itself.
 """
 
@@ -10,11 +10,12 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar
 
-from gpurack.engines.base import Engine, Finding, Request, Row, Word
+from gpurack.engines.base import Engine, Request, Row, Word
 from gpurack.engines.container import Accelerator, Container, Run
 from gpurack.engines.dialect import CONTEXT, OWN_VOLUME, Dialect
 from gpurack.engines.hints import Hint
 from gpurack.spec.model import Model
+from gpurack.spec.problems import Problem
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*(:[0-9]+(?=/))?(/[A-Za-z0-9._-]+)*(:[A-Za-z0-9._-]+)?"
 """[registry/][user/]model[:tag], as `ollama pull` takes it."""
@@ -22,8 +23,12 @@ NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*(:[0-9]+(?=/))?(/[A-Za-z0-9._-]+)*(:[A-Za-z0-
 
 LIBRARY = "registry.ollama.ai"
 DATA = "/root/.ollama"
-OWN = {"OLLAMA_CONTEXT_LENGTH": "context", "OLLAMA_HOST": "port and bind", "OLLAMA_MODELS": "nothing"}
-"""Variables that gpurack sets itself → the inventory's field for them."""
+OWN = {
+    "OLLAMA_CONTEXT_LENGTH": "Use the field `context`.",
+    "OLLAMA_HOST": "Use the fields `port` and `bind`.",
+    "OLLAMA_MODELS": "Remove it.",
+}
+"""Variables that gpurack sets itself → what to write instead."""
 
 
 def full_name(model: str) -> str:
@@ -44,7 +49,7 @@ class Ollama(Engine):
     row = Row(
         serves="its own library",
         image="`ollama/ollama:0.33.0`",
-        cards="spreads by itself, or CPU",
+        gpus="spreads by itself, or CPU",
         key="**none**",
         sets="context, address, volume; `pull` until each answered",
         limits="vram is a promise",
@@ -70,8 +75,8 @@ class Ollama(Engine):
     no_weights = "; name its models in pull"
     fields = frozenset({"pull"})
     unused: ClassVar = {
-        "args": "`ollama serve` has no flags; its settings are variables, in env (OLLAMA_…).",
-        "served_name": "its models answer by the names in pull.",
+        "args": "`ollama serve` has no flags: use its variables (OLLAMA_…) in `env`.",
+        "served_name": "Its models answer to their names in `pull`.",
     }
 
     def image(self, version: str, accelerator: Accelerator) -> str:
@@ -108,17 +113,17 @@ class Ollama(Engine):
         generate = {"prompt": "Hello", "stream": False, "options": {"num_predict": 1}}
         return [("/api/generate", {**first, **generate}), ("/api/embed", {**first, "input": "Hello"})]
 
-    def check(self, model: Model) -> list[Finding]:
+    def check(self, model: Model) -> list[Problem]:
         """Also: names that can be pulled, and variables that are fields here."""
-        findings = super().check(model)
-        findings += [
-            ("pull", f'"{name}" is no model of ollama; write it as in `ollama pull`: "qwen2.5:7b".')
+        problems = super().check(model)
+        problems += [
+            Problem.of("invalid-ollama-model", path="pull", name=name)
             for name in model.pull
             if not re.fullmatch(NAME, name)
         ]
-        findings += [
-            (f"env.{name}", f"gpurack sets this itself; use {field}.")
-            for name, field in OWN.items()
+        problems += [
+            Problem.of("set-by-gpurack", path=f"env.{name}", hint=hint)
+            for name, hint in OWN.items()
             if name in model.env
         ]
-        return findings
+        return problems

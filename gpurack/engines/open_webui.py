@@ -12,11 +12,12 @@ people's requests into audit.log, GLOBAL_LOG_LEVEL=DEBUG into the log.
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from gpurack.engines.base import NO_CARDS, Engine, Finding, Request, Row
+from gpurack.engines.base import RUNS_NO_MODEL, Engine, Request, Row
 from gpurack.engines.container import Accelerator, Container, Run, with_secrets
 from gpurack.engines.dialect import CONNECTS_TO, OWN_VOLUME, Dialect
 from gpurack.engines.hints import DATABASE, Hint
 from gpurack.spec.model import Model
+from gpurack.spec.problems import Problem
 
 DATA = "/app/backend/data"
 FIRST_ACCOUNT = (
@@ -50,7 +51,7 @@ class OpenWebui(Engine):
     row = Row(
         serves="the web page for people",
         image="`ghcr.io/open-webui/open-webui:v0.12.4`",
-        cards="–",
+        gpus="–",
         key="people log in",
         sets="addresses and keys, what survives",
         limits="a service",
@@ -83,9 +84,9 @@ class OpenWebui(Engine):
     sums = False
     fields = frozenset({"connects_to", "keys"})
     unused: ClassVar = {
-        **NO_CARDS,
-        "api_key": "people log in there; the keys of what it connects to are handed on.",
-        "args": "its settings are variables, in env.",
+        **RUNS_NO_MODEL,
+        "api_key": "Users log in to it; it passes on the keys of what it connects to.",
+        "args": "Its settings are environment variables: use `env`.",
     }
 
     def image(self, version: str, accelerator: Accelerator) -> str:
@@ -141,16 +142,13 @@ class OpenWebui(Engine):
         debug = model.env.get("GLOBAL_LOG_LEVEL", "").upper() == "DEBUG"
         return [*(["env.AUDIT_LOG_LEVEL"] if audit else []), *(["env.GLOBAL_LOG_LEVEL"] if debug else [])]
 
-    def check(self, model: Model) -> list[Finding]:
+    def check(self, model: Model) -> list[Problem]:
         """Also: something to talk to."""
-        findings = super().check(model)
+        problems = super().check(model)
         if not model.connects_to:
-            findings.append(("connects_to", 'is missing: the models or gateways people talk to, or "all".'))
-        if len(model.keys) > 1 or not all("@" in name for name in model.keys):
-            findings.append(
-                (
-                    "keys",
-                    'is its first account alone, the administrator\'s: {"admin@uni.example": {"env": "PASSWORD"}}.',
-                )
+            problems.append(
+                Problem.of("connects-to-missing", path="connects_to", entries="the models or gateways to use")
             )
-        return findings
+        if len(model.keys) > 1 or not all("@" in name for name in model.keys):
+            problems.append(Problem.of("first-account-only", path="keys"))
+        return problems

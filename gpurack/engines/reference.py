@@ -11,7 +11,7 @@ from gpurack.engines.base import Engine, Row
 
 BEGIN = "<!-- Made by `make docs` from gpurack/engines/; change it there. -->"
 END = "<!-- End of what is made. -->"
-HEADS = {"image": "image by `version`", "sets": "gpurack sets"}
+HEADS = {"image": "image by `version`", "gpus": "GPUs", "sets": "gpurack sets"}
 
 
 def table(engines: Iterable[Engine]) -> str:

@@ -43,7 +43,7 @@ def say_parallelism(t: Translation) -> None:
             t.flags.given.pop(tensor, None)
         else:
             t.say("open", f"it needs {counted(needed, 'card')} ({tensor}) and was given GPU {listed(t.gpus)}.")
-    elif t.engine.one_card and t.gpus == "all":
+    elif t.engine.one_gpu and t.gpus == "all":
         t.gpus = [0]
         t.say("open", "it is shown every card and computes on one: written as gpus [0]; choose the card.")
     elif t.gpus == "all":

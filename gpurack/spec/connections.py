@@ -7,7 +7,7 @@ from gpurack.engines import ENGINES
 from gpurack.spec.connection import Connection
 from gpurack.spec.host import Host
 from gpurack.spec.model import Model
-from gpurack.spec.problems import Problem, unknown
+from gpurack.spec.problems import Problem
 
 Place = tuple[str, str]
 """(host, entry)"""
@@ -90,29 +90,29 @@ def connection_problems(fleet: Mapping[str, Host], names: Collection[str]) -> li
             path = f"services.{key}.connects_to"
             if service.connects_to != "all":
                 problems += [
-                    Problem(host, path, unknown("model", name, sorted(names)))
+                    Problem.unknown("unknown-model", name, sorted(names), host, path)
                     for name in service.connects_to
                     if name not in names and name not in served
                 ]
                 if key in service.connects_to and not upstreams_of(fleet, host, key):
-                    problems.append(Problem(host, path, f"{key} is this service itself; name what it is to use."))
+                    problems.append(Problem.of("connects-to-itself", host, path, name=key))
             for where, name in upstreams_of(fleet, host, key):
                 model = fleet[where].entries[name]
-                if why_not := obstacle(host, key, service, (where, name, model)):
-                    problems.append(Problem(host, path, why_not))
+                if problem := obstacle(host, key, service, (where, name, model)):
+                    problems.append(problem.at(host, path))
     return problems
 
 
-def obstacle(host: str, key: str, service: Model, to: tuple[str, str, Model]) -> str | None:
+def obstacle(host: str, key: str, service: Model, to: tuple[str, str, Model]) -> Problem | None:
     """Why a service cannot use an entry (host, name, model); None when it can."""
     where, name, model = to
     if not reachable((host, service), (where, model)):
         who = host if where != host else "another user's Docker"
-        return f'{name} on {where} is bound to loopback, so {who} cannot reach it; give it bind: "lan".'
+        return Problem.of("upstream-on-loopback", name=name, host_of=where, who=who)
     if service.connects_to != "all" and ENGINES[model.engine].service and not ENGINES[model.engine].base_path:
-        return f"{name} is a page for people; name models or gateways."
+        return Problem.of("upstream-is-web-ui", name=name)
     if why_not := ENGINES[service.engine].cannot_use(name, ENGINES[model.engine]):
-        return why_not
+        return Problem.of("upstream-not-usable", what=why_not)
     if model.keys and key not in model.keys and model.api_key is None:
-        return f'{name} has keys, but none for {key}; add "{key}" to its keys, or give it an api_key.'
+        return Problem.of("upstream-key-unknown", name=name, service=key)
     return None

@@ -10,6 +10,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, GetCoreSchemaHandle
 from pydantic_core import CoreSchema
 from pydantic_core.core_schema import no_info_after_validator_function
 
+from gpurack.spec.problems import Wrong
+
 
 class Strict(BaseModel):
     """A level of the inventory: no unknown fields, no silent conversions, never changed after it was read."""
@@ -59,15 +61,15 @@ def in_order(level: type[BaseModel], words: Mapping[str, Any]) -> dict[str, Any]
 
 def _version_is_text(value: Any) -> Any:
     if isinstance(value, int | float) and not isinstance(value, bool):
-        raise ValueError(f'a version is text: write "{value}" in quotes (YAML and Python read 1.20 as 1.2).')
+        raise Wrong("version-not-text", value=value)
     return value
 
 
 class Like:
-    """Text of a form: refused in our words instead of the pattern's, and a pattern in the JSON schema."""
+    """Text that matches a pattern, which is also in the JSON schema; anything else is refused with a code."""
 
-    def __init__(self, pattern: str, sentence: str) -> None:
-        self.pattern, self.sentence = pattern, sentence
+    def __init__(self, pattern: str, code: str) -> None:
+        self.pattern, self.code = pattern, code
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return no_info_after_validator_function(self.check, handler(source))
@@ -77,24 +79,22 @@ class Like:
 
     def check(self, value: str) -> str:
         if not re.fullmatch(self.pattern, value):
-            raise ValueError(f'"{value}" {self.sentence}')
+            raise Wrong(self.code, value=value)
         return value
 
 
 Version = Annotated[
     str,
     BeforeValidator(_version_is_text),
-    Like(r"[0-9A-Za-z][0-9A-Za-z.+~_-]*", 'is not a version; write it as upstream does, "28.5.2" or "b7000".'),
+    Like(r"[0-9A-Za-z][0-9A-Za-z.+~_-]*", "invalid-version"),
 ]
-AbsolutePath = Annotated[str, Like(r"/.*", "is not an absolute path on the host; it begins with /.")]
-Repository = Annotated[
-    str, Like(r"[A-Za-z0-9._-]+/[A-Za-z0-9._-]+", 'is not a repository; write its owner too, "facebook/opt-125m".')
-]
+AbsolutePath = Annotated[str, Like(r"/.*", "path-not-absolute")]
+Repository = Annotated[str, Like(r"[A-Za-z0-9._-]+/[A-Za-z0-9._-]+", "invalid-repository")]
 
 Revision = Annotated[
     str,
     BeforeValidator(_version_is_text),
-    Like(r"[A-Za-z0-9][A-Za-z0-9._/-]*", "is not a revision; write a commit, a tag or a branch."),
+    Like(r"[A-Za-z0-9][A-Za-z0-9._/-]*", "invalid-revision"),
 ]
 
 
@@ -103,7 +103,7 @@ def text_values(value: Any, what: str) -> Any:
     if isinstance(value, dict):
         for name, item in value.items():
             if not isinstance(item, str):
-                raise ValueError(f'{name}: {what} are text; write "{item}" in quotes.')
+                raise Wrong("value-not-text", name=name, what=what, item=item)
     return value
 
 
@@ -112,5 +112,5 @@ def plain_data(value: Any) -> Any:
     try:
         json.dumps(value, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError):
-        raise ValueError("holds more than text, numbers and true or false, with text as keys; quote it.") from None
+        raise Wrong("not-plain-data") from None
     return value

@@ -1,6 +1,6 @@
 """The lock: what really was on the hosts, written down beside the inventory and installed exactly so from then on.
 
-inventories/lab.py (or lab.yaml) has its lock in inventories/lab.lock.yaml: docs/lock.md. Hosts' cards are not in it.
+inventories/lab.py (or lab.yaml) has its lock in inventories/lab.lock.yaml: docs/lock.md. Hosts' GPUs are not in it.
 """
 
 from collections.abc import Mapping
@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field
 from gpurack.screen import printable
 from gpurack.spec.fields import Like, Strict
 from gpurack.spec.image_ref import split_digest
+from gpurack.spec.problems import Wrong
 
 HEADER = """\
 # What really was on these hosts, to be committed: a run installs exactly this. (Written by gpurack.)
@@ -20,13 +21,13 @@ HEADER = """\
 """
 
 
-Fact = Annotated[str, Like(r"[!-~]*", "is not a version, a digest, a commit or a fingerprint.")]
+Fact = Annotated[str, Like(r"[!-~]*", "invalid-lock-fact")]
 """What a host said of itself: one word of ASCII, so that the file means what an admin reads in it."""
 
 
 def _one_printable_line(path: str) -> str:
     if printable(path) != path or "\n" in path:
-        raise ValueError("has characters that cannot be shown.")
+        raise Wrong("invalid-lock-path")
     return path
 
 

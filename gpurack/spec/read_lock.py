@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from gpurack.spec.host import Host
 from gpurack.spec.load import parse_yaml
 from gpurack.spec.lock import Lock, place
-from gpurack.spec.problems import InventoryError, Problem
+from gpurack.spec.problems import InventoryError, Problem, from_pydantic
 
 
 def read_lock(inventory: Path | None) -> Lock | None:
@@ -19,10 +19,10 @@ def read_lock(inventory: Path | None) -> Lock | None:
     try:
         return Lock.model_validate(parse_yaml(path) or {})
     except ValidationError as error:
-        wrong = error.errors()[0]
-        where = ".".join(str(part) for part in wrong["loc"])
-        what = f"{wrong['msg'][:1].lower()}{wrong['msg'][1:]}; write it anew with gpurack lock {inventory}."
-        raise InventoryError([Problem("", f"{path} {where}".rstrip(), what)]) from None
+        found = from_pydantic("", "", error, {})[0]
+        where = f"{path} {found.path}".rstrip()
+        problem = Problem.of("invalid-lock", "", where, what=found.message, inventory=inventory)
+        raise InventoryError([problem]) from None
 
 
 def with_lock(fleet: Mapping[str, Host], inventory: Path | None) -> dict[str, Host]:

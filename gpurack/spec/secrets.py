@@ -64,7 +64,10 @@ def unreadable_secrets(fleet: Mapping[str, Host]) -> list[Problem]:
                 read()
             except SecretError as error:
                 missing.setdefault(str(error), []).append((name, path))
-    return [Problem(*first, sentence + _also(others)) for sentence, (first, *others) in missing.items()]
+    return [
+        Problem.of("secret-unreadable", *first, what=sentence + _also(others))
+        for sentence, (first, *others) in missing.items()
+    ]
 
 
 def _needed(host: Host) -> Iterator[tuple[str, Callable[[], str | None]]]:
@@ -81,7 +84,7 @@ def _also(places: Sequence[tuple[str, str]]) -> str:
     if not places:
         return ""
     (host, path), *more = places
-    return f" {host} {path} and {len(more)} more need it, too." if more else f" {host} {path} needs it, too."
+    return f" {host} {path} and {len(more)} more also need it." if more else f" {host} {path} also needs it."
 
 
 def shared_keys(name: str, host: Host) -> list[Problem]:
@@ -94,6 +97,5 @@ def shared_keys(name: str, host: Host) -> list[Problem]:
                 first = owners.setdefault(secret.read(), field)
                 if first != field:
                     path = f"{host.kind_of(container)}.{container}.{field}"
-                    what = f"is the same key as {first}; who has the one would still come in when the other is taken"
-                    problems.append(Problem(name, path, f"{what} away."))
+                    problems.append(Problem.of("secret-shared", name, path, other=first))
     return problems

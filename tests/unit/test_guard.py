@@ -27,17 +27,17 @@ def test_a_yaml_inventory_is_told_the_two_lines_that_it_needs(project: Path) -> 
     (project / "lab.yaml").write_text(YAML)
     code, output = run(project, "lab.yaml")
     assert code == 1
-    assert "error  lab.yaml: pyinfra reads no YAML; write two lines into lab.py and name that: import gpurack" in output
+    assert "error  lab.yaml: pyinfra reads no YAML. Write two lines into lab.py and use that: import gpurack" in output
     assert 'globals().update(gpurack.load("lab.yaml"))' in output
 
 
 def test_a_yaml_inventory_that_has_them_is_told_their_name(project: Path) -> None:
     (project / "lab.yaml").write_text(YAML)
     (project / "lab.py").write_text('import gpurack\nglobals().update(gpurack.load("lab.yaml"))\n')
-    assert "error  lab.yaml: pyinfra reads no YAML; name lab.py in its place." in run(project, "lab.yaml")[1]
+    assert "error  lab.yaml: pyinfra reads no YAML. Use lab.py instead." in run(project, "lab.yaml")[1]
 
 
 def test_an_inventory_that_is_not_there(project: Path) -> None:
     code, output = run(project, "lba.py")
     assert code == 1
-    assert "error  lba.py: there is no such inventory file." in output
+    assert "error  lba.py: file not found." in output
