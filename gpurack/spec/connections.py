@@ -1,4 +1,4 @@
-"""What services connect to: which entries of the fleet `connects_to` means, and whether they can be reached. Pure."""
+"""Connections of services: the entries that `connects_to` names, and whether they can be reached. Pure."""
 
 from collections.abc import Collection, Mapping
 
@@ -14,7 +14,7 @@ Place = tuple[str, str]
 
 
 def connected(fleet: Mapping[str, Host]) -> dict[str, Host]:
-    """The fleet, each host knowing what its enabled services connect to."""
+    """The fleet with the connections of all enabled services."""
     return {
         name: host.connecting(
             {key: connections_of(fleet, name, key) for key, service in host.services.items() if service.enabled}
@@ -24,7 +24,7 @@ def connected(fleet: Mapping[str, Host]) -> dict[str, Host]:
 
 
 def connections_of(fleet: Mapping[str, Host], host: str, service: str) -> tuple[Connection, ...]:
-    """All that a service connects to, its own host first."""
+    """The connections of a service, those on its own host first."""
     mine = fleet[host].services[service]
     found = []
     for where, name in upstreams_of(fleet, host, service):
@@ -38,7 +38,7 @@ def connections_of(fleet: Mapping[str, Host], host: str, service: str) -> tuple[
 
 
 def served_by(fleet: Mapping[str, Host], host: str, name: str) -> tuple[str, ...]:
-    """The names that an entry answers to; a gateway by those of its models (not of gateways behind it in turn)."""
+    """The model names of an entry; for a gateway those of its models (not of gateways behind it)."""
     model = fleet[host].entries[name]
     if name not in fleet[host].services:
         return tuple(ENGINES[model.engine].serves(model, model.served_name or name))
@@ -47,8 +47,11 @@ def served_by(fleet: Mapping[str, Host], host: str, name: str) -> tuple[str, ...
 
 
 def upstreams_of(fleet: Mapping[str, Host], host: str, service: str) -> list[Place]:
-    """The enabled entries a service connects to, its own host first. A name means every entry that answers to it:
-    the same name on several hosts is one model with replicas. "all" means every model that can be reached."""
+    """The enabled entries that a service connects to, those on its own host first.
+
+    A name means every entry that answers to it: the same name on several hosts is one model with replicas. "all" means
+    every reachable model.
+    """
     mine = fleet[host].services[service]
     order = sorted(fleet, key=lambda name: name != host)
     entries = [((where, key), model) for where in order for key, model in fleet[where].entries.items() if model.enabled]
@@ -65,24 +68,25 @@ def upstreams_of(fleet: Mapping[str, Host], host: str, service: str) -> list[Pla
 
 
 def names_of(key: str, model: Model) -> set[str]:
-    """What an entry may be called in connects_to: by its key, or by what it serves."""
+    """The names of an entry in connects_to: its key, and what it serves."""
     return {key, *ENGINES[model.engine].serves(model, model.served_name or key)}
 
 
 def neighbours(one: tuple[str, Model], other: tuple[str, Model]) -> bool:
-    """Are two entries (host, model) in one network of containers: on one host, in one Docker?"""
+    """Are two entries (host, model) in the same container network, that is, in the same Docker of one host?"""
     return one[0] == other[0] and one[1].dockerd == other[1].dockerd
 
 
 def reachable(service: tuple[str, Model], model: tuple[str, Model]) -> bool:
-    """Can a container reach a model? In one network by its name, else by its published port."""
+    """Can a service reach a model, by its name in a common network or by its published port?"""
     return neighbours(service, model) or not on_loopback(model[1].bind)
 
 
 def connection_problems(fleet: Mapping[str, Host], names: Collection[str]) -> list[Problem]:
-    """Names that nothing has, models that cannot be reached or whose key is not known, and a page of one model on
-    something else. names: of all entries, those too that are not in the fleet because something else is wrong with
-    them."""
+    """Errors of `connects_to`: unknown names, unreachable models, unknown keys, engines that a service cannot use.
+
+    names: the names of all entries, also of those that are not in the fleet because of other errors.
+    """
     problems = []
     served = {name for host in fleet.values() for key, model in host.entries.items() for name in names_of(key, model)}
     for host, spec in fleet.items():
@@ -104,7 +108,7 @@ def connection_problems(fleet: Mapping[str, Host], names: Collection[str]) -> li
 
 
 def obstacle(host: str, key: str, service: Model, to: tuple[str, str, Model]) -> Problem | None:
-    """Why a service cannot use an entry (host, name, model); None when it can."""
+    """The error of a service that cannot use an entry (host, name, model), without host and path; None if it can."""
     where, name, model = to
     if not reachable((host, service), (where, model)):
         who = host if where != host else "another user's Docker"

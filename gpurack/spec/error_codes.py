@@ -428,7 +428,7 @@ WEIGHTS: Mapping[str, Code] = {
         "{file} contains no files.", "", "There is nothing to copy.", "Name the folder with the weights."
     ),
     "copy-parts-missing": Code(
-        "{parts} of {file} missing on this machine.",
+        "missing on this machine: {parts} of {file}.",
         "",
         "llama.cpp needs all parts of a split GGUF.",
         "Put all parts beside the named one.",

@@ -1,4 +1,4 @@
-"""What the levels of the inventory's vocabulary are made of: strictness, text of a form, a part in the definition."""
+"""The base of all levels of the inventory: strict models, text of a form, what belongs to an entry's definition."""
 
 import json
 import re
@@ -14,36 +14,35 @@ from gpurack.spec.problems import Wrong
 
 
 class Strict(BaseModel):
-    """A level of the inventory: no unknown fields, no silent conversions, never changed after it was read."""
+    """A level of the inventory: no unknown fields, no silent conversions, immutable."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 @dataclass(frozen=True)
 class OutsideDefinition:
-    """Beside a field's type: an entry's definition does not hold it by its name, so that a change of it alone recreates
-    no container. why: what follows it instead, or why nothing has to."""
+    """Annotates a field that is not in an entry's definition by its name, so that changing it alone recreates no
+    container. why: what follows it instead, or why nothing has to."""
 
     why: str
 
 
 @dataclass(frozen=True)
 class OnlySome:
-    """Beside a field's type: only engines that name it in their `fields` have it. others: what the others say."""
+    """Annotates a field that only engines with it in their `fields` support. others: the hint for the others."""
 
     others: str
 
 
 def of_some(level: type[BaseModel]) -> dict[str, str]:
-    """The fields of a level that only some engines have → what the others say."""
+    """The fields of a level that only some engines support → the hint for the others."""
     fields = level.model_fields.items()
     return {name: word.others for name, field in fields for word in field.metadata if isinstance(word, OnlySome)}
 
 
 def definition_words(entry: BaseModel) -> dict[str, Any]:
-    """Field → value of what an entry's definition holds as the inventory has it: all fields but those
-    OutsideDefinition. One at its default is left out, so that a field which a later version of gpurack adds changes no
-    definition before it is used."""
+    """The fields of an entry's definition with their values: all but those OutsideDefinition. Fields at their default
+    are left out, so that a field added by a later gpurack changes no definition until it is used."""
     return {
         name: getattr(entry, name)
         for name, field in type(entry).model_fields.items()
@@ -53,8 +52,7 @@ def definition_words(entry: BaseModel) -> dict[str, Any]:
 
 
 def in_order(level: type[BaseModel], words: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a level in the order of its declaration, which is that of the documentation. Raises ValueError for one
-    that it does not have."""
+    """Fields of a level in the order of their declaration, as in the documentation. Raises ValueError for others."""
     order = list(level.model_fields)
     return dict(sorted(words.items(), key=lambda item: order.index(item[0])))
 
@@ -99,7 +97,7 @@ Revision = Annotated[
 
 
 def text_values(value: Any, what: str) -> Any:
-    """A map whose values have to be text: numbers and switches are not converted silently. Raises ValueError."""
+    """A map with text values: numbers and booleans are not converted. what: the values, for messages. Raises Wrong."""
     if isinstance(value, dict):
         for name, item in value.items():
             if not isinstance(item, str):
@@ -108,7 +106,7 @@ def text_values(value: Any, what: str) -> Any:
 
 
 def plain_data(value: Any) -> Any:
-    """What JSON can say. Raises ValueError for anything else."""
+    """A value that JSON can represent. Raises Wrong for anything else."""
     try:
         json.dumps(value, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError):

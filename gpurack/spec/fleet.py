@@ -1,4 +1,4 @@
-"""From pyinfra's inventory to the whole fleet, checked: the first station of every run, and it touches no host.
+"""From pyinfra's inventory to the checked fleet. This is the first step of every run, and touches no host.
 
 pyinfra's own data replaces whole dictionaries between all, groups and host; ours merges, so the layers are
 read from the inventory object (facts of pyinfra 3.10.0: `Inventory.get_data`, `get_group_data`, `get_host_data`).
@@ -60,10 +60,10 @@ Fleet = dict[str, Host]
 
 
 def read_fleet(inventory: Inventory, secrets: bool = True) -> Fleet:
-    """Every host of a pyinfra inventory as the spec of what it should be, by name.
+    """The spec of every host of a pyinfra inventory, by name.
 
-    secrets: are their values needed? Who only looks (from cron, say) may do without them on this machine.
-    Raises InventoryError with all that is wrong on all hosts. Example: `read_fleet(state.inventory)["gpu1"].models`.
+    secrets: check that their values can be read; a command that only inspects hosts does not need them.
+    Raises InventoryError with the errors of all hosts. Example: `read_fleet(state.inventory)["gpu1"].models`.
     """
     return check_fleet({host.name: layers_of(inventory, host) for host in inventory}, secrets)
 
@@ -75,7 +75,7 @@ def layers_of(inventory: Inventory, host: Any) -> list[Mapping[str, Any]]:
 
 
 def check_fleet(layers: Mapping[str, Iterable[Mapping[str, Any]]], secrets: bool = True) -> Fleet:
-    """Hosts' layers of data → checked specs. Pure but for reading secrets, and files of this machine. Raises
+    """The checked specs of hosts, from their layers of data. Reads secrets and files on this machine. Raises
     InventoryError."""
     fleet: Fleet = {}
     problems: list[Problem] = []
@@ -99,7 +99,7 @@ def check_fleet(layers: Mapping[str, Iterable[Mapping[str, Any]]], secrets: bool
 
 
 def check_host(name: str, data: Mapping[str, Any]) -> tuple[Host | None, list[Problem]]:
-    """One host's merged data → its spec, and what is wrong with it (the spec is None when it could not be built)."""
+    """The spec of one host from its merged data, and its errors. The spec is None if it could not be built."""
     problems = [
         Problem.unknown("unknown-field", key, HOST_FIELDS, name, key)
         for key in data
@@ -136,7 +136,7 @@ def check_host(name: str, data: Mapping[str, Any]) -> tuple[Host | None, list[Pr
 
 
 def check_model(host: str, kind: str, name: str, entry: Any) -> tuple[Model | Job | None, list[Problem]]:
-    """One merged entry of `models`, `services` or `jobs` (kind) → its spec, and what is wrong with it."""
+    """The spec of one merged entry of `models`, `services` or `jobs` (kind), and its errors."""
     path = f"{kind}.{name}"
     if not isinstance(entry, Mapping):
         return None, [Problem.of("wrong-type", host, path, expected="a map of fields", value=repr(entry))]
@@ -186,8 +186,8 @@ def section_problems(kind: str, model: Model) -> list[Problem]:
 
 
 def not_maps(name: str, data: Mapping[str, Any]) -> list[Problem]:
-    """models, defaults and engines that are something else, and engines that nobody knows. A list in the place of the
-    models would otherwise mean none, and take all models from the host."""
+    """Errors of sections that are not maps, and of unknown engines. A list for `models` would otherwise mean no models,
+    and a run would remove them all from the host."""
     problems = [
         Problem.of("wrong-type", name, key, expected="a map", value=repr(data[key]))
         for key in ("models", "services", "jobs", "defaults", "engines")
@@ -203,8 +203,8 @@ def not_maps(name: str, data: Mapping[str, Any]) -> list[Problem]:
 
 
 def without_unknown_defaults(name: str, data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
-    """The data without fields of `defaults` and `engines` that no model has, and these: said once, where they stand,
-    and not of every model that they would reach."""
+    """The data without unknown fields in `defaults` and `engines`, and an error for each of those fields, which is then
+    not repeated for every model."""
     problems: list[Problem] = []
 
     def known(path: str, layer: Any) -> Any:
@@ -223,7 +223,7 @@ def without_unknown_defaults(name: str, data: Mapping[str, Any]) -> tuple[dict[s
 
 
 def clashes(name: str, host: Host) -> list[Problem]:
-    """What cannot be together on one host: a port twice, a served name twice."""
+    """Errors of entries with the same name, port or served name on one host."""
     problems = [
         Problem.of("name-used-twice", name, f"services.{key}", kind="model")
         for key in host.services
@@ -246,7 +246,7 @@ def clashes(name: str, host: Host) -> list[Problem]:
 
 
 def binds_overlap(one: str, other: str) -> bool:
-    """Can two listeners with these binds not share a port? `lan` is some address of the host, unknown here."""
+    """Do two binds overlap, so that they cannot share a port? `lan` is an address that is unknown here."""
     wildcards = {"any", "0.0.0.0", "::"}
     if one == other or one in wildcards or other in wildcards:
         return True
@@ -258,7 +258,7 @@ def binds_overlap(one: str, other: str) -> bool:
 
 
 def unused_logins(name: str, host: Host) -> list[Problem]:
-    """Logins that no registry would ever see: with a scheme or a path, or for one that a mirror takes the place of."""
+    """Errors of logins that are never used: with a scheme or path, or for a registry that a mirror replaces."""
     problems = []
     for registry in host.registries:
         path, mirror = f"registries.{registry}", host.mirrors.get(registry)
@@ -272,7 +272,7 @@ def unused_logins(name: str, host: Host) -> list[Problem]:
 
 
 def unreadable_images(name: str, host: Host) -> list[Problem]:
-    """Tar files that are not on the admin's machine, or hold something else than one image."""
+    """Errors of image tars that cannot be read, or do not contain exactly one image."""
     problems = []
     for key, entry in host.everything.items():
         if not (entry.enabled and isinstance(entry.image, TarImage)):
@@ -289,7 +289,7 @@ def unreadable_images(name: str, host: Host) -> list[Problem]:
 
 
 def unreadable_copies(name: str, host: Host) -> list[Problem]:
-    """Weights to copy that are not on the admin's machine, or hold nothing."""
+    """Errors of weights to copy that are missing, empty or unreadable on the admin's machine."""
     problems = []
     enabled = [(key, entry) for key, entry in host.everything.items() if entry.enabled]
     named = [(key, weights) for key, entry in enabled for weights in weights_of(entry)]
@@ -304,15 +304,8 @@ def unreadable_copies(name: str, host: Host) -> list[Problem]:
             elif not local_files.files_of(source):
                 problems.append(Problem.of("copy-empty", name, path, file=source))
             elif missing := local_files.missing_parts(source):
-                problems.append(
-                    Problem.of(
-                        "copy-parts-missing",
-                        name,
-                        path,
-                        parts=f"{missing} part{'s' if missing > 1 else ''}",
-                        file=source.name,
-                    )
-                )
+                parts = f"{missing} part{'s' if missing > 1 else ''}"
+                problems.append(Problem.of("copy-parts-missing", name, path, parts=parts, file=source.name))
             else:
                 local_files.content(source)
         except OSError as error:
@@ -321,7 +314,7 @@ def unreadable_copies(name: str, host: Host) -> list[Problem]:
 
 
 def unreadable_ca(name: str, host: Host) -> list[Problem]:
-    """A certificate authority that the admin's machine does not have."""
+    """The error of a `ca` file that cannot be read or contains no certificate."""
     try:
         host.certificates()
     except OSError as error:
@@ -334,8 +327,7 @@ def unreadable_ca(name: str, host: Host) -> list[Problem]:
 
 
 def mirror_problems(name: str, host: Host) -> list[Problem]:
-    """Mirrors that cannot work: of nothing that is known, a package repository without a scheme, a registry with one,
-    an address that is none, a key that is not there."""
+    """Errors of mirrors: unknown names, invalid addresses, keys that cannot be read."""
     problems = []
     for key, mirror in host.mirrors.items():
         path = f"mirrors.{key}"
@@ -371,8 +363,8 @@ def mirror_problem(key: str, url: str) -> Problem | None:
 
 
 def with_version(data: Mapping[str, Any], entry: Any) -> Any:
-    """A job with the version of its engine from `engines`, or `defaults`, where it names no image of its own; nothing
-    else that is said there of models is for jobs."""
+    """A job with its engine's version from `engines` or `defaults`, unless it names an image. No other field of these two
+    applies to jobs."""
     if not isinstance(entry, Mapping):
         return entry
     defaults = _mapping(data.get("defaults"))
@@ -385,18 +377,18 @@ def with_version(data: Mapping[str, Any], entry: Any) -> Any:
 
 
 def _with_defaults(data: Mapping[str, Any], entry: Any) -> Any:
-    """defaults → engines.X → model, merged."""
+    """An entry merged over `defaults` and `engines.X`."""
     if not isinstance(entry, Mapping):
         return entry
     defaults = _mapping(data.get("defaults"))
     name = str(entry.get("engine", defaults.get("engine")))
     engine = ENGINES.get(name)
-    # defaults are for every entry that has such a thing; what only its own layers say is refused by Engine.check
+    # `defaults` apply where the engine supports the field; Engine.check refuses it in the other layers
     defaults = {field: value for field, value in defaults.items() if not engine or field not in engine.unused}
     merged = merge_all([defaults, _mapping(_mapping(data.get("engines")).get(name)), entry])
     if engine and engine.only_version and merged.get("version") is None and merged.get("image") is None:
         merged = merge(merged, {"version": engine.only_version})
-    # an image in the model replaces a version from its defaults, and the other way round
+    # an image in the model replaces a version from its defaults, and vice versa
     for mine, theirs in (("image", "version"), ("version", "image")):
         if entry.get(mine) is not None and theirs not in entry:
             merged = merge(merged, {theirs: None})

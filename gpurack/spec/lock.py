@@ -1,6 +1,6 @@
-"""The lock: what really was on the hosts, written down beside the inventory and installed exactly so from then on.
+"""The lock: the exact versions found on the hosts, in a file beside the inventory. Later runs install exactly these.
 
-inventories/lab.py (or lab.yaml) has its lock in inventories/lab.lock.yaml: docs/lock.md. Hosts' GPUs are not in it.
+inventories/lab.py (or lab.yaml) has its lock in inventories/lab.lock.yaml: docs/lock.md. GPUs are not in it.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ HEADER = """\
 
 
 Fact = Annotated[str, Like(r"[!-~]*", "invalid-lock-fact")]
-"""What a host said of itself: one word of ASCII, so that the file means what an admin reads in it."""
+"""A fact reported by a host: one ASCII word, so that the file cannot mislead its reader."""
 
 
 def _one_printable_line(path: str) -> str:
@@ -52,7 +52,7 @@ class ModelLock(Strict):
 
     @property
     def reference(self) -> str:
-        """The image as the inventory means it, without digest; "" for none."""
+        """The image reference without its digest; "" for none."""
         return split_digest(self.image or "")[0]
 
     @property
@@ -78,7 +78,7 @@ class Lock(Strict):
 
 
 def place(inventory: Path) -> Path:
-    """Where the lock of an inventory lies: beside it.
+    """The path of an inventory's lock, beside it.
 
     >>> str(place(Path("inventories/lab.py")))
     'inventories/lab.lock.yaml'
@@ -87,7 +87,7 @@ def place(inventory: Path) -> Path:
 
 
 def text(lock: Lock, inventory: Path) -> str:
-    """The file: sorted, a line for each fact, the same facts always the same text."""
+    """The content of the file: sorted, one line per fact, the same text for the same facts."""
     hosts = {name: host.model_dump(exclude_defaults=True) for name, host in lock.hosts.items()}
     body: str = yaml.safe_dump({"hosts": hosts}, allow_unicode=True, width=10**9, default_flow_style=False)
     return HEADER.format(inventory=inventory.name) + body

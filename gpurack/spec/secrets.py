@@ -1,4 +1,4 @@
-"""The secrets of a host: where they are on the admin's machine, which of them cannot be read, and what they are."""
+"""The secrets of a host: their references, errors of those that cannot be read, and their values."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -12,8 +12,7 @@ from gpurack.spec.weights import HfWeights
 
 
 def secrets_of(host: Host) -> dict[str, dict[str, Secret]]:
-    """Container → name → reference, of all enabled entries: their own key, those of people, those of what they
-    connect to."""
+    """Container → name → reference, for all enabled entries: their own key, clients' keys, keys of connections."""
     found = {}
     for key, model in host.entries.items():
         if not model.enabled:
@@ -31,7 +30,7 @@ def secrets_of(host: Host) -> dict[str, dict[str, Secret]]:
 
 
 def read_secrets(host: Host) -> dict[str, dict[str, str]]:
-    """The same with their values. Raises SecretError."""
+    """The secrets of a host with their values: container → name → value. Raises SecretError."""
     return {
         container: {name: secret.read() for name, secret in secrets.items()}
         for container, secrets in secrets_of(host).items()
@@ -39,7 +38,7 @@ def read_secrets(host: Host) -> dict[str, dict[str, str]]:
 
 
 def read_token(host: Host) -> str | None:
-    """The Hugging Face token, if something enabled comes from there. Raises SecretError."""
+    """The Hugging Face token, if an enabled entry has weights from there. Raises SecretError."""
     entries = [entry for entry in host.everything.values() if entry.enabled]
     if host.hf_token is None or not any(isinstance(one, HfWeights) for entry in entries for one in weights_of(entry)):
         return None
@@ -55,8 +54,8 @@ def read_logins(host: Host) -> dict[str, dict[str, str]]:
 
 
 def unreadable_secrets(fleet: Mapping[str, Host]) -> list[Problem]:
-    """Secrets that enabled entries need and the admin's machine cannot produce. What is missing for many is said once,
-    where it is first."""
+    """Errors of secrets that enabled entries need and that cannot be read here. A secret of several entries is one
+    error, at the first of them."""
     missing: dict[str, list[tuple[str, str]]] = {}
     for name, host in fleet.items():
         for path, read in _needed(host):
@@ -71,7 +70,7 @@ def unreadable_secrets(fleet: Mapping[str, Host]) -> list[Problem]:
 
 
 def _needed(host: Host) -> Iterator[tuple[str, Callable[[], str | None]]]:
-    """(path in the inventory, how its value is read) of every secret."""
+    """(path in the inventory, function that reads its value) of every secret."""
     yield "hf_token", partial(read_token, host)
     for registry, login in host.registries.items():
         yield f"registries.{registry}.password", login.password.read
@@ -88,7 +87,7 @@ def _also(places: Sequence[tuple[str, str]]) -> str:
 
 
 def shared_keys(name: str, host: Host) -> list[Problem]:
-    """People of one gateway with the same key. One that cannot be read is for unreadable_secrets to say."""
+    """Errors of clients of one gateway with the same key. Unreadable keys are errors of unreadable_secrets."""
     problems = []
     for container, secrets in secrets_of(host).items():
         owners: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""What cannot be about the users with a rootless Docker, and about the models that run there."""
+"""Errors about users with a rootless Docker, and about models that run there."""
 
 import re
 
@@ -7,7 +7,7 @@ from gpurack.spec.host import Host
 from gpurack.spec.problems import Problem
 
 NAME = r"[A-Za-z_][A-Za-z0-9_.-]*\$?"
-"""What useradd takes, and more: directories know capitals and dots. No slash, for it becomes a folder's name."""
+"""What useradd accepts, and also capitals and dots, as directory services have them. No slash: it is part of paths."""
 
 
 def user_problems(host: Host) -> list[Problem]:

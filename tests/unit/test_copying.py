@@ -248,4 +248,4 @@ def test_a_part_that_is_missing_is_said_beforehand(split: Path) -> None:
     split.with_name("m-00003-of-00003.gguf").unlink()
     with pytest.raises(InventoryError) as error:
         models(alpha={"weights": {"copy": str(split)}})
-    assert "1 part of m-00001-of-00003.gguf missing on this machine." in str(error.value)
+    assert "missing on this machine: 1 part of m-00001-of-00003.gguf." in str(error.value)

@@ -96,7 +96,8 @@ def test_a_host_that_cannot_be_reached_fails_once(pytester: pytest.Pytester) -> 
     [
         ([], ["name the lab to check: --inventory"]),
         (["--inventory", "lab.py", "--limit", "gpu7"], ["--limit gpu7 matches no host. Hosts: gpu1, cpu1."]),
-        (["--inventory", "wrong.py"], ['error  unknown field "prot": cpu1 beta.prot · gpu1 alpha.prot. Did you mean "port"?']),
+        (["--inventory", "wrong.py"],
+         ['unknown field "prot": cpu1 beta.prot · gpu1 alpha.prot. Did you mean "port"?']),
     ],
 )  # fmt: skip
 def test_what_cannot_be_checked_is_said(
