@@ -1,4 +1,4 @@
-"""A model's container: what an engine is told of it (Run), and what the engine decides about it (Container)."""
+"""A model's container: the input of an engine (Run), and what the engine decides about it (Container)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,22 +7,22 @@ from typing import Any, Literal
 from gpurack.shell import NOTHING, joined, sh
 
 SHARED_MEMORY = "32gb"
-"""The most that the processes of a server on several GPUs may share in /dev/shm; what they do not use is not taken.
-They share by PyTorch and NCCL, for which Docker's 64 MB are too few. vLLM's guide ("Using Docker") names `--ipc=host`
+"""The limit of /dev/shm for the processes of a server on several GPUs; unused memory is not taken.
+PyTorch and NCCL use it, and Docker's default of 64 MB is too small. vLLM's guide ("Using Docker") names `--ipc=host`
 or `--shm-size`, SGLang's ("Install SGLang") `--shm-size 32g`; with a size of its own a container sees nothing of other
 processes' shared memory, nor they of its. Measured with vLLM 0.32.0 on the CPU, two tensor parallel processes in an IPC
 namespace of their own: with 64 MiB it ends ("160 MiB required, 64 MiB free"), with 32 GiB it answers, 144 KiB taken."""
 READY_TIMEOUT = 1800
-"""Seconds a model may take until it answers; 30 minutes is what the largest engines need to load (engines.md)."""
+"""Seconds until a model must be ready; the largest engines need 30 minutes to load (engines.md)."""
 
 
 Api = Literal["openai", "vllm", "tei", "ollama", "unknown"]
-"""How a server is spoken to: as OpenAI's; that, and rerank as vLLM's; that, and rerank in TEI's own way; as ollama."""
+"""The API of a server: OpenAI's; OpenAI's with vLLM's rerank; OpenAI's with TEI's rerank; ollama's."""
 
 
 @dataclass(frozen=True)
 class Accelerator:
-    """What a model computes on. compute: NVIDIA's compute capability ("8.0"), None where it is not known."""
+    """The kind of GPU, or CPU, of a model. compute: NVIDIA's compute capability ("8.0"), None if unknown."""
 
     vendor: Literal["nvidia", "amd", "cpu"]
     compute: str | None = None

@@ -19,7 +19,7 @@ READY = "x-ready"
 
 
 class Custom(Engine):
-    """An image of which gpurack knows nothing."""
+    """Any other image."""
 
     name = "custom"
     title = "custom"
@@ -43,7 +43,7 @@ class Custom(Engine):
     }
 
     def image(self, version: str, accelerator: Accelerator) -> str:
-        """There is none to choose."""
+        """Always raises LookupError: custom has no images."""
         raise LookupError("custom has no images of its own. Name one in `image`.")
 
     def variants(self, version: str) -> list[str]:

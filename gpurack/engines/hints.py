@@ -1,4 +1,4 @@
-"""What helps against what a server says before it ends. The runner on the host looks it up (files/remedies.py)."""
+"""Hints for the errors of servers that end. The runner on the host chooses one (files/remedies.py)."""
 
 from dataclasses import dataclass
 

@@ -114,8 +114,8 @@ class LlamaCppPython(Engine):
         """`version` is upstream's number ("0.3.36"); there is an image for the CPU only."""
         if accelerator.vendor != "cpu":
             raise LookupError(
-                "llama-cpp-python publishes no image for GPUs; name the one you built (docker/cuda_simple) in image, "
-                "or choose llama.cpp."
+                "llama-cpp-python publishes no image for GPUs. Name the one you built (docker/cuda_simple) in `image`, "
+                "or use llama.cpp."
             )
         return f"ghcr.io/abetlen/llama-cpp-python:v{version}"
 

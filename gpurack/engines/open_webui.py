@@ -1,4 +1,4 @@
-"""Open WebUI: the web page for people, on models or a gateway.
+"""Open WebUI: a web UI for models or a gateway.
 
 Sources (Open WebUI 0.12.4): without ENABLE_PERSISTENT_CONFIG=False the environment is ignored after the first start;
 /health is always true, /ready tells; start.sh makes a secret for sessions beside itself unless WEBUI_SECRET_KEY_FILE
@@ -38,7 +38,7 @@ UNCLAIMED = (
 
 
 def _is_unclaimed(model: Model) -> bool:
-    """Has it accounts, the first of which the inventory does not give, by `keys` or by variables?"""
+    """Has it accounts without a first one from the inventory (by `keys` or variables)?"""
     given = model.keys or all(model.env.get(name) for name in ("WEBUI_ADMIN_EMAIL", "WEBUI_ADMIN_PASSWORD"))
     return not given and model.env.get("WEBUI_AUTH", "True").lower() == "true"
 
@@ -49,10 +49,10 @@ class OpenWebui(Engine):
     name = "open-webui"
     title = "Open WebUI"
     row = Row(
-        serves="the web page for people",
+        serves="a web UI",
         image="`ghcr.io/open-webui/open-webui:v0.12.4`",
         gpus="–",
-        key="people log in",
+        key="users log in",
         sets="addresses and keys, what survives",
         limits="a service",
         state="**carried out**, run here",
@@ -121,7 +121,7 @@ class OpenWebui(Engine):
         return Container(command, entrypoint, environment, volumes)
 
     def requests(self, model: Model, names: Sequence[str]) -> list[Request]:
-        """People log in; there is nothing to ask without an account."""
+        """Users log in, so there is no request without an account."""
         return []
 
     def unclaimed(self, model: Model, name: str) -> str | None:

@@ -80,9 +80,9 @@ class Sglang(Engine):
     def image(self, version: str, accelerator: Accelerator) -> str:
         """`version` is upstream's number ("0.5.23")."""
         if accelerator.vendor == "cpu":
-            raise LookupError("SGLang's images need a GPU; give it gpus, or choose llama.cpp for the CPU.")
+            raise LookupError("SGLang's images need a GPU. Set `gpus`, or use llama.cpp for the CPU.")
         if accelerator.vendor == "amd":
-            raise LookupError("SGLang's images for AMD differ from GPU to GPU; name the one for yours in image.")
+            raise LookupError("SGLang's images for AMD differ from GPU to GPU. Name the one for yours in `image`.")
         return f"lmsysorg/sglang:v{version}"
 
     def parallelism(self, model: Model, gpus: int) -> tuple[int, int]:

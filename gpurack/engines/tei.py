@@ -73,13 +73,13 @@ class Tei(Engine):
         if accelerator.vendor == "cpu":
             return f"{name}:cpu-{version}"
         if accelerator.vendor == "amd":
-            raise LookupError("TEI publishes no image for AMD's GPUs; run it on the CPU (gpus: []).")
+            raise LookupError("TEI publishes no image for AMD's GPUs. Run it on the CPU (gpus: []).")
         if accelerator.compute is None:
             return f"{name}:cuda-{version}"
         if accelerator.compute not in PREFIXES:
             raise LookupError(
                 f"TEI publishes no image for compute capability {accelerator.compute} (there are "
-                f"{', '.join(PREFIXES)}); choose another GPU, the CPU (gpus: []), or name an image."
+                f"{', '.join(PREFIXES)}). Choose another GPU, the CPU (gpus: []), or name an `image`."
             )
         return f"{name}:{PREFIXES[accelerator.compute]}{version}"
 

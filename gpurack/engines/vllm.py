@@ -164,11 +164,11 @@ class Vllm(Engine):
         if accelerator.vendor == "amd":
             if numbers(version) < ROCM_SINCE:
                 raise LookupError(
-                    "vLLM publishes images for AMD's GPUs from 0.14 on; choose a newer version, or name an image."
+                    "vLLM publishes images for AMD's GPUs from 0.14 on. Choose a newer version, or name an `image`."
                 )
             return f"vllm/vllm-openai-rocm:v{version}"
         if accelerator.vendor == "cpu":
-            raise LookupError("vLLM's images need a GPU; give it gpus, or choose llama.cpp for the CPU.")
+            raise LookupError("vLLM's images need a GPU. Set `gpus`, or use llama.cpp for the CPU.")
         return f"vllm/vllm-openai:v{version}"
 
     def parallelism(self, model: Model, gpus: int) -> tuple[int, int]:

@@ -363,8 +363,8 @@ def mirror_problem(key: str, url: str) -> Problem | None:
 
 
 def with_version(data: Mapping[str, Any], entry: Any) -> Any:
-    """A job with its engine's version from `engines` or `defaults`, unless it names an image. No other field of these two
-    applies to jobs."""
+    """A job with its engine's version from `engines` or `defaults`, unless it names an image. Jobs use none of
+    their other fields."""
     if not isinstance(entry, Mapping):
         return entry
     defaults = _mapping(data.get("defaults"))
