@@ -17,7 +17,7 @@ def given(model: Model) -> dict[str, ArgValue]:
 
 
 def flags(args: Mapping[str, ArgValue], one_dash: Collection[str] = ()) -> list[str]:
-    """The inventory's `args` as the engine's flags: true gives the flag alone, false omits it, a list repeats it.
+    """The inventory's `args` as the engine's flags: true gives the flag alone, a list repeats it.
 
     one_dash: long names that the engine spells with one dash.
 

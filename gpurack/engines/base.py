@@ -1,5 +1,8 @@
-"""The base class of all engines; its defaults are what most engines do. dialect.py, builds.py and jobs.py know how an
-engine is started by hand, for `gpurack import`; hints.py knows its errors."""
+"""The base class of all engines; its defaults are what most engines do.
+
+dialect.py, builds.py and jobs.py know how an engine is started by hand, for `gpurack import`; hints.py knows its
+errors.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -157,8 +160,10 @@ class Engine(ABC):
 
     @abstractmethod
     def image(self, version: str, accelerator: Accelerator) -> str:
-        """The image reference for an upstream version. Raises LookupError with a sentence if there is none for this
-        accelerator."""
+        """The image reference for an upstream version.
+
+        Raises LookupError with a sentence if there is none for this accelerator.
+        """
 
     def job_image(self, version: str, accelerator: Accelerator, command: Sequence[str]) -> str:
         """The image reference for a job. Raises LookupError with a sentence if there is none."""
@@ -214,13 +219,17 @@ class Engine(ABC):
         ]
 
     def unclaimed(self, model: Model, name: str) -> str | None:
-        """The volume of a database in which the first visitor creates the administrator's account; None if there is no
-        such database, or the inventory gives the account."""
+        """The volume of a database in which the first visitor becomes the administrator.
+
+        None if there is no such database, or the inventory gives the account.
+        """
         return None
 
     def own_database(self, model: Model) -> str | None:
-        """The setting (`env.X`, `compose.volumes`) of a database of accounts that gpurack does not inspect. None
-        without one, or if the inventory gives the first account."""
+        """The setting (`env.X`, `compose.volumes`) of a database of accounts that gpurack does not inspect.
+
+        None without one, or if the inventory gives the first account.
+        """
         return None
 
     def prompt_logs(self, model: Model) -> list[str]:
@@ -236,17 +245,21 @@ class Engine(ABC):
         return None
 
     def parallelism(self, model: Model, gpus: int) -> tuple[int, int]:
-        """(tensor parallel, pipeline parallel) for a number of GPUs; (1, 1) for engines that split by themselves."""
+        """(tensor parallel, pipeline parallel) for a number of GPUs; (1, 1) if the engine splits by itself."""
         return 1, 1
 
     def draws(self, model: Model | Job) -> bool:
-        """Does it compute with the graphics driver (Vulkan, OpenGL)? It is then in no list of compute processes:
-        nvidia-smi lists CUDA's, KFD lists ROCm's."""
+        """Does it compute with the graphics driver (Vulkan, OpenGL)?
+
+        It is then in no list of compute processes: nvidia-smi lists CUDA's, KFD lists ROCm's.
+        """
         return False
 
     def unfit(self, model: Model, accelerator: Accelerator, driver: str | None) -> str | None:
-        """Why the images of this version do not run on these GPUs with this NVIDIA driver. None if they do, if it is
-        unknown, and for images that the inventory names."""
+        """Why the images of this version do not run on these GPUs with this NVIDIA driver.
+
+        None if they do, if it is unknown, and for images that the inventory names.
+        """
         if model.version is None or not model.gpus or "version" in self.unused:
             return None
         compute = accelerator.compute
@@ -268,7 +281,10 @@ class Engine(ABC):
         return None
 
     def check(self, model: Model) -> list[Problem]:
-        """Errors of an entry with this engine; paths begin at the entry, and no host is named. Engines extend it."""
+        """Errors of an entry with this engine; paths begin at the entry, and no host is named.
+
+        Engines extend it.
+        """
         problems = [
             Problem.of("set-by-gpurack", path=f"args.{flag}", hint=f"Use the field `{self.own_args[normal(flag)]}`.")
             for flag in model.args

@@ -9,7 +9,10 @@ UNSAID = "…"
 
 
 class Builds(ABC):
-    """An engine's repository. A build is an entry's `image.build`: git, revision, dockerfile, target, args."""
+    """An engine's repository.
+
+    A build is an entry's `image.build`: git, revision, dockerfile, target, args.
+    """
 
     git: ClassVar[str]
     """The repository's address."""
@@ -33,5 +36,5 @@ class Builds(ABC):
         """dockerfile (and target) of an image with a name from upstream's documentation; None for other names."""
 
     def renewed(self, build: Mapping[str, Any]) -> tuple[dict[str, Any], str] | None:
-        """(the same build with today's Dockerfile, a sentence about it); None if upstream still has the old one."""
+        """(the same build with today's Dockerfile, a sentence about it); None if the old one still exists."""
         return None

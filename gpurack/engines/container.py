@@ -33,8 +33,11 @@ CPU = Accelerator("cpu")
 
 @dataclass(frozen=True)
 class Upstream:
-    """A model that a service connects to. serves: the names it answers to. url: as its container reaches it, up to /v1.
-    key_file: the path of its API key inside the service's container, None for an open one. api: how it is spoken to."""
+    """A model that a service connects to.
+
+    serves: the names it answers to. url: as its container reaches it, up to /v1. key_file: the path of its API key
+    inside the service's container, None for an open one. api: how it is spoken to.
+    """
 
     name: str
     serves: tuple[str, ...]
@@ -72,7 +75,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Container:
-    """What an engine decides about its container; GPUs, port, weights and key are the same for all engines.
+    """The engine's own part of a container; GPUs, port, weights and key are the same for all engines.
 
     command: after the image's entry point; None: the image's own. entrypoint: replaces it. environment: no secrets.
     volumes: name → path inside, for caches that should survive the container. files: path inside → content, for

@@ -17,8 +17,10 @@ DATABASE = (
 
 @dataclass(frozen=True)
 class Hint:
-    """said: pattern of a line that a server says, whatever its case. helps: a sentence. on_cpu: the sentence for a
-    model without GPUs, where that is another one."""
+    """A hint for a line in a server's output.
+
+    said: pattern of the line, in any case. helps: the hint. on_cpu: the hint for a model without GPUs, if it differs.
+    """
 
     said: str
     helps: str

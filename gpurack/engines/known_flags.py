@@ -1,5 +1,6 @@
-"""Known flags of engines: gpurack/engines/flags/ENGINE.txt, one a line. The lists also have ollama's variables and the
-keys of llama-cpp-python's configuration.
+"""Known flags of engines: gpurack/engines/flags/ENGINE.txt, one a line.
+
+The lists also have ollama's variables and the keys of llama-cpp-python's configuration.
 
 Each list is of one version, named in its first line with its source ("# vllm 0.32.0: …"). A flag that is not in it is
 an error for that version, and a warning for others, which may have it. An unknown variable is only a warning, because
@@ -19,7 +20,7 @@ FOLDER = Path(__file__).parent / "flags"
 
 @cache
 def known(engine: str) -> tuple[str, frozenset[str]]:
-    """(version, its flags without dashes in front); ("", nothing) for an engine whose flags we do not know."""
+    """(version, its flags without dashes in front); ("", nothing) for an engine without a list."""
     path = FOLDER / f"{engine}.txt"
     if not path.is_file():
         return "", frozenset()
@@ -64,7 +65,7 @@ def unknown_flag_errors(model: Model) -> list[Problem]:
 
 
 def unknown_flag_warnings(model: Model) -> list[Problem]:
-    """The others: another version, or an image, may have the flag, and an unknown variable only has no effect."""
+    """The others: another version, or an image, may have the flag; an unknown variable has no effect."""
     version, errors = known(model.engine)[0], unknown_flag_errors(model)
     found = []
     for problem in unknown_flags(model):

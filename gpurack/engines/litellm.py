@@ -35,8 +35,11 @@ parts of it would be open. The host has of people's keys only sums, and needs on
 
 
 def spoken_to(upstream: Upstream, served: str) -> dict[str, str]:
-    """Model and address as LiteLLM is told them. OpenAI knows no rerank: LiteLLM has it for vLLM, in whose way other
-    engines do it, too, and for TEI, which does it in its own way. That a model reranks is known by its name alone."""
+    """The model and address in LiteLLM's configuration.
+
+    OpenAI has no rerank: LiteLLM has it for vLLM, as other engines also do it, and for TEI, which differs. Only its
+    name tells that a model reranks.
+    """
     rerank = "rerank" in served.lower()
     if upstream.api == "tei" and rerank:
         return {"model": f"huggingface/{served}", "api_base": upstream.url.removesuffix("/v1")}
@@ -94,7 +97,10 @@ class Litellm(Engine):
         return [*found, *(["env.LITELLM_LOG"] if debug else [])]
 
     def container(self, model: Model, run: Run) -> Container:
-        """The proxy on port 4000. Keys of the models go by environment of the shell's making, people's by file."""
+        """The proxy on port 4000.
+
+        Keys of the models go by environment of the shell's making, people's by file.
+        """
         exports = {f"UPSTREAM_KEY_{index}": up.key_file for index, up in enumerate(run.upstreams) if up.key_file}
         entries = [
             {

@@ -184,8 +184,10 @@ class LlamaCpp(Engine):
     }  # fmt: skip
 
     def prompt_logs(self, model: Model) -> list[str]:
-        """What it logs for debugging has requests as they came; --log-prompts-dir keeps prompts. LLAMA_LOG_VERBOSITY is
-        the level by variable (tools/server/README.md), LLAMA_ARG_LOG_VERBOSITY from b9360 on."""
+        """What it logs for debugging has requests as they came; --log-prompts-dir keeps prompts.
+
+        LLAMA_LOG_VERBOSITY is the level by variable (tools/server/README.md), LLAMA_ARG_LOG_VERBOSITY from b9360 on.
+        """
         args, variables = given(model), ("LLAMA_LOG_VERBOSITY", "LLAMA_ARG_LOG_VERBOSITY")
         build = numbers(model.version or "")[-1:]
         debug = 1 if build and build[0] < FIVE_LEVELS else 4
@@ -240,7 +242,7 @@ class LlamaCpp(Engine):
         return "vulkan" in str(model.version if image is None else image)
 
     def needs(self, model: Model, facts: Facts) -> Needs:
-        """A KV cache of its whole context from the start, for each slot; without `context` that of the weights."""
+        """A KV cache of its whole context from the start, for each slot; default: the weights' context."""
         args = given(model)
         elsewhere = [flag for flag in LAYERS if flag in args and not all_layers(str(args[flag]), facts.layers)]
         if unforeseen := [*elsewhere, *(flag for flag in UNFORESEEN if flag in args)]:

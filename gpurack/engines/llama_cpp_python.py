@@ -254,7 +254,10 @@ def settings(args: dict[str, ArgValue]) -> list[str]:
 
 
 def locks(settings: Mapping[str, Any], env: Mapping[str, str]) -> bool:
-    """Is a model locked into memory? What its settings do not say, a variable of the same name may, in any case."""
+    """Is a model locked into memory? A variable with the name of a setting, in any case, also sets it.
+
+    What its settings do not say, a variable of the same name may, in any case.
+    """
     variables = {name.lower(): value for name, value in env.items()}
     said = settings.get("use_mlock", variables.get("use_mlock", ""))
     return str(said).strip().lower() in TRUE

@@ -1,4 +1,6 @@
-"""llama-gpt's page on a model of llama-cpp-python. Legacy: its last commit is of October 2023; use open-webui.
+"""llama-gpt's page on a model of llama-cpp-python.
+
+Legacy: its last commit is of October 2023; use open-webui.
 
 Sources: getumbrel/llama-gpt, docker-compose.yml and ui/Dockerfile: the page waits for WAIT_HOSTS, asks the model once
 and then serves port 3000; DEFAULT_MODEL counts only where it is on the page's own list (ui/types/openai.ts), else the

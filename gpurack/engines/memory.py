@@ -9,8 +9,11 @@ class NotEstimated(Exception):
 
 @dataclass(frozen=True)
 class Facts:
-    """What an engine is told about weights, for the estimate. context: the longest they allow, None when they do not
-    say. vocabulary: how many tokens they know. quantized: to fewer bits, by the format's own means."""
+    """What an engine is told about weights, for the estimate.
+
+    context: the longest they allow, None when they do not say. vocabulary: how many tokens they know. quantized: to
+    fewer bits, by the format's own means.
+    """
 
     layers: int
     context: int | None

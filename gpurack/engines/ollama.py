@@ -84,7 +84,7 @@ class Ollama(Engine):
         return f"ollama/ollama:{version}" + ("-rocm" if accelerator.vendor == "amd" else "")
 
     def serves(self, model: Model, served_name: str) -> list[str]:
-        """What it has pulled; nobody knows its entry's own name."""
+        """The models it pulls; clients never use the name of its entry."""
         return list(model.pull) or [served_name]
 
     def prompt_logs(self, model: Model) -> list[str]:

@@ -1,4 +1,4 @@
-"""The table of docs/engines.md, from the engines themselves: `make docs` writes it, a test holds it to be current."""
+"""The table of docs/engines.md, made from the engines: `make docs` writes it, a test checks it."""
 
 import re
 import sys

@@ -93,7 +93,7 @@ class Sglang(Engine):
         return tensor or max(gpus // (pipeline * data), 1), pipeline
 
     def _replicas(self, model: Model) -> int:
-        """Data parallel replicas with GPUs of their own; with dp attention they share the tensor parallel ones."""
+        """Data parallel replicas with their own GPUs; with dp attention they share the tensor parallel ones."""
         shared = any(normal(flag) == "enable-dp-attention" and value for flag, value in model.args.items())
         return 1 if shared else parallel(model, "dp-size", "data-parallel-size", "dp") or 1
 

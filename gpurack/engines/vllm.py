@@ -208,8 +208,7 @@ class Vllm(Engine):
         return Container(command, entrypoint, environment, volumes, compose=compose)
 
     def needs(self, model: Model, facts: Facts) -> Needs:
-        """KV cache for one request of the longest context at least, or vLLM does not start; it fills the rest of its
-        share with more."""
+        """A KV cache for at least one request of the longest context; vLLM fills the rest of its share."""
         args = {flag: str(value) for flag, value in given(model).items()}
         # weights that are quantized already are not changed by saying so
         changes = [flag for flag in ("quantization", "q") if flag in args and not facts.quantized]

@@ -1,8 +1,8 @@
-"""How containers get NVIDIA's GPUs, by versions of Docker and the toolkit: CDI, the nvidia runtime, or the hook behind
-`--gpus`. Pure; the version "" means the newest.
+"""How containers get NVIDIA's GPUs, by versions of Docker and the toolkit. Pure.
 
-CDI wherever Docker and the toolkit support it (design.md rule 7): containers of the hook lose their GPUs at every
-`systemctl daemon-reload`, and the hook needs the host's cgroups, which a rootless Docker does not have.
+The ways are CDI, the nvidia runtime, and the hook behind `--gpus`. The version "" means the newest. CDI is used where
+Docker and the toolkit support it (design.md rule 7): containers of the hook lose their GPUs at every `systemctl
+daemon-reload`, and the hook needs the host's cgroups, which a rootless Docker does not have.
 """
 
 import re
@@ -27,7 +27,7 @@ def access_with(host: Host, docker: str, toolkit: str) -> Access:
 
 
 def without_cdi(docker: str, toolkit: str) -> str | None:
-    """What is too old for CDI: `Docker 20.10.24 has no CDI (25.0 and newer have it)`; None where CDI works."""
+    """What is too old for CDI: `Docker 20.10.24 has no CDI (25.0 and newer have it)`; None if CDI works."""
     if older(docker, DOCKER_HAS_CDI):
         return f"Docker {docker} has no CDI (25.0 and newer have it)"
     if older(toolkit, TOOLKIT_HAS_CDI):

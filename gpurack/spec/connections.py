@@ -1,4 +1,7 @@
-"""Connections of services: the entries that `connects_to` names, and whether they can be reached. Pure."""
+"""Connections of services: the entries that `connects_to` names, and whether they can be reached.
+
+Pure.
+"""
 
 from collections.abc import Collection, Mapping
 
@@ -73,7 +76,7 @@ def names_of(key: str, model: Model) -> set[str]:
 
 
 def neighbours(one: tuple[str, Model], other: tuple[str, Model]) -> bool:
-    """Are two entries (host, model) in the same container network, that is, in the same Docker of one host?"""
+    """Are two entries (host, model) in the same container network: in the same Docker of one host?"""
     return one[0] == other[0] and one[1].dockerd == other[1].dockerd
 
 
@@ -83,7 +86,7 @@ def reachable(service: tuple[str, Model], model: tuple[str, Model]) -> bool:
 
 
 def connection_problems(fleet: Mapping[str, Host], names: Collection[str]) -> list[Problem]:
-    """Errors of `connects_to`: unknown names, unreachable models, unknown keys, engines that a service cannot use.
+    """Errors of `connects_to`: unknown names, unreachable models, unknown keys, unusable engines.
 
     names: the names of all entries, also of those that are not in the fleet because of other errors.
     """
@@ -108,7 +111,10 @@ def connection_problems(fleet: Mapping[str, Host], names: Collection[str]) -> li
 
 
 def obstacle(host: str, key: str, service: Model, to: tuple[str, str, Model]) -> Problem | None:
-    """The error of a service that cannot use an entry (host, name, model), without host and path; None if it can."""
+    """The error of a service that cannot use an entry (host, name, model); None if it can.
+
+    The problem names no host and no path.
+    """
     where, name, model = to
     if not reachable((host, service), (where, model)):
         who = host if where != host else "another user's Docker"

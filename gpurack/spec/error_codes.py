@@ -1,4 +1,4 @@
-"""Every kind of error and warning of an inventory: its stable code, its sentences, its cause (docs/errors.md).
+"""Every kind of error and warning: its stable code, its sentences and its cause (docs/errors.md).
 
 A code never changes its meaning; its sentences may. `Problem.of(code, host, path, …)` fills in the parameters.
 """
@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Code:
-    """One kind of problem. message: what is wrong; hint: what to do; both with {parameters}, both whole sentences.
+    """One kind of problem.
+
+    message: what is wrong; hint: what to do; both with {parameters}, both whole sentences.
 
     cause and fix are for docs/errors.md: why gpurack refuses it or warns of it, and what to do where the hint is empty
     or made of parameters alone. warning: it works, so that only `--strict` makes an error of it.

@@ -1,4 +1,4 @@
-"""docs/errors.md, from the codes of errors and warnings: `make docs` writes it, a test checks that it is current."""
+"""docs/errors.md, made from the codes of errors: `make docs` writes it, a test checks it."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""The base of all levels of the inventory: strict models, text of a form, what belongs to an entry's definition."""
+"""The base of the inventory's levels: strict models, patterns of text, an entry's definition."""
 
 import json
 import re
@@ -21,15 +21,20 @@ class Strict(BaseModel):
 
 @dataclass(frozen=True)
 class OutsideDefinition:
-    """Annotates a field that is not in an entry's definition by its name, so that changing it alone recreates no
-    container. why: what follows it instead, or why nothing has to."""
+    """Annotates a field whose change alone recreates no container: the definition does not name it.
+
+    why: what follows the field instead, or why nothing has to.
+    """
 
     why: str
 
 
 @dataclass(frozen=True)
 class OnlySome:
-    """Annotates a field that only engines with it in their `fields` support. others: the hint for the others."""
+    """Annotates a field that only engines with it in their `fields` support.
+
+    others: the hint for the others.
+    """
 
     others: str
 
@@ -41,8 +46,11 @@ def of_some(level: type[BaseModel]) -> dict[str, str]:
 
 
 def definition_words(entry: BaseModel) -> dict[str, Any]:
-    """The fields of an entry's definition with their values: all but those OutsideDefinition. Fields at their default
-    are left out, so that a field added by a later gpurack changes no definition until it is used."""
+    """The fields of an entry's definition with their values: all but those OutsideDefinition.
+
+    Fields at their default are left out, so that a field added by a later gpurack changes no definition until it is
+    used.
+    """
     return {
         name: getattr(entry, name)
         for name, field in type(entry).model_fields.items()
@@ -52,7 +60,10 @@ def definition_words(entry: BaseModel) -> dict[str, Any]:
 
 
 def in_order(level: type[BaseModel], words: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a level in the order of their declaration, as in the documentation. Raises ValueError for others."""
+    """Fields of a level in the order of their declaration, as in the documentation.
+
+    Raises ValueError for others.
+    """
     order = list(level.model_fields)
     return dict(sorted(words.items(), key=lambda item: order.index(item[0])))
 
@@ -97,7 +108,10 @@ Revision = Annotated[
 
 
 def text_values(value: Any, what: str) -> Any:
-    """A map with text values: numbers and booleans are not converted. what: the values, for messages. Raises Wrong."""
+    """A map with text values: numbers and booleans are not converted.
+
+    what: the values, for messages. Raises Wrong.
+    """
     if isinstance(value, dict):
         for name, item in value.items():
             if not isinstance(item, str):

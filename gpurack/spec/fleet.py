@@ -1,4 +1,6 @@
-"""From pyinfra's inventory to the checked fleet. This is the first step of every run, and touches no host.
+"""From pyinfra's inventory to the checked fleet.
+
+This is the first step of every run, and touches no host.
 
 pyinfra's own data replaces whole dictionaries between all, groups and host; ours merges, so the layers are
 read from the inventory object (facts of pyinfra 3.10.0: `Inventory.get_data`, `get_group_data`, `get_host_data`).
@@ -69,14 +71,16 @@ def read_fleet(inventory: Inventory, secrets: bool = True) -> Fleet:
 
 
 def layers_of(inventory: Inventory, host: Any) -> list[Mapping[str, Any]]:
-    """The data of one pyinfra host, from the most general layer to the most specific: all, groups, host, `--data`."""
+    """The data of one pyinfra host, from general to specific: all, groups, host, `--data`."""
     groups = [inventory.get_group_data(group) for group in host.groups]
     return [inventory.get_data(), *groups, inventory.get_host_data(host.name), inventory.get_override_data()]
 
 
 def check_fleet(layers: Mapping[str, Iterable[Mapping[str, Any]]], secrets: bool = True) -> Fleet:
-    """The checked specs of hosts, from their layers of data. Reads secrets and files on this machine. Raises
-    InventoryError."""
+    """The checked specs of hosts, from their layers of data.
+
+    Reads secrets and files on this machine. Raises InventoryError.
+    """
     fleet: Fleet = {}
     problems: list[Problem] = []
     names: set[str] = set()
@@ -99,7 +103,10 @@ def check_fleet(layers: Mapping[str, Iterable[Mapping[str, Any]]], secrets: bool
 
 
 def check_host(name: str, data: Mapping[str, Any]) -> tuple[Host | None, list[Problem]]:
-    """The spec of one host from its merged data, and its errors. The spec is None if it could not be built."""
+    """The spec of one host from its merged data, and its errors.
+
+    The spec is None if it could not be built.
+    """
     problems = [
         Problem.unknown("unknown-field", key, HOST_FIELDS, name, key)
         for key in data
@@ -186,8 +193,10 @@ def section_problems(kind: str, model: Model) -> list[Problem]:
 
 
 def not_maps(name: str, data: Mapping[str, Any]) -> list[Problem]:
-    """Errors of sections that are not maps, and of unknown engines. A list for `models` would otherwise mean no models,
-    and a run would remove them all from the host."""
+    """Errors of sections that are not maps, and of unknown engines.
+
+    A list for `models` would otherwise mean no models, and a run would remove them all from the host.
+    """
     problems = [
         Problem.of("wrong-type", name, key, expected="a map", value=repr(data[key]))
         for key in ("models", "services", "jobs", "defaults", "engines")
@@ -203,8 +212,10 @@ def not_maps(name: str, data: Mapping[str, Any]) -> list[Problem]:
 
 
 def without_unknown_defaults(name: str, data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
-    """The data without unknown fields in `defaults` and `engines`, and an error for each of those fields, which is then
-    not repeated for every model."""
+    """The data without unknown fields in `defaults` and `engines`, and an error for each of those fields.
+
+    The error is then not repeated for every model.
+    """
     problems: list[Problem] = []
 
     def known(path: str, layer: Any) -> Any:
@@ -258,7 +269,7 @@ def binds_overlap(one: str, other: str) -> bool:
 
 
 def unused_logins(name: str, host: Host) -> list[Problem]:
-    """Errors of logins that are never used: with a scheme or path, or for a registry that a mirror replaces."""
+    """Errors of logins that are never used: with a scheme or path, or for a mirrored registry."""
     problems = []
     for registry in host.registries:
         path, mirror = f"registries.{registry}", host.mirrors.get(registry)
@@ -363,8 +374,10 @@ def mirror_problem(key: str, url: str) -> Problem | None:
 
 
 def with_version(data: Mapping[str, Any], entry: Any) -> Any:
-    """A job with its engine's version from `engines` or `defaults`, unless it names an image. Jobs use none of
-    their other fields."""
+    """A job with its engine's version from `engines` or `defaults`, unless it names an image.
+
+    Jobs use none of their other fields.
+    """
     if not isinstance(entry, Mapping):
         return entry
     defaults = _mapping(data.get("defaults"))

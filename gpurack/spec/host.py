@@ -1,4 +1,4 @@
-"""The fields of a host: its Docker, NVIDIA's driver and toolkit, and all that runs there (docs/inventory.md)."""
+"""The fields of a host: Docker, NVIDIA's driver and toolkit, and its entries (docs/inventory.md)."""
 
 import re
 from collections.abc import Mapping

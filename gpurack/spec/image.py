@@ -47,7 +47,7 @@ class Build(Strict):
 
 
 class TarImage(Strict):
-    """A tar file on the admin's machine (`docker save`, `gpurack image save`), copied to the host and loaded."""
+    """A tar file on the admin's machine (`docker save`, `gpurack image save`), loaded on the host."""
 
     tar: str = Field(min_length=1, description="the tar file's path on the admin's machine; it may be compressed")
 

@@ -14,7 +14,10 @@ NO_IMAGE = "contains no image as `docker save` writes it."
 
 @dataclass(frozen=True)
 class Image:
-    """id: the sha256 (hex) of its configuration, which is Docker's id of the image. names: those it was saved under."""
+    """id: the sha256 (hex) of its configuration, which is Docker's id of the image.
+
+    names: those it was saved under.
+    """
 
     id: str
     names: tuple[str, ...]

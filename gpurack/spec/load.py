@@ -116,15 +116,21 @@ def read_inventory(path: Path) -> Inventory:
 
 
 def with_hosts(inventory: Inventory) -> Inventory:
-    """The inventory. Raises InventoryError if it has no hosts: pyinfra would then do nothing and report success."""
+    """The inventory.
+
+    Raises InventoryError if it has no hosts: pyinfra would then do nothing and report success.
+    """
     if not len(inventory):
         raise InventoryError([NO_HOSTS])
     return inventory
 
 
 def ignored_by_pyinfra(path: Path, fields: tuple[str, ...] | None = None) -> list[Problem]:
-    """What Python and pyinfra misread silently: keys and hosts given twice, groups with a bracket too few or too many,
-    and maps at the top of the file that look like host fields."""
+    """Errors of what Python and pyinfra misread silently.
+
+    These are keys and hosts given twice, groups with a bracket too few or too many, and maps at the top of the file
+    that look like host fields.
+    """
     from gpurack.spec.fleet import HOST_FIELDS
 
     known = fields or HOST_FIELDS
@@ -139,8 +145,10 @@ def ignored_by_pyinfra(path: Path, fields: tuple[str, ...] | None = None) -> lis
 
 
 def keys_twice(tree: ast.AST, path: Path) -> list[Problem]:
-    """A key given twice in one {…}. Python silently keeps the last, and a run would remove the first model from its
-    host. (YAML: `_Strict`.)"""
+    """A key given twice in one {…}.
+
+    Python silently keeps the last, and a run would remove the first model from its host. (YAML: `_Strict`.)
+    """
     problems = []
     for node in ast.walk(tree):
         seen: set[Any] = set()
@@ -167,8 +175,10 @@ def hosts_twice(tree: ast.AST, path: Path) -> list[Problem]:
 
 
 def not_groups(tree: ast.Module, path: Path) -> list[Problem]:
-    """Groups with a bracket too few or too many. pyinfra reads each letter of ("gpu1", {…}) as a host; others end in a
-    traceback or are ignored."""
+    """Groups with a bracket too few or too many.
+
+    pyinfra reads each letter of ("gpu1", {…}) as a host; others end in a traceback or are ignored.
+    """
     problems = []
     for node in tree.body:
         targets = node.targets if isinstance(node, ast.Assign) else []

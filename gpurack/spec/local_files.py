@@ -20,8 +20,10 @@ LARGE = 10**9
 
 
 def files_of(path: Path) -> dict[str, Path]:
-    """Name inside → file: a single file, all parts of a split GGUF, or all visible files of a folder. Links are
-    followed."""
+    """Name inside → file: a single file, all parts of a split GGUF, or all visible files of a folder.
+
+    Links are followed.
+    """
     if path.is_file():
         return {part.name: part for part in parts_of(path)}
     inside = {str(found.relative_to(path)): found for found in sorted(path.rglob("*")) if found.is_file()}

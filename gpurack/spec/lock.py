@@ -1,4 +1,6 @@
-"""The lock: the exact versions found on the hosts, in a file beside the inventory. Later runs install exactly these.
+"""The lock: the exact versions found on the hosts, in a file beside the inventory.
+
+Later runs install exactly these.
 
 inventories/lab.py (or lab.yaml) has its lock in inventories/lab.lock.yaml: docs/lock.md. GPUs are not in it.
 """
@@ -62,8 +64,11 @@ class ModelLock(Strict):
 
 
 class HostLock(Strict):
-    """One host. driver: NVIDIA's, which gpurack compares and never installs. keys: repository → fingerprint of the key
-    that signs it. packages: name → exact version."""
+    """One host.
+
+    driver: NVIDIA's, which gpurack compares and never installs. keys: repository → fingerprint of the key that signs
+    it. packages: name → exact version.
+    """
 
     driver: Fact | None = None
     keys: dict[Fact, Fact] = Field({})

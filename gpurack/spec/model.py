@@ -1,4 +1,7 @@
-"""The fields of a model, a service or a job: engine, image, weights, GPUs, address. Unknown fields are errors."""
+"""The fields of a model, a service or a job: engine, image, weights, GPUs, address.
+
+Unknown fields are errors.
+"""
 
 import ipaddress
 import re
@@ -213,8 +216,10 @@ class Model(Strict):
 
 
 class Job(Strict):
-    """A command of an engine that runs once: a quantization, a prompt. Its result is kept. It runs again only when its
-    definition changes or its result is missing."""
+    """A command of an engine that runs once: a quantization, a prompt.
+
+    Its result is kept. It runs again only when its definition changes or its result is missing.
+    """
 
     engine: str = Field(description="the engine, by name")
     version: Version | None = Field(None, description="upstream's version; gpurack chooses the image for the command")

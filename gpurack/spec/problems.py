@@ -26,7 +26,9 @@ class Problem:
 
     @classmethod
     def of(cls, code: str, host: str = "", path: str = "", **parameters: object) -> "Problem":
-        """A problem of a kind in spec/error_codes.py. Raises KeyError for an unknown code or a missing parameter.
+        """A problem of a kind in spec/error_codes.py.
+
+        Raises KeyError for an unknown code or a missing parameter.
 
         >>> print(Problem.of("port-used-twice", "gpu1", "models.a.port", port=8000, one="a", other="b"))
         gpu1 models.a.port: port 8000 is used by both `a` and `b`. Change one of them.
@@ -97,7 +99,7 @@ def grouped(problems: Iterable[Problem]) -> list[str]:
 
 
 class Wrong(ValueError):
-    """A value that a field refuses, by its code in spec/error_codes.py: `raise Wrong("secret-in-inventory")`."""
+    """An invalid value of a field: `raise Wrong("secret-in-inventory")`. Codes: spec/error_codes.py."""
 
     def __init__(self, code: str, **parameters: object) -> None:
         self.code, self.parameters = code, {name: str(value) for name, value in parameters.items()}
@@ -120,7 +122,10 @@ class InventoryError(PyinfraError):
 
 
 class NotAsked(InventoryError):
-    """A command names something that the inventory or its lock does not have; the inventory itself may be right."""
+    """A command names something that the inventory or its lock does not have.
+
+    The inventory itself may be right.
+    """
 
 
 def nearest(word: object, known: Iterable[str], cutoff: float = 0.6) -> str | None:
@@ -153,8 +158,10 @@ def unknown(kind: str, word: object, known: Sequence[str]) -> str:
 
 
 def from_pydantic(host: str, prefix: str, error: ValidationError, fields: Mapping[str, Sequence[str]]) -> list[Problem]:
-    """pydantic's errors as problems. fields: the names that are known at the level of `prefix` (key "") and in the
-    maps below it (key: the field's name)."""
+    """pydantic's errors as problems.
+
+    fields: the names that are known at the level of `prefix` (key "") and in the maps below it (key: the field's name).
+    """
     problems = []
     for item in error.errors():
         written, last = item["loc"][:-1], item["loc"][-1:]  # an unknown field is named last, and may look like a tag

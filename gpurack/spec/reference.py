@@ -1,4 +1,4 @@
-"""docs/inventory.md, from the models that check inventories: `make docs` writes it, a test holds it to be current."""
+"""docs/inventory.md, made from the models that check inventories: `make docs` writes it."""
 
 import inspect
 import re

@@ -56,8 +56,11 @@ class Secret(Strict):
         return self
 
     def read(self) -> str:
-        """The secret's value, without surrounding white space. Raises SecretError when there is none, or more, and for
-        control characters, which could end the header or line of a configuration that it is written into."""
+        """The secret's value, without surrounding white space.
+
+        Raises SecretError when there is none, or more, and for control characters, which could end the header or line
+        of a configuration that it is written into.
+        """
         value = self._raw().strip()
         if not value:
             raise SecretError(f"{self.source()} is empty.")

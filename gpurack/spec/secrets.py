@@ -12,7 +12,7 @@ from gpurack.spec.weights import HfWeights
 
 
 def secrets_of(host: Host) -> dict[str, dict[str, Secret]]:
-    """Container → name → reference, for all enabled entries: their own key, clients' keys, keys of connections."""
+    """Container → name → reference, for all enabled entries: own key, clients' keys, connections' keys."""
     found = {}
     for key, model in host.entries.items():
         if not model.enabled:
@@ -54,8 +54,10 @@ def read_logins(host: Host) -> dict[str, dict[str, str]]:
 
 
 def unreadable_secrets(fleet: Mapping[str, Host]) -> list[Problem]:
-    """Errors of secrets that enabled entries need and that cannot be read here. A secret of several entries is one
-    error, at the first of them."""
+    """Errors of secrets that enabled entries need and that cannot be read here.
+
+    A secret of several entries is one error, at the first of them.
+    """
     missing: dict[str, list[tuple[str, str]]] = {}
     for name, host in fleet.items():
         for path, read in _needed(host):
@@ -87,7 +89,10 @@ def _also(places: Sequence[tuple[str, str]]) -> str:
 
 
 def shared_keys(name: str, host: Host) -> list[Problem]:
-    """Errors of clients of one gateway with the same key. Unreadable keys are errors of unreadable_secrets."""
+    """Errors of clients of one gateway with the same key.
+
+    Unreadable keys are errors of unreadable_secrets.
+    """
     problems = []
     for container, secrets in secrets_of(host).items():
         owners: dict[str, str] = {}

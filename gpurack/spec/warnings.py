@@ -1,4 +1,7 @@
-"""Warnings: what works, but has a risk. Pure; `gpurack plan` prints them, and `--strict` makes them errors."""
+"""Warnings: what works, but has a risk.
+
+Pure; `gpurack plan` prints them, and `--strict` makes them errors.
+"""
 
 import re
 from collections.abc import Container, Iterator, Mapping
@@ -114,7 +117,7 @@ def removed_flags(model: Model) -> list[Problem]:
 
 
 def texts_of(entry: Model | Job) -> Iterator[tuple[str, str, str, str, str]]:
-    """(where, name, value, where it is visible, what to do instead) of each text that an entry gives its container."""
+    """(where, name, value, where it is visible, hint) of each text that an entry gives its container."""
     seen, listed = "docker inspect", "docker inspect and every list of processes"
     for name, value in entry.env.items():
         yield f"env.{name}", name, value, seen, secret_hint(name, entry)

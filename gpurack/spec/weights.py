@@ -1,4 +1,4 @@
-"""Weights in the inventory: a path on the host, a URL, a repository of a hub, or a copy from the admin's machine."""
+"""Weights in the inventory: a path on the host, a URL, a hub's repository, or a local copy."""
 
 import re
 from pathlib import Path
@@ -78,7 +78,7 @@ class UrlWeights(Strict):
 
     @property
     def place(self) -> str:
-        """Its path below weights_dir, named by its hash, so that two models with the same weights share the file."""
+        """Its path below weights_dir, named by its hash: two models with the same weights share the file."""
         return f"{self.sha256[:16]}-{self.filename}"
 
     @property
@@ -88,7 +88,9 @@ class UrlWeights(Strict):
 
 
 class HfWeights(_HubWeights):
-    """A repository of the Hugging Face Hub. The files needed for serving are fetched to the host, as a folder.
+    """A repository of the Hugging Face Hub.
+
+    The files needed for serving are fetched to the host, as a folder.
 
     revision: a commit, a tag or a branch; a commit (40 hex digits) pins it. A branch is resolved once: later runs leave
     the folder unchanged. file: one GGUF file of the repository, for llama.cpp and llama-cpp-python. For a split one,
@@ -111,8 +113,10 @@ class ModelScopeWeights(_HubWeights):
 
 
 class CopyWeights(Strict):
-    """A file or folder copied from the admin's machine, and copied again when it changes. For a split GGUF, name the
-    first part; the others are copied with it."""
+    """A file or folder copied from the admin's machine, and copied again when it changes.
+
+    For a split GGUF, name the first part; the others are copied with it.
+    """
 
     copy_: Annotated[str, Field(alias="copy", min_length=1)]
 

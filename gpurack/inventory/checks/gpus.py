@@ -1,5 +1,7 @@
-"""Errors and warnings about GPUs, checked on the host as `hardware` describes it. The ledger that assigns the GPUs of
-real hosts also decides here. Pure."""
+"""Errors and warnings about GPUs, checked on the host as `hardware` describes it.
+
+The ledger that assigns the GPUs of real hosts also decides here. Pure.
+"""
 
 from collections.abc import Iterator
 from contextlib import suppress
