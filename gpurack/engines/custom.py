@@ -1,4 +1,4 @@
-"""Any image: gpurack gives it GPUs, a port, weights and a key file; all else is in the entry.
+"""Any image: gpurack gives it GPUs, a port, weights and a key file; the entry has the rest.
 
 The vocabulary has no words for what only an unknown image has, so two are taken from Compose: `compose.expose` says
 where it listens inside its container (default: the same number as `port`), and `compose.x-ready` which path answers
@@ -60,11 +60,11 @@ class Custom(Engine):
         return str(model.compose.get(READY, self.ready_path))
 
     def container(self, model: Model, run: Run) -> Container:
-        """The args as its command if there are any; a key lies where every engine's does, in a file."""
+        """The args as its command, if any; a key is in a file, as for every engine."""
         return Container(flags(model.args) or None)
 
     def requests(self, model: Model, names: Sequence[str]) -> list[Request]:
-        """Nothing is known of it."""
+        """No test request: its API is unknown."""
         return []
 
     def check(self, model: Model) -> list[Problem]:
@@ -84,7 +84,7 @@ class Custom(Engine):
 
 
 def _exposed(model: Model) -> str | None:
-    """What `compose.expose` says, as text; None when it says nothing."""
+    """The port in `compose.expose`, as text; None if it is not given, "" if it is invalid."""
     given = model.compose.get("expose")
     if given is None:
         return None

@@ -1,4 +1,4 @@
-"""How an engine is started by hand: what `gpurack import` must know to read a `docker run` of it."""
+"""How an engine is started by hand, for `gpurack import` to read a `docker run` of it."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ SWITCHES = frozenset({
     "disable-log-requests", "disable-log-stats", "enable-lora", "headless", "metrics", "mlock", "no-mmap", "jinja",
     "embedding", "embeddings", "reranking", "rerank", "cont-batching", "verbose", "no-webui", "auto-truncate",
 })  # fmt: skip
-"""Flags that take a value in no engine, so that a word after them is not theirs."""
+"""Flags without a value in every engine, so that the next word is not their value."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ class Hint:
 
     @property
     def told(self) -> list[str]:
-        """As the runner on the host is told it: pattern, sentence, sentence without GPUs."""
+        """For the runner on the host: pattern, hint, hint without GPUs."""
         return [self.said, self.helps, self.on_cpu or self.helps]
 
 
@@ -63,4 +63,4 @@ COMMON = (
         WEIGHTS,
     ),
 )
-"""Of libraries that several engines are made of: CUDA, PyTorch, Transformers, ggml, parsers of arguments."""
+"""Hints for libraries that several engines use: CUDA, PyTorch, Transformers, ggml, argument parsers."""

@@ -22,16 +22,16 @@ from gpurack.spec.problems import Problem
 CONFIG = "/etc/gpurack/litellm.yaml"
 GATEWAY = "/etc/gpurack/gateway.py"
 PATIENCE = {"allowed_fails": 0, "cooldown_time": 10, "allowed_fails_policy": {"NotFoundErrorAllowedFails": 1_000_000}}
-"""One of several replicas that fails once is asked again after so many seconds; the only one of its name always is. Who
-asks a model for what it is not for (a chat of one for embeddings) is told 404, and that is no failure of the model."""
+"""Seconds until a replica that failed once is used again; a single replica is always used. A request that the model
+does not support (a chat with a model for embeddings) is answered with 404, and is not a failure of the model."""
 HOST_KEY = "/dev/shm/gpurack_key"
-"""Inside the container, in memory, for its root alone: a key by which its host asks whether the gateway works."""
+"""The path, in memory of the container and readable by its root only, of the key for the host's checks."""
 START = (
     'random() { od -An -N24 -tx1 /dev/urandom | tr -d " \\n"; }; export LITELLM_MASTER_KEY="sk-$(random)"; '
     '(umask 077; random > "$GATEWAY_HOST_KEY"); exec "$@"'
 )
-"""Two keys that nobody knows before, new at each start. LiteLLM's management is left to nobody: without a master key
-parts of it would be open. The host has of people's keys only sums, and needs one to ask with."""
+"""Two random keys, new at each start. Without a master key, parts of LiteLLM's management would be open. The host knows
+clients' keys only by their digests, so that it needs a key of its own for its checks."""
 
 
 def spoken_to(upstream: Upstream, served: str) -> dict[str, str]:
@@ -48,14 +48,14 @@ def spoken_to(upstream: Upstream, served: str) -> dict[str, str]:
 
 
 class _Plain(yaml.SafeDumper):
-    """Writes what is there several times as often as it is."""
+    """YAML that writes repeated data out instead of using anchors."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
 class Litellm(Engine):
-    """`litellm --config`, from files gpurack writes."""
+    """`litellm --config`, with files that gpurack writes."""
 
     name = "litellm"
     title = "LiteLLM"
@@ -99,7 +99,7 @@ class Litellm(Engine):
     def container(self, model: Model, run: Run) -> Container:
         """The proxy on port 4000.
 
-        Keys of the models go by environment of the shell's making, people's by file.
+        The shell puts the models' keys into its environment; clients' keys are in a file.
         """
         exports = {f"UPSTREAM_KEY_{index}": up.key_file for index, up in enumerate(run.upstreams) if up.key_file}
         entries = [
@@ -145,5 +145,5 @@ class Litellm(Engine):
         return problems
 
     def serves(self, model: Model, served_name: str) -> list[str]:
-        """Those of the models behind it; by its own name it is only connected to."""
+        """The names of the models behind it; its own name is for `connects_to` only."""
         return []

@@ -36,7 +36,7 @@ UNFORESEEN = (
     "ot", "cpu-moe", "cmoe", "n-cpu-moe", "ncmoe", "no-kv-offload", "nkvo", "mmproj", "model-draft", "md", "lora",
     "control-vector", "swa-full", "override-kv", "device", "dev", "kv-unified-per-slot",
 )  # fmt: skip
-"""Flags that put something else onto the GPUs, or part of it elsewhere."""
+"""Flags that put anything else onto the GPUs, or move a part of the model elsewhere."""
 VARIANTS = {"cpu": "server", "nvidia": "server-cuda", "amd": "server-rocm"}
 CHOSEN = re.compile(r"(cuda\d*|rocm|vulkan|intel|musa)-")
 """The beginning of a version that names upstream's variant."""
@@ -60,7 +60,7 @@ FORMER = re.compile(rf"(?:.*/)?\.devops/(full|main|server|llama-cli|llama-server
 STAGES = {"full": "full", "main": "light", "llama-cli": "light", "server": "server", "llama-server": "server"}
 """A former Dockerfile's name → the stage that builds the same today."""
 BY_NAME = re.compile(rf"local/llama\.cpp:(full|light|server)(?:-({BACKENDS}))?")
-"""What upstream's documentation calls the images that it has people build."""
+"""Names of the images that users build by upstream's documentation."""
 DIALECT = Dialect(
     images=r"llama\.cpp",
     moved={"ghcr.io/ggerganov/llama.cpp": "ghcr.io/ggml-org/llama.cpp"},
@@ -83,8 +83,11 @@ DIALECT = Dialect(
 
 
 class LlamaCppBuilds(Builds):
-    """`.devops` of its repository: once a Dockerfile for each of full, light and server, today one for each backend,
-    with a stage for each of the three, the server last."""
+    """`.devops` of its repository.
+
+    It has one Dockerfile for each backend, with the stages full, light and server. Formerly each of the three had its
+    own Dockerfile.
+    """
 
     git = "https://github.com/ggml-org/llama.cpp"
 
@@ -95,7 +98,7 @@ class LlamaCppBuilds(Builds):
         return f"ghcr.io/ggml-org/llama.cpp:{build.get('target', 'server')}{variant}"
 
     def dockerfile(self, path: str, file: str, names: Sequence[str]) -> str | None:
-        """By its folder and name, which no other repository has."""
+        """By folder and name, which are unique to this repository."""
         mine = FORMER.fullmatch(file) or TODAY.fullmatch(file)
         return file[file.index(".devops/") :] if mine else None
 
@@ -105,7 +108,7 @@ class LlamaCppBuilds(Builds):
         return {"dockerfile": f".devops/{named[2] or 'cpu'}.Dockerfile", "target": named[1]} if named else None
 
     def renewed(self, build: Mapping[str, Any]) -> tuple[dict[str, Any], str] | None:
-        """By the Dockerfile of the backend, where the revision may be one of today."""
+        """With the Dockerfile of the backend, if the revision may have it."""
         former = FORMER.fullmatch(str(build["dockerfile"]))
         if not former or build["revision"] != UNSAID:
             return None
@@ -122,7 +125,7 @@ class LlamaCppJobs(Jobs):
     """The images `light` (llama-cli) and `full` (tools.sh)."""
 
     def ends(self, tag: str, command: Sequence[str]) -> bool:
-        """Both, unless `full` is told to be a server."""
+        """Both images, except `full` with --server."""
         return tag.startswith("light") or (tag.startswith("full") and first(command) not in ("--server", "-s"))
 
     def version(self, tag: str) -> str | None:
@@ -131,7 +134,7 @@ class LlamaCppJobs(Jobs):
         return last if re.fullmatch(r"b\d+", last) else None
 
     def result(self, command: Sequence[str]) -> str | None:
-        """Where the command says so, or where tools.sh has only one name for it."""
+        """The path that the command names, or the only one that tools.sh uses."""
         if first(command) == "--quantize" and len(command) > 2:
             return command[2]
         if first(command) == "--all-in-one" and len(command) == 3:
@@ -198,8 +201,10 @@ class LlamaCpp(Engine):
         return [*found, *(where for where, level in numbered.items() if int(level) >= debug)]
 
     def image(self, version: str, accelerator: Accelerator) -> str:
-        """`version` is a build number as upstream tags it ("b7000"), or with the variant in front that is wanted in the
-        place of the GPUs' own ("vulkan-b7000", "cuda13-b7000")."""
+        """`version` is a build number as upstream tags it ("b7000").
+
+        A variant in front replaces the one for the GPUs ("vulkan-b7000", "cuda13-b7000").
+        """
         variant = "server" if CHOSEN.match(version) else VARIANTS[accelerator.vendor]
         return f"ghcr.io/ggml-org/llama.cpp:{variant}-{version}"
 
@@ -210,7 +215,7 @@ class LlamaCpp(Engine):
         return super().check(model) + letter
 
     def job_image(self, version: str, accelerator: Accelerator, command: Sequence[str]) -> str:
-        """`full` for what its tools.sh does, else `light`."""
+        """`full` for the commands of its tools.sh, else `light`."""
         if command[0] in ("--server", "-s"):
             raise LookupError("a server does not end. Move it to `models`.")
         kind = "full" if command[0] in TOOLS else "light"
@@ -232,7 +237,7 @@ class LlamaCpp(Engine):
         return Container(command + flags(model.args, ONE_DASH), compose=locked)
 
     def context_parts(self, given: Mapping[str, Sequence[ArgValue]]) -> int:
-        """Its slots, unless they share one cache."""
+        """The number of its slots, unless they share one cache."""
         unified = {"kv-unified", "kvu"} & set(given)
         return int(str(given["parallel"][-1])) if "parallel" in given and not unified else 1
 
@@ -269,7 +274,7 @@ def all_layers(value: str, layers: int) -> bool:
 
 
 def slots(model: Model) -> int:
-    """How many requests have a KV cache of their own."""
+    """The number of requests with their own KV cache."""
     args = given(model)
     number = args.get("parallel", args.get("np", 1))
     unified = {"kv-unified", "kvu"} & set(args)

@@ -1,4 +1,4 @@
-"""llama-gpt's page on a model of llama-cpp-python.
+"""llama-gpt's web UI for a model of llama-cpp-python.
 
 Legacy: its last commit is of October 2023; use open-webui.
 
@@ -20,12 +20,12 @@ from gpurack.spec.model import Model
 from gpurack.spec.problems import Problem
 
 START = "/wait && node ping-api-to-load-model.js && npm start"
-"""The image's own CMD, which a replaced entry point drops."""
+"""The image's own CMD, which Compose drops when it replaces the entry point."""
 WAIT_SECONDS = "600"
 
 
 class LlamaGpt(Engine):
-    """The web page; the model is an entry of its own."""
+    """The web UI; its model is another entry."""
 
     name = "llama-gpt"
     title = "llama-gpt"
@@ -68,11 +68,11 @@ class LlamaGpt(Engine):
     unused: ClassVar = {**RUNS_NO_MODEL, "args": "Its settings are environment variables: use `env`."}
 
     def image(self, version: str, accelerator: Accelerator) -> str:
-        """There is one, of 2023."""
+        """The only image, from 2023."""
         return f"getumbrel/llama-gpt-ui:{version}"
 
     def container(self, model: Model, run: Run) -> Container:
-        """The page, waiting for its model."""
+        """The web UI, which waits for its model."""
         if not run.upstreams:
             return Container()
         upstream = run.upstreams[0]

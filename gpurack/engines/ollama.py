@@ -80,7 +80,7 @@ class Ollama(Engine):
     }
 
     def image(self, version: str, accelerator: Accelerator) -> str:
-        """`version` is upstream's number ("0.33.0"); the image for CUDA runs on the CPU, too."""
+        """`version` is upstream's number ("0.33.0"); the image for CUDA also runs on the CPU."""
         return f"ollama/ollama:{version}" + ("-rocm" if accelerator.vendor == "amd" else "")
 
     def serves(self, model: Model, served_name: str) -> list[str]:
@@ -88,25 +88,28 @@ class Ollama(Engine):
         return list(model.pull) or [served_name]
 
     def prompt_logs(self, model: Model) -> list[str]:
-        """OLLAMA_DEBUG has it log the prompts that it makes of chats; OLLAMA_DEBUG_LOG_REQUESTS keeps each request in a
-        file (envconfig/config.go: "Log inference request bodies and replay curl commands to a temp directory")."""
+        """OLLAMA_DEBUG logs the prompts of chats, and OLLAMA_DEBUG_LOG_REQUESTS writes each request.
+
+        The latter writes into a file (envconfig/config.go: "Log inference request bodies and replay curl commands to a
+        temp directory").
+        """
         off = ("", "0", "false", "f")
         names = ("OLLAMA_DEBUG", "OLLAMA_DEBUG_LOG_REQUESTS")
         return [f"env.{name}" for name in names if model.env.get(name, "").lower() not in off]
 
     def container(self, model: Model, run: Run) -> Container:
-        """Settings are variables; what was pulled is kept in a volume of its own."""
+        """Settings are variables; pulled models are in a volume."""
         environment = {"OLLAMA_HOST": f"0.0.0.0:{self.port}"}
         if model.context:
             environment["OLLAMA_CONTEXT_LENGTH"] = str(model.context)
         return Container(environment=environment, volumes={f"ollama-{run.name}": DATA})
 
     def words(self, model: Model) -> list[Word]:
-        """Its variables, which it has in the place of flags; it passes over those that it does not know."""
+        """Its variables, which it has instead of flags; it ignores unknown ones."""
         return [(f"env.{name}", name) for name in model.env if name.startswith("OLLAMA_")]
 
     def requests(self, model: Model, names: Sequence[str]) -> list[Request]:
-        """One token of the first model it pulled, or an embedding by it."""
+        """One token or an embedding of the first model in `pull`."""
         if not model.pull:
             return []
         first = {"model": model.pull[0]}
@@ -114,7 +117,7 @@ class Ollama(Engine):
         return [("/api/generate", {**first, **generate}), ("/api/embed", {**first, "input": "Hello"})]
 
     def check(self, model: Model) -> list[Problem]:
-        """Also: names that can be pulled, and variables that are fields here."""
+        """Also: valid names in `pull`, and no variable that has a field."""
         problems = super().check(model)
         problems += [
             Problem.of("invalid-ollama-model", path="pull", name=name)

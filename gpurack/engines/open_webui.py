@@ -3,7 +3,7 @@
 Sources (Open WebUI 0.12.4): without ENABLE_PERSISTENT_CONFIG=False the environment is ignored after the first start;
 /health is always true, /ready tells; start.sh makes a secret for sessions beside itself unless WEBUI_SECRET_KEY_FILE
 names a place that survives; OPENAI_API_BASE_URLS and OPENAI_API_KEYS are lists joined by ";" of the same length;
-people log in with accounts of its own, the first one is the administrator, also where ENABLE_SIGNUP is False (its
+users log in with accounts of its own, the first one is the administrator, also where ENABLE_SIGNUP is False (its
 sign-up asks for no permission while there is no account); WEBUI_ADMIN_EMAIL and WEBUI_ADMIN_PASSWORD make that one at
 the first start, and have no effect later; with WEBUI_AUTH=False there are no accounts; AUDIT_LOG_LEVEL=REQUEST writes
 people's requests into audit.log, GLOBAL_LOG_LEVEL=DEBUG into the log.
@@ -94,7 +94,7 @@ class OpenWebui(Engine):
         return f"ghcr.io/open-webui/open-webui:v{version}"
 
     def container(self, model: Model, run: Run) -> Container:
-        """All by environment; ollama is spoken to in its own way, everything else as OpenAI."""
+        """All settings are variables; ollama is used by its own API, everything else by OpenAI's."""
         openai = [upstream for upstream in run.upstreams if upstream.api != "ollama"]
         ollama = [upstream.url.removesuffix("/v1") for upstream in run.upstreams if upstream.api == "ollama"]
         environment = {
@@ -129,7 +129,7 @@ class OpenWebui(Engine):
         return volume(name) if _is_unclaimed(model) and not self.own_database(model) else None
 
     def own_database(self, model: Model) -> str | None:
-        """Another database, or another volume in place of its own."""
+        """Another database, or another volume instead of its own."""
         if not _is_unclaimed(model):
             return None
         if "DATABASE_URL" in model.env:
@@ -143,7 +143,7 @@ class OpenWebui(Engine):
         return [*(["env.AUDIT_LOG_LEVEL"] if audit else []), *(["env.GLOBAL_LOG_LEVEL"] if debug else [])]
 
     def check(self, model: Model) -> list[Problem]:
-        """Also: something to talk to."""
+        """Also: a model or gateway, and no keys but the first account."""
         problems = super().check(model)
         if not model.connects_to:
             problems.append(

@@ -18,9 +18,9 @@ from gpurack.spec.model import Model
 from gpurack.spec.problems import Problem
 
 STATIC = 0.88
-"""Of what a model gets of a GPU, what --mem-fraction-static may say."""
+"""The part of a model's share of a GPU for --mem-fraction-static."""
 KEY_CONFIG = "/run/gpurack/key.yaml"
-"""In memory, made at the start."""
+"""In memory, created at the start."""
 KEEPER = """\
 import json, os, signal, subprocess, sys
 os.umask(0o077)
@@ -37,7 +37,7 @@ for line in server.stdout:
 code = server.wait()
 sys.exit(code if code >= 0 else 128 - code)
 """
-"""Gives the server its key by a file, and keeps it out of the log."""
+"""Passes the key to the server in a file, and keeps it out of the log."""
 
 
 class Sglang(Engine):
@@ -98,7 +98,7 @@ class Sglang(Engine):
         return 1 if shared else parallel(model, "dp-size", "data-parallel-size", "dp") or 1
 
     def container(self, model: Model, run: Run) -> Container:
-        """The server on port 30000, offline: the weights lie on the host."""
+        """The server on port 30000, offline: the weights are on the host."""
         argv = ["python3", "-m", "sglang.launch_server", "--model-path", str(run.weights)]
         argv += ["--served-model-name", run.served_name, "--host", "0.0.0.0", "--port", str(self.port)]
         named = {normal(flag) for flag in model.args}

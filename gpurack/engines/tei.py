@@ -100,7 +100,7 @@ class Tei(Engine):
         return Container(command, entrypoint)
 
     def requests(self, model: Model, names: Sequence[str]) -> list[Request]:
-        """Embeddings, or its own way to rerank and to classify."""
+        """Embeddings, or its own requests for rerank and classification."""
         return [
             ("/v1/embeddings", {"input": "Hello", "model": names[0]}),
             ("/rerank", {"query": "Hello", "texts": ["Hello"]}),

@@ -22,11 +22,11 @@ from gpurack.spec.problems import Problem
 
 SPECULATIVE = "use --speculative-config '{…}'."
 ROCM_SINCE = (0, 14)
-"""The first version with images of its own for AMD's GPUs (vllm/vllm-openai-rocm)."""
+"""The first version with images for AMD's GPUs (vllm/vllm-openai-rocm)."""
 ON_AMD = {"cap_add": ["SYS_PTRACE"], "security_opt": ["seccomp=unconfined"]}
 """As vLLM's guide starts it there: processes of a tensor parallel server map each other's memory."""
 UTILIZATION = 0.92
-"""Of a GPU it has for itself: vLLM's own default of --gpu-memory-utilization."""
+"""The share of a GPU without `vram`: vLLM's own default of --gpu-memory-utilization."""
 FLOATS = {"auto": 2, "half": 2, "float16": 2, "bfloat16": 2, "float": 4, "float32": 4}
 """--dtype → bytes. auto: weights of 32 bits are loaded as 16."""
 KV_TYPES = {"bfloat16": 2, "float16": 2, "fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1}
@@ -75,19 +75,19 @@ REMOVED = {
     ),
 }  # fmt: skip
 REMOVED_SINCE = (0, 18)
-"""They went one by one (--task in 0.13, --disable-log-requests between 0.12 and 0.17); --swap-space was the last."""
+"""Removed one by one (--task in 0.13, --disable-log-requests between 0.12 and 0.17); --swap-space was the last."""
 QUIET_SINCE = (0, 10, 1)
-"""The first version that logs requests only when it is told to (vllm-project/vllm#21739)."""
+"""The first version that logs requests only on demand (vllm-project/vllm#21739)."""
 _ONE_DASH = "ac asc cc dc dcp dp dpa dpb dpe dph dpl dpm dpn dpp dpr ep pcp pp sc tp"
 ONE_DASH = frozenset(_ONE_DASH.split())
-"""The flags of vLLM (0.32.0) that have one dash and more than one letter."""
+"""The flags of vLLM (0.32.0) with one dash and more than one letter."""
 
 _EMBED: Mapping[str, ArgValue] = {"runner": "pooling", "convert": "embed"}
 _CLASSIFY: Mapping[str, ArgValue] = {"runner": "pooling", "convert": "classify"}
 TASKS: Mapping[str, Mapping[str, ArgValue]] = {
     "generate": {}, "auto": {}, "embedding": _EMBED, "embed": _EMBED, "classify": _CLASSIFY, "score": _CLASSIFY,
 }  # fmt: skip
-"""--task, which is no more → what says the same."""
+"""Values of the removed --task → what replaces them."""
 DIALECT = Dialect(
     images=r"vllm-openai|vllm-openai-rocm|vllm-cpu|vllm",
     known_by=("model", "served-model-name", "tensor-parallel-size"),
@@ -178,15 +178,15 @@ class Vllm(Engine):
         return tensor or max(gpus // (pipeline * self._replicas(model)), 1), pipeline
 
     def _replicas(self, model: Model) -> int:
-        """Data parallel replicas, each with GPUs of its own."""
+        """Data parallel replicas, each with its own GPUs."""
         return parallel(model, "data-parallel-size", "dp") or 1
 
     def min_driver(self, version: str) -> int | None:
-        """CUDA 13.0 wants R580; which CUDA older versions were built with is not known here."""
+        """CUDA 13.0 requires R580; the CUDA of older versions is unknown here."""
         return 580 if numbers(version) >= (0, 33) else None
 
     def container(self, model: Model, run: Run) -> Container:
-        """`vllm serve PATH …`, offline: the weights lie on the host."""
+        """`vllm serve PATH …`, offline: the weights are on the host."""
         argv = [str(run.weights), "--served-model-name", run.served_name]
         argv += ["--host", "0.0.0.0", "--port", str(self.port)]
         named = {normal(flag) for flag in model.args}
