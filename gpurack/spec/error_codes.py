@@ -378,7 +378,7 @@ WEIGHTS: Mapping[str, Code] = {
         "Text is a path on the host, which is absolute.",
     ),
     "invalid-weights": Code(
-        "{value} is not weights.", f"Write a path on the host or {SOURCES}.", "It has no known form."
+        "{value} is not a source of weights.", f"Write a path on the host or {SOURCES}.", "It has no known form."
     ),
     "unknown-weights-source": Code(
         "unknown source of weights: {kinds}.",
@@ -396,7 +396,9 @@ WEIGHTS: Mapping[str, Code] = {
     "invalid-revision": Code(
         '"{value}" is not a revision.', "Write a commit, a tag or a branch.", "git has no revision of this form."
     ),
-    "invalid-url": Code('"{value}" is not an http:// or https:// URL.', "Write one.", "The host fetches it by HTTP."),
+    "invalid-url": Code(
+        '"{value}" is not an http:// or https:// URL.', "Write the whole URL.", "The host fetches it by HTTP."
+    ),
     "invalid-sha256": Code(
         '"{value}" is not a SHA-256.',
         "Write the 64 digits (0-9, a-f) that `sha256sum` prints.",
@@ -539,9 +541,9 @@ ENTRIES: Mapping[str, Code] = {
         "The engine starts one worker per GPU, and the product of its parallel sizes is their number.",
     ),
     "first-account-only": Code(
-        "is the first account (the administrator) only.",
+        "must be one account, by its e-mail address: the administrator's.",
         'Write {{"admin@uni.example": {{"env": "PASSWORD"}}}}.',
-        "Open WebUI's users register in the web UI.",
+        "gpurack creates the first account only; other users register in the web UI.",
     ),
     "one-model-only": Code(
         "llama-gpt (legacy) shows one model.",
