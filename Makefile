@@ -33,8 +33,9 @@ lock: ## renew requirements/*.txt from pyproject.toml
 	$(BIN)/uv pip compile -q --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-annotate --no-header \
 	    pyproject.toml -o requirements/run.txt
 
-docs: $(READY) ## pages made from the code: docs/inventory.md, the table of docs/engines.md, docs/from-docker-run.md (tests/unit/importing)
+docs: $(READY) ## pages made from the code: docs/inventory.md, docs/errors.md, the table of docs/engines.md, docs/from-docker-run.md (tests/unit/importing)
 	$(BIN)/python -m gpurack.spec.reference > docs/inventory.md
+	$(BIN)/python -m gpurack.spec.error_reference > docs/errors.md
 	$(BIN)/python -m gpurack.engines.reference docs/engines.md
 	$(BIN)/python -m tests.unit.importing.page > docs/from-docker-run.md
 

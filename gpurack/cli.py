@@ -276,9 +276,9 @@ def fail(console: screen.Console, error: InventoryError, as_json: bool) -> None:
         errors = [problem.as_data() for problem in error.problems]
         screen.echo(screen.as_json({"schema": screen.SCHEMA, "hosts": {}, "errors": errors, "warnings": []}))
     else:
-        for problem in error.problems:
-            console.print(screen.line(("error", "red"), f"  {problem}"))
-        count = len(error.problems)
+        for line in error.lines:
+            console.print(screen.line(("error", "red"), f"  {line}"))
+        count = len(error.lines)
         if not isinstance(error, NotAsked):
             console.print(
                 "1 error. Fix it before applying." if count == 1 else f"{count} errors. Fix them before applying."

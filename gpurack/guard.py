@@ -31,7 +31,7 @@ from pyinfra_cli.exceptions import CliError
 from gpurack import screen
 from gpurack.operations.run_state import host_run
 from gpurack.remote import TooMuchOutput
-from gpurack.spec.load import NO_FILE, NO_HOSTS, YAML
+from gpurack.spec.load import NO_HOSTS, YAML
 from gpurack.spec.problems import InventoryError, Problem
 
 OUTPUT_LIMIT = 64 << 20
@@ -143,13 +143,13 @@ def misread_file(inventory: str) -> Problem | None:
     """An error for a YAML or missing inventory, which pyinfra would misread. inventory: pyinfra's argument."""
     path = Path(inventory)
     if path.suffix == ".py" and not path.exists():
-        return Problem("", inventory, NO_FILE)
+        return Problem.of("no-inventory-file", "", inventory)
     if path.suffix not in YAML:
         return None
     python = path.with_suffix(".py")
     lines = f'import gpurack; globals().update(gpurack.load("{path.name}"))'
-    way = f"name {python} in its place." if python.exists() else f"write two lines into {python} and name that: {lines}"
-    return Problem("", inventory, f"pyinfra reads no YAML; {way}")
+    hint = f"Use {python} instead." if python.exists() else f"Write two lines into {python} and use that: {lines}"
+    return Problem.of("yaml-given-to-pyinfra", "", inventory, hint=hint)
 
 
 class Connections(BaseStateCallback):

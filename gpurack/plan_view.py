@@ -14,7 +14,7 @@ from gpurack.plan.offline import Sizes, imagined_ledger
 from gpurack.screen import Text
 from gpurack.spec.gpus import GPU_KINDS, GpuSlot, hardware
 from gpurack.spec.host import Host
-from gpurack.spec.problems import Problem
+from gpurack.spec.problems import Problem, grouped
 
 BAR = 17
 """Characters of a GPU's bar."""
@@ -41,29 +41,10 @@ def show(
         many = counted(len(unseen), "model")
         how = "Run gpurack plan --live to inspect them."
         console.print(screen.line((f"not estimated: {many} with weights not inspected yet. {how}", "dim")))
-    for line in grouped(warnings):
+    lines = grouped(warnings)
+    for line in lines:
         console.print(screen.line(("warning", "yellow"), f"  {line}"))
-    console.print(f"0 errors, {counted(len(warnings), 'warning')}. Apply: {apply}")
-
-
-def grouped(warnings: Sequence[Problem]) -> list[str]:
-    """One line per sentence, with all that it is true of: a lab of forty models has few kinds of warnings.
-
-    >>> grouped([Problem("a", "models.x", "no key."), Problem("b", "models.y", "no key.")])
-    ['no key: a x · b y']
-    """
-    places: dict[str, dict[str, list[str]]] = {}
-    for problem in warnings:
-        name = problem.path.partition(".")[2] or problem.path
-        places.setdefault(problem.what, {}).setdefault(problem.host, []).append(name)
-    lines = []
-    for what, hosts in places.items():
-        if sum(map(len, hosts.values())) == 1:
-            lines.append(str(next(problem for problem in warnings if problem.what == what)))
-        else:
-            where = " · ".join(f"{host} {', '.join(names)}".strip() for host, names in hosts.items())
-            lines.append(f"{what.rstrip('.')}: {where}")
-    return lines
+    console.print(f"0 errors, {counted(len(lines), 'warning')}. Apply: {apply}")
 
 
 def headline(fleet: Mapping[str, Host], seen: str = "") -> str:

@@ -7,19 +7,19 @@ from gpurack.spec.model import ArgValue, Model
 
 
 def normal(flag: str) -> str:
-    """A flag with dashes for underscores, as gpurack compares it; most parsers tell them apart."""
+    """A flag with dashes for underscores, as gpurack compares flags; most parsers distinguish the two."""
     return flag.replace("_", "-")
 
 
 def given(model: Model) -> dict[str, ArgValue]:
-    """The flags of `args` by the name that the engines' parsers compare; what is `false` is not given."""
+    """The flags of `args` by their normal name, without those that are `false`."""
     return {normal(flag): value for flag, value in model.args.items() if value is not False}
 
 
 def flags(args: Mapping[str, ArgValue], one_dash: Collection[str] = ()) -> list[str]:
-    """The inventory's `args` as the engine's flags: true is bare, false is left out, a list repeats the flag.
+    """The inventory's `args` as the engine's flags: true gives the flag alone, a list repeats it.
 
-    one_dash: long names that the engine spells with one dash all the same.
+    one_dash: long names that the engine spells with one dash.
 
     >>> flags({"c": 4096, "ngl": 99, "metrics": True, "lora": ["a", "b"]}, one_dash={"ngl"})
     ['-c', '4096', '-ngl', '99', '--metrics', '--lora', 'a', '--lora', 'b']
@@ -41,7 +41,7 @@ def numbers(version: str) -> tuple[int, ...]:
 
 
 def parallel(model: Model, *names: str) -> int | None:
-    """The number that args give for a flag of several spellings; None when none is given."""
+    """The number that args give for a flag with several spellings; None if they give none."""
     given = {normal(flag): value for flag, value in model.args.items()}
     found = next((given[name] for name in names if name in given), None)
     return int(str(found)) if re.fullmatch(r"[1-9]\d*", str(found)) else None

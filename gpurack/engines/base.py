@@ -1,5 +1,8 @@
-"""The shape that every serving engine has, whose defaults are what most of them do. How it is started by hand is in
-dialect.py, builds.py and jobs.py, what helps when it ends in hints.py."""
+"""The base class of all engines; its defaults are what most engines do.
+
+dialect.py, builds.py and jobs.py know how an engine is started by hand, for `gpurack import`; hints.py knows its
+errors.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -16,18 +19,15 @@ from gpurack.engines.jobs import Jobs
 from gpurack.engines.memory import Facts, Needs, NotEstimated
 from gpurack.spec.fields import of_some
 from gpurack.spec.model import ArgValue, Job, Model
+from gpurack.spec.problems import Problem
 from gpurack.spec.weights import SPLIT, HfWeights, ModelScopeWeights, UrlWeights, Weights
 
 OWN_COMPOSE = {
-    "ports": "use port and bind, so that the plan knows who listens where.",
-    "container_name": "the entry's own name is the container's.",
-    "image": "use image.",
+    "ports": "Use `port` and `bind`, so that the plan knows every listener.",
+    "container_name": "The container has the name of its entry.",
+    "image": "Use `image`.",
 }
 """Keys of a Compose service that have fields of their own in the inventory."""
-
-Finding = tuple[str, str]
-"""(field of the model, sentence)"""
-
 
 Word = tuple[str, str]
 """(field of the model, a flag, key or variable as the engine spells it)"""
@@ -37,18 +37,18 @@ Request = tuple[str, Mapping[str, Any]]
 """(path, JSON body) of a POST"""
 
 
-NO_CARDS: Mapping[str, str] = {
-    "gpus": "it computes nothing itself; remove gpus.",
-    "vram": "it computes nothing itself; remove vram.",
-    "context": "the models it connects to have a context; it has none.",
-    "served_name": "people see the names of the models it connects to.",
+RUNS_NO_MODEL: Mapping[str, str] = {
+    "gpus": "It runs no model itself. Remove `gpus`.",
+    "vram": "It runs no model itself. Remove `vram`.",
+    "context": "Set `context` on the models it connects to.",
+    "served_name": "Clients see the names of the models it connects to.",
 }
-"""`Engine.unused` of what serves no model itself."""
+"""`Engine.unused` of gateways and web UIs."""
 
 
 @dataclass(frozen=True)
 class Counter:
-    """What an engine counts of its work, in Prometheus' text format: where, the counter's name, what it counts."""
+    """A counter of an engine's work in Prometheus' text format: its path, its name, and what it counts."""
 
     path: str
     name: str
@@ -57,12 +57,12 @@ class Counter:
 
 @dataclass(frozen=True)
 class Row:
-    """An engine's line of the table in docs/engines.md, in Markdown. image: as `version` chooses it. sets: what gpurack
-    sets by itself. state: what has been tried of it."""
+    """An engine's line of the table in docs/engines.md, in Markdown. image: the one that
+    `version` chooses. sets: what gpurack configures. state: what was tested."""
 
     serves: str
     image: str
-    cards: str
+    gpus: str
     key: str
     sets: str
     limits: str
@@ -70,104 +70,104 @@ class Row:
 
 
 class Engine(ABC):
-    """One serving engine: what is true of it whatever the model, and below, what it makes of one."""
+    """One serving engine: first what does not depend on the model, then what does."""
 
     name: ClassVar[str]
-    """The inventory's word."""
+    """Its name in the inventory."""
     title: ClassVar[str]
     """Upstream's own name."""
     row: ClassVar[Row]
     """Its line of the table in docs/engines.md."""
     hints: ClassVar[tuple[Hint, ...]] = ()
-    """What helps against what it says before it ends, beside hints.COMMON."""
+    """Hints for its errors, in addition to hints.COMMON."""
     dialect: ClassVar[Dialect] = Dialect()
     """How it is started by hand."""
     builds: ClassVar[Builds | None] = None
-    """Its repository, where people build its images by hand."""
+    """Its repository, if users build its images by hand."""
     jobs: ClassVar[Jobs | None] = None
-    """What its images do that ends by itself; then it has `job_image`, too."""
+    """Its commands that end by themselves; an engine with jobs also has `job_image`."""
     port: ClassVar[int]
-    """Where it listens inside its container."""
+    """Its port in the container."""
     api: ClassVar[Api] = "openai"
-    """How it is spoken to."""
+    """The kind of its API."""
     base_path: ClassVar[str] = "/v1"
-    """Of its API."""
+    """The base path of its API."""
     ready_path: ClassVar[str] = "/v1/models"
-    """The path that answers 200 once it serves."""
+    """The path that answers 200 when it is ready."""
     ready_names_model: ClassVar[bool] = True
-    """With the served name in the body of that answer."""
+    """Does the body of that answer contain the served name?"""
 
     weights_suffixes: ClassVar[tuple[str, ...]] = ()
-    """Endings of the files it can read."""
+    """Suffixes of the weights files that it reads."""
     weights_folders: ClassVar[bool] = False
-    """Can it read a Hugging Face folder?"""
+    """Does it read Hugging Face folders?"""
     no_weights: ClassVar[str] = ""
-    """How the sentence ends that refuses weights."""
+    """The end of the message that refuses weights."""
     chats: ClassVar[bool] = True
-    """Can it write? One that cannot makes embeddings with a model that could."""
+    """Does it generate text? Other engines use every model for embeddings."""
     own_template: ClassVar[bool] = False
-    """Does it chat with a model that brings no chat template, by one of its own?"""
+    """Has it a chat template for models without one?"""
     any_name: ClassVar[bool] = False
-    """It answers whatever model a client asks for."""
+    """Does it ignore the model name in a request?"""
 
     keyless: ClassVar[bool] = False
-    """It knows no API keys."""
+    """Has it no API keys?"""
     unguarded: ClassVar[tuple[str, ...]] = ()
-    """Some of the routes that its key leaves open."""
+    """Some of the routes that its key does not protect."""
     sums: ClassVar[bool] = True
-    """Of the keys in `keys` its container is given sums alone."""
+    """Does its container get only digests of the keys in `keys`?"""
 
     service: ClassVar[bool | None] = False
-    """What people use, not a model; None: may be either."""
+    """Is it a service, not a model? None: either."""
     gateway: ClassVar[bool] = False
-    """It hands on to the models that it connects to, and they are asked through it by their names."""
+    """Is it a gateway, which forwards requests to its models by their names?"""
     host_key: ClassVar[str] = ""
-    """Of a gateway: where in its container is the key by which its host asks whether it works."""
+    """For a gateway: the path in its container of the key that the host uses for its checks."""
     fields: ClassVar[frozenset[str]] = frozenset()
-    """Which of the fields that only some engines have (OnlySome) it has."""
+    """The fields it supports of those that only some engines do (OnlySome)."""
     unused: ClassVar[Mapping[str, str]] = {}
-    """Fields of the inventory that mean nothing to it → the sentence that says so; in `defaults` they are passed over,
-    anywhere else refused."""
+    """Fields that have no effect on it → the hint. In `defaults` they are ignored, anywhere else they are errors."""
 
     own_args: ClassVar[Mapping[str, str]] = {}
-    """Flags that gpurack writes itself → the inventory's field for it."""
+    """Flags that gpurack sets → the inventory's field for it."""
     removed_args: ClassVar[Mapping[str, str]] = {}
-    """Flags of earlier versions → what to do instead."""
+    """Flags that were removed → what to use instead."""
     removed_since: ClassVar[tuple[int, ...]] = ()
-    """The first version that has none of them."""
+    """The first version without any of them."""
     underscores: ClassVar[bool] = False
-    """Does its parser read those of a flag as dashes?"""
+    """Does its parser read the underscores of a flag as dashes?"""
     abbreviates: ClassVar[bool] = False
-    """Does it take the beginning of a flag for the flag, where only one begins so?"""
+    """Does it accept an unambiguous beginning of a flag?"""
     parallel_flags: ClassVar[tuple[str, ...]] = ()
-    """Those by which it is told how it computes on several cards: tensor, pipeline, data parallel."""
+    """Its flags for several GPUs: tensor, pipeline, data parallel."""
 
     shared_memory: ClassVar[str] = ""
-    """How much /dev/shm its containers have (Compose's shm_size); "" for what Docker gives."""
-    one_card: ClassVar[bool] = False
-    """Does it compute on one card only?"""
+    """The size of /dev/shm in its containers (Compose's shm_size); "" for Docker's default."""
+    one_gpu: ClassVar[bool] = False
+    """Does it use one GPU only?"""
     enforces_vram: ClassVar[bool] = False
-    """Does it keep to its share of a card by itself?"""
+    """Does it limit itself to its share of a GPU?"""
     min_compute: ClassVar[str | None] = None
     """The lowest NVIDIA compute capability its images run on."""
     counter: ClassVar[Counter | None] = None
-    """Of what it has served; None: it counts nothing."""
+    """Its counter of served requests or tokens; None if it has none."""
     only_version: ClassVar[str | None] = None
-    """The version of an engine that gets no new ones, so that the inventory need not say it."""
+    """The version of an engine without new releases, so that the inventory may leave it out."""
     successor: ClassVar[str] = ""
-    """Of such an engine: the one that does the same and is kept up."""
+    """The maintained engine that replaces such an engine."""
     legacy: ClassVar[str] = ""
-    """Why it should not be begun with any more, as a sentence; "" where it may."""
+    """Why new entries should not use it, as a sentence; "" if they may."""
 
     @abstractmethod
     def image(self, version: str, accelerator: Accelerator) -> str:
-        """The image reference for an upstream version. Raises LookupError with a sentence where there is none for
-        this accelerator."""
+        """The image reference for an upstream version.
+
+        Raises LookupError with a sentence if there is none for this accelerator.
+        """
 
     def job_image(self, version: str, accelerator: Accelerator, command: Sequence[str]) -> str:
-        """The image reference for something that is done once. Raises LookupError with a sentence where there is
-        none."""
-        raise LookupError(f"{self.name} has no images for jobs; llama.cpp has.")
+        """The image reference for a job. Raises LookupError with a sentence if there is none."""
+        raise LookupError(f"{self.name} has no images for jobs, llama.cpp has.")
 
     def variants(self, version: str) -> list[str]:
         """Every reference that `image` may choose from for a version."""
@@ -179,18 +179,18 @@ class Engine(ABC):
 
     @abstractmethod
     def container(self, model: Model, run: Run) -> Container:
-        """Command, environment and the rest of what is this engine's own."""
+        """Command, environment and other settings of its container."""
 
     def listens(self, model: Model) -> int:
         """The port inside the container."""
         return self.port
 
     def ready_at(self, model: Model) -> str:
-        """The path that answers 200 once it serves."""
+        """The path that answers 200 when it is ready."""
         return self.ready_path
 
     def answers_as(self, model: Model, served_name: str) -> str | None:
-        """The name that must be in the body of that answer; None where the body names no model."""
+        """The name that must be in the body of that answer; None if the body names no model."""
         return served_name if self.ready_names_model else None
 
     def serves(self, model: Model, served_name: str) -> list[str]:
@@ -198,15 +198,15 @@ class Engine(ABC):
         return [served_name]
 
     def cannot_use(self, name: str, engine: "Engine") -> str | None:
-        """Of a service: why it cannot use an entry (by its name) of an engine; None when it can."""
+        """For a service: why it cannot use an entry (by its name) of an engine; None if it can."""
         return None
 
     def context_parts(self, given: Mapping[str, Sequence[ArgValue]]) -> int:
-        """Into how many equal parts its flags, as somebody typed them, divide its context: one request has one."""
+        """The number of equal parts into which its flags (given) divide its context; a request has one."""
         return 1
 
     def requests(self, model: Model, names: Sequence[str]) -> list[Request]:
-        """What people would ask it: one that works answers at least one of these. Empty: nothing beyond being ready.
+        """Test requests: a working server answers at least one of them. Empty: being ready is enough.
 
         names: those it serves, or for a service those of the models behind it.
         """
@@ -219,46 +219,54 @@ class Engine(ABC):
         ]
 
     def unclaimed(self, model: Model, name: str) -> str | None:
-        """The volume of the database whose first account whoever comes first makes for himself, and with it becomes the
-        administrator; None where there is nothing like that, or the inventory gives the account."""
+        """The volume of a database in which the first visitor becomes the administrator.
+
+        None if there is no such database, or the inventory gives the account.
+        """
         return None
 
     def own_database(self, model: Model) -> str | None:
-        """The setting (`env.X`, `compose.volumes`) by which an entry whose first account the inventory does not give
-        keeps its accounts in a database of its own, which gpurack does not inspect; None for no such entry."""
+        """The setting (`env.X`, `compose.volumes`) of a database of accounts that gpurack does not inspect.
+
+        None without one, or if the inventory gives the first account.
+        """
         return None
 
     def prompt_logs(self, model: Model) -> list[str]:
-        """Which of its settings (`args.x`, `env.X`) have it write what people ask into its log."""
+        """Its settings (`args.x`, `env.X`) that write clients' prompts to its log."""
         return []
 
     def more_weights(self, model: Model) -> list[Weights]:
-        """Weights that the entry names elsewhere than in `weights`."""
+        """Weights that the entry names outside of `weights`."""
         return []
 
     def min_driver(self, version: str) -> int | None:
-        """The oldest branch of NVIDIA's driver that the images of a version run on; None where that is not known."""
+        """The oldest NVIDIA driver branch for the images of a version; None if unknown."""
         return None
 
     def parallelism(self, model: Model, gpus: int) -> tuple[int, int]:
-        """(tensor parallel, pipeline parallel) for so many cards; (1, 1) for engines that split by themselves."""
+        """(tensor parallel, pipeline parallel) for a number of GPUs; (1, 1) if the engine splits by itself."""
         return 1, 1
 
     def draws(self, model: Model | Job) -> bool:
-        """Does it compute by the part of a driver that is for drawing? Then it is in no list of processes that compute
-        (nvidia-smi's has CUDA's, KFD's has ROCm's)."""
+        """Does it compute with the graphics driver (Vulkan, OpenGL)?
+
+        It is then in no list of compute processes: nvidia-smi lists CUDA's, KFD lists ROCm's.
+        """
         return False
 
     def unfit(self, model: Model, accelerator: Accelerator, driver: str | None) -> str | None:
-        """Why the images of this version do not run on these cards, with this driver of NVIDIA's. None when they do,
-        when it is not known, and for images that the inventory names itself."""
+        """Why the images of this version do not run on these GPUs with this NVIDIA driver.
+
+        None if they do, if it is unknown, and for images that the inventory names.
+        """
         if model.version is None or not model.gpus or "version" in self.unused:
             return None
         compute = accelerator.compute
         if compute and self.min_compute and numbers(compute) < numbers(self.min_compute):
             return (
-                f"{self.name} needs compute capability {self.min_compute}, this card has {compute}; choose another "
-                "card, or an engine that knows it (llama.cpp)."
+                f"{self.name} needs compute capability {self.min_compute}, this GPU has {compute}. Choose another "
+                "GPU, or an engine that supports it (llama.cpp)."
             )
         try:
             self.image(model.version, accelerator)
@@ -267,42 +275,47 @@ class Engine(ABC):
         oldest = self.min_driver(model.version)
         if accelerator.vendor == "nvidia" and driver and oldest and numbers(driver)[0] < oldest:
             return (
-                f"{self.name} {model.version} needs NVIDIA's driver {oldest} or newer, the host has {driver}; update "
-                "the driver or choose an older version."
+                f"{self.name} {model.version} needs NVIDIA's driver {oldest} or newer, the host has {driver}. Update "
+                "the driver, or choose an older version."
             )
         return None
 
-    def check(self, model: Model) -> list[Finding]:
-        """What this engine cannot do of what is asked. Engines extend it."""
-        findings = [
-            (f"args.{flag}", f"gpurack sets this flag itself; use the field {self.own_args[normal(flag)]}.")
+    def check(self, model: Model) -> list[Problem]:
+        """Errors of an entry with this engine; paths begin at the entry, and no host is named.
+
+        Engines extend it.
+        """
+        problems = [
+            Problem.of("set-by-gpurack", path=f"args.{flag}", hint=f"Use the field `{self.own_args[normal(flag)]}`.")
             for flag in model.args
             if normal(flag) in self.own_args
         ]
-        findings += [
-            (f"args.{flag}", f"{self.name} has no --{normal(flag)} any more: {self.removed_args[normal(flag)]}")
+        problems += [
+            Problem.of("flag-removed", path=f"args.{flag}", engine=self.name, flag=normal(flag), hint=instead)
             for flag in self.removed(model)
-            if self.is_without_removed(model.version)
+            if self.is_without_removed(model.version) and (instead := self.instead_of(flag))
         ]
-        findings += [
-            (f"compose.{key}", OWN_COMPOSE[key]) for key in model.compose if model.compose[key] and key in OWN_COMPOSE
+        problems += [
+            Problem.of("set-by-gpurack", path=f"compose.{key}", hint=OWN_COMPOSE[key])
+            for key in model.compose
+            if model.compose[key] and key in OWN_COMPOSE
         ]
-        findings += [
-            (field, f"means nothing to {self.name}: {sentence}")
-            for field, sentence in {**of_some(Model), **self.unused}.items()
+        problems += [
+            Problem.of("field-without-effect", path=field, field=field, engine=self.name, hint=hint)
+            for field, hint in {**of_some(Model), **self.unused}.items()
             if field not in self.fields and getattr(model, field) != Model.model_fields[field].default
         ]
         if self.keyless and model.api_key and model.enabled:
-            findings.append(("api_key", f"{self.name} knows no keys; write api_key: null and put a gateway before it."))
+            problems.append(Problem.of("engine-without-keys", path="api_key", engine=self.name))
         if model.version is not None and "version" not in self.unused:
             try:
                 self.image(model.version, Accelerator("nvidia") if model.gpus else CPU)
             except LookupError as error:
-                findings.append(("gpus", str(error)))
-        return findings + self.check_weights(model)
+                problems.append(Problem.of("gpu-incompatible", path="gpus", what=error))
+        return problems + self.check_weights(model)
 
     def words(self, model: Model) -> list[Word]:
-        """What is said in its own words, and should be among those that it has (known_flags.py): its flags."""
+        """The settings in the engine's own vocabulary, which known_flags.py checks: its flags."""
         names = {flag: normal(flag) if self.underscores else flag for flag in model.args}
         return [
             # vLLM's --speculative-config.method is known by the part before its dot
@@ -312,46 +325,59 @@ class Engine(ABC):
         ]
 
     def removed(self, model: Model) -> list[str]:
-        """The flags among a model's args that only earlier versions have."""
+        """The flags in a model's args that later versions removed."""
         return [flag for flag in model.args if normal(flag) in self.removed_args]
 
+    def instead_of(self, flag: str) -> str:
+        """What replaces a removed flag, as a sentence: `Use runner.`"""
+        instead = self.removed_args[normal(flag)].rstrip(".")
+        return f"{instead[:1].upper()}{instead[1:]}."
+
     def is_without_removed(self, version: str | None) -> bool:
-        """Does a version surely have none of the flags of earlier ones? Of an image (None) nobody knows."""
+        """Has a version certainly none of the removed flags? For an image (None) it is unknown."""
         return version is not None and numbers(version) >= self.removed_since
 
-    def check_weights(self, model: Model) -> list[Finding]:
-        """Are there weights, of a kind it can read?"""
+    def check_weights(self, model: Model) -> list[Problem]:
+        """Errors of weights that are missing, or of a format it cannot read."""
         if not (self.weights_suffixes or self.weights_folders):
-            why = self.no_weights
-            return [("weights", f"{self.name} takes no weights{why}.")] if model.weights is not None else []
+            if model.weights is None:
+                return []
+            return [Problem.of("weights-not-taken", path="weights", engine=self.name, why=self.no_weights)]
         if model.weights is None:
-            return [("weights", 'is missing: a path on the host, {"hf": …}, {"url": …, "sha256": …} or {"copy": …}.')]
+            return [Problem.of("weights-missing", path="weights")]
         if isinstance(model.weights, HfWeights | ModelScopeWeights) and model.weights.file is None:
             if self.weights_folders:
                 return []
-            what = f"{self.name} reads one {self.weights_suffixes[0]} file, not a repository; say which"
-            return [("weights", f'{what}: {{…, "file": "….gguf"}}.')]
+            suffix = self.weights_suffixes[0]
+            return [Problem.of("weights-file-missing", path="weights", engine=self.name, suffix=suffix)]
         if isinstance(model.weights, UrlWeights):
             name = model.weights.filename
             if SPLIT.search(name):
-                how = 'use {"hf": …, "file": …} or {"copy": …}, which bring all, or put them on the host'
-                return [("weights", f"{name} is one part of several, and a sum is for one file; {how}.")]
+                return [Problem.of("weights-part-by-url", path="weights", name=name)]
         else:
             name = str(model.weights)
         name = name.rstrip("/").rsplit("/", 1)[-1]
         if name.endswith(self.weights_suffixes) or (self.weights_folders and not name.endswith(FILES)):
             return []
         can = [*self.weights_suffixes, *(["Hugging Face folders"] if self.weights_folders else [])]
-        return [("weights", f"{self.name} reads {' or '.join(can)}, not {name}.")]
+        return [Problem.of("weights-format", path="weights", engine=self.name, formats=" or ".join(can), name=name)]
 
     def needs(self, model: Model, facts: Facts) -> Needs:
-        """What it needs of its cards. Raises NotEstimated."""
+        """The GPU memory it needs. Raises NotEstimated."""
         raise NotEstimated(f"gpurack has no formula for {self.name}")
 
     def budget(self, model: Model, card: float) -> float:
-        """GiB it may take of a card of that many GiB."""
+        """GiB that it may use of a GPU. card: GiB of the GPU."""
         return model.vram.of(card) if model.vram else card
 
 
+def parallelism_problem(tensor: int, pipeline: int, data: int, listed: int) -> Problem:
+    """The error of an entry with another number of GPUs (listed) than its parallel sizes need."""
+    sizes = [f"tensor parallel {tensor}", f"pipeline parallel {pipeline}"]
+    sizes += [f"data parallel {data}"] if data > 1 else []
+    needed = tensor * pipeline * data
+    return Problem.of("gpus-and-parallelism", path="gpus", parallelism=" × ".join(sizes), needed=needed, listed=listed)
+
+
 FILES = (".gguf", ".bin", ".safetensors", ".pt", ".onnx", ".ggml", ".pth", ".zip", ".tar")
-"""Endings of weights that are a file and no folder."""
+"""Suffixes of weights that are a file, not a folder."""

@@ -1,4 +1,4 @@
-"""A model's container: what an engine is told of it (Run), and what the engine decides about it (Container)."""
+"""A model's container: the input of an engine (Run), and what the engine decides about it (Container)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,22 +7,22 @@ from typing import Any, Literal
 from gpurack.shell import NOTHING, joined, sh
 
 SHARED_MEMORY = "32gb"
-"""The most that the processes of a server on several cards may share in /dev/shm; what they do not use is not taken.
-They share by PyTorch and NCCL, for which Docker's 64 MB are too few. vLLM's guide ("Using Docker") names `--ipc=host`
+"""The limit of /dev/shm for the processes of a server on several GPUs; unused memory is not taken.
+PyTorch and NCCL use it, and Docker's default of 64 MB is too small. vLLM's guide ("Using Docker") names `--ipc=host`
 or `--shm-size`, SGLang's ("Install SGLang") `--shm-size 32g`; with a size of its own a container sees nothing of other
 processes' shared memory, nor they of its. Measured with vLLM 0.32.0 on the CPU, two tensor parallel processes in an IPC
 namespace of their own: with 64 MiB it ends ("160 MiB required, 64 MiB free"), with 32 GiB it answers, 144 KiB taken."""
 READY_TIMEOUT = 1800
-"""Seconds a model may take until it answers; 30 minutes is what the largest engines need to load (engines.md)."""
+"""Seconds until a model must be ready; the largest engines need 30 minutes to load (engines.md)."""
 
 
 Api = Literal["openai", "vllm", "tei", "ollama", "unknown"]
-"""How a server is spoken to: as OpenAI's; that, and rerank as vLLM's; that, and rerank in TEI's own way; as ollama."""
+"""The API of a server: OpenAI's; OpenAI's with vLLM's rerank; OpenAI's with TEI's rerank; ollama's."""
 
 
 @dataclass(frozen=True)
 class Accelerator:
-    """What a model computes on. compute: NVIDIA's compute capability ("8.0"), None where it is not known."""
+    """The kind of GPU, or CPU, of a model. compute: NVIDIA's compute capability ("8.0"), None if unknown."""
 
     vendor: Literal["nvidia", "amd", "cpu"]
     compute: str | None = None
@@ -33,8 +33,11 @@ CPU = Accelerator("cpu")
 
 @dataclass(frozen=True)
 class Upstream:
-    """A model that a service connects to. serves: the names it answers to. url: as its container reaches it, up to /v1.
-    key_file: the path of its API key inside the service's container, None for an open one. api: how it is spoken to."""
+    """A model that a service connects to.
+
+    serves: the names it answers to. url: as its container reaches it, up to /v1. key_file: the path of its API key
+    inside the service's container, None for an open one. api: how it is spoken to.
+    """
 
     name: str
     serves: tuple[str, ...]
@@ -49,8 +52,8 @@ class Run:
 
     served_name: the name clients use. name: its key in the inventory. weights: the path inside the container, None
     without weights; more_weights: those of `Engine.more_weights`, in its order. accelerator: what it computes on.
-    cores, memory: the host's processors and GiB, None before Docker is there. gpus: how many cards it gets.
-    memory_fraction: its share of each card (0 to 1), None for the whole card.
+    cores, memory: the host's processors and GiB, None before Docker is there. gpus: how many GPUs it gets.
+    memory_fraction: its share of each GPU (0 to 1), None for the whole GPU.
     api_key_file: where the key lies inside the container, None without a key. keys_file: where those of `keys` lie, as
     JSON (name → sha256 of the key; the key itself where the engine has no use for sums), None without any. upstreams:
     of a service.
@@ -72,7 +75,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Container:
-    """What an engine decides about its container; cards, port, weights and key are the same for all engines.
+    """The engine's own part of a container; GPUs, port, weights and key are the same for all engines.
 
     command: after the image's entry point; None: the image's own. entrypoint: replaces it. environment: no secrets.
     volumes: name → path inside, for caches that should survive the container. files: path inside → content, for

@@ -1,4 +1,4 @@
-"""Any image: gpurack gives it cards, a port, weights and a key file; all else is in the entry.
+"""Any image: gpurack gives it GPUs, a port, weights and a key file; the entry has the rest.
 
 The vocabulary has no words for what only an unknown image has, so two are taken from Compose: `compose.expose` says
 where it listens inside its container (default: the same number as `port`), and `compose.x-ready` which path answers
@@ -10,24 +10,25 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from gpurack.engines.args import flags
-from gpurack.engines.base import Engine, Finding, Request, Row
+from gpurack.engines.base import Engine, Request, Row
 from gpurack.engines.container import Accelerator, Container, Run
 from gpurack.spec.model import Model
+from gpurack.spec.problems import Problem
 
 READY = "x-ready"
 
 
 class Custom(Engine):
-    """An image of which gpurack knows nothing."""
+    """Any other image."""
 
     name = "custom"
     title = "custom"
     row = Row(
         serves="anything",
         image="`image`",
-        cards="any",
+        gpus="any",
         key="the file is there, the rest is yours",
-        sets="cards, port, weights' mount, readiness",
+        sets="GPUs, port, weights' mount, readiness",
         limits="vram is a promise",
         state="**carried out**, run here with llama.cpp's image",
     )
@@ -37,13 +38,13 @@ class Custom(Engine):
     ready_path = "/"
     service = None
     unused: ClassVar = {
-        "version": "name the whole image, with its tag, in image.",
-        "context": "say it in args or env, as the image wants it.",
+        "version": "Name the whole image, with its tag, in `image`.",
+        "context": "Use `args` or `env`, as the image expects it.",
     }
 
     def image(self, version: str, accelerator: Accelerator) -> str:
-        """There is none to choose."""
-        raise LookupError("custom has no images of its own; name one in image.")
+        """Always raises LookupError: custom has no images."""
+        raise LookupError("custom has no images of its own. Name one in `image`.")
 
     def variants(self, version: str) -> list[str]:
         """None."""
@@ -59,31 +60,31 @@ class Custom(Engine):
         return str(model.compose.get(READY, self.ready_path))
 
     def container(self, model: Model, run: Run) -> Container:
-        """The args as its command if there are any; a key lies where every engine's does, in a file."""
+        """The args as its command, if any; a key is in a file, as for every engine."""
         return Container(flags(model.args) or None)
 
     def requests(self, model: Model, names: Sequence[str]) -> list[Request]:
-        """Nothing is known of it."""
+        """No test request: its API is unknown."""
         return []
 
-    def check(self, model: Model) -> list[Finding]:
-        """Also: port and path that can be used."""
-        findings = super().check(model)
+    def check(self, model: Model) -> list[Problem]:
+        """Also: a valid port and readiness path."""
+        problems = super().check(model)
         exposed = _exposed(model)
         if exposed is not None and not (exposed.isdecimal() and 0 < int(exposed) < 65536):
-            findings.append(("compose.expose", 'should be one port in a list, ["7860"].'))
+            problems.append(Problem.of("invalid-expose", path="compose.expose"))
         path: Any = model.compose.get(READY, "/")
         if not (isinstance(path, str) and re.fullmatch(r"/\S*", path)):
-            findings.append((f"compose.{READY}", 'should be the path that answers 200 once it serves, "/health".'))
-        return findings
+            problems.append(Problem.of("invalid-ready-path", path=f"compose.{READY}"))
+        return problems
 
-    def check_weights(self, model: Model) -> list[Finding]:
+    def check_weights(self, model: Model) -> list[Problem]:
         """Any, or none: they are mounted at /weights/NAME."""
         return []
 
 
 def _exposed(model: Model) -> str | None:
-    """What `compose.expose` says, as text; None when it says nothing."""
+    """The port in `compose.expose`, as text; None if it is not given, "" if it is invalid."""
     given = model.compose.get("expose")
     if given is None:
         return None

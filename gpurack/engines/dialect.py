@@ -1,4 +1,4 @@
-"""How an engine is started by hand: what `gpurack import` must know to read a `docker run` of it."""
+"""How an engine is started by hand, for `gpurack import` to read a `docker run` of it."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ SWITCHES = frozenset({
     "disable-log-requests", "disable-log-stats", "enable-lora", "headless", "metrics", "mlock", "no-mmap", "jinja",
     "embedding", "embeddings", "reranking", "rerank", "cont-batching", "verbose", "no-webui", "auto-truncate",
 })  # fmt: skip
-"""Flags that take a value in no engine, so that a word after them is not theirs."""
+"""Flags without a value in every engine, so that the next word is not their value."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Dialect:
     of a model that it is to pull.
 
     named_by_weights: without a name it answers by what it was told to load. share: the flag for its share of each
-    card, which is the field vram. assumed: flags that gpurack sets on cards where nothing was said → what it does.
+    GPU, which is the field vram. assumed: flags that gpurack sets on GPUs where nothing was said → what it does.
     renamed: flags that only have another name today. retold: a flag that is no more, and its value → the flags that say
     the same.
     """

@@ -1,14 +1,14 @@
-"""What helps against what a server says before it ends. The runner on the host looks it up (files/remedies.py)."""
+"""Hints for the errors of servers that end. The runner on the host chooses one (files/remedies.py)."""
 
 from dataclasses import dataclass
 
-MEMORY = "give it more cards or another one, a smaller context, or its neighbours less vram"
-NO_ROOM = f"It does not fit its cards: {MEMORY}."
+MEMORY = "give it more GPUs or another one, a smaller context, or its neighbours less vram"
+NO_ROOM = f"It does not fit its GPUs: {MEMORY}."
 NO_ROOM_ON_HOST = "The host has too little memory for it: a smaller context, or a smaller model."
 WEIGHTS = "It cannot read its weights: see whether weights names the right file or folder, whole and in its format."
-TOO_FEW_CARDS = "Its parallelism needs more cards: correct gpus, or what args say of it."
-HEADS = "Its attention heads cannot be shared by so many cards: another number of gpus, or pipeline parallel in args."
-OTHER_CARDS = "Its image is not for this kind of card: let version choose the image, or take another card."
+TOO_FEW_GPUS = "Its parallelism needs more GPUs: correct `gpus`, or the parallel sizes in `args`."
+HEADS = "Its attention heads cannot be shared by so many GPUs: another number of gpus, or pipeline parallel in args."
+WRONG_GPU = "Its image is not for this kind of GPU: let `version` choose the image, or use another GPU."
 DATABASE = (
     "It cannot use a database that env names: correct DATABASE_URL, REDIS_URL or VECTOR_DB, or remove it; none is "
     "needed."
@@ -17,8 +17,10 @@ DATABASE = (
 
 @dataclass(frozen=True)
 class Hint:
-    """said: pattern of a line that a server says, whatever its case. helps: a sentence. on_cpu: the sentence for a
-    model without cards, where that is another one."""
+    """A hint for a line in a server's output.
+
+    said: pattern of the line, in any case. helps: the hint. on_cpu: the hint for a model without GPUs, if it differs.
+    """
 
     said: str
     helps: str
@@ -26,7 +28,7 @@ class Hint:
 
     @property
     def told(self) -> list[str]:
-        """As the runner on the host is told it: pattern, sentence, sentence without cards."""
+        """For the runner on the host: pattern, hint, hint without GPUs."""
         return [self.said, self.helps, self.on_cpu or self.helps]
 
 
@@ -47,9 +49,9 @@ COMMON = (
         "Its image uses sudo or another program with setuid: take one that does not, or write "
         'compose: {"security_opt": ["no-new-privileges:false"]}.',
     ),
-    Hint(r"needs as many GPUs", TOO_FEW_CARDS),
+    Hint(r"needs as many GPUs", TOO_FEW_GPUS),
     Hint(r"is not divisible by", HEADS),
-    Hint(r"needs compute capability|no kernel image is available", OTHER_CARDS),
+    Hint(r"needs compute capability|no kernel image is available", WRONG_GPU),
     Hint(
         r"unrecognized arguments|error: argument |invalid argument:|unexpected argument|invalid choice"
         r"|No such option|invalid value ('.*' )?for '-",
@@ -61,4 +63,4 @@ COMMON = (
         WEIGHTS,
     ),
 )
-"""Of libraries that several engines are made of: CUDA, PyTorch, Transformers, ggml, parsers of arguments."""
+"""Hints for libraries that several engines use: CUDA, PyTorch, Transformers, ggml, argument parsers."""

@@ -1,4 +1,4 @@
-"""Programs in an engine's images that end by themselves: what `gpurack import` must know to write `jobs`."""
+"""Programs in an engine's images that end by themselves, for `gpurack import` to write `jobs`."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

@@ -1,9 +1,10 @@
-"""The flags that engines have, as far as we know them: gpurack/engines/flags/ENGINE.txt, one a line. What an engine has
-instead of flags, or beside them, stands there too: ollama's variables, the keys of llama-cpp-python's configuration.
+"""Known flags of engines: gpurack/engines/flags/ENGINE.txt, one a line.
 
-Each list is of one version, named in the list's first line with where it comes from ("# vllm 0.32.0: …"). What is not
-in it is refused for that very version, and only warned of for another, which may have it. A variable is never refused:
-no engine ends over one that it does not know.
+The lists also have ollama's variables and the keys of llama-cpp-python's configuration.
+
+Each list is of one version, named in its first line with its source ("# vllm 0.32.0: …"). A flag that is not in it is
+an error for that version, and a warning for others, which may have it. An unknown variable is only a warning, because
+no engine ends over one.
 """
 
 from collections.abc import Collection
@@ -12,14 +13,14 @@ from pathlib import Path
 
 from gpurack.engines import ENGINES
 from gpurack.spec.model import Model
-from gpurack.spec.problems import nearest
+from gpurack.spec.problems import Problem, nearest
 
 FOLDER = Path(__file__).parent / "flags"
 
 
 @cache
 def known(engine: str) -> tuple[str, frozenset[str]]:
-    """(version, its flags without dashes in front); ("", nothing) for an engine whose flags we do not know."""
+    """(version, its flags without dashes in front); ("", nothing) for an engine without a list."""
     path = FOLDER / f"{engine}.txt"
     if not path.is_file():
         return "", frozenset()
@@ -27,8 +28,8 @@ def known(engine: str) -> tuple[str, frozenset[str]]:
     return head.split()[2].rstrip(":"), frozenset(line.lstrip("-") for line in lines)
 
 
-def unknown_flags(model: Model) -> list[tuple[str, str]]:
-    """(field, sentence) for flags, keys and variables that the version we know does not have."""
+def unknown_flags(model: Model) -> list[Problem]:
+    """Flags, keys and variables that the version in our list does not have, as errors without a host."""
     version, flags = known(model.engine)
     if not flags:
         return []
@@ -39,8 +40,9 @@ def unknown_flags(model: Model) -> list[tuple[str, str]]:
         begin_so = [flag for flag in flags if flag.startswith(name)] if engine.abbreviates and word != name else []
         if name not in flags and len(begin_so) != 1:
             guess = meant(name, flags)
-            hint = f"; did you mean {guess}?" if guess else "."
-            found.append((field, f"{model.engine} {version} has no {word}{hint}"))
+            hint = f"Did you mean {guess}?" if guess else ""
+            parts = {"engine": model.engine, "version": version, "flag": word, "hint": hint}
+            found.append(Problem.of("flag-unknown", path=field, **parts))
     return found
 
 
@@ -56,19 +58,22 @@ def meant(word: str, words: Collection[str]) -> str | None:
     return elsewhere or (f"{place}{dot}{guess}" if guess else None)
 
 
-def refused(model: Model) -> list[tuple[str, str]]:
-    """Those that end the model, because its version is the very one that we know."""
+def unknown_flag_errors(model: Model) -> list[Problem]:
+    """Those that would end the model at start: its version is the one of our list."""
     same = model.version is not None and model.version == known(model.engine)[0]
-    return [(field, what) for field, what in unknown_flags(model) if same and not field.startswith("env.")]
+    return [problem for problem in unknown_flags(model) if same and not problem.path.startswith("env.")]
 
 
-def doubtful(model: Model) -> list[str]:
-    """Sentences about the others: another version, or an image, may have them, and a variable only has no effect."""
-    version, certain = known(model.engine)[0], refused(model)
+def unknown_flag_warnings(model: Model) -> list[Problem]:
+    """The others: another version, or an image, may have the flag; an unknown variable has no effect."""
+    version, errors = known(model.engine)[0], unknown_flag_errors(model)
     found = []
-    for field, what in unknown_flags(model):
-        if (field, what) not in certain:
-            may = f" {model.version or 'The image'} may have it." if model.version != version else ""
-            effect = " An unknown variable has no effect." if field.startswith("env.") else ""
-            found.append(f"{field}: {what}{may}{effect}")
+    for problem in unknown_flags(model):
+        if problem not in errors:
+            parts = dict(problem.parameters)
+            hints = [parts["hint"]]
+            hints += [f"{model.version or 'The image'} may have it."] if model.version != version else []
+            hints += ["An unknown variable has no effect."] if problem.path.startswith("env.") else []
+            parts["hint"] = " ".join(filter(None, hints))
+            found.append(Problem.of("flag-perhaps-unknown", field=problem.path, **parts))
     return found

@@ -11,31 +11,35 @@ from typing import Any, ClassVar
 import yaml
 
 from gpurack.engines.args import flags, given, normal
-from gpurack.engines.base import NO_CARDS, Engine, Finding, Row
+from gpurack.engines.base import RUNS_NO_MODEL, Engine, Row
 from gpurack.engines.container import Accelerator, Container, Run, Upstream, with_secrets
 from gpurack.engines.dialect import Dialect
 from gpurack.engines.hints import DATABASE, Hint
 from gpurack.resources import read_text
 from gpurack.spec.model import Model
+from gpurack.spec.problems import Problem
 
 CONFIG = "/etc/gpurack/litellm.yaml"
 GATEWAY = "/etc/gpurack/gateway.py"
 PATIENCE = {"allowed_fails": 0, "cooldown_time": 10, "allowed_fails_policy": {"NotFoundErrorAllowedFails": 1_000_000}}
-"""One of several replicas that fails once is asked again after so many seconds; the only one of its name always is. Who
-asks a model for what it is not for (a chat of one for embeddings) is told 404, and that is no failure of the model."""
+"""Seconds until a replica that failed once is used again; a single replica is always used. A request that the model
+does not support (a chat with a model for embeddings) is answered with 404, and is not a failure of the model."""
 HOST_KEY = "/dev/shm/gpurack_key"
-"""Inside the container, in memory, for its root alone: a key by which its host asks whether the gateway works."""
+"""The path, in memory of the container and readable by its root only, of the key for the host's checks."""
 START = (
     'random() { od -An -N24 -tx1 /dev/urandom | tr -d " \\n"; }; export LITELLM_MASTER_KEY="sk-$(random)"; '
     '(umask 077; random > "$GATEWAY_HOST_KEY"); exec "$@"'
 )
-"""Two keys that nobody knows before, new at each start. LiteLLM's management is left to nobody: without a master key
-parts of it would be open. The host has of people's keys only sums, and needs one to ask with."""
+"""Two random keys, new at each start. Without a master key, parts of LiteLLM's management would be open. The host knows
+clients' keys only by their digests, so that it needs a key of its own for its checks."""
 
 
 def spoken_to(upstream: Upstream, served: str) -> dict[str, str]:
-    """Model and address as LiteLLM is told them. OpenAI knows no rerank: LiteLLM has it for vLLM, in whose way other
-    engines do it, too, and for TEI, which does it in its own way. That a model reranks is known by its name alone."""
+    """The model and address in LiteLLM's configuration.
+
+    OpenAI has no rerank: LiteLLM has it for vLLM, as other engines also do it, and for TEI, which differs. Only its
+    name tells that a model reranks.
+    """
     rerank = "rerank" in served.lower()
     if upstream.api == "tei" and rerank:
         return {"model": f"huggingface/{served}", "api_base": upstream.url.removesuffix("/v1")}
@@ -44,21 +48,21 @@ def spoken_to(upstream: Upstream, served: str) -> dict[str, str]:
 
 
 class _Plain(yaml.SafeDumper):
-    """Writes what is there several times as often as it is."""
+    """YAML that writes repeated data out instead of using anchors."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
 class Litellm(Engine):
-    """`litellm --config`, from files gpurack writes."""
+    """`litellm --config`, with files that gpurack writes."""
 
     name = "litellm"
     title = "LiteLLM"
     row = Row(
         serves="one address for many models",
         image="`docker.litellm.ai/berriai/litellm:main-v1.109.1`",
-        cards="–",
+        gpus="–",
         key="one for each person or group",
         sets="the list of models with their keys, a closed door",
         limits="a service",
@@ -78,7 +82,7 @@ class Litellm(Engine):
     service = True
     gateway = True
     fields = frozenset({"connects_to", "keys"})
-    unused = NO_CARDS
+    unused = RUNS_NO_MODEL
     own_args: ClassVar = {"config": "connects_to", "port": "port", "host": "bind", "model": "connects_to"}
 
     def image(self, version: str, accelerator: Accelerator) -> str:
@@ -93,7 +97,10 @@ class Litellm(Engine):
         return [*found, *(["env.LITELLM_LOG"] if debug else [])]
 
     def container(self, model: Model, run: Run) -> Container:
-        """The proxy on port 4000. Keys of the models go by environment of the shell's making, people's by file."""
+        """The proxy on port 4000.
+
+        The shell puts the models' keys into its environment; clients' keys are in a file.
+        """
         exports = {f"UPSTREAM_KEY_{index}": up.key_file for index, up in enumerate(run.upstreams) if up.key_file}
         entries = [
             {
@@ -130,13 +137,13 @@ class Litellm(Engine):
             },
         )
 
-    def check(self, model: Model) -> list[Finding]:
-        """Also: something to hand on to."""
-        findings = super().check(model)
+    def check(self, model: Model) -> list[Problem]:
+        """Also: a model to serve."""
+        problems = super().check(model)
         if not model.connects_to:
-            findings.append(("connects_to", 'is missing: the models it hands on to, or "all".'))
-        return findings
+            problems.append(Problem.of("connects-to-missing", path="connects_to", entries="the models to serve"))
+        return problems
 
     def serves(self, model: Model, served_name: str) -> list[str]:
-        """Those of the models behind it; by its own name it is only connected to."""
+        """The names of the models behind it; its own name is for `connects_to` only."""
         return []

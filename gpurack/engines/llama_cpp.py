@@ -1,4 +1,4 @@
-"""llama.cpp's server: GGUF files on cards or the CPU.
+"""llama.cpp's server: GGUF files on GPUs or the CPU.
 
 Sources: the image `ghcr.io/ggml-org/llama.cpp` (moved from ggerganov), variants server and server-cuda: its HEALTHCHECK
 is fixed to :8080 while newer builds listen on 9931 by default, so the port is always passed; `--api-key-file` guards
@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from gpurack.engines.args import flags, given, numbers
-from gpurack.engines.base import Counter, Engine, Finding, Row
+from gpurack.engines.base import Counter, Engine, Row
 from gpurack.engines.builds import UNSAID, Builds
 from gpurack.engines.container import Accelerator, Container, Run
 from gpurack.engines.dialect import HUB_CACHE, Dialect
@@ -22,6 +22,7 @@ from gpurack.engines.jobs import Jobs
 from gpurack.engines.memory import Facts, Needs, NotEstimated
 from gpurack.spec.image import BuildImage
 from gpurack.spec.model import ArgValue, Job, Model
+from gpurack.spec.problems import Problem
 
 STEP = 256
 KV_BYTES = {
@@ -35,7 +36,7 @@ UNFORESEEN = (
     "ot", "cpu-moe", "cmoe", "n-cpu-moe", "ncmoe", "no-kv-offload", "nkvo", "mmproj", "model-draft", "md", "lora",
     "control-vector", "swa-full", "override-kv", "device", "dev", "kv-unified-per-slot",
 )  # fmt: skip
-"""Flags that put something else onto the cards, or part of it elsewhere."""
+"""Flags that put anything else onto the GPUs, or move a part of the model elsewhere."""
 VARIANTS = {"cpu": "server", "nvidia": "server-cuda", "amd": "server-rocm"}
 CHOSEN = re.compile(r"(cuda\d*|rocm|vulkan|intel|musa)-")
 """The beginning of a version that names upstream's variant."""
@@ -59,7 +60,7 @@ FORMER = re.compile(rf"(?:.*/)?\.devops/(full|main|server|llama-cli|llama-server
 STAGES = {"full": "full", "main": "light", "llama-cli": "light", "server": "server", "llama-server": "server"}
 """A former Dockerfile's name → the stage that builds the same today."""
 BY_NAME = re.compile(rf"local/llama\.cpp:(full|light|server)(?:-({BACKENDS}))?")
-"""What upstream's documentation calls the images that it has people build."""
+"""Names of the images that users build by upstream's documentation."""
 DIALECT = Dialect(
     images=r"llama\.cpp",
     moved={"ghcr.io/ggerganov/llama.cpp": "ghcr.io/ggml-org/llama.cpp"},
@@ -77,13 +78,16 @@ DIALECT = Dialect(
         "LLAMA_ARG_ALIAS": "alias", "LLAMA_API_KEY": "api-key",
     },
     caches={"/root/.cache/llama.cpp": HUB_CACHE, "/root/.cache/huggingface": HUB_CACHE},
-    assumed={"n-gpu-layers": "gpurack puts all layers on the cards"},
+    assumed={"n-gpu-layers": "gpurack puts all layers on the GPUs"},
 )  # fmt: skip
 
 
 class LlamaCppBuilds(Builds):
-    """`.devops` of its repository: once a Dockerfile for each of full, light and server, today one for each backend,
-    with a stage for each of the three, the server last."""
+    """`.devops` of its repository.
+
+    It has one Dockerfile for each backend, with the stages full, light and server. Formerly each of the three had its
+    own Dockerfile.
+    """
 
     git = "https://github.com/ggml-org/llama.cpp"
 
@@ -94,7 +98,7 @@ class LlamaCppBuilds(Builds):
         return f"ghcr.io/ggml-org/llama.cpp:{build.get('target', 'server')}{variant}"
 
     def dockerfile(self, path: str, file: str, names: Sequence[str]) -> str | None:
-        """By its folder and name, which no other repository has."""
+        """By folder and name, which are unique to this repository."""
         mine = FORMER.fullmatch(file) or TODAY.fullmatch(file)
         return file[file.index(".devops/") :] if mine else None
 
@@ -104,7 +108,7 @@ class LlamaCppBuilds(Builds):
         return {"dockerfile": f".devops/{named[2] or 'cpu'}.Dockerfile", "target": named[1]} if named else None
 
     def renewed(self, build: Mapping[str, Any]) -> tuple[dict[str, Any], str] | None:
-        """By the Dockerfile of the backend, where the revision may be one of today."""
+        """With the Dockerfile of the backend, if the revision may have it."""
         former = FORMER.fullmatch(str(build["dockerfile"]))
         if not former or build["revision"] != UNSAID:
             return None
@@ -121,7 +125,7 @@ class LlamaCppJobs(Jobs):
     """The images `light` (llama-cli) and `full` (tools.sh)."""
 
     def ends(self, tag: str, command: Sequence[str]) -> bool:
-        """Both, unless `full` is told to be a server."""
+        """Both images, except `full` with --server."""
         return tag.startswith("light") or (tag.startswith("full") and first(command) not in ("--server", "-s"))
 
     def version(self, tag: str) -> str | None:
@@ -130,7 +134,7 @@ class LlamaCppJobs(Jobs):
         return last if re.fullmatch(r"b\d+", last) else None
 
     def result(self, command: Sequence[str]) -> str | None:
-        """Where the command says so, or where tools.sh has only one name for it."""
+        """The path that the command names, or the only one that tools.sh uses."""
         if first(command) == "--quantize" and len(command) > 2:
             return command[2]
         if first(command) == "--all-in-one" and len(command) == 3:
@@ -160,9 +164,9 @@ class LlamaCpp(Engine):
     row = Row(
         serves="GGUF: chat, embeddings",
         image="`ghcr.io/ggml-org/llama.cpp:server[-cuda]-b7000`",
-        cards="any number, or CPU",
+        gpus="any number, or CPU",
         key="file",
-        sets="name, address, key, context, all layers on the cards",
+        sets="name, address, key, context, all layers on the GPUs",
         limits="vram is a promise",
         state="**carried out**, run here (CPU, also by Vulkan): chat, embeddings, jobs",
     )
@@ -183,8 +187,10 @@ class LlamaCpp(Engine):
     }  # fmt: skip
 
     def prompt_logs(self, model: Model) -> list[str]:
-        """What it logs for debugging has requests as they came; --log-prompts-dir keeps prompts. LLAMA_LOG_VERBOSITY is
-        the level by variable (tools/server/README.md), LLAMA_ARG_LOG_VERBOSITY from b9360 on."""
+        """What it logs for debugging has requests as they came; --log-prompts-dir keeps prompts.
+
+        LLAMA_LOG_VERBOSITY is the level by variable (tools/server/README.md), LLAMA_ARG_LOG_VERBOSITY from b9360 on.
+        """
         args, variables = given(model), ("LLAMA_LOG_VERBOSITY", "LLAMA_ARG_LOG_VERBOSITY")
         build = numbers(model.version or "")[-1:]
         debug = 1 if build and build[0] < FIVE_LEVELS else 4
@@ -195,26 +201,28 @@ class LlamaCpp(Engine):
         return [*found, *(where for where, level in numbered.items() if int(level) >= debug)]
 
     def image(self, version: str, accelerator: Accelerator) -> str:
-        """`version` is a build number as upstream tags it ("b7000"), or with the variant in front that is wanted in the
-        place of the cards' own ("vulkan-b7000", "cuda13-b7000")."""
+        """`version` is a build number as upstream tags it ("b7000").
+
+        A variant in front replaces the one for the GPUs ("vulkan-b7000", "cuda13-b7000").
+        """
         variant = "server" if CHOSEN.match(version) else VARIANTS[accelerator.vendor]
         return f"ghcr.io/ggml-org/llama.cpp:{variant}-{version}"
 
-    def check(self, model: Model) -> list[Finding]:
-        """A build's number without its letter is no tag of upstream's."""
+    def check(self, model: Model) -> list[Problem]:
+        """Also: a build with its letter, as upstream's tags have it."""
         version = model.version or ""
-        letter = [("version", f'llama.cpp calls its builds by a letter, too; write "b{version}".')]
-        return super().check(model) + (letter if version.isdigit() else [])
+        letter = [Problem.of("build-without-letter", path="version", version=version)] if version.isdigit() else []
+        return super().check(model) + letter
 
     def job_image(self, version: str, accelerator: Accelerator, command: Sequence[str]) -> str:
-        """`full` for what its tools.sh does, else `light`."""
+        """`full` for the commands of its tools.sh, else `light`."""
         if command[0] in ("--server", "-s"):
-            raise LookupError("a server does not end; write it under models.")
+            raise LookupError("a server does not end. Move it to `models`.")
         kind = "full" if command[0] in TOOLS else "light"
         return self.image(version, accelerator).replace(":server", f":{kind}")
 
     def container(self, model: Model, run: Run) -> Container:
-        """The server on port 8080, all layers on the cards if it has any."""
+        """The server on port 8080, all layers on the GPUs if it has any."""
         command = ["--model", str(run.weights), "--alias", run.served_name]
         command += ["--host", "0.0.0.0", "--port", str(self.port)]
         command += [] if "metrics" in given(model) else ["--metrics"]
@@ -222,14 +230,14 @@ class LlamaCpp(Engine):
             command += ["--api-key-file", run.api_key_file]
         if model.context:
             command += ["--ctx-size", str(model.context * slots(model))]
-        # All layers on the cards: without it newer builds fit silently and may leave layers on the CPU.
+        # All layers on the GPUs: without it newer builds fit silently and may leave layers on the CPU.
         if run.gpus and not {"ngl", "n-gpu-layers", "gpu-layers"} & set(model.args):
             command += ["--n-gpu-layers", "999"]
         locked = {"cap_add": ["IPC_LOCK"], "ulimits": {"memlock": -1}} if model.args.get("mlock") is True else {}
         return Container(command + flags(model.args, ONE_DASH), compose=locked)
 
     def context_parts(self, given: Mapping[str, Sequence[ArgValue]]) -> int:
-        """Its slots, unless they share one cache."""
+        """The number of its slots, unless they share one cache."""
         unified = {"kv-unified", "kvu"} & set(given)
         return int(str(given["parallel"][-1])) if "parallel" in given and not unified else 1
 
@@ -239,11 +247,11 @@ class LlamaCpp(Engine):
         return "vulkan" in str(model.version if image is None else image)
 
     def needs(self, model: Model, facts: Facts) -> Needs:
-        """A KV cache of its whole context from the start, for each slot; without `context` that of the weights."""
+        """A KV cache of its whole context from the start, for each slot; default: the weights' context."""
         args = given(model)
         elsewhere = [flag for flag in LAYERS if flag in args and not all_layers(str(args[flag]), facts.layers)]
         if unforeseen := [*elsewhere, *(flag for flag in UNFORESEEN if flag in args)]:
-            raise NotEstimated(f"args.{unforeseen[0]} decides what lies on a card")
+            raise NotEstimated(f"args.{unforeseen[0]} decides what lies on a GPU")
         total = model.context * slots(model) if model.context else facts.context
         if total is None:
             raise NotEstimated("the weights do not say their context; write context")
@@ -261,12 +269,12 @@ class LlamaCpp(Engine):
 
 
 def all_layers(value: str, layers: int) -> bool:
-    """Does --n-gpu-layers put everything onto the cards? The output counts as one more layer."""
+    """Does --n-gpu-layers put everything onto the GPUs? The output counts as one more layer."""
     return value == "all" or (value.isdecimal() and int(value) > layers)
 
 
 def slots(model: Model) -> int:
-    """How many requests have a KV cache of their own."""
+    """The number of requests with their own KV cache."""
     args = given(model)
     number = args.get("parallel", args.get("np", 1))
     unified = {"kv-unified", "kvu"} & set(args)

@@ -12,36 +12,38 @@ import copy
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from gpurack.engines.base import Engine, Finding, Row, Word
+from gpurack.engines.base import Engine, Row, Word
 from gpurack.engines.builds import Builds
 from gpurack.engines.container import Accelerator, Container, Run, with_secrets
 from gpurack.engines.dialect import Dialect, python
 from gpurack.engines.hints import WEIGHTS, Hint
 from gpurack.shell import sh
 from gpurack.spec.model import ArgValue, Model
+from gpurack.spec.problems import Problem, from_pydantic
 from gpurack.spec.weights import Weights
 
 CONFIG = "/etc/llama-cpp-python.json"
 KEYED_CONFIG = "/run/gpurack/config.json"
-"""CONFIG with the key in it: made at the start, in memory."""
+"""CONFIG with the key, created at the start in memory."""
 
 PATIENT: dict[str, ArgValue] = {"interrupt_requests": False}
-"""By itself it cuts off an answer that streams as soon as anybody else asks, and Open WebUI asks for a chat's title and
-tags while the chat is answered."""
+"""By default a new request ends the answer that is being streamed, and Open WebUI requests a chat's title and tags
+while the chat is answered."""
 
 SMALL = 8
 """GiB of memory below which batches are halved."""
 
 TRUE = ("1", "on", "t", "true", "y", "yes")
-"""What the server reads as true, as an argument (its cli.py) and as a variable (pydantic), whatever the case."""
+"""Values that the server reads as true, as an argument (its cli.py) and as a variable (pydantic), in any case."""
 
 SIMPLE = re.compile(r"(?:.*/)?(docker/(?:cuda_simple|openblas_simple|simple)/Dockerfile)")
 CUDA_SIMPLE = ("cuda_simple", "llama-cpp-python-cuda")
-"""What people call an image of docker/cuda_simple, which is built in its own folder."""
+"""The usual name of an image of docker/cuda_simple, which is built in its own folder."""
 CUDA_DOCKERFILE = "docker/cuda_simple/Dockerfile"
 
 _WEIGHTS: TypeAdapter[Any] = TypeAdapter(Weights)
@@ -61,7 +63,7 @@ class LlamaCppPythonBuilds(Builds):
         return "ghcr.io/abetlen/llama-cpp-python"
 
     def dockerfile(self, path: str, file: str, names: Sequence[str]) -> str | None:
-        """By its folder, or by the name that people give it, whose folder is the one that is built."""
+        """By its folder, or by its usual name."""
         if found := SIMPLE.fullmatch(path) or SIMPLE.fullmatch(file):
             return found[1]
         called = {name.partition(":")[0] for name in names}
@@ -80,7 +82,7 @@ class LlamaCppPython(Engine):
     row = Row(
         serves="GGUF, several in one server",
         image="`ghcr.io/abetlen/llama-cpp-python:v0.3.36`",
-        cards="CPU; CUDA by an `image` of yours",
+        gpus="CPU; CUDA by an `image` of yours",
         key="exported, or added to the config in memory",
         sets="name, address, key, context; the start without compiling",
         limits="vram is a promise",
@@ -109,16 +111,16 @@ class LlamaCppPython(Engine):
     }  # fmt: skip
 
     def image(self, version: str, accelerator: Accelerator) -> str:
-        """`version` is upstream's number ("0.3.36"); there is an image for the CPU only."""
+        """`version` is upstream's number ("0.3.36"); its image is for the CPU only."""
         if accelerator.vendor != "cpu":
             raise LookupError(
-                "llama-cpp-python publishes no image for GPUs; name the one you built (docker/cuda_simple) in image, "
-                "or choose llama.cpp."
+                "llama-cpp-python publishes no image for GPUs. Name the one you built (docker/cuda_simple) in `image`, "
+                "or use llama.cpp."
             )
         return f"ghcr.io/abetlen/llama-cpp-python:v{version}"
 
     def answers_as(self, model: Model, served_name: str) -> str | None:
-        """With a config, the alias of its first model (the path, where it has none, is not known beforehand)."""
+        """With a config, the alias of its first model; without an alias, its path is not known in advance."""
         if model.config is None:
             return served_name
         first = next(iter(_models(model)), {})
@@ -129,7 +131,7 @@ class LlamaCppPython(Engine):
         return [str(entry["model_alias"]) for entry in _models(model) if "model_alias" in entry] or [served_name]
 
     def more_weights(self, model: Model) -> list[Weights]:
-        """Those of the config's models; what is wrong with any is for check_weights to say."""
+        """The weights of the config's models; invalid ones are errors of check_weights."""
         found = []
         for entry in _models(model):
             with contextlib.suppress(ValidationError):
@@ -155,7 +157,7 @@ class LlamaCppPython(Engine):
         return Container(argv, compose=compose)
 
     def _by_config(self, model: Model, run: Run, server: list[str]) -> Container:
-        """Weights become paths inside, host and port are gpurack's, the key is added at the start."""
+        """The config with paths in the container, and gpurack's host and port. The key is added at the start."""
         config = copy.deepcopy(model.config or {})
         for entry, path in zip(config["models"], run.more_weights, strict=True):
             entry["model"] = path
@@ -171,72 +173,73 @@ class LlamaCppPython(Engine):
         return Container(command, ["sh", "-c"], files=files, compose={**compose, **in_memory})
 
     def words(self, model: Model) -> list[Word]:
-        """Also the keys of a config: the real server (0.3.36, pydantic-settings 2.16) ends over one that it does not
-        know, or that stands in the wrong place ("Extra inputs are not permitted")."""
+        """Also the keys of a config.
+
+        The server (0.3.36, pydantic-settings 2.16) ends at an unknown or misplaced one ("Extra inputs are not
+        permitted").
+        """
         found = super().words(model)
         found += [(f"config.{key}", f"config.{key}") for key in model.config or {}]
         for index, entry in enumerate(_models(model)):
             found += [(f"config.models.{index}.{key}", f"config.models.{key}") for key in entry]
         return found
 
-    def check(self, model: Model) -> list[Finding]:
-        """Also: a config that can be carried out, and not both ways at once."""
-        findings = super().check(model)
+    def check(self, model: Model) -> list[Problem]:
+        """Also: no field of one model beside a config."""
+        problems = super().check(model)
         if model.config is None:
-            return findings
+            return problems
         for field in ("context", "args", "served_name"):
             if getattr(model, field):
-                findings.append((field, "has no effect beside config; write it into config.models."))
-        return findings
+                problems.append(Problem.of("no-effect-beside-config", path=field))
+        return problems
 
-    def check_weights(self, model: Model) -> list[Finding]:
-        """Of a config: each model's."""
+    def check_weights(self, model: Model) -> list[Problem]:
+        """With a config, the errors of each of its models' weights."""
         if model.config is None:
             return super().check_weights(model)
         if model.weights is not None:
-            return [("weights", "has no effect beside config; the models' weights are in config.models.")]
+            return [Problem.of("no-effect-beside-config", path="weights")]
         entries = _models(model)
         if not entries:
-            return [("config.models", 'should be a list of models: [{"model": …, "model_alias": …}].')]
-        findings = [
-            (f"config.{key}", f"gpurack sets this itself; use the field {field}.")
+            return [Problem.of("config-without-models", path="config.models")]
+        problems = [
+            Problem.of("set-by-gpurack", path=f"config.{key}", hint=f"Use the field `{field}`.")
             for key, field in {"host": "bind", "port": "port", "api_key": "api_key"}.items()
             if key in model.config
         ]
         aliases = [entry.get("model_alias") for entry in entries]
-        findings += [
-            (
-                f"config.models.{index}.model_alias",
-                "is that of another model, which would answer for both; give each a name of its own.",
-            )
+        problems += [
+            Problem.of("alias-used-twice", path=f"config.models.{index}.model_alias")
             for index, alias in enumerate(aliases)
             if alias is not None and alias in aliases[:index]
         ]
         for index, entry in enumerate(entries):
             path = f"config.models.{index}.model"
             if entry.get("model") is None:
-                findings.append((path, 'is missing: the path of a .gguf file, or {"url": …, "sha256": …}.'))
+                problems.append(Problem.of("config-model-missing", path=path))
                 continue
             try:
                 weights = _WEIGHTS.validate_python(entry.get("model"))
             except ValidationError as error:
-                found = error.errors()[0]
-                findings.append((path, str(found.get("ctx", {}).get("error", found["msg"]))))
+                problems += from_pydantic("", path, error, {})
                 continue
             one = model.model_copy(update={"config": None, "weights": weights})
-            findings += [(path, sentence) for _, sentence in super().check_weights(one)]
-        return findings
+            problems += [replace(problem, path=path) for problem in super().check_weights(one)]
+        return problems
 
 
 def _models(model: Model) -> list[dict[str, Any]]:
-    """The config's models; none while they are written otherwise, which is for check_weights to say."""
+    """The config's models; none if it is invalid, which is an error of check_weights."""
     found = (model.config or {}).get("models", [])
     return found if isinstance(found, list) and all(isinstance(entry, dict) for entry in found) else []
 
 
 def of_host(run: Run) -> dict[str, ArgValue]:
-    """Threads and batch as llama-gpt's run.sh takes them from the host: all processors, smaller batches where there is
-    little memory. With cards they matter little, and the server's defaults stay."""
+    """Threads and batch from the host's size, as llama-gpt's run.sh sets them.
+
+    All processors, and smaller batches on hosts with little memory. On GPUs the server's defaults stay.
+    """
     if run.gpus or run.cores is None:
         return {}
     return {"n_threads": run.cores, "n_batch": 1024 if run.memory is not None and run.memory < SMALL else 2048}
@@ -256,7 +259,7 @@ def settings(args: dict[str, ArgValue]) -> list[str]:
 
 
 def locks(settings: Mapping[str, Any], env: Mapping[str, str]) -> bool:
-    """Is a model locked into memory? What its settings do not say, a variable of the same name may, in any case."""
+    """Is a model locked into memory? A variable with the name of a setting, in any case, also sets it."""
     variables = {name.lower(): value for name, value in env.items()}
     said = settings.get("use_mlock", variables.get("use_mlock", ""))
     return str(said).strip().lower() in TRUE

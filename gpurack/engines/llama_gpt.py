@@ -1,4 +1,6 @@
-"""llama-gpt's page on a model of llama-cpp-python. Legacy: its last commit is of October 2023; use open-webui.
+"""llama-gpt's web UI for a model of llama-cpp-python.
+
+Legacy: its last commit is of October 2023; use open-webui.
 
 Sources: getumbrel/llama-gpt, docker-compose.yml and ui/Dockerfile: the page waits for WAIT_HOSTS, asks the model once
 and then serves port 3000; DEFAULT_MODEL counts only where it is on the page's own list (ui/types/openai.ts), else the
@@ -10,26 +12,27 @@ from collections.abc import Sequence
 from typing import ClassVar
 from urllib.parse import urlsplit
 
-from gpurack.engines.base import NO_CARDS, Engine, Finding, Request, Row
+from gpurack.engines.base import RUNS_NO_MODEL, Engine, Request, Row
 from gpurack.engines.container import Accelerator, Container, Run, with_secrets
 from gpurack.engines.dialect import CONNECTS_TO, Dialect
 from gpurack.engines.hints import Hint
 from gpurack.spec.model import Model
+from gpurack.spec.problems import Problem
 
 START = "/wait && node ping-api-to-load-model.js && npm start"
-"""The image's own CMD, which a replaced entry point drops."""
+"""The image's own CMD, which Compose drops when it replaces the entry point."""
 WAIT_SECONDS = "600"
 
 
 class LlamaGpt(Engine):
-    """The web page; the model is an entry of its own."""
+    """The web UI; its model is another entry."""
 
     name = "llama-gpt"
     title = "llama-gpt"
     row = Row(
         serves="a web page of 2023",
         image="`getumbrel/llama-gpt-ui:latest`",
-        cards="–",
+        gpus="–",
         key="**none**",
         sets="address and name of its one model",
         limits="**legacy**: use `open-webui`",
@@ -59,17 +62,17 @@ class LlamaGpt(Engine):
     service = True
     only_version = "latest"
     successor = "open-webui"
-    legacy = f"its last release is of 2023; {successor} is its successor."
+    legacy = f"its last release is from 2023. Use {successor}, its successor."
     no_weights = "; its model is an entry of llama-cpp-python that it connects_to"
     fields = frozenset({"connects_to"})
-    unused: ClassVar = {**NO_CARDS, "args": "its settings are variables, in env."}
+    unused: ClassVar = {**RUNS_NO_MODEL, "args": "Its settings are environment variables: use `env`."}
 
     def image(self, version: str, accelerator: Accelerator) -> str:
-        """There is one, of 2023."""
+        """The only image, from 2023."""
         return f"getumbrel/llama-gpt-ui:{version}"
 
     def container(self, model: Model, run: Run) -> Container:
-        """The page, waiting for its model."""
+        """The web UI, which waits for its model."""
         if not run.upstreams:
             return Container()
         upstream = run.upstreams[0]
@@ -86,24 +89,21 @@ class LlamaGpt(Engine):
         return Container(command, entrypoint, environment)
 
     def cannot_use(self, name: str, engine: Engine) -> str | None:
-        """It asks for a model of its own list, so one that looks at no name."""
+        """It asks for a model of its own list, so it needs an engine that ignores the name."""
         if engine.service is not False:
-            return f"{name} is no model; llama-gpt shows one model."
+            return f"{name} is not a model, and llama-gpt shows one model."
         if engine.any_name:
             return None
         asks = "llama-gpt asks for a model of its own list of 2023"
-        return f"{asks}, which {engine.name} refuses; name one of llama-cpp-python, or use open-webui, its successor."
+        return f"{asks}, which {engine.name} refuses. Name one of llama-cpp-python, or use open-webui, its successor."
 
     def requests(self, model: Model, names: Sequence[str]) -> list[Request]:
         """A page."""
         return []
 
-    def check(self, model: Model) -> list[Finding]:
+    def check(self, model: Model) -> list[Problem]:
         """Also: one model."""
-        findings = super().check(model)
+        problems = super().check(model)
         if model.connects_to == "all" or len(model.connects_to) != 1:
-            findings.append(
-                ("connects_to", "llama-gpt (legacy) shows one model: name one of llama-cpp-python. For several use "
-                 "open-webui, its successor.")
-            )  # fmt: skip
-        return findings
+            problems.append(Problem.of("one-model-only", path="connects_to"))
+        return problems

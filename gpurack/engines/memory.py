@@ -1,16 +1,19 @@
-"""What an engine needs of a card's memory, for the estimate (gpurack/plan/estimate.py)."""
+"""What an engine needs of a GPU's memory, for the estimate (gpurack/plan/estimate.py)."""
 
 from dataclasses import dataclass
 
 
 class NotEstimated(Exception):
-    """Why a model's memory cannot be computed beforehand; the text ends a sentence."""
+    """A model's memory cannot be estimated; the text is the reason, as the end of a sentence."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What an engine is told about weights, for the estimate. context: the longest they allow, None when they do not
-    say. vocabulary: how many tokens they know. quantized: to fewer bits, by the format's own means."""
+    """Facts about weights, for the estimate.
+
+    context: the longest they allow, None if unknown. vocabulary: their number of tokens. quantized: to fewer bits, in
+    the file format itself.
+    """
 
     layers: int
     context: int | None
@@ -20,11 +23,11 @@ class Facts:
 
 @dataclass(frozen=True)
 class Needs:
-    """How an engine fills a card's memory.
+    """How an engine fills a GPU's memory.
 
-    tokens: of KV cache it cannot do without. kv_bytes: of one number among the keys, among the values. overhead: GiB of
-    a card beside weights and KV cache, (at the very least, usually). float_bytes: of a weight that is stored as a
-    number of 16 or 32 bits; None: as it is stored.
+    tokens: the least KV cache that it needs. kv_bytes: bytes of one number in (keys, values). overhead: GiB of a GPU
+    beside weights and KV cache, as (least, usual). float_bytes: bytes of a weight that is stored in 16 or 32 bits;
+    None: as stored.
     """
 
     tokens: int

@@ -1,8 +1,8 @@
-"""ollama: the models it pulls from its own library, on cards or the CPU.
+"""ollama: the models it pulls from its own library, on GPUs or the CPU.
 
 Sources (ollama 0.33): it is healthy before any model exists, so being ready says nothing of the models in `pull`; it
 knows no API keys (loopback or a gateway); `/root/.ollama` holds what was pulled and must be a volume; its default
-context grows with the card's memory up to 256k, so give `context`; a model that does not fit one card is spread over
+context grows with the GPU's memory up to 256k, so give `context`; a model that does not fit one GPU is spread over
 several by itself.
 """
 
@@ -10,11 +10,12 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar
 
-from gpurack.engines.base import Engine, Finding, Request, Row, Word
+from gpurack.engines.base import Engine, Request, Row, Word
 from gpurack.engines.container import Accelerator, Container, Run
 from gpurack.engines.dialect import CONTEXT, OWN_VOLUME, Dialect
 from gpurack.engines.hints import Hint
 from gpurack.spec.model import Model
+from gpurack.spec.problems import Problem
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*(:[0-9]+(?=/))?(/[A-Za-z0-9._-]+)*(:[A-Za-z0-9._-]+)?"
 """[registry/][user/]model[:tag], as `ollama pull` takes it."""
@@ -22,8 +23,12 @@ NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*(:[0-9]+(?=/))?(/[A-Za-z0-9._-]+)*(:[A-Za-z0-
 
 LIBRARY = "registry.ollama.ai"
 DATA = "/root/.ollama"
-OWN = {"OLLAMA_CONTEXT_LENGTH": "context", "OLLAMA_HOST": "port and bind", "OLLAMA_MODELS": "nothing"}
-"""Variables that gpurack sets itself → the inventory's field for them."""
+OWN = {
+    "OLLAMA_CONTEXT_LENGTH": "Use the field `context`.",
+    "OLLAMA_HOST": "Use the fields `port` and `bind`.",
+    "OLLAMA_MODELS": "Remove it.",
+}
+"""Variables that gpurack sets itself → what to write instead."""
 
 
 def full_name(model: str) -> str:
@@ -44,7 +49,7 @@ class Ollama(Engine):
     row = Row(
         serves="its own library",
         image="`ollama/ollama:0.33.0`",
-        cards="spreads by itself, or CPU",
+        gpus="spreads by itself, or CPU",
         key="**none**",
         sets="context, address, volume; `pull` until each answered",
         limits="vram is a promise",
@@ -70,55 +75,58 @@ class Ollama(Engine):
     no_weights = "; name its models in pull"
     fields = frozenset({"pull"})
     unused: ClassVar = {
-        "args": "`ollama serve` has no flags; its settings are variables, in env (OLLAMA_…).",
-        "served_name": "its models answer by the names in pull.",
+        "args": "`ollama serve` has no flags: use its variables (OLLAMA_…) in `env`.",
+        "served_name": "Its models answer to their names in `pull`.",
     }
 
     def image(self, version: str, accelerator: Accelerator) -> str:
-        """`version` is upstream's number ("0.33.0"); the image for CUDA runs on the CPU, too."""
+        """`version` is upstream's number ("0.33.0"); the image for CUDA also runs on the CPU."""
         return f"ollama/ollama:{version}" + ("-rocm" if accelerator.vendor == "amd" else "")
 
     def serves(self, model: Model, served_name: str) -> list[str]:
-        """What it has pulled; nobody knows its entry's own name."""
+        """The models it pulls; clients never use the name of its entry."""
         return list(model.pull) or [served_name]
 
     def prompt_logs(self, model: Model) -> list[str]:
-        """OLLAMA_DEBUG has it log the prompts that it makes of chats; OLLAMA_DEBUG_LOG_REQUESTS keeps each request in a
-        file (envconfig/config.go: "Log inference request bodies and replay curl commands to a temp directory")."""
+        """OLLAMA_DEBUG logs the prompts of chats, and OLLAMA_DEBUG_LOG_REQUESTS writes each request.
+
+        The latter writes into a file (envconfig/config.go: "Log inference request bodies and replay curl commands to a
+        temp directory").
+        """
         off = ("", "0", "false", "f")
         names = ("OLLAMA_DEBUG", "OLLAMA_DEBUG_LOG_REQUESTS")
         return [f"env.{name}" for name in names if model.env.get(name, "").lower() not in off]
 
     def container(self, model: Model, run: Run) -> Container:
-        """Settings are variables; what was pulled is kept in a volume of its own."""
+        """Settings are variables; pulled models are in a volume."""
         environment = {"OLLAMA_HOST": f"0.0.0.0:{self.port}"}
         if model.context:
             environment["OLLAMA_CONTEXT_LENGTH"] = str(model.context)
         return Container(environment=environment, volumes={f"ollama-{run.name}": DATA})
 
     def words(self, model: Model) -> list[Word]:
-        """Its variables, which it has in the place of flags; it passes over those that it does not know."""
+        """Its variables, which it has instead of flags; it ignores unknown ones."""
         return [(f"env.{name}", name) for name in model.env if name.startswith("OLLAMA_")]
 
     def requests(self, model: Model, names: Sequence[str]) -> list[Request]:
-        """One token of the first model it pulled, or an embedding by it."""
+        """One token or an embedding of the first model in `pull`."""
         if not model.pull:
             return []
         first = {"model": model.pull[0]}
         generate = {"prompt": "Hello", "stream": False, "options": {"num_predict": 1}}
         return [("/api/generate", {**first, **generate}), ("/api/embed", {**first, "input": "Hello"})]
 
-    def check(self, model: Model) -> list[Finding]:
-        """Also: names that can be pulled, and variables that are fields here."""
-        findings = super().check(model)
-        findings += [
-            ("pull", f'"{name}" is no model of ollama; write it as in `ollama pull`: "qwen2.5:7b".')
+    def check(self, model: Model) -> list[Problem]:
+        """Also: valid names in `pull`, and no variable that has a field."""
+        problems = super().check(model)
+        problems += [
+            Problem.of("invalid-ollama-model", path="pull", name=name)
             for name in model.pull
             if not re.fullmatch(NAME, name)
         ]
-        findings += [
-            (f"env.{name}", f"gpurack sets this itself; use {field}.")
-            for name, field in OWN.items()
+        problems += [
+            Problem.of("set-by-gpurack", path=f"env.{name}", hint=hint)
+            for name, hint in OWN.items()
             if name in model.env
         ]
-        return findings
+        return problems

@@ -1,9 +1,9 @@
-"""Open WebUI: the web page for people, on models or a gateway.
+"""Open WebUI: a web UI for models or a gateway.
 
 Sources (Open WebUI 0.12.4): without ENABLE_PERSISTENT_CONFIG=False the environment is ignored after the first start;
 /health is always true, /ready tells; start.sh makes a secret for sessions beside itself unless WEBUI_SECRET_KEY_FILE
 names a place that survives; OPENAI_API_BASE_URLS and OPENAI_API_KEYS are lists joined by ";" of the same length;
-people log in with accounts of its own, the first one is the administrator, also where ENABLE_SIGNUP is False (its
+users log in with accounts of its own, the first one is the administrator, also where ENABLE_SIGNUP is False (its
 sign-up asks for no permission while there is no account); WEBUI_ADMIN_EMAIL and WEBUI_ADMIN_PASSWORD make that one at
 the first start, and have no effect later; with WEBUI_AUTH=False there are no accounts; AUDIT_LOG_LEVEL=REQUEST writes
 people's requests into audit.log, GLOBAL_LOG_LEVEL=DEBUG into the log.
@@ -12,11 +12,12 @@ people's requests into audit.log, GLOBAL_LOG_LEVEL=DEBUG into the log.
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from gpurack.engines.base import NO_CARDS, Engine, Finding, Request, Row
+from gpurack.engines.base import RUNS_NO_MODEL, Engine, Request, Row
 from gpurack.engines.container import Accelerator, Container, Run, with_secrets
 from gpurack.engines.dialect import CONNECTS_TO, OWN_VOLUME, Dialect
 from gpurack.engines.hints import DATABASE, Hint
 from gpurack.spec.model import Model
+from gpurack.spec.problems import Problem
 
 DATA = "/app/backend/data"
 FIRST_ACCOUNT = (
@@ -37,7 +38,7 @@ UNCLAIMED = (
 
 
 def _is_unclaimed(model: Model) -> bool:
-    """Has it accounts, the first of which the inventory does not give, by `keys` or by variables?"""
+    """Has it accounts without a first one from the inventory (by `keys` or variables)?"""
     given = model.keys or all(model.env.get(name) for name in ("WEBUI_ADMIN_EMAIL", "WEBUI_ADMIN_PASSWORD"))
     return not given and model.env.get("WEBUI_AUTH", "True").lower() == "true"
 
@@ -48,10 +49,10 @@ class OpenWebui(Engine):
     name = "open-webui"
     title = "Open WebUI"
     row = Row(
-        serves="the web page for people",
+        serves="a web UI",
         image="`ghcr.io/open-webui/open-webui:v0.12.4`",
-        cards="–",
-        key="people log in",
+        gpus="–",
+        key="users log in",
         sets="addresses and keys, what survives",
         limits="a service",
         state="**carried out**, run here",
@@ -83,9 +84,9 @@ class OpenWebui(Engine):
     sums = False
     fields = frozenset({"connects_to", "keys"})
     unused: ClassVar = {
-        **NO_CARDS,
-        "api_key": "people log in there; the keys of what it connects to are handed on.",
-        "args": "its settings are variables, in env.",
+        **RUNS_NO_MODEL,
+        "api_key": "Users log in to it; it passes on the keys of what it connects to.",
+        "args": "Its settings are environment variables: use `env`.",
     }
 
     def image(self, version: str, accelerator: Accelerator) -> str:
@@ -93,7 +94,7 @@ class OpenWebui(Engine):
         return f"ghcr.io/open-webui/open-webui:v{version}"
 
     def container(self, model: Model, run: Run) -> Container:
-        """All by environment; ollama is spoken to in its own way, everything else as OpenAI."""
+        """All settings are variables; ollama is used by its own API, everything else by OpenAI's."""
         openai = [upstream for upstream in run.upstreams if upstream.api != "ollama"]
         ollama = [upstream.url.removesuffix("/v1") for upstream in run.upstreams if upstream.api == "ollama"]
         environment = {
@@ -120,7 +121,7 @@ class OpenWebui(Engine):
         return Container(command, entrypoint, environment, volumes)
 
     def requests(self, model: Model, names: Sequence[str]) -> list[Request]:
-        """People log in; there is nothing to ask without an account."""
+        """Users log in, so there is no request without an account."""
         return []
 
     def unclaimed(self, model: Model, name: str) -> str | None:
@@ -128,7 +129,7 @@ class OpenWebui(Engine):
         return volume(name) if _is_unclaimed(model) and not self.own_database(model) else None
 
     def own_database(self, model: Model) -> str | None:
-        """Another database, or another volume in place of its own."""
+        """Another database, or another volume instead of its own."""
         if not _is_unclaimed(model):
             return None
         if "DATABASE_URL" in model.env:
@@ -141,16 +142,13 @@ class OpenWebui(Engine):
         debug = model.env.get("GLOBAL_LOG_LEVEL", "").upper() == "DEBUG"
         return [*(["env.AUDIT_LOG_LEVEL"] if audit else []), *(["env.GLOBAL_LOG_LEVEL"] if debug else [])]
 
-    def check(self, model: Model) -> list[Finding]:
-        """Also: something to talk to."""
-        findings = super().check(model)
+    def check(self, model: Model) -> list[Problem]:
+        """Also: a model or gateway, and no keys but the first account."""
+        problems = super().check(model)
         if not model.connects_to:
-            findings.append(("connects_to", 'is missing: the models or gateways people talk to, or "all".'))
-        if len(model.keys) > 1 or not all("@" in name for name in model.keys):
-            findings.append(
-                (
-                    "keys",
-                    'is its first account alone, the administrator\'s: {"admin@uni.example": {"env": "PASSWORD"}}.',
-                )
+            problems.append(
+                Problem.of("connects-to-missing", path="connects_to", entries="the models or gateways to use")
             )
-        return findings
+        if len(model.keys) > 1 or not all("@" in name for name in model.keys):
+            problems.append(Problem.of("first-account-only", path="keys"))
+        return problems

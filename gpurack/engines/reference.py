@@ -1,4 +1,4 @@
-"""The table of docs/engines.md, from the engines themselves: `make docs` writes it, a test holds it to be current."""
+"""The table of docs/engines.md, made from the engines: `make docs` writes it, a test checks it."""
 
 import re
 import sys
@@ -11,7 +11,7 @@ from gpurack.engines.base import Engine, Row
 
 BEGIN = "<!-- Made by `make docs` from gpurack/engines/; change it there. -->"
 END = "<!-- End of what is made. -->"
-HEADS = {"image": "image by `version`", "sets": "gpurack sets"}
+HEADS = {"image": "image by `version`", "gpus": "GPUs", "sets": "gpurack sets"}
 
 
 def table(engines: Iterable[Engine]) -> str:

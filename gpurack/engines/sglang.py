@@ -1,25 +1,26 @@
-"""SGLang: chat models on NVIDIA cards, tensor parallel.
+"""SGLang: chat models on NVIDIA GPUs, tensor parallel.
 
 Sources (SGLang 0.5.23): it binds 127.0.0.1 unless told otherwise; the image has no server as its entry point; /health
 is 503 while it warms up (while /v1/models answers already); `--api-key` by flag would show in every process list, the
 file of `--config` (its name must end in .yaml) does not; but the server writes all its arguments, the key included,
 into its log (sgl-project/sglang#37457, open in September 2026), so its output goes through a filter;
---mem-fraction-static is the share of weights and KV cache alone, about 0.88 of a whole card, the rest is for
+--mem-fraction-static is the share of weights and KV cache alone, about 0.88 of a whole GPU, the rest is for
 activations and CUDA graphs; any model name is answered and comes back as it came (#7035, #31404).
 """
 
 from typing import ClassVar
 
 from gpurack.engines.args import flags, given, normal, parallel
-from gpurack.engines.base import Counter, Engine, Finding, Row
+from gpurack.engines.base import Counter, Engine, Row, parallelism_problem
 from gpurack.engines.container import SHARED_MEMORY, Accelerator, Container, Run
 from gpurack.engines.dialect import HUB_CACHE, Dialect, python
 from gpurack.spec.model import Model
+from gpurack.spec.problems import Problem
 
 STATIC = 0.88
-"""Of what a model gets of a card, what --mem-fraction-static may say."""
+"""The part of a model's share of a GPU for --mem-fraction-static."""
 KEY_CONFIG = "/run/gpurack/key.yaml"
-"""In memory, made at the start."""
+"""In memory, created at the start."""
 KEEPER = """\
 import json, os, signal, subprocess, sys
 os.umask(0o077)
@@ -36,7 +37,7 @@ for line in server.stdout:
 code = server.wait()
 sys.exit(code if code >= 0 else 128 - code)
 """
-"""Gives the server its key by a file, and keeps it out of the log."""
+"""Passes the key to the server in a file, and keeps it out of the log."""
 
 
 class Sglang(Engine):
@@ -47,7 +48,7 @@ class Sglang(Engine):
     row = Row(
         serves="Hugging Face folders: chat",
         image="`lmsysorg/sglang:v0.5.23`",
-        cards="tensor parallel over all",
+        gpus="tensor parallel over all",
         key="file, kept out of its log",
         sets="name, address, key, parallelism, static fraction, context, offline, shared memory",
         limits="no CPU image",
@@ -79,25 +80,25 @@ class Sglang(Engine):
     def image(self, version: str, accelerator: Accelerator) -> str:
         """`version` is upstream's number ("0.5.23")."""
         if accelerator.vendor == "cpu":
-            raise LookupError("SGLang's images need a GPU; give it gpus, or choose llama.cpp for the CPU.")
+            raise LookupError("SGLang's images need a GPU. Set `gpus`, or use llama.cpp for the CPU.")
         if accelerator.vendor == "amd":
-            raise LookupError("SGLang's images for AMD differ from card to card; name the one for yours in image.")
+            raise LookupError("SGLang's images for AMD differ from GPU to GPU. Name the one for yours in `image`.")
         return f"lmsysorg/sglang:v{version}"
 
     def parallelism(self, model: Model, gpus: int) -> tuple[int, int]:
-        """Tensor parallel over all cards, unless args say otherwise (pp-size, tp-size; dp-size takes its part)."""
+        """Tensor parallel over all GPUs, unless args say otherwise (pp-size, tp-size; dp-size takes its part)."""
         pipeline = parallel(model, "pp-size", "pipeline-parallel-size") or 1
         tensor = parallel(model, "tp-size", "tensor-parallel-size", "tp")
         data = self._replicas(model)
         return tensor or max(gpus // (pipeline * data), 1), pipeline
 
     def _replicas(self, model: Model) -> int:
-        """Data parallel replicas with cards of their own; with dp attention they share the tensor parallel ones."""
+        """Data parallel replicas with their own GPUs; with dp attention they share the tensor parallel ones."""
         shared = any(normal(flag) == "enable-dp-attention" and value for flag, value in model.args.items())
         return 1 if shared else parallel(model, "dp-size", "data-parallel-size", "dp") or 1
 
     def container(self, model: Model, run: Run) -> Container:
-        """The server on port 30000, offline: the weights lie on the host."""
+        """The server on port 30000, offline: the weights are on the host."""
         argv = ["python3", "-m", "sglang.launch_server", "--model-path", str(run.weights)]
         argv += ["--served-model-name", run.served_name, "--host", "0.0.0.0", "--port", str(self.port)]
         named = {normal(flag) for flag in model.args}
@@ -130,20 +131,14 @@ class Sglang(Engine):
         flags["export-metrics-to-file"] = level not in ("0", "1")
         return [f"args.{flag}" for flag, logs in flags.items() if logs and flag in args]
 
-    def check(self, model: Model) -> list[Finding]:
-        """Also: as many cards as its parallelism needs, and one --config (the key's)."""
-        findings = super().check(model)
+    def check(self, model: Model) -> list[Problem]:
+        """Also: as many GPUs as its parallelism needs, and one --config (the key's)."""
+        problems = super().check(model)
         if isinstance(model.gpus, list) and model.gpus:
             tensor, pipeline = self.parallelism(model, len(model.gpus))
             data = self._replicas(model)
             if tensor * pipeline * data != len(model.gpus):
-                findings.append(
-                    (
-                        "gpus",
-                        f"tensor parallel {tensor} × pipeline parallel {pipeline} × data parallel {data} needs "
-                        f"{tensor * pipeline * data} cards, gpus lists {len(model.gpus)}.",
-                    )
-                )
+                problems.append(parallelism_problem(tensor, pipeline, data, len(model.gpus)))
         if "config" in model.args and model.api_key:
-            findings.append(("args.config", "the key is given by a --config of gpurack's, and SGLang takes only one."))
-        return findings
+            problems.append(Problem.of("key-by-config-flag", path="args.config"))
+        return problems

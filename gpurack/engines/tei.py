@@ -1,4 +1,4 @@
-"""Text Embeddings Inference: embedding and rerank models, one card each, or the CPU.
+"""Text Embeddings Inference: embedding and rerank models, one GPU each, or the CPU.
 
 Sources (TEI 1.9): one image per compute capability ("" is 8.0: A100, A30; a wrong one refuses to start), `cuda-` brings
 several and asks nvidia-smi; none below 7.5; nothing listens until the model is warm, then /health is 200; API_KEY is
@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from gpurack.engines.args import flags
-from gpurack.engines.base import Counter, Engine, Finding, Request, Row
+from gpurack.engines.base import Counter, Engine, Request, Row
 from gpurack.engines.container import Accelerator, Container, Run, with_secrets
 from gpurack.engines.dialect import HUB_CACHE, Dialect
-from gpurack.engines.hints import OTHER_CARDS, Hint
+from gpurack.engines.hints import WRONG_GPU, Hint
 from gpurack.spec.model import Model
+from gpurack.spec.problems import Problem
 
 PREFIXES = {
     "7.5": "turing-", "8.0": "", "8.6": "86-", "8.9": "89-", "9.0": "hopper-", "10.0": "100-", "12.0": "120-",
@@ -23,14 +24,14 @@ PREFIXES = {
 
 
 class Tei(Engine):
-    """`text-embeddings-router` of the image for the card."""
+    """`text-embeddings-router` of the image for the GPU."""
 
     name = "tei"
     title = "Text Embeddings Inference"
     row = Row(
         serves="Hugging Face folders: embeddings, rerank",
-        image="`…/text-embeddings-inference:{86-,89-,…}1.9` by card",
-        cards="one, or CPU; ≥ 7.5",
+        image="`…/text-embeddings-inference:{86-,89-,…}1.9` by GPU",
+        gpus="one, or CPU; ≥ 7.5",
         key="exported at the start",
         sets="name, address, key, image by compute capability",
         limits="no `context`; vram is a promise",
@@ -46,10 +47,10 @@ class Tei(Engine):
         },
         caches={"/data": HUB_CACHE},
     )  # fmt: skip
-    hints = (Hint(r"Runtime compute cap", OTHER_CARDS),)
+    hints = (Hint(r"Runtime compute cap", WRONG_GPU),)
     api = "tei"
     chats = False
-    one_card = True
+    one_gpu = True
     port = 80
     ready_path = "/health"
     ready_names_model = False
@@ -58,7 +59,7 @@ class Tei(Engine):
     counter = Counter("/metrics", "te_request_success", "requests")
     min_compute = "7.5"
     unused: ClassVar = {
-        "context": "it takes the length from the model; args auto-truncate cuts longer texts, max-batch-tokens limits "
+        "context": "The model sets the length; in args, auto-truncate cuts longer texts and max-batch-tokens limits "
         "memory.",
     }
     own_args: ClassVar = {
@@ -72,18 +73,18 @@ class Tei(Engine):
         if accelerator.vendor == "cpu":
             return f"{name}:cpu-{version}"
         if accelerator.vendor == "amd":
-            raise LookupError("TEI publishes no image for AMD's cards; run it on the CPU (gpus: []).")
+            raise LookupError("TEI publishes no image for AMD's GPUs. Run it on the CPU (gpus: []).")
         if accelerator.compute is None:
             return f"{name}:cuda-{version}"
         if accelerator.compute not in PREFIXES:
             raise LookupError(
                 f"TEI publishes no image for compute capability {accelerator.compute} (there are "
-                f"{', '.join(PREFIXES)}); choose another card, the CPU (gpus: []), or name an image."
+                f"{', '.join(PREFIXES)}). Choose another GPU, the CPU (gpus: []), or name an `image`."
             )
         return f"{name}:{PREFIXES[accelerator.compute]}{version}"
 
     def variants(self, version: str) -> list[str]:
-        """All of them: the cards decide."""
+        """All of them: the GPUs decide."""
         cards = [Accelerator("nvidia", compute) for compute in (*PREFIXES, None)]
         return sorted(self.image(version, accelerator) for accelerator in (Accelerator("cpu"), *cards))
 
@@ -99,16 +100,16 @@ class Tei(Engine):
         return Container(command, entrypoint)
 
     def requests(self, model: Model, names: Sequence[str]) -> list[Request]:
-        """Embeddings, or its own way to rerank and to classify."""
+        """Embeddings, or its own requests for rerank and classification."""
         return [
             ("/v1/embeddings", {"input": "Hello", "model": names[0]}),
             ("/rerank", {"query": "Hello", "texts": ["Hello"]}),
             ("/predict", {"inputs": "Hello"}),
         ]
 
-    def check(self, model: Model) -> list[Finding]:
-        """Also: one card."""
-        findings = super().check(model)
+    def check(self, model: Model) -> list[Problem]:
+        """Also: one GPU."""
+        problems = super().check(model)
         if model.gpus == "all" or len(model.gpus) > 1:
-            findings.append(("gpus", "TEI computes on one card; give it one, and a second entry for a second card."))
-        return findings
+            problems.append(Problem.of("one-gpu-only", path="gpus", engine="TEI"))
+        return problems

@@ -1,4 +1,4 @@
-"""vLLM: chat, embedding and rerank models on NVIDIA cards, by its own OpenAI server.
+"""vLLM: chat, embedding and rerank models on NVIDIA GPUs, by its own OpenAI server.
 
 Sources (vLLM 0.33.0): `vllm serve PATH` is named as the entry point, because older images have the module
 vllm.entrypoints.openai.api_server there, which is deprecated and takes no path (seen in 0.32.0); CUDA 13.0 wants driver
@@ -12,20 +12,21 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from gpurack.engines.args import flags, given, normal, numbers, parallel
-from gpurack.engines.base import Counter, Engine, Finding, Row
+from gpurack.engines.base import Counter, Engine, Row, parallelism_problem
 from gpurack.engines.container import READY_TIMEOUT, SHARED_MEMORY, Accelerator, Container, Run, with_secrets
 from gpurack.engines.dialect import HUB_CACHE, OWN_VOLUME, Dialect, python
-from gpurack.engines.hints import HEADS, NO_ROOM, NO_ROOM_ON_HOST, TOO_FEW_CARDS, WEIGHTS, Hint
+from gpurack.engines.hints import HEADS, NO_ROOM, NO_ROOM_ON_HOST, TOO_FEW_GPUS, WEIGHTS, Hint
 from gpurack.engines.memory import Facts, Needs, NotEstimated
 from gpurack.spec.model import ArgValue, Model
+from gpurack.spec.problems import Problem
 
 SPECULATIVE = "use --speculative-config '{…}'."
 ROCM_SINCE = (0, 14)
-"""The first version with images of its own for AMD's cards (vllm/vllm-openai-rocm)."""
+"""The first version with images for AMD's GPUs (vllm/vllm-openai-rocm)."""
 ON_AMD = {"cap_add": ["SYS_PTRACE"], "security_opt": ["seccomp=unconfined"]}
 """As vLLM's guide starts it there: processes of a tensor parallel server map each other's memory."""
 UTILIZATION = 0.92
-"""Of a card it has for itself: vLLM's own default of --gpu-memory-utilization."""
+"""The share of a GPU without `vram`: vLLM's own default of --gpu-memory-utilization."""
 FLOATS = {"auto": 2, "half": 2, "float16": 2, "bfloat16": 2, "float": 4, "float32": 4}
 """--dtype → bytes. auto: weights of 32 bits are loaded as 16."""
 KV_TYPES = {"bfloat16": 2, "float16": 2, "fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1}
@@ -34,7 +35,7 @@ UNFORESEEN = (
     "kv-offloading-size", "kv-cache-memory-bytes", "data-parallel-size", "dp", "enable-expert-parallel", "config",
     "decode-context-parallel-size", "dcp", "num-gpu-blocks-override",
 )  # fmt: skip
-"""Flags that put something else onto the cards, or part of it elsewhere."""
+"""Flags that put something else onto the GPUs, or part of it elsewhere."""
 
 REMOVED = {
     "task": 'use runner: "pooling", with convert: "embed" for embeddings or "classify" for rerank and scores; chat '
@@ -74,19 +75,19 @@ REMOVED = {
     ),
 }  # fmt: skip
 REMOVED_SINCE = (0, 18)
-"""They went one by one (--task in 0.13, --disable-log-requests between 0.12 and 0.17); --swap-space was the last."""
+"""Removed one by one (--task in 0.13, --disable-log-requests between 0.12 and 0.17); --swap-space was the last."""
 QUIET_SINCE = (0, 10, 1)
-"""The first version that logs requests only when it is told to (vllm-project/vllm#21739)."""
+"""The first version that logs requests only on demand (vllm-project/vllm#21739)."""
 _ONE_DASH = "ac asc cc dc dcp dp dpa dpb dpe dph dpl dpm dpn dpp dpr ep pcp pp sc tp"
 ONE_DASH = frozenset(_ONE_DASH.split())
-"""The flags of vLLM (0.32.0) that have one dash and more than one letter."""
+"""The flags of vLLM (0.32.0) with one dash and more than one letter."""
 
 _EMBED: Mapping[str, ArgValue] = {"runner": "pooling", "convert": "embed"}
 _CLASSIFY: Mapping[str, ArgValue] = {"runner": "pooling", "convert": "classify"}
 TASKS: Mapping[str, Mapping[str, ArgValue]] = {
     "generate": {}, "auto": {}, "embedding": _EMBED, "embed": _EMBED, "classify": _CLASSIFY, "score": _CLASSIFY,
 }  # fmt: skip
-"""--task, which is no more → what says the same."""
+"""Values of the removed --task → what replaces them."""
 DIALECT = Dialect(
     images=r"vllm-openai|vllm-openai-rocm|vllm-cpu|vllm",
     known_by=("model", "served-model-name", "tensor-parallel-size"),
@@ -122,11 +123,11 @@ class Vllm(Engine):
     row = Row(
         serves="Hugging Face folders: chat, embeddings, rerank",
         image="`vllm/vllm-openai:v0.33.0`",
-        cards="tensor parallel over all; ≥ 7.5",
+        gpus="tensor parallel over all; ≥ 7.5",
         key="exported at the start",
         sets="name, address, key, parallelism, memory fraction, context, offline, shared memory",
         limits="no CPU image; driver ≥ 580 from 0.33",
-        state="**carried out**, run here (CPU): chat, embeddings, rerank; on cards with a stand-in",
+        state="**carried out**, run here (CPU): chat, embeddings, rerank; on GPUs with a stand-in",
     )
     dialect = DIALECT
     hints = (
@@ -136,7 +137,7 @@ class Vllm(Engine):
             NO_ROOM,
             NO_ROOM_ON_HOST,
         ),
-        Hint(r"larger than the number of available GPUs", TOO_FEW_CARDS),
+        Hint(r"larger than the number of available GPUs", TOO_FEW_GPUS),
         Hint(r"must be divisible by tensor parallel size", HEADS),
         Hint(r"greater than the derived max_model_len", "Its weights allow a shorter context only: lower context."),
         Hint(r"Invalid repository ID or local directory", WEIGHTS),
@@ -163,29 +164,29 @@ class Vllm(Engine):
         if accelerator.vendor == "amd":
             if numbers(version) < ROCM_SINCE:
                 raise LookupError(
-                    "vLLM publishes images for AMD's cards from 0.14 on; choose a newer version, or name an image."
+                    "vLLM publishes images for AMD's GPUs from 0.14 on. Choose a newer version, or name an `image`."
                 )
             return f"vllm/vllm-openai-rocm:v{version}"
         if accelerator.vendor == "cpu":
-            raise LookupError("vLLM's images need a GPU; give it gpus, or choose llama.cpp for the CPU.")
+            raise LookupError("vLLM's images need a GPU. Set `gpus`, or use llama.cpp for the CPU.")
         return f"vllm/vllm-openai:v{version}"
 
     def parallelism(self, model: Model, gpus: int) -> tuple[int, int]:
-        """Tensor parallel over all cards, unless args say otherwise."""
+        """Tensor parallel over all GPUs, unless args say otherwise."""
         pipeline = parallel(model, "pipeline-parallel-size", "pp") or 1
         tensor = parallel(model, "tensor-parallel-size", "tp")
         return tensor or max(gpus // (pipeline * self._replicas(model)), 1), pipeline
 
     def _replicas(self, model: Model) -> int:
-        """Data parallel replicas, each with cards of its own."""
+        """Data parallel replicas, each with its own GPUs."""
         return parallel(model, "data-parallel-size", "dp") or 1
 
     def min_driver(self, version: str) -> int | None:
-        """CUDA 13.0 wants R580; which CUDA older versions were built with is not known here."""
+        """CUDA 13.0 requires R580; the CUDA of older versions is unknown here."""
         return 580 if numbers(version) >= (0, 33) else None
 
     def container(self, model: Model, run: Run) -> Container:
-        """`vllm serve PATH …`, offline: the weights lie on the host."""
+        """`vllm serve PATH …`, offline: the weights are on the host."""
         argv = [str(run.weights), "--served-model-name", run.served_name]
         argv += ["--host", "0.0.0.0", "--port", str(self.port)]
         named = {normal(flag) for flag in model.args}
@@ -207,13 +208,12 @@ class Vllm(Engine):
         return Container(command, entrypoint, environment, volumes, compose=compose)
 
     def needs(self, model: Model, facts: Facts) -> Needs:
-        """KV cache for one request of the longest context at least, or vLLM does not start; it fills the rest of its
-        share with more."""
+        """A KV cache for at least one request of the longest context; vLLM fills the rest of its share."""
         args = {flag: str(value) for flag, value in given(model).items()}
         # weights that are quantized already are not changed by saying so
         changes = [flag for flag in ("quantization", "q") if flag in args and not facts.quantized]
         if unforeseen := [*changes, *(flag for flag in UNFORESEEN if flag in args)]:
-            raise NotEstimated(f"args.{unforeseen[0]} decides what lies on a card")
+            raise NotEstimated(f"args.{unforeseen[0]} decides what lies on a GPU")
         longest = model.context or facts.context
         if longest is None:
             raise NotEstimated("the weights do not say their context; write context")
@@ -224,7 +224,7 @@ class Vllm(Engine):
         return Needs(longest, (kv_bytes, kv_bytes), (1.0, 1.5), FLOATS[dtype])
 
     def budget(self, model: Model, card: float) -> float:
-        """Its share of the card's total memory, given by args, by vram, or vLLM's default."""
+        """Its share of the GPU's total memory, given by args, by vram, or vLLM's default."""
         try:
             return float(str(given(model)["gpu-memory-utilization"])) * card
         except (KeyError, ValueError):
@@ -240,19 +240,12 @@ class Vllm(Engine):
         answers = model.env.get("VLLM_DEBUG_LOG_API_SERVER_RESPONSE", "").lower() in ("1", "true")
         return [*found, *(["env.VLLM_DEBUG_LOG_API_SERVER_RESPONSE"] if answers else [])]
 
-    def check(self, model: Model) -> list[Finding]:
-        """Also: as many cards as its parallelism needs."""
-        findings = super().check(model)
+    def check(self, model: Model) -> list[Problem]:
+        """Also: as many GPUs as its parallelism needs."""
+        problems = super().check(model)
         if isinstance(model.gpus, list) and model.gpus:
             tensor, pipeline = self.parallelism(model, len(model.gpus))
             replicas = self._replicas(model)
             if tensor * pipeline * replicas != len(model.gpus):
-                findings.append(
-                    (
-                        "gpus",
-                        f"tensor parallel {tensor} × pipeline parallel {pipeline}"
-                        f"{f' × data parallel {replicas}' if replicas > 1 else ''} needs "
-                        f"{tensor * pipeline * replicas} cards, gpus lists {len(model.gpus)}.",
-                    )
-                )
-        return findings
+                problems.append(parallelism_problem(tensor, pipeline, replicas, len(model.gpus)))
+        return problems

@@ -42,7 +42,7 @@ def convert_parallelism(t: Translation) -> None:
             t.flags.given.pop(tensor, None)
         else:
             t.note("open", f"needs {counted(needed, 'GPU')} ({tensor}) but was given GPU {listed(t.gpus)}.")
-    elif t.engine.one_card and t.gpus == "all":
+    elif t.engine.one_gpu and t.gpus == "all":
         t.gpus = [0]
         t.note("open", "was given all GPUs but uses one GPU; set to gpus [0]. Check which to use.")
     elif t.gpus == "all":

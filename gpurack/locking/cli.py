@@ -18,12 +18,11 @@ from gpurack.spec.fleet import read_fleet
 from gpurack.spec.host import Host
 from gpurack.spec.load import read_inventory
 from gpurack.spec.lock import HostLock, Lock, facts, place, text
-from gpurack.spec.problems import NotAsked, Problem, unknown
+from gpurack.spec.problems import NotAsked, Problem
 from gpurack.spec.read_lock import read_lock
 from gpurack.state.model import HostState
 
 NOT_IN_INVENTORY = "is in the lock but not in the inventory. Run `gpurack lock {inventory}` to remove it."
-NONE = "there is no lock yet; gpurack lock {inventory} writes it."
 
 
 def write(console: screen.Console, inventory: Path) -> int:
@@ -64,7 +63,7 @@ def check(console: screen.Console, inventory: Path) -> int:
     """
     lock = read_lock(inventory)
     if lock is None:
-        raise NotAsked([Problem("", str(place(inventory)), NONE.format(inventory=inventory))])
+        raise NotAsked([Problem.of("no-lock", "", str(place(inventory)), inventory=inventory)])
     fleet, states = fleet_and_snapshots(inventory)
     code, pairs = 0, {}
     for name, state in states.items():
@@ -99,7 +98,7 @@ def upgrade(console: screen.Console, inventory: Path, what: Sequence[str]) -> in
     loaded = read_inventory(inventory)
     fleet = read_fleet(loaded)
     if wrong := wrong_words(what, fleet):
-        raise NotAsked(Problem("", "", sentence) for sentence in wrong)
+        raise NotAsked(wrong)
     news: dict[str, News] = {}
 
     def inspect(host: pyinfra.Host, wanted: Host) -> HostState:
@@ -137,7 +136,7 @@ def show_manifest(inventory: Path, name: str) -> str:
     fleet = read_fleet(loaded, secrets=False)
     host = loaded.get_host(name, default=None)
     if host is None:
-        raise NotAsked([Problem("", "", unknown("host", name, list(fleet)))])
+        raise NotAsked([Problem.unknown("unknown-host", name, list(fleet))])
     with connected(loaded, [host]) as state:
         if host not in state.active_hosts:
             raise OSError(connect_error(host))

@@ -15,7 +15,7 @@ from gpurack.plan.packages import Pin
 from gpurack.plan.platforms import TOOLKIT_PACKAGES, platform_of
 from gpurack.spec.host import Host
 from gpurack.spec.lock import HostLock, ModelLock
-from gpurack.spec.problems import unknown
+from gpurack.spec.problems import Problem
 from gpurack.spec.weights import UrlWeights
 from gpurack.state.model import HostState
 
@@ -34,10 +34,10 @@ class News:
     errors: tuple[str, ...] = ()
 
 
-def wrong_words(what: Iterable[str], fleet: Mapping[str, Host]) -> list[str]:
-    """Sentences for words that name nothing of the fleet."""
+def wrong_words(what: Iterable[str], fleet: Mapping[str, Host]) -> list[Problem]:
+    """Errors of words that name no part of the lock and no entry."""
     known = [*PARTS, *sorted({name for host in fleet.values() for name in host.entries})]
-    return [unknown("part of the lock", word, known) for word in what if word not in known]
+    return [Problem.unknown("unknown-lock-part", word, known) for word in what if word not in known]
 
 
 def chosen(what: Sequence[str], part: str, name: str = "") -> bool:

@@ -4,7 +4,6 @@ this driver? Pure."""
 from collections.abc import Iterable
 
 from gpurack.engines import ENGINES
-from gpurack.engines.base import Finding
 from gpurack.engines.container import CPU, Accelerator
 from gpurack.spec.gpus import GpuSlot
 from gpurack.spec.model import Job, Model
@@ -26,7 +25,9 @@ def accelerator(entry: Model | Job, slots: Iterable[GpuSlot]) -> Accelerator:
     return Accelerator("nvidia", min(found, key=lambda text: tuple(map(int, text.split("."))), default=None))
 
 
-def incompatibility(model: Model, hardware: Accelerator, driver: str | None, running: bool = False) -> Finding | None:
+def incompatibility(
+    model: Model, hardware: Accelerator, driver: str | None, running: bool = False
+) -> tuple[str, str] | None:
     """Why a model could not compute there, with the field that says so. driver: NVIDIA's, None where it is not known.
     running: a model that runs has shown that its image does, but may be about to move where it cannot."""
     if model.user and hardware.vendor == "amd":

@@ -26,11 +26,13 @@ ROUNDING = 0.005
 
 @dataclass(frozen=True)
 class Fault:
-    """Why entries (names) get no GPU. field: the one of theirs to change. what: a sentence, and what to do."""
+    """Why entries (names) get no GPU. field: the one of theirs to change. what: a sentence, and what to do. code: of
+    spec/error_codes.py."""
 
     names: tuple[str, ...]
     field: Literal["gpus", "vram"]
     what: str
+    code: Literal["gpu-unavailable", "gpu-claimed-twice", "vram-exceeded"] = "gpu-unavailable"
 
 
 @dataclass(frozen=True)
@@ -288,11 +290,12 @@ def sharing_fault(
         if running := [name for name in held_by if runs_on(name, slots[0], spec, state)]:
             what += f" Running there: {', '.join(running)}."
         which = "each of them" if whole == names else ", ".join(whole)
-        return Fault(refused, "gpus", f'{what} Choose another GPU{others}, or set vram ("6GiB") for {which}.')
+        hint = f'Choose another GPU{others}, or set vram ("6GiB") for {which}.'
+        return Fault(refused, "gpus", f"{what} {hint}", "gpu-claimed-twice")
     shares, usable = shares_on(slots[0], names, spec), slots[0].usable(len(names)) or 0
     listed = ", ".join(f"{name} {share:.1f}" for name, share in shares.items())
     what = f"{gpus} would{'' if alone else ' each'} hold {sum(shares.values()):.1f} of {usable:.1f} GiB: {listed}."
-    return Fault(refused, "vram", f"{what} Lower vram, or choose another GPU{others}.")
+    return Fault(refused, "vram", f"{what} Lower vram, or choose another GPU{others}.", "vram-exceeded")
 
 
 def held_by_others(name: str, slots: Sequence[GpuSlot], spec: Host, state: HostState, others: str) -> str | None:

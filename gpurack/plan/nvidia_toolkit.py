@@ -16,8 +16,9 @@ from gpurack.plan.packages import Pin, Repository, installed, mirrored, upstream
 from gpurack.plan.platforms import TOOLKIT_PACKAGES, Platform, platform_of
 from gpurack.plan.steps import Plan, Shell, Step, WriteFile, owe_restart
 from gpurack.shell import sh
-from gpurack.spec.access import takes_cards
+from gpurack.spec.access import loses_gpus
 from gpurack.spec.host import Host
+from gpurack.spec.problems import Problem
 from gpurack.state.model import HostState
 
 URL = "https://nvidia.github.io/libnvidia-container"
@@ -50,11 +51,12 @@ def plan_toolkit(spec: Host, state: HostState, models_follow: bool = False) -> P
     if access(spec, state) == "cdi":
         steps += cdi(state, fresh=bool(packages))
     # of packages to come the versions are the inventory's, and were checked with it
-    taken = None if packages else takes_cards(spec, docker_version(spec, state), toolkit_version(spec, state))
+    taken = [] if packages else loses_gpus(spec, docker_version(spec, state), toolkit_version(spec, state))
     steps += [] if taken else no_cgroups(spec, state, fresh=bool(packages))
     steps += driver_holds(spec, state, platform.packages)
     wrong = None if models_follow else other_driver(spec, state)
-    errors = (f"nvidia.no_cgroups: system {taken}" if taken else None, wrong)
+    conflict = Problem.of("no-cgroups-takes-gpus", path="nvidia.no_cgroups", names=", ".join(taken))
+    errors = (str(conflict) if taken else None, wrong)
     return Plan(tuple(steps), tuple(error for error in errors if error))
 
 

@@ -71,7 +71,7 @@ def sizes(fleet: Mapping[str, Host], remembered: Mapping[str, Mapping[str, Heade
                 days.append(header.seen)
             if error := refusal(model, header, slots):
                 seen = f" Weights as seen {header.seen}." if header else ""
-                problems.append(Problem(name, f"models.{key}", f"{error}{seen}"))
+                problems.append(Problem.of("model-too-large", name, f"models.{key}", what=f"{error}{seen}"))
             if warning := tight(model, header, slots):
-                warnings.append(Problem(name, f"models.{key}", warning))
+                warnings.append(Problem.of("memory-tight", name, f"models.{key}", what=warning))
     return Sizes(estimates, reasons, min(days, default=""), tuple(problems), tuple(warnings))

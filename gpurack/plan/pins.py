@@ -114,8 +114,8 @@ def contradictions(fleet: Mapping[str, Host], inventory: Path | None) -> list[Pr
         if inventory and host.lock:
             for path, what, pin in of_host(host, host.lock):
                 command = f"gpurack lock {inventory} {pin} --upgrade"
-                sentence = f"{what} To go by the inventory, move the pin: {command}"
-                found.append(Problem(name, path, f"{lock.place(inventory)} has {sentence}"))
+                parts = {"lock": lock.place(inventory), "what": what, "command": command}
+                found.append(Problem.of("lock-contradiction", name, path, **parts))
     return found
 
 
@@ -174,10 +174,10 @@ def unlocked(fleet: Mapping[str, Host]) -> list[Problem]:
     found = []
     for name, host in fleet.items():
         if host.lock is None:
-            found.append(Problem(name, "", "is not in the lock; gpurack lock writes it down."))
+            found.append(Problem.of("host-not-in-lock", name))
             continue
         found += [
-            Problem(name, f"{'models' if key in host.models else 'services'}.{key}", "is not in the lock yet.")
+            Problem.of("entry-not-in-lock", name, f"{host.kind_of(key)}.{key}")
             for key, model in host.entries.items()
             if model.enabled and key not in host.lock.models
         ]

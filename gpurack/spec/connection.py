@@ -1,4 +1,4 @@
-"""What a service connects to, as its host is told. inventory/checks/connections.py finds it."""
+"""One connection of a service to a model or gateway, as spec/connections.py resolves it."""
 
 from dataclasses import dataclass
 
@@ -8,9 +8,12 @@ from gpurack.spec.secret import Secret
 
 @dataclass(frozen=True)
 class Connection:
-    """One entry that a service connects to: `name` on `host`. here: on the service's own host. near: also in one
-    network of containers, where its name is enough; else by its published port. url: of its API, as the service reaches
-    it. key: what it wants to be sent. serves: the names it answers to; of a gateway, those of the models behind it."""
+    """One entry that a service connects to: `name` on `host`.
+
+    here: it is on the service's own host. near: it is also in the same container network, so that its name is enough;
+    otherwise its published port is used. url: its API, as the service reaches it. key: the key it requires. serves: the
+    model names it answers to; for a gateway, those of the models behind it.
+    """
 
     host: str
     name: str
@@ -23,5 +26,5 @@ class Connection:
 
     @property
     def label(self) -> str:
-        """For people: with its host, where that is another one."""
+        """Its name for messages, with its host if that is another one."""
         return self.name if self.near else f"{self.name} on {self.host}"

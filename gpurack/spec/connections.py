@@ -1,4 +1,7 @@
-"""What services connect to: which entries of the fleet `connects_to` means, and whether they can be reached. Pure."""
+"""Connections of services: the entries that `connects_to` names, and whether they can be reached.
+
+Pure.
+"""
 
 from collections.abc import Collection, Mapping
 
@@ -7,14 +10,14 @@ from gpurack.engines import ENGINES
 from gpurack.spec.connection import Connection
 from gpurack.spec.host import Host
 from gpurack.spec.model import Model
-from gpurack.spec.problems import Problem, unknown
+from gpurack.spec.problems import Problem
 
 Place = tuple[str, str]
 """(host, entry)"""
 
 
 def connected(fleet: Mapping[str, Host]) -> dict[str, Host]:
-    """The fleet, each host knowing what its enabled services connect to."""
+    """The fleet with the connections of all enabled services."""
     return {
         name: host.connecting(
             {key: connections_of(fleet, name, key) for key, service in host.services.items() if service.enabled}
@@ -24,7 +27,7 @@ def connected(fleet: Mapping[str, Host]) -> dict[str, Host]:
 
 
 def connections_of(fleet: Mapping[str, Host], host: str, service: str) -> tuple[Connection, ...]:
-    """All that a service connects to, its own host first."""
+    """The connections of a service, those on its own host first."""
     mine = fleet[host].services[service]
     found = []
     for where, name in upstreams_of(fleet, host, service):
@@ -38,7 +41,7 @@ def connections_of(fleet: Mapping[str, Host], host: str, service: str) -> tuple[
 
 
 def served_by(fleet: Mapping[str, Host], host: str, name: str) -> tuple[str, ...]:
-    """The names that an entry answers to; a gateway by those of its models (not of gateways behind it in turn)."""
+    """The model names of an entry; for a gateway those of its models (not of gateways behind it)."""
     model = fleet[host].entries[name]
     if name not in fleet[host].services:
         return tuple(ENGINES[model.engine].serves(model, model.served_name or name))
@@ -47,8 +50,11 @@ def served_by(fleet: Mapping[str, Host], host: str, name: str) -> tuple[str, ...
 
 
 def upstreams_of(fleet: Mapping[str, Host], host: str, service: str) -> list[Place]:
-    """The enabled entries a service connects to, its own host first. A name means every entry that answers to it:
-    the same name on several hosts is one model with replicas. "all" means every model that can be reached."""
+    """The enabled entries that a service connects to, those on its own host first.
+
+    A name means every entry that answers to it: the same name on several hosts is one model with replicas. "all" means
+    every reachable model.
+    """
     mine = fleet[host].services[service]
     order = sorted(fleet, key=lambda name: name != host)
     entries = [((where, key), model) for where in order for key, model in fleet[where].entries.items() if model.enabled]
@@ -65,24 +71,25 @@ def upstreams_of(fleet: Mapping[str, Host], host: str, service: str) -> list[Pla
 
 
 def names_of(key: str, model: Model) -> set[str]:
-    """What an entry may be called in connects_to: by its key, or by what it serves."""
+    """The names of an entry in connects_to: its key, and what it serves."""
     return {key, *ENGINES[model.engine].serves(model, model.served_name or key)}
 
 
 def neighbours(one: tuple[str, Model], other: tuple[str, Model]) -> bool:
-    """Are two entries (host, model) in one network of containers: on one host, in one Docker?"""
+    """Are two entries (host, model) in the same container network: in the same Docker of one host?"""
     return one[0] == other[0] and one[1].dockerd == other[1].dockerd
 
 
 def reachable(service: tuple[str, Model], model: tuple[str, Model]) -> bool:
-    """Can a container reach a model? In one network by its name, else by its published port."""
+    """Can a service reach a model, by its name in a common network or by its published port?"""
     return neighbours(service, model) or not on_loopback(model[1].bind)
 
 
 def connection_problems(fleet: Mapping[str, Host], names: Collection[str]) -> list[Problem]:
-    """Names that nothing has, models that cannot be reached or whose key is not known, and a page of one model on
-    something else. names: of all entries, those too that are not in the fleet because something else is wrong with
-    them."""
+    """Errors of `connects_to`: unknown names, unreachable models, unknown keys, unusable engines.
+
+    names: the names of all entries, also of those that are not in the fleet because of other errors.
+    """
     problems = []
     served = {name for host in fleet.values() for key, model in host.entries.items() for name in names_of(key, model)}
     for host, spec in fleet.items():
@@ -90,29 +97,32 @@ def connection_problems(fleet: Mapping[str, Host], names: Collection[str]) -> li
             path = f"services.{key}.connects_to"
             if service.connects_to != "all":
                 problems += [
-                    Problem(host, path, unknown("model", name, sorted(names)))
+                    Problem.unknown("unknown-model", name, sorted(names), host, path)
                     for name in service.connects_to
                     if name not in names and name not in served
                 ]
                 if key in service.connects_to and not upstreams_of(fleet, host, key):
-                    problems.append(Problem(host, path, f"{key} is this service itself; name what it is to use."))
+                    problems.append(Problem.of("connects-to-itself", host, path, name=key))
             for where, name in upstreams_of(fleet, host, key):
                 model = fleet[where].entries[name]
-                if why_not := obstacle(host, key, service, (where, name, model)):
-                    problems.append(Problem(host, path, why_not))
+                if problem := obstacle(host, key, service, (where, name, model)):
+                    problems.append(problem.at(host, path))
     return problems
 
 
-def obstacle(host: str, key: str, service: Model, to: tuple[str, str, Model]) -> str | None:
-    """Why a service cannot use an entry (host, name, model); None when it can."""
+def obstacle(host: str, key: str, service: Model, to: tuple[str, str, Model]) -> Problem | None:
+    """The error of a service that cannot use an entry (host, name, model); None if it can.
+
+    The problem names no host and no path.
+    """
     where, name, model = to
     if not reachable((host, service), (where, model)):
         who = host if where != host else "another user's Docker"
-        return f'{name} on {where} is bound to loopback, so {who} cannot reach it; give it bind: "lan".'
+        return Problem.of("upstream-on-loopback", name=name, host_of=where, who=who)
     if service.connects_to != "all" and ENGINES[model.engine].service and not ENGINES[model.engine].base_path:
-        return f"{name} is a page for people; name models or gateways."
+        return Problem.of("upstream-is-web-ui", name=name)
     if why_not := ENGINES[service.engine].cannot_use(name, ENGINES[model.engine]):
-        return why_not
+        return Problem.of("upstream-not-usable", what=why_not)
     if model.keys and key not in model.keys and model.api_key is None:
-        return f'{name} has keys, but none for {key}; add "{key}" to its keys, or give it an api_key.'
+        return Problem.of("upstream-key-unknown", name=name, service=key)
     return None

@@ -1,4 +1,4 @@
-"""What the levels of the inventory's vocabulary are made of: strictness, text of a form, a part in the definition."""
+"""The base of the inventory's levels: strict models, patterns of text, an entry's definition."""
 
 import json
 import re
@@ -10,38 +10,47 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, GetCoreSchemaHandle
 from pydantic_core import CoreSchema
 from pydantic_core.core_schema import no_info_after_validator_function
 
+from gpurack.spec.problems import Wrong
+
 
 class Strict(BaseModel):
-    """A level of the inventory: no unknown fields, no silent conversions, never changed after it was read."""
+    """A level of the inventory: no unknown fields, no silent conversions, immutable."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 @dataclass(frozen=True)
 class OutsideDefinition:
-    """Beside a field's type: an entry's definition does not hold it by its name, so that a change of it alone recreates
-    no container. why: what follows it instead, or why nothing has to."""
+    """Annotates a field whose change alone recreates no container: the definition does not name it.
+
+    why: what follows the field instead, or why nothing has to.
+    """
 
     why: str
 
 
 @dataclass(frozen=True)
 class OnlySome:
-    """Beside a field's type: only engines that name it in their `fields` have it. others: what the others say."""
+    """Annotates a field that only engines with it in their `fields` support.
+
+    others: the hint for the others.
+    """
 
     others: str
 
 
 def of_some(level: type[BaseModel]) -> dict[str, str]:
-    """The fields of a level that only some engines have → what the others say."""
+    """The fields of a level that only some engines support → the hint for the others."""
     fields = level.model_fields.items()
     return {name: word.others for name, field in fields for word in field.metadata if isinstance(word, OnlySome)}
 
 
 def definition_words(entry: BaseModel) -> dict[str, Any]:
-    """Field → value of what an entry's definition holds as the inventory has it: all fields but those
-    OutsideDefinition. One at its default is left out, so that a field which a later version of gpurack adds changes no
-    definition before it is used."""
+    """The fields of an entry's definition with their values: all but those OutsideDefinition.
+
+    Fields at their default are left out, so that a field added by a later gpurack changes no definition until it is
+    used.
+    """
     return {
         name: getattr(entry, name)
         for name, field in type(entry).model_fields.items()
@@ -51,23 +60,25 @@ def definition_words(entry: BaseModel) -> dict[str, Any]:
 
 
 def in_order(level: type[BaseModel], words: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a level in the order of its declaration, which is that of the documentation. Raises ValueError for one
-    that it does not have."""
+    """Fields of a level in the order of their declaration, as in the documentation.
+
+    Raises ValueError for others.
+    """
     order = list(level.model_fields)
     return dict(sorted(words.items(), key=lambda item: order.index(item[0])))
 
 
 def _version_is_text(value: Any) -> Any:
     if isinstance(value, int | float) and not isinstance(value, bool):
-        raise ValueError(f'a version is text: write "{value}" in quotes (YAML and Python read 1.20 as 1.2).')
+        raise Wrong("version-not-text", value=value)
     return value
 
 
 class Like:
-    """Text of a form: refused in our words instead of the pattern's, and a pattern in the JSON schema."""
+    """Text that matches a pattern, which is also in the JSON schema; anything else is refused with a code."""
 
-    def __init__(self, pattern: str, sentence: str) -> None:
-        self.pattern, self.sentence = pattern, sentence
+    def __init__(self, pattern: str, code: str) -> None:
+        self.pattern, self.code = pattern, code
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return no_info_after_validator_function(self.check, handler(source))
@@ -77,40 +88,41 @@ class Like:
 
     def check(self, value: str) -> str:
         if not re.fullmatch(self.pattern, value):
-            raise ValueError(f'"{value}" {self.sentence}')
+            raise Wrong(self.code, value=value)
         return value
 
 
 Version = Annotated[
     str,
     BeforeValidator(_version_is_text),
-    Like(r"[0-9A-Za-z][0-9A-Za-z.+~_-]*", 'is not a version; write it as upstream does, "28.5.2" or "b7000".'),
+    Like(r"[0-9A-Za-z][0-9A-Za-z.+~_-]*", "invalid-version"),
 ]
-AbsolutePath = Annotated[str, Like(r"/.*", "is not an absolute path on the host; it begins with /.")]
-Repository = Annotated[
-    str, Like(r"[A-Za-z0-9._-]+/[A-Za-z0-9._-]+", 'is not a repository; write its owner too, "facebook/opt-125m".')
-]
+AbsolutePath = Annotated[str, Like(r"/.*", "path-not-absolute")]
+Repository = Annotated[str, Like(r"[A-Za-z0-9._-]+/[A-Za-z0-9._-]+", "invalid-repository")]
 
 Revision = Annotated[
     str,
     BeforeValidator(_version_is_text),
-    Like(r"[A-Za-z0-9][A-Za-z0-9._/-]*", "is not a revision; write a commit, a tag or a branch."),
+    Like(r"[A-Za-z0-9][A-Za-z0-9._/-]*", "invalid-revision"),
 ]
 
 
 def text_values(value: Any, what: str) -> Any:
-    """A map whose values have to be text: numbers and switches are not converted silently. Raises ValueError."""
+    """A map with text values: numbers and booleans are not converted.
+
+    what: the values, for messages. Raises Wrong.
+    """
     if isinstance(value, dict):
         for name, item in value.items():
             if not isinstance(item, str):
-                raise ValueError(f'{name}: {what} are text; write "{item}" in quotes.')
+                raise Wrong("value-not-text", name=name, what=what, item=item)
     return value
 
 
 def plain_data(value: Any) -> Any:
-    """What JSON can say. Raises ValueError for anything else."""
+    """A value that JSON can represent. Raises Wrong for anything else."""
     try:
         json.dumps(value, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError):
-        raise ValueError("holds more than text, numbers and true or false, with text as keys; quote it.") from None
+        raise Wrong("not-plain-data") from None
     return value

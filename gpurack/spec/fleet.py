@@ -1,4 +1,6 @@
-"""From pyinfra's inventory to the whole fleet, checked: the first station of every run, and it touches no host.
+"""From pyinfra's inventory to the checked fleet.
+
+This is the first step of every run, and touches no host.
 
 pyinfra's own data replaces whole dictionaries between all, groups and host; ours merges, so the layers are
 read from the inventory object (facts of pyinfra 3.10.0: `Inventory.get_data`, `get_group_data`, `get_host_data`).
@@ -15,16 +17,16 @@ from pyinfra.api.inventory import Inventory
 
 from gpurack.engines import ENGINES, weights_of
 from gpurack.engines.container import CPU
-from gpurack.engines.known_flags import refused
+from gpurack.engines.known_flags import unknown_flag_errors
 from gpurack.inventory.checks.gpus import gpu_problems
 from gpurack.spec import image_tar, local_files
 from gpurack.spec.connections import connected, connection_problems
 from gpurack.spec.host import Docker, Host, Nvidia
 from gpurack.spec.image import Build, TarImage
 from gpurack.spec.merge import merge, merge_all, without_nones
-from gpurack.spec.model import ONE_IMAGE, Job, Model
+from gpurack.spec.model import Job, Model
 from gpurack.spec.network import Login, Mirror, Proxy
-from gpurack.spec.problems import InventoryError, Problem, from_pydantic, nearest, unknown
+from gpurack.spec.problems import InventoryError, Problem, Wrong, from_pydantic, nearest
 from gpurack.spec.secret import Secret
 from gpurack.spec.secrets import shared_keys, unreadable_secrets
 from gpurack.spec.users import user_problems
@@ -60,23 +62,25 @@ Fleet = dict[str, Host]
 
 
 def read_fleet(inventory: Inventory, secrets: bool = True) -> Fleet:
-    """Every host of a pyinfra inventory as the spec of what it should be, by name.
+    """The spec of every host of a pyinfra inventory, by name.
 
-    secrets: are their values needed? Who only looks (from cron, say) may do without them on this machine.
-    Raises InventoryError with all that is wrong on all hosts. Example: `read_fleet(state.inventory)["gpu1"].models`.
+    secrets: check that their values can be read; a command that only inspects hosts does not need them.
+    Raises InventoryError with the errors of all hosts. Example: `read_fleet(state.inventory)["gpu1"].models`.
     """
     return check_fleet({host.name: layers_of(inventory, host) for host in inventory}, secrets)
 
 
 def layers_of(inventory: Inventory, host: Any) -> list[Mapping[str, Any]]:
-    """The data of one pyinfra host, from the most general layer to the most specific: all, groups, host, `--data`."""
+    """The data of one pyinfra host, from general to specific: all, groups, host, `--data`."""
     groups = [inventory.get_group_data(group) for group in host.groups]
     return [inventory.get_data(), *groups, inventory.get_host_data(host.name), inventory.get_override_data()]
 
 
 def check_fleet(layers: Mapping[str, Iterable[Mapping[str, Any]]], secrets: bool = True) -> Fleet:
-    """Hosts' layers of data → checked specs. Pure but for reading secrets, and files of this machine. Raises
-    InventoryError."""
+    """The checked specs of hosts, from their layers of data.
+
+    Reads secrets and files on this machine. Raises InventoryError.
+    """
     fleet: Fleet = {}
     problems: list[Problem] = []
     names: set[str] = set()
@@ -88,7 +92,7 @@ def check_fleet(layers: Mapping[str, Iterable[Mapping[str, Any]]], secrets: bool
         if host:
             fleet[name] = host
             problems += shared_keys(name, host) if secrets else []
-            problems += wrong_mirrors(name, host) + unreadable_copies(name, host)
+            problems += mirror_problems(name, host) + unreadable_copies(name, host)
             problems += unreadable_images(name, host) + unused_logins(name, host)
             problems += unreadable_ca(name, host)
     problems += unreadable_secrets(fleet) if secrets else []
@@ -99,9 +103,12 @@ def check_fleet(layers: Mapping[str, Iterable[Mapping[str, Any]]], secrets: bool
 
 
 def check_host(name: str, data: Mapping[str, Any]) -> tuple[Host | None, list[Problem]]:
-    """One host's merged data → its spec, and what is wrong with it (the spec is None when it could not be built)."""
+    """The spec of one host from its merged data, and its errors.
+
+    The spec is None if it could not be built.
+    """
     problems = [
-        Problem(name, key, unknown("field", key, HOST_FIELDS))
+        Problem.unknown("unknown-field", key, HOST_FIELDS, name, key)
         for key in data
         if key not in HOST_FIELDS and not _belongs_to_pyinfra(key) and nearest(key, HOST_FIELDS)
     ]
@@ -131,87 +138,92 @@ def check_host(name: str, data: Mapping[str, Any]) -> tuple[Host | None, list[Pr
         host = Host.model_validate({**own, **entries})
     except ValidationError as error:
         return None, problems + from_pydantic(name, "", error, KNOWN_OF_HOST)
-    mistakes = [*gpu_problems(host), *user_problems(host)]
-    problems += [Problem(name, path, what) for path, what in mistakes]
+    problems += [problem.at(name) for problem in (*gpu_problems(host), *user_problems(host))]
     return host, problems + clashes(name, host)
 
 
 def check_model(host: str, kind: str, name: str, entry: Any) -> tuple[Model | Job | None, list[Problem]]:
-    """One merged entry of `models`, `services` or `jobs` (kind) → its spec, and what is wrong with it."""
+    """The spec of one merged entry of `models`, `services` or `jobs` (kind), and its errors."""
     path = f"{kind}.{name}"
     if not isinstance(entry, Mapping):
-        return None, [Problem(host, path, f"should be a map of fields, not {entry!r}.")]
+        return None, [Problem.of("wrong-type", host, path, expected="a map of fields", value=repr(entry))]
     if not re.fullmatch(CONTAINER_NAME, name):
-        rule = "a model's name becomes a container's: two or more of letters, digits, _ . -, first a letter or digit."
-        return None, [Problem(host, path, rule)]
+        return None, [Problem.of("invalid-entry-name", host, path)]
     engine = entry.get("engine")
     if engine is not None and (not isinstance(engine, str) or engine not in ENGINES):
-        return None, [Problem(host, f"{path}.engine", unknown("engine", engine, list(ENGINES)))]
+        return None, [Problem.unknown("unknown-engine", engine, list(ENGINES), host, f"{path}.engine")]
     try:
         words = without_nones(entry)
         if isinstance(entry.get("compose"), Mapping):
             words["compose"] = entry["compose"]  # its nulls take keys out of the service
         if kind == "jobs":
             job = Job.model_validate(words)
-            return job, [Problem(host, f"{path}.{field}", what) for field, what in misfits(job)]
+            return job, [problem.at(host, path) for problem in job_problems(job)]
         model = Model.model_validate(words)
     except ValidationError as error:
-        remedy = ENGINES[engine].unused.get("version") if engine else None
-        if remedy and words.get("image") is None and ONE_IMAGE in str(error):  # a version would be refused next
-            return None, [Problem(host, f"{path}.image", f"is missing: {remedy}")]
-        known = KNOWN_OF_JOB if kind == "jobs" else KNOWN_OF_MODEL
-        return None, from_pydantic(host, path, error, known)
-    findings = misplaced(kind, model) + ENGINES[model.engine].check(model) + refused(model)
-    return model, [Problem(host, f"{path}.{field}", what) for field, what in findings]
+        found = from_pydantic(host, path, error, KNOWN_OF_JOB if kind == "jobs" else KNOWN_OF_MODEL)
+        hint = ENGINES[engine].unused.get("version") if engine else None
+        if hint and words.get("image") is None and any(problem.code == "one-image-source" for problem in found):
+            return None, [Problem.of("image-missing", host, f"{path}.image", hint=hint)]  # a version is refused next
+        return None, found
+    found = section_problems(kind, model) + ENGINES[model.engine].check(model) + unknown_flag_errors(model)
+    return model, [problem.at(host, path) for problem in found]
 
 
-def misfits(job: Job) -> list[tuple[str, str]]:
-    """A job of an engine that has none, or that does not end."""
+def job_problems(job: Job) -> list[Problem]:
+    """Errors of a job whose engine has no image for jobs, or whose command does not end."""
     try:
         ENGINES[job.engine].job_image(job.version or "", CPU, job.command)
     except LookupError as error:
-        return [("engine" if "images for jobs" in str(error) else "command", str(error))]
+        if "images for jobs" in str(error):
+            return [Problem.of("job-image-missing", path="engine", what=error)]
+        return [Problem.of("job-does-not-end", path="command", what=error)]
     return []
 
 
-def misplaced(kind: str, model: Model) -> list[tuple[str, str]]:
-    """A service among the models, or the other way round."""
+def section_problems(kind: str, model: Model) -> list[Problem]:
+    """Errors of a service in `models`, or a model in `services`."""
     service = ENGINES[model.engine].service
     if service is not None and service != (kind == "services"):
         right = "services" if service else "models"
-        return [("engine", f"{model.engine} belongs under {right}.")]
+        return [Problem.of("wrong-section", path="engine", engine=model.engine, section=right)]
     if kind == "services" and model.gpus and service is None:
-        return [("gpus", "services get no cards; write it under models.")]
+        return [Problem.of("service-with-gpus", path="gpus")]
     return []
 
 
 def not_maps(name: str, data: Mapping[str, Any]) -> list[Problem]:
-    """models, defaults and engines that are something else, and engines that nobody knows. A list in the place of the
-    models would otherwise mean none, and take all models from the host."""
+    """Errors of sections that are not maps, and of unknown engines.
+
+    A list for `models` would otherwise mean no models, and a run would remove them all from the host.
+    """
     problems = [
-        Problem(name, key, f"should be a map, not {data[key]!r}.")
+        Problem.of("wrong-type", name, key, expected="a map", value=repr(data[key]))
         for key in ("models", "services", "jobs", "defaults", "engines")
         if data.get(key) is not None and not isinstance(data[key], Mapping)
     ]
     for engine, entry in _mapping(data.get("engines")).items():
-        if engine not in ENGINES and (guess := nearest(engine, ENGINES, 0.85)):
-            problems.append(Problem(name, f"engines.{engine}", f'unknown engine "{engine}"; did you mean "{guess}"?'))
+        path = f"engines.{engine}"
+        if engine not in ENGINES and nearest(engine, ENGINES, 0.85):
+            problems.append(Problem.unknown("unknown-engine", engine, list(ENGINES), name, path))
         elif entry is not None and not isinstance(entry, Mapping):
-            problems.append(Problem(name, f"engines.{engine}", f"should be a map of fields, not {entry!r}."))
+            problems.append(Problem.of("wrong-type", name, path, expected="a map of fields", value=repr(entry)))
     return problems
 
 
 def without_unknown_defaults(name: str, data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
-    """The data without fields of `defaults` and `engines` that no model has, and these: said once, where they stand,
-    and not of every model that they would reach."""
+    """The data without unknown fields in `defaults` and `engines`, and an error for each of those fields.
+
+    The error is then not repeated for every model.
+    """
     problems: list[Problem] = []
 
     def known(path: str, layer: Any) -> Any:
         if not isinstance(layer, Mapping):
             return layer
         wrong = [field for field in layer if field not in Model.model_fields]
-        sentences = [(f"{path}.{field}", unknown("field", field, tuple(Model.model_fields))) for field in wrong]
-        problems.extend(Problem(name, *each) for each in sentences)
+        known_fields = tuple(Model.model_fields)
+        problems.extend(Problem.unknown("unknown-field", key, known_fields, name, f"{path}.{key}") for key in wrong)
         return {field: value for field, value in layer.items() if field not in wrong}
 
     engines = {
@@ -222,14 +234,14 @@ def without_unknown_defaults(name: str, data: Mapping[str, Any]) -> tuple[dict[s
 
 
 def clashes(name: str, host: Host) -> list[Problem]:
-    """What cannot be together on one host: a port twice, a served name twice."""
+    """Errors of entries with the same name, port or served name on one host."""
     problems = [
-        Problem(name, f"services.{key}", "a model has this name already; choose another.")
+        Problem.of("name-used-twice", name, f"services.{key}", kind="model")
         for key in host.services
         if key in host.models
     ]
     problems += [
-        Problem(name, f"jobs.{key}", "a model or service has this name already; choose another.")
+        Problem.of("name-used-twice", name, f"jobs.{key}", kind="model or service")
         for key in host.jobs
         if key in host.entries
     ]
@@ -238,19 +250,14 @@ def clashes(name: str, host: Host) -> list[Problem]:
         path = f"{'services' if second in host.services else 'models'}.{second}"
         if one.port == other.port and binds_overlap(one.bind, other.bind):
             problems.append(Problem.of("port-used-twice", name, f"{path}.port", port=one.port, one=first, other=second))
-        if (one.served_name or first) == (other.served_name or second):
-            problems.append(
-                Problem(
-                    name,
-                    f"{path}.served_name",
-                    f'"{one.served_name or first}" is {first}\'s already; served names differ.',
-                )
-            )
+        if (served := one.served_name or first) == (other.served_name or second):
+            where = f"{path}.served_name"
+            problems.append(Problem.of("served-name-used-twice", name, where, name=served, one=first, other=second))
     return problems
 
 
 def binds_overlap(one: str, other: str) -> bool:
-    """Can two listeners with these binds not share a port? `lan` is some address of the host, unknown here."""
+    """Do two binds overlap, so that they cannot share a port? `lan` is an address that is unknown here."""
     wildcards = {"any", "0.0.0.0", "::"}
     if one == other or one in wildcards or other in wildcards:
         return True
@@ -262,22 +269,21 @@ def binds_overlap(one: str, other: str) -> bool:
 
 
 def unused_logins(name: str, host: Host) -> list[Problem]:
-    """Logins that no registry would ever see: with a scheme or a path, or for one that a mirror takes the place of."""
+    """Errors of logins that are never used: with a scheme or path, or for a mirrored registry."""
     problems = []
     for registry in host.registries:
         path, mirror = f"registries.{registry}", host.mirrors.get(registry)
         if "/" in registry:
-            wanted = re.sub(r"^\w+://", "", registry).partition("/")[0]
-            problems.append(Problem(name, path, f'a registry is named by its host alone; write "{wanted}".'))
+            registry_host = re.sub(r"^\w+://", "", registry).partition("/")[0]
+            problems.append(Problem.of("registry-with-path", name, path, registry=registry_host))
         elif mirror:
             asked = mirror.url.partition("/")[0]
-            what = f'its images come from {mirror.url} (mirrors), which is never told this login; write "{asked}".'
-            problems.append(Problem(name, path, what))
+            problems.append(Problem.of("registry-behind-mirror", name, path, mirror=mirror.url, registry=asked))
     return problems
 
 
 def unreadable_images(name: str, host: Host) -> list[Problem]:
-    """Tar files that are not on the admin's machine, or hold something else than one image."""
+    """Errors of image tars that cannot be read, or do not contain exactly one image."""
     problems = []
     for key, entry in host.everything.items():
         if not (entry.enabled and isinstance(entry.image, TarImage)):
@@ -286,14 +292,15 @@ def unreadable_images(name: str, host: Host) -> list[Problem]:
         try:
             image_tar.read(entry.image.source)
         except OSError as error:
-            problems.append(Problem(name, path, f"{entry.image.source} cannot be read: {error.strerror}."))
+            why = error.strerror
+            problems.append(Problem.of("image-tar-unreadable", name, path, file=entry.image.source, why=why))
         except ValueError as error:
-            problems.append(Problem(name, path, f"{entry.image.source} {error}"))
+            problems.append(Problem.of("image-tar-invalid", name, path, file=entry.image.source, what=error))
     return problems
 
 
 def unreadable_copies(name: str, host: Host) -> list[Problem]:
-    """Weights to copy that are not on the admin's machine, or hold nothing."""
+    """Errors of weights to copy that are missing, empty or unreadable on the admin's machine."""
     problems = []
     enabled = [(key, entry) for key, entry in host.everything.items() if entry.enabled]
     named = [(key, weights) for key, entry in enabled for weights in weights_of(entry)]
@@ -304,72 +311,73 @@ def unreadable_copies(name: str, host: Host) -> list[Problem]:
         try:
             source = weights.source
             if not source.exists():
-                problems.append(Problem(name, path, f"{source} is not on this machine."))
+                problems.append(Problem.of("copy-missing", name, path, file=source))
             elif not local_files.files_of(source):
-                problems.append(Problem(name, path, f"{source} holds no files."))
+                problems.append(Problem.of("copy-empty", name, path, file=source))
             elif missing := local_files.missing_parts(source):
-                what = f"{missing} part{'s' if missing > 1 else ''} of {source.name} {'are' if missing > 1 else 'is'}"
-                problems.append(Problem(name, path, f"{what} not beside it on this machine."))
+                parts = f"{missing} part{'s' if missing > 1 else ''}"
+                problems.append(Problem.of("copy-parts-missing", name, path, parts=parts, file=source.name))
             else:
                 local_files.content(source)
         except OSError as error:
-            problems.append(Problem(name, path, f"{error.filename} cannot be read: {error.strerror}."))
+            problems.append(Problem.of("copy-unreadable", name, path, file=error.filename, why=error.strerror))
     return problems
 
 
 def unreadable_ca(name: str, host: Host) -> list[Problem]:
-    """A certificate authority that the admin's machine does not have."""
+    """The error of a `ca` file that cannot be read or contains no certificate."""
     try:
         host.certificates()
-    except (OSError, ValueError) as error:
-        why = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
-        if isinstance(error, UnicodeDecodeError):
-            why = "is not text; write it as PEM: openssl x509 -inform der -in FILE -out FILE.pem"
-        return [Problem(name, "ca", f"{host.ca} {why}.")]
+    except OSError as error:
+        return [Problem.of("ca-unreadable", name, "ca", file=host.ca, why=error.strerror)]
+    except UnicodeDecodeError:
+        return [Problem.of("ca-not-text", name, "ca", file=host.ca)]
+    except Wrong as error:
+        return [Problem.of(error.code, name, "ca", **error.parameters)]
     return []
 
 
-def wrong_mirrors(name: str, host: Host) -> list[Problem]:
-    """Mirrors that cannot work: of nothing that is known, a package repository without a scheme, a registry with one,
-    an address that is none, a key that is not there."""
+def mirror_problems(name: str, host: Host) -> list[Problem]:
+    """Errors of mirrors: unknown names, invalid addresses, keys that cannot be read."""
     problems = []
     for key, mirror in host.mirrors.items():
         path = f"mirrors.{key}"
         if key not in URL_MIRRORS and not REGISTRY.fullmatch(key):
             guess = nearest(key.lower(), URL_MIRRORS)
             bare = re.sub(r"^\w+://", "", key).partition("/")[0]
-            remedy = f'did you mean "{guess}"?' if guess else f'write "{bare}".' if bare != key else "name it in full."
-            problems.append(Problem(name, path, f'is no registry (a name with a dot, "ghcr.io"); {remedy}'))
-        elif why_not := wrong_mirror(key, mirror.url):
-            problems.append(Problem(name, path, why_not))
+            hint = f'Did you mean "{guess}"?' if guess else f'Write "{bare}".' if bare != key else ""
+            problems.append(Problem.of("unknown-mirror", name, path, hint=hint))
+        elif problem := mirror_problem(key, mirror.url):
+            problems.append(problem.at(name, path))
         try:
             mirror.read_key()
         except (OSError, UnicodeDecodeError) as error:
             why = getattr(error, "strerror", None) or "it is not text"
-            problems.append(Problem(name, f"{path}.key", f"{mirror.key} cannot be read: {why}."))
+            problems.append(Problem.of("mirror-key-unreadable", name, f"{path}.key", file=mirror.key, why=why))
     return problems
 
 
-def wrong_mirror(key: str, url: str) -> str | None:
-    """Why an address is none for this mirror; None when it is one."""
+def mirror_problem(key: str, url: str) -> Problem | None:
+    """The error of a mirror's address; None when it is valid."""
     scheme, rest = (found[0], url[found.end() :]) if (found := re.match(r"\w+://", url)) else ("", url)
     if key not in URL_MIRRORS:
         if scheme:
-            return f'a registry is named without {scheme}; write "{rest}".'
+            return Problem.of("mirror-with-scheme", scheme=scheme, rest=rest)
         if not MIRROR_OF_A_REGISTRY.fullmatch(url):
-            return f'"{url}" is no registry; write host[:port][/prefix], the prefix in small letters, no spaces.'
+            return Problem.of("invalid-mirror-registry", value=url)
         return None
     if scheme not in ("http://", "https://"):
-        what = "not a URL of http or https" if scheme else "not a URL"
-        return f'"{url}" is {what}; write "https://{rest}".'
+        return Problem.of("mirror-without-scheme", value=url, rest=rest)
     if not re.fullmatch(r"[^\s/?#]+(/\S*)?", rest):
-        return f'"{url}" is no address; a host follows the scheme, and there are no spaces.'
+        return Problem.of("invalid-mirror-url", value=url)
     return None
 
 
 def with_version(data: Mapping[str, Any], entry: Any) -> Any:
-    """A job with the version of its engine from `engines`, or `defaults`, where it names no image of its own; nothing
-    else that is said there of models is for jobs."""
+    """A job with its engine's version from `engines` or `defaults`, unless it names an image.
+
+    Jobs use none of their other fields.
+    """
     if not isinstance(entry, Mapping):
         return entry
     defaults = _mapping(data.get("defaults"))
@@ -382,18 +390,18 @@ def with_version(data: Mapping[str, Any], entry: Any) -> Any:
 
 
 def _with_defaults(data: Mapping[str, Any], entry: Any) -> Any:
-    """defaults → engines.X → model, merged."""
+    """An entry merged over `defaults` and `engines.X`."""
     if not isinstance(entry, Mapping):
         return entry
     defaults = _mapping(data.get("defaults"))
     name = str(entry.get("engine", defaults.get("engine")))
     engine = ENGINES.get(name)
-    # defaults are for every entry that has such a thing; what only its own layers say is refused by Engine.check
+    # `defaults` apply where the engine supports the field; Engine.check refuses it in the other layers
     defaults = {field: value for field, value in defaults.items() if not engine or field not in engine.unused}
     merged = merge_all([defaults, _mapping(_mapping(data.get("engines")).get(name)), entry])
     if engine and engine.only_version and merged.get("version") is None and merged.get("image") is None:
         merged = merge(merged, {"version": engine.only_version})
-    # an image in the model replaces a version from its defaults, and the other way round
+    # an image in the model replaces a version from its defaults, and vice versa
     for mine, theirs in (("image", "version"), ("version", "image")):
         if entry.get(mine) is not None and theirs not in entry:
             merged = merge(merged, {theirs: None})
@@ -409,12 +417,7 @@ def _belongs_to_pyinfra(key: str) -> bool:
 
 
 def without_models(fleet: Fleet) -> Problem | None:
-    """An inventory in which no host has any model is a mistake when models are to be deployed."""
+    """The error of an inventory without any model or job, for a deploy of models."""
     if any(host.models or host.jobs for host in fleet.values()):
         return None
-    return Problem(
-        "",
-        "",
-        "no host has any models; give one a models map (docs/inventory.md). For Docker and the toolkit alone run "
-        "deploys/docker.py and deploys/nvidia_toolkit.py.",
-    )
+    return Problem.of("no-models")

@@ -1,4 +1,7 @@
-"""GPUs as the inventory names them: what is known of each kind, and one slot of a host. Types and a table, no rules."""
+"""GPUs as the inventory names them: what is known of each kind, and one slot of a host.
+
+Types and a table, no rules.
+"""
 
 from dataclasses import dataclass
 from typing import Literal

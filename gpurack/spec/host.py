@@ -1,4 +1,4 @@
-"""The vocabulary of a host: its Docker, NVIDIA's part, and all that runs there. docs/inventory.md walks through it."""
+"""The fields of a host: Docker, NVIDIA's driver and toolkit, and its entries (docs/inventory.md)."""
 
 import re
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_
 from gpurack.spec.fields import AbsolutePath, Like, Strict, Version
 from gpurack.spec.model import Gpu, Job, Model
 from gpurack.spec.network import Login, Mirror, Proxy, url_alone
+from gpurack.spec.problems import Wrong
 from gpurack.spec.secret import Secret
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 def _maps_are_maps(value: dict[str, Any]) -> dict[str, Any]:
     for key in ("features", "runtimes"):
         if not isinstance(value.get(key), dict | None):
-            raise ValueError(f"{key} should be a map, not {value[key]!r}.")
+            raise Wrong("daemon-key-not-a-map", key=key, value=repr(value[key]))
     return value
 
 
@@ -30,120 +31,119 @@ Daemon = Annotated[dict[str, Any], AfterValidator(_maps_are_maps)]
 class Rootless(Strict):
     """A user's own rootless Docker."""
 
-    daemon: Daemon = Field({}, description="keys of its daemon.json, as of the host's own")
+    daemon: Daemon = Field({}, description="keys of its daemon.json, as for the host's own Docker")
 
 
 class Docker(Strict):
     """The host's Docker engine."""
 
     source: Literal["docker-ce", "distro", "keep"] = Field(
-        "docker-ce", description="Docker's own repository, the distribution's packages, or what is there"
+        "docker-ce",
+        description="Docker's own repository, the distribution's packages, or the installed Docker unchanged",
     )
-    version: Version | None = Field(None, description="upstream's number, installed exactly and held")
-    daemon: Daemon = Field({}, description="keys of daemon.json; `null` removes one; all others stay")
+    version: Version | None = Field(None, description="upstream's version, installed exactly and held")
+    daemon: Daemon = Field({}, description="keys of daemon.json; `null` removes a key; all others stay unchanged")
     restart: Literal["ask", "never", "always"] = Field(
         "ask",
-        description="may Docker restart while containers that are not gpurack's would stop? `ask` refuses under -y",
+        description="may Docker restart if this stops containers that gpurack does not manage? `ask` refuses under -y",
     )
     rootless: dict[str, Rootless] = Field({}, description="users with a rootless Docker of their own")
 
     @model_validator(mode="after")
     def _kept_has_no_version(self) -> "Docker":
         if self.source == "keep" and self.version:
-            raise ValueError(
-                '"source": "keep" leaves Docker as it is, so "version" has no meaning; remove one of them.'
-            )
+            raise Wrong("docker-kept-with-version")
         return self
 
 
 class Nvidia(Strict):
-    """NVIDIA's part of a host."""
+    """NVIDIA's toolkit and driver on a host."""
 
     toolkit: Version | None = Field(
         None,
-        description="the NVIDIA Container Toolkit's version: its four packages together, held; default: the newest",
+        description="the version of the NVIDIA Container Toolkit's four packages, which are held; default: the newest",
     )
     driver: Version | None = Field(
-        None, description="the driver the host should have, or its branch: compared, its packages held, never installed"
+        None,
+        description="the expected driver version or branch: compared, its packages held, never installed",
     )
     access: Literal["auto", "cdi", "runtime", "gpus"] = Field(
         "auto",
-        description="how containers get cards: by CDI, the nvidia runtime, or the hook behind `--gpus`; `auto` is CDI "
-        "wherever Docker and the toolkit have it, else the runtime",
+        description="how containers get GPUs: by CDI, the nvidia runtime, or the hook behind `--gpus`; `auto` is CDI "
+        "where Docker and the toolkit support it, else the runtime",
     )
     no_cgroups: Literal["user", "system"] = Field(
         "user",
-        description="where the hook is told to leave cgroups alone, for rootless Docker without CDI: each user's own "
-        "configuration, or `system` for the whole host, which takes the cards of `--gpus` from the host's own Docker",
+        description="where `no-cgroups` is set for rootless Docker without CDI: in each user's own configuration, or "
+        "`system` for the whole host, where `--gpus` then gives containers of the host's own Docker no GPUs",
     )
 
 
 class Host(Strict):
     """One server."""
 
-    address: Annotated[str, Like(r"[^\s/]+", "is not a host's name or IP address.")] | None = Field(
-        None, description="what people type to reach it; default: its name in the inventory"
+    address: Annotated[str, Like(r"[^\s/]+", "invalid-address")] | None = Field(
+        None, description="the name or IP address that clients use; default: its name in the inventory"
     )
-    hardware: dict[str, Annotated[int, Field(ge=1)]] = Field({}, description='its cards, as in `{"A30": 4}`')
-    reserved_gpus: list[Gpu] = Field([], description="cards that gpurack keeps away from")
+    hardware: dict[str, Annotated[int, Field(ge=1)]] = Field({}, description='its GPUs, as in `{"A30": 4}`')
+    reserved_gpus: list[Gpu] = Field([], description="GPUs that gpurack does not use")
     docker: Docker = Field(Docker(), description="the Docker engine")
-    nvidia: Nvidia = Field(Nvidia(), description="toolkit and driver")
+    nvidia: Nvidia = Field(Nvidia(), description="the NVIDIA Container Toolkit and the driver")
     mirrors: dict[str, Annotated[Mirror, BeforeValidator(url_alone)]] = Field(
         {},
-        description='replacements: `"docker-ce"`, `"nvidia"` (package repositories), `"huggingface"`, `"modelscope"`, '
+        description='mirrors: `"docker-ce"`, `"nvidia"` (package repositories), `"huggingface"`, `"modelscope"`, '
         "any registry",
     )
     registries: dict[str, Login] = Field(
-        {}, description='logins, by the registry that is asked: `{"ghcr.io": {"user": …, "password": {"env": …}}}`'
+        {}, description='logins, by the host name of the registry: `{"ghcr.io": {"user": …, "password": {"env": …}}}`'
     )
     proxy: Annotated[Proxy, BeforeValidator(url_alone)] | None = Field(
-        None, description="the HTTP proxy by which the host reaches packages, images and weights; `{url, no_proxy}`"
+        None, description="the HTTP proxy for packages, images and weights; `{url, no_proxy}`"
     )
     ca: str | None = Field(None, description="a private certificate authority's file on the admin's machine")
     weights_dir: AbsolutePath = Field(
         "/var/lib/gpurack/weights",
-        description="where fetched weights are on the host; nothing is fetched into a folder that others than root can "
-        "change, or below one",
+        description="the folder for fetched weights on the host; only root may be able to write to it and to "
+        "the folders above it",
     )
     hf_token: Secret | None = Field(
         None,
-        description="the Hugging Face token, as a reference to where it is; for `{hf}` weights, never kept on the host",
+        description="a reference to the Hugging Face token for `{hf}` weights; it is never kept on the host",
     )
     models: dict[str, Model] = Field({}, description="the models, by name")
-    services: dict[str, Model] = Field({}, description="what people use that is no model: gateways, web pages")
-    jobs: dict[str, Job] = Field({}, description="what an engine does once and ends, by name")
+    services: dict[str, Model] = Field({}, description="gateways and web UIs, by name")
+    jobs: dict[str, Job] = Field({}, description="commands of an engine that run once, by name")
 
     _connections: "Mapping[str, tuple[Connection, ...]]" = PrivateAttr({})
     _lock: "HostLock | None" = PrivateAttr(None)
 
     def connecting(self, connections: "Mapping[str, tuple[Connection, ...]]") -> "Host":
-        """The same host, knowing what its services connect to: service → each of them. It is
-        not the host's own word, as the others are: it follows from those of all hosts."""
+        """A copy of the host with its services' connections, by service; they depend on all hosts."""
         host = self.model_copy()
         host._connections = connections
         return host
 
     def connections(self, service: str) -> "tuple[Connection, ...]":
-        """What an entry connects to; nothing for a model."""
+        """The connections of an entry; none for a model."""
         return self._connections.get(service, ())
 
     def certificates(self) -> list[str]:
-        """The certificates in the file that `ca` names. Raises OSError, and ValueError where there are none."""
+        """The certificates in the file that `ca` names. Raises OSError, and ValueError if it has none."""
         if self.ca is None:
             return []
         text = Path(self.ca).expanduser().read_text()
         found = re.findall(r"-----BEGIN CERTIFICATE-----\n[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----", text)
         if not found:
-            raise ValueError("holds no certificate (-----BEGIN CERTIFICATE-----, PEM)")
+            raise Wrong("ca-without-certificate", file=self.ca)
         return [f"{certificate}\n" for certificate in found]
 
     @property
     def lock(self) -> "HostLock | None":
-        """What the inventory's lock says of this host (gpurack/spec/lock.py); None where it says nothing."""
+        """This host's part of the lock (gpurack/spec/lock.py); None if it has none."""
         return self._lock
 
     def locked(self, lock: "HostLock | None") -> "Host":
-        """The same host, with a lock in force."""
+        """A copy of the host with a lock."""
         host = self.model_copy()
         host._lock = lock
         return host
@@ -155,7 +155,7 @@ class Host(Strict):
 
     @property
     def users(self) -> list[str]:
-        """Those with a rootless Docker of their own."""
+        """The users with a rootless Docker of their own."""
         return sorted(self.docker.rootless)
 
     @property
@@ -164,10 +164,10 @@ class Host(Strict):
         return {**self.entries, **self.jobs}
 
     def kind_of(self, name: str) -> str:
-        """Where an entry stands: `models`, `services` or `jobs`."""
+        """The section of an entry: `models`, `services` or `jobs`."""
         return "jobs" if name in self.jobs else "services" if name in self.services else "models"
 
     @property
     def wants_gpu(self) -> bool:
-        """Does an enabled model want a GPU?"""
+        """Does an enabled model need a GPU?"""
         return any(model.enabled and model.gpus for model in self.models.values())

@@ -1,4 +1,4 @@
-"""Images as the inventory names them: by name, from a tar of the admin's machine, built on the host."""
+"""Images in the inventory: by name, from a tar file on the admin's machine, or built on the host."""
 
 import hashlib
 import json
@@ -11,32 +11,33 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 from gpurack.spec import image_tar
 from gpurack.spec.fields import Like, Revision, Strict, text_values
 from gpurack.spec.image_ref import ImageRef
+from gpurack.spec.problems import Wrong
 
 
 class Build(Strict):
-    """An image built on the host, once for each definition, while the old one serves."""
+    """An image built on the host, once per definition, while the old container serves."""
 
     git: Annotated[
         str,
         Like(
             r"(https?|ssh|git|file)://[^\s-]\S*|[\w.-]+@[\w.-]+:\S+",
-            "is no address of a git repository; write https://…, ssh://… or git@host:….",
+            "invalid-git-address",
         ),
-    ] = Field(description="the address of the repository, as `git clone` takes it on the host")
-    revision: Revision = Field(description="a commit, a tag or a branch; a branch is not followed after the build")
-    dockerfile: Annotated[str, Like(r"[^/\s-]\S*", "is not the path of a file in the repository.")] = Field(
-        "Dockerfile", description="its path in the repository, whose root is the build's context"
+    ] = Field(description="the address of the repository, as for `git clone` on the host")
+    revision: Revision = Field(description="a commit, a tag or a branch; later commits of a branch start no new build")
+    dockerfile: Annotated[str, Like(r"[^/\s-]\S*", "invalid-repository-file")] = Field(
+        "Dockerfile", description="its path in the repository; the root of the repository is the build context"
     )
-    target: Annotated[str, Like(r"[A-Za-z0-9][A-Za-z0-9._-]*", "is not the name of a stage.")] | None = Field(
-        None, description="the stage to build, where the Dockerfile has several; default: its last"
+    target: Annotated[str, Like(r"[A-Za-z0-9][A-Za-z0-9._-]*", "invalid-stage")] | None = Field(
+        None, description="the stage to build, if the Dockerfile has several; default: the last"
     )
-    args: dict[str, str] = Field({}, description="build arguments; never for secrets, they stay in the image")
+    args: dict[str, str] = Field({}, description="build arguments; never for secrets, because they stay in the image")
 
     @field_validator("git")
     @classmethod
     def _git_has_no_password(cls, value: str) -> str:
         if re.match(r"\w+://[^/@]*:[^/@]*@", value):
-            raise ValueError("holds a password, which does not belong in an inventory; let the host's own git know it.")
+            raise Wrong("git-with-password")
         return value
 
     @field_validator("args", mode="before")
@@ -46,18 +47,18 @@ class Build(Strict):
 
 
 class TarImage(Strict):
-    """An image of the admin's machine (`docker save`, `gpurack image save`): copied, loaded, known by its id."""
+    """A tar file on the admin's machine (`docker save`, `gpurack image save`), loaded on the host."""
 
     tar: str = Field(min_length=1, description="the tar file's path on the admin's machine; it may be compressed")
 
     @property
     def source(self) -> Path:
-        """Where it is on the admin's machine."""
+        """Its path on the admin's machine."""
         return Path(self.tar).expanduser().absolute()
 
     @property
     def reference(self) -> str:
-        """The name by which hosts know it, which changes with the image's id. Raises OSError and ValueError."""
+        """Its name on hosts, which changes with the image's id. Raises OSError and ValueError."""
         name = re.sub(r"[^a-z0-9]+", "-", self.source.name.split(".")[0].lower()).strip("-") or "image"
         return f"gpurack.local/{name}:{image_tar.read(self.source).id[:12]}"
 
@@ -69,7 +70,7 @@ class BuildImage(Strict):
 
     @property
     def reference(self) -> str:
-        """The name by which the host knows it, which changes with its definition."""
+        """Its name on the host, which changes with its definition."""
         name = re.sub(r"[^a-z0-9]+", "-", self.build.git.lower().removesuffix(".git").rpartition("/")[2]).strip("-")
         definition = json.dumps(self.build.model_dump(), sort_keys=True)
         return f"gpurack.local/{name or 'image'}:{hashlib.sha256(definition.encode()).hexdigest()[:12]}"
@@ -80,14 +81,11 @@ def _image_kind(value: Any) -> Any:
         try:
             ImageRef.parse(value)
         except ValueError:
-            what = f'"{value}" is no image; name it as docker pull takes it, "ghcr.io/lab/llama:1.2".'
-            raise ValueError(what) from None
+            raise Wrong("invalid-image", value=value) from None
     if not isinstance(value, str | dict | Strict):
-        raise ValueError(f'{value!r} is no image; write a name, {{"tar": …}} or {{"build": …}}.')
+        raise Wrong("invalid-image-form", value=repr(value))
     if isinstance(value, dict) and not {"tar", "build"} & set(value):
-        raise ValueError(
-            f'an image of kind {sorted(value)} is not known; write a name, {{"tar": …}} or {{"build": …}}.'
-        )
+        raise Wrong("invalid-image-form", value=f"a map with {', '.join(sorted(map(str, value)))}")
     return value
 
 

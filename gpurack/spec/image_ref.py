@@ -1,4 +1,6 @@
-"""Image references, by Docker's own rules: which registry, repository, tag and digest a name means. Pure.
+"""Image references, by Docker's own rules: which registry, repository, tag and digest a name means.
+
+Pure.
 
 Source: github.com/distribution/reference, which Docker and Compose use (reference.go: the grammar; normalize.go:
 ParseNormalizedNamed, splitDockerDomain, FamiliarName).
@@ -98,7 +100,7 @@ class ImageRef:
         return f"{self.familiar_name}@{self.digest}" if self.digest else f"{self.familiar_name}:{self.tag or 'latest'}"
 
     def at(self, mirror: str) -> str:
-        """The reference at a mirror of its registry: `mirror:5000/path`, with the repository in full behind it.
+        """The reference at a mirror of its registry: `mirror:5000/path`, then the full repository.
 
         >>> ImageRef.parse("redis:7").at("mirror:5000/hub"), ImageRef.parse("docker.io/redis:7").at("mirror:5000/hub")
         ('mirror:5000/hub/library/redis:7', 'mirror:5000/hub/library/redis:7')
@@ -121,7 +123,9 @@ def split(text: str) -> tuple[str, str | None, str | None]:
 
 
 def same_repository(one: str, other: str) -> bool:
-    """Are both references of one repository, however they are spelt? False for a text that is no reference.
+    """Are both references of one repository, however they are spelt?
+
+    False for a text that is no reference.
 
     >>> same_repository("docker.io/redis:7", "redis"), same_repository("", "redis")
     (True, False)

@@ -1,4 +1,4 @@
-"""What is in an image's tar file (`docker save`), as far as it is known without Docker."""
+"""The content of an image's tar file (`docker save`), read without Docker."""
 
 import re
 import tarfile
@@ -8,27 +8,30 @@ from pathlib import Path
 
 from gpurack.host_data import JSON_LIMIT, json_from_host
 
-MANY = "holds {} images; save them one by one."
-NO_IMAGE = "holds no image as `docker save` writes it."
+MANY = "contains {} images. Save them one by one."
+NO_IMAGE = "contains no image as `docker save` writes it."
 
 
 @dataclass(frozen=True)
 class Image:
-    """id: the sha256 (hex) of its configuration, which is Docker's id of the image. names: those it was saved under."""
+    """id: the sha256 (hex) of its configuration, which is Docker's id of the image.
+
+    names: those it was saved under.
+    """
 
     id: str
     names: tuple[str, ...]
 
 
 def read(path: Path) -> Image:
-    """The one image of a tar file. Raises OSError, and ValueError with what is wrong with its content."""
+    """The one image of a tar file. Raises OSError, and ValueError with the error of its content."""
     status = path.stat()
     return _read(path, status.st_size, status.st_mtime_ns)
 
 
 @cache
 def _read(path: Path, size: int, changed: int) -> Image:
-    """Once per run: a compressed file has to be read to its end."""
+    """Cached for the run, because a compressed file is read to its end."""
     try:
         with tarfile.open(path) as tar:
             member = next((each for each in tar if each.name == "manifest.json"), None)

@@ -1,6 +1,6 @@
-"""Files of the admin's machine that are to be copied: what they hold, told by one sha256.
+"""Files on the admin's machine that are copied to hosts, and the SHA-256 of their content.
 
-Hashing large files takes minutes, so sums are kept, by path, size and time of change, in
+Hashing large files takes minutes, so digests are cached by path, size and time of change in
 `$XDG_STATE_HOME/gpurack/sums.json`; everything works without that file.
 """
 
@@ -16,12 +16,14 @@ from typing import Any
 from gpurack import screen
 
 LARGE = 10**9
-"""Bytes from which on it is said that a file is being read."""
+"""Files of this many bytes and more are announced before they are read."""
 
 
 def files_of(path: Path) -> dict[str, Path]:
-    """Name inside → file: a file alone, all parts of a split GGUF, or all of a folder but what is hidden. Links are
-    followed."""
+    """Name inside → file: a single file, all parts of a split GGUF, or all visible files of a folder.
+
+    Links are followed.
+    """
     if path.is_file():
         return {part.name: part for part in parts_of(path)}
     inside = {str(found.relative_to(path)): found for found in sorted(path.rglob("*")) if found.is_file()}
@@ -29,7 +31,7 @@ def files_of(path: Path) -> dict[str, Path]:
 
 
 def parts_of(path: Path) -> list[Path]:
-    """A file, or all parts that there are of the split GGUF that it is of (`NAME-00001-of-00003.gguf`)."""
+    """A file, or all present parts of its split GGUF (`NAME-00001-of-00003.gguf`)."""
     found = re.fullmatch(r"(.*)-\d{5}-of-(\d{5})\.gguf", path.name)
     if not found:
         return [path]
@@ -38,13 +40,13 @@ def parts_of(path: Path) -> list[Path]:
 
 
 def missing_parts(path: Path) -> int:
-    """How many parts of a split GGUF are not beside the one that is named."""
+    """The number of missing parts of a split GGUF; 0 for other files."""
     found = re.search(r"-of-(\d{5})\.gguf$", path.name)
     return int(found[1]) - len(parts_of(path)) if found and path.is_file() else 0
 
 
 def content(path: Path) -> str:
-    """One sha256 of a file, or of all names and files of a folder. Raises OSError."""
+    """The SHA-256 of a file, or one of all names and files of a folder. Raises OSError."""
     if path.is_file() and parts_of(path) == [path]:
         return sha256(path)
     lines = [f"{sha256(found)}  {name}" for name, found in files_of(path).items()]
@@ -52,7 +54,7 @@ def content(path: Path) -> str:
 
 
 def sha256(path: Path) -> str:
-    """A file's, computed once as long as it is not changed. Raises OSError."""
+    """The SHA-256 of a file, cached until the file changes. Raises OSError."""
     status, key = path.stat(), str(path.resolve())
     stamp = [status.st_size, status.st_mtime_ns]
     known = _known()

@@ -1,6 +1,8 @@
-"""The lock: what really was on the hosts, written down beside the inventory and installed exactly so from then on.
+"""The lock: the exact versions found on the hosts, in a file beside the inventory.
 
-inventories/lab.py (or lab.yaml) has its lock in inventories/lab.lock.yaml: docs/lock.md. Hosts' cards are not in it.
+Later runs install exactly these.
+
+inventories/lab.py (or lab.yaml) has its lock in inventories/lab.lock.yaml: docs/lock.md. GPUs are not in it.
 """
 
 from collections.abc import Mapping
@@ -14,6 +16,7 @@ from gpurack.screen import printable
 from gpurack.spec.fields import Like, Strict
 from gpurack.spec.host import Host
 from gpurack.spec.image_ref import split_digest
+from gpurack.spec.problems import Wrong
 
 HEADER = """\
 # What really was on these hosts, to be committed: a run installs exactly this. (Written by gpurack.)
@@ -21,13 +24,13 @@ HEADER = """\
 """
 
 
-Fact = Annotated[str, Like(r"[!-~]*", "is not a version, a digest, a commit or a fingerprint.")]
-"""What a host said of itself: one word of ASCII, so that the file means what an admin reads in it."""
+Fact = Annotated[str, Like(r"[!-~]*", "invalid-lock-fact")]
+"""A fact reported by a host: one ASCII word, so that the file cannot mislead its reader."""
 
 
 def _one_printable_line(path: str) -> str:
     if printable(path) != path or "\n" in path:
-        raise ValueError("has characters that cannot be shown.")
+        raise Wrong("invalid-lock-path")
     return path
 
 
@@ -52,7 +55,7 @@ class ModelLock(Strict):
 
     @property
     def reference(self) -> str:
-        """The image as the inventory means it, without digest; "" for none."""
+        """The image reference without its digest; "" for none."""
         return split_digest(self.image or "")[0]
 
     @property
@@ -62,8 +65,11 @@ class ModelLock(Strict):
 
 
 class HostLock(Strict):
-    """One host. driver: NVIDIA's, which gpurack compares and never installs. keys: repository → fingerprint of the key
-    that signs it. packages: name → exact version."""
+    """One host.
+
+    driver: NVIDIA's, which gpurack compares and never installs. keys: repository → fingerprint of the key that signs
+    it. packages: name → exact version.
+    """
 
     driver: Fact | None = None
     keys: dict[Fact, Fact] = Field({})
@@ -78,7 +84,7 @@ class Lock(Strict):
 
 
 def place(inventory: Path) -> Path:
-    """Where the lock of an inventory lies: beside it.
+    """The path of an inventory's lock, beside it.
 
     >>> str(place(Path("inventories/lab.py")))
     'inventories/lab.lock.yaml'
@@ -92,7 +98,7 @@ def model_lock(host: Host, name: str) -> ModelLock:
 
 
 def text(lock: Lock, inventory: Path) -> str:
-    """The file: sorted, a line for each fact, the same facts always the same text."""
+    """The content of the file: sorted, one line per fact, the same text for the same facts."""
     hosts = {name: host.model_dump(exclude_defaults=True) for name, host in lock.hosts.items()}
     body: str = yaml.safe_dump({"hosts": hosts}, allow_unicode=True, width=10**9, default_flow_style=False)
     return HEADER.format(inventory=inventory.name) + body

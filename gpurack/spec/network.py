@@ -1,4 +1,4 @@
-"""The vocabulary of the way out: mirrors, logins of registries, a proxy."""
+"""The fields for network access: mirrors, registry logins, a proxy."""
 
 import ipaddress
 import re
@@ -9,11 +9,12 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator
 
 from gpurack.spec.fields import Like, Strict
+from gpurack.spec.problems import Wrong
 from gpurack.spec.secret import Secret
 
 
 def url_alone(value: Any) -> Any:
-    """A mirror or proxy that is written as its URL alone."""
+    """A mirror or proxy; a URL alone becomes {"url": …}."""
     return {"url": value} if isinstance(value, str) else value
 
 
@@ -31,50 +32,44 @@ class Mirror(Strict):
     @classmethod
     def _is_plain(cls, value: str) -> str:
         if "@" in value:  # not repeated: it may hold a password
-            raise ValueError(
-                "credentials do not belong in an inventory, and apt and dnf would keep them in files that everybody "
-                "reads; a registry's login goes into registries, a package mirror has to know the hosts by address."
-            )
+            raise Wrong("mirror-with-login")
         try:
             urlsplit(value)
         except ValueError:  # "http://[::1/debian"
-            raise ValueError(f'"{value}" is no address; an IPv6 one stands in [ ].') from None
+            raise Wrong("invalid-ipv6-url", value=value) from None
         return value
 
     def read_key(self) -> str | None:
-        """The key's text, None where the mirror has none of its own. Raises OSError."""
+        """The key's text; None if the mirror has no key of its own. Raises OSError."""
         return Path(self.key).expanduser().read_text() if self.key else None
 
 
 class Login(Strict):
-    """Who gpurack is to a registry. It is used for pulls and builds alone and never kept on the host."""
+    """A login to a registry. It is used for pulls and builds only, and never kept on the host."""
 
-    user: str = Field(min_length=1, description="the account, or what the registry takes in its place")
-    password: Secret = Field(description="its password or token, as a reference to where it is")
+    user: str = Field(min_length=1, description="the account, or the user name that the registry expects with a token")
+    password: Secret = Field(description="a reference to its password or token")
 
 
 class Proxy(Strict):
-    """The way out of a closed network.
+    """An HTTP proxy for a host without direct network access.
 
-    url: http://host:port. no_proxy: what is reached without it, as in the environment variable: names, domains
-    (".lab.example"), addresses and networks; the host itself always is.
+    url: http://host:port. no_proxy: targets reached without the proxy, as in the environment variable: names, domains
+    (".lab.example"), addresses and networks. The host itself is always one.
     """
 
     url: str
-    no_proxy: list[Annotated[str, Like(r"[^\s,\"]+", "is not one name, domain or address.")]] = Field(
-        [], description="what is reached without it"
+    no_proxy: list[Annotated[str, Like(r"[^\s,\"]+", "invalid-no-proxy")]] = Field(
+        [], description="targets that are reached without the proxy"
     )
 
     @field_validator("url")
     @classmethod
     def _is_plain(cls, value: str) -> str:
         if "@" in value:  # not repeated: it may hold a password
-            raise ValueError(
-                "credentials do not belong in an inventory, and apt, dnf and dockerd would keep them in files that "
-                "everybody reads; name a forwarder that logs in for the hosts (cntlm, or squid with cache_peer login=)."
-            )
+            raise Wrong("proxy-with-login")
         if not re.fullmatch(r"https?://[A-Za-z0-9.\[\]:_-]+/?", value):
-            raise ValueError(f'"{value}" is not a proxy\'s URL; write "http://proxy.lab.example:3128".')
+            raise Wrong("invalid-proxy", value=value)
         return value.rstrip("/")
 
     @property
@@ -84,11 +79,11 @@ class Proxy(Strict):
 
     @property
     def env(self) -> dict[str, str]:
-        """The variables that programs read, in lower case."""
+        """The environment variables of the proxy, in lower case."""
         return {"http_proxy": self.url, "https_proxy": self.url, "no_proxy": ",".join(self.direct)}
 
     def spares(self, url: str) -> bool:
-        """Is a URL reached without it? As curl reads the variable: a name stands for all below it, too."""
+        """Is a URL reached without the proxy? As in curl, a name also covers its subdomains."""
         parts = urlsplit(url)
         host = parts.hostname or ""
         return any(

@@ -1,8 +1,8 @@
-"""What is wrong with an inventory, said so that the reader can mend it: where, what, what to write instead."""
+"""Errors and warnings of an inventory: where, what is wrong, what to write instead."""
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -15,71 +15,117 @@ from gpurack.spec.error_codes import CODES
 class Problem:
     """One error or warning of an inventory.
 
-    host: its name in the inventory, "" for the inventory as a whole. path: dotted, as in `models.bge-m3.port`.
-    what: what is wrong and what to do, one or two sentences. code: stable, one of spec/error_codes.py. parameters: what
-    the sentences were made of, name and text.
+    host: its name in the inventory, "" for the inventory as a whole. path: dotted, as in `models.bge-m3.port`. code:
+    stable, one of spec/error_codes.py. parameters: what its sentences are made of, name and text.
     """
 
     host: str
     path: str
-    what: str
-    code: str = ""
+    code: str
     parameters: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def of(cls, code: str, host: str = "", path: str = "", **parameters: object) -> "Problem":
-        """A problem of a kind in spec/error_codes.py. Raises KeyError for an unknown code or a missing parameter.
+        """A problem of a kind in spec/error_codes.py.
+
+        Raises KeyError for an unknown code or a missing parameter.
 
         >>> print(Problem.of("port-used-twice", "gpu1", "models.a.port", port=8000, one="a", other="b"))
         gpu1 models.a.port: port 8000 is used by both `a` and `b`. Change one of them.
         """
-        given = {name: str(value) for name, value in parameters.items()}
-        return cls(host, path, CODES[code].text(given), code, tuple(sorted(given.items())))
+        texts = {name: str(value) for name, value in parameters.items()}
+        CODES[code].text(texts)
+        return cls(host, path, code, tuple(sorted(texts.items())))
+
+    @classmethod
+    def unknown(cls, code: str, name: object, known: Sequence[str], host: str = "", path: str = "") -> "Problem":
+        """A problem of one of the codes `unknown-…`: a name that is not one of `known`.
+
+        >>> print(Problem.unknown("unknown-engine", "llamacpp", ["llama.cpp"]))
+        unknown engine "llamacpp". Did you mean "llama.cpp"?
+        """
+        return cls.of(code, host, path, name=name, hint=suggestion(name, known))
+
+    def at(self, host: str, prefix: str = "") -> "Problem":
+        """The same problem on a host, its path below `prefix`."""
+        return replace(self, host=host, path=".".join(part for part in (prefix, self.path) if part))
+
+    @property
+    def what(self) -> str:
+        """Message and hint in one text."""
+        return CODES[self.code].text(dict(self.parameters))
 
     @property
     def hint(self) -> str:
         """What to do; "" where the code has none."""
-        return CODES[self.code].hint.format_map(dict(self.parameters)) if self.code else ""
+        return CODES[self.code].hint.format_map(dict(self.parameters))
 
     @property
     def message(self) -> str:
         """What is wrong."""
-        return self.what.removesuffix(self.hint).rstrip()
+        return CODES[self.code].message.format_map(dict(self.parameters))
 
     def as_data(self) -> dict[str, Any]:
         """For JSON."""
-        said = {"code": self.code, "message": self.message, "hint": self.hint, "parameters": dict(self.parameters)}
-        return {"host": self.host, "path": self.path, "what": self.what, **said}
+        sentences = {"code": self.code, "message": self.message, "hint": self.hint, "parameters": dict(self.parameters)}
+        return {"host": self.host, "path": self.path, "what": self.what, **sentences}
 
     def __str__(self) -> str:
         where = " ".join(part for part in (self.host, self.path) if part)
         return f"{where}: {self.what}" if where else self.what
 
 
+def grouped(problems: Iterable[Problem]) -> list[str]:
+    """One line for each code and sentence, with all its places: a lab of forty models has few kinds of faults.
+
+    >>> grouped([Problem("a", "models.x", "no-key"), Problem("b", "models.y", "no-key")])
+    ['no key, open to everyone who can reach the host: a x · b y. Set `api_key`.']
+    """
+    places: dict[tuple[str, str], dict[tuple[str, str], Problem]] = {}
+    for problem in problems:
+        places.setdefault((problem.code, problem.what), {})[problem.host, problem.path] = problem
+    lines = []
+    for found in places.values():
+        first = next(iter(found.values()))
+        if len(found) == 1:
+            lines.append(str(first))
+            continue
+        hosts: dict[str, list[str]] = {}
+        for host, path in found:
+            hosts.setdefault(host, []).append(path.partition(".")[2] or path)
+        where = " · ".join(f"{host} {', '.join(names)}".strip() for host, names in hosts.items())
+        lines.append(f"{first.message.rstrip('.')}: {where}" + (f". {first.hint}" if first.hint else ""))
+    return lines
+
+
 class Wrong(ValueError):
-    """A value that a field refuses, by its code in spec/error_codes.py: `raise Wrong("secret-in-inventory")`."""
+    """An invalid value of a field: `raise Wrong("secret-in-inventory")`. Codes: spec/error_codes.py."""
 
     def __init__(self, code: str, **parameters: object) -> None:
-        self.code, self.parameters = code, parameters
-        super().__init__(CODES[code].text({name: str(value) for name, value in parameters.items()}))
+        self.code, self.parameters = code, {name: str(value) for name, value in parameters.items()}
+        super().__init__(CODES[code].text(self.parameters))
 
 
 class InventoryError(PyinfraError):
-    """The inventory cannot work. Nothing has been done on any host.
+    """The inventory has errors. Nothing was done on any host.
 
-    A PyinfraError, so that the pyinfra command prints it without a traceback and exits with 1.
+    problems: each once, sorted. lines: the same for reading, equal faults grouped. It is a PyinfraError, so that the
+    pyinfra command prints it without a traceback and exits with 1.
     """
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = sorted(set(problems))
-        count = f"{len(self.problems)} error" + ("s" if len(self.problems) != 1 else "")
-        lines = [f"{count} in the inventory; nothing was done on any host"]
-        lines += [f"    error  {problem}" for problem in self.problems]
-        super().__init__("\n".join(lines))
+        self.lines = grouped(self.problems)
+        count = f"{len(self.lines)} error" + ("s" if len(self.lines) != 1 else "")
+        head = f"{count} in the inventory; nothing was done on any host"
+        super().__init__("\n".join([head, *(f"    error  {line}" for line in self.lines)]))
 
 
 class NotAsked(InventoryError):
-    """What was asked for is not in the inventory, or not there yet; the inventory itself may be right."""
+    """A command names something that the inventory or its lock does not have.
+
+    The inventory itself may be right.
+    """
 
 
 def nearest(word: object, known: Iterable[str], cutoff: float = 0.6) -> str | None:
@@ -92,20 +138,30 @@ def nearest(word: object, known: Iterable[str], cutoff: float = 0.6) -> str | No
     return close[0] if close else None
 
 
+def suggestion(word: object, known: Sequence[str]) -> str:
+    """The hint for a word that is not one of `known`; "" where nothing is known.
+
+    >>> suggestion("llamacpp", ["llama.cpp"]), suggestion("triton", ["vllm", "tei"])
+    ('Did you mean "llama.cpp"?', 'Known: tei, vllm.')
+    """
+    guess = nearest(word, known) or nearest(str(word).lower(), known)
+    return f'Did you mean "{guess}"?' if guess else f"Known: {', '.join(sorted(known))}." if known else ""
+
+
 def unknown(kind: str, word: object, known: Sequence[str]) -> str:
     """The sentence for a word that is not one of `known`.
 
     >>> unknown("engine", "llamacpp", ["llama.cpp"])
-    'unknown engine "llamacpp"; did you mean "llama.cpp"?'
+    'unknown engine "llamacpp". Did you mean "llama.cpp"?'
     """
-    guess = nearest(word, known) or nearest(str(word).lower(), known)
-    remedy = f'did you mean "{guess}"?' if guess else f"known: {', '.join(sorted(known))}."
-    return f'unknown {kind} "{word}"; {remedy}'
+    return f'unknown {kind} "{word}". {suggestion(word, known)}'
 
 
 def from_pydantic(host: str, prefix: str, error: ValidationError, fields: Mapping[str, Sequence[str]]) -> list[Problem]:
-    """pydantic's findings in our words. fields: the names that are known at the level of `prefix` (key "") and in the
-    maps below it (key: the field's name)."""
+    """pydantic's errors as problems.
+
+    fields: the names that are known at the level of `prefix` (key "") and in the maps below it (key: the field's name).
+    """
     problems = []
     for item in error.errors():
         written, last = item["loc"][:-1], item["loc"][-1:]  # an unknown field is named last, and may look like a tag
@@ -114,15 +170,11 @@ def from_pydantic(host: str, prefix: str, error: ValidationError, fields: Mappin
         location += [str(part) for part in last] if item["type"] == "extra_forbidden" else []
         path = ".".join(part for part in (prefix, *location) if part)
         known = fields.get(location[0] if len(location) > 1 else "", ()) if location else ()
-        wrong = item.get("ctx", {}).get("error")
-        if isinstance(wrong, Wrong):
-            problems.append(Problem.of(wrong.code, host, path, **wrong.parameters))
-        else:
-            problems.append(Problem(host, path, _sentence(item, known)))
+        problems.append(_of_pydantic(item, known).at(host, path))
     return problems
 
 
-SHAPES = {
+TYPES = {
     "model_type": "a map",
     "dict_type": "a map",
     "list_type": "a list",
@@ -130,7 +182,10 @@ SHAPES = {
     "int_type": "a whole number",
     "bool_type": "true or false",
 }
-"""pydantic's type errors → what an admin calls it."""
+"""pydantic's type errors → the type as an admin calls it."""
+
+LIMITS = {"greater_than_equal": ("at least", "ge"), "less_than_equal": ("at most", "le")}
+"""pydantic's range errors → in words, and the limit's name in its context."""
 
 
 def _is_union_tag(part: Any) -> bool:
@@ -138,19 +193,22 @@ def _is_union_tag(part: Any) -> bool:
     return isinstance(part, str) and (part[:1].isupper() or part.startswith(("function-", "list[", "constrained")))
 
 
-def _sentence(item: Any, fields: Sequence[str]) -> str:
-    kind, given = item["type"], item.get("input")
+def _of_pydantic(item: Any, fields: Sequence[str]) -> Problem:
+    kind, value, context = item["type"], repr(item.get("input")), item.get("ctx", {})
+    wrong = context.get("error")
+    if isinstance(wrong, Wrong):
+        return Problem.of(wrong.code, **wrong.parameters)
     if kind == "extra_forbidden":
-        return unknown("field", item["loc"][-1], fields) if fields else "unknown field."
+        return Problem.unknown("unknown-field", item["loc"][-1], fields)
     if kind == "missing":
-        return "is missing."
-    if kind == "value_error":
-        return str(item["ctx"]["error"])
+        return Problem.of("missing-field")
     if kind == "literal_error":
-        return f"{given!r} is not one of {item['ctx']['expected']}."
+        return Problem.of("unknown-value", expected=context["expected"], value=value)
     if kind in ("string_too_short", "too_short"):
-        return "is empty."
-    if kind in SHAPES:
-        return f"should be {SHAPES[kind]}, not {given!r}."
-    message = str(item["msg"]).removeprefix("Input should be ").rstrip(".")
-    return f"should be {message}, not {given!r}."
+        return Problem.of("empty-value")
+    if kind in TYPES:
+        return Problem.of("wrong-type", expected=TYPES[kind], value=value)
+    if kind in LIMITS:
+        words, name = LIMITS[kind]
+        return Problem.of("out-of-range", limit=f"{words} {context[name]}", value=value)
+    return Problem.of("invalid-value", what=str(item["msg"]).rstrip("."))

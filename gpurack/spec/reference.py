@@ -1,4 +1,4 @@
-"""docs/inventory.md, from the models that check inventories: `make docs` writes it, a test holds it to be current."""
+"""docs/inventory.md, made from the models that check inventories: `make docs` writes it."""
 
 import inspect
 import re
@@ -21,13 +21,14 @@ INTRODUCTION = """\
 <!-- Made by `make docs` from gpurack/spec/ (host.py, model.py and what they name); change it there. -->
 # The inventory
 
-One file says which servers there are and which model runs where. It is a pyinfra inventory, in Python, or a YAML file
-that means the same. Everything is checked before any host is touched, and every error is listed at once:
+Read this page when you write an inventory. One file lists the servers and the models on them. It is a pyinfra inventory
+in Python, or the same data in YAML. It is checked before any host is touched, and all errors are printed at once (each
+kind is in [errors.md](errors.md)):
 
     gpurack plan inventories/lab.py
 
 ```python
-# inventories/group_data/all.py: what all hosts have in common
+# inventories/group_data/all.py: data of all hosts
 docker = {"source": "docker-ce", "version": "28.5.2", "daemon": {"live-restore": True}}
 nvidia = {"toolkit": "1.20.0"}
 engines = {"llama.cpp": {"version": "b7000"}}
@@ -58,12 +59,12 @@ hosts:
 ```
 
 **Layers merge.** all → groups → host; and for a model `defaults` → `engines.<its engine>` → its own entry. Maps merge
-key by key, lists and single values replace, `null` (Python: `None`) removes; in `docker.daemon` it removes the key from
-the host's daemon.json, too. (pyinfra's own host data replaces whole maps.)
+key by key, lists and single values replace, `null` (Python: `None`) removes; in `docker.daemon` it also removes the key
+from the host's daemon.json. (pyinfra's own host data replaces whole maps.)
 
-**What a host needs for ssh** is pyinfra's: `ssh_user`, `ssh_port`, `ssh_key`, … or simply your ~/.ssh/config.
+**For ssh**, use pyinfra's fields (`ssh_user`, `ssh_port`, `ssh_key`, …) or your ~/.ssh/config.
 
-`gpurack schema` prints a JSON Schema, with which editors complete and check YAML inventories.
+`gpurack schema` prints a JSON Schema, which editors use to complete and check YAML inventories.
 """
 
 LEVELS: tuple[tuple[str, type[BaseModel], str], ...] = (

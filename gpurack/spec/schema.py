@@ -6,8 +6,11 @@ from gpurack.spec.host import Host
 
 
 def inventory_schema() -> dict[str, Any]:
-    """A schema (draft 2020-12) for `lab.yaml`: maps all, groups, hosts. In `all` and `groups`, and in `defaults` and
-    `engines`, no field is required, because the layers are merged before they are checked."""
+    """A schema (draft 2020-12) for `lab.yaml`: maps all, groups, hosts.
+
+    In `all` and `groups`, and in `defaults` and `engines`, no field is required, because the layers are merged before
+    they are checked.
+    """
     host = Host.model_json_schema(ref_template="#/$defs/{model}")
     definitions: dict[str, Any] = host.pop("$defs")
     entry = _optional(definitions["Model"])

@@ -1,4 +1,4 @@
-"""A secret as the inventory names it: where it is on the admin's machine, never what it is."""
+"""A secret in the inventory: a reference to its place on the admin's machine, never its value."""
 
 import os
 import re
@@ -11,22 +11,23 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator, model_validator
 
 from gpurack.spec.fields import Strict
+from gpurack.spec.problems import Wrong
 
 KEY = "api_key"
 UPSTREAM = "upstream_key_"
-"""In front of the number of a connection whose key it is."""
+"""Prefix of the names of connections' keys; their number follows."""
 PERSON = "keys."
-"""In front of the name of the person or group."""
+"""Prefix of the names of clients' keys; the name of the user or group follows."""
 
 
 class SecretError(Exception):
-    """A secret could not be read on the admin's machine; the text says which and why, never its value."""
+    """A secret could not be read on the admin's machine. The text says which and why, never its value."""
 
 
 class Secret(Strict):
-    """Where on the admin's machine a secret is found; exactly one of the three.
+    """The source of a secret on the admin's machine: exactly one of the three.
 
-    env: the name of an environment variable. file: a path (~ allowed). command: argv whose output it is.
+    env: the name of an environment variable. file: a path (~ allowed). command: words of a command that prints it.
     """
 
     env: str | None = None
@@ -37,10 +38,7 @@ class Secret(Strict):
     @classmethod
     def _is_reference(cls, value: Any) -> Any:
         if not isinstance(value, dict | Secret):
-            raise ValueError(
-                "a secret does not belong in an inventory; say where it is: "
-                '{"env": "NAME"}, {"file": "~/path"} or {"command": ["pass", "show", "lab"]}.'
-            )
+            raise Wrong("secret-in-inventory")
         return value
 
     @field_validator("env")
@@ -48,19 +46,21 @@ class Secret(Strict):
     def _env_is_a_name(cls, value: str | None) -> str | None:
         # not repeated: it may be the secret itself
         if value is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
-            raise ValueError("is the name of an environment variable: letters, digits and _ only.")
+            raise Wrong("invalid-secret-variable")
         return value
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "Secret":
         if sum(source is not None for source in (self.env, self.file, self.command)) != 1:
-            raise ValueError('give exactly one of "env", "file" and "command".')
+            raise Wrong("one-secret-source")
         return self
 
     def read(self) -> str:
-        """The secret's value, without surrounding white space. It is read once, so that a run goes by one value. Raises
-        SecretError when there is none, or more, and for control characters, which could end the header or line of a
-        configuration that it is written into."""
+        """The secret's value, without surrounding white space. It is read once, so that a run uses one value.
+
+        Raises SecretError when there is none, or more, and for control characters, which could end the header or line
+        of a configuration that it is written into.
+        """
         return self._value
 
     @cached_property

@@ -1,4 +1,4 @@
-"""The secrets of a host: where they are on the admin's machine, which of them cannot be read, and what they are."""
+"""The secrets of a host: their references, errors of those that cannot be read, and their values."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,8 +14,7 @@ from gpurack.spec.weights import HfWeights
 
 
 def secrets_of(host: Host) -> dict[str, dict[str, Secret]]:
-    """Container → name → reference, of all enabled entries: their own key, those of people, those of what they
-    connect to."""
+    """Container → name → reference, for all enabled entries: own key, clients' keys, connections' keys."""
     found = {}
     for key, model in host.entries.items():
         if not model.enabled:
@@ -33,7 +32,7 @@ def secrets_of(host: Host) -> dict[str, dict[str, Secret]]:
 
 
 def read_secrets(host: Host) -> dict[str, dict[str, str]]:
-    """The same with their values. Raises SecretError."""
+    """The secrets of a host with their values: container → name → value. Raises SecretError."""
     return {
         container: {name: secret.read() for name, secret in secrets.items()}
         for container, secrets in secrets_of(host).items()
@@ -41,7 +40,7 @@ def read_secrets(host: Host) -> dict[str, dict[str, str]]:
 
 
 def read_token(host: Host) -> str | None:
-    """The Hugging Face token, if something enabled comes from there. Raises SecretError."""
+    """The Hugging Face token, if an enabled entry has weights from there. Raises SecretError."""
     entries = [entry for entry in host.everything.values() if entry.enabled]
     if host.hf_token is None or not any(isinstance(one, HfWeights) for entry in entries for one in weights_of(entry)):
         return None
@@ -75,8 +74,10 @@ def read_values(host: Host) -> Values:
 
 
 def unreadable_secrets(fleet: Mapping[str, Host]) -> list[Problem]:
-    """Secrets that enabled entries need and the admin's machine cannot produce. What is missing for many is said once,
-    where it is first."""
+    """Errors of secrets that enabled entries need and that cannot be read here.
+
+    A secret of several entries is one error, at the first of them.
+    """
     missing: dict[str, list[tuple[str, str]]] = {}
     for name, host in fleet.items():
         for path, read in _needed(host):
@@ -84,11 +85,14 @@ def unreadable_secrets(fleet: Mapping[str, Host]) -> list[Problem]:
                 read()
             except SecretError as error:
                 missing.setdefault(str(error), []).append((name, path))
-    return [Problem(*first, sentence + _also(others)) for sentence, (first, *others) in missing.items()]
+    return [
+        Problem.of("secret-unreadable", *first, what=sentence + _also(others))
+        for sentence, (first, *others) in missing.items()
+    ]
 
 
 def _needed(host: Host) -> Iterator[tuple[str, Callable[[], str | None]]]:
-    """(path in the inventory, how its value is read) of every secret."""
+    """(path in the inventory, function that reads its value) of every secret."""
     yield "hf_token", partial(read_token, host)
     for registry, login in host.registries.items():
         yield f"registries.{registry}.password", login.password.read
@@ -101,11 +105,14 @@ def _also(places: Sequence[tuple[str, str]]) -> str:
     if not places:
         return ""
     (host, path), *more = places
-    return f" {host} {path} and {len(more)} more need it, too." if more else f" {host} {path} needs it, too."
+    return f" {host} {path} and {len(more)} more also need it." if more else f" {host} {path} also needs it."
 
 
 def shared_keys(name: str, host: Host) -> list[Problem]:
-    """People of one gateway with the same key. One that cannot be read is for unreadable_secrets to say."""
+    """Errors of clients of one gateway with the same key.
+
+    Unreadable keys are errors of unreadable_secrets.
+    """
     problems = []
     for container, secrets in secrets_of(host).items():
         owners: dict[str, str] = {}
@@ -114,6 +121,5 @@ def shared_keys(name: str, host: Host) -> list[Problem]:
                 first = owners.setdefault(secret.read(), field)
                 if first != field:
                     path = f"{host.kind_of(container)}.{container}.{field}"
-                    what = f"is the same key as {first}; who has the one would still come in when the other is taken"
-                    problems.append(Problem(name, path, f"{what} away."))
+                    problems.append(Problem.of("secret-shared", name, path, other=first))
     return problems

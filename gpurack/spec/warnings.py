@@ -1,4 +1,7 @@
-"""What works but may hurt one day. Pure; shown by `gpurack plan`, and errors with `--strict`."""
+"""Warnings: what works, but has a risk.
+
+Pure; `gpurack plan` prints them, and `--strict` makes them errors.
+"""
 
 import re
 from collections.abc import Container, Iterator, Mapping
@@ -7,7 +10,7 @@ from typing import Any
 from gpurack.endpoints import others_reach
 from gpurack.engines import ENGINES, weights_of
 from gpurack.engines.args import normal
-from gpurack.engines.known_flags import doubtful
+from gpurack.engines.known_flags import unknown_flag_warnings
 from gpurack.engines.open_webui import UNCLAIMED
 from gpurack.inventory.checks.gpus import gpu_warnings
 from gpurack.plan import weights
@@ -21,12 +24,6 @@ from gpurack.spec.weights import HfWeights, ModelScopeWeights
 FLOATING = ("latest", "main", "main-stable", "server", "server-cuda", "full", "light")
 
 
-NOTHING_BEHIND = (
-    "there is nothing that it could connect to: no enabled model that it reaches; look at enabled, and at bind of "
-    "models on other hosts."
-)
-
-
 def warnings(fleet: Mapping[str, Host]) -> list[Problem]:
     """All warnings of a fleet, in order of hosts."""
     found = []
@@ -34,112 +31,112 @@ def warnings(fleet: Mapping[str, Host]) -> list[Problem]:
         made = {weights.result_path(host, key) for key, job in host.jobs.items() if job.enabled}
         for key, entry in host.everything.items():
             if entry.enabled:
-                found += [Problem(name, f"{host.kind_of(key)}.{key}", what) for what in of_entry(entry, made)]
+                found += [each.at(name, f"{host.kind_of(key)}.{key}") for each in entry_warnings(entry, made)]
         found += [
-            Problem(name, f"{host.kind_of(key)}.{key}", NOTHING_BEHIND)
+            Problem.of("nothing-to-connect-to", name, f"{host.kind_of(key)}.{key}")
             for key, entry in host.entries.items()
             if entry.enabled and entry.connects_to and not host.connections(key)
         ]
         hub = host.mirrors.get("huggingface")
         if host.hf_token and hub and hub.url.startswith("http://"):
-            found.append(Problem(name, "mirrors.huggingface", "is http://, so hf_token goes there for all to read."))
-        found += [Problem(name, path, what) for path, what in gpu_warnings(host)]
+            found.append(Problem.of("token-over-http", name, "mirrors.huggingface"))
+        found += [each.at(name) for each in gpu_warnings(host)]
     return found
 
 
-def of_entry(entry: Model | Job, made: Container[str | None]) -> list[str]:
-    """The warnings of one model, service or job. made: what jobs make."""
-    found = open_doors(entry) if isinstance(entry, Model) else []
+def entry_warnings(entry: Model | Job, made: Container[str | None]) -> list[Problem]:
+    """The warnings of one model, service or job, without host and path. made: the paths of jobs' results."""
+    found = access_warnings(entry) if isinstance(entry, Model) else []
     if legacy := ENGINES[entry.engine].legacy:
-        found.append(f"{entry.engine} is legacy: {legacy}")
+        found.append(Problem.of("legacy-engine", engine=entry.engine, why=legacy))
     every = weights_of(entry)
     for one in every:
-        which = f"its weights {one}" if len(every) > 1 else "its weights"
+        which = f"`weights` {one}" if len(every) > 1 else "`weights`"
         if isinstance(one, str) and one not in made:
-            found.append(f"{which} have no source; a rebuild of the host cannot bring them back.")
+            found.append(Problem.of("weights-without-source", which=which))
         if isinstance(one, HfWeights | ModelScopeWeights) and one.revision is None:
-            found.append(f"{which} follow a branch; give a revision to get the same ones again.")
+            found.append(Problem.of("weights-follow-branch", which=which))
     if isinstance(entry.image, str) and floating(entry.image):
-        found.append(f"image {entry.image} floats: its tag can be another image tomorrow; name a version or a digest.")
+        found.append(Problem.of("floating-image", image=entry.image))
     if entry.vram is not None and entry.gpus and not ENGINES[entry.engine].enforces_vram:
-        found.append(f"{entry.engine} does not enforce vram; {entry.vram} is a promise.")
+        found.append(Problem.of("vram-not-enforced", engine=entry.engine, vram=entry.vram))
     found += [
-        f"{where} is a secret in plain text, in the inventory and in {shown}"
-        for where, name, value, shown in told(entry)
-        if value and not value.startswith("/") and holds_secret(name, value)  # the path of a file that holds it is none
+        Problem.of("secret-in-plain-text", where=where, shown=shown, hint=hint)
+        for where, name, value, shown, hint in texts_of(entry)
+        if value and not value.startswith("/") and holds_secret(name, value)  # a path only names the file that holds it
     ]
     if isinstance(entry, Model):
-        found += removed_flags(entry) + doubtful(entry)
+        found += removed_flags(entry) + unknown_flag_warnings(entry)
         if settings := ENGINES[entry.engine].prompt_logs(entry):
-            found.append(f"{', '.join(settings)}: what people ask is written into its log, where the host keeps it.")
+            found.append(Problem.of("prompts-in-log", settings=", ".join(settings)))
         if ENGINES[entry.engine].unclaimed(entry, "") and others_reach(entry):
-            found.append(f"until its database has an account, {UNCLAIMED}")
+            found.append(Problem.of("first-account-open", what=UNCLAIMED))
         if (setting := ENGINES[entry.engine].own_database(entry)) and others_reach(entry):
-            found.append(f"{setting}: gpurack does not inspect this database. While it has no account, {UNCLAIMED}")
-    if isinstance(entry.image, BuildImage) and (problem := unproven_source(entry.image.build)):
+            found.append(Problem.of("own-database", setting=setting, what=UNCLAIMED))
+    if isinstance(entry.image, BuildImage) and (problem := unverified_source(entry.image.build)):
         found.append(problem)
     return found
 
 
-def unproven_source(build: Build) -> str | None:
-    """A repository that comes by a protocol which proves nothing, and no commit that would."""
+def unverified_source(build: Build) -> Problem | None:
+    """The warning of a repository over http:// or git:// without a full commit, which would verify it."""
     if not build.git.startswith(("http://", "git://")) or re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", build.revision):
         return None
-    return (
-        f"image.build.git {build.git} can be changed on its way by anyone on the network, and root builds it. Use "
-        "https:// or ssh://, or give the full commit as revision."
-    )
+    return Problem.of("source-not-verified", git=build.git)
 
 
-def open_doors(model: Model) -> list[str]:
-    """Through which anybody uses a model that is not for the host alone."""
+def access_warnings(model: Model) -> list[Problem]:
+    """Warnings of a model that others reach without a key."""
     engine = ENGINES[model.engine]
     if not others_reach(model):
         return []
     if model.api_key is None and not model.keys:
-        return [] if "api_key" in engine.unused else ["no key, open to everybody who reaches the host (api_key: null)."]
+        return [] if "api_key" in engine.unused else [Problem.of("no-key")]
     if not engine.unguarded:
         return []
-    return [
-        f"its key guards /v1 alone: {', '.join(engine.unguarded)} and more stay open to everybody who reaches the "
-        "host; bind it to loopback behind a gateway (litellm)."
-    ]
+    return [Problem.of("key-guards-part", routes=", ".join(engine.unguarded))]
 
 
-def removed_flags(model: Model) -> list[str]:
-    """Flags of earlier versions, where the model's own may have them."""
+def removed_flags(model: Model) -> list[Problem]:
+    """Warnings of flags that later versions removed, where the model's own version may still have them."""
     engine = ENGINES[model.engine]
     if engine.is_without_removed(model.version):
         return []
     since, version = ".".join(map(str, engine.removed_since)), model.version or "The image"
+    parts = {"engine": model.engine, "since": since}
     return [
-        f"args.{flag}: {model.engine} {since} has no --{normal(flag)} any more: {engine.removed_args[normal(flag)]} "
-        f"{version} may have it."
+        Problem.of(
+            "flag-perhaps-removed",
+            flag=flag,
+            normal=normal(flag),
+            hint=f"{engine.instead_of(flag)} {version} may have it.",
+            **parts,
+        )
         for flag in engine.removed(model)
     ]
 
 
-def told(entry: Model | Job) -> Iterator[tuple[str, str, str, str]]:
-    """(where, name, value, who sees it and what to do instead) of each text that an entry hands to its container."""
+def texts_of(entry: Model | Job) -> Iterator[tuple[str, str, str, str, str]]:
+    """(where, name, value, where it is visible, hint) of each text that an entry gives its container."""
     seen, listed = "docker inspect", "docker inspect and every list of processes"
     for name, value in entry.env.items():
-        yield f"env.{name}", name, value, f"{seen}; {remedy(name, entry)}"
+        yield f"env.{name}", name, value, seen, secret_hint(name, entry)
     for name, value in variables(entry.compose.get("environment")):
-        yield f"compose.environment.{name}", name, value, f"{seen}; {remedy(name, entry)}"
+        yield f"compose.environment.{name}", name, value, seen, secret_hint(name, entry)
     if isinstance(entry, Model):
         for name, given in entry.args.items():
             for one in given if isinstance(given, list) else [given]:
                 if isinstance(one, str):
-                    yield f"args.{name}", name, one, f"{listed}; {remedy(name, entry)}"
+                    yield f"args.{name}", name, one, listed, secret_hint(name, entry)
     else:
         for word, following in zip(entry.command, [*entry.command[1:], ""], strict=True):
             name, assigned, value = word.partition("=")
             if name.startswith("-"):
-                yield f"command {name}", name, value if assigned else following, f"{listed}; {remedy(name, entry)}"
+                yield f"command {name}", name, value if assigned else following, listed, secret_hint(name, entry)
     if isinstance(entry.image, BuildImage):
         for name, value in entry.image.build.args.items():
-            instead = "build it elsewhere (docker build --secret), and name that image or its tar."
-            yield f"image.build.args.{name}", name, value, f"the image; {instead}"
+            hint = "Build the image elsewhere (docker build --secret), and name it or its tar."
+            yield f"image.build.args.{name}", name, value, "the image", hint
 
 
 def variables(environment: Any) -> Iterator[tuple[str, str]]:
@@ -150,16 +147,16 @@ def variables(environment: Any) -> Iterator[tuple[str, str]]:
         yield from (str(item).partition("=")[::2] for item in environment)
 
 
-def remedy(name: str, entry: Model | Job) -> str:
-    """Where the value of a variable or flag that holds a secret belongs."""
+def secret_hint(name: str, entry: Model | Job) -> str:
+    """Where the secret in a variable or flag belongs."""
     if name.lstrip("-").upper().replace("-", "_").startswith(("HF_", "HUGGING")):
-        return "hf_token of the host fetches weights with it."
-    keys = "clients' keys belong into api_key, others" if isinstance(entry, Model) else "it belongs"
-    return f'{keys} into a file on the host: compose: {{"env_file": ["/…"]}}.'
+        return "Use hf_token of the host, which fetches weights with it."
+    file = 'into a file on the host: compose: {"env_file": ["/…"]}.'
+    return f"Put clients' keys into api_key, others {file}" if isinstance(entry, Model) else f"Put it {file}"
 
 
 def floating(image: str) -> bool:
-    """Does a reference name no fixed image? No tag means latest.
+    """Does a reference float, so that it can name another image later? No tag means latest.
 
     >>> floating("vllm/vllm-openai"), floating("a/b:1.2"), floating("a/b@sha256:0")
     (True, False, False)

@@ -1,4 +1,4 @@
-"""Weights as the inventory names them: a path on the host, a URL, a hub's repository, a copy of the admin's."""
+"""Weights in the inventory: a path on the host, a URL, a hub's repository, or a local copy."""
 
 import re
 from pathlib import Path
@@ -8,23 +8,23 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 
 from gpurack.spec import local_files
 from gpurack.spec.fields import Like, Repository, Revision, Strict
+from gpurack.spec.problems import Wrong
 
 SPLIT = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
-"""The end of the name of a part of a split GGUF; llama.cpp is told the first, and finds the others beside it."""
+"""The end of the name of a part of a split GGUF. llama.cpp gets the first, and finds the others beside it."""
 RepositoryFile = Annotated[
     str,
-    Like(r"(?!.*\.\.)[^/\s][^\\\n]*", "is not the path of a file in the repository."),
+    Like(r"(?!.*\.\.)[^/\s][^\\\n]*", "invalid-repository-file"),
 ]
 
 
 class _HubWeights(Strict):
-    """What the repositories of all hubs have in common. file: one GGUF file of it, for engines that read one; of a
-    split one any part."""
+    """Common fields of all hubs. file: one GGUF file, for engines that read one; any part of a split one."""
 
     hub: ClassVar[Literal["hf", "modelscope"]]
     """The hub, and the field that names the repository."""
     branch: ClassVar[str]
-    """What a repository of the hub usually calls its branch."""
+    """The usual name of a repository's branch."""
 
     revision: Revision | None = None
     file: RepositoryFile | None = None
@@ -41,7 +41,7 @@ class _HubWeights(Strict):
 
     @property
     def whole(self) -> str:
-        """The folder below weights_dir that is put in its place when it is complete."""
+        """Its folder below weights_dir, which appears there when it is complete."""
         name = f"{self.hub}/{self.repository.replace('/', '--')}@{self.wanted_revision.replace('/', '--')}"
         if self.file is None:
             return name
@@ -50,7 +50,7 @@ class _HubWeights(Strict):
 
     @property
     def place(self) -> str:
-        """Where an engine finds it below weights_dir: the folder, or the file in it."""
+        """The path for the engine below weights_dir: the folder, or the file in it."""
         return f"{self.whole}/{self.file}" if self.file else self.whole
 
     def __str__(self) -> str:
@@ -58,44 +58,43 @@ class _HubWeights(Strict):
 
 
 class UrlWeights(Strict):
-    """A file fetched onto the host. sha256: 64 hex digits; nothing unverified is ever put in place."""
+    """A file fetched to the host. sha256: 64 hex digits; an unverified file is never used."""
 
-    url: Annotated[str, Like(r"https?://.+", "is not an http:// or https:// URL.")]
-    sha256: Annotated[str, Like(r"[0-9a-f]{64}", "is not a sha256: 64 digits of 0-9 and a-f, as sha256sum prints it.")]
+    url: Annotated[str, Like(r"https?://.+", "invalid-url")]
+    sha256: Annotated[str, Like(r"[0-9a-f]{64}", "invalid-sha256")]
 
     @field_validator("url")
     @classmethod
     def _has_no_login(cls, value: str) -> str:
         if "@" in value.split("/")[2]:  # not repeated: it may hold a password
-            raise ValueError(
-                "credentials do not belong in an inventory, and would show in every error about this file; let its "
-                'server know the hosts by address, or bring the file from here: {"copy": "/…/model.gguf"}.'
-            )
+            raise Wrong("url-with-login")
         return value
 
     @property
     def filename(self) -> str:
-        """The last part of the URL's path, for people; the sha256 in front of it makes it unique."""
+        """The last part of the URL's path; it is for readers, the sha256 in front of it makes the name unique."""
         name = self.url.split("?", 1)[0].split("#", 1)[0].rstrip("/").rsplit("/", 1)[-1]
         return re.sub(r"[^A-Za-z0-9._-]", "_", name)
 
     @property
     def place(self) -> str:
-        """Where it lies below weights_dir: named by its hash, so two models with the same weights share the file."""
+        """Its path below weights_dir, named by its hash: two models with the same weights share the file."""
         return f"{self.sha256[:16]}-{self.filename}"
 
     @property
     def whole(self) -> str:
-        """What is put in its place when it is complete."""
+        """Its path below weights_dir."""
         return self.place
 
 
 class HfWeights(_HubWeights):
-    """A repository of the Hugging Face Hub: what serving needs of it is fetched onto the host, as a folder.
+    """A repository of the Hugging Face Hub.
 
-    revision: a commit, a tag or a branch; a commit (40 hex digits) pins it. A branch is looked up once and not
-    followed: later runs leave the folder as it is. file: one GGUF file of the repository, for llama.cpp and
-    llama-cpp-python; of a split one the first part, the others come along.
+    The files needed for serving are fetched to the host, as a folder.
+
+    revision: a commit, a tag or a branch; a commit (40 hex digits) pins it. A branch is resolved once: later runs leave
+    the folder unchanged. file: one GGUF file of the repository, for llama.cpp and llama-cpp-python. For a split one,
+    name the first part; the others are fetched with it.
     """
 
     hub = "hf"
@@ -114,8 +113,10 @@ class ModelScopeWeights(_HubWeights):
 
 
 class CopyWeights(Strict):
-    """A file or folder copied from the admin's machine; a changed one is another one, and copied again. Of a split GGUF
-    the first part is named, the others come along."""
+    """A file or folder copied from the admin's machine, and copied again when it changes.
+
+    For a split GGUF, name the first part; the others are copied with it.
+    """
 
     copy_: Annotated[str, Field(alias="copy", min_length=1)]
 
@@ -132,7 +133,7 @@ class CopyWeights(Strict):
 
     @property
     def place(self) -> str:
-        """Where an engine finds it below weights_dir: of a split GGUF the part that is named. Raises OSError."""
+        """The path for the engine below weights_dir; the named part of a split GGUF. Raises OSError."""
         return f"{self.whole}/{self.source.name}" if SPLIT.search(self.source.name) else self.whole
 
     def __str__(self) -> str:
@@ -148,18 +149,17 @@ _WEIGHTS: dict[str, type[Strict]] = {
 
 
 def _weights_kind(value: Any) -> Any:
-    kinds = '{"hf": …}, {"modelscope": …}, {"url": …, "sha256": …} or {"copy": …}'
     if isinstance(value, str):
         if value.startswith("/"):
             return value
-        hint = f' {{"hf": "{value}"}} for the Hub,' if re.fullmatch(r"[\w.-]+/[\w.-]+", value) else ""
-        raise ValueError(f'"{value}" is not a path on the host; write{hint} an absolute path or {kinds}.')
+        hub = f' {{"hf": "{value}"}} for the Hub,' if re.fullmatch(r"[\w.-]+/[\w.-]+", value) else ""
+        raise Wrong("weights-path-relative", value=value, repository=hub)
     if not isinstance(value, dict | Strict):
-        raise ValueError(f"{value!r} are no weights; write a path on the host or {kinds}.")
+        raise Wrong("invalid-weights", value=repr(value))
     if isinstance(value, dict) and not {*_WEIGHTS, "sha256"} & set(value):
-        raise ValueError(f"weights of kind {sorted(value)} are not known; write a path on the host or {kinds}.")
+        raise Wrong("unknown-weights-source", kinds=", ".join(sorted(map(str, value))))
     if isinstance(value, dict) and len(places := sorted(_WEIGHTS.keys() & value.keys())) > 1:
-        raise ValueError(f"weights come from one place, not {' and '.join(places)}; keep one of them.")
+        raise Wrong("several-weights-sources", kinds=" and ".join(places))
     return value
 
 
@@ -169,7 +169,7 @@ def _tag_of_weights(value: Any) -> str:
     return "Path" if isinstance(value, str) else type(value).__name__
 
 
-# The branch is chosen by the field that names the kind, so that only its errors are reported.
+# The field that names the source chooses the branch, so that only its errors are reported.
 Weights = Annotated[
     Annotated[str, Tag("Path")]
     | Annotated[UrlWeights, Tag("UrlWeights")]
@@ -182,7 +182,7 @@ Weights = Annotated[
 
 
 def belongs(file: str, path: str) -> bool:
-    """Is a file one of those that weights at a path consist of?
+    """Is a file part of the weights at a path?
 
     >>> belongs("/w/m-00002-of-00002.gguf", "/w/m-00001-of-00002.gguf")
     True

@@ -168,8 +168,8 @@ class Lab:
         fleet = with_lock(read_fleet(inventory), path)
         chosen = [host for host in inventory if not limit or any(fits(host, pattern) for pattern in limit)]
         if not chosen:
-            what = f"--limit {' '.join(limit)} leaves no host; there are {', '.join(fleet)}."
-            raise InventoryError([Problem("", str(path), what)])
+            words = {"limit": " ".join(limit), "hosts": ", ".join(fleet)}
+            raise InventoryError([Problem.of("limit-matches-nothing", "", str(path), **words)])
         python = path.with_suffix(".py")
         apply = APPLY.format(inventory=python if python.exists() else path)
         self.salt = token_hex(16)

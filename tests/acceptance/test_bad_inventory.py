@@ -51,13 +51,13 @@ def test_every_error_is_listed_at_once_with_host_path_and_remedy(lab: Lab, cpu1:
     assert not run.traceback, run.output
     for sentence in (
         "errors in the inventory; nothing was done on any host",
-        'cpu1 models.alpha.engine: unknown engine "llamacpp"; did you mean "llama.cpp"?',
-        'cpu1 models.beta.wieghts: unknown field "wieghts"; did you mean "weights"?',
+        'cpu1 models.alpha.engine: unknown engine "llamacpp". Did you mean "llama.cpp"?',
+        'cpu1 models.beta.wieghts: unknown field "wieghts". Did you mean "weights"?',
         "cpu1 models.delta.port: port 8002 is used by both `gamma` and `delta`. Change one of them.",
-        'gpu1 modles: unknown field "modles"; did you mean "models"?',
+        'gpu1 modles: unknown field "modles". Did you mean "models"?',
         "gpu1 models.beta.gpus: GPU 0 is claimed by 2 models: alpha, beta. Choose another GPU",
-        "gpu1 models.gamma.gpus: a bare 2 is two things (to Docker 2 cards, to people card 2); write [2].",
-        "gpu1 models.delta.api_key: a secret does not belong in an inventory; say where it is:",
+        "gpu1 models.gamma.gpus: 2 is ambiguous: a number of GPUs, or the GPU of that index. Write [2] for GPU 2.",
+        "gpu1 models.delta.api_key: a secret does not belong in an inventory. Say where it is:",
     ):
         assert sentence in run.output, f"{sentence}\n{run.output}"
     assert "sk-literal-in-the-inventory" not in run.output
@@ -68,12 +68,12 @@ def test_every_error_is_listed_at_once_with_host_path_and_remedy(lab: Lab, cpu1:
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"port": 80000}, "models.alpha.port: should be less than or equal to 65535, not 80000."),
-        ({"port": "8000"}, "models.alpha.port: should be a whole number, not '8000'."),
-        ({"args": {"--ctx-size": 1}}, 'models.alpha.args: "--ctx-size": write the flag without dashes, "ctx-size".'),
-        ({"args": {"port": 1}}, "models.alpha.args.port: gpurack sets this flag itself; use the field port."),
-        ({"version": 1.2}, 'models.alpha.version: a version is text: write "1.2" in quotes'),
-        ({"weights": "alpha.gguf"}, 'models.alpha.weights: "alpha.gguf" is not a path on the host;'),
+        ({"port": 80000}, "models.alpha.port: must be at most 65535, not 80000."),
+        ({"port": "8000"}, "models.alpha.port: must be a whole number, not '8000'."),
+        ({"args": {"--ctx-size": 1}}, 'models.alpha.args: "--ctx-size" has dashes. Write "ctx-size".'),
+        ({"args": {"port": 1}}, "models.alpha.args.port: gpurack sets this itself. Use the field `port`."),
+        ({"version": 1.2}, 'models.alpha.version: a version must be text. Write "1.2" in quotes'),
+        ({"weights": "alpha.gguf"}, 'models.alpha.weights: "alpha.gguf" is not a path on the host.'),
         (
             {"api_key": {"env": "NOT_SET_ANYWHERE"}},
             "models.alpha.api_key: environment variable NOT_SET_ANYWHERE is not",
@@ -90,7 +90,7 @@ def test_one_wrong_value(lab: Lab, cpu1: Host, fields: dict[str, Any], sentence:
 def test_models_for_no_host(lab: Lab, cpu1: Host) -> None:
     """An inventory without any model is a mistake when models are what is to be deployed."""
     run = refused(lab, cpu1, {})
-    assert "no host has any models; give one a models map" in run.output
+    assert "no host has any models. Add a `models` map" in run.output
     assert "deploys/docker.py" in run.output
 
 
@@ -106,4 +106,4 @@ def test_no_hosts(lab: Lab, tmp_path: Path, text: str) -> None:
     run = lab.run(inventory)
     assert run.exit_code != 0, run.output
     assert not run.traceback, run.output
-    assert "it has no hosts. Write them as a list at the top of the inventory file" in run.output, run.output
+    assert "the inventory has no hosts. Write them as a list at the top of the inventory file" in run.output, run.output

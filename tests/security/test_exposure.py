@@ -562,8 +562,8 @@ def test_settings_that_write_prompts_into_a_log_are_warned_of(
     inventory: dict[str, dict[str, Any]] = {"models": {"behind": behind}, "services": {}}
     inventory[kind]["alpha"] = entry
     found = warnings(check_fleet({"gpu1": [inventory]}))
-    expected = [f"{settings}: what people ask is written into its log, where the host keeps it."] if settings else []
-    assert [problem.what for problem in found if "what people ask" in problem.what] == expected
+    expected = [f"{settings}: what clients ask is written to its log on the host."] if settings else []
+    assert [problem.what for problem in found if "what clients ask" in problem.what] == expected
 
 
 @pytest.mark.parametrize(

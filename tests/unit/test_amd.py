@@ -263,14 +263,14 @@ def test_a_lost_card_whose_device_another_has_now_keeps_that_one_waiting() -> No
 @pytest.mark.parametrize(
     ("model", "sentence"),
     [
-        ({"engine": "tei", "version": "1.9", "weights": "/w/bge"}, "TEI publishes no image for AMD's cards"),
+        ({"engine": "tei", "version": "1.9", "weights": "/w/bge"}, "TEI publishes no image for AMD's GPUs"),
         (
             {"engine": "sglang", "version": "0.5.23", "weights": "/w/q"},
-            "SGLang's images for AMD differ from card to card",
+            "SGLang's images for AMD differ from GPU to GPU",
         ),
         (
             {"engine": "vllm", "version": "0.13.0", "weights": "/w/q"},
-            "vLLM publishes images for AMD's cards from 0.14 on",
+            "vLLM publishes images for AMD's GPUs from 0.14 on",
         ),
     ],
 )

@@ -187,7 +187,7 @@ def test_not_there_or_empty_is_an_error_of_the_inventory(tmp_path: Path) -> None
         check_fleet({"gpu1": [{"models": entries}]})
     assert {str(problem) for problem in error.value.problems} == {
         f"gpu1 models.gone.weights.copy: {tmp_path}/gone is not on this machine.",
-        f"gpu1 models.empty.weights.copy: {tmp_path}/empty holds no files.",
+        f"gpu1 models.empty.weights.copy: {tmp_path}/empty contains no files.",
     }
 
 
@@ -248,4 +248,4 @@ def test_a_part_that_is_missing_is_said_beforehand(split: Path) -> None:
     split.with_name("m-00003-of-00003.gguf").unlink()
     with pytest.raises(InventoryError) as error:
         models(alpha={"weights": {"copy": str(split)}})
-    assert "1 part of m-00001-of-00003.gguf is not beside it on this machine." in str(error.value)
+    assert "missing on this machine: 1 part of m-00001-of-00003.gguf." in str(error.value)

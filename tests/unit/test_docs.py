@@ -5,6 +5,7 @@ from pathlib import Path
 
 from gpurack.engines import ENGINES
 from gpurack.engines.reference import renewed
+from gpurack.spec.error_reference import page as errors_page
 from gpurack.spec.reference import inventory_page
 from tests.unit.importing.page import page
 
@@ -13,6 +14,10 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 def test_inventory_page_is_current() -> None:
     assert (DOCS / "inventory.md").read_text(encoding="utf-8") == inventory_page(), "run make docs"
+
+
+def test_errors_page_is_current() -> None:
+    assert (DOCS / "errors.md").read_text(encoding="utf-8") == errors_page(), "run make docs"
 
 
 def test_the_page_of_commands_is_current() -> None:

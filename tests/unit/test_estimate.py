@@ -271,9 +271,9 @@ def test_gguf_not_estimated(header: Header, reason: str) -> None:
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        (llama(args={"n-gpu-layers": 32}), "args.n-gpu-layers decides what lies on a card"),
-        (llama(args={"ngl": -1}), "args.ngl decides what lies on a card"),
-        (llama(args={"mmproj": "/x"}), "args.mmproj decides what lies on a card"),
+        (llama(args={"n-gpu-layers": 32}), "args.n-gpu-layers decides what lies on a GPU"),
+        (llama(args={"ngl": -1}), "args.ngl decides what lies on a GPU"),
+        (llama(args={"mmproj": "/x"}), "args.mmproj decides what lies on a GPU"),
         (llama(args={"ub": "many"}), "ubatch-size many is no number"),
         (llama(args={"cache-type-k": "new"}), "gpurack does not know the KV cache's type new"),
     ],
@@ -287,7 +287,7 @@ def test_flags_that_llama_cpp_puts_weights_elsewhere_by(model: Model, reason: st
 @pytest.mark.parametrize(
     ("fields", "header", "reason"),
     [
-        ({"args": {"quantization": "fp8"}}, hf(), "args.quantization decides what lies on a card"),
+        ({"args": {"quantization": "fp8"}}, hf(), "args.quantization decides what lies on a GPU"),
         ({"args": {"dtype": "int3"}}, hf(), "gpurack does not know the data type int3"),
         ({"args": {"kv-cache-dtype": "nvfp4"}}, hf(), "gpurack does not know the data type nvfp4"),
         ({}, hf(rope="yarn"), "the weights do not say their context; write context"),

@@ -31,17 +31,17 @@ def test_yaml_inventory_error_shows_the_two_lines_of_python(project: Path) -> No
     (project / "lab.yaml").write_text(YAML)
     code, output = run(project, "lab.yaml")
     assert code == 1
-    assert "error  lab.yaml: pyinfra reads no YAML; write two lines into lab.py and name that: import gpurack" in output
+    assert "error  lab.yaml: pyinfra reads no YAML. Write two lines into lab.py and use that: import gpurack" in output
     assert 'globals().update(gpurack.load("lab.yaml"))' in output
 
 
 def test_yaml_inventory_error_names_the_python_file(project: Path) -> None:
     (project / "lab.yaml").write_text(YAML)
     (project / "lab.py").write_text('import gpurack\nglobals().update(gpurack.load("lab.yaml"))\n')
-    assert "error  lab.yaml: pyinfra reads no YAML; name lab.py in its place." in run(project, "lab.yaml")[1]
+    assert "error  lab.yaml: pyinfra reads no YAML. Use lab.py instead." in run(project, "lab.yaml")[1]
 
 
 def test_missing_inventory_file_is_an_error(project: Path) -> None:
     code, output = run(project, "lba.py")
     assert code == 1
-    assert "error  lba.py: there is no such inventory file." in output
+    assert "error  lba.py: file not found." in output

@@ -57,10 +57,10 @@ def test_what_is_no_image_is_said_before_anything_happens(tmp_path: Path) -> Non
     (tmp_path / "text.tar").write_text("no tar")
     with_tar = lambda path: {"models": {"alpha": {"version": None, "image": {"tar": str(path)}, "port": 1}}}  # noqa: E731
     assert refused(with_tar(tmp_path / "text.tar")) == [
-        f"{tmp_path}/text.tar holds no image as `docker save` writes it."
+        f"{tmp_path}/text.tar contains no image as `docker save` writes it."
     ]
     assert refused(with_tar(save(tmp_path / "two.tar", images=2))) == [
-        f"{tmp_path}/two.tar holds 2 images; save them one by one."
+        f"{tmp_path}/two.tar contains 2 images. Save them one by one."
     ]
     assert refused(with_tar(tmp_path / "gone.tar")) == [
         f"{tmp_path}/gone.tar cannot be read: No such file or directory."

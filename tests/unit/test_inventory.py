@@ -1,14 +1,20 @@
 """Inventories: what is refused, in which words, and how layers become the spec of a host."""
 
 import json
+import os
+import re
+from collections.abc import Callable
 from datetime import date
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pyinfra.api import Inventory
 
+import gpurack
 from gpurack.engines import ENGINES
+from gpurack.spec.error_codes import CODES
 from gpurack.spec.fleet import binds_overlap, check_fleet, read_fleet, without_models
 from gpurack.spec.host import Host
 from gpurack.spec.load import ignored_by_pyinfra, read_inventory
@@ -20,39 +26,101 @@ from gpurack.spec.warnings import warnings
 from gpurack.spec.weights import UrlWeights
 from tests.given import models, spec
 
-WRONG = sorted((Path(__file__).parent / "wrong_inventories").glob("*.json"))
 ALPHA = {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf", "port": 8000}
+TABLE = Path(__file__).parent / "wrong_inventories.jsonl"
+"""One wrong inventory on each line. alpha: fields of the only model, beside ALPHA's; gpu1: fields of the only host,
+beside that model; inventory: all hosts. `"<": "alpha"` in a map stands for the fields of ALPHA. problems: [place,
+code]."""
+WRONG = [json.loads(line) for line in TABLE.read_text(encoding="utf-8").splitlines()]
+IDS = [case["case"] for case in WRONG]
+
+
+def expanded(value: Any) -> Any:
+    if isinstance(value, dict):
+        base = ALPHA if value.get("<") == "alpha" else {}
+        return {**base, **{key: expanded(item) for key, item in value.items() if key != "<"}}
+    return [expanded(item) for item in value] if isinstance(value, list) else value
+
+
+def layers_of(case: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The layers of data of each host of a line of the table."""
+    if "alpha" in case:
+        hosts = {"gpu1": {"models": {"alpha": {**ALPHA, **case["alpha"]}}}}
+    elif "gpu1" in case:
+        hosts = {"gpu1": {"models": {"alpha": ALPHA}, **expanded(case["gpu1"])}}
+    else:
+        hosts = expanded(case["inventory"])
+    return {name: data if isinstance(data, list) else [data] for name, data in hosts.items()}
+
+
+def problems_of(layers: dict[str, list[dict[str, Any]]]) -> list[Problem]:
+    with pytest.raises(InventoryError) as caught:
+        check_fleet(layers)
+    return caught.value.problems
 
 
 def refusal(layers: dict[str, list[dict[str, Any]]]) -> list[str]:
-    with pytest.raises(InventoryError) as caught:
-        check_fleet(layers)
-    return [str(problem) for problem in caught.value.problems]
+    return [str(problem) for problem in problems_of(layers)]
 
 
-@pytest.mark.parametrize("path", WRONG, ids=lambda path: path.stem)
-def test_refused_with_exactly_these_sentences(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("GPURACK_TEST_IS_NOT_SET", raising=False)
-    case = json.loads(path.read_text())
-    hosts = {name: data if isinstance(data, list) else [data] for name, data in case["inventory"].items()}
-    assert refusal(hosts) == case["problems"]
+@cache
+def problems_of_case(name: str) -> list[Problem]:
+    assert "GPURACK_TEST_IS_NOT_SET" not in os.environ
+    return problems_of(layers_of(WRONG[IDS.index(name)]))
 
 
-@pytest.mark.parametrize("path", [path for path in WRONG if "sk-live" in path.read_text()], ids=lambda path: path.stem)
-def test_a_refusal_never_repeats_a_secret(path: Path) -> None:
-    assert "sk-live" not in "".join(json.loads(path.read_text())["problems"])
+@pytest.mark.parametrize("case", WRONG, ids=IDS)
+def test_refuses_with_exactly_these_codes_at_these_paths(case: dict[str, Any]) -> None:
+    found = [[f"{problem.host} {problem.path}", problem.code] for problem in problems_of_case(case["case"])]
+    assert found == case["problems"]
+
+
+def test_wording_of_refusals_is_golden(check_golden: Callable[[str, dict[str, list[str]]], None]) -> None:
+    check_golden("inventory", {name: [str(problem) for problem in problems_of_case(name)] for name in IDS})
+
+
+SECRET = [case for case in WRONG if "sk-live" in json.dumps(case)]
+
+
+@pytest.mark.parametrize("case", SECRET, ids=[case["case"] for case in SECRET])
+def test_a_refusal_never_repeats_a_secret(case: dict[str, Any]) -> None:
+    found = problems_of_case(case["case"])
+    assert "sk-live" not in "".join(f"{problem} {problem.parameters}" for problem in found)
+
+
+def test_every_code_is_used() -> None:
+    source = Path(gpurack.__file__).parent
+    texts = [path.read_text(encoding="utf-8") for path in source.rglob("*.py") if path.name != "error_codes.py"]
+    assert [code for code in CODES if not any(f'"{code}"' in text for text in texts)] == []
+
+
+def test_every_code_has_a_cause_and_a_fix() -> None:
+    for name, code in CODES.items():
+        assert code.cause, name
+        assert code.fix or re.sub(r"\{\w+\}", "", code.hint).strip(), name
 
 
 def test_the_error_says_how_many_and_that_nothing_happened() -> None:
-    one = InventoryError([Problem("gpu1", "models.alpha.port", "is missing.")])
+    one = InventoryError([Problem("gpu1", "models.alpha.port", "missing-field")])
     assert str(one) == (
         "1 error in the inventory; nothing was done on any host\n    error  gpu1 models.alpha.port: is missing."
     )
-    two = InventoryError([Problem("b", "", "x."), Problem("a", "p", "y."), Problem("a", "p", "y.")])
+    empty = Problem("a", "p", "empty-value")
+    two = InventoryError([Problem("b", "", "missing-field"), empty, empty])
     assert str(two).splitlines() == [
         "2 errors in the inventory; nothing was done on any host",
-        "    error  a p: y.",
-        "    error  b: x.",
+        "    error  a p: is empty.",
+        "    error  b: is missing.",
+    ]
+
+
+def test_one_fault_at_several_places_is_one_line() -> None:
+    places = [("gpu1", "models.a.port"), ("gpu1", "models.b.port"), ("gpu2", "models.a.port")]
+    error = InventoryError([Problem(host, path, "missing-field") for host, path in places])
+    assert len(error.problems) == 3
+    assert str(error).splitlines() == [
+        "1 error in the inventory; nothing was done on any host",
+        "    error  is missing: gpu1 a.port, b.port · gpu2 a.port",
     ]
 
 
@@ -61,12 +129,13 @@ def test_python_only_mistakes() -> None:
         return {"gpu1": [{"models": {"alpha": {**ALPHA, **fields}}}]}
 
     assert refusal(model(gpus=(0, 1))) == [
-        'gpu1 models.alpha.gpus: (0, 1) is not a list of GPUs; write [0, 1], ["GPU-6f1c"], "all" or [] for the CPU.'
+        'gpu1 models.alpha.gpus: (0, 1) is not a list of GPUs. Write [0, 1], ["GPU-6f1c"], "all", or [] for the CPU.'
     ]
     assert refusal(model(compose={"labels": {"since": date(2026, 11, 20)}})) == [
-        "gpu1 models.alpha.compose: holds more than text, numbers and true or false, with text as keys; quote it."
+        "gpu1 models.alpha.compose: contains more than text, numbers, booleans, lists and maps with text as keys. "
+        "Put the value in quotes."
     ]
-    assert refusal(model(args={5: 1})) == ['gpu1 models.alpha.args: 5: a flag is text; write "5" in quotes.']
+    assert refusal(model(args={5: 1})) == ['gpu1 models.alpha.args: 5: a flag is text. Write "5" in quotes.']
 
 
 @pytest.mark.parametrize(
@@ -169,7 +238,7 @@ def test_pyinfras_own_layers_are_merged_where_pyinfra_would_replace() -> None:
 def test_an_inventory_without_models_is_a_mistake_only_for_models() -> None:
     problem = without_models(check_fleet({"gpu1": [{}], "gpu2": [{"docker": {"source": "distro"}}]}))
     assert problem is not None
-    assert str(problem).startswith("no host has any models; give one a models map")
+    assert str(problem).startswith("no host has any models. Add a `models` map")
     assert without_models({"gpu1": Host(), "gpu2": models(alpha={})}) is None
 
 
@@ -337,25 +406,32 @@ def test_the_path_of_a_secret_and_a_name_alone_are_none(entry: dict[str, Any]) -
     assert warned("in plain text", {"models": {"alpha": {**ALPHA, **entry}}}) == []
 
 
+SOURCES = "`hf`, `modelscope`, `url` or `copy`"
+
+
+def without_source(which: str) -> str:
+    return f"{which} is a path on the host, so a rebuild cannot restore it. Add a source: {SOURCES}."
+
+
 def test_all_weights_without_a_source_are_warned_of() -> None:
     config = {"models": [{"model": "/w/b.gguf"}, {"model": {"hf": "lab/c", "file": "c.gguf"}}]}
     python = {"engine": "llama-cpp-python", "version": "0.3.36", "port": 8001, "config": config}
     job = {**QUANTIZE, "weights": "/w/f16.gguf"}
     host = {"models": {"alpha": ALPHA, "both": python}, "jobs": {"small": job, "off": {**job, "enabled": False}}}
-    assert warned("no source", host) == [
-        "gpu1 models.alpha: its weights have no source; a rebuild of the host cannot bring them back.",
-        "gpu1 models.both: its weights /w/b.gguf have no source; a rebuild of the host cannot bring them back.",
-        "gpu1 jobs.small: its weights have no source; a rebuild of the host cannot bring them back.",
+    assert warned("Add a source", host) == [
+        f"gpu1 models.alpha: {without_source('`weights`')}",
+        f"gpu1 models.both: {without_source('`weights` /w/b.gguf')}",
+        f"gpu1 jobs.small: {without_source('`weights`')}",
     ]
     assert warned("branch", host) == [
-        "gpu1 models.both: its weights c.gguf follow a branch; give a revision to get the same ones again."
+        "gpu1 models.both: `weights` c.gguf follows a branch. Give a revision to get the same files again."
     ]
 
 
 def test_what_a_job_makes_has_a_source() -> None:
     made = {**QUANTIZE, "folder": "/data", "result": "q4.gguf"}
     host = {"jobs": {"small": made}, "models": {"alpha": {**ALPHA, "weights": "/data/q4.gguf"}}}
-    assert warned("no source", host) == []
+    assert warned("Add a source", host) == []
 
 
 def test_the_image_of_a_job_may_float_too() -> None:
@@ -376,19 +452,19 @@ def test_the_image_of_a_job_may_float_too() -> None:
 )
 def test_the_key_of_a_vllm_leaves_doors_open(entry: dict[str, Any], open_to_all: bool) -> None:
     keyed = {**VLLM, "port": 8000, "api_key": {"env": "PATH"}}
-    found = warned("its key guards /v1 alone", {"hardware": {"A30": 1}, "models": {"alpha": {**keyed, **entry}}})
+    found = warned("its key guards /v1 only", {"hardware": {"A30": 1}, "models": {"alpha": {**keyed, **entry}}})
     assert len(found) == open_to_all
-    assert all("/tokenize" in sentence and "bind it to loopback behind a gateway" in sentence for sentence in found)
+    assert all("/tokenize" in sentence and "Bind it to loopback behind a gateway" in sentence for sentence in found)
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
         ('lab = [("gpu1", {}), ("gpu1", {})]', 'lab.py:1: "gpu1" is in this list twice; pyinfra keeps only the last.'),
-        ('lab = [("gpu1", {"a": 1, "a": 2})]', 'lab.py:1: "a" is there twice; Python keeps only the last.'),
+        ('lab = [("gpu1", {"a": 1, "a": 2})]', 'lab.py:1: "a" is given twice; Python keeps only the last.'),
         (
             'docker = {"source": "distro"}\nlab = ["gpu1"]',
-            "lab.py:1: pyinfra ignores docker at the top of an inventory;",
+            "lab.py:1: pyinfra ignores `docker` at the top of an inventory.",
         ),
     ],
 )
@@ -418,8 +494,8 @@ def test_a_group_with_a_bracket_too_few_or_many(tmp_path: Path, text: str) -> No
     with pytest.raises(InventoryError) as caught:
         read_inventory(path)
     assert [str(problem) for problem in caught.value.problems] == [
-        f'{path}:2: lab is no group of hosts; write lab = [("gpu1", {{…}})], or lab = ([hosts], {{…}}) with what is '
-        "for all of them. A helper's name begins with _."
+        f'{path}:2: `lab` is not a group of hosts. Write lab = [("gpu1", {{…}})], or lab = ([hosts], {{…}}) with the '
+        "data of all of them. Start the name of a helper with _."
     ]
 
 
@@ -442,10 +518,12 @@ def test_the_same_host_in_two_groups_is_no_mistake(tmp_path: Path) -> None:
 def test_own_keys_of_compose_are_refused_and_may_be_taken_away() -> None:
     def found(**compose: object) -> list[tuple[str, str]]:
         entry = {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf", "port": 8000, "compose": compose}
-        return ENGINES["llama.cpp"].check(Model.model_validate(entry))
+        problems = ENGINES["llama.cpp"].check(Model.model_validate(entry))
+        assert {problem.code for problem in problems} <= {"set-by-gpurack"}
+        return [(problem.path, problem.hint) for problem in problems]
 
     assert found(ports=["9001:8080"]) == [
-        ("compose.ports", "use port and bind, so that the plan knows who listens where.")
+        ("compose.ports", "Use `port` and `bind`, so that the plan knows every listener.")
     ]
     assert found(ports=None, shm_size="1g") == []
 
@@ -461,8 +539,8 @@ def test_a_model_that_says_nothing_of_gpus_on_a_host_with_cards_is_warned_of() -
     entry = {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf", "port": 8000}
     fleet = check_fleet({"gpu1": [{"hardware": {"A30": 1, "A31": 1}, "models": {"alpha": entry}}]})
     said = [str(problem) for problem in warnings(fleet)]
-    assert "gpu1 models.alpha.gpus: is not given, so it runs on the CPU; write [] if that is meant." in said
-    assert any('gpu1 hardware: unknown GPU "A31"; did you mean "A30"?' in line for line in said)
+    assert "gpu1 models.alpha.gpus: is missing, so it runs on the CPU. Write [] to confirm." in said
+    assert any('gpu1 hardware: unknown GPU "A31". Did you mean "A30"?' in line for line in said)
 
 
 def test_a_job_on_a_card_that_a_model_has_is_warned_of() -> None:
@@ -484,12 +562,12 @@ def test_a_job_on_a_card_that_a_model_has_is_warned_of() -> None:
 def test_a_service_that_connects_to_nothing_is_warned_of() -> None:
     gateway = {"engine": "litellm", "version": "1.109.1", "port": 4000, "connects_to": "all"}
     nothing = [
-        "gpu1 services.gateway: there is nothing that it could connect to: no enabled model that it reaches; look at "
-        "enabled, and at bind of models on other hosts."
+        "gpu1 services.gateway: connects to no enabled model that it can reach. Check `enabled`, and `bind` of models "
+        "on other hosts."
     ]
-    assert warned("connect to", {"services": {"gateway": gateway}}) == nothing
+    assert warned("connects to no", {"services": {"gateway": gateway}}) == nothing
     off = {"alpha": {**ALPHA, "enabled": False}}
-    assert warned("connect to", {"models": off, "services": {"gateway": gateway}}) == nothing
+    assert warned("connects to no", {"models": off, "services": {"gateway": gateway}}) == nothing
     named = {**gateway, "connects_to": ["alpha"]}
-    assert warned("connect to", {"models": off, "services": {"gateway": named}}) == nothing
-    assert warned("connect to", {"models": {"alpha": ALPHA}, "services": {"gateway": gateway}}) == []
+    assert warned("connects to no", {"models": off, "services": {"gateway": named}}) == nothing
+    assert warned("connects to no", {"models": {"alpha": ALPHA}, "services": {"gateway": gateway}}) == []

@@ -28,7 +28,7 @@ def test_an_unknown_flag_of_the_known_version_is_refused_with_the_nearest() -> N
     with pytest.raises(InventoryError) as refused:
         check_fleet({"gpu1": [vllm("0.32.0", **{"enable-prefix-cachin": True})]})
     assert (
-        "gpu1 models.alpha.args.enable-prefix-cachin: vllm 0.32.0 has no --enable-prefix-cachin; did you mean"
+        "gpu1 models.alpha.args.enable-prefix-cachin: vllm 0.32.0 has no --enable-prefix-cachin. Did you mean"
         in str(refused.value)
     )
 
@@ -52,13 +52,13 @@ def test_flags_of_2024_are_refused_where_all_of_them_are_gone(version: str) -> N
     with pytest.raises(InventoryError) as refused:
         check_fleet({"gpu1": [vllm(version, **GONE)]})
     assert len(refused.value.problems) == len(GONE)
-    assert "vllm has no --swap-space any more: the nearest is --kv-offloading-size." in str(refused.value)
+    assert "vllm no longer has --swap-space. The nearest is --kv-offloading-size." in str(refused.value)
 
 
 @pytest.mark.parametrize("version", ["0.6.4", "0.6.4.post1", "0.17.1", "nightly"])
 def test_a_version_that_may_have_them_is_warned_of(version: str) -> None:
     assert said(version, **{"swap-space": 4}) == [
-        "args.swap-space: vllm 0.18 has no --swap-space any more: the nearest is --kv-offloading-size. "
+        "args.swap-space: vllm 0.18 no longer has --swap-space. The nearest is --kv-offloading-size. "
         f"{version} may have it."
     ]
 
@@ -67,7 +67,7 @@ def test_so_is_an_image_whose_version_nobody_knows() -> None:
     host = vllm("0.6.4", **{"swap-space": 4})
     host["models"]["alpha"] |= {"version": None, "image": "lab/vllm:1"}  # type: ignore[index]
     (warning,) = (problem.what for problem in warnings(check_fleet({"gpu1": [host]})) if "args." in problem.what)
-    assert warning.endswith("the nearest is --kv-offloading-size. The image may have it.")
+    assert warning.endswith("The nearest is --kv-offloading-size. The image may have it.")
 
 
 BASE: dict[str, dict[str, Any]] = {
@@ -95,14 +95,14 @@ def judged(engine: str, **fields: Any) -> tuple[list[str], list[str]]:
         (
             "sglang",
             "mem-fraction-statc",
-            "sglang 0.5.23 has no --mem-fraction-statc; did you mean mem-fraction-static?",
+            "sglang 0.5.23 has no --mem-fraction-statc. Did you mean mem-fraction-static?",
         ),
-        ("sglang", "tp_size", "sglang 0.5.23 has no --tp_size; did you mean tp-size?"),
+        ("sglang", "tp_size", "sglang 0.5.23 has no --tp_size. Did you mean tp-size?"),
         ("sglang", "qqqqqq", "sglang 0.5.23 has no --qqqqqq."),
-        ("tei", "max-batch-token", "tei 1.9 has no --max-batch-token; did you mean max-batch-tokens?"),
-        ("tei", "auto_truncate", "tei 1.9 has no --auto_truncate; did you mean auto-truncate?"),
-        ("llama-cpp-python", "n_tread", "llama-cpp-python 0.3.36 has no --n_tread; did you mean n_threads?"),
-        ("llama-cpp-python", "n-threads", "llama-cpp-python 0.3.36 has no --n-threads; did you mean n_threads?"),
+        ("tei", "max-batch-token", "tei 1.9 has no --max-batch-token. Did you mean max-batch-tokens?"),
+        ("tei", "auto_truncate", "tei 1.9 has no --auto_truncate. Did you mean auto-truncate?"),
+        ("llama-cpp-python", "n_tread", "llama-cpp-python 0.3.36 has no --n_tread. Did you mean n_threads?"),
+        ("llama-cpp-python", "n-threads", "llama-cpp-python 0.3.36 has no --n-threads. Did you mean n_threads?"),
     ],
 )
 def test_flags_that_end_the_known_version_are_refused_and_warned_of_for_others(
@@ -138,10 +138,10 @@ CONFIG = {
     "models": [{"model": "/w/a.gguf"}, {"model": "/w/b.gguf", "n_gpu_layer": 1, "root_path": "/x"}],
 }
 OF_CONFIG = [
-    ("config.interupt_requests", "config.interupt_requests; did you mean config.interrupt_requests?"),
-    ("config.models.1.n_gpu_layer", "config.models.n_gpu_layer; did you mean config.models.n_gpu_layers?"),
-    ("config.models.1.root_path", "config.models.root_path; did you mean config.root_path?"),
-    ("config.n_ctx", "config.n_ctx; did you mean config.models.n_ctx?"),
+    ("config.interupt_requests", "config.interupt_requests. Did you mean config.interrupt_requests?"),
+    ("config.models.1.n_gpu_layer", "config.models.n_gpu_layer. Did you mean config.models.n_gpu_layers?"),
+    ("config.models.1.root_path", "config.models.root_path. Did you mean config.root_path?"),
+    ("config.n_ctx", "config.n_ctx. Did you mean config.models.n_ctx?"),
 ]
 
 
@@ -162,7 +162,7 @@ def test_right_keys_of_a_config_are_quiet() -> None:
 def test_a_variable_that_ollama_does_not_know_is_warned_of_by_every_version() -> None:
     """It passes over it, so that it is no reason to refuse."""
     wrong = {"OLLAMA_KEEPALIVE": "-1"}
-    sentence = "env.OLLAMA_KEEPALIVE: ollama 0.34.3 has no OLLAMA_KEEPALIVE; did you mean OLLAMA_KEEP_ALIVE?"
+    sentence = "env.OLLAMA_KEEPALIVE: ollama 0.34.3 has no OLLAMA_KEEPALIVE. Did you mean OLLAMA_KEEP_ALIVE?"
     no_effect = "An unknown variable has no effect."
     assert judged("ollama", env=wrong) == ([], [f"{sentence} {no_effect}"])
     assert judged("ollama", env=wrong, version="0.33.0") == ([], [f"{sentence} 0.33.0 may have it. {no_effect}"])

@@ -83,9 +83,12 @@ def test_without_a_file_nothing_is_locked(tmp_path: Path) -> None:
     ("content", "where"),
     [
         ("hosts: [", "lab.lock.yaml: line 1"),
-        ("hosts: {gpu1: {packages: {a: 1.2}}}", "lab.lock.yaml hosts.gpu1.packages.a: input should be a valid string"),
-        ("hosts: {gpu1: {pakages: {}}}", "lab.lock.yaml hosts.gpu1.pakages: extra inputs are not permitted"),
-        ("hosts:\n  gpu1: {}\n  gpu1: {}", 'line 3, column 3: "gpu1" is there twice'),
+        (
+            "hosts: {gpu1: {packages: {a: 1.2}}}",
+            "lab.lock.yaml hosts.gpu1.packages.a: must be text, not 1.2. Write it",
+        ),
+        ("hosts: {gpu1: {pakages: {}}}", "lab.lock.yaml hosts.gpu1.pakages: unknown field"),
+        ("hosts:\n  gpu1: {}\n  gpu1: {}", 'line 3, column 3: "gpu1" is given twice'),
     ],
     ids=["no YAML", "a number", "an unknown word", "twice after a merge"],
 )
@@ -297,7 +300,7 @@ def test_a_contradiction_names_the_command_that_moves_the_pin(over: dict[str, An
     what = {"docker": "docker", "nvidia": "toolkit", "models": "alpha"}[path.partition(".")[0]]
     assert problem.path == path
     command = f"gpurack lock inv/lab.py {what} --upgrade"
-    assert problem.what == f"inv/lab.lock.yaml has {sentence}. To go by the inventory, move the pin: {command}"
+    assert problem.what == f"inv/lab.lock.yaml has {sentence}. To follow the inventory, move the pin: {command}"
 
 
 @pytest.mark.parametrize(
@@ -328,8 +331,8 @@ def test_a_commit_contradicts_and_a_branch_does_not() -> None:
 def test_what_a_lock_does_not_know_is_a_warning() -> None:
     fleet = {"gpu1": spec(BASE, {"models": {"beta": {"port": 8001}}}).locked(LOCK), "gpu2": ALPHA}
     assert [str(problem) for problem in pins.unlocked(fleet)] == [
-        "gpu1 models.beta: is not in the lock yet.",
-        "gpu2: is not in the lock; gpurack lock writes it down.",
+        "gpu1 models.beta: is not in the lock yet. Run `gpurack lock` to pin it.",
+        "gpu2: is not in the lock. Run `gpurack lock` to pin it.",
     ]
     assert pins.unlocked({"gpu2": ALPHA}) == []
 

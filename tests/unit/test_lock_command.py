@@ -82,9 +82,9 @@ def test_a_check_names_hosts_that_left_the_inventory(lab: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("command", "sentence"),
     [
-        (("lock", "--check"), "there is no lock yet; gpurack lock"),
-        (("lock", "bogus", "--upgrade"), 'unknown part of the lock "bogus"; known: '),
-        (("manifest", "gpu3"), 'unknown host "gpu3"; did you mean "gpu'),
+        (("lock", "--check"), "there is no lock. Run `gpurack lock"),
+        (("lock", "bogus", "--upgrade"), 'unknown part of the lock "bogus". Known: '),
+        (("manifest", "gpu3"), 'unknown host "gpu3". Did you mean "gpu'),
     ],
 )
 def test_what_is_not_there_is_no_error_of_the_inventory(lab: Path, command: tuple[str, ...], sentence: str) -> None:

@@ -129,12 +129,12 @@ def test_downloads_get_it_with_the_job() -> None:
 @pytest.mark.parametrize(
     ("proxy", "sentence"),
     [
-        ("http://ada:hunter2@proxy:3128", "credentials do not belong in an inventory, and apt, dnf and dockerd would"),
-        ({"url": "ada:hunter2@proxy:3128"}, "credentials do not belong"),
-        ("proxy:3128", '"proxy:3128" is not a proxy\'s URL; write "http://proxy.lab.example:3128".'),
+        ("http://ada:hunter2@proxy:3128", "contains credentials, which apt, dnf and dockerd would"),
+        ({"url": "ada:hunter2@proxy:3128"}, "contains credentials"),
+        ("proxy:3128", '"proxy:3128" is not a proxy\'s URL. Write "http://proxy.lab.example:3128".'),
         ("http://proxy:3128/path", "is not a proxy's URL"),
         ({"url": URL, "no_proxy": ["a b"]}, '"a b" is not one name, domain or address.'),
-        ({"url": URL, "no-proxy": []}, 'did you mean "no_proxy"?'),
+        ({"url": URL, "no-proxy": []}, 'Did you mean "no_proxy"?'),
     ],
 )
 def test_what_is_no_proxy_is_refused_and_no_password_repeated(proxy: object, sentence: str) -> None:
@@ -197,8 +197,8 @@ def test_a_bare_host_gets_the_program_that_makes_the_store(ca: Path) -> None:
     ("content", "sentence"),
     [
         (None, "cannot be read: No such file or directory."),
-        ("-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----\n", "holds no certificate"),
-        (b"\x30\x82\x01\xff\xfe", "is not text; write it as PEM: openssl x509 -inform der"),
+        ("-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----\n", "contains no certificate"),
+        (b"\x30\x82\x01\xff\xfe", "is not text. Convert it to PEM: openssl x509 -inform der"),
     ],
 )
 def test_what_is_no_certificate_is_refused(tmp_path: Path, content: str | bytes | None, sentence: str) -> None:

@@ -105,6 +105,28 @@ def test_tight_is_a_warning_and_an_error_only_with_strict(tmp_path: Path) -> Non
     assert (done.exit_code, plan(tmp_path, "--strict", text=text).exit_code) == (0, 1)
 
 
+def test_one_fault_of_several_models_is_one_line(tmp_path: Path) -> None:
+    done = plan(tmp_path)
+    places = "gpu1 qwen-7b, qwen-14b · gpu2 one, two, new, mla"
+    unsourced = [line for line in done.output.splitlines() if "Add a source" in line]
+    assert unsourced == [
+        f"warning  `weights` is a path on the host, so a rebuild cannot restore it: {places}. Add a source: `hf`, "
+        "`modelscope`, `url` or `copy`."
+    ]
+    shown = [line for line in done.output.splitlines() if line.startswith("warning")]
+    assert done.output.splitlines()[-1].startswith(f"0 errors, {len(shown)} warnings.")
+    warned = json.loads(plan(tmp_path, "--json").output)["warnings"]
+    assert [warning["code"] for warning in warned].count("weights-without-source") == 6
+
+
+def test_one_error_of_several_models_is_one_line(tmp_path: Path) -> None:
+    done = plan(tmp_path, text=LAB.replace(", port: 8002", "").replace(", port: 8003", ""))
+    assert done.output.splitlines()[0] == "error  is missing: gpu2 mla.port, new.port"
+    assert done.output.splitlines()[1].startswith("1 error. ")
+    found = json.loads(plan(tmp_path, "--json", text=LAB.replace(", port: 8002", "")).output)["errors"]
+    assert [(error["path"], error["code"]) for error in found] == [("models.new.port", "missing-field")]
+
+
 def test_without_memory_nothing_is_said_of_a_day(tmp_path: Path) -> None:
     done = plan(tmp_path)
     assert done.output.splitlines()[0] == "2 hosts, 6 models · offline"

@@ -13,9 +13,9 @@ from tests.unit.host_programs import load
             "vllm",
             1,
             "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 40.00 GiB.",
-            "It does not fit its cards",
+            "It does not fit its GPUs",
         ),
-        ("vllm", 1, "ValueError: No available memory for the cache blocks.", "It does not fit its cards"),
+        ("vllm", 1, "ValueError: No available memory for the cache blocks.", "It does not fit its GPUs"),
         (
             "vllm",
             1,
@@ -28,7 +28,7 @@ from tests.unit.host_programs import load
             "vllm",
             1,
             "ValueError: World size (4) is larger than the number of available GPUs (2) in this node.",
-            "correct gpus",
+            "correct `gpus`",
         ),
         (
             "vllm",
@@ -36,7 +36,7 @@ from tests.unit.host_programs import load
             "ValueError: Total number of attention heads (28) must be divisible by tensor parallel size (3).",
             "another number of gpus",
         ),
-        ("tei", 1, "Runtime compute cap 80 is not compatible with compile time compute cap 89", "let version choose"),
+        ("tei", 1, "Runtime compute cap 80 is not compatible with compile time compute cap 89", "let `version` choose"),
         (
             "vllm",
             1,
@@ -119,7 +119,7 @@ from tests.unit.host_programs import load
         ),
         ("llama-gpt", 1, "Error: Error: connect ECONNREFUSED 172.18.0.3:8000", "see why"),
         ("sglang", 137, "Loading weights: 40 %", "killed, as the kernel does"),
-        ("sglang", 137, "CUDA out of memory", "It does not fit its cards"),
+        ("sglang", 137, "CUDA out of memory", "It does not fit its GPUs"),
         ("vllm", 1, "Traceback (most recent call last):\n  Segmentation fault", ""),
     ],
 )

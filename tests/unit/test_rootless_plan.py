@@ -430,7 +430,7 @@ def test_a_host_whose_hook_gives_the_cards_of_its_own_docker_keeps_its_cgroups(
         )
         assert bool(found.errors) is wrong
         assert any(reason.startswith("no-cgroups in") for reason in reasons(found)) is not wrong
-        assert all("would take the cards from alpha" in error for error in found.errors)
+        assert all("would take the GPUs from alpha" in error for error in found.errors)
 
 
 REST = "# a comment\ndisable-require = false\n\n"
@@ -580,18 +580,18 @@ def test_a_name_is_taken_only_in_the_same_docker() -> None:
     ("data", "path", "what"),
     [
         ({"models": {"a1": {"user": "eve"}}}, "models.a1.user", "eve has no rootless Docker on this host"),
-        ({"models": {"a1": {"user": "ada", "port": 80}}}, "models.a1.port", "80 is for root alone"),
-        ({"docker": {"rootless": {"root": {}}}}, "docker.rootless.root", "root's Docker is the host's own"),
-        ({"docker": {"rootless": {"../x": {}}}}, "docker.rootless.../x", "is not a user's name"),
+        ({"models": {"a1": {"user": "ada", "port": 80}}}, "models.a1.port", "80 is reserved for root"),
+        ({"docker": {"rootless": {"root": {}}}}, "docker.rootless.root", "root uses the host's own Docker"),
+        ({"docker": {"rootless": {"../x": {}}}}, "docker.rootless.../x", "is not a valid user name"),
         (
             {"docker": {"rootless": {"ada": {"daemon": {"features": []}}}}},
             "docker.rootless.ada.daemon",
-            "features should be a map",
+            "`features` must be a map",
         ),
         (
             {"nvidia": {"access": "gpus", "no_cgroups": "system"}, "models": {"a1": {"gpus": [0]}}},
             "nvidia.no_cgroups",
-            "would take the cards from a1",
+            "would take the GPUs from a1",
         ),
         (
             {
@@ -599,7 +599,7 @@ def test_a_name_is_taken_only_in_the_same_docker() -> None:
                 "models": {"a1": {"gpus": [0]}},
             },
             "nvidia.no_cgroups",
-            "would take the cards from a1",
+            "would take the GPUs from a1",
         ),
         (
             {
@@ -608,7 +608,7 @@ def test_a_name_is_taken_only_in_the_same_docker() -> None:
                 "jobs": {"j1": {"gpus": [0], "engine": "llama.cpp", "version": "b7000", "command": ["quantize"]}},
             },
             "nvidia.no_cgroups",
-            "would take the cards from j1",
+            "would take the GPUs from j1",
         ),
     ],
 )

@@ -304,7 +304,7 @@ def test_a_loopback_bound_model_of_another_host_is_refused(bind: str) -> None:
         {"services": {"gateway": {**GATEWAY, "connects_to": ["far"]}}},
         gpu2={"models": {"far": {**MODEL, "port": 8000, "bind": bind}}},
     ) == [
-        'gpu1 services.gateway.connects_to: far on gpu2 is bound to loopback, so gpu1 cannot reach it; give it bind: '
+        'gpu1 services.gateway.connects_to: far on gpu2 is bound to loopback, so gpu1 cannot reach it. Give it bind: '
         '"lan".'
     ]  # fmt: skip
 
@@ -313,7 +313,7 @@ def test_a_page_needs_a_key_of_its_own_where_everybody_has_one() -> None:
     models = {"near": {**MODEL, "port": 8000}}
     gateway = {**GATEWAY, "keys": {"alice": key("ALICE")}}
     assert refused({"models": models, "services": {"gateway": gateway, "chat": CHAT}}) == [
-        'gpu1 services.chat.connects_to: gateway has keys, but none for chat; add "chat" to its keys, or give it an '
+        'gpu1 services.chat.connects_to: gateway has keys, but none for chat. Add "chat" to its keys, or give it an '
         "api_key."
     ]
 
@@ -321,13 +321,12 @@ def test_a_page_needs_a_key_of_its_own_where_everybody_has_one() -> None:
 def test_two_people_have_two_keys() -> None:
     gateway = {**GATEWAY, "keys": {"alice": key("ALICE"), "bob": key("ALICE")}}
     assert refused({"models": {"near": {**MODEL, "port": 8000}}, "services": {"gateway": gateway}}) == [
-        "gpu1 services.gateway.keys.bob: is the same key as keys.alice; who has the one would still come in when the "
-        "other is taken away."
+        "gpu1 services.gateway.keys.bob: is the same key as keys.alice. Give each its own key."
     ]
 
 
 def test_keys_belong_to_gateways() -> None:
     assert refused({"models": {"near": {**MODEL, "port": 8000, "keys": {"alice": key("ALICE")}}}}) == [
-        "gpu1 models.near.keys: means nothing to llama.cpp: people's keys are litellm's, the first account is "
-        "open-webui's; put a gateway before it, or give api_key."
+        "gpu1 models.near.keys: `keys` has no effect on llama.cpp. Only litellm (a key for each client) and "
+        "open-webui (its first account) have `keys`. Use `api_key`, or put a gateway in front."
     ]

@@ -150,7 +150,9 @@ def test_what_a_host_is_asked() -> None:
 
 def test_unknown_words_are_named() -> None:
     assert wrong_words(["docker", "alpha"], {"gpu1": ALPHA}) == []
-    assert wrong_words(["alpa"], {"gpu1": ALPHA}) == ['unknown part of the lock "alpa"; did you mean "alpha"?']
+    assert [str(problem) for problem in wrong_words(["alpa"], {"gpu1": ALPHA})] == [
+        'unknown part of the lock "alpa". Did you mean "alpha"?'
+    ]
 
 
 def test_what_a_host_answers(monkeypatch: pytest.MonkeyPatch) -> None:

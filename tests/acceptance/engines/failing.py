@@ -19,7 +19,7 @@ keep the promise, until nothing else runs on it."""
 
 PATH = "Copy them there, or give {"
 READ = "It cannot read its weights: see whether weights names the right file or folder, whole and in its format."
-FITS = "It does not fit its cards: give it more cards or another one, a smaller context, or its neighbours less vram."
+FITS = "It does not fit its GPUs: give it more GPUs or another one, a smaller context, or its neighbours less vram."
 MEMORY = "The host has too little memory for it: a smaller context, or a smaller model."
 ARGS = "It does not know one of its arguments, or its value: correct args."
 API_KEY = "Set the key in `api_key` only, not in env, args or the image."

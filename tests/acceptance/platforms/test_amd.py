@@ -122,7 +122,7 @@ def test_an_engine_without_a_rocm_image_is_one_sentence(lab: Lab, amd1: Host) ->
     before = identities(amd1)
     tei = {"engine": "tei", "version": "1.9", "weights": "/srv/bge", "gpus": [2], "port": 8004}
     run = lab.run(lab.inventory({"amd1": {"models": models(bge=tei)}}), "--dry")
-    assert "bge: TEI publishes no image for AMD's cards; run it on the CPU (gpus: [])." in run.output
+    assert "bge: TEI publishes no image for AMD's GPUs. Run it on the CPU (gpus: [])." in run.output
     assert identities(amd1) == before
 
 

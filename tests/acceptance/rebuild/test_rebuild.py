@@ -273,7 +273,7 @@ def test_an_inventory_against_its_lock_is_refused_before_any_host_is_touched(sit
     site.inventory.write_text(text)
     assert run.exit_code == 1
     assert (
-        f"rebuild1 nvidia.toolkit: {site.lock} has nvidia-container-toolkit 1.20.0, not 1.19.1. To go by the "
+        f"rebuild1 nvidia.toolkit: {site.lock} has nvidia-container-toolkit 1.20.0, not 1.19.1. To follow the "
         f"inventory, move the pin: gpurack lock {site.inventory} toolkit --upgrade"
     ) in run.output
 

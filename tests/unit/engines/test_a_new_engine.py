@@ -14,7 +14,7 @@ import pytest
 from gpurack import engines, handout
 from gpurack.engines import ENGINES, reference
 from gpurack.engines.args import flags, given
-from gpurack.engines.base import Engine, Finding, Row
+from gpurack.engines.base import Engine, Row
 from gpurack.engines.container import Accelerator, Container, Run, with_secrets
 from gpurack.engines.dialect import HUB_CACHE, Dialect
 from gpurack.engines.hints import Hint
@@ -27,7 +27,7 @@ from gpurack.spec.fleet import check_fleet
 from gpurack.spec.gpus import GpuSlot
 from gpurack.spec.host import Host
 from gpurack.spec.model import Model
-from gpurack.spec.problems import InventoryError
+from gpurack.spec.problems import InventoryError, Problem
 from gpurack.spec.warnings import warnings
 from gpurack.state.model import Header
 from tests.given import SALT, host_state, uuid
@@ -57,7 +57,7 @@ class Toy(Engine):
     api = "vllm"
     port = 9000
     weights_suffixes = (".gguf",)
-    one_card = True
+    one_gpu = True
     min_compute = "8.0"
     own_args: ClassVar = {"model": "weights", "ctx": "context", "key": "api_key", "port": "port"}
     removed_args: ClassVar = {"threads-old": "use --threads."}
@@ -80,16 +80,16 @@ class Toy(Engine):
     def needs(self, model: Model, facts: Facts) -> Needs:
         """A cache of its whole context."""
         if "offload" in given(model):
-            raise NotEstimated("args.offload decides what lies on a card")
+            raise NotEstimated("args.offload decides what lies on a GPU")
         return Needs(model.context or facts.context or 0, (2, 2), (0.25, 0.5))
 
     def prompt_logs(self, model: Model) -> list[str]:
         """--chatty."""
         return ["args.chatty"] if "chatty" in given(model) else []
 
-    def check(self, model: Model) -> list[Finding]:
-        """Also: no more than one card."""
-        many = [("gpus", "toy computes on one card.")] if len(model.gpus) > 1 else []
+    def check(self, model: Model) -> list[Problem]:
+        """Also: no more than one GPU."""
+        many = [Problem.of("one-gpu-only", path="gpus", engine="toy")] if len(model.gpus) > 1 else []
         return super().check(model) + many
 
 
@@ -164,19 +164,19 @@ def test_a_run_creates_it_and_its_runner_knows_its_hints() -> None:
     assert entry["url"].endswith(":8000/v1/models")
     remedy = load("remedies").error_hint
     assert remedy(1, "RuntimeError: the toy box is full", entry["hints"]) == " Empty the box."
-    assert "does not fit its cards" in remedy(1, "CUDA out of memory", entry["hints"])
+    assert "does not fit its GPUs" in remedy(1, "CUDA out of memory", entry["hints"])
 
 
 def test_what_it_cannot_do_is_refused_or_warned_of() -> None:
     with pytest.raises(InventoryError) as error:
         host(gpus=[0, 1], args={"ctx": 4, "threads-old": 2}, weights="/w/folder")
     assert sorted(str(problem) for problem in error.value.problems) == [
-        "gpu1 models.alpha.args.ctx: gpurack sets this flag itself; use the field context.",
-        "gpu1 models.alpha.args.threads-old: toy has no --threads-old any more: use --threads.",
-        "gpu1 models.alpha.gpus: toy computes on one card.",
+        "gpu1 models.alpha.args.ctx: gpurack sets this itself. Use the field `context`.",
+        "gpu1 models.alpha.args.threads-old: toy no longer has --threads-old. Use --threads.",
+        "gpu1 models.alpha.gpus: toy uses one GPU. Give it one, and add a second entry for a second GPU.",
         "gpu1 models.alpha.weights: toy reads .gguf, not folder.",
     ]
-    (logs,) = (one.what for one in warnings({"gpu1": host(args={"chatty": True})}) if "what people ask" in one.what)
+    (logs,) = (one.what for one in warnings({"gpu1": host(args={"chatty": True})}) if "what clients ask" in one.what)
     assert logs.startswith("args.chatty: ")
 
 
@@ -195,7 +195,7 @@ def test_its_memory_is_computed() -> None:
     why_not = refusal(host(context=4096).models["alpha"], header, [GpuSlot(0, "GPU-0", memory=5.0)])
     assert why_not
     assert why_not.startswith("needs 6.2 GiB (weights 4.0, KV cache 2.0 for 4096 tokens")
-    with pytest.raises(NotEstimated, match="decides what lies on a card"):
+    with pytest.raises(NotEstimated, match="decides what lies on a GPU"):
         estimate(host(args={"offload": 3}).models["alpha"], header, 1)
 
 

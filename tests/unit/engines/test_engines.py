@@ -1,10 +1,10 @@
-"""Every engine's cases: an entry of the inventory in, exactly this Compose service out, or exactly these sentences.
+"""Every engine's cases: an entry of the inventory in, exactly this Compose service out, or exactly these errors.
 
 A case (`<engine>/<case>.json`) has `name` and `model` (the entry), and where needed `cards` (compute capability of each
 card of the host; "" where nobody knows, "amd" for one of AMD's), `host` (other fields of the host), `docker` (its
 version), `docker_info` (more of it), `others` (of a service: the `models` and `services` beside it, and whole other
 `hosts`). It expects `service`, `files` (but for programs) and `ready` [path, name in the answer], or `refused`
-[sentences].
+[[place, code]], with their wording in messages.golden.txt.
 `docker_run` is the command people typed (the seeds of this project): the service is compared with it, too; `differs`
 says what is left out of that comparison on purpose, and why.
 """
@@ -15,6 +15,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def outcome(case: dict[str, Any]) -> dict[str, Any]:
     try:
         host = host_of(case)
     except InventoryError as error:
-        return {"refused": [str(problem) for problem in error.problems]}
+        return {"refused": [[f"{problem.host} {problem.path}", problem.code] for problem in error.problems]}
     name, state = case["name"], state_of(case)
     model = host.entries[name]
     engine = ENGINES[model.engine]
@@ -102,6 +103,16 @@ def test_case(path: Path) -> None:
     result = outcome(case)
     assert result == {key: case[key] for key in ("refused", "service", "files", "ready") if key in case}
     assert SECRET not in json.dumps(result)
+
+
+def test_wording_of_refusals_is_golden(check_golden: Callable[[str, dict[str, list[str]]], None]) -> None:
+    found: dict[str, list[str]] = {}
+    for path in CASES:
+        if "refused" in (case := read(path)):
+            with pytest.raises(InventoryError) as error:
+                host_of(case)
+            found[f"{path.parent.name}/{path.stem}"] = [str(problem) for problem in error.value.problems]
+    check_golden("engines", found)
 
 
 def test_every_engine_has_cases() -> None:

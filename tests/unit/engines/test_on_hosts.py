@@ -23,7 +23,7 @@ def plan(wanted: Host, **said: Any) -> ModelsPlan:
 def test_a_driver_that_is_too_old_is_said_before_anything_is_pulled() -> None:
     found = plan(host(qwen=VLLM), driver={"kernel": "570.86.15"})
     assert dict(found.errors) == {
-        "qwen": "vllm 0.33.0 needs NVIDIA's driver 580 or newer, the host has 570.86.15; update the driver or choose "
+        "qwen": "vllm 0.33.0 needs NVIDIA's driver 580 or newer, the host has 570.86.15. Update the driver, or choose "
         "an older version."
     }
     assert found.job is None
