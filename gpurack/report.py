@@ -14,8 +14,9 @@ from pyinfra.api.state import BaseStateCallback, StateStage
 from gpurack import paths, screen
 from gpurack.endpoints import endpoint
 from gpurack.host_data import not_understood
-from gpurack.operations.run_state import Failure, HostRun, Outcome, host_run, lines_of
+from gpurack.operations.run_state import Failure, HostRun, host_run, lines_of
 from gpurack.plan import ledger, weights
+from gpurack.plan.drift import Action
 from gpurack.plan.health import Health, health
 from gpurack.plan.jobs import desire_job, due
 from gpurack.plan.neighbours import unreached
@@ -50,7 +51,7 @@ class Report(BaseStateCallback):
         elif self.removing:
             for name, run in runs.items():
                 if not self.left_out(state, name) and not run.failures:
-                    run.done = dict.fromkeys(self.fleet[name].entries, Outcome.REMOVED)
+                    run.done = dict.fromkeys(self.fleet[name].entries, Action.REMOVE)
         console = screen.console(stderr=True)
         rows = [row for name in sorted(self.fleet) for row in self.rows(state, name)]
         if rows:
@@ -88,7 +89,7 @@ class Report(BaseStateCallback):
         text = self.state_of(name, spec, run)
         if name in run.planned and dry and not text.startswith("FAILED"):
             # GPU and endpoint are the inventory's, not (yet) those of what runs there
-            text += f", to be {run.planned[name]}"
+            text += f", to be {run.planned[name].outcome}"
         url = endpoint(host, spec, entry) if entry.enabled else ""
         gpus = ledger.gpus_text(entry).strip("[]") or ("CPU" if name in spec.models else "")
         return (host, name, f"{entry.engine} {entry.version or 'image'}", gpus, url, text)
@@ -106,12 +107,12 @@ class Report(BaseStateCallback):
             return "disabled"
         if failure := run.failure(name):
             return failed(failure)
-        if self.removing and run.done.get(name) == Outcome.REMOVED:
+        if self.removing and run.done.get(name) == Action.REMOVE:
             return "removed"
         now = health(name, spec.entries[name], seen)
         if now == Health.READY:
             without = (f"without {other}" for other in unreached(name, spec, seen))
-            return ", ".join(["ready", *([run.done[name]] if name in run.done else []), *without])
+            return ", ".join(["ready", *([run.done[name].outcome] if name in run.done else []), *without])
         # What stopped the whole host is why this model does not run either.
         if stopped := next((failure for failure in run.failures if failure.about not in spec.everything), None):
             return failed(stopped)
@@ -177,7 +178,7 @@ def job_row(host: str, name: str, spec: Host, run: HostRun, dry: bool) -> tuple[
     elif why := due(desire_job(name, spec), run.snapshot or HostState()):
         text = f"to be run: {why}" if dry else f"not done: {why}"
     else:
-        text = ", ".join(["done", *([run.done[name]] if name in run.done else [])])
+        text = ", ".join(["done", *([run.done[name].outcome] if name in run.done else [])])
     return (host, name, f"{job.engine} {job.version or 'image'}", gpus, result, text)
 
 

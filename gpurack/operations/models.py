@@ -1,7 +1,7 @@
 """The operation that brings a host's models to what the inventory says."""
 
 import json
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from secrets import token_hex
 
 from pyinfra import host
@@ -24,7 +24,7 @@ from gpurack.operations.host import (
     users_down,
     when_free,
 )
-from gpurack.operations.run_state import Failure, Outcome, host_run, snapshot
+from gpurack.operations.run_state import Failure, host_run, snapshot
 from gpurack.plan.docker import unanswered
 from gpurack.plan.drift import Action
 from gpurack.plan.host import JOBS, MODELS, MODELS_OF_JOBS, Run
@@ -39,16 +39,6 @@ PRUNED = "ollama"
 """What `--data prune=` takes away: what an ollama has pulled beside the models that are listed."""
 RENEWED = "yes"
 """What `--data renew=` may say."""
-OUTCOMES: Mapping[Action, Outcome] = {
-    "create": Outcome.CREATED,
-    "recreate": Outcome.RECREATED,
-    "start": Outcome.STARTED,
-    "wait": Outcome.AWAITED,
-    "pull": Outcome.PULLED,
-    "check": Outcome.CHECKED,
-    "remove": Outcome.REMOVED,
-    "run": Outcome.RAN,
-}
 
 
 @operation()
@@ -139,8 +129,8 @@ def carry_out_models(wanted: Host, plan: ModelsPlan, operation: str = "Models") 
             host.noop(f"{operation}: nothing to do")
         return
     for change in plan.changes:
-        if change.action in ("create", "recreate", "start", "run"):
-            run.planned[change.model] = OUTCOMES[change.action]
+        if change.action in (Action.CREATE, Action.RECREATE, Action.START, Action.RUN):
+            run.planned[change.model] = change.action
     for step in plan.steps:
         yield from carry_out(step)
     for upload in plan.uploads:
@@ -170,8 +160,8 @@ class Job(Streamed):
         ok, output = super().execute(state, host, connector_arguments)
         run = host_run(host)
         for change in self.plan.changes:
-            if change.action != "keep" and not run.failure(change.model):
-                run.done[change.model] = OUTCOMES[change.action]
+            if change.action != Action.KEEP and not run.failure(change.model):
+                run.done[change.model] = change.action
         run.failures += self.errors
         snapshot(host, self.wanted)  # for the table at the end: ssh is closed by then
         return ok and not self.errors, output

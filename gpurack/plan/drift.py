@@ -3,7 +3,8 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from enum import StrEnum
+from typing import Any, Self
 
 from gpurack import paths
 from gpurack.plan import compose, ledger, pins, pulls
@@ -17,7 +18,27 @@ LATER = ("config", "upstreams")
 """Words that a label of an older gpurack lacks: what files and variables are made of beside the others."""
 ABSENT = object()
 """In the place of a key that is not there; a null in `compose`, which takes a key away, is something else."""
-Action = Literal["keep", "create", "recreate", "start", "wait", "pull", "check", "remove", "run"]
+
+
+class Action(StrEnum):
+    """What a run does to an entry; the runner on the host gets the value. outcome: the table's word once it is done."""
+
+    KEEP = "keep", "unchanged"
+    CREATE = "create", "created"
+    RECREATE = "recreate", "recreated"
+    START = "start", "started"
+    WAIT = "wait", "was loading"
+    PULL = "pull", "pulled"
+    CHECK = "check", "checked"
+    REMOVE = "remove", "removed"
+    RUN = "run", "ran now"
+
+    outcome: str
+
+    def __new__(cls, value: str, outcome: str) -> Self:
+        member = str.__new__(cls, value)
+        member._value_, member.outcome = value, outcome
+        return member
 
 
 @dataclass(frozen=True)
@@ -53,7 +74,7 @@ def compare(desired: DesiredService, state: HostState, prune: bool = False, rene
     if container is None:
         old = replaced(desired, state)
         reason = "its container is gone" if name in compose.old_services(state, desired.user) else "new"
-        return Change(name, "create", (f"takes the place of {old.name}" if old and old.running else reason,))
+        return Change(name, Action.CREATE, (f"takes the place of {old.name}" if old and old.running else reason,))
     definition = ledger.label(container.labels)
     if is_respelled(definition, words, tagged(container, desired.reference, state), container):
         definition = {**definition, "image": words["image"]}
@@ -68,7 +89,7 @@ def compare(desired: DesiredService, state: HostState, prune: bool = False, rene
         if lines is None and edited(written, service):
             reasons = reasons or ["its lines in compose.yaml were changed by hand, and its settings are older"]
     if reasons:
-        return Change(name, "recreate", tuple(reasons))
+        return Change(name, Action.RECREATE, tuple(reasons))
     change = of_same_definition(desired, state, prune, lines or written or service, container)
     return replace(change, outdated=outdated, lines=lines)
 
@@ -80,19 +101,19 @@ def of_same_definition(
     made of."""
     name = desired.name
     if not container.running:
-        return Change(name, "start", (describe_state(container),))
+        return Change(name, Action.START, (describe_state(container),))
     if changed_by_hand(desired, state, service):
         # Compose itself knows whether the container was made of the changed lines, and makes it anew only then
-        return Change(name, "start", ("its lines in compose.yaml were changed by hand",))
+        return Change(name, Action.START, ("its lines in compose.yaml were changed by hand",))
     if health(name, desired.entry, state) == Health.LOADING:
-        return Change(name, "wait", ("still loading",))
+        return Change(name, Action.WAIT, ("still loading",))
     if reasons := list(pulls.reasons(desired, state, prune)):
-        return Change(name, "pull", tuple(reasons))
+        return Change(name, Action.PULL, tuple(reasons))
     if pins.unchecked(desired, state):
-        return Change(name, "check", ("its weights against the lock",))
+        return Change(name, Action.CHECK, ("its weights against the lock",))
     if desired.locked.digest and tagged(container, desired.reference, state) != container.image:
-        return Change(name, "check", (f"{desired.reference} is another image here than the lock's, which runs",))
-    return Change(name, "keep")
+        return Change(name, Action.CHECK, (f"{desired.reference} is another image here than the lock's, which runs",))
+    return Change(name, Action.KEEP)
 
 
 def is_respelled(old: Mapping[str, Any], new: Mapping[str, Any], named: str | None, container: Container) -> bool:
@@ -255,7 +276,7 @@ def replaced(desired: DesiredService, state: HostState) -> Container | None:
 
 def of_change(change: Change, desired: Mapping[str, DesiredService], state: HostState) -> Container | None:
     """The container that a change is about, if it is there."""
-    if change.action == "remove":
+    if change.action == Action.REMOVE:
         return state.ours.get((change.user, change.model))
     return state.container(change.model, desired[change.model].user)
 

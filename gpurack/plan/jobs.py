@@ -15,7 +15,7 @@ from gpurack.engines import ENGINES
 from gpurack.host_data import json_from_host
 from gpurack.plan import compose, images, ledger, weights
 from gpurack.plan.devices import Devices, devices
-from gpurack.plan.drift import Change
+from gpurack.plan.drift import Action, Change
 from gpurack.plan.job import ours
 from gpurack.plan.models import ModelsPlan, host_files, outward, uploads
 from gpurack.plan.service import hardened, together
@@ -94,7 +94,7 @@ def plan_jobs(
             continue
         text, path = document(job.name, data), paths.job_file(job.name)
         steps.append(WriteFile(f"the job {job.name}, {path}", path, text, "600"))
-        changes.append(Change(job.name, "run", (reason,)))
+        changes.append(Change(job.name, Action.RUN, (reason,)))
         entries.append(payload(job, data, spec))
     if not entries:
         return ModelsPlan(errors=errors)

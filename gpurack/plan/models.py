@@ -14,7 +14,7 @@ from gpurack.engines import weights_of
 from gpurack.plan import compose, files, images, ledger, pins, refusals, weights
 from gpurack.plan.compatibility import accelerator
 from gpurack.plan.desired import DesiredService, desire
-from gpurack.plan.drift import Change, compare, mapping
+from gpurack.plan.drift import Action, Change, compare, mapping
 from gpurack.plan.job import Project, make_job
 from gpurack.plan.nvidia_driver import other_driver
 from gpurack.plan.obstacles import blocked, mismatch, obstacle, too_large, unfit
@@ -65,7 +65,7 @@ class ModelsPlan:
     def reasons(self) -> list[str]:
         """For people, before anything happens."""
         copies = [f"copy {upload.source} for {upload.model}" for upload in self.uploads]
-        return [step.reason for step in self.steps] + copies + [str(c) for c in self.changes if c.action != "keep"]
+        return [step.reason for step in self.steps] + copies + [str(c) for c in self.changes if c.action != Action.KEEP]
 
     @property
     def sentences(self) -> list[str]:
@@ -140,7 +140,7 @@ def plan_models(
     )
     planned = {name: one for name, one in decisions.items() if name not in errors}
     changes = [*(one.change for one in planned.values()), *removals(spec, state, down)]
-    acting = [change for change in changes if change.action != "keep"]
+    acting = [change for change in changes if change.action != Action.KEEP]
     everything = projects(spec, state, planned)
     unrecorded = any(not has(state.record, user) for user, _ in state.proven)
     needs_job = bool(acting) or unrecorded or any(project.differs(state) for project in everything)
@@ -212,7 +212,7 @@ def removals(spec: Host, state: HostState, down: Mapping[str, str]) -> Iterator[
         if id(container) not in wanted and user not in down:
             why = "disabled" if name in spec.entries else "not in the inventory any more"
             why = "it runs in another Docker now" if name in enabled else why
-            yield Change(name, "remove", (why,), user=user)
+            yield Change(name, Action.REMOVE, (why,), user=user)
 
 
 def outward(
@@ -280,7 +280,7 @@ def uploads(spec: Host, state: HostState, acting: Sequence[Change]) -> tuple[Upl
     found: dict[str, Upload] = {}
     for change in acting:
         model = spec.everything.get(change.model)
-        if change.action == "remove" or model is None:
+        if change.action == Action.REMOVE or model is None:
             continue
         for one in weights_of(model):
             if isinstance(one, CopyWeights) and state.weights.get(weights.place(spec, one, model.dockerd)) is None:

@@ -7,7 +7,7 @@ from gpurack.engines.container import Accelerator
 from gpurack.plan import access, compose, weights
 from gpurack.plan.compatibility import incompatibility
 from gpurack.plan.desired import DesiredService
-from gpurack.plan.drift import Change, holdings, replaced
+from gpurack.plan.drift import Action, Change, holdings, replaced
 from gpurack.plan.estimate import refusal
 from gpurack.plan.health import Health, health
 from gpurack.plan.ledger import slots_of
@@ -30,18 +30,18 @@ def obstacle(desired: DesiredService, spec: Host, state: HostState, change: Chan
             f'the container name "{name}" is taken by a container that is not gpurack\'s ({stranger.status}, image '
             f'{stranger.image[7:19]}). Take its place with replaces: "{name}", or give the model another name.'
         )
-    holder = port_holder(desired, state) if change.action != "keep" else None
+    holder = port_holder(desired, state) if change.action != Action.KEEP else None
     if holder:
         return f"port {model.port} is held by {holder}. Nothing of this model was changed. {room(holder)}"
     closed = state.users[model.dockerd].unreadable if model.dockerd in state.users else frozenset()
     if unread := [path for _, path in desired.weights if path in closed]:
         return f"weights {unread[0]} may not be read by {model.user}, in whose Docker it is to run; see ls -l."
     lying = [path for one, path in desired.weights if isinstance(one, str)]
-    if change.action != "keep" and (missing := [path for path in lying if state.weights.get(path) is None]):
+    if change.action != Action.KEEP and (missing := [path for path in lying if state.weights.get(path) is None]):
         return weights.irregular(missing[0], state) or (
             f'weights {missing[0]} do not exist on the host. Copy them there, or give {{"url": …, "sha256": …}}.'
         )
-    if change.action == "keep":
+    if change.action == Action.KEEP:
         return silence(desired, state)
     return unreadable(desired, state)
 
@@ -76,7 +76,7 @@ def unfit(model: Model, hardware: Accelerator, container: Container | None, stat
 
 def too_large(desired: DesiredService, state: HostState, change: Change) -> str | None:
     """Why a model that would get a new container does not fit onto its cards; one that runs has shown that it does."""
-    if change.action not in ("create", "recreate"):
+    if change.action not in (Action.CREATE, Action.RECREATE):
         return None
     header = state.headers.get(desired.weights_path)
     error = refusal(desired.entry, header, slots_of(desired.uuids, state))
@@ -174,7 +174,7 @@ def blocked(
     """Models that would take a card or port from a model that has to stay as it is: name → sentence. Its container
     still runs there, so a swap of two models happens as a whole or not at all."""
     found: dict[str, str] = {}
-    pending = [change for change in changes if change.action in ("create", "recreate", "start")]
+    pending = [change for change in changes if change.action in (Action.CREATE, Action.RECREATE, Action.START)]
     there = {name: state.container(name, entry.dockerd) for name, entry in spec.entries.items()}
     stuck = [name for name in errors if there.get(name)]
     while stuck:

@@ -12,11 +12,12 @@ from gpurack.endpoints import others_reach
 from gpurack.engines import ENGINES
 from gpurack.engines.open_webui import UNCLAIMED
 from gpurack.plan.desired import DesiredService
+from gpurack.plan.drift import Action
 from gpurack.spec.host import Host
 from gpurack.spec.model import Model
 from gpurack.state.model import HostState
 
-MADE = ("create", "recreate")
+MADE = (Action.CREATE, Action.RECREATE)
 """The actions that refusals are errors for."""
 
 Refusal = Callable[[DesiredService, HostState], str | None]

@@ -16,7 +16,7 @@ from gpurack.plan import compose, jobs, offline, refusals
 from gpurack.plan.addresses import address_of, probe_url
 from gpurack.plan.desired import desire, digest
 from gpurack.plan.devices import devices
-from gpurack.plan.drift import Change
+from gpurack.plan.drift import Action, Change
 from gpurack.plan.host import Run, findings
 from gpurack.plan.models import ModelsPlan, plan_models
 from gpurack.plan.obstacles import addresses_overlap
@@ -110,9 +110,9 @@ def test_one_that_an_older_gpurack_opened_to_everybody_is_not_opened_again() -> 
     assert actions(changed) == {}
 
 
-@pytest.mark.parametrize("action", ["keep", "create", "recreate", "start", "wait", "pull", "check", "remove", "run"])
+@pytest.mark.parametrize("action", Action)
 def test_a_new_refusal_is_an_error_for_what_is_made_alone(action: Any) -> None:
-    assert (Change("alpha", action).action in refusals.MADE) == (action in ("create", "recreate"))
+    assert (Change("alpha", action).action in refusals.MADE) == (action in (Action.CREATE, Action.RECREATE))
 
 
 def test_a_public_address_is_one_warning_for_the_host_and_blocks_nothing() -> None:

@@ -19,7 +19,7 @@ from gpurack.live import show_host
 from gpurack.locking.gather import hasher
 from gpurack.plan import weights
 from gpurack.plan.desired import desire
-from gpurack.plan.drift import Change
+from gpurack.plan.drift import Action, Change
 from gpurack.plan.models import plan_models
 from gpurack.plan.obstacles import obstacle
 from gpurack.plan.questions import questions
@@ -307,13 +307,13 @@ def test_what_its_owner_cannot_see_is_not_called_missing(home: Path) -> None:
     (home / "closed" / "m.gguf").write_bytes(b"x")
     path = str(home / "closed" / "m.gguf")
     of = wanted(Path(path), user=None)
-    error = obstacle("m0", of, seen(of), Change("m0", "create"))
+    error = obstacle("m0", of, seen(of), Change("m0", Action.CREATE))
     assert error == f"{path} cannot be inspected: it is inspected as {USER}, who has no access. See namei -l {path}."
 
 
 def test_a_fifo_is_not_called_missing() -> None:
     found = parse(framed(["@@ weights", "0 fifo|/w/a.gguf", "@@ end"]))
-    error = obstacle("m0", wanted(Path("/w/a.gguf"), user=None), found, Change("m0", "create"))
+    error = obstacle("m0", wanted(Path("/w/a.gguf"), user=None), found, Change("m0", Action.CREATE))
     assert error == "/w/a.gguf is not a regular file or a folder (fifo). Replace it, or correct the path."
 
 
@@ -436,7 +436,7 @@ def test_a_name_that_a_link_leads_to_is_never_said(tmp_path: Path) -> None:
 
 
 def obstacle_of(told: Host, state: HostState) -> str | None:
-    return obstacle(desire("m0", told, state, ()), told, state, Change("m0", "create"))
+    return obstacle(desire("m0", told, state, ()), told, state, Change("m0", Action.CREATE))
 
 
 def test_weights_that_the_user_may_not_read_are_not_called_missing() -> None:

@@ -14,7 +14,7 @@ from gpurack import paths
 from gpurack.engines import ENGINES, hints_of
 from gpurack.plan import compose
 from gpurack.plan.desired import desire
-from gpurack.plan.drift import Change, differences
+from gpurack.plan.drift import Action, Change, differences
 from gpurack.plan.job import groups
 from gpurack.plan.ledger import assign
 from gpurack.plan.models import ModelsPlan, host_files, plan_models
@@ -559,7 +559,10 @@ def test_models_that_share_a_card_start_one_after_the_other() -> None:
 def moves(draw: st.DrawFn) -> tuple[list[Change], Host, HostState, dict[str, tuple[str, ...]]]:
     """Models that run somewhere and are to run somewhere else, in any combination."""
     names = draw(st.lists(st.sampled_from(["a1", "b2", "c3", "d4"]), unique=True, min_size=1))
-    acting = [Change(name, draw(st.sampled_from(["create", "recreate", "remove", "start"]))) for name in names]
+    acting = [
+        Change(name, draw(st.sampled_from([Action.CREATE, Action.RECREATE, Action.REMOVE, Action.START])))
+        for name in names
+    ]
     wanted = ALPHA.model_copy(
         update={
             "models": {n: ALPHA.models["alpha"].model_copy(update={"port": draw(st.integers(1, 4))}) for n in names}
@@ -626,7 +629,9 @@ def test_no_difference_is_no_reason_and_only_the_cards_are_one() -> None:
 
 
 def test_reasons_leave_out_what_is_kept() -> None:
-    found = ModelsPlan((Change("alpha", "keep"), Change("beta", "remove", ("disabled",)), Change("gamma", "start")))
+    found = ModelsPlan(
+        (Change("alpha", Action.KEEP), Change("beta", Action.REMOVE, ("disabled",)), Change("gamma", Action.START))
+    )
     assert found.reasons == ["remove beta: disabled", "start gamma"]
     assert ModelsPlan().nothing
     assert not ModelsPlan(errors={"alpha": "x"}).nothing

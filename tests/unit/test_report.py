@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from pyinfra.api.state import StateStage
 
-from gpurack.operations.run_state import Failure, HostRun, Outcome, failure_in, host_run, lines_of, outdate, reasons_of
+from gpurack.operations.run_state import Failure, HostRun, failure_in, host_run, lines_of, outdate, reasons_of
+from gpurack.plan.drift import Action
 from gpurack.report import Report
 from gpurack.spec.host import Host
 from gpurack.state.model import HostState
@@ -69,7 +70,7 @@ def test_disabled_is_not_looked_for() -> None:
 
 
 def test_what_a_run_did_is_said_with_what_it_is_now() -> None:
-    done = {"alpha": Outcome.RECREATED, "beta": Outcome.CREATED}
+    done = {"alpha": Action.RECREATE, "beta": Action.CREATE}
     assert state_of(HostRun(snapshot=seen(), done=done)) == "ready, recreated"
     assert state_of(HostRun(snapshot=seen("exited"), done=done)) == "not running (exited)"
 
@@ -179,7 +180,7 @@ def test_the_closing_line() -> None:
     meta = SimpleNamespace(is_complete=lambda: True, did_change=lambda: True)
     run.ops["gpu2"]["x"] = SimpleNamespace(operation_meta=meta)
     assert summary(report, run) == "1 of 3 models answered, hosts changed. 12 operations"
-    host_run(run.hosts["gpu1"]).done["alpha"] = Outcome.CREATED  # type: ignore[arg-type]
+    host_run(run.hosts["gpu1"]).done["alpha"] = Action.CREATE  # type: ignore[arg-type]
     assert summary(report, run) == "1 of 3 models answered, 1 changed. 12 operations"
 
 
@@ -217,7 +218,7 @@ def test_hosts_left_out_by_limit_are_not_counted() -> None:
 
 def test_before_a_run_the_table_says_what_would_become_of_a_model() -> None:
     report, run = Report(fleet={"gpu1": TWO}), Run({"gpu1": seen()}, StateStage.Prepare)
-    host_run(run.hosts["gpu1"]).planned["alpha"] = Outcome.RECREATED  # type: ignore[arg-type]
+    host_run(run.hosts["gpu1"]).planned["alpha"] = Action.RECREATE  # type: ignore[arg-type]
     (dry, _) = report.rows(run, "gpu1")  # type: ignore[arg-type]
     assert dry[-1] == "ready, to be recreated"
     run.current_stage = StateStage.Execute
