@@ -73,7 +73,11 @@ class Report(BaseStateCallback):
         host, spec = state.inventory.get_host(name), self.fleet[name]
         run = host_run(host)
         if run.snapshot is None or run.snapshot.trouble:
-            why = "stopped before it" if host.connected else run.connect_error or "Could not connect, see above"
+            why = (
+                "not inspected: the run stopped before"
+                if host.connected
+                else run.connect_error or "Could not connect, see above"
+            )
             return [(name, "-", "", "", "", f"FAILED: {run.failures[0] if run.failures else why}")]
         dry = state.current_stage < StateStage.Execute
         models = [self.row(name, model, spec, run, dry) for model in spec.entries]
@@ -118,7 +122,7 @@ class Report(BaseStateCallback):
             return failed(stopped)
         container = seen.container(name, spec.entries[name].dockerd)
         if container is None:
-            return "not there"
+            return "no container"
         return f"not running ({container.status})" if now == Health.STOPPED else "does not answer"
 
     def summary(self, state: State) -> str:
@@ -137,7 +141,7 @@ class Report(BaseStateCallback):
         if self.removing and state.current_stage >= StateStage.Execute:
             gone = sum(len(run.done) for run in runs.values())
             changed = "hosts changed" if self.touched(state) else "nothing changed"
-            return f"{gone} of {everything} {self.noun()} are gone, {changed}."
+            return f"{gone} of {everything} {self.noun()} removed, {changed}."
         changes = sum(len(run.done) for run in runs.values())
         total = sum(results.success_ops for results in state.results.values())
         seconds = time.monotonic() - self.begun
@@ -145,9 +149,8 @@ class Report(BaseStateCallback):
             return f"Nothing was changed. {answered} of {enabled} {self.noun()} answer now."
         begun = [name for name, run in runs.items() if run.outdated and not run.failures]
         if begun and not self.touched(state):
-            return (
-                f"Interrupted. What was begun on {', '.join(begun)} goes on there; run again to see what became of it."
-            )
+            names = ", ".join(begun)
+            return f"Interrupted. Commands already started on {names} continue there. Run again to see the result."
         changed = (
             f"{changes} changed" if changes else ("nothing changed" if not self.touched(state) else "hosts changed")
         )

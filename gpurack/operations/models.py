@@ -18,7 +18,7 @@ from gpurack.operations.copying import Copy
 from gpurack.operations.host import (
     announce,
     carry_out_plan,
-    others_unharmed,
+    fail_only_this_host,
     refused_before,
     unattended,
     users_down,
@@ -42,7 +42,7 @@ RENEWED = "yes"
 
 
 @operation()
-@others_unharmed("Models")
+@fail_only_this_host("Models")
 def models(
     wanted: Host, prune: str | None = None, after_jobs: bool = False, renew: str | None = None
 ) -> Generator[PyinfraCommand, None, None]:
@@ -65,7 +65,7 @@ def models(
         return
     for word, value, known in (("prune", prune, PRUNED), ("renew", renew, RENEWED)):
         if value not in (None, known):
-            error = f'{word}="{value}" is not known; write --data {word}={known}.'
+            error = f'{word}="{value}" is not supported. Use --data {word}={known}.'
             yield from carry_out_plan("Models", Plan(errors=(error,)))
             return
     stage = MODELS_OF_JOBS if after_jobs else MODELS
@@ -87,7 +87,7 @@ def this_run(wanted: Host, prune: bool = False, renew: bool = False) -> Run:
 
 
 @operation()
-@others_unharmed("Jobs")
+@fail_only_this_host("Jobs")
 def jobs(wanted: Host) -> Generator[PyinfraCommand, None, None]:
     """
     What the inventory's jobs do once: those that are not done run, one after the other; their results are kept.

@@ -117,7 +117,7 @@ def due(job: DesiredJob, state: HostState) -> str | None:
         return "not done yet"
     if found != job.definition:
         return "its definition changed"
-    return f"its result {job.result} is gone" if job.result and state.weights.get(job.result) is None else None
+    return f"its result {job.result} is missing" if job.result and state.weights.get(job.result) is None else None
 
 
 def running(job: DesiredJob, state: HostState) -> bool:
@@ -130,17 +130,17 @@ def obstacle(job: DesiredJob, state: HostState) -> str | None:
     """Why a job cannot run now."""
     stranger = next((c for c in state.containers if (c.user, c.name) == (job.entry.dockerd, job.name)), None)
     if stranger and stranger not in state.proven.values():
-        return f"the container name {job.name} is taken by one that is not gpurack's; give the job another name."
+        return f"a container named `{job.name}` already exists and is not managed by gpurack. Rename the job."
     for path, what in ((job.entry.weights, "weights"), (job.entry.folder, "folder")):
         if isinstance(path, str) and state.weights.get(path) is None:
-            missing = f"{what} {path} does not exist on the host; make it, or correct the path."
+            missing = f"{what} {path} does not exist on the host. Create it, or correct the path."
             return weights.irregular(path, state) or missing
     made = job.result
     served = [c.name for c in state.ours.values() if ledger.label(c.labels).get("weights") == made] if made else []
     if served and state.weights.get(str(made)) is not None:
         return (
-            f"its result {made} is what {served[0]} serves, and would change under it; give result and the model's "
-            "weights another name."
+            f"{served[0]} serves its result {made}, which would change while it is served. Use another name for "
+            "`result` and for the model's weights."
         )
     return None
 

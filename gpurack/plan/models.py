@@ -188,7 +188,7 @@ def decide(
     if entry.gpus and state.driver.exit_code == MISMATCH:
         # Nothing is known of the cards, so nothing can be compared: what runs goes on, what does not cannot start.
         runs = container and container.running
-        return None if runs else "not started, because driver and library differ."
+        return None if runs else "not started: the NVIDIA driver and its library have different versions."
     if why_not := unfit(entry, accelerator(entry, ledger.slots_of(uuids, state)), container, state):
         return why_not
     desired = desire(name, spec, state, uuids, secrets, salt)
@@ -210,8 +210,8 @@ def removals(spec: Host, state: HostState, down: Mapping[str, str]) -> Iterator[
     wanted = {id(state.container(name, entry.dockerd)) for name, entry in enabled.items()}
     for (user, name), container in sorted(state.ours.items()):
         if id(container) not in wanted and user not in down:
-            why = "disabled" if name in spec.entries else "not in the inventory any more"
-            why = "it runs in another Docker now" if name in enabled else why
+            why = "disabled" if name in spec.entries else "no longer in the inventory"
+            why = "moved to another Docker" if name in enabled else why
             yield Change(name, Action.REMOVE, (why,), user=user)
 
 
@@ -304,7 +304,7 @@ def closed_to_others(state: HostState) -> list[Step]:
     """What earlier versions left readable for everybody: digests, what jobs printed, backups."""
     if not state.exposed:
         return []
-    reason = f"close {len(state.exposed)} of gpurack's notes, logs and backups to others than root"
+    reason = f"close {len(state.exposed)} of gpurack's notes, logs and backups to everyone but root"
     return [Shell(reason, sh("chmod go= -- {}", sorted(state.exposed)))]
 
 
@@ -316,7 +316,7 @@ def host_files(state: HostState) -> list[Step]:
         for path, mode in (*((part, "644") for part in paths.RUNNER_PARTS), (paths.RUNNER, "755"))
     ]
     if stale_files := tuple(file for file in runner if not is_written(file, state)):
-        steps.append(WriteFiles(f"the models' runner, {paths.LIB}", stale_files))
+        steps.append(WriteFiles(f"install the model runner in {paths.LIB}", stale_files))
     unit = render(
         "templates/gpurack.service.j2",
         compose_file=paths.compose_file(""),
@@ -324,7 +324,7 @@ def host_files(state: HostState) -> list[Step]:
         runner=paths.RUNNER,
     )
     known = state.units.get("gpurack.service")
-    if stale := written("the unit that starts the models at boot, gpurack.service", paths.BOOT_UNIT, unit, state):
+    if stale := written("install gpurack.service, which starts the models at boot", paths.BOOT_UNIT, unit, state):
         steps += stale
         steps.append(
             Shell("enable gpurack.service", sh("systemctl daemon-reload && systemctl enable -q gpurack.service"))

@@ -27,22 +27,22 @@ def obstacle(desired: DesiredService, spec: Host, state: HostState, change: Chan
     )
     if stranger and stranger != replaced(desired, state):
         return (
-            f'the container name "{name}" is taken by a container that is not gpurack\'s ({stranger.status}, image '
-            f'{stranger.image[7:19]}). Take its place with replaces: "{name}", or give the model another name.'
+            f"a container named `{name}` already exists and is not managed by gpurack ({stranger.status}, image "
+            f"{stranger.image[7:19]}). Adopt it with `replaces: {name}`, or rename the model."
         )
     holder = port_holder(desired, state) if change.action != Action.KEEP else None
     if holder:
-        return f"port {model.port} is held by {holder}. Nothing of this model was changed. {room(holder)}"
+        return f"port {model.port} is already in use by {holder}. This model was not changed. {port_hint(holder)}"
     closed = state.users[model.dockerd].unreadable if model.dockerd in state.users else frozenset()
     if unread := [path for _, path in desired.weights if path in closed]:
-        return f"weights {unread[0]} may not be read by {model.user}, in whose Docker it is to run; see ls -l."
+        return f"weights {unread[0]} are not readable by {model.user}, who runs this model. Check: ls -l {unread[0]}"
     lying = [path for one, path in desired.weights if isinstance(one, str)]
     if change.action != Action.KEEP and (missing := [path for path in lying if state.weights.get(path) is None]):
         return weights.irregular(missing[0], state) or (
-            f'weights {missing[0]} do not exist on the host. Copy them there, or give {{"url": …, "sha256": …}}.'
+            f'weights {missing[0]} do not exist on the host. Copy them there, or set {{"url": …, "sha256": …}}.'
         )
     if change.action == Action.KEEP:
-        return silence(desired, state)
+        return unhealthy(desired, state)
     return unreadable(desired, state)
 
 
@@ -60,9 +60,9 @@ def unreadable(desired: DesiredService, state: HostState) -> str | None:
     if not confined or label is None or label in READABLE or any("label" in str(option) for option in options):
         return None
     return (
-        f"Docker confines containers by SELinux here (selinux-enabled), and the weights {path} are labelled {label}, "
-        f"which they may not read. Label them: semanage fcontext -a -t container_ro_file_t '{path}(/.*)?' && "
-        f'restorecon -R {path}; or write compose: {{"security_opt": ["label=disable"]}} for this model.'
+        f"SELinux does not allow containers to read the weights {path} (label {label}). "
+        f"Relabel them: semanage fcontext -a -t container_ro_file_t '{path}(/.*)?' && "
+        f'restorecon -R {path}; or set compose: {{"security_opt": ["label=disable"]}} for this model.'
     )
 
 
@@ -80,10 +80,10 @@ def too_large(desired: DesiredService, state: HostState, change: Change) -> str 
         return None
     header = state.headers.get(desired.weights_path)
     error = refusal(desired.entry, header, slots_of(desired.uuids, state))
-    return f"{error} Nothing of this model was changed." if error else None
+    return f"{error} This model was not changed." if error else None
 
 
-def silence(desired: DesiredService, state: HostState) -> str | None:
+def unhealthy(desired: DesiredService, state: HostState) -> str | None:
     """What is wrong with the answer of a model that runs as it should."""
     name, docker = desired.name, compose.by_hand(desired.user)
     probe = state.probes.get((desired.user, name))
@@ -95,14 +95,14 @@ def silence(desired: DesiredService, state: HostState) -> str | None:
             return None
         case Health.RENAMED:
             again = sh("{} rm -f {}", docker, name)
-            answer = f'it answers, but not as "{desired.answers_as}": {probe.body[:200]}'
-            return f"{answer}. Mend: {again}, then run again."
+            answer = f'something else answers there, not "{desired.answers_as}": {probe.body[:200]}'
+            return f"{answer}. Fix: {again}, then run again."
         case _ if probe.status == 0:
             return (
-                f"it runs but does not answer (GET {desired.url}: nothing in 5 seconds). "
-                f"Look: {logs}. Mend: {sh('{} restart {}', docker, name)}, then run again."
+                f"it runs but does not answer (GET {desired.url}: no response in 5 s). "
+                f"Check: {logs}. Fix: {sh('{} restart {}', docker, name)}, then run again."
             )
-    return f"it answers HTTP {probe.status}: {probe.body[:200]}. Look: {logs}."
+    return f"it answers HTTP {probe.status}: {probe.body[:200]}. Check: {logs}."
 
 
 def port_holder(desired: DesiredService, state: HostState) -> str | None:
@@ -124,7 +124,7 @@ def port_holder(desired: DesiredService, state: HostState) -> str | None:
         if foreign and foreign.name == model.replaces and foreign.user in (model.dockerd, ""):
             return None
         if foreign:
-            return f'container "{foreign.name}", which is not gpurack\'s'
+            return f"container `{foreign.name}`, which gpurack does not manage"
         # the programs that listen for Docker, and for rootless Docker
         ours = {port for one in state.ours.values() if could_hold(one, listener) for _, port in one.ports}
         if model.port not in ours or not listener.owner.startswith(("docker-proxy", "rootlesskit")):
@@ -138,11 +138,11 @@ def could_hold(container: Container, listener: Listener) -> bool:
     return not container.user or listener.owner.endswith(f", user {container.user})")
 
 
-def room(holder: str) -> str:
+def port_hint(holder: str) -> str:
     """How a port is made free."""
     if holder.startswith("container"):
-        container = holder.split('"')[1]
-        return f'Take its place with replaces: "{container}", stop it, or use another port.'
+        container = holder.split("`")[1]
+        return f"Adopt it with `replaces: {container}`, stop it, or use another port."
     return "Stop it or use another port."
 
 
@@ -159,8 +159,8 @@ def addresses_overlap(one: str, other: str) -> bool:
 def mismatch(state: HostState) -> str:
     """Driver and library differ: what runs goes on, but nothing could start again."""
     return (
-        f"kernel module {state.driver.kernel}, but nvidia-smi says: {state.driver.message}. Running models go on but "
-        "could not start again, so none on a GPU was touched. Reboot the host, then run again."
+        f"the NVIDIA kernel module is {state.driver.kernel}, but nvidia-smi says: {state.driver.message}. Running "
+        "models keep running but could not restart, so no model on a GPU was changed. Reboot the host, then run again."
     )
 
 
@@ -186,15 +186,16 @@ def blocked(
             if spec.entries[name].vram and spec.entries[other].vram:
                 taken = {thing for thing in taken if thing.startswith("port ")}
             if taken and name not in found:
-                things = ", ".join(sorted(spoken(thing, state) for thing in taken))
+                things = ", ".join(sorted(gpu_label(thing, state) for thing in taken))
                 found[name] = (
-                    f"{things} is still held by {other}, which could not be changed, so neither was this model."
+                    f"{things} is still in use by {other}, which could not be changed. "
+                    "This model was not changed either."
                 )
                 stuck += [name] if there[name] else []
     return found
 
 
-def spoken(holding: str, state: HostState) -> str:
+def gpu_label(holding: str, state: HostState) -> str:
     """`gpu GPU-6f1c…` by its index."""
     indices = {f"gpu {gpu.uuid}": f"GPU {gpu.index}" for gpu in state.gpus}
     return indices.get(holding, holding)

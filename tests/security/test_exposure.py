@@ -73,10 +73,10 @@ def page(**fields: Any) -> Host:
 @pytest.mark.parametrize("known", [ADDRESSES, ()])
 def test_without_a_default_route_lan_is_refused_and_the_hosts_addresses_are_named(known: tuple[str, ...]) -> None:
     found = plan(models(alpha={"bind": "lan"}, beta={}), host(address="", addresses=known))
-    listed = ", ".join(known) or "gpurack sees none (ip address)"
+    listed = ", ".join(known) or "none found (ip address)"
     assert found.errors == {
-        "alpha": "`bind: lan` is the address of the default route, and the host has none. Write one of its "
-        f"addresses as `bind`: {listed}."
+        "alpha": "`bind: lan` needs a default route, and the host has none. Set `bind` to one of its addresses: "
+        f"{listed}."
     }
     assert actions(found) == {"beta": "create"}
     assert "0.0.0.0" not in json.dumps(ports(found))
@@ -94,7 +94,7 @@ def test_a_model_that_serves_when_its_route_is_gone_goes_on_with_a_warning() -> 
     found = plan(wanted, state)
     assert (found.errors, actions(found)) == ({}, {"alpha": "keep", "beta": "keep"})
     [warning] = found.warnings
-    assert warning.startswith("alpha, beta: `bind: lan` is the address of the default route, and the host has none.")
+    assert warning.startswith("alpha, beta: `bind: lan` needs a default route, and the host has none.")
     assert warning.endswith("10.0.0.7, 2001:db8::7.")
     assert address_of("alpha", wanted, state) == "10.0.0.7"
 
@@ -159,7 +159,7 @@ def test_lan_is_the_one_address_in_every_place(address: str) -> None:
     assert probe_url("alpha", wanted, state) == f"http://{shown}:8000/v1/models"
     assert addresses_overlap(address, state.address)
     held = plan(wanted, replace(state, listeners=host_state(listeners=[f"{shown}:8000 nginx (pid 9)"]).listeners))
-    assert held.errors["alpha"].startswith("port 8000 is held by process nginx")
+    assert held.errors["alpha"].startswith("port 8000 is already in use by process nginx")
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,7 @@ def test_what_her_programs_say_has_a_size(fakes: Fakes, eve: Path) -> None:
     seen = look(spec(EVE))
     assert seen.trouble == ""
     assert "user eve" in seen.late
-    assert str(not_ready("eve", seen)).startswith("what the programs of eve say is not known: ")
+    assert str(not_ready("eve", seen)).startswith("could not inspect the rootless Docker of eve: ")
 
 
 # --- requests --------------------------------------------------------------------------------------------------------

@@ -57,8 +57,8 @@ def state_of(run: HostRun, model: str = "alpha", wanted: Host = TWO) -> str:
         (seen(probe=None), "does not answer"),
         (seen("exited"), "not running (exited)"),
         (seen("restarting"), "not running (restarting)"),
-        (host_state(), "not there"),
-        (host_state(containers=[container("alpha")]), "not there"),
+        (host_state(), "no container"),
+        (host_state(containers=[container("alpha")]), "no container"),
     ],
 )
 def test_what_became_of_a_model(look: HostState, text: str) -> None:
@@ -88,7 +88,7 @@ def test_an_error_comes_before_everything_and_is_one_line() -> None:
 
 def test_what_stopped_the_host_is_why_a_model_of_it_does_not_run() -> None:
     run = HostRun(spec=TWO, snapshot=host_state(), failures=[Failure("of another", about="beta")])
-    assert state_of(run) == "not there"
+    assert state_of(run) == "no container"
     run.failures.append(Failure("Docker does not answer"))
     assert state_of(run) == "FAILED: Docker does not answer"
 
@@ -147,9 +147,9 @@ def test_a_models_row(fields: dict[str, Any], row: tuple[str, str, str]) -> None
     ("look", "connected", "errors", "text"),
     [
         (None, False, [], "FAILED: Could not connect, see above"),
-        (None, True, [], "FAILED: stopped before it"),
+        (None, True, [], "FAILED: not inspected: the run stopped before"),
         (HostState(trouble="no sudo"), True, ["no sudo"], "FAILED: no sudo"),
-        (HostState(trouble="no sudo"), True, [], "FAILED: stopped before it"),
+        (HostState(trouble="no sudo"), True, [], "FAILED: not inspected: the run stopped before"),
     ],
 )
 def test_a_host_that_was_never_seen_has_its_line(
@@ -232,13 +232,13 @@ def test_after_remove_nothing_is_called_ready(capsys: pytest.CaptureFixture[str]
     Report(fleet={"gpu1": TWO, "gpu2": TWO}, removing=True).show(run)  # type: ignore[arg-type]
     lines = capsys.readouterr().err.splitlines()
     assert [line.split()[-1] for line in lines if line.startswith("gpu1") and "alpha" in line] == ["removed"]
-    assert "2 of 4 models are gone, nothing changed." in lines
+    assert "2 of 4 models removed, nothing changed." in lines
 
 
 def test_an_interrupted_run_does_not_say_that_nothing_changed() -> None:
     run = Run({"gpu1": seen(), "gpu2": seen()})
     outdate(run.hosts["gpu1"])  # type: ignore[arg-type]
     report = Report(fleet={"gpu1": TWO, "gpu2": TWO})
-    assert summary(report, run).startswith("Interrupted. What was begun on gpu1 goes on there")
+    assert summary(report, run).startswith("Interrupted. Commands already started on gpu1 continue there")
     host_run(run.hosts["gpu1"]).failures.append(Failure("oh", about="alpha"))  # type: ignore[arg-type]
     assert "nothing changed" in summary(report, run)

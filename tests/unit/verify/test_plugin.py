@@ -76,7 +76,7 @@ def test_a_host_that_cannot_be_reached_is_a_sentence_and_a_failure(pytester: pyt
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.assert_outcomes(failed=1, passed=1)
     result.stdout.fnmatch_lines(
-        ["gpu1: expected a host that answers, found Could not connect*", "    mend: see why ssh gpu1 does not get in"]
+        ["gpu1: expected a host that answers, found Could not connect*", "    fix: see why ssh gpu1 does not get in"]
     )
     assert "Traceback" not in result.stdout.str()
     assert 'message="Failed: gpu1: expected a host that answers' in (pytester.path / "report.xml").read_text()
