@@ -141,12 +141,12 @@ def carry_out_models(wanted: Host, plan: ModelsPlan, operation: str = "Models") 
                 if wanted_file.get("path") == upload.path:
                     wanted_file["problem"] = copy.problem
     if plan.job:
-        yield Job(wanted, plan, errors, {"Models": "apply", "Jobs": "jobs"}[operation])
+        yield RunnerCall(wanted, plan, errors, {"Models": "apply", "Jobs": "jobs"}[operation])
     elif errors:
         yield Refusal(errors)
 
 
-class Job(Streamed):
+class RunnerCall(Streamed):
     """The runner on the host. Errors known beforehand fail it at the end, when the other models are done."""
 
     def __init__(self, wanted: Host, plan: ModelsPlan, errors: list[Failure], action: str) -> None:

@@ -7,7 +7,6 @@ from gpurack.engines import weights_of
 from gpurack.spec.host import Host
 from gpurack.spec.model import Job, Model
 from gpurack.spec.weights import SPLIT, CopyWeights, HfWeights, ModelScopeWeights, UrlWeights, Weights
-from gpurack.spec.weights import belongs as belongs
 from gpurack.state.model import HostState
 
 HUBS = {"hf": "https://huggingface.co", "modelscope": "https://www.modelscope.cn"}
