@@ -109,7 +109,7 @@ def entry(
         "from": container.user if container else model.dockerd,
         "image": services[name]["image"],
         **images.obtained(spec, model),
-        **pulls.told(spec, model),
+        **pulls.pull_request(spec, model),
         "uuids": list(one.uuids),
         "url": one.url,
         "served_name": one.answers_as,

@@ -25,13 +25,13 @@ class Drift:
 class Unread(Exception):
     """A part of the evidence that could not be gathered: why, and what fixes that.
 
-    told: a check has failed with it; of a host without any evidence all have the same.
+    reported: a check has failed with it; of a host without any evidence all have the same.
     """
 
     def __init__(self, why: str, fix: str) -> None:
         super().__init__(why)
         self.fix = fix
-        self.told = False
+        self.reported = False
 
 
 class Checked(Protocol):
@@ -66,12 +66,12 @@ def _test(function: Check, argument: str, where: Where) -> Callable[..., None]:
     def test(**given: Any) -> None:
         checked = given[argument]
         try:
-            lines = said(checked, function(checked))
+            lines = drift_lines(checked, function(checked))
         except Exception as error:
             unread = error if isinstance(error, Unread) else garbled(checked, error)
-            if unread.told:
+            if unread.reported:
                 pytest.skip(f"{checked.title}: {unread}")
-            unread.told = True
+            unread.reported = True
             lines = [f"{checked.title}: {unread}", f"    fix: {unread.fix}"]
         if lines:
             pytest.fail("\n".join(lines), pytrace=False)
@@ -91,7 +91,7 @@ def garbled(checked: Any, error: Exception) -> Unread:
     return found
 
 
-def said(checked: Checked, drifts: Iterable[Drift]) -> list[str]:
+def drift_lines(checked: Checked, drifts: Iterable[Drift]) -> list[str]:
     """The lines of all drifts; a command that fixes several of them is said once, below the last."""
     found = [(drift, drift.fix or checked.fix) for drift in drifts]
     lines = []

@@ -178,7 +178,7 @@ def test_the_report_of_a_check_is_harmless() -> None:
             return end.value
         raise AssertionError
 
-    lines = drift.said(SimpleNamespace(title="gpu1", fix="x"), [drift.Drift(EVERYTHING, "a", EVERYTHING)])  # type: ignore[arg-type]
+    lines = drift.drift_lines(SimpleNamespace(title="gpu1", fix="x"), [drift.Drift(EVERYTHING, "a", EVERYTHING)])  # type: ignore[arg-type]
     for longrepr in ("\n".join(lines), ("file", 1, f"Skipped: {EVERYTHING}")):
         shown = report(longrepr)
         harmless(shown.longrepr if isinstance(shown.longrepr, str) else shown.longrepr[2])

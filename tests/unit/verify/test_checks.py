@@ -87,12 +87,14 @@ def entry(wanted: Host = WANTED, change: Callable[[dict[str, Any], dict[str, Any
 
 def drifts(check: Any, checked: Any) -> list[str]:
     """Its lines, without remedies."""
-    return [line for line in drift.said(checked, check.__wrapped__(checked)) if "fix: " not in line]
+    return [line for line in drift.drift_lines(checked, check.__wrapped__(checked)) if "fix: " not in line]
 
 
 def mends(check: Any, checked: Any) -> list[str]:
     """Its remedies."""
-    return [line.partition("fix: ")[2] for line in drift.said(checked, check.__wrapped__(checked)) if "fix: " in line]
+    return [
+        line.partition("fix: ")[2] for line in drift.drift_lines(checked, check.__wrapped__(checked)) if "fix: " in line
+    ]
 
 
 CHECKS = [getattr(test_models, name) for name in dir(test_models) if name.startswith("test_")]
@@ -379,7 +381,7 @@ def test_drifts_as_people_read_them() -> None:
         title, fix = "gpu1", "run"
 
     found = [Drift("a", "1", "2"), Drift("b", "3", "4", "reboot"), Drift("c", "5", "6")]
-    assert drift.said(Checked(), found) == [
+    assert drift.drift_lines(Checked(), found) == [
         "gpu1: a: expected 1, found 2",
         "gpu1: b: expected 3, found 4",
         "    fix: reboot",
