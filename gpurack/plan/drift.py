@@ -1,4 +1,4 @@
-"""How a model's container differs from what the inventory says: definition, image, state, answer. Pure."""
+"""Compare a container with the inventory: definition, image, state and answer. Pure."""
 
 import json
 from collections.abc import Mapping

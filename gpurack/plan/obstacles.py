@@ -1,4 +1,4 @@
-"""What stands in the way of a model's change, or is wrong with one that runs, each as a sentence. Pure."""
+"""Find what blocks a change of a model, or is wrong with a running one. Each is a sentence. Pure."""
 
 import ipaddress
 from collections.abc import Mapping, Sequence
@@ -84,7 +84,7 @@ def too_large(desired: DesiredService, state: HostState, change: Change) -> str 
 
 
 def unhealthy(desired: DesiredService, state: HostState) -> str | None:
-    """What is wrong with the answer of a model that runs as it should."""
+    """Return why a running model does not answer as it should; None when it does."""
     name, docker = desired.name, compose.by_hand(desired.user)
     probe = state.probes.get((desired.user, name))
     if probe is None:
@@ -106,7 +106,7 @@ def unhealthy(desired: DesiredService, state: HostState) -> str | None:
 
 
 def port_holder(desired: DesiredService, state: HostState) -> str | None:
-    """Who else listens where this model wants to; our own containers make room for each other."""
+    """Return what listens on the port of this model, apart from our own containers."""
     model = desired.entry
     for listener in state.listeners:
         if listener.port != model.port or not addresses_overlap(desired.address, listener.address):
@@ -139,7 +139,7 @@ def could_hold(container: Container, listener: Listener) -> bool:
 
 
 def port_hint(holder: str) -> str:
-    """How a port is made free."""
+    """Return how to free a port."""
     if holder.startswith("container"):
         container = holder.split("`")[1]
         return f"Adopt it with `replaces: {container}`, stop it, or use another port."
@@ -157,7 +157,7 @@ def addresses_overlap(one: str, other: str) -> bool:
 
 
 def mismatch(state: HostState) -> str:
-    """Driver and library differ: what runs goes on, but nothing could start again."""
+    """Return the error for a driver and library of different versions."""
     return (
         f"the NVIDIA kernel module is {state.driver.kernel}, but nvidia-smi says: {state.driver.message}. Running "
         "models keep running but could not restart, so no model on a GPU was changed. Reboot the host, then run again."
@@ -196,6 +196,6 @@ def blocked(
 
 
 def gpu_label(holding: str, state: HostState) -> str:
-    """`gpu GPU-6f1c…` by its index."""
+    """Return `GPU 0` for `gpu GPU-6f1c…`; other names stay."""
     indices = {f"gpu {gpu.uuid}": f"GPU {gpu.index}" for gpu in state.gpus}
     return indices.get(holding, holding)
