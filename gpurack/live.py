@@ -1,4 +1,4 @@
-"""`gpurack plan --live`: one look at every host, and what a run would change there."""
+"""`gpurack plan --live`: inspect every host and print what a run would change."""
 
 from collections.abc import Iterator, Mapping
 from secrets import token_hex
@@ -16,7 +16,7 @@ from gpurack.state.model import HostState
 
 
 def show_live(console: screen.Console, inventory: Inventory, fleet: Mapping[str, spec.Host]) -> int:
-    """Connects, looks, prints. Returns the exit code: 1 when a host could not be reached or has errors."""
+    """Connect, inspect and print. Return the exit code: 1 when a host could not be reached or has errors."""
     seen = snapshots(inventory, fleet)
     return max((show_host(console, name, fleet[name], state) for name, state in seen.items()), default=0)
 
@@ -37,7 +37,7 @@ def show_host(console: screen.Console, name: str, wanted: spec.Host, seen: HostS
 
 
 def understood(wanted: spec.Host, seen: HostState) -> Iterator[Finding]:
-    """The findings, and an error for what a host says that nobody thought of."""
+    """Yield the findings, or an error for an answer of the host that gpurack cannot read."""
     try:
         yield from findings(wanted, seen, Run(values=read_values(wanted), salt=token_hex(16)))
     except Exception as error:

@@ -14,8 +14,9 @@ from pyinfra.api.state import BaseStateCallback, StateStage
 from gpurack import paths, screen
 from gpurack.endpoints import endpoint
 from gpurack.host_data import not_understood
-from gpurack.operations.run_state import Failure, HostRun, Outcome, host_run, lines_of
+from gpurack.operations.run_state import Failure, HostRun, host_run, lines_of
 from gpurack.plan import ledger, weights
+from gpurack.plan.drift import Action
 from gpurack.plan.health import Health, health
 from gpurack.plan.jobs import desire_job, due
 from gpurack.plan.neighbours import unreached
@@ -50,7 +51,7 @@ class Report(BaseStateCallback):
         elif self.removing:
             for name, run in runs.items():
                 if not self.left_out(state, name) and not run.failures:
-                    run.done = dict.fromkeys(self.fleet[name].entries, Outcome.REMOVED)
+                    run.done = dict.fromkeys(self.fleet[name].entries, Action.REMOVE)
         console = screen.console(stderr=True)
         rows = [row for name in sorted(self.fleet) for row in self.rows(state, name)]
         if rows:
@@ -72,7 +73,11 @@ class Report(BaseStateCallback):
         host, spec = state.inventory.get_host(name), self.fleet[name]
         run = host_run(host)
         if run.snapshot is None or run.snapshot.trouble:
-            why = "stopped before it" if host.connected else run.connect_error or "Could not connect, see above"
+            why = (
+                "not inspected: the run stopped before"
+                if host.connected
+                else run.connect_error or "Could not connect, see above"
+            )
             return [(name, "-", "", "", "", f"FAILED: {run.failures[0] if run.failures else why}")]
         dry = state.current_stage < StateStage.Execute
         models = [self.row(name, model, spec, run, dry) for model in spec.entries]
@@ -88,7 +93,7 @@ class Report(BaseStateCallback):
         text = self.state_of(name, spec, run)
         if name in run.planned and dry and not text.startswith("FAILED"):
             # GPU and endpoint are the inventory's, not (yet) those of what runs there
-            text += f", to be {run.planned[name]}"
+            text += f", to be {run.planned[name].outcome}"
         url = endpoint(host, spec, entry) if entry.enabled else ""
         gpus = ledger.gpus_text(entry).strip("[]") or ("CPU" if name in spec.models else "")
         return (host, name, f"{entry.engine} {entry.version or 'image'}", gpus, url, text)
@@ -106,18 +111,18 @@ class Report(BaseStateCallback):
             return "disabled"
         if failure := run.failure(name):
             return failed(failure)
-        if self.removing and run.done.get(name) == Outcome.REMOVED:
+        if self.removing and run.done.get(name) == Action.REMOVE:
             return "removed"
         now = health(name, spec.entries[name], seen)
         if now == Health.READY:
             without = (f"without {other}" for other in unreached(name, spec, seen))
-            return ", ".join(["ready", *([run.done[name]] if name in run.done else []), *without])
+            return ", ".join(["ready", *([run.done[name].outcome] if name in run.done else []), *without])
         # What stopped the whole host is why this model does not run either.
         if stopped := next((failure for failure in run.failures if failure.about not in spec.everything), None):
             return failed(stopped)
         container = seen.container(name, spec.entries[name].dockerd)
         if container is None:
-            return "not there"
+            return "no container"
         return f"not running ({container.status})" if now == Health.STOPPED else "does not answer"
 
     def summary(self, state: State) -> str:
@@ -136,7 +141,7 @@ class Report(BaseStateCallback):
         if self.removing and state.current_stage >= StateStage.Execute:
             gone = sum(len(run.done) for run in runs.values())
             changed = "hosts changed" if self.touched(state) else "nothing changed"
-            return f"{gone} of {everything} {self.noun()} are gone, {changed}."
+            return f"{gone} of {everything} {self.noun()} removed, {changed}."
         changes = sum(len(run.done) for run in runs.values())
         total = sum(results.success_ops for results in state.results.values())
         seconds = time.monotonic() - self.begun
@@ -144,9 +149,8 @@ class Report(BaseStateCallback):
             return f"Nothing was changed. {answered} of {enabled} {self.noun()} answer now."
         begun = [name for name, run in runs.items() if run.outdated and not run.failures]
         if begun and not self.touched(state):
-            return (
-                f"Interrupted. What was begun on {', '.join(begun)} goes on there; run again to see what became of it."
-            )
+            names = ", ".join(begun)
+            return f"Interrupted. Commands already started on {names} continue there. Run again to see the result."
         changed = (
             f"{changes} changed" if changes else ("nothing changed" if not self.touched(state) else "hosts changed")
         )
@@ -177,7 +181,7 @@ def job_row(host: str, name: str, spec: Host, run: HostRun, dry: bool) -> tuple[
     elif why := due(desire_job(name, spec), run.snapshot or HostState()):
         text = f"to be run: {why}" if dry else f"not done: {why}"
     else:
-        text = ", ".join(["done", *([run.done[name]] if name in run.done else [])])
+        text = ", ".join(["done", *([run.done[name].outcome] if name in run.done else [])])
     return (host, name, f"{job.engine} {job.version or 'image'}", gpus, result, text)
 
 

@@ -12,6 +12,7 @@ from gpurack.plan.platforms import TOOLKIT_PACKAGES, platform_of
 from gpurack.spec.host import Host
 from gpurack.spec.image_ref import same_repository, split_digest
 from gpurack.spec.lock import HostLock, ModelLock
+from gpurack.spec.weights import belongs
 from gpurack.state.model import Container, HostState
 
 KEY_FILE = "gpurack-"
@@ -68,9 +69,7 @@ def model_lock(name: str, spec: Host, state: HostState, container: Container) ->
         image=image(name, spec, state, container),
         commit=commits.pop(weights.host_path(spec, model), None),
         commits=commits,
-        weights={
-            file: sha256 for file, sha256 in state.hashes.items() if any(weights.belongs(file, path) for path in paths)
-        },
+        weights={file: sha256 for file, sha256 in state.hashes.items() if any(belongs(file, path) for path in paths)},
         ollama=(pulls.answered(state.probes.get((model.dockerd, name))) or {}) if model.pull else {},
     )
 

@@ -16,7 +16,7 @@ from gpurack.plan.platforms import TOOLKIT_PACKAGES, platform_of
 from gpurack.spec.host import Host
 from gpurack.spec.lock import HostLock, ModelLock
 from gpurack.spec.problems import Problem
-from gpurack.spec.weights import UrlWeights
+from gpurack.spec.weights import UrlWeights, belongs
 from gpurack.state.model import HostState
 
 PARTS = ("docker", "toolkit", "images", "weights")
@@ -117,7 +117,7 @@ def upgraded_model(
         now = pins.commits(seen, main)
         for one in weights_of(model):
             path = weights.place(spec, one, model.dockerd)
-            present = {file: sha256 for file, sha256 in seen.weights.items() if weights.belongs(file, path)}
+            present = {file: sha256 for file, sha256 in seen.weights.items() if belongs(file, path)}
             # files of an unknown commit keep it: no run could detect that they are of another one
             commit = now.get(path) if present and path not in now else news.commits.get(path, now.get(path))
             commits |= {path: commit} if commit else {}

@@ -59,7 +59,7 @@ class Streamed(Command):
                 host.log_styled(f"error {sentence}", fg="red")
             lines = [f"error {sentence}"] if sentence else output.output_lines
             if self.of_user:
-                self.problem = " ".join(reasons_of(lines)) or "a command failed and said nothing."
+                self.problem = " ".join(reasons_of(lines)) or "a command failed without output."
             else:
                 host_run(host).failed(lines)
         # pyinfra prints a failed command's output once more unless there is none

@@ -6,14 +6,14 @@ from pyinfra import host
 from pyinfra.api import operation
 from pyinfra.api.command import PyinfraCommand
 
-from gpurack.operations.host import announce, others_unharmed, refused_before
+from gpurack.operations.host import announce, fail_only_this_host, refused_before
 from gpurack.operations.run_state import outdate, snapshot
 from gpurack.plan.neighbours import unreached
 from gpurack.spec.host import Host
 
 
 @operation()
-@others_unharmed("Connections")
+@fail_only_this_host("Connections")
 def connections(wanted: Host) -> Generator[PyinfraCommand, None, None]:
     """
     Says which models on other hosts the host's services do not reach. It is nobody's failure here: they are used as
@@ -24,7 +24,7 @@ def connections(wanted: Host) -> Generator[PyinfraCommand, None, None]:
     It comes when the models of all hosts are done, so that none is missed only because its host is slower.
     """
     if refused_before("Connections"):
-        host.noop("Connections: not looked at, see the error above")
+        host.noop("Connections: not checked, see the error above")
         return
     missing = missed(wanted)
     if missing and host.state.is_executing:
@@ -40,7 +40,7 @@ def missed(wanted: Host) -> list[str]:
     """A line for each model that is not reached."""
     state = snapshot(host, wanted)
     return [
-        f"{service} does not reach {model}; it is used as soon as it answers"
+        f"{service} cannot reach {model}. It connects as soon as the model answers."
         for service in wanted.services
         for model in unreached(service, wanted, state)
     ]

@@ -48,7 +48,7 @@ def receive(part: str, name: str, size: int, sha256: str) -> Sh:
 umask 022; mkdir -p {folder} && cat >>{file}.part || exit 1
 [ "$(stat -c %s {file}.part)" = {size} ] || { echo "the connection ended"; exit 1; }
 [ "$(sha256sum <{file}.part)" = {sum} ] ||
-	{ rm -f {file}.part; echo {name} arrived changed and was thrown away; exit 1; }
+	{ rm -f {file}.part; echo {name} was corrupted on the way and deleted; exit 1; }
 mv -f {file}.part {file}""",
         folder=f"{part}/{name}".rpartition("/")[0],
         file=f"{part}/{name}",
@@ -106,7 +106,7 @@ class Copy(Command):
         given = {**arguments, "_stdin": content} if content is not None else dict(arguments)
         ok, output = run(host, Command(script(text)), print_output=False, print_input=False, **given)
         if not ok:
-            raise OSError(next(reversed(output.output_lines), "the host said nothing").removeprefix("error "))
+            raise OSError(next(reversed(output.output_lines), "the host printed nothing").removeprefix("error "))
         return list(output.stdout_lines)
 
 

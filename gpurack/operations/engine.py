@@ -6,7 +6,7 @@ from pyinfra import host
 from pyinfra.api import operation
 from pyinfra.api.command import PyinfraCommand
 
-from gpurack.operations.host import carry_out_plan, others_unharmed, unattended
+from gpurack.operations.host import carry_out_plan, fail_only_this_host, unattended
 from gpurack.operations.run_state import snapshot
 from gpurack.plan.docker import MISSING, is_installed
 from gpurack.plan.host import DAEMON_JSON, DOCKER, ROOTLESS, TOOLKIT, Run, SetUp
@@ -15,7 +15,7 @@ from gpurack.spec.host import Host
 
 
 @operation()
-@others_unharmed(DOCKER.name)
+@fail_only_this_host(DOCKER.name)
 def docker(wanted: Host) -> Generator[PyinfraCommand, None, None]:
     """
     Docker as the inventory has it: repository, packages, version, hold, running and enabled.
@@ -32,7 +32,7 @@ def docker(wanted: Host) -> Generator[PyinfraCommand, None, None]:
 
 
 @operation()
-@others_unharmed(TOOLKIT.name)
+@fail_only_this_host(TOOLKIT.name)
 def nvidia_toolkit(wanted: Host, models_follow: bool = False) -> Generator[PyinfraCommand, None, None]:
     """
     The NVIDIA Container Toolkit's four packages at one version, and CDI specs. Nothing on a host without cards.
@@ -44,7 +44,7 @@ def nvidia_toolkit(wanted: Host, models_follow: bool = False) -> Generator[Pyinf
 
 
 @operation()
-@others_unharmed(DAEMON_JSON.name)
+@fail_only_this_host(DAEMON_JSON.name)
 def daemon_json(wanted: Host, toolkit: bool = True) -> Generator[PyinfraCommand, None, None]:
     """
     The inventory's keys in daemon.json, every other key kept, and dockerd reloaded or restarted to take them up.
@@ -56,7 +56,7 @@ def daemon_json(wanted: Host, toolkit: bool = True) -> Generator[PyinfraCommand,
 
 
 @operation()
-@others_unharmed(ROOTLESS.name)
+@fail_only_this_host(ROOTLESS.name)
 def rootless(wanted: Host, models_follow: bool = False) -> Generator[PyinfraCommand, None, None]:
     """
     A rootless Docker for each user of the inventory, beside the host's own: what it needs of the host, its unit, its

@@ -23,7 +23,7 @@ P = ParamSpec("P")
 Commands = Generator[PyinfraCommand, None, None]
 
 
-def others_unharmed(operation: str) -> Callable[[Callable[P, Commands]], Callable[P, Commands]]:
+def fail_only_this_host(operation: str) -> Callable[[Callable[P, Commands]], Callable[P, Commands]]:
     """For an operation of that name: an error in gpurack itself fails this host with a sentence. pyinfra (3.10.0) would
     end the run for all hosts, wherever they are."""
 
@@ -36,7 +36,7 @@ def others_unharmed(operation: str) -> Callable[[Callable[P, Commands]], Callabl
                 frame = traceback.extract_tb(error.__traceback__)[-1]
                 where = f"{type(error).__name__}: {error}, {frame.filename.rpartition('/')[2]}:{frame.lineno}"
                 yield from carry_out_plan(
-                    operation, Plan(errors=(f"a mistake of gpurack's own ({where}); report it.",))
+                    operation, Plan(errors=(f"internal error ({where}). This is a bug in gpurack, please report it.",))
                 )
 
         return guarded

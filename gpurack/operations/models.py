@@ -1,7 +1,7 @@
 """The operation that brings a host's models to what the inventory says."""
 
 import json
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from secrets import token_hex
 
 from pyinfra import host
@@ -18,13 +18,13 @@ from gpurack.operations.copying import Copy
 from gpurack.operations.host import (
     announce,
     carry_out_plan,
-    others_unharmed,
+    fail_only_this_host,
     refused_before,
     unattended,
     users_down,
     when_free,
 )
-from gpurack.operations.run_state import Failure, Outcome, host_run, snapshot
+from gpurack.operations.run_state import Failure, host_run, snapshot
 from gpurack.plan.docker import unanswered
 from gpurack.plan.drift import Action
 from gpurack.plan.host import JOBS, MODELS, MODELS_OF_JOBS, Run
@@ -39,20 +39,10 @@ PRUNED = "ollama"
 """What `--data prune=` takes away: what an ollama has pulled beside the models that are listed."""
 RENEWED = "yes"
 """What `--data renew=` may say."""
-OUTCOMES: Mapping[Action, Outcome] = {
-    "create": Outcome.CREATED,
-    "recreate": Outcome.RECREATED,
-    "start": Outcome.STARTED,
-    "wait": Outcome.AWAITED,
-    "pull": Outcome.PULLED,
-    "check": Outcome.CHECKED,
-    "remove": Outcome.REMOVED,
-    "run": Outcome.RAN,
-}
 
 
 @operation()
-@others_unharmed("Models")
+@fail_only_this_host("Models")
 def models(
     wanted: Host, prune: str | None = None, after_jobs: bool = False, renew: str | None = None
 ) -> Generator[PyinfraCommand, None, None]:
@@ -75,7 +65,7 @@ def models(
         return
     for word, value, known in (("prune", prune, PRUNED), ("renew", renew, RENEWED)):
         if value not in (None, known):
-            error = f'{word}="{value}" is not known; write --data {word}={known}.'
+            error = f'{word}="{value}" is not supported. Use --data {word}={known}.'
             yield from carry_out_plan("Models", Plan(errors=(error,)))
             return
     stage = MODELS_OF_JOBS if after_jobs else MODELS
@@ -97,7 +87,7 @@ def this_run(wanted: Host, prune: bool = False, renew: bool = False) -> Run:
 
 
 @operation()
-@others_unharmed("Jobs")
+@fail_only_this_host("Jobs")
 def jobs(wanted: Host) -> Generator[PyinfraCommand, None, None]:
     """
     What the inventory's jobs do once: those that are not done run, one after the other; their results are kept.
@@ -139,8 +129,8 @@ def carry_out_models(wanted: Host, plan: ModelsPlan, operation: str = "Models") 
             host.noop(f"{operation}: nothing to do")
         return
     for change in plan.changes:
-        if change.action in ("create", "recreate", "start", "run"):
-            run.planned[change.model] = OUTCOMES[change.action]
+        if change.action in (Action.CREATE, Action.RECREATE, Action.START, Action.RUN):
+            run.planned[change.model] = change.action
     for step in plan.steps:
         yield from carry_out(step)
     for upload in plan.uploads:
@@ -151,12 +141,12 @@ def carry_out_models(wanted: Host, plan: ModelsPlan, operation: str = "Models") 
                 if wanted_file.get("path") == upload.path:
                     wanted_file["problem"] = copy.problem
     if plan.job:
-        yield Job(wanted, plan, errors, {"Models": "apply", "Jobs": "jobs"}[operation])
+        yield RunnerCall(wanted, plan, errors, {"Models": "apply", "Jobs": "jobs"}[operation])
     elif errors:
         yield Refusal(errors)
 
 
-class Job(Streamed):
+class RunnerCall(Streamed):
     """The runner on the host. Errors known beforehand fail it at the end, when the other models are done."""
 
     def __init__(self, wanted: Host, plan: ModelsPlan, errors: list[Failure], action: str) -> None:
@@ -170,8 +160,8 @@ class Job(Streamed):
         ok, output = super().execute(state, host, connector_arguments)
         run = host_run(host)
         for change in self.plan.changes:
-            if change.action != "keep" and not run.failure(change.model):
-                run.done[change.model] = OUTCOMES[change.action]
+            if change.action != Action.KEEP and not run.failure(change.model):
+                run.done[change.model] = change.action
         run.failures += self.errors
         snapshot(host, self.wanted)  # for the table at the end: ssh is closed by then
         return ok and not self.errors, output

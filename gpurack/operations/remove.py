@@ -7,14 +7,14 @@ from pyinfra.api import operation
 from pyinfra.api.command import PyinfraCommand
 
 from gpurack.operations.commands import Refusal
-from gpurack.operations.host import carry_out_plan, others_unharmed, when_free
+from gpurack.operations.host import carry_out_plan, fail_only_this_host, when_free
 from gpurack.operations.run_state import Failure, snapshot
 from gpurack.plan.remove import plan_remove
 from gpurack.spec.host import Host
 
 
 @operation()
-@others_unharmed("Remove")
+@fail_only_this_host("Remove")
 def remove(wanted: Host, what: str = "models") -> Generator[PyinfraCommand, None, None]:
     """
     Models, project and boot unit removed from the host; weights, images and other data stay.

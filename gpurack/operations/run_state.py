@@ -6,11 +6,11 @@ something changed (`outdated`). An unchanged run is one remote command per host.
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 from pyinfra.api import Host as PyinfraHost
 from pyinfra.api.state import StateStage
 
+from gpurack.plan.drift import Action
 from gpurack.plan.questions import questions
 from gpurack.plan.steps import Finding, by_sentence
 from gpurack.spec.host import Host
@@ -19,19 +19,6 @@ from gpurack.state.snapshot import take_snapshot
 
 _KEY = "gpurack"
 """In `connector_data`. (`pyinfra.host` is a proxy, which no dictionary takes as a key.)"""
-
-
-class Outcome(StrEnum):
-    """What a run did to an entry, as the table says it."""
-
-    CREATED = "created"
-    RECREATED = "recreated"
-    STARTED = "started"
-    AWAITED = "was loading"
-    PULLED = "pulled"
-    CHECKED = "checked"
-    REMOVED = "removed"
-    RAN = "ran now"
 
 
 @dataclass(frozen=True)
@@ -56,7 +43,8 @@ class HostRun:
     snapshot: the last one, taken in pyinfra's stage `taken_in`; outdated: something was begun on the host since.
     connect_error: why ssh failed. refused_by: the operation that refused the host, "" for none. users_down: users whose
     rootless Docker is not ready → why. announced: what was printed. refused_now: errors printed at
-    Execute. foreseen: errors known before anything is done. planned, done: entry → what would be, and was, done to it.
+    Execute. foreseen: errors known before anything is done. planned, done: entry → what would
+    be done to it, and what was.
     """
 
     spec: Host | None = None
@@ -70,8 +58,8 @@ class HostRun:
     refused_now: list[str] = field(default_factory=list)
     foreseen: list[Failure] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
-    planned: dict[str, Outcome] = field(default_factory=dict)
-    done: dict[str, Outcome] = field(default_factory=dict)
+    planned: dict[str, Action] = field(default_factory=dict)
+    done: dict[str, Action] = field(default_factory=dict)
 
     def failed(self, lines: Iterable[str]) -> None:
         """Remembers why a command failed, from what it printed."""

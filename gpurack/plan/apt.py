@@ -102,14 +102,14 @@ def no_repository(repo: Repository, state: HostState) -> list[Step]:
     path = repository_path(repo)
     if path not in state.sources:
         return []
-    return [Shell(f"remove {path}, which is not used any more", sh("rm -f {} {}", path, key_path(repo)))]
+    return [Shell(f"remove {path}, which is no longer used", sh("rm -f {} {}", path, key_path(repo)))]
 
 
 def proxy(proxy: Proxy | None, state: HostState) -> list[Step]:
     """apt's own configuration; it knows exceptions by exact names only."""
     path = paths.APT_PROXY
     if proxy is None:
-        return [Shell("apt needs no proxy any more", sh("rm -f {}", path))] if path in state.files else []
+        return [Shell("remove the proxy for apt", sh("rm -f {}", path))] if path in state.files else []
     lines = [f'Acquire::{scheme}::Proxy "{proxy.url}";' for scheme in ("http", "https")]
     lines += [
         f'Acquire::{scheme}::Proxy::{name} "DIRECT";'

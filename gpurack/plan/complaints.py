@@ -57,15 +57,15 @@ def _wrong_key(found: re.Match[str], text: str, there: There) -> str:
     repository = found["repository"]
     key = f" ({paths.RPM_KEYS}/{repository}.asc)" if repository.startswith(OURS) else ""
     return (
-        f"repository {repository} is not signed with the key that belongs to it{key}. A mirror that signs anew needs "
-        'its own key in the inventory: mirrors: {…: {"url": …, "key": …}}.'
+        f"repository {repository} is not signed with its key{key}. A mirror that signs with its own key needs "
+        'that key in the inventory: mirrors: {…: {"url": …, "key": …}}.'
     )
 
 
 def _wrong_package_key(found: re.Match[str], text: str, there: There) -> str:
     return (
-        f"{found['package']} is not signed with the key of its repository. A mirror that signs anew needs its own key "
-        'in the inventory: mirrors: {…: {"url": …, "key": …}}.'
+        f"{found['package']} is not signed with the key of its repository. A mirror that signs with its own key needs "
+        'that key in the inventory: mirrors: {…: {"url": …, "key": …}}.'
     )
 
 
@@ -74,9 +74,9 @@ def _unreachable(found: re.Match[str], text: str, there: There) -> str:
     detail = re.search(r"^(?: +-|>>>) ((?:Curl error|Status code).*? for http\S+)", text, re.MULTILINE)
     why = f": {detail[1]}" if detail else ""
     remedy = (
-        "Is it reachable from the host? Another one goes into the inventory's mirrors."
+        "Check that the host can reach it, or set a mirror in the inventory's mirrors."
         if repository.startswith(OURS)
-        else "It is not gpurack's: mend it, or disable it."
+        else "gpurack does not manage it: fix it, or disable it."
     )
     return f"repository {repository} cannot be read{why}. {remedy}"
 
@@ -91,7 +91,7 @@ def _no_match(found: re.Match[str], text: str, there: There) -> str | None:
 
 def _other_versions(name: str, version: str, there: There) -> str:
     versions = list(dict.fromkeys(upstream(version) for version, _ in there[name]))[-SHOWN:]
-    return f"{name} {version} is in no repository; there {_are(versions)}."
+    return f"{name} {version} is in no repository. Available: {', '.join(versions)}."
 
 
 def _lacks(found: re.Match[str], text: str, there: There) -> str:
@@ -100,8 +100,8 @@ def _lacks(found: re.Match[str], text: str, there: There) -> str:
 
 def _kept_away(found: re.Match[str], text: str, there: There) -> str:
     return (
-        f"{found['spec'].removesuffix('-*')} is there, but an exclude, a module or a versionlock that is not gpurack's "
-        "keeps it away (excludepkgs in /etc/dnf/dnf.conf and .repo files; {program} versionlock list)."
+        f"{found['spec'].removesuffix('-*')} exists, but an exclude, a module or a versionlock set outside gpurack "
+        "hides it (excludepkgs in /etc/dnf/dnf.conf and .repo files; {program} versionlock list)."
     )
 
 
@@ -117,10 +117,10 @@ def _do_not_fit(found: re.Match[str], text: str, there: There) -> str:
             for repository, versions in sorted(repositories.items())
         )
         return (
-            f"two repositories carry the NVIDIA Container Toolkit at different versions, which do not fit: {which}. "
+            f"two repositories have different versions of the NVIDIA Container Toolkit, which conflict: {which}. "
             f'Write nvidia: {{"toolkit": …}} with one of them, or keep it out of the other: {_keep_out(text)}'
         )
-    return f"the packages do not fit what is on the host: {' '.join(found['problem'].split())}."
+    return f"the packages conflict with what is installed: {' '.join(found['problem'].split())}."
 
 
 def _keep_out(text: str) -> str:
@@ -133,17 +133,17 @@ def _keep_out(text: str) -> str:
 
 
 def _broken_database(found: re.Match[str], text: str, there: There) -> str:
-    return "rpm's database on the host cannot be read. Look: rpm --verifydb; mend it: rpm --rebuilddb."
+    return "rpm's database on the host cannot be read. Check: rpm --verifydb. Fix: rpm --rebuilddb."
 
 
 def _no_room(found: re.Match[str], text: str, there: There) -> str:
-    return f"there is no room for the packages on the host: {found['what'].strip(' .')}."
+    return f"the host has no disk space for the packages: {found['what'].strip(' .')}."
 
 
 def _unsigned_for_apt(found: re.Match[str], text: str, there: There) -> str:
     return (
-        f"repository {found['url'].rstrip('/')} is not signed with the key that belongs to it. A mirror that signs "
-        'anew needs its own key in the inventory: mirrors: {…: {"url": …, "key": …}}.'
+        f"repository {found['url'].rstrip('/')} is not signed with its key. A mirror that signs with "
+        'its own key needs that key in the inventory: mirrors: {…: {"url": …, "key": …}}.'
     )
 
 
@@ -151,8 +151,9 @@ def _unreachable_for_apt(found: re.Match[str], text: str, there: There) -> str:
     detail = re.search(r"(?m)^ +(\d{3} +\S.*?)(?: \[IP: .*\])?$", text)
     why = found.groupdict().get("why") or (detail and " ".join(detail[1].split())) or "it has no Release file"
     return (
-        f"repository {found['url'].rstrip('/')} cannot be read: {why.strip().rstrip('.:')}. Is it reachable from the "
-        "host? Another one goes into the inventory's mirrors; what is not gpurack's stands in /etc/apt/sources.list.d."
+        f"repository {found['url'].rstrip('/')} cannot be read: {why.strip().rstrip('.:')}. Check that the host "
+        "can reach it, or set a mirror in the inventory's mirrors. "
+        "Repositories that gpurack does not manage are in /etc/apt/sources.list.d."
     )
 
 
@@ -170,15 +171,9 @@ def _not_located(found: re.Match[str], text: str, there: There) -> str:
 
 def _same_file(found: re.Match[str], text: str, there: There) -> str:
     return (
-        f"{found['package']} is in the way: it has {found['file']}, too. Remove it, if nothing else needs it "
+        f"{found['package']} conflicts: it also contains {found['file']}. If nothing else needs it, remove it "
         f"({sh('apt-get remove {}', found['package'])}), and run again."
     )
-
-
-def _are(versions: Sequence[str]) -> str:
-    if len(versions) == 1:
-        return f"is {versions[0]}"
-    return f"are {', '.join(versions[:-1])} and {versions[-1]}"
 
 
 COMPLAINTS: Complaints = (

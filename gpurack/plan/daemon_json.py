@@ -96,7 +96,7 @@ def plan_daemon_json(spec: Host, state: HostState, unattended: bool, toolkit: bo
         if refusal:
             return Plan(errors=(refusal,))
     restart = f"restart Docker{stops_foreign(state, live_restore)}"
-    verb = {"reload": "reload Docker", "restart": restart, "": "Docker takes it up by itself"}[action]
+    verb = {"reload": "reload Docker", "restart": restart, "": "Docker applies it by itself"}[action]
     step = Apply(
         reason=f"{', '.join(reasons) or '; '.join(why)} ({verb})",
         patch=changes if changed else None,
@@ -211,7 +211,7 @@ def needed_action(state: HostState, expected: Mapping[str, Any], changed: list[s
     marker = state.files.get(paths.RESTART_MARKER)
     owed = marker.text.strip() if marker else ""
     if any(key not in RELOADED for key in changed) or owed == "restart":
-        return "restart", ["Docker must still take up an earlier change"] if owed else []
+        return "restart", ["an earlier change still needs a restart of Docker"] if owed else []
     if not state.docker:
         return ("restart", []) if changed else ("", [])
     why = [f"dockerd does not know {what} yet" for what in unmet(expected, state.docker)]

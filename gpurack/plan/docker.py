@@ -77,10 +77,10 @@ def keep(spec: Host, state: HostState, platform: Platform) -> Plan:
 
 
 SNAP = (
-    "snap's Docker is installed, whose files, devices and daemon.json are the snap's own; gpurack needs Docker from "
-    "packages. Save what is in it, snap remove docker, and run again."
+    "Docker is installed as a snap, which keeps its files, devices and daemon.json to itself. gpurack needs Docker "
+    "from packages. Save its data, run `snap remove docker`, then run again."
 )
-MISSING = "Docker is not there; run deploys/gpu_host.py, or deploys/docker.py first."
+MISSING = "Docker is not installed. Run `pyinfra INVENTORY deploys/docker.py`."
 
 
 def is_installed(state: HostState) -> bool:
@@ -93,9 +93,9 @@ def unanswered(state: HostState) -> str | None:
     if state.docker:
         return None
     if late := state.late.get("Docker"):
-        return f"Docker {late}. Look: systemctl status docker; journalctl -u docker -n 30."
+        return f"Docker {late}. Check: systemctl status docker; journalctl -u docker -n 30."
     if is_installed(state):
-        return "Docker does not answer. Look: systemctl status docker; journalctl -u docker -n 30."
+        return "Docker does not answer. Check: systemctl status docker; journalctl -u docker -n 30."
     return MISSING
 
 
@@ -115,7 +115,7 @@ def conflict(spec: Host, state: HostState, platform: Platform) -> str | None:
         name, version = next(iter(found.items()))
         together = " ".join(other for other in found if rivals[other] == rivals[name])
         remedy = rivals[name].replace("{names}", together).replace("{program}", state.manager.program)
-        return f"{name} {upstream(version)} is installed and cannot live beside {wanted}. {remedy}"
+        return f"{name} {upstream(version)} is installed and conflicts with {wanted}. {remedy}"
     return None
 
 

@@ -1,9 +1,10 @@
-"""How a model's container differs from what the inventory says: definition, image, state, answer. Pure."""
+"""Compare a container with the inventory: definition, image, state and answer. Pure."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from enum import StrEnum
+from typing import Any, Self
 
 from gpurack import paths
 from gpurack.plan import compose, ledger, pins, pulls
@@ -17,7 +18,27 @@ LATER = ("config", "upstreams")
 """Words that a label of an older gpurack lacks: what files and variables are made of beside the others."""
 ABSENT = object()
 """In the place of a key that is not there; a null in `compose`, which takes a key away, is something else."""
-Action = Literal["keep", "create", "recreate", "start", "wait", "pull", "check", "remove", "run"]
+
+
+class Action(StrEnum):
+    """What a run does to an entry; the runner on the host gets the value. outcome: the table's word once it is done."""
+
+    KEEP = "keep", "unchanged"
+    CREATE = "create", "created"
+    RECREATE = "recreate", "recreated"
+    START = "start", "started"
+    WAIT = "wait", "was loading"
+    PULL = "pull", "pulled"
+    CHECK = "check", "checked"
+    REMOVE = "remove", "removed"
+    RUN = "run", "ran now"
+
+    outcome: str
+
+    def __new__(cls, value: str, outcome: str) -> Self:
+        member = str.__new__(cls, value)
+        member._value_, member.outcome = value, outcome
+        return member
 
 
 @dataclass(frozen=True)
@@ -52,8 +73,8 @@ def compare(desired: DesiredService, state: HostState, prune: bool = False, rene
     container = state.container(name, desired.user)
     if container is None:
         old = replaced(desired, state)
-        reason = "its container is gone" if name in compose.old_services(state, desired.user) else "new"
-        return Change(name, "create", (f"takes the place of {old.name}" if old and old.running else reason,))
+        reason = "its container is missing" if name in compose.old_services(state, desired.user) else "new"
+        return Change(name, Action.CREATE, (f"replaces {old.name}" if old and old.running else reason,))
     definition = ledger.label(container.labels)
     if is_respelled(definition, words, tagged(container, desired.reference, state), container):
         definition = {**definition, "image": words["image"]}
@@ -66,9 +87,11 @@ def compare(desired: DesiredService, state: HostState, prune: bool = False, rene
     if outdated and not reasons:
         reasons = why_renewed(definition, words, lines, service, renew)
         if lines is None and edited(written, service):
-            reasons = reasons or ["its lines in compose.yaml were changed by hand, and its settings are older"]
+            reasons = reasons or [
+                "its service in compose.yaml was edited by hand, and an older gpurack made its container"
+            ]
     if reasons:
-        return Change(name, "recreate", tuple(reasons))
+        return Change(name, Action.RECREATE, tuple(reasons))
     change = of_same_definition(desired, state, prune, lines or written or service, container)
     return replace(change, outdated=outdated, lines=lines)
 
@@ -80,19 +103,21 @@ def of_same_definition(
     made of."""
     name = desired.name
     if not container.running:
-        return Change(name, "start", (describe_state(container),))
+        return Change(name, Action.START, (describe_state(container),))
     if changed_by_hand(desired, state, service):
         # Compose itself knows whether the container was made of the changed lines, and makes it anew only then
-        return Change(name, "start", ("its lines in compose.yaml were changed by hand",))
+        return Change(name, Action.START, ("its service in compose.yaml was edited by hand",))
     if health(name, desired.entry, state) == Health.LOADING:
-        return Change(name, "wait", ("still loading",))
+        return Change(name, Action.WAIT, ("still loading",))
     if reasons := list(pulls.reasons(desired, state, prune)):
-        return Change(name, "pull", tuple(reasons))
+        return Change(name, Action.PULL, tuple(reasons))
     if pins.unchecked(desired, state):
-        return Change(name, "check", ("its weights against the lock",))
+        return Change(name, Action.CHECK, ("its weights against the lock",))
     if desired.locked.digest and tagged(container, desired.reference, state) != container.image:
-        return Change(name, "check", (f"{desired.reference} is another image here than the lock's, which runs",))
-    return Change(name, "keep")
+        return Change(
+            name, Action.CHECK, (f"{desired.reference} differs on this host from the locked image that runs",)
+        )
+    return Change(name, Action.KEEP)
 
 
 def is_respelled(old: Mapping[str, Any], new: Mapping[str, Any], named: str | None, container: Container) -> bool:
@@ -143,9 +168,9 @@ def why_renewed(
         if files:
             return files
         if not old.get("files") and (lines is None or words & {"command", "entrypoint", "environment"}):
-            return ["what it connects to changed, or gpurack's own settings for it"]
+            return ["its connections changed, or gpurack's own settings for this engine"]
     which = ", ".join([*sorted(words), *(line.rpartition(" ")[0] for line in files)])
-    return [f"gpurack's own settings for it changed{': ' if which else ''}{which}"] if renew else []
+    return [f"gpurack's own settings for this engine changed{': ' if which else ''}{which}"] if renew else []
 
 
 def tagged(container: Container, reference: str, state: HostState) -> str | None:
@@ -154,13 +179,13 @@ def tagged(container: Container, reference: str, state: HostState) -> str | None
 
 
 def moved(desired: DesiredService, state: HostState, container: Container) -> list[str]:
-    """Whether a container's image or weights are others than the lock's, or its tag is another image now."""
+    """Whether a container's image or weights are others than the lock's, or its tag is a different image now."""
     reference = desired.reference
     image = pins.moved_image(desired.locked, reference, state.digests_of(container.user).get(container.image, ()))
     commits = dict.fromkeys(pins.moved_commits(desired, state).values())
     named = tagged(container, reference, state)
     if not desired.locked.digest and named not in (None, container.image):
-        image = f"image moved: {reference} is another image now"
+        image = f"image moved: {reference} is a different image now"
     return [reason for reason in (image, *commits) if reason]
 
 
@@ -194,9 +219,9 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         if word not in skipped:
             reasons += changed_secrets(word, old.get(word), new.get(word))
     if not reasons and old.get("uuids") != new.get("uuids"):
-        reasons.append(f"cards {', '.join(ledger.uuids_in(old))} → {', '.join(ledger.uuids_in(new))}")
+        reasons.append(f"GPUs {', '.join(ledger.uuids_in(old))} → {', '.join(ledger.uuids_in(new))}")
     if not reasons and old.get("render_nodes") != new.get("render_nodes"):
-        reasons.append(f"its card has another device: {', '.join(new.get('render_nodes', []))}")
+        reasons.append(f"its GPU has another device: {', '.join(new.get('render_nodes', []))}")
     return reasons
 
 
@@ -255,7 +280,7 @@ def replaced(desired: DesiredService, state: HostState) -> Container | None:
 
 def of_change(change: Change, desired: Mapping[str, DesiredService], state: HostState) -> Container | None:
     """The container that a change is about, if it is there."""
-    if change.action == "remove":
+    if change.action == Action.REMOVE:
         return state.ours.get((change.user, change.model))
     return state.container(change.model, desired[change.model].user)
 

@@ -17,7 +17,7 @@ from gpurack.spec.model import Model
 from gpurack.state.model import Header
 
 GIB = 2**30
-UNSEEN = "its weights have not been looked at yet"
+UNSEEN = "its weights have not been inspected yet"
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def in_stages(model: Model, heads: int, cards: int) -> str:
     tensor = next(number for number in range(cards, 0, -1) if cards % number == 0 and heads % number == 0)
     flags = dict(zip(ENGINES[model.engine].parallel_flags, (tensor, cards // tensor), strict=False))
     words = ", ".join(f'"{flag}": {number}' for flag, number in flags.items())
-    return f"Or layers in stages, over all {cards} cards: args: {{{words}}}."
+    return f"Or layers in stages, over all {cards} GPUs: args: {{{words}}}."
 
 
 def tight(model: Model, header: Header | None, slots: Sequence[GpuSlot]) -> str | None:
@@ -132,16 +132,16 @@ def tight(model: Model, header: Header | None, slots: Sequence[GpuSlot]) -> str 
         return None
     if not known or need.total <= (budget := ENGINES[model.engine].budget(model, min(known))) or need.minimum > budget:
         return None
-    return f"is tight: it usually takes {need.total:.1f} GiB of a card and has {budget:.1f}."
+    return f"is tight: it usually takes {need.total:.1f} GiB of a GPU and has {budget:.1f}."
 
 
 def remedy(model: Model, header: Header, need: Estimate, budget: float, cards: int) -> str:
     """What to write instead: the longest context that fits, the number of cards that would do."""
-    ways = [f"write context: {tokens}"] if (tokens := longest_context(model, header, budget, cards, need)) else []
+    ways = [f"set context: {tokens}"] if (tokens := longest_context(model, header, budget, cards, need)) else []
     if model.vram:
         ways.append(f"raise vram to {math.ceil(need.minimum)}GiB")
     if more := enough_cards(model, header, budget, cards):
-        ways.append(f"give it {more} cards")
+        ways.append(f"give it {more} GPUs")
     ways.append("choose smaller weights")
     text = ", ".join(ways[:-1]) + (" or " if len(ways) > 1 else "") + ways[-1]
     return f"{text[0].upper()}{text[1:]}."

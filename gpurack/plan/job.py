@@ -10,7 +10,7 @@ from gpurack.engines import ENGINES, hints_of
 from gpurack.engines.container import READY_TIMEOUT
 from gpurack.plan import addresses, compose, images, neighbours, pins, pulls, weights
 from gpurack.plan.desired import DesiredService
-from gpurack.plan.drift import Change, holdings, of_change, replaced
+from gpurack.plan.drift import Action, Change, holdings, of_change, replaced
 from gpurack.spec.host import Host
 from gpurack.state.model import HostState
 
@@ -99,8 +99,8 @@ def entry(
 ) -> dict[str, Any]:
     """One model in the job."""
     name, container = change.model, of_change(change, desired, state)
-    if change.action == "remove":
-        return {"name": name, "action": "remove", "from": change.user}
+    if change.action == Action.REMOVE:
+        return {"name": name, "action": Action.REMOVE, "from": change.user}
     one, model = desired[name], desired[name].entry
     data: dict[str, Any] = {
         "name": name,
@@ -109,7 +109,7 @@ def entry(
         "from": container.user if container else model.dockerd,
         "image": services[name]["image"],
         **images.obtained(spec, model),
-        **pulls.told(spec, model),
+        **pulls.pull_request(spec, model),
         "uuids": list(one.uuids),
         "url": one.url,
         "served_name": one.answers_as,
@@ -122,7 +122,7 @@ def entry(
         data["requests"] = engine.requests(model, engine.serves(model, one.served_name))
     if ENGINES[model.engine].gateway:
         data["gateway"] = gateway(name, spec, state)
-    if change.action == "create" and (old := replaced(one, state)):
+    if change.action == Action.CREATE and (old := replaced(one, state)):
         data["replaces"] = {"name": model.replaces, "user": old.user, "id": old.id}
     if after := [other.name for other in one.connections if other.near and depth(other.name, spec) < depth(name, spec)]:
         data["after"] = after
@@ -173,10 +173,10 @@ def groups(
     """The changes in groups that share something they hold now or will hold: a card or a port. Removals come first."""
     merged: list[tuple[set[str], list[Change]]] = []
     for change in acting:
-        after = None if change.action == "remove" else desired[change.model]
+        after = None if change.action == Action.REMOVE else desired[change.model]
         held = {f"name {change.model}"} | holdings(of_change(change, desired, state), after)
         together = [group for group in merged if group[0] & held]
         merged = [group for group in merged if not group[0] & held]
         merged.append((held.union(*(g[0] for g in together)), [c for g in together for c in g[1]] + [change]))
-    first = lambda change: -1 if change.action == "remove" else depth(change.model, spec)  # noqa: E731
+    first = lambda change: -1 if change.action == Action.REMOVE else depth(change.model, spec)  # noqa: E731
     return [sorted(group, key=first) for _, group in merged]

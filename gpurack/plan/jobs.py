@@ -15,7 +15,7 @@ from gpurack.engines import ENGINES
 from gpurack.host_data import json_from_host
 from gpurack.plan import compose, images, ledger, weights
 from gpurack.plan.devices import Devices, devices
-from gpurack.plan.drift import Change
+from gpurack.plan.drift import Action, Change
 from gpurack.plan.job import ours
 from gpurack.plan.models import ModelsPlan, host_files, outward, uploads
 from gpurack.plan.service import hardened, together
@@ -94,7 +94,7 @@ def plan_jobs(
             continue
         text, path = document(job.name, data), paths.job_file(job.name)
         steps.append(WriteFile(f"the job {job.name}, {path}", path, text, "600"))
-        changes.append(Change(job.name, "run", (reason,)))
+        changes.append(Change(job.name, Action.RUN, (reason,)))
         entries.append(payload(job, data, spec))
     if not entries:
         return ModelsPlan(errors=errors)
@@ -117,7 +117,7 @@ def due(job: DesiredJob, state: HostState) -> str | None:
         return "not done yet"
     if found != job.definition:
         return "its definition changed"
-    return f"its result {job.result} is gone" if job.result and state.weights.get(job.result) is None else None
+    return f"its result {job.result} is missing" if job.result and state.weights.get(job.result) is None else None
 
 
 def running(job: DesiredJob, state: HostState) -> bool:
@@ -130,17 +130,17 @@ def obstacle(job: DesiredJob, state: HostState) -> str | None:
     """Why a job cannot run now."""
     stranger = next((c for c in state.containers if (c.user, c.name) == (job.entry.dockerd, job.name)), None)
     if stranger and stranger not in state.proven.values():
-        return f"the container name {job.name} is taken by one that is not gpurack's; give the job another name."
+        return f"a container named `{job.name}` already exists and is not managed by gpurack. Rename the job."
     for path, what in ((job.entry.weights, "weights"), (job.entry.folder, "folder")):
         if isinstance(path, str) and state.weights.get(path) is None:
-            missing = f"{what} {path} does not exist on the host; make it, or correct the path."
+            missing = f"{what} {path} does not exist on the host. Create it, or correct the path."
             return weights.irregular(path, state) or missing
     made = job.result
     served = [c.name for c in state.ours.values() if ledger.label(c.labels).get("weights") == made] if made else []
     if served and state.weights.get(str(made)) is not None:
         return (
-            f"its result {made} is what {served[0]} serves, and would change under it; give result and the model's "
-            "weights another name."
+            f"{served[0]} serves its result {made}, which would change while it is served. Use another name for "
+            "`result` and for the model's weights."
         )
     return None
 

@@ -17,8 +17,8 @@ from gpurack.spec.model import Job, Model
 from gpurack.state.model import MISMATCH, Gpu, HostState
 
 NO_DRIVER = (
-    "there is no NVIDIA driver (no /proc/driver/nvidia), nor AMD's (no /sys/class/kfd). Install the driver and reboot, "
-    "or give the model gpus: []."
+    "no NVIDIA driver (/proc/driver/nvidia) or AMD driver (/sys/class/kfd) is loaded. Install the driver and reboot, "
+    "or set gpus: [] for the model."
 )
 ROUNDING = 0.005
 """GiB by which shares may exceed a GPU: 50 % and 45 % are a little more than 95 % in floating point."""
@@ -169,8 +169,8 @@ def resolve(entry: Model | Job, spec: Host, state: HostState, slots: Sequence[Gp
             raise LookupError(f"GPU {slot.label} is reserved (reserved_gpus); choose another.")
         if expected := other_than_expected(slot, spec):
             raise LookupError(
-                f"GPU {slot.label} is an {slot.name}, where the inventory's hardware has an {expected}. Was the GPU "
-                "exchanged, or is it another host? Correct hardware, or choose another GPU."
+                f"GPU {slot.label} is an {slot.name}, but `hardware` has an {expected} there. "
+                "Correct `hardware`, or choose another GPU."
             )
     if len(set(found)) < len(found):
         raise LookupError(f"{gpus_text(entry)} names one GPU twice.")
@@ -191,7 +191,7 @@ def find(wanted: int | str, state: HostState, slots: Sequence[GpuSlot]) -> GpuSl
     if len(found) == 1:
         return found[0]
     if found:
-        raise LookupError(f"{wanted} fits {len(found)} GPUs; write more of the UUID.")
+        raise LookupError(f"{wanted} matches {len(found)} GPUs. Write more of the UUID.")
     raise LookupError(missing(wanted, state, slots))
 
 
@@ -325,8 +325,8 @@ def held_by_others(name: str, slots: Sequence[GpuSlot], spec: Host, state: HostS
             for process in foreign
         )
         return (
-            f"GPU {slot.label} is used by {who}, which is not gpurack's. Nothing of this model was changed. "
-            f"Wait for it, end it, or choose another GPU{others}."
+            f"GPU {slot.label} is in use by {who}, which gpurack does not manage. This model was not changed. "
+            f"Wait for it to end, stop it, or choose another GPU{others}."
         )
     return None
 
@@ -337,8 +337,8 @@ def not_answering(
     """The sentence for GPUs that an entry had and that no longer answer."""
     reason = f" nvidia-smi says: {state.driver.message}." if state.driver.message else ""
     return (
-        f"its GPU {', '.join(uuids)} does not answer any more.{reason} Reboot the host; if the GPU stays away, give "
-        f"the model another one{free(state, given, slots)}."
+        f"its GPU {', '.join(uuids)} no longer answers.{reason} Reboot the host. If the GPU stays missing, choose "
+        f"another one{free(state, given, slots)}."
     )
 
 

@@ -14,7 +14,7 @@ from gpurack.engines import weights_of
 from gpurack.plan import compose, files, images, ledger, pins, refusals, weights
 from gpurack.plan.compatibility import accelerator
 from gpurack.plan.desired import DesiredService, desire
-from gpurack.plan.drift import Change, compare, mapping
+from gpurack.plan.drift import Action, Change, compare, mapping
 from gpurack.plan.job import Project, make_job
 from gpurack.plan.nvidia_driver import other_driver
 from gpurack.plan.obstacles import blocked, mismatch, obstacle, too_large, unfit
@@ -65,7 +65,7 @@ class ModelsPlan:
     def reasons(self) -> list[str]:
         """For people, before anything happens."""
         copies = [f"copy {upload.source} for {upload.model}" for upload in self.uploads]
-        return [step.reason for step in self.steps] + copies + [str(c) for c in self.changes if c.action != "keep"]
+        return [step.reason for step in self.steps] + copies + [str(c) for c in self.changes if c.action != Action.KEEP]
 
     @property
     def sentences(self) -> list[str]:
@@ -140,7 +140,7 @@ def plan_models(
     )
     planned = {name: one for name, one in decisions.items() if name not in errors}
     changes = [*(one.change for one in planned.values()), *removals(spec, state, down)]
-    acting = [change for change in changes if change.action != "keep"]
+    acting = [change for change in changes if change.action != Action.KEEP]
     everything = projects(spec, state, planned)
     unrecorded = any(not has(state.record, user) for user, _ in state.proven)
     needs_job = bool(acting) or unrecorded or any(project.differs(state) for project in everything)
@@ -188,7 +188,7 @@ def decide(
     if entry.gpus and state.driver.exit_code == MISMATCH:
         # Nothing is known of the cards, so nothing can be compared: what runs goes on, what does not cannot start.
         runs = container and container.running
-        return None if runs else "not started, because driver and library differ."
+        return None if runs else "not started: the NVIDIA driver and its library have different versions."
     if why_not := unfit(entry, accelerator(entry, ledger.slots_of(uuids, state)), container, state):
         return why_not
     desired = desire(name, spec, state, uuids, secrets, salt)
@@ -210,9 +210,9 @@ def removals(spec: Host, state: HostState, down: Mapping[str, str]) -> Iterator[
     wanted = {id(state.container(name, entry.dockerd)) for name, entry in enabled.items()}
     for (user, name), container in sorted(state.ours.items()):
         if id(container) not in wanted and user not in down:
-            why = "disabled" if name in spec.entries else "not in the inventory any more"
-            why = "it runs in another Docker now" if name in enabled else why
-            yield Change(name, "remove", (why,), user=user)
+            why = "disabled" if name in spec.entries else "no longer in the inventory"
+            why = "moved to another Docker" if name in enabled else why
+            yield Change(name, Action.REMOVE, (why,), user=user)
 
 
 def outward(
@@ -280,7 +280,7 @@ def uploads(spec: Host, state: HostState, acting: Sequence[Change]) -> tuple[Upl
     found: dict[str, Upload] = {}
     for change in acting:
         model = spec.everything.get(change.model)
-        if change.action == "remove" or model is None:
+        if change.action == Action.REMOVE or model is None:
             continue
         for one in weights_of(model):
             if isinstance(one, CopyWeights) and state.weights.get(weights.place(spec, one, model.dockerd)) is None:
@@ -304,7 +304,7 @@ def closed_to_others(state: HostState) -> list[Step]:
     """What earlier versions left readable for everybody: digests, what jobs printed, backups."""
     if not state.exposed:
         return []
-    reason = f"close {len(state.exposed)} of gpurack's notes, logs and backups to others than root"
+    reason = f"close {len(state.exposed)} of gpurack's notes, logs and backups to everyone but root"
     return [Shell(reason, sh("chmod go= -- {}", sorted(state.exposed)))]
 
 
@@ -316,7 +316,7 @@ def host_files(state: HostState) -> list[Step]:
         for path, mode in (*((part, "644") for part in paths.RUNNER_PARTS), (paths.RUNNER, "755"))
     ]
     if stale_files := tuple(file for file in runner if not is_written(file, state)):
-        steps.append(WriteFiles(f"the models' runner, {paths.LIB}", stale_files))
+        steps.append(WriteFiles(f"install the model runner in {paths.LIB}", stale_files))
     unit = render(
         "templates/gpurack.service.j2",
         compose_file=paths.compose_file(""),
@@ -324,7 +324,7 @@ def host_files(state: HostState) -> list[Step]:
         runner=paths.RUNNER,
     )
     known = state.units.get("gpurack.service")
-    if stale := written("the unit that starts the models at boot, gpurack.service", paths.BOOT_UNIT, unit, state):
+    if stale := written("install gpurack.service, which starts the models at boot", paths.BOOT_UNIT, unit, state):
         steps += stale
         steps.append(
             Shell("enable gpurack.service", sh("systemctl daemon-reload && systemctl enable -q gpurack.service"))

@@ -34,10 +34,10 @@ def docker_proxy(spec: Host, state: HostState) -> list[Step]:
     if spec.proxy is None:
         if path not in state.files:
             return []
-        return [Shell("Docker needs no proxy any more", sh("rm -f {} && systemctl daemon-reload", path))]
+        return [Shell("remove the proxy for Docker", sh("rm -f {} && systemctl daemon-reload", path))]
     text = dropin_text(spec.proxy)
     steps = written(f"proxy {spec.proxy.url} for Docker", path, text, state)
-    return [*steps, Shell("let systemd read it", sh("systemctl daemon-reload"))] if steps else []
+    return [*steps, Shell("reload systemd", sh("systemctl daemon-reload"))] if steps else []
 
 
 def dropin_text(proxy: Proxy) -> str:
@@ -66,7 +66,7 @@ def certificates(spec: Host, state: HostState, platform: Platform) -> list[Step]
         steps.append(platform.packages.install("install ca-certificates", {"ca-certificates": None}, state))
     for path, text in wanted.items():
         steps += written("certificate of the private authority", path, text, state)
-    names = f"trust {spec.ca}" if wanted else "no private authority is trusted any more"
+    names = f"trust {spec.ca}" if wanted else "stop trusting the private authority"
     gone = [sh("rm -f {}", left)] if left else []
     note = sh("mkdir -p {} && printf %s {} > {}", paths.STATE, remembered, paths.TRUSTED)
     steps.append(Shell(names, all_of([*gone, trust.command, note])))

@@ -21,10 +21,10 @@ def other_driver(spec: Host, state: HostState) -> str | None:
     if not wanted or not found or is_a(found, wanted):
         return None
     there = {upstream(version) for version in packages(state).values()}
-    waiting = next((f" {each} is installed and waits for a reboot." for each in there if is_a(each, wanted)), "")
+    waiting = next((f" {each} is installed and needs a reboot." for each in there if is_a(each, wanted)), "")
     return (
-        f"the host runs NVIDIA's driver {found}, the inventory wants {wanted}.{waiting} gpurack installs no drivers: "
-        "install it and reboot, or correct nvidia.driver. The models are served all the same."
+        f"the host runs the NVIDIA driver {found}, but the inventory has {wanted}.{waiting} gpurack installs no "
+        "drivers: install it and reboot, or correct nvidia.driver. The models are served anyway."
     )
 
 

@@ -1,4 +1,4 @@
-"""What stands in the way of a model's change, or is wrong with one that runs, each as a sentence. Pure."""
+"""Find what blocks a change of a model, or is wrong with a running one. Each is a sentence. Pure."""
 
 import ipaddress
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from gpurack.engines.container import Accelerator
 from gpurack.plan import access, compose, weights
 from gpurack.plan.compatibility import incompatibility
 from gpurack.plan.desired import DesiredService
-from gpurack.plan.drift import Change, holdings, replaced
+from gpurack.plan.drift import Action, Change, holdings, replaced
 from gpurack.plan.estimate import refusal
 from gpurack.plan.health import Health, health
 from gpurack.plan.ledger import slots_of
@@ -27,22 +27,22 @@ def obstacle(desired: DesiredService, spec: Host, state: HostState, change: Chan
     )
     if stranger and stranger != replaced(desired, state):
         return (
-            f'the container name "{name}" is taken by a container that is not gpurack\'s ({stranger.status}, image '
-            f'{stranger.image[7:19]}). Take its place with replaces: "{name}", or give the model another name.'
+            f"a container named `{name}` already exists and is not managed by gpurack ({stranger.status}, image "
+            f"{stranger.image[7:19]}). Adopt it with `replaces: {name}`, or rename the model."
         )
-    holder = port_holder(desired, state) if change.action != "keep" else None
+    holder = port_holder(desired, state) if change.action != Action.KEEP else None
     if holder:
-        return f"port {model.port} is held by {holder}. Nothing of this model was changed. {room(holder)}"
+        return f"port {model.port} is already in use by {holder}. This model was not changed. {port_hint(holder)}"
     closed = state.users[model.dockerd].unreadable if model.dockerd in state.users else frozenset()
     if unread := [path for _, path in desired.weights if path in closed]:
-        return f"weights {unread[0]} may not be read by {model.user}, in whose Docker it is to run; see ls -l."
+        return f"weights {unread[0]} are not readable by {model.user}, who runs this model. Check: ls -l {unread[0]}"
     lying = [path for one, path in desired.weights if isinstance(one, str)]
-    if change.action != "keep" and (missing := [path for path in lying if state.weights.get(path) is None]):
+    if change.action != Action.KEEP and (missing := [path for path in lying if state.weights.get(path) is None]):
         return weights.irregular(missing[0], state) or (
-            f'weights {missing[0]} do not exist on the host. Copy them there, or give {{"url": …, "sha256": …}}.'
+            f'weights {missing[0]} do not exist on the host. Copy them there, or set {{"url": …, "sha256": …}}.'
         )
-    if change.action == "keep":
-        return silence(desired, state)
+    if change.action == Action.KEEP:
+        return unhealthy(desired, state)
     return unreadable(desired, state)
 
 
@@ -60,9 +60,9 @@ def unreadable(desired: DesiredService, state: HostState) -> str | None:
     if not confined or label is None or label in READABLE or any("label" in str(option) for option in options):
         return None
     return (
-        f"Docker confines containers by SELinux here (selinux-enabled), and the weights {path} are labelled {label}, "
-        f"which they may not read. Label them: semanage fcontext -a -t container_ro_file_t '{path}(/.*)?' && "
-        f'restorecon -R {path}; or write compose: {{"security_opt": ["label=disable"]}} for this model.'
+        f"SELinux does not allow containers to read the weights {path} (label {label}). "
+        f"Relabel them: semanage fcontext -a -t container_ro_file_t '{path}(/.*)?' && "
+        f'restorecon -R {path}; or set compose: {{"security_opt": ["label=disable"]}} for this model.'
     )
 
 
@@ -76,15 +76,15 @@ def unfit(model: Model, hardware: Accelerator, container: Container | None, stat
 
 def too_large(desired: DesiredService, state: HostState, change: Change) -> str | None:
     """Why a model that would get a new container does not fit onto its cards; one that runs has shown that it does."""
-    if change.action not in ("create", "recreate"):
+    if change.action not in (Action.CREATE, Action.RECREATE):
         return None
     header = state.headers.get(desired.weights_path)
     error = refusal(desired.entry, header, slots_of(desired.uuids, state))
-    return f"{error} Nothing of this model was changed." if error else None
+    return f"{error} This model was not changed." if error else None
 
 
-def silence(desired: DesiredService, state: HostState) -> str | None:
-    """What is wrong with the answer of a model that runs as it should."""
+def unhealthy(desired: DesiredService, state: HostState) -> str | None:
+    """Return why a running model does not answer as it should; None when it does."""
     name, docker = desired.name, compose.by_hand(desired.user)
     probe = state.probes.get((desired.user, name))
     if probe is None:
@@ -95,18 +95,18 @@ def silence(desired: DesiredService, state: HostState) -> str | None:
             return None
         case Health.RENAMED:
             again = sh("{} rm -f {}", docker, name)
-            answer = f'it answers, but not as "{desired.answers_as}": {probe.body[:200]}'
-            return f"{answer}. Mend: {again}, then run again."
+            answer = f'something else answers there, not "{desired.answers_as}": {probe.body[:200]}'
+            return f"{answer}. Fix: {again}, then run again."
         case _ if probe.status == 0:
             return (
-                f"it runs but does not answer (GET {desired.url}: nothing in 5 seconds). "
-                f"Look: {logs}. Mend: {sh('{} restart {}', docker, name)}, then run again."
+                f"it runs but does not answer (GET {desired.url}: no response in 5 s). "
+                f"Check: {logs}. Fix: {sh('{} restart {}', docker, name)}, then run again."
             )
-    return f"it answers HTTP {probe.status}: {probe.body[:200]}. Look: {logs}."
+    return f"it answers HTTP {probe.status}: {probe.body[:200]}. Check: {logs}."
 
 
 def port_holder(desired: DesiredService, state: HostState) -> str | None:
-    """Who else listens where this model wants to; our own containers make room for each other."""
+    """Return what listens on the port of this model, apart from our own containers."""
     model = desired.entry
     for listener in state.listeners:
         if listener.port != model.port or not addresses_overlap(desired.address, listener.address):
@@ -124,7 +124,7 @@ def port_holder(desired: DesiredService, state: HostState) -> str | None:
         if foreign and foreign.name == model.replaces and foreign.user in (model.dockerd, ""):
             return None
         if foreign:
-            return f'container "{foreign.name}", which is not gpurack\'s'
+            return f"container `{foreign.name}`, which gpurack does not manage"
         # the programs that listen for Docker, and for rootless Docker
         ours = {port for one in state.ours.values() if could_hold(one, listener) for _, port in one.ports}
         if model.port not in ours or not listener.owner.startswith(("docker-proxy", "rootlesskit")):
@@ -138,11 +138,11 @@ def could_hold(container: Container, listener: Listener) -> bool:
     return not container.user or listener.owner.endswith(f", user {container.user})")
 
 
-def room(holder: str) -> str:
-    """How a port is made free."""
+def port_hint(holder: str) -> str:
+    """Return how to free a port."""
     if holder.startswith("container"):
-        container = holder.split('"')[1]
-        return f'Take its place with replaces: "{container}", stop it, or use another port.'
+        container = holder.split("`")[1]
+        return f"Adopt it with `replaces: {container}`, stop it, or use another port."
     return "Stop it or use another port."
 
 
@@ -157,10 +157,10 @@ def addresses_overlap(one: str, other: str) -> bool:
 
 
 def mismatch(state: HostState) -> str:
-    """Driver and library differ: what runs goes on, but nothing could start again."""
+    """Return the error for a driver and library of different versions."""
     return (
-        f"kernel module {state.driver.kernel}, but nvidia-smi says: {state.driver.message}. Running models go on but "
-        "could not start again, so none on a GPU was touched. Reboot the host, then run again."
+        f"the NVIDIA kernel module is {state.driver.kernel}, but nvidia-smi says: {state.driver.message}. Running "
+        "models keep running but could not restart, so no model on a GPU was changed. Reboot the host, then run again."
     )
 
 
@@ -174,7 +174,7 @@ def blocked(
     """Models that would take a card or port from a model that has to stay as it is: name → sentence. Its container
     still runs there, so a swap of two models happens as a whole or not at all."""
     found: dict[str, str] = {}
-    pending = [change for change in changes if change.action in ("create", "recreate", "start")]
+    pending = [change for change in changes if change.action in (Action.CREATE, Action.RECREATE, Action.START)]
     there = {name: state.container(name, entry.dockerd) for name, entry in spec.entries.items()}
     stuck = [name for name in errors if there.get(name)]
     while stuck:
@@ -186,15 +186,16 @@ def blocked(
             if spec.entries[name].vram and spec.entries[other].vram:
                 taken = {thing for thing in taken if thing.startswith("port ")}
             if taken and name not in found:
-                things = ", ".join(sorted(spoken(thing, state) for thing in taken))
+                things = ", ".join(sorted(gpu_label(thing, state) for thing in taken))
                 found[name] = (
-                    f"{things} is still held by {other}, which could not be changed, so neither was this model."
+                    f"{things} is still in use by {other}, which could not be changed. "
+                    "This model was not changed either."
                 )
                 stuck += [name] if there[name] else []
     return found
 
 
-def spoken(holding: str, state: HostState) -> str:
-    """`gpu GPU-6f1c…` by its index."""
+def gpu_label(holding: str, state: HostState) -> str:
+    """Return `GPU 0` for `gpu GPU-6f1c…`; other names stay."""
     indices = {f"gpu {gpu.uuid}": f"GPU {gpu.index}" for gpu in state.gpus}
     return indices.get(holding, holding)

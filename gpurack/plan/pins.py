@@ -14,7 +14,7 @@ from gpurack.spec.image_ref import split_digest
 from gpurack.spec.lock import HostLock, ModelLock
 from gpurack.spec.model import Model
 from gpurack.spec.problems import Problem
-from gpurack.spec.weights import HfWeights, ModelScopeWeights
+from gpurack.spec.weights import HfWeights, ModelScopeWeights, belongs
 from gpurack.state.model import HostState
 
 ENGINES = {"docker-ce": "docker-ce", "docker.io": "distro"}
@@ -61,7 +61,7 @@ def changed_weights(desired: DesiredService, state: HostState) -> str | None:
     moved = moved_commits(desired, state)  # they are fetched anew
     for file, wanted in desired.locked.weights.items():
         found = state.hashes.get(file, wanted)
-        if found != wanted and not any(weights.belongs(file, path) for path in moved):
+        if found != wanted and not any(belongs(file, path) for path in moved):
             return (  # as in files/fetch.py, which finds it where nobody had read the file yet
                 f"{file} does not match the lock: its sha256 is {found}, not {wanted}. To restore the old one, "
                 f"{again(desired.entry)}; to accept the new one, gpurack lock INVENTORY {desired.name} --upgrade."
@@ -85,7 +85,7 @@ def changed_pulls(desired: DesiredService, state: HostState) -> str | None:
 def of_hub(desired: DesiredService, path: str) -> dict[str, Any]:
     """What the runner is told of weights that a hub has: commit ("": where the branch is now) and sha256 of files."""
     locked = desired.locked
-    files = {file: sha256 for file, sha256 in locked.weights.items() if weights.belongs(file, path)}
+    files = {file: sha256 for file, sha256 in locked.weights.items() if belongs(file, path)}
     return {"commit": commits(locked, desired.weights_path).get(path, ""), "sha256": files}
 
 
@@ -147,7 +147,7 @@ def of_entry(host: Host, model: Model, locked: ModelLock) -> Iterator[tuple[str,
         elif all(digest and digest != locked.digest for _, digest in wanted):
             yield "image", f"{short(locked.digest)} for it."
     path = weights.host_path(host, model)
-    if path and locked.weights and not any(weights.belongs(file, path) for file in locked.weights):
+    if path and locked.weights and not any(belongs(file, path) for file in locked.weights):
         yield "weights", f"{next(iter(sorted(locked.weights)))}, not {path}."
         return
     for one in weights_of(model):

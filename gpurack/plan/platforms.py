@@ -45,7 +45,7 @@ class Platform:
 
 def _kept(source: str, remove: str) -> str:
     return (
-        f'To keep it write docker: {{"source": "{source}"}}; to change over, stop its containers and '
+        f'To keep it, set docker: {{"source": "{source}"}}. To replace it, stop its containers, then run: '
         f"{remove} {{names}}."
     )
 
@@ -67,7 +67,7 @@ def _debian(name: str, family: str, distro_packages: tuple[str, ...] = (), coden
         rivals={
             "docker.io": own,
             "docker-ce": docker,
-            "podman-docker": f"It only calls podman docker: {apt.REMOVE} podman-docker.",
+            "podman-docker": f"It only names podman docker: {apt.REMOVE} podman-docker.",
         },
         ce_rivals=dict.fromkeys((*distro_packages, "docker-buildx"), own) if distro_packages else {},
         distro_rivals=dict.fromkeys(CE_PACKAGES, docker),
@@ -93,14 +93,14 @@ def _red_hat(name: str, docker_ce: str, distro_packages: tuple[str, ...] = ()) -
             "docker-ce": docker,
             "moby-engine": own,
             "docker": _kept("keep", rpm.REMOVE),
-            "podman-docker": f"It only calls podman docker: {rpm.REMOVE} podman-docker.",
+            "podman-docker": f"It only names podman docker: {rpm.REMOVE} podman-docker.",
         },
         ce_rivals={
             **dict.fromkeys(distro_packages, own),
             # containerd.io obsoletes both, so that dnf would take them away without a word
-            "runc": "containerd.io brings its own; what else needs one (podman, buildah) runs with crun as well: "
+            "runc": "containerd.io has its own. Podman and buildah also run with crun: "
             f"{{program}} install crun, then {rpm.REMOVE} runc.",
-            "containerd": f"containerd.io takes its place: {rpm.REMOVE} containerd.",
+            "containerd": f"containerd.io replaces it: {rpm.REMOVE} containerd.",
         },
         distro_rivals=dict.fromkeys(CE_PACKAGES, docker),
     )

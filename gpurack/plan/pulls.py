@@ -43,7 +43,7 @@ def pulling(entry: Model) -> bool:
     return "pull" in ENGINES[entry.engine].fields
 
 
-def told(spec: Host, entry: Model) -> dict[str, Any]:
+def pull_request(spec: Host, entry: Model) -> dict[str, Any]:
     """What the runner (files/ollama.py) is told: each model's name, from where to pull it, and whether that speaks
     plain HTTP; {} for an engine without a library."""
     return {"pull": [source(spec, full_name(each)) for each in entry.pull]} if pulling(entry) else {}

@@ -12,11 +12,12 @@ from gpurack.endpoints import others_reach
 from gpurack.engines import ENGINES
 from gpurack.engines.open_webui import UNCLAIMED
 from gpurack.plan.desired import DesiredService
+from gpurack.plan.drift import Action
 from gpurack.spec.host import Host
 from gpurack.spec.model import Model
 from gpurack.state.model import HostState
 
-MADE = ("create", "recreate")
+MADE = (Action.CREATE, Action.RECREATE)
 """The actions that refusals are errors for."""
 
 Refusal = Callable[[DesiredService, HostState], str | None]
@@ -31,11 +32,8 @@ def no_lan_address(desired: DesiredService, state: HostState) -> str | None:
     """`bind: lan` on a host without a default route."""
     if desired.entry.bind != "lan" or state.address:
         return None
-    addresses = ", ".join(state.addresses) or "gpurack sees none (ip address)"
-    return (
-        "`bind: lan` is the address of the default route, and the host has none. Write one of its addresses as "
-        f"`bind`: {addresses}."
-    )
+    addresses = ", ".join(state.addresses) or "none found (ip address)"
+    return f"`bind: lan` needs a default route, and the host has none. Set `bind` to one of its addresses: {addresses}."
 
 
 def no_first_account(desired: DesiredService, state: HostState) -> str | None:

@@ -20,11 +20,14 @@ def plan_remove(state: HostState, what: str) -> Plan:
     """what: "models", or "all" for Docker and the toolkit too, and the set-up of users' rootless Dockers. Weights,
     images, volumes, daemon.json, linger and subordinate ids stay."""
     if what not in ASKABLE:
-        return Plan(errors=(f'remove="{what}" is not known; write --data remove=models or --data remove=all.',))
+        return Plan(errors=(f'remove="{what}" is not supported. Use --data remove=models or --data remove=all.',))
     users = sorted(state.users)
     if what == "all" and (foreign := [name for user in ("", *users) for name in foreign_running(state, user)]):
         return Plan(
-            errors=(f"Docker stays, because containers that are not gpurack's run in it: {', '.join(foreign)}.",)
+            errors=(
+                "Docker was not removed, because containers that gpurack does not manage run in it: "
+                f"{', '.join(foreign)}.",
+            )
         )
     steps: list[Step] = []
     for user in ("", *users):

@@ -39,4 +39,6 @@ def may_stop_foreign(
     remedy = 'Run without -y and confirm, stop them yourself, or write docker: {"restart": "always"}.'
     if policy == "never":
         remedy = 'The inventory says docker.restart: never; stop them yourself or write "ask".'
-    return f"{why} needs a restart of Docker, which would stop containers that are not gpurack's: {names}. {remedy}"
+    return (
+        f"{why} needs a restart of Docker, which would stop containers that gpurack does not manage: {names}. {remedy}"
+    )

@@ -83,14 +83,14 @@ def unusable(name: str, state: HostState) -> str | None:
     """Why a user can have no rootless Docker before somebody mends it; None when there is no such reason."""
     user = state.users.get(name)
     if late := state.late.get(f"user {name}") or state.late.get("accounts"):
-        return f"what the programs of {name} say is not known: {late}. Look: sudo -iu {name} docker info."
+        return f"could not inspect the rootless Docker of {name}: {late}. Check: sudo -iu {name} docker info."
     if user is None:
         return (
-            f"the user {name} does not exist on the host. gpurack makes no accounts: make it "
-            f"({sh('useradd --create-home {}', name)}, or in your directory), or take it out of docker.rootless."
+            f"the user {name} does not exist on the host. gpurack creates no accounts: create it "
+            f"({sh('useradd --create-home {}', name)}, or in your directory), or remove it from docker.rootless."
         )
     if user.uid == 0:
-        return f"{name} is root, whose Docker is the host's own; take it out of docker.rootless."
+        return f"{name} is root. The Docker of root is the host's own: remove it from docker.rootless."
     for file, lines in (("/etc/subuid", state.kernel.subuids), ("/etc/subgid", state.kernel.subgids)):
         if error := wrong_range(name, user, file, lines):
             return error
@@ -105,9 +105,9 @@ def not_ready(name: str, state: HostState) -> str | None:
     if user.docker:
         return None
     if user.unit.loaded == "loaded":
-        look = sh("systemctl --user -M {}@ status docker; journalctl _UID={} -n 30", name, user.uid)
-        return f"the rootless Docker of {name} does not answer. Look: {look}."
-    return f"{name} has no rootless Docker yet; run deploys/gpu_host.py, or deploys/docker.py first."
+        check = sh("systemctl --user -M {}@ status docker; journalctl _UID={} -n 30", name, user.uid)
+        return f"the rootless Docker of {name} does not answer. Check: {check}."
+    return f"{name} has no rootless Docker yet. Run `pyinfra INVENTORY deploys/docker.py`."
 
 
 # --- the host --------------------------------------------------------------------------------------------------------
@@ -123,14 +123,20 @@ def host_steps(spec: Host, state: HostState, platform: Platform) -> list[Step]:
     low = [name for name in SYSCTLS if state.kernel.sysctls.get(name) == "0"]
     if low:
         text = "".join(f"{name.replace('/', '.')} = {value}\n" for name, value in SYSCTLS.items() if name in low)
-        steps.append(WriteFile(f"let users make namespaces ({', '.join(low)})", SYSCTL_FILE, text))
-        steps.append(Shell("take these settings up", sh("sysctl -q -p {}", SYSCTL_FILE)))
+        steps.append(WriteFile(f"allow user namespaces ({', '.join(low)})", SYSCTL_FILE, text))
+        steps.append(Shell("apply these settings", sh("sysctl -q -p {}", SYSCTL_FILE)))
     if state.kernel.sysctls.get("kernel/apparmor_restrict_unprivileged_userns") == "1":
         steps += [] if state.kernel.rootlesskit_profile else [profile()]
     if state.has_nvidia:
         steps += cdi_folders(state)
         wrapper = read_text("files/dockerd-rootless")
-        steps += written("what shows CDI specs to rootless daemons", paths.DOCKERD_ROOTLESS, wrapper, state, "755")
+        steps += written(
+            "install the wrapper that shows CDI specs to rootless daemons",
+            paths.DOCKERD_ROOTLESS,
+            wrapper,
+            state,
+            "755",
+        )
     return steps
 
 
@@ -142,15 +148,15 @@ def profile() -> Step:
         read_text("files/gpurack-rootlesskit"),
         PROFILE,
     )
-    return Shell("let rootlesskit make user namespaces (AppArmor)", command)
+    return Shell("allow rootlesskit to make user namespaces (AppArmor)", command)
 
 
 def cdi_folders(state: HostState) -> list[Step]:
     """Both folders of CDI specs, from early at boot on: a daemon that starts before they are there never sees them."""
     text = "".join(f"d {folder} 0755 root root -\n" for folder in paths.CDI_FOLDERS)
-    steps = written("folders of CDI specs at every boot", TMPFILES, text, state)
+    steps = written("create the folders of CDI specs at every boot", TMPFILES, text, state)
     if steps or not state.kernel.folders >= set(paths.CDI_FOLDERS):
-        steps.append(Shell("make the folders of CDI specs", sh("systemd-tmpfiles --create {}", TMPFILES)))
+        steps.append(Shell("create the folders of CDI specs now", sh("systemd-tmpfiles --create {}", TMPFILES)))
     return steps
 
 
@@ -167,7 +173,7 @@ def at_boot(name: str, user: User) -> list[Step]:
     if user.linger and user.manager:
         return []
     # dbus-user-session may have come while the user's systemd ran
-    sentence = f"error the systemd of {name} does not answer. Look: systemctl status user@{user.uid}"
+    sentence = f"error the systemd of {name} does not answer. Check: systemctl status user@{user.uid}"
     command = sh(
         "loginctl enable-linger {name} && systemctl start user@{uid}.service && "
         "{ [ -S {runtime}/bus ] || { {bus} daemon-reload; {bus} start dbus.socket; } >/dev/null 2>&1; }; "
@@ -178,7 +184,7 @@ def at_boot(name: str, user: User) -> list[Step]:
         bus=sh("timeout -k 5 {} {} systemctl --user", BUS, as_user(name, user)),
         sentence=sentence,
     )
-    return [Shell(f"let {name}'s units run from boot on (linger)", command)]
+    return [Shell(f"let {name}'s units start at boot (linger)", command)]
 
 
 def folders(name: str, user: User, spec: Host) -> list[Step]:
@@ -286,7 +292,7 @@ def wanted_keys(name: str, spec: Host, state: HostState, current: Mapping[str, A
 
 def stale(user: User, state: HostState, expected: Mapping[str, Any], cdi: bool) -> list[str]:
     """What the daemon that runs does not know yet, for people."""
-    why = ["it must still take up an earlier change"] if marker(user) in state.files else []
+    why = ["an earlier change still needs a restart"] if marker(user) in state.files else []
     if not user.docker:
         return why
     why += [f"dockerd does not know {what} yet" for what in daemon_json.unmet(expected, user.docker)]

@@ -95,7 +95,7 @@ def no_repository(repo: Repository, state: HostState) -> list[Step]:
     path = repository_path(repo)
     if path not in state.sources:
         return []
-    return [Shell(f"remove {path}, which is not used any more", sh("rm -f {} {}", path, key_path(repo)))]
+    return [Shell(f"remove {path}, which is no longer used", sh("rm -f {} {}", path, key_path(repo)))]
 
 
 OURS = "# by gpurack: the inventory's proxy\n"
@@ -115,7 +115,7 @@ def proxy(proxy: Proxy | None, state: HostState) -> list[Step]:
         wanted = f"{head}{found}{OURS}proxy={proxy.url}\n{rest}"
     if wanted == text:
         return []
-    why = f"proxy {proxy.url} for packages" if proxy else "packages need no proxy any more"
+    why = f"proxy {proxy.url} for packages" if proxy else "remove the proxy for packages"
     return [WriteFile(why, path, wanted, there.mode if there else "644")]  # it may hold the admin's passwords
 
 

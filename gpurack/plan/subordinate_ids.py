@@ -54,13 +54,13 @@ def wrong_range(name: str, user: User, file: str, lines: Sequence[str]) -> str |
     ranges = [parsed for line in lines if (parsed := parse_range(line))]
     mine = [one for one in ranges if one[0] in (name, str(user.uid))]
     if mine and sum(count for _, _, count in mine) < IDS:
-        return f"{name} has fewer than {IDS} subordinate ids in {file}. Take the line out, and gpurack grants enough."
+        return f"{name} has fewer than {IDS} subordinate ids in {file}. Remove the line, and gpurack grants enough."
     for _, start, count in mine:
         for who, other, length in ranges:
             if who not in (name, str(user.uid)) and start < other + length and other < start + count:
                 return (
-                    f"the subordinate ids of {name} in {file} overlap those of {who}, so that each could be the other "
-                    f"in containers. Give one of them other ids."
+                    f"the subordinate ids of {name} in {file} overlap those of {who}, so containers of one could "
+                    f"act as the other. Change the ids of one of them."
                 )
     return None
 

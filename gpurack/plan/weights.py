@@ -7,7 +7,6 @@ from gpurack.engines import weights_of
 from gpurack.spec.host import Host
 from gpurack.spec.model import Job, Model
 from gpurack.spec.weights import SPLIT, CopyWeights, HfWeights, ModelScopeWeights, UrlWeights, Weights
-from gpurack.spec.weights import belongs as belongs
 from gpurack.state.model import HostState
 
 HUBS = {"hf": "https://huggingface.co", "modelscope": "https://www.modelscope.cn"}
@@ -39,7 +38,7 @@ def unseen(spec: Host, name: str, state: HostState) -> str | None:
     if isinstance(entry, Job):
         places += [job_folder(spec, name), result_path(spec, name) or ""]
     why = next((state.late[part] for path in places if (part := f"weights {path}") in state.late), None)
-    return f"its weights are not known: {why}. Nothing of it was changed. Look: df -h; dmesg | tail." if why else None
+    return f"could not inspect its weights: {why}. It was not changed. Check: df -h; dmesg | tail." if why else None
 
 
 def irregular(path: str, state: HostState) -> str | None:
@@ -47,7 +46,7 @@ def irregular(path: str, state: HostState) -> str | None:
     kind = state.irregular.get(path)
     if kind == "hidden":
         who = ", ".join(sorted(state.owned.get(path, ()))) or "who may change it"
-        return f"{path} cannot be inspected: it is inspected as {who}, who has no access. See namei -l {path}."
+        return f"{path} cannot be inspected: gpurack inspects it as {who}, who has no access. Check: namei -l {path}."
     return f"{path} is not a regular file or a folder ({kind}). Replace it, or correct the path." if kind else None
 
 
@@ -99,8 +98,8 @@ def changeable(spec: Host, state: HostState) -> list[str]:
     if not names:
         return []
     return [
-        f"weights of {', '.join(names)} lie in folders that {', '.join(sorted(who))} can change, and with them what is "
-        "served. Give the folders to root (chown root:, chmod go-w), or let gpurack fetch the weights."
+        f"weights of {', '.join(names)} are in folders that {', '.join(sorted(who))} can write to, and so change what "
+        "is served. Make root the owner (chown root:, chmod go-w), or let gpurack fetch the weights."
     ]
 
 

@@ -1,4 +1,4 @@
-"""What a check yields, and how pytest is told: a few lines with expected, found and the command that mends it."""
+"""What a check yields, and how pytest is told: a few lines with expected, found and the command that fixes it."""
 
 import functools
 import inspect
@@ -14,34 +14,34 @@ from gpurack.verify.plugin import HOST, MODEL
 
 @dataclass(frozen=True)
 class Drift:
-    """One difference between the inventory and the host. mend: the command; default: the inventory's own run."""
+    """One difference between the inventory and the host. fix: the command; default: the inventory's own run."""
 
     what: str
     expected: str
     found: str
-    mend: str | None = None
+    fix: str | None = None
 
 
 class Unread(Exception):
-    """A part of the evidence that could not be gathered: why, and what mends that.
+    """A part of the evidence that could not be gathered: why, and what fixes that.
 
-    told: a check has failed with it; of a host without any evidence all have the same.
+    reported: a check has failed with it; of a host without any evidence all have the same.
     """
 
-    def __init__(self, why: str, mend: str) -> None:
+    def __init__(self, why: str, fix: str) -> None:
         super().__init__(why)
-        self.mend = mend
-        self.told = False
+        self.fix = fix
+        self.reported = False
 
 
 class Checked(Protocol):
-    """What a check is about: a host, or a model on it. mend: the command that usually mends it."""
+    """What a check is about: a host, or a model on it. fix: the command that usually fixes it."""
 
     @property
     def title(self) -> str: ...
 
     @property
-    def mend(self) -> str: ...
+    def fix(self) -> str: ...
 
 
 Check = Callable[[Any], Iterator[Drift]]
@@ -66,13 +66,13 @@ def _test(function: Check, argument: str, where: Where) -> Callable[..., None]:
     def test(**given: Any) -> None:
         checked = given[argument]
         try:
-            lines = said(checked, function(checked))
+            lines = drift_lines(checked, function(checked))
         except Exception as error:
             unread = error if isinstance(error, Unread) else garbled(checked, error)
-            if unread.told:
+            if unread.reported:
                 pytest.skip(f"{checked.title}: {unread}")
-            unread.told = True
-            lines = [f"{checked.title}: {unread}", f"    mend: {unread.mend}"]
+            unread.reported = True
+            lines = [f"{checked.title}: {unread}", f"    fix: {unread.fix}"]
         if lines:
             pytest.fail("\n".join(lines), pytrace=False)
 
@@ -91,12 +91,12 @@ def garbled(checked: Any, error: Exception) -> Unread:
     return found
 
 
-def said(checked: Checked, drifts: Iterable[Drift]) -> list[str]:
-    """The lines of all drifts; a command that mends several of them is said once, below the last."""
-    found = [(drift, drift.mend or checked.mend) for drift in drifts]
+def drift_lines(checked: Checked, drifts: Iterable[Drift]) -> list[str]:
+    """The lines of all drifts; a command that fixes several of them is said once, below the last."""
+    found = [(drift, drift.fix or checked.fix) for drift in drifts]
     lines = []
-    for index, (drift, mend) in enumerate(found):
+    for index, (drift, fix) in enumerate(found):
         lines.append(f"{checked.title}: {drift.what}: expected {drift.expected}, found {drift.found}")
-        if mend not in [later for _, later in found[index + 1 :]]:
-            lines.append(f"    mend: {mend}")
+        if fix not in [later for _, later in found[index + 1 :]]:
+            lines.append(f"    fix: {fix}")
     return lines

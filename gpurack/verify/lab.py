@@ -44,7 +44,7 @@ class Server:
     name: str
     wanted: Host
     pyinfra: PyinfraHost
-    mend: str
+    fix: str
     salt: str
     look: Callable[[str], Seen] = field(repr=False)
     garbled: Unread | None = None
@@ -95,9 +95,9 @@ class Entry:
         return f"{self.server.name} {self.name}"
 
     @property
-    def mend(self) -> str:
+    def fix(self) -> str:
         """The host's."""
-        return self.server.mend
+        return self.server.fix
 
     @property
     def container(self) -> Any:

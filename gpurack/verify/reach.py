@@ -76,6 +76,6 @@ def run_as_root(host: Host, program: Sh, stdin: str, limit: int) -> str:
             raise Unread(f"expected root, or sudo, found that {why}", f"log in as root, or allow sudo on {host.name}")
     if result.failed:
         last = (result.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        mend = by_ssh(host.name, sh("{} --version", program.split()[0]))
-        raise Unread(f"{program}: expected an answer, found: {last}", mend)
+        fix = by_ssh(host.name, sh("{} --version", program.split()[0]))
+        raise Unread(f"{program}: expected an answer, found: {last}", fix)
     return str(result.stdout)

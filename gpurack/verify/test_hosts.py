@@ -136,7 +136,7 @@ def as_drift(step: Step, server: Server) -> Iterator[Drift]:
     if isinstance(step, WriteFile):
         said = server.seen["files"].get(step.path, {}).get("text")
         if said != step.content:
-            yield Drift(step.path, "as gpurack writes it", difference(step.content, said))
+            yield Drift(step.path, "as written by gpurack", difference(step.content, said))
         else:
             yield from other_access(step.path, step.mode, server)
     elif isinstance(step, WriteFiles):
@@ -191,8 +191,8 @@ def test_rootless_docker(server: Server) -> Iterator[Drift]:
     for name in server.wanted.users:
         user, info = whole(server.seen["users"].get(name), name), server.seen.daemon(name)["info"]
         if user is None:
-            mend = by_ssh(server.name, sh("sudo useradd --create-home {}", name))
-            yield Drift(f"user {name}", "an account", "none", mend)
+            fix = by_ssh(server.name, sh("sudo useradd --create-home {}", name))
+            yield Drift(f"user {name}", "an account", "none", fix)
             continue
         if not user["linger"]:
             yield Drift(f"linger of {name}", "on", "off")
@@ -220,8 +220,8 @@ def test_rootless_files(server: Server) -> Iterator[Drift]:
         current, error = daemon_json.read(state, path)
         target = patch(current, rootless.wanted_keys(name, wanted, state, current))
         if error:
-            mend = f"{move_away(path, server)}; {server.mend}"
-            yield Drift(path, "an object in JSON", error.partition(". It was")[0].removeprefix(f"{path} "), mend)
+            fix = f"{move_away(path, server)}; {server.fix}"
+            yield Drift(path, "an object in JSON", error.partition(". It was")[0].removeprefix(f"{path} "), fix)
         for key in sorted({*current, *target}) if not error else ():
             if current.get(key) != target.get(key):
                 yield Drift(f"{path} {key}", shown(target.get(key)), shown(current.get(key)))
@@ -229,7 +229,7 @@ def test_rootless_files(server: Server) -> Iterator[Drift]:
             there = state.files.get(f"{user.home}/{file}")
             found = there.text if there else None
             if found != text:
-                expected = "no file" if text is None else "as gpurack writes it"
+                expected = "no file" if text is None else "as written by gpurack"
                 yield Drift(f"{user.home}/{file}", expected, "one" if text is None else difference(text, found))
     for step in rootless.host_steps(wanted, state, platform_there(server)):
         yield from as_drift(step, server)
@@ -246,7 +246,7 @@ def restart(server: Server) -> Sh:
 
 
 def reboot(server: Server) -> Sh:
-    """What only a boot mends."""
+    """What only a boot fixes."""
     return by_ssh(server.name, sh("sudo reboot"))
 
 
@@ -259,8 +259,8 @@ def desired(server: Server) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """daemon.json as it is and as it should be. Raises Unread when it cannot be read."""
     current, error = daemon_json.read(server.state)
     if error:
-        mend = f"{move_away(paths.DAEMON_JSON, server)}; {server.mend}"
-        raise Unread(f"daemon.json: expected an object in JSON, found {error.partition('. It was')[0]}", mend)
+        fix = f"{move_away(paths.DAEMON_JSON, server)}; {server.fix}"
+        raise Unread(f"daemon.json: expected an object in JSON, found {error.partition('. It was')[0]}", fix)
     changes = daemon_json.wanted(server.wanted, server.state, current, toolkit=server.state.has_nvidia)
     return current, patch(current, changes)
 
@@ -324,13 +324,13 @@ def test_cdi_devices(server: Server) -> Iterator[Drift]:
     answering = [gpu.uuid for gpu in server.state.gpus if gpu.vendor == "nvidia"]
     missing = [uuid for uuid in answering if uuid not in cards["cdi"]["devices"]]
     if missing:
-        yield Drift("CDI", f"a device for each of {len(answering)} cards", f"none for {', '.join(missing)}")
-    mend = by_ssh(server.name, sh("sudo systemctl restart nvidia-cdi-refresh"))
+        yield Drift("CDI", f"a device for each of {len(answering)} GPUs", f"none for {', '.join(missing)}")
+    fix = by_ssh(server.name, sh("sudo systemctl restart nvidia-cdi-refresh"))
     if cards["cdi"]["missing"]:
-        yield Drift("CDI", "device nodes that are there", f"no {', '.join(cards['cdi']['missing'])}", mend)
+        yield Drift("CDI", "existing device nodes", f"no {', '.join(cards['cdi']['missing'])}", fix)
     if gone := cards["cdi"]["gone"]:
         more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
-        yield Drift("CDI", "files of the driver that are there", f"no {gone[0]}{more}", mend)
+        yield Drift("CDI", "existing files of the driver", f"no {gone[0]}{more}", fix)
 
 
 @on_hosts(has_nvidia)
@@ -376,7 +376,7 @@ def test_cards(server: Server) -> Iterator[Drift]:
             yield Drift(f"GPU {gpu.index}", expected, gpu.name, "correct hardware in the inventory")
     for place, uuid in known.items():
         if uuid not in {gpu.uuid for gpu in gpus} and server.state.driver.exit_code != MISMATCH:
-            yield Drift(f"the card {uuid} at {place}", "an answer from nvidia-smi", "none", reboot(server))
+            yield Drift(f"GPU {uuid} at {place}", "an answer from nvidia-smi", "none", reboot(server))
 
 
 @on_hosts(has_models)
@@ -415,14 +415,14 @@ def test_secrets(server: Server) -> Iterator[Drift]:
         if file["sum"] is None:
             yield from open_folder(path, file, server)
         elif folder.name not in wanted:
-            yield Drift(path, "no file of a model that is not there", "one")
+            yield Drift(path, "no file of a missing model", "one")
         elif path not in theirs:
             yield Drift(path, f"no file that {folder.name} is not given", "one")
     for user, why in found["unread"].items():
         warnings.warn(f"{server.title}: the arguments of {user}'s processes were not read: {why}.", stacklevel=1)
     for name, place in found["leaks"]:
-        mend = "change the key where the inventory says it is, and run again"
-        yield Drift(f"the secret {name}", "nowhere but in its file", f"in {place}", mend)
+        fix = "change the key where the inventory says it is, and run again"
+        yield Drift(f"the secret {name}", "nowhere but in its file", f"in {place}", fix)
 
 
 def open_folder(path: str, folder: Mapping[str, Any], server: Server) -> Iterator[Drift]:

@@ -61,7 +61,7 @@ def docker(entry: Entry, words: Sh) -> Sh:
 
 def afresh(entry: Entry) -> str:
     """The command that makes its container anew."""
-    return f"{docker(entry, sh('rm -f {}', entry.name))}; {entry.mend}"
+    return f"{docker(entry, sh('rm -f {}', entry.name))}; {entry.fix}"
 
 
 def refetch(entry: Entry, wanted: Weights) -> str:
@@ -90,7 +90,7 @@ def test_runs(entry: Entry) -> Iterator[Drift]:
     container = entry.container
     if container is None:
         if entry.named:
-            yield Drift("container", "gpurack's", "one that was made by hand", afresh(entry))
+            yield Drift("container", "gpurack's", "one made by hand", afresh(entry))
         else:
             yield Drift("container", "running", "none of this name")
         return
@@ -128,8 +128,8 @@ def test_image(entry: Entry) -> Iterator[Drift]:
         yield Drift("image", f"{locked}, by the lock", ", ".join(mine["digests"]) or "one of no registry")
     name = ImageRef.parse(reference).familiar_name
     if mine and entry.model.version and not any(one.startswith(f"{name}@") for one in mine["digests"]):
-        mend = f"{docker(entry, sh('rmi -f {}', reference))}; {afresh(entry)}"
-        yield Drift("image", f"a digest of {name}", "none: it was built or loaded by hand", mend)
+        fix = f"{docker(entry, sh('rmi -f {}', reference))}; {afresh(entry)}"
+        yield Drift("image", f"a digest of {name}", "none: built or loaded by hand", fix)
 
 
 @on_models()
@@ -158,7 +158,7 @@ def test_definition(entry: Entry) -> Iterator[Drift]:
     words = sorted(word for word in {*written, *service} - {"labels"} if written.get(word) != service.get(word))
     if words:
         found = f"other {', '.join(words)}" if written else "nothing"
-        yield Drift(f"{paths.compose_file(entry.model.dockerd)}, {entry.name}", "as gpurack wrote it", found)
+        yield Drift(f"{paths.compose_file(entry.model.dockerd)}, {entry.name}", "as written by gpurack", found)
 
 
 def variables(container: Mapping[str, Any]) -> dict[str, str]:
@@ -205,18 +205,18 @@ def test_cards(entry: Entry) -> Iterator[Drift]:
         return
     expected = set(entry.desired.devices.nodes) or uuids
     if given(container) != expected:
-        yield Drift("cards given by Docker", listed(expected), listed(given(container)), afresh(entry))
+        yield Drift("GPUs given by Docker", listed(expected), listed(given(container)), afresh(entry))
     if not expected or status(entry) != "running" or driver.exit_code == MISMATCH:
         return  # nvidia-smi answers nowhere while driver and library differ, and the host's own check says so
     inside = set(entry.answers.get("cards inside", ()))
     if inside != expected:
-        yield Drift("cards seen inside", listed(expected), listed(inside), afresh(entry))
+        yield Drift("GPUs seen inside", listed(expected), listed(inside), afresh(entry))
     whose = entry.server.state.uid_of(entry.model.dockerd)
     used = {uuid for uuid, *owner in entry.server.seen["processes"] if owner == [container["Id"], whose]}
     # Only real cards are on the PCI bus; simulated ones have no processes of models.
     real = uuids & set((entry.server.seen["cards"] or {}).get("on the bus", ()))
     if not used <= uuids or (real and not used and not ENGINES[entry.model.engine].draws(entry.model)):
-        yield Drift("cards its processes compute on", listed(uuids), listed(used), afresh(entry))
+        yield Drift("GPUs its processes use", listed(uuids), listed(used), afresh(entry))
 
 
 @on_models()
@@ -233,8 +233,8 @@ def test_bound(entry: Entry) -> Iterator[Drift]:
     for address, port, who in server.seen["listeners"]:
         if port == entry.model.port and (address, port) not in of_all | bindings:
             stranger = who or "a process"
-            mend = f"stop {stranger} on {server.name}"
-            yield Drift(f"port {port}", f"only {place(*expected)}", f"{stranger} on {place(address, port)}, too", mend)
+            fix = f"stop {stranger} on {server.name}"
+            yield Drift(f"port {port}", f"only {place(*expected)}", f"also {stranger} on {place(address, port)}", fix)
 
 
 def place(address: str, port: int) -> str:
@@ -249,9 +249,9 @@ def test_weights(entry: Entry) -> Iterator[Drift]:
     for wanted in weights_of(entry.model):
         path = weights.place(entry.server.wanted, wanted, entry.model.dockerd)
         found = entry.weights(path)
-        mend = refetch(entry, wanted)
+        fix = refetch(entry, wanted)
         if found is None:
-            yield Drift(path, "weights", "nothing", mend)
+            yield Drift(path, "weights", "nothing", fix)
             continue
         files = found["files"]
         locked = model_lock(entry.server.wanted, entry.name)
@@ -259,32 +259,32 @@ def test_weights(entry: Entry) -> Iterator[Drift]:
             size, then = files.get(name, {}).get("size"), files.get(name, {}).get("then")
             if size is None or size != (file.size or size):
                 expected = f"{file.size} bytes" if file.size else "a file"
-                yield Drift(f"{path}, {name}", expected, f"{size} bytes" if size else "none", mend)
+                yield Drift(f"{path}, {name}", expected, f"{size} bytes" if size else "none", fix)
             elif file.sha256 and then and then[2] != file.sha256:
                 yield Drift(
-                    f"{path}, {name}", f"sha256 {file.sha256[:16]}…", f"{then[2][:16]}…, when it was hashed", mend
+                    f"{path}, {name}", f"sha256 {file.sha256[:16]}…", f"{then[2][:16]}…, when it was hashed", fix
                 )
         commit = (found["hub"] or {}).get("commit")
         pinned = pins.commits(locked, weights.host_path(entry.server.wanted, entry.model)).get(path)
         if pinned and commit and commit != pinned:
             yield Drift(path, f"commit {pinned}, by the lock", str(commit))
         for name, file in files.items():
-            yield from changed(f"{path}, {name}", file, entry, mend)
+            yield from changed(f"{path}, {name}", file, entry, fix)
         if entry.mounted.get(path) is False:
-            yield Drift(path, "what its container has", "another, put there since", afresh(entry))
+            yield Drift(path, "what its container has", "a different one, put there since", afresh(entry))
 
 
-def changed(what: str, file: Mapping[str, Any], entry: Entry, mend: str) -> Iterator[Drift]:
+def changed(what: str, file: Mapping[str, Any], entry: Entry, fix: str) -> Iterator[Drift]:
     """Is a file as it was when it was hashed (its size and time, /var/lib/gpurack/sha256)? Where it never was, is it
     older than the model that runs?"""
     if file["then"]:
         size, time, _ = file["then"]
         if file["size"] != int(size):
-            yield Drift(what, f"{size} bytes, as when it was checked", f"{file['size']} bytes", mend)
+            yield Drift(what, f"{size} bytes, as when it was checked", f"{file['size']} bytes", fix)
         elif abs(file["mtime"] - float(time)) > CLOCK:
-            yield Drift(what, f"unchanged since {clock(float(time))}", f"changed {clock(file['mtime'])}", mend)
+            yield Drift(what, f"unchanged since {clock(float(time))}", f"changed {clock(file['mtime'])}", fix)
     elif entry.container and file["mtime"] > seconds(entry.container["State"]["StartedAt"]):
-        yield Drift(what, "what its model loaded at its start", f"changed {clock(file['mtime'])}, later", mend)
+        yield Drift(what, "what its model loaded at its start", f"changed {clock(file['mtime'])}, later", fix)
 
 
 def clock(time: float) -> str:
@@ -311,12 +311,12 @@ def test_weights_hashed(entry: Entry) -> Iterator[Drift]:
         for name, (sha256, who) in expected.items():
             now = found["files"].get(name, {}).get("sha256", "no such file")
             if now != sha256:
-                mend = refetch(entry, wanted)
-                drifts.append(Drift(f"{path}, {name}", f"sha256 {sha256[:16]}…{who}", f"{now[:16]}…", mend))
+                fix = refetch(entry, wanted)
+                drifts.append(Drift(f"{path}, {name}", f"sha256 {sha256[:16]}…{who}", f"{now[:16]}…", fix))
     yield from drifts
     if unknown and not drifts:
         pytest.skip(
-            f"{entry.title}: nobody knows what sha256 {', '.join(unknown)} should have, so nothing was compared; "
+            f"{entry.title}: no known sha256 for {', '.join(unknown)} should have, so nothing was compared; "
             "gpurack lock INVENTORY writes it down."
         )
 
@@ -386,5 +386,5 @@ def test_files(entry: Entry) -> Iterator[Drift]:
         if file["owner"] != (entry.model.dockerd or "root"):
             yield Drift(path, f"{entry.model.dockerd or 'root'}'s", f"{file['owner']}'s")
         if expected is not None and file["sum"] != expected:
-            mend = f"{ssh(entry, sh('rm {}', path))}; {afresh(entry)}"
-            yield Drift(path, "what the inventory has", "something else", mend)
+            fix = f"{ssh(entry, sh('rm {}', path))}; {afresh(entry)}"
+            yield Drift(path, "what the inventory has", "something else", fix)

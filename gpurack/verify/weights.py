@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gpurack.plan import weights
 from gpurack.spec import local_files
-from gpurack.spec.weights import CopyWeights, UrlWeights, Weights
+from gpurack.spec.weights import CopyWeights, UrlWeights, Weights, belongs
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ def known(path: str, wanted: Weights, hub: Mapping[str, Any] | None, locked: Map
     """
     files = described(wanted, hub)
     for file, sha256 in locked.items():
-        if weights.belongs(file, path):
+        if belongs(file, path):
             name = file.removeprefix(f"{path}/") if file.startswith(f"{path}/") else file.rpartition("/")[2]
             files[name] = Known(files.get(name, Known()).size, sha256)
     return files

@@ -45,9 +45,9 @@ def test_a_lost_card_fails_its_models_only(lab: Lab, host: Host) -> None:
     assert run.exit_code == 1, run.output
     assert not run.traceback, run.output
     (error,) = run.errors("gpu1")
-    assert error.startswith(f"beta: its GPU {uuids[1]} does not answer any more.")
+    assert error.startswith(f"beta: its GPU {uuids[1]} no longer answers.")
     assert "GPU is lost" in error
-    assert "Reboot the host; if the GPU stays away, give the model another one (free: 3)." in error
+    assert "Reboot the host. If the GPU stays missing, choose another one (free: 3)." in error
     assert run.row("gpu1", "beta").startswith("gpu1 beta llama.cpp b7000 1 http://localhost:8001/v1 FAILED: its GPU")
     after = identities(host)
     assert after["alpha"] == before["alpha"], "a model on another card was touched"
@@ -100,12 +100,12 @@ def test_no_driver_where_a_model_wants_a_gpu(lab: Lab, cpu1: Host) -> None:
     assert run.exit_code == 1, run.output
     (error,) = run.errors("cpu1")
     assert error == (
-        "alpha: wants a GPU, but there is no NVIDIA driver (no /proc/driver/nvidia), nor AMD's (no /sys/class/kfd). "
-        "Install the driver and reboot, or give the model gpus: []."
+        "alpha: wants a GPU, but no NVIDIA driver (/proc/driver/nvidia) or AMD driver (/sys/class/kfd) is loaded. "
+        "Install the driver and reboot, or set gpus: [] for the model."
     )
     assert run.row("cpu1", "gamma").endswith("ready, recreated"), run.output
     assert chat(cpu1, 8000) == lab.testbed.weights("gamma").sentence
 
     alone = lab.run(lab.inventory({"cpu1": {"models": wanted}}), deploy="nvidia_toolkit")
     assert alone.exit_code == 1, alone.output
-    assert "a model wants a GPU, but there is no NVIDIA driver" in alone.errors("cpu1")[0]
+    assert "a model wants a GPU, but no NVIDIA driver" in alone.errors("cpu1")[0]

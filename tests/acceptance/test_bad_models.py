@@ -104,12 +104,14 @@ def test_every_bad_model_has_its_sentence_and_the_others_are_served(
     assert "is claimed by 2 models: beta, same-card. Running there: beta." in sentence(run, "same-card")
     assert "(free: 2, 3)" in sentence(run, "same-card")
     pid = host.root("systemctl show -p MainPID --value somebody").stdout.strip()
-    assert f"port 9000 is held by process python3 (pid {pid}, user lab)" in sentence(run, "process-port")
-    assert 'port 9001 is held by container "grafana", which is not gpurack\'s' in sentence(run, "container-port")
+    assert f"port 9000 is already in use by process python3 (pid {pid}, user lab)" in sentence(run, "process-port")
+    assert "port 9001 is already in use by container `grafana`, which gpurack does not manage" in sentence(
+        run, "container-port"
+    )
     assert sentence(run, "process-port").endswith("Stop it or use another port.")
     assert sentence(run, "container-port").endswith('replaces: "grafana", stop it, or use another port.')
-    assert 'the container name "namesake" is taken by a container that is not gpurack\'s' in sentence(run, "namesake")
-    assert 'replaces: "namesake", or give the model another name.' in sentence(run, "namesake")
+    assert "a container named `namesake` already exists and is not managed by gpurack" in sentence(run, "namesake")
+    assert "Adopt it with `replaces: namesake`, or rename the model." in sentence(run, "namesake")
     assert "/data/nowhere/gamma.gguf do not exist on the host. Copy them there" in sentence(run, "no-weights")
     assert f"not {'0' * 64}" in sentence(run, "wrong-sum")
     assert weights("gamma")["sha256"] in sentence(run, "wrong-sum")

@@ -34,7 +34,7 @@ def test_a_process_of_somebody_else_is_named_and_nothing_is_changed(lab: Lab, gp
     run = lab.run(lab.inventory({"gpu1": {"hardware": {"A30": 4}, "models": models}}))
     pid = gpu1.root("pgrep -f train.py | head -n 1").stdout.strip()
     assert run.exit_code == 1
-    assert f"gamma: GPU 2 is used by train.py (pid {pid}, root, 8.0 GiB), which is not gpurack's" in run.output
+    assert f"gamma: GPU 2 is in use by train.py (pid {pid}, root, 8.0 GiB), which gpurack does not manage" in run.output
     assert "gamma" not in identities(gpu1)
     assert {name: identities(gpu1)[name] for name in before} == before
 
@@ -44,7 +44,7 @@ def test_another_card_than_the_inventory_expects_is_refused(lab: Lab, gpu1: Host
     models = {**PAIR, "gamma": model("gamma", [2], 8002)}
     run = lab.run(lab.inventory({"gpu1": {"hardware": {"RTX 4090": 4}, "models": models}}))
     assert run.exit_code == 1
-    assert "gamma: GPU 2 is an NVIDIA A30, where the inventory's hardware has an RTX 4090." in run.output
+    assert "gamma: GPU 2 is an NVIDIA A30, but `hardware` has an RTX 4090 there." in run.output
     assert identities(gpu1) == before
 
 
@@ -74,7 +74,7 @@ def test_a_lost_card_takes_down_only_its_own_models(lab: Lab, gpu1: Host) -> Non
     gpu1.gpus.lose(2)
     run = lab.run(inventory)
     assert run.exit_code == 1
-    assert f"gamma: its GPU {lost} does not answer any more" in run.output
+    assert f"gamma: its GPU {lost} no longer answers" in run.output
     assert "GPU is lost" in run.output
     assert run.row("gpu1", "alpha").endswith("ready")
     assert run.row("gpu1", "beta").endswith("ready")

@@ -88,7 +88,7 @@ def test_a_model_is_removed_and_another_disabled(lab: Lab, gpu1: Host, before: d
 
     run = apply(lab, models)
 
-    assert any("remove delta: not in the inventory any more" in line for line in run.lines("gpu1")), run.output
+    assert any("remove delta: no longer in the inventory" in line for line in run.lines("gpu1")), run.output
     assert any("remove beta: disabled" in line for line in run.lines("gpu1")), run.output
     after = identities(gpu1)
     assert only("beta delta", before, after)
@@ -150,7 +150,7 @@ def test_what_was_ended_by_hand_comes_back_alone(
 
     run = apply(lab, four())
 
-    verb = "create beta: its container is gone" if by_hand == "docker rm -f" else "start beta: it exited with code"
+    verb = "create beta: its container is missing" if by_hand == "docker rm -f" else "start beta: it exited with code"
     assert any(verb in line for line in run.lines("gpu1")), run.output
     after = identities(gpu1)
     assert only("beta", before, after)

@@ -36,7 +36,7 @@ def test_dry_names_every_change_and_makes_none(lab: Lab, gpu1: Host, cpu1: Host)
         "[gpu1] ~ remove gamma: disabled",
         "[gpu1] ~ create epsilon: new",
         "[cpu1] ~ create zeta: new",
-        "[cpu1] ~ remove delta: not in the inventory any more",
+        "[cpu1] ~ remove delta: no longer in the inventory",
         "[gpu1] ~ debug: true, max-concurrent-downloads: 5 (reload Docker)",
         "[cpu1] ~ debug: true, max-concurrent-downloads: 5 (reload Docker)",
     } <= said, run.output

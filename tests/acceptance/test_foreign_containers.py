@@ -121,7 +121,10 @@ def test_refuses_a_restart_that_would_stop_them(lab: Lab, host: Host, policy: st
     assert not refused.traceback
     (error,) = refused.errors("gpu1")
     assert "default-shm-size" in error
-    assert "needs a restart of Docker, which would stop containers that are not gpurack's: grafana, postgres." in error
+    assert (
+        "needs a restart of Docker, which would stop containers that gpurack does not manage: grafana, postgres."
+        in error
+    )
     assert error.endswith(remedy)
     assert host.get("/etc/docker/daemon.json") == content
     assert dockerd(host) == old
@@ -179,7 +182,10 @@ def test_remove_takes_away_ours_only(lab: Lab, host: Host) -> None:
     inventory = lab.inventory({"gpu1": {"models": GOOD}})
     everything = lab.run(inventory, "-y", "--data", "remove=all", deploy="remove")
     assert everything.exit_code == 1
-    assert "Docker stays, because containers that are not gpurack's run in it: grafana, postgres." in everything.output
+    assert (
+        "Docker was not removed, because containers that gpurack does not manage run in it: grafana, postgres."
+        in everything.output
+    )
     assert theirs(host) == before
 
     ours = lab.run(inventory, deploy="remove")

@@ -87,7 +87,7 @@ def test_a_model_that_cannot_fit_is_refused_and_the_running_one_stays(lab: Lab, 
     [error] = run.errors("gpu1")
     assert error.startswith("alpha: needs ")
     assert "for 21000192 tokens" in error
-    assert "Nothing of this model was changed." in error
+    assert "This model was not changed." in error
     assert gpu1.root("docker inspect --format '{{.Id}} {{.State.StartedAt}}' alpha beta gamma").stdout == before
     assert plan(lab).returncode == 0  # without hardware the offline plan knows no card
     lab.inventory({"gpu1": {"hardware": {"A30": 4}, "models": large}})

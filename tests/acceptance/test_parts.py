@@ -33,7 +33,7 @@ def test_models_alone_on_a_host_without_docker_say_what_is_missing(lab: Lab, fre
     run = lab.run(lab.inventory({"cpu1": {"models": {"gamma": model("gamma", [], 8000)}}}), deploy="models")
     assert run.exit_code == 1
     assert not run.traceback, run.output
-    assert "cpu1 Docker is not there; run deploys/gpu_host.py, or deploys/docker.py first." in run.output
+    assert "cpu1 Docker is not installed. Run `pyinfra INVENTORY deploys/docker.py`." in run.output
 
 
 def test_keep_uses_the_docker_that_is_there(lab: Lab, fresh: Callable[[str], Host]) -> None:

@@ -99,7 +99,7 @@ def test_one_has_a_broken_repository(lab: Lab, both: tuple[Host, Host]) -> None:
     run = changed(lab, gpu1, 1024, wrong)
     row = run.row("cpu1", "gamma")
     assert "FAILED: repository http://repo.testbed/nowhere/linux/debian cannot be read" in row, run.output
-    assert "404 Not Found. Is it reachable from the host?" in run.errors("cpu1")[0]
+    assert "404 Not Found. Check that the host can reach it" in run.errors("cpu1")[0]
 
     # the next run, with the right address, does not stumble over what the first one left
     run = lab.run(lab.inventory({"cpu1": {"models": CPU1}}))

@@ -250,4 +250,4 @@ def test_a_mistake_of_gpuracks_own_fails_its_host_only(name: str, monkeypatch: p
         [command] = OPERATIONS[name]._inner(wanted=check_fleet({"gpu1": [{}]})["gpu1"])
     assert isinstance(command, Refusal)
     [sentence] = map(str, command.failures)
-    assert sentence.startswith("a mistake of gpurack's own (KeyError: 'gpus', test_operations.py:")
+    assert sentence.startswith("internal error (KeyError: 'gpus', test_operations.py:")

@@ -94,7 +94,7 @@ def test_a_users_command_that_fails_leaves_out_that_users_others_alone(models_fo
     run.snapshot, run.outdated = state, False
     with ctx_host.use(host):
         *_, job = models_operation.models._inner(wanted=WANTED)
-    assert isinstance(job, models_operation.Job)
+    assert isinstance(job, models_operation.RunnerCall)
     assert [change.model for change in job.plan.changes] == ["gamma"]
     assert dict(job.plan.errors) == {
         "beta": sentence,

@@ -203,7 +203,7 @@ def test_a_users_container_is_not_the_hosts_and_garbage_is_nothing() -> None:
         else:
             with pytest.raises(Unread, match="could not interpret") as unread:
                 seen.daemon("ada")
-            assert unread.value.mend == "docker ps, of the Docker of ada"
+            assert unread.value.fix == "docker ps, of the Docker of ada"
 
 
 def test_what_is_published_elsewhere_is_not_asked_at_a_port_that_anybody_may_have(script: Any) -> None:

@@ -16,7 +16,7 @@ from gpurack.plan import compose, jobs, offline, refusals
 from gpurack.plan.addresses import address_of, probe_url
 from gpurack.plan.desired import desire, digest
 from gpurack.plan.devices import devices
-from gpurack.plan.drift import Change
+from gpurack.plan.drift import Action, Change
 from gpurack.plan.host import Run, findings
 from gpurack.plan.models import ModelsPlan, plan_models
 from gpurack.plan.obstacles import addresses_overlap
@@ -73,10 +73,10 @@ def page(**fields: Any) -> Host:
 @pytest.mark.parametrize("known", [ADDRESSES, ()])
 def test_without_a_default_route_lan_is_refused_and_the_hosts_addresses_are_named(known: tuple[str, ...]) -> None:
     found = plan(models(alpha={"bind": "lan"}, beta={}), host(address="", addresses=known))
-    listed = ", ".join(known) or "gpurack sees none (ip address)"
+    listed = ", ".join(known) or "none found (ip address)"
     assert found.errors == {
-        "alpha": "`bind: lan` is the address of the default route, and the host has none. Write one of its "
-        f"addresses as `bind`: {listed}."
+        "alpha": "`bind: lan` needs a default route, and the host has none. Set `bind` to one of its addresses: "
+        f"{listed}."
     }
     assert actions(found) == {"beta": "create"}
     assert "0.0.0.0" not in json.dumps(ports(found))
@@ -94,7 +94,7 @@ def test_a_model_that_serves_when_its_route_is_gone_goes_on_with_a_warning() -> 
     found = plan(wanted, state)
     assert (found.errors, actions(found)) == ({}, {"alpha": "keep", "beta": "keep"})
     [warning] = found.warnings
-    assert warning.startswith("alpha, beta: `bind: lan` is the address of the default route, and the host has none.")
+    assert warning.startswith("alpha, beta: `bind: lan` needs a default route, and the host has none.")
     assert warning.endswith("10.0.0.7, 2001:db8::7.")
     assert address_of("alpha", wanted, state) == "10.0.0.7"
 
@@ -110,9 +110,9 @@ def test_one_that_an_older_gpurack_opened_to_everybody_is_not_opened_again() -> 
     assert actions(changed) == {}
 
 
-@pytest.mark.parametrize("action", ["keep", "create", "recreate", "start", "wait", "pull", "check", "remove", "run"])
+@pytest.mark.parametrize("action", Action)
 def test_a_new_refusal_is_an_error_for_what_is_made_alone(action: Any) -> None:
-    assert (Change("alpha", action).action in refusals.MADE) == (action in ("create", "recreate"))
+    assert (Change("alpha", action).action in refusals.MADE) == (action in (Action.CREATE, Action.RECREATE))
 
 
 def test_a_public_address_is_one_warning_for_the_host_and_blocks_nothing() -> None:
@@ -159,7 +159,7 @@ def test_lan_is_the_one_address_in_every_place(address: str) -> None:
     assert probe_url("alpha", wanted, state) == f"http://{shown}:8000/v1/models"
     assert addresses_overlap(address, state.address)
     held = plan(wanted, replace(state, listeners=host_state(listeners=[f"{shown}:8000 nginx (pid 9)"]).listeners))
-    assert held.errors["alpha"].startswith("port 8000 is held by process nginx")
+    assert held.errors["alpha"].startswith("port 8000 is already in use by process nginx")
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def late(*parts: str, **said: Any) -> HostState:
 
 def test_weights_that_do_not_answer_hold_their_models_alone() -> None:
     plan = plan_models(WANTED, late(WEIGHTS), {}, SALT)
-    sentence = f"its weights are not known: {WHY}. Nothing of it was changed. Look: df -h; dmesg | tail."
+    sentence = f"could not inspect its weights: {WHY}. It was not changed. Check: df -h; dmesg | tail."
     assert plan.errors["alpha"] == sentence
     assert {change.model: change.action for change in plan.changes} == {"lama": "create"}
     assert plan_jobs(WANTED, late(WEIGHTS)).errors == {"once": sentence}
@@ -50,7 +50,7 @@ def test_weights_that_do_not_answer_hold_their_models_alone() -> None:
 
 def test_a_user_who_does_not_answer_is_alone_with_it() -> None:
     state = late("user ada", weights={"/w/a.gguf": 1})
-    sentence = f"what the programs of ada say is not known: {WHY}. Look: sudo -iu ada docker info."
+    sentence = f"could not inspect the rootless Docker of ada: {WHY}. Check: sudo -iu ada docker info."
     plan = plan_rootless(WANTED, state, unattended=True, models_follow=True)
     assert plan.down == {"ada": sentence}
     assert not [step for step in plan.steps if step.user]

@@ -40,7 +40,7 @@ def test_a_users_claim_of_a_port_is_believed_of_that_users_listeners_only() -> N
     state = replace(state, containers=(*state.containers, claimed))
     assert port_holder(desire("alpha", ALPHA, state, ()), state) is None
     hers = replace(held, owner="rootlesskit (pid 9, user eve)")
-    named = 'container "x", which is not gpurack\'s'
+    named = "container `x`, which gpurack does not manage"
     assert port_holder(desire("alpha", ALPHA, state, ()), replace(state, listeners=(hers,))) == named
 
 

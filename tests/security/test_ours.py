@@ -66,7 +66,7 @@ def test_a_copy_in_the_place_of_ours_is_not_ours() -> None:
     state = seen(copied(name="alpha"))
     assert state.ours == {}
     plan = plan_models(ALPHA, state, {}, SALT)
-    assert "is taken by a container that is not gpurack's" in plan.errors["alpha"]
+    assert "already exists and is not managed by gpurack" in plan.errors["alpha"]
     assert plan.job is None or plan.job["groups"] == []
 
 

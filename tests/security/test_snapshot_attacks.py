@@ -172,7 +172,7 @@ def test_what_her_programs_say_has_a_size(fakes: Fakes, eve: Path) -> None:
     assert seen.trouble == ""
     assert "user eve" in seen.late
     assert len(output) * 40 < OUTPUT_LIMIT  # forty such users do not cost the host its snapshot
-    assert str(not_ready("eve", seen)).startswith("what the programs of eve say is not known: ")
+    assert str(not_ready("eve", seen)).startswith("could not inspect the rootless Docker of eve: ")
 
 
 # --- requests --------------------------------------------------------------------------------------------------------

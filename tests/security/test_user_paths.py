@@ -19,7 +19,7 @@ from gpurack.live import show_host
 from gpurack.locking.gather import hasher
 from gpurack.plan import weights
 from gpurack.plan.desired import desire
-from gpurack.plan.drift import Change
+from gpurack.plan.drift import Action, Change
 from gpurack.plan.models import plan_models
 from gpurack.plan.obstacles import obstacle
 from gpurack.plan.questions import questions
@@ -313,7 +313,10 @@ def test_what_its_owner_cannot_see_is_not_called_missing(home: Path) -> None:
     path = str(home / "closed" / "m.gguf")
     of = wanted(Path(path), user=None)
     error = obstacle_of(of, seen(of))
-    assert error == f"{path} cannot be inspected: it is inspected as {USER}, who has no access. See namei -l {path}."
+    assert (
+        error
+        == f"{path} cannot be inspected: gpurack inspects it as {USER}, who has no access. Check: namei -l {path}."
+    )
 
 
 def test_a_fifo_is_not_called_missing() -> None:
@@ -401,7 +404,7 @@ def test_who_may_change_weights_is_one_warning() -> None:
     plan = plan_models(entries, state, {}, SALT)
     (warning,) = plan.warnings
     assert warning.startswith(
-        "weights of alpha, beta lie in folders that ada, everybody, the group the lab can change, and with them what "
+        "weights of alpha, beta are in folders that ada, everybody, the group the lab can write to, and so change "
     )
     assert not [name for name in plan.errors if name in ("alpha", "beta")]
 
@@ -410,7 +413,7 @@ def test_the_warning_is_shown_and_is_no_change(capsys: pytest.CaptureFixture[str
     state = host_state(owned={"/w/a.gguf": frozenset({"ada"})}, weights={"/w/a.gguf": 1})
     console = Console(width=200)
     assert show_host(console, "gpu1", models(alpha={}), state) == 0
-    assert "warning  weights of alpha lie in folders that ada can change" in capsys.readouterr().out
+    assert "warning  weights of alpha are in folders that ada can write to" in capsys.readouterr().out
 
 
 @needs_root
@@ -441,7 +444,7 @@ def test_a_name_that_a_link_leads_to_is_never_said(tmp_path: Path) -> None:
 
 
 def obstacle_of(told: Host, state: HostState) -> str | None:
-    return obstacle(desire("m0", told, state, ()), told, state, Change("m0", "create"))
+    return obstacle(desire("m0", told, state, ()), told, state, Change("m0", Action.CREATE))
 
 
 def test_weights_that_the_user_may_not_read_are_not_called_missing() -> None:
@@ -449,7 +452,7 @@ def test_weights_that_the_user_may_not_read_are_not_called_missing() -> None:
     told = wanted(Path("/w/a.gguf"))
     user = User(1001, 1001, "/home/nobody", unreadable=frozenset({"/w/a.gguf"}))
     found = obstacle_of(told, host_state(weights={"/w/a.gguf": None}, users={USER: user}))
-    assert str(found).startswith(f"weights /w/a.gguf may not be read by {USER}")
+    assert str(found).startswith(f"weights /w/a.gguf are not readable by {USER}")
     found = obstacle_of(told, host_state(weights={"/w/a.gguf": None}))
     assert "do not exist" in str(found)
 

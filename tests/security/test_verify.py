@@ -141,7 +141,7 @@ def test_a_container_of_a_models_name_is_nothing_of_that_model() -> None:
 
     one = entry(change=made_by_hand)
     assert one.container is None
-    assert "expected gpurack's, found one that was made by hand" in outcome(test_models.test_runs, one)
+    assert "expected gpurack's, found one made by hand" in outcome(test_models.test_runs, one)
     assert not outcome(test_models.test_definition, one)
     users = Entry(one.server, "alpha", USERS.models["alpha"])  # of ada's Docker, which has none of that name
     assert users.named is None
@@ -178,7 +178,7 @@ def test_the_report_of_a_check_is_harmless() -> None:
             return end.value
         raise AssertionError
 
-    lines = drift.said(SimpleNamespace(title="gpu1", mend="x"), [drift.Drift(EVERYTHING, "a", EVERYTHING)])  # type: ignore[arg-type]
+    lines = drift.drift_lines(SimpleNamespace(title="gpu1", fix="x"), [drift.Drift(EVERYTHING, "a", EVERYTHING)])  # type: ignore[arg-type]
     for longrepr in ("\n".join(lines), ("file", 1, f"Skipped: {EVERYTHING}")):
         shown = report(longrepr)
         harmless(shown.longrepr if isinstance(shown.longrepr, str) else shown.longrepr[2])

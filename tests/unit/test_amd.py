@@ -203,18 +203,20 @@ def test_a_pci_address_names_a_card_of_nvidias_too() -> None:
 def test_a_card_held_by_a_stranger_is_refused() -> None:
     held = replace(amd(), gpu_processes=(GpuProcess(FIRST, 4711, "python3", 40000, "ada"),))
     errors = ledger.assign(models(alpha={"gpus": [0]}), held).errors
-    assert errors["alpha"].startswith("GPU 0 is used by python3 (pid 4711, ada, 39.1 GiB), which is not gpurack's.")
+    assert errors["alpha"].startswith(
+        "GPU 0 is in use by python3 (pid 4711, ada, 39.1 GiB), which gpurack does not manage."
+    )
 
 
 def test_a_host_with_neither_driver_says_so() -> None:
     errors = ledger.assign(models(alpha={"gpus": [0]}), host_state()).errors
-    assert "no NVIDIA driver (no /proc/driver/nvidia), nor AMD's (no /sys/class/kfd)" in errors["alpha"]
+    assert "no NVIDIA driver (/proc/driver/nvidia) or AMD driver (/sys/class/kfd) is loaded" in errors["alpha"]
 
 
 def test_an_unknown_name_is_not_another_card_than_expected() -> None:
     wanted = spec({"hardware": {"MI300X": 1}, "models": {"alpha": {"gpus": [0], "port": 8000}}})
     state = amd()
-    assert "where the inventory's hardware has an MI300X" in ledger.assign(wanted, state).errors["alpha"]
+    assert "but `hardware` has an MI300X" in ledger.assign(wanted, state).errors["alpha"]
     nameless = replace(state, gpus=tuple(replace(gpu, name="") for gpu in state.gpus))
     assert ledger.assign(wanted, nameless).uuids == {"alpha": (FIRST,)}
 
@@ -242,8 +244,8 @@ def test_a_card_whose_device_was_renumbered_is_given_anew_and_its_neighbour_with
     swapped = tuple(replace(gpu, node=before.gpus[1 - gpu.index].node) for gpu in before.gpus)
     plan = planned(wanted, replace(before, gpus=swapped, containers=containers))
     assert [str(change) for change in plan.changes] == [
-        "recreate alpha: its card has another device: /dev/dri/renderD129",
-        "recreate beta: its card has another device: /dev/dri/renderD128",
+        "recreate alpha: its GPU has another device: /dev/dri/renderD129",
+        "recreate beta: its GPU has another device: /dev/dri/renderD128",
     ]
     assert plan.job is not None
     assert [[model["name"] for model in group] for group in plan.job["groups"]] == [["alpha", "beta"]]
@@ -255,8 +257,8 @@ def test_a_lost_card_whose_device_another_has_now_keeps_that_one_waiting() -> No
     containers = tuple(running(wanted, name, before, (uuid,)) for name, uuid in (("alpha", FIRST), ("beta", SECOND)))
     left = (replace(before.gpus[1], index=0, node="/dev/dri/renderD128"),)
     plan = planned(wanted, replace(before, gpus=left, containers=containers))
-    assert plan.errors["alpha"].startswith(f"its GPU {FIRST} does not answer any more. Reboot the host;")
-    assert "is still held by alpha" in plan.errors["beta"]
+    assert plan.errors["alpha"].startswith(f"its GPU {FIRST} no longer answers. Reboot the host.")
+    assert "is still in use by alpha" in plan.errors["beta"]
     assert plan.job is None
 
 

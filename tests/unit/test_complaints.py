@@ -5,7 +5,7 @@ import pytest
 from gpurack.plan.complaints import available, explain, explain_apt
 
 THERE = "there: docker-ce 3:26.1.5-1.el9@gpurack-docker-ce 3:28.5.2-1.el9@gpurack-docker-ce"
-MIRROR = 'A mirror that signs anew needs its own key in the inventory: mirrors: {…: {"url": …, "key": …}}.'
+MIRROR = 'A mirror that signs with its own key needs that key in the inventory: mirrors: {…: {"url": …, "key": …}}.'
 CURL = (
     "Curl error (6): Could not resolve hostname for http://nowhere.testbed/nvidia/stable/rpm/x86_64/repodata/repomd.xml"
 )
@@ -27,19 +27,19 @@ CASES = {
         ["n       35 kB/s | 659  B     00:00    ",
          "Error: Failed to download metadata for repo 'gpurack-nvidia-container-toolkit': repomd.xml GPG signature "
          "verification error: Bad GPG signature"],
-        "repository gpurack-nvidia-container-toolkit is not signed with the key that belongs to it "
+        "repository gpurack-nvidia-container-toolkit is not signed with its key "
         f"(/etc/pki/rpm-gpg/gpurack-nvidia-container-toolkit.asc). {MIRROR}",
     ),
     "dnf 5, metadata of another key": (
         [" gpurack-nvidia-container-toolkit       100% | 178.0 KiB/s |   2.0 KiB |  00m00s",
          ">>> repomd.xml GPG signature verification error: Signing key not found", "Repositories loaded.",
          "Failed to resolve the transaction:", "No match for argument: libnvidia-container-tools"],
-        "repository gpurack-nvidia-container-toolkit is not signed with the key that belongs to it "
+        "repository gpurack-nvidia-container-toolkit is not signed with its key "
         f"(/etc/pki/rpm-gpg/gpurack-nvidia-container-toolkit.asc). {MIRROR}",
     ),
     "dnf 4, somebody else's metadata": (
         ["Error: Failed to download metadata for repo 'epel': repomd.xml GPG signature verification error: x"],
-        f"repository epel is not signed with the key that belongs to it. {MIRROR}",
+        f"repository epel is not signed with its key. {MIRROR}",
     ),
     "dnf 4, a package of another key": (
         ["Import of key(s) didn't help, wrong key(s)?",
@@ -59,35 +59,35 @@ CASES = {
          f"  - {CURL} [Could not resolve host: nowhere.testbed]",
          "Error: Failed to download metadata for repo 'gpurack-nvidia-container-toolkit': Cannot download repomd.xml: "
          "Cannot download repodata/repomd.xml: All mirrors were tried"],
-        f"repository gpurack-nvidia-container-toolkit cannot be read: {CURL}. Is it reachable from the host? Another "
-        "one goes into the inventory's mirrors.",
+        f"repository gpurack-nvidia-container-toolkit cannot be read: {CURL}. Check that the host can reach it, "
+        "or set a mirror in the inventory's mirrors.",
     ),
     "dnf 4, somebody else's repository": (
         ["Errors during downloading metadata for repository 'epel':",
          "  - Status code: 404 for http://m.example/epel/repodata/repomd.xml (IP: 10.0.0.1)",
          "Error: Failed to download metadata for repo 'epel': Cannot download repomd.xml: All mirrors were tried"],
-        "repository epel cannot be read: Status code: 404 for http://m.example/epel/repodata/repomd.xml. It is not "
-        "gpurack's: mend it, or disable it.",
+        "repository epel cannot be read: Status code: 404 for http://m.example/epel/repodata/repomd.xml. gpurack does "
+        "not manage it: fix it, or disable it.",
     ),
     "dnf 5, not found": (
         [" gpurack-docker-ce                      100% |  29.9 KiB/s | 612.0   B |  00m00s",
          ">>> Status code: 404 for http://10.0.0.9/repodata/repomd.xml (IP: 10.0.0.9) - http://10.0.0.9/repodata/repomd",
          ">>> Usable URL not found", "No match for argument: docker-ce-28.5.2-*"],
-        "repository gpurack-docker-ce cannot be read: Status code: 404 for http://10.0.0.9/repodata/repomd.xml. Is it "
-        "reachable from the host? Another one goes into the inventory's mirrors.",
+        "repository gpurack-docker-ce cannot be read: Status code: 404 for http://10.0.0.9/repodata/repomd.xml. Check "
+        "that the host can reach it, or set a mirror in the inventory's mirrors.",
     ),
     "dnf 4, no such version": (
         ["No match for argument: docker-ce-99.9.9-*", "Error: Unable to find a match: docker-ce-99.9.9-*", THERE],
-        "docker-ce 99.9.9 is in no repository; there are 26.1.5 and 28.5.2.",
+        "docker-ce 99.9.9 is in no repository. Available: 26.1.5, 28.5.2.",
     ),
     "dnf 5, no such version of many": (
         ["Failed to resolve the transaction:", "No match for argument: docker-ce-99.9.9-*", MANY],
-        "docker-ce 99.9.9 is in no repository; there are 28.12.0, 28.13.0, 28.14.0, 28.15.0, 28.16.0, 28.17.0, 28.18.0 "
-        "and 28.19.0.",
+        "docker-ce 99.9.9 is in no repository. Available: 28.12.0, 28.13.0, 28.14.0, 28.15.0, 28.16.0, 28.17.0, "
+        "28.18.0, 28.19.0.",
     ),
     "an exact version": (
         ["Error: Unable to find a match: docker-ce-3:28.5.1-1.el9", "there: docker-ce 3:26.1.5-1.el9@gpurack"],
-        "docker-ce 3:28.5.1-1.el9 is in no repository; there is 26.1.5.",
+        "docker-ce 3:28.5.1-1.el9 is in no repository. Available: 26.1.5.",
     ),
     "no such package": (
         ["Error: Unable to find a match: python3-dnf-plugin-versionlock"],
@@ -95,7 +95,7 @@ CASES = {
     ),
     "yum 3, no such version": (
         ["No package docker-ce-99.9.9-* available.", "Error: Nothing to do", THERE],
-        "docker-ce 99.9.9 is in no repository; there are 26.1.5 and 28.5.2.",
+        "docker-ce 99.9.9 is in no repository. Available: 26.1.5, 28.5.2.",
     ),
     "yum 3, a requirement": (
         ["--> Finished Dependency Resolution", "Error: Package: 3:docker-ce-26.1.4-1.el7.x86_64 (gpurack-docker-ce)",
@@ -105,35 +105,35 @@ CASES = {
     "dnf 4, excluded": (
         ["All matches were filtered out by exclude filtering for argument: docker-ce-26.1.5-*",
          "Error: Unable to find a match: docker-ce-26.1.5-*", THERE],
-        "docker-ce-26.1.5 is there, but an exclude, a module or a versionlock that is not gpurack's keeps it away "
+        "docker-ce-26.1.5 exists, but an exclude, a module or a versionlock set outside gpurack hides it "
         "(excludepkgs in /etc/dnf/dnf.conf and .repo files; dnf versionlock list).",
     ),
     "dnf 5, excluded": (
         ["Failed to resolve the transaction:",
          "Argument 'docker-ce-cli-26.1.5-*' matches only packages excluded by versionlock."],
-        "docker-ce-cli-26.1.5 is there, but an exclude, a module or a versionlock that is not gpurack's keeps it away "
+        "docker-ce-cli-26.1.5 exists, but an exclude, a module or a versionlock set outside gpurack hides it "
         "(excludepkgs in /etc/dnf/dnf.conf and .repo files; dnf versionlock list).",
     ),
     "two repositories": (
         [*PROBLEM, *UNLIKE],
-        "two repositories carry the NVIDIA Container Toolkit at different versions, which do not fit: cuda has 1.21.0; "
+        "two repositories have different versions of the NVIDIA Container Toolkit, which conflict: cuda has 1.21.0; "
         'gpurack-nvidia has 1.19.1, 1.20.0. Write nvidia: {"toolkit": …} with one of them, or keep it out of the '
         "other: excludepkgs=nvidia-container-toolkit*,libnvidia-container* in its .repo file.",
     ),
     "something else does not fit": (
         [" Problem: problem with installed package podman-docker-2:5.4.0-1.el9.noarch",
          "  - package podman-docker-2:5.4.0-1.el9.noarch from @System conflicts with docker-ce-cli", THERE],
-        "the packages do not fit what is on the host: problem with installed package "
+        "the packages conflict with what is installed: problem with installed package "
         "podman-docker-2:5.4.0-1.el9.noarch - package podman-docker-2:5.4.0-1.el9.noarch from @System "
         "conflicts with docker-ce-cli.",
     ),
     "rpm's database": (
         ["error: cannot open Packages database in /var/lib/rpm", "Error: Error: rpmdb open failed"],
-        "rpm's database on the host cannot be read. Look: rpm --verifydb; mend it: rpm --rebuilddb.",
+        "rpm's database on the host cannot be read. Check: rpm --verifydb. Fix: rpm --rebuilddb.",
     ),
     "no room": (
         ["Error: Transaction test error:", "  At least 250MB more space needed on the / filesystem."],
-        "there is no room for the packages on the host: At least 250MB more space needed on the / filesystem.",
+        "the host has no disk space for the packages: At least 250MB more space needed on the / filesystem.",
     ),
     "unknown": (["Error: something that nobody saw yet"], None),
     "nothing": ([], None),
@@ -163,8 +163,8 @@ def test_what_is_there() -> None:
 
 DEBS = "http://repo.testbed/docker-ce/linux/debian"
 REACH = (
-    "Is it reachable from the host? Another one goes into the inventory's mirrors; what is not gpurack's stands in "
-    "/etc/apt/sources.list.d."
+    "Check that the host can reach it, or set a mirror in the inventory's mirrors. "
+    "Repositories that gpurack does not manage are in /etc/apt/sources.list.d."
 )
 THERE_APT = f"there: docker-ce 5:26.1.5-1~debian.13~trixie@{DEBS} 5:28.5.2-1~debian.13~trixie@{DEBS}"
 UNMET = [
@@ -182,11 +182,11 @@ APT_CASES = {
          "needed to verify signature.",
          f"W: OpenPGP signature verification failed: {DEBS} trixie InRelease: Sub-process /usr/bin/sqv returned",
          f"E: The repository '{DEBS} trixie InRelease' is not signed."],
-        f"repository {DEBS} is not signed with the key that belongs to it. {MIRROR}",
+        f"repository {DEBS} is not signed with its key. {MIRROR}",
     ),
     "a flat repository's": (
         ["E: The repository 'http://repo.testbed/nvidia/stable/deb/amd64  InRelease' is not signed."],
-        f"repository http://repo.testbed/nvidia/stable/deb/amd64 is not signed with the key that belongs to it. "
+        f"repository http://repo.testbed/nvidia/stable/deb/amd64 is not signed with its key. "
         f"{MIRROR}",
     ),
     # where apt has been there before with the right one; the first by apt 3.0, the second by apt 2.6
@@ -194,13 +194,13 @@ APT_CASES = {
         ["E: Failed to fetch http://repo.testbed/nvidia/stable/deb/amd64/InRelease  Sub-process /usr/bin/sqv returned "
          "an error code (1), error message is: Missing key 79D1F449AE78, which is needed to verify signature.",
          "E: Some index files failed to download. They have been ignored, or old ones used instead."],
-        "repository http://repo.testbed/nvidia/stable/deb/amd64 is not signed with the key that belongs to it. "
+        "repository http://repo.testbed/nvidia/stable/deb/amd64 is not signed with its key. "
         f"{MIRROR}",
     ),
     "a key that fits no more, older apt": (
         [f"E: Failed to fetch {DEBS}/dists/bookworm/InRelease  The following signatures couldn't be verified because "
          "the public key is not available: NO_PUBKEY EE714F98D4862DAE"],
-        f"repository {DEBS} is not signed with the key that belongs to it. {MIRROR}",
+        f"repository {DEBS} is not signed with its key. {MIRROR}",
     ),
     "nobody listens": (
         ["Err:2 http://repo.testbed:81/docker-ce/linux/debian trixie InRelease",
@@ -219,7 +219,7 @@ APT_CASES = {
     "no such version": (
         ["E: Version '5:27.0.1-*' for 'docker-ce' was not found",
          "E: Version '5:27.0.1-*' for 'docker-ce-cli' was not found", THERE_APT],
-        "docker-ce 27.0.1 is in no repository; there are 26.1.5 and 28.5.2.",
+        "docker-ce 27.0.1 is in no repository. Available: 26.1.5, 28.5.2.",
     ),
     "no such package": (
         ["E: Unable to locate package docker-compose-v2"],
@@ -228,22 +228,22 @@ APT_CASES = {
     "two repositories": (
         [*UNMET, "there: nvidia-container-toolkit 1.19.1-1@http://a/deb 1.20.0-1@http://a/deb 1.21.0-1@http://b/cuda",
          "there: libnvidia-container-tools 1.19.1-1@http://a/deb 1.20.0-1@http://a/deb"],
-        "two repositories carry the NVIDIA Container Toolkit at different versions, which do not fit: http://a/deb has "
+        "two repositories have different versions of the NVIDIA Container Toolkit, which conflict: http://a/deb has "
         '1.19.1, 1.20.0; http://b/cuda has 1.21.0. Write nvidia: {"toolkit": …} with one of them, or keep it out of '
         "the other: Package: nvidia-container-toolkit* libnvidia-container*, Pin: origin HOST, Pin-Priority: -1 in a "
         "file of /etc/apt/preferences.d.",
     ),
     "something else does not fit": (
         UNMET,
-        "the packages do not fit what is on the host: nvidia-container-toolkit : Depends: libnvidia-container-tools "
+        "the packages conflict with what is installed: nvidia-container-toolkit : Depends: libnvidia-container-tools "
         "(= 1.21.0-1) but 1.20.0-1 is to be installed.",
     ),
     "the same file": (
         ["dpkg: error processing archive /tmp/x/docker-buildx-plugin_0.29.1-1_amd64.deb (--unpack):",
          " trying to overwrite '/usr/libexec/docker/cli-plugins/docker-buildx', which is also in package docker-buildx "
          "(0.13.1+ds1-3)", "E: Sub-process /usr/bin/dpkg returned an error code (1)"],
-        "docker-buildx is in the way: it has /usr/libexec/docker/cli-plugins/docker-buildx, too. Remove it, if nothing "
-        "else needs it (apt-get remove docker-buildx), and run again.",
+        "docker-buildx conflicts: it also contains /usr/libexec/docker/cli-plugins/docker-buildx. If nothing else "
+        "needs it, remove it (apt-get remove docker-buildx), and run again.",
     ),
     "unknown": (["E: something that nobody saw yet"], None),
 }  # fmt: skip

@@ -132,7 +132,7 @@ def test_what_arrives_changed_is_thrown_away(file: Path, tmp_path: Path) -> None
     part = tmp_path / "there/x.gguf.part" / f"{file.name}.part"
     part.parent.mkdir(parents=True)
     part.write_bytes(b"something else")
-    assert "it's a.gguf arrived changed and was thrown away" in copied(Shell(), file, tmp_path / "there/x.gguf")
+    assert "it's a.gguf was corrupted on the way and deleted" in copied(Shell(), file, tmp_path / "there/x.gguf")
     assert not part.exists()
     assert copied(Shell(), file, tmp_path / "there/x.gguf") == ""
 

@@ -257,7 +257,7 @@ def test_a_killed_run_left_its_mark() -> None:
     marked = host_with(OURS, files={paths.RESTART_MARKER: "restart\n"})
     step = plan_for(wanted(), marked)
     assert (step.patch, step.action) == (None, "restart")
-    assert step.reason == "Docker must still take up an earlier change (restart Docker)"
+    assert step.reason == "an earlier change still needs a restart of Docker (restart Docker)"
     assert plan_for(wanted(), host_with(OURS, files={paths.RESTART_MARKER: "reload\n"})).action == "reload"
 
 
@@ -290,7 +290,7 @@ def test_containers_of_others_hold_a_restart_that_would_stop_them() -> None:
     refused = plan_daemon_json(wanted(), state, True)
     assert not refused.steps
     assert refused.errors == (
-        'log-driver: "local" needs a restart of Docker, which would stop containers that are not gpurack\'s: db. '
+        'log-driver: "local" needs a restart of Docker, which would stop containers that gpurack does not manage: db. '
         'Run without -y and confirm, stop them yourself, or write docker: {"restart": "always"}.',
     )
     assert plan_for(wanted(), state, unattended=False).action == "restart"

@@ -222,7 +222,7 @@ def test_layers_are_shared_out_among_cards() -> None:
 @pytest.mark.parametrize(
     ("header", "reason"),
     [
-        (None, "its weights have not been looked at yet"),
+        (None, "its weights have not been inspected yet"),
         (Header("1", problem="m.gguf is cut off"), "m.gguf is cut off"),
         (hf(kv_lora_rank=512, model_type="deepseek_v3"), "deepseek_v3 compresses its KV cache (MLA)"),
         (hf(model_type="qwen3_next", layer_types=["linear_attention", "full_attention"]),
@@ -306,17 +306,17 @@ def test_flags_that_vllm_changes_the_sum_by(fields: dict[str, Any], header: Head
     ("size", "tensor", "fields", "need", "have", "remedy"),
     [
         ("14B", 1, {"context": 4096}, "29.3 GiB (weights 27.5, KV cache 0.8 for 4096 tokens",
-         "GPU 0 has 21.6 for it", "Give it 2 cards or choose smaller weights."),
+         "GPU 0 has 21.6 for it", "Give it 2 GPUs or choose smaller weights."),
         ("7B", 1, {"context": 200_000}, "25.9 GiB (weights 14.2, KV cache 10.7 for 200000 tokens",
-         "GPU 0 has 21.6 for it", "Write context: 120320, give it 2 cards or choose smaller weights."),
+         "GPU 0 has 21.6 for it", "Set context: 120320, give it 2 GPUs or choose smaller weights."),
         ("7B", 1, {"context": 32768, "vram": "16GiB"}, "16.9 GiB (weights 14.2, KV cache 1.8 for 32768 tokens",
          "vram gives it 16.0 of GPU 0",
-         "Write context: 15104, raise vram to 17GiB, give it 2 cards or choose smaller weights."),
+         "Set context: 15104, raise vram to 17GiB, give it 2 GPUs or choose smaller weights."),
         ("7B", 1, {"context": 4096, "args": {"gpu-memory-utilization": 0.5}},
          "15.4 GiB (weights 14.2, KV cache 0.2 for 4096 tokens",
-         "GPU 0 has 11.8 for it", "Give it 2 cards or choose smaller weights."),
+         "GPU 0 has 11.8 for it", "Give it 2 GPUs or choose smaller weights."),
         ("32B", 2, {"context": 4096}, "32.0 GiB on each GPU (weights 30.5, KV cache 0.5 for 4096 tokens",
-         "GPU 0 has 21.6 for it", "Give it 4 cards or choose smaller weights."),
+         "GPU 0 has 21.6 for it", "Give it 4 GPUs or choose smaller weights."),
     ],
 )  # fmt: skip
 def test_refused_with_numbers_and_remedy(
@@ -330,11 +330,11 @@ def test_tensor_parallel_divides_the_heads(tmp_path: Path) -> None:
     header = read(qwen(tmp_path, "7B"))
     refused = "tensor parallel 8 does not divide its 28 attention heads; possible: 1, 2, 4, 7, 14. Or layers in "
     assert refusal(vllm(8, context=4096), header, cards(8)) == (
-        f'{refused}stages, over all 8 cards: args: {{"tensor-parallel-size": 4, "pipeline-parallel-size": 2}}.'
+        f'{refused}stages, over all 8 GPUs: args: {{"tensor-parallel-size": 4, "pipeline-parallel-size": 2}}.'
     )
     sglang = vllm(8, context=4096, engine="sglang", version="0.5.23")
     assert refusal(sglang, header, cards(8)) == (
-        f'{refused}stages, over all 8 cards: args: {{"tp-size": 4, "pp-size": 2}}.'
+        f'{refused}stages, over all 8 GPUs: args: {{"tp-size": 4, "pp-size": 2}}.'
     )
 
 
@@ -355,7 +355,7 @@ def test_heads_are_counted_without_a_formula_too() -> None:
     header = hf(kv_lora_rank=512, num_attention_heads=128)
     assert refusal(vllm(3, context=10), header, cards(3, None)) == (
         "tensor parallel 3 does not divide its 128 attention heads; possible: 1, 2, 4, 8, 16. Or layers in stages, "
-        'over all 3 cards: args: {"tensor-parallel-size": 1, "pipeline-parallel-size": 3}.'
+        'over all 3 GPUs: args: {"tensor-parallel-size": 1, "pipeline-parallel-size": 3}.'
     )
 
 
@@ -369,7 +369,7 @@ def test_tight_is_a_warning(tmp_path: Path) -> None:
     header = read(qwen(tmp_path, "7B"))
     model = vllm(context=115_000)
     assert refusal(model, header, cards(1)) is None
-    assert tight(model, header, cards(1)) == "is tight: it usually takes 21.8 GiB of a card and has 21.6."
+    assert tight(model, header, cards(1)) == "is tight: it usually takes 21.8 GiB of a GPU and has 21.6."
 
 
 # --- the plan ------------------------------------------------------------------------------------------------------
@@ -406,7 +406,7 @@ def test_offline_refuses_with_host_and_model() -> None:
     found = sizes(fleet, {"gpu1": {"/w/a.gguf": replace(gguf(30.0), seen="2026-11-19")}})
     assert [str(problem) for problem in found.problems] == [
         "gpu1 models.alpha: needs 32.3 GiB (weights 30.0, KV cache 2.0 for 4096 tokens, overhead 0.3 or more), but "
-        "GPU 0 (A30) has 24.0 for it. Give it 2 cards or choose smaller weights. Weights as seen 2026-11-19."
+        "GPU 0 (A30) has 24.0 for it. Give it 2 GPUs or choose smaller weights. Weights as seen 2026-11-19."
     ]
 
 
@@ -417,8 +417,7 @@ def test_on_the_host_by_the_cards_that_are_there() -> None:
     plan = plan_models(wanted, state, {}, SALT)
     assert list(plan.errors) == ["alpha"]
     assert plan.errors["alpha"].endswith(
-        "but GPU 1 (NVIDIA A30) has 23.6 for it. Give it 2 cards or choose smaller weights. Nothing of this model was "
-        "changed."
+        "but GPU 1 (NVIDIA A30) has 23.6 for it. Give it 2 GPUs or choose smaller weights. This model was not changed."
     )
     assert [change.model for change in plan.changes] == ["beta"]
 

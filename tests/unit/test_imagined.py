@@ -153,7 +153,7 @@ def test_models_of_a_lost_gpu_are_one_line() -> None:
     containers = tuple(running(host, name, had, (uuid(1),)) for name in ("ann", "bob"))
     errors = assign(host, replace(had, gpus=had.gpus[:1], containers=containers)).errors
     (line,) = lines_of(Failure(sentence, name) for name, sentence in errors.items())
-    assert line.startswith(f"ann, bob: its GPU {uuid(1)} does not answer any more.")
+    assert line.startswith(f"ann, bob: its GPU {uuid(1)} no longer answers.")
 
 
 # --- a host without hardware -----------------------------------------------------------------------------------------

@@ -135,7 +135,7 @@ def test_what_is_done_is_left_alone() -> None:
         ({}, {}, True, "not done yet"),
         ({}, {paths.job_record("q8"): "half a fi"}, True, "not done yet"),
         ({"command": ["--quantize", "a", "b", "q4_0"]}, None, True, "its definition changed"),
-        ({}, None, False, "its result /data/lab/7B/q8.gguf is gone"),
+        ({}, None, False, "its result /data/lab/7B/q8.gguf is missing"),
     ],
 )
 def test_why_a_job_runs(over: dict[str, Any], files: Any, result: bool, reason: str) -> None:
@@ -161,9 +161,9 @@ def test_what_an_earlier_run_began_is_taken_up() -> None:
         ({"gpus": [0]}, {"gpus": 2}, "GPU 0 (GPU-00000000-0000) is claimed by 2 entries: alpha, one. Choose "
          'another GPU (free: 1), or set vram ("6GiB") for each of them. No model is stopped for a job.'),
         ({"gpus": [7]}, {"gpus": 1}, "GPU 7 does not exist"),
-        ({"folder": "/nowhere"}, {"gpus": 1}, "folder /nowhere does not exist on the host; make it, or correct"),
+        ({"folder": "/nowhere"}, {"gpus": 1}, "folder /nowhere does not exist on the host. Create it, or correct"),
         ({"weights": "/w/b.gguf"}, {"gpus": 1}, "weights /w/b.gguf does not exist on the host"),
-        ({}, {"gpus": 1, "containers": [container("one")]}, "the container name one is taken by one that is not"),
+        ({}, {"gpus": 1, "containers": [container("one")]}, "a container named `one` already exists"),
     ],
 )  # fmt: skip
 def test_refused_with_a_sentence(job: dict[str, Any], state: dict[str, Any], sentence: str) -> None:
@@ -179,7 +179,7 @@ def test_a_result_that_is_served_does_not_change_under_the_model() -> None:
     after = wanted(served, q8={**Q8, "command": ["--quantize", "a", "b", "q4_0"]})
     there = {**HERE["weights"], "/data/lab/7B/q8.gguf": 1}
     state = host_state(weights=there, files=done(before, "q8"), containers=[running(before, "alpha", host_state())])
-    assert plan(after, state).errors["q8"].startswith("its result /data/lab/7B/q8.gguf is what alpha serves, and would")
+    assert plan(after, state).errors["q8"].startswith("alpha serves its result /data/lab/7B/q8.gguf, which would")
 
 
 # --- models that serve a result --------------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ def test_the_same_text_and_living_cards_mean_no_change(lab: Lab) -> None:
         if set(theirs) <= living:
             assert ledger.uuids[name] == theirs
         else:
-            assert "does not answer any more" in ledger.errors[name]
+            assert "no longer answers" in ledger.errors[name]
 
 
 @given(labs())
@@ -140,7 +140,7 @@ def test_an_unreadable_label_is_no_card(gpus: str) -> None:
     [
         ([4], host_state(gpus=["a", "b"]), "GPU 4 does not exist; the host has 0 (GPU-0000000a…), 1 (GPU-0000000b…)."),
         (["GPU-7"], host_state(gpus=["a"]), "GPU-7 does not exist; the host has 0 (GPU-0000000a…)."),
-        (["GPU-0"], host_state(gpus=["a", "b"]), "GPU-0 fits 2 GPUs; write more of the UUID."),
+        (["GPU-0"], host_state(gpus=["a", "b"]), "GPU-0 matches 2 GPUs. Write more of the UUID."),
         ([0, uuid("a")], host_state(gpus=["a", "b"]), f"[0, {uuid('a')}] names one GPU twice."),
         (
             [3],
@@ -185,8 +185,8 @@ def test_a_lost_card_is_the_error_of_its_model_only() -> None:
     ledger = assign(models(alpha={"gpus": [0]}, beta={"gpus": [1]}), state)
     assert cards(ledger) == {"beta": [uuid("b")]}
     assert ledger.errors == {
-        "alpha": f"its GPU {uuid('a')} does not answer any more. nvidia-smi says: GPU is lost. Reboot the host; if "
-        "the GPU stays away, give the model another one (free: 1)."
+        "alpha": f"its GPU {uuid('a')} no longer answers. nvidia-smi says: GPU is lost. Reboot the host. If "
+        "the GPU stays missing, choose another one (free: 1)."
     }
 
 
@@ -219,7 +219,8 @@ def test_processes_of_others_are_seen_and_ours_are_not_others() -> None:
     ledger = assign(models(alpha={"gpus": [1]}, beta={"gpus": [0]}, gamma={"gpus": [2]}), state)
     assert sorted(ledger.uuids) == ["alpha", "gamma"]
     assert ledger.errors["beta"].startswith(
-        "GPU 0 is used by python (pid 4242, anna, 17.0 GiB), which is not gpurack's. Nothing of this model was changed."
+        "GPU 0 is in use by python (pid 4242, anna, 17.0 GiB), which gpurack does not manage. "
+        "This model was not changed."
     )
     shared = models(beta={"gpus": [0], "vram": "5GiB"})
     assert not assign(shared, state).errors
@@ -257,4 +258,4 @@ def test_another_card_than_the_inventory_expects(hardware: dict[str, int], name:
     ledger = assign(host, state)
     assert list(ledger.errors) == (["alpha"] if other else [])
     if other:
-        assert f"GPU 0 is an {name}, where the inventory's hardware has an" in ledger.errors["alpha"]
+        assert f"GPU 0 is an {name}, but `hardware` has an" in ledger.errors["alpha"]

@@ -167,7 +167,7 @@ def test_a_moved_tag_is_not_taken() -> None:
     would be made anew from it."""
     moved = {"images": {IMAGE: "sha256:newer"}}
     (change,) = changes(plan(locked(ALPHA), settled(ALPHA, **moved)))
-    assert change == f"check alpha: {IMAGE} is another image here than the lock's, which runs"
+    assert change == f"check alpha: {IMAGE} differs on this host from the locked image that runs"
     assert "image moved" in changes(plan(ALPHA, settled(ALPHA, **moved)))[0]
 
 

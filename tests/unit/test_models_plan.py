@@ -14,7 +14,7 @@ from gpurack import paths
 from gpurack.engines import ENGINES, hints_of
 from gpurack.plan import compose
 from gpurack.plan.desired import desire
-from gpurack.plan.drift import Change, differences
+from gpurack.plan.drift import Action, Change, differences
 from gpurack.plan.job import groups
 from gpurack.plan.ledger import assign
 from gpurack.plan.models import ModelsPlan, host_files, plan_models
@@ -89,8 +89,8 @@ def test_a_new_models_service_is_computed_once(monkeypatch: pytest.MonkeyPatch) 
 def test_a_first_run_creates() -> None:
     found = plan(BOTH, replace(host_state(gpus=4), weights={"/w/a.gguf": 1}))
     assert found.reasons == [
-        "the models' runner, /usr/local/lib/gpurack",
-        "the unit that starts the models at boot, gpurack.service",
+        "install the model runner in /usr/local/lib/gpurack",
+        "install gpurack.service, which starts the models at boot",
         "enable gpurack.service",
         "create alpha: new",
         "create beta: new",
@@ -170,7 +170,7 @@ def test_a_model_on_the_lan_address_stays(address: str) -> None:
 def test_an_image_that_moved_recreates() -> None:
     state = replace(settled(ALPHA), images={"ghcr.io/ggml-org/llama.cpp:server-cuda-b7000": "sha256:other"})
     assert changes(plan(ALPHA, state)) == {
-        "alpha": ": image moved: ghcr.io/ggml-org/llama.cpp:server-cuda-b7000 is another image now"
+        "alpha": ": image moved: ghcr.io/ggml-org/llama.cpp:server-cuda-b7000 is a different image now"
     }
 
 
@@ -192,13 +192,13 @@ def test_a_container_that_does_not_run_is_started(status: str, more: dict[str, A
 
 def test_a_container_somebody_removed_is_made_again() -> None:
     found = plan(ALPHA, replace(settled(ALPHA), containers=()))
-    assert changes(found) == {"alpha": ": its container is gone"}
+    assert changes(found) == {"alpha": ": its container is missing"}
     assert not found.steps
 
 
 def test_models_that_go_are_removed_and_disabled_ones_too() -> None:
     state = settled(BOTH)
-    assert changes(plan(ALPHA, state))["beta"] == ": not in the inventory any more"
+    assert changes(plan(ALPHA, state))["beta"] == ": no longer in the inventory"
     disabled = models(alpha={"gpus": [0], "enabled": False}, beta={"gpus": [1]})
     assert changes(plan(disabled, state)) == {"beta": "keep", "alpha": ": disabled"}
     assert together(plan(disabled, state)) == [["alpha"]]
@@ -230,14 +230,15 @@ def test_a_loading_model_is_waited_for(probe: Any, action: str) -> None:
     [
         (
             [0, "curl: (28) Operation timed out after 5001 milliseconds"],
-            "it runs but does not answer (GET http://127.0.0.1:8000/v1/models: nothing in 5 seconds). Look: docker "
-            "logs --tail 20 alpha. Mend: docker restart alpha, then run again.",
+            "it runs but does not answer (GET http://127.0.0.1:8000/v1/models: no response in 5 s). Check: docker "
+            "logs --tail 20 alpha. Fix: docker restart alpha, then run again.",
         ),
-        ([500, "oh"], "it answers HTTP 500: oh. Look: docker logs --tail 20 alpha."),
-        ([401, "x" * 300], f"it answers HTTP 401: {'x' * 200}. Look: docker logs --tail 20 alpha."),
+        ([500, "oh"], "it answers HTTP 500: oh. Check: docker logs --tail 20 alpha."),
+        ([401, "x" * 300], f"it answers HTTP 401: {'x' * 200}. Check: docker logs --tail 20 alpha."),
         (
             [200, '{"data":[{"id":"alphabet"}]}'],
-            'it answers, but not as "alpha": {"data":[{"id":"alphabet"}]}. Mend: docker rm -f alpha, then run again.',
+            'something else answers there, not "alpha": {"data":[{"id":"alphabet"}]}. '
+            "Fix: docker rm -f alpha, then run again.",
         ),
     ],
     ids=["hangs", "500", "401", "another name"],
@@ -258,7 +259,7 @@ def test_without_curl_nobody_was_asked_and_that_is_no_error() -> None:
 def test_weights_that_do_not_lie_there() -> None:
     found = plan(ALPHA, host_state(gpus=1))
     assert found.errors == {
-        "alpha": 'weights /w/a.gguf do not exist on the host. Copy them there, or give {"url": …, "sha256": …}.'
+        "alpha": 'weights /w/a.gguf do not exist on the host. Copy them there, or set {"url": …, "sha256": …}.'
     }
     url = {"url": "https://hf.example/a.gguf", "sha256": "ab" * 32}
     fetched = plan(models(alpha={"weights": url}), host_state())
@@ -269,8 +270,8 @@ def test_weights_that_do_not_lie_there() -> None:
 def test_a_name_that_somebody_elses_container_has() -> None:
     state = host_state(gpus=1, containers=[container("alpha", "exited")])
     assert plan(ALPHA, state).errors == {
-        "alpha": 'the container name "alpha" is taken by a container that is not gpurack\'s (exited, image '
-        '0123456789ab). Take its place with replaces: "alpha", or give the model another name.'
+        "alpha": "a container named `alpha` already exists and is not managed by gpurack (exited, image "
+        "0123456789ab). Adopt it with `replaces: alpha`, or rename the model."
     }
 
 
@@ -284,8 +285,8 @@ PROXY = "127.0.0.1:8000 docker-proxy (pid 9)"
         (["[::]:8000 nginx (pid 7)"], [], "process nginx (pid 7)"),
         (["*:8000 java (pid 7)"], [], "process java (pid 7)"),
         (["127.0.0.1:8000 "], [], "process (unknown)"),
-        ([PROXY], [container("db", ports=[("127.0.0.1", 8000)])], 'container "db", which is not gpurack\'s'),
-        ([PROXY], [container("db", ports=[("", 8000)])], 'container "db", which is not gpurack\'s'),
+        ([PROXY], [container("db", ports=[("127.0.0.1", 8000)])], "container `db`, which gpurack does not manage"),
+        ([PROXY], [container("db", ports=[("", 8000)])], "container `db`, which gpurack does not manage"),
         (["10.0.0.7:8000 nginx (pid 7)"], [], None),
         (["127.0.0.1:8001 nginx (pid 7)"], [], None),
     ],
@@ -297,7 +298,7 @@ def test_a_port_that_somebody_else_has(listeners: list[str], containers: list[Co
         assert error is None
     else:
         assert error
-        assert error.startswith(f"port 8000 is held by {holder}. Nothing of this model was changed. ")
+        assert error.startswith(f"port 8000 is already in use by {holder}. This model was not changed. ")
 
 
 @pytest.mark.parametrize(
@@ -333,9 +334,9 @@ def test_who_stays_keeps_what_it_holds_and_who_wants_it_waits() -> None:
         delta={"gpus": [2], "port": 8006},
     )
     found = plan(wanted, state)
-    waits = "is still held by {}, which could not be changed, so neither was this model."
+    waits = "is still in use by {}, which could not be changed. This model was not changed either."
     assert found.errors == {
-        "alpha": 'weights /w/missing.gguf do not exist on the host. Copy them there, or give {"url": …, "sha256": …}.',
+        "alpha": 'weights /w/missing.gguf do not exist on the host. Copy them there, or set {"url": …, "sha256": …}.',
         "beta": f"port 8000 {waits.format('alpha')}",
         "gamma": f"GPU 0 {waits.format('alpha')}",
         "delta": f"GPU 2 {waits.format('gamma')}",
@@ -373,9 +374,10 @@ def test_a_driver_mismatch_touches_no_model_on_a_gpu() -> None:
     wanted = models(alpha={"gpus": [0]}, beta={"gpus": [1]}, gamma={"gpus": []}, delta={"gpus": [2]})
     found = plan(wanted, broken)
     assert found.errors == {
-        "driver": "kernel module 580.159.04, but nvidia-smi says: Driver/library version mismatch. Running models go "
-        "on but could not start again, so none on a GPU was touched. Reboot the host, then run again.",
-        "beta": "not started, because driver and library differ.",
+        "driver": "the NVIDIA kernel module is 580.159.04, but nvidia-smi says: Driver/library version mismatch. "
+        "Running models keep running but could not restart, so no model on a GPU was changed. "
+        "Reboot the host, then run again.",
+        "beta": "not started: the NVIDIA driver and its library have different versions.",
         "delta": "wants a GPU, but nvidia-smi -L shows none. It says: Driver/library version mismatch",
     }
     assert actions(found) == {"gamma": "create"}
@@ -418,9 +420,9 @@ def test_a_container_made_by_hand_is_replaced_only_when_it_is_named() -> None:
     by_hand = container("qwen-old", ports=[("127.0.0.1", 8000)])
     state = replace(host_state(containers=[by_hand], listeners=[PROXY]), weights={"/w/a.gguf": 1})
     refused = plan(models(alpha={}), state).errors["alpha"]
-    assert refused.endswith('Take its place with replaces: "qwen-old", stop it, or use another port.')
+    assert refused.endswith("Adopt it with `replaces: qwen-old`, stop it, or use another port.")
     found = plan(models(alpha={"replaces": "qwen-old"}), state)
-    assert changes(found) == {"alpha": ": takes the place of qwen-old"}
+    assert changes(found) == {"alpha": ": replaces qwen-old"}
     assert found.job
     assert found.job["groups"][0][0]["replaces"] == {"name": "qwen-old", "user": "", "id": by_hand.id}
     gone = replace(host_state(), weights={"/w/a.gguf": 1})
@@ -503,7 +505,7 @@ def test_lines_of_a_model_changed_by_hand_are_taken_back() -> None:
     path = paths.compose_file("")
     text = state.files[path].text.replace(uuid(0), uuid(3))
     found = plan(TWO, replace(state, files={**state.files, path: replace(state.files[path], content=text.encode())}))
-    assert changes(found)["alpha"] == ": its lines in compose.yaml were changed by hand"
+    assert changes(found)["alpha"] == ": its service in compose.yaml was edited by hand"
     assert changes(found)["beta"] == "keep"
     assert found.job
     assert [[entry["action"] for entry in group] for group in found.job["groups"]] == [["start"]]
@@ -559,7 +561,10 @@ def test_models_that_share_a_card_start_one_after_the_other() -> None:
 def moves(draw: st.DrawFn) -> tuple[list[Change], Host, HostState, dict[str, tuple[str, ...]]]:
     """Models that run somewhere and are to run somewhere else, in any combination."""
     names = draw(st.lists(st.sampled_from(["a1", "b2", "c3", "d4"]), unique=True, min_size=1))
-    acting = [Change(name, draw(st.sampled_from(["create", "recreate", "remove", "start"]))) for name in names]
+    acting = [
+        Change(name, draw(st.sampled_from([Action.CREATE, Action.RECREATE, Action.REMOVE, Action.START])))
+        for name in names
+    ]
     wanted = ALPHA.model_copy(
         update={
             "models": {n: ALPHA.models["alpha"].model_copy(update={"port": draw(st.integers(1, 4))}) for n in names}
@@ -621,12 +626,14 @@ def test_addresses_that_cannot_share_a_port(one: str, other: str, overlap: bool)
 def test_no_difference_is_no_reason_and_only_the_cards_are_one() -> None:
     words = {"engine": "llama.cpp", "uuids": ["GPU-a"], "service": "1"}
     assert differences(words, words) == []
-    assert differences(words, {**words, "uuids": ["GPU-b"], "service": "2"}) == ["cards GPU-a → GPU-b"]
+    assert differences(words, {**words, "uuids": ["GPU-b"], "service": "2"}) == ["GPUs GPU-a → GPU-b"]
     assert "engine – → llama.cpp" in differences({}, words)
 
 
 def test_reasons_leave_out_what_is_kept() -> None:
-    found = ModelsPlan((Change("alpha", "keep"), Change("beta", "remove", ("disabled",)), Change("gamma", "start")))
+    found = ModelsPlan(
+        (Change("alpha", Action.KEEP), Change("beta", Action.REMOVE, ("disabled",)), Change("gamma", Action.START))
+    )
     assert found.reasons == ["remove beta: disabled", "start gamma"]
     assert ModelsPlan().nothing
     assert not ModelsPlan(errors={"alpha": "x"}).nothing

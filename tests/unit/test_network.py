@@ -80,22 +80,22 @@ def test_apt_and_docker_get_it_and_docker_restarts() -> None:
     ]
     reasons = [step.reason for step in steps]
     owed = "note that Docker must restart: its proxy or the certificates it trusts changed"
-    assert reasons == [f"proxy {URL} for apt", owed, f"proxy {URL} for Docker", "let systemd read it"]
+    assert reasons == [f"proxy {URL} for apt", owed, f"proxy {URL} for Docker", "reload systemd"]
     assert of(wanted, carried_out(steps)) == []
 
 
 def test_where_docker_does_not_run_yet_no_restart_is_owed() -> None:
     reasons = [step.reason for step in of(spec({"proxy": URL}), host_state(docker=""))]
-    assert reasons == [f"proxy {URL} for apt", f"proxy {URL} for Docker", "let systemd read it"]
+    assert reasons == [f"proxy {URL} for apt", f"proxy {URL} for Docker", "reload systemd"]
 
 
 def test_what_is_taken_out_of_the_inventory_goes_from_the_host() -> None:
     there = carried_out(of(spec({"proxy": URL}), host_state(**RUNS)))
     steps = of(Host(), there)
     assert [step.reason for step in steps] == [
-        "apt needs no proxy any more",
+        "remove the proxy for apt",
         "note that Docker must restart: its proxy or the certificates it trusts changed",
-        "Docker needs no proxy any more",
+        "remove the proxy for Docker",
     ]
     after = carried_out(steps, files={path: file.text for path, file in there.files.items()})
     assert of(Host(), after) == []
@@ -106,7 +106,7 @@ def test_the_way_out_comes_before_whatever_needs_it() -> None:
     plan = plan_docker(spec({"proxy": URL}), host_state(docker={}, audit=2), unattended=True)
     assert [step.reason for step in plan.steps][:4] == [
         f"proxy {URL} for apt", "finish an interrupted package installation", f"proxy {URL} for Docker",
-        "let systemd read it",
+        "reload systemd",
     ]  # fmt: skip
 
 
@@ -184,7 +184,7 @@ def test_another_certificate_takes_the_place_of_the_old_one(ca: Path) -> None:
 def test_an_authority_taken_out_of_the_inventory_is_trusted_no_more(ca: Path) -> None:
     there = carried_out(of(spec({"ca": str(ca)}), host_state(**RUNS)))
     steps = of(Host(), there)
-    assert steps[-1].reason == "no private authority is trusted any more"
+    assert steps[-1].reason == "stop trusting the private authority"
     assert of(Host(), carried_out(steps)) == []
 
 
@@ -217,7 +217,7 @@ def test_removing_everything_removes_both(ca: Path) -> None:
     there = carried_out(of(spec({"ca": str(ca), "proxy": URL}), host_state(**RUNS)))
     reasons = [step.reason for step in plan_remove(there, "all").steps]
     expected = {
-        "apt needs no proxy any more", "Docker needs no proxy any more", "no private authority is trusted any more",
+        "remove the proxy for apt", "remove the proxy for Docker", "stop trusting the private authority",
     }  # fmt: skip
     assert expected <= set(reasons)
     assert not expected & {step.reason for step in plan_remove(there, "models").steps}

@@ -46,8 +46,8 @@ def test_another_one_is_named_and_the_models_are_served_all_the_same(driver: str
     host, state = wanted(driver), found()
     plan = plan_models(host, state, {}, SALT)
     assert plan.errors == {
-        "driver": f"the host runs NVIDIA's driver {LOADED}, the inventory wants {driver}. gpurack installs no drivers: "
-        "install it and reboot, or correct nvidia.driver. The models are served all the same."
+        "driver": f"the host runs the NVIDIA driver {LOADED}, but the inventory has {driver}. gpurack installs no "
+        "drivers: install it and reboot, or correct nvidia.driver. The models are served anyway."
     }
     assert sorted(change.model for change in plan.changes) == ["alpha", "cpu"]
     assert plan_toolkit(host, state, models_follow=True).errors == ()
@@ -59,7 +59,7 @@ def test_one_that_waits_for_a_reboot_is_named() -> None:
     newer = {name: version.replace(LOADED, "580.200.01") for name, version in PACKAGES.items() if LOADED in version}
     sentence = other_driver(wanted("580.200.01"), found(packages=newer))
     assert sentence is not None
-    assert "580.200.01 is installed and waits for a reboot." in sentence
+    assert "580.200.01 is installed and needs a reboot." in sentence
 
 
 def test_its_packages_are_held_and_no_others() -> None:

@@ -260,33 +260,35 @@ def test_an_interrupted_installation_is_finished_first() -> None:
         (
             DISTRO,
             "docker-ce",
-            'docker.io 26.1.5 is installed and cannot live beside docker-ce. To keep it write docker: {"source": '
-            '"distro"}; to change over, stop its containers and apt-get remove docker.io docker-cli docker-compose.',
+            'docker.io 26.1.5 is installed and conflicts with docker-ce. To keep it, set docker: {"source": '
+            '"distro"}. To replace it, stop its containers, then run: apt-get remove docker.io docker-cli '
+            "docker-compose.",
         ),
         (
             CE,
             "distro",
-            'docker-ce 28.5.2 is installed and cannot live beside docker.io. To keep it write docker: {"source": '
-            '"docker-ce"}; to change over, stop its containers and apt-get remove docker-ce docker-ce-cli '
+            'docker-ce 28.5.2 is installed and conflicts with docker.io. To keep it, set docker: {"source": '
+            '"docker-ce"}. To replace it, stop its containers, then run: apt-get remove docker-ce docker-ce-cli '
             "containerd.io docker-buildx-plugin docker-compose-plugin.",
         ),
         # dpkg would say of the plugins' files, in the middle, that another package has them
         (
             {"docker-cli": "26.1.5+dfsg1-9+b9", "docker-buildx": "0.13.1+ds1-3"},
             "docker-ce",
-            'docker-cli 26.1.5 is installed and cannot live beside docker-ce. To keep it write docker: {"source": '
-            '"distro"}; to change over, stop its containers and apt-get remove docker-cli docker-buildx.',
+            'docker-cli 26.1.5 is installed and conflicts with docker-ce. To keep it, set docker: {"source": '
+            '"distro"}. To replace it, stop its containers, then run: apt-get remove docker-cli docker-buildx.',
         ),
         (
             {**DISTRO, "docker-compose-plugin": "2.40.3-1~debian.13~trixie"},
             "distro",
-            "docker-compose-plugin 2.40.3 is installed and cannot live beside docker.io. To keep it write docker: "
-            '{"source": "docker-ce"}; to change over, stop its containers and apt-get remove docker-compose-plugin.',
+            "docker-compose-plugin 2.40.3 is installed and conflicts with docker.io. To keep it, set docker: "
+            '{"source": "docker-ce"}. To replace it, stop its containers, then run: apt-get remove '
+            "docker-compose-plugin.",
         ),
         (
             {"podman-docker": "5.4.2+ds1-2"},
             "distro",
-            "podman-docker 5.4.2 is installed and cannot live beside docker.io. It only calls podman docker: "
+            "podman-docker 5.4.2 is installed and conflicts with docker.io. It only names podman docker: "
             "apt-get remove podman-docker.",
         ),
     ],
@@ -319,8 +321,8 @@ def test_only_the_remains_of_a_package_are_no_conflict() -> None:
             (
                 ce(source=source),
                 host_state(units={"snap.docker.dockerd.service": "loaded active enabled"}),
-                "snap's Docker is installed, whose files, devices and daemon.json are the snap's own; gpurack needs "
-                "Docker from packages. Save what is in it, snap remove docker, and run again.",
+                "Docker is installed as a snap, which keeps its files, devices and daemon.json to itself. gpurack "
+                "needs Docker from packages. Save its data, run `snap remove docker`, then run again.",
             )
             for source in ("docker-ce", "distro", "keep")
         ),
@@ -397,8 +399,8 @@ def test_nothing_for_a_host_without_cards_that_wants_none() -> None:
 
 def test_a_model_that_wants_a_card_where_there_is_no_driver() -> None:
     assert plan_toolkit(GPU, host_state()).errors == (
-        "a model wants a GPU, but there is no NVIDIA driver (no /proc/driver/nvidia), nor AMD's (no /sys/class/kfd). "
-        "Install the driver and reboot, or give the model gpus: [].",
+        "a model wants a GPU, but no NVIDIA driver (/proc/driver/nvidia) or AMD driver (/sys/class/kfd) is loaded. "
+        "Install the driver and reboot, or set gpus: [] for the model.",
     )
 
 
@@ -478,7 +480,8 @@ def test_when_docker_may_restart(restart: Any, unattended: bool, live_restore: b
     assert bool(sentence) is refused
     if sentence:
         assert sentence.startswith(
-            "Docker 29.0.0 needs a restart of Docker, which would stop containers that are not gpurack's: app, db. "
+            "Docker 29.0.0 needs a restart of Docker, which would stop containers that gpurack does not manage: "
+            "app, db. "
         )
 
 
@@ -546,12 +549,14 @@ def test_remove_all_takes_packages_but_never_daemon_json_or_data() -> None:
 
 def test_remove_all_stays_away_where_others_run() -> None:
     plan = plan_remove(host_state(packages=CE, containers=FOREIGN), "all")
-    assert plan == Plan(errors=("Docker stays, because containers that are not gpurack's run in it: app, db.",))
+    assert plan == Plan(
+        errors=("Docker was not removed, because containers that gpurack does not manage run in it: app, db.",)
+    )
 
 
 def test_remove_knows_two_words() -> None:
     assert plan_remove(host_state(), "everything").errors == (
-        'remove="everything" is not known; write --data remove=models or --data remove=all.',
+        'remove="everything" is not supported. Use --data remove=models or --data remove=all.',
     )
 
 

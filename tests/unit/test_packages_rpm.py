@@ -224,7 +224,7 @@ def test_older_files_are_set_aside_and_mixed_ones_lose_the_section() -> None:
 def test_a_repository_that_is_not_used_any_more_goes() -> None:
     state = with_ce(os="fedora 43", packages=dict.fromkeys(CE, ""))
     assert reasons(plan_docker(ce(source="distro"), state, True))[0] == (
-        "remove /etc/yum.repos.d/gpurack-docker-ce.repo, which is not used any more"
+        "remove /etc/yum.repos.d/gpurack-docker-ce.repo, which is no longer used"
     )
 
 
@@ -366,9 +366,7 @@ MOBY = {
     "docker-buildx": "0.29.1-1.fc43",
     "docker-compose": "2.40.3-1.fc43",
 }
-PODMAN = (
-    "containerd.io brings its own; what else needs one (podman, buildah) runs with crun as well: dnf install crun, "
-)
+PODMAN = "containerd.io has its own. Podman and buildah also run with crun: dnf install crun, "
 
 
 @pytest.mark.parametrize(
@@ -378,36 +376,36 @@ PODMAN = (
             {"podman-docker": "2:5.4.0-1.el9"},
             "docker-ce",
             "rocky 9",
-            "podman-docker 5.4.0 is installed and cannot live beside docker-ce. It only calls podman docker: dnf "
+            "podman-docker 5.4.0 is installed and conflicts with docker-ce. It only names podman docker: dnf "
             "remove podman-docker.",
         ),
         (
             {"runc": "4:1.2.5-2.el9"},
             "docker-ce",
             "rocky 9",
-            f"runc 1.2.5 is installed and cannot live beside docker-ce. {PODMAN}then dnf remove runc.",
+            f"runc 1.2.5 is installed and conflicts with docker-ce. {PODMAN}then dnf remove runc.",
         ),
         (
             {"docker": "25.0.8-1.amzn2023.0.5", "containerd": "2.0.5-1.amzn2023"},
             "docker-ce",
             "amazon 2023",
-            'docker 25.0.8 is installed and cannot live beside docker-ce. To keep it write docker: {"source": "keep"}; '
-            "to change over, stop its containers and dnf remove docker.",
+            'docker 25.0.8 is installed and conflicts with docker-ce. To keep it, set docker: {"source": "keep"}. '
+            "To replace it, stop its containers, then run: dnf remove docker.",
         ),
         (
             CE,
             "distro",
             "fedora 43",
-            'docker-ce 28.5.2 is installed and cannot live beside moby-engine. To keep it write docker: {"source": '
-            '"docker-ce"}; to change over, stop its containers and dnf remove docker-ce docker-ce-cli containerd.io '
-            "docker-buildx-plugin docker-compose-plugin.",
+            'docker-ce 28.5.2 is installed and conflicts with moby-engine. To keep it, set docker: {"source": '
+            '"docker-ce"}. To replace it, stop its containers, then run: dnf remove docker-ce docker-ce-cli '
+            "containerd.io docker-buildx-plugin docker-compose-plugin.",
         ),
         (
             {**MOBY, "runc": "1.2.5-1.fc43", "containerd": "2.0.5-1.fc43"},
             "docker-ce",
             "fedora 43",
-            'moby-engine 27.3.1 is installed and cannot live beside docker-ce. To keep it write docker: {"source": '
-            '"distro"}; to change over, stop its containers and dnf remove moby-engine docker-cli docker-buildx '
+            'moby-engine 27.3.1 is installed and conflicts with docker-ce. To keep it, set docker: {"source": '
+            '"distro"}. To replace it, stop its containers, then run: dnf remove moby-engine docker-cli docker-buildx '
             "docker-compose.",
         ),
         # its plugins are the same files as docker-ce's, and docker-buildx does not even say that it conflicts
@@ -415,22 +413,22 @@ PODMAN = (
             {"docker-cli": "28.5.1-1.fc43", "docker-buildx": "0.29.1-1.fc43"},
             "docker-ce",
             "fedora 43",
-            'docker-cli 28.5.1 is installed and cannot live beside docker-ce. To keep it write docker: {"source": '
-            '"distro"}; to change over, stop its containers and dnf remove docker-cli docker-buildx.',
+            'docker-cli 28.5.1 is installed and conflicts with docker-ce. To keep it, set docker: {"source": '
+            '"distro"}. To replace it, stop its containers, then run: dnf remove docker-cli docker-buildx.',
         ),
         (
             {**MOBY, "docker-compose-plugin": "2.40.3-1.fc43"},
             "distro",
             "fedora 43",
-            "docker-compose-plugin 2.40.3 is installed and cannot live beside moby-engine. To keep it write docker: "
-            '{"source": "docker-ce"}; to change over, stop its containers and dnf remove docker-compose-plugin.',
+            "docker-compose-plugin 2.40.3 is installed and conflicts with moby-engine. To keep it, set docker: "
+            '{"source": "docker-ce"}. To replace it, stop its containers, then run: dnf remove docker-compose-plugin.',
         ),
         (
             {"moby-engine": "27.3.1-3.fc43"},
             "docker-ce",
             "fedora 43",
-            'moby-engine 27.3.1 is installed and cannot live beside docker-ce. To keep it write docker: {"source": '
-            '"distro"}; to change over, stop its containers and dnf remove moby-engine.',
+            'moby-engine 27.3.1 is installed and conflicts with docker-ce. To keep it, set docker: {"source": '
+            '"distro"}. To replace it, stop its containers, then run: dnf remove moby-engine.',
         ),
     ],
     ids=[

@@ -90,7 +90,7 @@ def test_what_cannot_fit_is_an_error(tmp_path: Path) -> None:
     done = plan(tmp_path, text=LAB.replace("gpus: [1, 2]", "gpus: [1]"))
     assert done.output.splitlines() == [
         "error  gpu1 models.qwen-14b: needs 34.5 GiB (weights 27.5, KV cache 6.0 for 32768 tokens, overhead 1.0 or "
-        "more), but GPU 1 (A30) has 22.1 for it. Give it 2 cards or choose smaller weights. "
+        "more), but GPU 1 (A30) has 22.1 for it. Give it 2 GPUs or choose smaller weights. "
         "Weights as seen 2026-11-19.",
         "1 error. Fix it before applying.",
     ]
@@ -101,7 +101,7 @@ def test_what_cannot_fit_is_an_error(tmp_path: Path) -> None:
 def test_tight_is_a_warning_and_an_error_only_with_strict(tmp_path: Path) -> None:
     text = LAB.replace("weights: /w/7B,", "weights: /w/7B, context: 122000,")
     done = plan(tmp_path, text=text)
-    assert "warning  gpu1 models.qwen-7b: is tight: it usually takes 22.2 GiB of a card and has 22.1." in done.output
+    assert "warning  gpu1 models.qwen-7b: is tight: it usually takes 22.2 GiB of a GPU and has 22.1." in done.output
     assert (done.exit_code, plan(tmp_path, "--strict", text=text).exit_code) == (0, 1)
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from pyinfra.api.state import StateStage
 
-from gpurack.operations.run_state import Failure, HostRun, Outcome, failure_in, host_run, lines_of, outdate, reasons_of
+from gpurack.operations.run_state import Failure, HostRun, failure_in, host_run, lines_of, outdate, reasons_of
+from gpurack.plan.drift import Action
 from gpurack.report import Report
 from gpurack.spec.host import Host
 from gpurack.state.model import HostState
@@ -56,8 +57,8 @@ def state_of(run: HostRun, model: str = "alpha", wanted: Host = TWO) -> str:
         (seen(probe=None), "does not answer"),
         (seen("exited"), "not running (exited)"),
         (seen("restarting"), "not running (restarting)"),
-        (host_state(), "not there"),
-        (host_state(containers=[container("alpha")]), "not there"),
+        (host_state(), "no container"),
+        (host_state(containers=[container("alpha")]), "no container"),
     ],
 )
 def test_what_became_of_a_model(look: HostState, text: str) -> None:
@@ -69,7 +70,7 @@ def test_disabled_is_not_looked_for() -> None:
 
 
 def test_what_a_run_did_is_said_with_what_it_is_now() -> None:
-    done = {"alpha": Outcome.RECREATED, "beta": Outcome.CREATED}
+    done = {"alpha": Action.RECREATE, "beta": Action.CREATE}
     assert state_of(HostRun(snapshot=seen(), done=done)) == "ready, recreated"
     assert state_of(HostRun(snapshot=seen("exited"), done=done)) == "not running (exited)"
 
@@ -87,7 +88,7 @@ def test_an_error_comes_before_everything_and_is_one_line() -> None:
 
 def test_what_stopped_the_host_is_why_a_model_of_it_does_not_run() -> None:
     run = HostRun(spec=TWO, snapshot=host_state(), failures=[Failure("of another", about="beta")])
-    assert state_of(run) == "not there"
+    assert state_of(run) == "no container"
     run.failures.append(Failure("Docker does not answer"))
     assert state_of(run) == "FAILED: Docker does not answer"
 
@@ -146,9 +147,9 @@ def test_a_models_row(fields: dict[str, Any], row: tuple[str, str, str]) -> None
     ("look", "connected", "errors", "text"),
     [
         (None, False, [], "FAILED: Could not connect, see above"),
-        (None, True, [], "FAILED: stopped before it"),
+        (None, True, [], "FAILED: not inspected: the run stopped before"),
         (HostState(trouble="no sudo"), True, ["no sudo"], "FAILED: no sudo"),
-        (HostState(trouble="no sudo"), True, [], "FAILED: stopped before it"),
+        (HostState(trouble="no sudo"), True, [], "FAILED: not inspected: the run stopped before"),
     ],
 )
 def test_a_host_that_was_never_seen_has_its_line(
@@ -179,7 +180,7 @@ def test_the_closing_line() -> None:
     meta = SimpleNamespace(is_complete=lambda: True, did_change=lambda: True)
     run.ops["gpu2"]["x"] = SimpleNamespace(operation_meta=meta)
     assert summary(report, run) == "1 of 3 models answered, hosts changed. 12 operations"
-    host_run(run.hosts["gpu1"]).done["alpha"] = Outcome.CREATED  # type: ignore[arg-type]
+    host_run(run.hosts["gpu1"]).done["alpha"] = Action.CREATE  # type: ignore[arg-type]
     assert summary(report, run) == "1 of 3 models answered, 1 changed. 12 operations"
 
 
@@ -217,7 +218,7 @@ def test_hosts_left_out_by_limit_are_not_counted() -> None:
 
 def test_before_a_run_the_table_says_what_would_become_of_a_model() -> None:
     report, run = Report(fleet={"gpu1": TWO}), Run({"gpu1": seen()}, StateStage.Prepare)
-    host_run(run.hosts["gpu1"]).planned["alpha"] = Outcome.RECREATED  # type: ignore[arg-type]
+    host_run(run.hosts["gpu1"]).planned["alpha"] = Action.RECREATE  # type: ignore[arg-type]
     (dry, _) = report.rows(run, "gpu1")  # type: ignore[arg-type]
     assert dry[-1] == "ready, to be recreated"
     run.current_stage = StateStage.Execute
@@ -231,13 +232,13 @@ def test_after_remove_nothing_is_called_ready(capsys: pytest.CaptureFixture[str]
     Report(fleet={"gpu1": TWO, "gpu2": TWO}, removing=True).show(run)  # type: ignore[arg-type]
     lines = capsys.readouterr().err.splitlines()
     assert [line.split()[-1] for line in lines if line.startswith("gpu1") and "alpha" in line] == ["removed"]
-    assert "2 of 4 models are gone, nothing changed." in lines
+    assert "2 of 4 models removed, nothing changed." in lines
 
 
 def test_an_interrupted_run_does_not_say_that_nothing_changed() -> None:
     run = Run({"gpu1": seen(), "gpu2": seen()})
     outdate(run.hosts["gpu1"])  # type: ignore[arg-type]
     report = Report(fleet={"gpu1": TWO, "gpu2": TWO})
-    assert summary(report, run).startswith("Interrupted. What was begun on gpu1 goes on there")
+    assert summary(report, run).startswith("Interrupted. Commands already started on gpu1 continue there")
     host_run(run.hosts["gpu1"]).failures.append(Failure("oh", about="alpha"))  # type: ignore[arg-type]
     assert "nothing changed" in summary(report, run)

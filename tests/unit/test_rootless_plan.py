@@ -114,11 +114,11 @@ def test_a_bare_host_gets_all_of_it_and_the_restart_comes_last() -> None:
     found = plan(wanted, bare)
     assert reasons(found) == [
         "install uidmap, slirp4netns, dbus-user-session, acl",
-        "folders of CDI specs at every boot",
-        "make the folders of CDI specs",
-        "what shows CDI specs to rootless daemons",
+        "create the folders of CDI specs at every boot",
+        "create the folders of CDI specs now",
+        "install the wrapper that shows CDI specs to rootless daemons",
         "subordinate ids of ada: 100000:65536",
-        "let ada's units run from boot on (linger)",
+        "let ada's units start at boot (linger)",
         "folder of ada's Compose project",
         "folder of ada's weights, closed to others",
         "rootless Docker for ada",
@@ -140,7 +140,7 @@ def test_a_host_without_cards_gets_nothing_of_nvidias() -> None:
 @pytest.mark.parametrize(
     ("said", "expected"),
     [
-        ({"linger": False}, ["let ada's units run from boot on (linger)"]),
+        ({"linger": False}, ["let ada's units start at boot (linger)"]),
         ({"folder": None}, ["folder of ada's Compose project"]),
         ({"folder": ("755", 0)}, ["folder of ada's Compose project"]),
         ({"acl": "user::rwx group::r-x other::r-x"}, ["folder of ada's weights, closed to others"]),
@@ -170,7 +170,7 @@ def test_a_run_that_was_killed_is_carried_on() -> None:
     state = with_files(host(wanted), **{"/run/user/1001/gpurack-docker-restart": "restart\n"})
     assert reasons(plan(wanted, state)) == [
         "rootless Docker for ada (is not complete)",
-        "ada's Docker: it must still take up an earlier change (restart)",
+        "ada's Docker: an earlier change still needs a restart (restart)",
     ]
 
 
@@ -255,7 +255,7 @@ def test_what_keeps_one_users_daemon_as_it_is_keeps_only_that_users_models(why: 
     found = plan(wanted, state, models_follow=True)
     assert found.errors == ()
     assert [(step.user, step.reason) for step in found.steps] == [
-        (name, f"let {name}'s units run from boot on (linger)") for name in ("ada", "bob")
+        (name, f"let {name}'s units start at boot (linger)") for name in ("ada", "bob")
     ]
     assert found.down
     assert plan(wanted, state).errors == tuple(found.down.values())
@@ -271,7 +271,7 @@ def test_only_containers_of_the_same_daemon_keep_it_from_restarting(whose: str, 
     found = plan(wanted, replace(state, containers=(container("jupyter", user=whose),)))
     assert bool(found.errors) is refused
     if refused:
-        assert "containers that are not gpurack's: jupyter" in found.errors[0]
+        assert "containers that gpurack does not manage: jupyter" in found.errors[0]
 
 
 # --- who can have one ------------------------------------------------------------------------------------------------
@@ -280,8 +280,11 @@ def test_only_containers_of_the_same_daemon_keep_it_from_restarting(whose: str, 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda state: replace(state, users={}), "the user ada does not exist on the host. gpurack makes no accounts"),
-        (lambda state: with_ada(state, uid=0), "ada is root, whose Docker is the host's own"),
+        (
+            lambda state: replace(state, users={}),
+            "the user ada does not exist on the host. gpurack creates no accounts",
+        ),
+        (lambda state: with_ada(state, uid=0), "ada is root. The Docker of root is the host's own"),
         (
             lambda state: replace(state, kernel=replace(KERNEL, subuids=("ada:1:10",))),
             "ada has fewer than 65536 subordinate ids in /etc/subuid",
@@ -311,7 +314,9 @@ def test_a_daemon_that_does_not_answer_and_one_that_is_not_there() -> None:
     assert not_ready("ada", state) is None
     assert str(not_ready("ada", with_ada(state, docker={}))).startswith("the rootless Docker of ada does not answer.")
     bare = with_ada(state, docker={}, unit=Unit())
-    assert str(not_ready("ada", bare)).startswith("ada has no rootless Docker yet; run deploys/gpu_host.py")
+    assert str(not_ready("ada", bare)).startswith(
+        "ada has no rootless Docker yet. Run `pyinfra INVENTORY deploys/docker.py`."
+    )
 
 
 @given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 10**5)), max_size=12), st.sets(st.integers(0, 10**6)))
@@ -562,7 +567,7 @@ def test_fetched_weights_lie_where_only_the_user_gets_to() -> None:
 def test_weights_that_the_user_may_not_read_are_said() -> None:
     wanted = in_docker_of("ada")
     state = with_ada(replace(host(wanted), weights={"/w/a.gguf": 1}), unreadable=frozenset({"/w/a.gguf"}))
-    assert plan_models(wanted, state, {}, SALT).errors["alpha"].startswith("weights /w/a.gguf may not be read by ada")
+    assert plan_models(wanted, state, {}, SALT).errors["alpha"].startswith("weights /w/a.gguf are not readable by ada")
 
 
 def test_a_name_is_taken_only_in_the_same_docker() -> None:

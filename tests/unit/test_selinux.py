@@ -27,9 +27,9 @@ def errors(label: str | None, info: Any = CONFINED, **fields: Any) -> dict[str, 
 
 def test_weights_that_a_confined_container_may_not_read_are_named_with_the_label_to_give() -> None:
     assert errors("user_home_t") == {
-        "alpha": f"Docker confines containers by SELinux here (selinux-enabled), and the weights {WEIGHTS} are "
-        "labelled user_home_t, which they may not read. Label them: semanage fcontext -a -t container_ro_file_t "
-        f"'{WEIGHTS}(/.*)?' && restorecon -R {WEIGHTS}; or write compose: "
+        "alpha": f"SELinux does not allow containers to read the weights {WEIGHTS} (label user_home_t). "
+        "Relabel them: semanage fcontext -a -t container_ro_file_t "
+        f"'{WEIGHTS}(/.*)?' && restorecon -R {WEIGHTS}; or set compose: "
         '{"security_opt": ["label=disable"]} for this model.'
     }
 

@@ -84,7 +84,7 @@ def test_a_model_without_container_one_that_is_disabled_and_a_host_without_docke
     assert (off.state, off.endpoint, state_text(off, NOW)) == ("disabled", "", "disabled")
     host = host_status("gpu1", models(alpha={}), host_state(docker={}), NOW)
     assert host.state == "DEGRADED"
-    assert host.errors == ("Docker is not there; run deploys/gpu_host.py, or deploys/docker.py first.",)
+    assert host.errors == ("Docker is not installed. Run `pyinfra INVENTORY deploys/docker.py`.",)
     assert host.models[0].why == "Docker does not answer"
 
 
@@ -140,7 +140,7 @@ def test_no_driver_a_mismatch_and_cards_that_are_not_there() -> None:
         [trouble] = host_status("gpu1", wanted, state, NOW).errors
         return trouble
 
-    assert troubles(host_state()).startswith("there is no NVIDIA driver")
+    assert troubles(host_state()).startswith("no NVIDIA driver")
     mismatch = {"exit_code": 18, "message": "Driver/library version mismatch NVML library version: 580.95"}
     assert "580.159.04" in troubles(host_state(driver=mismatch))
     assert troubles(host_state(gpus=3)) == "1 of the 4 GPUs in `hardware` are missing."

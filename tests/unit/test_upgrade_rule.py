@@ -138,7 +138,7 @@ def test_it_is_applied_when_the_entry_changes_for_another_reason() -> None:
 
 def test_renew_recreates_and_says_what_changed() -> None:
     found = plan(TWO, older(TWO), renew=True)
-    assert changes(found) == {"alpha": ": gpurack's own settings for it changed: security_opt", "beta": "keep"}
+    assert changes(found) == {"alpha": ": gpurack's own settings for this engine changed: security_opt", "beta": "keep"}
     assert actions(found)["alpha"] == "recreate"
     assert found.warnings == ()
     assert plan(TWO, settled(TWO), renew=True).nothing
@@ -155,7 +155,7 @@ def test_old_lines_changed_by_hand_are_no_longer_known() -> None:
     """The container may be made of them, so that it is made anew."""
     state = written(older(TWO), lambda text: text.replace(uuid(0), uuid(3)))
     assert changes(plan(TWO, state)) == {
-        "alpha": ": its lines in compose.yaml were changed by hand, and its settings are older",
+        "alpha": ": its service in compose.yaml was edited by hand, and an older gpurack made its container",
         "beta": "keep",
     }
 
@@ -163,7 +163,7 @@ def test_old_lines_changed_by_hand_are_no_longer_known() -> None:
 def test_lines_of_this_gpurack_changed_by_hand_are_taken_back_beside_older_ones() -> None:
     state = written(older(TWO), lambda text: text.replace(uuid(1), uuid(3)))
     found = plan(TWO, state)
-    assert changes(found) == {"alpha": "keep", "beta": ": its lines in compose.yaml were changed by hand"}
+    assert changes(found) == {"alpha": "keep", "beta": ": its service in compose.yaml was edited by hand"}
     assert actions(found)["beta"] == "start"
 
 
@@ -192,7 +192,7 @@ def test_a_lost_compose_file_is_written_anew_and_the_model_stays() -> None:
     after = after_the_job(state, found)
     assert (plan(TWO, after).nothing, plan(TWO, after).warnings) == (True, ONE_OLDER)
     renewed = plan(TWO, after, renew=True)
-    assert changes(renewed) == {"alpha": ": gpurack's own settings for it changed", "beta": "keep"}
+    assert changes(renewed) == {"alpha": ": gpurack's own settings for this engine changed", "beta": "keep"}
 
 
 def test_a_lost_compose_file_that_was_written_anew_may_be_an_older_gpuracks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,8 +277,8 @@ def test_files_that_gpurack_writes_otherwise_recreate_nothing(monkeypatch: pytes
     assert (acting(found), found.job) == ({}, None)
     assert found.warnings == ("2 models run with settings of an older gpurack; --data renew=yes recreates them.",)
     assert acting(plan(host(), state, renew=True)) == {
-        "several": ": gpurack's own settings for it changed: files.llama-cpp-python.json",
-        "gateway": ": gpurack's own settings for it changed: files.gateway.py",
+        "several": ": gpurack's own settings for this engine changed: files.llama-cpp-python.json",
+        "gateway": ": gpurack's own settings for this engine changed: files.gateway.py",
     }
 
 
@@ -313,7 +313,9 @@ def test_a_page_whose_variables_gpurack_sets_otherwise_stays() -> None:
     state = deployed(host(), environment={"OLD": "1"})
     found = plan(host(), state)
     assert (acting(found), found.job, found.warnings) == ({}, None, ONE_OLDER)
-    assert acting(plan(host(), state, renew=True)) == {"chat": ": gpurack's own settings for it changed: environment"}
+    assert acting(plan(host(), state, renew=True)) == {
+        "chat": ": gpurack's own settings for this engine changed: environment"
+    }
 
 
 def test_a_label_without_the_later_words_stays_as_it_is() -> None:
@@ -330,7 +332,7 @@ def test_what_a_label_without_them_cannot_tell_counts_as_the_inventorys(monkeypa
     assert acting(plan(host(), state)) == {
         "several": ": files.llama-cpp-python.json changed",
         "gateway": ": files.gateway.py changed",
-        "chat": ": what it connects to changed, or gpurack's own settings for it",
+        "chat": ": its connections changed, or gpurack's own settings for this engine",
     }
 
 

@@ -17,13 +17,13 @@ LIMITED = 'ulimit -v 4000000; exec "$@"'
 """Kilobytes of addresses. Memory limits are discarded here, and without any a machine may promise terabytes and try to
 keep the promise, until nothing else runs on it."""
 
-PATH = "Copy them there, or give {"
+PATH = "Copy them there, or set {"
 READ = "It cannot read its weights: see whether weights names the right file or folder, whole and in its format."
 FITS = "It does not fit its GPUs: give it more GPUs or another one, a smaller context, or its neighbours less vram."
 MEMORY = "The host has too little memory for it: a smaller context, or a smaller model."
 ARGS = "It does not know one of its arguments, or its value: correct args."
 API_KEY = "Set the key in `api_key` only, not in env, args or the image."
-HELD, PORT = "is held by process python3 (pid ", "Stop it or use another port."
+HELD, PORT = "is already in use by process python3 (pid ", "Stop it or use another port."
 ENDED = "exited while loading ("
 ENDS = re.escape(ENDED) + r"(exit code [1-9]\d*|crashed and was restarted)\)\."
 """It crashed is said where Docker has started it again, and its events (256, of all containers) go no further back."""

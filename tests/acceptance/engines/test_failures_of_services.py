@@ -211,7 +211,7 @@ def test_what_refuses_the_key_of_a_service_is_said_of_both(lab: Lab, host: Host)
     assert API_KEY in said
     for name in services:
         assert done.row("gpu2", name).endswith(", without locked on cpu2 (refuses the key)")
-        assert f"{name} does not reach locked on cpu2 (refuses the key)" in done.output
+        assert f"{name} cannot reach locked on cpu2 (refuses the key)" in done.output
     assert not any(key in done.output for key in (KEY, OTHER, ALICE))
     untouched(host, before)
 

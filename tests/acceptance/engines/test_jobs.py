@@ -90,7 +90,7 @@ def test_a_changed_definition_or_a_lost_result_runs_again_and_nothing_else_does(
     other = {**Q8, "command": [*Q8["command"][:-1], "q4_0"]}
     run = lab.run(lab.inventory({"cpu2": {"models": {"small": SERVED}, "jobs": {"q8": other}}}))
     (error,) = run.errors("cpu2")
-    assert error.startswith("q8: its result /data/lab/7B/alpha-q8_0.gguf is what small serves, and would change")
+    assert error.startswith("q8: small serves its result /data/lab/7B/alpha-q8_0.gguf, which would change")
 
 
 def test_a_folder_of_the_hub_is_converted_quantized_and_served_by_one_run(lab: Lab, cpu: Host) -> None:

@@ -98,7 +98,7 @@ def test_others_stay_until_they_are_asked_to_go(lab: Lab, host: Host) -> None:
     assert there(host) == {"tiny:1b", "all-minilm:latest", "slow:1b", "other:1b"}
     run = with_models(lab, "tiny:1b", options=("-y", "--data", "prune=everything"))
     assert run.exit_code == 1
-    assert 'prune="everything" is not known; write --data prune=ollama.' in run.output
+    assert 'prune="everything" is not supported. Use --data prune=ollama.' in run.output
     run = with_models(lab, "tiny:1b", options=("-y", "--data", "prune=ollama"))
     assert run.exit_code == 0, run.output
     assert there(host) == {"tiny:1b"}

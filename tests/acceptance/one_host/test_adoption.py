@@ -39,8 +39,8 @@ def test_without_replaces_the_port_is_refused_and_its_holder_named(lab: Lab, by_
     before = containers(by_hand)[OLD]["State"]["StartedAt"]
     run = lab.run(lab.inventory({"cpu5": {"models": {"alpha": model("alpha", [], 8020, bind="any")}}}))
     assert run.exit_code == 1
-    assert f'alpha: port 8020 is held by container "{OLD}"' in run.output
-    assert f'Take its place with replaces: "{OLD}"' in run.output
+    assert f"alpha: port 8020 is already in use by container `{OLD}`" in run.output
+    assert f"Adopt it with `replaces: {OLD}`" in run.output
     assert containers(by_hand)[OLD]["State"]["StartedAt"] == before
 
 
@@ -48,7 +48,7 @@ def test_replaces_takes_the_place_and_keeps_the_old_container(lab: Lab, by_hand:
     models = {"alpha": model("alpha", [], 8020, bind="any", replaces=OLD)}
     run = lab.run(lab.inventory({"cpu5": {"models": models}}))
     assert run.exit_code == 0, run.output
-    assert f"create alpha: takes the place of {OLD}" in run.output
+    assert f"create alpha: replaces {OLD}" in run.output
     assert chat(by_hand, 8020) == lab.testbed.weights("alpha").sentence
     kept = containers(by_hand)
     assert OLD not in kept

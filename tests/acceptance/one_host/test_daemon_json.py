@@ -1,4 +1,4 @@
-"""A daemon.json that cannot be read is its owner's to mend: it is never overwritten, and what runs goes on."""
+"""A daemon.json that cannot be read is its owner's to fix: it is never overwritten, and what runs goes on."""
 
 from __future__ import annotations
 

@@ -109,7 +109,9 @@ def test_a_card_that_a_stranger_computes_on_is_refused(lab: Lab, amd1: Host) -> 
     run = lab.run(wanted)
     assert run.exit_code == 1, run.output
     (error,) = run.errors("amd1")
-    assert error.startswith(f"delta: GPU 2 is used by train.py (pid {pid}, root, 19.5 GiB), which is not gpurack's.")
+    assert error.startswith(
+        f"delta: GPU 2 is in use by train.py (pid {pid}, root, 19.5 GiB), which gpurack does not manage."
+    )
     assert identities(amd1) == before
     amd1.root(f"kill {pid}")
     await_(lambda: not amd1.root("ls /sys/class/kfd/kfd/proc").stdout, seconds=20, what="The end of train.py")
@@ -131,8 +133,8 @@ def test_renumbered_cards_are_given_anew(lab: Lab, amd1: Host) -> None:
     amd1.amd.swap(0, 1)
     run = lab.run(lab.inventory({"amd1": {"models": models(delta=model("delta", [2], 8003))}}))
     assert run.exit_code == 0, run.output
-    assert "recreate alpha: its card has another device: /dev/dri/renderD129" in run.output
-    assert "recreate beta: its card has another device: /dev/dri/renderD128" in run.output
+    assert "recreate alpha: its GPU has another device: /dev/dri/renderD129" in run.output
+    assert "recreate beta: its GPU has another device: /dev/dri/renderD128" in run.output
     has_its_card_alone(amd1, "alpha", 0)
     has_its_card_alone(amd1, "beta", 1)
     assert run.row("amd1", "delta").endswith("ready"), run.output

@@ -66,7 +66,7 @@ def refused(lab: Lab, **data: Any) -> str:
         (
             # the vendored key is Docker's, and the testbed signs with its own
             {"key": None},
-            "repository http://repo.testbed/docker-ce/linux/debian is not signed with the key that belongs to it",
+            "repository http://repo.testbed/docker-ce/linux/debian is not signed with its key",
         ),
         (
             {"url": "http://repo.testbed:81/docker-ce"},
@@ -74,7 +74,7 @@ def refused(lab: Lab, **data: Any) -> str:
         ),
         (
             {"url": "http://repo.testbed/nowhere"},
-            "repository http://repo.testbed/nowhere/linux/debian cannot be read: 404 Not Found. Is it reachable",
+            "repository http://repo.testbed/nowhere/linux/debian cannot be read: 404 Not Found. Check that the host",
         ),
     ],
     ids=["another key", "down", "not there"],
@@ -101,7 +101,7 @@ def test_a_version_that_no_repository_has(lab: Lab, wrong1: Host) -> None:
     wanted = over()
     wanted["docker"]["version"] = "27.0.1"
     run = lab.run(lab.inventory({"wrong1": {"models": models()}}, wanted))
-    assert run.errors("wrong1") == ["docker-ce 27.0.1 is in no repository; there are 26.1.5 and 28.5.2."], run.output
+    assert run.errors("wrong1") == ["docker-ce 27.0.1 is in no repository. Available: 26.1.5, 28.5.2."], run.output
     assert identities(wrong1) == before
 
 
@@ -109,7 +109,7 @@ def test_a_key_that_no_longer_fits_stops_what_comes_after_and_not_what_serves(la
     """The toolkit's repository is signed anew and the inventory has not heard of it."""
     before = identities(wrong1)
     sentence = refused(lab, toolkit="1.19.1", mirrors=mirror("nvidia", key=None))
-    assert sentence.startswith("repository http://repo.testbed/nvidia/stable/deb/amd64 is not signed with the key that")
+    assert sentence.startswith("repository http://repo.testbed/nvidia/stable/deb/amd64 is not signed with its key")
     assert versions(wrong1, TOOLKIT) == {"1.20.0"}
     assert identities(wrong1) == before
     converge(lab)
@@ -141,7 +141,7 @@ def test_two_repositories_that_carry_the_toolkit_at_different_versions(lab: Lab,
     """Unpinned, the newest of each package do not fit: both are named. A pin decides it, and is held."""
     wrong1.root(f"apt-get -q -y --allow-change-held-packages remove {' '.join(TOOLKIT)}")
     assert refused(lab, toolkit=None).startswith(
-        "two repositories carry the NVIDIA Container Toolkit at different versions, which do not fit: "
+        "two repositories have different versions of the NVIDIA Container Toolkit, which conflict: "
         "http://repo.testbed/nvidia/stable/deb/amd64 has 1.19.1, 1.20.0; http://weights.testbed/cuda has 1.21.0. Write"
     )
 
@@ -158,9 +158,7 @@ def test_the_two_dockers_are_not_mixed(lab: Lab, wrong1: Host) -> None:
     Docker's packages are named, too: dpkg would fail in the middle, because the plugins have the same files."""
     before = identities(wrong1)
     sentence = refused(lab, source="distro")
-    assert sentence.startswith(
-        "docker-ce 28.5.2 is installed and cannot live beside docker.io. To keep it write docker"
-    )
+    assert sentence.startswith("docker-ce 28.5.2 is installed and conflicts with docker.io. To keep it, set docker")
     remedy = f"apt-get remove {' '.join(CE)}"
     assert sentence.endswith(f"{remedy}.")
     assert identities(wrong1) == before
@@ -168,7 +166,7 @@ def test_the_two_dockers_are_not_mixed(lab: Lab, wrong1: Host) -> None:
     wrong1.root(f"docker ps -q | xargs docker stop && {remedy.replace('remove', 'remove -q -y', 1)}")
     wrong1.root("apt-get -q -y install docker-buildx-plugin")
     sentence = refused(lab, source="distro")
-    assert sentence.startswith("docker-buildx-plugin 0.29.1 is installed and cannot live beside docker.io.")
+    assert sentence.startswith("docker-buildx-plugin 0.29.1 is installed and conflicts with docker.io.")
     assert dpkg_audit(wrong1) == ""
 
     wrong1.root("apt-get -q -y remove docker-buildx-plugin")
@@ -181,7 +179,7 @@ def test_the_two_dockers_are_not_mixed(lab: Lab, wrong1: Host) -> None:
     others = [name for name in DISTRO[1:] if f"ii {name}" in left]
     assert "docker-compose" in others
     sentence = refused(lab)
-    assert sentence.startswith("docker-cli 26.1.5 is installed and cannot live beside docker-ce.")
+    assert sentence.startswith("docker-cli 26.1.5 is installed and conflicts with docker-ce.")
     assert sentence.endswith(f"apt-get remove {' '.join(others)}.")
     wrong1.root(f"apt-get -q -y remove {' '.join(others)}")
     converge(lab)

@@ -158,7 +158,7 @@ def test_a_user_who_does_not_exist_is_a_sentence_and_the_others_are_served(lab: 
     run = lab.run(lab.inventory(data))
     assert run.exit_code == 1
     (error,) = run.errors("rootless1")
-    assert error.startswith("delta: the user eve does not exist on the host. gpurack makes no accounts: make it")
+    assert error.startswith("delta: the user eve does not exist on the host. gpurack creates no accounts: create it")
     assert not run.traceback
     everything_serves(host)
 
@@ -174,7 +174,7 @@ def test_subordinate_ids_that_do_not_do_are_a_sentence_and_the_others_are_served
     assert run.exit_code == 1
     (error,) = run.errors("rootless1")
     assert error == (
-        "gamma: bob has fewer than 65536 subordinate ids in /etc/subuid. Take the line out, and gpurack grants enough."
+        "gamma: bob has fewer than 65536 subordinate ids in /etc/subuid. Remove the line, and gpurack grants enough."
     )
     assert not run.traceback
     assert of_user(host, "bob") == before
@@ -191,7 +191,7 @@ def test_linger_that_was_switched_off_is_found_and_mended(lab: Lab, host: Host, 
     assert "linger of bob: expected on, found off" in found.of("rootless1")["rootless_docker"]
     run = lab.run(inventory)
     assert run.exit_code == 0, run.output
-    assert "let bob's units run from boot on (linger)" in run.output
+    assert "let bob's units start at boot (linger)" in run.output
     assert "bob" in host.root("ls /var/lib/systemd/linger").stdout.split()
     everything_serves(host)
 

@@ -59,16 +59,16 @@ def says(run: Run, sentence: str) -> bool:
     [
         (
             "podman-docker",
-            "podman-docker 5.4.0 is installed and cannot live beside docker-ce. It only calls podman docker: yum "
+            "podman-docker 5.4.0 is installed and conflicts with docker-ce. It only names podman docker: yum "
             "remove podman-docker.",
         ),
         (
             "docker",
-            'docker 25.0.8 is installed and cannot live beside docker-ce. To keep it write docker: {"source": "k',
+            'docker 25.0.8 is installed and conflicts with docker-ce. To keep it, set docker: {"source": "k',
         ),
         (
             "runc",
-            "runc 1.2.5 is installed and cannot live beside docker-ce. containerd.io brings its own; what else ne",
+            "runc 1.2.5 is installed and conflicts with docker-ce. containerd.io has its own. Podman and buil",
         ),
     ],
 )
@@ -93,7 +93,7 @@ def test_the_distribution_has_no_docker_of_its_own(lab: Lab, yum1: Host) -> None
 def test_a_version_that_no_repository_has(lab: Lab, yum1: Host) -> None:
     """The error lists those that are there."""
     run = refused(lab, docker={"source": "docker-ce", "version": "27.0.1"})
-    assert says(run, "docker-ce 27.0.1 is in no repository; there are 26.1.5 and 28.5.2."), run.output
+    assert says(run, "docker-ce 27.0.1 is in no repository. Available: 26.1.5, 28.5.2."), run.output
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,9 @@ def test_a_repository_that_is_down(lab: Lab, yum1: Host, mirror: str, url: str, 
 def test_packages_that_are_not_signed_with_the_key(lab: Lab, yum1: Host) -> None:
     """Docker's packages are, by gpgcheck; with the vendored key of Docker's they are not those of the testbed."""
     run = refused(lab, mirrors={**mirrors(), "docker-ce": mirrors()["docker-ce"]["url"]})
-    assert says(run, "is not signed with the key of its repository. A mirror that signs anew needs its own"), run.output
+    assert says(run, "is not signed with the key of its repository. A mirror that signs with its own key needs"), (
+        run.output
+    )
     assert yum1.root("rpm -q docker-ce", check=False).returncode != 0
 
 
@@ -174,7 +176,7 @@ def test_metadata_that_are_not_signed_with_the_key(lab: Lab, yum1: Host) -> None
     """NVIDIA's repository, by repo_gpgcheck; the models that serve go on."""
     unsigned = {**over("28.5.2", "1.19.1"), "mirrors": {**mirrors(), "nvidia": mirrors()["nvidia"]["url"]}}
     run = refused(lab, **unsigned)
-    assert says(run, "repository gpurack-nvidia-container-toolkit is not signed with the key that belongs"), run.output
+    assert says(run, "repository gpurack-nvidia-container-toolkit is not signed with its key"), run.output
     assert versions(yum1, TOOLKIT) == {"1.20.0"}
     serves(yum1)
 
@@ -185,7 +187,7 @@ def test_two_repositories_that_carry_the_toolkit_at_different_versions(lab: Lab,
     yum1.root(f"rpm -e {' '.join(TOOLKIT)} && yum -q --disablerepo=* versionlock delete {' '.join(TOOLKIT)}")
     run = refused(lab, nvidia={})
     sentence = (
-        "two repositories carry the NVIDIA Container Toolkit at different versions, which do not fit: cuda has 1.21.0; "
+        "two repositories have different versions of the NVIDIA Container Toolkit, which conflict: cuda has 1.21.0; "
     )
     assert says(run, f"{sentence}gpurack-nvidia-container-toolkit has 1.19.1, 1.20.0. Write nvidia:"), run.output
 

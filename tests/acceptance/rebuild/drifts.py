@@ -189,7 +189,7 @@ ON_CPU3 = [
         sed(f"{SOURCES}/gpurack-docker-ce.sources", "s/^URIs:.*/URIs: http:\\/\\/elsewhere.example/"),
         back(f"{SOURCES}/gpurack-docker-ce.sources"),
         ("repositories",),
-        r'gpurack-docker-ce.sources: expected as gpurack writes it, found "URIs: http://elsewhere.example"',
+        r'gpurack-docker-ce.sources: expected as written by gpurack, found "URIs: http://elsewhere.example"',
         mended=True,
     ),
     Drift(
@@ -324,7 +324,7 @@ ON_CPU3 = [
         sh("mkdir /etc/gpurack/secrets/old; echo sk-old > /etc/gpurack/secrets/old/api_key"),
         sh("rm -r /etc/gpurack/secrets/old"),
         ("secrets",),
-        "secrets/old/api_key: expected no file of a model that is not there",
+        "secrets/old/api_key: expected no file of a missing model",
         mended=True,
     ),
     Drift(
@@ -492,7 +492,7 @@ ON_CPU3 = [
         sh(f"mv {PATH_WEIGHTS} {WAS}; cp -p {WAS} {PATH_WEIGHTS}"),
         sh(f"mv {WAS} {PATH_WEIGHTS}"),
         ("delta weights",),
-        "/srv/delta.gguf: expected what its container has, found another, put there since",
+        "/srv/delta.gguf: expected what its container has, found a different one, put there since",
     ),
     Drift(
         "weights-gone",
@@ -543,7 +543,7 @@ ON_GPU3 = [
         on_card(3),
         taken_back("alpha"),
         ("alpha cards", "alpha definition"),
-        "cards seen inside: expected GPU-",
+        "GPUs seen inside: expected GPU-",
         mended=True,
     ),
     Drift(
@@ -551,14 +551,14 @@ ON_GPU3 = [
         compose("alpha", every_card),
         taken_back("alpha"),
         ("alpha cards", "alpha definition"),
-        "cards given by Docker: expected GPU-[0-9a-f-]{36}, found all",
+        "GPUs given by Docker: expected GPU-[0-9a-f-]{36}, found all",
     ),
     Drift(
         "model-without-its-card",
         compose("beta", lambda service: service.pop("deploy")),
         taken_back("beta"),
         ("beta cards", "beta definition"),
-        "cards given by Docker: .* found none",
+        "GPUs given by Docker: .* found none",
         mended=True,
     ),
     Drift(
@@ -566,7 +566,7 @@ ON_GPU3 = [
         sh(f"mv /run/cdi/nvidia.yaml {WAS}"),
         sh(f"mv {WAS} /run/cdi/nvidia.yaml"),
         ("cdi_devices",),
-        "CDI: expected a device for each of 4 cards, found none for GPU-",
+        "CDI: expected a device for each of 4 GPUs, found none for GPU-",
         mended=True,
     ),
     Drift(
@@ -574,7 +574,7 @@ ON_GPU3 = [
         sed("/run/cdi/nvidia.yaml", "s/nvidia2/nvidia7/"),
         back("/run/cdi/nvidia.yaml"),
         ("cdi_devices",),
-        "CDI: expected device nodes that are there, found no /dev/nvidia7",
+        "CDI: expected existing device nodes, found no /dev/nvidia7",
     ),
     Drift(
         "runtime-removed",
@@ -627,6 +627,6 @@ ON_GPU3 = [
         act("lose", 3),
         act("reset"),
         ("driver", "cards"),
-        "the card GPU-.* expected an answer from nvidia-smi, found none",
+        "GPU GPU-.* expected an answer from nvidia-smi, found none",
     ),
 ]

@@ -91,7 +91,7 @@ def test_a_single_drift_is_found_and_named(lab: Lab, inventory: Path, drifts: di
         said = found.of(host)
         assert set(said) == set(drift.fails), found.output
         assert re.search(drift.says, "\n".join(said.values())), found.output
-        assert all(text.startswith(f"Failed: {host}") and "mend: " in text for text in said.values()), found.output
+        assert all(text.startswith(f"Failed: {host}") and "fix: " in text for text in said.values()), found.output
 
 
 def test_undone_by_hand_they_are_gone(lab: Lab, inventory: Path) -> None:
@@ -126,7 +126,7 @@ def test_for_the_rest_the_command_it_names_mends(lab: Lab, inventory: Path) -> N
     for host, name in zip(CPUS, names, strict=True):
         assert set(found.of(host)) == set(drifts[name].fails), found.output
     said = "\n".join(found.failed.values())
-    for mend in {line.strip().removeprefix("mend: ") for line in said.splitlines() if "mend: " in line}:
+    for mend in {line.strip().removeprefix("fix: ") for line in said.splitlines() if "fix: " in line}:
         command = mend.replace("ssh ", f"ssh -F {SSH_CONFIG} ").replace("pyinfra ", f"{PYINFRA} -y ")
         subprocess.run(["sh", "-c", command], cwd=CHECKOUT, env={**lab.env(), **ENV}, check=True)
     found = verify(lab, inventory, ENV, "-m", "deep or not deep")

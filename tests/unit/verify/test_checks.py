@@ -87,12 +87,14 @@ def entry(wanted: Host = WANTED, change: Callable[[dict[str, Any], dict[str, Any
 
 def drifts(check: Any, checked: Any) -> list[str]:
     """Its lines, without remedies."""
-    return [line for line in drift.said(checked, check.__wrapped__(checked)) if "mend: " not in line]
+    return [line for line in drift.drift_lines(checked, check.__wrapped__(checked)) if "fix: " not in line]
 
 
 def mends(check: Any, checked: Any) -> list[str]:
     """Its remedies."""
-    return [line.partition("mend: ")[2] for line in drift.said(checked, check.__wrapped__(checked)) if "mend: " in line]
+    return [
+        line.partition("fix: ")[2] for line in drift.drift_lines(checked, check.__wrapped__(checked)) if "fix: " in line
+    ]
 
 
 CHECKS = [getattr(test_models, name) for name in dir(test_models) if name.startswith("test_")]
@@ -129,11 +131,11 @@ def by_count(parts: dict[str, Any], container: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "lines"),
     [
-        (elsewhere, [f"gpu1 alpha: cards its processes compute on: expected {CARD}, found GPU-other"]),
-        (on_the_cpu, [f"gpu1 alpha: cards its processes compute on: expected {CARD}, found none"]),
+        (elsewhere, [f"gpu1 alpha: GPUs its processes use: expected {CARD}, found GPU-other"]),
+        (on_the_cpu, [f"gpu1 alpha: GPUs its processes use: expected {CARD}, found none"]),
         (simulated, []),
-        (by_the_runtime, [f"gpu1 alpha: cards given by Docker: expected {CARD}, found GPU-7"]),
-        (by_count, [f"gpu1 alpha: cards given by Docker: expected {CARD}, found all"]),
+        (by_the_runtime, [f"gpu1 alpha: GPUs given by Docker: expected {CARD}, found GPU-7"]),
+        (by_count, [f"gpu1 alpha: GPUs given by Docker: expected {CARD}, found all"]),
     ],
 )
 def test_cards(change: Any, lines: list[str]) -> None:
@@ -164,7 +166,7 @@ def test_an_amd_card_is_known_by_its_render_node() -> None:
 
     wanted = spec({"models": {"alpha": {"gpus": [0], "port": 8000}}})
     one = entry(wanted, change)
-    line = "gpu1 alpha: cards given by Docker: expected /dev/dri/renderD128, found /dev/dri/renderD129"
+    line = "gpu1 alpha: GPUs given by Docker: expected /dev/dri/renderD128, found /dev/dri/renderD129"
     assert drifts(test_models.test_cards, one) == [line]
     assert drifts(test_hosts.test_driver, one.server) == []
 
@@ -369,22 +371,22 @@ def test_weights_by_path_are_what_the_lock_says_or_what_they_were(
 
 
 def test_weights_of_which_nothing_is_known_are_not_said_to_be_right() -> None:
-    said = "gpu1 alpha: nobody knows what sha256 /w/a.gguf should have, so nothing was compared; gpurack lock"
+    said = "gpu1 alpha: no known sha256 for /w/a.gguf should have, so nothing was compared; gpurack lock"
     with pytest.raises(pytest.skip.Exception, match=said):
         drifts(test_models.test_weights_hashed, entry())
 
 
 def test_drifts_as_people_read_them() -> None:
     class Checked:
-        title, mend = "gpu1", "run"
+        title, fix = "gpu1", "run"
 
     found = [Drift("a", "1", "2"), Drift("b", "3", "4", "reboot"), Drift("c", "5", "6")]
-    assert drift.said(Checked(), found) == [
+    assert drift.drift_lines(Checked(), found) == [
         "gpu1: a: expected 1, found 2",
         "gpu1: b: expected 3, found 4",
-        "    mend: reboot",
+        "    fix: reboot",
         "gpu1: c: expected 5, found 6",
-        "    mend: run",
+        "    fix: run",
     ]
 
 

@@ -154,7 +154,7 @@ KEYS = "/etc/gpurack/secrets"
         (KEYS, {"mode": "755"}, "expected mode 700, root's, found mode 755, root's"),
         (f"{KEYS}/alpha/api_key.bak", {"sum": "1"}, "expected no file that alpha is not given, found one"),
         (f"{KEYS}/alpha/api_key.new", {"sum": ""}, "expected no file that alpha is not given, found one"),
-        (f"{KEYS}/old/api_key", {"sum": "1"}, "expected no file of a model that is not there, found one"),
+        (f"{KEYS}/old/api_key", {"sum": "1"}, "expected no file of a missing model, found one"),
     ],
 )
 def test_folders_of_keys_hold_what_models_are_given_and_nothing_else(
@@ -186,7 +186,7 @@ def test_folders_of_keys_hold_what_models_are_given_and_nothing_else(
 def test_a_cdi_spec_of_the_driver_before(gone: list[str], line: str) -> None:
     cards = evidence()["cards"]
     one = server(cards={**cards, "cdi": {**cards["cdi"], "gone": gone}})
-    expected = [f"gpu1: CDI: expected files of the driver that are there, found {line}"] if line else []
+    expected = [f"gpu1: CDI: expected existing files of the driver, found {line}"] if line else []
     assert drifts(test_hosts.test_cdi_devices, one) == expected
 
 

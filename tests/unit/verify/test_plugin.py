@@ -92,7 +92,7 @@ def test_unreachable_host_is_a_failure_without_traceback(pytester: pytest.Pytest
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.assert_outcomes(failed=1, passed=1)
     result.stdout.fnmatch_lines(
-        ["gpu1: expected a host that answers, found Could not connect*", "    mend: see why ssh gpu1 does not get in"]
+        ["gpu1: expected a host that answers, found Could not connect*", "    fix: see why ssh gpu1 does not get in"]
     )
     assert "Traceback" not in result.stdout.str()
     assert 'message="Failed: gpu1: expected a host that answers' in (pytester.path / "report.xml").read_text()
