@@ -5,6 +5,8 @@
 # key|url), VOLUMES (of an Open WebUI without a first account), HAS_ACCOUNT, SEEN and READER as in
 # snapshot.sh; for a user also WEIGHTS and HOME_FILES.
 
+# That of dash, which is sh on Debian and Ubuntu, makes a line of a "\n" in what is only a name.
+echo() { printf '%s\n' "$*"; }
 section() { printf '\n@@%s %s\n' "$MARK" "$1"; }
 have() { command -v "$1" >/dev/null 2>&1; }
 # That of the default route: addresses for documentation are in no other route (RFC 5737, RFC 3849).
