@@ -224,10 +224,13 @@ def test_verify_reads_as_the_user(home: Path, secret: Path) -> None:
     (home / "blob").write_bytes(b"weights")
     for name in ("stolen.gguf", "own.gguf", "blob"):
         give(home / name)
-    found = evidence.weights(str(home / "own.gguf"), True, USER)
-    assert found["files"]["own.gguf"]["sha256"] == hashlib.sha256(b"weights").hexdigest()
-    stolen = evidence.weights(str(home / "stolen.gguf"), True, USER)
-    assert hashlib.sha256(SECRET).hexdigest() not in str(stolen)
+    parts = {
+        name: evidence.Part(f"weights {name}", 20, evidence.weights, str(home / name), True, {}, user=USER)
+        for name in ("own.gguf", "stolen.gguf")
+    }
+    found = evidence.results(parts)
+    assert found["own.gguf"]["files"]["own.gguf"]["sha256"] == hashlib.sha256(b"weights").hexdigest()
+    assert hashlib.sha256(SECRET).hexdigest() not in str(found["stolen.gguf"])
 
 
 # --- the snapshot ----------------------------------------------------------------------------------------------------
@@ -290,7 +293,8 @@ def test_root_touches_nothing_in_a_users_reach(fakes: Fakes, home: Path, place: 
         hashes.remember(str(path), "ab" * 32)
     for name in ("stat", "readlink"):
         fakes.add(name, f'exec {shutil.which(name)} "$@"')  # only root's calls can be written down
-    text = script(wanted(home / "m.gguf", home / "m-00001-of-00001.gguf", place / "own.gguf", user=user))
+    of = wanted(home / "m.gguf", home / "m-00001-of-00001.gguf", place / "own.gguf", user=user)
+    text = str(script(questions(of)))
     text = text.replace("/var/lib/gpurack/sha256", hashes.MEMORY)
     done = subprocess.run(["sh", "-s"], input=text, capture_output=True, text=True, check=True, timeout=60)
     found = parse(done.stdout.splitlines())
@@ -307,13 +311,13 @@ def test_what_its_owner_cannot_see_is_not_called_missing(home: Path) -> None:
     (home / "closed" / "m.gguf").write_bytes(b"x")
     path = str(home / "closed" / "m.gguf")
     of = wanted(Path(path), user=None)
-    error = obstacle("m0", of, seen(of), Change("m0", "create"))
+    error = obstacle_of(of, seen(of))
     assert error == f"{path} cannot be inspected: it is inspected as {USER}, who has no access. See namei -l {path}."
 
 
 def test_a_fifo_is_not_called_missing() -> None:
     found = parse(framed(["@@ weights", "0 fifo|/w/a.gguf", "@@ end"]))
-    error = obstacle("m0", wanted(Path("/w/a.gguf"), user=None), found, Change("m0", "create"))
+    error = obstacle_of(wanted(Path("/w/a.gguf"), user=None), found)
     assert error == "/w/a.gguf is not a regular file or a folder (fifo). Replace it, or correct the path."
 
 
