@@ -28,6 +28,7 @@ NAMED = {"/v1/chat/completions": True, "/v1/completions": True, "/v1/embeddings"
 has must be that of the model all the same. TEI's own answers are lists, and name nobody."""
 THROUGH = {"/rerank": "/v1/rerank", "/api/generate": "/v1/chat/completions", "/api/embed": "/v1/embeddings"}
 """Where an engine is asked in its own way → where a gateway is asked for the same."""
+PIPE = 65536  # bytes that a pipe takes unread
 UP = 5  # seconds in which a model that is up says that it is ready
 
 
@@ -184,11 +185,14 @@ def opened(dockerd, url, path, body, key, silence, limit, method=None):
 def by_user(dockerd, told):
     """As request.ask, by a program of the model's user: who listens there is that user's program, and what it says is
     read as data here. The key goes by standard input."""
+    text = json.dumps(told)
+    if len(text) > PIPE:  # more would wait for its reader, whom its user may stop
+        raise OSError("the request is longer than {} bytes".format(PIPE))
     child = Child(
         [*dockerd.become, "python3", "-I", PROGRAM],
         limit=told["limit"] + 10,
         silence=told["silence"] + 10,  # the user may stop it
-        text=json.dumps(told),
+        text=text,
     )
     head, begun, late = b"", False, "no whole answer in {} s".format(told["limit"])
     try:
