@@ -200,6 +200,10 @@ def test_what_is_no_file_for_the_user_blocks_nothing(hashes: Any, home: Path, ma
             "reads [0-9]+ bytes of 3",
         ),
         ('case "$1" in stat) echo "3 1.000000000 regular file";; esac', "reads 0 bytes of 3"),
+        (
+            'case "$1" in stat) echo "9999999 1.000000000 regular file";; *) while sleep 0.1; do printf x; done;; esac',
+            "came to no end in",
+        ),
         ("exec cat /dev/zero", "says too much"),
         ("echo '1 1.000000000 regular file'; echo '2 /etc/passwd'", "no file for its user"),
     ],
@@ -209,6 +213,7 @@ def test_a_user_whose_programs_say_anything(
 ) -> None:
     """A user may change what a process of their own writes."""
     monkeypatch.setattr(hashes, "SILENCE", 0.5)
+    monkeypatch.setattr(hashes, "LONG", 2)
     begun = time.monotonic()
     with pytest.raises(OSError, match=error):
         hashes.known_hash("/home/eve/m.gguf", become=["sh", "-c", says, "sh"])
