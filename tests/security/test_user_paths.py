@@ -238,6 +238,27 @@ def test_verify_reads_as_the_user(home: Path, secret: Path) -> None:
     assert hashlib.sha256(SECRET).hexdigest() not in str(found["stolen.gguf"])
 
 
+@needs_root
+@pytest.mark.parametrize("inside", ["", "/model"])
+def test_verify_follows_no_link_of_a_users_for_the_hosts_docker(home: Path, place: Path, inside: str) -> None:
+    evidence = load("evidence")
+    closed = place / "closed"
+    (closed / "model").mkdir(parents=True, mode=0o700)
+    closed.chmod(0o700)
+    (closed / "model/shadow").write_bytes(SECRET)
+    (home / "m").symlink_to(closed if inside else closed / "model")
+    (home / "own").write_bytes(b"weights")
+    (place / "roots").symlink_to("home")
+    give(home / "m")
+    paths = {"stolen": f"{place}/roots/m{inside}", "own": f"{home}/own", "roots": f"{closed}/model/shadow"}
+    found = evidence.results(
+        {key: evidence.Part(key, 20, evidence.weights_as_keeper, path, True, {}) for key, path in paths.items()}
+    )
+    assert found["stolen"] is None
+    assert found["own"]["files"]["own"]["sha256"] == hashlib.sha256(b"weights").hexdigest()
+    assert found["roots"]["files"]["shadow"]["sha256"] == hashlib.sha256(SECRET).hexdigest()
+
+
 # --- the snapshot ----------------------------------------------------------------------------------------------------
 
 
