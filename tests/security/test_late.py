@@ -9,6 +9,7 @@ import pytest
 from gpurack.plan.host import Run, findings
 from gpurack.plan.jobs import plan_jobs
 from gpurack.plan.models import plan_models
+from gpurack.plan.questions import questions
 from gpurack.plan.remove import plan_remove
 from gpurack.plan.rootless import plan_rootless
 from gpurack.plan.steps import Shell
@@ -75,7 +76,7 @@ def test_status_says_it_and_shows_the_rest(part: str) -> None:
 
 def test_each_part_of_the_snapshot_has_half_a_minute() -> None:
     """Which most tests of what hangs shorten."""
-    assert "\nLIMIT=30\n" in script(WANTED)
+    assert "\nLIMIT=30\n" in script(questions(WANTED))
 
 
 def test_a_system_that_does_not_answer_is_a_host_that_cannot_be_looked_at() -> None:
