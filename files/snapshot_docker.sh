@@ -115,7 +115,7 @@ look_docker() {
 	section accounts # the volumes of Open WebUIs whose database has one
 	printf '%s\n' "$VOLUMES" | while IFS= read -r volume; do
 		[ -n "$volume" ] && place=$(docker volume inspect --format '{{.Mountpoint}}' "$volume" 2>/dev/null) || continue
-		timeout -s KILL 5 python3 -c "$HAS_ACCOUNT" "$place" </dev/null && echo "$volume"
+		TMPDIR=$work timeout -s KILL 5 python3 -c "$HAS_ACCOUNT" "$place" </dev/null && echo "$volume"
 	done
 	have curl || return 0
 	# A model that hangs is not "no change", nor is one that restarts for ever, which was up when it was looked at and is

@@ -28,6 +28,7 @@ from gpurack.plan.rootless import not_ready
 from gpurack.spec.host import Host
 from gpurack.state import snapshot
 from gpurack.state.model import HostState
+from gpurack.state.questions import Questions
 from gpurack.state.snapshot import Snapshot, script
 from tests.given import models, spec
 from tests.unit.host_programs import Fakes
@@ -379,3 +380,15 @@ def test_a_backslash_in_a_process_name_is_a_backslash(fakes: Fakes, name: str) -
     assert [owner.partition(" (pid ")[0] for owner in owners] == [name]
     assert [(one.uuid, one.name, one.memory) for one in seen.gpu_processes] == [("GPU-1", name, 5), ("GPU-2", name, 6)]
     assert seen.unread == ()
+
+
+def test_copies_of_a_database_end_with_the_look(fakes: Fakes) -> None:
+    """Who wrote it can make the program that reads it take too long, and killed it takes nothing away."""
+    fakes.add(
+        "docker", 'case "$*" in info*) echo \'{"ServerVersion":"1"}\';; volume*) echo /nowhere;; *) exit 1;; esac'
+    )
+    fakes.add("python3", 'mktemp >"$STATE/copy"; kill -9 $$')
+    asked = Questions(volumes=(("", "gpurack_open-webui-chat"),))
+    subprocess.run(["sh", "-s"], input=script(asked).encode(), capture_output=True, check=True, timeout=60)
+    copy = Path((fakes.folder / "state" / "copy").read_text().strip())
+    assert not copy.exists()
