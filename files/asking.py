@@ -28,6 +28,7 @@ NAMED = {"/v1/chat/completions": True, "/v1/completions": True, "/v1/embeddings"
 must still match. TEI's own answers are lists without a name."""
 THROUGH = {"/rerank": "/v1/rerank", "/api/generate": "/v1/chat/completions", "/api/embed": "/v1/embeddings"}
 """An engine's own path → the gateway's path for the same request."""
+PIPE = 65536  # bytes that a pipe holds unread
 UP = 5  # seconds for a readiness request to a running model
 
 
@@ -190,11 +191,14 @@ def request_as_user(dockerd, query):
     """Like request.ask, run as the model's user, whose program listens there. The key goes by standard input.
 
     Its output is parsed as data. Raises OSError."""
+    text = json.dumps(query)
+    if len(text) > PIPE:  # more would wait for its reader, whom its user may stop
+        raise OSError("the request is longer than {} bytes".format(PIPE))
     child = Child(
         [*dockerd.become, "python3", "-I", PROGRAM],
         limit=query["limit"] + 10,
         silence=query["silence"] + 10,  # the user may stop it
-        text=json.dumps(query),
+        text=text,
     )
     head, begun, late = b"", False, "no complete answer within {} s".format(query["limit"])
     try:

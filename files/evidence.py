@@ -632,6 +632,37 @@ def weights(path, deep, remembered):
     return {"files": found, "hub": noted(content(path + ".json"))}
 
 
+def weights_as_keeper(path, deep, remembered):
+    """The same in a process of root's, which becomes that of whoever could lead the path elsewhere."""
+    who = keeper(path) if os.geteuid() == 0 else ""
+    if who != "":
+        become(who)
+    return weights(path, deep, remembered)
+
+
+def keeper(path):
+    """The owner of the first thing on a path that is not root's, links of root's followed: a name, or the number of a
+    user that has none; "" for nobody."""
+    at, rest, steps = "/", path.split("/"), 0
+    while rest and steps < 1000:
+        part, steps = os.path.normpath(os.path.join(at, rest.pop(0))), steps + 1
+        try:
+            status = os.lstat(part)
+        except OSError:
+            return ""
+        if status.st_uid != 0:
+            try:
+                return pwd.getpwuid(status.st_uid).pw_name
+            except KeyError:
+                return status.st_uid
+        if stat.S_ISLNK(status.st_mode):
+            rest = os.readlink(part).split("/") + rest
+            at = "/" if rest[0] == "" else at
+        else:
+            at = part
+    return ""
+
+
 def hashed_before():
     """File → size, time of change and sha256 when it was hashed."""
     lines = (line.split(" ", 3) for line in (content(REMEMBERED) or "").splitlines())
@@ -878,7 +909,9 @@ def main():
         user, container = one["user"], ours(name, one, daemons, record)
         for path in one["weights"]:
             limit = DEEP_LIMIT if deep else LIMIT
-            begun["weights", name, path] = Part("weights " + name, limit, weights, path, deep, remembered, user=user)
+            begun["weights", name, path] = Part(
+                "weights " + name, limit, weights if user else weights_as_keeper, path, deep, remembered, user=user
+            )
         if container:
             begun["mounted", name] = Part("mounts " + name, LIMIT, same_inside, container, user=user)
             talk = (conversation, one, container["Id"], found["system"])

@@ -28,6 +28,7 @@ MEMORY = "/var/lib/gpurack/sha256"
 """A line for each file: size, time of change, sha256, path; root's alone. Without it everything is read again."""
 EVERY = 5  # seconds between two signs of life
 SILENCE = 60  # seconds in which what is read as a user must bring something
+LONG = 4 * 3600  # seconds that one file may take altogether, which a user can make as large and slow as they like
 BLOCK = 1 << 22
 LONGEST = 1 << 24  # bytes of what is said of a user's files
 
@@ -146,8 +147,11 @@ def output_as(become, *argv):
     process = subprocess.Popen(
         [*become, *argv], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
+    end = time.monotonic() + LONG
     try:
         while True:
+            if time.monotonic() > end:
+                raise OSError(errno.ETIMEDOUT, "its user's {} came to no end in {} s".format(argv[0], LONG))
             if not select.select([process.stdout], [], [], SILENCE)[0]:
                 raise OSError(errno.ETIMEDOUT, "its user's {} printed nothing for {} s".format(argv[0], SILENCE))
             block = os.read(process.stdout.fileno(), 1 << 20)

@@ -65,7 +65,7 @@ def logged_in(dockerd, logins):
     They are in a file in memory that only this user can read, and that is removed afterwards."""
     for old in os.listdir(LOGINS) if os.path.isdir(LOGINS) else ():
         if old.startswith("login-") and not os.path.exists("/proc/" + old.split("-")[1]):  # of a killed run
-            shutil.rmtree(os.path.join(LOGINS, old), ignore_errors=True)
+            discard(os.path.join(LOGINS, old))
     if not logins:
         yield []
         return
@@ -87,6 +87,13 @@ def logged_in(dockerd, logins):
         os.chown(folder, dockerd.uid, 0)
         yield ["--config", folder]
     finally:
+        discard(folder)
+
+
+def discard(folder):
+    """Takes a folder away that is a user's, as far as that goes: with more folders in one another than Python descends
+    it stays, and is nobody else's failure."""
+    with contextlib.suppress(RecursionError):
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -5,6 +5,8 @@
 # key|url), VOLUMES (of an Open WebUI without a first account), HAS_ACCOUNT, SEEN and READER as in
 # snapshot.sh; for a user also WEIGHTS and HOME_FILES.
 
+# That of dash, which is sh on Debian and Ubuntu, makes a line of a "\n" in what is only a name.
+echo() { printf '%s\n' "$*"; }
 section() { printf '\n@@%s %s\n' "$MARK" "$1"; }
 have() { command -v "$1" >/dev/null 2>&1; }
 # The address of the default route: addresses for documentation are in no other route (RFC 5737, RFC 3849).
@@ -113,7 +115,7 @@ snapshot_docker() {
 	section accounts # the volumes of Open WebUIs whose database has one
 	printf '%s\n' "$VOLUMES" | while IFS= read -r volume; do
 		[ -n "$volume" ] && place=$(docker volume inspect --format '{{.Mountpoint}}' "$volume" 2>/dev/null) || continue
-		timeout -s KILL 5 python3 -c "$HAS_ACCOUNT" "$place" </dev/null && echo "$volume"
+		TMPDIR=$work timeout -s KILL 5 python3 -c "$HAS_ACCOUNT" "$place" </dev/null && echo "$volume"
 	done
 	have curl || return 0
 	# A hanging model is not "no change", nor is one that restarts without end and only looked up for a moment.

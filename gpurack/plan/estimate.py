@@ -152,7 +152,10 @@ def longest_context(model: Model, header: Header, budget: float, cards: int, nee
 
     def fits(steps: int) -> bool:
         shorter = model.model_copy(update={"context": 256 * steps})
-        return estimate(shorter, header, cards).minimum <= budget
+        try:
+            return estimate(shorter, header, cards).minimum <= budget
+        except NotEstimated:  # beyond the window of its attention
+            return False
 
     if not need.kv or not fits(1):
         return 0

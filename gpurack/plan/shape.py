@@ -43,6 +43,10 @@ GGUF_DECODERS = {
 GGUF_ENCODERS = {"bert", "nomic-bert"}
 
 
+LARGEST = 1 << 40
+"""Of the numbers of a header, which a user may have written: their product stays a float."""
+
+
 def shape_of(header: Header) -> Shape:
     """Raises NotEstimated with the reason."""
     if header.problem:
@@ -57,7 +61,7 @@ def heads_of(header: Header) -> int | None:
     """How many attention heads, for architectures without a formula, too; None when the header does not say."""
     name = header.config.get("general.architecture")
     heads = header.config.get(f"{name}.attention.head_count" if name else "num_attention_heads")
-    return heads if isinstance(heads, int) and heads > 0 else None
+    return heads if isinstance(heads, int) and 0 < heads <= LARGEST else None
 
 
 def of_folder(config: Mapping[str, Any]) -> Shape:
@@ -76,16 +80,18 @@ def of_folder(config: Mapping[str, Any]) -> Shape:
     heads = positive(config["num_attention_heads"])
     size = positive(config.get("head_dim") or config["hidden_size"] // heads)
     sliding = config.get("use_sliding_window", True) and (not layer_types or "sliding_attention" in layer_types)
-    limits = (config.get("max_position_embeddings"), config.get("model_max_length"))
+    limits = (config.get("max_position_embeddings"), config.get("model_max_length"))  # 1e30: transformers' for none
     return Shape(
         layers=positive(config["num_hidden_layers"]),
         heads=heads,
         kv_heads=0 if name in ENCODERS else positive(config.get("num_key_value_heads") or heads),
         key=size,
         value=size,
-        context=min((int(limit) for limit in limits if limit), default=None) if plain_rope(config) else None,
-        window=config.get("sliding_window") if sliding else None,
-        vocabulary=int(config.get("vocab_size") or 0),
+        context=min((int(one) for one in limits if one and 0 < int(one) <= LARGEST), default=None)
+        if plain_rope(config)
+        else None,
+        window=(optional(config.get("sliding_window")) or None) if sliding else None,
+        vocabulary=optional(config.get("vocab_size")),
     )
 
 
@@ -115,18 +121,23 @@ def of_gguf(config: Mapping[str, Any]) -> Shape:
         key=positive(said.get("attention.key_length", size)),
         value=positive(said.get("attention.value_length", size)),
         context=positive(said["context_length"]) if "context_length" in said else None,
-        window=said.get("attention.sliding_window") or None,
-        vocabulary=int(config.get("vocab") or said.get("vocab_size") or 0),
+        window=optional(said.get("attention.sliding_window")) or None,
+        vocabulary=optional(config.get("vocab") or said.get("vocab_size")),
     )
 
 
 def positive(value: Any) -> int:
-    """A whole number above 0. Raises TypeError or ValueError."""
+    """A whole number above 0, not larger than any such. Raises TypeError or ValueError."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(value)
-    if value <= 0:
-        raise ValueError(value)
+    if not 0 < value <= LARGEST:
+        raise ValueError
     return value
+
+
+def optional(value: Any) -> int:
+    """The same; 0 where nothing is said."""
+    return positive(value) if value else 0
 
 
 def same_for_all(value: Any) -> int:

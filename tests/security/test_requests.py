@@ -180,6 +180,19 @@ def test_one_that_is_stopped_is_given_up(fakes: Fakes, monkeypatch: pytest.Monke
     assert time.monotonic() - begun < 8
 
 
+def test_a_request_that_fits_into_no_pipe_is_not_begun(fakes: Fakes) -> None:
+    """An ollama of a user's says which names are asked for; root would wait for a reader of them that is stopped."""
+    fakes.add("python3", "kill -STOP $$")
+    asking, body = load("asking"), {"model": "x" * 300000}
+    done: list[tuple[int, str]] = []
+    asked = threading.Thread(
+        target=lambda: done.append(asking.send(ADA, "http://127.0.0.1:1/", "/", body, None, -9)), daemon=True
+    )
+    asked.start()
+    asked.join(8)
+    assert done == [(0, "the request is longer than 65536 bytes")]
+
+
 def test_ollama_of_a_users_is_asked_as_that_user(serve: Any, fakes: Fakes) -> None:
     fakes.add("python3", f'echo "$OWNER" >>"$STATE/owner"; exec {sys.executable} "$@"')
     ollama = load("ollama")

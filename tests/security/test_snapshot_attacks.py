@@ -29,6 +29,7 @@ from gpurack.plan.rootless import not_ready
 from gpurack.spec.host import Host
 from gpurack.state import snapshot
 from gpurack.state.model import HostState
+from gpurack.state.questions import Questions
 from gpurack.state.snapshot import Snapshot, script
 from tests.given import models, spec
 from tests.unit.host_programs import Fakes
@@ -362,3 +363,39 @@ def test_a_process_name_is_no_process_of_a_card(fakes: Fakes) -> None:
     finally:
         libc.prctl(15, before.encode(), 0, 0, 0)
     assert ("GPU-1", os.getpid(), "x", 5) in {(p.uuid, p.pid, p.name, p.memory) for p in seen.gpu_processes}
+
+
+ESCAPES = [r"x\n99 1 root z", r"x\c", r"\0101", "-n", r"-e \t"]
+"""Names that the `echo` of many a shell does not print as they are: it would end a line, or leave its end out."""
+
+
+@needs_proc
+@pytest.mark.skipif(not shutil.which("ss"), reason="needs ss")
+@pytest.mark.parametrize("name", ESCAPES)
+def test_a_backslash_in_a_process_name_is_a_backslash(fakes: Fakes, name: str) -> None:
+    libc = ctypes.CDLL(None)
+    before = Path("/proc/self/comm").read_text().strip()
+    pid = os.getpid()
+    fakes.add("nvidia-smi", f"case \"$*\" in *compute-apps*) echo 'GPU-1, {pid}, 5'; echo 'GPU-2, {pid}, 6';; esac")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        libc.prctl(15, name.encode(), 0, 0, 0)
+        try:
+            seen = look(models(alpha={}))
+        finally:
+            libc.prctl(15, before.encode(), 0, 0, 0)
+        owners = [found.owner for found in seen.listeners if found.port == server.getsockname()[1]]
+    assert [owner.partition(" (pid ")[0] for owner in owners] == [name]
+    assert [(one.uuid, one.name, one.memory) for one in seen.gpu_processes] == [("GPU-1", name, 5), ("GPU-2", name, 6)]
+    assert seen.unread == ()
+
+
+def test_copies_of_a_database_end_with_the_look(fakes: Fakes) -> None:
+    """Who wrote it can make the program that reads it take too long, and killed it takes nothing away."""
+    fakes.add(
+        "docker", 'case "$*" in info*) echo \'{"ServerVersion":"1"}\';; volume*) echo /nowhere;; *) exit 1;; esac'
+    )
+    fakes.add("python3", 'mktemp >"$STATE/copy"; kill -9 $$')
+    asked = Questions(volumes=(("", "gpurack_open-webui-chat"),))
+    subprocess.run(["sh", "-s"], input=script(asked).encode(), capture_output=True, check=True, timeout=60)
+    copy = Path((fakes.folder / "state" / "copy").read_text().strip())
+    assert not copy.exists()

@@ -200,6 +200,10 @@ def test_what_is_no_file_for_the_user_blocks_nothing(hashes: Any, home: Path, ma
             "reads [0-9]+ bytes of 3",
         ),
         ('case "$1" in stat) echo "3 1.000000000 regular file";; esac', "reads 0 bytes of 3"),
+        (
+            'case "$1" in stat) echo "9999999 1.000000000 regular file";; *) while sleep 0.1; do printf x; done;; esac',
+            "came to no end in",
+        ),
         ("exec cat /dev/zero", "says too much"),
         ("echo '1 1.000000000 regular file'; echo '2 /etc/passwd'", "no file for its user"),
     ],
@@ -209,6 +213,7 @@ def test_a_user_whose_programs_say_anything(
 ) -> None:
     """A user may change what a process of their own writes."""
     monkeypatch.setattr(hashes, "SILENCE", 0.5)
+    monkeypatch.setattr(hashes, "LONG", 2)
     begun = time.monotonic()
     with pytest.raises(OSError, match=error):
         hashes.known_hash("/home/eve/m.gguf", become=["sh", "-c", says, "sh"])
@@ -233,6 +238,27 @@ def test_verify_reads_as_the_user(home: Path, secret: Path) -> None:
     assert found["own.gguf"]["files"]["own.gguf"]["sha256"] == hashlib.sha256(b"weights").hexdigest()
     assert "sha256" not in found["stolen.gguf"]["files"]["stolen.gguf"]
     assert hashlib.sha256(SECRET).hexdigest() not in str(found)
+
+
+@needs_root
+@pytest.mark.parametrize("inside", ["", "/model"])
+def test_verify_follows_no_link_of_a_users_for_the_hosts_docker(home: Path, place: Path, inside: str) -> None:
+    evidence = load("evidence")
+    closed = place / "closed"
+    (closed / "model").mkdir(parents=True, mode=0o700)
+    closed.chmod(0o700)
+    (closed / "model/shadow").write_bytes(SECRET)
+    (home / "m").symlink_to(closed if inside else closed / "model")
+    (home / "own").write_bytes(b"weights")
+    (place / "roots").symlink_to("home")
+    give(home / "m")
+    paths = {"stolen": f"{place}/roots/m{inside}", "own": f"{home}/own", "roots": f"{closed}/model/shadow"}
+    found = evidence.results(
+        {key: evidence.Part(key, 20, evidence.weights_as_keeper, path, True, {}) for key, path in paths.items()}
+    )
+    assert found["stolen"] is None
+    assert found["own"]["files"]["own"]["sha256"] == hashlib.sha256(b"weights").hexdigest()
+    assert found["roots"]["files"]["shadow"]["sha256"] == hashlib.sha256(SECRET).hexdigest()
 
 
 # --- the snapshot ----------------------------------------------------------------------------------------------------

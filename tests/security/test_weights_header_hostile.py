@@ -16,7 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpurack.plan import estimate
+from gpurack.spec.gpus import GpuSlot
+from gpurack.state.model import Header
 from gpurack.state.remembered import reader
+from tests.given import models
 from tests.security.users import USER, give, needs_root, place  # noqa: F401
 from tests.testbed import gguf_models
 from tests.unit.host_programs import load
@@ -221,3 +225,38 @@ def test_random_bytes_are_a_sentence(
     said = READER.answer(str(path).encode())
     json.dumps(said)
     assert said.keys() in ({"problem"}, {"kind", "tensors", "config"})
+
+
+FOLDER = {
+    "model_type": "llama", "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
+    "head_dim": 128, "hidden_size": 4096, "vocab_size": 32000, "max_position_embeddings": 4096, "sliding_window": 8192,
+    "model_max_length": 4096, "use_sliding_window": True, "layer_types": ["sliding_attention"], "quantization": "awq",
+}  # fmt: skip
+GGUF = {
+    "general.architecture": "llama", "vocab": 32000, "llama.block_count": 32, "llama.attention.head_count": 32,
+    "llama.attention.head_count_kv": 8, "llama.attention.key_length": 128, "llama.attention.value_length": 128,
+    "llama.embedding_length": 4096, "llama.context_length": 4096, "llama.attention.sliding_window": 8192,
+}  # fmt: skip
+ANYTHING = st.sampled_from(
+    [0, -1, 1, True, None, 1.5, 1e300, 10**18, 10**38, 10**4000, "", "x", "7", [], [10**38] * 3, ["x", 1], {}, {"a": 1}]
+)
+SLOTS = tuple(GpuSlot(index, f"GPU-{index}", "A30", memory=24.0) for index in range(3))
+
+
+@pytest.mark.parametrize("engine", ["vllm", "llama.cpp"])
+@pytest.mark.parametrize(("kind", "plain"), [("safetensors", FOLDER), ("gguf", GGUF)])
+@given(
+    wrong=st.dictionaries(st.sampled_from([*FOLDER, *GGUF]), ANYTHING, min_size=1, max_size=3),
+    size=st.sampled_from([0, 10**9, 2**63 - 1]),
+)
+def test_any_facts_of_a_header_are_an_estimate_or_none(
+    engine: str, kind: str, plain: dict[str, Any], wrong: dict[str, Any], size: int
+) -> None:
+    """An exception would be the end of the plan for the whole host."""
+    path = "/w/a.gguf" if engine == "llama.cpp" else "/w/a"
+    model = models(alpha={"engine": engine, "weights": path, "gpus": [0]}).models["alpha"]
+    known = {key: value for key, value in wrong.items() if key in plain}
+    header = Header("1-1", kind, {"BF16": size}, {**plain, **known})
+    for cards in (1, 2, 3):
+        estimate.refusal(model, header, SLOTS[:cards])
+        estimate.tight(model, header, SLOTS[:cards])

@@ -80,6 +80,23 @@ def test_what_a_killed_run_left_is_removed(images: Any, tmp_path: Path) -> None:
     assert list((tmp_path / "run").iterdir()) == [mine]
 
 
+def test_what_a_user_made_of_a_login_is_no_failure_of_others(images: Any, tmp_path: Path) -> None:
+    left = tmp_path / "run/login-999999999-abc"
+    left.mkdir(parents=True)
+    here, deepest = os.open(".", os.O_RDONLY), 1500
+    try:
+        os.chdir(left)
+        for _ in range(deepest):
+            Path("d").mkdir()
+            os.chdir("d")
+        images.provide(images.dockerd, wanted(), LOGIN)
+    finally:
+        os.chdir(here)
+        os.close(here)
+        subprocess.run(["rm", "-rf", str(left)], check=True)
+    assert list((tmp_path / "run").iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("said", "logins", "sentence"),
     [
