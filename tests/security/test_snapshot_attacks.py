@@ -380,7 +380,7 @@ def test_a_backslash_in_a_process_name_is_a_backslash(fakes: Fakes, name: str) -
     with socket.create_server(("127.0.0.1", 0)) as server:
         libc.prctl(15, name.encode(), 0, 0, 0)
         try:
-            seen = look(models(alpha={}))
+            seen = take_snapshot(models(alpha={}))
         finally:
             libc.prctl(15, before.encode(), 0, 0, 0)
         owners = [found.owner for found in seen.listeners if found.port == server.getsockname()[1]]

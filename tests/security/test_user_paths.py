@@ -89,7 +89,7 @@ def test_only_files_are_opened_and_nothing_waits(safe: Any, hashes: Any, tmp_pat
     make(path)
     evidence = load("evidence")
     for read in (safe.open_file, hashes.known_hash, evidence.sha256):
-        with pytest.raises(OSError, match="no file"):
+        with pytest.raises(OSError, match="is not a regular file"):
             read(str(path))
     assert evidence.content(str(path)) is None
     assert time.monotonic() - begun < QUICK
@@ -185,7 +185,7 @@ def test_gpurack_lock_reads_as_the_user(home: Path, secret: Path, tmp_path: Path
 def test_what_is_no_file_for_the_user_blocks_nothing(hashes: Any, home: Path, make: Any) -> None:
     begun = time.monotonic()
     make(home / "m.gguf")
-    with pytest.raises(OSError, match="no file for its user"):
+    with pytest.raises(OSError, match="not a file that its user can read"):
         hashes.known_hash(str(home / "m.gguf"), become=hashes.reader(str(home / "m.gguf"), USER))
     assert time.monotonic() - begun < QUICK
 
@@ -193,8 +193,8 @@ def test_what_is_no_file_for_the_user_blocks_nothing(hashes: Any, home: Path, ma
 @pytest.mark.parametrize(
     ("says", "error"),
     [
-        ("sleep 30", "said nothing in"),
-        ('case "$1" in stat) echo "3 1.000000000 regular file";; *) sleep 30;; esac', "said nothing in"),
+        ("sleep 30", "printed nothing for"),
+        ('case "$1" in stat) echo "3 1.000000000 regular file";; *) sleep 30;; esac', "printed nothing for"),
         (
             'case "$1" in stat) echo "3 1.000000000 regular file";; *) exec cat /dev/zero;; esac',
             "reads [0-9]+ bytes of 3",
@@ -204,8 +204,8 @@ def test_what_is_no_file_for_the_user_blocks_nothing(hashes: Any, home: Path, ma
             'case "$1" in stat) echo "9999999 1.000000000 regular file";; *) while sleep 0.1; do printf x; done;; esac',
             "came to no end in",
         ),
-        ("exec cat /dev/zero", "says too much"),
-        ("echo '1 1.000000000 regular file'; echo '2 /etc/passwd'", "no file for its user"),
+        ("exec cat /dev/zero", "printed too much"),
+        ("echo '1 1.000000000 regular file'; echo '2 /etc/passwd'", "not a file that its user can read"),
     ],
 )
 def test_a_user_whose_programs_say_anything(
@@ -385,7 +385,7 @@ def test_a_user_speaks_of_the_own_weights_alone() -> None:
     assert found.headers == {"/home/eve/m.gguf": Header("2-2", "gguf", {"F16": 1})}
     assert (found.owned.get("/w/root.gguf"), found.labels) == (None, {})
     assert list(found.hashes) == ["/home/eve/m.gguf"]
-    assert found.late == {"weights /home/ada/m.gguf": "broke off"}
+    assert found.late == {"weights /home/ada/m.gguf": "was cut off"}
 
 
 def test_who_is_asked_for_weights() -> None:
