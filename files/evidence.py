@@ -271,11 +271,11 @@ def opened(path):
             path = os.path.join(os.path.dirname(path), os.readlink(path))
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     if not stat.S_ISREG(os.lstat(path).st_mode):
-        raise OSError(errno.EINVAL, "no file", path)
+        raise OSError(errno.EINVAL, "not a regular file", path)
     file = os.fdopen(os.open(path, flags), "rb")
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
-        raise OSError(errno.EINVAL, "no file", path)
+        raise OSError(errno.EINVAL, "not a regular file", path)
     return file
 
 
