@@ -12,7 +12,7 @@ from gpurack.plan.nvidia_toolkit import plan_toolkit
 from gpurack.plan.rootless import not_ready, plan_rootless, unusable
 from gpurack.plan.steps import Finding, Plan
 from gpurack.spec.host import Host
-from gpurack.spec.secrets import NO_VALUES, Values
+from gpurack.spec.secret import NO_VALUES, Values
 from gpurack.state.model import HostState
 
 

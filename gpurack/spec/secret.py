@@ -4,6 +4,8 @@ import os
 import re
 import subprocess
 import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -102,3 +104,16 @@ class Secret(Strict):
 def _output_of(command: tuple[str, ...]) -> str:
     """Once per run: a password manager may ask its user."""
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@dataclass(frozen=True)
+class Values:
+    """The values of a host's secrets. entries: container → name → value, as of read_secrets. hf_token, logins: of the
+    Hugging Face token and of registries."""
+
+    entries: Mapping[str, Mapping[str, str]] = field(repr=False)
+    hf_token: str | None = field(repr=False)
+    logins: Mapping[str, Mapping[str, str]] = field(repr=False)
+
+
+NO_VALUES = Values({}, None, {})

@@ -1,15 +1,13 @@
 """The secrets of a host: their references, errors of those that cannot be read, and their values."""
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 
 from gpurack.engines import weights_of
 from gpurack.spec.host import Host
 from gpurack.spec.problems import Problem
-from gpurack.spec.secret import KEY, PERSON, UPSTREAM, Secret, SecretError
+from gpurack.spec.secret import KEY, PERSON, UPSTREAM, Secret, SecretError, Values
 from gpurack.spec.weights import HfWeights
 
 
@@ -53,19 +51,6 @@ def read_token(host: Host) -> str | None:
 def read_logins(host: Host) -> dict[str, dict[str, str]]:
     """The logins of a host's registries: registry → user and password. Raises SecretError."""
     return {name: {"user": login.user, "password": login.password.read()} for name, login in host.registries.items()}
-
-
-@dataclass(frozen=True)
-class Values:
-    """The values of a host's secrets. entries: container → name → value, as of read_secrets. hf_token, logins: of the
-    Hugging Face token and of registries."""
-
-    entries: Mapping[str, Mapping[str, str]] = dataclasses.field(repr=False)
-    hf_token: str | None = dataclasses.field(repr=False)
-    logins: Mapping[str, Mapping[str, str]] = dataclasses.field(repr=False)
-
-
-NO_VALUES = Values({}, None, {})
 
 
 def read_values(host: Host) -> Values:
