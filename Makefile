@@ -34,8 +34,8 @@ lock: ## renew requirements/*.txt from pyproject.toml
 	    pyproject.toml -o requirements/run.txt
 
 docs: $(READY) ## pages made from the code: docs/inventory.md, docs/errors.md, the table of docs/engines.md, docs/from-docker-run.md (tests/unit/importing)
-	$(BIN)/python -m gpurack.spec.reference > docs/inventory.md
-	$(BIN)/python -m gpurack.spec.error_reference > docs/errors.md
+	$(BIN)/python -m gpurack.inventory.reference > docs/inventory.md
+	$(BIN)/python -m gpurack.inventory.error_reference > docs/errors.md
 	$(BIN)/python -m gpurack.engines.reference docs/engines.md
 	$(BIN)/python -m tests.unit.importing.page > docs/from-docker-run.md
 

@@ -1,5 +1,5 @@
 """pyinfra runs this file of the current folder first. A project of your own that uses gpurack wants the same lines."""
 
-from gpurack.guard import guard
+from gpurack.pyinfra_patches import guard
 
 guard()

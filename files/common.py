@@ -23,7 +23,7 @@ from paths import BUSY, LOCK, of_user  # (beside this file)
 
 EVERY = 5  # seconds between two progress messages
 UNKNOWN = "unknown"
-QUOTED = "    | "  # before each further line of a message (gpurack/report.py: reasons_of)
+QUOTED = "    | "  # before each further line of a message (gpurack/operations/report.py: reasons_of)
 UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that control a terminal or the direction of text, and further line separators of Unicode."""
 DIGITS = 40  # of an integer

@@ -1,7 +1,7 @@
 """Writes the planned daemon.json and makes dockerd load it. Runs on the host's python3: as root for the host's own
 Docker, as a user for that user's rootless one.
 
-gpurack puts `JOB = "…"` (JSON; gpurack/plan/daemon_json.py: Apply) in front. Order: a marker, a backup,
+gpurack puts `JOB = "…"` (JSON; gpurack/plan/system/daemon_json.py: Apply) in front. Order: a marker, a backup,
 the new file beside the old one, validated, renamed; live-restore by reload first; then reload or restart; then
 `docker info` must show what is expected. After a kill at any point the next run finds the marker and continues.
 """

@@ -401,7 +401,7 @@ def exists(user):
 
 
 def took_its_place(old, container):
-    """Did Compose create this container after the old one was removed (as is_ours in gpurack/state/record.py)?"""
+    """Did Compose create this container after the old one was removed (as is_ours in gpurack/facts/record.py)?"""
     dockerd = Dockerd()
     with contextlib.suppress(Failure):
         found = dockerd.inspect(container)
@@ -411,5 +411,5 @@ def took_its_place(old, container):
 
 
 def digest(label):
-    """The digest of a model's definition in the record (the same as in gpurack/plan/job.py)."""
+    """The digest of a model's definition in the record (the same as in gpurack/plan/runner.py)."""
     return hashlib.sha256(label.encode("utf-8")).hexdigest() if isinstance(label, str) else ""

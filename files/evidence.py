@@ -1,8 +1,8 @@
 """Gathers what gpurack.verify judges: one look at this host, read only, printed as JSON.
 
 Comes by standard input of the host's python3 (3.6 or newer, standard library only), as root, with ASKED put in front:
-the questions, see gpurack/verify/look.py. It shares nothing with the snapshot that deploys use: Docker is asked over
-its socket and not by its program, listeners, cards and answers are read here once more.
+the questions, see gpurack/verify/evidence.py. It shares nothing with the snapshot that deploys use: Docker is asked
+over its socket and not by its program, listeners, cards and answers are read here once more.
 
 Every part of it runs in a process of its own (`Part`) with a time limit; what belongs to a user is read in one of that
 user. One that fails, hangs or says too much takes no other with it.
@@ -752,7 +752,7 @@ OF_COMPOSE = "com.docker.compose."
 
 
 def is_ours(name, container, user, daemon, record):
-    """Did gpurack make this container (as gpurack/state/record.py: is_ours)? Another one gets no key. record: user →
+    """Did gpurack make this container (as gpurack/facts/record.py: is_ours)? Another one gets no key. record: user →
     name → entry."""
     labels = container["Config"].get("Labels") or {}
     if "gpurack.model" not in labels or labels.get(OF_COMPOSE + "project") != "gpurack":

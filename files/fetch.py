@@ -29,7 +29,7 @@ FETCHING = collections.defaultdict(threading.Lock)
 def obtain(name, wanted, token=None):
     """Download weights once, also when two models use them. Raises Failure.
 
-    wanted: made by gpurack/plan/weights.py (fetched). token: of the Hugging Face Hub."""
+    wanted: made by gpurack/plan/models/weights.py (fetched). token: of the Hugging Face Hub."""
     with FETCHING[wanted["path"]]:
         if os.path.exists(wanted["path"]) and not left_behind(wanted):
             return

@@ -21,7 +21,7 @@ KEPT = 8 << 20  # bytes of a job's output that are kept, of its start and of its
 
 
 def run_all(data):
-    """Run all jobs; returns the number of failures. data: made by gpurack/plan/jobs.py."""
+    """Run all jobs; returns the number of failures. data: made by gpurack/plan/models/jobs.py."""
     failures = 0
     try:
         ensure_record(data.get("ours", {}))

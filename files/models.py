@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The models' runner: applies gpurack's plan for the models of this host. It plans nothing itself.
 
-    models.py apply    apply the plan that comes as JSON on standard input (made by gpurack/plan/job.py)
-    models.py jobs     run jobs; their plan comes the same way (gpurack/plan/jobs.py)
+    models.py apply    apply the plan that comes as JSON on standard input (made by gpurack/plan/runner.py)
+    models.py jobs     run jobs; their plan comes the same way (gpurack/plan/models/jobs.py)
     models.py boot     start the models of compose.yaml once Docker and the GPU driver are ready
 
 Runs on the host's own python3 (3.6 or newer, standard library only), as root, under one lock for each Docker. The
@@ -135,7 +135,7 @@ class Project:
         return self.assembled(chosen)
 
     def assembled(self, chosen):
-        """Models' lines as one file; the same text as gpurack/plan/compose.py: document."""
+        """Models' lines as one file; the same text as gpurack/plan/models/compose.py: document."""
         text = self.data["head"]
         for section in ("services", "secrets", "volumes"):
             lines = {}

@@ -16,7 +16,8 @@ TINY = {"stream": False, "options": {"num_predict": 1}}
 def settle(dockerd, model, prune):
     """Pull the listed models and load each once. Raises Failure.
 
-    model: an entry of the job with `pull` (made by gpurack/plan/pulls.py). prune: remove models that are not listed?"""
+    model: an entry of the job with `pull` (made by gpurack/plan/models/pulls.py). prune: remove models that are not
+    listed?"""
     name, server = model["name"], Ollama(dockerd, model["url"])
     there = server.models()
     for wanted in model["pull"]:

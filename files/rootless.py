@@ -1,7 +1,8 @@
 """Sets up one user's rootless Docker, with what gpurack adds to its unit. Runs as that user on the host's python3.
 
-gpurack puts `JOB = "…"` (JSON; gpurack/plan/rootless.py: SetUp) in front. Docker's own dockerd-rootless-setuptool.sh
-does the work; it can run again. A marker requests the final restart, which daemon_json.py does.
+gpurack puts `JOB = "…"` (JSON; gpurack/plan/system/rootless.py: SetUp) in front. Docker's own
+dockerd-rootless-setuptool.sh does the work; it can run again. A marker requests the final restart, which
+daemon_json.py does.
 """
 
 import json

@@ -4,7 +4,7 @@
 # uses), READERS (those of them that no other Docker uses), SEEN (stamp|path of weights whose headers are known),
 # READER (weights_header.py), HAS_ACCOUNT (first_account.py), NAMES (to look up), and the questions to a Docker, each
 # with its user in front ("" for the host's own): IMAGES, PROBES, COUNTERS, VOLUMES, UPSTREAMS.
-# Output: sections headed by "@@MARK name", for gpurack/state/parse.py. MARK is random for each snapshot, so that no name
+# Output: sections headed by "@@MARK name", for gpurack/facts/parse.py. MARK is random for each snapshot, so that no name
 # of a process, file or container can open a section.
 # POSIX sh, coreutils, findutils, awk and util-linux only: a fresh host has neither python3 nor curl.
 

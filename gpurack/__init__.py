@@ -9,7 +9,7 @@ __all__ = ["load"]
 def __getattr__(name: str) -> Any:
     """Import `gpurack.load` on first use, so that importing the package is fast."""
     if name == "load":
-        from gpurack.spec.load import load
+        from gpurack.inventory.load import load
 
         return load
     raise AttributeError(f"module 'gpurack' has no attribute {name!r}")

@@ -17,12 +17,15 @@ from pyinfra import host
 from pyinfra.api import State, deploy
 from pyinfra_cli.util import PYTHON_CODES
 
-from gpurack.guard import harmless, read_any_bytes
-from gpurack.operations import engine
+from gpurack.inventory.fleet import read_fleet, without_models
+from gpurack.inventory.load import ignored_by_pyinfra
+from gpurack.inventory.lock_file import with_lock
+from gpurack.operations import host_setup
 from gpurack.operations.connections import connections as connections_operation
 from gpurack.operations.models import jobs as jobs_operation
 from gpurack.operations.models import models as models_operation
 from gpurack.operations.remove import remove as remove_operation
+from gpurack.operations.report import Report
 from gpurack.operations.run_state import snapshot
 from gpurack.plan.host import (
     CONNECTIONS,
@@ -38,12 +41,9 @@ from gpurack.plan.host import (
     Stage,
 )
 from gpurack.plan.pins import contradictions
-from gpurack.report import Report
-from gpurack.spec.fleet import read_fleet, without_models
+from gpurack.pyinfra_patches import harmless, read_any_bytes
 from gpurack.spec.host import Host
-from gpurack.spec.load import ignored_by_pyinfra
 from gpurack.spec.problems import InventoryError
-from gpurack.spec.read_lock import with_lock
 
 _reports: WeakKeyDictionary[State, Report] = WeakKeyDictionary()
 
@@ -95,10 +95,10 @@ def operations(stages: Sequence[Stage]) -> dict[Stage, tuple[Callable[..., Any],
     """The operation of each of these stages, in their order, with its arguments beside the spec."""
     models_follow, renew = {"models_follow": MODELS in stages}, {"renew": host.data.get("renew")}
     table: Mapping[Stage, tuple[Callable[..., Any], dict[str, Any]]] = {
-        DOCKER: (engine.docker, {}),
-        TOOLKIT: (engine.nvidia_toolkit, models_follow),
-        DAEMON_JSON: (engine.daemon_json, {"toolkit": TOOLKIT in stages}),
-        ROOTLESS: (engine.rootless, models_follow),
+        DOCKER: (host_setup.docker, {}),
+        TOOLKIT: (host_setup.nvidia_toolkit, models_follow),
+        DAEMON_JSON: (host_setup.daemon_json, {"toolkit": TOOLKIT in stages}),
+        ROOTLESS: (host_setup.rootless, models_follow),
         MODELS: (models_operation, {"prune": host.data.get("prune"), **renew}),
         JOBS: (jobs_operation, {}),
         MODELS_OF_JOBS: (models_operation, {"after_jobs": True, **renew}),

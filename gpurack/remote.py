@@ -11,7 +11,7 @@ from gpurack.shell import Sh
 
 
 class TooMuchOutput(Exception):
-    """A command printed more than gpurack reads, so gpurack.guard stopped it. The text is the error to show."""
+    """A command printed more than gpurack reads, so pyinfra_patches.py stopped it. The text is the error to show."""
 
 
 class Command(StringCommand):

@@ -9,13 +9,8 @@ from hashlib import sha256
 from typing import Any
 
 from gpurack import paths
-from gpurack.plan import addresses
-from gpurack.plan.desired import desire
-from gpurack.plan.steps import Step, WriteFile, WriteFiles
-from gpurack.spec.fleet import check_fleet
-from gpurack.spec.host import Host
-from gpurack.state import rpm
-from gpurack.state.model import (
+from gpurack.facts import rpm
+from gpurack.facts.model import (
     Container,
     Driver,
     File,
@@ -28,7 +23,12 @@ from gpurack.state.model import (
     Probe,
     Unit,
 )
-from gpurack.state.record import COMPOSE, PROJECTS, Entry, Record
+from gpurack.facts.record import COMPOSE, PROJECTS, Entry, Record
+from gpurack.inventory.fleet import check_fleet
+from gpurack.plan.models import addresses
+from gpurack.plan.models.desired import desire
+from gpurack.plan.steps import Step, WriteFile, WriteFiles
+from gpurack.spec.host import Host
 
 SALT = "5a" * 16
 SYSTEMS = {

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from gpurack.state.model import Header
-from gpurack.state.parse import header
+from gpurack.facts.model import Header
+from gpurack.facts.parse import header
 
 FILES = Path(__file__).parents[1] / "files"
 

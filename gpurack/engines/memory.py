@@ -1,4 +1,4 @@
-"""What an engine needs of a GPU's memory, for the estimate (gpurack/plan/estimate.py)."""
+"""What an engine needs of a GPU's memory, for the estimate (gpurack/plan/models/memory.py)."""
 
 from dataclasses import dataclass
 

@@ -1,7 +1,6 @@
-"""`gpurack import`: convert `docker run` commands, shell scripts, compose files and running containers to entries.
+"""`gpurack import`: convert `docker run` commands, shell scripts, compose files and running containers to entries. Pure.
 
 Open reader.py first. words.py and compose_file.py read text; docker_run.py and inspect.py make a `ContainerRun` of each
 container; built.py finds what an image was built from. to_inventory.py converts a run to an entry in the steps image,
-command, weights, cards, address, arguments, rest. Everything not converted as it was becomes a `Finding`. Pure, except
-cli.py and from_host.py.
+command, weights, GPUs, address, arguments, rest. Everything not converted as it was becomes a `Finding`.
 """

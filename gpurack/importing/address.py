@@ -3,7 +3,7 @@
 import re
 
 from gpurack.importing.translation import Translation
-from gpurack.spec.fleet import CONTAINER_NAME
+from gpurack.inventory.fleet import CONTAINER_NAME
 from gpurack.spec.image_ref import split
 
 

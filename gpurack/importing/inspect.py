@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from gpurack.facts.record import COMPOSE, PROJECTS
 from gpurack.host_data import json_values
 from gpurack.importing import docker_run
 from gpurack.importing.container import ContainerRun, Finding, Mount, Port
 from gpurack.shell import sh
-from gpurack.state.record import COMPOSE, PROJECTS
 
 COMMAND = sh(
     'docker=docker; docker ps -q >/dev/null 2>&1 || docker="sudo -n docker"; ids=$($docker ps -q) || exit 1; '

@@ -7,7 +7,7 @@ from gpurack.engines.base import Engine
 from gpurack.engines.container import CPU, Accelerator
 from gpurack.engines.jobs import Jobs
 from gpurack.importing.container import ContainerRun, Mount
-from gpurack.plan.jobs import FOLDER
+from gpurack.plan.models.jobs import FOLDER
 from gpurack.spec.image_ref import split
 
 

@@ -5,13 +5,13 @@ from typing import Any
 
 from pyinfra.api import Host
 
+from gpurack.facts.model import HostState
 from gpurack.operations.run_state import outdate, snapshot
-from gpurack.plan import weights
+from gpurack.plan.models import weights
 from gpurack.remote import Command, run
 from gpurack.resources import program, read_text
 from gpurack.shell import Sh, sh
 from gpurack.spec import host as spec
-from gpurack.state.model import HostState
 
 MANIFEST_LIMIT = 300
 """Seconds for files/manifest.sh; each user's home takes at most 20 of them."""

@@ -10,13 +10,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gpurack import paths
+from gpurack.facts.model import HostState
 from gpurack.locking.observe import observed
-from gpurack.plan import compose
-from gpurack.plan.drift import SALTED
-from gpurack.plan.ledger import label
+from gpurack.plan.models import compose
+from gpurack.plan.models.diff import SALTED
+from gpurack.plan.models.ledger import label
 from gpurack.spec.host import Host
 from gpurack.spec.lock import facts
-from gpurack.state.model import HostState
 
 DEPEND_ON_GPUS = ("uuids", "render_nodes", "service")
 """Fields of a model's label that depend on the UUIDs of this host's GPUs."""

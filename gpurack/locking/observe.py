@@ -3,17 +3,17 @@
 from collections.abc import Iterable
 
 from gpurack.engines import weights_of
+from gpurack.facts.model import Container, HostState
 from gpurack.locking.openpgp import fingerprint
-from gpurack.plan import images, pulls, weights
-from gpurack.plan.docker import BELOW, packages_of
-from gpurack.plan.ledger import label
-from gpurack.plan.packages import installed
-from gpurack.plan.platforms import TOOLKIT_PACKAGES, platform_of
+from gpurack.plan.models import images, pulls, weights
+from gpurack.plan.models.ledger import label
+from gpurack.plan.packages.base import installed
+from gpurack.plan.packages.platforms import TOOLKIT_PACKAGES, platform_of
+from gpurack.plan.system.docker import BELOW, packages_of
 from gpurack.spec.host import Host
 from gpurack.spec.image_ref import same_repository, split_digest
 from gpurack.spec.lock import HostLock, ModelLock
 from gpurack.spec.weights import belongs
-from gpurack.state.model import Container, HostState
 
 KEY_FILE = "gpurack-"
 """Prefix of gpurack's key files; the repository's name follows."""

@@ -8,16 +8,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gpurack.engines import weights_of
-from gpurack.plan import docker, ledger, nvidia_toolkit, pins, weights
-from gpurack.plan.desired import desire
-from gpurack.plan.images import mirrored, references
-from gpurack.plan.packages import Pin
-from gpurack.plan.platforms import TOOLKIT_PACKAGES, platform_of
+from gpurack.facts.model import HostState
+from gpurack.plan import pins
+from gpurack.plan.models import ledger, weights
+from gpurack.plan.models.desired import desire
+from gpurack.plan.models.images import mirrored, references
+from gpurack.plan.packages.base import Pin
+from gpurack.plan.packages.platforms import TOOLKIT_PACKAGES, platform_of
+from gpurack.plan.system import docker, nvidia_toolkit
 from gpurack.spec.host import Host
 from gpurack.spec.lock import HostLock, ModelLock
 from gpurack.spec.problems import Problem
 from gpurack.spec.weights import UrlWeights, belongs
-from gpurack.state.model import HostState
 
 PARTS = ("docker", "toolkit", "images", "weights")
 """The words that WHAT can be, besides names of models and services."""

@@ -12,9 +12,9 @@ from typing_extensions import override
 
 from gpurack import paths
 from gpurack.operations.run_state import Failure, host_run, lines_of, outdate, reasons_of
-from gpurack.plan.daemon_json import Apply
-from gpurack.plan.rootless import SetUp
 from gpurack.plan.steps import Folder, SetAside, Shell, Step, WriteFile, WriteFiles
+from gpurack.plan.system.daemon_json import Apply
+from gpurack.plan.system.rootless import SetUp
 from gpurack.remote import Command, run
 from gpurack.resources import program as whole_program
 from gpurack.shell import NOTHING, Sh, all_of, sh, word

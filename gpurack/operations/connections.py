@@ -6,9 +6,9 @@ from pyinfra import host
 from pyinfra.api import operation
 from pyinfra.api.command import PyinfraCommand
 
-from gpurack.operations.host import announce, fail_only_this_host, refused_before
+from gpurack.operations.carry_out import announce, fail_only_this_host, refused_before
 from gpurack.operations.run_state import outdate, snapshot
-from gpurack.plan.neighbours import unreached
+from gpurack.plan.models.neighbours import unreached
 from gpurack.spec.host import Host
 
 

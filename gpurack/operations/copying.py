@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from gpurack.operations.commands import SIGN_OF_LIFE, folders, script
 from gpurack.operations.run_state import outdate
-from gpurack.plan.models import Upload
+from gpurack.plan.models.plan import Upload
 from gpurack.remote import Command, run
 from gpurack.shell import Sh, sh
 from gpurack.spec.local_files import files_of, sha256

@@ -13,9 +13,9 @@ from pyinfra.connectors.util import CommandOutput
 from typing_extensions import override
 
 from gpurack import paths
-from gpurack.operations.commands import Refusal, Streamed, carry_out
-from gpurack.operations.copying import Copy
-from gpurack.operations.host import (
+from gpurack.facts.model import HostState
+from gpurack.inventory.secrets import read_values
+from gpurack.operations.carry_out import (
     announce,
     carry_out_plan,
     fail_only_this_host,
@@ -24,16 +24,16 @@ from gpurack.operations.host import (
     users_down,
     when_free,
 )
+from gpurack.operations.commands import Refusal, Streamed, carry_out
+from gpurack.operations.copying import Copy
 from gpurack.operations.run_state import Failure, host_run, snapshot
-from gpurack.plan.docker import unanswered
-from gpurack.plan.drift import Action
 from gpurack.plan.host import JOBS, MODELS, MODELS_OF_JOBS, Run
-from gpurack.plan.models import ModelsPlan, awaited
+from gpurack.plan.models.diff import Action
+from gpurack.plan.models.plan import ModelsPlan, awaited
 from gpurack.plan.steps import Plan
+from gpurack.plan.system.docker import unanswered
 from gpurack.shell import sh
 from gpurack.spec.host import Host
-from gpurack.spec.secrets import read_values
-from gpurack.state.model import HostState
 
 PRUNED = "ollama"
 """What `--data prune=` takes away: what an ollama has pulled beside the models that are listed."""
@@ -49,7 +49,7 @@ def models(
     """
     The models of the inventory, each in its container, ready and answering; those no longer in it removed.
 
-    + wanted: the host's spec, from `gpurack.spec.fleet.read_fleet`
+    + wanted: the host's spec, from `gpurack.inventory.fleet.read_fleet`
     + prune: "ollama": what an ollama has pulled beside the models that are listed goes
     + after_jobs: the jobs have run, so that models which serve their results are no longer left out
     + renew: "yes": containers that run with settings of an older gpurack get those of this one
@@ -92,7 +92,7 @@ def jobs(wanted: Host) -> Generator[PyinfraCommand, None, None]:
     """
     What the inventory's jobs do once: those that are not done run, one after the other; their results are kept.
 
-    + wanted: the host's spec, from `gpurack.spec.fleet.read_fleet`
+    + wanted: the host's spec, from `gpurack.inventory.fleet.read_fleet`
 
     **Example:**
 

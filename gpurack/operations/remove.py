@@ -6,8 +6,8 @@ from pyinfra import host
 from pyinfra.api import operation
 from pyinfra.api.command import PyinfraCommand
 
+from gpurack.operations.carry_out import carry_out_plan, fail_only_this_host, when_free
 from gpurack.operations.commands import Refusal
-from gpurack.operations.host import carry_out_plan, fail_only_this_host, when_free
 from gpurack.operations.run_state import Failure, snapshot
 from gpurack.plan.remove import plan_remove
 from gpurack.spec.host import Host

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pyinfra.api import Host as PyinfraHost
 from pyinfra.api.state import StateStage
 
-from gpurack.plan.drift import Action
+from gpurack.facts.model import HostState
+from gpurack.facts.snapshot import take_snapshot
+from gpurack.plan.models.diff import Action
 from gpurack.plan.questions import questions
 from gpurack.plan.steps import Finding, by_sentence
 from gpurack.spec.host import Host
-from gpurack.state.model import HostState
-from gpurack.state.snapshot import take_snapshot
 
 _KEY = "gpurack"
 """In `connector_data`. (`pyinfra.host` is a proxy, which no dictionary takes as a key.)"""
@@ -121,7 +121,7 @@ def failure_in(text: str, entries: Collection[str]) -> Failure:
 def reasons_of(lines: Iterable[str]) -> list[str]:
     """Why a command failed: lines "error …" with the quoted lines below them; else apt's own "E: …"; else the last line
     there is."""
-    found = [line for line in lines if line.strip() and not line.startswith("there: ")]  # plan/complaints.py
+    found = [line for line in lines if line.strip() and not line.startswith("there: ")]  # package_errors.py
     sentences: list[str] = []
     for line in found:
         if line.startswith("error "):

@@ -3,17 +3,17 @@
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
-from gpurack.plan.daemon_json import plan_daemon_json
-from gpurack.plan.docker import plan_docker
-from gpurack.plan.jobs import awaiting, plan_jobs, serve_results
-from gpurack.plan.models import ModelsPlan, plan_models
-from gpurack.plan.neighbours import far
-from gpurack.plan.nvidia_toolkit import plan_toolkit
-from gpurack.plan.rootless import not_ready, plan_rootless, unusable
+from gpurack.facts.model import HostState
+from gpurack.plan.models.jobs import awaiting, plan_jobs, serve_results
+from gpurack.plan.models.neighbours import far
+from gpurack.plan.models.plan import ModelsPlan, plan_models
 from gpurack.plan.steps import Finding, Plan
+from gpurack.plan.system.daemon_json import plan_daemon_json
+from gpurack.plan.system.docker import plan_docker
+from gpurack.plan.system.nvidia_toolkit import plan_toolkit
+from gpurack.plan.system.rootless import not_ready, plan_rootless, unusable
 from gpurack.spec.host import Host
 from gpurack.spec.secret import NO_VALUES, Values
-from gpurack.state.model import HostState
 
 
 @dataclass(frozen=True)

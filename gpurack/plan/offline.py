@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gpurack.engines.memory import NotEstimated
-from gpurack.plan import compose, weights
-from gpurack.plan.desired import desire
-from gpurack.plan.estimate import Estimate, estimate, refusal, tight
-from gpurack.plan.imagined import imagined
-from gpurack.plan.ledger import Ledger, assign
+from gpurack.facts.model import Header
+from gpurack.plan.models import compose, weights
+from gpurack.plan.models.desired import desire
+from gpurack.plan.models.imagined import imagined
+from gpurack.plan.models.ledger import Ledger, assign
+from gpurack.plan.models.memory import Estimate, estimate, refusal, tight
 from gpurack.spec.host import Host
 from gpurack.spec.problems import Problem
-from gpurack.state.model import Header
 
 NOTE = """\
 # Offline: the GPUs' UUIDs and the address of `bind: lan` are placeholders, and labels are left out.

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from gpurack.engines import weights_of
-from gpurack.plan import images, pulls, weights
-from gpurack.plan.desired import DesiredService
-from gpurack.plan.packages import Pin, upstream
+from gpurack.facts.model import HostState
+from gpurack.plan.models import images, pulls, weights
+from gpurack.plan.models.desired import DesiredService
+from gpurack.plan.packages.base import Pin, upstream
 from gpurack.spec import lock
 from gpurack.spec.host import Host
 from gpurack.spec.image_ref import split_digest
@@ -15,7 +16,6 @@ from gpurack.spec.lock import HostLock, ModelLock
 from gpurack.spec.model import Model
 from gpurack.spec.problems import Problem
 from gpurack.spec.weights import HfWeights, ModelScopeWeights, belongs
-from gpurack.state.model import HostState
 
 ENGINES = {"docker-ce": "docker-ce", "docker.io": "distro"}
 """Docker's own package → the docker.source that brings it."""

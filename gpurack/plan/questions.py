@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 
 from gpurack.engines import ENGINES
-from gpurack.plan import neighbours, weights
-from gpurack.plan.addresses import address
-from gpurack.plan.images import mirrored, references
-from gpurack.plan.refusals import unclaimed_volume
+from gpurack.facts.model import HostState
+from gpurack.facts.questions import Questions
+from gpurack.plan.models import neighbours, weights
+from gpurack.plan.models.addresses import address
+from gpurack.plan.models.images import mirrored, references
+from gpurack.plan.models.refusals import unclaimed_volume
 from gpurack.spec.host import Host
 from gpurack.spec.image import BuildImage, TarImage
-from gpurack.state.model import HostState
-from gpurack.state.questions import Questions
 
 
 def questions(spec: Host, metrics: bool = False) -> Questions:

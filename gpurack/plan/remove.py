@@ -1,15 +1,15 @@
 """Taking away what gpurack put there: models and project always, Docker and toolkit when asked, data never. Pure."""
 
 from gpurack import paths
-from gpurack.plan.network import certificates, docker_proxy
-from gpurack.plan.nvidia_driver import driver_holds
-from gpurack.plan.platforms import CE_PACKAGES, CE_ROOTLESS, TOOLKIT_PACKAGES, platform_of
-from gpurack.plan.restart import foreign_running
-from gpurack.plan.rootless import DROP_IN, SYSCTL_FILE, TMPFILES, as_user
+from gpurack.facts.model import HostState, User
+from gpurack.plan.packages.platforms import CE_PACKAGES, CE_ROOTLESS, TOOLKIT_PACKAGES, platform_of
 from gpurack.plan.steps import Plan, Shell, Step
+from gpurack.plan.system.network import certificates, docker_proxy
+from gpurack.plan.system.nvidia_driver import driver_holds
+from gpurack.plan.system.restart import foreign_running
+from gpurack.plan.system.rootless import DROP_IN, SYSCTL_FILE, TMPFILES, as_user
 from gpurack.shell import Sh, sh
 from gpurack.spec.host import Host
-from gpurack.state.model import HostState, User
 
 ASKABLE = ("models", "all")
 PATIENCE = 120

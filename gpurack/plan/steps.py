@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from gpurack import paths
+from gpurack.facts.model import HostState
 from gpurack.shell import Sh, sh
-from gpurack.state.model import HostState
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""One connection of a service to a model or gateway, as spec/connections.py resolves it."""
+"""One connection of a service to a model or gateway, as inventory/checks/connections.py resolves it."""
 
 from dataclasses import dataclass
 

@@ -17,23 +17,23 @@ from pyinfra.api import Host as PyinfraHost
 from pyinfra.context import ctx_state
 
 from gpurack import paths
-from gpurack.guard import read_any_bytes
+from gpurack.facts.model import HostState
 from gpurack.host_data import json_from_host, not_understood
-from gpurack.plan import ledger
-from gpurack.plan.desired import DesiredService, desire
-from gpurack.plan.drift import Change, compare
-from gpurack.plan.models import mounted
+from gpurack.inventory.fleet import read_fleet
+from gpurack.inventory.load import APPLY, read_inventory
+from gpurack.inventory.lock_file import with_lock
+from gpurack.inventory.secrets import read_secrets
+from gpurack.plan.models import ledger
+from gpurack.plan.models.desired import DesiredService, desire
+from gpurack.plan.models.diff import Change, compare
+from gpurack.plan.models.plan import mounted
+from gpurack.pyinfra_patches import read_any_bytes
 from gpurack.shell import by_ssh, sh
-from gpurack.spec.fleet import read_fleet
 from gpurack.spec.host import Host
-from gpurack.spec.load import APPLY, read_inventory
 from gpurack.spec.model import Model
 from gpurack.spec.problems import InventoryError, Problem
-from gpurack.spec.read_lock import with_lock
-from gpurack.spec.secrets import read_secrets
-from gpurack.state.model import HostState
 from gpurack.verify.drift import Unread
-from gpurack.verify.look import Seen, enabled, limit, script, whole
+from gpurack.verify.evidence import Seen, enabled, limit, script, whole
 from gpurack.verify.reach import run_as_root, testinfra_host
 
 

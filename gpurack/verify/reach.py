@@ -11,9 +11,9 @@ from pyinfra.api import Host, StringCommand
 from pyinfra.api.exceptions import PyinfraError
 from testinfra.backend.base import BaseBackend, CommandResult
 
+from gpurack.facts.snapshot import NO_SUDO, SUDO_PASSWORD, has_password
 from gpurack.remote import run
 from gpurack.shell import Sh, by_ssh, sh
-from gpurack.state.snapshot import NO_SUDO, SUDO_PASSWORD, has_password
 from gpurack.verify.drift import Unread
 
 

@@ -7,20 +7,20 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from gpurack import paths
-from gpurack.plan import daemon_json, docker, nvidia_driver, nvidia_toolkit, rootless
-from gpurack.plan.access import access
-from gpurack.plan.ledger import other_than_expected
-from gpurack.plan.models import host_files
-from gpurack.plan.packages import Pin, Repository, installed, upstream
-from gpurack.plan.platforms import TOOLKIT_PACKAGES, Platform, platform_of, unsupported
+from gpurack.facts.model import MISMATCH, HostState
+from gpurack.plan.models.ledger import other_than_expected
+from gpurack.plan.models.plan import host_files
+from gpurack.plan.packages.base import Pin, Repository, installed, upstream
+from gpurack.plan.packages.platforms import TOOLKIT_PACKAGES, Platform, platform_of, unsupported
 from gpurack.plan.steps import SetAside, Step, WriteFile, WriteFiles
+from gpurack.plan.system import daemon_json, docker, nvidia_driver, nvidia_toolkit, rootless
+from gpurack.plan.system.gpu_access import access
 from gpurack.shell import Sh, by_ssh, sh
 from gpurack.spec.gpus import hardware
 from gpurack.spec.merge import patch
-from gpurack.state.model import MISMATCH, HostState
 from gpurack.verify.drift import Drift, Unread, on_hosts
+from gpurack.verify.evidence import enabled, whole, writable
 from gpurack.verify.lab import Entry, Server
-from gpurack.verify.look import enabled, whole, writable
 
 IN_INFO = {
     "log-driver": "LoggingDriver", "data-root": "DockerRootDir", "storage-driver": "Driver", "debug": "Debug",

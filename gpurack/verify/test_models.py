@@ -11,18 +11,19 @@ import pytest
 from gpurack import paths
 from gpurack.engines import ENGINES, weights_of
 from gpurack.engines.ollama import full_name
-from gpurack.plan import addresses, compose, ledger, pins, weights
-from gpurack.plan.health import Health, judge
+from gpurack.facts.model import MISMATCH
+from gpurack.plan import pins
+from gpurack.plan.models import addresses, compose, ledger, weights
+from gpurack.plan.models.health import Health, judge
 from gpurack.shell import Sh, by_ssh, sh
 from gpurack.spec.image import BuildImage, TarImage
 from gpurack.spec.image_ref import ImageRef
 from gpurack.spec.lock import model_lock
 from gpurack.spec.weights import Weights
-from gpurack.state.model import MISMATCH
 from gpurack.verify.drift import Drift, on_models
+from gpurack.verify.evidence import names_of, published
 from gpurack.verify.images import alike, meant
 from gpurack.verify.lab import Entry
-from gpurack.verify.look import names_of, published
 from gpurack.verify.weights import known, sums
 
 REFUSED = (401, 403)

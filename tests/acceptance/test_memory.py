@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from gpurack.plan.estimate import GIB, Estimate, estimate
-from gpurack.state.remembered import recall
+from gpurack.facts.remembered import recall
+from gpurack.plan.models.memory import GIB, Estimate, estimate
 from tests.acceptance.conftest import CHECKOUT, Lab, model
 from tests.given import spec
 from tests.testbed import Host

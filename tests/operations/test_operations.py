@@ -17,31 +17,31 @@ from pyinfra.api.state import StateStage
 from pyinfra.context import ctx_host
 
 from gpurack import deploys, paths
-from gpurack.operations import engine, remove, run_state
+from gpurack.facts.model import HostState
+from gpurack.inventory.fleet import check_fleet, read_fleet
+from gpurack.inventory.load import read_inventory
+from gpurack.inventory.secrets import read_values
+from gpurack.operations import host_setup, remove, run_state
 from gpurack.operations import models as models_operation
+from gpurack.operations.carry_out import SIGNS
 from gpurack.operations.commands import PYTHON, Refusal, Streamed, carry_out, script, slow, write_file, write_files
-from gpurack.operations.host import SIGNS
 from gpurack.operations.run_state import HostRun
 from gpurack.plan import host as plan_host
-from gpurack.plan.packages import Packages, Pin
-from gpurack.plan.platforms import platform_of
+from gpurack.plan.packages.base import Packages, Pin
+from gpurack.plan.packages.platforms import platform_of
 from gpurack.plan.steps import SetAside, Shell, WriteFile
 from gpurack.resources import program, read_text
 from gpurack.shell import sh
-from gpurack.spec.fleet import check_fleet, read_fleet
 from gpurack.spec.host import Host
-from gpurack.spec.load import read_inventory
 from gpurack.spec.secret import Secret
-from gpurack.spec.secrets import read_values
-from gpurack.state.model import HostState
 from tests.given import host_state, running
 from tests.unit.test_upgrade_rule import older
 
 CASES = sorted(Path(__file__).parent.glob("*.json"))
 OPERATIONS = {
-    "docker": engine.docker,
-    "nvidia_toolkit": engine.nvidia_toolkit,
-    "daemon_json": engine.daemon_json,
+    "docker": host_setup.docker,
+    "nvidia_toolkit": host_setup.nvidia_toolkit,
+    "daemon_json": host_setup.daemon_json,
     "models": models_operation.models,
     "remove": remove.remove,
 }

@@ -10,14 +10,14 @@ import pytest
 from pyinfra.connectors.util import CommandOutput, OutputLine
 from pyinfra.context import ctx_host
 
-from gpurack.operations import engine
+from gpurack.facts.model import HostState, Kernel, Unit, User
+from gpurack.operations import host_setup
 from gpurack.operations import models as models_operation
+from gpurack.operations.carry_out import carry_out_plan
 from gpurack.operations.commands import Refusal
-from gpurack.operations.host import carry_out_plan
 from gpurack.operations.run_state import Failure, host_run
 from gpurack.plan.steps import Plan, Shell
 from gpurack.shell import sh
-from gpurack.state.model import HostState, Kernel, Unit, User
 from tests.given import host_state, spec
 from tests.operations.test_operations import FakeHost
 
@@ -76,7 +76,7 @@ def execute(host: Host, commands: Any) -> list[Any]:
 def test_a_users_command_that_fails_leaves_out_that_users_others_alone(models_follow: bool) -> None:
     host = Host(bare(), executing=True, unattended=True, broken=("ada",))
     with ctx_host.use(host):
-        done = execute(host, engine.rootless._inner(wanted=WANTED, models_follow=models_follow))
+        done = execute(host, host_setup.rootless._inner(wanted=WANTED, models_follow=models_follow))
     assert [next(name for name in ("ada", "bob") if f"HOME=/home/{name} " in ran) for ran in host.ran] == [
         "ada", "bob", "bob",
     ]  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gpurack.plan import compose
+from gpurack.plan.models import compose
 from tests.unit.host_programs import CONTAINERS, Fakes, container_id, load
 
 DOCKER = (

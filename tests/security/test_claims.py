@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from gpurack import paths
-from gpurack.plan.drift import holdings
-from gpurack.state.model import Container
-from gpurack.state.parse import vouched
-from gpurack.state.record import Entry, Record, services
+from gpurack.facts.model import Container
+from gpurack.facts.parse import vouched
+from gpurack.facts.record import Entry, Record, services
+from gpurack.plan.models.diff import holdings
 from tests.given import container, file, host_state
 
 WORDS = json.dumps({"engine": "llama.cpp", "uuids": ["GPU-1"], "cost": "$5"})

@@ -19,19 +19,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyinfra.api.state import StateStage
 
-from gpurack import looks, screen
-from gpurack.cli import main
-from gpurack.live import show_host
-from gpurack.locking import cli as locking
+from gpurack import screen
+from gpurack.commands import connect
+from gpurack.commands import lock as locking
+from gpurack.commands.lab_status import HostStatus, lab_status
+from gpurack.commands.main import main
+from gpurack.commands.plan_live import show_host
+from gpurack.commands.status import as_data, show
+from gpurack.commands.status_page import write_page
+from gpurack.facts.model import Container, Driver, Gpu, HostState
+from gpurack.inventory.lock_file import read_lock
 from gpurack.locking.upgrade import News
+from gpurack.operations.report import Report
 from gpurack.operations.run_state import HostRun, host_run
-from gpurack.report import Report
 from gpurack.spec.lock import HostLock
-from gpurack.spec.read_lock import read_lock
-from gpurack.state.model import Container, Driver, Gpu, HostState
-from gpurack.status.lab import HostStatus, lab_status
-from gpurack.status.page import write_page
-from gpurack.status.show import as_data, show
 from tests.given import container, gpu, host_state, spec
 from tests.security.attacks import ADDRESS, EVERYTHING, HIDDEN, HTML, MARKUP, VISIBLE, harmless
 
@@ -164,12 +165,12 @@ def inventory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Host
 
         def visit(loaded: Any, fleet: Any, do: Any = None, metrics: bool = False) -> dict[str, HostState]:
             return {
-                name: looks._on_host(state, host, fleet[name], lambda host, wanted: work(host.name))
+                name: connect._on_host(state, host, fleet[name], lambda host, wanted: work(host.name))
                 for name, host in hosts.items()
             }
 
-        monkeypatch.setattr(looks, "snapshots", visit)
-        monkeypatch.setattr("gpurack.live.snapshots", visit)
+        monkeypatch.setattr(connect, "snapshots", visit)
+        monkeypatch.setattr("gpurack.commands.plan_live.snapshots", visit)
         monkeypatch.setattr(locking, "on_all_hosts", visit)
         return path
 

@@ -22,9 +22,9 @@ from typing import Any, ClassVar
 
 import pytest
 
+from gpurack.facts.record import Entry, is_ours
 from gpurack.host_data import json_from_host
-from gpurack.state.record import Entry, is_ours
-from gpurack.verify.look import Seen, Unread, container_of
+from gpurack.verify.evidence import Seen, Unread, container_of
 from tests.unit.host_programs import FILES, load
 from tests.unit.verify.test_checks import ID, IMAGE_ID, LABELS, evidence
 

@@ -12,22 +12,23 @@ import pytest
 
 from gpurack import paths
 from gpurack.engines import ENGINES
-from gpurack.plan import compose, jobs, offline, refusals
-from gpurack.plan.addresses import address_of, probe_url
-from gpurack.plan.desired import desire, digest
-from gpurack.plan.devices import devices
-from gpurack.plan.drift import Action, Change
+from gpurack.facts.model import HostState
+from gpurack.facts.parse import addresses
+from gpurack.facts.snapshot import Snapshot, script
+from gpurack.inventory.checks.warnings import warnings
+from gpurack.inventory.fleet import binds_overlap, check_fleet
+from gpurack.inventory.secrets import read_secrets
+from gpurack.plan import offline
 from gpurack.plan.host import Run, findings
-from gpurack.plan.models import ModelsPlan, plan_models
-from gpurack.plan.obstacles import addresses_overlap
+from gpurack.plan.models import compose, jobs, refusals
+from gpurack.plan.models.addresses import address_of, probe_url
+from gpurack.plan.models.desired import desire, digest
+from gpurack.plan.models.devices import devices
+from gpurack.plan.models.diff import Action, Change
+from gpurack.plan.models.plan import ModelsPlan, plan_models
+from gpurack.plan.models.preflight import addresses_overlap
 from gpurack.plan.questions import questions
-from gpurack.spec.fleet import binds_overlap, check_fleet
 from gpurack.spec.host import Host
-from gpurack.spec.secrets import read_secrets
-from gpurack.spec.warnings import warnings
-from gpurack.state.model import HostState
-from gpurack.state.parse import addresses
-from gpurack.state.snapshot import Snapshot, script
 from tests.given import SALT, host_state, models, running, spec
 from tests.unit.host_programs import Fakes
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from gpurack import paths
 from gpurack.host_data import DEPTH, JSON_LIMIT, YAML_LIMIT, json_from_host, json_values, not_understood, yaml_from_host
-from gpurack.plan import compose, daemon_json, jobs, ledger, pulls
+from gpurack.plan.models import compose, jobs, ledger, pulls
+from gpurack.plan.system import daemon_json
 from tests.given import container, host_state, spec
 
 LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -103,7 +104,7 @@ def test_each_reader_of_the_plan_takes_it_for_nothing(text: str) -> None:
 
 
 READERS = {("json", "loads"), ("json", "load"), ("yaml", "load"), ("yaml", "safe_load"), ("yaml", "full_load")}
-OWN = {"host_data.py", "spec/load.py", "importing/compose_file.py", "state/remembered.py", "spec/local_files.py"}
+OWN = {"host_data.py", "inventory/load.py", "importing/compose_file.py", "facts/remembered.py", "spec/local_files.py"}
 """Beside the one place those that read the admin's own files: the inventory, a compose file that is imported, what
 gpurack remembers."""
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpurack.cli import main
+from gpurack.commands.main import main
 from gpurack.importing import text as text_of
 from gpurack.importing.reader import Imported
 from gpurack.screen import printable

@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 
+from gpurack.commands.lab_status import host_status
+from gpurack.facts.model import HostState, User
+from gpurack.facts.parse import parse
+from gpurack.facts.snapshot import script
 from gpurack.plan.host import Run, findings
-from gpurack.plan.jobs import plan_jobs
-from gpurack.plan.models import plan_models
+from gpurack.plan.models.jobs import plan_jobs
+from gpurack.plan.models.plan import plan_models
 from gpurack.plan.questions import questions
 from gpurack.plan.remove import plan_remove
-from gpurack.plan.rootless import plan_rootless
 from gpurack.plan.steps import Shell
-from gpurack.state.model import HostState, User
-from gpurack.state.parse import parse
-from gpurack.state.snapshot import script
-from gpurack.status.lab import host_status
+from gpurack.plan.system.rootless import plan_rootless
 from tests.given import SALT, framed, host_state, running, spec
 from tests.unit.test_status import NOW
 

@@ -20,13 +20,13 @@ from typing import Any
 import pytest
 
 from gpurack import paths
+from gpurack.facts.model import User
+from gpurack.facts.record import Entry
 from gpurack.operations import commands
 from gpurack.plan.remove import plan_remove
 from gpurack.plan.steps import Shell
 from gpurack.resources import program
 from gpurack.shell import NOTHING, sh
-from gpurack.state.model import User
-from gpurack.state.record import Entry
 from tests.given import container, host_state, id_of
 from tests.security.hosts import DOCKER, carry_out, entry, runner
 from tests.security.users import needs_root

@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 
 from gpurack import paths
+from gpurack.facts.model import HostState
 from gpurack.operations import commands
 from gpurack.operations.commands import carry_out
-from gpurack.plan import compose
-from gpurack.plan.job import Project
-from gpurack.plan.jobs import plan_jobs
-from gpurack.plan.models import plan_models
+from gpurack.plan.models import compose
+from gpurack.plan.models.jobs import plan_jobs
+from gpurack.plan.models.plan import plan_models
+from gpurack.plan.runner import Project
 from gpurack.plan.steps import SetAside, Shell, WriteFile
-from gpurack.state.model import HostState
 from tests.given import SALT, host_state, models, spec
 from tests.security.hosts import carry_out as run_job
 from tests.security.hosts import entry, runner

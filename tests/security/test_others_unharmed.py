@@ -14,15 +14,15 @@ from typing import Any, ClassVar
 
 import pytest
 
+from gpurack.facts.amd import processes
+from gpurack.facts.model import Listener, User
+from gpurack.facts.parse import gpu_processes
 from gpurack.locking.manifest import manifest
-from gpurack.plan.desired import desire
-from gpurack.plan.obstacles import port_holder
-from gpurack.plan.rootless import at_boot
+from gpurack.plan.models.desired import desire
+from gpurack.plan.models.preflight import port_holder
 from gpurack.plan.steps import Shell
+from gpurack.plan.system.rootless import at_boot
 from gpurack.resources import read_text
-from gpurack.state.amd import processes
-from gpurack.state.model import Listener, User
-from gpurack.state.parse import gpu_processes
 from tests.given import container, host_state, spec
 from tests.security.hosts import runner
 from tests.unit.host_programs import Fakes, container_id, load

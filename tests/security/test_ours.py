@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 
 from gpurack import paths
-from gpurack.plan import compose
+from gpurack.commands.lab_status import host_status
+from gpurack.commands.status import as_data
+from gpurack.facts.model import Container, HostState, User
+from gpurack.facts.parse import parse
+from gpurack.facts.record import Entry, TooNew, read
 from gpurack.plan.host import Run, findings
-from gpurack.plan.models import plan_models
+from gpurack.plan.models import compose
+from gpurack.plan.models.plan import plan_models
 from gpurack.plan.remove import plan_remove
 from gpurack.plan.steps import Shell
-from gpurack.state.model import Container, HostState, User
-from gpurack.state.parse import parse
-from gpurack.state.record import Entry, TooNew, read
-from gpurack.status.lab import host_status
-from gpurack.status.show import as_data
 from tests.given import SALT, container, framed, host_state, id_of, models, recorded, running, spec
 from tests.unit.test_status import NOW
 

@@ -10,16 +10,16 @@ from paramiko.file import BufferedFile
 from pyinfra.api import Config, Host, Inventory, State
 from pyinfra.connectors import ssh
 
-from gpurack import guard
-from gpurack.guard import read_any_bytes
-from gpurack.importing import from_host
+from gpurack import pyinfra_patches
+from gpurack.commands import import_from_host
+from gpurack.facts import snapshot
+from gpurack.facts.model import HostState
 from gpurack.locking.gather import manifest_lines
 from gpurack.operations.commands import Streamed, script
 from gpurack.operations.run_state import host_run
+from gpurack.pyinfra_patches import read_any_bytes
 from gpurack.remote import TooMuchOutput
 from gpurack.shell import sh
-from gpurack.state import snapshot
-from gpurack.state.model import HostState
 from gpurack.verify.drift import Unread
 from gpurack.verify.reach import run_as_root
 from tests.given import host_state, spec
@@ -43,7 +43,7 @@ class Endless(BufferedFile):
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "OUTPUT_LIMIT", 100_000)
+    monkeypatch.setattr(pyinfra_patches, "OUTPUT_LIMIT", 100_000)
     read_any_bytes()
 
 
@@ -96,9 +96,9 @@ def test_the_look_a_manifest_and_verification_say_it_of_that_host(
 
 
 def test_an_import_waits_for_no_docker_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(from_host, "COMMAND", sh("sleep 60"))
-    monkeypatch.setattr(from_host, "LIMIT", 1)
+    monkeypatch.setattr(import_from_host, "COMMAND", sh("sleep 60"))
+    monkeypatch.setattr(import_from_host, "LIMIT", 1)
     with pytest.raises(
-        from_host.Unreachable, match=r"docker inspect did not finish in 1 s\. Try `ssh @local sudo docker"
+        import_from_host.Unreachable, match=r"docker inspect did not finish in 1 s\. Try `ssh @local sudo docker"
     ):
-        from_host.inspect(HERE, None)
+        import_from_host.inspect(HERE, None)

@@ -10,7 +10,7 @@ import pytest
 from paramiko.file import BufferedFile
 from pyinfra.connectors import util
 
-from gpurack.guard import read_any_bytes
+from gpurack.pyinfra_patches import read_any_bytes
 from tests.security.attacks import EVERYTHING, OVERRIDE, harmless
 
 DEPLOY = """
@@ -33,7 +33,7 @@ server.shell(name="Streamed", commands=["echo {said} | base64 -d; echo {said} | 
 server.shell(name="Fails", commands=["echo {said} | base64 -d; exit 3"], _ignore_errors=True)
 python.call(name="Says", function=tell, _ignore_errors=True)
 """
-WITH_GUARD = "from gpurack.guard import guard\n\nguard()\n"
+WITH_GUARD = "from gpurack.pyinfra_patches import guard\n\nguard()\n"
 
 
 SPAWN = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"

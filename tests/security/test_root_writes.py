@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
+from gpurack.facts.model import User
+from gpurack.facts.parse import parse
 from gpurack.operations.commands import Streamed, carry_out
 from gpurack.operations.commands import folders as folders_program
 from gpurack.operations.copying import Copy
-from gpurack.plan.models import Upload, plan_models
-from gpurack.plan.rootless import plan_rootless
+from gpurack.plan.models.plan import Upload, plan_models
 from gpurack.plan.steps import Folder, Shell
-from gpurack.state.model import User
-from gpurack.state.parse import parse
+from gpurack.plan.system.rootless import plan_rootless
 from tests.given import SALT, framed, host_state, models, spec
 from tests.security.users import USER, give, needs_root, place  # noqa: F401
 from tests.unit.host_programs import Fakes, load

@@ -12,12 +12,12 @@ from typing import Any, ClassVar
 import pytest
 
 from gpurack.engines.container import with_secrets
-from gpurack.plan import files
+from gpurack.facts.snapshot import script
+from gpurack.inventory.secrets import read_secrets
+from gpurack.plan.models import files
 from gpurack.plan.questions import questions
 from gpurack.spec.problems import InventoryError
 from gpurack.spec.secret import Secret, SecretError
-from gpurack.spec.secrets import read_secrets
-from gpurack.state.snapshot import script
 from tests.given import models
 from tests.unit.host_programs import load
 

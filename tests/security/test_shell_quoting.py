@@ -17,23 +17,26 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gpurack import paths, saving
+from gpurack import paths
+from gpurack.commands import image_save
+from gpurack.facts.model import User
+from gpurack.facts.parse import container as parse_container
+from gpurack.facts.snapshot import script
 from gpurack.operations.commands import carry_out, slow, write_file
-from gpurack.plan import apt, compose, daemon_json, rootless, rpm, subordinate_ids
-from gpurack.plan.network import certificates
-from gpurack.plan.nvidia_driver import driver_holds
-from gpurack.plan.nvidia_toolkit import cdi
-from gpurack.plan.packages import Pin
-from gpurack.plan.platforms import PLATFORMS
+from gpurack.plan.models import compose
+from gpurack.plan.packages import apt, rpm
+from gpurack.plan.packages.base import Pin
+from gpurack.plan.packages.platforms import PLATFORMS
 from gpurack.plan.questions import questions
 from gpurack.plan.remove import plan_remove
 from gpurack.plan.steps import SetAside, Shell, Step, WriteFile
+from gpurack.plan.system import daemon_json, rootless, subordinate_ids
+from gpurack.plan.system.network import certificates
+from gpurack.plan.system.nvidia_driver import driver_holds
+from gpurack.plan.system.nvidia_toolkit import cdi
 from gpurack.resources import read_text
 from gpurack.shell import Sh, all_of, by_ssh, of_file, sh, word
 from gpurack.spec.host import Host
-from gpurack.state.model import User
-from gpurack.state.parse import container as parse_container
-from gpurack.state.snapshot import script
 from tests.given import container, host_state, id_of, spec
 
 HOSTILE = [
@@ -407,8 +410,8 @@ class Channel:
 @pytest.mark.parametrize("image", ["x;id", "$(id)", "-o/etc/passwd", "sha256:0"])
 def test_an_image_that_a_host_names_is_not_put_into_a_command(image: str, tmp_path: Path) -> None:
     client = Channel(f"{image} 12")
-    with pytest.raises(saving.NotSaved):
-        saving._save(client, SimpleNamespace(name="gpu1"), "alpha", tmp_path / "a.tar", print)  # type: ignore[arg-type]
+    with pytest.raises(image_save.NotSaved):
+        image_save._save(client, SimpleNamespace(name="gpu1"), "alpha", tmp_path / "a.tar", print)  # type: ignore[arg-type]
     assert len(client.asked) == 1
     assert image not in client.asked[0]
 

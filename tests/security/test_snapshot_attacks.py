@@ -23,14 +23,14 @@ from typing import Any
 import pytest
 
 from gpurack import paths
-from gpurack.guard import OUTPUT_LIMIT
+from gpurack.facts import snapshot
+from gpurack.facts.model import HostState
+from gpurack.facts.questions import Questions
+from gpurack.facts.snapshot import Snapshot, script
 from gpurack.plan.questions import questions
-from gpurack.plan.rootless import not_ready
+from gpurack.plan.system.rootless import not_ready
+from gpurack.pyinfra_patches import OUTPUT_LIMIT
 from gpurack.spec.host import Host
-from gpurack.state import snapshot
-from gpurack.state.model import HostState
-from gpurack.state.questions import Questions
-from gpurack.state.snapshot import Snapshot, script
 from tests.given import models, spec
 from tests.unit.host_programs import Fakes
 

@@ -12,16 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from gpurack.commands.lab_status import host_status
+from gpurack.commands.status import show
+from gpurack.facts.model import HostState
+from gpurack.facts.snapshot import Snapshot
 from gpurack.locking.manifest import manifest
 from gpurack.locking.observe import observed
 from gpurack.plan.host import Run, findings
 from gpurack.plan.remove import plan_remove
-from gpurack.plan.rootless import plan_rootless
 from gpurack.plan.steps import Shell, WriteFile
-from gpurack.state.model import HostState
-from gpurack.state.snapshot import Snapshot
-from gpurack.status.lab import host_status
-from gpurack.status.show import show
+from gpurack.plan.system.rootless import plan_rootless
 from tests.given import container, framed, host_state, running, spec
 from tests.unit.test_parse import ID, IMAGE, PIECES, SECTIONS, inspected, plain_look
 from tests.unit.test_status import NOW

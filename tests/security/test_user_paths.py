@@ -15,18 +15,18 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from gpurack.live import show_host
+from gpurack.commands.plan_live import show_host
+from gpurack.facts.model import Header, HostState, User
+from gpurack.facts.parse import parse
+from gpurack.facts.snapshot import script
 from gpurack.locking.gather import hasher
-from gpurack.plan import weights
-from gpurack.plan.desired import desire
-from gpurack.plan.drift import Action, Change
-from gpurack.plan.models import plan_models
-from gpurack.plan.obstacles import obstacle
+from gpurack.plan.models import weights
+from gpurack.plan.models.desired import desire
+from gpurack.plan.models.diff import Action, Change
+from gpurack.plan.models.plan import plan_models
+from gpurack.plan.models.preflight import obstacle
 from gpurack.plan.questions import questions
 from gpurack.spec.host import Host
-from gpurack.state.model import Header, HostState, User
-from gpurack.state.parse import parse
-from gpurack.state.snapshot import script
 from tests.given import SALT, framed, host_state, models, spec
 from tests.security.users import USER, give, needs_root, place  # noqa: F401
 from tests.testbed import gguf_models

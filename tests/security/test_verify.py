@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
+from gpurack.facts.model import HostState
 from gpurack.shell import sh
-from gpurack.state.model import HostState
-from gpurack.verify import drift, look, plugin, test_hosts, test_models
+from gpurack.verify import drift, evidence, plugin, test_hosts, test_models
 from gpurack.verify.drift import Unread
 from gpurack.verify.lab import Entry, Lab, Server
 from gpurack.verify.reach import run_as_root
 from tests.given import spec
 from tests.security.attacks import EVERYTHING, harmless
-from tests.unit.verify.test_checks import CARD, ID, WANTED, entry, evidence
+from tests.unit.verify.test_checks import CARD, ID, WANTED, entry, host_evidence
 
 GARBAGE: list[Any] = [None, 7, "x", [], [7], {"a": 7}, {"State": "running"}]
 CHECKS = [test_hosts.test_packages, test_hosts.test_holds, test_hosts.test_only_our_models, test_hosts.test_secrets]
@@ -23,7 +23,7 @@ USERS = spec({"models": {"alpha": {"port": 8000, "user": "ada"}}, "docker": {"ro
 
 
 def server(parts: Any, wanted: Any = WANTED) -> Server:
-    return Server("gpu1", wanted, None, "pyinfra lab.py", "5a", lambda name: look.Seen(parts))  # type: ignore[arg-type]
+    return Server("gpu1", wanted, None, "pyinfra lab.py", "5a", lambda name: evidence.Seen(parts))  # type: ignore[arg-type]
 
 
 def outcomes(checked: Server) -> list[str]:
@@ -42,7 +42,7 @@ def outcomes(checked: Server) -> list[str]:
 @pytest.mark.parametrize("garbage", GARBAGE)
 @pytest.mark.parametrize("part", ["system", "packages", "files", "users", "daemons", "units", "amd", "secrets"])
 def test_evidence_of_another_shape_is_one_sentence_about_the_host(part: str, garbage: Any) -> None:
-    said = outcomes(server(evidence(**{part: garbage})))
+    said = outcomes(server(host_evidence(**{part: garbage})))
     assert len([line for line in said if "could not interpret" in line and line.startswith("failed")]) <= 1
 
 
@@ -80,12 +80,12 @@ def test_a_connection_that_ends_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -
     ],
 )
 def test_a_users_docker_spoils_that_users_models_alone(garbage: Any) -> None:
-    parts = evidence()
+    parts = host_evidence()
     parts["daemons"]["ada"] = garbage
     parts["users"]["ada"] = {"uid": 1, "gid": 1, "home": "/home/ada", "linger": True, "files": {}}
     checked = server(parts, USERS)
     assert isinstance(checked.state, HostState)
-    assert checked.seen.containers == look.Seen(evidence()).containers
+    assert checked.seen.containers == evidence.Seen(host_evidence()).containers
     with pytest.raises(Unread):
         _ = Entry(checked, "alpha", USERS.models["alpha"]).container
     with pytest.raises(pytest.fail.Exception, match="gpu1 alpha"):
@@ -118,7 +118,7 @@ def test_weights_that_do_not_answer_cost_the_check_of_weights_alone(part: str) -
 
 
 def test_a_user_whose_programs_do_not_answer_costs_that_user_alone() -> None:
-    parts = evidence(users={"ada": LATE})
+    parts = host_evidence(users={"ada": LATE})
     parts["daemons"]["ada"] = LATE
     checked = server(parts, USERS)
     assert checked.state.users == {}
@@ -128,7 +128,7 @@ def test_a_user_whose_programs_do_not_answer_costs_that_user_alone() -> None:
 
 
 def test_arguments_that_were_not_read_are_a_warning() -> None:
-    parts = evidence(secrets={"files": {}, "leaks": [], "unread": {"eve": LATE["late"]}})
+    parts = host_evidence(secrets={"files": {}, "leaks": [], "unread": {"eve": LATE["late"]}})
     with pytest.warns(UserWarning, match=r"gpu1: the arguments of eve's processes were not read: timed out after 90 s"):
         test_hosts.test_secrets(gpurack_host=server(parts))
 

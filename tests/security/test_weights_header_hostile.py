@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpurack.plan import estimate
+from gpurack.facts.model import Header
+from gpurack.facts.remembered import reader
+from gpurack.plan.models import memory
 from gpurack.spec.gpus import GpuSlot
-from gpurack.state.model import Header
-from gpurack.state.remembered import reader
 from tests.given import models
 from tests.security.users import USER, give, needs_root, place  # noqa: F401
 from tests.testbed import gguf_models
@@ -258,5 +258,5 @@ def test_any_facts_of_a_header_are_an_estimate_or_none(
     known = {key: value for key, value in wrong.items() if key in plain}
     header = Header("1-1", kind, {"BF16": size}, {**plain, **known})
     for cards in (1, 2, 3):
-        estimate.refusal(model, header, SLOTS[:cards])
-        estimate.tight(model, header, SLOTS[:cards])
+        memory.refusal(model, header, SLOTS[:cards])
+        memory.tight(model, header, SLOTS[:cards])

@@ -10,17 +10,18 @@ from typing import Any
 
 import pytest
 
-from gpurack.plan import ledger, offline
-from gpurack.plan.daemon_json import plan_daemon_json
-from gpurack.plan.desired import desire
-from gpurack.plan.models import ModelsPlan, plan_models
-from gpurack.plan.nvidia_toolkit import plan_toolkit
+from gpurack.facts.model import Gpu, GpuProcess, HostState, User
+from gpurack.facts.parse import parse
+from gpurack.facts.snapshot import Snapshot, script
+from gpurack.plan import offline
+from gpurack.plan.models import ledger
+from gpurack.plan.models.desired import desire
+from gpurack.plan.models.plan import ModelsPlan, plan_models
 from gpurack.plan.questions import questions
+from gpurack.plan.system.daemon_json import plan_daemon_json
+from gpurack.plan.system.nvidia_toolkit import plan_toolkit
 from gpurack.spec.host import Host
 from gpurack.spec.problems import InventoryError
-from gpurack.state.model import Gpu, GpuProcess, HostState, User
-from gpurack.state.parse import parse
-from gpurack.state.snapshot import Snapshot, script
 from tests.given import SALT, docker_info, framed, host_state, models, running, spec
 from tests.unit.host_programs import Fakes
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gpurack.plan.complaints import available, explain, explain_apt
+from gpurack.plan.packages.package_errors import available, explain, explain_apt
 
 THERE = "there: docker-ce 3:26.1.5-1.el9@gpurack-docker-ce 3:28.5.2-1.el9@gpurack-docker-ce"
 MIRROR = 'A mirror that signs with its own key needs that key in the inventory: mirrors: {…: {"url": …, "key": …}}.'

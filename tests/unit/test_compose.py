@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from gpurack import paths
 from gpurack.engines.args import flags
 from gpurack.engines.container import Accelerator
-from gpurack.plan import addresses, compatibility, compose, images, ledger, offline, weights
-from gpurack.plan.access import access
-from gpurack.plan.desired import desire, digest
+from gpurack.facts.model import HostState
+from gpurack.plan import offline
+from gpurack.plan.models import addresses, compatibility, compose, images, ledger, weights
+from gpurack.plan.models.desired import desire, digest
+from gpurack.plan.system.gpu_access import access
 from gpurack.spec.host import Host
-from gpurack.state.model import HostState
 from tests.given import SALT, host_state, models, spec, uuid
 
 SERVICES_OF_MODELS = sorted((Path(__file__).parent / "services").glob("*.json"))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from gpurack.plan import compose
+from gpurack.plan.models import compose
 from tests.unit.host_programs import load
 
 SERVICES: dict[str, dict[str, Any]] = {

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from pyinfra.connectors.util import CommandOutput, OutputLine, write_stdin
 
+from gpurack.inventory.fleet import check_fleet
 from gpurack.operations.copying import Copy
-from gpurack.plan.models import Upload, plan_models
+from gpurack.plan.models.plan import Upload, plan_models
 from gpurack.shell import sh
 from gpurack.spec import local_files
-from gpurack.spec.fleet import check_fleet
 from gpurack.spec.host import Host
 from gpurack.spec.problems import InventoryError
 from gpurack.spec.weights import CopyWeights

@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpurack import paths
-from gpurack.plan.daemon_json import (
+from gpurack.facts.model import File, HostState
+from gpurack.plan.steps import Plan
+from gpurack.plan.system.daemon_json import (
     BREAKS_LIVE_RESTORE,
     RELOADED,
     RUNTIME,
@@ -18,10 +20,8 @@ from gpurack.plan.daemon_json import (
     plan_daemon_json,
     read,
 )
-from gpurack.plan.steps import Plan
 from gpurack.spec.host import Docker, Host
 from gpurack.spec.merge import patch
-from gpurack.state.model import File, HostState
 from tests.given import container, docker_info, host_state
 
 UNITS_FLAGS = "/usr/bin/dockerd -H fd:// --containerd=/run/containerd/containerd.sock"

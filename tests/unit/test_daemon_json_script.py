@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 
 from gpurack.operations.commands import apply_daemon_json
-from gpurack.plan.daemon_json import Apply
+from gpurack.plan.system.daemon_json import Apply
 from gpurack.spec.merge import patch
 from tests.given import docker_info
 from tests.unit.host_programs import Fakes, load

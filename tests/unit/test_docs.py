@@ -5,8 +5,8 @@ from pathlib import Path
 
 from gpurack.engines import ENGINES
 from gpurack.engines.reference import renewed
-from gpurack.spec.error_reference import page as errors_page
-from gpurack.spec.reference import inventory_page
+from gpurack.inventory.error_reference import page as errors_page
+from gpurack.inventory.reference import inventory_page
 from tests.unit.importing.page import page
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from gpurack.engines import ENGINES
 from gpurack.engines.container import Run
 from gpurack.engines.memory import NotEstimated
-from gpurack.plan.estimate import GIB, Estimate, estimate, refusal, tight
-from gpurack.plan.models import plan_models
+from gpurack.facts.model import Gpu, Header
+from gpurack.plan.models.memory import GIB, Estimate, estimate, refusal, tight
+from gpurack.plan.models.plan import plan_models
 from gpurack.plan.offline import sizes
 from gpurack.spec.gpus import GpuSlot
 from gpurack.spec.host import Host
 from gpurack.spec.model import Model
-from gpurack.state.model import Gpu, Header
 from tests.given import SALT, host_state, models, running, uuid
 from tests.weights import QWEN, folder, qwen, read
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from gpurack.engines import ENGINES
-from gpurack.plan.desired import desire
-from gpurack.plan.jobs import desire_job
-from gpurack.spec import reference
+from gpurack.inventory import reference
+from gpurack.plan.models.desired import desire
+from gpurack.plan.models.jobs import desire_job
 from gpurack.spec.fields import OutsideDefinition, Strict, definition_words, in_order, of_some
 from gpurack.spec.model import Job, Model
 from tests.given import SALT, host_state, models, spec

@@ -12,7 +12,7 @@ YAML = "hosts:\n  gpu1: {}\n"
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    (tmp_path / "config.py").write_text("from gpurack.guard import guard\n\nguard()\n")
+    (tmp_path / "config.py").write_text("from gpurack.pyinfra_patches import guard\n\nguard()\n")
     (tmp_path / "deploy.py").write_text("")
     return tmp_path
 

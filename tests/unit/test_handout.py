@@ -11,12 +11,19 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from gpurack.cli import main
-from gpurack.handout import NO_ENDPOINTS, Kind, PublicEndpoint, kind_of, markdown, public_endpoints
-from gpurack.spec.fleet import check_fleet
+from gpurack.commands.endpoints import (
+    NO_ENDPOINTS,
+    Kind,
+    PublicEndpoint,
+    kind_of,
+    markdown,
+    public_endpoints,
+)
+from gpurack.commands.main import main
+from gpurack.facts.model import Header
+from gpurack.inventory.fleet import check_fleet
 from gpurack.spec.host import Host
 from gpurack.spec.model import Model
-from gpurack.state.model import Header
 from tests.unit.test_inventory import ALPHA
 
 TEI: dict[str, Any] = {"engine": "tei", "version": "1.9", "weights": "/w/bge-reranker", "gpus": [0], "port": 8080}

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from gpurack.facts.parse import hashes as parsed
 from gpurack.locking.gather import hasher
-from gpurack.state.parse import hashes as parsed
 from tests.unit.host_programs import load
 
 

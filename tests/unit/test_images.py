@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from gpurack.plan import images
-from gpurack.plan.desired import desire
-from gpurack.plan.docker import plan_docker
-from gpurack.plan.models import ModelsPlan, Upload, plan_models
+from gpurack.facts.model import HostState
+from gpurack.inventory.secrets import read_logins
+from gpurack.plan.models import images
+from gpurack.plan.models.desired import desire
+from gpurack.plan.models.plan import ModelsPlan, Upload, plan_models
+from gpurack.plan.system.docker import plan_docker
 from gpurack.spec import image_tar
 from gpurack.spec.host import Host
 from gpurack.spec.image_ref import ImageRef
 from gpurack.spec.problems import InventoryError
-from gpurack.spec.secrets import read_logins
-from gpurack.state.model import HostState
 from tests.given import SALT, host_state, models, running, spec
 from tests.unit.image_tars import ID, save
 

@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpurack.facts.model import HostState
+from gpurack.inventory.fleet import check_fleet
 from gpurack.operations.run_state import Failure, lines_of
-from gpurack.plan.imagined import imagined
-from gpurack.plan.ledger import ROUNDING, Ledger, assign
-from gpurack.plan.models import plan_models
+from gpurack.plan.models.imagined import imagined
+from gpurack.plan.models.ledger import ROUNDING, Ledger, assign
+from gpurack.plan.models.plan import plan_models
 from gpurack.plan.offline import compose_text
-from gpurack.spec.fleet import check_fleet
 from gpurack.spec.gpus import SHARED
 from gpurack.spec.host import Host
 from gpurack.spec.problems import InventoryError, Problem
-from gpurack.state.model import HostState
 from tests.given import SALT, gpu, host_state, models, running, spec, uuid
 
 COUNT = 3

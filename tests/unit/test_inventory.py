@@ -14,15 +14,15 @@ from pyinfra.api import Inventory
 
 import gpurack
 from gpurack.engines import ENGINES
+from gpurack.inventory.checks.warnings import warnings
+from gpurack.inventory.fleet import binds_overlap, check_fleet, read_fleet, without_models
+from gpurack.inventory.load import ignored_by_pyinfra, read_inventory
+from gpurack.inventory.secrets import read_secrets, secrets_of
 from gpurack.spec.error_codes import CODES
-from gpurack.spec.fleet import binds_overlap, check_fleet, read_fleet, without_models
 from gpurack.spec.host import Host
-from gpurack.spec.load import ignored_by_pyinfra, read_inventory
 from gpurack.spec.model import Model
 from gpurack.spec.problems import InventoryError, Problem, nearest
 from gpurack.spec.secret import Secret, SecretError
-from gpurack.spec.secrets import read_secrets, secrets_of
-from gpurack.spec.warnings import warnings
 from gpurack.spec.weights import UrlWeights
 from tests.given import models, spec
 

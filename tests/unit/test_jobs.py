@@ -9,12 +9,12 @@ import pytest
 import yaml
 
 from gpurack import paths
-from gpurack.plan import jobs
-from gpurack.plan.models import ModelsPlan, plan_models
+from gpurack.facts.model import HostState
+from gpurack.plan.models import jobs
+from gpurack.plan.models.plan import ModelsPlan, plan_models
 from gpurack.plan.questions import images_by_user
 from gpurack.plan.steps import WriteFile
 from gpurack.spec.host import Host
-from gpurack.state.model import HostState
 from tests.given import SALT, container, host_state, running, spec, uuid
 from tests.unit.image_tars import save
 

@@ -8,9 +8,9 @@ import pytest
 
 from gpurack.engines import ENGINES
 from gpurack.engines.known_flags import FOLDER, known
-from gpurack.spec.fleet import check_fleet
+from gpurack.inventory.checks.warnings import warnings
+from gpurack.inventory.fleet import check_fleet
 from gpurack.spec.problems import InventoryError
-from gpurack.spec.warnings import warnings
 
 
 def vllm(version: str, **args: object) -> dict[str, object]:

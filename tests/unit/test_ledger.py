@@ -7,9 +7,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from gpurack.plan.ledger import Ledger, assign, gpus_text
+from gpurack.facts.model import GpuProcess, HostState
+from gpurack.plan.models.ledger import Ledger, assign, gpus_text
 from gpurack.spec.host import Host
-from gpurack.state.model import GpuProcess, HostState
 from tests.given import container, host_state, models, spec, uuid
 
 

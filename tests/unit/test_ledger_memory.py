@@ -6,11 +6,11 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpurack.plan.ledger import ROUNDING, Ledger, assign
+from gpurack.facts.model import HostState
+from gpurack.plan.models.ledger import ROUNDING, Ledger, assign
 from gpurack.spec.gpus import SHARED
 from gpurack.spec.host import Host
 from gpurack.spec.problems import InventoryError
-from gpurack.state.model import HostState
 from tests.given import host_state, models, running, uuid
 
 SHARE = st.one_of(st.none(), st.integers(1, 30).map("{}GiB".format), st.integers(1, 100).map("{}%".format))

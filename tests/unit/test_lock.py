@@ -7,20 +7,20 @@ from typing import Any
 
 import pytest
 
+from gpurack.facts.model import HostState, Probe
+from gpurack.inventory.fleet import check_fleet
+from gpurack.inventory.lock_file import read_lock, with_lock
 from gpurack.locking.observe import missing, observed
 from gpurack.locking.openpgp import fingerprint
 from gpurack.plan import pins
-from gpurack.plan.docker import plan_docker
-from gpurack.plan.models import ModelsPlan, plan_models
-from gpurack.plan.nvidia_toolkit import plan_toolkit
-from gpurack.plan.platforms import TOOLKIT_PACKAGES
+from gpurack.plan.models.plan import ModelsPlan, plan_models
+from gpurack.plan.packages.platforms import TOOLKIT_PACKAGES
 from gpurack.plan.steps import Shell
-from gpurack.spec.fleet import check_fleet
+from gpurack.plan.system.docker import plan_docker
+from gpurack.plan.system.nvidia_toolkit import plan_toolkit
 from gpurack.spec.host import Host
 from gpurack.spec.lock import HostLock, Lock, ModelLock, facts, text
 from gpurack.spec.problems import InventoryError
-from gpurack.spec.read_lock import read_lock, with_lock
-from gpurack.state.model import HostState, Probe
 from tests.given import SALT, host_state, models, running, spec
 
 ONE, OTHER = "1" * 64, "2" * 64

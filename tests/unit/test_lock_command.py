@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from gpurack.cli import main
-from gpurack.locking import cli
+from gpurack.commands import lock
+from gpurack.commands.main import main
+from gpurack.facts.model import HostState
+from gpurack.inventory.lock_file import read_lock
 from gpurack.spec.lock import HostLock, Lock, text
-from gpurack.spec.read_lock import read_lock
-from gpurack.state.model import HostState
 
 UNREACHABLE = HostState(trouble="could not connect: no route to host")
 
@@ -19,7 +19,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two hosts, neither of which answers."""
     path = tmp_path / "lab.py"
     path.write_text('lab = ["gpu1", "gpu2"]\n')
-    monkeypatch.setattr(cli, "on_all_hosts", lambda loaded, fleet, look: dict.fromkeys(fleet, UNREACHABLE))
+    monkeypatch.setattr(lock, "on_all_hosts", lambda loaded, fleet, look: dict.fromkeys(fleet, UNREACHABLE))
     return path
 
 
@@ -56,8 +56,8 @@ def test_a_check_says_nothing_of_hosts_that_it_did_not_see(lab: Path) -> None:
 
 
 def test_a_check_of_some_says_that_it_is_about_the_others(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "on_all_hosts", lambda loaded, fleet, look: {"gpu1": HostState(), "gpu2": UNREACHABLE})
-    monkeypatch.setattr(cli, "observed", lambda wanted, seen: HostLock(driver="580.159.04"))
+    monkeypatch.setattr(lock, "on_all_hosts", lambda loaded, fleet, look: {"gpu1": HostState(), "gpu2": UNREACHABLE})
+    monkeypatch.setattr(lock, "observed", lambda wanted, seen: HostLock(driver="580.159.04"))
     (lab.parent / "lab.lock.yaml").write_text(text(Lock(hosts={"gpu1": HostLock(driver="580.159.04")}), lab))
     code, output = run(lab, "--check")
     assert code == 1
@@ -67,8 +67,8 @@ def test_a_check_of_some_says_that_it_is_about_the_others(lab: Path, monkeypatch
 def test_a_check_names_hosts_that_left_the_inventory(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whose server nobody would bring back, although the lock looks as if somebody did."""
     locked = HostLock(driver="580.159.04")
-    monkeypatch.setattr(cli, "on_all_hosts", lambda loaded, fleet, look: dict.fromkeys(fleet, HostState()))
-    monkeypatch.setattr(cli, "observed", lambda wanted, seen: locked)
+    monkeypatch.setattr(lock, "on_all_hosts", lambda loaded, fleet, look: dict.fromkeys(fleet, HostState()))
+    monkeypatch.setattr(lock, "observed", lambda wanted, seen: locked)
     path = lab.parent / "lab.lock.yaml"
     path.write_text(text(Lock(hosts=dict.fromkeys(("gpu1", "gpu2", "gpu3"), locked)), lab))
     code, output = run(lab, "--check")

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from gpurack import paths
+from gpurack.facts.model import HostState
 from gpurack.locking.manifest import manifest
-from gpurack.plan import compose
-from gpurack.plan.desired import desire
-from gpurack.plan.ledger import assign
-from gpurack.state.model import HostState
+from gpurack.plan.models import compose
+from gpurack.plan.models.desired import desire
+from gpurack.plan.models.ledger import assign
 from tests.given import container, host_state, running, spec
 from tests.unit.host_programs import FILES, Fakes
 

@@ -12,18 +12,18 @@ from hypothesis import strategies as st
 
 from gpurack import paths
 from gpurack.engines import ENGINES, hints_of
-from gpurack.plan import compose
-from gpurack.plan.desired import desire
-from gpurack.plan.drift import Action, Change, differences
-from gpurack.plan.job import groups
-from gpurack.plan.ledger import assign
-from gpurack.plan.models import ModelsPlan, host_files, plan_models
-from gpurack.plan.obstacles import addresses_overlap
+from gpurack.facts.model import Container, HostState
+from gpurack.plan.models import compose
+from gpurack.plan.models.desired import desire
+from gpurack.plan.models.diff import Action, Change, differences
+from gpurack.plan.models.ledger import assign
+from gpurack.plan.models.plan import ModelsPlan, host_files, plan_models
+from gpurack.plan.models.preflight import addresses_overlap
+from gpurack.plan.runner import groups
 from gpurack.plan.steps import Shell
 from gpurack.resources import read_text
 from gpurack.shell import sh
 from gpurack.spec.host import Host
-from gpurack.state.model import Container, HostState
 from tests.given import SALT, container, host_state, models, running, spec, uuid, written_by
 
 READY = [200, '{"data":[{"id":"alpha"},{"id":"beta"}]}']

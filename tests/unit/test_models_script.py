@@ -15,7 +15,7 @@ import yaml
 
 from gpurack import paths
 from gpurack.paths import SET_ASIDE
-from gpurack.plan import compose
+from gpurack.plan.models import compose
 from tests.unit.host_programs import CONTAINERS, Fakes, container_id, load
 
 

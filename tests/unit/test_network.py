@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 
 from gpurack import paths
-from gpurack.plan.docker import plan_docker
-from gpurack.plan.models import plan_models
-from gpurack.plan.network import certificates, plan_network
-from gpurack.plan.nvidia_toolkit import plan_toolkit
-from gpurack.plan.platforms import PLATFORMS
+from gpurack.facts.model import HostState
+from gpurack.plan.models.plan import plan_models
+from gpurack.plan.packages.platforms import PLATFORMS
 from gpurack.plan.remove import plan_remove
 from gpurack.plan.steps import Shell, Step, WriteFile
+from gpurack.plan.system.docker import plan_docker
+from gpurack.plan.system.network import certificates, plan_network
+from gpurack.plan.system.nvidia_toolkit import plan_toolkit
 from gpurack.spec.host import Host
 from gpurack.spec.problems import InventoryError
-from gpurack.state.model import HostState
 from tests.given import SALT, host_state, spec
 
 TRIXIE = PLATFORMS["debian", "13"]

@@ -43,7 +43,7 @@ def constants(node: ast.expr) -> Iterator[str]:
 
 
 def test_every_section_is_printed_and_parsed() -> None:
-    read = set(parsed((PACKAGE / "state/parse.py").read_text()))
+    read = set(parsed((PACKAGE / "facts/parse.py").read_text()))
     assert sorted(printed() - read) == [], "nobody parses these"
     assert sorted(read - printed()) == [], "nobody prints these"
 
@@ -52,7 +52,7 @@ def test_every_field_of_a_host_is_read() -> None:
     """By its name, wherever that is: of two classes with a field of that name one may still be unread."""
     declared = {
         (group.name, field.target.id)
-        for group in ast.parse((PACKAGE / "state/model.py").read_text()).body
+        for group in ast.parse((PACKAGE / "facts/model.py").read_text()).body
         if isinstance(group, ast.ClassDef)
         for field in group.body
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from gpurack import paths
-from gpurack.plan import apt
-from gpurack.plan.models import plan_models
-from gpurack.plan.nvidia_driver import driver_holds, other_driver
-from gpurack.plan.nvidia_toolkit import plan_toolkit
+from gpurack.facts.model import HostState
+from gpurack.plan.models.plan import plan_models
+from gpurack.plan.packages import apt
 from gpurack.plan.steps import WriteFile
+from gpurack.plan.system.nvidia_driver import driver_holds, other_driver
+from gpurack.plan.system.nvidia_toolkit import plan_toolkit
 from gpurack.spec.host import Host
-from gpurack.state.model import HostState
 from tests.given import SALT, host_state, spec
 
 LOADED = "580.159.04"

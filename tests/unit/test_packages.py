@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from gpurack.plan import apt
-from gpurack.plan.docker import CE_URL, ce_repository, plan_docker
-from gpurack.plan.nvidia_toolkit import plan_toolkit, repository
-from gpurack.plan.packages import installed, upstream
-from gpurack.plan.platforms import CE_PACKAGES, PLATFORMS, TOOLKIT_PACKAGES
+from gpurack.facts.model import HostState
+from gpurack.plan.packages import apt
+from gpurack.plan.packages.base import installed, upstream
+from gpurack.plan.packages.platforms import CE_PACKAGES, PLATFORMS, TOOLKIT_PACKAGES
 from gpurack.plan.remove import plan_remove
-from gpurack.plan.restart import foreign_running, may_stop_foreign
 from gpurack.plan.steps import Plan, SetAside, Shell, WriteFile
+from gpurack.plan.system.docker import CE_URL, ce_repository, plan_docker
+from gpurack.plan.system.nvidia_toolkit import plan_toolkit, repository
+from gpurack.plan.system.restart import foreign_running, may_stop_foreign
 from gpurack.shell import sh
 from gpurack.spec.host import Docker, Host
-from gpurack.state.model import HostState
 from tests.given import SYSTEMS, container, host_state, id_of, package, spec, uuid
 
 PREREQUISITES = {"ca-certificates": "20250419", "curl": "8.14.1-2", "python3": "3.13.5-1"}

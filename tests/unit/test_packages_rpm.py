@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 
 from gpurack import paths
-from gpurack.plan import rpm
-from gpurack.plan.docker import ce_repository, plan_docker
-from gpurack.plan.nvidia_toolkit import plan_toolkit, repository
-from gpurack.plan.packages import Pin
-from gpurack.plan.platforms import CE_PACKAGES, PLATFORMS, TOOLKIT_PACKAGES
+from gpurack.facts import rpm as seen
+from gpurack.facts.model import File, HostState, Package
+from gpurack.plan.packages import rpm
+from gpurack.plan.packages.base import Pin
+from gpurack.plan.packages.platforms import CE_PACKAGES, PLATFORMS, TOOLKIT_PACKAGES
 from gpurack.plan.remove import plan_remove
 from gpurack.plan.steps import Plan, SetAside, Shell, WriteFile
+from gpurack.plan.system.docker import ce_repository, plan_docker
+from gpurack.plan.system.nvidia_toolkit import plan_toolkit, repository
 from gpurack.spec.host import Docker, Host
-from gpurack.state import rpm as seen
-from gpurack.state.model import File, HostState, Package
 from tests.given import host_state, spec, uuid
 
 ROCKY = PLATFORMS["rocky", "9"]

@@ -8,8 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpurack.state.model import Container, Driver, File, Gpu, GpuProcess, HostState, Listener, Os, Package, Probe, Unit
-from gpurack.state.parse import (
+from gpurack.facts.model import (
+    Container,
+    Driver,
+    File,
+    Gpu,
+    GpuProcess,
+    HostState,
+    Listener,
+    Os,
+    Package,
+    Probe,
+    Unit,
+)
+from gpurack.facts.parse import (
     container,
     counter,
     docker,
@@ -26,7 +38,14 @@ from gpurack.state.parse import (
     units,
     weights,
 )
-from gpurack.state.snapshot import NEEDS_PASSWORD, NEEDS_ROOT, NO_SUDO, RAISED, SUDO_PASSWORD, Snapshot
+from gpurack.facts.snapshot import (
+    NEEDS_PASSWORD,
+    NEEDS_ROOT,
+    NO_SUDO,
+    RAISED,
+    SUDO_PASSWORD,
+    Snapshot,
+)
 from tests.given import framed
 
 DEBIAN = """\

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from gpurack.cli import main
-from gpurack.plan.estimate import GIB
-from gpurack.state import remembered
-from gpurack.state.model import Header, HostState
+from gpurack.commands.main import main
+from gpurack.facts import remembered
+from gpurack.facts.model import Header, HostState
+from gpurack.plan.models.memory import GIB
 from tests.weights import qwen, read
 
 LAB = """\
@@ -170,7 +170,13 @@ def test_json_has_cards_as_the_inventory_has_them_and_round_numbers(tmp_path: Pa
 
 def test_an_output_without_utf_8_is_no_traceback(tmp_path: Path) -> None:
     (tmp_path / "lab.yaml").write_text(LAB)
-    command = [sys.executable, "-c", "from gpurack.cli import main; main()", "plan", str(tmp_path / "lab.yaml")]
+    command = [
+        sys.executable,
+        "-c",
+        "from gpurack.commands.main import main; main()",
+        "plan",
+        str(tmp_path / "lab.yaml"),
+    ]
     done = subprocess.run(
         command, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, text=True, check=False
     )

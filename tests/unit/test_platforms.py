@@ -2,13 +2,13 @@
 
 import pytest
 
-from gpurack.plan import apt, rpm
-from gpurack.plan.docker import CE_URL, plan_docker
-from gpurack.plan.nvidia_toolkit import URL, plan_toolkit
-from gpurack.plan.platforms import PLATFORMS, platform_of, unsupported
+from gpurack.facts.model import HostState, Os
+from gpurack.plan.packages import apt, rpm
+from gpurack.plan.packages.platforms import PLATFORMS, platform_of, unsupported
 from gpurack.plan.steps import Shell, WriteFile
+from gpurack.plan.system.docker import CE_URL, plan_docker
+from gpurack.plan.system.nvidia_toolkit import URL, plan_toolkit
 from gpurack.spec.host import Docker, Host
-from gpurack.state.model import HostState, Os
 from tests.given import host_state
 
 RPM_TOOLKIT = f"{URL}/stable/rpm/$basearch"

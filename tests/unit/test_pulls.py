@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from gpurack.plan import pulls
-from gpurack.plan.models import ModelsPlan, plan_models
+from gpurack.facts.model import HostState, Probe
+from gpurack.plan.models import pulls
+from gpurack.plan.models.plan import ModelsPlan, plan_models
 from gpurack.spec.host import Host
-from gpurack.state.model import HostState, Probe
 from tests.given import SALT, host_state, running, spec
 
 OLLAMA = {"engine": "ollama", "version": "0.33.0", "weights": None, "port": 11434, "pull": ["qwen2.5:7b", "all-minilm"]}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gpurack.spec.load import read_inventory
+from gpurack.inventory.load import read_inventory
 from gpurack.spec.problems import InventoryError
 
 TWICE = """

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from pyinfra.api.state import StateStage
 
+from gpurack.facts.model import HostState
+from gpurack.operations.report import Report
 from gpurack.operations.run_state import Failure, HostRun, failure_in, host_run, lines_of, outdate, reasons_of
-from gpurack.plan.drift import Action
-from gpurack.report import Report
+from gpurack.plan.models.diff import Action
 from gpurack.spec.host import Host
-from gpurack.state.model import HostState
 from tests.given import container, host_state, models
 
 TWO = models(alpha={"gpus": [0]}, beta={"enabled": False})

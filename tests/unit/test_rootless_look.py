@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from gpurack.facts.model import Kernel, Unit, User
+from gpurack.facts.parse import kernel, parse
+from gpurack.facts.snapshot import Snapshot, script
 from gpurack.plan.questions import questions
-from gpurack.state.model import Kernel, Unit, User
-from gpurack.state.parse import kernel, parse
-from gpurack.state.snapshot import Snapshot, script
 from tests.given import framed, spec
 from tests.unit.host_programs import Fakes
 from tests.unit.test_snapshot_script import SHELLS, look

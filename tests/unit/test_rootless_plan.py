@@ -14,14 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpurack import paths
-from gpurack.plan import access, compose, hook_config, subordinate_ids, weights
-from gpurack.plan.daemon_json import RUNTIME, Apply
-from gpurack.plan.desired import desire
-from gpurack.plan.models import plan_models
-from gpurack.plan.nvidia_toolkit import no_cgroups, plan_toolkit
-from gpurack.plan.platforms import TOOLKIT_PACKAGES
+from gpurack.facts.model import HostState, Kernel, Unit, User
+from gpurack.inventory.fleet import check_fleet
+from gpurack.plan.models import compose, weights
+from gpurack.plan.models.desired import desire
+from gpurack.plan.models.plan import plan_models
+from gpurack.plan.packages.platforms import TOOLKIT_PACKAGES
 from gpurack.plan.remove import plan_remove
-from gpurack.plan.rootless import (
+from gpurack.plan.steps import Plan, WriteFile
+from gpurack.plan.system import gpu_access, hook_config, subordinate_ids
+from gpurack.plan.system.daemon_json import RUNTIME, Apply
+from gpurack.plan.system.nvidia_toolkit import no_cgroups, plan_toolkit
+from gpurack.plan.system.rootless import (
     DROP_IN,
     HOOK_CONFIG,
     SYSCTL_FILE,
@@ -32,11 +36,8 @@ from gpurack.plan.rootless import (
     unusable,
     wanted_files,
 )
-from gpurack.plan.steps import Plan, WriteFile
-from gpurack.spec.fleet import check_fleet
 from gpurack.spec.host import Host
 from gpurack.spec.problems import InventoryError
-from gpurack.state.model import HostState, Kernel, Unit, User
 from tests.given import SALT, container, docker_info, file, host_state, package, running, spec, uuid
 from tests.testbed.toolkit.build import lay_out
 
@@ -363,7 +364,7 @@ def test_how_cards_are_given(word: str, docker: str, toolkit: str, expected: str
     state = host_state(gpus=1, docker=docker)
     if toolkit:
         state = replace(state, packages={"nvidia-container-toolkit-base": package(toolkit)})
-    assert access.access(wanted, state) == expected
+    assert gpu_access.access(wanted, state) == expected
     data = desire("alpha", wanted, state, (uuid(0),)).service
     assert data.get("runtime") == ("nvidia" if expected == "runtime" else None)
     if expected == "runtime":

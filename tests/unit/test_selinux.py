@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from gpurack.plan.docker import plan_docker
-from gpurack.plan.models import plan_models
+from gpurack.facts.model import HostState
+from gpurack.facts.parse import labels
+from gpurack.plan.models.plan import plan_models
+from gpurack.plan.system.docker import plan_docker
 from gpurack.spec.host import Docker, Host
-from gpurack.state.model import HostState
-from gpurack.state.parse import labels
 from tests.given import docker_info, host_state, models
 
 WEIGHTS = "/data/models/alpha.gguf"

@@ -10,17 +10,18 @@ from typing import Any
 import pytest
 
 from gpurack import paths
-from gpurack.handout import public_endpoints
-from gpurack.plan import job, neighbours
-from gpurack.plan.desired import desire
-from gpurack.plan.models import ModelsPlan, plan_models
+from gpurack.commands.endpoints import public_endpoints
+from gpurack.facts.model import HostState
+from gpurack.facts.snapshot import script
+from gpurack.inventory.fleet import check_fleet
+from gpurack.inventory.secrets import read_secrets
+from gpurack.plan import runner
+from gpurack.plan.models import neighbours
+from gpurack.plan.models.desired import desire
+from gpurack.plan.models.plan import ModelsPlan, plan_models
 from gpurack.plan.questions import questions
-from gpurack.spec.fleet import check_fleet
 from gpurack.spec.host import Host
 from gpurack.spec.problems import InventoryError
-from gpurack.spec.secrets import read_secrets
-from gpurack.state.model import HostState
-from gpurack.state.snapshot import script
 from tests.given import SALT, host_state, running
 
 MODEL: dict[str, Any] = {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf"}
@@ -257,7 +258,7 @@ def shared() -> Host:
 def test_a_gateway_is_told_in_whose_docker_each_model_of_its_host_is() -> None:
     """At the address where that container is published, and those of its own Docker first; keys stay its own copies."""
     host, state = shared(), host_state(weights={"/w/a.gguf": 1})
-    told = {name: job.gateway(name, host, state)["behind"] for name in host.services}
+    told = {name: runner.gateway(name, host, state)["behind"] for name in host.services}
     folder = {name: paths.container_file(host.services[name].dockerd, name, "upstream_key_") for name in told}
     assert {name: [(o["user"], o["name"], o["url"], o["key"]) for o in behind] for name, behind in told.items()} == {
         "gateway": [("", "near", "http://10.0.0.7:8001/v1/models", folder["gateway"] + "1"),
@@ -265,7 +266,7 @@ def test_a_gateway_is_told_in_whose_docker_each_model_of_its_host_is() -> None:
         "own": [("ada", "hers", "http://10.0.0.7:8000/v1/models", folder["own"] + "0"),
                 ("", "near", "http://10.0.0.7:8001/v1/models", folder["own"] + "1")],
     }  # fmt: skip
-    far = job.gateway("gateway", lab()["gpu1"], state)["behind"][1]
+    far = runner.gateway("gateway", lab()["gpu1"], state)["behind"][1]
     assert (far["serves"], "user" in far, "name" in far) == (["far"], False, False)
 
 

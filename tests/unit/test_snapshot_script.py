@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from gpurack.facts.snapshot import RAISED, Snapshot, script
 from gpurack.plan.questions import images_by_user, questions
-from gpurack.state.snapshot import RAISED, Snapshot, script
 from tests.given import models, recorded
 from tests.unit.host_programs import FILES, Fakes
 
@@ -86,7 +86,7 @@ def test_what_a_host_says_is_read_without_the_plan() -> None:
         for node in ast.walk(ast.parse(file.read_text()))
         if isinstance(node, ast.ImportFrom)
     }
-    assert "gpurack.state.parse" in rooms
+    assert "gpurack.facts.parse" in rooms
     assert not [room for room in rooms if room.startswith("gpurack.plan")]
 
 

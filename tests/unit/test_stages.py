@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from gpurack.facts.model import User
 from gpurack.plan.host import DAEMON_JSON, DOCKER, ROOTLESS, SET_UP, STAGES, TOOLKIT, Run, findings
-from gpurack.state.model import User
 from tests.given import host_state, models, spec
 
 BARE = host_state(gpus=1)

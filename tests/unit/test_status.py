@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from gpurack.commands.lab_status import HostStatus, ModelStatus, host_status, is_well, lab_status
+from gpurack.commands.status import as_data, show, state_text, summary
+from gpurack.commands.status_page import write_page
+from gpurack.facts.model import Container, Driver, HostState, Xid
 from gpurack.spec.host import Host
-from gpurack.state.model import Container, Driver, HostState, Xid
-from gpurack.status.lab import HostStatus, ModelStatus, host_status, is_well, lab_status
-from gpurack.status.page import write_page
-from gpurack.status.show import as_data, show, state_text, summary
 from tests.given import gpu, host_state, models, running, spec, uuid
 
 NOW = datetime(2026, 11, 20, 9, 0, tzinfo=UTC)

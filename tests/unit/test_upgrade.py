@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from gpurack.locking import ask
-from gpurack.locking.ask import PARTS, RUN
+from gpurack.commands import lock_ask
+from gpurack.commands.lock_ask import PARTS, RUN
 from gpurack.locking.upgrade import News, names_of_packages, newest_request, upgraded, wrong_words
-from gpurack.plan.platforms import TOOLKIT_PACKAGES
+from gpurack.plan.packages.platforms import TOOLKIT_PACKAGES
 from gpurack.resources import read_text
 from gpurack.spec.host import Host
 from gpurack.spec.lock import HostLock, ModelLock
@@ -157,9 +157,9 @@ def test_unknown_words_are_named() -> None:
 
 def test_what_a_host_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = ["alpha: pulling i:1", "alpha: now sha256:aa", "alpha: now bb for /w/a b.gguf", "error beta: no network"]
-    monkeypatch.setattr(ask, "run_as_root", lambda *_, **__: (True, lines))
+    monkeypatch.setattr(lock_ask, "run_as_root", lambda *_, **__: (True, lines))
     asked = {"images": [{"name": "alpha", "reference": "i:1@sha256:old"}], "hubs": []}
-    found = ask.find_newest(None, ALPHA, STATE, [], asked)  # type: ignore[arg-type]
+    found = lock_ask.find_newest(None, ALPHA, STATE, [], asked)  # type: ignore[arg-type]
     assert found == News(images={"alpha": "i:1@sha256:aa"}, commits={"/w/a b.gguf": "bb"}, errors=("beta: no network",))
 
 

@@ -11,15 +11,15 @@ import yaml
 
 from gpurack import paths
 from gpurack.engines import litellm, llama_cpp_python
-from gpurack.plan import addresses, compose
-from gpurack.plan import service as service_module
-from gpurack.plan.desired import desire, digest
+from gpurack.facts.model import HostState
+from gpurack.inventory.fleet import check_fleet
 from gpurack.plan.host import Run, findings
-from gpurack.plan.models import ModelsPlan, plan_models
-from gpurack.spec.fleet import check_fleet
+from gpurack.plan.models import addresses, compose
+from gpurack.plan.models import service as service_module
+from gpurack.plan.models.desired import desire, digest
+from gpurack.plan.models.plan import ModelsPlan, plan_models
 from gpurack.spec.host import Host
-from gpurack.state.model import HostState
-from gpurack.verify import look, test_models
+from gpurack.verify import evidence, test_models
 from tests.given import SALT, file, host_state, models, running, uuid
 from tests.unit.test_models_plan import actions, changes, settled
 from tests.unit.verify.test_checks import CARD, drifts, entry
@@ -348,7 +348,7 @@ def test_a_gateway_without_them_stays_where_its_files_are_the_same(monkeypatch: 
 
 def test_verify_does_not_call_it_drift() -> None:
     def made_by_an_older_one(parts: dict[str, Any], said: dict[str, Any]) -> None:
-        state = look.Seen(parts).state
+        state = evidence.Seen(parts).state
         wanted = entry().server.wanted
         data = without_options(desire("alpha", wanted, state, (CARD,)).service)
         words = {**desire("alpha", wanted, state, (CARD,), {}, SALT).definition, "service": digest(data)}
@@ -372,7 +372,7 @@ def test_verify_does_not_ask_for_another_text_of_a_file_that_stays(monkeypatch: 
     wanted = check_fleet({"gpu1": [{"models": {"alpha": SEVERAL}}]})["gpu1"]
 
     def run_before(parts: dict[str, Any], said: dict[str, Any]) -> None:
-        state = look.Seen(parts).state
+        state = evidence.Seen(parts).state
         lines = desire("alpha", wanted, state, (), {}, SALT).labelled
         said["Config"]["Labels"] = {**said["Config"]["Labels"], **lines["labels"]}
         parts["files"]["/etc/gpurack/compose.yaml"]["text"] = compose.document({"alpha": lines})
@@ -390,7 +390,7 @@ def test_verify_judges_no_container_whose_lines_are_lost() -> None:
     """Only compose.yaml, which a run writes anew."""
 
     def made_by_an_older_one(parts: dict[str, Any], said: dict[str, Any]) -> None:
-        state = look.Seen(parts).state
+        state = evidence.Seen(parts).state
         made = desire("alpha", entry().server.wanted, state, (CARD,), {}, SALT)
         words = made.definition
         labels = {**said["Config"]["Labels"], "gpurack.model": json.dumps({**words, "service": "0" * 12})}

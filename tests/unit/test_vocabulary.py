@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from gpurack.inventory.fleet import Fleet, read_fleet
+from gpurack.inventory.load import read_inventory
 from gpurack.plan.offline import compose_text
-from gpurack.spec.fleet import Fleet, read_fleet
-from gpurack.spec.load import read_inventory
 
 EXAMPLE = (Path(__file__).parent / "vocabulary.md").read_text().replace("<64 hex digits>", "ab" * 32)
 IN_PYTHON, IN_YAML = re.findall(r"```(?:python|yaml)\n(.*?)```", EXAMPLE, re.DOTALL)

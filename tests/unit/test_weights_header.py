@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpurack.facts import remembered
+from gpurack.facts.model import Header, HostState
+from gpurack.facts.parse import parse
+from gpurack.facts.snapshot import script
 from gpurack.plan.questions import questions
-from gpurack.state import remembered
-from gpurack.state.model import Header, HostState
-from gpurack.state.parse import parse
-from gpurack.state.snapshot import script
 from tests.given import framed, models
 from tests.testbed import gguf_models
 from tests.weights import FILES, QWEN, folder, qwen, read, reader, safetensors

@@ -6,9 +6,9 @@ The ledger that assigns the GPUs of real hosts also decides here. Pure.
 from collections.abc import Iterator
 from contextlib import suppress
 
-from gpurack.plan.compatibility import accelerator, incompatibility
-from gpurack.plan.imagined import imagined
-from gpurack.plan.ledger import assign, for_job, missing, resolve
+from gpurack.plan.models.compatibility import accelerator, incompatibility
+from gpurack.plan.models.imagined import imagined
+from gpurack.plan.models.ledger import assign, for_job, missing, resolve
 from gpurack.spec.gpus import GPU_KINDS
 from gpurack.spec.host import Host
 from gpurack.spec.problems import Problem

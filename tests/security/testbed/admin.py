@@ -111,7 +111,7 @@ class Admin:
         """The words that begin a command of gpurack's or pyinfra's."""
         if self.snapshot_limit is None:
             return [str(BIN / name)]
-        entry = {"gpurack": "gpurack.cli import main", "pyinfra": "pyinfra_cli.main import main"}[name]
+        entry = {"gpurack": "gpurack.commands.main import main", "pyinfra": "pyinfra_cli.main import main"}[name]
         code = f"from gpurack.state import snapshot; snapshot.LIMIT = {self.snapshot_limit}; from {entry}; main()"
         return [sys.executable, "-c", code]
 

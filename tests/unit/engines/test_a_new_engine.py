@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from gpurack import engines, handout
+from gpurack import engines
+from gpurack.commands import endpoints
 from gpurack.engines import ENGINES, reference
 from gpurack.engines.args import flags, given
 from gpurack.engines.base import Engine, Row
@@ -19,17 +20,17 @@ from gpurack.engines.container import Accelerator, Container, Run, with_secrets
 from gpurack.engines.dialect import HUB_CACHE, Dialect
 from gpurack.engines.hints import Hint
 from gpurack.engines.memory import Facts, Needs, NotEstimated
+from gpurack.facts.model import Header
 from gpurack.importing.reader import read
-from gpurack.plan.desired import desire
-from gpurack.plan.estimate import estimate, refusal
-from gpurack.plan.models import plan_models
-from gpurack.spec.fleet import check_fleet
+from gpurack.inventory.checks.warnings import warnings
+from gpurack.inventory.fleet import check_fleet
+from gpurack.plan.models.desired import desire
+from gpurack.plan.models.memory import estimate, refusal
+from gpurack.plan.models.plan import plan_models
 from gpurack.spec.gpus import GpuSlot
 from gpurack.spec.host import Host
 from gpurack.spec.model import Model
 from gpurack.spec.problems import InventoryError, Problem
-from gpurack.spec.warnings import warnings
-from gpurack.state.model import Header
 from tests.given import SALT, host_state, uuid
 from tests.unit.host_programs import load
 
@@ -207,7 +208,7 @@ def test_its_line_is_in_the_docs() -> None:
 
 
 def test_users_get_a_line_to_try_it_and_a_gateway_speaks_its_way() -> None:
-    (offer,) = handout.public_endpoints({"gpu1": host(bind="any", api_key={"env": "LAB_KEY"})}, {})
+    (offer,) = endpoints.public_endpoints({"gpu1": host(bind="any", api_key={"env": "LAB_KEY"})}, {})
     assert (offer.engine, offer.kind, offer.keyed) == ("toy", "chat", True)
     gateway = {"engine": "litellm", "version": "1.109.1", "port": 4000, "connects_to": ["alpha"]}
     toy = {"engine": "toy", "version": "1.2", "port": 8000, "weights": "/w/a.gguf"}

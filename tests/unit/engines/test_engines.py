@@ -29,11 +29,11 @@ from gpurack.engines.known_flags import FOLDER as KNOWN_FLAGS
 from gpurack.engines.llama_cpp_python import CONFIG, KEYED_CONFIG
 from gpurack.engines.sglang import KEEPER
 from gpurack.engines.vllm import ONE_DASH, REMOVED
-from gpurack.plan.desired import desire
-from gpurack.spec.fleet import check_fleet
+from gpurack.facts.model import Gpu, HostState
+from gpurack.inventory.fleet import check_fleet
+from gpurack.plan.models.desired import desire
 from gpurack.spec.host import Host
 from gpurack.spec.problems import InventoryError
-from gpurack.state.model import Gpu, HostState
 
 CASES = sorted(Path(__file__).parent.glob("*/*.json"))
 SECRET = "sk-case-secret"

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from gpurack.plan.models import ModelsPlan, plan_models
-from gpurack.spec.connections import upstreams_of
-from gpurack.spec.fleet import check_fleet
+from gpurack.inventory.checks.connections import upstreams_of
+from gpurack.inventory.fleet import check_fleet
+from gpurack.plan.models.plan import ModelsPlan, plan_models
 from gpurack.spec.host import Host
 from tests.given import SALT, host_state, running, spec, uuid
 

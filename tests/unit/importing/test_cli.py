@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from gpurack.cli import main
+from gpurack.commands.main import main
 
 FINE = (
     "docker run -d --restart unless-stopped -p 127.0.0.1:8000:8000 -v /m:/m --name saiga "

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from gpurack.cli import main
-from gpurack.spec.fleet import read_fleet
-from gpurack.spec.load import read_inventory
+from gpurack.commands.main import main
+from gpurack.inventory.fleet import read_fleet
+from gpurack.inventory.load import read_inventory
 from gpurack.spec.model import Model
 from gpurack.spec.weights import HfWeights
 from tests.unit.importing.cases import Case, cases

@@ -11,12 +11,13 @@ import pytest
 from gpurack.engines import ENGINES
 from gpurack.importing import recognise
 from gpurack.importing.built import UNSAID
-from gpurack.plan import jobs, offline
-from gpurack.plan.desired import desire
-from gpurack.plan.devices import devices
-from gpurack.plan.jobs import desire_job
-from gpurack.plan.ledger import assign
-from gpurack.spec.fleet import check_fleet
+from gpurack.inventory.fleet import check_fleet
+from gpurack.plan import offline
+from gpurack.plan.models import jobs
+from gpurack.plan.models.desired import desire
+from gpurack.plan.models.devices import devices
+from gpurack.plan.models.jobs import desire_job
+from gpurack.plan.models.ledger import assign
 from gpurack.spec.host import Host
 from gpurack.spec.image import BuildImage
 from gpurack.spec.model import Job, Model

@@ -11,7 +11,7 @@ from gpurack.importing.compose_file import NoCompose
 from gpurack.importing.reader import Imported, read
 from gpurack.importing.secret import mask_words
 from gpurack.importing.text import as_python, as_yaml, comments
-from gpurack.spec.load import to_groups
+from gpurack.inventory.load import to_groups
 
 VLLM = "docker run -d --restart unless-stopped --gpus device=0 --ipc=host -p 127.0.0.1:8000:8000 -v /m:/m --name one"
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from gpurack.plan import compose
-from gpurack.plan.desired import desire
+from gpurack.inventory.fleet import check_fleet
+from gpurack.plan.models import compose
+from gpurack.plan.models.desired import desire
 from gpurack.shell import sh
-from gpurack.spec.fleet import check_fleet
 from gpurack.spec.host import Host
 from gpurack.spec.lock import HostLock, ModelLock
 from gpurack.spec.weights import CopyWeights, HfWeights, UrlWeights
-from gpurack.verify import drift, look, test_hosts, test_models
+from gpurack.verify import drift, evidence, test_hosts, test_models
 from gpurack.verify.drift import Drift, Unread
 from gpurack.verify.lab import Entry, Server
 from gpurack.verify.weights import Known, known
@@ -32,7 +32,7 @@ LABELS = {
 WANTED = spec({"models": {"alpha": {"gpus": [0], "port": 8000}}, "hardware": {"A30": 1}})
 
 
-def evidence(**over: Any) -> dict[str, Any]:
+def host_evidence(**over: Any) -> dict[str, Any]:
     """A correct host of WANTED, as files/evidence.py would print it; `over` replaces parts."""
     system = {"ID": "debian", "VERSION_ID": "13", "VERSION_CODENAME": "trixie", "PRETTY_NAME": "Debian 13"}
     cards = {
@@ -61,9 +61,9 @@ def evidence(**over: Any) -> dict[str, Any]:
 
 def entry(wanted: Host = WANTED, change: Callable[[dict[str, Any], dict[str, Any]], object] | None = None) -> Entry:
     """alpha on a correct host, or on what `change` (of the evidence, of its container) makes of it."""
-    parts = evidence()
-    server = Server("gpu1", wanted, None, "pyinfra lab.py", "5a", lambda name: look.Seen(parts))  # type: ignore[arg-type]
-    service = desire("alpha", wanted, look.Seen(parts).state, (CARD,)).service
+    parts = host_evidence()
+    server = Server("gpu1", wanted, None, "pyinfra lab.py", "5a", lambda name: evidence.Seen(parts))  # type: ignore[arg-type]
+    service = desire("alpha", wanted, evidence.Seen(parts).state, (CARD,)).service
     request = {"DeviceIDs": [f"nvidia.com/gpu={CARD}"]}
     container: dict[str, Any] = {
         "Id": ID, "Name": "/alpha", "Image": IMAGE_ID, "Created": "2026-01-01T00:00:00Z", "RestartCount": 0,
@@ -280,10 +280,10 @@ def test_a_gateway_lists_what_is_behind_it_and_answers_as_that(
     gateway = {"engine": "litellm", "version": "1.109.1", "port": 4000, "connects_to": "all"}
     host = {"models": {"alpha": alpha, "beta": {**alpha, "port": 8001, "served_name": "far"}}}
     wanted = check_fleet({"gpu1": [{**host, "services": {"gateway": gateway}}]})["gpu1"]
-    parts = evidence()
+    parts = host_evidence()
     said = {"ready": [200, "{}"], "listed": listed, "path": "/v1/chat/completions", "answer": [200, answer]}
     parts["models"]["gateway"] = said
-    server = Server("gpu1", wanted, None, "run", "5a", lambda name: look.Seen(parts))  # type: ignore[arg-type]
+    server = Server("gpu1", wanted, None, "run", "5a", lambda name: evidence.Seen(parts))  # type: ignore[arg-type]
     one = Entry(server, "gateway", wanted.services["gateway"])
     found = drifts(test_models.test_ready, one) + drifts(test_models.test_answers, one)
     assert found == [f"gpu1 gateway: {line}" for line in lines]
@@ -300,11 +300,11 @@ def test_a_gateway_lists_what_is_behind_it_and_answers_as_that(
     ],
 )
 def test_pulled_models_by_the_name_that_ollama_lists(pull: str, listed: str, missing: bool) -> None:
-    parts = evidence()
+    parts = host_evidence()
     parts["models"]["alpha"]["ready"] = [200, f'{{"models": [{{"name": "{listed}"}}]}}']
     ollama = {"engine": "ollama", "version": "0.33.0", "weights": None, "pull": [pull]}
     wanted = spec({"models": {"alpha": {"port": 8000, **ollama}}})
-    server = Server("gpu1", wanted, None, "run", "5a", lambda name: look.Seen(parts))  # type: ignore[arg-type]
+    server = Server("gpu1", wanted, None, "run", "5a", lambda name: evidence.Seen(parts))  # type: ignore[arg-type]
     lines = [f"gpu1 alpha: pulled models: expected {pull}, found not among them"] if missing else []
     assert drifts(test_models.test_ready, Entry(server, "alpha", wanted.models["alpha"])) == lines
 
@@ -325,7 +325,7 @@ def test_a_key_is_tried_where_a_real_request_is_known(
 ) -> None:
     monkeypatch.setenv("LAB_KEY", "sk-1")
     wanted = spec({"models": {"alpha": {"port": 8000, **words}}})
-    server = Server("gpu1", wanted, None, "run", "5a", lambda name: look.Seen(evidence()))  # type: ignore[arg-type]
+    server = Server("gpu1", wanted, None, "run", "5a", lambda name: evidence.Seen(host_evidence()))  # type: ignore[arg-type]
     assert test_models.keyed(Entry(server, "alpha", wanted.models["alpha"])) is asked
 
 
@@ -396,9 +396,9 @@ def test_a_part_that_could_not_be_read_fails_what_needs_it() -> None:
         """Needs the listeners."""
         yield from server.seen["listeners"]
 
-    seen = look.Seen(evidence(listeners={"broken": "OSError: no ss"}))
+    seen = evidence.Seen(host_evidence(listeners={"broken": "OSError: no ss"}))
     server = Server("gpu1", WANTED, None, "run", "5a", lambda name: seen)  # type: ignore[arg-type]
     with pytest.raises(pytest.fail.Exception, match=r"gpu1: listeners could not be read on the host: OSError: no ss\n"):
         check(gpurack_host=server)
     with pytest.raises(Unread):
-        look.Seen({}, Unread("gone", "find it"))["packages"]
+        evidence.Seen({}, Unread("gone", "find it"))["packages"]

@@ -7,23 +7,23 @@ from typing import Any
 import pytest
 
 from gpurack import paths
-from gpurack.plan import docker, rootless
-from gpurack.plan.models import host_files
-from gpurack.plan.platforms import PLATFORMS
+from gpurack.facts.model import HostState
+from gpurack.plan.models.plan import host_files
+from gpurack.plan.packages.platforms import PLATFORMS
 from gpurack.plan.steps import WriteFile
+from gpurack.plan.system import docker, rootless
 from gpurack.spec.host import Host
-from gpurack.state.model import HostState
-from gpurack.verify import look, test_hosts
+from gpurack.verify import evidence, test_hosts
 from gpurack.verify.lab import Server
 from tests.given import spec, written_by
-from tests.unit.verify.test_checks import WANTED, drifts, evidence
+from tests.unit.verify.test_checks import WANTED, drifts, host_evidence
 
 DEBIAN = PLATFORMS["debian", "13"]
 
 
 def server(wanted: Host = WANTED, **over: Any) -> Server:
     """gpu1, as the evidence of a correct host has it; `over` replaces parts."""
-    seen = look.Seen(evidence(**over))
+    seen = evidence.Seen(host_evidence(**over))
     return Server("gpu1", wanted, None, "run", "5a", lambda name: seen)  # type: ignore[arg-type]
 
 
@@ -184,7 +184,7 @@ def test_folders_of_keys_hold_what_models_are_given_and_nothing_else(
     ],
 )
 def test_a_cdi_spec_of_the_driver_before(gone: list[str], line: str) -> None:
-    cards = evidence()["cards"]
+    cards = host_evidence()["cards"]
     one = server(cards={**cards, "cdi": {**cards["cdi"], "gone": gone}})
     expected = [f"gpu1: CDI: expected existing files of the driver, found {line}"] if line else []
     assert drifts(test_hosts.test_cdi_devices, one) == expected

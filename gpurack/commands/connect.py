@@ -1,0 +1,75 @@
+"""Connect to all hosts of an inventory in parallel and take a snapshot of each, for commands that change nothing."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+
+import gevent
+from pyinfra.api import Config, Host, State
+from pyinfra.api.connect import connect_all, disconnect_all
+from pyinfra.api.exceptions import PyinfraError
+from pyinfra.api.inventory import Inventory
+from pyinfra.api.state import StateStage
+from pyinfra.context import ctx_host, ctx_state
+
+from gpurack.facts.model import HostState
+from gpurack.host_data import not_understood
+from gpurack.operations.run_state import host_run, snapshot
+from gpurack.pyinfra_patches import Connections, read_any_bytes
+from gpurack.shell import sh
+from gpurack.spec import host as spec
+
+
+@contextmanager
+def connected(inventory: Inventory, limit: Sequence[Host] = ()) -> Iterator[State]:
+    """A pyinfra state with connections to all reachable hosts (or those of `limit`), closed at the end."""
+    read_any_bytes()
+    state = State(inventory, Config())
+    if limit:
+        state.limit_hosts = list(limit)
+    state.add_callback_handler(Connections())
+    ctx_state.set(state)
+    state.set_stage(StateStage.Connect)
+    try:
+        with suppress(PyinfraError):  # raised if no host is reachable; each then has its own connect_error
+            connect_all(state)
+        state.set_stage(StateStage.Prepare)
+        yield state
+    finally:
+        disconnect_all(state)
+
+
+TakeSnapshot = Callable[[Host, spec.Host], HostState]
+
+
+def snapshots(inventory: Inventory, fleet: Mapping[str, spec.Host], metrics: bool = False) -> dict[str, HostState]:
+    """Host → its snapshot, in inventory order. `trouble` is set for a host that could not be reached or inspected.
+
+    metrics: also read the models' own counters.
+    """
+    return on_all_hosts(inventory, fleet, lambda host, wanted: snapshot(host, wanted, metrics))
+
+
+def on_all_hosts(inventory: Inventory, fleet: Mapping[str, spec.Host], take: TakeSnapshot) -> dict[str, HostState]:
+    """Like `snapshots`, with the function that takes each host's snapshot."""
+    with connected(inventory) as state:
+        running = {host.name: gevent.spawn(_on_host, state, host, fleet[host.name], take) for host in inventory}
+        gevent.joinall(list(running.values()))
+    return {name: each.get() for name, each in running.items()}
+
+
+def _on_host(state: State, host: Host, wanted: spec.Host, take: TakeSnapshot) -> HostState:
+    if host not in state.active_hosts:
+        return HostState(trouble=connect_error(host))
+    with ctx_host.use(host):
+        try:
+            return take(host, wanted)
+        except Exception as error:
+            return HostState(trouble=not_understood(error))
+
+
+def connect_error(host: Host) -> str:
+    """Why pyinfra has no connection to a host, with a command to try."""
+    reason = host_run(host).connect_error or "ssh gave no reason"
+    in_brackets = re.fullmatch(r"Could not connect \((.*)\)", reason)
+    return f"could not connect: {in_brackets[1] if in_brackets else reason}. Try `{sh('ssh {}', host.name)}`."

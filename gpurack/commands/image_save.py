@@ -1,0 +1,92 @@
+"""`gpurack image save`: save an image of a host as a tar file here, for `image: {"tar": …}` of another host.
+
+`docker save` streams over pyinfra's ssh connection; nothing is written on the host.
+"""
+
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pyinfra.api import Host
+
+from gpurack.commands.connect import connect_error, connected
+from gpurack.inventory.load import read_inventory
+from gpurack.shell import Sh, sh
+
+BLOCK = 1 << 20
+IMAGE_ID = r"sha256:[0-9a-f]{64}"
+PROGRESS_INTERVAL = 5
+"""Seconds between two lines of progress."""
+AS_ROOT = sh('d=docker; [ "$(id -u)" = 0 ] || d="sudo -n docker"; ')
+
+
+def find_image(name: str) -> Sh:
+    """A command that prints id and size of an image; of a container it is the image that it runs."""
+    return sh(
+        "id=$($d container inspect --format '{{.Image}}' {name} 2>/dev/null) || id={name}; "
+        "$d image inspect --format '{{.Id}} {{.Size}}' \"$id\"",
+        name=name,
+    )
+
+
+class NotSaved(Exception):
+    """The image could not be saved; the text says why."""
+
+
+def save(inventory_file: Path, host_name: str, name: str, file: Path, report: Callable[[str], None]) -> None:
+    """Write an image of a host to a file.
+
+    name: a model, container or image on the host. report: called with a line of progress every few seconds.
+    Raises NotSaved, spec.problems.InventoryError.
+    """
+    inventory = read_inventory(inventory_file)
+    host = inventory.get_host(host_name, default=None)
+    if host is None:
+        raise NotSaved(f"{host_name} is not in {inventory_file}.")
+    with connected(inventory, [host]) as state:
+        if host not in state.active_hosts:
+            raise NotSaved(f"{host_name}: {connect_error(host)}")
+        client = getattr(host.connector, "client", None)
+        if client is None:
+            command = sh("docker save {} > {}", name, str(file))
+            raise NotSaved(f"{host_name} is not an ssh host. Run on it: `{command}`.")
+        _save(client, host, name, file, report)
+
+
+def _save(client: Any, host: Host, name: str, file: Path, report: Callable[[str], None]) -> None:
+    found, error = _output(client, find_image(name))
+    image, _, size = found.partition(" ")
+    if not (size.isdigit() and re.fullmatch(IMAGE_ID, image)):
+        raise NotSaved(f"{host.name} has no container or image {name}: {error or 'docker printed no error'}.")
+    part, done, begun = file.with_name(f"{file.name}.part"), 0, time.monotonic()
+    output, errors = _run(client, sh("$d save {}", image))
+    try:
+        with part.open("wb") as stream:
+            while block := output.read(BLOCK):
+                stream.write(block)
+                done += len(block)
+                if time.monotonic() - begun >= PROGRESS_INTERVAL:
+                    begun = time.monotonic()
+                    report(f"{name}: {done / 1e9:.2f} GB of about {int(size) / 1e9:.2f} GB")
+    except OSError as failure:
+        part.unlink(missing_ok=True)
+        raise NotSaved(f"Could not write {file}: {failure.strerror}.") from None
+    if output.channel.recv_exit_status():
+        part.unlink(missing_ok=True)
+        raise NotSaved(f"{host.name} could not save {name}: {errors.read().decode(errors='replace').strip()}.")
+    part.replace(file)
+    report(f'{file}: {done / 1e9:.2f} GB. Use it on another host with `image: {{"tar": "{file}"}}`.')
+
+
+def _run(client: Any, command: Sh) -> tuple[Any, Any]:
+    """Start a command; its stdout and stderr as streams."""
+    _, output, errors = client.exec_command(sh("{}{}", AS_ROOT, command))
+    return output, errors
+
+
+def _output(client: Any, command: Sh) -> tuple[str, str]:
+    """Run a command; its stdout and stderr as text."""
+    output, errors = _run(client, command)
+    return output.read().decode(errors="replace").strip(), errors.read().decode(errors="replace").strip()

@@ -1,0 +1,102 @@
+"""The command `gpurack import`. Its exit code says if anything is left to do."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from gpurack import screen
+from gpurack.importing import text as text_of
+from gpurack.importing.compose_file import NoCompose
+from gpurack.importing.inspect import NoInspect
+from gpurack.importing.reader import NO_DOCKER, Imported, read
+
+ALL_SAID, LEFT_TO_DO, UNREADABLE = 0, 1, 2
+HOST = "gpu1.lab"
+
+
+def run(
+    source: Path | None,
+    host: str | None,
+    name: str | None,
+    variables: Sequence[str],
+    files: Sequence[str],
+    as_yaml: bool,
+) -> int:
+    """Read the source and print the inventory with its findings. Returns the exit code."""
+    try:
+        text = from_host(host, source) if host else from_file(source)
+        copies = {path: Path(copy).read_text(encoding="utf-8") for path, copy in pairs(files, "--file")}
+        imported = read(text, dict(pairs(variables, "--set")), copies)
+    except UnicodeDecodeError:
+        screen.echo(f"error  {called(source)}: is not UTF-8 text.", err=True)
+        return UNREADABLE
+    except OSError as error:
+        screen.echo(f"error  {error.filename or called(source)}: {error.strerror or error}.", err=True)
+        return UNREADABLE
+    except (NoCompose, NoInspect, Unread) as error:
+        screen.echo(f"error  {host or called(source)}: {error}", err=True)
+        return UNREADABLE
+    printed = name or host or HOST
+    if not any(imported.entries.values()):
+        screen.echo("# No services found.")
+        screen.echo(text_of.comments(imported.findings), nl=False)
+        if all(finding.what.endswith(NO_DOCKER) for finding in imported.findings):
+            return UNREADABLE
+        return LEFT_TO_DO if any(finding.kind == "open" for finding in imported.findings) else ALL_SAID
+    screen.echo(text_of.as_yaml(imported, printed) if as_yaml else text_of.as_python(imported, printed))
+    refused = refusals(imported, printed)
+    screen.echo(text_of.comments(imported.findings, refused), nl=False)
+    return LEFT_TO_DO if refused or any(finding.kind == "open" for finding in imported.findings) else ALL_SAID
+
+
+def called(source: Path | None) -> str:
+    """The name of the source in messages."""
+    return "standard input" if source is None or str(source) == "-" else str(source)
+
+
+class Unread(Exception):
+    """The source could not be read; the text says why."""
+
+
+def from_file(source: Path | None) -> str:
+    """The text of a file or of standard input."""
+    if source is None or str(source) == "-":
+        if sys.stdin.isatty():
+            screen.echo("Paste the commands, then press Ctrl-D.", err=True)
+        return sys.stdin.read()
+    return source.read_text(encoding="utf-8")
+
+
+def from_host(host: str, inventory: Path | None) -> str:
+    """The output of `docker inspect` for the running containers of a host. Raises Unread."""
+    from gpurack.commands.import_from_host import Unreachable, inspect
+    from gpurack.spec.problems import InventoryError
+
+    try:
+        return inspect(host, inventory)
+    except (Unreachable, InventoryError) as error:
+        raise Unread(str(error)) from None
+
+
+def pairs(texts: Sequence[str], option: str) -> list[tuple[str, str]]:
+    """(name, value) of each `NAME=VALUE`. Raises click.BadParameter."""
+    found = [text.partition("=") for text in texts]
+    for name, equals, _ in found:
+        if not (name and equals):
+            form = "PATH=COPY" if option == "--file" else "NAME=VALUE"
+            raise click.BadParameter(f"expected {form}.", param_hint=option)
+    return [(name, value) for name, _, value in found]
+
+
+def refusals(imported: Imported, host: str) -> list[str]:
+    """The errors that `gpurack plan` would report for the result."""
+    from gpurack.inventory.fleet import check_fleet
+    from gpurack.spec.problems import InventoryError
+
+    try:
+        check_fleet({host: [imported.data]})
+    except InventoryError as error:
+        return [str(problem) for problem in error.problems]
+    return []

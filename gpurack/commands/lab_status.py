@@ -1,0 +1,270 @@
+"""What is wrong with a lab's hosts, GPUs and models: from specs and snapshots to what `gpurack status` shows. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Literal
+
+from gpurack.engines import ENGINES
+from gpurack.engines.urls import endpoint
+from gpurack.facts.model import MISMATCH, Container, Gpu, HostState
+from gpurack.facts.parse import moment
+from gpurack.host_data import not_understood
+from gpurack.plan.models import addresses, ledger
+from gpurack.plan.models.health import Health, health
+from gpurack.plan.models.preflight import mismatch
+from gpurack.plan.system.docker import unanswered
+from gpurack.spec.host import Host
+
+MIB_PER_GIB = 1024
+FALLEN_OFF_BUS = 79
+"""The Xid of a GPU that has fallen off the bus. Others (31, 43) may be a program's fault, long before."""
+
+
+@dataclass(frozen=True)
+class GpuStatus:
+    """One GPU. memory_used, memory_total: GiB. utilization: percent. All three are None for a lost GPU; `lost` then
+    says why and since when. models: those that have the GPU."""
+
+    index: int
+    name: str
+    uuid: str
+    memory_used: float | None = None
+    memory_total: float | None = None
+    utilization: int | None = None
+    reserved: bool = False
+    lost: str = ""
+    models: tuple[str, ...] = ()
+
+
+ModelState = Literal["ready", "loading", "DOWN", "UNKNOWN", "disabled"]
+HostCondition = Literal["ok", "DEGRADED", "UNREACHABLE"]
+
+
+@dataclass(frozen=True)
+class ModelStatus:
+    """One model or service. why: the reason when it is not ready. since: start of the state, None if unknown.
+    served: what the engine counted since its start, in `unit`; None if it does not count."""
+
+    name: str
+    engine: str
+    gpus: str
+    endpoint: str
+    state: ModelState
+    why: str = ""
+    since: datetime | None = None
+    restarts: int = 0
+    served: float | None = None
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class HostStatus:
+    """One host. reached: a snapshot was taken. now: the host's own clock. errors: sentences about the host itself, each
+    makes it DEGRADED; notes: sentences that do not."""
+
+    name: str
+    reached: bool
+    now: datetime
+    driver: str = ""
+    gpus: tuple[GpuStatus, ...] = ()
+    models: tuple[ModelStatus, ...] = ()
+    errors: tuple[str, ...] = field(default_factory=tuple)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def state(self) -> HostCondition:
+        """The state shown beside the host's name."""
+        if not self.reached:
+            return "UNREACHABLE"
+        return "DEGRADED" if self.errors else "ok"
+
+
+def lab_status(fleet: Mapping[str, Host], seen: Mapping[str, HostState], now: datetime) -> list[HostStatus]:
+    """The status of every host of the inventory. now: the local time, for hosts that do not report theirs."""
+    return [host_status_or_error(name, spec, seen[name], now) for name, spec in fleet.items()]
+
+
+def host_status_or_error(name: str, spec: Host, state: HostState, now: datetime) -> HostStatus:
+    """`host_status`; a host whose snapshot cannot be interpreted counts as unreachable, the others are still shown."""
+    try:
+        return host_status(name, spec, state, now)
+    except Exception as error:
+        return host_status(name, spec, HostState(trouble=not_understood(error)), now)
+
+
+def is_well(lab: list[HostStatus]) -> bool:
+    """True if every host is ok and no model is down. A loading model is not down."""
+    return all(host.state == "ok" and all(model.state != "DOWN" for model in host.models) for host in lab)
+
+
+def host_status(name: str, spec: Host, state: HostState, now: datetime) -> HostStatus:
+    """The status of one host."""
+    models = tuple(model_status(name, key, spec, state) for key in spec.entries)
+    if state.trouble:
+        return HostStatus(name, False, now, models=models, errors=(state.trouble,))
+    return HostStatus(
+        name,
+        True,
+        state.now or now,
+        driver=state.driver.kernel,
+        gpus=tuple(sorted([*working_gpus(spec, state), *lost_gpus(state)], key=lambda gpu: gpu.index)),
+        models=models,
+        errors=tuple(host_errors(spec, state)),
+        notes=(*state.unread, *state.foreign),
+    )
+
+
+def host_errors(spec: Host, state: HostState) -> list[str]:
+    """What is wrong with the host itself, each with its hint."""
+    found = [f"{part} {why}." for part, why in state.late.items() if part != "Docker"]
+    if any(model.enabled for model in spec.entries.values()) and (problem := unanswered(state)):
+        found.append(problem)
+    lost = lost_gpus(state)
+    if state.driver.exit_code == MISMATCH:
+        found.append(mismatch(state))
+    elif lost:
+        found += [f"GPU {gpu.index} {gpu.lost}" for gpu in lost]
+    elif spec.wants_gpu and not (state.gpus or state.has_nvidia or {"NVIDIA", "AMD"} & state.late.keys()):
+        found.append(ledger.NO_DRIVER)
+    elif state.driver.exit_code:
+        found.append(f"nvidia-smi: {state.driver.message}")
+    expected = sum(spec.hardware.values())
+    missing = expected - len(state.gpus) - len(lost)
+    if missing > 0 and not found:
+        found.append(f"{missing} of the {expected} GPUs in `hardware` are missing.")
+    return found
+
+
+def working_gpus(spec: Host, state: HostState) -> list[GpuStatus]:
+    """The GPUs that answer."""
+    return [
+        GpuStatus(
+            gpu.index,
+            gpu.name,
+            gpu.uuid,
+            gpu.memory_used / MIB_PER_GIB,
+            gpu.memory_total / MIB_PER_GIB,
+            gpu.utilization,
+            any(ledger.meant(wanted, gpu) for wanted in spec.reserved_gpus),
+            models=models_on(gpu.uuid, state),
+        )
+        for gpu in state.gpus
+    ]
+
+
+def lost_gpus(state: HostState) -> list[GpuStatus]:
+    """The GPUs that the kernel lists and that do not answer, while others do."""
+    if state.driver.exit_code == MISMATCH or not (state.gpus or state.driver.exit_code):
+        return []
+    working = {gpu.uuid for gpu in state.gpus}
+    addresses = sorted(state.driver.pci)
+    return [
+        GpuStatus(
+            index_of_lost(position, state.gpus, addresses),
+            "",
+            uuid,
+            lost=why_lost(pci, uuid, state),
+            models=models_on(uuid, state),
+        )
+        for position, pci in enumerate(addresses)
+        if (uuid := state.driver.pci[pci]) not in working
+    ]
+
+
+def index_of_lost(position: int, gpus: tuple[Gpu, ...], addresses: list[str]) -> int:
+    """The index that a lost GPU had: the missing one if only one is missing, else its position by PCI address."""
+    missing = sorted(set(range(len(addresses))) - {gpu.index for gpu in gpus})
+    return missing[0] if len(missing) == 1 else position
+
+
+def why_lost(pci: str, uuid: str, state: HostState) -> str:
+    """`lost since 2026-11-20 02:11 (Xid 79, GPU-6f1c…, PCI e1:00.0). Reboot the host. Affected models: beta.`"""
+    xids = [xid for xid in state.driver.xids if pci.startswith(xid.pci)]
+    # the log is of this boot, and only a reboot restores a GPU that fell off the bus: the first such Xid counts
+    cause = next((xid for xid in xids if xid.number == FALLEN_OFF_BUS), xids[-1] if xids else None)
+    since = f" since {cause.time:%Y-%m-%d %H:%M}" if cause and cause.time else ""
+    number = f"Xid {cause.number}, " if cause else ""
+    models = ", ".join(models_on(uuid, state)) or "none"
+    place = f"{number}{uuid[:8]}…, PCI {pci.removeprefix('0000:')}"
+    return f"lost{since} ({place}). Reboot the host. Affected models: {models}."
+
+
+def models_on(uuid: str, state: HostState) -> tuple[str, ...]:
+    """The managed containers that were given this GPU."""
+    found = [
+        container.name for container in state.ours.values() if uuid in ledger.uuids_in(ledger.label(container.labels))
+    ]
+    return tuple(sorted(found))
+
+
+def model_status(host_name: str, name: str, spec: Host, state: HostState) -> ModelStatus:
+    """The status of one model or service."""
+    model = spec.entries[name]
+    counter = ENGINES[model.engine].counter
+    condition, why, since = model_state(name, spec, state)
+    container = state.container(name, model.dockerd)
+    return ModelStatus(
+        name,
+        f"{model.engine} {model.version or ''}".strip(),
+        ledger.gpus_text(model).strip("[]") or "CPU",
+        endpoint(host_name, spec, model) if model.enabled else "",
+        condition,
+        why,
+        since,
+        container.restarts if container and model.enabled else 0,
+        state.counters.get((model.dockerd, name)) if model.enabled else None,
+        counter.unit if counter else "",
+    )
+
+
+def model_state(name: str, spec: Host, state: HostState) -> tuple[ModelState, str, datetime | None]:
+    """(state, why, since) of a model."""
+    model = spec.entries[name]
+    if not model.enabled:
+        return "disabled", "", None
+    if state.trouble:
+        return "UNKNOWN", "host unreachable", None
+    container = state.container(name, model.dockerd)
+    if container is None:
+        late = state.late.get(f"user {model.dockerd}" if model.dockerd else "Docker")
+        return "DOWN", late or ("no container" if state.docker_of(model.dockerd) else "Docker does not answer"), None
+    if not container.running:
+        # a paused container may have ended once, before its last start
+        finished = "" if container.status == "paused" else container.finished
+        return "DOWN", why_stopped(container), time_or_none(finished)
+    return running_state(name, container, spec, state)
+
+
+def why_stopped(container: Container) -> str:
+    """`exited with code 137`, `paused`."""
+    if container.status == "exited":
+        return f"exited with code {container.exit_code}"
+    return container.status + (f" ({container.error})" if container.error else "")
+
+
+def running_state(
+    name: str, container: Container, spec: Host, state: HostState
+) -> tuple[ModelState, str, datetime | None]:
+    """(state, why, since) of a model with a running container."""
+    started = time_or_none(container.started)
+    match health(name, spec.entries[name], state):
+        case Health.READY:
+            return "ready", "", started
+        case Health.LOADING if container.restarts:
+            return "DOWN", "restarts again and again", None
+        case Health.LOADING:
+            return "loading", "", started
+        case Health.RENAMED:
+            return "DOWN", f"another model answers at {addresses.probe_url(name, spec, state)}", started
+        case Health.FAILING:
+            return "DOWN", f"answers HTTP {state.probes[container.user, name].status}", None
+        case Health.NOT_ASKED:
+            return "DOWN", "readiness check did not run", None
+    return "DOWN", "runs but does not answer", None
+
+
+def time_or_none(text: str) -> datetime | None:
+    """One of Docker's times; None for the year 1, which Docker writes for "never"."""
+    found = moment(text)
+    return found.astimezone(UTC) if found and found.year > 1 else None

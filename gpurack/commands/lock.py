@@ -1,0 +1,192 @@
+"""The commands `gpurack lock` and `gpurack manifest`."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pyinfra import api as pyinfra
+from pyinfra.context import ctx_host
+
+from gpurack import screen
+from gpurack.commands.connect import connect_error, connected, on_all_hosts
+from gpurack.commands.lock_ask import find_newest
+from gpurack.facts.model import HostState
+from gpurack.host_data import not_understood
+from gpurack.inventory.fleet import read_fleet
+from gpurack.inventory.load import read_inventory
+from gpurack.inventory.lock_file import read_lock
+from gpurack.locking.gather import manifest_lines, snapshot_with_hashes
+from gpurack.locking.manifest import manifest
+from gpurack.locking.observe import missing, observed
+from gpurack.locking.upgrade import News, names_of_packages, newest_request, upgraded, wrong_words
+from gpurack.spec.host import Host
+from gpurack.spec.lock import HostLock, Lock, facts, place, text
+from gpurack.spec.problems import NotAsked, Problem
+
+NOT_IN_INVENTORY = "is in the lock but not in the inventory. Run `gpurack lock {inventory}` to remove it."
+
+
+def write(console: screen.Console, inventory: Path) -> int:
+    """Write the lock from what is on the hosts, and print what changes in it. Returns the exit code.
+
+    1: a host could not be inspected, or a model has no container. Its old entry is kept.
+    """
+    old = read_lock(inventory) or Lock()
+    fleet, states = fleet_and_snapshots(inventory)
+    code = 0
+    hosts: dict[str, HostLock] = {}
+    for name, state in states.items():
+        before = old.hosts.get(name, HostLock())
+        if state.trouble:
+            code = print_error(console, name, state.trouble)
+            hosts |= {name: before} if name in old.hosts else {}  # an empty entry would mean a host without packages
+            continue
+        try:
+            now = observed(fleet[name], state)
+        except Exception as error:
+            code = print_error(console, name, not_understood(error))
+            hosts |= {name: before} if name in old.hosts else {}
+            continue
+        absent = missing(fleet[name], now)
+        for model in absent:
+            code = print_error(console, name, f"{model} has no container. Its entry in the lock is kept.")
+        kept = {model: before.models[model] for model in absent if model in before.models}
+        hosts[name] = now.model_copy(update={"models": {**now.models, **kept}})
+    print_changes(console, {name: (old.hosts.get(name, HostLock()), host) for name, host in hosts.items()})
+    save(console, inventory, Lock(hosts=hosts))
+    return code
+
+
+def check(console: screen.Console, inventory: Path) -> int:
+    """Print what drifted from the lock. Returns the exit code.
+
+    1: something drifted, a host could not be inspected, or lock and inventory have different hosts.
+    """
+    lock = read_lock(inventory)
+    if lock is None:
+        raise NotAsked([Problem.of("no-lock", "", str(place(inventory)), inventory=inventory)])
+    fleet, states = fleet_and_snapshots(inventory)
+    code, pairs = 0, {}
+    for name, state in states.items():
+        if state.trouble:
+            code = print_error(console, name, state.trouble)
+        elif name not in lock.hosts:
+            code = print_error(console, name, "is not in the lock.")
+        else:
+            try:
+                pairs[name] = (lock.hosts[name], observed(fleet[name], state))
+            except Exception as error:
+                code = print_error(console, name, not_understood(error))
+    for name in lock.hosts:
+        if name not in fleet:
+            code = print_error(console, name, NOT_IN_INVENTORY.format(inventory=inventory))
+    drifted = print_changes(console, pairs)
+    if drifted:
+        console.print(f"{drifted} drifted from {place(inventory)}.")
+    elif not pairs:
+        console.print("Nothing could be compared.")
+    else:
+        console.print(f"{'All other hosts match' if code else 'All hosts match'} {place(inventory)}.")
+    return 1 if drifted else code
+
+
+def upgrade(console: screen.Console, inventory: Path, what: Sequence[str]) -> int:
+    """Move pins to the newest versions that the inventory allows; the next run installs them. Returns the exit code.
+
+    what: words of `PARTS` or names of models; empty for all. 1: something could not be looked up.
+    """
+    old = read_lock(inventory) or Lock()
+    loaded = read_inventory(inventory)
+    fleet = read_fleet(loaded)
+    if wrong := wrong_words(what, fleet):
+        raise NotAsked(wrong)
+    news: dict[str, News] = {}
+
+    def inspect(host: pyinfra.Host, wanted: Host) -> HostState:
+        seen = snapshot_with_hashes(host, wanted)
+        if not seen.trouble:
+            names = names_of_packages(what, wanted, seen, old.hosts.get(host.name, HostLock()))
+            news[host.name] = find_newest(host, wanted, seen, names, newest_request(what, wanted, seen))
+        return seen
+
+    code, pairs = 0, {}
+    for name, state in on_all_hosts(loaded, fleet, inspect).items():
+        before = old.hosts.get(name, HostLock())
+        for sentence in (state.trouble,) if state.trouble else news[name].errors:
+            code = print_error(console, name, sentence)
+        found = news.get(name)
+        if not found and name not in old.hosts:
+            continue
+        try:
+            now = observed(fleet[name], state) if found else before
+            after = upgraded(what, fleet[name], state, before, now, found) if found else before
+            HostLock.model_validate(after.model_dump())
+        except Exception as error:
+            code, after = print_error(console, name, not_understood(error)), before
+        pairs[name] = (before, after)
+    moved = print_changes(console, pairs)
+    save(console, inventory, Lock(hosts={name: new for name, (_, new) in pairs.items()}))
+    if moved:
+        console.print("The next run installs these versions.")
+    return code
+
+
+def show_manifest(inventory: Path, name: str) -> str:
+    """The manifest of one host. Raises InventoryError, and OSError with a sentence if it cannot be inspected."""
+    loaded = read_inventory(inventory)
+    fleet = read_fleet(loaded, secrets=False)
+    host = loaded.get_host(name, default=None)
+    if host is None:
+        raise NotAsked([Problem.unknown("unknown-host", name, list(fleet))])
+    with connected(loaded, [host]) as state:
+        if host not in state.active_hosts:
+            raise OSError(connect_error(host))
+        with ctx_host.use(host):
+            try:
+                seen = snapshot_with_hashes(host, fleet[name])
+                if seen.trouble:
+                    raise OSError(seen.trouble)
+                return manifest(fleet[name], seen, manifest_lines(host, seen))
+            except OSError:
+                raise
+            except Exception as error:
+                raise OSError(not_understood(error)) from None
+
+
+def fleet_and_snapshots(inventory: Path) -> tuple[Mapping[str, Host], Mapping[str, HostState]]:
+    """(the fleet, host → its snapshot with the sha256 of all weights)"""
+    loaded = read_inventory(inventory)
+    fleet = read_fleet(loaded, secrets=False)
+    return fleet, on_all_hosts(loaded, fleet, snapshot_with_hashes)
+
+
+def print_changes(console: screen.Console, pairs: Mapping[str, tuple[HostLock, HostLock]]) -> int:
+    """Print what differs between two locks of each host, old → new. Returns the number of lines."""
+    count = 0
+    for name, (old, new) in pairs.items():
+        before, after = facts(old), facts(new)
+        for fact in sorted({*before, *after}):
+            if before.get(fact) != after.get(fact):
+                count += 1
+                line = f"{fact}  {before.get(fact, '–')} → {after.get(fact, '–')}"
+                console.print(screen.line((name, "bold"), f"  {line}"))
+    return count
+
+
+def print_error(console: screen.Console, host: str, sentence: str) -> int:
+    """Print an error of one host. Returns the exit code 1."""
+    console.print(screen.line((host, "bold"), "  ", ("error", "red"), f"  {sentence}"))
+    return 1
+
+
+def save(console: screen.Console, inventory: Path, lock: Lock) -> None:
+    """Write the lock file if it changed, and print what happened."""
+    path = place(inventory)
+    if not lock.hosts and not path.exists():
+        console.print("No host could be inspected. Nothing was written.")
+        return
+    content = text(lock, inventory)
+    if path.exists() and path.read_text(encoding="utf-8") == content:
+        console.print(f"{path} is up to date.")
+        return
+    path.write_text(content, encoding="utf-8")
+    console.print(f"Wrote {path}. Commit it.")

@@ -1,0 +1,79 @@
+"""AMD GPUs in the snapshot's output. Pure.
+
+Sources: the kernel's amdkfd (kfd_topology.c: a node's properties, kfd_process.c: proc/PID/vram_GPUID in bytes) and
+"Misc AMDGPU driver information" (mem_info_vram_*, product_name, unique_id); ROCm's UUID is "GPU-" with the unique id in
+16 hex digits. A process of another kind (OpenGL, Vulkan) is not in KFD's list; `used` counts its memory anyway.
+"""
+
+import re
+from collections.abc import Sequence
+
+from gpurack.facts.model import Gpu, GpuProcess
+
+MIB = 1 << 20
+
+
+def cards(lines: Sequence[str]) -> list[Gpu]:
+    """`card gpu_id 42700|gid 993|total 68702699520|…`, by PCI address, which is how amd-smi numbers them."""
+    found = sorted(_described(lines), key=lambda said: (_pci(said), number(said["drm_render_minor"])))
+    return [
+        Gpu(
+            index=index,
+            uuid=_uuid(said),
+            name=said.get("name", ""),
+            memory_total=_mib(said.get("total", "")),
+            memory_used=_mib(said.get("used", "")),
+            driver="",
+            compute="",
+            pci=_pci(said),
+            utilization=number(busy) if (busy := said.get("busy", "")).isdigit() else None,
+            vendor="amd",
+            node=f"/dev/dri/renderD{number(said['drm_render_minor'])}",
+            gid=number(said.get("gid", "")),
+        )
+        for index, said in enumerate(found)
+    ]
+
+
+def processes(lines: Sequence[str]) -> list[GpuProcess]:
+    """`process gpu_id,pid,bytes,user,container,name`; a name may hold anything."""
+    uuids = {said.get("gpu_id", ""): _uuid(said) for said in _described(lines)}
+    found = []
+    for line in lines:
+        form = r"process (\d+),(\d{1,10}),(\d*),([^,]*),(?:(\d{1,10}):)?([0-9a-f]{64})?,(.*)"
+        match = re.fullmatch(form, line)
+        if match:
+            card, pid, used, user, whose, container, name = (group or "" for group in match.groups())
+            held = uuids.get(card, ""), int(pid), name, _mib(used), user.strip(), container, int(whose or 0) or None
+            found.append(GpuProcess(*held))
+    return found
+
+
+def _described(lines: Sequence[str]) -> list[dict[str, str]]:
+    """Each GPU's properties; GPUs without a render node are left out."""
+    cards = [
+        dict(item.partition(" ")[::2] for item in line.removeprefix("card ").split("|"))
+        for line in lines
+        if line.startswith("card ")
+    ]
+    return [said for said in cards if number(said.get("drm_render_minor", ""))]
+
+
+def _uuid(said: dict[str, str]) -> str:
+    unique = number(said.get("unique_id", ""))
+    return f"GPU-{unique:016x}" if unique else _pci(said)
+
+
+def _pci(said: dict[str, str]) -> str:
+    """location_id is bus (8 bits), device (5) and function (3)."""
+    place = number(said.get("location_id", ""))
+    return f"{number(said.get('domain', '')):04x}:{place >> 8 & 0xFF:02x}:{place >> 3 & 0x1F:02x}.{place & 7}"
+
+
+def _mib(size: str) -> int:
+    return number(size) // MIB
+
+
+def number(text: str) -> int:
+    """A number of the kernel's; 0 for anything else."""
+    return int(text) if re.fullmatch(r"[0-9]{1,20}", text) else 0

@@ -1,0 +1,445 @@
+"""The observed state of a host, typed. Nothing here knows the desired state."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from fnmatch import fnmatch
+from functools import cached_property
+from typing import Any, Literal
+
+from gpurack import paths
+from gpurack.facts.record import Kind, Record, has, is_ours, services
+
+
+@dataclass(frozen=True)
+class Os:
+    """From os-release: id ("debian"), version ("13"), codename ("trixie"), name for messages."""
+
+    id: str = ""
+    version: str = ""
+    codename: str = ""
+    name: str = "an unknown system"
+
+
+@dataclass(frozen=True)
+class Manager:
+    """The package manager for rpm. program: "dnf" or "yum". generation: "dnf4", "dnf5" or "yum3"."""
+
+    program: str = "dnf"
+    generation: str = "dnf4"
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package of dpkg or rpm. version: the full version. held: by `apt-mark hold` or versionlock. whole: completely
+    installed."""
+
+    version: str
+    held: bool
+    whole: bool
+
+
+SOURCES = (
+    "/etc/apt/sources.list",
+    "/etc/apt/sources.list.d/*.list",
+    "/etc/apt/sources.list.d/*.sources",
+    "/etc/yum.repos.d/*.repo",
+)
+"""The files that apt and dnf read; they ignore copies with other names."""
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of the host. mode is octal text ("644")."""
+
+    content: bytes
+    mode: str
+    uid: int
+    gid: int
+
+    @property
+    def text(self) -> str:
+        """Its content as text; bytes that are not UTF-8 are replaced."""
+        return self.content.decode(errors="replace")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A systemd unit: loaded ("loaded", "not-found", "masked"), active ("active", "failed"), enabled ("enabled")."""
+
+    loaded: str = "not-found"
+    active: str = "inactive"
+    enabled: str = ""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU that answers. memory in MiB; utilization in percent, None where unknown.
+
+    uuid: NVIDIA's UUID; for AMD the unique id as ROCm writes it (GPU-9e1c0f6a5b7d2c34), or the PCI address of a GPU
+    without one. compute: NVIDIA only. node: the render node of an AMD GPU, "" for others; gid: the group that may open
+    it.
+    """
+
+    index: int
+    uuid: str
+    name: str
+    memory_total: int
+    memory_used: int
+    driver: str
+    compute: str
+    pci: str
+    utilization: int | None = None
+    vendor: Literal["nvidia", "amd"] = "nvidia"
+    node: str = ""
+    gid: int = 0
+
+
+@dataclass(frozen=True)
+class GpuProcess:
+    """A process that uses GPU memory (MiB). container: the id of its container, or "".
+
+    whose: the uid of the cgroup slice that contains it, where that user chooses names; None for root's or none."""
+
+    uuid: str
+    pid: int
+    name: str
+    memory: int
+    user: str
+    container: str = ""
+    whose: int | None = None
+
+    def ours(self, state: "HostState") -> bool:
+        """Does it run in one of our models' containers?"""
+        return any(
+            container.id == self.container and state.uid_of(container.user) == self.whose
+            for container in state.ours.values()
+        )
+
+
+MISMATCH = 18
+"""nvidia-smi's exit code when the kernel module and the libraries are of different versions."""
+
+
+@dataclass(frozen=True)
+class Xid:
+    """A GPU error in the kernel's log: its PCI address ("0000:e1:00"), NVIDIA's number, and its time."""
+
+    pci: str
+    number: int
+    time: datetime | None
+
+
+@dataclass(frozen=True)
+class Driver:
+    """The NVIDIA driver. kernel: the loaded module's version, "" when there is none. exit_code, message: nvidia-smi's
+    error (9 no driver, 15 a GPU is lost, 18 driver and library differ). pci: all GPUs known to the kernel, PCI address
+    → UUID. xids: the kernel's errors of lost GPUs, the oldest first."""
+
+    kernel: str = ""
+    exit_code: int = 0
+    message: str = ""
+    pci: Mapping[str, str] = field(default_factory=dict)
+    xids: tuple[Xid, ...] = ()
+
+
+@dataclass(frozen=True)
+class Container:
+    """A container. ports: its published (host ip, host port). image: the image's id. user: whose rootless Docker it is
+    in, "" for the host's own."""
+
+    id: str
+    name: str
+    image: str
+    status: str
+    exit_code: int
+    error: str
+    started: str
+    restarts: int
+    labels: Mapping[str, str]
+    ports: tuple[tuple[str, int], ...]
+    finished: str = ""
+    user: str = ""
+
+    @property
+    def kind(self) -> Kind | None:
+        """Its kind by its labels, which anyone may set (see HostState.ours)."""
+        return "model" if "gpurack.model" in self.labels else "job" if "gpurack.job" in self.labels else None
+
+    @property
+    def job(self) -> str:
+        """The hash of the job's definition that it runs, or ""."""
+        return self.labels.get("gpurack.job", "")
+
+    @property
+    def running(self) -> bool:
+        """Is it running? A restarting container is not."""
+        return self.status == "running"
+
+
+USER_DAEMON_JSON = ".config/docker/daemon.json"
+USER_DROP_IN = ".config/systemd/user/docker.service.d/gpurack.conf"
+USER_HOOK_CONFIG = ".config/nvidia-container-runtime/config.toml"
+USER_FILES = (USER_DAEMON_JSON, USER_DROP_IN, USER_HOOK_CONFIG)
+"""In the home of a user with a rootless Docker."""
+
+
+@dataclass(frozen=True)
+class User:
+    """A user whose rootless Docker the inventory uses, or who still has files of gpurack.
+
+    linger: do the user's units start at boot? manager: does the user's systemd answer? unit: the user's docker.service.
+    folder: (mode, uid) of the folder of the user's Compose project, or None. acl: of the folder of the user's weights,
+    or "". sees: folders of CDI specs that are visible to the daemon. unreadable: existing weights that the user cannot
+    read. docker: `docker info`, empty when no daemon answered. images, digests: as in HostState.
+
+    Root observed uid to linger, folder and acl. All else comes from the user's own programs and counts for that user's
+    models only.
+    """
+
+    uid: int
+    gid: int
+    home: str
+    linger: bool = False
+    manager: bool = False
+    unit: Unit = Unit()
+    folder: tuple[str, int] | None = None
+    acl: str = ""
+    sees: frozenset[str] = frozenset()
+    unreadable: frozenset[str] = frozenset()
+    docker: Mapping[str, Any] = field(default_factory=dict)
+    images: Mapping[str, str] = field(default_factory=dict)
+    digests: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def runtime(self) -> str:
+        """The folder of the user's sockets."""
+        return f"/run/user/{self.uid}"
+
+    @property
+    def daemon_json(self) -> str:
+        """The path of the user's daemon.json."""
+        return f"{self.home}/{USER_DAEMON_JSON}"
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Facts of a host for rootless Docker.
+
+    sysctls: of user namespaces, by path (`user/max_user_namespaces`). rootlesskit_profile: does an AppArmor profile
+    allow them for rootlesskit? subuids, subgids: the lines of /etc/subuid and /etc/subgid. uids: account ids from 65536
+    on. folders: existing folders of CDI specs.
+    """
+
+    sysctls: Mapping[str, str] = field(default_factory=dict)
+    rootlesskit_profile: bool = False
+    subuids: tuple[str, ...] = ()
+    subgids: tuple[str, ...] = ()
+    uids: frozenset[int] = frozenset()
+    folders: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Listener:
+    """A listening TCP port. owner: "docker-proxy (pid 12, user root)", "" when unknown."""
+
+    address: str
+    port: int
+    owner: str
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A model's answer to the readiness request. status 0: no answer within 5 seconds; body is then the reason."""
+
+    status: int
+    body: str
+
+
+@dataclass(frozen=True)
+class Header:
+    """The header of weights, as files/weights_header.py read it.
+
+    stamp: changes when the weights do. kind: "gguf" or "safetensors". tensors: data type → bytes. config: the facts of
+    their shape, by the format's own names. problem: the reason why it is unreadable; nothing else is set then. seen:
+    the day (2026-11-19) when the weights were last found with this stamp.
+    """
+
+    stamp: str
+    kind: str = ""
+    tensors: Mapping[str, int] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    problem: str = ""
+    seen: str = ""
+
+
+@dataclass(frozen=True)
+class HostState:
+    """A snapshot of a host. `trouble` is the error of a failed snapshot; nothing else is set then."""
+
+    trouble: str = ""
+    raised: bool = False
+    """The login user is not root; the snapshot used sudo."""
+    os: Os = Os()
+    busy: str = ""
+    """The other gpurack run that holds the host's lock, or ""."""
+    now: datetime | None = None
+    """The host's own clock."""
+    arch: str = ""
+    init: str = ""
+    address: str = ""
+    """The address of the default route, IPv4 or else IPv6; "" without one."""
+    addresses: tuple[str, ...] = ()
+    """All global addresses, without those of Docker's networks."""
+    tools: frozenset[str] = frozenset()
+    manager: Manager = Manager()
+    """The package manager, on a host with rpm."""
+    packages: Mapping[str, Package] = field(default_factory=dict)
+    audit: int = 0
+    files: Mapping[str, File] = field(default_factory=dict)
+    units: Mapping[str, Unit] = field(default_factory=dict)
+    docker_flags: str = ""
+    secrets: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    weights: Mapping[str, int | None] = field(default_factory=dict)
+    """Requested paths → size in bytes; None: missing, or neither file nor folder."""
+    irregular: Mapping[str, str] = field(default_factory=dict)
+    """Requested paths of another type → the type ("fifo"; "hidden" from the inspecting user)."""
+    owned: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Requested paths that other users can change or redirect → those users ("ada", "the group lab", "everybody")."""
+    exposed: frozenset[str] = frozenset()
+    """Private files of gpurack that other users can read."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Existing requested paths → SELinux type ("user_home_t"), where SELinux is enforced."""
+    stamps: Mapping[str, str] = field(default_factory=dict)
+    """Existing requested paths → a stamp that changes with the weights."""
+    headers: Mapping[str, Header] = field(default_factory=dict)
+    """Requested paths → their headers, read now or remembered; absent: unknown (no python3 yet)."""
+    commits: Mapping[str, str] = field(default_factory=dict)
+    """Requested paths that were fetched from a hub → their commit."""
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    """Files of weights → their sha256, where it was computed and size and time are unchanged since."""
+    listeners: tuple[Listener, ...] = ()
+    driver: Driver = Driver()
+    gpus: tuple[Gpu, ...] = ()
+    gpu_processes: tuple[GpuProcess, ...] = ()
+    kfd_gid: int = 0
+    """The group that may open /dev/kfd, which ROCm uses."""
+    cdi: frozenset[str] = frozenset()
+    docker: Mapping[str, Any] = field(default_factory=dict)
+    """`docker info`; empty when no daemon answered."""
+    compose: str = ""
+    containers: tuple[Container, ...] = ()
+    images: Mapping[str, str] = field(default_factory=dict)
+    """Requested references → image id; absent: not on the host."""
+    digests: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Ids of the images of containers → `repository@sha256:…` at their registries."""
+    users: Mapping[str, User] = field(default_factory=dict)
+    """By name; users without an account are absent."""
+    kernel: Kernel = Kernel()
+    """Set only where there are such users."""
+    probes: Mapping[tuple[str, str], Probe] = field(default_factory=dict)
+    """(user, name) of a model → its answer."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Requested names of other hosts → their IPv4 address, as this host resolves it."""
+    accounts: frozenset[tuple[str, str]] = frozenset()
+    """(user, volume) of each Open WebUI's volume whose database has an account; "" for the host's own Docker."""
+    upstreams: Mapping[tuple[str, str, int], str] = field(default_factory=dict)
+    """(user, service, number of a connection to another host) → why it fails, "" when it answers."""
+    counters: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    """(user, name) of a model → its engine's counter (Engine.counter), summed over its labels; only where requested."""
+    record: Record | None = None
+    """The host's record of gpurack's containers; None where it is missing."""
+    late: Mapping[str, str] = field(default_factory=dict)
+    """Parts of the snapshot that did not end ("weights /w/a", "user ada") → `timed out after 30 s`."""
+    unread: tuple[str, ...] = ()
+    """Messages about output of the host that could not be parsed."""
+
+    @cached_property
+    def proven(self) -> dict[tuple[str, str], Container]:
+        """The containers that gpurack created, models and jobs, by (user, name)."""
+        found: dict[tuple[str, str], Container] = {}
+        named: dict[str, Mapping[str, Any]] = {}
+        present = {each.id for each in self.containers}
+        for each in self.containers:
+            path = paths.job_file(each.name) if each.kind == "job" else paths.compose_file(each.user)
+            if each.kind and path not in named and not has(self.record, each.user):
+                named[path] = services(self.files.get(path))
+            if is_ours(each, self.record, named.get(path, {}), present):
+                found[each.user, each.name] = each
+        return found
+
+    @cached_property
+    def ours(self) -> dict[tuple[str, str], Container]:
+        """Our models' containers by (user, name)."""
+        return {key: container for key, container in self.proven.items() if container.kind == "model"}
+
+    def is_ours(self, container: Container) -> bool:
+        """Is it one of our models'?"""
+        return self.ours.get((container.user, container.name)) == container
+
+    def container(self, name: str, user: str) -> Container | None:
+        """The container of an entry for a user's Docker ("" for the host's own). After the entry's user changed: the
+        one in the other Docker."""
+        if (user, name) in self.ours:
+            return self.ours[user, name]
+        return next((found for (_, other), found in sorted(self.ours.items()) if other == name), None)
+
+    @property
+    def foreign(self) -> list[str]:
+        """A message for each container with our labels that is not proven to be ours. It is ignored."""
+        known = {
+            entry.id: name for entries in (self.record or {}).values() for name, entry in entries.items() if entry.id
+        }
+        found = []
+        for each in self.containers:
+            if each.kind and self.proven.get((each.user, each.name)) != each:
+                whose = f" in the Docker of {each.user}" if each.user else ""
+                was = f"it was {known[each.id]}" if each.id in known else "gpurack did not create it"
+                which = f"container {each.name} ({each.id[:12]}){whose}"
+                found.append(f"{which} has gpurack's labels, but {was}; it is ignored.")
+        return found
+
+    @property
+    def remarks(self) -> list[str]:
+        """Warnings about the snapshot: parts that hang, unparsable output, foreign containers."""
+        return [*(f"{part} {why}." for part, why in self.late.items()), *self.unread, *self.foreign]
+
+    @property
+    def blind(self) -> str:
+        """Why nothing can be changed: the snapshot failed, or Docker or the GPUs did not answer in time; else ""."""
+        if self.trouble:
+            return self.trouble
+        found = next((part for part in ("Docker", "NVIDIA", "AMD") if part in self.late), None)
+        return f"{found} {self.late[found]}, so nothing is changed on this host." if found else ""
+
+    @property
+    def sources(self) -> dict[str, File]:
+        """The files with repositories of apt and dnf."""
+        return {path: file for path, file in self.files.items() if any(fnmatch(path, one) for one in SOURCES)}
+
+    def uid_of(self, user: str) -> int | None:
+        """The uid of a user with a rootless Docker; None for "" and for a missing account."""
+        return self.users[user].uid if user in self.users else None
+
+    def docker_of(self, user: str) -> Mapping[str, Any]:
+        """`docker info` of a user's daemon, "" for the host's own; empty when it did not answer."""
+        if not user:
+            return self.docker
+        return self.users[user].docker if user in self.users else {}
+
+    def digests_of(self, user: str) -> Mapping[str, tuple[str, ...]]:
+        """Ids of images → their digests at registries, in a user's daemon; "" for the host's own."""
+        if not user:
+            return self.digests
+        return self.users[user].digests if user in self.users else {}
+
+    def images_of(self, user: str) -> Mapping[str, str]:
+        """Requested references → image id, in a user's daemon; "" for the host's own."""
+        if not user:
+            return self.images
+        return self.users[user].images if user in self.users else {}
+
+    @property
+    def has_nvidia(self) -> bool:
+        """Does the host have NVIDIA GPUs or their driver?"""
+        return bool(self.driver.kernel or self.driver.pci or any(gpu.vendor == "nvidia" for gpu in self.gpus))

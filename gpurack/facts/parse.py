@@ -1,0 +1,746 @@
+"""The snapshot's text → HostState. Pure; every section is read by one function of its name."""
+
+import base64
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from hashlib import sha256
+from ipaddress import ip_address
+from typing import Any, TypeVar
+
+from gpurack import paths
+from gpurack.facts import amd, rpm
+from gpurack.facts.model import (
+    USER_FILES,
+    Container,
+    Driver,
+    File,
+    Gpu,
+    GpuProcess,
+    Header,
+    HostState,
+    Kernel,
+    Listener,
+    Os,
+    Package,
+    Probe,
+    Unit,
+    User,
+    Xid,
+)
+from gpurack.facts.record import Record, TooNew, services
+from gpurack.facts.record import read as record_of
+from gpurack.host_data import json_from_host
+from gpurack.spec.weights import belongs
+
+WRONG = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
+"""Exceptions of parsing invalid output."""
+MARK = "@@ mark "
+"""The beginning of the first line of snapshot.sh."""
+PATH = r"/[A-Za-z0-9._/@+:-]+"
+"""A path found by a pattern of snapshot.sh; gpurack uses no other characters."""
+ID = r"[0-9a-f]{64}"
+IMAGE = rf"sha256:{ID}"
+MODEL = "gpurack.model"
+"""The label that holds a model's definition."""
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
+VERSION = r"[A-Za-z0-9.+:~^_()-]*"
+CUT = "The snapshot of the host is incomplete. Possible causes: its /tmp is full (df -h /tmp), or the connection broke."
+S = TypeVar("S")
+T = TypeVar("T")
+
+
+class Section(list[str]):
+    """The lines of a section. wrong: the number of lines that could not be parsed."""
+
+    wrong = 0
+
+
+Sections = dict[str, Section]
+
+
+def each(lines: Sequence[S], read: Callable[[S], T]) -> list[T]:
+    """Apply `read` to each line. Invalid lines are skipped and counted."""
+    found = []
+    for line in lines:
+        try:
+            found.append(read(line))
+        except WRONG:
+            if isinstance(lines, Section):
+                lines.wrong += 1
+    return found
+
+
+def fields(pattern: str, line: str) -> tuple[str, ...]:
+    """The groups of a line that is of this form. Raises ValueError for another."""
+    match = re.fullmatch(pattern, line, re.DOTALL)
+    if match is None:
+        raise ValueError(line)
+    return tuple(group or "" for group in match.groups())
+
+
+def pair(pattern: str, line: str) -> tuple[str, str]:
+    """The two groups of a line that is of this form. Raises ValueError for another."""
+    one, other = fields(pattern, line)
+    return one, other
+
+
+def parse(lines: Sequence[str], raised: bool = False) -> HostState:
+    """The script's output → HostState. Never raises; an incomplete snapshot has `trouble` set."""
+    mark = next((line[len(MARK) :] for line in lines if re.fullmatch(rf"{MARK}[0-9a-f]{{32}}", line)), None)
+    sections = split(lines, mark) if mark else {}
+    if "end" not in sections:
+        return HostState(trouble=CUT)
+    get: Callable[[str], Section] = lambda name: sections.get(name, Section())  # noqa: E731
+    late = dict(each(get("late"), lambda line: pair(r"([A-Za-z0-9_. $-]+|weights /.*)\|([^|]+)", line)))
+    if "system" in late:
+        return HostState(trouble=f"The snapshot of the host {late['system']}. Check what hangs there.")
+    machine = get("machine")
+    seen = files(get("files"))
+    try:
+        record = record_of(seen[paths.RECORD].text) if paths.RECORD in seen else None
+    except TooNew as error:
+        return HostState(trouble=str(error))
+    nvidia = driver(get("driver"), get("pci"), get("gpus"), get("xids"))
+    # Beside NVIDIA GPUs, an AMD one is the processor's integrated graphics.
+    amd_lines = [] if nvidia.kernel or nvidia.pci else get("amd")
+    accounts = users(sections)
+    own: dict[str, Sections] = {}
+    for name in accounts:
+        said = own_sections(get(f"said {name}"))
+        if "end" in said:
+            own[name] = said
+        elif f"user {name}" not in late:
+            late[f"user {name}"] = "printed more than 1 MB, or was cut off"
+    daemons: dict[str, Sections] = {"": sections, **own}
+    found = seen_weights(sections)
+    sizes = {path: size for path, (size, _) in found.kinds.items()}
+    late = {**dict.fromkeys((f"weights {path}" for path in found.broken), "was cut off"), **late}
+    accounts |= {name: with_own(accounts[name], said, sizes) for name, said in own.items()}
+    state = HostState(
+        raised=raised,
+        os=os_release(get("os")),
+        busy=word(machine, "busy"),
+        now=aware(moment(word(machine, "now"))),
+        arch=word(machine, "arch"),
+        init=word(machine, "init"),
+        address=next(iter(addresses(word(machine, "address"))), ""),
+        addresses=addresses(word(machine, "addresses")),
+        tools=frozenset(each(get("machine"), lambda line: line.split()[1] if line.startswith("tool ") else "")) - {""},
+        manager=rpm.manager(word(machine, "manager")),
+        packages={**packages(get("packages")), **rpm.packages(get("rpms"), seen)},
+        audit=sum(each(get("audit"), lambda line: int(fields(r"(\d{1,9})", line)[0]))),
+        files={**{path: file for name, said in own.items() for path, file in files_of(accounts[name], said)}, **seen},
+        units=units(get("units")),
+        docker_flags=word(get("units"), "flags"),
+        secrets=dict(each(get("secrets"), secret)),
+        weights=sizes,
+        irregular={path: what for path, (size, what) in found.kinds.items() if size is None and what != "missing"},
+        owned=found.owned,
+        exposed=frozenset(each(get("exposed"), lambda line: fields(rf"({PATH})", line)[0])),
+        labels=found.labels,
+        stamps=found.stamps,
+        headers=found.headers,
+        commits=dict(each([line for line in get("commits") if line[:1] != "|"], commit)),
+        hashes=hashes(get("hashes"), found.unchanged),
+        listeners=tuple(listeners(get("ports"), get("owners"))),
+        driver=nvidia,
+        gpus=tuple(gpus(get("gpus")) or amd.cards(amd_lines)),
+        gpu_processes=tuple(gpu_processes(get("processes")) or amd.processes(amd_lines)),
+        kfd_gid=amd.number(word(amd_lines, "kfd")),
+        cdi=frozenset(each(get("cdi"), lambda line: fields(r"([A-Za-z0-9._/=:-]+)", line)[0])),
+        docker=docker(get("docker")),
+        compose=version_of(get("compose")),
+        containers=tuple(
+            vouched(found, record, services(seen.get(paths.compose_file(user)))) if user else found
+            for user, said in daemons.items()
+            for found in containers(said, user)
+        ),
+        images=images(get("images")),
+        digests=digests(get("digests")),
+        users=accounts,
+        kernel=kernel(get("rootless")),
+        counters={
+            (user, name): counter(lines) for user, said in daemons.items() for name, lines in of(said, "counter")
+        },
+        probes={(user, name): probe(lines) for user, said in daemons.items() for name, lines in of(said, "probe")},
+        names={name: found for found, name in each(get("names"), looked_up) if found},
+        upstreams={
+            (user, *key): why
+            for user, said in daemons.items()
+            for key, why in upstreams(said.get("upstreams", Section())).items()
+        },
+        accounts=frozenset(
+            (user, volume)
+            for user, said in daemons.items()
+            for volume in each(said.get("accounts", Section()), lambda line: fields(rf"({NAME})", line)[0])
+        ),
+        record=record,
+        late=late,
+    )
+    unread = [sentence for user, said in daemons.items() if (sentence := not_understood(user, said))]
+    return replace(state, unread=tuple(unread))
+
+
+def not_understood(user: str, sections: Sections) -> str:
+    """`ignored 2 lines from the host that could not be parsed (ports 1, files 1).`; "" for none."""
+    wrong = {name: lines.wrong for name, lines in sections.items() if lines.wrong}
+    if not wrong:
+        return ""
+    source = f"the programs of {user}" if user else "the host"
+    where = ", ".join(f"{name} {count}" for name, count in wrong.items())
+    return f"ignored {counted(sum(wrong.values()))} from {source} that could not be parsed ({where})."
+
+
+def counted(lines: int) -> str:
+    """`1 line`, `2 lines`"""
+    return f"{lines} line{'' if lines == 1 else 's'}"
+
+
+def of(sections: Sections, kind: str) -> list[tuple[str, Section]]:
+    """(model, lines) of the sections `KIND MODEL`, where there is anything in them."""
+    named = [(name.partition(" "), lines) for name, lines in sections.items()]
+    return [(rest, lines) for (head, _, rest), lines in named if head == kind and re.fullmatch(NAME, rest) and lines]
+
+
+def own_sections(lines: Sequence[str]) -> Sections:
+    """The sections that a user's own programs printed (snapshot_own in files/snapshot_docker.sh); {} where none came.
+
+    They come as one line of base64, so that nothing in them can open a section of root's."""
+    try:
+        return split(decoded("".join(lines)).decode(errors="replace").split("\n"))
+    except WRONG:
+        return {}
+
+
+def files_of(user: User, said: Sections) -> list[tuple[str, File]]:
+    """A user's files that gpurack requests, in the home and in the folder of the user's sockets."""
+    known = {*(f"{user.home}/{file}" for file in USER_FILES), f"{user.runtime}/{paths.USER_RESTART_MARKER}"}
+    return [(path, file) for path, file in files(said.get("files", Section()), r"/.*").items() if path in known]
+
+
+def with_own(user: User, said: Sections, sizes: Mapping[str, int | None]) -> User:
+    """A user with the facts that the user's own programs printed."""
+    lines = said.get("own", Section())
+    rest = {head: {rest for other, rest in pairs(lines) if other == head} for head in ("sees", "unreadable")}
+    unit = word(lines, "unit")
+    return replace(
+        user,
+        manager="LoadState=" in unit,
+        unit=units([f"docker.service {unit}"]).get("docker.service", Unit()),
+        sees=frozenset(rest["sees"] & set(paths.CDI_FOLDERS)),
+        unreadable=frozenset(path for path in rest["unreadable"] if sizes.get(path) is not None),
+        docker=docker(said.get("docker", Section())),
+        images=images(said.get("images", Section())),
+        digests=digests(said.get("digests", Section())),
+    )
+
+
+def secret(line: str) -> tuple[str, tuple[str, int]]:
+    """`path mode uid`"""
+    path, mode, uid = fields(rf"({PATH}) ([0-7]{{3,4}}) (\d{{1,10}})", line)
+    return path, (mode, int(uid))
+
+
+def commit(line: str) -> tuple[str, str]:
+    """`commit|path`"""
+    found, path = fields(r"([0-9a-f]{7,64})\|(/.*)", line)
+    return path, found
+
+
+def looked_up(line: str) -> tuple[str, str]:
+    """`address|name`; no address where the name is not known."""
+    found, name = fields(r"([0-9.]*)\|([A-Za-z0-9._-]+)", line)
+    return address(found), name
+
+
+def addresses(text: str) -> tuple[str, ...]:
+    """The IP addresses among words, without link-local, loopback and unspecified ones."""
+    found = []
+    for one in text.split():
+        try:
+            ip = ip_address(one)
+        except ValueError:
+            continue
+        found += [] if ip.is_link_local or ip.is_loopback or ip.is_unspecified else [str(ip)]
+    return tuple(dict.fromkeys(found))
+
+
+def address(text: str) -> str:
+    """An IP address; "" for anything else."""
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        return ""
+
+
+def version_of(lines: Sequence[str]) -> str:
+    """`v2.40.3`"""
+    found = each(lines[:1], lambda line: fields(r"v?([0-9][A-Za-z0-9.+~-]*)", line)[0])
+    return found[0] if found else ""
+
+
+def upstreams(lines: Sequence[str]) -> dict[tuple[str, int], str]:
+    """`service|number|HTTP status|what curl says`"""
+    found = {}
+    for service, number, status, words in each(
+        lines, lambda line: fields(rf"({NAME})\|(\d{{1,4}})\|(\d{{3}})\|(.*)", line)
+    ):
+        said = words.strip().rpartition(": ")[2].removeprefix("curl: ")  # the first part only repeats the address
+        why = {"000": said or "no answer", "401": "refuses the key", "503": "is loading"}.get(status, f"HTTP {status}")
+        found[service, int(number)] = "" if status == "200" else why
+    return found
+
+
+def split(lines: Sequence[str], mark: str = "") -> Sections:
+    """Split lines by their headings, "@@MARK name"; empty lines are dropped.
+
+    mark: random for each snapshot, so that no quoted text can begin a section."""
+    sections: Sections = {}
+    current = Section()
+    for line in lines:
+        if line.startswith(f"@@{mark} "):
+            current = sections.setdefault(line[3 + len(mark) :].strip(), Section())
+        elif line.strip():
+            current.append(line)
+    return sections
+
+
+def word(lines: list[str], key: str) -> str:
+    """The rest of the line that begins with `key`; "" when there is none."""
+    return next((line[len(key) + 1 :].strip() for line in lines if line.startswith(f"{key} ")), "")
+
+
+def pairs(lines: Sequence[str]) -> list[tuple[str, str]]:
+    """(first word, rest) of each line."""
+    return [(head, rest) for head, _, rest in (line.partition(" ") for line in lines)]
+
+
+def decoded(text: str) -> bytes:
+    """base64 → bytes; nothing for an empty file."""
+    return base64.b64decode(text.strip() or "")
+
+
+def os_release(lines: list[str]) -> Os:
+    """os-release(5)."""
+    values = {key: value.strip().strip("\"'") for key, _, value in (line.partition("=") for line in lines)}
+    return Os(
+        id=values.get("ID", ""),
+        version=values.get("VERSION_ID", ""),
+        codename=values.get("VERSION_CODENAME", ""),
+        name=values.get("PRETTY_NAME", "an unknown system"),
+    )
+
+
+def packages(lines: Sequence[str]) -> dict[str, Package]:
+    """`ii |name|version` of dpkg-query: the first letter is what is wanted (h: held), the second the status."""
+    found = {}
+    form = rf"([a-zA-Z]{{2}}.?)\|([a-z0-9][a-z0-9+.:-]*)\|({VERSION})"
+    for status, name, version in each(lines, lambda line: fields(form, line)):
+        if status[1] not in "nc":  # neither installed nor half way: not there, or only its configuration
+            found[name] = Package(version, held=status[0] == "h", whole=status[1:3].strip() == "i")
+    return found
+
+
+def files(lines: Sequence[str], path: str = PATH) -> dict[str, File]:
+    """`path mode uid gid base64`. path: the form of the paths."""
+    form = rf"({path}) ([0-7]{{3,4}}) (\d{{1,10}}) (\d{{1,10}}) ?([A-Za-z0-9+/]*=*)"
+
+    def read(line: str) -> tuple[str, File]:
+        name, mode, uid, gid, content = fields(form, line)
+        return name, File(decoded(content), mode, int(uid), int(gid))
+
+    return dict(each(lines, read))
+
+
+def units(lines: Sequence[str]) -> dict[str, Unit]:
+    """`name LoadState=… ActiveState=… UnitFileState=…`, in whatever order systemctl printed them."""
+    found = {}
+    for name, rest in pairs(lines):
+        values = dict(item.partition("=")[::2] for item in rest.split())
+        if "LoadState" in values:
+            found[name] = Unit(values["LoadState"], values.get("ActiveState", ""), values.get("UnitFileState", ""))
+    return found
+
+
+def weights(lines: Sequence[str]) -> dict[str, tuple[int | None, str]]:
+    """`size type|path`; `- missing|path`. A FIFO or device is nobody's weights, and has no size."""
+
+    def read(line: str) -> tuple[str, tuple[int | None, str]]:
+        size, kind, path = fields(r"(-|\d{1,18}) ([a-z ]*)\|(/.*)", line)
+        right = size != "-" and kind in ("regular file", "regular empty file", "directory")
+        return path, (int(size) if right else None, kind)
+
+    return dict(each(lines, read))
+
+
+@dataclass
+class Weights:
+    """What was seen of weights, by path. unchanged: `size time path` of files whose sha256 is remembered, as they are
+    now. broken: paths that a user inspected, not to the end."""
+
+    kinds: dict[str, tuple[int | None, str]]
+    owned: dict[str, frozenset[str]]
+    labels: dict[str, str]
+    stamps: dict[str, str]
+    headers: dict[str, Header]
+    unchanged: set[str]
+    broken: list[str] = field(default_factory=list)
+
+
+def seen_weights(sections: Sections) -> Weights:
+    """Weights that root inspected, and those that users inspected (`inspected PATH`); a user's answer counts for its
+    path only."""
+    found = weights_in(sections)
+    for section, lines in sections.items():
+        kind, _, path = section.partition(" ")
+        if kind == "inspected":
+            own = own_sections(lines)
+            said = weights_in(own)
+            found.broken += [] if "end" in own else [path]
+            found.kinds |= only(path, said.kinds)
+            found.owned[path] = found.owned.get(path, frozenset()) | said.owned.get(path, frozenset())
+            found.labels |= only(path, said.labels)
+            found.stamps |= only(path, said.stamps)
+            found.headers |= only(path, said.headers)
+            found.unchanged |= {line for line in said.unchanged if belongs(line.split(" ", 2)[-1], path)}
+    return found
+
+
+def weights_in(sections: Sections) -> Weights:
+    """The sections of weights_of in snapshot_docker.sh."""
+    get: Callable[[str], Section] = lambda name: sections.get(name, Section())  # noqa: E731
+    stamped = stamps(get("stamps"))
+    return Weights(
+        weights(get("weights")),
+        owned(get("owned")),
+        labels(get("labels")),
+        stamped,
+        headers(get("headers"), stamped),
+        set(get("stamped")),
+    )
+
+
+def only(key: str, found: dict[str, T]) -> dict[str, T]:
+    """The entry of this key, if any."""
+    return {key: found[key]} if key in found else {}
+
+
+def owned(lines: Sequence[str]) -> dict[str, frozenset[str]]:
+    """`type mode owner|group|path`, a line for each folder, link or file on the path that others may change."""
+    found: dict[str, set[str]] = {}
+    for form, mode, owner, group, path in each(
+        lines, lambda line: fields(r"([a-z]) ([0-7]{1,5}) ([^|]*)\|([^|]*)\|(/.*)", line)
+    ):
+        who = found.setdefault(path, set())
+        who |= {owner} if owner not in ("root", "0") else set()
+        if int(mode, 8) & 0o022 and form != "l":
+            who.add("everybody" if int(mode, 8) & 0o002 else f"the group {group}")
+    return {path: frozenset(who) for path, who in found.items()}
+
+
+def stamps(lines: Sequence[str]) -> dict[str, str]:
+    """`stamp|path`"""
+    return {path: stamp for stamp, path in each(lines, lambda line: pair(r"([0-9-]+)\|(/.*)", line))}
+
+
+def labels(lines: Sequence[str]) -> dict[str, str]:
+    """`user:role:type:level|path`"""
+    entries = [(path, label.split(":")) for label, _, path in (line.partition("|") for line in lines)]
+    return {path: parts[2] for path, parts in entries if len(parts) > 2}
+
+
+def headers(lines: list[str], stamps: Mapping[str, str]) -> dict[str, Header]:
+    """A line of JSON for each path whose header was read; what cannot be understood counts as not read."""
+    found = {}
+    for line in lines:
+        try:
+            said = json_from_host(line)
+            found[said["path"]] = header(said, stamps[said["path"]])
+        except WRONG:
+            continue
+    return found
+
+
+def hashes(remembered: Sequence[str], now: Collection[str]) -> dict[str, str]:
+    """`size time sha256 path` as files/hashes.py remembers, and `size time path` as it is now: what still holds."""
+    found = each(remembered, lambda line: fields(rf"(\d+) ([0-9.]+) ({ID}) (/.*)", line))
+    return {path: sha256 for size, time, sha256, path in found if f"{size} {time} {path}" in now}
+
+
+def header(said: Mapping[str, Any], stamp: str) -> Header:
+    """One answer of files/weights_header.py; Raises TypeError, ValueError or AttributeError when it is none."""
+    return Header(
+        stamp=stamp,
+        kind=str(said.get("kind", "")),
+        tensors={str(dtype): bounded(size) for dtype, size in said.get("tensors", {}).items()},
+        config=dict(said.get("config", {})),
+        problem=str(said.get("problem", "")),
+        seen=str(said.get("seen", "")),
+    )
+
+
+def bounded(size: Any) -> int:
+    """A size in bytes. Raises ValueError or TypeError where none could be that large."""
+    found = int(size)
+    if not 0 <= found < 1 << 63:
+        raise ValueError(size)
+    return found
+
+
+def listeners(lines: Sequence[str], owners: Sequence[str] = ()) -> list[Listener]:
+    """`ss -Hltne`: state, queues, local address, peer, then in any order also `ino:4711`. owners: `4711 PID USER NAME`,
+    the number of a socket and who has it."""
+    form = r"LISTEN +\d+ +\d+ +(\S+):(\d{1,5}) +\S+(.*)"
+    who: dict[str, str] = {}
+    for number, pid, user, name in each(owners, lambda line: fields(r"(\d+) (\d+) (\S*) (.*)", line)):
+        known = f", user {user}" if user else ""
+        who.setdefault(number, f"{name} (pid {pid}{known})")
+
+    def read(line: str) -> Listener:
+        place, port, rest = fields(form, line)
+        number = re.search(r" ino:(\d+) ", rest)
+        return Listener(place.split("%")[0].strip("[]"), int(port), who.get(number[1], "") if number else "")
+
+    return each(lines, read)
+
+
+def moment(text: str) -> datetime | None:
+    """A time as RFC 3339 or dmesg's `--time-format iso` write it (a comma before the fraction), None for no time. It
+    can be compared with others and shown in any time zone."""
+    try:
+        found = datetime.fromisoformat(text.replace(",", "."))
+    except ValueError:
+        return None
+    return found if found.year < 9000 else None
+
+
+def aware(time: datetime | None) -> datetime | None:
+    """A time that says its zone; UTC where it did not."""
+    return time.replace(tzinfo=UTC) if time and time.tzinfo is None else time
+
+
+def driver(version: Sequence[str], pci: Sequence[str], gpus: Sequence[str], kernel_log: Sequence[str]) -> Driver:
+    """/proc/driver/nvidia, the error of nvidia-smi, and the kernel's errors of GPUs."""
+    kernel = re.search(r"(?:Kernel Module|Module for \S+)\s+(\d+(?:\.\d+)+)", " ".join(version))
+    failure = re.match(r"exit (\d{1,3})\|(.*)", gpus[0]) if gpus else None
+    card = r"/proc/driver/nvidia/gpus/([0-9A-Fa-f:.]+)/information\|([A-Za-z0-9-]*)\|.*"
+    return Driver(
+        kernel=kernel[1] if kernel else "",
+        exit_code=int(failure[1]) if failure else 0,
+        message=failure[2].strip() if failure else "",
+        pci=dict(each(pci, lambda line: pair(card, line))),
+        xids=tuple(xids(kernel_log)),
+    )
+
+
+def xids(lines: Sequence[str]) -> list[Xid]:
+    """`2026-11-20T02:11:09,123456+00:00 NVRM: Xid (PCI:0000:e1:00): 79, GPU has fallen off the bus.`"""
+    form = re.compile(r"(\S+|\[ *\d+\.\d+\])\s+NVRM: Xid \(PCI:([0-9a-fA-F:.]+)\): (\d{1,6})\b.*")
+    return [Xid(m[2].lower(), int(m[3]), moment(m[1])) for m in map(form.match, lines) if m]
+
+
+def gpus(lines: Sequence[str]) -> list[Gpu]:
+    """`--query-gpu=index,uuid,name,memory.total,memory.used,driver_version,compute_cap,pci.bus_id,utilization.gpu`."""
+    found = []
+    for line in lines:
+        columns = [column.strip() for column in line.split(",")]
+        if (
+            len(columns) == 9
+            and re.fullmatch(r"\d{1,4}", columns[0])
+            and re.fullmatch(r"GPU-[A-Za-z0-9-]+", columns[1])
+        ):
+            index, uuid, name, total, used, version, compute, pci, busy = columns
+            percent = mib(busy) if busy.isdigit() else None  # "[N/A]" on cards in MIG mode
+            found.append(Gpu(int(index), uuid, name, mib(total), mib(used), version, compute, pci, percent))
+    return sorted(found, key=lambda gpu: gpu.index)
+
+
+def mib(text: str) -> int:
+    """A number of MiB; 0 for "[N/A]"."""
+    return int(text) if re.fullmatch(r"[0-9]{1,12}", text) else 0
+
+
+def gpu_processes(lines: Sequence[str]) -> list[GpuProcess]:
+    """`uuid,pid,used_memory`, the user and the container of its cgroup (`uid:id` below a user's slice), and its name,
+    which may hold anything."""
+
+    def read(line: str) -> GpuProcess:
+        uuid, pid, used, user, whose, container, name = fields(
+            rf"(GPU-[A-Za-z0-9-]+),(\d{{1,10}}),([^,]*),([^,]*),(?:(\d{{1,10}}):)?({ID})?,(.*)", line
+        )
+        name = name.strip() or "a process that has ended"
+        return GpuProcess(uuid, int(pid), name, mib(used), user, container, int(whose or 0) or None)
+
+    return each(lines, read)
+
+
+INFO: Mapping[str, Callable[[Any], bool]] = {
+    "ServerVersion": lambda value: isinstance(value, str) and bool(re.fullmatch(r"[0-9A-Za-z.+~-]{1,80}", value)),
+    "NCPU": lambda value: type(value) is int and 0 < value < 1 << 20,
+    "MemTotal": lambda value: type(value) is int and 0 < value < 1 << 60,
+    "LiveRestoreEnabled": lambda value: isinstance(value, bool),
+    "Runtimes": lambda value: isinstance(value, dict),
+    "SecurityOptions": lambda value: texts(value),
+    "CDISpecDirs": lambda value: texts(value),
+    "DockerRootDir": lambda value: isinstance(value, str) and value.startswith("/"),
+}
+"""The keys of `docker info` that gpurack reads, and checks of their values."""
+
+
+def texts(value: Any) -> bool:
+    """Is it a list of texts?"""
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def info(said: Mapping[str, Any]) -> dict[str, Any]:
+    """The valid values of `docker info` that gpurack reads."""
+    return {key: said[key] for key, right in INFO.items() if key in said and right(said[key])}
+
+
+def docker(lines: Sequence[str]) -> Mapping[str, Any]:
+    """`docker info`, as far as it is read; {} when only the client answered."""
+
+    found = each([line for line in lines[:1] if line.startswith("{")], lambda line: info(json_from_host(line)))
+    if not found and lines and isinstance(lines, Section):
+        lines.wrong = 1
+    return found[0] if found and "ServerVersion" in found[0] else {}
+
+
+def images(lines: Sequence[str]) -> dict[str, str]:
+    """`id|reference`; `-|reference` for an image that is not there."""
+    found = each(lines, lambda line: fields(rf"({IMAGE}|-)\|(\S+)", line))
+    return {name: id_ for id_, name in found if id_ != "-"}
+
+
+def digests(lines: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """`id|["repository@sha256:…"]`"""
+
+    def read(line: str) -> tuple[str, tuple[str, ...]]:
+        id_, said = fields(rf"({IMAGE})\|(.*)", line)
+        return id_, tuple(name for name in json_from_host(said) or () if re.fullmatch(rf"[^\s@]+@{IMAGE}", name))
+
+    return dict(each(lines, read))
+
+
+def users(sections: Sections, sizes: Mapping[str, int | None] | None = None) -> dict[str, User]:
+    """The sections `user NAME`: root's facts of each. A missing account has no account line."""
+    found = {}
+    for section, lines in sections.items():
+        kind, _, name = section.partition(" ")
+        if kind != "user":
+            continue
+        for uid, gid, home in each(
+            [line[8:] for line in lines if line.startswith("account ")],
+            lambda line: fields(r"(\d{1,10}) (\d{1,10}) (/[^\x00-\x1f]*)", line),
+        )[:1]:
+            mode, _, owner = word(lines, "folder").partition(" ")
+            found[name] = User(
+                uid=int(uid),
+                gid=int(gid),
+                home=home,
+                linger=bool(word(lines, "linger")),
+                folder=(mode, int(owner)) if re.fullmatch(r"\d{1,10}", owner) else None,
+                acl=word(lines, "weights"),
+            )
+    return found
+
+
+def kernel(lines: Sequence[str]) -> Kernel:
+    """The section `rootless`, a fact a line."""
+    said = pairs(lines)
+    return Kernel(
+        sysctls={name: value for name, _, value in (rest.partition(" ") for head, rest in said if head == "sysctl")},
+        rootlesskit_profile=("apparmor", "yes") in said,
+        subuids=tuple(rest for head, rest in said if head == "subuid"),
+        subgids=tuple(rest for head, rest in said if head == "subgid"),
+        uids=frozenset(mib(rest) for head, rest in said if head == "uid"),
+        folders=frozenset(rest for head, rest in said if head == "folder"),
+    )
+
+
+def containers(sections: Sections, user: str) -> list[Container]:
+    """Those of a user's daemon, or of the host's own ("")."""
+    return each(sections.get("containers", Section()), lambda line: container(json_from_host(line), user))
+
+
+def vouched(container: Container, record: Record | None, services: Mapping[str, Any]) -> Container:
+    """A user's container with its definition, or "" where root does not know that definition: a user's daemon could
+    claim any GPU and port, and the host's models would yield to it.
+
+    services: those of root's compose.yaml for that user, which count where the record has no definition.
+    """
+    label = container.labels.get(MODEL)
+    if label is None:
+        return container
+    entry = (record or {}).get(container.user, {}).get(container.name)
+    if entry and entry.definition:
+        known = sha256(label.encode(errors="replace")).hexdigest() == entry.definition
+    else:
+        service = services.get(container.name)
+        labels = service.get("labels") if isinstance(service, Mapping) else None
+        known = isinstance(labels, Mapping) and str(labels.get(MODEL)).replace("$$", "$") == label
+    return container if known else replace(container, labels={**container.labels, MODEL: ""})
+
+
+def container(data: Any, user: str = "") -> Container:
+    """One line of the snapshot's own `docker inspect --format`. Raises one of WRONG where it is not of that form."""
+    state = data["state"]
+    return Container(
+        id=fields(f"({ID})", data["id"])[0],
+        name=fields(f"/?({NAME})", data["name"])[0],
+        image=fields(f"({IMAGE})", data["image"])[0],
+        status=fields("([a-z]+)", state["Status"])[0],
+        exit_code=whole(state["ExitCode"]),
+        error=text(state.get("Error")),
+        started=text(state.get("StartedAt")),
+        restarts=whole(data["restarts"]),
+        labels={text(key): text(value) for key, value in (data["labels"] or {}).items() if isinstance(value, str)},
+        ports=tuple(published(data["ports"])),
+        user=user,
+        finished=text(state.get("FinishedAt")),
+    )
+
+
+def published(bindings: Any) -> Iterator[tuple[str, int]]:
+    """(address, port) of a container's port bindings, the address as gpurack spells it, "" for all; a range, or what is
+    neither address nor number, is none."""
+    for every in (bindings or {}).values():
+        for binding in every or []:
+            ip, port = binding.get("HostIp") or "", binding.get("HostPort") or ""
+            if re.fullmatch(r"[0-9]{1,5}", port) and (not ip or address(ip)):
+                yield address(ip), int(port)
+
+
+def whole(value: Any) -> int:
+    """A number of Docker's. Raises TypeError or ValueError for anything else."""
+    if type(value) is not int:
+        raise TypeError(value)
+    if abs(value) >= 1 << 63:
+        raise ValueError(value)
+    return value
+
+
+def text(value: Any) -> str:
+    """A text of Docker's; "" for none. Raises TypeError for anything else."""
+    if value is not None and not isinstance(value, str):
+        raise TypeError(value)
+    return (
+        (value or "").encode(errors="replace").decode()
+    )  # JSON can spell halves of characters, which nothing can print
+
+
+def counter(lines: Sequence[str]) -> float:
+    """Prometheus' text format: `name{labels} value`, summed."""
+    values = (line.rpartition(" ")[2] for line in lines)
+    return sum(float(value) for value in values if re.fullmatch(r"\d{1,20}(\.\d{1,20})?(e[+-]?\d{1,2})?", value))
+
+
+def probe(lines: Sequence[str]) -> Probe:
+    """curl's body and, in the last line, the status code ("000": no answer)."""
+    try:
+        body, _, status = decoded("".join(lines)).decode(errors="replace").rstrip().rpartition("\n")
+    except ValueError:
+        return Probe(0, "")
+    return Probe(int(status) if re.fullmatch(r"[0-9]{3}", status) else 0, body)

@@ -1,0 +1,161 @@
+"""Runs files/snapshot.sh on a host and parses its output. operations/run_state.py keeps the result."""
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from datetime import date
+from itertools import takewhile
+
+from pyinfra.api import FactBase, Host
+from typing_extensions import override
+
+from gpurack import paths
+from gpurack.facts import remembered
+from gpurack.facts.model import USER_FILES, Header, HostState
+from gpurack.facts.parse import MARK, parse
+from gpurack.facts.questions import Questions, Row
+from gpurack.remote import Command, TooMuchOutput
+from gpurack.resources import read_text
+from gpurack.shell import Sh, of_file, sh
+
+NO_SUDO, SUDO_PASSWORD, RAISED = "@@ no-sudo", "@@ sudo-password", "@@ raised"
+
+# sudo is tried without a password first, so that a missing right is an error and not an invisible prompt.
+AS_ROOT = sh(
+    'if [ "$(id -u)" = 0 ]; then exec sh -s; elif ! command -v sudo >/dev/null; then echo {}; '
+    "elif sudo -n true 2>/dev/null; then echo {}; exec sudo -n sh -s; else echo {}; fi",
+    NO_SUDO,
+    RAISED,
+    SUDO_PASSWORD,
+)
+
+LIMIT = 30
+"""Seconds for each part of the snapshot. After a timeout only the facts of that part are unknown."""
+
+NEEDS_ROOT = HostState(trouble="gpurack needs root on the host. Log in as root, or as a user who may use sudo.")
+NEEDS_PASSWORD = HostState(
+    trouble="sudo requires a password. Run from a terminal (pyinfra asks for it), or allow sudo without a password."
+)
+FAILED = (
+    "Could not inspect the host. Possible causes: it is no longer reachable by ssh, or its /tmp is full (df -h /tmp)."
+)
+INTERNAL = "internal error in reading the snapshot ({!r}). This is a bug in gpurack, please report it."
+NOT_TAKEN = (
+    "Could not inspect the host. Possible causes: sudo rejects this password or user, or the host is no longer "
+    "reachable by ssh."
+)
+
+
+class Snapshot(FactBase[HostState]):
+    """The snapshot as a pyinfra fact; its script comes by standard input (`_stdin=script(…)`)."""
+
+    @override
+    def command(self) -> Command:
+        return Command(AS_ROOT)
+
+    @staticmethod
+    @override
+    def default() -> HostState:
+        return HostState(trouble=FAILED)
+
+    @override
+    def process(self, output: list[str]) -> HostState:
+        # only lines before the script's first line: later ones may come from users
+        before = list(takewhile(lambda line: not line.startswith(MARK), output))
+        if NO_SUDO in before:
+            return NEEDS_ROOT
+        if SUDO_PASSWORD in before:
+            return NEEDS_PASSWORD
+        # An exception here, whichever, would abort every host, not only this one (pyinfra 3.10.0).
+        try:
+            return parse(output, raised=RAISED in before)
+        except Exception as error:
+            return HostState(trouble=INTERNAL.format(error))
+
+
+def take_snapshot(host: Host, questions: Questions) -> HostState:
+    """Take a snapshot of a host by one remote command."""
+    known = remembered.recall(host.name)
+    stdin = Script(script(questions, known))
+    try:
+        state = _ask(host, stdin)
+    except TooMuchOutput as error:
+        return HostState(trouble=str(error))
+    if state.trouble:
+        return state
+    state = replace(state, headers=remembered.together(state, known, date.today().isoformat()))
+    remembered.remember(host.name, known, state)
+    return state
+
+
+def _ask(host: Host, stdin: "Script") -> HostState:
+    """Run the script as root. Raises TooMuchOutput."""
+    state: HostState = host.get_fact(Snapshot, _sudo=False, _ignore_errors=True, _stdin=stdin)
+    if state is NEEDS_PASSWORD and (sys.stdin.isatty() or has_password(host)):
+        # pyinfra asks for the password, or takes it from the inventory; this costs three more remote commands.
+        state = host.get_fact(Snapshot, _sudo=True, _ignore_errors=True, _stdin=stdin)
+        # sudo's own message is on the screen only
+        state = replace(state, raised=True, trouble=NOT_TAKEN if state == Snapshot.default() else state.trouble)
+    return state
+
+
+def has_password(host: Host) -> bool:
+    """Was a sudo password given beforehand (`_sudo_password` in the inventory, or asked for by pyinfra)?"""
+    return bool(
+        host.data.get("_sudo_password")
+        or host.state.config.SUDO_PASSWORD
+        or host.connector_data.get("prompted_sudo_password")
+    )
+
+
+class Script(Iterable[str]):
+    """Standard input of a command. pyinfra prints arguments with -v; this one prints as its name, not as 600 lines."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    @override
+    def __str__(self) -> str:
+        return "files/snapshot.sh"
+
+    @override
+    def __iter__(self) -> Iterator[str]:
+        return iter([self.text])
+
+    def readlines(self) -> list[str]:
+        """pyinfra's way to ask for the text."""
+        return list(self)
+
+
+def script(questions: Questions, known: Mapping[str, Header] | None = None) -> Sh:
+    """files/snapshot.sh with its variables. known: the headers of weights that need not be read again."""
+    asked = {
+        "OF_DOCKER": [read_text("files/snapshot_docker.sh")],
+        "LIMIT": [str(LIMIT)],
+        "RUN": [paths.RUN],
+        "USERS": questions.users,
+        "USERS_WEIGHTS": [questions.users_weights],
+        "HOME_FILES": USER_FILES,
+        "USER_MARKER": [paths.USER_RESTART_MARKER],
+        "IMAGES": _rows(questions.images),
+        "WEIGHTS": questions.weights,
+        "NEEDED": _rows(questions.needed),
+        "READERS": _rows(questions.readers),
+        "SEEN": [f"{header.stamp}|{path}" for path, header in (known or {}).items()],
+        "READER": [remembered.reader()],
+        "PROBES": _rows(questions.probes),
+        "COUNTERS": _rows(questions.counters),
+        "VOLUMES": _rows(questions.volumes),
+        "HAS_ACCOUNT": [read_text("files/first_account.py")] if questions.volumes else [],
+        "NAMES": questions.names,
+        "UPSTREAMS": _rows(questions.upstreams),
+    }
+    return of_file("files/snapshot.sh", **{name: _lines(items) for name, items in asked.items()})
+
+
+def _rows(rows: Iterable[Row]) -> list[str]:
+    return ["|".join(map(str, row)) for row in rows]
+
+
+def _lines(items: Iterable[str]) -> str:
+    return "\n".join(sorted(set(items)))

@@ -1,0 +1,423 @@
+"""From pyinfra's inventory to the checked fleet.
+
+This is the first step of every run, and touches no host.
+
+pyinfra's own data replaces whole dictionaries between all, groups and host; ours merges, so the layers are
+read from the inventory object (facts of pyinfra 3.10.0: `Inventory.get_data`, `get_group_data`, `get_host_data`).
+"""
+
+import ipaddress
+import re
+from collections.abc import Iterable, Mapping
+from itertools import combinations
+from typing import Any
+
+from pydantic import ValidationError
+from pyinfra.api.inventory import Inventory
+
+from gpurack.engines import ENGINES, weights_of
+from gpurack.engines.container import CPU
+from gpurack.engines.known_flags import unknown_flag_errors
+from gpurack.inventory.checks.connections import connected, connection_problems
+from gpurack.inventory.checks.gpus import gpu_problems
+from gpurack.inventory.checks.users import user_problems
+from gpurack.inventory.secrets import shared_keys, unreadable_secrets
+from gpurack.spec import image_tar, local_files
+from gpurack.spec.host import Docker, Host, Nvidia
+from gpurack.spec.image import Build, TarImage
+from gpurack.spec.merge import merge, merge_all, without_nones
+from gpurack.spec.model import Job, Model
+from gpurack.spec.network import Login, Mirror, Proxy
+from gpurack.spec.problems import InventoryError, Problem, Wrong, from_pydantic, nearest
+from gpurack.spec.secret import Secret
+from gpurack.spec.weights import CopyWeights
+
+HOST_FIELDS = (*Host.model_fields, "defaults", "engines")
+KNOWN_OF_HOST = {
+    "": HOST_FIELDS,
+    "docker": tuple(Docker.model_fields),
+    "nvidia": tuple(Nvidia.model_fields),
+    "mirrors": tuple(Mirror.model_fields),
+    "hf_token": tuple(Secret.model_fields),
+    "registries": tuple(Login.model_fields),
+    "proxy": tuple(Proxy.model_fields),
+}
+KNOWN_OF_JOB = {
+    "": tuple(Job.model_fields),
+    "weights": ("url", "sha256", "hf", "modelscope", "revision", "file", "copy"),
+    "image": ("tar", "build", *Build.model_fields),
+}
+KNOWN_OF_MODEL = {
+    "": tuple(Model.model_fields),
+    "weights": ("url", "sha256", "hf", "modelscope", "revision", "file", "copy"),
+    "image": ("tar", "build", *Build.model_fields),
+    "api_key": tuple(Secret.model_fields),
+}
+URL_MIRRORS = ("docker-ce", "nvidia", "huggingface", "modelscope")
+REGISTRY = re.compile(r"localhost|(?=.*[.:])[\w.-]+(:\d+)?|\[[\da-fA-F:]+\](:\d+)?")
+MIRROR_OF_A_REGISTRY = re.compile(r"([\w.-]+|\[[\da-fA-F:]+\])(:\d+)?(/[a-z0-9._/-]*)?")
+CONTAINER_NAME = r"[a-zA-Z0-9][a-zA-Z0-9_.-]+"  # Docker's own rule (moby, `RestrictedNamePattern`)
+
+Fleet = dict[str, Host]
+
+
+def read_fleet(inventory: Inventory, secrets: bool = True) -> Fleet:
+    """The spec of every host of a pyinfra inventory, by name.
+
+    secrets: check that their values can be read; a command that only inspects hosts does not need them.
+    Raises InventoryError with the errors of all hosts. Example: `read_fleet(state.inventory)["gpu1"].models`.
+    """
+    return check_fleet({host.name: layers_of(inventory, host) for host in inventory}, secrets)
+
+
+def layers_of(inventory: Inventory, host: Any) -> list[Mapping[str, Any]]:
+    """The data of one pyinfra host, from general to specific: all, groups, host, `--data`."""
+    groups = [inventory.get_group_data(group) for group in host.groups]
+    return [inventory.get_data(), *groups, inventory.get_host_data(host.name), inventory.get_override_data()]
+
+
+def check_fleet(layers: Mapping[str, Iterable[Mapping[str, Any]]], secrets: bool = True) -> Fleet:
+    """The checked specs of hosts, from their layers of data.
+
+    Reads secrets and files on this machine. Raises InventoryError.
+    """
+    fleet: Fleet = {}
+    problems: list[Problem] = []
+    names: set[str] = set()
+    for name, host_layers in layers.items():
+        data = merge_all(host_layers)
+        names |= {str(key) for kind in ("models", "services") for key in _mapping(data.get(kind))}
+        host, found = check_host(name, data)
+        problems += found
+        if host:
+            fleet[name] = host
+            problems += shared_keys(name, host) if secrets else []
+            problems += mirror_problems(name, host) + unreadable_copies(name, host)
+            problems += unreadable_images(name, host) + unused_logins(name, host)
+            problems += unreadable_ca(name, host)
+    problems += unreadable_secrets(fleet) if secrets else []
+    problems += connection_problems(fleet, names)
+    if problems:
+        raise InventoryError(problems)
+    return connected(fleet)
+
+
+def check_host(name: str, data: Mapping[str, Any]) -> tuple[Host | None, list[Problem]]:
+    """The spec of one host from its merged data, and its errors.
+
+    The spec is None if it could not be built.
+    """
+    problems = [
+        Problem.unknown("unknown-field", key, HOST_FIELDS, name, key)
+        for key in data
+        if key not in HOST_FIELDS and not _belongs_to_pyinfra(key) and nearest(key, HOST_FIELDS)
+    ]
+    problems += not_maps(name, data)
+    data, found = without_unknown_defaults(name, data)
+    problems += found
+    entries: dict[str, dict[str, Any]] = {"models": {}, "services": {}, "jobs": {}}
+    for kind, checked in entries.items():
+        for entry_name, entry in _mapping(data.get(kind)).items():
+            if entry is None:
+                continue  # removed by a later layer
+            merged = with_version(data, entry) if kind == "jobs" else _with_defaults(data, entry)
+            model, found = check_model(name, kind, str(entry_name), merged)
+            problems += found
+            if model:
+                checked[str(entry_name)] = model
+    own = {key: data[key] for key in Host.model_fields if key in data and key not in entries}
+    docker = _mapping(own.get("docker"))
+    own = without_nones(own)
+    # daemon keeps its nulls: they remove keys from daemon.json
+    if docker.get("daemon") is not None:
+        own["docker"]["daemon"] = docker["daemon"]
+    for user, entry in _mapping(docker.get("rootless")).items():
+        if isinstance(entry, Mapping) and entry.get("daemon") is not None:
+            own["docker"]["rootless"][user]["daemon"] = entry["daemon"]
+    try:
+        host = Host.model_validate({**own, **entries})
+    except ValidationError as error:
+        return None, problems + from_pydantic(name, "", error, KNOWN_OF_HOST)
+    problems += [problem.at(name) for problem in (*gpu_problems(host), *user_problems(host))]
+    return host, problems + clashes(name, host)
+
+
+def check_model(host: str, kind: str, name: str, entry: Any) -> tuple[Model | Job | None, list[Problem]]:
+    """The spec of one merged entry of `models`, `services` or `jobs` (kind), and its errors."""
+    path = f"{kind}.{name}"
+    if not isinstance(entry, Mapping):
+        return None, [Problem.of("wrong-type", host, path, expected="a map of fields", value=repr(entry))]
+    if not re.fullmatch(CONTAINER_NAME, name):
+        return None, [Problem.of("invalid-entry-name", host, path)]
+    engine = entry.get("engine")
+    if engine is not None and (not isinstance(engine, str) or engine not in ENGINES):
+        return None, [Problem.unknown("unknown-engine", engine, list(ENGINES), host, f"{path}.engine")]
+    try:
+        words = without_nones(entry)
+        if isinstance(entry.get("compose"), Mapping):
+            words["compose"] = entry["compose"]  # its nulls take keys out of the service
+        if kind == "jobs":
+            job = Job.model_validate(words)
+            return job, [problem.at(host, path) for problem in job_problems(job)]
+        model = Model.model_validate(words)
+    except ValidationError as error:
+        found = from_pydantic(host, path, error, KNOWN_OF_JOB if kind == "jobs" else KNOWN_OF_MODEL)
+        hint = ENGINES[engine].unused.get("version") if engine else None
+        if hint and words.get("image") is None and any(problem.code == "one-image-source" for problem in found):
+            return None, [Problem.of("image-missing", host, f"{path}.image", hint=hint)]  # a version is refused next
+        return None, found
+    found = section_problems(kind, model) + ENGINES[model.engine].check(model) + unknown_flag_errors(model)
+    return model, [problem.at(host, path) for problem in found]
+
+
+def job_problems(job: Job) -> list[Problem]:
+    """Errors of a job whose engine has no image for jobs, or whose command does not end."""
+    try:
+        ENGINES[job.engine].job_image(job.version or "", CPU, job.command)
+    except LookupError as error:
+        if "images for jobs" in str(error):
+            return [Problem.of("job-image-missing", path="engine", what=error)]
+        return [Problem.of("job-does-not-end", path="command", what=error)]
+    return []
+
+
+def section_problems(kind: str, model: Model) -> list[Problem]:
+    """Errors of a service in `models`, or a model in `services`."""
+    service = ENGINES[model.engine].service
+    if service is not None and service != (kind == "services"):
+        right = "services" if service else "models"
+        return [Problem.of("wrong-section", path="engine", engine=model.engine, section=right)]
+    if kind == "services" and model.gpus and service is None:
+        return [Problem.of("service-with-gpus", path="gpus")]
+    return []
+
+
+def not_maps(name: str, data: Mapping[str, Any]) -> list[Problem]:
+    """Errors of sections that are not maps, and of unknown engines.
+
+    A list for `models` would otherwise mean no models, and a run would remove them all from the host.
+    """
+    problems = [
+        Problem.of("wrong-type", name, key, expected="a map", value=repr(data[key]))
+        for key in ("models", "services", "jobs", "defaults", "engines")
+        if data.get(key) is not None and not isinstance(data[key], Mapping)
+    ]
+    for engine, entry in _mapping(data.get("engines")).items():
+        path = f"engines.{engine}"
+        if engine not in ENGINES and nearest(engine, ENGINES, 0.85):
+            problems.append(Problem.unknown("unknown-engine", engine, list(ENGINES), name, path))
+        elif entry is not None and not isinstance(entry, Mapping):
+            problems.append(Problem.of("wrong-type", name, path, expected="a map of fields", value=repr(entry)))
+    return problems
+
+
+def without_unknown_defaults(name: str, data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """The data without unknown fields in `defaults` and `engines`, and an error for each of those fields.
+
+    The error is then not repeated for every model.
+    """
+    problems: list[Problem] = []
+
+    def known(path: str, layer: Any) -> Any:
+        if not isinstance(layer, Mapping):
+            return layer
+        wrong = [field for field in layer if field not in Model.model_fields]
+        known_fields = tuple(Model.model_fields)
+        problems.extend(Problem.unknown("unknown-field", key, known_fields, name, f"{path}.{key}") for key in wrong)
+        return {field: value for field, value in layer.items() if field not in wrong}
+
+    engines = {
+        engine: known(f"engines.{engine}", layer) if engine in ENGINES else layer
+        for engine, layer in _mapping(data.get("engines")).items()
+    }
+    return {**data, "defaults": known("defaults", data.get("defaults")), "engines": engines}, problems
+
+
+def clashes(name: str, host: Host) -> list[Problem]:
+    """Errors of entries with the same name, port or served name on one host."""
+    problems = [
+        Problem.of("name-used-twice", name, f"services.{key}", kind="model")
+        for key in host.services
+        if key in host.models
+    ]
+    problems += [
+        Problem.of("name-used-twice", name, f"jobs.{key}", kind="model or service")
+        for key in host.jobs
+        if key in host.entries
+    ]
+    enabled = {key: model for key, model in host.entries.items() if model.enabled}
+    for (first, one), (second, other) in combinations(enabled.items(), 2):
+        path = f"{'services' if second in host.services else 'models'}.{second}"
+        if one.port == other.port and binds_overlap(one.bind, other.bind):
+            problems.append(Problem.of("port-used-twice", name, f"{path}.port", port=one.port, one=first, other=second))
+        if (served := one.served_name or first) == (other.served_name or second):
+            where = f"{path}.served_name"
+            problems.append(Problem.of("served-name-used-twice", name, where, name=served, one=first, other=second))
+    return problems
+
+
+def binds_overlap(one: str, other: str) -> bool:
+    """Do two binds overlap, so that they cannot share a port? `lan` is an address that is unknown here."""
+    wildcards = {"any", "0.0.0.0", "::"}
+    if one == other or one in wildcards or other in wildcards:
+        return True
+    if "lan" in (one, other):
+        rest = other if one == "lan" else one
+        return rest != "loopback" and not ipaddress.ip_address(rest).is_loopback
+    addresses = {"127.0.0.1" if bind == "loopback" else bind for bind in (one, other)}
+    return len(addresses) == 1
+
+
+def unused_logins(name: str, host: Host) -> list[Problem]:
+    """Errors of logins that are never used: with a scheme or path, or for a mirrored registry."""
+    problems = []
+    for registry in host.registries:
+        path, mirror = f"registries.{registry}", host.mirrors.get(registry)
+        if "/" in registry:
+            registry_host = re.sub(r"^\w+://", "", registry).partition("/")[0]
+            problems.append(Problem.of("registry-with-path", name, path, registry=registry_host))
+        elif mirror:
+            asked = mirror.url.partition("/")[0]
+            problems.append(Problem.of("registry-behind-mirror", name, path, mirror=mirror.url, registry=asked))
+    return problems
+
+
+def unreadable_images(name: str, host: Host) -> list[Problem]:
+    """Errors of image tars that cannot be read, or do not contain exactly one image."""
+    problems = []
+    for key, entry in host.everything.items():
+        if not (entry.enabled and isinstance(entry.image, TarImage)):
+            continue
+        path = f"{host.kind_of(key)}.{key}.image.tar"
+        try:
+            image_tar.read(entry.image.source)
+        except OSError as error:
+            why = error.strerror
+            problems.append(Problem.of("image-tar-unreadable", name, path, file=entry.image.source, why=why))
+        except ValueError as error:
+            problems.append(Problem.of("image-tar-invalid", name, path, file=entry.image.source, what=error))
+    return problems
+
+
+def unreadable_copies(name: str, host: Host) -> list[Problem]:
+    """Errors of weights to copy that are missing, empty or unreadable on the admin's machine."""
+    problems = []
+    enabled = [(key, entry) for key, entry in host.everything.items() if entry.enabled]
+    named = [(key, weights) for key, entry in enabled for weights in weights_of(entry)]
+    copied = [(key, weights) for key, weights in named if isinstance(weights, CopyWeights)]
+    for key, weights in copied:
+        field = "weights" if weights == host.everything[key].weights else "config"
+        path = f"{host.kind_of(key)}.{key}.{field}.copy"
+        try:
+            source = weights.source
+            if not source.exists():
+                problems.append(Problem.of("copy-missing", name, path, file=source))
+            elif not local_files.files_of(source):
+                problems.append(Problem.of("copy-empty", name, path, file=source))
+            elif missing := local_files.missing_parts(source):
+                parts = f"{missing} part{'s' if missing > 1 else ''}"
+                problems.append(Problem.of("copy-parts-missing", name, path, parts=parts, file=source.name))
+            else:
+                local_files.content(source)
+        except OSError as error:
+            problems.append(Problem.of("copy-unreadable", name, path, file=error.filename, why=error.strerror))
+    return problems
+
+
+def unreadable_ca(name: str, host: Host) -> list[Problem]:
+    """The error of a `ca` file that cannot be read or contains no certificate."""
+    try:
+        host.certificates()
+    except OSError as error:
+        return [Problem.of("ca-unreadable", name, "ca", file=host.ca, why=error.strerror)]
+    except UnicodeDecodeError:
+        return [Problem.of("ca-not-text", name, "ca", file=host.ca)]
+    except Wrong as error:
+        return [Problem.of(error.code, name, "ca", **error.parameters)]
+    return []
+
+
+def mirror_problems(name: str, host: Host) -> list[Problem]:
+    """Errors of mirrors: unknown names, invalid addresses, keys that cannot be read."""
+    problems = []
+    for key, mirror in host.mirrors.items():
+        path = f"mirrors.{key}"
+        if key not in URL_MIRRORS and not REGISTRY.fullmatch(key):
+            guess = nearest(key.lower(), URL_MIRRORS)
+            bare = re.sub(r"^\w+://", "", key).partition("/")[0]
+            hint = f'Did you mean "{guess}"?' if guess else f'Write "{bare}".' if bare != key else ""
+            problems.append(Problem.of("unknown-mirror", name, path, hint=hint))
+        elif problem := mirror_problem(key, mirror.url):
+            problems.append(problem.at(name, path))
+        try:
+            mirror.read_key()
+        except (OSError, UnicodeDecodeError) as error:
+            why = getattr(error, "strerror", None) or "it is not text"
+            problems.append(Problem.of("mirror-key-unreadable", name, f"{path}.key", file=mirror.key, why=why))
+    return problems
+
+
+def mirror_problem(key: str, url: str) -> Problem | None:
+    """The error of a mirror's address; None when it is valid."""
+    scheme, rest = (found[0], url[found.end() :]) if (found := re.match(r"\w+://", url)) else ("", url)
+    if key not in URL_MIRRORS:
+        if scheme:
+            return Problem.of("mirror-with-scheme", scheme=scheme, rest=rest)
+        if not MIRROR_OF_A_REGISTRY.fullmatch(url):
+            return Problem.of("invalid-mirror-registry", value=url)
+        return None
+    if scheme not in ("http://", "https://"):
+        return Problem.of("mirror-without-scheme", value=url, rest=rest)
+    if not re.fullmatch(r"[^\s/?#]+(/\S*)?", rest):
+        return Problem.of("invalid-mirror-url", value=url)
+    return None
+
+
+def with_version(data: Mapping[str, Any], entry: Any) -> Any:
+    """A job with its engine's version from `engines` or `defaults`, unless it names an image.
+
+    Jobs use none of their other fields.
+    """
+    if not isinstance(entry, Mapping):
+        return entry
+    defaults = _mapping(data.get("defaults"))
+    name = entry.get("engine", defaults.get("engine"))
+    layers = [{"engine": name}] if name is not None else []
+    for layer in (defaults, _mapping(_mapping(data.get("engines")).get(str(name)))):
+        if layer.get("version") is not None and entry.get("image") is None:
+            layers.append({"version": layer["version"]})
+    return merge_all([*layers, entry])
+
+
+def _with_defaults(data: Mapping[str, Any], entry: Any) -> Any:
+    """An entry merged over `defaults` and `engines.X`."""
+    if not isinstance(entry, Mapping):
+        return entry
+    defaults = _mapping(data.get("defaults"))
+    name = str(entry.get("engine", defaults.get("engine")))
+    engine = ENGINES.get(name)
+    # `defaults` apply where the engine supports the field; Engine.check refuses it in the other layers
+    defaults = {field: value for field, value in defaults.items() if not engine or field not in engine.unused}
+    merged = merge_all([defaults, _mapping(_mapping(data.get("engines")).get(name)), entry])
+    if engine and engine.only_version and merged.get("version") is None and merged.get("image") is None:
+        merged = merge(merged, {"version": engine.only_version})
+    # an image in the model replaces a version from its defaults, and vice versa
+    for mine, theirs in (("image", "version"), ("version", "image")):
+        if entry.get(mine) is not None and theirs not in entry:
+            merged = merge(merged, {theirs: None})
+    return merged
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _belongs_to_pyinfra(key: str) -> bool:
+    return key.startswith(("ssh_", "_", "docker_", "dockerssh_", "vagrant_", "chroot_", "winrm_"))
+
+
+def without_models(fleet: Fleet) -> Problem | None:
+    """The error of an inventory without any model or job, for a deploy of models."""
+    if any(host.models or host.jobs for host in fleet.values()):
+        return None
+    return Problem.of("no-models")

@@ -1,0 +1,238 @@
+"""Inventories from files: Python as pyinfra reads it, and YAML that means the same.
+
+# inventories/lab.py
+import gpurack
+globals().update(gpurack.load("lab.yaml"))
+"""
+
+import ast
+import sys
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pyinfra.api import State
+from pyinfra.api.inventory import Inventory
+from pyinfra.context import ctx_state
+
+from gpurack.spec.problems import InventoryError, Problem
+
+APPLY = "pyinfra {inventory} deploys/gpu_host.py"
+"""The command by which an inventory is applied."""
+YAML = (".yaml", ".yml")
+TOP = ("all", "groups", "hosts")
+NO_HOSTS = Problem.of("no-hosts")
+Groups = dict[str, tuple[list[Any], dict[str, Any]]]
+
+
+def load(path: str) -> Groups:
+    """A YAML inventory as the groups that a pyinfra inventory file holds.
+
+    path: relative to the file that calls this (or to the working directory). Raises InventoryError, with line numbers
+    where YAML itself is wrong.
+    """
+    caller = sys._getframe(1).f_globals.get("__file__")
+    beside = Path(caller).parent / path if caller else Path(path)
+    return read_yaml(beside if beside.exists() else Path(path))
+
+
+def read_yaml(path: Path) -> Groups:
+    """See `load`; path as it is."""
+    return to_groups(parse_yaml(path), str(path))
+
+
+def parse_yaml(path: Path) -> Any:
+    """A YAML file's data. Raises InventoryError, with line numbers where YAML itself is wrong."""
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Strict)
+    except OSError as error:
+        raise InventoryError([Problem.of("file-unreadable", "", str(path), why=error.strerror)]) from None
+    except UnicodeDecodeError as error:
+        raise InventoryError([Problem.of("not-utf8", "", str(path), byte=error.start + 1)]) from None
+    except yaml.YAMLError as error:
+        raise InventoryError([Problem.of("invalid-yaml", "", str(path), what=_yaml_error(error))]) from None
+
+
+def to_groups(content: Any, path: str) -> Groups:
+    """The three maps all, groups, hosts → groups of (hosts, data). Raises InventoryError."""
+    if not isinstance(content, Mapping) or not isinstance(content.get("hosts"), Mapping):
+        raise InventoryError([Problem.of("no-hosts-map", "", path)])
+    problems = [Problem.unknown("unknown-key", key, TOP, "", f"{path} {key}") for key in content if key not in TOP]
+    data = _map(content.get("all"), f"{path} all", problems)
+    known = _map(content.get("groups"), f"{path} groups", problems)
+    groups: Groups = {"all": ([], data)}
+    for name, fields in known.items():
+        groups[str(name)] = ([], _map(fields, f"{path} groups.{name}", problems))
+    for host, fields in content["hosts"].items():
+        own = _map(fields, f"{path} hosts.{host}", problems)
+        member_of = own.pop("groups", [])
+        for group in member_of if isinstance(member_of, list) else [member_of]:
+            if group not in known:
+                names = list(map(str, known))
+                missing = Problem.of("no-groups", name=group)
+                if known:
+                    missing = Problem.unknown("unknown-group", group, names)
+                problems.append(missing.at(str(host), "groups"))
+            else:
+                groups[group][0].append(str(host))
+        groups["all"][0].append((str(host), own))
+    if problems:
+        raise InventoryError(problems)
+    return groups
+
+
+def read_inventory(path: Path) -> Inventory:
+    """An inventory file, Python or YAML, as pyinfra would hold it; no host is contacted.
+
+    Raises InventoryError, also for what Python raises in the file and in group_data; pyinfra's own errors come through.
+    """
+    if path.is_dir():
+        raise InventoryError([Problem.of("inventory-is-folder", "", str(path))])
+    if not path.is_file():
+        raise InventoryError([Problem.of("no-inventory-file", "", str(path))])
+    if path.suffix in YAML:
+        groups = read_yaml(path)
+        return with_hosts(Inventory(groups.pop("all"), **groups))
+    # Importing pyinfra's command line costs time that only this needs.
+    from pyinfra_cli.exceptions import UnexpectedExternalError
+    from pyinfra_cli.inventory import make_inventory
+
+    ctx_state.set(State())
+    try:
+        if problems := ignored_by_pyinfra(path):  # before pyinfra reads it, because some end it with a traceback
+            raise InventoryError(problems)
+        inventory: Inventory = make_inventory(str(path), cwd=str(Path.cwd()))
+    except SyntaxError as error:
+        line = f": {error.text.strip()}" if error.text else "."
+        where = f"{error.filename or path}:{error.lineno}"
+        raise InventoryError([Problem.of("invalid-python", "", where, what=error.msg, line=line)]) from None
+    except UnicodeDecodeError as error:
+        raise InventoryError([Problem.of("not-utf8", "", str(path), byte=error.start + 1)]) from None
+    except UnexpectedExternalError as error:
+        raise InventoryError([_raised(error.exception, error.filename)]) from None
+    return with_hosts(inventory)
+
+
+def with_hosts(inventory: Inventory) -> Inventory:
+    """The inventory.
+
+    Raises InventoryError if it has no hosts: pyinfra would then do nothing and report success.
+    """
+    if not len(inventory):
+        raise InventoryError([NO_HOSTS])
+    return inventory
+
+
+def ignored_by_pyinfra(path: Path, fields: tuple[str, ...] | None = None) -> list[Problem]:
+    """Errors of what Python and pyinfra misread silently.
+
+    These are keys and hosts given twice, groups with a bracket too few or too many, and maps at the top of the file
+    that look like host fields.
+    """
+    from gpurack.inventory.fleet import HOST_FIELDS
+
+    known = fields or HOST_FIELDS
+    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    problems = keys_twice(tree, path) + hosts_twice(tree, path) + not_groups(tree, path)
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        for target in targets:
+            if isinstance(target, ast.Name) and target.id in known and isinstance(node.value, ast.Dict):  # type: ignore[attr-defined]
+                problems.append(Problem.of("ignored-by-pyinfra", "", f"{path}:{node.lineno}", name=target.id))
+    return problems
+
+
+def keys_twice(tree: ast.AST, path: Path) -> list[Problem]:
+    """A key given twice in one {…}.
+
+    Python silently keeps the last, and a run would remove the first model from its host. (YAML: `_Strict`.)
+    """
+    problems = []
+    for node in ast.walk(tree):
+        seen: set[Any] = set()
+        for key in node.keys if isinstance(node, ast.Dict) else []:
+            if isinstance(key, ast.Constant) and isinstance(key.value, str):
+                if key.value in seen:
+                    problems.append(Problem.of("key-given-twice", "", f"{path}:{key.lineno}", name=key.value))
+                seen.add(key.value)
+    return problems
+
+
+def hosts_twice(tree: ast.AST, path: Path) -> list[Problem]:
+    """A host given twice in one list. pyinfra silently keeps only the last entry's data."""
+    problems = []
+    for node in ast.walk(tree):
+        seen: set[str] = set()
+        for entry in node.elts if isinstance(node, ast.List) else []:
+            name = entry.elts[0] if isinstance(entry, ast.Tuple) and len(entry.elts) == 2 else None
+            if isinstance(name, ast.Constant) and isinstance(name.value, str):
+                if name.value in seen:
+                    problems.append(Problem.of("host-given-twice", "", f"{path}:{name.lineno}", name=name.value))
+                seen.add(name.value)
+    return problems
+
+
+def not_groups(tree: ast.Module, path: Path) -> list[Problem]:
+    """Groups with a bracket too few or too many.
+
+    pyinfra reads each letter of ("gpu1", {…}) as a host; others end in a traceback or are ignored.
+    """
+    problems = []
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        for target in targets:
+            if isinstance(target, ast.Name) and target.id[0] != "_" and _is_not_a_group(node.value):  # type: ignore[attr-defined]
+                problems.append(Problem.of("not-a-group", "", f"{path}:{node.lineno}", name=target.id))
+    return problems
+
+
+def _is_not_a_group(value: ast.expr) -> bool:
+    if isinstance(value, ast.List):
+        maps = [one for one in value.elts if isinstance(one, ast.Dict)]
+        pairs = all(len(one.elts) == 2 for one in value.elts if isinstance(one, ast.Tuple))
+        return not pairs or 0 < len(maps) < len(value.elts)  # of maps alone: a helper, which pyinfra ignores
+    if not isinstance(value, ast.Tuple) or not value.elts:
+        return False
+    first = value.elts[0]
+    if isinstance(first, ast.List):
+        return len(value.elts) != 2 or _is_not_a_group(first)
+    return isinstance(first, ast.Tuple | ast.Constant)
+
+
+def _map(value: Any, where: str, problems: list[Problem]) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        problems.append(Problem.of("wrong-type", "", where, expected="a map", value=repr(value)))
+        return {}
+    return dict(value)
+
+
+class _Strict(yaml.SafeLoader):
+    """YAML that refuses a key given twice, where PyYAML silently keeps the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen and key_node.tag != "tag:yaml.org,2002:merge":
+                raise yaml.MarkedYAMLError(problem=f'"{key}" is given twice', problem_mark=key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _raised(error: Exception, filename: str) -> Problem:
+    """An exception of an inventory file, at the last line of that file in its traceback."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == filename]
+    what = f"{type(error).__name__}: {error}".rstrip(": ")
+    hint = f". Is the environment variable {error} set?" if isinstance(error, KeyError) else "."
+    return Problem.of("inventory-raised", "", f"{filename}:{lines[-1]}" if lines else filename, what=what, hint=hint)
+
+
+def _yaml_error(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    what = str(getattr(error, "problem", None) or error)
+    return f"{place}{what}{' (YAML is indented with spaces)' if chr(92) + 't' in what else ''}"

@@ -1,0 +1,5 @@
+"""pyinfra operations, one for each stage: they carry out plans and decide nothing.
+
+Open carry_out.py first. run_state.py has `HostRun`, everything that a run remembers of a host; report.py prints the
+table at the end.
+"""

@@ -1,0 +1,128 @@
+"""What the operations share: plan, say the reasons, act."""
+
+import traceback
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from functools import wraps
+from typing import ParamSpec
+
+from pyinfra import host
+from pyinfra.api import Host
+from pyinfra.api.command import PyinfraCommand
+from pyinfra.api.state import StateStage
+
+from gpurack.facts.model import HostState
+from gpurack.operations.commands import PYTHON, Refusal, Streamed, carry_out, slow, under_lock
+from gpurack.operations.run_state import Failure, host_run, outdate, snapshot
+from gpurack.plan.host import waiting
+from gpurack.plan.steps import Finding, Kind, Plan, Step
+from gpurack.shell import sh
+from gpurack.spec.host import Host as Spec
+
+SIGNS: Mapping[Kind, str] = {"warning": "warning", "change": "~", "error": "error"}
+P = ParamSpec("P")
+Commands = Generator[PyinfraCommand, None, None]
+
+
+def fail_only_this_host(operation: str) -> Callable[[Callable[P, Commands]], Callable[P, Commands]]:
+    """For an operation of that name: an error in gpurack itself fails this host with a sentence. pyinfra (3.10.0) would
+    end the run for all hosts, wherever they are."""
+
+    def decorate(commands: Callable[P, Commands]) -> Callable[P, Commands]:
+        @wraps(commands)
+        def guarded(*args: P.args, **kwargs: P.kwargs) -> Commands:
+            try:
+                yield from commands(*args, **kwargs)
+            except Exception as error:
+                frame = traceback.extract_tb(error.__traceback__)[-1]
+                where = f"{type(error).__name__}: {error}, {frame.filename.rpartition('/')[2]}:{frame.lineno}"
+                yield from carry_out_plan(
+                    operation, Plan(errors=(f"internal error ({where}). This is a bug in gpurack, please report it.",))
+                )
+
+        return guarded
+
+    return decorate
+
+
+def refused_before(operation: str) -> bool:
+    """Did an operation before this one refuse the host? Without -y pyinfra plans the rest all the same, and plans for a
+    host that cannot be looked at, or is not supported, would be fiction. (At Execute such a host is out of the run.)"""
+    preparing = host.state.current_stage < StateStage.Execute
+    return preparing and host_run(host).refused_by not in ("", operation)
+
+
+def carry_out_plan(operation: str, plan: Plan) -> Iterator[PyinfraCommand]:
+    """The commands of a plan of steps and errors. Reasons are printed before the first."""
+    if refused_before(operation):
+        host.noop(f"{operation}: not planned, see the error above")
+        return
+    run = host_run(host)
+    run.refused_by = operation if plan.errors else ""
+    if plan.down is not None:
+        run.users_down = dict(plan.down)
+    if plan.nothing:
+        host.noop(f"{operation}: nothing to do")
+        return
+    announce(plan.findings, [Failure(error) for error in plan.errors])
+    failed = yield from carry_out_steps(plan.steps)
+    errors = [*plan.errors]
+    if plan.down is None:
+        errors += failed.values()
+    else:
+        run.users_down |= failed
+    if errors:
+        yield Refusal([Failure(error) for error in errors])
+
+
+def when_free(operation: str, wanted: Spec, state: HostState) -> Generator[PyinfraCommand, None, HostState]:
+    """What the host is like, once no other run works on it."""
+    if not state.busy:
+        return state
+    announce(waiting(state))
+    yield slow(PYTHON, under_lock(sh("true"), operation))
+    outdate(host)
+    return snapshot(host, wanted)
+
+
+def carry_out_steps(steps: Sequence[Step]) -> Generator[PyinfraCommand, None, dict[str, str]]:
+    """The commands of steps. Returns the users of whose steps one failed → why."""
+    failed: dict[str, str] = {}
+    for step in steps:
+        if step.user in failed:
+            continue
+        for command in carry_out(step):
+            if isinstance(command, Streamed):
+                command.of_user = bool(step.user)
+            yield command
+            if isinstance(command, Streamed) and command.problem:
+                failed[step.user] = command.problem
+                break
+    return failed
+
+
+def users_down() -> Mapping[str, str]:
+    """Users whose rootless Docker an operation before this one could not make right → why."""
+    return host_run(host).users_down
+
+
+def announce(findings: Sequence[Finding], failures: Sequence[Failure] = ()) -> None:
+    """Says on the screen what will happen and why, once: at Prepare, and at Execute only what was not said then.
+    failures: the errors among the findings, by what they are about.
+
+    The names of operations are shared by all hosts, so they cannot carry reasons.
+    """
+    run = host_run(host)
+    run.foreseen += failures
+    for finding in findings:
+        if finding in run.announced:
+            continue
+        run.announced.append(finding)
+        kind, sentence = finding
+        if kind == "error" and host.state.current_stage >= StateStage.Execute:
+            run.refused_now.append(sentence)
+        host.log_styled(f"{SIGNS[kind]} {sentence}", fg="red" if kind == "error" else "yellow")
+
+
+def unattended(target: Host) -> bool:
+    """`-y`: nobody confirms what Prepare announced."""
+    return not target.state.should_check_for_changes()

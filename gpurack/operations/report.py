@@ -1,0 +1,190 @@
+"""What became of each model: the table at the end of a run, printed when pyinfra disconnects.
+
+It is not an operation: pyinfra prints no results at all when its last host failed, and this table must name that host.
+SSH is closed by then, so everything shown was seen before (facts of pyinfra 3.10.0).
+"""
+
+import time
+from dataclasses import dataclass, field
+
+from pyinfra.api import Host as PyinfraHost
+from pyinfra.api import State
+from pyinfra.api.state import BaseStateCallback, StateStage
+
+from gpurack import paths, screen
+from gpurack.engines.urls import endpoint
+from gpurack.facts.model import HostState
+from gpurack.host_data import not_understood
+from gpurack.inventory.fleet import Fleet
+from gpurack.operations.run_state import Failure, HostRun, host_run, lines_of
+from gpurack.plan.models import ledger, weights
+from gpurack.plan.models.diff import Action
+from gpurack.plan.models.health import Health, health
+from gpurack.plan.models.jobs import desire_job, due
+from gpurack.plan.models.neighbours import unreached
+from gpurack.spec.host import Host
+
+STYLES = {"ready": "green", "done": "green", "disabled": "dim", "removed": "dim"}
+
+
+@dataclass
+class Report(BaseStateCallback):
+    """Prints once, when the last host is disconnected, what every `HostRun` holds. removing: the run removes models."""
+
+    fleet: Fleet
+    removing: bool = False
+    begun: float = field(default_factory=time.monotonic)
+    printed: bool = False
+
+    def host_disconnect(self, state: State, host: PyinfraHost) -> None:  # type: ignore[override]
+        """The end of the run, called for every host."""
+        if not self.printed:
+            self.printed = True
+            self.show(state)
+
+    def show(self, state: State) -> None:
+        """The table and the closing line, on standard error like all that pyinfra prints."""
+        runs = {name: host_run(state.inventory.get_host(name)) for name in self.fleet}
+        if state.current_stage < StateStage.Execute:
+            for run in runs.values():
+                run.failures = run.foreseen
+        elif self.removing:
+            for name, run in runs.items():
+                if not self.left_out(state, name) and not run.failures:
+                    run.done = dict.fromkeys(self.fleet[name].entries, Action.REMOVE)
+        console = screen.console(stderr=True)
+        rows = [row for name in sorted(self.fleet) for row in self.rows(state, name)]
+        if rows:
+            table = screen.table("HOST", "MODEL", "ENGINE", "GPU", "ENDPOINT", "STATE")
+            for row in rows:
+                style = next((style for word, style in STYLES.items() if row[-1].startswith(word)), "red")
+                table.add_row(*row[:-1], screen.line((row[-1], style)))
+            console.print()
+            console.print(table)
+        for name, run in sorted(runs.items()):
+            for line in lines_of(run.failures):
+                console.print(screen.line(("error", "red"), " ", (name, "bold"), f" {line}"), soft_wrap=True)
+        console.print(self.summary(state))
+
+    def rows(self, state: State, name: str) -> list[tuple[str, ...]]:
+        """The lines of one host; a host that failed before its models were looked at has one line."""
+        if self.left_out(state, name):
+            return []
+        host, spec = state.inventory.get_host(name), self.fleet[name]
+        run = host_run(host)
+        if run.snapshot is None or run.snapshot.trouble:
+            why = (
+                "not inspected: the run stopped before"
+                if host.connected
+                else run.connect_error or "Could not connect, see above"
+            )
+            return [(name, "-", "", "", "", f"FAILED: {run.failures[0] if run.failures else why}")]
+        dry = state.current_stage < StateStage.Execute
+        models = [self.row(name, model, spec, run, dry) for model in spec.entries]
+        return models + [job_row(name, job, spec, run, dry) for job in spec.jobs]
+
+    def left_out(self, state: State, name: str) -> bool:
+        """Is the host not part of this run (`--limit`, `--exclude`)?"""
+        return state.limit_hosts is not None and state.inventory.get_host(name) not in state.limit_hosts
+
+    def row(self, host: str, name: str, spec: Host, run: HostRun, dry: bool) -> tuple[str, ...]:
+        """One model or service. dry: nothing is carried out."""
+        entry = spec.entries[name]
+        text = self.state_of(name, spec, run)
+        if name in run.planned and dry and not text.startswith("FAILED"):
+            # GPU and endpoint are the inventory's, not (yet) those of what runs there
+            text += f", to be {run.planned[name].outcome}"
+        url = endpoint(host, spec, entry) if entry.enabled else ""
+        gpus = ledger.gpus_text(entry).strip("[]") or ("CPU" if name in spec.models else "")
+        return (host, name, f"{entry.engine} {entry.version or 'image'}", gpus, url, text)
+
+    def state_of(self, name: str, spec: Host, run: HostRun) -> str:
+        """`ready, recreated` · `disabled` · `FAILED: why` · `not running`"""
+        try:
+            return self._state_of(name, spec, run)
+        except Exception as error:
+            return f"FAILED: {not_understood(error)}"
+
+    def _state_of(self, name: str, spec: Host, run: HostRun) -> str:
+        seen = run.snapshot or HostState()
+        if not spec.entries[name].enabled:
+            return "disabled"
+        if failure := run.failure(name):
+            return failed(failure)
+        if self.removing and run.done.get(name) == Action.REMOVE:
+            return "removed"
+        now = health(name, spec.entries[name], seen)
+        if now == Health.READY:
+            without = (f"without {other}" for other in unreached(name, spec, seen))
+            return ", ".join(["ready", *([run.done[name].outcome] if name in run.done else []), *without])
+        # What stopped the whole host is why this model does not run either.
+        if stopped := next((failure for failure in run.failures if failure.about not in spec.everything), None):
+            return failed(stopped)
+        container = seen.container(name, spec.entries[name].dockerd)
+        if container is None:
+            return "no container"
+        return f"not running ({container.status})" if now == Health.STOPPED else "does not answer"
+
+    def summary(self, state: State) -> str:
+        """`13 of 13 models answered, 1 changed, 12.3 s.`"""
+        enabled = answered = everything = 0
+        runs: dict[str, HostRun] = {}
+        for name, spec in self.fleet.items():
+            if self.left_out(state, name):
+                continue
+            run = host_run(state.inventory.get_host(name))
+            runs[name] = run
+            everything += len(spec.entries)
+            for model, entry in spec.entries.items():
+                enabled += entry.enabled
+                answered += bool(run.snapshot and entry.enabled and self.state_of(model, spec, run).startswith("ready"))
+        if self.removing and state.current_stage >= StateStage.Execute:
+            gone = sum(len(run.done) for run in runs.values())
+            changed = "hosts changed" if self.touched(state) else "nothing changed"
+            return f"{gone} of {everything} {self.noun()} removed, {changed}."
+        changes = sum(len(run.done) for run in runs.values())
+        total = sum(results.success_ops for results in state.results.values())
+        seconds = time.monotonic() - self.begun
+        if state.current_stage < StateStage.Execute:
+            return f"Nothing was changed. {answered} of {enabled} {self.noun()} answer now."
+        begun = [name for name, run in runs.items() if run.outdated and not run.failures]
+        if begun and not self.touched(state):
+            names = ", ".join(begun)
+            return f"Interrupted. Commands already started on {names} continue there. Run again to see the result."
+        changed = (
+            f"{changes} changed" if changes else ("nothing changed" if not self.touched(state) else "hosts changed")
+        )
+        return f"{answered} of {enabled} {self.noun()} answered, {changed}. {total} operations, {seconds:.1f} s."
+
+    def noun(self) -> str:
+        """What is counted."""
+        return "models and services" if any(host.services for host in self.fleet.values()) else "models"
+
+    def touched(self, state: State) -> bool:
+        """Did any operation change anything?"""
+        return any(
+            data.operation_meta.is_complete() and data.operation_meta.did_change()
+            for operations in state.ops.values()
+            for data in operations.values()
+        )
+
+
+def job_row(host: str, name: str, spec: Host, run: HostRun, dry: bool) -> tuple[str, ...]:
+    """One job; in the place of an endpoint stands where its result is. dry: nothing is carried out."""
+    job = spec.jobs[name]
+    gpus = ledger.gpus_text(job).strip("[]") or "CPU"
+    result = weights.result_path(spec, name) or paths.job_log(name)
+    if not job.enabled:
+        text = "disabled"
+    elif failure := run.failure(name):
+        text = failed(failure)
+    elif why := due(desire_job(name, spec), run.snapshot or HostState()):
+        text = f"to be run: {why}" if dry else f"not done: {why}"
+    else:
+        text = ", ".join(["done", *([run.done[name].outcome] if name in run.done else [])])
+    return (host, name, f"{job.engine} {job.version or 'image'}", gpus, result, text)
+
+
+def failed(failure: Failure) -> str:
+    """A failure's first line, as the table has it."""
+    return f"FAILED: {failure.sentence}".split("\n")[0]

@@ -1,0 +1,125 @@
+"""The text of compose.yaml: one service per model, in a file an admin may read and use by hand. Pure.
+
+Compose facts (2.26, 2.40): PyYAML writes 1e6 unquoted and Compose refuses it, so every string is quoted; `$` is
+interpolated, so it is doubled; a short-form bind mount creates a missing folder, so mounts are long form.
+"""
+
+import re
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from gpurack import paths
+from gpurack.facts import record
+from gpurack.facts.model import HostState
+from gpurack.shell import Sh, sh
+
+SECTIONS = ("services", "secrets", "volumes")
+HEADER = """\
+# Written by gpurack from the inventory, which is where changes belong: this file is replaced at the next run.
+# To look around: {docker} compose -f {path} ps, logs, restart NAME.
+"""
+
+
+def document(services: Mapping[str, Mapping[str, Any]], user: str = "") -> str:
+    """The text of a user's compose.yaml. Services of models that could not be planned now may be old ones, kept as they
+    were."""
+    models = blocks(services, user)
+    text = head(user)
+    for section in SECTIONS:
+        lines: dict[str, str] = {}
+        for block in models.values():
+            lines |= block[section]
+        if lines:
+            text += f'"{section}":\n' + "".join(lines[key] for key in sorted(lines))
+        elif section == "services":
+            text += '"services": {}\n'
+    return text
+
+
+def head(user: str = "") -> str:
+    """What stands above the services."""
+    return HEADER.format(docker=by_hand(user), path=paths.compose_file(user)) + as_yaml({"name": paths.PROJECT})
+
+
+def by_hand(user: str) -> Sh:
+    """How root calls the docker of a user, "" for the host's own."""
+    return sh("sudo -iu {} docker", user) if user else sh("docker")
+
+
+def blocks(services: Mapping[str, Mapping[str, Any]], user: str = "") -> dict[str, dict[str, dict[str, str]]]:
+    """Model → section of the file → item → its lines. The runner on the host, which has no YAML, puts the file together
+    of these as `document` does, because a model that fails there keeps its old lines."""
+    found = {}
+    for name, data in services.items():
+        items: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+        items["services"][name] = data
+        for secret in _maps(data.get("secrets")):
+            if (source := str(secret.get("source"))).startswith(f"{name}_"):
+                file = paths.container_file(user, name, source.removeprefix(f"{name}_"))
+                items["secrets"][source] = {"file": file}
+        for mount in _maps(data.get("volumes")):
+            if mount.get("type") == "volume":
+                items["volumes"][str(mount.get("source"))] = {}
+        found[name] = {
+            section: {key: textwrap.indent(as_yaml({key: value}), "  ") for key, value in values.items()}
+            for section, values in items.items()
+        }
+    return found
+
+
+def _maps(values: Any) -> list[Mapping[str, Any]]:
+    """The maps of a list; an admin's `compose` may have put anything there, and Compose will say so."""
+    return [value for value in values if isinstance(value, Mapping)] if isinstance(values, list) else []
+
+
+def as_yaml(data: Mapping[str, Any]) -> str:
+    """Data as Compose is to read it: `$` doubled, every text quoted."""
+    text: str = yaml.dump(escaped(data), Dumper=_Quoted, sort_keys=False, allow_unicode=True, width=10**9)
+    return text
+
+
+def old_services(state: HostState, user: str = "") -> dict[str, Any]:
+    """The services of the compose.yaml that lies on the host for a user, unescaped; {} when it cannot be read."""
+    found = record.services(state.files.get(paths.compose_file(user)))
+    return {name: unescaped(data) for name, data in found.items() if isinstance(data, dict)}
+
+
+def escaped(value: Any) -> Any:
+    """`$` doubled in every value: Compose interpolates variables in values, but not in keys."""
+    return _in_strings(value, "$", "$$")
+
+
+def unescaped(value: Any) -> Any:
+    """The opposite of `escaped`."""
+    return _in_strings(value, "$$", "$")
+
+
+def _in_strings(value: Any, old: str, new: str) -> Any:
+    if isinstance(value, str):
+        return value.replace(old, new)
+    if isinstance(value, Mapping):
+        return {key: _in_strings(item, old, new) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_in_strings(item, old, new) for item in value]
+    return value
+
+
+class _Quoted(yaml.SafeDumper):
+    """Writes every string in double quotes, but for keys that no YAML reader can take for anything else; no aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def represent_mapping(self, tag: str, mapping: Any, flow_style: bool | None = None) -> yaml.MappingNode:
+        node = super().represent_mapping(tag, mapping, flow_style)
+        for key, _ in node.value:
+            if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*", key.value) and key.value.lower() not in _YAML_WORDS:
+                key.style = None
+        return node
+
+
+_YAML_WORDS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
+_Quoted.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"'))

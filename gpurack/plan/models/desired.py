@@ -1,0 +1,271 @@
+"""An enabled model or service as it should run on its host: decided once, read by everything that plans. Pure.
+
+Differences, obstacles, the runner's payload, the label and verification all read the same `DesiredService`.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from gpurack.engines import ENGINES, weights_of
+from gpurack.engines.container import Container, Run, Upstream
+from gpurack.facts.model import HostState
+from gpurack.plan.models import addresses, files, images, ledger, neighbours, weights
+from gpurack.plan.models.devices import Devices, devices
+from gpurack.plan.models.service import hardened, together
+from gpurack.spec.connection import Connection
+from gpurack.spec.fields import definition_words
+from gpurack.spec.host import Host
+from gpurack.spec.lock import ModelLock, model_lock
+from gpurack.spec.merge import patch
+from gpurack.spec.model import Model
+from gpurack.spec.secret import UPSTREAM
+from gpurack.spec.weights import Weights
+
+SALTED = ("api_key", "config", "keys", "upstream_keys")
+"""Words of a definition that hold fingerprints of what nobody should read there."""
+
+
+@dataclass(frozen=True)
+class DesiredService:
+    """Everything that is decided about a model or service before it is compared with what runs.
+
+    name, entry: as in the inventory. devices: its GPUs. image: through the host's mirrors. address: the host's, where
+    it listens. url: where the host asks whether it is ready. connections: what it connects to; hosts: name → address of
+    those on other hosts. weights: all of them, each with its path on the host, its own first. locked: what the
+    inventory's lock says of it. container: what its engine decides. files: what is mounted into it, file → text.
+    fingerprints: the words of its definition that tell whether a file or secret changed.
+    """
+
+    name: str
+    entry: Model
+    devices: Devices
+    image: str
+    address: str
+    url: str
+    hosts: Mapping[str, str]
+    connections: tuple[Connection, ...]
+    weights: tuple[tuple[Weights, str], ...]
+    locked: ModelLock
+    container: Container
+    files: Mapping[str, str] = field(repr=False)
+    fingerprints: Mapping[str, Any]
+
+    @property
+    def user(self) -> str:
+        """The user in whose Docker it runs, "" for the host's own."""
+        return self.entry.dockerd
+
+    @property
+    def uuids(self) -> tuple[str, ...]:
+        """Its GPUs."""
+        return self.devices.uuids
+
+    @property
+    def reference(self) -> str:
+        """The image that its Compose service names."""
+        return str(self.service["image"])
+
+    @property
+    def served_name(self) -> str:
+        """What clients call it."""
+        return self.entry.served_name or self.name
+
+    @property
+    def answers_as(self) -> str | None:
+        """The name that its answer must hold; None where the answer names no model."""
+        return ENGINES[self.entry.engine].answers_as(self.entry, self.served_name)
+
+    @property
+    def weights_path(self) -> str:
+        """Where its own weights are on the host, "" without any."""
+        return self.weights[0][1] if self.entry.weights is not None else ""
+
+    @cached_property
+    def service(self) -> Mapping[str, Any]:
+        """Its Compose service, without labels."""
+        return _service(self)
+
+    @cached_property
+    def definition(self) -> Mapping[str, Any]:
+        """What it is, in the inventory's words and without secrets: the content of its label."""
+        model, access = self.entry, self.devices.nvidia_access
+        words = {
+            **definition_words(model),
+            "image": self.reference,
+            "weights": self.weights_path,
+            "gpus": ledger.gpus_text(model),
+            "vram": str(model.vram) if model.vram else None,
+            "uuids": list(self.uuids),
+            "render_nodes": list(self.devices.nodes) or None,
+            "access": access if access != "cdi" else None,
+            "bind": model.bind,
+            "served_name": self.served_name,
+            "connects_to": [connection.label for connection in self.connections],
+            "upstreams": {
+                connection.label: f"{connection.url} ({connection.model.engine}: {', '.join(connection.serves)})"
+                for connection in self.connections
+            },
+            "hosts": self.hosts,
+            "service": digest(self.service),
+            **self.fingerprints,
+        }
+        return {word: value for word, value in words.items() if value not in (None, {}, [])}
+
+    @property
+    def labelled(self) -> dict[str, Any]:
+        """The whole service, with the labels by which gpurack and the snapshot know it."""
+        return self.labelled_as(self.definition)
+
+    def labelled_as(self, definition: Mapping[str, Any]) -> dict[str, Any]:
+        """The same with another definition in its label."""
+        own = self.service.get("labels") or {}
+        if isinstance(own, list):  # Compose takes both forms
+            own = dict(str(label).partition("=")[::2] for label in own)
+        labels = {"gpurack.model": json.dumps(definition, sort_keys=True), "gpurack.probe": self.url}
+        return {**self.service, "labels": {**own, **labels}}
+
+
+def desire(
+    name: str,
+    spec: Host,
+    state: HostState,
+    uuids: tuple[str, ...],
+    secrets: Mapping[str, str] | None = None,
+    salt: str = "",
+) -> DesiredService:
+    """Decide what an entry should be on its host.
+
+    uuids: the GPUs that the ledger gives it. secrets: its own, by spec.secrets' names; its label has them only as
+    salted fingerprints, and so the content of its files. salt: 32 hex digits, used where its container has none yet.
+    Raises LookupError with a sentence when the engine has no image for these GPUs.
+    """
+    entry = spec.entries[name]
+    found = state.container(name, entry.dockerd)
+    label = ledger.label(found.labels) if found else {}
+    hardware = devices(entry, uuids, spec, state)
+    placed = tuple((one, weights.place(spec, one, entry.dockerd)) for one in weights_of(entry))
+    connections = spec.connections(name)
+    container = ENGINES[entry.engine].container(entry, _run(name, entry, placed, hardware, connections, state))
+    values = secrets or {}
+    return DesiredService(
+        name=name,
+        entry=entry,
+        devices=hardware,
+        image=images.image(spec, entry, hardware.accelerator),
+        address=addresses.address_of(name, spec, state),
+        url=addresses.probe_url(name, spec, state),
+        hosts=neighbours.extra_hosts(connections, label, state),
+        connections=connections,
+        weights=placed,
+        locked=model_lock(spec, name),
+        container=container,
+        files=files.contents(container, values, ENGINES[entry.engine].sums),
+        fingerprints=files.fingerprints(entry, connections, container, values, salt_of(label) or salt),
+    )
+
+
+def salt_of(definition: Mapping[str, Any]) -> str | None:
+    """The salt of the fingerprints in a container's label; None where it has none."""
+    for word in (*SALTED, "files"):
+        value: Any = definition.get(word)
+        if isinstance(value, Mapping):
+            value = next(iter(value.values()), None)
+        if value:
+            return str(value).partition(":")[0]
+    return None
+
+
+def digest(data: Any) -> str:
+    """Changes whenever the way gpurack runs a model does."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _run(
+    name: str,
+    entry: Model,
+    placed: Sequence[tuple[Weights, str]],
+    hardware: Devices,
+    connections: Sequence[Connection],
+    state: HostState,
+) -> Run:
+    """What the entry's engine is told."""
+    own = placed[0][1] if entry.weights is not None else None
+    return Run(
+        served_name=entry.served_name or name,
+        name=name,
+        weights=weights.mount(own)[2] if own else None,
+        more_weights=tuple(target for _, target in _more_mounts(entry, placed)),
+        accelerator=hardware.accelerator,
+        cores=state.docker.get("NCPU"),
+        memory=state.docker["MemTotal"] / 2**30 if "MemTotal" in state.docker else None,
+        gpus=len(hardware.uuids),
+        memory_fraction=hardware.memory_fraction(entry),
+        api_key_file=files.inside(files.KEY) if entry.api_key else None,
+        keys_file=files.inside(files.KEYS) if entry.keys else None,
+        upstreams=tuple(
+            Upstream(
+                name=connection.name,
+                serves=connection.serves,
+                url=connection.url,
+                key_file=files.inside(f"{UPSTREAM}{index}") if connection.key else None,
+                api=ENGINES[connection.model.engine].api,
+            )
+            for index, connection in enumerate(connections)
+        ),
+    )
+
+
+def _more_mounts(entry: Model, placed: Sequence[tuple[Weights, str]]) -> list[tuple[str, str]]:
+    """(path on the host, path inside) of the weights that an entry names beside `weights`; two of the same name do not
+    meet."""
+    more = placed[1:] if entry.weights is not None else placed
+    return [
+        (path, f"/weights/{index}/{(one if isinstance(one, str) else one.place).rstrip('/').rpartition('/')[2]}")
+        for index, (one, path) in enumerate(more)
+    ]
+
+
+def _service(desired: DesiredService) -> dict[str, Any]:
+    name, model, container = desired.name, desired.entry, desired.container
+    engine = ENGINES[model.engine]
+    data: dict[str, Any] = {
+        "image": desired.image,
+        "container_name": name,
+        "restart": "unless-stopped",
+        "ports": [{"target": engine.listens(model), "published": str(model.port), "host_ip": desired.address}],
+    }
+    if container.command is not None:
+        data["command"] = container.command
+    if container.entrypoint:
+        data["entrypoint"] = container.entrypoint
+    if container.environment or model.env:
+        data["environment"] = {**container.environment, **model.env}
+    own = [weights.mount(desired.weights_path)[:2]] if desired.weights_path else []
+    mounts: list[dict[str, Any]] = [
+        {"type": "bind", "source": source, "target": target, "read_only": True, "bind": {"create_host_path": False}}
+        for source, target in (*own, *_more_mounts(model, desired.weights))
+    ]
+    mounts += [{"type": "volume", "source": volume, "target": place} for volume, place in container.volumes.items()]
+    if mounts:
+        data["volumes"] = mounts
+    if targets := files.targets(model, desired.connections, container):
+        data["secrets"] = [{"source": f"{name}_{file}", "target": target} for file, target in targets.items()]
+    if desired.hosts:
+        data["extra_hosts"] = [f"{other}:{ip}" for other, ip in desired.hosts.items()]
+    given = desired.devices.words(engine.draws(model))
+    if "environment" in given:
+        given["environment"] = {**data.get("environment", {}), **given["environment"]}
+    data |= given
+    patched: dict[str, Any] = patch(patch(data, container.compose), model.compose)
+    if isinstance(model.compose.get("volumes"), list):
+        patched["volumes"] = together(data.get("volumes", []), model.compose["volumes"])
+    for key in ("devices", "group_add"):
+        if key in data and isinstance(model.compose.get(key), list):
+            patched[key] = [*data[key], *model.compose[key]]
+    if model.compose.get("ipc") not in (None, "private", "shareable") and "shm_size" not in model.compose:
+        patched.pop("shm_size", None)  # the namespace of another has its own size
+    return hardened(patched, model.compose)

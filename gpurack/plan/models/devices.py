@@ -1,0 +1,84 @@
+"""Which GPUs a container gets, what they are, and how Compose gives them. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gpurack.engines.container import Accelerator
+from gpurack.facts.model import HostState
+from gpurack.plan.models.compatibility import accelerator
+from gpurack.plan.models.ledger import slots_of
+from gpurack.plan.system.gpu_access import access
+from gpurack.spec.gpu_access import Access
+from gpurack.spec.host import Host
+from gpurack.spec.model import Job, Model
+
+KFD = "/dev/kfd"
+"""AMD's compute driver, one for all cards."""
+
+
+@dataclass(frozen=True)
+class Devices:
+    """The GPUs that an entry gets.
+
+    accelerator: what it computes on. nodes: AMD's device nodes → the group that may open each; kfd_gid: the group of
+    /dev/kfd. access: how containers get NVIDIA's on this host. smallest: GiB of the smallest of them whose memory is
+    known, 0 where that is none of them; None without GPUs.
+    """
+
+    uuids: tuple[str, ...]
+    accelerator: Accelerator
+    nodes: Mapping[str, int]
+    kfd_gid: int
+    access: Access
+    smallest: float | None
+
+    @property
+    def nvidia_access(self) -> Access | None:
+        """How the container gets NVIDIA's GPUs; None where it gets none."""
+        return self.access if self.uuids and not self.nodes else None
+
+    def words(self, drawing: bool) -> dict[str, Any]:
+        """What gives them to a Compose service; with what the driver has for drawing, which CDI and AMD's nodes always
+        give."""
+        if self.nodes:
+            # by number: the image need not know the host's groups, and root inside needs none
+            groups = [str(gid) for gid in sorted({self.kfd_gid, *self.nodes.values()})]
+            return {"devices": [KFD, *self.nodes], "group_add": groups}
+        if not self.uuids:
+            return {}
+        how = self.access
+        environment = {"NVIDIA_DRIVER_CAPABILITIES": "compute,graphics,utility"} if drawing and how != "cdi" else {}
+        if how == "runtime":
+            return {"runtime": "nvidia", "environment": {"NVIDIA_VISIBLE_DEVICES": ",".join(self.uuids), **environment}}
+        driver, prefix = ("cdi", "nvidia.com/gpu=") if how == "cdi" else ("nvidia", "")
+        devices = [f"{prefix}{uuid}" for uuid in self.uuids]
+        reservation = {"driver": driver, "device_ids": devices, "capabilities": ["gpu"]}
+        given = {"deploy": {"resources": {"reservations": {"devices": [reservation]}}}}
+        return {**given, "environment": environment} if environment else given
+
+    def memory_fraction(self, entry: Model) -> float | None:
+        """A model's share of its (smallest) GPU's memory; None for the whole GPU, or when nobody knows."""
+        if entry.vram is None or self.smallest is None:
+            return None
+        if not self.smallest:  # offline, where the inventory has no `hardware`
+            return entry.vram.fraction
+        return round(entry.vram.of(self.smallest) / self.smallest, 3)
+
+
+def devices(entry: Model | Job, uuids: tuple[str, ...], spec: Host, state: HostState) -> Devices:
+    """The GPUs with these UUIDs, as an entry gets them on this host."""
+    slots = slots_of(uuids, state)
+    return Devices(
+        uuids,
+        accelerator(entry, slots),
+        render_nodes(uuids, state),
+        state.kfd_gid,
+        access(spec, state),
+        min((slot.memory for slot in slots if slot.memory), default=0.0 if slots else None),
+    )
+
+
+def render_nodes(uuids: Sequence[str], state: HostState) -> dict[str, int]:
+    """The device nodes by which containers get AMD's cards → the group that may open each; {} for NVIDIA's."""
+    return {gpu.node: gpu.gid for gpu in state.gpus if gpu.uuid in uuids and gpu.vendor == "amd"}

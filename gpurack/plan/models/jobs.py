@@ -1,0 +1,222 @@
+"""What a host does once and ends: which jobs have to run, on which cards, and how. Pure.
+
+A job is done when its record (JOBS/NAME.json, written on the host) has the hash of its definition, and its result is
+there. It never runs again then.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gpurack import paths
+from gpurack.engines import ENGINES
+from gpurack.facts.model import HostState
+from gpurack.host_data import json_from_host
+from gpurack.plan.models import compose, images, ledger, weights
+from gpurack.plan.models.devices import Devices, devices
+from gpurack.plan.models.diff import Action, Change
+from gpurack.plan.models.plan import ModelsPlan, host_files, outward, uploads
+from gpurack.plan.models.service import hardened, together
+from gpurack.plan.runner import ours
+from gpurack.plan.steps import Step, WriteFile
+from gpurack.spec.fields import definition_words
+from gpurack.spec.host import Host
+from gpurack.spec.image import BuildImage, TarImage
+from gpurack.spec.merge import patch
+from gpurack.spec.model import WEIGHTS_INSIDE, Job
+
+HEADER = """\
+# Written by gpurack from the inventory: a job, which ends. It runs again when its definition changes.
+# By hand: docker compose -f {path} run --rm {name}
+"""
+FOLDER = "/models"
+"""Where a job finds its folder inside: the place that people have always given it."""
+
+
+@dataclass(frozen=True)
+class DesiredJob:
+    """A job of the inventory, and what is decided about it before anything is known of its host.
+
+    folder: what it reads and writes. result: the file that it makes, None where what it prints is its result.
+    weights_path: "" without weights. definition: the hash of what it does; on which cards, and through which mirror, is
+    no part of it.
+    """
+
+    name: str
+    entry: Job
+    folder: str
+    result: str | None
+    weights_path: str
+    definition: str
+
+
+def desire_job(name: str, spec: Host) -> DesiredJob:
+    """A job by its name."""
+    job, path = spec.jobs[name], weights.host_path(spec, spec.jobs[name])
+    words = {
+        **job.model_dump(include={"version", "folder", "result", "env", "compose"}),  # at their default, too
+        **definition_words(job),
+        "image": job.image.reference if isinstance(job.image, TarImage | BuildImage) else job.image,
+        "weights": path,
+    }
+    definition = hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()[:16]
+    return DesiredJob(name, job, weights.job_folder(spec, name), weights.result_path(spec, name), path, definition)
+
+
+def plan_jobs(
+    spec: Host,
+    state: HostState,
+    hf_token: str | None = None,
+    logins: Mapping[str, Mapping[str, str]] | None = None,
+) -> ModelsPlan:
+    """The jobs that have to run, one after the other. hf_token, logins: as for plan_models."""
+    cards = ledger.assign(spec, state).uuids
+    changes: list[Change] = []
+    errors: dict[str, str] = {}
+    entries: list[dict[str, Any]] = []
+    steps: list[Step] = []
+    for job in (desire_job(name, spec) for name, entry in spec.jobs.items() if entry.enabled):
+        reason = due(job, state)
+        if reason is None:
+            continue
+        if unseen := weights.unseen(spec, job.name, state):
+            errors[job.name] = unseen
+            continue
+        try:
+            uuids = ledger.for_job(job.name, spec, state, cards) if not running(job, state) else ()
+            if problem := obstacle(job, state):
+                raise LookupError(problem)
+            data = service(job, devices(job.entry, uuids, spec, state), spec)
+        except LookupError as error:
+            errors[job.name] = str(error)
+            continue
+        text, path = document(job.name, data), paths.job_file(job.name)
+        steps.append(WriteFile(f"the job {job.name}, {path}", path, text, "600"))
+        changes.append(Change(job.name, Action.RUN, (reason,)))
+        entries.append(payload(job, data, spec))
+    if not entries:
+        return ModelsPlan(errors=errors)
+    told: dict[str, Any] = {"ours": ours(state), "groups": [[each] for each in entries]}
+    told |= outward(told, spec, state, hf_token, logins or {})
+    steps = [*host_files(state), *steps]
+    return ModelsPlan(tuple(changes), errors, tuple(steps), uploads(spec, state, changes), job=told)
+
+
+def due(job: DesiredJob, state: HostState) -> str | None:
+    """Why a job has to run; None when it is done."""
+    file = state.files.get(paths.job_record(job.name))
+    if running(job, state):
+        return "still running"
+    try:
+        found = json_from_host(file.text)["definition"] if file else None
+    except (ValueError, LookupError, TypeError):
+        found = None
+    if found is None:
+        return "not done yet"
+    if found != job.definition:
+        return "its definition changed"
+    return f"its result {job.result} is missing" if job.result and state.weights.get(job.result) is None else None
+
+
+def running(job: DesiredJob, state: HostState) -> bool:
+    """Does it run already, because an earlier run of gpurack was killed meanwhile?"""
+    found = state.proven.get(("", job.name))
+    return bool(found and found.job == job.definition and found.running)
+
+
+def obstacle(job: DesiredJob, state: HostState) -> str | None:
+    """Why a job cannot run now."""
+    stranger = next((c for c in state.containers if (c.user, c.name) == (job.entry.dockerd, job.name)), None)
+    if stranger and stranger not in state.proven.values():
+        return f"a container named `{job.name}` already exists and is not managed by gpurack. Rename the job."
+    for path, what in ((job.entry.weights, "weights"), (job.entry.folder, "folder")):
+        if isinstance(path, str) and state.weights.get(path) is None:
+            missing = f"{what} {path} does not exist on the host. Create it, or correct the path."
+            return weights.irregular(path, state) or missing
+    made = job.result
+    served = [c.name for c in state.ours.values() if ledger.label(c.labels).get("weights") == made] if made else []
+    if served and state.weights.get(str(made)) is not None:
+        return (
+            f"{served[0]} serves its result {made}, which would change while it is served. Use another name for "
+            "`result` and for the model's weights."
+        )
+    return None
+
+
+def service(desired: DesiredJob, hardware: Devices, spec: Host) -> dict[str, Any]:
+    """A job's Compose service."""
+    job, engine = desired.entry, ENGINES[desired.entry.engine]
+    if isinstance(job.image, TarImage | BuildImage):
+        image = job.image.reference
+    else:
+        own = job.image or engine.job_image(str(job.version), hardware.accelerator, job.command)
+        image = images.mirrored(spec, own)
+    mounts: list[dict[str, Any]] = [{"source": desired.folder, "target": FOLDER}]
+    inside = ""
+    if desired.weights_path:
+        source, target, inside = weights.mount(desired.weights_path)
+        mounts.append({"source": source, "target": target, "read_only": True})
+    data: dict[str, Any] = {
+        "image": image,
+        "container_name": desired.name,
+        "profiles": ["job"],
+        "restart": "no",
+        "network_mode": "bridge",
+        "command": [word.replace(WEIGHTS_INSIDE, inside) if inside else word for word in job.command],
+        "volumes": [{"type": "bind", **mount, "bind": {"create_host_path": False}} for mount in mounts],
+    }
+    given = hardware.words(engine.draws(job))
+    if environment := {**job.env, **given.pop("environment", {})}:
+        data["environment"] = environment
+    patched: dict[str, Any] = patch({**data, **given}, job.compose)
+    if isinstance(job.compose.get("volumes"), list):
+        patched["volumes"] = together(data["volumes"], job.compose["volumes"])
+    patched = hardened(patched, job.compose)
+    labels = patched.get("labels") if isinstance(patched.get("labels"), Mapping) else {}
+    patched["labels"] = {**(labels or {}), "gpurack.job": desired.definition}
+    return patched
+
+
+def document(name: str, data: Mapping[str, Any]) -> str:
+    """The text of a job's own Compose file."""
+    head = HEADER.format(path=paths.job_file(name), name=name)
+    return head + compose.as_yaml({"name": paths.JOBS_PROJECT, "services": {name: data}})
+
+
+def payload(job: DesiredJob, data: Mapping[str, Any], spec: Host) -> dict[str, Any]:
+    """One job, as the runner (files/jobs.py) is told of it. data: its Compose service."""
+    user, wanted = job.entry.dockerd, job.entry.weights
+    told = weights.fetched(spec, wanted, user) if wanted is not None else None
+    return {
+        "name": job.name,
+        "user": user,
+        "compose_file": paths.job_file(job.name),
+        "image": data["image"],
+        **images.obtained(spec, job.entry),
+        "fetch": [told] if told else [],
+        "definition": job.definition,
+        "folder": job.folder,
+        "result": job.result,
+    }
+
+
+def awaiting(spec: Host, state: HostState) -> dict[str, str]:
+    """Enabled models that serve the result of a job that is not done → that job."""
+    makers = {
+        weights.result_path(spec, name): name
+        for name, job in spec.jobs.items()
+        if job.enabled and job.result and due(desire_job(name, spec), state)
+    }
+    return {
+        name: makers[path]
+        for name, model in spec.entries.items()
+        if model.enabled and (path := weights.host_path(spec, model)) in makers
+    }
+
+
+def serve_results(spec: Host) -> bool:
+    """Does any model serve what a job makes?"""
+    results = {weights.result_path(spec, name) for name, job in spec.jobs.items() if job.enabled and job.result}
+    return any(model.enabled and weights.host_path(spec, model) in results for model in spec.entries.values())

@@ -1,0 +1,397 @@
+"""Which entry gets which GPU. The inventory says indices; containers get UUIDs, which stay with the GPU. Pure.
+
+Whether entries can share a GPU is decided here and nowhere else: live on what the snapshot saw, offline on the host
+that the inventory imagines (imagined.py), with the same sentences.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from gpurack.facts.model import MISMATCH, Gpu, HostState
+from gpurack.host_data import json_from_host
+from gpurack.spec.gpus import GpuSlot, hardware
+from gpurack.spec.host import Host
+from gpurack.spec.model import Job, Model
+
+NO_DRIVER = (
+    "no NVIDIA driver (/proc/driver/nvidia) or AMD driver (/sys/class/kfd) is loaded. Install the driver and reboot, "
+    "or set gpus: [] for the model."
+)
+ROUNDING = 0.005
+"""GiB by which shares may exceed a GPU: 50 % and 45 % are a little more than 95 % in floating point."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why entries (names) get no GPU. field: the one of theirs to change. what: a sentence, and what to do. code: of
+    spec/error_codes.py."""
+
+    names: tuple[str, ...]
+    field: Literal["gpus", "vram"]
+    what: str
+    code: Literal["gpu-unavailable", "gpu-claimed-twice", "vram-exceeded"] = "gpu-unavailable"
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """uuids: the GPUs of each entry that could be given them. faults: why the others could not. slots: the host's."""
+
+    uuids: Mapping[str, tuple[str, ...]]
+    faults: tuple[Fault, ...]
+    slots: tuple[GpuSlot, ...]
+
+    @cached_property
+    def errors(self) -> Mapping[str, str]:
+        """Entry → why it gets no GPU."""
+        found: dict[str, str] = {}
+        for fault in self.faults:
+            for name in fault.names:
+                found[name] = f"{found[name]} {fault.what}" if name in found else fault.what
+        return found
+
+    def slots_of(self, name: str) -> tuple[GpuSlot, ...]:
+        """The GPUs that an entry was given."""
+        return with_uuids(self.uuids.get(name, ()), self.slots)
+
+    def entries_on(self, slot: GpuSlot) -> list[str]:
+        """The entries that were given a GPU."""
+        return holders(slot, self.uuids)
+
+
+def assign(spec: Host, state: HostState) -> Ledger:
+    """GPUs for every enabled entry. The same inventory text and living UUIDs keep their GPUs, so that a renumbered GPU
+    moves no model; a GPU that would hold more than it has is refused to the newcomer."""
+    slots = host_slots(spec, state)
+    uuids: dict[str, tuple[str, ...]] = {}
+    lost: dict[tuple[str, ...], list[str]] = {}
+    resized: dict[str, tuple[str, ...]] = {}
+    new: list[str] = []
+    for name, entry in sorted(spec.entries.items()):
+        if not entry.enabled:
+            continue
+        kept = kept_cards(name, entry, state)
+        dead = tuple(uuid for uuid in kept or () if not alive(uuid, state))
+        if kept is None:
+            new.append(name)
+        elif dead and state.driver.exit_code != MISMATCH:
+            lost.setdefault(dead, []).append(name)
+        elif dead or kept_share(name, entry, state):
+            uuids[name] = kept
+        else:
+            resized[name] = kept
+    faults: list[Fault] = []
+    refused: dict[str, list[GpuSlot]] = {}
+    for name in (*resized, *new):
+        try:
+            entry = spec.entries[name]
+            wanted = with_uuids(resized[name], slots) if name in resized else resolve(entry, spec, state, slots)
+            refuse_unmeasured(entry, wanted)
+        except LookupError as error:
+            faults.append(Fault((name,), "gpus", str(error)))
+            continue
+        if contested := [slot for slot in wanted if overfull(slot, [*holders(slot, uuids), name], spec)]:
+            refused[name] = contested
+        elif name in new and (why_not := held_by_others(name, wanted, spec, state, free(state, uuids, slots))):
+            faults.append(Fault((name,), "gpus", why_not))
+        else:
+            uuids[name] = tuple(slot.uuid for slot in wanted)
+    faults += sharing_faults(refused, uuids, spec, state, slots)
+    faults += [Fault(tuple(names), "gpus", not_answering(dead, state, uuids, slots)) for dead, names in lost.items()]
+    return Ledger(uuids, tuple(faults), slots)
+
+
+def for_job(name: str, spec: Host, state: HostState, uuids: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """The GPUs of a job beside the models, which have theirs (uuids). Raises LookupError with a sentence."""
+    slots = host_slots(spec, state)
+    wanted = resolve(spec.jobs[name], spec, state, slots)
+    refuse_unmeasured(spec.jobs[name], wanted)
+    contested = [slot for slot in wanted if overfull(slot, [*holders(slot, uuids), name], spec)]
+    if faults := sharing_faults({name: contested}, uuids, spec, state, slots):
+        raise LookupError(" ".join([*(fault.what for fault in faults), "No model is stopped for a job."]))
+    if error := held_by_others(name, wanted, spec, state, free(state, uuids, slots)):
+        raise LookupError(error)
+    return tuple(slot.uuid for slot in wanted)
+
+
+# --- GPUs ------------------------------------------------------------------------------------------------------------
+
+
+def host_slots(spec: Host, state: HostState) -> tuple[GpuSlot, ...]:
+    """Every GPU of a host."""
+    return tuple(slot_of(gpu, any(meant(wanted, gpu) for wanted in spec.reserved_gpus)) for gpu in state.gpus)
+
+
+def slot_of(gpu: Gpu, reserved: bool = False) -> GpuSlot:
+    """A GPU that the snapshot saw, or that was imagined."""
+    return GpuSlot(
+        index=gpu.index if gpu.index >= 0 else None,
+        uuid=gpu.uuid,
+        name=gpu.name,
+        vendor=gpu.vendor,
+        compute=gpu.compute if re.fullmatch(r"\d+\.\d+", gpu.compute) else None,
+        memory=gpu.memory_total / 1024 or None,
+        pci=gpu.pci,
+        reserved=reserved,
+    )
+
+
+def slots_of(uuids: Iterable[str], state: HostState) -> tuple[GpuSlot, ...]:
+    """The GPUs of a host with these UUIDs that answer, in this order."""
+    return with_uuids(uuids, [slot_of(gpu) for gpu in state.gpus])
+
+
+def with_uuids(uuids: Iterable[str], slots: Sequence[GpuSlot]) -> tuple[GpuSlot, ...]:
+    """The GPUs with these UUIDs, in this order."""
+    known = {slot.uuid: slot for slot in slots}
+    return tuple(known[uuid] for uuid in uuids if uuid in known)
+
+
+def resolve(entry: Model | Job, spec: Host, state: HostState, slots: Sequence[GpuSlot]) -> tuple[GpuSlot, ...]:
+    """The GPUs that the inventory's words mean on this host now. Raises LookupError with a sentence."""
+    if not entry.gpus:
+        return ()
+    if not slots:
+        says = f" It says: {state.driver.message}" if state.driver.message else ""
+        raise LookupError(f"wants a GPU, but {f'nvidia-smi -L shows none.{says}' if state.has_nvidia else NO_DRIVER}")
+    if entry.gpus == "all":
+        if state.driver.exit_code:
+            raise LookupError(f"wants all GPUs, but nvidia-smi says: {state.driver.message}")
+        found = [slot for slot in slots if not slot.reserved]
+        if not found:
+            raise LookupError("wants all GPUs, but all are reserved (reserved_gpus).")
+    else:
+        found = [find(wanted, state, slots) for wanted in entry.gpus]
+    for slot in found:
+        if slot.reserved:
+            raise LookupError(f"GPU {slot.label} is reserved (reserved_gpus); choose another.")
+        if expected := other_than_expected(slot, spec):
+            raise LookupError(
+                f"GPU {slot.label} is an {slot.name}, but `hardware` has an {expected} there. "
+                "Correct `hardware`, or choose another GPU."
+            )
+    if len(set(found)) < len(found):
+        raise LookupError(f"{gpus_text(entry)} names one GPU twice.")
+    return tuple(found)
+
+
+def refuse_unmeasured(entry: Model | Job, slots: Iterable[GpuSlot]) -> None:
+    """Raises LookupError where a share in GiB cannot be kept, because a GPU that was seen does not say how much it has
+    (nvidia-smi's memory.total is "[N/A]" where GPU and CPU share memory)."""
+    for slot in slots:
+        if entry.vram and entry.vram.gib is not None and slot.memory is None and not slot.imagined:
+            raise LookupError(f'{slot} does not report its memory, so vram has to be a percentage: write "30%".')
+
+
+def find(wanted: int | str, state: HostState, slots: Sequence[GpuSlot]) -> GpuSlot:
+    """The GPU that an index, a UUID prefix or a PCI address means. Raises LookupError with a sentence."""
+    found = [slot for slot in slots if meant(wanted, slot)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise LookupError(f"{wanted} matches {len(found)} GPUs. Write more of the UUID.")
+    raise LookupError(missing(wanted, state, slots))
+
+
+def missing(wanted: int | str, state: HostState, slots: Sequence[GpuSlot]) -> str:
+    """The sentence for a GPU that the host does not have."""
+    name = wanted if isinstance(wanted, str) else f"GPU {wanted}"
+    if all(slot.imagined for slot in slots):
+        has = f"hardware has {', '.join(slot.label for slot in slots if slot.index is not None)}"
+    else:
+        has = f"the host has {', '.join(f'{slot.label} ({slot.uuid[:12]}…)' for slot in slots)}"
+    broken = f" nvidia-smi says: {state.driver.message}" if state.driver.exit_code else ""
+    return f"{name} does not exist; {has}.{broken}"
+
+
+def meant(wanted: int | str, gpu: Gpu | GpuSlot) -> bool:
+    """Does an index, a UUID prefix or a PCI address mean this GPU?"""
+    return gpu.index == wanted if isinstance(wanted, int) else gpu.uuid.startswith(wanted) or gpu.pci.endswith(wanted)
+
+
+def other_than_expected(gpu: Gpu | GpuSlot, spec: Host) -> str | None:
+    """The GPU that `hardware` has in this place, when nvidia-smi's name says that it is another one.
+
+    Names are compared word by word: "A100 80GB" is "NVIDIA A100-SXM4-80GB", "L4" is not "NVIDIA L40S".
+    """
+    names = hardware(spec)
+    if gpu.index is None or not 0 <= gpu.index < len(names) or not gpu.name:
+        return None
+    expected, seen = (set(re.findall("[a-z0-9]+", name.lower())) for name in (names[gpu.index], gpu.name))
+    return None if expected <= seen else names[gpu.index]
+
+
+def alive(uuid: str, state: HostState) -> bool:
+    """Does the GPU answer?"""
+    return any(gpu.uuid == uuid for gpu in state.gpus)
+
+
+# --- sharing ---------------------------------------------------------------------------------------------------------
+
+
+def holders(slot: GpuSlot, uuids: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """The entries that were given this GPU, by name."""
+    return sorted(name for name, theirs in uuids.items() if slot.uuid in theirs)
+
+
+def overfull(slot: GpuSlot, names: Sequence[str], spec: Host) -> bool:
+    """Would a GPU hold more than it has with these entries on it? One without vram wants it whole."""
+    shares = [spec.everything[name].vram for name in names]
+    if None in shares:
+        return len(names) > 1
+    usable = slot.usable(len(names))
+    return usable is not None and sum(shares_on(slot, names, spec).values()) > usable + ROUNDING
+
+
+def shares_on(slot: GpuSlot, names: Iterable[str], spec: Host) -> dict[str, float]:
+    """GiB of a GPU that each entry asks for; those without vram are left out."""
+    memory = slot.memory or 0
+    return {name: share.of(memory) for name in names if (share := spec.everything[name].vram)}
+
+
+def sharing_faults(
+    refused: Mapping[str, Sequence[GpuSlot]],
+    uuids: Mapping[str, tuple[str, ...]],
+    spec: Host,
+    state: HostState,
+    slots: Sequence[GpuSlot],
+) -> list[Fault]:
+    """One for each set of entries that want GPUs together and cannot. refused: entry → the GPUs that it may not have
+    beside those who were given them (uuids)."""
+    groups: dict[tuple[tuple[str, ...], tuple[str, ...], float | None], list[GpuSlot]] = {}
+    for slot in slots:
+        if names := tuple(name for name, contested in refused.items() if slot in contested):
+            groups.setdefault((names, tuple(holders(slot, uuids)), slot.memory), []).append(slot)
+    return [
+        sharing_fault(
+            names, held_by, together, spec, state, free(state, uuids, [slot for slot in slots if slot not in together])
+        )
+        for (names, held_by, _), together in groups.items()
+    ]
+
+
+def sharing_fault(
+    refused: tuple[str, ...],
+    held_by: Sequence[str],
+    slots: Sequence[GpuSlot],
+    spec: Host,
+    state: HostState,
+    others: str,
+) -> Fault:
+    """slots: GPUs of one size that the same entries want. others: ` (free: 2, 3)`."""
+    names = sorted({*refused, *held_by})
+    alone = len(slots) == 1
+    gpus = slots[0].identified if alone else f"GPUs {', '.join(slot.label for slot in slots)}"
+    if whole := [name for name in names if spec.everything[name].vram is None]:
+        noun = "models" if set(names) <= spec.models.keys() else "entries"
+        what = f"{gpus} {'is' if alone else 'are'} claimed by {len(names)} {noun}: {', '.join(names)}."
+        if running := [name for name in held_by if runs_on(name, slots[0], spec, state)]:
+            what += f" Running there: {', '.join(running)}."
+        which = "each of them" if whole == names else ", ".join(whole)
+        hint = f'Choose another GPU{others}, or set vram ("6GiB") for {which}.'
+        return Fault(refused, "gpus", f"{what} {hint}", "gpu-claimed-twice")
+    shares, usable = shares_on(slots[0], names, spec), slots[0].usable(len(names)) or 0
+    listed = ", ".join(f"{name} {share:.1f}" for name, share in shares.items())
+    what = f"{gpus} would{'' if alone else ' each'} hold {sum(shares.values()):.1f} of {usable:.1f} GiB: {listed}."
+    return Fault(refused, "vram", f"{what} Lower vram, or choose another GPU{others}.", "vram-exceeded")
+
+
+def held_by_others(name: str, slots: Sequence[GpuSlot], spec: Host, state: HostState, others: str) -> str | None:
+    """Is the memory that this entry needs held by processes that are not ours? others: ` (free: 2, 3)`."""
+    for slot in slots:
+        replaced = spec.entries[name].replaces if name in spec.entries else None
+        making_room = {
+            (container.id, state.uid_of(container.user))
+            for container in state.containers
+            if container.name == replaced and container.user in (spec.entries[name].dockerd, "")
+        }
+        foreign = [
+            process
+            for process in state.gpu_processes
+            if process.uuid == slot.uuid
+            and not process.ours(state)
+            and (process.container, process.whose) not in making_room
+        ]
+        if not foreign:
+            continue
+        held, usable = sum(process.memory for process in foreign) / 1024, slot.usable(2)
+        asked = shares_on(slot, [name], spec).get(name)
+        if asked is not None and usable is not None and asked + held <= usable:
+            continue
+        who = ", ".join(
+            f"{process.name} (pid {process.pid}, {process.user or 'unknown user'}, {process.memory / 1024:.1f} GiB)"
+            for process in foreign
+        )
+        return (
+            f"GPU {slot.label} is in use by {who}, which gpurack does not manage. This model was not changed. "
+            f"Wait for it to end, stop it, or choose another GPU{others}."
+        )
+    return None
+
+
+def not_answering(
+    uuids: Sequence[str], state: HostState, given: Mapping[str, tuple[str, ...]], slots: Sequence[GpuSlot]
+) -> str:
+    """The sentence for GPUs that an entry had and that no longer answer."""
+    reason = f" nvidia-smi says: {state.driver.message}." if state.driver.message else ""
+    return (
+        f"its GPU {', '.join(uuids)} no longer answers.{reason} Reboot the host. If the GPU stays missing, choose "
+        f"another one{free(state, given, slots)}."
+    )
+
+
+def free(state: HostState, uuids: Mapping[str, tuple[str, ...]], slots: Sequence[GpuSlot]) -> str:
+    """` (free: 2, 3)`: the GPUs that nobody uses; nothing where there are none."""
+    taken = {uuid for theirs in uuids.values() for uuid in theirs}
+    taken |= {process.uuid for process in state.gpu_processes if not process.ours(state)}
+    for container in state.ours.values():
+        taken |= {*uuids_in(label(container.labels))}
+    labels = [slot.label for slot in slots if slot.uuid not in taken and not slot.reserved]
+    return f" (free: {', '.join(labels)})" if labels else ""
+
+
+# --- labels ----------------------------------------------------------------------------------------------------------
+
+
+def kept_cards(name: str, entry: Model, state: HostState) -> tuple[str, ...] | None:
+    """The GPUs that an entry's container has, when the inventory's text is what it was; None otherwise."""
+    container = state.container(name, entry.dockerd)
+    definition = label(container.labels) if container else {}
+    if not container or definition.get("gpus") != gpus_text(entry):
+        return None
+    return uuids_in(definition)
+
+
+def kept_share(name: str, entry: Model, state: HostState) -> bool:
+    """Does an entry want the same share of its GPUs as its container has?"""
+    container = state.container(name, entry.dockerd)
+    kept = label(container.labels).get("vram") if container else None
+    return kept == (str(entry.vram) if entry.vram else None)
+
+
+def runs_on(name: str, slot: GpuSlot, spec: Host, state: HostState) -> bool:
+    """Has an entry's container this GPU already?"""
+    container = state.container(name, spec.entries[name].dockerd)
+    return bool(container and slot.uuid in uuids_in(label(container.labels)))
+
+
+def uuids_in(definition: Mapping[str, object]) -> tuple[str, ...]:
+    """The GPUs that a label names."""
+    uuids = definition.get("uuids")
+    return tuple(map(str, uuids)) if isinstance(uuids, list) else ()
+
+
+def label(labels: Mapping[str, str]) -> dict[str, object]:
+    """The definition in a container's label; {} when it is not readable."""
+    try:
+        definition = json_from_host(labels.get("gpurack.model", ""))
+    except ValueError:
+        return {}
+    return definition if isinstance(definition, dict) else {}
+
+
+def gpus_text(entry: Model | Job) -> str:
+    """The inventory's own words: `[0, 1]`, `all`, `[]`."""
+    return entry.gpus if isinstance(entry.gpus, str) else "[" + ", ".join(map(str, entry.gpus)) + "]"

@@ -1,0 +1,335 @@
+"""The models of a host: what is, what should be, and what has to happen to each, with its reason. Pure.
+
+The differences are found by drift.py, what stands in the way by obstacles.py; job.py makes of the rest what
+the runner on the host carries out.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gpurack import paths
+from gpurack.engines import weights_of
+from gpurack.facts.model import MISMATCH, HostState
+from gpurack.facts.record import has
+from gpurack.plan import pins
+from gpurack.plan.models import compose, files, images, ledger, refusals, weights
+from gpurack.plan.models.compatibility import accelerator
+from gpurack.plan.models.desired import DesiredService, desire
+from gpurack.plan.models.diff import Action, Change, compare, mapping
+from gpurack.plan.models.preflight import blocked, mismatch, obstacle, too_large, unfit
+from gpurack.plan.runner import Project, make_job
+from gpurack.plan.steps import Finding, Shell, Step, WriteFile, WriteFiles, by_sentence, is_written, written
+from gpurack.plan.system.nvidia_driver import other_driver
+from gpurack.resources import read_text, render
+from gpurack.shell import sh
+from gpurack.spec.host import Host
+from gpurack.spec.image import TarImage
+from gpurack.spec.weights import CopyWeights
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What a model needs and only the admin's machine has: weights, or an image's tar file."""
+
+    model: str
+    source: Path
+    path: str
+
+
+@dataclass(frozen=True)
+class ModelsPlan:
+    """changes: one for every model of the inventory that could be planned and every container to remove.
+
+    errors: model → sentence; nothing of such a model is touched. steps: files to write before the job. uploads: to copy
+    before it, too.
+    job: what the runner on the host (files/models.py) gets by standard input; None when there is nothing to do.
+    warnings: sentences about the host's models; they neither change nor block anything.
+    later: models that wait for a job, which is to run first, and are planned then.
+    """
+
+    changes: tuple[Change, ...] = ()
+    errors: Mapping[str, str] = field(default_factory=dict)
+    steps: tuple[Step, ...] = ()
+    uploads: tuple[Upload, ...] = ()
+    job: Mapping[str, Any] | None = None
+    warnings: tuple[str, ...] = ()
+    later: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def nothing(self) -> bool:
+        """No change, no error."""
+        return not (self.steps or self.job or self.errors)
+
+    @property
+    def reasons(self) -> list[str]:
+        """For people, before anything happens."""
+        copies = [f"copy {upload.source} for {upload.model}" for upload in self.uploads]
+        return [step.reason for step in self.steps] + copies + [str(c) for c in self.changes if c.action != Action.KEEP]
+
+    @property
+    def sentences(self) -> list[str]:
+        """The errors, one line for each sentence, with the models that it is about."""
+        return by_sentence(self.errors.items())
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What is said before anything happens: by a run, `--dry` and `plan --live` alike."""
+        found: list[Finding] = [("warning", warning) for warning in self.warnings]
+        found += [("change", reason) for reason in self.reasons]
+        found += [("change", f"{name}: after the job {job}") for name, job in self.later.items()]
+        return [*found, *(("error", sentence) for sentence in self.sentences)]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of one model. error: why nothing does. refusal: why it must not be made like this, which is an error
+    only where it would be made."""
+
+    desired: DesiredService
+    change: Change
+    error: str | None
+    refusal: str | None
+
+    @property
+    def service(self) -> Mapping[str, Any]:
+        """Its lines of compose.yaml."""
+        return self.change.lines or self.desired.labelled
+
+
+def plan_models(
+    spec: Host,
+    state: HostState,
+    secrets: Mapping[str, Mapping[str, str]],
+    salt: str,
+    hf_token: str | None = None,
+    logins: Mapping[str, Mapping[str, str]] | None = None,
+    prune: bool = False,
+    down: Mapping[str, str] | None = None,
+    left_out: Collection[str] = (),
+    renew: bool = False,
+) -> ModelsPlan:
+    """What becomes of every model of a host, and what the runner there is told.
+
+    secrets: their values, as spec.secrets.read_secrets gives them. salt: fresh random hex, used for models that have
+    no fingerprint yet. hf_token: the Hugging Face token's value. logins: of registries, with their passwords.
+    prune: do models that an ollama has beside those listed go? down: users in whose Docker nothing can run now → why;
+    it is said of their models, or of the user who has none.
+    left_out: models that stay as they are until a job has made what they serve. renew: do containers with settings of
+    an older gpurack get those of this one?
+    """
+    down = down or {}
+    cards = ledger.assign(spec, state)
+    errors = {**cards.errors, **host_errors(spec, state, down)}
+    decisions: dict[str, Decision] = {}
+    for name, entry in spec.entries.items():
+        if entry.enabled and (why_not := unreachable(name, spec, state, down)):
+            errors[name] = why_not
+        if not entry.enabled or name in errors or name in left_out:
+            continue
+        mine = secrets.get(name, {})
+        decision = decide(name, spec, state, cards.uuids[name], mine, salt, prune=prune, renew=renew)
+        if isinstance(decision, str):
+            errors[name] = decision
+        elif decision:
+            decisions[name] = decision
+            errors |= {name: decision.error} if decision.error else {}
+    desired = {name: one.desired for name, one in decisions.items()}
+    errors |= blocked(
+        [one.change for name, one in decisions.items() if name not in errors], errors, desired, spec, state
+    )
+    planned = {name: one for name, one in decisions.items() if name not in errors}
+    changes = [*(one.change for one in planned.values()), *removals(spec, state, down)]
+    acting = [change for change in changes if change.action != Action.KEEP]
+    everything = projects(spec, state, planned)
+    unrecorded = any(not has(state.record, user) for user, _ in state.proven)
+    needs_job = bool(acting) or unrecorded or any(project.differs(state) for project in everything)
+    job = make_job(acting, desired, everything, spec, state) if needs_job else None
+    if job:
+        job |= {**outward(job, spec, state, hf_token, logins or {}), "prune": prune}
+    steps = [*(host_files(state) if job or planned or state.ours else []), *closed_to_others(state)]
+    kept = {name: one.refusal for name, one in decisions.items() if one.refusal and one.refusal != one.error}
+    warnings = (*refusals.warnings(kept, spec, state), *weights.changeable(spec, state), *outdated(changes))
+    return ModelsPlan(tuple(changes), errors, tuple(steps), uploads(spec, state, acting), job, warnings)
+
+
+def host_errors(spec: Host, state: HostState, down: Mapping[str, str]) -> dict[str, str]:
+    """What is wrong with the host's driver, and with users none of whose models could say so. down: as for
+    plan_models."""
+    errors: dict[str, str] = {}
+    if state.driver.exit_code == MISMATCH and spec.wants_gpu:
+        errors["driver"] = mismatch(state)
+    elif spec.wants_gpu and (other := other_driver(spec, state)):
+        errors["driver"] = other
+    served = {entry.dockerd for entry in spec.entries.values() if entry.enabled}
+    return errors | {f"docker.rootless.{user}": why for user, why in down.items() if user not in served}
+
+
+def unreachable(name: str, spec: Host, state: HostState, down: Mapping[str, str]) -> str | None:
+    """Why nothing is known of what a model needs: its Docker, or its weights."""
+    return down.get(spec.entries[name].dockerd) or weights.unseen(spec, name, state)
+
+
+def decide(
+    name: str,
+    spec: Host,
+    state: HostState,
+    uuids: tuple[str, ...],
+    secrets: Mapping[str, str],
+    salt: str,
+    *,
+    prune: bool,
+    renew: bool,
+) -> Decision | str | None:
+    """What becomes of a model that has its GPUs (uuids): a sentence where it could not run on them, None where it stays
+    as it is because nothing can be compared. secrets: its own. The rest is as for plan_models."""
+    entry = spec.entries[name]
+    container = state.container(name, entry.dockerd)
+    if entry.gpus and state.driver.exit_code == MISMATCH:
+        # Nothing is known of the cards, so nothing can be compared: what runs goes on, what does not cannot start.
+        runs = container and container.running
+        return None if runs else "not started: the NVIDIA driver and its library have different versions."
+    if why_not := unfit(entry, accelerator(entry, ledger.slots_of(uuids, state)), container, state):
+        return why_not
+    desired = desire(name, spec, state, uuids, secrets, salt)
+    change = compare(desired, state, prune, renew)
+    refusal, made = refusals.refusal(desired, state), change.action in refusals.MADE
+    error = (
+        (refusal if made else None)
+        or pins.changed_weights(desired, state)
+        or pins.changed_pulls(desired, state)
+        or obstacle(desired, spec, state, change)
+        or too_large(desired, state, change)
+    )
+    return Decision(desired, change, error, refusal)
+
+
+def removals(spec: Host, state: HostState, down: Mapping[str, str]) -> Iterator[Change]:
+    """The containers of ours that no enabled entry has any more."""
+    enabled = {name: entry for name, entry in spec.entries.items() if entry.enabled}
+    wanted = {id(state.container(name, entry.dockerd)) for name, entry in enabled.items()}
+    for (user, name), container in sorted(state.ours.items()):
+        if id(container) not in wanted and user not in down:
+            why = "disabled" if name in spec.entries else "no longer in the inventory"
+            why = "moved to another Docker" if name in enabled else why
+            yield Change(name, Action.REMOVE, (why,), user=user)
+
+
+def outward(
+    job: Mapping[str, Any],
+    spec: Host,
+    state: HostState,
+    hf_token: str | None,
+    logins: Mapping[str, Mapping[str, str]],
+) -> dict[str, Any]:
+    """What the runner is told beside a job of how the host reaches others: its proxy, and the Hugging Face token and
+    the logins that the job needs."""
+    needs_token = hf_token and any(told.get("hub") == "hf" for told in awaited(job))
+    return {
+        **({"proxy": spec.proxy.env} if spec.proxy else {}),
+        **({"hf_token": hf_token} if needs_token else {}),
+        "logins": images.logins_for(job, logins, state),
+    }
+
+
+def outdated(changes: Sequence[Change]) -> Iterator[str]:
+    """What gpurack alone would make differently now, and leaves as it is: counted."""
+    if count := sum(change.outdated for change in changes):
+        models = "1 model runs" if count == 1 else f"{count} models run"
+        them = "it" if count == 1 else "them"
+        yield f"{models} with settings of an older gpurack; --data renew=yes recreates {them}."
+
+
+def projects(spec: Host, state: HostState, planned: Mapping[str, Decision]) -> tuple[Project, ...]:
+    """The Compose project of each daemon that has models, or had some. planned: what could be; the others keep what
+    compose.yaml says of them, and their files."""
+    users = {container.user for container in state.ours.values()}
+    users |= {model.dockerd for model in spec.entries.values() if model.enabled}
+    found = []
+    for user in sorted({"", *users}):
+        old = compose.old_services(state, user)
+        mine = {name: one for name, one in planned.items() if one.desired.user == user}
+        services = {name: one.service for name, one in mine.items()}
+        services |= {
+            name: old[name] for name, model in spec.entries.items() if model.enabled and name in old.keys() - planned
+        }
+        found.append(
+            Project(
+                user,
+                services,
+                old,
+                {name: mounted(one.desired, one.change.outdated, state) for name, one in mine.items()},
+            )
+        )
+    return tuple(found)
+
+
+def mounted(desired: DesiredService, outdated: bool, state: HostState) -> dict[str, str | None]:
+    """A container's files on the host → their text; None for one that stays as it is. outdated: does the container keep
+    what an older gpurack gave it?"""
+    container = state.container(desired.name, desired.user)
+    if not (outdated and container):
+        return dict(desired.files)
+    folder = paths.container_file(desired.user, desired.name, "")
+    there = {path.removeprefix(folder) for path in state.secrets if path.startswith(folder)}
+    return files.kept(desired.files, desired.container, mapping(ledger.label(container.labels).get("files")), there)
+
+
+def uploads(spec: Host, state: HostState, acting: Sequence[Change]) -> tuple[Upload, ...]:
+    """The weights and images to copy for these changes, each once."""
+    found: dict[str, Upload] = {}
+    for change in acting:
+        model = spec.everything.get(change.model)
+        if change.action == Action.REMOVE or model is None:
+            continue
+        for one in weights_of(model):
+            if isinstance(one, CopyWeights) and state.weights.get(weights.place(spec, one, model.dockerd)) is None:
+                path = weights.whole(spec, one, model.dockerd)
+                found.setdefault(path, Upload(change.model, one.source, path))
+        if isinstance(model.image, TarImage) and model.image.reference not in state.images_of(model.dockerd):
+            path = images.place(spec, model.image, model.dockerd)
+            found.setdefault(path, Upload(change.model, model.image.source, path))
+    return tuple(found.values())
+
+
+def awaited(job: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """All weights and images that a job fetches, or that are copied for it."""
+    models = [model for group in job["groups"] for model in group]
+    return [
+        told for model in models for told in (*model.get("fetch", ()), *([model["load"]] if "load" in model else []))
+    ]
+
+
+def closed_to_others(state: HostState) -> list[Step]:
+    """What earlier versions left readable for everybody: digests, what jobs printed, backups."""
+    if not state.exposed:
+        return []
+    reason = f"close {len(state.exposed)} of gpurack's notes, logs and backups to everyone but root"
+    return [Shell(reason, sh("chmod go= -- {}", sorted(state.exposed)))]
+
+
+def host_files(state: HostState) -> list[Step]:
+    """The runner and the boot unit, where they are missing or differ."""
+    steps: list[Step] = []
+    runner = [
+        WriteFile("", path, read_text(f"files/{path.rpartition('/')[2]}"), mode)
+        for path, mode in (*((part, "644") for part in paths.RUNNER_PARTS), (paths.RUNNER, "755"))
+    ]
+    if stale_files := tuple(file for file in runner if not is_written(file, state)):
+        steps.append(WriteFiles(f"install the model runner in {paths.LIB}", stale_files))
+    unit = render(
+        "templates/gpurack.service.j2",
+        compose_file=paths.compose_file(""),
+        python="/usr/bin/python3",
+        runner=paths.RUNNER,
+    )
+    known = state.units.get("gpurack.service")
+    if stale := written("install gpurack.service, which starts the models at boot", paths.BOOT_UNIT, unit, state):
+        steps += stale
+        steps.append(
+            Shell("enable gpurack.service", sh("systemctl daemon-reload && systemctl enable -q gpurack.service"))
+        )
+    elif known is None or known.enabled != "enabled":
+        steps.append(Shell("enable gpurack.service", sh("systemctl enable -q gpurack.service")))
+    return steps

@@ -1,0 +1,202 @@
+"""Find what blocks a change of a model, or is wrong with a running one. Each is a sentence. Pure."""
+
+import ipaddress
+from collections.abc import Mapping, Sequence
+
+from gpurack.engines.container import Accelerator
+from gpurack.facts.model import Container, HostState, Listener
+from gpurack.plan.models import compose, weights
+from gpurack.plan.models.compatibility import incompatibility
+from gpurack.plan.models.desired import DesiredService
+from gpurack.plan.models.diff import Action, Change, holdings, replaced
+from gpurack.plan.models.health import Health, health
+from gpurack.plan.models.ledger import slots_of
+from gpurack.plan.models.memory import refusal
+from gpurack.plan.system import gpu_access
+from gpurack.shell import sh
+from gpurack.spec.host import Host
+from gpurack.spec.model import Model
+
+
+def obstacle(desired: DesiredService, spec: Host, state: HostState, change: Change) -> str | None:
+    """Why nothing may be done for this model; None when it may."""
+    name, model = desired.name, desired.entry
+    if model.gpus and state.has_nvidia and (error := gpu_access.refused(spec, state)):
+        return error
+    stranger = next(
+        (c for c in state.containers if (c.name, c.user) == (name, model.dockerd) and not state.is_ours(c)), None
+    )
+    if stranger and stranger != replaced(desired, state):
+        return (
+            f"a container named `{name}` already exists and is not managed by gpurack ({stranger.status}, image "
+            f"{stranger.image[7:19]}). Adopt it with `replaces: {name}`, or rename the model."
+        )
+    holder = port_holder(desired, state) if change.action != Action.KEEP else None
+    if holder:
+        return f"port {model.port} is already in use by {holder}. This model was not changed. {port_hint(holder)}"
+    closed = state.users[model.dockerd].unreadable if model.dockerd in state.users else frozenset()
+    if unread := [path for _, path in desired.weights if path in closed]:
+        return f"weights {unread[0]} are not readable by {model.user}, who runs this model. Check: ls -l {unread[0]}"
+    lying = [path for one, path in desired.weights if isinstance(one, str)]
+    if change.action != Action.KEEP and (missing := [path for path in lying if state.weights.get(path) is None]):
+        return weights.irregular(missing[0], state) or (
+            f'weights {missing[0]} do not exist on the host. Copy them there, or set {{"url": …, "sha256": …}}.'
+        )
+    if change.action == Action.KEEP:
+        return unhealthy(desired, state)
+    return unreadable(desired, state)
+
+
+READABLE = {"container_file_t", "container_ro_file_t", "container_share_t", "usr_t", "nfs_t", "cifs_t", "fusefs_t"}
+"""SELinux types that a confined container may read (network file systems: by a boolean of their own)."""
+
+
+def unreadable(desired: DesiredService, state: HostState) -> str | None:
+    """Why a container that Docker confines by SELinux could not read the weights. They are the admin's and are not
+    relabelled, as Compose's `z` would: the label to give them is named."""
+    path = desired.weights_path
+    label = state.labels.get(path) if path else None
+    confined = any(option.startswith("name=selinux") for option in state.docker.get("SecurityOptions") or ())
+    options = desired.entry.compose.get("security_opt") or ()
+    if not confined or label is None or label in READABLE or any("label" in str(option) for option in options):
+        return None
+    return (
+        f"SELinux does not allow containers to read the weights {path} (label {label}). "
+        f"Relabel them: semanage fcontext -a -t container_ro_file_t '{path}(/.*)?' && "
+        f'restorecon -R {path}; or set compose: {{"security_opt": ["label=disable"]}} for this model.'
+    )
+
+
+def unfit(model: Model, hardware: Accelerator, container: Container | None, state: HostState) -> str | None:
+    """Why a model could not compute on this hardware: it may not open it, or the engine's images do not run there with
+    this driver, which is not asked of what runs already (container)."""
+    running = bool(container and container.running)
+    found = incompatibility(model, hardware, state.driver.kernel or None, running)
+    return found[1] if found else None
+
+
+def too_large(desired: DesiredService, state: HostState, change: Change) -> str | None:
+    """Why a model that would get a new container does not fit onto its cards; one that runs has shown that it does."""
+    if change.action not in (Action.CREATE, Action.RECREATE):
+        return None
+    header = state.headers.get(desired.weights_path)
+    error = refusal(desired.entry, header, slots_of(desired.uuids, state))
+    return f"{error} This model was not changed." if error else None
+
+
+def unhealthy(desired: DesiredService, state: HostState) -> str | None:
+    """Return why a running model does not answer as it should; None when it does."""
+    name, docker = desired.name, compose.by_hand(desired.user)
+    probe = state.probes.get((desired.user, name))
+    if probe is None:
+        return None
+    logs = sh("{} logs --tail 20 {}", docker, name)
+    match health(name, desired.entry, state):
+        case Health.READY:
+            return None
+        case Health.RENAMED:
+            again = sh("{} rm -f {}", docker, name)
+            answer = f'something else answers there, not "{desired.answers_as}": {probe.body[:200]}'
+            return f"{answer}. Fix: {again}, then run again."
+        case _ if probe.status == 0:
+            return (
+                f"it runs but does not answer (GET {desired.url}: no response in 5 s). "
+                f"Check: {logs}. Fix: {sh('{} restart {}', docker, name)}, then run again."
+            )
+    return f"it answers HTTP {probe.status}: {probe.body[:200]}. Check: {logs}."
+
+
+def port_holder(desired: DesiredService, state: HostState) -> str | None:
+    """Return what listens on the port of this model, apart from our own containers."""
+    model = desired.entry
+    for listener in state.listeners:
+        if listener.port != model.port or not addresses_overlap(desired.address, listener.address):
+            continue
+        foreign = next(
+            (
+                container
+                for container in state.containers
+                if container.running and not state.is_ours(container) and could_hold(container, listener)
+                for ip, port in container.ports
+                if port == model.port and addresses_overlap(desired.address, ip or "0.0.0.0")
+            ),
+            None,
+        )
+        if foreign and foreign.name == model.replaces and foreign.user in (model.dockerd, ""):
+            return None
+        if foreign:
+            return f"container `{foreign.name}`, which gpurack does not manage"
+        # the programs that listen for Docker, and for rootless Docker
+        ours = {port for one in state.ours.values() if could_hold(one, listener) for _, port in one.ports}
+        if model.port not in ours or not listener.owner.startswith(("docker-proxy", "rootlesskit")):
+            return f"process {listener.owner or '(unknown)'}"
+    return None
+
+
+def could_hold(container: Container, listener: Listener) -> bool:
+    """May a listener be this container's? A user's daemon says what it likes of ports, so root must have seen that the
+    listener is that user's."""
+    return not container.user or listener.owner.endswith(f", user {container.user})")
+
+
+def port_hint(holder: str) -> str:
+    """Return how to free a port."""
+    if holder.startswith("container"):
+        container = holder.split("`")[1]
+        return f"Adopt it with `replaces: {container}`, stop it, or use another port."
+    return "Stop it or use another port."
+
+
+def addresses_overlap(one: str, other: str) -> bool:
+    """Can two listeners on these addresses not share a port?"""
+    if one == other or {one, other} & {"0.0.0.0", "::", "*"}:
+        return True
+    try:
+        return ipaddress.ip_address(one) == ipaddress.ip_address(other)
+    except ValueError:
+        return False
+
+
+def mismatch(state: HostState) -> str:
+    """Return the error for a driver and library of different versions."""
+    return (
+        f"the NVIDIA kernel module is {state.driver.kernel}, but nvidia-smi says: {state.driver.message}. Running "
+        "models keep running but could not restart, so no model on a GPU was changed. Reboot the host, then run again."
+    )
+
+
+def blocked(
+    changes: Sequence[Change],
+    errors: Mapping[str, str],
+    desired: Mapping[str, DesiredService],
+    spec: Host,
+    state: HostState,
+) -> dict[str, str]:
+    """Models that would take a card or port from a model that has to stay as it is: name → sentence. Its container
+    still runs there, so a swap of two models happens as a whole or not at all."""
+    found: dict[str, str] = {}
+    pending = [change for change in changes if change.action in (Action.CREATE, Action.RECREATE, Action.START)]
+    there = {name: state.container(name, entry.dockerd) for name, entry in spec.entries.items()}
+    stuck = [name for name in errors if there.get(name)]
+    while stuck:
+        other = stuck.pop()
+        theirs = holdings(there[other])
+        for change in pending:
+            name = change.model
+            taken = theirs & (holdings(there[name], desired[name]) - holdings(there[name]))
+            if spec.entries[name].vram and spec.entries[other].vram:
+                taken = {thing for thing in taken if thing.startswith("port ")}
+            if taken and name not in found:
+                things = ", ".join(sorted(gpu_label(thing, state) for thing in taken))
+                found[name] = (
+                    f"{things} is still in use by {other}, which could not be changed. "
+                    "This model was not changed either."
+                )
+                stuck += [name] if there[name] else []
+    return found
+
+
+def gpu_label(holding: str, state: HostState) -> str:
+    """Return `GPU 0` for `gpu GPU-6f1c…`; other names stay."""
+    indices = {f"gpu {gpu.uuid}": f"GPU {gpu.index}" for gpu in state.gpus}
+    return indices.get(holding, holding)

@@ -1,0 +1,62 @@
+"""The models that an ollama pulls from its own library: which are missing, and from where they come. Pure."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from gpurack.engines import ENGINES
+from gpurack.engines.ollama import LIBRARY, full_name
+from gpurack.facts.model import HostState, Probe
+from gpurack.host_data import json_from_host
+from gpurack.plan.models.desired import DesiredService
+from gpurack.spec.host import Host
+from gpurack.spec.model import Model
+
+
+def reasons(desired: DesiredService, state: HostState, prune: bool) -> tuple[str, ...]:
+    """What a running ollama lacks of its `pull`, and with `prune` what it has beside that; () for nothing, and for an
+    engine that pulls nothing."""
+    if not pulling(desired.entry):
+        return ()
+    wanted = [full_name(each) for each in desired.entry.pull]
+    there = answered(state.probes.get((desired.user, desired.name)))
+    if there is None:
+        return ()
+    missing = tuple(f"{each} is not pulled" for each in wanted if each not in there)
+    others = tuple(f"{each} is not listed" for each in sorted(set(there) - set(wanted))) if prune else ()
+    return missing + others
+
+
+def answered(probe: Probe | None) -> dict[str, str] | None:
+    """What a running ollama answered that it has: model → the sha256 of its manifest, the ID that `ollama list` begins
+    to show. None when it answered nothing of the kind."""
+    if probe is None or probe.status != 200:
+        return None
+    try:
+        listed = json_from_host(probe.body)["models"] or ()
+        return {str(model["name"]): str(model.get("digest", "")) for model in listed}
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return None
+
+
+def pulling(entry: Model) -> bool:
+    """Does an entry's engine pull models by itself?"""
+    return "pull" in ENGINES[entry.engine].fields
+
+
+def pull_request(spec: Host, entry: Model) -> dict[str, Any]:
+    """What the runner (files/ollama.py) is told: each model's name, from where to pull it, and whether that speaks
+    plain HTTP; {} for an engine without a library."""
+    return {"pull": [source(spec, full_name(each)) for each in entry.pull]} if pulling(entry) else {}
+
+
+def source(spec: Host, model: str) -> Mapping[str, Any]:
+    """A model through the host's mirrors. A registry of `insecure-registries` speaks plain HTTP."""
+    first, slash, rest = model.partition("/")
+    registry = first if slash and "." in first else LIBRARY
+    path = rest if registry == first else model
+    mirror = spec.mirrors.get(registry)
+    origin = model
+    if mirror:
+        origin = f"{mirror.url.rstrip('/')}/{path if '/' in path else f'library/{path}'}"
+    insecure = spec.docker.daemon.get("insecure-registries") or []
+    return {"name": model, "from": origin, "insecure": origin.partition("/")[0] in insecure}

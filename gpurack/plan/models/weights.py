@@ -1,0 +1,147 @@
+"""Where a model's weights lie on its host. Pure."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from gpurack.engines import weights_of
+from gpurack.facts.model import HostState
+from gpurack.spec.host import Host
+from gpurack.spec.model import Job, Model
+from gpurack.spec.weights import SPLIT, CopyWeights, HfWeights, ModelScopeWeights, UrlWeights, Weights
+
+HUBS = {"hf": "https://huggingface.co", "modelscope": "https://www.modelscope.cn"}
+MIRRORS = {"hf": "huggingface", "modelscope": "modelscope"}
+"""A hub's name in the inventory's `mirrors`."""
+
+
+def host_path(spec: Host, model: Model | Job) -> str:
+    """The path on the host, "" for a model without weights."""
+    return place(spec, model.weights, model.dockerd) if model.weights is not None else ""
+
+
+def of_users(spec: Host) -> str:
+    """The folder below which each user's fetched weights have a folder of their own."""
+    return f"{spec.weights_dir}/users"
+
+
+def place(spec: Host, weights: Weights, user: str) -> str:
+    """The path of weights on the host. What is fetched for a user's Docker lies where that user alone gets to."""
+    if isinstance(weights, str):
+        return weights
+    return f"{of_users(spec)}/{user}/{weights.place}" if user else f"{spec.weights_dir}/{weights.place}"
+
+
+def unseen(spec: Host, name: str, state: HostState) -> str | None:
+    """The sentence for a model or job of which a path did not answer in time; None where all did."""
+    entry = spec.everything[name]
+    places = [place(spec, one, entry.dockerd) for one in weights_of(entry)]
+    if isinstance(entry, Job):
+        places += [job_folder(spec, name), result_path(spec, name) or ""]
+    why = next((state.late[part] for path in places if (part := f"weights {path}") in state.late), None)
+    return f"could not inspect its weights: {why}. It was not changed. Check: df -h; dmesg | tail." if why else None
+
+
+def irregular(path: str, state: HostState) -> str | None:
+    """The sentence for a path that is neither a file nor a folder; None for others."""
+    kind = state.irregular.get(path)
+    if kind == "hidden":
+        who = ", ".join(sorted(state.owned.get(path, ()))) or "who may change it"
+        return f"{path} cannot be inspected: gpurack inspects it as {who}, who has no access. Check: namei -l {path}."
+    return f"{path} is not a regular file or a folder ({kind}). Replace it, or correct the path." if kind else None
+
+
+def whole(spec: Host, weights: UrlWeights | HfWeights | ModelScopeWeights | CopyWeights, user: str) -> str:
+    """What is brought to the host and put in its place when it is complete: a file, a folder, or the folder in which
+    the file is that an engine is told."""
+    return f"{of_users(spec)}/{user}/{weights.whole}" if user else f"{spec.weights_dir}/{weights.whole}"
+
+
+def paths(spec: Host) -> list[str]:
+    """The paths that the snapshot looks for: those of all enabled models, and what jobs read and write."""
+    models = [model for model in spec.entries.values() if model.enabled]
+    found = [place(spec, one, model.dockerd) for model in models for one in weights_of(model)]
+    for name, job in spec.jobs.items():
+        if job.enabled:
+            found += [host_path(spec, job), job.folder or "", result_path(spec, name) or ""]
+    return [path for path in found if path]
+
+
+def by_user(spec: Host) -> Iterator[tuple[str, str]]:
+    """(user, path) of all weights of enabled entries; "" for the host's own Docker."""
+    for entry in spec.everything.values():
+        for one in weights_of(entry) if entry.enabled else ():
+            yield entry.dockerd, place(spec, one, entry.dockerd)
+
+
+def readers(spec: Host) -> dict[str, str]:
+    """The paths that the entries of one user alone want → that user, as whom they are read where others than root may
+    change them. What the host's own Docker wants, or several users, root reads, and follows nobody's links there."""
+    wanted: dict[str, set[str]] = {}
+    for user, path in by_user(spec):
+        wanted.setdefault(path, set()).add(user)
+    return {path: users.pop() for path, users in wanted.items() if len(users) == 1 and "" not in users}
+
+
+def changeable(spec: Host, state: HostState) -> list[str]:
+    """A sentence for all weights that somebody may change who neither is root nor the user in whose Docker they are."""
+    who: set[str] = set()
+    names = []
+    for name, entry in spec.everything.items():
+        others = {
+            one
+            for each in (weights_of(entry) if entry.enabled else ())
+            for one in state.owned.get(place(spec, each, entry.dockerd), ())
+        } - {entry.dockerd}
+        if others:
+            who |= others
+            names.append(name)
+    if not names:
+        return []
+    return [
+        f"weights of {', '.join(names)} are in folders that {', '.join(sorted(who))} can write to, and so change what "
+        "is served. Make root the owner (chown root:, chmod go-w), or let gpurack fetch the weights."
+    ]
+
+
+def job_folder(spec: Host, name: str) -> str:
+    """The folder that a job reads and writes."""
+    return spec.jobs[name].folder or f"{spec.weights_dir}/jobs/{name}"
+
+
+def result_path(spec: Host, name: str) -> str | None:
+    """The file that a job makes; None where what it prints is its result."""
+    result = spec.jobs[name].result
+    return f"{job_folder(spec, name).rstrip('/')}/{result}" if result else None
+
+
+def fetched(spec: Host, weights: Weights, user: str) -> dict[str, Any] | None:
+    """What the runner on the host (files/fetch.py) is told to get, and where it belongs; None for what is there."""
+    if isinstance(weights, UrlWeights):
+        return {**weights.model_dump(), "path": whole(spec, weights, user)}
+    if isinstance(weights, CopyWeights):
+        return {"copy": str(weights), "path": whole(spec, weights, user)}
+    if not isinstance(weights, HfWeights | ModelScopeWeights):
+        return None
+    mirror = spec.mirrors.get(MIRRORS[weights.hub])
+    return {
+        "hub": weights.hub,
+        "repo": weights.repository,
+        "revision": weights.wanted_revision,
+        "endpoint": (mirror.url if mirror else HUBS[weights.hub]).rstrip("/"),
+        "path": whole(spec, weights, user),
+        **({"file": weights.file} if weights.file else {}),
+    }
+
+
+def mount(path: str) -> tuple[str, str, str]:
+    """(what to mount, where to, the weights' path inside): the file alone, or the folder of a split GGUF.
+
+    llama.cpp is given the first part (`…-00001-of-00003.gguf`) and finds the others beside it.
+
+    >>> mount("/data/m.gguf")
+    ('/data/m.gguf', '/weights/m.gguf', '/weights/m.gguf')
+    """
+    folder, _, name = path.rpartition("/")
+    if SPLIT.search(name):
+        return folder, "/weights", f"/weights/{name}"
+    return path, f"/weights/{name}", f"/weights/{name}"

@@ -1,0 +1,198 @@
+"""Steps that packages need: repository with key, versions, holds. Pure.
+
+apt facts: `name=5:28.5.2-*` picks a version by prefix (apt-get(8)); a changed hold needs --allow-change-held-packages,
+going back --allow-downgrades; DPkg::Lock::Timeout waits for dpkg's lock but not for that of the package lists.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from gpurack import paths
+from gpurack.facts.model import HostState
+from gpurack.plan.packages.base import Pin, Repository, only_file
+from gpurack.plan.packages.package_errors import explain_apt
+from gpurack.plan.steps import Shell, Step, written
+from gpurack.resources import render
+from gpurack.shell import Sh, grouped, sh
+from gpurack.spec.network import Proxy
+
+REMOVE = "apt-get remove"
+PREREQUISITES = ("ca-certificates", "curl", "python3")
+PATTERNS = {"docker-ce": "5:{}-*", "docker-ce-cli": "5:{}-*", "docker.io": "{}*"}
+"""How a version of upstream's is found where `VERSION-*` does not: Docker's epoch, Debian's +dfsg."""
+GET = sh(
+    "apt-get -q -y -o DPkg::Lock::Timeout=600 -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold"
+)
+ENV = sh("export DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 LC_ALL=C;")
+
+
+def patiently(command: Sh) -> Sh:
+    """`command` (a program and its arguments), again as long as a lock that others hold is why it fails: that of the
+    package lists, and dpkg's own under `dpkg` and `apt-mark`, have no time-out. After a killed run its apt goes on."""
+    return sh(
+        "tries=0; until out=$({} 2>&1); do "
+        'case "$out" in *"Could not get lock"*|*"frontend lock"*|*"database lock"*) '
+        'tries=$((tries + 1)); [ $tries -le 120 ] || { echo "$out"; exit 1; }; '
+        'echo "apt is busy with another installation or update; waiting"; sleep 5;; '
+        '*) echo "$out"; exit 1;; esac; done',
+        command,
+    )
+
+
+UPDATE = patiently(sh("apt-get -q update -o Acquire::Retries=2 -o APT::Update::Error-Mode=any"))
+
+
+def repository_path(repo: Repository) -> str:
+    """Its deb822 file."""
+    return f"{paths.APT_SOURCES}/gpurack-{repo.name}.sources"
+
+
+def key_path(repo: Repository) -> str:
+    """Where its key lies."""
+    return f"{paths.KEYRINGS}/gpurack-{repo.name}.asc"
+
+
+def source(repo: Repository) -> str:
+    """The content of its file. repo.place: path, suite and components, as in a line of sources.list."""
+    path, suite, *components = repo.place.split()
+    return render(
+        "templates/apt.sources.j2",
+        uri=f"{repo.url}/{path}",
+        suites=suite,
+        components=" ".join(components),
+        key=key_path(repo),
+    )
+
+
+def repository(repo: Repository, state: HostState) -> list[Step]:
+    """What makes `repo` the host's only file for this repository."""
+    key = written(f"key of the {repo.name} repository", key_path(repo), repo.key, state)
+    return key + only_file(repo, repository_path(repo), source(repo), state, without, alive)
+
+
+def without(text: str, marks: Iterable[str]) -> str:
+    """An apt source with every entry that names one of these repositories commented out: lines of a .list file,
+    whole stanzas of a deb822 file. Two entries for one repository with different keys are an error to apt
+    ("Conflicting values set for option Signed-By")."""
+    if not re.search(r"(?m)^Types:", text):
+        lines = text.splitlines(keepends=True)
+        return "".join(_comment(line) if _names(line, marks) else line for line in lines)
+    stanzas = re.split(r"(\n[ \t]*\n)", text)
+    return "".join(
+        "".join(map(_comment, stanza.splitlines(keepends=True))) if _names(stanza, marks) else stanza
+        for stanza in stanzas
+    )
+
+
+def _names(text: str, marks: Iterable[str]) -> bool:
+    return any(mark in line for line in text.splitlines() if not line.lstrip().startswith("#") for mark in marks)
+
+
+def _comment(line: str) -> str:
+    return line if not line.strip() or line.startswith("#") else f"# {line}"
+
+
+def alive(text: str) -> bool:
+    """Is there anything in an apt source that is not a comment?"""
+    return any(line.strip() and not line.lstrip().startswith("#") for line in text.splitlines())
+
+
+def no_repository(repo: Repository, state: HostState) -> list[Step]:
+    """Our own file of a repository that is not used any more goes: a broken one makes apt refuse all of them."""
+    path = repository_path(repo)
+    if path not in state.sources:
+        return []
+    return [Shell(f"remove {path}, which is no longer used", sh("rm -f {} {}", path, key_path(repo)))]
+
+
+def proxy(proxy: Proxy | None, state: HostState) -> list[Step]:
+    """apt's own configuration; it knows exceptions by exact names only."""
+    path = paths.APT_PROXY
+    if proxy is None:
+        return [Shell("remove the proxy for apt", sh("rm -f {}", path))] if path in state.files else []
+    lines = [f'Acquire::{scheme}::Proxy "{proxy.url}";' for scheme in ("http", "https")]
+    lines += [
+        f'Acquire::{scheme}::Proxy::{name} "DIRECT";'
+        for scheme in ("http", "https")
+        for name in proxy.no_proxy
+        if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", name)
+    ]
+    text = "// Written by gpurack from the inventory.\n" + "".join(f"{line}\n" for line in lines)
+    return written(f"proxy {proxy.url} for apt", path, text, state)
+
+
+def finish_interrupted(state: HostState) -> list[Step]:
+    """A killed run may have left packages half installed; dpkg and apt know how to go on. One that was cut while it was
+    unpacked, and that nothing depends on, they leave as it is: it is installed again, in its version or in another."""
+    if not state.audit and all(package.whole for package in state.packages.values()):
+        return []
+    command = sh(
+        "{environment} {configure} && {get} -f install && "
+        "torn=$(dpkg-query -W -f '${db:Status-Eflag} ${binary:Package}=${Version}\\n' | sed -n 's/^reinstreq //p') && "
+        '{ [ -z "$torn" ] || {anyway} $torn || {anyway} $(echo "$torn" | sed \'s/=.*//\'); }',
+        environment=ENV,
+        configure=patiently(sh("dpkg --configure -a")),
+        get=GET,
+        anyway=sh("{} install --reinstall --allow-downgrades --allow-change-held-packages", GET),
+    )
+    return [Shell("finish an interrupted package installation", command, slow=True, explain=explain_apt)]
+
+
+def prerequisites(state: HostState) -> list[str]:
+    """What we need from the distribution and the host lacks."""
+    return [name for name in PREREQUISITES if not (name in state.packages and state.packages[name].whole)]
+
+
+def spelled(name: str, pin: Pin | None) -> str:
+    """A package as apt-get takes it.
+
+    >>> spelled("docker-ce", Pin("28.5.2")), spelled("curl", None), spelled("containerd.io", Pin("2.1.9-1", exact=True))
+    ('docker-ce=5:28.5.2-*', 'curl', 'containerd.io=2.1.9-1')
+    """
+    if pin is None:
+        return name
+    return f"{name}={pin.version if pin.exact else PATTERNS.get(name, '{}-*').format(pin.version)}"
+
+
+def install(reason: str, packages: Mapping[str, Pin | None], state: HostState, hold: Sequence[str] = ()) -> Step:
+    """One apt-get for all `packages`, with the lists refreshed first, then holds. When it fails: which versions there
+    are and where ("there: NAME VERSION@REPOSITORY …", the oldest first)."""
+    listed = sh(
+        "apt-cache madison {} 2>/dev/null | awk -F ' *[|] *' '{ sub(/^ +/, \"\", $1); "
+        'split($3, from, " "); all[$1] = " " $2 "@" from[1] all[$1] } '
+        'END { for (name in all) print "there: " name all[name] }\'',
+        packages,
+    )
+    installing = sh(
+        "{} install --allow-downgrades --allow-change-held-packages {} || { {}; exit 1; }",
+        GET,
+        [spelled(name, pin) for name, pin in packages.items()],
+        listed,
+    )
+    commands = [UPDATE, installing, *([patiently(sh("apt-mark hold {}", hold))] if hold else [])]
+    return Shell(reason, sh("{} {}", ENV, grouped(commands)), slow=True, explain=explain_apt)
+
+
+def hold(names: Sequence[str], state: HostState) -> Step:
+    """Keep packages from being upgraded by others."""
+    return Shell(f"hold {', '.join(names)}", sh("{} {}", ENV, patiently(sh("apt-mark hold {}", names))))
+
+
+def unhold(names: Sequence[str], state: HostState) -> Step:
+    """The opposite, where the inventory has no version any more."""
+    return Shell(f"no longer hold {', '.join(names)}", sh("{} {}", ENV, _unhold(names)))
+
+
+def _unhold(names: Sequence[str]) -> Sh:
+    return patiently(sh("apt-mark unhold {}", names))
+
+
+def available(names: Sequence[str], state: HostState) -> Sh:
+    """See `Packages`; the lists are refreshed first."""
+    return sh("{} { {}; } >&2; apt-cache madison {} | awk '{print $1, $3}'", ENV, UPDATE, names)
+
+
+def remove(names: Sequence[str], state: HostState) -> Step:
+    """`remove`, not `purge`: configuration and /var/lib/docker stay."""
+    command = sh("{} {} && {} remove {}", ENV, _unhold(names), GET, names)
+    return Shell(f"remove {', '.join(names)}", command, slow=True)

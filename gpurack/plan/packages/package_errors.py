@@ -1,0 +1,208 @@
+"""Why apt, dnf or yum failed, in a sentence with what to do about it. Pure.
+
+The texts are those of apt 2.6 to 3.0, dnf 4.23 and dnf5 5.4 (of yum 3 those that others reported), in English
+(LC_ALL=C); "there: …" is plan/packages/apt.py's and plan/packages/rpm.py's own.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+from gpurack import paths
+from gpurack.plan.packages.base import upstream
+from gpurack.shell import sh
+
+OURS = "gpurack-"
+SHOWN = 8
+"""Versions that a sentence names at most, the newest."""
+There = Mapping[str, Sequence[tuple[str, str]]]
+"""Package → (version, repository) of all that the repositories have, oldest first."""
+
+
+Complaints = Sequence[tuple[str, Callable[[re.Match[str], str, There], str | None]]]
+
+
+def explain(lines: Sequence[str], program: str) -> str | None:
+    """The sentence for what a failed command of dnf or yum printed; None when it is no complaint known here. program:
+    the one of the two that the host has, for the commands in the sentence."""
+    said = _explain(lines, COMPLAINTS)
+    return said.replace("{program}", program) if said else None
+
+
+def explain_apt(lines: Sequence[str]) -> str | None:
+    """The same for apt and dpkg."""
+    return _explain(lines, APT_COMPLAINTS)
+
+
+def _explain(lines: Sequence[str], complaints: Complaints) -> str | None:
+    text, there = "\n".join(lines), available(lines)
+    for pattern, sentence in complaints:
+        found = re.search(pattern, text, re.MULTILINE)
+        said = found and sentence(found, text, there)
+        if said:
+            return said
+    return None
+
+
+def available(lines: Sequence[str]) -> There:
+    """`there: docker-ce 3:26.1.5-1.el9@gpurack-docker-ce 3:28.5.2-1.el9@gpurack-docker-ce`"""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for line in lines:
+        if line.startswith("there: "):
+            name, *entries = line.split()[1:]
+            found[name] = [(version, repository) for version, _, repository in (e.partition("@") for e in entries)]
+    return found
+
+
+def _wrong_key(found: re.Match[str], text: str, there: There) -> str:
+    repository = found["repository"]
+    key = f" ({paths.RPM_KEYS}/{repository}.asc)" if repository.startswith(OURS) else ""
+    return (
+        f"repository {repository} is not signed with its key{key}. A mirror that signs with its own key needs "
+        'that key in the inventory: mirrors: {…: {"url": …, "key": …}}.'
+    )
+
+
+def _wrong_package_key(found: re.Match[str], text: str, there: There) -> str:
+    return (
+        f"{found['package']} is not signed with the key of its repository. A mirror that signs with its own key needs "
+        'that key in the inventory: mirrors: {…: {"url": …, "key": …}}.'
+    )
+
+
+def _unreachable(found: re.Match[str], text: str, there: There) -> str:
+    repository = found["repository"]
+    detail = re.search(r"^(?: +-|>>>) ((?:Curl error|Status code).*? for http\S+)", text, re.MULTILINE)
+    why = f": {detail[1]}" if detail else ""
+    remedy = (
+        "Check that the host can reach it, or set a mirror in the inventory's mirrors."
+        if repository.startswith(OURS)
+        else "gpurack does not manage it: fix it, or disable it."
+    )
+    return f"repository {repository} cannot be read{why}. {remedy}"
+
+
+def _no_match(found: re.Match[str], text: str, there: There) -> str | None:
+    spec = found["spec"]
+    name = max((name for name in there if spec.startswith(f"{name}-")), key=len, default=None)
+    if name is None:
+        return f"{spec.removesuffix('-*')} is in none of the host's repositories ({{program}} repolist)."
+    return _other_versions(name, spec.removeprefix(f"{name}-").removesuffix("-*"), there)
+
+
+def _other_versions(name: str, version: str, there: There) -> str:
+    versions = list(dict.fromkeys(upstream(version) for version, _ in there[name]))[-SHOWN:]
+    return f"{name} {version} is in no repository. Available: {', '.join(versions)}."
+
+
+def _lacks(found: re.Match[str], text: str, there: There) -> str:
+    return f"{found['package']} needs {found['what'].strip()}, which none of the host's repositories has."
+
+
+def _kept_away(found: re.Match[str], text: str, there: There) -> str:
+    return (
+        f"{found['spec'].removesuffix('-*')} exists, but an exclude, a module or a versionlock set outside gpurack "
+        "hides it (excludepkgs in /etc/dnf/dnf.conf and .repo files; {program} versionlock list)."
+    )
+
+
+def _do_not_fit(found: re.Match[str], text: str, there: There) -> str:
+    repositories: dict[str, list[str]] = {}
+    for name, entries in there.items():
+        if "nvidia-container" in name:
+            for version, repository in entries:
+                repositories.setdefault(repository, []).append(upstream(version))
+    if len({frozenset(versions) for versions in repositories.values()}) > 1:
+        which = "; ".join(
+            f"{repository} has {', '.join(list(dict.fromkeys(versions))[-SHOWN:])}"
+            for repository, versions in sorted(repositories.items())
+        )
+        return (
+            f"two repositories have different versions of the NVIDIA Container Toolkit, which conflict: {which}. "
+            f'Write nvidia: {{"toolkit": …}} with one of them, or keep it out of the other: {_keep_out(text)}'
+        )
+    return f"the packages conflict with what is installed: {' '.join(found['problem'].split())}."
+
+
+def _keep_out(text: str) -> str:
+    if re.search(r"(?m)^E: ", text):
+        return (
+            "Package: nvidia-container-toolkit* libnvidia-container*, Pin: origin HOST, Pin-Priority: -1 in a file of "
+            "/etc/apt/preferences.d."
+        )
+    return "excludepkgs=nvidia-container-toolkit*,libnvidia-container* in its .repo file."
+
+
+def _broken_database(found: re.Match[str], text: str, there: There) -> str:
+    return "rpm's database on the host cannot be read. Check: rpm --verifydb. Fix: rpm --rebuilddb."
+
+
+def _no_room(found: re.Match[str], text: str, there: There) -> str:
+    return f"the host has no disk space for the packages: {found['what'].strip(' .')}."
+
+
+def _unsigned_for_apt(found: re.Match[str], text: str, there: There) -> str:
+    return (
+        f"repository {found['url'].rstrip('/')} is not signed with its key. A mirror that signs with "
+        'its own key needs that key in the inventory: mirrors: {…: {"url": …, "key": …}}.'
+    )
+
+
+def _unreachable_for_apt(found: re.Match[str], text: str, there: There) -> str:
+    detail = re.search(r"(?m)^ +(\d{3} +\S.*?)(?: \[IP: .*\])?$", text)
+    why = found.groupdict().get("why") or (detail and " ".join(detail[1].split())) or "it has no Release file"
+    return (
+        f"repository {found['url'].rstrip('/')} cannot be read: {why.strip().rstrip('.:')}. Check that the host "
+        "can reach it, or set a mirror in the inventory's mirrors. "
+        "Repositories that gpurack does not manage are in /etc/apt/sources.list.d."
+    )
+
+
+def _no_version_for_apt(found: re.Match[str], text: str, there: There) -> str:
+    name, version = found["name"], re.sub(r"^\d+:|-?\*$", "", found["spec"])
+    if name not in there:
+        return f"{name} {version} is in none of the host's repositories ({sh('apt-cache policy {}', name)})."
+    return _other_versions(name, version, there)
+
+
+def _not_located(found: re.Match[str], text: str, there: There) -> str:
+    name = found["name"]
+    return f"{name} is in none of the host's repositories ({sh('apt-cache policy {}', name)})."
+
+
+def _same_file(found: re.Match[str], text: str, there: There) -> str:
+    return (
+        f"{found['package']} conflicts: it also contains {found['file']}. If nothing else needs it, remove it "
+        f"({sh('apt-get remove {}', found['package'])}), and run again."
+    )
+
+
+COMPLAINTS: Complaints = (
+    (r"rpmdb open failed|cannot open Packages (?:database|index)", _broken_database),
+    (r"metadata for repo '(?P<repository>[^']+)': repomd.xml GPG signature verification error", _wrong_key),
+    (r"^ (?P<repository>\S+) .*\n>>> repomd.xml GPG signature verification error", _wrong_key),  # dnf5
+    (r"Failing package is: (?P<package>\S+)", _wrong_package_key),
+    (r"OpenPGP check for package \"(?P<package>[^\"]+)\"", _wrong_package_key),  # dnf5
+    (r"metadata for repo '(?P<repository>[^']+)'", _unreachable),
+    (r"^ (?P<repository>\S+) .*\n>>> (?:Curl error|Status code).* for http", _unreachable),  # dnf5
+    (r"filtered out by (?:exclude|modular) filtering for argument: (?P<spec>\S+)", _kept_away),
+    (r"Argument '(?P<spec>\S+)' matches only (?:packages excluded|excluded packages)", _kept_away),  # dnf5
+    (r"(?:Unable to find a match|No match for argument): (?P<spec>\S+)", _no_match),
+    (r"^No package (?P<spec>\S+) available", _no_match),  # yum 3
+    (r"^Error: Package: (?P<package>\S+) .*\n +Requires: (?P<what>.*)", _lacks),  # yum 3
+    (r"(?P<what>At least \S+ more space needed.*|No space left on device)", _no_room),
+    (r"^ *Problem:? *(?:\d+: )?(?P<problem>.*(?:\n +- .*){0,2})", _do_not_fit),
+)
+
+_APT_URL = r"(?P<url>\S+?)(?:/dists/\S+|/+(?:In)?Release\S*)"
+APT_COMPLAINTS: Complaints = (
+    (r"^E: The repository '(?P<url>\S+) .*' is not signed", _unsigned_for_apt),
+    (r"^E: The repository '(?P<url>\S+) .*' does not have a Release file", _unreachable_for_apt),
+    (rf"^E: Failed to fetch {_APT_URL} +.*(?:sqv|gpgv|[Ss]ignature|_PUBKEY|KEYSIG|BADSIG)", _unsigned_for_apt),
+    (rf"^E: Failed to fetch {_APT_URL} +(?P<why>.*?)(?: *\[IP: .*\])?$", _unreachable_for_apt),
+    (r"^E: Version '(?P<spec>\S+)' for '(?P<name>\S+)' was not found", _no_version_for_apt),
+    (r"^E: Unable to locate package (?P<name>\S+)", _not_located),
+    (r"^E: Package '(?P<name>\S+)' has no installation candidate", _not_located),
+    (r"trying to overwrite '(?P<file>[^']+)', which is also in package (?P<package>\S+)", _same_file),
+    (r"(?P<what>You don't have enough free space in \S+|No space left on device)", _no_room),
+    (r"unmet dependencies:\n(?P<problem>(?: .*\n)+)", _do_not_fit),
+)

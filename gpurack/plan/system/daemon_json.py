@@ -1,0 +1,242 @@
+"""daemon.json: the admin's file. The inventory's keys are merged in, every other key stays. Pure.
+
+Which keys dockerd takes up on reload (SIGHUP): docs.docker.com "Configuration reload behavior"; seen on 26.1 and 28.5.
+features.cdi and device drivers are read at start only. CDI is opt-in in Docker 25.0 to 28.1 and on from 28.2.
+"""
+
+import json
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gpurack import paths
+from gpurack.facts.model import HostState
+from gpurack.host_data import json_from_host
+from gpurack.plan.packages.base import installed
+from gpurack.plan.packages.platforms import TOOLKIT_PACKAGES
+from gpurack.plan.steps import Plan, Step
+from gpurack.plan.system.restart import may_stop_foreign, stops_foreign
+from gpurack.shell import NOTHING, Sh, sh
+from gpurack.spec.host import Host
+from gpurack.spec.merge import merge, patch
+
+RELOADED = frozenset(
+    {
+        "debug", "labels", "live-restore", "max-concurrent-downloads", "max-concurrent-uploads",
+        "max-download-attempts", "default-runtime", "runtimes", "authorization-plugins",
+        "insecure-registries", "registry-mirrors", "shutdown-timeout",
+    }
+)  # fmt: skip
+# With these changed dockerd does not find its running containers again, live-restore or not.
+BREAKS_LIVE_RESTORE = frozenset({"data-root", "exec-root", "bridge", "bip", "storage-driver"})
+FLAGS = {
+    "hosts": ("-H", "--host"), "runtimes": ("--add-runtime",), "features": ("--feature",),
+    "insecure-registries": ("--insecure-registry",), "registry-mirrors": ("--registry-mirror",),
+    "debug": ("-D", "--debug"), "log-level": ("-l", "--log-level"), "log-opts": ("--log-opt",),
+    "storage-driver": ("-s", "--storage-driver"), "storage-opts": ("--storage-opt",), "bridge": ("-b", "--bridge"),
+    "group": ("-G", "--group"), "pidfile": ("-p", "--pidfile"), "labels": ("--label",), "dns-opts": ("--dns-opt",),
+    "exec-opts": ("--exec-opt",), "default-ulimits": ("--default-ulimit",), "cdi-spec-dirs": ("--cdi-spec-dir",),
+    "default-address-pools": ("--default-address-pool",), "authorization-plugins": ("--authorization-plugin",),
+    "node-generic-resources": ("--node-generic-resource",),
+}  # fmt: skip
+"""Keys of daemon.json whose flags are not simply `--key` (dockerd --help)."""
+RUNTIME = {"args": [], "path": "nvidia-container-runtime"}
+"""What `nvidia-ctk runtime configure` writes, the same bytes in 1.14.6 to 1.20.0 (contract section 1.2)."""
+
+
+@dataclass(frozen=True)
+class Apply(Step):
+    """Write daemon.json (None: it is right already), then reload or restart Docker.
+
+    configure_runtime: run nvidia-ctk, on a copy, and take the runtime from there. live_restore: it has to be on,
+    confirmed by `docker info`, before the restart. expect: what `docker info` must say afterwards. become: for a user's
+    rootless Docker the words that make the command that user's own, else "".
+    """
+
+    patch: Mapping[str, Any] | None
+    configure_runtime: bool
+    action: str
+    live_restore: bool
+    expect: Mapping[str, Any]
+    probe_gpu: bool
+    become: Sh = NOTHING
+
+
+def plan_daemon_json(spec: Host, state: HostState, unattended: bool, toolkit: bool = True) -> Plan:
+    """What makes daemon.json and the running dockerd agree with the inventory.
+
+    unattended: nobody can be asked (`-y`). toolkit: is the NVIDIA Container Toolkit there, or brought by the same run?
+    """
+    toolkit = state.has_nvidia and (toolkit or bool(installed(TOOLKIT_PACKAGES, state)))
+    current, error = read(state)
+    if error:
+        return Plan(errors=(error,))
+    changes = wanted(spec, state, current, toolkit)
+    target = patch(current, changes)
+    flag = flag_twice(target, state)
+    if flag:
+        return Plan(errors=(flag,))
+    changed = sorted(key for key in {*current, *target} if current.get(key) != target.get(key))
+    reasons = [describe(key, current.get(key), target.get(key)) for key in changed]
+    if (
+        state.has_nvidia
+        and not state.docker
+        and not spec.docker.version
+        and "cdi" not in (target.get("features") or {})
+    ):
+        reasons.append("features.cdi if the Docker to be installed is older than 28.2")  # its version is known then
+    expected = expectations(target, state)
+    action, why = needed_action(state, expected, changed)
+    if not changed and not action:
+        return Plan()
+    live_restore = bool(target.get("live-restore")) and not BREAKS_LIVE_RESTORE & set(changed)
+    if action == "restart":
+        refusal = may_stop_foreign(spec, state, unattended, "; ".join(reasons + why), live_restore)
+        if refusal:
+            return Plan(errors=(refusal,))
+    restart = f"restart Docker{stops_foreign(state, live_restore)}"
+    verb = {"reload": "reload Docker", "restart": restart, "": "Docker applies it by itself"}[action]
+    step = Apply(
+        reason=f"{', '.join(reasons) or '; '.join(why)} ({verb})",
+        patch=changes if changed else None,
+        configure_runtime=runtime_is_ours(current, target) and state.has_nvidia,
+        action=action,
+        live_restore=live_restore,
+        expect=expected,
+        probe_gpu=toolkit,
+    )
+    return Plan((step,))
+
+
+def read(state: HostState, path: str = paths.DAEMON_JSON) -> tuple[dict[str, Any], str | None]:
+    """(the file's content, None), or ({}, why it cannot be read). A missing file is empty."""
+    file = state.files.get(path)
+    if file is None:
+        return {}, None
+    remedy = f"It was not touched. Correct it, or move it away: {sh('mv {} {}', path, f'{path}.old')}"
+    if file.content.startswith(b"\xef\xbb\xbf"):
+        return {}, f"{path} begins with a byte order mark (BOM), which is not JSON. {remedy}"
+    if not file.content.strip():
+        return {}, f"{path} is empty, which is not JSON. {remedy}"
+    try:
+        content = json_from_host(file.content)
+    except ValueError as error:
+        return {}, f"{path} is not JSON ({error}). {remedy}"
+    if not isinstance(content, dict):
+        return {}, f"{path} holds {json.dumps(content)[:40]}, not an object. {remedy}"
+    for key in ("features", "runtimes"):
+        if not isinstance(content.get(key), dict | None):
+            return {}, f"{path} has {key} that are not an object, which dockerd refuses. {remedy}"
+    return content, None
+
+
+def wanted(spec: Host, state: HostState, current: Mapping[str, Any], toolkit: bool) -> dict[str, Any]:
+    """The keys to set or (None) remove: our defaults where nobody said anything, then the inventory's."""
+    ours: dict[str, Any] = {}
+    if "live-restore" not in current and not flag_of("live-restore", state):
+        ours["live-restore"] = True
+    said = {*current, *spec.docker.daemon}
+    if not (flag_of("log-driver", state) or flag_of("log-opts", state)):
+        ours |= logs(said)
+    if toolkit:
+        ours |= cards(spec, state, current)
+    merged: dict[str, Any] = merge(ours, spec.docker.daemon)
+    return merged
+
+
+def logs(said: Collection[str]) -> dict[str, Any]:
+    """Our default for what containers log, where nobody has `said` anything of it."""
+    if {"log-driver", "log-opts"} & set(said):
+        return {}
+    return {"log-driver": "local"}  # rotates by itself; json-file, the default, grows without end
+
+
+def cards(spec: Host, state: HostState, current: Mapping[str, Any]) -> dict[str, Any]:
+    """What dockerd must know to give cards."""
+    ours: dict[str, Any] = {}
+    if "nvidia" not in (current.get("runtimes") or {}):
+        ours["runtimes"] = {"nvidia": RUNTIME}
+    # The version to come counts, too, so that --dry names the key; to a Docker that has it on it does nothing.
+    if cdi_is_opt_in(str(state.docker.get("ServerVersion", ""))) or cdi_is_opt_in(spec.docker.version or ""):
+        ours["features"] = {"cdi": True}
+    return ours
+
+
+def cdi_is_opt_in(version: str) -> bool:
+    """Docker 25.0 to 28.1: features.cdi must be set; before it is unknown, after it is the default."""
+    found = re.match(r"(\d+)\.(\d+)", version)
+    return bool(found) and (25, 0) <= (int(found[1]), int(found[2])) < (28, 2)  # type: ignore[index]
+
+
+def flag_twice(target: Mapping[str, Any], state: HostState) -> str | None:
+    """dockerd refuses to start with a key in its unit's flags and in daemon.json."""
+    for key in target:
+        flag = flag_of(key, state)
+        if flag:
+            return (
+                f"docker.service starts dockerd with {flag}, and daemon.json would set {key} too: dockerd would "
+                f"not start. Remove the flag from the unit (systemctl cat docker.service) or set the key to null."
+            )
+    return None
+
+
+def flag_of(key: str, state: HostState) -> str | None:
+    """The flag of docker.service that sets a key of daemon.json; None for none."""
+    words = [word.split("=")[0] for word in state.docker_flags.split()]
+    return next((flag for flag in FLAGS.get(key, (f"--{key}",)) if flag in words), None)
+
+
+def describe(key: str, old: Any, new: Any) -> str:
+    """One changed key, for people: `live-restore: true`, `runtimes.nvidia`, `log-driver removed`."""
+    if new is None:
+        return f"{key} removed"
+    if isinstance(new, dict):
+        before = old if isinstance(old, dict) else {}
+        parts = sorted(name for name in {*before, *new} if before.get(name) != new.get(name))
+        return ", ".join(f"{key}.{part}" for part in parts) or f"{key}: {json.dumps(new)}"
+    if old is None:
+        return f"{key}: {json.dumps(new)}"
+    return f"{key}: {json.dumps(old)} → {json.dumps(new)}"
+
+
+def runtime_is_ours(current: Mapping[str, Any], target: Mapping[str, Any]) -> bool:
+    """Is nvidia's runtime new, and as nvidia-ctk writes it? One with a path of the admin's own is left as it is."""
+    before, after = ((said.get("runtimes") or {}).get("nvidia") for said in (current, target))
+    return before is None and after == RUNTIME
+
+
+def needed_action(state: HostState, expected: Mapping[str, Any], changed: list[str]) -> tuple[str, list[str]]:
+    """("", "reload" or "restart", why): from the changed keys, the mark of an unfinished run, and `docker info`."""
+    marker = state.files.get(paths.RESTART_MARKER)
+    owed = marker.text.strip() if marker else ""
+    if any(key not in RELOADED for key in changed) or owed == "restart":
+        return "restart", ["an earlier change still needs a restart of Docker"] if owed else []
+    if not state.docker:
+        return ("restart", []) if changed else ("", [])
+    why = [f"dockerd does not know {what} yet" for what in unmet(expected, state.docker)]
+    if any("CDI" in sentence for sentence in why):
+        return "restart", why
+    return ("reload", why) if changed or owed or why else ("", [])
+
+
+def expectations(target: Mapping[str, Any], state: HostState) -> dict[str, Any]:
+    """What `docker info` says of a dockerd that has read `target`; keys as in docker info's JSON."""
+    by_flag = flag_of("live-restore", state) and "--live-restore=false" not in state.docker_flags.split()
+    expected: dict[str, Any] = {"LiveRestoreEnabled": bool(target.get("live-restore") or by_flag)}
+    if target.get("runtimes"):
+        expected["Runtimes"] = sorted(target["runtimes"])
+    if (target.get("features") or {}).get("cdi"):
+        expected["CDISpecDirs"] = True
+    return expected
+
+
+def unmet(expected: Mapping[str, Any], info: Mapping[str, Any]) -> list[str]:
+    """The expectations that `docker info` does not meet, for people."""
+    missing = []
+    if bool(info.get("LiveRestoreEnabled")) != expected["LiveRestoreEnabled"]:
+        missing.append(f"live-restore {json.dumps(expected['LiveRestoreEnabled'])}")
+    missing += [f"runtime {name}" for name in expected.get("Runtimes", ()) if name not in info.get("Runtimes", {})]
+    if expected.get("CDISpecDirs") and not info.get("CDISpecDirs"):
+        missing.append("CDI")
+    return missing

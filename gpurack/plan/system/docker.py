@@ -1,0 +1,234 @@
+"""Docker: which packages from where, at which version, held or not; running and enabled. Pure."""
+
+import re
+from collections.abc import Iterable, Mapping
+
+from gpurack.facts.model import HostState, Unit
+from gpurack.plan import pins as lock
+from gpurack.plan.packages.base import Pin, Repository, installed, mirrored, move, upstream
+from gpurack.plan.packages.platforms import (
+    CE_PACKAGES,
+    CE_ROOTLESS,
+    Platform,
+    platform_of,
+    unsupported,
+)
+from gpurack.plan.steps import Plan, Shell, Step
+from gpurack.plan.system import daemon_json, nvidia_toolkit
+from gpurack.plan.system.network import plan_network
+from gpurack.plan.system.restart import may_stop_foreign, stops_foreign
+from gpurack.shell import sh
+from gpurack.spec.host import Host
+from gpurack.spec.image import BuildImage
+
+CE_URL = "https://download.docker.com"
+BELOW = ("containerd", "docker-buildx", "runc")
+"""What a distribution's Docker brings along; only a lock is about them."""
+
+
+def plan_docker(spec: Host, state: HostState, unattended: bool) -> Plan:
+    """What makes the host's Docker the inventory's. unattended: nobody can be asked (`-y`)."""
+    platform = platform_of(state.os)
+    if platform is None:
+        return Plan(errors=(unsupported(state.os),))
+    if state.init != "systemd":
+        return Plan(errors=(f"the host's init is {state.init}; gpurack needs systemd.",))
+    if state.units.get("snap.docker.dockerd.service", Unit()).loaded != "not-found":
+        return Plan(errors=(SNAP,))
+    if spec.docker.source == "keep":
+        kept = keep(spec, state, platform)
+        way_out = platform.packages.proxy(spec.proxy, state) + plan_network(spec, state, platform)
+        return Plan((*way_out, *kept.steps), kept.errors)
+    # With a daemon.json that dockerd cannot read an installed Docker would not start.
+    error = conflict(spec, state, platform) or daemon_json.read(state)[1]
+    if error:
+        return Plan(errors=(error,))
+    manager = platform.packages
+    steps: list[Step] = manager.proxy(spec.proxy, state)
+    steps += manager.finish_interrupted(state)
+    steps += plan_network(spec, state, platform)
+    repository = ce_repository(spec, state, platform)
+    steps += manager.repository(repository, state) if is_ce(spec) else manager.no_repository(repository, state)
+    toolkits = nvidia_toolkit.repository(spec, platform)
+    if manager.repository_path(toolkits) in state.sources:
+        # The toolkit's step comes later, but with a repository that is broken nothing at all can be installed.
+        steps += manager.repository(toolkits, state)
+    steps += prerequisites(spec, state, platform)
+    packages, held = packages_to_install(spec, state, platform)
+    if packages:
+        what = reason(spec, state, platform, packages)
+        if restarts_docker(packages):
+            error = may_stop_foreign(spec, state, unattended, what)
+            if error:
+                return Plan(errors=(error,))
+            what += stops_foreign(state)
+        steps.append(manager.install(what, packages, state, held))
+    else:
+        steps += holds(spec, state, platform)
+    steps += running(state)
+    return Plan(tuple(steps))
+
+
+def keep(spec: Host, state: HostState, platform: Platform) -> Plan:
+    """Docker stays what it is; it only has to be there, with Compose v2."""
+    if not state.docker:
+        return Plan(
+            errors=("docker.source is keep, but no Docker daemon answers; start it or choose docker-ce or distro.",)
+        )
+    if re.match(r"[01]\.|$", state.compose):
+        return Plan(
+            errors=("docker.source is keep, but Docker has no Compose v2 (`docker compose version`); install it.",)
+        )
+    return Plan(tuple(prerequisites(spec, state, platform)))
+
+
+SNAP = (
+    "Docker is installed as a snap, which keeps its files, devices and daemon.json to itself. gpurack needs Docker "
+    "from packages. Save its data, run `snap remove docker`, then run again."
+)
+MISSING = "Docker is not installed. Run `pyinfra INVENTORY deploys/docker.py`."
+
+
+def is_installed(state: HostState) -> bool:
+    """Is any Docker there, running or not?"""
+    return bool(state.docker or state.units.get("docker.service", Unit()).loaded != "not-found")
+
+
+def unanswered(state: HostState) -> str | None:
+    """Why nothing that needs a Docker daemon can be done; None when it answers."""
+    if state.docker:
+        return None
+    if late := state.late.get("Docker"):
+        return f"Docker {late}. Check: systemctl status docker; journalctl -u docker -n 30."
+    if is_installed(state):
+        return "Docker does not answer. Check: systemctl status docker; journalctl -u docker -n 30."
+    return MISSING
+
+
+def is_ce(spec: Host) -> bool:
+    """From Docker's own repository?"""
+    return spec.docker.source == "docker-ce"
+
+
+def conflict(spec: Host, state: HostState, platform: Platform) -> str | None:
+    """Two Dockers cannot live on one host, and gpurack does not swap them unasked."""
+    if not is_ce(spec) and not platform.distro_packages:
+        return f'{state.os.name} has no Docker with Compose v2 of its own; write docker: {{"source": "docker-ce"}}.'
+    wanted = packages_of(spec, platform)[0]
+    rivals = {**platform.rivals, **(platform.ce_rivals if is_ce(spec) else platform.distro_rivals)}
+    found = installed((name for name in rivals if name != wanted), state)
+    if found:
+        name, version = next(iter(found.items()))
+        together = " ".join(other for other in found if rivals[other] == rivals[name])
+        remedy = rivals[name].replace("{names}", together).replace("{program}", state.manager.program)
+        return f"{name} {upstream(version)} is installed and conflicts with {wanted}. {remedy}"
+    return None
+
+
+def ce_repository(spec: Host, state: HostState, platform: Platform) -> Repository:
+    """Docker's repository, or its mirror."""
+    url, key = mirrored(spec, "docker-ce", CE_URL, platform.docker_key)
+    place = platform.docker_ce.format(codename=state.os.codename)
+    marks = ("download.docker.com/linux", f"{url}/linux/")
+    return Repository("docker-ce", url, place, key, marks, direct=bool(spec.proxy and spec.proxy.spares(url)))
+
+
+def prerequisites(spec: Host, state: HostState, platform: Platform) -> list[Step]:
+    """curl, python3 and certificates: for downloads, for the models' runner on the host, for https; and what builds
+    images, where one is to be built."""
+    missing = [*platform.packages.prerequisites(state), *builders(spec, state)]
+    if not missing:
+        return []
+    return [platform.packages.install(f"install {', '.join(missing)}", dict.fromkeys(missing), state)]
+
+
+def builders(spec: Host, state: HostState) -> list[str]:
+    """git and BuildKit's client, where an image is built and the host lacks them: upstream's Dockerfiles (llama.cpp)
+    need BuildKit. docker-ce brings it along."""
+    if not any(entry.enabled and isinstance(entry.image, BuildImage) for entry in spec.everything.values()):
+        return []
+    wanted = {"git": "git", **({"buildx": "docker-buildx"} if spec.docker.source == "distro" else {})}
+    return [package for tool, package in wanted.items() if tool not in state.tools]
+
+
+def packages_of(spec: Host, platform: Platform) -> tuple[str, ...]:
+    """All packages of the wanted Docker, the engine first; with a lock also those below it that the lock names."""
+    rootless = (CE_ROOTLESS,) if spec.users else ()
+    return (
+        *((*CE_PACKAGES, *rootless) if is_ce(spec) else platform.distro_packages),
+        *lock.packages(spec, BELOW),
+    )
+
+
+def versioned(spec: Host, platform: Platform) -> tuple[str, ...]:
+    """Those whose version is Docker's own."""
+    rootless = (CE_ROOTLESS,) if spec.users else ()
+    return ("docker-ce", "docker-ce-cli", *rootless) if is_ce(spec) else platform.distro_packages[:1]
+
+
+def pins(spec: Host, platform: Platform) -> Mapping[str, Pin]:
+    """The packages that shall have a certain version."""
+    version = spec.docker.version
+    wanted = dict.fromkeys(versioned(spec, platform), Pin(version)) if version else {}
+    return wanted | lock.packages(spec, packages_of(spec, platform))
+
+
+def packages_to_install(
+    spec: Host, state: HostState, platform: Platform
+) -> tuple[Mapping[str, Pin | None], tuple[str, ...]]:
+    """(what to install, what to hold); nothing when all is there at the wanted version."""
+    wanted, pinned = packages_of(spec, platform), pins(spec, platform)
+    there = installed(wanted, state)
+    wrong = {
+        name: pinned.get(name)
+        for name in wanted
+        if name not in there or (name in pinned and not pinned[name].met_by(there[name]))
+    }
+    return wrong, wanted if wrong and pinned else ()
+
+
+def restarts_docker(packages: Iterable[str]) -> bool:
+    """Does installing these restart a dockerd that is there? A missing Compose beside it does not."""
+    daemons = ("docker.io", "docker-ce", "containerd", "containerd.io")
+    return any(name in daemons for name in packages)
+
+
+def reason(spec: Host, state: HostState, platform: Platform, packages: Mapping[str, Pin | None]) -> str:
+    """install docker-ce 28.5.2 · docker-ce 26.1.5 → 28.5.2 · install docker-compose-plugin"""
+    there = installed(packages, state)
+    engine = packages_of(spec, platform)[0]
+    moves = {name: f"{name} {move(there[name], pin)}" for name, pin in packages.items() if pin and name in there}
+    if engine in moves:
+        return moves[engine]
+    missing = [name for name in packages if name not in there]
+    if engine in missing:
+        pin = packages[engine]
+        firewall = state.units.get("firewalld.service", Unit()).active == "active"
+        note = " (firewalld runs: published ports go through Docker's own zone)" if firewall else ""
+        return f"install {engine}{f' {upstream(pin.version)}' if pin else ''}{note}"
+    return ", ".join([*moves.values(), *([f"install {', '.join(missing)}"] if missing else [])])
+
+
+def holds(spec: Host, state: HostState, platform: Platform) -> list[Step]:
+    """A version in the inventory holds, none lets go what gpurack held."""
+    wanted = packages_of(spec, platform)
+    if pins(spec, platform):
+        loose = [name for name in wanted if not state.packages[name].held]
+        return [platform.packages.hold(loose, state)] if loose else []
+    held = [name for name in (*wanted, *BELOW) if name in state.packages and state.packages[name].held]
+    return [platform.packages.unhold(held, state)] if held else []
+
+
+def running(state: HostState) -> list[Step]:
+    """Enabled at boot and running now."""
+    unit = state.units.get("docker.service")
+    if unit and unit.active == "active" and unit.enabled == "enabled":
+        return []
+    # Debian's unit gives up at the fourth start within a minute (StartLimitBurst=3); `enable` tells of sysv scripts.
+    start = sh(
+        "systemctl reset-failed docker.service 2>/dev/null; systemctl enable docker.service >/dev/null 2>&1; "
+        "systemctl start docker.service && systemctl -q is-enabled docker.service"
+    )
+    if unit and unit.loaded == "masked":
+        start = sh("systemctl unmask docker.service && {}", start)
+    return [Shell("start Docker and enable it at boot", start)]

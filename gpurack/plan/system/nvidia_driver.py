@@ -1,0 +1,74 @@
+"""NVIDIA's driver: compared with the inventory's and kept from being upgraded behind its back. Never installed. Pure.
+
+A driver that is upgraded under running models leaves a host whose kernel module and libraries differ until it is
+rebooted: what runs goes on, but nothing starts again.
+"""
+
+import re
+from collections.abc import Mapping
+
+from gpurack import paths
+from gpurack.facts.model import HostState
+from gpurack.plan.packages.base import NAME, Packages, upstream
+from gpurack.plan.steps import Shell, Step, WriteFile
+from gpurack.shell import sh
+from gpurack.spec.host import Host
+
+
+def other_driver(spec: Host, state: HostState) -> str | None:
+    """The sentence for a host that runs another driver than the inventory's; None where it says nothing."""
+    wanted, found = spec.nvidia.driver, state.driver.kernel
+    if not wanted or not found or is_a(found, wanted):
+        return None
+    there = {upstream(version) for version in packages(state).values()}
+    waiting = next((f" {each} is installed and needs a reboot." for each in there if is_a(each, wanted)), "")
+    return (
+        f"the host runs the NVIDIA driver {found}, but the inventory has {wanted}.{waiting} gpurack installs no "
+        "drivers: install it and reboot, or correct nvidia.driver. The models are served anyway."
+    )
+
+
+def is_a(version: str, wanted: str) -> bool:
+    """Is it this version, or one of this branch?
+
+    >>> is_a("580.159.04", "580"), is_a("580.159.04", "58")
+    (True, False)
+    """
+    return version == wanted or version.startswith(f"{wanted}.")
+
+
+def packages(state: HostState) -> Mapping[str, str]:
+    """The driver's packages that are installed → versions: all that bear NVIDIA's name and are not the toolkit's."""
+    return {
+        name: package.version
+        for name, package in state.packages.items()
+        if package.whole
+        and ("nvidia" in name or name.startswith("cuda-drivers"))
+        and "container" not in name
+        and re.fullmatch(NAME, name)
+    }
+
+
+def driver_holds(spec: Host, state: HostState, manager: Packages) -> list[Step]:
+    """Packages of the inventory's driver held; without one, those let go that gpurack held, and no others."""
+    there = packages(state)
+    noted = state.files[paths.DRIVER_HELD].text.split() if paths.DRIVER_HELD in state.files else []
+    if spec.nvidia.driver is None:
+        if not noted:
+            return []
+        ours = [name for name in noted if name in there and state.packages[name].held]
+        note = Shell("forget that the driver was held", sh("rm -f {}", paths.DRIVER_HELD))
+        return [*([manager.unhold(ours, state)] if ours else []), note]
+    loose = sorted(
+        name
+        for name, version in there.items()
+        if upstream(version) == state.driver.kernel and not state.packages[name].held
+    )
+    if not loose or other_driver(spec, state):
+        return []
+    names = "".join(f"{name}\n" for name in sorted({*noted, *loose}))
+    # noted first: a run that is killed in between holds nothing that it does not know of
+    return [
+        WriteFile("note which packages of the driver are held", paths.DRIVER_HELD, names),
+        manager.hold(loose, state),
+    ]

@@ -1,0 +1,142 @@
+"""The NVIDIA Container Toolkit: its four packages together at one version, and CDI specs for the cards. Pure.
+
+Sources: the toolkit's install guide (all four packages pinned together); 1.18.0 and newer ship
+nvidia-cdi-refresh.service, which writes /var/run/cdi/nvidia.yaml.
+"""
+
+from collections.abc import Mapping
+
+from gpurack import paths
+from gpurack.facts.model import HostState
+from gpurack.plan import pins as lock
+from gpurack.plan.models.ledger import NO_DRIVER
+from gpurack.plan.packages.base import Pin, Repository, installed, mirrored, upstream
+from gpurack.plan.packages.platforms import TOOLKIT_PACKAGES, Platform, platform_of
+from gpurack.plan.steps import Plan, Shell, Step, WriteFile, owe_restart
+from gpurack.plan.system.gpu_access import access, docker_version, toolkit_version
+from gpurack.plan.system.hook_config import without_cgroups
+from gpurack.plan.system.nvidia_driver import driver_holds, other_driver
+from gpurack.shell import sh
+from gpurack.spec.gpu_access import loses_gpus
+from gpurack.spec.host import Host
+from gpurack.spec.problems import Problem
+
+URL = "https://nvidia.github.io/libnvidia-container"
+CDI_VENDOR = "nvidia.com/gpu"
+
+
+def plan_toolkit(spec: Host, state: HostState, models_follow: bool = False) -> Plan:
+    """What makes containers get the host's cards. Nothing on a host without cards.
+
+    models_follow: the models come next in this run, and say themselves that there is no driver for those that want a
+    GPU, or another than the inventory's, so that the others are served all the same.
+    """
+    if not state.has_nvidia:
+        if not spec.wants_gpu or models_follow or state.gpus:
+            return Plan()
+        return Plan(errors=(f"a model wants a GPU, but {NO_DRIVER}",))
+    platform = platform_of(state.os)
+    if platform is None:
+        return Plan()
+    steps: list[Step] = platform.packages.repository(repository(spec, platform), state)
+    packages = packages_to_install(spec, state)
+    if packages:
+        # dockerd looks for the toolkit's hook only when it starts (contract section 4), so a restart is owed
+        # from before the installation: a run killed in between leaves the mark.
+        steps.append(owe_restart("the NVIDIA Container Toolkit changed"))
+        held = TOOLKIT_PACKAGES if pins(spec) else ()
+        steps.append(platform.packages.install(reason(spec, state), packages, state, held))
+    else:
+        steps += holds(spec, state, platform)
+    if access(spec, state) == "cdi":
+        steps += cdi(state, fresh=bool(packages))
+    # of packages to come the versions are the inventory's, and were checked with it
+    taken = [] if packages else loses_gpus(spec, docker_version(spec, state), toolkit_version(spec, state))
+    steps += [] if taken else no_cgroups(spec, state, fresh=bool(packages))
+    steps += driver_holds(spec, state, platform.packages)
+    wrong = None if models_follow else other_driver(spec, state)
+    conflict = Problem.of("no-cgroups-takes-gpus", path="nvidia.no_cgroups", names=", ".join(taken))
+    errors = (str(conflict) if taken else None, wrong)
+    return Plan(tuple(steps), tuple(error for error in errors if error))
+
+
+def repository(spec: Host, platform: Platform) -> Repository:
+    """NVIDIA's repository, or its mirror."""
+    url, key = mirrored(spec, "nvidia", URL, "nvidia")
+    place = platform.toolkit
+    marks = ("nvidia.github.io/libnvidia-container", "nvidia.github.io/nvidia-docker",
+             "nvidia.github.io/nvidia-container-runtime", f"{url}/{place.split('$')[0].rstrip('/')}")  # fmt: skip
+    return Repository(
+        "nvidia-container-toolkit", url, place, key, marks, direct=bool(spec.proxy and spec.proxy.spares(url))
+    )
+
+
+def pins(spec: Host) -> Mapping[str, Pin]:
+    """The packages that shall have a certain version: all four the same."""
+    version = spec.nvidia.toolkit
+    wanted = dict.fromkeys(TOOLKIT_PACKAGES, Pin(version)) if version else {}
+    return wanted | lock.packages(spec, TOOLKIT_PACKAGES)
+
+
+def packages_to_install(spec: Host, state: HostState) -> Mapping[str, Pin | None]:
+    """All four, or nothing when all four are there at the wanted version, or at one if none is wanted."""
+    there, pinned = installed(TOOLKIT_PACKAGES, state), pins(spec)
+    same = len({*there.values()}) == 1
+    if len(there) == len(TOOLKIT_PACKAGES) and same and all(pin.met_by(there[name]) for name, pin in pinned.items()):
+        return {}
+    return {name: pinned.get(name) for name in TOOLKIT_PACKAGES}
+
+
+def reason(spec: Host, state: HostState) -> str:
+    """install the NVIDIA Container Toolkit 1.20.0 · NVIDIA Container Toolkit 1.19.1 → 1.20.0"""
+    there = sorted({upstream(version) for version in installed(TOOLKIT_PACKAGES, state).values()})
+    version = next((upstream(pin.version) for pin in pins(spec).values()), None)
+    if there and version:
+        return f"NVIDIA Container Toolkit {' and '.join(there)} → {version}"
+    return f"install the NVIDIA Container Toolkit{f' {version}' if version else ''}"
+
+
+def holds(spec: Host, state: HostState, platform: Platform) -> list[Step]:
+    """A version in the inventory holds, none lets go."""
+    held = [name for name in TOOLKIT_PACKAGES if state.packages[name].held]
+    loose = [name for name in TOOLKIT_PACKAGES if not state.packages[name].held]
+    if pins(spec):
+        return [platform.packages.hold(loose, state)] if loose else []
+    return [platform.packages.unhold(held, state)] if held else []
+
+
+def no_cgroups(spec: Host, state: HostState, fresh: bool = False) -> list[Step]:
+    """The hook told for the whole host to leave cgroups alone, where the inventory asks for that. Not by `nvidia-ctk
+    config`, which writes at every run and drops comments; the hook reads the file at each start. fresh: the packages
+    are installed before this, and bring the file where there is none; in that one nobody has written comments yet."""
+    if spec.nvidia.no_cgroups != "system":
+        return []
+    path, file = paths.HOOK_CONFIG, state.files.get(paths.HOOK_CONFIG)
+    reason = f"no-cgroups in {path}, for the whole host"
+    if fresh and file is None:
+        # with a value: a bare key is a boolean only from 1.14.4 on
+        command = sh(
+            "nvidia-ctk --quiet config --config-file={} --set nvidia-container-cli.no-cgroups=true --in-place", path
+        )
+        return [Shell(reason, command)]
+    text = without_cgroups(file.text if file else "")
+    if file and file.text == text:
+        return []
+    return [WriteFile(reason, path, text, file.mode if file else "644")]
+
+
+def cdi(state: HostState, fresh: bool) -> list[Step]:
+    """Specs that name every card that answers. They cannot be made while nvidia-smi fails as a whole."""
+    missing = [gpu.uuid for gpu in state.gpus if f"{CDI_VENDOR}={gpu.uuid}" not in state.cdi]
+    if not missing or (state.driver.exit_code and not fresh):
+        return []
+    # The unit exists from 1.18.0 on. It stays "active" after its run, so that only a restart makes a new spec; after
+    # a boot without a driver it and its path unit have failed; its own conditions may skip it: the result is looked at.
+    command = sh(
+        "mkdir -p /etc/cdi && { systemctl reset-failed nvidia-cdi-refresh.service nvidia-cdi-refresh.path 2>/dev/null; "
+        "systemctl restart nvidia-cdi-refresh.service 2>/dev/null; true; } && "
+        "{ nvidia-ctk cdi list 2>/dev/null | grep -q {} || "
+        "nvidia-ctk --quiet cdi generate --output=/etc/cdi/nvidia.yaml; }",
+        f"^{CDI_VENDOR}={missing[0]}$",
+    )
+    return [Shell(f"CDI specs for {len(missing)} GPU{'s' if len(missing) > 1 else ''}", command)]

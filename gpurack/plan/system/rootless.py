@@ -1,0 +1,305 @@
+"""Rootless Docker for the users that the inventory names, beside the host's own Docker. Pure.
+
+Sources: docs.docker.com "Rootless mode", the toolkit's contract section 6, and what was seen with 26.1 and 28.5.
+Whatever is done to a user's home or daemon is done as that user.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from gpurack import paths
+from gpurack.facts.model import USER_DROP_IN, USER_HOOK_CONFIG, HostState, User
+from gpurack.plan.models import weights
+from gpurack.plan.packages.base import installed
+from gpurack.plan.packages.platforms import Platform, platform_of
+from gpurack.plan.steps import Folder, Plan, Shell, Step, WriteFile, written
+from gpurack.plan.system import daemon_json
+from gpurack.plan.system.gpu_access import access, by_hook
+from gpurack.plan.system.hook_config import without_cgroups
+from gpurack.plan.system.network import HEAD, digest, environment
+from gpurack.plan.system.restart import may_stop_foreign, stops_foreign
+from gpurack.plan.system.subordinate_ids import subordinate_ids, wrong_range
+from gpurack.resources import read_text
+from gpurack.shell import Sh, sh
+from gpurack.spec.host import Host
+from gpurack.spec.merge import merge, patch
+
+INHERITED = ("insecure-registries", "registry-mirrors")
+"""Keys of the host's daemon.json that hold for users' as well: where images come from."""
+START_AGAIN = sh(
+    'ExecStartPost=-/bin/sh -c "{docker} ps -aq --filter label=gpurack.model --filter exited=128 | '
+    'xargs -r {docker} start"',
+    docker=sh("docker -H unix://%t/docker.sock"),
+)
+"""dockerd 26.1 starts containers before it knows of CDI: those with cards are left with exit code 128."""
+DROP_IN, HOOK_CONFIG = USER_DROP_IN, USER_HOOK_CONFIG
+BUS = 60
+"""Seconds that a word to a user's systemd may take: the user may stop the program that says it."""
+TMPFILES = "/etc/tmpfiles.d/gpurack.conf"
+SYSCTLS = {"kernel/unprivileged_userns_clone": "1", "user/max_user_namespaces": "28633"}
+SYSCTL_FILE = "/etc/sysctl.d/60-gpurack.conf"
+PROFILE = "/etc/apparmor.d/gpurack-rootlesskit"
+
+
+@dataclass(frozen=True)
+class SetUp(Step):
+    """Docker's set-up tool, run as a user (`become`: the words that make a command that user's own). files: below the
+    home, written before; None takes one away."""
+
+    become: Sh
+    files: Mapping[str, str | None] = field(default_factory=dict)
+
+
+def plan_rootless(spec: Host, state: HostState, unattended: bool, models_follow: bool = False) -> Plan:
+    """What gives each user of the inventory a rootless Docker, and keeps it right.
+
+    models_follow: the models come next in this run, and say themselves which user cannot have one, so that the others
+    are served all the same.
+    """
+    platform = platform_of(state.os)
+    if platform is None or not spec.users:
+        return Plan()
+    steps = host_steps(spec, state, platform)
+    down: dict[str, str] = {}
+    ranges: list[str] = []
+    for name in spec.users:
+        if error := unusable(name, state):
+            down[name] = error
+            continue
+        user = state.users[name]
+        mine = subordinate_ids(name, user, state, ranges)
+        mine += [*at_boot(name, user), *folders(name, user, spec)]
+        set_up = unit(name, user, spec, state)
+        apply, error = daemon(name, user, spec, state, unattended, owed=bool(set_up))
+        if error:
+            down[name] = error
+        else:
+            mine += [*set_up, *apply]
+        steps += [replace(step, user=name) for step in mine]
+    return Plan(tuple(steps), down=down) if models_follow else Plan(tuple(steps), tuple(down.values()))
+
+
+def unusable(name: str, state: HostState) -> str | None:
+    """Why a user can have no rootless Docker before somebody mends it; None when there is no such reason."""
+    user = state.users.get(name)
+    if late := state.late.get(f"user {name}") or state.late.get("accounts"):
+        return f"could not inspect the rootless Docker of {name}: {late}. Check: sudo -iu {name} docker info."
+    if user is None:
+        return (
+            f"the user {name} does not exist on the host. gpurack creates no accounts: create it "
+            f"({sh('useradd --create-home {}', name)}, or in your directory), or remove it from docker.rootless."
+        )
+    if user.uid == 0:
+        return f"{name} is root. The Docker of root is the host's own: remove it from docker.rootless."
+    for file, lines in (("/etc/subuid", state.kernel.subuids), ("/etc/subgid", state.kernel.subgids)):
+        if error := wrong_range(name, user, file, lines):
+            return error
+    return None
+
+
+def not_ready(name: str, state: HostState) -> str | None:
+    """Why nothing can run in a user's rootless Docker now; None when it answers."""
+    if error := unusable(name, state):
+        return error
+    user = state.users[name]
+    if user.docker:
+        return None
+    if user.unit.loaded == "loaded":
+        check = sh("systemctl --user -M {}@ status docker; journalctl _UID={} -n 30", name, user.uid)
+        return f"the rootless Docker of {name} does not answer. Check: {check}."
+    return f"{name} has no rootless Docker yet. Run `pyinfra INVENTORY deploys/docker.py`."
+
+
+# --- the host --------------------------------------------------------------------------------------------------------
+
+
+def host_steps(spec: Host, state: HostState, platform: Platform) -> list[Step]:
+    """What all users need: programs, user namespaces, and CDI specs that their daemons see."""
+    steps: list[Step] = []
+    programs = (*platform.rootless, *(platform.distro_rootless if spec.docker.source == "distro" else ()))
+    missing = [name for name in programs if name not in installed(programs, state)]
+    if missing and spec.docker.source != "keep":
+        steps.append(platform.packages.install(f"install {', '.join(missing)}", dict.fromkeys(missing), state))
+    low = [name for name in SYSCTLS if state.kernel.sysctls.get(name) == "0"]
+    if low:
+        text = "".join(f"{name.replace('/', '.')} = {value}\n" for name, value in SYSCTLS.items() if name in low)
+        steps.append(WriteFile(f"allow user namespaces ({', '.join(low)})", SYSCTL_FILE, text))
+        steps.append(Shell("apply these settings", sh("sysctl -q -p {}", SYSCTL_FILE)))
+    if state.kernel.sysctls.get("kernel/apparmor_restrict_unprivileged_userns") == "1":
+        steps += [] if state.kernel.rootlesskit_profile else [profile()]
+    if state.has_nvidia:
+        steps += cdi_folders(state)
+        wrapper = read_text("files/dockerd-rootless")
+        steps += written(
+            "install the wrapper that shows CDI specs to rootless daemons",
+            paths.DOCKERD_ROOTLESS,
+            wrapper,
+            state,
+            "755",
+        )
+    return steps
+
+
+def profile() -> Step:
+    """Ubuntu from 24.04 on lets no program make user namespaces that has no profile. Loaded first, then put in its
+    place: killed in between, it is missing and made again."""
+    command = sh(
+        "new=$(mktemp) && printf %s {} >$new && apparmor_parser -r $new && chmod 644 $new && mv $new {}",
+        read_text("files/gpurack-rootlesskit"),
+        PROFILE,
+    )
+    return Shell("allow rootlesskit to make user namespaces (AppArmor)", command)
+
+
+def cdi_folders(state: HostState) -> list[Step]:
+    """Both folders of CDI specs, from early at boot on: a daemon that starts before they are there never sees them."""
+    text = "".join(f"d {folder} 0755 root root -\n" for folder in paths.CDI_FOLDERS)
+    steps = written("create the folders of CDI specs at every boot", TMPFILES, text, state)
+    if steps or not state.kernel.folders >= set(paths.CDI_FOLDERS):
+        steps.append(Shell("create the folders of CDI specs now", sh("systemd-tmpfiles --create {}", TMPFILES)))
+    return steps
+
+
+# --- a user ----------------------------------------------------------------------------------------------------------
+
+
+def as_user(name: str, user: User) -> Sh:
+    """The words that make a command this user's own."""
+    return sh("{}", paths.words_of_user(name, user.uid, user.gid, user.home))
+
+
+def at_boot(name: str, user: User) -> list[Step]:
+    """The user's units run from boot on, whether or not anybody logs in, and now."""
+    if user.linger and user.manager:
+        return []
+    # dbus-user-session may have come while the user's systemd ran
+    sentence = f"error the systemd of {name} does not answer. Check: systemctl status user@{user.uid}"
+    command = sh(
+        "loginctl enable-linger {name} && systemctl start user@{uid}.service && "
+        "{ [ -S {runtime}/bus ] || { {bus} daemon-reload; {bus} start dbus.socket; } >/dev/null 2>&1; }; "
+        "[ -S {runtime}/bus ] || { echo {sentence}; exit 1; }",
+        name=name,
+        uid=user.uid,
+        runtime=user.runtime,
+        bus=sh("timeout -k 5 {} {} systemctl --user", BUS, as_user(name, user)),
+        sentence=sentence,
+    )
+    return [Shell(f"let {name}'s units start at boot (linger)", command)]
+
+
+def folders(name: str, user: User, spec: Host) -> list[Step]:
+    """The user's project, which root writes and the user's daemon reads; the user's weights, to which nobody else gets;
+    and where Docker is to keep its data."""
+    steps: list[Step] = []
+    if user.folder != ("711", 0):
+        command = sh("install -d -m 711 {} {}", paths.USERS, paths.project(name))
+        steps.append(Shell(f"folder of {name}'s Compose project", command))
+    if user.acl != f"user::rwx user:{user.uid}:r-x group::--- mask::r-x other::---":
+        place = f"{weights.of_users(spec)}/{name}"
+        steps.append(Folder(f"folder of {name}'s weights, closed to others", "weights", place, name))
+    root = spec.docker.rootless[name].daemon.get("data-root")
+    if isinstance(root, str) and user.docker.get("DockerRootDir") != root:
+        steps.append(Folder(f"{root} for {name}'s Docker", "data", root, name))
+    return steps
+
+
+def unit(name: str, user: User, spec: Host, state: HostState) -> list[Step]:
+    """The user's docker.service as Docker's tool makes it, and what gpurack adds; again after a broken attempt."""
+    there = {file: state.files.get(f"{user.home}/{file}") for file in (DROP_IN, HOOK_CONFIG)}
+    files = {
+        file: text
+        for file, text in wanted_files(spec, state).items()
+        if ((found := there[file]) and found.text) != text
+    }
+    ready = (user.unit.loaded, user.unit.active, user.unit.enabled) == ("loaded", "active", "enabled")
+    broken = marker(user) in state.files
+    if ready and not files and not broken:
+        return []
+    why = "is not complete" if broken or not ready else ", ".join(sorted(files))
+    reason = f"rootless Docker for {name}" + (f" ({why})" if user.unit.loaded == "loaded" else "")
+    return [SetUp(reason, as_user(name, user), files)]
+
+
+def wanted_files(spec: Host, state: HostState) -> dict[str, str | None]:
+    """What gpurack puts into a home: for CDI and a proxy lines of the unit; where the hook gives the cards, that user's
+    own configuration of it, because the system's would take the cards from the host's own Docker."""
+    lines = environment(spec.proxy)
+    # dockerd reads whom the host trusts once, when it starts: another certificate is another text, and so a restart
+    lines += [f"# trusts the certificate {digest(text)}" for text in spec.certificates()]
+    config = None
+    if state.has_nvidia:
+        lines += [f"Environment=DOCKERD={paths.DOCKERD_ROOTLESS}", START_AGAIN]
+    if state.has_nvidia and by_hook(spec, state) and spec.nvidia.no_cgroups != "system":
+        lines.append("Environment=XDG_CONFIG_HOME=%h/.config")
+        system = state.files.get(paths.HOOK_CONFIG)
+        config = without_cgroups(system.text if system else "")
+    text = "\n".join([f"{HEAD}\n[Service]", *lines]) + "\n"
+    return {DROP_IN: text if lines else None, HOOK_CONFIG: config}
+
+
+def marker(user: User) -> str:
+    """The file which says that the user's daemon must restart."""
+    return f"{user.runtime}/{paths.USER_RESTART_MARKER}"
+
+
+def daemon(
+    name: str, user: User, spec: Host, state: HostState, unattended: bool, owed: bool
+) -> tuple[list[Step], str | None]:
+    """The user's daemon.json, and a restart where the daemon must take something up; or why not. owed: a step before
+    this one wants the restart."""
+    current, error = daemon_json.read(state, user.daemon_json)
+    if error:
+        return [], error
+    changes = wanted_keys(name, spec, state, current)
+    target = patch(current, changes)
+    changed = sorted(key for key in {*current, *target} if current.get(key) != target.get(key))
+    reasons = [daemon_json.describe(key, current.get(key), target.get(key)) for key in changed]
+    expected: dict[str, Any] = {"LiveRestoreEnabled": bool(target.get("live-restore"))}
+    if target.get("runtimes"):
+        expected["Runtimes"] = sorted(target["runtimes"])
+    if (target.get("features") or {}).get("cdi"):
+        expected["CDISpecDirs"] = True
+    why = stale(user, state, expected, access(spec, state) == "cdi")
+    if not (changed or why or owed):
+        return [], None
+    reason = f"{name}'s Docker: {', '.join([*reasons, *why]) or 'restart'}"
+    if refusal := may_stop_foreign(spec, state, unattended, reason, live_restore=False, user=name):
+        return [], refusal
+    step = daemon_json.Apply(
+        reason=f"{reason} (restart{stops_foreign(state, False, name)})",
+        patch=changes if changed else None,
+        configure_runtime=daemon_json.runtime_is_ours(current, target) and state.has_nvidia,
+        action="restart",
+        live_restore=False,
+        expect=expected,
+        probe_gpu=False,
+        become=as_user(name, user),
+    )
+    return [step], None
+
+
+def wanted_keys(name: str, spec: Host, state: HostState, current: Mapping[str, Any]) -> dict[str, Any]:
+    """As daemon_json.wanted, for a user: no live-restore, since containers end with the daemon's namespaces; and where
+    images come from is the same on the whole host."""
+    own = spec.docker.rootless[name].daemon
+    ours: dict[str, Any] = daemon_json.logs({*current, *own})
+    if state.has_nvidia:
+        ours |= daemon_json.cards(spec, state, current)
+    ours |= {key: value for key, value in spec.docker.daemon.items() if key in INHERITED}
+    merged: dict[str, Any] = merge(ours, own)
+    return merged
+
+
+def stale(user: User, state: HostState, expected: Mapping[str, Any], cdi: bool) -> list[str]:
+    """What the daemon that runs does not know yet, for people."""
+    why = ["an earlier change still needs a restart"] if marker(user) in state.files else []
+    if not user.docker:
+        return why
+    why += [f"dockerd does not know {what} yet" for what in daemon_json.unmet(expected, user.docker)]
+    new, old = state.docker.get("ServerVersion"), user.docker.get("ServerVersion")
+    if new and new != old:
+        why.append(f"dockerd is still {old}")
+    if cdi and state.has_nvidia and not user.sees >= set(paths.CDI_FOLDERS):
+        why.append("dockerd does not see the CDI specs")
+    return why

@@ -1,0 +1,75 @@
+"""Subordinate ids of users: who the users inside their containers are on the host. Pure."""
+
+import re
+from collections.abc import Collection, Sequence
+
+from gpurack.facts.model import HostState, User
+from gpurack.plan.steps import Shell, Step
+from gpurack.shell import all_of, sh
+
+IDS = 65536
+"""Subordinate ids that a user needs: images have files of the users 0 to 65535."""
+FIRST_ID = 100000
+"""Where useradd begins, too (login.defs: SUB_UID_MIN)."""
+
+
+def subordinate_ids(name: str, user: User, state: HostState, granted: list[str]) -> list[Step]:
+    """Ids for the users inside containers, where the user has none. granted: lines given to others in this plan."""
+    files = {"/etc/subuid": state.kernel.subuids, "/etc/subgid": state.kernel.subgids}
+    without = [
+        file
+        for file, lines in files.items()
+        if not any((found := parse_range(line)) and found[0] in (name, str(user.uid)) for line in lines)
+    ]
+    if not without:
+        return []
+    line = f"{name}:{free_ids([*state.kernel.subuids, *state.kernel.subgids, *granted], state.kernel.uids)}:{IDS}"
+    granted.append(line)
+    commands = []
+    for file in without:
+        why = f"error {name} has no subordinate ids, and {file} cannot be written. Add the line {line} there."
+        # a last line without its end would become one with ours
+        begin = sh('if [ -s {file} ] && [ -n "$(tail -c 1 {file})" ]; then echo >>{file}; fi', file=file)
+        add = sh("grep -q {} {} 2>/dev/null || { {} && echo {} >>{}; }", f"^{name}:", file, begin, line, file)
+        commands.append(sh("{ {}; } 2>/dev/null || { echo {}; exit 1; }", add, why))
+    return [Shell(f"subordinate ids of {name}: {line.partition(':')[2]}", all_of(commands))]
+
+
+def free_ids(lines: Sequence[str], uids: Collection[int]) -> int:
+    """The first id of a range that overlaps nobody's range, and holds no id of a person or machine.
+
+    >>> free_ids(["ada:100000:65536"], {165540})
+    165541
+    """
+    taken = [(start, start + count) for line in lines if (found := parse_range(line)) for _, start, count in [found]]
+    taken += [(uid, uid + 1) for uid in uids]
+    start = FIRST_ID
+    while overlapping := [end for begin, end in taken if begin < start + IDS and start < end]:
+        start = max(overlapping)
+    return start
+
+
+def wrong_range(name: str, user: User, file: str, lines: Sequence[str]) -> str | None:
+    """Why the subordinate ids that a user has do not do."""
+    ranges = [parsed for line in lines if (parsed := parse_range(line))]
+    mine = [one for one in ranges if one[0] in (name, str(user.uid))]
+    if mine and sum(count for _, _, count in mine) < IDS:
+        return f"{name} has fewer than {IDS} subordinate ids in {file}. Remove the line, and gpurack grants enough."
+    for _, start, count in mine:
+        for who, other, length in ranges:
+            if who not in (name, str(user.uid)) and start < other + length and other < start + count:
+                return (
+                    f"the subordinate ids of {name} in {file} overlap those of {who}, so containers of one could "
+                    f"act as the other. Change the ids of one of them."
+                )
+    return None
+
+
+def parse_range(line: str) -> tuple[str, int, int] | None:
+    """(who, first id, how many) of a line of /etc/subuid; None for a comment.
+
+    >>> parse_range("ada:100000:65536"), parse_range("# none")
+    (('ada', 100000, 65536), None)
+    """
+    found = re.fullmatch(r"([^#:]+):(\d+):(\d+)", line.strip())
+    return (found[1], int(found[2]), int(found[3])) if found else None

@@ -1,0 +1,290 @@
+"""What is asked of a host, and its answer. Pure."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gpurack import paths
+from gpurack.engines import ENGINES, weights_of
+from gpurack.facts.model import (
+    SOURCES,
+    USER_DAEMON_JSON,
+    Container,
+    Driver,
+    File,
+    Gpu,
+    HostState,
+    Os,
+    Package,
+    User,
+)
+from gpurack.facts.parse import container, each, info
+from gpurack.facts.record import Record, TooNew, read
+from gpurack.host_data import not_understood
+from gpurack.plan.models import addresses, weights
+from gpurack.plan.system import rootless
+from gpurack.resources import read_text
+from gpurack.spec.host import Host
+from gpurack.spec.model import Model
+from gpurack.spec.secret import KEY, PERSON
+from gpurack.verify.drift import Unread
+
+FILES = (
+    *SOURCES,
+    "/etc/apt/keyrings/gpurack-*",
+    "/etc/pki/rpm-gpg/*gpurack*",
+    paths.DAEMON_JSON,
+    paths.BOOT_UNIT,
+    paths.RECORD,
+    f"{paths.CONFIG}/jobs/*.yaml",
+    paths.LIB,
+    f"{paths.LIB}/*.py",
+    paths.HOOK_CONFIG,
+    paths.DOCKERD_ROOTLESS,
+    rootless.TMPFILES,
+)
+HOMES = (USER_DAEMON_JSON, rootless.DROP_IN, rootless.HOOK_CONFIG)
+"""In the home of each user with a rootless Docker."""
+NO_DAEMON: Mapping[str, Any] = {"info": {}, "containers": {}, "images": []}
+LIMIT = 600
+"""Seconds for a host's evidence; hashing weights may take a day more."""
+UNITS = ("docker.service", "containerd.service", "gpurack.service")
+
+
+def script(spec: Host, secrets: Mapping[str, Mapping[str, str]], salt: str, deep: bool) -> str:
+    """files/evidence.py with its questions in front; it travels by standard input only.
+
+    secrets: their values, as spec.secrets.read_secrets gives them. salt: of the sums that tell of files which only root
+    may read. deep: hash the weights, too.
+    """
+    users = sorted({"", *spec.docker.rootless, *(model.dockerd for model in enabled(spec).values())})
+    asked = {
+        "limit": limit(deep) - 30,
+        "record": paths.RECORD,
+        "users": users,
+        "units": UNITS,
+        "files": [*FILES, *map(paths.compose_file, users)],
+        "homes": HOMES,
+        "salt": salt,
+        "closed": [f"{paths.project(user)}/secrets" for user in users],
+        "secrets": {f"{name} {which}": value for name, mine in secrets.items() for which, value in mine.items()},
+        "public": [paths.CONFIG, paths.USERS, paths.LIB, paths.RUN],
+        "deep": deep,
+        "models": {name: asked_of(name, spec, model, secrets.get(name, {})) for name, model in enabled(spec).items()},
+    }
+    return f"ASKED = __import__('json').loads({json.dumps(asked)!r})\n{read_text('files/evidence.py')}"
+
+
+def limit(deep: bool) -> int:
+    """Seconds in which a host's evidence is here. Its program ends a little earlier."""
+    return LIMIT + 86400 * deep
+
+
+def enabled(spec: Host) -> dict[str, Model]:
+    """The models and services that should serve."""
+    return {name: model for name, model in spec.entries.items() if model.enabled}
+
+
+def asked_of(name: str, spec: Host, model: Model, secrets: Mapping[str, str]) -> dict[str, Any]:
+    """The questions about one model. Its own key asks them, or a person's."""
+    engine = ENGINES[model.engine]
+    own = [value for which, value in secrets.items() if which == KEY or which.startswith(PERSON)]
+    return {
+        "user": model.dockerd,
+        "port": model.port,
+        "address": "" if model.bind == "lan" else addresses.address(model.bind, HostState()),
+        "ready": engine.ready_at(model),
+        "lists": f"{engine.base_path}/models" if engine.gateway else None,
+        "requests": engine.requests(model, names_of(name, spec, model)),
+        "key": next(iter(own), None),
+        "weights": [weights.place(spec, one, model.dockerd) for one in weights_of(model)],
+        "cards": bool(model.gpus),
+    }
+
+
+def names_of(name: str, spec: Host, model: Model) -> list[str]:
+    """The names that an entry answers to, a service by those of what it connects to."""
+    behind = [served for connection in spec.connections(name) for served in connection.serves]
+    return ENGINES[model.engine].serves(model, model.served_name or name) or behind
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The evidence of one host, by part as files/evidence.py prints it. trouble: why there is none."""
+
+    parts: Mapping[str, Any]
+    trouble: Unread | None = None
+
+    def __getitem__(self, part: str) -> Any:
+        """Raises Unread when the part could not be read."""
+        if self.trouble:
+            raise self.trouble
+        return whole(self.parts[part], part)
+
+    def of_model(self, name: str) -> Mapping[str, Any]:
+        """What concerns one model. Raises Unread."""
+        found: Mapping[str, Any] = whole(self["models"][name], f"models.{name}")
+        return found
+
+    def daemon(self, user: str = "") -> Mapping[str, Any]:
+        """A user's Docker daemon: info, containers, images; all empty when none answers. Raises Unread."""
+        found: Mapping[str, Any] = whole(self["daemons"].get(user), f"docker {user}".strip()) or NO_DAEMON
+        try:
+            _ = found["images"], [container_of(said, user) for said in found["containers"].values()]
+            # what a user's daemon says is that user's word: what is not of the right form is nothing
+            return {**found, "info": info(found["info"])} if user else found
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise Unread(not_understood(error), f"docker ps, of the Docker of {user or 'root'}") from None
+
+    def daemon_of(self, user: str) -> Mapping[str, Any]:
+        """The same for what concerns the whole host: nothing, where a user's Docker says what cannot be understood. It
+        is that user's models alone that fail by it."""
+        try:
+            return self.daemon(user)
+        except Unread:
+            if user and not self.trouble:
+                return NO_DAEMON
+            raise
+
+    @property
+    def containers(self) -> dict[tuple[str, str], Any]:
+        """Every daemon's containers by (user, name), as inspected. Raises Unread."""
+        return {
+            (user, name): said for user in self["daemons"] for name, said in self.daemon_of(user)["containers"].items()
+        }
+
+    @property
+    def state(self) -> HostState:
+        """The evidence in the plan's words, for its pure functions. Raises Unread."""
+        system, daemon, cards = self["system"], self.daemon(), self["cards"]
+        accounts = {name: said for name, said in self["users"].items() if said and not unfinished(said)}
+        files = {path: file_of(said) for path, said in self["files"].items() if said["text"] is not None}
+        for said in accounts.values():
+            files |= {path: File(text.encode(), "", said["uid"], said["gid"]) for path, text in said["files"].items()}
+        state = HostState(
+            os=os_of(system["os"]),
+            init=system["init"],
+            address=system["address"],
+            tools=frozenset(system["tools"]),
+            packages={name: Package(**package) for name, package in self["packages"].items()},
+            files=files,
+            docker=info(daemon["info"]),
+            docker_flags=self["units"].get("docker.service", {}).get("starts", ""),
+            containers=tuple(
+                each(list(self.containers.items()), lambda entry: container_of(entry[1], user=entry[0][0]))
+            ),
+            images={tag: image["id"] for image in daemon["images"] for tag in image["tags"]},
+            users={name: user_of(said, self.daemon_of(name)["info"]) for name, said in accounts.items()},
+            kfd_gid=self["amd"]["kfd_gid"],
+            gpus=(*(nvidia_of(cards) if cards else ()), *amd_of(self["amd"]["cards"])),
+            record=record(files[paths.RECORD].text) if paths.RECORD in files else None,
+        )
+        return replace(state, driver=driver_of(cards)) if cards else state
+
+
+def whole(part: Any, name: str) -> Any:
+    """A part of the evidence. Raises Unread when its reader failed, or did not end in time."""
+    if isinstance(part, Mapping) and "broken" in part:
+        raise Unread(f"{name} could not be read on the host: {part['broken']}", "please report this")
+    if isinstance(part, Mapping) and "late" in part:
+        raise Unread(f"{name} could not be read on the host: {part['late']}", "see what hangs there: dmesg | tail; df")
+    return part
+
+
+def unfinished(part: Any) -> bool:
+    """Is it a part that `whole` refuses?"""
+    return isinstance(part, Mapping) and bool({"broken", "late"} & part.keys())
+
+
+def os_of(said: Mapping[str, str]) -> Os:
+    """os-release in the plan's words."""
+    return Os(
+        id=said.get("ID", ""),
+        version=said.get("VERSION_ID", ""),
+        codename=said.get("VERSION_CODENAME", ""),
+        name=said.get("PRETTY_NAME", "an unknown system"),
+    )
+
+
+def file_of(said: Mapping[str, Any]) -> File:
+    """A file in the plan's words."""
+    return File(said["text"].encode(), said["mode"], said["uid"], 0)
+
+
+def user_of(said: Mapping[str, Any], info: Mapping[str, Any]) -> User:
+    """A user with a rootless Docker in the plan's words."""
+    return User(said["uid"], said["gid"], said["home"], linger=said["linger"], docker=info)
+
+
+def writable(mode: str) -> bool:
+    """May others than the owner write?
+
+    >>> writable("755"), writable("775"), writable("1777")
+    (False, True, True)
+    """
+    return bool(int(mode, 8) & 0o022)
+
+
+def record(text: str) -> Record | None:
+    """The host's record. Raises Unread for one of a newer gpurack."""
+    try:
+        return read(text)
+    except TooNew as error:
+        raise Unread(str(error), "update gpurack") from None
+
+
+def container_of(said: Mapping[str, Any], user: str) -> Container:
+    """An inspected container of a user's in the plan's words. Raises what `container` does."""
+    words = {
+        "id": said["Id"],
+        "name": said["Name"],
+        "image": said["Image"],
+        "state": said["State"],
+        "created": said["Created"],
+        "restarts": said["RestartCount"],
+        "labels": said["Config"]["Labels"],
+        "ports": None,
+    }
+    return replace(container(words, user), ports=tuple(sorted(published(said))))
+
+
+def published(said: Mapping[str, Any]) -> set[tuple[str, int]]:
+    """(address, port) on the host of everything a container publishes."""
+    bindings = [one for ports in (said["HostConfig"]["PortBindings"] or {}).values() for one in ports or []]
+    bindings += [one for ports in (said["NetworkSettings"]["Ports"] or {}).values() for one in ports or []]
+    return {(one["HostIp"] or "0.0.0.0", int(one["HostPort"])) for one in bindings if one["HostPort"]}
+
+
+def nvidia_of(cards: Mapping[str, Any]) -> tuple[Gpu, ...]:
+    """NVIDIA's cards that answer, in the order of their index."""
+    found = [
+        Gpu(int(index), uuid, name, int(memory) if memory.isdigit() else 0, 0, driver, compute, "")
+        for index, uuid, name, memory, driver, compute in cards["answering"]
+    ]
+    return tuple(sorted(found, key=lambda gpu: gpu.index))
+
+
+def amd_of(cards: Sequence[Mapping[str, Any]]) -> tuple[Gpu, ...]:
+    """AMD's cards; their index is their place in the order of their PCI addresses, as amd-smi has it."""
+    return tuple(
+        Gpu(
+            index=index,
+            uuid=said["unique"] or said["pci"],
+            name=said["name"],
+            memory_total=said["memory"],
+            memory_used=0,
+            driver="",
+            compute="",
+            pci=said["pci"],
+            vendor="amd",
+            node=said["node"],
+            gid=said["gid"],
+        )
+        for index, said in enumerate(sorted(cards, key=lambda said: (said["pci"], said["node"])))
+    )
+
+
+def driver_of(cards: Mapping[str, Any]) -> Driver:
+    """The driver in the plan's words."""
+    return Driver(cards["kernel"], True, cards["exit_code"], cards["message"], cards["known"])

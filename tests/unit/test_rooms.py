@@ -1,0 +1,92 @@
+"""The rooms of the package (docs/design.md): imports go down only, and no module needs itself."""
+
+import ast
+import importlib
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "gpurack"
+ROOMS = (
+    *("paths", "host_data", "screen", "resources", "shell", "remote"),
+    *("spec", "engines", "facts", "plan", "inventory", "operations", "pyinfra_patches"),
+    *("importing", "locking", "status", "commands", "verify", "deploys"),
+)
+"""From the ground up. A room imports from those before it."""
+OLD_NAMES = {"gpurack.guard", "gpurack.spec.fleet"}
+"""What other projects import; they stand for rooms above."""
+MODULES = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in PACKAGE.rglob("*.py")
+}
+
+
+def is_for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
+def statements(node: ast.AST) -> Iterator[ast.ImportFrom]:
+    """Imports that run."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.ImportFrom):
+            yield child
+        elif not is_for_types(child):
+            yield from statements(child)
+
+
+def imports(name: str) -> set[str]:
+    """The modules of ours that a module imports."""
+    found = set()
+    for node in statements(ast.parse(MODULES[name].read_text())):
+        for alias in node.names:
+            full = f"{node.module}.{alias.name}"
+            found.add(full if full in MODULES else str(node.module))
+    return found & MODULES.keys() - {name}
+
+
+def room(module: str) -> str:
+    return module.split(".")[1] if "." in module else "gpurack"
+
+
+def at_the_top(name: str) -> set[str]:
+    """What a module imports when it is itself imported."""
+    tree = ast.parse(MODULES[name].read_text())
+    tree.body = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    found = set()
+    for node in tree.body:
+        assert isinstance(node, ast.ImportFrom)
+        for alias in node.names:
+            full = f"{node.module}.{alias.name}"
+            found.add(full if full in MODULES else str(node.module))
+    return found & MODULES.keys() - {name}
+
+
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - OLD_NAMES - {"gpurack"}))
+def test_imports_go_down_only(module: str) -> None:
+    assert room(module) in ROOMS, "a new room: give it its place in ROOMS and in docs/design.md"
+    below = ROOMS[: ROOMS.index(room(module)) + 1]
+    assert not [other for other in imports(module) - {"gpurack"} if room(other) not in below]
+
+
+def test_no_module_needs_itself() -> None:
+    graph = {name: at_the_top(name) for name in MODULES}
+    assert len(list(TopologicalSorter(graph).static_order())) == len(MODULES)  # CycleError names the cycle
+
+
+@pytest.mark.parametrize("package", sorted({path.parent for path in MODULES.values()}), ids=lambda path: path.name)
+def test_a_package_introduces_itself(package: Path) -> None:
+    introduction = ast.get_docstring(ast.parse((package / "__init__.py").read_text()))
+    assert introduction
+    for word in introduction.replace(":", " ").replace(",", " ").split():
+        if word.endswith(".py"):
+            assert (package / word).is_file(), f"{word} is not in {package.name}"
+
+
+@pytest.mark.parametrize(("old", "name"), [("gpurack.guard", "guard"), ("gpurack.spec.fleet", "read_fleet")])
+def test_old_names_still_work_and_say_the_new_one(old: str, name: str) -> None:
+    module = importlib.import_module(old)
+    with pytest.warns(FutureWarning, match=f"{old} is now gpurack"):
+        importlib.reload(module)
+    assert callable(getattr(module, name))
