@@ -16,7 +16,7 @@ from gpurack.facts.model import (
     File,
     Gpu,
     GpuProcess,
-    HostState,
+    HostFacts,
     Listener,
     Os,
     Package,
@@ -166,7 +166,7 @@ def listener(text: str) -> Listener:
     return Listener(address.strip("[]"), int(port), owner)
 
 
-def host_state(**said: Any) -> HostState:
+def host_state(**said: Any) -> HostFacts:
     """A host as a look found it, from the words of a JSON case; what is not said is a healthy Debian 13 with Docker.
 
     os: "debian 13". packages: name → `version [held|half]`. files: path → text. units: name → `loaded active enabled`.
@@ -210,7 +210,7 @@ def host_state(**said: Any) -> HostState:
     if "record" not in words:
         jobs = any(each.kind == "job" for each in words.get("containers", ()))
         words["record"] = recorded(*words["containers"]) if jobs else Trusting(Trusting(Entry(None, "model")))
-    return HostState(**words)
+    return HostFacts(**words)
 
 
 def of_user(name: str) -> tuple[str, str]:
@@ -219,9 +219,9 @@ def of_user(name: str) -> tuple[str, str]:
     return user, model
 
 
-def running(wanted: Host, name: str, state: HostState, uuids: tuple[str, ...] = (), **said: Any) -> Container:
+def running(spec: Host, name: str, facts: HostFacts, uuids: tuple[str, ...] = (), **said: Any) -> Container:
     """The container that a model has once a run has brought it up."""
-    words = desire(name, wanted, state, uuids, said.pop("secrets", {}), SALT).definition
-    model = wanted.entries[name]
-    ports = [(addresses.address(model.bind, state), model.port)]
+    words = desire(name, spec, facts, uuids, said.pop("secrets", {}), SALT).definition
+    model = spec.entries[name]
+    ports = [(addresses.address(model.bind, facts), model.port)]
     return container(name, **{"label": words, "ports": ports, **said})

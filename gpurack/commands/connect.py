@@ -12,7 +12,7 @@ from pyinfra.api.inventory import Inventory
 from pyinfra.api.state import StateStage
 from pyinfra.context import ctx_host, ctx_state
 
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.host_data import not_understood
 from gpurack.operations.run_state import host_run, snapshot
 from gpurack.pyinfra_patches import Connections, read_any_bytes
@@ -39,10 +39,10 @@ def connected(inventory: Inventory, limit: Sequence[Host] = ()) -> Iterator[Stat
         disconnect_all(state)
 
 
-TakeSnapshot = Callable[[Host, spec.Host], HostState]
+TakeSnapshot = Callable[[Host, spec.Host], HostFacts]
 
 
-def snapshots(inventory: Inventory, fleet: Mapping[str, spec.Host], metrics: bool = False) -> dict[str, HostState]:
+def snapshots(inventory: Inventory, fleet: Mapping[str, spec.Host], metrics: bool = False) -> dict[str, HostFacts]:
     """Host → its snapshot, in inventory order. `trouble` is set for a host that could not be reached or inspected.
 
     metrics: also read the models' own counters.
@@ -50,7 +50,7 @@ def snapshots(inventory: Inventory, fleet: Mapping[str, spec.Host], metrics: boo
     return on_all_hosts(inventory, fleet, lambda host, wanted: snapshot(host, wanted, metrics))
 
 
-def on_all_hosts(inventory: Inventory, fleet: Mapping[str, spec.Host], take: TakeSnapshot) -> dict[str, HostState]:
+def on_all_hosts(inventory: Inventory, fleet: Mapping[str, spec.Host], take: TakeSnapshot) -> dict[str, HostFacts]:
     """Like `snapshots`, with the function that takes each host's snapshot."""
     with connected(inventory) as state:
         running = {host.name: gevent.spawn(_on_host, state, host, fleet[host.name], take) for host in inventory}
@@ -58,14 +58,14 @@ def on_all_hosts(inventory: Inventory, fleet: Mapping[str, spec.Host], take: Tak
     return {name: each.get() for name, each in running.items()}
 
 
-def _on_host(state: State, host: Host, wanted: spec.Host, take: TakeSnapshot) -> HostState:
+def _on_host(state: State, host: Host, wanted: spec.Host, take: TakeSnapshot) -> HostFacts:
     if host not in state.active_hosts:
-        return HostState(trouble=connect_error(host))
+        return HostFacts(trouble=connect_error(host))
     with ctx_host.use(host):
         try:
             return take(host, wanted)
         except Exception as error:
-            return HostState(trouble=not_understood(error))
+            return HostFacts(trouble=not_understood(error))
 
 
 def connect_error(host: Host) -> str:

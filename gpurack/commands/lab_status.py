@@ -7,7 +7,7 @@ from typing import Literal
 
 from gpurack.engines import ENGINES
 from gpurack.engines.urls import endpoint
-from gpurack.facts.model import MISMATCH, Container, Gpu, HostState
+from gpurack.facts.model import MISMATCH, Container, Gpu, HostFacts
 from gpurack.facts.parse import moment
 from gpurack.host_data import not_understood
 from gpurack.plan.models import addresses, ledger
@@ -80,17 +80,17 @@ class HostStatus:
         return "DEGRADED" if self.errors else "ok"
 
 
-def lab_status(fleet: Mapping[str, Host], seen: Mapping[str, HostState], now: datetime) -> list[HostStatus]:
+def lab_status(fleet: Mapping[str, Host], seen: Mapping[str, HostFacts], now: datetime) -> list[HostStatus]:
     """The status of every host of the inventory. now: the local time, for hosts that do not report theirs."""
     return [host_status_or_error(name, spec, seen[name], now) for name, spec in fleet.items()]
 
 
-def host_status_or_error(name: str, spec: Host, state: HostState, now: datetime) -> HostStatus:
+def host_status_or_error(name: str, spec: Host, facts: HostFacts, now: datetime) -> HostStatus:
     """`host_status`; a host whose snapshot cannot be interpreted counts as unreachable, the others are still shown."""
     try:
-        return host_status(name, spec, state, now)
+        return host_status(name, spec, facts, now)
     except Exception as error:
-        return host_status(name, spec, HostState(trouble=not_understood(error)), now)
+        return host_status(name, spec, HostFacts(trouble=not_understood(error)), now)
 
 
 def is_well(lab: list[HostStatus]) -> bool:
@@ -98,45 +98,45 @@ def is_well(lab: list[HostStatus]) -> bool:
     return all(host.state == "ok" and all(model.state != "DOWN" for model in host.models) for host in lab)
 
 
-def host_status(name: str, spec: Host, state: HostState, now: datetime) -> HostStatus:
+def host_status(name: str, spec: Host, facts: HostFacts, now: datetime) -> HostStatus:
     """The status of one host."""
-    models = tuple(model_status(name, key, spec, state) for key in spec.entries)
-    if state.trouble:
-        return HostStatus(name, False, now, models=models, errors=(state.trouble,))
+    models = tuple(model_status(name, key, spec, facts) for key in spec.entries)
+    if facts.trouble:
+        return HostStatus(name, False, now, models=models, errors=(facts.trouble,))
     return HostStatus(
         name,
         True,
-        state.now or now,
-        driver=state.driver.kernel,
-        gpus=tuple(sorted([*working_gpus(spec, state), *lost_gpus(state)], key=lambda gpu: gpu.index)),
+        facts.now or now,
+        driver=facts.driver.kernel,
+        gpus=tuple(sorted([*working_gpus(spec, facts), *lost_gpus(facts)], key=lambda gpu: gpu.index)),
         models=models,
-        errors=tuple(host_errors(spec, state)),
-        notes=(*state.unread, *state.foreign),
+        errors=tuple(host_errors(spec, facts)),
+        notes=(*facts.unread, *facts.foreign),
     )
 
 
-def host_errors(spec: Host, state: HostState) -> list[str]:
+def host_errors(spec: Host, facts: HostFacts) -> list[str]:
     """What is wrong with the host itself, each with its hint."""
-    found = [f"{part} {why}." for part, why in state.late.items() if part != "Docker"]
-    if any(model.enabled for model in spec.entries.values()) and (problem := unanswered(state)):
+    found = [f"{part} {why}." for part, why in facts.late.items() if part != "Docker"]
+    if any(model.enabled for model in spec.entries.values()) and (problem := unanswered(facts)):
         found.append(problem)
-    lost = lost_gpus(state)
-    if state.driver.exit_code == MISMATCH:
-        found.append(mismatch(state))
+    lost = lost_gpus(facts)
+    if facts.driver.exit_code == MISMATCH:
+        found.append(mismatch(facts))
     elif lost:
         found += [f"GPU {gpu.index} {gpu.lost}" for gpu in lost]
-    elif spec.wants_gpu and not (state.gpus or state.has_nvidia or {"NVIDIA", "AMD"} & state.late.keys()):
+    elif spec.wants_gpu and not (facts.gpus or facts.has_nvidia or {"NVIDIA", "AMD"} & facts.late.keys()):
         found.append(ledger.NO_DRIVER)
-    elif state.driver.exit_code:
-        found.append(f"nvidia-smi: {state.driver.message}")
+    elif facts.driver.exit_code:
+        found.append(f"nvidia-smi: {facts.driver.message}")
     expected = sum(spec.hardware.values())
-    missing = expected - len(state.gpus) - len(lost)
+    missing = expected - len(facts.gpus) - len(lost)
     if missing > 0 and not found:
         found.append(f"{missing} of the {expected} GPUs in `hardware` are missing.")
     return found
 
 
-def working_gpus(spec: Host, state: HostState) -> list[GpuStatus]:
+def working_gpus(spec: Host, facts: HostFacts) -> list[GpuStatus]:
     """The GPUs that answer."""
     return [
         GpuStatus(
@@ -147,28 +147,28 @@ def working_gpus(spec: Host, state: HostState) -> list[GpuStatus]:
             gpu.memory_total / MIB_PER_GIB,
             gpu.utilization,
             any(ledger.meant(wanted, gpu) for wanted in spec.reserved_gpus),
-            models=models_on(gpu.uuid, state),
+            models=models_on(gpu.uuid, facts),
         )
-        for gpu in state.gpus
+        for gpu in facts.gpus
     ]
 
 
-def lost_gpus(state: HostState) -> list[GpuStatus]:
+def lost_gpus(facts: HostFacts) -> list[GpuStatus]:
     """The GPUs that the kernel lists and that do not answer, while others do."""
-    if state.driver.exit_code == MISMATCH or not (state.gpus or state.driver.exit_code):
+    if facts.driver.exit_code == MISMATCH or not (facts.gpus or facts.driver.exit_code):
         return []
-    working = {gpu.uuid for gpu in state.gpus}
-    addresses = sorted(state.driver.pci)
+    working = {gpu.uuid for gpu in facts.gpus}
+    addresses = sorted(facts.driver.pci)
     return [
         GpuStatus(
-            index_of_lost(position, state.gpus, addresses),
+            index_of_lost(position, facts.gpus, addresses),
             "",
             uuid,
-            lost=why_lost(pci, uuid, state),
-            models=models_on(uuid, state),
+            lost=why_lost(pci, uuid, facts),
+            models=models_on(uuid, facts),
         )
         for position, pci in enumerate(addresses)
-        if (uuid := state.driver.pci[pci]) not in working
+        if (uuid := facts.driver.pci[pci]) not in working
     ]
 
 
@@ -178,32 +178,32 @@ def index_of_lost(position: int, gpus: tuple[Gpu, ...], addresses: list[str]) ->
     return missing[0] if len(missing) == 1 else position
 
 
-def why_lost(pci: str, uuid: str, state: HostState) -> str:
+def why_lost(pci: str, uuid: str, facts: HostFacts) -> str:
     """`lost since 2026-11-20 02:11 (Xid 79, GPU-6f1c…, PCI e1:00.0). Reboot the host. Affected models: beta.`"""
-    xids = [xid for xid in state.driver.xids if pci.startswith(xid.pci)]
+    xids = [xid for xid in facts.driver.xids if pci.startswith(xid.pci)]
     # the log is of this boot, and only a reboot restores a GPU that fell off the bus: the first such Xid counts
     cause = next((xid for xid in xids if xid.number == FALLEN_OFF_BUS), xids[-1] if xids else None)
     since = f" since {cause.time:%Y-%m-%d %H:%M}" if cause and cause.time else ""
     number = f"Xid {cause.number}, " if cause else ""
-    models = ", ".join(models_on(uuid, state)) or "none"
+    models = ", ".join(models_on(uuid, facts)) or "none"
     place = f"{number}{uuid[:8]}…, PCI {pci.removeprefix('0000:')}"
     return f"lost{since} ({place}). Reboot the host. Affected models: {models}."
 
 
-def models_on(uuid: str, state: HostState) -> tuple[str, ...]:
+def models_on(uuid: str, facts: HostFacts) -> tuple[str, ...]:
     """The managed containers that were given this GPU."""
     found = [
-        container.name for container in state.ours.values() if uuid in ledger.uuids_in(ledger.label(container.labels))
+        container.name for container in facts.ours.values() if uuid in ledger.uuids_in(ledger.label(container.labels))
     ]
     return tuple(sorted(found))
 
 
-def model_status(host_name: str, name: str, spec: Host, state: HostState) -> ModelStatus:
+def model_status(host_name: str, name: str, spec: Host, facts: HostFacts) -> ModelStatus:
     """The status of one model or service."""
     model = spec.entries[name]
     counter = ENGINES[model.engine].counter
-    condition, why, since = model_state(name, spec, state)
-    container = state.container(name, model.dockerd)
+    condition, why, since = model_state(name, spec, facts)
+    container = facts.container(name, model.dockerd)
     return ModelStatus(
         name,
         f"{model.engine} {model.version or ''}".strip(),
@@ -213,27 +213,27 @@ def model_status(host_name: str, name: str, spec: Host, state: HostState) -> Mod
         why,
         since,
         container.restarts if container and model.enabled else 0,
-        state.counters.get((model.dockerd, name)) if model.enabled else None,
+        facts.counters.get((model.dockerd, name)) if model.enabled else None,
         counter.unit if counter else "",
     )
 
 
-def model_state(name: str, spec: Host, state: HostState) -> tuple[ModelState, str, datetime | None]:
+def model_state(name: str, spec: Host, facts: HostFacts) -> tuple[ModelState, str, datetime | None]:
     """(state, why, since) of a model."""
     model = spec.entries[name]
     if not model.enabled:
         return "disabled", "", None
-    if state.trouble:
+    if facts.trouble:
         return "UNKNOWN", "host unreachable", None
-    container = state.container(name, model.dockerd)
+    container = facts.container(name, model.dockerd)
     if container is None:
-        late = state.late.get(f"user {model.dockerd}" if model.dockerd else "Docker")
-        return "DOWN", late or ("no container" if state.docker_of(model.dockerd) else "Docker does not answer"), None
+        late = facts.late.get(f"user {model.dockerd}" if model.dockerd else "Docker")
+        return "DOWN", late or ("no container" if facts.docker_of(model.dockerd) else "Docker does not answer"), None
     if not container.running:
         # a paused container may have ended once, before its last start
         finished = "" if container.status == "paused" else container.finished
         return "DOWN", why_stopped(container), time_or_none(finished)
-    return running_state(name, container, spec, state)
+    return running_state(name, container, spec, facts)
 
 
 def why_stopped(container: Container) -> str:
@@ -244,11 +244,11 @@ def why_stopped(container: Container) -> str:
 
 
 def running_state(
-    name: str, container: Container, spec: Host, state: HostState
+    name: str, container: Container, spec: Host, facts: HostFacts
 ) -> tuple[ModelState, str, datetime | None]:
     """(state, why, since) of a model with a running container."""
     started = time_or_none(container.started)
-    match health(name, spec.entries[name], state):
+    match health(name, spec.entries[name], facts):
         case Health.READY:
             return "ready", "", started
         case Health.LOADING if container.restarts:
@@ -256,9 +256,9 @@ def running_state(
         case Health.LOADING:
             return "loading", "", started
         case Health.RENAMED:
-            return "DOWN", f"another model answers at {addresses.probe_url(name, spec, state)}", started
+            return "DOWN", f"another model answers at {addresses.probe_url(name, spec, facts)}", started
         case Health.FAILING:
-            return "DOWN", f"answers HTTP {state.probes[container.user, name].status}", None
+            return "DOWN", f"answers HTTP {facts.probes[container.user, name].status}", None
         case Health.NOT_ASKED:
             return "DOWN", "readiness check did not run", None
     return "DOWN", "runs but does not answer", None

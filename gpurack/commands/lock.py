@@ -9,7 +9,7 @@ from pyinfra.context import ctx_host
 from gpurack import screen
 from gpurack.commands.connect import connect_error, connected, on_all_hosts
 from gpurack.commands.lock_ask import find_newest
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.host_data import not_understood
 from gpurack.inventory.fleet import read_fleet
 from gpurack.inventory.load import read_inventory
@@ -101,11 +101,11 @@ def upgrade(console: screen.Console, inventory: Path, what: Sequence[str]) -> in
         raise NotAsked(wrong)
     news: dict[str, News] = {}
 
-    def inspect(host: pyinfra.Host, wanted: Host) -> HostState:
-        seen = snapshot_with_hashes(host, wanted)
+    def inspect(host: pyinfra.Host, spec: Host) -> HostFacts:
+        seen = snapshot_with_hashes(host, spec)
         if not seen.trouble:
-            names = names_of_packages(what, wanted, seen, old.hosts.get(host.name, HostLock()))
-            news[host.name] = find_newest(host, wanted, seen, names, newest_request(what, wanted, seen))
+            names = names_of_packages(what, spec, seen, old.hosts.get(host.name, HostLock()))
+            news[host.name] = find_newest(host, spec, seen, names, newest_request(what, spec, seen))
         return seen
 
     code, pairs = 0, {}
@@ -152,7 +152,7 @@ def show_manifest(inventory: Path, name: str) -> str:
                 raise OSError(not_understood(error)) from None
 
 
-def fleet_and_snapshots(inventory: Path) -> tuple[Mapping[str, Host], Mapping[str, HostState]]:
+def fleet_and_snapshots(inventory: Path) -> tuple[Mapping[str, Host], Mapping[str, HostFacts]]:
     """(the fleet, host → its snapshot with the sha256 of all weights)"""
     loaded = read_inventory(inventory)
     fleet = read_fleet(loaded, secrets=False)

@@ -7,7 +7,7 @@ from typing import Any
 
 from pyinfra.api import Host
 
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.inventory.secrets import read_logins, read_token
 from gpurack.locking.gather import last_line, run_as_root
 from gpurack.locking.upgrade import News
@@ -30,7 +30,7 @@ sys.modules["newest"].main(given["job"])
 
 
 def find_newest(
-    host: Host, wanted: spec.Host, seen: HostState, names: Sequence[str], request: Mapping[str, Any]
+    host: Host, wanted: spec.Host, seen: HostFacts, names: Sequence[str], request: Mapping[str, Any]
 ) -> News:
     """The newest versions that a host can get. names: packages. request: made by `upgrade.newest_request`.
 
@@ -60,7 +60,7 @@ def find_newest(
 
 
 def available_packages(
-    host: Host, seen: HostState, names: Sequence[str]
+    host: Host, seen: HostFacts, names: Sequence[str]
 ) -> tuple[dict[str, list[str]], tuple[str, ...]]:
     """(package → versions, newest first; errors)"""
     platform = platform_of(seen.os)

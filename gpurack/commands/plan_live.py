@@ -7,7 +7,7 @@ from pyinfra.api.inventory import Inventory
 
 from gpurack import screen
 from gpurack.commands.connect import snapshots
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.host_data import not_understood
 from gpurack.inventory.secrets import read_values
 from gpurack.plan.host import Run, findings
@@ -21,7 +21,7 @@ def show_live(console: screen.Console, inventory: Inventory, fleet: Mapping[str,
     return max((show_host(console, name, fleet[name], state) for name, state in seen.items()), default=0)
 
 
-def show_host(console: screen.Console, name: str, wanted: spec.Host, seen: HostState) -> int:
+def show_host(console: screen.Console, name: str, wanted: spec.Host, seen: HostFacts) -> int:
     """One host's changes and errors."""
     lines, failed = [], False
     changes = 0
@@ -36,7 +36,7 @@ def show_host(console: screen.Console, name: str, wanted: spec.Host, seen: HostS
     return int(failed)
 
 
-def understood(wanted: spec.Host, seen: HostState) -> Iterator[Finding]:
+def understood(wanted: spec.Host, seen: HostFacts) -> Iterator[Finding]:
     """Yield the findings, or an error for an answer of the host that gpurack cannot read."""
     try:
         yield from findings(wanted, seen, Run(values=read_values(wanted), salt=token_hex(16)))

@@ -62,12 +62,12 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def gpus_of(host: Host) -> str:
+def gpus_of(spec: Host) -> str:
     """`4 × A30, 24.0 GiB`; without `hardware`, whether GPUs are expected."""
-    if not host.hardware:
-        return "GPUs unknown (no hardware given)" if host.wants_gpu else "CPU"
+    if not spec.hardware:
+        return "GPUs unknown (no hardware given)" if spec.wants_gpu else "CPU"
     parts = []
-    for name, count in host.hardware.items():
+    for name, count in spec.hardware.items():
         size = f", {GPU_KINDS[name].memory:.1f} GiB" if name in GPU_KINDS else ""
         parts.append(f"{count} × {name}{size}")
     return " + ".join(parts)
@@ -95,33 +95,33 @@ class Filled:
         return self.slot.usable(len(self.shares))
 
 
-def filled(host: Host) -> list[Filled]:
+def filled(spec: Host) -> list[Filled]:
     """Every GPU of a host in `hardware`."""
-    ledger = imagined_ledger(host)
-    return [Filled(slot, shares(host, ledger, slot)) for slot in ledger.slots]
+    ledger = imagined_ledger(spec)
+    return [Filled(slot, shares(spec, ledger, slot)) for slot in ledger.slots]
 
 
-def shares(host: Host, ledger: Ledger, slot: GpuSlot) -> dict[str, float | None]:
+def shares(spec: Host, ledger: Ledger, slot: GpuSlot) -> dict[str, float | None]:
     """Model → its GiB of a GPU, None for the whole GPU; in inventory order."""
     here = ledger.entries_on(slot)
     return {
         key: model.vram.of(slot.memory or 0) if model.vram else None
-        for key, model in host.models.items()
+        for key, model in spec.models.items()
         if key in here
     }
 
 
-def gpu_map(host: Host, estimates: Mapping[str, Estimate]) -> list[Text]:
+def gpu_map(spec: Host, estimates: Mapping[str, Estimate]) -> list[Text]:
     """One line per GPU (adjacent GPUs with the same models share a line) and one for the models on the CPU."""
-    alike = groupby(filled(host), key=lambda gpu: (gpu.slot.name, gpu.slot.reserved, list(gpu.shares.items())))
-    lines = [gpu_line(host, list(gpus), estimates) for _, gpus in alike]
-    on_cpu = [key for key, model in host.entries.items() if model.enabled and not model.gpus]
+    alike = groupby(filled(spec), key=lambda gpu: (gpu.slot.name, gpu.slot.reserved, list(gpu.shares.items())))
+    lines = [gpu_line(spec, list(gpus), estimates) for _, gpus in alike]
+    on_cpu = [key for key, model in spec.entries.items() if model.enabled and not model.gpus]
     if on_cpu:
         lines.append(screen.line(f"{'CPU'.ljust(LABEL)}  {', '.join(on_cpu)}"))
     return lines
 
 
-def gpu_line(host: Host, gpus: Sequence[Filled], estimates: Mapping[str, Estimate]) -> Text:
+def gpu_line(spec: Host, gpus: Sequence[Filled], estimates: Mapping[str, Estimate]) -> Text:
     """`GPU 0  ██████████████░░░  17.4 of 21.6 GiB  qwen-7b`"""
     first, last = gpus[0], gpus[-1].slot
     label = (f"GPU {first.slot.label}" if len(gpus) == 1 else f"GPU {first.slot.label}-{last.label}").ljust(LABEL)
@@ -130,8 +130,8 @@ def gpu_line(host: Host, gpus: Sequence[Filled], estimates: Mapping[str, Estimat
     if not first.shares:
         return screen.line(f"{label}  ", ("░" * BAR, "green"), "  free")
     each = " each" if len(gpus) > 1 else ""
-    used, usable = used_and_usable(host, first, estimates)
-    models = model_names(host, first)
+    used, usable = used_and_usable(spec, first, estimates)
+    models = model_names(spec, first)
     if used is None:
         amount = "whole GPU" if None in first.shares.values() else "? GiB"
         return screen.line(f"{label}  ", ("█" * BAR, "blue"), f"  {amount}{each}  {models}")
@@ -141,7 +141,7 @@ def gpu_line(host: Host, gpus: Sequence[Filled], estimates: Mapping[str, Estimat
     return screen.line(f"{label}  ", ("█" * full, "blue"), amount)
 
 
-def used_and_usable(host: Host, gpu: Filled, estimates: Mapping[str, Estimate]) -> tuple[float | None, float | None]:
+def used_and_usable(spec: Host, gpu: Filled, estimates: Mapping[str, Estimate]) -> tuple[float | None, float | None]:
     """(GiB of a GPU in use, GiB that its models may use); None if unknown.
 
     Models with `vram` use their share. A model without `vram` has the GPU for itself and uses its estimate.
@@ -153,22 +153,22 @@ def used_and_usable(host: Host, gpu: Filled, estimates: Mapping[str, Estimate]) 
     if key not in estimates:
         return None, None
     memory = gpu.slot.memory
-    return estimates[key].total, ENGINES[host.models[key].engine].budget(host.models[key], memory) if memory else None
+    return estimates[key].total, ENGINES[spec.models[key].engine].budget(spec.models[key], memory) if memory else None
 
 
-def model_names(host: Host, gpu: Filled) -> str:
+def model_names(spec: Host, gpu: Filled) -> str:
     """The models on a GPU, with their shares if there are several; `(promised)` if the engine cannot enforce `vram`."""
     texts = []
     for key, share in gpu.shares.items():
         amount = f" {share:g}" if share is not None and len(gpu.shares) > 1 else ""
-        promised = " (promised)" if share is not None and not ENGINES[host.models[key].engine].enforces_vram else ""
+        promised = " (promised)" if share is not None and not ENGINES[spec.models[key].engine].enforces_vram else ""
         texts.append(f"{key}{amount}{promised}")
     return ", ".join(texts)
 
 
-def endpoints(name: str, host: Host) -> list[str]:
+def endpoints(name: str, spec: Host) -> list[str]:
     """`http://gpu1.lab:8000/v1  qwen2.5-7b-instruct`, the address for clients; `localhost` for loopback."""
-    return [f"{endpoint(name, host, model)}  {key}" for key, model in host.entries.items() if model.enabled]
+    return [f"{endpoint(name, spec, model)}  {key}" for key, model in spec.entries.items() if model.enabled]
 
 
 def as_data(fleet: Mapping[str, Host], sizes: Sizes, warnings: Sequence[Problem]) -> dict[str, Any]:

@@ -7,13 +7,13 @@ from gpurack.spec.host import Host
 from gpurack.spec.model import Model
 
 
-def endpoint(host_name: str, host: Host, model: Model) -> str:
+def endpoint(host_name: str, spec: Host, model: Model) -> str:
     """The base URL of a model's API for clients, e.g. `http://gpu1.lab:8000/v1`; `localhost` if bound to loopback.
 
     host_name: the host's name in the inventory. For pyinfra's `@local` it is this machine's name, for `@ssh/gpu1` gpu1.
     """
     name = host_name.removeprefix("@").partition("/")[2]
-    public = host.address or (name or platform.node() if host_name.startswith("@") else host_name)
+    public = spec.address or (name or platform.node() if host_name.startswith("@") else host_name)
     where = {"loopback": "localhost", "lan": public, "any": public, "0.0.0.0": public, "::": public}.get(
         model.bind, model.bind
     )

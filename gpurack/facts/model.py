@@ -109,11 +109,11 @@ class GpuProcess:
     container: str = ""
     whose: int | None = None
 
-    def ours(self, state: "HostState") -> bool:
+    def ours(self, facts: "HostFacts") -> bool:
         """Does it run in one of our models' containers?"""
         return any(
-            container.id == self.container and state.uid_of(container.user) == self.whose
-            for container in state.ours.values()
+            container.id == self.container and facts.uid_of(container.user) == self.whose
+            for container in facts.ours.values()
         )
 
 
@@ -163,7 +163,7 @@ class Container:
 
     @property
     def kind(self) -> Kind | None:
-        """Its kind by its labels, which anyone may set (see HostState.ours)."""
+        """Its kind by its labels, which anyone may set (see HostFacts.ours)."""
         return "model" if "gpurack.model" in self.labels else "job" if "gpurack.job" in self.labels else None
 
     @property
@@ -191,7 +191,7 @@ class User:
     linger: do the user's units start at boot? manager: does the user's systemd answer? unit: the user's docker.service.
     folder: (mode, uid) of the folder of the user's Compose project, or None. acl: of the folder of the user's weights,
     or "". sees: folders of CDI specs that are visible to the daemon. unreadable: existing weights that the user cannot
-    read. docker: `docker info`, empty when no daemon answered. images, digests: as in HostState.
+    read. docker: `docker info`, empty when no daemon answered. images, digests: as in HostFacts.
 
     Root observed uid to linger, folder and acl. All else comes from the user's own programs and counts for that user's
     models only.
@@ -274,7 +274,7 @@ class Header:
 
 
 @dataclass(frozen=True)
-class HostState:
+class HostFacts:
     """A snapshot of a host. `trouble` is the error of a failed snapshot; nothing else is set then."""
 
     trouble: str = ""

@@ -1,4 +1,4 @@
-"""The snapshot's text → HostState. Pure; every section is read by one function of its name."""
+"""The snapshot's text → HostFacts. Pure; every section is read by one function of its name."""
 
 import base64
 import re
@@ -19,7 +19,7 @@ from gpurack.facts.model import (
     Gpu,
     GpuProcess,
     Header,
-    HostState,
+    HostFacts,
     Kernel,
     Listener,
     Os,
@@ -86,22 +86,22 @@ def pair(pattern: str, line: str) -> tuple[str, str]:
     return one, other
 
 
-def parse(lines: Sequence[str], raised: bool = False) -> HostState:
-    """The script's output → HostState. Never raises; an incomplete snapshot has `trouble` set."""
+def parse(lines: Sequence[str], raised: bool = False) -> HostFacts:
+    """The script's output → HostFacts. Never raises; an incomplete snapshot has `trouble` set."""
     mark = next((line[len(MARK) :] for line in lines if re.fullmatch(rf"{MARK}[0-9a-f]{{32}}", line)), None)
     sections = split(lines, mark) if mark else {}
     if "end" not in sections:
-        return HostState(trouble=CUT)
+        return HostFacts(trouble=CUT)
     get: Callable[[str], Section] = lambda name: sections.get(name, Section())  # noqa: E731
     late = dict(each(get("late"), lambda line: pair(r"([A-Za-z0-9_. $-]+|weights /.*)\|([^|]+)", line)))
     if "system" in late:
-        return HostState(trouble=f"The snapshot of the host {late['system']}. Check what hangs there.")
+        return HostFacts(trouble=f"The snapshot of the host {late['system']}. Check what hangs there.")
     machine = get("machine")
     seen = files(get("files"))
     try:
         record = record_of(seen[paths.RECORD].text) if paths.RECORD in seen else None
     except TooNew as error:
-        return HostState(trouble=str(error))
+        return HostFacts(trouble=str(error))
     nvidia = driver(get("driver"), get("pci"), get("gpus"), get("xids"))
     # Beside NVIDIA GPUs, an AMD one is the processor's integrated graphics.
     amd_lines = [] if nvidia.kernel or nvidia.pci else get("amd")
@@ -118,7 +118,7 @@ def parse(lines: Sequence[str], raised: bool = False) -> HostState:
     sizes = {path: size for path, (size, _) in found.kinds.items()}
     late = {**dict.fromkeys((f"weights {path}" for path in found.broken), "was cut off"), **late}
     accounts |= {name: with_own(accounts[name], said, sizes) for name, said in own.items()}
-    state = HostState(
+    facts = HostFacts(
         raised=raised,
         os=os_release(get("os")),
         busy=word(machine, "busy"),
@@ -180,7 +180,7 @@ def parse(lines: Sequence[str], raised: bool = False) -> HostState:
         late=late,
     )
     unread = [sentence for user, said in daemons.items() if (sentence := not_understood(user, said))]
-    return replace(state, unread=tuple(unread))
+    return replace(facts, unread=tuple(unread))
 
 
 def not_understood(user: str, sections: Sections) -> str:

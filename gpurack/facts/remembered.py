@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from gpurack.facts.model import Header, HostState
+from gpurack.facts.model import Header, HostFacts
 from gpurack.facts.parse import header
 from gpurack.resources import program
 
@@ -34,16 +34,16 @@ def recall(host: str) -> dict[str, Header]:
         return {}
 
 
-def together(state: HostState, known: Mapping[str, Header], today: str) -> dict[str, Header]:
+def together(facts: HostFacts, known: Mapping[str, Header], today: str) -> dict[str, Header]:
     """The headers of a snapshot's weights: those it read, and remembered ones whose stamp is unchanged."""
-    found = {path: known[path] for path, stamp in state.stamps.items() if path in known and known[path].stamp == stamp}
-    return {path: replace(header, seen=today) for path, header in {**found, **state.headers}.items()}
+    found = {path: known[path] for path, stamp in facts.stamps.items() if path in known and known[path].stamp == stamp}
+    return {path: replace(header, seen=today) for path, header in {**found, **facts.headers}.items()}
 
 
-def remember(host: str, known: Mapping[str, Header], state: HostState) -> None:
+def remember(host: str, known: Mapping[str, Header], facts: HostFacts) -> None:
     """Save the headers of a snapshot; forget missing weights, keep those outside the inventory."""
-    kept = {path: header for path, header in known.items() if path not in state.weights}
-    now = {**kept, **state.headers}
+    kept = {path: header for path, header in known.items() if path not in facts.weights}
+    now = {**kept, **facts.headers}
     if now == dict(known):
         return
     content = {"host": host, "reader": _digest(), "weights": {path: asdict(header) for path, header in now.items()}}

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from gpurack import paths
 from gpurack.facts import remembered
-from gpurack.facts.model import USER_FILES, Header, HostState
+from gpurack.facts.model import USER_FILES, Header, HostFacts
 from gpurack.facts.parse import MARK, parse
 from gpurack.facts.questions import Questions, Row
 from gpurack.remote import Command, TooMuchOutput
@@ -32,8 +32,8 @@ AS_ROOT = sh(
 LIMIT = 30
 """Seconds for each part of the snapshot. After a timeout only the facts of that part are unknown."""
 
-NEEDS_ROOT = HostState(trouble="gpurack needs root on the host. Log in as root, or as a user who may use sudo.")
-NEEDS_PASSWORD = HostState(
+NEEDS_ROOT = HostFacts(trouble="gpurack needs root on the host. Log in as root, or as a user who may use sudo.")
+NEEDS_PASSWORD = HostFacts(
     trouble="sudo requires a password. Run from a terminal (pyinfra asks for it), or allow sudo without a password."
 )
 FAILED = (
@@ -46,7 +46,7 @@ NOT_TAKEN = (
 )
 
 
-class Snapshot(FactBase[HostState]):
+class Snapshot(FactBase[HostFacts]):
     """The snapshot as a pyinfra fact; its script comes by standard input (`_stdin=script(…)`)."""
 
     @override
@@ -55,11 +55,11 @@ class Snapshot(FactBase[HostState]):
 
     @staticmethod
     @override
-    def default() -> HostState:
-        return HostState(trouble=FAILED)
+    def default() -> HostFacts:
+        return HostFacts(trouble=FAILED)
 
     @override
-    def process(self, output: list[str]) -> HostState:
+    def process(self, output: list[str]) -> HostFacts:
         # only lines before the script's first line: later ones may come from users
         before = list(takewhile(lambda line: not line.startswith(MARK), output))
         if NO_SUDO in before:
@@ -70,17 +70,17 @@ class Snapshot(FactBase[HostState]):
         try:
             return parse(output, raised=RAISED in before)
         except Exception as error:
-            return HostState(trouble=INTERNAL.format(error))
+            return HostFacts(trouble=INTERNAL.format(error))
 
 
-def take_snapshot(host: Host, questions: Questions) -> HostState:
+def take_snapshot(host: Host, questions: Questions) -> HostFacts:
     """Take a snapshot of a host by one remote command."""
     known = remembered.recall(host.name)
     stdin = Script(script(questions, known))
     try:
         state = _ask(host, stdin)
     except TooMuchOutput as error:
-        return HostState(trouble=str(error))
+        return HostFacts(trouble=str(error))
     if state.trouble:
         return state
     state = replace(state, headers=remembered.together(state, known, date.today().isoformat()))
@@ -88,15 +88,15 @@ def take_snapshot(host: Host, questions: Questions) -> HostState:
     return state
 
 
-def _ask(host: Host, stdin: "Script") -> HostState:
+def _ask(host: Host, stdin: "Script") -> HostFacts:
     """Run the script as root. Raises TooMuchOutput."""
-    state: HostState = host.get_fact(Snapshot, _sudo=False, _ignore_errors=True, _stdin=stdin)
-    if state is NEEDS_PASSWORD and (sys.stdin.isatty() or has_password(host)):
+    facts: HostFacts = host.get_fact(Snapshot, _sudo=False, _ignore_errors=True, _stdin=stdin)
+    if facts is NEEDS_PASSWORD and (sys.stdin.isatty() or has_password(host)):
         # pyinfra asks for the password, or takes it from the inventory; this costs three more remote commands.
-        state = host.get_fact(Snapshot, _sudo=True, _ignore_errors=True, _stdin=stdin)
+        facts = host.get_fact(Snapshot, _sudo=True, _ignore_errors=True, _stdin=stdin)
         # sudo's own message is on the screen only
-        state = replace(state, raised=True, trouble=NOT_TAKEN if state == Snapshot.default() else state.trouble)
-    return state
+        facts = replace(facts, raised=True, trouble=NOT_TAKEN if facts == Snapshot.default() else facts.trouble)
+    return facts
 
 
 def has_password(host: Host) -> bool:

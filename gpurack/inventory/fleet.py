@@ -233,21 +233,21 @@ def without_unknown_defaults(name: str, data: Mapping[str, Any]) -> tuple[dict[s
     return {**data, "defaults": known("defaults", data.get("defaults")), "engines": engines}, problems
 
 
-def clashes(name: str, host: Host) -> list[Problem]:
+def clashes(name: str, spec: Host) -> list[Problem]:
     """Errors of entries with the same name, port or served name on one host."""
     problems = [
         Problem.of("name-used-twice", name, f"services.{key}", kind="model")
-        for key in host.services
-        if key in host.models
+        for key in spec.services
+        if key in spec.models
     ]
     problems += [
         Problem.of("name-used-twice", name, f"jobs.{key}", kind="model or service")
-        for key in host.jobs
-        if key in host.entries
+        for key in spec.jobs
+        if key in spec.entries
     ]
-    enabled = {key: model for key, model in host.entries.items() if model.enabled}
+    enabled = {key: model for key, model in spec.entries.items() if model.enabled}
     for (first, one), (second, other) in combinations(enabled.items(), 2):
-        path = f"{'services' if second in host.services else 'models'}.{second}"
+        path = f"{'services' if second in spec.services else 'models'}.{second}"
         if one.port == other.port and binds_overlap(one.bind, other.bind):
             problems.append(Problem.of("port-used-twice", name, f"{path}.port", port=one.port, one=first, other=second))
         if (served := one.served_name or first) == (other.served_name or second):
@@ -268,11 +268,11 @@ def binds_overlap(one: str, other: str) -> bool:
     return len(addresses) == 1
 
 
-def unused_logins(name: str, host: Host) -> list[Problem]:
+def unused_logins(name: str, spec: Host) -> list[Problem]:
     """Errors of logins that are never used: with a scheme or path, or for a mirrored registry."""
     problems = []
-    for registry in host.registries:
-        path, mirror = f"registries.{registry}", host.mirrors.get(registry)
+    for registry in spec.registries:
+        path, mirror = f"registries.{registry}", spec.mirrors.get(registry)
         if "/" in registry:
             registry_host = re.sub(r"^\w+://", "", registry).partition("/")[0]
             problems.append(Problem.of("registry-with-path", name, path, registry=registry_host))
@@ -282,13 +282,13 @@ def unused_logins(name: str, host: Host) -> list[Problem]:
     return problems
 
 
-def unreadable_images(name: str, host: Host) -> list[Problem]:
+def unreadable_images(name: str, spec: Host) -> list[Problem]:
     """Errors of image tars that cannot be read, or do not contain exactly one image."""
     problems = []
-    for key, entry in host.everything.items():
+    for key, entry in spec.everything.items():
         if not (entry.enabled and isinstance(entry.image, TarImage)):
             continue
-        path = f"{host.kind_of(key)}.{key}.image.tar"
+        path = f"{spec.kind_of(key)}.{key}.image.tar"
         try:
             image_tar.read(entry.image.source)
         except OSError as error:
@@ -299,15 +299,15 @@ def unreadable_images(name: str, host: Host) -> list[Problem]:
     return problems
 
 
-def unreadable_copies(name: str, host: Host) -> list[Problem]:
+def unreadable_copies(name: str, spec: Host) -> list[Problem]:
     """Errors of weights to copy that are missing, empty or unreadable on the admin's machine."""
     problems = []
-    enabled = [(key, entry) for key, entry in host.everything.items() if entry.enabled]
+    enabled = [(key, entry) for key, entry in spec.everything.items() if entry.enabled]
     named = [(key, weights) for key, entry in enabled for weights in weights_of(entry)]
     copied = [(key, weights) for key, weights in named if isinstance(weights, CopyWeights)]
     for key, weights in copied:
-        field = "weights" if weights == host.everything[key].weights else "config"
-        path = f"{host.kind_of(key)}.{key}.{field}.copy"
+        field = "weights" if weights == spec.everything[key].weights else "config"
+        path = f"{spec.kind_of(key)}.{key}.{field}.copy"
         try:
             source = weights.source
             if not source.exists():
@@ -324,23 +324,23 @@ def unreadable_copies(name: str, host: Host) -> list[Problem]:
     return problems
 
 
-def unreadable_ca(name: str, host: Host) -> list[Problem]:
+def unreadable_ca(name: str, spec: Host) -> list[Problem]:
     """The error of a `ca` file that cannot be read or contains no certificate."""
     try:
-        host.certificates()
+        spec.certificates()
     except OSError as error:
-        return [Problem.of("ca-unreadable", name, "ca", file=host.ca, why=error.strerror)]
+        return [Problem.of("ca-unreadable", name, "ca", file=spec.ca, why=error.strerror)]
     except UnicodeDecodeError:
-        return [Problem.of("ca-not-text", name, "ca", file=host.ca)]
+        return [Problem.of("ca-not-text", name, "ca", file=spec.ca)]
     except Wrong as error:
         return [Problem.of(error.code, name, "ca", **error.parameters)]
     return []
 
 
-def mirror_problems(name: str, host: Host) -> list[Problem]:
+def mirror_problems(name: str, spec: Host) -> list[Problem]:
     """Errors of mirrors: unknown names, invalid addresses, keys that cannot be read."""
     problems = []
-    for key, mirror in host.mirrors.items():
+    for key, mirror in spec.mirrors.items():
         path = f"mirrors.{key}"
         if key not in URL_MIRRORS and not REGISTRY.fullmatch(key):
             guess = nearest(key.lower(), URL_MIRRORS)

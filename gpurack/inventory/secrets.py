@@ -11,17 +11,17 @@ from gpurack.spec.secret import KEY, PERSON, UPSTREAM, Secret, SecretError, Valu
 from gpurack.spec.weights import HfWeights
 
 
-def secrets_of(host: Host) -> dict[str, dict[str, Secret]]:
+def secrets_of(spec: Host) -> dict[str, dict[str, Secret]]:
     """Container → name → reference, for all enabled entries: own key, clients' keys, connections' keys."""
     found = {}
-    for key, model in host.entries.items():
+    for key, model in spec.entries.items():
         if not model.enabled:
             continue
         mine = {KEY: model.api_key} if model.api_key else {}
         mine |= {f"{PERSON}{name}": secret for name, secret in model.keys.items()}
         mine |= {
             f"{UPSTREAM}{index}": connection.key
-            for index, connection in enumerate(host.connections(key))
+            for index, connection in enumerate(spec.connections(key))
             if connection.key
         }
         if mine:
@@ -29,33 +29,33 @@ def secrets_of(host: Host) -> dict[str, dict[str, Secret]]:
     return found
 
 
-def read_secrets(host: Host) -> dict[str, dict[str, str]]:
+def read_secrets(spec: Host) -> dict[str, dict[str, str]]:
     """The secrets of a host with their values: container → name → value. Raises SecretError."""
     return {
         container: {name: secret.read() for name, secret in secrets.items()}
-        for container, secrets in secrets_of(host).items()
+        for container, secrets in secrets_of(spec).items()
     }
 
 
-def read_token(host: Host) -> str | None:
+def read_token(spec: Host) -> str | None:
     """The Hugging Face token, if an enabled entry has weights from there. Raises SecretError."""
-    entries = [entry for entry in host.everything.values() if entry.enabled]
-    if host.hf_token is None or not any(isinstance(one, HfWeights) for entry in entries for one in weights_of(entry)):
+    entries = [entry for entry in spec.everything.values() if entry.enabled]
+    if spec.hf_token is None or not any(isinstance(one, HfWeights) for entry in entries for one in weights_of(entry)):
         return None
-    token = host.hf_token.read()
+    token = spec.hf_token.read()
     if len(token.split()) > 1:
-        raise SecretError(f"{host.hf_token.source()} holds more than a token: there is white space in it.")
+        raise SecretError(f"{spec.hf_token.source()} holds more than a token: there is white space in it.")
     return token
 
 
-def read_logins(host: Host) -> dict[str, dict[str, str]]:
+def read_logins(spec: Host) -> dict[str, dict[str, str]]:
     """The logins of a host's registries: registry → user and password. Raises SecretError."""
-    return {name: {"user": login.user, "password": login.password.read()} for name, login in host.registries.items()}
+    return {name: {"user": login.user, "password": login.password.read()} for name, login in spec.registries.items()}
 
 
-def read_values(host: Host) -> Values:
+def read_values(spec: Host) -> Values:
     """All that a run of this host needs. Raises SecretError."""
-    return Values(read_secrets(host), read_token(host), read_logins(host))
+    return Values(read_secrets(spec), read_token(spec), read_logins(spec))
 
 
 def unreadable_secrets(fleet: Mapping[str, Host]) -> list[Problem]:
@@ -76,14 +76,14 @@ def unreadable_secrets(fleet: Mapping[str, Host]) -> list[Problem]:
     ]
 
 
-def _needed(host: Host) -> Iterator[tuple[str, Callable[[], str | None]]]:
+def _needed(spec: Host) -> Iterator[tuple[str, Callable[[], str | None]]]:
     """(path in the inventory, function that reads its value) of every secret."""
-    yield "hf_token", partial(read_token, host)
-    for registry, login in host.registries.items():
+    yield "hf_token", partial(read_token, spec)
+    for registry, login in spec.registries.items():
         yield f"registries.{registry}.password", login.password.read
-    for key, secrets in secrets_of(host).items():
+    for key, secrets in secrets_of(spec).items():
         for field, secret in secrets.items():
-            yield f"{host.kind_of(key)}.{key}.{field}", secret.read
+            yield f"{spec.kind_of(key)}.{key}.{field}", secret.read
 
 
 def _also(places: Sequence[tuple[str, str]]) -> str:
@@ -93,18 +93,18 @@ def _also(places: Sequence[tuple[str, str]]) -> str:
     return f" {host} {path} and {len(more)} more also need it." if more else f" {host} {path} also needs it."
 
 
-def shared_keys(name: str, host: Host) -> list[Problem]:
+def shared_keys(name: str, spec: Host) -> list[Problem]:
     """Errors of clients of one gateway with the same key.
 
     Unreadable keys are errors of unreadable_secrets.
     """
     problems = []
-    for container, secrets in secrets_of(host).items():
+    for container, secrets in secrets_of(spec).items():
         owners: dict[str, str] = {}
         for field, secret in secrets.items():
             with suppress(SecretError):
                 first = owners.setdefault(secret.read(), field)
                 if first != field:
-                    path = f"{host.kind_of(container)}.{container}.{field}"
+                    path = f"{spec.kind_of(container)}.{container}.{field}"
                     problems.append(Problem.of("secret-shared", name, path, other=first))
     return problems

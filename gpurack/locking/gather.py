@@ -5,7 +5,7 @@ from typing import Any
 
 from pyinfra.api import Host
 
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.operations.run_state import outdate, snapshot
 from gpurack.plan.models import weights
 from gpurack.remote import Command, run
@@ -18,7 +18,7 @@ MANIFEST_LIMIT = 300
 NO_PYTHON = "python3 is not installed, so the sha256 of the weights cannot be read. Run deploys/gpu_host.py first."
 
 
-def snapshot_with_hashes(host: Host, wanted: spec.Host) -> HostState:
+def snapshot_with_hashes(host: Host, wanted: spec.Host) -> HostFacts:
     """A snapshot in which every file of weights has a sha256. Progress is shown on stderr."""
     seen = snapshot(host, wanted)
     paths = [path for path, size in seen.weights.items() if size is not None]
@@ -44,7 +44,7 @@ def hasher() -> str:
     return program("hashes", "paths", "common", "safe_paths", "record", "dockerd")
 
 
-def manifest_lines(host: Host, seen: HostState) -> list[str]:
+def manifest_lines(host: Host, seen: HostFacts) -> list[str]:
     """The output of files/manifest.sh on a host. Raises OSError with a sentence if it fails."""
     script = read_text("files/manifest.sh")
     try:
@@ -62,7 +62,7 @@ def last_line(lines: list[str]) -> str:
 
 
 def run_as_root(
-    host: Host, seen: HostState, command: Sh, stdin: str = "", shown: bool = True, **more: Any
+    host: Host, seen: HostFacts, command: Sh, stdin: str = "", shown: bool = True, **more: Any
 ) -> tuple[bool, list[str]]:
     """Run a command as root: (succeeded, its output lines).
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gpurack import paths
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.locking.observe import observed
 from gpurack.plan.models import compose
 from gpurack.plan.models.diff import SALTED
@@ -24,48 +24,48 @@ FINGERPRINTS = (*SALTED, "files")
 """Fields that hold fingerprints; every container has a new salt."""
 
 
-def manifest(spec: Host, state: HostState, more: list[str]) -> str:
+def manifest(spec: Host, facts: HostFacts, more: list[str]) -> str:
     """The whole text. more: the output of files/manifest.sh on the host."""
     jobs = tuple(f"job {paths.job_file(name)} " for name, job in spec.jobs.items() if job.enabled)
     more = [line for line in more if not line.startswith("job ") or line.startswith(jobs)]
-    lines = [*more, *system(state), *locked(spec, state), *projects(state), *containers(state)]
+    lines = [*more, *system(facts), *locked(spec, facts), *projects(facts), *containers(facts)]
     return "".join(f"{line}\n" for line in sorted({one_line(line) for line in lines}))
 
 
-def system(state: HostState) -> Iterator[str]:
+def system(facts: HostFacts) -> Iterator[str]:
     """Operating system, architecture, GPUs and secrets' files."""
-    yield f"os {state.os.name}"
-    yield f"arch {state.arch}"
-    yield from (f"card {card.index} {card.name} {card.memory_total} MiB" for card in state.gpus)
-    yield from (f"secret {path} {mode} uid {uid}" for path, (mode, uid) in state.secrets.items())
+    yield f"os {facts.os.name}"
+    yield f"arch {facts.arch}"
+    yield from (f"card {card.index} {card.name} {card.memory_total} MiB" for card in facts.gpus)
+    yield from (f"secret {path} {mode} uid {uid}" for path, (mode, uid) in facts.secrets.items())
 
 
-def locked(spec: Host, state: HostState) -> Iterator[str]:
+def locked(spec: Host, state: HostFacts) -> Iterator[str]:
     """The lines of a lock, without packages, which files/manifest.sh lists."""
     for fact, value in facts(observed(spec, state)).items():
         if not fact.startswith("packages "):
             yield f"lock {fact} {value}"
 
 
-def projects(state: HostState) -> Iterator[str]:
+def projects(facts: HostFacts) -> Iterator[str]:
     """The services of every compose.yaml, one line per field."""
-    for user in ("", *state.users):
-        for name, service in compose.old_services(state, user).items():
+    for user in ("", *facts.users):
+        for name, service in compose.old_services(facts, user).items():
             for field, value in service.items():
-                yield f"service {name} {field} {shown(without_labels(value) if field == 'labels' else value, state)}"
+                yield f"service {name} {field} {shown(without_labels(value) if field == 'labels' else value, facts)}"
 
 
-def containers(state: HostState) -> Iterator[str]:
+def containers(facts: HostFacts) -> Iterator[str]:
     """The fields in the labels of managed containers, and the names of all others."""
-    for container in state.containers:
-        if not state.is_ours(container):
+    for container in facts.containers:
+        if not facts.is_ours(container):
             yield f"container {container.name} is not gpurack's"
             continue
         for word, value in label(container.labels).items():
             if word in FINGERPRINTS:
                 yield f"runs {container.name} {word} {', '.join(value) if isinstance(value, Mapping) else 'set'}"
             elif word not in DEPEND_ON_GPUS:
-                yield f"runs {container.name} {word} {shown(value, state)}"
+                yield f"runs {container.name} {word} {shown(value, facts)}"
 
 
 def without_labels(labels: Any) -> Any:
@@ -75,10 +75,10 @@ def without_labels(labels: Any) -> Any:
     return {name: value for name, value in labels.items() if name != "gpurack.model"}
 
 
-def shown(value: Any, state: HostState) -> str:
+def shown(value: Any, facts: HostFacts) -> str:
     """A value on one line, with the indexes of GPUs instead of their UUIDs."""
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-    numbers = {card.uuid: f"card-{card.index}" for card in state.gpus}
+    numbers = {card.uuid: f"card-{card.index}" for card in facts.gpus}
     return re.sub(r"GPU-[0-9A-Za-z-]+", lambda found: numbers.get(found[0], found[0]), text)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from gpurack.engines import weights_of
-from gpurack.facts.model import Container, HostState
+from gpurack.facts.model import Container, HostFacts
 from gpurack.locking.openpgp import fingerprint
 from gpurack.plan.models import images, pulls, weights
 from gpurack.plan.models.ledger import label
@@ -19,17 +19,17 @@ KEY_FILE = "gpurack-"
 """Prefix of gpurack's key files; the repository's name follows."""
 
 
-def observed(spec: Host, state: HostState) -> HostLock:
+def observed(spec: Host, facts: HostFacts) -> HostLock:
     """The lock of what is on a host. Models without a container are left out."""
     return HostLock(
-        driver=state.driver.kernel or None,
-        keys=keys(state),
+        driver=facts.driver.kernel or None,
+        keys=keys(facts),
         models={
-            name: model_lock(name, spec, state, container)
+            name: model_lock(name, spec, facts, container)
             for name, model in spec.entries.items()
-            if model.enabled and (container := state.container(name, model.dockerd))
+            if model.enabled and (container := facts.container(name, model.dockerd))
         },
-        packages=packages(spec, state),
+        packages=packages(spec, facts),
     )
 
 
@@ -38,19 +38,19 @@ def missing(spec: Host, found: HostLock) -> list[str]:
     return [name for name, model in spec.entries.items() if model.enabled and name not in found.models]
 
 
-def packages(spec: Host, state: HostState) -> dict[str, str]:
+def packages(spec: Host, facts: HostFacts) -> dict[str, str]:
     """Installed packages of Docker and the toolkit → exact version; without Docker's if `docker.source` is "keep"."""
-    platform = platform_of(state.os)
+    platform = platform_of(facts.os)
     names: tuple[str, ...] = TOOLKIT_PACKAGES
     if platform and spec.docker.source != "keep":
         names = (*names, *packages_of(spec, platform), *BELOW)
-    return dict(installed(names, state))
+    return dict(installed(names, facts))
 
 
-def keys(state: HostState) -> dict[str, str]:
+def keys(facts: HostFacts) -> dict[str, str]:
     """gpurack's package repositories → the fingerprint of the key that apt or dnf trusts for them."""
     found = {}
-    for path, file in state.files.items():
+    for path, file in facts.files.items():
         name = path.rpartition("/")[2]
         if name.startswith(KEY_FILE) and name.endswith(".asc"):
             try:
@@ -60,26 +60,26 @@ def keys(state: HostState) -> dict[str, str]:
     return found
 
 
-def model_lock(name: str, spec: Host, state: HostState, container: Container) -> ModelLock:
+def model_lock(name: str, spec: Host, facts: HostFacts, container: Container) -> ModelLock:
     """The lock of one model or service."""
     model = spec.entries[name]
     paths = [weights.place(spec, one, model.dockerd) for one in weights_of(model)]
-    commits = {path: state.commits[path] for path in paths if path in state.commits}
+    commits = {path: facts.commits[path] for path in paths if path in facts.commits}
     return ModelLock(
-        image=image(name, spec, state, container),
+        image=image(name, spec, facts, container),
         commit=commits.pop(weights.host_path(spec, model), None),
         commits=commits,
-        weights={file: sha256 for file, sha256 in state.hashes.items() if any(belongs(file, path) for path in paths)},
-        ollama=(pulls.answered(state.probes.get((model.dockerd, name))) or {}) if model.pull else {},
+        weights={file: sha256 for file, sha256 in facts.hashes.items() if any(belongs(file, path) for path in paths)},
+        ollama=(pulls.answered(facts.probes.get((model.dockerd, name))) or {}) if model.pull else {},
     )
 
 
-def image(name: str, spec: Host, state: HostState, container: Container) -> str | None:
+def image(name: str, spec: Host, facts: HostFacts, container: Container) -> str | None:
     """The image of a container as reference (without mirrors) and digest; None if it came from no registry."""
     used = str(label(container.labels).get("image", ""))
     known = (reference for reference in images.references(spec.entries[name]))
     reference, _ = split_digest(next((each for each in known if images.mirrored(spec, each) == used), used))
-    digest = digest_of(used, state.digests_of(container.user).get(container.image, ()))
+    digest = digest_of(used, facts.digests_of(container.user).get(container.image, ()))
     return f"{reference}@{digest}" if digest else None
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gpurack.engines import weights_of
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.plan import pins
 from gpurack.plan.models import ledger, weights
 from gpurack.plan.models.desired import desire
@@ -47,24 +47,24 @@ def chosen(what: Sequence[str], part: str, name: str = "") -> bool:
     return not what or part in what or (bool(name) and name in what)
 
 
-def names_of_packages(what: Sequence[str], spec: Host, state: HostState, old: HostLock) -> list[str]:
+def names_of_packages(what: Sequence[str], spec: Host, facts: HostFacts, old: HostLock) -> list[str]:
     """The packages to look up: those that a run would install, and those below them that are in the lock."""
-    platform = platform_of(state.os)
+    platform = platform_of(facts.os)
     names: list[str] = []
     if platform and spec.docker.source != "keep" and chosen(what, "docker"):
         names += docker.packages_of(spec, platform) + tuple(name for name in docker.BELOW if name in old.packages)
-    if state.has_nvidia and chosen(what, "toolkit"):
+    if facts.has_nvidia and chosen(what, "toolkit"):
         names += TOOLKIT_PACKAGES
     return names
 
 
-def newest_request(what: Sequence[str], spec: Host, state: HostState) -> dict[str, Any]:
+def newest_request(what: Sequence[str], spec: Host, facts: HostFacts) -> dict[str, Any]:
     """The input of files/newest.py: the images and the repositories on hubs to look up."""
-    cards = ledger.assign(spec, state).uuids
+    cards = ledger.assign(spec, facts).uuids
     images, hubs = [], []
     for name, model in spec.entries.items():
         if model.enabled and chosen(what, "images", name) and references(model) and name in cards:
-            image = desire(name, spec, state, cards[name]).image
+            image = desire(name, spec, facts, cards[name]).image
             named = next(each for each in references(model) if mirrored(spec, each) == image)
             images.append({"name": name, "user": model.dockerd, "image": image, "reference": named})
         if model.enabled and chosen(what, "weights", name):
@@ -74,7 +74,7 @@ def newest_request(what: Sequence[str], spec: Host, state: HostState) -> dict[st
     return {"images": images, "hubs": hubs}
 
 
-def upgraded(what: Sequence[str], spec: Host, state: HostState, old: HostLock, seen: HostLock, news: News) -> HostLock:
+def upgraded(what: Sequence[str], spec: Host, facts: HostFacts, old: HostLock, seen: HostLock, news: News) -> HostLock:
     """A host's lock with the pins that `what` selects moved to the newest. seen: the lock of what is on the host."""
     models = dict(old.models)
     for name, model in spec.entries.items():
@@ -83,12 +83,12 @@ def upgraded(what: Sequence[str], spec: Host, state: HostState, old: HostLock, s
     if not what:
         models = {name: one for name, one in models.items() if name in spec.entries and spec.entries[name].enabled}
         old = old.model_copy(update={"driver": seen.driver, "keys": seen.keys})
-    return old.model_copy(update={"models": models, "packages": {**old.packages, **versions(spec, state, news)}})
+    return old.model_copy(update={"models": models, "packages": {**old.packages, **versions(spec, facts, news)}})
 
 
-def versions(spec: Host, state: HostState, news: News) -> dict[str, str]:
+def versions(spec: Host, facts: HostFacts, news: News) -> dict[str, str]:
     """The newest version of each package that the inventory allows; one version for all four of the toolkit."""
-    platform = platform_of(state.os)
+    platform = platform_of(facts.os)
     allowed = {**(docker.pins(spec, platform) if platform else {}), **nvidia_toolkit.pins(spec)}
     found = {name: newest(allowed.get(name), have) for name, have in news.packages.items()}
     alike = [set(news.packages[name]) for name in TOOLKIT_PACKAGES if name in news.packages]

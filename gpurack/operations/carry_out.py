@@ -10,7 +10,7 @@ from pyinfra.api import Host
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.state import StateStage
 
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.operations.commands import PYTHON, Refusal, Streamed, carry_out, slow, under_lock
 from gpurack.operations.run_state import Failure, host_run, outdate, snapshot
 from gpurack.plan.host import waiting
@@ -74,11 +74,11 @@ def carry_out_plan(operation: str, plan: Plan) -> Iterator[PyinfraCommand]:
         yield Refusal([Failure(error) for error in errors])
 
 
-def when_free(operation: str, wanted: Spec, state: HostState) -> Generator[PyinfraCommand, None, HostState]:
+def when_free(operation: str, wanted: Spec, facts: HostFacts) -> Generator[PyinfraCommand, None, HostFacts]:
     """What the host is like, once no other run works on it."""
-    if not state.busy:
-        return state
-    announce(waiting(state))
+    if not facts.busy:
+        return facts
+    announce(waiting(facts))
     yield slow(PYTHON, under_lock(sh("true"), operation))
     outdate(host)
     return snapshot(host, wanted)

@@ -38,9 +38,9 @@ def connections(wanted: Host) -> Generator[PyinfraCommand, None, None]:
 
 def missed(wanted: Host) -> list[str]:
     """A line for each model that is not reached."""
-    state = snapshot(host, wanted)
+    facts = snapshot(host, wanted)
     return [
         f"{service} cannot reach {model}. It connects as soon as the model answers."
         for service in wanted.services
-        for model in unreached(service, wanted, state)
+        for model in unreached(service, wanted, facts)
     ]

@@ -70,8 +70,8 @@ def rootless(wanted: Host, models_follow: bool = False) -> Generator[PyinfraComm
 
 def set_up(stage: SetUp, wanted: Host, run: Run) -> Iterator[PyinfraCommand]:
     """The commands of a stage."""
-    state = snapshot(host, wanted)
-    if state.blind or (stage.needs_docker and host.state.is_executing and not is_installed(state)):
-        yield from carry_out_plan(stage.name, Plan(errors=(state.blind or MISSING,)))
+    facts = snapshot(host, wanted)
+    if facts.blind or (stage.needs_docker and host.state.is_executing and not is_installed(facts)):
+        yield from carry_out_plan(stage.name, Plan(errors=(facts.blind or MISSING,)))
         return
-    yield from carry_out_plan(stage.name, stage.plan(wanted, state, run))
+    yield from carry_out_plan(stage.name, stage.plan(wanted, facts, run))

@@ -13,7 +13,7 @@ from pyinfra.connectors.util import CommandOutput
 from typing_extensions import override
 
 from gpurack import paths
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.inventory.secrets import read_values
 from gpurack.operations.carry_out import (
     announce,
@@ -60,8 +60,8 @@ def models(
 
         models.models(name="Models", wanted=read_fleet(inventory)[host.name])
     """
-    state = yield from usable("Models", wanted)
-    if state is None:
+    facts = yield from usable("Models", wanted)
+    if facts is None:
         return
     for word, value, known in (("prune", prune, PRUNED), ("renew", renew, RENEWED)):
         if value not in (None, known):
@@ -69,7 +69,7 @@ def models(
             yield from carry_out_plan("Models", Plan(errors=(error,)))
             return
     stage = MODELS_OF_JOBS if after_jobs else MODELS
-    plan = stage.plan(wanted, state, this_run(wanted, prune=prune == PRUNED, renew=renew == RENEWED))
+    plan = stage.plan(wanted, facts, this_run(wanted, prune=prune == PRUNED, renew=renew == RENEWED))
     yield from carry_out_models(wanted, plan)
 
 
@@ -100,23 +100,23 @@ def jobs(wanted: Host) -> Generator[PyinfraCommand, None, None]:
 
         models.jobs(name="Jobs", wanted=read_fleet(inventory)[host.name])
     """
-    state = yield from usable("Jobs", wanted)
-    if state is None:
+    facts = yield from usable("Jobs", wanted)
+    if facts is None:
         return
-    yield from carry_out_models(wanted, JOBS.plan(wanted, state, this_run(wanted)), "Jobs")
+    yield from carry_out_models(wanted, JOBS.plan(wanted, facts, this_run(wanted)), "Jobs")
 
 
-def usable(operation: str, wanted: Host) -> Generator[PyinfraCommand, None, HostState | None]:
+def usable(operation: str, wanted: Host) -> Generator[PyinfraCommand, None, HostFacts | None]:
     """What the host is like, once no other run works on it; None where its trouble has been said."""
-    state = snapshot(host, wanted)
-    if state.blind or refused_before(operation):
-        yield from carry_out_plan(operation, Plan(errors=(state.blind,)))
+    facts = snapshot(host, wanted)
+    if facts.blind or refused_before(operation):
+        yield from carry_out_plan(operation, Plan(errors=(facts.blind,)))
         return None
-    state = yield from when_free(operation, wanted, state)
-    if host.state.is_executing and (problem := unanswered(state)):
+    facts = yield from when_free(operation, wanted, facts)
+    if host.state.is_executing and (problem := unanswered(facts)):
         yield from carry_out_plan(operation, Plan(errors=(problem,)))
         return None
-    return state
+    return facts
 
 
 def carry_out_models(wanted: Host, plan: ModelsPlan, operation: str = "Models") -> Iterator[PyinfraCommand]:

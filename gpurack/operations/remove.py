@@ -22,9 +22,9 @@ def remove(wanted: Host, what: str = "models") -> Generator[PyinfraCommand, None
     + wanted: the host's spec
     + what: "models", or "all" to remove Docker's and the toolkit's packages too
     """
-    state = snapshot(host, wanted)
-    if state.blind:
-        yield Refusal([Failure(state.blind)])
+    facts = snapshot(host, wanted)
+    if facts.blind:
+        yield Refusal([Failure(facts.blind)])
         return
-    state = yield from when_free("Remove", wanted, state)
-    yield from carry_out_plan("Remove", plan_remove(state, what))
+    facts = yield from when_free("Remove", wanted, facts)
+    yield from carry_out_plan("Remove", plan_remove(facts, what))

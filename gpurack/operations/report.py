@@ -13,7 +13,7 @@ from pyinfra.api.state import BaseStateCallback, StateStage
 
 from gpurack import paths, screen
 from gpurack.engines.urls import endpoint
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.host_data import not_understood
 from gpurack.inventory.fleet import Fleet
 from gpurack.operations.run_state import Failure, HostRun, host_run, lines_of
@@ -106,7 +106,7 @@ class Report(BaseStateCallback):
             return f"FAILED: {not_understood(error)}"
 
     def _state_of(self, name: str, spec: Host, run: HostRun) -> str:
-        seen = run.snapshot or HostState()
+        seen = run.snapshot or HostFacts()
         if not spec.entries[name].enabled:
             return "disabled"
         if failure := run.failure(name):
@@ -178,7 +178,7 @@ def job_row(host: str, name: str, spec: Host, run: HostRun, dry: bool) -> tuple[
         text = "disabled"
     elif failure := run.failure(name):
         text = failed(failure)
-    elif why := due(desire_job(name, spec), run.snapshot or HostState()):
+    elif why := due(desire_job(name, spec), run.snapshot or HostFacts()):
         text = f"to be run: {why}" if dry else f"not done: {why}"
     else:
         text = ", ".join(["done", *([run.done[name].outcome] if name in run.done else [])])

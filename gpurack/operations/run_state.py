@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pyinfra.api import Host as PyinfraHost
 from pyinfra.api.state import StateStage
 
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.facts.snapshot import take_snapshot
 from gpurack.plan.models.diff import Action
 from gpurack.plan.questions import questions
@@ -48,7 +48,7 @@ class HostRun:
     """
 
     spec: Host | None = None
-    snapshot: HostState | None = None
+    snapshot: HostFacts | None = None
     taken_in: StateStage | None = None
     outdated: bool = False
     connect_error: str = ""
@@ -77,7 +77,7 @@ def host_run(host: PyinfraHost) -> HostRun:
     return run
 
 
-def snapshot(host: PyinfraHost, spec: Host, metrics: bool = False) -> HostState:
+def snapshot(host: PyinfraHost, spec: Host, metrics: bool = False) -> HostFacts:
     """What the host is like: remembered, or a new snapshot (one remote command). metrics: also ask the models' own
     counters.
 

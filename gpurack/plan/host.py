@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.plan.models.jobs import awaiting, plan_jobs, serve_results
 from gpurack.plan.models.neighbours import far
 from gpurack.plan.models.plan import ModelsPlan, plan_models
@@ -43,7 +43,7 @@ class Stage:
     inventory ask for anything of it?"""
 
     name: str
-    plan: Callable[[Host, HostState, Run], Plan | ModelsPlan]
+    plan: Callable[[Host, HostFacts, Run], Plan | ModelsPlan]
     applies: Callable[[Host], bool] = lambda spec: True
 
 
@@ -52,7 +52,7 @@ class SetUp(Stage):
     """A stage up to a Docker that can give GPUs to containers; where it has errors, none of the later ones is planned.
     needs_docker: it waits for Docker to be installed."""
 
-    plan: Callable[[Host, HostState, Run], Plan]
+    plan: Callable[[Host, HostFacts, Run], Plan]
     needs_docker: bool = False
 
 
@@ -60,34 +60,34 @@ class SetUp(Stage):
 class Serving(Stage):
     """A stage of models or jobs, each of which has errors of its own."""
 
-    plan: Callable[[Host, HostState, Run], ModelsPlan]
+    plan: Callable[[Host, HostFacts, Run], ModelsPlan]
 
 
-def plan_serving(spec: Host, state: HostState, run: Run) -> ModelsPlan:
+def plan_serving(spec: Host, facts: HostFacts, run: Run) -> ModelsPlan:
     """The models, but for those that wait for a job."""
-    return _models(spec, state, run, awaiting(spec, state))
+    return _models(spec, facts, run, awaiting(spec, facts))
 
 
-def plan_after_jobs(spec: Host, state: HostState, run: Run) -> ModelsPlan:
+def plan_after_jobs(spec: Host, facts: HostFacts, run: Run) -> ModelsPlan:
     """The models once the jobs have run. Before, nothing is known of those that wait for one."""
-    later = awaiting(spec, state)
-    return ModelsPlan(later=later) if later and not run.executing else _models(spec, state, run, ())
+    later = awaiting(spec, facts)
+    return ModelsPlan(later=later) if later and not run.executing else _models(spec, facts, run, ())
 
 
-def plan_jobs_of(spec: Host, state: HostState, run: Run) -> ModelsPlan:
+def plan_jobs_of(spec: Host, facts: HostFacts, run: Run) -> ModelsPlan:
     """The jobs that are due."""
-    return remarked(plan_jobs(spec, state, run.values.hf_token, run.values.logins), state)
+    return remarked(plan_jobs(spec, facts, run.values.hf_token, run.values.logins), facts)
 
 
-def _models(spec: Host, state: HostState, run: Run, left_out: Collection[str]) -> ModelsPlan:
+def _models(spec: Host, facts: HostFacts, run: Run, left_out: Collection[str]) -> ModelsPlan:
     # what the rootless Dockers still lack, the stage before this one brings
     in_the_way = not_ready if run.executing else unusable
     users = {entry.user for entry in spec.entries.values() if entry.enabled and entry.user}
-    down = {user: why for user in sorted(users) if (why := in_the_way(user, state))}
+    down = {user: why for user in sorted(users) if (why := in_the_way(user, facts))}
     values = run.values
     plan = plan_models(
         spec,
-        state,
+        facts,
         values.entries,
         run.salt,
         values.hf_token,
@@ -97,30 +97,30 @@ def _models(spec: Host, state: HostState, run: Run, left_out: Collection[str]) -
         left_out,
         run.renew,
     )
-    return remarked(plan, state)
+    return remarked(plan, facts)
 
 
-def remarked(plan: ModelsPlan, state: HostState) -> ModelsPlan:
+def remarked(plan: ModelsPlan, facts: HostFacts) -> ModelsPlan:
     """A plan with what is to be said of its host."""
-    return replace(plan, warnings=(*state.remarks, *plan.warnings))
+    return replace(plan, warnings=(*facts.remarks, *plan.warnings))
 
 
-def waiting(state: HostState) -> list[Finding]:
+def waiting(facts: HostFacts) -> list[Finding]:
     """What is said where another run works on the host: models and jobs come after it."""
-    return [("change", f"wait for another gpurack run on this host ({state.busy})")] if state.busy else []
+    return [("change", f"wait for another gpurack run on this host ({facts.busy})")] if facts.busy else []
 
 
-def findings(spec: Host, state: HostState, run: Run) -> list[Finding]:
+def findings(spec: Host, facts: HostFacts, run: Run) -> list[Finding]:
     """Everything that a run would say of a host before it changes anything, each line once."""
-    if state.blind:
-        return [("error", state.blind)]
+    if facts.blind:
+        return [("error", facts.blind)]
     found: dict[Finding, None] = {}
     for stage in STAGES:
         if not stage.applies(spec):
             continue
         if isinstance(stage, Serving):
-            found |= dict.fromkeys(waiting(state))
-        plan = stage.plan(spec, state, run)
+            found |= dict.fromkeys(waiting(facts))
+        plan = stage.plan(spec, facts, run)
         found |= dict.fromkeys(plan.findings)
         if isinstance(plan, Plan):
             run = run if plan.down is None else replace(run, down=plan.down)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gpurack.engines import weights_of
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.plan.models import images, pulls, weights
 from gpurack.plan.models.desired import DesiredService
 from gpurack.plan.packages.base import Pin, upstream
@@ -46,21 +46,21 @@ def commits(locked: ModelLock, main: str) -> dict[str, str]:
     return {**locked.commits, **({main: locked.commit} if main and locked.commit else {})}
 
 
-def moved_commits(desired: DesiredService, state: HostState) -> dict[str, str]:
+def moved_commits(desired: DesiredService, facts: HostFacts) -> dict[str, str]:
     """A model's weights that are of another commit of their hub than the lock's: path → the sentence."""
     wanted = commits(desired.locked, desired.weights_path)
     return {
         path: f"weights: commit {short(found)} → {short(commit)}, which is the lock's"
         for path, commit in wanted.items()
-        if (found := state.commits.get(path, commit)) != commit
+        if (found := facts.commits.get(path, commit)) != commit
     }
 
 
-def changed_weights(desired: DesiredService, state: HostState) -> str | None:
+def changed_weights(desired: DesiredService, facts: HostFacts) -> str | None:
     """The sentence for weights on the host that are not those of the lock; None where none are known to differ."""
-    moved = moved_commits(desired, state)  # they are fetched anew
+    moved = moved_commits(desired, facts)  # they are fetched anew
     for file, wanted in desired.locked.weights.items():
-        found = state.hashes.get(file, wanted)
+        found = facts.hashes.get(file, wanted)
         if found != wanted and not any(belongs(file, path) for path in moved):
             return (  # as in files/fetch.py, which finds it where nobody had read the file yet
                 f"{file} does not match the lock: its sha256 is {found}, not {wanted}. To restore the old one, "
@@ -69,9 +69,9 @@ def changed_weights(desired: DesiredService, state: HostState) -> str | None:
     return None
 
 
-def changed_pulls(desired: DesiredService, state: HostState) -> str | None:
+def changed_pulls(desired: DesiredService, facts: HostFacts) -> str | None:
     """The same for the models that an ollama has; its library gives only what it has now."""
-    there = pulls.answered(state.probes.get((desired.user, desired.name))) or {}
+    there = pulls.answered(facts.probes.get((desired.user, desired.name))) or {}
     for pulled, wanted in desired.locked.ollama.items():
         found = there.get(pulled, wanted)
         if found != wanted:
@@ -94,11 +94,11 @@ def again(model: Model) -> str:
     return "put it back" if isinstance(model.weights, str) else "remove it there and run again"
 
 
-def unchecked(desired: DesiredService, state: HostState) -> bool:
+def unchecked(desired: DesiredService, facts: HostFacts) -> bool:
     """Are there weights whose sha256 the lock has and nobody has read since they changed?"""
-    if any(state.weights.get(path) is None for _, path in desired.weights):
+    if any(facts.weights.get(path) is None for _, path in desired.weights):
         return False  # they are fetched, and checked then
-    return any(file not in state.hashes for file in desired.locked.weights)
+    return any(file not in facts.hashes for file in desired.locked.weights)
 
 
 def short(text: str) -> str:
@@ -119,26 +119,26 @@ def contradictions(fleet: Mapping[str, Host], inventory: Path | None) -> list[Pr
     return found
 
 
-def of_host(host: Host, locked: HostLock) -> Iterator[tuple[str, str, str]]:
+def of_host(spec: Host, locked: HostLock) -> Iterator[tuple[str, str, str]]:
     """(path in the inventory, what the lock has instead, what to upgrade)."""
     for package, source in ENGINES.items():
         if package not in locked.packages:
             continue
         version = upstream(locked.packages[package])
-        if host.docker.source not in (source, "keep"):
-            yield "docker.source", f"{package}, not {host.docker.source}.", "docker"
-        elif host.docker.version not in (None, version):
-            yield "docker.version", f"{package} {version}, not {host.docker.version}.", "docker"
-    if TOOLKIT in locked.packages and host.nvidia.toolkit not in (None, version := upstream(locked.packages[TOOLKIT])):
-        yield "nvidia.toolkit", f"{TOOLKIT} {version}, not {host.nvidia.toolkit}.", "toolkit"
-    for name, model in host.entries.items():
+        if spec.docker.source not in (source, "keep"):
+            yield "docker.source", f"{package}, not {spec.docker.source}.", "docker"
+        elif spec.docker.version not in (None, version):
+            yield "docker.version", f"{package} {version}, not {spec.docker.version}.", "docker"
+    if TOOLKIT in locked.packages and spec.nvidia.toolkit not in (None, version := upstream(locked.packages[TOOLKIT])):
+        yield "nvidia.toolkit", f"{TOOLKIT} {version}, not {spec.nvidia.toolkit}.", "toolkit"
+    for name, model in spec.entries.items():
         if model.enabled and name in locked.models:
-            kind = "models" if name in host.models else "services"
-            for field, what in of_entry(host, model, locked.models[name]):
+            kind = "models" if name in spec.models else "services"
+            for field, what in of_entry(spec, model, locked.models[name]):
                 yield f"{kind}.{name}.{field}", what, name
 
 
-def of_entry(host: Host, model: Model, locked: ModelLock) -> Iterator[tuple[str, str]]:
+def of_entry(spec: Host, model: Model, locked: ModelLock) -> Iterator[tuple[str, str]]:
     """(field, what the lock has instead)."""
     wanted = [split_digest(image) for image in images.references(model)]
     if locked.image and wanted:
@@ -146,12 +146,12 @@ def of_entry(host: Host, model: Model, locked: ModelLock) -> Iterator[tuple[str,
             yield "version" if model.version else "image", f"image {locked.reference}, not {wanted[0][0]}."
         elif all(digest and digest != locked.digest for _, digest in wanted):
             yield "image", f"{short(locked.digest)} for it."
-    path = weights.host_path(host, model)
+    path = weights.host_path(spec, model)
     if path and locked.weights and not any(belongs(file, path) for file in locked.weights):
         yield "weights", f"{next(iter(sorted(locked.weights)))}, not {path}."
         return
     for one in weights_of(model):
-        commit = commits(locked, path).get(weights.place(host, one, model.dockerd))
+        commit = commits(locked, path).get(weights.place(spec, one, model.dockerd))
         if commit and isinstance(one, HfWeights | ModelScopeWeights) and not agrees(one.revision, commit):
             field = "weights.revision" if one is model.weights else "config"
             yield field, f"commit {short(commit)}, not {one.revision}."

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from gpurack.engines import ENGINES
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.facts.questions import Questions
 from gpurack.plan.models import neighbours, weights
 from gpurack.plan.models.addresses import address
@@ -47,7 +47,7 @@ def probes(spec: Host) -> Iterator[tuple[str | int, ...]]:
     for name, model in spec.entries.items():
         if model.enabled:
             engine = ENGINES[model.engine]
-            where = "lan" if model.bind == "lan" else address(model.bind, HostState())
+            where = "lan" if model.bind == "lan" else address(model.bind, HostFacts())
             yield model.dockerd, name, engine.listens(model), engine.ready_at(model), where, model.port
 
 

@@ -1,7 +1,7 @@
 """Taking away what gpurack put there: models and project always, Docker and toolkit when asked, data never. Pure."""
 
 from gpurack import paths
-from gpurack.facts.model import HostState, User
+from gpurack.facts.model import HostFacts, User
 from gpurack.plan.packages.platforms import CE_PACKAGES, CE_ROOTLESS, TOOLKIT_PACKAGES, platform_of
 from gpurack.plan.steps import Plan, Shell, Step
 from gpurack.plan.system.network import certificates, docker_proxy
@@ -16,13 +16,13 @@ PATIENCE = 120
 """Seconds that a command may take in a user's Docker."""
 
 
-def plan_remove(state: HostState, what: str) -> Plan:
+def plan_remove(facts: HostFacts, what: str) -> Plan:
     """what: "models", or "all" for Docker and the toolkit too, and the set-up of users' rootless Dockers. Weights,
     images, volumes, daemon.json, linger and subordinate ids stay."""
     if what not in ASKABLE:
         return Plan(errors=(f'remove="{what}" is not supported. Use --data remove=models or --data remove=all.',))
-    users = sorted(state.users)
-    if what == "all" and (foreign := [name for user in ("", *users) for name in foreign_running(state, user)]):
+    users = sorted(facts.users)
+    if what == "all" and (foreign := [name for user in ("", *users) for name in foreign_running(facts, user)]):
         return Plan(
             errors=(
                 "Docker was not removed, because containers that gpurack does not manage run in it: "
@@ -31,8 +31,8 @@ def plan_remove(state: HostState, what: str) -> Plan:
         )
     steps: list[Step] = []
     for user in ("", *users):
-        docker = sh("{} docker", for_a_while(user, state.users[user])) if user else sh("docker")
-        mine = {name: container.id for (whose, name), container in sorted(state.proven.items()) if whose == user}
+        docker = sh("{} docker", for_a_while(user, facts.users[user])) if user else sh("docker")
+        mine = {name: container.id for (whose, name), container in sorted(facts.proven.items()) if whose == user}
         names = list(mine)
         if names:
             whose = f" of {user}" if user else ""
@@ -43,24 +43,24 @@ def plan_remove(state: HostState, what: str) -> Plan:
             steps.append(Shell(f"remove {', '.join(names)}{whose}", command, slow=True, user=user, locks=(user,)))
             network = sh("{} network rm gpurack_default >/dev/null 2>&1 || true", docker)
             steps.append(Shell(f"remove the project's network{whose}", network, user=user, locks=(user,)))
-    if paths.BOOT_UNIT in state.files:
+    if paths.BOOT_UNIT in facts.files:
         command = sh("systemctl disable -q gpurack.service; rm -f {}; systemctl daemon-reload", paths.BOOT_UNIT)
         steps.append(Shell("remove gpurack.service", command))
     if what == "all":
         # not by what lies in paths.USERS, which an earlier remove=models has taken away
-        steps += [uninstall(name, state.users[name]) for name in users if is_set_up(state.users[name], state)]
+        steps += [uninstall(name, facts.users[name]) for name in users if is_set_up(facts.users[name], facts)]
     ours = (paths.CONFIG, paths.LIB, paths.USERS)
-    folders = any(user.folder for user in state.users.values())
-    if folders or any(path.startswith(ours) for path in (*state.files, *state.secrets)):
+    folders = any(user.folder for user in facts.users.values())
+    if folders or any(path.startswith(ours) for path in (*facts.files, *facts.secrets)):
         command = sh("rm -rf {}", ours)
         steps.append(Shell("remove compose.yaml, secrets and the runner", command, locks=("", *users)))
     # a daemon that is silent now is asked the next time; that of a user who no longer exists is gone
-    asked = [user for user in state.record or () if not user or user in state.users]
-    if paths.RECORD in state.files and all(state.docker_of(user) for user in asked):
+    asked = [user for user in facts.record or () if not user or user in facts.users]
+    if paths.RECORD in facts.files and all(facts.docker_of(user) for user in asked):
         command = sh("rm -f {}", paths.RECORD)
         steps.append(Shell("remove the record of gpurack's containers", command, locks=("", *users)))
     if what == "all":
-        steps += packages(state)
+        steps += packages(facts)
     return Plan(tuple(steps))
 
 
@@ -69,9 +69,9 @@ def for_a_while(name: str, user: User) -> Sh:
     return sh("timeout -k 5 {} {}", PATIENCE, as_user(name, user))
 
 
-def is_set_up(user: User, state: HostState) -> bool:
+def is_set_up(user: User, facts: HostFacts) -> bool:
     """Is there a docker.service of the user, or what a broken attempt to remove it left?"""
-    return user.unit.loaded == "loaded" or f"{user.home}/{DROP_IN}" in state.files
+    return user.unit.loaded == "loaded" or f"{user.home}/{DROP_IN}" in facts.files
 
 
 def uninstall(name: str, user: User) -> Step:
@@ -88,23 +88,23 @@ def uninstall(name: str, user: User) -> Step:
     return Shell(f"remove the set-up of {name}'s rootless Docker; its data stays", command, slow=True, user=name)
 
 
-def packages(state: HostState) -> list[Step]:
+def packages(facts: HostFacts) -> list[Step]:
     """The packages, and our files beside them."""
     steps: list[Step] = []
-    platform = platform_of(state.os)
+    platform = platform_of(facts.os)
     if platform:
         nothing = Host()
-        steps += platform.packages.proxy(None, state) + docker_proxy(nothing, state)
-        steps += certificates(nothing, state, platform)
-        steps += driver_holds(nothing, state, platform.packages)
+        steps += platform.packages.proxy(None, facts) + docker_proxy(nothing, facts)
+        steps += certificates(nothing, facts, platform)
+        steps += driver_holds(nothing, facts, platform.packages)
         known = dict.fromkeys((*TOOLKIT_PACKAGES, *CE_PACKAGES, CE_ROOTLESS, *platform.distro_packages))
-        there = [name for name in known if name in state.packages]
-        steps += [platform.packages.remove(there, state)] if there else []
+        there = [name for name in known if name in facts.packages]
+        steps += [platform.packages.remove(there, facts)] if there else []
     # a home may be called so, too
-    files = sorted(path for path in state.files if "/gpurack-" in path and path.startswith(("/etc/", "/usr/")))
+    files = sorted(path for path in facts.files if "/gpurack-" in path and path.startswith(("/etc/", "/usr/")))
     if files:
         steps.append(Shell("remove gpurack's repository files and keys", sh("rm -f {}", files)))
-    rootless = [path for path in (paths.DOCKERD_ROOTLESS, TMPFILES, SYSCTL_FILE) if path in state.files]
+    rootless = [path for path in (paths.DOCKERD_ROOTLESS, TMPFILES, SYSCTL_FILE) if path in facts.files]
     if rootless:
         steps.append(Shell("remove what rootless Docker needed of the host", sh("rm -f {}", rootless)))
     return steps

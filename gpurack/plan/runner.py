@@ -8,7 +8,7 @@ from typing import Any
 from gpurack import paths
 from gpurack.engines import ENGINES, hints_of
 from gpurack.engines.container import READY_TIMEOUT
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.plan import pins
 from gpurack.plan.models import addresses, compose, images, neighbours, pulls, weights
 from gpurack.plan.models.desired import DesiredService
@@ -29,10 +29,10 @@ class Project:
     before: Mapping[str, Mapping[str, Any]]
     files: Mapping[str, Mapping[str, str | None]]
 
-    def differs(self, state: HostState) -> bool:
+    def differs(self, facts: HostFacts) -> bool:
         """Is compose.yaml another on the host, or a container's file missing, either readable by others, or left over?
         Files of containers that could not be planned stay as they are."""
-        file = state.files.get(paths.compose_file(self.user))
+        file = facts.files.get(paths.compose_file(self.user))
         if (self.services or file) and (file is None or file.text != compose.document(self.services, self.user)):
             return True
         # a user's client reads the user's by an ACL, whose mask is shown as the group's rights (files/common.py: write)
@@ -41,9 +41,9 @@ class Project:
         mine = f"{paths.project(self.user)}/"
         stay = tuple(paths.container_file(self.user, name, "") for name in self.services.keys() - self.files)
         there = {
-            path: found for path, found in state.secrets.items() if path.startswith(mine) and not path.startswith(stay)
+            path: found for path, found in facts.secrets.items() if path.startswith(mine) and not path.startswith(stay)
         }
-        reader = state.users[self.user].uid if self.user in state.users else 0
+        reader = facts.users[self.user].uid if self.user in facts.users else 0
         return there != {
             paths.container_file(self.user, name, file): ("400", reader)
             for name, texts in self.files.items()
@@ -56,15 +56,15 @@ def make_job(
     desired: Mapping[str, DesiredService],
     projects: Sequence[Project],
     spec: Host,
-    state: HostState,
+    facts: HostFacts,
 ) -> dict[str, Any]:
     """What the runner carries out. groups: models that need each other's cards, ports or names stop together, then
     start one after the other; different groups go side by side."""
     services = {name: data for project in projects for name, data in project.services.items()}
-    entries = {change: entry(change, desired, services, spec, state) for change in acting}
+    entries = {change: entry(change, desired, services, spec, facts) for change in acting}
     busy = {data.get("user", data["from"]) for data in entries.values()} | {data["from"] for data in entries.values()}
     return {
-        "ours": ours(state),
+        "ours": ours(facts),
         "projects": {
             project.user: {
                 "head": compose.head(project.user),
@@ -76,17 +76,17 @@ def make_job(
                 },
             }
             for project in projects
-            if not project.user or project.user in busy or project.differs(state)
+            if not project.user or project.user in busy or project.differs(facts)
         },
-        "groups": [[entries[change] for change in group] for group in groups(acting, desired, spec, state)],
+        "groups": [[entries[change] for change in group] for group in groups(acting, desired, spec, facts)],
     }
 
 
-def ours(state: HostState) -> dict[str, dict[str, str]]:
+def ours(facts: HostFacts) -> dict[str, dict[str, str]]:
     """user → name → id of every container that is proven to be gpurack's, models and jobs: the only ones that the
     runner touches, and what it makes the record of where there is none."""
     found: dict[str, dict[str, str]] = {}
-    for (user, name), container in sorted(state.proven.items()):
+    for (user, name), container in sorted(facts.proven.items()):
         found.setdefault(user, {})[name] = container.id
     return found
 
@@ -96,10 +96,10 @@ def entry(
     desired: Mapping[str, DesiredService],
     services: Mapping[str, Any],
     spec: Host,
-    state: HostState,
+    facts: HostFacts,
 ) -> dict[str, Any]:
     """One model in the job."""
-    name, container = change.model, of_change(change, desired, state)
+    name, container = change.model, of_change(change, desired, facts)
     if change.action == Action.REMOVE:
         return {"name": name, "action": Action.REMOVE, "from": change.user}
     one, model = desired[name], desired[name].entry
@@ -122,8 +122,8 @@ def entry(
         engine = ENGINES[model.engine]
         data["requests"] = engine.requests(model, engine.serves(model, one.served_name))
     if ENGINES[model.engine].gateway:
-        data["gateway"] = gateway(name, spec, state)
-    if change.action == Action.CREATE and (old := replaced(one, state)):
+        data["gateway"] = gateway(name, spec, facts)
+    if change.action == Action.CREATE and (old := replaced(one, facts)):
         data["replaces"] = {"name": model.replaces, "user": old.user, "id": old.id}
     if after := [other.name for other in one.connections if other.near and depth(other.name, spec) < depth(name, spec)]:
         data["after"] = after
@@ -143,13 +143,13 @@ def entry(
     return data
 
 
-def gateway(name: str, spec: Host, state: HostState) -> dict[str, Any]:
+def gateway(name: str, spec: Host, facts: HostFacts) -> dict[str, Any]:
     """How a gateway is asked (files/asking.py): by the key that it makes for its host, what is behind it by theirs.
     What is in the gateway's own Docker comes first: one answer is enough, and no other user can make it wait."""
     behind = [
         {
             "serves": list(other.serves),
-            "url": addresses.probe_url(other.name, spec, state) if other.here else neighbours.ready_url(other),
+            "url": addresses.probe_url(other.name, spec, facts) if other.here else neighbours.ready_url(other),
             "key": neighbours.key_file(spec, name, index) if other.key else None,
             "requests": ENGINES[other.model.engine].requests(other.model, other.serves),
             **({"user": other.model.dockerd, "name": other.name} if other.here else {}),
@@ -169,13 +169,13 @@ def depth(name: str, spec: Host) -> int:
 
 
 def groups(
-    acting: Sequence[Change], desired: Mapping[str, DesiredService], spec: Host, state: HostState
+    acting: Sequence[Change], desired: Mapping[str, DesiredService], spec: Host, facts: HostFacts
 ) -> list[list[Change]]:
     """The changes in groups that share something they hold now or will hold: a card or a port. Removals come first."""
     merged: list[tuple[set[str], list[Change]]] = []
     for change in acting:
         after = None if change.action == Action.REMOVE else desired[change.model]
-        held = {f"name {change.model}"} | holdings(of_change(change, desired, state), after)
+        held = {f"name {change.model}"} | holdings(of_change(change, desired, facts), after)
         together = [group for group in merged if group[0] & held]
         merged = [group for group in merged if not group[0] & held]
         merged.append((held.union(*(g[0] for g in together)), [c for g in together for c in g[1]] + [change]))

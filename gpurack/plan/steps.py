@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from gpurack import paths
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.shell import Sh, sh
 
 
@@ -35,15 +35,15 @@ class WriteFiles(Step):
     files: tuple[WriteFile, ...]
 
 
-def written(reason: str, path: str, content: str, state: HostState, mode: str = "644") -> list[Step]:
+def written(reason: str, path: str, content: str, facts: HostFacts, mode: str = "644") -> list[Step]:
     """What makes a file of root's what it should be: nothing where the host has it, with this text and mode."""
     file = WriteFile(reason, path, content, mode)
-    return [] if is_written(file, state) else [file]
+    return [] if is_written(file, facts) else [file]
 
 
-def is_written(file: WriteFile, state: HostState) -> bool:
+def is_written(file: WriteFile, facts: HostFacts) -> bool:
     """Does the host have a file of root's, with this text and mode?"""
-    there = state.files.get(file.path)
+    there = facts.files.get(file.path)
     return there is not None and (there.text, int(there.mode, 8), there.uid) == (file.content, int(file.mode, 8), 0)
 
 

@@ -19,10 +19,10 @@ RUNTIME_HAS_NO_HOOK = (1, 18)
 """From 1.18 on the nvidia runtime edits containers by itself, like CDI (contract section 4)."""
 
 
-def access_with(host: Host, docker: str, toolkit: str) -> Access:
+def access_with(spec: Host, docker: str, toolkit: str) -> Access:
     """The inventory's `access`; for `auto`, the best that these versions support."""
-    if host.nvidia.access != "auto":
-        return host.nvidia.access
+    if spec.nvidia.access != "auto":
+        return spec.nvidia.access
     return "cdi" if without_cdi(docker, toolkit) is None else "runtime"
 
 
@@ -35,19 +35,19 @@ def without_cdi(docker: str, toolkit: str) -> str | None:
     return None
 
 
-def by_hook_with(host: Host, docker: str, toolkit: str) -> bool:
+def by_hook_with(spec: Host, docker: str, toolkit: str) -> bool:
     """Does nvidia-container-cli (the hook) provide the GPUs? A rootless Docker then needs no-cgroups."""
-    how = access_with(host, docker, toolkit)
+    how = access_with(spec, docker, toolkit)
     return how == "gpus" or (how == "runtime" and older(toolkit, RUNTIME_HAS_NO_HOOK))
 
 
-def loses_gpus(host: Host, docker: str, toolkit: str) -> list[str]:
+def loses_gpus(spec: Host, docker: str, toolkit: str) -> list[str]:
     """The entries in the host's own Docker that `no_cgroups: system` would leave without GPUs."""
-    if host.nvidia.no_cgroups != "system" or not by_hook_with(host, docker, toolkit):
+    if spec.nvidia.no_cgroups != "system" or not by_hook_with(spec, docker, toolkit):
         return []
     return [
         name
-        for name, entry in host.everything.items()
+        for name, entry in spec.everything.items()
         if entry.enabled and entry.gpus and (isinstance(entry, Job) or not entry.user)
     ]
 

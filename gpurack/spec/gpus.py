@@ -96,6 +96,6 @@ says it all; this table only has to be close.
 """
 
 
-def hardware(host: Host) -> list[str]:
+def hardware(spec: Host) -> list[str]:
     """The names of a host's GPUs by index, from `hardware: {"A30": 4}`; [] when it does not say."""
-    return [name for name, count in host.hardware.items() for _ in range(count)]
+    return [name for name, count in spec.hardware.items() for _ in range(count)]

@@ -92,9 +92,9 @@ def place(inventory: Path) -> Path:
     return inventory.with_suffix(".lock.yaml")
 
 
-def model_lock(host: Host, name: str) -> ModelLock:
+def model_lock(spec: Host, name: str) -> ModelLock:
     """What the lock in force on a host says of one of its models; nothing for one that it does not know."""
-    return host.lock.models.get(name, ModelLock()) if host.lock else ModelLock()
+    return spec.lock.models.get(name, ModelLock()) if spec.lock else ModelLock()
 
 
 def text(lock: Lock, inventory: Path) -> str:

@@ -14,7 +14,7 @@ from gpurack.facts.model import (
     Driver,
     File,
     Gpu,
-    HostState,
+    HostFacts,
     Os,
     Package,
     User,
@@ -93,7 +93,7 @@ def asked_of(name: str, spec: Host, model: Model, secrets: Mapping[str, str]) ->
     return {
         "user": model.dockerd,
         "port": model.port,
-        "address": "" if model.bind == "lan" else addresses.address(model.bind, HostState()),
+        "address": "" if model.bind == "lan" else addresses.address(model.bind, HostFacts()),
         "ready": engine.ready_at(model),
         "lists": f"{engine.base_path}/models" if engine.gateway else None,
         "requests": engine.requests(model, names_of(name, spec, model)),
@@ -155,14 +155,14 @@ class Seen:
         }
 
     @property
-    def state(self) -> HostState:
+    def state(self) -> HostFacts:
         """The evidence in the plan's words, for its pure functions. Raises Unread."""
         system, daemon, cards = self["system"], self.daemon(), self["cards"]
         accounts = {name: said for name, said in self["users"].items() if said and not unfinished(said)}
         files = {path: file_of(said) for path, said in self["files"].items() if said["text"] is not None}
         for said in accounts.values():
             files |= {path: File(text.encode(), "", said["uid"], said["gid"]) for path, text in said["files"].items()}
-        state = HostState(
+        facts = HostFacts(
             os=os_of(system["os"]),
             init=system["init"],
             address=system["address"],
@@ -180,7 +180,7 @@ class Seen:
             gpus=(*(nvidia_of(cards) if cards else ()), *amd_of(self["amd"]["cards"])),
             record=record(files[paths.RECORD].text) if paths.RECORD in files else None,
         )
-        return replace(state, driver=driver_of(cards)) if cards else state
+        return replace(facts, driver=driver_of(cards)) if cards else facts
 
 
 def whole(part: Any, name: str) -> Any:

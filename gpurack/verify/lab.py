@@ -17,7 +17,7 @@ from pyinfra.api import Host as PyinfraHost
 from pyinfra.context import ctx_state
 
 from gpurack import paths
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.host_data import json_from_host, not_understood
 from gpurack.inventory.fleet import read_fleet
 from gpurack.inventory.load import APPLY, read_inventory
@@ -61,7 +61,7 @@ class Server:
         return self.look(self.name)
 
     @cached_property
-    def state(self) -> HostState:
+    def state(self) -> HostFacts:
         """The same in the plan's words. Raises Unread."""
         return self.seen.state
 

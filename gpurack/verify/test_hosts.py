@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from gpurack import paths
-from gpurack.facts.model import MISMATCH, HostState
+from gpurack.facts.model import MISMATCH, HostFacts
 from gpurack.plan.models.ledger import other_than_expected
 from gpurack.plan.models.plan import host_files
 from gpurack.plan.packages.base import Pin, Repository, installed, upstream
@@ -386,7 +386,7 @@ def test_boot(server: Server) -> Iterator[Drift]:
     if folder["uid"] != 0 or writable(folder["mode"]):
         found = f"mode {folder['mode']}, the user {folder['uid']}'s"
         yield Drift(paths.LIB, "what root alone may change", found, close(paths.LIB, "go-w", server))
-    for step in host_files(HostState()):  # a host of which nothing is known gets them all
+    for step in host_files(HostFacts()):  # a host of which nothing is known gets them all
         yield from as_drift(step, server)
     unit = server.seen["units"].get("gpurack.service", {})
     if unit.get("enabled") != "enabled":

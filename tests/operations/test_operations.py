@@ -17,7 +17,7 @@ from pyinfra.api.state import StateStage
 from pyinfra.context import ctx_host
 
 from gpurack import deploys, paths
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.inventory.fleet import check_fleet, read_fleet
 from gpurack.inventory.load import read_inventory
 from gpurack.inventory.secrets import read_values
@@ -66,7 +66,7 @@ FIELDS = {
 class FakeHost:
     """What the operations see of pyinfra's host: it was looked at in this stage, so no command is needed for that."""
 
-    found: HostState
+    found: HostFacts
     executing: bool = False
     unattended: bool = False
     name: str = "gpu1"
@@ -84,12 +84,12 @@ class FakeHost:
             should_check_for_changes=lambda: not self.unattended,
         )
 
-    def dry_run(self, wanted: Host) -> list[str]:
+    def dry_run(self, spec: Host) -> list[str]:
         """What a whole run says before anything happens."""
         with ctx_host.use(self):
             for stage, (operation, arguments) in deploys.operations(plan_host.STAGES).items():
-                if stage.applies(wanted):
-                    list(operation._inner(wanted=wanted, **arguments))
+                if stage.applies(spec):
+                    list(operation._inner(wanted=spec, **arguments))
         return self.said
 
     def noop(self, text: str) -> None:
@@ -99,7 +99,7 @@ class FakeHost:
         self.said.append(text)
 
 
-def matches(command: Any, form: Any, state: HostState) -> bool:
+def matches(command: Any, form: Any, facts: HostFacts) -> bool:
     """Is a command what a case says? A text is a shell command; the other forms:
 
     {"slow": command} · {"install": {package: version or null}, "hold": [packages]} · {"aside": path}
@@ -119,10 +119,10 @@ def matches(command: Any, form: Any, state: HostState) -> bool:
         return str(command) == str(slow(sh(form["slow"])))
     if "install" in form:
         pins = {name: Pin(version) if version else None for name, version in form["install"].items()}
-        step = family(state).install("", pins, state, form.get("hold", []))
+        step = family(facts).install("", pins, facts, form.get("hold", []))
         return isinstance(step, Shell) and str(command) == str(slow(step.command))
     if "hold" in form:
-        return str(command) == str(next(carry_out(family(state).hold(form["hold"], state))))
+        return str(command) == str(next(carry_out(family(facts).hold(form["hold"], facts))))
     if "write" in form:
         content = form["content"] if "content" in form else read_text(form["content_of"])
         wanted = write_file(form["write"], content, form.get("mode", "644"))
@@ -147,9 +147,9 @@ def matches(command: Any, form: Any, state: HostState) -> bool:
     return held and text == program("daemon_json", "paths") and contains(job, form["daemon_json"])
 
 
-def family(state: HostState) -> Packages:
+def family(facts: HostFacts) -> Packages:
     """The package manager of a case's host."""
-    platform = platform_of(state.os)
+    platform = platform_of(facts.os)
     assert platform
     return platform.packages
 
@@ -163,7 +163,7 @@ def contains(found: Any, part: Any) -> bool:
     return bool(found == part)
 
 
-def given_host(case: dict[str, Any], before: Host) -> HostState:
+def given_host(case: dict[str, Any], before: Host) -> HostFacts:
     """The case's host; `running` names models that run as the inventory `before` wanted, with their cards' indices.
     `older`: all of `before` runs, these models as a gpurack made them that knew no security options."""
     if "older" in case:
@@ -219,17 +219,17 @@ def test_plan_live_says_what_a_dry_run_says_of_our_inventories(
         assert_live_is_dry(wanted, host_state(**words))
 
 
-def assert_live_is_dry(wanted: Host, state: HostState) -> None:
-    run = plan_host.Run(values=read_values(wanted), salt="5a" * 16)
-    found = [f"{SIGNS[kind]} {sentence}" for kind, sentence in plan_host.findings(wanted, state, run)]
-    assert FakeHost(state).dry_run(wanted) == found
+def assert_live_is_dry(spec: Host, facts: HostFacts) -> None:
+    run = plan_host.Run(values=read_values(spec), salt="5a" * 16)
+    found = [f"{SIGNS[kind]} {sentence}" for kind, sentence in plan_host.findings(spec, facts, run)]
+    assert FakeHost(facts).dry_run(spec) == found
 
 
 def test_a_case_that_is_wrong_fails() -> None:
     """The harness itself: a command is not taken for another."""
-    assert not matches(slow(sh("true")), {"slow": "false"}, HostState())
-    assert not matches(write_file("/a", "b", "644"), {"write": "/a", "content": "c"}, HostState())
-    assert not matches(Refusal(["a"]), {"refuse": ["b"]}, HostState())
+    assert not matches(slow(sh("true")), {"slow": "false"}, HostFacts())
+    assert not matches(write_file("/a", "b", "644"), {"write": "/a", "content": "c"}, HostFacts())
+    assert not matches(Refusal(["a"]), {"refuse": ["b"]}, HostFacts())
     assert not contains({"a": [1, 2]}, {"a": [1]})
     assert contains({"a": [{"b": 1, "c": 2}]}, {"a": [{"b": 1}]})
 

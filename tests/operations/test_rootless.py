@@ -10,7 +10,7 @@ import pytest
 from pyinfra.connectors.util import CommandOutput, OutputLine
 from pyinfra.context import ctx_host
 
-from gpurack.facts.model import HostState, Kernel, Unit, User
+from gpurack.facts.model import HostFacts, Kernel, Unit, User
 from gpurack.operations import host_setup
 from gpurack.operations import models as models_operation
 from gpurack.operations.carry_out import carry_out_plan
@@ -47,7 +47,7 @@ class Host(FakeHost):
         return not name, CommandOutput([OutputLine("stderr", line) for line in lines])
 
 
-def bare() -> HostState:
+def bare() -> HostFacts:
     """Accounts, and nothing else yet; eve is gone."""
     subordinate = tuple(f"{name}:{start}:65536" for name, start in (("ada", 165536), ("bob", 231072)))
     users = {

@@ -49,8 +49,8 @@ def test_what_the_record_knows_is_believed_before_compose_yaml() -> None:
 def test_a_claimed_port_moves_no_model_of_the_host() -> None:
     """It would be stopped and started together with eve's, and stay as it is when hers fails."""
     hers = container("bravo", user="eve", label={"port": 8001}, ports=[("127.0.0.1", 8000), ("127.0.0.1", 8001)])
-    state = host_state(containers=[hers])
-    assert holdings(state.ours["eve", "bravo"]) == {"port 8001"}
+    facts = host_state(containers=[hers])
+    assert holdings(facts.ours["eve", "bravo"]) == {"port 8001"}
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from gpurack.commands.main import main
 from gpurack.commands.plan_live import show_host
 from gpurack.commands.status import as_data, show
 from gpurack.commands.status_page import write_page
-from gpurack.facts.model import Container, Driver, Gpu, HostState
+from gpurack.facts.model import Container, Driver, Gpu, HostFacts
 from gpurack.inventory.lock_file import read_lock
 from gpurack.locking.upgrade import News
 from gpurack.operations.report import Report
@@ -59,25 +59,25 @@ SEEN = [MARKUP, ADDRESS, ":bomb:", "[red]b[/red][/]"]
 """What must be readable wherever `EVERYTHING` is shown."""
 
 
-def hostile(text: str = EVERYTHING) -> HostState:
+def hostile(text: str = EVERYTHING) -> HostFacts:
     """A host every word of which is the attacker's."""
     bad = Gpu(0, f"GPU-{text}", text, 24125, 7, text, text, text)
     ours = replace(container("alpha", text, label=json.dumps({"image": text, "gpus": text})), error=text, started=text)
     others = [container(name, label="{}") for name in ("library", "gateway")]
     probes = {name: [200, text] for name in ("alpha", "library", "gateway")}
-    state = host_state(containers=[ours, *others, container(text)], gpus=1, probes=probes, driver={})
+    facts = host_state(containers=[ours, *others, container(text)], gpus=1, probes=probes, driver={})
     return replace(
-        state,
+        facts,
         gpus=(bad,),
         driver=Driver(text, 15, text, {text: f"GPU-{text}"}, ()),
         names={text: text},
         upstreams={("", "gateway", 0): text},
-        docker={**state.docker, "ServerVersion": text, "Warnings": [text]},
+        docker={**facts.docker, "ServerVersion": text, "Warnings": [text]},
     )
 
 
 def lab(text: str) -> list[HostStatus]:
-    seen = {"gpu1": hostile(text), "gpu2": HostState(trouble=f"could not connect: {text}")}
+    seen = {"gpu1": hostile(text), "gpu2": HostFacts(trouble=f"could not connect: {text}")}
     found = lab_status({"gpu1": WANTED, "gpu2": WANTED}, seen, NOW)
     return [replace(found[0], errors=(*found[0].errors, text)), found[1]]
 
@@ -117,7 +117,7 @@ def test_the_page_is_the_same_for_a_good_host(tmp_path: Path) -> None:
 class Run:
     """What the report sees of pyinfra's state."""
 
-    def __init__(self, looks: dict[str, HostState | None]) -> None:
+    def __init__(self, looks: dict[str, HostFacts | None]) -> None:
         stage = self.current_stage = StateStage.Execute
         self.hosts = {
             name: SimpleNamespace(
@@ -147,15 +147,15 @@ def test_the_table_at_the_end_of_a_run(text: str, capsys: pytest.CaptureFixture[
 
 
 @pytest.fixture
-def inventory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[HostState | Exception], Path]:
+def inventory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[HostFacts | Exception], Path]:
     """An inventory of two hosts: gpu1 says what a test gives, gpu2 is well."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     path = tmp_path / "lab.py"
     alpha = '{"alpha": {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf", "port": 8000}}'
     path.write_text(f'lab = ["gpu1", "gpu2"], {{"models": {alpha}}}\n')
 
-    def made(said: HostState | Exception) -> Path:
-        def work(name: str) -> HostState:
+    def made(said: HostFacts | Exception) -> Path:
+        def work(name: str) -> HostFacts:
             if name == "gpu1" and isinstance(said, Exception):
                 raise said
             return said if name == "gpu1" else host_state()  # type: ignore[return-value]
@@ -163,7 +163,7 @@ def inventory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Host
         hosts: Any = {name: SimpleNamespace(name=name, connector_data={}) for name in ("gpu1", "gpu2")}
         state: Any = SimpleNamespace(active_hosts=list(hosts.values()))
 
-        def visit(loaded: Any, fleet: Any, do: Any = None, metrics: bool = False) -> dict[str, HostState]:
+        def visit(loaded: Any, fleet: Any, do: Any = None, metrics: bool = False) -> dict[str, HostFacts]:
             return {
                 name: connect._on_host(state, host, fleet[name], lambda host, wanted: work(host.name))
                 for name, host in hosts.items()
@@ -198,7 +198,7 @@ def test_every_command_shows_a_hostile_host(command: tuple[str, ...], inventory:
 @pytest.mark.parametrize(
     "said",
     [
-        HostState(trouble=EVERYTHING),
+        HostFacts(trouble=EVERYTHING),
         RuntimeError(EVERYTHING),
         replace(host_state(), docker={"ServerVersion": 5, "Runtimes": 7, "SecurityOptions": 3}),
         replace(host_state(), containers=(replace(container("alpha"), labels=7, name=None),)),  # type: ignore[arg-type]
@@ -208,7 +208,7 @@ def test_every_command_shows_a_hostile_host(command: tuple[str, ...], inventory:
     ids=["trouble", "exception", "docker", "containers", "packages", "gpus"],
 )
 def test_garbage_is_a_sentence_about_that_host_and_the_others_are_shown(
-    command: tuple[str, ...], said: HostState | Exception, inventory: Any
+    command: tuple[str, ...], said: HostFacts | Exception, inventory: Any
 ) -> None:
     path = inventory(said)
     (path.parent / "lab.lock.yaml").write_text("hosts:\n  gpu1: {driver: '580'}\n  gpu2: {driver: '580'}\n")
@@ -235,7 +235,7 @@ def test_a_version_that_is_none_moves_no_pin(inventory: Any, monkeypatch: pytest
     def upgraded(what: Any, spec: Any, state: Any, old: HostLock, now: HostLock, news: News) -> HostLock:
         return old.model_copy(update={"packages": {"docker-ce": EVERYTHING}})
 
-    def visit(loaded: Any, fleet: Any, do: Any) -> dict[str, HostState]:
+    def visit(loaded: Any, fleet: Any, do: Any) -> dict[str, HostFacts]:
         return {name: do(SimpleNamespace(name=name), wanted) for name, wanted in fleet.items()}
 
     monkeypatch.setattr(locking, "on_all_hosts", visit)
@@ -260,9 +260,9 @@ def test_a_manifest_is_one_line_per_fact(inventory: Any, monkeypatch: pytest.Mon
     assert [line for line in shown.splitlines() if line.startswith("os ")] == ["os Debian GNU/Linux 13 (trixie)"]
 
 
-@pytest.mark.parametrize("said", [HostState(trouble=EVERYTHING), RuntimeError(EVERYTHING), host_state()])
+@pytest.mark.parametrize("said", [HostFacts(trouble=EVERYTHING), RuntimeError(EVERYTHING), host_state()])
 def test_a_manifest_of_garbage_is_a_sentence(said: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def thorough(host: Any, wanted: Any) -> HostState:
+    def thorough(host: Any, wanted: Any) -> HostFacts:
         if isinstance(said, Exception):
             raise said
         return replace(said, driver=None) if not said.trouble else said  # type: ignore[no-any-return]

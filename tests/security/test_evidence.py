@@ -26,7 +26,7 @@ from gpurack.facts.record import Entry, is_ours
 from gpurack.host_data import json_from_host
 from gpurack.verify.evidence import Seen, Unread, container_of
 from tests.unit.host_programs import FILES, load
-from tests.unit.verify.test_checks import ID, IMAGE_ID, LABELS, evidence
+from tests.unit.verify.test_checks import ID, IMAGE_ID, LABELS, host_evidence
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
 
@@ -188,7 +188,7 @@ def test_a_users_container_is_not_the_hosts_and_garbage_is_nothing() -> None:
         "State": {"Status": "running", "ExitCode": 0, "Error": "", "StartedAt": "", "FinishedAt": ""},
         "HostConfig": {"PortBindings": None}, "NetworkSettings": {"Ports": None},
     }  # fmt: skip
-    parts = evidence(users={"ada": {"uid": 1, "gid": 1, "home": "/home/ada", "linger": True, "files": {}}})
+    parts = host_evidence(users={"ada": {"uid": 1, "gid": 1, "home": "/home/ada", "linger": True, "files": {}}})
     for containers in ({"alpha": hers}, {"alpha": hers, "x;id": {}}):
         info = {"ServerVersion": 7, "NCPU": "x"}
         parts["daemons"]["ada"] = {"info": info, "containers": containers, "images": []}

@@ -12,7 +12,7 @@ import pytest
 
 from gpurack import paths
 from gpurack.engines import ENGINES
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.facts.parse import addresses
 from gpurack.facts.snapshot import Snapshot, script
 from gpurack.inventory.checks.warnings import warnings
@@ -44,19 +44,19 @@ def _password(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PASSWORD", "correct horse")
 
 
-def plan(wanted: Host, state: HostState) -> ModelsPlan:
-    return plan_models(wanted, state, read_secrets(wanted), SALT)
+def plan(spec: Host, facts: HostFacts) -> ModelsPlan:
+    return plan_models(spec, facts, read_secrets(spec), SALT)
 
 
-def host(wanted: Host | None = None, **said: Any) -> HostState:
+def host(spec: Host | None = None, **said: Any) -> HostFacts:
     """A host with weights; with `wanted`, all of that runs on it, as it was when the host had `had` as its address."""
     had = said.pop("had", said.get("address", "10.0.0.7"))
     words = {"weights": {"/w/a.gguf": 1}, "probes": READY, **said}
-    if wanted is None:
+    if spec is None:
         return host_state(**words)
     then = host_state(**{**words, "address": had})
-    secrets = read_secrets(wanted)
-    ours = [running(wanted, name, then, secrets=secrets.get(name, {})) for name in wanted.entries]
+    secrets = read_secrets(spec)
+    ours = [running(spec, name, then, secrets=secrets.get(name, {})) for name in spec.entries]
     return host_state(**words, containers=ours)
 
 
@@ -259,8 +259,8 @@ def test_what_needs_none_is_made(fields: dict[str, Any]) -> None:
     ],
 )
 def test_a_database_of_its_own_is_made_and_warned_of(fields: dict[str, Any], setting: str) -> None:
-    def told(wanted: Host) -> list[str]:
-        return [problem.what for problem in warnings({"gpu1": wanted}) if "administrator" in problem.what]
+    def told(spec: Host) -> list[str]:
+        return [problem.what for problem in warnings({"gpu1": spec}) if "administrator" in problem.what]
 
     wanted = page(bind="lan", **fields)
     assert plan(wanted, host()).errors == {}

@@ -47,8 +47,8 @@ def test_yaml_of_compose_is_read_as_before() -> None:
 
 @pytest.mark.parametrize("text", [LAUGHS, DEEP_YAML, "services: {alpha: &a {image: x}}\n", "services: 2001-99-99\n"])
 def test_a_compose_file_that_is_an_attack_counts_as_none(text: str) -> None:
-    state = host_state(files={"/etc/gpurack/compose.yaml": text})
-    assert compose.old_services(state) == {}
+    facts = host_state(files={"/etc/gpurack/compose.yaml": text})
+    assert compose.old_services(facts) == {}
 
 
 @pytest.mark.parametrize(
@@ -90,16 +90,16 @@ def test_whatever_comes_it_is_a_value_or_a_valueerror(text: str | bytes) -> None
 
 @pytest.mark.parametrize("text", [DEEP_JSON, "[" * 900, '"\\ud800"', "NaN", "{", "[]", "1", '{"models": [1]}'])
 def test_each_reader_of_the_plan_takes_it_for_nothing(text: str) -> None:
-    state = host_state(
+    facts = host_state(
         containers=[container("alpha", label=text)],
         probes={"alpha": [200, text]},
         files={"/etc/docker/daemon.json": text, paths.job_record("ask"): text},
     )
     wanted = spec({"models": {"alpha": {"port": 8000}}, "jobs": {"ask": {"command": ["-p", "Who are you?"]}}})
-    assert jobs.due(jobs.desire_job("ask", wanted), state) == "not done yet"
-    assert ledger.label(state.containers[0].labels) in ({}, {"models": [1]})
-    assert pulls.answered(state.probes["", "alpha"]) is None
-    content, error = daemon_json.read(state)
+    assert jobs.due(jobs.desire_job("ask", wanted), facts) == "not done yet"
+    assert ledger.label(facts.containers[0].labels) in ({}, {"models": [1]})
+    assert pulls.answered(facts.probes["", "alpha"]) is None
+    content, error = daemon_json.read(facts)
     assert error or content == {"models": [1]}
 
 

@@ -133,7 +133,7 @@ def test_a_daemon_that_says_anything_has_no_digest(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(module, "Dockerd", lambda user: SimpleNamespace(must=lambda *_: said))
     one = {"name": "alpha", "user": "eve", "image": "some/app:1.2"}
     module.main({"images": [one], "hubs": [], "logins": {}, "hf_token": None})
-    assert capfd.readouterr().out == "error alpha: no registry knows the image some/app:1.2\n"
+    assert capfd.readouterr().out == "error alpha: image some/app:1.2 has no digest of a registry\n"
 
 
 # --- curl ------------------------------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ def test_an_address_is_one_address_and_no_option(fetcher: Any, fakes: Fakes, url
 @pytest.mark.parametrize("url", ["http://h/a b", "http://h/a\nb", "http://h/\x1b[2J"])
 def test_an_address_with_more_in_it_is_not_asked(fetcher: Any, fakes: Fakes, url: str) -> None:
     fakes.add("curl", "exit 6")
-    with pytest.raises(fetcher.Failure, match="is not a valid URL, so nothing was fetched from it"):
+    with pytest.raises(fetcher.Failure, match="is not a valid URL, so nothing was fetched"):
         fetcher.request(url, None)
     assert fakes.calls == []
 

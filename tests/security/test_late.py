@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gpurack.commands.lab_status import host_status
-from gpurack.facts.model import HostState, User
+from gpurack.facts.model import HostFacts, User
 from gpurack.facts.parse import parse
 from gpurack.facts.snapshot import script
 from gpurack.plan.host import Run, findings
@@ -33,7 +33,7 @@ WEIGHTS = "weights /w/a.gguf"
 WHY = "timed out after 30 s, pid 7 (stat) is left behind"
 
 
-def late(*parts: str, **said: Any) -> HostState:
+def late(*parts: str, **said: Any) -> HostFacts:
     """A host with alpha, of which these parts did not answer."""
     alpha = running(WANTED, "alpha", host_state())
     return host_state(containers=(alpha,), late=dict.fromkeys(parts, WHY), **said)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from gpurack import paths
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.operations import commands
 from gpurack.operations.commands import carry_out
 from gpurack.plan.models import compose
@@ -88,7 +88,7 @@ def test_nobody_but_that_user_reads_it_and_that_user_does_not_change_it() -> Non
             assert (done.returncode == 0) == allowed, (uid, gid, script)
 
 
-def settled(user: str = "", mode: str = "", uid: int = 0) -> tuple[Project, HostState]:
+def settled(user: str = "", mode: str = "", uid: int = 0) -> tuple[Project, HostFacts]:
     services = {"alpha": {"image": "i:1"}}
     file: dict[str, Any] = {"text": compose.document(services, user), "uid": uid}
     if mode:
@@ -108,10 +108,10 @@ def test_the_plan_closes_what_an_older_version_left_open_and_then_is_done(user: 
 def test_a_host_that_differs_in_the_mode_alone_is_tightened_once() -> None:
     empty = models()
     text = compose.document({}, "")
-    state = host_state(files={paths.compose_file(""): {"text": text, "mode": "644"}})
-    assert plan_models(empty, state, {}, SALT).job
-    state = host_state(files={paths.compose_file(""): text})
-    assert plan_models(empty, state, {}, SALT).job is None
+    facts = host_state(files={paths.compose_file(""): {"text": text, "mode": "644"}})
+    assert plan_models(empty, facts, {}, SALT).job
+    facts = host_state(files={paths.compose_file(""): text})
+    assert plan_models(empty, facts, {}, SALT).job is None
 
 
 # --- jobs ------------------------------------------------------------------------------------------------------------
@@ -128,8 +128,8 @@ def test_what_jobs_printed_is_closed_and_then_nothing_is_done() -> None:
 
 def test_a_jobs_compose_file_is_roots_alone() -> None:
     job = {"engine": "llama.cpp", "version": "b7000", "command": ["--help"]}
-    state = replace(host_state(), weights={"/w/a.gguf": 1})
-    steps = plan_jobs(spec({"jobs": {"ask": job}}), state).steps
+    facts = replace(host_state(), weights={"/w/a.gguf": 1})
+    steps = plan_jobs(spec({"jobs": {"ask": job}}), facts).steps
     (file,) = [step for step in steps if isinstance(step, WriteFile) and step.path == paths.job_file("ask")]
     assert file.mode == "600"
 

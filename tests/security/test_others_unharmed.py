@@ -35,13 +35,13 @@ def test_a_users_claim_of_a_port_is_believed_of_that_users_listeners_only() -> N
     alpha = container("alpha", ports=[("127.0.0.1", 8000)], label={})
     claimed = container("x", ports=[("127.0.0.1", 8000)], user="eve")
     held = Listener("127.0.0.1", 8000, "docker-proxy (pid 9, user root)")
-    state = replace(host_state(containers=[alpha]), listeners=(held,))
-    assert port_holder(desire("alpha", ALPHA, state, ()), state) is None
-    state = replace(state, containers=(*state.containers, claimed))
-    assert port_holder(desire("alpha", ALPHA, state, ()), state) is None
+    facts = replace(host_state(containers=[alpha]), listeners=(held,))
+    assert port_holder(desire("alpha", ALPHA, facts, ()), facts) is None
+    facts = replace(facts, containers=(*facts.containers, claimed))
+    assert port_holder(desire("alpha", ALPHA, facts, ()), facts) is None
     hers = replace(held, owner="rootlesskit (pid 9, user eve)")
     named = "container `x`, which gpurack does not manage"
-    assert port_holder(desire("alpha", ALPHA, state, ()), replace(state, listeners=(hers,))) == named
+    assert port_holder(desire("alpha", ALPHA, facts, ()), replace(facts, listeners=(hers,))) == named
 
 
 def test_a_cgroup_that_a_user_calls_like_a_container_of_the_hosts_is_not_that() -> None:
@@ -49,9 +49,9 @@ def test_a_cgroup_that_a_user_calls_like_a_container_of_the_hosts_is_not_that() 
     alpha = container("alpha", label={})
     hers, hosts, roots = gpu_processes([f"GPU-1,7,5,eve,{uid}{alpha.id},x" for uid in ("1001:", "", "0:")])
     (amds,) = processes([f"process 9,7,1048576,eve,1001:{alpha.id},x"])
-    state = replace(host_state(containers=[alpha]), users={"eve": User(1001, 1001, "/home/eve")})
-    assert [each.ours(state) for each in (hers, hosts, roots, amds)] == [False, True, True, False]
-    hers_now = replace(host_state(containers=[replace(alpha, user="eve")]), users=state.users)
+    facts = replace(host_state(containers=[alpha]), users={"eve": User(1001, 1001, "/home/eve")})
+    assert [each.ours(facts) for each in (hers, hosts, roots, amds)] == [False, True, True, False]
+    hers_now = replace(host_state(containers=[replace(alpha, user="eve")]), users=facts.users)
     assert [each.ours(hers_now) for each in (hers, hosts)] == [True, False]
 
 

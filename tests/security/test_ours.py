@@ -12,7 +12,7 @@ import pytest
 from gpurack import paths
 from gpurack.commands.lab_status import host_status
 from gpurack.commands.status import as_data
-from gpurack.facts.model import Container, HostState, User
+from gpurack.facts.model import Container, HostFacts, User
 from gpurack.facts.parse import parse
 from gpurack.facts.record import Entry, TooNew, read
 from gpurack.plan.host import Run, findings
@@ -31,14 +31,14 @@ TWIN = spec(
 )
 
 
-def seen(*containers: Container, **said: Any) -> HostState:
+def seen(*containers: Container, **said: Any) -> HostFacts:
     """A host whose record has OURS, and these containers."""
     here = {"record": recorded(OURS), "users": {"ada": ADA}, "weights": {"/w/a.gguf": 1}, "containers": containers}
     return host_state(**{**here, **said})
 
 
-def changes(state: HostState, wanted: Any = ALPHA) -> list[tuple[str, str, str]]:
-    return [(one.model, one.action, one.user) for one in plan_models(wanted, state, {}, SALT).changes]
+def changes(facts: HostFacts, wanted: Any = ALPHA) -> list[tuple[str, str, str]]:
+    return [(one.model, one.action, one.user) for one in plan_models(wanted, facts, {}, SALT).changes]
 
 
 def copied(**over: Any) -> Container:
@@ -163,8 +163,8 @@ def test_what_compose_makes_anew_is_ours_and_a_copy_in_its_place_is_not(
     labels = {"com.docker.compose.image": made_of}
     anew = container("alpha", id=id_of("anew"), label={}, labels=labels, image=IMAGE)
     there = [container("renamed", id=id_of("alpha"))] if old_one_is_there else []
-    state = host_state(containers=[anew, *there], record={"": {"alpha": Entry(id_of("alpha"), "model")}})
-    assert (("", "alpha") in state.ours) == ours
+    facts = host_state(containers=[anew, *there], record={"": {"alpha": Entry(id_of("alpha"), "model")}})
+    assert (("", "alpha") in facts.ours) == ours
 
 
 def test_a_users_alpha_shadows_nothing() -> None:

@@ -13,10 +13,11 @@ from pyinfra.connectors import ssh
 from gpurack import pyinfra_patches
 from gpurack.commands import import_from_host
 from gpurack.facts import snapshot
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.locking.gather import manifest_lines
 from gpurack.operations.commands import Streamed, script
 from gpurack.operations.run_state import host_run
+from gpurack.plan.questions import questions
 from gpurack.pyinfra_patches import read_any_bytes
 from gpurack.remote import TooMuchOutput
 from gpurack.shell import sh
@@ -87,7 +88,7 @@ def test_the_look_a_manifest_and_verification_say_it_of_that_host(
 ) -> None:
     monkeypatch.setattr(snapshot, "AS_ROOT", sh("yes"))
     monkeypatch.setattr(snapshot.Snapshot, "command", lambda self: snapshot.Command(sh("yes")))
-    assert snapshot.take_snapshot(host, spec({})) == HostState(trouble=f"{SENTENCE}.")
+    assert snapshot.take_snapshot(host, questions(spec({}))) == HostFacts(trouble=f"{SENTENCE}.")
     monkeypatch.setattr("gpurack.locking.gather.read_text", lambda name: "yes")
     with pytest.raises(OSError, match=SENTENCE):
         manifest_lines(host, host_state())

@@ -218,8 +218,8 @@ def test_a_container_is_one_word_of_docker_rm(user: str, hostile: str, machine: 
     eve = User(1002, 1002, "/home/eve")
     for name, ident in ((hostile, id_of(hostile)), ("alpha", hostile), (hostile, hostile)):
         ours = container(name, id=ident, label={}, user=user, labels={"gpurack.job": "1"})
-        state = host_state(users={"eve": eve} if user else {}, containers=[ours])
-        first, *_ = shells(plan_remove(state, "models").steps)
+        facts = host_state(users={"eve": eve} if user else {}, containers=[ours])
+        first, *_ = shells(plan_remove(facts, "models").steps)
         (call,) = machine.run(first.command)
         assert call[-5:] == ["docker", "rm", "--force", "--", ident]
 
@@ -256,8 +256,8 @@ def test_a_home_named_like_ours_is_not_removed_with_our_files() -> None:
 
 def test_a_file_among_the_certificates_is_one_word(hostile: str, machine: Machine) -> None:
     path = f"/usr/local/share/ca-certificates/gpurack-{hostile}.crt"
-    state = host_state(files={path: "x"}, packages={"ca-certificates": "1"})
-    (step,) = certificates(Host(), state, TRIXIE)
+    facts = host_state(files={path: "x"}, packages={"ca-certificates": "1"})
+    (step,) = certificates(Host(), facts, TRIXIE)
     assert isinstance(step, Shell)
     assert machine.run(step.command)[:2] == [["rm", "-f", path], ["update-ca-certificates"]]
 
@@ -284,8 +284,8 @@ def test_our_files_elsewhere_are_words(hostile: str, machine: Machine) -> None:
 
 def test_what_an_admin_pastes_is_quoted(hostile: str) -> None:
     path = f"/home/{hostile}/.config/docker/daemon.json"
-    state = host_state(files={path: "no JSON"})
-    _, error = daemon_json.read(state, path)
+    facts = host_state(files={path: "no JSON"})
+    _, error = daemon_json.read(facts, path)
     assert error
     assert shlex.split(error.rpartition("move it away: ")[2]) == ["mv", path, f"{path}.old"]
     assert shlex.split(compose.by_hand(hostile or "x")) == ["sudo", "-iu", hostile or "x", "docker"]
@@ -335,8 +335,8 @@ def test_a_version_is_part_of_one_word_of_apt(hostile: str, machine: Machine) ->
 
 
 def test_a_version_is_part_of_one_word_of_dnf(hostile: str, machine: Machine) -> None:
-    state = host_state(os="rocky 9")
-    step = rpm.install("x", pinned(hostile), state, hold=["docker-ce"])
+    facts = host_state(os="rocky 9")
+    step = rpm.install("x", pinned(hostile), facts, hold=["docker-ce"])
     assert isinstance(step, Shell)
     calls = machine.run(step.command)
     (install,) = [call for call in calls if "install" in call]
@@ -347,28 +347,28 @@ def test_packages_of_a_host_with_other_names_are_left_alone(hostile: str, machin
     """dpkg and rpm know none of such a name. An option of apt's could run a program (-o DPkg::Pre-Invoke::=…)."""
     version = "580.159.04-1"
     names = {f"-oDPkg::Pre-Invoke::=nvidia{hostile}": version, f"nvidia {hostile}": version, "nvidia-smi": version}
-    state = host_state(gpus=1, packages=names)
+    facts = host_state(gpus=1, packages=names)
     wanted = spec({"nvidia": {"driver": "580"}})
-    note, hold = driver_holds(wanted, state, apt)
+    note, hold = driver_holds(wanted, facts, apt)
     assert isinstance(note, WriteFile)
     assert isinstance(hold, Shell)
     assert note.content == "nvidia-smi\n"
     assert machine.run(hold.command) == [["apt-mark", "hold", "nvidia-smi"]]
-    state = host_state(
+    facts = host_state(
         os="rocky 9", packages={f"--nodeps{hostile}": "1 half", f"{hostile}*": "1 half", "curl": "1 half"}
     )
-    (finish,) = rpm.finish_interrupted(state)
+    (finish,) = rpm.finish_interrupted(facts)
     assert isinstance(finish, Shell)
     calls = machine.run(finish.command)
     assert next(call[-1] for call in calls if call[0] == "dnf") == "curl"
-    assert not rpm.finish_interrupted(replace(state, packages={"--nodeps": state.packages["curl"]}))
+    assert not rpm.finish_interrupted(replace(facts, packages={"--nodeps": facts.packages["curl"]}))
 
 
 @pytest.mark.parametrize("family", [apt, rpm])
 def test_names_of_packages_are_words(family: Any, hostile: str, machine: Machine) -> None:
-    state = host_state(os="rocky 9" if family is rpm else "debian 13", packages={rpm.VERSIONLOCK["dnf4"]: "1"})
-    steps = (family.hold([hostile], state), family.unhold([hostile], state), family.remove([hostile], state))
-    calls = machine.run(*(step.command for step in steps), family.available([hostile], state))
+    facts = host_state(os="rocky 9" if family is rpm else "debian 13", packages={rpm.VERSIONLOCK["dnf4"]: "1"})
+    steps = (family.hold([hostile], facts), family.unhold([hostile], facts), family.remove([hostile], facts))
+    calls = machine.run(*(step.command for step in steps), family.available([hostile], facts))
     assert len([call for call in calls if hostile in call]) >= 4
 
 
@@ -376,9 +376,9 @@ def test_names_of_packages_are_words(family: Any, hostile: str, machine: Machine
 
 
 def test_the_name_of_a_card_is_one_word(hostile: str, machine: Machine) -> None:
-    state = host_state(gpus=1)
-    state = replace(state, gpus=(replace(state.gpus[0], uuid=hostile),))
-    (step,) = cdi(state, fresh=True)
+    facts = host_state(gpus=1)
+    facts = replace(facts, gpus=(replace(facts.gpus[0], uuid=hostile),))
+    (step,) = cdi(facts, fresh=True)
     assert isinstance(step, Shell)
     assert ["nvidia-ctk", "cdi", "list"] in machine.run(step.command)
 

@@ -24,7 +24,7 @@ import pytest
 
 from gpurack import paths
 from gpurack.facts import snapshot
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.facts.questions import Questions
 from gpurack.facts.snapshot import Snapshot, script
 from gpurack.plan.questions import questions
@@ -51,9 +51,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def take_snapshot(wanted: Host, change: tuple[str, str] = ("", "")) -> HostState:
+def take_snapshot(spec: Host, change: tuple[str, str] = ("", "")) -> HostFacts:
     """A snapshot of this machine with the fakes first in PATH. change: a text of the script, and its replacement."""
-    text = script(questions(wanted))
+    text = script(questions(spec))
     assert change[0] in text
     text = text.replace(*change) if change[0] else text
     return Snapshot().process(printed(text).decode().split("\n"))

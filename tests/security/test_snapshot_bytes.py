@@ -14,7 +14,7 @@ from rich.console import Console
 
 from gpurack.commands.lab_status import host_status
 from gpurack.commands.status import show
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.facts.snapshot import Snapshot
 from gpurack.locking.manifest import manifest
 from gpurack.locking.observe import observed
@@ -100,23 +100,23 @@ TRIED: dict[str, list[str]] = {}
 """Most bytes mean nothing to gpurack, and so leave a state that an earlier example had."""
 
 
-def everything(state: HostState) -> list[str]:
+def everything(facts: HostFacts) -> list[str]:
     """All that any command makes of it; the commands of root among that."""
-    key = repr(state)
+    key = repr(facts)
     if key not in TRIED:
-        TRIED[key] = commands_of(state)
+        TRIED[key] = commands_of(facts)
     return TRIED[key]
 
 
-def commands_of(state: HostState) -> list[str]:
+def commands_of(facts: HostFacts) -> list[str]:
     """The same. `findings` rather than what shows them, which turns exceptions into a sentence (test_commands.py)."""
-    show(Console(file=StringIO(), width=200), [host_status("gpu1", WANTED, state, NOW)])
-    list(findings(WANTED, state, Run()))
-    if state.trouble:
+    show(Console(file=StringIO(), width=200), [host_status("gpu1", WANTED, facts, NOW)])
+    list(findings(WANTED, facts, Run()))
+    if facts.trouble:
         return []
-    observed(WANTED, state)
-    manifest(WANTED, state, [])
-    plans = [plan_remove(state, "models"), plan_remove(state, "all"), plan_rootless(WANTED, state, True)]
+    observed(WANTED, facts)
+    manifest(WANTED, facts, [])
+    plans = [plan_remove(facts, "models"), plan_remove(facts, "all"), plan_rootless(WANTED, facts, True)]
     steps = [step for plan in plans for step in plan.steps]
     written = [step.path for step in steps if isinstance(step, WriteFile)]
     assert all(path.startswith(("/etc/", "/usr/local/", "/var/lib/gpurack/")) for path in written)
@@ -127,7 +127,7 @@ def commands_of(state: HostState) -> list[str]:
     return commands
 
 
-def snapshot_with(section: str, lines: list[str]) -> HostState:
+def snapshot_with(section: str, lines: list[str]) -> HostFacts:
     """A look that is right but for this section."""
     plain = plain_look()
     if f"@@ {section}" in plain:

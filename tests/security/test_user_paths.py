@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from gpurack.commands.plan_live import show_host
-from gpurack.facts.model import Header, HostState, User
+from gpurack.facts.model import Header, HostFacts, User
 from gpurack.facts.parse import parse
 from gpurack.facts.snapshot import script
 from gpurack.locking.gather import hasher
@@ -272,7 +272,7 @@ def wanted(*paths: Path, user: str | None = USER) -> Host:
     )
 
 
-def seen(of: Host) -> HostState:
+def seen(of: Host) -> HostFacts:
     done = subprocess.run(
         ["sh", "-s"], input=script(questions(of)), capture_output=True, text=True, check=True, timeout=60
     )
@@ -426,8 +426,8 @@ def test_who_may_change_weights_is_one_warning() -> None:
             }
         },
     )
-    state = host_state(owned=found.owned, weights={f"/w/{name}.gguf": 1 for name in "abcd"})
-    plan = plan_models(entries, state, {}, SALT)
+    facts = host_state(owned=found.owned, weights={f"/w/{name}.gguf": 1 for name in "abcd"})
+    plan = plan_models(entries, facts, {}, SALT)
     (warning,) = plan.warnings
     assert warning.startswith(
         "weights of alpha, beta are in folders that ada, everybody, the group the lab can write to, and so change "
@@ -436,9 +436,9 @@ def test_who_may_change_weights_is_one_warning() -> None:
 
 
 def test_the_warning_is_shown_and_is_no_change(capsys: pytest.CaptureFixture[str]) -> None:
-    state = host_state(owned={"/w/a.gguf": frozenset({"ada"})}, weights={"/w/a.gguf": 1})
+    facts = host_state(owned={"/w/a.gguf": frozenset({"ada"})}, weights={"/w/a.gguf": 1})
     console = Console(width=200)
-    assert show_host(console, "gpu1", models(alpha={}), state) == 0
+    assert show_host(console, "gpu1", models(alpha={}), facts) == 0
     assert "warning  weights of alpha are in folders that ada can write to" in capsys.readouterr().out
 
 
@@ -469,8 +469,8 @@ def test_a_name_that_a_link_leads_to_is_never_said(tmp_path: Path) -> None:
     assert "/etc/passwd" not in found.files
 
 
-def obstacle_of(told: Host, state: HostState) -> str | None:
-    return obstacle(desire("m0", told, state, ()), told, state, Change("m0", Action.CREATE))
+def obstacle_of(told: Host, facts: HostFacts) -> str | None:
+    return obstacle(desire("m0", told, facts, ()), told, facts, Change("m0", Action.CREATE))
 
 
 def test_weights_that_the_user_may_not_read_are_not_called_missing() -> None:

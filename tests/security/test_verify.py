@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.shell import sh
 from gpurack.verify import drift, evidence, plugin, test_hosts, test_models
 from gpurack.verify.drift import Unread
@@ -84,7 +84,7 @@ def test_a_users_docker_spoils_that_users_models_alone(garbage: Any) -> None:
     parts["daemons"]["ada"] = garbage
     parts["users"]["ada"] = {"uid": 1, "gid": 1, "home": "/home/ada", "linger": True, "files": {}}
     checked = server(parts, USERS)
-    assert isinstance(checked.state, HostState)
+    assert isinstance(checked.state, HostFacts)
     assert checked.seen.containers == evidence.Seen(host_evidence()).containers
     with pytest.raises(Unread):
         _ = Entry(checked, "alpha", USERS.models["alpha"]).container

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gpurack.facts.model import Gpu, GpuProcess, HostState, User
+from gpurack.facts.model import Gpu, GpuProcess, HostFacts, User
 from gpurack.facts.parse import parse
 from gpurack.facts.snapshot import Snapshot, script
 from gpurack.plan import offline
@@ -46,7 +46,7 @@ TWO = [
 ]
 
 
-def seen(lines: list[str], *more: str) -> HostState:
+def seen(lines: list[str], *more: str) -> HostFacts:
     return parse(framed(["@@ amd", *lines, *more, "@@ end"]))
 
 
@@ -146,7 +146,7 @@ def test_the_script_reads_what_the_kernel_has(sysfs: Path) -> None:
 # --- what containers get ---------------------------------------------------------------------------------------------
 
 
-def amd(**said: Any) -> HostState:
+def amd(**said: Any) -> HostFacts:
     """A host with the two cards and a Docker that has never heard of NVIDIA."""
     state = seen(TWO)
     docker = docker_info(Runtimes={"runc": {}})
@@ -159,8 +159,8 @@ def amd(**said: Any) -> HostState:
     )
 
 
-def planned(wanted: Host, state: HostState) -> ModelsPlan:
-    return plan_models(wanted, state, {}, SALT)
+def planned(spec: Host, facts: HostFacts) -> ModelsPlan:
+    return plan_models(spec, facts, {}, SALT)
 
 
 def test_a_model_gets_exactly_its_cards_device() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gpurack import paths
 from gpurack.engines.args import flags
 from gpurack.engines.container import Accelerator
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.plan import offline
 from gpurack.plan.models import addresses, compatibility, compose, images, ledger, weights
 from gpurack.plan.models.desired import desire, digest
@@ -28,9 +28,9 @@ SERVICES_OF_MODELS = sorted((Path(__file__).parent / "services").glob("*.json"))
 def test_a_model_becomes_exactly_this_service(path: Path) -> None:
     case = json.loads(path.read_text())
     wanted = spec({**case.get("host", {}), "models": {"alpha": case["model"]}})
-    state = host_state(gpus=4, **case.get("state", {}))
+    facts = host_state(gpus=4, **case.get("state", {}))
     uuids = tuple(uuid(card) for card in case.get("cards", []))
-    assert desire("alpha", wanted, state, uuids).service == case["service"]
+    assert desire("alpha", wanted, facts, uuids).service == case["service"]
 
 
 # --- the file --------------------------------------------------------------------------------------------------------
@@ -105,10 +105,10 @@ def test_secrets_and_volumes_stand_at_the_top_too(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("GPURACK_TEST_KEY", "sk-live-1234")
     key = {"env": "GPURACK_TEST_KEY"}
     wanted = models(alpha={"api_key": key}, beta={"engine": "vllm", "weights": "/w/qwen", "gpus": [0], "api_key": key})
-    state = host_state(gpus=1)
+    facts = host_state(gpus=1)
     services = {
-        "alpha": desire("alpha", wanted, state, ()).service,
-        "beta": desire("beta", wanted, state, (uuid(0),)).service,
+        "alpha": desire("alpha", wanted, facts, ()).service,
+        "beta": desire("beta", wanted, facts, (uuid(0),)).service,
     }
     data = loaded(compose.document(services))
     assert data["secrets"] == {
@@ -143,15 +143,15 @@ def test_a_compose_file_somebody_broke_is_no_services(text: str) -> None:
 )
 def test_the_escape_hatch_takes_all_that_compose_takes(over: dict[str, Any]) -> None:
     wanted = models(alpha={"compose": over})
-    state = host_state()
-    data = desire("alpha", wanted, state, (), {}, SALT).labelled
+    facts = host_state()
+    data = desire("alpha", wanted, facts, (), {}, SALT).labelled
     assert set(data["labels"]) >= {"gpurack.model", "gpurack.probe"}
     assert loaded(compose.document({"alpha": data}))["services"]["alpha"] == data
     for key, value in over.items():
         if key not in ("labels", "volumes"):
             assert data.get(key) == value
     if "volumes" in over:
-        weights = desire("alpha", models(alpha={}), state, ()).service["volumes"]
+        weights = desire("alpha", models(alpha={}), facts, ()).service["volumes"]
         assert data.get("volumes") == (over["volumes"] and [*weights, *over["volumes"]])
     if over.get("labels"):
         assert data["labels"]["lab"] == "7"
@@ -178,11 +178,9 @@ def test_a_share_in_percent_of_a_card_of_unknown_size() -> None:
 # --- the label -------------------------------------------------------------------------------------------------------
 
 
-def definition(
-    wanted: Host, key: str | None = None, salt: str = SALT, state: HostState | None = None
-) -> dict[str, Any]:
+def definition(spec: Host, key: str | None = None, salt: str = SALT, facts: HostFacts | None = None) -> dict[str, Any]:
     return desire(
-        "alpha", wanted, state or host_state(gpus=1), (uuid(0),), {"api_key": key} if key else {}, salt
+        "alpha", spec, facts or host_state(gpus=1), (uuid(0),), {"api_key": key} if key else {}, salt
     ).definition
 
 
@@ -265,9 +263,9 @@ def test_cards_by_cdi_from_docker_25_on(version: str, cdi: bool) -> None:
     ],
 )
 def test_where_a_model_listens_and_is_asked(bind: str, address: str, url: str) -> None:
-    state = host_state()
-    assert addresses.address(bind, state) == address
-    assert addresses.probe_url("alpha", models(alpha={"bind": bind}), state) == url
+    facts = host_state()
+    assert addresses.address(bind, facts) == address
+    assert addresses.probe_url("alpha", models(alpha={"bind": bind}), facts) == url
 
 
 def test_without_a_default_route_lan_is_no_address() -> None:
@@ -318,11 +316,11 @@ def test_some_engines_spell_long_names_with_one_dash() -> None:
     [(["8.0", "9.0"], "8.0"), (["10.0", "8.9"], "8.9"), (["[N/A]", "8.6"], "8.6"), (["[N/A]"], None), ([], None)],
 )
 def test_the_lowest_compute_capability(computes: list[str], lowest: str | None) -> None:
-    state = host_state(gpus=len(computes))
+    facts = host_state(gpus=len(computes))
     cards = tuple(
-        type(card)(**{**card.__dict__, "compute": compute}) for card, compute in zip(state.gpus, computes, strict=True)
+        type(card)(**{**card.__dict__, "compute": compute}) for card, compute in zip(facts.gpus, computes, strict=True)
     )
-    state = HostState(gpus=cards)
+    facts = HostFacts(gpus=cards)
     model = models(alpha={"gpus": "all"}).models["alpha"]
-    slots = ledger.slots_of([card.uuid for card in cards], state)
+    slots = ledger.slots_of([card.uuid for card in cards], facts)
     assert compatibility.accelerator(model, slots) == Accelerator("nvidia", lowest)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpurack import paths
-from gpurack.facts.model import File, HostState
+from gpurack.facts.model import File, HostFacts
 from gpurack.plan.steps import Plan
 from gpurack.plan.system.daemon_json import (
     BREAKS_LIVE_RESTORE,
@@ -32,19 +32,19 @@ def wanted(restart: Any = "ask", **daemon: Any) -> Host:
     return Host(docker=Docker(daemon={key.replace("_", "-"): value for key, value in daemon.items()}, restart=restart))
 
 
-def host_with(content: str | bytes | dict[str, Any] | None, **over: Any) -> HostState:
+def host_with(content: str | bytes | dict[str, Any] | None, **over: Any) -> HostFacts:
     """A host with this daemon.json (None: without one)."""
     raw = json.dumps(content).encode() if isinstance(content, dict) else content
     files = dict(over.pop("files", {}))
-    state = host_state(docker_flags=over.pop("docker_flags", UNITS_FLAGS), files=files, **over)
+    facts = host_state(docker_flags=over.pop("docker_flags", UNITS_FLAGS), files=files, **over)
     if raw is None:
-        return state
+        return facts
     file = File(raw.encode() if isinstance(raw, str) else raw, "644", 0, 0)
-    return host_state_with(state, {paths.DAEMON_JSON: file})
+    return host_state_with(facts, {paths.DAEMON_JSON: file})
 
 
-def host_state_with(state: HostState, files: dict[str, File]) -> HostState:
-    return HostState(**{**state.__dict__, "files": {**state.files, **files}})
+def host_state_with(facts: HostFacts, files: dict[str, File]) -> HostFacts:
+    return HostFacts(**{**facts.__dict__, "files": {**facts.files, **files}})
 
 
 def step_of(plan: Plan) -> Apply:
@@ -54,8 +54,8 @@ def step_of(plan: Plan) -> Apply:
     return step
 
 
-def plan_for(spec: Host, state: HostState, unattended: bool = True) -> Apply:
-    return step_of(plan_daemon_json(spec, state, unattended))
+def plan_for(spec: Host, facts: HostFacts, unattended: bool = True) -> Apply:
+    return step_of(plan_daemon_json(spec, facts, unattended))
 
 
 OURS = {"live-restore": True, "log-driver": "local"}
@@ -326,17 +326,17 @@ INNER = st.dictionaries(st.sampled_from(["nvidia", "cdi", "a"]), LEAVES | st.jus
 DOCUMENTS = st.dictionaries(KEYS, LEAVES | INNER | st.lists(LEAVES, max_size=2), max_size=4)
 
 
-def taken_up(state: HostState, step: Apply) -> HostState:
+def taken_up(facts: HostFacts, step: Apply) -> HostFacts:
     """The host after the step: the file patched, dockerd as `docker info` must say."""
-    content = read(state)[0]
+    content = read(facts)[0]
     if step.patch is not None:
         content = patch(content, step.patch)
     info = docker_info(
-        str(state.docker.get("ServerVersion") or "28.5.2"),
+        str(facts.docker.get("ServerVersion") or "28.5.2"),
         LiveRestoreEnabled=step.expect["LiveRestoreEnabled"],
         Runtimes=dict.fromkeys(step.expect.get("Runtimes", ())),
     )
-    return host_with(content, docker=info, gpus=len(state.gpus))
+    return host_with(content, docker=info, gpus=len(facts.gpus))
 
 
 MAPS = ("features", "runtimes")

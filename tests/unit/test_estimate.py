@@ -413,8 +413,8 @@ def test_offline_refuses_with_host_and_model() -> None:
 def test_on_the_host_by_the_cards_that_are_there() -> None:
     wanted = models(alpha={"gpus": [1], "weights": "/w/a.gguf"}, beta={"gpus": [0], "weights": "/w/b.gguf"})
     headers = {"/w/a.gguf": gguf(30.0), "/w/b.gguf": gguf(10.0)}
-    state = host_state(gpus=2, headers=headers, weights={"/w/a.gguf": 1, "/w/b.gguf": 1})
-    plan = plan_models(wanted, state, {}, SALT)
+    facts = host_state(gpus=2, headers=headers, weights={"/w/a.gguf": 1, "/w/b.gguf": 1})
+    plan = plan_models(wanted, facts, {}, SALT)
     assert list(plan.errors) == ["alpha"]
     assert plan.errors["alpha"].endswith(
         "but GPU 1 (NVIDIA A30) has 23.6 for it. Give it 2 GPUs or choose smaller weights. This model was not changed."
@@ -424,19 +424,19 @@ def test_on_the_host_by_the_cards_that_are_there() -> None:
 
 def test_what_runs_has_shown_that_it_fits() -> None:
     wanted = models(alpha={"gpus": [0], "weights": "/w/a.gguf"})
-    state = host_state(gpus=1, headers={"/w/a.gguf": gguf(30.0)}, weights={"/w/a.gguf": 1})
-    state = replace(state, containers=(running(wanted, "alpha", state, (uuid(0),)),))
-    assert plan_models(wanted, state, {}, SALT).errors == {}
+    facts = host_state(gpus=1, headers={"/w/a.gguf": gguf(30.0)}, weights={"/w/a.gguf": 1})
+    facts = replace(facts, containers=(running(wanted, "alpha", facts, (uuid(0),)),))
+    assert plan_models(wanted, facts, {}, SALT).errors == {}
     longer = models(alpha={"gpus": [0], "weights": "/w/a.gguf", "context": 9000})
-    assert list(plan_models(longer, state, {}, SALT).errors) == ["alpha"]
+    assert list(plan_models(longer, facts, {}, SALT).errors) == ["alpha"]
 
 
 def test_cards_of_different_size_count_as_the_smallest() -> None:
     wanted = models(alpha={"gpus": [0, 1], "weights": "/w/a.gguf"})
     big = Gpu(1, uuid(1), "NVIDIA H200", 143_771, 0, "580.159.04", "9.0", "0:1")
-    state = host_state(gpus=1, headers={"/w/a.gguf": gguf(50.0)}, weights={"/w/a.gguf": 1})
-    state = replace(state, gpus=(*state.gpus, big))
-    assert "GPU 0 (NVIDIA A30) has 23.6" in plan_models(wanted, state, {}, SALT).errors["alpha"]
+    facts = host_state(gpus=1, headers={"/w/a.gguf": gguf(50.0)}, weights={"/w/a.gguf": 1})
+    facts = replace(facts, gpus=(*facts.gpus, big))
+    assert "GPU 0 (NVIDIA A30) has 23.6" in plan_models(wanted, facts, {}, SALT).errors["alpha"]
 
 
 def test_a_folder_of_the_hub_from_disk_to_refusal(tmp_path: Path) -> None:

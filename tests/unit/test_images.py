@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.inventory.secrets import read_logins
 from gpurack.plan.models import images
 from gpurack.plan.models.desired import desire
@@ -24,8 +24,8 @@ BUILD = {"git": "https://git.example/lab/llama.cpp.git", "revision": "b7000", "a
 HERE = {"weights": {"/w/a.gguf": 1}}
 
 
-def plan(wanted: Host, state: HostState, logins: Any = None) -> ModelsPlan:
-    return plan_models(wanted, state, {}, SALT, None, logins)
+def plan(spec: Host, facts: HostFacts, logins: Any = None) -> ModelsPlan:
+    return plan_models(spec, facts, {}, SALT, None, logins)
 
 
 def entry(planned: ModelsPlan, name: str = "alpha") -> dict[str, Any]:
@@ -126,12 +126,12 @@ def test_the_runner_is_told_what_to_build() -> None:
 )
 def test_git_comes_only_where_something_is_built(source: str, tools: list[str], installed: str | None) -> None:
     there = {"ca-certificates": "1", "curl": "1", "python3": "1"}
-    state = host_state(packages=there, tools=tools, compose="2.40.3")
+    facts = host_state(packages=there, tools=tools, compose="2.40.3")
     build = {"models": {"alpha": {"version": None, "image": {"build": BUILD}, "port": 1}}}
     docker = {"docker": {"source": source}}
 
     def steps(*layers: Any) -> list[str]:
-        return [step.reason for step in plan_docker(spec(docker, *layers), state, True).steps if "git" in step.reason]
+        return [step.reason for step in plan_docker(spec(docker, *layers), facts, True).steps if "git" in step.reason]
 
     assert steps(build) == ([installed] if installed else [])
     assert steps({"models": {"alpha": {"port": 1}}}) == []
@@ -171,14 +171,14 @@ def named(reference: str) -> Host:
 
 
 def test_a_job_has_the_logins_that_it_needs() -> None:
-    state = host_state(**HERE)
-    job = plan(named("reg.example/a:1"), state, LOGINS).job
+    facts = host_state(**HERE)
+    job = plan(named("reg.example/a:1"), facts, LOGINS).job
     assert job
     assert job["logins"] == {"reg.example": LOGINS["reg.example"]}
     there = host_state(**HERE, images={"reg.example/a:1": "sha256:1"})
     assert (plan(named("reg.example/a:1"), there, LOGINS).job or {})["logins"] == {}
     built = models(alpha={"version": None, "image": {"build": BUILD}})
-    assert (plan(built, state, LOGINS).job or {})["logins"] == LOGINS
+    assert (plan(built, facts, LOGINS).job or {})["logins"] == LOGINS
 
 
 def test_logins_are_read_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.inventory.fleet import check_fleet
 from gpurack.operations.run_state import Failure, lines_of
 from gpurack.plan.models.imagined import imagined
@@ -56,10 +56,10 @@ def host_of(words: dict[str, Any]) -> Host:
     return Host.model_validate(data(words))
 
 
-def real(host: Host) -> HostState:
+def real(spec: Host) -> HostFacts:
     """A host that matches the inventory: those GPUs with names and UUIDs of their own, and nothing on them."""
     gpus = [replace(gpu(index), memory_total=MEMORY) for index in range(COUNT)]
-    rest = [text for text in ("GPU-ab", "GPU-a") if any(text in entry.gpus for entry in host.models.values())]
+    rest = [text for text in ("GPU-ab", "GPU-a") if any(text in entry.gpus for entry in spec.models.values())]
     if rest:  # the shorter text is the beginning of the same UUID
         gpus.append(replace(gpu(COUNT), uuid=f"{rest[0]}c-77"))
     return replace(host_state(gpus=COUNT), gpus=tuple(gpus))
@@ -161,9 +161,9 @@ def test_models_of_a_lost_gpu_are_one_line() -> None:
 
 @pytest.mark.parametrize(("vram", "refused"), [("6GiB", True), ("30%", False), (None, False)])
 def test_a_gpu_that_does_not_report_its_memory(vram: str | None, refused: bool) -> None:
-    state = host_state(gpus=1)
-    state = replace(state, gpus=(replace(state.gpus[0], memory_total=0),))
-    errors = assign(models(alpha={"gpus": [0], "vram": vram}), state).errors
+    facts = host_state(gpus=1)
+    facts = replace(facts, gpus=(replace(facts.gpus[0], memory_total=0),))
+    errors = assign(models(alpha={"gpus": [0], "vram": vram}), facts).errors
     assert ["does not report its memory" in error for error in errors.values()] == [True] * refused
 
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from gpurack import paths
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.plan.models import jobs
 from gpurack.plan.models.plan import ModelsPlan, plan_models
 from gpurack.plan.questions import images_by_user
@@ -30,8 +30,8 @@ def wanted(models: Any = None, **entries: Any) -> Host:
     return spec({"jobs": entries, "models": models or {}})
 
 
-def done(host: Host, name: str) -> dict[str, str]:
-    return {paths.job_record(name): json.dumps({"definition": jobs.desire_job(name, host).definition})}
+def done(spec: Host, name: str) -> dict[str, str]:
+    return {paths.job_record(name): json.dumps({"definition": jobs.desire_job(name, spec).definition})}
 
 
 def service(planned: ModelsPlan, name: str) -> dict[str, Any]:
@@ -41,8 +41,8 @@ def service(planned: ModelsPlan, name: str) -> dict[str, Any]:
     return found
 
 
-def plan(host: Host, state: HostState) -> ModelsPlan:
-    return jobs.plan_jobs(host, state)
+def plan(spec: Host, facts: HostFacts) -> ModelsPlan:
+    return jobs.plan_jobs(spec, facts)
 
 
 # --- how -------------------------------------------------------------------------------------------------------------
@@ -140,16 +140,16 @@ def test_what_is_done_is_left_alone() -> None:
 )
 def test_why_a_job_runs(over: dict[str, Any], files: Any, result: bool, reason: str) -> None:
     there = {**HERE["weights"], **({"/data/lab/7B/q8.gguf": 1} if result else {})}
-    state = host_state(weights=there, files=done(wanted(q8=Q8), "q8") if files is None else files)
-    assert [str(change) for change in plan(wanted(q8={**Q8, **over}), state).changes] == [f"run q8: {reason}"]
+    facts = host_state(weights=there, files=done(wanted(q8=Q8), "q8") if files is None else files)
+    assert [str(change) for change in plan(wanted(q8={**Q8, **over}), facts).changes] == [f"run q8: {reason}"]
 
 
 def test_what_an_earlier_run_began_is_taken_up() -> None:
     host = wanted(one={"command": ["-p", "x"], "gpus": [0]})
     label = {"gpurack.job": jobs.desire_job("one", host).definition}
     process = (uuid(0), 1, "llama-cli", 9000, "root", "id-of-one")
-    state = host_state(gpus=1, containers=[container("one", labels=label)], gpu_processes=[process])
-    assert [str(change) for change in plan(host, state).changes] == ["run one: still running"]
+    facts = host_state(gpus=1, containers=[container("one", labels=label)], gpu_processes=[process])
+    assert [str(change) for change in plan(host, facts).changes] == ["run one: still running"]
 
 
 # --- what stands in the way ------------------------------------------------------------------------------------------
@@ -178,8 +178,8 @@ def test_a_result_that_is_served_does_not_change_under_the_model() -> None:
     before = wanted(served, q8=Q8)
     after = wanted(served, q8={**Q8, "command": ["--quantize", "a", "b", "q4_0"]})
     there = {**HERE["weights"], "/data/lab/7B/q8.gguf": 1}
-    state = host_state(weights=there, files=done(before, "q8"), containers=[running(before, "alpha", host_state())])
-    assert plan(after, state).errors["q8"].startswith("alpha serves its result /data/lab/7B/q8.gguf, which would")
+    facts = host_state(weights=there, files=done(before, "q8"), containers=[running(before, "alpha", host_state())])
+    assert plan(after, facts).errors["q8"].startswith("alpha serves its result /data/lab/7B/q8.gguf, which would")
 
 
 # --- models that serve a result --------------------------------------------------------------------------------------
@@ -188,9 +188,9 @@ def test_a_result_that_is_served_does_not_change_under_the_model() -> None:
 def test_a_model_waits_for_the_job_that_makes_what_it_serves() -> None:
     host = wanted({"alpha": {"port": 8000, "weights": "/data/lab/7B/q8.gguf"}, "beta": {"port": 8001}}, q8=Q8)
     assert jobs.serve_results(host)
-    state = host_state(**HERE)
-    assert jobs.awaiting(host, state) == {"alpha": "q8"}
-    planned = plan_models(host, state, {}, SALT, left_out=jobs.awaiting(host, state))
+    facts = host_state(**HERE)
+    assert jobs.awaiting(host, facts) == {"alpha": "q8"}
+    planned = plan_models(host, facts, {}, SALT, left_out=jobs.awaiting(host, facts))
     assert [change.model for change in planned.changes] == ["beta"]
     assert planned.errors == {}
     made = host_state(weights={**HERE["weights"], "/data/lab/7B/q8.gguf": 1}, files=done(host, "q8"))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from gpurack.facts.model import GpuProcess, HostState
+from gpurack.facts.model import GpuProcess, HostFacts
 from gpurack.plan.models.ledger import Ledger, assign, gpus_text
 from gpurack.spec.host import Host
 from tests.given import container, host_state, models, spec, uuid
@@ -31,7 +31,7 @@ class Lab:
     """A host, and the same host before its cards were renumbered."""
 
     wanted: Host
-    state: HostState
+    state: HostFacts
     running: dict[str, tuple[str, ...]]
 
 
@@ -49,8 +49,8 @@ def labs(draw: st.DrawFn) -> Lab:
         container(name, label={"gpus": str(indices[name]), "uuids": list(theirs)}) for name, theirs in running.items()
     ]
     driver = {"exit_code": 15, "message": "GPU is lost"} if len(alive) < count else {}
-    state = host_state(gpus=alive, containers=containers, driver=driver)
-    return Lab(models(**entries), state, running)
+    facts = host_state(gpus=alive, containers=containers, driver=driver)
+    return Lab(models(**entries), facts, running)
 
 
 @given(labs())
@@ -107,36 +107,36 @@ def test_all_means_all_but_the_reserved() -> None:
 
 
 def test_all_stays_what_it_was_when_a_card_is_added() -> None:
-    state = host_state(gpus=3, containers=[held("alpha", 0, 1, text="all")])
-    assert cards(assign(models(alpha={"gpus": "all"}), state)) == {"alpha": [uuid(0), uuid(1)]}
+    facts = host_state(gpus=3, containers=[held("alpha", 0, 1, text="all")])
+    assert cards(assign(models(alpha={"gpus": "all"}), facts)) == {"alpha": [uuid(0), uuid(1)]}
 
 
 def test_a_changed_text_chooses_anew() -> None:
-    state = host_state(gpus=4, containers=[held("alpha", 0)])
-    assert cards(assign(models(alpha={"gpus": [3]}), state)) == {"alpha": [uuid(3)]}
+    facts = host_state(gpus=4, containers=[held("alpha", 0)])
+    assert cards(assign(models(alpha={"gpus": [3]}), facts)) == {"alpha": [uuid(3)]}
 
 
 def test_two_models_may_swap_their_cards() -> None:
-    state = host_state(gpus=2, containers=[held("alpha", 0), held("beta", 1)])
-    assert cards(assign(models(alpha={"gpus": [1]}, beta={"gpus": [0]}), state)) == {
+    facts = host_state(gpus=2, containers=[held("alpha", 0), held("beta", 1)])
+    assert cards(assign(models(alpha={"gpus": [1]}, beta={"gpus": [0]}), facts)) == {
         "alpha": [uuid(1)],
         "beta": [uuid(0)],
     }
 
 
 def test_the_card_of_a_model_that_goes_is_free() -> None:
-    state = host_state(gpus=1, containers=[held("old", 0)])
-    assert cards(assign(models(new={"gpus": [0]}), state)) == {"new": [uuid(0)]}
+    facts = host_state(gpus=1, containers=[held("old", 0)])
+    assert cards(assign(models(new={"gpus": [0]}), facts)) == {"new": [uuid(0)]}
 
 
 @pytest.mark.parametrize("gpus", ["", "not json", "[]", '{"uuids": 7, "gpus": "[0]"}'])
 def test_an_unreadable_label_is_no_card(gpus: str) -> None:
-    state = host_state(gpus=1, containers=[container("alpha", label=gpus)])
-    assert assign(models(alpha={"gpus": [0]}), state).errors == {}
+    facts = host_state(gpus=1, containers=[container("alpha", label=gpus)])
+    assert assign(models(alpha={"gpus": [0]}), facts).errors == {}
 
 
 @pytest.mark.parametrize(
-    ("gpus", "state", "sentence"),
+    ("gpus", "facts", "sentence"),
     [
         ([4], host_state(gpus=["a", "b"]), "GPU 4 does not exist; the host has 0 (GPU-0000000a…), 1 (GPU-0000000b…)."),
         (["GPU-7"], host_state(gpus=["a"]), "GPU-7 does not exist; the host has 0 (GPU-0000000a…)."),
@@ -160,15 +160,15 @@ def test_an_unreadable_label_is_no_card(gpus: str) -> None:
     ],
     ids=["index", "uuid", "prefix", "twice", "lost", "all", "none"],
 )  # fmt: skip
-def test_refused(gpus: Any, state: HostState, sentence: str) -> None:
-    ledger = assign(models(alpha={"gpus": gpus}), state)
+def test_refused(gpus: Any, facts: HostFacts, sentence: str) -> None:
+    ledger = assign(models(alpha={"gpus": gpus}), facts)
     assert (ledger.uuids, ledger.errors) == ({}, {"alpha": sentence})
 
 
 def test_a_renumbered_card_is_refused_to_the_newcomer() -> None:
     """alpha runs on card a, which was 0 and is 1 now."""
-    state = host_state(gpus=["b", "a", "c"], containers=[held("alpha", "a", text="[0]")])
-    ledger = assign(models(alpha={"gpus": [0]}, beta={"gpus": [1]}), state)
+    facts = host_state(gpus=["b", "a", "c"], containers=[held("alpha", "a", text="[0]")])
+    ledger = assign(models(alpha={"gpus": [0]}, beta={"gpus": [1]}), facts)
     assert cards(ledger) == {"alpha": [uuid("a")]}
     assert ledger.errors["beta"] == (
         f"GPU 1 ({uuid('a')}) is claimed by 2 models: alpha, beta. Running there: alpha. Choose another GPU "
@@ -177,12 +177,12 @@ def test_a_renumbered_card_is_refused_to_the_newcomer() -> None:
 
 
 def test_a_lost_card_is_the_error_of_its_model_only() -> None:
-    state = host_state(
+    facts = host_state(
         gpus=["b", "c"],
         driver={"exit_code": 15, "message": "GPU is lost"},
         containers=[held("alpha", "a", text="[0]"), held("beta", "b", text="[1]")],
     )
-    ledger = assign(models(alpha={"gpus": [0]}, beta={"gpus": [1]}), state)
+    ledger = assign(models(alpha={"gpus": [0]}, beta={"gpus": [1]}), facts)
     assert cards(ledger) == {"beta": [uuid("b")]}
     assert ledger.errors == {
         "alpha": f"its GPU {uuid('a')} no longer answers. nvidia-smi says: GPU is lost. Reboot the host. If "
@@ -191,8 +191,8 @@ def test_a_lost_card_is_the_error_of_its_model_only() -> None:
 
 
 def test_with_a_mismatch_every_card_stays_with_its_model() -> None:
-    state = host_state(driver={"exit_code": 18, "message": "mismatch"}, containers=[held("alpha", 0)])
-    assert cards(assign(models(alpha={"gpus": [0]}), state)) == {"alpha": [uuid(0)]}
+    facts = host_state(driver={"exit_code": 18, "message": "mismatch"}, containers=[held("alpha", 0)])
+    assert cards(assign(models(alpha={"gpus": [0]}), facts)) == {"alpha": [uuid(0)]}
 
 
 def test_a_disabled_model_holds_nothing() -> None:
@@ -215,21 +215,21 @@ def test_processes_of_others_are_seen_and_ours_are_not_others() -> None:
     foreign = GpuProcess(uuid(0), 4242, "python", 17408, "anna")
     alpha = held("alpha", 1, text="[1]")
     ours = GpuProcess(uuid(1), 7, "llama-server", 9000, "root", alpha.id)
-    state = replace(host_state(gpus=3, containers=[alpha]), gpu_processes=(foreign, ours))
-    ledger = assign(models(alpha={"gpus": [1]}, beta={"gpus": [0]}, gamma={"gpus": [2]}), state)
+    facts = replace(host_state(gpus=3, containers=[alpha]), gpu_processes=(foreign, ours))
+    ledger = assign(models(alpha={"gpus": [1]}, beta={"gpus": [0]}, gamma={"gpus": [2]}), facts)
     assert sorted(ledger.uuids) == ["alpha", "gamma"]
     assert ledger.errors["beta"].startswith(
         "GPU 0 is in use by python (pid 4242, anna, 17.0 GiB), which gpurack does not manage. "
         "This model was not changed."
     )
     shared = models(beta={"gpus": [0], "vram": "5GiB"})
-    assert not assign(shared, state).errors
+    assert not assign(shared, facts).errors
 
 
 def test_a_gpu_that_is_reserved_or_used_by_others_is_not_called_free() -> None:
     wanted = models(alpha={"gpus": [0], "vram": "30GiB"}).model_copy(update={"reserved_gpus": [1]})
-    state = replace(host_state(gpus=4), gpu_processes=(GpuProcess(uuid(2), 4242, "python", 17408, "anna"),))
-    assert assign(wanted, state).errors["alpha"].endswith("choose another GPU (free: 3).")
+    facts = replace(host_state(gpus=4), gpu_processes=(GpuProcess(uuid(2), 4242, "python", 17408, "anna"),))
+    assert assign(wanted, facts).errors["alpha"].endswith("choose another GPU (free: 3).")
 
 
 @pytest.mark.parametrize(
@@ -252,10 +252,10 @@ def test_the_inventorys_own_words(gpus: Any, text: str) -> None:
     ],
 )
 def test_another_card_than_the_inventory_expects(hardware: dict[str, int], name: str, other: bool) -> None:
-    state = host_state(gpus=1)
-    state = replace(state, gpus=(replace(state.gpus[0], name=name),))
+    facts = host_state(gpus=1)
+    facts = replace(facts, gpus=(replace(facts.gpus[0], name=name),))
     host = spec({"hardware": hardware, "models": {"alpha": {"gpus": [0], "port": 8000}}})
-    ledger = assign(host, state)
+    ledger = assign(host, facts)
     assert list(ledger.errors) == (["alpha"] if other else [])
     if other:
         assert f"GPU 0 is an {name}, but `hardware` has an" in ledger.errors["alpha"]

@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.plan.models.ledger import ROUNDING, Ledger, assign
 from gpurack.spec.gpus import SHARED
 from gpurack.spec.host import Host
@@ -26,10 +26,10 @@ def wanted(entries: dict[str, dict[str, Any]]) -> Host | None:
         return None
 
 
-def exceeded(ledger: Ledger, spec: Host, state: HostState) -> list[str]:
+def exceeded(ledger: Ledger, spec: Host, facts: HostFacts) -> list[str]:
     """The cards that would hold more than they have."""
     bad = []
-    for gpu in state.gpus:
+    for gpu in facts.gpus:
         total = gpu.memory_total / 1024
         here = [spec.models[name].vram for name, cards in ledger.uuids.items() if gpu.uuid in cards]
         if len(here) > 1 and (
@@ -75,10 +75,10 @@ def test_a_share_that_grows_is_asked_again() -> None:
     def lab(share: str) -> Host:
         return models(ann={"gpus": [0], "vram": share}, bob={"gpus": [0], "vram": "12GiB"})
 
-    state = host_state(gpus=2)
-    state = replace(state, containers=tuple(running(lab("6GiB"), name, state, (uuid(0),)) for name in ("ann", "bob")))
-    assert assign(lab("8GiB"), state).errors == {}
-    grown = assign(lab("12GiB"), state)
+    facts = host_state(gpus=2)
+    facts = replace(facts, containers=tuple(running(lab("6GiB"), name, facts, (uuid(0),)) for name in ("ann", "bob")))
+    assert assign(lab("8GiB"), facts).errors == {}
+    grown = assign(lab("12GiB"), facts)
     assert grown.uuids == {"bob": (uuid(0),)}
     assert grown.errors == {
         "ann": f"GPU 0 ({uuid(0)}) would hold 24.0 of 22.4 GiB: ann 12.0, bob 12.0. Lower vram, or choose another GPU "

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gpurack.facts.model import HostState, Probe
+from gpurack.facts.model import HostFacts, Probe
 from gpurack.inventory.fleet import check_fleet
 from gpurack.inventory.lock_file import read_lock, with_lock
 from gpurack.locking.observe import missing, observed
@@ -32,16 +32,16 @@ FOLDER = "/var/lib/gpurack/weights/hf/lab--tiny@main"
 CE = ("docker-ce", "docker-ce-cli", "containerd.io", "docker-buildx-plugin", "docker-compose-plugin")
 
 
-def locked(host: Host, model: ModelLock = LOCKED, **said: Any) -> Host:
-    return host.locked(HostLock(models={"alpha": model}, **said))
+def locked(spec: Host, model: ModelLock = LOCKED, **said: Any) -> Host:
+    return spec.locked(HostLock(models={"alpha": model}, **said))
 
 
-def settled(wanted: Host, **said: Any) -> HostState:
+def settled(spec: Host, **said: Any) -> HostFacts:
     """The host on which alpha runs, from the lock's image, with the lock's weights."""
-    state = host_state(weights={"/w/a.gguf": 1, FOLDER: 1}, probes={"alpha": [200, '"alpha"']})
+    facts = host_state(weights={"/w/a.gguf": 1, FOLDER: 1}, probes={"alpha": [200, '"alpha"']})
     return replace(
-        state,
-        containers=(running(wanted, "alpha", state, image="sha256:id"),),
+        facts,
+        containers=(running(spec, "alpha", facts, image="sha256:id"),),
         **{
             "digests": {"sha256:id": (f"ghcr.io/ggml-org/llama.cpp@sha256:{ONE}",)},
             "hashes": {"/w/a.gguf": ONE},
@@ -51,8 +51,8 @@ def settled(wanted: Host, **said: Any) -> HostState:
     )
 
 
-def plan(wanted: Host, state: HostState) -> ModelsPlan:
-    return plan_models(wanted, state, {}, SALT)
+def plan(spec: Host, facts: HostFacts) -> ModelsPlan:
+    return plan_models(spec, facts, {}, SALT)
 
 
 def changes(found: ModelsPlan) -> list[str]:
@@ -132,23 +132,23 @@ def test_another_packaging_of_the_same_version_is_drift() -> None:
         HostLock(packages={"docker.io": "26.1.5+dfsg1-9", "containerd": "1.7.24-1"})
     )
     there = {"docker.io": "26.1.5+dfsg1-9 held", "docker-cli": "26 held", "docker-compose": "2 held"}
-    state = host_state(
+    facts = host_state(
         packages={**there, "containerd": "1.7.25-1 held"}, units={"docker.service": "loaded active enabled"}
     )
-    reasons = [step.reason for step in plan_docker(wanted, state, True).steps]
+    reasons = [step.reason for step in plan_docker(wanted, facts, True).steps]
     assert reasons[-1] == "containerd 1.7.25 → 1.7.24"
-    state = host_state(
+    facts = host_state(
         packages={**there, "docker.io": "26.1.5+dfsg1-10 held", "containerd": "1.7.24-1 held"},
         units={"docker.service": "loaded active enabled"},
     )
-    reasons = [step.reason for step in plan_docker(wanted, state, True).steps]
+    reasons = [step.reason for step in plan_docker(wanted, facts, True).steps]
     assert reasons[-1] == "docker.io 26.1.5+dfsg1-10 → 26.1.5+dfsg1-9"
 
 
 def test_the_toolkit_comes_exactly_and_a_newer_one_goes_back() -> None:
     wanted = spec().locked(HostLock(packages=packages(TOOLKIT_PACKAGES, "1.20.0-1")))
-    state = host_state(gpus=1, packages=packages(TOOLKIT_PACKAGES, "1.21.0-1"))
-    reasons = [step.reason for step in plan_toolkit(wanted, state).steps]
+    facts = host_state(gpus=1, packages=packages(TOOLKIT_PACKAGES, "1.21.0-1"))
+    reasons = [step.reason for step in plan_toolkit(wanted, facts).steps]
     assert "NVIDIA Container Toolkit 1.21.0 → 1.20.0" in reasons
     right = host_state(gpus=1, packages=packages(TOOLKIT_PACKAGES, "1.20.0-1"))
     assert [step.reason for step in plan_toolkit(wanted, right).steps if "hold" in step.reason]
@@ -345,18 +345,18 @@ def test_what_is_really_there() -> None:
         {"gpu1": [{"defaults": {"engine": "llama.cpp", "version": "b7000", "weights": "/w/m-00001-of-00002.gguf"},
                    "mirrors": {"ghcr.io": "mirror:5000/ghcr"}, "models": {"alpha": {"port": 1}, "beta": {"port": 2}}}]}
     )["gpu1"]  # fmt: skip
-    state = host_state(
+    facts = host_state(
         gpus=1,
         packages={"docker-ce": "5:28.5.2-1", "runc": "1.1-1", "libnvidia-container1": "1.20.0-1 half", "curl": "8"},
         files={"/etc/apt/keyrings/gpurack-docker-ce.asc": KEY, "/etc/apt/keyrings/gpurack-nvidia.asc": "no key"},
     )
-    state = replace(
-        state,
-        containers=(running(wanted, "alpha", state, image="sha256:id"),),
+    facts = replace(
+        facts,
+        containers=(running(wanted, "alpha", facts, image="sha256:id"),),
         digests={"sha256:id": (f"elsewhere/x@sha256:{OTHER}", f"mirror:5000/ghcr/ggml-org/llama.cpp@sha256:{ONE}")},
         hashes={"/w/m-00001-of-00002.gguf": ONE, "/w/m-00002-of-00002.gguf": OTHER, "/w/other.gguf": ONE},
     )
-    found = observed(wanted, state)
+    found = observed(wanted, facts)
     assert found == HostLock(
         driver="580.159.04",
         keys={"docker-ce": "9DC858229FC7DD38854AE2D88D81803C0EBFCD88"},
@@ -372,8 +372,8 @@ def test_what_is_really_there() -> None:
 
 
 def test_a_docker_that_is_kept_is_not_pinned() -> None:
-    state = host_state(packages={"docker-ce": "5:28.5.2-1"})
-    assert observed(spec({"docker": {"source": "keep"}}), state).packages == {}
+    facts = host_state(packages={"docker-ce": "5:28.5.2-1"})
+    assert observed(spec({"docker": {"source": "keep"}}), facts).packages == {}
 
 
 KEYS = Path(__file__).resolve().parents[2] / "files" / "keys"

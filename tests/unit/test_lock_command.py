@@ -7,11 +7,11 @@ from click.testing import CliRunner
 
 from gpurack.commands import lock
 from gpurack.commands.main import main
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.inventory.lock_file import read_lock
 from gpurack.spec.lock import HostLock, Lock, text
 
-UNREACHABLE = HostState(trouble="could not connect: no route to host")
+UNREACHABLE = HostFacts(trouble="could not connect: no route to host")
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_a_check_says_nothing_of_hosts_that_it_did_not_see(lab: Path) -> None:
 
 
 def test_a_check_of_some_says_that_it_is_about_the_others(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "on_all_hosts", lambda loaded, fleet, look: {"gpu1": HostState(), "gpu2": UNREACHABLE})
+    monkeypatch.setattr(lock, "on_all_hosts", lambda loaded, fleet, look: {"gpu1": HostFacts(), "gpu2": UNREACHABLE})
     monkeypatch.setattr(lock, "observed", lambda wanted, seen: HostLock(driver="580.159.04"))
     (lab.parent / "lab.lock.yaml").write_text(text(Lock(hosts={"gpu1": HostLock(driver="580.159.04")}), lab))
     code, output = run(lab, "--check")
@@ -67,7 +67,7 @@ def test_a_check_of_some_says_that_it_is_about_the_others(lab: Path, monkeypatch
 def test_a_check_names_hosts_that_left_the_inventory(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whose server nobody would bring back, although the lock looks as if somebody did."""
     locked = HostLock(driver="580.159.04")
-    monkeypatch.setattr(lock, "on_all_hosts", lambda loaded, fleet, look: dict.fromkeys(fleet, HostState()))
+    monkeypatch.setattr(lock, "on_all_hosts", lambda loaded, fleet, look: dict.fromkeys(fleet, HostFacts()))
     monkeypatch.setattr(lock, "observed", lambda wanted, seen: locked)
     path = lab.parent / "lab.lock.yaml"
     path.write_text(text(Lock(hosts=dict.fromkeys(("gpu1", "gpu2", "gpu3"), locked)), lab))

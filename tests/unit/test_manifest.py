@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from gpurack import paths
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.locking.manifest import manifest
 from gpurack.plan.models import compose
 from gpurack.plan.models.desired import desire
@@ -27,15 +27,15 @@ WANTED = spec({"models": {"alpha": {"port": 8000, "gpus": [1], "api_key": {"env"
 MORE = ["package runc 1.1 held", "file /etc/docker/daemon.json 644 root root 12ab", "unit docker.service enabled"]
 
 
-def provisioned(cards: str, salt: str, said: str = "sk-secret") -> HostState:
+def provisioned(cards: str, salt: str, said: str = "sk-secret") -> HostFacts:
     """The host after a run, with cards whose UUIDs end in these letters."""
-    state = host_state(gpus=list(cards), secrets={paths.container_file("", "alpha", "api_key"): "400"})
-    uuids = assign(WANTED, state).uuids["alpha"]
-    desired = desire("alpha", WANTED, state, uuids, {"api_key": said}, salt)
+    facts = host_state(gpus=list(cards), secrets={paths.container_file("", "alpha", "api_key"): "400"})
+    uuids = assign(WANTED, facts).uuids["alpha"]
+    desired = desire("alpha", WANTED, facts, uuids, {"api_key": said}, salt)
     words, service = desired.definition, desired.labelled
     return replace(
-        state,
-        containers=(running(WANTED, "alpha", state, uuids, labels=service["labels"], label=words), container("db")),
+        facts,
+        containers=(running(WANTED, "alpha", facts, uuids, labels=service["labels"], label=words), container("db")),
         files=host_state(files={paths.compose_file(""): compose.document({"alpha": service})}).files,
         digests={"sha256:0123456789abcdef": ("ghcr.io/ggml-org/llama.cpp@sha256:feed",)},
     )

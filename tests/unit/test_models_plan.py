@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gpurack import paths
 from gpurack.engines import ENGINES, hints_of
-from gpurack.facts.model import Container, HostState
+from gpurack.facts.model import Container, HostFacts
 from gpurack.plan.models import compose
 from gpurack.plan.models.desired import desire
 from gpurack.plan.models.diff import Action, Change, differences
@@ -29,19 +29,19 @@ from tests.given import SALT, container, host_state, models, running, spec, uuid
 READY = [200, '{"data":[{"id":"alpha"},{"id":"beta"}]}']
 
 
-def plan(wanted: Host, state: HostState, keys: dict[str, str] | None = None) -> ModelsPlan:
-    return plan_models(wanted, state, {name: {"api_key": key} for name, key in (keys or {}).items()}, SALT)
+def plan(spec: Host, facts: HostFacts, keys: dict[str, str] | None = None) -> ModelsPlan:
+    return plan_models(spec, facts, {name: {"api_key": key} for name, key in (keys or {}).items()}, SALT)
 
 
-def settled(wanted: Host, *over: Container, keys: dict[str, str] | None = None, **said: Any) -> HostState:
+def settled(spec: Host, *over: Container, keys: dict[str, str] | None = None, **said: Any) -> HostFacts:
     """The host after a run that succeeded: containers, compose.yaml, runner, unit, weights; `over` adds containers."""
-    state = host_state(**{"gpus": 4, **said})
-    cards = assign(wanted, state).uuids
-    names = [name for name, model in wanted.models.items() if model.enabled]
+    facts = host_state(**{"gpus": 4, **said})
+    cards = assign(spec, facts).uuids
+    names = [name for name, model in spec.models.items() if model.enabled]
     secrets = {name: {"api_key": key} for name, key in (keys or {}).items()}
-    ours = {name: running(wanted, name, state, cards[name], secrets=secrets.get(name, {})) for name in names}
-    services = {name: desire(name, wanted, state, cards[name], secrets.get(name, {}), SALT).labelled for name in names}
-    files = {path: file.content for path, file in written_by(host_files(state)).items()}
+    ours = {name: running(spec, name, facts, cards[name], secrets=secrets.get(name, {})) for name in names}
+    services = {name: desire(name, spec, facts, cards[name], secrets.get(name, {}), SALT).labelled for name in names}
+    files = {path: file.content for path, file in written_by(host_files(facts)).items()}
     after = host_state(
         files={**files, paths.compose_file(""): compose.document(services)},
         units={"gpurack.service": "loaded active enabled"},
@@ -51,7 +51,7 @@ def settled(wanted: Host, *over: Container, keys: dict[str, str] | None = None, 
         containers=[*ours.values(), *over],
         **{"gpus": 4, **said},
     )
-    assert over or "probes" in said or plan(wanted, replace(after, probes={}), keys).nothing
+    assert over or "probes" in said or plan(spec, replace(after, probes={}), keys).nothing
     return after
 
 
@@ -268,8 +268,8 @@ def test_weights_that_do_not_lie_there() -> None:
 
 
 def test_a_name_that_somebody_elses_container_has() -> None:
-    state = host_state(gpus=1, containers=[container("alpha", "exited")])
-    assert plan(ALPHA, state).errors == {
+    facts = host_state(gpus=1, containers=[container("alpha", "exited")])
+    assert plan(ALPHA, facts).errors == {
         "alpha": "a container named `alpha` already exists and is not managed by gpurack (exited, image "
         "0123456789ab). Adopt it with `replaces: alpha`, or rename the model."
     }
@@ -292,8 +292,8 @@ PROXY = "127.0.0.1:8000 docker-proxy (pid 9)"
     ],
 )
 def test_a_port_that_somebody_else_has(listeners: list[str], containers: list[Container], holder: str | None) -> None:
-    state = replace(host_state(gpus=1, listeners=listeners, containers=containers), weights={"/w/a.gguf": 1})
-    error = plan(ALPHA, state).errors.get("alpha")
+    facts = replace(host_state(gpus=1, listeners=listeners, containers=containers), weights={"/w/a.gguf": 1})
+    error = plan(ALPHA, facts).errors.get("alpha")
     if holder is None:
         assert error is None
     else:
@@ -346,8 +346,8 @@ def test_who_stays_keeps_what_it_holds_and_who_wants_it_waits() -> None:
 
 
 def test_the_others_of_a_host_go_on_when_one_cannot() -> None:
-    state = replace(host_state(gpus=1), weights={"/w/b.gguf": 1})
-    found = plan(models(alpha={"gpus": [0]}, beta={"weights": "/w/b.gguf"}), state)
+    facts = replace(host_state(gpus=1), weights={"/w/b.gguf": 1})
+    found = plan(models(alpha={"gpus": [0]}, beta={"weights": "/w/b.gguf"}), facts)
     assert list(found.errors) == ["alpha"]
     assert together(found) == [["beta"]]
 
@@ -418,10 +418,10 @@ def test_key_files_that_are_missing_open_or_left_over(secrets: dict[str, str], m
 
 def test_a_container_made_by_hand_is_replaced_only_when_it_is_named() -> None:
     by_hand = container("qwen-old", ports=[("127.0.0.1", 8000)])
-    state = replace(host_state(containers=[by_hand], listeners=[PROXY]), weights={"/w/a.gguf": 1})
-    refused = plan(models(alpha={}), state).errors["alpha"]
+    facts = replace(host_state(containers=[by_hand], listeners=[PROXY]), weights={"/w/a.gguf": 1})
+    refused = plan(models(alpha={}), facts).errors["alpha"]
     assert refused.endswith("Adopt it with `replaces: qwen-old`, stop it, or use another port.")
-    found = plan(models(alpha={"replaces": "qwen-old"}), state)
+    found = plan(models(alpha={"replaces": "qwen-old"}), facts)
     assert changes(found) == {"alpha": ": replaces qwen-old"}
     assert found.job
     assert found.job["groups"][0][0]["replaces"] == {"name": "qwen-old", "user": "", "id": by_hand.id}
@@ -434,9 +434,9 @@ def test_a_container_made_by_hand_is_replaced_only_when_it_is_named() -> None:
 HUB = {"engine": "vllm", "version": "0.33.0", "gpus": [0]}
 
 
-def fetched(wanted: Host, token: str | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+def fetched(spec: Host, token: str | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
     """(the whole job, what its only model fetches)"""
-    found = plan_models(wanted, host_state(gpus=4), {}, SALT, token)
+    found = plan_models(spec, host_state(gpus=4), {}, SALT, token)
     assert found.job
     return dict(found.job), found.job["groups"][0][0].get("fetch", [{}])[0]
 
@@ -558,7 +558,7 @@ def test_models_that_share_a_card_start_one_after_the_other() -> None:
 
 
 @st.composite
-def moves(draw: st.DrawFn) -> tuple[list[Change], Host, HostState, dict[str, tuple[str, ...]]]:
+def moves(draw: st.DrawFn) -> tuple[list[Change], Host, HostFacts, dict[str, tuple[str, ...]]]:
     """Models that run somewhere and are to run somewhere else, in any combination."""
     names = draw(st.lists(st.sampled_from(["a1", "b2", "c3", "d4"]), unique=True, min_size=1))
     acting = [
@@ -582,7 +582,7 @@ def moves(draw: st.DrawFn) -> tuple[list[Change], Host, HostState, dict[str, tup
 
 @given(moves())
 def test_everybody_is_in_one_group_and_nothing_is_shared_between_groups(
-    move: tuple[list[Change], Host, HostState, dict[str, tuple[str, ...]]],
+    move: tuple[list[Change], Host, HostFacts, dict[str, tuple[str, ...]]],
 ) -> None:
     acting, wanted, state, uuids = move
     found = groups(acting, {name: desire(name, wanted, state, uuids[name]) for name in wanted.models}, wanted, state)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gpurack import paths
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.plan.models.plan import plan_models
 from gpurack.plan.packages.platforms import PLATFORMS
 from gpurack.plan.remove import plan_remove
@@ -34,7 +34,7 @@ def ca(tmp_path: Path) -> Path:
     return path
 
 
-def carried_out(steps: list[Step], **before: Any) -> HostState:
+def carried_out(steps: list[Step], **before: Any) -> HostFacts:
     """The host after these steps, as far as files go."""
     files = dict(before.pop("files", {}))
     for step in steps:
@@ -49,8 +49,8 @@ def carried_out(steps: list[Step], **before: Any) -> HostState:
     return host_state(files=files, **{**RUNS, **before})
 
 
-def of(host: Host, state: HostState) -> list[Step]:
-    return TRIXIE.packages.proxy(host.proxy, state) + plan_network(host, state, TRIXIE)
+def of(spec: Host, facts: HostFacts) -> list[Step]:
+    return TRIXIE.packages.proxy(spec.proxy, facts) + plan_network(spec, facts, TRIXIE)
 
 
 def written(steps: list[Step]) -> dict[str, str]:
@@ -229,10 +229,10 @@ ROCKY = PLATFORMS["rocky", "9"]
 CONF = "[main]\ngpgcheck=1\nproxy = http://old.example:8080\nbest=True\n"
 
 
-def dnf_conf(wanted: Host, text: str, **said: Any) -> str:
+def dnf_conf(spec: Host, text: str, **said: Any) -> str:
     """dnf.conf after a run."""
     path = said.pop("path", paths.DNF_CONF)
-    steps = ROCKY.packages.proxy(wanted.proxy, host_state(os="rocky 9", files={path: text}, **said))
+    steps = ROCKY.packages.proxy(spec.proxy, host_state(os="rocky 9", files={path: text}, **said))
     return written(steps).get(path, text)
 
 

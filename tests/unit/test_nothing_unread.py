@@ -15,7 +15,8 @@ FRAME = {"mark", "whole"}
 def printed() -> set[str]:
     """The kinds of sections that the scripts print."""
     text = read_text("files/snapshot.sh") + read_text("files/snapshot_docker.sh")
-    return set(re.findall(r'\bsection "?([a-z]+)', text)) - FRAME
+    code = re.sub(r"(?m)^\s*#.*", "", text)
+    return set(re.findall(r'\bsection "?([a-z]+)', code)) - FRAME
 
 
 def parsed(source: str) -> Iterator[str]:

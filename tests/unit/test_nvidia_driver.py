@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gpurack import paths
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.plan.models.plan import plan_models
 from gpurack.plan.packages import apt
 from gpurack.plan.steps import WriteFile
@@ -32,7 +32,7 @@ def wanted(driver: str | None) -> Host:
     return spec({"nvidia": {"driver": driver} if driver else {}, "models": models})
 
 
-def found(**said: Any) -> HostState:
+def found(**said: Any) -> HostFacts:
     return host_state(**{"gpus": 2, "packages": PACKAGES, "weights": {"/w/a.gguf": 1}, **said})
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.plan.packages import apt
 from gpurack.plan.packages.base import installed, upstream
 from gpurack.plan.packages.platforms import CE_PACKAGES, PLATFORMS, TOOLKIT_PACKAGES
@@ -40,7 +40,7 @@ def ce(version: str | None = None, **fields: Any) -> Host:
     return Host(docker=Docker(version=version, **fields))
 
 
-def with_ce(held: bool = False, **over: Any) -> HostState:
+def with_ce(held: bool = False, **over: Any) -> HostFacts:
     """A host on which docker-ce is as gpurack left it; `packages` in over changes some."""
     repo = ce_repository(Host(), host_state(), TRIXIE)
     there = {**PREREQUISITES, **{name: f"{version}{' held' if held else ''}" for name, version in CE.items()}}
@@ -53,9 +53,9 @@ def with_ce(held: bool = False, **over: Any) -> HostState:
     )
 
 
-def with_toolkit(wanted: Host, held: bool = False, **over: Any) -> HostState:
+def with_toolkit(spec: Host, held: bool = False, **over: Any) -> HostFacts:
     """A host with two cards and the toolkit as gpurack left it."""
-    repo = repository(wanted, TRIXIE)
+    repo = repository(spec, TRIXIE)
     there = {name: f"{version}{' held' if held else ''}" for name, version in TOOLKIT.items()}
     there = {name: version for name, version in {**there, **over.pop("packages", {})}.items() if version}
     cdi = [f"nvidia.com/gpu={uuid(0)}", f"nvidia.com/gpu={uuid(1)}", "nvidia.com/gpu=all"]
@@ -219,7 +219,7 @@ def test_unchanged_is_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "state", "reason", "words"),
+    ("spec", "facts", "reason", "words"),
     [
         (ce("29.0.0"), with_ce(held=True), "docker-ce 28.5.2 → 29.0.0", "'docker-ce=5:29.0.0-*'"),
         (ce("26.1.5"), with_ce(), "docker-ce 28.5.2 → 26.1.5", "--allow-downgrades --allow-change-held-packages"),
@@ -238,8 +238,8 @@ def test_unchanged_is_nothing() -> None:
     ],
     ids=["upgrade", "downgrade", "missing", "half", "cli behind", "curl", "hold", "unhold", "distro"],
 )  # fmt: skip
-def test_what_is_installed_and_why(wanted: Host, state: HostState, reason: str, words: str) -> None:
-    plan = plan_docker(wanted, state, True)
+def test_what_is_installed_and_why(spec: Host, facts: HostFacts, reason: str, words: str) -> None:
+    plan = plan_docker(spec, facts, True)
     assert not plan.errors
     assert words in command(plan, reason)
 
@@ -309,7 +309,7 @@ def test_only_the_remains_of_a_package_are_no_conflict() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "state", "sentence"),
+    ("spec", "facts", "sentence"),
     [
         (
             ce(),
@@ -361,8 +361,8 @@ def test_only_the_remains_of_a_package_are_no_conflict() -> None:
         "no compose",
     ],
 )
-def test_refused(wanted: Host, state: HostState, sentence: str) -> None:
-    assert plan_docker(wanted, state, True) == Plan(errors=(sentence,))
+def test_refused(spec: Host, facts: HostFacts, sentence: str) -> None:
+    assert plan_docker(spec, facts, True) == Plan(errors=(sentence,))
 
 
 @pytest.mark.parametrize("version", ["dev", "v2", "2.40.3-desktop.1", "2.26.1-4"])
@@ -422,7 +422,7 @@ def test_an_unchanged_toolkit_is_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "packages", "reason"),
+    ("spec", "packages", "reason"),
     [
         (GPU, dict.fromkeys(TOOLKIT, "1.19.1-1 held"), "NVIDIA Container Toolkit 1.19.1 → 1.20.0"),
         (GPU, {"libnvidia-container1": "1.19.1-1 held"}, "NVIDIA Container Toolkit 1.19.1 and 1.20.0 → 1.20.0"),
@@ -431,8 +431,8 @@ def test_an_unchanged_toolkit_is_nothing() -> None:
     ],
     ids=["upgrade", "mixed", "missing", "mixed, floating"],
 )
-def test_all_four_packages_move_together(wanted: Host, packages: dict[str, str], reason: str) -> None:
-    plan = plan_toolkit(wanted, with_toolkit(wanted, held=wanted is GPU, packages=packages))
+def test_all_four_packages_move_together(spec: Host, packages: dict[str, str], reason: str) -> None:
+    plan = plan_toolkit(spec, with_toolkit(spec, held=spec is GPU, packages=packages))
     assert reasons(plan)[:2] == ["note that Docker must restart: the NVIDIA Container Toolkit changed", reason]
     install = command(plan, reason)
     assert all(name in install for name in TOOLKIT_PACKAGES)
@@ -475,8 +475,8 @@ FOREIGN = [container("db"), container("app"), container("old", "exited")]
     ],
 )
 def test_when_docker_may_restart(restart: Any, unattended: bool, live_restore: bool, refused: bool) -> None:
-    state = host_state(containers=[OURS, *FOREIGN], docker={"LiveRestoreEnabled": live_restore})
-    sentence = may_stop_foreign(ce(restart=restart), state, unattended, "Docker 29.0.0")
+    facts = host_state(containers=[OURS, *FOREIGN], docker={"LiveRestoreEnabled": live_restore})
+    sentence = may_stop_foreign(ce(restart=restart), facts, unattended, "Docker 29.0.0")
     assert bool(sentence) is refused
     if sentence:
         assert sentence.startswith(
@@ -486,15 +486,15 @@ def test_when_docker_may_restart(restart: Any, unattended: bool, live_restore: b
 
 
 def test_what_live_restore_will_be_counts_where_it_is_told() -> None:
-    state = host_state(containers=FOREIGN, docker={"LiveRestoreEnabled": True})
-    assert may_stop_foreign(ce(), state, True, "x", live_restore=False)
-    assert not may_stop_foreign(ce(), state, True, "x", live_restore=True)
+    facts = host_state(containers=FOREIGN, docker={"LiveRestoreEnabled": True})
+    assert may_stop_foreign(ce(), facts, True, "x", live_restore=False)
+    assert not may_stop_foreign(ce(), facts, True, "x", live_restore=True)
 
 
 def test_our_own_containers_never_hold_docker_up() -> None:
-    state = host_state(containers=[OURS], docker={"LiveRestoreEnabled": False})
-    assert foreign_running(state) == []
-    assert may_stop_foreign(ce(restart="never"), state, True, "x") is None
+    facts = host_state(containers=[OURS], docker={"LiveRestoreEnabled": False})
+    assert foreign_running(facts) == []
+    assert may_stop_foreign(ce(restart="never"), facts, True, "x") is None
 
 
 def test_an_upgrade_that_would_stop_others_is_refused_as_a_whole() -> None:
@@ -505,7 +505,7 @@ def test_an_upgrade_that_would_stop_others_is_refused_as_a_whole() -> None:
 
 
 def test_remove_models_leaves_docker_and_data() -> None:
-    state = host_state(
+    facts = host_state(
         packages={**CE, **TOOLKIT},
         containers=[OURS, container("beta", "exited", label={}), *FOREIGN],
         files={
@@ -514,7 +514,7 @@ def test_remove_models_leaves_docker_and_data() -> None:
             "/etc/docker/daemon.json": "",
         },
     )
-    plan = plan_remove(state, "models")
+    plan = plan_remove(facts, "models")
     assert reasons(plan) == [
         "remove alpha, beta",
         "remove the project's network",
@@ -526,7 +526,7 @@ def test_remove_models_leaves_docker_and_data() -> None:
 
 
 def test_remove_all_takes_packages_but_never_daemon_json_or_data() -> None:
-    state = host_state(
+    facts = host_state(
         packages={**PREREQUISITES, **CE, **TOOLKIT},
         files={
             "/etc/apt/sources.list.d/gpurack-docker-ce.sources": "x",
@@ -535,7 +535,7 @@ def test_remove_all_takes_packages_but_never_daemon_json_or_data() -> None:
             "/etc/docker/daemon.json": "{}",
         },
     )
-    plan = plan_remove(state, "all")
+    plan = plan_remove(facts, "all")
     packages = command(plan, "remove nvidia-container-toolkit")
     assert "purge" not in packages
     assert not {"curl", "python3"} & set(packages.split())
@@ -627,6 +627,6 @@ def test_what_fails_is_tried_again_only_while_a_lock_is_taken(
 
 
 def test_packages_whole_means_dpkg_finished_them() -> None:
-    state = HostState(packages={"curl": package("8 half"), "python3": package("3")})
-    assert installed(("curl", "python3", "tar"), state) == {"python3": "3"}
-    assert apt.prerequisites(state) == ["ca-certificates", "curl"]
+    facts = HostFacts(packages={"curl": package("8 half"), "python3": package("3")})
+    assert installed(("curl", "python3", "tar"), facts) == {"python3": "3"}
+    assert apt.prerequisites(facts) == ["ca-certificates", "curl"]

@@ -10,7 +10,7 @@ import pytest
 
 from gpurack import paths
 from gpurack.facts import rpm as seen
-from gpurack.facts.model import File, HostState, Package
+from gpurack.facts.model import File, HostFacts, Package
 from gpurack.plan.packages import rpm
 from gpurack.plan.packages.base import Pin
 from gpurack.plan.packages.platforms import CE_PACKAGES, PLATFORMS, TOOLKIT_PACKAGES
@@ -39,13 +39,13 @@ def ce(version: str | None = None, **fields: Any) -> Host:
     return Host(docker=Docker(version=version, **fields))
 
 
-def bare(**over: Any) -> HostState:
+def bare(**over: Any) -> HostFacts:
     """A Rocky 9 on which nothing of ours was installed."""
     usual = {"os": "rocky 9", "docker": {}, "tools": ["python3"], "packages": {"ca-certificates": "1-1"}}
     return host_state(**{**usual, **over})
 
 
-def with_ce(held: bool = False, **over: Any) -> HostState:
+def with_ce(held: bool = False, **over: Any) -> HostFacts:
     """A host on which docker-ce is as gpurack left it; `packages` in over changes some."""
     repo = ce_repository(Host(), bare(), ROCKY)
     there = {**BASE, **{name: f"{version}{' held' if held else ''}" for name, version in CE.items()}}
@@ -57,7 +57,7 @@ def with_ce(held: bool = False, **over: Any) -> HostState:
     return host_state(**{**usual, **over})
 
 
-def with_toolkit(held: bool = False, **over: Any) -> HostState:
+def with_toolkit(held: bool = False, **over: Any) -> HostFacts:
     """A host with two cards and the toolkit as gpurack left it."""
     repo = repository(PINNED, ROCKY)
     there = {**BASE, **{name: f"{version}{' held' if held else ''}" for name, version in TOOLKIT.items()}}
@@ -269,7 +269,7 @@ def test_unchanged_is_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "state", "reason", "words"),
+    ("spec", "facts", "reason", "words"),
     [
         (ce("29.0.0"), with_ce(held=True), "docker-ce 28.5.2 → 29.0.0", "install 'docker-ce-29.0.0-*'"),
         (ce("26.1.5"), with_ce(held=True), "docker-ce 28.5.2 → 26.1.5", "install 'docker-ce-26.1.5-*'"),
@@ -287,8 +287,8 @@ def test_unchanged_is_nothing() -> None:
         (ce(source="distro"), bare(os="fedora 43"), "install moby-engine", "install moby-engine docker-cli docker-bu"),
     ],
 )
-def test_what_is_installed_and_why(wanted: Host, state: HostState, reason: str, words: str) -> None:
-    plan = plan_docker(wanted, state, True)
+def test_what_is_installed_and_why(spec: Host, facts: HostFacts, reason: str, words: str) -> None:
+    plan = plan_docker(spec, facts, True)
     assert not plan.errors
     assert words in command(plan, reason)
 
@@ -320,8 +320,8 @@ def test_exact_versions_come_by_name_with_epoch_and_release() -> None:
     ],
 )
 def test_yum_3_goes_down_by_a_command_of_its_own(there: str, pin: Pin, down: bool) -> None:
-    state = host_state(os="amazon 2", manager="yum yum3", packages={"docker-ce": there})
-    step = rpm.install("x", {"docker-ce": pin}, state, ["docker-ce"])
+    facts = host_state(os="amazon 2", manager="yum yum3", packages={"docker-ce": there})
+    step = rpm.install("x", {"docker-ce": pin}, facts, ["docker-ce"])
     assert isinstance(step, Shell)
     assert ("yum -y downgrade" in step.command) is down
     assert "yum -y install" in step.command

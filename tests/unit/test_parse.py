@@ -1,4 +1,4 @@
-"""The snapshot's text becomes a HostState: real outputs, and that garbage is never an exception."""
+"""The snapshot's text becomes a HostFacts: real outputs, and that garbage is never an exception."""
 
 import base64
 import json
@@ -14,7 +14,7 @@ from gpurack.facts.model import (
     File,
     Gpu,
     GpuProcess,
-    HostState,
+    HostFacts,
     Listener,
     Os,
     Package,
@@ -391,7 +391,7 @@ def test_nesting_without_end_is_a_sentence() -> None:
 
 @given(st.lists(st.text(max_size=20), max_size=6))
 def test_any_text_is_a_state(lines: list[str]) -> None:
-    assert isinstance(Snapshot().process(lines), HostState)
+    assert isinstance(Snapshot().process(lines), HostFacts)
 
 
 def test_sections_may_come_twice_and_empty_lines_are_nothing() -> None:

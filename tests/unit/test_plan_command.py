@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from gpurack.commands.main import main
 from gpurack.facts import remembered
-from gpurack.facts.model import Header, HostState
+from gpurack.facts.model import Header, HostFacts
 from gpurack.plan.models.memory import GIB
 from tests.weights import qwen, read
 
@@ -42,7 +42,7 @@ def plan(tmp_path: Path, *options: str, text: str = LAB) -> Result:
 
 
 def seen(host: str, headers: dict[str, Header], day: str) -> None:
-    remembered.remember(host, {}, HostState(headers={path: replace(h, seen=day) for path, h in headers.items()}))
+    remembered.remember(host, {}, HostFacts(headers={path: replace(h, seen=day) for path, h in headers.items()}))
 
 
 @pytest.fixture

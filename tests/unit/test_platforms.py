@@ -2,7 +2,7 @@
 
 import pytest
 
-from gpurack.facts.model import HostState, Os
+from gpurack.facts.model import HostFacts, Os
 from gpurack.plan.packages import apt, rpm
 from gpurack.plan.packages.platforms import PLATFORMS, platform_of, unsupported
 from gpurack.plan.steps import Shell, WriteFile
@@ -40,9 +40,9 @@ TABLE = [
 ]
 
 
-def bare(id_: str, version: str, codename: str) -> HostState:
-    state = host_state(docker={}, gpus=1)
-    return HostState(**{**state.__dict__, "os": Os(id_, version, codename, f"{id_} {version}")})
+def bare(id_: str, version: str, codename: str) -> HostFacts:
+    facts = host_state(docker={}, gpus=1)
+    return HostFacts(**{**facts.__dict__, "os": Os(id_, version, codename, f"{id_} {version}")})
 
 
 def test_the_table_here_is_the_whole_one() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gpurack.facts.model import HostState, Probe
+from gpurack.facts.model import HostFacts, Probe
 from gpurack.plan.models import pulls
 from gpurack.plan.models.plan import ModelsPlan, plan_models
 from gpurack.spec.host import Host
@@ -20,14 +20,14 @@ def wanted(**host: Any) -> Host:
     return spec({"models": {"ollama": OLLAMA}, **host})
 
 
-def with_models(*names: str, status: int = 200) -> HostState:
+def with_models(*names: str, status: int = 200) -> HostFacts:
     body = json.dumps({"models": [{"name": name, "size": 1} for name in names] or None})
     container = running(wanted(), "ollama", host_state())
     return host_state(containers=[container], probes={"ollama": (status, body)})
 
 
-def plan(state: HostState, prune: bool = False) -> ModelsPlan:
-    return plan_models(wanted(), state, {}, SALT, prune=prune)
+def plan(facts: HostFacts, prune: bool = False) -> ModelsPlan:
+    return plan_models(wanted(), facts, {}, SALT, prune=prune)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pyinfra.api.state import StateStage
 
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.operations.report import Report
 from gpurack.operations.run_state import Failure, HostRun, failure_in, host_run, lines_of, outdate, reasons_of
 from gpurack.plan.models.diff import Action
@@ -16,7 +16,7 @@ from tests.given import container, host_state, models
 TWO = models(alpha={"gpus": [0]}, beta={"enabled": False})
 
 
-def seen(status: str = "running", probe: Any = (200, '"alpha"')) -> HostState:
+def seen(status: str = "running", probe: Any = (200, '"alpha"')) -> HostFacts:
     probes = {"alpha": list(probe)} if probe else {}
     return host_state(containers=[container("alpha", status, label={})], probes=probes)
 
@@ -24,7 +24,7 @@ def seen(status: str = "running", probe: Any = (200, '"alpha"')) -> HostState:
 class Run:
     """What the report sees of pyinfra's state: hosts, each with the look that was remembered last."""
 
-    def __init__(self, looks: dict[str, HostState | None], stage: StateStage = StateStage.Execute) -> None:
+    def __init__(self, looks: dict[str, HostFacts | None], stage: StateStage = StateStage.Execute) -> None:
         self.hosts = {
             name: SimpleNamespace(
                 name=name,
@@ -44,8 +44,8 @@ class Run:
         self.callback_handlers.append(handler)
 
 
-def state_of(run: HostRun, model: str = "alpha", wanted: Host = TWO) -> str:
-    return Report({}).state_of(model, wanted, run)
+def state_of(run: HostRun, model: str = "alpha", spec: Host = TWO) -> str:
+    return Report({}).state_of(model, spec, run)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def state_of(run: HostRun, model: str = "alpha", wanted: Host = TWO) -> str:
         (host_state(containers=[container("alpha")]), "no container"),
     ],
 )
-def test_what_became_of_a_model(look: HostState, text: str) -> None:
+def test_what_became_of_a_model(look: HostFacts, text: str) -> None:
     assert state_of(HostRun(snapshot=look)) == text
 
 
@@ -148,12 +148,12 @@ def test_a_models_row(fields: dict[str, Any], row: tuple[str, str, str]) -> None
     [
         (None, False, [], "FAILED: Could not connect, see above"),
         (None, True, [], "FAILED: not inspected: the run stopped before"),
-        (HostState(trouble="no sudo"), True, ["no sudo"], "FAILED: no sudo"),
-        (HostState(trouble="no sudo"), True, [], "FAILED: not inspected: the run stopped before"),
+        (HostFacts(trouble="no sudo"), True, ["no sudo"], "FAILED: no sudo"),
+        (HostFacts(trouble="no sudo"), True, [], "FAILED: not inspected: the run stopped before"),
     ],
 )
 def test_a_host_that_was_never_seen_has_its_line(
-    look: HostState | None, connected: bool, errors: list[str], text: str
+    look: HostFacts | None, connected: bool, errors: list[str], text: str
 ) -> None:
     run = Run({"gpu1": look})
     run.hosts["gpu1"].connected = connected

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpurack import paths
-from gpurack.facts.model import HostState, Kernel, Unit, User
+from gpurack.facts.model import HostFacts, Kernel, Unit, User
 from gpurack.inventory.fleet import check_fleet
 from gpurack.plan.models import compose, weights
 from gpurack.plan.models.desired import desire
@@ -59,11 +59,11 @@ def user(uid: int, name: str, **said: Any) -> User:
     return replace(whole, **said)
 
 
-def host(wanted: Host, cards: int = 2, **said: Any) -> HostState:
-    """A host on which nothing is to do for ada and bob; said: what is another way, as fields of HostState."""
+def host(spec: Host, cards: int = 2, **said: Any) -> HostFacts:
+    """A host on which nothing is to do for ada and bob; said: what is another way, as fields of HostFacts."""
     with_cards = {"gpus": cards} if cards else {}
-    drop_in = wanted_files(wanted, host_state(**with_cards))[DROP_IN]
-    state = host_state(
+    drop_in = wanted_files(spec, host_state(**with_cards))[DROP_IN]
+    facts = host_state(
         **with_cards,
         packages=dict.fromkeys(PROGRAMS, "1"),
         files={
@@ -73,24 +73,24 @@ def host(wanted: Host, cards: int = 2, **said: Any) -> HostState:
             **{f"/home/{name}/.config/docker/daemon.json": DAEMON_JSON for name in ("ada", "bob")},
         },
     )
-    state = replace(state, kernel=KERNEL, users={"ada": user(1001, "ada"), "bob": user(1002, "bob")})
-    return replace(state, **said)
+    facts = replace(facts, kernel=KERNEL, users={"ada": user(1001, "ada"), "bob": user(1002, "bob")})
+    return replace(facts, **said)
 
 
-def plan(wanted: Host, state: HostState, unattended: bool = True, **options: Any) -> Plan:
-    return plan_rootless(wanted, state, unattended, **options)
+def plan(spec: Host, facts: HostFacts, unattended: bool = True, **options: Any) -> Plan:
+    return plan_rootless(spec, facts, unattended, **options)
 
 
-def with_ada(state: HostState, **said: Any) -> HostState:
-    return replace(state, users={**state.users, "ada": replace(state.users["ada"], **said)})
+def with_ada(facts: HostFacts, **said: Any) -> HostFacts:
+    return replace(facts, users={**facts.users, "ada": replace(facts.users["ada"], **said)})
 
 
-def without(state: HostState, path: str) -> HostState:
-    return replace(state, files={name: found for name, found in state.files.items() if name != path})
+def without(facts: HostFacts, path: str) -> HostFacts:
+    return replace(facts, files={name: found for name, found in facts.files.items() if name != path})
 
 
-def with_files(state: HostState, **files: Any) -> HostState:
-    return replace(state, files={**state.files, **{path: file(path, text) for path, text in files.items()}})
+def with_files(facts: HostFacts, **files: Any) -> HostFacts:
+    return replace(facts, files={**facts.files, **{path: file(path, text) for path, text in files.items()}})
 
 
 def reasons(found: Plan) -> list[str]:
@@ -361,11 +361,11 @@ def test_two_users_without_ids_get_different_ones_and_a_file_without_its_last_ne
 )
 def test_how_cards_are_given(word: str, docker: str, toolkit: str, expected: str) -> None:
     wanted = spec({"nvidia": {"access": word}, "models": {"alpha": {"gpus": [0], "port": 8000}}})
-    state = host_state(gpus=1, docker=docker)
+    facts = host_state(gpus=1, docker=docker)
     if toolkit:
-        state = replace(state, packages={"nvidia-container-toolkit-base": package(toolkit)})
-    assert gpu_access.access(wanted, state) == expected
-    data = desire("alpha", wanted, state, (uuid(0),)).service
+        facts = replace(facts, packages={"nvidia-container-toolkit-base": package(toolkit)})
+    assert gpu_access.access(wanted, facts) == expected
+    data = desire("alpha", wanted, facts, (uuid(0),)).service
     assert data.get("runtime") == ("nvidia" if expected == "runtime" else None)
     if expected == "runtime":
         assert data["environment"]["NVIDIA_VISIBLE_DEVICES"] == uuid(0)
@@ -377,16 +377,16 @@ def test_how_cards_are_given(word: str, docker: str, toolkit: str, expected: str
 
 def test_another_access_recreates_and_says_so() -> None:
     words = {"models": {"alpha": {"gpus": [0], "port": 8000}}}
-    state = replace(host_state(gpus=1), weights={"/w/a.gguf": 1})
-    state = replace(state, containers=(running(spec(words), "alpha", state, (uuid(0),)),))
-    found = plan_models(spec(words, {"nvidia": {"access": "runtime"}}), state, {}, SALT)
+    facts = replace(host_state(gpus=1), weights={"/w/a.gguf": 1})
+    facts = replace(facts, containers=(running(spec(words), "alpha", facts, (uuid(0),)),))
+    found = plan_models(spec(words, {"nvidia": {"access": "runtime"}}), facts, {}, SALT)
     assert [str(change) for change in found.changes] == ["recreate alpha: nvidia.access cdi → runtime"]
 
 
 def test_cdi_that_cannot_be_had_is_refused() -> None:
     wanted = spec({"nvidia": {"access": "cdi"}, "models": {"alpha": {"gpus": [0], "port": 8000}}})
-    state = replace(host_state(gpus=1, docker="24.0.9"), weights={"/w/a.gguf": 1})
-    (error,) = plan_models(wanted, state, {}, SALT).errors.values()
+    facts = replace(host_state(gpus=1, docker="24.0.9"), weights={"/w/a.gguf": 1})
+    (error,) = plan_models(wanted, facts, {}, SALT).errors.values()
     assert error.startswith("nvidia.access is cdi, but Docker 24.0.9 has no CDI")
 
 
@@ -402,13 +402,13 @@ def test_cdi_that_cannot_be_had_is_refused() -> None:
 )
 def test_the_hook_gets_a_configuration_of_the_users_own(nvidia: Any, toolkit: str, own: bool) -> None:
     system = "# ours\n[nvidia-container-cli]\n#no-cgroups = false\n"
-    state = host_state(gpus=1, packages={"nvidia-container-toolkit-base": toolkit}, files={paths.HOOK_CONFIG: system})
+    facts = host_state(gpus=1, packages={"nvidia-container-toolkit-base": toolkit}, files={paths.HOOK_CONFIG: system})
     wanted = spec({"nvidia": nvidia})
-    files = wanted_files(wanted, state)
+    files = wanted_files(wanted, facts)
     assert files[HOOK_CONFIG] == ("# ours\n[nvidia-container-cli]\nno-cgroups = true\n" if own else None)
     assert ("XDG_CONFIG_HOME=%h/.config" in str(files[DROP_IN])) is own
     for_all = nvidia.get("no_cgroups") == "system"
-    assert [step.reason for step in no_cgroups(wanted, state)] == (
+    assert [step.reason for step in no_cgroups(wanted, facts)] == (
         [f"no-cgroups in {paths.HOOK_CONFIG}, for the whole host"] if for_all else []
     )
 
@@ -428,11 +428,11 @@ def test_a_host_whose_hook_gives_the_cards_of_its_own_docker_keeps_its_cgroups(
     """Versions that the inventory does not name are known on the host alone. Without rootful cards it may be."""
     system = "[nvidia-container-cli]\n#no-cgroups = false\n"
     packages = dict.fromkeys(TOOLKIT_PACKAGES, toolkit)
-    state = host_state(gpus=1, packages=packages, files={paths.HOOK_CONFIG: system})
+    facts = host_state(gpus=1, packages=packages, files={paths.HOOK_CONFIG: system})
     for user, wrong in ((None, refused), ("ada", False)):
         model = {"gpus": [0], "port": 8000, "user": user}
         found = plan_toolkit(
-            spec(BOTH, {"nvidia": {**words, "no_cgroups": "system"}, "models": {"alpha": model}}), state
+            spec(BOTH, {"nvidia": {**words, "no_cgroups": "system"}, "models": {"alpha": model}}), facts
         )
         assert bool(found.errors) is wrong
         assert any(reason.startswith("no-cgroups in") for reason in reasons(found)) is not wrong
@@ -500,9 +500,9 @@ def in_docker_of(name: str | None, **over: Any) -> Host:
     return spec(BOTH, {"models": {"alpha": {"port": 8000, "user": name, **over}}})
 
 
-def settled(wanted: Host, where: str) -> HostState:
-    state = replace(host(wanted), weights={"/w/a.gguf": 1})
-    return replace(state, containers=(running(wanted, "alpha", state, user=where),))
+def settled(spec: Host, where: str) -> HostFacts:
+    state = replace(host(spec), weights={"/w/a.gguf": 1})
+    return replace(state, containers=(running(spec, "alpha", state, user=where),))
 
 
 def jobs(found: Any) -> dict[str, Any]:

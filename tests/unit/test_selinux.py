@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.facts.parse import labels
 from gpurack.plan.models.plan import plan_models
 from gpurack.plan.system.docker import plan_docker
@@ -15,7 +15,7 @@ WEIGHTS = "/data/models/alpha.gguf"
 CONFINED = docker_info(SecurityOptions=["name=seccomp,profile=builtin", "name=selinux"])
 
 
-def rocky(label: str | None, info: Any = CONFINED, **over: Any) -> HostState:
+def rocky(label: str | None, info: Any = CONFINED, **over: Any) -> HostFacts:
     found = {"os": "rocky 9", "weights": {WEIGHTS: 3_000_000}, "labels": {WEIGHTS: label} if label else {}}
     return host_state(**{**found, "docker": info, **over})
 

@@ -11,7 +11,7 @@ import pytest
 
 from gpurack import paths
 from gpurack.commands.endpoints import public_endpoints
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.facts.snapshot import script
 from gpurack.inventory.fleet import check_fleet
 from gpurack.inventory.secrets import read_secrets
@@ -55,24 +55,24 @@ def lab(**gateway: Any) -> dict[str, Host]:
     )
 
 
-def plan(host: Host, **said: Any) -> ModelsPlan:
-    return plan_models(host, host_state(**{"weights": {"/w/a.gguf": 1}, **said}), read_secrets(host), SALT)
+def plan(spec: Host, **said: Any) -> ModelsPlan:
+    return plan_models(spec, host_state(**{"weights": {"/w/a.gguf": 1}, **said}), read_secrets(spec), SALT)
 
 
-def as_it_runs(host: Host, **said: Any) -> HostState:
+def as_it_runs(spec: Host, **said: Any) -> HostFacts:
     """The host when all of it runs, but for compose.yaml and the runner."""
     bare = host_state(**said)
-    secrets = read_secrets(host)
+    secrets = read_secrets(spec)
     return host_state(
         **said,
         weights={"/w/a.gguf": 1},
-        containers=[running(host, name, bare, secrets=secrets.get(name, {})) for name in host.entries],
-        probes={name: [200, '"near"'] for name in host.entries},
+        containers=[running(spec, name, bare, secrets=secrets.get(name, {})) for name in spec.entries],
+        probes={name: [200, '"near"'] for name in spec.entries},
     )
 
 
-def reasons(host: Host, state: HostState) -> dict[str, list[str]]:
-    found = plan_models(host, state, read_secrets(host), SALT)
+def reasons(spec: Host, facts: HostFacts) -> dict[str, list[str]]:
+    found = plan_models(spec, facts, read_secrets(spec), SALT)
     return {change.model: list(change.reasons) for change in found.changes if change.action != "keep"}
 
 
@@ -205,9 +205,9 @@ def test_a_gateway_behind_a_gateway_stands_for_its_models() -> None:
 
 def test_a_container_knows_other_hosts_as_its_host_does() -> None:
     host = lab()["gpu1"]
-    state = host_state(names={"gpu2": "10.0.0.9"})
-    assert desire("gateway", host, state, ()).service["extra_hosts"] == ["gpu2:10.0.0.9"]
-    assert "extra_hosts" not in desire("chat", host, state, ()).service
+    facts = host_state(names={"gpu2": "10.0.0.9"})
+    assert desire("gateway", host, facts, ()).service["extra_hosts"] == ["gpu2:10.0.0.9"]
+    assert "extra_hosts" not in desire("chat", host, facts, ()).service
     moved = as_it_runs(host, names={"gpu2": "10.0.0.8"})
     assert reasons(host, moved) == {}
     changed = as_it_runs(host, names={"gpu2": "10.0.0.9"})
@@ -219,10 +219,10 @@ def test_a_container_knows_other_hosts_as_its_host_does() -> None:
     )
 
 
-def vars_of(state: HostState) -> dict[str, Any]:
+def vars_of(facts: HostFacts) -> dict[str, Any]:
     return {
-        "weights": state.weights, "containers": state.containers,
-        "probes": {"/".join(key): [probe.status, probe.body] for key, probe in state.probes.items()},
+        "weights": facts.weights, "containers": facts.containers,
+        "probes": {"/".join(key): [probe.status, probe.body] for key, probe in facts.probes.items()},
     }  # fmt: skip
 
 
@@ -280,8 +280,8 @@ def test_the_look_sends_no_key_to_models_of_the_services_own_host() -> None:
 
     def without(status: str, **probes: Any) -> dict[str, list[str]]:
         containers = [replace(one, status=status) if one.name == "hers" else one for one in up]
-        state = host_state(containers=containers, probes={**said, **probes})
-        return {name: neighbours.unreached(name, host, state) for name in host.services}
+        facts = host_state(containers=containers, probes={**said, **probes})
+        return {name: neighbours.unreached(name, host, facts) for name in host.services}
 
     assert without("running", **{"ada/hers": [200, ""]}) == {"gateway": [], "own": []}
     assert without("running", **{"ada/hers": [401, ""]})["gateway"] == ["hers on gpu1 (refuses the key)"]

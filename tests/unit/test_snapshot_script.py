@@ -1,6 +1,5 @@
 """files/snapshot.sh: in every shell there is, and run here with fakes of the commands that it asks."""
 
-import ast
 import json
 import shutil
 import subprocess
@@ -76,18 +75,6 @@ def host(fakes: Fakes) -> Fakes:
         'case "$*" in *ExecStart*) ;; *) printf "LoadState=loaded\\nActiveState=active\\n";; esac',
     )
     return fakes
-
-
-def test_what_a_host_says_is_read_without_the_plan() -> None:
-    """The plan imports the facts, and the facts nothing of the plan."""
-    rooms = {
-        node.module or ""
-        for file in Path("gpurack/state").glob("*.py")
-        for node in ast.walk(ast.parse(file.read_text()))
-        if isinstance(node, ast.ImportFrom)
-    }
-    assert "gpurack.facts.parse" in rooms
-    assert not [room for room in rooms if room.startswith("gpurack.plan")]
 
 
 def look(shell: list[str], text: str) -> list[str]:

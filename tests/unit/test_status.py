@@ -15,7 +15,7 @@ from rich.console import Console
 from gpurack.commands.lab_status import HostStatus, ModelStatus, host_status, is_well, lab_status
 from gpurack.commands.status import as_data, show, state_text, summary
 from gpurack.commands.status_page import write_page
-from gpurack.facts.model import Container, Driver, HostState, Xid
+from gpurack.facts.model import Container, Driver, HostFacts, Xid
 from gpurack.spec.host import Host
 from tests.given import gpu, host_state, models, running, spec, uuid
 
@@ -33,9 +33,9 @@ def one(**container: Any) -> tuple[Host, Container]:
     return wanted, replace(running(wanted, "alpha", host_state()), **container)
 
 
-def status_of(wanted: Host, *containers: Container, **said: Any) -> ModelStatus:
+def status_of(spec: Host, *containers: Container, **said: Any) -> ModelStatus:
     """What is said of `alpha`."""
-    [model] = host_status("gpu1", wanted, host_state(containers=containers, **said), NOW).models
+    [model] = host_status("gpu1", spec, host_state(containers=containers, **said), NOW).models
     return model
 
 
@@ -88,17 +88,17 @@ def test_a_model_without_container_one_that_is_disabled_and_a_host_without_docke
     assert host.models[0].why == "Docker does not answer"
 
 
-def lost_card(xids: tuple[Xid, ...] = ()) -> tuple[Host, HostState]:
+def lost_card(xids: tuple[Xid, ...] = ()) -> tuple[Host, HostFacts]:
     """Four cards, of which number 2 is lost; beta has it."""
     wanted = spec({"hardware": {"A30": 4}, "models": {"beta": {"gpus": [1, 2], "port": 8001}}})
     whole = host_state(gpus=4)
     pci = {f"0000:{place}:00.0": uuid(card) for card, place in enumerate(("17", "65", "ca", "e1"))}
-    state = replace(
+    facts = replace(
         host_state(gpus=4, containers=[running(wanted, "beta", whole, (uuid(1), uuid(2)))]),
         gpus=(gpu(0), gpu(1), gpu(3)),
         driver=Driver("580.159.04", 15, "GPU is lost", pci, xids),
     )
-    return wanted, state
+    return wanted, facts
 
 
 def test_a_lost_card_says_since_when_why_and_what_had_it() -> None:
@@ -136,8 +136,8 @@ def test_a_lost_card_of_which_the_kernel_says_nothing() -> None:
 def test_no_driver_a_mismatch_and_cards_that_are_not_there() -> None:
     wanted = spec({"hardware": {"A30": 4}, "models": {"beta": {"gpus": [1], "port": 8001}}})
 
-    def troubles(state: HostState) -> str:
-        [trouble] = host_status("gpu1", wanted, state, NOW).errors
+    def troubles(facts: HostFacts) -> str:
+        [trouble] = host_status("gpu1", wanted, facts, NOW).errors
         return trouble
 
     assert troubles(host_state()).startswith("no NVIDIA driver")
@@ -149,7 +149,7 @@ def test_no_driver_a_mismatch_and_cards_that_are_not_there() -> None:
 def test_a_host_out_of_reach_takes_its_models_with_it() -> None:
     fleet = {"gpu1": models(alpha={}), "gpu2": models(off={"enabled": False})}
     trouble = "could not connect: Connection refused"
-    lab = lab_status(fleet, {"gpu1": HostState(trouble=trouble), "gpu2": host_state()}, NOW)
+    lab = lab_status(fleet, {"gpu1": HostFacts(trouble=trouble), "gpu2": host_state()}, NOW)
     assert [(host.state, host.errors) for host in lab] == [("UNREACHABLE", (trouble,)), ("ok", ())]
     assert not is_well(lab)
     assert is_well(lab[1:])
@@ -169,7 +169,7 @@ def lab() -> list[HostStatus]:
     wanted, state = lost_card()
     return [
         host_status("gpu1", wanted, replace(state, gpus=tuple(replace(g, utilization=63) for g in state.gpus)), NOW),
-        host_status("<b>", models(alpha={}), HostState(trouble="could not connect: <script>"), NOW),
+        host_status("<b>", models(alpha={}), HostFacts(trouble="could not connect: <script>"), NOW),
     ]
 
 

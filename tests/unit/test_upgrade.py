@@ -38,10 +38,10 @@ NEWS = News(
 ALPHA = models(alpha={"version": "b7001"})
 
 
-def upgrade(*what: str, wanted: Host = ALPHA, news: News = NEWS, old: HostLock = OLD) -> HostLock:
+def upgrade(*what: str, spec: Host = ALPHA, news: News = NEWS, old: HostLock = OLD) -> HostLock:
     """As if every question had been asked that `what` needs, and the others, too."""
-    asked = {name: have for name, have in news.packages.items() if name in names_of_packages(what, wanted, STATE, old)}
-    return upgraded(what, wanted, STATE, old, SEEN, replace(news, packages=asked))
+    asked = {name: have for name, have in news.packages.items() if name in names_of_packages(what, spec, STATE, old)}
+    return upgraded(what, spec, STATE, old, SEEN, replace(news, packages=asked))
 
 
 STATE = host_state(gpus=1)
@@ -53,7 +53,7 @@ def test_docker_alone() -> None:
 
 def test_no_further_than_the_inventory_allows() -> None:
     wanted = spec({"docker": {"version": "28.5.2"}, "models": {"alpha": {"port": 1}}})
-    assert upgrade("docker", wanted=wanted).packages["docker-ce"] == "5:28.5.2-2"
+    assert upgrade("docker", spec=wanted).packages["docker-ce"] == "5:28.5.2-2"
 
 
 def test_the_toolkits_four_go_together() -> None:

@@ -11,7 +11,7 @@ import yaml
 
 from gpurack import paths
 from gpurack.engines import litellm, llama_cpp_python
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.inventory.fleet import check_fleet
 from gpurack.plan.host import Run, findings
 from gpurack.plan.models import addresses, compose
@@ -41,23 +41,23 @@ def other_spelling(service: Service) -> Service:
 
 
 def older(
-    wanted: Host,
+    spec: Host,
     change: Callable[[Service], Service] = without_options,
     of: tuple[str, ...] = ("alpha",),
     **over: Any,
-) -> HostState:
+) -> HostFacts:
     """The host after a run of an older gpurack, which made the models `of` otherwise. over: of their containers."""
-    state = settled(wanted)
+    state = settled(spec)
     made, containers = {}, []
     for one in state.containers:
         words = json.loads(one.labels["gpurack.model"])
-        data = desire(one.name, wanted, state, tuple(words["uuids"])).service
+        data = desire(one.name, spec, state, tuple(words["uuids"])).service
         if one.name in of:
             data = change(data)
             words |= {"service": digest(data), "image": data["image"]}
         labels = {
             "gpurack.model": json.dumps(words, sort_keys=True),
-            "gpurack.probe": addresses.probe_url(one.name, wanted, state),
+            "gpurack.probe": addresses.probe_url(one.name, spec, state),
         }
         made[one.name] = {**data, "labels": {**dict(one.split("=") for one in data.get("labels", ())), **labels}}
         containers.append(replace(one, labels={**one.labels, **labels}, **(over if one.name in of else {})))
@@ -66,15 +66,15 @@ def older(
     return replace(state, files={**state.files, paths.compose_file(""): file}, containers=tuple(containers))
 
 
-def plan(wanted: Host, state: HostState, renew: bool = False) -> ModelsPlan:
-    return plan_models(wanted, state, {}, SALT, renew=renew)
+def plan(spec: Host, facts: HostFacts, renew: bool = False) -> ModelsPlan:
+    return plan_models(spec, facts, {}, SALT, renew=renew)
 
 
-def written(state: HostState, change: Callable[[str], str]) -> HostState:
+def written(facts: HostFacts, change: Callable[[str], str]) -> HostFacts:
     """The host with compose.yaml changed."""
     path = paths.compose_file("")
-    file = state.files[path]
-    return replace(state, files={**state.files, path: replace(file, content=change(file.text).encode())})
+    file = facts.files[path]
+    return replace(facts, files={**facts.files, path: replace(file, content=change(file.text).encode())})
 
 
 @pytest.mark.parametrize("name", ["alpha", "beta"])
@@ -167,11 +167,11 @@ def test_lines_of_this_gpurack_changed_by_hand_are_taken_back_beside_older_ones(
     assert actions(found)["beta"] == "start"
 
 
-def without_compose_file(state: HostState) -> HostState:
-    return replace(state, files={path: file for path, file in state.files.items() if path != paths.compose_file("")})
+def without_compose_file(facts: HostFacts) -> HostFacts:
+    return replace(facts, files={path: file for path, file in facts.files.items() if path != paths.compose_file("")})
 
 
-def after_the_job(state: HostState, found: ModelsPlan) -> HostState:
+def after_the_job(facts: HostFacts, found: ModelsPlan) -> HostFacts:
     """The host with the compose.yaml that a run has written."""
     assert found.job
     services = {
@@ -179,7 +179,7 @@ def after_the_job(state: HostState, found: ModelsPlan) -> HostState:
         for name, block in found.job["projects"][""]["services"].items()
     }
     text = compose.document({name: compose.unescaped(data) for name, data in services.items()})
-    return replace(state, files={**state.files, paths.compose_file(""): file(paths.compose_file(""), text)})
+    return replace(facts, files={**facts.files, paths.compose_file(""): file(paths.compose_file(""), text)})
 
 
 def test_a_lost_compose_file_is_written_anew_and_the_model_stays() -> None:
@@ -230,15 +230,15 @@ def host(port: int = 8000, **config: Any) -> Host:
     return check_fleet({"gpu1": [gpu1], "gpu2": [{"models": {"far": {**WORKER, "port": port}}}]})["gpu1"]
 
 
-def deployed(wanted: Host, lacking: tuple[str, ...] = (), environment: Mapping[str, str] | None = None) -> HostState:
+def deployed(spec: Host, lacking: tuple[str, ...] = (), environment: Mapping[str, str] | None = None) -> HostFacts:
     """The host after a run. lacking: words that its labels do not have yet. environment: variables of chat that no
     other gpurack sets."""
     bare = host_state(weights={"/w/a.gguf": 1})
-    first = plan(wanted, bare)
+    first = plan(spec, bare)
     assert first.job
     services, containers = {}, []
-    for name in wanted.entries:
-        made = desire(name, wanted, bare, (), {}, SALT)
+    for name in spec.entries:
+        made = desire(name, spec, bare, (), {}, SALT)
         words, lines = dict(made.definition), made.labelled
         if name == "chat" and environment:
             lines["environment"] = {**lines["environment"], **environment}
@@ -246,7 +246,7 @@ def deployed(wanted: Host, lacking: tuple[str, ...] = (), environment: Mapping[s
         label = json.dumps({word: value for word, value in words.items() if word not in lacking}, sort_keys=True)
         lines["labels"]["gpurack.model"] = label
         services[name] = lines
-        containers.append(running(wanted, name, bare, label=label))
+        containers.append(running(spec, name, bare, label=label))
     return host_state(
         weights={"/w/a.gguf": 1},
         files={paths.compose_file(""): compose.document(services)},
@@ -255,7 +255,7 @@ def deployed(wanted: Host, lacking: tuple[str, ...] = (), environment: Mapping[s
             for name, texts in first.job["projects"][""]["files"].items() for file in texts
         },
         containers=containers,
-        probes={name: [200, '"alpha"'] for name in wanted.entries},
+        probes={name: [200, '"alpha"'] for name in spec.entries},
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpurack.facts import remembered
-from gpurack.facts.model import Header, HostState
+from gpurack.facts.model import Header, HostFacts
 from gpurack.facts.parse import parse
 from gpurack.facts.snapshot import script
 from gpurack.plan.questions import questions
@@ -170,7 +170,7 @@ def test_runs_on_the_oldest_python_of_a_host() -> None:
 # --- the look ------------------------------------------------------------------------------------------------------
 
 
-def take_snapshot(paths: list[str], known: dict[str, Header] | None = None) -> tuple[HostState, list[str]]:
+def take_snapshot(paths: list[str], known: dict[str, Header] | None = None) -> tuple[HostFacts, list[str]]:
     """(what the look saw, the JSON lines of headers) with the real script on this machine."""
     engines = {number: "llama.cpp" if path.endswith(".gguf") else "vllm" for number, path in enumerate(paths)}
     wanted = models(**{f"m{n}": {"weights": paths[n], "engine": e, "gpus": [n]} for n, e in engines.items()})
@@ -218,12 +218,12 @@ def test_a_folder_is_another_when_a_file_in_it_is(tmp_path: Path) -> None:
 
 
 def test_remembered_by_host_and_forgotten_when_gone(tmp_path: Path) -> None:
-    def seen(**stamps: str) -> HostState:
+    def seen(**stamps: str) -> HostFacts:
         headers = {
             f"/{name}": Header(stamp, "gguf", {"GGUF": 1}, {"a": [1]}, "", "2026-11-19")
             for name, stamp in stamps.items()
         }
-        return HostState(
+        return HostFacts(
             weights=dict.fromkeys(headers, 1), stamps={path: h.stamp for path, h in headers.items()}, headers=headers
         )
 
@@ -232,7 +232,7 @@ def test_remembered_by_host_and_forgotten_when_gone(tmp_path: Path) -> None:
     assert known == seen(a="1", b="2").headers
     assert remembered.recall("gpu2") == {}
     # /b is not asked for, so it stays; /a is gone
-    gone = HostState(weights={"/a": None})
+    gone = HostFacts(weights={"/a": None})
     remembered.remember("gpu1", known, gone)
     assert list(remembered.recall("gpu1")) == ["/b"]
     remembered.place("gpu1").write_text(json.dumps({"host": "gpu1", "reader": "another", "weights": {}}))
@@ -244,8 +244,8 @@ def test_remembered_by_host_and_forgotten_when_gone(tmp_path: Path) -> None:
 def test_a_memory_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
-    state = HostState(headers={"/a": Header("1")})
-    remembered.remember("gpu1", {}, state)
+    facts = HostFacts(headers={"/a": Header("1")})
+    remembered.remember("gpu1", {}, facts)
     assert remembered.recall("gpu1") == {}
 
 

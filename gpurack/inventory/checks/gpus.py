@@ -14,45 +14,45 @@ from gpurack.spec.host import Host
 from gpurack.spec.problems import Problem
 
 
-def gpu_problems(host: Host) -> list[Problem]:
+def gpu_problems(spec: Host) -> list[Problem]:
     """One error for each fault, also when several entries share it; the problems name no host."""
-    state = imagined(host)
-    ledger = assign(host, state)
+    state = imagined(spec)
+    ledger = assign(spec, state)
     known = {slot.index for slot in ledger.slots}
     problems = [
         Problem.of("gpu-not-found", path="reserved_gpus", what=missing(gpu, state, ledger.slots))
-        for gpu in host.reserved_gpus
+        for gpu in spec.reserved_gpus
         if isinstance(gpu, int) and gpu not in known
     ]
     problems += [
-        Problem.of(fault.code, path=f"{host.kind_of(fault.names[0])}.{fault.names[0]}.{fault.field}", what=fault.what)
+        Problem.of(fault.code, path=f"{spec.kind_of(fault.names[0])}.{fault.names[0]}.{fault.field}", what=fault.what)
         for fault in ledger.faults
     ]
-    for name, entry in host.entries.items():
+    for name, entry in spec.entries.items():
         with suppress(LookupError):  # among the ledger's faults
-            hardware = accelerator(entry, resolve(entry, host, state, ledger.slots))
-            if entry.enabled and (found := incompatibility(entry, hardware, host.nvidia.driver)):
-                path = f"{host.kind_of(name)}.{name}.{found[0]}"
+            hardware = accelerator(entry, resolve(entry, spec, state, ledger.slots))
+            if entry.enabled and (found := incompatibility(entry, hardware, spec.nvidia.driver)):
+                path = f"{spec.kind_of(name)}.{name}.{found[0]}"
                 problems.append(Problem.of("gpu-incompatible", path=path, what=found[1]))
     return problems
 
 
-def gpu_warnings(host: Host) -> Iterator[Problem]:
+def gpu_warnings(spec: Host) -> Iterator[Problem]:
     """Warnings about unknown hardware, models without `gpus`, and jobs whose GPUs models hold."""
-    if host.wants_gpu and not host.hardware:
+    if spec.wants_gpu and not spec.hardware:
         yield Problem.of("hardware-unknown", path="hardware")
-    for name in host.hardware:
+    for name in spec.hardware:
         if name not in GPU_KINDS:
             yield Problem.unknown("unknown-gpu", name, list(GPU_KINDS), path="hardware")
-    for name, model in host.models.items():
-        if model.enabled and host.hardware and "gpus" not in model.model_fields_set:
+    for name, model in spec.models.items():
+        if model.enabled and spec.hardware and "gpus" not in model.model_fields_set:
             yield Problem.of("gpus-not-given", path=f"models.{name}.gpus")
-    state = imagined(host)
-    given = assign(host, state).uuids
-    for name, job in host.jobs.items():
+    state = imagined(spec)
+    given = assign(spec, state).uuids
+    for name, job in spec.jobs.items():
         if not job.enabled:
             continue
         try:
-            for_job(name, host, state, given)
+            for_job(name, spec, state, given)
         except LookupError as error:
             yield Problem.of("job-without-gpu", path=f"jobs.{name}", what=error)

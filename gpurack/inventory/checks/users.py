@@ -10,23 +10,23 @@ NAME = r"[A-Za-z_][A-Za-z0-9_.-]*\$?"
 """What useradd accepts, and also capitals and dots, as directory services have them. No slash: it is part of paths."""
 
 
-def user_problems(host: Host) -> list[Problem]:
+def user_problems(spec: Host) -> list[Problem]:
     """Errors about users and the models in their Docker; the problems name no host."""
     found: list[Problem] = []
-    for user in host.users:
+    for user in spec.users:
         path = f"docker.rootless.{user}"
         if not re.fullmatch(NAME, user):
             found.append(Problem.of("invalid-user-name", path=path))
         elif user == "root":
             found.append(Problem.of("root-is-not-rootless", path=path))
-    for name, model in host.entries.items():
-        path = f"{'services' if name in host.services else 'models'}.{name}"
+    for name, model in spec.entries.items():
+        path = f"{'services' if name in spec.services else 'models'}.{name}"
         if not model.enabled or not model.user:
             continue
-        if model.user not in host.users:
+        if model.user not in spec.users:
             found.append(Problem.of("user-without-docker", path=f"{path}.user", user=model.user))
         if model.port < 1024:
             found.append(Problem.of("port-needs-root", path=f"{path}.port", port=model.port, user=model.user))
-    if names := loses_gpus(host, host.docker.version or "", host.nvidia.toolkit or ""):
+    if names := loses_gpus(spec, spec.docker.version or "", spec.nvidia.toolkit or ""):
         found.append(Problem.of("no-cgroups-takes-gpus", path="nvidia.no_cgroups", names=", ".join(names)))
     return found

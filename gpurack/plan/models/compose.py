@@ -13,7 +13,7 @@ import yaml
 
 from gpurack import paths
 from gpurack.facts import record
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.shell import Sh, sh
 
 SECTIONS = ("services", "secrets", "volumes")
@@ -81,9 +81,9 @@ def as_yaml(data: Mapping[str, Any]) -> str:
     return text
 
 
-def old_services(state: HostState, user: str = "") -> dict[str, Any]:
+def old_services(facts: HostFacts, user: str = "") -> dict[str, Any]:
     """The services of the compose.yaml that lies on the host for a user, unescaped; {} when it cannot be read."""
-    found = record.services(state.files.get(paths.compose_file(user)))
+    found = record.services(facts.files.get(paths.compose_file(user)))
     return {name: unescaped(data) for name, data in found.items() if isinstance(data, dict)}
 
 

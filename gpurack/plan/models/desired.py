@@ -12,7 +12,7 @@ from typing import Any
 
 from gpurack.engines import ENGINES, weights_of
 from gpurack.engines.container import Container, Run, Upstream
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.plan.models import addresses, files, images, ledger, neighbours, weights
 from gpurack.plan.models.devices import Devices, devices
 from gpurack.plan.models.service import hardened, together
@@ -132,7 +132,7 @@ class DesiredService:
 def desire(
     name: str,
     spec: Host,
-    state: HostState,
+    facts: HostFacts,
     uuids: tuple[str, ...],
     secrets: Mapping[str, str] | None = None,
     salt: str = "",
@@ -144,21 +144,21 @@ def desire(
     Raises LookupError with a sentence when the engine has no image for these GPUs.
     """
     entry = spec.entries[name]
-    found = state.container(name, entry.dockerd)
+    found = facts.container(name, entry.dockerd)
     label = ledger.label(found.labels) if found else {}
-    hardware = devices(entry, uuids, spec, state)
+    hardware = devices(entry, uuids, spec, facts)
     placed = tuple((one, weights.place(spec, one, entry.dockerd)) for one in weights_of(entry))
     connections = spec.connections(name)
-    container = ENGINES[entry.engine].container(entry, _run(name, entry, placed, hardware, connections, state))
+    container = ENGINES[entry.engine].container(entry, _run(name, entry, placed, hardware, connections, facts))
     values = secrets or {}
     return DesiredService(
         name=name,
         entry=entry,
         devices=hardware,
         image=images.image(spec, entry, hardware.accelerator),
-        address=addresses.address_of(name, spec, state),
-        url=addresses.probe_url(name, spec, state),
-        hosts=neighbours.extra_hosts(connections, label, state),
+        address=addresses.address_of(name, spec, facts),
+        url=addresses.probe_url(name, spec, facts),
+        hosts=neighbours.extra_hosts(connections, label, facts),
         connections=connections,
         weights=placed,
         locked=model_lock(spec, name),
@@ -190,7 +190,7 @@ def _run(
     placed: Sequence[tuple[Weights, str]],
     hardware: Devices,
     connections: Sequence[Connection],
-    state: HostState,
+    facts: HostFacts,
 ) -> Run:
     """What the entry's engine is told."""
     own = placed[0][1] if entry.weights is not None else None
@@ -200,8 +200,8 @@ def _run(
         weights=weights.mount(own)[2] if own else None,
         more_weights=tuple(target for _, target in _more_mounts(entry, placed)),
         accelerator=hardware.accelerator,
-        cores=state.docker.get("NCPU"),
-        memory=state.docker["MemTotal"] / 2**30 if "MemTotal" in state.docker else None,
+        cores=facts.docker.get("NCPU"),
+        memory=facts.docker["MemTotal"] / 2**30 if "MemTotal" in facts.docker else None,
         gpus=len(hardware.uuids),
         memory_fraction=hardware.memory_fraction(entry),
         api_key_file=files.inside(files.KEY) if entry.api_key else None,

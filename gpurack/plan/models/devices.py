@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpurack.engines.container import Accelerator
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.plan.models.compatibility import accelerator
 from gpurack.plan.models.ledger import slots_of
 from gpurack.plan.system.gpu_access import access
@@ -66,19 +66,19 @@ class Devices:
         return round(entry.vram.of(self.smallest) / self.smallest, 3)
 
 
-def devices(entry: Model | Job, uuids: tuple[str, ...], spec: Host, state: HostState) -> Devices:
+def devices(entry: Model | Job, uuids: tuple[str, ...], spec: Host, facts: HostFacts) -> Devices:
     """The GPUs with these UUIDs, as an entry gets them on this host."""
-    slots = slots_of(uuids, state)
+    slots = slots_of(uuids, facts)
     return Devices(
         uuids,
         accelerator(entry, slots),
-        render_nodes(uuids, state),
-        state.kfd_gid,
-        access(spec, state),
+        render_nodes(uuids, facts),
+        facts.kfd_gid,
+        access(spec, facts),
         min((slot.memory for slot in slots if slot.memory), default=0.0 if slots else None),
     )
 
 
-def render_nodes(uuids: Sequence[str], state: HostState) -> dict[str, int]:
+def render_nodes(uuids: Sequence[str], facts: HostFacts) -> dict[str, int]:
     """The device nodes by which containers get AMD's cards → the group that may open each; {} for NVIDIA's."""
-    return {gpu.node: gpu.gid for gpu in state.gpus if gpu.uuid in uuids and gpu.vendor == "amd"}
+    return {gpu.node: gpu.gid for gpu in facts.gpus if gpu.uuid in uuids and gpu.vendor == "amd"}

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any, Self
 
 from gpurack import paths
-from gpurack.facts.model import Container, HostState
+from gpurack.facts.model import Container, HostFacts
 from gpurack.plan import pins
 from gpurack.plan.models import compose, ledger, pulls
 from gpurack.plan.models.desired import SALTED, DesiredService, digest
@@ -67,23 +67,23 @@ class Change:
         return f"{self.action} {self.model}" + (f": {', '.join(self.reasons)}" if self.reasons else "")
 
 
-def compare(desired: DesiredService, state: HostState, prune: bool = False, renew: bool = False) -> Change:
+def compare(desired: DesiredService, facts: HostFacts, prune: bool = False, renew: bool = False) -> Change:
     """A model against its container: definition, image, state, and what it answered. prune: is an ollama's model that
     is not listed a difference? renew: are gpurack's own settings, where they have changed?"""
     name, words, service = desired.name, desired.definition, desired.service
-    container = state.container(name, desired.user)
+    container = facts.container(name, desired.user)
     if container is None:
-        old = replaced(desired, state)
-        reason = "its container is missing" if name in compose.old_services(state, desired.user) else "new"
+        old = replaced(desired, facts)
+        reason = "its container is missing" if name in compose.old_services(facts, desired.user) else "new"
         return Change(name, Action.CREATE, (f"replaces {old.name}" if old and old.running else reason,))
     definition = ledger.label(container.labels)
-    if is_respelled(definition, words, tagged(container, desired.reference, state), container):
+    if is_respelled(definition, words, tagged(container, desired.reference, facts), container):
         definition = {**definition, "image": words["image"]}
     reasons = differences(definition, words)
-    reasons = reasons or moved(desired, state, container)
+    reasons = reasons or moved(desired, facts, container)
     reasons = reasons or published_elsewhere(service, container, follows=desired.entry.bind == "lan")
     outdated = any(definition.get(word) != words.get(word) for word in OWN)
-    written = compose.old_services(state, desired.user).get(name) if outdated else None
+    written = compose.old_services(facts, desired.user).get(name) if outdated else None
     lines = lines_of(desired, container, written)
     if outdated and not reasons:
         reasons = why_renewed(definition, words, lines, service, renew)
@@ -93,28 +93,28 @@ def compare(desired: DesiredService, state: HostState, prune: bool = False, rene
             ]
     if reasons:
         return Change(name, Action.RECREATE, tuple(reasons))
-    change = of_same_definition(desired, state, prune, lines or written or service, container)
+    change = of_same_definition(desired, facts, prune, lines or written or service, container)
     return replace(change, outdated=outdated, lines=lines)
 
 
 def of_same_definition(
-    desired: DesiredService, state: HostState, prune: bool, service: Mapping[str, Any], container: Container
+    desired: DesiredService, facts: HostFacts, prune: bool, service: Mapping[str, Any], container: Container
 ) -> Change:
     """What happens to a model whose container is made as it should be. service: the lines of compose.yaml that it is
     made of."""
     name = desired.name
     if not container.running:
         return Change(name, Action.START, (describe_state(container),))
-    if changed_by_hand(desired, state, service):
+    if changed_by_hand(desired, facts, service):
         # Compose itself knows whether the container was made of the changed lines, and makes it anew only then
         return Change(name, Action.START, ("its service in compose.yaml was edited by hand",))
-    if health(name, desired.entry, state) == Health.LOADING:
+    if health(name, desired.entry, facts) == Health.LOADING:
         return Change(name, Action.WAIT, ("still loading",))
-    if reasons := list(pulls.reasons(desired, state, prune)):
+    if reasons := list(pulls.reasons(desired, facts, prune)):
         return Change(name, Action.PULL, tuple(reasons))
-    if pins.unchecked(desired, state):
+    if pins.unchecked(desired, facts):
         return Change(name, Action.CHECK, ("its weights against the lock",))
-    if desired.locked.digest and tagged(container, desired.reference, state) != container.image:
+    if desired.locked.digest and tagged(container, desired.reference, facts) != container.image:
         return Change(
             name, Action.CHECK, (f"{desired.reference} differs on this host from the locked image that runs",)
         )
@@ -174,17 +174,17 @@ def why_renewed(
     return [f"gpurack's own settings for this engine changed{': ' if which else ''}{which}"] if renew else []
 
 
-def tagged(container: Container, reference: str, state: HostState) -> str | None:
+def tagged(container: Container, reference: str, facts: HostFacts) -> str | None:
     """The image that a container's reference means on the host now; None for none."""
-    return state.images_of(container.user).get(reference)
+    return facts.images_of(container.user).get(reference)
 
 
-def moved(desired: DesiredService, state: HostState, container: Container) -> list[str]:
+def moved(desired: DesiredService, facts: HostFacts, container: Container) -> list[str]:
     """Whether a container's image or weights are others than the lock's, or its tag is a different image now."""
     reference = desired.reference
-    image = pins.moved_image(desired.locked, reference, state.digests_of(container.user).get(container.image, ()))
-    commits = dict.fromkeys(pins.moved_commits(desired, state).values())
-    named = tagged(container, reference, state)
+    image = pins.moved_image(desired.locked, reference, facts.digests_of(container.user).get(container.image, ()))
+    commits = dict.fromkeys(pins.moved_commits(desired, facts).values())
+    named = tagged(container, reference, facts)
     if not desired.locked.digest and named not in (None, container.image):
         image = f"image moved: {reference} is a different image now"
     return [reason for reason in (image, *commits) if reason]
@@ -200,10 +200,10 @@ def published_elsewhere(service: Mapping[str, Any], container: Container, follow
     return [f"published on {found or 'no port'}{'' if follows else ' by hand'}, not on {wanted}"]
 
 
-def changed_by_hand(desired: DesiredService, state: HostState, service: Mapping[str, Any]) -> bool:
+def changed_by_hand(desired: DesiredService, facts: HostFacts, service: Mapping[str, Any]) -> bool:
     """Are its lines in the compose.yaml on the host others than it was made of (service)? The label, which is as it
     should be, says that it was not gpurack that changed them."""
-    written = compose.old_services(state, desired.user).get(desired.name)
+    written = compose.old_services(facts, desired.user).get(desired.name)
     words = {*(written or {}), *service} - {"labels"}
     return written is not None and any(written.get(word) != service.get(word) for word in words)
 
@@ -267,23 +267,23 @@ def describe_state(container: Container) -> str:
     return f"it is {container.status}" + (f" ({container.error})" if container.error else "")
 
 
-def replaced(desired: DesiredService, state: HostState) -> Container | None:
+def replaced(desired: DesiredService, facts: HostFacts) -> Container | None:
     """The container made by hand whose place a model takes; also when an earlier run has set it aside already."""
     old, user = desired.entry.replaces, desired.user
     found = {
         (container.name, container.user): container
-        for container in state.containers
+        for container in facts.containers
         if container.user in (user, "") and not container.kind
     }
     names = ((name, whose) for whose in (user, "") for name in (old, f"{old}{paths.SET_ASIDE}"))
     return next((found[key] for key in names if key in found), None) if old else None
 
 
-def of_change(change: Change, desired: Mapping[str, DesiredService], state: HostState) -> Container | None:
+def of_change(change: Change, desired: Mapping[str, DesiredService], facts: HostFacts) -> Container | None:
     """The container that a change is about, if it is there."""
     if change.action == Action.REMOVE:
-        return state.ours.get((change.user, change.model))
-    return state.container(change.model, desired[change.model].user)
+        return facts.ours.get((change.user, change.model))
+    return facts.container(change.model, desired[change.model].user)
 
 
 def holdings(container: Container | None, desired: DesiredService | None = None) -> set[str]:

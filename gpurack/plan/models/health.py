@@ -4,7 +4,7 @@ import json
 from enum import Enum
 
 from gpurack.engines import ENGINES
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.spec.model import Model
 
 
@@ -24,10 +24,10 @@ class Health(Enum):
     MISSING = "missing"
 
 
-def health(name: str, entry: Model, state: HostState) -> Health:
+def health(name: str, entry: Model, facts: HostFacts) -> Health:
     """How an entry is, by its container and its answer."""
     user = entry.dockerd
-    container, probe = state.container(name, user), state.probes.get((user, name))
+    container, probe = facts.container(name, user), facts.probes.get((user, name))
     if container is None:
         return Health.MISSING
     if not container.running:

@@ -6,7 +6,7 @@ from typing import Any
 
 from gpurack.engines import ENGINES
 from gpurack.engines.container import CPU, Accelerator
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.spec import image_tar
 from gpurack.spec.host import Host
 from gpurack.spec.image import BuildImage, TarImage
@@ -57,11 +57,11 @@ def place(spec: Host, image: TarImage, user: str) -> str:
     return f"{spec.weights_dir}/images/{image_tar.read(image.source).id[:16]}{f'-{user}' if user else ''}.tar"
 
 
-def logins_for(job: Mapping[str, Any], logins: Mapping[str, Any], state: HostState) -> dict[str, Any]:
+def logins_for(job: Mapping[str, Any], logins: Mapping[str, Any], facts: HostFacts) -> dict[str, Any]:
     """The logins that a job may need: those of registries that it pulls from, and all for a build, whose base images
     are not known."""
     entries = [entry for group in job["groups"] for entry in group if "image" in entry]
-    missing = [entry for entry in entries if "digest" in entry or entry["image"] not in state.images_of(entry["user"])]
+    missing = [entry for entry in entries if "digest" in entry or entry["image"] not in facts.images_of(entry["user"])]
     if any("build" in entry for entry in missing):
         return dict(logins)
     asked = {ImageRef.parse(entry["image"]).registry for entry in missing}

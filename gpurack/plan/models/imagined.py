@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 
-from gpurack.facts.model import Gpu, HostState
+from gpurack.facts.model import Gpu, HostFacts
 from gpurack.spec.gpus import GPU_KINDS, PLACEHOLDER, hardware
 from gpurack.spec.host import Host
 
 
-def imagined(spec: Host) -> HostState:
+def imagined(spec: Host) -> HostFacts:
     """A fresh host with the GPUs of `hardware`; without it, with as many as the inventory's indices need.
 
     A GPU that the inventory names by its UUID or PCI address is one more, and has no index (-1)."""
@@ -22,7 +22,7 @@ def imagined(spec: Host) -> HostState:
             gpu = replace(gpu, memory_total=memory, compute=kind.compute or "", vendor=kind.vendor)
         found.append(gpu)
     found += [unknown(-1, text) for text in named(spec)]
-    return HostState(address="lan-address", gpus=tuple(found))
+    return HostFacts(address="lan-address", gpus=tuple(found))
 
 
 def unknown(index: int, uuid: str, name: str = "", node: str = "") -> Gpu:

@@ -12,7 +12,7 @@ from typing import Any
 
 from gpurack import paths
 from gpurack.engines import ENGINES
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.host_data import json_from_host
 from gpurack.plan.models import compose, images, ledger, weights
 from gpurack.plan.models.devices import Devices, devices
@@ -67,28 +67,28 @@ def desire_job(name: str, spec: Host) -> DesiredJob:
 
 def plan_jobs(
     spec: Host,
-    state: HostState,
+    facts: HostFacts,
     hf_token: str | None = None,
     logins: Mapping[str, Mapping[str, str]] | None = None,
 ) -> ModelsPlan:
     """The jobs that have to run, one after the other. hf_token, logins: as for plan_models."""
-    cards = ledger.assign(spec, state).uuids
+    cards = ledger.assign(spec, facts).uuids
     changes: list[Change] = []
     errors: dict[str, str] = {}
     entries: list[dict[str, Any]] = []
     steps: list[Step] = []
     for job in (desire_job(name, spec) for name, entry in spec.jobs.items() if entry.enabled):
-        reason = due(job, state)
+        reason = due(job, facts)
         if reason is None:
             continue
-        if unseen := weights.unseen(spec, job.name, state):
+        if unseen := weights.unseen(spec, job.name, facts):
             errors[job.name] = unseen
             continue
         try:
-            uuids = ledger.for_job(job.name, spec, state, cards) if not running(job, state) else ()
-            if problem := obstacle(job, state):
+            uuids = ledger.for_job(job.name, spec, facts, cards) if not running(job, facts) else ()
+            if problem := obstacle(job, facts):
                 raise LookupError(problem)
-            data = service(job, devices(job.entry, uuids, spec, state), spec)
+            data = service(job, devices(job.entry, uuids, spec, facts), spec)
         except LookupError as error:
             errors[job.name] = str(error)
             continue
@@ -98,16 +98,16 @@ def plan_jobs(
         entries.append(payload(job, data, spec))
     if not entries:
         return ModelsPlan(errors=errors)
-    told: dict[str, Any] = {"ours": ours(state), "groups": [[each] for each in entries]}
-    told |= outward(told, spec, state, hf_token, logins or {})
-    steps = [*host_files(state), *steps]
-    return ModelsPlan(tuple(changes), errors, tuple(steps), uploads(spec, state, changes), job=told)
+    told: dict[str, Any] = {"ours": ours(facts), "groups": [[each] for each in entries]}
+    told |= outward(told, spec, facts, hf_token, logins or {})
+    steps = [*host_files(facts), *steps]
+    return ModelsPlan(tuple(changes), errors, tuple(steps), uploads(spec, facts, changes), job=told)
 
 
-def due(job: DesiredJob, state: HostState) -> str | None:
+def due(job: DesiredJob, facts: HostFacts) -> str | None:
     """Why a job has to run; None when it is done."""
-    file = state.files.get(paths.job_record(job.name))
-    if running(job, state):
+    file = facts.files.get(paths.job_record(job.name))
+    if running(job, facts):
         return "still running"
     try:
         found = json_from_host(file.text)["definition"] if file else None
@@ -117,27 +117,27 @@ def due(job: DesiredJob, state: HostState) -> str | None:
         return "not done yet"
     if found != job.definition:
         return "its definition changed"
-    return f"its result {job.result} is missing" if job.result and state.weights.get(job.result) is None else None
+    return f"its result {job.result} is missing" if job.result and facts.weights.get(job.result) is None else None
 
 
-def running(job: DesiredJob, state: HostState) -> bool:
+def running(job: DesiredJob, facts: HostFacts) -> bool:
     """Does it run already, because an earlier run of gpurack was killed meanwhile?"""
-    found = state.proven.get(("", job.name))
+    found = facts.proven.get(("", job.name))
     return bool(found and found.job == job.definition and found.running)
 
 
-def obstacle(job: DesiredJob, state: HostState) -> str | None:
+def obstacle(job: DesiredJob, facts: HostFacts) -> str | None:
     """Why a job cannot run now."""
-    stranger = next((c for c in state.containers if (c.user, c.name) == (job.entry.dockerd, job.name)), None)
-    if stranger and stranger not in state.proven.values():
+    stranger = next((c for c in facts.containers if (c.user, c.name) == (job.entry.dockerd, job.name)), None)
+    if stranger and stranger not in facts.proven.values():
         return f"a container named `{job.name}` already exists and is not managed by gpurack. Rename the job."
     for path, what in ((job.entry.weights, "weights"), (job.entry.folder, "folder")):
-        if isinstance(path, str) and state.weights.get(path) is None:
+        if isinstance(path, str) and facts.weights.get(path) is None:
             missing = f"{what} {path} does not exist on the host. Create it, or correct the path."
-            return weights.irregular(path, state) or missing
+            return weights.irregular(path, facts) or missing
     made = job.result
-    served = [c.name for c in state.ours.values() if ledger.label(c.labels).get("weights") == made] if made else []
-    if served and state.weights.get(str(made)) is not None:
+    served = [c.name for c in facts.ours.values() if ledger.label(c.labels).get("weights") == made] if made else []
+    if served and facts.weights.get(str(made)) is not None:
         return (
             f"{served[0]} serves its result {made}, which would change while it is served. Use another name for "
             "`result` and for the model's weights."
@@ -202,12 +202,12 @@ def payload(job: DesiredJob, data: Mapping[str, Any], spec: Host) -> dict[str, A
     }
 
 
-def awaiting(spec: Host, state: HostState) -> dict[str, str]:
+def awaiting(spec: Host, facts: HostFacts) -> dict[str, str]:
     """Enabled models that serve the result of a job that is not done → that job."""
     makers = {
         weights.result_path(spec, name): name
         for name, job in spec.jobs.items()
-        if job.enabled and job.result and due(desire_job(name, spec), state)
+        if job.enabled and job.result and due(desire_job(name, spec), facts)
     }
     return {
         name: makers[path]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from gpurack.facts.model import MISMATCH, Gpu, HostState
+from gpurack.facts.model import MISMATCH, Gpu, HostFacts
 from gpurack.host_data import json_from_host
 from gpurack.spec.gpus import GpuSlot, hardware
 from gpurack.spec.host import Host
@@ -61,10 +61,10 @@ class Ledger:
         return holders(slot, self.uuids)
 
 
-def assign(spec: Host, state: HostState) -> Ledger:
+def assign(spec: Host, facts: HostFacts) -> Ledger:
     """GPUs for every enabled entry. The same inventory text and living UUIDs keep their GPUs, so that a renumbered GPU
     moves no model; a GPU that would hold more than it has is refused to the newcomer."""
-    slots = host_slots(spec, state)
+    slots = host_slots(spec, facts)
     uuids: dict[str, tuple[str, ...]] = {}
     lost: dict[tuple[str, ...], list[str]] = {}
     resized: dict[str, tuple[str, ...]] = {}
@@ -72,13 +72,13 @@ def assign(spec: Host, state: HostState) -> Ledger:
     for name, entry in sorted(spec.entries.items()):
         if not entry.enabled:
             continue
-        kept = kept_cards(name, entry, state)
-        dead = tuple(uuid for uuid in kept or () if not alive(uuid, state))
+        kept = kept_cards(name, entry, facts)
+        dead = tuple(uuid for uuid in kept or () if not alive(uuid, facts))
         if kept is None:
             new.append(name)
-        elif dead and state.driver.exit_code != MISMATCH:
+        elif dead and facts.driver.exit_code != MISMATCH:
             lost.setdefault(dead, []).append(name)
-        elif dead or kept_share(name, entry, state):
+        elif dead or kept_share(name, entry, facts):
             uuids[name] = kept
         else:
             resized[name] = kept
@@ -87,31 +87,31 @@ def assign(spec: Host, state: HostState) -> Ledger:
     for name in (*resized, *new):
         try:
             entry = spec.entries[name]
-            wanted = with_uuids(resized[name], slots) if name in resized else resolve(entry, spec, state, slots)
+            wanted = with_uuids(resized[name], slots) if name in resized else resolve(entry, spec, facts, slots)
             refuse_unmeasured(entry, wanted)
         except LookupError as error:
             faults.append(Fault((name,), "gpus", str(error)))
             continue
         if contested := [slot for slot in wanted if overfull(slot, [*holders(slot, uuids), name], spec)]:
             refused[name] = contested
-        elif name in new and (why_not := held_by_others(name, wanted, spec, state, free(state, uuids, slots))):
+        elif name in new and (why_not := held_by_others(name, wanted, spec, facts, free(facts, uuids, slots))):
             faults.append(Fault((name,), "gpus", why_not))
         else:
             uuids[name] = tuple(slot.uuid for slot in wanted)
-    faults += sharing_faults(refused, uuids, spec, state, slots)
-    faults += [Fault(tuple(names), "gpus", not_answering(dead, state, uuids, slots)) for dead, names in lost.items()]
+    faults += sharing_faults(refused, uuids, spec, facts, slots)
+    faults += [Fault(tuple(names), "gpus", not_answering(dead, facts, uuids, slots)) for dead, names in lost.items()]
     return Ledger(uuids, tuple(faults), slots)
 
 
-def for_job(name: str, spec: Host, state: HostState, uuids: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+def for_job(name: str, spec: Host, facts: HostFacts, uuids: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
     """The GPUs of a job beside the models, which have theirs (uuids). Raises LookupError with a sentence."""
-    slots = host_slots(spec, state)
-    wanted = resolve(spec.jobs[name], spec, state, slots)
+    slots = host_slots(spec, facts)
+    wanted = resolve(spec.jobs[name], spec, facts, slots)
     refuse_unmeasured(spec.jobs[name], wanted)
     contested = [slot for slot in wanted if overfull(slot, [*holders(slot, uuids), name], spec)]
-    if faults := sharing_faults({name: contested}, uuids, spec, state, slots):
+    if faults := sharing_faults({name: contested}, uuids, spec, facts, slots):
         raise LookupError(" ".join([*(fault.what for fault in faults), "No model is stopped for a job."]))
-    if error := held_by_others(name, wanted, spec, state, free(state, uuids, slots)):
+    if error := held_by_others(name, wanted, spec, facts, free(facts, uuids, slots)):
         raise LookupError(error)
     return tuple(slot.uuid for slot in wanted)
 
@@ -119,9 +119,9 @@ def for_job(name: str, spec: Host, state: HostState, uuids: Mapping[str, tuple[s
 # --- GPUs ------------------------------------------------------------------------------------------------------------
 
 
-def host_slots(spec: Host, state: HostState) -> tuple[GpuSlot, ...]:
+def host_slots(spec: Host, facts: HostFacts) -> tuple[GpuSlot, ...]:
     """Every GPU of a host."""
-    return tuple(slot_of(gpu, any(meant(wanted, gpu) for wanted in spec.reserved_gpus)) for gpu in state.gpus)
+    return tuple(slot_of(gpu, any(meant(wanted, gpu) for wanted in spec.reserved_gpus)) for gpu in facts.gpus)
 
 
 def slot_of(gpu: Gpu, reserved: bool = False) -> GpuSlot:
@@ -138,9 +138,9 @@ def slot_of(gpu: Gpu, reserved: bool = False) -> GpuSlot:
     )
 
 
-def slots_of(uuids: Iterable[str], state: HostState) -> tuple[GpuSlot, ...]:
+def slots_of(uuids: Iterable[str], facts: HostFacts) -> tuple[GpuSlot, ...]:
     """The GPUs of a host with these UUIDs that answer, in this order."""
-    return with_uuids(uuids, [slot_of(gpu) for gpu in state.gpus])
+    return with_uuids(uuids, [slot_of(gpu) for gpu in facts.gpus])
 
 
 def with_uuids(uuids: Iterable[str], slots: Sequence[GpuSlot]) -> tuple[GpuSlot, ...]:
@@ -149,21 +149,21 @@ def with_uuids(uuids: Iterable[str], slots: Sequence[GpuSlot]) -> tuple[GpuSlot,
     return tuple(known[uuid] for uuid in uuids if uuid in known)
 
 
-def resolve(entry: Model | Job, spec: Host, state: HostState, slots: Sequence[GpuSlot]) -> tuple[GpuSlot, ...]:
+def resolve(entry: Model | Job, spec: Host, facts: HostFacts, slots: Sequence[GpuSlot]) -> tuple[GpuSlot, ...]:
     """The GPUs that the inventory's words mean on this host now. Raises LookupError with a sentence."""
     if not entry.gpus:
         return ()
     if not slots:
-        says = f" It says: {state.driver.message}" if state.driver.message else ""
-        raise LookupError(f"wants a GPU, but {f'nvidia-smi -L shows none.{says}' if state.has_nvidia else NO_DRIVER}")
+        says = f" It says: {facts.driver.message}" if facts.driver.message else ""
+        raise LookupError(f"wants a GPU, but {f'nvidia-smi -L shows none.{says}' if facts.has_nvidia else NO_DRIVER}")
     if entry.gpus == "all":
-        if state.driver.exit_code:
-            raise LookupError(f"wants all GPUs, but nvidia-smi says: {state.driver.message}")
+        if facts.driver.exit_code:
+            raise LookupError(f"wants all GPUs, but nvidia-smi says: {facts.driver.message}")
         found = [slot for slot in slots if not slot.reserved]
         if not found:
             raise LookupError("wants all GPUs, but all are reserved (reserved_gpus).")
     else:
-        found = [find(wanted, state, slots) for wanted in entry.gpus]
+        found = [find(wanted, facts, slots) for wanted in entry.gpus]
     for slot in found:
         if slot.reserved:
             raise LookupError(f"GPU {slot.label} is reserved (reserved_gpus); choose another.")
@@ -185,24 +185,24 @@ def refuse_unmeasured(entry: Model | Job, slots: Iterable[GpuSlot]) -> None:
             raise LookupError(f'{slot} does not report its memory, so vram has to be a percentage: write "30%".')
 
 
-def find(wanted: int | str, state: HostState, slots: Sequence[GpuSlot]) -> GpuSlot:
+def find(wanted: int | str, facts: HostFacts, slots: Sequence[GpuSlot]) -> GpuSlot:
     """The GPU that an index, a UUID prefix or a PCI address means. Raises LookupError with a sentence."""
     found = [slot for slot in slots if meant(wanted, slot)]
     if len(found) == 1:
         return found[0]
     if found:
         raise LookupError(f"{wanted} matches {len(found)} GPUs. Write more of the UUID.")
-    raise LookupError(missing(wanted, state, slots))
+    raise LookupError(missing(wanted, facts, slots))
 
 
-def missing(wanted: int | str, state: HostState, slots: Sequence[GpuSlot]) -> str:
+def missing(wanted: int | str, facts: HostFacts, slots: Sequence[GpuSlot]) -> str:
     """The sentence for a GPU that the host does not have."""
     name = wanted if isinstance(wanted, str) else f"GPU {wanted}"
     if all(slot.imagined for slot in slots):
         has = f"hardware has {', '.join(slot.label for slot in slots if slot.index is not None)}"
     else:
         has = f"the host has {', '.join(f'{slot.label} ({slot.uuid[:12]}…)' for slot in slots)}"
-    broken = f" nvidia-smi says: {state.driver.message}" if state.driver.exit_code else ""
+    broken = f" nvidia-smi says: {facts.driver.message}" if facts.driver.exit_code else ""
     return f"{name} does not exist; {has}.{broken}"
 
 
@@ -223,9 +223,9 @@ def other_than_expected(gpu: Gpu | GpuSlot, spec: Host) -> str | None:
     return None if expected <= seen else names[gpu.index]
 
 
-def alive(uuid: str, state: HostState) -> bool:
+def alive(uuid: str, facts: HostFacts) -> bool:
     """Does the GPU answer?"""
-    return any(gpu.uuid == uuid for gpu in state.gpus)
+    return any(gpu.uuid == uuid for gpu in facts.gpus)
 
 
 # --- sharing ---------------------------------------------------------------------------------------------------------
@@ -255,7 +255,7 @@ def sharing_faults(
     refused: Mapping[str, Sequence[GpuSlot]],
     uuids: Mapping[str, tuple[str, ...]],
     spec: Host,
-    state: HostState,
+    facts: HostFacts,
     slots: Sequence[GpuSlot],
 ) -> list[Fault]:
     """One for each set of entries that want GPUs together and cannot. refused: entry → the GPUs that it may not have
@@ -266,7 +266,7 @@ def sharing_faults(
             groups.setdefault((names, tuple(holders(slot, uuids)), slot.memory), []).append(slot)
     return [
         sharing_fault(
-            names, held_by, together, spec, state, free(state, uuids, [slot for slot in slots if slot not in together])
+            names, held_by, together, spec, facts, free(facts, uuids, [slot for slot in slots if slot not in together])
         )
         for (names, held_by, _), together in groups.items()
     ]
@@ -277,7 +277,7 @@ def sharing_fault(
     held_by: Sequence[str],
     slots: Sequence[GpuSlot],
     spec: Host,
-    state: HostState,
+    facts: HostFacts,
     others: str,
 ) -> Fault:
     """slots: GPUs of one size that the same entries want. others: ` (free: 2, 3)`."""
@@ -287,7 +287,7 @@ def sharing_fault(
     if whole := [name for name in names if spec.everything[name].vram is None]:
         noun = "models" if set(names) <= spec.models.keys() else "entries"
         what = f"{gpus} {'is' if alone else 'are'} claimed by {len(names)} {noun}: {', '.join(names)}."
-        if running := [name for name in held_by if runs_on(name, slots[0], spec, state)]:
+        if running := [name for name in held_by if runs_on(name, slots[0], spec, facts)]:
             what += f" Running there: {', '.join(running)}."
         which = "each of them" if whole == names else ", ".join(whole)
         hint = f'Choose another GPU{others}, or set vram ("6GiB") for {which}.'
@@ -298,20 +298,20 @@ def sharing_fault(
     return Fault(refused, "vram", f"{what} Lower vram, or choose another GPU{others}.", "vram-exceeded")
 
 
-def held_by_others(name: str, slots: Sequence[GpuSlot], spec: Host, state: HostState, others: str) -> str | None:
+def held_by_others(name: str, slots: Sequence[GpuSlot], spec: Host, facts: HostFacts, others: str) -> str | None:
     """Is the memory that this entry needs held by processes that are not ours? others: ` (free: 2, 3)`."""
     for slot in slots:
         replaced = spec.entries[name].replaces if name in spec.entries else None
         making_room = {
-            (container.id, state.uid_of(container.user))
-            for container in state.containers
+            (container.id, facts.uid_of(container.user))
+            for container in facts.containers
             if container.name == replaced and container.user in (spec.entries[name].dockerd, "")
         }
         foreign = [
             process
-            for process in state.gpu_processes
+            for process in facts.gpu_processes
             if process.uuid == slot.uuid
-            and not process.ours(state)
+            and not process.ours(facts)
             and (process.container, process.whose) not in making_room
         ]
         if not foreign:
@@ -332,21 +332,21 @@ def held_by_others(name: str, slots: Sequence[GpuSlot], spec: Host, state: HostS
 
 
 def not_answering(
-    uuids: Sequence[str], state: HostState, given: Mapping[str, tuple[str, ...]], slots: Sequence[GpuSlot]
+    uuids: Sequence[str], facts: HostFacts, given: Mapping[str, tuple[str, ...]], slots: Sequence[GpuSlot]
 ) -> str:
     """The sentence for GPUs that an entry had and that no longer answer."""
-    reason = f" nvidia-smi says: {state.driver.message}." if state.driver.message else ""
+    reason = f" nvidia-smi says: {facts.driver.message}." if facts.driver.message else ""
     return (
         f"its GPU {', '.join(uuids)} no longer answers.{reason} Reboot the host. If the GPU stays missing, choose "
-        f"another one{free(state, given, slots)}."
+        f"another one{free(facts, given, slots)}."
     )
 
 
-def free(state: HostState, uuids: Mapping[str, tuple[str, ...]], slots: Sequence[GpuSlot]) -> str:
+def free(facts: HostFacts, uuids: Mapping[str, tuple[str, ...]], slots: Sequence[GpuSlot]) -> str:
     """` (free: 2, 3)`: the GPUs that nobody uses; nothing where there are none."""
     taken = {uuid for theirs in uuids.values() for uuid in theirs}
-    taken |= {process.uuid for process in state.gpu_processes if not process.ours(state)}
-    for container in state.ours.values():
+    taken |= {process.uuid for process in facts.gpu_processes if not process.ours(facts)}
+    for container in facts.ours.values():
         taken |= {*uuids_in(label(container.labels))}
     labels = [slot.label for slot in slots if slot.uuid not in taken and not slot.reserved]
     return f" (free: {', '.join(labels)})" if labels else ""
@@ -355,25 +355,25 @@ def free(state: HostState, uuids: Mapping[str, tuple[str, ...]], slots: Sequence
 # --- labels ----------------------------------------------------------------------------------------------------------
 
 
-def kept_cards(name: str, entry: Model, state: HostState) -> tuple[str, ...] | None:
+def kept_cards(name: str, entry: Model, facts: HostFacts) -> tuple[str, ...] | None:
     """The GPUs that an entry's container has, when the inventory's text is what it was; None otherwise."""
-    container = state.container(name, entry.dockerd)
+    container = facts.container(name, entry.dockerd)
     definition = label(container.labels) if container else {}
     if not container or definition.get("gpus") != gpus_text(entry):
         return None
     return uuids_in(definition)
 
 
-def kept_share(name: str, entry: Model, state: HostState) -> bool:
+def kept_share(name: str, entry: Model, facts: HostFacts) -> bool:
     """Does an entry want the same share of its GPUs as its container has?"""
-    container = state.container(name, entry.dockerd)
+    container = facts.container(name, entry.dockerd)
     kept = label(container.labels).get("vram") if container else None
     return kept == (str(entry.vram) if entry.vram else None)
 
 
-def runs_on(name: str, slot: GpuSlot, spec: Host, state: HostState) -> bool:
+def runs_on(name: str, slot: GpuSlot, spec: Host, facts: HostFacts) -> bool:
     """Has an entry's container this GPU already?"""
-    container = state.container(name, spec.entries[name].dockerd)
+    container = facts.container(name, spec.entries[name].dockerd)
     return bool(container and slot.uuid in uuids_in(label(container.labels)))
 
 

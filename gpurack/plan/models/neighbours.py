@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from gpurack import paths
 from gpurack.engines import ENGINES
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.spec.connection import Connection
 from gpurack.spec.host import Host
 from gpurack.spec.secret import UPSTREAM
@@ -50,36 +50,36 @@ def key_file(spec: Host, service: str, index: int) -> str:
 
 
 def extra_hosts(
-    connections: Sequence[Connection], definition: Mapping[str, object], state: HostState
+    connections: Sequence[Connection], definition: Mapping[str, object], facts: HostFacts
 ) -> dict[str, str]:
     """Name → address, as the host itself knows it: a container asks name servers alone and does not read /etc/hosts.
     A name that cannot be looked up just now keeps the address that the service's container has (definition: its
     label's)."""
     before = definition.get("hosts")
-    known = {**(before if isinstance(before, dict) else {}), **state.names}
+    known = {**(before if isinstance(before, dict) else {}), **facts.names}
     names = (host_of(connection) for connection in connections if not connection.near)
     return {name: known[name] for name in names if name in known}
 
 
-def unreached(service: str, spec: Host, state: HostState) -> list[str]:
+def unreached(service: str, spec: Host, facts: HostFacts) -> list[str]:
     """`gamma on cpu1 (connection refused)` for each model that a running service does not reach now."""
     user = spec.entries[service].dockerd
-    container = state.container(service, user)
+    container = facts.container(service, user)
     if not (container and container.running):
         return []
     return [
         f"{connection.label} ({why})"
         for name, index, connection in far(spec)
-        if name == service and (why := unanswered(user, service, index, connection, state))
+        if name == service and (why := unanswered(user, service, index, connection, facts))
     ]
 
 
-def unanswered(user: str, service: str, index: int, connection: Connection, state: HostState) -> str:
+def unanswered(user: str, service: str, index: int, connection: Connection, facts: HostFacts) -> str:
     """Why a connection of a user's service does not answer; "" for one that does, and where it is not known."""
     if not connection.here:
-        return state.upstreams.get((user, service, index), "")
+        return facts.upstreams.get((user, service, index), "")
     whose = connection.model.dockerd
-    container, probe = state.ours.get((whose, connection.name)), state.probes.get((whose, connection.name))
+    container, probe = facts.ours.get((whose, connection.name)), facts.probes.get((whose, connection.name))
     if not (container and container.running):
         return "its container does not run"
     return WHY.get(probe.status, f"HTTP {probe.status}") if probe else ""

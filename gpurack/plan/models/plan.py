@@ -11,7 +11,7 @@ from typing import Any
 
 from gpurack import paths
 from gpurack.engines import weights_of
-from gpurack.facts.model import MISMATCH, HostState
+from gpurack.facts.model import MISMATCH, HostFacts
 from gpurack.facts.record import has
 from gpurack.plan import pins
 from gpurack.plan.models import compose, files, images, ledger, refusals, weights
@@ -100,7 +100,7 @@ class Decision:
 
 def plan_models(
     spec: Host,
-    state: HostState,
+    facts: HostFacts,
     secrets: Mapping[str, Mapping[str, str]],
     salt: str,
     hf_token: str | None = None,
@@ -120,16 +120,16 @@ def plan_models(
     an older gpurack get those of this one?
     """
     down = down or {}
-    cards = ledger.assign(spec, state)
-    errors = {**cards.errors, **host_errors(spec, state, down)}
+    cards = ledger.assign(spec, facts)
+    errors = {**cards.errors, **host_errors(spec, facts, down)}
     decisions: dict[str, Decision] = {}
     for name, entry in spec.entries.items():
-        if entry.enabled and (why_not := unreachable(name, spec, state, down)):
+        if entry.enabled and (why_not := unreachable(name, spec, facts, down)):
             errors[name] = why_not
         if not entry.enabled or name in errors or name in left_out:
             continue
         mine = secrets.get(name, {})
-        decision = decide(name, spec, state, cards.uuids[name], mine, salt, prune=prune, renew=renew)
+        decision = decide(name, spec, facts, cards.uuids[name], mine, salt, prune=prune, renew=renew)
         if isinstance(decision, str):
             errors[name] = decision
         elif decision:
@@ -137,44 +137,44 @@ def plan_models(
             errors |= {name: decision.error} if decision.error else {}
     desired = {name: one.desired for name, one in decisions.items()}
     errors |= blocked(
-        [one.change for name, one in decisions.items() if name not in errors], errors, desired, spec, state
+        [one.change for name, one in decisions.items() if name not in errors], errors, desired, spec, facts
     )
     planned = {name: one for name, one in decisions.items() if name not in errors}
-    changes = [*(one.change for one in planned.values()), *removals(spec, state, down)]
+    changes = [*(one.change for one in planned.values()), *removals(spec, facts, down)]
     acting = [change for change in changes if change.action != Action.KEEP]
-    everything = projects(spec, state, planned)
-    unrecorded = any(not has(state.record, user) for user, _ in state.proven)
-    needs_job = bool(acting) or unrecorded or any(project.differs(state) for project in everything)
-    job = make_job(acting, desired, everything, spec, state) if needs_job else None
+    everything = projects(spec, facts, planned)
+    unrecorded = any(not has(facts.record, user) for user, _ in facts.proven)
+    needs_job = bool(acting) or unrecorded or any(project.differs(facts) for project in everything)
+    job = make_job(acting, desired, everything, spec, facts) if needs_job else None
     if job:
-        job |= {**outward(job, spec, state, hf_token, logins or {}), "prune": prune}
-    steps = [*(host_files(state) if job or planned or state.ours else []), *closed_to_others(state)]
+        job |= {**outward(job, spec, facts, hf_token, logins or {}), "prune": prune}
+    steps = [*(host_files(facts) if job or planned or facts.ours else []), *closed_to_others(facts)]
     kept = {name: one.refusal for name, one in decisions.items() if one.refusal and one.refusal != one.error}
-    warnings = (*refusals.warnings(kept, spec, state), *weights.changeable(spec, state), *outdated(changes))
-    return ModelsPlan(tuple(changes), errors, tuple(steps), uploads(spec, state, acting), job, warnings)
+    warnings = (*refusals.warnings(kept, spec, facts), *weights.changeable(spec, facts), *outdated(changes))
+    return ModelsPlan(tuple(changes), errors, tuple(steps), uploads(spec, facts, acting), job, warnings)
 
 
-def host_errors(spec: Host, state: HostState, down: Mapping[str, str]) -> dict[str, str]:
+def host_errors(spec: Host, facts: HostFacts, down: Mapping[str, str]) -> dict[str, str]:
     """What is wrong with the host's driver, and with users none of whose models could say so. down: as for
     plan_models."""
     errors: dict[str, str] = {}
-    if state.driver.exit_code == MISMATCH and spec.wants_gpu:
-        errors["driver"] = mismatch(state)
-    elif spec.wants_gpu and (other := other_driver(spec, state)):
+    if facts.driver.exit_code == MISMATCH and spec.wants_gpu:
+        errors["driver"] = mismatch(facts)
+    elif spec.wants_gpu and (other := other_driver(spec, facts)):
         errors["driver"] = other
     served = {entry.dockerd for entry in spec.entries.values() if entry.enabled}
     return errors | {f"docker.rootless.{user}": why for user, why in down.items() if user not in served}
 
 
-def unreachable(name: str, spec: Host, state: HostState, down: Mapping[str, str]) -> str | None:
+def unreachable(name: str, spec: Host, facts: HostFacts, down: Mapping[str, str]) -> str | None:
     """Why nothing is known of what a model needs: its Docker, or its weights."""
-    return down.get(spec.entries[name].dockerd) or weights.unseen(spec, name, state)
+    return down.get(spec.entries[name].dockerd) or weights.unseen(spec, name, facts)
 
 
 def decide(
     name: str,
     spec: Host,
-    state: HostState,
+    facts: HostFacts,
     uuids: tuple[str, ...],
     secrets: Mapping[str, str],
     salt: str,
@@ -185,31 +185,31 @@ def decide(
     """What becomes of a model that has its GPUs (uuids): a sentence where it could not run on them, None where it stays
     as it is because nothing can be compared. secrets: its own. The rest is as for plan_models."""
     entry = spec.entries[name]
-    container = state.container(name, entry.dockerd)
-    if entry.gpus and state.driver.exit_code == MISMATCH:
+    container = facts.container(name, entry.dockerd)
+    if entry.gpus and facts.driver.exit_code == MISMATCH:
         # Nothing is known of the cards, so nothing can be compared: what runs goes on, what does not cannot start.
         runs = container and container.running
         return None if runs else "not started: the NVIDIA driver and its library have different versions."
-    if why_not := unfit(entry, accelerator(entry, ledger.slots_of(uuids, state)), container, state):
+    if why_not := unfit(entry, accelerator(entry, ledger.slots_of(uuids, facts)), container, facts):
         return why_not
-    desired = desire(name, spec, state, uuids, secrets, salt)
-    change = compare(desired, state, prune, renew)
-    refusal, made = refusals.refusal(desired, state), change.action in refusals.MADE
+    desired = desire(name, spec, facts, uuids, secrets, salt)
+    change = compare(desired, facts, prune, renew)
+    refusal, made = refusals.refusal(desired, facts), change.action in refusals.MADE
     error = (
         (refusal if made else None)
-        or pins.changed_weights(desired, state)
-        or pins.changed_pulls(desired, state)
-        or obstacle(desired, spec, state, change)
-        or too_large(desired, state, change)
+        or pins.changed_weights(desired, facts)
+        or pins.changed_pulls(desired, facts)
+        or obstacle(desired, spec, facts, change)
+        or too_large(desired, facts, change)
     )
     return Decision(desired, change, error, refusal)
 
 
-def removals(spec: Host, state: HostState, down: Mapping[str, str]) -> Iterator[Change]:
+def removals(spec: Host, facts: HostFacts, down: Mapping[str, str]) -> Iterator[Change]:
     """The containers of ours that no enabled entry has any more."""
     enabled = {name: entry for name, entry in spec.entries.items() if entry.enabled}
-    wanted = {id(state.container(name, entry.dockerd)) for name, entry in enabled.items()}
-    for (user, name), container in sorted(state.ours.items()):
+    wanted = {id(facts.container(name, entry.dockerd)) for name, entry in enabled.items()}
+    for (user, name), container in sorted(facts.ours.items()):
         if id(container) not in wanted and user not in down:
             why = "disabled" if name in spec.entries else "no longer in the inventory"
             why = "moved to another Docker" if name in enabled else why
@@ -219,7 +219,7 @@ def removals(spec: Host, state: HostState, down: Mapping[str, str]) -> Iterator[
 def outward(
     job: Mapping[str, Any],
     spec: Host,
-    state: HostState,
+    facts: HostFacts,
     hf_token: str | None,
     logins: Mapping[str, Mapping[str, str]],
 ) -> dict[str, Any]:
@@ -229,7 +229,7 @@ def outward(
     return {
         **({"proxy": spec.proxy.env} if spec.proxy else {}),
         **({"hf_token": hf_token} if needs_token else {}),
-        "logins": images.logins_for(job, logins, state),
+        "logins": images.logins_for(job, logins, facts),
     }
 
 
@@ -241,14 +241,14 @@ def outdated(changes: Sequence[Change]) -> Iterator[str]:
         yield f"{models} with settings of an older gpurack; --data renew=yes recreates {them}."
 
 
-def projects(spec: Host, state: HostState, planned: Mapping[str, Decision]) -> tuple[Project, ...]:
+def projects(spec: Host, facts: HostFacts, planned: Mapping[str, Decision]) -> tuple[Project, ...]:
     """The Compose project of each daemon that has models, or had some. planned: what could be; the others keep what
     compose.yaml says of them, and their files."""
-    users = {container.user for container in state.ours.values()}
+    users = {container.user for container in facts.ours.values()}
     users |= {model.dockerd for model in spec.entries.values() if model.enabled}
     found = []
     for user in sorted({"", *users}):
-        old = compose.old_services(state, user)
+        old = compose.old_services(facts, user)
         mine = {name: one for name, one in planned.items() if one.desired.user == user}
         services = {name: one.service for name, one in mine.items()}
         services |= {
@@ -259,24 +259,24 @@ def projects(spec: Host, state: HostState, planned: Mapping[str, Decision]) -> t
                 user,
                 services,
                 old,
-                {name: mounted(one.desired, one.change.outdated, state) for name, one in mine.items()},
+                {name: mounted(one.desired, one.change.outdated, facts) for name, one in mine.items()},
             )
         )
     return tuple(found)
 
 
-def mounted(desired: DesiredService, outdated: bool, state: HostState) -> dict[str, str | None]:
+def mounted(desired: DesiredService, outdated: bool, facts: HostFacts) -> dict[str, str | None]:
     """A container's files on the host → their text; None for one that stays as it is. outdated: does the container keep
     what an older gpurack gave it?"""
-    container = state.container(desired.name, desired.user)
+    container = facts.container(desired.name, desired.user)
     if not (outdated and container):
         return dict(desired.files)
     folder = paths.container_file(desired.user, desired.name, "")
-    there = {path.removeprefix(folder) for path in state.secrets if path.startswith(folder)}
+    there = {path.removeprefix(folder) for path in facts.secrets if path.startswith(folder)}
     return files.kept(desired.files, desired.container, mapping(ledger.label(container.labels).get("files")), there)
 
 
-def uploads(spec: Host, state: HostState, acting: Sequence[Change]) -> tuple[Upload, ...]:
+def uploads(spec: Host, facts: HostFacts, acting: Sequence[Change]) -> tuple[Upload, ...]:
     """The weights and images to copy for these changes, each once."""
     found: dict[str, Upload] = {}
     for change in acting:
@@ -284,10 +284,10 @@ def uploads(spec: Host, state: HostState, acting: Sequence[Change]) -> tuple[Upl
         if change.action == Action.REMOVE or model is None:
             continue
         for one in weights_of(model):
-            if isinstance(one, CopyWeights) and state.weights.get(weights.place(spec, one, model.dockerd)) is None:
+            if isinstance(one, CopyWeights) and facts.weights.get(weights.place(spec, one, model.dockerd)) is None:
                 path = weights.whole(spec, one, model.dockerd)
                 found.setdefault(path, Upload(change.model, one.source, path))
-        if isinstance(model.image, TarImage) and model.image.reference not in state.images_of(model.dockerd):
+        if isinstance(model.image, TarImage) and model.image.reference not in facts.images_of(model.dockerd):
             path = images.place(spec, model.image, model.dockerd)
             found.setdefault(path, Upload(change.model, model.image.source, path))
     return tuple(found.values())
@@ -301,22 +301,22 @@ def awaited(job: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def closed_to_others(state: HostState) -> list[Step]:
+def closed_to_others(facts: HostFacts) -> list[Step]:
     """What earlier versions left readable for everybody: digests, what jobs printed, backups."""
-    if not state.exposed:
+    if not facts.exposed:
         return []
-    reason = f"close {len(state.exposed)} of gpurack's notes, logs and backups to everyone but root"
-    return [Shell(reason, sh("chmod go= -- {}", sorted(state.exposed)))]
+    reason = f"close {len(facts.exposed)} of gpurack's notes, logs and backups to everyone but root"
+    return [Shell(reason, sh("chmod go= -- {}", sorted(facts.exposed)))]
 
 
-def host_files(state: HostState) -> list[Step]:
+def host_files(facts: HostFacts) -> list[Step]:
     """The runner and the boot unit, where they are missing or differ."""
     steps: list[Step] = []
     runner = [
         WriteFile("", path, read_text(f"files/{path.rpartition('/')[2]}"), mode)
         for path, mode in (*((part, "644") for part in paths.RUNNER_PARTS), (paths.RUNNER, "755"))
     ]
-    if stale_files := tuple(file for file in runner if not is_written(file, state)):
+    if stale_files := tuple(file for file in runner if not is_written(file, facts)):
         steps.append(WriteFiles(f"install the model runner in {paths.LIB}", stale_files))
     unit = render(
         "templates/gpurack.service.j2",
@@ -324,8 +324,8 @@ def host_files(state: HostState) -> list[Step]:
         python="/usr/bin/python3",
         runner=paths.RUNNER,
     )
-    known = state.units.get("gpurack.service")
-    if stale := written("install gpurack.service, which starts the models at boot", paths.BOOT_UNIT, unit, state):
+    known = facts.units.get("gpurack.service")
+    if stale := written("install gpurack.service, which starts the models at boot", paths.BOOT_UNIT, unit, facts):
         steps += stale
         steps.append(
             Shell("enable gpurack.service", sh("systemctl daemon-reload && systemctl enable -q gpurack.service"))

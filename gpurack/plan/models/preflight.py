@@ -4,7 +4,7 @@ import ipaddress
 from collections.abc import Mapping, Sequence
 
 from gpurack.engines.container import Accelerator
-from gpurack.facts.model import Container, HostState, Listener
+from gpurack.facts.model import Container, HostFacts, Listener
 from gpurack.plan.models import compose, weights
 from gpurack.plan.models.compatibility import incompatibility
 from gpurack.plan.models.desired import DesiredService
@@ -18,45 +18,45 @@ from gpurack.spec.host import Host
 from gpurack.spec.model import Model
 
 
-def obstacle(desired: DesiredService, spec: Host, state: HostState, change: Change) -> str | None:
+def obstacle(desired: DesiredService, spec: Host, facts: HostFacts, change: Change) -> str | None:
     """Why nothing may be done for this model; None when it may."""
     name, model = desired.name, desired.entry
-    if model.gpus and state.has_nvidia and (error := gpu_access.refused(spec, state)):
+    if model.gpus and facts.has_nvidia and (error := gpu_access.refused(spec, facts)):
         return error
     stranger = next(
-        (c for c in state.containers if (c.name, c.user) == (name, model.dockerd) and not state.is_ours(c)), None
+        (c for c in facts.containers if (c.name, c.user) == (name, model.dockerd) and not facts.is_ours(c)), None
     )
-    if stranger and stranger != replaced(desired, state):
+    if stranger and stranger != replaced(desired, facts):
         return (
             f"a container named `{name}` already exists and is not managed by gpurack ({stranger.status}, image "
             f"{stranger.image[7:19]}). Adopt it with `replaces: {name}`, or rename the model."
         )
-    holder = port_holder(desired, state) if change.action != Action.KEEP else None
+    holder = port_holder(desired, facts) if change.action != Action.KEEP else None
     if holder:
         return f"port {model.port} is already in use by {holder}. This model was not changed. {port_hint(holder)}"
-    closed = state.users[model.dockerd].unreadable if model.dockerd in state.users else frozenset()
+    closed = facts.users[model.dockerd].unreadable if model.dockerd in facts.users else frozenset()
     if unread := [path for _, path in desired.weights if path in closed]:
         return f"weights {unread[0]} are not readable by {model.user}, who runs this model. Check: ls -l {unread[0]}"
     lying = [path for one, path in desired.weights if isinstance(one, str)]
-    if change.action != Action.KEEP and (missing := [path for path in lying if state.weights.get(path) is None]):
-        return weights.irregular(missing[0], state) or (
+    if change.action != Action.KEEP and (missing := [path for path in lying if facts.weights.get(path) is None]):
+        return weights.irregular(missing[0], facts) or (
             f'weights {missing[0]} do not exist on the host. Copy them there, or set {{"url": …, "sha256": …}}.'
         )
     if change.action == Action.KEEP:
-        return unhealthy(desired, state)
-    return unreadable(desired, state)
+        return unhealthy(desired, facts)
+    return unreadable(desired, facts)
 
 
 READABLE = {"container_file_t", "container_ro_file_t", "container_share_t", "usr_t", "nfs_t", "cifs_t", "fusefs_t"}
 """SELinux types that a confined container may read (network file systems: by a boolean of their own)."""
 
 
-def unreadable(desired: DesiredService, state: HostState) -> str | None:
+def unreadable(desired: DesiredService, facts: HostFacts) -> str | None:
     """Why a container that Docker confines by SELinux could not read the weights. They are the admin's and are not
     relabelled, as Compose's `z` would: the label to give them is named."""
     path = desired.weights_path
-    label = state.labels.get(path) if path else None
-    confined = any(option.startswith("name=selinux") for option in state.docker.get("SecurityOptions") or ())
+    label = facts.labels.get(path) if path else None
+    confined = any(option.startswith("name=selinux") for option in facts.docker.get("SecurityOptions") or ())
     options = desired.entry.compose.get("security_opt") or ()
     if not confined or label is None or label in READABLE or any("label" in str(option) for option in options):
         return None
@@ -67,31 +67,31 @@ def unreadable(desired: DesiredService, state: HostState) -> str | None:
     )
 
 
-def unfit(model: Model, hardware: Accelerator, container: Container | None, state: HostState) -> str | None:
+def unfit(model: Model, hardware: Accelerator, container: Container | None, facts: HostFacts) -> str | None:
     """Why a model could not compute on this hardware: it may not open it, or the engine's images do not run there with
     this driver, which is not asked of what runs already (container)."""
     running = bool(container and container.running)
-    found = incompatibility(model, hardware, state.driver.kernel or None, running)
+    found = incompatibility(model, hardware, facts.driver.kernel or None, running)
     return found[1] if found else None
 
 
-def too_large(desired: DesiredService, state: HostState, change: Change) -> str | None:
+def too_large(desired: DesiredService, facts: HostFacts, change: Change) -> str | None:
     """Why a model that would get a new container does not fit onto its cards; one that runs has shown that it does."""
     if change.action not in (Action.CREATE, Action.RECREATE):
         return None
-    header = state.headers.get(desired.weights_path)
-    error = refusal(desired.entry, header, slots_of(desired.uuids, state))
+    header = facts.headers.get(desired.weights_path)
+    error = refusal(desired.entry, header, slots_of(desired.uuids, facts))
     return f"{error} This model was not changed." if error else None
 
 
-def unhealthy(desired: DesiredService, state: HostState) -> str | None:
+def unhealthy(desired: DesiredService, facts: HostFacts) -> str | None:
     """Return why a running model does not answer as it should; None when it does."""
     name, docker = desired.name, compose.by_hand(desired.user)
-    probe = state.probes.get((desired.user, name))
+    probe = facts.probes.get((desired.user, name))
     if probe is None:
         return None
     logs = sh("{} logs --tail 20 {}", docker, name)
-    match health(name, desired.entry, state):
+    match health(name, desired.entry, facts):
         case Health.READY:
             return None
         case Health.RENAMED:
@@ -106,17 +106,17 @@ def unhealthy(desired: DesiredService, state: HostState) -> str | None:
     return f"it answers HTTP {probe.status}: {probe.body[:200]}. Check: {logs}."
 
 
-def port_holder(desired: DesiredService, state: HostState) -> str | None:
+def port_holder(desired: DesiredService, facts: HostFacts) -> str | None:
     """Return what listens on the port of this model, apart from our own containers."""
     model = desired.entry
-    for listener in state.listeners:
+    for listener in facts.listeners:
         if listener.port != model.port or not addresses_overlap(desired.address, listener.address):
             continue
         foreign = next(
             (
                 container
-                for container in state.containers
-                if container.running and not state.is_ours(container) and could_hold(container, listener)
+                for container in facts.containers
+                if container.running and not facts.is_ours(container) and could_hold(container, listener)
                 for ip, port in container.ports
                 if port == model.port and addresses_overlap(desired.address, ip or "0.0.0.0")
             ),
@@ -127,7 +127,7 @@ def port_holder(desired: DesiredService, state: HostState) -> str | None:
         if foreign:
             return f"container `{foreign.name}`, which gpurack does not manage"
         # the programs that listen for Docker, and for rootless Docker
-        ours = {port for one in state.ours.values() if could_hold(one, listener) for _, port in one.ports}
+        ours = {port for one in facts.ours.values() if could_hold(one, listener) for _, port in one.ports}
         if model.port not in ours or not listener.owner.startswith(("docker-proxy", "rootlesskit")):
             return f"process {listener.owner or '(unknown)'}"
     return None
@@ -157,10 +157,10 @@ def addresses_overlap(one: str, other: str) -> bool:
         return False
 
 
-def mismatch(state: HostState) -> str:
+def mismatch(facts: HostFacts) -> str:
     """Return the error for a driver and library of different versions."""
     return (
-        f"the NVIDIA kernel module is {state.driver.kernel}, but nvidia-smi says: {state.driver.message}. Running "
+        f"the NVIDIA kernel module is {facts.driver.kernel}, but nvidia-smi says: {facts.driver.message}. Running "
         "models keep running but could not restart, so no model on a GPU was changed. Reboot the host, then run again."
     )
 
@@ -170,13 +170,13 @@ def blocked(
     errors: Mapping[str, str],
     desired: Mapping[str, DesiredService],
     spec: Host,
-    state: HostState,
+    facts: HostFacts,
 ) -> dict[str, str]:
     """Models that would take a card or port from a model that has to stay as it is: name → sentence. Its container
     still runs there, so a swap of two models happens as a whole or not at all."""
     found: dict[str, str] = {}
     pending = [change for change in changes if change.action in (Action.CREATE, Action.RECREATE, Action.START)]
-    there = {name: state.container(name, entry.dockerd) for name, entry in spec.entries.items()}
+    there = {name: facts.container(name, entry.dockerd) for name, entry in spec.entries.items()}
     stuck = [name for name in errors if there.get(name)]
     while stuck:
         other = stuck.pop()
@@ -187,7 +187,7 @@ def blocked(
             if spec.entries[name].vram and spec.entries[other].vram:
                 taken = {thing for thing in taken if thing.startswith("port ")}
             if taken and name not in found:
-                things = ", ".join(sorted(gpu_label(thing, state) for thing in taken))
+                things = ", ".join(sorted(gpu_label(thing, facts) for thing in taken))
                 found[name] = (
                     f"{things} is still in use by {other}, which could not be changed. "
                     "This model was not changed either."
@@ -196,7 +196,7 @@ def blocked(
     return found
 
 
-def gpu_label(holding: str, state: HostState) -> str:
+def gpu_label(holding: str, facts: HostFacts) -> str:
     """Return `GPU 0` for `gpu GPU-6f1c…`; other names stay."""
-    indices = {f"gpu {gpu.uuid}": f"GPU {gpu.index}" for gpu in state.gpus}
+    indices = {f"gpu {gpu.uuid}": f"GPU {gpu.index}" for gpu in facts.gpus}
     return indices.get(holding, holding)

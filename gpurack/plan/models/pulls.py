@@ -5,20 +5,20 @@ from typing import Any
 
 from gpurack.engines import ENGINES
 from gpurack.engines.ollama import LIBRARY, full_name
-from gpurack.facts.model import HostState, Probe
+from gpurack.facts.model import HostFacts, Probe
 from gpurack.host_data import json_from_host
 from gpurack.plan.models.desired import DesiredService
 from gpurack.spec.host import Host
 from gpurack.spec.model import Model
 
 
-def reasons(desired: DesiredService, state: HostState, prune: bool) -> tuple[str, ...]:
+def reasons(desired: DesiredService, facts: HostFacts, prune: bool) -> tuple[str, ...]:
     """What a running ollama lacks of its `pull`, and with `prune` what it has beside that; () for nothing, and for an
     engine that pulls nothing."""
     if not pulling(desired.entry):
         return ()
     wanted = [full_name(each) for each in desired.entry.pull]
-    there = answered(state.probes.get((desired.user, desired.name)))
+    there = answered(facts.probes.get((desired.user, desired.name)))
     if there is None:
         return ()
     missing = tuple(f"{each} is not pulled" for each in wanted if each not in there)

@@ -11,7 +11,7 @@ from gpurack import paths
 from gpurack.engines import ENGINES
 from gpurack.engines.open_webui import UNCLAIMED
 from gpurack.engines.urls import others_reach
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.plan.models.desired import DesiredService
 from gpurack.plan.models.diff import Action
 from gpurack.spec.host import Host
@@ -20,26 +20,26 @@ from gpurack.spec.model import Model
 MADE = (Action.CREATE, Action.RECREATE)
 """The actions that refusals are errors for."""
 
-Refusal = Callable[[DesiredService, HostState], str | None]
+Refusal = Callable[[DesiredService, HostFacts], str | None]
 
 
-def refusal(desired: DesiredService, state: HostState) -> str | None:
+def refusal(desired: DesiredService, facts: HostFacts) -> str | None:
     """Why an entry must not be made as the inventory has it; None when it may. Says what to write."""
-    return next((sentence for rule in REFUSALS if (sentence := rule(desired, state))), None)
+    return next((sentence for rule in REFUSALS if (sentence := rule(desired, facts))), None)
 
 
-def no_lan_address(desired: DesiredService, state: HostState) -> str | None:
+def no_lan_address(desired: DesiredService, facts: HostFacts) -> str | None:
     """`bind: lan` on a host without a default route."""
-    if desired.entry.bind != "lan" or state.address:
+    if desired.entry.bind != "lan" or facts.address:
         return None
-    addresses = ", ".join(state.addresses) or "none found (ip address)"
+    addresses = ", ".join(facts.addresses) or "none found (ip address)"
     return f"`bind: lan` needs a default route, and the host has none. Set `bind` to one of its addresses: {addresses}."
 
 
-def no_first_account(desired: DesiredService, state: HostState) -> str | None:
+def no_first_account(desired: DesiredService, facts: HostFacts) -> str | None:
     """A page that other machines reach, and where whoever comes first becomes the administrator."""
     volume = unclaimed_volume(desired.name, desired.entry)
-    if volume is None or volume in state.accounts:
+    if volume is None or volume in facts.accounts:
         return None
     return f"its database has no account yet, and {UNCLAIMED}"
 
@@ -54,17 +54,17 @@ def unclaimed_volume(name: str, entry: Model) -> tuple[str, str] | None:
 REFUSALS: tuple[Refusal, ...] = (no_lan_address, no_first_account)
 
 
-def warnings(kept: Mapping[str, str], spec: Host, state: HostState) -> Iterator[str]:
+def warnings(kept: Mapping[str, str], spec: Host, facts: HostFacts) -> Iterator[str]:
     """One sentence for each thing that is wrong with a host's models and blocks nothing. kept: what serves although it
     would be refused now → why."""
     for sentence in dict.fromkeys(kept.values()):
         names = [name for name, said in kept.items() if said == sentence]
         yield f"{', '.join(names)}: {sentence}"
     open_to_all = [f"{name}:{one.port}" for name, one in spec.entries.items() if one.enabled and one.bind == "lan"]
-    if open_to_all and is_public(state.address):
+    if open_to_all and is_public(facts.address):
         yield (
-            f"reachable from the internet: {', '.join(open_to_all)}. `bind: lan` is the public address {state.address} "
-            f'here; write bind: "{state.address}" where that is meant, or "loopback".'
+            f"reachable from the internet: {', '.join(open_to_all)}. `bind: lan` is the public address {facts.address} "
+            f'here; write bind: "{facts.address}" where that is meant, or "loopback".'
         )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gpurack.engines import weights_of
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.spec.host import Host
 from gpurack.spec.model import Job, Model
 from gpurack.spec.weights import SPLIT, CopyWeights, HfWeights, ModelScopeWeights, UrlWeights, Weights
@@ -31,21 +31,21 @@ def place(spec: Host, weights: Weights, user: str) -> str:
     return f"{of_users(spec)}/{user}/{weights.place}" if user else f"{spec.weights_dir}/{weights.place}"
 
 
-def unseen(spec: Host, name: str, state: HostState) -> str | None:
+def unseen(spec: Host, name: str, facts: HostFacts) -> str | None:
     """The sentence for a model or job of which a path did not answer in time; None where all did."""
     entry = spec.everything[name]
     places = [place(spec, one, entry.dockerd) for one in weights_of(entry)]
     if isinstance(entry, Job):
         places += [job_folder(spec, name), result_path(spec, name) or ""]
-    why = next((state.late[part] for path in places if (part := f"weights {path}") in state.late), None)
+    why = next((facts.late[part] for path in places if (part := f"weights {path}") in facts.late), None)
     return f"could not inspect its weights: {why}. It was not changed. Check: df -h; dmesg | tail." if why else None
 
 
-def irregular(path: str, state: HostState) -> str | None:
+def irregular(path: str, facts: HostFacts) -> str | None:
     """The sentence for a path that is neither a file nor a folder; None for others."""
-    kind = state.irregular.get(path)
+    kind = facts.irregular.get(path)
     if kind == "hidden":
-        who = ", ".join(sorted(state.owned.get(path, ()))) or "who may change it"
+        who = ", ".join(sorted(facts.owned.get(path, ()))) or "who may change it"
         return f"{path} cannot be inspected: gpurack inspects it as {who}, who has no access. Check: namei -l {path}."
     return f"{path} is not a regular file or a folder ({kind}). Replace it, or correct the path." if kind else None
 
@@ -82,7 +82,7 @@ def readers(spec: Host) -> dict[str, str]:
     return {path: users.pop() for path, users in wanted.items() if len(users) == 1 and "" not in users}
 
 
-def changeable(spec: Host, state: HostState) -> list[str]:
+def changeable(spec: Host, facts: HostFacts) -> list[str]:
     """A sentence for all weights that somebody may change who neither is root nor the user in whose Docker they are."""
     who: set[str] = set()
     names = []
@@ -90,7 +90,7 @@ def changeable(spec: Host, state: HostState) -> list[str]:
         others = {
             one
             for each in (weights_of(entry) if entry.enabled else ())
-            for one in state.owned.get(place(spec, each, entry.dockerd), ())
+            for one in facts.owned.get(place(spec, each, entry.dockerd), ())
         } - {entry.dockerd}
         if others:
             who |= others

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from gpurack import paths
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.plan.packages.base import Pin, Repository, only_file
 from gpurack.plan.packages.package_errors import explain_apt
 from gpurack.plan.steps import Shell, Step, written
@@ -64,10 +64,10 @@ def source(repo: Repository) -> str:
     )
 
 
-def repository(repo: Repository, state: HostState) -> list[Step]:
+def repository(repo: Repository, facts: HostFacts) -> list[Step]:
     """What makes `repo` the host's only file for this repository."""
-    key = written(f"key of the {repo.name} repository", key_path(repo), repo.key, state)
-    return key + only_file(repo, repository_path(repo), source(repo), state, without, alive)
+    key = written(f"key of the {repo.name} repository", key_path(repo), repo.key, facts)
+    return key + only_file(repo, repository_path(repo), source(repo), facts, without, alive)
 
 
 def without(text: str, marks: Iterable[str]) -> str:
@@ -97,19 +97,19 @@ def alive(text: str) -> bool:
     return any(line.strip() and not line.lstrip().startswith("#") for line in text.splitlines())
 
 
-def no_repository(repo: Repository, state: HostState) -> list[Step]:
+def no_repository(repo: Repository, facts: HostFacts) -> list[Step]:
     """Our own file of a repository that is not used any more goes: a broken one makes apt refuse all of them."""
     path = repository_path(repo)
-    if path not in state.sources:
+    if path not in facts.sources:
         return []
     return [Shell(f"remove {path}, which is no longer used", sh("rm -f {} {}", path, key_path(repo)))]
 
 
-def proxy(proxy: Proxy | None, state: HostState) -> list[Step]:
+def proxy(proxy: Proxy | None, facts: HostFacts) -> list[Step]:
     """apt's own configuration; it knows exceptions by exact names only."""
     path = paths.APT_PROXY
     if proxy is None:
-        return [Shell("remove the proxy for apt", sh("rm -f {}", path))] if path in state.files else []
+        return [Shell("remove the proxy for apt", sh("rm -f {}", path))] if path in facts.files else []
     lines = [f'Acquire::{scheme}::Proxy "{proxy.url}";' for scheme in ("http", "https")]
     lines += [
         f'Acquire::{scheme}::Proxy::{name} "DIRECT";'
@@ -118,13 +118,13 @@ def proxy(proxy: Proxy | None, state: HostState) -> list[Step]:
         if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", name)
     ]
     text = "// Written by gpurack from the inventory.\n" + "".join(f"{line}\n" for line in lines)
-    return written(f"proxy {proxy.url} for apt", path, text, state)
+    return written(f"proxy {proxy.url} for apt", path, text, facts)
 
 
-def finish_interrupted(state: HostState) -> list[Step]:
+def finish_interrupted(facts: HostFacts) -> list[Step]:
     """A killed run may have left packages half installed; dpkg and apt know how to go on. One that was cut while it was
     unpacked, and that nothing depends on, they leave as it is: it is installed again, in its version or in another."""
-    if not state.audit and all(package.whole for package in state.packages.values()):
+    if not facts.audit and all(package.whole for package in facts.packages.values()):
         return []
     command = sh(
         "{environment} {configure} && {get} -f install && "
@@ -138,9 +138,9 @@ def finish_interrupted(state: HostState) -> list[Step]:
     return [Shell("finish an interrupted package installation", command, slow=True, explain=explain_apt)]
 
 
-def prerequisites(state: HostState) -> list[str]:
+def prerequisites(facts: HostFacts) -> list[str]:
     """What we need from the distribution and the host lacks."""
-    return [name for name in PREREQUISITES if not (name in state.packages and state.packages[name].whole)]
+    return [name for name in PREREQUISITES if not (name in facts.packages and facts.packages[name].whole)]
 
 
 def spelled(name: str, pin: Pin | None) -> str:
@@ -154,7 +154,7 @@ def spelled(name: str, pin: Pin | None) -> str:
     return f"{name}={pin.version if pin.exact else PATTERNS.get(name, '{}-*').format(pin.version)}"
 
 
-def install(reason: str, packages: Mapping[str, Pin | None], state: HostState, hold: Sequence[str] = ()) -> Step:
+def install(reason: str, packages: Mapping[str, Pin | None], facts: HostFacts, hold: Sequence[str] = ()) -> Step:
     """One apt-get for all `packages`, with the lists refreshed first, then holds. When it fails: which versions there
     are and where ("there: NAME VERSION@REPOSITORY …", the oldest first)."""
     listed = sh(
@@ -173,12 +173,12 @@ def install(reason: str, packages: Mapping[str, Pin | None], state: HostState, h
     return Shell(reason, sh("{} {}", ENV, grouped(commands)), slow=True, explain=explain_apt)
 
 
-def hold(names: Sequence[str], state: HostState) -> Step:
+def hold(names: Sequence[str], facts: HostFacts) -> Step:
     """Keep packages from being upgraded by others."""
     return Shell(f"hold {', '.join(names)}", sh("{} {}", ENV, patiently(sh("apt-mark hold {}", names))))
 
 
-def unhold(names: Sequence[str], state: HostState) -> Step:
+def unhold(names: Sequence[str], facts: HostFacts) -> Step:
     """The opposite, where the inventory has no version any more."""
     return Shell(f"no longer hold {', '.join(names)}", sh("{} {}", ENV, _unhold(names)))
 
@@ -187,12 +187,12 @@ def _unhold(names: Sequence[str]) -> Sh:
     return patiently(sh("apt-mark unhold {}", names))
 
 
-def available(names: Sequence[str], state: HostState) -> Sh:
+def available(names: Sequence[str], facts: HostFacts) -> Sh:
     """See `Packages`; the lists are refreshed first."""
     return sh("{} { {}; } >&2; apt-cache madison {} | awk '{print $1, $3}'", ENV, UPDATE, names)
 
 
-def remove(names: Sequence[str], state: HostState) -> Step:
+def remove(names: Sequence[str], facts: HostFacts) -> Step:
     """`remove`, not `purge`: configuration and /var/lib/docker stay."""
     command = sh("{} {} && {} remove {}", ENV, _unhold(names), GET, names)
     return Shell(f"remove {', '.join(names)}", command, slow=True)

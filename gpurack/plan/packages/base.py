@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.plan.steps import SetAside, Step, WriteFile, written
 from gpurack.resources import read_text
 from gpurack.shell import Sh
@@ -59,36 +59,36 @@ class Packages(Protocol):
     def key_path(self, repo: Repository) -> str:
         """Where its key lies."""
 
-    def repository(self, repo: Repository, state: HostState) -> list[Step]:
+    def repository(self, repo: Repository, facts: HostFacts) -> list[Step]:
         """What makes `repo` the host's only file for this repository."""
 
-    def no_repository(self, repo: Repository, state: HostState) -> list[Step]:
+    def no_repository(self, repo: Repository, facts: HostFacts) -> list[Step]:
         """What takes our own file of a repository away that is not used any more."""
 
-    def finish_interrupted(self, state: HostState) -> list[Step]:
+    def finish_interrupted(self, facts: HostFacts) -> list[Step]:
         """What a killed run left half installed, finished."""
 
-    def prerequisites(self, state: HostState) -> list[str]:
+    def prerequisites(self, facts: HostFacts) -> list[str]:
         """What we need from the distribution and the host lacks."""
 
     def install(
-        self, reason: str, packages: Mapping[str, Pin | None], state: HostState, hold: Sequence[str] = ()
+        self, reason: str, packages: Mapping[str, Pin | None], facts: HostFacts, hold: Sequence[str] = ()
     ) -> Step:
         """All `packages` in one transaction, up or down to their versions, then `hold` held."""
 
-    def hold(self, names: Sequence[str], state: HostState) -> Step:
+    def hold(self, names: Sequence[str], facts: HostFacts) -> Step:
         """Keep packages from being upgraded by others."""
 
-    def unhold(self, names: Sequence[str], state: HostState) -> Step:
+    def unhold(self, names: Sequence[str], facts: HostFacts) -> Step:
         """The opposite, where the inventory has no version any more."""
 
-    def proxy(self, proxy: Proxy | None, state: HostState) -> list[Step]:
+    def proxy(self, proxy: Proxy | None, facts: HostFacts) -> list[Step]:
         """The way out for the package manager, whoever calls it; None: no proxy of ours any more."""
 
-    def available(self, names: Sequence[str], state: HostState) -> Sh:
+    def available(self, names: Sequence[str], facts: HostFacts) -> Sh:
         """A command that prints `name version` of all that the repositories have now, the newest first."""
 
-    def remove(self, names: Sequence[str], state: HostState) -> Step:
+    def remove(self, names: Sequence[str], facts: HostFacts) -> Step:
         """Packages away, held or not; configuration and data stay."""
 
 
@@ -96,14 +96,14 @@ def only_file(
     repo: Repository,
     path: str,
     text: str,
-    state: HostState,
+    facts: HostFacts,
     without: Callable[[str, Iterable[str]], str],
     alive: Callable[[str], bool],
 ) -> list[Step]:
     """What makes `path`, with this text, the host's only file with this repository. without: a file's text with the
     entries of such marks commented out; one that is not alive then is set aside."""
     steps: list[Step] = []
-    for other, file in sorted(state.sources.items()):
+    for other, file in sorted(facts.sources.items()):
         rest = without(file.text, repo.marks)
         if other == path or rest == file.text:
             continue
@@ -111,7 +111,7 @@ def only_file(
             steps.append(WriteFile(f"comment out the {repo.name} repository in {other}", other, rest, file.mode))
         else:
             steps.append(SetAside(f"set aside {other}, an older file of the {repo.name} repository", other))
-    return steps + written(f"repository {repo.url}/{repo.place.split()[0]}", path, text, state)
+    return steps + written(f"repository {repo.url}/{repo.place.split()[0]}", path, text, facts)
 
 
 def upstream(version: str) -> str:
@@ -133,9 +133,9 @@ def move(old: str, pin: Pin) -> str:
     return f"{before} → {after}" if before != after else f"{old} → {pin.version}"
 
 
-def installed(packages: Iterable[str], state: HostState) -> Mapping[str, str]:
+def installed(packages: Iterable[str], facts: HostFacts) -> Mapping[str, str]:
     """Those of `packages` that are wholly installed → their versions."""
-    found = {name: state.packages.get(name) for name in packages}
+    found = {name: facts.packages.get(name) for name in packages}
     return {name: package.version for name, package in found.items() if package and package.whole}
 
 

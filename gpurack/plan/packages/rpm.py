@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from gpurack import paths
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.plan.packages.base import NAME, Pin, Repository, only_file, upstream
 from gpurack.plan.packages.package_errors import explain
 from gpurack.plan.steps import Shell, Step, WriteFile, written
@@ -52,15 +52,15 @@ def source(repo: Repository) -> str:
     )
 
 
-def repository(repo: Repository, state: HostState) -> list[Step]:
+def repository(repo: Repository, facts: HostFacts) -> list[Step]:
     """What makes `repo` the host's only file for this repository."""
-    key = state.files.get(key_path(repo))
-    steps = written(f"key of the {repo.name} repository", key_path(repo), repo.key, state)
+    key = facts.files.get(key_path(repo))
+    steps = written(f"key of the {repo.name} repository", key_path(repo), repo.key, facts)
     if key and key.text != repo.key:
         # dnf and yum go on trusting a key once they have taken it, and what they fetched by it
         caches = [sh("{}/gpurack-{}*", folder, repo.name) for folder in CACHES]
         steps.append(Shell(f"forget what the old key of {repo.name} vouched for", sh("rm -rf {}", caches)))
-    return steps + only_file(repo, repository_path(repo), source(repo), state, without, alive)
+    return steps + only_file(repo, repository_path(repo), source(repo), facts, without, alive)
 
 
 def without(text: str, marks: Iterable[str]) -> str:
@@ -90,10 +90,10 @@ def _commented(section: str) -> str:
     return "".join(line if not line.strip() or line.startswith("#") else f"# {line}" for line in lines)
 
 
-def no_repository(repo: Repository, state: HostState) -> list[Step]:
+def no_repository(repo: Repository, facts: HostFacts) -> list[Step]:
     """Our own file of a repository that is not used any more goes: one that is down makes dnf refuse everything."""
     path = repository_path(repo)
-    if path not in state.sources:
+    if path not in facts.sources:
         return []
     return [Shell(f"remove {path}, which is no longer used", sh("rm -f {} {}", path, key_path(repo)))]
 
@@ -102,11 +102,11 @@ OURS = "# by gpurack: the inventory's proxy\n"
 THEIRS = "# set aside by gpurack: "
 
 
-def proxy(proxy: Proxy | None, state: HostState) -> list[Step]:
+def proxy(proxy: Proxy | None, facts: HostFacts) -> list[Step]:
     """A line in the main section of dnf's own configuration, which has no drop-ins before dnf 5, and exceptions only in
     the repositories' own sections. A line of the admin's stands aside meanwhile."""
-    path = paths.YUM_CONF if state.manager.generation == "yum3" else paths.DNF_CONF
-    there = state.files.get(path)
+    path = paths.YUM_CONF if facts.manager.generation == "yum3" else paths.DNF_CONF
+    there = facts.files.get(path)
     text = there.text if there else ""
     wanted = re.sub(rf"{re.escape(OURS)}proxy=.*\n", "", text).replace(THEIRS, "")
     if proxy is not None:
@@ -119,10 +119,10 @@ def proxy(proxy: Proxy | None, state: HostState) -> list[Step]:
     return [WriteFile(why, path, wanted, there.mode if there else "644")]  # it may hold the admin's passwords
 
 
-def finish_interrupted(state: HostState) -> list[Step]:
+def finish_interrupted(facts: HostFacts) -> list[Step]:
     """An rpm transaction that was cut short leaves packages twice, or without what their scripts should have done."""
-    torn = [name for name, package in state.packages.items() if not package.whole and re.fullmatch(NAME, name)]
-    if not torn and paths.RPM_TRANSACTION not in state.files:
+    torn = [name for name, package in facts.packages.items() if not package.whole and re.fullmatch(NAME, name)]
+    if not torn and paths.RPM_TRANSACTION not in facts.files:
         return []
     commands = [sh("rm -f {}", paths.RPM_TRANSACTION)]
     if torn:
@@ -133,16 +133,16 @@ def finish_interrupted(state: HostState) -> list[Step]:
             "| xargs -r rpm -e --nodeps",
             torn,
         )
-        commands = [older, transaction(state, "reinstall", torn, torn)]
+        commands = [older, transaction(facts, "reinstall", torn, torn)]
     return [
-        Shell("finish an interrupted package installation", _together(commands), slow=True, explain=_explain(state))
+        Shell("finish an interrupted package installation", _together(commands), slow=True, explain=_explain(facts))
     ]
 
 
-def prerequisites(state: HostState) -> list[str]:
+def prerequisites(facts: HostFacts) -> list[str]:
     """What we need from the distribution and the host lacks."""
-    missing = [tool for tool in TOOLS if tool not in state.tools]
-    return [*(["ca-certificates"] if "ca-certificates" not in state.packages else []), *missing]
+    missing = [tool for tool in TOOLS if tool not in facts.tools]
+    return [*(["ca-certificates"] if "ca-certificates" not in facts.packages else []), *missing]
 
 
 def spelled(name: str, pin: Pin | None) -> str:
@@ -156,64 +156,64 @@ def spelled(name: str, pin: Pin | None) -> str:
     return f"{name}-{pin.version}" if pin.exact else f"{name}-{pin.version}-*"
 
 
-def install(reason: str, packages: Mapping[str, Pin | None], state: HostState, hold: Sequence[str] = ()) -> Step:
+def install(reason: str, packages: Mapping[str, Pin | None], facts: HostFacts, hold: Sequence[str] = ()) -> Step:
     """One transaction for all `packages`, at their versions, then holds."""
     commands: list[Sh] = []
     # What was released since the last look at our repositories is to be found; others' are not asked for that.
-    if any(path.startswith(f"{paths.YUM_REPOS}/gpurack-") for path in state.sources):
+    if any(path.startswith(f"{paths.YUM_REPOS}/gpurack-") for path in facts.sources):
         commands.append(
-            sh("{} -q --disablerepo='*' --enablerepo='gpurack-*' clean expire-cache", state.manager.program)
+            sh("{} -q --disablerepo='*' --enablerepo='gpurack-*' clean expire-cache", facts.manager.program)
         )
-    commands += _unlock([name for name, pin in packages.items() if pin], state)
-    down = [spelled(name, pin) for name, pin in packages.items() if pin and _is_lower(pin, name, state)]
-    if down and state.manager.generation == "yum3":
-        commands.append(transaction(state, "downgrade", down, list(packages)))
+    commands += _unlock([name for name, pin in packages.items() if pin], facts)
+    down = [spelled(name, pin) for name, pin in packages.items() if pin and _is_lower(pin, name, facts)]
+    if down and facts.manager.generation == "yum3":
+        commands.append(transaction(facts, "downgrade", down, list(packages)))
     words = [spelled(name, pin) for name, pin in packages.items()]
-    if state.manager.generation == "yum3":
+    if facts.manager.generation == "yum3":
         words.insert(0, "--setopt=skip_missing_names_on_install=False")  # else it installs the rest and succeeds
-    commands.append(transaction(state, "install", [*words, *(_lacking(state) if hold else [])], list(packages)))
+    commands.append(transaction(facts, "install", [*words, *(_lacking(facts) if hold else [])], list(packages)))
     if hold:
-        commands.append(_lock(hold, state))
-    return Shell(reason, _together(commands), slow=True, explain=_explain(state))
+        commands.append(_lock(hold, facts))
+    return Shell(reason, _together(commands), slow=True, explain=_explain(facts))
 
 
-def hold(names: Sequence[str], state: HostState) -> Step:
+def hold(names: Sequence[str], facts: HostFacts) -> Step:
     """Keep packages from being upgraded by others."""
-    lacking = _lacking(state)
-    first = [transaction(state, "install", lacking, lacking)] if lacking else _unlock(names, state)
-    command = _together([*first, _lock(names, state)])
-    return Shell(f"hold {', '.join(names)}", command, slow=bool(lacking), explain=_explain(state))
+    lacking = _lacking(facts)
+    first = [transaction(facts, "install", lacking, lacking)] if lacking else _unlock(names, facts)
+    command = _together([*first, _lock(names, facts)])
+    return Shell(f"hold {', '.join(names)}", command, slow=bool(lacking), explain=_explain(facts))
 
 
-def unhold(names: Sequence[str], state: HostState) -> Step:
+def unhold(names: Sequence[str], facts: HostFacts) -> Step:
     """The opposite, where the inventory has no version any more."""
-    return Shell(f"no longer hold {', '.join(names)}", _together(_unlock(names, state)))
+    return Shell(f"no longer hold {', '.join(names)}", _together(_unlock(names, facts)))
 
 
-def available(names: Sequence[str], state: HostState) -> Sh:
+def available(names: Sequence[str], facts: HostFacts) -> Sh:
     """See `Packages`. What versionlock holds back counts, too."""
-    dnf5 = state.manager.generation == "dnf5"
+    dnf5 = facts.manager.generation == "dnf5"
     return sh(
         "{} -q {} --refresh repoquery --showduplicates --qf '%{name} %{epoch}:%{version}-%{release}\\n' {} "
         "| sed 's/ 0:/ /' | sort -Vru",
-        state.manager.program,
+        facts.manager.program,
         sh("--setopt=disable_excludes='*'") if dnf5 else sh("--disableplugin=versionlock"),
         names,
     )
 
 
-def remove(names: Sequence[str], state: HostState) -> Step:
+def remove(names: Sequence[str], facts: HostFacts) -> Step:
     """Packages away, and nothing else that came with them; configuration and /var/lib/docker stay."""
     words = ["--disablerepo=*", "--setopt=clean_requirements_on_remove=False", *names]
     return Shell(
         f"remove {', '.join(names)}",
-        _together([*_unlock(names, state), transaction(state, "remove", words, [])]),
+        _together([*_unlock(names, facts), transaction(facts, "remove", words, [])]),
         slow=True,
-        explain=_explain(state),
+        explain=_explain(facts),
     )
 
 
-def transaction(state: HostState, verb: str, words: Sequence[str], names: Sequence[str]) -> Sh:
+def transaction(facts: HostFacts, verb: str, words: Sequence[str], names: Sequence[str]) -> Sh:
     """dnf or yum, again as long as rpm's lock is why it fails, or it failed after it had waited for another dnf, which
     throws away the packages that both had downloaded. A note of when it began and of `names` stays where it is killed.
     When it fails otherwise: which versions there are of `names` and where ("there: NAME VERSION@REPOSITORY …").
@@ -222,7 +222,7 @@ def transaction(state: HostState, verb: str, words: Sequence[str], names: Sequen
         "{} -q -C list --showduplicates {} 2>/dev/null | awk '/^Available/ { there = 1; next } "
         'there && NF > 2 { sub(/\\.[^.]*$/, "", $1); all[$1] = all[$1] " " $2 "@" $3 } '
         'END { for (name in all) print "there: " name all[name] }\'',
-        state.manager.program,
+        facts.manager.program,
         names,
     )
     return sh(
@@ -236,47 +236,47 @@ def transaction(state: HostState, verb: str, words: Sequence[str], names: Sequen
         state=paths.STATE,
         names=names,
         note=paths.RPM_TRANSACTION,
-        program=state.manager.program,
+        program=facts.manager.program,
         verb=verb,
         words=words,
         listed=listed if names else sh(":"),
     )
 
 
-def _explain(state: HostState) -> Callable[[Sequence[str]], str | None]:
-    return partial(explain, program=state.manager.program)
+def _explain(facts: HostFacts) -> Callable[[Sequence[str]], str | None]:
+    return partial(explain, program=facts.manager.program)
 
 
 def _together(commands: Sequence[Sh]) -> Sh:
     return sh("export LC_ALL=C; {}", grouped(commands))
 
 
-def _versionlock(verb: str, names: Sequence[str], state: HostState) -> Sh:
-    return sh("{} -q --disablerepo='*' versionlock {} {}", state.manager.program, verb, names)
+def _versionlock(verb: str, names: Sequence[str], facts: HostFacts) -> Sh:
+    return sh("{} -q --disablerepo='*' versionlock {} {}", facts.manager.program, verb, names)
 
 
-def _lock(names: Sequence[str], state: HostState) -> Sh:
-    return _versionlock("add", names, state)
+def _lock(names: Sequence[str], facts: HostFacts) -> Sh:
+    return _versionlock("add", names, facts)
 
 
-def _unlock(names: Sequence[str], state: HostState) -> list[Sh]:
+def _unlock(names: Sequence[str], facts: HostFacts) -> list[Sh]:
     """Of names that no lock has, dnf says so and fails."""
-    if not names or _lacking(state):
+    if not names or _lacking(facts):
         return []
-    return [sh("{} >/dev/null 2>&1 || :", _versionlock("delete", names, state))]
+    return [sh("{} >/dev/null 2>&1 || :", _versionlock("delete", names, facts))]
 
 
-def _lacking(state: HostState) -> list[str]:
+def _lacking(facts: HostFacts) -> list[str]:
     """The package that brings `versionlock`, where it is not there."""
-    plugin = VERSIONLOCK.get(state.manager.generation)
-    return [plugin] if plugin and plugin not in state.packages else []
+    plugin = VERSIONLOCK.get(facts.manager.generation)
+    return [plugin] if plugin and plugin not in facts.packages else []
 
 
-def _is_lower(pin: Pin, name: str, state: HostState) -> bool:
+def _is_lower(pin: Pin, name: str, facts: HostFacts) -> bool:
     """Is a pin older than what is installed? By the numbers of upstream's version, then by the rest."""
-    if name not in state.packages:
+    if name not in facts.packages:
         return False
-    there = state.packages[name].version
+    there = facts.packages[name].version
     asked, found = (_numbers(text) for text in (upstream(pin.version), upstream(there)))
     return asked < found or (asked == found and pin.exact and _numbers(pin.version) < _numbers(there))
 

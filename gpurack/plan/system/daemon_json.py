@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpurack import paths
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.host_data import json_from_host
 from gpurack.plan.packages.base import installed
 from gpurack.plan.packages.platforms import TOOLKIT_PACKAGES
@@ -63,44 +63,44 @@ class Apply(Step):
     become: Sh = NOTHING
 
 
-def plan_daemon_json(spec: Host, state: HostState, unattended: bool, toolkit: bool = True) -> Plan:
+def plan_daemon_json(spec: Host, facts: HostFacts, unattended: bool, toolkit: bool = True) -> Plan:
     """What makes daemon.json and the running dockerd agree with the inventory.
 
     unattended: nobody can be asked (`-y`). toolkit: is the NVIDIA Container Toolkit there, or brought by the same run?
     """
-    toolkit = state.has_nvidia and (toolkit or bool(installed(TOOLKIT_PACKAGES, state)))
-    current, error = read(state)
+    toolkit = facts.has_nvidia and (toolkit or bool(installed(TOOLKIT_PACKAGES, facts)))
+    current, error = read(facts)
     if error:
         return Plan(errors=(error,))
-    changes = wanted(spec, state, current, toolkit)
+    changes = wanted(spec, facts, current, toolkit)
     target = patch(current, changes)
-    flag = flag_twice(target, state)
+    flag = flag_twice(target, facts)
     if flag:
         return Plan(errors=(flag,))
     changed = sorted(key for key in {*current, *target} if current.get(key) != target.get(key))
     reasons = [describe(key, current.get(key), target.get(key)) for key in changed]
     if (
-        state.has_nvidia
-        and not state.docker
+        facts.has_nvidia
+        and not facts.docker
         and not spec.docker.version
         and "cdi" not in (target.get("features") or {})
     ):
         reasons.append("features.cdi if the Docker to be installed is older than 28.2")  # its version is known then
-    expected = expectations(target, state)
-    action, why = needed_action(state, expected, changed)
+    expected = expectations(target, facts)
+    action, why = needed_action(facts, expected, changed)
     if not changed and not action:
         return Plan()
     live_restore = bool(target.get("live-restore")) and not BREAKS_LIVE_RESTORE & set(changed)
     if action == "restart":
-        refusal = may_stop_foreign(spec, state, unattended, "; ".join(reasons + why), live_restore)
+        refusal = may_stop_foreign(spec, facts, unattended, "; ".join(reasons + why), live_restore)
         if refusal:
             return Plan(errors=(refusal,))
-    restart = f"restart Docker{stops_foreign(state, live_restore)}"
+    restart = f"restart Docker{stops_foreign(facts, live_restore)}"
     verb = {"reload": "reload Docker", "restart": restart, "": "Docker applies it by itself"}[action]
     step = Apply(
         reason=f"{', '.join(reasons) or '; '.join(why)} ({verb})",
         patch=changes if changed else None,
-        configure_runtime=runtime_is_ours(current, target) and state.has_nvidia,
+        configure_runtime=runtime_is_ours(current, target) and facts.has_nvidia,
         action=action,
         live_restore=live_restore,
         expect=expected,
@@ -109,9 +109,9 @@ def plan_daemon_json(spec: Host, state: HostState, unattended: bool, toolkit: bo
     return Plan((step,))
 
 
-def read(state: HostState, path: str = paths.DAEMON_JSON) -> tuple[dict[str, Any], str | None]:
+def read(facts: HostFacts, path: str = paths.DAEMON_JSON) -> tuple[dict[str, Any], str | None]:
     """(the file's content, None), or ({}, why it cannot be read). A missing file is empty."""
-    file = state.files.get(path)
+    file = facts.files.get(path)
     if file is None:
         return {}, None
     remedy = f"It was not touched. Correct it, or move it away: {sh('mv {} {}', path, f'{path}.old')}"
@@ -131,16 +131,16 @@ def read(state: HostState, path: str = paths.DAEMON_JSON) -> tuple[dict[str, Any
     return content, None
 
 
-def wanted(spec: Host, state: HostState, current: Mapping[str, Any], toolkit: bool) -> dict[str, Any]:
+def wanted(spec: Host, facts: HostFacts, current: Mapping[str, Any], toolkit: bool) -> dict[str, Any]:
     """The keys to set or (None) remove: our defaults where nobody said anything, then the inventory's."""
     ours: dict[str, Any] = {}
-    if "live-restore" not in current and not flag_of("live-restore", state):
+    if "live-restore" not in current and not flag_of("live-restore", facts):
         ours["live-restore"] = True
     said = {*current, *spec.docker.daemon}
-    if not (flag_of("log-driver", state) or flag_of("log-opts", state)):
+    if not (flag_of("log-driver", facts) or flag_of("log-opts", facts)):
         ours |= logs(said)
     if toolkit:
-        ours |= cards(spec, state, current)
+        ours |= cards(spec, facts, current)
     merged: dict[str, Any] = merge(ours, spec.docker.daemon)
     return merged
 
@@ -152,13 +152,13 @@ def logs(said: Collection[str]) -> dict[str, Any]:
     return {"log-driver": "local"}  # rotates by itself; json-file, the default, grows without end
 
 
-def cards(spec: Host, state: HostState, current: Mapping[str, Any]) -> dict[str, Any]:
+def cards(spec: Host, facts: HostFacts, current: Mapping[str, Any]) -> dict[str, Any]:
     """What dockerd must know to give cards."""
     ours: dict[str, Any] = {}
     if "nvidia" not in (current.get("runtimes") or {}):
         ours["runtimes"] = {"nvidia": RUNTIME}
     # The version to come counts, too, so that --dry names the key; to a Docker that has it on it does nothing.
-    if cdi_is_opt_in(str(state.docker.get("ServerVersion", ""))) or cdi_is_opt_in(spec.docker.version or ""):
+    if cdi_is_opt_in(str(facts.docker.get("ServerVersion", ""))) or cdi_is_opt_in(spec.docker.version or ""):
         ours["features"] = {"cdi": True}
     return ours
 
@@ -169,10 +169,10 @@ def cdi_is_opt_in(version: str) -> bool:
     return bool(found) and (25, 0) <= (int(found[1]), int(found[2])) < (28, 2)  # type: ignore[index]
 
 
-def flag_twice(target: Mapping[str, Any], state: HostState) -> str | None:
+def flag_twice(target: Mapping[str, Any], facts: HostFacts) -> str | None:
     """dockerd refuses to start with a key in its unit's flags and in daemon.json."""
     for key in target:
-        flag = flag_of(key, state)
+        flag = flag_of(key, facts)
         if flag:
             return (
                 f"docker.service starts dockerd with {flag}, and daemon.json would set {key} too: dockerd would "
@@ -181,9 +181,9 @@ def flag_twice(target: Mapping[str, Any], state: HostState) -> str | None:
     return None
 
 
-def flag_of(key: str, state: HostState) -> str | None:
+def flag_of(key: str, facts: HostFacts) -> str | None:
     """The flag of docker.service that sets a key of daemon.json; None for none."""
-    words = [word.split("=")[0] for word in state.docker_flags.split()]
+    words = [word.split("=")[0] for word in facts.docker_flags.split()]
     return next((flag for flag in FLAGS.get(key, (f"--{key}",)) if flag in words), None)
 
 
@@ -206,23 +206,23 @@ def runtime_is_ours(current: Mapping[str, Any], target: Mapping[str, Any]) -> bo
     return before is None and after == RUNTIME
 
 
-def needed_action(state: HostState, expected: Mapping[str, Any], changed: list[str]) -> tuple[str, list[str]]:
+def needed_action(facts: HostFacts, expected: Mapping[str, Any], changed: list[str]) -> tuple[str, list[str]]:
     """("", "reload" or "restart", why): from the changed keys, the mark of an unfinished run, and `docker info`."""
-    marker = state.files.get(paths.RESTART_MARKER)
+    marker = facts.files.get(paths.RESTART_MARKER)
     owed = marker.text.strip() if marker else ""
     if any(key not in RELOADED for key in changed) or owed == "restart":
         return "restart", ["an earlier change still needs a restart of Docker"] if owed else []
-    if not state.docker:
+    if not facts.docker:
         return ("restart", []) if changed else ("", [])
-    why = [f"dockerd does not know {what} yet" for what in unmet(expected, state.docker)]
+    why = [f"dockerd does not know {what} yet" for what in unmet(expected, facts.docker)]
     if any("CDI" in sentence for sentence in why):
         return "restart", why
     return ("reload", why) if changed or owed or why else ("", [])
 
 
-def expectations(target: Mapping[str, Any], state: HostState) -> dict[str, Any]:
+def expectations(target: Mapping[str, Any], facts: HostFacts) -> dict[str, Any]:
     """What `docker info` says of a dockerd that has read `target`; keys as in docker info's JSON."""
-    by_flag = flag_of("live-restore", state) and "--live-restore=false" not in state.docker_flags.split()
+    by_flag = flag_of("live-restore", facts) and "--live-restore=false" not in facts.docker_flags.split()
     expected: dict[str, Any] = {"LiveRestoreEnabled": bool(target.get("live-restore") or by_flag)}
     if target.get("runtimes"):
         expected["Runtimes"] = sorted(target["runtimes"])

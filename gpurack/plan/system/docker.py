@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 
-from gpurack.facts.model import HostState, Unit
+from gpurack.facts.model import HostFacts, Unit
 from gpurack.plan import pins as lock
 from gpurack.plan.packages.base import Pin, Repository, installed, mirrored, move, upstream
 from gpurack.plan.packages.platforms import (
@@ -26,60 +26,60 @@ BELOW = ("containerd", "docker-buildx", "runc")
 """What a distribution's Docker brings along; only a lock is about them."""
 
 
-def plan_docker(spec: Host, state: HostState, unattended: bool) -> Plan:
+def plan_docker(spec: Host, facts: HostFacts, unattended: bool) -> Plan:
     """What makes the host's Docker the inventory's. unattended: nobody can be asked (`-y`)."""
-    platform = platform_of(state.os)
+    platform = platform_of(facts.os)
     if platform is None:
-        return Plan(errors=(unsupported(state.os),))
-    if state.init != "systemd":
-        return Plan(errors=(f"the host's init is {state.init}; gpurack needs systemd.",))
-    if state.units.get("snap.docker.dockerd.service", Unit()).loaded != "not-found":
+        return Plan(errors=(unsupported(facts.os),))
+    if facts.init != "systemd":
+        return Plan(errors=(f"the host's init is {facts.init}; gpurack needs systemd.",))
+    if facts.units.get("snap.docker.dockerd.service", Unit()).loaded != "not-found":
         return Plan(errors=(SNAP,))
     if spec.docker.source == "keep":
-        kept = keep(spec, state, platform)
-        way_out = platform.packages.proxy(spec.proxy, state) + plan_network(spec, state, platform)
+        kept = keep(spec, facts, platform)
+        way_out = platform.packages.proxy(spec.proxy, facts) + plan_network(spec, facts, platform)
         return Plan((*way_out, *kept.steps), kept.errors)
     # With a daemon.json that dockerd cannot read an installed Docker would not start.
-    error = conflict(spec, state, platform) or daemon_json.read(state)[1]
+    error = conflict(spec, facts, platform) or daemon_json.read(facts)[1]
     if error:
         return Plan(errors=(error,))
     manager = platform.packages
-    steps: list[Step] = manager.proxy(spec.proxy, state)
-    steps += manager.finish_interrupted(state)
-    steps += plan_network(spec, state, platform)
-    repository = ce_repository(spec, state, platform)
-    steps += manager.repository(repository, state) if is_ce(spec) else manager.no_repository(repository, state)
+    steps: list[Step] = manager.proxy(spec.proxy, facts)
+    steps += manager.finish_interrupted(facts)
+    steps += plan_network(spec, facts, platform)
+    repository = ce_repository(spec, facts, platform)
+    steps += manager.repository(repository, facts) if is_ce(spec) else manager.no_repository(repository, facts)
     toolkits = nvidia_toolkit.repository(spec, platform)
-    if manager.repository_path(toolkits) in state.sources:
+    if manager.repository_path(toolkits) in facts.sources:
         # The toolkit's step comes later, but with a repository that is broken nothing at all can be installed.
-        steps += manager.repository(toolkits, state)
-    steps += prerequisites(spec, state, platform)
-    packages, held = packages_to_install(spec, state, platform)
+        steps += manager.repository(toolkits, facts)
+    steps += prerequisites(spec, facts, platform)
+    packages, held = packages_to_install(spec, facts, platform)
     if packages:
-        what = reason(spec, state, platform, packages)
+        what = reason(spec, facts, platform, packages)
         if restarts_docker(packages):
-            error = may_stop_foreign(spec, state, unattended, what)
+            error = may_stop_foreign(spec, facts, unattended, what)
             if error:
                 return Plan(errors=(error,))
-            what += stops_foreign(state)
-        steps.append(manager.install(what, packages, state, held))
+            what += stops_foreign(facts)
+        steps.append(manager.install(what, packages, facts, held))
     else:
-        steps += holds(spec, state, platform)
-    steps += running(state)
+        steps += holds(spec, facts, platform)
+    steps += running(facts)
     return Plan(tuple(steps))
 
 
-def keep(spec: Host, state: HostState, platform: Platform) -> Plan:
+def keep(spec: Host, facts: HostFacts, platform: Platform) -> Plan:
     """Docker stays what it is; it only has to be there, with Compose v2."""
-    if not state.docker:
+    if not facts.docker:
         return Plan(
             errors=("docker.source is keep, but no Docker daemon answers; start it or choose docker-ce or distro.",)
         )
-    if re.match(r"[01]\.|$", state.compose):
+    if re.match(r"[01]\.|$", facts.compose):
         return Plan(
             errors=("docker.source is keep, but Docker has no Compose v2 (`docker compose version`); install it.",)
         )
-    return Plan(tuple(prerequisites(spec, state, platform)))
+    return Plan(tuple(prerequisites(spec, facts, platform)))
 
 
 SNAP = (
@@ -89,18 +89,18 @@ SNAP = (
 MISSING = "Docker is not installed. Run `pyinfra INVENTORY deploys/docker.py`."
 
 
-def is_installed(state: HostState) -> bool:
+def is_installed(facts: HostFacts) -> bool:
     """Is any Docker there, running or not?"""
-    return bool(state.docker or state.units.get("docker.service", Unit()).loaded != "not-found")
+    return bool(facts.docker or facts.units.get("docker.service", Unit()).loaded != "not-found")
 
 
-def unanswered(state: HostState) -> str | None:
+def unanswered(facts: HostFacts) -> str | None:
     """Why nothing that needs a Docker daemon can be done; None when it answers."""
-    if state.docker:
+    if facts.docker:
         return None
-    if late := state.late.get("Docker"):
+    if late := facts.late.get("Docker"):
         return f"Docker {late}. Check: systemctl status docker; journalctl -u docker -n 30."
-    if is_installed(state):
+    if is_installed(facts):
         return "Docker does not answer. Check: systemctl status docker; journalctl -u docker -n 30."
     return MISSING
 
@@ -110,45 +110,45 @@ def is_ce(spec: Host) -> bool:
     return spec.docker.source == "docker-ce"
 
 
-def conflict(spec: Host, state: HostState, platform: Platform) -> str | None:
+def conflict(spec: Host, facts: HostFacts, platform: Platform) -> str | None:
     """Two Dockers cannot live on one host, and gpurack does not swap them unasked."""
     if not is_ce(spec) and not platform.distro_packages:
-        return f'{state.os.name} has no Docker with Compose v2 of its own; write docker: {{"source": "docker-ce"}}.'
+        return f'{facts.os.name} has no Docker with Compose v2 of its own; write docker: {{"source": "docker-ce"}}.'
     wanted = packages_of(spec, platform)[0]
     rivals = {**platform.rivals, **(platform.ce_rivals if is_ce(spec) else platform.distro_rivals)}
-    found = installed((name for name in rivals if name != wanted), state)
+    found = installed((name for name in rivals if name != wanted), facts)
     if found:
         name, version = next(iter(found.items()))
         together = " ".join(other for other in found if rivals[other] == rivals[name])
-        remedy = rivals[name].replace("{names}", together).replace("{program}", state.manager.program)
+        remedy = rivals[name].replace("{names}", together).replace("{program}", facts.manager.program)
         return f"{name} {upstream(version)} is installed and conflicts with {wanted}. {remedy}"
     return None
 
 
-def ce_repository(spec: Host, state: HostState, platform: Platform) -> Repository:
+def ce_repository(spec: Host, facts: HostFacts, platform: Platform) -> Repository:
     """Docker's repository, or its mirror."""
     url, key = mirrored(spec, "docker-ce", CE_URL, platform.docker_key)
-    place = platform.docker_ce.format(codename=state.os.codename)
+    place = platform.docker_ce.format(codename=facts.os.codename)
     marks = ("download.docker.com/linux", f"{url}/linux/")
     return Repository("docker-ce", url, place, key, marks, direct=bool(spec.proxy and spec.proxy.spares(url)))
 
 
-def prerequisites(spec: Host, state: HostState, platform: Platform) -> list[Step]:
+def prerequisites(spec: Host, facts: HostFacts, platform: Platform) -> list[Step]:
     """curl, python3 and certificates: for downloads, for the models' runner on the host, for https; and what builds
     images, where one is to be built."""
-    missing = [*platform.packages.prerequisites(state), *builders(spec, state)]
+    missing = [*platform.packages.prerequisites(facts), *builders(spec, facts)]
     if not missing:
         return []
-    return [platform.packages.install(f"install {', '.join(missing)}", dict.fromkeys(missing), state)]
+    return [platform.packages.install(f"install {', '.join(missing)}", dict.fromkeys(missing), facts)]
 
 
-def builders(spec: Host, state: HostState) -> list[str]:
+def builders(spec: Host, facts: HostFacts) -> list[str]:
     """git and BuildKit's client, where an image is built and the host lacks them: upstream's Dockerfiles (llama.cpp)
     need BuildKit. docker-ce brings it along."""
     if not any(entry.enabled and isinstance(entry.image, BuildImage) for entry in spec.everything.values()):
         return []
     wanted = {"git": "git", **({"buildx": "docker-buildx"} if spec.docker.source == "distro" else {})}
-    return [package for tool, package in wanted.items() if tool not in state.tools]
+    return [package for tool, package in wanted.items() if tool not in facts.tools]
 
 
 def packages_of(spec: Host, platform: Platform) -> tuple[str, ...]:
@@ -174,11 +174,11 @@ def pins(spec: Host, platform: Platform) -> Mapping[str, Pin]:
 
 
 def packages_to_install(
-    spec: Host, state: HostState, platform: Platform
+    spec: Host, facts: HostFacts, platform: Platform
 ) -> tuple[Mapping[str, Pin | None], tuple[str, ...]]:
     """(what to install, what to hold); nothing when all is there at the wanted version."""
     wanted, pinned = packages_of(spec, platform), pins(spec, platform)
-    there = installed(wanted, state)
+    there = installed(wanted, facts)
     wrong = {
         name: pinned.get(name)
         for name in wanted
@@ -193,9 +193,9 @@ def restarts_docker(packages: Iterable[str]) -> bool:
     return any(name in daemons for name in packages)
 
 
-def reason(spec: Host, state: HostState, platform: Platform, packages: Mapping[str, Pin | None]) -> str:
+def reason(spec: Host, facts: HostFacts, platform: Platform, packages: Mapping[str, Pin | None]) -> str:
     """install docker-ce 28.5.2 · docker-ce 26.1.5 → 28.5.2 · install docker-compose-plugin"""
-    there = installed(packages, state)
+    there = installed(packages, facts)
     engine = packages_of(spec, platform)[0]
     moves = {name: f"{name} {move(there[name], pin)}" for name, pin in packages.items() if pin and name in there}
     if engine in moves:
@@ -203,25 +203,25 @@ def reason(spec: Host, state: HostState, platform: Platform, packages: Mapping[s
     missing = [name for name in packages if name not in there]
     if engine in missing:
         pin = packages[engine]
-        firewall = state.units.get("firewalld.service", Unit()).active == "active"
+        firewall = facts.units.get("firewalld.service", Unit()).active == "active"
         note = " (firewalld runs: published ports go through Docker's own zone)" if firewall else ""
         return f"install {engine}{f' {upstream(pin.version)}' if pin else ''}{note}"
     return ", ".join([*moves.values(), *([f"install {', '.join(missing)}"] if missing else [])])
 
 
-def holds(spec: Host, state: HostState, platform: Platform) -> list[Step]:
+def holds(spec: Host, facts: HostFacts, platform: Platform) -> list[Step]:
     """A version in the inventory holds, none lets go what gpurack held."""
     wanted = packages_of(spec, platform)
     if pins(spec, platform):
-        loose = [name for name in wanted if not state.packages[name].held]
-        return [platform.packages.hold(loose, state)] if loose else []
-    held = [name for name in (*wanted, *BELOW) if name in state.packages and state.packages[name].held]
-    return [platform.packages.unhold(held, state)] if held else []
+        loose = [name for name in wanted if not facts.packages[name].held]
+        return [platform.packages.hold(loose, facts)] if loose else []
+    held = [name for name in (*wanted, *BELOW) if name in facts.packages and facts.packages[name].held]
+    return [platform.packages.unhold(held, facts)] if held else []
 
 
-def running(state: HostState) -> list[Step]:
+def running(facts: HostFacts) -> list[Step]:
     """Enabled at boot and running now."""
-    unit = state.units.get("docker.service")
+    unit = facts.units.get("docker.service")
     if unit and unit.active == "active" and unit.enabled == "enabled":
         return []
     # Debian's unit gives up at the fourth start within a minute (StartLimitBurst=3); `enable` tells of sysv scripts.

@@ -1,37 +1,37 @@
 """How containers get NVIDIA's cards on a host: spec/gpu_access.py with the versions that are there. Pure."""
 
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.plan.packages.base import installed, upstream
 from gpurack.spec.gpu_access import Access, access_with, by_hook_with, without_cdi
 from gpurack.spec.host import Host
 
 
-def access(spec: Host, state: HostState) -> Access:
+def access(spec: Host, facts: HostFacts) -> Access:
     """The inventory's word, or for `auto` the best that the host's Docker and toolkit can do. What is not installed yet
     counts as new enough."""
-    return access_with(spec, docker_version(spec, state), toolkit_version(spec, state))
+    return access_with(spec, docker_version(spec, facts), toolkit_version(spec, facts))
 
 
-def refused(spec: Host, state: HostState) -> str | None:
+def refused(spec: Host, facts: HostFacts) -> str | None:
     """Why the inventory's `nvidia.access` cannot be had on this host; None when it can."""
-    why = without_cdi(docker_version(spec, state), toolkit_version(spec, state))
+    why = without_cdi(docker_version(spec, facts), toolkit_version(spec, facts))
     if spec.nvidia.access != "cdi" or why is None:
         return None
     return f'nvidia.access is cdi, but {why}. Write "auto", or a newer version.'
 
 
-def by_hook(spec: Host, state: HostState) -> bool:
+def by_hook(spec: Host, facts: HostFacts) -> bool:
     """Does nvidia-container-cli give the cards, for which a rootless Docker needs no-cgroups?"""
-    return by_hook_with(spec, docker_version(spec, state), toolkit_version(spec, state))
+    return by_hook_with(spec, docker_version(spec, facts), toolkit_version(spec, facts))
 
 
-def docker_version(spec: Host, state: HostState) -> str:
+def docker_version(spec: Host, facts: HostFacts) -> str:
     """The version of the Docker that is there, or else wanted; "" for the newest."""
-    return upstream(str(state.docker.get("ServerVersion", ""))) or spec.docker.version or ""
+    return upstream(str(facts.docker.get("ServerVersion", ""))) or spec.docker.version or ""
 
 
-def toolkit_version(spec: Host, state: HostState) -> str:
+def toolkit_version(spec: Host, facts: HostFacts) -> str:
     """The toolkit's version that is there, or else wanted; "" for the newest."""
     package = "nvidia-container-toolkit-base"
-    there = installed((package,), state).get(package)
+    there = installed((package,), facts).get(package)
     return upstream(there) if there else spec.nvidia.toolkit or ""

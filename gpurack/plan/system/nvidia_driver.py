@@ -8,19 +8,19 @@ import re
 from collections.abc import Mapping
 
 from gpurack import paths
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.plan.packages.base import NAME, Packages, upstream
 from gpurack.plan.steps import Shell, Step, WriteFile
 from gpurack.shell import sh
 from gpurack.spec.host import Host
 
 
-def other_driver(spec: Host, state: HostState) -> str | None:
+def other_driver(spec: Host, facts: HostFacts) -> str | None:
     """The sentence for a host that runs another driver than the inventory's; None where it says nothing."""
-    wanted, found = spec.nvidia.driver, state.driver.kernel
+    wanted, found = spec.nvidia.driver, facts.driver.kernel
     if not wanted or not found or is_a(found, wanted):
         return None
-    there = {upstream(version) for version in packages(state).values()}
+    there = {upstream(version) for version in packages(facts).values()}
     waiting = next((f" {each} is installed and needs a reboot." for each in there if is_a(each, wanted)), "")
     return (
         f"the host runs the NVIDIA driver {found}, but the inventory has {wanted}.{waiting} gpurack installs no "
@@ -37,11 +37,11 @@ def is_a(version: str, wanted: str) -> bool:
     return version == wanted or version.startswith(f"{wanted}.")
 
 
-def packages(state: HostState) -> Mapping[str, str]:
+def packages(facts: HostFacts) -> Mapping[str, str]:
     """The driver's packages that are installed → versions: all that bear NVIDIA's name and are not the toolkit's."""
     return {
         name: package.version
-        for name, package in state.packages.items()
+        for name, package in facts.packages.items()
         if package.whole
         and ("nvidia" in name or name.startswith("cuda-drivers"))
         and "container" not in name
@@ -49,26 +49,26 @@ def packages(state: HostState) -> Mapping[str, str]:
     }
 
 
-def driver_holds(spec: Host, state: HostState, manager: Packages) -> list[Step]:
+def driver_holds(spec: Host, facts: HostFacts, manager: Packages) -> list[Step]:
     """Packages of the inventory's driver held; without one, those let go that gpurack held, and no others."""
-    there = packages(state)
-    noted = state.files[paths.DRIVER_HELD].text.split() if paths.DRIVER_HELD in state.files else []
+    there = packages(facts)
+    noted = facts.files[paths.DRIVER_HELD].text.split() if paths.DRIVER_HELD in facts.files else []
     if spec.nvidia.driver is None:
         if not noted:
             return []
-        ours = [name for name in noted if name in there and state.packages[name].held]
+        ours = [name for name in noted if name in there and facts.packages[name].held]
         note = Shell("forget that the driver was held", sh("rm -f {}", paths.DRIVER_HELD))
-        return [*([manager.unhold(ours, state)] if ours else []), note]
+        return [*([manager.unhold(ours, facts)] if ours else []), note]
     loose = sorted(
         name
         for name, version in there.items()
-        if upstream(version) == state.driver.kernel and not state.packages[name].held
+        if upstream(version) == facts.driver.kernel and not facts.packages[name].held
     )
-    if not loose or other_driver(spec, state):
+    if not loose or other_driver(spec, facts):
         return []
     names = "".join(f"{name}\n" for name in sorted({*noted, *loose}))
     # noted first: a run that is killed in between holds nothing that it does not know of
     return [
         WriteFile("note which packages of the driver are held", paths.DRIVER_HELD, names),
-        manager.hold(loose, state),
+        manager.hold(loose, facts),
     ]

@@ -7,7 +7,7 @@ nvidia-cdi-refresh.service, which writes /var/run/cdi/nvidia.yaml.
 from collections.abc import Mapping
 
 from gpurack import paths
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.plan import pins as lock
 from gpurack.plan.models.ledger import NO_DRIVER
 from gpurack.plan.packages.base import Pin, Repository, installed, mirrored, upstream
@@ -25,36 +25,36 @@ URL = "https://nvidia.github.io/libnvidia-container"
 CDI_VENDOR = "nvidia.com/gpu"
 
 
-def plan_toolkit(spec: Host, state: HostState, models_follow: bool = False) -> Plan:
+def plan_toolkit(spec: Host, facts: HostFacts, models_follow: bool = False) -> Plan:
     """What makes containers get the host's cards. Nothing on a host without cards.
 
     models_follow: the models come next in this run, and say themselves that there is no driver for those that want a
     GPU, or another than the inventory's, so that the others are served all the same.
     """
-    if not state.has_nvidia:
-        if not spec.wants_gpu or models_follow or state.gpus:
+    if not facts.has_nvidia:
+        if not spec.wants_gpu or models_follow or facts.gpus:
             return Plan()
         return Plan(errors=(f"a model wants a GPU, but {NO_DRIVER}",))
-    platform = platform_of(state.os)
+    platform = platform_of(facts.os)
     if platform is None:
         return Plan()
-    steps: list[Step] = platform.packages.repository(repository(spec, platform), state)
-    packages = packages_to_install(spec, state)
+    steps: list[Step] = platform.packages.repository(repository(spec, platform), facts)
+    packages = packages_to_install(spec, facts)
     if packages:
         # dockerd looks for the toolkit's hook only when it starts (contract section 4), so a restart is owed
         # from before the installation: a run killed in between leaves the mark.
         steps.append(owe_restart("the NVIDIA Container Toolkit changed"))
         held = TOOLKIT_PACKAGES if pins(spec) else ()
-        steps.append(platform.packages.install(reason(spec, state), packages, state, held))
+        steps.append(platform.packages.install(reason(spec, facts), packages, facts, held))
     else:
-        steps += holds(spec, state, platform)
-    if access(spec, state) == "cdi":
-        steps += cdi(state, fresh=bool(packages))
+        steps += holds(spec, facts, platform)
+    if access(spec, facts) == "cdi":
+        steps += cdi(facts, fresh=bool(packages))
     # of packages to come the versions are the inventory's, and were checked with it
-    taken = [] if packages else loses_gpus(spec, docker_version(spec, state), toolkit_version(spec, state))
-    steps += [] if taken else no_cgroups(spec, state, fresh=bool(packages))
-    steps += driver_holds(spec, state, platform.packages)
-    wrong = None if models_follow else other_driver(spec, state)
+    taken = [] if packages else loses_gpus(spec, docker_version(spec, facts), toolkit_version(spec, facts))
+    steps += [] if taken else no_cgroups(spec, facts, fresh=bool(packages))
+    steps += driver_holds(spec, facts, platform.packages)
+    wrong = None if models_follow else other_driver(spec, facts)
     conflict = Problem.of("no-cgroups-takes-gpus", path="nvidia.no_cgroups", names=", ".join(taken))
     errors = (str(conflict) if taken else None, wrong)
     return Plan(tuple(steps), tuple(error for error in errors if error))
@@ -78,40 +78,40 @@ def pins(spec: Host) -> Mapping[str, Pin]:
     return wanted | lock.packages(spec, TOOLKIT_PACKAGES)
 
 
-def packages_to_install(spec: Host, state: HostState) -> Mapping[str, Pin | None]:
+def packages_to_install(spec: Host, facts: HostFacts) -> Mapping[str, Pin | None]:
     """All four, or nothing when all four are there at the wanted version, or at one if none is wanted."""
-    there, pinned = installed(TOOLKIT_PACKAGES, state), pins(spec)
+    there, pinned = installed(TOOLKIT_PACKAGES, facts), pins(spec)
     same = len({*there.values()}) == 1
     if len(there) == len(TOOLKIT_PACKAGES) and same and all(pin.met_by(there[name]) for name, pin in pinned.items()):
         return {}
     return {name: pinned.get(name) for name in TOOLKIT_PACKAGES}
 
 
-def reason(spec: Host, state: HostState) -> str:
+def reason(spec: Host, facts: HostFacts) -> str:
     """install the NVIDIA Container Toolkit 1.20.0 · NVIDIA Container Toolkit 1.19.1 → 1.20.0"""
-    there = sorted({upstream(version) for version in installed(TOOLKIT_PACKAGES, state).values()})
+    there = sorted({upstream(version) for version in installed(TOOLKIT_PACKAGES, facts).values()})
     version = next((upstream(pin.version) for pin in pins(spec).values()), None)
     if there and version:
         return f"NVIDIA Container Toolkit {' and '.join(there)} → {version}"
     return f"install the NVIDIA Container Toolkit{f' {version}' if version else ''}"
 
 
-def holds(spec: Host, state: HostState, platform: Platform) -> list[Step]:
+def holds(spec: Host, facts: HostFacts, platform: Platform) -> list[Step]:
     """A version in the inventory holds, none lets go."""
-    held = [name for name in TOOLKIT_PACKAGES if state.packages[name].held]
-    loose = [name for name in TOOLKIT_PACKAGES if not state.packages[name].held]
+    held = [name for name in TOOLKIT_PACKAGES if facts.packages[name].held]
+    loose = [name for name in TOOLKIT_PACKAGES if not facts.packages[name].held]
     if pins(spec):
-        return [platform.packages.hold(loose, state)] if loose else []
-    return [platform.packages.unhold(held, state)] if held else []
+        return [platform.packages.hold(loose, facts)] if loose else []
+    return [platform.packages.unhold(held, facts)] if held else []
 
 
-def no_cgroups(spec: Host, state: HostState, fresh: bool = False) -> list[Step]:
+def no_cgroups(spec: Host, facts: HostFacts, fresh: bool = False) -> list[Step]:
     """The hook told for the whole host to leave cgroups alone, where the inventory asks for that. Not by `nvidia-ctk
     config`, which writes at every run and drops comments; the hook reads the file at each start. fresh: the packages
     are installed before this, and bring the file where there is none; in that one nobody has written comments yet."""
     if spec.nvidia.no_cgroups != "system":
         return []
-    path, file = paths.HOOK_CONFIG, state.files.get(paths.HOOK_CONFIG)
+    path, file = paths.HOOK_CONFIG, facts.files.get(paths.HOOK_CONFIG)
     reason = f"no-cgroups in {path}, for the whole host"
     if fresh and file is None:
         # with a value: a bare key is a boolean only from 1.14.4 on
@@ -125,10 +125,10 @@ def no_cgroups(spec: Host, state: HostState, fresh: bool = False) -> list[Step]:
     return [WriteFile(reason, path, text, file.mode if file else "644")]
 
 
-def cdi(state: HostState, fresh: bool) -> list[Step]:
+def cdi(facts: HostFacts, fresh: bool) -> list[Step]:
     """Specs that name every card that answers. They cannot be made while nvidia-smi fails as a whole."""
-    missing = [gpu.uuid for gpu in state.gpus if f"{CDI_VENDOR}={gpu.uuid}" not in state.cdi]
-    if not missing or (state.driver.exit_code and not fresh):
+    missing = [gpu.uuid for gpu in facts.gpus if f"{CDI_VENDOR}={gpu.uuid}" not in facts.cdi]
+    if not missing or (facts.driver.exit_code and not fresh):
         return []
     # The unit exists from 1.18.0 on. It stays "active" after its run, so that only a restart makes a new spec; after
     # a boot without a driver it and its path unit have failed; its own conditions may skip it: the result is looked at.

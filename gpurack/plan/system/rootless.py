@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gpurack import paths
-from gpurack.facts.model import USER_DROP_IN, USER_HOOK_CONFIG, HostState, User
+from gpurack.facts.model import USER_DROP_IN, USER_HOOK_CONFIG, HostFacts, User
 from gpurack.plan.models import weights
 from gpurack.plan.packages.base import installed
 from gpurack.plan.packages.platforms import Platform, platform_of
@@ -51,27 +51,27 @@ class SetUp(Step):
     files: Mapping[str, str | None] = field(default_factory=dict)
 
 
-def plan_rootless(spec: Host, state: HostState, unattended: bool, models_follow: bool = False) -> Plan:
+def plan_rootless(spec: Host, facts: HostFacts, unattended: bool, models_follow: bool = False) -> Plan:
     """What gives each user of the inventory a rootless Docker, and keeps it right.
 
     models_follow: the models come next in this run, and say themselves which user cannot have one, so that the others
     are served all the same.
     """
-    platform = platform_of(state.os)
+    platform = platform_of(facts.os)
     if platform is None or not spec.users:
         return Plan()
-    steps = host_steps(spec, state, platform)
+    steps = host_steps(spec, facts, platform)
     down: dict[str, str] = {}
     ranges: list[str] = []
     for name in spec.users:
-        if error := unusable(name, state):
+        if error := unusable(name, facts):
             down[name] = error
             continue
-        user = state.users[name]
-        mine = subordinate_ids(name, user, state, ranges)
+        user = facts.users[name]
+        mine = subordinate_ids(name, user, facts, ranges)
         mine += [*at_boot(name, user), *folders(name, user, spec)]
-        set_up = unit(name, user, spec, state)
-        apply, error = daemon(name, user, spec, state, unattended, owed=bool(set_up))
+        set_up = unit(name, user, spec, facts)
+        apply, error = daemon(name, user, spec, facts, unattended, owed=bool(set_up))
         if error:
             down[name] = error
         else:
@@ -80,10 +80,10 @@ def plan_rootless(spec: Host, state: HostState, unattended: bool, models_follow:
     return Plan(tuple(steps), down=down) if models_follow else Plan(tuple(steps), tuple(down.values()))
 
 
-def unusable(name: str, state: HostState) -> str | None:
+def unusable(name: str, facts: HostFacts) -> str | None:
     """Why a user can have no rootless Docker before somebody mends it; None when there is no such reason."""
-    user = state.users.get(name)
-    if late := state.late.get(f"user {name}") or state.late.get("accounts"):
+    user = facts.users.get(name)
+    if late := facts.late.get(f"user {name}") or facts.late.get("accounts"):
         return f"could not inspect the rootless Docker of {name}: {late}. Check: sudo -iu {name} docker info."
     if user is None:
         return (
@@ -92,17 +92,17 @@ def unusable(name: str, state: HostState) -> str | None:
         )
     if user.uid == 0:
         return f"{name} is root. The Docker of root is the host's own: remove it from docker.rootless."
-    for file, lines in (("/etc/subuid", state.kernel.subuids), ("/etc/subgid", state.kernel.subgids)):
+    for file, lines in (("/etc/subuid", facts.kernel.subuids), ("/etc/subgid", facts.kernel.subgids)):
         if error := wrong_range(name, user, file, lines):
             return error
     return None
 
 
-def not_ready(name: str, state: HostState) -> str | None:
+def not_ready(name: str, facts: HostFacts) -> str | None:
     """Why nothing can run in a user's rootless Docker now; None when it answers."""
-    if error := unusable(name, state):
+    if error := unusable(name, facts):
         return error
-    user = state.users[name]
+    user = facts.users[name]
     if user.docker:
         return None
     if user.unit.loaded == "loaded":
@@ -114,28 +114,28 @@ def not_ready(name: str, state: HostState) -> str | None:
 # --- the host --------------------------------------------------------------------------------------------------------
 
 
-def host_steps(spec: Host, state: HostState, platform: Platform) -> list[Step]:
+def host_steps(spec: Host, facts: HostFacts, platform: Platform) -> list[Step]:
     """What all users need: programs, user namespaces, and CDI specs that their daemons see."""
     steps: list[Step] = []
     programs = (*platform.rootless, *(platform.distro_rootless if spec.docker.source == "distro" else ()))
-    missing = [name for name in programs if name not in installed(programs, state)]
+    missing = [name for name in programs if name not in installed(programs, facts)]
     if missing and spec.docker.source != "keep":
-        steps.append(platform.packages.install(f"install {', '.join(missing)}", dict.fromkeys(missing), state))
-    low = [name for name in SYSCTLS if state.kernel.sysctls.get(name) == "0"]
+        steps.append(platform.packages.install(f"install {', '.join(missing)}", dict.fromkeys(missing), facts))
+    low = [name for name in SYSCTLS if facts.kernel.sysctls.get(name) == "0"]
     if low:
         text = "".join(f"{name.replace('/', '.')} = {value}\n" for name, value in SYSCTLS.items() if name in low)
         steps.append(WriteFile(f"allow user namespaces ({', '.join(low)})", SYSCTL_FILE, text))
         steps.append(Shell("apply these settings", sh("sysctl -q -p {}", SYSCTL_FILE)))
-    if state.kernel.sysctls.get("kernel/apparmor_restrict_unprivileged_userns") == "1":
-        steps += [] if state.kernel.rootlesskit_profile else [profile()]
-    if state.has_nvidia:
-        steps += cdi_folders(state)
+    if facts.kernel.sysctls.get("kernel/apparmor_restrict_unprivileged_userns") == "1":
+        steps += [] if facts.kernel.rootlesskit_profile else [profile()]
+    if facts.has_nvidia:
+        steps += cdi_folders(facts)
         wrapper = read_text("files/dockerd-rootless")
         steps += written(
             "install the wrapper that shows CDI specs to rootless daemons",
             paths.DOCKERD_ROOTLESS,
             wrapper,
-            state,
+            facts,
             "755",
         )
     return steps
@@ -152,11 +152,11 @@ def profile() -> Step:
     return Shell("allow rootlesskit to make user namespaces (AppArmor)", command)
 
 
-def cdi_folders(state: HostState) -> list[Step]:
+def cdi_folders(facts: HostFacts) -> list[Step]:
     """Both folders of CDI specs, from early at boot on: a daemon that starts before they are there never sees them."""
     text = "".join(f"d {folder} 0755 root root -\n" for folder in paths.CDI_FOLDERS)
-    steps = written("create the folders of CDI specs at every boot", TMPFILES, text, state)
-    if steps or not state.kernel.folders >= set(paths.CDI_FOLDERS):
+    steps = written("create the folders of CDI specs at every boot", TMPFILES, text, facts)
+    if steps or not facts.kernel.folders >= set(paths.CDI_FOLDERS):
         steps.append(Shell("create the folders of CDI specs now", sh("systemd-tmpfiles --create {}", TMPFILES)))
     return steps
 
@@ -204,16 +204,16 @@ def folders(name: str, user: User, spec: Host) -> list[Step]:
     return steps
 
 
-def unit(name: str, user: User, spec: Host, state: HostState) -> list[Step]:
+def unit(name: str, user: User, spec: Host, facts: HostFacts) -> list[Step]:
     """The user's docker.service as Docker's tool makes it, and what gpurack adds; again after a broken attempt."""
-    there = {file: state.files.get(f"{user.home}/{file}") for file in (DROP_IN, HOOK_CONFIG)}
+    there = {file: facts.files.get(f"{user.home}/{file}") for file in (DROP_IN, HOOK_CONFIG)}
     files = {
         file: text
-        for file, text in wanted_files(spec, state).items()
+        for file, text in wanted_files(spec, facts).items()
         if ((found := there[file]) and found.text) != text
     }
     ready = (user.unit.loaded, user.unit.active, user.unit.enabled) == ("loaded", "active", "enabled")
-    broken = marker(user) in state.files
+    broken = marker(user) in facts.files
     if ready and not files and not broken:
         return []
     why = "is not complete" if broken or not ready else ", ".join(sorted(files))
@@ -221,18 +221,18 @@ def unit(name: str, user: User, spec: Host, state: HostState) -> list[Step]:
     return [SetUp(reason, as_user(name, user), files)]
 
 
-def wanted_files(spec: Host, state: HostState) -> dict[str, str | None]:
+def wanted_files(spec: Host, facts: HostFacts) -> dict[str, str | None]:
     """What gpurack puts into a home: for CDI and a proxy lines of the unit; where the hook gives the cards, that user's
     own configuration of it, because the system's would take the cards from the host's own Docker."""
     lines = environment(spec.proxy)
     # dockerd reads whom the host trusts once, when it starts: another certificate is another text, and so a restart
     lines += [f"# trusts the certificate {digest(text)}" for text in spec.certificates()]
     config = None
-    if state.has_nvidia:
+    if facts.has_nvidia:
         lines += [f"Environment=DOCKERD={paths.DOCKERD_ROOTLESS}", START_AGAIN]
-    if state.has_nvidia and by_hook(spec, state) and spec.nvidia.no_cgroups != "system":
+    if facts.has_nvidia and by_hook(spec, facts) and spec.nvidia.no_cgroups != "system":
         lines.append("Environment=XDG_CONFIG_HOME=%h/.config")
-        system = state.files.get(paths.HOOK_CONFIG)
+        system = facts.files.get(paths.HOOK_CONFIG)
         config = without_cgroups(system.text if system else "")
     text = "\n".join([f"{HEAD}\n[Service]", *lines]) + "\n"
     return {DROP_IN: text if lines else None, HOOK_CONFIG: config}
@@ -244,14 +244,14 @@ def marker(user: User) -> str:
 
 
 def daemon(
-    name: str, user: User, spec: Host, state: HostState, unattended: bool, owed: bool
+    name: str, user: User, spec: Host, facts: HostFacts, unattended: bool, owed: bool
 ) -> tuple[list[Step], str | None]:
     """The user's daemon.json, and a restart where the daemon must take something up; or why not. owed: a step before
     this one wants the restart."""
-    current, error = daemon_json.read(state, user.daemon_json)
+    current, error = daemon_json.read(facts, user.daemon_json)
     if error:
         return [], error
-    changes = wanted_keys(name, spec, state, current)
+    changes = wanted_keys(name, spec, facts, current)
     target = patch(current, changes)
     changed = sorted(key for key in {*current, *target} if current.get(key) != target.get(key))
     reasons = [daemon_json.describe(key, current.get(key), target.get(key)) for key in changed]
@@ -260,16 +260,16 @@ def daemon(
         expected["Runtimes"] = sorted(target["runtimes"])
     if (target.get("features") or {}).get("cdi"):
         expected["CDISpecDirs"] = True
-    why = stale(user, state, expected, access(spec, state) == "cdi")
+    why = stale(user, facts, expected, access(spec, facts) == "cdi")
     if not (changed or why or owed):
         return [], None
     reason = f"{name}'s Docker: {', '.join([*reasons, *why]) or 'restart'}"
-    if refusal := may_stop_foreign(spec, state, unattended, reason, live_restore=False, user=name):
+    if refusal := may_stop_foreign(spec, facts, unattended, reason, live_restore=False, user=name):
         return [], refusal
     step = daemon_json.Apply(
-        reason=f"{reason} (restart{stops_foreign(state, False, name)})",
+        reason=f"{reason} (restart{stops_foreign(facts, False, name)})",
         patch=changes if changed else None,
-        configure_runtime=daemon_json.runtime_is_ours(current, target) and state.has_nvidia,
+        configure_runtime=daemon_json.runtime_is_ours(current, target) and facts.has_nvidia,
         action="restart",
         live_restore=False,
         expect=expected,
@@ -279,27 +279,27 @@ def daemon(
     return [step], None
 
 
-def wanted_keys(name: str, spec: Host, state: HostState, current: Mapping[str, Any]) -> dict[str, Any]:
+def wanted_keys(name: str, spec: Host, facts: HostFacts, current: Mapping[str, Any]) -> dict[str, Any]:
     """As daemon_json.wanted, for a user: no live-restore, since containers end with the daemon's namespaces; and where
     images come from is the same on the whole host."""
     own = spec.docker.rootless[name].daemon
     ours: dict[str, Any] = daemon_json.logs({*current, *own})
-    if state.has_nvidia:
-        ours |= daemon_json.cards(spec, state, current)
+    if facts.has_nvidia:
+        ours |= daemon_json.cards(spec, facts, current)
     ours |= {key: value for key, value in spec.docker.daemon.items() if key in INHERITED}
     merged: dict[str, Any] = merge(ours, own)
     return merged
 
 
-def stale(user: User, state: HostState, expected: Mapping[str, Any], cdi: bool) -> list[str]:
+def stale(user: User, facts: HostFacts, expected: Mapping[str, Any], cdi: bool) -> list[str]:
     """What the daemon that runs does not know yet, for people."""
-    why = ["an earlier change still needs a restart"] if marker(user) in state.files else []
+    why = ["an earlier change still needs a restart"] if marker(user) in facts.files else []
     if not user.docker:
         return why
     why += [f"dockerd does not know {what} yet" for what in daemon_json.unmet(expected, user.docker)]
-    new, old = state.docker.get("ServerVersion"), user.docker.get("ServerVersion")
+    new, old = facts.docker.get("ServerVersion"), user.docker.get("ServerVersion")
     if new and new != old:
         why.append(f"dockerd is still {old}")
-    if cdi and state.has_nvidia and not user.sees >= set(paths.CDI_FOLDERS):
+    if cdi and facts.has_nvidia and not user.sees >= set(paths.CDI_FOLDERS):
         why.append("dockerd does not see the CDI specs")
     return why

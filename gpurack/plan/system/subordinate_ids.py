@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection, Sequence
 
-from gpurack.facts.model import HostState, User
+from gpurack.facts.model import HostFacts, User
 from gpurack.plan.steps import Shell, Step
 from gpurack.shell import all_of, sh
 
@@ -13,9 +13,9 @@ FIRST_ID = 100000
 """Where useradd begins, too (login.defs: SUB_UID_MIN)."""
 
 
-def subordinate_ids(name: str, user: User, state: HostState, granted: list[str]) -> list[Step]:
+def subordinate_ids(name: str, user: User, facts: HostFacts, granted: list[str]) -> list[Step]:
     """Ids for the users inside containers, where the user has none. granted: lines given to others in this plan."""
-    files = {"/etc/subuid": state.kernel.subuids, "/etc/subgid": state.kernel.subgids}
+    files = {"/etc/subuid": facts.kernel.subuids, "/etc/subgid": facts.kernel.subgids}
     without = [
         file
         for file, lines in files.items()
@@ -23,7 +23,7 @@ def subordinate_ids(name: str, user: User, state: HostState, granted: list[str])
     ]
     if not without:
         return []
-    line = f"{name}:{free_ids([*state.kernel.subuids, *state.kernel.subgids, *granted], state.kernel.uids)}:{IDS}"
+    line = f"{name}:{free_ids([*facts.kernel.subuids, *facts.kernel.subgids, *granted], facts.kernel.uids)}:{IDS}"
     granted.append(line)
     commands = []
     for file in without:

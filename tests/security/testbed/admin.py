@@ -112,7 +112,7 @@ class Admin:
         if self.snapshot_limit is None:
             return [str(BIN / name)]
         entry = {"gpurack": "gpurack.commands.main import main", "pyinfra": "pyinfra_cli.main import main"}[name]
-        code = f"from gpurack.state import snapshot; snapshot.LIMIT = {self.snapshot_limit}; from {entry}; main()"
+        code = f"from gpurack.facts import snapshot; snapshot.LIMIT = {self.snapshot_limit}; from {entry}; main()"
         return [sys.executable, "-c", code]
 
     def environment(self) -> dict[str, str]:

@@ -29,7 +29,7 @@ from gpurack.engines.known_flags import FOLDER as KNOWN_FLAGS
 from gpurack.engines.llama_cpp_python import CONFIG, KEYED_CONFIG
 from gpurack.engines.sglang import KEEPER
 from gpurack.engines.vllm import ONE_DASH, REMOVED
-from gpurack.facts.model import Gpu, HostState
+from gpurack.facts.model import Gpu, HostFacts
 from gpurack.inventory.fleet import check_fleet
 from gpurack.plan.models.desired import desire
 from gpurack.spec.host import Host
@@ -53,7 +53,7 @@ def host_of(case: dict[str, Any]) -> Host:
     return check_fleet({"gpu1": [data], **{name: [other] for name, other in others.get("hosts", {}).items()}})["gpu1"]
 
 
-def state_of(case: dict[str, Any]) -> HostState:
+def state_of(case: dict[str, Any]) -> HostFacts:
     """A host with the case's cards (A30-sized), and nothing on it."""
     cards = [
         Gpu(index, f"GPU-{index}", "A30", 24576, 0, "580.159.04", compute, f"0000:0{index}:00.0")
@@ -64,12 +64,12 @@ def state_of(case: dict[str, Any]) -> HostState:
         for index, compute in enumerate(case.get("cards", []))
     ]
     version = {"ServerVersion": case.get("docker", "28.5.2"), **case.get("docker_info", {})}
-    return HostState(address="192.0.2.10", gpus=tuple(cards), kfd_gid=992, docker=version)
+    return HostFacts(address="192.0.2.10", gpus=tuple(cards), kfd_gid=992, docker=version)
 
 
-def uuids_of(host: Host, name: str, state: HostState) -> tuple[str, ...]:
-    wanted = host.entries[name].gpus
-    indices = range(len(state.gpus)) if wanted == "all" else wanted
+def uuids_of(spec: Host, name: str, facts: HostFacts) -> tuple[str, ...]:
+    wanted = spec.entries[name].gpus
+    indices = range(len(facts.gpus)) if wanted == "all" else wanted
     return tuple(f"GPU-{index}" for index in indices)
 
 

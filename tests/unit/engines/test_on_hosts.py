@@ -16,8 +16,8 @@ def host(**entries: dict[str, Any]) -> Host:
     return spec({"models": entries})
 
 
-def plan(wanted: Host, **said: Any) -> ModelsPlan:
-    return plan_models(wanted, host_state(**{"gpus": 1, "weights": {"/w/qwen": 1, "/w/bge": 1}, **said}), {}, SALT)
+def plan(spec: Host, **said: Any) -> ModelsPlan:
+    return plan_models(spec, host_state(**{"gpus": 1, "weights": {"/w/qwen": 1, "/w/bge": 1}, **said}), {}, SALT)
 
 
 def test_a_driver_that_is_too_old_is_said_before_anything_is_pulled() -> None:

@@ -59,11 +59,11 @@ def host_evidence(**over: Any) -> dict[str, Any]:
     return {**parts, **over}
 
 
-def entry(wanted: Host = WANTED, change: Callable[[dict[str, Any], dict[str, Any]], object] | None = None) -> Entry:
+def entry(spec: Host = WANTED, change: Callable[[dict[str, Any], dict[str, Any]], object] | None = None) -> Entry:
     """alpha on a correct host, or on what `change` (of the evidence, of its container) makes of it."""
     parts = host_evidence()
-    server = Server("gpu1", wanted, None, "pyinfra lab.py", "5a", lambda name: evidence.Seen(parts))  # type: ignore[arg-type]
-    service = desire("alpha", wanted, evidence.Seen(parts).state, (CARD,)).service
+    server = Server("gpu1", spec, None, "pyinfra lab.py", "5a", lambda name: evidence.Seen(parts))  # type: ignore[arg-type]
+    service = desire("alpha", spec, evidence.Seen(parts).state, (CARD,)).service
     request = {"DeviceIDs": [f"nvidia.com/gpu={CARD}"]}
     container: dict[str, Any] = {
         "Id": ID, "Name": "/alpha", "Image": IMAGE_ID, "Created": "2026-01-01T00:00:00Z", "RestartCount": 0,
@@ -82,7 +82,7 @@ def entry(wanted: Host = WANTED, change: Callable[[dict[str, Any], dict[str, Any
     parts["files"]["/etc/gpurack/compose.yaml"] = {"mode": "644", "uid": 0, "text": text}
     if change:
         change(parts, container)
-    return Entry(server, "alpha", wanted.models["alpha"])
+    return Entry(server, "alpha", spec.models["alpha"])
 
 
 def drifts(check: Any, checked: Any) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gpurack import paths
-from gpurack.facts.model import HostState
+from gpurack.facts.model import HostFacts
 from gpurack.plan.models.plan import host_files
 from gpurack.plan.packages.platforms import PLATFORMS
 from gpurack.plan.steps import WriteFile
@@ -21,10 +21,10 @@ from tests.unit.verify.test_checks import WANTED, drifts, host_evidence
 DEBIAN = PLATFORMS["debian", "13"]
 
 
-def server(wanted: Host = WANTED, **over: Any) -> Server:
+def server(spec: Host = WANTED, **over: Any) -> Server:
     """gpu1, as the evidence of a correct host has it; `over` replaces parts."""
     seen = evidence.Seen(host_evidence(**over))
-    return Server("gpu1", wanted, None, "run", "5a", lambda name: seen)  # type: ignore[arg-type]
+    return Server("gpu1", spec, None, "run", "5a", lambda name: seen)  # type: ignore[arg-type]
 
 
 def file(text: str | None, mode: str = "644", uid: int = 0) -> dict[str, Any]:
@@ -79,11 +79,11 @@ def account(**files: str) -> dict[str, Any]:
     return {**said, "files": found}
 
 
-def with_rootless(wanted: Host, home: dict[str, str], **over: Any) -> Server:
+def with_rootless(spec: Host, home: dict[str, str], **over: Any) -> Server:
     """gpu1 with anna's Docker beside the host's own."""
     info = {"ServerVersion": "28.5.2", "SecurityOptions": ["name=rootless"]}
     daemons = {user: {"info": info, "containers": {}, "images": []} for user in ("", "anna")}
-    return server(wanted, users={"anna": account(**home)}, daemons=daemons, **over)
+    return server(spec, users={"anna": account(**home)}, daemons=daemons, **over)
 
 
 DAEMON = ".config/docker/daemon.json"
@@ -194,7 +194,7 @@ def right() -> dict[str, dict[str, Any]]:
     """Files of a correct host with Docker's repository and models."""
     state = server(cards=None).state
     repository = docker.ce_repository(WANTED, state, DEBIAN)
-    written = [*DEBIAN.packages.repository(repository, state), *host_files(HostState())]
+    written = [*DEBIAN.packages.repository(repository, state), *host_files(HostFacts())]
     files = {path: file(one.content, one.mode) for path, one in written_by(written).items()}
     return {**files, paths.LIB: file(None, "755")}
 
