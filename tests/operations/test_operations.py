@@ -209,7 +209,7 @@ STATES = [NOTHING_THERE, UNSUPPORTED, {"gpus": 2}, {"gpus": 2, "busy": "pid 7", 
 
 
 @pytest.mark.parametrize("words", STATES, ids=json.dumps)
-@pytest.mark.parametrize("inventory", ["lab", "demo"])
+@pytest.mark.parametrize("inventory", ["lab"])
 def test_plan_live_says_what_a_dry_run_says_of_our_inventories(
     inventory: str, words: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

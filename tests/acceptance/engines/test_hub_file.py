@@ -53,7 +53,7 @@ def test_only_the_file_that_is_named(lab: Lab, host: Host) -> None:
 
     run = lab.run(lab.inventory(wanted("q8/gamma.gguf")))
     (error,) = run.errors("cpu2")
-    assert error == "one: lab/ggufs has no file q8/gamma.gguf; correct file. It has beta.gguf, q4/gamma.gguf"
+    assert error == "one: lab/ggufs has no file q8/gamma.gguf. Correct `file`; it has beta.gguf, q4/gamma.gguf"
     assert chat(host, 8000) == lab.testbed.weights("alpha").sentence
 
     run = lab.run(lab.inventory(wanted("q4/gamma.gguf")))

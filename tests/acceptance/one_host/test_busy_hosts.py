@@ -89,7 +89,7 @@ def test_waits_for_apt_and_says_so(lab: Lab, host: Host) -> None:
 
 def test_a_second_run_waits_for_the_first(lab: Lab, host: Host, tmp_path: Path) -> None:
     """Two admins, one host: the second run says whom it waits for, and finds nothing left to do."""
-    slow = {"entrypoint": ["sh", "-c", 'sleep 6; exec /app/llama-server "$@"', "slow"]}
+    slow = {"entrypoint": ["sh", "-c", 'sleep 10; exec /app/llama-server "$@"', "slow"]}
     inventory = lab.inventory({"cpu5": {"models": {"gamma": model("gamma", [], 8000, compose=slow)}}})
     first = Watched(lab.start(inventory))
     await_(
