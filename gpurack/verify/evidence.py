@@ -287,4 +287,4 @@ def amd_of(cards: Sequence[Mapping[str, Any]]) -> tuple[Gpu, ...]:
 
 def driver_of(cards: Mapping[str, Any]) -> Driver:
     """The driver in the plan's words."""
-    return Driver(cards["kernel"], True, cards["exit_code"], cards["message"], cards["known"])
+    return Driver(kernel=cards["kernel"], exit_code=cards["exit_code"], message=cards["message"], pci=cards["known"])

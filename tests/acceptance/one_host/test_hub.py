@@ -75,7 +75,8 @@ def test_a_repository_that_is_not_there_leaves_the_old_model(lab: Lab, host: Hos
     assert run.exit_code == 1
     (error,) = run.errors("cpu5")
     assert error == (
-        f"gamma: the Hub {HUB} has no lab/none in revision main (HTTP 404). Correct `hf` or `revision`, see {HUB}/lab/none"
+        f"gamma: the Hub {HUB} has no lab/none in revision main (HTTP 404). "
+        f"Correct `hf` or `revision`, see {HUB}/lab/none"
     )
     assert chat(host, 8000) == lab.testbed.weights("alpha").sentence
 

@@ -402,3 +402,11 @@ def test_a_part_that_could_not_be_read_fails_what_needs_it() -> None:
         check(gpurack_host=server)
     with pytest.raises(Unread):
         evidence.Seen({}, Unread("gone", "find it"))["packages"]
+
+
+def test_the_driver_and_the_gpus_that_the_kernel_knows_are_those_of_the_evidence() -> None:
+    parts = host_evidence()
+    parts["cards"] |= {"exit_code": 15, "message": "Unable to determine the device handle"}
+    driver = evidence.Seen(parts).state.driver
+    assert (driver.kernel, driver.exit_code, driver.message) == ("580.1", 15, "Unable to determine the device handle")
+    assert driver.pci == {"0000:17:00.0": CARD}
