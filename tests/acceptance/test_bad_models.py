@@ -24,9 +24,9 @@ GOOD: dict[str, Any] = {
     "delta": model("delta", [], 8003),
 }
 SHORT_WAIT = """\
-from gpurack.plan import job
+from gpurack.plan import runner
 
-job.READY_TIMEOUT = 6  # instead of half an hour
+runner.READY_TIMEOUT = 6  # instead of half an hour
 
 from gpurack.deploys import gpu_host  # noqa: E402
 
@@ -109,7 +109,7 @@ def test_every_bad_model_has_its_sentence_and_the_others_are_served(
         run, "container-port"
     )
     assert sentence(run, "process-port").endswith("Stop it or use another port.")
-    assert sentence(run, "container-port").endswith('replaces: "grafana", stop it, or use another port.')
+    assert sentence(run, "container-port").endswith("replaces: grafana`, stop it, or use another port.")
     assert "a container named `namesake` already exists and is not managed by gpurack" in sentence(run, "namesake")
     assert "Adopt it with `replaces: namesake`, or rename the model." in sentence(run, "namesake")
     assert "/data/nowhere/gamma.gguf do not exist on the host. Copy them there" in sentence(run, "no-weights")

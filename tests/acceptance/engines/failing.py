@@ -34,9 +34,9 @@ Case = tuple[str, str, dict[str, Any], str, str]
 # (the first process of a container is stopped at once only when it says that it wants to be)
 SILENT = {"entrypoint": ["sh", "-c", "trap exit TERM; echo loading for ages; sleep infinity & wait"]}
 SHORT_WAIT = """\
-from gpurack.plan import job
+from gpurack.plan import runner
 
-job.READY_TIMEOUT = 15  # instead of half an hour; long enough to say "loading" on a slow machine, too
+runner.READY_TIMEOUT = 15  # instead of half an hour; long enough to say "loading" on a slow machine, too
 
 from gpurack.deploys import gpu_host  # noqa: E402
 
