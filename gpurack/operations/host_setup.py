@@ -26,7 +26,7 @@ def docker(wanted: Host) -> Generator[PyinfraCommand, None, None]:
 
     .. code:: python
 
-        engine.docker(name="Docker", wanted=read_fleet(inventory)[host.name])
+        host_setup.docker(name="Docker", wanted=read_fleet(inventory)[host.name])
     """
     yield from set_up(DOCKER, wanted, Run(unattended(host)))
 

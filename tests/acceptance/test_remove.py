@@ -69,7 +69,7 @@ def test_docker_stays_while_containers_of_others_run(lab: Lab, gpu1: Host, stran
     run = lab.run(lab.inventory({"gpu1": standard()["gpu1"]}), "-y", "--data", "remove=all", deploy="remove")
     assert run.exit_code == 1, run.output
     assert not run.traceback, run.output
-    assert any("Docker stays" in line and stranger in line for line in run.lines("gpu1")), run.output
+    assert any("Docker was not removed" in line and stranger in line for line in run.lines("gpu1")), run.output
     assert containers(gpu1)[stranger]["State"]["Running"]
 
 

@@ -50,10 +50,11 @@ def entry_of(case: Case) -> str:
 
 
 def sentence(run: Run, host: str, name: str) -> str:
-    """The one about a model or service below the table."""
-    found = [error for error in run.errors(host) if error.startswith(f"{name}: ")]
+    """The one about a model or service below the table, where those with the same sentence share a line."""
+    found = [error.partition(": ") for error in run.errors(host)]
+    found = [error for error in found if name in error[0].split(", ")]
     assert len(found) == 1, f"{name}: {found}\n{run.output}"
-    return found[0].removeprefix(f"{name}: ")
+    return found[0][2]
 
 
 def ends_as(run: Run, host: str, case: Case) -> None:

@@ -104,7 +104,7 @@ def test_a_rotated_password_is_noticed_when_it_is_needed(lab: Lab, cpu: Host, pa
 def test_without_a_login_the_sentence_says_how_to_give_one(lab: Lab, cpu: Host) -> None:
     run = lab.run(lab.inventory(by_image(f"{LOCKED}/{REPOSITORY}:full-b7001")))
     (error,) = run.errors("cpu2")
-    assert f'give registries: {{"{LOCKED}": {{"user": …, "password": {{"env": …}}}}}}' in error
+    assert f'set registries: {{"{LOCKED}": {{"user": …, "password": {{"env": …}}}}}}' in error
 
 
 # --- of another host -------------------------------------------------------------------------------------------------

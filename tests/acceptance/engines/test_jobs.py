@@ -84,7 +84,7 @@ def test_a_changed_definition_or_a_lost_result_runs_again_and_nothing_else_does(
     cpu.root("docker rm -f small; rm /data/lab/7B/alpha-q8_0.gguf")
     run = lab.run(lab.inventory({"cpu2": {"models": {"small": SERVED}, "jobs": {"q8": Q8, "ask": prompt(24)}}}))
     assert run.exit_code == 0, run.output
-    assert "~ run q8: its result /data/lab/7B/alpha-q8_0.gguf is gone" in run.output
+    assert "~ run q8: its result /data/lab/7B/alpha-q8_0.gguf is missing" in run.output
     assert chat(cpu, 8000) == lab.testbed.weights("alpha").sentence
     # what is served does not change under the model
     other = {**Q8, "command": [*Q8["command"][:-1], "q4_0"]}

@@ -427,7 +427,7 @@ ON_CPU3 = [
         sh(background("exec python3 -m http.server --bind 127.0.0.2 8000") + f"; {LISTENS}"),
         sh(f"kill $(cat {WAS})"),
         ("gamma bound",),
-        "port 8000: expected only 127.0.0.1:8000, found python3 .* on 127.0.0.2:8000, too",
+        "port 8000: expected only 127.0.0.1:8000, found also python3 .* on 127.0.0.2:8000",
     ),
     Drift(
         "other-flags",
