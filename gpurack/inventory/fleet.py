@@ -6,31 +6,30 @@ pyinfra's own data replaces whole dictionaries between all, groups and host; our
 read from the inventory object (facts of pyinfra 3.10.0: `Inventory.get_data`, `get_group_data`, `get_host_data`).
 """
 
-import ipaddress
 import re
 from collections.abc import Iterable, Mapping
-from itertools import combinations
 from typing import Any
 
 from pydantic import ValidationError
 from pyinfra.api.inventory import Inventory
 
-from gpurack.engines import ENGINES, weights_of
+from gpurack.engines import ENGINES
 from gpurack.engines.container import CPU
 from gpurack.engines.known_flags import unknown_flag_errors
+from gpurack.inventory.checks.admin_files import unreadable_copies, unreadable_images
+from gpurack.inventory.checks.clashes import clashes
 from gpurack.inventory.checks.connections import connected, connection_problems
 from gpurack.inventory.checks.gpus import gpu_problems
+from gpurack.inventory.checks.network import mirror_problems, unreadable_ca, unused_logins
 from gpurack.inventory.checks.users import user_problems
 from gpurack.inventory.secrets import shared_keys, unreadable_secrets
-from gpurack.spec import image_tar, local_files
 from gpurack.spec.host import Docker, Host, Nvidia
-from gpurack.spec.image import Build, TarImage
+from gpurack.spec.image import Build
 from gpurack.spec.merge import merge, merge_all, without_nones
 from gpurack.spec.model import Job, Model
 from gpurack.spec.network import Login, Mirror, Proxy
-from gpurack.spec.problems import InventoryError, Problem, Wrong, from_pydantic, nearest
+from gpurack.spec.problems import InventoryError, Problem, from_pydantic, nearest
 from gpurack.spec.secret import Secret
-from gpurack.spec.weights import CopyWeights
 
 HOST_FIELDS = (*Host.model_fields, "defaults", "engines")
 KNOWN_OF_HOST = {
@@ -53,9 +52,6 @@ KNOWN_OF_MODEL = {
     "image": ("tar", "build", *Build.model_fields),
     "api_key": tuple(Secret.model_fields),
 }
-URL_MIRRORS = ("docker-ce", "nvidia", "huggingface", "modelscope")
-REGISTRY = re.compile(r"localhost|(?=.*[.:])[\w.-]+(:\d+)?|\[[\da-fA-F:]+\](:\d+)?")
-MIRROR_OF_A_REGISTRY = re.compile(r"([\w.-]+|\[[\da-fA-F:]+\])(:\d+)?(/[a-z0-9._/-]*)?")
 CONTAINER_NAME = r"[a-zA-Z0-9][a-zA-Z0-9_.-]+"  # Docker's own rule (moby, `RestrictedNamePattern`)
 
 Fleet = dict[str, Host]
@@ -231,146 +227,6 @@ def without_unknown_defaults(name: str, data: Mapping[str, Any]) -> tuple[dict[s
         for engine, layer in _mapping(data.get("engines")).items()
     }
     return {**data, "defaults": known("defaults", data.get("defaults")), "engines": engines}, problems
-
-
-def clashes(name: str, spec: Host) -> list[Problem]:
-    """Errors of entries with the same name, port or served name on one host."""
-    problems = [
-        Problem.of("name-used-twice", name, f"services.{key}", kind="model")
-        for key in spec.services
-        if key in spec.models
-    ]
-    problems += [
-        Problem.of("name-used-twice", name, f"jobs.{key}", kind="model or service")
-        for key in spec.jobs
-        if key in spec.entries
-    ]
-    enabled = {key: model for key, model in spec.entries.items() if model.enabled}
-    for (first, one), (second, other) in combinations(enabled.items(), 2):
-        path = f"{'services' if second in spec.services else 'models'}.{second}"
-        if one.port == other.port and binds_overlap(one.bind, other.bind):
-            problems.append(Problem.of("port-used-twice", name, f"{path}.port", port=one.port, one=first, other=second))
-        if (served := one.served_name or first) == (other.served_name or second):
-            where = f"{path}.served_name"
-            problems.append(Problem.of("served-name-used-twice", name, where, name=served, one=first, other=second))
-    return problems
-
-
-def binds_overlap(one: str, other: str) -> bool:
-    """Do two binds overlap, so that they cannot share a port? `lan` is an address that is unknown here."""
-    wildcards = {"any", "0.0.0.0", "::"}
-    if one == other or one in wildcards or other in wildcards:
-        return True
-    if "lan" in (one, other):
-        rest = other if one == "lan" else one
-        return rest != "loopback" and not ipaddress.ip_address(rest).is_loopback
-    addresses = {"127.0.0.1" if bind == "loopback" else bind for bind in (one, other)}
-    return len(addresses) == 1
-
-
-def unused_logins(name: str, spec: Host) -> list[Problem]:
-    """Errors of logins that are never used: with a scheme or path, or for a mirrored registry."""
-    problems = []
-    for registry in spec.registries:
-        path, mirror = f"registries.{registry}", spec.mirrors.get(registry)
-        if "/" in registry:
-            registry_host = re.sub(r"^\w+://", "", registry).partition("/")[0]
-            problems.append(Problem.of("registry-with-path", name, path, registry=registry_host))
-        elif mirror:
-            asked = mirror.url.partition("/")[0]
-            problems.append(Problem.of("registry-behind-mirror", name, path, mirror=mirror.url, registry=asked))
-    return problems
-
-
-def unreadable_images(name: str, spec: Host) -> list[Problem]:
-    """Errors of image tars that cannot be read, or do not contain exactly one image."""
-    problems = []
-    for key, entry in spec.everything.items():
-        if not (entry.enabled and isinstance(entry.image, TarImage)):
-            continue
-        path = f"{spec.kind_of(key)}.{key}.image.tar"
-        try:
-            image_tar.read(entry.image.source)
-        except OSError as error:
-            why = error.strerror
-            problems.append(Problem.of("image-tar-unreadable", name, path, file=entry.image.source, why=why))
-        except ValueError as error:
-            problems.append(Problem.of("image-tar-invalid", name, path, file=entry.image.source, what=error))
-    return problems
-
-
-def unreadable_copies(name: str, spec: Host) -> list[Problem]:
-    """Errors of weights to copy that are missing, empty or unreadable on the admin's machine."""
-    problems = []
-    enabled = [(key, entry) for key, entry in spec.everything.items() if entry.enabled]
-    named = [(key, weights) for key, entry in enabled for weights in weights_of(entry)]
-    copied = [(key, weights) for key, weights in named if isinstance(weights, CopyWeights)]
-    for key, weights in copied:
-        field = "weights" if weights == spec.everything[key].weights else "config"
-        path = f"{spec.kind_of(key)}.{key}.{field}.copy"
-        try:
-            source = weights.source
-            if not source.exists():
-                problems.append(Problem.of("copy-missing", name, path, file=source))
-            elif not local_files.files_of(source):
-                problems.append(Problem.of("copy-empty", name, path, file=source))
-            elif missing := local_files.missing_parts(source):
-                parts = f"{missing} part{'s' if missing > 1 else ''}"
-                problems.append(Problem.of("copy-parts-missing", name, path, parts=parts, file=source.name))
-            else:
-                local_files.content(source)
-        except OSError as error:
-            problems.append(Problem.of("copy-unreadable", name, path, file=error.filename, why=error.strerror))
-    return problems
-
-
-def unreadable_ca(name: str, spec: Host) -> list[Problem]:
-    """The error of a `ca` file that cannot be read or contains no certificate."""
-    try:
-        spec.certificates()
-    except OSError as error:
-        return [Problem.of("ca-unreadable", name, "ca", file=spec.ca, why=error.strerror)]
-    except UnicodeDecodeError:
-        return [Problem.of("ca-not-text", name, "ca", file=spec.ca)]
-    except Wrong as error:
-        return [Problem.of(error.code, name, "ca", **error.parameters)]
-    return []
-
-
-def mirror_problems(name: str, spec: Host) -> list[Problem]:
-    """Errors of mirrors: unknown names, invalid addresses, keys that cannot be read."""
-    problems = []
-    for key, mirror in spec.mirrors.items():
-        path = f"mirrors.{key}"
-        if key not in URL_MIRRORS and not REGISTRY.fullmatch(key):
-            guess = nearest(key.lower(), URL_MIRRORS)
-            bare = re.sub(r"^\w+://", "", key).partition("/")[0]
-            hint = f'Did you mean "{guess}"?' if guess else f'Write "{bare}".' if bare != key else ""
-            problems.append(Problem.of("unknown-mirror", name, path, hint=hint))
-        elif problem := mirror_problem(key, mirror.url):
-            problems.append(problem.at(name, path))
-        try:
-            mirror.read_key()
-        except (OSError, UnicodeDecodeError) as error:
-            why = getattr(error, "strerror", None) or "it is not text"
-            problems.append(Problem.of("mirror-key-unreadable", name, f"{path}.key", file=mirror.key, why=why))
-    return problems
-
-
-def mirror_problem(key: str, url: str) -> Problem | None:
-    """The error of a mirror's address; None when it is valid."""
-    scheme, rest = (found[0], url[found.end() :]) if (found := re.match(r"\w+://", url)) else ("", url)
-    if key not in URL_MIRRORS:
-        if scheme:
-            return Problem.of("mirror-with-scheme", scheme=scheme, rest=rest)
-        if not MIRROR_OF_A_REGISTRY.fullmatch(url):
-            return Problem.of("invalid-mirror-registry", value=url)
-        return None
-    if scheme not in ("http://", "https://"):
-        return Problem.of("mirror-without-scheme", value=url, rest=rest)
-    if not re.fullmatch(r"[^\s/?#]+(/\S*)?", rest):
-        return Problem.of("invalid-mirror-url", value=url)
-    return None
 
 
 def with_version(data: Mapping[str, Any], entry: Any) -> Any:

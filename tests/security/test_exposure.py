@@ -15,8 +15,9 @@ from gpurack.engines import ENGINES
 from gpurack.facts.model import HostFacts
 from gpurack.facts.parse import addresses
 from gpurack.facts.snapshot import Snapshot, script
+from gpurack.inventory.checks.clashes import binds_overlap
 from gpurack.inventory.checks.warnings import warnings
-from gpurack.inventory.fleet import binds_overlap, check_fleet
+from gpurack.inventory.fleet import check_fleet
 from gpurack.inventory.secrets import read_secrets
 from gpurack.plan import offline
 from gpurack.plan.host import Run, findings

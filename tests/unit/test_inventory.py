@@ -14,8 +14,9 @@ from pyinfra.api import Inventory
 
 import gpurack
 from gpurack.engines import ENGINES
+from gpurack.inventory.checks.clashes import binds_overlap
 from gpurack.inventory.checks.warnings import warnings
-from gpurack.inventory.fleet import binds_overlap, check_fleet, read_fleet, without_models
+from gpurack.inventory.fleet import check_fleet, read_fleet, without_models
 from gpurack.inventory.load import ignored_by_pyinfra, read_inventory
 from gpurack.inventory.secrets import read_secrets, secrets_of
 from gpurack.spec.error_codes import CODES

@@ -1,0 +1,42 @@
+"""What two entries of one host cannot both have: a name, a port, a served name. Pure."""
+
+import ipaddress
+from itertools import combinations
+
+from gpurack.spec.host import Host
+from gpurack.spec.problems import Problem
+
+
+def clashes(name: str, spec: Host) -> list[Problem]:
+    """Errors of entries with the same name, port or served name on one host."""
+    problems = [
+        Problem.of("name-used-twice", name, f"services.{key}", kind="model")
+        for key in spec.services
+        if key in spec.models
+    ]
+    problems += [
+        Problem.of("name-used-twice", name, f"jobs.{key}", kind="model or service")
+        for key in spec.jobs
+        if key in spec.entries
+    ]
+    enabled = {key: model for key, model in spec.entries.items() if model.enabled}
+    for (first, one), (second, other) in combinations(enabled.items(), 2):
+        path = f"{'services' if second in spec.services else 'models'}.{second}"
+        if one.port == other.port and binds_overlap(one.bind, other.bind):
+            problems.append(Problem.of("port-used-twice", name, f"{path}.port", port=one.port, one=first, other=second))
+        if (served := one.served_name or first) == (other.served_name or second):
+            where = f"{path}.served_name"
+            problems.append(Problem.of("served-name-used-twice", name, where, name=served, one=first, other=second))
+    return problems
+
+
+def binds_overlap(one: str, other: str) -> bool:
+    """Do two binds overlap, so that they cannot share a port? `lan` is an address that is unknown here."""
+    wildcards = {"any", "0.0.0.0", "::"}
+    if one == other or one in wildcards or other in wildcards:
+        return True
+    if "lan" in (one, other):
+        rest = other if one == "lan" else one
+        return rest != "loopback" and not ipaddress.ip_address(rest).is_loopback
+    addresses = {"127.0.0.1" if bind == "loopback" else bind for bind in (one, other)}
+    return len(addresses) == 1
