@@ -345,7 +345,9 @@ def openers(path):
         with contextlib.suppress(OSError):
             place = os.readlink(link)
             if os.path.basename(place) == os.path.basename(path) and pid != str(os.getpid()):
-                with open(link.replace("/fd/", "/fdinfo/")) as stream:
+                with open(
+                    link.replace("/fd/", "/fdinfo/"), errors="replace"
+                ) as stream:  # a dma-buf's name is any bytes
                     holds = lock.search(stream.read()) is not None
                 if holds or place == path:
                     found[pid] = holds or found.get(pid, False)

@@ -10,6 +10,7 @@ from remedies import error_hint
 
 SILENCE = 600  # seconds without output; a model of hundreds of GB takes minutes to load
 LONG = 24 * 3600  # seconds for one pull
+USERS_LONG = 4 * 3600  # the same through the server of a user, who could keep the lock by answering slowly
 TINY = {"stream": False, "options": {"num_predict": 1}}
 
 
@@ -127,7 +128,7 @@ class Ollama:
 
     def stream(self, path, data):
         """Yield the lines of a streamed answer. Raises Failure."""
-        pieces, rest = self.request("POST", path, data, LONG), b""
+        pieces, rest = self.request("POST", path, data, USERS_LONG if self.dockerd.become else LONG), b""
         try:
             next(pieces)
             for piece in pieces:

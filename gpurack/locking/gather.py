@@ -24,8 +24,10 @@ def snapshot_with_hashes(host: Host, wanted: spec.Host) -> HostFacts:
     paths = [path for path, size in seen.weights.items() if size is not None]
     if seen.trouble:
         return seen
-    if seen.late:
-        return replace(seen, trouble=" ".join(f"{part} {why}." for part, why in seen.late.items()))
+    served = {entry.dockerd for entry in wanted.everything.values() if entry.enabled}
+    of_others = {f"user {user}" for user in wanted.users} - {f"user {user}" for user in served}
+    if missing := {part: why for part, why in seen.late.items() if part not in of_others}:
+        return replace(seen, trouble=" ".join(f"{part} {why}." for part, why in missing.items()))
     if not paths:
         return seen
     if "python3" not in seen.tools:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from gpurack.commands.lab_status import host_status
 from gpurack.facts.model import HostFacts, User
 from gpurack.facts.parse import parse
 from gpurack.facts.snapshot import script
+from gpurack.locking import gather
 from gpurack.plan.host import Run, findings
 from gpurack.plan.models.jobs import plan_jobs
 from gpurack.plan.models.plan import plan_models
@@ -95,3 +97,11 @@ def test_the_record_stays_while_a_daemon_in_it_does_not_answer() -> None:
     assert removes(record={"": {}})
     assert not removes(record=record, users={"ada": User(1001, 1001, "/home/ada")})
     assert removes(record=record), "there is no such user any more"
+
+
+@pytest.mark.parametrize(("who", "refused"), [("ada", False), ("bob", True)])
+def test_a_lock_needs_no_user_without_an_entry(monkeypatch: pytest.MonkeyPatch, who: str, refused: bool) -> None:
+    of = spec({"docker": {"rootless": {"ada": {}, "bob": {}}}, "models": {"beta": {"port": 8001, "user": "bob"}}})
+    monkeypatch.setattr(gather, "snapshot", lambda host, wanted: late(f"user {who}"))
+    seen = gather.snapshot_with_hashes(SimpleNamespace(name="gpu1"), of)  # type: ignore[arg-type]
+    assert bool(seen.trouble) is refused
