@@ -10,7 +10,7 @@ EXAMPLES ?= check
 export GPURACK_EXAMPLES := $(EXAMPLES)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock docs picture check lint types unit doctests parts attacks modules-a-k modules-l-z test acceptance test-engines \
+.PHONY: help setup lock docs picture check lint types unit doctests parts attacks attacks-a-o attacks-p-z modules-a-k modules-l-z test acceptance test-engines \
     test-platforms test-rebuild test-security test-upgrade test-all demo demo-down
 
 help: ## this list
@@ -43,8 +43,8 @@ picture: $(READY) ## docs/run.svg, from a real run on the testbed (after make de
 	$(BIN)/python -m tests.testbed.picture
 
 # The longest parts come first, so that both cores end at about the same time.
-check: $(READY) ## the inner loop: lint, types, unit and operation tests; about a minute
-	@$(MAKE) --no-print-directory -j 2 --output-sync attacks modules-l-z modules-a-k types parts lint doctests
+check: $(READY) ## the inner loop: lint, types, unit and operation tests; two minutes on two cores
+	@$(MAKE) --no-print-directory -j 2 --output-sync attacks-p-z attacks-a-o modules-l-z modules-a-k types parts lint doctests
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -65,8 +65,10 @@ modules-a-k modules-l-z: $(READY)
 parts: $(READY)
 	$(BIN)/pytest -q tests/unit/*/ tests/operations
 
-attacks: $(READY)
-	$(BIN)/pytest -q tests/security/test_*.py
+attacks: attacks-a-o attacks-p-z
+
+attacks-a-o attacks-p-z: $(READY)
+	$(BIN)/pytest -q tests/security/test_[$(@:attacks-%=%)]*.py
 
 test: unit acceptance ## unit, operation and acceptance tests of the main job
 
