@@ -260,7 +260,7 @@ class LlamaCpp(Engine):
             raise NotEstimated(f"gpurack does not know the KV cache's type {unknown[0]}")
         batch = str(args.get("ubatch-size", args.get("ub", 512)))
         if not batch.isdecimal():
-            raise NotEstimated(f"ubatch-size {batch} is no number")
+            raise NotEstimated(f"ubatch-size {batch} is not a number")
         # CUDA's own part [E], and one batch's scores for the whole vocabulary
         scores = int(batch) * facts.vocabulary * 4 / 2**30 if model.gpus else 0.0
         least, usual = (0.3, 0.5) if model.gpus else (0.0, 0.1)

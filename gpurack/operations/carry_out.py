@@ -1,4 +1,4 @@
-"""What the operations share: plan, say the reasons, act."""
+"""What the operations share: plan, print the reasons, act."""
 
 import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -45,8 +45,8 @@ def fail_only_this_host(operation: str) -> Callable[[Callable[P, Commands]], Cal
 
 
 def refused_before(operation: str) -> bool:
-    """Did an operation before this one refuse the host? Without -y pyinfra plans the rest all the same, and plans for a
-    host that cannot be looked at, or is not supported, would be fiction. (At Execute such a host is out of the run.)"""
+    """Did an earlier operation refuse the host? Without -y pyinfra still plans the rest, and a plan for a host that
+    could not be inspected, or is not supported, would be fiction. (At Execute such a host has left the run.)"""
     preparing = host.state.current_stage < StateStage.Execute
     return preparing and host_run(host).refused_by not in ("", operation)
 
@@ -75,7 +75,7 @@ def carry_out_plan(operation: str, plan: Plan) -> Iterator[PyinfraCommand]:
 
 
 def when_free(operation: str, wanted: Spec, facts: HostFacts) -> Generator[PyinfraCommand, None, HostFacts]:
-    """What the host is like, once no other run works on it."""
+    """Return the host's facts once no other run works on it."""
     if not facts.busy:
         return facts
     announce(waiting(facts))
@@ -100,13 +100,9 @@ def carry_out_steps(steps: Sequence[Step]) -> Generator[PyinfraCommand, None, di
     return failed
 
 
-def users_down() -> Mapping[str, str]:
-    """Users whose rootless Docker an operation before this one could not make right → why."""
-    return host_run(host).users_down
-
-
 def announce(findings: Sequence[Finding], failures: Sequence[Failure] = ()) -> None:
-    """Says on the screen what will happen and why, once: at Prepare, and at Execute only what was not said then.
+    """Print what will happen and why, once: at Prepare, and at Execute only what is new.
+
     failures: the errors among the findings, by what they are about.
 
     The names of operations are shared by all hosts, so they cannot carry reasons.

@@ -21,7 +21,6 @@ from gpurack.operations.carry_out import (
     fail_only_this_host,
     refused_before,
     unattended,
-    users_down,
     when_free,
 )
 from gpurack.operations.commands import Refusal, Streamed, carry_out
@@ -78,7 +77,7 @@ def this_run(wanted: Host, prune: bool = False, renew: bool = False) -> Run:
     return Run(
         unattended(host),
         executing=host.state.is_executing,
-        down=users_down(),
+        down=host_run(host).users_down,
         values=read_values(wanted),
         salt=token_hex(16),
         prune=prune,

@@ -40,11 +40,10 @@ class Failure:
 class HostRun:
     """One host in one run.
 
-    snapshot: the last one, taken in pyinfra's stage `taken_in`; outdated: something was begun on the host since.
-    connect_error: why ssh failed. refused_by: the operation that refused the host, "" for none. users_down: users whose
-    rootless Docker is not ready → why. announced: what was printed. refused_now: errors printed at
-    Execute. foreseen: errors known before anything is done. planned, done: entry → what would
-    be done to it, and what was.
+    snapshot: the last one, taken in pyinfra's stage `taken_in`. outdated: a command has changed the host since.
+    connect_error: why ssh failed. refused_by: the operation that refused the host, "" for none. users_down: user → why
+    that user's rootless Docker is not ready. announced: what was printed. refused_now: errors printed at Execute.
+    foreseen: errors known before anything is changed. planned, done: entry → what will be, and what was, done to it.
     """
 
     spec: Host | None = None
@@ -62,7 +61,7 @@ class HostRun:
     done: dict[str, Action] = field(default_factory=dict)
 
     def failed(self, lines: Iterable[str]) -> None:
-        """Remembers why a command failed, from what it printed."""
+        """Record why a command failed, from what it printed."""
         names = self.spec.everything if self.spec else ()
         self.failures += [failure_in(text, names) for text in reasons_of(lines)]
 
@@ -72,16 +71,16 @@ class HostRun:
 
 
 def host_run(host: PyinfraHost) -> HostRun:
-    """What this run remembers of a host."""
+    """Return what this run remembers of a host."""
     run: HostRun = host.connector_data.setdefault(_KEY, HostRun())
     return run
 
 
 def snapshot(host: PyinfraHost, spec: Host, metrics: bool = False) -> HostFacts:
-    """What the host is like: remembered, or a new snapshot (one remote command). metrics: also ask the models' own
-    counters.
+    """Return the host's facts: those of an earlier snapshot, or of a new one (one remote command).
 
-    Execute takes a new one where Prepare found changes: minutes may lie between them, at the prompt.
+    metrics: also read the models' own counters. Execute takes a new snapshot where Prepare found changes, because
+    minutes may pass at the prompt in between.
     """
     run, stage = host_run(host), host.state.current_stage
     run.spec = spec
@@ -94,7 +93,7 @@ def snapshot(host: PyinfraHost, spec: Host, metrics: bool = False) -> HostFacts:
 
 
 def outdate(host: PyinfraHost) -> None:
-    """Something is begun on the host, so that the next `snapshot` is a new one."""
+    """Make the next `snapshot` a new one, because a command is about to change the host."""
     run = host_run(host)
     run.outdated = run.snapshot is not None
 

@@ -582,7 +582,9 @@ ENTRIES: Mapping[str, Code] = {
     ),
     "job-does-not-end": Code("{what}", "", "A job ends by itself, a server does not.", "Move a server to `models`."),
     "job-without-weights": Code(
-        "the command names {{weights}}, but the job has no weights.", "Add `weights`.", "There is no path to insert."
+        "the command names {{weights}}, but the job has no weights.",
+        "Add `weights`.",
+        "Without weights, no path can be inserted.",
     ),
     "job-placeholder-unknown": Code(
         "unknown placeholder {word} in the command.", "Did you mean {{weights}}?", "Only {weights} is replaced."
@@ -636,7 +638,9 @@ GPUS: Mapping[str, Code] = {
 
 LOCK: Mapping[str, Code] = {
     "no-lock": Code(
-        "there is no lock.", "Run `gpurack lock {inventory}` to write it.", "The command compares with the lock."
+        "the lock file does not exist yet.",
+        "Run `gpurack lock {inventory}` to write it.",
+        "The command compares with the lock.",
     ),
     "invalid-lock": Code(
         "{what}", "Write it again with `gpurack lock {inventory}`.", "The lock was edited, or merged with conflicts."

@@ -71,7 +71,7 @@ def run_as_root(host: Host, program: Sh, stdin: str, limit: int) -> str:
     except TimeoutError:
         why = f"{program}: expected an answer, found none in {limit} s"
         raise Unread(why, by_ssh(host.name, sh("dmesg | tail"))) from None
-    for mark, why in {NO_SUDO: "there is no sudo", SUDO_PASSWORD: "sudo wants a password"}.items():
+    for mark, why in {NO_SUDO: "sudo is not installed", SUDO_PASSWORD: "sudo requires a password"}.items():
         if mark in result.stdout:
             raise Unread(f"expected root, or sudo, found that {why}", f"log in as root, or allow sudo on {host.name}")
     if result.failed:

@@ -331,7 +331,9 @@ HOSTILE = "\nLISTEN 0 0 *:1"
 
 
 @needs_proc
-@pytest.mark.skipif(not shutil.which("ss"), reason="needs ss")
+@pytest.mark.skipif(
+    not shutil.which("ss"), reason="ss (iproute2) is not installed, so the snapshot lists no listeners here"
+)
 def test_a_process_name_is_no_listener(fakes: Fakes) -> None:
     renamed = (
         "import ctypes, socket, sys, time; ctypes.CDLL(None).prctl(15, bytes.fromhex(sys.argv[1]), 0, 0, 0); "
@@ -370,7 +372,9 @@ ESCAPES = [r"x\n99 1 root z", r"x\c", r"\0101", "-n", r"-e \t"]
 
 
 @needs_proc
-@pytest.mark.skipif(not shutil.which("ss"), reason="needs ss")
+@pytest.mark.skipif(
+    not shutil.which("ss"), reason="ss (iproute2) is not installed, so the snapshot lists no listeners here"
+)
 @pytest.mark.parametrize("name", ESCAPES)
 def test_a_backslash_in_a_process_name_is_a_backslash(fakes: Fakes, name: str) -> None:
     libc = ctypes.CDLL(None)

@@ -274,7 +274,7 @@ def test_gguf_not_estimated(header: Header, reason: str) -> None:
         (llama(args={"n-gpu-layers": 32}), "args.n-gpu-layers decides what lies on a GPU"),
         (llama(args={"ngl": -1}), "args.ngl decides what lies on a GPU"),
         (llama(args={"mmproj": "/x"}), "args.mmproj decides what lies on a GPU"),
-        (llama(args={"ub": "many"}), "ubatch-size many is no number"),
+        (llama(args={"ub": "many"}), "ubatch-size many is not a number"),
         (llama(args={"cache-type-k": "new"}), "gpurack does not know the KV cache's type new"),
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",

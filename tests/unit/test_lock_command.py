@@ -82,7 +82,7 @@ def test_a_check_names_hosts_that_left_the_inventory(lab: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("command", "sentence"),
     [
-        (("lock", "--check"), "there is no lock. Run `gpurack lock"),
+        (("lock", "--check"), "the lock file does not exist yet. Run `gpurack lock"),
         (("lock", "bogus", "--upgrade"), 'unknown part of the lock "bogus". Known: '),
         (("manifest", "gpu3"), 'unknown host "gpu3". Did you mean "gpu'),
     ],

@@ -20,7 +20,7 @@ from gpurack.spec.model import Model
 MADE = (Action.CREATE, Action.RECREATE)
 """The actions that refusals are errors for."""
 
-Refusal = Callable[[DesiredService, HostFacts], str | None]
+Rule = Callable[[DesiredService, HostFacts], str | None]
 
 
 def refusal(desired: DesiredService, facts: HostFacts) -> str | None:
@@ -51,7 +51,7 @@ def unclaimed_volume(name: str, entry: Model) -> tuple[str, str] | None:
     return (entry.dockerd, f"{paths.PROJECT}_{volume}") if volume else None
 
 
-REFUSALS: tuple[Refusal, ...] = (no_lan_address, no_first_account)
+REFUSALS: tuple[Rule, ...] = (no_lan_address, no_first_account)
 
 
 def warnings(kept: Mapping[str, str], spec: Host, facts: HostFacts) -> Iterator[str]:
