@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+import tomllib
 import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,12 +109,19 @@ class Admin:
         return self.do("verify", *argv)
 
     def program(self, name: str) -> list[str]:
-        """The words that begin a command of gpurack's or pyinfra's."""
-        if self.snapshot_limit is None:
-            return [str(BIN / name)]
-        entry = {"gpurack": "gpurack.commands.main import main", "pyinfra": "pyinfra_cli.main import main"}[name]
-        code = f"from gpurack.facts import snapshot; snapshot.LIMIT = {self.snapshot_limit}; from {entry}; main()"
+        """The words that begin a command of gpurack's or pyinfra's. The tree itself says where its command begins: the
+        one that is installed beside Python is of this checkout, and an older tree has other modules."""
+        module, function = self.scripts[name].split(":")
+        code = f"from {module} import {function} as main; main()"
+        if self.snapshot_limit is not None:
+            code = f"from gpurack.facts import snapshot; snapshot.LIMIT = {self.snapshot_limit}; {code}"
         return [sys.executable, "-c", code]
+
+    @property
+    def scripts(self) -> dict[str, str]:
+        """Where each command begins, as MODULE:FUNCTION."""
+        project = tomllib.loads((self.tree / "pyproject.toml").read_text())["project"]
+        return {**project["scripts"], "pyinfra": "pyinfra_cli.main:main"}
 
     def environment(self) -> dict[str, str]:
         """The admin's own environment, with the keys of the models."""
