@@ -27,7 +27,7 @@ from common import (  # (beside this file)
     write,
 )
 from dockerd import LONG
-from safe_paths import leftover, make_folder, require_roots
+from safe_paths import leftover, make_folder, remove, require_roots
 
 LOGINS = "/run/gpurack-logins"  # in memory; users' clients get through it, as they do not through /run/gpurack
 BUILDS = "/var/lib/gpurack/builds"
@@ -91,10 +91,9 @@ def logged_in(dockerd, logins):
 
 
 def discard(folder):
-    """Takes a folder away that is a user's, as far as that goes: with more folders in one another than Python descends
-    it stays, and is nobody else's failure."""
-    with contextlib.suppress(RecursionError):
-        shutil.rmtree(folder, ignore_errors=True)
+    """Remove a folder that belongs to a user. What cannot be removed stays, and fails nobody else."""
+    with contextlib.suppress(OSError):
+        remove(folder)
 
 
 # --- pulled ----------------------------------------------------------------------------------------------------------

@@ -10,10 +10,11 @@ import grp
 import os
 import pwd
 import shlex
-import shutil
 import stat
+import subprocess
 
 MOST_LINKS = 40  # as the kernel's
+REMOVAL = 60  # seconds to remove a folder
 WEIGHTS_DIR = "choose another weights_dir"
 
 
@@ -154,11 +155,20 @@ def leftover(path):
 
 
 def remove(path):
-    """Remove a file, a link, or a folder with its contents; follows no link."""
-    if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path)
-    else:
+    """Remove a file, a link, or a folder with its contents; follows no link. Raises OSError.
+
+    Another user may have filled the folder with anything. So a program of its own removes it, in at most REMOVAL
+    seconds: shutil.rmtree would use this process's memory and open files, some for each level of nested folders."""
+    if os.path.islink(path) or not os.path.isdir(path):
         os.unlink(path)
+        return
+    argv = ["rm", "-rf", "--one-file-system", "--", path]
+    try:
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=REMOVAL, check=False)
+    except subprocess.TimeoutExpired:
+        raise OSError(errno.ETIMEDOUT, "not removed within {} s".format(REMOVAL), path) from None
+    if done.returncode:
+        raise OSError(errno.EIO, done.stderr.decode("utf-8", "replace").strip()[:300], path)
 
 
 def create(path):

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import resource
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -80,21 +81,24 @@ def test_what_a_killed_run_left_is_removed(images: Any, tmp_path: Path) -> None:
     assert list((tmp_path / "run").iterdir()) == [mine]
 
 
-def test_what_a_user_made_of_a_login_is_no_failure_of_others(images: Any, tmp_path: Path) -> None:
+def test_removes_deeply_nested_login_folder_of_killed_run(images: Any, tmp_path: Path) -> None:
+    """In this process it would take an open file for each level."""
     left = tmp_path / "run/login-999999999-abc"
     left.mkdir(parents=True)
-    here, deepest = os.open(".", os.O_RDONLY), 1500
+    here = os.open(".", os.O_RDONLY)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         os.chdir(left)
-        for _ in range(deepest):
+        for _ in range(1500):
             Path("d").mkdir()
             os.chdir("d")
-        os.chdir(here)  # newer Pythons remove it all, and what runs in a removed folder fails for that alone
+        os.chdir(here)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
         images.provide(images.dockerd, wanted(), LOGIN)
     finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         os.chdir(here)
         os.close(here)
-        subprocess.run(["rm", "-rf", str(left)], check=True)
     assert list((tmp_path / "run").iterdir()) == []
 
 
