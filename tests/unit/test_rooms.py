@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[2] / "gpurack"
 ROOMS = (
     *("paths", "host_data", "screen", "resources", "shell", "remote"),
     *("spec", "engines", "facts", "plan", "inventory", "operations", "pyinfra_patches"),
-    *("importing", "locking", "commands", "verify", "deploys"),
+    *("importing", "locking", "commands", "verify", "deploys", "__main__"),
 )
 """From the ground up. A room imports from those before it."""
 OLD_NAMES = {"gpurack.guard", "gpurack.spec.fleet"}
