@@ -91,8 +91,7 @@ def logged_in(dockerd, logins):
 
 
 def discard(folder):
-    """Takes a folder away that is a user's, as far as that goes: with more folders in one another than Python descends
-    it stays, and is nobody else's failure."""
+    """Remove a folder that a user may have filled. One nested too deeply for Python stays; that is no failure."""
     with contextlib.suppress(RecursionError):
         shutil.rmtree(folder, ignore_errors=True)
 

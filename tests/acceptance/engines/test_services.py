@@ -144,7 +144,7 @@ def test_a_wrong_name_and_a_wrong_key_are_sentences(hosts: tuple[Host, Host, Run
         assert f"Invalid model name passed in model={name}. Call `/v1/models` to view available" in refusal["message"]
     refusal = posted(cpu2, "sk-nobody", "/v1/chat/completions", asking("alpha"))["error"]
     assert refusal["code"] == "401"
-    assert refusal["message"] == "This key is not known here: send yours as `Authorization: Bearer KEY`."
+    assert refusal["message"] == "Unknown key. Send your key as `Authorization: Bearer KEY`."
 
 
 def test_embeddings_and_rerank_go_through_it_too(hosts: tuple[Host, Host, Run]) -> None:
