@@ -1,4 +1,4 @@
-"""Every command of the seeds imports, passes the plan, and the service of its entry means what the command meant."""
+"""Every command of the seeds is imported, passes the plan, and its service matches the command."""
 
 import json
 import re
@@ -41,7 +41,7 @@ with_service = pytest.mark.parametrize(
 
 
 @each
-def test_entries_and_findings(case: Case) -> None:
+def test_imports_expected_entries_and_findings(case: Case) -> None:
     imported = case.imported
     assert imported.host == case.told.get("host", {})
     assert imported.models == case.told.get("models", {})
@@ -53,7 +53,7 @@ def test_entries_and_findings(case: Case) -> None:
 @pytest.mark.parametrize(
     "case", [case for case in CASES if not {"means", "jobs"} & set(case.told)], ids=lambda case: case.name
 )
-def test_what_is_no_service_is_listed(case: Case) -> None:
+def test_lists_commands_that_are_not_services(case: Case) -> None:
     imported = case.imported
     commands = sum("docker " in line for line in case.text.splitlines())
     assert not imported.data
@@ -61,13 +61,13 @@ def test_what_is_no_service_is_listed(case: Case) -> None:
 
 
 @with_service
-def test_the_result_passes_the_plan(case: Case) -> None:
+def test_import_passes_plan(case: Case) -> None:
     refused = case.told.get("refused", [])
     assert plan_of(case)[1] == refused
 
 
 @with_service
-def test_the_service_means_the_same(case: Case) -> None:
+def test_service_matches_command(case: Case) -> None:
     spec = loosened(case)
     state = offline.imagined(spec)
     cards = assign(spec, state).uuids
@@ -80,8 +80,8 @@ def test_the_service_means_the_same(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if "jobs" in case.told], ids=lambda case: case.name)
-def test_a_job_does_the_same(case: Case) -> None:
-    """The words after the image, the folder at /models, and cards where there were some."""
+def test_job_matches_command(case: Case) -> None:
+    """Compares the words after the image, the folder at /models, and GPUs."""
     spec, problems = loosened(case), plan_of(case)[1]
     assert (problems, len(case.told["jobs"])) == (case.told.get("refused", []), 1)
     [name] = spec.jobs
