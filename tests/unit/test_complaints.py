@@ -1,4 +1,4 @@
-"""Errors of apt 3.0, dnf 4.23 and dnf5 5.4, recorded with the testbed's repositories, and gpurack's sentences for them."""
+"""Errors of apt 3.0, dnf 4.23 and dnf5 5.4, recorded with the testbed's repositories, and gpurack's messages."""
 
 import pytest
 

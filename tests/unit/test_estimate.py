@@ -294,7 +294,9 @@ def test_does_not_estimate_llama_cpp_with_offload_flags(model: Model, reason: st
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
 )
-def test_does_not_estimate_vllm_with_unknown_flags(fields: dict[str, Any], header: Header, reason: str) -> None:
+def test_does_not_estimate_vllm_with_flags_that_change_the_need(
+    fields: dict[str, Any], header: Header, reason: str
+) -> None:
     with pytest.raises(NotEstimated, match=re.escape(reason)):
         estimate(vllm(**fields), header, 1)
 

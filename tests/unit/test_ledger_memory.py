@@ -1,4 +1,4 @@
-"""The ledger never exceeds a card: whatever was asked for before, and whatever is asked for now."""
+"""The ledger never exceeds the memory of a GPU, whatever is requested now or was before."""
 
 from dataclasses import replace
 from typing import Any
@@ -51,7 +51,7 @@ def labs(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
 
 @settings(max_examples=5 * settings().max_examples)
 @given(labs())
-def test_no_card_is_exceeded(lab: tuple[dict[str, Any], dict[str, Any]]) -> None:
+def test_never_exceeds_memory_of_gpu(lab: tuple[dict[str, Any], dict[str, Any]]) -> None:
     before, after = lab
     old, new = wanted(before), wanted(after)
     if old is None or new is None:
@@ -71,7 +71,7 @@ def test_no_card_is_exceeded(lab: tuple[dict[str, Any], dict[str, Any]]) -> None
     assert assign(old, state).uuids == first.uuids
 
 
-def test_a_share_that_grows_is_asked_again() -> None:
+def test_checks_grown_share_again() -> None:
     def lab(share: str) -> Host:
         return models(ann={"gpus": [0], "vram": share}, bob={"gpus": [0], "vram": "12GiB"})
 
@@ -86,7 +86,7 @@ def test_a_share_that_grows_is_asked_again() -> None:
     }
 
 
-def test_a_share_larger_than_the_card() -> None:
+def test_refuses_share_larger_than_gpu() -> None:
     assert assign(models(ann={"gpus": [0], "vram": "30GiB"}), host_state(gpus=2)).errors == {
         "ann": f"GPU 0 ({uuid(0)}) would hold 30.0 of 23.6 GiB: ann 30.0. Lower vram, or choose another GPU (free: 1)."
     }
