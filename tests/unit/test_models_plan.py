@@ -324,7 +324,7 @@ def test_managed_containers_make_room_for_each_other() -> None:
     assert (found.errors, together(found)) == ({}, [["alpha", "beta"]])
 
 
-def test_keeps_model_that_waits_for_unchangeable_one() -> None:
+def test_unchangeable_model_keeps_what_others_wait_for() -> None:
     """alpha is to leave port 8000 and GPU 0 for beta and gamma, but alpha cannot be changed."""
     state = replace(settled(models(alpha={"gpus": [0]}, beta={"gpus": [1]}, gamma={"gpus": [2], "port": 8005})))
     wanted = models(
@@ -625,7 +625,7 @@ def test_finds_overlapping_addresses(one: str, other: str, overlap: bool) -> Non
     assert addresses_overlap(other, one) is overlap
 
 
-def test_only_gpus_differ_in_reasons_without_other_difference() -> None:
+def test_lists_differences_without_digest_of_service() -> None:
     words = {"engine": "llama.cpp", "uuids": ["GPU-a"], "service": "1"}
     assert differences(words, words) == []
     assert differences(words, {**words, "uuids": ["GPU-b"], "service": "2"}) == ["GPUs GPU-a → GPU-b"]

@@ -384,7 +384,7 @@ def test_second_run_waits_and_names_first(runner: Any) -> None:
         ("sk-other", "the server rejects the key in `api_key` (HTTP 401 at http://127.0.0.1:"),
     ],
 )
-def test_server_with_other_key_fails_at_once(
+def test_server_that_rejects_key_fails_early(
     runner: Any, docker: Fakes, key: str | None, sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At its first refusal it may still be starting; if it keeps refusing, it does not become ready."""

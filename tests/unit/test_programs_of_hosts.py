@@ -1,4 +1,4 @@
-"""The programs of files/ run on hosts' own python3, which on RHEL 8 and its likes is 3.6."""
+"""The programs of files/ run on hosts' own python3, which is 3.6 on RHEL 8."""
 
 import ast
 from pathlib import Path
@@ -48,7 +48,7 @@ def too_new(source: str) -> list[str]:
 
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.name)
-def test_nothing_newer_than_python_3_6_is_in_them(path: Path) -> None:
+def test_uses_nothing_newer_than_python_3_6(path: Path) -> None:
     assert too_new(path.read_text()) == []
 
 
@@ -62,11 +62,11 @@ def test_nothing_newer_than_python_3_6_is_in_them(path: Path) -> None:
         ("import subprocess\nsubprocess.run([], universal_newlines=True)", []),
     ],
 )
-def test_what_is_newer_is_found(source: str, found: list[str]) -> None:
+def test_lint_finds_newer_functions(source: str, found: list[str]) -> None:
     assert too_new(source) == found
 
 
 @pytest.mark.parametrize("source", ["(a := 1)", "def f(a, /): pass", "match a:\n case 1: pass"])
-def test_newer_syntax_is_refused(source: str) -> None:
+def test_lint_finds_newer_syntax(source: str) -> None:
     with pytest.raises(SyntaxError):
         too_new(source)

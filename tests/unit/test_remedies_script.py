@@ -1,4 +1,4 @@
-"""files/remedies.py on a host: an engine's last words, and what helps."""
+"""files/remedies.py on a host: hints for an engine's last output."""
 
 import pytest
 
@@ -123,7 +123,7 @@ from tests.unit.host_programs import load
         ("vllm", 1, "Traceback (most recent call last):\n  Segmentation fault", ""),
     ],
 )
-def test_what_helps(engine: str, code: int, said: str, helps: str) -> None:
+def test_finds_hint(engine: str, code: int, said: str, helps: str) -> None:
     found = remedy(engine, code, said)
     assert helps in found
     assert bool(found) == bool(helps)
@@ -148,11 +148,11 @@ def test_what_helps(engine: str, code: int, said: str, helps: str) -> None:
         ),
     ],
 )
-def test_what_helps_without_cards(engine: str, said: str, helps: str) -> None:
+def test_finds_hint_for_model_without_gpus(engine: str, said: str, helps: str) -> None:
     assert helps in remedy(engine, 1, said, cards=False)
 
 
-def test_an_engine_has_its_own_hints_and_an_unknown_image_those_of_all() -> None:
+def test_engine_has_own_hints_and_custom_image_has_all() -> None:
     said = "ValueError: Unsupported vector type: nonsense"
     assert "VECTOR_DB" in remedy("open-webui", 1, said)
     assert remedy("vllm", 1, said) == ""

@@ -1,4 +1,4 @@
-"""The rooms of the package (docs/design.md): imports go down only, and no module needs itself."""
+"""The packages of gpurack (docs/design.md): imports go down only, and no module imports itself in a circle."""
 
 import ast
 import importlib
@@ -70,13 +70,13 @@ def test_imports_go_down_only(module: str) -> None:
     assert not [other for other in imports(module) - {"gpurack"} if room(other) not in below]
 
 
-def test_no_module_needs_itself() -> None:
+def test_has_no_import_cycle() -> None:
     graph = {name: at_the_top(name) for name in MODULES}
     assert len(list(TopologicalSorter(graph).static_order())) == len(MODULES)  # CycleError names the cycle
 
 
 @pytest.mark.parametrize("package", sorted({path.parent for path in MODULES.values()}), ids=lambda path: path.name)
-def test_a_package_introduces_itself(package: Path) -> None:
+def test_package_introduces_itself(package: Path) -> None:
     introduction = ast.get_docstring(ast.parse((package / "__init__.py").read_text()))
     assert introduction
     for word in introduction.replace(":", " ").replace(",", " ").split():
@@ -85,7 +85,7 @@ def test_a_package_introduces_itself(package: Path) -> None:
 
 
 @pytest.mark.parametrize(("old", "name"), [("gpurack.guard", "guard"), ("gpurack.spec.fleet", "read_fleet")])
-def test_old_names_still_work_and_say_the_new_one(old: str, name: str) -> None:
+def test_old_names_work_with_warning(old: str, name: str) -> None:
     module = importlib.import_module(old)
     with pytest.warns(FutureWarning, match=f"{old} is now gpurack"):
         importlib.reload(module)

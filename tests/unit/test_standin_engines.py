@@ -1,6 +1,6 @@
-"""The stand-ins of engines refuse what their engines refuse: flags, values and variables that they do not know.
+"""Stand-ins of engines refuse what the engines refuse: unknown flags, values and variables.
 
-What they take ends a step later, at weights that are not there.
+Arguments that they accept fail a step later, because the weights are missing.
 """
 
 import json
