@@ -1,5 +1,6 @@
-"""Shell text comes from gpurack.shell alone. mypy refuses other text where `Sh` is wanted; this is what it cannot see:
-templates that are no literals, text that is put together on the way, and ways around the helper."""
+"""Shell text comes from gpurack.shell only. mypy refuses other text for `Sh`; this finds what mypy cannot: templates
+that are not literals, text assembled later, and ways around the helper.
+"""
 
 from __future__ import annotations
 
@@ -117,7 +118,7 @@ def is_false(node: ast.expr) -> bool:
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "gpurack").rglob("*.py"))
 
 
-def test_shell_text_is_built_by_one_helper() -> None:
+def test_one_helper_builds_shell_text() -> None:
     wrong = {path: problems((ROOT / path).read_text(), path) for path in MODULES}
     assert len(MODULES) > 100
     assert not {path: found for path, found in wrong.items() if found}
@@ -163,7 +164,7 @@ def test_shell_text_is_built_by_one_helper() -> None:
         'subprocess.getoutput("true")',
     ],
 )
-def test_the_lint_finds(bad: str) -> None:
+def test_lint_finds_violations(bad: str) -> None:
     assert problems(bad, "gpurack/plan/x.py")
 
 
@@ -178,7 +179,7 @@ def test_the_lint_finds(bad: str) -> None:
         'subprocess.run(["true"], shell=False)',
     ],
 )
-def test_the_lint_lets_pass(good: str) -> None:
+def test_lint_accepts_correct_code(good: str) -> None:
     assert not problems(good, "gpurack/plan/x.py")
 
 
@@ -212,7 +213,7 @@ def shells(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.name)
-def test_programs_on_hosts_start_no_shell_with_text_that_they_built(path: Path) -> None:
+def test_programs_on_hosts_build_no_shell_text(path: Path) -> None:
     assert not shells(path.read_text())
 
 
@@ -226,6 +227,6 @@ def test_programs_on_hosts_start_no_shell_with_text_that_they_built(path: Path) 
         "os.system(name)",
     ],
 )
-def test_the_lint_of_programs_finds(bad: str) -> None:
+def test_lint_of_programs_finds_violations(bad: str) -> None:
     assert shells(bad)
     assert not shells('run("sh", "-c", "rm \\"$1\\"", "sh", name)')

@@ -635,7 +635,7 @@ def test_null_removes_key_of_users_daemon_json() -> None:
 
 
 def test_remove_all_after_models_ends_users_daemons() -> None:
-    """remove=models removes the folders of users' projects. Their Dockers still exist, and may have foreign containers."""
+    """remove=models removes the folders of users' projects. Their Dockers still exist, maybe with other containers."""
     wanted = in_docker_of("ada")
     state = host(wanted)
     left = replace(state, users={name: replace(one, folder=None) for name, one in state.users.items()})
