@@ -1,6 +1,6 @@
-"""Models that cannot be brought up: each is named with its reason and what to do; the others are served as asked.
+"""Models that cannot start: each has a reason and a hint, and the others are served.
 
-One host is provisioned for the whole file. `beta` and `delta` are never meant to change: they are the others.
+One host is installed for the whole file. `beta` and `delta` must never change.
 """
 
 from __future__ import annotations
@@ -66,10 +66,10 @@ def sentence(run: Run, name: str) -> str:
     return found[0].partition(": ")[2]
 
 
-def test_every_bad_model_has_its_sentence_and_the_others_are_served(
+def test_bad_models_have_errors_and_others_are_served(
     lab: Lab, host: Host, strangers: dict[str, tuple[str, str]]
 ) -> None:
-    """Twelve models that cannot be, in one run, beside one that changes and two that stay."""
+    """Twelve bad models in one run, beside one that changes and two that stay."""
     uuids = host.gpus.uuids
     print_key = {"entrypoint": ["sh", "-c", "echo loading; echo key is $(cat /run/secrets/api_key); exit 3"]}
     bad = {
@@ -194,10 +194,10 @@ def calling(lab: Lab, host: Host) -> Iterator[Callable[[str, int], Caller]]:
         caller.join()
 
 
-def test_the_old_model_serves_while_and_after_its_replacement_fails(
+def test_old_model_serves_during_and_after_failed_replacement(
     lab: Lab, host: Host, calling: Callable[[str, int], Caller]
 ) -> None:
-    """A wrong sha256, an image that does not exist, weights that are not there: the old ones are never stopped."""
+    """A wrong sha256, a missing image, missing weights: the old models are never stopped."""
     assert lab.run(lab.inventory({"gpu1": {"models": GOOD}})).exit_code == 0
     before = identities(host)
     callers = [calling("alpha", 8000), calling("beta", 8001), calling("delta", 8003)]
@@ -223,8 +223,8 @@ def test_the_old_model_serves_while_and_after_its_replacement_fails(
     assert settled.unchanged, settled.output
 
 
-def test_a_model_that_never_gets_ready(lab: Lab, host: Host, tmp_path: Path) -> None:
-    """It is named with what was asked and where to look; its container stays, for looking; the others are served."""
+def test_model_that_never_gets_ready_is_reported(lab: Lab, host: Host, tmp_path: Path) -> None:
+    """With the request and where to look. Its container stays for inspection, and the others are served."""
     before = identities(host)
     deploy = tmp_path / "short_wait.py"
     deploy.write_text(SHORT_WAIT)

@@ -1,6 +1,6 @@
-"""Runs that are interrupted: Ctrl-C, and kill -9 of pyinfra, at random moments. The next run completes.
+"""Runs interrupted at random moments, by Ctrl-C and by kill -9 of pyinfra. The next run completes.
 
-It is started at once, while what the killed one began on the host may still be going on there.
+It starts at once, while work of the killed run may still continue on the host.
 """
 
 from __future__ import annotations
@@ -82,9 +82,11 @@ def complete(lab: Lab, host: Host, path: Path, models: dict[str, Any], moments: 
 
 
 @pytest.mark.parametrize("signals", FRESH, ids=lambda signals: " then ".join(one.name for one in signals))
-def test_on_a_fresh_host(lab: Lab, fresh: Callable[[str], Host], signals: tuple[signal.Signals, ...]) -> None:
-    """Anywhere between the first look and the last model. A machine so fast that a run ends before its moment comes
-    gets another fresh host and moments half as late."""
+def test_killed_run_on_fresh_host_is_completed(
+    lab: Lab, fresh: Callable[[str], Host], signals: tuple[signal.Signals, ...]
+) -> None:
+    """At any moment between the first snapshot and the last model. If a run ends before its moment, another fresh host
+    gets moments half as late."""
     chance = random.Random(f"{SEED} fresh {FRESH.index(signals)}")
     moments = [chance.uniform(1, 18 / len(signals)) for _ in signals]
     while not killed_and_completed(lab, fresh("gpu1"), dict(zip(moments, signals, strict=True))):
@@ -106,8 +108,8 @@ def killed_and_completed(lab: Lab, host: Host, kills: dict[float, signal.Signals
     return True
 
 
-def test_during_a_change(lab: Lab) -> None:
-    """Two models exchange cards and ports, one is new or goes, and Docker restarts; again and again, there and back."""
+def test_killed_change_is_completed(lab: Lab) -> None:
+    """Two models swap GPUs and ports, one is added or removed, and Docker restarts; repeatedly, in both directions."""
     host = lab.testbed.host("gpu1")
     lab.settle(host, first())
     chance = random.Random(f"{SEED} change")
@@ -128,8 +130,8 @@ def test_during_a_change(lab: Lab) -> None:
     assert invalid_daemon_json(samples) == []
 
 
-def test_what_was_begun_on_the_host_is_carried_to_its_end(lab: Lab) -> None:
-    """pyinfra dies while two models are down to exchange their cards: both come up all the same, without a run."""
+def test_work_on_host_continues_without_pyinfra(lab: Lab) -> None:
+    """pyinfra dies while two models are down to swap their GPUs. Both start without another run."""
     host = lab.testbed.host("gpu1")
     lab.settle(host, first())
     process = lab.start(inventory(lab, second(), "10m"))

@@ -1,9 +1,8 @@
 """One JSON file is one behaviour: a spec and a host in, the commands and the noop text out.
 
-Driven through `_inner`, as pyinfra tests its own operations, with a fake host whose look is remembered already. Fields:
-operation, args, inventory (the host's data), before and running (models that run), older, host (words of
-tests.given.host_state), executing, unattended; then
-commands, noop and said. A command is its text, or one of the forms of `matches`.
+Runs `_inner`, as pyinfra's own tests do, with a fake host whose snapshot is already remembered. Fields: operation,
+args, inventory (the host's data), before and running (models that run), older, host (words of tests.given.host_state),
+executing, unattended; then commands, noop and said. A command is its text, or one of the forms of `matches`.
 """
 
 import json
@@ -179,7 +178,7 @@ def given_host(case: dict[str, Any], before: Host) -> HostFacts:
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
-def test_operation(path: Path) -> None:
+def test_operation_runs_expected_commands(path: Path) -> None:
     case = json.loads(path.read_text())
     assert set(case) <= FIELDS
     wanted = check_fleet({"gpu1": [case.get("inventory", {})]})["gpu1"]
@@ -196,7 +195,7 @@ def test_operation(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
-def test_plan_live_says_what_a_dry_run_says(path: Path) -> None:
+def test_plan_live_equals_dry_run(path: Path) -> None:
     case = json.loads(path.read_text())
     wanted = check_fleet({"gpu1": [case.get("inventory", {})]})["gpu1"]
     before = check_fleet({"gpu1": [case["before"]]})["gpu1"] if "before" in case else wanted
@@ -210,7 +209,7 @@ STATES = [NOTHING_THERE, UNSUPPORTED, {"gpus": 2}, {"gpus": 2, "busy": "pid 7", 
 
 @pytest.mark.parametrize("words", STATES, ids=json.dumps)
 @pytest.mark.parametrize("inventory", ["lab"])
-def test_plan_live_says_what_a_dry_run_says_of_our_inventories(
+def test_plan_live_equals_dry_run_for_our_inventories(
     inventory: str, words: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Secret, "_raw", lambda secret: f"sk-{secret.source()}".replace(" ", "-"))
@@ -225,8 +224,8 @@ def assert_live_is_dry(spec: Host, facts: HostFacts) -> None:
     assert FakeHost(facts).dry_run(spec) == found
 
 
-def test_a_case_that_is_wrong_fails() -> None:
-    """The harness itself: a command is not taken for another."""
+def test_wrong_case_fails() -> None:
+    """The test itself: no command is taken for another."""
     assert not matches(slow(sh("true")), {"slow": "false"}, HostFacts())
     assert not matches(write_file("/a", "b", "644"), {"write": "/a", "content": "c"}, HostFacts())
     assert not matches(Refusal(["a"]), {"refuse": ["b"]}, HostFacts())
@@ -235,8 +234,8 @@ def test_a_case_that_is_wrong_fails() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(OPERATIONS))
-def test_a_mistake_of_gpuracks_own_fails_its_host_only(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """pyinfra ends the run for all hosts when an operation raises."""
+def test_internal_error_fails_its_host_only(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pyinfra ends the run of all hosts when an operation raises."""
 
     def confused(*args: object, **more: object) -> None:
         raise KeyError("gpus")

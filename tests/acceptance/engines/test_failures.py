@@ -1,5 +1,6 @@
-"""Every engine, every way to fail: each model that cannot be brought up ends with what is wrong and what to do, and the
-healthy ones beside it go on serving. All of a host's bad models are in one run; each is a row of a table."""
+"""Every engine, every way to fail: each failed model has an error and a hint, and the healthy ones keep serving. All
+failing models of a host are in one run; each is a row of a table.
+"""
 
 from __future__ import annotations
 
@@ -168,12 +169,12 @@ def run(lab: Lab, host: Host) -> Run:
 
 
 @pytest.mark.parametrize("case", CASES, ids=IDS)
-def test_what_is_wrong_and_what_to_do(run: Run, case: Case) -> None:
+def test_failed_model_has_error_and_hint(run: Run, case: Case) -> None:
     ends_as(run, "engine1", case)
 
 
-def test_what_restarts_for_ever_is_stopped_with_a_sentence(run: Run, host: Host) -> None:
-    """Also a model that ran until its weights became bad; nothing of all this goes on restarting."""
+def test_restarting_model_is_stopped_with_error(run: Run, host: Host) -> None:
+    """Also one that ran until its weights became invalid; no failed model keeps restarting."""
     said = sentence(run, "engine1", "looping")
     assert said.startswith(ENDED)
     assert READ in said
@@ -182,7 +183,7 @@ def test_what_restarts_for_ever_is_stopped_with_a_sentence(run: Run, host: Host)
     assert {name: there[name]["State"]["Status"] for name in ended} == dict.fromkeys(ended, "exited")
 
 
-def test_the_healthy_ones_serve_and_no_key_shows(lab: Lab, run: Run, host: Host) -> None:
+def test_healthy_models_serve_and_no_key_shows(lab: Lab, run: Run, host: Host) -> None:
     assert KEY not in run.output  # of the healthy, of those that ended while they had it, and in what engines said
     for name in NEIGHBOURS:
         assert run.row("engine1", name).endswith(" ready")
@@ -191,8 +192,8 @@ def test_the_healthy_ones_serve_and_no_key_shows(lab: Lab, run: Run, host: Host)
     assert (status, content(answer)) == (200, "I am zeta, and vLLM is played here.")
 
 
-def test_one_that_never_gets_ready(lab: Lab, run: Run, host: Host, tmp_path: Path) -> None:
-    """Of each engine one, side by side, after half an hour, which is fifteen seconds here."""
+def test_model_that_never_gets_ready_has_error(lab: Lab, run: Run, host: Host, tmp_path: Path) -> None:
+    """One of each engine, in parallel, after half an hour, shortened here to fifteen seconds."""
     script = tmp_path / "short_wait.py"
     script.write_text(SHORT_WAIT)
     silent = {

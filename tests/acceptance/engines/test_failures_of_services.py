@@ -1,5 +1,6 @@
-"""Gateways, pages and images that gpurack knows nothing of: how each fails, in one run, beside healthy ones that go on.
-LiteLLM, Open WebUI and llama.cpp (by `custom`) are the real ones; llama-gpt's page is a stand-in."""
+"""Failing gateways, web UIs and custom images, in one run, beside healthy ones that continue. LiteLLM, Open WebUI and
+llama.cpp (as `custom`) are real; llama-gpt's page is a stand-in.
+"""
 
 from __future__ import annotations
 
@@ -156,17 +157,17 @@ def untouched(host: Host, before: dict[str, tuple[str, str]]) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=IDS)
-def test_what_is_wrong_and_what_to_do(run: Run, case: Case) -> None:
+def test_failed_service_has_error_and_hint(run: Run, case: Case) -> None:
     ends_as(run, "gpu2", case)
 
 
-def test_none_of_them_restarts_for_ever(run: Run, host: Host) -> None:
+def test_no_failed_service_keeps_restarting(run: Run, host: Host) -> None:
     there = containers(host)
     ended = [entry_of(case) for case in CASES if case[3] == ENDED]
     assert {name: there[name]["State"]["Status"] for name in ended} == dict.fromkeys(ended, "exited")
 
 
-def test_the_healthy_ones_serve_and_no_key_shows(lab: Lab, run: Run, host: Host) -> None:
+def test_healthy_services_serve_and_no_key_shows(lab: Lab, run: Run, host: Host) -> None:
     looks = {"the run": run.output, **told(host)}
     shown = [(key, look) for key in (KEY, ALICE) for look, said in looks.items() if key in said]
     assert shown == []
@@ -180,8 +181,8 @@ def test_the_healthy_ones_serve_and_no_key_shows(lab: Lab, run: Run, host: Host)
     assert post(host, 3000, "/api/chat", say("")) == (200, lab.testbed.weights("alpha").sentence)
 
 
-def test_one_that_never_gets_ready(lab: Lab, run: Run, host: Host, tmp_path: Path) -> None:
-    """Of each engine one, after half an hour, which is fifteen seconds here."""
+def test_service_that_never_gets_ready_has_error(lab: Lab, run: Run, host: Host, tmp_path: Path) -> None:
+    """One of each engine, after half an hour, shortened here to fifteen seconds."""
     script = tmp_path / "short_wait.py"
     script.write_text(SHORT_WAIT)
     good = {**SERVICES, "custom": own()}
@@ -195,9 +196,9 @@ def test_one_that_never_gets_ready(lab: Lab, run: Run, host: Host, tmp_path: Pat
     untouched(host, before)
 
 
-def test_what_refuses_the_key_of_a_service_is_said_of_both(lab: Lab, host: Host) -> None:
-    """A service has the key of its model from the inventory. A model that wants another one fails, and each service
-    that it refuses says so. People get a refusal, and no key."""
+def test_wrong_key_is_reported_for_model_and_service(lab: Lab, host: Host) -> None:
+    """A service takes its model's key from the inventory. If the model requires another key, it fails, and each service
+    that it rejects reports it. Clients get an error without any key."""
     locked = gguf("gamma", [], 8000, bind="lan", env={"LLAMA_API_KEY": OTHER})
     services = {
         f"{name}-key": {**entry, "connects_to": ["locked"], "port": 8300 + number}

@@ -1,6 +1,6 @@
-"""llama.cpp's Vulkan variant: `version: "vulkan-b7000"`, with cards and without.
+"""llama.cpp's Vulkan variant: `version: "vulkan-b7000"`, with and without GPUs.
 
-The Vulkan backend is the real one; the only device that it finds here is the CPU's (tests/testbed/vulkan_image.py).
+The Vulkan backend is real; the only device that it finds here is the CPU's (tests/testbed/vulkan_image.py).
 """
 
 from __future__ import annotations
@@ -46,9 +46,7 @@ def run(lab: Lab, hosts: tuple[Host, Host]) -> Run:
     return done
 
 
-def test_with_cards_it_has_them_and_all_layers_are_computed_by_vulkan(
-    lab: Lab, hosts: tuple[Host, Host], run: Run
-) -> None:
+def test_with_gpus_computes_all_layers_by_vulkan(lab: Lab, hosts: tuple[Host, Host], run: Run) -> None:
     gpu, _ = hosts
     container = containers(gpu)["alpha"]
     assert container["Config"]["Image"] == IMAGE
@@ -62,7 +60,7 @@ def test_with_cards_it_has_them_and_all_layers_are_computed_by_vulkan(
     assert chat(gpu, 8001) == lab.testbed.weights("beta").sentence
 
 
-def test_without_cards_it_serves_too(lab: Lab, hosts: tuple[Host, Host], run: Run) -> None:
+def test_serves_without_gpus(lab: Lab, hosts: tuple[Host, Host], run: Run) -> None:
     _, cpu = hosts
     container = containers(cpu)["gamma"]
     assert container["Config"]["Image"] == IMAGE
@@ -71,7 +69,7 @@ def test_without_cards_it_serves_too(lab: Lab, hosts: tuple[Host, Host], run: Ru
     assert chat(cpu, 8000) == lab.testbed.weights("gamma").sentence
 
 
-def test_the_same_again_is_no_change(lab: Lab, hosts: tuple[Host, Host], run: Run) -> None:
+def test_second_run_changes_nothing(lab: Lab, hosts: tuple[Host, Host], run: Run) -> None:
     for host in hosts:
         nothing_changes(host, lambda: lab.run(lab.folder / "lab.py"))
     is_right(lab)

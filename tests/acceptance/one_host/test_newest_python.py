@@ -1,4 +1,4 @@
-"""The code runs on the newest Python that a testbed host has (Debian 13: 3.13), with the same locked versions."""
+"""The newest Python of a testbed host (Debian 13: 3.13), with the same locked versions."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def packed(folder: Path) -> bytes:
     return stream.getvalue()
 
 
-def test_unit_and_operation_tests_pass_there(cpu5: Host) -> None:
+def test_unit_and_operation_tests_pass(cpu5: Host) -> None:
     cpu5.root("apt-get -q update && apt-get -q -y install python3 curl git gnupg")
     version = cpu5.root("python3 -c 'import sys; print(\"%d.%d\" % sys.version_info[:2])'").stdout.strip()
     assert tuple(map(int, version.split("."))) >= (3, 13), "Debian 13 has 3.13"

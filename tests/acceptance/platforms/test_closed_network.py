@@ -1,5 +1,6 @@
-"""A host that reaches nothing but a proxy (`closed1`): packages, images and weights come through it; then by TLS with
-certificates of a private authority; and what leaves the inventory leaves the host. The proxy's own log is the evidence.
+"""A host that reaches only a proxy (`closed1`): packages, images and weights come through it; then by TLS with
+certificates of a private authority. Settings removed from the inventory are removed from the host. The proxy's log is
+the evidence.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ def dockerd_environment(host: Host) -> dict[str, str]:
     return dict(line.partition("=")[::2] for line in text.splitlines())
 
 
-def test_everything_comes_by_the_proxy(lab: Lab, closed1: Host, services: str) -> None:
+def test_everything_passes_proxy(lab: Lab, closed1: Host, services: str) -> None:
     shut(closed1, services)
     direct = closed1.root("timeout 5 bash -c '</dev/tcp/repo.testbed/80'", check=False)
     assert direct.returncode != 0, "the host is not closed"
@@ -107,8 +108,8 @@ def test_everything_comes_by_the_proxy(lab: Lab, closed1: Host, services: str) -
     assert closed1.ssh_commands(again.begun) == 1
 
 
-def test_an_authority_that_nobody_knows_is_named(lab: Lab, closed1: Host) -> None:
-    """Registry and weights by https: each is refused with its reason, and the model goes on as it was."""
+def test_unknown_authority_is_named(lab: Lab, closed1: Host) -> None:
+    """Registry and weights over https fail with their reason, and the model continues unchanged."""
     before = identities(closed1)
     entry = {"alpha": {**model("alpha", [], 8000), "version": "b7001"}, "beta": model("beta", [], 8001)}
     entry["beta"]["weights"] = secure("beta")
@@ -121,8 +122,8 @@ def test_an_authority_that_nobody_knows_is_named(lab: Lab, closed1: Host) -> Non
     assert chat(closed1, 8000) == SENTENCES["alpha"]
 
 
-def test_a_private_authority_is_trusted_by_docker_and_downloads(lab: Lab, closed1: Host, ca: Path) -> None:
-    """dockerd takes it up by the one restart, over which the model that runs lives on."""
+def test_docker_and_downloads_trust_private_authority(lab: Lab, closed1: Host, ca: Path) -> None:
+    """dockerd reads it by one restart, which the running model survives."""
     old = containers(closed1)["alpha"]["State"]["Pid"]
     entry = {"alpha": model("alpha", [], 8000), "beta": {**model("beta", [], 8001), "version": "b7001"}}
     entry["beta"]["weights"] = secure("beta")
@@ -145,7 +146,7 @@ def test_a_private_authority_is_trusted_by_docker_and_downloads(lab: Lab, closed
     assert closed1.ssh_commands(again.begun) == 1
 
 
-def test_what_leaves_the_inventory_leaves_the_host(lab: Lab, closed1: Host, services: str) -> None:
+def test_removed_settings_are_removed_from_host(lab: Lab, closed1: Host, services: str) -> None:
     open_again(closed1, services)
     entry = {"alpha": model("alpha", [], 8000)}
     run = lab.run(lab.inventory({"closed1": {"models": entry}}))

@@ -1,6 +1,7 @@
-"""A host's life, from an installation that the power cut short to one that was removed: Debian 12 with docker-ce,
-Debian sid with its own Docker 28, and a host with AMD's cards. rpm1, yum1 and rootless1 have theirs in their own
-files, Debian 13 in tests/acceptance."""
+"""A host's life, from an installation interrupted by a power cut to removal: Debian 12 with docker-ce, Debian sid with
+its own Docker 28, and a host with AMD GPUs. rpm1, yum1 and rootless1 have theirs in their own files, Debian 13 in
+tests/acceptance.
+"""
 
 from __future__ import annotations
 
@@ -151,8 +152,8 @@ def first(lab: Lab, host: Host, life: Life) -> Run:
     return converge(lab, life, life.old)
 
 
-def test_what_was_half_installed_is_finished_and_the_models_serve(host: Host, life: Life, first: Run) -> None:
-    """At the inventory's versions, held; an older file of a repository does not stand in the way."""
+def test_finishes_interrupted_installation(host: Host, life: Life, first: Run) -> None:
+    """At the inventory's versions, held. An older repository file does not interfere."""
     assert any("finish an interrupted package installation" in line for line in first.lines(life.name)), first.output
     is_at(host, life, life.old)
     life.serves(host)
@@ -160,15 +161,15 @@ def test_what_was_half_installed_is_finished_and_the_models_serve(host: Host, li
     assert host.root("ls /etc/apt/sources.list.d/docker.list", check=False).returncode != 0
 
 
-def test_the_next_run_is_one_remote_command(lab: Lab, host: Host, life: Life, first: Run) -> None:
+def test_next_run_is_one_remote_command(lab: Lab, host: Host, life: Life, first: Run) -> None:
     run = converge(lab, life, life.old)
     assert run.unchanged, run.output
     assert host.ssh_commands(run.begun) == 1
     is_right(lab)
 
 
-def test_an_unattended_upgrade_respects_the_hold(lab: Lab, host: Host, life: Life, first: Run) -> None:
-    """It sees newer ones, and keeps them back."""
+def test_unattended_upgrade_respects_holds(lab: Lab, host: Host, life: Life, first: Run) -> None:
+    """It sees newer versions and keeps them back."""
     newer = {name for name, old, new in zip(("docker", "toolkit"), life.old, life.new, strict=True) if old != new}
     expected = {*(CE[:2] if "docker" in newer else ()), *(TOOLKIT if "toolkit" in newer else ())}
     said = host.root(f"{{ {life.upgrade}; }} 2>&1").stdout
@@ -180,8 +181,8 @@ def test_an_unattended_upgrade_respects_the_hold(lab: Lab, host: Host, life: Lif
 
 
 @pytest.mark.parametrize("way", ["up", "down"])
-def test_another_version(lab: Lab, host: Host, life: Life, first: Run, way: str) -> None:
-    """The models go on running through it (live-restore), the holds move along, and nothing is left to do."""
+def test_changes_version_while_models_serve(lab: Lab, host: Host, life: Life, first: Run, way: str) -> None:
+    """live-restore keeps the models running, the holds follow, and nothing is left to do."""
     before = {name: data["State"]["Pid"] for name, data in containers(host).items()}
     target = life.new if way == "up" else life.old
 
@@ -198,9 +199,9 @@ def test_another_version(lab: Lab, host: Host, life: Life, first: Run, way: str)
     assert converge(lab, life, target).unchanged
 
 
-def test_removed_and_there_again(lab: Lab, host: Host, life: Life, first: Run) -> None:
-    """Packages, holds, repositories and keys go, daemon.json and Docker's data stay; without a version the newest come
-    back, and are not held."""
+def test_removes_everything_and_installs_again(lab: Lab, host: Host, life: Life, first: Run) -> None:
+    """Packages, holds, repositories and keys are removed; daemon.json and Docker's data stay. Without a version the
+    newest are installed, without holds."""
     path = lab.inventory({life.name: {"models": life.models()}}, over(life, life.old))
     gone = lab.run(path, "-y", "--data", "remove=all", deploy="remove")
     assert gone.exit_code == 0, gone.output

@@ -1,5 +1,6 @@
-"""A server that died comes back from inventory and lock as it was, in a world that moved on meanwhile: NVIDIA's
-repository has a newer toolkit, the registry's tags mean other images, the hub's branch is at another commit."""
+"""A dead server is rebuilt from inventory and lock unchanged, although the world moved on: NVIDIA's repository has a
+newer toolkit, the registry's tags point to other images, the hub's branch is at another commit.
+"""
 
 from __future__ import annotations
 
@@ -158,7 +159,7 @@ def moved_on(site: Site, before: Before) -> Iterator[None]:
         yield
 
 
-def test_the_lock_says_what_is_there(site: Site, before: Before) -> None:
+def test_lock_lists_what_is_on_host(site: Site, before: Before) -> None:
     text = site.lock.read_text()
     for line in before.evidence["dpkg"].splitlines():
         state, name, version = line.split()[:3]
@@ -183,7 +184,7 @@ def test_the_lock_says_what_is_there(site: Site, before: Before) -> None:
 
 
 @pytest.mark.usefixtures("moved_on")
-def test_rebuilt_it_is_the_same(site: Site, before: Before) -> None:
+def test_rebuilt_host_is_the_same(site: Site, before: Before) -> None:
     host = site.lab.testbed.recreate("rebuild1")
     host.gpus.swap(0, 3)  # another card in the first slot
     assert host.root("command -v docker", check=False).returncode != 0
@@ -201,7 +202,7 @@ def test_rebuilt_it_is_the_same(site: Site, before: Before) -> None:
 
 
 @pytest.mark.usefixtures("moved_on")
-def test_without_the_lock_it_is_another_and_the_check_names_all_three(site: Site, before: Before) -> None:
+def test_without_lock_host_differs_and_check_names_all_three(site: Site, before: Before) -> None:
     host = site.lab.testbed.recreate("rebuild1")
     with site.unlocked(), moving.moved_tags(site.lab.testbed):
         site.provision()
@@ -225,8 +226,8 @@ def test_without_the_lock_it_is_another_and_the_check_names_all_three(site: Site
 
 
 @pytest.mark.usefixtures("moved_on")
-def test_a_file_that_the_server_changed_is_refused(site: Site, before: Before) -> None:
-    """Under the commit that the lock names; the model that has its weights serves on."""
+def test_refuses_file_changed_by_server(site: Site, before: Before) -> None:
+    """Under the locked commit. The model keeps serving from its weights."""
     host = site.host
     host.root(f"docker rm -f tiny; rm -rf {FOLDER}*")
     config = WEIGHTS / "rebuild/lab/tiny/resolve" / THEN / "config.json"
@@ -247,8 +248,8 @@ def test_a_file_that_the_server_changed_is_refused(site: Site, before: Before) -
 
 
 @pytest.mark.usefixtures("moved_on")
-def test_weights_that_changed_on_the_host_are_refused(site: Site, before: Before) -> None:
-    """One byte, and the time of the change as it always is; what runs from the old ones is left alone."""
+def test_refuses_weights_changed_on_host(site: Site, before: Before) -> None:
+    """One byte, with an unchanged time of change. The model that runs from the old ones is left alone."""
     host = site.host
     (path,) = [line.split()[1] for line in before.evidence["weights"].splitlines() if "alpha" in line]
     host.root(f"cp -p {path} {path}.old && printf X | dd of={path} bs=1 seek=2000000 conv=notrunc 2>/dev/null")
@@ -266,7 +267,7 @@ def test_weights_that_changed_on_the_host_are_refused(site: Site, before: Before
     assert site.evidence() == before.evidence
 
 
-def test_an_inventory_against_its_lock_is_refused_before_any_host_is_touched(site: Site, before: Before) -> None:
+def test_inventory_against_lock_is_refused_before_any_connection(site: Site, before: Before) -> None:
     text = site.inventory.read_text()
     site.inventory.write_text(text.replace("'nvidia': {}", "'nvidia': {'toolkit': '1.19.1'}"))
     run = site.lab.run(site.inventory)
@@ -279,8 +280,8 @@ def test_an_inventory_against_its_lock_is_refused_before_any_host_is_touched(sit
 
 
 @pytest.mark.usefixtures("moved_on")
-def test_pins_move_on_purpose(site: Site, before: Before) -> None:
-    """One part, then all; the next run installs what the lock says, and nothing else moved the host."""
+def test_pins_move_on_request_only(site: Site, before: Before) -> None:
+    """One part, then all. The next run installs the lock's versions; nothing else changed the host."""
     ran = identities(site.host)
     with moving.moved_tags(site.lab.testbed):
         toolkit = site.gpurack("lock", "toolkit", "--upgrade")
