@@ -58,7 +58,7 @@ def test_equals_real_programs(case: str, recorded: dict[str, str]) -> None:
     assert recorded[case] == GOLDEN[case]
 
 
-def test_every_recorded_case_is_golden(recorded: dict[str, str]) -> None:
+def test_knows_every_recorded_case(recorded: dict[str, str]) -> None:
     assert set(recorded) <= set(GOLDEN)
 
 
