@@ -21,7 +21,7 @@ PASSWORD = "correct horse battery"
 
 @pytest.fixture(scope="module")
 def host(testbed: Testbed) -> Iterator[Host]:
-    """A fresh cpu1; thrown away at the end, with its tightened sudo."""
+    """A fresh cpu1, removed at the end because its sudo is restricted."""
     yield testbed.recreate("cpu1")
     testbed.prepared("cpu1")
 
@@ -33,7 +33,7 @@ def inventory(lab: Lab) -> Path:
 
 
 def footprint(host: Host) -> str:
-    """What gpurack could have left on a host."""
+    """Everything that gpurack could have left on a host."""
     return host.root(
         "ls -d /etc/gpurack /etc/docker /usr/local/lib/gpurack /var/lib/gpurack /run/gpurack "
         "/etc/apt/sources.list.d/gpurack* /tmp/tmp.* 2>/dev/null; dpkg-query -W | md5sum; ls -la /etc /tmp | md5sum",
@@ -42,7 +42,7 @@ def footprint(host: Host) -> str:
 
 
 def refused(lab: Lab, host: Host, inventory: Path, what: str, *options: str) -> Run:
-    """A run that must leave the host as it is, and say what begins with `what` in the table and below, nothing else."""
+    """A run that must leave the host unchanged, and report only `what`, in the table and below."""
     before = footprint(host)
     run = lab.run(inventory, *options)
     assert run.exit_code == 1, run.output
@@ -96,7 +96,7 @@ def test_full_tmp_is_reported(lab: Lab, host: Host, inventory: Path) -> None:
 
 @pytest.fixture(scope="module")
 def guarded(host: Host) -> Host:
-    """From here on sudo wants the login user's password."""
+    """Makes sudo require the login user's password."""
     host.root(
         f"echo 'lab:{PASSWORD}' | chpasswd; grep -rl NOPASSWD /etc/sudoers /etc/sudoers.d | xargs sed -i s/NOPASSWD://"
     )

@@ -18,7 +18,7 @@ GOOD: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def served(lab: Lab) -> Host:
-    """gpu1 with the good models served."""
+    """gpu1 with the good models running."""
     host = lab.testbed.host("gpu1")
     lab.settle(host, GOOD)
     return host
@@ -26,7 +26,7 @@ def served(lab: Lab) -> Host:
 
 @pytest.fixture
 def host(served: Host, gpu1: Host) -> Host:
-    """The served host; its simulated cards are healthy again afterwards."""
+    """The serving host; its simulated GPUs are healthy again afterwards."""
     assert served.name == gpu1.name
     return served
 

@@ -36,7 +36,7 @@ gpu_host()
 
 @pytest.fixture(scope="module")
 def host(lab: Lab) -> Host:
-    """gpu1 with the good models served."""
+    """gpu1 with the good models running."""
     host = lab.testbed.host("gpu1")
     lab.settle(host, GOOD)
     return host
@@ -44,7 +44,7 @@ def host(lab: Lab) -> Host:
 
 @pytest.fixture
 def strangers(host: Host) -> Iterator[dict[str, tuple[str, str]]]:
-    """What is not gpurack's: a web page on port 9001, a container that bears a model's name, a process on port 9000."""
+    """Foreign: a web page on port 9001, a container with a model's name, a process on port 9000."""
     sleep = f"--entrypoint sleep {IMAGE} infinity"
     host.root(f"docker run -d --name grafana -p 127.0.0.1:9001:3000 {sleep}")
     host.root(f"docker run -d --name namesake {sleep}")
@@ -55,12 +55,12 @@ def strangers(host: Host) -> Iterator[dict[str, tuple[str, str]]]:
 
 
 def listening(host: Host, port: int) -> bool:
-    """Does anybody listen there?"""
+    """Does anything listen there?"""
     return bool(host.root(f"ss -Hltn sport = :{port}").stdout.strip())
 
 
 def sentence(run: Run, name: str) -> str:
-    """The sentence below the table about one model of gpu1."""
+    """The error below the table about one model of gpu1."""
     found = [error for error in run.errors("gpu1") if name in error.partition(": ")[0].split(", ")]
     assert len(found) == 1, f"{name}: {found}\n{run.output}"
     return found[0].partition(": ")[2]
@@ -153,7 +153,7 @@ def test_bad_models_have_errors_and_others_are_served(
 
 
 class Caller(threading.Thread):
-    """Asks a model again and again, and counts what is not its own sentence."""
+    """Keeps asking a model, and counts the answers other than its own sentence."""
 
     def __init__(self, host: Host, port: int, sentence: str) -> None:
         super().__init__(daemon=True)
@@ -171,7 +171,7 @@ class Caller(threading.Thread):
                 self.wrong.append(answer)
 
     def finish(self) -> None:
-        """No more calls; every one so far was answered as it should be."""
+        """Stop asking. Every answer so far must have been correct."""
         self.ended.set()
         self.join()
         assert self.answers > 2
@@ -180,7 +180,7 @@ class Caller(threading.Thread):
 
 @pytest.fixture
 def calling(lab: Lab, host: Host) -> Iterator[Callable[[str, int], Caller]]:
-    """Begin to call a model; ends with the test."""
+    """Start to ask a model; ends with the test."""
     begun: list[Caller] = []
 
     def begin(name: str, port: int) -> Caller:

@@ -15,7 +15,7 @@ PAIR = {
 
 @pytest.fixture(scope="module", autouse=True)
 def provisioned(lab: Lab) -> None:
-    """gpu1 with two models that share card 0."""
+    """gpu1 with two models that share GPU 0."""
     run = lab.run(lab.inventory({"gpu1": {"hardware": {"A30": 4}, "models": PAIR}}))
     assert run.exit_code == 0, run.output
 

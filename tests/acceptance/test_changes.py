@@ -18,7 +18,7 @@ IMAGES = f"{REGISTRY}/ghcr/ggml-org/llama.cpp"
 
 
 def four() -> Models:
-    """What runs before each test: a model on card 0, one on cards 1 and 2, two on the CPU."""
+    """The models before each test: one on GPU 0, one on GPUs 1 and 2, two on the CPU."""
     return {
         "alpha": model("alpha", [0], 8000),
         "beta": model("beta", [1, 2], 8001),
@@ -42,7 +42,7 @@ def apply(lab: Lab, models: Models) -> Run:
 
 
 def only(touched: str, before: dict[str, tuple[str, str]], after: dict[str, tuple[str, str]]) -> bool:
-    """Did nothing happen to any container but one (or several, separated by spaces)?"""
+    """Was no container touched but these (names separated by spaces)?"""
     names = touched.split()
     rest = {name: identity for name, identity in before.items() if name not in names}
     return {name: identity for name, identity in after.items() if name not in names} == rest
@@ -161,7 +161,7 @@ def test_restores_container_stopped_by_hand(
 
 @pytest.fixture
 def other_image(gpu1: Host) -> Iterator[Callable[[], str]]:
-    """By hand, the models' tag is made to name another image; returns that image's id. Put back afterwards."""
+    """Points the models' tag at another image by hand; returns its id. Restored afterwards."""
     old = containers(gpu1)["gamma"]["Image"]
 
     def retag() -> str:

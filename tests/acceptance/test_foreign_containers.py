@@ -31,7 +31,7 @@ HELD = {"live-restore": False, "default-shm-size": "96M"}  # a restart that live
 
 @pytest.fixture(scope="module")
 def host(lab: Lab) -> Host:
-    """gpu1 with a Docker of its owners': a web page, a database with a volume, a stopped backup job."""
+    """gpu1 with its owners' containers: a web page, a database with a volume, a stopped backup job."""
     host = lab.testbed.recreate("gpu1")
     host.put(json.dumps(DAEMON_JSON), "/etc/docker/daemon.json", 0o640)
     host.root(
@@ -67,7 +67,7 @@ def dockerd(host: Host) -> str:
 
 
 def run(lab: Lab, restart: str, daemon: dict[str, Any] | None = None, models: dict[str, Any] | None = None) -> Run:
-    """The main job with this docker.restart."""
+    """The main job with this `docker.restart`."""
     docker = {**common()["docker"], "restart": restart}
     docker["daemon"] = {**docker["daemon"], **(daemon or {})}
     return lab.run(lab.inventory({"gpu1": {"models": models or GOOD}}, {"docker": docker}))

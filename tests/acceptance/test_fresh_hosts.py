@@ -25,11 +25,11 @@ TOOLKIT = (
     "libnvidia-container1",
 )
 LOADING = 7
-"""Seconds that delta takes before it begins to load, so that a sign of life is due."""
+"""Seconds before delta begins to load, so that a progress message is due."""
 
 
 def hosts() -> dict[str, dict[str, Any]]:
-    """The standard inventory, with one download that takes a while and one model that loads for a while."""
+    """The standard inventory, with one slow download and one model that loads slowly."""
     data = standard()
     slowly = weights("gamma")["url"].replace("http://weights.testbed/", "http://weights.testbed/throttle/300k/")
     data["gpu1"]["models"]["gamma"]["weights"]["url"] = slowly
@@ -40,7 +40,7 @@ def hosts() -> dict[str, dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def dry(lab: Lab, fresh: Callable[[str], Host]) -> Run:
-    """What --dry says on fresh hosts."""
+    """The output of --dry on fresh hosts."""
     for name in HOSTS:
         fresh(name)
     return lab.run(lab.inventory(hosts()), "--dry")
@@ -53,7 +53,7 @@ def first(lab: Lab, dry: Run) -> Run:
 
 
 def announced(run: Run, host: str) -> set[str]:
-    """The changes that a run named for a host. The line of daemon.json names several keys."""
+    """The changes that a run announced for a host. The line of daemon.json names several keys."""
     lines = [line.split("~ ", 1)[1].removesuffix(" (restart Docker)") for line in run.lines(host) if "] ~ " in line]
     return {part for line in lines for part in re.split(r", (?=[a-z.-]+(?:: |,| if |$))", line)}
 

@@ -32,7 +32,7 @@ def provisioned(lab: Lab) -> None:
 
 
 def logged(host: Host, name: str, what: str) -> float:
-    """MiB that llama-server's log names last for a buffer."""
+    """MiB that the log of llama-server last reports for a buffer."""
     log = host.root(f"docker logs {name} 2>&1").stdout
     return float(re.findall(rf"{what} buffer size *= *([0-9.]+) MiB", log)[-1])
 
@@ -44,7 +44,7 @@ def plan(lab: Lab, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 def estimated(lab: Lab, name: str, monkeypatch: pytest.MonkeyPatch) -> Estimate:
-    """The estimate on a single card, where llama-server's log has the whole model, from what the run remembered."""
+    """The estimate for one GPU, as in the log of llama-server, from what the run remembered."""
     monkeypatch.setenv("XDG_STATE_HOME", lab.env()["XDG_STATE_HOME"])
     headers = {path.rsplit("-", 1)[-1]: header for path, header in recall("gpu1").items()}
     wanted = spec({"models": {name: MODELS[name]}}).models[name]

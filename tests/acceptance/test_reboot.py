@@ -13,15 +13,16 @@ from tests.testbed.gguf_models import SENTENCES
 from tests.testbed.shell import await_
 
 LATE = 25
-"""Seconds that the driver is late. Longer than nvidia-cdi-refresh.service tries by itself; what waits for the driver
-asks once a second for an hour, so a minute would show nothing that this does not."""
+"""Seconds by which the driver is late: longer than nvidia-cdi-refresh.service retries. gpurack's unit asks once a
+second for an hour, so more seconds would show nothing new.
+"""
 BACK = 60
-"""Seconds within which all is to be back once the driver is there."""
+"""Seconds within which everything must run once the driver is loaded."""
 
 
 @pytest.fixture(scope="module", autouse=True)
 def provisioned(lab: Lab) -> None:
-    """Both hosts as the standard inventory has them."""
+    """Both hosts with the standard inventory."""
     run = lab.run(lab.inventory(standard()))
     assert run.exit_code == 0, run.output
 

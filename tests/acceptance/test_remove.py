@@ -18,21 +18,21 @@ OURS = ("/etc/gpurack", "/usr/local/lib/gpurack", "/etc/systemd/system/gpurack.s
 
 @pytest.fixture(scope="module", autouse=True)
 def provisioned(lab: Lab) -> None:
-    """Both hosts as the standard inventory has them."""
+    """Both hosts with the standard inventory."""
     run = lab.run(lab.inventory(standard()))
     assert run.exit_code == 0, run.output
 
 
 @pytest.fixture
 def stranger(gpu1: Host) -> Iterator[str]:
-    """A container by hand, which runs."""
+    """A running container made by hand."""
     gpu1.root(f"docker run -d --name stranger --restart unless-stopped --entrypoint sleep {IMAGE} 3600")
     yield "stranger"
     gpu1.root("docker rm -f stranger", check=False)
 
 
 def data_of(host: Host) -> dict[str, str]:
-    """What is never removed: weights, daemon.json."""
+    """Data that is never removed: weights, daemon.json."""
     return {
         "weights": host.root("sha256sum /var/lib/gpurack/weights/*").stdout,
         "daemon.json": host.get("/etc/docker/daemon.json").decode(),

@@ -18,7 +18,7 @@ DELAY = 6
 
 @pytest.fixture(scope="module")
 def both(lab: Lab) -> tuple[Host, Host]:
-    """gpu1 and cpu1 with the good models served."""
+    """gpu1 and cpu1 with the good models running."""
     gpu1, cpu1 = lab.testbed.host("gpu1"), lab.testbed.host("cpu1")
     lab.settle(gpu1, GPU1)
     lab.settle(cpu1, CPU1)
@@ -26,7 +26,7 @@ def both(lab: Lab) -> tuple[Host, Host]:
 
 
 def changed(lab: Lab, gpu1: Host, context: int, cpu1: dict[str, Any], over: dict[str, Any] | None = None) -> Run:
-    """A run that changes alpha on gpu1, which must succeed there, while cpu1 fails with exit code 1."""
+    """A run that changes alpha on gpu1. It must succeed there, while cpu1 fails with exit code 1."""
     before = identities(gpu1)
     models = {**GPU1, "alpha": model("alpha", [0], 8000, context=context)}
     run = lab.run(lab.inventory({"cpu1": cpu1, "gpu1": {"models": models}}, over))

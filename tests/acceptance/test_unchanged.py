@@ -17,7 +17,7 @@ HOSTS = ("gpu1", "cpu1")
 
 @pytest.fixture(scope="module", autouse=True)
 def provisioned(lab: Lab) -> None:
-    """Both hosts as the standard inventory has them."""
+    """Both hosts with the standard inventory."""
     run = lab.run(lab.inventory(standard()))
     assert run.exit_code == 0, run.output
     is_right(lab)
@@ -44,7 +44,7 @@ def test_second_run_is_one_command_per_host_and_changes_nothing(lab: Lab, option
 
 @pytest.fixture
 def hung(gpu1: Host) -> Iterator[str]:
-    """The name of a model whose process is stopped, so that it accepts connections and never answers."""
+    """The name of a model whose process is stopped: it accepts connections and never answers."""
     pid = gpu1.root("docker inspect --format '{{.State.Pid}}' beta").stdout.strip()
     gpu1.root(f"kill -STOP {pid}")
     yield "beta"

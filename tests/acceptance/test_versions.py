@@ -33,13 +33,13 @@ FOREIGN = "# deb http://download.docker.com/linux/debian trixie stable\n"
 
 @pytest.fixture(scope="module", autouse=True)
 def _no_other_hosts(lab: Lab) -> Iterator[None]:
-    """gpu1 starts fresh and is removed afterwards: other tests want the distribution's Docker."""
+    """gpu1 starts fresh and is removed afterwards, because other tests need the distribution's Docker."""
     yield
     lab.testbed.remove("gpu1")
 
 
 def models() -> dict[str, Any]:
-    """One on a card, one on two, one on the CPU."""
+    """One on a GPU, one on two, one on the CPU."""
     return {
         "alpha": model("alpha", [0], 8000),
         "beta": model("beta", [1, 2], 8001),
@@ -48,7 +48,7 @@ def models() -> dict[str, Any]:
 
 
 def converge(lab: Lab, name: str, docker: str | None, toolkit: str | None) -> Run:
-    """The main job with docker-ce and the toolkit at these versions (None: whatever there is, not held)."""
+    """The main job with docker-ce and the toolkit at these versions. None: any version, not held."""
     daemon = {"insecure-registries": [REGISTRY]}
     over = {
         "docker": {"source": "docker-ce", "daemon": daemon, **({"version": docker} if docker else {})},
@@ -71,7 +71,7 @@ def held(host: Host) -> set[str]:
 
 
 def serves(host: Host) -> None:
-    """Each model answers as itself and has its cards."""
+    """Each model answers under its name and has its GPUs."""
     assert [chat(host, port) for port in (8000, 8001, 8002)] == [SENTENCES[name] for name in models()]
     uuids = host.gpus.uuids
     assert (cards(host, "alpha"), cards(host, "beta")) == (uuids[:1], uuids[1:3])
@@ -79,7 +79,7 @@ def serves(host: Host) -> None:
 
 
 def daemon_version(host: Host) -> str:
-    """What the running dockerd says it is."""
+    """The version of the running dockerd."""
     return host.root("docker version --format '{{.Server.Version}}'").stdout.strip().split("+")[0]
 
 

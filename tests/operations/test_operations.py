@@ -63,7 +63,7 @@ FIELDS = {
 
 @dataclass
 class FakeHost:
-    """What the operations see of pyinfra's host: it was looked at in this stage, so no command is needed for that."""
+    """pyinfra's host as operations see it. Its snapshot was taken already in this stage, so none needs a command."""
 
     found: HostFacts
     executing: bool = False
@@ -84,7 +84,7 @@ class FakeHost:
         )
 
     def dry_run(self, spec: Host) -> list[str]:
-        """What a whole run says before anything happens."""
+        """The output of a whole run before anything happens."""
         with ctx_host.use(self):
             for stage, (operation, arguments) in deploys.operations(plan_host.STAGES).items():
                 if stage.applies(spec):
@@ -99,13 +99,12 @@ class FakeHost:
 
 
 def matches(command: Any, form: Any, facts: HostFacts) -> bool:
-    """Is a command what a case says? A text is a shell command; the other forms:
+    """Does a command match the case? A text is a shell command; the other forms:
 
     {"slow": command} · {"install": {package: version or null}, "hold": [packages]} · {"aside": path}
     {"write": path, "content": text or "content_of": file of this checkout, "mode"}
     {"locked": command, "users": whose locks it holds, "slow": true for a long one}
-    {"refuse": [sentences]} · {"job": part of the runner's job} · {"daemon_json": part of its job}
-    """
+    {"refuse": [messages]} · {"job": part of the runner's payload} · {"daemon_json": part of its payload}"""
     stdin = command.connector_arguments.get("_stdin")
     if isinstance(form, str):
         return str(command) == str(next(carry_out(Shell("", sh(form)))))
@@ -154,7 +153,7 @@ def family(facts: HostFacts) -> Packages:
 
 
 def contains(found: Any, part: Any) -> bool:
-    """Is everything that `part` says so in `found`? Lists are compared item by item and have the same length."""
+    """Does `found` have everything in `part`? Lists are compared item by item and must have the same length."""
     if isinstance(part, dict) and isinstance(found, dict):
         return all(key in found and contains(found[key], value) for key, value in part.items())
     if isinstance(part, list) and isinstance(found, list):
@@ -163,8 +162,8 @@ def contains(found: Any, part: Any) -> bool:
 
 
 def given_host(case: dict[str, Any], before: Host) -> HostFacts:
-    """The case's host; `running` names models that run as the inventory `before` wanted, with their cards' indices.
-    `older`: all of `before` runs, these models as a gpurack made them that knew no security options."""
+    """The host of a case. `running` names models that run as in the inventory `before`, with the indices of their GPUs.
+    `older`: all of `before` runs, these models as created by a gpurack without security options."""
     if "older" in case:
         return older(before, of=tuple(case["older"]))
     words = dict(case.get("host", {}))

@@ -34,7 +34,7 @@ WHY = ["error rootless Docker could not be set up for {}. The tool says:", "    
 
 @dataclass
 class Host(FakeHost):
-    """Commands that name one of `broken` by home fail."""
+    """A host on which commands that name one of the homes in `broken` fail."""
 
     broken: tuple[str, ...] = ()
 
@@ -50,7 +50,7 @@ class Host(FakeHost):
 
 
 def bare() -> HostFacts:
-    """Accounts, and nothing else yet; eve is gone."""
+    """Accounts without rootless Docker; eve is missing."""
     subordinate = tuple(f"{name}:{start}:65536" for name, start in (("ada", 165536), ("bob", 231072)))
     users = {
         name: User(
@@ -65,7 +65,7 @@ def bare() -> HostFacts:
 
 
 def execute(host: Host, commands: Any) -> list[Any]:
-    """As pyinfra does: each command is run before the next is asked for, and the first that fails is the last."""
+    """Like pyinfra: run each command before the next one is requested, and stop at the first failure."""
     state, done = SimpleNamespace(print_input=False), []
     for command in commands:
         done.append(command)

@@ -52,7 +52,7 @@ ENGINES: dict[str, dict[str, Any]] = {
     "tei": {"engine": "tei", "version": "1.9", "gpus": [3], "vram": "1GiB"},
     "ollama": {"engine": "ollama", "version": "0.33.0", "gpus": [0], "vram": "1GiB", "api_key": None},
 }
-"""Those of cards are stand-ins; each has a card for its failures, which the healthy vLLM shares with one of them."""
+"""Engines that need a GPU are stand-ins. Each has a GPU for its failures, and the healthy vLLM shares one of them."""
 GGUF = ("llama.cpp", "llama-cpp-python")
 CRASH = {
     "llama.cpp": FLAG, "vllm": FLAG, "llama-cpp-python": {"args": {"n_batch": "many"}},
@@ -109,13 +109,13 @@ def good(engine: str) -> Any:
 
 
 def healthy() -> dict[str, Any]:
-    """The neighbours: a llama.cpp, and a vLLM on a card that bad ones want to share."""
+    """The healthy models beside them: a llama.cpp, and a vLLM on a GPU that failing ones want to share."""
     zeta = {**ENGINES["vllm"], "weights": good("vllm"), "vram": "6GiB", "port": 8001}
     return {"alpha": gguf("alpha", [], 8000, **KEYED), "zeta": {**zeta, **KEYED}}
 
 
 def bad() -> dict[str, Any]:
-    """A model of each row."""
+    """A failing model for each row."""
     return {
         name: {**ENGINES[engine], "weights": good(engine), "port": 8100 + number, **over}
         for number, (name, (engine, _, over, _, _)) in enumerate(zip(IDS, CASES, strict=True))
@@ -124,7 +124,7 @@ def bad() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def host(lab: Lab, engine1: Host) -> Iterator[Host]:
-    """Two healthy models, and a third whose weights became bad while it ran, so that it restarts for ever."""
+    """Two healthy models, and a third whose weights became invalid while it ran, so that it keeps restarting."""
     lab.testbed.serve_engines("llama-cpp-python", "vllm", "sglang", "tei", "ollama")
     engine1.root("command -v docker >/dev/null && docker ps -aq | xargs -r docker rm -f", check=False)
     engine1.root(
@@ -158,7 +158,7 @@ def deploy(lab: Lab, more: dict[str, Any], deploy: str = "gpu_host") -> Run:
 
 @pytest.fixture(scope="module")
 def run(lab: Lab, host: Host) -> Run:
-    """All bad models at once."""
+    """One run with all failing models."""
     before = identities(host)
     done = deploy(lab, {"looping": looping(), **bad()})
     assert done.exit_code == 1, done.output

@@ -59,7 +59,7 @@ NO_DATABASE = {"env": {"DATABASE_URL": "nonsense"}}
 
 
 def own(model: str = "beta", compose: dict[str, Any] | None = None, **args: Any) -> dict[str, Any]:
-    """A llama.cpp of which gpurack knows only the image: what `custom` differs in from a good one."""
+    """A llama.cpp as engine `custom`; fields: differences from a good entry."""
     place = {"host": "0.0.0.0", "port": 8080, "alias": "own"}
     return {
         "engine": "custom", "image": "ghcr.io/ggml-org/llama.cpp:server-b7000", "gpus": [],
@@ -93,7 +93,7 @@ IDS = [entry_of(case) for case in CASES]
 
 
 def of(entries: dict[str, Any]) -> dict[str, Any]:
-    """A host's data with these models and services."""
+    """The data of a host with these models and services."""
     found: dict[str, Any] = {"models": {}, "services": {}}
     for name, entry in entries.items():
         found["services" if entry.get("engine") in SERVICES else "models"][name] = entry
@@ -110,7 +110,7 @@ def healthy() -> dict[str, Any]:
 
 
 def bad() -> dict[str, Any]:
-    """A model or service of each row."""
+    """A failing model or service for each row."""
     return {
         entry_of(case): {**SERVICES.get(case[0], {}), **case[2], "port": 8100 + number}
         for number, case in enumerate(CASES)
@@ -118,14 +118,14 @@ def bad() -> dict[str, Any]:
 
 
 def deploy(lab: Lab, more: dict[str, Any], far: dict[str, Any] | None = None, deploy: str = "gpu_host") -> Run:
-    """gpu2 with the healthy ones and more; cpu2 with `far`, if anything."""
+    """Deploy gpu2 with the healthy entries and `more`; cpu2 with `far`, if given."""
     hosts = {"gpu2": of({**healthy(), **more}), **({"cpu2": of(far)} if far is not None else {})}
     return lab.run(lab.inventory(hosts), deploy=deploy, env=ENV, timeout=400)
 
 
 @pytest.fixture(scope="module")
 def host(lab: Lab) -> Iterator[Host]:
-    """gpu2, with the healthy ones."""
+    """gpu2, with the healthy entries."""
     lab.testbed.serve_engines(*SERVICES)
     host = lab.testbed.host("gpu2")
     for one in (host, lab.testbed.host("cpu2")):
@@ -141,7 +141,7 @@ def host(lab: Lab) -> Iterator[Host]:
 
 @pytest.fixture(scope="module")
 def run(lab: Lab, host: Host) -> Run:
-    """All bad ones at once."""
+    """One run with all failing entries."""
     before = identities(host)
     done = deploy(lab, bad())
     assert done.exit_code == 1, done.output
@@ -151,7 +151,7 @@ def run(lab: Lab, host: Host) -> Run:
 
 
 def untouched(host: Host, before: dict[str, tuple[str, str]]) -> None:
-    """The healthy ones are the same containers as before."""
+    """The healthy entries still have their containers."""
     after = identities(host)
     assert {name: after[name] for name in NEIGHBOURS} == {name: before[name] for name in NEIGHBOURS}
 

@@ -33,7 +33,7 @@ def cpu(lab: Lab) -> Host:
 
 
 def digest_of(lab: Lab, tag: str) -> str:
-    """What the registry says of a tag."""
+    """The digest of a tag at the registry."""
     url = f"http://{lab.testbed.registry}/v2/{REPOSITORY}/manifests/{tag}"
     kind = "application/vnd.docker.distribution.manifest.v2+json"
     request = urllib.request.Request(url, headers={"Accept": kind}, method="HEAD")
@@ -51,7 +51,7 @@ def by_image(image: Any, **over: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def passwords(lab: Lab) -> Iterator[None]:
-    """The registry's first password is back afterwards."""
+    """Restores the registry's first password afterwards."""
     yield
     rotate(lab.testbed.engine, LOGIN[1])
 
@@ -169,7 +169,7 @@ RUN false
 
 @pytest.fixture(scope="module")
 def repository(lab: Lab) -> Iterator[Path]:
-    """A git repository at http://weights.testbed/engine.git, with a revision that cannot be built."""
+    """A git repository at http://weights.testbed/engine.git, with one revision that cannot be built."""
     work, served = lab.folder / "work", WEIGHTS / "engine.git"
     work.mkdir()
 
@@ -191,7 +191,7 @@ def repository(lab: Lab) -> Iterator[Path]:
 
 
 def built(revision: str, cuda: str = "b7000") -> dict[str, Any]:
-    """By the image's definition as `gpurack import` writes it of what people type."""
+    """An entry with the image definition that `gpurack import` writes for the usual commands."""
     typed = (
         "docker build -t local/engine -f .devops/cuda.Dockerfile --target server --build-arg CUDA_VERSION=" + cuda
         + f" --build-arg 'CUDA_DOCKER_ARCH=80;86' http://weights.testbed/engine.git#{revision}\n"

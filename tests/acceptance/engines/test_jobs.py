@@ -39,7 +39,7 @@ def shell(script: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def cpu(lab: Lab) -> Host:
-    """cpu2 with weights of the lab's own in a folder."""
+    """cpu2 with a folder of the lab's own weights."""
     host = lab.testbed.host("cpu2")
     host.root("command -v docker >/dev/null && docker ps -aq | xargs -r docker rm -f", check=False)
     host.root("rm -rf /data/lab /var/lib/gpurack/jobs /var/lib/gpurack/weights/jobs")

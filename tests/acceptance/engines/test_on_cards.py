@@ -27,7 +27,7 @@ def model(engine: dict[str, Any], folder: str, gpus: list[int], port: int, **mor
 
 
 def wanted() -> dict[str, Any]:
-    """Two chat models over both cards 0 and 1; vLLM's embeddings and rerank on card 2, TEI's on card 3 and the CPU."""
+    """Two chat models on GPUs 0 and 1; vLLM's embeddings and rerank on GPU 2, TEI's on GPU 3 and the CPU."""
     return {
         "chat": model(VLLM, "zeta", [0, 1], 8000, vram="12GiB", context=2048, served_name="qwen2.5-14b-instruct"),
         "sgl": model(SGLANG, "zeta", [0, 1], 8001, vram="30%", context=1024),
@@ -45,7 +45,8 @@ def deploy(lab: Lab, *options: str) -> Run:
 
 @pytest.fixture(scope="module")
 def started(lab: Lab, engine1: Host) -> tuple[Run, Samples]:
-    """The one run that brings all of them up, at its noisiest, and what looked like a key among all arguments then."""
+    """The run that starts all of them, at its highest verbosity, and the keys that were seen in any process's arguments
+    meanwhile."""
     lab.testbed.serve_engines("vllm", "sglang", "tei")
     engine1.root("command -v docker >/dev/null && docker ps -aq | xargs -r docker rm -f", check=False)
     with sampled(engine1, KEYS_IN_ARGUMENTS) as arguments:
@@ -57,7 +58,7 @@ def started(lab: Lab, engine1: Host) -> tuple[Run, Samples]:
 
 @pytest.fixture(scope="module")
 def host(engine1: Host, started: tuple[Run, Samples]) -> Host:
-    """With all of them."""
+    """The host with all of them."""
     return engine1
 
 

@@ -19,7 +19,7 @@ from tests.testbed.browser import browser
 ENV = {"WORKER": "sk-worker-4417", "PAGE": "sk-page-9d20", "ADMIN": "correct horse 5"}
 ADMIN = "admin@uni.example"
 PAGE_TIMEOUT = 60_000
-"""Milliseconds that the page may take to show something; its first load is 10 MB of JavaScript."""
+"""Milliseconds until the page must show something. Its first load is 10 MB of JavaScript."""
 SERVICES: dict[str, Any] = {
     "chat": {
         "engine": "open-webui", "version": "0.12.4", "port": 3000, "bind": "lan", "connects_to": ["gateway"],
@@ -35,7 +35,7 @@ SERVICES: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def up(lab: Lab) -> tuple[Host, Run]:
-    """cpu2 with one model and everything on top of it, in one run."""
+    """cpu2 with one model and all services in front of it, from one run."""
     lab.testbed.serve_engines("litellm", "open-webui", "llama-cpp-python", "llama-gpt")
     host = lab.testbed.host("cpu2")
     host.root(
@@ -71,8 +71,8 @@ def test_services_start_after_their_connections(up: tuple[Host, Run]) -> None:
 
 
 def open_log_in(tab: Page, url: str) -> None:
-    """The page with its log-in form. When its first questions to its own server take too long, as they may on a busy
-    machine, it stays empty until somebody loads it again, as people do."""
+    """The page with its log-in form. If its first requests to its own server take too long, as on a busy machine, it
+    stays empty until it is reloaded."""
     for last in (False, False, True):
         tab.goto(url)
         try:

@@ -30,7 +30,7 @@ PEOPLE = {"alice": {"env": "ALICE"}, "bob": {"env": "BOB"}}
 
 
 def of_folder(engine: str, folder: str, gpus: list[int], port: int, **more: Any) -> dict[str, Any]:
-    """A keyed model of an engine that reads folders."""
+    """A model with a key, of an engine that reads folders."""
     version, weights = {"vllm": "0.33.0", "tei": "1.9"}[engine], {"copy": str(models.folder(folder))}
     return {
         "engine": engine,
@@ -44,9 +44,9 @@ def of_folder(engine: str, folder: str, gpus: list[int], port: int, **more: Any)
 
 
 def run(lab: Lab, people: dict[str, Any], *options: str) -> Run:
-    """gpu2: keyed models of vLLM and TEI (stand-ins) and a replica of alpha, all on loopback, and the gateway. cpu2:
-    the other replica, which says something else, so that it is told apart; gamma, which takes long to load; another
-    replica of minilm, of another engine; and delta, which only a second gateway reaches, the door."""
+    """gpu2: models with keys of vLLM and TEI (stand-ins) and a replica of alpha, all on loopback, and the gateway.
+    cpu2: the other replica, which says another sentence to tell them apart; gamma, which loads slowly; another replica
+    of minilm by another engine; and delta, which only the second gateway, the door, reaches."""
     gpu2 = {
         "models": {
             "epsilon": of_folder("vllm", "epsilon", [1], 8010),
@@ -70,7 +70,7 @@ def run(lab: Lab, people: dict[str, Any], *options: str) -> Run:
 
 
 def posted(host: Host, key: str, path: str, body: Any) -> Any:
-    """What the gateway answers to a request of a person at another machine."""
+    """The gateway's answer to a request from another machine."""
     return json.loads(
         host.run(
             f"curl -sS --max-time 30 -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' "
@@ -85,12 +85,12 @@ def asking(name: str) -> dict[str, Any]:
 
 
 def ask(host: Host, key: str, name: str) -> str:
-    """What the gateway answers to a chat request."""
+    """The gateway's answer to a chat request."""
     return content(posted(host, key, "/v1/chat/completions", asking(name)))
 
 
 def status(host: Host, url: str, key: str | None = None, body: Any = None) -> str:
-    """The HTTP status of a request; 000 where nobody listens."""
+    """The HTTP status of a request; 000 if nothing listens."""
     words = f"-H 'Authorization: Bearer {key}' " if key else ""
     words += f"-H 'Content-Type: application/json' -d '{json.dumps(body)}' " if body is not None else ""
     return host.run(f"curl -s -o /dev/null --max-time 20 -w '%{{http_code}}' {words}{url}", check=False).stdout
@@ -98,7 +98,7 @@ def status(host: Host, url: str, key: str | None = None, body: Any = None) -> st
 
 @pytest.fixture(scope="module")
 def hosts(lab: Lab) -> tuple[Host, Host, Run]:
-    """gpu2, cpu2, and the run that brought all of it up at once."""
+    """gpu2, cpu2, and the run that started everything."""
     lab.testbed.serve_engines("litellm", "vllm", "tei")
     gpu2, cpu2 = lab.testbed.host("gpu2"), lab.testbed.host("cpu2")
     for host in (gpu2, cpu2):

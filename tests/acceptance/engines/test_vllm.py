@@ -17,11 +17,11 @@ from tests.testbed.engines import models
 
 KEY = "sk-vllm-c41f90aa"
 LOADING = 900
-"""Seconds; alone on two cores it takes a tenth of them, but a busy machine is no failure of vLLM's."""
+"""Seconds. It takes a tenth of them alone on two cores, but a busy machine must not fail the test."""
 
 
 def model(lab: Lab, folder: str, port: int, **more: Any) -> dict[str, Any]:
-    """An entry as docs/engines.md has it, and the mount of the environment that is too large for an image."""
+    """An entry as in docs/engines.md, with the mount of the environment that is too large for an image."""
     return {
         "engine": "vllm",
         "image": "vllm/vllm-openai-cpu:v0.32.0",

@@ -17,7 +17,7 @@ from tests.testbed.inventory import REGISTRY
 
 IMAGE = f"{REGISTRY}/ghcr/ggml-org/llama.cpp:server-vulkan-b7000"
 ON_THE_CPU = {"GGML_VK_VISIBLE_DEVICES": "0"}
-"""Which ggml would pass over, as it is no card."""
+"""ggml would skip the CPU's device, because it is not a GPU."""
 
 
 def entry(name: str, gpus: list[int], **fields: Any) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def entry(name: str, gpus: list[int], **fields: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def hosts(lab: Lab) -> tuple[Host, Host]:
-    """gpu2 and cpu2, with nothing on them."""
+    """gpu2 and cpu2, without models."""
     lab.testbed.serve_engines("llama.cpp-vulkan")
     found = lab.testbed.host("gpu2"), lab.testbed.host("cpu2")
     for host in found:

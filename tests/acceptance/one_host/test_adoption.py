@@ -21,7 +21,7 @@ OLD = "qwen-old"
 
 @pytest.fixture
 def by_hand(lab: Lab, cpu5: Host) -> Iterator[Host]:
-    """cpu5 with gpurack's Docker and a model that somebody started with docker run, at port 8020."""
+    """cpu5 with gpurack's Docker and a model at port 8020 that was started by docker run."""
     assert lab.run(lab.inventory({"cpu5": {"models": {"gamma": model("gamma", [], 8000)}}})).exit_code == 0
     url = weights("beta")["url"]
     cpu5.root(

@@ -38,7 +38,7 @@ def host(testbed: Testbed) -> Host:
 
 @contextmanager
 def locked(host: Host, lock: str) -> Iterator[None]:
-    """Another program on the host holds a lock of apt, as unattended-upgrades does."""
+    """Another program on the host holds a lock of apt, like unattended-upgrades."""
     flag = f"/run/held-{Path(lock).parent.name}"
     unit = f"hold-{Path(lock).parent.name}"
     host.put(LOCK, "/root/hold", 0o755)
@@ -51,13 +51,13 @@ def locked(host: Host, lock: str) -> Iterator[None]:
 
 
 class Watched:
-    """A run whose output is read while it goes on."""
+    """A run whose output is read while it runs."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process, self.output = process, ""
 
     def until(self, pattern: str) -> str:
-        """Read on until a line matches, and return the line."""
+        """Read until a line matches, and return that line."""
         assert self.process.stdout
         for line in self.process.stdout:
             self.output += line
@@ -66,7 +66,7 @@ class Watched:
         raise AssertionError(f"ended without {pattern!r}:\n{self.output}")
 
     def end(self) -> int:
-        """Read the rest; the exit code."""
+        """Read the rest; returns the exit code."""
         assert self.process.stdout
         self.output += self.process.stdout.read()
         return self.process.wait(timeout=60)
@@ -107,7 +107,7 @@ def test_second_run_waits_for_first(lab: Lab, host: Host, tmp_path: Path) -> Non
 
 @contextmanager
 def small_disk(host: Host, path: str, size: str) -> Iterator[None]:
-    """A disk with next to no room is mounted there."""
+    """Mounts an almost full disk at the path."""
     host.root(f"mkdir -p {path} && mount -t tmpfs -o size={size},mode=755 small {path}")
     try:
         yield

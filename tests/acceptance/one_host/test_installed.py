@@ -26,7 +26,7 @@ gpu_host()
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """gpurack alone, built as a wheel and installed into a folder, away from the checkout."""
+    """gpurack alone: built as a wheel and installed into a folder outside of the checkout."""
     folder = tmp_path_factory.mktemp("installed")
     pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
     build = ["wheel", "--no-deps", "--no-build-isolation", "-w", str(folder / "wheel"), str(CHECKOUT)]

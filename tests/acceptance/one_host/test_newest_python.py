@@ -17,7 +17,7 @@ PLATFORMS += ["manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64
 
 
 def wheels(version: str) -> Path:
-    """The locked packages for another Python, from the registry or from the cache of an earlier run."""
+    """The locked packages for another Python, from the registry or the cache of an earlier run."""
     folder = cache_home() / f"wheels-{version}"
     folder.mkdir(parents=True, exist_ok=True)
     argv = [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--no-deps"]

@@ -24,7 +24,7 @@ GUARDED: dict[str, Any] = {"gamma": model("gamma", [], 8000, api_key={"env": "LA
 
 @contextmanager
 def watched_here() -> Iterator[list[str]]:
-    """Arguments of this machine's processes that contain a key, looked at again and again while the block runs."""
+    """Arguments of this machine's processes that contain a key, sampled during the block."""
     found: list[str] = []
     ended = threading.Event()
 
@@ -54,7 +54,7 @@ def status(host: Host, key: str | None = None) -> str:
 
 
 def places(host: Host, key: str) -> list[str]:
-    """Files on the host that contain a key; memory-backed ones, Docker's own and journals included."""
+    """Files on the host that contain a key, including those in memory, Docker's own and journals."""
     folders = "/etc /home /opt /root /run /srv /tmp /usr/local /var"
     found = host.root(f"grep -rlaFsD skip -- '{key}' {folders} --exclude-dir=testbed", check=False).stdout.splitlines()
     # overlay2's merged view of a running container shows the same mounted file once more

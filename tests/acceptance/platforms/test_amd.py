@@ -26,7 +26,7 @@ def amd1(lab: Lab) -> Host:
 
 
 def models(**more: Any) -> dict[str, Any]:
-    """Two on a card each, named in two ways, one of them not root inside; one on the CPU."""
+    """Two models on one GPU each, named in two ways, one without root inside; one on the CPU."""
     return {
         "alpha": model("alpha", [0], 8000),
         "beta": model("beta", ["0000:65:00.0"], 8001, **NOBODY),
@@ -36,12 +36,12 @@ def models(**more: Any) -> dict[str, Any]:
 
 
 def inside(host: Host, container: str, command: str) -> str:
-    """What a command prints in a container, as its root."""
+    """The output of a command in a container, as its root."""
     return host.root(f"docker exec -u 0 {container} sh -c '{command}' 2>&1", check=False).stdout.strip()
 
 
 def opens(host: Host, container: str, number: str) -> bool:
-    """Can the container open the device of this number? It may make a node of any; the kernel decides at open."""
+    """Can the container open the device with this number? It can create any node; the kernel decides at open()."""
     major, minor = number.split(":")
     said = inside(host, container, f"rm -f /tmp/n; mknod /tmp/n c {major} {minor} && : </tmp/n && echo open")
     assert said == "open" or "Operation not permitted" in said, said
@@ -49,7 +49,7 @@ def opens(host: Host, container: str, number: str) -> bool:
 
 
 def has_its_card_alone(host: Host, container: str, card: int) -> None:
-    """By the devices inside, by the kernel's answer for each card, and by what dockerd was told."""
+    """By the devices inside, by the kernel's answer for each GPU, and by dockerd's request."""
     nodes = host.amd.nodes()
     mine = nodes[card]
     assert inside(host, container, "ls /dev/dri") == mine.name

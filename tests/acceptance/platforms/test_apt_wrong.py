@@ -30,7 +30,7 @@ def wrong1(lab: Lab) -> Iterator[Host]:
 
 
 def over(source: str = "docker-ce", toolkit: str | None = "1.20.0", **data: Any) -> dict[str, Any]:
-    """docker-ce, or the distribution's; other fields of the host."""
+    """Data of the host: docker-ce or the distribution's Docker, and other fields."""
     return {
         "docker": {"source": source, "daemon": {"insecure-registries": [REGISTRY]}},
         "nvidia": {"toolkit": toolkit} if toolkit else {},
@@ -39,20 +39,20 @@ def over(source: str = "docker-ce", toolkit: str | None = "1.20.0", **data: Any)
 
 
 def mirror(which: str, **fields: Any) -> dict[str, Any]:
-    """The testbed's mirrors, one of them otherwise."""
+    """The testbed's mirrors, with one changed."""
     changed = {**mirrors()[which], **fields}
     return {**mirrors(), which: {name: value for name, value in changed.items() if value}}
 
 
 def converge(lab: Lab, **data: Any) -> Run:
-    """The main job, which succeeds."""
+    """Run the main job successfully."""
     run = lab.run(lab.inventory({"wrong1": {"models": models()}}, over(**data)))
     assert run.exit_code == 0, run.output
     return run
 
 
 def refused(lab: Lab, **data: Any) -> str:
-    """The one sentence of a run that fails."""
+    """The only error of a run that fails."""
     run = lab.run(lab.inventory({"wrong1": {"models": models()}}, over(**data)))
     assert run.exit_code == 1, run.output
     assert not run.traceback, run.output
@@ -121,7 +121,7 @@ def test_changed_key_stops_installation_but_no_model(lab: Lab, wrong1: Host) -> 
 
 @pytest.fixture
 def cuda(lab: Lab, wrong1: Host) -> Iterator[None]:
-    """A repository of others, on the host, with two of the toolkit's four packages, newer than NVIDIA's has them."""
+    """A foreign repository on the host with two of the toolkit's four packages, newer than NVIDIA's."""
     place = services.WEIGHTS / "cuda"  # served, as weights are
     newer = repositories.nvidia(lab.testbed.engine, signing.key(lab.testbed.engine), (*repositories.TOOLKITS, NEWER))
     shutil.rmtree(place, ignore_errors=True)

@@ -24,7 +24,7 @@ DISTRO = {"source": "distro"}
 
 
 def shut(host: Host, services: str) -> None:
-    """From now on the services are reached by their proxy's port alone; names are still answered."""
+    """Closes all ports of the services but the proxy's; names are still resolved."""
     for port in PORTS:
         host.root(f"ip rule add to {services} ipproto tcp dport {port} prohibit")
 
@@ -36,7 +36,7 @@ def open_again(host: Host, services: str) -> None:
 
 @pytest.fixture(scope="module")
 def services(closed1: Host) -> str:
-    """The address of the container that serves all."""
+    """The address of the container with all services."""
     return closed1.root("getent hosts proxy.testbed").stdout.split()[0]
 
 
@@ -56,19 +56,19 @@ def ca(lab: Lab) -> Path:
 
 
 def asked(lab: Lab, since: int = 0) -> set[str]:
-    """What the proxy was asked for, by its own log: `GET http://weights.testbed`, `CONNECT registry.testbed:5443`."""
+    """The requests to the proxy, by its own log: `GET http://weights.testbed`, `CONNECT registry.testbed:5443`."""
     lines = lab.testbed.proxy_log().splitlines()[since:]
     found = (re.search(r" (GET|HEAD|CONNECT) (https?://[^/ ]+|[^/ ]+)", line) for line in lines)
     return {f"{match[1]} {match[2]}" for match in found if match}
 
 
 def proxied(**more: Any) -> dict[str, Any]:
-    """What all hosts have in common here, with the proxy."""
+    """The data that all hosts share here, with the proxy."""
     return {"docker": {**DISTRO, "daemon": {"insecure-registries": ["registry.testbed:5000"]}}, "proxy": PROXY, **more}
 
 
 def by_tls(**more: Any) -> dict[str, Any]:
-    """Registry and packages by https alone."""
+    """Registry and packages over https only."""
     return {
         "docker": {**DISTRO, "daemon": {"insecure-registries": None}},
         "mirrors": {**mirrors(), "ghcr.io": f"{TLS_REGISTRY}/ghcr"},
@@ -81,7 +81,7 @@ def secure(name: str) -> dict[str, str]:
 
 
 def dockerd_environment(host: Host) -> dict[str, str]:
-    """What the running dockerd was started with."""
+    """The environment of the running dockerd."""
     text = host.root("tr '\\0' '\\n' </proc/$(pidof dockerd)/environ").stdout
     return dict(line.partition("=")[::2] for line in text.splitlines())
 

@@ -33,7 +33,7 @@ Host inner1
 
 @pytest.fixture(scope="module")
 def gate1(lab: Lab) -> Iterator[Host]:
-    """The host in between, on which nothing is done."""
+    """The jump host, on which nothing is deployed."""
     lab.testbed.remove("gate1")
     yield lab.testbed.add("gate1", "cpu")
     lab.testbed.remove("gate1")
@@ -41,7 +41,7 @@ def gate1(lab: Lab) -> Iterator[Host]:
 
 @pytest.fixture(scope="module")
 def inner1(lab: Lab) -> Iterator[Host]:
-    """A fresh host on which sudo wants the login user's password."""
+    """A fresh host whose sudo requires the login user's password."""
     lab.testbed.remove("inner1")
     host = lab.testbed.add("inner1", "cpu")
     host.root(
@@ -54,7 +54,7 @@ def inner1(lab: Lab) -> Iterator[Host]:
 
 @pytest.fixture(scope="module")
 def inventory(lab: Lab, gate1: Host, inner1: Host) -> Path:
-    """inner1 by its name in the testbed's network, which only gate1 can resolve; the password from a variable."""
+    """inner1 by its name in the testbed's network, which only gate1 can resolve. The password comes from a variable."""
     block, _, _ = lab.testbed.ssh_config.read_text().partition("Host gate1\n")[2].partition("Host ")
     jump = JUMP.format(user=USER, key=KEY, folder=lab.folder)
     (lab.folder / "ssh_config").write_text(f"Host gate1\n{block}{jump}")

@@ -25,16 +25,16 @@ from tests.testbed.inventory import REGISTRY
 from tests.testbed.shell import await_
 
 Versions = tuple[str | None, str | None]
-"""Docker's and the toolkit's; None: none in the inventory, so whatever there is, not held."""
+"""Versions of Docker and the toolkit. None: not in the inventory, so any version, not held."""
 DIST_UPGRADE = "apt-get -q update && apt-get -q -y dist-upgrade"
 UNATTENDED = """apt-get -q -y install unattended-upgrades &&
     echo 'Unattended-Upgrade::Origins-Pattern { "origin=*"; };' >/etc/apt/apt.conf.d/99all &&
     unattended-upgrade --verbose"""
-"""Debian's own; by itself it takes only what is Debian's."""
+"""Debian's own unattended upgrade, which by default takes Debian's packages only."""
 
 
 def serves_amd(host: Host) -> None:
-    """Each model answers as itself and has its card."""
+    """Each model answers under its name and has its GPU."""
     assert [chat(host, port) for port in (8000, 8001, 8002)] == [SENTENCES[name] for name in test_amd.models()]
     test_amd.has_its_card_alone(host, "alpha", 0)
     test_amd.has_its_card_alone(host, "beta", 1)
@@ -43,7 +43,7 @@ def serves_amd(host: Host) -> None:
 
 @dataclass(frozen=True)
 class Life:
-    """A host and what may change in it."""
+    """A host and the versions that change on it."""
 
     name: str
     kind: str
@@ -89,14 +89,14 @@ LIVES = (
 
 @pytest.fixture(scope="module", params=LIVES, ids=lambda life: life.name)
 def life(request: pytest.FixtureRequest) -> Life:
-    """One after the other; all tests of one come before the next."""
+    """One after the other: all tests of one run before the next."""
     chosen: Life = request.param
     return chosen
 
 
 @pytest.fixture(scope="module")
 def host(lab: Lab, life: Life) -> Iterator[Host]:
-    """A fresh one, on which an older file of Docker's repository lies, with a key of its own that is not there."""
+    """A fresh host with an older file of Docker's repository, whose key is missing."""
     lab.testbed.remove(life.name)
     host = lab.testbed.add(life.name, life.kind)
     if life.source == "docker-ce":
@@ -107,7 +107,7 @@ def host(lab: Lab, life: Life) -> Iterator[Host]:
 
 
 def over(life: Life, at: Versions) -> dict[str, Any]:
-    """What the inventory says of versions."""
+    """The versions in the inventory."""
     docker, toolkit = at
     daemon = {"insecure-registries": [REGISTRY]}
     return {
@@ -117,14 +117,14 @@ def over(life: Life, at: Versions) -> dict[str, Any]:
 
 
 def converge(lab: Lab, life: Life, at: Versions) -> Run:
-    """The main job, which succeeds."""
+    """Run the main job successfully."""
     run = lab.run(lab.inventory({life.name: {"models": life.models()}}, over(life, at)))
     assert run.exit_code == 0, run.output
     return run
 
 
 def is_at(host: Host, life: Life, at: Versions) -> None:
-    """By dpkg, by the running dockerd, and by apt's holds."""
+    """Checks versions by dpkg, by the running dockerd, and by apt's holds."""
     docker, toolkit = at
     if docker:
         assert versions(host, life.docker[:1]) == {docker}
@@ -136,7 +136,7 @@ def is_at(host: Host, life: Life, at: Versions) -> None:
 
 @pytest.fixture(scope="module")
 def first(lab: Lab, host: Host, life: Life) -> Run:
-    """The power goes while dpkg unpacks Docker; the run after that."""
+    """A power cut while dpkg unpacks Docker, and the run after it."""
     process = lab.start(lab.inventory({life.name: {"models": life.models()}}, over(life, life.old)))
     unpacking = f"dpkg-query -W -f '${{db:Status-Status}}\\n' {life.cut} 2>/dev/null"
     await_(

@@ -24,7 +24,7 @@ USERS = {"ada": ("beta", 1, 8001), "bob": ("gamma", 2, 8002)}
 
 @pytest.fixture(scope="module")
 def host(lab: Lab, monkeypatch_module: pytest.MonkeyPatch) -> Host:
-    """A fresh host with cards and two accounts."""
+    """A fresh host with GPUs and two accounts."""
     for name, key in KEYS.items():
         monkeypatch_module.setenv(name, key)
     lab.testbed.remove("rootless1")
@@ -35,13 +35,13 @@ def host(lab: Lab, monkeypatch_module: pytest.MonkeyPatch) -> Host:
 
 @pytest.fixture(scope="module")
 def monkeypatch_module() -> Any:
-    """Environment variables for as long as the module's tests run."""
+    """Environment variables for all tests of the module."""
     with pytest.MonkeyPatch.context() as patch:
         yield patch
 
 
 def wanted(users: dict[str, Any] | None = None, **host: Any) -> dict[str, dict[str, Any]]:
-    """One model in each Docker, each on a card of its own; host: other fields of the host."""
+    """One model in each Docker, each on its own GPU. host: other fields of the host."""
     models = {"alpha": model("alpha", [0], 8000, api_key={"env": "ALPHA"})}
     for user, (name, card, port) in USERS.items():
         models[name] = model(name, [card], port, api_key={"env": name.upper()}, user=user)
@@ -63,7 +63,7 @@ def of_user(host: Host, user: str) -> dict[str, str]:
 
 
 def everything_serves(host: Host) -> None:
-    """Each model answers with its own sentence, for its own key, on its own card."""
+    """Each model answers with its sentence, with its key, on its GPU."""
     assert [chat(host, 8000, KEYS["ALPHA"]), *(chat(host, p, KEYS[n.upper()]) for n, _, p in USERS.values())] == [
         SENTENCES[name] for name in ("alpha", "beta", "gamma")
     ]
@@ -76,7 +76,7 @@ def everything_serves(host: Host) -> None:
 
 @pytest.fixture(scope="module")
 def first(lab: Lab, host: Host) -> Run:
-    """A run that is killed while it sets ada's Docker up, and the one that carries it on."""
+    """A run killed while it sets up ada's Docker, and the run that completes it."""
     process = lab.start(lab.inventory(wanted()))
     await_(
         lambda: host.root("ls /run/user/*/gpurack-docker-restart", check=False).returncode == 0,

@@ -30,7 +30,7 @@ FOREIGN = "[foreign]\nname=not https://download.docker.com/linux\nbaseurl=http:/
 
 
 def models() -> dict[str, Any]:
-    """One on a card, one on two, one on the CPU."""
+    """One on a GPU, one on two, one on the CPU."""
     return {
         "alpha": model("alpha", [0], 8000),
         "beta": model("beta", [1, 2], 8001),
@@ -39,7 +39,7 @@ def models() -> dict[str, Any]:
 
 
 def over(docker: str | None = None, toolkit: str | None = None) -> dict[str, Any]:
-    """docker-ce and the toolkit at these versions; None: whatever there is, not held."""
+    """docker-ce and the toolkit at these versions. None: any version, not held."""
     return {
         "docker": {
             "source": "docker-ce",
@@ -51,7 +51,7 @@ def over(docker: str | None = None, toolkit: str | None = None) -> dict[str, Any
 
 
 def converge(lab: Lab, name: str, docker: str | None, toolkit: str | None) -> Run:
-    """The main job, which succeeds."""
+    """Run the main job successfully."""
     run = lab.run(lab.inventory({name: {"models": models()}}, over(docker, toolkit)))
     assert run.exit_code == 0, run.output
     assert not run.traceback
@@ -59,7 +59,7 @@ def converge(lab: Lab, name: str, docker: str | None, toolkit: str | None) -> Ru
 
 
 def versions(host: Host, packages: tuple[str, ...]) -> set[str]:
-    """What rpm's database has of these packages, without epoch and release."""
+    """The versions of these packages in rpm's database, without epoch and release."""
     return set(host.root(f"rpm -q --qf '%{{VERSION}}\\n' {' '.join(packages)}").stdout.split())
 
 
@@ -70,19 +70,19 @@ def held(host: Host) -> set[str]:
 
 
 def serves(host: Host) -> None:
-    """Each model answers as itself and has its cards."""
+    """Each model answers under its name and has its GPUs."""
     assert [chat(host, port) for port in (8000, 8001, 8002)] == [SENTENCES[name] for name in models()]
     uuids = host.gpus.uuids
     assert (cards(host, "alpha"), cards(host, "beta")) == (uuids[:1], uuids[1:3])
 
 
 def daemon_version(host: Host) -> str:
-    """What the running dockerd says it is."""
+    """The version of the running dockerd."""
     return host.root("docker version --format '{{.Server.Version}}'").stdout.strip().split("+")[0]
 
 
 def is_whole(host: Host, packages: tuple[str, ...] = (*CE, *TOOLKIT)) -> None:
-    """Every package is there once, none of its files is missing or changed, and no transaction is noted as open."""
+    """Every package is installed once and none of its files is missing or changed; no transaction is open."""
     names = host.root("rpm -qa --qf '%{NAME}\\n' | grep -v gpg-pubkey").stdout.split()
     assert len(names) == len(set(names))
     verified = host.root(f"rpm -V {' '.join(packages)}", check=False).stdout.splitlines()
@@ -92,7 +92,7 @@ def is_whole(host: Host, packages: tuple[str, ...] = (*CE, *TOOLKIT)) -> None:
 
 @pytest.fixture(scope="module")
 def rpm1(lab: Lab) -> Host:
-    """A fresh Rocky 9, on which older files of the repositories lie."""
+    """A fresh Rocky 9 with older repository files."""
     lab.testbed.remove("rpm1")
     host = lab.testbed.add("rpm1", "rpm")
     host.put(OLD_DOCKER, f"{REPOS}/docker-ce.repo")
@@ -102,7 +102,7 @@ def rpm1(lab: Lab) -> Host:
 
 @pytest.fixture(scope="module")
 def first(lab: Lab, rpm1: Host) -> Run:
-    """A run that is killed while dnf installs Docker, and at once the one that carries it on. Not the newest ones."""
+    """A run killed while dnf installs Docker, and the run that completes it. Not the newest versions."""
     process = lab.start(lab.inventory({"rpm1": {"models": models()}}, over(*OLD)))
     await_(
         lambda: rpm1.root("grep -q docker-ce /var/lib/gpurack/rpm-transaction", check=False).returncode == 0,

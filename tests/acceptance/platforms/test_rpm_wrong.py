@@ -33,7 +33,7 @@ CUDA = "[cuda]\nname=cuda\nbaseurl=http://repo.testbed/cuda\ngpgcheck=0\n"
 
 @pytest.fixture(scope="module")
 def yum1(lab: Lab) -> Iterator[Host]:
-    """A fresh one, without dnf by that name."""
+    """A fresh host without a program called dnf."""
     lab.testbed.remove("yum1")
     host = lab.testbed.add("yum1", "yum")
     assert host.root("command -v dnf", check=False).stdout == ""
@@ -42,7 +42,7 @@ def yum1(lab: Lab) -> Iterator[Host]:
 
 
 def refused(lab: Lab, **data: Any) -> Run:
-    """A run that fails with sentences."""
+    """A run that fails with these errors."""
     run = lab.run(lab.inventory({"yum1": {"models": models()}}, {**over(*OLD), **data}))
     assert run.exit_code != 0, run.output
     assert not run.traceback
@@ -50,7 +50,7 @@ def refused(lab: Lab, **data: Any) -> Run:
 
 
 def says(run: Run, sentence: str) -> bool:
-    """Is a sentence among the errors, as one line?"""
+    """Is this one of the errors, on one line?"""
     return any(sentence in line for line in run.output.splitlines())
 
 
@@ -124,11 +124,11 @@ def test_refuses_packages_signed_with_other_key(lab: Lab, yum1: Host) -> None:
 
 
 GETENT = "#!/bin/sh\npkill -9 -f 'bin/yum -y'\nexec /usr/bin/getent \"$@\"\n"
-"""In place of the program that docker-ce-cli's %post calls: then the package is in, and yum is killed."""
+"""Replaces the program that docker-ce-cli's %post calls: the package is then installed, and yum is killed."""
 
 
 def cut(host: Host, run: Callable[[], Run]) -> None:
-    """A run of which the transaction is cut in the middle, and the power with it."""
+    """A run whose transaction is interrupted by a power cut."""
     host.put(GETENT, "/usr/sbin/getent", 0o755)
     assert run().exit_code != 0, "the cut came too late"
     host.engine.docker("kill", container(host.name))

@@ -30,7 +30,7 @@ FOLDER = f"{WEIGHTS_DIR}/hf/lab--tiny@main"
 
 
 def publish(commit: str, gguf: str, config: str) -> None:
-    """Make this commit of lab/tiny, and the branch main, what the hub has. Earlier commits stay."""
+    """The hub has this commit of lab/tiny as branch main. Earlier commits stay available."""
     hub = WEIGHTS / "rebuild"
     folder = hub / "lab/tiny/resolve" / commit
     folder.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def publish(commit: str, gguf: str, config: str) -> None:
 
 
 def wanted() -> dict[str, Any]:
-    """A host's data. Nothing in it names a toolkit's version, a digest or a commit."""
+    """The data of a host. It names no version of the toolkit, no digest and no commit."""
     tiny = {
         "engine": "custom", "image": f"ghcr.io/ggml-org/llama.cpp:server-{moving.BUILD}", "port": 8001, "gpus": [],
         "weights": {"hf": "lab/tiny"}, "compose": {"expose": ["8080"], "x-ready": "/v1/models"},
@@ -64,7 +64,7 @@ def wanted() -> dict[str, Any]:
 
 @dataclass
 class Site:
-    """The host, its inventory with the lock beside it, and the commands an admin would type."""
+    """The host, its inventory with the lock, and the admin's commands."""
 
     lab: Lab
     inventory: Path
@@ -78,7 +78,7 @@ class Site:
         return self.lab.testbed.host("rebuild1")
 
     def gpurack(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """`gpurack WORD INVENTORY …`; standard output and error apart."""
+        """`gpurack WORD INVENTORY …`, with separate standard output and error."""
         argv = [GPURACK, words[0], str(self.inventory), *words[1:]]
         return subprocess.run(
             argv, cwd=CHECKOUT, env=self.lab.env(), capture_output=True, text=True, timeout=300, check=False
@@ -94,7 +94,7 @@ class Site:
         return done.stdout
 
     def evidence(self) -> dict[str, str]:
-        """What dpkg, Docker, sha256sum and the models say of the host, without gpurack."""
+        """What dpkg, Docker, sha256sum and the models say about the host, without gpurack."""
         root = lambda command: self.host.root(command).stdout  # noqa: E731
         weights = f"{WEIGHTS_DIR} -type f -not -name '*@main.json'"  # which names the hub it came from
         return {
@@ -110,7 +110,7 @@ class Site:
 
     @contextmanager
     def unlocked(self) -> Iterator[None]:
-        """The lock is away while the block runs."""
+        """Moves the lock away during the block."""
         away = self.lock.rename(self.lock.with_suffix(".away"))
         try:
             yield
@@ -120,7 +120,7 @@ class Site:
 
 @dataclass(frozen=True)
 class Before:
-    """The server that is going to die."""
+    """The server that will die."""
 
     manifest: str
     evidence: dict[str, str]
@@ -141,7 +141,7 @@ def site(lab: Lab) -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def before(site: Site) -> Before:
-    """Provisioned by the inventory alone, locked, and run once more so that what is locked is held."""
+    """Deployed by the inventory alone, locked, and run once more so that locked packages are held."""
     site.provision()
     ran = identities(site.host)
     done = site.gpurack("lock")
@@ -153,7 +153,7 @@ def before(site: Site) -> Before:
 
 @pytest.fixture(scope="module")
 def moved_on(site: Site, before: Before) -> Iterator[None]:
-    """The world after the server died; a test that makes the server anew moves the tags then, too."""
+    """The world after the server died. The test that rebuilds the server also moves the tags."""
     with moving.newer_toolkit(site.lab.testbed):
         publish(NOW, "delta", '{"model_type": "another"}')
         yield

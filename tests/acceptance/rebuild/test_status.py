@@ -21,7 +21,7 @@ GPURACK = str(Path(sys.executable).parent / "gpurack")
 
 
 def status(inventory: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """`gpurack status` as cron would run it."""
+    """`gpurack status` as cron runs it."""
     return subprocess.run(
         [GPURACK, "status", str(inventory), *options],
         cwd=CHECKOUT,
@@ -88,7 +88,7 @@ def test_names_what_broke_and_exits_with_1(inventory: Path, gpu4: Host, cpu4: Ho
 
 
 def looks_right(page: Path) -> None:
-    """In a real browser, on a phone and on a desk, by day and by night: all is there, legible and within the page."""
+    """In a real browser, on a phone and a desktop, light and dark: all is visible, legible and within the page."""
     with browser() as chromium:
         for scheme in ("light", "dark"):
             for width in (360, 1440):

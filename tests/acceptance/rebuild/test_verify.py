@@ -40,7 +40,7 @@ OVER = {"docker": {"version": "28.5.2", "daemon": {"insecure-registries": [REGIS
 
 
 def in_rounds(drifts: list[Drift]) -> Iterator[dict[str, Drift]]:
-    """Host → the drift that it has in a round. The deep checks find more of the others', so theirs are apart."""
+    """Host → its drift in each round. The deep checks also find most drifts of the others, so theirs are separate."""
     for deep in (False, True):
         some = [drift for drift in drifts if drift.deep is deep]
         for start in range(0, len(some), len(CPUS)):
@@ -55,7 +55,7 @@ ROUNDS = [
 
 @pytest.fixture(scope="module")
 def inventory(lab: Lab, cpu3: Host, gpu3: Host) -> Iterator[Path]:
-    """Two fresh hosts, provisioned, and the copies; gone afterwards, because other tests want no docker-ce there."""
+    """Two fresh hosts, deployed, and the copies. Removed afterwards, because other tests expect no docker-ce."""
     for path, name in {PATH_WEIGHTS: "delta", "/srv/other.gguf": "beta"}.items():
         cpu3.put(gguf_models.served(services.WEIGHTS, name).path.read_bytes(), path)
     run = lab.run(lab.inventory({"cpu3": ON_CPU, "gpu3": ON_GPU}, OVER), env=ENV)
