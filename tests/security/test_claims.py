@@ -25,7 +25,7 @@ PROJECT = {
 
 
 def seen(project: Any = PROJECT, record: Record | None = None, **said: Any) -> Container:
-    """Eve's container after root has looked at what root's compose.yaml for her says."""
+    """Eve's container, after root has read its own compose.yaml for her."""
     one = container("bravo", user="eve", **{"label": WORDS, **said})
     return vouched(one, record, services(file(paths.compose_file("eve"), json.dumps(project))))
 

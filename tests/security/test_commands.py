@@ -57,11 +57,11 @@ WANTED = spec(
     }
 )
 SEEN = [MARKUP, ADDRESS, ":bomb:", "[red]b[/red][/]"]
-"""What must be readable wherever `EVERYTHING` is shown."""
+"""Texts that must stay readable wherever `EVERYTHING` is shown."""
 
 
 def hostile(text: str = EVERYTHING) -> HostFacts:
-    """A host every word of which is the attacker's."""
+    """A host with attacks in every text."""
     bad = Gpu(0, f"GPU-{text}", text, 24125, 7, text, text, text)
     ours = replace(container("alpha", text, label=json.dumps({"image": text, "gpus": text})), error=text, started=text)
     others = [container(name, label="{}") for name in ("library", "gateway")]
@@ -116,7 +116,7 @@ def test_page_shows_ordinary_text_unchanged(tmp_path: Path) -> None:
 
 
 class Run:
-    """What the report sees of pyinfra's state."""
+    """pyinfra's state, as far as the report reads it."""
 
     def __init__(self, looks: dict[str, HostFacts | None]) -> None:
         stage = self.current_stage = StateStage.Execute
@@ -149,7 +149,7 @@ def test_table_of_run_prints_hostile_text_harmlessly(text: str, capsys: pytest.C
 
 @pytest.fixture
 def inventory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[HostFacts | Exception], Path]:
-    """An inventory of two hosts: gpu1 says what a test gives, gpu2 is well."""
+    """An inventory of two hosts: gpu1 gives the facts of a test, gpu2 is healthy."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     path = tmp_path / "lab.py"
     alpha = '{"alpha": {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf", "port": 8000}}'
@@ -179,7 +179,7 @@ def inventory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Host
 
 
 def run(*arguments: object) -> str:
-    """What a command prints."""
+    """The output of a command."""
     result = CliRunner().invoke(main, [*map(str, arguments)])
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return harmless(result.output)

@@ -89,7 +89,7 @@ def test_refuses_huge_integer(said: str) -> None:
 
 
 def part(script: Any, seconds: int, function: Any, *arguments: Any, user: str | int = "") -> Any:
-    """What a part called `x` says."""
+    """The evidence of a part called `x`."""
     return script.results({"x": script.Part("x", seconds, function, *arguments, user=user)})["x"]
 
 
@@ -213,7 +213,7 @@ def test_sends_no_key_to_port_that_others_may_have(script: Any) -> None:
 
 
 class Answering(BaseHTTPRequestHandler):
-    """Whoever listens at a model's port: it remembers the keys that it was given."""
+    """A server at a model's port, which records the keys that it receives."""
 
     keys: ClassVar[list[str | None]] = []
 
@@ -315,7 +315,7 @@ def test_unreadable_record_counts_as_none(script: Any, tmp_path: Path, text: str
 
 
 def slow(link: socket.socket) -> None:
-    """A server that says a byte now and then is never silent."""
+    """A server that sends a byte now and then and is never silent."""
     peer, _ = link.accept()
     with contextlib.suppress(OSError), peer:
         peer.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
@@ -375,8 +375,9 @@ os.write(device, struct.pack("<IiQ", 16 + len(answer), 0, unique) + answer)
 os.read(device, 1 << 17)
 time.sleep(600)
 """
-"""A server of FUSE (the kernel's include/uapi/linux/fuse.h) that answers the first request, INIT, and freezes with the
-second in its hands: what waits for that, no signal ends."""
+"""A FUSE server (the kernel's include/uapi/linux/fuse.h) that answers the first request, INIT, and stops at the second.
+No signal ends a process that waits for it.
+"""
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def plan(spec: Host, facts: HostFacts) -> ModelsPlan:
 
 
 def host(spec: Host | None = None, **said: Any) -> HostFacts:
-    """A host with weights; with `wanted`, all of that runs on it, as it was when the host had `had` as its address."""
+    """A host with weights. With `wanted`, all its entries run, as created when the host's address was `had`."""
     had = said.pop("had", said.get("address", "10.0.0.7"))
     words = {"weights": {"/w/a.gguf": 1}, "probes": READY, **said}
     if spec is None:
@@ -85,7 +85,7 @@ def test_refuses_lan_without_default_route_with_addresses(known: tuple[str, ...]
 
 
 def ports(found: ModelsPlan) -> dict[str, Any]:
-    """Entry → the lines of its ports in the compose.yaml that a plan makes."""
+    """Entry → its published ports in the compose.yaml of a plan."""
     project = (found.job or {"projects": {"": {"services": {}}}})["projects"][""]
     return {name: block["services"][name].partition("ports:")[2][:80] for name, block in project["services"].items()}
 
@@ -328,7 +328,7 @@ def test_offline_plan_warns_of_missing_account() -> None:
 
 
 def database(path: Path, *statements: str, wal: bool = False) -> sqlite3.Connection:
-    """webui.db as Open WebUI has it: a table of users and one of their passwords."""
+    """webui.db of Open WebUI: a table of users, and one with their passwords."""
     connection = sqlite3.connect(path)
     if wal:
         connection.execute("pragma journal_mode = wal")
@@ -399,7 +399,7 @@ def test_ignores_anything_but_a_database_file(tmp_path: Path, fakes: Fakes, what
 
 
 def snapshot_of(folder: Path, fakes: Fakes) -> set[tuple[str, str]]:
-    """What a look at a host sees of accounts in a volume that lies in `folder`."""
+    """What a snapshot sees of accounts in a volume at `folder`."""
     fakes.state("place", f"{folder}\n")
     fakes.add("docker", 'case "$*" in "volume inspect"*) cat "$STATE/place";; *) exit 1;; esac')
     text = script(questions(page(bind="lan")))

@@ -105,12 +105,11 @@ def test_every_reader_of_plan_ignores_invalid_data(text: str) -> None:
 
 READERS = {("json", "loads"), ("json", "load"), ("yaml", "load"), ("yaml", "safe_load"), ("yaml", "full_load")}
 OWN = {"host_data.py", "inventory/load.py", "importing/compose_file.py", "facts/remembered.py", "spec/local_files.py"}
-"""Beside the one place those that read the admin's own files: the inventory, a compose file that is imported, what
-gpurack remembers."""
+"""Modules that also parse the admin's own files: the inventory, an imported compose file, what gpurack remembers."""
 
 
 def readers(source: str) -> set[str]:
-    """The readers of JSON and YAML that a module uses by itself."""
+    """The parsers of JSON and YAML that a module calls directly."""
     names = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)]
     found = {f"{node.value.id}.{node.attr}" for node in names if isinstance(node.value, ast.Name)
              and (node.value.id, node.attr) in READERS}  # fmt: skip

@@ -35,7 +35,7 @@ def imported(tmp_path: Path, said: str, *options: str) -> tuple[int, str]:
 
 
 def hostile(text: str) -> dict[str, Any]:
-    """A container that says the text wherever its owner may."""
+    """A container with the text wherever its owner can put it."""
     made = container(text, Labels={text: text})
     made["Config"]["Env"] = [f"A={text}", f"{text}=b"]
     made["Config"]["Cmd"] += ["--chat-template", text, text]

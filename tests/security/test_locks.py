@@ -47,7 +47,7 @@ def common() -> Any:
 
 
 def is_free(path: str) -> bool:
-    """Can the lock be had now?"""
+    """Can the lock be taken now?"""
     if not Path(path).exists():
         return True
     with Path(path).open() as lock:
@@ -104,7 +104,7 @@ def take(common: Any, users: list[str]) -> None:
 
 
 def sent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, user: str) -> subprocess.CompletedProcess[str]:
-    """A program of files/ run as the operations send it, here."""
+    """Run a program of files/ here, sent as the operations send it."""
     monkeypatch.setattr(paths, "RUN", f"{tmp_path}/run")
     monkeypatch.setattr(paths, "LOCK", f"{tmp_path}/run/lock")
     monkeypatch.setattr(
@@ -189,7 +189,7 @@ ADAS = '[ "$OWNER" = ada ] && case "$*" in {} esac\n'
 
 
 def users_docker(fakes: Fakes, cases: str) -> None:
-    """ada's daemon does these things; the host's own is well."""
+    """A fake Docker in which ada's daemon runs this; the host's own daemon is healthy."""
     fakes.add("docker", ADAS.format(cases) + DOCKER)
 
 
@@ -303,7 +303,7 @@ HOLDS = (
 
 @contextlib.contextmanager
 def held(path: str, uid: int, kind: str = "alone") -> Iterator[int]:
-    """Another process holds a lock, as it could when everybody could read the file; yields its id."""
+    """Another process holds a lock, as when everybody could read the file; yields its id."""
     Path(path).parent.mkdir(exist_ok=True)
     Path(path).touch()
     argv = [sys.executable, "-c", HOLDS, path, kind, str(uid)]
@@ -362,7 +362,7 @@ def test_keeps_lock_while_older_version_waits_for_it(common: Any, capsys: Any, m
 
 @contextlib.contextmanager
 def held_open(path: str) -> Iterator[subprocess.Popen[str]]:
-    """An older version that waits: a process of root's that has the file open."""
+    """An older version that waits: a process of root that has the file open."""
     argv = [sys.executable, "-c", f"import time; lock = open({path!r}); print('open', flush=True); time.sleep(60)"]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -395,7 +395,7 @@ def test_name_of_holder_is_printed_harmlessly(common: Any, capsys: Any, monkeypa
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Until it holds, for 20 seconds at most."""
+    """Wait until the condition holds, at most 20 seconds."""
     end = time.monotonic() + 20
     while not condition():
         assert time.monotonic() < end

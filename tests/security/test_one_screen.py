@@ -14,7 +14,7 @@ WRITERS = {"echo", "secho", "style", "echo_via_pager", "write", "writelines", "s
 
 
 def faults(source: str) -> list[str]:
-    """What a module does that only the one place may."""
+    """What a module does that only gpurack/screen.py may do."""
     found = []
     tree = ast.parse(source)
     docstrings = {

@@ -102,7 +102,7 @@ def test_closes_lock_of_older_version(tmp_path: Path, fakes: Fakes, monkeypatch:
 
 
 class Anybody(BaseHTTPRequestHandler):
-    """Who has the port of a model that is down, and calls itself by its name."""
+    """A server at the port of a stopped model, which claims the model's name."""
 
     seen: ClassVar[list[str | None]] = []
     body: ClassVar[bytes] = json.dumps({"data": [{"id": "alpha"}]}).encode()

@@ -32,7 +32,7 @@ TWIN = spec(
 
 
 def seen(*containers: Container, **said: Any) -> HostFacts:
-    """A host whose record has OURS, and these containers."""
+    """A host with these containers, whose record has OURS."""
     here = {"record": recorded(OURS), "users": {"ada": ADA}, "weights": {"/w/a.gguf": 1}, "containers": containers}
     return host_state(**{**here, **said})
 
@@ -42,7 +42,7 @@ def changes(facts: HostFacts, wanted: Any = ALPHA) -> list[tuple[str, str, str]]
 
 
 def copied(**over: Any) -> Container:
-    """What `docker commit` and `docker run --name` make of OURS: all its labels."""
+    """A copy of OURS by `docker commit` and `docker run --name`, with all its labels."""
     return replace(OURS, id=id_of("copy"), **{"name": "copy", **over})
 
 

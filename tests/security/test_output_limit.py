@@ -30,7 +30,7 @@ HERE = "@local"
 
 
 class Endless(BufferedFile):
-    """A command's output, as paramiko gives it, that ends when its channel is closed."""
+    """A command's output as paramiko gives it; it ends when its channel is closed."""
 
     def __init__(self, block: bytes) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def host() -> Iterator[Host]:
-    """This machine, by pyinfra's @local."""
+    """This machine, as pyinfra's @local."""
     state = State(Inventory(([HERE], {})), Config())
     one = state.inventory.get_host(HERE)
     one.connect()

@@ -17,7 +17,7 @@ from tests.security.attacks import EVERYTHING, HIDDEN, IN_PIECES, VISIBLE, harml
 
 
 class Terminal(io.StringIO):
-    """A stream that says it is one."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -96,7 +96,8 @@ def test_echo_filters_and_accepts_closing_tag(capsys: pytest.CaptureFixture[str]
 
 
 def protected(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    """Standard error, a terminal, of a protected process. (No fixture: pytest changes the streams after those.)"""
+    """The stderr of a protected process, a terminal. (Not a fixture, because pytest replaces the streams after
+    fixtures.)"""
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     monkeypatch.setattr(sys, "stderr", out := Terminal())
     screen.protect()

@@ -40,7 +40,7 @@ SPAWN = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.a
 
 
 def in_terminal(folder: Path) -> str:
-    """What a terminal gets from pyinfra."""
+    """What pyinfra prints to a terminal."""
     command = [sys.executable, "-c", SPAWN, sys.executable, "-m", "pyinfra", "@local", "deploy.py", "-y", "-vvv"]
     more = {"PYINFRA_PROGRESS": "off", "TERM": "xterm-256color"}
     done = subprocess.run(
@@ -76,7 +76,7 @@ def test_attack_works_without_guard(project: Path) -> None:
 
 
 class Channel(BufferedFile):
-    """A command's output, as paramiko gives it."""
+    """A command's output as paramiko gives it."""
 
     def __init__(self, content: bytes) -> None:
         super().__init__()

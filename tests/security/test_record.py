@@ -24,7 +24,7 @@ def models(tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> Any
 
 @pytest.fixture
 def record() -> Any:
-    """files/record.py as the runner has it."""
+    """files/record.py, as the runner imports it."""
     import record as module  # of files/
 
     return module
@@ -41,7 +41,7 @@ def write(record: Any, content: Any) -> None:
 
 
 def of_alpha(identity: str | None = None) -> dict[str, Any]:
-    """A record that has alpha's container."""
+    """A record with alpha's container."""
     found = {"id": identity, "kind": "model", "definition": "old", "applied": "2026-11-01T00:00:00Z"}
     return {"format": 1, "containers": {"": {"alpha": found}}}
 

@@ -24,7 +24,7 @@ BOTH = pytest.mark.parametrize("dockerd", [HOST, ADA], ids=["host", "ada"])
 
 @pytest.fixture
 def serve() -> Iterator[Callable[[Callable[[socket.socket], Any]], str]]:
-    """A server that does what it is told with each connection; its URL."""
+    """A server that calls the function for each connection; returns its URL."""
     listeners = []
 
     def begin(work: Callable[[socket.socket], Any]) -> str:

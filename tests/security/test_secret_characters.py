@@ -39,8 +39,7 @@ def test_refuses_key_with_control_character(tmp_path: Path, character: str) -> N
 
 @pytest.mark.parametrize("line_break", ["\n", "\r", "\r\n", "\u2028", "\x0c", "\x1c", "\x85"], ids=ascii)
 def test_key_opens_no_line_of_its_own(monkeypatch: pytest.MonkeyPatch, line_break: str) -> None:
-    """`x\
-    url = file:///etc/shadow` would be a line of curl's configuration."""
+    """`x\\nurl = file:///etc/shadow` would be a line of curl's configuration."""
     monkeypatch.setenv("KEY", f"x{line_break}url = file:///etc/shadow")
     with pytest.raises(SecretError, match="environment variable KEY holds "):
         Secret(env="KEY").read()
@@ -81,7 +80,7 @@ def test_keys_of_clients_are_json(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Seen(BaseHTTPRequestHandler):
-    """Remembers what it was sent."""
+    """Records the requests that it receives."""
 
     headers_seen: ClassVar[list[str | None]] = []
 
@@ -96,7 +95,7 @@ class Seen(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Any:
-    """An address, and the Authorization headers that it was sent."""
+    """An address, and the Authorization headers that it received."""
     Seen.headers_seen = []
     served = HTTPServer(("127.0.0.1", 0), Seen)
     Thread(target=served.serve_forever, daemon=True).start()

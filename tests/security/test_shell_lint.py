@@ -19,12 +19,12 @@ OPERATIONS = {
     "Shell", "Trust", "Command", "StringCommand", "Changing", "Streamed", "slow", "script", "program", "all_of",
     "grouped", "joined", "by_ssh", "as_root", "run_as_root", "run_shell_command", "exec_command",
 }  # fmt: skip
-"""What runs shell text, hands it on or puts it together."""
+"""Functions that run shell text, pass it on or join it."""
 LITERAL_FIRST = {"sh", "of_file", "joined"}
 MAKERS = {"sh", "word"}
-"""Their values are quoted, so whatever is in them is one word."""
+"""Their values are quoted, so any value is one word."""
 FOR_PEOPLE = {"Shell": "reason"}
-"""The first argument of these is a sentence."""
+"""The first argument of these is a message."""
 STRING_COMMAND = {
     "gpurack/remote.py",
     "gpurack/verify/reach.py",  # testinfra's own modules, which quote by themselves
@@ -35,7 +35,7 @@ FORBIDDEN = {
 
 
 def problems(text: str, path: str) -> list[str]:
-    """`line: what is wrong` of a module of gpurack's."""
+    """`line: what is wrong` for each violation in a module of gpurack."""
     return sorted({f"{line}: {what}" for line, what in found(ast.parse(text), path)})
 
 
@@ -75,7 +75,7 @@ def imported(node: ast.ImportFrom | ast.Import, path: str) -> Iterator[str]:
 
 
 def wrong_template(call: ast.Call, name: str) -> Iterator[str]:
-    """The template of `sh` is a literal, with as many placeholders as values."""
+    """A template of `sh` that is no literal, or has other placeholders than values."""
     template = call.args[0] if call.args else None
     if not (isinstance(template, ast.Constant) and isinstance(template.value, str)):
         yield f"the template of {name} is not a literal"
@@ -95,7 +95,7 @@ def wrong_template(call: ast.Call, name: str) -> Iterator[str]:
 
 
 def built(call: ast.Call, name: str) -> Iterator[tuple[int, str]]:
-    """Text that is put together inside the arguments of a shell operation, but for the values of `sh`."""
+    """Text that is assembled in the arguments of a shell operation, except in the values of `sh`."""
     reason = FOR_PEOPLE.get(name)
     arguments = [*call.args[1 if reason else 0 :], *(word.value for word in call.keywords if word.arg != reason)]
     while arguments:
@@ -189,8 +189,8 @@ PROGRAMS = sorted((ROOT / "files").glob("*.py"))
 
 
 def shells(text: str) -> list[str]:
-    """The same for a program of files/, which has no helper: no shell but by `sh -c` with a literal, and words after
-    it."""
+    """The violations in a program of files/, which has no helper: a shell only by `sh -c` with a literal, and then
+    words."""
     tree, wrong = ast.parse(text), []
     literals = {
         target.id

@@ -48,8 +48,9 @@ HOSTILE = [
     "-rf --privileged * ~ {a,b} \\",
     "",
 ]
-"""Where no quotes are, in double quotes (the next, too), out of single ones, out of double ones, as options and
-patterns, as no word at all."""
+"""Outside of quotes, inside double quotes (also the next), after single quotes, after double quotes, as options and
+patterns, and as no word at all.
+"""
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 TRIXIE = PLATFORMS["debian", "13"]
 SLOWLY = settings(deadline=None, max_examples=10)  # each example starts a shell
@@ -87,7 +88,7 @@ NOTED = (
 
 
 class Machine:
-    """A folder in which commands run. Its programs are REAL ones, and NOTED, which only say how they were called."""
+    """A folder in which commands run. Programs in REAL are the real ones; those in NOTED only record their calls."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.bin, self.log = folder, folder / "bin", folder / "log"
@@ -103,7 +104,7 @@ class Machine:
             (folder / f"root{place}").mkdir(parents=True)
 
     def run(self, *commands: str) -> list[list[str]]:
-        """The calls of programs by commands. No text in them was executed."""
+        """The programs that the commands called. No text in the commands was executed."""
         self.log.write_text("")
         for command in commands:
             for place in ("/var/lib/gpurack", "/run/gpurack", "/etc/subuid", "/etc/subgid"):
@@ -140,7 +141,7 @@ def shells(steps: Sequence[Step]) -> list[Shell]:
 
 
 def printed(command: str) -> list[str]:
-    """What `printf '%s\\0'` in a command said."""
+    """The output of `printf '%s\\0'` in a command."""
     done = subprocess.run(["sh", "-c", command], capture_output=True, check=True)
     return done.stdout.decode().split("\0")[:-1]
 
@@ -397,7 +398,7 @@ def test_long_command_runs_unchanged(hostile: str, machine: Machine) -> None:
 
 
 class Channel:
-    """paramiko's client on a host that gives an answer of its own."""
+    """paramiko's client for a host that gives its own answer."""
 
     def __init__(self, answer: str) -> None:
         self.answer, self.asked = answer, list[str]()

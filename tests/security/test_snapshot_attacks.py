@@ -43,7 +43,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/comm").exists(), reason="ne
 
 @pytest.fixture(autouse=True)
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """/run/gpurack of the test, and parts that may take a second."""
+    """The test's /run/gpurack, with parts limited to a second."""
     folder = tmp_path / "run"
     folder.mkdir()
     monkeypatch.setattr(paths, "RUN", str(folder))
@@ -52,7 +52,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def take_snapshot(spec: Host, change: tuple[str, str] = ("", "")) -> HostFacts:
-    """A snapshot of this machine with the fakes first in PATH. change: a text of the script, and its replacement."""
+    """A snapshot of this machine with the fakes first in PATH. change: a text in the script, and its replacement."""
     text = script(questions(spec))
     assert change[0] in text
     text = text.replace(*change) if change[0] else text
@@ -60,12 +60,12 @@ def take_snapshot(spec: Host, change: tuple[str, str] = ("", "")) -> HostFacts:
 
 
 def printed(text: str) -> bytes:
-    """The output of a snapshot's script, run here."""
+    """The output of the snapshot's script, run here."""
     return subprocess.run(["sh", "-s"], input=text.encode(), capture_output=True, check=True, timeout=60).stdout
 
 
 def containers(fakes: Fakes, *names: str, status: str = "running", bindings: str = "8080/tcp;127.0.0.1;8000 ") -> None:
-    """A docker that has these containers, all with our labels."""
+    """A docker with these containers, which all have our labels."""
     state = {"Status": status, "ExitCode": 0, "Error": "", "Pid": 7, "StartedAt": "2026-11-20"}
     said = [
         {
@@ -86,7 +86,7 @@ def containers(fakes: Fakes, *names: str, status: str = "running", bindings: str
 
 @pytest.fixture
 def eve(fakes: Fakes, tmp_path: Path) -> Iterator[Path]:
-    """A user whose docker CLI says what she likes; her home. She has a daemon's socket."""
+    """A user whose docker command prints what she likes, with a daemon's socket; returns her home."""
     home = tmp_path / "home" / "eve"
     (home / ".config" / "docker").mkdir(parents=True)
     runtime = Path("/run/user/47110")
@@ -366,7 +366,7 @@ def test_process_name_adds_no_gpu_process(fakes: Fakes) -> None:
 
 
 ESCAPES = [r"x\n99 1 root z", r"x\c", r"\0101", "-n", r"-e \t"]
-"""Names that the `echo` of many a shell does not print as they are: it would end a line, or leave its end out."""
+"""Names that the `echo` of many shells changes: it would end the line, or drop its end."""
 
 
 @needs_proc

@@ -98,11 +98,11 @@ BYTES = st.binary(max_size=40).map(lambda raw: raw.decode(errors="replace"))
 
 
 TRIED: dict[str, list[str]] = {}
-"""Most bytes mean nothing to gpurack, and so leave a state that an earlier example had."""
+"""Most bytes mean nothing to gpurack, so they give facts that an earlier example had already."""
 
 
 def everything(facts: HostFacts) -> list[str]:
-    """All that any command makes of it; the commands of root among that."""
+    """Everything that any command makes of the facts, including the commands of root."""
     key = repr(facts)
     if key not in TRIED:
         TRIED[key] = commands_of(facts)
@@ -110,7 +110,7 @@ def everything(facts: HostFacts) -> list[str]:
 
 
 def commands_of(facts: HostFacts) -> list[str]:
-    """The same. `findings` rather than what shows them, which turns exceptions into a sentence (test_commands.py)."""
+    """The commands of root. Uses `findings`, because its callers turn exceptions into a message (test_commands.py)."""
     show(Console(file=StringIO(), width=200), [host_status("gpu1", WANTED, facts, NOW)])
     list(findings(WANTED, facts, Run()))
     if facts.trouble:
@@ -129,7 +129,7 @@ def commands_of(facts: HostFacts) -> list[str]:
 
 
 def snapshot_with(section: str, lines: list[str]) -> HostFacts:
-    """A look that is right but for this section."""
+    """A correct snapshot with this section changed."""
     plain = plain_look()
     if f"@@ {section}" in plain:
         begin = plain.index(f"@@ {section}") + 1
@@ -153,7 +153,7 @@ def test_any_bytes_in_a_section_give_facts(section: str, lines: list[str]) -> No
 
 
 def said(section: str, lines: list[str]) -> list[str]:
-    """ada's programs say this."""
+    """ada's programs print this."""
     text = "\n".join([f"@@ {section}", *lines, "@@ end"]).encode(errors="replace")
     return ["@@ user ada", "account 1001 1001 /home/ada", "@@ said ada", base64.b64encode(text).decode()]
 

@@ -54,7 +54,7 @@ def hashes(tmp_path: Path) -> Any:
 
 @pytest.fixture
 def secret(place: Path) -> Path:
-    """A file that root alone may read."""
+    """A file that only root can read."""
     path = place / "shadow"
     path.write_bytes(SECRET)
     path.chmod(0o600)
@@ -63,7 +63,7 @@ def secret(place: Path) -> Path:
 
 @pytest.fixture
 def home(place: Path) -> Path:
-    """A folder of the user's."""
+    """A folder of the user."""
     (place / "home").mkdir()
     return give(place / "home")
 
@@ -354,7 +354,7 @@ def test_fifo_is_not_called_missing() -> None:
 
 
 def inspected(path: str, lines: list[str]) -> list[str]:
-    """The section of weights of which a user's programs say these lines."""
+    """The section of weights in which a user's programs print these lines."""
     return [f"@@ inspected {path}", base64.b64encode("\n".join(lines).encode()).decode()]
 
 

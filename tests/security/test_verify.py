@@ -27,7 +27,7 @@ def server(parts: Any, wanted: Any = WANTED) -> Server:
 
 
 def outcomes(checked: Server) -> list[str]:
-    """What pytest is told by the checks, one after the other."""
+    """The outcome of each check for pytest."""
     told = []
     for check in CHECKS:
         try:
@@ -93,7 +93,7 @@ def test_users_docker_affects_own_models_only(garbage: Any) -> None:
 
 
 def outcome(check: Any, one: Entry) -> str:
-    """What pytest is told by a check of a model; "" for nothing."""
+    """The outcome of a check of a model for pytest; "" for success."""
     try:
         check(gpurack_model=one)
     except pytest.fail.Exception as error:

@@ -30,7 +30,7 @@ HUGE = 2**63
 
 
 def asked(*paths: Path) -> list[dict[str, Any]]:
-    """What the program that a host runs says, were fewer strings too many for it: they take 5 s."""
+    """The answer of the program that hosts run, with a lower limit of strings, which would take 5 s."""
     begun = time.monotonic()
     stdin = "".join(f"{path}\n" for path in paths)
     program = reader().replace("MOST = 2000000", "MOST = 50000")
@@ -44,7 +44,7 @@ def asked(*paths: Path) -> list[dict[str, Any]]:
 
 
 def gguf(path: Path, body: bytes, tensors: int = 0, pairs: int = 1, size: int = 0) -> Path:
-    """A file with so many tensors and pairs, it says; with holes up to a size."""
+    """A file that claims to have this number of tensors and pairs; with holes up to a size."""
     path.write_bytes(struct.pack("<4sIQQ", b"GGUF", 3, tensors, pairs) + body)
     if size:
         os.truncate(path, size)

@@ -25,15 +25,15 @@ NAME = "rootless3"
 KEYS = {"ALPHA": "sk-alpha-1234", "BETA": "sk-beta-1234"}
 PORTS = {8000: KEYS["ALPHA"], 8001: KEYS["BETA"], 8002: "", 4000: ""}
 BY_PORT = ("alpha", "beta", "gamma", "gamma")
-"""Whose answer comes at each: the gateway hands on to gamma."""
+"""The model that answers at each port: the gateway forwards to gamma."""
 RECORD, LOCK, UNIT = "/var/lib/gpurack/record.json", "/run/gpurack/lock", "/etc/systemd/system/gpurack.service"
 HELD = 8
-"""Seconds that a lock is held at least while another run begins, on a fast machine; else as long as a run takes."""
+"""Minimum seconds to hold a lock while another run starts, on a fast machine; otherwise as long as a run takes."""
 
 
 def wanted() -> dict[str, Any]:
-    """Models in the host's own Docker, on a card and on the CPU, and in ada's; and a gateway before one of them, in an
-    image that has python3."""
+    """Models in the host's own Docker, on a GPU and on the CPU, and in ada's; and a gateway for one of them, in an
+    image with python3."""
     models = {
         "alpha": model("alpha", [0], 8000, api_key={"env": "ALPHA"}),
         "beta": model("beta", [1], 8001, api_key={"env": "BETA"}, user="ada"),
@@ -47,7 +47,7 @@ def wanted() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Seen:
-    """A host at one moment, seen past gpurack, and what gpurack's own `status` says of its models."""
+    """A host at one moment, inspected without gpurack, and its models by gpurack's own `status`."""
 
     containers: dict[str, object]
     holds: list[str]
@@ -56,7 +56,7 @@ class Seen:
 
 @dataclass
 class Upgrade:
-    """A host that the older gpurack deployed and the newer one met."""
+    """A host deployed by the older gpurack and then by the newer one."""
 
     host: Host
     older: Admin
@@ -75,7 +75,7 @@ class Upgrade:
 
 
 def seen(host: Host, admin: Admin, inventory: Path) -> Seen:
-    """The host as it is now, by `status` of one of the two."""
+    """The host now, by `status` of one of the two."""
     (said,) = admin.status(inventory, "--json").data["hosts"].values()
     models = {
         name: {key: entry[key] for key in ("state", "why", "gpus", "endpoint", "since", "restarts")}
@@ -164,8 +164,8 @@ def test_older_boot_unit_starts_models_with_newer_files(upgrade: Upgrade) -> Non
 
 @contextmanager
 def held(host: Host, runner: str, seconds: float) -> Iterator[None]:
-    """The host's lock, held by the runner's own code in that folder. seconds: that a run takes on this machine; one
-    that begins now inspects the host before they are over."""
+    """The host's lock, held by the runner's own code in that folder. seconds: the duration of a run on this machine, so
+    a run that starts now inspects the host while the lock is held."""
     code = f"import sys, time; sys.path.insert(0, {runner!r}); from common import locked\n"
     code += f"with locked('models'): time.sleep({max(HELD, seconds)})"
     host.put(code, "/root/holder.py")

@@ -141,7 +141,7 @@ def weights_of(model: str) -> str:
 
 
 def flip(path: str, after: str = ":") -> str:
-    """Flip one bit of a file's last byte; doing it again restores it. after: runs with $time, the old time of change."""
+    """Flip one bit of a file's last byte; doing it again restores it. after: runs with $time, the old mtime."""
     code = 'import sys; f = open(sys.argv[1], "r+b"); f.seek(-1, 2); b = f.read(); '
     code += "f.seek(-1, 2); f.write(bytes([b[0] ^ 1]))"
     return f"for f in {path}; do time=$(stat -c %y $f); python3 -c '{code}' $f; {after}; done"

@@ -139,15 +139,15 @@ def by_count(parts: dict[str, Any], container: dict[str, Any]) -> None:
     ],
 )
 def test_finds_wrong_gpus(change: Any, lines: list[str]) -> None:
-    assert drifts(test_models.test_finds_wrong_gpus, entry(change=change)) == lines
+    assert drifts(test_models.test_cards, entry(change=change)) == lines
 
 
 def test_accepts_vulkan_process_missing_in_nvidia_smi() -> None:
     on_no_list = entry(change=on_the_cpu)
     vulkan = on_no_list.model.model_copy(update={"version": "vulkan-b7000"})
-    assert drifts(test_models.test_finds_wrong_gpus, replace(on_no_list, model=vulkan)) == []
+    assert drifts(test_models.test_cards, replace(on_no_list, model=vulkan)) == []
     stray = replace(entry(change=elsewhere), model=vulkan)
-    assert len(drifts(test_models.test_finds_wrong_gpus, stray)) == 1
+    assert len(drifts(test_models.test_cards, stray)) == 1
 
 
 def test_identifies_amd_gpu_by_render_node() -> None:
@@ -167,7 +167,7 @@ def test_identifies_amd_gpu_by_render_node() -> None:
     wanted = spec({"models": {"alpha": {"gpus": [0], "port": 8000}}})
     one = entry(wanted, change)
     line = "gpu1 alpha: GPUs given by Docker: expected /dev/dri/renderD128, found /dev/dri/renderD129"
-    assert drifts(test_models.test_finds_wrong_gpus, one) == [line]
+    assert drifts(test_models.test_cards, one) == [line]
     assert drifts(test_hosts.test_driver, one.server) == []
 
 

@@ -1,8 +1,8 @@
 """A server on the socket of a user's Docker. `docker_server.py SOCKET MODE JOURNAL ANSWERS`
 
-MODE silent: takes every connection and never says a word. MODE lying: answers as Docker's API does, with what ANSWERS
-(JSON: `info`, `containers`, `image`) says. MODE drowsy: the real Docker, at SOCKET.real, answers questions; whatever
-would change something never ends. JOURNAL gets a line for each request: the uid of who asked, and what.
+MODE silent: accepts every connection and never answers. MODE lying: answers like Docker's API, with the contents of
+ANSWERS (JSON: `info`, `containers`, `image`). MODE drowsy: forwards questions to the real Docker at SOCKET.real; a
+request that would change something never ends. JOURNAL gets a line for each request: the client's uid, and the request.
 """
 
 import http.client
