@@ -33,7 +33,7 @@ NODE = (
 
 
 def card(gpu_id: int, minor: int, place: int, unique: int = 0, **said: Any) -> str:
-    """A card's line in the snapshot."""
+    """The line of a GPU in the snapshot."""
     words = {"gid": 992, "total": 68702699520, "used": 14000000, "busy": 0, "name": "", **said}
     words |= {"drm_render_minor": minor, "domain": 0, "location_id": place, "unique_id": unique}
     return f"card gpu_id {gpu_id}|" + "|".join(f"{key} {value}" for key, value in words.items())
@@ -92,7 +92,7 @@ def test_ignores_amd_gpus_beside_nvidia() -> None:
 
 @pytest.fixture
 def sysfs(tmp_path: Path, fakes: Fakes) -> Path:
-    """/sys and /dev of a host with two cards, the second named by libdrm's list, and with one process."""
+    """/sys and /dev of a host with two GPUs, the second named by libdrm's list, and one process."""
     root = tmp_path / "root"
     nodes = root / "sys/class/kfd/kfd/topology/nodes"
     cards = [(0, 0, 0, 0), (222, 128, 0x0300, 0x9E1C0F6A5B7D2C34), (333, 129, 0x8300, 0)]
@@ -147,7 +147,7 @@ def test_snapshot_reads_kernel_files(sysfs: Path) -> None:
 
 
 def amd(**said: Any) -> HostFacts:
-    """A host with the two cards and a Docker that has never heard of NVIDIA."""
+    """A host with the two GPUs and a Docker without anything of NVIDIA."""
     state = seen(TWO)
     docker = docker_info(Runtimes={"runc": {}})
     weights = {"/w/a.gguf": 1, "/w/q": 1}

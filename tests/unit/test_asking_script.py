@@ -23,11 +23,11 @@ CHAT = {"model": "alpha", "choices": [{"message": {"role": "assistant", "content
 EMBEDDING = {"model": "alpha", "data": [{"embedding": [0.1, 0.2]}]}
 SCORES = [{"index": 0, "document": {"text": "Hello", "multi_modal": None}, "relevance_score": 0.5}]
 RERANK = {"id": "rerank-8c", "model": "alpha", "usage": {"prompt_tokens": 6, "total_tokens": 6}, "results": SCORES}
-"""As vLLM 0.32.0 answers; llama.cpp's has object in the place of id, and no document."""
+"""As vLLM 0.32.0 answers. llama.cpp's answer has `object` instead of `id`, and no document."""
 
 
 class Dockerd:
-    """What asking.py wants of one."""
+    """The methods that asking.py calls."""
 
     def __init__(self, status: str = "running", become: Sequence[str] = ()) -> None:
         self.status, self.become = status, become
@@ -55,7 +55,7 @@ class Dockerd:
 
 @contextmanager
 def serving() -> Iterator[Any]:
-    """Answers what `said` of it has for a path (status, JSON or text; status 0: nothing at all)."""
+    """A server with these answers by path: (status, JSON or text); status 0 means no answer."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -172,13 +172,13 @@ BY_LITELLM = {"id": "1", "results": [{"index": 0, "relevance_score": 0.5}], "met
 
 
 def behind(server: Any, key: Path | None = None, engine: str = "vllm", serves: str = "alpha") -> dict[str, Any]:
-    """A model behind a gateway, as the job has it."""
+    """A model behind a gateway, as in the payload."""
     requests = ENGINES[engine].requests(Model(engine=engine, port=8000, image="i:1"), [serves])
     return {"serves": [serves], "url": url_of(server), "key": str(key) if key else None, "requests": requests}
 
 
 def ask_gateway(gateway: Any, *others: Any, daemons: Mapping[str, Dockerd] | None = None) -> None:
-    """daemons: of the users whose models are behind it, as the record has them."""
+    """Test a gateway. daemons: of the users with models behind it, as in the record."""
     told = {"key": "/dev/shm/key", "requests": ASKED, "behind": others}
     asking = load("asking")
     asking.recorded = (daemons or {}).__getitem__
@@ -262,7 +262,7 @@ def test_skips_model_with_unreachable_replica(server: Any, capsys: pytest.Captur
 
 @pytest.fixture
 def ada(tmp_path: Path) -> list[str]:
-    """The words before a command that make it ada's own: here it is only noted."""
+    """The words that make a command ada's own; here they only record it."""
     program = tmp_path / "become"
     program.write_text(f'#!/bin/sh\necho "$*" >>{tmp_path}/ran\nexec "$@"\n')
     program.chmod(0o755)

@@ -51,7 +51,7 @@ SERVICES = st.dictionaries(NAMES, st.dictionaries(TEXTS, DATA, max_size=3), max_
 
 
 def loaded(text: str) -> Any:
-    """What Compose gets: YAML, then `$$` in values is `$`."""
+    """The data as Compose reads them: YAML, with `$$` in values as `$`."""
     return compose.unescaped(yaml.safe_load(text))
 
 

@@ -24,7 +24,7 @@ CONTENT = bytes(range(256)) * 8192
 
 
 class Shell:
-    """As much of pyinfra's host as a copy needs. `cut`: after so many bytes the connection is gone."""
+    """pyinfra's host, as far as a copy needs it. `cut`: bytes after which the connection ends."""
 
     def __init__(self) -> None:
         self.connector_data: dict[str, Any] = {}
@@ -55,7 +55,7 @@ class Shell:
 
 
 class Cut:
-    """A pipe that counts, and ends early."""
+    """A pipe that counts bytes and ends early."""
 
     def __init__(self, pipe: Any, shell: Shell) -> None:
         self.pipe, self.shell = pipe, shell
@@ -89,7 +89,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def copied(shell: Shell, source: Path, path: Path) -> str:
-    """What Copy says against it; "" for nothing."""
+    """The error of Copy; "" for success."""
     command = Copy(Upload("alpha", source, str(path)))
     ok, _ = command.execute(None, shell, {})  # type: ignore[arg-type]
     assert ok

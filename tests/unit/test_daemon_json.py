@@ -327,7 +327,7 @@ DOCUMENTS = st.dictionaries(KEYS, LEAVES | INNER | st.lists(LEAVES, max_size=2),
 
 
 def taken_up(facts: HostFacts, step: Apply) -> HostFacts:
-    """The host after the step: the file patched, dockerd as `docker info` must say."""
+    """The host after the step: the file patched, and `docker info` as expected."""
     content = read(facts)[0]
     if step.patch is not None:
         content = patch(content, step.patch)

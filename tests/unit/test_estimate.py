@@ -23,7 +23,7 @@ from tests.given import SALT, host_state, models, running, uuid
 from tests.weights import QWEN, folder, qwen, read
 
 A30 = 23.5
-"""GiB of the table's card."""
+"""GiB of the table's GPU."""
 
 
 def vllm(gpus: int = 1, **fields: Any) -> Model:
@@ -40,7 +40,7 @@ def cards(count: int, memory: float | None = A30) -> list[GpuSlot]:
 
 
 def gguf(size: float = 4.0, architecture: str = "llama", **config: Any) -> Header:
-    """A GGUF of so many GiB, of Llama 2 7B's shape."""
+    """The header of a GGUF with this many GiB, in the shape of Llama 2 7B."""
     shape = {"block_count": 32, "context_length": 4096, "embedding_length": 4096, "attention.head_count": 32}
     said = {f"{architecture}.{key}": value for key, value in {**shape, **config}.items()}
     return Header(
@@ -49,7 +49,7 @@ def gguf(size: float = 4.0, architecture: str = "llama", **config: Any) -> Heade
 
 
 def hf(size: float = 14.0, dtype: str = "BF16", **config: Any) -> Header:
-    """A folder of so many GiB, of Qwen2.5 7B's shape; None takes a word out of its config."""
+    """The header of a folder with this many GiB, in the shape of Qwen2.5 7B; None removes a key of its config."""
     words = {**QWEN["7B"], "rope": "default", **config}
     said = {key: value for key, value in words.items() if value is not None}
     return Header("1", "safetensors", {dtype: int(size * GIB)}, said)

@@ -27,11 +27,10 @@ TENSORS = bytes(range(256)) * 400
 
 @dataclass
 class Hub:
-    """A repository lab/tiny on a hub, with a storage of another origin for its large files.
+    """A repository lab/tiny on a hub, with its large files on a storage of another origin.
 
-    token: asked for where it is set. refuses: (status, headers) of the next answers to a path's beginning. asked: what
-    came in: (who, method, path, Authorization, Range). cut: half of a large file is sent, then nothing until `go_on`.
-    """
+    token: required, if set. refuses: (status, headers) of the next answers, by prefix of the path. asked: (who, method,
+    path, Authorization, Range) of each request. cut: sends half of a large file, then waits for `go_on`."""
 
     files: dict[str, bytes]
     large: frozenset[str] = frozenset({"model.safetensors"})
@@ -50,7 +49,7 @@ class Hub:
         return self.lies.get(name) or hashlib.sha256(self.files[name]).hexdigest()
 
     def answer(self, who: str, request: BaseHTTPRequestHandler) -> tuple[int, dict[str, str], bytes]:
-        """As huggingface.co, or its storage, which takes no HEAD and no token."""
+        """Like huggingface.co, or its storage, which accepts no HEAD and no token."""
         path, query = unquote(urlsplit(request.path).path), parse_qs(urlsplit(request.path).query)
         self.asked.append(
             (who, request.command, path, request.headers.get("Authorization"), request.headers.get("Range"))
@@ -330,7 +329,7 @@ def test_fetches_all_files_anew_after_branch_moved(fetcher: Any, hub: Hub, wante
 
 
 def locked(hub: Hub, wanted: dict[str, str], **over: str) -> dict[str, Any]:
-    """What the runner is told where there is a lock: the commit, and each file's sha256."""
+    """The runner's payload with a lock: the commit, and each file's sha256."""
     files = {name: hub.sha256(name) for name in NEEDED} | over
     return {**wanted, "commit": COMMIT, "sha256": {f"{wanted['path']}/{name}": sha for name, sha in files.items()}}
 

@@ -17,7 +17,7 @@ SHA = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Weights(BaseHTTPRequestHandler):
-    """Serves CONTENT; `ranges` as most servers do, or without as `python -m http.server`."""
+    """Serves CONTENT; with `ranges` like most servers, without like `python -m http.server`."""
 
     ranges: ClassVar[bool] = True
     sized: ClassVar[bool] = True

@@ -55,7 +55,7 @@ def load(monkeypatch: pytest.MonkeyPatch, **environment: Path) -> Any:
 
 @pytest.fixture
 def keyed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A gateway that knows alice, a key for all, and one that it made for its host."""
+    """A gateway with alice's key, a shared key, and one for its host."""
     (tmp_path / "keys").write_text(json.dumps({"alice": hashlib.sha256(b"sk-alice").hexdigest()}))
     (tmp_path / "api_key").write_text("sk-all\n")
     (tmp_path / "host").write_text("4f1a")
@@ -64,7 +64,7 @@ def keyed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def came_in(check: Any, path: str, key: str | None) -> Any:
-    """Who it is, or the status of the refusal."""
+    """The name of the client, or the HTTP status of the error."""
     try:
         return asyncio.run(check(SimpleNamespace(url=SimpleNamespace(path=path)), key)).user_id
     except HttpException as refusal:

@@ -31,7 +31,7 @@ digest = st.from_regex(r"sha256:[0-9a-f]{64}", fullmatch=True)
 
 @st.composite
 def references(draw: st.DrawFn) -> str:
-    """What people write. A dot makes the first part of several a registry, also where docker.io goes unsaid."""
+    """References as users write them. A dot makes the first of several parts a registry, also without docker.io."""
     plain = repository.filter(lambda name: "/" not in name or "." not in name.partition("/")[0])
     text = draw(st.one_of(plain, st.tuples(registry, plain).map("/".join)))
     text += draw(st.one_of(st.just(""), tag.map(":{}".format)))

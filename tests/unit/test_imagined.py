@@ -21,7 +21,7 @@ from tests.given import SALT, gpu, host_state, models, running, spec, uuid
 
 COUNT = 3
 MEMORY = 24 * 1024
-"""MiB of an A30, as the table of kinds has it."""
+"""MiB of an A30, as in the table of kinds."""
 SHARE = st.one_of(st.none(), st.integers(1, 30).map("{}GiB".format), st.integers(1, 100).map("{}%".format))
 
 
@@ -43,7 +43,7 @@ HOSTS = st.one_of(hosts([0, 1, 2, 3], SHARE), hosts([0, 1, 2, 3, "GPU-a", "GPU-a
 
 
 def data(words: dict[str, Any]) -> dict[str, Any]:
-    """An inventory's words with what every model must say."""
+    """An inventory's words, with the fields that each model needs."""
     common = {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf"}
     entries = {
         name: {**common, "port": 8000 + number, **entry} for number, (name, entry) in enumerate(words["models"].items())
@@ -52,12 +52,12 @@ def data(words: dict[str, Any]) -> dict[str, Any]:
 
 
 def host_of(words: dict[str, Any]) -> Host:
-    """Not checked, so that what is wrong reaches the ledger."""
+    """The spec without checks, so that errors reach the ledger."""
     return Host.model_validate(data(words))
 
 
 def real(spec: Host) -> HostFacts:
-    """A host that matches the inventory: those GPUs with names and UUIDs of their own, and nothing on them."""
+    """A real host that matches the inventory: its GPUs have names and UUIDs of their own, and no processes."""
     gpus = [replace(gpu(index), memory_total=MEMORY) for index in range(COUNT)]
     rest = [text for text in ("GPU-ab", "GPU-a") if any(text in entry.gpus for entry in spec.models.values())]
     if rest:  # the shorter text is the beginning of the same UUID
@@ -66,7 +66,7 @@ def real(spec: Host) -> HostFacts:
 
 
 def places(ledger: Ledger) -> dict[str, list[int]]:
-    """Entry → the places of its GPUs among the host's."""
+    """Entry → the positions of its GPUs on the host."""
     return {name: [ledger.slots.index(slot) for slot in ledger.slots_of(name)] for name in ledger.uuids}
 
 

@@ -29,9 +29,9 @@ from tests.given import models, spec
 
 ALPHA = {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf", "port": 8000}
 TABLE = Path(__file__).parent / "wrong_inventories.jsonl"
-"""One wrong inventory on each line. alpha: fields of the only model, beside ALPHA's; gpu1: fields of the only host,
-beside that model; inventory: all hosts. `"<": "alpha"` in a map stands for the fields of ALPHA. problems: [place,
-code]."""
+"""One wrong inventory per line. alpha: fields of the only model, merged over ALPHA; gpu1: fields of the only host, with
+that model; inventory: all hosts. `"<": "alpha"` in a map stands for the fields of ALPHA. problems: [path, code].
+"""
 WRONG = [json.loads(line) for line in TABLE.read_text(encoding="utf-8").splitlines()]
 IDS = [case["case"] for case in WRONG]
 
@@ -44,7 +44,7 @@ def expanded(value: Any) -> Any:
 
 
 def layers_of(case: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The layers of data of each host of a line of the table."""
+    """The layers of data of each host, for a line of the table."""
     if "alpha" in case:
         hosts = {"gpu1": {"models": {"alpha": {**ALPHA, **case["alpha"]}}}}
     elif "gpu1" in case:
@@ -344,7 +344,7 @@ def test_warns_of_token_in_plain_text(url: str, warned: bool, monkeypatch: pytes
 
 
 def warned(words: str, host: dict[str, Any]) -> list[str]:
-    """The warnings of a host with these words in them."""
+    """The warnings of a host that contain these words."""
     said = [str(problem) for problem in warnings(check_fleet({"gpu1": [host]}))]
     return [sentence for sentence in said if words in sentence]
 

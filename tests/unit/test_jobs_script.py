@@ -46,7 +46,7 @@ def jobs(tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def labels(name: str, definition: str = "0f") -> dict[str, str]:
-    """Those of a job's container."""
+    """The labels of a job's container."""
     compose = {"com.docker.compose.project": "gpurack-jobs", "com.docker.compose.service": name}
     return {"gpurack.job": definition, **compose}
 

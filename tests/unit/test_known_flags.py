@@ -79,7 +79,7 @@ BASE: dict[str, dict[str, Any]] = {
 
 
 def judged(engine: str, **fields: Any) -> tuple[list[str], list[str]]:
-    """(errors, warnings) about words of an engine's own, in an entry that is right in all else."""
+    """(errors, warnings) about an engine's own flags and variables, in an otherwise valid entry."""
     model = {"engine": engine, "port": 8000, **BASE[engine], **fields}
     host = {"hardware": {"A30": 1}, "models": {"alpha": {key: value for key, value in model.items() if value != ""}}}
     try:

@@ -14,7 +14,7 @@ from tests.given import container, host_state, models, spec, uuid
 
 
 def held(name: str, *cards: int | str, text: str | None = None, **said: Any) -> Any:
-    """A running model of ours on these cards, whose inventory text was `text` (default: their numbers)."""
+    """A running model of ours on these GPUs. text: its `gpus` in the inventory; default: their indices."""
     words = {"gpus": text if text is not None else f"[{', '.join(map(str, cards))}]", "uuids": [uuid(c) for c in cards]}
     return container(name, label=words, **said)
 
@@ -28,7 +28,7 @@ def cards(ledger: Ledger) -> dict[str, list[str]]:
 
 @dataclass
 class Lab:
-    """A host, and the same host before its cards were renumbered."""
+    """A host, and the same host before its GPUs were renumbered."""
 
     wanted: Host
     state: HostFacts
@@ -37,7 +37,7 @@ class Lab:
 
 @st.composite
 def labs(draw: st.DrawFn) -> Lab:
-    """Models with disjoint indices; some run already, on the cards that had those indices then; some cards are lost."""
+    """Models with disjoint indices. Some run already, on the GPUs that had these indices then; some GPUs are lost."""
     count = draw(st.integers(1, 5))
     before = draw(st.permutations(range(count)))
     alive = [card for card in draw(st.permutations(range(count))) if draw(st.integers(0, 9)) < 9]

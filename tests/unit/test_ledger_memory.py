@@ -19,7 +19,7 @@ ENTRIES = st.dictionaries(st.sampled_from(["ann", "bob", "cyn", "dan"]), ENTRY)
 
 
 def wanted(entries: dict[str, dict[str, Any]]) -> Host | None:
-    """None for what is refused before any host is looked at."""
+    """The spec; None for one that is refused before any host is inspected."""
     try:
         return models(**entries)
     except InventoryError:
@@ -27,7 +27,7 @@ def wanted(entries: dict[str, dict[str, Any]]) -> Host | None:
 
 
 def exceeded(ledger: Ledger, spec: Host, facts: HostFacts) -> list[str]:
-    """The cards that would hold more than they have."""
+    """The GPUs with more than their memory."""
     bad = []
     for gpu in facts.gpus:
         total = gpu.memory_total / 1024
@@ -43,7 +43,7 @@ def exceeded(ledger: Ledger, spec: Host, facts: HostFacts) -> list[str]:
 
 @st.composite
 def labs(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
-    """An inventory, and what became of it: other shares on the same cards, or other models."""
+    """An inventory, and its next version: other shares on the same GPUs, or other models."""
     before = draw(ENTRIES)
     resized = {name: {**entry, "vram": draw(SHARE)} for name, entry in before.items()}
     return before, draw(st.one_of(st.just(resized), ENTRIES))

@@ -37,7 +37,7 @@ def locked(spec: Host, model: ModelLock = LOCKED, **said: Any) -> Host:
 
 
 def settled(spec: Host, **said: Any) -> HostFacts:
-    """The host on which alpha runs, from the lock's image, with the lock's weights."""
+    """A host on which alpha runs, with the image and weights of the lock."""
     facts = host_state(weights={"/w/a.gguf": 1, FOLDER: 1}, probes={"alpha": [200, '"alpha"']})
     return replace(
         facts,

@@ -28,7 +28,7 @@ MORE = ["package runc 1.1 held", "file /etc/docker/daemon.json 644 root root 12a
 
 
 def provisioned(cards: str, salt: str, said: str = "sk-secret") -> HostFacts:
-    """The host after a run, with cards whose UUIDs end in these letters."""
+    """The host after a run, with GPUs whose UUIDs end in these letters."""
     facts = host_state(gpus=list(cards), secrets={paths.container_file("", "alpha", "api_key"): "400"})
     uuids = assign(WANTED, facts).uuids["alpha"]
     desired = desire("alpha", WANTED, facts, uuids, {"api_key": said}, salt)
@@ -118,7 +118,7 @@ ABSOLUTE = re.compile(r'(?<![\w*}"])/(?=(etc|home|usr/local/(lib|libexec|share)|
 
 
 class Root:
-    """A folder that the script takes for a host's root, with users' homes in /home and elsewhere."""
+    """A folder that the script treats as a host's root, with users' homes in /home and elsewhere."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.limit = path, 20
@@ -134,7 +134,7 @@ class Root:
         place.write_text(text)
 
     def says(self, shell: list[str]) -> list[str]:
-        """The script's lines, with paths as on a host."""
+        """The lines of the script, with paths as on a host."""
         text = ABSOLUTE.sub(f"{self.path}/", SCRIPT.read_text()).replace("limit=20", f"limit={self.limit}")
         env = {**os.environ, "PATH": self.fakes.path()}
         done = subprocess.run([*shell, "-s"], input=text, capture_output=True, text=True, check=True, env=env)

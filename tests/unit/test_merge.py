@@ -16,7 +16,7 @@ MAPS = st.dictionaries(KEYS, VALUES, max_size=3)
 
 
 def has_no_none_in_maps(value: Any) -> bool:
-    """Lists are values as a whole: what is in them is not looked at."""
+    """Lists are compared as a whole, without looking inside."""
     if not isinstance(value, dict):
         return True
     return all(item is not None and has_no_none_in_maps(item) for item in value.values())

@@ -34,7 +34,7 @@ def plan(spec: Host, facts: HostFacts, keys: dict[str, str] | None = None) -> Mo
 
 
 def settled(spec: Host, *over: Container, keys: dict[str, str] | None = None, **said: Any) -> HostFacts:
-    """The host after a run that succeeded: containers, compose.yaml, runner, unit, weights; `over` adds containers."""
+    """The host after a successful run: containers, compose.yaml, runner, unit, weights. `over` adds containers."""
     facts = host_state(**{"gpus": 4, **said})
     cards = assign(spec, facts).uuids
     names = [name for name, model in spec.models.items() if model.enabled]
@@ -56,7 +56,7 @@ def settled(spec: Host, *over: Container, keys: dict[str, str] | None = None, **
 
 
 def changes(found: ModelsPlan) -> dict[str, str]:
-    """Model → action and reasons as people read them."""
+    """Model → action and reasons, as printed."""
     return {
         change.model: str(change).removeprefix(f"{change.action} {change.model}") or change.action
         for change in found.changes
@@ -437,7 +437,7 @@ HUB = {"engine": "vllm", "version": "0.33.0", "gpus": [0]}
 
 
 def fetched(spec: Host, token: str | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(the whole job, what its only model fetches)"""
+    """(the whole payload, the download of its only model)"""
     found = plan_models(spec, host_state(gpus=4), {}, SALT, token)
     assert found.job
     return dict(found.job), found.job["groups"][0][0].get("fetch", [{}])[0]
@@ -561,7 +561,7 @@ def test_models_on_one_gpu_start_one_after_another() -> None:
 
 @st.composite
 def moves(draw: st.DrawFn) -> tuple[list[Change], Host, HostFacts, dict[str, tuple[str, ...]]]:
-    """Models that run somewhere and are to run somewhere else, in any combination."""
+    """Models that run somewhere and shall run elsewhere, in any combination."""
     names = draw(st.lists(st.sampled_from(["a1", "b2", "c3", "d4"]), unique=True, min_size=1))
     acting = [
         Change(name, draw(st.sampled_from([Action.CREATE, Action.RECREATE, Action.REMOVE, Action.START])))

@@ -83,7 +83,7 @@ def docker(fakes: Fakes) -> Fakes:
 
 @pytest.fixture
 def answers(runner: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """What each model's API says; nothing for a model that is not in it."""
+    """Model → the answer of its API; no answer for a model that is missing."""
     said: dict[str, str] = {}
     monkeypatch.setattr(runner, "probe", lambda dockerd, name, url: (200, said[name]) if name in said else (0, ""))
     return said
@@ -157,7 +157,7 @@ def test_weights_that_differ_from_lock_fail_only_their_model(
 
 
 def started(docker: Fakes) -> list[str]:
-    """The containers that were started, in order."""
+    """The started containers, in order."""
     return [call.split()[-1] for call in docker.calls if " up " in call]
 
 
@@ -426,7 +426,7 @@ def test_plan_and_host_agree_on_names(runner: Any) -> None:
 
 
 def there(fakes: Fakes, name: str, definition: Any) -> None:
-    """A container of gpurack's, with its label."""
+    """A container of gpurack with its label."""
     fakes.known(name)
     fakes.state(f"runs.{name}", "")
     label = definition if isinstance(definition, str) else json.dumps(definition)

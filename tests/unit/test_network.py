@@ -35,7 +35,7 @@ def ca(tmp_path: Path) -> Path:
 
 
 def carried_out(steps: list[Step], **before: Any) -> HostFacts:
-    """The host after these steps, as far as files go."""
+    """The files of the host after these steps."""
     files = dict(before.pop("files", {}))
     for step in steps:
         if isinstance(step, WriteFile):

@@ -9,7 +9,7 @@ from gpurack.resources import read_text
 
 PACKAGE = Path(__file__).resolve().parents[2] / "gpurack"
 FRAME = {"mark", "whole"}
-"""Headings that the frame itself is made of."""
+"""Headings of the output's frame."""
 
 
 def printed() -> set[str]:

@@ -15,12 +15,12 @@ from gpurack.engines import hints_of
 from tests.unit.host_programs import load
 
 HOST = SimpleNamespace(become=())
-"""The host's own Docker."""
+"""A daemon like the host's own Docker."""
 LIBRARY = ("qwen2.5:7b", "all-minilm:latest", "m:5000/library/qwen2.5:7b")
 
 
 class Server(BaseHTTPRequestHandler):
-    """As much of it as is needed; what is unknown is refused as it refuses it."""
+    """A server with the needed part of ollama's API; it refuses unknown requests like ollama."""
 
     there: set[str]
     calls: list[tuple[str, Any]]

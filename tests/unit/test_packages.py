@@ -41,7 +41,7 @@ def ce(version: str | None = None, **fields: Any) -> Host:
 
 
 def with_ce(held: bool = False, **over: Any) -> HostFacts:
-    """A host on which docker-ce is as gpurack left it; `packages` in over changes some."""
+    """A host with docker-ce as gpurack installs it. `packages` in over changes some."""
     repo = ce_repository(Host(), host_state(), TRIXIE)
     there = {**PREREQUISITES, **{name: f"{version}{' held' if held else ''}" for name, version in CE.items()}}
     there = {name: version for name, version in {**there, **over.pop("packages", {})}.items() if version}
@@ -54,7 +54,7 @@ def with_ce(held: bool = False, **over: Any) -> HostFacts:
 
 
 def with_toolkit(spec: Host, held: bool = False, **over: Any) -> HostFacts:
-    """A host with two cards and the toolkit as gpurack left it."""
+    """A host with two GPUs and the toolkit as gpurack installs it."""
     repo = repository(spec, TRIXIE)
     there = {name: f"{version}{' held' if held else ''}" for name, version in TOOLKIT.items()}
     there = {name: version for name, version in {**there, **over.pop("packages", {})}.items() if version}
@@ -69,7 +69,7 @@ def reasons(plan: Plan) -> list[str]:
 
 
 def command(plan: Plan, beginning: str) -> str:
-    """The command of the one step whose reason begins so."""
+    """The command of the only step whose reason begins with this."""
     (found,) = [step for step in plan.steps if isinstance(step, Shell) and step.reason.startswith(beginning)]
     return found.command
 

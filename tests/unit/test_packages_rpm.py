@@ -40,13 +40,13 @@ def ce(version: str | None = None, **fields: Any) -> Host:
 
 
 def bare(**over: Any) -> HostFacts:
-    """A Rocky 9 on which nothing of ours was installed."""
+    """A Rocky 9 without Docker and toolkit."""
     usual = {"os": "rocky 9", "docker": {}, "tools": ["python3"], "packages": {"ca-certificates": "1-1"}}
     return host_state(**{**usual, **over})
 
 
 def with_ce(held: bool = False, **over: Any) -> HostFacts:
-    """A host on which docker-ce is as gpurack left it; `packages` in over changes some."""
+    """A host with docker-ce as gpurack installs it. `packages` in over changes some."""
     repo = ce_repository(Host(), bare(), ROCKY)
     there = {**BASE, **{name: f"{version}{' held' if held else ''}" for name, version in CE.items()}}
     usual = {
@@ -58,7 +58,7 @@ def with_ce(held: bool = False, **over: Any) -> HostFacts:
 
 
 def with_toolkit(held: bool = False, **over: Any) -> HostFacts:
-    """A host with two cards and the toolkit as gpurack left it."""
+    """A host with two GPUs and the toolkit as gpurack installs it."""
     repo = repository(PINNED, ROCKY)
     there = {**BASE, **{name: f"{version}{' held' if held else ''}" for name, version in TOOLKIT.items()}}
     usual = {
@@ -74,7 +74,7 @@ def reasons(plan: Plan) -> list[str]:
 
 
 def command(plan: Plan, beginning: str) -> str:
-    """The command of the one step whose reason begins so."""
+    """The command of the only step whose reason begins with this."""
     (found,) = [step for step in plan.steps if isinstance(step, Shell) and step.reason.startswith(beginning)]
     return found.command
 
@@ -83,7 +83,7 @@ def command(plan: Plan, beginning: str) -> str:
 
 
 def files(**texts: str) -> dict[str, File]:
-    """Lists of held packages: dnf4, yum3, dnf5; note: of an unfinished transaction."""
+    """Lists of held packages: dnf4, yum3, dnf5. note: of an unfinished transaction."""
     places = {"dnf4": seen.LISTS[0], "yum3": seen.LISTS[1], "dnf5": seen.TOML, "note": paths.RPM_TRANSACTION}
     return {places[name]: File(text.encode(), "644", 0, 0) for name, text in texts.items()}
 
@@ -492,7 +492,7 @@ def test_every_command_parses_in_all_shells(plan: Plan) -> None:
 
 BEHIND = """Waiting for process with pid 513 to finish.
 [Errno 2] No such file or directory: '/var/cache/dnf/a/packages/containerd.io-2.1.9-1.el9.x86_64.rpm'"""
-"""Seen: the dnf of a run that was killed went on, and cleaned up when it was done."""
+"""Observed: the dnf of a killed run continued, and cleaned up at its end."""
 LOCKED = "RPM: error: can't create transaction lock on /var/lib/rpm/.rpm.lock (Resource temporarily unavailable)"
 
 

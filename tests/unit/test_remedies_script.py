@@ -161,6 +161,6 @@ def test_engine_has_own_hints_and_custom_image_has_all() -> None:
 
 
 def remedy(engine: str, code: int, said: str, cards: bool = True) -> str:
-    """What the runner on the host says, with the hints that it is told."""
+    """The hint of the runner, with the hints in its payload."""
     found: str = load("remedies").error_hint(code, said, [hint.told for hint in hints_of(engine)], cards)
     return found

@@ -22,7 +22,7 @@ def seen(status: str = "running", probe: Any = (200, '"alpha"')) -> HostFacts:
 
 
 class Run:
-    """What the report sees of pyinfra's state: hosts, each with the look that was remembered last."""
+    """pyinfra's state as far as the report reads it: hosts, each with its last snapshot."""
 
     def __init__(self, looks: dict[str, HostFacts | None], stage: StateStage = StateStage.Execute) -> None:
         self.hosts = {

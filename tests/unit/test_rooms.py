@@ -14,9 +14,9 @@ ROOMS = (
     *("spec", "engines", "facts", "plan", "inventory", "operations", "pyinfra_patches"),
     *("importing", "locking", "commands", "verify", "deploys", "__main__"),
 )
-"""From the ground up. A room imports from those before it."""
+"""From the bottom up. A room imports from those before it."""
 OLD_NAMES = {"gpurack.guard", "gpurack.spec.fleet"}
-"""What other projects import; they stand for rooms above."""
+"""Modules that other projects import; they forward to rooms above."""
 MODULES = {
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
     for path in PACKAGE.rglob("*.py")
@@ -28,7 +28,7 @@ def is_for_types(node: ast.AST) -> bool:
 
 
 def statements(node: ast.AST) -> Iterator[ast.ImportFrom]:
-    """Imports that run."""
+    """The imports that run."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.ImportFrom):
             yield child
@@ -37,7 +37,7 @@ def statements(node: ast.AST) -> Iterator[ast.ImportFrom]:
 
 
 def imports(name: str) -> set[str]:
-    """The modules of ours that a module imports."""
+    """The modules of gpurack that a module imports."""
     found = set()
     for node in statements(ast.parse(MODULES[name].read_text())):
         for alias in node.names:
@@ -51,7 +51,7 @@ def room(module: str) -> str:
 
 
 def at_the_top(name: str) -> set[str]:
-    """What a module imports when it is itself imported."""
+    """What a module imports when it is imported itself."""
     tree = ast.parse(MODULES[name].read_text())
     tree.body = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
     found = set()

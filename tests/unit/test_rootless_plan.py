@@ -50,7 +50,7 @@ BOTH: dict[str, Any] = {"docker": {"rootless": {"ada": {}, "bob": {}}}}
 
 
 def user(uid: int, name: str, **said: Any) -> User:
-    """A user whose rootless Docker is as it should be."""
+    """A user with a complete rootless Docker."""
     whole = User(
         uid, uid, f"/home/{name}", linger=True, manager=True, unit=Unit("loaded", "active", "enabled"),
         folder=("711", 0), acl=f"user::rwx user:{uid}:r-x group::--- mask::r-x other::---",
@@ -60,7 +60,7 @@ def user(uid: int, name: str, **said: Any) -> User:
 
 
 def host(spec: Host, cards: int = 2, **said: Any) -> HostFacts:
-    """A host on which nothing is to do for ada and bob; said: what is another way, as fields of HostFacts."""
+    """A host on which ada and bob need nothing. said: other fields of HostFacts."""
     with_cards = {"gpus": cards} if cards else {}
     drop_in = wanted_files(spec, host_state(**with_cards))[DROP_IN]
     facts = host_state(

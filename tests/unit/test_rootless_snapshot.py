@@ -18,7 +18,7 @@ INFO = {"ServerVersion": "28.5.2", "SecurityOptions": ["name=rootless"]}
 
 
 def said(*lines: str) -> str:
-    """What a user's own programs print, as it arrives."""
+    """The output of a user's own programs, as it arrives."""
     return base64.b64encode("\n".join([*lines, "@@ end"]).encode()).decode()
 
 

@@ -41,7 +41,7 @@ def key(name: str) -> dict[str, str]:
 
 
 def lab(**gateway: Any) -> dict[str, Host]:
-    """Two hosts: gateway and page on gpu1, a keyed model on each."""
+    """Two hosts: gateway and web UI on gpu1, a model with a key on each."""
     return check_fleet(
         {
             "gpu1": [
@@ -60,7 +60,7 @@ def plan(spec: Host, **said: Any) -> ModelsPlan:
 
 
 def as_it_runs(spec: Host, **said: Any) -> HostFacts:
-    """The host when all of it runs, but for compose.yaml and the runner."""
+    """The host when everything runs, without compose.yaml and the runner."""
     bare = host_state(**said)
     secrets = read_secrets(spec)
     return host_state(
@@ -243,7 +243,7 @@ def test_running_service_reports_silent_connection() -> None:
 
 
 def shared() -> Host:
-    """One host: a gateway of root's, on a model of its own and one in ada's Docker; and a gateway of ada's on both."""
+    """One host: a gateway in its own Docker, for one model there and one in ada's; and a gateway of ada's for both."""
     models = {
         "hers": {**MODEL, "port": 8000, "bind": "lan", "user": "ada", "api_key": key("WORKER")},
         "near": {**MODEL, "port": 8001, "bind": "lan", "api_key": key("WORKER")},

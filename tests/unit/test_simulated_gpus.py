@@ -25,7 +25,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def gpus(root: Path) -> Iterator[SimulatedGpus]:
-    """The control, with this machine under another root as the host."""
+    """The control of a simulated host in a folder of this machine."""
 
     def as_root(command: str) -> str:
         here = command.replace(GPUSIM, str(files()[GPUSIM][0])).replace("/var/lib/gpusim", f"{root}/var/lib/gpusim")
@@ -47,7 +47,7 @@ def smi(root: Path) -> Smi:
 
 
 def boot(root: Path) -> None:
-    """As a host boots: /run is empty then."""
+    """Like the boot of a host: /run is empty then."""
     for path in (root / "run/gpusim").iterdir():
         path.unlink()
     subprocess.run([files()[GPUSIM][0], "boot"], check=True)

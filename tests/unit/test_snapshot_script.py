@@ -42,7 +42,7 @@ def test_passes_shellcheck() -> None:
 
 @pytest.fixture
 def host(fakes: Fakes) -> Fakes:
-    """Docker with two containers, and one card."""
+    """Docker with two containers, and one GPU."""
     fakes.state("info", {"ServerVersion": "28.5.2"})
     state = {"Status": "running", "ExitCode": 0, "Error": "", "Pid": 7, "StartedAt": "2026-11-20"}
     one = {

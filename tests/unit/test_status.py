@@ -23,18 +23,18 @@ NOW = datetime(2026, 11, 20, 9, 0, tzinfo=UTC)
 
 
 def ago(**time: float) -> str:
-    """A moment before NOW as Docker writes it."""
+    """A moment before NOW, in Docker's format."""
     return (NOW - timedelta(**time)).strftime("%Y-%m-%dT%H:%M:%S.000000001Z")
 
 
 def one(**container: Any) -> tuple[Host, Container]:
-    """A lab's only model, and its container."""
+    """The only model of a lab, and its container."""
     wanted = models(alpha={})
     return wanted, replace(running(wanted, "alpha", host_state()), **container)
 
 
 def status_of(spec: Host, *containers: Container, **said: Any) -> ModelStatus:
-    """What is said of `alpha`."""
+    """The status of `alpha`."""
     [model] = host_status("gpu1", spec, host_state(containers=containers, **said), NOW).models
     return model
 
@@ -89,7 +89,7 @@ def test_shows_missing_and_disabled_models_and_missing_docker() -> None:
 
 
 def lost_card(xids: tuple[Xid, ...] = ()) -> tuple[Host, HostFacts]:
-    """Four cards, of which number 2 is lost; beta has it."""
+    """Four GPUs, of which number 2 is lost; beta has it."""
     wanted = spec({"hardware": {"A30": 4}, "models": {"beta": {"gpus": [1, 2], "port": 8001}}})
     whole = host_state(gpus=4)
     pci = {f"0000:{place}:00.0": uuid(card) for card, place in enumerate(("17", "65", "ca", "e1"))}
@@ -163,7 +163,7 @@ def test_loading_model_is_well() -> None:
 
 @pytest.fixture
 def lab() -> list[HostStatus]:
-    """A degraded host, and one whose name is not what HTML expects."""
+    """A degraded host, and one with special characters of HTML in its name."""
     wanted, state = lost_card()
     return [
         host_status("gpu1", wanted, replace(state, gpus=tuple(replace(g, utilization=63) for g in state.gpus)), NOW),

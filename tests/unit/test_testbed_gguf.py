@@ -34,7 +34,7 @@ def _value(data: bytes, at: int, kind: int) -> tuple[Any, int]:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, array.array[float]]]:
-    """Read a GGUF file of float32 tensors, by the format's description and not by the writer's code."""
+    """Read a GGUF file of float32 tensors by the format's description, not by the writer's code."""
     data = path.read_bytes()
     magic, version, tensors, pairs = struct.unpack_from("<4sIQQ", data)
     assert (magic, version) == (b"GGUF", 3)

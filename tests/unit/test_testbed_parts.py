@@ -81,7 +81,7 @@ def test_refuses_name_without_kind() -> None:
 
 @pytest.fixture
 def key(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The public key of the testbed's repositories; served models are made in a folder of the test's own."""
+    """The public key of the testbed's repositories. Served models are made in the test's own folder."""
     monkeypatch.setattr(services, "WEIGHTS", tmp_path)
     path = home / "signing" / "public.asc"
     path.parent.mkdir(parents=True)

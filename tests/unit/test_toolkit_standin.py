@@ -34,7 +34,7 @@ def programs() -> Iterator[Path]:
 
 @pytest.fixture
 def ctk(programs: Path, tmp_path: Path):
-    """Runs nvidia-ctk in an empty folder: (arguments, environment) -> the finished process."""
+    """Run nvidia-ctk in an empty folder: (arguments, environment) -> the finished process."""
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         env = {"PATH": os.environ["PATH"], "TZ": "UTC", **environment}
@@ -45,7 +45,7 @@ def ctk(programs: Path, tmp_path: Path):
 
 @pytest.fixture(scope="module")
 def recorded(programs: Path) -> dict[str, str]:
-    """What conformance.py records of the stand-ins: case -> line."""
+    """What conformance.py records with the stand-ins: case -> line."""
     command = [sys.executable, CONFORMANCE / "conformance.py", programs]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return {line.split("\t")[0]: line for line in done.stdout.splitlines()}
@@ -212,7 +212,7 @@ def test_makes_no_spec_without_driver(ctk, tmp_path: Path) -> None:
 
 @pytest.fixture
 def with_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The library of the stand-ins, in this process, with a simulated driver of its own; returns its modules."""
+    """The stand-ins' library in this process, with its own simulated driver; returns its modules."""
     root = tmp_path / "host"
     monkeypatch.setenv("GPUSIM_ROOT", str(root))
     monkeypatch.setenv("GPUSIM_HOST", "gpu1")

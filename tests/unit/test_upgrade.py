@@ -39,7 +39,7 @@ ALPHA = models(alpha={"version": "b7001"})
 
 
 def upgrade(*what: str, spec: Host = ALPHA, news: News = NEWS, old: HostLock = OLD) -> HostLock:
-    """As if every question had been asked that `what` needs, and the others, too."""
+    """The new lock, as if every lookup that `what` needs was made, and all others."""
     asked = {name: have for name, have in news.packages.items() if name in names_of_packages(what, spec, STATE, old)}
     return upgraded(what, spec, STATE, old, SEEN, replace(news, packages=asked))
 

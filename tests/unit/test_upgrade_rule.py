@@ -32,7 +32,7 @@ OPTIONS = ["no-new-privileges:true"]
 
 
 def without_options(service: Service) -> Service:
-    """As gpurack made it before there was no-new-privileges."""
+    """The service as created before no-new-privileges."""
     return {word: value for word, value in service.items() if word != "security_opt"}
 
 
@@ -46,7 +46,7 @@ def older(
     of: tuple[str, ...] = ("alpha",),
     **over: Any,
 ) -> HostFacts:
-    """The host after a run of an older gpurack, which made the models `of` otherwise. over: of their containers."""
+    """The host after a run of an older gpurack that created the models `of` differently. over: of their containers."""
     state = settled(spec)
     made, containers = {}, []
     for one in state.containers:
@@ -71,7 +71,7 @@ def plan(spec: Host, facts: HostFacts, renew: bool = False) -> ModelsPlan:
 
 
 def written(facts: HostFacts, change: Callable[[str], str]) -> HostFacts:
-    """The host with compose.yaml changed."""
+    """The host with a changed compose.yaml."""
     path = paths.compose_file("")
     file = facts.files[path]
     return replace(facts, files={**facts.files, path: replace(file, content=change(file.text).encode())})
@@ -172,7 +172,7 @@ def without_compose_file(facts: HostFacts) -> HostFacts:
 
 
 def after_the_job(facts: HostFacts, found: ModelsPlan) -> HostFacts:
-    """The host with the compose.yaml that a run has written."""
+    """The host with the compose.yaml that a run writes."""
     assert found.job
     services = {
         name: yaml.safe_load(block["services"][name])[name]
@@ -224,15 +224,15 @@ OTHER = {"models": [{"model": "/w/a.gguf", "model_alias": "alpha", "n_ctx": 2048
 
 
 def host(port: int = 8000, **config: Any) -> Host:
-    """A gateway, a page and a model with a config; the model that they connect to is on another host."""
+    """A gateway, a web UI and a model with a config; the model that they connect to is on another host."""
     services = {"gateway": GATEWAY, "chat": CHAT}
     gpu1 = {"models": {"several": {**SEVERAL, **config}}, "services": services}
     return check_fleet({"gpu1": [gpu1], "gpu2": [{"models": {"far": {**WORKER, "port": port}}}]})["gpu1"]
 
 
 def deployed(spec: Host, lacking: tuple[str, ...] = (), environment: Mapping[str, str] | None = None) -> HostFacts:
-    """The host after a run. lacking: words that its labels do not have yet. environment: variables of chat that no
-    other gpurack sets."""
+    """The host after a run. lacking: keys that its labels do not have yet. environment: variables of chat that no other
+    gpurack sets."""
     bare = host_state(weights={"/w/a.gguf": 1})
     first = plan(spec, bare)
     assert first.job
@@ -264,7 +264,7 @@ def acting(found: ModelsPlan) -> dict[str, str]:
 
 
 def newer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From here on it is a gpurack that writes every file of its own otherwise."""
+    """From now on it is a gpurack that writes each of its own files differently."""
     monkeypatch.setattr(litellm, "read_text", lambda path: "# newer\n")
     monkeypatch.setattr(llama_cpp_python, "PATIENT", {"interrupt_requests": False, "verbose": False})
 

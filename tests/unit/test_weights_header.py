@@ -29,7 +29,7 @@ SMALL = {"model_type": "llama", "num_attention_heads": 4, "num_hidden_layers": 2
 
 
 def by_the_package(path: Path) -> tuple[int, dict[str, Any]]:
-    """(bytes of tensors, values) as ggml's own Python package reads them."""
+    """(bytes of tensors, values) as read by ggml's own Python package."""
     file = gguf.GGUFReader(path)
     return sum(int(tensor.n_bytes) for tensor in file.tensors), {
         key: field.contents() for key, field in file.fields.items()
@@ -49,7 +49,7 @@ def test_reads_testbed_models_like_gguf_package(tmp_path: Path, layers: int, hid
 
 
 def written(path: Path, blocks: list[int], **values: Any) -> Path:
-    """A file of the package's writer, with Q4_K tensors of so many blocks, and values of every kind."""
+    """A file written by the package, with this many blocks of Q4_K tensors, and values of every type."""
     writer = gguf.GGUFWriter(path, "qwen2")
     writer.add_block_count(len(blocks))
     writer.add_head_count_kv([2] * len(blocks))
@@ -170,7 +170,7 @@ def test_runs_on_oldest_python_of_hosts() -> None:
 
 
 def take_snapshot(paths: list[str], known: dict[str, Header] | None = None) -> tuple[HostFacts, list[str]]:
-    """(what the look saw, the JSON lines of headers) with the real script on this machine."""
+    """(the facts, the JSON lines of headers) of a snapshot of this machine by the real script."""
     engines = {number: "llama.cpp" if path.endswith(".gguf") else "vllm" for number, path in enumerate(paths)}
     wanted = models(**{f"m{n}": {"weights": paths[n], "engine": e, "gpus": [n]} for n, e in engines.items()})
     lines = subprocess.run(

@@ -65,7 +65,7 @@ class Toy(Engine):
     removed_since = (1,)
 
     def image(self, version: str, accelerator: Accelerator) -> str:
-        """For any card, or the CPU."""
+        """For any GPU, or the CPU."""
         return f"toy/server:{version}"
 
     def container(self, model: Model, run: Run) -> Container:
@@ -79,7 +79,7 @@ class Toy(Engine):
         return Container(command, entrypoint, volumes={"toy-cache": "/cache"})
 
     def needs(self, model: Model, facts: Facts) -> Needs:
-        """A cache of its whole context."""
+        """Memory for a cache of its whole context."""
         if "offload" in given(model):
             raise NotEstimated("args.offload decides what lies on a GPU")
         return Needs(model.context or facts.context or 0, (2, 2), (0.25, 0.5))
@@ -89,7 +89,7 @@ class Toy(Engine):
         return ["args.chatty"] if "chatty" in given(model) else []
 
     def check(self, model: Model) -> list[Problem]:
-        """Also: no more than one GPU."""
+        """Refuses more than one GPU."""
         many = [Problem.of("one-gpu-only", path="gpus", engine="toy")] if len(model.gpus) > 1 else []
         return super().check(model) + many
 
@@ -243,7 +243,7 @@ def test_engines_import_only_types_of_inventory() -> None:
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
-    """The modules of gpurack that a file imports where it begins."""
+    """The modules of gpurack that a file imports at its top."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith("gpurack."):
             yield str(node.module)
@@ -257,7 +257,7 @@ def test_no_other_file_compares_engine_names() -> None:
 
 
 def decides_by(tree: ast.AST) -> Iterator[str]:
-    """Texts that something (but Engine.api) is compared with, or that are a key of a literal map or of ENGINES."""
+    """Texts with which something is compared (except Engine.api), or that are keys of a literal map or of ENGINES."""
     for node in ast.walk(tree):
         places: list[ast.expr | None] = []
         if isinstance(node, ast.Compare) and getattr(node.left, "attr", "") != "api":

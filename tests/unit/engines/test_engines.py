@@ -46,7 +46,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def host_of(case: dict[str, Any]) -> Host:
-    """The host of a case, checked as every inventory is. Raises InventoryError."""
+    """The host of a case, checked like any inventory. Raises InventoryError."""
     kind = "services" if ENGINES[case["model"]["engine"]].service else "models"
     others = case.get("others", {})
     data = {**case.get("host", {}), **{word: dict(others.get(word, {})) for word in ("models", "services")}}
@@ -55,7 +55,7 @@ def host_of(case: dict[str, Any]) -> Host:
 
 
 def state_of(case: dict[str, Any]) -> HostFacts:
-    """A host with the case's cards (A30-sized), and nothing on it."""
+    """A host with the GPUs of the case (A30-sized) and no containers."""
     cards = [
         Gpu(index, f"GPU-{index}", "A30", 24576, 0, "580.159.04", compute, f"0000:0{index}:00.0")
         if compute != "amd"
@@ -156,7 +156,7 @@ SPELLINGS = {"-m": "--model", "--tensor_parallel_size": "--tensor-parallel-size"
 
 
 def parse_docker_run(command: str) -> dict[str, Any]:
-    """The words of a `docker run` (continued lines joined) that say what the container is."""
+    """The words of a `docker run` (continued lines joined) that define the container."""
     words = shlex.split(re.sub(r"\\\s*\n", " ", command).replace("\n", " "))
     words = words[words.index("run") + 1 :]
     found: dict[str, Any] = {"ports": [], "gpus": [], "env": {}, "mounts": [], "name": "", "ipc": "", "flags": {}}
@@ -187,14 +187,14 @@ def parse_docker_run(command: str) -> dict[str, Any]:
 
 
 def repository(image: str) -> str:
-    """A reference without tag and default registry, under the name it has today."""
+    """A reference without tag and default registry, with today's name."""
     name = image.rsplit("/", 1)[0] + "/" + image.rsplit("/", 1)[1].partition(":")[0]
     return name.removeprefix("docker.io/").replace("ghcr.io/ggerganov/", "ghcr.io/ggml-org/")
 
 
 def value_of(flag: str, words: list[str]) -> str | None:
-    """What follows a flag in a command, without its folder; one tensor parallel is the default and never written, and
-    vLLM's model stands without a flag."""
+    """The value of a flag in a command, without its folder. Tensor parallel 1 is the default and never written, and
+    vLLM's model has no flag."""
     if flag == "--model" and "serve" in words:
         flag = "serve"
     if flag not in words:
@@ -266,7 +266,7 @@ def flags_in(file: str) -> set[str]:
 
 
 def flags_of_vllm() -> set[str]:
-    """Of the version we know, with their dashes."""
+    """The flags of the known version, with their dashes."""
     lines = (KNOWN_FLAGS / "vllm.txt").read_text().splitlines()
     return {line for line in lines if line.startswith("-")}
 

@@ -13,7 +13,7 @@ IMAGE = {
 
 
 def container(name: str = "qwen-old", **host: Any) -> dict[str, Any]:
-    """vLLM on GPU 0 and 1, by hand."""
+    """A vLLM on GPUs 0 and 1, started by hand."""
     return {
         "Name": f"/{name}",
         "Image": "sha256:1",
@@ -40,7 +40,7 @@ def container(name: str = "qwen-old", **host: Any) -> dict[str, Any]:
 
 
 def printed(*items: dict[str, Any]) -> str:
-    """As the remote command prints it: a list of containers, then one of images."""
+    """The output of the remote command: a list of containers, then one of images."""
     return json.dumps(list(items), indent=4) + "\n" + json.dumps([IMAGE], indent=4) + "\n"
 
 

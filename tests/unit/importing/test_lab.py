@@ -22,7 +22,7 @@ NAMES = {
     "qwen2.5-7b-instruct-new": "qwen2.5-7b-instruct", "qwen2.5-14b-instruct-new": "qwen2.5-14b-instruct",
     "llama-gpt-ui": "llama-gpt", "llama-gpt-api-13b": "saiga-py",
 }  # fmt: skip
-"""Names of the commands → in the lab, where they differ."""
+"""Name of a command → its name in the lab, where they differ."""
 
 
 @pytest.fixture(scope="module")

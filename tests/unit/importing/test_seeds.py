@@ -30,7 +30,7 @@ LAB = {"A30": 4}
 
 @pytest.fixture(autouse=True)
 def _secrets_are_exported(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the findings say."""
+    """Export the secrets, as the findings request."""
     monkeypatch.setenv("HF_TOKEN", "hf_lab")
 
 
@@ -110,7 +110,7 @@ def plan_of(case: Case) -> tuple[Host | None, list[str]]:
 
 
 def loosened(case: Case) -> Host:
-    """The spec; where the plan refuses only the file's format, or a revision that nobody said, as if mended."""
+    """The spec. Where the plan refuses only the format of a file or a missing revision, as if that was fixed."""
     spec, problems = plan_of(case)
     if spec:
         return spec
@@ -124,7 +124,7 @@ REVISION = "v1"
 
 
 def image_of(service: Mapping[str, Any], entry: Model | Job) -> Any:
-    """A service's image; what gpurack builds by what it is built from, as imported."""
+    """The image of a service; for an image that gpurack builds, its source, as imported."""
     if not isinstance(entry.image, BuildImage):
         return service["image"]
     assert service["image"] == entry.image.reference
@@ -135,7 +135,7 @@ def image_of(service: Mapping[str, Any], entry: Model | Job) -> Any:
 def meaning(
     service: Mapping[str, Any], files: Mapping[str, str], spec: Host, name: str, words: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A Compose service in the terms of the command that it came from."""
+    """A Compose service in the terms of its original command."""
     model, engine = spec.entries[name], ENGINES[spec.entries[name].engine]
     devices = service.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices", [])
     cards = [int(device.rpartition("-")[2]) for item in devices for device in item["device_ids"]]
@@ -166,11 +166,11 @@ def meaning(
 
 OURS = {"HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "OLLAMA_HOST", "OPENAI_API_KEY"}
 OURS |= {"VLLM_ENGINE_READY_TIMEOUT_S", "VLLM_NO_USAGE_STATS"}
-"""Variables that gpurack adds and that change nothing of what was meant."""
+"""Variables that gpurack adds without changing the meaning."""
 
 
 def in_words(source: str, spec: Host) -> str:
-    """A mount's source; what is fetched by its repository, and GGML files by the name they had."""
+    """The source of a mount: the repository of fetched weights, and the old name of GGML files."""
     fetched = re.fullmatch(re.escape(spec.weights_dir) + r"/hf/(.+)--(.+)@main", source)
     if fetched:
         return f"hf {fetched[1]}/{fetched[2]}"
@@ -178,7 +178,7 @@ def in_words(source: str, spec: Host) -> str:
 
 
 def flags_of(service: Mapping[str, Any], files: Mapping[str, str], engine: str) -> tuple[dict[str, Any], str | None]:
-    """The command's flags without those that are gpurack's own way of saying the same; the weights' path inside."""
+    """The flags of the command, except equivalent ones of gpurack, with the path of weights in the container."""
     words = [word for word in service.get("command") or [] if word != "--metrics"]  # changes nothing of what was meant
     if engine == "llama-cpp-python":
         assert words[:3] == ["python3", "-m", "llama_cpp.server"]

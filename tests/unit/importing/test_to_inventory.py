@@ -381,7 +381,7 @@ SERVE = "docker run -d --gpus device=0 -p 127.0.0.1:8080:8080 -v /m:/m --name on
 
 
 def build(text: str) -> Any:
-    """The build of the one entry that uses the image `mine`."""
+    """The build of the only entry with the image `mine`."""
     return entry(text + SERVE)["image"]["build"]
 
 

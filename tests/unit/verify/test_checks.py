@@ -33,7 +33,7 @@ WANTED = spec({"models": {"alpha": {"gpus": [0], "port": 8000}}, "hardware": {"A
 
 
 def host_evidence(**over: Any) -> dict[str, Any]:
-    """A correct host of WANTED, as files/evidence.py would print it; `over` replaces parts."""
+    """The evidence of a correct host of WANTED, in the format of files/evidence.py; `over` replaces parts."""
     system = {"ID": "debian", "VERSION_ID": "13", "VERSION_CODENAME": "trixie", "PRETTY_NAME": "Debian 13"}
     cards = {
         "kernel": "580.1", "known": {"0000:17:00.0": CARD}, "on the bus": [CARD], "exit_code": 0, "message": "",
@@ -60,7 +60,7 @@ def host_evidence(**over: Any) -> dict[str, Any]:
 
 
 def entry(spec: Host = WANTED, change: Callable[[dict[str, Any], dict[str, Any]], object] | None = None) -> Entry:
-    """alpha on a correct host, or on what `change` (of the evidence, of its container) makes of it."""
+    """alpha on a correct host, or on one changed by `change` (of the evidence, of its container)."""
     parts = host_evidence()
     server = Server("gpu1", spec, None, "pyinfra lab.py", "5a", lambda name: evidence.Seen(parts))  # type: ignore[arg-type]
     service = desire("alpha", spec, evidence.Seen(parts).state, (CARD,)).service
@@ -86,12 +86,12 @@ def entry(spec: Host = WANTED, change: Callable[[dict[str, Any], dict[str, Any]]
 
 
 def drifts(check: Any, checked: Any) -> list[str]:
-    """Its lines, without remedies."""
+    """The lines of its drifts, without fixes."""
     return [line for line in drift.drift_lines(checked, check.__wrapped__(checked)) if "fix: " not in line]
 
 
 def mends(check: Any, checked: Any) -> list[str]:
-    """Its remedies."""
+    """The fixes of its drifts."""
     return [
         line.partition("fix: ")[2] for line in drift.drift_lines(checked, check.__wrapped__(checked)) if "fix: " in line
     ]
@@ -393,7 +393,7 @@ def test_prints_drift() -> None:
 def test_unreadable_part_fails_its_checks() -> None:
     @drift.on_hosts()
     def check(server: Server) -> Iterator[Drift]:
-        """Needs the listeners."""
+        """A check that needs the listeners."""
         yield from server.seen["listeners"]
 
     seen = evidence.Seen(host_evidence(listeners={"broken": "OSError: no ss"}))

@@ -26,7 +26,7 @@ SCRIPT = Path(__file__).resolve().parents[3] / "files" / "evidence.py"
 
 @pytest.fixture
 def script() -> ModuleType:
-    """The script as a module; run on a host it is `__main__`, with ASKED in front."""
+    """The script as a module; on a host it is `__main__`, with ASKED in front."""
     spec = importlib.util.spec_from_file_location("evidence", SCRIPT)
     assert spec
     assert spec.loader
@@ -36,7 +36,7 @@ def script() -> ModuleType:
 
 
 def says(script: ModuleType, monkeypatch: pytest.MonkeyPatch, outputs: dict[str, tuple[int, str]]) -> None:
-    """Programs of the host, by name; all others are not there."""
+    """Programs of the host, by name; all others are missing."""
     monkeypatch.setattr(script, "run", lambda program, *words: outputs.get(program, (127, "")))
 
 
@@ -224,7 +224,7 @@ def test_lists_secrets_without_values(script: ModuleType, tmp_path: Path) -> Non
 
 
 class Model(BaseHTTPRequestHandler):
-    """Serves embeddings under a key, and nothing else."""
+    """Serves embeddings, with a key."""
 
     def do_GET(self) -> None:
         self.answer(200, '{"data": [{"id": "bge"}]}')

@@ -22,7 +22,7 @@ DEBIAN = PLATFORMS["debian", "13"]
 
 
 def server(spec: Host = WANTED, **over: Any) -> Server:
-    """gpu1, as the evidence of a correct host has it; `over` replaces parts."""
+    """gpu1 with the evidence of a correct host; `over` replaces parts."""
     seen = evidence.Seen(host_evidence(**over))
     return Server("gpu1", spec, None, "run", "5a", lambda name: seen)  # type: ignore[arg-type]
 
@@ -80,7 +80,7 @@ def account(**files: str) -> dict[str, Any]:
 
 
 def with_rootless(spec: Host, home: dict[str, str], **over: Any) -> Server:
-    """gpu1 with anna's Docker beside the host's own."""
+    """gpu1 with anna's Docker in addition to the host's own."""
     info = {"ServerVersion": "28.5.2", "SecurityOptions": ["name=rootless"]}
     daemons = {user: {"info": info, "containers": {}, "images": []} for user in ("", "anna")}
     return server(spec, users={"anna": account(**home)}, daemons=daemons, **over)
@@ -191,7 +191,7 @@ def test_finds_cdi_spec_of_old_driver(gone: list[str], line: str) -> None:
 
 
 def right() -> dict[str, dict[str, Any]]:
-    """Files of a correct host with Docker's repository and models."""
+    """The files of a correct host with Docker's repository and models."""
     state = server(cards=None).state
     repository = docker.ce_repository(WANTED, state, DEBIAN)
     written = [*DEBIAN.packages.repository(repository, state), *host_files(HostFacts())]

@@ -38,7 +38,7 @@ def lab(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(pytester: pytest.Pytester, *options: object) -> pytest.RunResult:
-    """The checks, from any folder."""
+    """Run the checks from any folder."""
     words = [
         "--pyargs",
         "gpurack.verify",
