@@ -22,7 +22,7 @@ from tests.testbed.shell import TestbedError, await_, run, text
 
 NETWORK = "gpurack-testbed"
 LABEL = "gpurack-testbed"
-"""Label of every container, volume and network that `up` made; its value is the checkout."""
+"""Label of every container, volume and network of `up`; its value is the checkout."""
 VOLUMES, KEPT = "/volumes.tar", "/kept.tar"
 """What the image of a prepared host has besides (prepared.py): its volumes, and what an image would not keep whole. The
 first boot restores the latter and deletes both."""
@@ -32,12 +32,12 @@ SSH_CONFIG = STATE / "ssh_config"
 KNOWN_HOSTS = STATE / "known_hosts"
 HOST_KEYS = STATE / "host-keys"
 MIRROR = "/srv/debian"
-"""Where a host finds the mirror of its suite, when it is not among those of http://repo.testbed."""
+"""Where a host finds the mirror of its suite, if it is not at http://repo.testbed."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What sort of server a host is."""
+    """A kind of server."""
 
     image: str
     """Name of the base image, which is that of its Debian suite."""
@@ -55,7 +55,7 @@ class Kind:
 
     @property
     def rpm(self) -> bool:
-        """Whether its packages are rpms."""
+        """Does it use rpm packages?"""
         return self.suite is suites.RPM
 
 
@@ -124,7 +124,7 @@ def container(name: str) -> str:
 
 
 def volume(name: str, what: str = "docker") -> str:
-    """Return the name of the volume that a host's own Docker (or what else) lives in."""
+    """Return the name of a host's volume, which its own Docker uses, for example."""
     return f"gpurack-testbed-{name}-{what}"
 
 
@@ -149,12 +149,12 @@ class Host:
 
     @property
     def has_gpus(self) -> bool:
-        """Whether it has the four simulated cards."""
+        """Does it have the four simulated GPUs?"""
         return KINDS[self.kind].gpus
 
     @property
     def address(self) -> str:
-        """The address inside the testbed's network; from the machine itself as root reachable, too."""
+        """Its address inside the testbed's network, which root on this machine also reaches."""
         form = f'{{{{(index .NetworkSettings.Networks "{NETWORK}").IPAddress}}}}'
         return self.engine.output("inspect", "--format", form, container(self.name))
 
@@ -165,7 +165,7 @@ class Host:
     def run(
         self, command: str, check: bool = True, stdin: bytes | None = None, timeout: float | None = 300
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command as the login user over SSH, as a person would; with `check`, failure raises."""
+        """Run a command as the login user over SSH. With `check`, a failure raises."""
         argv = [*self.ssh_argv(), "--", command]
         done = run(argv, stdin=stdin, check=check, timeout=timeout, what=f"On {self.name}: {command[:80]}")
         return subprocess.CompletedProcess(command, done.returncode, text(done.stdout), text(done.stderr))
@@ -223,17 +223,17 @@ class Host:
         self.engine.docker("stop", "-t", "30", container(self.name))
 
     def start(self) -> None:
-        """Switch the host on and wait until it lets the login user in."""
+        """Start the host and wait until the login user can log in."""
         self.engine.docker("start", container(self.name))
         self.wait()
 
     def reboot(self) -> None:
-        """Shut down and start again, and wait until it lets the login user in."""
+        """Reboot the host and wait until the login user can log in."""
         self.engine.docker("restart", "-t", "30", container(self.name))
         self.wait()
 
     def wait(self) -> None:
-        """Wait until the login user gets in."""
+        """Wait until the login user can log in."""
 
         def lets_in() -> bool:
             with socket.socket() as probe:
@@ -252,14 +252,14 @@ class Host:
 
     @property
     def gpus(self) -> gpu.SimulatedGpus:
-        """The control of the simulated cards (tests/testbed/gpu)."""
+        """The control of the simulated GPUs (tests/testbed/gpu)."""
         if not self.has_gpus:
             raise TestbedError(f"{self.name} has no GPUs (it is of kind {self.kind}).")
         return gpu.SimulatedGpus(lambda command: self.root(command).stdout)
 
     @property
     def amd(self) -> amd.SimulatedAmd:
-        """The control of simulated cards of AMD's (tests/testbed/amd)."""
+        """The control of the simulated AMD GPUs (tests/testbed/amd)."""
         if not KINDS[self.kind].amd:
             raise TestbedError(f"{self.name} has no cards of AMD's (it is of kind {self.kind}).")
         return amd.SimulatedAmd(lambda command: self.root(command).stdout)
@@ -386,13 +386,13 @@ def _host_key(name: str) -> tuple[bytes, bytes]:
 
 
 def ensure_key() -> None:
-    """Make the key with which the login user gets in, once per checkout."""
+    """Create the login user's key, once per checkout."""
     if not KEY.exists():
         run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "gpurack-testbed", "-f", str(KEY)])
 
 
 def existing(engine: Engine) -> dict[str, Host]:
-    """Return the hosts that this checkout made, running or not."""
+    """Return the hosts of this checkout, running or not."""
     form = f'{{{{.Label "{LABEL}.kind"}}}} {{{{.Label "{LABEL}.port"}}}} {{{{.Names}}}}'
     lines = engine.output("ps", "-a", "--filter", f"label={LABEL}={STATE}", "--format", form).splitlines()
     found = {}
@@ -406,7 +406,7 @@ def existing(engine: Engine) -> dict[str, Host]:
 
 
 def remove(engine: Engine, name: str) -> None:
-    """Take a host away, with all its data."""
+    """Remove a host with all its data."""
     engine.docker("rm", "-f", "-v", container(name), check=False)
     engine.docker("volume", "rm", "-f", volume(name), volume(name, "home"))
 

@@ -1,4 +1,4 @@
-"""The testbed as a whole: what `up`, `status` and `down` do, and what tests hold in their hands."""
+"""The testbed as a whole: `up`, `status` and `down`, and what tests use."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Testbed:
 
     @classmethod
     def load(cls) -> Testbed:
-        """Return the running testbed; TestbedError when it is down."""
+        """Return the running testbed. Raises TestbedError if it is down."""
         found = outer.find()
         known = hosts.existing(found) if found else {}
         if found is None or not known:
@@ -78,7 +78,7 @@ class Testbed:
             return _up(kinds, images=images)
 
     def add(self, name: str, kind: str, *, prepared: bool = False) -> Host:
-        """Make one more host of a kind (hosts.KINDS) run and return it."""
+        """Add a host of a kind (hosts.KINDS) and return it."""
         self.hosts = Testbed.up([name], kind, prepared=prepared).hosts
         return self.host(name)
 
@@ -89,20 +89,19 @@ class Testbed:
         return self.hosts[name]
 
     def recreate(self, name: str) -> Host:
-        """Throw a host away with all its data and make it anew from its base image; it keeps its port."""
+        """Recreate a host from its base image, without its data; it keeps its port."""
         return self._anew(self.host(name), {})
 
     def prepared(self, name: str) -> Host:
-        """Throw a host away with all its data and make it anew as the main job leaves it; it keeps its port.
+        """Recreate a host as the main job leaves it, without its data; it keeps its port.
 
-        Its kind follows from its name, unless it is there. Its models are prepared.models(kind).
-        """
+        Its kind follows from its name, unless it exists. Its models are prepared.models(kind)."""
         if name not in self.hosts:
             return self.add(name, hosts.kind_of(name), prepared=True)
         return self._anew(self.host(name), _prepared({name: self.host(name).kind}))
 
     def copy(self, name: str, *copies: str) -> list[Host]:
-        """Make hosts that are as another one is now, and return all of them; that one boots anew, at another port."""
+        """Make copies of a host in its current state, and return all of them. The host reboots, at another port."""
         kind, image = self.host(name).kind, f"gpurack-testbed/copied-{name}:{uuid.uuid4().hex[:12]}"
         prepared.save(self.host(name), image)
         names = (name, *copies)
@@ -119,7 +118,7 @@ class Testbed:
         return self.host(old.name)
 
     def remove(self, name: str) -> None:
-        """Throw a host away with all its data."""
+        """Remove a host with all its data."""
         with _alone():
             hosts.remove(self.engine, name)
             self.hosts = hosts.existing(self.engine)
@@ -131,10 +130,9 @@ class Testbed:
         return Weights(f"http://weights.testbed/{name}.gguf", served.sha256, served.sentence)
 
     def serve_engines(self, *names: str) -> None:
-        """Make the registry have the images of these engines (tests/testbed/engines); what it has stays.
+        """Add the images of these engines (tests/testbed/engines) to the registry; existing ones stay.
 
-        Others may change the testbed meanwhile: the first time it takes minutes, and each part has a lock of its own.
-        """
+        The first time takes minutes. Others may change the testbed meanwhile, because each part has its own lock."""
         engines.serve(self.engine, f"http://{self.registry}", names)
 
     @property
@@ -216,7 +214,7 @@ def _forget_images(engine: Engine) -> None:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Let one program at a time change the testbed."""
+    """Let only one program at a time change the testbed."""
     STATE.mkdir(exist_ok=True)
     with (STATE / "lock").open("w") as lock:
         try:
@@ -228,7 +226,7 @@ def _alone() -> Iterator[None]:
 
 
 def _engine() -> Engine:
-    """Return the Docker that the testbed lives in; two suites at once start it once."""
+    """Return the Docker of the testbed; two suites at once start it once."""
     with _alone():
         return workshop.prepare()
 
@@ -285,7 +283,7 @@ def _up(
 
 @dataclass(frozen=True)
 class _Parts:
-    """What hosts and services are made of."""
+    """The parts of hosts and services."""
 
     repositories: dict[str, Path]
     """Path below http://repo.testbed/ → folder."""
@@ -340,7 +338,7 @@ def _parts(engine: Engine, key: signing.SigningKey, host_images: set[str]) -> _P
 
 
 def _network(engine: Engine) -> ipaddress.IPv4Network:
-    """Make the hosts' network, unless it is there, and return its addresses."""
+    """Create the hosts' network if it is missing, and return its addresses."""
     form = f'{{{{index .Labels "{LABEL}"}}}} {{{{(index .IPAM.Config 0).Subnet}}}}'
 
     def look() -> tuple[str, str]:

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
-"""Stands in for `text-embeddings-router` of TEI 1.9: its options (tei_knows.json, from the help in its README), each
-also as a variable, and no others; one card of the compute capability that its image is for, silence until it is warm.
+"""Stand-in for `text-embeddings-router` of TEI 1.9: exactly its options (tei_knows.json, from the help in its README),
+each also as a variable. It requires a GPU of the compute capability of its image, and is silent until it is warm.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ OTHERS = re.compile(
 
 
 def arguments() -> dict[str, str]:
-    """Option (without dashes) → value, those of the environment where the command line says nothing."""
+    """Option (without dashes) → value, from the command line, else from the environment."""
     try:
         options = Options(
             KNOWS["flags"],
@@ -57,7 +57,7 @@ def arguments() -> dict[str, str]:
 
 
 def check_card(size: int) -> None:
-    """The image is built for one compute capability, and the weights (their bytes) go onto the card."""
+    """The image is built for one compute capability, and the weights must fit on the GPU."""
     prefix = os.environ["STANDIN_TAG"].removesuffix(os.environ["STANDIN_VERSION"]).rstrip("-")
     if prefix == "cpu":
         return
@@ -76,7 +76,7 @@ def check_card(size: int) -> None:
 
 
 class Tei(Handler):
-    """Its routes; a key guards all but health, metrics and ping."""
+    """The routes of TEI. A key protects everything but health, metrics and ping."""
 
     name: ClassVar[str]
     rerank: ClassVar[bool]
