@@ -127,7 +127,7 @@ def test_sudo_password_at_terminal_works(lab: Lab, guarded: Host, inventory: Pat
     assert leaks.stdout == ""
     assert PASSWORD not in guarded.root("journalctl --no-pager -q").stdout
 
-    # the second time nothing changes, asked or given beforehand
+    # the second time nothing changes, whether the password is asked or given
     before = identities(guarded)
     code, shown = terminal.answer(lab.argv(inventory, "-y"), [(r"(?i)sudo password", PASSWORD)], CHECKOUT)
     assert code == 0, shown

@@ -127,7 +127,7 @@ def test_bad_models_have_errors_and_others_are_served(
     assert KEY not in run.output
     assert "3 of 15 models answered, 1 changed." in run.output
 
-    # the others: one changed as asked, two never touched, strangers neither
+    # the others: one changed as requested, two and the foreign containers untouched
     assert run.row("gpu1", "alpha").endswith("ready, recreated"), run.output
     assert chat(host, 8000) == lab.testbed.weights("alpha").sentence
     after = identities(host)
@@ -138,11 +138,11 @@ def test_bad_models_have_errors_and_others_are_served(
         assert run.row("gpu1", name).endswith("ready")
     for name, identity in strangers.items():
         assert after[name] == identity, f"{name} was touched"
-    # of the bad ones only the one that started and ended is there, and it does not go on restarting
+    # of the failed ones only the one that started and exited still exists, and it does not restart
     assert set(after) == {"alpha", "beta", "delta", "grafana", "namesake", "exits"}
     assert containers(host)["exits"]["State"]["Status"] == "exited"
     assert not listening(host, 8018)
-    # nothing unverified is in place, not even half of it
+    # no unverified file is in place, not even a partial one
     assert "0000000000000000" not in host.root("ls /var/lib/gpurack/weights").stdout
 
     again = lab.run(lab.inventory({"gpu1": {"models": changed}}))
@@ -213,7 +213,7 @@ def test_old_model_serves_during_and_after_failed_replacement(
     assert identities(host) == before
     for name in wanted:
         assert "FAILED" in run.row("gpu1", name), run.output
-    # by hand, from the file that an admin may use by hand, it is still the old project
+    # by hand, with the file that admins may use, it is still the old project
     shown = host.root("docker compose -f /etc/gpurack/compose.yaml ps --format '{{.Name}} {{.State}}'").stdout
     assert sorted(shown.split()) == sorted(["alpha", "beta", "delta", "running", "running", "running"])
     host.root("docker compose -f /etc/gpurack/compose.yaml up -d --no-deps --pull never")

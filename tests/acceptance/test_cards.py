@@ -78,7 +78,7 @@ def test_lost_gpu_stops_its_own_models_only(lab: Lab, gpu1: Host) -> None:
     assert "GPU is lost" in run.output
     assert run.row("gpu1", "alpha").endswith("ready")
     assert run.row("gpu1", "beta").endswith("ready")
-    # what is on the other cards can still be changed
+    # models on the other GPUs can still be changed
     models["beta"] = model("beta", [0], 8001, vram="11GiB")
     run = lab.run(lab.inventory({"gpu1": {"hardware": {"A30": 4}, "models": models}}))
     assert run.exit_code == 1

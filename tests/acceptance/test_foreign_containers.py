@@ -26,7 +26,7 @@ DAEMON_JSON = {
     "features": {"containerd-snapshotter": False},
 }
 GOOD: dict[str, Any] = {"alpha": model("alpha", [0], 8000), "delta": model("delta", [], 8003)}
-HELD = {"live-restore": False, "default-shm-size": "96M"}  # a restart that live-restore cannot soften
+HELD = {"live-restore": False, "default-shm-size": "96M"}  # a restart that live-restore cannot bridge
 
 
 @pytest.fixture(scope="module")

@@ -89,7 +89,7 @@ def test_refuses_model_that_cannot_fit_and_keeps_running_one(lab: Lab, gpu1: Hos
     assert "for 21000192 tokens" in error
     assert "This model was not changed." in error
     assert gpu1.root("docker inspect --format '{{.Id}} {{.State.StartedAt}}' alpha beta gamma").stdout == before
-    assert plan(lab).returncode == 0  # without hardware the offline plan knows no card
+    assert plan(lab).returncode == 0  # without hardware the offline plan knows no GPU
     lab.inventory({"gpu1": {"hardware": {"A30": 4}, "models": large}})
     offline = plan(lab)
     assert offline.returncode == 2

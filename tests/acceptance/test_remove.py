@@ -96,7 +96,7 @@ def test_all_removes_docker_and_toolkit_but_no_data(lab: Lab, gpu1: Host) -> Non
         for line in gpu1.root("dpkg-query -W -f '${db:Status-Abbrev}${Package}\\n'").stdout.splitlines()
         if line.startswith("ii") and ("docker" in line or "nvidia" in line)
     }
-    # What apt brought along by itself (docker-buildx, containerd, runc) goes with the admin's next apt autoremove.
+    # Dependencies that apt installed (docker-buildx, containerd, runc) go with the admin's next apt autoremove.
     assert left <= set(gpu1.root("apt-mark showauto").stdout.split())
     assert gpu1.root("apt-mark showhold").stdout == ""
     assert gpu1.root("ls /etc/apt/sources.list.d /etc/apt/keyrings | grep gpurack", check=False).stdout == ""

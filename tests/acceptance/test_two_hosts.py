@@ -101,7 +101,7 @@ def test_broken_repository_fails_one_host(lab: Lab, both: tuple[Host, Host]) -> 
     assert "FAILED: repository http://repo.testbed/nowhere/linux/debian cannot be read" in row, run.output
     assert "404 Not Found. Check that the host can reach it" in run.errors("cpu1")[0]
 
-    # the next run, with the right address, does not stumble over what the first one left
+    # the next run, with the right address, succeeds in spite of the first one's files
     run = lab.run(lab.inventory({"cpu1": {"models": CPU1}}))
     assert run.exit_code == 0, run.output
     assert chat(cpu1, 8000) == lab.testbed.weights("gamma").sentence

@@ -31,7 +31,7 @@ class Verified:
 def verify(lab: Lab, inventory: Path, env: dict[str, str], *options: str) -> Verified:
     """`pytest tests/verify --inventory …` as an admin runs it, with the keys in env."""
     report = lab.folder / "report.xml"
-    plugins = ["-p", "no:cacheprovider", "-p", "no:hypothesispytest"]  # the latter no admin has, and it costs time
+    plugins = ["-p", "no:cacheprovider", "-p", "no:hypothesispytest"]  # users do not have the latter, which is slow
     argv = [PYTEST, *plugins, "tests/verify", "--inventory", str(inventory), "--junitxml", str(report)]
     done = subprocess.run(
         [*argv, *options], cwd=CHECKOUT, env={**lab.env(), **env}, capture_output=True, text=True, check=False

@@ -125,7 +125,7 @@ def matches(command: Any, form: Any, facts: HostFacts) -> bool:
         content = form["content"] if "content" in form else read_text(form["content_of"])
         wanted = write_file(form["write"], content, form.get("mode", "644"))
         return (str(command), stdin) == (str(wanted), content)
-    if "runner_but" in form:  # all files of the models' runner but these, which are there
+    if "runner_but" in form:  # all files of the models' runner except these, which exist
         files = [(path, "644") for path in paths.RUNNER_PARTS] + [(paths.RUNNER, "755")]
         missing = [(path, mode) for path, mode in files if path.rpartition("/")[2] not in form["runner_but"]]
         texts = [WriteFile("", path, read_text(f"files/{path.rpartition('/')[2]}"), mode) for path, mode in missing]

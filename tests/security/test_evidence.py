@@ -39,7 +39,7 @@ def script(tmp_path: Path) -> Any:
 
 
 def whoami() -> dict[str, Any]:
-    owner = Path("/proc/self/maps").stat().st_uid  # root's, where its memory is closed to its user
+    owner = Path("/proc/self/maps").stat().st_uid  # root's process, whose memory its user cannot read
     return {"uid": os.getuid(), "gid": os.getgid(), "environment": str(os.environ), "memory": owner}
 
 
@@ -390,7 +390,7 @@ def frozen(tmp_path: Path) -> Iterator[Path]:
         if not server.stdout.readline():
             pytest.skip("needs FUSE, and the right to mount")
         yield path
-        server.kill()  # ends what waits
+        server.kill()  # ends the waiting processes
     ctypes.CDLL(None).umount2(bytes(path), 2)  # MNT_DETACH
 
 

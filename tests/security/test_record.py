@@ -72,7 +72,7 @@ def test_starts_other_models_beside_copy(models: Any, fakes: Fakes) -> None:
 def test_keeps_copy_with_name_of_removed_model(models: Any, fakes: Fakes, record: Any) -> None:
     """The record has another id than the container that is now called alpha."""
     write(record, of_alpha("a" * 64))
-    fakes.state("runs.alpha", "")  # with our labels, and the name, but another id
+    fakes.state("runs.alpha", "")  # with our labels and the name, but another id
     assert carry_out(models, [entry("alpha", "remove")], ours={"": ["alpha"]}).failures == 0
     assert acts(fakes) == []
     assert carry_out(models, [entry("alpha")]).failures == 1

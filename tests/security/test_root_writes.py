@@ -68,7 +68,7 @@ def test_creates_no_folder_where_others_can_write(safe: Any, place: Path, spoil:
         safe.make_folder(str(shared / below))
     assert str(error.value).startswith(said)
     assert str(error.value).endswith("or choose another weights_dir")
-    assert f" {shared}" in str(error.value).rpartition(". ch")[2]  # the command names the very folder
+    assert f" {shared}" in str(error.value).rpartition(". ch")[2]  # the command names exactly this folder
     assert list(shared.iterdir()) == []
 
 

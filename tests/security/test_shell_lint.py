@@ -27,7 +27,7 @@ FOR_PEOPLE = {"Shell": "reason"}
 """The first argument of these is a message."""
 STRING_COMMAND = {
     "gpurack/remote.py",
-    "gpurack/verify/reach.py",  # testinfra's own modules, which quote by themselves
+    "gpurack/verify/reach.py",  # testinfra's own modules, which quote themselves
 }
 FORBIDDEN = {
     "os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput", "asyncio.create_subprocess_shell",
@@ -69,7 +69,7 @@ def imported(node: ast.ImportFrom | ast.Import, path: str) -> Iterator[str]:
     if "StringCommand" in names and path not in STRING_COMMAND:
         yield "StringCommand takes any text; use gpurack.remote.Command"
     if "shlex" in (*names, module) and path != HELPER and not path.startswith("gpurack/importing/"):
-        yield "shlex; gpurack.shell quotes"  # importing reads the shell text of others, and runs none
+        yield "shlex; gpurack.shell quotes"  # importing parses shell text, and runs none
     if any(name.startswith("pyinfra.operations") for name in (*names, module)):
         yield "pyinfra's own operations take any text"
 

@@ -299,12 +299,12 @@ def test_reads_headers_of_users_weights_as_user(home: Path, place: Path) -> None
     headers = {Path(path).name: header for path, header in found.headers.items()}
     assert headers["own.gguf"].kind == "gguf"
     assert headers["stolen.gguf"].problem == "stolen.gguf: Permission denied"
-    # what is no file is nobody's weights, and not opened to find that out
+    # what is not a regular file is nobody's weights, and is not opened to find out
     assert "fifo.gguf" not in headers
     assert found.weights[str(home / "fifo.gguf")] is None
     assert found.weights[str(home / "own.gguf")] == (home / "blob").stat().st_size
     assert found.owned[str(home / "own.gguf")] == {USER}
-    # so they are for the host's own Docker: as who could lead root elsewhere
+    # so they belong to the host's own Docker: read as the user who could redirect root
     found = seen(wanted(home / "own.gguf", home / "stolen.gguf", user=None))
     headers = {Path(path).name: header for path, header in found.headers.items()}
     assert headers["stolen.gguf"].problem == "stolen.gguf: Permission denied"
@@ -322,7 +322,7 @@ def test_root_touches_nothing_in_users_reach(fakes: Fakes, home: Path, place: Pa
         path.write_bytes(b"weights")
         hashes.remember(str(path), "ab" * 32)
     for name in ("stat", "readlink"):
-        fakes.add(name, f'exec {shutil.which(name)} "$@"')  # only root's calls can be written down
+        fakes.add(name, f'exec {shutil.which(name)} "$@"')  # only root's calls can be recorded
     text = script(questions(wanted(home / "m.gguf", home / "m-00001-of-00001.gguf", place / "own.gguf", user=user)))
     text = text.replace("/var/lib/gpurack/sha256", hashes.MEMORY)
     done = subprocess.run(["sh", "-s"], input=text, capture_output=True, text=True, check=True, timeout=60)

@@ -143,7 +143,7 @@ def test_container_with_name_of_model_is_not_that_model() -> None:
     assert one.container is None
     assert "expected gpurack's, found one made by hand" in outcome(test_models.test_runs, one)
     assert not outcome(test_models.test_definition, one)
-    users = Entry(one.server, "alpha", USERS.models["alpha"])  # of ada's Docker, which has none of that name
+    users = Entry(one.server, "alpha", USERS.models["alpha"])  # in ada's Docker, which has no container with that name
     assert users.named is None
 
 

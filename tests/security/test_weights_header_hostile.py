@@ -25,7 +25,7 @@ from tests.security.users import USER, give, needs_root, place  # noqa: F401
 from tests.testbed import gguf_models
 from tests.unit.host_programs import load
 
-MOST_SECONDS, MOST_MEMORY = 20, 1 << 30  # 10 s for one model, on a machine that does other things, too
+MOST_SECONDS, MOST_MEMORY = 20, 1 << 30  # 10 s for one model, also on a busy machine
 HUGE = 2**63
 
 
@@ -102,7 +102,7 @@ def test_hostile_gguf_is_one_message(tmp_path: Path, how: str) -> None:
     hostile, fine = asked(path, good)
     assert hostile["problem"]
     assert len(hostile["problem"]) <= 300
-    assert fine["kind"] == "gguf"  # whoever comes next is read all the same
+    assert fine["kind"] == "gguf"  # the next weights are read anyway
 
 
 def safetensors(folder: Path, content: bytes, length: int | None = None, size: int = 0) -> Path:

@@ -22,7 +22,7 @@ def browser() -> Iterator[Browser]:
             raise TestbedError(f"{PROGRAM} is missing; install it.")
         workshop.install({PROGRAM, "fonts-dejavu-core"})
     with sync_playwright() as playwright:
-        # Root may run it only without its sandbox; the pages are our own.
+        # Root can run it only without its sandbox; the pages are our own.
         chromium = playwright.chromium.launch(executable_path=shutil.which(PROGRAM), args=["--no-sandbox"])
         try:
             yield chromium

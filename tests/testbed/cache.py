@@ -59,7 +59,7 @@ def entry(kind: str, parts: Iterable[object], make: Callable[[Path], None], what
             return done
         for left in home.glob(f"{done.name}.*.partial"):
             shutil.rmtree(left, ignore_errors=True)
-        # A folder for this attempt alone: programs of one that was killed may still be writing to theirs.
+        # A folder for this attempt only: programs of a killed attempt may still write to theirs.
         partial = home / f"{done.name}.{os.getpid()}.partial"
         partial.mkdir()
         progress(f"{what} …")

@@ -122,7 +122,7 @@ def ensure() -> Engine:
 
 
 def _private_engine() -> Engine:
-    # The distribution's client belongs to the distribution's daemon; a newer one in /usr/local may refuse its API.
+    # The distribution's client matches the distribution's daemon; a newer one in /usr/local may refuse its API.
     program = "/usr/bin/docker" if os.access("/usr/bin/docker", os.X_OK) else shutil.which("docker")
     if program is None:
         raise TestbedError("The docker client is not installed.")
@@ -134,7 +134,7 @@ def _start() -> Engine:
     _sweep()
     HOME.mkdir(parents=True, exist_ok=True)
     runtime_home().mkdir(exist_ok=True)
-    PID_FILE.unlink(missing_ok=True)  # dockerd refuses to start when some process has the pid of a dead one
+    PID_FILE.unlink(missing_ok=True)  # dockerd refuses to start if any process has the pid of its predecessor
     config = {
         "data-root": str(HOME / "data"),
         "exec-root": str(runtime_home()),
@@ -149,11 +149,11 @@ def _start() -> Engine:
         "log-driver": "local",
     }
     CONFIG.write_text(json.dumps(config, indent=2))
-    # Where the machine runs a containerd of its own, dockerd uses that one: keep apart what is in it.
+    # If the machine runs its own containerd, dockerd uses that one, so its contents are kept separate.
     namespace = ["--containerd-namespace", runtime_home().name]
     namespace += ["--containerd-plugins-namespace", f"{runtime_home().name}-plugins"]
     with (HOME / "dockerd.log").open("ab") as output:
-        # A session of its own, so that Ctrl-C at the testbed does not end it.
+        # A session of its own, so that Ctrl-C in the testbed does not end it.
         daemon = subprocess.Popen(
             ["dockerd", "--config-file", str(CONFIG), *namespace],
             stdin=subprocess.DEVNULL,
@@ -190,7 +190,7 @@ def _sweep() -> None:
             continue  # it has just ended
     doomed.discard(os.getpid())
     children = {pid for pid, parent in parents.items() if parent in doomed}
-    for pid in doomed | children:  # a container's first process takes all others with it
+    for pid in doomed | children:  # the first process of a container takes all others with it
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     places = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]

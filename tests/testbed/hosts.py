@@ -59,8 +59,8 @@ class Kind:
         return self.suite is suites.RPM
 
 
-# No Ubuntu image is to be had from Debian's mirror. A host of these kinds calls itself Ubuntu and is a Debian that is
-# near in age, so that the code for Ubuntu runs against a real apt; the packages it gets are Debian's.
+# Debian's mirror has no Ubuntu image. A host of these kinds reports Ubuntu and is a Debian of similar age, so that
+# the code for Ubuntu runs with a real apt; its packages are Debian's.
 _NOBLE = """\
 PRETTY_NAME="Ubuntu 24.04.3 LTS"
 NAME="Ubuntu"
@@ -108,9 +108,9 @@ KINDS = {
 }
 
 
-# runc takes /sys/fs/cgroup for the root of the hierarchy. So what is mounted there begins with the host's own cgroup,
-# as on a server. Else a user's runc could not make its folders there, and hosts restored from one image, whose
-# containers have the same ids, would pause and kill each other's.
+# runc takes /sys/fs/cgroup for the root of the hierarchy. So the host's own cgroup is mounted there, as on a server.
+# Otherwise a user's runc could not create its folders there, and hosts restored from one image, whose containers
+# have the same ids, would pause and kill each other's containers.
 _INIT = ("unshare", "--cgroup", "sh", "-c")
 _INIT += (
     f"[ ! -e {KEPT} ] || tar --directory=/ --extract --acls --file={KEPT} && rm -f {KEPT} {VOLUMES}; "
@@ -240,7 +240,7 @@ class Host:
                 probe.settimeout(1)
                 try:
                     probe.connect(("127.0.0.1", self.port))
-                    # The published port accepts before sshd runs: its greeting is the proof.
+                    # The published port accepts before sshd runs, so its greeting is the proof.
                     if not probe.recv(4).startswith(b"SSH-"):
                         return False
                 except OSError:
@@ -281,14 +281,14 @@ def create(
     """
     host = Host(engine, name, kind, port)
     cgroups = "/sys/fs/cgroup"
-    if Path("/sys/fs/cgroup/unified/cgroup.procs").exists():  # hybrid: v2 is only there
+    if Path("/sys/fs/cgroup/unified/cgroup.procs").exists():  # hybrid: only there is v2
         cgroups = "/sys/fs/cgroup/unified"
     options = ["--name", container(name), "--hostname", name, "--label", f"{LABEL}={STATE}"]
     options += ["--label", f"{LABEL}.kind={kind}", "--label", f"{LABEL}.port={port}"]
     options += ["--network", NETWORK, "--network-alias", name, "-p", f"127.0.0.1:{port}:22"]
-    # Names of the testbed are Docker's to answer; that there are no others is to be known at once, not after 20 s.
+    # Docker resolves the testbed's names; unknown names must fail at once instead of after 20 s.
     options += ["--dns", name_server]
-    # All that --privileged gives, but without the one capability that it asks for and not every machine has.
+    # Everything that --privileged gives, except the one capability that not every machine has.
     options += ["--cap-add", "ALL", "--cap-drop", "SYS_RESOURCE", "--device-cgroup-rule", "a *:* rwm"]
     for option in ("seccomp=unconfined", "apparmor=unconfined", "systempaths=unconfined"):
         options += ["--security-opt", option]
@@ -306,14 +306,14 @@ def create(
     ]
     for one, folder in volumes(engine, name, kind).items():
         options += ["-v", f"{one}:{folder}"]
-    # A server's is half of its memory; a container's 64 MB are too little for vLLM.
+    # A server has half of its memory; a container's 64 MB are too little for vLLM.
     options += ["--shm-size", "8g"]
     # Environments of engines that are too large for an image of each host (tests/testbed/engines).
     shared = cache_home() / environments.ROOM
     shared.mkdir(parents=True, exist_ok=True)
     options += ["-v", f"{shared}:{environments.MOUNT}:ro"]
     options += ["-v", f"{mirror}:{MIRROR}:ro"] if mirror else []
-    # systemd's signal for "shut down": without it a reboot is a kill after the time limit.
+    # systemd's signal to shut down; without it a reboot would be a kill after the time limit.
     options += ["--stop-signal", "SIGRTMIN+3"]
     engine.docker("create", *options, image, *_INIT)
     engine.docker("cp", "-", f"{container(name)}:/", stdin=_identity(host, files))
@@ -435,7 +435,7 @@ def write_ssh_config(hosts: dict[str, Host]) -> None:
             f"    StrictHostKeyChecking yes\n    LogLevel ERROR\n    ConnectTimeout 10\n"
         )
         key = HOST_KEYS / f"{host.name}.pub"
-        if not key.exists():  # a broken attempt got no further than the host itself
+        if not key.exists():  # a failed attempt got no further than the host itself
             key.parent.mkdir(exist_ok=True)
             host.engine.docker("cp", f"{container(host.name)}:/etc/ssh/ssh_host_ed25519_key.pub", str(key))
         public = key.read_text().split()

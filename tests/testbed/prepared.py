@@ -89,7 +89,7 @@ def save(host: Host, name: str) -> None:
     """Shut a host down and save it as this image; delete older images of its kind."""
     engine, container = host.engine, hosts.container(host.name)
     progress(f"saving {host.name} as {name}")
-    # An image has whole seconds, where gpurack remembers nanoseconds of weights, and no ACLs, by which users read them.
+    # An image has times in whole seconds, but gpurack remembers nanoseconds of weights, and no ACLs, which users need.
     host.root(f"apt-get clean; tar --directory=/ --create --acls --file={KEPT} var/lib/gpurack srv")
     host.stop()
     volumes = hosts.volumes(engine, host.name, host.kind)
@@ -100,7 +100,7 @@ def save(host: Host, name: str) -> None:
     repository = name.partition(":")[0]
     for old in engine.output("images", "--format", "{{.Repository}}:{{.Tag}}", repository).split():
         if old != name:
-            engine.docker("rmi", old, check=False)  # it stays while a host that was restored from it runs
+            engine.docker("rmi", old, check=False)  # it stays while a restored host runs
 
 
 def restore(engine: Engine, name: str, kind: str, image: str) -> dict[str, bytes]:
@@ -112,7 +112,7 @@ def restore(engine: Engine, name: str, kind: str, image: str) -> dict[str, bytes
 
 def _pack(engine: Engine, image: str, volumes: Mapping[str, str], *arguments: str) -> bytes:
     """Run tar in a container that has these volumes, and return its standard output."""
-    # overlay2 keeps what is deleted in a layer in trusted.* attributes, which only CAP_SYS_ADMIN sees
+    # overlay2 marks deleted files of a layer in trusted.* attributes, which only CAP_SYS_ADMIN can read
     options = ["--rm", "--network", "none", "--cap-add", "SYS_ADMIN"]
     for one, folder in volumes.items():
         options += ["-v", f"{one}:{folder}"]

@@ -240,7 +240,7 @@ def _prepared(kinds: Mapping[str, str]) -> dict[str, str]:
             images[kind] = prepared.image(kind, parts.host_images, parts.repositories, parts.layers)
             if not _has(engine, images[kind]):
                 testbed, name = Testbed.up([]), f"prepare-{kind}"
-                testbed.remove(name)  # what a broken attempt left
+                testbed.remove(name)  # left by a failed attempt
                 host = testbed.add(name, kind)
                 prepared.deploy(host)
                 prepared.save(host, images[kind])
@@ -253,7 +253,7 @@ def _up(
 ) -> Testbed:
     """ports, images: of hosts that have a certain one."""
     engine = workshop.prepare()
-    name_server = str(_network(engine)[-2])  # hosts get theirs from the other end
+    name_server = str(_network(engine)[-2])  # hosts get addresses from the other end
     hosts.ensure_key()
     existing = hosts.existing(engine)
     for name, kind in kinds.items():
@@ -298,7 +298,7 @@ class _Parts:
 
 def _parts(engine: Engine, key: signing.SigningKey, host_images: set[str]) -> _Parts:
     """Return what the testbed is made of; what is not cached is made, side by side as far as it goes."""
-    # Three at a time: the smallest machine has two cores, and a part of the work is waiting for downloads.
+    # Three at a time: the smallest machine has two cores, and a part of the work waits for downloads.
     pool = ThreadPoolExecutor(3)
     try:
         trixie = pool.submit(suites.made, engine, "host", suites.TRIXIE)
@@ -333,7 +333,7 @@ def _parts(engine: Engine, key: signing.SigningKey, host_images: set[str]) -> _P
             layers.result(),
         )
     finally:
-        # After a failure or Ctrl-C nothing more begins, and what has begun is waited for.
+        # After a failure or Ctrl-C nothing more starts, and started parts are waited for.
         pool.shutdown(cancel_futures=True)
 
 
@@ -347,8 +347,8 @@ def _network(engine: Engine) -> ipaddress.IPv4Network:
 
     owner, subnet = look()
     if not owner:
-        # Docker knows which addresses are free, but gives a container a certain one only where a person chose them:
-        # let it choose, then choose the same.
+        # Docker knows which addresses are free, but assigns a fixed one only in a subnet that was set explicitly:
+        # let it choose a subnet, then set the same one.
         engine.docker("network", "create", "--label", f"{LABEL}={STATE}", NETWORK)
         owner, subnet = look()
         engine.docker("network", "rm", NETWORK)
@@ -386,7 +386,7 @@ def _host(
     state = engine.output("inspect", "--format", form, hosts.container(name), check=False)
     if state == "running":
         return
-    if state == "exited":  # shut down, or the machine was: its data is whole
+    if state == "exited":  # shut down, or the machine was: its data are complete
         progress(f"starting {name}")
         engine.docker("start", hosts.container(name))
         return

@@ -83,7 +83,7 @@ def install(packages: set[str]) -> None:
     if not packages:
         return
     progress(f"installing {', '.join(sorted(packages))}")
-    # The distribution's own dockerd must not start: the private one is all that is wanted.
+    # The distribution's own dockerd must not start, only the private one.
     silenced = "docker.io" in packages and not POLICY.exists()
     had_systemd = Path("/run/systemd/system").is_dir()
     install = ["apt-get", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300", "install"]

@@ -102,11 +102,11 @@ def ask(server: Any, requests: Any = ASKED) -> None:
     ("said", "paths"),
     [
         ({"/v1/chat/completions": (200, CHAT)}, 1),
-        # a model without a chat template, as opt-125m is
+        # a model without a chat template, such as opt-125m
         ({"/v1/chat/completions": NO_TEMPLATE, "/v1/completions": (200, COMPLETION)}, 2),
         ({"/v1/embeddings": (200, EMBEDDING)}, 3),
         ({"/v1/chat/completions": (501, "not supported"), "/v1/rerank": (200, RERANK)}, 4),
-        ({}, 4),  # it serves something else, a speech model perhaps
+        ({}, 4),  # it serves another kind of model, such as speech
     ],
     ids=["chat", "completion", "embedding", "rerank", "none-of-these"],
 )  # fmt: skip

@@ -68,7 +68,7 @@ def test_slow_command_prints_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     assert done.returncode == 0
     lines = done.stdout.splitlines()
     assert re.fullmatch(r"0:\d\d  Unpacking docker-ce", lines[-1])
-    # a sign may come before the command has said anything
+    # a progress line may come before any output
     assert all(re.fullmatch(r"0:\d\d(  Unpacking docker-ce| *)", line) for line in lines)
 
 

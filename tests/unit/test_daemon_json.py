@@ -168,7 +168,7 @@ REMEDY = "It was not touched. Correct it, or move it away: mv /etc/docker/daemon
         (b'"x"', '/etc/docker/daemon.json holds "x", not an object.'),
         (b'{"features": []}', "/etc/docker/daemon.json has features that are not an object, which dockerd refuses."),
         (b'{"runtimes": "x"}', "/etc/docker/daemon.json has runtimes that are not an object, which dockerd refuses."),
-        (b'{"debug": true,}', "/etc/docker/daemon.json is not JSON ("),  # the reason is Python's, worded by version
+        (b'{"debug": true,}', "/etc/docker/daemon.json is not JSON ("),  # Python's own reason, by version
         (b'{"debug": tr', "/etc/docker/daemon.json is not JSON (Expecting value: line 1 column 11 (char 10))."),
         (b'{"a": "\xff"}', "/etc/docker/daemon.json is not JSON ('utf-8' codec can't decode byte 0xff in position 7"),
         ("{}".encode("utf-16"), "/etc/docker/daemon.json is not JSON ('utf-8' codec can't decode byte 0xff in"),
@@ -295,7 +295,7 @@ def test_refuses_restart_that_would_stop_foreign_containers() -> None:
     )
     assert plan_for(wanted(), state, unattended=False).action == "restart"
     assert plan_for(wanted(restart="always"), state).action == "restart"
-    # live-restore goes in first, so they survive
+    # live-restore is enabled first, so they survive
     assert plan_for(wanted(), host_with({}, containers=FOREIGN)).live_restore
     assert plan_daemon_json(wanted(data_root="/d"), host_with(OURS, containers=FOREIGN), True).errors
 

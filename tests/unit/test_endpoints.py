@@ -148,7 +148,7 @@ def test_custom_image_is_api_and_behind_gateway_a_model() -> None:
         ("rerank", "m3", {"args": {"reranking": True}}, {}),
         ("embedding", "m3", {"args": {"embeddings": True}}, {"general.architecture": "llama"}),
         ("embedding", "m3", {"args": {"convert": "embed"}}, {}),
-        # as facebook/opt-125m: vLLM answers a chat with 400, "no chat template"
+        # like facebook/opt-125m: vLLM answers a chat with 400, "no chat template"
         ("completion", "opt", VLLM, {"architectures": ["OPTForCausalLM"], "chat_template": False}),
         ("completion", "own", VLLM, {"architectures": ["Own"], "chat_template": False}),
         ("chat", "opt", {**VLLM, "args": {"chat_template": "/w/own.jinja"}}, {"chat_template": False}),
@@ -158,7 +158,7 @@ def test_custom_image_is_api_and_behind_gateway_a_model() -> None:
         ("embedding", "m3", {**TEI, "weights": "/w/m"}, {}),
         ("embedding", "m3", TEI, {"architectures": ["Qwen2ForCausalLM"], "chat_template": True}),
         ("rerank", "m3", TEI, {"architectures": ["XLMRobertaForSequenceClassification"]}),
-        # llama.cpp takes a template of its own, and llama-cpp-python does
+        # llama.cpp accepts a template of its own, and llama-cpp-python adds one
         ("chat", "saiga", {}, {"general.architecture": "llama", "chat_template": False}),
     ],
 )

@@ -120,7 +120,7 @@ def test_tensor_parallel_divides_need(shape: dict[str, int], size: float, tensor
     header = hf(size, **shape)
     one, split = (estimate(vllm(count, context=context), header, count) for count in (1, tensor))
     assert split.weights * tensor == pytest.approx(one.weights)
-    # every card keeps at least one KV head, so that together they may keep more than one card would
+    # every GPU keeps at least one KV head, so together they may keep more than one GPU would
     assert one.kv / tensor <= split.kv * (1 + 1e-9)
     assert split.kv <= one.kv
     if shape["num_key_value_heads"] % tensor == 0:
@@ -139,7 +139,7 @@ def test_refuses_exactly_what_exceeds_the_gpu(memory: float, context: int, size:
         need = estimate(model, header, gpus)
         assert (error is None) is (need.minimum <= (0.92 * memory if model.engine == "vllm" else memory))
         assert error is None or tight(model, header, cards(gpus, memory)) is None
-        # the context that the remedy names does fit, and one more step does not
+        # the context in the hint fits, and one step more does not
         if error and (found := re.search(r"context: (\d+)", error)):
             fits = model.model_copy(update={"context": int(found[1])})
             assert refusal(fits, header, cards(gpus, memory)) is None
@@ -213,7 +213,7 @@ def test_redundant_flags_change_nothing() -> None:
 def test_divides_layers_between_gpus() -> None:
     one, three = estimate(llama(), gguf(), 1), estimate(llama(3), gguf(), 3)
     assert three.weights == pytest.approx(one.weights / 3)
-    assert three.kv == pytest.approx(one.kv * 11 / 32)  # of 32 layers one card has 11
+    assert three.kv == pytest.approx(one.kv * 11 / 32)  # one GPU has 11 of 32 layers
 
 
 # --- not estimated -------------------------------------------------------------------------------------------------

@@ -196,7 +196,7 @@ def test_fetches_needed_files_as_folder(
     beside = json.loads(Path(wanted["path"] + ".json").read_text())
     assert (beside["commit"], beside["revision"], beside["repo"]) == (COMMIT, "main", "lab/tiny")
     assert beside["files"]["model.safetensors"] == {"sha256": hub.sha256("model.safetensors"), "size": len(TENSORS)}
-    fetcher.obtain("beta", {**wanted, "endpoint": "http://127.0.0.1:1"})  # a second model asks nobody
+    fetcher.obtain("beta", {**wanted, "endpoint": "http://127.0.0.1:1"})  # a second model sends no request
 
 
 def test_sends_token_to_hub_only(
@@ -280,7 +280,7 @@ def test_deletes_file_with_other_size_than_listed(
 def test_accepts_mirror_without_sizes(
     fetcher: Any, hub: Hub, wanted: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    del hub.files["empty.json"]  # curl makes no file of nothing, and nobody has said that it is nothing
+    del hub.files["empty.json"]  # curl creates no file for an empty one, and no size is listed
     siblings = [{"rfilename": name} for name in hub.files]
     monkeypatch.setattr(hub, "siblings", lambda: siblings)
     fetcher.obtain("alpha", wanted)
@@ -318,7 +318,7 @@ def test_fetches_all_files_anew_after_branch_moved(fetcher: Any, hub: Hub, wante
     hub.refuses["/lab/tiny/resolve"] = (500 + 51, {})
     why(fetcher, wanted)
     (old,) = Path(wanted["path"]).parent.glob("*.part")
-    stranger = Path(wanted["path"] + ".1.0123456789ab.part")  # of the revision "main.1"
+    stranger = Path(wanted["path"] + ".1.0123456789ab.part")  # of revision "main.1"
     stranger.mkdir()
     hub.refuses.clear()
     hub.commit = "f" * 40
@@ -366,7 +366,7 @@ def test_replaces_folder_of_other_commit(fetcher: Any, hub: Hub, wanted: dict[st
     hub.commit, old, hub.files["config.json"] = "b" * 40, hub.files["config.json"], b"{}"
     fetcher.obtain("alpha", wanted)
     hub.commit, hub.files["config.json"] = COMMIT, old
-    fetcher.obtain("alpha", wanted)  # without a lock what is there stays
+    fetcher.obtain("alpha", wanted)  # without a lock the existing files stay
     assert config.read_bytes() == b"{}"
     fetcher.obtain("alpha", before)
     assert config.read_bytes() == old
@@ -495,7 +495,7 @@ def test_fetches_from_modelscope_without_token(fetcher: Any, hub: Hub, wanted: d
     [
         ({"Id": COMMIT, "ShortId": COMMIT[:8]}, COMMIT),
         ({"Id": "", "ShortId": COMMIT[:8]}, COMMIT),
-        ({"Id": "", "ShortId": "fffffff"}, None),  # the latest commit took a file away: none of those left is of it
+        ({"Id": "", "ShortId": "fffffff"}, None),  # the latest commit deleted a file, so no file is of that commit
         ({"Id": "", "ShortId": ""}, None),
         (None, None),
     ],

@@ -50,7 +50,7 @@ def test_hashes_file_again_only_after_change(hashes: Any, tmp_path: Path, monkey
     assert hashes.known_hash(str(file)) == sha256(b"one")
     monkeypatch.setattr(hashes, "hash_of", read)
     file.write_bytes(b"two")
-    os.utime(file, ns=(0, 2))  # as long as before, and a nanosecond later
+    os.utime(file, ns=(0, 2))  # the same size, a nanosecond later
     assert hashes.known_hash(str(file)) == sha256(b"two")
 
 

@@ -89,7 +89,7 @@ def test_ignores_undeletable_login_folder_of_killed_run(images: Any, tmp_path: P
         for _ in range(deepest):
             Path("d").mkdir()
             os.chdir("d")
-        os.chdir(here)  # newer Pythons remove it all, and what runs in a removed folder fails for that alone
+        os.chdir(here)  # newer Pythons can delete it all; code that runs in a deleted folder would fail for that reason
         images.provide(images.dockerd, wanted(), LOGIN)
     finally:
         os.chdir(here)
@@ -155,7 +155,7 @@ def test_loads_tar_once_and_keeps_other_names(images: Any, fakes: Fakes, tar: Pa
         "docker rmi lab_llama:2",
     ]
     assert not tar.exists()
-    images.provide(images.dockerd, loaded(tar, "lab_llama:1"), {})  # it is there now
+    images.provide(images.dockerd, loaded(tar, "lab_llama:1"), {})  # it exists now
 
 
 def test_reports_missing_or_invalid_tar(images: Any, fakes: Fakes, tar: Path) -> None:
@@ -252,7 +252,7 @@ def test_reports_invalid_builds(images: Any, repository: Path, over: dict[str, s
 
 
 def test_builds_with_submodules(images: Any, fakes: Fakes, repository: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setenv("GIT_ALLOW_PROTOCOL", "file")  # git trusts no local submodules by itself
+    monkeypatch.setenv("GIT_ALLOW_PROTOCOL", "file")  # git does not trust local submodules by default
     outer = tmp_path / "outer"
     outer.mkdir()
     git(outer, "init", "-q", "-b", "main")

@@ -38,7 +38,7 @@ def hosts(texts: list[int | str], shares: st.SearchStrategy[str | None]) -> st.S
     )
 
 
-# The memory of a GPU that is named by its UUID is not in the inventory, so shares of it are the real host's to check.
+# The memory of a GPU named by its UUID is not in the inventory, so only the real host can check shares of it.
 HOSTS = st.one_of(hosts([0, 1, 2, 3], SHARE), hosts([0, 1, 2, 3, "GPU-a", "GPU-ab"], st.none()))
 
 
@@ -60,7 +60,7 @@ def real(spec: Host) -> HostFacts:
     """A real host that matches the inventory: its GPUs have names and UUIDs of their own, and no processes."""
     gpus = [replace(gpu(index), memory_total=MEMORY) for index in range(COUNT)]
     rest = [text for text in ("GPU-ab", "GPU-a") if any(text in entry.gpus for entry in spec.models.values())]
-    if rest:  # the shorter text is the beginning of the same UUID
+    if rest:  # the shorter text is a prefix of the same UUID
         gpus.append(replace(gpu(COUNT), uuid=f"{rest[0]}c-77"))
     return replace(host_state(gpus=COUNT), gpus=tuple(gpus))
 

@@ -181,7 +181,7 @@ def test_merges_all_groups_and_host() -> None:
     own = {"docker": {"source": "distro", "daemon": {"labels": ["rack=7"]}}}
     host = check_fleet({"gpu1": [everywhere, group, own]})["gpu1"]
     assert (host.docker.source, host.docker.version) == ("distro", "28.5.2")
-    # the null stays: it takes the key out of the host's own daemon.json too
+    # the null stays: it also removes the key from the host's own daemon.json
     assert host.docker.daemon == {
         "live-restore": True, "log-driver": None, "data-root": "/data/docker", "labels": ["rack=7"]
     }  # fmt: skip

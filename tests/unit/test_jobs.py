@@ -122,7 +122,7 @@ def test_keeps_finished_job() -> None:
     there = {**HERE["weights"], "/data/lab/7B/q8.gguf": 1}
     assert plan(host, host_state(weights=there, files=done(host, "q8"))).nothing
     assert plan(wanted(q8={**Q8, "enabled": False}), host_state(**HERE)).nothing
-    # other cards and other shares make no other result
+    # other GPUs and other shares give the same result
     assert (
         jobs.desire_job("q8", wanted(q8={**Q8, "gpus": [1], "vram": "5GiB"})).definition
         == jobs.desire_job("q8", host).definition

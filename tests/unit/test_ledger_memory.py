@@ -62,12 +62,12 @@ def test_never_exceeds_memory_of_gpu(lab: tuple[dict[str, Any], dict[str, Any]])
     state = replace(empty, containers=tuple(running(old, name, empty, cards) for name, cards in first.uuids.items()))
     second = assign(new, state)
     assert exceeded(second, new, state) == []
-    # every model has its cards, or a reason
+    # every model has its GPUs, or a reason
     assert set(second.uuids) | set(second.errors) == set(new.models)
-    # whatever order the inventory has
+    # in any order of the inventory
     backwards = new.model_copy(update={"models": dict(reversed(new.models.items()))})
     assert assign(backwards, state) == second
-    # and the same again is the same
+    # and again the same
     assert assign(old, state).uuids == first.uuids
 
 

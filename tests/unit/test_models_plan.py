@@ -516,7 +516,7 @@ def test_restores_edited_service() -> None:
 def test_recreates_container_published_elsewhere() -> None:
     state = settled(TWO)
     opened = [
-        replace(one, ports=(("0.0.0.0", 8000),)) if one.name == "alpha" else one  # by hand, from a file of one's own
+        replace(one, ports=(("0.0.0.0", 8000),)) if one.name == "alpha" else one  # by hand, with another compose file
         for one in state.containers
     ]
     found = plan(TWO, replace(state, containers=tuple(opened)))

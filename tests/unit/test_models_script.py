@@ -26,7 +26,7 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr("dockerd.REPLACED", str(tmp_path / "replaced"))
     monkeypatch.setattr("boot.USERS", str(tmp_path / "users"))
     for part in (module, module.boot):
-        monkeypatch.setattr(part, "clock", lambda seconds: "0:00")  # a busy machine changes no text
+        monkeypatch.setattr(part, "clock", lambda seconds: "0:00")  # a busy machine changes no message
     monkeypatch.setattr(os, "chown", lambda *arguments: None)  # the tests need no root
     return module
 
@@ -244,7 +244,7 @@ def test_reports_last_exit_of_restarted_container(
     assert carry_out(runner, [entry("alpha")]).failures == 1
     assert capsys.readouterr().out.startswith(f"error alpha: exited while loading ({said}). See docker logs")
     order = [call.split()[1] for call in docker.calls]
-    assert order.index("events") < order.index("stop")  # a stop is an end, too
+    assert order.index("events") < order.index("stop")  # a stop is an exit as well
 
 
 def test_gives_up_on_silent_model(
@@ -394,7 +394,7 @@ def test_server_that_rejects_key_fails_early(
         def do_GET(self) -> None:
             seen.append(self.headers["Authorization"])
             if len(seen) > 1:
-                runner.KEY_TIMEOUT = 0  # the time is over
+                runner.KEY_TIMEOUT = 0  # the time limit has passed
             self.send_response(503 if len(seen) == 1 else 401)
             self.send_header("Content-Length", "0")
             self.end_headers()
@@ -473,7 +473,7 @@ def test_boot_waits_for_amd_devices(
         Path(nodes["comes"]).touch()
         looks.append(seconds)
         if len(looks) == 3:
-            monkeypatch.setattr("boot.DRIVER_TIMEOUT", 0)  # the time is over
+            monkeypatch.setattr("boot.DRIVER_TIMEOUT", 0)  # the time limit has passed
 
     monkeypatch.setattr(runner.time, "sleep", sleep)
     assert runner.boot.boot() == 1

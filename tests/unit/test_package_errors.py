@@ -189,7 +189,7 @@ APT_CASES = {
         f"repository http://repo.testbed/nvidia/stable/deb/amd64 is not signed with its key. "
         f"{MIRROR}",
     ),
-    # where apt has been there before with the right one; the first by apt 3.0, the second by apt 2.6
+    # after a successful apt with the right key; the first by apt 3.0, the second by apt 2.6
     "a key that fits no more": (
         ["E: Failed to fetch http://repo.testbed/nvidia/stable/deb/amd64/InRelease  Sub-process /usr/bin/sqv returned "
          "an error code (1), error message is: Missing key 79D1F449AE78, which is needed to verify signature.",

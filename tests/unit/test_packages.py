@@ -166,7 +166,7 @@ def test_edits_file_with_other_repositories_in_place() -> None:
         if isinstance(step, WriteFile) and step.path == path
     ]
     assert step.content == f"{live}# deb https://{DOCKERS}/debian trixie stable\n"
-    assert step.mode == "600"  # the password of a mirror may be in it
+    assert step.mode == "600"  # it may contain the password of a mirror
 
 
 def test_sets_aside_older_repository_files_first() -> None:
@@ -248,7 +248,7 @@ def test_finishes_interrupted_installation_first() -> None:
     plan = plan_docker(ce(), with_ce(audit=1), True)
     assert reasons(plan) == ["finish an interrupted package installation"]
     assert apt.patiently(sh("dpkg --configure -a")) in command(plan, "finish")
-    # which neither of them cares about where nothing depends on it
+    # apt and dpkg ignore it if nothing depends on it
     assert "install --reinstall --allow-downgrades --allow-change-held-packages $torn" in command(plan, "finish")
     half = with_ce(packages={"containerd.io": "1.7.29-1 half"})
     assert reasons(plan_docker(ce(), half, True))[0] == "finish an interrupted package installation"
@@ -271,7 +271,7 @@ def test_finishes_interrupted_installation_first() -> None:
             '"docker-ce"}. To replace it, stop its containers, then run: apt-get remove docker-ce docker-ce-cli '
             "containerd.io docker-buildx-plugin docker-compose-plugin.",
         ),
-        # dpkg would say of the plugins' files, in the middle, that another package has them
+        # dpkg would fail halfway, because another package has the plugins' files
         (
             {"docker-cli": "26.1.5+dfsg1-9+b9", "docker-buildx": "0.13.1+ds1-3"},
             "docker-ce",

@@ -408,7 +408,7 @@ PODMAN = "containerd.io has its own. Podman and buildah also run with crun: dnf 
             '"distro"}. To replace it, stop its containers, then run: dnf remove moby-engine docker-cli docker-buildx '
             "docker-compose.",
         ),
-        # its plugins are the same files as docker-ce's, and docker-buildx does not even say that it conflicts
+        # its plugins are the same files as docker-ce's, and docker-buildx declares no conflict
         (
             {"docker-cli": "28.5.1-1.fc43", "docker-buildx": "0.29.1-1.fc43"},
             "docker-ce",

@@ -77,7 +77,7 @@ from tests.unit.host_programs import load
             "sudo: effective uid is not 0, is /usr/bin/sudo on a file system with the 'nosuid' option set …",
             "security_opt",
         ),
-        # LiteLLM and Open WebUI with settings that people find in their documentation, seen
+        # LiteLLM and Open WebUI with settings from their documentation, observed
         (
             "litellm",
             1,
@@ -104,7 +104,7 @@ from tests.unit.host_programs import load
             "REDIS_URL",
         ),
         ("open-webui", 1, "ValueError: Unsupported vector type: nonsense", "VECTOR_DB"),
-        # llama-gpt's page: /wait, and Node.js where the address is wrong
+        # llama-gpt's page: /wait, and Node.js with a wrong address
         (
             "llama-gpt",
             1,
@@ -133,7 +133,7 @@ def test_finds_hint(engine: str, code: int, said: str, helps: str) -> None:
 @pytest.mark.parametrize(
     ("engine", "said", "helps"),
     [
-        # llama.cpp on the CPU with a context that nothing can hold, seen; and PyTorch's words
+        # llama.cpp on the CPU with a context larger than any memory, observed; and PyTorch's message
         (
             "llama.cpp",
             "E llama_init_from_model: failed to initialize the context: std::bad_alloc",

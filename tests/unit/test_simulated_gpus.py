@@ -172,7 +172,7 @@ def test_lists_foreign_process(gpus: SimulatedGpus, smi: Smi) -> None:
 
 def test_late_driver_is_missing_at_boot(root: Path, gpus: SimulatedGpus, smi: Smi) -> None:
     gpus.late(60)
-    assert smi("-L").returncode == 0  # only from the next boot on
+    assert smi("-L").returncode == 0  # only after the next boot
     boot(root)
     done = smi("-L")
     assert done.returncode == 9

@@ -23,7 +23,7 @@ GOLDEN = {line.split("\t")[0]: line for line in (CONFORMANCE / "golden.tsv").rea
 
 @pytest.fixture(scope="module")
 def programs() -> Iterator[Path]:
-    # Not under pytest's own folder, which lets no other user in: some cases run the programs as nobody.
+    # Not in pytest's own folder, which other users cannot enter: some cases run the programs as nobody.
     with tempfile.TemporaryDirectory(prefix="gpurack-toolkit.") as folder:
         Path(folder).chmod(0o755)
         programs = lay_out(Path(folder), "1.20.0")
@@ -240,7 +240,7 @@ def test_spec_names_gpus_by_index_uuid_and_all(with_cards, tmp_path: Path) -> No
     (tmp_path / "specs/broken.yaml").write_text("kind: [\n")
     specs, errors = cdi.read_specs([str(tmp_path / "specs"), "/nonexistent"])
     assert list(errors) == [str(tmp_path / "specs/broken.yaml")]
-    assert specs == [cdi.spec()]  # what was written reads as what was meant
+    assert specs == [cdi.spec()]  # the written file loads as it was meant
     assert cdi.device_names(specs) == sorted(f"nvidia.com/gpu={name}" for name in [*"0123", "all", *uuids])
     nodes = {d["name"]: [n["path"] for n in d["containerEdits"]["deviceNodes"]] for d in specs[0]["devices"]}
     assert nodes["2"] == nodes[uuids[2]] == ["/dev/nvidia2"]

@@ -51,7 +51,7 @@ def test_keeps_every_field(python: Fleet) -> None:
     assert [model.api_key.source() for model in gpu1.models.values() if model.api_key] == [
         "environment variable LAB_KEY"
     ] * 6
-    assert gpu1.services["chat"].api_key is None  # people log in there; the key of `defaults` is for models
+    assert gpu1.services["chat"].api_key is None  # users log in there; the key in `defaults` is for models
     assert (stud1.models["ollama"].api_key, stud1.models["ollama"].user) == (None, "students")
     assert stud1.services["llama-gpt"].version == "latest"
     assert stud1.docker.rootless["students"].daemon == {"data-root": "/data/students/docker"}

@@ -161,7 +161,7 @@ def test_damaged_file_never_raises(tmp_path_factory: pytest.TempPathFactory, dat
 
 
 def test_runs_on_oldest_python_of_hosts() -> None:
-    with pytest.raises(SyntaxError):  # the check can fail
+    with pytest.raises(SyntaxError):  # the check itself can fail
         ast.parse("(a := 1)", feature_version=(3, 6))
     ast.parse((FILES / "weights_header.py").read_text(), feature_version=(3, 6))
 
@@ -208,7 +208,7 @@ def test_changed_file_changes_stamp_of_folder(tmp_path: Path) -> None:
     blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshot"
     folder(blobs, QWEN["7B"], {"a": (3, 3)})
     snapshot.mkdir()
-    for file in blobs.iterdir():  # as huggingface_hub's cache has it
+    for file in blobs.iterdir():  # as in the cache of huggingface_hub
         (snapshot / file.name).symlink_to(file)
     first, _ = take_snapshot([str(snapshot)])
     assert first.headers[str(snapshot)].tensors == {"BF16": 18}
@@ -230,7 +230,7 @@ def test_remembers_by_host_and_forgets_missing_weights(tmp_path: Path) -> None:
     known = remembered.recall("gpu1")
     assert known == seen(a="1", b="2").headers
     assert remembered.recall("gpu2") == {}
-    # /b is not asked for, so it stays; /a is gone
+    # /b is not requested, so it stays; /a is missing
     gone = HostFacts(weights={"/a": None})
     remembered.remember("gpu1", known, gone)
     assert list(remembered.recall("gpu1")) == ["/b"]

@@ -98,7 +98,7 @@ def upgrade(testbed: Testbed, lab: Lab, older_tree: Path) -> Iterator[Upgrade]:
     inventory = lab.inventory(wanted())
     first = older.run(inventory)
     assert first.exit_code == 0, first.text
-    for done in (older.gpurack("lock", inventory), older.run(inventory)):  # what the lock pins is held by the next run
+    for done in (older.gpurack("lock", inventory), older.run(inventory)):  # the next run holds what the lock pins
         assert done.exit_code == 0, done.text
     before, unit = seen(host, older, inventory), host.root(f"cat {UNIT}").stdout
     run = newer.run(inventory)

@@ -133,7 +133,7 @@ def host(lab: Lab, engine1: Host) -> Iterator[Host]:
         "truncate -s 40G large/pytorch_model.bin"
     )
     engine1.put((WEIGHTS / "delta.gguf").read_bytes(), f"{FOLDER}/looping.gguf")
-    # pickled weights have no header to estimate by, so that only loading shows that they are too large
+    # pickled weights have no header for an estimate, so only loading shows that they are too large
     config = {"architectures": ["BertModel"], "model_type": "bert", "max_position_embeddings": 512}
     engine1.put(json.dumps(config), f"{FOLDER}/large/config.json")
     for file in ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"):
@@ -184,7 +184,7 @@ def test_restarting_model_is_stopped_with_error(run: Run, host: Host) -> None:
 
 
 def test_healthy_models_serve_and_no_key_shows(lab: Lab, run: Run, host: Host) -> None:
-    assert KEY not in run.output  # of the healthy, of those that ended while they had it, and in what engines said
+    assert KEY not in run.output  # of healthy models, of those that exited with the key, and in the output of engines
     for name in NEIGHBOURS:
         assert run.row("engine1", name).endswith(" ready")
     assert chat(host, 8000, KEY) == lab.testbed.weights("alpha").sentence
@@ -209,6 +209,6 @@ def test_model_that_never_gets_ready_has_error(lab: Lab, run: Run, host: Host, t
     after = identities(host)
     assert {name: after[name] for name in NEIGHBOURS} == {name: before[name] for name in NEIGHBOURS}
 
-    # a way back: without them the host is as it was
+    # undo: without them the host is unchanged
     assert deploy(lab, {}).exit_code == 0
     assert sorted(containers(host)) == sorted(NEIGHBOURS)

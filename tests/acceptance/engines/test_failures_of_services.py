@@ -75,7 +75,7 @@ CASES: list[Case] = [
     ("litellm", "database", NO_DATABASE, ENDED, DATABASE),
     ("open-webui", "database", NO_DATABASE, ENDED, DATABASE),
     ("open-webui", "vectors", {"env": {"VECTOR_DB": "nonsense"}}, ENDED, DATABASE),
-    # of two: a model that fails, and the page that connects to it
+    # two errors: of a failing model, and of the web UI that connects to it
     ("llama.cpp", "path", {"weights": ABSENT, "gpus": []}, f"weights {ABSENT} do not exist on the host. ", PATH),
     ("llama-gpt", "model", {"connects_to": ["llama-cpp-path"], "env": {"WAIT_TIMEOUT": "3"}}, ENDED, NO_ANSWER),
     ("llama-gpt", "address", {"env": {"OPENAI_API_HOST": "http://nowhere:8080"}}, ENDED, NO_ANSWER),
@@ -171,7 +171,7 @@ def test_healthy_services_serve_and_no_key_shows(lab: Lab, run: Run, host: Host)
     looks = {"the run": run.output, **told(host)}
     shown = [(key, look) for key in (KEY, ALICE) for look, said in looks.items() if key in said]
     assert shown == []
-    assert OTHER not in run.output  # (an `env` of the inventory's shows in docker inspect, as anywhere)
+    assert OTHER not in run.output  # (`env` of the inventory is always visible in docker inspect)
     for name in NEIGHBOURS:
         assert run.row("gpu2", name).endswith(" ready")
     assert chat(host, 8000, KEY) == lab.testbed.weights("alpha").sentence
@@ -224,6 +224,6 @@ def test_wrong_key_is_reported_for_model_and_service(lab: Lab, host: Host) -> No
     assert post(host, 8302, "/api/chat", say("")) == (500, "Error")
     assert not any(key in json.dumps(answer) for key in (KEY, OTHER, ALICE))
 
-    # a way back: without them both hosts are as they were
+    # undo: without them both hosts are unchanged
     assert deploy(lab, {}, {}).exit_code == 0
     assert sorted(containers(host)) == sorted(NEIGHBOURS)

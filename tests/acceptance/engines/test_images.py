@@ -93,7 +93,7 @@ def test_reports_changed_password_at_next_pull(lab: Lab, cpu: Host, passwords: N
     rotate(lab.testbed.engine, OTHER_PASSWORD)
     same = lab.inventory(by_image(containers(cpu)["one"]["Config"]["Image"], registries=LOGINS))
     run = lab.run(same, env={"GPURACK_TEST_PASSWORD": OTHER_PASSWORD})
-    assert run.unchanged, run.output  # nothing is pulled, so nobody is asked
+    assert run.unchanged, run.output  # nothing is pulled, so the registry is not asked
     another = lab.inventory(by_image(f"{LOCKED}/{REPOSITORY}:server-cuda-b7001", registries=LOGINS))
     run = lab.run(another, env={"GPURACK_TEST_PASSWORD": LOGIN[1]})
     assert "to the account lab" in run.errors("cpu2")[0]
@@ -150,8 +150,8 @@ def test_image_of_one_host_runs_on_another(lab: Lab, cpu: Host) -> None:
 
 # --- built -----------------------------------------------------------------------------------------------------------
 
-# Its arguments are where upstream's .devops/cuda.Dockerfile has them: CUDA_VERSION in the name of the image that it
-# begins with (here a tag of the registry; the default is none), CUDA_DOCKER_ARCH in the stage that compiles.
+# The arguments are used where upstream's .devops/cuda.Dockerfile uses them: CUDA_VERSION in the name of the base
+# image (here a tag of the registry; it has no default), CUDA_DOCKER_ARCH in the stage that compiles.
 DOCKERFILE = f"""\
 ARG CUDA_VERSION=12.8.1
 ARG BASE_CUDA_DEV_CONTAINER={REGISTRY}/{REPOSITORY}:server-$CUDA_VERSION
@@ -206,7 +206,7 @@ def built(revision: str, cuda: str = "b7000") -> dict[str, Any]:
 
 def test_builds_image_once_while_old_one_serves(lab: Lab, cpu: Host, repository: Path) -> None:
     cpu.root("docker images -q gpurack.local/engine | xargs -r docker rmi -f; docker builder prune -af", check=False)
-    cpu.root("rm -rf /var/lib/gpurack/builds/*")  # what a failed build of an earlier session would go on from
+    cpu.root("rm -rf /var/lib/gpurack/builds/*")  # a failed build of an earlier session could be resumed from it
     cpu.root("apt-get -q -y remove git docker-buildx")  # Debian's docker.io only recommends them
     wanted = lab.inventory(built("v1"))
     old = containers(cpu)["one"]["Id"]
@@ -231,7 +231,7 @@ def test_builds_image_once_while_old_one_serves(lab: Lab, cpu: Host, repository:
     assert run.exit_code == 0, run.output
     assert cpu.root("docker exec one cat /app/built").stdout == "CUDA b7001 for 80;86\n"
     version = "docker inspect -f '{{index .Config.Labels \"org.opencontainers.image.version\"}}' one"
-    assert cpu.root(version).stdout == "b7001\n"  # of the image it began with
+    assert cpu.root(version).stdout == "b7001\n"  # of the base image
     assert len(cpu.root("docker images -q gpurack.local/engine").stdout.split()) == 2
 
 

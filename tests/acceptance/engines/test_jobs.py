@@ -86,7 +86,7 @@ def test_only_changed_definition_or_missing_result_runs_again(lab: Lab, cpu: Hos
     assert run.exit_code == 0, run.output
     assert "~ run q8: its result /data/lab/7B/alpha-q8_0.gguf is missing" in run.output
     assert chat(cpu, 8000) == lab.testbed.weights("alpha").sentence
-    # what is served does not change under the model
+    # a served file does not change under its model
     other = {**Q8, "command": [*Q8["command"][:-1], "q4_0"]}
     run = lab.run(lab.inventory({"cpu2": {"models": {"small": SERVED}, "jobs": {"q8": other}}}))
     (error,) = run.errors("cpu2")
@@ -137,7 +137,7 @@ def test_all_in_one_makes_missing_files_once(lab: Lab, cpu: Host) -> None:
     }
     entry = {"models": {"small": model("beta", [], 8000)}, "jobs": {"all": job}}
     wanted, result = lab.inventory({"cpu2": entry}), "/data/lab/7B/ggml-model-q4_0.bin"
-    run = lab.run(wanted)  # tools.sh ends well where there is nothing to quantize
+    run = lab.run(wanted)  # tools.sh exits with 0 if there is nothing to quantize
     assert run.exit_code == 1
     (error,) = run.errors("cpu2")
     assert error.startswith("all: ")

@@ -126,7 +126,7 @@ def test_pulls_from_mirror_of_library(lab: Lab, host: Host) -> None:
     assert "house:7b" in there(host)
     assert not any(REGISTRY in name for name in there(host))
     assert with_models(lab, "tiny:1b", "house:7b", **mirror).unchanged
-    # from here on the house has it: nobody outside is asked
+    # the local registry now has it: the library is not asked
     assert with_models(lab, "tiny:1b", "house:7b").unchanged
 
 

@@ -31,7 +31,7 @@ def model(lab: Lab, folder: str, port: int, **more: Any) -> dict[str, Any]:
         "bind": "any",
         "api_key": {"env": "KEY"},
         "args": {"enforce-eager": True},
-        "env": {"VLLM_CPU_OMP_THREADS_BIND": "nobind"},  # or all would load on the same core
+        "env": {"VLLM_CPU_OMP_THREADS_BIND": "nobind"},  # otherwise all would load on the same core
         "compose": {"volumes": [f"{engines.place(lab.testbed.engine, 'vllm-cpu')}:{engines.SITE}:ro"]},
         **more,
     }

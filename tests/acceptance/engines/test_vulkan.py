@@ -56,7 +56,7 @@ def test_with_gpus_computes_all_layers_by_vulkan(lab: Lab, hosts: tuple[Host, Ho
     assert "offloaded 2/2 layers to GPU" in log
     assert "Vulkan0 KV buffer size" in log
     assert chat(gpu, 8000) == lab.testbed.weights("alpha").sentence
-    assert cards(gpu, "beta") == [gpu.gpus.uuids[1]]  # a model of the cards' own variant beside it
+    assert cards(gpu, "beta") == [gpu.gpus.uuids[1]]  # a model with the usual GPU variant beside it
     assert chat(gpu, 8001) == lab.testbed.weights("beta").sentence
 
 

@@ -77,7 +77,7 @@ def test_imported_entry_replaces_container(lab: Lab, by_hand: Host) -> None:
     before, begun = containers(by_hand), time.time()
     gpurack = [str(Path(sys.executable).parent / "gpurack"), "import", "--host", "cpu5"]
     imported = subprocess.run([*gpurack, str(lab.inventory({"cpu5": {}}))], capture_output=True, text=True)
-    assert imported.returncode == 1, imported.stderr  # it is open to everybody, which is for the admin to decide
+    assert imported.returncode == 1, imported.stderr  # it is reachable without a key, which is a decision of the admin
     assert by_hand.ssh_commands(begun) == 1
     assert containers(by_hand) == before
     assert "# Left out, not a service:\n#   container gamma: is already managed by gpurack." in imported.stdout

@@ -52,10 +52,10 @@ def test_unit_and_operation_tests_pass(cpu5: Host) -> None:
             "python3 $1/pip install -q --no-index --no-deps --target site wheels/*.whl && cd gpurack && "
             # gpurack's own plugin is named, because gpurack is not installed there
             "PYTHONPATH=/srv/newest/site:/srv/newest/gpurack python3 -m pytest -q -p no:cacheprovider "
-            "--basetemp=/srv/newest/tmp "  # weights of 30 GB (sparse) among them
+            "--basetemp=/srv/newest/tmp "  # includes sparse weights of 30 GB
             "-p gpurack.verify.plugin tests/unit tests/operations "
             "--ignore-glob='*testbed*' --ignore-glob='*standin*' --ignore-glob='*simulated*' "
-            "--ignore=tests/unit/verify/test_plugin.py",  # starts pytest of its own, which wants gpurack installed
+            "--ignore=tests/unit/verify/test_plugin.py",  # starts its own pytest, which needs an installed gpurack
             check=False,
             timeout=900,  # beside another suite, on one core
         )

@@ -57,7 +57,7 @@ def places(host: Host, key: str) -> list[str]:
     """Files on the host that contain a key, including those in memory, Docker's own and journals."""
     folders = "/etc /home /opt /root /run /srv /tmp /usr/local /var"
     found = host.root(f"grep -rlaFsD skip -- '{key}' {folders} --exclude-dir=testbed", check=False).stdout.splitlines()
-    # overlay2's merged view of a running container shows the same mounted file once more
+    # the merged view of overlay2 shows a running container's mounted file again
     return sorted(path for path in found if not path.endswith("/run/secrets/api_key"))
 
 
@@ -98,7 +98,7 @@ def test_key_leaves_no_trace(lab: Lab, host: Host) -> None:
         ).stdout
     )
 
-    # asked for as JSON when there is nothing to do, and everything that can be said about it
+    # printed as JSON when there is nothing to do, at the highest verbosity
     for options in (("-y", "--json"), ("--dry", "--debug-operations"), ("--debug-facts",)):
         run = lab.run(inventory, *options, env={"LAB_KEY": key})
         assert key not in run.output
@@ -141,5 +141,5 @@ def test_failed_model_does_not_reveal_key(lab: Lab, host: Host, tmp_path: Path) 
     assert ([look for look in there.looks if NEXT in look], here) == ([], [])
     assert NEXT not in json.dumps(containers(host))
     assert NEXT not in host.root("journalctl --no-pager -q").stdout
-    # what the model itself printed is in its own log alone
+    # output of the model itself is only in its own log
     assert [path for path in places(host, NEXT) if not path.startswith("/var/lib/docker/containers/")] == [FILE]

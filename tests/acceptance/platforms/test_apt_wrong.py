@@ -65,7 +65,7 @@ def refused(lab: Lab, **data: Any) -> str:
     ("fields", "sentence"),
     [
         (
-            # the vendored key is Docker's, and the testbed signs with its own
+            # the shipped key is Docker's, but the testbed signs with its own
             {"key": None},
             "repository http://repo.testbed/docker-ce/linux/debian is not signed with its key",
         ),

@@ -100,7 +100,7 @@ def test_everything_passes_proxy(lab: Lab, closed1: Host, services: str) -> None
     environment = dockerd_environment(closed1)
     assert environment["HTTP_PROXY"] == environment["HTTPS_PROXY"] == PROXY
     assert environment["NO_PROXY"] == "localhost,127.0.0.1,::1"
-    # an admin's own apt gets out, too
+    # an admin's own apt uses the proxy as well
     closed1.run("sudo apt-get -q update")
 
     again = lab.run(inventory)
@@ -131,7 +131,7 @@ def test_docker_and_downloads_trust_private_authority(lab: Lab, closed1: Host, c
     over["mirrors"]["docker-ce"] = {**mirrors()["docker-ce"], "url": "https://repo.testbed/docker-ce"}
     before = len(lab.testbed.proxy_log().splitlines())
     pid = closed1.root("pidof dockerd").stdout
-    # the mirror's name is another, so alpha is recreated; its first container outlives the restart before that
+    # the mirror has another name, so alpha is recreated; its first container survives the restart before that
     run = lab.run(lab.inventory({"closed1": {"models": entry}}, over))
     assert run.exit_code == 0, run.output
     assert closed1.root("pidof dockerd").stdout != pid

@@ -186,7 +186,7 @@ def test_repairs_disabled_linger(lab: Lab, host: Host, first: Run) -> None:
     correct = verify(lab, inventory, KEYS)
     assert (correct.exit_code, correct.failed) == (0, {}), correct.output
     host.run("sudo loginctl disable-linger bob")
-    found = verify(lab, inventory, KEYS)  # bob's Docker ends with it, as nobody of that name is logged in
+    found = verify(lab, inventory, KEYS)  # bob's Docker ends with it, because bob is not logged in
     assert "linger of bob: expected on, found off" in found.of("rootless1")["rootless_docker"]
     run = lab.run(inventory)
     assert run.exit_code == 0, run.output

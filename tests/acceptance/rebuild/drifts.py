@@ -351,7 +351,7 @@ ON_CPU3 = [
     # models
     Drift(
         "model-nobody-asked-for",
-        # as a killed run leaves one: Compose's labels, and the record knows that it is about to be created
+        # as left by a killed run: Compose's labels, and an entry without id in the record
         sh(
             f"docker create --name old --label gpurack.model={{}} --label com.docker.compose.project=gpurack "
             f"--label com.docker.compose.service=old {IMAGES}:server-b7000; {RECORDED}"

@@ -96,7 +96,7 @@ class Site:
     def evidence(self) -> dict[str, str]:
         """What dpkg, Docker, sha256sum and the models say about the host, without gpurack."""
         root = lambda command: self.host.root(command).stdout  # noqa: E731
-        weights = f"{WEIGHTS_DIR} -type f -not -name '*@main.json'"  # which names the hub it came from
+        weights = f"{WEIGHTS_DIR} -type f -not -name '*@main.json'"  # it names the hub of the weights
         return {
             "dpkg": root("dpkg -l | sed 1,5d"),
             **{
@@ -186,7 +186,7 @@ def test_lock_lists_what_is_on_host(site: Site, before: Before) -> None:
 @pytest.mark.usefixtures("moved_on")
 def test_rebuilt_host_is_the_same(site: Site, before: Before) -> None:
     host = site.lab.testbed.recreate("rebuild1")
-    host.gpus.swap(0, 3)  # another card in the first slot
+    host.gpus.swap(0, 3)  # another GPU in the first slot
     assert host.root("command -v docker", check=False).returncode != 0
 
     with moving.moved_tags(site.lab.testbed):
@@ -217,7 +217,7 @@ def test_without_lock_host_differs_and_check_names_all_three(site: Site, before:
         assert any(line.startswith(f"rebuild1  {name} image  ghcr.io/ggml-org/llama.cpp:server") for line in said)
     assert f"rebuild1  tiny commit  {THEN} → {NOW}" in said
     assert any(line.startswith(f"rebuild1  tiny weights {FOLDER}/model.gguf  ") for line in said)
-    # the lock is back, and so is everything that it names
+    # the lock is restored, with everything that it names
     site.provision()
     assert site.gpurack("lock", "--check").returncode == 0
     assert site.evidence() == before.evidence

@@ -86,7 +86,7 @@ def unharmed(host: Host) -> Iterator[None]:
         yield
         touched = changed(files, manifest(host))
     finally:
-        host.root(f"rm -f {OWNED}")  # where she got through, the next attack shall not profit
+        host.root(f"rm -f {OWNED}")  # the next attack must not profit if this one succeeded
     assert touched == {}
     assert not [line for line in ran(host) if line.startswith(("0 ", "lock "))]
     assert others(host) == models

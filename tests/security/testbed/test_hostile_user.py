@@ -410,7 +410,7 @@ def test_a_run_ends_while_a_docker_is_silent(hanging: Hanging) -> None:
 
 def test_the_hosts_lock_is_not_held_while_a_users_docker_is_waited_for(world: World) -> None:
     """bob's Docker falls silent during a run that moves gamma to another port."""
-    world.admin.run(world.inventory)  # what an attack before this one left is put right
+    world.admin.run(world.inventory)  # repair what the previous attack left
     later = world.with_inventory("later", wanted(gamma={"port": 8012}))
     with world.eve.docker_replaced("drowsy") as journal, ThreadPoolExecutor(1) as pool:
         run = pool.submit(world.admin.run, later)
@@ -420,7 +420,7 @@ def test_the_hosts_lock_is_not_held_while_a_users_docker_is_waited_for(world: Wo
         )
         waited_for = not run.done()
         free = world.host.root("flock -w 5 /run/gpurack/lock true", check=False).returncode == 0
-        world.host.root("systemctl stop eve-docker")  # what waits gets an error
+        world.host.root("systemctl stop eve-docker")  # waiting processes get an error
         ended = run.result()
     assert waited_for, ended.text
     assert free, "somebody holds it"
@@ -470,5 +470,5 @@ def test_remove_beside_a_docker_that_lies_removes_what_is_ours_alone(world: Worl
         assert not [line for line in ran(world.host) if line.startswith("0 ")]
     ours = ("/etc/gpurack", "/usr/local/lib/gpurack", "/var/lib/gpurack", "/etc/systemd/system")
     touched = [path for path in changed(before, manifest(world.host)) if not path.startswith(ours)]
-    assert [path for path in touched if path not in ("/etc", "/usr/local/lib")] == []  # the folders that ours were in
+    assert [path for path in touched if path not in ("/etc", "/usr/local/lib")] == []  # the folders of our files
     assert {name: data["Id"] for name, data in containers(world.host).items()} == copies

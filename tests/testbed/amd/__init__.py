@@ -21,7 +21,7 @@ UNITS: tuple[str, ...] = ("amdsim-driver.service",)
 
 def files() -> dict[str, tuple[Path, int]]:
     """The files of a host with AMD GPUs: path on the host -> (source file, mode)."""
-    gpusim = "/usr/lib/gpusim/gpusim"  # knows which devices can stand for cards
+    gpusim = "/usr/lib/gpusim/gpusim"  # knows which devices can represent GPUs
     return {
         _AMDSIM: (_HERE / "amdsim", 0o755),
         gpusim: gpu.files()[gpusim],

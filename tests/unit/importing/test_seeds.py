@@ -139,7 +139,7 @@ def meaning(
     model, engine = spec.entries[name], ENGINES[spec.entries[name].engine]
     devices = service.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices", [])
     cards = [int(device.rpartition("-")[2]) for item in devices for device in item["device_ids"]]
-    nodes = [device for device in service.get("devices", []) if device.startswith("/dev/dri/")]  # AMD's
+    nodes = [device for device in service.get("devices", []) if device.startswith("/dev/dri/")]  # of AMD
     cards += [int(node.rpartition("-")[2]) for node in nodes]
     binds = {
         mount["target"]: in_words(mount["source"], spec)
@@ -179,7 +179,7 @@ def in_words(source: str, spec: Host) -> str:
 
 def flags_of(service: Mapping[str, Any], files: Mapping[str, str], engine: str) -> tuple[dict[str, Any], str | None]:
     """The flags of the command, except equivalent ones of gpurack, with the path of weights in the container."""
-    words = [word for word in service.get("command") or [] if word != "--metrics"]  # changes nothing of what was meant
+    words = [word for word in service.get("command") or [] if word != "--metrics"]  # does not change the meaning
     if engine == "llama-cpp-python":
         assert words[:3] == ["python3", "-m", "llama_cpp.server"]
         words = words[3:]
@@ -199,8 +199,8 @@ def flags_of(service: Mapping[str, Any], files: Mapping[str, str], engine: str) 
     path = path or next((flags.pop(name) for name in ("model", "model-id") if name in flags), None)
     if engine == "vllm":
         flags.setdefault("tensor-parallel-size", "1")
-    if engine in ("llama.cpp", "tei", "llama-cpp-python"):  # a name where the command gave none, so that all have one
+    if engine in ("llama.cpp", "tei", "llama-cpp-python"):  # a name if the command gave none, so that all have one
         for name in ("alias", "served-model-name", "model_alias"):
             flags.pop(name, None)
-    flags.pop("interrupt_requests", None)  # gpurack's own: nobody meant answers to be cut off
+    flags.pop("interrupt_requests", None)  # gpurack's own: cut-off answers were never intended
     return flags, path

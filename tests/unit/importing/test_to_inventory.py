@@ -419,7 +419,7 @@ def test_run_uses_image_built_in_same_script(command: str, expected: dict[str, A
         ("git clone --branch b7001 --depth 1 https://github.com/lab/llama.cpp.git\ncd ./llama.cpp\n",
          "https://github.com/lab/llama.cpp.git", "b7001"),
         ("git clone git@github.com:lab/llama.cpp\ncd llama.cpp\n", "git@github.com:lab/llama.cpp", "…"),
-        ("git clone https://github.com/lab/tools\n", LLAMA, "…"),  # the build is not in it
+        ("git clone https://github.com/lab/tools\n", LLAMA, "…"),  # without the build
         ("git clone https://github.com/lab/tools && cd tools/deploy\n", LLAMA, "…"),
     ],
 )  # fmt: skip

@@ -103,7 +103,7 @@ CHECKS = [getattr(test_models, name) for name in dir(test_models) if name.starts
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_correct_model_has_no_drift(check: Any) -> None:
     one = entry()
-    if check.where(one) and check is not test_models.test_weights_hashed:  # nothing is known of weights by path
+    if check.where(one) and check is not test_models.test_weights_hashed:  # weights by path have no known digest
         assert drifts(check, one) == []
 
 

@@ -207,7 +207,7 @@ def test_lists_secrets_without_values(script: ModuleType, tmp_path: Path) -> Non
     closed, compose = tmp_path / "secrets", tmp_path / "compose.yaml"
     (closed / "alpha").mkdir(parents=True)
     (closed / "alpha" / "api_key").write_text("sk-very-secret\n")
-    (closed / "alpha" / "api_key").chmod(0o644)  # its own mode is said; it is no second place
+    (closed / "alpha" / "api_key").chmod(0o644)  # its own mode is reported; it is not a second copy
     compose.write_text("# sk-very-secret")
     script.ASKED.update(
         salt="5a", closed=[str(closed)], public=[str(tmp_path)], secrets={"alpha api_key": "sk-very-secret"}

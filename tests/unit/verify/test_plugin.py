@@ -65,7 +65,7 @@ def test_collects_one_item_per_host_or_model(pytester: pytest.Pytester, lab: Pat
     assert {"test_packages[gpu1]", "test_packages[cpu1]", "test_ready[gpu1-alpha]", "test_ready[cpu1-beta]"} <= found
     assert "test_refuses_a_wrong_key[gpu1-alpha]" in found
     assert "test_refuses_a_wrong_key[cpu1-beta]" not in found  # it has no key
-    assert not any("NOTSET" in name or "test_runtime" in name for name in found)  # nobody has cards
+    assert not any("NOTSET" in name or "test_runtime" in name for name in found)  # no host has GPUs
     assert not any("hashed" in name for name in found)  # only with -m deep
 
 

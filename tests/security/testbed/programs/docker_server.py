@@ -68,7 +68,7 @@ class Lying(BaseHTTPRequestHandler):
         if path == "/images/json":
             return self.send([ANSWERS["image"]])
         if found:
-            # whoever asks for one it does not know gets the first: a liar knows them all
+            # an unknown container counts as the first one: a lying server knows every name
             named = [each for each in containers if found.group(1) in (each["inspected"]["Id"], each["name"])]
             return self.send((named or containers)[0]["inspected"])
         if self.command in ("POST", "DELETE"):

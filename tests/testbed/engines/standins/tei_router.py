@@ -18,7 +18,7 @@ from weights import read
 
 OF_TAG = {"turing": "7.5", "86": "8.6", "89": "8.9", "hopper": "9.0", "100": "10.0", "120": "12.0"}
 KNOWS = knows("tei")
-# what else it reads or its image has; proxies; what Docker, the driver's CDI and the shell that exports its key give
+# other variables that it reads or its image sets; proxies; those of Docker, the driver's CDI and the exporting shell
 OTHERS = re.compile(
     r"LOG_LEVEL|LOG_FORMAT|HF_HOME|USE_FLASH_ATTENTION|CUDA_VISIBLE_DEVICES|NVIDIA_\w+|(?i:(http|https|no|all)_proxy)|"
     r"PATH|HOME|PWD|OLDPWD|SHLVL|_|TERM|LC_CTYPE|PYTHONUNBUFFERED|STANDIN_\w+"

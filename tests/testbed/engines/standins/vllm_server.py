@@ -107,7 +107,7 @@ def main() -> None:
     Vllm.version = os.environ["STANDIN_VERSION"]
     Vllm.key = found.get("--api-key", [None])[0] or os.environ.get("VLLM_API_KEY") or None
     server = Server((str(found.get("--host") or "0.0.0.0"), int(found.get("--port", "8000"))), Vllm, False)
-    server.server_bind()  # bound at once, listening only when it is loaded
+    server.server_bind()  # bound at once, but listening only when it is loaded
     signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
     print(f"INFO vLLM API server version {Vllm.version}", flush=True)
     print(
