@@ -63,7 +63,7 @@ def main() -> None:
         console.print(Text.from_ansi(line), soft_wrap=True)
     # rich's template loads its font from elsewhere; the reader's own monospace font will do
     template = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
-    title = "one model moved to other cards"
+    title = "one model moved to other GPUs"
     console.save_svg(str(CHECKOUT / "docs" / "run.svg"), title=title, code_format=template)
 
 
