@@ -85,9 +85,9 @@ def smoke_test_gateway(dockerd, name, url, gateway):
 
     A model that is down or fails on its own does not fail the gateway. Raises Failure.
 
-    gateway: key, the file in its container with the key for its host; requests, in a gateway's words (path, body);
-    behind, what it stands before: names that it serves, the url where it is ready, the file of its key, its requests;
-    where it is on this host also user and name, those of its container (see `send_behind`).
+    gateway: `key`, the file in its container with the key for its host; `requests`, (path, body) in the gateway's API;
+    `behind`, its models, each with its names, the URL of its readiness, the file of its key and its requests, and on
+    this host also with the user and name of its container (see `send_behind`).
     """
     key = dockerd.must("exec", dockerd.id_of(name) or name, "cat", gateway["key"]).strip()
     behind = gateway["behind"]
@@ -134,13 +134,13 @@ def answered(dockerd, other):
 
 
 def send_behind(dockerd, other, path, body, patience=SILENCE):
-    """As `send`, to what is behind a gateway of this daemon.
+    """Like `send`, to a model behind a gateway of this daemon.
 
-    What is on this host is asked as the user whose Docker it is in, and only while its container, which the record has,
-    runs: else the key would go to whoever has its port by then. What is on another host is asked as the user of the
-    gateway: by root for one in the host's own Docker, as root asks the models there. Both are programs that root does
-    not trust: request.py reads no configuration, follows no redirect and keeps a bounded answer. Whether that container
-    runs is not known here; the gateway itself sends the same key there at each request."""
+    A model on this host is asked as the user of its Docker, and only while its container in the record runs. Otherwise
+    the key would go to whatever process has its port by then. A model on another host is asked as the user of the
+    gateway, so by root for a gateway in the host's own Docker. Root does not trust that server: request.py reads no
+    configuration, follows no redirect and limits the answer. Whether its container runs is unknown here; the gateway
+    itself sends the same key there with each request."""
     asker = dockerd
     if "user" in other:
         try:

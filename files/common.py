@@ -276,11 +276,11 @@ def alone(path, user=""):
 
     user: whose Docker it is for; named in the message while waiting.
 
-    A process that is not root's may hold it nevertheless: it opened the file while an older version let everybody, or
-    inherited it from a program of an older version. That must block nobody until the next reboot, and it need not be
-    ended (it may be a user's dockerd): the lock becomes a new file of that name, which only root can open. Two runs at
-    once cannot come of this. Whoever gets a lock checks that its file still has the name, and the file stays while any
-    other process of root's has it open, because an older version, which does not check, may wait for it there."""
+    A process of another user may still hold it: it opened the file when an older version allowed that, or inherited it
+    from a program of an older version. Such a process must not block runs until the next reboot, and it cannot always
+    be ended (it may be a user's dockerd). So the lock becomes a new file with the same name, which only root can open.
+    Two runs at once remain impossible: every run checks that its locked file still has the name, and the file is not
+    replaced while another process of root has it open, because an older version may wait for it without this check."""
     folder = os.path.dirname(path)
     os.makedirs(folder, mode=0o700, exist_ok=True)
     os.chmod(folder, 0o700)  # older versions made it with 0755

@@ -115,7 +115,7 @@ def back_up(old):
 
 def info():
     code, output = run("docker", "info", "--format", "{{json .}}")
-    # beside it the client's warnings; a text in it may hold U+0085 as it is, at which splitlines would cut it
+    # one line of JSON among the client's warnings; not splitlines, because a text in it may contain U+0085
     line = next((line for line in output.split("\n") if line.startswith("{")), "{}")
     try:
         # float: an int of a million digits keeps Python before 3.11 busy for minutes
@@ -155,8 +155,8 @@ def restart(live_restore, wanted):
         if await_info({"LiveRestoreEnabled": True}):
             give_up("Docker did not turn live-restore on, so it was not restarted: its containers would have stopped")
     if not wanted and running and info().get("LiveRestoreEnabled"):
-        # A dockerd that still has it leaves its containers to the next one, which has not: that one kills them as if by
-        # hand, and `unless-stopped` does not start them again (seen on 26.1).
+        # dockerd with live-restore leaves its containers running. The next one, without it, stops them as an admin
+        # would, and `unless-stopped` does not start them again (seen on 26.1).
         run("systemctl", *MANAGER, "reload", "docker.service")
         if await_info({"LiveRestoreEnabled": False}):
             give_up("Docker did not turn live-restore off, so it was not restarted: its containers would stay down")

@@ -19,7 +19,7 @@ HAS_ROW = 'SELECT 1 FROM "user" LIMIT 1'  # Open WebUI asks the same: without a 
 
 
 def opened(path):
-    """A binary stream of a regular file. Raises OSError where there is none."""
+    """A binary stream of a regular file. Raises OSError for anything else."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     stream = os.fdopen(descriptor, "rb")
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -29,7 +29,7 @@ def opened(path):
 
 
 def has_account(path, options=""):
-    """Has a database a row in the table of users? options: of SQLite's URI. Raises sqlite3.Error where it is none."""
+    """Has a database a row in the table of users? options: of SQLite's URI. Raises sqlite3.Error for an invalid one."""
     with contextlib.closing(sqlite3.connect("file:{}?mode=ro{}".format(path, options), uri=True)) as database:
         database.execute("PRAGMA trusted_schema = OFF")
         return bool(database.execute(IS_TABLE).fetchone() and database.execute(HAS_ROW).fetchone())

@@ -1,6 +1,6 @@
-# What defines a host beside what the look (snapshot.sh) sees: all packages, the files that decide how Docker, the cards
-# and the models run, and the units that start at boot. Read only; runs as root. A line for each fact, for
-# gpurack/locking/manifest.py; of versionlock its list without the dates in its file. POSIX sh and coreutils only.
+# What defines a host, besides the facts of its snapshot (snapshot.sh): all packages, the files that configure Docker, GPUs
+# and models, and the units that start at boot. Read only; runs as root. Prints one line per fact, for
+# gpurack/locking/manifest.py; the list of versionlock without its dates. POSIX sh and coreutils only.
 
 export LC_ALL=C PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 
@@ -12,12 +12,12 @@ else
 	rpm -qa --qf 'package %{NAME} %{EPOCHNUM}:%{VERSION}-%{RELEASE}.%{ARCH}\n'
 fi
 
-# Files, named on standard input, a line each.
-# shellcheck disable=SC2016 # it is told to other shells, too
+# Print the sha256 and path of the files on standard input, one a line.
+# shellcheck disable=SC2016 # other shells expand it
 describe='
 while IFS= read -r file; do
 	case $file in
-	/etc/apt/auth.conf | /etc/apt/auth.conf.d/*) # passwords, which a hash would help to guess
+	/etc/apt/auth.conf | /etc/apt/auth.conf.d/*) # passwords: a hash would help to guess them
 		echo "secret $file $(stat -c "%a uid %u" "$file")"
 		continue
 		;;
@@ -29,7 +29,7 @@ while IFS= read -r file; do
 	fi
 done'
 
-# CDI specs (/etc/cdi) are left out: they name cards by UUID and devices by number, which a rebuilt host has anew.
+# CDI specs (/etc/cdi) are left out: they contain UUIDs and device numbers, which differ on a rebuilt host.
 {
 	find /etc/apt /etc/yum.repos.d /etc/dnf /etc/yum.conf /etc/pki/rpm-gpg/gpurack-* /etc/docker/daemon.json \
 		/etc/containerd/config.toml /etc/systemd/system /etc/nvidia-container-runtime /etc/nvidia-container-toolkit \
@@ -37,14 +37,14 @@ done'
 		/usr/local/share/ca-certificates/gpurack-*.crt /etc/pki/ca-trust/source/anchors/gpurack-*.crt \
 		/etc/subuid /etc/subgid /usr/local/lib/gpurack /usr/local/libexec/gpurack /var/lib/systemd/linger \
 		! -type d ! -name '*.pyc' ! -name '*~' ! -name 'versionlock.[lt]*'
-	# Engines' configuration lies beside their keys, of which nothing is told.
+	# Engines' configuration is in the folder of their keys, which are left out.
 	find /etc/gpurack/secrets /var/lib/gpurack/users/*/secrets -type f \
 		'(' -name '*.yaml' -o -name '*.json' -o -name '*.py' ')'
 } 2>/dev/null | sh -c "$describe"
 
-# Of users all that are in /home, and those elsewhere that have a Docker of gpurack's. It is the user who looks: root
-# follows no links out of a home. A name there may hold a newline, so only lines about that home count. What a user's
-# process leaves behind can hold a file open, but not a pipe that is read to its end.
+# Files in homes: of all users in /home, and of users elsewhere with a rootless Docker of gpurack. Each user's own process
+# reads them, because root follows no links out of a home. A name there may contain a newline, so only lines about that
+# home count. The output goes to a file: a process that a user leaves behind would keep a pipe from ending.
 limit=20
 said=$(mktemp) || exit 1
 trap 'rm -f "$said"' EXIT
@@ -62,13 +62,13 @@ trap 'rm -f "$said"' EXIT
 		timeout -s KILL "$limit" setpriv --reuid "$uid" --regid "$gid" --clear-groups env -i LC_ALL=C PATH="$PATH" \
 			sh -c 'find "$1/.config/docker/daemon.json" "$1/.config/systemd" "$1/.config/nvidia-container-runtime" \
 				! -type d ! -name "*~" | sh -c "$2"' sh "$home" "$describe" </dev/null >"$said"
-		exit "$?" # this shell, whose errors are not shown, says "Killed"
+		exit "$?" # only this shell prints "Killed", and its errors are not shown
 	) 2>/dev/null
 	[ "$?" != 137 ] || echo "unread $home/.config: no end in $limit s"
 	head -c 1000000 "$said" | awk -v place="$home/.config/" '{ at = index($0, " " place) } at == 5'
 done
 
-# A job's definition, without the cards that it was given.
+# The definition of a job, without its GPUs.
 for file in /etc/gpurack/jobs/*.yaml; do
 	[ -f "$file" ] && echo "job $file $(sed 's/GPU-[0-9A-Za-z-]*/GPU/g' "$file" | sha256sum | cut -d ' ' -f 1)"
 done

@@ -1,10 +1,11 @@
-"""What the headers of model weights say: how many bytes of tensors, and the few facts of their shape that the memory
-estimate needs. Paths come by standard input, one a line; each is answered by one line of JSON.
+"""Reads the headers of model weights: the bytes of tensors, and the facts of their shape for the memory estimate.
 
-Runs on the hosts within the look (snapshot.sh), as root or as a user, so Python 3.6 and its standard library only.
-Nothing but headers is read, whatever the size of the weights, and whoever made them: links of others are not followed
-(safe_paths.py), and a header may take so much time and memory and no more. Formats: GGUF 2 and 3 (ggml, docs/gguf.md);
-a Hugging Face folder, whose *.safetensors begin with 8 bytes of length and that much JSON.
+Standard input has one path a line; each is answered by one line of JSON. Part of a snapshot (snapshot.sh), run as root
+or as a user on the host's own python3 (3.6 or newer, standard library only).
+
+The weights may be hostile. Only headers are read, within limits of time and memory, and links of other users are not
+followed (safe_paths.py). Formats: GGUF 2 and 3 (ggml, docs/gguf.md); Hugging Face folders, where each *.safetensors
+begins with the length of its JSON header in 8 bytes.
 """
 
 import contextlib
@@ -23,27 +24,27 @@ CONFIG = (
     "hidden_size", "vocab_size", "max_position_embeddings", "sliding_window", "use_sliding_window", "layer_types",
     "kv_lora_rank", "dtype", "torch_dtype", "is_encoder_decoder",
 )  # fmt: skip
-"""Of config.json, as it stands there."""
+"""Keys of config.json that are reported unchanged."""
 CHAT_TEMPLATES = (b"chat_template.jinja", b"chat_template.json")
 SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
-"""GGUF's types of values but for strings (8) and arrays (9)."""
+"""GGUF's type of a scalar value → its format for struct."""
 STRING, ARRAY = 8, 9
 SECONDS = 10
-"""That the header of one model's weights may take."""
-MEMORY = 2 << 30
+"""Limit for the header of one model's weights."""
+MEMORY = 2 << 30  # bytes
 LARGEST = 64 << 20
-"""Bytes of a header, and of JSON. The largest known (vocabularies, a mixture of experts in one file) have a fifth."""
+"""Limit for a header or a JSON file, in bytes. The largest known (vocabularies, a mixture of experts) need a fifth."""
 MOST = 2000000
-"""Strings and arrays in a header: a vocabulary of 256,000 words, and its merges, are fewer."""
-LONGEST_TEXT = 1 << 20
+"""Limit for the values in a header. A vocabulary of 256,000 words and its merges are fewer."""
+LONGEST_TEXT = 1 << 20  # bytes; longer strings are skipped
 ANSWER = 1 << 18
-"""Bytes that are said of one model; layers with numbers of their own have some thousand."""
+"""Limit for the answer about one model, in bytes. Facts for each layer need a few thousand."""
 LONGEST = 1024
-"""Longer arrays are vocabularies, not facts for each layer; only their length is of interest."""
+"""Items. A longer array is a vocabulary, of which only the length is reported."""
 
 
 def read(path):
-    """The facts of a GGUF file (all its parts, when it is split) or a folder. Raises ValueError with a sentence."""
+    """The facts of a GGUF file (all its parts, if it is split) or a folder. Raises ValueError with a sentence."""
     if os.path.isdir(path):
         return folder(path)
     if path.endswith(b".gguf"):
@@ -52,7 +53,7 @@ def read(path):
 
 
 def gguf(path):
-    """The first part has all the facts; each part has tensors of its own."""
+    """The facts of a GGUF file: values from its first part, tensors from all parts."""
     values, size = gguf_part(path)
     split = re.match(rb"(.*)-\d{5}-of-(\d{5})\.gguf$", path, re.S)
     for number in range(2, int(split.group(2)) + 1 if split else 2):
@@ -66,8 +67,9 @@ def gguf(path):
 
 
 class Content:
-    """The bytes of a file, read where they are asked for. (A file that is mapped, and cut off meanwhile, ends the
-    process.)"""
+    """The bytes of a file, read block by block.
+
+    It is not mapped into memory, because truncating a mapped file would end the process."""
 
     BLOCK = 1 << 20
 
@@ -80,8 +82,7 @@ class Content:
         os.close(self.descriptor)
 
     def take(self, at, count):
-        """So many bytes from a place on. Raises struct.error where the file ends before, ValueError where no header
-        reaches."""
+        """`count` bytes at an offset. Raises struct.error beyond the file's end, ValueError beyond the limits."""
         self.steps += 1
         if at + count > self.size:
             raise struct.error("too short")
@@ -95,12 +96,12 @@ class Content:
         return found
 
     def number(self, form, at):
-        """The value of struct's `form` at a place."""
+        """The number at an offset. form: its format for struct."""
         return struct.unpack(form, self.take(at, struct.calcsize(form)))[0]
 
 
 def gguf_part(path):
-    """(values by key, bytes of tensors) of one file. Of long arrays the value is the length."""
+    """(values by key, bytes of tensors) of one file. For a long array the value is its length."""
     with contextlib.closing(Content(path)) as data:
         if not data.size:
             raise ValueError("%s is empty" % shown(path))
@@ -127,7 +128,7 @@ def gguf_part(path):
 
 
 def value(data, at, kind):
-    """(the value at this place, the place behind it)"""
+    """(the value at an offset, the offset after it). kind: its type in GGUF."""
     if kind == STRING:
         return string(data, at)
     if kind != ARRAY:
@@ -147,7 +148,7 @@ def value(data, at, kind):
 
 
 def string(data, at):
-    """(the text at this place, the place behind it); of a long one nothing, as none is of interest"""
+    """(the string at an offset, the offset after it). A string longer than LONGEST_TEXT counts as empty."""
     length = data.number("<Q", at)
     if at + 8 + length > data.size:
         raise struct.error("too short")
@@ -156,7 +157,7 @@ def string(data, at):
 
 
 def folder(path):
-    """config.json, and the headers of the *.safetensors that the index names (or of all, without an index)."""
+    """The facts of a Hugging Face folder: config.json, and the headers of the *.safetensors in the index (or all)."""
     config = load(os.path.join(path, b"config.json"))
     there = {name for name in os.listdir(path) if name.endswith(b".safetensors")}
     index = os.path.join(path, b"model.safetensors.index.json")
@@ -177,7 +178,7 @@ def folder(path):
     scaled = config.get("rope_scaling") or config.get("rope_parameters") or {}
     facts["rope"] = scaled.get("rope_type", scaled.get("type", "default"))
     facts["text_config"] = "text_config" in config
-    # a template stands in the tokenizer's configuration, newer models have a file of its own
+    # older models have the template in tokenizer_config.json, newer ones in its own file
     facts["chat_template"] = any(os.path.exists(os.path.join(path, name)) for name in CHAT_TEMPLATES)
     tokenizer = os.path.join(path, b"tokenizer_config.json")
     if os.path.exists(tokenizer):
@@ -188,7 +189,7 @@ def folder(path):
 
 
 def safetensors(path):
-    """(data type, bytes) of every tensor."""
+    """[(data type, bytes)] of all tensors in a file. Raises ValueError, struct.error, OSError."""
     with contextlib.closing(Content(path)) as data:
         length = data.number("<Q", 0)
         if length > LARGEST - 8:
@@ -208,7 +209,7 @@ def safetensors(path):
 
 
 def load(path):
-    """A JSON file that holds a map."""
+    """The map in a JSON file. Raises ValueError, OSError."""
     content = parsed(read_file(path, LARGEST))
     if not isinstance(content, dict):
         raise ValueError("%s is not a JSON object" % shown(path))
@@ -216,24 +217,24 @@ def load(path):
 
 
 def parsed(content):
-    """JSON. Raises ValueError; also for a number that would take hours to be read."""
+    """JSON as data. Raises ValueError."""
     return json.loads(content.decode("utf-8"), parse_int=whole)
 
 
 def whole(digits):
-    """An integer of JSON."""
+    """An integer of JSON. Raises ValueError for a long one: before 3.11, Python needs minutes for a million digits."""
     if len(digits) > 40:
         raise ValueError("a number of %d digits" % len(digits))
     return int(digits)
 
 
 def shown(path):
-    """The last part of a path, for sentences."""
+    """The last part of a path, for messages."""
     return os.path.basename(path).decode("utf-8", "replace")
 
 
 def answer(path):
-    """The facts of the weights at a path, or {"problem": why there are none}; never an exception but Slow."""
+    """The facts of the weights at a path, or {"problem": a sentence}. Raises only Slow."""
     try:
         said = read(path)
         if len(json.dumps(said)) > ANSWER:
@@ -251,11 +252,11 @@ def answer(path):
 
 
 class Slow(Exception):
-    """A header takes too long."""
+    """Reading a header took too long."""
 
 
 def bounded(path):
-    """The same, in a time that its maker cannot make longer."""
+    """Like `answer`, within SECONDS."""
 
     def end(*_):
         raise Slow

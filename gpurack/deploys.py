@@ -3,8 +3,8 @@
     from gpurack.deploys import gpu_host
     gpu_host()
 
-Each checks the whole inventory before the first command runs on any host, and raises InventoryError with everything
-that is wrong with it. Hosts' data are described in docs/inventory.md.
+Each checks the whole inventory before the first command runs on any host, and raises InventoryError with all errors.
+docs/inventory.md describes the hosts' data.
 """
 
 import sys
@@ -50,33 +50,35 @@ _reports: WeakKeyDictionary[State, Report] = WeakKeyDictionary()
 
 @deploy("GPU host")
 def gpu_host() -> None:
-    """Everything: Docker, the NVIDIA Container Toolkit, daemon.json, users' rootless Dockers and the models."""
+    """Install and configure everything: Docker, NVIDIA Container Toolkit, rootless Dockers, models and jobs."""
     carry_out(STAGES, begin(needs_models=True))
 
 
 @deploy("Docker")
 def docker() -> None:
-    """Docker alone, the inventory's keys in its daemon.json, and users' rootless Dockers."""
+    """Install Docker only, with its daemon.json and users' rootless Dockers."""
     carry_out((DOCKER, DAEMON_JSON, ROOTLESS), begin())
 
 
 @deploy("NVIDIA")
 def nvidia_toolkit() -> None:
-    """The NVIDIA Container Toolkit alone, and what Docker needs to use it; Docker must be there."""
+    """Install the NVIDIA Container Toolkit only, and configure Docker for it. Docker must be installed."""
     carry_out((TOOLKIT, DAEMON_JSON), begin())
 
 
 @deploy("Models")
 def models() -> None:
-    """The models alone, on a host that has Docker (and the toolkit, for cards). `--data prune=ollama`: what an ollama
-    has pulled beside the models that are listed goes. `--data renew=yes`: containers with settings of an older gpurack
-    are recreated."""
+    """Deploy the models and jobs only. Docker must be installed, and for GPUs the toolkit.
+
+    `--data prune=ollama` removes models that an ollama has pulled and `pull` does not list.
+    `--data renew=yes` recreates containers with settings of an older gpurack.
+    """
     carry_out(SERVING, begin(needs_models=True))
 
 
 @deploy("Remove")
 def remove() -> None:
-    """Takes away models and project; with `--data remove=all` Docker and the toolkit too. Never data."""
+    """Remove the models, with `--data remove=all` also Docker and the toolkit. Keeps all data."""
     wanted = begin()
     _reports[host.state].removing = True
     what = host.data.get("remove") or "models"
@@ -84,7 +86,7 @@ def remove() -> None:
 
 
 def carry_out(stages: Sequence[Stage], wanted: Host) -> None:
-    """The operation of each of these stages that the host's inventory asks for."""
+    """Call the operation of each of these stages that the host's inventory needs."""
     become = privilege(wanted)
     for stage, (operation, arguments) in operations(stages).items():
         if stage.applies(wanted):
@@ -92,7 +94,7 @@ def carry_out(stages: Sequence[Stage], wanted: Host) -> None:
 
 
 def operations(stages: Sequence[Stage]) -> dict[Stage, tuple[Callable[..., Any], dict[str, Any]]]:
-    """The operation of each of these stages, in their order, with its arguments beside the spec."""
+    """Stage → (operation, arguments besides the spec), in order."""
     models_follow, renew = {"models_follow": MODELS in stages}, {"renew": host.data.get("renew")}
     table: Mapping[Stage, tuple[Callable[..., Any], dict[str, Any]]] = {
         DOCKER: (host_setup.docker, {}),
@@ -108,7 +110,7 @@ def operations(stages: Sequence[Stage]) -> dict[Stage, tuple[Callable[..., Any],
 
 
 def begin(needs_models: bool = False) -> Host:
-    """This host's spec, after the whole inventory was checked (once per run)."""
+    """The host's spec. Checks the whole inventory once per run; raises InventoryError."""
     state = host.state
     if state not in _reports:
         harmless()  # also in a project whose config.py does not call the guard
@@ -128,11 +130,11 @@ def begin(needs_models: bool = False) -> Host:
 
 
 def inventory_file() -> Path | None:
-    """The inventory that the pyinfra command was given, if it is a Python file: the first argument it executed."""
+    """The inventory of this pyinfra command, if it is a Python file: the first argument that pyinfra executed."""
     given = next((argument for argument in sys.argv[1:] if argument in PYTHON_CODES), None)
     return Path(given) if given else None
 
 
 def privilege(wanted: Host) -> dict[str, Any]:
-    """The global arguments by which operations become root: sudo where the login user is not root."""
+    """pyinfra's global arguments to run operations as root: sudo if the login user is not root."""
     return {"_sudo": True} if snapshot(host, wanted).raised else {}

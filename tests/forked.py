@@ -1,5 +1,6 @@
-"""Python programs run in a fork of the test process: isolated as in a process of their own, but nothing that pytest
-has imported already is imported again."""
+"""Run Python programs in a fork of the test process: isolated like a process of their own, without importing again what
+pytest has imported.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ def run(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Call `program` in a fork; what it returns, or raises with SystemExit, is its exit code."""
+    """Call `program` in a fork. Its exit code is what it returns, or raises with SystemExit."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -47,7 +48,7 @@ def run(
 def run_script(
     path: Path, *words: str, env: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a Python script in a fork; modules beside it win over those of the same name that are imported already."""
+    """Run a Python script in a fork. Modules beside it win over imported ones of the same name."""
 
     def program() -> None:
         folder = path.resolve().parent

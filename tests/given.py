@@ -1,5 +1,6 @@
-"""What tests start from: specs from inventory words, and hosts as a look would have found them. Plain data in (as it
-stands in the JSON cases), gpurack's own types out."""
+"""The starting points of tests: specs from inventory data, and hosts as a snapshot sees them. Takes plain data, as in
+the JSON cases, and returns gpurack's types.
+"""
 
 from __future__ import annotations
 
@@ -48,35 +49,35 @@ SYSTEMS = {
 
 
 def spec(*layers: Mapping[str, Any]) -> Host:
-    """A host's spec from the layers of its data; what an inventory leaves to defaults is filled in for models."""
+    """A host's spec from the layers of its data, with defaults for fields that models need."""
     common = {"defaults": {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf"}}
     return check_fleet({"gpu1": [common, *layers]})["gpu1"]
 
 
 def models(**entries: Mapping[str, Any]) -> Host:
-    """A spec with these models only; ports are given in order where there are none."""
+    """A spec with these models only; models without a port get the next one."""
     numbered = {name: {"port": 8000 + number, **entry} for number, (name, entry) in enumerate(entries.items())}
     return spec({"models": numbered})
 
 
 def uuid(card: int | str) -> str:
-    """The UUID of the test card with that number (or letter)."""
+    """The UUID of the test GPU with this number (or letter)."""
     return f"GPU-{card!s:0>8}-0000"
 
 
 def gpu(index: int, card: int | str | None = None) -> Gpu:
-    """An A30 at an index; `card` where the card is not the one that usually sits there."""
+    """An A30 at an index. card: the GPU, if it is not the usual one at that index."""
     return Gpu(index, uuid(index if card is None else card), "NVIDIA A30", 24125, 0, "580.159.04", "8.0", f"0:{index}")
 
 
 def docker_info(version: str = "28.5.2", **said: Any) -> dict[str, Any]:
-    """`docker info` of a dockerd that runs as gpurack wants it."""
+    """`docker info` of a dockerd as gpurack configures it."""
     usual = {"LiveRestoreEnabled": True, "Runtimes": {"runc": {}, "nvidia": {}}, "CDISpecDirs": ["/etc/cdi"]}
     return {"ServerVersion": version, **usual, **said}
 
 
 def container(name: str, status: str = "running", **said: Any) -> Container:
-    """A container; with `label` (a definition) it is ours, as Compose's labels and the record say as well."""
+    """A container. With `label` (a definition) it is ours, by Compose's labels and the record."""
     labels = dict(said.get("labels", {}))
     if "label" in said:
         labels = {f"{COMPOSE}project": PROJECTS["model"], f"{COMPOSE}service": name, **labels}
@@ -104,7 +105,7 @@ def id_of(name: str) -> str:
 
 
 def recorded(*containers: Container) -> Record:
-    """The record that a host has of those that carry our labels."""
+    """The host's record with those of these containers that carry our labels."""
     found: dict[str, dict[str, Entry]] = {}
     for each in containers:
         if each.kind:
@@ -113,8 +114,8 @@ def recorded(*containers: Container) -> Record:
 
 
 class Trusting(dict[Any, Any]):
-    """A record that takes every container with the right labels for a model of ours; so a test may change its host's
-    containers without telling the record."""
+    """A record in which every container with the right labels is ours, so that tests can change containers without
+    changing the record."""
 
     def __init__(self, known: Any) -> None:
         super().__init__()
@@ -128,13 +129,13 @@ class Trusting(dict[Any, Any]):
 
 
 def written_by(steps: Iterable[Step]) -> dict[str, WriteFile]:
-    """Path → file of all that these steps write."""
+    """Path → file of everything that these steps write."""
     files = [file for step in steps for file in (step.files if isinstance(step, WriteFiles) else (step,))]
     return {file.path: file for file in files if isinstance(file, WriteFile)}
 
 
 def framed(lines: Sequence[str]) -> list[str]:
-    """A look's output from lines with headings `@@ name`, as the script sends them."""
+    """Output of a snapshot, from lines with headings `@@ name`."""
     mark = "0f" * 16
     before = [line for line in lines if line == "@@ raised"]
     rest = [line for line in lines if line not in before]
@@ -167,15 +168,14 @@ def listener(text: str) -> Listener:
 
 
 def host_state(**said: Any) -> HostFacts:
-    """A host as a look found it, from the words of a JSON case; what is not said is a healthy Debian 13 with Docker.
+    """The facts of a host, from the words of a JSON case. The default is a healthy Debian 13 with Docker.
 
     os: "debian 13". packages: name → `version [held|half]`. files: path → text. units: name → `loaded active enabled`.
-    manager: `dnf dnf5`. docker: version, or docker info's own map. gpus: how many cards, or their numbers in the order
+    manager: `dnf dnf5`. docker: version, or the map of docker info. gpus: their number, or their numbers in the order
     of their index.
-    record: by default one that knows all containers which carry our labels. counters: as probes, by name, `ada/alpha`
-    for one in a user's Docker.
-    containers: maps for `container`. listeners: texts for `listener`. probes: name → [status, body].
-    """
+    record: by default it has all containers that carry our labels. counters: like probes, by name, `ada/alpha` in a
+    user's Docker.
+    containers: maps for `container`. listeners: texts for `listener`. probes: name → [status, body]."""
     told = dict(said)
     words: dict[str, Any] = {"init": "systemd", "arch": "amd64", "address": "10.0.0.7", "docker": docker_info()}
     words["os"] = SYSTEMS[told.pop("os", "debian 13")]
@@ -214,13 +214,13 @@ def host_state(**said: Any) -> HostFacts:
 
 
 def of_user(name: str) -> tuple[str, str]:
-    """`alpha` of the host's own Docker, `ada/alpha` of a user's."""
+    """`alpha` in the host's own Docker, `ada/alpha` in a user's."""
     user, _, model = name.rpartition("/")
     return user, model
 
 
 def running(spec: Host, name: str, facts: HostFacts, uuids: tuple[str, ...] = (), **said: Any) -> Container:
-    """The container that a model has once a run has brought it up."""
+    """The container of a model after a run."""
     words = desire(name, spec, facts, uuids, said.pop("secrets", {}), SALT).definition
     model = spec.entries[name]
     ports = [(addresses.address(model.bind, facts), model.port)]

@@ -1,4 +1,4 @@
-"""Weights for tests of the memory estimate: headers as they really are, tensors that are holes in sparse files."""
+"""Weights for tests of the memory estimate: real headers, and tensors that are holes in sparse files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ QWEN: dict[str, dict[str, Any]] = {
 
 @cache
 def reader() -> ModuleType:
-    """files/weights_header.py, which is no module of a package."""
+    """files/weights_header.py, which is not a module of a package."""
     spec = importlib.util.spec_from_file_location("weights_header", FILES / "weights_header.py")
     assert spec
     assert spec.loader
@@ -43,7 +43,7 @@ def reader() -> ModuleType:
 
 
 def read(path: Path) -> Header:
-    """What gpurack gets to know of weights."""
+    """What gpurack learns about weights."""
     return header(json.loads(json.dumps(reader().answer(str(path).encode()))), "stamp")
 
 
@@ -86,7 +86,7 @@ def safetensors(path: Path, tensors: dict[str, tuple[int, ...]], dtype: str = "B
 def folder(
     path: Path, config: dict[str, Any], tensors: dict[str, tuple[int, ...]], files: int = 1, dtype: str = "BF16"
 ) -> Path:
-    """Write a Hugging Face folder whose tensors lie in so many files, with their index."""
+    """Write a Hugging Face folder whose tensors are in `files` files, with their index."""
     path.mkdir(parents=True, exist_ok=True)
     (path / "config.json").write_text(json.dumps(config))
     weight_map = {}
@@ -101,5 +101,5 @@ def folder(
 
 
 def qwen(path: Path, size: str, files: int = 4) -> Path:
-    """Qwen2.5 of that size, its tensors being holes."""
+    """Qwen2.5 of that size, with holes as tensors."""
     return folder(path / f"Qwen2.5-{size}", QWEN[size], qwen_tensors(QWEN[size]), files)

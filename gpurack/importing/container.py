@@ -1,4 +1,4 @@
-"""A container as it was started: by docker run, by a compose file, or found running on a host."""
+"""The settings of a container, from docker run, from a compose file, or found running on a host."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -112,7 +112,7 @@ def table(level: type[BaseModel]) -> str:
 
 
 def shown(default: Any) -> str:
-    """A default for people: nothing is empty."""
+    """A default as the page shows it; empty values are left blank."""
     if default in (None, PydanticUndefined) or default in ({}, [], ()):
         return ""
     if isinstance(default, BaseModel):

@@ -1,7 +1,4 @@
-"""GPUs as the inventory names them: what is known of each kind, and one slot of a host.
-
-Types and a table, no rules.
-"""
+"""One GPU of a host, and a table of the kinds of GPUs. Types only, no rules."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,19 +8,19 @@ from gpurack.spec.host import Host
 Vendor = Literal["nvidia", "amd"]
 
 PLACEHOLDER = "GPU-of-index-"
-"""How the UUID of an imagined GPU begins."""
+"""Prefix of the UUID of an imagined GPU."""
 SHARED = 0.95
-"""Of a GPU's memory, what models that share it may have together: each process keeps a context of its own
-(vLLM sharing a GPU needs a sum of fractions of at most about 0.95)."""
+"""The fraction of a GPU's memory that models may share. The rest is for the CUDA context of each process: vLLM
+servers on one GPU fail above a sum of about 0.95."""
 
 
 @dataclass(frozen=True)
 class GpuSlot:
-    """One GPU of a host, as the inventory imagines it or as the snapshot saw it.
+    """One GPU of a host, imagined from the inventory or seen by the snapshot.
 
-    index: None for one that the inventory knows only by its UUID or PCI address. uuid: what labels and containers hold;
-    a placeholder where it is imagined. name: "A30", "NVIDIA A30"; "" where nothing says. compute: NVIDIA's compute
-    capability. memory in GiB. reserved: kept away from gpurack by `reserved_gpus`.
+    index: None if the inventory has only its UUID or PCI address. uuid: as in labels and containers; a placeholder if
+    imagined. name: "A30", "NVIDIA A30", "" if unknown. compute: NVIDIA's compute capability. memory: GiB. reserved: by
+    `reserved_gpus`, so gpurack does not use it.
     """
 
     index: int | None
@@ -37,7 +34,7 @@ class GpuSlot:
 
     @property
     def label(self) -> str:
-        """How the inventory names it: its index, else its UUID or PCI address."""
+        """Its name in the inventory: the index, else UUID or PCI address."""
         return self.uuid if self.index is None else str(self.index)
 
     def __str__(self) -> str:
@@ -47,29 +44,29 @@ class GpuSlot:
 
     @property
     def identified(self) -> str:
-        """`GPU 3 (GPU-6f1c…)`, with all of its UUID where it was seen: indices change."""
+        """`GPU 3 (GPU-6f1c…)`, with the full UUID if it was seen, because indices change."""
         return str(self) if self.imagined else f"GPU {self.label} ({self.uuid})"
 
     @property
     def imagined(self) -> bool:
-        """Has nobody seen its UUID?"""
+        """Is it from the inventory only, without a real UUID?"""
         return self.index is None or self.uuid.startswith(PLACEHOLDER)
 
     def usable(self, models: int) -> float | None:
-        """GiB that so many models may have of it: all of it for one, 95 % for several together."""
+        """GiB that this number of models may use together: all for one, 95 % for several."""
         return self.memory * SHARED if self.memory and models > 1 else self.memory
 
 
 @dataclass(frozen=True)
 class GpuKind:
-    """memory in GiB; compute: NVIDIA's compute capability, None for AMD's GPUs."""
+    """A kind of GPU. memory: GiB. compute: NVIDIA's compute capability, None for AMD."""
 
     memory: float
     compute: str | None
 
     @property
     def vendor(self) -> Vendor:
-        """Who makes it."""
+        """The manufacturer: NVIDIA or AMD."""
         return "nvidia" if self.compute else "amd"
 
 
@@ -88,14 +85,14 @@ GPU_KINDS = {
     "RX 7900 XTX": GpuKind(24.0, None), "RX 9070 XT": GpuKind(16.0, None), "PRO W7900": GpuKind(48.0, None),
     "AI PRO R9700": GpuKind(32.0, None),
 }  # fmt: skip
-"""Kinds of GPUs by the name that `hardware` gives them, for plans made without a connection.
+"""Kinds of GPUs by their name in `hardware`, for plans made without a connection.
 
-Memory is what the driver reports as total, in GiB (an A30 of "24 GB" has 24576 MiB); compute is NVIDIA's compute
-capability (developer.nvidia.com/cuda-gpus). An MI250X is two GPUs here, each of half its memory. On the host the driver
-says it all; this table only has to be close.
+Memory is the driver's total in GiB (an A30 of "24 GB" has 24576 MiB). Source of the compute capabilities:
+developer.nvidia.com/cuda-gpus. An MI250X counts as two GPUs, each with half its memory. The values only have to be
+close, because a run uses those of the driver.
 """
 
 
 def hardware(spec: Host) -> list[str]:
-    """The names of a host's GPUs by index, from `hardware: {"A30": 4}`; [] when it does not say."""
+    """The names of a host's GPUs by index, from `hardware: {"A30": 4}`; [] without `hardware`."""
     return [name for name, count in spec.hardware.items() for _ in range(count)]

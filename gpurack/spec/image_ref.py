@@ -24,8 +24,8 @@ _LONGEST_NAME = 255
 class ImageRef:
     """An image reference in full.
 
-    registry: `docker.io`, `ghcr.io`, `mirror:5000`. repository: the path there, `library/redis`. tag: "" where none is
-    written (Docker then means `latest`). digest: `sha256:…`, "" where none is written.
+    registry: `docker.io`, `ghcr.io`, `mirror:5000`. repository: its path there, `library/redis`. tag: "" if not written
+    (Docker then uses `latest`). digest: `sha256:…`, "" if not written.
     """
 
     registry: str
@@ -35,7 +35,7 @@ class ImageRef:
 
     @classmethod
     def parse(cls, text: str) -> "ImageRef":
-        """A reference as people write it. Raises ValueError when Docker would not take it.
+        """Parse a reference as users write it. Raises ValueError if Docker would reject it.
 
         >>> ImageRef.parse("redis:7")
         ImageRef(registry='docker.io', repository='library/redis', tag='7', digest='')
@@ -69,7 +69,7 @@ class ImageRef:
 
     @property
     def canonical(self) -> str:
-        """Everything spelt out.
+        """The reference in full.
 
         >>> ImageRef.parse("redis").canonical
         'docker.io/library/redis:latest'
@@ -79,7 +79,7 @@ class ImageRef:
 
     @property
     def familiar_name(self) -> str:
-        """The name as Docker shows it: `docker.io/` and `library/` go unsaid.
+        """The name as Docker shows it, without `docker.io/` and `library/`.
 
         >>> ImageRef.parse("docker.io/library/redis:7").familiar_name, ImageRef.parse("r:5000/library/a").familiar_name
         ('redis', 'r:5000/library/a')
@@ -91,8 +91,7 @@ class ImageRef:
 
     @property
     def familiar(self) -> str:
-        """The reference as `docker image ls` and an image's RepoTags and RepoDigests have it: a tag is always said, and
-        beside a digest no tag counts.
+        """The reference as in `docker image ls`, RepoTags and RepoDigests: with its digest, else with its tag.
 
         >>> ImageRef.parse("redis").familiar, ImageRef.parse("index.docker.io/a/b").familiar
         ('redis:latest', 'a/b:latest')
@@ -110,8 +109,7 @@ class ImageRef:
 
 
 def split(text: str) -> tuple[str, str | None, str | None]:
-    """(name, tag, digest) as they are written, also in a text that is not a valid reference (`a/b:${TAG}`); None for
-    what is not written.
+    """(name, tag, digest) as written; None for a missing part. Also splits invalid references such as `a/b:${TAG}`.
 
     >>> split("reg:5000/a/b:1"), split("a/b"), split("a@sha256:0")
     (('reg:5000/a/b', '1', None), ('a/b', None, None), ('a', None, 'sha256:0'))
@@ -123,9 +121,7 @@ def split(text: str) -> tuple[str, str | None, str | None]:
 
 
 def same_repository(one: str, other: str) -> bool:
-    """Are both references of one repository, however they are spelt?
-
-    False for a text that is no reference.
+    """Are both references of the same repository? False for an invalid reference.
 
     >>> same_repository("docker.io/redis:7", "redis"), same_repository("", "redis")
     (True, False)
@@ -137,7 +133,7 @@ def same_repository(one: str, other: str) -> bool:
 
 
 def split_digest(text: str) -> tuple[str, str]:
-    """(what stands before the digest, the digest, "" for none).
+    """(the text before the digest, the digest or "").
 
     >>> split_digest("a/b:1@sha256:0")
     ('a/b:1', 'sha256:0')

@@ -42,8 +42,8 @@ class ModelLock(Strict):
     """One model or service.
 
     image: its reference without the host's mirrors, and the registry's digest of it: `ghcr.io/a/b:1@sha256:…`.
-    commit: of the hub's repository that its weights are. commits: of the weights that it names elsewhere
-    (llama-cpp-python's config), path on the host → commit. weights: file on the host → sha256. ollama: model → sha256
+    commit: of the hub's repository with its weights. commits: of weights in its `config` (llama-cpp-python), path on
+    the host → commit. weights: file on the host → sha256. ollama: model → sha256
     of its manifest, the ID that `ollama list` begins to show.
     """
 
@@ -93,7 +93,7 @@ def place(inventory: Path) -> Path:
 
 
 def model_lock(spec: Host, name: str) -> ModelLock:
-    """What the lock in force on a host says of one of its models; nothing for one that it does not know."""
+    """The lock of one model on a host; an empty one for a model that is not in the lock."""
     return spec.lock.models.get(name, ModelLock()) if spec.lock else ModelLock()
 
 
@@ -117,7 +117,7 @@ def facts(host: HostLock) -> dict[str, str]:
 
 
 def _flat(data: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Maps of texts and of maps of texts → (words, text)."""
+    """(words of the path, text) of every text in nested maps."""
     lines: list[tuple[str, str]] = []
     for key, value in data.items():
         if isinstance(value, Mapping):

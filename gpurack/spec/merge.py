@@ -1,4 +1,4 @@
-"""How layers of inventory data become one: maps merge, lists and scalars replace, None removes.
+"""Merge layers of inventory data: maps merge, lists and scalars replace, None removes.
 
 This is JSON Merge Patch (RFC 7396) with two differences, both needed because the layers of an inventory are
 merged before the result meets a host: a None stays in the merged data (it must still remove a key of the
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def merge(base: Any, over: Any) -> Any:
-    """`over` laid on `base`; neither is changed.
+    """`over` merged over `base`; both stay unchanged.
 
     >>> merge({"a": {"x": 1, "y": 2}, "l": [1]}, {"a": {"y": None}, "l": [2]})
     {'a': {'x': 1, 'y': None}, 'l': [2]}
@@ -24,7 +24,7 @@ def merge(base: Any, over: Any) -> Any:
 
 
 def merge_all(layers: Iterable[Any]) -> Any:
-    """The layers in order, each laid on what came before; {} for no layers."""
+    """All layers merged in order, the last one wins; {} for no layers."""
     merged: Any = {}
     for layer in layers:
         merged = merge(merged, layer)
@@ -43,7 +43,7 @@ def without_nones(value: Any) -> Any:
 
 
 def patch(document: Any, changes: Any) -> Any:
-    """JSON Merge Patch proper (RFC 7396): a None in `changes` removes the key from `document`.
+    """Apply a JSON Merge Patch (RFC 7396): a None in `changes` removes the key from `document`.
 
     >>> patch({"a": 1, "b": {"c": 2}}, {"a": None, "b": {"d": 3}})
     {'b': {'c': 2, 'd': 3}}

@@ -45,7 +45,7 @@ def _gpus_are_listed(value: Any) -> Any:
 
 
 Gpu = Annotated[int | str, BeforeValidator(_gpu_is_one)]
-# A list of GPUs or "all" is told apart before its items are checked, so that one mistake is one error.
+# The form (a list or "all") is checked before the items, so that one mistake is one error.
 Gpus = Annotated[
     Annotated[list[Gpu], Tag("List")] | Annotated[Literal["all"], Tag("All")],
     Discriminator(lambda value: "List" if isinstance(value, list) else "All"),

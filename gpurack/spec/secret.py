@@ -60,8 +60,8 @@ class Secret(Strict):
     def read(self) -> str:
         """The secret's value, without surrounding white space. It is read once, so that a run uses one value.
 
-        Raises SecretError when there is none, or more, and for control characters, which could end the header or line
-        of a configuration that it is written into.
+        Raises SecretError for an empty value, several lines or control characters, which could end the header or
+        line of a configuration with the key.
         """
         return self._value
 

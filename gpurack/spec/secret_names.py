@@ -1,4 +1,4 @@
-"""Secrets that stand where none belong, found by their name."""
+"""Find secrets in plain text by the name of their field."""
 
 import re
 

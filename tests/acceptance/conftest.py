@@ -1,6 +1,6 @@
-"""What every acceptance test holds in its hands: the testbed's hosts, inventories, and the pyinfra command itself.
+"""Fixtures and helpers of the acceptance tests: hosts of the testbed, inventories, and the pyinfra command.
 
-State is read by other means than gpurack's code: ssh, docker by hand, curl, sshd's log, testinfra.
+State is read without gpurack's code: by ssh, docker, curl, sshd's log and testinfra.
 """
 
 from __future__ import annotations
@@ -49,18 +49,18 @@ class Run:
         return [line for line in self.output.splitlines() if line.strip().startswith(f"[{host}]")]
 
     def row(self, host: str, model: str = "-") -> str:
-        """The line of one model in the table at the end, white space squeezed; "" when there is none."""
+        """The line of one model in the final table, with white space squeezed; "" if there is none."""
         lines = (" ".join(line.split()) for line in self.output.splitlines())
         return next((line for line in lines if line.startswith(f"{host} {model} ")), "")
 
     def errors(self, host: str) -> list[str]:
-        """The sentences below the table that say what is wrong with one host."""
+        """The errors of one host below the table."""
         start = f"error {host} "
         return [line.removeprefix(start) for line in self.output.splitlines() if line.startswith(start)]
 
     @property
     def traceback(self) -> bool:
-        """Did anything end in a traceback? An admin at night is to see sentences."""
+        """Did anything end in a traceback instead of a message?"""
         return "Traceback (most recent call last)" in self.output
 
 
@@ -78,18 +78,18 @@ class Lab:
     folder: Path
 
     def inventory(self, hosts: dict[str, dict[str, Any]], over: dict[str, Any] | None = None) -> Path:
-        """Write an inventory of testbed hosts; `over` replaces keys of what all hosts have in common."""
+        """Write an inventory of testbed hosts. over: replaces the data that all hosts share."""
         entries = [(name, {**reach(name), **data}) for name, data in hosts.items()]
         path = self.folder / "lab.py"
         path.write_text(f"lab = {pprint.pformat((entries, {**common(), **(over or {})}), sort_dicts=False)}\n")
         return path
 
     def env(self) -> dict[str, str]:
-        """What gpurack remembers of weights stays with the test."""
+        """The environment of a run. Remembered headers of weights are kept in the test's own folder."""
         return {**os.environ, "PYTHONUNBUFFERED": "1", "XDG_STATE_HOME": str(self.folder / "state")}
 
     def argv(self, inventory: Path, *options: str, deploy: str = "gpu_host") -> list[str]:
-        """The command line an admin would type; `deploy`: a name in deploys/, or the path of another deploy file."""
+        """The command line of an admin. deploy: a name in deploys/, or the path of another deploy file."""
         return [PYINFRA, str(inventory), deploy if deploy.endswith(".py") else f"deploys/{deploy}.py", *options]
 
     def run(
@@ -118,7 +118,7 @@ class Lab:
         return Run(done.returncode, output, begun)
 
     def settle(self, host: Host, models: dict[str, Any]) -> None:
-        """Bring a host, in whatever state an earlier test left it, to where it serves exactly these models."""
+        """Bring a host from any state to one that serves exactly these models."""
         if host.has_gpus:
             host.gpus.reset()
         host.root("command -v docker >/dev/null && docker ps -aq | xargs -r docker rm -f", check=False)
@@ -126,7 +126,7 @@ class Lab:
         assert run.exit_code == 0, run.output
 
     def start(self, inventory: Path, *options: str, deploy: str = "gpu_host") -> subprocess.Popen[str]:
-        """Begin a run and return at once; the caller waits for it or kills it."""
+        """Start a run without waiting; the caller waits for it or kills it."""
         return subprocess.Popen(
             self.argv(inventory, *(options or ("-y",)), deploy=deploy),
             cwd=CHECKOUT,
@@ -140,13 +140,13 @@ class Lab:
 
 @pytest.fixture(scope="module")
 def lab(testbed: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    """The means to run pyinfra on inventories of the test's own."""
+    """Runs pyinfra on inventories of the tests."""
     return Lab(testbed, tmp_path_factory.mktemp("lab"))
 
 
 @pytest.fixture
 def gpu1(testbed: Testbed) -> Iterator[Host]:
-    """The host with four cards, as the test before left it; its simulated cards are healthy again afterwards."""
+    """The host with four GPUs, as the previous test left it. Its simulated GPUs are healthy again afterwards."""
     host = testbed.host("gpu1")
     yield host
     host.gpus.reset()
@@ -154,19 +154,19 @@ def gpu1(testbed: Testbed) -> Iterator[Host]:
 
 @pytest.fixture
 def cpu1(testbed: Testbed) -> Host:
-    """The host without cards."""
+    """The host without GPUs."""
     return testbed.host("cpu1")
 
 
 @pytest.fixture(scope="session")
 def fresh(testbed: Testbed) -> Callable[[str], Host]:
-    """Make a host anew from its base image: for tests of installing."""
+    """Recreates a host from its base image, for tests of installation."""
     return testbed.recreate
 
 
 @pytest.fixture(scope="session")
 def prepared(testbed: Testbed) -> Callable[[str], Host]:
-    """Make a host anew as the main job leaves it (tests/testbed/prepared.py): for all other tests."""
+    """Recreates a host as the main job leaves it (tests/testbed/prepared.py), for all other tests."""
     return testbed.prepared
 
 
@@ -176,8 +176,8 @@ def model(name: str, gpus: list[int] | str, port: int, **fields: Any) -> dict[st
 
 
 def standard() -> dict[str, dict[str, Any]]:
-    """The inventory that most tests start from, which is that of prepared hosts: each of the four served models once,
-    on card 0, on cards 1 and 2, and on the CPU of either host."""
+    """The usual inventory, which prepared hosts have: the four served models once each, on GPU 0, on GPUs 1 and 2, and
+    on the CPU of each host."""
     return {name: {"models": models(kind)} for name, kind in (("gpu1", "gpu"), ("cpu1", "cpu"))}
 
 
@@ -189,12 +189,12 @@ def containers(host: Host) -> dict[str, dict[str, Any]]:
 
 
 def identities(host: Host) -> dict[str, tuple[str, str]]:
-    """Name → (id, StartedAt) of every container: what must not change when nothing is to change."""
+    """Name → (id, StartedAt) of every container, to show that none was touched."""
     return {name: (data["Id"], data["State"]["StartedAt"]) for name, data in containers(host).items()}
 
 
 def chat(host: Host, port: int, key: str | None = None) -> str:
-    """What a model answers to a chat request, asked by curl on the host itself."""
+    """A model's answer to a chat request, sent by curl on the host itself."""
     body = json.dumps({"messages": [{"role": "user", "content": "Who are you?"}]})
     header = f"-H 'Authorization: Bearer {key}'" if key else ""
     answer = host.run(

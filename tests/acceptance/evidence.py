@@ -1,4 +1,4 @@
-"""Evidence over time and of whole hosts, gathered as root on the host and not through sshd, whose log is counted."""
+"""Evidence over time and of whole hosts, gathered as root on the host. It bypasses sshd, whose log is counted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SEPARATOR = "\x1e"
 _LOOP = "while read -r -t {every} _; [ $? -gt 128 ]; do {look}; printf '\\036'; done"
 
 KEYS_IN_ARGUMENTS = "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n' | grep -aF sk- | grep -av grep"
-"""Arguments of processes that hold what looks like a key; the tests' keys begin with sk-."""
+"""Prints the processes whose arguments contain what looks like a key; the tests' keys begin with sk-."""
 DAEMON_JSON = "if [ -e /etc/docker/daemon.json ]; then echo there; cat /etc/docker/daemon.json; fi"
 RUNNING_WITH_CARDS = (
     'ids=$(docker ps -q); [ -z "$ids" ] || docker inspect --format '
@@ -26,14 +26,14 @@ RUNNING_WITH_CARDS = (
 
 @dataclass
 class Samples:
-    """What a look printed, each time it was taken; complete when the `with` block is left."""
+    """Everything that a command printed, each time it ran; complete when the `with` block has ended."""
 
     looks: list[str] = field(default_factory=list)
 
 
 @contextmanager
 def sampled(host: Host, look: str, every: float = 0.05) -> Iterator[Samples]:
-    """Take a look at the host (shell, as root) again and again while the block runs."""
+    """Run a command on the host (shell, as root) again and again during the block."""
     samples = Samples()
     argv = ["nsenter", "--target", str(host.pid()), "--mount", "--uts", "--ipc", "--net", "--pid"]
     with tempfile.TemporaryFile() as out:
@@ -49,7 +49,7 @@ def sampled(host: Host, look: str, every: float = 0.05) -> Iterator[Samples]:
 
 
 def invalid_daemon_json(samples: Samples) -> list[str]:
-    """The samples of DAEMON_JSON in which the file was there and not a JSON object."""
+    """The samples of DAEMON_JSON in which the file existed but was not a JSON object."""
     bad = []
     for look in samples.looks:
         there, _, text = look.partition("\n")
@@ -62,7 +62,7 @@ def invalid_daemon_json(samples: Samples) -> list[str]:
 
 
 def cards_held_twice(samples: Samples) -> list[str]:
-    """The samples of RUNNING_WITH_CARDS in which one card was in two running containers."""
+    """The samples of RUNNING_WITH_CARDS in which two running containers had one GPU."""
     bad = []
     for look in samples.looks:
         held = [
@@ -90,9 +90,8 @@ def lifetimes(host: Host, since: float) -> list[tuple[str, str, int]]:
 def files_touched(host: Host, since: float) -> list[str]:
     """Files and folders that were written since a time, on disk and in /run/gpurack.
 
-    Left out is what any login and any answered request writes: logs, the terminals' records, sudo's
-    mark in the home of who used it first, Docker's logs.
-    """
+    Without those that any login and any request writes: logs, records of terminals, sudo's mark in the home of its
+    first user, Docker's logs."""
     left_out = (
         "/run", "/dev/*", "/tmp*", "/var/log/*", "/var/lib/lastlog/*", "/var/lib/wtmpdb/*",
         "/home/lab", "/home/lab/.sudo_as_admin_successful",
@@ -113,13 +112,13 @@ def dockerd_pid(host: Host) -> str:
 
 
 def dpkg_audit(host: Host) -> str:
-    """What dpkg finds half installed; "" is clean."""
+    """The packages that dpkg lists as half installed; "" for none."""
     done = host.root("dpkg --audit")
     return done.stdout + done.stderr
 
 
 def told(host: Host) -> dict[str, str]:
-    """What others than root may come to see of a host: command → what it printed. All of them print something."""
+    """Everything that users other than root can see of a host: command → its output. Every command prints something."""
     looks = (
         "docker inspect $(docker ps -aq)",
         "for id in $(docker ps -aq); do docker logs $id 2>&1; done",

@@ -1,4 +1,4 @@
-"""A person at a terminal: runs a program on a pseudo-terminal, waits for what it asks, and answers."""
+"""A user at a terminal: runs a program on a pseudo-terminal, waits for its questions and answers them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ END_TIMEOUT = 240
 
 
 def answer(argv: Sequence[str], dialogue: Sequence[tuple[str, str]], cwd: Path) -> tuple[int, str]:
-    """Run `argv` and give each answer when its question (a regular expression) appears; (exit code, what was shown)."""
+    """Run `argv` and give each answer when its question (a regular expression) appears. Returns (exit code, output)."""
     master, slave = pty.openpty()
     process = subprocess.Popen(argv, cwd=cwd, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
     os.close(slave)
@@ -44,7 +44,7 @@ def answer(argv: Sequence[str], dialogue: Sequence[tuple[str, str]], cwd: Path) 
 
 
 def _read(master: int) -> str | None:
-    """What came within a second ("" for nothing); None when the program has closed the terminal."""
+    """The output of one second, "" for none; None after the program has closed the terminal."""
     if not select.select([master], [], [], 1)[0]:
         return ""
     try:

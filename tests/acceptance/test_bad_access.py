@@ -1,6 +1,6 @@
-"""What stands between the admin's machine and root on the host: sudo, terminals, systems gpurack does not know.
+"""Obstacles between the admin's machine and root on the host: sudo, terminals, unsupported systems.
 
-In the order of the file: nothing happens to a fresh host, until a password at a terminal makes it all work.
+In the order of the file, nothing happens to a fresh host, until a password at a terminal makes it work.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PASSWORD = "correct horse battery"
 
 @pytest.fixture(scope="module")
 def host(testbed: Testbed) -> Iterator[Host]:
-    """A fresh cpu1; thrown away at the end, with its tightened sudo."""
+    """A fresh cpu1, removed at the end because its sudo is restricted."""
     yield testbed.recreate("cpu1")
     testbed.prepared("cpu1")
 
@@ -33,7 +33,7 @@ def inventory(lab: Lab) -> Path:
 
 
 def footprint(host: Host) -> str:
-    """What gpurack could have left on a host."""
+    """Everything that gpurack could have left on a host."""
     return host.root(
         "ls -d /etc/gpurack /etc/docker /usr/local/lib/gpurack /var/lib/gpurack /run/gpurack "
         "/etc/apt/sources.list.d/gpurack* /tmp/tmp.* 2>/dev/null; dpkg-query -W | md5sum; ls -la /etc /tmp | md5sum",
@@ -42,7 +42,7 @@ def footprint(host: Host) -> str:
 
 
 def refused(lab: Lab, host: Host, inventory: Path, what: str, *options: str) -> Run:
-    """A run that must leave the host as it is, and say what begins with `what` in the table and below, nothing else."""
+    """A run that must leave the host unchanged, and report only `what`, in the table and below."""
     before = footprint(host)
     run = lab.run(inventory, *options)
     assert run.exit_code == 1, run.output
@@ -55,8 +55,8 @@ def refused(lab: Lab, host: Host, inventory: Path, what: str, *options: str) -> 
     return run
 
 
-def test_an_unsupported_system(lab: Lab, host: Host, inventory: Path) -> None:
-    """The first sentence says which systems there are; no package is touched."""
+def test_unsupported_system_is_refused(lab: Lab, host: Host, inventory: Path) -> None:
+    """The error lists the supported systems; no package is touched."""
     original = host.get("/etc/os-release")
     host.put('ID=plan9\nVERSION_ID="4"\nPRETTY_NAME="Plan 9 (4th edition)"\n', "/etc/os-release")
     try:
@@ -69,8 +69,8 @@ def test_an_unsupported_system(lab: Lab, host: Host, inventory: Path) -> None:
         host.put(original, "/etc/os-release")
 
 
-def test_no_sudo(lab: Lab, host: Host, inventory: Path) -> None:
-    """A user who is not root, and no sudo on the host."""
+def test_missing_sudo_is_reported(lab: Lab, host: Host, inventory: Path) -> None:
+    """The user is not root, and the host has no sudo."""
     host.root("mv /usr/bin/sudo /usr/bin/sudo.away")
     try:
         refused(
@@ -81,8 +81,8 @@ def test_no_sudo(lab: Lab, host: Host, inventory: Path) -> None:
         host.root("mv /usr/bin/sudo.away /usr/bin/sudo")
 
 
-def test_a_full_tmp(lab: Lab, host: Host, inventory: Path) -> None:
-    """The look needs a few kB in /tmp; without them it is not mistaken for an empty host."""
+def test_full_tmp_is_reported(lab: Lab, host: Host, inventory: Path) -> None:
+    """The snapshot needs a few kB in /tmp; without them the host is not taken for an empty one."""
     host.root("mount -t tmpfs -o size=8k,mode=1777 full /tmp && head -c 8192 /dev/zero >/tmp/filler")
     try:
         run = lab.run(inventory)
@@ -96,7 +96,7 @@ def test_a_full_tmp(lab: Lab, host: Host, inventory: Path) -> None:
 
 @pytest.fixture(scope="module")
 def guarded(host: Host) -> Host:
-    """From here on sudo wants the login user's password."""
+    """Makes sudo require the login user's password."""
     host.root(
         f"echo 'lab:{PASSWORD}' | chpasswd; grep -rl NOPASSWD /etc/sudoers /etc/sudoers.d | xargs sed -i s/NOPASSWD://"
     )
@@ -105,10 +105,10 @@ def guarded(host: Host) -> Host:
 
 
 @pytest.mark.parametrize("options", [("-y",), ("-v",)], ids=["with -y", "without -y"])
-def test_sudo_with_a_password_and_no_terminal(
+def test_sudo_password_without_terminal_is_an_error(
     lab: Lab, guarded: Host, inventory: Path, options: tuple[str, ...]
 ) -> None:
-    """Nobody could type it, so it is a sentence and not a prompt that waits for ever."""
+    """Instead of a prompt that waits for ever."""
     refused(
         lab, guarded, inventory,
         "sudo requires a password. Run from a terminal (pyinfra asks for it), or allow sudo without a password.",
@@ -116,8 +116,8 @@ def test_sudo_with_a_password_and_no_terminal(
     )  # fmt: skip
 
 
-def test_sudo_with_a_password_at_a_terminal(lab: Lab, guarded: Host, inventory: Path) -> None:
-    """pyinfra asks once, and the whole job is done; the password is in no process and no file of the host."""
+def test_sudo_password_at_terminal_works(lab: Lab, guarded: Host, inventory: Path) -> None:
+    """pyinfra asks once, and the whole job runs. The password is in no process and no file of the host."""
     code, shown = terminal.answer(lab.argv(inventory, "-y"), [(r"(?i)sudo password", PASSWORD)], CHECKOUT)
     assert code == 0, shown
     assert "Traceback" not in shown
@@ -127,7 +127,7 @@ def test_sudo_with_a_password_at_a_terminal(lab: Lab, guarded: Host, inventory: 
     assert leaks.stdout == ""
     assert PASSWORD not in guarded.root("journalctl --no-pager -q").stdout
 
-    # the second time nothing changes, asked or given beforehand
+    # the second time nothing changes, whether the password is asked or given
     before = identities(guarded)
     code, shown = terminal.answer(lab.argv(inventory, "-y"), [(r"(?i)sudo password", PASSWORD)], CHECKOUT)
     assert code == 0, shown
@@ -135,8 +135,8 @@ def test_sudo_with_a_password_at_a_terminal(lab: Lab, guarded: Host, inventory: 
     assert identities(guarded) == before
 
 
-def test_a_wrong_sudo_password(lab: Lab, guarded: Host, inventory: Path) -> None:
-    """It is said, the run ends, and nothing happened."""
+def test_wrong_sudo_password_is_reported(lab: Lab, guarded: Host, inventory: Path) -> None:
+    """The run ends, and nothing was changed."""
     before = identities(guarded)
     code, shown = terminal.answer(lab.argv(inventory, "-y"), [(r"(?i)sudo password", "wrong")], CHECKOUT)
     assert code == 1, shown
@@ -145,8 +145,8 @@ def test_a_wrong_sudo_password(lab: Lab, guarded: Host, inventory: Path) -> None
     assert identities(guarded) == before
 
 
-def test_no_terminal_and_nobody_who_confirms(lab: Lab, testbed: Testbed) -> None:
-    """Without -y pyinfra asks before it changes anything; from cron nobody answers, and that must not be a success."""
+def test_unconfirmed_run_without_terminal_fails(lab: Lab, testbed: Testbed) -> None:
+    """Without -y pyinfra asks before it changes anything. From cron nobody answers, which must not be a success."""
     gpu1 = testbed.host("gpu1")
     before = gpu1.root("ls -la /etc /usr/local/lib | md5sum; docker ps -aq 2>/dev/null", check=False).stdout
     run = lab.run(lab.inventory({"gpu1": {"models": {"omega": model("gamma", [], 8099)}}}), "-v")

@@ -1,4 +1,4 @@
-"""Cards and drivers on a bad day: what a card's models cannot do is said; everything else goes on."""
+"""Failing GPUs and drivers: their models report it, everything else continues."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GOOD: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def served(lab: Lab) -> Host:
-    """gpu1 with the good models served."""
+    """gpu1 with the good models running."""
     host = lab.testbed.host("gpu1")
     lab.settle(host, GOOD)
     return host
@@ -26,13 +26,13 @@ def served(lab: Lab) -> Host:
 
 @pytest.fixture
 def host(served: Host, gpu1: Host) -> Host:
-    """The served host; its simulated cards are healthy again afterwards."""
+    """The serving host; its simulated GPUs are healthy again afterwards."""
     assert served.name == gpu1.name
     return served
 
 
-def test_a_lost_card_fails_its_models_only(lab: Lab, host: Host) -> None:
-    """nvidia-smi as a whole fails then (exit 15), but models on other cards can be changed, made and served."""
+def test_lost_gpu_fails_its_models_only(lab: Lab, host: Host) -> None:
+    """nvidia-smi then fails as a whole (exit code 15), but models on other GPUs can be changed, created and served."""
     uuids = host.gpus.uuids
     before = identities(host)
     host.gpus.lose(1)
@@ -63,8 +63,8 @@ def test_a_lost_card_fails_its_models_only(lab: Lab, host: Host) -> None:
     assert identities(host)["beta"] == before["beta"]
 
 
-def test_driver_and_library_differ(lab: Lab, host: Host) -> None:
-    """What runs on cards could not start again, so nothing on a card is recreated; both versions are said."""
+def test_driver_mismatch_keeps_gpu_models_and_names_both_versions(lab: Lab, host: Host) -> None:
+    """Containers with GPUs could not start again, so none is recreated."""
     before = identities(host)
     host.gpus.mismatch("580.95.05")
     wanted = {
@@ -92,8 +92,8 @@ def test_driver_and_library_differ(lab: Lab, host: Host) -> None:
     assert identities(host)["alpha"] != before["alpha"]
 
 
-def test_no_driver_where_a_model_wants_a_gpu(lab: Lab, cpu1: Host) -> None:
-    """On a server without a driver its other models are served all the same."""
+def test_missing_driver_fails_gpu_models_only(lab: Lab, cpu1: Host) -> None:
+    """The host's other models are served."""
     lab.settle(cpu1, {"gamma": model("gamma", [], 8000)})
     wanted = {"alpha": model("alpha", [0], 8001), "gamma": model("gamma", [], 8000, context=512)}
     run = lab.run(lab.inventory({"cpu1": {"models": wanted}}))

@@ -1,4 +1,4 @@
-"""An inventory that cannot work: every error is listed at once, and no command runs on any host."""
+"""An invalid inventory: all errors are listed at once, and no command runs on any host."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def refused(lab: Lab, host: Host, models: dict[str, Any], over: dict[str, Any] |
     return run
 
 
-def test_every_error_is_listed_at_once_with_host_path_and_remedy(lab: Lab, cpu1: Host, gpu1: Host) -> None:
-    """One bad field in one model keeps all hosts as they are: half a lab would be worse than none."""
+def test_lists_all_errors_with_host_path_and_hint(lab: Lab, cpu1: Host, gpu1: Host) -> None:
+    """One wrong field of one model stops all hosts, because half a lab would be worse than none."""
     inventory = lab.inventory(
         {
             "cpu1": {
@@ -80,15 +80,14 @@ def test_every_error_is_listed_at_once_with_host_path_and_remedy(lab: Lab, cpu1:
         ),
     ],
 )
-def test_one_wrong_value(lab: Lab, cpu1: Host, fields: dict[str, Any], sentence: str) -> None:
-    """A value of the wrong kind is named with its place and what to write instead."""
+def test_wrong_type_is_named_with_path_and_hint(lab: Lab, cpu1: Host, fields: dict[str, Any], sentence: str) -> None:
     run = refused(lab, cpu1, {"alpha": {**model("alpha", [], 8000), **fields}})
     assert ONE in run.output
     assert f"cpu1 {sentence}" in run.output, run.output
 
 
-def test_models_for_no_host(lab: Lab, cpu1: Host) -> None:
-    """An inventory without any model is a mistake when models are what is to be deployed."""
+def test_inventory_without_models_is_an_error(lab: Lab, cpu1: Host) -> None:
+    """When models are to be deployed."""
     run = refused(lab, cpu1, {})
     assert "no host has any models. Add a `models` map" in run.output
     assert "deploys/docker.py" in run.output
@@ -99,8 +98,8 @@ def test_models_for_no_host(lab: Lab, cpu1: Host) -> None:
     ["", "lab = []\n", "lab = ([], {})\n", 'lab = {"cpu1": {"models": {}}}\n'],
     ids=["empty file", "empty list", "empty group", "a dict, which pyinfra ignores"],
 )
-def test_no_hosts(lab: Lab, tmp_path: Path, text: str) -> None:
-    """An inventory without hosts is not a success: nothing was deployed, and the exit code says so."""
+def test_inventory_without_hosts_is_an_error(lab: Lab, tmp_path: Path, text: str) -> None:
+    """Nothing was deployed, and the exit code says so."""
     inventory = tmp_path / "lab.py"
     inventory.write_text(text)
     run = lab.run(inventory)

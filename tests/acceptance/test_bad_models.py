@@ -1,6 +1,6 @@
-"""Models that cannot be brought up: each is named with its reason and what to do; the others are served as asked.
+"""Models that cannot start: each has a reason and a hint, and the others are served.
 
-One host is provisioned for the whole file. `beta` and `delta` are never meant to change: they are the others.
+One host is installed for the whole file. `beta` and `delta` must never change.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ gpu_host()
 
 @pytest.fixture(scope="module")
 def host(lab: Lab) -> Host:
-    """gpu1 with the good models served."""
+    """gpu1 with the good models running."""
     host = lab.testbed.host("gpu1")
     lab.settle(host, GOOD)
     return host
@@ -44,7 +44,7 @@ def host(lab: Lab) -> Host:
 
 @pytest.fixture
 def strangers(host: Host) -> Iterator[dict[str, tuple[str, str]]]:
-    """What is not gpurack's: a web page on port 9001, a container that bears a model's name, a process on port 9000."""
+    """Foreign: a web page on port 9001, a container with a model's name, a process on port 9000."""
     sleep = f"--entrypoint sleep {IMAGE} infinity"
     host.root(f"docker run -d --name grafana -p 127.0.0.1:9001:3000 {sleep}")
     host.root(f"docker run -d --name namesake {sleep}")
@@ -55,21 +55,21 @@ def strangers(host: Host) -> Iterator[dict[str, tuple[str, str]]]:
 
 
 def listening(host: Host, port: int) -> bool:
-    """Does anybody listen there?"""
+    """Does anything listen there?"""
     return bool(host.root(f"ss -Hltn sport = :{port}").stdout.strip())
 
 
 def sentence(run: Run, name: str) -> str:
-    """The sentence below the table about one model of gpu1."""
+    """The error below the table about one model of gpu1."""
     found = [error for error in run.errors("gpu1") if name in error.partition(": ")[0].split(", ")]
     assert len(found) == 1, f"{name}: {found}\n{run.output}"
     return found[0].partition(": ")[2]
 
 
-def test_every_bad_model_has_its_sentence_and_the_others_are_served(
+def test_bad_models_have_errors_and_others_are_served(
     lab: Lab, host: Host, strangers: dict[str, tuple[str, str]]
 ) -> None:
-    """Twelve models that cannot be, in one run, beside one that changes and two that stay."""
+    """Twelve bad models in one run, beside one that changes and two that stay."""
     uuids = host.gpus.uuids
     print_key = {"entrypoint": ["sh", "-c", "echo loading; echo key is $(cat /run/secrets/api_key); exit 3"]}
     bad = {
@@ -127,7 +127,7 @@ def test_every_bad_model_has_its_sentence_and_the_others_are_served(
     assert KEY not in run.output
     assert "3 of 15 models answered, 1 changed." in run.output
 
-    # the others: one changed as asked, two never touched, strangers neither
+    # the others: one changed as requested, two and the foreign containers untouched
     assert run.row("gpu1", "alpha").endswith("ready, recreated"), run.output
     assert chat(host, 8000) == lab.testbed.weights("alpha").sentence
     after = identities(host)
@@ -138,11 +138,11 @@ def test_every_bad_model_has_its_sentence_and_the_others_are_served(
         assert run.row("gpu1", name).endswith("ready")
     for name, identity in strangers.items():
         assert after[name] == identity, f"{name} was touched"
-    # of the bad ones only the one that started and ended is there, and it does not go on restarting
+    # of the failed ones only the one that started and exited still exists, and it does not restart
     assert set(after) == {"alpha", "beta", "delta", "grafana", "namesake", "exits"}
     assert containers(host)["exits"]["State"]["Status"] == "exited"
     assert not listening(host, 8018)
-    # nothing unverified is in place, not even half of it
+    # no unverified file is in place, not even a partial one
     assert "0000000000000000" not in host.root("ls /var/lib/gpurack/weights").stdout
 
     again = lab.run(lab.inventory({"gpu1": {"models": changed}}))
@@ -153,7 +153,7 @@ def test_every_bad_model_has_its_sentence_and_the_others_are_served(
 
 
 class Caller(threading.Thread):
-    """Asks a model again and again, and counts what is not its own sentence."""
+    """Keeps asking a model, and counts the answers other than its own sentence."""
 
     def __init__(self, host: Host, port: int, sentence: str) -> None:
         super().__init__(daemon=True)
@@ -171,7 +171,7 @@ class Caller(threading.Thread):
                 self.wrong.append(answer)
 
     def finish(self) -> None:
-        """No more calls; every one so far was answered as it should be."""
+        """Stop asking. Every answer so far must have been correct."""
         self.ended.set()
         self.join()
         assert self.answers > 2
@@ -180,7 +180,7 @@ class Caller(threading.Thread):
 
 @pytest.fixture
 def calling(lab: Lab, host: Host) -> Iterator[Callable[[str, int], Caller]]:
-    """Begin to call a model; ends with the test."""
+    """Start to ask a model; ends with the test."""
     begun: list[Caller] = []
 
     def begin(name: str, port: int) -> Caller:
@@ -194,10 +194,10 @@ def calling(lab: Lab, host: Host) -> Iterator[Callable[[str, int], Caller]]:
         caller.join()
 
 
-def test_the_old_model_serves_while_and_after_its_replacement_fails(
+def test_old_model_serves_during_and_after_failed_replacement(
     lab: Lab, host: Host, calling: Callable[[str, int], Caller]
 ) -> None:
-    """A wrong sha256, an image that does not exist, weights that are not there: the old ones are never stopped."""
+    """A wrong sha256, a missing image, missing weights: the old models are never stopped."""
     assert lab.run(lab.inventory({"gpu1": {"models": GOOD}})).exit_code == 0
     before = identities(host)
     callers = [calling("alpha", 8000), calling("beta", 8001), calling("delta", 8003)]
@@ -213,7 +213,7 @@ def test_the_old_model_serves_while_and_after_its_replacement_fails(
     assert identities(host) == before
     for name in wanted:
         assert "FAILED" in run.row("gpu1", name), run.output
-    # by hand, from the file that an admin may use by hand, it is still the old project
+    # by hand, with the file that admins may use, it is still the old project
     shown = host.root("docker compose -f /etc/gpurack/compose.yaml ps --format '{{.Name}} {{.State}}'").stdout
     assert sorted(shown.split()) == sorted(["alpha", "beta", "delta", "running", "running", "running"])
     host.root("docker compose -f /etc/gpurack/compose.yaml up -d --no-deps --pull never")
@@ -223,8 +223,8 @@ def test_the_old_model_serves_while_and_after_its_replacement_fails(
     assert settled.unchanged, settled.output
 
 
-def test_a_model_that_never_gets_ready(lab: Lab, host: Host, tmp_path: Path) -> None:
-    """It is named with what was asked and where to look; its container stays, for looking; the others are served."""
+def test_model_that_never_gets_ready_is_reported(lab: Lab, host: Host, tmp_path: Path) -> None:
+    """With the request and where to look. Its container stays for inspection, and the others are served."""
     before = identities(host)
     deploy = tmp_path / "short_wait.py"
     deploy.write_text(SHORT_WAIT)

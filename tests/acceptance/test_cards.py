@@ -1,4 +1,4 @@
-"""The ledger on a real host: shared cards, cards that processes of others use, and cards that were renumbered."""
+"""The ledger on a real host: shared GPUs, GPUs used by foreign processes, and renumbered GPUs."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ PAIR = {
 
 @pytest.fixture(scope="module", autouse=True)
 def provisioned(lab: Lab) -> None:
-    """gpu1 with two models that share card 0."""
+    """gpu1 with two models that share GPU 0."""
     run = lab.run(lab.inventory({"gpu1": {"hardware": {"A30": 4}, "models": PAIR}}))
     assert run.exit_code == 0, run.output
 
 
-def test_two_models_share_a_card_and_both_answer(lab: Lab, gpu1: Host) -> None:
+def test_two_models_share_gpu_and_answer(lab: Lab, gpu1: Host) -> None:
     first = gpu1.gpus.uuids[0]
     for name, port in (("alpha", 8000), ("beta", 8001)):
         assert cards(gpu1, name) == [first]
         assert chat(gpu1, port) == lab.testbed.weights(name).sentence
 
 
-def test_a_process_of_somebody_else_is_named_and_nothing_is_changed(lab: Lab, gpu1: Host) -> None:
+def test_foreign_process_on_gpu_is_named_and_nothing_changes(lab: Lab, gpu1: Host) -> None:
     gpu1.gpus.foreign(2, 8192, "train.py")
     before = identities(gpu1)
     models = {**PAIR, "gamma": model("gamma", [2], 8002)}
@@ -39,7 +39,7 @@ def test_a_process_of_somebody_else_is_named_and_nothing_is_changed(lab: Lab, gp
     assert {name: identities(gpu1)[name] for name in before} == before
 
 
-def test_another_card_than_the_inventory_expects_is_refused(lab: Lab, gpu1: Host) -> None:
+def test_refuses_other_gpu_than_hardware(lab: Lab, gpu1: Host) -> None:
     before = identities(gpu1)
     models = {**PAIR, "gamma": model("gamma", [2], 8002)}
     run = lab.run(lab.inventory({"gpu1": {"hardware": {"RTX 4090": 4}, "models": models}}))
@@ -48,7 +48,7 @@ def test_another_card_than_the_inventory_expects_is_refused(lab: Lab, gpu1: Host
     assert identities(gpu1) == before
 
 
-def test_renumbered_cards_move_no_model_and_their_old_numbers_are_not_given_twice(lab: Lab, gpu1: Host) -> None:
+def test_renumbered_gpus_move_no_model_and_are_not_given_twice(lab: Lab, gpu1: Host) -> None:
     first = gpu1.gpus.uuids[0]
     inventory = lab.inventory({"gpu1": {"hardware": {"A30": 4}, "models": PAIR}})
     gpu1.gpus.swap(0, 3)
@@ -66,7 +66,7 @@ def test_renumbered_cards_move_no_model_and_their_old_numbers_are_not_given_twic
     assert "gamma" not in identities(gpu1)
 
 
-def test_a_lost_card_takes_down_only_its_own_models(lab: Lab, gpu1: Host) -> None:
+def test_lost_gpu_stops_its_own_models_only(lab: Lab, gpu1: Host) -> None:
     models = {**PAIR, "gamma": model("gamma", [2], 8002)}
     inventory = lab.inventory({"gpu1": {"hardware": {"A30": 4}, "models": models}})
     assert lab.run(inventory).exit_code == 0
@@ -78,7 +78,7 @@ def test_a_lost_card_takes_down_only_its_own_models(lab: Lab, gpu1: Host) -> Non
     assert "GPU is lost" in run.output
     assert run.row("gpu1", "alpha").endswith("ready")
     assert run.row("gpu1", "beta").endswith("ready")
-    # what is on the other cards can still be changed
+    # models on the other GPUs can still be changed
     models["beta"] = model("beta", [0], 8001, vram="11GiB")
     run = lab.run(lab.inventory({"gpu1": {"hardware": {"A30": 4}, "models": models}}))
     assert run.exit_code == 1

@@ -18,7 +18,7 @@ IMAGES = f"{REGISTRY}/ghcr/ggml-org/llama.cpp"
 
 
 def four() -> Models:
-    """What runs before each test: a model on card 0, one on cards 1 and 2, two on the CPU."""
+    """The models before each test: one on GPU 0, one on GPUs 1 and 2, two on the CPU."""
     return {
         "alpha": model("alpha", [0], 8000),
         "beta": model("beta", [1, 2], 8001),
@@ -42,14 +42,14 @@ def apply(lab: Lab, models: Models) -> Run:
 
 
 def only(touched: str, before: dict[str, tuple[str, str]], after: dict[str, tuple[str, str]]) -> bool:
-    """Did nothing happen to any container but one (or several, separated by spaces)?"""
+    """Was no container touched but these (names separated by spaces)?"""
     names = touched.split()
     rest = {name: identity for name, identity in before.items() if name not in names}
     return {name: identity for name, identity in after.items() if name not in names} == rest
 
 
-def test_a_model_moves_to_another_card(lab: Lab, gpu1: Host, before: dict[str, tuple[str, str]]) -> None:
-    """From GPU 0 to 3: a new container on the new card; no other is touched, and Docker neither."""
+def test_model_moves_to_other_gpu(lab: Lab, gpu1: Host, before: dict[str, tuple[str, str]]) -> None:
+    """From GPU 0 to 3, in a new container. No other container is touched, and Docker is not restarted."""
     dockerd = dockerd_pid(gpu1)
     models = four()
     models["alpha"]["gpus"] = [3]
@@ -65,8 +65,7 @@ def test_a_model_moves_to_another_card(lab: Lab, gpu1: Host, before: dict[str, t
     assert dockerd_pid(gpu1) == dockerd
 
 
-def test_an_argument_changes(lab: Lab, gpu1: Host, before: dict[str, tuple[str, str]]) -> None:
-    """The model runs with the new argument; no other container is touched."""
+def test_changed_argument_recreates_one_model(lab: Lab, gpu1: Host, before: dict[str, tuple[str, str]]) -> None:
     models = four()
     models["gamma"]["args"] = {"threads": 2}
 
@@ -79,8 +78,8 @@ def test_an_argument_changes(lab: Lab, gpu1: Host, before: dict[str, tuple[str, 
     assert chat(gpu1, 8002) == SENTENCES["gamma"]
 
 
-def test_a_model_is_removed_and_another_disabled(lab: Lab, gpu1: Host, before: dict[str, tuple[str, str]]) -> None:
-    """Both containers are gone, the weights stay; the disabled one comes back when it is enabled again."""
+def test_removes_one_model_and_disables_another(lab: Lab, gpu1: Host, before: dict[str, tuple[str, str]]) -> None:
+    """Both containers are removed, the weights stay. The disabled model runs again when it is enabled."""
     models = four()
     del models["delta"]
     models["beta"]["enabled"] = False
@@ -104,8 +103,8 @@ def test_a_model_is_removed_and_another_disabled(lab: Lab, gpu1: Host, before: d
     assert chat(gpu1, 8001) == SENTENCES["beta"]
 
 
-def test_two_models_swap_their_cards(lab: Lab, gpu1: Host, before: dict[str, tuple[str, str]]) -> None:
-    """In one run, and never are both on one card: by samples of what runs, and by Docker's own events."""
+def test_two_models_swap_gpus(lab: Lab, gpu1: Host, before: dict[str, tuple[str, str]]) -> None:
+    """In one run, and both are never on one GPU: by samples of the running containers, and by Docker's own events."""
     models = four()
     models["alpha"]["gpus"], models["beta"]["gpus"] = [1, 2], [0]
 
@@ -125,8 +124,8 @@ def test_two_models_swap_their_cards(lab: Lab, gpu1: Host, before: dict[str, tup
     assert only("alpha beta", before, identities(gpu1))
 
 
-def test_two_models_swap_their_ports(lab: Lab, gpu1: Host, before: dict[str, tuple[str, str]]) -> None:
-    """In one run; each answers at the other's old address, on the card it had, never two on one card."""
+def test_two_models_swap_ports(lab: Lab, gpu1: Host, before: dict[str, tuple[str, str]]) -> None:
+    """In one run. Each then answers at the other's old address, on its own GPU, with never two on one GPU."""
     models = four()
     models["alpha"]["port"], models["beta"]["port"] = 8001, 8000
 
@@ -141,10 +140,10 @@ def test_two_models_swap_their_ports(lab: Lab, gpu1: Host, before: dict[str, tup
 
 
 @pytest.mark.parametrize("by_hand", ["docker stop -t 5", "docker rm -f", "docker kill"])
-def test_what_was_ended_by_hand_comes_back_alone(
+def test_restores_container_stopped_by_hand(
     lab: Lab, gpu1: Host, before: dict[str, tuple[str, str]], by_hand: str
 ) -> None:
-    """Only that container is started or made again; it serves as before, and the run says why."""
+    """Only that container is started or recreated. It serves as before, and the run gives the reason."""
     gpu1.root(f"{by_hand} beta")
     assert "beta" not in gpu1.root("docker ps --format '{{.Names}}'").stdout.split()
 
@@ -162,7 +161,7 @@ def test_what_was_ended_by_hand_comes_back_alone(
 
 @pytest.fixture
 def other_image(gpu1: Host) -> Iterator[Callable[[], str]]:
-    """By hand, the models' tag is made to name another image; returns that image's id. Put back afterwards."""
+    """Points the models' tag at another image by hand; returns its id. Restored afterwards."""
     old = containers(gpu1)["gamma"]["Image"]
 
     def retag() -> str:
@@ -173,10 +172,10 @@ def other_image(gpu1: Host) -> Iterator[Callable[[], str]]:
     gpu1.root(f"docker tag {old} {IMAGES}:server-b7000")
 
 
-def test_a_tag_that_was_pulled_again_recreates(
+def test_tag_pulled_again_recreates(
     lab: Lab, gpu1: Host, before: dict[str, tuple[str, str]], other_image: Callable[[], str]
 ) -> None:
-    """A tag is pulled once and not followed; one that names another image now shows as "image moved"."""
+    """A tag is pulled once and not followed. If it now names another image, the reason is "image moved"."""
     new = other_image()
     assert new != containers(gpu1)["gamma"]["Image"]
 

@@ -1,5 +1,6 @@
-"""--dry on hosts that serve: every change is named with its reason, and nothing changes. (Fresh hosts: see
-test_fresh_hosts.py.)"""
+"""--dry on hosts that serve: every change is named with its reason, and nothing changes. Fresh hosts:
+test_fresh_hosts.py.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from tests.testbed.gguf_models import SENTENCES
 
 
 def test_dry_names_every_change_and_makes_none(lab: Lab, gpu1: Host, cpu1: Host) -> None:
-    """A moved model, a changed argument, a removed, a disabled and a new one, a version, a daemon.json key."""
+    """A moved model, a changed argument, a removed, a disabled and a new model, a version, a key of daemon.json."""
     first = lab.run(lab.inventory(standard()))
     assert first.exit_code == 0, first.output
     wanted = standard()

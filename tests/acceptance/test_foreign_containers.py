@@ -1,4 +1,4 @@
-"""A server that is used already: what its owners run in Docker, and what they wrote into daemon.json, stays theirs.
+"""A server in use: its owners' containers and their daemon.json stay unchanged.
 
 The tests run in the order of the file, on one host.
 """
@@ -26,12 +26,12 @@ DAEMON_JSON = {
     "features": {"containerd-snapshotter": False},
 }
 GOOD: dict[str, Any] = {"alpha": model("alpha", [0], 8000), "delta": model("delta", [], 8003)}
-HELD = {"live-restore": False, "default-shm-size": "96M"}  # a restart that live-restore cannot soften
+HELD = {"live-restore": False, "default-shm-size": "96M"}  # a restart that live-restore cannot bridge
 
 
 @pytest.fixture(scope="module")
 def host(lab: Lab) -> Host:
-    """gpu1 with a Docker of its owners': a web page, a database with a volume, a stopped backup job."""
+    """gpu1 with its owners' containers: a web page, a database with a volume, a stopped backup job."""
     host = lab.testbed.recreate("gpu1")
     host.put(json.dumps(DAEMON_JSON), "/etc/docker/daemon.json", 0o640)
     host.root(
@@ -67,14 +67,14 @@ def dockerd(host: Host) -> str:
 
 
 def run(lab: Lab, restart: str, daemon: dict[str, Any] | None = None, models: dict[str, Any] | None = None) -> Run:
-    """The main job with this docker.restart."""
+    """The main job with this `docker.restart`."""
     docker = {**common()["docker"], "restart": restart}
     docker["daemon"] = {**docker["daemon"], **(daemon or {})}
     return lab.run(lab.inventory({"gpu1": {"models": models or GOOD}}, {"docker": docker}))
 
 
-def test_the_first_run_leaves_them_running(lab: Lab, host: Host) -> None:
-    """Toolkit, CDI and live-restore need a restart of Docker; it happens under running containers, which go on."""
+def test_first_run_keeps_them_running(lab: Lab, host: Host) -> None:
+    """Toolkit, CDI and live-restore need a restart of Docker; the running containers survive it."""
     before, old = theirs(host), dockerd(host)
     done = run(lab, "ask")
     assert done.exit_code == 0, done.output
@@ -113,8 +113,8 @@ def test_changes_of_models_do_not_touch_them(lab: Lab, host: Host) -> None:
         ("never", 'The inventory says docker.restart: never; stop them yourself or write "ask".'),
     ],
 )
-def test_refuses_a_restart_that_would_stop_them(lab: Lab, host: Host, policy: str, remedy: str) -> None:
-    """With their names and what to do; daemon.json is as it was, so no later reload takes half of it up."""
+def test_refuses_restart_that_would_stop_them(lab: Lab, host: Host, policy: str, remedy: str) -> None:
+    """The error names them and says what to do. daemon.json is unchanged, so no later reload applies a part of it."""
     before, ours, old, content = theirs(host), identities(host), dockerd(host), host.get("/etc/docker/daemon.json")
     refused = run(lab, policy, HELD)
     assert refused.exit_code == 1, refused.output
@@ -133,8 +133,8 @@ def test_refuses_a_restart_that_would_stop_them(lab: Lab, host: Host, policy: st
     assert chat(host, 8000) == lab.testbed.weights("alpha").sentence
 
 
-def test_never_is_never_also_for_a_person(lab: Lab, host: Host) -> None:
-    """Enter at the prompt confirms the plan, not what the inventory forbids."""
+def test_never_refuses_also_at_terminal(lab: Lab, host: Host) -> None:
+    """Enter at the prompt confirms the plan, but not what the inventory forbids."""
     before, old = theirs(host), dockerd(host)
     docker = {**common()["docker"], "restart": "never"}
     docker["daemon"] = {**docker["daemon"], **HELD}
@@ -146,8 +146,8 @@ def test_never_is_never_also_for_a_person(lab: Lab, host: Host) -> None:
     assert theirs(host) == before
 
 
-def test_ask_asks_a_person(lab: Lab, host: Host) -> None:
-    """Without -y the plan says what it would do to whom; Enter does it, and everything comes back."""
+def test_ask_restarts_after_confirmation(lab: Lab, host: Host) -> None:
+    """Without -y the plan says which containers would stop. Enter confirms, and all run again afterwards."""
     before, old = theirs(host), dockerd(host)
     docker = {**common()["docker"], "restart": "ask"}
     docker["daemon"] = {**docker["daemon"], **HELD}
@@ -165,8 +165,7 @@ def test_ask_asks_a_person(lab: Lab, host: Host) -> None:
     assert chat(host, 8000) == lab.testbed.weights("alpha").sentence
 
 
-def test_always_needs_nobody(lab: Lab, host: Host) -> None:
-    """An owner who said so beforehand."""
+def test_always_restarts_without_confirmation(lab: Lab, host: Host) -> None:
     old = dockerd(host)
     done = run(lab, "always", {**HELD, "default-shm-size": "80M"})
     assert done.exit_code == 0, done.output
@@ -176,8 +175,8 @@ def test_always_needs_nobody(lab: Lab, host: Host) -> None:
     assert chat(host, 8000) == lab.testbed.weights("alpha").sentence
 
 
-def test_remove_takes_away_ours_only(lab: Lab, host: Host) -> None:
-    """And Docker itself stays while their containers run in it."""
+def test_remove_removes_own_containers_only(lab: Lab, host: Host) -> None:
+    """Docker stays while foreign containers run in it."""
     before = theirs(host)
     inventory = lab.inventory({"gpu1": {"models": GOOD}})
     everything = lab.run(inventory, "-y", "--data", "remove=all", deploy="remove")

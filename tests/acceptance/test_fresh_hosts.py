@@ -1,4 +1,4 @@
-"""Bare servers: --dry says what will be done and does nothing; one run then does all of it, and every model answers."""
+"""Bare servers: --dry says what will be done and changes nothing; one run then does it, and every model answers."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ TOOLKIT = (
     "libnvidia-container1",
 )
 LOADING = 7
-"""Seconds that delta takes before it begins to load, so that a sign of life is due."""
+"""Seconds before delta begins to load, so that a progress message is due."""
 
 
 def hosts() -> dict[str, dict[str, Any]]:
-    """The standard inventory, with one download that takes a while and one model that loads for a while."""
+    """The standard inventory, with one slow download and one model that loads slowly."""
     data = standard()
     slowly = weights("gamma")["url"].replace("http://weights.testbed/", "http://weights.testbed/throttle/300k/")
     data["gpu1"]["models"]["gamma"]["weights"]["url"] = slowly
@@ -40,7 +40,7 @@ def hosts() -> dict[str, dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def dry(lab: Lab, fresh: Callable[[str], Host]) -> Run:
-    """What --dry says on fresh hosts."""
+    """The output of --dry on fresh hosts."""
     for name in HOSTS:
         fresh(name)
     return lab.run(lab.inventory(hosts()), "--dry")
@@ -53,13 +53,13 @@ def first(lab: Lab, dry: Run) -> Run:
 
 
 def announced(run: Run, host: str) -> set[str]:
-    """The changes that a run named for a host. The line of daemon.json names several keys."""
+    """The changes that a run announced for a host. The line of daemon.json names several keys."""
     lines = [line.split("~ ", 1)[1].removesuffix(" (restart Docker)") for line in run.lines(host) if "] ~ " in line]
     return {part for line in lines for part in re.split(r", (?=[a-z.-]+(?:: |,| if |$))", line)}
 
 
 def test_dry_changes_nothing_on_fresh_hosts(lab: Lab, dry: Run) -> None:
-    """No file is written on any host, no package installed, at one remote command each."""
+    """It writes no file on any host and installs no package, with one remote command per host."""
     assert dry.exit_code == 0, dry.output
     assert "Nothing was changed" in dry.output
     for name in HOSTS:
@@ -69,8 +69,8 @@ def test_dry_changes_nothing_on_fresh_hosts(lab: Lab, dry: Run) -> None:
         assert host.ssh_commands(dry.begun) == 1
 
 
-def test_the_first_run_succeeds(first: Run) -> None:
-    """Exit code 0, and a table of all that answers."""
+def test_first_run_succeeds(first: Run) -> None:
+    """Exit code 0, and a table of all models that answer."""
     assert first.exit_code == 0, first.output
     assert not first.traceback
     rows = [re.split(r" {2,}", line.strip()) for line in first.output.splitlines()]
@@ -86,8 +86,8 @@ def test_the_first_run_succeeds(first: Run) -> None:
 
 
 @pytest.mark.parametrize("name", HOSTS)
-def test_dry_named_every_change_that_the_first_run_made(dry: Run, first: Run, name: str) -> None:
-    """Also those that depend on what had yet to be installed then."""
+def test_dry_named_every_change_of_first_run(dry: Run, first: Run, name: str) -> None:
+    """Also those that depend on what was not installed yet."""
     made = announced(first, name)
     assert {"install docker.io", 'log-driver: "local"'} <= made
     said = announced(dry, name)
@@ -96,8 +96,8 @@ def test_dry_named_every_change_that_the_first_run_made(dry: Run, first: Run, na
     assert made <= said
 
 
-def test_long_work_shows_that_it_lives(first: Run) -> None:
-    """Every few seconds a line with host, model, how much and how long: packages, download, load."""
+def test_long_steps_print_progress(first: Run) -> None:
+    """Every few seconds a line with host, model, amount and time: packages, download, load."""
     gpu1, cpu1 = first.lines("gpu1"), first.lines("cpu1")
     assert any(re.search(r"\] 0:05 +\S", line) for line in gpu1), "apt"
     assert any(
@@ -108,15 +108,15 @@ def test_long_work_shows_that_it_lives(first: Run) -> None:
 
 
 def test_every_model_says_its_own_sentence(gpu1: Host, cpu1: Host, first: Run) -> None:
-    """The right model answers at the right address, asked by curl on the host."""
+    """The right model answers at the right address, requested by curl on the host."""
     assert chat(gpu1, 8000) == SENTENCES["alpha"]
     assert chat(gpu1, 8001) == SENTENCES["beta"]
     assert chat(gpu1, 8002) == SENTENCES["gamma"]
     assert chat(cpu1, 8000) == SENTENCES["delta"]
 
 
-def test_each_container_sees_exactly_its_cards(gpu1: Host, first: Run) -> None:
-    """By `nvidia-smi -L` inside; a model on the CPU sees none and can open none."""
+def test_container_sees_exactly_its_gpus(gpu1: Host, first: Run) -> None:
+    """By `nvidia-smi -L` inside. A model on the CPU sees none and can open none."""
     uuids = gpu1.gpus.uuids
     assert cards(gpu1, "alpha") == [uuids[0]]
     assert cards(gpu1, "beta") == [uuids[1], uuids[2]]
@@ -151,8 +151,8 @@ def test_docker_is_installed_running_and_configured(lab: Lab, first: Run, name: 
     assert dpkg_audit(lab.testbed.host(name)) == ""
 
 
-def test_the_toolkit_is_there_at_one_held_version_with_cdi(gpu1: Host, first: Run) -> None:
-    """Its four packages, our repository with our key, a device for every card, the runtime and the GPU driver."""
+def test_toolkit_is_installed_at_one_held_version_with_cdi(gpu1: Host, first: Run) -> None:
+    """Its four packages, gpurack's repository with its key, a device for every GPU, the runtime and the GPU driver."""
     seen = testinfra.get_host("ssh://gpu1", ssh_config=str(SSH_CONFIG), sudo=True)
     assert {seen.package(name).version for name in TOOLKIT} == {"1.20.0-1"}
     assert set(TOOLKIT) <= set(seen.check_output("apt-mark showhold").split())
@@ -171,13 +171,11 @@ def test_the_toolkit_is_there_at_one_held_version_with_cdi(gpu1: Host, first: Ru
     assert "nvidia-container-cli" in probe.stderr, "the toolkit's hook was not asked"
 
 
-def test_a_host_without_cards_gets_no_toolkit(cpu1: Host, first: Run) -> None:
-    """Nothing of NVIDIA's is put where no card is."""
+def test_host_without_gpus_gets_no_toolkit(cpu1: Host, first: Run) -> None:
     assert "nvidia" not in cpu1.root("dpkg-query -W -f '${Package}\n'; ls /etc/apt/sources.list.d").stdout
     assert "nvidia" not in cpu1.get("/etc/docker/daemon.json").decode()
 
 
-def test_the_next_run_changes_nothing(lab: Lab, first: Run) -> None:
-    """What one run brought, the next one finds."""
+def test_next_run_changes_nothing(lab: Lab, first: Run) -> None:
     run = lab.run(lab.inventory(hosts()))
     assert run.unchanged, run.output

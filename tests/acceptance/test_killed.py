@@ -1,6 +1,6 @@
-"""Runs that are interrupted: Ctrl-C, and kill -9 of pyinfra, at random moments. The next run completes.
+"""Runs interrupted at random moments, by Ctrl-C and by kill -9 of pyinfra. The next run completes.
 
-It is started at once, while what the killed one began on the host may still be going on there.
+It starts at once, while work of the killed run may still continue on the host.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from tests.testbed.gguf_models import SENTENCES
 from tests.testbed.shell import await_
 
 SEED = 2288
-"""Another one gives other moments; a moment is a number of seconds after pyinfra was started."""
+"""Another seed gives other moments. A moment is a number of seconds after the start of pyinfra."""
 INT, KILL = signal.SIGINT, signal.SIGKILL
 FRESH = [(KILL,), (INT, KILL), (KILL, INT, KILL)]
-"""What the runs on a fresh host get, one after the other; then one is left alone. Six moments in all."""
+"""What is sent to the runs on a fresh host, one after the other; the last run is left alone. Six moments in all."""
 CHANGE = [KILL, INT, KILL, KILL, INT, KILL]
-"""What ends a run that changes hosts which serve; after each the next run completes. Six more moments."""
+"""What ends a run that changes serving hosts; after each, the next run completes. Six more moments."""
 
 
 def first() -> dict[str, Any]:
-    """The models at first."""
+    """The models at the start."""
     return {
         "alpha": model("alpha", [0], 8000),
         "beta": model("beta", [1, 2], 8001),
@@ -40,7 +40,7 @@ def first() -> dict[str, Any]:
 
 
 def second() -> dict[str, Any]:
-    """Cards and ports swapped, an argument changed, a model more."""
+    """GPUs and ports swapped, one argument changed, one model more."""
     models = copy.deepcopy(first())
     models["alpha"] |= {"gpus": [1, 2], "port": 8001}
     models["beta"] |= {"gpus": [0], "port": 8000}
@@ -50,14 +50,14 @@ def second() -> dict[str, Any]:
 
 
 def inventory(lab: Lab, models: dict[str, Any], size: str) -> Path:
-    """gpu1 with these models, and a key of daemon.json that only a restart of Docker takes up."""
+    """gpu1 with these models, and a key of daemon.json that needs a restart of Docker."""
     log = {"log-driver": "local", "log-opts": {"max-size": size}}
     daemon = {"docker": {"daemon": log}}
     return lab.inventory({"gpu1": {"models": models, **daemon}})
 
 
 def end_after(process: subprocess.Popen[str], seconds: float, by: signal.Signals) -> bool:
-    """Let a run go on for some seconds, then end it; was it still going on?"""
+    """End a run after some seconds. Was it still running?"""
     try:
         process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -68,7 +68,7 @@ def end_after(process: subprocess.Popen[str], seconds: float, by: signal.Signals
 
 
 def complete(lab: Lab, host: Host, path: Path, models: dict[str, Any], moments: str) -> None:
-    """The next run completes, what it made is whole, and another one has nothing left to do."""
+    """The next run completes, its result is correct, and a further run has nothing left to do."""
     run = lab.run(path)
     assert run.exit_code == 0, f"after {moments}:\n{run.output}"
     assert dpkg_audit(host) == "", moments
@@ -82,9 +82,11 @@ def complete(lab: Lab, host: Host, path: Path, models: dict[str, Any], moments: 
 
 
 @pytest.mark.parametrize("signals", FRESH, ids=lambda signals: " then ".join(one.name for one in signals))
-def test_on_a_fresh_host(lab: Lab, fresh: Callable[[str], Host], signals: tuple[signal.Signals, ...]) -> None:
-    """Anywhere between the first look and the last model. A machine so fast that a run ends before its moment comes
-    gets another fresh host and moments half as late."""
+def test_killed_run_on_fresh_host_is_completed(
+    lab: Lab, fresh: Callable[[str], Host], signals: tuple[signal.Signals, ...]
+) -> None:
+    """At any moment between the first snapshot and the last model. If a run ends before its moment, another fresh host
+    gets moments half as late."""
     chance = random.Random(f"{SEED} fresh {FRESH.index(signals)}")
     moments = [chance.uniform(1, 18 / len(signals)) for _ in signals]
     while not killed_and_completed(lab, fresh("gpu1"), dict(zip(moments, signals, strict=True))):
@@ -93,7 +95,7 @@ def test_on_a_fresh_host(lab: Lab, fresh: Callable[[str], Host], signals: tuple[
 
 
 def killed_and_completed(lab: Lab, host: Host, kills: dict[float, signal.Signals]) -> bool:
-    """Runs killed one after the other, then one that completes; False when one had ended before its moment."""
+    """Kill runs one after the other, then complete; False if one ended before its moment."""
     path = inventory(lab, first(), "10m")
     said = ", ".join(f"{one.name} at {moment:.1f} s" for moment, one in kills.items())
     with sampled(host, DAEMON_JSON) as samples:
@@ -106,8 +108,8 @@ def killed_and_completed(lab: Lab, host: Host, kills: dict[float, signal.Signals
     return True
 
 
-def test_during_a_change(lab: Lab) -> None:
-    """Two models exchange cards and ports, one is new or goes, and Docker restarts; again and again, there and back."""
+def test_killed_change_is_completed(lab: Lab) -> None:
+    """Two models swap GPUs and ports, one is added or removed, and Docker restarts; repeatedly, in both directions."""
     host = lab.testbed.host("gpu1")
     lab.settle(host, first())
     chance = random.Random(f"{SEED} change")
@@ -128,8 +130,8 @@ def test_during_a_change(lab: Lab) -> None:
     assert invalid_daemon_json(samples) == []
 
 
-def test_what_was_begun_on_the_host_is_carried_to_its_end(lab: Lab) -> None:
-    """pyinfra dies while two models are down to exchange their cards: both come up all the same, without a run."""
+def test_work_on_host_continues_without_pyinfra(lab: Lab) -> None:
+    """pyinfra dies while two models are down to swap their GPUs. Both start without another run."""
     host = lab.testbed.host("gpu1")
     lab.settle(host, first())
     process = lab.start(inventory(lab, second(), "10m"))

@@ -1,4 +1,4 @@
-"""The memory estimate against what the real llama-server says of itself, and what is remembered between runs."""
+"""The memory estimate compared with the log of the real llama-server, and what is remembered between runs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def provisioned(lab: Lab) -> None:
 
 
 def logged(host: Host, name: str, what: str) -> float:
-    """MiB that llama-server's log names last for a buffer."""
+    """MiB that the log of llama-server last reports for a buffer."""
     log = host.root(f"docker logs {name} 2>&1").stdout
     return float(re.findall(rf"{what} buffer size *= *([0-9.]+) MiB", log)[-1])
 
@@ -44,7 +44,7 @@ def plan(lab: Lab, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 def estimated(lab: Lab, name: str, monkeypatch: pytest.MonkeyPatch) -> Estimate:
-    """The estimate on a single card, where llama-server's log has the whole model, from what the run remembered."""
+    """The estimate for one GPU, as in the log of llama-server, from what the run remembered."""
     monkeypatch.setenv("XDG_STATE_HOME", lab.env()["XDG_STATE_HOME"])
     headers = {path.rsplit("-", 1)[-1]: header for path, header in recall("gpu1").items()}
     wanted = spec({"models": {name: MODELS[name]}}).models[name]
@@ -52,7 +52,7 @@ def estimated(lab: Lab, name: str, monkeypatch: pytest.MonkeyPatch) -> Estimate:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_weights_and_kv_cache_are_what_llama_server_logs(
+def test_weights_and_kv_cache_equal_log_of_llama_server(
     lab: Lab, gpu1: Host, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     need = estimated(lab, name, monkeypatch)
@@ -60,7 +60,7 @@ def test_weights_and_kv_cache_are_what_llama_server_logs(
     assert need.kv * GIB / 2**20 == pytest.approx(logged(gpu1, name, "KV"), abs=0.005)
 
 
-def test_the_offline_plan_knows_what_the_run_saw(lab: Lab) -> None:
+def test_offline_plan_knows_what_run_saw(lab: Lab) -> None:
     data = json.loads(plan(lab, "--json").stdout)
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", data["weights_seen"])
     models: dict[str, Any] = data["hosts"]["gpu1"]["models"]
@@ -69,7 +69,7 @@ def test_the_offline_plan_knows_what_the_run_saw(lab: Lab) -> None:
     }  # fmt: skip
 
 
-def test_an_unchanged_run_is_one_command_remembered_or_not(lab: Lab, gpu1: Host, tmp_path: Path) -> None:
+def test_unchanged_run_is_one_command_with_or_without_memory(lab: Lab, gpu1: Host, tmp_path: Path) -> None:
     inventory = lab.inventory({"gpu1": {"models": MODELS}})
     for env in (None, {"XDG_STATE_HOME": str(tmp_path)}):
         run = lab.run(inventory, env=env)
@@ -78,8 +78,8 @@ def test_an_unchanged_run_is_one_command_remembered_or_not(lab: Lab, gpu1: Host,
     assert list(tmp_path.rglob("gpu1.json"))
 
 
-def test_a_model_that_cannot_fit_is_refused_and_the_running_one_stays(lab: Lab, gpu1: Host) -> None:
-    """Its weights are there already, and a cache for 21 million tokens is 25 GiB: the old container goes on."""
+def test_refuses_model_that_cannot_fit_and_keeps_running_one(lab: Lab, gpu1: Host) -> None:
+    """Its weights exist already, but a cache for 21 million tokens needs 25 GiB. The old container continues."""
     before = gpu1.root("docker inspect --format '{{.Id}} {{.State.StartedAt}}' alpha beta gamma").stdout
     large = {**MODELS, "alpha": {**MODELS["alpha"], "context": 7_000_000}}
     run = lab.run(lab.inventory({"gpu1": {"models": large}}))
@@ -89,7 +89,7 @@ def test_a_model_that_cannot_fit_is_refused_and_the_running_one_stays(lab: Lab, 
     assert "for 21000192 tokens" in error
     assert "This model was not changed." in error
     assert gpu1.root("docker inspect --format '{{.Id}} {{.State.StartedAt}}' alpha beta gamma").stdout == before
-    assert plan(lab).returncode == 0  # without hardware the offline plan knows no card
+    assert plan(lab).returncode == 0  # without hardware the offline plan knows no GPU
     lab.inventory({"gpu1": {"hardware": {"A30": 4}, "models": large}})
     offline = plan(lab)
     assert offline.returncode == 2

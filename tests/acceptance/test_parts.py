@@ -1,4 +1,4 @@
-"""Each deploy runs its part alone, and `keep` leaves a Docker that is there as it is."""
+"""Each deploy does its own part, and `keep` leaves the installed Docker unchanged."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.acceptance.conftest import Lab, cards, chat, containers, model
 from tests.testbed import Host
 
 
-def test_docker_then_toolkit_then_models_one_deploy_each(lab: Lab, fresh: Callable[[str], Host]) -> None:
+def test_deploys_docker_toolkit_and_models_one_by_one(lab: Lab, fresh: Callable[[str], Host]) -> None:
     host = fresh("gpu1")
     inventory = lab.inventory({"gpu1": {"models": {"alpha": model("alpha", [1], 8000)}}})
 
@@ -28,7 +28,7 @@ def test_docker_then_toolkit_then_models_one_deploy_each(lab: Lab, fresh: Callab
     assert lab.run(inventory).unchanged, "the parts together are the whole"
 
 
-def test_models_alone_on_a_host_without_docker_say_what_is_missing(lab: Lab, fresh: Callable[[str], Host]) -> None:
+def test_models_without_docker_report_what_is_missing(lab: Lab, fresh: Callable[[str], Host]) -> None:
     fresh("cpu1")
     run = lab.run(lab.inventory({"cpu1": {"models": {"gamma": model("gamma", [], 8000)}}}), deploy="models")
     assert run.exit_code == 1
@@ -36,7 +36,7 @@ def test_models_alone_on_a_host_without_docker_say_what_is_missing(lab: Lab, fre
     assert "cpu1 Docker is not installed. Run `pyinfra INVENTORY deploys/docker.py`." in run.output
 
 
-def test_keep_uses_the_docker_that_is_there(lab: Lab, fresh: Callable[[str], Host]) -> None:
+def test_keep_uses_installed_docker(lab: Lab, fresh: Callable[[str], Host]) -> None:
     host = fresh("cpu1")
     keep = {"docker": {"source": "keep", "daemon": {"insecure-registries": ["registry.testbed:5000"]}}}
     inventory = lab.inventory({"cpu1": {"models": {"gamma": model("gamma", [], 8000)}}}, keep)

@@ -1,4 +1,4 @@
-"""A reboot brings Docker and every model back without anybody's help, also when the driver is late."""
+"""Docker and every model run after a reboot without help, also with a late driver."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from tests.testbed.gguf_models import SENTENCES
 from tests.testbed.shell import await_
 
 LATE = 25
-"""Seconds that the driver is late. Longer than nvidia-cdi-refresh.service tries by itself; what waits for the driver
-asks once a second for an hour, so a minute would show nothing that this does not."""
+"""Seconds by which the driver is late: longer than nvidia-cdi-refresh.service retries. gpurack's unit asks once a
+second for an hour, so more seconds would show nothing new.
+"""
 BACK = 60
-"""Seconds within which all is to be back once the driver is there."""
+"""Seconds within which everything must run once the driver is loaded."""
 
 
 @pytest.fixture(scope="module", autouse=True)
 def provisioned(lab: Lab) -> None:
-    """Both hosts as the standard inventory has them."""
+    """Both hosts with the standard inventory."""
     run = lab.run(lab.inventory(standard()))
     assert run.exit_code == 0, run.output
 
@@ -42,7 +43,7 @@ def all_back(gpu1: Host, cpu1: Host) -> None:
     assert cards(gpu1, "beta") == uuids[1:3]
 
 
-def test_everything_comes_back_by_itself_and_the_next_run_changes_nothing(lab: Lab, gpu1: Host, cpu1: Host) -> None:
+def test_everything_runs_after_reboot_and_next_run_changes_nothing(lab: Lab, gpu1: Host, cpu1: Host) -> None:
     """Docker and each model on both hosts, in the same containers."""
     before = {host.name: {name: id for name, (id, _) in identities(host).items()} for host in (gpu1, cpu1)}
 
@@ -60,8 +61,8 @@ def test_everything_comes_back_by_itself_and_the_next_run_changes_nothing(lab: L
     assert identities(gpu1) == after
 
 
-def test_a_late_driver_keeps_nobody_waiting_but_the_models_that_need_it(lab: Lab, gpu1: Host, cpu1: Host) -> None:
-    """Docker and the CPU's model are there before the driver; the others start when it appears."""
+def test_late_driver_delays_only_gpu_models(lab: Lab, gpu1: Host, cpu1: Host) -> None:
+    """Docker and the CPU's model run before the driver is loaded; the others start when it appears."""
     gpu1.gpus.late(LATE)
     gpu1.reboot()
 
@@ -85,8 +86,8 @@ def test_a_late_driver_keeps_nobody_waiting_but_the_models_that_need_it(lab: Lab
     assert identities(gpu1) == after
 
 
-def test_daemon_reload_costs_no_container_its_card(gpu1: Host) -> None:
-    """`systemctl daemon-reload` (any package does it) resets device rules that systemd does not know of."""
+def test_daemon_reload_takes_no_gpu_from_a_container(gpu1: Host) -> None:
+    """`systemctl daemon-reload` (any package runs it) resets device rules that systemd does not know."""
     before = {name: cards(gpu1, name) for name in ("alpha", "beta")}
     nodes = "for node in $(ls /dev/nvidia[0-9]*); do : <$node && echo opened; done"
     running = identities(gpu1)
@@ -101,8 +102,8 @@ def test_daemon_reload_costs_no_container_its_card(gpu1: Host) -> None:
     assert chat(gpu1, 8001) == SENTENCES["beta"]
 
 
-def test_renumbered_cards_move_no_model(lab: Lab, gpu1: Host, cpu1: Host) -> None:
-    """A reboot gave card 0 the index 3: alpha stays on its card, and the next run changes nothing."""
+def test_renumbered_gpus_move_no_model(lab: Lab, gpu1: Host, cpu1: Host) -> None:
+    """After a reboot GPU 0 has index 3. alpha stays on it, and the next run changes nothing."""
     first = gpu1.gpus.uuids[0]
     gpu1.gpus.swap(0, 3)
     gpu1.reboot()

@@ -1,4 +1,4 @@
-"""Going back: deploys/remove.py takes away what gpurack put there, never data, and the next run brings it back."""
+"""deploys/remove.py removes what gpurack installed, never data, and the next run restores it."""
 
 from __future__ import annotations
 
@@ -18,29 +18,30 @@ OURS = ("/etc/gpurack", "/usr/local/lib/gpurack", "/etc/systemd/system/gpurack.s
 
 @pytest.fixture(scope="module", autouse=True)
 def provisioned(lab: Lab) -> None:
-    """Both hosts as the standard inventory has them."""
+    """Both hosts with the standard inventory."""
     run = lab.run(lab.inventory(standard()))
     assert run.exit_code == 0, run.output
 
 
 @pytest.fixture
 def stranger(gpu1: Host) -> Iterator[str]:
-    """A container by hand, which runs."""
+    """A running container made by hand."""
     gpu1.root(f"docker run -d --name stranger --restart unless-stopped --entrypoint sleep {IMAGE} 3600")
     yield "stranger"
     gpu1.root("docker rm -f stranger", check=False)
 
 
 def data_of(host: Host) -> dict[str, str]:
-    """What is never removed: weights, daemon.json."""
+    """Data that is never removed: weights, daemon.json."""
     return {
         "weights": host.root("sha256sum /var/lib/gpurack/weights/*").stdout,
         "daemon.json": host.get("/etc/docker/daemon.json").decode(),
     }
 
 
-def test_models_and_project_go_and_all_else_stays(lab: Lab, gpu1: Host, cpu1: Host, stranger: str) -> None:
-    """Containers, compose.yaml, boot unit and runner are gone on every host; strangers, images and weights stay."""
+def test_removes_models_and_project_only(lab: Lab, gpu1: Host, cpu1: Host, stranger: str) -> None:
+    """Containers, compose.yaml, boot unit and runner are gone on every host; foreign containers, images and weights
+    stay."""
     before = {host.name: data_of(host) for host in (gpu1, cpu1)}
     theirs = containers(gpu1)[stranger]["State"]["StartedAt"]
 
@@ -64,8 +65,8 @@ def test_models_and_project_go_and_all_else_stays(lab: Lab, gpu1: Host, cpu1: Ho
     assert not [line for line in again.output.splitlines() if line.rstrip().endswith("] Success")], again.output
 
 
-def test_docker_stays_while_containers_of_others_run(lab: Lab, gpu1: Host, stranger: str) -> None:
-    """Asked for everything, it refuses and names them."""
+def test_docker_stays_beside_foreign_containers(lab: Lab, gpu1: Host, stranger: str) -> None:
+    """remove=all refuses and names them."""
     run = lab.run(lab.inventory({"gpu1": standard()["gpu1"]}), "-y", "--data", "remove=all", deploy="remove")
     assert run.exit_code == 1, run.output
     assert not run.traceback, run.output
@@ -73,8 +74,8 @@ def test_docker_stays_while_containers_of_others_run(lab: Lab, gpu1: Host, stran
     assert containers(gpu1)[stranger]["State"]["Running"]
 
 
-def test_what_is_not_known_is_refused(lab: Lab, gpu1: Host) -> None:
-    """A typo is not taken for consent."""
+def test_refuses_unknown_value(lab: Lab, gpu1: Host) -> None:
+    """A typo does not count as consent."""
     run = lab.run(lab.inventory({"gpu1": standard()["gpu1"]}), "-y", "--data", "remove=al", deploy="remove")
     assert run.exit_code == 1, run.output
     assert not run.traceback, run.output
@@ -82,7 +83,7 @@ def test_what_is_not_known_is_refused(lab: Lab, gpu1: Host) -> None:
     assert gpu1.root("systemctl is-active docker").stdout.strip() == "active"
 
 
-def test_all_takes_docker_and_toolkit_too_but_no_data(lab: Lab, gpu1: Host) -> None:
+def test_all_removes_docker_and_toolkit_but_no_data(lab: Lab, gpu1: Host) -> None:
     """Packages, holds, repository files and keys are gone; daemon.json, images and weights are not."""
     gpu1.root("docker rm -f stranger", check=False)
     before = data_of(gpu1)
@@ -95,7 +96,7 @@ def test_all_takes_docker_and_toolkit_too_but_no_data(lab: Lab, gpu1: Host) -> N
         for line in gpu1.root("dpkg-query -W -f '${db:Status-Abbrev}${Package}\\n'").stdout.splitlines()
         if line.startswith("ii") and ("docker" in line or "nvidia" in line)
     }
-    # What apt brought along by itself (docker-buildx, containerd, runc) goes with the admin's next apt autoremove.
+    # Dependencies that apt installed (docker-buildx, containerd, runc) go with the admin's next apt autoremove.
     assert left <= set(gpu1.root("apt-mark showauto").stdout.split())
     assert gpu1.root("apt-mark showhold").stdout == ""
     assert gpu1.root("ls /etc/apt/sources.list.d /etc/apt/keyrings | grep gpurack", check=False).stdout == ""
@@ -104,8 +105,8 @@ def test_all_takes_docker_and_toolkit_too_but_no_data(lab: Lab, gpu1: Host) -> N
     assert gpu1.root("find /var/lib/docker/image -type f | head -n 1").stdout != ""
 
 
-def test_the_next_run_brings_everything_back(lab: Lab, gpu1: Host) -> None:
-    """From there as from a fresh host; daemon.json was kept, so it needs no change."""
+def test_next_run_restores_everything(lab: Lab, gpu1: Host) -> None:
+    """As on a fresh host; daemon.json was kept, so it needs no change."""
     run = lab.run(lab.inventory(standard()))
     assert run.exit_code == 0, run.output
     assert [chat(gpu1, port) for port in (8000, 8001, 8002)] == [SENTENCES[name] for name in ("alpha", "beta", "gamma")]

@@ -1,4 +1,4 @@
-"""Two hosts in one run, side by side: what stops one does not stop the other, and the table says which and why."""
+"""Two hosts in one run, in parallel: a failure of one does not stop the other, and the table has its reason."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DELAY = 6
 
 @pytest.fixture(scope="module")
 def both(lab: Lab) -> tuple[Host, Host]:
-    """gpu1 and cpu1 with the good models served."""
+    """gpu1 and cpu1 with the good models running."""
     gpu1, cpu1 = lab.testbed.host("gpu1"), lab.testbed.host("cpu1")
     lab.settle(gpu1, GPU1)
     lab.settle(cpu1, CPU1)
@@ -26,7 +26,7 @@ def both(lab: Lab) -> tuple[Host, Host]:
 
 
 def changed(lab: Lab, gpu1: Host, context: int, cpu1: dict[str, Any], over: dict[str, Any] | None = None) -> Run:
-    """A run that changes alpha on gpu1, which must succeed there, while cpu1 fails with exit code 1."""
+    """A run that changes alpha on gpu1. It must succeed there, while cpu1 fails with exit code 1."""
     before = identities(gpu1)
     models = {**GPU1, "alpha": model("alpha", [0], 8000, context=context)}
     run = lab.run(lab.inventory({"cpu1": cpu1, "gpu1": {"models": models}}, over))
@@ -42,8 +42,8 @@ def changed(lab: Lab, gpu1: Host, context: int, cpu1: dict[str, Any], over: dict
     return run
 
 
-def test_hosts_are_worked_on_side_by_side(lab: Lab, both: tuple[Host, Host]) -> None:
-    """Each model takes seconds to get ready; one after the other the second would start after the first was."""
+def test_hosts_are_deployed_in_parallel(lab: Lab, both: tuple[Host, Host]) -> None:
+    """Each model takes seconds to get ready; in sequence the second would start after the first was ready."""
     slow = {"entrypoint": ["sh", "-c", f'sleep {DELAY}; exec /app/llama-server "$@"', "slow"]}
     gpu1, cpu1 = both
     run = lab.run(
@@ -62,8 +62,8 @@ def test_hosts_are_worked_on_side_by_side(lab: Lab, both: tuple[Host, Host]) -> 
     assert abs(started[0] - started[1]) < DELAY
 
 
-def test_one_has_no_room(lab: Lab, both: tuple[Host, Host]) -> None:
-    """A full disk under the weights."""
+def test_full_disk_fails_one_host(lab: Lab, both: tuple[Host, Host]) -> None:
+    """Under the weights."""
     gpu1, cpu1 = both
     lab.settle(cpu1, CPU1)
     before = identities(cpu1)
@@ -78,8 +78,8 @@ def test_one_has_no_room(lab: Lab, both: tuple[Host, Host]) -> None:
     assert chat(cpu1, 8000) == lab.testbed.weights("gamma").sentence
 
 
-def test_one_cannot_be_reached(lab: Lab, both: tuple[Host, Host]) -> None:
-    """It is switched off; pyinfra says so at once, the table at the end, too."""
+def test_unreachable_host_is_reported(lab: Lab, both: tuple[Host, Host]) -> None:
+    """It is switched off. pyinfra reports it at once, and the table at the end also."""
     gpu1, cpu1 = both
     cpu1.stop()
     try:
@@ -90,8 +90,8 @@ def test_one_cannot_be_reached(lab: Lab, both: tuple[Host, Host]) -> None:
     assert f"port {cpu1.port}" in run.output
 
 
-def test_one_has_a_broken_repository(lab: Lab, both: tuple[Host, Host]) -> None:
-    """A fresh host whose packages cannot be had: apt's reason is in the table, and what to do below it."""
+def test_broken_repository_fails_one_host(lab: Lab, both: tuple[Host, Host]) -> None:
+    """A fresh host whose packages cannot be fetched: the table has apt's reason, with a hint below it."""
     gpu1, _ = both
     cpu1 = lab.testbed.recreate("cpu1")
     broken = {"docker-ce": {**mirrors()["docker-ce"], "url": "http://repo.testbed/nowhere"}}
@@ -101,7 +101,7 @@ def test_one_has_a_broken_repository(lab: Lab, both: tuple[Host, Host]) -> None:
     assert "FAILED: repository http://repo.testbed/nowhere/linux/debian cannot be read" in row, run.output
     assert "404 Not Found. Check that the host can reach it" in run.errors("cpu1")[0]
 
-    # the next run, with the right address, does not stumble over what the first one left
+    # the next run, with the right address, succeeds in spite of the first one's files
     run = lab.run(lab.inventory({"cpu1": {"models": CPU1}}))
     assert run.exit_code == 0, run.output
     assert chat(cpu1, 8000) == lab.testbed.weights("gamma").sentence

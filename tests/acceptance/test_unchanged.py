@@ -1,4 +1,4 @@
-"""A second run: nothing changes, it costs one remote command per host, and it has asked every model."""
+"""A second run: nothing changes, it takes one remote command per host, and every model was asked."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HOSTS = ("gpu1", "cpu1")
 
 @pytest.fixture(scope="module", autouse=True)
 def provisioned(lab: Lab) -> None:
-    """Both hosts as the standard inventory has them."""
+    """Both hosts with the standard inventory."""
     run = lab.run(lab.inventory(standard()))
     assert run.exit_code == 0, run.output
     is_right(lab)
@@ -26,7 +26,7 @@ def provisioned(lab: Lab) -> None:
 @pytest.mark.parametrize(
     ("options", "stdin"), [(("-y",), ""), ((), "\n")], ids=["with -y", "without -y, Enter at the prompt"]
 )
-def test_nothing_changes_at_the_price_of_one_command_per_host(lab: Lab, options: tuple[str, ...], stdin: str) -> None:
+def test_second_run_is_one_command_per_host_and_changes_nothing(lab: Lab, options: tuple[str, ...], stdin: str) -> None:
     """No change reported, no file newer, the same containers and the same dockerd; sshd logged one command each."""
     hosts = [lab.testbed.host(name) for name in HOSTS]
     before = {host.name: (identities(host), dockerd_pid(host)) for host in hosts}
@@ -44,7 +44,7 @@ def test_nothing_changes_at_the_price_of_one_command_per_host(lab: Lab, options:
 
 @pytest.fixture
 def hung(gpu1: Host) -> Iterator[str]:
-    """The name of a model whose process is stopped, so that it accepts connections and never answers."""
+    """The name of a model whose process is stopped: it accepts connections and never answers."""
     pid = gpu1.root("docker inspect --format '{{.State.Pid}}' beta").stdout.strip()
     gpu1.root(f"kill -STOP {pid}")
     yield "beta"
@@ -52,10 +52,8 @@ def hung(gpu1: Host) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(("options", "stdin"), [(("-y",), ""), ((), "\n")], ids=["with -y", "without -y"])
-def test_a_model_that_hangs_is_not_no_change(
-    lab: Lab, gpu1: Host, hung: str, options: tuple[str, ...], stdin: str
-) -> None:
-    """Its container runs as it should; only asking it shows that it hangs. The others are left alone."""
+def test_hanging_model_is_not_unchanged(lab: Lab, gpu1: Host, hung: str, options: tuple[str, ...], stdin: str) -> None:
+    """Its container runs normally; only a request shows that it hangs. The others are left alone."""
     before = identities(gpu1)
 
     run = lab.run(lab.inventory(standard()), *options, stdin=stdin, yes=False)
@@ -69,8 +67,8 @@ def test_a_model_that_hangs_is_not_no_change(
     assert identities(gpu1) == before
 
 
-def test_once_it_answers_again_nothing_changes(lab: Lab, gpu1: Host) -> None:
-    """What hung and goes on needs no mending."""
+def test_nothing_changes_after_it_answers_again(lab: Lab, gpu1: Host) -> None:
+    """A model that hung and then continues needs no repair."""
     assert chat(gpu1, 8001) == SENTENCES["beta"]
     run = lab.run(lab.inventory(standard()))
     assert run.unchanged, run.output

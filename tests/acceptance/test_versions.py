@@ -1,4 +1,6 @@
-"""Versions of Docker and the toolkit: pinned, held, up and down; Docker's own repository; old files of repositories."""
+"""Versions of Docker and the toolkit: pinned, held, upgraded and downgraded; Docker's own repository; older repository
+files.
+"""
 
 from __future__ import annotations
 
@@ -31,13 +33,13 @@ FOREIGN = "# deb http://download.docker.com/linux/debian trixie stable\n"
 
 @pytest.fixture(scope="module", autouse=True)
 def _no_other_hosts(lab: Lab) -> Iterator[None]:
-    """gpu1 starts fresh and is removed afterwards: other tests want the distribution's Docker."""
+    """gpu1 starts fresh and is removed afterwards, because other tests need the distribution's Docker."""
     yield
     lab.testbed.remove("gpu1")
 
 
 def models() -> dict[str, Any]:
-    """One on a card, one on two, one on the CPU."""
+    """One on a GPU, one on two, one on the CPU."""
     return {
         "alpha": model("alpha", [0], 8000),
         "beta": model("beta", [1, 2], 8001),
@@ -46,7 +48,7 @@ def models() -> dict[str, Any]:
 
 
 def converge(lab: Lab, name: str, docker: str | None, toolkit: str | None) -> Run:
-    """The main job with docker-ce and the toolkit at these versions (None: whatever there is, not held)."""
+    """The main job with docker-ce and the toolkit at these versions. None: any version, not held."""
     daemon = {"insecure-registries": [REGISTRY]}
     over = {
         "docker": {"source": "docker-ce", "daemon": daemon, **({"version": docker} if docker else {})},
@@ -69,7 +71,7 @@ def held(host: Host) -> set[str]:
 
 
 def serves(host: Host) -> None:
-    """Each model answers as itself and has its cards."""
+    """Each model answers under its name and has its GPUs."""
     assert [chat(host, port) for port in (8000, 8001, 8002)] == [SENTENCES[name] for name in models()]
     uuids = host.gpus.uuids
     assert (cards(host, "alpha"), cards(host, "beta")) == (uuids[:1], uuids[1:3])
@@ -77,14 +79,12 @@ def serves(host: Host) -> None:
 
 
 def daemon_version(host: Host) -> str:
-    """What the running dockerd says it is."""
+    """The version of the running dockerd."""
     return host.root("docker version --format '{{.Server.Version}}'").stdout.strip().split("+")[0]
 
 
-def test_pinned_versions_from_dockers_repository_where_old_files_of_it_lie(
-    lab: Lab, fresh: Callable[[str], Host]
-) -> None:
-    """Old files with another Signed-By would break apt; they are set aside, unless they are someone else's business."""
+def test_installs_pinned_versions_beside_old_repository_files(lab: Lab, fresh: Callable[[str], Host]) -> None:
+    """Old files with another Signed-By would break apt. They are set aside, unless they have other repositories."""
     host = fresh("gpu1")
     folder = "/etc/apt/sources.list.d"
     host.root("cp /etc/apt/keyrings/testbed.asc /etc/apt/keyrings/old.asc")
@@ -108,8 +108,8 @@ def test_pinned_versions_from_dockers_repository_where_old_files_of_it_lie(
     serves(host)
 
 
-def test_an_upgrade(lab: Lab) -> None:
-    """Both at once; the models go on running through it (live-restore), and nothing is left to do."""
+def test_upgrades_while_models_serve(lab: Lab) -> None:
+    """Both at once. live-restore keeps the models running, and nothing is left to do."""
     host = lab.testbed.host("gpu1")
     before = {name: data["State"]["Pid"] for name, data in containers(host).items()}
 
@@ -127,8 +127,8 @@ def test_an_upgrade(lab: Lab) -> None:
     assert converge(lab, "gpu1", "28.5.2", "1.20.0").unchanged
 
 
-def test_a_downgrade(lab: Lab) -> None:
-    """Back again: packages on hold, and older ones, are no obstacle."""
+def test_downgrades(lab: Lab) -> None:
+    """Held and older packages are no obstacle."""
     host = lab.testbed.host("gpu1")
 
     run = converge(lab, "gpu1", "26.1.5", "1.19.1")
@@ -144,8 +144,8 @@ def test_a_downgrade(lab: Lab) -> None:
     assert converge(lab, "gpu1", "26.1.5", "1.19.1").unchanged
 
 
-def test_without_a_version_nothing_is_held_and_nothing_moves(lab: Lab) -> None:
-    """What is there stays; the admin's own upgrades are free again."""
+def test_without_version_nothing_is_held_or_moved(lab: Lab) -> None:
+    """The installed versions stay; the admin may upgrade them again."""
     host = lab.testbed.host("gpu1")
     converge(lab, "gpu1", None, None)
     assert held(host) == set()
@@ -153,8 +153,8 @@ def test_without_a_version_nothing_is_held_and_nothing_moves(lab: Lab) -> None:
     assert converge(lab, "gpu1", None, None).unchanged
 
 
-def test_the_main_job_on_debian_12(lab: Lab) -> None:
-    """By the same code, with Docker from its own repository: Debian 12's has no Compose v2, which is said."""
+def test_main_job_works_on_debian_12(lab: Lab) -> None:
+    """By the same code, with Docker's own repository: Debian 12's Docker has no Compose v2, which the plan says."""
     lab.testbed.remove("bookworm1")
     host = lab.testbed.add("bookworm1", "gpu-bookworm")
     distro = lab.run(lab.inventory({"bookworm1": {"models": models()}}))
@@ -173,8 +173,8 @@ def test_the_main_job_on_debian_12(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize(("name", "version"), [("noble1", "24.04"), ("jammy1", "22.04")])
-def test_the_main_job_where_os_release_says_ubuntu(lab: Lab, name: str, version: str) -> None:
-    """Ubuntu's rows of the table of platforms; the rest of the host is Debian's (docs/testing.md)."""
+def test_main_job_works_with_os_release_of_ubuntu(lab: Lab, name: str, version: str) -> None:
+    """By Ubuntu's rows of the table of platforms; the rest of the host is Debian's (docs/testing.md)."""
     codename = name.removesuffix("1")
     lab.testbed.remove(name)
     host = lab.testbed.add(name, f"gpu-{codename}")

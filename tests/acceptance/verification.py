@@ -1,4 +1,4 @@
-"""`pytest tests/verify` run by a test, and what it found."""
+"""Runs `pytest tests/verify` in a test, and reads what it found."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PYTEST = str(Path(sys.executable).parent / "pytest")
 
 @dataclass(frozen=True)
 class Verified:
-    """A run of the checks. failed: (host, "packages" or "gamma ready") → what it said."""
+    """A run of the checks. failed: (host, "packages" or "gamma ready") → its message."""
 
     exit_code: int
     output: str
@@ -24,14 +24,14 @@ class Verified:
     failed: dict[tuple[str, str], str]
 
     def of(self, host: str) -> dict[str, str]:
-        """Those of one host."""
+        """The failures of one host."""
         return {check: text for (name, check), text in self.failed.items() if name == host}
 
 
 def verify(lab: Lab, inventory: Path, env: dict[str, str], *options: str) -> Verified:
-    """`pytest tests/verify --inventory …` as an admin would type it, with the keys in env."""
+    """`pytest tests/verify --inventory …` as an admin runs it, with the keys in env."""
     report = lab.folder / "report.xml"
-    plugins = ["-p", "no:cacheprovider", "-p", "no:hypothesispytest"]  # the latter no admin has, and it costs time
+    plugins = ["-p", "no:cacheprovider", "-p", "no:hypothesispytest"]  # users do not have the latter, which is slow
     argv = [PYTEST, *plugins, "tests/verify", "--inventory", str(inventory), "--junitxml", str(report)]
     done = subprocess.run(
         [*argv, *options], cwd=CHECKOUT, env={**lab.env(), **env}, capture_output=True, text=True, check=False
@@ -49,7 +49,7 @@ def verify(lab: Lab, inventory: Path, env: dict[str, str], *options: str) -> Ver
 
 
 def is_right(lab: Lab, env: dict[str, str] | None = None) -> None:
-    """What the last run of a lab left is what its inventory says."""
+    """The lab is as its inventory says."""
     found = verify(lab, lab.folder / "lab.py", env or {})
     assert (found.exit_code, found.failed) == (0, {}), found.output
     assert found.count

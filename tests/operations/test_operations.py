@@ -1,9 +1,8 @@
 """One JSON file is one behaviour: a spec and a host in, the commands and the noop text out.
 
-Driven through `_inner`, as pyinfra tests its own operations, with a fake host whose look is remembered already. Fields:
-operation, args, inventory (the host's data), before and running (models that run), older, host (words of
-tests.given.host_state), executing, unattended; then
-commands, noop and said. A command is its text, or one of the forms of `matches`.
+Runs `_inner`, as pyinfra's own tests do, with a fake host whose snapshot is already remembered. Fields: operation,
+args, inventory (the host's data), before and running (models that run), older, host (words of tests.given.host_state),
+executing, unattended; then commands, noop and said. A command is its text, or one of the forms of `matches`.
 """
 
 import json
@@ -64,7 +63,7 @@ FIELDS = {
 
 @dataclass
 class FakeHost:
-    """What the operations see of pyinfra's host: it was looked at in this stage, so no command is needed for that."""
+    """pyinfra's host as operations see it. Its snapshot was taken already in this stage, so none needs a command."""
 
     found: HostFacts
     executing: bool = False
@@ -85,7 +84,7 @@ class FakeHost:
         )
 
     def dry_run(self, spec: Host) -> list[str]:
-        """What a whole run says before anything happens."""
+        """The output of a whole run before anything happens."""
         with ctx_host.use(self):
             for stage, (operation, arguments) in deploys.operations(plan_host.STAGES).items():
                 if stage.applies(spec):
@@ -100,13 +99,12 @@ class FakeHost:
 
 
 def matches(command: Any, form: Any, facts: HostFacts) -> bool:
-    """Is a command what a case says? A text is a shell command; the other forms:
+    """Does a command match the case? A text is a shell command; the other forms:
 
     {"slow": command} · {"install": {package: version or null}, "hold": [packages]} · {"aside": path}
     {"write": path, "content": text or "content_of": file of this checkout, "mode"}
     {"locked": command, "users": whose locks it holds, "slow": true for a long one}
-    {"refuse": [sentences]} · {"job": part of the runner's job} · {"daemon_json": part of its job}
-    """
+    {"refuse": [messages]} · {"job": part of the runner's payload} · {"daemon_json": part of its payload}"""
     stdin = command.connector_arguments.get("_stdin")
     if isinstance(form, str):
         return str(command) == str(next(carry_out(Shell("", sh(form)))))
@@ -127,7 +125,7 @@ def matches(command: Any, form: Any, facts: HostFacts) -> bool:
         content = form["content"] if "content" in form else read_text(form["content_of"])
         wanted = write_file(form["write"], content, form.get("mode", "644"))
         return (str(command), stdin) == (str(wanted), content)
-    if "runner_but" in form:  # all files of the models' runner but these, which are there
+    if "runner_but" in form:  # all files of the models' runner except these, which exist
         files = [(path, "644") for path in paths.RUNNER_PARTS] + [(paths.RUNNER, "755")]
         missing = [(path, mode) for path, mode in files if path.rpartition("/")[2] not in form["runner_but"]]
         texts = [WriteFile("", path, read_text(f"files/{path.rpartition('/')[2]}"), mode) for path, mode in missing]
@@ -155,7 +153,7 @@ def family(facts: HostFacts) -> Packages:
 
 
 def contains(found: Any, part: Any) -> bool:
-    """Is everything that `part` says so in `found`? Lists are compared item by item and have the same length."""
+    """Does `found` have everything in `part`? Lists are compared item by item and must have the same length."""
     if isinstance(part, dict) and isinstance(found, dict):
         return all(key in found and contains(found[key], value) for key, value in part.items())
     if isinstance(part, list) and isinstance(found, list):
@@ -164,8 +162,8 @@ def contains(found: Any, part: Any) -> bool:
 
 
 def given_host(case: dict[str, Any], before: Host) -> HostFacts:
-    """The case's host; `running` names models that run as the inventory `before` wanted, with their cards' indices.
-    `older`: all of `before` runs, these models as a gpurack made them that knew no security options."""
+    """The host of a case. `running` names models that run as in the inventory `before`, with the indices of their GPUs.
+    `older`: all of `before` runs, these models as created by a gpurack without security options."""
     if "older" in case:
         return older(before, of=tuple(case["older"]))
     words = dict(case.get("host", {}))
@@ -179,7 +177,7 @@ def given_host(case: dict[str, Any], before: Host) -> HostFacts:
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
-def test_operation(path: Path) -> None:
+def test_operation_runs_expected_commands(path: Path) -> None:
     case = json.loads(path.read_text())
     assert set(case) <= FIELDS
     wanted = check_fleet({"gpu1": [case.get("inventory", {})]})["gpu1"]
@@ -196,7 +194,7 @@ def test_operation(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
-def test_plan_live_says_what_a_dry_run_says(path: Path) -> None:
+def test_plan_live_equals_dry_run(path: Path) -> None:
     case = json.loads(path.read_text())
     wanted = check_fleet({"gpu1": [case.get("inventory", {})]})["gpu1"]
     before = check_fleet({"gpu1": [case["before"]]})["gpu1"] if "before" in case else wanted
@@ -210,7 +208,7 @@ STATES = [NOTHING_THERE, UNSUPPORTED, {"gpus": 2}, {"gpus": 2, "busy": "pid 7", 
 
 @pytest.mark.parametrize("words", STATES, ids=json.dumps)
 @pytest.mark.parametrize("inventory", ["lab"])
-def test_plan_live_says_what_a_dry_run_says_of_our_inventories(
+def test_plan_live_equals_dry_run_for_our_inventories(
     inventory: str, words: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Secret, "_raw", lambda secret: f"sk-{secret.source()}".replace(" ", "-"))
@@ -225,8 +223,8 @@ def assert_live_is_dry(spec: Host, facts: HostFacts) -> None:
     assert FakeHost(facts).dry_run(spec) == found
 
 
-def test_a_case_that_is_wrong_fails() -> None:
-    """The harness itself: a command is not taken for another."""
+def test_wrong_case_fails() -> None:
+    """The test itself: no command is taken for another."""
     assert not matches(slow(sh("true")), {"slow": "false"}, HostFacts())
     assert not matches(write_file("/a", "b", "644"), {"write": "/a", "content": "c"}, HostFacts())
     assert not matches(Refusal(["a"]), {"refuse": ["b"]}, HostFacts())
@@ -235,8 +233,8 @@ def test_a_case_that_is_wrong_fails() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(OPERATIONS))
-def test_a_mistake_of_gpuracks_own_fails_its_host_only(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """pyinfra ends the run for all hosts when an operation raises."""
+def test_internal_error_fails_its_host_only(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pyinfra ends the run of all hosts when an operation raises."""
 
     def confused(*args: object, **more: object) -> None:
         raise KeyError("gpus")

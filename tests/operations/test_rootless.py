@@ -1,4 +1,6 @@
-"""The operation "Rootless Docker" where a command for one user fails: the others are served, and the models say it."""
+"""The operation "Rootless Docker" when a command for one user fails: the others are served, and the user's models
+report it.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,7 @@ WHY = ["error rootless Docker could not be set up for {}. The tool says:", "    
 
 @dataclass
 class Host(FakeHost):
-    """Commands that name one of `broken` by home fail."""
+    """A host on which commands that name one of the homes in `broken` fail."""
 
     broken: tuple[str, ...] = ()
 
@@ -48,7 +50,7 @@ class Host(FakeHost):
 
 
 def bare() -> HostFacts:
-    """Accounts, and nothing else yet; eve is gone."""
+    """Accounts without rootless Docker; eve is missing."""
     subordinate = tuple(f"{name}:{start}:65536" for name, start in (("ada", 165536), ("bob", 231072)))
     users = {
         name: User(
@@ -63,7 +65,7 @@ def bare() -> HostFacts:
 
 
 def execute(host: Host, commands: Any) -> list[Any]:
-    """As pyinfra does: each command is run before the next is asked for, and the first that fails is the last."""
+    """Like pyinfra: run each command before the next one is requested, and stop at the first failure."""
     state, done = SimpleNamespace(print_input=False), []
     for command in commands:
         done.append(command)
@@ -73,7 +75,7 @@ def execute(host: Host, commands: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("models_follow", [True, False])
-def test_a_users_command_that_fails_leaves_out_that_users_others_alone(models_follow: bool) -> None:
+def test_failed_command_for_user_skips_that_users_rest(models_follow: bool) -> None:
     host = Host(bare(), executing=True, unattended=True, broken=("ada",))
     with ctx_host.use(host):
         done = execute(host, host_setup.rootless._inner(wanted=WANTED, models_follow=models_follow))
@@ -102,7 +104,7 @@ def test_a_users_command_that_fails_leaves_out_that_users_others_alone(models_fo
     }
 
 
-def test_a_command_for_the_host_ends_the_operation() -> None:
+def test_failed_command_for_host_ends_operation() -> None:
     host = Host(bare(), executing=True, broken=("ada",))
     with ctx_host.use(host):
         commands = carry_out_plan("x", Plan((Shell("a", sh("HOME=/home/ada x")), Shell("b", sh("true")))))

@@ -1,4 +1,4 @@
-"""What an attacker on a host may write into a log, a label, a name or an answer, to fool who looks at it."""
+"""Texts that an attacker on a host may put into a log, a label, a name or an answer, to deceive its reader."""
 
 import re
 
@@ -18,18 +18,18 @@ HTML = "<script>alert(1)</script><img src=x onerror=alert(1)> \" ' &amp;"
 HIDDEN = [CLEAR, TITLE, CLIPBOARD, LINK, ANSWER, C1_CLEAR, C1_TITLE, OVERRIDE, ISOLATE, MARKS, ZERO_WIDTH, TAGS]
 HIDDEN += [LINES, OVERWRITE, HALF, IN_PIECES]
 VISIBLE = [MARKUP, TAG, EMOJI, LAST, ADDRESS]
-"""Texts that are to be seen exactly so."""
+"""Texts that must be shown unchanged."""
 EVERYTHING = " ".join([*HIDDEN, *VISIBLE, HTML])
 
 HARMFUL = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff"
     "\U000e0000-\U000e007f]"
 )
-"""Written down once more, so that the tests do not believe gpurack's own filter."""
+"""Written here again, so that the tests do not rely on gpurack's own filter."""
 
 
 def harmless(text: str, colours: bool = False) -> str:
-    """The text, in which nothing harmful may be; colours: those of gpurack itself may."""
+    """Return the text; fails if it contains anything harmful. colours: gpurack's own colours are allowed."""
     found = HARMFUL.search(re.sub(r"\x1b\[[0-9;]*m", "", text) if colours else text)
     assert found is None, f"{found[0]!r} in {text[max(0, found.start() - 40) : found.end() + 40]!r}"
     return text

@@ -1,4 +1,4 @@
-"""The fixtures of the unit tests; of hypothesis always the thorough profile, because security depends on it."""
+"""The fixtures of the unit tests. Hypothesis always uses the thorough profile, because security depends on it."""
 
 from hypothesis import settings
 

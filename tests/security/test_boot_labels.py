@@ -1,4 +1,4 @@
-"""Booting a host: it starts what the record has, by id, whatever else carries our labels and whatever those say."""
+"""Boot starts the containers in the record, by id, whatever labels other containers have."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ MALFORMED = [
 
 
 @pytest.mark.parametrize("label", MALFORMED, ids=range(len(MALFORMED)))
-def test_a_malformed_label_stops_no_other_model(boot: Any, fakes: Fakes, capsys: Any, label: str) -> None:
+def test_malformed_label_stops_no_other_model(boot: Any, fakes: Fakes, capsys: Any, label: str) -> None:
     for name in ("alpha", "beta", "gamma"):
         there(fakes, name, label if name == "beta" else "{}")
     record("alpha", "beta", "gamma")
@@ -70,7 +70,7 @@ def test_a_malformed_label_stops_no_other_model(boot: Any, fakes: Fakes, capsys:
     assert "error beta: cannot read its label gpurack.model" in capsys.readouterr().out
 
 
-def test_a_copy_of_a_model_is_not_started(boot: Any, fakes: Fakes) -> None:
+def test_does_not_start_copy_of_model(boot: Any, fakes: Fakes) -> None:
     for name in ("alpha", "beta"):
         there(fakes, name)
     record("alpha", beta=COPY)
@@ -78,14 +78,14 @@ def test_a_copy_of_a_model_is_not_started(boot: Any, fakes: Fakes) -> None:
     assert started(fakes) == ["alpha"]
 
 
-def test_by_its_id_and_not_by_its_name(boot: Any, fakes: Fakes) -> None:
+def test_starts_container_by_id_instead_of_name(boot: Any, fakes: Fakes) -> None:
     there(fakes, "alpha")
     record("alpha")
     assert boot.boot() == 0
     assert f"docker start {container_id('alpha')}\n" in fakes.log.read_text()
 
 
-def test_what_was_renamed_by_hand_is_said_and_left_alone(boot: Any, fakes: Fakes, capsys: Any) -> None:
+def test_reports_renamed_container_and_leaves_it(boot: Any, fakes: Fakes, capsys: Any) -> None:
     there(fakes, "alpha")
     fakes.state("called.alpha", "kept-by-eve\n")
     record("alpha")
@@ -94,22 +94,22 @@ def test_what_was_renamed_by_hand_is_said_and_left_alone(boot: Any, fakes: Fakes
     assert f"kept-by-eve ({container_id('alpha')[:12]}) was not started" in capsys.readouterr().out
 
 
-def test_without_a_record_composes_labels_vouch(boot: Any, fakes: Fakes) -> None:
-    """The first boot after an upgrade. A copy has the labels of its model, and another name."""
+def test_without_record_compose_labels_decide(boot: Any, fakes: Fakes) -> None:
+    """The first boot after an upgrade. A copy has the labels of its model, but another name."""
     there(fakes, "alpha")
     there(fakes, "copy", service="alpha")
     assert boot.boot() == 0
     assert started(fakes) == ["alpha"]
 
 
-def test_one_whose_creation_was_killed_is_found_by_its_name(boot: Any, fakes: Fakes) -> None:
+def test_finds_container_of_killed_creation_by_name(boot: Any, fakes: Fakes) -> None:
     there(fakes, "alpha")
     record(alpha=None)
     assert boot.boot() == 0
     assert started(fakes) == ["alpha"]
 
 
-def test_a_newer_record_is_a_sentence(boot: Any, fakes: Fakes, capsys: Any) -> None:
+def test_reports_newer_record(boot: Any, fakes: Fakes, capsys: Any) -> None:
     import record as module  # of files/
 
     record("alpha")

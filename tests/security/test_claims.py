@@ -1,4 +1,4 @@
-"""What a user's Docker says of GPUs and ports: root believes what root wrote for that user, and nothing else."""
+"""What a user's Docker claims about GPUs and ports: only what root wrote for that user counts."""
 
 import json
 from hashlib import sha256
@@ -25,29 +25,29 @@ PROJECT = {
 
 
 def seen(project: Any = PROJECT, record: Record | None = None, **said: Any) -> Container:
-    """Eve's container after root has looked at what root's compose.yaml for her says."""
+    """Eve's container, after root has read its own compose.yaml for her."""
     one = container("bravo", user="eve", **{"label": WORDS, **said})
     return vouched(one, record, services(file(paths.compose_file("eve"), json.dumps(project))))
 
 
-def test_what_root_wrote_is_believed() -> None:
+def test_trusts_what_root_wrote() -> None:
     assert seen().labels["gpurack.model"] == WORDS
 
 
-def test_a_claimed_gpu_is_not_believed() -> None:
-    """A definition that names the GPU of the host's alpha: alpha would be stopped and started with it, or refused."""
+def test_ignores_claimed_gpu() -> None:
+    """The definition names the GPU of the host's alpha, which would be stopped and started with it, or refused."""
     assert seen(label=CLAIMS).labels["gpurack.model"] == ""
 
 
-def test_what_the_record_knows_is_believed_before_compose_yaml() -> None:
-    """A run that broke off has written new lines, and the old container serves."""
+def test_record_counts_before_compose_yaml() -> None:
+    """An interrupted run has written new lines, and the old container serves."""
     record = {"eve": {"bravo": Entry(None, "model", sha256(CLAIMS.encode()).hexdigest())}}
     assert seen(record=record, label=CLAIMS).labels["gpurack.model"] == CLAIMS
     assert seen(record=record).labels["gpurack.model"] == ""
 
 
-def test_a_claimed_port_moves_no_model_of_the_host() -> None:
-    """It would be stopped and started together with eve's, and stay as it is when hers fails."""
+def test_ignores_claimed_port() -> None:
+    """The host's model there would be stopped and started together with eve's, and stay stopped if hers fails."""
     hers = container("bravo", user="eve", label={"port": 8001}, ports=[("127.0.0.1", 8000), ("127.0.0.1", 8001)])
     facts = host_state(containers=[hers])
     assert holdings(facts.ours["eve", "bravo"]) == {"port 8001"}
@@ -60,11 +60,11 @@ def test_a_claimed_port_moves_no_model_of_the_host() -> None:
         {"services": {"bravo": {"labels": {"gpurack.model": 7}}}}, {"services": []},
     ],
 )  # fmt: skip
-def test_without_roots_word_nothing_is_believed(project: Any) -> None:
+def test_ignores_claims_without_word_of_root(project: Any) -> None:
     one = seen(project, label=CLAIMS)
     assert one.labels["gpurack.model"] == ""
 
 
-def test_other_containers_of_hers_are_hers() -> None:
+def test_other_containers_of_user_stay_the_users() -> None:
     web = container("web", user="eve", ports=[("0.0.0.0", 80)])
     assert vouched(web, None, {}) == web

@@ -1,5 +1,6 @@
-"""What the commands print and write when a host says whatever it likes: never an escape sequence, never an exception;
-what it said is there, readable."""
+"""What the commands print and write for any output of a host: no escape sequence, no exception, and the output stays
+readable.
+"""
 
 from __future__ import annotations
 
@@ -56,11 +57,11 @@ WANTED = spec(
     }
 )
 SEEN = [MARKUP, ADDRESS, ":bomb:", "[red]b[/red][/]"]
-"""What must be readable wherever `EVERYTHING` is shown."""
+"""Texts that must stay readable wherever `EVERYTHING` is shown."""
 
 
 def hostile(text: str = EVERYTHING) -> HostFacts:
-    """A host every word of which is the attacker's."""
+    """A host with attacks in every text."""
     bad = Gpu(0, f"GPU-{text}", text, 24125, 7, text, text, text)
     ours = replace(container("alpha", text, label=json.dumps({"image": text, "gpus": text})), error=text, started=text)
     others = [container(name, label="{}") for name in ("library", "gateway")]
@@ -83,21 +84,21 @@ def lab(text: str) -> list[HostStatus]:
 
 
 @pytest.mark.parametrize("text", [*HIDDEN, *VISIBLE, EVERYTHING])
-def test_status(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_prints_hostile_text_harmlessly(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     show(screen.console(width=4000), lab(text))
     shown = harmless(capsys.readouterr().out)
     assert f"error gpu1 {screen.printable(text)}" in shown
     assert f"error gpu2 could not connect: {screen.printable(text)}" in shown
 
 
-def test_status_as_json() -> None:
+def test_status_json_is_harmless() -> None:
     text = screen.as_json(as_data(lab(EVERYTHING)))
     harmless(json.dumps(json.loads(text), ensure_ascii=False))
     assert json.loads(text)["hosts"]["gpu2"]["troubles"] == [f"could not connect: {screen.printable(EVERYTHING)}"]
 
 
 @pytest.mark.parametrize("text", [*HIDDEN, *VISIBLE, HTML, EVERYTHING])
-def test_the_page(text: str, tmp_path: Path) -> None:
+def test_page_is_harmless(text: str, tmp_path: Path) -> None:
     write_page(tmp_path / "lab.html", lab(text), text, NOW)
     page = harmless((tmp_path / "lab.html").read_text(encoding="utf-8"))
     tags = set(re.findall(r"<([a-zA-Z]+)", page))
@@ -108,14 +109,14 @@ def test_the_page(text: str, tmp_path: Path) -> None:
         assert text in page
 
 
-def test_the_page_is_the_same_for_a_good_host(tmp_path: Path) -> None:
+def test_page_shows_ordinary_text_unchanged(tmp_path: Path) -> None:
     write_page(tmp_path / "lab.html", lab("été 模型"), "lab & co", NOW)
     assert "été 模型" in (tmp_path / "lab.html").read_text()
     assert "lab &amp; co" in (tmp_path / "lab.html").read_text()
 
 
 class Run:
-    """What the report sees of pyinfra's state."""
+    """pyinfra's state, as far as the report reads it."""
 
     def __init__(self, looks: dict[str, HostFacts | None]) -> None:
         stage = self.current_stage = StateStage.Execute
@@ -134,8 +135,8 @@ class Run:
 
 
 @pytest.mark.parametrize("text", [*HIDDEN, *VISIBLE, EVERYTHING])
-def test_the_table_at_the_end_of_a_run(text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Today's `\\[/INST]` in a model's log ended the run in a MarkupError, without a table."""
+def test_table_of_run_prints_hostile_text_harmlessly(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before, `\\[/INST]` in a model's log ended the run in a MarkupError, without a table."""
     run = Run({"gpu1": hostile(text), "gpu2": None})
     lines = ["some line", f"error alpha: {text}", f"    | {text}", f"error {text}"]
     host_run(run.hosts["gpu1"]).failed(lines)  # type: ignore[arg-type]
@@ -148,7 +149,7 @@ def test_the_table_at_the_end_of_a_run(text: str, capsys: pytest.CaptureFixture[
 
 @pytest.fixture
 def inventory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[HostFacts | Exception], Path]:
-    """An inventory of two hosts: gpu1 says what a test gives, gpu2 is well."""
+    """An inventory of two hosts: gpu1 gives the facts of a test, gpu2 is healthy."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     path = tmp_path / "lab.py"
     alpha = '{"alpha": {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf", "port": 8000}}'
@@ -178,7 +179,7 @@ def inventory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Host
 
 
 def run(*arguments: object) -> str:
-    """What a command prints."""
+    """The output of a command."""
     result = CliRunner().invoke(main, [*map(str, arguments)])
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return harmless(result.output)
@@ -188,7 +189,7 @@ COMMANDS = (("status",), ("status", "--json"), ("plan", "--live"), ("lock",), ("
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_shows_a_hostile_host(command: tuple[str, ...], inventory: Any) -> None:
+def test_every_command_shows_hostile_host(command: tuple[str, ...], inventory: Any) -> None:
     path = inventory(hostile())
     (path.parent / "lab.lock.yaml").write_text("hosts:\n  gpu1: {driver: '580'}\n  gpu2: {driver: '580'}\n")
     assert "gpu2" in run(*command, path)
@@ -207,7 +208,7 @@ def test_every_command_shows_a_hostile_host(command: tuple[str, ...], inventory:
     ],
     ids=["trouble", "exception", "docker", "containers", "packages", "gpus"],
 )
-def test_garbage_is_a_sentence_about_that_host_and_the_others_are_shown(
+def test_garbage_is_one_error_of_its_host(
     command: tuple[str, ...], said: HostFacts | Exception, inventory: Any
 ) -> None:
     path = inventory(said)
@@ -220,7 +221,7 @@ def test_garbage_is_a_sentence_about_that_host_and_the_others_are_shown(
 
 
 @pytest.mark.parametrize("text", ["580\x1b[2J", "5\u202e80", "580\nhosts: {}", "580 x"])
-def test_a_lock_holds_words_and_no_others(text: str, inventory: Any) -> None:
+def test_lock_accepts_plain_words_only(text: str, inventory: Any) -> None:
     path = inventory(replace(host_state(), driver=Driver(text)))
     shown = run("lock", path)
     assert "gpu1  error  could not interpret the host's output (ValidationError: driver: " in shown
@@ -228,7 +229,7 @@ def test_a_lock_holds_words_and_no_others(text: str, inventory: Any) -> None:
     harmless((path.parent / "lab.lock.yaml").read_text())
 
 
-def test_a_version_that_is_none_moves_no_pin(inventory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_version_moves_no_pin(inventory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     path = inventory(host_state())
     before = (path.parent / "lab.lock.yaml").write_text("hosts:\n  gpu1: {packages: {docker-ce: '1'}}\n")
 
@@ -249,7 +250,7 @@ def test_a_version_that_is_none_moves_no_pin(inventory: Any, monkeypatch: pytest
     assert lock.hosts["gpu1"].packages == {"docker-ce": "1"}
 
 
-def test_a_manifest_is_one_line_per_fact(inventory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_manifest_has_one_line_per_fact(inventory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from gpurack.locking.manifest import manifest
 
     state = replace(hostile("a\nos b\x1b[2J"), driver=Driver())
@@ -261,7 +262,7 @@ def test_a_manifest_is_one_line_per_fact(inventory: Any, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("said", [HostFacts(trouble=EVERYTHING), RuntimeError(EVERYTHING), host_state()])
-def test_a_manifest_of_garbage_is_a_sentence(said: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_manifest_of_garbage_is_one_error(said: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def thorough(host: Any, wanted: Any) -> HostFacts:
         if isinstance(said, Exception):
             raise said
@@ -281,8 +282,8 @@ def test_a_manifest_of_garbage_is_a_sentence(said: Any, tmp_path: Path, monkeypa
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(st.characters(), max_size=80) | st.binary(max_size=80).map(lambda raw: raw.decode(errors="replace")))
-def test_random_answers_end_no_command_and_reach_no_terminal(capsys: pytest.CaptureFixture[str], body: str) -> None:
-    """Every HTTP body, and with it all else that a host says."""
+def test_random_answers_are_harmless_in_every_command(capsys: pytest.CaptureFixture[str], body: str) -> None:
+    """Every HTTP body, and therefore everything else that a host says."""
     names = ("alpha", "library", "gateway")
     answers = host_state(
         containers=[container(name, label=body) for name in names], probes={name: [200, body] for name in names}
@@ -300,8 +301,8 @@ def test_random_answers_end_no_command_and_reach_no_terminal(capsys: pytest.Capt
     assert "MarkupError" not in said.out + said.err
 
 
-def test_the_examples_are_what_they_say() -> None:
-    """The attacks are in what the tests give."""
+def test_examples_contain_the_attacks() -> None:
+    """The tests above really receive them."""
     assert isinstance(hostile().containers[0], Container)
     assert gpu(0).uuid != hostile().gpus[0].uuid
     with pytest.raises(AssertionError):

@@ -1,4 +1,4 @@
-"""Verification's look at a user's Docker and models: by that user, for a while, and as data."""
+"""How verification inspects a user's Docker and models: as that user, with time limits, and as data."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def script(tmp_path: Path) -> Any:
 
 
 def whoami() -> dict[str, Any]:
-    owner = Path("/proc/self/maps").stat().st_uid  # root's, where its memory is closed to its user
+    owner = Path("/proc/self/maps").stat().st_uid  # root's process, whose memory its user cannot read
     return {"uid": os.getuid(), "gid": os.getgid(), "environment": str(os.environ), "memory": owner}
 
 
@@ -61,13 +61,13 @@ def endless() -> str:
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "null", "7", "{", '{"files": []}'], ids=lambda text: text[:9])
-def test_a_note_beside_weights_is_a_note_or_none(script: Any, text: str) -> None:
-    """A user writes it: nested deep it must not cost the whole host its evidence."""
+def test_ignores_invalid_record_beside_weights(script: Any, text: str) -> None:
+    """A user writes it. Deep nesting must not cost the whole host its evidence."""
     assert script.noted(text) is None
 
 
 @pytest.mark.parametrize("said", ["[" * 100_000, "[]", "7", "null", "", "{"], ids=lambda text: text[:9] or "nothing")
-def test_a_daemon_that_says_anything_knows_nothing(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+def test_ignores_invalid_docker_info(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
     """`docker info` of a user's Docker, after its daemon.json was written."""
     module = load("daemon_json")
     monkeypatch.setattr(module, "run", lambda *_: (0, said + "\n"))
@@ -78,9 +78,9 @@ LONG = "1" * 100_000
 
 
 @pytest.mark.parametrize("said", [LONG, f'{{"a": -{LONG}}}', f"[{LONG}]"], ids=["alone", "in a map", "in a list"])
-def test_an_integer_of_a_hundred_thousand_digits_is_not_data(said: str) -> None:
-    """Python before 3.11 takes minutes to read one, and its time grows with the square. Those after have a limit of
-    their own, so that is taken away."""
+def test_refuses_huge_integer(said: str) -> None:
+    """Before 3.11, Python needs minutes to parse one, in quadratic time. Later versions have a limit of their own,
+    which this test removes."""
     sys.set_int_max_str_digits(0)
     try:
         assert load("common").parsed(said) is None
@@ -89,15 +89,13 @@ def test_an_integer_of_a_hundred_thousand_digits_is_not_data(said: str) -> None:
 
 
 def part(script: Any, seconds: int, function: Any, *arguments: Any, user: str | int = "") -> Any:
-    """What a part called `x` says."""
+    """The evidence of a part called `x`."""
     return script.results({"x": script.Part("x", seconds, function, *arguments, user=user)})["x"]
 
 
 @needs_root
 @pytest.mark.parametrize(("user", "gid"), [("nobody", 65534), (4711, 65534)])
-def test_a_user_is_asked_by_a_process_of_that_user(
-    script: Any, monkeypatch: pytest.MonkeyPatch, user: str | int, gid: int
-) -> None:
+def test_inspects_user_as_that_user(script: Any, monkeypatch: pytest.MonkeyPatch, user: str | int, gid: int) -> None:
     monkeypatch.setenv("https_proxy", "http://me:secret@proxy")
     said = part(script, 20, whoami, user=user)
     assert (said["uid"], said["gid"]) == (65534 if user == "nobody" else 4711, gid)
@@ -105,7 +103,7 @@ def test_a_user_is_asked_by_a_process_of_that_user(
     assert said["memory"] == 0
 
 
-def test_who_never_answers_is_late_and_costs_no_other_anything(script: Any) -> None:
+def test_silent_user_is_late_and_delays_nobody(script: Any) -> None:
     begun = time.monotonic()
     parts = {name: script.Part(name, 1, silent) for name in ("a", "b")}
     parts["c"] = script.Part("c", 20, big)
@@ -114,13 +112,13 @@ def test_who_never_answers_is_late_and_costs_no_other_anything(script: Any) -> N
     assert said == {"a": {"late": "timed out after 1 s"}, "b": {"late": "timed out after 1 s"}, "c": big()}
 
 
-def test_a_part_that_fails_or_is_killed_says_why(script: Any) -> None:
+def test_failed_or_killed_part_has_a_reason(script: Any) -> None:
     assert part(script, 20, int, "x")["broken"].startswith("ValueError: ")
     assert part(script, 20, dies) == {"broken": "its process was ended"}
 
 
-def test_what_nothing_ends_is_left_behind_and_not_started_again(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that waits for a file system stays whatever signal it gets; here it gets none."""
+def test_abandons_unkillable_process_and_does_not_start_it_again(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that waits for a file system ignores every signal. Here it receives none."""
     kill = os.kill
     monkeypatch.setattr(script.os, "kill", lambda pid, number: None)
     said = part(script, 1, silent)
@@ -138,14 +136,14 @@ def test_what_nothing_ends_is_left_behind_and_not_started_again(script: Any, mon
     assert not note.exists()
 
 
-def test_a_program_that_a_part_began_ends_with_it(script: Any) -> None:
+def test_kills_programs_of_a_part_with_it(script: Any) -> None:
     said = part(script, 2, script.run, "sh", "-c", "sleep 61 & sleep 62")
     assert said == {"late": "timed out after 2 s"}
     assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if path.read_bytes() == b"sleep\x0061\0"]
 
 
 @needs_root
-def test_who_says_too_much_has_said_nothing(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_over_limit_counts_as_none(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(script, "USER_SIZE", 1000)
     assert part(script, 20, endless, user="nobody") == {"broken": "more than 1000 bytes"}
     assert part(script, 20, whoami, user="no such user") == {"broken": "its process was ended"}
@@ -156,8 +154,8 @@ def test_who_says_too_much_has_said_nothing(script: Any, monkeypatch: pytest.Mon
     ["[" * 100_000, "[" * 60 + "]" * 60, "1e999", "NaN", "[-Infinity]", f"[{LONG}]", '"\\ud800'],
     ids=lambda s: s[:9],
 )
-def test_what_verification_would_not_understand_is_not_data(script: Any, said: str) -> None:
-    """Or a user's daemon could spoil the evidence of the whole host."""
+def test_refuses_data_that_verification_cannot_parse(script: Any, said: str) -> None:
+    """Otherwise a user's daemon could spoil the evidence of the whole host."""
     sys.set_int_max_str_digits(0)
     try:
         with pytest.raises(ValueError, match=r".") as error:
@@ -167,7 +165,7 @@ def test_what_verification_would_not_understand_is_not_data(script: Any, said: s
         sys.set_int_max_str_digits(4300)
 
 
-def test_halves_of_characters_reach_nobody(script: Any) -> None:
+def test_replaces_lone_surrogates(script: Any) -> None:
     said = part(script, 20, script.data, '{"a\\ud800": ["\\udfff"]}')
     assert json_from_host(json.dumps(said)) == {"a?": ["?"]}
 
@@ -175,14 +173,14 @@ def test_halves_of_characters_reach_nobody(script: Any) -> None:
 @pytest.mark.parametrize(
     "said", [None, {}, {"info": [], "containers": {}, "images": []}, {"info": {}, "containers": {"a": 7}, "images": []}]
 )
-def test_what_is_not_of_the_form_of_a_daemon_is_none(script: Any, said: Any) -> None:
+def test_refuses_evidence_of_wrong_shape(script: Any, said: Any) -> None:
     assert script.of_form(said) is None
     right = {"info": {}, "containers": {"a": {}}, "images": [{}]}
     assert script.of_form(right) is right
 
 
-def test_a_users_container_is_not_the_hosts_and_garbage_is_nothing() -> None:
-    """One container of another form is enough: what that Docker says is that user's word, and fails that user alone."""
+def test_keeps_users_containers_apart_and_refuses_garbage() -> None:
+    """One container of wrong shape is enough: that Docker is the user's, so it fails for that user only."""
     hers = {
         "Id": ID, "Name": "/alpha", "Image": IMAGE_ID, "Created": "", "RestartCount": 0, "Config": {"Labels": LABELS},
         "State": {"Status": "running", "ExitCode": 0, "Error": "", "StartedAt": "", "FinishedAt": ""},
@@ -206,8 +204,8 @@ def test_a_users_container_is_not_the_hosts_and_garbage_is_nothing() -> None:
             assert unread.value.fix == "docker ps, of the Docker of ada"
 
 
-def test_what_is_published_elsewhere_is_not_asked_at_a_port_that_anybody_may_have(script: Any) -> None:
-    """It would get the model's key."""
+def test_sends_no_key_to_port_that_others_may_have(script: Any) -> None:
+    """The model's key would go to whoever listens there."""
 
     def publishes(*ports: str) -> dict[str, Any]:
         bindings = {"8080/tcp": [{"HostIp": "127.0.0.1", "HostPort": port} for port in ports]} if ports else None
@@ -215,7 +213,7 @@ def test_what_is_published_elsewhere_is_not_asked_at_a_port_that_anybody_may_hav
 
 
 class Answering(BaseHTTPRequestHandler):
-    """Whoever listens at a model's port: it remembers the keys that it was given."""
+    """A server at a model's port, which records the keys that it receives."""
 
     keys: ClassVar[list[str | None]] = []
 
@@ -241,10 +239,10 @@ def port() -> Iterator[int]:
 
 
 @pytest.mark.parametrize(("still", "keys"), [(0, 0), (1, 1), (99, 3)])
-def test_a_container_that_ends_meanwhile_gets_no_key_any_more(
+def test_sends_no_key_after_container_stopped(
     script: Any, port: int, monkeypatch: pytest.MonkeyPatch, still: int, keys: int
 ) -> None:
-    """Weights are hashed for hours, and requests take minutes: somebody else may have its port by then."""
+    """Hashing takes hours and requests take minutes; another process may have the port by then."""
     states = itertools.chain(["running"] * still, itertools.repeat("exited"))
     bound = {"HostConfig": {"PortBindings": {"8080/tcp": [{"HostIp": "127.0.0.1", "HostPort": str(port)}]}}}
     monkeypatch.setattr(script, "asked", lambda path, where: {"State": {"Status": next(states)}, **bound})
@@ -258,9 +256,7 @@ def test_a_container_that_ends_meanwhile_gets_no_key_any_more(
         assert found == {"ready": [0, "nothing, its container does not run any more"]}
 
 
-def test_a_port_that_its_container_does_not_publish_gets_no_key(
-    script: Any, port: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sends_no_key_to_unpublished_port(script: Any, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     bound = {"HostConfig": {"PortBindings": {"8080/tcp": [{"HostIp": "127.0.0.1", "HostPort": "1"}]}}}
     monkeypatch.setattr(script, "asked", lambda path, where: {"State": {"Status": "running"}, **bound})
     one = {"port": port, "user": "", "address": "", "key": "sk-1", "ready": "/r", "cards": False}
@@ -296,8 +292,8 @@ def inspected(**over: Any) -> dict[str, Any]:
         ({}, {}, False),
     ],
 )
-def test_only_a_container_of_gpuracks_that_runs_is_asked(script: Any, container: Any, record: Any, is_it: bool) -> None:
-    """By the rule of the plan; and in the Docker that the inventory says."""
+def test_asks_only_running_containers_of_gpurack(script: Any, container: Any, record: Any, is_it: bool) -> None:
+    """By the rule of the plan, and in the Docker that the inventory says."""
     one = {"user": ""}
     found = script.ours("alpha", one, {"": {"containers": {"alpha": container}}}, record)
     assert found == (container if is_it else None)
@@ -312,14 +308,14 @@ def test_only_a_container_of_gpuracks_that_runs_is_asked(script: Any, container:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"containers": 7}', '{"containers": {"": {"alpha": {}}}}'])
-def test_a_record_that_cannot_be_read_counts_as_none(script: Any, tmp_path: Path, text: str) -> None:
+def test_unreadable_record_counts_as_none(script: Any, tmp_path: Path, text: str) -> None:
     script.ASKED["record"] = str(tmp_path / "record.json")
     (tmp_path / "record.json").write_text(text)
     assert script.recorded() == {}
 
 
 def slow(link: socket.socket) -> None:
-    """A server that says a byte now and then is never silent."""
+    """A server that sends a byte now and then and is never silent."""
     peer, _ = link.accept()
     with contextlib.suppress(OSError), peer:
         peer.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
@@ -336,7 +332,7 @@ def endlessly(link: socket.socket) -> None:
             peer.sendall(b"x" * 65536)
 
 
-def test_an_answer_has_a_time_and_a_size(script: Any) -> None:
+def test_limits_time_and_size_of_answers(script: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as link:
         number = link.getsockname()[1]
         threading.Thread(target=slow, args=(link,), daemon=True).start()
@@ -358,7 +354,7 @@ def test_an_answer_has_a_time_and_a_size(script: Any) -> None:
         ("0::/system.slice/x{}y.service", ["", None]),
     ],
 )
-def test_a_cgroup_that_a_user_calls_like_a_container_is_that_users(
+def test_cgroup_named_like_container_is_its_users(
     script: Any, monkeypatch: pytest.MonkeyPatch, cgroup: str, said: list[Any]
 ) -> None:
     monkeypatch.setattr(script, "run", lambda *words: (0, "GPU-1, 7"))
@@ -379,8 +375,9 @@ os.write(device, struct.pack("<IiQ", 16 + len(answer), 0, unique) + answer)
 os.read(device, 1 << 17)
 time.sleep(600)
 """
-"""A server of FUSE (the kernel's include/uapi/linux/fuse.h) that answers the first request, INIT, and freezes with the
-second in its hands: what waits for that, no signal ends."""
+"""A FUSE server (the kernel's include/uapi/linux/fuse.h) that answers the first request, INIT, and stops at the second.
+No signal ends a process that waits for it.
+"""
 
 
 @pytest.fixture
@@ -393,12 +390,12 @@ def frozen(tmp_path: Path) -> Iterator[Path]:
         if not server.stdout.readline():
             pytest.skip("needs FUSE, and the right to mount")
         yield path
-        server.kill()  # ends what waits
+        server.kill()  # ends the waiting processes
     ctypes.CDLL(None).umount2(bytes(path), 2)  # MNT_DETACH
 
 
 @needs_root
-def test_a_file_system_that_never_answers_costs_its_part_alone(script: Any, frozen: Path) -> None:
+def test_hanging_file_system_fails_its_part_only(script: Any, frozen: Path) -> None:
     parts = {
         "weights": script.Part("weights", 2, script.weights, str(frozen), False, {}),
         "others": script.Part("others", 30, script.weights, __file__, False, {}),
@@ -413,8 +410,8 @@ def test_a_file_system_that_never_answers_costs_its_part_alone(script: Any, froz
 
 
 @needs_root
-def test_the_whole_script_ends_with_evidence_whatever_hangs(tmp_path: Path) -> None:
-    """A user's process that hangs, here one that stops those of root that look at it, costs that user's part alone."""
+def test_script_ends_with_evidence_whatever_hangs(tmp_path: Path) -> None:
+    """A hanging process of a user, here one that stops root's processes, fails that user's part only."""
     asked = {
         "limit": 60, "record": str(tmp_path / "record.json"), "users": ["", "nobody", "no-such-user"], "units": [],
         "files": [], "homes": [".config/x"], "salt": "5a", "closed": [], "secrets": {"a key": "sk-secret"},

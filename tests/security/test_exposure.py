@@ -1,4 +1,4 @@
-"""Who on the network reaches what: nothing is opened wider than the inventory says, and no page waits for an admin."""
+"""Who on the network reaches what: nothing is more open than the inventory says, and no web UI waits for an admin."""
 
 import json
 import sqlite3
@@ -50,7 +50,7 @@ def plan(spec: Host, facts: HostFacts) -> ModelsPlan:
 
 
 def host(spec: Host | None = None, **said: Any) -> HostFacts:
-    """A host with weights; with `wanted`, all of that runs on it, as it was when the host had `had` as its address."""
+    """A host with weights. With `wanted`, all its entries run, as created when the host's address was `had`."""
     had = said.pop("had", said.get("address", "10.0.0.7"))
     words = {"weights": {"/w/a.gguf": 1}, "probes": READY, **said}
     if spec is None:
@@ -73,7 +73,7 @@ def page(**fields: Any) -> Host:
 
 
 @pytest.mark.parametrize("known", [ADDRESSES, ()])
-def test_without_a_default_route_lan_is_refused_and_the_hosts_addresses_are_named(known: tuple[str, ...]) -> None:
+def test_refuses_lan_without_default_route_with_addresses(known: tuple[str, ...]) -> None:
     found = plan(models(alpha={"bind": "lan"}, beta={}), host(address="", addresses=known))
     listed = ", ".join(known) or "none found (ip address)"
     assert found.errors == {
@@ -85,12 +85,12 @@ def test_without_a_default_route_lan_is_refused_and_the_hosts_addresses_are_name
 
 
 def ports(found: ModelsPlan) -> dict[str, Any]:
-    """Entry → the lines of its ports in the compose.yaml that a plan makes."""
+    """Entry → its published ports in the compose.yaml of a plan."""
     project = (found.job or {"projects": {"": {"services": {}}}})["projects"][""]
     return {name: block["services"][name].partition("ports:")[2][:80] for name, block in project["services"].items()}
 
 
-def test_a_model_that_serves_when_its_route_is_gone_goes_on_with_a_warning() -> None:
+def test_keeps_serving_model_without_route_with_warning() -> None:
     wanted = models(alpha={"bind": "lan"}, beta={"bind": "lan"})
     state = host(wanted, address="", had="10.0.0.7", addresses=ADDRESSES)
     found = plan(wanted, state)
@@ -101,8 +101,8 @@ def test_a_model_that_serves_when_its_route_is_gone_goes_on_with_a_warning() -> 
     assert address_of("alpha", wanted, state) == "10.0.0.7"
 
 
-def test_one_that_an_older_gpurack_opened_to_everybody_is_not_opened_again() -> None:
-    """Without a route it took every address. It serves on, warned of; made anew it is refused."""
+def test_does_not_reopen_model_that_older_gpurack_opened() -> None:
+    """Without a route it had every address. It keeps serving with a warning, and is refused when recreated."""
     wanted = models(alpha={"bind": "lan"})
     state = host(wanted, address="", had="0.0.0.0", addresses=ADDRESSES)
     found = plan(wanted, state)
@@ -113,11 +113,11 @@ def test_one_that_an_older_gpurack_opened_to_everybody_is_not_opened_again() -> 
 
 
 @pytest.mark.parametrize("action", Action)
-def test_a_new_refusal_is_an_error_for_what_is_made_alone(action: Any) -> None:
+def test_new_refusal_is_error_only_for_new_containers(action: Any) -> None:
     assert (Change("alpha", action).action in refusals.MADE) == (action in (Action.CREATE, Action.RECREATE))
 
 
-def test_a_public_address_is_one_warning_for_the_host_and_blocks_nothing() -> None:
+def test_public_address_is_one_warning_per_host() -> None:
     wanted = models(alpha={"bind": "lan"}, beta={"bind": "lan"}, gamma={"bind": "loopback"}, delta={"bind": "any"})
     found = plan(wanted, host(address=PUBLIC))
     assert found.errors == {}
@@ -129,7 +129,7 @@ def test_a_public_address_is_one_warning_for_the_host_and_blocks_nothing() -> No
     assert shown == list(found.warnings)
 
 
-def test_writing_the_address_silences_it() -> None:
+def test_explicit_address_silences_warning() -> None:
     assert plan(models(alpha={"bind": PUBLIC}), host(address=PUBLIC)).warnings == ()
 
 
@@ -141,19 +141,19 @@ def test_writing_the_address_silences_it() -> None:
         ("8.8.4.4", True), ("2a01:4f8::7", True),
     ],
 )  # fmt: skip
-def test_which_addresses_are_public(address: str, public: bool) -> None:
+def test_finds_public_addresses(address: str, public: bool) -> None:
     assert refusals.is_public(address) is public
     assert bool(plan(models(alpha={"bind": "lan"}), host(address=address)).warnings) is public
 
 
-def test_a_new_address_moves_a_model_and_says_so() -> None:
+def test_new_address_recreates_with_reason() -> None:
     wanted = models(alpha={"bind": "lan"})
     [change] = plan(wanted, host(wanted, address="10.0.0.8", had="10.0.0.7")).changes
     assert str(change) == "recreate alpha: published on 10.0.0.7:8000, not on 10.0.0.8:8000"
 
 
 @pytest.mark.parametrize("address", ["10.0.0.7", "2001:db8::7"])
-def test_lan_is_the_one_address_in_every_place(address: str) -> None:
+def test_lan_is_one_address_everywhere(address: str) -> None:
     wanted, state = models(alpha={"bind": "lan"}), host(address=address)
     [port] = desire("alpha", wanted, state, ()).service["ports"]
     assert port["host_ip"] == address_of("alpha", wanted, state) == address
@@ -172,7 +172,7 @@ def test_lan_is_the_one_address_in_every_place(address: str) -> None:
         ("10.0.0.7", "10.0.0.8", False), ("loopback", "127.0.0.1", True),
     ],
 )  # fmt: skip
-def test_ports_are_compared_by_addresses(one: str, other: str, overlap: bool) -> None:
+def test_compares_ports_by_address(one: str, other: str, overlap: bool) -> None:
     assert binds_overlap(one, other) is binds_overlap(other, one) is overlap
 
 
@@ -189,7 +189,7 @@ def test_ports_are_compared_by_addresses(one: str, other: str, overlap: bool) ->
         ("", ()),
     ],
 )
-def test_only_addresses_are_taken_for_addresses(said: str, found: tuple[str, ...]) -> None:
+def test_accepts_valid_addresses_only(said: str, found: tuple[str, ...]) -> None:
     assert addresses(said) == found
 
 
@@ -209,7 +209,7 @@ LISTED = """\
 @pytest.mark.parametrize(
     ("families", "address"), [("46", "10.0.0.7"), ("4", "10.0.0.7"), ("6", "2a01:4f8::7"), ("", "")]
 )
-def test_the_snapshot_finds_the_address_of_the_default_route(fakes: Fakes, families: str, address: str) -> None:
+def test_snapshot_finds_address_of_default_route(fakes: Fakes, families: str, address: str) -> None:
     for family, route in ROUTES.items():
         fakes.state(f"route{family}", route + "\n")
     fakes.state("addresses", LISTED)
@@ -226,7 +226,7 @@ def test_the_snapshot_finds_the_address_of_the_default_route(fakes: Fakes, famil
 # --- Open WebUI's first account --------------------------------------------------------------------------------------
 
 
-def test_a_page_for_the_lab_without_a_first_account_is_not_made() -> None:
+def test_refuses_page_without_first_account() -> None:
     found = plan(page(bind="lan"), host())
     assert found.errors == {
         "chat": "its database has no account yet, and whoever opens the page first becomes its administrator. Give the "
@@ -245,7 +245,7 @@ def test_a_page_for_the_lab_without_a_first_account_is_not_made() -> None:
     ],
     ids=str,
 )
-def test_what_needs_none_is_made(fields: dict[str, Any]) -> None:
+def test_creates_page_that_needs_no_account(fields: dict[str, Any]) -> None:
     wanted = page(**fields)
     assert plan(wanted, host()).errors == {}
     assert questions(wanted).volumes == ()
@@ -259,7 +259,7 @@ def test_what_needs_none_is_made(fields: dict[str, Any]) -> None:
         ({"compose": {"volumes": ["old_webui:/app/backend/data"]}}, "compose.volumes"),
     ],
 )
-def test_a_database_of_its_own_is_made_and_warned_of(fields: dict[str, Any], setting: str) -> None:
+def test_creates_page_with_external_database_and_warns(fields: dict[str, Any], setting: str) -> None:
     def told(spec: Host) -> list[str]:
         return [problem.what for problem in warnings({"gpu1": spec}) if "administrator" in problem.what]
 
@@ -282,12 +282,13 @@ def test_a_database_of_its_own_is_made_and_warned_of(fields: dict[str, Any], set
     ],
     ids=str,
 )
-def test_what_only_looks_like_protection_is_none(fields: dict[str, Any]) -> None:
-    """Open WebUI lets the first one sign up whatever ENABLE_SIGNUP says, and makes no account of half of its words."""
+def test_settings_that_only_look_like_protection_do_not_count(fields: dict[str, Any]) -> None:
+    """Open WebUI lets the first visitor sign up whatever ENABLE_SIGNUP says, and creates no account from half of its
+    variables."""
     assert list(plan(page(**{"bind": "any", **fields}), host()).errors) == ["chat"]
 
 
-def test_a_model_in_the_hosts_own_network_is_open_whatever_its_bind() -> None:
+def test_host_network_is_open_whatever_bind_says() -> None:
     """Its server listens on all addresses there."""
     told = {
         mode: [
@@ -300,7 +301,7 @@ def test_a_model_in_the_hosts_own_network_is_open_whatever_its_bind() -> None:
     assert [len(told["host"]), told["bridge"]] == [1, []]
 
 
-def test_a_page_whose_database_has_an_account_is_made_anew() -> None:
+def test_recreates_page_whose_database_has_account() -> None:
     there = host(accounts=frozenset({("", VOLUME)}))
     assert plan(page(bind="lan"), there).errors == {}
     assert plan(page(bind="lan"), there).warnings == ()
@@ -308,7 +309,7 @@ def test_a_page_whose_database_has_an_account_is_made_anew() -> None:
     assert list(plan(page(bind="lan"), of_another_user).errors) == ["chat"]
 
 
-def test_a_page_that_serves_without_one_goes_on_with_a_warning() -> None:
+def test_keeps_serving_page_without_account_with_warning() -> None:
     wanted = page(bind="lan")
     found = plan(wanted, host(wanted))
     assert (found.errors, actions(found)) == ({}, {"alpha": "keep", "chat": "keep"})
@@ -317,7 +318,7 @@ def test_a_page_that_serves_without_one_goes_on_with_a_warning() -> None:
     assert list(plan(changed, host(wanted)).errors) == ["chat"]
 
 
-def test_the_plan_without_a_connection_says_that_it_is_needed() -> None:
+def test_offline_plan_warns_of_missing_account() -> None:
     told = [str(problem) for problem in warnings({"gpu1": page(bind="lan")}) if "administrator" in problem.what]
     assert told == [
         "gpu1 services.chat: until its database has an account, whoever opens the page first becomes its "
@@ -327,7 +328,7 @@ def test_the_plan_without_a_connection_says_that_it_is_needed() -> None:
 
 
 def database(path: Path, *statements: str, wal: bool = False) -> sqlite3.Connection:
-    """webui.db as Open WebUI has it: a table of users and one of their passwords."""
+    """webui.db of Open WebUI: a table of users, and one with their passwords."""
     connection = sqlite3.connect(path)
     if wal:
         connection.execute("pragma journal_mode = wal")
@@ -358,10 +359,10 @@ ENDLESS = "with recursive n(x) as (select 1 union all select x + 1 from n) selec
     ],
     ids=["no-table", "nobody", "somebody", "deleted", "endless-view", "virtual-table"],
 )
-def test_the_snapshot_sees_whether_there_is_an_account(
+def test_snapshot_sees_account(
     tmp_path: Path, fakes: Fakes, statements: tuple[str, ...], account: bool, wal: bool
 ) -> None:
-    """Nothing is written or locked meanwhile."""
+    """It writes and locks nothing."""
     folder = tmp_path / "volume"
     folder.mkdir()
     connection = database(folder / "webui.db", *statements, wal=wal)
@@ -372,7 +373,7 @@ def test_the_snapshot_sees_whether_there_is_an_account(
     connection.close()
 
 
-def test_a_database_that_somebody_writes_is_read_without_a_lock(tmp_path: Path, fakes: Fakes) -> None:
+def test_reads_database_in_use_without_lock(tmp_path: Path, fakes: Fakes) -> None:
     connection = database(tmp_path / "webui.db", TABLE, ADMIN)
     connection.execute("begin exclusive")
     assert snapshot_of(tmp_path, fakes) == {("", VOLUME)}
@@ -380,8 +381,8 @@ def test_a_database_that_somebody_writes_is_read_without_a_lock(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("what", ["nothing", "link", "fifo", "folder", "no-database"])
-def test_what_stands_in_the_place_of_the_database_is_none(tmp_path: Path, fakes: Fakes, what: str) -> None:
-    """A container's root may put anything there: nothing is followed, and nothing waited for."""
+def test_ignores_anything_but_a_database_file(tmp_path: Path, fakes: Fakes, what: str) -> None:
+    """Root in a container may put anything there. Nothing is followed or waited for."""
     folder = tmp_path / "volume"
     folder.mkdir()
     place = folder / "webui.db"
@@ -398,7 +399,7 @@ def test_what_stands_in_the_place_of_the_database_is_none(tmp_path: Path, fakes:
 
 
 def snapshot_of(folder: Path, fakes: Fakes) -> set[tuple[str, str]]:
-    """What a look at a host sees of accounts in a volume that lies in `folder`."""
+    """What a snapshot sees of accounts in a volume at `folder`."""
     fakes.state("place", f"{folder}\n")
     fakes.add("docker", 'case "$*" in "volume inspect"*) cat "$STATE/place";; *) exit 1;; esac')
     text = script(questions(page(bind="lan")))
@@ -438,15 +439,15 @@ def service_of(engine: str, **fields: Any) -> Mapping[str, Any]:
 
 
 @pytest.mark.parametrize("engine", sorted(EVERY))
-def test_no_program_of_a_container_gets_more_privileges(engine: str) -> None:
+def test_programs_get_no_more_privileges(engine: str) -> None:
     service = service_of(engine)
     assert "no-new-privileges:true" in service["security_opt"]
     assert not {"privileged", "ipc", "pid", "userns_mode"} & set(service)
 
 
 @pytest.mark.parametrize("engine", sorted(EVERY))
-def test_a_container_changes_nothing_of_the_hosts(engine: str) -> None:
-    """What it may write are volumes of its own. `/w` is where the inventory has weights."""
+def test_container_cannot_change_host(engine: str) -> None:
+    """It writes to its own volumes only. `/w` is where the inventory has weights."""
     mounts = service_of(engine).get("volumes", [])
     paths = [mount["source"] for mount in mounts if mount["type"] == "bind"]
     assert [path for path in paths if not path.startswith("/w/")] == [], "no socket of Docker's, and no other folder"
@@ -464,11 +465,11 @@ def test_a_container_changes_nothing_of_the_hosts(engine: str) -> None:
         (None, None),
     ],
 )
-def test_an_entrys_own_options_are_added_and_win(own: list[str] | None, found: list[str] | None) -> None:
+def test_adds_options_of_entry_which_win(own: list[str] | None, found: list[str] | None) -> None:
     assert service_of("llama.cpp", compose={"security_opt": own}).get("security_opt") == found
 
 
-def test_jobs_get_none_either() -> None:
+def test_jobs_get_no_more_privileges() -> None:
     job = {"command": ["-p", "hello"], "weights": "/w/a.gguf"}
     wanted = spec({"jobs": {"ask": job, "sudo": {**job, "compose": {"security_opt": ["no-new-privileges:false"]}}}})
     desired = [jobs.desire_job(name, wanted) for name in ("ask", "sudo")]
@@ -478,7 +479,7 @@ def test_jobs_get_none_either() -> None:
 
 
 @pytest.mark.parametrize("engine", ["vllm", "sglang"])
-def test_servers_on_several_cards_share_memory_with_themselves_alone(engine: str) -> None:
+def test_multi_gpu_servers_share_memory_only_with_themselves(engine: str) -> None:
     service = service_of(engine, gpus=[0, 1])
     assert (service.get("ipc"), service["shm_size"]) == (None, "32gb")
 
@@ -495,13 +496,13 @@ def test_servers_on_several_cards_share_memory_with_themselves_alone(engine: str
     ],
     ids=str,
 )
-def test_compose_opts_out_of_it(own: dict[str, Any], found: tuple[str | None, str | None]) -> None:
+def test_compose_opts_out(own: dict[str, Any], found: tuple[str | None, str | None]) -> None:
     service = service_of("vllm", compose=own)
     assert (service.get("ipc"), service.get("shm_size")) == found
 
 
-def test_none_of_it_reaches_a_container_that_runs() -> None:
-    """By the upgrade rule alone (tests/unit/test_upgrade_rule.py): what an older gpurack made stays."""
+def test_running_containers_stay_unchanged() -> None:
+    """By the upgrade rule only (tests/unit/test_upgrade_rule.py): settings of an older gpurack stay."""
     wanted = spec({"models": {"alpha": {"port": 8000}}})
     state = host(wanted)
     [alpha] = state.containers
@@ -555,9 +556,7 @@ def test_none_of_it_reaches_a_container_that_runs() -> None:
         ("tei", {}, None),
     ],
 )
-def test_settings_that_write_prompts_into_a_log_are_warned_of(
-    engine: str, fields: dict[str, Any], settings: str | None
-) -> None:
+def test_warns_of_settings_that_log_prompts(engine: str, fields: dict[str, Any], settings: str | None) -> None:
     entry = {"engine": engine, **EVERY[engine], "port": 8000, **fields}
     kind = "services" if ENGINES[engine].service else "models"
     behind = {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf", "port": 9000}
@@ -581,9 +580,7 @@ def test_settings_that_write_prompts_into_a_log_are_warned_of(
     ],
 )
 @pytest.mark.parametrize("kind", ["models", "jobs"])
-def test_sources_that_anyone_on_the_way_can_change_are_warned_of(
-    kind: str, git: str, revision: str, warned: bool
-) -> None:
+def test_warns_of_sources_without_verification(kind: str, git: str, revision: str, warned: bool) -> None:
     entry = {"engine": "llama.cpp", "image": {"build": {"git": git, "revision": revision}}, "weights": "/w/a.gguf"}
     entry |= {"port": 8000} if kind == "models" else {"command": ["-m", "{weights}"]}
     told = [problem.what for problem in warnings(check_fleet({"gpu1": [{kind: {"alpha": entry}}]}))]

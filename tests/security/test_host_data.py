@@ -1,4 +1,4 @@
-"""JSON and YAML of hosts: plain data or ValueError, whatever comes, and quickly."""
+"""JSON and YAML of hosts: plain data or ValueError, for any input, and quickly."""
 
 import ast
 import json
@@ -31,14 +31,14 @@ NESTED = json.dumps({"a": 1})
         "a: 1\n---\nb: 2\n", "#" * (YAML_LIMIT + 1),
     ],
 )  # fmt: skip
-def test_yaml_that_is_no_plain_data_is_refused(text: str) -> None:
+def test_refuses_yaml_that_is_not_plain_data(text: str) -> None:
     begun = time.monotonic()
     with pytest.raises(ValueError, match=r"."):
         yaml_from_host(text)
     assert time.monotonic() - begun < 10
 
 
-def test_yaml_of_compose_is_read_as_before() -> None:
+def test_reads_yaml_of_compose() -> None:
     text = 'services:\n  alpha:\n    image: "a:1"\n    ports: ["127.0.0.1:8000:8000"]\n    since: 2026-11-28\n'
     service = {"image": "a:1", "ports": ["127.0.0.1:8000:8000"], "since": "2026-11-28"}
     assert yaml_from_host(text) == {"services": {"alpha": service}}
@@ -46,7 +46,7 @@ def test_yaml_of_compose_is_read_as_before() -> None:
 
 
 @pytest.mark.parametrize("text", [LAUGHS, DEEP_YAML, "services: {alpha: &a {image: x}}\n", "services: 2001-99-99\n"])
-def test_a_compose_file_that_is_an_attack_counts_as_none(text: str) -> None:
+def test_ignores_hostile_compose_file(text: str) -> None:
     facts = host_state(files={"/etc/gpurack/compose.yaml": text})
     assert compose.old_services(facts) == {}
 
@@ -58,25 +58,25 @@ def test_a_compose_file_that_is_an_attack_counts_as_none(text: str) -> None:
         '"\\ud800"', '{"\\udc00": 1}', "{} {}", "", " ", "{", b"\xff", b"", "\ufeff{}",
     ],
 )  # fmt: skip
-def test_json_that_is_no_plain_data_is_refused(text: str | bytes) -> None:
+def test_refuses_json_that_is_not_plain_data(text: str | bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         json_from_host(text)
 
 
-def test_json_has_a_limit() -> None:
+def test_limits_size_of_json() -> None:
     with pytest.raises(ValueError, match="longer than 10 characters"):
         json_from_host('"' + "a" * 10 + '"', limit=10)
     assert JSON_LIMIT < 1 << 30
 
 
-def test_json_of_docker_is_read_as_before() -> None:
+def test_reads_json_of_docker() -> None:
     assert json_from_host(b' {"a": [1, 2.5, null, true, "\\ud83d\\ude80"]}\n') == {"a": [1, 2.5, None, True, "🚀"]}
     assert json_values("[1]\n[2]\n") == [[1], [2]]
 
 
 @settings(max_examples=100)
 @given(st.text() | st.binary())
-def test_whatever_comes_it_is_a_value_or_a_valueerror(text: str | bytes) -> None:
+def test_any_text_is_value_or_valueerror(text: str | bytes) -> None:
     for read in (
         json_from_host,
         lambda said: yaml_from_host(said if isinstance(said, str) else said.decode("latin-1")),
@@ -89,7 +89,7 @@ def test_whatever_comes_it_is_a_value_or_a_valueerror(text: str | bytes) -> None
 
 
 @pytest.mark.parametrize("text", [DEEP_JSON, "[" * 900, '"\\ud800"', "NaN", "{", "[]", "1", '{"models": [1]}'])
-def test_each_reader_of_the_plan_takes_it_for_nothing(text: str) -> None:
+def test_every_reader_of_plan_ignores_invalid_data(text: str) -> None:
     facts = host_state(
         containers=[container("alpha", label=text)],
         probes={"alpha": [200, text]},
@@ -105,19 +105,18 @@ def test_each_reader_of_the_plan_takes_it_for_nothing(text: str) -> None:
 
 READERS = {("json", "loads"), ("json", "load"), ("yaml", "load"), ("yaml", "safe_load"), ("yaml", "full_load")}
 OWN = {"host_data.py", "inventory/load.py", "importing/compose_file.py", "facts/remembered.py", "spec/local_files.py"}
-"""Beside the one place those that read the admin's own files: the inventory, a compose file that is imported, what
-gpurack remembers."""
+"""Modules that also parse the admin's own files: the inventory, an imported compose file, what gpurack remembers."""
 
 
 def readers(source: str) -> set[str]:
-    """The readers of JSON and YAML that a module uses by itself."""
+    """The parsers of JSON and YAML that a module calls directly."""
     names = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)]
     found = {f"{node.value.id}.{node.attr}" for node in names if isinstance(node.value, ast.Name)
              and (node.value.id, node.attr) in READERS}  # fmt: skip
     return found | {node.attr for node in names if node.attr in ("raw_decode", "JSONDecoder")}
 
 
-def test_what_nobody_thought_of_is_one_short_line() -> None:
+def test_unexpected_error_is_one_short_line() -> None:
     said = not_understood(KeyError("x\n" * 100_000)), not_understood(ValueError("a\nerror gpu2 all is lost\n" * 1000))
     for sentence in said:
         assert len(sentence) < 400
@@ -125,12 +124,12 @@ def test_what_nobody_thought_of_is_one_short_line() -> None:
         assert sentence.endswith("please report it.")
 
 
-def test_hosts_texts_are_read_in_one_place() -> None:
+def test_host_output_is_parsed_in_one_module() -> None:
     folder = Path(__file__).parents[2] / "gpurack"
     for file in sorted(folder.rglob("*.py")):
         if str(file.relative_to(folder)) not in OWN:
             assert not readers(file.read_text()), file
 
 
-def test_that_lint_can_fail() -> None:
+def test_lint_finds_other_parsers() -> None:
     assert readers("import json, yaml\njson.loads(a)\nyaml.safe_load(b)\n") == {"json.loads", "yaml.safe_load"}

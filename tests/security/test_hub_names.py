@@ -1,4 +1,4 @@
-"""What a hub, a mirror or a file server answers: no name of theirs leads out of the folder, no redirect to a file."""
+"""Answers of hubs, mirrors and file servers: no name leads out of its folder, no redirect leads to a file."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=repr)
-def test_a_name_that_leads_elsewhere_is_refused(
+def test_refuses_name_outside_folder(
     fetcher: Any, hub: Hub, wanted: dict[str, str], name: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Nothing is fetched then, not even what else is listed."""
+    """Then nothing is fetched, not even other listed files."""
     siblings = [*hub.siblings(), {"rfilename": name, "size": 2}]
     monkeypatch.setattr(hub, "siblings", lambda: siblings)
     before = sorted(tmp_path.rglob("*"))
@@ -57,7 +57,7 @@ def test_a_name_that_leads_elsewhere_is_refused(
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=repr)
-def test_the_other_hubs_names_are_checked_as_well(
+def test_checks_names_of_other_hub(
     fetcher: Any, hub: Hub, wanted: dict[str, str], name: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer = hub.modelscope()
@@ -68,7 +68,7 @@ def test_the_other_hubs_names_are_checked_as_well(
 
 
 @given(name=st.text(max_size=30) | st.lists(st.sampled_from(["..", ".", "", "a", "b.json", "\n"])).map("/".join))
-def test_an_accepted_name_stays_in_its_folder(name: str) -> None:
+def test_accepted_name_stays_in_folder(name: str) -> None:
     fetch = load("fetch")
     try:
         fetch.checked_list("https://hub", [(name, 1, None)], None)
@@ -87,7 +87,7 @@ def test_an_accepted_name_stays_in_its_folder(name: str) -> None:
         ("lfs", "x"),
     ],
 )  # fmt: skip
-def test_sizes_and_sums_are_what_they_are(
+def test_refuses_invalid_sizes_and_digests(
     fetcher: Any, hub: Hub, wanted: dict[str, str], field: str, value: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     siblings = [{"rfilename": "config.json", "size": 2, field: value}]
@@ -96,13 +96,13 @@ def test_sizes_and_sums_are_what_they_are(
 
 
 @pytest.mark.parametrize("commit", ["../../../x", "main", f"{COMMIT}\nerror alpha: x", "", 7])
-def test_a_commit_is_a_commit(fetcher: Any, hub: Hub, wanted: dict[str, str], commit: Any) -> None:
-    """It becomes part of addresses, and of what gpurack lock reads."""
+def test_refuses_invalid_commit(fetcher: Any, hub: Hub, wanted: dict[str, str], commit: Any) -> None:
+    """It becomes part of URLs, and of what gpurack lock reads."""
     hub.commit = commit
     assert why(fetcher, wanted) == f"{hub.url} does not answer like a hub. Check `mirrors`"
 
 
-def test_an_answer_without_end(fetcher: Any, hub: Hub, wanted: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limits_size_of_answer(fetcher: Any, hub: Hub, wanted: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetcher, "LARGEST_ANSWER", 1000)
     monkeypatch.setattr(hub, "answer", lambda who, request: (200, {}, b"[" * 100_000))
     assert why(fetcher, wanted) == f"{hub.url} sent an endless answer. Check `mirrors`"
@@ -113,10 +113,10 @@ BODIES = [b"", b"[]", b"7", b"{}", b'{"sha": 7, "siblings": {}}', b"[" * 100_000
 
 @pytest.mark.parametrize("kind", ["hf", "modelscope"])
 @pytest.mark.parametrize("body", BODIES, ids=lambda body: repr(body[:12]))
-def test_any_answer_is_a_sentence(
+def test_any_answer_is_one_error(
     fetcher: Any, hub: Hub, wanted: dict[str, str], monkeypatch: pytest.MonkeyPatch, capfd: Any, body: bytes, kind: str
 ) -> None:
-    """For a run, and for `gpurack lock --upgrade`, which asks it for a commit."""
+    """In a run, and in `gpurack lock --upgrade`, which asks for a commit."""
     monkeypatch.setattr(hub, "answer", lambda who, request: (200, {}, body))
     asked = {**wanted, "hub": kind, "revision": "main"}
     assert re.search("does not answer like a hub. Check `mirrors`$|^ModelScope .* has no ", why(fetcher, asked))
@@ -127,7 +127,7 @@ def test_any_answer_is_a_sentence(
 
 
 @pytest.mark.parametrize("said", ["[" * 100_000, "{}", "null", "[7, null]", "", "x"], ids=lambda text: text[:9])
-def test_a_daemon_that_says_anything_has_no_digest(monkeypatch: pytest.MonkeyPatch, capfd: Any, said: str) -> None:
+def test_invalid_docker_output_has_no_digest(monkeypatch: pytest.MonkeyPatch, capfd: Any, said: str) -> None:
     module = load("newest")
     monkeypatch.setattr(module, "pull_alone", lambda *_: None)
     monkeypatch.setattr(module, "Dockerd", lambda user: SimpleNamespace(must=lambda *_: said))
@@ -139,7 +139,7 @@ def test_a_daemon_that_says_anything_has_no_digest(monkeypatch: pytest.MonkeyPat
 # --- curl ------------------------------------------------------------------------------------------------------------
 
 
-def test_no_configuration_of_anybodys_is_read(
+def test_curl_reads_no_configuration(
     fetcher: Any, hub: Hub, wanted: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = tmp_path / "home"
@@ -153,7 +153,7 @@ def test_no_configuration_of_anybodys_is_read(
 
 
 @pytest.mark.parametrize("url", ["http://h/{a,b}", "http://h/[1-999999]", "-K/home/eve/c", "--output=/etc/x"])
-def test_an_address_is_one_address_and_no_option(fetcher: Any, fakes: Fakes, url: str) -> None:
+def test_url_is_never_an_option(fetcher: Any, fakes: Fakes, url: str) -> None:
     fakes.add("curl", 'printf "%s\\n" "$@" >"$STATE/argv"; exit 6')
     for ask in (lambda: fetcher.remote_size(url), lambda: fetcher.request(url, None)):
         with pytest.raises(fetcher.Failure):
@@ -166,7 +166,7 @@ def test_an_address_is_one_address_and_no_option(fetcher: Any, fakes: Fakes, url
 
 
 @pytest.mark.parametrize("url", ["http://h/a b", "http://h/a\nb", "http://h/\x1b[2J"])
-def test_an_address_with_more_in_it_is_not_asked(fetcher: Any, fakes: Fakes, url: str) -> None:
+def test_refuses_url_with_more_in_it(fetcher: Any, fakes: Fakes, url: str) -> None:
     fakes.add("curl", "exit 6")
     with pytest.raises(fetcher.Failure, match="is not a valid URL, so nothing was fetched"):
         fetcher.request(url, None)
@@ -174,7 +174,7 @@ def test_an_address_with_more_in_it_is_not_asked(fetcher: Any, fakes: Fakes, url
 
 
 @pytest.mark.parametrize("token", ["hf_x\noutput = /etc/cron.d/x", "hf_x\r", "hf_\x00"])
-def test_a_token_with_another_line_is_no_other_option(fetcher: Any, fakes: Fakes, token: str, tmp_path: Path) -> None:
+def test_refuses_token_with_newline(fetcher: Any, fakes: Fakes, token: str, tmp_path: Path) -> None:
     fakes.add("curl", "exit 6")
     for ask in (
         lambda: fetcher.request("http://h/", token),
@@ -189,7 +189,7 @@ def test_a_token_with_another_line_is_no_other_option(fetcher: Any, fakes: Fakes
 @pytest.mark.parametrize(
     "location", ["file:///etc/shadow", "FILE:///etc/shadow", "gopher://h/", "scp://h/x", "ldap://h/"]
 )
-def test_a_download_is_led_to_no_file(fetcher: Any, hub: Hub, location: str, tmp_path: Path) -> None:
+def test_refuses_redirect_to_file(fetcher: Any, hub: Hub, location: str, tmp_path: Path) -> None:
     hub.refuses["/w.gguf"] = (302, {"Location": location})
     told = {"url": f"{hub.url}/w.gguf", "sha256": SHA, "path": str(tmp_path / "w/a.gguf")}
     with pytest.raises(fetcher.Failure, match="cannot fetch weights"):
@@ -202,8 +202,8 @@ def test_a_download_is_led_to_no_file(fetcher: Any, hub: Hub, location: str, tmp
 # --- what is written down --------------------------------------------------------------------------------------------
 
 
-def test_a_record_in_anothers_hands_is_not_waited_for(fetcher: Any, wanted: dict[str, str]) -> None:
-    """The file beside a folder of weights: a FIFO there blocks nothing."""
+def test_does_not_wait_for_fifo_as_record(fetcher: Any, wanted: dict[str, str]) -> None:
+    """It is beside a folder of weights, where users may write."""
     Path(wanted["path"]).mkdir(parents=True)
     os.mkfifo(wanted["path"] + ".json")
     assert fetcher.left_behind({**wanted, "commit": COMMIT}) is False

@@ -1,5 +1,6 @@
-"""`gpurack import` of containers whose owner wrote their names, labels, arguments and environment for the admin who
-pastes what it prints: it stays data, in Python and in YAML."""
+"""`gpurack import` of containers with hostile names, labels, arguments and environment: the output stays data, in
+Python and in YAML.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ def imported(tmp_path: Path, said: str, *options: str) -> tuple[int, str]:
 
 
 def hostile(text: str) -> dict[str, Any]:
-    """A container that says the text wherever its owner may."""
+    """A container with the text wherever its owner can put it."""
     made = container(text, Labels={text: text})
     made["Config"]["Env"] = [f"A={text}", f"{text}=b"]
     made["Config"]["Cmd"] += ["--chat-template", text, text]
@@ -44,7 +45,7 @@ def hostile(text: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_python_that_is_printed_is_data(text: str, tmp_path: Path) -> None:
+def test_printed_python_is_data(text: str, tmp_path: Path) -> None:
     _, output = imported(tmp_path, printed(hostile(text)))
     tree = ast.parse(output)
     assert [type(node) for node in tree.body] == [ast.Assign]
@@ -53,7 +54,7 @@ def test_python_that_is_printed_is_data(text: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_yaml_that_is_printed_means_what_the_host_said(text: str, tmp_path: Path) -> None:
+def test_printed_yaml_loads_as_host_said(text: str, tmp_path: Path) -> None:
     _, output = imported(tmp_path, printed(hostile(text)), "--yaml")
     data = yaml.safe_load(output)
     assert list(data) == ["hosts"]
@@ -62,7 +63,7 @@ def test_yaml_that_is_printed_means_what_the_host_said(text: str, tmp_path: Path
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
-def test_every_text_comes_back_as_it_was(text: str) -> None:
+def test_keeps_every_text_unchanged(text: str) -> None:
     assert ast.literal_eval(harmless(text_of.text(text))) == text
     entries = Imported(host={"a": text, "b": [text]}, models={"m": {text: text}})
     assert yaml.safe_load(printable(text_of.as_yaml(entries, "h")))["hosts"]["h"] == entries.data
@@ -76,14 +77,14 @@ def test_every_text_comes_back_as_it_was(text: str) -> None:
         '[{"HostConfig": 1}] x',
     ],
 )  # fmt: skip
-def test_output_that_breaks_off_is_a_sentence(said: str, tmp_path: Path) -> None:
+def test_reports_incomplete_output(said: str, tmp_path: Path) -> None:
     code, output = imported(tmp_path, said)
     assert code == 2
     assert "looks like output of docker inspect but cannot be parsed (" in output
 
 
 @pytest.mark.parametrize("garbage", [None, 7, "x", [], [None], {}, {"a": None}])
-def test_garbage_in_one_container_leaves_the_others(garbage: Any, tmp_path: Path) -> None:
+def test_garbage_in_one_container_keeps_others(garbage: Any, tmp_path: Path) -> None:
     for part in ("Config", "HostConfig", "Mounts", "Image", "Name"):
         bad = {**container("bad"), part: garbage}
         assert '"good"' in imported(tmp_path, printed(bad, container("good")))[1]

@@ -1,4 +1,4 @@
-"""What a part of the look that did not end means: its own models stay as they are, all else goes on."""
+"""Parts of a snapshot that did not end: their own models stay unchanged, everything else continues."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def late(*parts: str, **said: Any) -> HostFacts:
     return host_state(containers=(alpha,), late=dict.fromkeys(parts, WHY), **said)
 
 
-def test_weights_that_do_not_answer_hold_their_models_alone() -> None:
+def test_late_weights_hold_their_models_only() -> None:
     plan = plan_models(WANTED, late(WEIGHTS), {}, SALT)
     sentence = f"could not inspect its weights: {WHY}. It was not changed. Check: df -h; dmesg | tail."
     assert plan.errors["alpha"] == sentence
@@ -50,7 +50,7 @@ def test_weights_that_do_not_answer_hold_their_models_alone() -> None:
     assert "alpha" not in plan_models(WANTED, late("weights /w/b.gguf", weights={"/w/a.gguf": 1}), {}, SALT).errors
 
 
-def test_a_user_who_does_not_answer_is_alone_with_it() -> None:
+def test_late_user_is_one_warning() -> None:
     state = late("user ada", weights={"/w/a.gguf": 1})
     sentence = f"could not inspect the rootless Docker of ada: {WHY}. Check: sudo -iu ada docker info."
     plan = plan_rootless(WANTED, state, unattended=True, models_follow=True)
@@ -62,7 +62,7 @@ def test_a_user_who_does_not_answer_is_alone_with_it() -> None:
 
 
 @pytest.mark.parametrize("part", ["Docker", "NVIDIA", "AMD"])
-def test_without_docker_or_the_cards_nothing_is_changed(part: str) -> None:
+def test_late_docker_or_gpus_change_nothing(part: str) -> None:
     state = late(part)
     assert [line for kind, line in findings(WANTED, state, Run()) if kind == "error"] == [
         f"{part} {WHY}, so nothing is changed on this host."
@@ -71,22 +71,22 @@ def test_without_docker_or_the_cards_nothing_is_changed(part: str) -> None:
 
 
 @pytest.mark.parametrize("part", [WEIGHTS, "NVIDIA", "user ada", "upstreams", "names"])
-def test_status_says_it_and_shows_the_rest(part: str) -> None:
+def test_status_reports_late_part_and_shows_rest(part: str) -> None:
     status = host_status("gpu1", WANTED, late(part), NOW)
     assert (status.state, status.errors[0], len(status.models)) == ("DEGRADED", f"{part} {WHY}.", 3)
 
 
-def test_each_part_of_the_snapshot_has_half_a_minute() -> None:
-    """Which most tests of what hangs shorten."""
+def test_each_part_has_30_seconds() -> None:
+    """Most tests of hanging parts shorten it."""
     assert "\nLIMIT=30\n" in script(questions(WANTED))
 
 
-def test_a_system_that_does_not_answer_is_a_host_that_cannot_be_looked_at() -> None:
+def test_unanswered_snapshot_is_uninspected_host() -> None:
     seen = parse(framed(["@@ late", f"system|{WHY}", "@@ end"]))
     assert seen.trouble == f"The snapshot of the host {WHY}. Check what hangs there."
 
 
-def test_the_record_stays_while_a_daemon_in_it_does_not_answer() -> None:
+def test_keeps_record_while_its_daemon_is_silent() -> None:
     record = {"": {}, "ada": {}}
     files = {"/var/lib/gpurack/record.json": "{}"}
 
@@ -100,7 +100,7 @@ def test_the_record_stays_while_a_daemon_in_it_does_not_answer() -> None:
 
 
 @pytest.mark.parametrize(("who", "refused"), [("ada", False), ("bob", True)])
-def test_a_lock_needs_no_user_without_an_entry(monkeypatch: pytest.MonkeyPatch, who: str, refused: bool) -> None:
+def test_lock_ignores_users_without_entries(monkeypatch: pytest.MonkeyPatch, who: str, refused: bool) -> None:
     of = spec({"docker": {"rootless": {"ada": {}, "bob": {}}}, "models": {"beta": {"port": 8001, "user": "bob"}}})
     monkeypatch.setattr(gather, "snapshot", lambda host, wanted: late(f"user {who}"))
     seen = gather.snapshot_with_hashes(SimpleNamespace(name="gpu1"), of)  # type: ignore[arg-type]

@@ -1,5 +1,6 @@
-"""Nobody blocks a run: locks are root's alone and no program's, and a user's daemon that never answers costs the models
-of that user a sentence, and the host's nothing."""
+"""Nobody blocks a run: locks are root's only and no program inherits them. A silent Docker of a user fails that user's
+models and none of the host's.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +47,7 @@ def common() -> Any:
 
 
 def is_free(path: str) -> bool:
-    """Can the lock be had now?"""
+    """Can the lock be taken now?"""
     if not Path(path).exists():
         return True
     with Path(path).open() as lock:
@@ -64,7 +65,7 @@ def mode(path: str) -> int:
 # --- whose they are --------------------------------------------------------------------------------------------------
 
 
-def test_their_folder_is_roots_alone_also_where_it_was_not(common: Any) -> None:
+def test_makes_lock_folder_private_again(common: Any) -> None:
     folder = str(Path(common.LOCK).parent)
     Path(folder).mkdir(mode=0o755)
     with common.locked("models", ["", "ada"]):
@@ -77,15 +78,15 @@ def test_their_folder_is_roots_alone_also_where_it_was_not(common: Any) -> None:
     assert not Path(common.BUSY + ".ada").exists()
 
 
-def test_no_program_inherits_one(common: Any) -> None:
+def test_no_program_inherits_lock(common: Any) -> None:
     with common.locked("models", ["", "ada"]):
         for options in ({}, {"limit": 5}):
             said = common.run("sh", "-c", "ls -l /proc/self/fd", **options)[1]
             assert "lock" not in said
 
 
-def test_all_take_them_in_one_order(common: Any) -> None:
-    """Else two runs would wait for each other for ever."""
+def test_locks_are_taken_in_one_order(common: Any) -> None:
+    """Otherwise two runs could wait for each other for ever."""
     threads = [
         threading.Thread(target=lambda users=users: [take(common, users) for _ in range(20)], daemon=True)  # type: ignore[misc]
         for users in (["ada", "", "bob"], ["bob", "ada"], ["", "bob"])
@@ -103,7 +104,7 @@ def take(common: Any, users: list[str]) -> None:
 
 
 def sent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, user: str) -> subprocess.CompletedProcess[str]:
-    """A program of files/ run as the operations send it, here."""
+    """Run a program of files/ here, sent as the operations send it."""
     monkeypatch.setattr(paths, "RUN", f"{tmp_path}/run")
     monkeypatch.setattr(paths, "LOCK", f"{tmp_path}/run/lock")
     monkeypatch.setattr(
@@ -122,9 +123,7 @@ DESCRIPTORS = (
 
 
 @pytest.mark.parametrize("user", ["", "ada"])
-def test_a_program_runs_under_the_lock_of_its_docker_and_does_not_have_it(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, user: str
-) -> None:
+def test_program_runs_under_lock_without_having_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, user: str) -> None:
     lock = f"{tmp_path}/run/lock.ada" if user else f"{tmp_path}/run/lock"
     held = f"import subprocess\nprint(subprocess.call(['flock', '-n', {lock!r}, 'true']))\n"
     done = sent(monkeypatch, tmp_path, held + DESCRIPTORS, user)
@@ -135,8 +134,8 @@ def test_a_program_runs_under_the_lock_of_its_docker_and_does_not_have_it(
     assert (tmp_path / "run/lock").exists() == (not user), "the host's lock is not held for a user's program"
 
 
-def test_a_users_program_has_an_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Also where it leaves a child behind that holds its output."""
+def test_limits_program_of_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Also if a child of it keeps its output open."""
     monkeypatch.setattr(commands, "USER_PROGRAM", 1)
     begun = time.monotonic()
     done = sent(
@@ -158,27 +157,27 @@ HANGING = {
 
 
 @pytest.mark.parametrize("script", HANGING.values(), ids=HANGING.keys())
-def test_a_program_that_hangs_is_ended(common: Any, script: str) -> None:
+def test_kills_hanging_program(common: Any, script: str) -> None:
     begun = time.monotonic()
     with pytest.raises(common.TimeIsUp):
         common.run("sh", "-c", script, limit=1)
     assert time.monotonic() - begun < 8
 
 
-def test_what_a_program_left_behind_is_not_waited_for(common: Any) -> None:
+def test_does_not_wait_for_children_of_program(common: Any) -> None:
     begun = time.monotonic()
     assert common.run("sh", "-c", "setsid sleep 30 & echo well", limit=20) == (0, "well")
     assert time.monotonic() - begun < 8
 
 
-def test_a_pull_without_a_word_is_ended(common: Any) -> None:
+def test_kills_silent_pull(common: Any) -> None:
     begun = time.monotonic()
     with pytest.raises(common.TimeIsUp):
         common.follow(["sh", "-c", "echo one; sleep 30"], lambda line: None, limit=60, silence=1)
     assert time.monotonic() - begun < 8
 
 
-def test_what_a_program_prints_does_not_fill_the_memory(common: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limits_kept_output(common: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(common, "LARGEST", 100_000)
     code, said = common.run("sh", "-c", "head -c 5000000 /dev/zero | tr '\\0' x", limit=30)
     assert (code, len(said) < 300_000) == (0, True)
@@ -190,11 +189,11 @@ ADAS = '[ "$OWNER" = ada ] && case "$*" in {} esac\n'
 
 
 def users_docker(fakes: Fakes, cases: str) -> None:
-    """ada's daemon does these things; the host's own is well."""
+    """A fake Docker in which ada's daemon runs this; the host's own daemon is healthy."""
     fakes.add("docker", ADAS.format(cases) + DOCKER)
 
 
-def test_a_daemon_that_never_answers_fails_its_users_models_alone(
+def test_silent_daemon_fails_models_of_its_user_only(
     models: Any, fakes: Fakes, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("dockerd.ANSWER", "dockerd.CHANGE", "dockerd.START"):
@@ -215,10 +214,8 @@ def test_a_daemon_that_never_answers_fails_its_users_models_alone(
     assert all(why in line for line in errors)
 
 
-def test_a_daemon_that_falls_asleep_is_asked_nothing_more(
-    models: Any, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """While it is to make a container: what follows fails at once."""
+def test_silent_daemon_is_not_asked_again(models: Any, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It falls silent while it creates a container; later commands fail at once."""
     monkeypatch.setattr("dockerd.START", 1)
     users_docker(fakes, '*" up "*) sleep 60;;')
     ada = models.Dockerd("ada")
@@ -233,7 +230,7 @@ def test_a_daemon_that_falls_asleep_is_asked_nothing_more(
     [(["ps"], 30), (["container", "inspect", "x"], 30), (["stop", "x"], 90), (["rm", "x"], 90), (["compose"], 90)],
     ids=str,
 )
-def test_what_a_users_daemon_is_given(
+def test_limits_time_of_users_docker(
     models: Any, words: list[str], limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[int] = []
@@ -242,16 +239,14 @@ def test_what_a_users_daemon_is_given(
     assert given == [limit]
 
 
-def test_the_hosts_lock_is_free_while_a_users_daemon_is_waited_for(models: Any, fakes: Fakes, common: Any) -> None:
+def test_host_lock_is_free_while_waiting_for_users_daemon(models: Any, fakes: Fakes, common: Any) -> None:
     probe = f'sleep 2; flock -n {common.LOCK} true && echo free >>"$STATE/seen" || echo held >>"$STATE/seen"'
     users_docker(fakes, f'"image inspect"*) {probe};;')
     assert carry_out(models, [entry("alpha")], [entry("beta", user="ada")]).failures == 0
     assert (fakes.folder / "state/seen").read_text().split() == ["free"]
 
 
-def test_a_service_of_the_hosts_waits_for_a_users_model_without_the_lock(
-    models: Any, fakes: Fakes, common: Any
-) -> None:
+def test_service_waits_for_users_model_without_lock(models: Any, fakes: Fakes, common: Any) -> None:
     probe = f'sleep 2; flock -n {common.LOCK} true && echo free >>"$STATE/seen" || echo held >>"$STATE/seen"'
     users_docker(fakes, f'"image inspect"*) {probe};;')
     groups = [entry("alpha", after=["beta"])], [entry("beta", user="ada")], [entry("gamma", after=["alpha"])]
@@ -260,15 +255,15 @@ def test_a_service_of_the_hosts_waits_for_a_users_model_without_the_lock(
     assert [call.split()[-1] for call in fakes.calls if " up " in call] == ["beta", "alpha", "gamma"]
 
 
-def test_what_a_group_mixes_is_under_both_locks(models: Any) -> None:
-    """A card goes from a model of the host's to one of ada's; bob has nothing to do with it."""
+def test_mixed_group_holds_both_locks(models: Any) -> None:
+    """A GPU moves from a model of the host to one of ada's; bob is not involved."""
     groups = [[entry("alpha", "remove"), entry("beta", user="ada")], [entry("gamma", user="bob")]]
     job = models.Job({"projects": {"": {}, "ada": {}, "bob": {}}, "groups": groups})
     parts = [(sorted(users), [[model["name"] for model in group] for group in mine]) for users, mine in job.parts()]
     assert sorted(parts) == [(["", "ada"], [["alpha", "beta"]]), (["bob"], [["gamma"]])]
 
 
-def test_a_user_who_is_gone_fails_alone(models: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_user_fails_alone(models: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_such_user(user: str) -> Any:
         raise models.Failure(f"the user {user} does not exist")
 
@@ -279,8 +274,8 @@ def test_a_user_who_is_gone_fails_alone(models: Any, capsys: Any, monkeypatch: p
     assert "alpha: ready after" in out
 
 
-def test_pids_that_a_user_made_up_are_not_waited_for(models: Any, fakes: Fakes) -> None:
-    """Another's process on a card would keep the model from its start."""
+def test_does_not_wait_for_invented_pids(models: Any, fakes: Fakes) -> None:
+    """Otherwise a process of another user on a GPU would keep the model from starting."""
     fakes.state("runs.alpha", "")
     fakes.state("top", f"PID\n{os.getpid()}\n1\n")
     fakes.add("docker", 'case "$*" in top*) cat "$STATE/top"; exit;; esac\n' + DOCKER)
@@ -288,8 +283,8 @@ def test_pids_that_a_user_made_up_are_not_waited_for(models: Any, fakes: Fakes) 
     assert models.Dockerd().pids_of("alpha") == {str(os.getpid()), "1"}
 
 
-def test_no_flock_hands_its_lock_on() -> None:
-    """`flock LOCK COMMAND` leaves the lock open in the command, and so in all that it starts."""
+def test_flock_closes_lock_in_its_command() -> None:
+    """`flock LOCK COMMAND` without `-o` leaves the lock open in the command and everything it starts."""
     sources = [*FILES.iterdir(), *(FILES.parent / "gpurack").rglob("*.py")]
     texts = [path.read_text() for path in sources if path.is_file()]
     calls = [call for text in texts for call in re.findall(r"\bflock (?!9\b)[^\"'`]*", text)]
@@ -308,7 +303,7 @@ HOLDS = (
 
 @contextlib.contextmanager
 def held(path: str, uid: int, kind: str = "alone") -> Iterator[int]:
-    """Another process holds a lock, as it could when everybody could read the file; yields its id."""
+    """Another process holds a lock, as when everybody could read the file; yields its id."""
     Path(path).parent.mkdir(exist_ok=True)
     Path(path).touch()
     argv = [sys.executable, "-c", HOLDS, path, kind, str(uid)]
@@ -323,7 +318,7 @@ def held(path: str, uid: int, kind: str = "alone") -> Iterator[int]:
 
 @needs_root
 @pytest.mark.parametrize("kind", ["alone", "together"])
-def test_a_lock_that_a_user_holds_is_replaced(common: Any, capsys: Any, kind: str) -> None:
+def test_replaces_lock_held_by_user(common: Any, capsys: Any, kind: str) -> None:
     with held(common.LOCK, 65534, kind) as pid:
         before = Path(common.LOCK).stat().st_ino
         with common.locked("models"):
@@ -336,7 +331,7 @@ def test_a_lock_that_a_user_holds_is_replaced(common: Any, capsys: Any, kind: st
 
 
 @needs_root
-def test_a_lock_that_root_holds_is_waited_for_and_its_holder_named(common: Any, capsys: Any, monkeypatch: Any) -> None:
+def test_waits_for_lock_held_by_root_and_names_holder(common: Any, capsys: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(common, "EVERY", 0)
     with held(common.LOCK, 0) as pid:
         before = Path(common.LOCK).stat().st_ino
@@ -351,8 +346,8 @@ def test_a_lock_that_root_holds_is_waited_for_and_its_holder_named(common: Any, 
 
 
 @needs_root
-def test_no_lock_is_replaced_while_an_older_version_waits_for_it(common: Any, capsys: Any, monkeypatch: Any) -> None:
-    """It would get the old file when its holder ends, and work beside a run that has the new one."""
+def test_keeps_lock_while_older_version_waits_for_it(common: Any, capsys: Any, monkeypatch: Any) -> None:
+    """The older version would get the old file when its holder ends, and run beside one with the new file."""
     monkeypatch.setattr(common, "EVERY", 0)
     with held(common.LOCK, 65534) as pid, held_open(common.LOCK) as older:
         before = Path(common.LOCK).stat().st_ino
@@ -367,7 +362,7 @@ def test_no_lock_is_replaced_while_an_older_version_waits_for_it(common: Any, ca
 
 @contextlib.contextmanager
 def held_open(path: str) -> Iterator[subprocess.Popen[str]]:
-    """An older version that waits: a process of root's that has the file open."""
+    """An older version that waits: a process of root that has the file open."""
     argv = [sys.executable, "-c", f"import time; lock = open({path!r}); print('open', flush=True); time.sleep(60)"]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -378,8 +373,8 @@ def held_open(path: str) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def test_who_waited_for_the_old_file_takes_the_new_one(common: Any) -> None:
-    """Else two runs would be at work when the holder of the old one ends."""
+def test_waiter_for_replaced_lock_takes_new_one(common: Any) -> None:
+    """Otherwise two runs would work at once when the holder of the old one ends."""
     Path(common.LOCK).parent.mkdir()
     with open(common.LOCK, "w") as old:  # noqa: PTH123
         assert common.is_taken(old)
@@ -391,7 +386,7 @@ def test_who_waited_for_the_old_file_takes_the_new_one(common: Any) -> None:
 
 
 @needs_root
-def test_what_a_holder_calls_itself_is_harmless(common: Any, capsys: Any, monkeypatch: Any) -> None:
+def test_name_of_holder_is_printed_harmlessly(common: Any, capsys: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(common, "describe_process", lambda pid: "`\x1b[2J\nerror alpha: gone` (pid 7, user eve)")
     with held(common.LOCK, 65534), common.locked("models"):
         said = capsys.readouterr().out
@@ -400,7 +395,7 @@ def test_what_a_holder_calls_itself_is_harmless(common: Any, capsys: Any, monkey
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Until it holds, for 20 seconds at most."""
+    """Wait until the condition holds, at most 20 seconds."""
     end = time.monotonic() + 20
     while not condition():
         assert time.monotonic() < end
@@ -408,7 +403,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize("stdin", [None, "print('from stdin')"])
-def test_a_command_runs_under_the_locks_of_its_users(tmp_path: Path, monkeypatch: Any, stdin: str | None) -> None:
+def test_command_runs_under_locks_of_its_users(tmp_path: Path, monkeypatch: Any, stdin: str | None) -> None:
     monkeypatch.setattr(paths, "RUN", f"{tmp_path}/run")
     shell = "flock -n {} true; a=$?; flock -n {} true; echo $a $? $(cat {}) $(cat); exit 7"
     command = sh(shell, f"{tmp_path}/run/lock", f"{tmp_path}/run/lock.ada", f"{tmp_path}/run/busy.ada")
@@ -419,8 +414,9 @@ def test_a_command_runs_under_the_locks_of_its_users(tmp_path: Path, monkeypatch
     assert ("from stdin" in done.stdout) == (stdin is not None)
 
 
-def test_a_removal_takes_the_locks_of_a_run() -> None:
-    """Of each Docker that it removes containers from; and of all before the folders go, in which runs write."""
+def test_removal_takes_locks_of_a_run() -> None:
+    """Of each Docker from which it removes containers. It takes all locks before it removes the folders in which runs
+    write."""
     record = {"": {"alpha": Entry(id_of("alpha"), "model")}, "ada": {"beta": Entry(id_of("beta"), "model")}}
     facts = host_state(
         containers=(container("alpha", label={}), container("beta", label={}, user="ada")),

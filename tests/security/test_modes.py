@@ -1,5 +1,6 @@
-"""What gpurack writes on a host is root's, or one user's whom it is for, from the first byte. What older versions left
-open is closed by the next run."""
+"""Files of gpurack on a host are readable by root, or the one user they are for, from the first byte. Files that older
+versions left open are closed by the next run.
+"""
 
 from __future__ import annotations
 
@@ -46,14 +47,14 @@ def _open_umask() -> Any:
 
 
 @pytest.mark.usefixtures("_open_umask")
-def test_the_hosts_compose_file_is_roots_alone(tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compose_file_of_host_is_private(tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
     module = runner(tmp_path, fakes, monkeypatch)
     assert run_job(module, [entry("alpha")]).failures == 0
     assert mode(module.Dockerd().compose_file) == 0o600
 
 
 @pytest.mark.usefixtures("_open_umask")
-def test_a_users_compose_file_is_read_by_that_user_and_changed_by_root(
+def test_compose_file_of_user_is_readable_by_user_only(
     tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = runner(tmp_path, fakes, monkeypatch)
@@ -67,7 +68,7 @@ def test_a_users_compose_file_is_read_by_that_user_and_changed_by_root(
 
 
 @ROOT
-def test_nobody_but_that_user_reads_it_and_that_user_does_not_change_it() -> None:
+def test_only_that_user_reads_file_and_cannot_change_it() -> None:
     import tempfile
 
     common = load("common")
@@ -97,7 +98,7 @@ def settled(user: str = "", mode: str = "", uid: int = 0) -> tuple[Project, Host
 
 
 @pytest.mark.parametrize("user", ["", "ada"])
-def test_the_plan_closes_what_an_older_version_left_open_and_then_is_done(user: str) -> None:
+def test_closes_open_files_of_older_version_once(user: str) -> None:
     for wrong in ({"mode": "644"}, {"mode": "600" if user else "640"}, {"uid": 1001}):
         project, state = settled(user, **wrong)  # type: ignore[arg-type]
         assert project.differs(state), wrong
@@ -105,7 +106,7 @@ def test_the_plan_closes_what_an_older_version_left_open_and_then_is_done(user: 
     assert not project.differs(state)
 
 
-def test_a_host_that_differs_in_the_mode_alone_is_tightened_once() -> None:
+def test_wrong_mode_alone_is_corrected_once() -> None:
     empty = models()
     text = compose.document({}, "")
     facts = host_state(files={paths.compose_file(""): {"text": text, "mode": "644"}})
@@ -117,7 +118,7 @@ def test_a_host_that_differs_in_the_mode_alone_is_tightened_once() -> None:
 # --- jobs ------------------------------------------------------------------------------------------------------------
 
 
-def test_what_jobs_printed_is_closed_and_then_nothing_is_done() -> None:
+def test_closes_output_of_jobs_once() -> None:
     log = paths.job_log("q8")
     found = plan_models(spec(), host_state(exposed=frozenset({log})), {}, SALT)
     (step,) = found.steps
@@ -126,7 +127,7 @@ def test_what_jobs_printed_is_closed_and_then_nothing_is_done() -> None:
     assert plan_models(spec(), host_state(), {}, SALT).nothing
 
 
-def test_a_jobs_compose_file_is_roots_alone() -> None:
+def test_compose_file_of_job_is_private() -> None:
     job = {"engine": "llama.cpp", "version": "b7000", "command": ["--help"]}
     facts = replace(host_state(), weights={"/w/a.gguf": 1})
     steps = plan_jobs(spec({"jobs": {"ask": job}}), facts).steps
@@ -135,9 +136,7 @@ def test_a_jobs_compose_file_is_roots_alone() -> None:
 
 
 @pytest.mark.usefixtures("_open_umask")
-def test_what_a_job_prints_and_its_record_are_roots_alone(
-    tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_output_and_record_of_job_are_private(tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
     runner(tmp_path, fakes, monkeypatch)
     jobs = load("jobs")
     jobs.JOBS = str(tmp_path / "jobs")
@@ -162,7 +161,7 @@ def docker_script() -> str:
 # --- what the runner tightens ----------------------------------------------------------------------------------------
 
 
-def test_the_runner_closes_what_older_versions_left_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runner_closes_files_of_older_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = load("models")
     assert {pattern.rstrip("/*") for pattern in module.ROOTS_ALONE} >= {
         f"{paths.STATE}/sha256", paths.JOBS, paths.BACKUPS
@@ -183,7 +182,7 @@ def test_the_runner_closes_what_older_versions_left_open(tmp_path: Path, monkeyp
 
 
 @pytest.mark.usefixtures("_open_umask")
-def test_the_digests_of_weights_are_roots_alone(tmp_path: Path) -> None:
+def test_digests_of_weights_are_private(tmp_path: Path) -> None:
     hashes = load("hashes")
     hashes.MEMORY = str(tmp_path / "sha256")
     (tmp_path / "w.gguf").write_text("x")
@@ -197,7 +196,7 @@ def test_the_digests_of_weights_are_roots_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_open_umask")
-def test_backups_of_daemon_json_are_closed_from_the_first_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backups_are_private_from_first_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = load("daemon_json")
     script.PATH, script.BACKUPS = str(tmp_path / "daemon.json"), str(tmp_path / "backups")
     Path(script.PATH).write_text('{"proxies": {"http-proxy": "http://lab:hunter2@p"}}')
@@ -217,7 +216,7 @@ def test_backups_of_daemon_json_are_closed_from_the_first_byte(tmp_path: Path, m
     assert {mode(path) for path in Path(script.BACKUPS).iterdir()} == {0o600}
 
 
-def test_what_is_set_aside_is_roots_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_set_aside_files_are_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commands.paths, "BACKUPS", str(tmp_path / "backups"))
     (tmp_path / "backups").mkdir(mode=0o755)
     (tmp_path / "docker.list").write_text("deb http://lab:hunter2@mirror")
@@ -229,7 +228,7 @@ def test_what_is_set_aside_is_roots_alone(tmp_path: Path, monkeypatch: pytest.Mo
 
 @needs_root
 @pytest.mark.usefixtures("_open_umask")
-def test_a_job_does_not_write_into_a_folder_that_a_user_can_lead_elsewhere(
+def test_refuses_job_folder_that_user_can_redirect(
     tmp_path: Path,
     place: Path,  # noqa: F811
     fakes: Fakes,

@@ -1,4 +1,4 @@
-"""Nobody can forget the filter: what prints, or knows rich's markup, is gpurack/screen.py alone."""
+"""Only gpurack/screen.py prints and knows rich's markup, so nobody can forget the filter."""
 
 import ast
 import re
@@ -14,7 +14,7 @@ WRITERS = {"echo", "secho", "style", "echo_via_pager", "write", "writelines", "s
 
 
 def faults(source: str) -> list[str]:
-    """What a module does that only the one place may."""
+    """What a module does that only gpurack/screen.py may do."""
     found = []
     tree = ast.parse(source)
     docstrings = {
@@ -51,7 +51,7 @@ def faults(source: str) -> list[str]:
 
 
 @pytest.mark.parametrize("file", sorted(GPURACK.rglob("*.py")), ids=lambda file: str(file.relative_to(GPURACK)))
-def test_a_module_prints_only_through_the_screen(file: Path) -> None:
+def test_modules_print_only_through_screen(file: Path) -> None:
     if file.relative_to(GPURACK) != Path(SCREEN):
         assert faults(file.read_text(encoding="utf-8")) == []
 
@@ -78,21 +78,21 @@ def test_a_module_prints_only_through_the_screen(file: Path) -> None:
         'x = "\\x1b[31m"',
     ],
 )
-def test_the_lint_can_fail(wrong: str) -> None:
+def test_lint_finds_other_output(wrong: str) -> None:
     assert faults(wrong)
 
 
-def test_what_looks_like_markup_and_is_none_passes() -> None:
+def test_lint_accepts_lookalikes() -> None:
     assert faults('"""`[/]` is markup."""\nx = f"gpus [{number}] of {names[0]}"\nscreen.echo(x)\n') == []
 
 
-def test_the_one_place_itself_parses_no_markup() -> None:
+def test_screen_itself_parses_no_markup() -> None:
     text = (GPURACK / SCREEN).read_text(encoding="utf-8")
     for way in ("from_markup", "render_markup", "from_ansi", "markup=True", "emoji=True", "highlight=True"):
         assert way not in text
 
 
-def test_html_has_no_way_past_the_filter() -> None:
+def test_html_passes_the_filter() -> None:
     templates = list((GPURACK.parent / "templates").glob("*.html.j2"))
     assert templates
     for template in templates:

@@ -1,4 +1,4 @@
-"""What one user's programs say or do costs that user's models alone, and whoever has a port gets no key by it."""
+"""What one user's programs print or do affects that user's models only, and listening on a port gives nobody a key."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from tests.unit.host_programs import Fakes, container_id, load
 ALPHA = spec({"models": {"alpha": {"port": 8000}}})
 
 
-def test_a_users_claim_of_a_port_is_believed_of_that_users_listeners_only() -> None:
-    """Or eve's daemon would keep the host's alpha from ever being changed."""
+def test_claimed_port_counts_for_listeners_of_that_user_only() -> None:
+    """Otherwise eve's daemon could keep the host's alpha from ever being changed."""
     alpha = container("alpha", ports=[("127.0.0.1", 8000)], label={})
     claimed = container("x", ports=[("127.0.0.1", 8000)], user="eve")
     held = Listener("127.0.0.1", 8000, "docker-proxy (pid 9, user root)")
@@ -44,8 +44,8 @@ def test_a_users_claim_of_a_port_is_believed_of_that_users_listeners_only() -> N
     assert port_holder(desire("alpha", ALPHA, facts, ()), replace(facts, listeners=(hers,))) == named
 
 
-def test_a_cgroup_that_a_user_calls_like_a_container_of_the_hosts_is_not_that() -> None:
-    """Or eve's process would count as alpha's, and its memory as free."""
+def test_cgroup_named_like_host_container_is_users() -> None:
+    """Otherwise eve's process would count as alpha's, and its memory as free."""
     alpha = container("alpha", label={})
     hers, hosts, roots = gpu_processes([f"GPU-1,7,5,eve,{uid}{alpha.id},x" for uid in ("1001:", "", "0:")])
     (amds,) = processes([f"process 9,7,1048576,eve,1001:{alpha.id},x"])
@@ -64,7 +64,7 @@ def test_a_cgroup_that_a_user_calls_like_a_container_of_the_hosts_is_not_that() 
         ("0::/user.slice/user-1001.slice/session-1.scope", ""),
     ],
 )
-def test_whose_slice_a_process_is_in_is_said_with_its_container(cgroup: str, said: str, tmp_path: Path) -> None:
+def test_process_has_user_of_its_slice(cgroup: str, said: str, tmp_path: Path) -> None:
     text = read_text("files/snapshot.sh")
     holder = "holder()" + text.partition("\nholder()")[2].partition("\n}")[0].replace("/proc/", f"{tmp_path}/") + "\n}"
     (tmp_path / "7").mkdir()
@@ -74,14 +74,14 @@ def test_whose_slice_a_process_is_in_is_said_with_its_container(cgroup: str, sai
     assert done.stdout.rstrip().partition(",")[2] == f"{said.format('c' * 64)},x"
 
 
-def test_a_manifest_says_nothing_of_what_a_copy_claims_to_run() -> None:
+def test_manifest_ignores_image_claimed_by_copy() -> None:
     copy = replace(container("alpha", labels={"gpurack.model": '{"port": 6666}'}), user="eve")
     text = manifest(ALPHA, host_state(containers=[copy]), [])
     assert "container alpha is not gpurack's" in text
     assert "6666" not in text
 
 
-def test_a_word_to_a_users_systemd_has_a_limit() -> None:
+def test_command_to_users_systemd_has_limit() -> None:
     (step,) = at_boot("eve", User(1001, 1001, "/home/eve"))
     assert isinstance(step, Shell)
     parts = step.command.split("setpriv --reuid 1001")
@@ -90,9 +90,7 @@ def test_a_word_to_a_users_systemd_has_a_limit() -> None:
     assert "start dbus.socket; } >/dev/null 2>&1;" in step.command
 
 
-def test_the_lock_of_an_older_version_is_closed_to_others(
-    tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_closes_lock_of_older_version(tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
     runner(tmp_path, fakes, monkeypatch)
     common = load("common")
     lock = tmp_path / "run" / "older"
@@ -104,7 +102,7 @@ def test_the_lock_of_an_older_version_is_closed_to_others(
 
 
 class Anybody(BaseHTTPRequestHandler):
-    """Who has the port of a model that is down, and calls itself by its name."""
+    """A server at the port of a stopped model, which claims the model's name."""
 
     seen: ClassVar[list[str | None]] = []
     body: ClassVar[bytes] = json.dumps({"data": [{"id": "alpha"}]}).encode()
@@ -129,7 +127,7 @@ def url() -> Any:
 
 
 @pytest.mark.parametrize("state", [{"status": "exited"}, {"status": "restarting"}, {"restarts": 1}])
-def test_whoever_has_the_port_of_a_model_that_ended_is_not_asked(
+def test_does_not_ask_whoever_has_port_of_stopped_model(
     state: dict[str, Any], url: str, tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = runner(tmp_path, fakes, monkeypatch)
@@ -145,7 +143,7 @@ def test_whoever_has_the_port_of_a_model_that_ended_is_not_asked(
     assert Anybody.seen == []
 
 
-def test_an_ollama_that_never_ends_its_answer_is_cut_off(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limits_endless_answer_of_ollama(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ollama = load("ollama")
     monkeypatch.setattr(ollama, "LARGEST", 1000)
     monkeypatch.setattr(Anybody, "body", b"x" * 100_000)
@@ -157,7 +155,7 @@ def test_an_ollama_that_never_ends_its_answer_is_cut_off(url: str, monkeypatch: 
         list(server.stream("/api/pull", {}))
 
 
-def test_what_one_users_docker_says_of_an_image_keeps_no_other_from_being_asked(
+def test_image_of_one_user_does_not_answer_for_others(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     newest = load("newest")

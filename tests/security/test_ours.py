@@ -1,4 +1,4 @@
-"""Which containers are gpurack's: what a user or a copy of ours may claim, and that nothing else is touched."""
+"""Which containers are gpurack's, whatever users and copies claim, and that nothing else is touched."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TWIN = spec(
 
 
 def seen(*containers: Container, **said: Any) -> HostFacts:
-    """A host whose record has OURS, and these containers."""
+    """A host with these containers, whose record has OURS."""
     here = {"record": recorded(OURS), "users": {"ada": ADA}, "weights": {"/w/a.gguf": 1}, "containers": containers}
     return host_state(**{**here, **said})
 
@@ -42,14 +42,14 @@ def changes(facts: HostFacts, wanted: Any = ALPHA) -> list[tuple[str, str, str]]
 
 
 def copied(**over: Any) -> Container:
-    """What `docker commit` and `docker run --name` make of OURS: all its labels."""
+    """A copy of OURS by `docker commit` and `docker run --name`, with all its labels."""
     return replace(OURS, id=id_of("copy"), **{"name": "copy", **over})
 
 
 # --- proof -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_copy_that_inherits_labels_is_left_alone_and_said() -> None:
+def test_reports_copy_with_inherited_labels_and_leaves_it() -> None:
     state = seen(OURS, copied())
     assert list(state.ours) == [("", "alpha")]
     assert changes(state) == [("alpha", "keep", "")]
@@ -62,7 +62,7 @@ def test_a_copy_that_inherits_labels_is_left_alone_and_said() -> None:
     assert as_data([status])["hosts"]["gpu1"]["remarks"] == [sentence]
 
 
-def test_a_copy_in_the_place_of_ours_is_not_ours() -> None:
+def test_copy_with_our_name_is_not_ours() -> None:
     state = seen(copied(name="alpha"))
     assert state.ours == {}
     plan = plan_models(ALPHA, state, {}, SALT)
@@ -70,7 +70,7 @@ def test_a_copy_in_the_place_of_ours_is_not_ours() -> None:
     assert plan.job is None or plan.job["groups"] == []
 
 
-def test_ours_renamed_by_hand_is_said_and_left_alone() -> None:
+def test_reports_renamed_container_and_leaves_it() -> None:
     state = seen(replace(OURS, name="old-alpha"))
     assert state.ours == {}
     assert "it was alpha; it is ignored" in state.remarks[0]
@@ -85,17 +85,17 @@ def test_ours_renamed_by_hand_is_said_and_left_alone() -> None:
         {"com.docker.compose.project": "gpurack-jobs"},
     ],
 )
-def test_composes_labels_must_agree(labels: dict[str, str]) -> None:
+def test_labels_of_compose_must_agree(labels: dict[str, str]) -> None:
     assert seen(replace(OURS, labels={**OURS.labels, **labels})).ours == {}
 
 
-def test_one_that_is_about_to_be_created_is_ours_by_name() -> None:
+def test_container_to_be_created_is_ours_by_name() -> None:
     assert list(seen(OURS, record={"": {"alpha": Entry(None, "model")}}).ours) == [("", "alpha")]
     assert seen(OURS, record={"": {"alpha": Entry(None, "job")}}).ours == {}
     assert seen(OURS, record={"": {}}).ours == {}
 
 
-def test_without_a_record_composes_labels_vouch_once() -> None:
+def test_without_record_compose_labels_decide_once() -> None:
     text = compose.document({"alpha": {"image": "x"}})
     state = seen(OURS, copied(), record=None, files={paths.compose_file(""): text})
     assert list(state.ours) == [("", "alpha")]
@@ -108,7 +108,7 @@ def test_without_a_record_composes_labels_vouch_once() -> None:
     assert [one["name"] for group in stale["groups"] for one in group] == ["alpha"]
 
 
-def test_a_daemon_that_was_down_when_the_record_was_made_is_vouched_for_later() -> None:
+def test_daemon_missing_in_record_is_added_later() -> None:
     hers = running(TWIN, "hers", host_state(), user="ada")
     files = {paths.compose_file("ada"): compose.document({"hers": {"image": "x"}}, "ada")}
     state = seen(OURS, hers, files=files)
@@ -118,7 +118,7 @@ def test_a_daemon_that_was_down_when_the_record_was_made_is_vouched_for_later() 
     assert job["ours"] == {"": {"alpha": OURS.id}, "ada": {"hers": hers.id}}
 
 
-def test_jobs_are_proven_alike() -> None:
+def test_proves_jobs_in_the_same_way() -> None:
     job = container("once", labels={"gpurack.job": "abc"})
     assert list(seen(job, record=recorded(job)).proven) == [("", "once")]
     assert seen(job).proven == {}
@@ -134,11 +134,11 @@ def test_jobs_are_proven_alike() -> None:
         '{"format": 1, "containers": {"": {"a": {"id": "x", "kind": "model"}}}}',
     ],
 )
-def test_a_record_that_cannot_be_read_is_none(text: str) -> None:
+def test_unreadable_record_is_none(text: str) -> None:
     assert read(text) is None
 
 
-def test_a_newer_record_is_refused_with_a_sentence() -> None:
+def test_refuses_newer_record() -> None:
     text = json.dumps({"format": 2, "containers": {}})
     with pytest.raises(TooNew):
         read(text)
@@ -156,10 +156,11 @@ IMAGE = "sha256:" + "1" * 64
     ("made_of", "old_one_is_there", "ours"),
     [(IMAGE, False, True), (IMAGE, True, False), ("sha256:" + "2" * 64, False, False)],
 )
-def test_what_compose_makes_anew_is_ours_and_a_copy_in_its_place_is_not(
+def test_container_recreated_by_compose_is_ours_but_copy_is_not(
     made_of: str, old_one_is_there: bool, ours: bool
 ) -> None:
-    """An admin may run Compose on root's compose.yaml. A copy has the label that names the image of the first one."""
+    """An admin may run Compose with root's compose.yaml. A copy has the label that names the image of the first
+    container."""
     labels = {"com.docker.compose.image": made_of}
     anew = container("alpha", id=id_of("anew"), label={}, labels=labels, image=IMAGE)
     there = [container("renamed", id=id_of("alpha"))] if old_one_is_there else []
@@ -167,7 +168,7 @@ def test_what_compose_makes_anew_is_ours_and_a_copy_in_its_place_is_not(
     assert (("", "alpha") in facts.ours) == ours
 
 
-def test_a_users_alpha_shadows_nothing() -> None:
+def test_users_alpha_does_not_hide_hosts_alpha() -> None:
     hers = replace(OURS, user="ada", id=id_of("hers"), status="exited")
     for order in ((OURS, hers), (hers, OURS)):
         state = seen(*order)
@@ -178,7 +179,7 @@ def test_a_users_alpha_shadows_nothing() -> None:
         assert commands == [f"docker rm --force -- {OURS.id} >/dev/null"]
 
 
-def test_a_model_whose_user_changed_moves() -> None:
+def test_model_with_changed_user_moves() -> None:
     wanted = spec({"docker": {"rootless": {"ada": {}}}, "models": {"alpha": {"port": 8000, "user": "ada"}}})
     state = seen(OURS)
     assert state.container("alpha", "ada") == OURS
@@ -187,7 +188,7 @@ def test_a_model_whose_user_changed_moves() -> None:
     assert ("alpha", "remove", "") in changes(both, wanted)
 
 
-def test_a_container_of_a_user_is_not_what_a_model_of_the_host_replaces() -> None:
+def test_users_container_is_not_replaced_for_hosts_model() -> None:
     wanted = models(alpha={"replaces": "old"})
     hers = container("old", user="ada")
     assert changes(seen(hers), wanted) == [("alpha", "create", "")]
@@ -202,7 +203,7 @@ def test_a_container_of_a_user_is_not_what_a_model_of_the_host_replaces() -> Non
 @pytest.mark.parametrize(
     "label", ["{", "[]", "7", '{"args": "x", "env": 7, "uuids": {}, "api_key": 7, "keys": "x"}', '{"a":' * 100000]
 )
-def test_a_malformed_label_stops_nobody(label: str) -> None:
+def test_malformed_label_stops_nobody(label: str) -> None:
     wanted = models(alpha={}, beta={})
     beta = running(wanted, "beta", host_state())
     broken = replace(OURS, labels={**OURS.labels, "gpurack.model": label})
@@ -211,7 +212,7 @@ def test_a_malformed_label_stops_nobody(label: str) -> None:
     assert host_status("gpu1", wanted, state, NOW).models[1].name == "beta"
 
 
-def test_what_is_removed_is_named_by_its_id() -> None:
+def test_removes_by_id() -> None:
     state = seen(OURS, container("alpha x;id"), copied())
     text = " ".join(step.command for step in plan_remove(state, "models").steps if isinstance(step, Shell))
     assert OURS.id in text

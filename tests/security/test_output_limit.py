@@ -1,4 +1,4 @@
-"""A host that prints without end costs one sentence about that host, and not the admin's memory."""
+"""Endless output of a host is one error about that host, and does not fill the admin's memory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HERE = "@local"
 
 
 class Endless(BufferedFile):
-    """A command's output, as paramiko gives it, that ends when its channel is closed."""
+    """A command's output as paramiko gives it; it ends when its channel is closed."""
 
     def __init__(self, block: bytes) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def host() -> Iterator[Host]:
-    """This machine, by pyinfra's @local."""
+    """This machine, as pyinfra's @local."""
     state = State(Inventory(([HERE], {})), Config())
     one = state.inventory.get_host(HERE)
     one.connect()
@@ -63,27 +63,27 @@ def read(stdout: Any, stderr: Any) -> Any:
 
 
 @pytest.mark.parametrize("block", [b"x" * 8000, b"\n" * 100, b"\xff\x80\n"], ids=["one line", "empty lines", "no text"])
-def test_an_output_without_end_is_closed(block: bytes, small: None) -> None:
+def test_closes_endless_output(block: bytes, small: None) -> None:
     for outputs in ((Endless(block), Endless(b"")), (Endless(b""), Endless(block))):
         with pytest.raises(TooMuchOutput, match="printed more than"):
             read(*outputs)
         assert sum(each.given for each in outputs) < 250_000
 
 
-def test_many_short_lines_cost_what_they_take_in_memory(small: None) -> None:
+def test_counts_memory_of_short_lines(small: None) -> None:
     lines = Endless(b"\n" * 100)
     with pytest.raises(TooMuchOutput):
         read(lines, Endless(b""))
     assert lines.given < 1000
 
 
-def test_a_change_that_prints_without_end_has_failed_with_a_sentence(host: Host, small: None) -> None:
+def test_change_with_endless_output_fails(host: Host, small: None) -> None:
     ok, _ = Streamed(script(sh("yes"))).execute(host.state, host, {})
     assert not ok
     assert SENTENCE in str(host_run(host).failures)
 
 
-def test_the_look_a_manifest_and_verification_say_it_of_that_host(
+def test_snapshot_manifest_and_verification_report_it_for_that_host(
     host: Host, small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(snapshot, "AS_ROOT", sh("yes"))
@@ -96,7 +96,7 @@ def test_the_look_a_manifest_and_verification_say_it_of_that_host(
         run_as_root(host, sh("yes"), "", 60)
 
 
-def test_an_import_waits_for_no_docker_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_import_does_not_wait_for_silent_docker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(import_from_host, "COMMAND", sh("sleep 60"))
     monkeypatch.setattr(import_from_host, "LIMIT", 1)
     with pytest.raises(

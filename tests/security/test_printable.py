@@ -1,4 +1,4 @@
-"""The filter, and the places where everything passes it."""
+"""The filter `printable`, and the places where all output passes it."""
 
 import io
 import json
@@ -17,52 +17,52 @@ from tests.security.attacks import EVERYTHING, HIDDEN, IN_PIECES, VISIBLE, harml
 
 
 class Terminal(io.StringIO):
-    """A stream that says it is one."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
 
 
 @pytest.mark.parametrize("text", HIDDEN)
-def test_what_would_fool_a_reader_is_shown_as_what_it_is(text: str) -> None:
+def test_shows_deceptive_characters_as_escapes(text: str) -> None:
     assert harmless(screen.printable(text)) != text
 
 
 @pytest.mark.parametrize("text", [*VISIBLE, "été 模型 🚀 ░█ → ·\ttab\nline"])
-def test_other_text_stays(text: str) -> None:
+def test_keeps_other_text(text: str) -> None:
     assert screen.printable(text) == text
 
 
-def test_the_meaning_stays_readable() -> None:
+def test_escaped_text_stays_readable() -> None:
     assert screen.printable("\x1b[1;31mERROR\x1b[0m 10 %\r\n") == "ERROR 10 %\n"
     assert screen.printable("\x1b]0;x\x07\u202e\x9b") == "\\x1b]0;x\\x07\\u202e\\x9b"
 
 
-def test_a_sequence_is_not_made_by_leaving_out_another() -> None:
+def test_removal_creates_no_new_sequence() -> None:
     assert screen.printable(IN_PIECES) == "\\x1b[2J\\x9b"
 
 
 @given(st.text(st.characters()))
-def test_whatever_comes_is_printable_and_stays_so(text: str) -> None:
+def test_any_text_becomes_printable_and_stays_so(text: str) -> None:
     shown = harmless(screen.printable(text))
     assert screen.printable(shown) == shown
     shown.encode()
 
 
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(st.characters()), lambda one: st.lists(one)))
-def test_json_is_harmless_also_once_it_is_decoded(data: object) -> None:
+def test_decoded_json_is_harmless(data: object) -> None:
     text = screen.as_json({"a": data})
     harmless(text)
     harmless(json.dumps(json.loads(text), ensure_ascii=False))
     assert "NaN" not in text.replace('"NaN', "")
 
 
-def test_keys_of_json_are_printable_too() -> None:
+def test_json_keys_are_printable() -> None:
     assert json.loads(screen.as_json({EVERYTHING: 1})) == {screen.printable(EVERYTHING): 1}
 
 
 @pytest.mark.parametrize("text", [*HIDDEN, *VISIBLE, EVERYTHING])
-def test_a_console_shows_texts_and_cells_without_markup(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_console_ignores_markup_in_texts_and_cells(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", out := Terminal())
     monkeypatch.setenv("TERM", "xterm-256color")
     console = screen.console(width=4000)
@@ -78,7 +78,7 @@ def test_a_console_shows_texts_and_cells_without_markup(text: str, monkeypatch: 
         assert shown.count(text) == 8
 
 
-def test_a_table_stays_in_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_columns_stay_aligned(capsys: pytest.CaptureFixture[str]) -> None:
     table = screen.table("A", "B")
     table.add_row("\x1b[2J\u202e", "x")
     table.add_row("short", "x")
@@ -87,7 +87,7 @@ def test_a_table_stays_in_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert len({line.rindex(end) for line, end in zip(lines, "Bxx", strict=True)}) == 1
 
 
-def test_echo_filters_and_a_closed_tag_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+def test_echo_filters_and_accepts_closing_tag(capsys: pytest.CaptureFixture[str]) -> None:
     screen.echo(EVERYTHING)
     screen.echo(EVERYTHING, err=True, nl=False)
     said = capsys.readouterr()
@@ -96,7 +96,8 @@ def test_echo_filters_and_a_closed_tag_is_no_error(capsys: pytest.CaptureFixture
 
 
 def protected(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    """Standard error, a terminal, of a protected process. (No fixture: pytest changes the streams after those.)"""
+    """The stderr of a protected process, a terminal. (Not a fixture, because pytest replaces the streams after
+    fixtures.)"""
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     monkeypatch.setattr(sys, "stderr", out := Terminal())
     screen.protect()
@@ -108,8 +109,8 @@ def fail() -> None:
     raise ValueError(EVERYTHING)
 
 
-def test_a_protected_process_shows_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither print nor click, a logger without a handler, nor the words of an exception, of gevent's too."""
+def test_protected_process_prints_filtered_text_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """print, click, a logger without handlers, and exceptions, also gevent's."""
     terminal = protected(monkeypatch)
     monkeypatch.setattr(logging.getLogger("somebody"), "propagate", False)  # pytest's own handler
     print(EVERYTHING, file=sys.stderr)
@@ -124,7 +125,7 @@ def test_a_protected_process_shows_nothing_else(monkeypatch: pytest.MonkeyPatch)
         sys.stderr.buffer  # noqa: B018 – the way past it
 
 
-def test_our_colours_stay_and_a_hosts_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keeps_own_colours_and_removes_those_of_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = protected(monkeypatch)
     inner = screen.style("\x1b[32mhost\x1b[0m", "red")
     click.echo(screen.style(f"\x1b[8mhidden {inner} \x1b[31mend", fg="yellow"), err=True)
@@ -133,7 +134,7 @@ def test_our_colours_stay_and_a_hosts_do_not(monkeypatch: pytest.MonkeyPatch) ->
     assert shown == "\x1b[33mhidden \x1b[31mhost\x1b[0m end\x1b[0m\nplain host\n"
 
 
-def test_rich_keeps_its_colours_in_a_protected_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rich_keeps_its_colours_in_protected_process(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = protected(monkeypatch)
     monkeypatch.setenv("TERM", "xterm-256color")
     screen.console(stderr=True).print(screen.line(("error", "red"), EVERYTHING))

@@ -1,4 +1,4 @@
-"""What pyinfra itself prints of a host: streamed output, failed commands, -v; and bytes that are no text."""
+"""What pyinfra itself prints of a host: streamed output, failed commands, -v, and bytes that are not UTF-8."""
 
 import base64
 import os
@@ -40,7 +40,7 @@ SPAWN = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.a
 
 
 def in_terminal(folder: Path) -> str:
-    """What a terminal gets from pyinfra."""
+    """What pyinfra prints to a terminal."""
     command = [sys.executable, "-c", SPAWN, sys.executable, "-m", "pyinfra", "@local", "deploy.py", "-y", "-vvv"]
     more = {"PYINFRA_PROGRESS": "off", "TERM": "xterm-256color"}
     done = subprocess.run(
@@ -58,7 +58,7 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_hosts_words_are_harmless_on_the_terminal_and_pyinfras_colours_stay(project: Path) -> None:
+def test_host_output_is_harmless_and_pyinfras_colours_stay(project: Path) -> None:
     shown = in_terminal(project)
     assert "pwned-too" in harmless(shown, colours=True)
     assert shown.count("\\x1b]0;pwned\\x07") >= 6
@@ -69,14 +69,14 @@ def test_a_hosts_words_are_harmless_on_the_terminal_and_pyinfras_colours_stay(pr
     assert lines == []
 
 
-def test_the_attack_is_one(project: Path) -> None:
-    """Without the guard the same run fools the terminal; else the test above would prove nothing."""
+def test_attack_works_without_guard(project: Path) -> None:
+    """Otherwise the test above would prove nothing."""
     (project / "config.py").unlink()
     assert "\x1b]0;pwned\x07" in in_terminal(project)
 
 
 class Channel(BufferedFile):
-    """A command's output, as paramiko gives it."""
+    """A command's output as paramiko gives it."""
 
     def __init__(self, content: bytes) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class Channel(BufferedFile):
         return block
 
 
-def test_bytes_that_are_no_text_end_no_reading() -> None:
+def test_invalid_utf_8_ends_no_reading() -> None:
     read_any_bytes()
     read_any_bytes()
     output = util.read_output_buffers(

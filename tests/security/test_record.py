@@ -1,5 +1,6 @@
-"""What is gpurack's is proven by the host's record: labels and names can be copied, and a copy that is taken for ours
-would cost somebody a container."""
+"""The host's record proves which containers are gpurack's. Names and labels can be copied, and acting on a copy would
+destroy somebody's container.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ def models(tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> Any
 
 @pytest.fixture
 def record() -> Any:
-    """files/record.py as the runner has it."""
+    """files/record.py, as the runner imports it."""
     import record as module  # of files/
 
     return module
@@ -40,7 +41,7 @@ def write(record: Any, content: Any) -> None:
 
 
 def of_alpha(identity: str | None = None) -> dict[str, Any]:
-    """A record that has alpha's container."""
+    """A record with alpha's container."""
     found = {"id": identity, "kind": "model", "definition": "old", "applied": "2026-11-01T00:00:00Z"}
     return {"format": 1, "containers": {"": {"alpha": found}}}
 
@@ -49,7 +50,7 @@ def of_alpha(identity: str | None = None) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("action", ["create", "recreate", "start"])
-def test_a_copy_with_our_labels_is_not_handed_to_compose(models: Any, fakes: Fakes, capsys: Any, action: str) -> None:
+def test_copy_with_our_labels_is_not_passed_to_compose(models: Any, fakes: Fakes, capsys: Any, action: str) -> None:
     """Compose would take it for a second container of the service, and remove it."""
     if action != "create":
         fakes.state("runs.alpha", "")
@@ -61,24 +62,24 @@ def test_a_copy_with_our_labels_is_not_handed_to_compose(models: Any, fakes: Fak
     assert acts(fakes) == []
 
 
-def test_others_come_up_beside_a_copy(models: Any, fakes: Fakes) -> None:
+def test_starts_other_models_beside_copy(models: Any, fakes: Fakes) -> None:
     fakes.add("docker", 'case "$*" in ps*service=beta*) exit 0;; esac\n' + DOCKER)
     fakes.state("alike", COPY + "\n")
     assert carry_out(models, [entry("alpha")], [entry("beta")]).failures == 1
     assert [act.split()[-1] for act in acts(fakes)] == ["beta"]
 
 
-def test_a_copy_by_the_name_of_a_removed_model_stays(models: Any, fakes: Fakes, record: Any) -> None:
-    """The record has another id than what is called alpha now."""
+def test_keeps_copy_with_name_of_removed_model(models: Any, fakes: Fakes, record: Any) -> None:
+    """The record has another id than the container that is now called alpha."""
     write(record, of_alpha("a" * 64))
-    fakes.state("runs.alpha", "")  # with our labels, and the name, but another id
+    fakes.state("runs.alpha", "")  # with our labels and the name, but another id
     assert carry_out(models, [entry("alpha", "remove")], ours={"": ["alpha"]}).failures == 0
     assert acts(fakes) == []
     assert carry_out(models, [entry("alpha")]).failures == 1
     assert acts(fakes) == []
 
 
-def test_what_was_renamed_by_hand_is_left_alone(models: Any, fakes: Fakes, capsys: Any) -> None:
+def test_leaves_renamed_container(models: Any, fakes: Fakes, capsys: Any) -> None:
     fakes.state("runs.alpha", "")
     fakes.state("called.alpha", "kept-by-eve\n")
     for action in ("remove", "recreate", "create"):
@@ -87,7 +88,7 @@ def test_what_was_renamed_by_hand_is_left_alone(models: Any, fakes: Fakes, capsy
     assert acts(fakes) == []
 
 
-def test_removal_acts_on_the_id(models: Any, fakes: Fakes, record: Any) -> None:
+def test_removes_by_id(models: Any, fakes: Fakes, record: Any) -> None:
     fakes.state("runs.alpha", "")
     assert carry_out(models, [entry("alpha", "remove")], ours={"": ["alpha"]}).failures == 0
     log = fakes.log.read_text()
@@ -97,12 +98,12 @@ def test_removal_acts_on_the_id(models: Any, fakes: Fakes, record: Any) -> None:
 
 
 @pytest.mark.parametrize("bad", ["--privileged", "", "alpha", "A" * 64, "a" * 63, "a" * 64 + "\n", 7, None, ["a" * 64]])
-def test_an_id_that_is_none_is_never_an_argument(models: Any, record: Any, bad: Any) -> None:
+def test_invalid_id_is_never_an_argument(models: Any, record: Any, bad: Any) -> None:
     record.rebuild([("ada", "alpha", bad, "model", "")])
     assert record.ids("ada", {"alpha": bad}) == {}
 
 
-def test_a_jobs_container_that_somebody_copied_is_not_removed(tmp_path: Path, fakes: Fakes, monkeypatch: Any) -> None:
+def test_keeps_copy_of_job_container(tmp_path: Path, fakes: Fakes, monkeypatch: Any) -> None:
     jobs = load("jobs")
     jobs.JOBS = str(tmp_path / "jobs")
     monkeypatch.setattr(os, "chown", lambda *arguments: None)
@@ -117,9 +118,7 @@ def test_a_jobs_container_that_somebody_copied_is_not_removed(tmp_path: Path, fa
 # --- the file --------------------------------------------------------------------------------------------------------
 
 
-def test_it_is_written_before_a_container_is_created_and_after_it_is_gone(
-    models: Any, fakes: Fakes, record: Any
-) -> None:
+def test_writes_record_before_creation_and_after_removal(models: Any, fakes: Fakes, record: Any) -> None:
     assert carry_out(models, [entry("alpha")]).failures == 0
     before = json.loads((fakes.folder / "state/record.at_up").read_text())["containers"][""]["alpha"]
     assert (before["id"], before["kind"], before["definition"]) == (None, "model", "of-alpha")
@@ -130,8 +129,8 @@ def test_it_is_written_before_a_container_is_created_and_after_it_is_gone(
     assert recorded(record) == {"": {}}
 
 
-def test_what_compose_did_not_make_is_struck_out(models: Any, fakes: Fakes, record: Any) -> None:
-    """An id that is null would make any container with these labels ours."""
+def test_removes_entry_of_failed_creation(models: Any, fakes: Fakes, record: Any) -> None:
+    """A null id would make any container with these labels ours."""
     fakes.add(
         "docker", 'case "$*" in *" up "*) echo "Error: no"; exit 1;; esac\n' + (fakes.folder / "docker").read_text()
     )
@@ -139,14 +138,14 @@ def test_what_compose_did_not_make_is_struck_out(models: Any, fakes: Fakes, reco
     assert recorded(record) == {"": {}}
 
 
-def test_a_killed_creation_is_found_again(models: Any, fakes: Fakes, record: Any) -> None:
+def test_finds_container_of_killed_creation(models: Any, fakes: Fakes, record: Any) -> None:
     write(record, of_alpha(None))
     fakes.state("runs.alpha", "")
     assert carry_out(models, [entry("alpha", "recreate")], ours={"": ["alpha"]}).failures == 0
     assert [act.split()[1] for act in acts(fakes)] == ["stop", "rm", "compose"]
 
 
-def test_without_one_what_the_plan_found_vouches_once(models: Any, fakes: Fakes, record: Any) -> None:
+def test_without_record_containers_of_plan_are_added_once(models: Any, fakes: Fakes, record: Any) -> None:
     for content in (None, "{", "[]", '{"format": 1, "containers": {"": {"alpha": 7}}}', '{"format": "1"}'):
         Path(record.RECORD).unlink(missing_ok=True)
         if content is not None:
@@ -158,14 +157,14 @@ def test_without_one_what_the_plan_found_vouches_once(models: Any, fakes: Fakes,
     assert "gamma" not in recorded(record)[""]
 
 
-def test_a_user_whose_docker_did_not_answer_then_is_vouched_for_later(models: Any, record: Any) -> None:
+def test_silent_daemon_is_added_later(models: Any, record: Any) -> None:
     write(record, of_alpha("a" * 64))
     for names in (["beta"], ["gamma"]):
         carry_out(models, ours={"": ["gamma"], "ada": names})
         assert {user: list(found) for user, found in recorded(record).items()} == {"": ["alpha"], "ada": ["beta"]}
 
 
-def test_a_user_who_no_longer_exists_is_struck_out(models: Any, record: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_removes_entry_of_missing_user(models: Any, record: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def account(user: str) -> Any:
         if user == "eve":
             raise models.Failure("the user eve does not exist")
@@ -179,7 +178,7 @@ def test_a_user_who_no_longer_exists_is_struck_out(models: Any, record: Any, mon
     assert list(recorded(record)) == ["", "ada"]
 
 
-def test_a_newer_format_is_refused_and_nothing_touched(models: Any, fakes: Fakes, record: Any, capsys: Any) -> None:
+def test_refuses_newer_format_and_changes_nothing(models: Any, fakes: Fakes, record: Any, capsys: Any) -> None:
     write(record, {"format": 2, "containers": {}})
     before = Path(record.RECORD).read_bytes()
     fakes.state("runs.alpha", "")
@@ -189,7 +188,7 @@ def test_a_newer_format_is_refused_and_nothing_touched(models: Any, fakes: Fakes
     assert Path(record.RECORD).read_bytes() == before
 
 
-def test_what_a_newer_gpurack_added_is_kept(models: Any, fakes: Fakes, record: Any) -> None:
+def test_keeps_fields_of_newer_gpurack(models: Any, fakes: Fakes, record: Any) -> None:
     content = of_alpha(container_id("alpha"))
     content["later"] = {"x": 1}
     content["containers"][""]["alpha"]["ready"] = "yesterday"
@@ -202,7 +201,7 @@ def test_what_a_newer_gpurack_added_is_kept(models: Any, fakes: Fakes, record: A
     assert found["containers"][""]["beta"]["id"] == container_id("beta")
 
 
-def test_users_threads_lose_nothing_of_each_other(record: Any, models: Any) -> None:
+def test_threads_of_users_lose_no_entry(record: Any, models: Any) -> None:
     def write_some(user: str) -> None:
         for number in range(10):
             record.about_to_create(user, f"m{number}", "model", "")

@@ -1,5 +1,6 @@
-"""Requests to models: those to a user's are made as that user, with the key on standard input. A server that says too
-much, too slowly, or nothing that can be read, fails its model."""
+"""Requests to models: a user's model is asked as that user, with the key on standard input. A too long, too slow or
+unreadable answer fails its model.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ BOTH = pytest.mark.parametrize("dockerd", [HOST, ADA], ids=["host", "ada"])
 
 @pytest.fixture
 def serve() -> Iterator[Callable[[Callable[[socket.socket], Any]], str]]:
-    """A server that does what it is told with each connection; its URL."""
+    """A server that calls the function for each connection; returns its URL."""
     listeners = []
 
     def begin(work: Callable[[socket.socket], Any]) -> str:
@@ -74,7 +75,7 @@ def drip(head: bytes) -> Callable[[socket.socket], Any]:
 
 
 @BOTH
-def test_an_answer(serve: Any, dockerd: Any) -> None:
+def test_returns_answer(serve: Any, dockerd: Any) -> None:
     for body in (b"", b"hello\nthere", b"{}\n" * 50_000):
         assert load("asking").send(dockerd, serve(answer(body)), "/v1/models", None, "sk") == (200, body.decode())
 
@@ -83,7 +84,7 @@ def test_an_answer(serve: Any, dockerd: Any) -> None:
 @pytest.mark.parametrize(
     "head", [b"", b"HTTP/1.1 200 OK\r\nX-A: ", b"HTTP/1.1 200 OK\r\n\r\n"], ids=["line", "head", "body"]
 )
-def test_a_server_that_drips_is_given_up(serve: Any, dockerd: Any, head: bytes) -> None:
+def test_gives_up_on_dripping_server(serve: Any, dockerd: Any, head: bytes) -> None:
     begun = time.monotonic()
     status, why = load("asking").send(dockerd, serve(drip(head)), "/", None, None, 1)
     assert (status, why) == (0, "no complete answer within 1 s")
@@ -91,9 +92,7 @@ def test_a_server_that_drips_is_given_up(serve: Any, dockerd: Any, head: bytes) 
 
 
 @BOTH
-def test_an_answer_without_an_end_does_not_fill_the_memory(
-    serve: Any, dockerd: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_limits_size_of_answer(serve: Any, dockerd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     asking = load("asking")
     monkeypatch.setattr(asking, "LARGEST", 1_000_000)
     assert asking.send(dockerd, serve(answer(b"x" * 3_000_000)), "/", None, None) == (
@@ -102,7 +101,7 @@ def test_an_answer_without_an_end_does_not_fill_the_memory(
 
 
 @BOTH
-def test_an_answer_that_breaks_off_is_none(serve: Any, dockerd: Any) -> None:
+def test_incomplete_answer_is_none(serve: Any, dockerd: Any) -> None:
     def work(connection: socket.socket) -> None:
         connection.recv(65536)
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{}")
@@ -112,7 +111,7 @@ def test_an_answer_that_breaks_off_is_none(serve: Any, dockerd: Any) -> None:
 
 @BOTH
 @pytest.mark.parametrize("key", ["a\r\nX-Evil: 1", "a\nb", "\0"])
-def test_a_key_cannot_add_a_header(serve: Any, dockerd: Any, key: str) -> None:
+def test_key_cannot_add_header(serve: Any, dockerd: Any, key: str) -> None:
     asked: list[bytes] = []
     url = serve(lambda connection: asked.append(connection.recv(65536)))
     assert load("asking").send(dockerd, url, "/", None, key) == (0, "the key contains control characters")
@@ -121,7 +120,7 @@ def test_a_key_cannot_add_a_header(serve: Any, dockerd: Any, key: str) -> None:
 
 @BOTH
 @pytest.mark.parametrize("said", [b"[" * 100_000, b"\xff\xfe", b"7", b'{"data": [{"id": []}]}', b'{"data": 7}'])
-def test_any_body_is_a_sentence(serve: Any, dockerd: Any, said: bytes) -> None:
+def test_any_body_is_one_error(serve: Any, dockerd: Any, said: bytes) -> None:
     asking = load("asking")
     gateway = {"key": "/k", "requests": [], "behind": [{"serves": ["alpha"], "url": "", "key": None, "requests": []}]}
     told = SimpleNamespace(
@@ -138,7 +137,7 @@ def test_any_body_is_a_sentence(serve: Any, dockerd: Any, said: bytes) -> None:
 # --- as that user ----------------------------------------------------------------------------------------------------
 
 
-def test_a_users_model_is_asked_as_that_user_and_the_key_is_in_no_argv(serve: Any, fakes: Fakes) -> None:
+def test_users_model_is_asked_as_that_user_without_key_in_argv(serve: Any, fakes: Fakes) -> None:
     fakes.add("python3", f'echo "$OWNER" >"$STATE/owner"; exec {sys.executable} "$@"')
     asked: list[bytes] = []
 
@@ -165,14 +164,14 @@ SAYS = {
 
 
 @pytest.mark.parametrize("script", SAYS.values(), ids=SAYS.keys())
-def test_what_is_said_in_the_place_of_the_program_is_no_answer(fakes: Fakes, script: str) -> None:
-    """A user may end it, or say something through it."""
+def test_invalid_output_of_program_is_no_answer(fakes: Fakes, script: str) -> None:
+    """A user may kill the program, or make it print anything."""
     fakes.add("python3", script)
     status, why = load("asking").send(ADA, "http://127.0.0.1:1/", "/", None, "sk")
     assert (status, bool(why)) == (0, True)
 
 
-def test_one_that_is_stopped_is_given_up(fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gives_up_on_stopped_program(fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
     fakes.add("python3", "kill -STOP $$")
     asking = load("asking")
     begun = time.monotonic()
@@ -180,8 +179,8 @@ def test_one_that_is_stopped_is_given_up(fakes: Fakes, monkeypatch: pytest.Monke
     assert time.monotonic() - begun < 8
 
 
-def test_a_request_that_fits_into_no_pipe_is_not_begun(fakes: Fakes) -> None:
-    """An ollama of a user's says which names are asked for; root would wait for a reader of them that is stopped."""
+def test_refuses_request_larger_than_a_pipe(fakes: Fakes) -> None:
+    """A user's ollama decides which names are requested. Root would wait for a reader that the user has stopped."""
     fakes.add("python3", "kill -STOP $$")
     asking, body = load("asking"), {"model": "x" * 300000}
     done: list[tuple[int, str]] = []
@@ -193,7 +192,7 @@ def test_a_request_that_fits_into_no_pipe_is_not_begun(fakes: Fakes) -> None:
     assert done == [(0, "the request is longer than 65536 bytes")]
 
 
-def test_ollama_of_a_users_is_asked_as_that_user(serve: Any, fakes: Fakes) -> None:
+def test_users_ollama_is_asked_as_that_user(serve: Any, fakes: Fakes) -> None:
     fakes.add("python3", f'echo "$OWNER" >>"$STATE/owner"; exec {sys.executable} "$@"')
     ollama = load("ollama")
     tags = json.dumps({"models": [{"name": "a:1", "digest": "x"}, {"name": 7}, 7]}).encode()
@@ -204,7 +203,7 @@ def test_ollama_of_a_users_is_asked_as_that_user(serve: Any, fakes: Fakes) -> No
     assert (fakes.folder / "state/owner").read_text().split() == ["ada", "ada"]
 
 
-def test_the_program_needs_nothing_beside_it(tmp_path: Path) -> None:
+def test_program_needs_no_other_file(tmp_path: Path) -> None:
     """It runs as a user, who may not be able to read the runner's other parts."""
     source = (Path(load("request").__file__)).read_text()
     assert "from common" not in source

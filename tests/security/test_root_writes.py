@@ -1,4 +1,4 @@
-"""Root writes only in folders of its own: a user leads no download, copy, image, build or folder elsewhere."""
+"""Root writes only in its own folders: a user redirects no download, copy, image, build or folder."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def a_link(path: Path) -> str:
 @needs_root
 @pytest.mark.parametrize("spoil", [of_user, for_group, for_all, a_link])
 @pytest.mark.parametrize("below", ["", "weights", "a/b/c"])
-def test_no_folder_is_made_where_others_can_write(safe: Any, place: Path, spoil: Any, below: str) -> None:
+def test_creates_no_folder_where_others_can_write(safe: Any, place: Path, spoil: Any, below: str) -> None:
     shared = place / "data"
     shared.mkdir()
     said = spoil(shared)
@@ -68,19 +68,19 @@ def test_no_folder_is_made_where_others_can_write(safe: Any, place: Path, spoil:
         safe.make_folder(str(shared / below))
     assert str(error.value).startswith(said)
     assert str(error.value).endswith("or choose another weights_dir")
-    assert f" {shared}" in str(error.value).rpartition(". ch")[2]  # the command names the very folder
+    assert f" {shared}" in str(error.value).rpartition(". ch")[2]  # the command names exactly this folder
     assert list(shared.iterdir()) == []
 
 
 @needs_root
-def test_what_belongs_to_a_user_below_roots_folder_is_seen(safe: Any, place: Path) -> None:
+def test_finds_users_folder_below_folder_of_root(safe: Any, place: Path) -> None:
     (place / "data/hf").mkdir(parents=True)
     give(place / "data/hf")
     with pytest.raises(safe.Unsafe, match=f"{place}/data/hf is owned by {USER}"):
         safe.make_folder(str(place / "data/hf/lab--tiny@main"))
 
 
-def test_a_folder_like_tmp_is_passed_and_not_written_to(safe: Any, tmp_path: Path) -> None:
+def test_passes_sticky_folder_but_does_not_write_there(safe: Any, tmp_path: Path) -> None:
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared").chmod(0o1777)
     safe.make_folder(str(tmp_path / "shared/own"))
@@ -88,14 +88,14 @@ def test_a_folder_like_tmp_is_passed_and_not_written_to(safe: Any, tmp_path: Pat
         safe.make_folder(str(tmp_path / "shared"))
 
 
-def test_links_of_roots_are_followed(safe: Any, tmp_path: Path) -> None:
+def test_follows_links_of_root(safe: Any, tmp_path: Path) -> None:
     (tmp_path / "nvme/models").mkdir(parents=True)
     (tmp_path / "models").symlink_to("nvme/models")
     safe.make_folder(str(tmp_path / "models/a/b"))
     assert stat.S_IMODE((tmp_path / "nvme/models/a/b").stat().st_mode) == 0o755
 
 
-def test_links_without_end_are_no_hang(safe: Any, tmp_path: Path) -> None:
+def test_endless_links_are_an_error(safe: Any, tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
     with pytest.raises(OSError, match="Too many levels"):
@@ -108,7 +108,7 @@ def test_links_without_end_are_no_hang(safe: Any, tmp_path: Path) -> None:
 
 
 @needs_root
-def test_nothing_is_fetched_into_a_users_folder(fetcher: Any, server: Any, place: Path) -> None:
+def test_fetches_nothing_into_users_folder(fetcher: Any, server: Any, place: Path) -> None:
     (place / "data").mkdir()
     give(place / "data")
     (place / "data/w").symlink_to("/etc")
@@ -121,14 +121,14 @@ def test_nothing_is_fetched_into_a_users_folder(fetcher: Any, server: Any, place
 
 
 @needs_root
-def test_what_serves_from_a_users_folder_is_no_error(fetcher: Any, place: Path) -> None:
+def test_serves_existing_weights_in_users_folder(fetcher: Any, place: Path) -> None:
     (place / "a.gguf").write_bytes(CONTENT)
     give(place / "a.gguf")
     give(place)
     fetcher.obtain("alpha", wanted("http://127.0.0.1:1/never-asked", SHA, place / "a.gguf"))
 
 
-def test_no_link_in_the_place_of_a_download_is_written_through(fetcher: Any, server: Any, tmp_path: Path) -> None:
+def test_does_not_write_through_link_at_download(fetcher: Any, server: Any, tmp_path: Path) -> None:
     victim = tmp_path / "cron"
     victim.write_bytes(CONTENT[:7])
     (tmp_path / "w").mkdir()
@@ -141,10 +141,8 @@ def test_no_link_in_the_place_of_a_download_is_written_through(fetcher: Any, ser
 
 @needs_root
 @pytest.mark.parametrize("linked", [False, True])
-def test_a_rest_that_a_user_could_still_change_is_not_used(
-    fetcher: Any, server: Any, tmp_path: Path, linked: bool
-) -> None:
-    """The owner of a file, or of its other name, could write to it after it was checked."""
+def test_discards_partial_file_that_user_can_change(fetcher: Any, server: Any, tmp_path: Path, linked: bool) -> None:
+    """The owner of a file, or of its second name, could write to it after it was checked."""
     part = tmp_path / "w/a.gguf.part"
     part.parent.mkdir()
     part.write_bytes(CONTENT)
@@ -159,7 +157,7 @@ def test_a_rest_that_a_user_could_still_change_is_not_used(
 
 
 @needs_root
-def test_a_half_full_folder_is_cleared_of_what_is_not_roots(safe: Any, tmp_path: Path) -> None:
+def test_clears_partial_folder_of_foreign_files(safe: Any, tmp_path: Path) -> None:
     part = tmp_path / "x.part"
     (part / "sub").mkdir(parents=True)
     (part / "theirs").mkdir()
@@ -177,7 +175,7 @@ def test_a_half_full_folder_is_cleared_of_what_is_not_roots(safe: Any, tmp_path:
 
 
 @needs_root
-def test_nothing_is_copied_into_a_users_folder_nor_taken_from_it(place: Path, tmp_path: Path) -> None:
+def test_copies_nothing_into_or_from_users_folder(place: Path, tmp_path: Path) -> None:
     source = tmp_path / "image.tar"
     source.write_bytes(b"ours")
     images = place / "images"
@@ -193,7 +191,7 @@ def test_nothing_is_copied_into_a_users_folder_nor_taken_from_it(place: Path, tm
 
 @needs_root
 @pytest.mark.parametrize("whose", ["folder", "file"])
-def test_no_tar_of_a_users_becomes_an_image(fakes: Fakes, place: Path, whose: str) -> None:
+def test_loads_no_tar_of_a_user(fakes: Fakes, place: Path, whose: str) -> None:
     fakes.add("docker", "echo 'Loaded image: eve'")
     images, dockerd = load("images"), load("dockerd")
     tar = place / "images/0123.tar"
@@ -206,9 +204,7 @@ def test_no_tar_of_a_users_becomes_an_image(fakes: Fakes, place: Path, whose: st
     assert not [call for call in fakes.calls if call.startswith("docker load")]
 
 
-def test_a_dockerfile_that_leads_out_of_its_source_is_none(
-    fakes: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_refuses_dockerfile_outside_its_source(fakes: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fakes.add("docker", "exit 1")
     images, dockerd = load("images"), load("dockerd")
     monkeypatch.setattr(images, "BUILDS", str(tmp_path / "builds"))
@@ -234,7 +230,7 @@ def folders() -> Any:
 
 
 @needs_root
-def test_a_data_root_is_made_by_root_only_in_a_folder_of_its_own(folders: Any, place: Path) -> None:
+def test_root_creates_data_root_only_in_own_folder(folders: Any, place: Path) -> None:
     made = place / "docker/of nobody"
     assert folders.main("data", str(made), USER) == 0
     found = made.stat()
@@ -243,7 +239,7 @@ def test_a_data_root_is_made_by_root_only_in_a_folder_of_its_own(folders: Any, p
 
 
 @needs_root
-def test_a_data_root_in_a_users_own_folder_is_made_as_that_user(folders: Any, place: Path) -> None:
+def test_creates_data_root_in_users_folder_as_that_user(folders: Any, place: Path) -> None:
     own = place / "own"
     own.mkdir()
     give(own)
@@ -252,7 +248,7 @@ def test_a_data_root_in_a_users_own_folder_is_made_as_that_user(folders: Any, pl
 
 
 @needs_root
-def test_a_data_root_in_the_folder_of_another_is_the_admins_to_make(
+def test_data_root_in_folder_of_another_is_left_to_admin(
     folders: Any, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = place / "bobs"
@@ -268,7 +264,7 @@ def test_a_data_root_in_the_folder_of_another_is_the_admins_to_make(
 
 
 @needs_root
-def test_users_weights_have_no_folder_in_a_users_folder(
+def test_creates_no_weights_folder_in_users_folder(
     folders: Any, place: Path, capsys: pytest.CaptureFixture[str], fakes: Fakes
 ) -> None:
     fakes.add("setfacl", "")
@@ -282,8 +278,8 @@ def test_users_weights_have_no_folder_in_a_users_folder(
     assert not (data / "users/bob").exists()
 
 
-def test_the_plan_has_no_command_of_roots_in_a_users_reach() -> None:
-    """What is made for users is told to files/folders.py; the path is an argument of it, whatever it holds."""
+def test_plan_has_no_root_command_in_users_reach() -> None:
+    """Folders for users are created by files/folders.py, with the path as an argument."""
     path = "/data/it's; id/docker"
     told = spec({"docker": {"rootless": {"ada": {"daemon": {"data-root": path}}}}})
     bare = replace(host_state(), users={"ada": User(1001, 1001, "/home/ada")})
@@ -301,7 +297,7 @@ def test_the_plan_has_no_command_of_roots_in_a_users_reach() -> None:
 # --- what root remembers ---------------------------------------------------------------------------------------------
 
 
-def test_what_root_remembers_is_closed_from_the_first_byte(tmp_path: Path) -> None:
+def test_digests_are_private_from_first_byte(tmp_path: Path) -> None:
     hashes = load("hashes")
     hashes.MEMORY = str(tmp_path / "state/sha256")
     (tmp_path / "w").write_bytes(b"x")
@@ -316,7 +312,7 @@ def test_what_root_remembers_is_closed_from_the_first_byte(tmp_path: Path) -> No
     }
 
 
-def test_what_an_older_gpurack_left_open_is_closed_once() -> None:
+def test_closes_files_of_older_gpurack_once() -> None:
     memory = "/var/lib/gpurack/sha256"
     state = parse(framed(["@@ exposed", memory, "@@ end"]))
     assert state.exposed == {memory}

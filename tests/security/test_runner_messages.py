@@ -1,4 +1,4 @@
-"""What programs of a host and answers of a server say is data in the lines that the runner prints."""
+"""Output of programs and answers of servers are data in the lines that the runner prints."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
-def test_no_control_character_reaches_the_screen(capsys: Any, text: str) -> None:
+def test_prints_no_control_characters(capsys: Any, text: str) -> None:
     load("common").say("alpha", f"it ended: a{text}b")
     out = capsys.readouterr().out
     assert out.startswith("alpha: it ended: a")
@@ -40,7 +40,7 @@ def test_no_control_character_reaches_the_screen(capsys: Any, text: str) -> None
     assert len(out.splitlines()) == 1
 
 
-def test_a_line_of_a_programs_is_not_taken_for_a_message_of_ours(capsys: Any) -> None:
+def test_line_of_program_is_never_read_as_our_message(capsys: Any) -> None:
     load("common").say("", "error alpha: it ended\nerror beta: FAILED too\n    | CUDA error\nbeta: ready after 0:01\n")
     out = capsys.readouterr().out.splitlines()
     assert out == [
@@ -50,7 +50,7 @@ def test_a_line_of_a_programs_is_not_taken_for_a_message_of_ours(capsys: Any) ->
 
 
 @given(st.text())
-def test_whatever_is_said_is_one_message(text: str) -> None:
+def test_any_text_is_one_message(text: str) -> None:
     raw = io.BytesIO()
     with contextlib.redirect_stdout(io.TextIOWrapper(raw, "utf-8")):
         COMMON.say("", "error alpha: " + text)

@@ -1,4 +1,4 @@
-"""Keys are text: whatever stands in one reaches its server as it is, or it is refused where it is read."""
+"""Keys are text: every character reaches the server unchanged, or the key is refused where it is read."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ CONTROLS = ["\x00", "\x01", "\x07", "\b", "\t", "\x0b", "\x1b[2J", "\x7f", "\x85
 
 
 @pytest.mark.parametrize("character", CONTROLS, ids=ascii)
-def test_a_key_with_a_control_character_is_refused_where_it_is_read(tmp_path: Path, character: str) -> None:
+def test_refuses_key_with_control_character(tmp_path: Path, character: str) -> None:
     (tmp_path / "key").write_text(f"sk-first{character}second\n")
     with pytest.raises(SecretError) as refused:
         Secret(file=str(tmp_path / "key")).read()
@@ -38,14 +38,14 @@ def test_a_key_with_a_control_character_is_refused_where_it_is_read(tmp_path: Pa
 
 
 @pytest.mark.parametrize("line_break", ["\n", "\r", "\r\n", "\u2028", "\x0c", "\x1c", "\x85"], ids=ascii)
-def test_no_key_opens_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch, line_break: str) -> None:
+def test_key_opens_no_line_of_its_own(monkeypatch: pytest.MonkeyPatch, line_break: str) -> None:
     """`x\\nurl = file:///etc/shadow` would be a line of curl's configuration."""
     monkeypatch.setenv("KEY", f"x{line_break}url = file:///etc/shadow")
     with pytest.raises(SecretError, match="environment variable KEY holds "):
         Secret(env="KEY").read()
 
 
-def test_the_inventory_is_refused_with_the_source_and_without_the_value(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_names_source_without_value(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEY", "sk-bad\x1b]0;owned\x07")
     with pytest.raises(InventoryError) as refused:
         models(alpha={"api_key": {"env": "KEY"}})
@@ -56,15 +56,15 @@ def test_the_inventory_is_refused_with_the_source_and_without_the_value(monkeypa
 
 
 @pytest.mark.parametrize("key", [ODD, "it's", "a b", "$HOME `id` $(id)", "#x", "{a}", "ключ", "%0a%0d", "'; id; '"])
-def test_every_other_character_is_legal_and_kept(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+def test_keeps_every_other_character(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     monkeypatch.setenv("KEY", f"{key}\n")
     wanted = models(alpha={"api_key": {"env": "KEY"}})
     assert read_secrets(wanted) == {"alpha": {"api_key": key}}
 
 
 @pytest.mark.parametrize("key", [ODD, "$HOME `id` $(id)", "'; id; '", "a b"])
-def test_a_container_exports_it_as_it_is(tmp_path: Path, key: str) -> None:
-    """Its shell reads the file; nothing in it is run or split."""
+def test_container_exports_key_unchanged(tmp_path: Path, key: str) -> None:
+    """Its shell reads the file; nothing in it is executed or split."""
     (tmp_path / "key").write_text(f"{key}\n")
     show = [sys.executable, "-c", "import os; print(os.environ['KEY'])"]
     entrypoint, command = with_secrets({"KEY": str(tmp_path / "key")}, show)
@@ -72,7 +72,7 @@ def test_a_container_exports_it_as_it_is(tmp_path: Path, key: str) -> None:
     assert done.stdout == f"{key}\n"
 
 
-def test_the_keys_of_people_are_json(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_of_clients_are_json(monkeypatch: pytest.MonkeyPatch) -> None:
     from gpurack.engines.container import Container
 
     text = files.contents(Container(), {"keys.admin@uni.example": ODD}, sums=False)["keys"]
@@ -80,7 +80,7 @@ def test_the_keys_of_people_are_json(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Seen(BaseHTTPRequestHandler):
-    """Remembers what it was sent."""
+    """Records the requests that it receives."""
 
     headers_seen: ClassVar[list[str | None]] = []
 
@@ -95,7 +95,7 @@ class Seen(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Any:
-    """An address, and the Authorization headers that it was sent."""
+    """An address, and the Authorization headers that it received."""
     Seen.headers_seen = []
     served = HTTPServer(("127.0.0.1", 0), Seen)
     Thread(target=served.serve_forever, daemon=True).start()
@@ -109,8 +109,8 @@ real_curl = pytest.mark.skipif(not shutil.which("curl"), reason="curl is not ins
 
 @real_curl
 @pytest.mark.parametrize("key", [ODD, '"', "\\", '\\"', 'a"\\nurl = "file:///etc/shadow', "it's", "\\t\\x41"])
-def test_it_travels_through_curls_configuration(server: tuple[str, list[str | None]], key: str) -> None:
-    """`ab"cd\\ef` was sent as `ab` once, and the answer was 401 for ever."""
+def test_passes_key_through_curls_configuration(server: tuple[str, list[str | None]], key: str) -> None:
+    """Before, `ab"cd\\ef` was sent as `ab`, and every answer was 401."""
     url, seen = server
     lines = load("fetch").with_token(key)
     subprocess.run(["curl", "-K", "-", "-sS", "--noproxy", "*", url], input=lines, capture_output=True, check=True)
@@ -119,7 +119,7 @@ def test_it_travels_through_curls_configuration(server: tuple[str, list[str | No
 
 @real_curl
 @pytest.mark.parametrize("key", [ODD, 'a"\\nurl = "file:///etc/shadow'])
-def test_the_snapshot_sends_it_as_it_is(tmp_path: Path, server: tuple[str, list[str | None]], key: str) -> None:
+def test_snapshot_sends_key_unchanged(tmp_path: Path, server: tuple[str, list[str | None]], key: str) -> None:
     url, seen = server
     (tmp_path / "key").write_text(f"{key}\n")
     question = f"UPSTREAMS='|chat|0|{tmp_path}/key|{url}'\n"

@@ -1,5 +1,6 @@
-"""Shell text comes from gpurack.shell alone. mypy refuses other text where `Sh` is wanted; this is what it cannot see:
-templates that are no literals, text that is put together on the way, and ways around the helper."""
+"""Shell text comes from gpurack.shell only. mypy refuses other text for `Sh`; this finds what mypy cannot: templates
+that are not literals, text assembled later, and ways around the helper.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +19,15 @@ OPERATIONS = {
     "Shell", "Trust", "Command", "StringCommand", "Changing", "Streamed", "slow", "script", "program", "all_of",
     "grouped", "joined", "by_ssh", "as_root", "run_as_root", "run_shell_command", "exec_command",
 }  # fmt: skip
-"""What runs shell text, hands it on or puts it together."""
+"""Functions that run shell text, pass it on or join it."""
 LITERAL_FIRST = {"sh", "of_file", "joined"}
 MAKERS = {"sh", "word"}
-"""Their values are quoted, so whatever is in them is one word."""
+"""Their values are quoted, so any value is one word."""
 FOR_PEOPLE = {"Shell": "reason"}
-"""The first argument of these is a sentence."""
+"""The first argument of these is a message."""
 STRING_COMMAND = {
     "gpurack/remote.py",
-    "gpurack/verify/reach.py",  # testinfra's own modules, which quote by themselves
+    "gpurack/verify/reach.py",  # testinfra's own modules, which quote themselves
 }
 FORBIDDEN = {
     "os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput", "asyncio.create_subprocess_shell",
@@ -34,7 +35,7 @@ FORBIDDEN = {
 
 
 def problems(text: str, path: str) -> list[str]:
-    """`line: what is wrong` of a module of gpurack's."""
+    """`line: what is wrong` for each violation in a module of gpurack."""
     return sorted({f"{line}: {what}" for line, what in found(ast.parse(text), path)})
 
 
@@ -68,13 +69,13 @@ def imported(node: ast.ImportFrom | ast.Import, path: str) -> Iterator[str]:
     if "StringCommand" in names and path not in STRING_COMMAND:
         yield "StringCommand takes any text; use gpurack.remote.Command"
     if "shlex" in (*names, module) and path != HELPER and not path.startswith("gpurack/importing/"):
-        yield "shlex; gpurack.shell quotes"  # importing reads the shell text of others, and runs none
+        yield "shlex; gpurack.shell quotes"  # importing parses shell text, and runs none
     if any(name.startswith("pyinfra.operations") for name in (*names, module)):
         yield "pyinfra's own operations take any text"
 
 
 def wrong_template(call: ast.Call, name: str) -> Iterator[str]:
-    """The template of `sh` is a literal, with as many placeholders as values."""
+    """A template of `sh` that is no literal, or has other placeholders than values."""
     template = call.args[0] if call.args else None
     if not (isinstance(template, ast.Constant) and isinstance(template.value, str)):
         yield f"the template of {name} is not a literal"
@@ -94,7 +95,7 @@ def wrong_template(call: ast.Call, name: str) -> Iterator[str]:
 
 
 def built(call: ast.Call, name: str) -> Iterator[tuple[int, str]]:
-    """Text that is put together inside the arguments of a shell operation, but for the values of `sh`."""
+    """Text that is assembled in the arguments of a shell operation, except in the values of `sh`."""
     reason = FOR_PEOPLE.get(name)
     arguments = [*call.args[1 if reason else 0 :], *(word.value for word in call.keywords if word.arg != reason)]
     while arguments:
@@ -117,7 +118,7 @@ def is_false(node: ast.expr) -> bool:
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "gpurack").rglob("*.py"))
 
 
-def test_shell_text_is_built_by_one_helper() -> None:
+def test_one_helper_builds_shell_text() -> None:
     wrong = {path: problems((ROOT / path).read_text(), path) for path in MODULES}
     assert len(MODULES) > 100
     assert not {path: found for path, found in wrong.items() if found}
@@ -163,7 +164,7 @@ def test_shell_text_is_built_by_one_helper() -> None:
         'subprocess.getoutput("true")',
     ],
 )
-def test_the_lint_finds(bad: str) -> None:
+def test_lint_finds_violations(bad: str) -> None:
     assert problems(bad, "gpurack/plan/x.py")
 
 
@@ -178,7 +179,7 @@ def test_the_lint_finds(bad: str) -> None:
         'subprocess.run(["true"], shell=False)',
     ],
 )
-def test_the_lint_lets_pass(good: str) -> None:
+def test_lint_accepts_correct_code(good: str) -> None:
     assert not problems(good, "gpurack/plan/x.py")
 
 
@@ -188,8 +189,8 @@ PROGRAMS = sorted((ROOT / "files").glob("*.py"))
 
 
 def shells(text: str) -> list[str]:
-    """The same for a program of files/, which has no helper: no shell but by `sh -c` with a literal, and words after
-    it."""
+    """The violations in a program of files/, which has no helper: a shell only by `sh -c` with a literal, and then
+    words."""
     tree, wrong = ast.parse(text), []
     literals = {
         target.id
@@ -212,7 +213,7 @@ def shells(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.name)
-def test_programs_on_hosts_start_no_shell_with_text_that_they_built(path: Path) -> None:
+def test_programs_on_hosts_build_no_shell_text(path: Path) -> None:
     assert not shells(path.read_text())
 
 
@@ -226,6 +227,6 @@ def test_programs_on_hosts_start_no_shell_with_text_that_they_built(path: Path) 
         "os.system(name)",
     ],
 )
-def test_the_lint_of_programs_finds(bad: str) -> None:
+def test_lint_of_programs_finds_violations(bad: str) -> None:
     assert shells(bad)
     assert not shells('run("sh", "-c", "rm \\"$1\\"", "sh", name)')

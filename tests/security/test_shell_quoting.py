@@ -1,5 +1,6 @@
-"""Names that hosts and inventories give, as words of the shell that root runs: each stays one word, and nothing in it
-is executed."""
+"""Names from hosts and inventories as words of root's shell commands: each stays one word, and nothing in it is
+executed.
+"""
 
 from __future__ import annotations
 
@@ -47,8 +48,9 @@ HOSTILE = [
     "-rf --privileged * ~ {a,b} \\",
     "",
 ]
-"""Where no quotes are, in double quotes (the next, too), out of single ones, out of double ones, as options and
-patterns, as no word at all."""
+"""Outside of quotes, inside double quotes (also the next), after single quotes, after double quotes, as options and
+patterns, and as no word at all.
+"""
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 TRIXIE = PLATFORMS["debian", "13"]
 SLOWLY = settings(deadline=None, max_examples=10)  # each example starts a shell
@@ -86,7 +88,7 @@ NOTED = (
 
 
 class Machine:
-    """A folder in which commands run. Its programs are REAL ones, and NOTED, which only say how they were called."""
+    """A folder in which commands run. Programs in REAL are the real ones; those in NOTED only record their calls."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.bin, self.log = folder, folder / "bin", folder / "log"
@@ -102,7 +104,7 @@ class Machine:
             (folder / f"root{place}").mkdir(parents=True)
 
     def run(self, *commands: str) -> list[list[str]]:
-        """The calls of programs by commands. No text in them was executed."""
+        """The programs that the commands called. No text in the commands was executed."""
         self.log.write_text("")
         for command in commands:
             for place in ("/var/lib/gpurack", "/run/gpurack", "/etc/subuid", "/etc/subgid"):
@@ -125,7 +127,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
     return Machine(tmp_path_factory.mktemp("machine"))
 
 
-def test_the_machine_sees_what_is_executed(machine: Machine) -> None:
+def test_machine_detects_executed_commands(machine: Machine) -> None:
     with pytest.raises(AssertionError, match="CANARY"):
         machine.run("docker rm --force alpha x;echo >CANARY")
     (machine.folder / "CANARY").unlink()
@@ -139,7 +141,7 @@ def shells(steps: Sequence[Step]) -> list[Shell]:
 
 
 def printed(command: str) -> list[str]:
-    """What `printf '%s\\0'` in a command said."""
+    """The output of `printf '%s\\0'` in a command."""
     done = subprocess.run(["sh", "-c", command], capture_output=True, check=True)
     return done.stdout.decode().split("\0")[:-1]
 
@@ -157,8 +159,8 @@ def test_any_text_is_one_word(texts: list[str]) -> None:
 
 @SLOWLY
 @given(TEXT)
-def test_a_line_for_ssh_is_read_by_two_shells(text: str) -> None:
-    """`ssh HOST WORDS` joins its words by spaces and hands them to the host's shell."""
+def test_ssh_line_is_quoted_for_two_shells(text: str) -> None:
+    """`ssh HOST WORDS` joins its words with spaces and passes them to the host's shell."""
     line = by_ssh("gpu1", sh("printf '%s\\0' {} && printf '%s\\0' x", text))
     program, host, *words = shlex.split(line)
     assert (program, host) == ("ssh", "gpu1")
@@ -167,21 +169,21 @@ def test_a_line_for_ssh_is_read_by_two_shells(text: str) -> None:
 
 @SLOWLY
 @given(st.dictionaries(st.sampled_from(["ONE", "TWO"]), TEXT, min_size=2))
-def test_variables_in_front_of_a_script_keep_their_text(values: dict[str, str]) -> None:
+def test_variables_before_script_keep_their_text(values: dict[str, str]) -> None:
     text = of_file("files/manifest.sh", **values)
     head = text.removesuffix(read_text("files/manifest.sh"))
     assert printed(f'{head}printf \'%s\\0\' "$ONE" "$TWO"') == [values["ONE"], values["TWO"]]
 
 
 @pytest.mark.parametrize("text", ["a\0b", "\udc80", "\ud800;id"])
-def test_what_no_program_can_be_given_is_refused(text: str) -> None:
+def test_refuses_text_that_no_program_can_receive(text: str) -> None:
     with pytest.raises(ValueError, match=r"NUL|surrogates"):
         sh("rm {}", text)
     with pytest.raises(ValueError, match=r"NUL|surrogates"):
         sh("rm {}", ["a", text])
 
 
-def test_text_inside_quotes_of_the_template_is_refused() -> None:
+def test_refuses_text_inside_quotes_of_template() -> None:
     with pytest.raises(ValueError, match="inside double quotes"):
         sh('echo "{}"', "x")
     with pytest.raises(ValueError, match="inside double quotes"):
@@ -193,7 +195,7 @@ def test_text_inside_quotes_of_the_template_is_refused() -> None:
     assert sh('echo "$(cat {})" "{}"', "a b", 5) == 'echo "$(cat \'a b\')" "5"'
 
 
-def test_nobody_else_makes_it() -> None:
+def test_only_shell_makes_shell_text() -> None:
     with pytest.raises(TypeError):
         Sh("rm x")
     made = sh("rm {}", "x")
@@ -203,7 +205,7 @@ def test_nobody_else_makes_it() -> None:
     assert sh("{}", copy.deepcopy(made)) == "rm x"
 
 
-def test_values_that_have_no_place_are_refused() -> None:
+def test_refuses_values_without_placeholder() -> None:
     for values, named in ((("a", "b"), {}), ((), {}), (("a",), {"name": "b"})):
         with pytest.raises(TypeError):
             sh("rm {}", *values, **named)
@@ -213,8 +215,8 @@ def test_values_that_have_no_place_are_refused() -> None:
 
 
 @pytest.mark.parametrize("user", ["", "eve"])
-def test_a_container_is_one_word_of_docker_rm(user: str, hostile: str, machine: Machine) -> None:
-    """Neither gets this far from a real host: names and ids of another form are dropped when they are parsed."""
+def test_container_is_one_word_of_docker_rm(user: str, hostile: str, machine: Machine) -> None:
+    """Real hosts never get this far: other names and ids are dropped when they are parsed."""
     eve = User(1002, 1002, "/home/eve")
     for name, ident in ((hostile, id_of(hostile)), ("alpha", hostile), (hostile, hostile)):
         ours = container(name, id=ident, label={}, user=user, labels={"gpurack.job": "1"})
@@ -224,7 +226,7 @@ def test_a_container_is_one_word_of_docker_rm(user: str, hostile: str, machine: 
         assert call[-5:] == ["docker", "rm", "--force", "--", ident]
 
 
-def test_a_name_or_id_of_another_form_is_none(hostile: str) -> None:
+def test_drops_invalid_names_and_ids(hostile: str) -> None:
     usual = {"id": "a" * 64, "name": "/alpha", "image": f"sha256:{'b' * 64}", "restarts": 0}
     usual |= {"state": {"Status": "running", "ExitCode": 0}, "labels": {}, "ports": {}}
     assert parse_container(usual).name == "alpha"
@@ -233,7 +235,7 @@ def test_a_name_or_id_of_another_form_is_none(hostile: str) -> None:
             parse_container({**usual, key: hostile})
 
 
-def test_a_home_is_one_word_when_its_docker_is_removed(hostile: str, machine: Machine) -> None:
+def test_home_is_one_word_in_removal(hostile: str, machine: Machine) -> None:
     home = f"/home/{hostile}"
     eve = User(1002, 1002, home, unit=replace(User(0, 0, "").unit, loaded="loaded"))
     plan = plan_remove(host_state(users={"eve": eve}), "all")
@@ -244,7 +246,7 @@ def test_a_home_is_one_word_when_its_docker_is_removed(hostile: str, machine: Ma
     assert f"{home}/{rootless.DROP_IN}" in words
 
 
-def test_a_home_named_like_ours_is_not_removed_with_our_files() -> None:
+def test_home_named_like_our_files_is_not_removed() -> None:
     files = {"/home/gpurack-eve/.config/docker/daemon.json": "{}", "/etc/apt/keyrings/gpurack-docker-ce.asc": "x"}
     steps = shells(plan_remove(host_state(files=files), "all").steps)
     (step,) = [step for step in steps if "repository files" in step.reason]
@@ -254,7 +256,7 @@ def test_a_home_named_like_ours_is_not_removed_with_our_files() -> None:
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_file_among_the_certificates_is_one_word(hostile: str, machine: Machine) -> None:
+def test_certificate_file_is_one_word(hostile: str, machine: Machine) -> None:
     path = f"/usr/local/share/ca-certificates/gpurack-{hostile}.crt"
     facts = host_state(files={path: "x"}, packages={"ca-certificates": "1"})
     (step,) = certificates(Host(), facts, TRIXIE)
@@ -262,7 +264,7 @@ def test_a_file_among_the_certificates_is_one_word(hostile: str, machine: Machin
     assert machine.run(step.command)[:2] == [["rm", "-f", path], ["update-ca-certificates"]]
 
 
-def test_a_file_of_repositories_is_one_word(hostile: str, machine: Machine) -> None:
+def test_repository_file_is_one_word(hostile: str, machine: Machine) -> None:
     path = f"/etc/apt/sources.list.d/{hostile}.list"
     (command,) = carry_out(SetAside("x", path))
     name = f"etc_apt_sources.list.d_{hostile}.list"
@@ -274,7 +276,7 @@ def test_a_file_of_repositories_is_one_word(hostile: str, machine: Machine) -> N
     assert ["chmod", "64;echo >CANARY", f"{machine.folder}/{hostile}.gpurack-new"] in calls
 
 
-def test_our_files_elsewhere_are_words(hostile: str, machine: Machine) -> None:
+def test_our_other_files_are_words(hostile: str, machine: Machine) -> None:
     path = f"/etc/apt/keyrings/gpurack-{hostile}"
     (step,) = [
         step for step in shells(plan_remove(host_state(files={path: "x"}), "all").steps) if "keys" in step.reason
@@ -282,7 +284,7 @@ def test_our_files_elsewhere_are_words(hostile: str, machine: Machine) -> None:
     assert machine.run(step.command) == [["rm", "-f", path]]
 
 
-def test_what_an_admin_pastes_is_quoted(hostile: str) -> None:
+def test_pasted_commands_are_quoted(hostile: str) -> None:
     path = f"/home/{hostile}/.config/docker/daemon.json"
     facts = host_state(files={path: "no JSON"})
     _, error = daemon_json.read(facts, path)
@@ -294,7 +296,7 @@ def test_what_an_admin_pastes_is_quoted(hostile: str) -> None:
 # --- users -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_user_is_words_of_what_root_does_for_the_user(hostile: str, machine: Machine) -> None:
+def test_user_is_one_word_of_roots_commands(hostile: str, machine: Machine) -> None:
     user = User(1002, 1002, f"/home/{hostile}")
     place = f"/srv/of {hostile}"
     wanted = spec({"docker": {"rootless": {"eve": {"daemon": {"data-root": place}}}}})
@@ -309,7 +311,7 @@ def test_a_user_is_words_of_what_root_does_for_the_user(hostile: str, machine: M
     assert calls[-1] == ["python3", "-", "data", place, "eve"]
 
 
-def test_a_users_name_is_one_word(hostile: str, machine: Machine) -> None:
+def test_user_name_is_one_word(hostile: str, machine: Machine) -> None:
     user = User(1002, 1002, "/home/eve")
     steps = subordinate_ids.subordinate_ids(hostile, user, host_state(), [])
     steps += rootless.at_boot(hostile, user)
@@ -326,7 +328,7 @@ def pinned(hostile: str) -> Mapping[str, Pin | None]:
     return {"docker-ce": Pin(hostile, exact=True), "curl": None}
 
 
-def test_a_version_is_part_of_one_word_of_apt(hostile: str, machine: Machine) -> None:
+def test_version_is_part_of_one_word_of_apt(hostile: str, machine: Machine) -> None:
     step = apt.install("x", pinned(hostile), host_state(), hold=["docker-ce"])
     assert isinstance(step, Shell)
     calls = machine.run(step.command)
@@ -334,7 +336,7 @@ def test_a_version_is_part_of_one_word_of_apt(hostile: str, machine: Machine) ->
     assert install[-2:] == [f"docker-ce={hostile}", "curl"]
 
 
-def test_a_version_is_part_of_one_word_of_dnf(hostile: str, machine: Machine) -> None:
+def test_version_is_part_of_one_word_of_dnf(hostile: str, machine: Machine) -> None:
     facts = host_state(os="rocky 9")
     step = rpm.install("x", pinned(hostile), facts, hold=["docker-ce"])
     assert isinstance(step, Shell)
@@ -343,8 +345,8 @@ def test_a_version_is_part_of_one_word_of_dnf(hostile: str, machine: Machine) ->
     assert [word for word in install if word.startswith("docker-ce")] == [f"docker-ce-{hostile}"]
 
 
-def test_packages_of_a_host_with_other_names_are_left_alone(hostile: str, machine: Machine) -> None:
-    """dpkg and rpm know none of such a name. An option of apt's could run a program (-o DPkg::Pre-Invoke::=…)."""
+def test_ignores_packages_with_invalid_names(hostile: str, machine: Machine) -> None:
+    """dpkg and rpm have no such names. As an option of apt it could run a program (-o DPkg::Pre-Invoke::=…)."""
     version = "580.159.04-1"
     names = {f"-oDPkg::Pre-Invoke::=nvidia{hostile}": version, f"nvidia {hostile}": version, "nvidia-smi": version}
     facts = host_state(gpus=1, packages=names)
@@ -365,7 +367,7 @@ def test_packages_of_a_host_with_other_names_are_left_alone(hostile: str, machin
 
 
 @pytest.mark.parametrize("family", [apt, rpm])
-def test_names_of_packages_are_words(family: Any, hostile: str, machine: Machine) -> None:
+def test_package_names_are_words(family: Any, hostile: str, machine: Machine) -> None:
     facts = host_state(os="rocky 9" if family is rpm else "debian 13", packages={rpm.VERSIONLOCK["dnf4"]: "1"})
     steps = (family.hold([hostile], facts), family.unhold([hostile], facts), family.remove([hostile], facts))
     calls = machine.run(*(step.command for step in steps), family.available([hostile], facts))
@@ -375,7 +377,7 @@ def test_names_of_packages_are_words(family: Any, hostile: str, machine: Machine
 # --- the rest --------------------------------------------------------------------------------------------------------
 
 
-def test_the_name_of_a_card_is_one_word(hostile: str, machine: Machine) -> None:
+def test_gpu_name_is_one_word(hostile: str, machine: Machine) -> None:
     facts = host_state(gpus=1)
     facts = replace(facts, gpus=(replace(facts.gpus[0], uuid=hostile),))
     (step,) = cdi(facts, fresh=True)
@@ -383,7 +385,7 @@ def test_the_name_of_a_card_is_one_word(hostile: str, machine: Machine) -> None:
     assert ["nvidia-ctk", "cdi", "list"] in machine.run(step.command)
 
 
-def test_what_the_look_asks_for_is_text(hostile: str) -> None:
+def test_snapshot_questions_are_text(hostile: str) -> None:
     path = f"/w/{hostile.replace(chr(10), ' ')}/a.gguf"
     wanted = spec({"models": {"alpha": {"port": 8000, "weights": path}}})
     text = script(questions(wanted))
@@ -391,12 +393,12 @@ def test_what_the_look_asks_for_is_text(hostile: str) -> None:
     assert printed(f"{head}printf '%s\\0' \"$WEIGHTS\"") == [path]
 
 
-def test_a_long_command_is_run_as_it_is(hostile: str, machine: Machine) -> None:
+def test_long_command_runs_unchanged(hostile: str, machine: Machine) -> None:
     assert ["docker", "rm", hostile] in machine.run(slow(sh("docker rm {}", hostile)).get_raw_value())
 
 
 class Channel:
-    """paramiko's client on a host that gives an answer of its own."""
+    """paramiko's client for a host that gives its own answer."""
 
     def __init__(self, answer: str) -> None:
         self.answer, self.asked = answer, list[str]()
@@ -408,7 +410,7 @@ class Channel:
 
 
 @pytest.mark.parametrize("image", ["x;id", "$(id)", "-o/etc/passwd", "sha256:0"])
-def test_an_image_that_a_host_names_is_not_put_into_a_command(image: str, tmp_path: Path) -> None:
+def test_image_named_by_host_is_not_in_any_command(image: str, tmp_path: Path) -> None:
     client = Channel(f"{image} 12")
     with pytest.raises(image_save.NotSaved):
         image_save._save(client, SimpleNamespace(name="gpu1"), "alpha", tmp_path / "a.tar", print)  # type: ignore[arg-type]
@@ -416,7 +418,7 @@ def test_an_image_that_a_host_names_is_not_put_into_a_command(image: str, tmp_pa
     assert image not in client.asked[0]
 
 
-def test_paths_of_ours_need_no_quotes() -> None:
-    """So that commands read as an admin would type them."""
+def test_own_paths_need_no_quotes() -> None:
+    """So commands read as an admin would type them."""
     ours = [value for name, value in vars(paths).items() if name.isupper() and isinstance(value, str)]
     assert all(sh("{}", path) == path for path in ours)

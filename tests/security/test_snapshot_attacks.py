@@ -1,4 +1,4 @@
-"""What users of a host may try against the look: the real script, with programs of theirs."""
+"""Attacks of a host's users on the snapshot: the real script, with hostile programs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/comm").exists(), reason="ne
 
 @pytest.fixture(autouse=True)
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """/run/gpurack of the test, and parts that may take a second."""
+    """The test's /run/gpurack, with parts limited to a second."""
     folder = tmp_path / "run"
     folder.mkdir()
     monkeypatch.setattr(paths, "RUN", str(folder))
@@ -52,7 +52,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def take_snapshot(spec: Host, change: tuple[str, str] = ("", "")) -> HostFacts:
-    """A snapshot of this machine with the fakes first in PATH. change: a text of the script, and its replacement."""
+    """A snapshot of this machine with the fakes first in PATH. change: a text in the script, and its replacement."""
     text = script(questions(spec))
     assert change[0] in text
     text = text.replace(*change) if change[0] else text
@@ -60,12 +60,12 @@ def take_snapshot(spec: Host, change: tuple[str, str] = ("", "")) -> HostFacts:
 
 
 def printed(text: str) -> bytes:
-    """The output of a snapshot's script, run here."""
+    """The output of the snapshot's script, run here."""
     return subprocess.run(["sh", "-s"], input=text.encode(), capture_output=True, check=True, timeout=60).stdout
 
 
 def containers(fakes: Fakes, *names: str, status: str = "running", bindings: str = "8080/tcp;127.0.0.1;8000 ") -> None:
-    """A docker that has these containers, all with our labels."""
+    """A docker with these containers, which all have our labels."""
     state = {"Status": status, "ExitCode": 0, "Error": "", "Pid": 7, "StartedAt": "2026-11-20"}
     said = [
         {
@@ -86,7 +86,7 @@ def containers(fakes: Fakes, *names: str, status: str = "running", bindings: str
 
 @pytest.fixture
 def eve(fakes: Fakes, tmp_path: Path) -> Iterator[Path]:
-    """A user whose docker CLI says what she likes; her home. She has a daemon's socket."""
+    """A user whose docker command prints what she likes, with a daemon's socket; returns her home."""
     home = tmp_path / "home" / "eve"
     (home / ".config" / "docker").mkdir(parents=True)
     runtime = Path("/run/user/47110")
@@ -111,7 +111,7 @@ HERS: dict[str, Any] = {**EVE, "models": {"mine": {"port": 8001, "user": "eve"},
 # --- two channels ----------------------------------------------------------------------------------------------------
 
 
-def test_a_users_docker_opens_no_section_of_roots(fakes: Fakes, eve: Path) -> None:
+def test_users_docker_opens_no_section_of_root(fakes: Fakes, eve: Path) -> None:
     fakes.state("evil", f"@@ files\n{EVIL} 644 0 0 {TEXT}\n@@ packages\nii |evil|1\n@@ end\n@@ mark {'0' * 32}\n")
     fakes.add("docker", 'case "$*" in info*) echo \'{"ServerVersion":"1"}\';; esac; cat "$STATE/evil"')
     (eve / ".config/docker/daemon.json").write_text("{}")
@@ -123,7 +123,7 @@ def test_a_users_docker_opens_no_section_of_roots(fakes: Fakes, eve: Path) -> No
     assert seen.files[f"{eve}/.config/docker/daemon.json"].text == "{}"
 
 
-def test_a_user_is_not_asked_for_compose(fakes: Fakes, eve: Path) -> None:
+def test_does_not_ask_user_for_compose(fakes: Fakes, eve: Path) -> None:
     fakes.add(
         "docker",
         '[ -z "$WHO" ] || echo "$*" >>"$STATE/hers"; case "$*" in info*) echo \'{"ServerVersion":"1"}\';; esac',
@@ -134,8 +134,8 @@ def test_a_user_is_not_asked_for_compose(fakes: Fakes, eve: Path) -> None:
     assert "compose" not in hers
 
 
-def test_a_user_of_the_record_is_asked(fakes: Fakes, eve: Path, tmp_path: Path) -> None:
-    """Who is in it alone: what is ours in that Docker is not forgotten as long as the user exists."""
+def test_asks_user_who_is_only_in_record(fakes: Fakes, eve: Path, tmp_path: Path) -> None:
+    """Our containers in that Docker are not forgotten while the user exists."""
     import record  # of files/
 
     content = {"format": 1, "containers": {"": {"alpha": {"id": None, "kind": "model"}}, "eve": {}, "$(id)": {}}}
@@ -146,7 +146,7 @@ def test_a_user_of_the_record_is_asked(fakes: Fakes, eve: Path, tmp_path: Path) 
     assert ("eve", "mine") in {(found.user, found.name) for found in seen.containers}
 
 
-def test_a_users_alpha_is_not_the_hosts(fakes: Fakes, eve: Path) -> None:
+def test_users_alpha_is_not_the_hosts(fakes: Fakes, eve: Path) -> None:
     containers(fakes, "alpha")
     seen = take_snapshot(spec(HERS))
     assert [(found.user, found.name) for found in seen.containers] == [("", "alpha"), ("eve", "alpha")]
@@ -154,7 +154,7 @@ def test_a_users_alpha_is_not_the_hosts(fakes: Fakes, eve: Path) -> None:
     assert len(seen.foreign) == 2
 
 
-def test_her_models_and_their_upstreams_are_asked_by_her(fakes: Fakes, eve: Path) -> None:
+def test_users_models_and_connections_are_asked_by_that_user(fakes: Fakes, eve: Path) -> None:
     containers(fakes, "mine", "alpha", bindings="")
     fakes.add("curl", 'echo "${WHO:-root} $*" >>"$STATE/asked"; printf "\\n200"')
     seen = take_snapshot(spec(HERS))
@@ -163,7 +163,7 @@ def test_her_models_and_their_upstreams_are_asked_by_her(fakes: Fakes, eve: Path
     assert sorted(seen.probes) == [("", "alpha"), ("eve", "mine")]
 
 
-def test_what_her_programs_say_has_a_size(fakes: Fakes, eve: Path) -> None:
+def test_limits_output_of_users_programs(fakes: Fakes, eve: Path) -> None:
     fakes.add(
         "docker",
         '[ -n "$WHO" ] || exit 1; case "$*" in info*) head -c 9000000 /dev/zero | tr "\\0" x;; ps*) yes;; esac',
@@ -179,7 +179,7 @@ def test_what_her_programs_say_has_a_size(fakes: Fakes, eve: Path) -> None:
 # --- requests --------------------------------------------------------------------------------------------------------
 
 
-def test_a_label_is_no_argument_of_curl(fakes: Fakes) -> None:
+def test_label_is_no_argument_of_curl(fakes: Fakes) -> None:
     containers(fakes, "alpha")
     fakes.add("curl", 'printf "\\n200"')
     assert take_snapshot(models(alpha={})).probes["", "alpha"].status == 200
@@ -204,7 +204,7 @@ def test_a_label_is_no_argument_of_curl(fakes: Fakes) -> None:
         ("8080/tcp;-K/home/eve/c;80 ", None),
     ],
 )
-def test_the_address_is_an_address_and_the_port_a_number(fakes: Fakes, bindings: str, url: str | None) -> None:
+def test_address_and_port_are_validated(fakes: Fakes, bindings: str, url: str | None) -> None:
     containers(fakes, "alpha", bindings=bindings)
     fakes.add("curl", 'printf "\\n200"')
     take_snapshot(models(alpha={}))
@@ -213,7 +213,7 @@ def test_the_address_is_an_address_and_the_port_a_number(fakes: Fakes, bindings:
 
 
 @pytest.mark.parametrize("status", ["restarting", "exited"])
-def test_no_key_goes_to_a_container_that_is_not_running(fakes: Fakes, status: str) -> None:
+def test_sends_no_key_to_stopped_container(fakes: Fakes, status: str) -> None:
     containers(fakes, "alpha", status=status)
     fakes.add("curl", "exit 7")
     seen = take_snapshot(models(alpha={}))
@@ -222,7 +222,7 @@ def test_no_key_goes_to_a_container_that_is_not_running(fakes: Fakes, status: st
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")
-def test_a_key_with_quotes_arrives_as_it_is(fakes: Fakes, tmp_path: Path) -> None:
+def test_key_with_quotes_arrives_unchanged(fakes: Fakes, tmp_path: Path) -> None:
     got: list[str | None] = []
 
     class Model(http.server.BaseHTTPRequestHandler):
@@ -249,7 +249,7 @@ def test_a_key_with_quotes_arrives_as_it_is(fakes: Fakes, tmp_path: Path) -> Non
 # --- nobody blocks it ------------------------------------------------------------------------------------------------
 
 
-def test_a_docker_that_never_answers_costs_its_part_alone(fakes: Fakes) -> None:
+def test_silent_docker_is_late_alone(fakes: Fakes) -> None:
     fakes.add("docker", "trap '' TERM; sleep 60")
     begun = time.monotonic()
     seen = take_snapshot(models(alpha={}))
@@ -259,7 +259,7 @@ def test_a_docker_that_never_answers_costs_its_part_alone(fakes: Fakes) -> None:
     assert seen.blind == f"Docker timed out after {LIMIT} s, so nothing is changed on this host."
 
 
-def test_a_users_daemon_that_never_answers_costs_her_alone(fakes: Fakes, eve: Path) -> None:
+def test_silent_daemon_of_user_is_late_alone(fakes: Fakes, eve: Path) -> None:
     containers(fakes, "alpha")
     docker = (
         (fakes.folder / "docker").read_text().replace("case", 'if [ "$WHO" = eve ]; then setsid sleep 60; fi\ncase', 1)
@@ -270,7 +270,7 @@ def test_a_users_daemon_that_never_answers_costs_her_alone(fakes: Fakes, eve: Pa
     assert (seen.docker, [found.name for found in seen.containers]) == ({"ServerVersion": "28.5.2"}, ["alpha"])
 
 
-def test_what_even_sigkill_does_not_end_is_left_behind_named_and_not_joined(fakes: Fakes, run: Path) -> None:
+def test_abandons_unkillable_process_and_names_it(fakes: Fakes, run: Path) -> None:
     fakes.add("docker", "exec sleep 60")
     immortal = ("kill -9", "kill -0")
     first = take_snapshot(models(alpha={}), immortal)
@@ -288,7 +288,7 @@ def test_what_even_sigkill_does_not_end_is_left_behind_named_and_not_joined(fake
     assert not list(run.glob("hung/*"))
 
 
-def test_a_fifo_in_the_place_of_weights_is_not_opened(fakes: Fakes, tmp_path: Path) -> None:
+def test_does_not_open_fifo_as_weights(fakes: Fakes, tmp_path: Path) -> None:
     for name in ("a.gguf", "a.gguf.json", "b-00001-of-00002.gguf", "b-00002-of-00002.gguf"):
         os.mkfifo(tmp_path / name)
     places = (f"{tmp_path}/a.gguf", f"{tmp_path}/b-00001-of-00002.gguf")
@@ -297,10 +297,8 @@ def test_a_fifo_in_the_place_of_weights_is_not_opened(fakes: Fakes, tmp_path: Pa
     assert (seen.commits, seen.headers, seen.weights) == ({}, {}, dict.fromkeys(places))
 
 
-def test_weights_that_do_not_answer_cost_themselves_alone(
-    fakes: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A dead home or file server, of which one path is late the first time, and known to hang the second."""
+def test_silent_weights_are_late_alone(fakes: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dead home or file server. One path is late the first time, and known to hang the second time."""
     monkeypatch.setattr(snapshot, "LIMIT", 4)  # all others must be in time, also on a busy machine
     (tmp_path / "dead").mkdir()
     for name in ("dead/a.gguf", "b.gguf"):
@@ -314,7 +312,7 @@ def test_weights_that_do_not_answer_cost_themselves_alone(
     assert first.weights == second.weights == {f"{tmp_path}/b.gguf": 1}
 
 
-def test_two_looks_at_once_are_no_other_run(run: Path) -> None:
+def test_parallel_snapshots_are_no_other_run(run: Path) -> None:
     (run / "lock").touch()
     (run / "busy").write_text("models since 16:58\nin two lines\n")
     with (run / "lock").open() as lock:
@@ -334,7 +332,7 @@ HOSTILE = "\nLISTEN 0 0 *:1"
 @pytest.mark.skipif(
     not shutil.which("ss"), reason="ss (iproute2) is not installed, so the snapshot lists no listeners here"
 )
-def test_a_process_name_is_no_listener(fakes: Fakes) -> None:
+def test_process_name_adds_no_listener(fakes: Fakes) -> None:
     renamed = (
         "import ctypes, socket, sys, time; ctypes.CDLL(None).prctl(15, bytes.fromhex(sys.argv[1]), 0, 0, 0); "
         "s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen(); "
@@ -353,7 +351,7 @@ def test_a_process_name_is_no_listener(fakes: Fakes) -> None:
 
 
 @needs_proc
-def test_a_process_name_is_no_process_of_a_card(fakes: Fakes) -> None:
+def test_process_name_adds_no_gpu_process(fakes: Fakes) -> None:
     libc = ctypes.CDLL(None)
     before = Path("/proc/self/comm").read_text().strip()
     name = f"x\n{HOSTILE}"[:15]
@@ -368,7 +366,7 @@ def test_a_process_name_is_no_process_of_a_card(fakes: Fakes) -> None:
 
 
 ESCAPES = [r"x\n99 1 root z", r"x\c", r"\0101", "-n", r"-e \t"]
-"""Names that the `echo` of many a shell does not print as they are: it would end a line, or leave its end out."""
+"""Names that the `echo` of many shells changes: it would end the line, or drop its end."""
 
 
 @needs_proc
@@ -376,7 +374,7 @@ ESCAPES = [r"x\n99 1 root z", r"x\c", r"\0101", "-n", r"-e \t"]
     not shutil.which("ss"), reason="ss (iproute2) is not installed, so the snapshot lists no listeners here"
 )
 @pytest.mark.parametrize("name", ESCAPES)
-def test_a_backslash_in_a_process_name_is_a_backslash(fakes: Fakes, name: str) -> None:
+def test_backslash_in_process_name_stays_backslash(fakes: Fakes, name: str) -> None:
     libc = ctypes.CDLL(None)
     before = Path("/proc/self/comm").read_text().strip()
     pid = os.getpid()
@@ -393,8 +391,8 @@ def test_a_backslash_in_a_process_name_is_a_backslash(fakes: Fakes, name: str) -
     assert seen.unread == ()
 
 
-def test_copies_of_a_database_end_with_the_look(fakes: Fakes) -> None:
-    """Who wrote it can make the program that reads it take too long, and killed it takes nothing away."""
+def test_removes_copies_of_databases(fakes: Fakes) -> None:
+    """A hostile database can make its reader too slow, and a killed reader removes nothing."""
     fakes.add(
         "docker", 'case "$*" in info*) echo \'{"ServerVersion":"1"}\';; volume*) echo /nowhere;; *) exit 1;; esac'
     )

@@ -1,5 +1,6 @@
-"""Random bytes in every section of the look and in every answer of a model: never an exception, never a change outside
-of the sections' own paths."""
+"""Random bytes in every section of the snapshot and in every answer of a model: no exception, and no change outside of
+the section's own paths.
+"""
 
 from __future__ import annotations
 
@@ -97,11 +98,11 @@ BYTES = st.binary(max_size=40).map(lambda raw: raw.decode(errors="replace"))
 
 
 TRIED: dict[str, list[str]] = {}
-"""Most bytes mean nothing to gpurack, and so leave a state that an earlier example had."""
+"""Most bytes mean nothing to gpurack, so they give facts that an earlier example had already."""
 
 
 def everything(facts: HostFacts) -> list[str]:
-    """All that any command makes of it; the commands of root among that."""
+    """Everything that any command makes of the facts, including the commands of root."""
     key = repr(facts)
     if key not in TRIED:
         TRIED[key] = commands_of(facts)
@@ -109,7 +110,7 @@ def everything(facts: HostFacts) -> list[str]:
 
 
 def commands_of(facts: HostFacts) -> list[str]:
-    """The same. `findings` rather than what shows them, which turns exceptions into a sentence (test_commands.py)."""
+    """The commands of root. Uses `findings`, because its callers turn exceptions into a message (test_commands.py)."""
     show(Console(file=StringIO(), width=200), [host_status("gpu1", WANTED, facts, NOW)])
     list(findings(WANTED, facts, Run()))
     if facts.trouble:
@@ -128,7 +129,7 @@ def commands_of(facts: HostFacts) -> list[str]:
 
 
 def snapshot_with(section: str, lines: list[str]) -> HostFacts:
-    """A look that is right but for this section."""
+    """A correct snapshot with this section changed."""
     plain = plain_look()
     if f"@@ {section}" in plain:
         begin = plain.index(f"@@ {section}") + 1
@@ -144,7 +145,7 @@ def snapshot_with(section: str, lines: list[str]) -> HostFacts:
 
 
 @given(section=st.sampled_from(EVERY), lines=LINES | st.lists(BYTES, max_size=3))
-def test_any_bytes_in_a_section_are_a_state(section: str, lines: list[str]) -> None:
+def test_any_bytes_in_a_section_give_facts(section: str, lines: list[str]) -> None:
     state = snapshot_with(section, lines)
     assert section == "late" or not state.trouble
     commands = everything(state)
@@ -152,13 +153,13 @@ def test_any_bytes_in_a_section_are_a_state(section: str, lines: list[str]) -> N
 
 
 def said(section: str, lines: list[str]) -> list[str]:
-    """ada's programs say this."""
+    """ada's programs print this."""
     text = "\n".join([f"@@ {section}", *lines, "@@ end"]).encode(errors="replace")
     return ["@@ user ada", "account 1001 1001 /home/ada", "@@ said ada", base64.b64encode(text).decode()]
 
 
 @given(section=st.sampled_from([*HERS, *EVERY]), lines=LINES | st.lists(BYTES, max_size=3))
-def test_what_a_user_says_is_in_no_section_of_roots(section: str, lines: list[str]) -> None:
+def test_user_output_is_in_no_section_of_root(section: str, lines: list[str]) -> None:
     plain = plain_look()
     state = Snapshot().process(framed([*plain[:-1], *said(section, lines), "@@ end"]))
     without = Snapshot().process(framed([*plain[:-1], *said("own", []), "@@ end"]))
@@ -177,7 +178,7 @@ def test_what_a_user_says_is_in_no_section_of_roots(section: str, lines: list[st
 
 
 @given(raw=st.binary(max_size=300))
-def test_any_bytes_of_a_user_are_a_state(raw: bytes) -> None:
+def test_any_bytes_of_a_user_give_facts(raw: bytes) -> None:
     lines = ["@@ user ada", "account 1001 1001 /home/ada", "@@ said ada", base64.b64encode(raw).decode()]
     state = Snapshot().process(framed([*plain_look()[:-1], *lines, "@@ end"]))
     assert not state.trouble
@@ -188,7 +189,7 @@ def test_any_bytes_of_a_user_are_a_state(raw: bytes) -> None:
     body=st.binary(max_size=200)
     | st.sampled_from([b'{"models": [{"name": 7}]}\n200', b'{"models": 7}\n200', b'{"a":' * 50000 + b"\n200"])
 )
-def test_any_answer_of_a_model_is_a_state(body: bytes) -> None:
+def test_any_answer_of_a_model_gives_facts(body: bytes) -> None:
     alpha, lama = (running(WANTED, name, host_state()) for name in ("alpha", "lama"))
     probe = base64.b64encode(body).decode()
     lines = ["@@ probe lama", probe, "@@ probe alpha", probe, "@@ counter alpha", body.decode(errors="replace")]
@@ -207,11 +208,11 @@ VALUES = st.recursive(
 
 
 @given(label=st.text(max_size=40) | VALUES.map(json.dumps))
-def test_any_label_is_a_state(label: str) -> None:
+def test_any_label_gives_facts(label: str) -> None:
     everything(host_state(gpus=1, containers=(container("alpha", label=label), container("lama", label=label))))
 
 
-def test_a_host_of_garbage_is_one_sentence() -> None:
+def test_garbage_is_one_error() -> None:
     for lines in ([], ["garbage"], ["@@ end"], ["@@ mark x"], [f"@@ mark {'0' * 32}", "@@ end"], ["\x00" * 50], [ID]):
         state = Snapshot().process(lines)
         assert len([one for one, error in findings(WANTED, state, Run()) if error]) == 1

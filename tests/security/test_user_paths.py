@@ -1,4 +1,6 @@
-"""What lies in a user's reach: root opens files only, follows nobody's links, and has the user read what is theirs."""
+"""Paths in a user's reach: root opens regular files only, follows no link of others, and the user's own process reads
+the user's files.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,7 @@ def hashes(tmp_path: Path) -> Any:
 
 @pytest.fixture
 def secret(place: Path) -> Path:
-    """A file that root alone may read."""
+    """A file that only root can read."""
     path = place / "shadow"
     path.write_bytes(SECRET)
     path.chmod(0o600)
@@ -61,7 +63,7 @@ def secret(place: Path) -> Path:
 
 @pytest.fixture
 def home(place: Path) -> Path:
-    """A folder of the user's."""
+    """A folder of the user."""
     (place / "home").mkdir()
     return give(place / "home")
 
@@ -84,7 +86,7 @@ def listener(path: Path) -> None:
 
 @needs_root
 @pytest.mark.parametrize("make", [fifo, device, listener, Path.mkdir], ids=lambda make: make.__name__)
-def test_only_files_are_opened_and_nothing_waits(safe: Any, hashes: Any, tmp_path: Path, make: Any) -> None:
+def test_opens_regular_files_only_without_waiting(safe: Any, hashes: Any, tmp_path: Path, make: Any) -> None:
     begun, path = time.monotonic(), tmp_path / "m.gguf"
     make(path)
     evidence = load("evidence")
@@ -97,8 +99,8 @@ def test_only_files_are_opened_and_nothing_waits(safe: Any, hashes: Any, tmp_pat
 
 @needs_root
 @pytest.mark.parametrize("where", ["file", "folder"])
-def test_links_of_others_are_not_followed(safe: Any, hashes: Any, home: Path, secret: Path, where: str) -> None:
-    """Not as the last part of a path, and not in the middle."""
+def test_follows_no_links_of_others(safe: Any, hashes: Any, home: Path, secret: Path, where: str) -> None:
+    """Neither as the last part of a path nor in the middle."""
     link = home / "m"
     link.symlink_to(secret if where == "file" else secret.parent)
     give(link)
@@ -111,7 +113,7 @@ def test_links_of_others_are_not_followed(safe: Any, hashes: Any, home: Path, se
         assert load("evidence").content(path) is None
 
 
-def test_links_of_roots_are_followed(safe: Any, tmp_path: Path) -> None:
+def test_follows_links_of_root(safe: Any, tmp_path: Path) -> None:
     (tmp_path / "nvme/blobs").mkdir(parents=True)
     (tmp_path / "nvme/blobs/ab").write_bytes(b"x")
     (tmp_path / "models").symlink_to(tmp_path / "nvme")
@@ -122,14 +124,14 @@ def test_links_of_roots_are_followed(safe: Any, tmp_path: Path) -> None:
 
 
 @needs_root
-def test_a_users_file_without_links_is_read_by_root(hashes: Any, home: Path) -> None:
+def test_root_reads_users_file_without_links(hashes: Any, home: Path) -> None:
     (home / "m.gguf").write_bytes(b"weights")
     give(home / "m.gguf").chmod(0o600)
     assert hashes.known_hash(str(home / "m.gguf")) == hashlib.sha256(b"weights").hexdigest()
 
 
 @needs_root
-def test_the_runner_says_what_it_does_not_follow(home: Path, secret: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runner_reports_links_it_does_not_follow(home: Path, secret: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fetch = load("fetch")
     (home / "m.gguf").symlink_to(secret)
     give(home / "m.gguf")
@@ -143,7 +145,7 @@ def test_the_runner_says_what_it_does_not_follow(home: Path, secret: Path, monke
 
 
 @needs_root
-def test_who_reads(hashes: Any, home: Path, tmp_path: Path) -> None:
+def test_chooses_reader_of_path(hashes: Any, home: Path, tmp_path: Path) -> None:
     (tmp_path / "m").write_bytes(b"x")
     assert hashes.reader(str(home / "m"), "") == []
     assert hashes.reader(str(tmp_path / "m"), USER) == []  # nobody but root may change it
@@ -151,7 +153,7 @@ def test_who_reads(hashes: Any, home: Path, tmp_path: Path) -> None:
 
 
 @needs_root
-def test_a_users_link_is_followed_by_that_user_alone(hashes: Any, home: Path, secret: Path) -> None:
+def test_users_link_is_followed_by_that_user_only(hashes: Any, home: Path, secret: Path) -> None:
     (home / "blob").write_bytes(b"weights")
     (home / "own.gguf").symlink_to("blob")
     (home / "stolen.gguf").symlink_to(secret)
@@ -166,7 +168,7 @@ def test_a_users_link_is_followed_by_that_user_alone(hashes: Any, home: Path, se
 
 
 @needs_root
-def test_gpurack_lock_reads_as_the_user(home: Path, secret: Path, tmp_path: Path) -> None:
+def test_gpurack_lock_reads_as_user(home: Path, secret: Path, tmp_path: Path) -> None:
     (home / "stolen.gguf").symlink_to(secret)
     (home / "own.gguf").write_bytes(b"weights")
     for name in ("stolen.gguf", "own.gguf"):
@@ -182,7 +184,7 @@ def test_gpurack_lock_reads_as_the_user(home: Path, secret: Path, tmp_path: Path
 
 @needs_root
 @pytest.mark.parametrize("make", [fifo, listener, Path.mkdir], ids=lambda make: make.__name__)
-def test_what_is_no_file_for_the_user_blocks_nothing(hashes: Any, home: Path, make: Any) -> None:
+def test_special_files_of_user_block_nothing(hashes: Any, home: Path, make: Any) -> None:
     begun = time.monotonic()
     make(home / "m.gguf")
     with pytest.raises(OSError, match="not a file that its user can read"):
@@ -208,10 +210,10 @@ def test_what_is_no_file_for_the_user_blocks_nothing(hashes: Any, home: Path, ma
         ("echo '1 1.000000000 regular file'; echo '2 /etc/passwd'", "not a file that its user can read"),
     ],
 )
-def test_a_user_whose_programs_say_anything(
+def test_ignores_invalid_output_of_users_process(
     hashes: Any, monkeypatch: pytest.MonkeyPatch, says: str, error: str
 ) -> None:
-    """A user may change what a process of their own writes."""
+    """A user can change what their own process writes."""
     monkeypatch.setattr(hashes, "SILENCE", 0.5)
     monkeypatch.setattr(hashes, "LONG", 2)
     begun = time.monotonic()
@@ -222,7 +224,7 @@ def test_a_user_whose_programs_say_anything(
 
 
 @needs_root
-def test_verify_reads_as_the_user(home: Path, secret: Path) -> None:
+def test_verify_reads_as_user(home: Path, secret: Path) -> None:
     evidence = load("evidence")
     (home / "stolen.gguf").symlink_to(secret)
     (home / "own.gguf").symlink_to("blob")
@@ -242,7 +244,7 @@ def test_verify_reads_as_the_user(home: Path, secret: Path) -> None:
 
 @needs_root
 @pytest.mark.parametrize("inside", ["", "/model"])
-def test_verify_follows_no_link_of_a_users_for_the_hosts_docker(home: Path, place: Path, inside: str) -> None:
+def test_verify_follows_no_link_of_user_for_hosts_docker(home: Path, place: Path, inside: str) -> None:
     evidence = load("evidence")
     closed = place / "closed"
     (closed / "model").mkdir(parents=True, mode=0o700)
@@ -280,7 +282,7 @@ def seen(of: Host) -> HostFacts:
 
 
 @needs_root
-def test_headers_of_a_users_weights_are_read_as_the_user(home: Path, place: Path) -> None:
+def test_reads_headers_of_users_weights_as_user(home: Path, place: Path) -> None:
     closed = place / "closed.gguf"
     gguf_models.say(closed, "Root's own.")
     closed.chmod(0o600)
@@ -297,12 +299,12 @@ def test_headers_of_a_users_weights_are_read_as_the_user(home: Path, place: Path
     headers = {Path(path).name: header for path, header in found.headers.items()}
     assert headers["own.gguf"].kind == "gguf"
     assert headers["stolen.gguf"].problem == "stolen.gguf: Permission denied"
-    # what is no file is nobody's weights, and not opened to find that out
+    # what is not a regular file is nobody's weights, and is not opened to find out
     assert "fifo.gguf" not in headers
     assert found.weights[str(home / "fifo.gguf")] is None
     assert found.weights[str(home / "own.gguf")] == (home / "blob").stat().st_size
     assert found.owned[str(home / "own.gguf")] == {USER}
-    # so they are for the host's own Docker: as who could lead root elsewhere
+    # so they belong to the host's own Docker: read as the user who could redirect root
     found = seen(wanted(home / "own.gguf", home / "stolen.gguf", user=None))
     headers = {Path(path).name: header for path, header in found.headers.items()}
     assert headers["stolen.gguf"].problem == "stolen.gguf: Permission denied"
@@ -312,15 +314,15 @@ def test_headers_of_a_users_weights_are_read_as_the_user(home: Path, place: Path
 
 @needs_root
 @pytest.mark.parametrize("user", [USER, None])
-def test_root_touches_nothing_in_a_users_reach(fakes: Fakes, home: Path, place: Path, user: str | None) -> None:
-    """Nor what was remembered of it earlier."""
+def test_root_touches_nothing_in_users_reach(fakes: Fakes, home: Path, place: Path, user: str | None) -> None:
+    """Also nothing that it remembers from earlier."""
     hashes = load("hashes")
     hashes.MEMORY = str(place / "sha256")
     for path in (home / "m.gguf", home / "m-00001-of-00001.gguf", place / "own.gguf", place / "else.gguf"):
         path.write_bytes(b"weights")
         hashes.remember(str(path), "ab" * 32)
     for name in ("stat", "readlink"):
-        fakes.add(name, f'exec {shutil.which(name)} "$@"')  # only root's calls can be written down
+        fakes.add(name, f'exec {shutil.which(name)} "$@"')  # only root's calls can be recorded
     text = script(questions(wanted(home / "m.gguf", home / "m-00001-of-00001.gguf", place / "own.gguf", user=user)))
     text = text.replace("/var/lib/gpurack/sha256", hashes.MEMORY)
     done = subprocess.run(["sh", "-s"], input=text, capture_output=True, text=True, check=True, timeout=60)
@@ -333,7 +335,7 @@ def test_root_touches_nothing_in_a_users_reach(fakes: Fakes, home: Path, place: 
 
 
 @needs_root
-def test_what_its_owner_cannot_see_is_not_called_missing(home: Path) -> None:
+def test_unreadable_weights_are_not_called_missing(home: Path) -> None:
     (home / "closed").mkdir(mode=0o700)
     (home / "closed" / "m.gguf").write_bytes(b"x")
     path = str(home / "closed" / "m.gguf")
@@ -345,18 +347,18 @@ def test_what_its_owner_cannot_see_is_not_called_missing(home: Path) -> None:
     )
 
 
-def test_a_fifo_is_not_called_missing() -> None:
+def test_fifo_is_not_called_missing() -> None:
     found = parse(framed(["@@ weights", "0 fifo|/w/a.gguf", "@@ end"]))
     error = obstacle_of(wanted(Path("/w/a.gguf"), user=None), found)
     assert error == "/w/a.gguf is not a regular file or a folder (fifo). Replace it, or correct the path."
 
 
 def inspected(path: str, lines: list[str]) -> list[str]:
-    """The section of weights of which a user's programs say these lines."""
+    """The section of weights in which a user's programs print these lines."""
     return [f"@@ inspected {path}", base64.b64encode("\n".join(lines).encode()).decode()]
 
 
-def test_a_user_speaks_of_the_own_weights_alone() -> None:
+def test_user_answers_for_own_weights_only() -> None:
     lie = '{"path": "%s", "kind": "gguf", "tensors": {"F16": 1}}'
     of_eve = [
         "@@ weights", "5 regular file|/home/eve/m.gguf", "99 regular file|/w/root.gguf",
@@ -388,7 +390,7 @@ def test_a_user_speaks_of_the_own_weights_alone() -> None:
     assert found.late == {"weights /home/ada/m.gguf": "was cut off"}
 
 
-def test_who_is_asked_for_weights() -> None:
+def test_chooses_users_to_ask_for_weights() -> None:
     both = spec(
         {"docker": {"rootless": {"ada": {}, "bob": {}}}},
         {
@@ -410,7 +412,7 @@ OWNED = ["@@ owned", "d 40755 ada|ada|/w/a.gguf", "d 2775 root|the lab|/w/b.gguf
          "l 777 ada|ada|/w/c.gguf", "@@ end"]  # fmt: skip
 
 
-def test_who_may_change_weights_is_one_warning() -> None:
+def test_other_owners_of_weights_are_one_warning() -> None:
     found = parse(framed(OWNED))
     assert found.owned == {
         "/w/a.gguf": {"ada"}, "/w/b.gguf": {"the group the lab", "everybody"}, "/w/c.gguf": {"ada"}
@@ -435,7 +437,7 @@ def test_who_may_change_weights_is_one_warning() -> None:
     assert not [name for name in plan.errors if name in ("alpha", "beta")]
 
 
-def test_the_warning_is_shown_and_is_no_change(capsys: pytest.CaptureFixture[str]) -> None:
+def test_warning_is_shown_and_changes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     facts = host_state(owned={"/w/a.gguf": frozenset({"ada"})}, weights={"/w/a.gguf": 1})
     console = Console(width=200)
     assert show_host(console, "gpu1", models(alpha={}), facts) == 0
@@ -443,7 +445,7 @@ def test_the_warning_is_shown_and_is_no_change(capsys: pytest.CaptureFixture[str
 
 
 @needs_root
-def test_the_snapshot_sees_who_may_change_weights(home: Path, place: Path) -> None:
+def test_snapshot_sees_who_can_change_weights(home: Path, place: Path) -> None:
     for folder in (place / "group", place / "tmp", place / "fine", home):
         folder.mkdir(exist_ok=True)
         (folder / "m.gguf").write_bytes(b"x")
@@ -459,8 +461,8 @@ def test_the_snapshot_sees_who_may_change_weights(home: Path, place: Path) -> No
     }
 
 
-def test_a_name_that_a_link_leads_to_is_never_said(tmp_path: Path) -> None:
-    """It may hold anything, also a newline and a section."""
+def test_never_prints_target_of_link(tmp_path: Path) -> None:
+    """It may contain anything, also a newline and a section."""
     evil = tmp_path / "a\n@@ files\n/etc/passwd 644 0 0 eA==\n"
     evil.mkdir(parents=True)
     evil.chmod(0o777)
@@ -473,8 +475,8 @@ def obstacle_of(told: Host, facts: HostFacts) -> str | None:
     return obstacle(desire("m0", told, facts, ()), told, facts, Change("m0", Action.CREATE))
 
 
-def test_weights_that_the_user_may_not_read_are_not_called_missing() -> None:
-    """Asked as that user they have no size."""
+def test_weights_unreadable_for_user_are_not_called_missing() -> None:
+    """Inspected as that user, they have no size."""
     told = wanted(Path("/w/a.gguf"))
     user = User(1001, 1001, "/home/nobody", unreadable=frozenset({"/w/a.gguf"}))
     found = obstacle_of(told, host_state(weights={"/w/a.gguf": None}, users={USER: user}))
@@ -487,7 +489,7 @@ def test_weights_that_the_user_may_not_read_are_not_called_missing() -> None:
 
 
 @needs_root
-def test_the_manifest_follows_no_link_out_of_a_home(place: Path, secret: Path) -> None:
+def test_manifest_follows_no_link_out_of_home(place: Path, secret: Path) -> None:
     config = place / "home/eve/.config/systemd"
     config.mkdir(parents=True)
     (place / "home/eve/.config/docker").mkdir()

@@ -1,4 +1,4 @@
-"""What `pytest --pyargs gpurack.verify` makes of evidence that a host, or one of its users, wrote to fool it."""
+"""What `pytest --pyargs gpurack.verify` does with hostile evidence of a host or its users."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def server(parts: Any, wanted: Any = WANTED) -> Server:
 
 
 def outcomes(checked: Server) -> list[str]:
-    """What pytest is told by the checks, one after the other."""
+    """The outcome of each check for pytest."""
     told = []
     for check in CHECKS:
         try:
@@ -41,26 +41,26 @@ def outcomes(checked: Server) -> list[str]:
 
 @pytest.mark.parametrize("garbage", GARBAGE)
 @pytest.mark.parametrize("part", ["system", "packages", "files", "users", "daemons", "units", "amd", "secrets"])
-def test_evidence_of_another_shape_is_one_sentence_about_the_host(part: str, garbage: Any) -> None:
+def test_evidence_of_wrong_shape_is_one_error_of_host(part: str, garbage: Any) -> None:
     said = outcomes(server(host_evidence(**{part: garbage})))
     assert len([line for line in said if "could not interpret" in line and line.startswith("failed")]) <= 1
 
 
-def test_evidence_that_lacks_everything_is_one_sentence() -> None:
+def test_empty_evidence_is_one_error() -> None:
     said = outcomes(server({}))
     assert [line.partition(":")[0] for line in said] == ["failed", "skipped", "skipped", "skipped"]
     assert "gpu1: could not interpret the host's output (KeyError: " in said[0]
 
 
 @pytest.mark.parametrize("answer", ["[]", "7", "{", "[" * 100_000, '{"a": NaN}', EVERYTHING, "\ufffd"])
-def test_an_answer_that_is_no_evidence_is_a_sentence(answer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_answer_is_one_error(answer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gpurack.verify.lab.run_as_root", lambda *given: answer)
     lab: Any = SimpleNamespace(servers={"gpu1": server({})}, salt="5a", deep=False)
     with pytest.raises(Unread, match="its answer broke off"):
         Lab._ask(lab, "gpu1")["system"]
 
 
-def test_a_connection_that_ends_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lost_connection_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def ends(*given: object) -> str:
         raise EOFError
 
@@ -79,7 +79,7 @@ def test_a_connection_that_ends_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -
         {"broken": "x"},
     ],
 )
-def test_a_users_docker_spoils_that_users_models_alone(garbage: Any) -> None:
+def test_users_docker_affects_own_models_only(garbage: Any) -> None:
     parts = host_evidence()
     parts["daemons"]["ada"] = garbage
     parts["users"]["ada"] = {"uid": 1, "gid": 1, "home": "/home/ada", "linger": True, "files": {}}
@@ -93,7 +93,7 @@ def test_a_users_docker_spoils_that_users_models_alone(garbage: Any) -> None:
 
 
 def outcome(check: Any, one: Entry) -> str:
-    """What pytest is told by a check of a model; "" for nothing."""
+    """The outcome of a check of a model for pytest; "" for success."""
     try:
         check(gpurack_model=one)
     except pytest.fail.Exception as error:
@@ -105,7 +105,7 @@ LATE = {"late": "timed out after 90 s, pid 7 (python3) is left behind"}
 
 
 @pytest.mark.parametrize("part", ["weights", "mounted"])
-def test_weights_that_do_not_answer_cost_the_check_of_weights_alone(part: str) -> None:
+def test_silent_weights_fail_their_check_only(part: str) -> None:
     def hang(parts: dict[str, Any], container: dict[str, Any]) -> None:
         parts["models"]["alpha"][part] = LATE if part == "mounted" else {"/w/a.gguf": LATE}
 
@@ -117,7 +117,7 @@ def test_weights_that_do_not_answer_cost_the_check_of_weights_alone(part: str) -
     assert not outcome(test_models.test_ready, one)
 
 
-def test_a_user_whose_programs_do_not_answer_costs_that_user_alone() -> None:
+def test_silent_user_fails_alone() -> None:
     parts = host_evidence(users={"ada": LATE})
     parts["daemons"]["ada"] = LATE
     checked = server(parts, USERS)
@@ -127,14 +127,14 @@ def test_a_user_whose_programs_do_not_answer_costs_that_user_alone() -> None:
         test_hosts.test_rootless_docker(gpurack_host=checked)
 
 
-def test_arguments_that_were_not_read_are_a_warning() -> None:
+def test_unread_arguments_are_a_warning() -> None:
     parts = host_evidence(secrets={"files": {}, "leaks": [], "unread": {"eve": LATE["late"]}})
     with pytest.warns(UserWarning, match=r"gpu1: the arguments of eve's processes were not read: timed out after 90 s"):
         test_hosts.test_secrets(gpurack_host=server(parts))
 
 
-def test_a_container_of_a_models_name_is_nothing_of_that_model() -> None:
-    """A copy has its labels and another id; without them it is as foreign."""
+def test_container_with_name_of_model_is_not_that_model() -> None:
+    """A copy has its labels and another id; without labels it is just as foreign."""
 
     def made_by_hand(parts: dict[str, Any], container: dict[str, Any]) -> None:
         container["Config"]["Labels"] = {}
@@ -143,18 +143,18 @@ def test_a_container_of_a_models_name_is_nothing_of_that_model() -> None:
     assert one.container is None
     assert "expected gpurack's, found one made by hand" in outcome(test_models.test_runs, one)
     assert not outcome(test_models.test_definition, one)
-    users = Entry(one.server, "alpha", USERS.models["alpha"])  # of ada's Docker, which has none of that name
+    users = Entry(one.server, "alpha", USERS.models["alpha"])  # in ada's Docker, which has no container with that name
     assert users.named is None
 
 
-def test_a_cgroup_that_a_user_calls_like_a_models_container_is_not_that_models() -> None:
+def test_cgroup_named_like_models_container_is_not_that_container() -> None:
     def claim(parts: dict[str, Any], container: dict[str, Any]) -> None:
         parts["processes"] = [[CARD, ID, None], ["GPU-other", ID, 1001]]
 
     assert not outcome(test_models.test_cards, entry(change=claim))
 
 
-def test_a_host_that_never_answers_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_host_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def waits(*given: object, **options: object) -> None:
         raise TimeoutError
 
@@ -163,8 +163,8 @@ def test_a_host_that_never_answers_is_a_sentence(monkeypatch: pytest.MonkeyPatch
         run_as_root(host, sh("python3 -"), "", 630)
 
 
-def test_the_report_of_a_check_is_harmless() -> None:
-    """The terminal's, and so the XML's: of gpurack's checks, of one's own, and what they printed."""
+def test_report_of_checks_is_harmless() -> None:
+    """In the terminal and the XML: gpurack's checks, users' own, and what they printed."""
 
     def report(longrepr: Any) -> Any:
         text = longrepr if isinstance(longrepr, str) else str(longrepr)

@@ -1,4 +1,4 @@
-"""Weights that somebody made to harm who reads their header: it costs a sentence, a few seconds, and some memory."""
+"""Hostile headers of weights cost one message, a few seconds, and limited memory."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from tests.security.users import USER, give, needs_root, place  # noqa: F401
 from tests.testbed import gguf_models
 from tests.unit.host_programs import load
 
-MOST_SECONDS, MOST_MEMORY = 20, 1 << 30  # 10 s for one model, on a machine that does other things, too
+MOST_SECONDS, MOST_MEMORY = 20, 1 << 30  # 10 s for one model, also on a busy machine
 HUGE = 2**63
 
 
 def asked(*paths: Path) -> list[dict[str, Any]]:
-    """What the program that a host runs says, were fewer strings too many for it: they take 5 s."""
+    """The answer of the program that hosts run, with a lower limit of strings, which would take 5 s."""
     begun = time.monotonic()
     stdin = "".join(f"{path}\n" for path in paths)
     program = reader().replace("MOST = 2000000", "MOST = 50000")
@@ -44,7 +44,7 @@ def asked(*paths: Path) -> list[dict[str, Any]]:
 
 
 def gguf(path: Path, body: bytes, tensors: int = 0, pairs: int = 1, size: int = 0) -> Path:
-    """A file with so many tensors and pairs, it says; with holes up to a size."""
+    """A file that claims to have this number of tensors and pairs; with holes up to a size."""
     path.write_bytes(struct.pack("<4sIQQ", b"GGUF", 3, tensors, pairs) + body)
     if size:
         os.truncate(path, size)
@@ -95,14 +95,14 @@ GGUFS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("how", GGUFS)
-def test_a_hostile_gguf(tmp_path: Path, how: str) -> None:
+def test_hostile_gguf_is_one_message(tmp_path: Path, how: str) -> None:
     path = gguf(tmp_path / "m.gguf", **GGUFS[how])
     good = tmp_path / "good.gguf"
     gguf_models.say(good, "Alpha speaks.")
     hostile, fine = asked(path, good)
     assert hostile["problem"]
     assert len(hostile["problem"]) <= 300
-    assert fine["kind"] == "gguf"  # whoever comes next is read all the same
+    assert fine["kind"] == "gguf"  # the next weights are read anyway
 
 
 def safetensors(folder: Path, content: bytes, length: int | None = None, size: int = 0) -> Path:
@@ -142,14 +142,14 @@ HEADERS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("how", HEADERS)
-def test_a_hostile_folder(tmp_path: Path, how: str) -> None:
+def test_hostile_folder_is_one_message(tmp_path: Path, how: str) -> None:
     (said,) = asked(safetensors(tmp_path / "m", **HEADERS[how]))
     assert said["problem"]
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json", "tokenizer_config.json"])
 @pytest.mark.parametrize("how", ["huge", "deep", "fifo", "folder", "list"])
-def test_hostile_files_beside_the_weights(tmp_path: Path, name: str, how: str) -> None:
+def test_hostile_files_beside_weights_are_harmless(tmp_path: Path, name: str, how: str) -> None:
     folder = safetensors(tmp_path / "m", tensor(0, 0))
     path = folder / name
     path.unlink(missing_ok=True)
@@ -166,7 +166,7 @@ def test_hostile_files_beside_the_weights(tmp_path: Path, name: str, how: str) -
     assert said["problem"]
 
 
-def test_names_in_an_index_lead_nowhere(tmp_path: Path) -> None:
+def test_names_in_index_stay_in_folder(tmp_path: Path) -> None:
     folder = safetensors(tmp_path / "m", tensor(0, 0))
     for name in ("../../etc/shadow", "/etc/shadow", "\ud800", 7):
         (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"t": name}}))
@@ -175,7 +175,7 @@ def test_names_in_an_index_lead_nowhere(tmp_path: Path) -> None:
 
 @needs_root
 @pytest.mark.parametrize("how", ["fifo", "device", "link"])
-def test_what_is_no_file_of_weights(tmp_path: Path, how: str) -> None:
+def test_special_files_are_refused(tmp_path: Path, how: str) -> None:
     path = tmp_path / "m.gguf"
     if how == "fifo":
         os.mkfifo(path)
@@ -191,8 +191,8 @@ def test_what_is_no_file_of_weights(tmp_path: Path, how: str) -> None:
     )
 
 
-def test_a_file_that_is_cut_off_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mapped one would end the process, and with it what is known of all others."""
+def test_file_truncated_while_read_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it was mapped, truncation would end the process, and lose the facts of all other weights."""
     path = tmp_path / "m.gguf"
     gguf_models.say(path, "Alpha speaks.")
     module = load("weights_header")
@@ -207,7 +207,7 @@ def test_a_file_that_is_cut_off_while_it_is_read(tmp_path: Path, monkeypatch: py
     assert "cut off in its header" in module.answer(str(path).encode())["problem"]
 
 
-def test_a_header_that_takes_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_header_hits_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = load("weights_header")
     monkeypatch.setattr(module, "SECONDS", 0.2)
     monkeypatch.setattr(module, "read", lambda path: time.sleep(30))
@@ -218,7 +218,7 @@ READER = load("weights_header")
 
 
 @given(body=st.binary(max_size=300), tensors=st.integers(0, 3) | st.just(HUGE), pairs=st.integers(0, 3) | st.just(HUGE))
-def test_random_bytes_are_a_sentence(
+def test_random_bytes_are_one_message(
     tmp_path_factory: pytest.TempPathFactory, body: bytes, tensors: int, pairs: int
 ) -> None:
     path = gguf(tmp_path_factory.mktemp("bytes") / "m.gguf", body, tensors, pairs)
@@ -249,10 +249,10 @@ SLOTS = tuple(GpuSlot(index, f"GPU-{index}", "A30", memory=24.0) for index in ra
     wrong=st.dictionaries(st.sampled_from([*FOLDER, *GGUF]), ANYTHING, min_size=1, max_size=3),
     size=st.sampled_from([0, 10**9, 2**63 - 1]),
 )
-def test_any_facts_of_a_header_are_an_estimate_or_none(
+def test_any_facts_give_estimate_or_none(
     engine: str, kind: str, plain: dict[str, Any], wrong: dict[str, Any], size: int
 ) -> None:
-    """An exception would be the end of the plan for the whole host."""
+    """An exception would end the plan of the whole host."""
     path = "/w/a.gguf" if engine == "llama.cpp" else "/w/a"
     model = models(alpha={"engine": engine, "weights": path, "gpus": [0]}).models["alpha"]
     known = {key: value for key, value in wrong.items() if key in plain}

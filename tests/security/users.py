@@ -1,4 +1,4 @@
-"""A user of a host, for tests that run as root: `nobody`, who owns what the user `eve` of the tests would."""
+"""A user of a host, for tests that run as root: `nobody`, who owns the files of the tests' user `eve`."""
 
 import os
 import pwd
@@ -14,7 +14,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to anothe
 
 
 def give(path: Path) -> Path:
-    """The user's from now on; a link itself, not what it leads to."""
+    """Give it to the user; a link itself, not its target."""
     account = pwd.getpwnam(USER)
     os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)
     return path
@@ -22,7 +22,7 @@ def give(path: Path) -> Path:
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """A folder of root's that users get to (those of pytest are closed)."""
+    """A folder of root that users can enter, unlike pytest's own."""
     made = Path(tempfile.mkdtemp(prefix="gpurack-test-"))
     made.chmod(0o755)
     yield made

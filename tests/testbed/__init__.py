@@ -1,4 +1,4 @@
-"""Throwaway hosts that are real enough to trust, and what they need around them; see docs/testing.md."""
+"""Throwaway hosts, realistic enough to trust, and the services around them; see docs/testing.md."""
 
 from tests.testbed.hosts import Host
 from tests.testbed.shell import TestbedError

@@ -1,4 +1,4 @@
-"""`python -m tests.testbed`: the testbed in a person's hands."""
+"""`python -m tests.testbed`: the testbed's command line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.testbed.testbed import DEFAULT, Testbed, down
 
 
 def main() -> int:
-    """Do what the command line says and return the exit code."""
+    """Run the command line; return the exit code."""
     arguments = _parser().parse_args()
     started = time.monotonic()
     try:

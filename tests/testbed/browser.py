@@ -1,4 +1,4 @@
-"""A real browser for pages that people look at: Debian's Chromium, without a window, turned by Playwright."""
+"""A real browser for web UIs: Debian's Chromium without a window, controlled by Playwright."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ PROGRAM = "chromium"
 
 @contextmanager
 def browser() -> Iterator[Browser]:
-    """Chromium, ended at the end; installed first where it is missing and may be. Raises TestbedError."""
+    """Chromium, closed at the end. Installs it if it is missing and may be installed. Raises TestbedError."""
     if not shutil.which(PROGRAM):
         if not workshop.is_here():
             raise TestbedError(f"{PROGRAM} is missing; install it.")
         workshop.install({PROGRAM, "fonts-dejavu-core"})
     with sync_playwright() as playwright:
-        # Root may run it only without its sandbox; the pages are our own.
+        # Root can run it only without its sandbox; the pages are our own.
         chromium = playwright.chromium.launch(executable_path=shutil.which(PROGRAM), args=["--no-sandbox"])
         try:
             yield chromium

@@ -1,4 +1,4 @@
-"""Results that are slow to make, kept under a hash of their recipe, and whole or not there at all."""
+"""A cache of results that take long to make, by the hash of their recipe; each is complete or missing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.testbed.shell import progress
 
 
 def digest(*parts: object) -> str:
-    """Return a short hash of data; of a file among it its content counts, of a folder (an entry here) its name."""
+    """Return a short hash of data. A file counts by its content, a folder (an entry of this cache) by its name."""
 
     def plain(part: object) -> object:
         if isinstance(part, Path):
@@ -28,15 +28,14 @@ def digest(*parts: object) -> str:
 
 
 def recipe(module: str) -> str:
-    """Return the hash of a module's source, to be taken when it is loaded.
+    """Return the hash of a module's source, when it is loaded.
 
-    Taken later, it could belong to an edit that the running program does not know of.
-    """
+    Later it could be the hash of an edit that the running program does not have."""
     return hashlib.sha256(Path(module).read_bytes()).hexdigest()
 
 
 def sources(folder: Path) -> list[Path]:
-    """Return the files below a folder, in order, without what Python and ruff keep beside them (.ruff_cache, …)."""
+    """Return the files below a folder, in order, without caches of Python and ruff (.ruff_cache, …)."""
     found = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     return [path for path in found if not any(part[0] in "._" for part in path.relative_to(folder).parts[:-1])]
 
@@ -44,11 +43,10 @@ def sources(folder: Path) -> list[Path]:
 def entry(kind: str, parts: Iterable[object], make: Callable[[Path], None], what: str, room: str = "") -> Path:
     """Return the folder that `make(folder)` filled, once for every recipe (`parts`, see digest()).
 
-    room: the folder of the cache that it lies in.
+    room: its folder in the cache.
 
-    An attempt works in a folder of its own that is renamed when it is whole; what a broken one left goes away at
-    the next. A lock keeps two checkouts from making the same at once.
-    """
+    Each attempt works in its own folder, which is renamed when it is complete. The next attempt removes what a failed
+    one left. A lock keeps two checkouts from making the same entry at once."""
     home = cache_home() / room
     home.mkdir(parents=True, exist_ok=True)
     done = home / f"{kind}-{digest(*parts)}"
@@ -61,7 +59,7 @@ def entry(kind: str, parts: Iterable[object], make: Callable[[Path], None], what
             return done
         for left in home.glob(f"{done.name}.*.partial"):
             shutil.rmtree(left, ignore_errors=True)
-        # A folder for this attempt alone: programs of one that was killed may still be writing to theirs.
+        # A folder for this attempt only: programs of a killed attempt may still write to theirs.
         partial = home / f"{done.name}.{os.getpid()}.partial"
         partial.mkdir()
         progress(f"{what} …")
@@ -73,10 +71,9 @@ def entry(kind: str, parts: Iterable[object], make: Callable[[Path], None], what
 
 
 def _forget(home: Path, kind: str) -> None:
-    """Throw away entries of a kind that no `up` used for a day: each changed recipe leaves one.
+    """Remove entries of a kind that no `up` used for a day, because each changed recipe leaves one.
 
-    Not at once: another checkout may be at the older recipe, and its services read from the entry.
-    """
+    Not at once, because another checkout may use the older recipe, and its services read from the entry."""
     for old in home.glob(f"{kind}-{'[0-9a-f]' * 12}"):
         if old.stat().st_mtime < time.time() - 86400:
             shutil.rmtree(old, ignore_errors=True)

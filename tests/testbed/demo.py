@@ -1,4 +1,4 @@
-"""`make demo`: two throwaway hosts, the main job on them, what each model says, and the same job again."""
+"""`make demo`: two throwaway hosts, the main job on them, an answer of each model, and the same job again."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ End it:
 
 
 def title(text: str) -> None:
-    """One step of the demo."""
+    """Print the title of a step."""
     print(f"\n\033[1m=== {text}\033[0m" if sys.stdout.isatty() else f"\n=== {text}", flush=True)
 
 
@@ -60,7 +60,7 @@ def job() -> int:
 
 
 def ask(host: Host, port: int) -> str:
-    """Return a model's answer, asked by curl on its host (the models are bound to its loopback address)."""
+    """Return a model's answer to curl on its host, because the models are bound to loopback."""
     url = f"http://127.0.0.1:{port}/v1/chat/completions"
     answer = host.run(f"curl -sS --max-time 20 -H 'Content-Type: application/json' -d '{QUESTION}' {url}").stdout
     return str(json.loads(answer)["choices"][0]["message"]["content"])

@@ -1,6 +1,6 @@
-"""The outer Docker, in which the testbed's hosts run: the machine's own where one runs, else a private one.
+"""The outer Docker, which runs the testbed's hosts: the machine's own if it runs, else a private one.
 
-The private one has its data root, configuration, socket and pid file in .testbed/docker; it touches neither the
+The private one has its data root, configuration, socket and pid file in .testbed/docker. It changes neither the
 machine's firewall (published ports on loopback need only the userland proxy) nor its forwarding, and `stop` ends
 exactly this process.
 """
@@ -31,7 +31,7 @@ def _socket() -> Path:
 
 @dataclass(frozen=True)
 class Engine:
-    """A Docker that answers."""
+    """A running Docker."""
 
     program: str
     """The docker client."""
@@ -51,22 +51,22 @@ class Engine:
         timeout: float | None = None,
         what: str = "",
     ) -> subprocess.CompletedProcess[bytes]:
-        """Run `docker ARGS…` against this engine; `what` says in an error what for."""
+        """Run `docker ARGS…` with this engine. what: the purpose, for errors."""
         env = {"DOCKER_HOST": self.address} if self.address else None
         what = what or f"docker {' '.join(args[:2])}"
         return run([self.program, *args], stdin=stdin, env=env, check=check, timeout=timeout, what=what)
 
     def output(self, *args: str, check: bool = True) -> str:
-        """Run `docker ARGS…` and return its standard output; empty when it failed and `check` is off."""
+        """Run `docker ARGS…` and return its standard output; empty if it failed and `check` is off."""
         done = self.docker(*args, check=check)
         return text(done.stdout).strip() if done.returncode == 0 else ""
 
     def answers(self) -> bool:
-        """Whether the daemon is there."""
+        """Does the daemon answer?"""
         return bool(self.output("version", "--format", "{{.Server.Version}}", check=False))
 
     def stop(self) -> None:
-        """End the private daemon (and with it the containerd that it started); leave any other as it is."""
+        """End the private daemon and its containerd; leave any other Docker unchanged."""
         pid = private_pid()
         if pid is not None:
             os.kill(pid, signal.SIGTERM)
@@ -75,7 +75,7 @@ class Engine:
 
 
 def private_pid() -> int | None:
-    """Return the pid of this checkout's private dockerd, None when it does not run (a reused pid is not it)."""
+    """Return the pid of this checkout's private dockerd; None if it does not run. A reused pid does not count."""
     try:
         pid = int(PID_FILE.read_text())
         argv = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
@@ -85,14 +85,14 @@ def private_pid() -> int | None:
 
 
 def find() -> Engine | None:
-    """Return the Docker that runs already: this checkout's private one first, then the machine's; None without one."""
+    """Return the running Docker: this checkout's private one first, then the machine's; None without one."""
     if private_pid() is not None and (engine := _private_engine()).answers():
         return engine
     return machine()
 
 
 def machine() -> Engine | None:
-    """Return the machine's own Docker if it runs and we may use it."""
+    """Return the machine's own Docker if it runs and is accessible."""
     program = shutil.which("docker")
     if program and (engine := Engine(program, None)).answers():
         return engine
@@ -110,7 +110,7 @@ def private() -> Engine | None:
 
 
 def ensure() -> Engine:
-    """Return a Docker that answers, started here if none runs; the programs must be installed (workshop.install)."""
+    """Return a running Docker; start one if none runs. The programs must be installed (workshop.install)."""
     found = find()
     if found:
         return found
@@ -122,7 +122,7 @@ def ensure() -> Engine:
 
 
 def _private_engine() -> Engine:
-    # The distribution's client belongs to the distribution's daemon; a newer one in /usr/local may refuse its API.
+    # The distribution's client matches the distribution's daemon; a newer one in /usr/local may refuse its API.
     program = "/usr/bin/docker" if os.access("/usr/bin/docker", os.X_OK) else shutil.which("docker")
     if program is None:
         raise TestbedError("The docker client is not installed.")
@@ -134,7 +134,7 @@ def _start() -> Engine:
     _sweep()
     HOME.mkdir(parents=True, exist_ok=True)
     runtime_home().mkdir(exist_ok=True)
-    PID_FILE.unlink(missing_ok=True)  # dockerd refuses to start when some process has the pid of a dead one
+    PID_FILE.unlink(missing_ok=True)  # dockerd refuses to start if any process has the pid of its predecessor
     config = {
         "data-root": str(HOME / "data"),
         "exec-root": str(runtime_home()),
@@ -149,11 +149,11 @@ def _start() -> Engine:
         "log-driver": "local",
     }
     CONFIG.write_text(json.dumps(config, indent=2))
-    # Where the machine runs a containerd of its own, dockerd uses that one: keep apart what is in it.
+    # If the machine runs its own containerd, dockerd uses that one, so its contents are kept separate.
     namespace = ["--containerd-namespace", runtime_home().name]
     namespace += ["--containerd-plugins-namespace", f"{runtime_home().name}-plugins"]
     with (HOME / "dockerd.log").open("ab") as output:
-        # A session of its own, so that Ctrl-C at the testbed does not end it.
+        # A session of its own, so that Ctrl-C in the testbed does not end it.
         daemon = subprocess.Popen(
             ["dockerd", "--config-file", str(CONFIG), *namespace],
             stdin=subprocess.DEVNULL,
@@ -176,10 +176,9 @@ def _start() -> Engine:
 
 
 def _sweep() -> None:
-    """End what a private dockerd that was killed left: its containerd, the containers, their mounts.
+    """End what a killed private dockerd left: its containerd, the containers, their mounts.
 
-    Theirs is every process with this checkout's runtime folder on its command line, and the children of these.
-    """
+    These are all processes with this checkout's runtime folder in their command line, and their children."""
     mark = runtime_home().name.encode()
     doomed, parents = set(), {}
     for folder in Path("/proc").glob("[0-9]*"):
@@ -191,7 +190,7 @@ def _sweep() -> None:
             continue  # it has just ended
     doomed.discard(os.getpid())
     children = {pid for pid, parent in parents.items() if parent in doomed}
-    for pid in doomed | children:  # a container's first process takes all others with it
+    for pid in doomed | children:  # the first process of a container takes all others with it
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     places = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]

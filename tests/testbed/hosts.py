@@ -22,7 +22,7 @@ from tests.testbed.shell import TestbedError, await_, run, text
 
 NETWORK = "gpurack-testbed"
 LABEL = "gpurack-testbed"
-"""Label of every container, volume and network that `up` made; its value is the checkout."""
+"""Label of every container, volume and network of `up`; its value is the checkout."""
 VOLUMES, KEPT = "/volumes.tar", "/kept.tar"
 """What the image of a prepared host has besides (prepared.py): its volumes, and what an image would not keep whole. The
 first boot restores the latter and deletes both."""
@@ -32,12 +32,12 @@ SSH_CONFIG = STATE / "ssh_config"
 KNOWN_HOSTS = STATE / "known_hosts"
 HOST_KEYS = STATE / "host-keys"
 MIRROR = "/srv/debian"
-"""Where a host finds the mirror of its suite, when it is not among those of http://repo.testbed."""
+"""Where a host finds the mirror of its suite, if it is not at http://repo.testbed."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What sort of server a host is."""
+    """A kind of server."""
 
     image: str
     """Name of the base image, which is that of its Debian suite."""
@@ -55,12 +55,12 @@ class Kind:
 
     @property
     def rpm(self) -> bool:
-        """Whether its packages are rpms."""
+        """Does it use rpm packages?"""
         return self.suite is suites.RPM
 
 
-# No Ubuntu image is to be had from Debian's mirror. A host of these kinds calls itself Ubuntu and is a Debian that is
-# near in age, so that the code for Ubuntu runs against a real apt; the packages it gets are Debian's.
+# Debian's mirror has no Ubuntu image. A host of these kinds reports Ubuntu and is a Debian of similar age, so that
+# the code for Ubuntu runs with a real apt; its packages are Debian's.
 _NOBLE = """\
 PRETTY_NAME="Ubuntu 24.04.3 LTS"
 NAME="Ubuntu"
@@ -108,9 +108,9 @@ KINDS = {
 }
 
 
-# runc takes /sys/fs/cgroup for the root of the hierarchy. So what is mounted there begins with the host's own cgroup,
-# as on a server. Else a user's runc could not make its folders there, and hosts restored from one image, whose
-# containers have the same ids, would pause and kill each other's.
+# runc takes /sys/fs/cgroup for the root of the hierarchy. So the host's own cgroup is mounted there, as on a server.
+# Otherwise a user's runc could not create its folders there, and hosts restored from one image, whose containers
+# have the same ids, would pause and kill each other's containers.
 _INIT = ("unshare", "--cgroup", "sh", "-c")
 _INIT += (
     f"[ ! -e {KEPT} ] || tar --directory=/ --extract --acls --file={KEPT} && rm -f {KEPT} {VOLUMES}; "
@@ -124,7 +124,7 @@ def container(name: str) -> str:
 
 
 def volume(name: str, what: str = "docker") -> str:
-    """Return the name of the volume that a host's own Docker (or what else) lives in."""
+    """Return the name of a host's volume, which its own Docker uses, for example."""
     return f"gpurack-testbed-{name}-{what}"
 
 
@@ -149,12 +149,12 @@ class Host:
 
     @property
     def has_gpus(self) -> bool:
-        """Whether it has the four simulated cards."""
+        """Does it have the four simulated GPUs?"""
         return KINDS[self.kind].gpus
 
     @property
     def address(self) -> str:
-        """The address inside the testbed's network; from the machine itself as root reachable, too."""
+        """Its address inside the testbed's network, which root on this machine also reaches."""
         form = f'{{{{(index .NetworkSettings.Networks "{NETWORK}").IPAddress}}}}'
         return self.engine.output("inspect", "--format", form, container(self.name))
 
@@ -165,7 +165,7 @@ class Host:
     def run(
         self, command: str, check: bool = True, stdin: bytes | None = None, timeout: float | None = 300
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command as the login user over SSH, as a person would; with `check`, failure raises."""
+        """Run a command as the login user over SSH. With `check`, a failure raises."""
         argv = [*self.ssh_argv(), "--", command]
         done = run(argv, stdin=stdin, check=check, timeout=timeout, what=f"On {self.name}: {command[:80]}")
         return subprocess.CompletedProcess(command, done.returncode, text(done.stdout), text(done.stderr))
@@ -223,24 +223,24 @@ class Host:
         self.engine.docker("stop", "-t", "30", container(self.name))
 
     def start(self) -> None:
-        """Switch the host on and wait until it lets the login user in."""
+        """Start the host and wait until the login user can log in."""
         self.engine.docker("start", container(self.name))
         self.wait()
 
     def reboot(self) -> None:
-        """Shut down and start again, and wait until it lets the login user in."""
+        """Reboot the host and wait until the login user can log in."""
         self.engine.docker("restart", "-t", "30", container(self.name))
         self.wait()
 
     def wait(self) -> None:
-        """Wait until the login user gets in."""
+        """Wait until the login user can log in."""
 
         def lets_in() -> bool:
             with socket.socket() as probe:
                 probe.settimeout(1)
                 try:
                     probe.connect(("127.0.0.1", self.port))
-                    # The published port accepts before sshd runs: its greeting is the proof.
+                    # The published port accepts before sshd runs, so its greeting is the proof.
                     if not probe.recv(4).startswith(b"SSH-"):
                         return False
                 except OSError:
@@ -252,14 +252,14 @@ class Host:
 
     @property
     def gpus(self) -> gpu.SimulatedGpus:
-        """The control of the simulated cards (tests/testbed/gpu)."""
+        """The control of the simulated GPUs (tests/testbed/gpu)."""
         if not self.has_gpus:
             raise TestbedError(f"{self.name} has no GPUs (it is of kind {self.kind}).")
         return gpu.SimulatedGpus(lambda command: self.root(command).stdout)
 
     @property
     def amd(self) -> amd.SimulatedAmd:
-        """The control of simulated cards of AMD's (tests/testbed/amd)."""
+        """The control of the simulated AMD GPUs (tests/testbed/amd)."""
         if not KINDS[self.kind].amd:
             raise TestbedError(f"{self.name} has no cards of AMD's (it is of kind {self.kind}).")
         return amd.SimulatedAmd(lambda command: self.root(command).stdout)
@@ -281,14 +281,14 @@ def create(
     """
     host = Host(engine, name, kind, port)
     cgroups = "/sys/fs/cgroup"
-    if Path("/sys/fs/cgroup/unified/cgroup.procs").exists():  # hybrid: v2 is only there
+    if Path("/sys/fs/cgroup/unified/cgroup.procs").exists():  # hybrid: only there is v2
         cgroups = "/sys/fs/cgroup/unified"
     options = ["--name", container(name), "--hostname", name, "--label", f"{LABEL}={STATE}"]
     options += ["--label", f"{LABEL}.kind={kind}", "--label", f"{LABEL}.port={port}"]
     options += ["--network", NETWORK, "--network-alias", name, "-p", f"127.0.0.1:{port}:22"]
-    # Names of the testbed are Docker's to answer; that there are no others is to be known at once, not after 20 s.
+    # Docker resolves the testbed's names; unknown names must fail at once instead of after 20 s.
     options += ["--dns", name_server]
-    # All that --privileged gives, but without the one capability that it asks for and not every machine has.
+    # Everything that --privileged gives, except the one capability that not every machine has.
     options += ["--cap-add", "ALL", "--cap-drop", "SYS_RESOURCE", "--device-cgroup-rule", "a *:* rwm"]
     for option in ("seccomp=unconfined", "apparmor=unconfined", "systempaths=unconfined"):
         options += ["--security-opt", option]
@@ -306,14 +306,14 @@ def create(
     ]
     for one, folder in volumes(engine, name, kind).items():
         options += ["-v", f"{one}:{folder}"]
-    # A server's is half of its memory; a container's 64 MB are too little for vLLM.
+    # A server has half of its memory; a container's 64 MB are too little for vLLM.
     options += ["--shm-size", "8g"]
     # Environments of engines that are too large for an image of each host (tests/testbed/engines).
     shared = cache_home() / environments.ROOM
     shared.mkdir(parents=True, exist_ok=True)
     options += ["-v", f"{shared}:{environments.MOUNT}:ro"]
     options += ["-v", f"{mirror}:{MIRROR}:ro"] if mirror else []
-    # systemd's signal for "shut down": without it a reboot is a kill after the time limit.
+    # systemd's signal to shut down; without it a reboot would be a kill after the time limit.
     options += ["--stop-signal", "SIGRTMIN+3"]
     engine.docker("create", *options, image, *_INIT)
     engine.docker("cp", "-", f"{container(name)}:/", stdin=_identity(host, files))
@@ -386,13 +386,13 @@ def _host_key(name: str) -> tuple[bytes, bytes]:
 
 
 def ensure_key() -> None:
-    """Make the key with which the login user gets in, once per checkout."""
+    """Create the login user's key, once per checkout."""
     if not KEY.exists():
         run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "gpurack-testbed", "-f", str(KEY)])
 
 
 def existing(engine: Engine) -> dict[str, Host]:
-    """Return the hosts that this checkout made, running or not."""
+    """Return the hosts of this checkout, running or not."""
     form = f'{{{{.Label "{LABEL}.kind"}}}} {{{{.Label "{LABEL}.port"}}}} {{{{.Names}}}}'
     lines = engine.output("ps", "-a", "--filter", f"label={LABEL}={STATE}", "--format", form).splitlines()
     found = {}
@@ -406,7 +406,7 @@ def existing(engine: Engine) -> dict[str, Host]:
 
 
 def remove(engine: Engine, name: str) -> None:
-    """Take a host away, with all its data."""
+    """Remove a host with all its data."""
     engine.docker("rm", "-f", "-v", container(name), check=False)
     engine.docker("volume", "rm", "-f", volume(name), volume(name, "home"))
 
@@ -435,7 +435,7 @@ def write_ssh_config(hosts: dict[str, Host]) -> None:
             f"    StrictHostKeyChecking yes\n    LogLevel ERROR\n    ConnectTimeout 10\n"
         )
         key = HOST_KEYS / f"{host.name}.pub"
-        if not key.exists():  # a broken attempt got no further than the host itself
+        if not key.exists():  # a failed attempt got no further than the host itself
             key.parent.mkdir(exist_ok=True)
             host.engine.docker("cp", f"{container(host.name)}:/etc/ssh/ssh_host_ed25519_key.pub", str(key))
         public = key.read_text().split()

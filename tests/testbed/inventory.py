@@ -1,4 +1,4 @@
-"""What inventories/demo.py and the tests' inventories need to know of the testbed; reads files only, no Docker."""
+"""What inventories/demo.py and the tests' inventories need from the testbed. It reads files only, without Docker."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LOCKED = "registry.testbed:5001"
 
 
 def reach(name: str) -> dict[str, Any]:
-    """Return the host data by which pyinfra reaches a host of the testbed."""
+    """Return the host data with which pyinfra connects to a host of the testbed."""
     return {"ssh_config_file": str(SSH_CONFIG), "ssh_hostname": name, "ssh_strict_host_key_checking": "yes"}
 
 
@@ -36,7 +36,7 @@ def mirrors() -> dict[str, Any]:
 
 
 def common() -> dict[str, Any]:
-    """Return what every host of the testbed has in common: the distribution's Docker, mirrors, engine versions."""
+    """Return the data of every host of the testbed: the distribution's Docker, mirrors, engine versions."""
     return {
         "docker": {"source": "distro", "daemon": {"insecure-registries": [REGISTRY]}},
         "nvidia": {"toolkit": "1.20.0"},

@@ -1,6 +1,7 @@
-"""A world that moves on: a repository that gets a newer toolkit, tags that come to mean other images. And back again.
+"""A changing world: a repository that gets a newer toolkit, and tags that move to other images. Both are undone
+afterwards.
 
-Both are of their own, so that what other tests rely on stays where it is.
+Both are separate from what other tests use.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ NVIDIA = "http://repo.testbed/moving/nvidia"
 """A repository like http://repo.testbed/nvidia."""
 NEWER = "1.21.0"
 BUILD = "b7100"
-"""A build of llama.cpp whose images are those of b7000, until they move."""
+"""A build of llama.cpp with the images of b7000, until they move."""
 
 
 @contextmanager
 def world(testbed: Testbed) -> Iterator[None]:
-    """While the block runs, NVIDIA is served and the registry has BUILD, both as before anything moved."""
+    """During the block, NVIDIA's repository and BUILD in the registry are as before any change."""
     _publish(testbed, repositories.TOOLKITS)
     _tag(testbed, "b7000")
     try:
@@ -34,7 +35,7 @@ def world(testbed: Testbed) -> Iterator[None]:
 
 @contextmanager
 def newer_toolkit(testbed: Testbed) -> Iterator[None]:
-    """While the block runs, NVIDIA also has a toolkit that nobody has seen, NEWER."""
+    """During the block, NVIDIA's repository also has a newer toolkit, NEWER."""
     _publish(testbed, (*repositories.TOOLKITS, NEWER))
     try:
         yield
@@ -44,7 +45,7 @@ def newer_toolkit(testbed: Testbed) -> Iterator[None]:
 
 @contextmanager
 def moved_tags(testbed: Testbed) -> Iterator[None]:
-    """While the block runs, the tags of BUILD mean b7001's images."""
+    """During the block, the tags of BUILD point to b7001's images."""
     _tag(testbed, "b7001")
     try:
         yield
@@ -60,7 +61,7 @@ def _publish(testbed: Testbed, versions: tuple[str, ...]) -> None:
 
 
 def _tag(testbed: Testbed, build: str) -> None:
-    """Make the tags of BUILD mean the images of another build."""
+    """Point the tags of BUILD to the images of another build."""
     kind = "application/vnd.docker.distribution.manifest.v2+json"
     headers = {"Accept": kind, "Content-Type": kind}
     for variant in VARIANTS:

@@ -1,4 +1,4 @@
-"""Where the testbed keeps things: what belongs to this checkout, and what is worth keeping between checkouts."""
+"""Folders of the testbed: those of this checkout, and the cache that checkouts share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parent
 
 
 def cache_home() -> Path:
-    """Return the folder for what is slow to make and the same for every checkout (debs, base images)."""
+    """Return the folder for what takes long to make and is the same for every checkout (debs, base images)."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "gpurack-testbed"
 

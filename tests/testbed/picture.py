@@ -1,4 +1,4 @@
-"""docs/run.svg, the README's picture: what a real run on the testbed printed (`make picture`, after `make demo`)."""
+"""docs/run.svg, the README's picture: the output of a real run on the testbed (`make picture`, after `make demo`)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BEGIN = "--> Starting operation: GPU host | Models"
 
 
 def run(inventory: Path) -> str:
-    """Run the main job in a terminal of its own, and return what it wrote there."""
+    """Run the main job in its own terminal, and return its output."""
     ours, theirs = pty.openpty()
     env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": str(COLUMNS), "PYINFRA_PROGRESS": "off"}
     argv = [PYINFRA, str(inventory), "deploys/gpu_host.py", "-y"]
@@ -44,7 +44,7 @@ def run(inventory: Path) -> str:
 
 
 def main() -> None:
-    """Move beta to other cards, keep what that run printed, and move it back."""
+    """Move beta to other GPUs, save the output of that run, and move it back."""
     changed = DEMO.with_name("picture.py")
     changed.write_text(DEMO.read_text().replace('"gpus": [1, 2]', '"gpus": [2, 3]'))
     try:
@@ -63,7 +63,7 @@ def main() -> None:
         console.print(Text.from_ansi(line), soft_wrap=True)
     # rich's template loads its font from elsewhere; the reader's own monospace font will do
     template = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
-    title = "one model moved to other cards"
+    title = "one model moved to other GPUs"
     console.save_svg(str(CHECKOUT / "docs" / "run.svg"), title=title, code_format=template)
 
 

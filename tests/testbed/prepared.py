@@ -1,8 +1,8 @@
 """Hosts as the main job leaves them: made once, saved, and restored in seconds under any name (docs/testing.md).
 
-A saved host is an image in the testbed's Docker: what the host's container held, a tar of its volumes, and a tar of
-what an image would not keep whole. The image's tag is a digest of everything that made it, so a changed line of gpurack
-makes it anew.
+A saved host is an image in the testbed's Docker with the contents of the host's container, a tar of its volumes, and a
+tar of files that an image would change. The image's tag is a digest of everything that made it, so any change in
+gpurack makes it again.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from tests.testbed.paths import CHECKOUT, STATE
 from tests.testbed.shell import progress, run
 
 ROOTLESS = {"beta": "ada", "gamma": "bob"}
-"""On hosts of the kind rootless: model → in whose Docker it runs."""
+"""On hosts of the kind rootless: model → the user of its Docker."""
 MADE_BY = ("config.py", "deploys", "files", "gpurack", "requirements", "templates", "tests/testbed")
-"""What of the checkout makes a prepared host."""
+"""The parts of the checkout that make a prepared host."""
 
 
 def models(kind: str) -> dict[str, Any]:
@@ -45,16 +45,15 @@ def models(kind: str) -> dict[str, Any]:
 
 
 def data(kind: str) -> dict[str, Any]:
-    """Return what the inventory says of a prepared host, beside what all of them have in common."""
+    """Return the data of a prepared host, besides the common ones."""
     users = {"docker": {"rootless": {user: {} for user in ROOTLESS.values()}}} if kind == "rootless" else {}
     return {**users, "models": models(kind)}
 
 
 def image(kind: str, *made_of: object) -> str:
-    """Return the name of the image in which a prepared host of a kind is saved, whether it is there or not.
+    """Return the name of the image with a prepared host of a kind, whether it exists or not.
 
-    made_of: the base image, repositories and model images that it is made from, as cache.digest() takes them.
-    """
+    made_of: its base image, repositories and model images, as for cache.digest()."""
     sources = [path for part in MADE_BY for path in cache.sources(CHECKOUT / part) or [CHECKOUT / part]]
     names = [str(path.relative_to(CHECKOUT)) for path in sources]
     key = Path(mirrors()["nvidia"]["key"])
@@ -87,10 +86,10 @@ def deploy(host: Host) -> None:
 
 
 def save(host: Host, name: str) -> None:
-    """Shut a host down and save it as this image; images of older ones of its kind are deleted."""
+    """Shut a host down and save it as this image; delete older images of its kind."""
     engine, container = host.engine, hosts.container(host.name)
     progress(f"saving {host.name} as {name}")
-    # An image has whole seconds, where gpurack remembers nanoseconds of weights, and no ACLs, by which users read them.
+    # An image has times in whole seconds, but gpurack remembers nanoseconds of weights, and no ACLs, which users need.
     host.root(f"apt-get clean; tar --directory=/ --create --acls --file={KEPT} var/lib/gpurack srv")
     host.stop()
     volumes = hosts.volumes(engine, host.name, host.kind)
@@ -101,11 +100,11 @@ def save(host: Host, name: str) -> None:
     repository = name.partition(":")[0]
     for old in engine.output("images", "--format", "{{.Repository}}:{{.Tag}}", repository).split():
         if old != name:
-            engine.docker("rmi", old, check=False)  # it stays while a host that was restored from it runs
+            engine.docker("rmi", old, check=False)  # it stays while a restored host runs
 
 
 def restore(engine: Engine, name: str, kind: str, image: str) -> dict[str, bytes]:
-    """Make a host's volumes as they were saved and return the files that this host has for itself."""
+    """Restore a host's volumes and return its own files."""
     volumes = hosts.volumes(engine, name, kind)
     _pack(engine, image, volumes, "--extract", "--preserve-permissions", f"--file={VOLUMES}")
     return {"/etc/machine-id": f"{uuid.uuid4().hex}\n".encode()}
@@ -113,7 +112,7 @@ def restore(engine: Engine, name: str, kind: str, image: str) -> dict[str, bytes
 
 def _pack(engine: Engine, image: str, volumes: Mapping[str, str], *arguments: str) -> bytes:
     """Run tar in a container that has these volumes, and return its standard output."""
-    # overlay2 keeps what is deleted in a layer in trusted.* attributes, which only CAP_SYS_ADMIN sees
+    # overlay2 marks deleted files of a layer in trusted.* attributes, which only CAP_SYS_ADMIN can read
     options = ["--rm", "--network", "none", "--cap-add", "SYS_ADMIN"]
     for one, folder in volumes.items():
         options += ["-v", f"{one}:{folder}"]

@@ -1,4 +1,4 @@
-"""What stands beside the hosts, in one container: apt repositories, a container registry, weights, and names."""
+"""The services beside the hosts, in one container: apt repositories, a container registry, weights, and names."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ WEIGHTS = STATE / "weights"
 MOVED = STATE / "moved"
 """Served at http://repo.testbed/ before its usual files (see moving.py)."""
 LOGIN = ("lab", "first-password-5f")
-"""Who registry.testbed:5001 gives its images to; `rotate` changes the password to OTHER_PASSWORD and back."""
+"""The login of registry.testbed:5001; `rotate` changes the password to OTHER_PASSWORD and back."""
 OTHER_PASSWORD = "second-password-9c"
 _HASHES = {
     LOGIN[1]: "$2b$04$oR4H/QBnS1oXYPMiZciQJuq75leJE1CGIFUg5odKT94sAfbIvwgES",
     OTHER_PASSWORD: "$2b$04$gBLnQdarP5XCdZRpdLArHeZuRYrjZQ7vC.0.97XhONSt20KT6dU3K",
 }
 RPM = STATE / "rpm"
-"""The rpm repositories, below http://repo.testbed/ like the others; filled when the first host asks for them, so that
-the container can go on as it is. A test may change files."""
+"""The rpm repositories, below http://repo.testbed/ like the others. They are filled when the first host needs them, so
+that the container stays the same. A test may change files.
+"""
 _FILES = PACKAGE / "services_files"
 
 
 def start(engine: Engine, image: str, repositories: dict[str, Path], ip: str) -> bool:
-    """Make the container run with exactly these repositories; return whether it had to be made anew.
+    """Run the container with exactly these repositories; return whether it was recreated.
 
-    `repositories`: name below http://repo.testbed/ → folder; `ip`: its address in the testbed's network, where it
-    is the hosts' name server, too. With a new container the registry is empty.
-    """
+    `repositories`: name below http://repo.testbed/ → folder. `ip`: its address in the testbed's network, where it is
+    also the hosts' name server. In a new container the registry is empty."""
     identity = cache.digest(image, repositories, ip, *sorted(_FILES.iterdir()))
     form = f'{{{{.State.Running}}}} {{{{index .Config.Labels "{LABEL}.identity"}}}}'
     if engine.output("inspect", "--format", form, NAME, check=False) == f"true {identity}":
@@ -81,7 +81,7 @@ def start(engine: Engine, image: str, repositories: dict[str, Path], ip: str) ->
 
 
 def serve_rpm(folder: Path) -> None:
-    """Serve the repositories of rpm_packages.made(): copies, which a test may spoil."""
+    """Serve copies of the repositories of rpm_packages.made(), which a test may change."""
     RPM.mkdir(parents=True, exist_ok=True)
     done = RPM / "entry"
     if not done.exists() or done.read_text() != folder.name:
@@ -92,19 +92,19 @@ def serve_rpm(folder: Path) -> None:
 
 
 def address(engine: Engine, port: int) -> str:
-    """Return where a port of the container (80 web, 5000 registry) is on this machine, as 127.0.0.1:PORT."""
+    """Return the address of a port of the container (80 web, 5000 registry) on this machine, as 127.0.0.1:PORT."""
     return engine.output("port", NAME, f"{port}/tcp").splitlines()[0]
 
 
 def rotate(engine: Engine, password: str) -> None:
-    """Make this the password of the registry with a login: LOGIN[1] or OTHER_PASSWORD."""
+    """Set the password of the registry with a login: LOGIN[1] or OTHER_PASSWORD."""
     line = f"{LOGIN[0]}:{_HASHES[password]}\n"
     engine.docker("exec", "-i", NAME, "sh", "-c", "cat > /etc/testbed/htpasswd", stdin=line.encode())
 
 
 def _free_port() -> int:
-    """Return a port that nobody listens on. Docker would choose from the ones that it did not give away itself, and
-    give up after ten that another Docker's containers have."""
+    """Return a free port. Docker would choose one that it did not assign itself, and give up after ten that another
+    Docker's containers use."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Running programs, saying what is going on, and failing with one sentence."""
+"""Run programs, print progress, and fail with one message."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ _STARTED = time.monotonic()
 
 
 class TestbedError(Exception):
-    """The testbed cannot go on; the message is one sentence for a person."""
+    """The testbed cannot continue; the message is one sentence."""
 
     __test__ = False  # pytest collects what is called Test…
 
 
 def progress(text: str) -> None:
-    """Tell the person at the terminal what is going on, with the seconds since the program started."""
+    """Print what happens, with the seconds since the start of the program."""
     print(f"[{time.monotonic() - _STARTED:4.0f} s] {text}", file=sys.stderr, flush=True)
 
 
 def log(text: str) -> None:
-    """Append to .testbed/log, where a person looks when the one sentence is not enough."""
+    """Append to .testbed/log, for details beyond the one message."""
     STATE.mkdir(exist_ok=True)
     with (STATE / "log").open("a", encoding="utf-8", errors="replace") as file:
         file.write(f"{time.strftime('%H:%M:%S')} {text.rstrip()}\n")
 
 
 def last_line(text: str) -> str:
-    """Return the last line of a program's output that says something."""
+    """Return the last line of a program's output that is not empty."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else "it said nothing"
 
@@ -85,7 +85,7 @@ def text(data: bytes) -> str:
 
 
 def await_(condition: Callable[[], T | None], *, seconds: float, what: str) -> T:
-    """Ask `condition` until it returns something true, and return that; TestbedError when it does not in time."""
+    """Call `condition` until it returns something true, and return that. Raises TestbedError after the time limit."""
     end = time.monotonic() + seconds
     while True:
         if result := condition():

@@ -1,4 +1,4 @@
-"""The testbed as a whole: what `up`, `status` and `down` do, and what tests hold in their hands."""
+"""The testbed as a whole: `up`, `status` and `down`, and what tests use."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Testbed:
 
     @classmethod
     def load(cls) -> Testbed:
-        """Return the running testbed; TestbedError when it is down."""
+        """Return the running testbed. Raises TestbedError if it is down."""
         found = outer.find()
         known = hosts.existing(found) if found else {}
         if found is None or not known:
@@ -78,7 +78,7 @@ class Testbed:
             return _up(kinds, images=images)
 
     def add(self, name: str, kind: str, *, prepared: bool = False) -> Host:
-        """Make one more host of a kind (hosts.KINDS) run and return it."""
+        """Add a host of a kind (hosts.KINDS) and return it."""
         self.hosts = Testbed.up([name], kind, prepared=prepared).hosts
         return self.host(name)
 
@@ -89,20 +89,19 @@ class Testbed:
         return self.hosts[name]
 
     def recreate(self, name: str) -> Host:
-        """Throw a host away with all its data and make it anew from its base image; it keeps its port."""
+        """Recreate a host from its base image, without its data; it keeps its port."""
         return self._anew(self.host(name), {})
 
     def prepared(self, name: str) -> Host:
-        """Throw a host away with all its data and make it anew as the main job leaves it; it keeps its port.
+        """Recreate a host as the main job leaves it, without its data; it keeps its port.
 
-        Its kind follows from its name, unless it is there. Its models are prepared.models(kind).
-        """
+        Its kind follows from its name, unless it exists. Its models are prepared.models(kind)."""
         if name not in self.hosts:
             return self.add(name, hosts.kind_of(name), prepared=True)
         return self._anew(self.host(name), _prepared({name: self.host(name).kind}))
 
     def copy(self, name: str, *copies: str) -> list[Host]:
-        """Make hosts that are as another one is now, and return all of them; that one boots anew, at another port."""
+        """Make copies of a host in its current state, and return all of them. The host reboots, at another port."""
         kind, image = self.host(name).kind, f"gpurack-testbed/copied-{name}:{uuid.uuid4().hex[:12]}"
         prepared.save(self.host(name), image)
         names = (name, *copies)
@@ -119,7 +118,7 @@ class Testbed:
         return self.host(old.name)
 
     def remove(self, name: str) -> None:
-        """Throw a host away with all its data."""
+        """Remove a host with all its data."""
         with _alone():
             hosts.remove(self.engine, name)
             self.hosts = hosts.existing(self.engine)
@@ -131,10 +130,9 @@ class Testbed:
         return Weights(f"http://weights.testbed/{name}.gguf", served.sha256, served.sentence)
 
     def serve_engines(self, *names: str) -> None:
-        """Make the registry have the images of these engines (tests/testbed/engines); what it has stays.
+        """Add the images of these engines (tests/testbed/engines) to the registry; existing ones stay.
 
-        Others may change the testbed meanwhile: the first time it takes minutes, and each part has a lock of its own.
-        """
+        The first time takes minutes. Others may change the testbed meanwhile, because each part has its own lock."""
         engines.serve(self.engine, f"http://{self.registry}", names)
 
     @property
@@ -216,7 +214,7 @@ def _forget_images(engine: Engine) -> None:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Let one program at a time change the testbed."""
+    """Let only one program at a time change the testbed."""
     STATE.mkdir(exist_ok=True)
     with (STATE / "lock").open("w") as lock:
         try:
@@ -228,7 +226,7 @@ def _alone() -> Iterator[None]:
 
 
 def _engine() -> Engine:
-    """Return the Docker that the testbed lives in; two suites at once start it once."""
+    """Return the Docker of the testbed; two suites at once start it once."""
     with _alone():
         return workshop.prepare()
 
@@ -242,7 +240,7 @@ def _prepared(kinds: Mapping[str, str]) -> dict[str, str]:
             images[kind] = prepared.image(kind, parts.host_images, parts.repositories, parts.layers)
             if not _has(engine, images[kind]):
                 testbed, name = Testbed.up([]), f"prepare-{kind}"
-                testbed.remove(name)  # what a broken attempt left
+                testbed.remove(name)  # left by a failed attempt
                 host = testbed.add(name, kind)
                 prepared.deploy(host)
                 prepared.save(host, images[kind])
@@ -255,7 +253,7 @@ def _up(
 ) -> Testbed:
     """ports, images: of hosts that have a certain one."""
     engine = workshop.prepare()
-    name_server = str(_network(engine)[-2])  # hosts get theirs from the other end
+    name_server = str(_network(engine)[-2])  # hosts get addresses from the other end
     hosts.ensure_key()
     existing = hosts.existing(engine)
     for name, kind in kinds.items():
@@ -285,7 +283,7 @@ def _up(
 
 @dataclass(frozen=True)
 class _Parts:
-    """What hosts and services are made of."""
+    """The parts of hosts and services."""
 
     repositories: dict[str, Path]
     """Path below http://repo.testbed/ → folder."""
@@ -300,7 +298,7 @@ class _Parts:
 
 def _parts(engine: Engine, key: signing.SigningKey, host_images: set[str]) -> _Parts:
     """Return what the testbed is made of; what is not cached is made, side by side as far as it goes."""
-    # Three at a time: the smallest machine has two cores, and a part of the work is waiting for downloads.
+    # Three at a time: the smallest machine has two cores, and a part of the work waits for downloads.
     pool = ThreadPoolExecutor(3)
     try:
         trixie = pool.submit(suites.made, engine, "host", suites.TRIXIE)
@@ -335,12 +333,12 @@ def _parts(engine: Engine, key: signing.SigningKey, host_images: set[str]) -> _P
             layers.result(),
         )
     finally:
-        # After a failure or Ctrl-C nothing more begins, and what has begun is waited for.
+        # After a failure or Ctrl-C nothing more starts, and started parts are waited for.
         pool.shutdown(cancel_futures=True)
 
 
 def _network(engine: Engine) -> ipaddress.IPv4Network:
-    """Make the hosts' network, unless it is there, and return its addresses."""
+    """Create the hosts' network if it is missing, and return its addresses."""
     form = f'{{{{index .Labels "{LABEL}"}}}} {{{{(index .IPAM.Config 0).Subnet}}}}'
 
     def look() -> tuple[str, str]:
@@ -349,8 +347,8 @@ def _network(engine: Engine) -> ipaddress.IPv4Network:
 
     owner, subnet = look()
     if not owner:
-        # Docker knows which addresses are free, but gives a container a certain one only where a person chose them:
-        # let it choose, then choose the same.
+        # Docker knows which addresses are free, but assigns a fixed one only in a subnet that was set explicitly:
+        # let it choose a subnet, then set the same one.
         engine.docker("network", "create", "--label", f"{LABEL}={STATE}", NETWORK)
         owner, subnet = look()
         engine.docker("network", "rm", NETWORK)
@@ -388,7 +386,7 @@ def _host(
     state = engine.output("inspect", "--format", form, hosts.container(name), check=False)
     if state == "running":
         return
-    if state == "exited":  # shut down, or the machine was: its data is whole
+    if state == "exited":  # shut down, or the machine was: its data are complete
         progress(f"starting {name}")
         engine.docker("start", hosts.container(name))
         return

@@ -26,9 +26,9 @@ TOOLS = {
 }
 """Program → Debian package."""
 RPM = {"rpmbuild": "rpm", "createrepo_c": "createrepo-c"}
-"""The same for what makes rpm repositories, installed when the first is wanted (`bring_rpm`)."""
+"""The same for programs that make rpm repositories, installed on first use (`bring_rpm`)."""
 DOCKER = {"dockerd": "docker.io", "containerd": "containerd", "iptables": "iptables"}
-"""The same for a private Docker; iptables is for the name server inside a container's network."""
+"""The same for a private Docker. iptables is for the name server inside a container's network."""
 IMAGE = os.environ.get("GPURACK_TESTBED_IMAGE", "debian:trixie")
 """Where Debian's tools come from on a machine that is not Debian."""
 _MAKING = threading.Lock()
@@ -37,12 +37,12 @@ INOTIFY, ENOUGH_INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances"), 1024
 
 
 def is_debian() -> bool:
-    """Whether this machine is Debian or a relative, where apt can bring what is missing."""
+    """Is this machine Debian or a relative, where apt can install what is missing?"""
     return shutil.which("apt-get") is not None and shutil.which("dpkg-deb") is not None
 
 
 def is_here() -> bool:
-    """Whether Debian's tools run on this machine itself."""
+    """Do Debian's tools run on this machine itself?"""
     return is_debian() and os.geteuid() == 0
 
 
@@ -73,7 +73,7 @@ def raise_inotify() -> None:
 
 
 def bring_rpm() -> None:
-    """Install what makes rpm repositories, where this machine lacks it."""
+    """Install the programs that make rpm repositories, if they are missing."""
     if is_here():
         install({package for program, package in RPM.items() if shutil.which(program) is None})
 
@@ -83,7 +83,7 @@ def install(packages: set[str]) -> None:
     if not packages:
         return
     progress(f"installing {', '.join(sorted(packages))}")
-    # The distribution's own dockerd must not start: the private one is all that is wanted.
+    # The distribution's own dockerd must not start, only the private one.
     silenced = "docker.io" in packages and not POLICY.exists()
     had_systemd = Path("/run/systemd/system").is_dir()
     install = ["apt-get", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300", "install"]

@@ -1,4 +1,4 @@
-"""The wording of messages, in one file: `pytest tests/unit --rewrite-golden -k golden` writes it anew.
+"""The wording of messages, in one file, which `pytest tests/unit --rewrite-golden -k golden` rewrites.
 
 Each case is its id on a line (`inventory/port-twice`), then its messages, indented by four spaces.
 """
@@ -19,6 +19,6 @@ def read() -> dict[str, list[str]]:
 
 
 def write(cases: dict[str, Sequence[str]]) -> None:
-    """Writes the whole file, sorted."""
+    """Write the whole file, sorted."""
     blocks = ["\n".join([case, *(f"    {line}" for line in lines)]) + "\n" for case, lines in sorted(cases.items())]
     FILE.write_text(HEADER + "\n" + "\n".join(blocks), encoding="utf-8")

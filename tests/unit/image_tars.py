@@ -1,4 +1,4 @@
-"""Tar files as `docker save` writes them, small."""
+"""Small tar files in the format of `docker save`."""
 
 import hashlib
 import io
@@ -11,7 +11,7 @@ ID = hashlib.sha256(CONFIG).hexdigest()
 
 
 def save(path: Path, *names: str, mode: str = "w", images: int = 1, content: bytes = CONFIG) -> Path:
-    """A tar with images of these names, as Docker 25 and newer lay it out."""
+    """A tar with images of these names, in the layout of Docker 25 and newer."""
     image_id = hashlib.sha256(content).hexdigest()
     manifest = [{"Config": f"blobs/sha256/{image_id}", "RepoTags": list(names) or None, "Layers": []}] * images
     with tarfile.open(path, mode) as tar:

@@ -1,4 +1,4 @@
-"""AMD's cards: from the kernel's files to the devices of a container, and that nothing of NVIDIA's happens there."""
+"""AMD GPUs: from the kernel's files to the devices of a container, without anything of NVIDIA."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NODE = (
 
 
 def card(gpu_id: int, minor: int, place: int, unique: int = 0, **said: Any) -> str:
-    """A card's line in the snapshot."""
+    """The line of a GPU in the snapshot."""
     words = {"gid": 992, "total": 68702699520, "used": 14000000, "busy": 0, "name": "", **said}
     words |= {"drm_render_minor": minor, "domain": 0, "location_id": place, "unique_id": unique}
     return f"card gpu_id {gpu_id}|" + "|".join(f"{key} {value}" for key, value in words.items())
@@ -53,7 +53,7 @@ def seen(lines: list[str], *more: str) -> HostFacts:
 # --- what the host says ----------------------------------------------------------------------------------------------
 
 
-def test_cards_come_in_the_order_of_their_pci_addresses() -> None:
+def test_orders_gpus_by_pci_address() -> None:
     state = seen(TWO)
     assert [(gpu.index, gpu.uuid, gpu.pci, gpu.node) for gpu in state.gpus] == [
         (0, FIRST, "0000:03:00.0", "/dev/dri/renderD128"),
@@ -65,17 +65,17 @@ def test_cards_come_in_the_order_of_their_pci_addresses() -> None:
     assert (state.kfd_gid, state.has_nvidia) == (993, False)
 
 
-def test_a_card_without_a_unique_id_is_known_by_its_place() -> None:
+def test_identifies_gpu_without_unique_id_by_pci_address() -> None:
     (gpu,) = seen([card(3, 130, 0x8300, name="")]).gpus
     assert (gpu.uuid, gpu.name, gpu.memory_total) == (THIRD, "", 65520)
 
 
-def test_what_sysfs_does_not_say_is_nothing() -> None:
+def test_unknown_sysfs_values_are_none() -> None:
     state = seen([card(3, 130, 0x8300, total="", used="", busy="", gid=""), card(4, 0, 0x8400)])
     assert [(gpu.memory_total, gpu.memory_used, gpu.utilization, gpu.gid) for gpu in state.gpus] == [(0, 0, None, 0)]
 
 
-def test_processes_have_their_card_and_their_container() -> None:
+def test_finds_gpu_and_container_of_processes() -> None:
     state = seen(TWO, f"process 222,4711,1073741824,ada ,{'c' * 64},python, really", "process 9,1,1048576,,,x")
     assert state.gpu_processes == (
         GpuProcess(FIRST, 4711, "python, really", 1024, "ada", "c" * 64),
@@ -83,7 +83,7 @@ def test_processes_have_their_card_and_their_container() -> None:
     )
 
 
-def test_beside_a_card_of_nvidias_those_of_amd_do_not_count() -> None:
+def test_ignores_amd_gpus_beside_nvidia() -> None:
     nvidia = ["@@ driver", "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.159.04  Release"]
     lines = [*nvidia, "@@ gpus", "exit 18|mismatch", "@@ amd", *TWO, "process 222,1,1048576,,,x", "@@ end"]
     state = parse(framed(lines))
@@ -92,7 +92,7 @@ def test_beside_a_card_of_nvidias_those_of_amd_do_not_count() -> None:
 
 @pytest.fixture
 def sysfs(tmp_path: Path, fakes: Fakes) -> Path:
-    """/sys and /dev of a host with two cards, the second named by libdrm's list, and with one process."""
+    """/sys and /dev of a host with two GPUs, the second named by libdrm's list, and one process."""
     root = tmp_path / "root"
     nodes = root / "sys/class/kfd/kfd/topology/nodes"
     cards = [(0, 0, 0, 0), (222, 128, 0x0300, 0x9E1C0F6A5B7D2C34), (333, 129, 0x8300, 0)]
@@ -123,7 +123,7 @@ def sysfs(tmp_path: Path, fakes: Fakes) -> Path:
     return root
 
 
-def test_the_script_reads_what_the_kernel_has(sysfs: Path) -> None:
+def test_snapshot_reads_kernel_files(sysfs: Path) -> None:
     text = script(questions(models(alpha={})))
     for folder in ("/sys/class/kfd", "/sys/class/drm", "/dev/kfd", "/dev/dri", "/usr/share/libdrm"):
         assert folder in text
@@ -147,7 +147,7 @@ def test_the_script_reads_what_the_kernel_has(sysfs: Path) -> None:
 
 
 def amd(**said: Any) -> HostFacts:
-    """A host with the two cards and a Docker that has never heard of NVIDIA."""
+    """A host with the two GPUs and a Docker without anything of NVIDIA."""
     state = seen(TWO)
     docker = docker_info(Runtimes={"runc": {}})
     weights = {"/w/a.gguf": 1, "/w/q": 1}
@@ -163,7 +163,7 @@ def planned(spec: Host, facts: HostFacts) -> ModelsPlan:
     return plan_models(spec, facts, {}, SALT)
 
 
-def test_a_model_gets_exactly_its_cards_device() -> None:
+def test_model_gets_devices_of_its_gpus() -> None:
     service = desire("alpha", models(alpha={"gpus": [1]}), amd(), (SECOND,)).service
     assert service["image"] == "ghcr.io/ggml-org/llama.cpp:server-rocm-b7000"
     assert service["devices"] == ["/dev/kfd", "/dev/dri/renderD129"]
@@ -172,13 +172,13 @@ def test_a_model_gets_exactly_its_cards_device() -> None:
     assert "--n-gpu-layers" in service["command"]
 
 
-def test_a_model_on_the_cpu_gets_none() -> None:
+def test_cpu_model_gets_no_device() -> None:
     service = desire("alpha", models(alpha={"gpus": []}), amd(), ()).service
     assert service["image"].endswith(":server-b7000")
     assert not {"devices", "group_add"} & set(service)
 
 
-def test_devices_of_the_inventory_come_beside_the_cards() -> None:
+def test_keeps_devices_of_inventory() -> None:
     wanted = models(alpha={"gpus": "all", "compose": {"devices": ["/dev/infiniband/uverbs0"], "group_add": ["27"]}})
     service = desire("alpha", wanted, amd(), (FIRST, SECOND)).service
     assert service["devices"] == [
@@ -188,11 +188,11 @@ def test_devices_of_the_inventory_come_beside_the_cards() -> None:
 
 
 @pytest.mark.parametrize("gpus", [[1], ["GPU-9e1c0f6a5b7d2c35"], ["0000:65:00.0"]], ids=["index", "uuid", "pci"])
-def test_a_card_is_named_in_three_ways(gpus: list[int | str]) -> None:
+def test_accepts_index_unique_id_and_pci_address(gpus: list[int | str]) -> None:
     assert ledger.assign(models(alpha={"gpus": gpus}), amd()).uuids == {"alpha": (SECOND,)}
 
 
-def test_a_pci_address_names_a_card_of_nvidias_too() -> None:
+def test_accepts_pci_address_of_nvidia_gpu() -> None:
     nvidia = host_state(gpus=2)
     cards = tuple(
         replace(gpu, pci=f"00000000:{place}:00.0") for gpu, place in zip(nvidia.gpus, ("17", "65"), strict=True)
@@ -201,7 +201,7 @@ def test_a_pci_address_names_a_card_of_nvidias_too() -> None:
     assert found.uuids == {"alpha": (cards[1].uuid,)}
 
 
-def test_a_card_held_by_a_stranger_is_refused() -> None:
+def test_refuses_gpu_used_by_foreign_process() -> None:
     held = replace(amd(), gpu_processes=(GpuProcess(FIRST, 4711, "python3", 40000, "ada"),))
     errors = ledger.assign(models(alpha={"gpus": [0]}), held).errors
     assert errors["alpha"].startswith(
@@ -209,12 +209,12 @@ def test_a_card_held_by_a_stranger_is_refused() -> None:
     )
 
 
-def test_a_host_with_neither_driver_says_so() -> None:
+def test_reports_host_without_driver() -> None:
     errors = ledger.assign(models(alpha={"gpus": [0]}), host_state()).errors
     assert "no NVIDIA driver (/proc/driver/nvidia) or AMD driver (/sys/class/kfd) is loaded" in errors["alpha"]
 
 
-def test_an_unknown_name_is_not_another_card_than_expected() -> None:
+def test_unknown_gpu_name_is_not_a_mismatch() -> None:
     wanted = spec({"hardware": {"MI300X": 1}, "models": {"alpha": {"gpus": [0], "port": 8000}}})
     state = amd()
     assert "but `hardware` has an MI300X" in ledger.assign(wanted, state).errors["alpha"]
@@ -225,7 +225,7 @@ def test_an_unknown_name_is_not_another_card_than_expected() -> None:
 # --- what a run does -------------------------------------------------------------------------------------------------
 
 
-def test_nothing_of_nvidias_is_done() -> None:
+def test_plans_nothing_of_nvidia() -> None:
     wanted = spec({"nvidia": {"toolkit": "1.20.0"}, "models": {"alpha": {"gpus": [0], "port": 8000}}})
     assert plan_toolkit(wanted, amd()).nothing
     (step,) = plan_daemon_json(wanted, amd(), unattended=True).steps
@@ -233,13 +233,13 @@ def test_nothing_of_nvidias_is_done() -> None:
     assert "cdi" not in step.reason
 
 
-def test_a_second_run_changes_nothing() -> None:
+def test_second_run_changes_nothing() -> None:
     wanted, state = models(alpha={"gpus": [0]}), amd()
     container = running(wanted, "alpha", state, (FIRST,))
     assert [change.action for change in planned(wanted, replace(state, containers=(container,))).changes] == ["keep"]
 
 
-def test_a_card_whose_device_was_renumbered_is_given_anew_and_its_neighbour_with_it() -> None:
+def test_recreates_model_after_devices_were_renumbered() -> None:
     wanted, before = models(alpha={"gpus": [0]}, beta={"gpus": [1]}), amd()
     containers = tuple(running(wanted, name, before, (uuid,)) for name, uuid in (("alpha", FIRST), ("beta", SECOND)))
     swapped = tuple(replace(gpu, node=before.gpus[1 - gpu.index].node) for gpu in before.gpus)
@@ -252,8 +252,8 @@ def test_a_card_whose_device_was_renumbered_is_given_anew_and_its_neighbour_with
     assert [[model["name"] for model in group] for group in plan.job["groups"]] == [["alpha", "beta"]]
 
 
-def test_a_lost_card_whose_device_another_has_now_keeps_that_one_waiting() -> None:
-    """alpha's container runs on what is beta's card since the boot: beta cannot start there before it is gone."""
+def test_waits_for_device_that_model_of_lost_gpu_uses() -> None:
+    """alpha's container uses the device that is beta's GPU since the boot, so beta can start only after alpha stops."""
     wanted, before = models(alpha={"gpus": [0]}, beta={"gpus": [1]}), amd()
     containers = tuple(running(wanted, name, before, (uuid,)) for name, uuid in (("alpha", FIRST), ("beta", SECOND)))
     left = (replace(before.gpus[1], index=0, node="/dev/dri/renderD128"),)
@@ -277,17 +277,15 @@ def test_a_lost_card_whose_device_another_has_now_keeps_that_one_waiting() -> No
         ),
     ],
 )
-def test_an_engine_without_an_image_for_them_says_so_before_and_on_the_host(
-    model: dict[str, Any], sentence: str
-) -> None:
+def test_refuses_engine_without_rocm_image_offline_and_live(model: dict[str, Any], sentence: str) -> None:
     entry = {"alpha": {**model, "gpus": [0], "port": 8000}}
     with pytest.raises(InventoryError, match=sentence):
         spec({"hardware": {"MI210": 2}, "models": entry})
     assert planned(spec({"models": entry}), amd()).errors["alpha"].startswith(sentence)
 
 
-def test_a_users_docker_could_not_open_them_which_is_said_before_and_on_the_host() -> None:
-    """Groups are other ones in a user's namespace. The same model in the host's own Docker, or on the CPU, may run."""
+def test_refuses_amd_gpu_in_rootless_docker_offline_and_live() -> None:
+    """Groups differ in a user's namespace. The same model may run in the host's own Docker or on the CPU."""
     rootless = {"docker": {"rootless": {"ada": {}}}, "defaults": {"user": "ada"}}
     said = {"gpus": [0], "port": 8000}
     with pytest.raises(InventoryError, match="which are other ones in the rootless Docker of ada") as error:
@@ -303,13 +301,13 @@ def test_a_users_docker_could_not_open_them_which_is_said_before_and_on_the_host
         assert planned(wanted, state).errors == {}
 
 
-def test_nvidias_driver_in_the_inventory_is_not_asked_of_them() -> None:
+def test_ignores_nvidia_driver_of_inventory() -> None:
     entry = {"alpha": {"engine": "vllm", "version": "0.33.0", "weights": "/w/q", "gpus": [0], "port": 8000}}
     wanted = spec({"hardware": {"MI210": 2}, "nvidia": {"driver": "550.54.14"}, "models": entry})
     assert planned(wanted, amd()).errors == {}
 
 
-def test_the_plan_offline_shows_them_as_what_they_are() -> None:
+def test_offline_plan_shows_amd_gpus() -> None:
     wanted = spec({"hardware": {"MI210": 2}, "models": {"alpha": {"gpus": [1], "port": 8000}}})
     text = offline.compose_text(wanted)
     assert "server-rocm-b7000" in text

@@ -1,4 +1,4 @@
-"""files/asking.py on a host: one real request, and what its answers mean."""
+"""files/asking.py on a host: one real request, and how its answer is judged."""
 
 import importlib
 import json
@@ -23,11 +23,11 @@ CHAT = {"model": "alpha", "choices": [{"message": {"role": "assistant", "content
 EMBEDDING = {"model": "alpha", "data": [{"embedding": [0.1, 0.2]}]}
 SCORES = [{"index": 0, "document": {"text": "Hello", "multi_modal": None}, "relevance_score": 0.5}]
 RERANK = {"id": "rerank-8c", "model": "alpha", "usage": {"prompt_tokens": 6, "total_tokens": 6}, "results": SCORES}
-"""As vLLM 0.32.0 answers; llama.cpp's has object in the place of id, and no document."""
+"""As vLLM 0.32.0 answers. llama.cpp's answer has `object` instead of `id`, and no document."""
 
 
 class Dockerd:
-    """What asking.py wants of one."""
+    """The methods that asking.py calls."""
 
     def __init__(self, status: str = "running", become: Sequence[str] = ()) -> None:
         self.status, self.become = status, become
@@ -55,7 +55,7 @@ class Dockerd:
 
 @contextmanager
 def serving() -> Iterator[Any]:
-    """Answers what `said` of it has for a path (status, JSON or text; status 0: nothing at all)."""
+    """A server with these answers by path: (status, JSON or text); status 0 means no answer."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -102,15 +102,15 @@ def ask(server: Any, requests: Any = ASKED) -> None:
     ("said", "paths"),
     [
         ({"/v1/chat/completions": (200, CHAT)}, 1),
-        # a model without a chat template, as opt-125m is
+        # a model without a chat template, such as opt-125m
         ({"/v1/chat/completions": NO_TEMPLATE, "/v1/completions": (200, COMPLETION)}, 2),
         ({"/v1/embeddings": (200, EMBEDDING)}, 3),
         ({"/v1/chat/completions": (501, "not supported"), "/v1/rerank": (200, RERANK)}, 4),
-        ({}, 4),  # it serves something else, a speech model perhaps
+        ({}, 4),  # it serves another kind of model, such as speech
     ],
     ids=["chat", "completion", "embedding", "rerank", "none-of-these"],
 )  # fmt: skip
-def test_the_first_kind_of_request_that_it_knows_counts(server: Any, said: Any, paths: int) -> None:
+def test_first_known_path_counts(server: Any, said: Any, paths: int) -> None:
     server.said = said
     ask(server)
     assert [path for path, _, _ in server.asked] == [path for path, _ in ASKED][:paths]
@@ -140,14 +140,14 @@ def test_the_first_kind_of_request_that_it_knows_counts(server: Any, said: Any, 
     ids=["empty", "a-page", "another-model", "no-score", "another-ranks", "an-error", "another-key", "unknown-name",
          "the-end"],
 )  # fmt: skip
-def test_what_is_no_answer_is_a_failure_with_its_reason(server: Any, said: Any, sentence: str) -> None:
+def test_bad_answer_fails_with_reason(server: Any, said: Any, sentence: str) -> None:
     server.said = said
     with pytest.raises(Exception, match="POST") as caught:
         ask(server)
     assert sentence in str(caught.value)
 
 
-def test_tei_reranks_in_its_own_way(server: Any) -> None:
+def test_accepts_rerank_answer_of_tei(server: Any) -> None:
     requests = ENGINES["tei"].requests(Model(engine="tei", port=8000, image="i:1"), ["alpha"])
     server.said = {
         "/v1/embeddings": (424, "Model is not an embedding model"),
@@ -157,7 +157,7 @@ def test_tei_reranks_in_its_own_way(server: Any) -> None:
     assert [path for path, _, _ in server.asked] == ["/v1/embeddings", "/rerank"]
 
 
-def test_every_path_that_an_engine_asks_for_has_its_shape() -> None:
+def test_knows_answer_keys_of_every_path() -> None:
     paths = {
         path for engine in ENGINES.values() if engine.service is False and engine.name != "ollama"
         for path, _ in engine.requests(Model(engine=engine.name, port=8000, image="i:1"), ["alpha"])
@@ -172,13 +172,13 @@ BY_LITELLM = {"id": "1", "results": [{"index": 0, "relevance_score": 0.5}], "met
 
 
 def behind(server: Any, key: Path | None = None, engine: str = "vllm", serves: str = "alpha") -> dict[str, Any]:
-    """A model behind a gateway, as the job has it."""
+    """A model behind a gateway, as in the payload."""
     requests = ENGINES[engine].requests(Model(engine=engine, port=8000, image="i:1"), [serves])
     return {"serves": [serves], "url": url_of(server), "key": str(key) if key else None, "requests": requests}
 
 
 def ask_gateway(gateway: Any, *others: Any, daemons: Mapping[str, Dockerd] | None = None) -> None:
-    """daemons: of the users whose models are behind it, as the record has them."""
+    """Test a gateway. daemons: of the users with models behind it, as in the record."""
     told = {"key": "/dev/shm/key", "requests": ASKED, "behind": others}
     asking = load("asking")
     asking.recorded = (daemons or {}).__getitem__
@@ -195,10 +195,10 @@ def ask_gateway(gateway: Any, *others: Any, daemons: Mapping[str, Dockerd] | Non
     ],
     ids=["chat", "embedding", "rerank", "tei-rerank"],
 )
-def test_a_gateway_is_asked_for_what_a_model_behind_it_answers_by_itself(
+def test_gateway_must_answer_what_its_model_answers(
     server: Any, tmp_path: Path, engine: str, by_itself: Any, through: Any
 ) -> None:
-    """The model by its own key, and only for the one path; the gateway by the key that it has made for its host."""
+    """The model is asked with its own key, the gateway with the key made for its host, each for one path only."""
     (tmp_path / "upstream_key_0").write_text("sk-worker\n")
     with serving() as model:
         model.said, server.said = {**LISTED, **by_itself}, {**LISTED, **through}
@@ -224,7 +224,7 @@ def test_a_gateway_is_asked_for_what_a_model_behind_it_answers_by_itself(
     ],
     ids=["key", "page", "other-names", "not-through", "worker-key", "another-model"],
 )  # fmt: skip
-def test_a_gateway_that_does_not_hand_on_is_a_failure_with_its_reason(server: Any, said: Any, sentence: str) -> None:
+def test_gateway_that_does_not_forward_fails_with_reason(server: Any, said: Any, sentence: str) -> None:
     server.said = said
     with serving() as model:
         model.said = {**LISTED, "/v1/chat/completions": (200, CHAT)}
@@ -233,10 +233,9 @@ def test_a_gateway_that_does_not_hand_on_is_a_failure_with_its_reason(server: An
 
 
 @pytest.mark.parametrize("said", [{}, {**LISTED, "/v1/chat/completions": (500, "CUDA error")}], ids=["away", "ill"])
-def test_a_model_that_is_away_or_ill_does_not_fail_its_gateway(
-    server: Any, capsys: pytest.CaptureFixture[str], said: Any
-) -> None:
-    """The next one is asked. A model whose replica is away is not: a request that goes there may take minutes."""
+def test_failed_model_does_not_fail_gateway(server: Any, capsys: pytest.CaptureFixture[str], said: Any) -> None:
+    """The next model is asked. A model with an unreachable replica is skipped, because a request there may take
+    minutes."""
     server.said = {
         "/v1/models": (200, {"data": [{"id": "alpha"}, {"id": "beta"}]}),
         "/v1/chat/completions": (200, {**CHAT, "model": "beta"}),
@@ -252,7 +251,7 @@ def test_a_model_that_is_away_or_ill_does_not_fail_its_gateway(
         assert capsys.readouterr().out.endswith("gateway: none of the models behind this gateway answers yet\n")
 
 
-def test_a_model_with_a_replica_that_is_away_is_not_asked(server: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_skips_model_with_unreachable_replica(server: Any, capsys: pytest.CaptureFixture[str]) -> None:
     server.said = LISTED
     with serving() as there, serving() as away:
         there.said = {**LISTED, "/v1/chat/completions": (200, CHAT)}
@@ -263,15 +262,15 @@ def test_a_model_with_a_replica_that_is_away_is_not_asked(server: Any, capsys: p
 
 @pytest.fixture
 def ada(tmp_path: Path) -> list[str]:
-    """The words before a command that make it ada's own: here it is only noted."""
+    """The words that make a command ada's own; here they only record it."""
     program = tmp_path / "become"
     program.write_text(f'#!/bin/sh\necho "$*" >>{tmp_path}/ran\nexec "$@"\n')
     program.chmod(0o755)
     return [str(program)]
 
 
-def test_a_users_model_behind_a_gateway_is_asked_as_that_user(server: Any, tmp_path: Path, ada: list[str]) -> None:
-    """Every request to it, with its key on standard input; the gateway itself is root's."""
+def test_users_model_behind_gateway_is_asked_as_that_user(server: Any, tmp_path: Path, ada: list[str]) -> None:
+    """Its key comes by standard input; the gateway itself is root's."""
     (tmp_path / "upstream_key_0").write_text("sk-worker\n")
     with serving() as model:
         server.said = {**LISTED, "/v1/chat/completions": (200, CHAT)}
@@ -289,10 +288,10 @@ def test_a_users_model_behind_a_gateway_is_asked_as_that_user(server: Any, tmp_p
 
 @pytest.mark.parametrize("status", ["exited", "restarting", "paused", "gone"])
 @pytest.mark.parametrize("user", ["", "ada"])
-def test_no_key_goes_to_the_port_of_a_model_that_does_not_run(
+def test_sends_no_key_to_port_of_stopped_model(
     server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], user: str, status: str
 ) -> None:
-    """Somebody else listens there by now. "gone" is also a container that the record does not have."""
+    """Another process may listen there. "gone" is a container that the record does not have."""
     (tmp_path / "upstream_key_0").write_text("sk-worker\n")
     with serving() as stranger:
         server.said = {**LISTED, "/v1/chat/completions": (200, CHAT)}
@@ -303,7 +302,7 @@ def test_no_key_goes_to_the_port_of_a_model_that_does_not_run(
     assert "none of the models behind this gateway answers yet" in capsys.readouterr().out
 
 
-def test_a_user_whose_docker_does_not_answer_fails_no_gateway(server: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_silent_docker_of_user_does_not_fail_gateway(server: Any, capsys: pytest.CaptureFixture[str]) -> None:
     common = importlib.import_module("common")  # the runner's own, as asking.py imports it
 
     class Silent(Dockerd):
@@ -317,7 +316,7 @@ def test_a_user_whose_docker_does_not_answer_fails_no_gateway(server: Any, capsy
     assert "none of the models behind this gateway answers yet" in capsys.readouterr().out
 
 
-def test_a_model_of_another_host_is_asked_without_a_look_at_its_container(server: Any) -> None:
+def test_asks_model_of_other_host_without_checking_container(server: Any) -> None:
     with serving() as model:
         server.said = {**LISTED, "/v1/chat/completions": (200, CHAT)}
         model.said = {**LISTED, "/v1/chat/completions": (200, CHAT)}

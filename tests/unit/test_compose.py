@@ -1,4 +1,4 @@
-"""The Compose project: data that any YAML reader and Compose itself read back as they were meant."""
+"""The Compose project: YAML that Compose and any other reader loads as the same data."""
 
 import json
 import re
@@ -25,7 +25,7 @@ SERVICES_OF_MODELS = sorted((Path(__file__).parent / "services").glob("*.json"))
 
 
 @pytest.mark.parametrize("path", SERVICES_OF_MODELS, ids=lambda path: path.stem)
-def test_a_model_becomes_exactly_this_service(path: Path) -> None:
+def test_model_becomes_exact_service(path: Path) -> None:
     case = json.loads(path.read_text())
     wanted = spec({**case.get("host", {}), "models": {"alpha": case["model"]}})
     facts = host_state(gpus=4, **case.get("state", {}))
@@ -51,17 +51,17 @@ SERVICES = st.dictionaries(NAMES, st.dictionaries(TEXTS, DATA, max_size=3), max_
 
 
 def loaded(text: str) -> Any:
-    """What Compose gets: YAML, then `$$` in values is `$`."""
+    """The data as Compose reads them: YAML, with `$$` in values as `$`."""
     return compose.unescaped(yaml.safe_load(text))
 
 
 @given(SERVICES)
-def test_the_document_loads_back_to_the_same_data(services: dict[str, dict[str, Any]]) -> None:
+def test_document_loads_as_same_data(services: dict[str, dict[str, Any]]) -> None:
     assert loaded(compose.document(services))["services"] == services
 
 
 @given(SERVICES)
-def test_what_lies_on_the_host_is_read_back_and_written_as_it_was(services: dict[str, dict[str, Any]]) -> None:
+def test_reads_and_writes_existing_file_unchanged(services: dict[str, dict[str, Any]]) -> None:
     text = compose.document(services)
     old = compose.old_services(host_state(files={paths.compose_file(""): text}))
     assert old == services
@@ -69,14 +69,14 @@ def test_what_lies_on_the_host_is_read_back_and_written_as_it_was(services: dict
 
 
 @given(SERVICES, st.randoms())
-def test_the_order_of_models_does_not_change_the_file(services: dict[str, Any], random: Any) -> None:
+def test_order_of_models_does_not_change_file(services: dict[str, Any], random: Any) -> None:
     names = list(services)
     random.shuffle(names)
     assert compose.document({name: services[name] for name in names}) == compose.document(services)
 
 
 @pytest.mark.parametrize("text", AWKWARD)
-def test_every_string_is_quoted_and_no_dollar_is_left_to_interpolate(text: str) -> None:
+def test_quotes_strings_and_escapes_dollars(text: str) -> None:
     written = compose.document({"alpha": {"command": ["--flag", text]}})
     (line,) = [line for line in written.split("\n") if line.startswith("    - ") and "flag" not in line]
     assert re.fullmatch(r'    - ".*"', line)
@@ -84,16 +84,16 @@ def test_every_string_is_quoted_and_no_dollar_is_left_to_interpolate(text: str) 
     assert loaded(written)["services"]["alpha"]["command"][1] == text
 
 
-def test_keys_are_not_interpolated_by_compose_so_they_are_left_alone() -> None:
+def test_escapes_dollar_in_values_but_not_in_keys() -> None:
     written = compose.document({"alpha": {"environment": {"A$B": "$C"}}})
     assert yaml.safe_load(written)["services"]["alpha"]["environment"] == {"A$B": "$$C"}
 
 
-def test_nothing_to_run_is_an_empty_project() -> None:
+def test_empty_host_has_empty_project() -> None:
     assert yaml.safe_load(compose.document({})) == {"name": "gpurack", "services": {}}
 
 
-def test_the_file_says_whose_it_is() -> None:
+def test_header_names_gpurack() -> None:
     assert compose.document({}).splitlines()[:2] == [
         "# Written by gpurack from the inventory, which is where changes belong: this file is replaced at the next "
         "run.",
@@ -101,7 +101,7 @@ def test_the_file_says_whose_it_is() -> None:
     ]
 
 
-def test_secrets_and_volumes_stand_at_the_top_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lists_secrets_and_volumes_at_top_level(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GPURACK_TEST_KEY", "sk-live-1234")
     key = {"env": "GPURACK_TEST_KEY"}
     wanted = models(alpha={"api_key": key}, beta={"engine": "vllm", "weights": "/w/qwen", "gpus": [0], "api_key": key})
@@ -123,7 +123,7 @@ def test_secrets_and_volumes_stand_at_the_top_too(monkeypatch: pytest.MonkeyPatc
     "text",
     ["", "services", "- a", "services: []", "services: {alpha: }", "services: {1: {image: x}}", "a: b: c", "\x00", "{"],
 )
-def test_a_compose_file_somebody_broke_is_no_services(text: str) -> None:
+def test_invalid_compose_file_has_no_services(text: str) -> None:
     old = compose.old_services(host_state(files={paths.compose_file(""): text}))
     assert old in ({}, {"1": {"image": "x"}})
     compose.document(old)
@@ -141,7 +141,7 @@ def test_a_compose_file_somebody_broke_is_no_services(text: str) -> None:
     ],
     ids=json.dumps,
 )
-def test_the_escape_hatch_takes_all_that_compose_takes(over: dict[str, Any]) -> None:
+def test_compose_field_accepts_all_settings(over: dict[str, Any]) -> None:
     wanted = models(alpha={"compose": over})
     facts = host_state()
     data = desire("alpha", wanted, facts, (), {}, SALT).labelled
@@ -158,7 +158,7 @@ def test_the_escape_hatch_takes_all_that_compose_takes(over: dict[str, Any]) -> 
         assert data["labels"]["bare"] == ""
 
 
-def test_a_mount_of_ones_own_stands_beside_gpuracks_and_replaces_one_at_the_same_place() -> None:
+def test_adds_mounts_of_compose_and_replaces_same_target() -> None:
     def sources(*volumes: Any) -> list[Any]:
         data = desire("alpha", models(alpha={"compose": {"volumes": list(volumes)}}), host_state(), ()).service
         return [mount["source"] if isinstance(mount, dict) else mount for mount in data["volumes"]]
@@ -168,7 +168,7 @@ def test_a_mount_of_ones_own_stands_beside_gpuracks_and_replaces_one_at_the_same
     assert sources("/b.gguf:/weights/a.gguf") == ["/b.gguf:/weights/a.gguf"]
 
 
-def test_a_share_in_percent_of_a_card_of_unknown_size() -> None:
+def test_passes_vram_percent_without_size_of_gpu() -> None:
     entry = {"engine": "vllm", "version": "0.8.5", "weights": "/w/m", "gpus": [0], "vram": "30%"}
     text = compose.unescaped(yaml.safe_load(offline.compose_text(models(alpha=entry))))
     command = text["services"]["alpha"]["command"]
@@ -184,7 +184,7 @@ def definition(spec: Host, key: str | None = None, salt: str = SALT, facts: Host
     ).definition
 
 
-def test_the_label_is_the_inventorys_words_without_secrets() -> None:
+def test_label_is_definition_without_secrets() -> None:
     words = definition(models(alpha={"gpus": [0], "args": {"threads": 16}, "env": {"A": "1"}}), "sk-live-1234")
     assert {key: words[key] for key in words if key not in ("service", "api_key")} == {
         "engine": "llama.cpp", "version": "b7000", "image": "ghcr.io/ggml-org/llama.cpp:server-cuda-b7000",
@@ -195,7 +195,7 @@ def test_the_label_is_the_inventorys_words_without_secrets() -> None:
     assert words["api_key"].startswith(f"{SALT}:")
 
 
-def test_a_key_is_told_from_another_and_from_itself_with_another_salt() -> None:
+def test_fingerprint_depends_on_key_and_salt() -> None:
     wanted = models(alpha={"gpus": [0]})
     same, again = definition(wanted, "one")["api_key"], definition(wanted, "one")["api_key"]
     other, salted = definition(wanted, "two")["api_key"], definition(wanted, "one", "0" * 32)["api_key"]
@@ -205,7 +205,7 @@ def test_a_key_is_told_from_another_and_from_itself_with_another_salt() -> None:
 
 
 @given(DATA, DATA)
-def test_the_digest_tells_data_apart(one: Any, other: Any) -> None:
+def test_digest_distinguishes_data(one: Any, other: Any) -> None:
     same = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
     assert (digest(one) == digest(other)) is same
 
@@ -230,7 +230,7 @@ MIRRORS = spec({"mirrors": {"ghcr.io": "mirror:5000/ghcr/", "docker.io": "mirror
         ("registry.lab:5000/a/b:1", "registry.lab:5000/a/b:1"),
     ],
 )
-def test_an_image_through_the_mirror(reference: str, mirrored: str) -> None:
+def test_image_uses_mirror(reference: str, mirrored: str) -> None:
     assert images.mirrored(MIRRORS, reference) == mirrored
     assert images.mirrored(Host(), reference) == reference
 
@@ -247,7 +247,7 @@ def test_an_image_through_the_mirror(reference: str, mirrored: str) -> None:
         ("29-rc1", True),
     ],
 )
-def test_cards_by_cdi_from_docker_25_on(version: str, cdi: bool) -> None:
+def test_uses_cdi_from_docker_25(version: str, cdi: bool) -> None:
     assert access(models(alpha={}), host_state(docker={"ServerVersion": version})) == ("cdi" if cdi else "runtime")
 
 
@@ -262,14 +262,14 @@ def test_cards_by_cdi_from_docker_25_on(version: str, cdi: bool) -> None:
         ("fd00::7", "fd00::7", "http://[fd00::7]:8000/v1/models"),
     ],
 )
-def test_where_a_model_listens_and_is_asked(bind: str, address: str, url: str) -> None:
+def test_resolves_listen_and_probe_addresses(bind: str, address: str, url: str) -> None:
     facts = host_state()
     assert addresses.address(bind, facts) == address
     assert addresses.probe_url("alpha", models(alpha={"bind": bind}), facts) == url
 
 
-def test_without_a_default_route_lan_is_no_address() -> None:
-    """It was every address once; see tests/security/test_exposure.py."""
+def test_lan_has_no_address_without_default_route() -> None:
+    """Before, it meant every address; see tests/security/test_exposure.py."""
     assert addresses.address("lan", host_state(address="")) == ""
 
 
@@ -282,11 +282,11 @@ def test_without_a_default_route_lan_is_no_address() -> None:
         ("/data/qwen", ("/data/qwen", "/weights/qwen", "/weights/qwen")),
     ],
 )
-def test_a_split_gguf_is_mounted_with_its_folder(path: str, mounted: tuple[str, str, str]) -> None:
+def test_mounts_folder_of_split_gguf(path: str, mounted: tuple[str, str, str]) -> None:
     assert weights.mount(path) == mounted
 
 
-def test_where_fetched_weights_lie() -> None:
+def test_resolves_path_of_fetched_weights() -> None:
     url = {"url": "https://hf.example/x/model.gguf?download=1", "sha256": "ab" * 32}
     wanted = models(alpha={"weights": url}, beta={"weights": "/w/b.gguf"}, gamma={"weights": url, "enabled": False})
     assert weights.paths(wanted) == ["/var/lib/gpurack/weights/abababababababab-model.gguf", "/w/b.gguf"]
@@ -303,11 +303,11 @@ def test_where_fetched_weights_lie() -> None:
         ({"seed": 0, "n": 1}, ["--seed", "0", "-n", "1"]),
     ],
 )
-def test_args_become_the_engines_flags(args: dict[str, Any], words: list[str]) -> None:
+def test_args_become_flags(args: dict[str, Any], words: list[str]) -> None:
     assert flags(args) == words
 
 
-def test_some_engines_spell_long_names_with_one_dash() -> None:
+def test_some_engines_use_one_dash_for_long_flags() -> None:
     assert flags({"ngl": 20, "n-gpu-layers": 20}, {"ngl"}) == ["-ngl", "20", "--n-gpu-layers", "20"]
 
 
@@ -315,7 +315,7 @@ def test_some_engines_spell_long_names_with_one_dash() -> None:
     ("computes", "lowest"),
     [(["8.0", "9.0"], "8.0"), (["10.0", "8.9"], "8.9"), (["[N/A]", "8.6"], "8.6"), (["[N/A]"], None), ([], None)],
 )
-def test_the_lowest_compute_capability(computes: list[str], lowest: str | None) -> None:
+def test_finds_lowest_compute_capability(computes: list[str], lowest: str | None) -> None:
     facts = host_state(gpus=len(computes))
     cards = tuple(
         type(card)(**{**card.__dict__, "compute": compute}) for card, compute in zip(facts.gpus, computes, strict=True)

@@ -1,5 +1,6 @@
-"""compose.yaml is put together twice: by the plan, to compare, and by the runner on the host, where a model that failed
-keeps its old lines. Both must write the same bytes."""
+"""compose.yaml is assembled twice: by the plan to compare it, and by the runner, which keeps the lines of a failed
+model. Both must write the same bytes.
+"""
 
 from __future__ import annotations
 
@@ -36,14 +37,14 @@ def project(runner: Any, new: dict[str, Any], before: dict[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize("names", [(), ("alpha",), ("alpha", "beta"), ("gamma", "beta", "alpha")])
-def test_runner_and_plan_write_the_same(runner: Any, names: tuple[str, ...]) -> None:
+def test_runner_and_plan_write_same_bytes(runner: Any, names: tuple[str, ...]) -> None:
     services = {name: SERVICES[name] for name in names}
     text = project(runner, services, {}).text()
     assert text == compose.document(services)
     assert yaml.safe_load(text)["services"] == compose.escaped(services)
 
 
-def test_a_failed_model_keeps_its_old_lines(runner: Any) -> None:
+def test_failed_model_keeps_old_lines(runner: Any) -> None:
     old = {**SERVICES["beta"], "image": "b:0"}
     text = project(runner, SERVICES, {"beta": old}).text({"beta", "alpha"})
     assert text == compose.document({"beta": old, "gamma": SERVICES["gamma"]})

@@ -1,4 +1,4 @@
-"""Weights copied from the admin's machine: which they are, and how they arrive. The host is a shell on this machine."""
+"""Weights copied from the admin's machine: which files, and how they arrive. The host is a shell on this machine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CONTENT = bytes(range(256)) * 8192
 
 
 class Shell:
-    """As much of pyinfra's host as a copy needs. `cut`: after so many bytes the connection is gone."""
+    """pyinfra's host, as far as a copy needs it. `cut`: bytes after which the connection ends."""
 
     def __init__(self) -> None:
         self.connector_data: dict[str, Any] = {}
@@ -55,7 +55,7 @@ class Shell:
 
 
 class Cut:
-    """A pipe that counts, and ends early."""
+    """A pipe that counts bytes and ends early."""
 
     def __init__(self, pipe: Any, shell: Shell) -> None:
         self.pipe, self.shell = pipe, shell
@@ -89,7 +89,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def copied(shell: Shell, source: Path, path: Path) -> str:
-    """What Copy says against it; "" for nothing."""
+    """The error of Copy; "" for success."""
     command = Copy(Upload("alpha", source, str(path)))
     ok, _ = command.execute(None, shell, {})  # type: ignore[arg-type]
     assert ok
@@ -101,20 +101,20 @@ def there(path: Path) -> dict[str, bytes]:
     return {str(found.relative_to(path)): found.read_bytes() for found in path.rglob("*") if found.is_file()}
 
 
-def test_a_file_arrives(file: Path, tmp_path: Path) -> None:
+def test_copies_file(file: Path, tmp_path: Path) -> None:
     assert copied(Shell(), file, tmp_path / "there/copy/x-a b.gguf") == ""
     assert there(tmp_path / "there") == {"copy/x-a b.gguf": CONTENT}
 
 
-def test_a_folder_arrives_without_what_is_hidden(folder: Path, tmp_path: Path) -> None:
+def test_copies_folder_without_hidden_files(folder: Path, tmp_path: Path) -> None:
     assert copied(Shell(), folder, tmp_path / "there/copy/x-tiny") == ""
     assert there(tmp_path / "there/copy") == {
         "x-tiny/config.json": b"{}", "x-tiny/sub/b.safetensors": CONTENT, "x-tiny/empty.txt": b"",
     }  # fmt: skip
 
 
-def test_it_goes_on_where_the_connection_ended(folder: Path, tmp_path: Path) -> None:
-    """What had arrived whole is not sent again, and of the rest only what was missing."""
+def test_resumes_after_lost_connection(folder: Path, tmp_path: Path) -> None:
+    """Complete files are not sent again, partial ones from where they stopped."""
     shell, path = Shell(), tmp_path / "there/x-tiny"
     shell.cut = len(CONTENT) // 2
     assert copied(shell, folder, path).endswith(
@@ -128,7 +128,7 @@ def test_it_goes_on_where_the_connection_ended(folder: Path, tmp_path: Path) -> 
     assert sum(shell.received) == len(CONTENT) - arrived
 
 
-def test_what_arrives_changed_is_thrown_away(file: Path, tmp_path: Path) -> None:
+def test_deletes_file_changed_during_copy(file: Path, tmp_path: Path) -> None:
     part = tmp_path / "there/x.gguf.part" / f"{file.name}.part"
     part.parent.mkdir(parents=True)
     part.write_bytes(b"something else")
@@ -137,7 +137,7 @@ def test_what_arrives_changed_is_thrown_away(file: Path, tmp_path: Path) -> None
     assert copied(Shell(), file, tmp_path / "there/x.gguf") == ""
 
 
-def test_a_host_without_room(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reports_full_disk(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gpurack.operations.copying.find", lambda part, path: sh("echo 1000"))
     said = copied(Shell(), file, tmp_path / "there/x.gguf")
     assert f"it needs 0.0 GB more, but {tmp_path}/there has 0.0; the next run resumes." in said
@@ -150,7 +150,7 @@ def place(path: Path) -> str:
     return CopyWeights.model_validate({"copy": str(path)}).place
 
 
-def test_the_place_is_the_content(file: Path, folder: Path) -> None:
+def test_path_follows_content(file: Path, folder: Path) -> None:
     before = place(file), place(folder)
     assert before[0].endswith("-it_s_a.gguf")
     file.touch()
@@ -161,14 +161,14 @@ def test_the_place_is_the_content(file: Path, folder: Path) -> None:
     assert place(folder) != before[1]
 
 
-def test_a_sum_is_computed_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hashes_each_file_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = place(file)
     monkeypatch.setattr(local_files.hashlib, "file_digest", None)
     assert place(file) == before
 
 
 @pytest.mark.parametrize("kept", ["", "[]", '{"x": 5}', '{"x": [1]}'])
-def test_what_is_kept_may_be_broken(file: Path, kept: str, tmp_path: Path) -> None:
+def test_ignores_invalid_cache(file: Path, kept: str, tmp_path: Path) -> None:
     sums = tmp_path / "state/gpurack/sums.json"
     sums.parent.mkdir(parents=True)
     sums.write_text(kept)
@@ -176,7 +176,7 @@ def test_what_is_kept_may_be_broken(file: Path, kept: str, tmp_path: Path) -> No
     assert len(json.loads(sums.read_text())) == 1
 
 
-def test_not_there_or_empty_is_an_error_of_the_inventory(tmp_path: Path) -> None:
+def test_missing_or_empty_source_is_inventory_error(tmp_path: Path) -> None:
     common = {"engine": "vllm", "version": "0.33.0", "gpus": [0], "vram": "1GiB"}
     entries = {
         name: {**common, "port": 8000 + port, "weights": {"copy": str(tmp_path / name)}}
@@ -198,7 +198,7 @@ def wanted(file: Path) -> Host:
     return models(alpha={"weights": {"copy": str(file)}}, beta={"weights": {"copy": str(file)}})
 
 
-def test_two_models_with_the_same_weights_share_them(file: Path) -> None:
+def test_models_with_same_weights_share_copy(file: Path) -> None:
     found = plan_models(wanted(file), host_state(), {}, SALT)
     path = f"/var/lib/gpurack/weights/{place(file)}"
     assert found.uploads == (Upload("alpha", file, path),)
@@ -207,7 +207,7 @@ def test_two_models_with_the_same_weights_share_them(file: Path) -> None:
     assert [group[0]["fetch"][0]["path"] for group in found.job["groups"]] == [path, path]
 
 
-def test_what_is_on_the_host_is_not_copied(file: Path) -> None:
+def test_skips_weights_already_on_host(file: Path) -> None:
     path = f"/var/lib/gpurack/weights/{place(file)}"
     assert plan_models(wanted(file), host_state(weights={path: 1}), {}, SALT).uploads == ()
 
@@ -223,7 +223,7 @@ def split(tmp_path: Path) -> Path:
     return tmp_path / "m-00001-of-00003.gguf"
 
 
-def test_a_split_model_is_copied_with_all_its_parts(split: Path, tmp_path: Path) -> None:
+def test_copies_all_parts_of_split_model(split: Path, tmp_path: Path) -> None:
     wanted = models(alpha={"weights": {"copy": str(split)}})
     planned = plan_models(wanted, host_state(), {}, SALT)
     (upload,) = planned.uploads
@@ -238,13 +238,13 @@ def test_a_split_model_is_copied_with_all_its_parts(split: Path, tmp_path: Path)
     assert '"/weights/m-00001-of-00003.gguf"' in service
 
 
-def test_another_second_part_is_another_model(split: Path) -> None:
+def test_changed_second_part_is_another_model(split: Path) -> None:
     before = place(split)
     split.with_name("m-00002-of-00003.gguf").write_text("retrained")
     assert place(split) != before
 
 
-def test_a_part_that_is_missing_is_said_beforehand(split: Path) -> None:
+def test_reports_missing_part_before_run(split: Path) -> None:
     split.with_name("m-00003-of-00003.gguf").unlink()
     with pytest.raises(InventoryError) as error:
         models(alpha={"weights": {"copy": str(split)}})

@@ -1,4 +1,4 @@
-"""daemon.json is the admin's: every key kept, what dockerd cannot read never overwritten."""
+"""daemon.json is the admin's: all its keys are kept, and an unreadable one is never overwritten."""
 
 import json
 from typing import Any
@@ -63,13 +63,13 @@ OURS = {"live-restore": True, "log-driver": "local"}
 # --- what is written -------------------------------------------------------------------------------------------------
 
 
-def test_a_host_without_one_gets_our_defaults() -> None:
+def test_new_file_gets_defaults() -> None:
     step = plan_for(wanted(), host_with(None))
     assert step.patch == OURS
     assert step.reason == 'live-restore: true, log-driver: "local" (restart Docker)'
 
 
-def test_cards_bring_the_runtime_by_nvidias_own_program() -> None:
+def test_gpus_add_runtime_by_nvidia_ctk() -> None:
     step = plan_for(wanted(), host_with(OURS, gpus=1))
     assert (step.patch, step.configure_runtime, step.probe_gpu) == ({"runtimes": {"nvidia": RUNTIME}}, True, True)
     assert step.reason == "runtimes.nvidia (reload Docker)"
@@ -86,30 +86,30 @@ def test_cards_bring_the_runtime_by_nvidias_own_program() -> None:
     ],
     ids=lambda current: ",".join(current),
 )
-def test_what_an_admin_has_written_stays_and_needs_nothing(current: dict[str, Any]) -> None:
+def test_complete_file_of_admin_is_unchanged(current: dict[str, Any]) -> None:
     info = docker_info(LiveRestoreEnabled=current["live-restore"])
     assert plan_daemon_json(wanted(), host_with(current, docker=info), True).nothing
 
 
-def test_an_admins_own_runtime_is_not_replaced() -> None:
+def test_keeps_runtime_of_admin() -> None:
     own = {**OURS, "runtimes": {"nvidia": {"path": "/opt/nvidia/runtime"}}}
     assert plan_daemon_json(wanted(), host_with(own, gpus=1), True).nothing
     added = plan_for(wanted(runtimes={"crun": {"path": "crun"}}), host_with(own, gpus=1))
     assert (added.patch, added.configure_runtime) == ({"runtimes": {"crun": {"path": "crun"}}}, False)
 
 
-def test_a_runtime_of_the_inventory_is_written_as_it_stands_there() -> None:
+def test_writes_runtime_of_inventory_unchanged() -> None:
     step = plan_for(wanted(runtimes={"nvidia": {"path": "/opt/nvidia/runtime"}}), host_with(OURS, gpus=1))
     assert not step.configure_runtime
 
 
-def test_runtimes_can_be_given_up() -> None:
+def test_null_runtimes_removes_them() -> None:
     step = plan_for(wanted(runtimes=None), host_with({**OURS, "runtimes": {"nvidia": RUNTIME}}, gpus=1))
     assert (step.patch, step.configure_runtime) == ({"runtimes": None}, False)
     assert plan_daemon_json(wanted(runtimes=None), host_with(OURS, gpus=1), True).nothing
 
 
-def test_null_removes_a_key_and_only_one_that_is_there() -> None:
+def test_null_removes_existing_key_only() -> None:
     step = plan_for(wanted(debug=None), host_with({**OURS, "debug": True}))
     assert (step.patch, step.reason) == ({"debug": None}, "debug removed (reload Docker)")
     assert plan_daemon_json(wanted(debug=None), host_with(OURS), True).nothing
@@ -131,7 +131,7 @@ def test_null_removes_a_key_and_only_one_that_is_there() -> None:
         ("", False),
     ],
 )
-def test_cdi_is_switched_on_where_it_is_off_by_default(version: str, opt_in: bool) -> None:
+def test_enables_cdi_where_off_by_default(version: str, opt_in: bool) -> None:
     state = host_with(OURS, docker=docker_info(version), gpus=1)
     assert cdi_is_opt_in(version) is opt_in
     assert (plan_for(wanted(), state).patch or {}).get("features") == ({"cdi": True} if opt_in else None)
@@ -139,14 +139,14 @@ def test_cdi_is_switched_on_where_it_is_off_by_default(version: str, opt_in: boo
 
 @pytest.mark.parametrize(("version", "patched"), [("26.1.5", {"cdi": True}), ("28.5.2", None)])
 @pytest.mark.parametrize("docker", [{}, docker_info("28.5.2")], ids=["not installed", "28.5.2"])
-def test_the_version_to_come_decides_on_cdi_so_that_dry_can_say_it(version: str, patched: Any, docker: Any) -> None:
+def test_cdi_depends_on_planned_docker_version(version: str, patched: Any, docker: Any) -> None:
     spec = Host(docker=Docker(version=version))
     step = plan_for(spec, host_with(None, docker=docker, gpus=1))
     assert (step.patch or {}).get("features") == patched
     assert ("features.cdi" in step.reason) is bool(patched)
 
 
-def test_a_version_nobody_knows_yet_is_named_as_such() -> None:
+def test_unknown_docker_version_is_named_in_reason() -> None:
     step = plan_for(wanted(), host_with(None, docker={}, gpus=1))
     assert "features" not in (step.patch or {})
     assert "features.cdi if the Docker to be installed is older than 28.2" in step.reason
@@ -168,7 +168,7 @@ REMEDY = "It was not touched. Correct it, or move it away: mv /etc/docker/daemon
         (b'"x"', '/etc/docker/daemon.json holds "x", not an object.'),
         (b'{"features": []}', "/etc/docker/daemon.json has features that are not an object, which dockerd refuses."),
         (b'{"runtimes": "x"}', "/etc/docker/daemon.json has runtimes that are not an object, which dockerd refuses."),
-        (b'{"debug": true,}', "/etc/docker/daemon.json is not JSON ("),  # the reason is Python's, worded by version
+        (b'{"debug": true,}', "/etc/docker/daemon.json is not JSON ("),  # Python's own reason, by version
         (b'{"debug": tr', "/etc/docker/daemon.json is not JSON (Expecting value: line 1 column 11 (char 10))."),
         (b'{"a": "\xff"}', "/etc/docker/daemon.json is not JSON ('utf-8' codec can't decode byte 0xff in position 7"),
         ("{}".encode("utf-16"), "/etc/docker/daemon.json is not JSON ('utf-8' codec can't decode byte 0xff in"),
@@ -176,7 +176,7 @@ REMEDY = "It was not touched. Correct it, or move it away: mv /etc/docker/daemon
     ],
     ids=lambda value: value[:12] if isinstance(value, bytes) else "",
 )  # fmt: skip
-def test_refused(content: bytes, why: str) -> None:
+def test_refuses_unreadable_file(content: bytes, why: str) -> None:
     plan = plan_daemon_json(wanted(debug=True), host_with(content), True)
     assert not plan.steps
     (sentence,) = plan.errors
@@ -199,7 +199,7 @@ def test_refused(content: bytes, why: str) -> None:
         ("--label=a=b", {"labels": ["a=b"]}, "--label", "labels"),
     ],
 )  # fmt: skip
-def test_a_flag_of_the_unit_and_a_key_together_are_refused(flags: str, daemon: Any, flag: str, key: str) -> None:
+def test_refuses_key_that_is_also_a_flag_of_unit(flags: str, daemon: Any, flag: str, key: str) -> None:
     plan = plan_daemon_json(Host(docker=Docker(daemon=daemon)), host_with(OURS | daemon, docker_flags=flags), True)
     assert plan.errors == (
         f"docker.service starts dockerd with {flag}, and daemon.json would set {key} too: dockerd would not start. "
@@ -215,7 +215,7 @@ def test_a_flag_of_the_unit_and_a_key_together_are_refused(flags: str, daemon: A
         ("dockerd --log-driver=journald", {"live-restore": True}, True),
     ],
 )
-def test_our_defaults_give_way_to_the_units_flags(flags: str, expected: dict[str, Any], live: bool) -> None:
+def test_leaves_out_defaults_that_unit_sets_by_flag(flags: str, expected: dict[str, Any], live: bool) -> None:
     state = host_with({}, docker_flags=flags, docker=docker_info(LiveRestoreEnabled=live))
     plan = plan_daemon_json(wanted(), state, True)
     assert not plan.errors
@@ -239,13 +239,13 @@ def test_our_defaults_give_way_to_the_units_flags(flags: str, expected: dict[str
         ({"data-root": "/data"}, {"data-root": None}, "restart"),
     ],
 )
-def test_which_keys_need_a_restart(before: dict[str, Any], daemon: dict[str, Any], action: str) -> None:
+def test_restarts_or_reloads_by_changed_key(before: dict[str, Any], daemon: dict[str, Any], action: str) -> None:
     step = plan_for(Host(docker=Docker(daemon=daemon)), host_with({**OURS, **before}))
     assert step.action == action
     assert step.reason.endswith(f"({action} Docker)")
 
 
-def test_live_restore_first_unless_the_change_itself_breaks_it() -> None:
+def test_enables_live_restore_before_restart_unless_change_prevents_it() -> None:
     assert plan_for(wanted(), host_with({})).live_restore
     assert not plan_for(wanted(live_restore=False), host_with({"data-root": "/d"})).live_restore
     for key in BREAKS_LIVE_RESTORE:
@@ -253,7 +253,7 @@ def test_live_restore_first_unless_the_change_itself_breaks_it() -> None:
     assert not BREAKS_LIVE_RESTORE & RELOADED
 
 
-def test_a_killed_run_left_its_mark() -> None:
+def test_marker_of_killed_run_plans_restart() -> None:
     marked = host_with(OURS, files={paths.RESTART_MARKER: "restart\n"})
     step = plan_for(wanted(), marked)
     assert (step.patch, step.action) == (None, "restart")
@@ -274,18 +274,18 @@ def test_a_killed_run_left_its_mark() -> None:
         ),
     ],
 )
-def test_a_right_file_that_dockerd_has_not_read(info: dict[str, Any], action: str, reason: str) -> None:
+def test_plans_restart_if_dockerd_runs_with_other_settings(info: dict[str, Any], action: str, reason: str) -> None:
     current = {**OURS, "runtimes": {"nvidia": RUNTIME}, "features": {"cdi": True}}
     step = plan_for(wanted(), host_with(current, docker=docker_info("26.1.5", **info), gpus=1))
     assert (step.patch, step.action, step.reason) == (None, action, f"{reason} ({action} Docker)")
 
 
-def test_a_stopped_docker_is_started_by_a_restart_only_for_a_change() -> None:
+def test_restarts_stopped_docker_only_for_a_change() -> None:
     assert plan_for(wanted(debug=True), host_with(OURS, docker={})).action == "restart"
     assert plan_daemon_json(wanted(), host_with(OURS, docker={}), True).nothing
 
 
-def test_containers_of_others_hold_a_restart_that_would_stop_them() -> None:
+def test_refuses_restart_that_would_stop_foreign_containers() -> None:
     state = host_with({"live-restore": False}, docker=docker_info(LiveRestoreEnabled=False), containers=FOREIGN)
     refused = plan_daemon_json(wanted(), state, True)
     assert not refused.steps
@@ -295,7 +295,7 @@ def test_containers_of_others_hold_a_restart_that_would_stop_them() -> None:
     )
     assert plan_for(wanted(), state, unattended=False).action == "restart"
     assert plan_for(wanted(restart="always"), state).action == "restart"
-    # live-restore goes in first, so they survive
+    # live-restore is enabled first, so they survive
     assert plan_for(wanted(), host_with({}, containers=FOREIGN)).live_restore
     assert plan_daemon_json(wanted(data_root="/d"), host_with(OURS, containers=FOREIGN), True).errors
 
@@ -312,7 +312,7 @@ def test_containers_of_others_hold_a_restart_that_would_stop_them() -> None:
         ("runtimes", "x", {"nvidia": {}}, "runtimes.nvidia"),
     ],
 )
-def test_a_change_in_words(key: str, old: Any, new: Any, text: str) -> None:
+def test_describes_changed_key(key: str, old: Any, new: Any, text: str) -> None:
     assert describe(key, old, new) == text
 
 
@@ -327,7 +327,7 @@ DOCUMENTS = st.dictionaries(KEYS, LEAVES | INNER | st.lists(LEAVES, max_size=2),
 
 
 def taken_up(facts: HostFacts, step: Apply) -> HostFacts:
-    """The host after the step: the file patched, dockerd as `docker info` must say."""
+    """The host after the step: the file patched, and `docker info` as expected."""
     content = read(facts)[0]
     if step.patch is not None:
         content = patch(content, step.patch)
@@ -344,7 +344,7 @@ INVENTORIES = DOCUMENTS.filter(lambda daemon: all(isinstance(daemon.get(key), di
 
 
 @given(DOCUMENTS, INVENTORIES, st.sampled_from(["24.0.9", "26.1.5", "28.5.2"]), st.integers(0, 1))
-def test_once_is_enough_and_nobody_elses_key_is_touched(
+def test_second_plan_is_empty_and_foreign_keys_stay(
     current: dict[str, Any], daemon: dict[str, Any], version: str, gpus: int
 ) -> None:
     state = host_with(current, docker=docker_info(version), gpus=gpus)
@@ -366,6 +366,6 @@ def test_once_is_enough_and_nobody_elses_key_is_touched(
 
 
 @given(st.binary(max_size=40) | st.text(max_size=40).map(str.encode) | DOCUMENTS.map(json.dumps).map(str.encode))
-def test_no_content_is_an_exception(content: bytes) -> None:
+def test_any_content_is_planned_without_exception(content: bytes) -> None:
     plan = plan_daemon_json(wanted(debug=True), host_with(content, gpus=1), True)
     assert plan.steps or plan.errors

@@ -1,4 +1,4 @@
-"""files/daemon_json.py on a host: with fakes of Docker, systemd and nvidia-ctk, and another root for its files."""
+"""files/daemon_json.py on a host, with fakes of Docker, systemd and nvidia-ctk, and files in a temporary folder."""
 
 import json
 import stat
@@ -60,11 +60,11 @@ def file_of(script: Any) -> Path:
 
 
 @given(VALUES, VALUES)
-def test_it_patches_as_the_plan_does(document: Any, changes: Any) -> None:
+def test_patches_like_the_plan(document: Any, changes: Any) -> None:
     assert load("daemon_json").patched(document, changes) == patch(document, changes)
 
 
-def test_a_new_file_is_readable_json_and_the_mark_is_gone(script: Any, fakes: Fakes) -> None:
+def test_writes_readable_json_and_removes_marker(script: Any, fakes: Fakes) -> None:
     run(script, patch={"debug": True, "labels": ["größe=1"]})
     assert file_of(script).read_text() == '{\n    "debug": true,\n    "labels": [\n        "größe=1"\n    ]\n}\n'
     assert stat.S_IMODE(file_of(script).stat().st_mode) == 0o644
@@ -73,15 +73,15 @@ def test_a_new_file_is_readable_json_and_the_mark_is_gone(script: Any, fakes: Fa
     assert [path.name for path in file_of(script).parent.iterdir()] == ["daemon.json"]
 
 
-def test_an_answer_is_read_beside_warnings_and_with_any_text_in_it(script: Any, fakes: Fakes) -> None:
-    """The client of a user says what that user's plugins say; lines end at newlines alone."""
+def test_reads_docker_info_among_warnings_and_any_text(script: Any, fakes: Fakes) -> None:
+    """A user's client prints what the user's plugins print; only newlines end lines."""
     said = json.dumps({**INFO, "Name": "a\x85b\u2028c"}, ensure_ascii=False)
     fakes.state("info", f'WARNING: Plugin "/home/ada/.docker/x" is not valid\n{said}')
     run(script)
     assert not Path(script.MARKER).exists()
 
 
-def test_an_old_file_keeps_its_keys_and_mode_and_is_backed_up(script: Any, tmp_path: Path) -> None:
+def test_keeps_keys_and_mode_and_makes_backup(script: Any, tmp_path: Path) -> None:
     old = {"insecure-registries": ["r:5000"], "debug": False, "log-opts": {"max-size": "1m"}}
     file_of(script).write_text(json.dumps(old))
     file_of(script).chmod(0o640)
@@ -95,7 +95,7 @@ def test_an_old_file_keeps_its_keys_and_mode_and_is_backed_up(script: Any, tmp_p
     assert json.loads(backup.read_text()) == old
 
 
-def test_a_link_stays_a_link(script: Any, tmp_path: Path) -> None:
+def test_keeps_symbolic_link(script: Any, tmp_path: Path) -> None:
     real = tmp_path / "elsewhere/daemon.json"
     real.parent.mkdir()
     real.write_text("{}")
@@ -106,8 +106,8 @@ def test_a_link_stays_a_link(script: Any, tmp_path: Path) -> None:
     assert [path.name for path in real.parent.iterdir()] == ["daemon.json"]
 
 
-def test_the_new_file_is_never_wider_open_than_the_old(script: Any, fakes: Fakes) -> None:
-    """It may hold a proxy's password; dockerd --validate sees it before it is renamed."""
+def test_new_file_is_never_more_readable_than_old(script: Any, fakes: Fakes) -> None:
+    """It may hold a proxy's password. It is also on disk while dockerd --validate reads it, before the rename."""
     file_of(script).write_text("{}")
     file_of(script).chmod(0o600)
     fakes.add(
@@ -117,7 +117,7 @@ def test_the_new_file_is_never_wider_open_than_the_old(script: Any, fakes: Fakes
     assert (fakes.folder / "state/mode").read_text() == "600\n"
 
 
-def test_what_dockerd_refuses_is_not_put_in_place(
+def test_file_rejected_by_dockerd_is_not_installed(
     script: Any, fakes: Fakes, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file_of(script).write_text('{"a": 1}')
@@ -133,14 +133,14 @@ def test_what_dockerd_refuses_is_not_put_in_place(
     assert not [call for call in fakes.calls if call.startswith("systemctl")]
 
 
-def test_an_old_dockerd_that_cannot_validate_is_not_asked_to(script: Any, fakes: Fakes) -> None:
+def test_skips_validation_by_old_dockerd(script: Any, fakes: Fakes) -> None:
     fakes.add("dockerd", 'case "$1" in --help) echo "--debug";; *) exit 1;; esac')
     run(script)
     assert file_of(script).exists()
     assert [call for call in fakes.calls if call.startswith("dockerd")] == ["dockerd --help"]
 
 
-def test_the_runtime_comes_from_nvidia_ctk_on_a_copy(script: Any, fakes: Fakes) -> None:
+def test_nvidia_ctk_works_on_copy(script: Any, fakes: Fakes) -> None:
     old = {"features": {"cdi": True}, "runtimes": {"crun": {"path": "crun"}}}
     file_of(script).write_text(json.dumps(old))
     fakes.add(
@@ -159,7 +159,7 @@ def test_the_runtime_comes_from_nvidia_ctk_on_a_copy(script: Any, fakes: Fakes) 
     assert script.PATH not in call
 
 
-def test_a_failing_nvidia_ctk_leaves_the_file(script: Any, fakes: Fakes, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failed_nvidia_ctk_keeps_file(script: Any, fakes: Fakes, capsys: pytest.CaptureFixture[str]) -> None:
     fakes.add("nvidia-ctk", "echo no such runtime; exit 1")
     with pytest.raises(SystemExit):
         run(script, patch={"runtimes": {"nvidia": {}}}, configure_runtime=True)
@@ -167,7 +167,7 @@ def test_a_failing_nvidia_ctk_leaves_the_file(script: Any, fakes: Fakes, capsys:
     assert not file_of(script).exists()
 
 
-def test_a_restart_waits_for_live_restore_while_containers_run(script: Any, fakes: Fakes) -> None:
+def test_restarts_after_live_restore_while_containers_run(script: Any, fakes: Fakes) -> None:
     fakes.state("ps", "f00\n")
     fakes.state("info", {**INFO, "LiveRestoreEnabled": False})
     fakes.add("systemctl", f'[ "$1" != reload ] || echo \'{json.dumps(INFO)}\' >"$STATE/info"')
@@ -180,7 +180,7 @@ def test_a_restart_waits_for_live_restore_while_containers_run(script: Any, fake
     ]
 
 
-def test_no_restart_where_live_restore_does_not_come(
+def test_does_not_restart_if_live_restore_stays_off(
     script: Any, fakes: Fakes, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fakes.state("ps", "f00\n")
@@ -192,7 +192,7 @@ def test_no_restart_where_live_restore_does_not_come(
     assert Path(script.MARKER).read_text() == "restart\n"
 
 
-def test_the_mark_lies_there_before_the_file_changes_and_stays_when_docker_fails(
+def test_writes_marker_first_and_keeps_it_if_docker_fails(
     script: Any, fakes: Fakes, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fakes.add("dockerd", f'[ "$1" = --help ] || cp {script.MARKER} "$STATE/mark"; echo --validate')
@@ -216,7 +216,7 @@ def test_the_mark_lies_there_before_the_file_changes_and_stays_when_docker_fails
         ({"LiveRestoreEnabled": True}, {"ServerVersion": ""}, "an answer"),
     ],
 )
-def test_docker_must_say_that_it_has_taken_it_up(
+def test_fails_if_docker_info_lacks_expected_setting(
     script: Any, fakes: Fakes, capsys: pytest.CaptureFixture[str], expect: Any, info: Any, missing: str
 ) -> None:
     fakes.state("info", {**INFO, **info})
@@ -228,9 +228,7 @@ def test_docker_must_say_that_it_has_taken_it_up(
     assert Path(script.MARKER).exists()
 
 
-def test_the_gpu_driver_is_looked_for_with_an_empty_image(
-    script: Any, fakes: Fakes, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_probes_gpu_driver_with_empty_image(script: Any, fakes: Fakes, capsys: pytest.CaptureFixture[str]) -> None:
     run(script, probe_gpu=True)
     assert "docker image rm gpurack-probe:latest" in fakes.calls
     fakes.state("run", 'could not select device driver "" with capabilities: [[gpu]]')
@@ -239,16 +237,14 @@ def test_the_gpu_driver_is_looked_for_with_an_empty_image(
     assert "Docker has no GPU driver after its restart" in capsys.readouterr().err
 
 
-def test_nothing_to_write_is_only_taken_up(script: Any, fakes: Fakes) -> None:
+def test_restarts_without_change_of_file(script: Any, fakes: Fakes) -> None:
     file_of(script).write_text("{}")
     run(script, patch=None, action="restart", live_restore=False)
     assert file_of(script).read_text() == "{}"
     assert "systemctl restart docker.service" in fakes.calls
 
 
-def test_by_standard_input_it_runs_with_the_job_that_the_operation_puts_in_front(
-    tmp_path: Path, fakes: Fakes, script: Any
-) -> None:
+def test_runs_from_standard_input_with_job_in_front(tmp_path: Path, fakes: Fakes, script: Any) -> None:
     """As `python3 -` on the host: the job is a line of Python in front of the script."""
     step = Apply(
         "x", {"debug": True, "labels": ['it\'s "quoted"\n']}, False, "", True, {"LiveRestoreEnabled": True}, False
@@ -262,7 +258,7 @@ def test_by_standard_input_it_runs_with_the_job_that_the_operation_puts_in_front
     assert json.loads(file_of(script).read_text()) == step.patch
 
 
-def test_a_users_daemon_is_named_for_the_report(
+def test_error_names_daemon_of_user(
     script: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(script, "MANAGER", ("--user",))

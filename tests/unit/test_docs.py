@@ -1,4 +1,4 @@
-"""The pages that are made from the code say what the code says."""
+"""Generated pages match the code."""
 
 import re
 from pathlib import Path
@@ -20,22 +20,22 @@ def test_errors_page_is_current() -> None:
     assert (DOCS / "errors.md").read_text(encoding="utf-8") == errors_page(), "run make docs"
 
 
-def test_the_page_of_commands_is_current() -> None:
+def test_commands_page_is_current() -> None:
     assert (DOCS / "from-docker-run.md").read_text(encoding="utf-8") == page(), "run make docs"
 
 
-def test_the_table_of_engines_is_current() -> None:
+def test_engines_table_is_current() -> None:
     text = (DOCS / "engines.md").read_text(encoding="utf-8")
     assert renewed(text) == text, "run make docs"
 
 
-def test_every_engine_has_its_section() -> None:
+def test_every_engine_has_a_section() -> None:
     text = (DOCS / "engines.md").read_text(encoding="utf-8")
     for engine in ENGINES:
         assert f"\n## {engine}\n" in text
 
 
-def test_links_between_pages_lead_to_a_page_and_a_heading() -> None:
+def test_links_lead_to_existing_pages_and_headings() -> None:
     checkout = DOCS.parent
     for page_file in [*checkout.glob("*.md"), *DOCS.glob("*.md")]:
         for link in re.findall(r"\]\(([^)]+)\)", page_file.read_text(encoding="utf-8")):
@@ -49,6 +49,6 @@ def test_links_between_pages_lead_to_a_page_and_a_heading() -> None:
 
 
 def anchors(text: str) -> set[str]:
-    """The anchors that GitHub gives to the headings of a page."""
+    """GitHub's anchors for the headings of a page."""
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

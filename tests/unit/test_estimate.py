@@ -1,4 +1,4 @@
-"""Does it fit? The table of facts/engines.md, what more memory is needed for, and what is refused, in which words."""
+"""The memory estimate: the table of facts/engines.md, what raises the need, what is refused, and the wording."""
 
 import re
 from dataclasses import replace
@@ -23,7 +23,7 @@ from tests.given import SALT, host_state, models, running, uuid
 from tests.weights import QWEN, folder, qwen, read
 
 A30 = 23.5
-"""GiB of the table's card."""
+"""GiB of the table's GPU."""
 
 
 def vllm(gpus: int = 1, **fields: Any) -> Model:
@@ -40,7 +40,7 @@ def cards(count: int, memory: float | None = A30) -> list[GpuSlot]:
 
 
 def gguf(size: float = 4.0, architecture: str = "llama", **config: Any) -> Header:
-    """A GGUF of so many GiB, of Llama 2 7B's shape."""
+    """The header of a GGUF with this many GiB, in the shape of Llama 2 7B."""
     shape = {"block_count": 32, "context_length": 4096, "embedding_length": 4096, "attention.head_count": 32}
     said = {f"{architecture}.{key}": value for key, value in {**shape, **config}.items()}
     return Header(
@@ -49,7 +49,7 @@ def gguf(size: float = 4.0, architecture: str = "llama", **config: Any) -> Heade
 
 
 def hf(size: float = 14.0, dtype: str = "BF16", **config: Any) -> Header:
-    """A folder of so many GiB, of Qwen2.5 7B's shape; None takes a word out of its config."""
+    """The header of a folder with this many GiB, in the shape of Qwen2.5 7B; None removes a key of its config."""
     words = {**QWEN["7B"], "rope": "default", **config}
     said = {key: value for key, value in words.items() if value is not None}
     return Header("1", "safetensors", {dtype: int(size * GIB)}, said)
@@ -68,7 +68,7 @@ def hf(size: float = 14.0, dtype: str = "BF16", **config: Any) -> Header:
         ("32B", 4, 15.3, 64, 80_000),
     ],
 )
-def test_the_table_of_engines(
+def test_matches_table_of_engines(
     tmp_path: Path, size: str, tensor: int, weights: float, per_token: float, tokens: int | None
 ) -> None:
     header = read(qwen(tmp_path, size))
@@ -82,14 +82,14 @@ def test_the_table_of_engines(
         assert room / need.kv * need.tokens == pytest.approx(tokens, rel=0.02)
 
 
-def test_the_map_of_the_vocabulary(tmp_path: Path) -> None:
-    """The figures that vocabulary.md draws for the lab of four A30."""
+def test_matches_figures_of_vocabulary(tmp_path: Path) -> None:
+    """The map in vocabulary.md, of the lab with four A30."""
     for size, tensor, drawn in (("7B", 1, 17.4), ("14B", 2, 18.3), ("32B", 4, 18.8)):
         need = estimate(vllm(tensor, context=32768), read(qwen(tmp_path, size)), tensor)
         assert need.total == pytest.approx(drawn, abs=0.06)
 
 
-def test_llama_2_13b_of_the_facts() -> None:
+def test_estimates_llama_2_13b_of_facts() -> None:
     """25 GiB of KV cache at 8192 tokens for each of 4 requests (vocabulary.md)."""
     header = gguf(7.0, **{"block_count": 40, "embedding_length": 5120, "attention.head_count": 40})
     assert estimate(llama(context=8192, args={"parallel": 4}), header, 1).kv == pytest.approx(25, rel=0.02)
@@ -116,11 +116,11 @@ def test_more_context_never_needs_less(shape: dict[str, int], size: float, one: 
 
 
 @given(shape=SHAPES, size=st.floats(0.1, 200), tensor=st.sampled_from([1, 2, 4, 8]), context=st.integers(1, 100_000))
-def test_tensor_parallel_splits(shape: dict[str, int], size: float, tensor: int, context: int) -> None:
+def test_tensor_parallel_divides_need(shape: dict[str, int], size: float, tensor: int, context: int) -> None:
     header = hf(size, **shape)
     one, split = (estimate(vllm(count, context=context), header, count) for count in (1, tensor))
     assert split.weights * tensor == pytest.approx(one.weights)
-    # every card keeps at least one KV head, so that together they may keep more than one card would
+    # every GPU keeps at least one KV head, so together they may keep more than one GPU would
     assert one.kv / tensor <= split.kv * (1 + 1e-9)
     assert split.kv <= one.kv
     if shape["num_key_value_heads"] % tensor == 0:
@@ -133,13 +133,13 @@ def test_tensor_parallel_splits(shape: dict[str, int], size: float, tensor: int,
     size=st.floats(0.5, 100),
     gpus=st.sampled_from([1, 2, 4]),
 )
-def test_what_is_not_refused_is_within_the_card(memory: float, context: int, size: float, gpus: int) -> None:
+def test_refuses_exactly_what_exceeds_the_gpu(memory: float, context: int, size: float, gpus: int) -> None:
     for model, header in ((vllm(gpus, context=context), hf(size)), (llama(gpus, context=context), gguf(size))):
         error = refusal(model, header, cards(gpus, memory))
         need = estimate(model, header, gpus)
         assert (error is None) is (need.minimum <= (0.92 * memory if model.engine == "vllm" else memory))
         assert error is None or tight(model, header, cards(gpus, memory)) is None
-        # the context that the remedy names does fit, and one more step does not
+        # the context in the hint fits, and one step more does not
         if error and (found := re.search(r"context: (\d+)", error)):
             fits = model.model_copy(update={"context": int(found[1])})
             assert refusal(fits, header, cards(gpus, memory)) is None
@@ -150,7 +150,7 @@ def test_what_is_not_refused_is_within_the_card(memory: float, context: int, siz
             assert refusal(wider, header, cards(int(found[1]), memory)) is None
 
 
-def test_pipeline_stages_and_fp8() -> None:
+def test_pipeline_stages_and_fp8_reduce_need() -> None:
     header = hf(28.0)
     whole = estimate(vllm(context=1000), header, 1)
     stages = estimate(vllm(2, context=1000, args={"pipeline-parallel-size": 2}), header, 2)
@@ -159,14 +159,14 @@ def test_pipeline_stages_and_fp8() -> None:
     assert small.kv == whole.kv / 2
 
 
-def test_weights_of_32_bits_are_loaded_as_16() -> None:
+def test_counts_32_bit_weights_as_16_bit() -> None:
     assert estimate(vllm(context=10), hf(2.0, "F32"), 1).weights == pytest.approx(1.0)
     assert estimate(vllm(context=10, args={"dtype": "float32"}), hf(2.0, "F32"), 1).weights == pytest.approx(2.0)
     assert estimate(vllm(context=10), hf(2.0, "F32", quantization="awq"), 1).weights == pytest.approx(2.0)
     assert estimate(vllm(context=10), hf(2.0, "F8_E4M3"), 1).weights == pytest.approx(2.0)
 
 
-def test_encoders_keep_no_keys_and_values() -> None:
+def test_encoders_have_no_kv_cache() -> None:
     bert = hf(1.2, model_type="xlm-roberta", num_key_value_heads=None, max_position_embeddings=8194)
     assert estimate(vllm(), bert, 1).kv == 0
     assert estimate(llama(), gguf(1.0, "bert"), 1).kv == 0
@@ -184,12 +184,12 @@ def test_encoders_keep_no_keys_and_values() -> None:
         ({"context": 1000, "args": {"parallel": 2, "kvu": False}}, 2048),
     ],
 )
-def test_cells_of_llama_server(fields: dict[str, Any], cells: int) -> None:
-    """As llama-server (build 11669) logged them for these flags."""
+def test_counts_kv_cells_like_llama_server(fields: dict[str, Any], cells: int) -> None:
+    """As logged by llama-server (build 11669) with these flags."""
     assert estimate(llama(**fields), gguf(), 1).tokens == cells
 
 
-def test_every_slot_of_llama_server_has_the_context() -> None:
+def test_every_slot_of_llama_server_has_full_context() -> None:
     def command(**fields: Any) -> str:
         return " ".join(ENGINES["llama.cpp"].container(llama(**fields), Run("alpha", "/w/a.gguf")).command or [])
 
@@ -198,22 +198,22 @@ def test_every_slot_of_llama_server_has_the_context() -> None:
     assert "--ctx-size 1000" in command(context=1000)
 
 
-def test_quantized_kv_cache() -> None:
+def test_quantized_kv_cache_needs_less() -> None:
     need = estimate(llama(context=1024, args={"cache-type-k": "q8_0", "ctv": "f32"}), gguf(), 1)
     assert need.kv * GIB == 1024 * 32 * 4096 * (34 / 32 + 4)
 
 
-def test_flags_that_only_say_what_is_so_anyway() -> None:
+def test_redundant_flags_change_nothing() -> None:
     whole = estimate(llama(), gguf(), 1)
     assert estimate(llama(args={"ngl": 99}), gguf(), 1) == estimate(llama(args={"ngl": "all"}), gguf(), 1) == whole
     quantized = hf(2.0, "I32", quantization="awq")
     assert estimate(vllm(context=10, args={"quantization": "awq"}), quantized, 1).weights == pytest.approx(2.0)
 
 
-def test_layers_are_shared_out_among_cards() -> None:
+def test_divides_layers_between_gpus() -> None:
     one, three = estimate(llama(), gguf(), 1), estimate(llama(3), gguf(), 3)
     assert three.weights == pytest.approx(one.weights / 3)
-    assert three.kv == pytest.approx(one.kv * 11 / 32)  # of 32 layers one card has 11
+    assert three.kv == pytest.approx(one.kv * 11 / 32)  # one GPU has 11 of 32 layers
 
 
 # --- not estimated -------------------------------------------------------------------------------------------------
@@ -237,7 +237,7 @@ def test_layers_are_shared_out_among_cards() -> None:
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
 )  # fmt: skip
-def test_not_estimated_is_no_refusal(header: Header | None, reason: str) -> None:
+def test_does_not_refuse_without_estimate(header: Header | None, reason: str) -> None:
     model = vllm(context=8192)
     with pytest.raises(NotEstimated, match=re.escape(reason)):
         estimate(model, header, 1)
@@ -245,7 +245,7 @@ def test_not_estimated_is_no_refusal(header: Header | None, reason: str) -> None
     assert tight(model, header, cards(1, 1.0)) is None
 
 
-def test_a_window_that_all_tokens_fit_into_changes_nothing() -> None:
+def test_window_larger_than_context_changes_nothing() -> None:
     header = hf(model_type="mistral", use_sliding_window=None, sliding_window=4096)
     assert estimate(vllm(context=4096), header, 1) == estimate(vllm(context=4096), hf(), 1)
 
@@ -263,7 +263,7 @@ def test_a_window_that_all_tokens_fit_into_changes_nothing() -> None:
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
 )
-def test_gguf_not_estimated(header: Header, reason: str) -> None:
+def test_does_not_estimate_unknown_gguf(header: Header, reason: str) -> None:
     with pytest.raises(NotEstimated, match=re.escape(reason)):
         estimate(llama(), header, 1)
 
@@ -279,7 +279,7 @@ def test_gguf_not_estimated(header: Header, reason: str) -> None:
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
 )
-def test_flags_that_llama_cpp_puts_weights_elsewhere_by(model: Model, reason: str) -> None:
+def test_does_not_estimate_llama_cpp_with_offload_flags(model: Model, reason: str) -> None:
     with pytest.raises(NotEstimated, match=re.escape(reason)):
         estimate(model, gguf(), 1)
 
@@ -294,7 +294,9 @@ def test_flags_that_llama_cpp_puts_weights_elsewhere_by(model: Model, reason: st
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
 )
-def test_flags_that_vllm_changes_the_sum_by(fields: dict[str, Any], header: Header, reason: str) -> None:
+def test_does_not_estimate_vllm_with_flags_that_change_the_need(
+    fields: dict[str, Any], header: Header, reason: str
+) -> None:
     with pytest.raises(NotEstimated, match=re.escape(reason)):
         estimate(vllm(**fields), header, 1)
 
@@ -319,14 +321,14 @@ def test_flags_that_vllm_changes_the_sum_by(fields: dict[str, Any], header: Head
          "GPU 0 has 21.6 for it", "Give it 4 GPUs or choose smaller weights."),
     ],
 )  # fmt: skip
-def test_refused_with_numbers_and_remedy(
+def test_refuses_with_numbers_and_hint(
     tmp_path: Path, size: str, tensor: int, fields: dict[str, Any], need: str, have: str, remedy: str
 ) -> None:
     sentence = f"needs {need}, overhead 1.0 or more), but {have}. {remedy}"
     assert refusal(vllm(tensor, **fields), read(qwen(tmp_path, size)), cards(tensor)) == sentence
 
 
-def test_tensor_parallel_divides_the_heads(tmp_path: Path) -> None:
+def test_refuses_tensor_parallel_that_does_not_divide_heads(tmp_path: Path) -> None:
     header = read(qwen(tmp_path, "7B"))
     refused = "tensor parallel 8 does not divide its 28 attention heads; possible: 1, 2, 4, 7, 14. Or layers in "
     assert refusal(vllm(8, context=4096), header, cards(8)) == (
@@ -338,7 +340,7 @@ def test_tensor_parallel_divides_the_heads(tmp_path: Path) -> None:
     )
 
 
-def test_the_stages_that_a_refusal_names_are_accepted(tmp_path: Path) -> None:
+def test_accepts_pipeline_stages_of_its_own_hint(tmp_path: Path) -> None:
     header = read(qwen(tmp_path, "7B"))
     for engine, flags in (("vllm", ("tensor-parallel-size", "pipeline-parallel-size")), ("sglang", ("tp", "pp-size"))):
         version = {"vllm": "0.33.0", "sglang": "0.5.23"}[engine]
@@ -351,7 +353,7 @@ def test_the_stages_that_a_refusal_names_are_accepted(tmp_path: Path) -> None:
             assert refusal(vllm(gpus, args=args, **of), header, cards(gpus)) is None
 
 
-def test_heads_are_counted_without_a_formula_too() -> None:
+def test_checks_heads_also_without_memory_estimate() -> None:
     header = hf(kv_lora_rank=512, num_attention_heads=128)
     assert refusal(vllm(3, context=10), header, cards(3, None)) == (
         "tensor parallel 3 does not divide its 128 attention heads; possible: 1, 2, 4, 8, 16. Or layers in stages, "
@@ -359,13 +361,13 @@ def test_heads_are_counted_without_a_formula_too() -> None:
     )
 
 
-def test_nothing_is_refused_of_which_nothing_is_known() -> None:
+def test_unknown_sizes_are_not_refused() -> None:
     assert refusal(vllm(context=10), None, cards(1)) is None
     assert refusal(vllm(context=10), hf(999.0), cards(1, None)) is None
     assert refusal(llama(0), gguf(999.0), []) is None
 
 
-def test_tight_is_a_warning(tmp_path: Path) -> None:
+def test_warns_if_tight(tmp_path: Path) -> None:
     header = read(qwen(tmp_path, "7B"))
     model = vllm(context=115_000)
     assert refusal(model, header, cards(1)) is None
@@ -380,7 +382,7 @@ def fleet_of(**entries: Any) -> dict[str, Host]:
     return {"gpu1": host.model_copy(update={"hardware": {"A30": 4}})}
 
 
-def test_offline_sums_by_what_is_remembered() -> None:
+def test_offline_estimate_uses_remembered_headers() -> None:
     fleet = fleet_of(
         alpha={"gpus": [0], "weights": "/w/a.gguf"},
         beta={"gpus": [1, 2], "weights": "/w/b.gguf"},
@@ -395,13 +397,13 @@ def test_offline_sums_by_what_is_remembered() -> None:
     assert isinstance(found.estimates["gpu1", "alpha"], Estimate)
 
 
-def test_all_cards_of_unknown_hardware() -> None:
+def test_offline_needs_hardware_for_all_gpus() -> None:
     fleet = {"gpu1": models(alpha={"gpus": "all", "weights": "/w/a.gguf"})}
     found = sizes(fleet, {"gpu1": {"/w/a.gguf": gguf()}})
     assert found.reasons == {("gpu1", "alpha"): "its GPUs are not known; write hardware"}
 
 
-def test_offline_refuses_with_host_and_model() -> None:
+def test_offline_refusal_names_host_and_model() -> None:
     fleet = fleet_of(alpha={"gpus": [0], "weights": "/w/a.gguf"})
     found = sizes(fleet, {"gpu1": {"/w/a.gguf": replace(gguf(30.0), seen="2026-11-19")}})
     assert [str(problem) for problem in found.problems] == [
@@ -410,7 +412,7 @@ def test_offline_refuses_with_host_and_model() -> None:
     ]
 
 
-def test_on_the_host_by_the_cards_that_are_there() -> None:
+def test_run_uses_real_gpus() -> None:
     wanted = models(alpha={"gpus": [1], "weights": "/w/a.gguf"}, beta={"gpus": [0], "weights": "/w/b.gguf"})
     headers = {"/w/a.gguf": gguf(30.0), "/w/b.gguf": gguf(10.0)}
     facts = host_state(gpus=2, headers=headers, weights={"/w/a.gguf": 1, "/w/b.gguf": 1})
@@ -422,7 +424,7 @@ def test_on_the_host_by_the_cards_that_are_there() -> None:
     assert [change.model for change in plan.changes] == ["beta"]
 
 
-def test_what_runs_has_shown_that_it_fits() -> None:
+def test_does_not_refuse_running_model() -> None:
     wanted = models(alpha={"gpus": [0], "weights": "/w/a.gguf"})
     facts = host_state(gpus=1, headers={"/w/a.gguf": gguf(30.0)}, weights={"/w/a.gguf": 1})
     facts = replace(facts, containers=(running(wanted, "alpha", facts, (uuid(0),)),))
@@ -431,7 +433,7 @@ def test_what_runs_has_shown_that_it_fits() -> None:
     assert list(plan_models(longer, facts, {}, SALT).errors) == ["alpha"]
 
 
-def test_cards_of_different_size_count_as_the_smallest() -> None:
+def test_smallest_gpu_counts() -> None:
     wanted = models(alpha={"gpus": [0, 1], "weights": "/w/a.gguf"})
     big = Gpu(1, uuid(1), "NVIDIA H200", 143_771, 0, "580.159.04", "9.0", "0:1")
     facts = host_state(gpus=1, headers={"/w/a.gguf": gguf(50.0)}, weights={"/w/a.gguf": 1})
@@ -439,6 +441,6 @@ def test_cards_of_different_size_count_as_the_smallest() -> None:
     assert "GPU 0 (NVIDIA A30) has 23.6" in plan_models(wanted, facts, {}, SALT).errors["alpha"]
 
 
-def test_a_folder_of_the_hub_from_disk_to_refusal(tmp_path: Path) -> None:
+def test_refuses_huge_hub_folder_from_its_files(tmp_path: Path) -> None:
     path = folder(tmp_path / "m", {**QWEN["7B"], "rope_scaling": {"rope_type": "llama3"}}, {"a": (2**30, 16)})
     assert refusal(vllm(), read(path), cards(1)) is not None

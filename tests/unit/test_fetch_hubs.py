@@ -1,4 +1,4 @@
-"""files/fetch.py and the hubs: repositories fetched by real curl from servers that answer as the hubs do."""
+"""files/fetch.py and hubs: repositories fetched by the real curl from servers that answer like hubs."""
 
 import hashlib
 import json
@@ -27,11 +27,10 @@ TENSORS = bytes(range(256)) * 400
 
 @dataclass
 class Hub:
-    """A repository lab/tiny on a hub, with a storage of another origin for its large files.
+    """A repository lab/tiny on a hub, with its large files on a storage of another origin.
 
-    token: asked for where it is set. refuses: (status, headers) of the next answers to a path's beginning. asked: what
-    came in: (who, method, path, Authorization, Range). cut: half of a large file is sent, then nothing until `go_on`.
-    """
+    token: required, if set. refuses: (status, headers) of the next answers, by prefix of the path. asked: (who, method,
+    path, Authorization, Range) of each request. cut: sends half of a large file, then waits for `go_on`."""
 
     files: dict[str, bytes]
     large: frozenset[str] = frozenset({"model.safetensors"})
@@ -50,7 +49,7 @@ class Hub:
         return self.lies.get(name) or hashlib.sha256(self.files[name]).hexdigest()
 
     def answer(self, who: str, request: BaseHTTPRequestHandler) -> tuple[int, dict[str, str], bytes]:
-        """As huggingface.co, or its storage, which takes no HEAD and no token."""
+        """Like huggingface.co, or its storage, which accepts no HEAD and no token."""
         path, query = unquote(urlsplit(request.path).path), parse_qs(urlsplit(request.path).query)
         self.asked.append(
             (who, request.command, path, request.headers.get("Authorization"), request.headers.get("Range"))
@@ -181,7 +180,7 @@ def why(fetcher: Any, wanted: dict[str, str], token: str | None = None) -> str:
     return str(failure.value)
 
 
-def test_what_serving_needs_is_fetched_as_a_folder(
+def test_fetches_needed_files_as_folder(
     fetcher: Any, hub: Hub, wanted: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     fetcher.obtain("alpha", wanted)
@@ -197,10 +196,10 @@ def test_what_serving_needs_is_fetched_as_a_folder(
     beside = json.loads(Path(wanted["path"] + ".json").read_text())
     assert (beside["commit"], beside["revision"], beside["repo"]) == (COMMIT, "main", "lab/tiny")
     assert beside["files"]["model.safetensors"] == {"sha256": hub.sha256("model.safetensors"), "size": len(TENSORS)}
-    fetcher.obtain("beta", {**wanted, "endpoint": "http://127.0.0.1:1"})  # a second model asks nobody
+    fetcher.obtain("beta", {**wanted, "endpoint": "http://127.0.0.1:1"})  # a second model sends no request
 
 
-def test_the_token_is_seen_by_the_hub_alone(
+def test_sends_token_to_hub_only(
     fetcher: Any, hub: Hub, wanted: dict[str, str], fakes: Fakes, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     hub.token = TOKEN
@@ -238,31 +237,31 @@ def test_the_token_is_seen_by_the_hub_alone(
          "`mirrors.huggingface`"),
     ],
 )  # fmt: skip
-def test_a_refusal_says_what_to_do(
+def test_explains_refusal_with_hint(
     fetcher: Any, hub: Hub, wanted: dict[str, str], where: str, token: str | None, status: int,
     headers: dict[str, str], sentence: str,
 ) -> None:  # fmt: skip
-    """For the list, and for a file: a gated repository's list is public."""
+    """For the list of files and for a file: the list of a gated repository is public."""
     hub.refuses[where] = (status, headers)
     no = ": no" if where.startswith("/api") else ""  # the answer to a HEAD has no body
     assert why(fetcher, wanted, token) == sentence.format(url=hub.url, no=no)
 
 
-def test_a_hub_that_cannot_be_reached(fetcher: Any, wanted: dict[str, str]) -> None:
+def test_reports_unreachable_hub(fetcher: Any, wanted: dict[str, str]) -> None:
     said = why(fetcher, {**wanted, "endpoint": "http://127.0.0.1:1"})
     assert said.startswith("http://127.0.0.1:1 is not reachable from this host: curl: (7) ")
     assert said.endswith("Set a mirror in `mirrors`, or copy the weights to the host and set `weights` to their path.")
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"sha": null, "siblings": null}', b'"text"'])
-def test_a_server_that_is_no_hub(
+def test_reports_server_that_is_not_a_hub(
     fetcher: Any, hub: Hub, wanted: dict[str, str], body: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hub, "answer", lambda who, request: (200, {}, body))
     assert why(fetcher, wanted) == f"{hub.url} does not answer like a hub. Check `mirrors`"
 
 
-def test_another_content_than_listed_is_thrown_away(fetcher: Any, hub: Hub, wanted: dict[str, str]) -> None:
+def test_deletes_file_with_other_content_than_listed(fetcher: Any, hub: Hub, wanted: dict[str, str]) -> None:
     hub.lies["model.safetensors"] = "0" * 64
     said = why(fetcher, wanted)
     assert said.startswith(f"model.safetensors of lab/tiny does not match the list of {hub.url} (sha256 ")
@@ -270,7 +269,7 @@ def test_another_content_than_listed_is_thrown_away(fetcher: Any, hub: Hub, want
     assert not list(Path(wanted["path"]).parent.rglob("model.safetensors*"))
 
 
-def test_another_size_than_listed_is_thrown_away(
+def test_deletes_file_with_other_size_than_listed(
     fetcher: Any, hub: Hub, wanted: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     siblings = [{**one, "size": one["size"] + 1} for one in hub.siblings()]
@@ -278,18 +277,18 @@ def test_another_size_than_listed_is_thrown_away(
     assert f"config.json of lab/tiny does not match the list of {hub.url} (21 B, not 22 B)" in why(fetcher, wanted)
 
 
-def test_a_mirror_that_lists_no_sizes(
+def test_accepts_mirror_without_sizes(
     fetcher: Any, hub: Hub, wanted: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    del hub.files["empty.json"]  # curl makes no file of nothing, and nobody has said that it is nothing
+    del hub.files["empty.json"]  # curl creates no file for an empty one, and no size is listed
     siblings = [{"rfilename": name} for name in hub.files]
     monkeypatch.setattr(hub, "siblings", lambda: siblings)
     fetcher.obtain("alpha", wanted)
     assert (Path(wanted["path"]) / "model.safetensors").read_bytes() == TENSORS
 
 
-def test_a_killed_run_is_resumed_by_the_next(fetcher: Any, hub: Hub, wanted: dict[str, str], tmp_path: Path) -> None:
-    """Killed with its curl in the middle of the large file, as by a reboot."""
+def test_next_run_resumes_killed_download(fetcher: Any, hub: Hub, wanted: dict[str, str], tmp_path: Path) -> None:
+    """Killed together with its curl in the middle of the large file, as by a reboot."""
     hub.cut = True
     program = "import json, sys, fetch; fetch.obtain('a', json.loads(sys.argv[1]))"
     process = subprocess.Popen(
@@ -314,12 +313,12 @@ def test_a_killed_run_is_resumed_by_the_next(fetcher: Any, hub: Hub, wanted: dic
     assert "/api/resolve-cache/config.json" not in hub.gets("hub"), "what was whole is not fetched again"
 
 
-def test_a_branch_that_moved_on_begins_anew(fetcher: Any, hub: Hub, wanted: dict[str, str]) -> None:
-    """A file of the old commit and one of the new would make a model that nobody published."""
+def test_fetches_all_files_anew_after_branch_moved(fetcher: Any, hub: Hub, wanted: dict[str, str]) -> None:
+    """Files of two commits together would be a model that nobody published."""
     hub.refuses["/lab/tiny/resolve"] = (500 + 51, {})
     why(fetcher, wanted)
     (old,) = Path(wanted["path"]).parent.glob("*.part")
-    stranger = Path(wanted["path"] + ".1.0123456789ab.part")  # of the revision "main.1"
+    stranger = Path(wanted["path"] + ".1.0123456789ab.part")  # of revision "main.1"
     stranger.mkdir()
     hub.refuses.clear()
     hub.commit = "f" * 40
@@ -330,12 +329,12 @@ def test_a_branch_that_moved_on_begins_anew(fetcher: Any, hub: Hub, wanted: dict
 
 
 def locked(hub: Hub, wanted: dict[str, str], **over: str) -> dict[str, Any]:
-    """What the runner is told where there is a lock: the commit, and each file's sha256."""
+    """The runner's payload with a lock: the commit, and each file's sha256."""
     files = {name: hub.sha256(name) for name in NEEDED} | over
     return {**wanted, "commit": COMMIT, "sha256": {f"{wanted['path']}/{name}": sha for name, sha in files.items()}}
 
 
-def test_with_a_lock_the_branch_is_not_asked(fetcher: Any, hub: Hub, wanted: dict[str, str]) -> None:
+def test_locked_commit_needs_no_request_for_branch(fetcher: Any, hub: Hub, wanted: dict[str, str]) -> None:
     fetcher.obtain("alpha", locked(hub, wanted))
     assert there(wanted["path"]) == NEEDED
     assert f"/api/models/lab/tiny/revision/{COMMIT}" in hub.gets("hub")
@@ -343,8 +342,8 @@ def test_with_a_lock_the_branch_is_not_asked(fetcher: Any, hub: Hub, wanted: dic
     assert json.loads(Path(f"{wanted['path']}.json").read_text())["revision"] == "main"
 
 
-def test_a_file_that_changed_under_the_same_commit_is_refused(fetcher: Any, hub: Hub, wanted: dict[str, str]) -> None:
-    """One that the hub lists with a sha256 before anything is fetched; another when it was."""
+def test_refuses_file_changed_under_same_commit(fetcher: Any, hub: Hub, wanted: dict[str, str]) -> None:
+    """Once the hub lists another sha256 already, once only the fetched file differs."""
     before = locked(hub, wanted)
     hub.files["config.json"] = hub.files["config.json"].upper()
     said = why(fetcher, before)
@@ -361,13 +360,13 @@ def test_a_file_that_changed_under_the_same_commit_is_refused(fetcher: Any, hub:
     assert len(hub.asked) == asked + 1, "only the list was asked for"
 
 
-def test_a_folder_of_another_commit_than_the_locks_is_replaced(fetcher: Any, hub: Hub, wanted: dict[str, str]) -> None:
+def test_replaces_folder_of_other_commit(fetcher: Any, hub: Hub, wanted: dict[str, str]) -> None:
     before = locked(hub, wanted)
     config = Path(wanted["path"]) / "config.json"
     hub.commit, old, hub.files["config.json"] = "b" * 40, hub.files["config.json"], b"{}"
     fetcher.obtain("alpha", wanted)
     hub.commit, hub.files["config.json"] = COMMIT, old
-    fetcher.obtain("alpha", wanted)  # without a lock what is there stays
+    fetcher.obtain("alpha", wanted)  # without a lock the existing files stay
     assert config.read_bytes() == b"{}"
     fetcher.obtain("alpha", before)
     assert config.read_bytes() == old
@@ -376,7 +375,7 @@ def test_a_folder_of_another_commit_than_the_locks_is_replaced(fetcher: Any, hub
     assert beside == ["lab--tiny@main", "lab--tiny@main.json"]
 
 
-def test_weights_are_held_against_the_lock(fetcher: Any, tmp_path: Path) -> None:
+def test_checks_weights_against_lock(fetcher: Any, tmp_path: Path) -> None:
     file = tmp_path / "w.gguf"
     file.write_bytes(b"one")
     right, gone = hashlib.sha256(b"one").hexdigest(), str(tmp_path / "gone")
@@ -391,7 +390,7 @@ def test_weights_are_held_against_the_lock(fetcher: Any, tmp_path: Path) -> None
         fetcher.check_locked("alpha", {gone: "0" * 64}, "put it back")
 
 
-def test_room_is_looked_for_first(
+def test_checks_free_space_first(
     fetcher: Any, hub: Hub, wanted: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fetcher.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10))
@@ -400,17 +399,20 @@ def test_room_is_looked_for_first(
 
 
 @pytest.mark.parametrize("name", ["../x.json", "/etc/x.json", "a/../../x.json", "a//x.json", "./x.json"])
-def test_no_file_outside_its_folder(fetcher: Any, hub: Hub, wanted: dict[str, str], name: str, tmp_path: Path) -> None:
-    """The runner is root, and a mirror is somebody's."""
+def test_writes_no_file_outside_its_folder(
+    fetcher: Any, hub: Hub, wanted: dict[str, str], name: str, tmp_path: Path
+) -> None:
+    """The runner is root, and the mirror may be hostile."""
     hub.files[name] = b"{}"
     said = why(fetcher, wanted)
     assert said == f"{hub.url} lists the file name {name!r}, which is not a valid path; nothing was fetched"
     assert there(str(tmp_path)) == []
 
 
-def test_a_redirect_between_head_and_get_is_not_followed_with_the_token(
+def test_does_not_send_token_to_changed_redirect(
     fetcher: Any, hub: Hub, wanted: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The redirect appears between HEAD and GET."""
     answer = hub.answer
 
     def late(who: str, request: BaseHTTPRequestHandler) -> tuple[int, dict[str, str], bytes]:
@@ -424,12 +426,12 @@ def test_a_redirect_between_head_and_get_is_not_followed_with_the_token(
 
 @pytest.mark.parametrize("where", ["/api/models", "/lab/tiny/resolve"])
 @pytest.mark.parametrize("location", ["file:///etc/hostname", "ftp://127.0.0.1/x"])
-def test_no_other_protocol(fetcher: Any, hub: Hub, wanted: dict[str, str], where: str, location: str) -> None:
+def test_refuses_other_protocols(fetcher: Any, hub: Hub, wanted: dict[str, str], where: str, location: str) -> None:
     hub.refuses[where] = (302, {"Location": location})
     assert "curl: (1) Protocol" in why(fetcher, wanted)
 
 
-def test_redirects_without_end(fetcher: Any, hub: Hub, wanted: dict[str, str]) -> None:
+def test_limits_redirects(fetcher: Any, hub: Hub, wanted: dict[str, str]) -> None:
     hub.refuses["/api/models"] = (307, {"Location": "/api/models/lab/tiny/revision/main"})
     assert why(fetcher, wanted).endswith("redirects more than 8 times. Check `mirrors`")
 
@@ -458,7 +460,7 @@ def test_redirects_without_end(fetcher: Any, hub: Hub, wanted: dict[str, str]) -
         ("q4-00001-of-00002.gguf q4-00002-of-00002.gguf", "q4-00001-of-00002.gguf q4-00002-of-00002.gguf"),
     ],
 )  # fmt: skip
-def test_needed(fetcher: Any, names: str, needed: str) -> None:
+def test_selects_needed_files(fetcher: Any, names: str, needed: str) -> None:
     assert [name for name, _, _ in fetcher.needed([(name, 1, None) for name in names.split()])] == needed.split()
 
 
@@ -469,7 +471,7 @@ def test_needed(fetcher: Any, names: str, needed: str) -> None:
         (["q4.gguf", "q8.gguf"], "the repository contains 2 GGUF models. Choose one: "),
     ],
 )
-def test_nothing_that_could_be_served(fetcher: Any, names: list[str], sentence: str) -> None:
+def test_refuses_repository_without_weights(fetcher: Any, names: list[str], sentence: str) -> None:
     with pytest.raises(fetcher.Failure, match=sentence):
         fetcher.needed([(name, 1, None) for name in names])
 
@@ -477,8 +479,8 @@ def test_nothing_that_could_be_served(fetcher: Any, names: list[str], sentence: 
 # --- ModelScope ------------------------------------------------------------------------------------------------------
 
 
-def test_modelscope(fetcher: Any, hub: Hub, wanted: dict[str, str]) -> None:
-    """Every file has a sha256; no token is for it."""
+def test_fetches_from_modelscope_without_token(fetcher: Any, hub: Hub, wanted: dict[str, str]) -> None:
+    """Every file has a sha256."""
     wanted |= {"hub": "modelscope", "revision": "master"}
     fetcher.obtain("alpha", wanted, TOKEN)
     assert there(wanted["path"]) == NEEDED
@@ -493,13 +495,13 @@ def test_modelscope(fetcher: Any, hub: Hub, wanted: dict[str, str]) -> None:
     [
         ({"Id": COMMIT, "ShortId": COMMIT[:8]}, COMMIT),
         ({"Id": "", "ShortId": COMMIT[:8]}, COMMIT),
-        ({"Id": "", "ShortId": "fffffff"}, None),  # the latest commit took a file away: none of those left is of it
+        ({"Id": "", "ShortId": "fffffff"}, None),  # the latest commit deleted a file, so no file is of that commit
         ({"Id": "", "ShortId": ""}, None),
         (None, None),
     ],
     ids=["by its id", "by the file that it changed", "of no file", "empty", "nothing"],
 )
-def test_the_commit_that_modelscope_is_at_is_written_down(
+def test_records_commit_of_modelscope(
     fetcher: Any, hub: Hub, wanted: dict[str, str], latest: dict[str, str] | None, commit: str | None
 ) -> None:
     hub.latest = latest
@@ -508,7 +510,7 @@ def test_the_commit_that_modelscope_is_at_is_written_down(
     assert json.loads(Path(wanted["path"] + ".json").read_text())["commit"] == commit
 
 
-def test_modelscope_is_asked_for_the_locks_commit(fetcher: Any, hub: Hub, wanted: dict[str, str]) -> None:
+def test_asks_modelscope_for_locked_commit(fetcher: Any, hub: Hub, wanted: dict[str, str]) -> None:
     hub.latest = {"Id": COMMIT, "ShortId": COMMIT[:8]}
     fetcher.obtain("alpha", wanted | {"hub": "modelscope", "revision": "master", "commit": COMMIT})
     assert there(wanted["path"]) == NEEDED
@@ -529,7 +531,7 @@ def test_modelscope_is_asked_for_the_locks_commit(fetcher: Any, hub: Hub, wanted
     ],
 )
 @pytest.mark.usefixtures("fetcher")
-def test_which_commit_a_hub_has_now(
+def test_prints_current_commit_of_hub(
     hub: Hub, wanted: dict[str, str], capsys: Any, kind: dict[str, str], latest: dict[str, str] | None, said: str
 ) -> None:
     hub.latest = latest
@@ -538,7 +540,7 @@ def test_which_commit_a_hub_has_now(
     assert capsys.readouterr().out == said
 
 
-def test_modelscope_has_no_such_repository(fetcher: Any, hub: Hub, wanted: dict[str, str]) -> None:
+def test_reports_missing_modelscope_repository(fetcher: Any, hub: Hub, wanted: dict[str, str]) -> None:
     wanted |= {"hub": "modelscope", "revision": "v9"}
     hub.refuses["/api/v1"] = (404, {"X-Error-Message": "not found"})
     assert why(fetcher, wanted) == (
@@ -567,18 +569,18 @@ GGUF = ["README.md", "q4.gguf", "q8.gguf", "big/f16-00001-of-00002.gguf", "big/f
         ("big/f16-00001-of-00002.gguf", ["big/f16-00001-of-00002.gguf", "big/f16-00002-of-00002.gguf"]),
     ],
 )
-def test_one_file_of_a_repository(fetcher: Any, file: str, fetched: list[str]) -> None:
+def test_selects_one_file_with_its_parts(fetcher: Any, file: str, fetched: list[str]) -> None:
     listed = [(name, 1, None) for name in GGUF]
     assert [name for name, _, _ in fetcher.chosen_file(listed, file, "a/b")] == fetched
 
 
-def test_a_file_that_the_repository_has_not(fetcher: Any) -> None:
+def test_reports_missing_file(fetcher: Any) -> None:
     with pytest.raises(fetcher.Failure) as error:
         fetcher.chosen_file([(name, 1, None) for name in GGUF[:3]], "q5.gguf", "a/b")
     assert str(error.value) == "a/b has no file q5.gguf. Correct `file`; it has q4.gguf, q8.gguf"
 
 
-def test_the_chosen_file_alone_arrives_with_its_record(fetcher: Any, hub: Hub, wanted: dict[str, str]) -> None:
+def test_fetches_chosen_file_and_its_record(fetcher: Any, hub: Hub, wanted: dict[str, str]) -> None:
     file = next(iter(hub.files))
     fetcher.obtain("alpha", {**wanted, "file": file})
     assert there(wanted["path"]) == sorted([file, f"{file}.json"])

@@ -1,4 +1,4 @@
-"""files/fetch.py on a host: weights fetched over real HTTP with real curl, from servers that behave as they do."""
+"""files/fetch.py on a host: weights fetched over real HTTP by the real curl."""
 
 import hashlib
 import threading
@@ -17,7 +17,7 @@ SHA = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Weights(BaseHTTPRequestHandler):
-    """Serves CONTENT; `ranges` as most servers do, or without as `python -m http.server`."""
+    """Serves CONTENT; with `ranges` like most servers, without like `python -m http.server`."""
 
     ranges: ClassVar[bool] = True
     sized: ClassVar[bool] = True
@@ -77,7 +77,7 @@ def wanted(url: str, sha256: str, path: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (9.9, "0:09"), (75, "1:15"), (3600, "60:00")])
-def test_clock(seconds: float, text: str) -> None:
+def test_formats_duration(seconds: float, text: str) -> None:
     assert load("common").clock(seconds) == text
 
 
@@ -92,14 +92,14 @@ def test_clock(seconds: float, text: str) -> None:
         (10**12, "1000.0 GB"),
     ],
 )
-def test_size(fetcher: Any, count: int, text: str) -> None:
+def test_formats_size(fetcher: Any, count: int, text: str) -> None:
     assert fetcher.size(count) == text
 
 
 # --- weights ---------------------------------------------------------------------------------------------------------
 
 
-def test_fetched_whole(fetcher: Any, server: Any, tmp_path: Path) -> None:
+def test_fetches_whole_file(fetcher: Any, server: Any, tmp_path: Path) -> None:
     path = tmp_path / "weights/a.gguf"
     fetcher.obtain("alpha", wanted(server[1], SHA, path))
     assert path.read_bytes() == CONTENT
@@ -108,7 +108,7 @@ def test_fetched_whole(fetcher: Any, server: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("have", [1, len(CONTENT) // 2, len(CONTENT)])
-def test_resumed_where_an_earlier_try_stopped(fetcher: Any, server: Any, tmp_path: Path, have: int) -> None:
+def test_resumes_where_earlier_try_stopped(fetcher: Any, server: Any, tmp_path: Path, have: int) -> None:
     path = tmp_path / "a.gguf"
     (tmp_path / "a.gguf.part").write_bytes(CONTENT[:have])
     fetcher.obtain("alpha", wanted(server[1], SHA, path))
@@ -116,14 +116,14 @@ def test_resumed_where_an_earlier_try_stopped(fetcher: Any, server: Any, tmp_pat
     assert server[0].gets == ([f"bytes={have}-"] if have < len(CONTENT) else [])
 
 
-def test_a_rest_that_is_longer_than_the_file_is_thrown_away(fetcher: Any, server: Any, tmp_path: Path) -> None:
+def test_deletes_partial_file_longer_than_source(fetcher: Any, server: Any, tmp_path: Path) -> None:
     """The server would answer 416 for ever."""
     (tmp_path / "a.gguf.part").write_bytes(CONTENT + b"more")
     fetcher.obtain("alpha", wanted(server[1], SHA, tmp_path / "a.gguf"))
     assert (tmp_path / "a.gguf").read_bytes() == CONTENT
 
 
-def test_a_server_that_cannot_resume_sends_it_all_again(fetcher: Any, server: Any, tmp_path: Path) -> None:
+def test_downloads_again_if_server_cannot_resume(fetcher: Any, server: Any, tmp_path: Path) -> None:
     server[0].ranges = False
     (tmp_path / "a.gguf.part").write_bytes(CONTENT[:100])
     fetcher.obtain("alpha", wanted(server[1], SHA, tmp_path / "a.gguf"))
@@ -131,7 +131,7 @@ def test_a_server_that_cannot_resume_sends_it_all_again(fetcher: Any, server: An
 
 
 @pytest.mark.parametrize("have", [0, 100, len(CONTENT)])
-def test_a_server_that_does_not_say_how_much(fetcher: Any, server: Any, tmp_path: Path, have: int) -> None:
+def test_accepts_server_without_content_length(fetcher: Any, server: Any, tmp_path: Path, have: int) -> None:
     server[0].sized = False
     if have:
         (tmp_path / "a.gguf.part").write_bytes(CONTENT[:have])
@@ -139,19 +139,19 @@ def test_a_server_that_does_not_say_how_much(fetcher: Any, server: Any, tmp_path
     assert (tmp_path / "a.gguf").read_bytes() == CONTENT
 
 
-def test_a_wrong_hash_is_thrown_away_and_said(fetcher: Any, server: Any, tmp_path: Path) -> None:
+def test_deletes_file_with_wrong_sha256(fetcher: Any, server: Any, tmp_path: Path) -> None:
     with pytest.raises(fetcher.Failure, match=f"have sha256 {SHA}, not {'0' * 64}, and were deleted"):
         fetcher.obtain("alpha", wanted(server[1], "0" * 64, tmp_path / "a.gguf"))
     assert list(tmp_path.glob("a.gguf*")) == []
 
 
-def test_what_is_not_there_is_said_with_curls_words(fetcher: Any, server: Any, tmp_path: Path) -> None:
+def test_reports_missing_file_with_message_of_curl(fetcher: Any, server: Any, tmp_path: Path) -> None:
     server[0].status = 404
     with pytest.raises(fetcher.Failure, match=r"cannot fetch weights from .*: curl: \(22\) .*404.* Try it on the host"):
         fetcher.obtain("alpha", wanted(server[1], SHA, tmp_path / "a.gguf"))
 
 
-def test_too_little_room_is_seen_before_anything_is_fetched(
+def test_checks_free_space_before_download(
     fetcher: Any, server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fetcher.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10))
@@ -162,7 +162,7 @@ def test_too_little_room_is_seen_before_anything_is_fetched(
     assert server[0].gets == []
 
 
-def test_a_disk_that_fills_up_on_the_way(fetcher: Any, fakes: Fakes, tmp_path: Path) -> None:
+def test_reports_disk_that_fills_up(fetcher: Any, fakes: Fakes, tmp_path: Path) -> None:
     part = tmp_path / "a.gguf.part"
     fakes.add("curl", f'case "$*" in *" -sSfLI "*) exit 0;; esac; echo half >{part}; exit 23')
     with pytest.raises(fetcher.Failure, match=r"no space left in .* while fetching weights. Free some space there"):
@@ -170,7 +170,7 @@ def test_a_disk_that_fills_up_on_the_way(fetcher: Any, fakes: Fakes, tmp_path: P
     assert not part.exists()
 
 
-def test_two_models_with_the_same_weights_fetch_once(fetcher: Any, server: Any, tmp_path: Path) -> None:
+def test_fetches_shared_weights_once(fetcher: Any, server: Any, tmp_path: Path) -> None:
     path = tmp_path / "a.gguf"
     threads = [
         threading.Thread(target=fetcher.obtain, args=(name, wanted(server[1], SHA, path))) for name in ("alpha", "beta")
@@ -183,7 +183,7 @@ def test_two_models_with_the_same_weights_fetch_once(fetcher: Any, server: Any, 
     assert len(server[0].gets) == 1
 
 
-def test_a_copy_that_did_not_arrive(fetcher: Any, tmp_path: Path) -> None:
+def test_reports_missing_copy(fetcher: Any, tmp_path: Path) -> None:
     there = {"copy": "~/a.gguf", "path": str(tmp_path / "a.gguf")}
     with pytest.raises(fetcher.Failure, match=r"^~/a\.gguf was not copied; run again$"):
         fetcher.obtain("alpha", there)

@@ -1,4 +1,4 @@
-"""A field of an entry is declared once, in gpurack/spec/model.py; definition, import and documentation follow."""
+"""Fields of entries: declared once, in gpurack/spec/model.py; definition, import and documentation follow."""
 
 import json
 from typing import Any
@@ -35,32 +35,32 @@ def words_of(level: type[Strict], bare: dict[str, Any], field: str, value: Any) 
     return definition_words(level.model_validate({**{key: bare[key] for key in bare if key != other}, field: value}))
 
 
-def test_every_field_is_tried() -> None:
+def test_covers_every_field() -> None:
     assert set(OF_MODEL) == set(Model.model_fields)
     assert set(OF_JOB) == set(Job.model_fields)
 
 
 @pytest.mark.parametrize("field", OF_MODEL)
-def test_a_models_definition_holds_what_is_not_declared_outside(field: str) -> None:
+def test_definition_of_model_has_all_but_outside_fields(field: str) -> None:
     assert (field in words_of(Model, BARE, field, OF_MODEL[field])) is (field not in OUTSIDE)
 
 
 @pytest.mark.parametrize("field", OF_JOB)
-def test_a_jobs_definition_holds_what_is_not_declared_outside(field: str) -> None:
+def test_definition_of_job_has_all_but_outside_fields(field: str) -> None:
     assert (field in words_of(Job, BARE_JOB, field, OF_JOB[field])) is (field not in OUTSIDE_OF_JOB)
 
 
-def test_engines_have_fields_that_only_some_have() -> None:
+def test_only_some_fields_belong_to_an_engine() -> None:
     assert {field for engine in ENGINES.values() for field in engine.fields} == set(of_some(Model))
 
 
-def test_what_is_outside_says_why() -> None:
+def test_outside_fields_have_a_reason() -> None:
     for level in (Model, Job):
         for field in level.model_fields.values():
             assert all(word.why for word in field.metadata if isinstance(word, OutsideDefinition))
 
 
-def test_a_new_field_is_in_the_definition_once_it_is_used() -> None:
+def test_new_field_is_in_definition_only_when_used() -> None:
     class Later(Model):
         priority: int = 0
 
@@ -88,7 +88,7 @@ def test_a_new_field_is_in_the_definition_once_it_is_used() -> None:
     assert of_job(0) == desire_job("quantize", job).definition != of_job(3)
 
 
-def test_a_definition_is_json_with_all_words_of_an_entry() -> None:
+def test_definition_is_json_with_all_fields_of_entry() -> None:
     entry = {"gpus": [0], "vram": "6GiB", "context": 512, "served_name": "a", "args": {"threads": 1}, "env": {"A": "1"}}
     host = models(alpha={**entry, "bind": "lan", "compose": {"shm_size": "1gb"}})
     found = desire("alpha", host, host_state(gpus=1), ("GPU-00000000-0000",), {}, SALT).definition
@@ -96,7 +96,7 @@ def test_a_definition_is_json_with_all_words_of_an_entry() -> None:
     assert json.loads(json.dumps(found)) == found
 
 
-def test_a_jobs_definition_is_that_of_earlier_versions() -> None:
+def test_definition_of_job_is_unchanged_since_earlier_versions() -> None:
     words = {"engine": "llama.cpp", "version": "b7000", "command": ["-p", "hi"]}
     assert desire_job("quantize", spec({"jobs": {"quantize": words}})).definition == "dbaf84d8d30ca5ee"
     more = {"folder": "/f", "result": "r", "weights": "/w/a.gguf", "gpus": [0]}
@@ -104,13 +104,13 @@ def test_a_jobs_definition_is_that_of_earlier_versions() -> None:
     assert desire_job("quantize", spec({"jobs": {"quantize": every}})).definition == "199cde92ee0c1a5e"
 
 
-def test_an_imported_entry_has_the_order_of_the_declaration() -> None:
+def test_imported_entry_has_order_of_declaration() -> None:
     words = dict.fromkeys(reversed(Model.model_fields), 1)
     assert list(in_order(Model, words)) == list(Model.model_fields)
     with pytest.raises(ValueError, match="no_field"):
         in_order(Model, {"no_field": 1})
 
 
-def test_the_documentation_has_the_order_of_the_declaration() -> None:
+def test_documentation_has_order_of_declaration() -> None:
     rows = reference.table(Model).splitlines()[2:]
     assert [row.split("`")[1] for row in rows] == list(Model.model_fields)

@@ -1,5 +1,6 @@
-"""files/litellm_gateway.py inside LiteLLM: who comes in, and for what. With fakes of the modules that LiteLLM's image
-has; the real one is asked in tests/acceptance/engines/test_services.py."""
+"""files/litellm_gateway.py inside LiteLLM: which keys and paths it accepts. With fakes of the image's modules;
+tests/acceptance/engines/test_services.py uses the real ones.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +55,7 @@ def load(monkeypatch: pytest.MonkeyPatch, **environment: Path) -> Any:
 
 @pytest.fixture
 def keyed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A gateway that knows alice, a key for all, and one that it made for its host."""
+    """A gateway with alice's key, a shared key, and one for its host."""
     (tmp_path / "keys").write_text(json.dumps({"alice": hashlib.sha256(b"sk-alice").hexdigest()}))
     (tmp_path / "api_key").write_text("sk-all\n")
     (tmp_path / "host").write_text("4f1a")
@@ -63,7 +64,7 @@ def keyed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def came_in(check: Any, path: str, key: str | None) -> Any:
-    """Who it is, or the status of the refusal."""
+    """The name of the client, or the HTTP status of the error."""
     try:
         return asyncio.run(check(SimpleNamespace(url=SimpleNamespace(path=path)), key)).user_id
     except HttpException as refusal:
@@ -82,7 +83,7 @@ def came_in(check: Any, path: str, key: str | None) -> Any:
         ("alice", 401),
     ],
 )
-def test_who_comes_in(keyed: Any, key: str | None, who: Any) -> None:
+def test_accepts_known_keys_only(keyed: Any, key: str | None, who: Any) -> None:
     assert came_in(keyed.keyed, "/v1/chat/completions", key) == who
 
 
@@ -91,7 +92,7 @@ def test_who_comes_in(keyed: Any, key: str | None, who: Any) -> None:
     ["/v1/models", "/models/", "/v1/models/qwen", "/chat/completions", "/v1/completions", "/v1/embeddings",
      "/v1/rerank", "/rerank", "/v2/rerank", "/v1/responses", "/v1/messages", "/v1/audio/transcriptions"],
 )  # fmt: skip
-def test_models_are_used_by_whoever_has_a_key(keyed: Any, path: str) -> None:
+def test_accepts_paths_of_models_with_any_key(keyed: Any, path: str) -> None:
     assert came_in(keyed.keyed, path, "sk-alice") == "alice"
     assert came_in(keyed.open_to_all, path, None) == "anybody"
 
@@ -101,17 +102,17 @@ def test_models_are_used_by_whoever_has_a_key(keyed: Any, path: str) -> None:
     ["/vllm/pause", "/vllm/v1/models", "/hosted_vllm/tokenize", "/key/generate", "/v1/model/info", "/model/new",
      "/health", "/config/yaml", "/v1/files", "/", "/v1/chat/completions/../../vllm/pause", "//v1/models", "/metrics"],
 )  # fmt: skip
-def test_nothing_else_is(keyed: Any, path: str) -> None:
+def test_refuses_all_other_paths(keyed: Any, path: str) -> None:
     assert came_in(keyed.keyed, path, "sk-all") == 403
     assert came_in(keyed.open_to_all, path, None) == 403
 
 
-def test_files_that_are_named_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_does_not_start_without_its_key_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FileNotFoundError):
         load(monkeypatch, GATEWAY_KEYS=tmp_path / "keys")
 
 
-def test_one_line_for_each_answer(keyed: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_logs_one_line_per_answer(keyed: Any, capsys: pytest.CaptureFixture[str]) -> None:
     told = {
         "standard_logging_object": {
             "metadata": {"user_api_key_alias": "alice"}, "model_group": "qwen", "prompt_tokens": 18,

@@ -1,4 +1,4 @@
-"""What the guard in config.py says before pyinfra reads an inventory."""
+"""What pyinfra_patches.guard, called by config.py, reports before pyinfra reads an inventory."""
 
 import runpy
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""files/hashes.py: what weights are, read once and remembered as long as size and time are the same."""
+"""files/hashes.py: digests of weights, computed once and kept while size and time stay the same."""
 
 import hashlib
 import io
@@ -26,7 +26,7 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def test_what_weights_consist_of(hashes: Any, tmp_path: Path) -> None:
+def test_finds_files_of_weights(hashes: Any, tmp_path: Path) -> None:
     (tmp_path / "folder" / "sub").mkdir(parents=True)
     (tmp_path / "folder" / ".cache").mkdir()
     for name in ("a.safetensors", "sub/b.json", ".hidden", ".cache/c"):
@@ -40,9 +40,7 @@ def test_what_weights_consist_of(hashes: Any, tmp_path: Path) -> None:
     assert of("one.gguf") == ["one.gguf"]
 
 
-def test_a_file_is_read_once_and_again_when_it_changed(
-    hashes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hashes_file_again_only_after_change(hashes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "a weight's.gguf"
     file.write_bytes(b"one")
     os.utime(file, ns=(0, 1))
@@ -52,11 +50,11 @@ def test_a_file_is_read_once_and_again_when_it_changed(
     assert hashes.known_hash(str(file)) == sha256(b"one")
     monkeypatch.setattr(hashes, "hash_of", read)
     file.write_bytes(b"two")
-    os.utime(file, ns=(0, 2))  # as long as before, and a nanosecond later
+    os.utime(file, ns=(0, 2))  # the same size, a nanosecond later
     assert hashes.known_hash(str(file)) == sha256(b"two")
 
 
-def test_what_is_gone_is_forgotten(hashes: Any, tmp_path: Path) -> None:
+def test_forgets_missing_files(hashes: Any, tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     for file in (one, other):
         file.write_bytes(b"x")
@@ -66,14 +64,14 @@ def test_what_is_gone_is_forgotten(hashes: Any, tmp_path: Path) -> None:
     assert list(hashes.remembered()) == [str(other)]
 
 
-def test_a_memory_that_cannot_be_written_is_no_failure(hashes: Any, tmp_path: Path) -> None:
+def test_unwritable_cache_is_no_failure(hashes: Any, tmp_path: Path) -> None:
     (tmp_path / "memory").write_text("a file where the folder would be")
     (tmp_path / "w").write_bytes(b"x")
     assert hashes.known_hash(str(tmp_path / "w")) == sha256(b"x")
 
 
-def test_the_look_and_the_reader_mean_the_same_stamp(hashes: Any, tmp_path: Path) -> None:
-    """The look compares what `stat` says now with what was remembered."""
+def test_stamp_equals_that_of_snapshot(hashes: Any, tmp_path: Path) -> None:
+    """The snapshot compares the output of `stat` with the cache."""
     file = tmp_path / "two words.gguf"
     file.write_bytes(b"xyz")
     os.utime(file, ns=(0, 1_700_000_000_000_000_007))
@@ -86,7 +84,7 @@ def test_the_look_and_the_reader_mean_the_same_stamp(hashes: Any, tmp_path: Path
     assert parsed(["garbage", *memory], []) == {}
 
 
-def test_by_itself_it_remembers_every_file_that_is_there(hashes: Any, tmp_path: Path) -> None:
+def test_script_hashes_all_existing_files(hashes: Any, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "a").write_bytes(b"1")
     (tmp_path / "b").write_bytes(b"2")
@@ -98,7 +96,7 @@ def test_by_itself_it_remembers_every_file_that_is_there(hashes: Any, tmp_path: 
     assert known == {f"{tmp_path}/folder/a": sha256(b"1"), f"{tmp_path}/b": sha256(b"2")}
 
 
-def test_long_reading_says_so(
+def test_reports_progress(
     hashes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "w.gguf").write_bytes(b"x")

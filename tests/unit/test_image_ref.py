@@ -1,4 +1,4 @@
-"""Image references, against the rules of github.com/distribution/reference."""
+"""Image references, by the rules of github.com/distribution/reference."""
 
 import re
 
@@ -31,7 +31,7 @@ digest = st.from_regex(r"sha256:[0-9a-f]{64}", fullmatch=True)
 
 @st.composite
 def references(draw: st.DrawFn) -> str:
-    """What people write. A dot makes the first part of several a registry, also where docker.io goes unsaid."""
+    """References as users write them. A dot makes the first of several parts a registry, also without docker.io."""
     plain = repository.filter(lambda name: "/" not in name or "." not in name.partition("/")[0])
     text = draw(st.one_of(plain, st.tuples(registry, plain).map("/".join)))
     text += draw(st.one_of(st.just(""), tag.map(":{}".format)))
@@ -39,7 +39,7 @@ def references(draw: st.DrawFn) -> str:
 
 
 @given(references())
-def test_every_spelling_means_the_same_image(text: str) -> None:
+def test_every_spelling_is_the_same_image(text: str) -> None:
     image = ImageRef.parse(text)
     assert ImageRef.parse(image.canonical).canonical == image.canonical
     assert ImageRef.parse(image.familiar).name == image.name
@@ -48,7 +48,7 @@ def test_every_spelling_means_the_same_image(text: str) -> None:
 
 
 @given(references())
-def test_no_part_is_lost(text: str) -> None:
+def test_keeps_every_part(text: str) -> None:
     image, (_, written_tag, written_digest) = ImageRef.parse(text), split(text)
     assert (image.tag, image.digest) == (written_tag or "", written_digest or "")
     assert image.canonical.startswith(f"{image.registry}/{image.repository}")
@@ -57,7 +57,7 @@ def test_no_part_is_lost(text: str) -> None:
 
 
 @given(references(), st.sampled_from(["mirror:5000", "mirror:5000/hub", "mirror:5000/hub/"]))
-def test_a_mirror_has_one_place_for_an_image(text: str, mirror: str) -> None:
+def test_mirror_has_one_place_for_an_image(text: str, mirror: str) -> None:
     image = ImageRef.parse(text)
     at = ImageRef.parse(image.at(mirror))
     assert at == ImageRef.parse(ImageRef.parse(image.canonical).at(mirror)) or not (image.tag or image.digest)
@@ -66,7 +66,7 @@ def test_a_mirror_has_one_place_for_an_image(text: str, mirror: str) -> None:
 
 
 @given(st.text())
-def test_any_text_is_a_reference_or_a_value_error(text: str) -> None:
+def test_any_text_is_a_reference_or_value_error(text: str) -> None:
     try:
         image = ImageRef.parse(text)
     except ValueError:
@@ -94,7 +94,7 @@ def test_any_text_is_a_reference_or_a_value_error(text: str) -> None:
         (f"a/b:1@{DIGEST}", "docker.io/a/b", f"a/b@{DIGEST}"),
     ],
 )
-def test_names(text: str, name: str, familiar: str) -> None:
+def test_finds_full_and_familiar_name(text: str, name: str, familiar: str) -> None:
     assert (ImageRef.parse(text).name, ImageRef.parse(text).familiar) == (name, familiar)
 
 

@@ -1,4 +1,4 @@
-"""Images that no registry has, in the inventory and in the plan: tar files, builds, logins."""
+"""Images from tar files, builds and registries with a login, in the inventory and the plan."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ def refused(*layers: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
-def test_a_tar_says_which_image_it_holds(tmp_path: Path, mode: str) -> None:
+def test_reads_image_id_and_names_of_tar(tmp_path: Path, mode: str) -> None:
     found = image_tar.read(save(tmp_path / "a.tar", "lab/llama:1", mode=mode))
     assert found == image_tar.Image(ID, ("lab/llama:1",))
 
 
-def test_a_tar_that_is_saved_again_is_another_image(tmp_path: Path) -> None:
+def test_tar_saved_again_is_another_image(tmp_path: Path) -> None:
     first = image_tar.read(save(tmp_path / "a.tar"))
     assert image_tar.read(save(tmp_path / "a.tar", content=b'{"architecture": "arm64"}')) != first
 
 
-def test_what_is_no_image_is_said_before_anything_happens(tmp_path: Path) -> None:
+def test_reports_invalid_tar_before_run(tmp_path: Path) -> None:
     (tmp_path / "text.tar").write_text("no tar")
     with_tar = lambda path: {"models": {"alpha": {"version": None, "image": {"tar": str(path)}, "port": 1}}}  # noqa: E731
     assert refused(with_tar(tmp_path / "text.tar")) == [
@@ -67,7 +67,7 @@ def test_what_is_no_image_is_said_before_anything_happens(tmp_path: Path) -> Non
     ]
 
 
-def test_a_tar_is_copied_and_loaded_where_its_image_is_missing(tmp_path: Path) -> None:
+def test_copies_and_loads_tar_of_missing_image(tmp_path: Path) -> None:
     path = save(tmp_path / "My Llama.tar.gz", "lab/llama:1", mode="w:gz")
     wanted = models(
         alpha={"version": None, "image": {"tar": str(path)}}, beta={"version": None, "image": {"tar": str(path)}}
@@ -79,7 +79,7 @@ def test_a_tar_is_copied_and_loaded_where_its_image_is_missing(tmp_path: Path) -
     assert entry(planned)["load"] == {"tar": str(path), "path": there, "names": ["lab/llama:1"]}
 
 
-def test_an_image_that_is_there_is_not_copied_and_an_unchanged_model_kept(tmp_path: Path) -> None:
+def test_keeps_existing_image_and_model(tmp_path: Path) -> None:
     path = save(tmp_path / "a.tar")
     wanted = models(alpha={"version": None, "image": {"tar": str(path)}})
     has = {**HERE, "images": {f"gpurack.local/a:{ID[:12]}": "sha256:0123456789abcdef"}}
@@ -95,7 +95,7 @@ def test_an_image_that_is_there_is_not_copied_and_an_unchanged_model_kept(tmp_pa
 # --- a build ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_build_has_a_name_of_its_definition() -> None:
+def test_build_name_follows_definition() -> None:
     names = {
         desire("alpha", models(alpha={"version": None, "image": {"build": {**BUILD, **over}}}), host_state(), ()).image
         for over in (
@@ -110,7 +110,7 @@ def test_a_build_has_a_name_of_its_definition() -> None:
     assert all(name.startswith("gpurack.local/llama-cpp:") for name in names)
 
 
-def test_the_runner_is_told_what_to_build() -> None:
+def test_tells_runner_what_to_build() -> None:
     planned = plan(models(alpha={"version": None, "image": {"build": BUILD}}), host_state(**HERE))
     assert entry(planned)["build"] == {**BUILD, "dockerfile": "Dockerfile", "target": None}
 
@@ -124,7 +124,7 @@ def test_the_runner_is_told_what_to_build() -> None:
         ("keep", ["buildx"], "install git"),
     ],
 )
-def test_git_comes_only_where_something_is_built(source: str, tools: list[str], installed: str | None) -> None:
+def test_installs_git_only_for_builds(source: str, tools: list[str], installed: str | None) -> None:
     there = {"ca-certificates": "1", "curl": "1", "python3": "1"}
     facts = host_state(packages=there, tools=tools, compose="2.40.3")
     build = {"models": {"alpha": {"version": None, "image": {"build": BUILD}, "port": 1}}}
@@ -158,7 +158,7 @@ DIGEST = f"sha256:{'0f' * 32}"
         ("reg:5000/a", "reg:5000", "reg:5000/a"),
     ],
 )
-def test_registries_of_references(reference: str, registry: str, mirrored: str) -> None:
+def test_finds_registry_and_mirror_of_reference(reference: str, registry: str, mirrored: str) -> None:
     wanted = spec({"mirrors": {"ghcr.io": "mirror:5000/ghcr", "docker.io": "mirror:5000/hub"}})
     assert (ImageRef.parse(reference).registry, images.mirrored(wanted, reference)) == (registry, mirrored)
 
@@ -170,7 +170,7 @@ def named(reference: str) -> Host:
     return models(alpha={"version": None, "image": reference})
 
 
-def test_a_job_has_the_logins_that_it_needs() -> None:
+def test_runner_gets_needed_logins_only() -> None:
     facts = host_state(**HERE)
     job = plan(named("reg.example/a:1"), facts, LOGINS).job
     assert job
@@ -181,7 +181,7 @@ def test_a_job_has_the_logins_that_it_needs() -> None:
     assert (plan(built, facts, LOGINS).job or {})["logins"] == LOGINS
 
 
-def test_logins_are_read_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reads_logins_from_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     registries = {"reg.example": {"user": "lab", "password": {"env": "GPURACK_TEST_PASSWORD"}}}
     assert refused({"registries": registries}) == [
         "environment variable GPURACK_TEST_PASSWORD is not set; export GPURACK_TEST_PASSWORD=… and run again."

@@ -1,4 +1,4 @@
-"""files/images.py on a host: images pulled, loaded and built, with a fake of Docker and the real git."""
+"""files/images.py on a host: images pulled, loaded and built, with a fake Docker and the real git."""
 
 import base64
 import json
@@ -54,7 +54,7 @@ LOGIN = {"reg:5000": {"user": "lab", "password": "hunter2"}}
 # --- logins ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_login_is_there_for_the_pull_and_no_longer(images: Any, fakes: Fakes, tmp_path: Path) -> None:
+def test_login_exists_during_pull_only(images: Any, fakes: Fakes, tmp_path: Path) -> None:
     images.provide(images.dockerd, wanted(), LOGIN)
     mode, config = (fakes.folder / "state/login").read_text().split("\n", 1)
     assert mode == "drwx------"
@@ -63,7 +63,7 @@ def test_a_login_is_there_for_the_pull_and_no_longer(images: Any, fakes: Fakes, 
     assert "hunter2" not in fakes.log.read_text()
 
 
-def test_the_hosts_own_logins_stay_good(images: Any, fakes: Fakes, tmp_path: Path) -> None:
+def test_keeps_logins_of_host(images: Any, fakes: Fakes, tmp_path: Path) -> None:
     (tmp_path / "home/.docker").mkdir(parents=True)
     own = {"auths": {"other": {"auth": "eA=="}}, "credHelpers": {"reg:5000": "pass", "x": "pass"}}
     (tmp_path / "home/.docker/config.json").write_text(json.dumps(own))
@@ -73,7 +73,7 @@ def test_the_hosts_own_logins_stay_good(images: Any, fakes: Fakes, tmp_path: Pat
     assert config["credHelpers"] == {"x": "pass"}
 
 
-def test_what_a_killed_run_left_is_removed(images: Any, tmp_path: Path) -> None:
+def test_removes_login_folder_of_killed_run(images: Any, tmp_path: Path) -> None:
     (tmp_path / "run/login-999999999-abc").mkdir(parents=True)
     mine = tmp_path / f"run/login-{os.getpid()}-abc"
     mine.mkdir()
@@ -125,7 +125,7 @@ def test_removes_deeply_nested_login_folder_of_killed_run(images: Any, tmp_path:
         ),
     ],
 )
-def test_a_refused_pull(images: Any, fakes: Fakes, said: str, logins: Any, sentence: str) -> None:
+def test_explains_denied_pull(images: Any, fakes: Fakes, said: str, logins: Any, sentence: str) -> None:
     fakes.state("pull", f"alpha Pulling\n{said}\n")
     fakes.state("code", "1")
     with pytest.raises(images.Failure) as error:
@@ -147,7 +147,7 @@ def loaded(tar: Path, *names: str) -> dict[str, Any]:
     return wanted(image="gpurack.local/a:1", load={"tar": "mine.tar", "path": str(tar), "names": list(names)})
 
 
-def test_a_tar_is_loaded_once_and_its_own_names_mean_what_they_meant(images: Any, fakes: Fakes, tar: Path) -> None:
+def test_loads_tar_once_and_keeps_other_names(images: Any, fakes: Fakes, tar: Path) -> None:
     fakes.state("load", "Loaded image: lab_llama:1\nLoaded image: lab_llama:2\n")
     fakes.state("lab_llama:1", "sha256:old")
     fakes.state("lab_llama:2", "")
@@ -159,10 +159,10 @@ def test_a_tar_is_loaded_once_and_its_own_names_mean_what_they_meant(images: Any
         "docker rmi lab_llama:2",
     ]
     assert not tar.exists()
-    images.provide(images.dockerd, loaded(tar, "lab_llama:1"), {})  # it is there now
+    images.provide(images.dockerd, loaded(tar, "lab_llama:1"), {})  # it exists now
 
 
-def test_a_tar_that_did_not_arrive_or_is_none(images: Any, fakes: Fakes, tar: Path) -> None:
+def test_reports_missing_or_invalid_tar(images: Any, fakes: Fakes, tar: Path) -> None:
     fakes.state("load", "open /x: invalid tar header\n")
     fakes.state("code", "1")
     with pytest.raises(images.Failure, match=r"^cannot load mine.tar: open /x: invalid tar header$"):
@@ -206,7 +206,7 @@ def built(repository: Path, revision: str, **over: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("revision", ["with-dockerfile", "main", "a commit", "a short commit"])
-def test_a_revision_is_built(images: Any, fakes: Fakes, repository: Path, revision: str, tmp_path: Path) -> None:
+def test_builds_revision(images: Any, fakes: Fakes, repository: Path, revision: str, tmp_path: Path) -> None:
     first = git(repository, "rev-parse", "with-dockerfile")
     named = {"a commit": first, "a short commit": first[:9]}.get(revision, revision)
     fakes.state("build", "")
@@ -221,7 +221,7 @@ def test_a_revision_is_built(images: Any, fakes: Fakes, repository: Path, revisi
     assert list((tmp_path / "builds").iterdir()) == []
 
 
-def test_a_proxy_is_named_and_not_told(images: Any, fakes: Fakes, repository: Path, monkeypatch: Any) -> None:
+def test_passes_proxy_by_name_without_value(images: Any, fakes: Fakes, repository: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("https_proxy", "http://me:hunter2@proxy:3128")
     fakes.state("build", "")
     images.provide(images.dockerd, built(repository, "main"), {})
@@ -229,7 +229,7 @@ def test_a_proxy_is_named_and_not_told(images: Any, fakes: Fakes, repository: Pa
     assert "hunter2" not in fakes.log.read_text()
 
 
-def test_a_failed_build_says_its_last_lines_and_goes_on_next_time(images: Any, fakes: Fakes, repository: Path) -> None:
+def test_failed_build_shows_last_lines_and_is_repeated(images: Any, fakes: Fakes, repository: Path) -> None:
     fakes.state("build", "".join(f"step {number}\n" for number in range(20)) + "ERROR: exit code: 2\n")
     fakes.state("code", "1")
     with pytest.raises(images.Failure) as error:
@@ -249,14 +249,14 @@ def test_a_failed_build_says_its_last_lines_and_goes_on_next_time(images: Any, f
         ({"dockerfile": "docker/X"}, "file://REPOSITORY at main has no docker/X; correct image.build.dockerfile"),
     ],
 )
-def test_what_cannot_be_built(images: Any, repository: Path, over: dict[str, str], sentence: str) -> None:
+def test_reports_invalid_builds(images: Any, repository: Path, over: dict[str, str], sentence: str) -> None:
     with pytest.raises(images.Failure) as error:
         images.provide(images.dockerd, built(repository, **{"revision": "main", **over}), {})
     assert str(error.value).startswith(sentence.replace("REPOSITORY", str(repository)))
 
 
-def test_submodules_come_along(images: Any, fakes: Fakes, repository: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setenv("GIT_ALLOW_PROTOCOL", "file")  # git trusts no local submodules by itself
+def test_builds_with_submodules(images: Any, fakes: Fakes, repository: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("GIT_ALLOW_PROTOCOL", "file")  # git does not trust local submodules by default
     outer = tmp_path / "outer"
     outer.mkdir()
     git(outer, "init", "-q", "-b", "main")

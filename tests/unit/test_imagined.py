@@ -1,4 +1,4 @@
-"""What is decided without a connection is what a run decides: one ledger, on the imagined host and on the real one."""
+"""Plans without a connection decide like a run: one ledger, for the imagined host and the real one."""
 
 from dataclasses import replace
 from typing import Any
@@ -21,7 +21,7 @@ from tests.given import SALT, gpu, host_state, models, running, spec, uuid
 
 COUNT = 3
 MEMORY = 24 * 1024
-"""MiB of an A30, as the table of kinds has it."""
+"""MiB of an A30, as in the table of kinds."""
 SHARE = st.one_of(st.none(), st.integers(1, 30).map("{}GiB".format), st.integers(1, 100).map("{}%".format))
 
 
@@ -38,12 +38,12 @@ def hosts(texts: list[int | str], shares: st.SearchStrategy[str | None]) -> st.S
     )
 
 
-# The memory of a GPU that is named by its UUID is not in the inventory, so shares of it are the real host's to check.
+# The memory of a GPU named by its UUID is not in the inventory, so only the real host can check shares of it.
 HOSTS = st.one_of(hosts([0, 1, 2, 3], SHARE), hosts([0, 1, 2, 3, "GPU-a", "GPU-ab"], st.none()))
 
 
 def data(words: dict[str, Any]) -> dict[str, Any]:
-    """An inventory's words with what every model must say."""
+    """An inventory's words, with the fields that each model needs."""
     common = {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf"}
     entries = {
         name: {**common, "port": 8000 + number, **entry} for number, (name, entry) in enumerate(words["models"].items())
@@ -52,26 +52,26 @@ def data(words: dict[str, Any]) -> dict[str, Any]:
 
 
 def host_of(words: dict[str, Any]) -> Host:
-    """Not checked, so that what is wrong reaches the ledger."""
+    """The spec without checks, so that errors reach the ledger."""
     return Host.model_validate(data(words))
 
 
 def real(spec: Host) -> HostFacts:
-    """A host that matches the inventory: those GPUs with names and UUIDs of their own, and nothing on them."""
+    """A real host that matches the inventory: its GPUs have names and UUIDs of their own, and no processes."""
     gpus = [replace(gpu(index), memory_total=MEMORY) for index in range(COUNT)]
     rest = [text for text in ("GPU-ab", "GPU-a") if any(text in entry.gpus for entry in spec.models.values())]
-    if rest:  # the shorter text is the beginning of the same UUID
+    if rest:  # the shorter text is a prefix of the same UUID
         gpus.append(replace(gpu(COUNT), uuid=f"{rest[0]}c-77"))
     return replace(host_state(gpus=COUNT), gpus=tuple(gpus))
 
 
 def places(ledger: Ledger) -> dict[str, list[int]]:
-    """Entry → the places of its GPUs among the host's."""
+    """Entry → the positions of its GPUs on the host."""
     return {name: [ledger.slots.index(slot) for slot in ledger.slots_of(name)] for name in ledger.uuids}
 
 
 @given(HOSTS)
-def test_the_imagined_host_and_a_real_one_that_matches_get_the_same_assignment(words: dict[str, Any]) -> None:
+def test_imagined_and_matching_real_host_get_same_gpus(words: dict[str, Any]) -> None:
     host = host_of(words)
     offline, live = assign(host, imagined(host)), assign(host, real(host))
     assert places(offline) == places(live)
@@ -79,7 +79,7 @@ def test_the_imagined_host_and_a_real_one_that_matches_get_the_same_assignment(w
 
 
 @given(HOSTS)
-def test_the_inventory_is_refused_exactly_where_a_run_would_refuse_a_model(words: dict[str, Any]) -> None:
+def test_offline_refuses_exactly_what_a_run_refuses(words: dict[str, Any]) -> None:
     try:
         check_fleet({"gpu1": [data(words)]})
         refused: set[str] = set()
@@ -90,7 +90,7 @@ def test_the_inventory_is_refused_exactly_where_a_run_would_refuse_a_model(words
 
 
 @given(HOSTS, st.booleans())
-def test_no_gpu_holds_more_than_models_may_share(words: dict[str, Any], offline: bool) -> None:
+def test_never_exceeds_memory_of_gpu(words: dict[str, Any], offline: bool) -> None:
     host = host_of(words)
     ledger = assign(host, imagined(host) if offline else real(host))
     for slot in ledger.slots:
@@ -102,7 +102,7 @@ def test_no_gpu_holds_more_than_models_may_share(words: dict[str, Any], offline:
 
 
 @given(HOSTS, st.randoms())
-def test_the_order_of_entries_does_not_matter(words: dict[str, Any], random: Any) -> None:
+def test_order_of_entries_does_not_matter(words: dict[str, Any], random: Any) -> None:
     names = list(words["models"])
     random.shuffle(names)
     shuffled = {**words, "models": {name: words["models"][name] for name in names}}
@@ -129,7 +129,7 @@ def test_seven_models_on_one_gpu_are_one_line_offline() -> None:
 
 
 def test_seven_models_on_one_gpu_are_one_line_live() -> None:
-    """The inventory knows the GPU by index and by UUID, so that only the host shows that it is one."""
+    """The inventory names the GPU by index and by UUID, so only the host shows that it is the same."""
     ways: dict[str, Any] = {name: {"gpus": [uuid(0)[: 12 + number]]} for number, name in enumerate(SEVEN)}
     host = models(**{**{name: {**way, "vram": "2GiB"} for name, way in ways.items()}, "ann": {"gpus": [0]}})
     errors = plan_models(host, host_state(gpus=2, weights={"/w/a.gguf": 1}), {}, SALT).errors
@@ -138,7 +138,7 @@ def test_seven_models_on_one_gpu_are_one_line_live() -> None:
     assert line.endswith('or set vram ("6GiB") for ann.')
 
 
-def test_models_that_share_too_much_of_two_gpus_are_one_line() -> None:
+def test_models_that_overfill_two_gpus_are_one_line() -> None:
     words = {"hardware": {"A30": 2}, "models": {name: {"gpus": [0, 1], "vram": "9GiB"} for name in SEVEN[:3]}}
     (problem,) = problems_of(words)
     assert (problem.path, problem.what) == (
@@ -147,7 +147,7 @@ def test_models_that_share_too_much_of_two_gpus_are_one_line() -> None:
     )
 
 
-def test_models_of_a_lost_gpu_are_one_line() -> None:
+def test_models_of_lost_gpu_are_one_line() -> None:
     host = models(ann={"gpus": [1], "vram": "2GiB"}, bob={"gpus": [1], "vram": "2GiB"})
     had = host_state(gpus=2)
     containers = tuple(running(host, name, had, (uuid(1),)) for name in ("ann", "bob"))
@@ -160,7 +160,7 @@ def test_models_of_a_lost_gpu_are_one_line() -> None:
 
 
 @pytest.mark.parametrize(("vram", "refused"), [("6GiB", True), ("30%", False), (None, False)])
-def test_a_gpu_that_does_not_report_its_memory(vram: str | None, refused: bool) -> None:
+def test_refuses_percent_on_gpu_without_memory_size(vram: str | None, refused: bool) -> None:
     facts = host_state(gpus=1)
     facts = replace(facts, gpus=(replace(facts.gpus[0], memory_total=0),))
     errors = assign(models(alpha={"gpus": [0], "vram": vram}), facts).errors
@@ -168,29 +168,29 @@ def test_a_gpu_that_does_not_report_its_memory(vram: str | None, refused: bool) 
 
 
 @pytest.mark.parametrize("entry", [{"gpus": [0], "vram": "6GiB"}, {"gpus": [0], "vram": "30%"}, {"gpus": "all"}])
-def test_compose_yaml_is_shown_without_hardware(entry: dict[str, Any]) -> None:
+def test_prints_compose_yaml_without_hardware(entry: dict[str, Any]) -> None:
     vllm = {"engine": "vllm", "version": "0.33.0", "weights": "/w/m"}
     text = compose_text(models(alpha={**vllm, **entry}))
     assert "GPU-of-index-0" in text
     assert ("gpu-memory-utilization" in text) == ("%" in str(entry))
 
 
-def test_all_gpus_but_the_reserved_are_one_at_least() -> None:
+def test_all_means_one_unreserved_gpu_at_least() -> None:
     host = spec({"reserved_gpus": [0], "models": {"alpha": {"gpus": "all", "port": 8000}}})
     assert places(assign(host, imagined(host))) == {"alpha": [1]}
 
 
-def test_all_gpus_where_all_are_reserved() -> None:
+def test_refuses_all_if_every_gpu_is_reserved() -> None:
     (problem,) = problems_of({"hardware": {"A30": 1}, "reserved_gpus": [0], "models": {"ann": {"gpus": "all"}}})
     assert (problem.path, "all are reserved" in problem.what) == ("models.ann.gpus", True)
 
 
-def test_a_gpu_named_by_its_uuid_has_no_index() -> None:
+def test_gpu_named_by_uuid_has_no_index() -> None:
     entries = {"ann": {"gpus": [1]}, "bob": {"gpus": ["GPU-6f1c"]}}
     (problem,) = problems_of({"hardware": {"A30": 1}, "models": entries})
     assert str(problem) == "gpu1 models.ann.gpus: GPU 1 does not exist; hardware has 0."
 
 
-def test_the_beginning_of_a_uuid_and_more_of_it_are_one_gpu() -> None:
+def test_two_prefixes_of_one_uuid_are_one_gpu() -> None:
     (problem,) = problems_of({"models": {"ann": {"gpus": ["GPU-6f"]}, "bob": {"gpus": ["GPU-6f1c"]}}})
     assert problem.what.startswith("GPU-6f1c is claimed by 2 models: ann, bob.")

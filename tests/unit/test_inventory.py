@@ -1,4 +1,4 @@
-"""Inventories: what is refused, in which words, and how layers become the spec of a host."""
+"""Inventories: what is refused, with which code, and how layers become the spec of a host."""
 
 import json
 import os
@@ -29,9 +29,9 @@ from tests.given import models, spec
 
 ALPHA = {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf", "port": 8000}
 TABLE = Path(__file__).parent / "wrong_inventories.jsonl"
-"""One wrong inventory on each line. alpha: fields of the only model, beside ALPHA's; gpu1: fields of the only host,
-beside that model; inventory: all hosts. `"<": "alpha"` in a map stands for the fields of ALPHA. problems: [place,
-code]."""
+"""One wrong inventory per line. alpha: fields of the only model, merged over ALPHA; gpu1: fields of the only host, with
+that model; inventory: all hosts. `"<": "alpha"` in a map stands for the fields of ALPHA. problems: [path, code].
+"""
 WRONG = [json.loads(line) for line in TABLE.read_text(encoding="utf-8").splitlines()]
 IDS = [case["case"] for case in WRONG]
 
@@ -44,7 +44,7 @@ def expanded(value: Any) -> Any:
 
 
 def layers_of(case: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The layers of data of each host of a line of the table."""
+    """The layers of data of each host, for a line of the table."""
     if "alpha" in case:
         hosts = {"gpu1": {"models": {"alpha": {**ALPHA, **case["alpha"]}}}}
     elif "gpu1" in case:
@@ -84,7 +84,7 @@ SECRET = [case for case in WRONG if "sk-live" in json.dumps(case)]
 
 
 @pytest.mark.parametrize("case", SECRET, ids=[case["case"] for case in SECRET])
-def test_a_refusal_never_repeats_a_secret(case: dict[str, Any]) -> None:
+def test_errors_never_repeat_a_secret(case: dict[str, Any]) -> None:
     found = problems_of_case(case["case"])
     assert "sk-live" not in "".join(f"{problem} {problem.parameters}" for problem in found)
 
@@ -101,7 +101,7 @@ def test_every_code_has_a_cause_and_a_fix() -> None:
         assert code.fix or re.sub(r"\{\w+\}", "", code.hint).strip(), name
 
 
-def test_the_error_says_how_many_and_that_nothing_happened() -> None:
+def test_error_has_count_and_says_nothing_was_done() -> None:
     one = InventoryError([Problem("gpu1", "models.alpha.port", "missing-field")])
     assert str(one) == (
         "1 error in the inventory; nothing was done on any host\n    error  gpu1 models.alpha.port: is missing."
@@ -115,7 +115,7 @@ def test_the_error_says_how_many_and_that_nothing_happened() -> None:
     ]
 
 
-def test_one_fault_at_several_places_is_one_line() -> None:
+def test_groups_one_fault_of_several_entries() -> None:
     places = [("gpu1", "models.a.port"), ("gpu1", "models.b.port"), ("gpu2", "models.a.port")]
     error = InventoryError([Problem(host, path, "missing-field") for host, path in places])
     assert len(error.problems) == 3
@@ -125,7 +125,7 @@ def test_one_fault_at_several_places_is_one_line() -> None:
     ]
 
 
-def test_python_only_mistakes() -> None:
+def test_reports_wrong_python_types() -> None:
     def model(**fields: Any) -> dict[str, list[dict[str, Any]]]:
         return {"gpu1": [{"models": {"alpha": {**ALPHA, **fields}}}]}
 
@@ -163,11 +163,11 @@ def test_python_only_mistakes() -> None:
     ],
     ids=json.dumps,
 )
-def test_accepted(fields: dict[str, Any]) -> None:
+def test_accepts_valid_fields(fields: dict[str, Any]) -> None:
     assert check_fleet({"gpu1": [{"models": {"alpha": {**ALPHA, **fields}}}]})["gpu1"].models["alpha"]
 
 
-def test_data_that_are_not_ours_are_left_alone() -> None:
+def test_ignores_data_of_others() -> None:
     data = {"rack": 7, "ssh_user": "lab", "_sudo": True, "docker_image": "x", "models": {"alpha": ALPHA}}
     assert list(check_fleet({"gpu1": [data]})["gpu1"].models) == ["alpha"]
 
@@ -175,19 +175,19 @@ def test_data_that_are_not_ours_are_left_alone() -> None:
 # --- layers --------------------------------------------------------------------------------------------------------
 
 
-def test_all_groups_and_host_merge() -> None:
+def test_merges_all_groups_and_host() -> None:
     everywhere = {"docker": {"version": "28.5.2", "daemon": {"live-restore": True, "log-driver": "local"}}}
     group = {"docker": {"daemon": {"data-root": "/data/docker", "log-driver": None}}}
     own = {"docker": {"source": "distro", "daemon": {"labels": ["rack=7"]}}}
     host = check_fleet({"gpu1": [everywhere, group, own]})["gpu1"]
     assert (host.docker.source, host.docker.version) == ("distro", "28.5.2")
-    # the null stays: it takes the key out of the host's own daemon.json too
+    # the null stays: it also removes the key from the host's own daemon.json
     assert host.docker.daemon == {
         "live-restore": True, "log-driver": None, "data-root": "/data/docker", "labels": ["rack=7"]
     }  # fmt: skip
 
 
-def test_defaults_then_engine_then_model() -> None:
+def test_merges_defaults_engine_and_model() -> None:
     host = spec(
         {"defaults": {"bind": "lan", "args": {"threads": 8, "metrics": True}, "env": {"A": "all"}}},
         {"engines": {"llama.cpp": {"version": "b7001", "args": {"threads": 16}, "env": {"A": "engine"}}}},
@@ -199,16 +199,16 @@ def test_defaults_then_engine_then_model() -> None:
     assert (beta.bind, beta.args) == ("loopback", {})
 
 
-def test_null_takes_away_a_model_of_a_group() -> None:
+def test_null_removes_model_of_group() -> None:
     host = spec({"models": {"alpha": {"port": 1}, "beta": {"port": 2}}}, {"models": {"alpha": None}})
     assert list(host.models) == ["beta"]
 
 
-def test_null_in_compose_reaches_the_service() -> None:
+def test_null_in_compose_reaches_service() -> None:
     assert models(alpha={"compose": {"restart": None}}).models["alpha"].compose == {"restart": None}
 
 
-def test_a_models_own_image_replaces_the_engines_version_and_the_other_way_round() -> None:
+def test_image_replaces_inherited_version_and_vice_versa() -> None:
     own_image = spec({"models": {"alpha": {"port": 1, "image": "ghcr.io/lab/llama:1"}}}).models["alpha"]
     assert (own_image.image, own_image.version) == ("ghcr.io/lab/llama:1", None)
     own_version = spec(
@@ -218,14 +218,14 @@ def test_a_models_own_image_replaces_the_engines_version_and_the_other_way_round
     assert (own_version.image, own_version.version) == (None, "b7")
 
 
-def test_a_key_of_a_default_can_be_given_up() -> None:
+def test_null_removes_inherited_key() -> None:
     host = spec(
         {"defaults": {"api_key": {"env": "GPURACK_TEST_IS_NOT_SET"}}}, {"models": {"a1": {"port": 1, "api_key": None}}}
     )
     assert secrets_of(host) == {}
 
 
-def test_pyinfras_own_layers_are_merged_where_pyinfra_would_replace() -> None:
+def test_merges_layers_that_pyinfra_would_replace() -> None:
     inventory = Inventory(
         (["gpu1", ("gpu2", {"docker": {"version": "26.1.5"}})], {"docker": {"version": "28.5.2"}}),
         a30=(["gpu1", "gpu2"], {"docker": {"daemon": {"debug": True}}}),
@@ -236,7 +236,7 @@ def test_pyinfras_own_layers_are_merged_where_pyinfra_would_replace() -> None:
     assert seen == {"gpu1": ("28.5.2", {"debug": True}, "never"), "gpu2": ("26.1.5", {"debug": True}, "never")}
 
 
-def test_an_inventory_without_models_is_a_mistake_only_for_models() -> None:
+def test_inventory_without_models_is_error_for_models_only() -> None:
     problem = without_models(check_fleet({"gpu1": [{}], "gpu2": [{"docker": {"source": "distro"}}]}))
     assert problem is not None
     assert str(problem).startswith("no host has any models. Add a `models` map")
@@ -267,17 +267,17 @@ def test_an_inventory_without_models_is_a_mistake_only_for_models() -> None:
         ("any", "any", True),
     ],
 )
-def test_binds_that_cannot_share_a_port(one: str, other: str, overlap: bool) -> None:
+def test_finds_overlapping_binds(one: str, other: str, overlap: bool) -> None:
     assert binds_overlap(one, other) is overlap
     assert binds_overlap(other, one) is overlap
 
 
-def test_a_disabled_model_is_in_nobodys_way() -> None:
+def test_disabled_model_clashes_with_nothing() -> None:
     host = models(alpha={"gpus": "all", "port": 1}, beta={"gpus": [0], "port": 1, "enabled": False})
     assert not host.models["beta"].enabled
 
 
-def test_wants_gpu_means_an_enabled_model() -> None:
+def test_only_enabled_models_need_gpu() -> None:
     assert models(alpha={"gpus": [0]}).wants_gpu
     assert not models(alpha={"gpus": [0], "enabled": False}, beta={"gpus": []}).wants_gpu
 
@@ -285,7 +285,7 @@ def test_wants_gpu_means_an_enabled_model() -> None:
 # --- secrets and words ---------------------------------------------------------------------------------------------
 
 
-def test_secrets_are_read_and_trimmed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reads_and_strips_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GPURACK_TEST_KEY", " from-env\n")
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "key").write_text("from-file\n")
@@ -294,21 +294,21 @@ def test_secrets_are_read_and_trimmed(tmp_path: Path, monkeypatch: pytest.Monkey
     assert Secret(command=["printf", "from-command\\n"]).read() == "from-command"
 
 
-def test_a_secret_is_read_once(tmp_path: Path) -> None:
-    """A run goes by the value that was checked with the inventory, whatever becomes of the file meanwhile."""
+def test_reads_secret_once(tmp_path: Path) -> None:
+    """A run uses the value that was checked, even if the file changes meanwhile."""
     (tmp_path / "key").write_text("first")
     wanted = spec({"models": {"alpha": {"port": 8000, "api_key": {"file": str(tmp_path / "key")}}}})
     (tmp_path / "key").write_text("second")
     assert read_secrets(wanted) == {"alpha": {"api_key": "first"}}
 
 
-def test_a_secret_that_is_not_text_is_a_sentence(tmp_path: Path) -> None:
+def test_reports_secret_that_is_not_text(tmp_path: Path) -> None:
     (tmp_path / "key").write_bytes(b"\xff\xfe")
     with pytest.raises(SecretError, match=r"^file .*key cannot be read: "):
         Secret(file=str(tmp_path / "key")).read()
 
 
-def test_a_mirrors_key_may_lie_in_the_admins_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reads_mirror_key_in_home_of_admin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "mirror.asc").write_text("armored")
     host = spec({"mirrors": {"nvidia": {"url": "https://mirror.example", "key": "~/mirror.asc"}}})
@@ -324,19 +324,19 @@ def test_a_mirrors_key_may_lie_in_the_admins_home(tmp_path: Path, monkeypatch: p
         ("https://hf.example/x/$(reboot).gguf", "__reboot_.gguf"),
     ],
 )
-def test_the_file_name_of_fetched_weights(url: str, name: str) -> None:
+def test_finds_file_name_of_fetched_weights(url: str, name: str) -> None:
     weights = models(alpha={"weights": {"url": url, "sha256": "0" * 64}}).models["alpha"].weights
     assert isinstance(weights, UrlWeights)
     assert weights.filename == name
 
 
-def test_the_nearest_word_or_none() -> None:
+def test_nearest_word_or_none() -> None:
     assert nearest("wieghts", ["weights", "gpus"]) == "weights"
     assert nearest("colour", ["weights", "gpus"]) is None
 
 
 @pytest.mark.parametrize(("url", "warned"), [("http://hf.example", True), ("https://hf.example", False)])
-def test_a_token_in_the_clear_is_warned_of(url: str, warned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warns_of_token_in_plain_text(url: str, warned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAB_HF", "hf_lab")
     data = {"mirrors": {"huggingface": url}, "hf_token": {"env": "LAB_HF"}, "models": {"alpha": ALPHA}}
     found = [problem.path for problem in warnings(check_fleet({"gpu1": [data]}))]
@@ -344,7 +344,7 @@ def test_a_token_in_the_clear_is_warned_of(url: str, warned: bool, monkeypatch: 
 
 
 def warned(words: str, host: dict[str, Any]) -> list[str]:
-    """The warnings of a host with these words in them."""
+    """The warnings of a host that contain these words."""
     said = [str(problem) for problem in warnings(check_fleet({"gpu1": [host]}))]
     return [sentence for sentence in said if words in sentence]
 
@@ -369,7 +369,7 @@ BUILD = {"git": "https://git.lab/llama", "revision": "v1", "args": {"PIP_PASSWOR
         ({"version": None, "image": {"build": BUILD}}, "image.build.args.PIP_PASSWORD", "docker build --secret"),
     ],
 )
-def test_a_secret_in_plain_text_is_warned_of(entry: dict[str, Any], field: str, remedy: str) -> None:
+def test_warns_of_secret_in_plain_text(entry: dict[str, Any], field: str, remedy: str) -> None:
     (sentence,) = warned("in plain text", {"models": {"alpha": {**ALPHA, **entry}}})
     assert sentence.startswith(f"gpu1 models.alpha: {field} is a secret in plain text, in the inventory")
     assert remedy in sentence
@@ -385,7 +385,7 @@ def test_a_secret_in_plain_text_is_warned_of(entry: dict[str, Any], field: str, 
         ({"command": ["--run", "--lora-key=sk-live"]}, "command --lora-key"),
     ],
 )
-def test_also_one_of_a_job_which_has_no_api_key(entry: dict[str, Any], field: str) -> None:
+def test_hint_for_secret_of_job_does_not_name_api_key(entry: dict[str, Any], field: str) -> None:
     (sentence,) = warned("in plain text", {"jobs": {"small": {**QUANTIZE, **entry}}})
     assert sentence.startswith(f"gpu1 jobs.small: {field} is a secret in plain text, in the inventory")
     assert ENV_FILE in sentence
@@ -403,7 +403,7 @@ def test_also_one_of_a_job_which_has_no_api_key(entry: dict[str, Any], field: st
         {"compose": {"environment": None}},
     ],
 )
-def test_the_path_of_a_secret_and_a_name_alone_are_none(entry: dict[str, Any]) -> None:
+def test_path_or_name_of_secret_is_no_warning(entry: dict[str, Any]) -> None:
     assert warned("in plain text", {"models": {"alpha": {**ALPHA, **entry}}}) == []
 
 
@@ -414,7 +414,7 @@ def without_source(which: str) -> str:
     return f"{which} is a path on the host, so a rebuild cannot restore it. Add a source: {SOURCES}."
 
 
-def test_all_weights_without_a_source_are_warned_of() -> None:
+def test_warns_of_weights_without_source() -> None:
     config = {"models": [{"model": "/w/b.gguf"}, {"model": {"hf": "lab/c", "file": "c.gguf"}}]}
     python = {"engine": "llama-cpp-python", "version": "0.3.36", "port": 8001, "config": config}
     job = {**QUANTIZE, "weights": "/w/f16.gguf"}
@@ -429,13 +429,13 @@ def test_all_weights_without_a_source_are_warned_of() -> None:
     ]
 
 
-def test_what_a_job_makes_has_a_source() -> None:
+def test_result_of_job_is_a_source() -> None:
     made = {**QUANTIZE, "folder": "/data", "result": "q4.gguf"}
     host = {"jobs": {"small": made}, "models": {"alpha": {**ALPHA, "weights": "/data/q4.gguf"}}}
     assert warned("Add a source", host) == []
 
 
-def test_the_image_of_a_job_may_float_too() -> None:
+def test_warns_of_floating_image_of_job() -> None:
     job = {**QUANTIZE, "version": None, "image": "lab/llama:latest"}
     assert len(warned("lab/llama:latest floats", {"jobs": {"small": job}})) == 1
 
@@ -451,7 +451,7 @@ def test_the_image_of_a_job_may_float_too() -> None:
         ({"bind": "lan", "engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf"}, False),
     ],
 )
-def test_the_key_of_a_vllm_leaves_doors_open(entry: dict[str, Any], open_to_all: bool) -> None:
+def test_warns_of_open_paths_of_vllm_with_key(entry: dict[str, Any], open_to_all: bool) -> None:
     keyed = {**VLLM, "port": 8000, "api_key": {"env": "PATH"}}
     found = warned("its key guards /v1 only", {"hardware": {"A30": 1}, "models": {"alpha": {**keyed, **entry}}})
     assert len(found) == open_to_all
@@ -469,7 +469,7 @@ def test_the_key_of_a_vllm_leaves_doors_open(entry: dict[str, Any], open_to_all:
         ),
     ],
 )
-def test_what_python_and_pyinfra_ignore_without_a_word(tmp_path: Path, text: str, sentence: str) -> None:
+def test_reports_what_python_and_pyinfra_ignore_silently(tmp_path: Path, text: str, sentence: str) -> None:
     path = tmp_path / "lab.py"
     path.write_text(text)
     (problem,) = ignored_by_pyinfra(path)
@@ -489,7 +489,7 @@ def test_what_python_and_pyinfra_ignore_without_a_word(tmp_path: Path, text: str
         "lab = (8000, 8001)",
     ],
 )
-def test_a_group_with_a_bracket_too_few_or_many(tmp_path: Path, text: str) -> None:
+def test_reports_group_with_missing_or_extra_bracket(tmp_path: Path, text: str) -> None:
     path = tmp_path / "lab.py"
     path.write_text(f"_x = 1\n{text}\n")
     with pytest.raises(InventoryError) as caught:
@@ -504,19 +504,19 @@ def test_a_group_with_a_bracket_too_few_or_many(tmp_path: Path, text: str) -> No
     "text",
     ["lab = ['gpu1']", "lab = ['gpu1', ('gpu2', {})]", "_h = ('a', {})\nlab = ([_h], {})"],
 )
-def test_groups_as_pyinfra_takes_them(tmp_path: Path, text: str) -> None:
+def test_accepts_groups_that_pyinfra_accepts(tmp_path: Path, text: str) -> None:
     path = tmp_path / "lab.py"
     path.write_text(text)
     assert len(read_inventory(path))
 
 
-def test_the_same_host_in_two_groups_is_no_mistake(tmp_path: Path) -> None:
+def test_accepts_host_in_two_groups(tmp_path: Path) -> None:
     path = tmp_path / "lab.py"
     path.write_text('one = [("gpu1", {})]\nother = [("gpu1", {})]\n')
     assert ignored_by_pyinfra(path) == []
 
 
-def test_own_keys_of_compose_are_refused_and_may_be_taken_away() -> None:
+def test_refuses_compose_keys_of_gpurack_but_allows_null() -> None:
     def found(**compose: object) -> list[tuple[str, str]]:
         entry = {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf", "port": 8000, "compose": compose}
         problems = ENGINES["llama.cpp"].check(Model.model_validate(entry))
@@ -529,14 +529,14 @@ def test_own_keys_of_compose_are_refused_and_may_be_taken_away() -> None:
     assert found(ports=None, shm_size="1g") == []
 
 
-def test_what_is_legacy_is_warned_of() -> None:
+def test_warns_of_legacy_engine() -> None:
     page = {"engine": "llama-gpt", "port": 3000, "connects_to": ["alpha"], "api_key": None}
     (sentence,) = warned("legacy", {"models": {"alpha": ALPHA}, "services": {"page": page}})
     assert sentence.startswith("gpu1 services.page: llama-gpt is legacy: ")
     assert "open-webui" in sentence
 
 
-def test_a_model_that_says_nothing_of_gpus_on_a_host_with_cards_is_warned_of() -> None:
+def test_warns_of_model_without_gpus_on_gpu_host() -> None:
     entry = {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf", "port": 8000}
     fleet = check_fleet({"gpu1": [{"hardware": {"A30": 1, "A31": 1}, "models": {"alpha": entry}}]})
     said = [str(problem) for problem in warnings(fleet)]
@@ -544,8 +544,8 @@ def test_a_model_that_says_nothing_of_gpus_on_a_host_with_cards_is_warned_of() -
     assert any('gpu1 hardware: unknown GPU "A31". Did you mean "A30"?' in line for line in said)
 
 
-def test_a_job_on_a_card_that_a_model_has_is_warned_of() -> None:
-    """Only its run knows whether it is done already, and refuses it where it is not."""
+def test_warns_of_job_on_gpu_of_model() -> None:
+    """Only a run knows if the job is done already, and refuses it if not."""
     job = {**QUANTIZE, "gpus": [1]}
     host = {"hardware": {"A30": 2}, "models": {"alpha": {**ALPHA, "gpus": [0, 1]}}, "jobs": {"small": job}}
     assert warned("GPU 1", host) == [
@@ -560,7 +560,7 @@ def test_a_job_on_a_card_that_a_model_has_is_warned_of() -> None:
     assert warned("GPU 1", both) == []
 
 
-def test_a_service_that_connects_to_nothing_is_warned_of() -> None:
+def test_warns_of_service_without_connections() -> None:
     gateway = {"engine": "litellm", "version": "1.109.1", "port": 4000, "connects_to": "all"}
     nothing = [
         "gpu1 services.gateway: connects to no enabled model that it can reach. Check `enabled`, and `bind` of models "

@@ -1,4 +1,4 @@
-"""Jobs in the inventory and in the plan: when one has to run, how, and what stands in its way."""
+"""Jobs in the inventory and the plan: when they run, how, and what is refused."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def plan(spec: Host, facts: HostFacts) -> ModelsPlan:
 # --- how -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_prompt_as_a_service_that_runs_once() -> None:
+def test_prompt_becomes_service_that_runs_once() -> None:
     host = wanted(ask=PROMPT)
     planned = plan(host, host_state(**HERE))
     assert service(planned, "ask") == {
@@ -87,14 +87,14 @@ def test_a_prompt_as_a_service_that_runs_once() -> None:
         (["--all-in-one", "/models/", "7B"], [0], "full-cuda-b7000"),
     ],
 )
-def test_the_image_for_what_is_done(command: list[str], gpus: list[int], image: str) -> None:
+def test_image_follows_command_and_gpus(command: list[str], gpus: list[int], image: str) -> None:
     host = wanted(one={"command": command, "gpus": gpus})
     reference = f"ghcr.io/ggml-org/llama.cpp:{image}"
     assert service(plan(host, host_state(gpus=1)), "one")["image"] == reference
     assert ("", reference) in images_by_user(host)
 
 
-def test_cards_mounts_and_the_rest_of_compose() -> None:
+def test_job_has_gpus_mounts_and_compose_settings() -> None:
     job = {"command": ["-p", "y"], "gpus": [0], "env": {"A": "1"}, "compose": {"volumes": ["/x:/y"], "shm_size": "1g"}}
     data = service(plan(wanted(one=job), host_state(gpus=1)), "one")
     (device,) = data["deploy"]["resources"]["reservations"]["devices"]
@@ -102,7 +102,7 @@ def test_cards_mounts_and_the_rest_of_compose() -> None:
     assert (data["environment"], data["shm_size"], data["volumes"][-1]) == ({"A": "1"}, "1g", "/x:/y")
 
 
-def test_images_and_weights_of_jobs_come_like_those_of_models(tmp_path: Any) -> None:
+def test_fetches_images_and_weights_of_jobs(tmp_path: Any) -> None:
     tar = save(tmp_path / "a.tar")
     (tmp_path / "w.gguf").write_text("weights")
     job = {"command": ["-m", "{weights}"], "version": None, "image": {"tar": str(tar)}}
@@ -117,12 +117,12 @@ def test_images_and_weights_of_jobs_come_like_those_of_models(tmp_path: Any) -> 
 # --- when ------------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_done_is_left_alone() -> None:
+def test_keeps_finished_job() -> None:
     host = wanted(q8=Q8)
     there = {**HERE["weights"], "/data/lab/7B/q8.gguf": 1}
     assert plan(host, host_state(weights=there, files=done(host, "q8"))).nothing
     assert plan(wanted(q8={**Q8, "enabled": False}), host_state(**HERE)).nothing
-    # other cards and other shares make no other result
+    # other GPUs and other shares give the same result
     assert (
         jobs.desire_job("q8", wanted(q8={**Q8, "gpus": [1], "vram": "5GiB"})).definition
         == jobs.desire_job("q8", host).definition
@@ -138,13 +138,13 @@ def test_what_is_done_is_left_alone() -> None:
         ({}, None, False, "its result /data/lab/7B/q8.gguf is missing"),
     ],
 )
-def test_why_a_job_runs(over: dict[str, Any], files: Any, result: bool, reason: str) -> None:
+def test_states_why_job_runs(over: dict[str, Any], files: Any, result: bool, reason: str) -> None:
     there = {**HERE["weights"], **({"/data/lab/7B/q8.gguf": 1} if result else {})}
     facts = host_state(weights=there, files=done(wanted(q8=Q8), "q8") if files is None else files)
     assert [str(change) for change in plan(wanted(q8={**Q8, **over}), facts).changes] == [f"run q8: {reason}"]
 
 
-def test_what_an_earlier_run_began_is_taken_up() -> None:
+def test_waits_for_job_of_earlier_run() -> None:
     host = wanted(one={"command": ["-p", "x"], "gpus": [0]})
     label = {"gpurack.job": jobs.desire_job("one", host).definition}
     process = (uuid(0), 1, "llama-cli", 9000, "root", "id-of-one")
@@ -166,14 +166,14 @@ def test_what_an_earlier_run_began_is_taken_up() -> None:
         ({}, {"gpus": 1, "containers": [container("one")]}, "a container named `one` already exists"),
     ],
 )  # fmt: skip
-def test_refused_with_a_sentence(job: dict[str, Any], state: dict[str, Any], sentence: str) -> None:
+def test_refuses_with_reason(job: dict[str, Any], state: dict[str, Any], sentence: str) -> None:
     host = wanted({"alpha": {"port": 8000, "gpus": [0]}}, one={"command": ["-p", "x"], **job})
     planned = plan(host, host_state(**HERE, **state))
     assert planned.errors["one"].startswith(sentence)
     assert planned.job is None
 
 
-def test_a_result_that_is_served_does_not_change_under_the_model() -> None:
+def test_refuses_change_of_result_that_a_model_serves() -> None:
     served = {"alpha": {"port": 8000, "weights": "/data/lab/7B/q8.gguf"}}
     before = wanted(served, q8=Q8)
     after = wanted(served, q8={**Q8, "command": ["--quantize", "a", "b", "q4_0"]})
@@ -185,7 +185,7 @@ def test_a_result_that_is_served_does_not_change_under_the_model() -> None:
 # --- models that serve a result --------------------------------------------------------------------------------------
 
 
-def test_a_model_waits_for_the_job_that_makes_what_it_serves() -> None:
+def test_model_waits_for_job_that_makes_its_weights() -> None:
     host = wanted({"alpha": {"port": 8000, "weights": "/data/lab/7B/q8.gguf"}, "beta": {"port": 8001}}, q8=Q8)
     assert jobs.serve_results(host)
     facts = host_state(**HERE)
@@ -198,7 +198,7 @@ def test_a_model_waits_for_the_job_that_makes_what_it_serves() -> None:
     assert not jobs.serve_results(wanted({"beta": {"port": 8001}}, q8=Q8))
 
 
-def test_a_job_has_the_version_of_its_engine_and_nothing_else_of_models() -> None:
+def test_job_inherits_only_version_of_engine() -> None:
     layers = {"defaults": {"bind": "lan"}, "engines": {"llama.cpp": {"version": "b9", "context": 99, "args": {"t": 1}}}}
     host = spec(layers, {"jobs": {"one": {"engine": "llama.cpp", "command": ["-p", "x"]}}})
     assert (host.jobs["one"].version, host.jobs["one"].engine) == ("b9", "llama.cpp")

@@ -1,4 +1,4 @@
-"""files/jobs.py on a host, with a fake of Docker."""
+"""files/jobs.py on a host, with a fake Docker."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def jobs(tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def labels(name: str, definition: str = "0f") -> dict[str, str]:
-    """Those of a job's container."""
+    """The labels of a job's container."""
     compose = {"com.docker.compose.project": "gpurack-jobs", "com.docker.compose.service": name}
     return {"gpurack.job": definition, **compose}
 
@@ -60,7 +60,7 @@ def data(tmp_path: Path, *names: str, **over: Any) -> dict[str, Any]:
     return {"groups": [[entry] for entry in entries], "logins": {}}
 
 
-def test_done_once_with_a_record_and_its_output(jobs: Any, fakes: Fakes, tmp_path: Path, capsys: Any) -> None:
+def test_runs_once_and_writes_record_and_output(jobs: Any, fakes: Fakes, tmp_path: Path, capsys: Any) -> None:
     result = tmp_path / "folder/q8"
     fakes.state("makes", str(result))
     assert jobs.run_all(data(tmp_path, "q8", result=str(result))) == 0
@@ -71,9 +71,7 @@ def test_done_once_with_a_record_and_its_output(jobs: Any, fakes: Fakes, tmp_pat
     assert fakes.calls[-1] == "docker rm --force q8"
 
 
-def test_one_that_fails_stops_no_other_and_leaves_no_record(
-    jobs: Any, fakes: Fakes, tmp_path: Path, capsys: Any
-) -> None:
+def test_failed_job_stops_no_other_and_has_no_record(jobs: Any, fakes: Fakes, tmp_path: Path, capsys: Any) -> None:
     fakes.state("code", "3\n")
     assert jobs.run_all(data(tmp_path, "bad", "worse")) == 2
     said = capsys.readouterr().out
@@ -83,7 +81,7 @@ def test_one_that_fails_stops_no_other_and_leaves_no_record(
     assert not (tmp_path / "jobs/bad.json").exists()
 
 
-def test_a_result_that_is_not_there_is_no_success(jobs: Any, fakes: Fakes, tmp_path: Path, capsys: Any) -> None:
+def test_missing_result_is_a_failure(jobs: Any, fakes: Fakes, tmp_path: Path, capsys: Any) -> None:
     assert jobs.run_all(data(tmp_path, "q8", result=str(tmp_path / "folder/q8"))) == 1
     assert "error q8: succeeded, but " in capsys.readouterr().out
     assert not (tmp_path / "jobs/q8.json").exists()
@@ -99,7 +97,9 @@ def test_a_result_that_is_not_there_is_no_success(jobs: Any, fakes: Fakes, tmp_p
         ("77 exited 0", True),
     ],
 )
-def test_what_an_earlier_run_left(jobs: Any, fakes: Fakes, tmp_path: Path, container: str, started: bool) -> None:
+def test_continues_finished_or_running_container_and_replaces_others(
+    jobs: Any, fakes: Fakes, tmp_path: Path, container: str, started: bool
+) -> None:
     definition, status, code = container.split()
     fakes.state("runs.one", "")
     fakes.state("labels.one", labels("one", definition))
@@ -109,9 +109,7 @@ def test_what_an_earlier_run_left(jobs: Any, fakes: Fakes, tmp_path: Path, conta
     assert any(" up " in call for call in fakes.calls) == started
 
 
-def test_of_an_output_without_end_the_begin_and_the_end_are_kept(
-    jobs: Any, fakes: Fakes, tmp_path: Path, capsys: Any
-) -> None:
+def test_keeps_start_and_end_of_endless_output(jobs: Any, fakes: Fakes, tmp_path: Path, capsys: Any) -> None:
     jobs.KEPT = 1000
     fakes.state("printed", "begins\n" + "x" * 99 + "\n" * 1_000_000 + "Alpha speaks.\n")
     assert jobs.run_all(data(tmp_path, "q8")) == 0

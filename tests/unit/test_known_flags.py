@@ -1,4 +1,4 @@
-"""Flags that an engine does not have: refused for the version whose flags we know, a warning for any other."""
+"""Unknown flags of an engine: errors for the version with known flags, warnings for others."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def said(version: str, **args: object) -> list[str]:
     return [problem.what for problem in warnings(fleet) if "args." in problem.what]
 
 
-def test_an_unknown_flag_of_the_known_version_is_refused_with_the_nearest() -> None:
+def test_refuses_unknown_flag_with_nearest_name() -> None:
     with pytest.raises(InventoryError) as refused:
         check_fleet({"gpu1": [vllm("0.32.0", **{"enable-prefix-cachin": True})]})
     assert (
@@ -33,14 +33,14 @@ def test_an_unknown_flag_of_the_known_version_is_refused_with_the_nearest() -> N
     )
 
 
-def test_for_another_version_it_is_a_warning() -> None:
+def test_warns_for_other_versions() -> None:
     (warning,) = said("0.40.0", **{"flag-of-tomorrow": 1})
     assert warning.startswith("args.flag-of-tomorrow: vllm 0.32.0 has no --flag-of-tomorrow")
     assert warning.endswith("0.40.0 may have it.")
 
 
 @pytest.mark.parametrize("flag", ["enable-prefix-caching", "enable_prefix_caching", "speculative-config.method", "tp"])
-def test_known_flags_in_every_spelling_are_quiet(flag: str) -> None:
+def test_accepts_every_spelling_of_known_flags(flag: str) -> None:
     assert said("0.40.0", **{flag: 1}) == []
 
 
@@ -48,7 +48,7 @@ GONE = {"task": "embed", "swap_space": 4, "disable-log-requests": True}
 
 
 @pytest.mark.parametrize("version", ["0.18.0", "0.33.0", "1.0"])
-def test_flags_of_2024_are_refused_where_all_of_them_are_gone(version: str) -> None:
+def test_refuses_flags_of_2024_where_all_are_removed(version: str) -> None:
     with pytest.raises(InventoryError) as refused:
         check_fleet({"gpu1": [vllm(version, **GONE)]})
     assert len(refused.value.problems) == len(GONE)
@@ -56,14 +56,14 @@ def test_flags_of_2024_are_refused_where_all_of_them_are_gone(version: str) -> N
 
 
 @pytest.mark.parametrize("version", ["0.6.4", "0.6.4.post1", "0.17.1", "nightly"])
-def test_a_version_that_may_have_them_is_warned_of(version: str) -> None:
+def test_warns_for_version_that_may_have_them(version: str) -> None:
     assert said(version, **{"swap-space": 4}) == [
         "args.swap-space: vllm 0.18 no longer has --swap-space. The nearest is --kv-offloading-size. "
         f"{version} may have it."
     ]
 
 
-def test_so_is_an_image_whose_version_nobody_knows() -> None:
+def test_warns_for_image_of_unknown_version() -> None:
     host = vllm("0.6.4", **{"swap-space": 4})
     host["models"]["alpha"] |= {"version": None, "image": "lab/vllm:1"}  # type: ignore[index]
     (warning,) = (problem.what for problem in warnings(check_fleet({"gpu1": [host]})) if "args." in problem.what)
@@ -79,7 +79,7 @@ BASE: dict[str, dict[str, Any]] = {
 
 
 def judged(engine: str, **fields: Any) -> tuple[list[str], list[str]]:
-    """(errors, warnings) about words of an engine's own, in an entry that is right in all else."""
+    """(errors, warnings) about an engine's own flags and variables, in an otherwise valid entry."""
     model = {"engine": engine, "port": 8000, **BASE[engine], **fields}
     host = {"hardware": {"A30": 1}, "models": {"alpha": {key: value for key, value in model.items() if value != ""}}}
     try:
@@ -105,10 +105,8 @@ def judged(engine: str, **fields: Any) -> tuple[list[str], list[str]]:
         ("llama-cpp-python", "n-threads", "llama-cpp-python 0.3.36 has no --n-threads. Did you mean n_threads?"),
     ],
 )
-def test_flags_that_end_the_known_version_are_refused_and_warned_of_for_others(
-    engine: str, flag: str, sentence: str
-) -> None:
-    """SGLang, TEI and llama-cpp-python tell dashes from underscores."""
+def test_refuses_flags_that_stop_known_version_and_warns_for_others(engine: str, flag: str, sentence: str) -> None:
+    """SGLang, TEI and llama-cpp-python distinguish dashes and underscores."""
     assert judged(engine, args={flag: 1}) == ([f"args.{flag}: {sentence}"], [])
     assert judged(engine, args={flag: 1}, version="9.9") == ([], [f"args.{flag}: {sentence} 9.9 may have it."])
 
@@ -121,13 +119,13 @@ def test_flags_that_end_the_known_version_are_refused_and_warned_of_for_others(
         ("llama-cpp-python", ["n_threads", "n_gpu_layer", "interrupt_requests", "type_k"]),
     ],
 )
-def test_what_the_parser_takes_is_quiet(engine: str, flags: list[str]) -> None:
-    """--tp and --n_gpu_layer are no flags of these two, but the beginnings of one alone."""
+def test_accepts_unique_prefixes_of_flags(engine: str, flags: list[str]) -> None:
+    """`--tp` and `--n_gpu_layer` are not flags of these two engines, but each is the prefix of exactly one."""
     for flag in flags:
         assert judged(engine, args={flag: 1}) == ([], []), flag
 
 
-def test_the_beginning_of_two_flags_is_none() -> None:
+def test_refuses_ambiguous_prefix() -> None:
     assert judged("sglang", args={"enable-metric": True})[0]
     assert judged("tei", args={"auto-trunc": True})[0]
 
@@ -145,8 +143,8 @@ OF_CONFIG = [
 ]
 
 
-def test_keys_of_a_config_that_end_the_server() -> None:
-    """A wrong one, and one in the wrong place; an image may be of any version."""
+def test_refuses_config_keys_that_stop_server() -> None:
+    """A wrong key, and one in the wrong place; for an image of any version."""
     sentences = [f"{path}: llama-cpp-python 0.3.36 has no {what}" for path, what in OF_CONFIG]
     assert judged("llama-cpp-python", weights="", config=CONFIG) == (sentences, [])
     of_image = judged("llama-cpp-python", weights="", config=CONFIG, version="", image="lab/llama:cuda")
@@ -154,13 +152,13 @@ def test_keys_of_a_config_that_end_the_server() -> None:
     assert sorted(of_image[1]) == [f"{sentence} The image may have it." for sentence in sentences]
 
 
-def test_right_keys_of_a_config_are_quiet() -> None:
+def test_accepts_known_config_keys() -> None:
     right = {"interrupt_requests": True, "models": [{"model": "/w/a.gguf", "model_alias": "a", "n_ctx": 1}]}
     assert judged("llama-cpp-python", weights="", config=right) == ([], [])
 
 
-def test_a_variable_that_ollama_does_not_know_is_warned_of_by_every_version() -> None:
-    """It passes over it, so that it is no reason to refuse."""
+def test_warns_of_unknown_ollama_variable_for_every_version() -> None:
+    """ollama ignores it, so it is not an error."""
     wrong = {"OLLAMA_KEEPALIVE": "-1"}
     sentence = "env.OLLAMA_KEEPALIVE: ollama 0.34.3 has no OLLAMA_KEEPALIVE. Did you mean OLLAMA_KEEP_ALIVE?"
     no_effect = "An unknown variable has no effect."
@@ -169,7 +167,7 @@ def test_a_variable_that_ollama_does_not_know_is_warned_of_by_every_version() ->
     assert judged("ollama", env={"OLLAMA_KEEP_ALIVE": "-1", "HTTPS_PROXY": "http://proxy:3128"}) == ([], [])
 
 
-def test_the_lists_name_their_version() -> None:
+def test_flag_lists_have_expected_versions() -> None:
     lists = {path.stem: known(path.stem) for path in FOLDER.glob("*.txt")}
     assert {engine: version for engine, (version, _) in lists.items()} == {
         "vllm": "0.32.0", "llama.cpp": "b11669", "llama-cpp-python": "0.3.36", "tei": "1.9", "sglang": "0.5.23",
@@ -181,7 +179,7 @@ def test_the_lists_name_their_version() -> None:
 
 
 @pytest.mark.parametrize("engine", ["sglang", "tei", "vllm"])
-def test_the_stand_ins_know_the_same_flags(engine: str) -> None:
+def test_standins_know_same_flags(engine: str) -> None:
     standins = Path(__file__).parents[1] / "testbed" / "engines" / "standins"
     flags = json.loads((standins / f"{engine}_knows.json").read_text())["flags"]
     assert {flag.lstrip("-") for flag in flags} == known(engine)[1]

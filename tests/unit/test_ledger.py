@@ -1,4 +1,4 @@
-"""Cards: the inventory says indices, containers keep UUIDs, nothing is given twice and nobody is moved."""
+"""The ledger: the inventory has indices, containers keep UUIDs, no GPU is given twice, no model is moved."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +14,7 @@ from tests.given import container, host_state, models, spec, uuid
 
 
 def held(name: str, *cards: int | str, text: str | None = None, **said: Any) -> Any:
-    """A running model of ours on these cards, whose inventory text was `text` (default: their numbers)."""
+    """A running model of ours on these GPUs. text: its `gpus` in the inventory; default: their indices."""
     words = {"gpus": text if text is not None else f"[{', '.join(map(str, cards))}]", "uuids": [uuid(c) for c in cards]}
     return container(name, label=words, **said)
 
@@ -28,7 +28,7 @@ def cards(ledger: Ledger) -> dict[str, list[str]]:
 
 @dataclass
 class Lab:
-    """A host, and the same host before its cards were renumbered."""
+    """A host, and the same host before its GPUs were renumbered."""
 
     wanted: Host
     state: HostFacts
@@ -37,7 +37,7 @@ class Lab:
 
 @st.composite
 def labs(draw: st.DrawFn) -> Lab:
-    """Models with disjoint indices; some run already, on the cards that had those indices then; some cards are lost."""
+    """Models with disjoint indices. Some run already, on the GPUs that had these indices then; some GPUs are lost."""
     count = draw(st.integers(1, 5))
     before = draw(st.permutations(range(count)))
     alive = [card for card in draw(st.permutations(range(count))) if draw(st.integers(0, 9)) < 9]
@@ -54,7 +54,7 @@ def labs(draw: st.DrawFn) -> Lab:
 
 
 @given(labs())
-def test_the_same_text_and_living_cards_mean_no_change(lab: Lab) -> None:
+def test_keeps_gpus_while_text_is_unchanged(lab: Lab) -> None:
     living = {gpu.uuid for gpu in lab.state.gpus}
     ledger = assign(lab.wanted, lab.state)
     for name, theirs in lab.running.items():
@@ -65,7 +65,7 @@ def test_the_same_text_and_living_cards_mean_no_change(lab: Lab) -> None:
 
 
 @given(labs())
-def test_every_model_has_cards_or_a_reason_and_no_card_is_given_twice(lab: Lab) -> None:
+def test_gives_gpus_or_reason_and_no_gpu_twice(lab: Lab) -> None:
     ledger = assign(lab.wanted, lab.state)
     assert {*ledger.uuids} | {*ledger.errors} == {*lab.wanted.models}
     assert not {*ledger.uuids} & {*ledger.errors}
@@ -77,7 +77,7 @@ def test_every_model_has_cards_or_a_reason_and_no_card_is_given_twice(lab: Lab) 
 
 
 @given(labs(), st.randoms())
-def test_the_order_of_models_does_not_matter(lab: Lab, random: Any) -> None:
+def test_order_of_models_does_not_matter(lab: Lab, random: Any) -> None:
     names = list(lab.wanted.models)
     random.shuffle(names)
     shuffled = lab.wanted.model_copy(update={"models": {name: lab.wanted.models[name] for name in names}})
@@ -95,28 +95,28 @@ def test_adding_a_model_moves_no_other(lab: Lab, name: str) -> None:
 # --- cases -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_new_model_gets_the_cards_that_have_its_indices_now() -> None:
+def test_new_model_gets_gpus_with_current_indices() -> None:
     wanted = models(alpha={"gpus": [1, 0]}, beta={"gpus": [uuid("c")]}, gamma={"gpus": []}, delta={"gpus": [3]})
     ledger = assign(wanted, host_state(gpus=["a", "b", "c", "d"]))
     assert cards(ledger) == {"alpha": [uuid("b"), uuid("a")], "beta": [uuid("c")], "gamma": [], "delta": [uuid("d")]}
 
 
-def test_all_means_all_but_the_reserved() -> None:
+def test_all_excludes_reserved_gpus() -> None:
     wanted = models(alpha={"gpus": "all"}).model_copy(update={"reserved_gpus": [1]})
     assert cards(assign(wanted, host_state(gpus=3))) == {"alpha": [uuid(0), uuid(2)]}
 
 
-def test_all_stays_what_it_was_when_a_card_is_added() -> None:
+def test_all_is_unchanged_after_gpu_was_added() -> None:
     facts = host_state(gpus=3, containers=[held("alpha", 0, 1, text="all")])
     assert cards(assign(models(alpha={"gpus": "all"}), facts)) == {"alpha": [uuid(0), uuid(1)]}
 
 
-def test_a_changed_text_chooses_anew() -> None:
+def test_changed_text_chooses_gpus_again() -> None:
     facts = host_state(gpus=4, containers=[held("alpha", 0)])
     assert cards(assign(models(alpha={"gpus": [3]}), facts)) == {"alpha": [uuid(3)]}
 
 
-def test_two_models_may_swap_their_cards() -> None:
+def test_two_models_swap_gpus() -> None:
     facts = host_state(gpus=2, containers=[held("alpha", 0), held("beta", 1)])
     assert cards(assign(models(alpha={"gpus": [1]}, beta={"gpus": [0]}), facts)) == {
         "alpha": [uuid(1)],
@@ -124,13 +124,13 @@ def test_two_models_may_swap_their_cards() -> None:
     }
 
 
-def test_the_card_of_a_model_that_goes_is_free() -> None:
+def test_frees_gpu_of_removed_model() -> None:
     facts = host_state(gpus=1, containers=[held("old", 0)])
     assert cards(assign(models(new={"gpus": [0]}), facts)) == {"new": [uuid(0)]}
 
 
 @pytest.mark.parametrize("gpus", ["", "not json", "[]", '{"uuids": 7, "gpus": "[0]"}'])
-def test_an_unreadable_label_is_no_card(gpus: str) -> None:
+def test_ignores_unreadable_label(gpus: str) -> None:
     facts = host_state(gpus=1, containers=[container("alpha", label=gpus)])
     assert assign(models(alpha={"gpus": [0]}), facts).errors == {}
 
@@ -160,13 +160,13 @@ def test_an_unreadable_label_is_no_card(gpus: str) -> None:
     ],
     ids=["index", "uuid", "prefix", "twice", "lost", "all", "none"],
 )  # fmt: skip
-def test_refused(gpus: Any, facts: HostFacts, sentence: str) -> None:
+def test_refuses_with_reason(gpus: Any, facts: HostFacts, sentence: str) -> None:
     ledger = assign(models(alpha={"gpus": gpus}), facts)
     assert (ledger.uuids, ledger.errors) == ({}, {"alpha": sentence})
 
 
-def test_a_renumbered_card_is_refused_to_the_newcomer() -> None:
-    """alpha runs on card a, which was 0 and is 1 now."""
+def test_refuses_renumbered_gpu_that_is_in_use() -> None:
+    """alpha runs on GPU a, whose index was 0 and is now 1."""
     facts = host_state(gpus=["b", "a", "c"], containers=[held("alpha", "a", text="[0]")])
     ledger = assign(models(alpha={"gpus": [0]}, beta={"gpus": [1]}), facts)
     assert cards(ledger) == {"alpha": [uuid("a")]}
@@ -176,7 +176,7 @@ def test_a_renumbered_card_is_refused_to_the_newcomer() -> None:
     )
 
 
-def test_a_lost_card_is_the_error_of_its_model_only() -> None:
+def test_lost_gpu_is_error_of_its_models_only() -> None:
     facts = host_state(
         gpus=["b", "c"],
         driver={"exit_code": 15, "message": "GPU is lost"},
@@ -190,18 +190,18 @@ def test_a_lost_card_is_the_error_of_its_model_only() -> None:
     }
 
 
-def test_with_a_mismatch_every_card_stays_with_its_model() -> None:
+def test_keeps_gpus_during_driver_mismatch() -> None:
     facts = host_state(driver={"exit_code": 18, "message": "mismatch"}, containers=[held("alpha", 0)])
     assert cards(assign(models(alpha={"gpus": [0]}), facts)) == {"alpha": [uuid(0)]}
 
 
-def test_a_disabled_model_holds_nothing() -> None:
+def test_disabled_model_holds_no_gpu() -> None:
     wanted = models(alpha={"gpus": [0], "enabled": False}, beta={"gpus": [0]})
     assert cards(assign(wanted, host_state(gpus=1, containers=[held("alpha", 0)]))) == {"beta": [uuid(0)]}
 
 
-def test_shares_of_a_card_add_up() -> None:
-    """An A30 of 24125 MiB is 23.56 GiB, of which models that share it may have 95 %."""
+def test_adds_up_shares_of_gpu() -> None:
+    """An A30 with 24125 MiB has 23.56 GiB, of which models that share it may use 95 %."""
     fits = models(alpha={"gpus": [0], "vram": "12GiB"}, beta={"gpus": [0], "vram": "10GiB"})
     assert cards(assign(fits, host_state(gpus=1))) == {"alpha": [uuid(0)], "beta": [uuid(0)]}
     over = models(alpha={"gpus": [0], "vram": "50%"}, beta={"gpus": [0], "vram": "50%"})
@@ -211,7 +211,7 @@ def test_shares_of_a_card_add_up() -> None:
     }
 
 
-def test_processes_of_others_are_seen_and_ours_are_not_others() -> None:
+def test_distinguishes_own_and_foreign_processes() -> None:
     foreign = GpuProcess(uuid(0), 4242, "python", 17408, "anna")
     alpha = held("alpha", 1, text="[1]")
     ours = GpuProcess(uuid(1), 7, "llama-server", 9000, "root", alpha.id)
@@ -226,7 +226,7 @@ def test_processes_of_others_are_seen_and_ours_are_not_others() -> None:
     assert not assign(shared, facts).errors
 
 
-def test_a_gpu_that_is_reserved_or_used_by_others_is_not_called_free() -> None:
+def test_does_not_offer_reserved_or_used_gpus() -> None:
     wanted = models(alpha={"gpus": [0], "vram": "30GiB"}).model_copy(update={"reserved_gpus": [1]})
     facts = replace(host_state(gpus=4), gpu_processes=(GpuProcess(uuid(2), 4242, "python", 17408, "anna"),))
     assert assign(wanted, facts).errors["alpha"].endswith("choose another GPU (free: 3).")
@@ -235,7 +235,7 @@ def test_a_gpu_that_is_reserved_or_used_by_others_is_not_called_free() -> None:
 @pytest.mark.parametrize(
     ("gpus", "text"), [([], "[]"), ([0, 1], "[0, 1]"), ("all", "all"), (["GPU-ab", 2], "[GPU-ab, 2]")]
 )
-def test_the_inventorys_own_words(gpus: Any, text: str) -> None:
+def test_names_gpus_as_in_inventory(gpus: Any, text: str) -> None:
     assert gpus_text(models(alpha={"gpus": gpus}).models["alpha"]) == text
 
 
@@ -251,7 +251,7 @@ def test_the_inventorys_own_words(gpus: Any, text: str) -> None:
         ({}, "NVIDIA L40S", False),
     ],
 )
-def test_another_card_than_the_inventory_expects(hardware: dict[str, int], name: str, other: bool) -> None:
+def test_refuses_other_gpu_than_hardware(hardware: dict[str, int], name: str, other: bool) -> None:
     facts = host_state(gpus=1)
     facts = replace(facts, gpus=(replace(facts.gpus[0], name=name),))
     host = spec({"hardware": hardware, "models": {"alpha": {"gpus": [0], "port": 8000}}})

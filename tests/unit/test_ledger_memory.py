@@ -1,4 +1,4 @@
-"""The ledger never exceeds a card: whatever was asked for before, and whatever is asked for now."""
+"""The ledger never exceeds the memory of a GPU, whatever is requested now or was before."""
 
 from dataclasses import replace
 from typing import Any
@@ -19,7 +19,7 @@ ENTRIES = st.dictionaries(st.sampled_from(["ann", "bob", "cyn", "dan"]), ENTRY)
 
 
 def wanted(entries: dict[str, dict[str, Any]]) -> Host | None:
-    """None for what is refused before any host is looked at."""
+    """The spec; None for one that is refused before any host is inspected."""
     try:
         return models(**entries)
     except InventoryError:
@@ -27,7 +27,7 @@ def wanted(entries: dict[str, dict[str, Any]]) -> Host | None:
 
 
 def exceeded(ledger: Ledger, spec: Host, facts: HostFacts) -> list[str]:
-    """The cards that would hold more than they have."""
+    """The GPUs with more than their memory."""
     bad = []
     for gpu in facts.gpus:
         total = gpu.memory_total / 1024
@@ -43,7 +43,7 @@ def exceeded(ledger: Ledger, spec: Host, facts: HostFacts) -> list[str]:
 
 @st.composite
 def labs(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
-    """An inventory, and what became of it: other shares on the same cards, or other models."""
+    """An inventory, and its next version: other shares on the same GPUs, or other models."""
     before = draw(ENTRIES)
     resized = {name: {**entry, "vram": draw(SHARE)} for name, entry in before.items()}
     return before, draw(st.one_of(st.just(resized), ENTRIES))
@@ -51,7 +51,7 @@ def labs(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
 
 @settings(max_examples=5 * settings().max_examples)
 @given(labs())
-def test_no_card_is_exceeded(lab: tuple[dict[str, Any], dict[str, Any]]) -> None:
+def test_never_exceeds_memory_of_gpu(lab: tuple[dict[str, Any], dict[str, Any]]) -> None:
     before, after = lab
     old, new = wanted(before), wanted(after)
     if old is None or new is None:
@@ -62,16 +62,16 @@ def test_no_card_is_exceeded(lab: tuple[dict[str, Any], dict[str, Any]]) -> None
     state = replace(empty, containers=tuple(running(old, name, empty, cards) for name, cards in first.uuids.items()))
     second = assign(new, state)
     assert exceeded(second, new, state) == []
-    # every model has its cards, or a reason
+    # every model has its GPUs, or a reason
     assert set(second.uuids) | set(second.errors) == set(new.models)
-    # whatever order the inventory has
+    # in any order of the inventory
     backwards = new.model_copy(update={"models": dict(reversed(new.models.items()))})
     assert assign(backwards, state) == second
-    # and the same again is the same
+    # and again the same
     assert assign(old, state).uuids == first.uuids
 
 
-def test_a_share_that_grows_is_asked_again() -> None:
+def test_checks_grown_share_again() -> None:
     def lab(share: str) -> Host:
         return models(ann={"gpus": [0], "vram": share}, bob={"gpus": [0], "vram": "12GiB"})
 
@@ -86,7 +86,7 @@ def test_a_share_that_grows_is_asked_again() -> None:
     }
 
 
-def test_a_share_larger_than_the_card() -> None:
+def test_refuses_share_larger_than_gpu() -> None:
     assert assign(models(ann={"gpus": [0], "vram": "30GiB"}), host_state(gpus=2)).errors == {
         "ann": f"GPU 0 ({uuid(0)}) would hold 30.0 of 23.6 GiB: ann 30.0. Lower vram, or choose another GPU (free: 1)."
     }

@@ -1,4 +1,4 @@
-"""The lock: the file, what it asks of a host, where an inventory contradicts it, and what a host says for its own."""
+"""The lock: its file, what it requires of a host, contradictions with the inventory, and how it is observed."""
 
 import json
 from dataclasses import replace
@@ -37,7 +37,7 @@ def locked(spec: Host, model: ModelLock = LOCKED, **said: Any) -> Host:
 
 
 def settled(spec: Host, **said: Any) -> HostFacts:
-    """The host on which alpha runs, from the lock's image, with the lock's weights."""
+    """A host on which alpha runs, with the image and weights of the lock."""
     facts = host_state(weights={"/w/a.gguf": 1, FOLDER: 1}, probes={"alpha": [200, '"alpha"']})
     return replace(
         facts,
@@ -62,7 +62,7 @@ def changes(found: ModelsPlan) -> list[str]:
 # --- the file --------------------------------------------------------------------------------------------------------
 
 
-def test_the_same_facts_are_the_same_text_and_come_back(tmp_path: Path) -> None:
+def test_same_facts_give_same_text_and_load_back(tmp_path: Path) -> None:
     host = HostLock(packages={"b": "5:28.5.2-1~x", "a": "1.20"}, models={"z": ModelLock(), "alpha": LOCKED}, driver="5")
     other = HostLock(
         packages={"a": "1.20", "b": "5:28.5.2-1~x"}, models={"alpha": LOCKED, "z": ModelLock()}, driver="5"
@@ -74,7 +74,7 @@ def test_the_same_facts_are_the_same_text_and_come_back(tmp_path: Path) -> None:
     assert "a: '1.20'\n" in text(lock, path)
 
 
-def test_without_a_file_nothing_is_locked(tmp_path: Path) -> None:
+def test_without_lock_nothing_is_pinned(tmp_path: Path) -> None:
     assert read_lock(tmp_path / "lab.py") is None
     assert with_lock({"gpu1": ALPHA}, None)["gpu1"].lock is None
 
@@ -92,14 +92,14 @@ def test_without_a_file_nothing_is_locked(tmp_path: Path) -> None:
     ],
     ids=["no YAML", "a number", "an unknown word", "twice after a merge"],
 )
-def test_a_lock_that_cannot_be_understood_is_a_sentence(tmp_path: Path, content: str, where: str) -> None:
+def test_reports_invalid_lock(tmp_path: Path, content: str, where: str) -> None:
     (tmp_path / "lab.lock.yaml").write_text(content)
     with pytest.raises(InventoryError, match="nothing was done") as raised:
         read_lock(tmp_path / "lab.py")
     assert where in str(raised.value)
 
 
-def test_facts_are_lines() -> None:
+def test_lists_facts_as_lines() -> None:
     host = HostLock(driver="580", packages={"runc": "1"}, models={"alpha": LOCKED}, keys={"docker-ce": "AB"})
     assert facts(host) == {
         "driver": "580",
@@ -117,7 +117,7 @@ def packages(names: tuple[str, ...], version: str, held: str = "") -> dict[str, 
     return dict.fromkeys(names, f"{version}{held}")
 
 
-def test_dockers_packages_come_exactly_and_held() -> None:
+def test_installs_and_holds_exact_docker_packages() -> None:
     exact = "5:28.5.2-1~debian.13~trixie"
     wanted = spec().locked(HostLock(packages=packages(CE, exact)))
     (step,) = (step for step in plan_docker(wanted, host_state(), True).steps if "install docker-ce" in step.reason)
@@ -127,7 +127,7 @@ def test_dockers_packages_come_exactly_and_held() -> None:
     assert f"apt-mark hold {' '.join(CE)}" in step.command
 
 
-def test_another_packaging_of_the_same_version_is_drift() -> None:
+def test_other_package_revision_of_same_version_is_drift() -> None:
     wanted = spec({"docker": {"source": "distro"}}).locked(
         HostLock(packages={"docker.io": "26.1.5+dfsg1-9", "containerd": "1.7.24-1"})
     )
@@ -145,7 +145,7 @@ def test_another_packaging_of_the_same_version_is_drift() -> None:
     assert reasons[-1] == "docker.io 26.1.5+dfsg1-10 → 26.1.5+dfsg1-9"
 
 
-def test_the_toolkit_comes_exactly_and_a_newer_one_goes_back() -> None:
+def test_installs_exact_toolkit_also_older() -> None:
     wanted = spec().locked(HostLock(packages=packages(TOOLKIT_PACKAGES, "1.20.0-1")))
     facts = host_state(gpus=1, packages=packages(TOOLKIT_PACKAGES, "1.21.0-1"))
     reasons = [step.reason for step in plan_toolkit(wanted, facts).steps]
@@ -157,21 +157,21 @@ def test_the_toolkit_comes_exactly_and_a_newer_one_goes_back() -> None:
 # --- models ----------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_as_locked_is_kept() -> None:
+def test_keeps_model_that_matches_lock() -> None:
     wanted = locked(ALPHA)
     assert changes(plan(wanted, settled(wanted))) == ["keep alpha"]
 
 
-def test_a_moved_tag_is_not_taken() -> None:
-    """The tag means another image on the host now: it is put right, and the container stays. Without the lock the model
-    would be made anew from it."""
+def test_tag_that_moved_keeps_model() -> None:
+    """The tag points to another image on the host. It is corrected, and the container stays. Without the lock the model
+    would be recreated from that image."""
     moved = {"images": {IMAGE: "sha256:newer"}}
     (change,) = changes(plan(locked(ALPHA), settled(ALPHA, **moved)))
     assert change == f"check alpha: {IMAGE} differs on this host from the locked image that runs"
     assert "image moved" in changes(plan(ALPHA, settled(ALPHA, **moved)))[0]
 
 
-def test_a_container_of_another_image_is_made_anew_from_the_locks() -> None:
+def test_recreates_container_from_locked_image() -> None:
     state = settled(ALPHA, digests={"sha256:id": (f"ghcr.io/ggml-org/llama.cpp@sha256:{OTHER}",)})
     found = plan(locked(ALPHA), state)
     assert changes(found) == [
@@ -182,11 +182,11 @@ def test_a_container_of_another_image_is_made_anew_from_the_locks() -> None:
     assert (entry["image"], entry["digest"], entry["sha256"]) == (IMAGE, f"sha256:{ONE}", {"/w/a.gguf": ONE})
 
 
-def test_an_image_of_no_registry_is_not_the_locks() -> None:
+def test_image_without_registry_differs_from_lock() -> None:
     assert "of no registry → " in changes(plan(locked(ALPHA), settled(ALPHA, digests={})))[0]
 
 
-def test_changed_weights_are_refused_and_nothing_happens_to_the_model() -> None:
+def test_refuses_changed_weights_and_keeps_model() -> None:
     found = plan(locked(ALPHA), settled(ALPHA, hashes={"/w/a.gguf": OTHER}))
     assert found.errors == {
         "alpha": f"/w/a.gguf does not match the lock: its sha256 is {OTHER}, not {ONE}. To restore the old one, "
@@ -195,14 +195,14 @@ def test_changed_weights_are_refused_and_nothing_happens_to_the_model() -> None:
     assert not found.changes
 
 
-def test_weights_that_nobody_has_read_since_they_changed_are_checked_on_the_host() -> None:
+def test_hashes_changed_weights_on_host() -> None:
     found = plan(locked(ALPHA), settled(ALPHA, hashes={}))
     assert changes(found) == ["check alpha: its weights against the lock"]
     assert found.job
     assert found.job["groups"][0][0]["sha256"] == {"/w/a.gguf": ONE}
 
 
-def test_a_hubs_folder_of_another_commit_is_fetched_anew() -> None:
+def test_fetches_folder_of_locked_commit() -> None:
     wanted = locked(HUB, ModelLock(commit="a" * 40, weights={f"{FOLDER}/x": ONE}))
     state = settled(wanted, commits={FOLDER: "b" * 40}, hashes={f"{FOLDER}/x": OTHER})
     found = plan(wanted, state)
@@ -225,14 +225,14 @@ BY_CONFIG = models(
 )  # fmt: skip
 
 
-def test_one_file_of_a_hub_is_fetched_at_the_locks_commit() -> None:
+def test_fetches_single_file_at_locked_commit() -> None:
     wanted = locked(models(alpha={"weights": {"hf": "lab/tiny", "file": "a.gguf"}}), ModelLock(commit="a" * 40))
     found = plan_models(wanted, host_state(), {}, SALT)
     assert found.job
     assert found.job["groups"][0][0]["fetch"][0]["commit"] == "a" * 40
 
 
-def test_all_weights_of_a_config_have_their_commit() -> None:
+def test_config_weights_have_commits() -> None:
     state = settled(BY_CONFIG, commits={ONE_FILE: "a" * 40, IN_CONFIG: "b" * 40})
     state = replace(state, weights={ONE_FILE: 1, IN_CONFIG: 1, "/w/c.gguf": 1})
     found = observed(BY_CONFIG, state).models["alpha"]
@@ -241,8 +241,8 @@ def test_all_weights_of_a_config_have_their_commit() -> None:
     assert facts(HostLock(models={"alpha": found}))[f"alpha commits {IN_CONFIG}"] == "b" * 40
 
 
-def test_one_of_a_config_that_left_its_commit_is_fetched_anew_and_the_others_are_checked() -> None:
-    """The file of another commit is another file, and no reason to refuse."""
+def test_fetches_only_config_weights_of_other_commit() -> None:
+    """The file of another commit is another file, so it is not refused."""
     lock = ModelLock(commits={ONE_FILE: "a" * 40, IN_CONFIG: "b" * 40}, weights={ONE_FILE: ONE, IN_CONFIG: ONE})
     state = settled(BY_CONFIG, commits={ONE_FILE: "a" * 40, IN_CONFIG: "c" * 40})
     state = replace(state, weights={ONE_FILE: 1, IN_CONFIG: 1, "/w/c.gguf": 1})
@@ -257,7 +257,7 @@ def test_one_of_a_config_that_left_its_commit_is_fetched_anew_and_the_others_are
     assert found.errors["alpha"].startswith(f"{ONE_FILE} does not match the lock")
 
 
-def test_a_model_that_an_ollama_has_in_another_version_is_refused() -> None:
+def test_refuses_other_version_of_ollama_model() -> None:
     wanted = models(alpha={"engine": "ollama", "version": "0.33.0", "weights": None, "pull": ["qwen2.5:7b"]})
     tags = json.dumps({"models": [{"name": "qwen2.5:7b", "digest": OTHER}]})
     state = replace(settled(wanted), probes={("", "alpha"): Probe(200, tags)})
@@ -294,7 +294,7 @@ BASE: dict[str, Any] = {"models": {"alpha": {"port": 8000}}}
         ),
     ],
 )
-def test_a_contradiction_names_the_command_that_moves_the_pin(over: dict[str, Any], path: str, sentence: str) -> None:
+def test_contradiction_names_command_to_move_pin(over: dict[str, Any], path: str, sentence: str) -> None:
     wanted = spec(BASE, over).locked(LOCK)
     (problem,) = pins.contradictions({"gpu1": wanted}, Path("inv/lab.py"))
     what = {"docker": "docker", "nvidia": "toolkit", "models": "alpha"}[path.partition(".")[0]]
@@ -315,11 +315,11 @@ def test_a_contradiction_names_the_command_that_moves_the_pin(over: dict[str, An
     ],
     ids=["nothing", "the same", "keep", "a mirror", "disabled", "a new model"],
 )
-def test_what_does_not_contradict(over: dict[str, Any]) -> None:
+def test_accepts_inventory_that_matches_lock(over: dict[str, Any]) -> None:
     assert pins.contradictions({"gpu1": spec(BASE, over).locked(LOCK)}, Path("lab.py")) == []
 
 
-def test_a_commit_contradicts_and_a_branch_does_not() -> None:
+def test_commit_contradicts_lock_but_branch_does_not() -> None:
     for revision, wrong in (("main", False), ("27dcfa7", False), ("1234567", True)):
         path = f"/var/lib/gpurack/weights/hf/a--b@{revision}/m"
         lock = HostLock(models={"alpha": ModelLock(commit="27dcfa74d", weights={path: ONE})})
@@ -328,7 +328,7 @@ def test_a_commit_contradicts_and_a_branch_does_not() -> None:
         assert found == (["models.alpha.weights.revision"] if wrong else [])
 
 
-def test_what_a_lock_does_not_know_is_a_warning() -> None:
+def test_warns_of_entries_missing_in_lock() -> None:
     fleet = {"gpu1": spec(BASE, {"models": {"beta": {"port": 8001}}}).locked(LOCK), "gpu2": ALPHA}
     assert [str(problem) for problem in pins.unlocked(fleet)] == [
         "gpu1 models.beta: is not in the lock yet. Run `gpurack lock` to pin it.",
@@ -340,7 +340,7 @@ def test_what_a_lock_does_not_know_is_a_warning() -> None:
 # --- what a host says ------------------------------------------------------------------------------------------------
 
 
-def test_what_is_really_there() -> None:
+def test_observes_versions_images_and_weights() -> None:
     wanted = check_fleet(
         {"gpu1": [{"defaults": {"engine": "llama.cpp", "version": "b7000", "weights": "/w/m-00001-of-00002.gguf"},
                    "mirrors": {"ghcr.io": "mirror:5000/ghcr"}, "models": {"alpha": {"port": 1}, "beta": {"port": 2}}}]}
@@ -371,7 +371,7 @@ def test_what_is_really_there() -> None:
     assert missing(wanted, found) == ["beta"]
 
 
-def test_a_docker_that_is_kept_is_not_pinned() -> None:
+def test_does_not_pin_kept_docker() -> None:
     facts = host_state(packages={"docker-ce": "5:28.5.2-1"})
     assert observed(spec({"docker": {"source": "keep"}}), facts).packages == {}
 
@@ -387,14 +387,14 @@ KEY = (KEYS / "docker.asc").read_text()
         ("nvidia", "C95B321B61E88C1809C4F759DDCAE044F796ECB0"),
     ],
 )
-def test_fingerprints_are_those_that_gpg_prints(name: str, published: str) -> None:
-    """`gpg --show-keys files/keys/NAME.asc` printed these; Docker's install guide has its own, too."""
+def test_computes_fingerprints_like_gpg(name: str, published: str) -> None:
+    """Printed by `gpg --show-keys files/keys/NAME.asc`; Docker's install guide lists its own as well."""
     assert fingerprint((KEYS / f"{name}.asc").read_text()) == published
 
 
 @pytest.mark.parametrize(
     "wrong", ["", "no key", KEY[:200], KEY.replace("\n", "")], ids=["nothing", "text", "cut", "one line"]
 )
-def test_what_is_no_key(wrong: str) -> None:
+def test_refuses_invalid_key(wrong: str) -> None:
     with pytest.raises(ValueError, match="not an armored OpenPGP key"):
         fingerprint(wrong)

@@ -1,4 +1,4 @@
-"""`gpurack lock` when hosts cannot be inspected: what it writes and prints, its exit code."""
+"""`gpurack lock` when hosts cannot be inspected: what it writes, prints and returns."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def run(*arguments: object) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("options", [(), ("--upgrade",)])
-def test_no_lock_is_begun_by_looking_at_nothing(lab: Path, options: tuple[str, ...]) -> None:
+def test_writes_no_lock_if_no_host_was_inspected(lab: Path, options: tuple[str, ...]) -> None:
     code, output = run(lab, *options)
     assert code == 1
     assert "gpu1  error  could not connect" in output
@@ -39,23 +39,21 @@ def test_no_lock_is_begun_by_looking_at_nothing(lab: Path, options: tuple[str, .
 
 
 @pytest.mark.parametrize("options", [(), ("--upgrade",)])
-def test_what_the_lock_says_of_a_host_that_is_away_stays_and_no_other_is_added(
-    lab: Path, options: tuple[str, ...]
-) -> None:
+def test_keeps_entry_of_unreachable_host_and_adds_none(lab: Path, options: tuple[str, ...]) -> None:
     before = Lock(hosts={"gpu1": HostLock(driver="580.159.04")})
     (lab.parent / "lab.lock.yaml").write_text(text(before, lab))
     assert run(lab, *options)[0] == 1
     assert read_lock(lab) == before
 
 
-def test_a_check_says_nothing_of_hosts_that_it_did_not_see(lab: Path) -> None:
+def test_check_reports_that_nothing_was_compared(lab: Path) -> None:
     (lab.parent / "lab.lock.yaml").write_text(text(Lock(hosts={"gpu1": HostLock(driver="580.159.04")}), lab))
     code, output = run(lab, "--check")
     assert code == 1
     assert output.endswith("Nothing could be compared.\n")
 
 
-def test_a_check_of_some_says_that_it_is_about_the_others(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_names_hosts_that_it_could_not_compare(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "on_all_hosts", lambda loaded, fleet, look: {"gpu1": HostFacts(), "gpu2": UNREACHABLE})
     monkeypatch.setattr(lock, "observed", lambda wanted, seen: HostLock(driver="580.159.04"))
     (lab.parent / "lab.lock.yaml").write_text(text(Lock(hosts={"gpu1": HostLock(driver="580.159.04")}), lab))
@@ -64,8 +62,8 @@ def test_a_check_of_some_says_that_it_is_about_the_others(lab: Path, monkeypatch
     assert "All other hosts match " in output
 
 
-def test_a_check_names_hosts_that_left_the_inventory(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whose server nobody would bring back, although the lock looks as if somebody did."""
+def test_check_names_hosts_missing_in_inventory(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rebuild would not restore them, although the lock lists them."""
     locked = HostLock(driver="580.159.04")
     monkeypatch.setattr(lock, "on_all_hosts", lambda loaded, fleet, look: dict.fromkeys(fleet, HostFacts()))
     monkeypatch.setattr(lock, "observed", lambda wanted, seen: locked)
@@ -87,7 +85,7 @@ def test_a_check_names_hosts_that_left_the_inventory(lab: Path, monkeypatch: pyt
         (("manifest", "gpu3"), 'unknown host "gpu3". Did you mean "gpu'),
     ],
 )
-def test_what_is_not_there_is_no_error_of_the_inventory(lab: Path, command: tuple[str, ...], sentence: str) -> None:
+def test_missing_lock_or_host_is_not_an_inventory_error(lab: Path, command: tuple[str, ...], sentence: str) -> None:
     result = CliRunner().invoke(main, [command[0], str(lab), *command[1:]])
     assert result.exit_code == 2
     assert sentence in result.output

@@ -1,4 +1,4 @@
-"""`gpurack manifest`: the same host is the same text, also with other cards, other salts and containers made anew."""
+"""`gpurack manifest`: the same host gives the same text, also with other GPUs, salts and new containers."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ MORE = ["package runc 1.1 held", "file /etc/docker/daemon.json 644 root root 12a
 
 
 def provisioned(cards: str, salt: str, said: str = "sk-secret") -> HostFacts:
-    """The host after a run, with cards whose UUIDs end in these letters."""
+    """The host after a run, with GPUs whose UUIDs end in these letters."""
     facts = host_state(gpus=list(cards), secrets={paths.container_file("", "alpha", "api_key"): "400"})
     uuids = assign(WANTED, facts).uuids["alpha"]
     desired = desire("alpha", WANTED, facts, uuids, {"api_key": said}, salt)
@@ -41,7 +41,7 @@ def provisioned(cards: str, salt: str, said: str = "sk-secret") -> HostFacts:
     )
 
 
-def test_it_says_what_defines_the_host() -> None:
+def test_lists_what_defines_the_host() -> None:
     lines = manifest(WANTED, provisioned("ab", "5a" * 16), MORE).splitlines()
     assert lines == sorted(lines)
     for line in (
@@ -60,19 +60,19 @@ def test_it_says_what_defines_the_host() -> None:
     assert any(line.startswith("service alpha deploy ") and '"nvidia.com/gpu=card-1"' in line for line in lines)
 
 
-def test_of_jobs_those_of_the_inventory_are_told() -> None:
-    """The file of one that left it stays on the host, and a rebuilt host has none."""
+def test_lists_enabled_jobs_of_inventory_only() -> None:
+    """The file of a removed job stays on the host, but a rebuilt host does not have it."""
     once = {"engine": "llama.cpp", "version": "b7000", "command": ["-p", "hello"]}
     wanted = spec({"jobs": {"once": once, "off": {**once, "enabled": False}}})
     more = [f"job /etc/gpurack/jobs/{name}.yaml 12ab" for name in ("off", "once", "once-more")]
     assert [line for line in manifest(wanted, host_state(), more).splitlines() if line.startswith("job")] == [more[1]]
 
 
-def test_other_cards_and_salts_are_no_difference() -> None:
+def test_ignores_other_gpus_and_salts() -> None:
     assert manifest(WANTED, provisioned("ab", "5a" * 16), MORE) == manifest(WANTED, provisioned("cd", "6b" * 16), MORE)
 
 
-def test_nothing_of_a_secret_is_in_it() -> None:
+def test_contains_no_secret() -> None:
     state = provisioned("ab", "5a" * 16)
     fingerprint = json.loads(state.ours["", "alpha"].labels["gpurack.model"])["api_key"]
     text = manifest(WANTED, state, MORE)
@@ -81,7 +81,7 @@ def test_nothing_of_a_secret_is_in_it() -> None:
 
 
 @pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
-def test_the_script_runs_in_every_shell(shell: list[str]) -> None:
+def test_script_parses_in_every_shell(shell: list[str]) -> None:
     done = subprocess.run([*shell, "-s"], input=SCRIPT.read_text(), capture_output=True, text=True, check=False)
     assert done.stderr == ""
     words = {"package", "file", "job", "link", "secret", "unit", "unread", "versionlock"}
@@ -118,7 +118,7 @@ ABSOLUTE = re.compile(r'(?<![\w*}"])/(?=(etc|home|usr/local/(lib|libexec|share)|
 
 
 class Root:
-    """A folder that the script takes for a host's root, with users' homes in /home and elsewhere."""
+    """A folder that the script treats as a host's root, with users' homes in /home and elsewhere."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.limit = path, 20
@@ -134,7 +134,7 @@ class Root:
         place.write_text(text)
 
     def says(self, shell: list[str]) -> list[str]:
-        """The script's lines, with paths as on a host."""
+        """The lines of the script, with paths as on a host."""
         text = ABSOLUTE.sub(f"{self.path}/", SCRIPT.read_text()).replace("limit=20", f"limit={self.limit}")
         env = {**os.environ, "PATH": self.fakes.path()}
         done = subprocess.run([*shell, "-s"], input=text, capture_output=True, text=True, check=True, env=env)
@@ -143,7 +143,7 @@ class Root:
 
 
 @pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
-def test_all_files_that_define_a_host_and_no_secret(shell: list[str], tmp_path: Path) -> None:
+def test_lists_files_without_secrets(shell: list[str], tmp_path: Path) -> None:
     root = Root(tmp_path)
     for file in (*DEFINES, *NOT_TOLD):
         root.put(file)
@@ -152,7 +152,7 @@ def test_all_files_that_define_a_host_and_no_secret(shell: list[str], tmp_path: 
 
 
 @pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
-def test_what_a_users_process_leaves_behind_holds_nothing_up(shell: list[str], tmp_path: Path) -> None:
+def test_does_not_wait_for_process_left_by_user(shell: list[str], tmp_path: Path) -> None:
     root = Root(tmp_path)
     root.put("/home/alice/.config/systemd/user/x.service")
     root.fakes.add("setpriv", 'shift 5; setsid sleep 8 & exec "$@"')
@@ -161,7 +161,7 @@ def test_what_a_users_process_leaves_behind_holds_nothing_up(shell: list[str], t
     assert time.monotonic() - begun < 6
 
 
-def test_a_home_that_does_not_answer_is_said(tmp_path: Path) -> None:
+def test_reports_home_that_does_not_answer(tmp_path: Path) -> None:
     root = Root(tmp_path)
     root.put("/home/alice/.config/systemd/user/x.service")
     for file in ("/srv/bob/.config/systemd/user/y.service", "/var/lib/gpurack/users/bob/compose.yaml"):
@@ -174,7 +174,7 @@ def test_a_home_that_does_not_answer_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
-def test_apts_passwords_are_not_hashed(shell: list[str], tmp_path: Path) -> None:
+def test_does_not_hash_passwords_of_apt(shell: list[str], tmp_path: Path) -> None:
     root = Root(tmp_path)
     for file in ("/etc/apt/auth.conf", "/etc/apt/auth.conf.d/mirror.conf"):
         root.put(file, "machine mirror login lab password 1234\n")
@@ -187,7 +187,7 @@ def test_apts_passwords_are_not_hashed(shell: list[str], tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
-def test_a_job_is_the_same_on_another_card(shell: list[str], tmp_path: Path) -> None:
+def test_job_is_same_on_other_gpu(shell: list[str], tmp_path: Path) -> None:
     root, said = Root(tmp_path), []
     for card, prompt in (("6f1c-aa", "hello"), ("77ab-00", "hello"), ("77ab-00", "bye")):
         root.put("/etc/gpurack/jobs/once.yaml", f"device_ids: ['nvidia.com/gpu=GPU-{card}']\ncommand: ['{prompt}']\n")

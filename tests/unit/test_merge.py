@@ -1,4 +1,4 @@
-"""Layers of an inventory are merged, then patched into what is there: JSON Merge Patch (RFC 7396)."""
+"""Merging the layers of an inventory, and JSON Merge Patch (RFC 7396)."""
 
 import copy
 from typing import Any
@@ -16,7 +16,7 @@ MAPS = st.dictionaries(KEYS, VALUES, max_size=3)
 
 
 def has_no_none_in_maps(value: Any) -> bool:
-    """Lists are values as a whole: what is in them is not looked at."""
+    """Lists are compared as a whole, without looking inside."""
     if not isinstance(value, dict):
         return True
     return all(item is not None and has_no_none_in_maps(item) for item in value.values())
@@ -43,18 +43,18 @@ def has_no_none_in_maps(value: Any) -> bool:
         ({}, {"a": {"bb": {"ccc": None}}}, {"a": {"bb": {}}}),
     ],
 )
-def test_patch_does_what_the_rfc_shows(original: Any, changes: Any, result: Any) -> None:
+def test_patches_examples_of_rfc(original: Any, changes: Any, result: Any) -> None:
     assert patch(original, changes) == result
 
 
 @given(MAPS, MAPS)
-def test_patching_twice_changes_nothing_more(document: Any, changes: Any) -> None:
+def test_second_patch_changes_nothing(document: Any, changes: Any) -> None:
     once = patch(document, changes)
     assert patch(once, changes) == once
 
 
 @given(MAPS, MAPS)
-def test_keys_nobody_names_stay(document: Any, changes: Any) -> None:
+def test_patch_keeps_other_keys(document: Any, changes: Any) -> None:
     patched = patch(document, changes)
     assert {key: patched[key] for key in document if key not in changes} == {
         key: value for key, value in document.items() if key not in changes
@@ -62,33 +62,33 @@ def test_keys_nobody_names_stay(document: Any, changes: Any) -> None:
 
 
 @given(VALUES, VALUES)
-def test_the_arguments_stay_as_they_were(one: Any, other: Any) -> None:
+def test_arguments_stay_unchanged(one: Any, other: Any) -> None:
     before = copy.deepcopy((one, other))
     merge(one, other), patch(one, other), without_nones(one)
     assert (one, other) == before
 
 
 @given(MAPS, MAPS)
-def test_merging_layers_then_patching_is_patching_layer_by_layer(one: Any, other: Any) -> None:
+def test_merging_then_patching_equals_patching_each_layer(one: Any, other: Any) -> None:
     assert patch({}, merge(one, other)) == patch(patch({}, one), other)
 
 
 @given(MAPS)
-def test_without_nones_is_a_patch_of_nothing(data: Any) -> None:
+def test_without_nones_equals_patching_empty_map(data: Any) -> None:
     assert without_nones(data) == patch({}, data)
     assert has_no_none_in_maps(without_nones(data))
 
 
-def test_a_scalar_or_null_between_two_maps_forgets_the_first() -> None:
+def test_null_between_two_maps_discards_first() -> None:
     layers = [{"log-opts": {"max-size": "10m"}}, {"log-opts": None}, {"log-opts": {"max-file": "3"}}]
     assert merge_all(layers) == {"log-opts": {"max-file": "3"}}
 
 
 @given(MAPS, MAPS)
-def test_a_later_null_removes(data: Any, over: Any) -> None:
+def test_later_null_removes_key(data: Any, over: Any) -> None:
     for key in over:
         assert key not in without_nones(merge_all([data, over, {key: None}]))
 
 
-def test_no_layers_are_an_empty_map() -> None:
+def test_no_layers_give_empty_map() -> None:
     assert merge_all([]) == {}

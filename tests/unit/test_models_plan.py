@@ -1,4 +1,4 @@
-"""What happens to each model of a host, and why; which of them have to change together."""
+"""What happens to each model of a host and why, and which models change together."""
 
 import hashlib
 import json
@@ -34,7 +34,7 @@ def plan(spec: Host, facts: HostFacts, keys: dict[str, str] | None = None) -> Mo
 
 
 def settled(spec: Host, *over: Container, keys: dict[str, str] | None = None, **said: Any) -> HostFacts:
-    """The host after a run that succeeded: containers, compose.yaml, runner, unit, weights; `over` adds containers."""
+    """The host after a successful run: containers, compose.yaml, runner, unit, weights. `over` adds containers."""
     facts = host_state(**{"gpus": 4, **said})
     cards = assign(spec, facts).uuids
     names = [name for name, model in spec.models.items() if model.enabled]
@@ -56,7 +56,7 @@ def settled(spec: Host, *over: Container, keys: dict[str, str] | None = None, **
 
 
 def changes(found: ModelsPlan) -> dict[str, str]:
-    """Model → action and reasons as people read them."""
+    """Model → action and reasons, as printed."""
     return {
         change.model: str(change).removeprefix(f"{change.action} {change.model}") or change.action
         for change in found.changes
@@ -78,7 +78,7 @@ BOTH = models(alpha={"gpus": [0]}, beta={"gpus": [1]})
 # --- each action -----------------------------------------------------------------------------------------------------
 
 
-def test_a_new_models_service_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_computes_new_service_once(monkeypatch: pytest.MonkeyPatch) -> None:
     engine, told = ENGINES["llama.cpp"], []
     container_of = engine.container
     monkeypatch.setattr(engine, "container", lambda *args: (told.append(args[1].name), container_of(*args))[1])
@@ -86,7 +86,7 @@ def test_a_new_models_service_is_computed_once(monkeypatch: pytest.MonkeyPatch) 
     assert told == ["alpha", "beta"]
 
 
-def test_a_first_run_creates() -> None:
+def test_first_run_creates() -> None:
     found = plan(BOTH, replace(host_state(gpus=4), weights={"/w/a.gguf": 1}))
     assert found.reasons == [
         "install the model runner in /usr/local/lib/gpurack",
@@ -112,13 +112,13 @@ def test_a_first_run_creates() -> None:
     }  # fmt: skip
 
 
-def test_unchanged_is_nothing() -> None:
+def test_unchanged_host_has_no_steps() -> None:
     state = settled(BOTH)
     assert plan(BOTH, state).nothing
     assert actions(plan(BOTH, state)) == {"alpha": "keep", "beta": "keep"}
 
 
-def test_renumbered_cards_are_nothing() -> None:
+def test_renumbered_gpus_change_nothing() -> None:
     state = settled(BOTH)
     swapped = replace(state, gpus=host_state(gpus=[1, 0, 3, 2]).gpus)
     assert plan(BOTH, swapped).nothing
@@ -146,7 +146,7 @@ def test_renumbered_cards_are_nothing() -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
-def test_a_change_recreates_and_says_what_changed(before: dict[str, Any], after: dict[str, Any], reason: str) -> None:
+def test_change_recreates_with_reasons(before: dict[str, Any], after: dict[str, Any], reason: str) -> None:
     before.pop("restart", None)
     old, new = models(alpha={"gpus": [0], **before}), models(alpha={"gpus": [0], **after})
     state = settled(old)
@@ -157,8 +157,8 @@ def test_a_change_recreates_and_says_what_changed(before: dict[str, Any], after:
 
 
 @pytest.mark.parametrize("address", ["10.0.0.7", "2001:db8::7", "fd00::a"])
-def test_a_model_on_the_lan_address_stays(address: str) -> None:
-    """Also on a host that has IPv6 alone."""
+def test_keeps_model_on_lan_address(address: str) -> None:
+    """Also on a host that has only IPv6."""
     lan = models(alpha={"gpus": [0], "bind": "lan"})
     state = settled(lan, address=address)
     assert [one.ports for one in state.containers] == [((address, 8000),)]
@@ -167,7 +167,7 @@ def test_a_model_on_the_lan_address_stays(address: str) -> None:
     assert changes(moved) == {"alpha": f": published on {address}:8000, not on 2001:db8::8:8000"}
 
 
-def test_an_image_that_moved_recreates() -> None:
+def test_moved_image_recreates() -> None:
     state = replace(settled(ALPHA), images={"ghcr.io/ggml-org/llama.cpp:server-cuda-b7000": "sha256:other"})
     assert changes(plan(ALPHA, state)) == {
         "alpha": ": image moved: ghcr.io/ggml-org/llama.cpp:server-cuda-b7000 is a different image now"
@@ -183,20 +183,20 @@ def test_an_image_that_moved_recreates() -> None:
         ("paused", {}, "it is paused"),
     ],
 )
-def test_a_container_that_does_not_run_is_started(status: str, more: dict[str, Any], reason: str) -> None:
+def test_starts_stopped_container(status: str, more: dict[str, Any], reason: str) -> None:
     state = settled(ALPHA)
     (alpha,) = state.containers
     found = plan(ALPHA, replace(state, containers=(replace(alpha, status=status, **more),)))
     assert [(change.action, change.reasons) for change in found.changes] == [("start", (reason,))]
 
 
-def test_a_container_somebody_removed_is_made_again() -> None:
+def test_recreates_removed_container() -> None:
     found = plan(ALPHA, replace(settled(ALPHA), containers=()))
     assert changes(found) == {"alpha": ": its container is missing"}
     assert not found.steps
 
 
-def test_models_that_go_are_removed_and_disabled_ones_too() -> None:
+def test_removes_models_missing_or_disabled_in_inventory() -> None:
     state = settled(BOTH)
     assert changes(plan(ALPHA, state))["beta"] == ": no longer in the inventory"
     disabled = models(alpha={"gpus": [0], "enabled": False}, beta={"gpus": [1]})
@@ -208,7 +208,7 @@ def test_models_that_go_are_removed_and_disabled_ones_too() -> None:
     assert last.job["projects"][""]["services"] == {}
 
 
-def test_nothing_for_a_host_that_never_had_models() -> None:
+def test_host_without_models_has_no_steps() -> None:
     assert plan(Host(), host_state()).nothing
 
 
@@ -219,7 +219,7 @@ def test_nothing_for_a_host_that_never_had_models() -> None:
     ("probe", "action"),
     [([503, '{"error":"Loading model"}'], "wait"), ([0, "curl: (7) Failed to connect: Connection refused"], "wait")],
 )
-def test_a_loading_model_is_waited_for(probe: Any, action: str) -> None:
+def test_waits_for_loading_model(probe: Any, action: str) -> None:
     found = plan(ALPHA, settled(ALPHA, probes={"alpha": probe}))
     assert (actions(found), found.errors) == ({"alpha": action}, {})
     assert found.job
@@ -243,20 +243,20 @@ def test_a_loading_model_is_waited_for(probe: Any, action: str) -> None:
     ],
     ids=["hangs", "500", "401", "another name"],
 )
-def test_a_model_that_is_silent_or_wrong_is_an_error_and_not_touched(probe: Any, sentence: str) -> None:
+def test_silent_or_wrong_model_is_error_and_stays(probe: Any, sentence: str) -> None:
     found = plan(ALPHA, settled(ALPHA, probes={"alpha": probe}))
     assert found.errors == {"alpha": sentence}
     assert found.job is None
 
 
-def test_without_curl_nobody_was_asked_and_that_is_no_error() -> None:
+def test_missing_curl_is_no_error() -> None:
     assert plan(ALPHA, replace(settled(ALPHA), probes={})).nothing
 
 
 # --- obstacles -------------------------------------------------------------------------------------------------------
 
 
-def test_weights_that_do_not_lie_there() -> None:
+def test_refuses_missing_weights() -> None:
     found = plan(ALPHA, host_state(gpus=1))
     assert found.errors == {
         "alpha": 'weights /w/a.gguf do not exist on the host. Copy them there, or set {"url": …, "sha256": …}.'
@@ -267,7 +267,7 @@ def test_weights_that_do_not_lie_there() -> None:
     assert fetched.job["groups"][0][0]["fetch"] == [{**url, "path": "/var/lib/gpurack/weights/abababababababab-a.gguf"}]
 
 
-def test_a_name_that_somebody_elses_container_has() -> None:
+def test_refuses_name_of_foreign_container() -> None:
     facts = host_state(gpus=1, containers=[container("alpha", "exited")])
     assert plan(ALPHA, facts).errors == {
         "alpha": "a container named `alpha` already exists and is not managed by gpurack (exited, image "
@@ -291,7 +291,7 @@ PROXY = "127.0.0.1:8000 docker-proxy (pid 9)"
         (["127.0.0.1:8001 nginx (pid 7)"], [], None),
     ],
 )
-def test_a_port_that_somebody_else_has(listeners: list[str], containers: list[Container], holder: str | None) -> None:
+def test_refuses_port_of_foreign_process(listeners: list[str], containers: list[Container], holder: str | None) -> None:
     facts = replace(host_state(gpus=1, listeners=listeners, containers=containers), weights={"/w/a.gguf": 1})
     error = plan(ALPHA, facts).errors.get("alpha")
     if holder is None:
@@ -309,23 +309,23 @@ def test_a_port_that_somebody_else_has(listeners: list[str], containers: list[Co
     ],
     ids=["stopped", "another address"],
 )
-def test_a_container_that_only_looks_as_if_it_had_the_port(foreign: Container) -> None:
-    """alpha itself listens there; a change of it must not be refused for the sake of the other."""
+def test_ignores_own_container_at_port(foreign: Container) -> None:
+    """alpha itself listens there, so its change must not be refused."""
     state = settled(ALPHA, foreign, listeners=[PROXY])
     found = plan(models(alpha={"gpus": [0], "context": 4096}), state)
     assert found.errors == {}
     assert actions(found) == {"alpha": "recreate"}
 
 
-def test_our_own_containers_make_room_for_each_other() -> None:
+def test_managed_containers_make_room_for_each_other() -> None:
     state = settled(BOTH, listeners=[PROXY, "127.0.0.1:8001 docker-proxy (pid 8)"])
     swapped = models(alpha={"gpus": [0], "port": 8001}, beta={"gpus": [1], "port": 8000})
     found = plan(swapped, state)
     assert (found.errors, together(found)) == ({}, [["alpha", "beta"]])
 
 
-def test_who_stays_keeps_what_it_holds_and_who_wants_it_waits() -> None:
-    """alpha moves away from port 8000 and GPU 0, which beta and gamma are to have, but alpha may not be changed."""
+def test_unchangeable_model_keeps_what_others_wait_for() -> None:
+    """alpha is to leave port 8000 and GPU 0 for beta and gamma, but alpha cannot be changed."""
     state = replace(settled(models(alpha={"gpus": [0]}, beta={"gpus": [1]}, gamma={"gpus": [2], "port": 8005})))
     wanted = models(
         alpha={"gpus": [3], "port": 8009, "weights": "/w/missing.gguf"},
@@ -345,14 +345,14 @@ def test_who_stays_keeps_what_it_holds_and_who_wants_it_waits() -> None:
     assert together(found) == []
 
 
-def test_the_others_of_a_host_go_on_when_one_cannot() -> None:
+def test_error_of_one_model_keeps_others() -> None:
     facts = replace(host_state(gpus=1), weights={"/w/b.gguf": 1})
     found = plan(models(alpha={"gpus": [0]}, beta={"weights": "/w/b.gguf"}), facts)
     assert list(found.errors) == ["alpha"]
     assert together(found) == [["beta"]]
 
 
-def test_a_model_in_error_keeps_its_place_in_the_compose_file() -> None:
+def test_failed_model_keeps_its_service_in_compose_yaml() -> None:
     state = settled(BOTH)
     found = plan(models(alpha={"gpus": [0], "weights": "/w/missing.gguf"}, beta={"gpus": [1], "context": 9}), state)
     assert found.job
@@ -361,7 +361,7 @@ def test_a_model_in_error_keeps_its_place_in_the_compose_file() -> None:
     assert kept == old
 
 
-def test_a_driver_mismatch_touches_no_model_on_a_gpu() -> None:
+def test_driver_mismatch_keeps_gpu_models() -> None:
     before = models(alpha={"gpus": [0]}, beta={"gpus": [1]})
     state = settled(before)
     alpha, beta = state.containers
@@ -386,7 +386,7 @@ def test_a_driver_mismatch_touches_no_model_on_a_gpu() -> None:
 # --- keys ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_key_is_in_the_job_alone_and_its_change_recreates(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_is_only_in_job_and_its_change_recreates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GPURACK_TEST_KEY", "x")
     wanted = models(alpha={"api_key": {"env": "GPURACK_TEST_KEY"}})
     state = settled(wanted, keys={"alpha": "sk-one"})
@@ -403,7 +403,9 @@ def test_a_key_is_in_the_job_alone_and_its_change_recreates(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("secrets", [{}, {"alpha": "444"}, {"alpha": "400", "beta": "400"}])
-def test_key_files_that_are_missing_open_or_left_over(secrets: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writes_missing_and_open_key_files_and_removes_old_ones(
+    secrets: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GPURACK_TEST_KEY", "x")
     wanted = models(alpha={"api_key": {"env": "GPURACK_TEST_KEY"}})
     state = settled(wanted, keys={"alpha": "sk-one"})
@@ -416,7 +418,7 @@ def test_key_files_that_are_missing_open_or_left_over(secrets: dict[str, str], m
 # --- taking over -----------------------------------------------------------------------------------------------------
 
 
-def test_a_container_made_by_hand_is_replaced_only_when_it_is_named() -> None:
+def test_replaces_foreign_container_only_if_named() -> None:
     by_hand = container("qwen-old", ports=[("127.0.0.1", 8000)])
     facts = replace(host_state(containers=[by_hand], listeners=[PROXY]), weights={"/w/a.gguf": 1})
     refused = plan(models(alpha={}), facts).errors["alpha"]
@@ -435,7 +437,7 @@ HUB = {"engine": "vllm", "version": "0.33.0", "gpus": [0]}
 
 
 def fetched(spec: Host, token: str | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(the whole job, what its only model fetches)"""
+    """(the whole payload, the download of its only model)"""
     found = plan_models(spec, host_state(gpus=4), {}, SALT, token)
     assert found.job
     return dict(found.job), found.job["groups"][0][0].get("fetch", [{}])[0]
@@ -449,7 +451,7 @@ def fetched(spec: Host, token: str | None = None) -> tuple[dict[str, Any], dict[
         ({"modelscope": "lab/tiny"}, "modelscope/lab--tiny@master", {"hub": "modelscope", "revision": "master"}),
     ],
 )
-def test_a_repository_is_fetched_from_its_hub(given: dict[str, str], place: str, hub: dict[str, str]) -> None:
+def test_fetches_repository_from_its_hub(given: dict[str, str], place: str, hub: dict[str, str]) -> None:
     wanted = models(alpha={**HUB, "weights": given})
     endpoint = {"hf": "https://huggingface.co", "modelscope": "https://www.modelscope.cn"}
     _, fetch = fetched(wanted)
@@ -460,15 +462,15 @@ def test_a_repository_is_fetched_from_its_hub(given: dict[str, str], place: str,
     assert (mount["source"], mount["target"]) == (fetch["path"], f"/weights/{place.partition('/')[2]}")
 
 
-def test_a_mirror_stands_for_the_hub() -> None:
+def test_mirror_replaces_hub() -> None:
     wanted = spec({"mirrors": {"huggingface": "https://hf.example/hub/"},
                    "models": {"alpha": {**HUB, "port": 8000, "weights": {"hf": "lab/tiny"}}}})  # fmt: skip
     assert fetched(wanted)[1]["endpoint"] == "https://hf.example/hub"
 
 
 @pytest.mark.parametrize(("weights", "given"), [({"hf": "lab/tiny"}, True), ({"modelscope": "lab/tiny"}, False)])
-def test_the_token_is_in_the_job_and_nowhere_else(weights: dict[str, str], given: bool) -> None:
-    """And there only for what comes from Hugging Face."""
+def test_token_is_only_in_job(weights: dict[str, str], given: bool) -> None:
+    """And only for weights from Hugging Face."""
     job, _ = fetched(models(alpha={**HUB, "weights": weights}), "hf_secret")
     assert (job.pop("hf_token", None) == "hf_secret") == given
     assert "hf_secret" not in json.dumps(job)
@@ -477,7 +479,7 @@ def test_the_token_is_in_the_job_and_nowhere_else(weights: dict[str, str], given
 # --- files on the host -----------------------------------------------------------------------------------------------
 
 
-def test_the_runner_and_the_unit_are_kept_current() -> None:
+def test_updates_runner_and_unit() -> None:
     state = settled(ALPHA)
     old_runner = {**state.files, paths.RUNNER: replace(state.files[paths.RUNNER], content=b"old")}
     (step,) = plan(ALPHA, replace(state, files=old_runner)).steps
@@ -487,7 +489,7 @@ def test_the_runner_and_the_unit_are_kept_current() -> None:
     assert step == Shell("enable gpurack.service", sh("systemctl enable -q gpurack.service"))
 
 
-def test_a_compose_file_changed_by_hand_is_written_again_without_touching_models() -> None:
+def test_rewrites_edited_compose_yaml_and_keeps_models() -> None:
     state = settled(ALPHA)
     edited = {
         **state.files,
@@ -499,8 +501,8 @@ def test_a_compose_file_changed_by_hand_is_written_again_without_touching_models
     assert found.reasons == []
 
 
-def test_lines_of_a_model_changed_by_hand_are_taken_back() -> None:
-    """On the wrong card, say: Compose makes the container anew if it was made of them."""
+def test_restores_edited_service() -> None:
+    """It may name the wrong GPU: if the container was made from it, Compose recreates the container."""
     state = settled(TWO)
     path = paths.compose_file("")
     text = state.files[path].text.replace(uuid(0), uuid(3))
@@ -511,10 +513,10 @@ def test_lines_of_a_model_changed_by_hand_are_taken_back() -> None:
     assert [[entry["action"] for entry in group] for group in found.job["groups"]] == [["start"]]
 
 
-def test_a_container_that_is_published_elsewhere_is_made_anew() -> None:
+def test_recreates_container_published_elsewhere() -> None:
     state = settled(TWO)
     opened = [
-        replace(one, ports=(("0.0.0.0", 8000),)) if one.name == "alpha" else one  # by hand, from a file of one's own
+        replace(one, ports=(("0.0.0.0", 8000),)) if one.name == "alpha" else one  # by hand, with another compose file
         for one in state.containers
     ]
     found = plan(TWO, replace(state, containers=tuple(opened)))
@@ -525,7 +527,7 @@ def test_a_container_that_is_published_elsewhere_is_made_anew() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x", "services: [1]", "services: {alpha: 7, beta: }", "\x00"])
-def test_a_broken_compose_file_is_nobodys_end(text: str) -> None:
+def test_replaces_invalid_compose_yaml(text: str) -> None:
     state = settled(ALPHA)
     broken = {
         **state.files,
@@ -538,20 +540,20 @@ def test_a_broken_compose_file_is_nobodys_end(text: str) -> None:
 # --- groups ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_swap_of_cards_is_one_group_and_strangers_go_beside_it() -> None:
+def test_swapped_gpus_are_one_group_beside_others() -> None:
     three = models(alpha={"gpus": [0]}, beta={"gpus": [1]}, gamma={"gpus": [2]})
     swapped = models(alpha={"gpus": [1]}, beta={"gpus": [0]}, gamma={"gpus": [2], "context": 9})
     assert together(plan(swapped, settled(three))) == [["alpha", "beta"], ["gamma"]]
 
 
-def test_a_card_is_handed_on_by_removal_first() -> None:
+def test_removes_old_model_before_its_gpu_is_used() -> None:
     found = plan(models(beta={"gpus": [0], "port": 8001}), settled(ALPHA))
     assert found.job
     (group,) = found.job["groups"]
     assert [(entry["name"], entry["action"]) for entry in group] == [("alpha", "remove"), ("beta", "create")]
 
 
-def test_models_that_share_a_card_start_one_after_the_other() -> None:
+def test_models_on_one_gpu_start_one_after_another() -> None:
     wanted = models(alpha={"gpus": [0], "vram": "5GiB"}, beta={"gpus": [0], "vram": "5GiB"}, gamma={"gpus": []})
     found = plan(wanted, replace(host_state(gpus=1), weights={"/w/a.gguf": 1}))
     assert together(found) == [["alpha", "beta"], ["gamma"]]
@@ -559,7 +561,7 @@ def test_models_that_share_a_card_start_one_after_the_other() -> None:
 
 @st.composite
 def moves(draw: st.DrawFn) -> tuple[list[Change], Host, HostFacts, dict[str, tuple[str, ...]]]:
-    """Models that run somewhere and are to run somewhere else, in any combination."""
+    """Models that run somewhere and shall run elsewhere, in any combination."""
     names = draw(st.lists(st.sampled_from(["a1", "b2", "c3", "d4"]), unique=True, min_size=1))
     acting = [
         Change(name, draw(st.sampled_from([Action.CREATE, Action.RECREATE, Action.REMOVE, Action.START])))
@@ -581,7 +583,7 @@ def moves(draw: st.DrawFn) -> tuple[list[Change], Host, HostFacts, dict[str, tup
 
 
 @given(moves())
-def test_everybody_is_in_one_group_and_nothing_is_shared_between_groups(
+def test_every_change_is_in_one_group_and_groups_share_nothing(
     move: tuple[list[Change], Host, HostFacts, dict[str, tuple[str, ...]]],
 ) -> None:
     acting, wanted, state, uuids = move
@@ -618,19 +620,19 @@ def test_everybody_is_in_one_group_and_nothing_is_shared_between_groups(
         ("127.0.0.1", "garbage", False),
     ],
 )
-def test_addresses_that_cannot_share_a_port(one: str, other: str, overlap: bool) -> None:
+def test_finds_overlapping_addresses(one: str, other: str, overlap: bool) -> None:
     assert addresses_overlap(one, other) is overlap
     assert addresses_overlap(other, one) is overlap
 
 
-def test_no_difference_is_no_reason_and_only_the_cards_are_one() -> None:
+def test_lists_differences_without_digest_of_service() -> None:
     words = {"engine": "llama.cpp", "uuids": ["GPU-a"], "service": "1"}
     assert differences(words, words) == []
     assert differences(words, {**words, "uuids": ["GPU-b"], "service": "2"}) == ["GPUs GPU-a → GPU-b"]
     assert "engine – → llama.cpp" in differences({}, words)
 
 
-def test_reasons_leave_out_what_is_kept() -> None:
+def test_reasons_leave_out_kept_models() -> None:
     found = ModelsPlan(
         (Change("alpha", Action.KEEP), Change("beta", Action.REMOVE, ("disabled",)), Change("gamma", Action.START))
     )

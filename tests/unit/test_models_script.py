@@ -1,4 +1,4 @@
-"""files/models.py on a host: jobs carried out with a fake of Docker."""
+"""files/models.py on a host: payloads carried out with a fake Docker."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr("dockerd.REPLACED", str(tmp_path / "replaced"))
     monkeypatch.setattr("boot.USERS", str(tmp_path / "users"))
     for part in (module, module.boot):
-        monkeypatch.setattr(part, "clock", lambda seconds: "0:00")  # a busy machine changes no text
+        monkeypatch.setattr(part, "clock", lambda seconds: "0:00")  # a busy machine changes no message
     monkeypatch.setattr(os, "chown", lambda *arguments: None)  # the tests need no root
     return module
 
@@ -34,7 +34,7 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 # --- words ----------------------------------------------------------------------------------------------------------
 
 
-def test_secrets_are_cut_out_of_logs(runner: Any) -> None:
+def test_removes_secrets_from_logs(runner: Any) -> None:
     for name, key in (("alpha", "sk-one\n"), ("beta", "\n")):
         folder = Path(runner.Dockerd().secrets) / name
         folder.mkdir(parents=True)
@@ -42,7 +42,7 @@ def test_secrets_are_cut_out_of_logs(runner: Any) -> None:
     assert runner.Dockerd().without_secrets("key sk-one, again sk-one; sk-two") == "key •••, again •••; sk-two"
 
 
-def test_a_file_appears_whole_and_closed(runner: Any, tmp_path: Path) -> None:
+def test_file_appears_complete_and_private(runner: Any, tmp_path: Path) -> None:
     sys.modules["common"].write(str(tmp_path / "a/b/key"), "größe\n", 0o400)
     (written,) = (tmp_path / "a/b").iterdir()
     assert (written.read_text(), stat.S_IMODE(written.stat().st_mode)) == ("größe\n", 0o400)
@@ -83,7 +83,7 @@ def docker(fakes: Fakes) -> Fakes:
 
 @pytest.fixture
 def answers(runner: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """What each model's API says; nothing for a model that is not in it."""
+    """Model → the answer of its API; no answer for a model that is missing."""
     said: dict[str, str] = {}
     monkeypatch.setattr(runner, "probe", lambda dockerd, name, url: (200, said[name]) if name in said else (0, ""))
     return said
@@ -118,7 +118,7 @@ def services_written(runner: Any) -> dict[str, Any]:
     return dict(yaml.safe_load(Path(runner.Dockerd().compose_file).read_text())["services"])
 
 
-def test_a_model_is_started_and_waited_for(
+def test_starts_model_and_waits_until_ready(
     runner: Any, docker: Fakes, answers: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     answers["alpha"] = '{"data":[{"id":"alpha"}]}'
@@ -131,9 +131,7 @@ def test_a_model_is_started_and_waited_for(
     assert "sk-one" not in docker.log.read_text()
 
 
-def test_the_locks_image_gets_the_name_whatever_it_means_elsewhere(
-    runner: Any, docker: Fakes, answers: dict[str, str]
-) -> None:
+def test_tags_locked_image_whatever_tag_means_at_registry(runner: Any, docker: Fakes, answers: dict[str, str]) -> None:
     answers["alpha"] = '"alpha"'
     (docker.folder / "state/images").unlink()
     docker.add("docker", 'case "$*" in *" pull "*) cat "$5"; exit;; esac' + DOCKER)
@@ -145,7 +143,7 @@ def test_the_locks_image_gets_the_name_whatever_it_means_elsewhere(
     assert [path.name for path in Path(runner.Dockerd().compose_file).parent.iterdir() if "next" in path.name] == []
 
 
-def test_weights_that_are_not_the_locks_stop_a_model_and_no_other(
+def test_weights_that_differ_from_lock_fail_only_their_model(
     runner: Any, docker: Fakes, answers: dict[str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     answers |= {"alpha": '"alpha"', "beta": '"beta"'}
@@ -159,12 +157,12 @@ def test_weights_that_are_not_the_locks_stop_a_model_and_no_other(
 
 
 def started(docker: Fakes) -> list[str]:
-    """The containers that were started, in order."""
+    """The started containers, in order."""
     return [call.split()[-1] for call in docker.calls if " up " in call]
 
 
-def test_a_service_waits_for_what_it_connects_to(runner: Any, docker: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In groups of their own, which go side by side: the page after the gateway, the gateway after its model."""
+def test_service_waits_for_its_connections(runner: Any, docker: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In groups of their own, which run in parallel: the page after the gateway, the gateway after its model."""
     order: list[str] = []
 
     def probe(dockerd: Any, name: str, url: str) -> tuple[int, str]:
@@ -180,10 +178,10 @@ def test_a_service_waits_for_what_it_connects_to(runner: Any, docker: Fakes, mon
 
 
 @pytest.mark.parametrize("broken", ["config", "pull", "end"])
-def test_a_service_starts_without_a_model_that_failed(
+def test_service_starts_although_its_model_failed(
     runner: Any, docker: Fakes, answers: dict[str, str], broken: str
 ) -> None:
-    """Wherever the model fails: refused by Compose, without an image, or ended while loading."""
+    """Refused by Compose, without an image, or ended while loading."""
     answers["gateway"] = '"gateway"'
     model = {"image": "REFUSED" if broken == "config" else "i:1"}
     provide = runner.provide
@@ -206,7 +204,7 @@ def test_a_service_starts_without_a_model_that_failed(
     assert started(docker)[-1] == "gateway"
 
 
-def test_the_file_on_the_host_is_the_plans(runner: Any, docker: Fakes, answers: dict[str, str]) -> None:
+def test_compose_yaml_equals_that_of_plan(runner: Any, docker: Fakes, answers: dict[str, str]) -> None:
     answers |= {"alpha": '"alpha"', "beta": '"beta"'}
     services = {
         "beta": {"image": "i:1", "secrets": [{"source": "beta_api_key", "target": "api_key"}]},
@@ -216,7 +214,7 @@ def test_the_file_on_the_host_is_the_plans(runner: Any, docker: Fakes, answers: 
     assert Path(runner.Dockerd().compose_file).read_text() == compose.document(services)
 
 
-def test_a_container_that_ends_ends_the_wait_with_its_last_lines(
+def test_exited_container_ends_wait_with_last_lines(
     runner: Any, docker: Fakes, answers: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     docker.state("state.alpha", '{"status":"exited","restarts":0,"code":139,"error":""}')
@@ -229,7 +227,7 @@ def test_a_container_that_ends_ends_the_wait_with_its_last_lines(
 
 
 @pytest.mark.parametrize(("remembered", "said"), [("137\n3\n", "exit code 3"), ("", "crashed and was restarted")])
-def test_of_a_container_that_docker_has_started_again_the_last_end_counts(
+def test_reports_last_exit_of_restarted_container(
     runner: Any,
     docker: Fakes,
     answers: dict[str, str],
@@ -246,10 +244,10 @@ def test_of_a_container_that_docker_has_started_again_the_last_end_counts(
     assert carry_out(runner, [entry("alpha")]).failures == 1
     assert capsys.readouterr().out.startswith(f"error alpha: exited while loading ({said}). See docker logs")
     order = [call.split()[1] for call in docker.calls]
-    assert order.index("events") < order.index("stop")  # a stop is an end, too
+    assert order.index("events") < order.index("stop")  # a stop is an exit as well
 
 
-def test_a_model_that_never_answers_is_given_up(
+def test_gives_up_on_silent_model(
     runner: Any, docker: Fakes, answers: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     answers["alpha"] = '{"data":[{"id":"another"}]}'
@@ -257,7 +255,7 @@ def test_a_model_that_never_answers_is_given_up(
     assert "not ready after 0:00: http://127.0.0.1:1/v1/models does not name" in capsys.readouterr().out
 
 
-def test_where_the_answer_names_no_model_any_will_do(
+def test_accepts_any_answer_of_engine_without_names(
     runner: Any, docker: Fakes, answers: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     answers["tei"] = ""
@@ -268,17 +266,17 @@ def test_where_the_answer_names_no_model_any_will_do(
     )
 
 
-def test_a_path_that_is_not_there_is_said(
+def test_reports_missing_readiness_path(
     runner: Any, docker: Fakes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What the x-ready of a custom image may be."""
+    """The `x-ready` of a custom image may be wrong."""
     monkeypatch.setattr(runner, "probe", lambda dockerd, name, url: (404, "not found"))
     assert carry_out(runner, [entry("webui", served_name=None, timeout=0.1)]).failures == 1
     what = "http://127.0.0.1:1/v1/models returned HTTP 404 instead of 200. See"
     assert f"not ready after 0:00: {what}" in capsys.readouterr().out
 
 
-def test_a_failed_pull_keeps_the_whole_group_and_the_others_go_on(
+def test_failed_pull_keeps_its_group_and_others_continue(
     runner: Any, docker: Fakes, answers: dict[str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     answers |= {"alpha": '"alpha"', "beta": '"beta"', "gamma": '"gamma"'}
@@ -295,7 +293,7 @@ def test_a_failed_pull_keeps_the_whole_group_and_the_others_go_on(
     assert not [call for call in docker.calls if call.startswith("docker stop")]
 
 
-def test_a_folder_that_cannot_be_made_is_a_failure_and_no_lost_thread(
+def test_uncreatable_folder_is_a_failure(
     runner: Any, docker: Fakes, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -304,7 +302,7 @@ def test_a_folder_that_cannot_be_made_is_a_failure_and_no_lost_thread(
     assert capsys.readouterr().out.startswith("error alpha: [Errno 20] Not a directory")
 
 
-def test_what_compose_refuses_stays_as_it_was(
+def test_keeps_model_that_compose_refuses(
     runner: Any, docker: Fakes, answers: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     answers["beta"] = '"beta"'
@@ -318,7 +316,7 @@ def test_what_compose_refuses_stays_as_it_was(
     assert services_written(runner) == {"alpha": {"image": "i:0"}, "beta": {"image": "i:1"}}
 
 
-def test_stops_come_before_starts_and_memory_is_waited_for(
+def test_stops_first_then_waits_for_memory_and_starts(
     runner: Any, docker: Fakes, answers: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     answers |= {"alpha": '"alpha"', "beta": '"beta"'}
@@ -333,7 +331,7 @@ def test_stops_come_before_starts_and_memory_is_waited_for(
     assert "old: removed" in capsys.readouterr().out
 
 
-def test_memory_of_amds_cards_is_waited_for_too(
+def test_waits_for_memory_of_amd_gpus(
     runner: Any, docker: Fakes, answers: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     docker.state("runs.alpha", "")
@@ -346,7 +344,7 @@ def test_memory_of_amds_cards_is_waited_for_too(
     assert carry_out(runner, [entry("alpha", "create", uuids=["GPU-a"])]).failures == 0
 
 
-def test_memory_that_does_not_come_back_is_said(
+def test_reports_memory_that_is_not_freed(
     runner: Any, docker: Fakes, answers: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     docker.state("runs.alpha", "")
@@ -356,7 +354,7 @@ def test_memory_that_does_not_come_back_is_said(
     assert "GPU memory was not freed within 0.3 s. See nvidia-smi" in capsys.readouterr().out
 
 
-def test_keys_of_models_that_are_gone_go_too(runner: Any, docker: Fakes, answers: dict[str, str]) -> None:
+def test_removes_keys_of_removed_models(runner: Any, docker: Fakes, answers: dict[str, str]) -> None:
     for name in ("gone", "stays", "has-none-now"):
         (Path(runner.Dockerd().secrets) / name).mkdir(parents=True)
         (Path(runner.Dockerd().secrets) / name / "api_key").write_text("sk-one")
@@ -370,7 +368,7 @@ def test_keys_of_models_that_are_gone_go_too(runner: Any, docker: Fakes, answers
     assert {path.name for path in secrets.iterdir()} == {"stays", "kept"}
 
 
-def test_one_run_at_a_time_and_it_says_who(runner: Any) -> None:
+def test_second_run_waits_and_names_first(runner: Any) -> None:
     common = sys.modules["common"]
     assert common.holder() == "unknown"
     with runner.locked("models"):
@@ -386,17 +384,17 @@ def test_one_run_at_a_time_and_it_says_who(runner: Any) -> None:
         ("sk-other", "the server rejects the key in `api_key` (HTTP 401 at http://127.0.0.1:"),
     ],
 )
-def test_a_server_that_has_another_key_is_not_waited_for(
+def test_server_that_rejects_key_fails_early(
     runner: Any, docker: Fakes, key: str | None, sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At its first refusal it may still be on its way up; one that stays is no loading."""
+    """At its first refusal it may still be starting; if it keeps refusing, it does not become ready."""
     seen = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             seen.append(self.headers["Authorization"])
             if len(seen) > 1:
-                runner.KEY_TIMEOUT = 0  # the time is over
+                runner.KEY_TIMEOUT = 0  # the time limit has passed
             self.send_response(503 if len(seen) == 1 else 401)
             self.send_header("Content-Length", "0")
             self.end_headers()
@@ -419,7 +417,7 @@ def test_a_server_that_has_another_key_is_not_waited_for(
     assert seen == [f"Bearer {key}" if key else None] * 2
 
 
-def test_the_plan_and_the_host_agree_on_names(runner: Any) -> None:
+def test_plan_and_host_agree_on_names(runner: Any) -> None:
     dockerd = load("dockerd")
     assert (dockerd.SET_ASIDE, dockerd.USERS, dockerd.CONFIG) == (SET_ASIDE, paths.USERS, paths.CONFIG)
 
@@ -428,7 +426,7 @@ def test_the_plan_and_the_host_agree_on_names(runner: Any) -> None:
 
 
 def there(fakes: Fakes, name: str, definition: Any) -> None:
-    """A container of gpurack's, with its label."""
+    """A container of gpurack with its label."""
     fakes.known(name)
     fakes.state(f"runs.{name}", "")
     label = definition if isinstance(definition, str) else json.dumps(definition)
@@ -436,7 +434,7 @@ def there(fakes: Fakes, name: str, definition: Any) -> None:
     fakes.state(f"labels.{name}", {"gpurack.model": label, **compose_labels})
 
 
-def test_boot_starts_what_does_not_run_and_waits_for_cards(
+def test_boot_starts_stopped_models_and_waits_for_gpus(
     runner: Any, fakes: Fakes, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("cpu", "gpu", "up", "bad"):
@@ -455,10 +453,10 @@ def test_boot_starts_what_does_not_run_and_waits_for_cards(
     assert capsys.readouterr().out == "bad: no such network\nerror bad: did not start; see docker logs bad\n"
 
 
-def test_boot_waits_for_the_devices_of_amds_cards(
+def test_boot_waits_for_amd_devices(
     runner: Any, fakes: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One is there, one comes, one does not: each model waits for its own, and nothing of NVIDIA's is asked."""
+    """One exists, one appears, one does not: each model waits for its own. Nothing of NVIDIA is queried."""
     nodes = {name: str(tmp_path / name) for name in ("there", "comes", "lost")}
     monkeypatch.setattr("boot.NODE", r"/\S+")
     for name, node in nodes.items():
@@ -475,7 +473,7 @@ def test_boot_waits_for_the_devices_of_amds_cards(
         Path(nodes["comes"]).touch()
         looks.append(seconds)
         if len(looks) == 3:
-            monkeypatch.setattr("boot.DRIVER_TIMEOUT", 0)  # the time is over
+            monkeypatch.setattr("boot.DRIVER_TIMEOUT", 0)  # the time limit has passed
 
     monkeypatch.setattr(runner.time, "sleep", sleep)
     assert runner.boot.boot() == 1
@@ -487,7 +485,7 @@ def test_boot_waits_for_the_devices_of_amds_cards(
     assert f"lost: {nodes['lost']} did not appear within 0:00" in capsys.readouterr().out
 
 
-def test_unknown_words_are_the_usage(runner: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_unknown_verb_prints_usage(runner: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr(runner.sys, "argv", ["models.py", "deploy"])
     monkeypatch.setattr(runner.signal, "signal", lambda *arguments: None)
     assert runner.main() == 64
@@ -508,7 +506,7 @@ RUNC = "Error response from daemon: failed to create task: OCI runtime create fa
     ],
     ids=["runc lost a race once", "runc fails always", "dockerd broke off", "another reason"],
 )
-def test_what_runc_fails_to_create_is_tried_once_more(
+def test_retries_once_after_runc_error(
     runner: Any, fakes: Fakes, script: str, calls: int, sentence: str | None
 ) -> None:
     fakes.known("alpha")
@@ -525,6 +523,6 @@ def test_what_runc_fails_to_create_is_tried_once_more(
     assert len([call for call in fakes.calls if " up " in call]) == calls
 
 
-def test_what_all_files_of_the_runner_read_is_written_first() -> None:
-    """A run may be killed between two of them, and the host start its models with what it has then."""
+def test_writes_shared_module_first() -> None:
+    """A run may be killed between two files, and the host then starts its models with what it has."""
     assert paths.RUNNER_PARTS[0] == f"{paths.LIB}/paths.py"

@@ -35,7 +35,7 @@ def ca(tmp_path: Path) -> Path:
 
 
 def carried_out(steps: list[Step], **before: Any) -> HostFacts:
-    """The host after these steps, as far as files go."""
+    """The files of the host after these steps."""
     files = dict(before.pop("files", {}))
     for step in steps:
         if isinstance(step, WriteFile):
@@ -60,7 +60,7 @@ def written(steps: list[Step]) -> dict[str, str]:
 # --- proxy -----------------------------------------------------------------------------------------------------------
 
 
-def test_apt_and_docker_get_it_and_docker_restarts() -> None:
+def test_configures_proxy_for_apt_and_docker_with_restart() -> None:
     wanted = spec({"proxy": {"url": URL, "no_proxy": ["mirror.lab.example", ".lab.example", "10.0.0.0/8"]}})
     steps = of(wanted, host_state(**RUNS))
     files = written(steps)
@@ -84,12 +84,12 @@ def test_apt_and_docker_get_it_and_docker_restarts() -> None:
     assert of(wanted, carried_out(steps)) == []
 
 
-def test_where_docker_does_not_run_yet_no_restart_is_owed() -> None:
+def test_needs_no_restart_of_stopped_docker() -> None:
     reasons = [step.reason for step in of(spec({"proxy": URL}), host_state(docker=""))]
     assert reasons == [f"proxy {URL} for apt", f"proxy {URL} for Docker", "reload systemd"]
 
 
-def test_what_is_taken_out_of_the_inventory_goes_from_the_host() -> None:
+def test_removes_settings_missing_in_inventory() -> None:
     there = carried_out(of(spec({"proxy": URL}), host_state(**RUNS)))
     steps = of(Host(), there)
     assert [step.reason for step in steps] == [
@@ -102,7 +102,7 @@ def test_what_is_taken_out_of_the_inventory_goes_from_the_host() -> None:
     assert not {paths.APT_PROXY, paths.DOCKER_PROXY} & set(after.files)
 
 
-def test_the_way_out_comes_before_whatever_needs_it() -> None:
+def test_configures_network_before_packages() -> None:
     plan = plan_docker(spec({"proxy": URL}), host_state(docker={}, audit=2), unattended=True)
     assert [step.reason for step in plan.steps][:4] == [
         f"proxy {URL} for apt", "finish an interrupted package installation", f"proxy {URL} for Docker",
@@ -110,13 +110,13 @@ def test_the_way_out_comes_before_whatever_needs_it() -> None:
     ]  # fmt: skip
 
 
-def test_a_docker_that_is_kept_gets_it_too() -> None:
+def test_configures_proxy_for_kept_docker() -> None:
     wanted = spec({"proxy": URL, "docker": {"source": "keep"}})
     plan = plan_docker(wanted, host_state(compose="2.40.3", **RUNS), unattended=True)
     assert f"proxy {URL} for Docker" in [step.reason for step in plan.steps]
 
 
-def test_downloads_get_it_with_the_job() -> None:
+def test_passes_proxy_to_downloads() -> None:
     entry = {"alpha": {"port": 8000, "weights": {"url": "http://w.example/a.gguf", "sha256": "0" * 64}}}
     job = plan_models(spec({"proxy": URL, "models": entry}), host_state(), {}, SALT).job
     assert job is not None
@@ -137,7 +137,7 @@ def test_downloads_get_it_with_the_job() -> None:
         ({"url": URL, "no-proxy": []}, 'Did you mean "no_proxy"?'),
     ],
 )
-def test_what_is_no_proxy_is_refused_and_no_password_repeated(proxy: object, sentence: str) -> None:
+def test_refuses_invalid_proxy_without_its_password(proxy: object, sentence: str) -> None:
     with pytest.raises(InventoryError) as refused:
         spec({"proxy": proxy})
     assert sentence in str(refused.value)
@@ -147,7 +147,7 @@ def test_what_is_no_proxy_is_refused_and_no_password_repeated(proxy: object, sen
 # --- authority -------------------------------------------------------------------------------------------------------
 
 
-def test_each_certificate_is_a_file_of_its_own_and_the_store_is_made_anew(ca: Path) -> None:
+def test_writes_each_certificate_and_rebuilds_store(ca: Path) -> None:
     wanted = spec({"ca": str(ca)})
     steps = of(wanted, host_state(**RUNS))
     files = written(steps)
@@ -164,14 +164,14 @@ def test_each_certificate_is_a_file_of_its_own_and_the_store_is_made_anew(ca: Pa
     assert of(wanted, carried_out(steps)) == []
 
 
-def test_a_run_that_was_killed_before_the_store_was_made_makes_it(ca: Path) -> None:
+def test_rebuilds_store_after_killed_run(ca: Path) -> None:
     wanted = spec({"ca": str(ca)})
     steps = of(wanted, host_state(**RUNS))
     half = carried_out([step for step in steps if isinstance(step, WriteFile)])
     assert [step.reason for step in of(wanted, half)][-1] == f"trust {ca}"
 
 
-def test_another_certificate_takes_the_place_of_the_old_one(ca: Path) -> None:
+def test_replaces_old_certificate(ca: Path) -> None:
     there = carried_out(of(spec({"ca": str(ca)}), host_state(**RUNS)))
     (old,) = (path for path, file in there.files.items() if file.text == TWO)
     ca.write_text(ONE)
@@ -181,14 +181,14 @@ def test_another_certificate_takes_the_place_of_the_old_one(ca: Path) -> None:
     assert steps[-1].command.startswith(f"rm -f {old} && update-ca-certificates && ")
 
 
-def test_an_authority_taken_out_of_the_inventory_is_trusted_no_more(ca: Path) -> None:
+def test_removes_authority_missing_in_inventory(ca: Path) -> None:
     there = carried_out(of(spec({"ca": str(ca)}), host_state(**RUNS)))
     steps = of(Host(), there)
     assert steps[-1].reason == "stop trusting the private authority"
     assert of(Host(), carried_out(steps)) == []
 
 
-def test_a_bare_host_gets_the_program_that_makes_the_store(ca: Path) -> None:
+def test_installs_program_for_trust_store(ca: Path) -> None:
     steps = certificates(spec({"ca": str(ca)}), host_state(), TRIXIE)
     assert steps[0].reason == "install ca-certificates"
 
@@ -201,7 +201,7 @@ def test_a_bare_host_gets_the_program_that_makes_the_store(ca: Path) -> None:
         (b"\x30\x82\x01\xff\xfe", "is not text. Convert it to PEM: openssl x509 -inform der"),
     ],
 )
-def test_what_is_no_certificate_is_refused(tmp_path: Path, content: str | bytes | None, sentence: str) -> None:
+def test_refuses_invalid_certificate(tmp_path: Path, content: str | bytes | None, sentence: str) -> None:
     path = tmp_path / "ca.pem"
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -213,7 +213,7 @@ def test_what_is_no_certificate_is_refused(tmp_path: Path, content: str | bytes 
 # --- away again ------------------------------------------------------------------------------------------------------
 
 
-def test_removing_everything_removes_both(ca: Path) -> None:
+def test_remove_all_removes_proxy_and_authority(ca: Path) -> None:
     there = carried_out(of(spec({"ca": str(ca), "proxy": URL}), host_state(**RUNS)))
     reasons = [step.reason for step in plan_remove(there, "all").steps]
     expected = {
@@ -236,7 +236,7 @@ def dnf_conf(spec: Host, text: str, **said: Any) -> str:
     return written(steps).get(path, text)
 
 
-def test_dnf_has_it_in_its_main_section_and_the_admins_line_stands_aside() -> None:
+def test_writes_proxy_to_main_section_of_dnf_conf() -> None:
     text = dnf_conf(spec({"proxy": URL}), CONF)
     assert text == (
         f"[main]\n# by gpurack: the inventory's proxy\nproxy={URL}\ngpgcheck=1\n"
@@ -247,7 +247,7 @@ def test_dnf_has_it_in_its_main_section_and_the_admins_line_stands_aside() -> No
     assert dnf_conf(Host(), text) == CONF
 
 
-def test_a_dnf_conf_without_a_proxy_is_not_touched_and_an_empty_one_gets_its_section() -> None:
+def test_keeps_dnf_conf_without_proxy_and_completes_empty_one() -> None:
     assert dnf_conf(Host(), CONF) == CONF
     assert dnf_conf(spec({"proxy": URL}), "") == f"[main]\n# by gpurack: the inventory's proxy\nproxy={URL}\n"
 
@@ -272,14 +272,14 @@ def test_a_dnf_conf_without_a_proxy_is_not_touched_and_an_empty_one_gets_its_sec
         ("https://download.docker.com", ["mirror.lab.example"], False),
     ],
 )
-def test_what_is_reached_without_the_proxy(url: str, no_proxy: list[str], direct: bool) -> None:
+def test_finds_targets_without_proxy(url: str, no_proxy: list[str], direct: bool) -> None:
     proxy = spec({"proxy": {"url": URL, "no_proxy": no_proxy}}).proxy
     assert proxy is not None
     assert proxy.spares(url) is direct
 
 
 @pytest.mark.parametrize("no_proxy", [[], [".lab.example"]])
-def test_a_mirror_that_no_proxy_names_says_so_in_its_own_file(no_proxy: list[str]) -> None:
+def test_repository_of_mirror_in_no_proxy_skips_proxy(no_proxy: list[str]) -> None:
     """dnf.conf itself has no exceptions."""
     mirrors = {"docker-ce": "http://mirror.lab.example/docker-ce", "nvidia": "http://other.example/nvidia"}
     wanted = spec({"mirrors": mirrors, "proxy": {"url": URL, "no_proxy": no_proxy}})
@@ -296,7 +296,7 @@ def test_a_mirror_that_no_proxy_names_says_so_in_its_own_file(no_proxy: list[str
     )
 
 
-def test_the_red_hat_family_has_a_trust_store_of_its_own(ca: Path) -> None:
+def test_uses_trust_store_of_red_hat_family(ca: Path) -> None:
     steps = certificates(spec({"ca": str(ca)}), host_state(os="rocky 9", **RUNS), ROCKY)
     assert all(path.startswith("/etc/pki/ca-trust/source/anchors/gpurack-") for path in written(steps))
     assert isinstance(steps[-1], Shell)

@@ -1,4 +1,4 @@
-"""What a host is asked and nobody reads is taken away: sections of the snapshot, and fields of what it becomes."""
+"""Facts that nobody reads are not collected: sections of the snapshot, and fields of HostFacts."""
 
 import ast
 import re
@@ -9,7 +9,7 @@ from gpurack.resources import read_text
 
 PACKAGE = Path(__file__).resolve().parents[2] / "gpurack"
 FRAME = {"mark", "whole"}
-"""Headings that the frame itself is made of."""
+"""Headings of the output's frame."""
 
 
 def printed() -> set[str]:
@@ -49,8 +49,8 @@ def test_every_section_is_printed_and_parsed() -> None:
     assert sorted(read - printed()) == [], "nobody prints these"
 
 
-def test_every_field_of_a_host_is_read() -> None:
-    """By its name, wherever that is: of two classes with a field of that name one may still be unread."""
+def test_every_field_is_read() -> None:
+    """By name: if two classes have a field of that name, one may still be unread."""
     declared = {
         (group.name, field.target.id)
         for group in ast.parse((PACKAGE / "facts/model.py").read_text()).body

@@ -1,4 +1,4 @@
-"""NVIDIA's driver: compared with the inventory's, its packages held, and let go again."""
+"""NVIDIA's driver: compared with the inventory, its packages held and released."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def found(**said: Any) -> HostFacts:
 
 
 @pytest.mark.parametrize("driver", [LOADED, "580.159", "580", None])
-def test_the_driver_that_is_there_is_nobodys_business(driver: str | None) -> None:
+def test_ignores_driver_without_version_in_inventory(driver: str | None) -> None:
     assert other_driver(wanted(driver), found()) is None
 
 
 @pytest.mark.parametrize("driver", ["580.95.05", "58", "590.10.01"])
-def test_another_one_is_named_and_the_models_are_served_all_the_same(driver: str) -> None:
+def test_reports_other_driver_and_serves_models(driver: str) -> None:
     host, state = wanted(driver), found()
     plan = plan_models(host, state, {}, SALT)
     assert plan.errors == {
@@ -55,14 +55,14 @@ def test_another_one_is_named_and_the_models_are_served_all_the_same(driver: str
     assert driver_holds(host, state, apt) == []
 
 
-def test_one_that_waits_for_a_reboot_is_named() -> None:
+def test_reports_driver_that_waits_for_reboot() -> None:
     newer = {name: version.replace(LOADED, "580.200.01") for name, version in PACKAGES.items() if LOADED in version}
     sentence = other_driver(wanted("580.200.01"), found(packages=newer))
     assert sentence is not None
     assert "580.200.01 is installed and needs a reboot." in sentence
 
 
-def test_its_packages_are_held_and_no_others() -> None:
+def test_holds_packages_of_driver_only() -> None:
     note, hold = driver_holds(wanted(LOADED), found(), apt)
     assert note == WriteFile(
         "note which packages of the driver are held", paths.DRIVER_HELD, "".join(f"{n}\n" for n in MINE)
@@ -72,7 +72,7 @@ def test_its_packages_are_held_and_no_others() -> None:
     assert driver_holds(wanted(LOADED), found(packages=held), apt) == []
 
 
-def test_only_what_gpurack_held_is_let_go() -> None:
+def test_releases_only_its_own_holds() -> None:
     held = {name: f"{version} held" for name, version in PACKAGES.items()}
     state = found(packages=held, files={paths.DRIVER_HELD: "cuda-drivers\ngone-since\n"})
     assert [step.reason for step in driver_holds(wanted(None), state, apt)] == [
@@ -81,5 +81,5 @@ def test_only_what_gpurack_held_is_let_go() -> None:
     assert driver_holds(wanted(None), found(packages=held), apt) == []
 
 
-def test_a_driver_that_no_package_brought_is_only_compared() -> None:
+def test_only_compares_driver_without_package() -> None:
     assert driver_holds(wanted(LOADED), found(packages={}), apt) == []

@@ -1,4 +1,4 @@
-"""files/ollama.py on a host, against a server that speaks ollama's API (ollama 0.33: docs/api.md, server/routes.go)."""
+"""files/ollama.py on a host, with a server that speaks ollama's API (ollama 0.33: docs/api.md, server/routes.go)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from gpurack.engines import hints_of
 from tests.unit.host_programs import load
 
 HOST = SimpleNamespace(become=())
-"""The host's own Docker."""
+"""A daemon like the host's own Docker."""
 LIBRARY = ("qwen2.5:7b", "all-minilm:latest", "m:5000/library/qwen2.5:7b")
 
 
 class Server(BaseHTTPRequestHandler):
-    """As much of it as is needed; what is unknown is refused as it refuses it."""
+    """A server with the needed part of ollama's API; it refuses unknown requests like ollama."""
 
     there: set[str]
     calls: list[tuple[str, Any]]
@@ -101,7 +101,7 @@ def entry(server: Any, *names: str, **sources: str) -> dict[str, Any]:
     return {"name": "ollama", "url": server.url, "pull": pull, "hints": hints}
 
 
-def test_what_is_listed_is_pulled_and_answers(ollama: Any, server: Any, capsys: Any) -> None:
+def test_pulls_listed_models_and_tests_them(ollama: Any, server: Any, capsys: Any) -> None:
     server.there.add("qwen2.5:7b")
     ollama.settle(HOST, entry(server, "qwen2.5:7b", "all-minilm:latest"), False)
     assert capsys.readouterr().out == "ollama: pulled all-minilm:latest in 0:00\n"
@@ -109,7 +109,7 @@ def test_what_is_listed_is_pulled_and_answers(ollama: Any, server: Any, capsys: 
     assert server.calls[1][1]["options"] == {"num_predict": 1}
 
 
-def test_what_was_pulled_is_held_against_the_lock(ollama: Any, server: Any) -> None:
+def test_compares_pulled_models_with_lock(ollama: Any, server: Any) -> None:
     right = {**entry(server, "qwen2.5:7b"), "ollama": {"qwen2.5:7b": "of-qwen2.5:7b", "not-there-any-more": "x"}}
     ollama.settle(HOST, right, False)
     with pytest.raises(ollama.Failure) as raised:
@@ -120,12 +120,12 @@ def test_what_was_pulled_is_held_against_the_lock(ollama: Any, server: Any) -> N
     )
 
 
-def test_through_a_mirror_it_gets_the_name_that_people_use(ollama: Any, server: Any) -> None:
+def test_renames_model_of_mirror(ollama: Any, server: Any) -> None:
     ollama.settle(HOST, entry(server, "qwen2.5:7b", source="m:5000/library/qwen2.5:7b"), False)
     assert server.there == {"qwen2.5:7b"}
 
 
-def test_others_go_only_where_that_was_asked_for(ollama: Any, server: Any, capsys: Any) -> None:
+def test_removes_others_only_on_request(ollama: Any, server: Any, capsys: Any) -> None:
     server.there |= {"qwen2.5:7b", "llama2:13b"}
     ollama.settle(HOST, entry(server, "qwen2.5:7b"), False)
     assert server.there == {"qwen2.5:7b", "llama2:13b"}
@@ -149,18 +149,18 @@ def test_others_go_only_where_that_was_asked_for(ollama: Any, server: Any, capsy
         ),
     ],
 )
-def test_what_fails_is_a_sentence(ollama: Any, server: Any, names: list[str], sentence: str) -> None:
+def test_reports_failures(ollama: Any, server: Any, names: list[str], sentence: str) -> None:
     server.there.add("large:70b")
     with pytest.raises(ollama.Failure) as error:
         ollama.settle(HOST, entry(server, *names), False)
     assert str(error.value) == sentence
 
 
-def test_no_way_to_the_library_names_the_mirror(ollama: Any) -> None:
+def test_unreachable_library_names_mirror(ollama: Any) -> None:
     said = ollama.refusal("a:1", "a:1", 'pull model manifest: Get "https://registry.ollama.ai/v2/": no such host')
     assert said.endswith('If the host cannot reach the library, set a mirror: mirrors: {"registry.ollama.ai": …}')
 
 
-def test_a_server_that_is_gone_is_a_sentence(ollama: Any) -> None:
+def test_reports_stopped_server(ollama: Any) -> None:
     with pytest.raises(ollama.Failure, match=r"^ollama does not answer GET /api/tags: .*refused"):
         ollama.settle(HOST, {"name": "o", "url": "http://127.0.0.1:1/api/tags", "pull": []}, False)

@@ -1,4 +1,4 @@
-"""Docker and the NVIDIA Container Toolkit: which packages from where, held or not; when Docker may restart."""
+"""Docker and the NVIDIA Container Toolkit: which packages from where, holds, and when Docker may restart."""
 
 import dataclasses
 import os
@@ -41,7 +41,7 @@ def ce(version: str | None = None, **fields: Any) -> Host:
 
 
 def with_ce(held: bool = False, **over: Any) -> HostFacts:
-    """A host on which docker-ce is as gpurack left it; `packages` in over changes some."""
+    """A host with docker-ce as gpurack installs it. `packages` in over changes some."""
     repo = ce_repository(Host(), host_state(), TRIXIE)
     there = {**PREREQUISITES, **{name: f"{version}{' held' if held else ''}" for name, version in CE.items()}}
     there = {name: version for name, version in {**there, **over.pop("packages", {})}.items() if version}
@@ -54,7 +54,7 @@ def with_ce(held: bool = False, **over: Any) -> HostFacts:
 
 
 def with_toolkit(spec: Host, held: bool = False, **over: Any) -> HostFacts:
-    """A host with two cards and the toolkit as gpurack left it."""
+    """A host with two GPUs and the toolkit as gpurack installs it."""
     repo = repository(spec, TRIXIE)
     there = {name: f"{version}{' held' if held else ''}" for name, version in TOOLKIT.items()}
     there = {name: version for name, version in {**there, **over.pop("packages", {})}.items() if version}
@@ -69,7 +69,7 @@ def reasons(plan: Plan) -> list[str]:
 
 
 def command(plan: Plan, beginning: str) -> str:
-    """The command of the one step whose reason begins so."""
+    """The command of the only step whose reason begins with this."""
     (found,) = [step for step in plan.steps if isinstance(step, Shell) and step.reason.startswith(beginning)]
     return found.command
 
@@ -91,11 +91,11 @@ def command(plan: Plan, beginning: str) -> str:
         ("", ""),
     ],
 )
-def test_upstream_version(version: str, upstreams: str) -> None:
+def test_finds_upstream_version(version: str, upstreams: str) -> None:
     assert upstream(version) == upstreams
 
 
-def test_a_repository_file_is_deb822_with_its_own_key() -> None:
+def test_repository_file_is_deb822_with_own_key() -> None:
     repo = ce_repository(Host(), host_state(), TRIXIE)
     lines = [line for line in apt.source(repo).splitlines() if not line.startswith("#")]
     assert lines == [
@@ -108,12 +108,12 @@ def test_a_repository_file_is_deb822_with_its_own_key() -> None:
     assert repo.key.startswith("-----BEGIN PGP PUBLIC KEY BLOCK-----")
 
 
-def test_nvidias_flat_repository_has_no_component() -> None:
+def test_flat_repository_of_nvidia_has_no_component() -> None:
     text = apt.source(repository(Host(), TRIXIE))
     assert "URIs: https://nvidia.github.io/libnvidia-container/stable/deb/$(ARCH)\nSuites: /\nSigned-By:" in text
 
 
-def test_mirrors_and_their_own_keys(tmp_path: Path) -> None:
+def test_uses_mirrors_and_their_keys(tmp_path: Path) -> None:
     (tmp_path / "lab.asc").write_text("lab's key")
     mirrors = {
         "docker-ce": {"url": "https://mirror.example/docker-ce/", "key": str(tmp_path / "lab.asc")},
@@ -151,13 +151,13 @@ DEBIANS = "Types: deb\nURIs: https://mirror.uni.example/debian\nSuites: trixie\n
         ("", None),
     ],
 )
-def test_entries_of_a_repository_are_commented_out_and_nothing_else(text: str, rest: str | None) -> None:
+def test_comments_out_only_entries_of_repository(text: str, rest: str | None) -> None:
     once = apt.without(text, (DOCKERS,))
     assert once == (text if rest is None else rest)
     assert apt.without(once, (DOCKERS,)) == once
 
 
-def test_a_file_with_other_repositories_stays_where_it_is() -> None:
+def test_edits_file_with_other_repositories_in_place() -> None:
     path, live = "/etc/apt/sources.list", "deb https://mirror.uni.example/debian trixie main\n"
     files = {path: {"text": f"{live}deb https://{DOCKERS}/debian trixie stable\n", "mode": "600"}}
     (step,) = [
@@ -166,10 +166,10 @@ def test_a_file_with_other_repositories_stays_where_it_is() -> None:
         if isinstance(step, WriteFile) and step.path == path
     ]
     assert step.content == f"{live}# deb https://{DOCKERS}/debian trixie stable\n"
-    assert step.mode == "600"  # the password of a mirror may be in it
+    assert step.mode == "600"  # it may contain the password of a mirror
 
 
-def test_older_files_of_a_repository_are_set_aside_before_ours_is_written() -> None:
+def test_sets_aside_older_repository_files_first() -> None:
     old = "/etc/apt/sources.list.d/docker.list"
     files = {old: "deb https://download.docker.com/linux/debian trixie stable", "/etc/apt/sources.list": "deb x y z"}
     steps = plan_docker(ce(), host_state(files=files), True).steps[:3]
@@ -179,8 +179,8 @@ def test_older_files_of_a_repository_are_set_aside_before_ours_is_written() -> N
 
 
 @pytest.mark.parametrize("other", [{"content": b"half"}, {"mode": "666"}, {"mode": "600"}, {"uid": 1000}])
-def test_a_changed_key_is_written_again(other: dict[str, Any]) -> None:
-    """Also one that others may change, or that apt's own user cannot read."""
+def test_rewrites_changed_key(other: dict[str, Any]) -> None:
+    """Also a key that other users can change, or that apt's own user cannot read."""
     state = with_ce()
     key = "/etc/apt/keyrings/gpurack-docker-ce.asc"
     torn = dataclasses.replace(state, files={**state.files, key: dataclasses.replace(state.files[key], **other)})
@@ -193,7 +193,7 @@ def test_a_changed_key_is_written_again(other: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("system", ["debian 12", "debian 13", "ubuntu 22.04", "ubuntu 24.04"])
-def test_a_bare_host_gets_all_of_docker_ce(system: str) -> None:
+def test_installs_all_of_docker_ce_on_bare_host(system: str) -> None:
     plan = plan_docker(ce("28.5.2"), host_state(os=system, docker={}), True)
     assert not plan.errors
     assert reasons(plan) == [
@@ -209,7 +209,7 @@ def test_a_bare_host_gets_all_of_docker_ce(system: str) -> None:
     assert f"apt-mark hold {' '.join(CE_PACKAGES)}" in command(plan, "install docker-ce")
 
 
-def test_unchanged_is_nothing() -> None:
+def test_unchanged_host_has_no_steps() -> None:
     assert plan_docker(ce(), with_ce(), True).nothing
     assert plan_docker(ce("28.5.2"), with_ce(held=True), True).nothing
     kept = host_state(packages=PREREQUISITES, compose="2.40.3")
@@ -238,17 +238,17 @@ def test_unchanged_is_nothing() -> None:
     ],
     ids=["upgrade", "downgrade", "missing", "half", "cli behind", "curl", "hold", "unhold", "distro"],
 )  # fmt: skip
-def test_what_is_installed_and_why(spec: Host, facts: HostFacts, reason: str, words: str) -> None:
+def test_installs_packages_with_reason(spec: Host, facts: HostFacts, reason: str, words: str) -> None:
     plan = plan_docker(spec, facts, True)
     assert not plan.errors
     assert words in command(plan, reason)
 
 
-def test_an_interrupted_installation_is_finished_first() -> None:
+def test_finishes_interrupted_installation_first() -> None:
     plan = plan_docker(ce(), with_ce(audit=1), True)
     assert reasons(plan) == ["finish an interrupted package installation"]
     assert apt.patiently(sh("dpkg --configure -a")) in command(plan, "finish")
-    # which neither of them cares about where nothing depends on it
+    # apt and dpkg ignore it if nothing depends on it
     assert "install --reinstall --allow-downgrades --allow-change-held-packages $torn" in command(plan, "finish")
     half = with_ce(packages={"containerd.io": "1.7.29-1 half"})
     assert reasons(plan_docker(ce(), half, True))[0] == "finish an interrupted package installation"
@@ -271,7 +271,7 @@ def test_an_interrupted_installation_is_finished_first() -> None:
             '"docker-ce"}. To replace it, stop its containers, then run: apt-get remove docker-ce docker-ce-cli '
             "containerd.io docker-buildx-plugin docker-compose-plugin.",
         ),
-        # dpkg would say of the plugins' files, in the middle, that another package has them
+        # dpkg would fail halfway, because another package has the plugins' files
         (
             {"docker-cli": "26.1.5+dfsg1-9+b9", "docker-buildx": "0.13.1+ds1-3"},
             "docker-ce",
@@ -294,16 +294,16 @@ def test_an_interrupted_installation_is_finished_first() -> None:
     ],
     ids=["docker.io", "docker-ce", "left of docker.io", "left of docker-ce", "podman"],
 )
-def test_two_dockers_are_never_swapped_unasked(packages: dict[str, str], source: Any, sentence: str) -> None:
+def test_refuses_to_swap_docker_packages(packages: dict[str, str], source: Any, sentence: str) -> None:
     assert plan_docker(ce(source=source), host_state(packages=packages), True) == Plan(errors=(sentence,))
 
 
-def test_compose_v1_of_an_older_release_is_in_nobodys_way() -> None:
+def test_keeps_compose_v1_of_older_release() -> None:
     there = host_state(os="debian 12", packages={**PREREQUISITES, "docker-compose": "1.29.2-3"}, docker={})
     assert not plan_docker(ce(), there, True).errors
 
 
-def test_only_the_remains_of_a_package_are_no_conflict() -> None:
+def test_remains_of_package_are_no_conflict() -> None:
     half = host_state(packages={**PREREQUISITES, "docker.io": "26.1.5-1 half"})
     assert not plan_docker(ce(), half, True).errors
 
@@ -361,12 +361,12 @@ def test_only_the_remains_of_a_package_are_no_conflict() -> None:
         "no compose",
     ],
 )
-def test_refused(spec: Host, facts: HostFacts, sentence: str) -> None:
+def test_refuses_with_reason(spec: Host, facts: HostFacts, sentence: str) -> None:
     assert plan_docker(spec, facts, True) == Plan(errors=(sentence,))
 
 
 @pytest.mark.parametrize("version", ["dev", "v2", "2.40.3-desktop.1", "2.26.1-4"])
-def test_a_kept_compose_of_odd_version_is_taken(version: str) -> None:
+def test_accepts_any_version_of_kept_compose(version: str) -> None:
     kept = host_state(packages=PREREQUISITES, compose=version)
     assert plan_docker(ce(source="keep"), kept, True).nothing
 
@@ -375,7 +375,7 @@ def test_a_kept_compose_of_odd_version_is_taken(version: str) -> None:
     ("unit", "unmask"),
     [("loaded inactive disabled", False), ("loaded failed enabled", False), ("masked inactive masked", True)],
 )
-def test_docker_is_started_and_enabled(unit: str, unmask: bool) -> None:
+def test_starts_and_enables_docker(unit: str, unmask: bool) -> None:
     plan = plan_docker(
         ce(), dataclasses.replace(with_ce(), units=host_state(units={"docker.service": unit}).units), True
     )
@@ -393,18 +393,18 @@ GPU = spec({"nvidia": {"toolkit": "1.20.0"}, "models": {"alpha": {"port": 1, "gp
 FLOATING = spec({"models": {"alpha": {"port": 1, "gpus": [0]}}})
 
 
-def test_nothing_for_a_host_without_cards_that_wants_none() -> None:
+def test_skips_toolkit_without_gpus() -> None:
     assert plan_toolkit(spec({"nvidia": {"toolkit": "1.20.0"}}), host_state()).nothing
 
 
-def test_a_model_that_wants_a_card_where_there_is_no_driver() -> None:
+def test_reports_missing_driver_for_gpu_model() -> None:
     assert plan_toolkit(GPU, host_state()).errors == (
         "a model wants a GPU, but no NVIDIA driver (/proc/driver/nvidia) or AMD driver (/sys/class/kfd) is loaded. "
         "Install the driver and reboot, or set gpus: [] for the model.",
     )
 
 
-def test_a_bare_gpu_host_owes_a_restart_before_anything_is_installed() -> None:
+def test_writes_restart_marker_before_installing() -> None:
     plan = plan_toolkit(GPU, host_state(gpus=2))
     assert reasons(plan) == [
         "key of the nvidia-container-toolkit repository",
@@ -416,7 +416,7 @@ def test_a_bare_gpu_host_owes_a_restart_before_anything_is_installed() -> None:
     assert " ".join(f"'{name}=1.20.0-*'" for name in TOOLKIT_PACKAGES) in command(plan, "install the NVIDIA")
 
 
-def test_an_unchanged_toolkit_is_nothing() -> None:
+def test_unchanged_toolkit_has_no_steps() -> None:
     assert plan_toolkit(GPU, with_toolkit(GPU, held=True)).nothing
     assert plan_toolkit(FLOATING, with_toolkit(FLOATING)).nothing
 
@@ -431,28 +431,28 @@ def test_an_unchanged_toolkit_is_nothing() -> None:
     ],
     ids=["upgrade", "mixed", "missing", "mixed, floating"],
 )
-def test_all_four_packages_move_together(spec: Host, packages: dict[str, str], reason: str) -> None:
+def test_moves_all_four_packages_together(spec: Host, packages: dict[str, str], reason: str) -> None:
     plan = plan_toolkit(spec, with_toolkit(spec, held=spec is GPU, packages=packages))
     assert reasons(plan)[:2] == ["note that Docker must restart: the NVIDIA Container Toolkit changed", reason]
     install = command(plan, reason)
     assert all(name in install for name in TOOLKIT_PACKAGES)
 
 
-def test_holds_follow_the_inventory() -> None:
+def test_holds_follow_inventory() -> None:
     assert reasons(plan_toolkit(GPU, with_toolkit(GPU))) == [f"hold {', '.join(TOOLKIT_PACKAGES)}"]
     assert reasons(plan_toolkit(FLOATING, with_toolkit(FLOATING, held=True))) == [
         f"no longer hold {', '.join(TOOLKIT_PACKAGES)}"
     ]
 
 
-def test_cdi_names_every_card_that_answers() -> None:
+def test_cdi_spec_has_every_working_gpu() -> None:
     one = with_toolkit(GPU, held=True, cdi=[f"nvidia.com/gpu={uuid(0)}"])
     assert reasons(plan_toolkit(GPU, one)) == ["CDI specs for 1 GPU"]
     lost = dataclasses.replace(one, driver=dataclasses.replace(one.driver, exit_code=15))
     assert plan_toolkit(GPU, lost).nothing
 
 
-def test_nothing_more_is_said_where_docker_was_refused_already() -> None:
+def test_toolkit_has_no_steps_after_refused_docker() -> None:
     assert plan_toolkit(GPU, host_state(os="suse 15", gpus=1)).nothing
 
 
@@ -474,7 +474,7 @@ FOREIGN = [container("db"), container("app"), container("old", "exited")]
         ("always", True, False, False),
     ],
 )
-def test_when_docker_may_restart(restart: Any, unattended: bool, live_restore: bool, refused: bool) -> None:
+def test_decides_when_docker_may_restart(restart: Any, unattended: bool, live_restore: bool, refused: bool) -> None:
     facts = host_state(containers=[OURS, *FOREIGN], docker={"LiveRestoreEnabled": live_restore})
     sentence = may_stop_foreign(ce(restart=restart), facts, unattended, "Docker 29.0.0")
     assert bool(sentence) is refused
@@ -485,26 +485,26 @@ def test_when_docker_may_restart(restart: Any, unattended: bool, live_restore: b
         )
 
 
-def test_what_live_restore_will_be_counts_where_it_is_told() -> None:
+def test_restart_depends_on_planned_live_restore() -> None:
     facts = host_state(containers=FOREIGN, docker={"LiveRestoreEnabled": True})
     assert may_stop_foreign(ce(), facts, True, "x", live_restore=False)
     assert not may_stop_foreign(ce(), facts, True, "x", live_restore=True)
 
 
-def test_our_own_containers_never_hold_docker_up() -> None:
+def test_managed_containers_never_prevent_restart() -> None:
     facts = host_state(containers=[OURS], docker={"LiveRestoreEnabled": False})
     assert foreign_running(facts) == []
     assert may_stop_foreign(ce(restart="never"), facts, True, "x") is None
 
 
-def test_an_upgrade_that_would_stop_others_is_refused_as_a_whole() -> None:
+def test_refuses_upgrade_that_would_stop_foreign_containers() -> None:
     state = with_ce(containers=FOREIGN, docker={"LiveRestoreEnabled": False})
     plan = plan_docker(ce("29.0.0"), state, True)
     assert not plan.steps
     assert "Run without -y and confirm" in plan.errors[0]
 
 
-def test_remove_models_leaves_docker_and_data() -> None:
+def test_remove_models_keeps_docker_and_data() -> None:
     facts = host_state(
         packages={**CE, **TOOLKIT},
         containers=[OURS, container("beta", "exited", label={}), *FOREIGN],
@@ -525,7 +525,7 @@ def test_remove_models_leaves_docker_and_data() -> None:
     assert plan_remove(host_state(packages=CE), "models").nothing
 
 
-def test_remove_all_takes_packages_but_never_daemon_json_or_data() -> None:
+def test_remove_all_removes_packages_but_keeps_daemon_json_and_data() -> None:
     facts = host_state(
         packages={**PREREQUISITES, **CE, **TOOLKIT},
         files={
@@ -547,14 +547,14 @@ def test_remove_all_takes_packages_but_never_daemon_json_or_data() -> None:
     assert "/var/lib" not in everything
 
 
-def test_remove_all_stays_away_where_others_run() -> None:
+def test_remove_all_is_refused_beside_foreign_containers() -> None:
     plan = plan_remove(host_state(packages=CE, containers=FOREIGN), "all")
     assert plan == Plan(
         errors=("Docker was not removed, because containers that gpurack does not manage run in it: app, db.",)
     )
 
 
-def test_remove_knows_two_words() -> None:
+def test_remove_accepts_two_words() -> None:
     assert plan_remove(host_state(), "everything").errors == (
         'remove="everything" is not supported. Use --data remove=models or --data remove=all.',
     )
@@ -577,7 +577,7 @@ SHELLS = [shell for shell in (["sh"], ["dash"], ["busybox", "sh"], ["bash", "--p
     ],
     ids=["docker", "interrupted", "unhold", "toolkit", "hold", "remove"],
 )
-def test_every_command_parses_in_the_shells_there_are(plan: Plan) -> None:
+def test_every_command_parses_in_all_shells(plan: Plan) -> None:
     commands = [step.command for step in plan.steps if isinstance(step, Shell)]
     assert commands
     for shell in SHELLS:
@@ -603,9 +603,7 @@ def test_every_command_parses_in_the_shells_there_are(plan: Plan) -> None:
         ),
     ],
 )
-def test_what_fails_is_tried_again_only_while_a_lock_is_taken(
-    tmp_path: Path, program: str, command: str, message: str
-) -> None:
+def test_retries_only_while_lock_is_taken(tmp_path: Path, program: str, command: str, message: str) -> None:
     fakes = {
         program: 'n=$(cat "$COUNT" 2>/dev/null || echo 0); echo $((n + 1)) >"$COUNT"; '
         f'case $n in 0|1) echo "{message}" >&2; exit 100;; *) exit $LATER;; esac',
@@ -626,7 +624,7 @@ def test_what_fails_is_tried_again_only_while_a_lock_is_taken(
     assert update(100) == (1, waiting * 2 + "\n", 3)
 
 
-def test_packages_whole_means_dpkg_finished_them() -> None:
+def test_half_configured_package_is_not_installed() -> None:
     facts = HostFacts(packages={"curl": package("8 half"), "python3": package("3")})
     assert installed(("curl", "python3", "tar"), facts) == {"python3": "3"}
     assert apt.prerequisites(facts) == ["ca-certificates", "curl"]

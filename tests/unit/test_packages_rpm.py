@@ -1,4 +1,4 @@
-"""dnf 4, dnf 5 and yum 3: what a look says of packages and holds, and what the plan makes of it."""
+"""dnf 4, dnf 5 and yum 3: what the snapshot has about packages and holds, and what is planned."""
 
 import os
 import shutil
@@ -40,13 +40,13 @@ def ce(version: str | None = None, **fields: Any) -> Host:
 
 
 def bare(**over: Any) -> HostFacts:
-    """A Rocky 9 on which nothing of ours was installed."""
+    """A Rocky 9 without Docker and toolkit."""
     usual = {"os": "rocky 9", "docker": {}, "tools": ["python3"], "packages": {"ca-certificates": "1-1"}}
     return host_state(**{**usual, **over})
 
 
 def with_ce(held: bool = False, **over: Any) -> HostFacts:
-    """A host on which docker-ce is as gpurack left it; `packages` in over changes some."""
+    """A host with docker-ce as gpurack installs it. `packages` in over changes some."""
     repo = ce_repository(Host(), bare(), ROCKY)
     there = {**BASE, **{name: f"{version}{' held' if held else ''}" for name, version in CE.items()}}
     usual = {
@@ -58,7 +58,7 @@ def with_ce(held: bool = False, **over: Any) -> HostFacts:
 
 
 def with_toolkit(held: bool = False, **over: Any) -> HostFacts:
-    """A host with two cards and the toolkit as gpurack left it."""
+    """A host with two GPUs and the toolkit as gpurack installs it."""
     repo = repository(PINNED, ROCKY)
     there = {**BASE, **{name: f"{version}{' held' if held else ''}" for name, version in TOOLKIT.items()}}
     usual = {
@@ -74,7 +74,7 @@ def reasons(plan: Plan) -> list[str]:
 
 
 def command(plan: Plan, beginning: str) -> str:
-    """The command of the one step whose reason begins so."""
+    """The command of the only step whose reason begins with this."""
     (found,) = [step for step in plan.steps if isinstance(step, Shell) and step.reason.startswith(beginning)]
     return found.command
 
@@ -83,7 +83,7 @@ def command(plan: Plan, beginning: str) -> str:
 
 
 def files(**texts: str) -> dict[str, File]:
-    """Lists of held packages: dnf4, yum3, dnf5; note: of an unfinished transaction."""
+    """Lists of held packages: dnf4, yum3, dnf5. note: of an unfinished transaction."""
     places = {"dnf4": seen.LISTS[0], "yum3": seen.LISTS[1], "dnf5": seen.TOML, "note": paths.RPM_TRANSACTION}
     return {places[name]: File(text.encode(), "644", 0, 0) for name, text in texts.items()}
 
@@ -95,7 +95,7 @@ LINES = [
 ]
 
 
-def test_packages_of_rpm() -> None:
+def test_reads_rpm_packages() -> None:
     assert seen.packages(LINES, {}) == {
         "docker-ce": Package("3:28.5.2-1.el9", held=False, whole=True),
         "containerd.io": Package("2.1.9-1.el9", held=False, whole=True),
@@ -138,11 +138,11 @@ value = "3:28.5.2-1.el9"
         ({"dnf5": "not toml ["}, False),
     ],
 )
-def test_what_versionlock_holds(lists: dict[str, str], held: bool) -> None:
+def test_reads_holds_of_versionlock(lists: dict[str, str], held: bool) -> None:
     assert seen.packages(LINES, files(**lists))["docker-ce"].held is held
 
 
-def test_a_hold_without_an_epoch_in_rpm() -> None:
+def test_reads_hold_of_package_without_epoch() -> None:
     both = files(dnf4="containerd.io-0:2.1.9-1.el9.*\nnvidia-container-toolkit-0:1.20.0-1.*\n")
     assert [name for name, package in seen.packages(LINES, both).items() if package.held] == [
         "containerd.io",
@@ -150,7 +150,7 @@ def test_a_hold_without_an_epoch_in_rpm() -> None:
     ]
 
 
-def test_what_an_unfinished_transaction_left_is_not_whole() -> None:
+def test_package_of_unfinished_transaction_is_not_whole() -> None:
     twice = seen.packages([*LINES, "docker-ce|3|26.1.5-1.el9|x86_64|1795000000"], {})
     assert twice["docker-ce"] == Package("3:28.5.2-1.el9", held=False, whole=False)
     assert twice["containerd.io"].whole
@@ -165,14 +165,14 @@ def test_what_an_unfinished_transaction_left_is_not_whole() -> None:
     ("words", "manager"),
     [("dnf dnf4", ("dnf", "dnf4")), ("yum yum3", ("yum", "yum3")), ("", ("", ""))],
 )
-def test_the_manager(words: str, manager: tuple[str, str]) -> None:
+def test_finds_package_manager(words: str, manager: tuple[str, str]) -> None:
     assert (seen.manager(words).program, seen.manager(words).generation) == manager
 
 
 # --- repositories ----------------------------------------------------------------------------------------------------
 
 
-def test_a_repository_file_names_its_own_key_and_what_is_signed() -> None:
+def test_repository_file_names_own_key_and_signed_parts() -> None:
     text = rpm.source(ce_repository(Host(), bare(), ROCKY))
     assert [line for line in text.splitlines() if not line.startswith("#")] == [
         "[gpurack-docker-ce]",
@@ -185,7 +185,7 @@ def test_a_repository_file_names_its_own_key_and_what_is_signed() -> None:
     ]
 
 
-def test_the_shipped_keys_are_dockers_and_nvidias(tmp_path: Path) -> None:
+def test_shipped_keys_are_those_of_docker_and_nvidia(tmp_path: Path) -> None:
     assert shutil.which("gpg"), "gnupg is among the testbed's tools"
     fingerprints = {
         "docker": "9DC858229FC7DD38854AE2D88D81803C0EBFCD88",
@@ -197,8 +197,8 @@ def test_the_shipped_keys_are_dockers_and_nvidias(tmp_path: Path) -> None:
         assert fingerprint in subprocess.run(argv, capture_output=True, text=True, check=True).stdout
 
 
-def test_what_an_old_key_vouched_for_is_forgotten() -> None:
-    """dnf keeps keys in its cache of a repository, and trusts them whatever the file says later."""
+def test_removes_cached_keys_of_changed_repository() -> None:
+    """dnf caches the keys of a repository, and trusts them whatever the file says later."""
     torn = with_ce(files={"/etc/pki/rpm-gpg/gpurack-docker-ce.asc": "another"})
     plan = plan_docker(ce(), torn, True)
     assert reasons(plan) == ["key of the docker-ce repository", "forget what the old key of docker-ce vouched for"]
@@ -209,7 +209,7 @@ OLD = "[docker-ce-stable]\nbaseurl=https://download.docker.com/linux/centos/$rel
 EPEL = "[epel]\nname=EPEL, without https://download.docker.com/linux\nmetalink=https://mirrors.example/epel\n"
 
 
-def test_older_files_are_set_aside_and_mixed_ones_lose_the_section() -> None:
+def test_sets_aside_older_files_and_removes_section_of_shared_ones() -> None:
     folder = "/etc/yum.repos.d"
     sources = {f"{folder}/docker-ce.repo": f"# by hand\n{OLD}", f"{folder}/mixed.repo": f"{EPEL}\n{OLD}"}
     steps = plan_docker(ce(), bare(files={**sources, f"{folder}/epel.repo": EPEL}), True).steps
@@ -221,15 +221,15 @@ def test_older_files_are_set_aside_and_mixed_ones_lose_the_section() -> None:
     assert f"{folder}/epel.repo" not in [getattr(step, "path", "") for step in steps]
 
 
-def test_a_repository_that_is_not_used_any_more_goes() -> None:
+def test_removes_unused_repository() -> None:
     state = with_ce(os="fedora 43", packages=dict.fromkeys(CE, ""))
     assert reasons(plan_docker(ce(source="distro"), state, True))[0] == (
         "remove /etc/yum.repos.d/gpurack-docker-ce.repo, which is no longer used"
     )
 
 
-def test_a_repository_of_the_toolkit_that_is_broken_is_mended_before_docker_is_installed() -> None:
-    """Of an earlier run, with a mirror or a key that was wrong: dnf refuses everything while it is there."""
+def test_repairs_toolkit_repository_before_docker() -> None:
+    """An earlier run may have written a wrong mirror or key. dnf then refuses every command."""
     repo = repository(PINNED, ROCKY)
     broken = {rpm.repository_path(repo): "[gpurack-nvidia-container-toolkit]\nbaseurl=http://wrong.example\n"}
     steps = plan_docker(ce("28.5.2"), bare(files=broken), True).steps
@@ -244,7 +244,7 @@ def test_a_repository_of_the_toolkit_that_is_broken_is_mended_before_docker_is_i
 # --- packages --------------------------------------------------------------------------------------------------------
 
 
-def test_a_bare_host_gets_all_of_docker_ce_at_its_version_and_held() -> None:
+def test_installs_exact_docker_ce_on_bare_host_and_holds_it() -> None:
     plan = plan_docker(ce("28.5.2"), bare(), True)
     assert not plan.errors
     assert reasons(plan) == [
@@ -262,7 +262,7 @@ def test_a_bare_host_gets_all_of_docker_ce_at_its_version_and_held() -> None:
     assert f"dnf -q --disablerepo='*' versionlock add {' '.join(CE_PACKAGES)}" in install
 
 
-def test_unchanged_is_nothing() -> None:
+def test_unchanged_host_has_no_steps() -> None:
     assert plan_docker(ce(), with_ce(), True).nothing
     assert plan_docker(ce("28.5.2"), with_ce(held=True), True).nothing
     assert plan_toolkit(PINNED, with_toolkit(held=True)).nothing
@@ -287,19 +287,19 @@ def test_unchanged_is_nothing() -> None:
         (ce(source="distro"), bare(os="fedora 43"), "install moby-engine", "install moby-engine docker-cli docker-bu"),
     ],
 )
-def test_what_is_installed_and_why(spec: Host, facts: HostFacts, reason: str, words: str) -> None:
+def test_installs_packages_with_reason(spec: Host, facts: HostFacts, reason: str, words: str) -> None:
     plan = plan_docker(spec, facts, True)
     assert not plan.errors
     assert words in command(plan, reason)
 
 
-def test_our_repositories_are_asked_anew_and_no_others() -> None:
+def test_refreshes_metadata_of_own_repositories_only() -> None:
     text = command(plan_docker(ce("29.0.0"), with_ce(), True), "docker-ce 28.5.2")
     assert "dnf -q --disablerepo='*' --enablerepo='gpurack-*' clean expire-cache" in text
     assert "expire-cache" not in command(plan_docker(ce(), bare(os="fedora 43"), True), "install curl")
 
 
-def test_exact_versions_come_by_name_with_epoch_and_release() -> None:
+def test_names_exact_version_with_epoch_and_release() -> None:
     pins = {"docker-ce": Pin("3:28.5.2-1.el9", exact=True), "containerd.io": Pin("2.1.9-1.el9", exact=True)}
     step = rpm.install("x", pins, bare())
     assert isinstance(step, Shell)
@@ -319,7 +319,7 @@ def test_exact_versions_come_by_name_with_epoch_and_release() -> None:
         ("3:28.5.2-1.el7", Pin("3:28.5.2-2.el7", exact=True), False),
     ],
 )
-def test_yum_3_goes_down_by_a_command_of_its_own(there: str, pin: Pin, down: bool) -> None:
+def test_yum_3_downgrades_by_own_command(there: str, pin: Pin, down: bool) -> None:
     facts = host_state(os="amazon 2", manager="yum yum3", packages={"docker-ce": there})
     step = rpm.install("x", {"docker-ce": pin}, facts, ["docker-ce"])
     assert isinstance(step, Shell)
@@ -329,25 +329,25 @@ def test_yum_3_goes_down_by_a_command_of_its_own(there: str, pin: Pin, down: boo
     assert "yum -y downgrade" not in rpm.install("x", {"docker-ce": pin}, bare()).command  # type: ignore[attr-defined]
 
 
-def test_what_fails_is_explained_with_the_hosts_own_program() -> None:
+def test_error_hint_uses_package_manager_of_host() -> None:
     step = rpm.install("x", {"curl": None}, bare(manager="yum dnf4"))
     assert isinstance(step, Shell)
     assert "(yum repolist)" in str(step.explain(["Error: Unable to find a match: curl"]))
 
 
-def test_dnf_5_needs_no_plugin_for_holds() -> None:
+def test_dnf_5_holds_without_plugin() -> None:
     text = command(plan_docker(ce("28.5.2"), bare(os="fedora 43", manager="dnf dnf5"), True), "install docker-ce")
     assert "plugin-versionlock" not in text
     assert "versionlock add" in text
 
 
-def test_curl_minimal_and_the_systems_python_are_enough() -> None:
+def test_accepts_curl_minimal_and_system_python() -> None:
     assert rpm.prerequisites(bare()) == ["curl"]
     assert rpm.prerequisites(bare(tools=["curl", "python3"])) == []
     assert rpm.prerequisites(bare(tools=[], packages={})) == ["ca-certificates", "curl", "python3"]
 
 
-def test_an_interrupted_transaction_is_finished_first() -> None:
+def test_finishes_interrupted_transaction_first() -> None:
     torn = with_ce(packages={"docker-ce": "3:28.5.2-1.el9 half"})
     plan = plan_docker(ce("28.5.2"), torn, True)
     assert reasons(plan)[:2] == ["finish an interrupted package installation", "install docker-ce 28.5.2"]
@@ -408,7 +408,7 @@ PODMAN = "containerd.io has its own. Podman and buildah also run with crun: dnf 
             '"distro"}. To replace it, stop its containers, then run: dnf remove moby-engine docker-cli docker-buildx '
             "docker-compose.",
         ),
-        # its plugins are the same files as docker-ce's, and docker-buildx does not even say that it conflicts
+        # its plugins are the same files as docker-ce's, and docker-buildx declares no conflict
         (
             {"docker-cli": "28.5.1-1.fc43", "docker-buildx": "0.29.1-1.fc43"},
             "docker-ce",
@@ -442,19 +442,19 @@ PODMAN = "containerd.io has its own. Podman and buildah also run with crun: dnf 
         "fedora's engine",
     ],
 )
-def test_what_cannot_live_beside_docker_is_named(
+def test_refuses_packages_that_conflict_with_docker(
     packages: dict[str, str], source: Any, system: str, sentence: str
 ) -> None:
     state = bare(os=system, packages={**packages, "ca-certificates": "1-1"})
     assert plan_docker(ce(source=source), state, True) == Plan(errors=(sentence,))
 
 
-def test_runc_and_containerd_belong_to_fedoras_own_docker() -> None:
+def test_accepts_runc_and_containerd_for_fedoras_docker() -> None:
     state = bare(os="fedora 43", packages={"runc": "1.2.5-1.fc43", "containerd": "2.0.5-1.fc43"})
     assert not plan_docker(ce(source="distro"), state, True).errors
 
 
-def test_remove_takes_packages_repositories_and_keys_and_nothing_that_came_with_them() -> None:
+def test_remove_keeps_dependencies() -> None:
     plan = plan_remove(with_ce(held=True), "all")
     text = command(plan, "remove docker-ce")
     assert "dnf -y remove '--disablerepo=*' --setopt=clean_requirements_on_remove=False docker-ce " in text
@@ -481,7 +481,7 @@ SHELLS = [shell for shell in (["sh"], ["dash"], ["busybox", "sh"], ["bash", "--p
     ],
     ids=["docker", "interrupted", "unhold", "yum 3", "hold", "remove"],
 )
-def test_every_command_parses_in_the_shells_there_are(plan: Plan) -> None:
+def test_every_command_parses_in_all_shells(plan: Plan) -> None:
     commands = [step.command for step in plan.steps if isinstance(step, Shell)]
     assert commands
     for shell in SHELLS:
@@ -492,7 +492,7 @@ def test_every_command_parses_in_the_shells_there_are(plan: Plan) -> None:
 
 BEHIND = """Waiting for process with pid 513 to finish.
 [Errno 2] No such file or directory: '/var/cache/dnf/a/packages/containerd.io-2.1.9-1.el9.x86_64.rpm'"""
-"""Seen: the dnf of a run that was killed went on, and cleaned up when it was done."""
+"""Observed: the dnf of a killed run continued, and cleaned up at its end."""
 LOCKED = "RPM: error: can't create transaction lock on /var/lib/rpm/.rpm.lock (Resource temporarily unavailable)"
 
 
@@ -507,10 +507,10 @@ LOCKED = "RPM: error: can't create transaction lock on /var/lib/rpm/.rpm.lock (R
     ],
     ids=["well", "rpm's lock", "behind another dnf", "fails", "killed"],
 )
-def test_a_transaction_waits_for_rpms_lock_and_leaves_a_note_where_it_was_killed(
+def test_transaction_waits_for_rpm_lock_and_leaves_note_when_killed(
     tmp_path: Path, code: int, message: str, runs: int, exit_code: int, noted: bool
 ) -> None:
-    """With a dnf that fails twice as told, then works; its list has two versions in two repositories."""
+    """With a dnf that fails twice as the test says, then works. Its list has two versions in two repositories."""
     fakes = {
         "dnf": 'case "$*" in *list*) printf "Installed Packages\\ndocker-ce.x86_64 3:1-1 @a\\nAvailable Packages\\n'
         'docker-ce.x86_64 3:1-1 a\\ndocker-ce.x86_64 3:2-1 b\\n"; exit;; esac; '

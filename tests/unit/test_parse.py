@@ -1,4 +1,4 @@
-"""The snapshot's text becomes a HostFacts: real outputs, and that garbage is never an exception."""
+"""Parsing the snapshot to HostFacts: real outputs, and garbage that never raises."""
 
 import base64
 import json
@@ -122,11 +122,11 @@ def inspected(**over: Any) -> dict[str, Any]:
     ],
     ids=["debian", "ubuntu", "rocky", "empty", "nonsense"],
 )
-def test_os_release(text: str, os: Os) -> None:
+def test_parses_os_release(text: str, os: Os) -> None:
     assert os_release(text.splitlines()) == os
 
 
-def test_packages_by_dpkgs_letters() -> None:
+def test_parses_dpkg_states() -> None:
     lines = [
         "ii |docker-ce|5:28.5.2-1~debian.13~trixie",
         "hi |containerd.io|1.7.29-1~debian.13~trixie",
@@ -147,7 +147,7 @@ def test_packages_by_dpkgs_letters() -> None:
     }
 
 
-def test_listeners_of_ss() -> None:
+def test_parses_ss_listeners() -> None:
     lines = [
         "LISTEN 0      4096       127.0.0.1:8000       0.0.0.0:*    ino:71 sk:1 cgroup:/system.slice/x <->",
         "LISTEN 0      128          0.0.0.0:22         0.0.0.0:*    ino:72 sk:2 <->",
@@ -168,7 +168,7 @@ def test_listeners_of_ss() -> None:
     ]
 
 
-def test_units_in_whatever_order_systemctl_printed_them() -> None:
+def test_parses_units_in_any_order() -> None:
     lines = [
         "docker.service LoadState=loaded ActiveState=active UnitFileState=enabled ",
         "containerd.service UnitFileState=masked ActiveState=inactive LoadState=masked ",
@@ -182,25 +182,25 @@ def test_units_in_whatever_order_systemctl_printed_them() -> None:
     }
 
 
-def test_files_with_and_without_content() -> None:
+def test_parses_files_with_and_without_content() -> None:
     found = files([f"/etc/docker/daemon.json 644 0 0 {encoded('{}')}", "/run/gpurack/docker-restart 600 0 27 "])
     assert (found["/etc/docker/daemon.json"].text, found["/etc/docker/daemon.json"].mode) == ("{}", "644")
     assert (found["/run/gpurack/docker-restart"].content, found["/run/gpurack/docker-restart"].gid) == (b"", 27)
 
 
-def test_weights_there_and_missing() -> None:
+def test_parses_existing_and_missing_weights() -> None:
     lines = ["3145728 regular file|/w/a b|c.gguf", "- missing|/w/b.gguf", "4096 directory|/w/qwen"]
     assert weights(lines) == {
         "/w/a b|c.gguf": (3145728, "regular file"), "/w/b.gguf": (None, "missing"), "/w/qwen": (4096, "directory"),
     }  # fmt: skip
 
 
-def test_a_real_card() -> None:
+def test_parses_real_gpu() -> None:
     uuid = "GPU-45c1f5da-e0c4-77a2-ebe0-fcc3f73be564"
     assert gpus([H200]) == [Gpu(0, uuid, "NVIDIA H200", 143771, 0, "580.159.04", "9.0", "00000000:00:06.0", 0)]
 
 
-def test_cards_come_by_index_and_a_memory_that_is_not_available_is_nothing() -> None:
+def test_orders_gpus_by_index_and_accepts_unknown_memory() -> None:
     lines = [
         "1, GPU-b, A30, [N/A], [N/A], 5, [N/A], 1, [N/A]",
         "0, GPU-a, A30, 24125, 7, 5, 8.0, 0, 4",
@@ -223,16 +223,16 @@ def test_cards_come_by_index_and_a_memory_that_is_not_available_is_nothing() -> 
     ],
     ids=["closed", "open", "lost", "mismatch", "no driver", "nothing"],
 )
-def test_the_driver_and_its_complaints(version: list[str], said: list[str], expected: Driver) -> None:
+def test_parses_driver_and_its_errors(version: list[str], said: list[str], expected: Driver) -> None:
     assert driver(version, [], said, []) == expected
 
 
-def test_the_kernels_own_list_of_cards() -> None:
+def test_parses_gpus_of_kernel() -> None:
     line = "/proc/driver/nvidia/gpus/0000:e1:00.0/information|GPU-6f1c|NVIDIA A30"
     assert driver([KERNEL], [line], [], []).pci == {"0000:e1:00.0": "GPU-6f1c"}
 
 
-def test_what_the_kernel_said_of_a_lost_card() -> None:
+def test_parses_xid_errors() -> None:
     lines = [
         "2026-11-20T02:11:09,123456+01:00 NVRM: Xid (PCI:0000:E1:00): 79, GPU has fallen off the bus.",
         "2026-11-20T02:11:10,000000+01:00 NVRM: Xid (PCI:0000:e1:00): 154, pid='<unknown>', name=<unknown>, GPU Reset",
@@ -247,13 +247,13 @@ def test_what_the_kernel_said_of_a_lost_card() -> None:
     assert (third.number, third.time) == (31, None)
 
 
-def test_a_counter_is_summed_over_its_labels() -> None:
+def test_sums_counter_over_labels() -> None:
     lines = ['vllm:request_success_total{finished_reason="stop"} 12.0', 'vllm:request_success_total{a="b c"} 1e+03']
     assert counter(lines) == 1012
     assert counter(["llamacpp:tokens_predicted_total 7", "llamacpp:tokens_predicted_total NaN"]) == 7
 
 
-def test_processes_whose_names_hold_commas() -> None:
+def test_parses_process_names_with_commas() -> None:
     lines = [
         f"GPU-a,4242,17408,anna,{'c' * 64},python train.py, v2",
         "GPU-b,17,[N/A],,,[Not Found]",
@@ -264,14 +264,14 @@ def test_processes_whose_names_hold_commas() -> None:
     ]
 
 
-def test_docker_info_of_a_client_without_a_daemon_is_no_docker() -> None:
+def test_client_without_daemon_is_no_docker() -> None:
     assert docker(['{"ServerVersion":"28.5.2","Runtimes":{}}']) == {"ServerVersion": "28.5.2", "Runtimes": {}}
     assert docker(['{"ServerVersion":"","ServerErrors":["Cannot connect to the Docker daemon"]}']) == {}
     assert docker(["Cannot connect to the Docker daemon"]) == {}
     assert docker([]) == {}
 
 
-def test_a_container() -> None:
+def test_parses_container() -> None:
     found = container(inspected())
     assert found == Container(
         ID, "alpha", IMAGE, "running", 0, "", "2026-11-20T16:58:01.1Z", 0,
@@ -292,7 +292,7 @@ def test_a_container() -> None:
         ({"8080/tcp": [{"HostIp": "2001:DB8:0::7", "HostPort": "80"}]}, (("2001:db8::7", 80),)),
     ],
 )
-def test_ports_a_container_publishes(ports: Any, published: Any) -> None:
+def test_parses_published_ports(ports: Any, published: Any) -> None:
     assert container(inspected(ports=ports, labels=None)).ports == published
 
 
@@ -306,7 +306,7 @@ def test_ports_a_container_publishes(ports: Any, published: Any) -> None:
         ("no status", Probe(0, "")),
     ],
 )
-def test_what_a_model_answered(said: str, expected: Probe) -> None:
+def test_parses_answer_of_model(said: str, expected: Probe) -> None:
     assert probe([encoded(said)]) == expected
 
 
@@ -333,7 +333,7 @@ def plain_look() -> list[str]:
     ]  # fmt: skip
 
 
-def test_a_whole_look() -> None:
+def test_parses_whole_snapshot() -> None:
     seen = Snapshot().process(whole_look())
     assert (seen.trouble, seen.raised, seen.os.codename, seen.init, seen.address) == (
         "",
@@ -351,13 +351,13 @@ def test_a_whole_look() -> None:
     assert (seen.remarks, seen.late) == ([], {})
 
 
-def test_a_look_that_broke_off_anywhere_is_trouble() -> None:
+def test_incomplete_snapshot_is_trouble() -> None:
     lines = whole_look()
     for cut in range(len(lines)):
         assert "is incomplete" in Snapshot().process(lines[:cut]).trouble
 
 
-def test_sudo_in_three_forms() -> None:
+def test_recognises_three_kinds_of_sudo() -> None:
     assert Snapshot().process([NO_SUDO]) is NEEDS_ROOT
     assert Snapshot().process([SUDO_PASSWORD]) is NEEDS_PASSWORD
     assert not Snapshot().process([line for line in whole_look() if line != RAISED]).raised
@@ -376,13 +376,13 @@ PIECES = [
 
 
 @pytest.mark.parametrize("section", [*SECTIONS, "probe alpha"])
-def test_garbage_is_a_state_or_a_sentence_never_an_exception(section: str) -> None:
+def test_garbage_in_a_section_is_ignored(section: str) -> None:
     for piece in PIECES:
         seen = Snapshot().process(framed([f"@@ {section}", piece, "@@ end"]))
         assert not seen.trouble, piece
 
 
-def test_nesting_without_end_is_a_sentence() -> None:
+def test_deep_nesting_is_ignored_with_remark() -> None:
     lines = ["@@ docker", '{"a":' * 100_000, "@@ end"]
     seen = Snapshot().process(framed(lines))
     assert (seen.trouble, seen.docker) == ("", {})
@@ -390,15 +390,15 @@ def test_nesting_without_end_is_a_sentence() -> None:
 
 
 @given(st.lists(st.text(max_size=20), max_size=6))
-def test_any_text_is_a_state(lines: list[str]) -> None:
+def test_any_text_gives_facts(lines: list[str]) -> None:
     assert isinstance(Snapshot().process(lines), HostFacts)
 
 
-def test_sections_may_come_twice_and_empty_lines_are_nothing() -> None:
+def test_joins_repeated_sections_and_skips_empty_lines() -> None:
     assert split(["@@ a", "1", "", "  ", "@@ b", "@@ a", "2"]) == {"a": ["1", "2"], "b": []}
 
 
-def test_parse_needs_the_end() -> None:
+def test_parse_requires_end_section() -> None:
     assert parse(framed(["@@ os"])).trouble
     assert not parse(framed(["@@ end"])).trouble
     assert parse(["@@ end"]).trouble, "a heading that the look did not make"

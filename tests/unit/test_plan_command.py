@@ -1,4 +1,4 @@
-"""`gpurack plan` with weights that were seen before: the map, the JSON, the exit codes."""
+"""`gpurack plan` with remembered headers of weights: the map, the JSON, the exit codes."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def _seen(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_seen")
-def test_the_map(tmp_path: Path) -> None:
+def test_prints_map(tmp_path: Path) -> None:
     done = plan(tmp_path)
     lines = [line.rstrip() for line in done.output.splitlines() if not line.startswith(("warning", "  http"))]
     assert lines == [
@@ -75,7 +75,7 @@ def test_the_map(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_seen")
-def test_as_json(tmp_path: Path) -> None:
+def test_prints_json(tmp_path: Path) -> None:
     data = json.loads(plan(tmp_path, "--json").output)
     assert data["weights_seen"] == "2026-11-18"
     models = data["hosts"]["gpu1"]["models"]
@@ -86,7 +86,7 @@ def test_as_json(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_seen")
-def test_what_cannot_fit_is_an_error(tmp_path: Path) -> None:
+def test_model_that_cannot_fit_is_error(tmp_path: Path) -> None:
     done = plan(tmp_path, text=LAB.replace("gpus: [1, 2]", "gpus: [1]"))
     assert done.output.splitlines() == [
         "error  gpu1 models.qwen-14b: needs 34.5 GiB (weights 27.5, KV cache 6.0 for 32768 tokens, overhead 1.0 or "
@@ -98,14 +98,14 @@ def test_what_cannot_fit_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_seen")
-def test_tight_is_a_warning_and_an_error_only_with_strict(tmp_path: Path) -> None:
+def test_tight_model_is_warning_and_strict_makes_it_an_error(tmp_path: Path) -> None:
     text = LAB.replace("weights: /w/7B,", "weights: /w/7B, context: 122000,")
     done = plan(tmp_path, text=text)
     assert "warning  gpu1 models.qwen-7b: is tight: it usually takes 22.2 GiB of a GPU and has 22.1." in done.output
     assert (done.exit_code, plan(tmp_path, "--strict", text=text).exit_code) == (0, 1)
 
 
-def test_one_fault_of_several_models_is_one_line(tmp_path: Path) -> None:
+def test_groups_warnings_of_several_models(tmp_path: Path) -> None:
     done = plan(tmp_path)
     places = "gpu1 qwen-7b, qwen-14b · gpu2 one, two, new, mla"
     unsourced = [line for line in done.output.splitlines() if "Add a source" in line]
@@ -119,7 +119,7 @@ def test_one_fault_of_several_models_is_one_line(tmp_path: Path) -> None:
     assert [warning["code"] for warning in warned].count("weights-without-source") == 6
 
 
-def test_one_error_of_several_models_is_one_line(tmp_path: Path) -> None:
+def test_groups_errors_of_several_models(tmp_path: Path) -> None:
     done = plan(tmp_path, text=LAB.replace(", port: 8002", "").replace(", port: 8003", ""))
     assert done.output.splitlines()[0] == "error  is missing: gpu2 mla.port, new.port"
     assert done.output.splitlines()[1].startswith("1 error. ")
@@ -127,13 +127,13 @@ def test_one_error_of_several_models_is_one_line(tmp_path: Path) -> None:
     assert [(error["path"], error["code"]) for error in found] == [("models.new.port", "missing-field")]
 
 
-def test_without_memory_nothing_is_said_of_a_day(tmp_path: Path) -> None:
+def test_prints_no_date_without_remembered_weights(tmp_path: Path) -> None:
     done = plan(tmp_path)
     assert done.output.splitlines()[0] == "2 hosts, 6 models · offline"
     assert done.exit_code == 0
 
 
-def test_live_without_any_host_that_answers_is_a_sentence_for_each(tmp_path: Path) -> None:
+def test_live_reports_each_unreachable_host(tmp_path: Path) -> None:
     inventory = tmp_path / "lab.py"
     closed = '("closed", {"ssh_hostname": "127.0.0.1", "ssh_port": 1, "models": {}})'
     inventory.write_text(f'lab = ([("none.invalid", {{"models": {{}}}}), {closed}], {{}})\n')
@@ -155,20 +155,20 @@ def test_live_without_any_host_that_answers_is_a_sentence_for_each(tmp_path: Pat
         ("endpoints", ["--json", "--markdown"]),
     ],
 )
-def test_two_forms_at_once_are_refused(tmp_path: Path, command: str, options: list[str]) -> None:
+def test_refuses_two_output_formats(tmp_path: Path, command: str, options: list[str]) -> None:
     (tmp_path / "lab.yaml").write_text(LAB)
     done = CliRunner().invoke(main, [command, str(tmp_path / "lab.yaml"), *options])
     assert done.exit_code == 2
     assert "cannot be combined. Use one." in done.output
 
 
-def test_json_has_cards_as_the_inventory_has_them_and_round_numbers(tmp_path: Path) -> None:
+def test_json_has_gpus_as_in_inventory_and_rounded_numbers(tmp_path: Path) -> None:
     hosts = json.loads(plan(tmp_path, "--json").output)["hosts"]
     assert hosts["gpu1"]["models"]["qwen-14b"]["gpus"] == [1, 2]
     assert hosts["gpu2"]["gpus"][0]["usable_gib"] == 22.8
 
 
-def test_an_output_without_utf_8_is_no_traceback(tmp_path: Path) -> None:
+def test_output_without_utf_8_has_no_traceback(tmp_path: Path) -> None:
     (tmp_path / "lab.yaml").write_text(LAB)
     command = [
         sys.executable,

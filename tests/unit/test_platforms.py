@@ -1,4 +1,4 @@
-"""Every row of the table of platforms, found by what /etc/os-release says, and what comes of it for a bare host."""
+"""Every row of the table of platforms: recognised by /etc/os-release, and the plan for a bare host."""
 
 import pytest
 
@@ -45,13 +45,13 @@ def bare(id_: str, version: str, codename: str) -> HostFacts:
     return HostFacts(**{**facts.__dict__, "os": Os(id_, version, codename, f"{id_} {version}")})
 
 
-def test_the_table_here_is_the_whole_one() -> None:
+def test_covers_whole_table() -> None:
     rows = {(id_, version if id_ == "ubuntu" else version.partition(".")[0] or "sid") for id_, version, *_ in TABLE}
     assert rows == set(PLATFORMS)
 
 
 @pytest.mark.parametrize(("id_", "version", "codename", "docker", "distro"), TABLE)
-def test_a_row(id_: str, version: str, codename: str, docker: str, distro: str | None) -> None:
+def test_plans_bare_host_of_platform(id_: str, version: str, codename: str, docker: str, distro: str | None) -> None:
     state = bare(id_, version, codename)
     platform = platform_of(state.os)
     assert platform
@@ -78,7 +78,7 @@ def test_a_row(id_: str, version: str, codename: str, docker: str, distro: str |
 
 
 @pytest.mark.parametrize(("id_", "version", "codename", "docker", "distro"), TABLE)
-def test_the_distributions_docker_or_why_not(
+def test_uses_or_refuses_docker_of_distribution(
     id_: str, version: str, codename: str, docker: str, distro: str | None
 ) -> None:
     plan = plan_docker(Host(docker=Docker(source="distro")), bare(id_, version, codename), True)
@@ -95,7 +95,7 @@ def test_the_distributions_docker_or_why_not(
     [("opensuse-leap", "15.6"), ("sles", "15.7"), ("rhel", "7.9"), ("fedora", "30"), ("debian", "11"), ("arch", ""),
      ("ubuntu", "22.10"), ("amzn", "2018.03"), ("", "")],
 )  # fmt: skip
-def test_an_unsupported_release_gets_one_sentence(id_: str, version: str) -> None:
+def test_reports_unsupported_release(id_: str, version: str) -> None:
     os = Os(id_, version, "", "Some Linux")
     assert platform_of(os) is None
     assert unsupported(os) == (

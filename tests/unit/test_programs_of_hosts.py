@@ -1,4 +1,4 @@
-"""The programs of files/ run on hosts' own python3, which on RHEL 8 and its likes is 3.6."""
+"""The programs of files/ run on hosts' own python3, which is 3.6 on RHEL 8."""
 
 import ast
 from pathlib import Path
@@ -9,7 +9,7 @@ from tests.unit.host_programs import FILES
 
 PROGRAMS = sorted(FILES.glob("*.py"))
 MODULES = {"contextvars", "dataclasses", "graphlib", "tomllib", "zoneinfo"}
-"""Modules that came after 3.6."""
+"""Modules added after 3.6."""
 NAMES = {
     *("__future__.annotations", "aclosing", "asdict", "batched", "bit_count", "breakpoint", "cached_property"),
     *("copy_file_range", "dist", "file_digest", "fromisoformat", "get_native_id", "hardlink_to", "is_relative_to"),
@@ -17,18 +17,18 @@ NAMES = {
     *("posix_spawn", "prod", "readlink_to", "removeprefix", "removesuffix", "ThreadingHTTPServer", "time_ns"),
     *("TypedDict", "Protocol", "waitstatus_to_exitcode", "with_stem", "contextlib.chdir"),
 }
-"""Functions, methods and classes that came after 3.6."""
+"""Functions, methods and classes added after 3.6."""
 ARGUMENTS = {
     "subprocess.run": {"capture_output", "text"}, "subprocess.check_output": {"text"}, "subprocess.call": {"text"},
     "subprocess.Popen": {"text", "process_group", "pipesize", "user", "group", "extra_groups"},
     "shutil.copytree": {"dirs_exist_ok"}, "shutil.rmtree": {"onexc", "dir_fd"}, "zip": {"strict"}, "sum": {"start"},
     "glob.glob": {"root_dir", "include_hidden"}, "tempfile.TemporaryDirectory": {"ignore_cleanup_errors"},
 }  # fmt: skip
-"""Arguments that a function got after 3.6."""
+"""Arguments added to a function after 3.6."""
 
 
 def too_new(source: str) -> list[str]:
-    """What of a program Python 3.6 does not know, by its line. Raises SyntaxError for newer syntax."""
+    """What Python 3.6 does not know in a program, by line. Raises SyntaxError for newer syntax."""
     found = []
     for node in ast.walk(ast.parse(source, feature_version=(3, 6))):
         names = []
@@ -48,7 +48,7 @@ def too_new(source: str) -> list[str]:
 
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.name)
-def test_nothing_newer_than_python_3_6_is_in_them(path: Path) -> None:
+def test_uses_nothing_newer_than_python_3_6(path: Path) -> None:
     assert too_new(path.read_text()) == []
 
 
@@ -62,11 +62,11 @@ def test_nothing_newer_than_python_3_6_is_in_them(path: Path) -> None:
         ("import subprocess\nsubprocess.run([], universal_newlines=True)", []),
     ],
 )
-def test_what_is_newer_is_found(source: str, found: list[str]) -> None:
+def test_lint_finds_newer_functions(source: str, found: list[str]) -> None:
     assert too_new(source) == found
 
 
 @pytest.mark.parametrize("source", ["(a := 1)", "def f(a, /): pass", "match a:\n case 1: pass"])
-def test_newer_syntax_is_refused(source: str) -> None:
+def test_lint_finds_newer_syntax(source: str) -> None:
     with pytest.raises(SyntaxError):
         too_new(source)

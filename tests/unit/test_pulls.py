@@ -1,4 +1,4 @@
-"""What an ollama pulls, in the plan: what is missing, what is asked to go, and from where models come."""
+"""Models that an ollama pulls, in the plan: missing ones, removals, and their source."""
 
 from __future__ import annotations
 
@@ -40,16 +40,14 @@ def plan(facts: HostFacts, prune: bool = False) -> ModelsPlan:
         (["qwen2.5:7b", "all-minilm:latest", "llama2:13b"], True, "pull ollama: llama2:13b is not listed"),
     ],
 )
-def test_a_missing_model_is_a_change_and_another_one_only_when_asked(
-    there: list[str], prune: bool, change: str
-) -> None:
+def test_pulls_missing_models_and_removes_others_on_request(there: list[str], prune: bool, change: str) -> None:
     planned = plan(with_models(*there), prune)
     assert [str(each) for each in planned.changes] == [change]
     told = planned.job["groups"] if planned.job and planned.changes[0].action == "pull" else []
     assert [entry["action"] for group in told for entry in group] == (["pull"] if change.startswith("pull") else [])
 
 
-def test_what_answers_strangely_is_not_pulled_again() -> None:
+def test_does_not_pull_again_after_odd_answer() -> None:
     assert pulls.answered(Probe(200, "<html>")) is None
     assert pulls.answered(with_models(status=500).probes["", "ollama"]) is None
 
@@ -64,5 +62,5 @@ def test_what_answers_strangely_is_not_pulled_again() -> None:
         ({"docker": {"daemon": {"insecure-registries": ["m:5000"]}}}, "m:5000/o/x:1", "m:5000/o/x:1", True),
     ],
 )
-def test_where_models_come_from(host: dict[str, Any], model: str, source: str, insecure: bool) -> None:
+def test_finds_source_of_model(host: dict[str, Any], model: str, source: str, insecure: bool) -> None:
     assert pulls.source(wanted(**host), model) == {"name": model, "from": source, "insecure": insecure}

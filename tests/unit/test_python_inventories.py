@@ -1,4 +1,4 @@
-"""Mistakes in Python inventories of which neither Python nor pyinfra would say a word, or only in a traceback."""
+"""Mistakes in Python inventories that Python and pyinfra would ignore, or report as a traceback."""
 
 from pathlib import Path
 
@@ -33,14 +33,14 @@ lab = ([("gpu1", {"models": {
         ('_lab = ["gpu1"]', "names that begin with _."),
     ],
 )
-def test_a_sentence_and_where(tmp_path: Path, text: str, sentence: str) -> None:
+def test_reports_exception_with_line(tmp_path: Path, text: str, sentence: str) -> None:
     (tmp_path / "lab.py").write_text(text)
     with pytest.raises(InventoryError) as error:
         read_inventory(tmp_path / "lab.py")
     assert sentence in str(error.value)
 
 
-def test_a_mistake_in_group_data_is_named_with_its_file(tmp_path: Path) -> None:
+def test_reports_mistake_in_group_data_with_file(tmp_path: Path) -> None:
     (tmp_path / "group_data").mkdir()
     (tmp_path / "group_data" / "all.py").write_text("docker = dokcer\n")
     (tmp_path / "lab.py").write_text('lab = ["gpu1"]\n')
@@ -49,13 +49,13 @@ def test_a_mistake_in_group_data_is_named_with_its_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["lab.py", "lab.yaml"])
-def test_a_file_that_is_not_utf_8(tmp_path: Path, name: str) -> None:
+def test_reports_file_that_is_not_utf_8(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b'# caf\xe9\nhosts = ["gpu1"]\n')
     with pytest.raises(InventoryError, match=rf"{name}: is not UTF-8 text \(byte 6\)\. Save it as UTF-8\."):
         read_inventory(tmp_path / name)
 
 
-def test_a_yaml_inventory_without_hosts(tmp_path: Path) -> None:
+def test_reports_yaml_inventory_without_hosts(tmp_path: Path) -> None:
     (tmp_path / "lab.yaml").write_text("hosts: {}\n")
     with pytest.raises(InventoryError, match="the inventory has no hosts"):
         read_inventory(tmp_path / "lab.yaml")

@@ -1,4 +1,4 @@
-"""files/remedies.py on a host: an engine's last words, and what helps."""
+"""files/remedies.py on a host: hints for an engine's last output."""
 
 import pytest
 
@@ -77,7 +77,7 @@ from tests.unit.host_programs import load
             "sudo: effective uid is not 0, is /usr/bin/sudo on a file system with the 'nosuid' option set …",
             "security_opt",
         ),
-        # LiteLLM and Open WebUI with settings that people find in their documentation, seen
+        # LiteLLM and Open WebUI with settings from their documentation, observed
         (
             "litellm",
             1,
@@ -104,7 +104,7 @@ from tests.unit.host_programs import load
             "REDIS_URL",
         ),
         ("open-webui", 1, "ValueError: Unsupported vector type: nonsense", "VECTOR_DB"),
-        # llama-gpt's page: /wait, and Node.js where the address is wrong
+        # llama-gpt's page: /wait, and Node.js with a wrong address
         (
             "llama-gpt",
             1,
@@ -123,7 +123,7 @@ from tests.unit.host_programs import load
         ("vllm", 1, "Traceback (most recent call last):\n  Segmentation fault", ""),
     ],
 )
-def test_what_helps(engine: str, code: int, said: str, helps: str) -> None:
+def test_finds_hint(engine: str, code: int, said: str, helps: str) -> None:
     found = remedy(engine, code, said)
     assert helps in found
     assert bool(found) == bool(helps)
@@ -133,7 +133,7 @@ def test_what_helps(engine: str, code: int, said: str, helps: str) -> None:
 @pytest.mark.parametrize(
     ("engine", "said", "helps"),
     [
-        # llama.cpp on the CPU with a context that nothing can hold, seen; and PyTorch's words
+        # llama.cpp on the CPU with a context larger than any memory, observed; and PyTorch's message
         (
             "llama.cpp",
             "E llama_init_from_model: failed to initialize the context: std::bad_alloc",
@@ -148,11 +148,11 @@ def test_what_helps(engine: str, code: int, said: str, helps: str) -> None:
         ),
     ],
 )
-def test_what_helps_without_cards(engine: str, said: str, helps: str) -> None:
+def test_finds_hint_for_model_without_gpus(engine: str, said: str, helps: str) -> None:
     assert helps in remedy(engine, 1, said, cards=False)
 
 
-def test_an_engine_has_its_own_hints_and_an_unknown_image_those_of_all() -> None:
+def test_engine_has_own_hints_and_custom_image_has_all() -> None:
     said = "ValueError: Unsupported vector type: nonsense"
     assert "VECTOR_DB" in remedy("open-webui", 1, said)
     assert remedy("vllm", 1, said) == ""
@@ -161,6 +161,6 @@ def test_an_engine_has_its_own_hints_and_an_unknown_image_those_of_all() -> None
 
 
 def remedy(engine: str, code: int, said: str, cards: bool = True) -> str:
-    """What the runner on the host says, with the hints that it is told."""
+    """The hint of the runner, with the hints in its payload."""
     found: str = load("remedies").error_hint(code, said, [hint.told for hint in hints_of(engine)], cards)
     return found

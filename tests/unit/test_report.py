@@ -1,4 +1,4 @@
-"""The table at the end of a run: every host and model has its line, whatever became of it."""
+"""The table at the end of a run: a line for every host and model, whatever happened."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +22,7 @@ def seen(status: str = "running", probe: Any = (200, '"alpha"')) -> HostFacts:
 
 
 class Run:
-    """What the report sees of pyinfra's state: hosts, each with the look that was remembered last."""
+    """pyinfra's state as far as the report reads it: hosts, each with its last snapshot."""
 
     def __init__(self, looks: dict[str, HostFacts | None], stage: StateStage = StateStage.Execute) -> None:
         self.hosts = {
@@ -61,21 +61,21 @@ def state_of(run: HostRun, model: str = "alpha", spec: Host = TWO) -> str:
         (host_state(containers=[container("alpha")]), "no container"),
     ],
 )
-def test_what_became_of_a_model(look: HostFacts, text: str) -> None:
+def test_shows_state_of_model(look: HostFacts, text: str) -> None:
     assert state_of(HostRun(snapshot=look)) == text
 
 
-def test_disabled_is_not_looked_for() -> None:
+def test_shows_disabled_model() -> None:
     assert state_of(HostRun(snapshot=seen()), "beta") == "disabled"
 
 
-def test_what_a_run_did_is_said_with_what_it_is_now() -> None:
+def test_shows_action_with_current_state() -> None:
     done = {"alpha": Action.RECREATE, "beta": Action.CREATE}
     assert state_of(HostRun(snapshot=seen(), done=done)) == "ready, recreated"
     assert state_of(HostRun(snapshot=seen("exited"), done=done)) == "not running (exited)"
 
 
-def test_an_error_comes_before_everything_and_is_one_line() -> None:
+def test_shows_first_error_on_one_line() -> None:
     run = HostRun(spec=TWO, snapshot=seen())
     run.failed(["pulling", "error alpha: it ended (exit code 1): oh", "    | cuda error", "error alphabet: x"])
     assert state_of(run) == "FAILED: it ended (exit code 1): oh"
@@ -86,21 +86,21 @@ def test_an_error_comes_before_everything_and_is_one_line() -> None:
     assert run.failure("beta") is None
 
 
-def test_what_stopped_the_host_is_why_a_model_of_it_does_not_run() -> None:
+def test_shows_error_of_host_for_missing_model() -> None:
     run = HostRun(spec=TWO, snapshot=host_state(), failures=[Failure("of another", about="beta")])
     assert state_of(run) == "no container"
     run.failures.append(Failure("Docker does not answer"))
     assert state_of(run) == "FAILED: Docker does not answer"
 
 
-def test_one_error_of_several_models_is_one_line_and_the_error_of_each() -> None:
+def test_groups_one_error_of_several_models() -> None:
     run = HostRun(spec=TWO, snapshot=seen(), failures=[Failure("no driver.", "alpha"), Failure("no driver.", "gamma")])
     assert lines_of(run.failures) == ["alpha, gamma: no driver."]
     assert state_of(run) == "FAILED: no driver."
     assert run.failure("gamma")
 
 
-def test_words_before_a_colon_are_an_entry_only_where_there_is_one() -> None:
+def test_prefix_is_an_entry_only_if_it_exists() -> None:
     assert failure_in("docker: not found", {"alpha"}) == Failure("docker: not found")
     assert failure_in("alpha: one: two", {"alpha"}) == Failure("one: two", about="alpha")
 
@@ -115,7 +115,7 @@ def test_words_before_a_colon_are_an_entry_only_where_there_is_one() -> None:
         ([], []),
     ],
 )
-def test_why_a_host_failed(lines: list[str], errors: list[str]) -> None:
+def test_finds_reasons_of_failed_host(lines: list[str], errors: list[str]) -> None:
     assert reasons_of(lines) == errors
 
 
@@ -132,7 +132,7 @@ def test_why_a_host_failed(lines: list[str], errors: list[str]) -> None:
         ({"enabled": False}, ("llama.cpp b7000", "CPU", "")),
     ],
 )
-def test_a_models_row(fields: dict[str, Any], row: tuple[str, str, str]) -> None:
+def test_shows_row_of_model(fields: dict[str, Any], row: tuple[str, str, str]) -> None:
     wanted = models(alpha=fields)
     report = Report(fleet={"gpu1": wanted})
     (found,) = report.rows(Run({"gpu1": seen()}), "gpu1")  # type: ignore[arg-type]
@@ -152,7 +152,7 @@ def test_a_models_row(fields: dict[str, Any], row: tuple[str, str, str]) -> None
         (HostFacts(trouble="no sudo"), True, [], "FAILED: not inspected: the run stopped before"),
     ],
 )
-def test_a_host_that_was_never_seen_has_its_line(
+def test_shows_row_of_host_without_snapshot(
     look: HostFacts | None, connected: bool, errors: list[str], text: str
 ) -> None:
     run = Run({"gpu1": look})
@@ -161,7 +161,7 @@ def test_a_host_that_was_never_seen_has_its_line(
     assert Report(fleet={"gpu1": TWO}).rows(run, "gpu1") == [("gpu1", "-", "", "", "", text)]  # type: ignore[arg-type]
 
 
-def test_hosts_left_out_by_limit_are_left_out() -> None:
+def test_omits_hosts_excluded_by_limit() -> None:
     run = Run({"gpu1": seen()})
     run.limit_hosts = []
     assert Report(fleet={"gpu1": TWO}).rows(run, "gpu1") == []  # type: ignore[arg-type]
@@ -172,7 +172,7 @@ def summary(report: Report, run: Run) -> str:
     return text.rpartition(", ")[0] if text.endswith(" s.") else text
 
 
-def test_the_closing_line() -> None:
+def test_prints_summary() -> None:
     fleet = {"gpu1": TWO, "gpu2": models(alpha={}), "gpu3": models(alpha={})}
     run = Run({"gpu1": seen(), "gpu2": seen("exited"), "gpu3": None})
     report = Report(fleet=fleet)
@@ -184,12 +184,12 @@ def test_the_closing_line() -> None:
     assert summary(report, run) == "1 of 3 models answered, 1 changed. 12 operations"
 
 
-def test_before_execute_nothing_was_changed() -> None:
+def test_says_nothing_was_changed_before_execution() -> None:
     run = Run({"gpu1": seen()}, StateStage.Prepare)
     assert summary(Report(fleet={"gpu1": TWO}), run) == "Nothing was changed. 1 of 1 models answer now."
 
 
-def test_it_is_printed_once_with_brackets_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_prints_errors_once_with_brackets(capsys: pytest.CaptureFixture[str]) -> None:
     run, report = Run({"gpu1": seen()}), Report({"gpu1": TWO})
     failure = Failure("gpus [7] do not exist [/]", about="alpha")
     host_run(run.hosts["gpu1"]).failures += [failure, failure]  # type: ignore[arg-type]
@@ -201,7 +201,7 @@ def test_it_is_printed_once_with_brackets_as_they_are(capsys: pytest.CaptureFixt
     assert shown.count("HOST") == 1
 
 
-def test_brackets_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+def test_does_not_interpret_brackets_as_markup(capsys: pytest.CaptureFixture[str]) -> None:
     report, run = Report(fleet={"gpu1": TWO}), Run({"gpu1": seen()})
     host_run(run.hosts["gpu1"]).failures.append(Failure("[0] → [3]", about="alpha"))  # type: ignore[arg-type]
     report.show(run)  # type: ignore[arg-type]
@@ -210,13 +210,13 @@ def test_brackets_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
     assert "error gpu1 alpha: [0] → [3]" in shown
 
 
-def test_hosts_left_out_by_limit_are_not_counted() -> None:
+def test_does_not_count_hosts_excluded_by_limit() -> None:
     run = Run({"gpu1": seen(), "gpu2": None})
     run.limit_hosts = [run.hosts["gpu1"]]
     assert summary(Report(fleet={"gpu1": TWO, "gpu2": TWO}), run).startswith("1 of 1 models answered")
 
 
-def test_before_a_run_the_table_says_what_would_become_of_a_model() -> None:
+def test_shows_planned_action_before_run() -> None:
     report, run = Report(fleet={"gpu1": TWO}), Run({"gpu1": seen()}, StateStage.Prepare)
     host_run(run.hosts["gpu1"]).planned["alpha"] = Action.RECREATE  # type: ignore[arg-type]
     (dry, _) = report.rows(run, "gpu1")  # type: ignore[arg-type]
@@ -226,7 +226,7 @@ def test_before_a_run_the_table_says_what_would_become_of_a_model() -> None:
     assert done[-1] == "ready"
 
 
-def test_after_remove_nothing_is_called_ready(capsys: pytest.CaptureFixture[str]) -> None:
+def test_shows_removed_models_after_remove(capsys: pytest.CaptureFixture[str]) -> None:
     run = Run({"gpu1": seen(), "gpu2": seen()})
     host_run(run.hosts["gpu2"]).failures.append(Failure("Docker stays"))  # type: ignore[arg-type]
     Report(fleet={"gpu1": TWO, "gpu2": TWO}, removing=True).show(run)  # type: ignore[arg-type]
@@ -235,7 +235,7 @@ def test_after_remove_nothing_is_called_ready(capsys: pytest.CaptureFixture[str]
     assert "2 of 4 models removed, nothing changed." in lines
 
 
-def test_an_interrupted_run_does_not_say_that_nothing_changed() -> None:
+def test_interrupted_run_does_not_claim_no_change() -> None:
     run = Run({"gpu1": seen(), "gpu2": seen()})
     outdate(run.hosts["gpu1"])  # type: ignore[arg-type]
     report = Report(fleet={"gpu1": TWO, "gpu2": TWO})

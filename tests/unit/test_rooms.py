@@ -1,4 +1,4 @@
-"""The rooms of the package (docs/design.md): imports go down only, and no module needs itself."""
+"""The packages of gpurack (docs/design.md): imports go down only, and no module imports itself in a circle."""
 
 import ast
 import importlib
@@ -12,11 +12,11 @@ PACKAGE = Path(__file__).parents[2] / "gpurack"
 ROOMS = (
     *("paths", "host_data", "screen", "resources", "shell", "remote"),
     *("spec", "engines", "facts", "plan", "inventory", "operations", "pyinfra_patches"),
-    *("importing", "locking", "commands", "verify", "deploys"),
+    *("importing", "locking", "commands", "verify", "deploys", "__main__"),
 )
-"""From the ground up. A room imports from those before it."""
+"""From the bottom up. A room imports from those before it."""
 OLD_NAMES = {"gpurack.guard", "gpurack.spec.fleet"}
-"""What other projects import; they stand for rooms above."""
+"""Modules that other projects import; they forward to rooms above."""
 MODULES = {
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
     for path in PACKAGE.rglob("*.py")
@@ -28,7 +28,7 @@ def is_for_types(node: ast.AST) -> bool:
 
 
 def statements(node: ast.AST) -> Iterator[ast.ImportFrom]:
-    """Imports that run."""
+    """The imports that run."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.ImportFrom):
             yield child
@@ -37,7 +37,7 @@ def statements(node: ast.AST) -> Iterator[ast.ImportFrom]:
 
 
 def imports(name: str) -> set[str]:
-    """The modules of ours that a module imports."""
+    """The modules of gpurack that a module imports."""
     found = set()
     for node in statements(ast.parse(MODULES[name].read_text())):
         for alias in node.names:
@@ -51,7 +51,7 @@ def room(module: str) -> str:
 
 
 def at_the_top(name: str) -> set[str]:
-    """What a module imports when it is itself imported."""
+    """What a module imports when it is imported itself."""
     tree = ast.parse(MODULES[name].read_text())
     tree.body = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
     found = set()
@@ -70,13 +70,13 @@ def test_imports_go_down_only(module: str) -> None:
     assert not [other for other in imports(module) - {"gpurack"} if room(other) not in below]
 
 
-def test_no_module_needs_itself() -> None:
+def test_has_no_import_cycle() -> None:
     graph = {name: at_the_top(name) for name in MODULES}
     assert len(list(TopologicalSorter(graph).static_order())) == len(MODULES)  # CycleError names the cycle
 
 
 @pytest.mark.parametrize("package", sorted({path.parent for path in MODULES.values()}), ids=lambda path: path.name)
-def test_a_package_introduces_itself(package: Path) -> None:
+def test_package_introduces_itself(package: Path) -> None:
     introduction = ast.get_docstring(ast.parse((package / "__init__.py").read_text()))
     assert introduction
     for word in introduction.replace(":", " ").replace(",", " ").split():
@@ -85,7 +85,7 @@ def test_a_package_introduces_itself(package: Path) -> None:
 
 
 @pytest.mark.parametrize(("old", "name"), [("gpurack.guard", "guard"), ("gpurack.spec.fleet", "read_fleet")])
-def test_old_names_still_work_and_say_the_new_one(old: str, name: str) -> None:
+def test_old_names_work_with_warning(old: str, name: str) -> None:
     module = importlib.import_module(old)
     with pytest.warns(FutureWarning, match=f"{old} is now gpurack"):
         importlib.reload(module)

@@ -1,4 +1,4 @@
-"""Rootless Docker for users: what is planned for a host and its users, and what their models mean for the rest."""
+"""Rootless Docker of users: what is planned for a host and its users, and what their models mean for the rest."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ BOTH: dict[str, Any] = {"docker": {"rootless": {"ada": {}, "bob": {}}}}
 
 
 def user(uid: int, name: str, **said: Any) -> User:
-    """A user whose rootless Docker is as it should be."""
+    """A user with a complete rootless Docker."""
     whole = User(
         uid, uid, f"/home/{name}", linger=True, manager=True, unit=Unit("loaded", "active", "enabled"),
         folder=("711", 0), acl=f"user::rwx user:{uid}:r-x group::--- mask::r-x other::---",
@@ -60,7 +60,7 @@ def user(uid: int, name: str, **said: Any) -> User:
 
 
 def host(spec: Host, cards: int = 2, **said: Any) -> HostFacts:
-    """A host on which nothing is to do for ada and bob; said: what is another way, as fields of HostFacts."""
+    """A host on which ada and bob need nothing. said: other fields of HostFacts."""
     with_cards = {"gpus": cards} if cards else {}
     drop_in = wanted_files(spec, host_state(**with_cards))[DROP_IN]
     facts = host_state(
@@ -100,16 +100,16 @@ def reasons(found: Plan) -> list[str]:
 # --- what is to do ---------------------------------------------------------------------------------------------------
 
 
-def test_nothing_where_nobody_is_named() -> None:
+def test_host_without_rootless_docker_has_no_steps() -> None:
     assert plan(spec(), host_state(gpus=2)).nothing
 
 
-def test_a_host_that_is_right_needs_nothing() -> None:
+def test_complete_host_has_no_steps() -> None:
     wanted = spec(BOTH)
     assert plan(wanted, host(wanted)).nothing
 
 
-def test_a_bare_host_gets_all_of_it_and_the_restart_comes_last() -> None:
+def test_sets_up_bare_host_with_restart_last() -> None:
     wanted = spec({"docker": {"rootless": {"ada": {}}}})
     bare = replace(host_state(gpus=1), users={"ada": User(1001, 1001, "/home/ada")}, kernel=Kernel())
     found = plan(wanted, bare)
@@ -132,7 +132,7 @@ def test_a_bare_host_gets_all_of_it_and_the_restart_comes_last() -> None:
     assert apply.become.startswith("setpriv --reuid 1001 --regid 1001 --init-groups env -i HOME=/home/ada USER=ada ")
 
 
-def test_a_host_without_cards_gets_nothing_of_nvidias() -> None:
+def test_installs_nothing_of_nvidia_without_gpus() -> None:
     wanted = spec({"docker": {"rootless": {"ada": {}}}})
     bare = replace(host_state(), users={"ada": User(1001, 1001, "/home/ada")}, kernel=KERNEL)
     assert not [reason for reason in reasons(plan(wanted, bare)) if "CDI" in reason or "nvidia" in reason]
@@ -160,13 +160,13 @@ def test_a_host_without_cards_gets_nothing_of_nvidias() -> None:
         ),
     ],
 )
-def test_what_is_wrong_with_one_user_is_mended_for_that_user(said: dict[str, Any], expected: list[str]) -> None:
+def test_repairs_only_the_affected_user(said: dict[str, Any], expected: list[str]) -> None:
     wanted = spec(BOTH)
     assert reasons(plan(wanted, with_ada(host(wanted), **said))) == expected
 
 
-def test_a_run_that_was_killed_is_carried_on() -> None:
-    """The mark that the set-up left wants it done again, for it may not have come to its end."""
+def test_repeats_setup_after_killed_run() -> None:
+    """The marker of the setup is still there, so it may not have finished."""
     wanted = spec(BOTH)
     state = with_files(host(wanted), **{"/run/user/1001/gpurack-docker-restart": "restart\n"})
     assert reasons(plan(wanted, state)) == [
@@ -176,7 +176,7 @@ def test_a_run_that_was_killed_is_carried_on() -> None:
 
 
 @pytest.mark.parametrize("name", ["kernel/unprivileged_userns_clone", "user/max_user_namespaces"])
-def test_user_namespaces_are_allowed_where_the_kernel_forbids_them(name: str) -> None:
+def test_allows_user_namespaces(name: str) -> None:
     wanted = spec(BOTH)
     state = replace(host(wanted), kernel=replace(KERNEL, sysctls={name: "0"}))
     write, load = plan(wanted, state).steps
@@ -186,14 +186,14 @@ def test_user_namespaces_are_allowed_where_the_kernel_forbids_them(name: str) ->
 
 
 @pytest.mark.parametrize(("restricted", "profile", "steps"), [("1", False, 1), ("1", True, 0), ("0", False, 0)])
-def test_apparmor_gets_a_profile_where_it_is_needed(restricted: str, profile: bool, steps: int) -> None:
+def test_adds_apparmor_profile_where_needed(restricted: str, profile: bool, steps: int) -> None:
     wanted = spec(BOTH)
     sysctls = {"kernel/apparmor_restrict_unprivileged_userns": restricted}
     state = replace(host(wanted), kernel=replace(KERNEL, sysctls=sysctls, rootlesskit_profile=profile))
     assert len(plan(wanted, state).steps) == steps
 
 
-def test_the_distributions_docker_needs_rootlesskit_and_a_kept_one_nothing() -> None:
+def test_distribution_docker_needs_rootlesskit_but_kept_one_nothing() -> None:
     for source, missing in (("distro", "rootlesskit"), ("keep", None)):
         wanted = spec(BOTH, {"docker": {"source": source}})
         assert reasons(plan(wanted, host(wanted))) == ([f"install {missing}"] if missing else [])
@@ -201,9 +201,9 @@ def test_the_distributions_docker_needs_rootlesskit_and_a_kept_one_nothing() -> 
 
 @pytest.mark.parametrize("cards", [2, 0])
 @pytest.mark.parametrize("word", ["ca", "proxy"])
-def test_a_way_out_that_changes_restarts_users_daemons_once(tmp_path: Path, cards: int, word: str) -> None:
-    """dockerd reads its proxy and whom the host trusts only when it starts. With cards and without; there, then
-    another, then taken out again."""
+def test_changed_proxy_or_ca_restarts_daemons_once(tmp_path: Path, cards: int, word: str) -> None:
+    """dockerd reads its proxy and the trust store only at start. With and without GPUs; first set, then changed, then
+    removed."""
     values = {"proxy": ["http://p:3128", "http://q:3128"], "ca": []}
     for letter in "ab":
         (tmp_path / f"{letter}.pem").write_text(CERTIFICATE.format(letter * 8))
@@ -223,7 +223,7 @@ def test_a_way_out_that_changes_restarts_users_daemons_once(tmp_path: Path, card
 # --- daemon.json -----------------------------------------------------------------------------------------------------
 
 
-def test_where_images_come_from_holds_for_users_too_and_their_own_words_win() -> None:
+def test_mirrors_apply_to_users_and_their_own_keys_win() -> None:
     registries = {"insecure-registries": ["reg:5000"], "registry-mirrors": ["http://m"], "debug": True}
     own = {"registry-mirrors": ["http://mine"], "data-root": "/data/ada", "log-driver": None}
     wanted = spec({"docker": {"daemon": registries, "rootless": {"ada": {"daemon": own}, "bob": {}}}})
@@ -235,7 +235,7 @@ def test_where_images_come_from_holds_for_users_too_and_their_own_words_win() ->
     assert "/data/ada for ada's Docker" in reasons(plan(wanted, host(wanted)))
 
 
-def test_a_daemon_json_that_is_none_is_left_and_said() -> None:
+def test_keeps_and_reports_invalid_daemon_json() -> None:
     wanted = spec(BOTH)
     found = plan(wanted, with_files(host(wanted), **{"/home/ada/.config/docker/daemon.json": "{,}"}))
     assert found.steps == ()
@@ -243,8 +243,8 @@ def test_a_daemon_json_that_is_none_is_left_and_said() -> None:
 
 
 @pytest.mark.parametrize("why", ["daemon.json", "restart"])
-def test_what_keeps_one_users_daemon_as_it_is_keeps_only_that_users_models(why: str) -> None:
-    """A daemon.json that is none, or a container by hand that -y may not stop."""
+def test_blocked_daemon_fails_only_models_of_its_user(why: str) -> None:
+    """Blocked by an invalid daemon.json, or by a foreign container that -y may not stop."""
     models = {"alpha": {"port": 8000}, "beta": {"port": 8001, "user": "ada"}, "gamma": {"port": 8002, "user": "bob"}}
     wanted = spec(BOTH, {"models": models})
     state = replace(host(wanted), weights={"/w/a.gguf": 1})
@@ -266,7 +266,7 @@ def test_what_keeps_one_users_daemon_as_it_is_keeps_only_that_users_models(why: 
 
 
 @pytest.mark.parametrize(("whose", "refused"), [("ada", True), ("bob", False), ("", False)])
-def test_only_containers_of_the_same_daemon_keep_it_from_restarting(whose: str, refused: bool) -> None:
+def test_only_containers_of_same_daemon_prevent_restart(whose: str, refused: bool) -> None:
     wanted = spec(BOTH)
     state = with_ada(host(wanted), sees=frozenset())
     found = plan(wanted, replace(state, containers=(container("jupyter", user=whose),)))
@@ -296,7 +296,7 @@ def test_only_containers_of_the_same_daemon_keep_it_from_restarting(whose: str, 
         ),
     ],
 )
-def test_a_user_who_can_have_none_is_a_sentence_and_the_others_get_theirs(change: Any, sentence: str) -> None:
+def test_unusable_user_is_an_error_and_others_continue(change: Any, sentence: str) -> None:
     wanted = spec({"docker": {"rootless": {"ada": {}}}}, {"models": {"beta": {"user": "ada", "port": 1234}}})
     state = change(host(wanted))
     (error,) = plan(wanted, state).errors
@@ -310,7 +310,7 @@ def test_a_user_who_can_have_none_is_a_sentence_and_the_others_get_theirs(change
     assert found.errors == {"beta": error, "docker.rootless.bob": "is gone."}
 
 
-def test_a_daemon_that_does_not_answer_and_one_that_is_not_there() -> None:
+def test_distinguishes_silent_and_missing_daemon() -> None:
     state = host(spec(BOTH))
     assert not_ready("ada", state) is None
     assert str(not_ready("ada", with_ada(state, docker={}))).startswith("the rootless Docker of ada does not answer.")
@@ -321,7 +321,7 @@ def test_a_daemon_that_does_not_answer_and_one_that_is_not_there() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 10**5)), max_size=12), st.sets(st.integers(0, 10**6)))
-def test_granted_ids_overlap_nobodys(taken: list[tuple[int, int]], uids: set[int]) -> None:
+def test_granted_ids_do_not_overlap(taken: list[tuple[int, int]], uids: set[int]) -> None:
     start = subordinate_ids.free_ids([f"u{index}:{begin}:{n}" for index, (begin, n) in enumerate(taken)], uids)
     mine = range(start, start + subordinate_ids.IDS)
     assert start >= subordinate_ids.FIRST_ID
@@ -329,7 +329,7 @@ def test_granted_ids_overlap_nobodys(taken: list[tuple[int, int]], uids: set[int
     assert not [begin for begin, n in taken if begin < mine.stop and mine.start < begin + n]
 
 
-def test_two_users_without_ids_get_different_ones_and_a_file_without_its_last_newline_stays_whole(
+def test_two_users_get_different_ids(
     tmp_path: Path,
 ) -> None:
     wanted = spec(BOTH)
@@ -359,7 +359,7 @@ def test_two_users_without_ids_get_different_ones_and_a_file_without_its_last_ne
         ("cdi", "28.5.2", "1.20.0-1", "cdi"),
     ],
 )
-def test_how_cards_are_given(word: str, docker: str, toolkit: str, expected: str) -> None:
+def test_chooses_access_to_gpus(word: str, docker: str, toolkit: str, expected: str) -> None:
     wanted = spec({"nvidia": {"access": word}, "models": {"alpha": {"gpus": [0], "port": 8000}}})
     facts = host_state(gpus=1, docker=docker)
     if toolkit:
@@ -375,7 +375,7 @@ def test_how_cards_are_given(word: str, docker: str, toolkit: str, expected: str
         assert reserved == [{"driver": driver, "device_ids": [name], "capabilities": ["gpu"]}]
 
 
-def test_another_access_recreates_and_says_so() -> None:
+def test_changed_access_recreates_with_reason() -> None:
     words = {"models": {"alpha": {"gpus": [0], "port": 8000}}}
     facts = replace(host_state(gpus=1), weights={"/w/a.gguf": 1})
     facts = replace(facts, containers=(running(spec(words), "alpha", facts, (uuid(0),)),))
@@ -383,7 +383,7 @@ def test_another_access_recreates_and_says_so() -> None:
     assert [str(change) for change in found.changes] == ["recreate alpha: nvidia.access cdi → runtime"]
 
 
-def test_cdi_that_cannot_be_had_is_refused() -> None:
+def test_refuses_unsupported_cdi() -> None:
     wanted = spec({"nvidia": {"access": "cdi"}, "models": {"alpha": {"gpus": [0], "port": 8000}}})
     facts = replace(host_state(gpus=1, docker="24.0.9"), weights={"/w/a.gguf": 1})
     (error,) = plan_models(wanted, facts, {}, SALT).errors.values()
@@ -400,7 +400,7 @@ def test_cdi_that_cannot_be_had_is_refused() -> None:
         ({"access": "gpus", "no_cgroups": "system"}, "1.20.0-1", False),
     ],
 )
-def test_the_hook_gets_a_configuration_of_the_users_own(nvidia: Any, toolkit: str, own: bool) -> None:
+def test_users_get_own_hook_configuration(nvidia: Any, toolkit: str, own: bool) -> None:
     system = "# ours\n[nvidia-container-cli]\n#no-cgroups = false\n"
     facts = host_state(gpus=1, packages={"nvidia-container-toolkit-base": toolkit}, files={paths.HOOK_CONFIG: system})
     wanted = spec({"nvidia": nvidia})
@@ -422,10 +422,9 @@ def test_the_hook_gets_a_configuration_of_the_users_own(nvidia: Any, toolkit: st
         ("1.14.6-1", {}, True),
     ],
 )
-def test_a_host_whose_hook_gives_the_cards_of_its_own_docker_keeps_its_cgroups(
-    toolkit: str, words: dict[str, Any], refused: bool
-) -> None:
-    """Versions that the inventory does not name are known on the host alone. Without rootful cards it may be."""
+def test_keeps_cgroups_while_hook_serves_docker_of_host(toolkit: str, words: dict[str, Any], refused: bool) -> None:
+    """Versions missing in the inventory are known only on the host. Without GPUs in the host's own Docker it is
+    allowed."""
     system = "[nvidia-container-cli]\n#no-cgroups = false\n"
     packages = dict.fromkeys(TOOLKIT_PACKAGES, toolkit)
     facts = host_state(gpus=1, packages=packages, files={paths.HOOK_CONFIG: system})
@@ -458,23 +457,22 @@ NEXT = '\n[nvidia-container-runtime]\nlog-level = "info"\n'
         (f"{NEXT}#no-cgroups = false\n", f"{NEXT}#no-cgroups = false\n[nvidia-container-cli]\nno-cgroups = true\n"),
     ],
 )
-def test_no_cgroups_changes_one_line_and_nothing_the_second_time(before: str, after: str) -> None:
+def test_no_cgroups_changes_one_line_once(before: str, after: str) -> None:
     assert hook_config.without_cgroups(before) == after
     assert hook_config.without_cgroups(after) == after
 
 
-def test_what_nvidias_own_tool_makes_of_its_default_is_the_same() -> None:
-    """The recorded files of the real nvidia-ctk, before and after `--set nvidia-container-cli.no-cgroups`."""
+def test_no_cgroups_edit_equals_that_of_nvidia_ctk() -> None:
+    """As recorded from the real nvidia-ctk, before and after `--set nvidia-container-cli.no-cgroups`."""
     fixtures = Path(__file__).parents[1] / "testbed/toolkit/conformance/fixtures"
     before, after = ((fixtures / f"config.{name}.toml").read_text() for name in ("default", "nocgroups"))
     assert hook_config.without_cgroups(before) == after
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_the_hooks_configuration_that_the_packages_bring_is_changed_in_the_same_run(
-    tmp_path: Path, there: bool
-) -> None:
-    """The step as it runs after their postinst, by the stand-in of nvidia-ctk; then a look finds nothing to do."""
+def test_changes_new_hook_configuration_in_same_run(tmp_path: Path, there: bool) -> None:
+    """The step as it runs after the packages' postinst, by the stand-in of nvidia-ctk. A second snapshot then plans
+    nothing."""
     wanted = spec({"nvidia": {"access": "gpus", "no_cgroups": "system"}})
     (step,) = no_cgroups(wanted, host_state(gpus=1), fresh=True)
     (program, *words) = step.command.replace(paths.HOOK_CONFIG, f"{tmp_path}/etc/c.toml").split()  # type: ignore[attr-defined]
@@ -487,7 +485,7 @@ def test_the_hooks_configuration_that_the_packages_bring_is_changed_in_the_same_
     assert no_cgroups(wanted, host_state(gpus=1, files={paths.HOOK_CONFIG: text})) == []
 
 
-def test_a_configuration_of_the_hook_that_somebody_took_away_is_written() -> None:
+def test_writes_missing_hook_configuration() -> None:
     (step,) = no_cgroups(spec({"nvidia": {"no_cgroups": "system"}}), host_state(gpus=1))
     assert isinstance(step, WriteFile)
     assert step.content == "[nvidia-container-cli]\nno-cgroups = true\n"
@@ -514,7 +512,7 @@ def jobs(found: Any) -> dict[str, Any]:
     ("before", "after", "reason"),
     [(None, "ada", "user – → ada"), ("ada", "bob", "user ada → bob"), ("ada", None, "user ada → –")],
 )
-def test_a_model_moves_from_one_docker_to_another(before: str | None, after: str | None, reason: str) -> None:
+def test_moves_model_between_dockers(before: str | None, after: str | None, reason: str) -> None:
     state = settled(in_docker_of(before), before or "")
     found = plan_models(in_docker_of(after), state, {}, SALT)
     assert [str(change) for change in found.changes] == [f"recreate alpha: {reason}"]
@@ -524,8 +522,8 @@ def test_a_model_moves_from_one_docker_to_another(before: str | None, after: str
     assert services == {"": [], before or "": [], after or "": ["alpha"]}
 
 
-def test_cards_and_ports_change_hands_between_daemons_in_one_group() -> None:
-    """One ledger for all daemons: ada's model makes room for bob's, and they are one group."""
+def test_moves_gpus_and_ports_between_daemons_in_one_group() -> None:
+    """One ledger for all daemons: ada's model makes room for bob's, and they form one group."""
     words = {"alpha": {"port": 8000, "gpus": [0], "user": "ada"}, "beta": {"port": 8001, "gpus": [1], "user": "bob"}}
     swapped = {**words, "alpha": {**words["alpha"], "gpus": [1]}, "beta": {**words["beta"], "gpus": [0]}}
     old, new = spec(BOTH, {"models": words}), spec(BOTH, {"models": swapped})
@@ -538,7 +536,7 @@ def test_cards_and_ports_change_hands_between_daemons_in_one_group() -> None:
     ]
 
 
-def test_a_key_is_its_readers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_is_readable_by_its_user_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GPURACK_TEST_KEY", "x")
     wanted = in_docker_of("ada", api_key={"env": "GPURACK_TEST_KEY"})
     state = replace(host(wanted), weights={"/w/a.gguf": 1})
@@ -555,7 +553,7 @@ def test_a_key_is_its_readers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
         assert bool(found.job) is job, owner
 
 
-def test_fetched_weights_lie_where_only_the_user_gets_to() -> None:
+def test_fetched_weights_are_in_private_folder_of_user() -> None:
     url = {"url": "http://w/a.gguf", "sha256": "ab" * 32}
     for name, folder in ((None, ""), ("ada", "/users/ada")):
         wanted = in_docker_of(name, weights=url)
@@ -565,13 +563,13 @@ def test_fetched_weights_lie_where_only_the_user_gets_to() -> None:
     assert weights.host_path(wanted, wanted.models["alpha"]) == "/w/a.gguf"
 
 
-def test_weights_that_the_user_may_not_read_are_said() -> None:
+def test_reports_weights_unreadable_for_user() -> None:
     wanted = in_docker_of("ada")
     state = with_ada(replace(host(wanted), weights={"/w/a.gguf": 1}), unreadable=frozenset({"/w/a.gguf"}))
     assert plan_models(wanted, state, {}, SALT).errors["alpha"].startswith("weights /w/a.gguf are not readable by ada")
 
 
-def test_a_name_is_taken_only_in_the_same_docker() -> None:
+def test_name_clash_is_per_docker() -> None:
     wanted = in_docker_of("ada")
     state = replace(host(wanted), weights={"/w/a.gguf": 1})
     for whose, taken in (("", False), ("bob", False), ("ada", True)):
@@ -618,7 +616,7 @@ def test_a_name_is_taken_only_in_the_same_docker() -> None:
         ),
     ],
 )
-def test_what_an_inventory_cannot_say(data: Mapping[str, Any], path: str, what: str) -> None:
+def test_refuses_invalid_users(data: Mapping[str, Any], path: str, what: str) -> None:
     common = {"docker": {"rootless": {"ada": {}}}}
     defaults = {"defaults": {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf", "port": 8000}}
     with pytest.raises(InventoryError) as error:
@@ -628,7 +626,7 @@ def test_what_an_inventory_cannot_say(data: Mapping[str, Any], path: str, what: 
     assert what in problem.what
 
 
-def test_null_takes_a_key_out_of_a_users_daemon_json() -> None:
+def test_null_removes_key_of_users_daemon_json() -> None:
     wanted = spec({"docker": {"rootless": {"ada": {"daemon": {"log-driver": None}}}}})
     assert wanted.docker.rootless["ada"].daemon == {"log-driver": None}
 
@@ -636,9 +634,8 @@ def test_null_takes_a_key_out_of_a_users_daemon_json() -> None:
 # --- taken away ------------------------------------------------------------------------------------------------------
 
 
-def test_all_after_models_ends_users_daemons_too() -> None:
-    """remove=models takes the folders of users' projects; their Dockers are there all the same, and so are others'
-    containers in them."""
+def test_remove_all_after_models_ends_users_daemons() -> None:
+    """remove=models removes the folders of users' projects. Their Dockers still exist, maybe with other containers."""
     wanted = in_docker_of("ada")
     state = host(wanted)
     left = replace(state, users={name: replace(one, folder=None) for name, one in state.users.items()})
@@ -653,7 +650,7 @@ def test_all_after_models_ends_users_daemons_too() -> None:
     assert plan_remove(gone, "all").nothing
 
 
-def test_remove_covers_users_and_all_ends_their_daemons_but_no_data() -> None:
+def test_remove_all_ends_users_daemons_and_keeps_data() -> None:
     wanted = in_docker_of("ada")
     state = settled(wanted, "ada")
     found = plan_remove(state, "models")

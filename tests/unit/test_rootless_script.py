@@ -1,4 +1,4 @@
-"""files/rootless.py as a user on a host, with fakes of the set-up tool and of systemd; and files/dockerd-rootless."""
+"""files/rootless.py as a user on a host, with fakes of the setup tool and systemd; and files/dockerd-rootless."""
 
 import json
 import subprocess
@@ -32,7 +32,7 @@ def set_up(script: Any, **files: Any) -> None:
     script.main()
 
 
-def test_files_first_then_the_tool_and_the_mark_stays(script: Any, fakes: Fakes, tmp_path: Path) -> None:
+def test_writes_files_then_runs_tool_and_keeps_marker(script: Any, fakes: Fakes, tmp_path: Path) -> None:
     (tmp_path / "home/old").write_text("x")
     set_up(script, **{"a/b.conf": "text\n", "old": None, "never": None})
     assert (tmp_path / "home/a/b.conf").read_text() == "text\n"
@@ -46,9 +46,7 @@ def test_files_first_then_the_tool_and_the_mark_stays(script: Any, fakes: Fakes,
 
 
 @pytest.mark.parametrize(("works", "flag"), [(True, ""), (False, " --iptables=false")])
-def test_iptables_is_done_without_only_where_it_does_not_work(
-    script: Any, fakes: Fakes, works: bool, flag: str
-) -> None:
+def test_skips_iptables_only_where_it_does_not_work(script: Any, fakes: Fakes, works: bool, flag: str) -> None:
     unit = Path(script.UNIT)
     unit.parent.mkdir(parents=True)
     fakes.add(
@@ -61,7 +59,7 @@ def test_iptables_is_done_without_only_where_it_does_not_work(
     assert unit.read_text() == f"ExecStart=/usr/bin/dockerd-rootless.sh{flag}\n"
 
 
-def test_what_debians_tool_leaves_undone_is_done(script: Any, fakes: Fakes) -> None:
+def test_finishes_setup_that_debians_tool_aborts(script: Any, fakes: Fakes) -> None:
     fakes.add(TOOL, 'echo "docker: not found"; exit 1')
     fakes.add("docker", '[ "$1 $2" != "context inspect" ]')
     set_up(script)
@@ -74,7 +72,7 @@ def test_what_debians_tool_leaves_undone_is_done(script: Any, fakes: Fakes) -> N
     ]
 
 
-def test_a_set_up_that_fails_says_why_and_leaves_its_mark(
+def test_failed_setup_prints_reason_and_keeps_marker(
     script: Any, fakes: Fakes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fakes.add(TOOL, 'echo "[ERROR] RootlessKit failed"; exit 1')
@@ -89,8 +87,8 @@ def test_a_set_up_that_fails_says_why_and_leaves_its_mark(
     assert (tmp_path / "runtime/gpurack-docker-restart").exists()
 
 
-def test_the_wrapper_makes_folders_of_links_and_becomes_dockerd(fakes: Fakes, tmp_path: Path) -> None:
-    """In namespaces of its own mount needs no fake; here it is one, on folders of the test."""
+def test_wrapper_replaces_links_by_folders_and_runs_dockerd(fakes: Fakes, tmp_path: Path) -> None:
+    """The real one mounts in its own namespaces; here mount is a fake on folders of the test."""
     for name in ("etc/cdi", "run/cdi", "real"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / "real").mkdir()

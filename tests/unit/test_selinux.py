@@ -1,4 +1,4 @@
-"""SELinux and firewalld: what is told to the admin, who decides; nothing is relabelled, opened or switched off."""
+"""SELinux and firewalld: reported to the admin, who decides. Nothing is relabelled, opened or disabled."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def errors(label: str | None, info: Any = CONFINED, **fields: Any) -> dict[str, 
     return dict(plan_models(wanted, rocky(label, info), {}, "5a" * 16).errors)
 
 
-def test_weights_that_a_confined_container_may_not_read_are_named_with_the_label_to_give() -> None:
+def test_reports_label_that_containers_cannot_read() -> None:
     assert errors("user_home_t") == {
         "alpha": f"SELinux does not allow containers to read the weights {WEIGHTS} (label user_home_t). "
         "Relabel them: semanage fcontext -a -t container_ro_file_t "
@@ -35,30 +35,30 @@ def test_weights_that_a_confined_container_may_not_read_are_named_with_the_label
 
 
 @pytest.mark.parametrize("label", ["container_file_t", "container_ro_file_t", "usr_t", "nfs_t"])
-def test_readable_labels(label: str) -> None:
+def test_accepts_readable_labels(label: str) -> None:
     assert errors(label) == {}
 
 
-def test_nothing_is_asked_where_docker_or_the_host_does_not_confine() -> None:
+def test_skips_check_without_confinement() -> None:
     assert errors("user_home_t", docker_info(SecurityOptions=["name=seccomp,profile=builtin"])) == {}
     assert errors("user_home_t", docker_info()) == {}
     assert errors(None) == {}
     assert errors("user_home_t", compose={"security_opt": ["label=disable"]}) == {}
 
 
-def test_no_mount_is_relabelled() -> None:
+def test_relabels_no_mount() -> None:
     wanted = models(alpha={"weights": WEIGHTS, "gpus": []})
     plan = plan_models(wanted, rocky("container_file_t"), {}, "5a" * 16)
     assert plan.job
     assert "selinux" not in str(plan.job)
 
 
-def test_labels_of_the_look() -> None:
+def test_parses_labels_of_weights() -> None:
     assert labels([f"unconfined_u:object_r:user_home_t:s0|{WEIGHTS}", "?|/x"]) == {WEIGHTS: "user_home_t"}
 
 
 @pytest.mark.parametrize(("unit", "note"), [("loaded active enabled", True), ("loaded inactive disabled", False)])
-def test_firewalld_is_mentioned_when_docker_comes(unit: str, note: bool) -> None:
+def test_mentions_firewalld_with_new_docker(unit: str, note: bool) -> None:
     state = rocky(None, "", units={"firewalld.service": unit})
     plan = plan_docker(Host(docker=Docker()), state, True)
     reason = next(step.reason for step in plan.steps if step.reason.startswith("install docker-ce"))

@@ -1,4 +1,4 @@
-"""Services in a host's plan: what they connect to, in what order they start, their files, and other hosts."""
+"""Services in the plan of a host: connections, start order, files, and other hosts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def key(name: str) -> dict[str, str]:
 
 
 def lab(**gateway: Any) -> dict[str, Host]:
-    """Two hosts: gateway and page on gpu1, a keyed model on each."""
+    """Two hosts: gateway and web UI on gpu1, a model with a key on each."""
     return check_fleet(
         {
             "gpu1": [
@@ -60,7 +60,7 @@ def plan(spec: Host, **said: Any) -> ModelsPlan:
 
 
 def as_it_runs(spec: Host, **said: Any) -> HostFacts:
-    """The host when all of it runs, but for compose.yaml and the runner."""
+    """The host when everything runs, without compose.yaml and the runner."""
     bare = host_state(**said)
     secrets = read_secrets(spec)
     return host_state(
@@ -76,7 +76,7 @@ def reasons(spec: Host, facts: HostFacts) -> dict[str, list[str]]:
     return {change.model: list(change.reasons) for change in found.changes if change.action != "keep"}
 
 
-def test_services_start_after_what_they_connect_to_on_their_host() -> None:
+def test_services_start_after_their_connections() -> None:
     found = plan(lab()["gpu1"])
     assert found.job
     entries = {model["name"]: model for group in found.job["groups"] for model in group}
@@ -86,8 +86,8 @@ def test_services_start_after_what_they_connect_to_on_their_host() -> None:
     assert entries["gateway"]["url"] == "http://127.0.0.1:4000/health/readiness"
 
 
-def test_how_a_gateway_is_asked() -> None:
-    """By what stands behind it, as its host reaches each; no key is told, only where it lies. A page is not asked."""
+def test_gateway_is_tested_by_requests_of_its_models() -> None:
+    """As its host reaches each model. The payload has paths of keys, no keys. A web UI is not tested."""
     found = plan(lab()["gpu1"])
     assert found.job
     entries = {model["name"]: model for group in found.job["groups"] for model in group}
@@ -101,8 +101,8 @@ def test_how_a_gateway_is_asked() -> None:
     assert {name for name, model in entries.items() if "gateway" in model} == {"gateway"}
 
 
-def test_in_one_group_models_come_before_gateways_and_gateways_before_pages() -> None:
-    """They share a port with each other's predecessors, so they stop and start together."""
+def test_group_starts_models_then_gateways_then_pages() -> None:
+    """Each has the port of another, so they stop and start together."""
     host = lab()["gpu1"]
     moved = check_fleet(
         {"gpu1": [{"models": {"near": {**MODEL, "port": 3000}},
@@ -113,8 +113,8 @@ def test_in_one_group_models_come_before_gateways_and_gateways_before_pages() ->
     assert [[model["name"] for model in group] for group in found.job["groups"]] == [["near", "gateway", "chat"]]
 
 
-def test_the_files_of_a_gateway() -> None:
-    """The keys of the models behind it, of people only the sums, all in its own folder."""
+def test_gateway_files_have_keys_of_models_and_digests_of_clients() -> None:
+    """The keys of the models behind it and the sha256 of clients' keys, all in its own folder."""
     found = plan(lab(keys={"alice": key("ALICE"), "chat": key("PAGE")})["gpu1"])
     assert found.job
     project = found.job["projects"][""]
@@ -134,7 +134,7 @@ def test_the_files_of_a_gateway() -> None:
         )
 
 
-def test_unchanged_services_are_left_alone() -> None:
+def test_keeps_unchanged_services() -> None:
     host = lab()["gpu1"]
     assert reasons(host, as_it_runs(host, names={"gpu2": "10.0.0.9"})) == {}
 
@@ -147,9 +147,7 @@ def test_unchanged_services_are_left_alone() -> None:
         ({"alice": "ALICE"}, {"alice": "BOB"}, "keys.alice changed"),
     ],
 )
-def test_a_persons_key_is_taken_up_by_the_gateway_alone(
-    before: dict[str, str], after: dict[str, str], why: str
-) -> None:
+def test_changed_client_key_recreates_gateway_only(before: dict[str, str], after: dict[str, str], why: str) -> None:
     old, new = (
         lab(keys={"chat": key("PAGE"), **{who: key(name) for who, name in people.items()}})["gpu1"]
         for people in (before, after)
@@ -157,7 +155,7 @@ def test_a_persons_key_is_taken_up_by_the_gateway_alone(
     assert reasons(new, as_it_runs(old)) == {"gateway": [why]}
 
 
-def test_the_key_of_a_model_behind_it_is_taken_up_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_key_of_model_recreates_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
     state = as_it_runs(lab()["gpu1"])
     monkeypatch.setenv("WORKER", "sk-rotated")
     assert reasons(lab()["gpu1"], state) == {
@@ -166,19 +164,19 @@ def test_the_key_of_a_model_behind_it_is_taken_up_too(monkeypatch: pytest.Monkey
     }
 
 
-def test_another_model_is_said_as_such() -> None:
+def test_names_changed_connections() -> None:
     state, fleet = as_it_runs(lab()["gpu1"]), lab(connects_to=["near"])
     assert reasons(fleet["gpu1"], state)["gateway"][0] == 'connects_to ["near", "far on gpu2"] → ["near"]'
 
 
-def test_removed_services_go() -> None:
+def test_removes_services_missing_in_inventory() -> None:
     found = plan_models(check_fleet({"gpu1": [{"models": {}}]})["gpu1"], as_it_runs(lab()["gpu1"]), {}, SALT)
     assert {change.model: change.action for change in found.changes} == dict.fromkeys(
         ("near", "gateway", "chat"), "remove"
     )
 
 
-def test_a_gateway_behind_a_gateway_stands_for_its_models() -> None:
+def test_gateway_behind_gateway_serves_its_models() -> None:
     """So models of another host can stay on loopback; the first gateway has the key of the second."""
     door = {**GATEWAY, "bind": "lan", "api_key": key("PAGE")}
     fleet = check_fleet(
@@ -203,7 +201,7 @@ def test_a_gateway_behind_a_gateway_stands_for_its_models() -> None:
 # --- other hosts -----------------------------------------------------------------------------------------------------
 
 
-def test_a_container_knows_other_hosts_as_its_host_does() -> None:
+def test_container_resolves_other_hosts_like_its_host() -> None:
     host = lab()["gpu1"]
     facts = host_state(names={"gpu2": "10.0.0.9"})
     assert desire("gateway", host, facts, ()).service["extra_hosts"] == ["gpu2:10.0.0.9"]
@@ -226,7 +224,7 @@ def vars_of(facts: HostFacts) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_the_look_asks_for_what_lies_on_other_hosts() -> None:
+def test_snapshot_asks_connections_on_other_hosts() -> None:
     host = lab()["gpu1"]
     assert neighbours.names(host) == ["gpu2"]
     row = ("", "gateway", 1, "/etc/gpurack/secrets/gateway/upstream_key_1", "http://gpu2:8000/v1/models")
@@ -235,7 +233,7 @@ def test_the_look_asks_for_what_lies_on_other_hosts() -> None:
     assert list(neighbours.far(lab()["gpu2"])) == []
 
 
-def test_what_does_not_answer_is_said_of_services_that_run() -> None:
+def test_running_service_reports_silent_connection() -> None:
     host = lab()["gpu1"]
     why = {("", "gateway", 1): "Connection refused"}
     assert neighbours.unreached("gateway", host, host_state(upstreams=why)) == []
@@ -245,7 +243,7 @@ def test_what_does_not_answer_is_said_of_services_that_run() -> None:
 
 
 def shared() -> Host:
-    """One host: a gateway of root's, on a model of its own and one in ada's Docker; and a gateway of ada's on both."""
+    """One host: a gateway in its own Docker, for one model there and one in ada's; and a gateway of ada's for both."""
     models = {
         "hers": {**MODEL, "port": 8000, "bind": "lan", "user": "ada", "api_key": key("WORKER")},
         "near": {**MODEL, "port": 8001, "bind": "lan", "api_key": key("WORKER")},
@@ -255,8 +253,8 @@ def shared() -> Host:
     return check_fleet({"gpu1": [host]})["gpu1"]
 
 
-def test_a_gateway_is_told_in_whose_docker_each_model_of_its_host_is() -> None:
-    """At the address where that container is published, and those of its own Docker first; keys stay its own copies."""
+def test_gateway_payload_names_docker_of_each_model() -> None:
+    """With the published address of the container; models in its own Docker first. Keys remain its own copies."""
     host, state = shared(), host_state(weights={"/w/a.gguf": 1})
     told = {name: runner.gateway(name, host, state)["behind"] for name in host.services}
     folder = {name: paths.container_file(host.services[name].dockerd, name, "upstream_key_") for name in told}
@@ -270,8 +268,8 @@ def test_a_gateway_is_told_in_whose_docker_each_model_of_its_host_is() -> None:
     assert (far["serves"], "user" in far, "name" in far) == (["far"], False, False)
 
 
-def test_the_look_sends_no_key_to_models_of_the_services_own_host() -> None:
-    """Each is asked by itself, as its user and only while it runs; what it answered is what is said of the service."""
+def test_snapshot_sends_no_key_to_connections_on_same_host() -> None:
+    """Each model is asked itself, as its user and only while it runs. Its answer counts for the service."""
     host = shared()
     assert list(neighbours.questions(host)) == []
     bare = host_state()
@@ -300,7 +298,7 @@ def refused(gpu1: dict[str, Any], **others: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("bind", ["loopback", "127.0.0.1", "::1"])
-def test_a_loopback_bound_model_of_another_host_is_refused(bind: str) -> None:
+def test_refuses_loopback_model_of_other_host(bind: str) -> None:
     assert refused(
         {"services": {"gateway": {**GATEWAY, "connects_to": ["far"]}}},
         gpu2={"models": {"far": {**MODEL, "port": 8000, "bind": bind}}},
@@ -310,7 +308,7 @@ def test_a_loopback_bound_model_of_another_host_is_refused(bind: str) -> None:
     ]  # fmt: skip
 
 
-def test_a_page_needs_a_key_of_its_own_where_everybody_has_one() -> None:
+def test_requires_own_key_for_page_of_keyed_models() -> None:
     models = {"near": {**MODEL, "port": 8000}}
     gateway = {**GATEWAY, "keys": {"alice": key("ALICE")}}
     assert refused({"models": models, "services": {"gateway": gateway, "chat": CHAT}}) == [
@@ -319,14 +317,14 @@ def test_a_page_needs_a_key_of_its_own_where_everybody_has_one() -> None:
     ]
 
 
-def test_two_people_have_two_keys() -> None:
+def test_refuses_same_key_for_two_clients() -> None:
     gateway = {**GATEWAY, "keys": {"alice": key("ALICE"), "bob": key("ALICE")}}
     assert refused({"models": {"near": {**MODEL, "port": 8000}}, "services": {"gateway": gateway}}) == [
         "gpu1 services.gateway.keys.bob: is the same key as keys.alice. Give each its own key."
     ]
 
 
-def test_keys_belong_to_gateways() -> None:
+def test_refuses_keys_of_models() -> None:
     assert refused({"models": {"near": {**MODEL, "port": 8000, "keys": {"alice": key("ALICE")}}}}) == [
         "gpu1 models.near.keys: `keys` has no effect on llama.cpp. Only litellm (a key for each client) and "
         "open-webui (its first account) have `keys`. Use `api_key`, or put a gateway in front."

@@ -1,4 +1,4 @@
-"""The simulated driver: nvidia-smi answers as the real one, and the tests' control turns what it says."""
+"""The simulated driver: nvidia-smi answers like the real one, and the tests' control changes its answers."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def gpus(root: Path) -> Iterator[SimulatedGpus]:
-    """The control, with this machine under another root as the host."""
+    """The control of a simulated host in a folder of this machine."""
 
     def as_root(command: str) -> str:
         here = command.replace(GPUSIM, str(files()[GPUSIM][0])).replace("/var/lib/gpusim", f"{root}/var/lib/gpusim")
@@ -47,7 +47,7 @@ def smi(root: Path) -> Smi:
 
 
 def boot(root: Path) -> None:
-    """As a host boots: /run is empty then."""
+    """Like the boot of a host: /run is empty then."""
     for path in (root / "run/gpusim").iterdir():
         path.unlink()
     subprocess.run([files()[GPUSIM][0], "boot"], check=True)
@@ -59,13 +59,13 @@ def csv(smi: Smi, fields: str, *arguments: str) -> list[list[str]]:
     return [line.split(", ") for line in done.stdout.splitlines()]
 
 
-def test_lists_four_cards(gpus: SimulatedGpus, smi: Smi) -> None:
+def test_lists_four_gpus(gpus: SimulatedGpus, smi: Smi) -> None:
     assert len(set(gpus.uuids)) == 4
     expected = "".join(f"GPU {i}: NVIDIA A30 (UUID: {uuid})\n" for i, uuid in enumerate(gpus.uuids))
     assert smi("-L").stdout == expected
 
 
-def test_uuids_follow_from_the_hosts_name(root: Path, gpus: SimulatedGpus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uuids_follow_from_host_name(root: Path, gpus: SimulatedGpus, monkeypatch: pytest.MonkeyPatch) -> None:
     before = gpus.uuids
     gpus.reset()
     assert gpus.uuids == before
@@ -74,7 +74,7 @@ def test_uuids_follow_from_the_hosts_name(root: Path, gpus: SimulatedGpus, monke
     assert not set(gpus.uuids) & set(before)
 
 
-def test_answers_the_recorded_query_in_the_recorded_form(gpus: SimulatedGpus, smi: Smi) -> None:
+def test_answers_recorded_query_in_recorded_form(gpus: SimulatedGpus, smi: Smi) -> None:
     fields = "index,uuid,name,memory.total,memory.used,driver_version,compute_cap,mig.mode.current,pci.bus_id"
     header, first, *_ = smi(f"--query-gpu={fields}", "--format=csv").stdout.splitlines()
     assert header == (
@@ -88,7 +88,7 @@ def test_answers_the_recorded_query_in_the_recorded_form(gpus: SimulatedGpus, sm
     assert csv(smi, "index", "-i", "00000000:ca:00.0") == [["2"]]
 
 
-def test_the_table_is_as_wide_as_the_real_one(gpus: SimulatedGpus, smi: Smi) -> None:
+def test_table_is_as_wide_as_real_one(gpus: SimulatedGpus, smi: Smi) -> None:
     gpus.foreign(1, 5000)
     lines = [line for line in smi().stdout.splitlines() if line]
     assert {len(line) for line in lines} == {91}
@@ -106,13 +106,13 @@ def test_the_table_is_as_wide_as_the_real_one(gpus: SimulatedGpus, smi: Smi) -> 
         (("-q",), 2, "ERROR: Option -q is not recognized. Please run 'nvidia-smi -h' for help."),
     ],
 )
-def test_refuses_what_it_does_not_know(smi: Smi, arguments: tuple[str, ...], code: int, text: str) -> None:
+def test_refuses_unknown_options(smi: Smi, arguments: tuple[str, ...], code: int, text: str) -> None:
     done = smi(*arguments)
     assert (done.returncode, done.stderr) == (code, "")
     assert done.stdout.startswith(text)
 
 
-def test_swapped_cards_keep_uuid_and_slot(root: Path, gpus: SimulatedGpus, smi: Smi) -> None:
+def test_swapped_gpus_keep_uuid_and_slot(root: Path, gpus: SimulatedGpus, smi: Smi) -> None:
     a, b, c, d = gpus.uuids
     node = (root / "dev/nvidia0").readlink()
     gpus.swap(0, 3)
@@ -127,7 +127,7 @@ def test_swapped_cards_keep_uuid_and_slot(root: Path, gpus: SimulatedGpus, smi: 
     assert csv(smi, "uuid")[0] == [d]
 
 
-def test_a_lost_card_fails_the_whole_query_until_the_boot(root: Path, gpus: SimulatedGpus, smi: Smi) -> None:
+def test_lost_gpu_fails_whole_query_until_boot(root: Path, gpus: SimulatedGpus, smi: Smi) -> None:
     gpus.lose(3)
     text = (
         "Unable to determine the device handle for GPU0000:E1:00.0: GPU is lost.  Reboot the system to recover this GPU"
@@ -142,7 +142,7 @@ def test_a_lost_card_fails_the_whole_query_until_the_boot(root: Path, gpus: Simu
     assert len(csv(smi, "index")) == 4
 
 
-def test_a_mismatch_ends_with_the_boot_in_the_new_version(root: Path, gpus: SimulatedGpus, smi: Smi) -> None:
+def test_driver_mismatch_ends_at_boot(root: Path, gpus: SimulatedGpus, smi: Smi) -> None:
     gpus.mismatch("580.95.05")
     done = smi("-L")
     assert done.returncode == 18
@@ -154,7 +154,7 @@ def test_a_mismatch_ends_with_the_boot_in_the_new_version(root: Path, gpus: Simu
     assert csv(smi, "driver_version")[0] == [DRIVER_VERSION]
 
 
-def test_a_foreign_process_is_a_process(gpus: SimulatedGpus, smi: Smi) -> None:
+def test_lists_foreign_process(gpus: SimulatedGpus, smi: Smi) -> None:
     pid = gpus.foreign(2, 9000, "python")
     assert Path(f"/proc/{pid}/comm").read_text() == "python\n"
     query = ("--query-compute-apps=gpu_uuid,pid,process_name,used_memory", "--format=csv")
@@ -170,9 +170,9 @@ def test_a_foreign_process_is_a_process(gpus: SimulatedGpus, smi: Smi) -> None:
     assert [row[0] for row in csv(smi, "memory.used")] == ["0", "0", "0", "0"]
 
 
-def test_a_late_driver_is_not_there_at_boot(root: Path, gpus: SimulatedGpus, smi: Smi) -> None:
+def test_late_driver_is_missing_at_boot(root: Path, gpus: SimulatedGpus, smi: Smi) -> None:
     gpus.late(60)
-    assert smi("-L").returncode == 0  # only from the next boot on
+    assert smi("-L").returncode == 0  # only after the next boot
     boot(root)
     done = smi("-L")
     assert done.returncode == 9
@@ -181,7 +181,7 @@ def test_a_late_driver_is_not_there_at_boot(root: Path, gpus: SimulatedGpus, smi
     assert smi("-L").returncode == 0
 
 
-def test_a_container_sees_the_cards_it_was_given(root: Path, gpus: SimulatedGpus, smi: Smi) -> None:
+def test_container_sees_its_gpus(root: Path, gpus: SimulatedGpus, smi: Smi) -> None:
     # A container has no /proc/driver/nvidia and only some of the nodes, and numbers its cards from 0.
     (root / "proc/driver/nvidia/version").unlink()
     for given_away in (0, 2):
@@ -192,6 +192,6 @@ def test_a_container_sees_the_cards_it_was_given(root: Path, gpus: SimulatedGpus
     assert smi("-L").returncode == 9
 
 
-def test_host_image_gets_what_exists() -> None:
+def test_host_image_gets_existing_files() -> None:
     assert all(source.is_file() for source, _ in files().values())
     assert all(f"/usr/lib/systemd/system/{unit}" in files() for unit in UNITS)

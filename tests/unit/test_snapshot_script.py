@@ -1,4 +1,4 @@
-"""files/snapshot.sh: in every shell there is, and run here with fakes of the commands that it asks."""
+"""files/snapshot.sh, in every available shell, with fakes of the commands that it runs."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ H200 = "0, GPU-45c1f5da, NVIDIA H200, 143771, 0, 580.159.04, 9.0, 00000000:00:06
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 @pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
-def test_it_parses(shell: list[str], script: Path) -> None:
+def test_parses_in_every_shell(shell: list[str], script: Path) -> None:
     done = subprocess.run([*shell, "-n", str(script)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -30,7 +30,7 @@ def test_it_parses(shell: list[str], script: Path) -> None:
     not shutil.which("shellcheck"),
     reason="shellcheck is no dependency (apt-get install shellcheck); the shells above parse the script all the same",
 )
-def test_shellcheck_finds_nothing() -> None:
+def test_passes_shellcheck() -> None:
     done = subprocess.run(
         ["shellcheck", "--shell=sh", "--severity=warning", "--exclude=SC2034,SC2154", *map(str, SCRIPTS)],
         capture_output=True,
@@ -42,7 +42,7 @@ def test_shellcheck_finds_nothing() -> None:
 
 @pytest.fixture
 def host(fakes: Fakes) -> Fakes:
-    """Docker with two containers, and one card."""
+    """Docker with two containers, and one GPU."""
     fakes.state("info", {"ServerVersion": "28.5.2"})
     state = {"Status": "running", "ExitCode": 0, "Error": "", "Pid": 7, "StartedAt": "2026-11-20"}
     one = {
@@ -83,7 +83,7 @@ def look(shell: list[str], text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
-def test_what_it_prints_is_understood(shell: list[str], host: Fakes, tmp_path: Path) -> None:
+def test_output_is_parsed(shell: list[str], host: Fakes, tmp_path: Path) -> None:
     weights = tmp_path / "a weight's.gguf"
     weights.write_bytes(b"123")
     wanted = models(alpha={"weights": str(weights)}, beta={"weights": "/no/such.gguf"})
@@ -118,7 +118,7 @@ def test_what_it_prints_is_understood(shell: list[str], host: Fakes, tmp_path: P
     ],
     ids=["lost", "mismatch", "no driver"],
 )
-def test_a_complaint_of_nvidia_smi_is_carried_home(host: Fakes, answer: str, code: int, message: str) -> None:
+def test_reports_error_of_nvidia_smi(host: Fakes, answer: str, code: int, message: str) -> None:
     host.state("answer", answer)
     host.add("nvidia-smi", f'case "$*" in *compute-apps*) ;; *) cat "$STATE/answer"; exit {code};; esac')
     seen = Snapshot().process(look(["sh"], script(questions(models(alpha={})))))
@@ -126,18 +126,18 @@ def test_a_complaint_of_nvidia_smi_is_carried_home(host: Fakes, answer: str, cod
     assert message in seen.driver.message
 
 
-def test_a_docker_that_does_not_answer_is_no_docker(host: Fakes) -> None:
+def test_silent_docker_is_missing(host: Fakes) -> None:
     host.add("docker", "echo Cannot connect to the Docker daemon >&2; exit 1")
     seen = Snapshot().process(look(["sh"], script(questions(models(alpha={})))))
     assert (seen.trouble, seen.docker, seen.containers, seen.probes) == ("", {}, (), {})
 
 
-def test_a_probe_that_gets_nothing_says_why(host: Fakes) -> None:
+def test_probe_without_answer_has_reason(host: Fakes) -> None:
     host.add("curl", 'echo "curl: (28) Operation timed out" >&2; printf "\\n000"; exit 28')
     probe = Snapshot().process(look(["sh"], script(questions(models(alpha={}))))).probes["", "alpha"]
     assert (probe.status, probe.body.strip()) == (0, "curl: (28) Operation timed out")
 
 
-def test_questions_are_quoted() -> None:
+def test_quotes_questions() -> None:
     text = script(questions(models(alpha={"weights": "/w/it's; $(reboot).gguf"})))
     assert "WEIGHTS='/w/it'\"'\"'s; $(reboot).gguf'\n" in text

@@ -1,4 +1,4 @@
-"""One table of stages: what a deploy runs and what `plan --live` shows."""
+"""The table of stages, which a run and `plan --live` share."""
 
 from dataclasses import replace
 
@@ -12,14 +12,14 @@ BARE = host_state(gpus=1)
 ADA = {"docker": {"rootless": {"ada": {}}}}
 
 
-def test_the_order_of_a_run() -> None:
+def test_has_order_of_a_run() -> None:
     assert [stage.name for stage in STAGES] == [
         "Docker", "NVIDIA Container Toolkit", "daemon.json", "Rootless Docker",
         "Models", "Jobs", "Models of jobs", "Connections",
     ]  # fmt: skip
 
 
-def test_a_stage_that_the_inventory_does_not_ask_for_is_left_out() -> None:
+def test_omits_stages_that_inventory_does_not_need() -> None:
     plain = models(alpha={})
     assert [stage.name for stage in STAGES if stage.applies(plain)] == [
         "Docker", "NVIDIA Container Toolkit", "daemon.json", "Models",
@@ -28,7 +28,7 @@ def test_a_stage_that_the_inventory_does_not_ask_for_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("stage", SET_UP, ids=lambda stage: stage.name)
-def test_live_shows_the_changes_and_errors_of_every_stage(stage: object) -> None:
+def test_live_shows_changes_and_errors_of_every_stage(stage: object) -> None:
     wanted = spec({**ADA, "models": {"alpha": {"port": 8000, "gpus": [0]}}, "hardware": {"A30": 4}})
     state = replace(BARE, users={"ada": User(1001, 1001, "/home/ada")})
     shown = list(findings(wanted, state, Run()))
@@ -38,7 +38,7 @@ def test_live_shows_the_changes_and_errors_of_every_stage(stage: object) -> None
         assert ("change", step.reason) in shown
 
 
-def test_live_names_a_user_who_cannot_have_a_docker() -> None:
+def test_live_reports_user_without_docker() -> None:
     wanted = spec({**ADA, "models": {"alpha": {"port": 8000, "user": "ada"}}})
     errors = [text for kind, text in findings(wanted, BARE, Run()) if kind == "error"]
     assert [error for error in errors if error.startswith("alpha: ")]

@@ -1,6 +1,6 @@
-"""The stand-ins of engines refuse what their engines refuse: flags, values and variables that they do not know.
+"""Stand-ins of engines refuse what the engines refuse: unknown flags, values and variables.
 
-What they take ends a step later, at weights that are not there.
+Arguments that they accept fail a step later, because the weights are missing.
 """
 
 import json
@@ -37,7 +37,7 @@ def test_accepts_the_arguments_of_every_case(engine: str) -> None:
 
 
 def bare(engine: str, words: list[str]) -> subprocess.CompletedProcess[str]:
-    """Without the weights of BEGIN, which the words name themselves."""
+    """The command without the weights of BEGIN."""
     env = {"PATH": os.environ["PATH"], "STANDIN_VERSION": "1", "STANDIN_TAG": "1"}
     return forked.run_script(STANDINS / PROGRAM[engine], *words, env=env)
 

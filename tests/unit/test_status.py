@@ -1,4 +1,4 @@
-"""`gpurack status`: what it says of hosts, GPUs and models, for snapshots that a host could give."""
+"""`gpurack status`: hosts, GPUs and models, for possible snapshots."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ NOW = datetime(2026, 11, 20, 9, 0, tzinfo=UTC)
 
 
 def ago(**time: float) -> str:
-    """A moment before NOW as Docker writes it."""
+    """A moment before NOW, in Docker's format."""
     return (NOW - timedelta(**time)).strftime("%Y-%m-%dT%H:%M:%S.000000001Z")
 
 
 def one(**container: Any) -> tuple[Host, Container]:
-    """A lab's only model, and its container."""
+    """The only model of a lab, and its container."""
     wanted = models(alpha={})
     return wanted, replace(running(wanted, "alpha", host_state()), **container)
 
 
 def status_of(spec: Host, *containers: Container, **said: Any) -> ModelStatus:
-    """What is said of `alpha`."""
+    """The status of `alpha`."""
     [model] = host_status("gpu1", spec, host_state(containers=containers, **said), NOW).models
     return model
 
 
-def test_ready_since_it_was_started_with_what_it_served() -> None:
+def test_shows_start_and_counter_of_ready_model() -> None:
     wanted, container = one(started=ago(days=6))
     found = status_of(
         wanted, container, probes={"alpha": [200, '{"data":[{"id":"alpha"}]}']}, counters={"alpha": 1234.0}
@@ -73,12 +73,12 @@ def test_ready_since_it_was_started_with_what_it_served() -> None:
         ),
     ],
 )
-def test_why_a_model_is_not_ready(container: dict[str, Any], probe: list[Any] | None, text: str) -> None:
+def test_shows_why_model_is_not_ready(container: dict[str, Any], probe: list[Any] | None, text: str) -> None:
     wanted, found = one(**container)
     assert state_text(status_of(wanted, found, probes={"alpha": probe} if probe else {}), NOW) == text
 
 
-def test_a_model_without_container_one_that_is_disabled_and_a_host_without_docker() -> None:
+def test_shows_missing_and_disabled_models_and_missing_docker() -> None:
     assert state_text(status_of(models(alpha={})), NOW) == "DOWN: no container"
     off = status_of(models(alpha={"enabled": False}))
     assert (off.state, off.endpoint, state_text(off, NOW)) == ("disabled", "", "disabled")
@@ -89,7 +89,7 @@ def test_a_model_without_container_one_that_is_disabled_and_a_host_without_docke
 
 
 def lost_card(xids: tuple[Xid, ...] = ()) -> tuple[Host, HostFacts]:
-    """Four cards, of which number 2 is lost; beta has it."""
+    """Four GPUs, of which number 2 is lost; beta has it."""
     wanted = spec({"hardware": {"A30": 4}, "models": {"beta": {"gpus": [1, 2], "port": 8001}}})
     whole = host_state(gpus=4)
     pci = {f"0000:{place}:00.0": uuid(card) for card, place in enumerate(("17", "65", "ca", "e1"))}
@@ -101,7 +101,7 @@ def lost_card(xids: tuple[Xid, ...] = ()) -> tuple[Host, HostFacts]:
     return wanted, facts
 
 
-def test_a_lost_card_says_since_when_why_and_what_had_it() -> None:
+def test_shows_when_and_why_gpu_was_lost_and_its_models() -> None:
     xid = Xid("0000:ca:00", 79, datetime(2026, 11, 20, 2, 11, tzinfo=UTC))
     host = host_status("gpu1", *lost_card((xid,)), NOW)
     assert host.state == "DEGRADED"
@@ -117,9 +117,7 @@ def test_a_lost_card_says_since_when_why_and_what_had_it() -> None:
     ("numbers", "said"),
     [((31, 79, 154), "02:02 (Xid 79,"), ((31, 119), "02:02 (Xid 119,"), ((79, 31, 79), "02:01 (Xid 79,")],
 )
-def test_a_lost_card_was_lost_by_its_fall_and_not_by_what_a_program_did_before(
-    numbers: tuple[int, ...], said: str
-) -> None:
+def test_ignores_earlier_xids_of_lost_gpu(numbers: tuple[int, ...], said: str) -> None:
     xids = tuple(
         Xid("0000:ca:00", number, datetime(2026, 11, 20, 2, minute, tzinfo=UTC))
         for minute, number in enumerate(numbers, start=1)
@@ -128,12 +126,12 @@ def test_a_lost_card_was_lost_by_its_fall_and_not_by_what_a_program_did_before(
     assert trouble.startswith(f"GPU 2 lost since 2026-11-20 {said} GPU-")
 
 
-def test_a_lost_card_of_which_the_kernel_says_nothing() -> None:
+def test_shows_lost_gpu_without_kernel_log() -> None:
     [trouble] = host_status("gpu1", *lost_card(), NOW).errors
     assert trouble == "GPU 2 lost (GPU-0000…, PCI ca:00.0). Reboot the host. Affected models: beta."
 
 
-def test_no_driver_a_mismatch_and_cards_that_are_not_there() -> None:
+def test_reports_missing_driver_mismatch_and_missing_gpus() -> None:
     wanted = spec({"hardware": {"A30": 4}, "models": {"beta": {"gpus": [1], "port": 8001}}})
 
     def troubles(facts: HostFacts) -> str:
@@ -146,7 +144,7 @@ def test_no_driver_a_mismatch_and_cards_that_are_not_there() -> None:
     assert troubles(host_state(gpus=3)) == "1 of the 4 GPUs in `hardware` are missing."
 
 
-def test_a_host_out_of_reach_takes_its_models_with_it() -> None:
+def test_unreachable_host_has_unknown_models() -> None:
     fleet = {"gpu1": models(alpha={}), "gpu2": models(off={"enabled": False})}
     trouble = "could not connect: Connection refused"
     lab = lab_status(fleet, {"gpu1": HostFacts(trouble=trouble), "gpu2": host_state()}, NOW)
@@ -156,7 +154,7 @@ def test_a_host_out_of_reach_takes_its_models_with_it() -> None:
     assert summary(lab) == "0 of 1 ready, 1 unknown. 1 host needs attention: gpu1."
 
 
-def test_one_that_is_loading_is_no_reason_to_wake_anybody() -> None:
+def test_loading_model_is_well() -> None:
     wanted, container = one(started=ago(seconds=3))
     lab = [host_status("gpu1", wanted, host_state(containers=[container], probes={"alpha": [503, ""]}), NOW)]
     assert is_well(lab)
@@ -165,7 +163,7 @@ def test_one_that_is_loading_is_no_reason_to_wake_anybody() -> None:
 
 @pytest.fixture
 def lab() -> list[HostStatus]:
-    """A degraded host, and one whose name is not what HTML expects."""
+    """A degraded host, and one with special characters of HTML in its name."""
     wanted, state = lost_card()
     return [
         host_status("gpu1", wanted, replace(state, gpus=tuple(replace(g, utilization=63) for g in state.gpus)), NOW),
@@ -173,7 +171,7 @@ def lab() -> list[HostStatus]:
     ]
 
 
-def test_what_a_terminal_shows(lab: list[HostStatus]) -> None:
+def test_prints_terminal_output(lab: list[HostStatus]) -> None:
     console = Console(file=(out := StringIO()), width=160, highlight=False)
     show(console, lab)
     text = out.getvalue()
@@ -184,7 +182,7 @@ def test_what_a_terminal_shows(lab: list[HostStatus]) -> None:
     assert text.splitlines()[-1] == "0 of 2 ready, 1 down, 1 unknown. 2 hosts need attention: gpu1, <b>."
 
 
-def test_the_json_holds_the_same(lab: list[HostStatus]) -> None:
+def test_json_has_same_facts(lab: list[HostStatus]) -> None:
     data = json.loads(json.dumps(as_data(lab)))
     assert data["summary"] == summary(lab)
     assert data["hosts"]["gpu1"]["state"] == "SICK"
@@ -193,7 +191,7 @@ def test_the_json_holds_the_same(lab: list[HostStatus]) -> None:
     assert data["hosts"]["<b>"]["models"]["alpha"]["state"] == "DOWN"
 
 
-def test_the_page_is_one_file_and_quotes_what_comes_from_hosts(lab: list[HostStatus], tmp_path: Path) -> None:
+def test_page_is_one_file_and_escapes_host_output(lab: list[HostStatus], tmp_path: Path) -> None:
     page = tmp_path / "lab.html"
     lab = [replace(lab[0], notes=("the container <x> is not gpurack's.",)), *lab[1:]]
     write_page(page, lab, "lab", NOW)

@@ -1,4 +1,4 @@
-"""The models of the testbed: what is written is a GGUF file whose token chain spells the sentence."""
+"""The models of the testbed: GGUF files whose chain of tokens spells a sentence."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _value(data: bytes, at: int, kind: int) -> tuple[Any, int]:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, array.array[float]]]:
-    """Read a GGUF file of float32 tensors, by the format's description and not by the writer's code."""
+    """Read a GGUF file of float32 tensors by the format's description, not by the writer's code."""
     data = path.read_bytes()
     magic, version, tensors, pairs = struct.unpack_from("<4sIQQ", data)
     assert (magic, version) == (b"GGUF", 3)
@@ -63,7 +63,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, array.array[float]]]:
 
 
 @pytest.mark.parametrize("sentence", [*gguf_models.SENTENCES.values(), "the cat and the dog and the the the end."])
-def test_the_chain_of_tokens_spells_the_sentence(tmp_path: Path, sentence: str) -> None:
+def test_token_chain_spells_sentence(tmp_path: Path, sentence: str) -> None:
     path = tmp_path / "model.gguf"
     gguf_models.say(path, sentence)
     metadata, tensors = _read(path)
@@ -83,7 +83,7 @@ def test_the_chain_of_tokens_spells_the_sentence(tmp_path: Path, sentence: str) 
     assert not any(tensors["blk.0.ffn_down.weight"])
 
 
-def test_served_models_are_made_once_and_made_again_when_damaged(tmp_path: Path) -> None:
+def test_models_are_made_once_and_again_when_damaged(tmp_path: Path) -> None:
     first = gguf_models.served(tmp_path, "alpha")
     assert first.sha256 == hashlib.sha256(first.path.read_bytes()).hexdigest()
     before = first.path.stat().st_mtime_ns

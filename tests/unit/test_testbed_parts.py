@@ -1,4 +1,4 @@
-"""The testbed's parts that need no machine: its cache, its names, what prepared hosts are made of."""
+"""Parts of the testbed that need no host: its cache, its names, the contents of prepared hosts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "gpurack-testbed"
 
 
-def test_a_result_is_made_once_for_each_recipe(home: Path) -> None:
+def test_makes_result_once_for_each_recipe(home: Path) -> None:
     made = []
 
     def make(folder: Path) -> None:
@@ -32,7 +32,7 @@ def test_a_result_is_made_once_for_each_recipe(home: Path) -> None:
     assert (first / "image.tar").read_text() == "whole"
 
 
-def test_what_a_broken_attempt_left_is_not_taken_for_the_result(home: Path) -> None:
+def test_discards_result_of_failed_attempt(home: Path) -> None:
     def broken(folder: Path) -> None:
         (folder / "half").write_text("")
         raise TestbedError("no network")
@@ -44,7 +44,7 @@ def test_what_a_broken_attempt_left_is_not_taken_for_the_result(home: Path) -> N
     assert not list(home.glob("*.partial"))
 
 
-def test_a_recipe_is_told_apart_by_the_content_of_its_files(tmp_path: Path) -> None:
+def test_recipe_follows_content_of_files(tmp_path: Path) -> None:
     file = tmp_path / "unit"
     file.write_text("one")
     before = cache.digest(file)
@@ -52,7 +52,7 @@ def test_a_recipe_is_told_apart_by_the_content_of_its_files(tmp_path: Path) -> N
     assert cache.digest(file) != before
 
 
-def test_what_tools_keep_beside_sources_makes_no_new_recipe(tmp_path: Path) -> None:
+def test_ignores_files_of_tools_beside_sources(tmp_path: Path) -> None:
     for name in ("b.py", "a/__init__.py", ".ruff_cache/0.1/2", "a/__pycache__/b.pyc"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -70,18 +70,18 @@ def test_what_tools_keep_beside_sources_makes_no_new_recipe(tmp_path: Path) -> N
         ("cpu", "cpu"),
     ],
 )
-def test_a_hosts_kind_follows_from_its_name(name: str, kind: str) -> None:
+def test_kind_follows_from_host_name(name: str, kind: str) -> None:
     assert hosts.kind_of(name) == kind
 
 
-def test_a_name_without_a_kind_is_refused_with_the_remedy() -> None:
+def test_refuses_name_without_kind() -> None:
     with pytest.raises(TestbedError, match="--kind"):
         hosts.kind_of("apple1")
 
 
 @pytest.fixture
 def key(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The public key of the testbed's repositories; served models are made in a folder of the test's own."""
+    """The public key of the testbed's repositories. Served models are made in the test's own folder."""
     monkeypatch.setattr(services, "WEIGHTS", tmp_path)
     path = home / "signing" / "public.asc"
     path.parent.mkdir(parents=True)

@@ -1,6 +1,6 @@
-"""The stand-ins for the NVIDIA Container Toolkit behave as the real programs do, case by case.
+"""The stand-ins for the NVIDIA Container Toolkit behave like the real programs, case by case.
 
-golden.tsv was recorded with the real 1.20.0 programs; conformance.py is the script that recorded it.
+golden.tsv was recorded by conformance.py with the real programs of 1.20.0.
 """
 
 import json
@@ -23,7 +23,7 @@ GOLDEN = {line.split("\t")[0]: line for line in (CONFORMANCE / "golden.tsv").rea
 
 @pytest.fixture(scope="module")
 def programs() -> Iterator[Path]:
-    # Not under pytest's own folder, which lets no other user in: some cases run the programs as nobody.
+    # Not in pytest's own folder, which other users cannot enter: some cases run the programs as nobody.
     with tempfile.TemporaryDirectory(prefix="gpurack-toolkit.") as folder:
         Path(folder).chmod(0o755)
         programs = lay_out(Path(folder), "1.20.0")
@@ -34,7 +34,7 @@ def programs() -> Iterator[Path]:
 
 @pytest.fixture
 def ctk(programs: Path, tmp_path: Path):
-    """Runs nvidia-ctk in an empty folder: (arguments, environment) -> the finished process."""
+    """Run nvidia-ctk in an empty folder: (arguments, environment) -> the finished process."""
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         env = {"PATH": os.environ["PATH"], "TZ": "UTC", **environment}
@@ -45,20 +45,20 @@ def ctk(programs: Path, tmp_path: Path):
 
 @pytest.fixture(scope="module")
 def recorded(programs: Path) -> dict[str, str]:
-    """What conformance.py records of the stand-ins: case -> line."""
+    """What conformance.py records with the stand-ins: case -> line."""
     command = [sys.executable, CONFORMANCE / "conformance.py", programs]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return {line.split("\t")[0]: line for line in done.stdout.splitlines()}
 
 
 @pytest.mark.parametrize("case", GOLDEN)
-def test_equals_the_real_programs(case: str, recorded: dict[str, str]) -> None:
+def test_equals_real_programs(case: str, recorded: dict[str, str]) -> None:
     if case.startswith("rc.nonroot") and os.geteuid() != 0:
         pytest.skip("Only root can become another user, which this case needs.")
     assert recorded[case] == GOLDEN[case]
 
 
-def test_no_case_beyond_the_recorded_ones(recorded: dict[str, str]) -> None:
+def test_knows_every_recorded_case(recorded: dict[str, str]) -> None:
     assert set(recorded) <= set(GOLDEN)
 
 
@@ -81,7 +81,7 @@ CONFIGURE = ("runtime", "configure", "--runtime=docker", "--config=d.json")
         (b'"x"', "json: cannot unmarshal string into Go value of type docker.Config"),
     ],
 )
-def test_what_is_no_daemon_json_is_refused_and_left_alone(ctk, tmp_path: Path, content: bytes, reason: str) -> None:
+def test_refuses_and_keeps_invalid_daemon_json(ctk, tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "d.json").write_bytes(content)
     done = ctk(*CONFIGURE)
     assert done.returncode == 1
@@ -99,7 +99,7 @@ def test_what_is_no_daemon_json_is_refused_and_left_alone(ctk, tmp_path: Path, c
         ('{"s":"\\ud83d\\ude00 \\ud83d"}', ['"s": "\U0001f600 \ufffd"']),
     ],
 )
-def test_rewrites_as_go_marshals(ctk, tmp_path: Path, content: str, kept: list[str]) -> None:
+def test_formats_json_like_go(ctk, tmp_path: Path, content: str, kept: list[str]) -> None:
     (tmp_path / "d.json").write_text(content)
     assert ctk(*CONFIGURE).returncode == 0
     written = (tmp_path / "d.json").read_text()
@@ -109,7 +109,7 @@ def test_rewrites_as_go_marshals(ctk, tmp_path: Path, content: str, kept: list[s
 
 
 @pytest.mark.parametrize("content", ['{"runtimes":null}', '{"runtimes":[]}'])
-def test_runtimes_of_another_type_panic(ctk, tmp_path: Path, content: str) -> None:
+def test_panics_for_runtimes_of_other_type(ctk, tmp_path: Path, content: str) -> None:
     (tmp_path / "d.json").write_text(content)
     done = ctk(*CONFIGURE)
     assert done.returncode == 2
@@ -117,7 +117,7 @@ def test_runtimes_of_another_type_panic(ctk, tmp_path: Path, content: str) -> No
     assert (tmp_path / "d.json").read_text() == content
 
 
-def test_runtime_is_replaced_wholesale_and_others_stay(ctk, tmp_path: Path) -> None:
+def test_replaces_whole_runtime_and_keeps_others(ctk, tmp_path: Path) -> None:
     old = {"runtimes": {"nvidia": {"path": "/x", "runtimeArgs": ["--debug"]}, "runsc": {"path": "/r"}}}
     (tmp_path / "d.json").write_text(json.dumps(old))
     assert ctk(*CONFIGURE).returncode == 0
@@ -125,7 +125,7 @@ def test_runtime_is_replaced_wholesale_and_others_stay(ctk, tmp_path: Path) -> N
     assert new == {"runtimes": {"nvidia": {"args": [], "path": "nvidia-container-runtime"}, "runsc": {"path": "/r"}}}
 
 
-def test_a_link_is_written_through_and_a_folder_refused(ctk, tmp_path: Path) -> None:
+def test_writes_through_link_and_refuses_folder(ctk, tmp_path: Path) -> None:
     (tmp_path / "d.json").symlink_to("real.json")
     assert ctk(*CONFIGURE).returncode == 0
     assert (tmp_path / "d.json").is_symlink()
@@ -136,7 +136,7 @@ def test_a_link_is_written_through_and_a_folder_refused(ctk, tmp_path: Path) -> 
     assert "unable to read config: read folder: is a directory" in done.stderr
 
 
-def test_flags_are_parsed_as_go_does(ctk) -> None:
+def test_parses_flags_like_go(ctk) -> None:
     assert ctk("runtime", "configure", "-config", "x.json", "stray", "-dry-run").returncode == 0
     done = ctk("runtime", "configure", "--bogus")
     assert done.returncode == 1
@@ -154,7 +154,7 @@ def test_flags_are_parsed_as_go_does(ctk) -> None:
         ('x = "open', "(1, 6): unclosed string"),
     ],
 )
-def test_what_is_no_toml_is_refused(ctk, tmp_path: Path, content: str, reason: str) -> None:
+def test_refuses_invalid_toml(ctk, tmp_path: Path, content: str, reason: str) -> None:
     (tmp_path / "c.toml").write_text(content)
     done = ctk("config", "--config-file=c.toml", "--in-place")
     assert done.returncode == 1
@@ -162,14 +162,14 @@ def test_what_is_no_toml_is_refused(ctk, tmp_path: Path, content: str, reason: s
     assert (tmp_path / "c.toml").read_text() == content
 
 
-def test_config_of_an_empty_file_is_as_recorded(ctk, tmp_path: Path) -> None:
+def test_empty_config_becomes_recorded_one(ctk, tmp_path: Path) -> None:
     (tmp_path / "c.toml").touch()
     assert ctk("config", "-c", "c.toml", "--set", "nvidia-container-cli.no-cgroups", "-i").returncode == 0
     expected = (CONFORMANCE / "fixtures/config.nocgroups-from-empty.toml").read_bytes()
     assert (tmp_path / "c.toml").read_bytes() == expected
 
 
-def test_unknown_settings_stay_and_comments_go(ctk, tmp_path: Path) -> None:
+def test_keeps_unknown_settings_and_drops_comments(ctk, tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text('# mine\nz = 1\n\n[mine]\nlist = ["a", "b"]\nf = 1.5\n\n[[many]]\nx = true\n')
     assert ctk("config", "-c", "c.toml", "-i").returncode == 0
     written = (tmp_path / "c.toml").read_text()
@@ -179,7 +179,7 @@ def test_unknown_settings_stay_and_comments_go(ctk, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("version", "line"), [("1.19.1", "#no-cgroups = false"), ("1.20.0", "no-cgroups = false")])
-def test_an_explicit_default_survives_only_newer_releases(tmp_path: Path, version: str, line: str) -> None:
+def test_keeps_explicit_default_only_in_newer_releases(tmp_path: Path, version: str, line: str) -> None:
     program = lay_out(tmp_path / "root", version) / "nvidia-ctk"
     command = [program, "config", "-c", tmp_path / "c.toml", "-i"]
     subprocess.run([*command, "--set", "nvidia-container-cli.no-cgroups=false"], check=True)
@@ -188,14 +188,14 @@ def test_an_explicit_default_survives_only_newer_releases(tmp_path: Path, versio
     assert f"\n{line}\n" in (tmp_path / "c.toml").read_text()
 
 
-def test_the_global_config_flag_is_ignored(ctk, tmp_path: Path) -> None:
+def test_ignores_global_config_flag(ctk, tmp_path: Path) -> None:
     done = ctk("--config", "g.toml", "config", "-i", XDG_CONFIG_HOME="xdg")
     assert done.returncode == 0
     assert not (tmp_path / "g.toml").exists()
     assert (tmp_path / "xdg/nvidia-container-runtime/config.toml").stat().st_size == 1187
 
 
-def test_no_spec_without_a_driver(ctk, tmp_path: Path) -> None:
+def test_makes_no_spec_without_driver(ctk, tmp_path: Path) -> None:
     if Path("/usr/bin/nvidia-smi").exists():
         pytest.skip("This machine has a driver.")
     done = ctk("cdi", "generate", "--output=cdi/nvidia.yaml")
@@ -212,7 +212,7 @@ def test_no_spec_without_a_driver(ctk, tmp_path: Path) -> None:
 
 @pytest.fixture
 def with_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The library of the stand-ins, in this process, with a simulated driver of its own; returns its modules."""
+    """The stand-ins' library in this process, with its own simulated driver; returns its modules."""
     root = tmp_path / "host"
     monkeypatch.setenv("GPUSIM_ROOT", str(root))
     monkeypatch.setenv("GPUSIM_HOST", "gpu1")
@@ -232,7 +232,7 @@ def with_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         sys.modules.pop(name, None)
 
 
-def test_the_spec_names_cards_by_index_uuid_and_all(with_cards, tmp_path: Path) -> None:
+def test_spec_names_gpus_by_index_uuid_and_all(with_cards, tmp_path: Path) -> None:
     cdi, _, root = with_cards
     uuids = [line.split()[0] for line in (root / "var/lib/gpusim/cards").read_text().splitlines()]
     (tmp_path / "specs").mkdir()
@@ -240,7 +240,7 @@ def test_the_spec_names_cards_by_index_uuid_and_all(with_cards, tmp_path: Path) 
     (tmp_path / "specs/broken.yaml").write_text("kind: [\n")
     specs, errors = cdi.read_specs([str(tmp_path / "specs"), "/nonexistent"])
     assert list(errors) == [str(tmp_path / "specs/broken.yaml")]
-    assert specs == [cdi.spec()]  # what was written reads as what was meant
+    assert specs == [cdi.spec()]  # the written file loads as it was meant
     assert cdi.device_names(specs) == sorted(f"nvidia.com/gpu={name}" for name in [*"0123", "all", *uuids])
     nodes = {d["name"]: [n["path"] for n in d["containerEdits"]["deviceNodes"]] for d in specs[0]["devices"]}
     assert nodes["2"] == nodes[uuids[2]] == ["/dev/nvidia2"]
@@ -248,7 +248,7 @@ def test_the_spec_names_cards_by_index_uuid_and_all(with_cards, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(("asked", "cards"), [("1,2", [1, 2]), ("all", [0, 1, 2, 3]), ("nvidia.com/gpu=3", [3])])
-def test_the_runtime_edits_the_bundle(with_cards, tmp_path: Path, asked: str, cards: list[int], monkeypatch) -> None:
+def test_runtime_edits_bundle(with_cards, tmp_path: Path, asked: str, cards: list[int], monkeypatch) -> None:
     _, runtime, _ = with_cards
     monkeypatch.setattr(runtime, "_add_device", lambda linux, path, host: linux.setdefault("devices", []).append(path))
     bundle = {"process": {"env": ["A=b", f"NVIDIA_VISIBLE_DEVICES={asked}"]}, "mounts": []}
@@ -261,7 +261,7 @@ def test_the_runtime_edits_the_bundle(with_cards, tmp_path: Path, asked: str, ca
 
 
 @pytest.mark.parametrize("env", [[], ["NVIDIA_VISIBLE_DEVICES="], ["NVIDIA_VISIBLE_DEVICES=void"]])
-def test_the_runtime_leaves_other_containers_alone(with_cards, tmp_path: Path, env: list[str]) -> None:
+def test_runtime_keeps_other_containers(with_cards, tmp_path: Path, env: list[str]) -> None:
     _, runtime, _ = with_cards
     text = json.dumps({"process": {"env": env}})
     (tmp_path / "config.json").write_text(text)
@@ -269,7 +269,7 @@ def test_the_runtime_leaves_other_containers_alone(with_cards, tmp_path: Path, e
     assert (tmp_path / "config.json").read_text() == text
 
 
-def test_the_runtime_fails_for_a_card_that_is_not_there(with_cards, tmp_path: Path, capsys) -> None:
+def test_runtime_fails_for_unknown_gpu(with_cards, tmp_path: Path, capsys) -> None:
     _, runtime, _ = with_cards
     (tmp_path / "config.json").write_text(json.dumps({"process": {"env": ["NVIDIA_VISIBLE_DEVICES=9"]}}))
     log = tmp_path / "log.json"
@@ -284,7 +284,7 @@ def field(deb: Path, name: str) -> str:
     return subprocess.run(["dpkg-deb", "-f", deb, name], capture_output=True, text=True, check=True).stdout.strip()
 
 
-def test_four_packages_in_each_version(tmp_path: Path) -> None:
+def test_has_four_packages_in_each_version(tmp_path: Path) -> None:
     debs = {path.name: path for path in build(tmp_path / "debs")}
     assert len(debs) == 4 * len(VERSIONS) == 8
     for version in VERSIONS:

@@ -1,4 +1,4 @@
-"""`gpurack lock --upgrade`: which pins move, and to what."""
+"""`gpurack lock --upgrade`: which pins move, and to which versions."""
 
 import json
 import subprocess
@@ -39,7 +39,7 @@ ALPHA = models(alpha={"version": "b7001"})
 
 
 def upgrade(*what: str, spec: Host = ALPHA, news: News = NEWS, old: HostLock = OLD) -> HostLock:
-    """As if every question had been asked that `what` needs, and the others, too."""
+    """The new lock, as if every lookup that `what` needs was made, and all others."""
     asked = {name: have for name, have in news.packages.items() if name in names_of_packages(what, spec, STATE, old)}
     return upgraded(what, spec, STATE, old, SEEN, replace(news, packages=asked))
 
@@ -47,25 +47,25 @@ def upgrade(*what: str, spec: Host = ALPHA, news: News = NEWS, old: HostLock = O
 STATE = host_state(gpus=1)
 
 
-def test_docker_alone() -> None:
+def test_moves_docker_only() -> None:
     assert upgrade("docker") == OLD.model_copy(update={"packages": {**OLD.packages, "docker-ce": "5:29.0.0-1"}})
 
 
-def test_no_further_than_the_inventory_allows() -> None:
+def test_moves_no_further_than_inventory_allows() -> None:
     wanted = spec({"docker": {"version": "28.5.2"}, "models": {"alpha": {"port": 1}}})
     assert upgrade("docker", spec=wanted).packages["docker-ce"] == "5:28.5.2-2"
 
 
-def test_the_toolkits_four_go_together() -> None:
-    """One of them is not there at the newest version yet."""
+def test_moves_four_toolkit_packages_together() -> None:
+    """The newest version of one package is missing."""
     assert {upgrade("toolkit").packages[name] for name in TOOLKIT_PACKAGES} == {"1.20.0-1"}
 
 
-def test_what_cannot_be_asked_stays() -> None:
+def test_keeps_pins_that_cannot_be_looked_up() -> None:
     assert upgrade("docker", news=News(errors=("no network",))) == OLD
 
 
-def test_a_model_its_image_and_its_weights() -> None:
+def test_moves_image_and_weights_of_model() -> None:
     found = upgrade("alpha")
     assert found.models["alpha"] == ModelLock(image=f"{IMAGE}-b7001@sha256:cc", weights={"/w/a.gguf": "22"})
     assert (found.models["gone"], found.packages, found.driver) == (OLD.models["gone"], OLD.packages, "1")
@@ -75,17 +75,17 @@ def test_a_model_its_image_and_its_weights() -> None:
     ("what", "image", "weights"),
     [("images", f"{IMAGE}-b7001@sha256:cc", "11"), ("weights", f"{IMAGE}-b7000@sha256:aa", "22")],
 )
-def test_images_and_weights_apart(what: str, image: str, weights: str) -> None:
+def test_moves_images_or_weights_alone(what: str, image: str, weights: str) -> None:
     assert upgrade(what).models["alpha"] == ModelLock(image=image, weights={"/w/a.gguf": weights})
 
 
-def test_everything() -> None:
+def test_moves_everything() -> None:
     found = upgrade()
     assert sorted(found.models) == ["alpha"], "what the inventory has no more goes"
     assert (found.driver, found.packages["docker-ce"]) == ("2", "5:29.0.0-1")
 
 
-def test_of_another_commit_no_sha256_is_known_yet() -> None:
+def test_forgets_sha256_of_other_commit() -> None:
     folder = "/var/lib/gpurack/weights/hf/a--b@main"
     path = f"{folder}/x"
     wanted = models(alpha={"engine": "tei", "version": "1.9", "weights": {"hf": "a/b"}})
@@ -96,7 +96,7 @@ def test_of_another_commit_no_sha256_is_known_yet() -> None:
     assert upgraded(["weights"], wanted, STATE, old, seen, News(commits={folder: "1"})) == old
 
 
-def test_weights_of_a_config_move_one_by_one() -> None:
+def test_moves_config_weights_one_by_one() -> None:
     one, other = (f"/var/lib/gpurack/weights/hf/a--b@main--{name}/{name}.gguf" for name in "xy")
     config = {"models": [{"model": {"hf": "a/b", "file": f"{name}.gguf"}} for name in "xy"]}
     wanted = models(alpha={"engine": "llama-cpp-python", "version": "0.3.36", "weights": None, "config": config})
@@ -109,8 +109,8 @@ def test_weights_of_a_config_move_one_by_one() -> None:
     assert moved.models["alpha"] == ModelLock(commits={one: "1", other: "2"}, weights={one: "11"})
 
 
-def test_weights_that_were_fetched_when_the_hub_said_no_commit_are_taken_as_they_are() -> None:
-    """A run cannot know that they are of another one, and would never fetch it."""
+def test_accepts_weights_fetched_without_known_commit() -> None:
+    """A run cannot know if they are of another commit, so it would never fetch them."""
     folder = "/var/lib/gpurack/weights/modelscope/a--b@master"
     wanted = models(alpha={"engine": "tei", "version": "1.9", "weights": {"modelscope": "a/b"}})
     assert newest_request(["weights"], wanted, STATE)["hubs"][0]["place"] == folder
@@ -120,7 +120,7 @@ def test_weights_that_were_fetched_when_the_hub_said_no_commit_are_taken_as_they
     assert upgraded(["weights"], wanted, STATE, HostLock(), HostLock(), news).models["alpha"] == ModelLock(commit="2")
 
 
-def test_a_new_model_is_pinned_before_it_runs() -> None:
+def test_pins_new_model_before_it_runs() -> None:
     sha256 = "5" * 64
     wanted = models(beta={"weights": {"url": "http://w/b.gguf", "sha256": sha256}})
     found = upgraded(["beta"], wanted, STATE, OLD, SEEN, News(images={"beta": f"{IMAGE}@sha256:dd"}))
@@ -128,7 +128,7 @@ def test_a_new_model_is_pinned_before_it_runs() -> None:
     assert found.models["beta"] == ModelLock(image=f"{IMAGE}@sha256:dd", weights={path: sha256})
 
 
-def test_what_a_host_is_asked() -> None:
+def test_requests_images_and_commits() -> None:
     wanted = spec(
         {"mirrors": {"ghcr.io": "m:5000"}, "models": {
             "alpha": {"port": 1, "gpus": [0]},
@@ -148,14 +148,14 @@ def test_what_a_host_is_asked() -> None:
     assert newest_request(["alpha"], wanted, STATE)["hubs"] == newest_request(["docker"], wanted, STATE)["images"] == []
 
 
-def test_unknown_words_are_named() -> None:
+def test_reports_unknown_words() -> None:
     assert wrong_words(["docker", "alpha"], {"gpu1": ALPHA}) == []
     assert [str(problem) for problem in wrong_words(["alpa"], {"gpu1": ALPHA})] == [
         'unknown part of the lock "alpa". Did you mean "alpha"?'
     ]
 
 
-def test_what_a_host_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parses_answer_of_host(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = ["alpha: pulling i:1", "alpha: now sha256:aa", "alpha: now bb for /w/a b.gguf", "error beta: no network"]
     monkeypatch.setattr(lock_ask, "run_as_root", lambda *_, **__: (True, lines))
     asked = {"images": [{"name": "alpha", "reference": "i:1@sha256:old"}], "hubs": []}
@@ -163,7 +163,7 @@ def test_what_a_host_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found == News(images={"alpha": "i:1@sha256:aa"}, commits={"/w/a b.gguf": "bb"}, errors=("beta: no network",))
 
 
-def test_the_programs_that_ask_run_without_the_hosts_own(tmp_path: Any) -> None:
+def test_asking_programs_run_without_installed_ones(tmp_path: Any) -> None:
     parts = [(name, read_text(f"files/{name}.py")) for name in PARTS]
     job = {
         "images": [{"name": "alpha", "user": "nobody-of-that-name", "image": "i:1"}],

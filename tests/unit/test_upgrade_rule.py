@@ -1,4 +1,4 @@
-"""An upgrade of gpurack restarts nothing by itself: what it alone would make differently stays as it is, counted."""
+"""An upgrade of gpurack restarts nothing: settings that only gpurack itself changed stay, and are counted."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -32,7 +32,7 @@ OPTIONS = ["no-new-privileges:true"]
 
 
 def without_options(service: Service) -> Service:
-    """As gpurack made it before there was no-new-privileges."""
+    """The service as created before no-new-privileges."""
     return {word: value for word, value in service.items() if word != "security_opt"}
 
 
@@ -46,7 +46,7 @@ def older(
     of: tuple[str, ...] = ("alpha",),
     **over: Any,
 ) -> HostFacts:
-    """The host after a run of an older gpurack, which made the models `of` otherwise. over: of their containers."""
+    """The host after a run of an older gpurack that created the models `of` differently. over: of their containers."""
     state = settled(spec)
     made, containers = {}, []
     for one in state.containers:
@@ -71,42 +71,42 @@ def plan(spec: Host, facts: HostFacts, renew: bool = False) -> ModelsPlan:
 
 
 def written(facts: HostFacts, change: Callable[[str], str]) -> HostFacts:
-    """The host with compose.yaml changed."""
+    """The host with a changed compose.yaml."""
     path = paths.compose_file("")
     file = facts.files[path]
     return replace(facts, files={**facts.files, path: replace(file, content=change(file.text).encode())})
 
 
 @pytest.mark.parametrize("name", ["alpha", "beta"])
-def test_a_running_model_stays_as_it_is_and_is_counted(name: str) -> None:
+def test_keeps_and_counts_running_model(name: str) -> None:
     found = plan(TWO, older(TWO, of=(name,)))
     assert found.nothing
     assert actions(found) == {"alpha": "keep", "beta": "keep"}
     assert found.warnings == ONE_OLDER
 
 
-def test_the_plan_counts_all_of_them_in_one_line() -> None:
+def test_counts_all_in_one_line() -> None:
     found = plan(TWO, older(TWO, of=("alpha", "beta")))
     assert found.nothing
     assert found.warnings == ("2 models run with settings of an older gpurack; --data renew=yes recreates them.",)
 
 
-def test_plan_live_shows_the_line_and_no_change() -> None:
+def test_plan_live_shows_line_and_no_change() -> None:
     state = replace(older(TWO), cdi=frozenset({"nvidia.com/gpu=all"}))
     shown = [(kind, line) for kind, line in findings(TWO, state, Run()) if "model" in line]
     assert shown == [("warning", ONE_OLDER[0])]
 
 
-def test_nothing_is_said_of_a_host_that_this_gpurack_made() -> None:
+def test_says_nothing_about_up_to_date_host() -> None:
     assert plan(TWO, settled(TWO)).warnings == ()
 
 
-def test_a_volume_that_an_older_one_lacked_changes_nothing() -> None:
+def test_missing_new_volume_changes_nothing() -> None:
     found = plan(TWO, older(TWO, lambda service: {**service, "volumes": service["volumes"][:0]}))
     assert (found.nothing, found.warnings) == (True, ONE_OLDER)
 
 
-def test_the_same_image_by_another_name_changes_nothing() -> None:
+def test_other_spelling_of_image_changes_nothing() -> None:
     state = older(TWO, other_spelling)
     reference = desire("alpha", TWO, state, (uuid(0),)).image
     same = replace(state, images={reference: state.ours["", "alpha"].image})
@@ -116,7 +116,7 @@ def test_the_same_image_by_another_name_changes_nothing() -> None:
     assert actions(plan(TWO, other))["alpha"] == "recreate"
 
 
-def test_the_old_lines_stay_in_compose_yaml_when_another_model_changes() -> None:
+def test_keeps_old_service_when_other_model_changes() -> None:
     state = older(TWO)
     wanted = models(alpha={"gpus": [0]}, beta={"gpus": [1], "context": 4096})
     found = plan(wanted, state)
@@ -128,7 +128,7 @@ def test_the_old_lines_stay_in_compose_yaml_when_another_model_changes() -> None
     assert "security_opt" in blocks["beta"]["services"]["beta"]
 
 
-def test_it_is_applied_when_the_entry_changes_for_another_reason() -> None:
+def test_applies_new_settings_with_another_change() -> None:
     found = plan(models(alpha={"gpus": [0], "context": 4096}, beta={"gpus": [1]}), older(TWO))
     assert changes(found)["alpha"] == ": context – → 4096"
     assert found.job
@@ -136,7 +136,7 @@ def test_it_is_applied_when_the_entry_changes_for_another_reason() -> None:
     assert found.warnings == ()
 
 
-def test_renew_recreates_and_says_what_changed() -> None:
+def test_renew_recreates_with_reasons() -> None:
     found = plan(TWO, older(TWO), renew=True)
     assert changes(found) == {"alpha": ": gpurack's own settings for this engine changed: security_opt", "beta": "keep"}
     assert actions(found)["alpha"] == "recreate"
@@ -144,15 +144,15 @@ def test_renew_recreates_and_says_what_changed() -> None:
     assert plan(TWO, settled(TWO), renew=True).nothing
 
 
-def test_a_stopped_one_is_started_as_it_was() -> None:
+def test_starts_stopped_container_unchanged() -> None:
     found = plan(TWO, older(TWO, status="exited", exit_code=137))
     assert actions(found) == {"alpha": "start", "beta": "keep"}
     assert found.job
     assert "security_opt" not in found.job["projects"][""]["services"]["alpha"]["services"]["alpha"]
 
 
-def test_old_lines_changed_by_hand_are_no_longer_known() -> None:
-    """The container may be made of them, so that it is made anew."""
+def test_recreates_after_old_service_was_edited() -> None:
+    """The container may have been made from the edited lines."""
     state = written(older(TWO), lambda text: text.replace(uuid(0), uuid(3)))
     assert changes(plan(TWO, state)) == {
         "alpha": ": its service in compose.yaml was edited by hand, and an older gpurack made its container",
@@ -160,7 +160,7 @@ def test_old_lines_changed_by_hand_are_no_longer_known() -> None:
     }
 
 
-def test_lines_of_this_gpurack_changed_by_hand_are_taken_back_beside_older_ones() -> None:
+def test_restores_edited_service_beside_older_one() -> None:
     state = written(older(TWO), lambda text: text.replace(uuid(1), uuid(3)))
     found = plan(TWO, state)
     assert changes(found) == {"alpha": "keep", "beta": ": its service in compose.yaml was edited by hand"}
@@ -172,7 +172,7 @@ def without_compose_file(facts: HostFacts) -> HostFacts:
 
 
 def after_the_job(facts: HostFacts, found: ModelsPlan) -> HostFacts:
-    """The host with the compose.yaml that a run has written."""
+    """The host with the compose.yaml that a run writes."""
     assert found.job
     services = {
         name: yaml.safe_load(block["services"][name])[name]
@@ -182,8 +182,8 @@ def after_the_job(facts: HostFacts, found: ModelsPlan) -> HostFacts:
     return replace(facts, files={**facts.files, paths.compose_file(""): file(paths.compose_file(""), text)})
 
 
-def test_a_lost_compose_file_is_written_anew_and_the_model_stays() -> None:
-    """With this gpurack's lines, for those that it was made of are lost; and it is counted, also by later runs."""
+def test_rewrites_lost_compose_yaml_and_keeps_model() -> None:
+    """With the lines of this gpurack, because the original ones are lost. Later runs still count the model."""
     state = without_compose_file(older(TWO))
     found = plan(TWO, state)
     assert (actions(found), found.warnings) == ({"alpha": "keep", "beta": "keep"}, ONE_OLDER)
@@ -195,8 +195,8 @@ def test_a_lost_compose_file_is_written_anew_and_the_model_stays() -> None:
     assert changes(renewed) == {"alpha": ": gpurack's own settings for this engine changed", "beta": "keep"}
 
 
-def test_a_lost_compose_file_that_was_written_anew_may_be_an_older_gpuracks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody changed those lines by hand: their own label says so."""
+def test_rewritten_compose_yaml_may_be_of_an_older_gpurack(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody edited those lines: their own label shows it."""
     state = without_compose_file(older(TWO))
     after = after_the_job(state, plan(TWO, state))
     monkeypatch.setattr(service_module, "NO_NEW_PRIVILEGES", "no-new-privileges=true")
@@ -205,7 +205,7 @@ def test_a_lost_compose_file_that_was_written_anew_may_be_an_older_gpuracks(monk
     assert found.warnings == ("2 models run with settings of an older gpurack; --data renew=yes recreates them.",)
 
 
-def test_one_published_elsewhere_by_hand_is_made_anew() -> None:
+def test_recreates_container_published_elsewhere() -> None:
     found = plan(TWO, older(TWO, ports=(("0.0.0.0", 8000),)))
     assert actions(found)["alpha"] == "recreate"
 
@@ -224,15 +224,15 @@ OTHER = {"models": [{"model": "/w/a.gguf", "model_alias": "alpha", "n_ctx": 2048
 
 
 def host(port: int = 8000, **config: Any) -> Host:
-    """A gateway, a page and a model with a config; the model that they connect to is on another host."""
+    """A gateway, a web UI and a model with a config; the model that they connect to is on another host."""
     services = {"gateway": GATEWAY, "chat": CHAT}
     gpu1 = {"models": {"several": {**SEVERAL, **config}}, "services": services}
     return check_fleet({"gpu1": [gpu1], "gpu2": [{"models": {"far": {**WORKER, "port": port}}}]})["gpu1"]
 
 
 def deployed(spec: Host, lacking: tuple[str, ...] = (), environment: Mapping[str, str] | None = None) -> HostFacts:
-    """The host after a run. lacking: words that its labels do not have yet. environment: variables of chat that no
-    other gpurack sets."""
+    """The host after a run. lacking: keys that its labels do not have yet. environment: variables of chat that no other
+    gpurack sets."""
     bare = host_state(weights={"/w/a.gguf": 1})
     first = plan(spec, bare)
     assert first.job
@@ -264,12 +264,12 @@ def acting(found: ModelsPlan) -> dict[str, str]:
 
 
 def newer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From here on it is a gpurack that writes every file of its own otherwise."""
+    """From now on it is a gpurack that writes each of its own files differently."""
     monkeypatch.setattr(litellm, "read_text", lambda path: "# newer\n")
     monkeypatch.setattr(llama_cpp_python, "PATIENT", {"interrupt_requests": False, "verbose": False})
 
 
-def test_files_that_gpurack_writes_otherwise_recreate_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_file_contents_of_gpurack_recreate_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     state = deployed(host())
     assert plan(host(), state).job is None
     newer(monkeypatch)
@@ -282,8 +282,8 @@ def test_files_that_gpurack_writes_otherwise_recreate_nothing(monkeypatch: pytes
     }
 
 
-def test_files_of_an_older_gpurack_stay_as_they_are_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its container mounts them, and its command goes with them. What is missing is written all the same."""
+def test_keeps_files_of_older_gpurack(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The container mounts them, and its command matches them. Missing ones are written anyway."""
     state = deployed(host())
     newer(monkeypatch)
     moved = plan(host(config=OTHER), state).job
@@ -298,8 +298,8 @@ def test_files_of_an_older_gpurack_stay_as_they_are_on_the_host(monkeypatch: pyt
 
 
 @pytest.mark.parametrize("of_a_newer_gpurack", [False, True])
-def test_what_the_inventory_changes_is_taken_up(monkeypatch: pytest.MonkeyPatch, of_a_newer_gpurack: bool) -> None:
-    """The address of what is connected to, and a config, are told by the label."""
+def test_applies_changes_of_inventory(monkeypatch: pytest.MonkeyPatch, of_a_newer_gpurack: bool) -> None:
+    """The label has the address of each connection, and the config."""
     state = deployed(host())
     if of_a_newer_gpurack:
         newer(monkeypatch)
@@ -309,7 +309,7 @@ def test_what_the_inventory_changes_is_taken_up(monkeypatch: pytest.MonkeyPatch,
     }  # fmt: skip
 
 
-def test_a_page_whose_variables_gpurack_sets_otherwise_stays() -> None:
+def test_keeps_page_with_changed_variables_of_gpurack() -> None:
     state = deployed(host(), environment={"OLD": "1"})
     found = plan(host(), state)
     assert (acting(found), found.job, found.warnings) == ({}, None, ONE_OLDER)
@@ -318,15 +318,15 @@ def test_a_page_whose_variables_gpurack_sets_otherwise_stays() -> None:
     }
 
 
-def test_a_label_without_the_later_words_stays_as_it_is() -> None:
-    """So that compose.yaml says of each container what it was made with."""
+def test_keeps_label_without_later_keys() -> None:
+    """So compose.yaml shows what each container was made with."""
     state = deployed(host(), LATER)
     found = plan(host(), state)
     assert (acting(found), found.job, found.warnings) == ({}, None, ())
 
 
-def test_what_a_label_without_them_cannot_tell_counts_as_the_inventorys(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A change of connections must never be missed, so that one of gpurack's own recreates such a container, once."""
+def test_old_label_counts_unknown_difference_as_inventorys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change of connections must never be missed, so a change of gpurack's own recreates such a container once."""
     state = deployed(host(), LATER, environment={"OLD": "1"})
     newer(monkeypatch)
     assert acting(plan(host(), state)) == {
@@ -336,8 +336,8 @@ def test_what_a_label_without_them_cannot_tell_counts_as_the_inventorys(monkeypa
     }
 
 
-def test_a_gateway_without_them_stays_where_its_files_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They say what it connects to; and a page, where its variables are."""
+def test_keeps_gateway_with_old_label_and_same_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its files have its connections; a page has them in its variables."""
     state = deployed(host(), LATER)
     monkeypatch.setattr(litellm, "START", "exec true")
     monkeypatch.setattr(service_module, "NO_NEW_PRIVILEGES", "no-new-privileges=true")
@@ -346,7 +346,7 @@ def test_a_gateway_without_them_stays_where_its_files_are_the_same(monkeypatch: 
     assert found.warnings == ("3 models run with settings of an older gpurack; --data renew=yes recreates them.",)
 
 
-def test_verify_does_not_call_it_drift() -> None:
+def test_verify_accepts_older_settings() -> None:
     def made_by_an_older_one(parts: dict[str, Any], said: dict[str, Any]) -> None:
         state = evidence.Seen(parts).state
         wanted = entry().server.wanted
@@ -368,7 +368,7 @@ def test_verify_does_not_call_it_drift() -> None:
     assert drifts(test_models.test_definition, entry(change=edited_as_well))
 
 
-def test_verify_does_not_ask_for_another_text_of_a_file_that_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verify_accepts_kept_files(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = check_fleet({"gpu1": [{"models": {"alpha": SEVERAL}}]})["gpu1"]
 
     def run_before(parts: dict[str, Any], said: dict[str, Any]) -> None:
@@ -386,8 +386,8 @@ def test_verify_does_not_ask_for_another_text_of_a_file_that_stays(monkeypatch: 
     assert drifts(test_models.test_files, parts) == []
 
 
-def test_verify_judges_no_container_whose_lines_are_lost() -> None:
-    """Only compose.yaml, which a run writes anew."""
+def test_verify_skips_container_whose_service_is_lost() -> None:
+    """Only compose.yaml is drift, which a run writes again."""
 
     def made_by_an_older_one(parts: dict[str, Any], said: dict[str, Any]) -> None:
         state = evidence.Seen(parts).state
@@ -401,8 +401,7 @@ def test_verify_judges_no_container_whose_lines_are_lost() -> None:
 
 
 @pytest.mark.parametrize("path", sorted(CASES), ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_the_lines_of_every_engine_are_known_again_by_their_digest(path: Path) -> None:
-    """What is written into compose.yaml and read from it is what the label's digest is of."""
+def test_digest_matches_service_read_from_compose_yaml_for_every_engine(path: Path) -> None:
     case = json.loads(path.read_text())
     for service in [case["service"]] if "service" in case else []:
         written = {**service, "labels": {"gpurack.model": "{}"}}
@@ -412,8 +411,8 @@ def test_the_lines_of_every_engine_are_known_again_by_their_digest(path: Path) -
         assert digest(read) == digest(service)
 
 
-def test_the_label_of_an_older_gpurack_is_not_touched() -> None:
-    """Its words and fingerprints keep their form, so that what an older one wrote is understood, and the other way."""
+def test_format_of_label_is_unchanged() -> None:
+    """Keys and fingerprints keep their form, so that older and newer versions understand each other."""
     words = desire("alpha", TWO, host_state(gpus=4), (uuid(0),), {}, SALT).definition
     assert set(words) == {
         "engine", "version", "image", "weights", "gpus", "uuids", "port", "bind", "served_name", "service",

@@ -1,5 +1,6 @@
-"""The full example of the vocabulary (vocabulary.md, as it was agreed upon): it is accepted, in Python and in YAML, and
-both mean the same. Only the placeholders for hashes are filled in."""
+"""The full example of the vocabulary (vocabulary.md): accepted in Python and in YAML, with the same meaning. Only the
+placeholders for digests are filled in.
+"""
 
 import re
 from pathlib import Path
@@ -35,11 +36,11 @@ def yaml(tmp_path: Path, python: Fleet) -> Fleet:
     return read_fleet(read_inventory(tmp_path / "lab.yaml"))
 
 
-def test_python_and_yaml_mean_the_same(python: Fleet, yaml: Fleet) -> None:
+def test_python_and_yaml_give_same_fleet(python: Fleet, yaml: Fleet) -> None:
     assert python == yaml
 
 
-def test_everything_of_it_arrives(python: Fleet) -> None:
+def test_keeps_every_field(python: Fleet) -> None:
     assert {name: (len(host.models), len(host.services)) for name, host in python.items()} == {
         "gpu1.lab": (6, 2),
         "gpu2.lab": (1, 0),
@@ -50,14 +51,14 @@ def test_everything_of_it_arrives(python: Fleet) -> None:
     assert [model.api_key.source() for model in gpu1.models.values() if model.api_key] == [
         "environment variable LAB_KEY"
     ] * 6
-    assert gpu1.services["chat"].api_key is None  # people log in there; the key of `defaults` is for models
+    assert gpu1.services["chat"].api_key is None  # users log in there; the key in `defaults` is for models
     assert (stud1.models["ollama"].api_key, stud1.models["ollama"].user) == (None, "students")
     assert stud1.services["llama-gpt"].version == "latest"
     assert stud1.docker.rootless["students"].daemon == {"data-root": "/data/students/docker"}
 
 
 @pytest.mark.parametrize("host", ["gpu1.lab", "gpu2.lab", "stud1.lab"])
-def test_its_compose_project_can_be_shown(yaml: Fleet, host: str) -> None:
+def test_prints_its_compose_project(yaml: Fleet, host: str) -> None:
     text = compose_text(yaml[host])
     assert all(
         f'container_name: "{name}"' in text.replace('"container_name"', "container_name") for name in yaml[host].models

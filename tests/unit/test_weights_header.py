@@ -1,5 +1,6 @@
-"""The reader of headers that runs on the hosts: against the gguf package, real layouts, damaged files; and the look
-that reads nothing twice."""
+"""The reader of weights' headers: compared with the gguf package, real layouts, damaged files, and the cache of
+headers.
+"""
 
 import ast
 import json
@@ -28,7 +29,7 @@ SMALL = {"model_type": "llama", "num_attention_heads": 4, "num_hidden_layers": 2
 
 
 def by_the_package(path: Path) -> tuple[int, dict[str, Any]]:
-    """(bytes of tensors, values) as ggml's own Python package reads them."""
+    """(bytes of tensors, values) as read by ggml's own Python package."""
     file = gguf.GGUFReader(path)
     return sum(int(tensor.n_bytes) for tensor in file.tensors), {
         key: field.contents() for key, field in file.fields.items()
@@ -36,7 +37,7 @@ def by_the_package(path: Path) -> tuple[int, dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("layers", "hidden"), [(1, 64), (3, 96)])
-def test_the_testbeds_models_as_ggmls_own_package_reads_them(tmp_path: Path, layers: int, hidden: int) -> None:
+def test_reads_testbed_models_like_gguf_package(tmp_path: Path, layers: int, hidden: int) -> None:
     gguf_models.say(tmp_path / "a.gguf", "Alpha speaks.", layers=layers, hidden=hidden)
     size, values = by_the_package(tmp_path / "a.gguf")
     header = read(tmp_path / "a.gguf")
@@ -48,7 +49,7 @@ def test_the_testbeds_models_as_ggmls_own_package_reads_them(tmp_path: Path, lay
 
 
 def written(path: Path, blocks: list[int], **values: Any) -> Path:
-    """A file of the package's writer, with Q4_K tensors of so many blocks, and values of every kind."""
+    """A file written by the package, with this many blocks of Q4_K tensors, and values of every type."""
     writer = gguf.GGUFWriter(path, "qwen2")
     writer.add_block_count(len(blocks))
     writer.add_head_count_kv([2] * len(blocks))
@@ -72,9 +73,7 @@ def written(path: Path, blocks: list[int], **values: Any) -> Path:
 
 @settings(max_examples=12)
 @given(blocks=st.lists(st.integers(1, 9), min_size=1, max_size=5))
-def test_quantized_tensors_but_for_what_aligns_them(
-    tmp_path_factory: pytest.TempPathFactory, blocks: list[int]
-) -> None:
+def test_sums_quantized_tensors_up_to_padding(tmp_path_factory: pytest.TempPathFactory, blocks: list[int]) -> None:
     path = written(tmp_path_factory.mktemp("gguf") / "m.gguf", blocks)
     size, values = by_the_package(path)
     header = read(path)
@@ -86,7 +85,7 @@ def test_quantized_tensors_but_for_what_aligns_them(
     assert (header.config["qwen2.double"], header.config["qwen2.negative"]) == (0.5, -(2**40))
 
 
-def test_a_split_file_has_the_tensors_of_all_its_parts(tmp_path: Path) -> None:
+def test_sums_tensors_of_all_parts(tmp_path: Path) -> None:
     parts = [written(tmp_path / f"m-0000{number}-of-00003.gguf", [2 * number] * 2) for number in (1, 2, 3)]
     whole = read(parts[0])
     assert sum(whole.tensors.values()) == sum(by_the_package(part)[0] for part in parts)
@@ -94,7 +93,7 @@ def test_a_split_file_has_the_tensors_of_all_its_parts(tmp_path: Path) -> None:
     assert read(parts[0]).problem == "m-00003-of-00003.gguf: No such file or directory"
 
 
-def test_the_index_says_which_files_count(tmp_path: Path) -> None:
+def test_reads_files_named_in_index(tmp_path: Path) -> None:
     path = folder(tmp_path / "m", {**SMALL, "tokenizer": "x" * 99}, {"a": (10, 10), "b": (5,)}, files=2)
     safetensors(path / "consolidated.safetensors", {"a": (10, 10), "b": (5,)})  # the same again, as Mistral has it
     (path / "tokenizer_config.json").write_text('{"model_max_length": 2048, "chat_template": "long"}')
@@ -106,8 +105,8 @@ def test_the_index_says_which_files_count(tmp_path: Path) -> None:
     assert read(path).problem == "1 of 2 files are missing, model-00002-of-00002.safetensors first"
 
 
-def test_whether_there_is_a_chat_template(tmp_path: Path) -> None:
-    """In the tokenizer's configuration, or in a file of its own; a GGUF file has it among its values."""
+def test_finds_chat_template(tmp_path: Path) -> None:
+    """In tokenizer_config.json, in its own file, or among the values of a GGUF file."""
     path = folder(tmp_path / "m", SMALL, {"a": (10, 10)})
     assert read(path).config["chat_template"] is False
     (path / "tokenizer_config.json").write_text('{"chat_template": null}')
@@ -117,7 +116,7 @@ def test_whether_there_is_a_chat_template(tmp_path: Path) -> None:
     assert read(written(tmp_path / "m.gguf", [1])).config["chat_template"] is False
 
 
-def test_parameters_of_qwen(tmp_path: Path) -> None:
+def test_counts_parameters_of_qwen(tmp_path: Path) -> None:
     # by Qwen: 7.61, 14.7 and 32.5 billion
     for size, parameters in {"7B": 7_615_616_512, "14B": 14_770_033_664, "32B": 32_763_876_352}.items():
         assert read(qwen(tmp_path, size)).tensors == {"BF16": 2 * parameters}
@@ -136,13 +135,13 @@ def test_parameters_of_qwen(tmp_path: Path) -> None:
         (lambda path: None, "they are neither a GGUF file nor a folder of *.safetensors"),
     ],
 )
-def test_what_cannot_be_read_is_a_sentence(tmp_path: Path, make: Any, problem: str) -> None:
+def test_reports_unreadable_weights(tmp_path: Path, make: Any, problem: str) -> None:
     make(tmp_path / "weights")
     assert problem.replace("cut off", "") in read(tmp_path / "weights").problem != ""
 
 
 @given(data=st.data())
-def test_a_damaged_file_is_never_an_exception(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_damaged_file_never_raises(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     base = tmp_path_factory.mktemp("damaged")
     whole = written(base / "m.gguf", [1, 2]).read_bytes()
     header_end = len(whole) - 3 * 144
@@ -161,8 +160,8 @@ def test_a_damaged_file_is_never_an_exception(tmp_path_factory: pytest.TempPathF
     assert read(path).problem
 
 
-def test_runs_on_the_oldest_python_of_a_host() -> None:
-    with pytest.raises(SyntaxError):  # the check can fail
+def test_runs_on_oldest_python_of_hosts() -> None:
+    with pytest.raises(SyntaxError):  # the check itself can fail
         ast.parse("(a := 1)", feature_version=(3, 6))
     ast.parse((FILES / "weights_header.py").read_text(), feature_version=(3, 6))
 
@@ -171,7 +170,7 @@ def test_runs_on_the_oldest_python_of_a_host() -> None:
 
 
 def take_snapshot(paths: list[str], known: dict[str, Header] | None = None) -> tuple[HostFacts, list[str]]:
-    """(what the look saw, the JSON lines of headers) with the real script on this machine."""
+    """(the facts, the JSON lines of headers) of a snapshot of this machine by the real script."""
     engines = {number: "llama.cpp" if path.endswith(".gguf") else "vllm" for number, path in enumerate(paths)}
     wanted = models(**{f"m{n}": {"weights": paths[n], "engine": e, "gpus": [n]} for n, e in engines.items()})
     lines = subprocess.run(
@@ -199,17 +198,17 @@ def test_snapshot_reads_headers_once(tmp_path: Path) -> None:
 
 
 @given(line=st.one_of(st.text(), st.dictionaries(st.text(), st.none() | st.integers() | st.text()).map(json.dumps)))
-def test_an_answer_that_is_none_counts_as_not_read(line: str) -> None:
+def test_ignores_invalid_answer(line: str) -> None:
     lines = ["@@ stamps", "1-2|/a", "@@ headers", line.replace("@", ""), '{"path": "/a", "kind": "gguf"}', "@@ end"]
     seen = parse(framed(lines))
     assert seen.headers == {"/a": Header("1-2", "gguf")}
 
 
-def test_a_folder_is_another_when_a_file_in_it_is(tmp_path: Path) -> None:
+def test_changed_file_changes_stamp_of_folder(tmp_path: Path) -> None:
     blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshot"
     folder(blobs, QWEN["7B"], {"a": (3, 3)})
     snapshot.mkdir()
-    for file in blobs.iterdir():  # as huggingface_hub's cache has it
+    for file in blobs.iterdir():  # as in the cache of huggingface_hub
         (snapshot / file.name).symlink_to(file)
     first, _ = take_snapshot([str(snapshot)])
     assert first.headers[str(snapshot)].tensors == {"BF16": 18}
@@ -217,7 +216,7 @@ def test_a_folder_is_another_when_a_file_in_it_is(tmp_path: Path) -> None:
     assert take_snapshot([str(snapshot)])[0].stamps != first.stamps
 
 
-def test_remembered_by_host_and_forgotten_when_gone(tmp_path: Path) -> None:
+def test_remembers_by_host_and_forgets_missing_weights(tmp_path: Path) -> None:
     def seen(**stamps: str) -> HostFacts:
         headers = {
             f"/{name}": Header(stamp, "gguf", {"GGUF": 1}, {"a": [1]}, "", "2026-11-19")
@@ -231,7 +230,7 @@ def test_remembered_by_host_and_forgotten_when_gone(tmp_path: Path) -> None:
     known = remembered.recall("gpu1")
     assert known == seen(a="1", b="2").headers
     assert remembered.recall("gpu2") == {}
-    # /b is not asked for, so it stays; /a is gone
+    # /b is not requested, so it stays; /a is missing
     gone = HostFacts(weights={"/a": None})
     remembered.remember("gpu1", known, gone)
     assert list(remembered.recall("gpu1")) == ["/b"]
@@ -241,7 +240,7 @@ def test_remembered_by_host_and_forgotten_when_gone(tmp_path: Path) -> None:
     assert remembered.recall("gpu1") == {}
 
 
-def test_a_memory_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unwritable_cache_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
     facts = HostFacts(headers={"/a": Header("1")})
@@ -249,12 +248,12 @@ def test_a_memory_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch
     assert remembered.recall("gpu1") == {}
 
 
-def test_names_of_hosts_are_safe_in_paths() -> None:
+def test_cache_path_is_safe_for_any_host_name() -> None:
     assert remembered.place("../../etc/x").parent == remembered.place("gpu1").parent
 
 
-def test_reader_is_what_the_host_runs(tmp_path: Path) -> None:
-    """The text of the module after the one that it imports, and nothing else; it runs where neither is a file."""
+def test_reader_runs_without_other_files(tmp_path: Path) -> None:
+    """The text of the module after the one that it imports, and nothing else."""
     imported, own = ((FILES / f"{name}.py").read_text() for name in ("safe_paths", "weights_header"))
     assert remembered.reader() == (
         "import sys, types\n_part = sys.modules['safe_paths'] = types.ModuleType('safe_paths')\n"

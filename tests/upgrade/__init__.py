@@ -1,1 +1,1 @@
-"""gpurack itself is upgraded: a host that an older commit deployed, by that commit's own code, meets this tree."""
+"""Upgrades of gpurack itself: a host deployed by an older commit's own code, and then by this tree."""

@@ -18,13 +18,13 @@ OLDER = "16246d3d47ae0ea0c45a14e09b2d9e4275e8b060"
 
 @pytest.fixture(scope="session")
 def testbed() -> Testbed:
-    """The running testbed; hosts come as they are asked for."""
+    """The running testbed; hosts are added when they are needed."""
     return Testbed.up([])
 
 
 @pytest.fixture(scope="module")
 def lab(testbed: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    """The means to write inventories, and what gpurack remembers of weights."""
+    """Writes inventories, and keeps what gpurack remembers of weights."""
     return Lab(testbed, tmp_path_factory.mktemp("lab"))
 
 

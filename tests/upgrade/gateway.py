@@ -1,4 +1,4 @@
-"""A stand-in for LiteLLM that is up at once: it hands requests on to the one model in its configuration."""
+"""A stand-in for LiteLLM that starts at once: it forwards requests to the one model in its configuration."""
 
 import http.server
 import json
@@ -11,7 +11,7 @@ CONFIG = Path("/etc/gpurack/litellm.yaml")
 
 
 class Gateway(http.server.BaseHTTPRequestHandler):
-    """It is ready, lists the model, and answers with that model's answer."""
+    """It is ready, lists the model, and forwards that model's answer."""
 
     served = base = ""
 

@@ -1,4 +1,4 @@
-"""What an upgrade of gpurack leaves as it is: containers, holds, the lock, status, locks between runs, boot units."""
+"""What an upgrade of gpurack leaves unchanged: containers, holds, the lock, status, locks between runs, boot units."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ NAME = "rootless3"
 KEYS = {"ALPHA": "sk-alpha-1234", "BETA": "sk-beta-1234"}
 PORTS = {8000: KEYS["ALPHA"], 8001: KEYS["BETA"], 8002: "", 4000: ""}
 BY_PORT = ("alpha", "beta", "gamma", "gamma")
-"""Whose answer comes at each: the gateway hands on to gamma."""
+"""The model that answers at each port: the gateway forwards to gamma."""
 RECORD, LOCK, UNIT = "/var/lib/gpurack/record.json", "/run/gpurack/lock", "/etc/systemd/system/gpurack.service"
 HELD = 8
-"""Seconds that a lock is held at least while another run begins, on a fast machine; else as long as a run takes."""
+"""Minimum seconds to hold a lock while another run starts, on a fast machine; otherwise as long as a run takes."""
 
 
 def wanted() -> dict[str, Any]:
-    """Models in the host's own Docker, on a card and on the CPU, and in ada's; and a gateway before one of them, in an
-    image that has python3."""
+    """Models in the host's own Docker, on a GPU and on the CPU, and in ada's; and a gateway for one of them, in an
+    image with python3."""
     models = {
         "alpha": model("alpha", [0], 8000, api_key={"env": "ALPHA"}),
         "beta": model("beta", [1], 8001, api_key={"env": "BETA"}, user="ada"),
@@ -47,7 +47,7 @@ def wanted() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Seen:
-    """A host at one moment, seen past gpurack, and what gpurack's own `status` says of its models."""
+    """A host at one moment, inspected without gpurack, and its models by gpurack's own `status`."""
 
     containers: dict[str, object]
     holds: list[str]
@@ -56,7 +56,7 @@ class Seen:
 
 @dataclass
 class Upgrade:
-    """A host that the older gpurack deployed and the newer one met."""
+    """A host deployed by the older gpurack and then by the newer one."""
 
     host: Host
     older: Admin
@@ -75,7 +75,7 @@ class Upgrade:
 
 
 def seen(host: Host, admin: Admin, inventory: Path) -> Seen:
-    """The host as it is now, by `status` of one of the two."""
+    """The host now, by `status` of one of the two."""
     (said,) = admin.status(inventory, "--json").data["hosts"].values()
     models = {
         name: {key: entry[key] for key in ("state", "why", "gpus", "endpoint", "since", "restarts")}
@@ -98,7 +98,7 @@ def upgrade(testbed: Testbed, lab: Lab, older_tree: Path) -> Iterator[Upgrade]:
     inventory = lab.inventory(wanted())
     first = older.run(inventory)
     assert first.exit_code == 0, first.text
-    for done in (older.gpurack("lock", inventory), older.run(inventory)):  # what the lock pins is held by the next run
+    for done in (older.gpurack("lock", inventory), older.run(inventory)):  # the next run holds what the lock pins
         assert done.exit_code == 0, done.text
     before, unit = seen(host, older, inventory), host.root(f"cat {UNIT}").stdout
     run = newer.run(inventory)
@@ -106,15 +106,15 @@ def upgrade(testbed: Testbed, lab: Lab, older_tree: Path) -> Iterator[Upgrade]:
     testbed.remove(NAME)
 
 
-def test_the_first_run_succeeds_and_restarts_nothing(upgrade: Upgrade) -> None:
+def test_first_run_succeeds_and_restarts_nothing(upgrade: Upgrade) -> None:
     assert upgrade.run.exit_code == 0, upgrade.run.text
     assert upgrade.after.containers == upgrade.before.containers
     assert upgrade.serves()
 
 
-def test_it_counts_the_models_with_settings_of_an_older_gpurack(upgrade: Upgrade) -> None:
-    """Four containers without no-new-privileges: counted, not recreated. The gateway's label says nothing yet of where
-    gamma is; its files and variables do."""
+def test_counts_models_with_settings_of_older_gpurack(upgrade: Upgrade) -> None:
+    """Four containers without no-new-privileges are counted, not recreated. The gateway's label does not have gamma's
+    address yet; its files and variables do."""
     plan = upgrade.newer.gpurack("plan", upgrade.inventory, "--live")
     assert re.search(r"4 models run with settings of an older gpurack", plan.text), plan.text
 
@@ -124,7 +124,7 @@ def test_holds_are_unchanged(upgrade: Upgrade) -> None:
     assert upgrade.after.holds == upgrade.before.holds
 
 
-def test_the_older_ones_lock_still_holds(upgrade: Upgrade) -> None:
+def test_lock_of_older_version_holds(upgrade: Upgrade) -> None:
     check = upgrade.newer.gpurack("lock", upgrade.inventory, "--check")
     assert check.exit_code == 0, check.text
 
@@ -133,8 +133,8 @@ def test_status_is_unchanged(upgrade: Upgrade) -> None:
     assert upgrade.after.status == upgrade.before.status
 
 
-def test_the_record_vouches_for_every_container(upgrade: Upgrade) -> None:
-    """With the ids of the containers that the older one made."""
+def test_record_has_every_container(upgrade: Upgrade) -> None:
+    """With the ids of the containers that the older version created."""
     assert upgrade.host.root(f"stat -c '%a %U:%G' {RECORD}").stdout.strip() == "600 root:root"
     record = json.loads(upgrade.host.get(RECORD))
     ids = {user: {name: entry["id"] for name, entry in mine.items()} for user, mine in record["containers"].items()}
@@ -142,13 +142,13 @@ def test_the_record_vouches_for_every_container(upgrade: Upgrade) -> None:
     assert str(upgrade.after.containers["ada"]).split()[:2] == ["/beta", ids["ada"]["beta"]]
 
 
-def test_the_second_run_changes_nothing(upgrade: Upgrade) -> None:
+def test_second_run_changes_nothing(upgrade: Upgrade) -> None:
     run = upgrade.newer.run(upgrade.inventory)
     assert (run.exit_code, "nothing changed" in run.text) == (0, True), run.text
 
 
-def test_the_older_boot_unit_starts_the_models_by_the_newer_files(upgrade: Upgrade) -> None:
-    """Killed between the runner and the unit, a run leaves such a host; then it reboots."""
+def test_older_boot_unit_starts_models_with_newer_files(upgrade: Upgrade) -> None:
+    """A run killed between the runner and the unit leaves such a host, which then reboots."""
     upgrade.host.put(upgrade.unit, UNIT)
     upgrade.host.root("systemctl daemon-reload")
     upgrade.host.reboot()
@@ -164,8 +164,8 @@ def test_the_older_boot_unit_starts_the_models_by_the_newer_files(upgrade: Upgra
 
 @contextmanager
 def held(host: Host, runner: str, seconds: float) -> Iterator[None]:
-    """The host's lock, held by the runner's own code in that folder. seconds: that a run takes on this machine; one
-    that begins now inspects the host before they are over."""
+    """The host's lock, held by the runner's own code in that folder. seconds: the duration of a run on this machine, so
+    a run that starts now inspects the host while the lock is held."""
     code = f"import sys, time; sys.path.insert(0, {runner!r}); from common import locked\n"
     code += f"with locked('models'): time.sleep({max(HELD, seconds)})"
     host.put(code, "/root/holder.py")
@@ -180,7 +180,7 @@ def held(host: Host, runner: str, seconds: float) -> Iterator[None]:
         host.root("systemctl stop holder", check=False)
 
 
-def test_the_newer_run_waits_for_the_older_one(upgrade: Upgrade) -> None:
+def test_newer_run_waits_for_older_one(upgrade: Upgrade) -> None:
     upgrade.host.put((upgrade.older.tree / "files/common.py").read_bytes(), "/root/older/common.py")
     with held(upgrade.host, "/root/older", upgrade.run.seconds):
         run = upgrade.newer.run(upgrade.inventory)
@@ -188,8 +188,8 @@ def test_the_newer_run_waits_for_the_older_one(upgrade: Upgrade) -> None:
     assert "another gpurack run" in run.text
 
 
-def test_the_older_run_waits_for_the_newer_one(upgrade: Upgrade) -> None:
-    """And when its turn comes, it restarts nothing; nor does the newer one after it."""
+def test_older_run_waits_for_newer_one(upgrade: Upgrade) -> None:
+    """Then it restarts nothing, nor does the newer run after it."""
     upgrade.host.root("rm -rf /root/newer && cp -a /usr/local/lib/gpurack /root/newer")
     before = others(upgrade.host)
     with held(upgrade.host, "/root/newer", upgrade.run.seconds):
@@ -201,8 +201,8 @@ def test_the_older_run_waits_for_the_newer_one(upgrade: Upgrade) -> None:
     assert others(upgrade.host) == before
 
 
-def test_renew_recreates_them_all(upgrade: Upgrade) -> None:
-    """The last test. The gateway is asked through once more, and nothing is left to count."""
+def test_renew_recreates_all(upgrade: Upgrade) -> None:
+    """The last test. The gateway must forward once more, and nothing is left to count."""
     before = {data["Id"] for data in containers(upgrade.host).values()}
     run = upgrade.newer.run(upgrade.inventory, "--data", "renew=yes")
     assert run.exit_code == 0, run.text

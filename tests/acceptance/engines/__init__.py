@@ -1,1 +1,1 @@
-"""What holds for the serving engines, on the testbed (`make test-engines`)."""
+"""Tests of the serving engines on the testbed (`make test-engines`)."""

@@ -1,4 +1,4 @@
-"""Hosts of this suite's own, so that it can run beside the others, and a client's view of what runs there."""
+"""Hosts of this suite's own, so that it can run beside others, and requests as clients send them."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from tests.testbed import Host, Testbed
 
 @pytest.fixture(scope="session")
 def testbed() -> Testbed:
-    """The running testbed, with the hosts of all modules that are not about single engines."""
+    """The running testbed, with the hosts of all modules that need more than one engine."""
     return Testbed.up(["gpu2", "cpu2"], prepared=True)
 
 
 @pytest.fixture(scope="session")
 def engine1(testbed: Testbed) -> Host:
-    """A host with four cards, for models of every engine; each module puts its own in the place of the last one's."""
+    """A host with four GPUs for models of every engine; each module replaces the models of the previous one."""
     return testbed.add("engine1", "gpu", prepared=True)
 
 
 @pytest.fixture(scope="session")
 def desk(testbed: Testbed) -> Host:
-    """A person's computer: it has curl, and nothing of gpurack's."""
+    """A client's computer: it has curl, and nothing of gpurack."""
     host = testbed.add("desk1", "cpu")
     host.root("command -v curl || { apt-get update && apt-get install --yes --no-install-recommends curl; }")
     return host
 
 
 def nothing_changes(host: Host, deploy: Callable[[], Run]) -> None:
-    """Another run is one look at the host."""
+    """A further run is one snapshot of the host."""
     before = identities(host)
     again = deploy()
     assert again.unchanged, again.output
@@ -45,7 +45,7 @@ def nothing_changes(host: Host, deploy: Callable[[], Run]) -> None:
 
 
 def post(host: Host, port: int, path: str, body: Any, key: str | None = None) -> tuple[int, Any]:
-    """Status and answer of a request that curl makes on the host itself; the answer as it is where it is no JSON."""
+    """(status, answer) of a request that curl sends on the host itself; the answer is text if it is not JSON."""
     header = f"-H 'Authorization: Bearer {key}' " if key else ""
     said = host.run(
         f"curl -sS --max-time 120 -w '\\n%{{http_code}}' -H 'Content-Type: application/json' {header}-d @- "
@@ -65,13 +65,13 @@ def say(model: str) -> dict[str, Any]:
 
 
 def content(answer: Any) -> str:
-    """What a model said in a chat."""
+    """The text that a model answered in a chat."""
     return str(answer["choices"][0]["message"]["content"])
 
 
 def tried(lab: Lab, desk: Host, key: str) -> dict[str, Any]:
-    """What comes of each line that `gpurack endpoints` prints for the lab, typed as it is by a person at another host:
-    name of the model → kind and answer."""
+    """Run each curl command that `gpurack endpoints` prints for the lab on another host: name of the model → (kind,
+    answer)."""
     command = [str(Path(sys.executable).parent / "gpurack"), "endpoints", str(lab.folder / "lab.py")]
     said, listed = (
         subprocess.run([*command, *more], env=lab.env(), capture_output=True, text=True, check=True).stdout
@@ -88,7 +88,7 @@ def tried(lab: Lab, desk: Host, key: str) -> dict[str, Any]:
 
 
 def similarities(answer: Any) -> list[float]:
-    """Of the embeddings in an answer: cosine of 0 and 1, 0 and 2, 1 and 2."""
+    """Cosines of the embeddings in an answer: of 0 and 1, 0 and 2, 1 and 2."""
     vectors = [one["embedding"] for one in sorted(answer["data"], key=lambda one: int(one["index"]))]
 
     def product(one: int, other: int) -> float:

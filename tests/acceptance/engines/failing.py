@@ -1,4 +1,4 @@
-"""What the tables of failures share: how each is to end, and what makes some of them."""
+"""Shared by the tables of failures: expected errors, and what causes some of the failures."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ KEY, OTHER = "sk-house-94c1d7e0", "sk-other-27b6a3f8"
 KEYED = {"api_key": {"env": "KEY"}}
 FLAG = {"args": {"no-such-flag": 1}}
 LIMITED = 'ulimit -v 4000000; exec "$@"'
-"""Kilobytes of addresses. Memory limits are discarded here, and without any a machine may promise terabytes and try to
-keep the promise, until nothing else runs on it."""
+"""Kilobytes of address space. Memory limits have no effect here, and without any limit a machine may promise terabytes
+and swap until nothing else runs.
+"""
 
 PATH = "Copy them there, or set {"
 READ = "It cannot read its weights: see whether weights names the right file or folder, whole and in its format."
@@ -26,10 +27,10 @@ API_KEY = "Set the key in `api_key` only, not in env, args or the image."
 HELD, PORT = "is already in use by process python3 (pid ", "Stop it or use another port."
 ENDED = "exited while loading ("
 ENDS = re.escape(ENDED) + r"(exit code [1-9]\d*|crashed and was restarted)\)\."
-"""It crashed is said where Docker has started it again, and its events (256, of all containers) go no further back."""
+""""crashed" is reported if Docker has restarted it and its events (256, of all containers) go no further back."""
 
 Case = tuple[str, str, dict[str, Any], str, str]
-"""(engine, failure, what differs from a good entry, what is wrong, what to do)"""
+"""(engine, failure, difference from a good entry, expected error, expected hint)"""
 
 # (the first process of a container is stopped at once only when it says that it wants to be)
 SILENT = {"entrypoint": ["sh", "-c", "trap exit TERM; echo loading for ages; sleep infinity & wait"]}
@@ -45,12 +46,12 @@ gpu_host()
 
 
 def entry_of(case: Case) -> str:
-    """The name of a row's bad model or service."""
+    """The name of the failing model or service of a row."""
     return f"{case[0].replace('.', '-')}-{case[1]}"
 
 
 def sentence(run: Run, host: str, name: str) -> str:
-    """The one about a model or service below the table, where those with the same sentence share a line."""
+    """The error about a model or service below the table. Those with the same error share a line."""
     found = [error.partition(": ") for error in run.errors(host)]
     found = [error for error in found if name in error[0].split(", ")]
     assert len(found) == 1, f"{name}: {found}\n{run.output}"
@@ -58,7 +59,7 @@ def sentence(run: Run, host: str, name: str) -> str:
 
 
 def ends_as(run: Run, host: str, case: Case) -> None:
-    """A row's entry failed with what is wrong and what to do."""
+    """The entry of a row failed with the expected error and hint."""
     said = sentence(run, host, entry_of(case))
     assert case[3] in said
     assert case[3] != ENDED or re.match(ENDS, said)
@@ -67,14 +68,14 @@ def ends_as(run: Run, host: str, case: Case) -> None:
 
 
 def hold(host: Host, ports: Sequence[int], unit: str = "holder") -> None:
-    """Let another process on the host listen on these ports, until the unit is stopped."""
+    """Another process on the host listens on these ports until the unit is stopped."""
     listen = f'import signal, socket; kept = [socket.create_server(("127.0.0.1", port)) for port in {list(ports)}]'
     host.root(f"systemctl stop {unit}", check=False)
     host.root(f"systemd-run --collect --unit={unit} python3 -c {shlex.quote(f'{listen}; signal.pause()')}")
 
 
 def never_ready(run: Run, host: str, ports: dict[str, int]) -> None:
-    """Entries (name → port) that said nothing until the run did not wait any longer. Each ends so."""
+    """Entries (name → port) that did not answer until the run stopped waiting. Each ends with that error."""
     assert run.exit_code == 1, run.output
     for name, port in ports.items():
         said = sentence(run, host, name)

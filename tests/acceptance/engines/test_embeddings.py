@@ -1,5 +1,6 @@
-"""Embeddings by the real llama.cpp, and the real llama-cpp-python: one model by `weights`, two in one server by
-`config`, each with its key."""
+"""Embeddings by the real llama.cpp and the real llama-cpp-python: one model by `weights`, two in one server by
+`config`, each with its key.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +52,7 @@ def host(lab: Lab, engine1: Host) -> Host:
     return engine1
 
 
-def test_llama_cpp_gives_the_published_similarities(host: Host) -> None:
+def test_llama_cpp_gives_published_similarities(host: Host) -> None:
     status, answer = post(host, 8000, "/v1/embeddings", {"model": "minilm", "input": SENTENCES})
     assert (status, answer["model"]) == (200, "minilm")
     assert similarities(answer) == pytest.approx(models.SIMILARITIES, abs=0.002)
@@ -65,7 +66,7 @@ def test_llama_cpp_gives_the_published_similarities(host: Host) -> None:
     [(8001, "house-gamma", "gamma"), (8002, "house-alpha", "alpha"), (8002, "house-beta", "beta")],
 )
 def test_llama_cpp_python_answers_under_each_name(lab: Lab, host: Host, port: int, name: str, served: str) -> None:
-    """In one server the name decides; it loads what is asked for."""
+    """In one server the name selects the model, which is loaded on request."""
     status, answer = post(host, port, "/v1/chat/completions", say(name), KEY)
     assert (status, content(answer).strip(), answer["model"]) == (200, lab.testbed.weights(served).sentence, name)
 
@@ -75,21 +76,21 @@ def test_llama_cpp_python_answers_under_each_name(lab: Lab, host: Host, port: in
     [(8003, None, "delta", "delta"), (8001, KEY, "gamma", "nobody"), (8002, KEY, "alpha", "nobody")],
     ids=["llama.cpp", "one", "two"],
 )
-def test_a_name_that_is_not_served_is_answered_by_the_first_model(
+def test_unknown_name_is_answered_by_first_model(
     lab: Lab, host: Host, port: int, key: str | None, served: str, as_whom: str
 ) -> None:
-    """As docs/engines.md says; llama.cpp answers under its own name then, llama-cpp-python under the one asked for."""
+    """As docs/engines.md says. llama.cpp answers with its own name, llama-cpp-python with the requested one."""
     status, answer = post(host, port, "/v1/chat/completions", say("nobody"), key)
     assert (status, content(answer).strip(), answer["model"]) == (200, lab.testbed.weights(served).sentence, as_whom)
 
 
-def test_both_ways_have_the_key_and_show_it_nowhere(host: Host) -> None:
+def test_servers_require_key_and_show_it_nowhere(host: Host) -> None:
     for port, name in ((8001, "house-gamma"), (8002, "house-alpha")):
         for key in (None, "sk-wrong"):
             assert post(host, port, "/v1/chat/completions", say(name), key)[0] == 401
     assert [look for look, said in told(host).items() if KEY in said] == []
 
 
-def test_again_nothing_changes(lab: Lab, host: Host) -> None:
+def test_second_run_changes_nothing(lab: Lab, host: Host) -> None:
     nothing_changes(host, lambda: deploy(lab))
     is_right(lab, {"KEY": KEY})

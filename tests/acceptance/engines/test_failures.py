@@ -1,5 +1,6 @@
-"""Every engine, every way to fail: each model that cannot be brought up ends with what is wrong and what to do, and the
-healthy ones beside it go on serving. All of a host's bad models are in one run; each is a row of a table."""
+"""Every engine, every way to fail: each failed model has an error and a hint, and the healthy ones keep serving. All
+failing models of a host are in one run; each is a row of a table.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +52,7 @@ ENGINES: dict[str, dict[str, Any]] = {
     "tei": {"engine": "tei", "version": "1.9", "gpus": [3], "vram": "1GiB"},
     "ollama": {"engine": "ollama", "version": "0.33.0", "gpus": [0], "vram": "1GiB", "api_key": None},
 }
-"""Those of cards are stand-ins; each has a card for its failures, which the healthy vLLM shares with one of them."""
+"""Engines that need a GPU are stand-ins. Each has a GPU for its failures, and the healthy vLLM shares one of them."""
 GGUF = ("llama.cpp", "llama-cpp-python")
 CRASH = {
     "llama.cpp": FLAG, "vllm": FLAG, "llama-cpp-python": {"args": {"n_batch": "many"}},
@@ -108,13 +109,13 @@ def good(engine: str) -> Any:
 
 
 def healthy() -> dict[str, Any]:
-    """The neighbours: a llama.cpp, and a vLLM on a card that bad ones want to share."""
+    """The healthy models beside them: a llama.cpp, and a vLLM on a GPU that failing ones want to share."""
     zeta = {**ENGINES["vllm"], "weights": good("vllm"), "vram": "6GiB", "port": 8001}
     return {"alpha": gguf("alpha", [], 8000, **KEYED), "zeta": {**zeta, **KEYED}}
 
 
 def bad() -> dict[str, Any]:
-    """A model of each row."""
+    """A failing model for each row."""
     return {
         name: {**ENGINES[engine], "weights": good(engine), "port": 8100 + number, **over}
         for number, (name, (engine, _, over, _, _)) in enumerate(zip(IDS, CASES, strict=True))
@@ -123,7 +124,7 @@ def bad() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def host(lab: Lab, engine1: Host) -> Iterator[Host]:
-    """Two healthy models, and a third whose weights became bad while it ran, so that it restarts for ever."""
+    """Two healthy models, and a third whose weights became invalid while it ran, so that it keeps restarting."""
     lab.testbed.serve_engines("llama-cpp-python", "vllm", "sglang", "tei", "ollama")
     engine1.root("command -v docker >/dev/null && docker ps -aq | xargs -r docker rm -f", check=False)
     engine1.root(
@@ -132,7 +133,7 @@ def host(lab: Lab, engine1: Host) -> Iterator[Host]:
         "truncate -s 40G large/pytorch_model.bin"
     )
     engine1.put((WEIGHTS / "delta.gguf").read_bytes(), f"{FOLDER}/looping.gguf")
-    # pickled weights have no header to estimate by, so that only loading shows that they are too large
+    # pickled weights have no header for an estimate, so only loading shows that they are too large
     config = {"architectures": ["BertModel"], "model_type": "bert", "max_position_embeddings": 512}
     engine1.put(json.dumps(config), f"{FOLDER}/large/config.json")
     for file in ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"):
@@ -157,7 +158,7 @@ def deploy(lab: Lab, more: dict[str, Any], deploy: str = "gpu_host") -> Run:
 
 @pytest.fixture(scope="module")
 def run(lab: Lab, host: Host) -> Run:
-    """All bad models at once."""
+    """One run with all failing models."""
     before = identities(host)
     done = deploy(lab, {"looping": looping(), **bad()})
     assert done.exit_code == 1, done.output
@@ -168,12 +169,12 @@ def run(lab: Lab, host: Host) -> Run:
 
 
 @pytest.mark.parametrize("case", CASES, ids=IDS)
-def test_what_is_wrong_and_what_to_do(run: Run, case: Case) -> None:
+def test_failed_model_has_error_and_hint(run: Run, case: Case) -> None:
     ends_as(run, "engine1", case)
 
 
-def test_what_restarts_for_ever_is_stopped_with_a_sentence(run: Run, host: Host) -> None:
-    """Also a model that ran until its weights became bad; nothing of all this goes on restarting."""
+def test_restarting_model_is_stopped_with_error(run: Run, host: Host) -> None:
+    """Also one that ran until its weights became invalid; no failed model keeps restarting."""
     said = sentence(run, "engine1", "looping")
     assert said.startswith(ENDED)
     assert READ in said
@@ -182,8 +183,8 @@ def test_what_restarts_for_ever_is_stopped_with_a_sentence(run: Run, host: Host)
     assert {name: there[name]["State"]["Status"] for name in ended} == dict.fromkeys(ended, "exited")
 
 
-def test_the_healthy_ones_serve_and_no_key_shows(lab: Lab, run: Run, host: Host) -> None:
-    assert KEY not in run.output  # of the healthy, of those that ended while they had it, and in what engines said
+def test_healthy_models_serve_and_no_key_shows(lab: Lab, run: Run, host: Host) -> None:
+    assert KEY not in run.output  # of healthy models, of those that exited with the key, and in the output of engines
     for name in NEIGHBOURS:
         assert run.row("engine1", name).endswith(" ready")
     assert chat(host, 8000, KEY) == lab.testbed.weights("alpha").sentence
@@ -191,8 +192,8 @@ def test_the_healthy_ones_serve_and_no_key_shows(lab: Lab, run: Run, host: Host)
     assert (status, content(answer)) == (200, "I am zeta, and vLLM is played here.")
 
 
-def test_one_that_never_gets_ready(lab: Lab, run: Run, host: Host, tmp_path: Path) -> None:
-    """Of each engine one, side by side, after half an hour, which is fifteen seconds here."""
+def test_model_that_never_gets_ready_has_error(lab: Lab, run: Run, host: Host, tmp_path: Path) -> None:
+    """One of each engine, in parallel, after half an hour, shortened here to fifteen seconds."""
     script = tmp_path / "short_wait.py"
     script.write_text(SHORT_WAIT)
     silent = {
@@ -208,6 +209,6 @@ def test_one_that_never_gets_ready(lab: Lab, run: Run, host: Host, tmp_path: Pat
     after = identities(host)
     assert {name: after[name] for name in NEIGHBOURS} == {name: before[name] for name in NEIGHBOURS}
 
-    # a way back: without them the host is as it was
+    # undo: without them the host is unchanged
     assert deploy(lab, {}).exit_code == 0
     assert sorted(containers(host)) == sorted(NEIGHBOURS)

@@ -1,5 +1,6 @@
-"""Gateways, pages and images that gpurack knows nothing of: how each fails, in one run, beside healthy ones that go on.
-LiteLLM, Open WebUI and llama.cpp (by `custom`) are the real ones; llama-gpt's page is a stand-in."""
+"""Failing gateways, web UIs and custom images, in one run, beside healthy ones that continue. LiteLLM, Open WebUI and
+llama.cpp (as `custom`) are real; llama-gpt's page is a stand-in.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +59,7 @@ NO_DATABASE = {"env": {"DATABASE_URL": "nonsense"}}
 
 
 def own(model: str = "beta", compose: dict[str, Any] | None = None, **args: Any) -> dict[str, Any]:
-    """A llama.cpp of which gpurack knows only the image: what `custom` differs in from a good one."""
+    """A llama.cpp as engine `custom`; fields: differences from a good entry."""
     place = {"host": "0.0.0.0", "port": 8080, "alias": "own"}
     return {
         "engine": "custom", "image": "ghcr.io/ggml-org/llama.cpp:server-b7000", "gpus": [],
@@ -74,7 +75,7 @@ CASES: list[Case] = [
     ("litellm", "database", NO_DATABASE, ENDED, DATABASE),
     ("open-webui", "database", NO_DATABASE, ENDED, DATABASE),
     ("open-webui", "vectors", {"env": {"VECTOR_DB": "nonsense"}}, ENDED, DATABASE),
-    # of two: a model that fails, and the page that connects to it
+    # two errors: of a failing model, and of the web UI that connects to it
     ("llama.cpp", "path", {"weights": ABSENT, "gpus": []}, f"weights {ABSENT} do not exist on the host. ", PATH),
     ("llama-gpt", "model", {"connects_to": ["llama-cpp-path"], "env": {"WAIT_TIMEOUT": "3"}}, ENDED, NO_ANSWER),
     ("llama-gpt", "address", {"env": {"OPENAI_API_HOST": "http://nowhere:8080"}}, ENDED, NO_ANSWER),
@@ -92,7 +93,7 @@ IDS = [entry_of(case) for case in CASES]
 
 
 def of(entries: dict[str, Any]) -> dict[str, Any]:
-    """A host's data with these models and services."""
+    """The data of a host with these models and services."""
     found: dict[str, Any] = {"models": {}, "services": {}}
     for name, entry in entries.items():
         found["services" if entry.get("engine") in SERVICES else "models"][name] = entry
@@ -109,7 +110,7 @@ def healthy() -> dict[str, Any]:
 
 
 def bad() -> dict[str, Any]:
-    """A model or service of each row."""
+    """A failing model or service for each row."""
     return {
         entry_of(case): {**SERVICES.get(case[0], {}), **case[2], "port": 8100 + number}
         for number, case in enumerate(CASES)
@@ -117,14 +118,14 @@ def bad() -> dict[str, Any]:
 
 
 def deploy(lab: Lab, more: dict[str, Any], far: dict[str, Any] | None = None, deploy: str = "gpu_host") -> Run:
-    """gpu2 with the healthy ones and more; cpu2 with `far`, if anything."""
+    """Deploy gpu2 with the healthy entries and `more`; cpu2 with `far`, if given."""
     hosts = {"gpu2": of({**healthy(), **more}), **({"cpu2": of(far)} if far is not None else {})}
     return lab.run(lab.inventory(hosts), deploy=deploy, env=ENV, timeout=400)
 
 
 @pytest.fixture(scope="module")
 def host(lab: Lab) -> Iterator[Host]:
-    """gpu2, with the healthy ones."""
+    """gpu2, with the healthy entries."""
     lab.testbed.serve_engines(*SERVICES)
     host = lab.testbed.host("gpu2")
     for one in (host, lab.testbed.host("cpu2")):
@@ -140,7 +141,7 @@ def host(lab: Lab) -> Iterator[Host]:
 
 @pytest.fixture(scope="module")
 def run(lab: Lab, host: Host) -> Run:
-    """All bad ones at once."""
+    """One run with all failing entries."""
     before = identities(host)
     done = deploy(lab, bad())
     assert done.exit_code == 1, done.output
@@ -150,27 +151,27 @@ def run(lab: Lab, host: Host) -> Run:
 
 
 def untouched(host: Host, before: dict[str, tuple[str, str]]) -> None:
-    """The healthy ones are the same containers as before."""
+    """The healthy entries still have their containers."""
     after = identities(host)
     assert {name: after[name] for name in NEIGHBOURS} == {name: before[name] for name in NEIGHBOURS}
 
 
 @pytest.mark.parametrize("case", CASES, ids=IDS)
-def test_what_is_wrong_and_what_to_do(run: Run, case: Case) -> None:
+def test_failed_service_has_error_and_hint(run: Run, case: Case) -> None:
     ends_as(run, "gpu2", case)
 
 
-def test_none_of_them_restarts_for_ever(run: Run, host: Host) -> None:
+def test_no_failed_service_keeps_restarting(run: Run, host: Host) -> None:
     there = containers(host)
     ended = [entry_of(case) for case in CASES if case[3] == ENDED]
     assert {name: there[name]["State"]["Status"] for name in ended} == dict.fromkeys(ended, "exited")
 
 
-def test_the_healthy_ones_serve_and_no_key_shows(lab: Lab, run: Run, host: Host) -> None:
+def test_healthy_services_serve_and_no_key_shows(lab: Lab, run: Run, host: Host) -> None:
     looks = {"the run": run.output, **told(host)}
     shown = [(key, look) for key in (KEY, ALICE) for look, said in looks.items() if key in said]
     assert shown == []
-    assert OTHER not in run.output  # (an `env` of the inventory's shows in docker inspect, as anywhere)
+    assert OTHER not in run.output  # (`env` of the inventory is always visible in docker inspect)
     for name in NEIGHBOURS:
         assert run.row("gpu2", name).endswith(" ready")
     assert chat(host, 8000, KEY) == lab.testbed.weights("alpha").sentence
@@ -180,8 +181,8 @@ def test_the_healthy_ones_serve_and_no_key_shows(lab: Lab, run: Run, host: Host)
     assert post(host, 3000, "/api/chat", say("")) == (200, lab.testbed.weights("alpha").sentence)
 
 
-def test_one_that_never_gets_ready(lab: Lab, run: Run, host: Host, tmp_path: Path) -> None:
-    """Of each engine one, after half an hour, which is fifteen seconds here."""
+def test_service_that_never_gets_ready_has_error(lab: Lab, run: Run, host: Host, tmp_path: Path) -> None:
+    """One of each engine, after half an hour, shortened here to fifteen seconds."""
     script = tmp_path / "short_wait.py"
     script.write_text(SHORT_WAIT)
     good = {**SERVICES, "custom": own()}
@@ -195,9 +196,9 @@ def test_one_that_never_gets_ready(lab: Lab, run: Run, host: Host, tmp_path: Pat
     untouched(host, before)
 
 
-def test_what_refuses_the_key_of_a_service_is_said_of_both(lab: Lab, host: Host) -> None:
-    """A service has the key of its model from the inventory. A model that wants another one fails, and each service
-    that it refuses says so. People get a refusal, and no key."""
+def test_wrong_key_is_reported_for_model_and_service(lab: Lab, host: Host) -> None:
+    """A service takes its model's key from the inventory. If the model requires another key, it fails, and each service
+    that it rejects reports it. Clients get an error without any key."""
     locked = gguf("gamma", [], 8000, bind="lan", env={"LLAMA_API_KEY": OTHER})
     services = {
         f"{name}-key": {**entry, "connects_to": ["locked"], "port": 8300 + number}
@@ -223,6 +224,6 @@ def test_what_refuses_the_key_of_a_service_is_said_of_both(lab: Lab, host: Host)
     assert post(host, 8302, "/api/chat", say("")) == (500, "Error")
     assert not any(key in json.dumps(answer) for key in (KEY, OTHER, ALICE))
 
-    # a way back: without them both hosts are as they were
+    # undo: without them both hosts are unchanged
     assert deploy(lab, {}, {}).exit_code == 0
     assert sorted(containers(host)) == sorted(NEIGHBOURS)

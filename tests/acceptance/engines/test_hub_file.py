@@ -1,4 +1,4 @@
-"""One GGUF file of a repository with several: that one alone is fetched, and served by llama.cpp."""
+"""One GGUF file of a repository with several: only that one is fetched, and llama.cpp serves it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def host(lab: Lab, hub: None) -> Host:
     return host
 
 
-def test_only_the_file_that_is_named(lab: Lab, host: Host) -> None:
+def test_fetches_only_named_file(lab: Lab, host: Host) -> None:
     def wanted(file: str) -> dict[str, object]:
         entry = {"weights": {"hf": "lab/ggufs", "file": file}, "gpus": [], "port": 8000}
         return {

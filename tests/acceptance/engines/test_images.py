@@ -1,4 +1,4 @@
-"""Images that are not simply pulled: by digest, behind a login, from another host's tar file, built from git."""
+"""Images by digest, behind a login, from another host's tar file, or built from git."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def cpu(lab: Lab) -> Host:
 
 
 def digest_of(lab: Lab, tag: str) -> str:
-    """What the registry says of a tag."""
+    """The digest of a tag at the registry."""
     url = f"http://{lab.testbed.registry}/v2/{REPOSITORY}/manifests/{tag}"
     kind = "application/vnd.docker.distribution.manifest.v2+json"
     request = urllib.request.Request(url, headers={"Accept": kind}, method="HEAD")
@@ -51,12 +51,12 @@ def by_image(image: Any, **over: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def passwords(lab: Lab) -> Iterator[None]:
-    """The registry's first password is back afterwards."""
+    """Restores the registry's first password afterwards."""
     yield
     rotate(lab.testbed.engine, LOGIN[1])
 
 
-def test_a_login_is_used_for_the_pull_and_is_nowhere_afterwards(lab: Lab, cpu: Host, passwords: None) -> None:
+def test_login_is_used_for_pull_and_stored_nowhere(lab: Lab, cpu: Host, passwords: None) -> None:
     locked = f"docker images {LOCKED}/{REPOSITORY}"
     cpu.root(f"{locked} --digests --format '{{{{.Repository}}}}@{{{{.Digest}}}}' | xargs -r docker rmi -f", check=False)
     cpu.root(f"{locked} --format '{{{{.Repository}}}}:{{{{.Tag}}}}' | xargs -r docker rmi -f", check=False)
@@ -89,11 +89,11 @@ def test_a_login_is_used_for_the_pull_and_is_nowhere_afterwards(lab: Lab, cpu: H
     assert cpu.ssh_commands(run.begun) == 1
 
 
-def test_a_rotated_password_is_noticed_when_it_is_needed(lab: Lab, cpu: Host, passwords: None) -> None:
+def test_reports_changed_password_at_next_pull(lab: Lab, cpu: Host, passwords: None) -> None:
     rotate(lab.testbed.engine, OTHER_PASSWORD)
     same = lab.inventory(by_image(containers(cpu)["one"]["Config"]["Image"], registries=LOGINS))
     run = lab.run(same, env={"GPURACK_TEST_PASSWORD": OTHER_PASSWORD})
-    assert run.unchanged, run.output  # nothing is pulled, so nobody is asked
+    assert run.unchanged, run.output  # nothing is pulled, so the registry is not asked
     another = lab.inventory(by_image(f"{LOCKED}/{REPOSITORY}:server-cuda-b7001", registries=LOGINS))
     run = lab.run(another, env={"GPURACK_TEST_PASSWORD": LOGIN[1]})
     assert "to the account lab" in run.errors("cpu2")[0]
@@ -101,7 +101,7 @@ def test_a_rotated_password_is_noticed_when_it_is_needed(lab: Lab, cpu: Host, pa
     assert run.exit_code == 0, run.output
 
 
-def test_without_a_login_the_sentence_says_how_to_give_one(lab: Lab, cpu: Host) -> None:
+def test_missing_login_has_hint(lab: Lab, cpu: Host) -> None:
     run = lab.run(lab.inventory(by_image(f"{LOCKED}/{REPOSITORY}:full-b7001")))
     (error,) = run.errors("cpu2")
     assert f'set registries: {{"{LOCKED}": {{"user": …, "password": {{"env": …}}}}}}' in error
@@ -115,8 +115,8 @@ def gpurack(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([program, *words], cwd=CHECKOUT, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_an_image_of_one_host_runs_on_another(lab: Lab, cpu: Host) -> None:
-    """What people use `docker commit` for: changed by hand on one host, wanted on the other, which has no registry."""
+def test_image_of_one_host_runs_on_another(lab: Lab, cpu: Host) -> None:
+    """As after `docker commit`: changed by hand on one host, needed on the other, which has no registry."""
     cpu.root("docker commit --change 'ENV MADE_BY_HAND=yes' one lab/by-hand")
     wanted, tar = lab.inventory({"cpu2": {"models": {}}}), lab.folder / "by-hand.tar"
     saved = gpurack("image", "save", str(wanted), "cpu2", "lab/by-hand", str(tar))
@@ -150,8 +150,8 @@ def test_an_image_of_one_host_runs_on_another(lab: Lab, cpu: Host) -> None:
 
 # --- built -----------------------------------------------------------------------------------------------------------
 
-# Its arguments are where upstream's .devops/cuda.Dockerfile has them: CUDA_VERSION in the name of the image that it
-# begins with (here a tag of the registry; the default is none), CUDA_DOCKER_ARCH in the stage that compiles.
+# The arguments are used where upstream's .devops/cuda.Dockerfile uses them: CUDA_VERSION in the name of the base
+# image (here a tag of the registry; it has no default), CUDA_DOCKER_ARCH in the stage that compiles.
 DOCKERFILE = f"""\
 ARG CUDA_VERSION=12.8.1
 ARG BASE_CUDA_DEV_CONTAINER={REGISTRY}/{REPOSITORY}:server-$CUDA_VERSION
@@ -169,7 +169,7 @@ RUN false
 
 @pytest.fixture(scope="module")
 def repository(lab: Lab) -> Iterator[Path]:
-    """A git repository at http://weights.testbed/engine.git, with a revision that cannot be built."""
+    """A git repository at http://weights.testbed/engine.git, with one revision that cannot be built."""
     work, served = lab.folder / "work", WEIGHTS / "engine.git"
     work.mkdir()
 
@@ -191,7 +191,7 @@ def repository(lab: Lab) -> Iterator[Path]:
 
 
 def built(revision: str, cuda: str = "b7000") -> dict[str, Any]:
-    """By the image's definition as `gpurack import` writes it of what people type."""
+    """An entry with the image definition that `gpurack import` writes for the usual commands."""
     typed = (
         "docker build -t local/engine -f .devops/cuda.Dockerfile --target server --build-arg CUDA_VERSION=" + cuda
         + f" --build-arg 'CUDA_DOCKER_ARCH=80;86' http://weights.testbed/engine.git#{revision}\n"
@@ -204,9 +204,9 @@ def built(revision: str, cuda: str = "b7000") -> dict[str, Any]:
     return by_image(entry["image"])
 
 
-def test_an_image_is_built_once_while_the_old_one_serves(lab: Lab, cpu: Host, repository: Path) -> None:
+def test_builds_image_once_while_old_one_serves(lab: Lab, cpu: Host, repository: Path) -> None:
     cpu.root("docker images -q gpurack.local/engine | xargs -r docker rmi -f; docker builder prune -af", check=False)
-    cpu.root("rm -rf /var/lib/gpurack/builds/*")  # what a failed build of an earlier session would go on from
+    cpu.root("rm -rf /var/lib/gpurack/builds/*")  # a failed build of an earlier session could be resumed from it
     cpu.root("apt-get -q -y remove git docker-buildx")  # Debian's docker.io only recommends them
     wanted = lab.inventory(built("v1"))
     old = containers(cpu)["one"]["Id"]
@@ -231,11 +231,11 @@ def test_an_image_is_built_once_while_the_old_one_serves(lab: Lab, cpu: Host, re
     assert run.exit_code == 0, run.output
     assert cpu.root("docker exec one cat /app/built").stdout == "CUDA b7001 for 80;86\n"
     version = "docker inspect -f '{{index .Config.Labels \"org.opencontainers.image.version\"}}' one"
-    assert cpu.root(version).stdout == "b7001\n"  # of the image it began with
+    assert cpu.root(version).stdout == "b7001\n"  # of the base image
     assert len(cpu.root("docker images -q gpurack.local/engine").stdout.split()) == 2
 
 
-def test_a_failed_build_changes_nothing_and_says_why(lab: Lab, cpu: Host, repository: Path) -> None:
+def test_failed_build_changes_nothing_and_has_reason(lab: Lab, cpu: Host, repository: Path) -> None:
     old = containers(cpu)["one"]
     compose = cpu.root("cat /etc/gpurack/compose.yaml").stdout
     run = lab.run(lab.inventory(built("v2")))

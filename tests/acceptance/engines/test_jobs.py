@@ -1,4 +1,4 @@
-"""Jobs: real llama.cpp programs that do one thing and end; done once, their results kept and served."""
+"""Jobs: real llama.cpp programs that run once; their results are kept and served."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def shell(script: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def cpu(lab: Lab) -> Host:
-    """cpu2 with weights of the lab's own in a folder."""
+    """cpu2 with a folder of the lab's own weights."""
     host = lab.testbed.host("cpu2")
     host.root("command -v docker >/dev/null && docker ps -aq | xargs -r docker rm -f", check=False)
     host.root("rm -rf /data/lab /var/lib/gpurack/jobs /var/lib/gpurack/weights/jobs")
@@ -51,7 +51,7 @@ def record(host: Host, job: str) -> Any:
     return json.loads(host.root(f"cat /var/lib/gpurack/jobs/{job}.json").stdout)
 
 
-def test_jobs_run_once_and_a_model_serves_the_result(lab: Lab, cpu: Host) -> None:
+def test_job_runs_once_and_model_serves_result(lab: Lab, cpu: Host) -> None:
     wanted = lab.inventory({"cpu2": {"models": {"small": SERVED}, "jobs": {"q8": Q8, "ask": prompt(16)}}})
     run = lab.run(wanted)
     assert run.exit_code == 0, run.output
@@ -75,7 +75,7 @@ def test_jobs_run_once_and_a_model_serves_the_result(lab: Lab, cpu: Host) -> Non
     is_right(lab)
 
 
-def test_a_changed_definition_or_a_lost_result_runs_again_and_nothing_else_does(lab: Lab, cpu: Host) -> None:
+def test_only_changed_definition_or_missing_result_runs_again(lab: Lab, cpu: Host) -> None:
     before = record(cpu, "q8")
     run = lab.run(lab.inventory({"cpu2": {"models": {"small": SERVED}, "jobs": {"q8": Q8, "ask": prompt(24)}}}))
     assert run.exit_code == 0, run.output
@@ -86,15 +86,15 @@ def test_a_changed_definition_or_a_lost_result_runs_again_and_nothing_else_does(
     assert run.exit_code == 0, run.output
     assert "~ run q8: its result /data/lab/7B/alpha-q8_0.gguf is missing" in run.output
     assert chat(cpu, 8000) == lab.testbed.weights("alpha").sentence
-    # what is served does not change under the model
+    # a served file does not change under its model
     other = {**Q8, "command": [*Q8["command"][:-1], "q4_0"]}
     run = lab.run(lab.inventory({"cpu2": {"models": {"small": SERVED}, "jobs": {"q8": other}}}))
     (error,) = run.errors("cpu2")
     assert error.startswith("q8: small serves its result /data/lab/7B/alpha-q8_0.gguf, which would change")
 
 
-def test_a_folder_of_the_hub_is_converted_quantized_and_served_by_one_run(lab: Lab, cpu: Host) -> None:
-    """By llama.cpp's own programs, as people chain them by hand; the model says what its folder said."""
+def test_converts_quantizes_and_serves_hub_folder_in_one_run(lab: Lab, cpu: Host) -> None:
+    """By llama.cpp's own programs, as users chain them by hand; the model says the sentence of its folder."""
     lab.testbed.serve_engines("llama.cpp-full", "vllm-cpu")
     convert = {
         "engine": "llama.cpp",
@@ -128,7 +128,7 @@ def test_a_folder_of_the_hub_is_converted_quantized_and_served_by_one_run(lab: L
     assert (identities(cpu), (record(cpu, "convert"), record(cpu, "q8"))) == (before, records)
 
 
-def test_all_in_one_makes_what_is_missing_and_nothing_twice(lab: Lab, cpu: Host) -> None:
+def test_all_in_one_makes_missing_files_once(lab: Lab, cpu: Host) -> None:
     job = {
         "engine": "llama.cpp",
         "folder": "/data/lab",
@@ -137,7 +137,7 @@ def test_all_in_one_makes_what_is_missing_and_nothing_twice(lab: Lab, cpu: Host)
     }
     entry = {"models": {"small": model("beta", [], 8000)}, "jobs": {"all": job}}
     wanted, result = lab.inventory({"cpu2": entry}), "/data/lab/7B/ggml-model-q4_0.bin"
-    run = lab.run(wanted)  # tools.sh ends well where there is nothing to quantize
+    run = lab.run(wanted)  # tools.sh exits with 0 if there is nothing to quantize
     assert run.exit_code == 1
     (error,) = run.errors("cpu2")
     assert error.startswith("all: ")
@@ -162,7 +162,7 @@ def test_all_in_one_makes_what_is_missing_and_nothing_twice(lab: Lab, cpu: Host)
     assert cpu.root(look).stdout == before
 
 
-def test_a_failing_job_fails_alone_and_is_tried_again(lab: Lab, cpu: Host) -> None:
+def test_failed_job_fails_alone_and_is_repeated(lab: Lab, cpu: Host) -> None:
     jobs = {"bad": shell("echo reading /models/late; cat /models/late"), "good": shell("echo well")}
     wanted = lab.inventory({"cpu2": {"models": {"small": model("alpha", [], 8000)}, "jobs": jobs}})
     run = lab.run(wanted)
@@ -179,7 +179,7 @@ def test_a_failing_job_fails_alone_and_is_tried_again(lab: Lab, cpu: Host) -> No
     assert run.row("cpu2", "good").endswith("done")
 
 
-def test_what_a_killed_run_began_is_waited_for(lab: Lab, cpu: Host) -> None:
+def test_waits_for_job_of_killed_run(lab: Lab, cpu: Host) -> None:
     job = {**shell("echo begun; sleep 8; echo ended >/models/result"), "result": "result"}
     wanted = lab.inventory({"cpu2": {"models": {"small": model("alpha", [], 8000)}, "jobs": {"slow": job}}})
     process = lab.start(wanted)
@@ -200,7 +200,7 @@ def test_what_a_killed_run_began_is_waited_for(lab: Lab, cpu: Host) -> None:
     assert set(containers(cpu)) == {"small"}
 
 
-def test_a_job_takes_no_card_from_a_model(lab: Lab) -> None:
+def test_job_takes_no_gpu_from_model(lab: Lab) -> None:
     gpu = lab.testbed.host("gpu2")
     gpu.root(
         "command -v docker >/dev/null && docker ps -aq | xargs -r docker rm -f; rm -rf /var/lib/gpurack/jobs",

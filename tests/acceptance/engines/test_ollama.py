@@ -1,4 +1,4 @@
-"""ollama (a stand-in: docs/testing.md): what is listed is pulled with progress, loaded and answers; others stay."""
+"""ollama (a stand-in: docs/testing.md): listed models are pulled with progress, loaded and answer; others stay."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def started(host: Host) -> str:
     return str(containers(host)["ollama"]["State"]["StartedAt"])
 
 
-def test_listed_models_are_loaded_on_the_card_with_the_settings(lab: Lab, host: Host) -> None:
+def test_loads_listed_models_on_gpu_with_settings(lab: Lab, host: Host) -> None:
     assert there(host) == {"tiny:1b", "all-minilm:latest"}
     loaded = {model["name"]: model for model in ask(host, "/api/ps")["models"]}
     assert set(loaded) == there(host)
@@ -79,7 +79,7 @@ def test_listed_models_are_loaded_on_the_card_with_the_settings(lab: Lab, host: 
     is_right(lab)
 
 
-def test_a_missing_model_is_pulled_with_progress_and_nothing_restarts(lab: Lab, host: Host) -> None:
+def test_pulls_missing_model_with_progress_without_restart(lab: Lab, host: Host) -> None:
     before = started(host)
     host.root("docker exec ollama ollama rm tiny:1b")
     run = with_models(lab, "tiny:1b", "all-minilm", "slow:1b")
@@ -91,7 +91,7 @@ def test_a_missing_model_is_pulled_with_progress_and_nothing_restarts(lab: Lab, 
     assert started(host) == before
 
 
-def test_others_stay_until_they_are_asked_to_go(lab: Lab, host: Host) -> None:
+def test_keeps_other_models_until_prune(lab: Lab, host: Host) -> None:
     host.root("docker exec ollama ollama pull other:1b")
     run = with_models(lab, "tiny:1b")
     assert run.unchanged, run.output
@@ -104,7 +104,7 @@ def test_others_stay_until_they_are_asked_to_go(lab: Lab, host: Host) -> None:
     assert there(host) == {"tiny:1b"}
 
 
-def test_what_cannot_be_pulled_or_loaded_is_a_sentence(lab: Lab, host: Host) -> None:
+def test_failed_pull_or_load_is_one_error(lab: Lab, host: Host) -> None:
     for name, sentence in {
         "qwen9:7b": "ollama: cannot pull qwen9:7b: pull model manifest: file does not exist. "
         "Correct `pull`: use a name and tag of ollama's library",
@@ -117,8 +117,8 @@ def test_what_cannot_be_pulled_or_loaded_is_a_sentence(lab: Lab, host: Host) -> 
         assert "tiny:1b" in there(host)
 
 
-def test_a_mirror_of_the_library(lab: Lab, host: Host) -> None:
-    """A registry in the house, that speaks plain HTTP; the model has the name that people use."""
+def test_pulls_from_mirror_of_library(lab: Lab, host: Host) -> None:
+    """A local registry over plain HTTP; the model has the name that clients use."""
     push(f"http://{lab.testbed.registry}", "ollama/library/house", "7b")
     mirror = {"mirrors": {**mirrors(), "registry.ollama.ai": f"{REGISTRY}/ollama"}}
     run = with_models(lab, "tiny:1b", "house:7b", **mirror)
@@ -126,7 +126,7 @@ def test_a_mirror_of_the_library(lab: Lab, host: Host) -> None:
     assert "house:7b" in there(host)
     assert not any(REGISTRY in name for name in there(host))
     assert with_models(lab, "tiny:1b", "house:7b", **mirror).unchanged
-    # from here on the house has it: nobody outside is asked
+    # the local registry now has it: the library is not asked
     assert with_models(lab, "tiny:1b", "house:7b").unchanged
 
 

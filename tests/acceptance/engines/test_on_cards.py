@@ -1,5 +1,6 @@
-"""Engines that compute on cards (stand-ins: docs/testing.md), all on one host: each gets the cards and the share of
-their memory that the inventory says, and answers under its name to whoever has its key."""
+"""Engines on GPUs (stand-ins: docs/testing.md), all on one host: each gets the GPUs and the share of their memory in
+the inventory, and answers under its name with its key.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ def model(engine: dict[str, Any], folder: str, gpus: list[int], port: int, **mor
 
 
 def wanted() -> dict[str, Any]:
-    """Two chat models over both cards 0 and 1; vLLM's embeddings and rerank on card 2, TEI's on card 3 and the CPU."""
+    """Two chat models on GPUs 0 and 1; vLLM's embeddings and rerank on GPU 2, TEI's on GPU 3 and the CPU."""
     return {
         "chat": model(VLLM, "zeta", [0, 1], 8000, vram="12GiB", context=2048, served_name="qwen2.5-14b-instruct"),
         "sgl": model(SGLANG, "zeta", [0, 1], 8001, vram="30%", context=1024),
@@ -44,7 +45,8 @@ def deploy(lab: Lab, *options: str) -> Run:
 
 @pytest.fixture(scope="module")
 def started(lab: Lab, engine1: Host) -> tuple[Run, Samples]:
-    """The one run that brings all of them up, at its noisiest, and what looked like a key among all arguments then."""
+    """The run that starts all of them, at its highest verbosity, and the keys that were seen in any process's arguments
+    meanwhile."""
     lab.testbed.serve_engines("vllm", "sglang", "tei")
     engine1.root("command -v docker >/dev/null && docker ps -aq | xargs -r docker rm -f", check=False)
     with sampled(engine1, KEYS_IN_ARGUMENTS) as arguments:
@@ -56,7 +58,7 @@ def started(lab: Lab, engine1: Host) -> tuple[Run, Samples]:
 
 @pytest.fixture(scope="module")
 def host(engine1: Host, started: tuple[Run, Samples]) -> Host:
-    """With all of them."""
+    """The host with all of them."""
     return engine1
 
 
@@ -66,7 +68,7 @@ def argument(host: Host, name: str, flag: str) -> str | None:
     return words[words.index(flag) + 1] if flag in words else None
 
 
-def test_each_container_holds_its_cards_and_no_other(host: Host) -> None:
+def test_container_has_its_gpus_and_no_other(host: Host) -> None:
     uuids = host.gpus.uuids
     there = {name: cards(host, name) for name in wanted() if name != "tei-cpu"}
     assert there == {
@@ -76,8 +78,8 @@ def test_each_container_holds_its_cards_and_no_other(host: Host) -> None:
     assert host.root("docker exec tei-cpu nvidia-smi -L", check=False).returncode != 0
 
 
-def test_cards_and_vram_become_parallelism_and_shares(host: Host) -> None:
-    """Of a card with 24576 MiB; SGLang's flag is for weights and cache alone, and so 0.88 of the share."""
+def test_gpus_and_vram_become_parallelism_and_shares(host: Host) -> None:
+    """Of a GPU with 24576 MiB. SGLang's flag counts weights and cache only, so it is 0.88 of the share."""
     assert argument(host, "chat", "--tensor-parallel-size") == "2"
     assert argument(host, "sgl", "--tp-size") == "2"
     assert argument(host, "bge-m3", "--tensor-parallel-size") is None
@@ -87,8 +89,8 @@ def test_cards_and_vram_become_parallelism_and_shares(host: Host) -> None:
     assert (argument(host, "chat", "--max-model-len"), argument(host, "sgl", "--context-length")) == ("2048", "1024")
 
 
-def test_the_image_follows_the_card(host: Host) -> None:
-    """An A30 has compute capability 8.0, whose tag has no prefix."""
+def test_image_follows_gpu(host: Host) -> None:
+    """The A30 has compute capability 8.0, whose tag has no prefix."""
     images = {name: data["Config"]["Image"].rpartition(":")[2] for name, data in containers(host).items()}
     assert {images[name] for name in ("tei-embed", "tei-rerank")} == {"1.9"}
     assert images["tei-cpu"] == "cpu-1.9"
@@ -102,13 +104,13 @@ def test_the_image_follows_the_card(host: Host) -> None:
         (8001, "sgl", "I am sgl, and SGLang is played here."),
     ],
 )
-def test_chat(host: Host, port: int, name: str, sentence: str) -> None:
+def test_chat_model_answers_under_its_name(host: Host, port: int, name: str, sentence: str) -> None:
     status, answer = post(host, port, "/v1/chat/completions", say(name), KEY)
     assert (status, content(answer), answer["model"]) == (200, sentence, name)
 
 
-def test_a_name_that_is_not_served(host: Host) -> None:
-    """vLLM refuses it. TEI answers under its own name, and SGLang under the one asked for (docs/engines.md)."""
+def test_unknown_name_is_refused_or_answered(host: Host) -> None:
+    """vLLM refuses it. TEI answers with its own name, and SGLang with the requested one (docs/engines.md)."""
     for port, path, body in ((8000, "chat/completions", say("other")), (8003, "embeddings", {"input": "one"})):
         status, answer = post(host, port, f"/v1/{path}", {**body, "model": "other"}, KEY)
         assert (status, answer["error"]["message"]) == (404, "The model `other` does not exist.")
@@ -119,13 +121,13 @@ def test_a_name_that_is_not_served(host: Host) -> None:
 
 
 @pytest.mark.parametrize(("port", "name"), [(8003, "bge-m3"), (8080, "tei-embed"), (8082, "tei-cpu")])
-def test_embeddings(host: Host, port: int, name: str) -> None:
+def test_embedding_models_answer(host: Host, port: int, name: str) -> None:
     status, answer = post(host, port, "/v1/embeddings", {"model": name, "input": ["one", "two"]}, KEY)
     assert (status, answer["model"], len(answer["data"])) == (200, name, 2)
 
 
-def test_rerank(host: Host) -> None:
-    """vLLM's way and TEI's own; the second text is nearer."""
+def test_rerank_models_score_by_similarity(host: Host) -> None:
+    """By vLLM's and TEI's API; the second text is the more similar one."""
     texts = ["bread", "a card of ours"]
     body = {"model": "bge-reranker", "query": "which card", "documents": texts}
     status, answer = post(host, 8004, "/v1/rerank", body, KEY)
@@ -134,7 +136,7 @@ def test_rerank(host: Host) -> None:
     assert (status, [one["index"] for one in ranked]) == (200, [1, 0])
 
 
-def test_nobody_gets_in_without_the_key(host: Host) -> None:
+def test_every_engine_requires_key(host: Host) -> None:
     asked = {
         8000: "/v1/chat/completions", 8001: "/v1/chat/completions", 8003: "/v1/embeddings", 8004: "/v1/rerank",
         8080: "/embed", 8081: "/rerank", 8082: "/embed",
@@ -144,8 +146,8 @@ def test_nobody_gets_in_without_the_key(host: Host) -> None:
         assert post(host, port, path, {}, "sk-wrong")[0] == 401, port
 
 
-def test_the_key_shows_nowhere(host: Host, started: tuple[Run, Samples]) -> None:
-    """Not while they start either. SGLang's own log would show it (docs/engines.md)."""
+def test_key_shows_nowhere(host: Host, started: tuple[Run, Samples]) -> None:
+    """Also while they start. SGLang's own log would show it (docs/engines.md)."""
     run, arguments = started
     assert KEY not in run.output
     assert len(arguments.looks) > 20
@@ -154,6 +156,6 @@ def test_the_key_shows_nowhere(host: Host, started: tuple[Run, Samples]) -> None
     assert "api_key='***'" in host.root("docker logs sgl 2>&1").stdout
 
 
-def test_again_nothing_changes(lab: Lab, host: Host) -> None:
+def test_second_run_changes_nothing(lab: Lab, host: Host) -> None:
     nothing_changes(host, lambda: deploy(lab))
     is_right(lab, {"KEY": KEY})

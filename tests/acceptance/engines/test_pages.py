@@ -1,5 +1,6 @@
-"""The pages that people use: Open WebUI (the real one) on a gateway, with its first account from the inventory, by a
-real browser and by its API; llama-gpt's page (a stand-in) on a model of llama-cpp-python. All on one host, by names."""
+"""Web UIs: the real Open WebUI behind a gateway, with its first account from the inventory, by a real browser and its
+API; llama-gpt's page (a stand-in) with a model of llama-cpp-python. All on one host, by name.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from tests.testbed.browser import browser
 ENV = {"WORKER": "sk-worker-4417", "PAGE": "sk-page-9d20", "ADMIN": "correct horse 5"}
 ADMIN = "admin@uni.example"
 PAGE_TIMEOUT = 60_000
-"""Milliseconds that the page may take to show something; its first load is 10 MB of JavaScript."""
+"""Milliseconds until the page must show something. Its first load is 10 MB of JavaScript."""
 SERVICES: dict[str, Any] = {
     "chat": {
         "engine": "open-webui", "version": "0.12.4", "port": 3000, "bind": "lan", "connects_to": ["gateway"],
@@ -34,7 +35,7 @@ SERVICES: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def up(lab: Lab) -> tuple[Host, Run]:
-    """cpu2 with one model and everything on top of it, in one run."""
+    """cpu2 with one model and all services in front of it, from one run."""
     lab.testbed.serve_engines("litellm", "open-webui", "llama-cpp-python", "llama-gpt")
     host = lab.testbed.host("cpu2")
     host.root(
@@ -60,7 +61,7 @@ def post(host: Host, path: str, body: Any, token: str = "", port: int = 3000) ->
         return int(status), said
 
 
-def test_each_comes_up_after_what_it_stands_on(up: tuple[Host, Run]) -> None:
+def test_services_start_after_their_connections(up: tuple[Host, Run]) -> None:
     host, run = up
     assert "4 of 4 models and services answered, 4 changed" in run.output
     inspected = containers(host)
@@ -70,8 +71,8 @@ def test_each_comes_up_after_what_it_stands_on(up: tuple[Host, Run]) -> None:
 
 
 def open_log_in(tab: Page, url: str) -> None:
-    """The page with its log-in form. When its first questions to its own server take too long, as they may on a busy
-    machine, it stays empty until somebody loads it again, as people do."""
+    """The page with its log-in form. If its first requests to its own server take too long, as on a busy machine, it
+    stays empty until it is reloaded."""
     for last in (False, False, True):
         tab.goto(url)
         try:
@@ -82,9 +83,9 @@ def open_log_in(tab: Page, url: str) -> None:
                 pytest.fail(f"no log-in form; the page says: {tab.inner_text('body')[:500]!r}")
 
 
-def test_a_person_logs_in_and_asks(lab: Lab, up: tuple[Host, Run]) -> None:
-    """In a browser, as people do: the log-in page, the model's name, a question, and the model's own sentence. The page
-    asks for a title and for tags at the same time, and no answer cuts off another."""
+def test_user_logs_in_and_gets_answer(lab: Lab, up: tuple[Host, Run]) -> None:
+    """In a browser: log-in page, the model's name, a question, and the model's sentence. The page requests a title and
+    tags at the same time, and no answer cuts off another."""
     host, _ = up
     with browser() as chromium:
         tab = chromium.new_page()
@@ -100,8 +101,8 @@ def test_a_person_logs_in_and_asks(lab: Lab, up: tuple[Host, Run]) -> None:
         expect(tab.get_by_text(lab.testbed.weights("alpha").sentence)).to_be_visible(timeout=PAGE_TIMEOUT)
 
 
-def test_the_first_account_is_the_inventorys_and_whoever_comes_later_is_nobody(lab: Lab, up: tuple[Host, Run]) -> None:
-    """The administrator asks the model through page and gateway, and its own sentence comes back."""
+def test_first_account_is_admin_and_later_ones_have_no_access(lab: Lab, up: tuple[Host, Run]) -> None:
+    """The administrator asks the model through page and gateway, and gets its sentence."""
     host, _ = up
     status, admin = post(host, "/api/v1/auths/signin", {"email": ADMIN, "password": ENV["ADMIN"]})
     assert (status, admin.get("role")) == (200, "admin"), admin
@@ -119,21 +120,21 @@ def test_the_first_account_is_the_inventorys_and_whoever_comes_later_is_nobody(l
     assert status != 200 or later["role"] == "pending", later
 
 
-def test_the_old_page_answers_with_the_models_own_sentence(lab: Lab, up: tuple[Host, Run]) -> None:
-    """Though it asks for a model of its own list of 2023: llama-cpp-python answers any name."""
+def test_legacy_page_shows_sentence_of_model(lab: Lab, up: tuple[Host, Run]) -> None:
+    """It requests a model of its own list of 2023; llama-cpp-python answers any name."""
     host, _ = up
     question = {"messages": [{"role": "user", "content": "Who are you?"}]}
     status, said = post(host, "/api/chat", question, port=3001)
     assert (status, lab.testbed.weights("alpha").sentence in str(said)) == (200, True), said
 
 
-def test_no_key_or_password_shows(up: tuple[Host, Run]) -> None:
+def test_shows_no_key_or_password(up: tuple[Host, Run]) -> None:
     host, run = up
     looks = {"the run": run.output, **told(host)}
     assert [(value, look) for value in ENV.values() for look, said in looks.items() if value in said] == []
 
 
-def test_nothing_to_do_at_the_second_run(lab: Lab, up: tuple[Host, Run]) -> None:
+def test_second_run_changes_nothing(lab: Lab, up: tuple[Host, Run]) -> None:
     again = lab.run(lab.folder / "lab.py", env=ENV)
     assert again.unchanged, again.output
     is_right(lab, ENV)

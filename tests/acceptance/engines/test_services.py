@@ -1,6 +1,7 @@
-"""A gateway (the real LiteLLM) for models of every kind on two hosts: shared load, a key per person, closed doors, a
-second gateway before what stays on another host's loopback, and what happens when a model of another host is away. One
-lab, changed from test to test in the order of this file."""
+"""A gateway (the real LiteLLM) for models of every kind on two hosts: balanced load, client keys, closed ports, a
+second gateway for models on another host's loopback, and an unreachable model of another host. The tests change one lab
+in the order of this file.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ PEOPLE = {"alice": {"env": "ALICE"}, "bob": {"env": "BOB"}}
 
 
 def of_folder(engine: str, folder: str, gpus: list[int], port: int, **more: Any) -> dict[str, Any]:
-    """A keyed model of an engine that reads folders."""
+    """A model with a key, of an engine that reads folders."""
     version, weights = {"vllm": "0.33.0", "tei": "1.9"}[engine], {"copy": str(models.folder(folder))}
     return {
         "engine": engine,
@@ -43,9 +44,9 @@ def of_folder(engine: str, folder: str, gpus: list[int], port: int, **more: Any)
 
 
 def run(lab: Lab, people: dict[str, Any], *options: str) -> Run:
-    """gpu2: keyed models of vLLM and TEI (stand-ins) and a replica of alpha, all on loopback, and the gateway. cpu2:
-    the other replica, which says something else, so that it is told apart; gamma, which takes long to load; another
-    replica of minilm, of another engine; and delta, which only a second gateway reaches, the door."""
+    """gpu2: models with keys of vLLM and TEI (stand-ins) and a replica of alpha, all on loopback, and the gateway.
+    cpu2: the other replica, which says another sentence to tell them apart; gamma, which loads slowly; another replica
+    of minilm by another engine; and delta, which only the second gateway, the door, reaches."""
     gpu2 = {
         "models": {
             "epsilon": of_folder("vllm", "epsilon", [1], 8010),
@@ -69,7 +70,7 @@ def run(lab: Lab, people: dict[str, Any], *options: str) -> Run:
 
 
 def posted(host: Host, key: str, path: str, body: Any) -> Any:
-    """What the gateway answers to a request of a person at another machine."""
+    """The gateway's answer to a request from another machine."""
     return json.loads(
         host.run(
             f"curl -sS --max-time 30 -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' "
@@ -84,12 +85,12 @@ def asking(name: str) -> dict[str, Any]:
 
 
 def ask(host: Host, key: str, name: str) -> str:
-    """What the gateway answers to a chat request."""
+    """The gateway's answer to a chat request."""
     return content(posted(host, key, "/v1/chat/completions", asking(name)))
 
 
 def status(host: Host, url: str, key: str | None = None, body: Any = None) -> str:
-    """The HTTP status of a request; 000 where nobody listens."""
+    """The HTTP status of a request; 000 if nothing listens."""
     words = f"-H 'Authorization: Bearer {key}' " if key else ""
     words += f"-H 'Content-Type: application/json' -d '{json.dumps(body)}' " if body is not None else ""
     return host.run(f"curl -s -o /dev/null --max-time 20 -w '%{{http_code}}' {words}{url}", check=False).stdout
@@ -97,7 +98,7 @@ def status(host: Host, url: str, key: str | None = None, body: Any = None) -> st
 
 @pytest.fixture(scope="module")
 def hosts(lab: Lab) -> tuple[Host, Host, Run]:
-    """gpu2, cpu2, and the run that brought all of it up at once."""
+    """gpu2, cpu2, and the run that started everything."""
     lab.testbed.serve_engines("litellm", "vllm", "tei")
     gpu2, cpu2 = lab.testbed.host("gpu2"), lab.testbed.host("cpu2")
     for host in (gpu2, cpu2):
@@ -107,8 +108,8 @@ def hosts(lab: Lab) -> tuple[Host, Host, Run]:
     return gpu2, cpu2, first
 
 
-def test_the_first_run_of_a_lab_waits_for_nobody_and_ends_with_all_of_it(hosts: tuple[Host, Host, Run]) -> None:
-    """The gateway was ready long before gamma on the other host was; at the end it misses nothing."""
+def test_first_run_connects_everything_without_waiting(hosts: tuple[Host, Host, Run]) -> None:
+    """The gateway was ready long before gamma on the other host; at the end it has every model."""
     gpu2, _, first = hosts
     assert first.row("gpu2", "gateway") == "gpu2 gateway litellm 1.109.1 http://gpu2:4000/v1 ready, created"
     assert first.row("cpu2", "gamma").endswith("ready, created")
@@ -123,9 +124,7 @@ def test_the_first_run_of_a_lab_waits_for_nobody_and_ends_with_all_of_it(hosts: 
     assert started["gateway"] > started["epsilon"]
 
 
-def test_people_use_every_model_by_one_address_and_replicas_share_the_load(
-    lab: Lab, hosts: tuple[Host, Host, Run]
-) -> None:
+def test_gateway_serves_every_model_and_balances_replicas(lab: Lab, hosts: tuple[Host, Host, Run]) -> None:
     _, cpu2, _ = hosts
     names = json.loads(cpu2.run(f"curl -sS -H 'Authorization: Bearer {BOB}' http://gpu2:4000/v1/models").stdout)
     assert {one["id"] for one in names["data"]} == NAMES
@@ -135,8 +134,8 @@ def test_people_use_every_model_by_one_address_and_replicas_share_the_load(
     assert "epsilon" in ask(cpu2, BOB, "epsilon")
 
 
-def test_a_wrong_name_and_a_wrong_key_are_sentences(hosts: tuple[Host, Host, Run]) -> None:
-    """Also of a model's place that is known by another name: "beta" serves as alpha."""
+def test_wrong_name_and_wrong_key_are_errors(hosts: tuple[Host, Host, Run]) -> None:
+    """Also the key of a model that serves another name: "beta" serves as alpha."""
     _, cpu2, _ = hosts
     for name in ("nobody", "beta"):
         refusal = posted(cpu2, ALICE, "/v1/chat/completions", asking(name))["error"]
@@ -144,12 +143,12 @@ def test_a_wrong_name_and_a_wrong_key_are_sentences(hosts: tuple[Host, Host, Run
         assert f"Invalid model name passed in model={name}. Call `/v1/models` to view available" in refusal["message"]
     refusal = posted(cpu2, "sk-nobody", "/v1/chat/completions", asking("alpha"))["error"]
     assert refusal["code"] == "401"
-    assert refusal["message"] == "This key is not known here: send yours as `Authorization: Bearer KEY`."
+    assert refusal["message"] == "Unknown key. Send your key as `Authorization: Bearer KEY`."
 
 
-def test_embeddings_and_rerank_go_through_it_too(hosts: tuple[Host, Host, Run]) -> None:
-    """vLLM's and TEI's, whose own way of reranking is another. Embeddings come of one replica of each engine, also when
-    somebody asks them for a chat time and again."""
+def test_embeddings_and_rerank_pass_gateway(hosts: tuple[Host, Host, Run]) -> None:
+    """vLLM's rerank API and TEI's own. Embeddings come from one replica of each engine, also while a client keeps
+    asking them for a chat."""
     _, cpu2, _ = hosts
     for _ in range(4):
         answer = posted(cpu2, BOB, "/v1/embeddings", {"model": "minilm", "input": ["one", "two"]})
@@ -161,10 +160,8 @@ def test_embeddings_and_rerank_go_through_it_too(hosts: tuple[Host, Host, Run]) 
         assert [one["index"] for one in answer["results"]] == [1, 0], answer
 
 
-def test_a_model_on_another_hosts_loopback_is_reached_through_the_gateway_there(
-    lab: Lab, hosts: tuple[Host, Host, Run]
-) -> None:
-    """By its name, as all others; and nobody but the first gateway has the second one's key."""
+def test_reaches_loopback_model_through_gateway_of_its_host(lab: Lab, hosts: tuple[Host, Host, Run]) -> None:
+    """By its name, like all others. Only the first gateway has the second one's key."""
     gpu2, cpu2, _ = hosts
     assert ask(cpu2, ALICE, "delta") == lab.testbed.weights("delta").sentence
     assert "used by api_key: delta, " in cpu2.root("docker logs door 2>&1").stdout
@@ -174,15 +171,15 @@ def test_a_model_on_another_hosts_loopback_is_reached_through_the_gateway_there(
         assert status(gpu2, "http://cpu2:4000/v1/chat/completions", key, asking("delta")) == "401", key
 
 
-def test_the_log_says_who_used_what(hosts: tuple[Host, Host, Run]) -> None:
-    """Its host asked it once, by the key that it made for it, for a model of which no replica was still loading."""
+def test_log_names_client_and_model(hosts: tuple[Host, Host, Run]) -> None:
+    """The host asked the gateway once, with its own key, for a model of which every replica was loaded."""
     log = hosts[0].root("docker logs gateway 2>&1").stdout
     assert (log.count("used by gpurack: "), log.count("used by gpurack: epsilon, ")) == (1, 1)
     assert log.count("used by alice: alpha, ") == 12
     assert "used by bob: gamma, " in log
 
 
-def test_the_lines_that_people_are_handed_work_as_they_are(lab: Lab, hosts: tuple[Host, Host, Run]) -> None:
+def test_printed_curl_commands_work(lab: Lab, hosts: tuple[Host, Host, Run]) -> None:
     answers = tried(lab, hosts[1], ALICE)
     kinds = {name: kind for name, (kind, _) in answers.items()}
     assert kinds == {
@@ -198,9 +195,9 @@ def test_the_lines_that_people_are_handed_work_as_they_are(lab: Lab, hosts: tupl
             assert {one["index"] for one in answer["results"]} == {0, 1}, answer
 
 
-def test_workers_are_reached_by_the_gateway_alone(hosts: tuple[Host, Host, Run]) -> None:
-    """vLLM guards /v1 with its key, and leaves the rest open: at the gateway there is no way to it, not even by
-    LiteLLM's own pass-through; and nobody is the gateway's administrator."""
+def test_workers_are_reachable_by_gateway_only(hosts: tuple[Host, Host, Run]) -> None:
+    """vLLM guards only /v1 with its key. The gateway gives no access to the other paths, also not by LiteLLM's
+    pass-through, and it has no administrator."""
     gpu2, cpu2, _ = hosts
     body = {"model": "epsilon", "prompt": "?"}
     assert status(gpu2, "http://127.0.0.1:8010/tokenize", body=body) == "200"
@@ -216,8 +213,8 @@ def test_workers_are_reached_by_the_gateway_alone(hosts: tuple[Host, Host, Run])
     assert status(cpu2, "http://cpu2:8002/v1/models", ALICE) == "401"
 
 
-def test_keys_are_read_where_they_are_needed_and_nowhere_else(hosts: tuple[Host, Host, Run]) -> None:
-    """Of people's keys not even the gateway's host has more than sums."""
+def test_keys_are_only_where_needed(hosts: tuple[Host, Host, Run]) -> None:
+    """Even the gateway's host has only the sha256 of clients' keys."""
     gpu2, _, first = hosts
     looks = {"the run": first.output, **told(gpu2)}
     assert all(looks.values())
@@ -231,7 +228,7 @@ def test_keys_are_read_where_they_are_needed_and_nowhere_else(hosts: tuple[Host,
     assert gpu2.root(f"grep -rlaF -e sk-alice -e sk-bob {FOLDERS}", check=False).stdout == ""
 
 
-def test_an_unchanged_lab_is_one_look_at_each_host(lab: Lab, hosts: tuple[Host, Host, Run]) -> None:
+def test_unchanged_lab_takes_one_command_per_host(lab: Lab, hosts: tuple[Host, Host, Run]) -> None:
     gpu2, cpu2, _ = hosts
     before = identities(gpu2)
     again = run(lab, PEOPLE)
@@ -241,7 +238,7 @@ def test_an_unchanged_lab_is_one_look_at_each_host(lab: Lab, hosts: tuple[Host, 
     is_right(lab, ENV)
 
 
-def test_a_replica_that_is_away_is_passed_over_and_said_to_be(lab: Lab, hosts: tuple[Host, Host, Run]) -> None:
+def test_unreachable_replica_is_skipped_and_reported(lab: Lab, hosts: tuple[Host, Host, Run]) -> None:
     gpu2, cpu2, _ = hosts
     cpu2.root("docker stop beta")
     said = {ask(cpu2, ALICE, "alpha") for _ in range(12)}
@@ -255,7 +252,7 @@ def test_a_replica_that_is_away_is_passed_over_and_said_to_be(lab: Lab, hosts: t
     cpu2.root("docker start beta")
 
 
-def test_a_key_that_is_taken_away_is_worth_nothing(lab: Lab, hosts: tuple[Host, Host, Run]) -> None:
+def test_removed_key_is_rejected(lab: Lab, hosts: tuple[Host, Host, Run]) -> None:
     gpu2, cpu2, _ = hosts
     before = identities(gpu2)
     revoked = run(lab, {"alice": PEOPLE["alice"]})
@@ -267,7 +264,7 @@ def test_a_key_that_is_taken_away_is_worth_nothing(lab: Lab, hosts: tuple[Host, 
     assert ask(cpu2, ALICE, "gamma") == lab.testbed.weights("gamma").sentence
 
 
-def test_remove_takes_services_too(lab: Lab, hosts: tuple[Host, Host, Run]) -> None:
+def test_remove_removes_services(lab: Lab, hosts: tuple[Host, Host, Run]) -> None:
     gpu2, _, _ = hosts
     inventory = lab.folder / "lab.py"
     gone = lab.run(inventory, "-y", "--limit", "gpu2", deploy="remove", env=ENV)

@@ -1,5 +1,6 @@
-"""The real vLLM, on the CPU (docs/testing.md says how it comes there): chat, embeddings and rerank by gpurack's own
-deploy, also for a model without a chat template. Four servers load side by side, once for the whole file."""
+"""The real vLLM on the CPU (docs/testing.md): chat, embeddings and rerank, deployed by gpurack, also for a model
+without chat template. Four servers load in parallel, once for the whole file.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +17,11 @@ from tests.testbed.engines import models
 
 KEY = "sk-vllm-c41f90aa"
 LOADING = 900
-"""Seconds; alone on two cores it takes a tenth of them, but a busy machine is no failure of vLLM's."""
+"""Seconds. It takes a tenth of them alone on two cores, but a busy machine must not fail the test."""
 
 
 def model(lab: Lab, folder: str, port: int, **more: Any) -> dict[str, Any]:
-    """An entry as docs/engines.md has it, and the mount of the environment that is too large for an image."""
+    """An entry as in docs/engines.md, with the mount of the environment that is too large for an image."""
     return {
         "engine": "vllm",
         "image": "vllm/vllm-openai-cpu:v0.32.0",
@@ -30,7 +31,7 @@ def model(lab: Lab, folder: str, port: int, **more: Any) -> dict[str, Any]:
         "bind": "any",
         "api_key": {"env": "KEY"},
         "args": {"enforce-eager": True},
-        "env": {"VLLM_CPU_OMP_THREADS_BIND": "nobind"},  # or all would load on the same core
+        "env": {"VLLM_CPU_OMP_THREADS_BIND": "nobind"},  # otherwise all would load on the same core
         "compose": {"volumes": [f"{engines.place(lab.testbed.engine, 'vllm-cpu')}:{engines.SITE}:ro"]},
         **more,
     }
@@ -56,12 +57,12 @@ def host(lab: Lab, engine1: Host) -> Host:
     return engine1
 
 
-def test_a_chat_model_says_its_own_sentence_under_its_name(host: Host) -> None:
+def test_chat_model_says_its_sentence_under_its_name(host: Host) -> None:
     status, answer = post(host, 8000, "/v1/chat/completions", say("house-chat"), KEY)
     assert (status, content(answer).strip(), answer["model"]) == (200, models.EPSILON, "house-chat")
 
 
-def test_embeddings_are_the_published_ones(host: Host) -> None:
+def test_gives_published_embeddings(host: Host) -> None:
     status, answer = post(host, 8001, "/v1/embeddings", {"model": "minilm", "input": models.SENTENCES}, KEY)
     assert (status, answer["model"]) == (200, "minilm")
     assert similarities(answer) == pytest.approx(models.SIMILARITIES, abs=0.002)
@@ -77,15 +78,15 @@ def test_rerank_scores_every_document(host: Host) -> None:
     assert len(set(scores)) == 3
 
 
-def test_a_model_without_a_chat_template_goes_on_with_texts(host: Host) -> None:
+def test_model_without_chat_template_completes_text(host: Host) -> None:
     status, answer = post(host, 8003, "/v1/completions", {"model": "eta", "prompt": "Once"}, KEY)
     assert (status, answer["choices"][0]["text"].strip(), answer["model"]) == (200, models.ETA, "eta")
     status, answer = post(host, 8003, "/v1/chat/completions", say("eta"), KEY)
     assert (status, "chat template" in answer["error"]["message"]) == (400, True), answer
 
 
-def test_the_lines_that_people_are_handed_work_as_they_are(lab: Lab, host: Host, desk: Host) -> None:
-    """One of each kind, at a model's own address. That eta has no chat template is known of its weights."""
+def test_printed_curl_commands_work(lab: Lab, host: Host, desk: Host) -> None:
+    """One of each kind, at a model's own address. That eta has no chat template is known from its weights."""
     answers = tried(lab, desk, KEY)
     kinds = {name: kind for name, (kind, _) in answers.items()}
     assert kinds == {"house-chat": "chat", "eta": "completion", "minilm": "embedding", "reranker": "rerank"}
@@ -96,8 +97,8 @@ def test_the_lines_that_people_are_handed_work_as_they_are(lab: Lab, host: Host,
     assert {one["index"] for one in answers["reranker"][1]["results"]} == {0, 1}
 
 
-def test_a_wrong_key_and_a_wrong_name_are_refused(host: Host) -> None:
-    """And what docs/engines.md says of the routes that its key does not guard is true of this vLLM."""
+def test_refuses_wrong_key_and_wrong_name(host: Host) -> None:
+    """The paths that its key does not guard are those in docs/engines.md."""
     for key in (None, "sk-wrong"):
         assert post(host, 8000, "/v1/chat/completions", say("house-chat"), key)[0] == 401
         assert post(host, 8001, "/v1/embeddings", {"model": "minilm", "input": "?"}, key)[0] == 401
@@ -108,7 +109,7 @@ def test_a_wrong_key_and_a_wrong_name_are_refused(host: Host) -> None:
     assert post(host, 8000, "/tokenize", {"model": "house-chat", "prompt": "?"})[0] == 200
 
 
-def test_the_key_shows_nowhere(host: Host) -> None:
+def test_key_shows_nowhere(host: Host) -> None:
     looks = told(host)
     assert [look for look, said in looks.items() if KEY in said] == []
     # and these are of the servers that have it
@@ -116,6 +117,6 @@ def test_the_key_shows_nowhere(host: Host) -> None:
     assert all("--served-model-name" in said or "house-chat" in said for said in of_models)
 
 
-def test_again_nothing_changes(lab: Lab, host: Host) -> None:
+def test_second_run_changes_nothing(lab: Lab, host: Host) -> None:
     nothing_changes(host, lambda: deploy(lab))
     is_right(lab, {"KEY": KEY})

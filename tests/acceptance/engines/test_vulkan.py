@@ -1,6 +1,6 @@
-"""llama.cpp's Vulkan variant: `version: "vulkan-b7000"`, with cards and without.
+"""llama.cpp's Vulkan variant: `version: "vulkan-b7000"`, with and without GPUs.
 
-The Vulkan backend is the real one; the only device that it finds here is the CPU's (tests/testbed/vulkan_image.py).
+The Vulkan backend is real; the only device that it finds here is the CPU's (tests/testbed/vulkan_image.py).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.testbed.inventory import REGISTRY
 
 IMAGE = f"{REGISTRY}/ghcr/ggml-org/llama.cpp:server-vulkan-b7000"
 ON_THE_CPU = {"GGML_VK_VISIBLE_DEVICES": "0"}
-"""Which ggml would pass over, as it is no card."""
+"""ggml would skip the CPU's device, because it is not a GPU."""
 
 
 def entry(name: str, gpus: list[int], **fields: Any) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def entry(name: str, gpus: list[int], **fields: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def hosts(lab: Lab) -> tuple[Host, Host]:
-    """gpu2 and cpu2, with nothing on them."""
+    """gpu2 and cpu2, without models."""
     lab.testbed.serve_engines("llama.cpp-vulkan")
     found = lab.testbed.host("gpu2"), lab.testbed.host("cpu2")
     for host in found:
@@ -46,9 +46,7 @@ def run(lab: Lab, hosts: tuple[Host, Host]) -> Run:
     return done
 
 
-def test_with_cards_it_has_them_and_all_layers_are_computed_by_vulkan(
-    lab: Lab, hosts: tuple[Host, Host], run: Run
-) -> None:
+def test_with_gpus_computes_all_layers_by_vulkan(lab: Lab, hosts: tuple[Host, Host], run: Run) -> None:
     gpu, _ = hosts
     container = containers(gpu)["alpha"]
     assert container["Config"]["Image"] == IMAGE
@@ -58,11 +56,11 @@ def test_with_cards_it_has_them_and_all_layers_are_computed_by_vulkan(
     assert "offloaded 2/2 layers to GPU" in log
     assert "Vulkan0 KV buffer size" in log
     assert chat(gpu, 8000) == lab.testbed.weights("alpha").sentence
-    assert cards(gpu, "beta") == [gpu.gpus.uuids[1]]  # a model of the cards' own variant beside it
+    assert cards(gpu, "beta") == [gpu.gpus.uuids[1]]  # a model with the usual GPU variant beside it
     assert chat(gpu, 8001) == lab.testbed.weights("beta").sentence
 
 
-def test_without_cards_it_serves_too(lab: Lab, hosts: tuple[Host, Host], run: Run) -> None:
+def test_serves_without_gpus(lab: Lab, hosts: tuple[Host, Host], run: Run) -> None:
     _, cpu = hosts
     container = containers(cpu)["gamma"]
     assert container["Config"]["Image"] == IMAGE
@@ -71,7 +69,7 @@ def test_without_cards_it_serves_too(lab: Lab, hosts: tuple[Host, Host], run: Ru
     assert chat(cpu, 8000) == lab.testbed.weights("gamma").sentence
 
 
-def test_the_same_again_is_no_change(lab: Lab, hosts: tuple[Host, Host], run: Run) -> None:
+def test_second_run_changes_nothing(lab: Lab, hosts: tuple[Host, Host], run: Run) -> None:
     for host in hosts:
         nothing_changes(host, lambda: lab.run(lab.folder / "lab.py"))
     is_right(lab)

@@ -1,1 +1,1 @@
-"""What holds on a host without cards, on one that no other suite uses."""
+"""Tests on a host without GPUs, which no other suite uses."""

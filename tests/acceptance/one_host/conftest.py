@@ -9,11 +9,11 @@ from tests.testbed import Host, Testbed
 
 @pytest.fixture(scope="session")
 def testbed() -> Testbed:
-    """The running testbed, with the one host that all modules use."""
+    """The running testbed, with the one host of all modules."""
     return Testbed.up(["cpu5"], prepared=True)
 
 
 @pytest.fixture
 def cpu5(testbed: Testbed) -> Host:
-    """The host without cards, as the test before left it."""
+    """The host without GPUs, as the previous test left it."""
     return testbed.host("cpu5")

@@ -1,4 +1,4 @@
-"""A lab made by hand is taken over container by container: `replaces`, and back again when the new model fails."""
+"""A lab made by hand is adopted container by container with `replaces`, and restored if the new model fails."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OLD = "qwen-old"
 
 @pytest.fixture
 def by_hand(lab: Lab, cpu5: Host) -> Iterator[Host]:
-    """cpu5 with gpurack's Docker and a model that somebody started with docker run, at port 8020."""
+    """cpu5 with gpurack's Docker and a model at port 8020 that was started by docker run."""
     assert lab.run(lab.inventory({"cpu5": {"models": {"gamma": model("gamma", [], 8000)}}})).exit_code == 0
     url = weights("beta")["url"]
     cpu5.root(
@@ -35,7 +35,7 @@ def by_hand(lab: Lab, cpu5: Host) -> Iterator[Host]:
     cpu5.root(f"docker rm -f {OLD} {OLD}-replaced >/dev/null 2>&1", check=False)
 
 
-def test_without_replaces_the_port_is_refused_and_its_holder_named(lab: Lab, by_hand: Host) -> None:
+def test_without_replaces_port_is_refused_with_its_holder(lab: Lab, by_hand: Host) -> None:
     before = containers(by_hand)[OLD]["State"]["StartedAt"]
     run = lab.run(lab.inventory({"cpu5": {"models": {"alpha": model("alpha", [], 8020, bind="any")}}}))
     assert run.exit_code == 1
@@ -44,7 +44,7 @@ def test_without_replaces_the_port_is_refused_and_its_holder_named(lab: Lab, by_
     assert containers(by_hand)[OLD]["State"]["StartedAt"] == before
 
 
-def test_replaces_takes_the_place_and_keeps_the_old_container(lab: Lab, by_hand: Host) -> None:
+def test_replaces_starts_model_and_keeps_old_container(lab: Lab, by_hand: Host) -> None:
     models = {"alpha": model("alpha", [], 8020, bind="any", replaces=OLD)}
     run = lab.run(lab.inventory({"cpu5": {"models": models}}))
     assert run.exit_code == 0, run.output
@@ -58,7 +58,7 @@ def test_replaces_takes_the_place_and_keeps_the_old_container(lab: Lab, by_hand:
     assert again.unchanged, again.output
 
 
-def test_the_old_container_comes_back_when_the_new_model_fails(lab: Lab, by_hand: Host) -> None:
+def test_restores_old_container_if_new_model_fails(lab: Lab, by_hand: Host) -> None:
     broken = model("alpha", [], 8020, bind="any", replaces=OLD, args={"no-such-flag": True})
     run = lab.run(lab.inventory({"cpu5": {"models": {"alpha": broken}}}))
     assert run.exit_code == 1
@@ -71,13 +71,13 @@ def test_the_old_container_comes_back_when_the_new_model_fails(lab: Lab, by_hand
     assert "alpha" not in containers(by_hand)
 
 
-def test_what_import_prints_takes_its_place(lab: Lab, by_hand: Host) -> None:
-    """From what runs by hand to an inventory by one remote command that changes nothing, and from that to a model of
-    gpurack's in its place, under the same name, at the same address, with the same weights."""
+def test_imported_entry_replaces_container(lab: Lab, by_hand: Host) -> None:
+    """One remote command, which changes nothing, imports the container. Its entry then becomes a model with the same
+    name, address and weights in its place."""
     before, begun = containers(by_hand), time.time()
     gpurack = [str(Path(sys.executable).parent / "gpurack"), "import", "--host", "cpu5"]
     imported = subprocess.run([*gpurack, str(lab.inventory({"cpu5": {}}))], capture_output=True, text=True)
-    assert imported.returncode == 1, imported.stderr  # it is open to everybody, which is for the admin to decide
+    assert imported.returncode == 1, imported.stderr  # it is reachable without a key, which is a decision of the admin
     assert by_hand.ssh_commands(begun) == 1
     assert containers(by_hand) == before
     assert "# Left out, not a service:\n#   container gamma: is already managed by gpurack." in imported.stdout

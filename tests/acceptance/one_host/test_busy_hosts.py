@@ -1,6 +1,6 @@
-"""Somebody else is at work on the host, or its disk is full: wait and say so, or leave everything as it was.
+"""Another program works on the host, or its disk is full: wait and say so, or leave everything unchanged.
 
-In the order of the file: a fresh cpu5 whose apt is locked becomes one that serves.
+The tests in order turn a fresh cpu5 whose apt is locked into one that serves.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def host(testbed: Testbed) -> Host:
 
 @contextmanager
 def locked(host: Host, lock: str) -> Iterator[None]:
-    """Another program on the host holds a lock of apt, as unattended-upgrades does."""
+    """Another program on the host holds a lock of apt, like unattended-upgrades."""
     flag = f"/run/held-{Path(lock).parent.name}"
     unit = f"hold-{Path(lock).parent.name}"
     host.put(LOCK, "/root/hold", 0o755)
@@ -51,13 +51,13 @@ def locked(host: Host, lock: str) -> Iterator[None]:
 
 
 class Watched:
-    """A run whose output is read while it goes on."""
+    """A run whose output is read while it runs."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process, self.output = process, ""
 
     def until(self, pattern: str) -> str:
-        """Read on until a line matches, and return the line."""
+        """Read until a line matches, and return that line."""
         assert self.process.stdout
         for line in self.process.stdout:
             self.output += line
@@ -66,14 +66,14 @@ class Watched:
         raise AssertionError(f"ended without {pattern!r}:\n{self.output}")
 
     def end(self) -> int:
-        """Read the rest; the exit code."""
+        """Read the rest; returns the exit code."""
         assert self.process.stdout
         self.output += self.process.stdout.read()
         return self.process.wait(timeout=60)
 
 
-def test_waits_for_apt_and_says_so(lab: Lab, host: Host) -> None:
-    """The package lists are locked, later dpkg is; the run waits for both, names what it waits for, and succeeds."""
+def test_waits_for_apt_with_message(lab: Lab, host: Host) -> None:
+    """First the package lists are locked, later dpkg. The run waits for both, names what it waits for, and succeeds."""
     inventory = lab.inventory({"cpu5": {"models": GOOD}})
     with locked(host, "/var/lib/dpkg/lock-frontend"):
         with locked(host, "/var/lib/apt/lists/lock"):
@@ -87,8 +87,8 @@ def test_waits_for_apt_and_says_so(lab: Lab, host: Host) -> None:
     assert chat(host, 8000) == lab.testbed.weights("gamma").sentence
 
 
-def test_a_second_run_waits_for_the_first(lab: Lab, host: Host, tmp_path: Path) -> None:
-    """Two admins, one host: the second run says whom it waits for, and finds nothing left to do."""
+def test_second_run_waits_for_first(lab: Lab, host: Host, tmp_path: Path) -> None:
+    """Two admins, one host: the second run names the first, and finds nothing left to do."""
     slow = {"entrypoint": ["sh", "-c", 'sleep 10; exec /app/llama-server "$@"', "slow"]}
     inventory = lab.inventory({"cpu5": {"models": {"gamma": model("gamma", [], 8000, compose=slow)}}})
     first = Watched(lab.start(inventory))
@@ -107,7 +107,7 @@ def test_a_second_run_waits_for_the_first(lab: Lab, host: Host, tmp_path: Path) 
 
 @contextmanager
 def small_disk(host: Host, path: str, size: str) -> Iterator[None]:
-    """A disk with next to no room is mounted there."""
+    """Mounts an almost full disk at the path."""
     host.root(f"mkdir -p {path} && mount -t tmpfs -o size={size},mode=755 small {path}")
     try:
         yield
@@ -115,8 +115,8 @@ def small_disk(host: Host, path: str, size: str) -> Iterator[None]:
         host.root(f"umount {path}")
 
 
-def test_no_room_for_weights(lab: Lab, host: Host) -> None:
-    """It is known before the download; the model that serves from the old place goes on."""
+def test_refuses_weights_without_free_space(lab: Lab, host: Host) -> None:
+    """Before the download; the model keeps serving from the old path."""
     lab.settle(host, GOOD)
     before = identities(host)
     with small_disk(host, "/srv/models", "1m"):
@@ -134,8 +134,8 @@ def test_no_room_for_weights(lab: Lab, host: Host) -> None:
     assert chat(host, 8000) == lab.testbed.weights("gamma").sentence
 
 
-def test_no_room_for_our_own_files(lab: Lab, host: Host) -> None:
-    """compose.yaml cannot be written: the old one is whole, nothing was stopped."""
+def test_full_disk_for_own_files_stops_nothing(lab: Lab, host: Host) -> None:
+    """compose.yaml cannot be written: the old one is complete, and nothing was stopped."""
     lab.settle(host, GOOD)
     before = identities(host)
     compose = host.get("/etc/gpurack/compose.yaml")
@@ -152,8 +152,8 @@ def test_no_room_for_our_own_files(lab: Lab, host: Host) -> None:
     assert identities(host) == before
 
 
-def test_no_room_for_an_image(lab: Lab, host: Host) -> None:
-    """Docker's own words for it, with host and model; the next run, with room, does the rest."""
+def test_full_disk_for_image_is_reported(lab: Lab, host: Host) -> None:
+    """In Docker's own words, with host and model. The next run, with free space, completes."""
     host.root("docker rm -f gamma && docker images -q | xargs docker rmi -f")
     inventory = lab.inventory({"cpu5": {"models": GOOD}})
     with small_disk(host, "/var/lib/docker/tmp", "1m"):
@@ -167,8 +167,8 @@ def test_no_room_for_an_image(lab: Lab, host: Host) -> None:
     assert chat(host, 8000) == lab.testbed.weights("gamma").sentence
 
 
-def test_two_runs_at_once_on_a_fresh_host(lab: Lab) -> None:
-    """From nothing, side by side: both end well, and the host is as after one."""
+def test_two_parallel_runs_on_fresh_host_succeed(lab: Lab) -> None:
+    """The host is then as after one run."""
     host = lab.testbed.recreate("cpu5")
     inventory = lab.inventory({"cpu5": {"models": GOOD}})
     runs = [Watched(lab.start(inventory)) for _ in range(2)]

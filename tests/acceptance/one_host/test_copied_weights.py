@@ -1,4 +1,4 @@
-"""Weights of the admin's machine: copied while the old model serves, compared, and not copied again."""
+"""Weights copied from the admin's machine: while the old model serves, compared, and not copied again."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def copied(path: Path) -> dict[str, dict[str, Any]]:
     return {"cpu5": {"models": {"gamma": {"weights": {"copy": str(path)}, "gpus": [], "port": 8000}}}}
 
 
-def test_a_host_that_cannot_take_it_keeps_the_old_model(lab: Lab, host: Host, file: Path) -> None:
+def test_failed_copy_keeps_old_model(lab: Lab, host: Host, file: Path) -> None:
     """The folder for copies is a file."""
     host.root(f"mkdir -p {COPIES} && rmdir {COPIES} && touch {COPIES}")
     run = lab.run(lab.inventory(copied(file)))
@@ -48,7 +48,7 @@ def test_a_host_that_cannot_take_it_keeps_the_old_model(lab: Lab, host: Host, fi
     host.root(f"rm {COPIES}")
 
 
-def test_a_file_is_copied_once(lab: Lab, host: Host, file: Path) -> None:
+def test_copies_file_once(lab: Lab, host: Host, file: Path) -> None:
     inventory = lab.inventory(copied(file))
     run = lab.run(inventory)
     assert run.exit_code == 0, run.output
@@ -65,7 +65,7 @@ def test_a_file_is_copied_once(lab: Lab, host: Host, file: Path) -> None:
     assert host.ssh_commands(run.begun) == 1
 
 
-def test_a_changed_file_is_copied_again(lab: Lab, host: Host, file: Path) -> None:
+def test_copies_changed_file_again(lab: Lab, host: Host, file: Path) -> None:
     shutil.copy2(WEIGHTS / "delta.gguf", file)
     run = lab.run(lab.inventory(copied(file)))
     assert run.exit_code == 0, run.output

@@ -1,4 +1,4 @@
-"""A daemon.json that cannot be read is its owner's to fix: it is never overwritten, and what runs goes on."""
+"""An unreadable daemon.json is left for its owner to fix: it is never overwritten, and running containers continue."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ BAD = {
 REMEDY = f"It was not touched. Correct it, or move it away: mv {PATH} {PATH}.old"
 
 
-def test_on_a_fresh_host(lab: Lab) -> None:
-    """Docker would not start with it, so nothing is installed."""
+def test_unreadable_file_on_fresh_host_installs_nothing(lab: Lab) -> None:
+    """Docker would not start with it."""
     host = lab.testbed.recreate("cpu5")
     host.put(b"{]", PATH)
     packages = host.root("dpkg-query -W | md5sum").stdout
@@ -42,8 +42,8 @@ def test_on_a_fresh_host(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_on_a_host_that_serves(lab: Lab, cpu5: Host, name: str) -> None:
-    """The file's bytes, dockerd and the models are what they were; the sentence says what is wrong and what to do."""
+def test_unreadable_file_on_serving_host_changes_nothing(lab: Lab, cpu5: Host, name: str) -> None:
+    """The file, dockerd and the models are unchanged; the error says what is wrong and what to do."""
     content, sentence = BAD[name]
     good = cpu5.get(PATH)
     before, pid = identities(cpu5), cpu5.root("systemctl show docker -p MainPID --value").stdout

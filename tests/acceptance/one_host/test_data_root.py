@@ -1,4 +1,4 @@
-"""A new data-root: the next dockerd does not know the containers of the one before, so none may be left running."""
+"""A new data-root: the next dockerd does not know the containers of the previous one, so none may keep running."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.testbed import Host
 from tests.testbed.inventory import REGISTRY
 
 
-def test_models_move_with_the_data_root_and_nothing_is_left_behind(lab: Lab, prepared: Callable[[str], Host]) -> None:
+def test_models_move_to_new_data_root(lab: Lab, prepared: Callable[[str], Host]) -> None:
     host = prepared("cpu5")
     models = {"models": {"gamma": model("gamma", [], 8000)}}
     assert lab.run(lab.inventory({"cpu5": models})).exit_code == 0

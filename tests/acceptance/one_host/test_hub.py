@@ -1,5 +1,6 @@
-"""Weights from a hub: fetched as a folder while the old model serves, mounted, and not asked for again. The hub is the
-testbed's web server with files laid out as the Hub's addresses are."""
+"""Weights from a hub: fetched as a folder while the old model serves, mounted, and not requested again. The hub is the
+testbed's web server, with files at the Hub's addresses.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +71,7 @@ def host(lab: Lab, hub: None) -> Host:
     return host
 
 
-def test_a_repository_that_is_not_there_leaves_the_old_model(lab: Lab, host: Host) -> None:
+def test_missing_repository_keeps_old_model(lab: Lab, host: Host) -> None:
     run = lab.run(lab.inventory({"cpu5": from_hub("lab/none")}), env={"LAB_HF": TOKEN})
     assert run.exit_code == 1
     (error,) = run.errors("cpu5")
@@ -81,7 +82,7 @@ def test_a_repository_that_is_not_there_leaves_the_old_model(lab: Lab, host: Hos
     assert chat(host, 8000) == lab.testbed.weights("alpha").sentence
 
 
-def test_a_folder_of_a_hub(lab: Lab, host: Host) -> None:
+def test_fetches_and_serves_folder(lab: Lab, host: Host) -> None:
     inventory = lab.inventory({"cpu5": from_hub("lab/tiny")})
 
     with sampled(host, CURLS) as processes:
@@ -108,8 +109,8 @@ def test_a_folder_of_a_hub(lab: Lab, host: Host) -> None:
     assert places(host, TOKEN) == []
 
 
-def test_a_second_run_asks_no_hub(lab: Lab, host: Host) -> None:
-    """One command; not even when the hub is gone."""
+def test_second_run_asks_no_hub(lab: Lab, host: Host) -> None:
+    """One command, also while the hub is down."""
     run = lab.run(
         lab.inventory({"cpu5": from_hub("lab/tiny", mirrors={"huggingface": "http://127.0.0.1:1"})}),
         env={"LAB_HF": TOKEN},

@@ -1,5 +1,6 @@
-"""`pip install gpurack` is enough for anyone's own pyinfra project: the deploys are imported, files/ come along, the
-checks too."""
+"""`pip install gpurack` is enough for a user's own pyinfra project: it imports the deploys, and has files/ and the
+checks.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ gpu_host()
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """gpurack alone, built as a wheel and installed into a folder, away from the checkout."""
+    """gpurack alone: built as a wheel and installed into a folder outside of the checkout."""
     folder = tmp_path_factory.mktemp("installed")
     pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
     build = ["wheel", "--no-deps", "--no-build-isolation", "-w", str(folder / "wheel"), str(CHECKOUT)]
@@ -35,7 +36,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
-def test_a_project_of_ones_own_runs_the_whole_job(lab: Lab, cpu5: Host, site: Path, tmp_path: Path) -> None:
+def test_own_project_runs_whole_job(lab: Lab, cpu5: Host, site: Path, tmp_path: Path) -> None:
     inventory = lab.inventory({"cpu5": {"models": {"gamma": model("gamma", [], 8000)}}})
     (tmp_path / "deploy.py").write_text(DEPLOY.format(site=str(site)))
 

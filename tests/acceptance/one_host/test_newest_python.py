@@ -1,4 +1,4 @@
-"""The code runs on the newest Python that a testbed host has (Debian 13: 3.13), with the same locked versions."""
+"""The newest Python of a testbed host (Debian 13: 3.13), with the same locked versions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PLATFORMS += ["manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64
 
 
 def wheels(version: str) -> Path:
-    """The locked packages for another Python, from the registry or from the cache of an earlier run."""
+    """The locked packages for another Python, from the registry or the cache of an earlier run."""
     folder = cache_home() / f"wheels-{version}"
     folder.mkdir(parents=True, exist_ok=True)
     argv = [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--no-deps"]
@@ -41,7 +41,7 @@ def packed(folder: Path) -> bytes:
     return stream.getvalue()
 
 
-def test_unit_and_operation_tests_pass_there(cpu5: Host) -> None:
+def test_unit_and_operation_tests_pass(cpu5: Host) -> None:
     cpu5.root("apt-get -q update && apt-get -q -y install python3 curl git gnupg")
     version = cpu5.root("python3 -c 'import sys; print(\"%d.%d\" % sys.version_info[:2])'").stdout.strip()
     assert tuple(map(int, version.split("."))) >= (3, 13), "Debian 13 has 3.13"
@@ -52,10 +52,10 @@ def test_unit_and_operation_tests_pass_there(cpu5: Host) -> None:
             "python3 $1/pip install -q --no-index --no-deps --target site wheels/*.whl && cd gpurack && "
             # gpurack's own plugin is named, because gpurack is not installed there
             "PYTHONPATH=/srv/newest/site:/srv/newest/gpurack python3 -m pytest -q -p no:cacheprovider "
-            "--basetemp=/srv/newest/tmp "  # weights of 30 GB (sparse) among them
+            "--basetemp=/srv/newest/tmp "  # includes sparse weights of 30 GB
             "-p gpurack.verify.plugin tests/unit tests/operations "
             "--ignore-glob='*testbed*' --ignore-glob='*standin*' --ignore-glob='*simulated*' "
-            "--ignore=tests/unit/verify/test_plugin.py",  # starts pytest of its own, which wants gpurack installed
+            "--ignore=tests/unit/verify/test_plugin.py",  # starts its own pytest, which needs an installed gpurack
             check=False,
             timeout=900,  # beside another suite, on one core
         )

@@ -1,5 +1,6 @@
-"""An API key guards its model and is nowhere to be read, but in one file of mode 0400: not in any process's arguments
-while a run goes on, not in Docker, not in logs, not in what pyinfra prints, however much it is asked to print."""
+"""An API key protects its model and is only in one file of mode 0400: not in arguments of processes during a run, not
+in Docker, not in logs, not in pyinfra's output at any verbosity.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ GUARDED: dict[str, Any] = {"gamma": model("gamma", [], 8000, api_key={"env": "LA
 
 @contextmanager
 def watched_here() -> Iterator[list[str]]:
-    """Arguments of this machine's processes that contain a key, looked at again and again while the block runs."""
+    """Arguments of this machine's processes that contain a key, sampled during the block."""
     found: list[str] = []
     ended = threading.Event()
 
@@ -53,10 +54,10 @@ def status(host: Host, key: str | None = None) -> str:
 
 
 def places(host: Host, key: str) -> list[str]:
-    """Files on the host that contain a key; memory-backed ones, Docker's own and journals included."""
+    """Files on the host that contain a key, including those in memory, Docker's own and journals."""
     folders = "/etc /home /opt /root /run /srv /tmp /usr/local /var"
     found = host.root(f"grep -rlaFsD skip -- '{key}' {folders} --exclude-dir=testbed", check=False).stdout.splitlines()
-    # overlay2's merged view of a running container shows the same mounted file once more
+    # the merged view of overlay2 shows a running container's mounted file again
     return sorted(path for path in found if not path.endswith("/run/secrets/api_key"))
 
 
@@ -68,8 +69,8 @@ def host(lab: Lab) -> Host:
     return host
 
 
-def test_a_key_is_given_without_a_trace(lab: Lab, host: Host) -> None:
-    """At the noisiest pyinfra can be."""
+def test_key_leaves_no_trace(lab: Lab, host: Host) -> None:
+    """At pyinfra's highest verbosity."""
     key = KEY.replace("'", "").replace("$", "")  # what a header carries without quoting
     inventory = lab.inventory({"cpu5": {"models": GUARDED}})
     outputs = []
@@ -97,13 +98,13 @@ def test_a_key_is_given_without_a_trace(lab: Lab, host: Host) -> None:
         ).stdout
     )
 
-    # asked for as JSON when there is nothing to do, and everything that can be said about it
+    # printed as JSON when there is nothing to do, at the highest verbosity
     for options in (("-y", "--json"), ("--dry", "--debug-operations"), ("--debug-facts",)):
         run = lab.run(inventory, *options, env={"LAB_KEY": key})
         assert key not in run.output
 
 
-def test_a_new_key(lab: Lab, host: Host) -> None:
+def test_new_key_recreates_and_removes_old_key(lab: Lab, host: Host) -> None:
     """The same model with another key is another container; the old key is gone from the host."""
     old = KEY.replace("'", "").replace("$", "")
     before = identities(host)
@@ -117,7 +118,7 @@ def test_a_new_key(lab: Lab, host: Host) -> None:
     assert lab.run(lab.inventory({"cpu5": {"models": GUARDED}}), env={"LAB_KEY": NEXT}).unchanged
 
 
-def test_no_key_any_more(lab: Lab, host: Host) -> None:
+def test_removing_key_removes_its_file(lab: Lab, host: Host) -> None:
     """api_key taken out of the inventory: the file goes, too."""
     run = lab.run(lab.inventory({"cpu5": {"models": {"gamma": model("gamma", [], 8000)}}}))
     assert run.exit_code == 0, run.output
@@ -126,8 +127,8 @@ def test_no_key_any_more(lab: Lab, host: Host) -> None:
     assert lab.run(lab.inventory({"cpu5": {"models": {"gamma": model("gamma", [], 8000)}}})).unchanged
 
 
-def test_a_failing_command_of_the_runner_keeps_it(lab: Lab, host: Host, tmp_path: Path) -> None:
-    """A model that prints its key and dies; the key comes from a file on the admin's machine this time."""
+def test_failed_model_does_not_reveal_key(lab: Lab, host: Host, tmp_path: Path) -> None:
+    """The model prints its key and exits. This key comes from a file on the admin's machine."""
     secret = tmp_path / "key"
     secret.write_text(f"{NEXT}\n")
     shout = {"entrypoint": ["sh", "-c", "echo my key is $(cat /run/secrets/api_key); exit 1"]}
@@ -140,5 +141,5 @@ def test_a_failing_command_of_the_runner_keeps_it(lab: Lab, host: Host, tmp_path
     assert ([look for look in there.looks if NEXT in look], here) == ([], [])
     assert NEXT not in json.dumps(containers(host))
     assert NEXT not in host.root("journalctl --no-pager -q").stdout
-    # what the model itself printed is in its own log alone
+    # output of the model itself is only in its own log
     assert [path for path in places(host, NEXT) if not path.startswith("/var/lib/docker/containers/")] == [FILE]

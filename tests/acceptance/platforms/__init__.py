@@ -1,1 +1,1 @@
-"""What holds on every kind of host, on the testbed (`make test-platforms`)."""
+"""Tests on every kind of host (`make test-platforms`)."""

@@ -1,4 +1,6 @@
-"""A host with AMD's cards (`amd1`, simulated): each model its own render node and no other, and nothing of NVIDIA's."""
+"""A host with AMD GPUs (`amd1`, simulated): each model has its own render node only, and nothing of NVIDIA is
+installed.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ def amd1(lab: Lab) -> Host:
 
 
 def models(**more: Any) -> dict[str, Any]:
-    """Two on a card each, named in two ways, one of them not root inside; one on the CPU."""
+    """Two models on one GPU each, named in two ways, one without root inside; one on the CPU."""
     return {
         "alpha": model("alpha", [0], 8000),
         "beta": model("beta", ["0000:65:00.0"], 8001, **NOBODY),
@@ -34,12 +36,12 @@ def models(**more: Any) -> dict[str, Any]:
 
 
 def inside(host: Host, container: str, command: str) -> str:
-    """What a command prints in a container, as its root."""
+    """The output of a command in a container, as its root."""
     return host.root(f"docker exec -u 0 {container} sh -c '{command}' 2>&1", check=False).stdout.strip()
 
 
 def opens(host: Host, container: str, number: str) -> bool:
-    """Can the container open the device of this number? It may make a node of any; the kernel decides at open."""
+    """Can the container open the device with this number? It can create any node; the kernel decides at open()."""
     major, minor = number.split(":")
     said = inside(host, container, f"rm -f /tmp/n; mknod /tmp/n c {major} {minor} && : </tmp/n && echo open")
     assert said == "open" or "Operation not permitted" in said, said
@@ -47,7 +49,7 @@ def opens(host: Host, container: str, number: str) -> bool:
 
 
 def has_its_card_alone(host: Host, container: str, card: int) -> None:
-    """By the devices inside, by the kernel's answer for each card, and by what dockerd was told."""
+    """By the devices inside, by the kernel's answer for each GPU, and by dockerd's request."""
     nodes = host.amd.nodes()
     mine = nodes[card]
     assert inside(host, container, "ls /dev/dri") == mine.name
@@ -59,7 +61,7 @@ def has_its_card_alone(host: Host, container: str, card: int) -> None:
     assert [device["PathOnHost"] for device in given] == ["/dev/kfd", f"/dev/dri/{mine.name}"]
 
 
-def test_a_fresh_host_gives_each_model_its_card(lab: Lab, amd1: Host) -> None:
+def test_fresh_host_gives_each_model_its_gpu(lab: Lab, amd1: Host) -> None:
     run = lab.run(lab.inventory({"amd1": {"models": models()}}))
     assert run.exit_code == 0, run.output
     assert [chat(amd1, port) for port in (8000, 8001, 8002)] == [SENTENCES[name] for name in ("alpha", "beta", "gamma")]
@@ -74,8 +76,8 @@ def test_a_fresh_host_gives_each_model_its_card(lab: Lab, amd1: Host) -> None:
     assert (label["gpus"], label["uuids"]) == ("[0000:65:00.0]", [amd1.amd.unique_ids()[1]])
 
 
-def test_a_server_that_is_not_root_may_open_its_card(amd1: Host) -> None:
-    """The nodes are the group's alone (0660); the server of beta is in it by number, its image knows no such group."""
+def test_server_without_root_opens_its_gpu(amd1: Host) -> None:
+    """Only the group can open the nodes (0660). beta's server is in that group by number, which its image lacks."""
     pid = containers(amd1)["beta"]["State"]["Pid"]
     status = dict(
         line.split(":\t", 1) for line in amd1.root(f"cat /proc/{pid}/status").stdout.splitlines() if ":\t" in line
@@ -88,12 +90,12 @@ def test_a_server_that_is_not_root_may_open_its_card(amd1: Host) -> None:
     assert as_server == ["/dev/kfd", "/dev/dri/renderD129"]
 
 
-def test_nothing_of_nvidias_is_there(amd1: Host) -> None:
+def test_installs_nothing_of_nvidia(amd1: Host) -> None:
     assert amd1.root("dpkg-query -W -f '${Package}\\n' | grep -i nvidia", check=False).stdout == ""
     assert amd1.root("grep -ril nvidia /etc/apt /etc/docker /etc/cdi 2>/dev/null", check=False).stdout == ""
 
 
-def test_unchanged_is_one_remote_command(lab: Lab, amd1: Host) -> None:
+def test_unchanged_run_is_one_remote_command(lab: Lab, amd1: Host) -> None:
     before = identities(amd1)
     run = lab.run(lab.inventory({"amd1": {"models": models()}}))
     assert run.unchanged, run.output
@@ -102,7 +104,7 @@ def test_unchanged_is_one_remote_command(lab: Lab, amd1: Host) -> None:
     is_right(lab)
 
 
-def test_a_card_that_a_stranger_computes_on_is_refused(lab: Lab, amd1: Host) -> None:
+def test_refuses_gpu_used_by_foreign_process(lab: Lab, amd1: Host) -> None:
     before = identities(amd1)
     pid = amd1.amd.foreign(2, 20000, "train.py")
     wanted = lab.inventory({"amd1": {"models": models(delta=model("delta", [2], 8003))}})
@@ -120,7 +122,7 @@ def test_a_card_that_a_stranger_computes_on_is_refused(lab: Lab, amd1: Host) -> 
     has_its_card_alone(amd1, "delta", 2)
 
 
-def test_an_engine_without_a_rocm_image_is_one_sentence(lab: Lab, amd1: Host) -> None:
+def test_engine_without_rocm_image_is_one_error(lab: Lab, amd1: Host) -> None:
     before = identities(amd1)
     tei = {"engine": "tei", "version": "1.9", "weights": "/srv/bge", "gpus": [2], "port": 8004}
     run = lab.run(lab.inventory({"amd1": {"models": models(bge=tei)}}), "--dry")
@@ -128,8 +130,8 @@ def test_an_engine_without_a_rocm_image_is_one_sentence(lab: Lab, amd1: Host) ->
     assert identities(amd1) == before
 
 
-def test_renumbered_cards_are_given_anew(lab: Lab, amd1: Host) -> None:
-    """As after a boot in another order: the name of the device is another card's, the card is the same."""
+def test_renumbered_gpus_are_given_again(lab: Lab, amd1: Host) -> None:
+    """As after a boot in another order: the device name belongs to another GPU, the GPU is the same."""
     amd1.amd.swap(0, 1)
     run = lab.run(lab.inventory({"amd1": {"models": models(delta=model("delta", [2], 8003))}}))
     assert run.exit_code == 0, run.output
@@ -140,8 +142,8 @@ def test_renumbered_cards_are_given_anew(lab: Lab, amd1: Host) -> None:
     assert run.row("amd1", "delta").endswith("ready"), run.output
 
 
-def test_they_are_back_after_a_boot_with_a_late_driver(lab: Lab, amd1: Host) -> None:
-    """Docker starts before the devices are there, gives up, and gpurack.service starts the models once they are."""
+def test_models_start_after_boot_with_late_driver(lab: Lab, amd1: Host) -> None:
+    """Docker starts before the devices exist and gives up; gpurack.service starts the models when they appear."""
     amd1.amd.late(8)
     amd1.reboot()
 
@@ -159,8 +161,8 @@ def test_they_are_back_after_a_boot_with_a_late_driver(lab: Lab, amd1: Host) -> 
     has_its_card_alone(amd1, "delta", 2)
 
 
-def test_a_model_that_computes_by_vulkan_has_its_card_too(lab: Lab, amd1: Host) -> None:
-    """The device that its backend finds here is the CPU's; what it is given is the card's (docs/testing.md)."""
+def test_vulkan_model_has_its_gpu(lab: Lab, amd1: Host) -> None:
+    """Its backend finds the CPU's device here; the container gets the GPU's (docs/testing.md)."""
     lab.testbed.serve_engines("llama.cpp-vulkan")
     vulkan = {"version": "vulkan-b7000", "env": {"GGML_VK_VISIBLE_DEVICES": "0"}}
     run = lab.run(lab.inventory({"amd1": {"models": models(delta=model("delta", [2], 8003, **vulkan))}}))

@@ -1,5 +1,6 @@
-"""Debian with apt where something is wrong: keys, repositories, two of one thing. It is named, what serves goes on, and
-once it is put right a run succeeds."""
+"""Debian with broken apt: keys, repositories, conflicts. The error is reported, models keep serving, and a run succeeds
+after it is fixed.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ def wrong1(lab: Lab) -> Iterator[Host]:
 
 
 def over(source: str = "docker-ce", toolkit: str | None = "1.20.0", **data: Any) -> dict[str, Any]:
-    """docker-ce, or the distribution's; other fields of the host."""
+    """Data of the host: docker-ce or the distribution's Docker, and other fields."""
     return {
         "docker": {"source": source, "daemon": {"insecure-registries": [REGISTRY]}},
         "nvidia": {"toolkit": toolkit} if toolkit else {},
@@ -38,20 +39,20 @@ def over(source: str = "docker-ce", toolkit: str | None = "1.20.0", **data: Any)
 
 
 def mirror(which: str, **fields: Any) -> dict[str, Any]:
-    """The testbed's mirrors, one of them otherwise."""
+    """The testbed's mirrors, with one changed."""
     changed = {**mirrors()[which], **fields}
     return {**mirrors(), which: {name: value for name, value in changed.items() if value}}
 
 
 def converge(lab: Lab, **data: Any) -> Run:
-    """The main job, which succeeds."""
+    """Run the main job successfully."""
     run = lab.run(lab.inventory({"wrong1": {"models": models()}}, over(**data)))
     assert run.exit_code == 0, run.output
     return run
 
 
 def refused(lab: Lab, **data: Any) -> str:
-    """The one sentence of a run that fails."""
+    """The only error of a run that fails."""
     run = lab.run(lab.inventory({"wrong1": {"models": models()}}, over(**data)))
     assert run.exit_code == 1, run.output
     assert not run.traceback, run.output
@@ -64,7 +65,7 @@ def refused(lab: Lab, **data: Any) -> str:
     ("fields", "sentence"),
     [
         (
-            # the vendored key is Docker's, and the testbed signs with its own
+            # the shipped key is Docker's, but the testbed signs with its own
             {"key": None},
             "repository http://repo.testbed/docker-ce/linux/debian is not signed with its key",
         ),
@@ -79,23 +80,23 @@ def refused(lab: Lab, **data: Any) -> str:
     ],
     ids=["another key", "down", "not there"],
 )
-def test_a_repository_that_cannot_be_used_is_named(
+def test_unusable_repository_is_named_with_reason(
     lab: Lab, wrong1: Host, fields: dict[str, Any], sentence: str
 ) -> None:
-    """And why; no package is touched."""
+    """No package is touched."""
     before = wrong1.root("dpkg-query -W").stdout
     assert refused(lab, mirrors=mirror("docker-ce", **fields)).startswith(sentence)
     assert wrong1.root("dpkg-query -W").stdout == before
 
 
-def test_the_next_run_mends_a_repository_that_was_wrong(lab: Lab, wrong1: Host) -> None:
-    """What an earlier run wrote of another address and key is in nobody's way."""
+def test_next_run_repairs_wrong_repository(lab: Lab, wrong1: Host) -> None:
+    """The list with the wrong address and key that an earlier run wrote does not stop it."""
     converge(lab)
     serves(wrong1)
     assert "W:" not in wrong1.root("apt-get -q update 2>&1").stdout
 
 
-def test_a_version_that_no_repository_has(lab: Lab, wrong1: Host) -> None:
+def test_missing_version_lists_available_ones(lab: Lab, wrong1: Host) -> None:
     """Those that are there are listed."""
     before = identities(wrong1)
     wanted = over()
@@ -105,8 +106,8 @@ def test_a_version_that_no_repository_has(lab: Lab, wrong1: Host) -> None:
     assert identities(wrong1) == before
 
 
-def test_a_key_that_no_longer_fits_stops_what_comes_after_and_not_what_serves(lab: Lab, wrong1: Host) -> None:
-    """The toolkit's repository is signed anew and the inventory has not heard of it."""
+def test_changed_key_stops_installation_but_no_model(lab: Lab, wrong1: Host) -> None:
+    """The toolkit's repository has a new key that the inventory does not have."""
     before = identities(wrong1)
     sentence = refused(lab, toolkit="1.19.1", mirrors=mirror("nvidia", key=None))
     assert sentence.startswith("repository http://repo.testbed/nvidia/stable/deb/amd64 is not signed with its key")
@@ -120,7 +121,7 @@ def test_a_key_that_no_longer_fits_stops_what_comes_after_and_not_what_serves(la
 
 @pytest.fixture
 def cuda(lab: Lab, wrong1: Host) -> Iterator[None]:
-    """A repository of others, on the host, with two of the toolkit's four packages, newer than NVIDIA's has them."""
+    """A foreign repository on the host with two of the toolkit's four packages, newer than NVIDIA's."""
     place = services.WEIGHTS / "cuda"  # served, as weights are
     newer = repositories.nvidia(lab.testbed.engine, signing.key(lab.testbed.engine), (*repositories.TOOLKITS, NEWER))
     shutil.rmtree(place, ignore_errors=True)
@@ -137,8 +138,8 @@ def cuda(lab: Lab, wrong1: Host) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("cuda")
-def test_two_repositories_that_carry_the_toolkit_at_different_versions(lab: Lab, wrong1: Host) -> None:
-    """Unpinned, the newest of each package do not fit: both are named. A pin decides it, and is held."""
+def test_conflicting_toolkit_repositories_are_named(lab: Lab, wrong1: Host) -> None:
+    """Unpinned, the newest versions of the packages do not match. A pin selects one, which is held."""
     wrong1.root(f"apt-get -q -y --allow-change-held-packages remove {' '.join(TOOLKIT)}")
     assert refused(lab, toolkit=None).startswith(
         "two repositories have different versions of the NVIDIA Container Toolkit, which conflict: "
@@ -153,9 +154,9 @@ def test_two_repositories_that_carry_the_toolkit_at_different_versions(lab: Lab,
     serves(wrong1)
 
 
-def test_the_two_dockers_are_not_mixed(lab: Lab, wrong1: Host) -> None:
-    """Named before anything is touched; what the sentence says to do is enough to change over. Only some of the other
-    Docker's packages are named, too: dpkg would fail in the middle, because the plugins have the same files."""
+def test_docker_packages_are_not_mixed(lab: Lab, wrong1: Host) -> None:
+    """Refused before anything changes, and the hint is enough to switch. Also if only some packages of the other Docker
+    are installed: dpkg would fail halfway, because the plugins have the same files."""
     before = identities(wrong1)
     sentence = refused(lab, source="distro")
     assert sentence.startswith("docker-ce 28.5.2 is installed and conflicts with docker.io. To keep it, set docker")

@@ -1,5 +1,6 @@
-"""A host that reaches nothing but a proxy (`closed1`): packages, images and weights come through it; then by TLS with
-certificates of a private authority; and what leaves the inventory leaves the host. The proxy's own log is the evidence.
+"""A host that reaches only a proxy (`closed1`): packages, images and weights come through it; then by TLS with
+certificates of a private authority. Settings removed from the inventory are removed from the host. The proxy's log is
+the evidence.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ DISTRO = {"source": "distro"}
 
 
 def shut(host: Host, services: str) -> None:
-    """From now on the services are reached by their proxy's port alone; names are still answered."""
+    """Closes all ports of the services but the proxy's; names are still resolved."""
     for port in PORTS:
         host.root(f"ip rule add to {services} ipproto tcp dport {port} prohibit")
 
@@ -35,7 +36,7 @@ def open_again(host: Host, services: str) -> None:
 
 @pytest.fixture(scope="module")
 def services(closed1: Host) -> str:
-    """The address of the container that serves all."""
+    """The address of the container with all services."""
     return closed1.root("getent hosts proxy.testbed").stdout.split()[0]
 
 
@@ -55,19 +56,19 @@ def ca(lab: Lab) -> Path:
 
 
 def asked(lab: Lab, since: int = 0) -> set[str]:
-    """What the proxy was asked for, by its own log: `GET http://weights.testbed`, `CONNECT registry.testbed:5443`."""
+    """The requests to the proxy, by its own log: `GET http://weights.testbed`, `CONNECT registry.testbed:5443`."""
     lines = lab.testbed.proxy_log().splitlines()[since:]
     found = (re.search(r" (GET|HEAD|CONNECT) (https?://[^/ ]+|[^/ ]+)", line) for line in lines)
     return {f"{match[1]} {match[2]}" for match in found if match}
 
 
 def proxied(**more: Any) -> dict[str, Any]:
-    """What all hosts have in common here, with the proxy."""
+    """The data that all hosts share here, with the proxy."""
     return {"docker": {**DISTRO, "daemon": {"insecure-registries": ["registry.testbed:5000"]}}, "proxy": PROXY, **more}
 
 
 def by_tls(**more: Any) -> dict[str, Any]:
-    """Registry and packages by https alone."""
+    """Registry and packages over https only."""
     return {
         "docker": {**DISTRO, "daemon": {"insecure-registries": None}},
         "mirrors": {**mirrors(), "ghcr.io": f"{TLS_REGISTRY}/ghcr"},
@@ -80,12 +81,12 @@ def secure(name: str) -> dict[str, str]:
 
 
 def dockerd_environment(host: Host) -> dict[str, str]:
-    """What the running dockerd was started with."""
+    """The environment of the running dockerd."""
     text = host.root("tr '\\0' '\\n' </proc/$(pidof dockerd)/environ").stdout
     return dict(line.partition("=")[::2] for line in text.splitlines())
 
 
-def test_everything_comes_by_the_proxy(lab: Lab, closed1: Host, services: str) -> None:
+def test_everything_passes_proxy(lab: Lab, closed1: Host, services: str) -> None:
     shut(closed1, services)
     direct = closed1.root("timeout 5 bash -c '</dev/tcp/repo.testbed/80'", check=False)
     assert direct.returncode != 0, "the host is not closed"
@@ -99,7 +100,7 @@ def test_everything_comes_by_the_proxy(lab: Lab, closed1: Host, services: str) -
     environment = dockerd_environment(closed1)
     assert environment["HTTP_PROXY"] == environment["HTTPS_PROXY"] == PROXY
     assert environment["NO_PROXY"] == "localhost,127.0.0.1,::1"
-    # an admin's own apt gets out, too
+    # an admin's own apt uses the proxy as well
     closed1.run("sudo apt-get -q update")
 
     again = lab.run(inventory)
@@ -107,8 +108,8 @@ def test_everything_comes_by_the_proxy(lab: Lab, closed1: Host, services: str) -
     assert closed1.ssh_commands(again.begun) == 1
 
 
-def test_an_authority_that_nobody_knows_is_named(lab: Lab, closed1: Host) -> None:
-    """Registry and weights by https: each is refused with its reason, and the model goes on as it was."""
+def test_unknown_authority_is_named(lab: Lab, closed1: Host) -> None:
+    """Registry and weights over https fail with their reason, and the model continues unchanged."""
     before = identities(closed1)
     entry = {"alpha": {**model("alpha", [], 8000), "version": "b7001"}, "beta": model("beta", [], 8001)}
     entry["beta"]["weights"] = secure("beta")
@@ -121,8 +122,8 @@ def test_an_authority_that_nobody_knows_is_named(lab: Lab, closed1: Host) -> Non
     assert chat(closed1, 8000) == SENTENCES["alpha"]
 
 
-def test_a_private_authority_is_trusted_by_docker_and_downloads(lab: Lab, closed1: Host, ca: Path) -> None:
-    """dockerd takes it up by the one restart, over which the model that runs lives on."""
+def test_docker_and_downloads_trust_private_authority(lab: Lab, closed1: Host, ca: Path) -> None:
+    """dockerd reads it by one restart, which the running model survives."""
     old = containers(closed1)["alpha"]["State"]["Pid"]
     entry = {"alpha": model("alpha", [], 8000), "beta": {**model("beta", [], 8001), "version": "b7001"}}
     entry["beta"]["weights"] = secure("beta")
@@ -130,7 +131,7 @@ def test_a_private_authority_is_trusted_by_docker_and_downloads(lab: Lab, closed
     over["mirrors"]["docker-ce"] = {**mirrors()["docker-ce"], "url": "https://repo.testbed/docker-ce"}
     before = len(lab.testbed.proxy_log().splitlines())
     pid = closed1.root("pidof dockerd").stdout
-    # the mirror's name is another, so alpha is recreated; its first container outlives the restart before that
+    # the mirror has another name, so alpha is recreated; its first container survives the restart before that
     run = lab.run(lab.inventory({"closed1": {"models": entry}}, over))
     assert run.exit_code == 0, run.output
     assert closed1.root("pidof dockerd").stdout != pid
@@ -145,7 +146,7 @@ def test_a_private_authority_is_trusted_by_docker_and_downloads(lab: Lab, closed
     assert closed1.ssh_commands(again.begun) == 1
 
 
-def test_what_leaves_the_inventory_leaves_the_host(lab: Lab, closed1: Host, services: str) -> None:
+def test_removed_settings_are_removed_from_host(lab: Lab, closed1: Host, services: str) -> None:
     open_again(closed1, services)
     entry = {"alpha": model("alpha", [], 8000)}
     run = lab.run(lab.inventory({"closed1": {"models": entry}}))

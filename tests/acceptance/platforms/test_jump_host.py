@@ -1,5 +1,6 @@
-"""A host that is reached by another one (ProxyJump in the ssh configuration), and whose sudo wants a password, which
-the inventory takes from a variable: for runs without a terminal, and for `gpurack plan --live`."""
+"""A host behind another one (ProxyJump in the ssh configuration), whose sudo requires a password. The inventory reads
+it from a variable, for runs without a terminal and for `gpurack plan --live`.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ Host inner1
 
 @pytest.fixture(scope="module")
 def gate1(lab: Lab) -> Iterator[Host]:
-    """The host in between, on which nothing is done."""
+    """The jump host, on which nothing is deployed."""
     lab.testbed.remove("gate1")
     yield lab.testbed.add("gate1", "cpu")
     lab.testbed.remove("gate1")
@@ -40,7 +41,7 @@ def gate1(lab: Lab) -> Iterator[Host]:
 
 @pytest.fixture(scope="module")
 def inner1(lab: Lab) -> Iterator[Host]:
-    """A fresh host on which sudo wants the login user's password."""
+    """A fresh host whose sudo requires the login user's password."""
     lab.testbed.remove("inner1")
     host = lab.testbed.add("inner1", "cpu")
     host.root(
@@ -53,7 +54,7 @@ def inner1(lab: Lab) -> Iterator[Host]:
 
 @pytest.fixture(scope="module")
 def inventory(lab: Lab, gate1: Host, inner1: Host) -> Path:
-    """inner1 by its name in the testbed's network, which only gate1 can resolve; the password from a variable."""
+    """inner1 by its name in the testbed's network, which only gate1 can resolve. The password comes from a variable."""
     block, _, _ = lab.testbed.ssh_config.read_text().partition("Host gate1\n")[2].partition("Host ")
     jump = JUMP.format(user=USER, key=KEY, folder=lab.folder)
     (lab.folder / "ssh_config").write_text(f"Host gate1\n{block}{jump}")
@@ -77,8 +78,8 @@ def plan_live(lab: Lab, inventory: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, cwd=CHECKOUT, env=env, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_a_wrong_password_is_a_sentence(lab: Lab, inventory: Path, inner1: Host) -> None:
-    """And nothing was done."""
+def test_wrong_password_is_one_error(lab: Lab, inventory: Path, inner1: Host) -> None:
+    """Nothing was changed."""
     done = run(lab, inventory, password="wrong")
     assert done.exit_code == 1, done.output
     assert not done.traceback, done.output
@@ -89,8 +90,8 @@ def test_a_wrong_password_is_a_sentence(lab: Lab, inventory: Path, inner1: Host)
     assert inner1.root("command -v docker", check=False).returncode != 0
 
 
-def test_the_main_job_by_the_gate_with_the_password(lab: Lab, inventory: Path, gate1: Host, inner1: Host) -> None:
-    """By sshd's own word from gate1 alone; the password is in no output and no file."""
+def test_runs_main_job_through_jump_host_with_password(lab: Lab, inventory: Path, gate1: Host, inner1: Host) -> None:
+    """sshd logs connections from gate1 only; the password is in no output and no file."""
     shown = plan_live(lab, inventory)
     assert shown.returncode == 0, shown.stdout + shown.stderr
     assert "create alpha" in shown.stdout
@@ -109,8 +110,8 @@ def test_the_main_job_by_the_gate_with_the_password(lab: Lab, inventory: Path, g
     assert gate1.root("command -v docker; ls -d /var/lib/gpurack /etc/gpurack", check=False).stdout == ""
 
 
-def test_unchanged_is_four_remote_commands(lab: Lab, inventory: Path, inner1: Host) -> None:
-    """A look that sudo refuses, pyinfra's helper that gives the password, the look, and the helper goes again."""
+def test_unchanged_run_is_four_remote_commands(lab: Lab, inventory: Path, inner1: Host) -> None:
+    """A snapshot that sudo refuses, pyinfra's helper with the password, the snapshot, and the helper's removal."""
     before = identities(inner1)
     again = run(lab, inventory)
     assert again.unchanged, again.output
@@ -120,8 +121,8 @@ def test_unchanged_is_four_remote_commands(lab: Lab, inventory: Path, inner1: Ho
     assert (shown.returncode, "no change" in shown.stdout) == (0, True), shown.stdout + shown.stderr
 
 
-def test_asked_once_for_all_hosts(lab: Lab, inventory: Path, inner1: Host) -> None:
-    """By pyinfra's own option, where the inventory has none."""
+def test_asks_once_for_all_hosts(lab: Lab, inventory: Path, inner1: Host) -> None:
+    """With pyinfra's own option, if the inventory has no password."""
     text, found = re.subn(r",\s*'_sudo_password': os.environ\['LAB_SUDO'\]", "", inventory.read_text())
     assert found == 1
     path = lab.folder / "asked.py"

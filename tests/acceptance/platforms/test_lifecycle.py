@@ -1,6 +1,7 @@
-"""A host's life, from an installation that the power cut short to one that was removed: Debian 12 with docker-ce,
-Debian sid with its own Docker 28, and a host with AMD's cards. rpm1, yum1 and rootless1 have theirs in their own
-files, Debian 13 in tests/acceptance."""
+"""A host's life, from an installation interrupted by a power cut to removal: Debian 12 with docker-ce, Debian sid with
+its own Docker 28, and a host with AMD GPUs. rpm1, yum1 and rootless1 have theirs in their own files, Debian 13 in
+tests/acceptance.
+"""
 
 from __future__ import annotations
 
@@ -24,16 +25,16 @@ from tests.testbed.inventory import REGISTRY
 from tests.testbed.shell import await_
 
 Versions = tuple[str | None, str | None]
-"""Docker's and the toolkit's; None: none in the inventory, so whatever there is, not held."""
+"""Versions of Docker and the toolkit. None: not in the inventory, so any version, not held."""
 DIST_UPGRADE = "apt-get -q update && apt-get -q -y dist-upgrade"
 UNATTENDED = """apt-get -q -y install unattended-upgrades &&
     echo 'Unattended-Upgrade::Origins-Pattern { "origin=*"; };' >/etc/apt/apt.conf.d/99all &&
     unattended-upgrade --verbose"""
-"""Debian's own; by itself it takes only what is Debian's."""
+"""Debian's own unattended upgrade, which by default takes Debian's packages only."""
 
 
 def serves_amd(host: Host) -> None:
-    """Each model answers as itself and has its card."""
+    """Each model answers under its name and has its GPU."""
     assert [chat(host, port) for port in (8000, 8001, 8002)] == [SENTENCES[name] for name in test_amd.models()]
     test_amd.has_its_card_alone(host, "alpha", 0)
     test_amd.has_its_card_alone(host, "beta", 1)
@@ -42,7 +43,7 @@ def serves_amd(host: Host) -> None:
 
 @dataclass(frozen=True)
 class Life:
-    """A host and what may change in it."""
+    """A host and the versions that change on it."""
 
     name: str
     kind: str
@@ -70,9 +71,9 @@ class Life:
 
 LIVES = (
     Life("bookworm1", "gpu-bookworm", "docker-ce", ("26.1.5", "1.19.1"), ("28.5.2", "1.20.0")),
-    # of Docker sid has one version
+    # sid has one version of Docker
     Life("sid1", "gpu-sid", "distro", ("28.5.2", "1.19.1"), ("28.5.2", "1.20.0"), cut="docker.io", upgrade=UNATTENDED),
-    # nothing depends on Docker's plugin: apt and dpkg leave it half installed, and are content
+    # nothing depends on Docker's plugin, so apt and dpkg leave it half installed without an error
     Life(
         "amd2",
         "amd",
@@ -88,14 +89,14 @@ LIVES = (
 
 @pytest.fixture(scope="module", params=LIVES, ids=lambda life: life.name)
 def life(request: pytest.FixtureRequest) -> Life:
-    """One after the other; all tests of one come before the next."""
+    """One after the other: all tests of one run before the next."""
     chosen: Life = request.param
     return chosen
 
 
 @pytest.fixture(scope="module")
 def host(lab: Lab, life: Life) -> Iterator[Host]:
-    """A fresh one, on which an older file of Docker's repository lies, with a key of its own that is not there."""
+    """A fresh host with an older file of Docker's repository, whose key is missing."""
     lab.testbed.remove(life.name)
     host = lab.testbed.add(life.name, life.kind)
     if life.source == "docker-ce":
@@ -106,7 +107,7 @@ def host(lab: Lab, life: Life) -> Iterator[Host]:
 
 
 def over(life: Life, at: Versions) -> dict[str, Any]:
-    """What the inventory says of versions."""
+    """The versions in the inventory."""
     docker, toolkit = at
     daemon = {"insecure-registries": [REGISTRY]}
     return {
@@ -116,14 +117,14 @@ def over(life: Life, at: Versions) -> dict[str, Any]:
 
 
 def converge(lab: Lab, life: Life, at: Versions) -> Run:
-    """The main job, which succeeds."""
+    """Run the main job successfully."""
     run = lab.run(lab.inventory({life.name: {"models": life.models()}}, over(life, at)))
     assert run.exit_code == 0, run.output
     return run
 
 
 def is_at(host: Host, life: Life, at: Versions) -> None:
-    """By dpkg, by the running dockerd, and by apt's holds."""
+    """Checks versions by dpkg, by the running dockerd, and by apt's holds."""
     docker, toolkit = at
     if docker:
         assert versions(host, life.docker[:1]) == {docker}
@@ -135,7 +136,7 @@ def is_at(host: Host, life: Life, at: Versions) -> None:
 
 @pytest.fixture(scope="module")
 def first(lab: Lab, host: Host, life: Life) -> Run:
-    """The power goes while dpkg unpacks Docker; the run after that."""
+    """A power cut while dpkg unpacks Docker, and the run after it."""
     process = lab.start(lab.inventory({life.name: {"models": life.models()}}, over(life, life.old)))
     unpacking = f"dpkg-query -W -f '${{db:Status-Status}}\\n' {life.cut} 2>/dev/null"
     await_(
@@ -151,8 +152,8 @@ def first(lab: Lab, host: Host, life: Life) -> Run:
     return converge(lab, life, life.old)
 
 
-def test_what_was_half_installed_is_finished_and_the_models_serve(host: Host, life: Life, first: Run) -> None:
-    """At the inventory's versions, held; an older file of a repository does not stand in the way."""
+def test_finishes_interrupted_installation(host: Host, life: Life, first: Run) -> None:
+    """At the inventory's versions, held. An older repository file does not interfere."""
     assert any("finish an interrupted package installation" in line for line in first.lines(life.name)), first.output
     is_at(host, life, life.old)
     life.serves(host)
@@ -160,15 +161,15 @@ def test_what_was_half_installed_is_finished_and_the_models_serve(host: Host, li
     assert host.root("ls /etc/apt/sources.list.d/docker.list", check=False).returncode != 0
 
 
-def test_the_next_run_is_one_remote_command(lab: Lab, host: Host, life: Life, first: Run) -> None:
+def test_next_run_is_one_remote_command(lab: Lab, host: Host, life: Life, first: Run) -> None:
     run = converge(lab, life, life.old)
     assert run.unchanged, run.output
     assert host.ssh_commands(run.begun) == 1
     is_right(lab)
 
 
-def test_an_unattended_upgrade_respects_the_hold(lab: Lab, host: Host, life: Life, first: Run) -> None:
-    """It sees newer ones, and keeps them back."""
+def test_unattended_upgrade_respects_holds(lab: Lab, host: Host, life: Life, first: Run) -> None:
+    """It sees newer versions and keeps them back."""
     newer = {name for name, old, new in zip(("docker", "toolkit"), life.old, life.new, strict=True) if old != new}
     expected = {*(CE[:2] if "docker" in newer else ()), *(TOOLKIT if "toolkit" in newer else ())}
     said = host.root(f"{{ {life.upgrade}; }} 2>&1").stdout
@@ -180,8 +181,8 @@ def test_an_unattended_upgrade_respects_the_hold(lab: Lab, host: Host, life: Lif
 
 
 @pytest.mark.parametrize("way", ["up", "down"])
-def test_another_version(lab: Lab, host: Host, life: Life, first: Run, way: str) -> None:
-    """The models go on running through it (live-restore), the holds move along, and nothing is left to do."""
+def test_changes_version_while_models_serve(lab: Lab, host: Host, life: Life, first: Run, way: str) -> None:
+    """live-restore keeps the models running, the holds follow, and nothing is left to do."""
     before = {name: data["State"]["Pid"] for name, data in containers(host).items()}
     target = life.new if way == "up" else life.old
 
@@ -198,9 +199,9 @@ def test_another_version(lab: Lab, host: Host, life: Life, first: Run, way: str)
     assert converge(lab, life, target).unchanged
 
 
-def test_removed_and_there_again(lab: Lab, host: Host, life: Life, first: Run) -> None:
-    """Packages, holds, repositories and keys go, daemon.json and Docker's data stay; without a version the newest come
-    back, and are not held."""
+def test_removes_everything_and_installs_again(lab: Lab, host: Host, life: Life, first: Run) -> None:
+    """Packages, holds, repositories and keys are removed; daemon.json and Docker's data stay. Without a version the
+    newest are installed, without holds."""
     path = lab.inventory({life.name: {"models": life.models()}}, over(life, life.old))
     gone = lab.run(path, "-y", "--data", "remove=all", deploy="remove")
     assert gone.exit_code == 0, gone.output

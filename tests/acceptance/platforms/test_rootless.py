@@ -1,5 +1,6 @@
-"""A host whose own Docker and two users' rootless ones each have a model: side by side, apart from each other, and as
-durable as anything else. `bob` has no subordinate ids and lingers not when it begins."""
+"""A host whose own Docker and two users' rootless ones each have a model: in parallel, isolated, and as durable as any
+other. At the start `bob` has no subordinate ids and no linger.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ USERS = {"ada": ("beta", 1, 8001), "bob": ("gamma", 2, 8002)}
 
 @pytest.fixture(scope="module")
 def host(lab: Lab, monkeypatch_module: pytest.MonkeyPatch) -> Host:
-    """A fresh host with cards and two accounts."""
+    """A fresh host with GPUs and two accounts."""
     for name, key in KEYS.items():
         monkeypatch_module.setenv(name, key)
     lab.testbed.remove("rootless1")
@@ -34,13 +35,13 @@ def host(lab: Lab, monkeypatch_module: pytest.MonkeyPatch) -> Host:
 
 @pytest.fixture(scope="module")
 def monkeypatch_module() -> Any:
-    """Environment variables for as long as the module's tests run."""
+    """Environment variables for all tests of the module."""
     with pytest.MonkeyPatch.context() as patch:
         yield patch
 
 
 def wanted(users: dict[str, Any] | None = None, **host: Any) -> dict[str, dict[str, Any]]:
-    """One model in each Docker, each on a card of its own; host: other fields of the host."""
+    """One model in each Docker, each on its own GPU. host: other fields of the host."""
     models = {"alpha": model("alpha", [0], 8000, api_key={"env": "ALPHA"})}
     for user, (name, card, port) in USERS.items():
         models[name] = model(name, [card], port, api_key={"env": name.upper()}, user=user)
@@ -62,7 +63,7 @@ def of_user(host: Host, user: str) -> dict[str, str]:
 
 
 def everything_serves(host: Host) -> None:
-    """Each model answers with its own sentence, for its own key, on its own card."""
+    """Each model answers with its sentence, with its key, on its GPU."""
     assert [chat(host, 8000, KEYS["ALPHA"]), *(chat(host, p, KEYS[n.upper()]) for n, _, p in USERS.values())] == [
         SENTENCES[name] for name in ("alpha", "beta", "gamma")
     ]
@@ -75,7 +76,7 @@ def everything_serves(host: Host) -> None:
 
 @pytest.fixture(scope="module")
 def first(lab: Lab, host: Host) -> Run:
-    """A run that is killed while it sets ada's Docker up, and the one that carries it on."""
+    """A run killed while it sets up ada's Docker, and the run that completes it."""
     process = lab.start(lab.inventory(wanted()))
     await_(
         lambda: host.root("ls /run/user/*/gpurack-docker-restart", check=False).returncode == 0,
@@ -89,7 +90,7 @@ def first(lab: Lab, host: Host) -> Run:
     return run
 
 
-def test_every_daemons_model_serves_on_its_own_card(host: Host, first: Run) -> None:
+def test_model_of_every_daemon_serves_on_its_gpu(host: Host, first: Run) -> None:
     everything_serves(host)
     assert list(containers(host)) == ["alpha"]
     for user, (name, _, _) in USERS.items():
@@ -97,7 +98,7 @@ def test_every_daemons_model_serves_on_its_own_card(host: Host, first: Run) -> N
 
 
 @pytest.mark.parametrize("user", USERS)
-def test_it_is_rootless_and_nothing_of_it_is_roots(host: Host, first: Run, user: str) -> None:
+def test_daemons_are_rootless_without_processes_of_root(host: Host, first: Run, user: str) -> None:
     """By what dockerd says, and by the owner of every process in the user's slice."""
     info = json.loads(as_user(host, user, 'docker info --format "{{json .}}"').stdout)
     assert "name=rootless" in info["SecurityOptions"]
@@ -113,7 +114,7 @@ def test_it_is_rootless_and_nothing_of_it_is_roots(host: Host, first: Run, user:
     assert container[1] in pids
 
 
-def test_ids_are_granted_where_there_were_none_and_overlap_nobodys(host: Host, first: Run) -> None:
+def test_grants_subordinate_ids_without_overlap(host: Host, first: Run) -> None:
     for file in ("/etc/subuid", "/etc/subgid"):
         ranges = sorted(
             (int(start), int(start) + int(count))
@@ -127,8 +128,8 @@ def test_ids_are_granted_where_there_were_none_and_overlap_nobodys(host: Host, f
 @pytest.mark.parametrize(
     ("reader", "owner"), [("ada", "bob"), ("bob", "ada"), ("lab", "ada"), ("ada", ""), ("bob", "")]
 )
-def test_nobody_reads_anothers_secrets_or_weights(host: Host, first: Run, reader: str, owner: str) -> None:
-    """Neither by name nor through a container of one's own; the user who serves them may, of course."""
+def test_no_user_reads_others_secrets_or_weights(host: Host, first: Run, reader: str, owner: str) -> None:
+    """Neither by path nor through a container of their own. The user who serves them may."""
     name = USERS[owner][0] if owner else "alpha"
     project = f"/var/lib/gpurack/users/{owner}" if owner else "/etc/gpurack"
     key = f"{project}/secrets/{name}/api_key"
@@ -144,7 +145,7 @@ def test_nobody_reads_anothers_secrets_or_weights(host: Host, first: Run, reader
             assert as_user(host, reader, run, check=False).returncode != 0, path
 
 
-def test_unchanged_is_one_remote_command(lab: Lab, host: Host, first: Run) -> None:
+def test_unchanged_run_is_one_remote_command(lab: Lab, host: Host, first: Run) -> None:
     before = [identities(host), *(of_user(host, user) for user in USERS)]
     run = lab.run(lab.inventory(wanted()))
     assert run.unchanged, run.output
@@ -152,7 +153,7 @@ def test_unchanged_is_one_remote_command(lab: Lab, host: Host, first: Run) -> No
     assert [identities(host), *(of_user(host, user) for user in USERS)] == before
 
 
-def test_a_user_who_does_not_exist_is_a_sentence_and_the_others_are_served(lab: Lab, host: Host, first: Run) -> None:
+def test_missing_user_is_one_error_and_others_are_served(lab: Lab, host: Host, first: Run) -> None:
     data = wanted({"ada": {}, "bob": {}, "eve": {}})
     data["rootless1"]["models"]["delta"] = model("delta", [3], 8003, user="eve")
     run = lab.run(lab.inventory(data))
@@ -163,10 +164,8 @@ def test_a_user_who_does_not_exist_is_a_sentence_and_the_others_are_served(lab: 
     everything_serves(host)
 
 
-def test_subordinate_ids_that_do_not_do_are_a_sentence_and_the_others_are_served(
-    lab: Lab, host: Host, first: Run
-) -> None:
-    """Too few, as an older useradd or a person gave them. What runs is left as it is."""
+def test_unusable_subordinate_ids_are_one_error_and_others_are_served(lab: Lab, host: Host, first: Run) -> None:
+    """Too few, as an older useradd or an admin granted them. Running models are unchanged."""
     before = of_user(host, "bob")
     host.root("cp -a /etc/subuid /root/ && sed -i 's/^\\(bob:[0-9]*\\):.*/\\1:1000/' /etc/subuid")
     run = lab.run(lab.inventory(wanted()))
@@ -182,12 +181,12 @@ def test_subordinate_ids_that_do_not_do_are_a_sentence_and_the_others_are_served
     assert lab.run(lab.inventory(wanted())).unchanged
 
 
-def test_linger_that_was_switched_off_is_found_and_mended(lab: Lab, host: Host, first: Run) -> None:
+def test_repairs_disabled_linger(lab: Lab, host: Host, first: Run) -> None:
     inventory = lab.inventory(wanted())
     correct = verify(lab, inventory, KEYS)
     assert (correct.exit_code, correct.failed) == (0, {}), correct.output
     host.run("sudo loginctl disable-linger bob")
-    found = verify(lab, inventory, KEYS)  # bob's Docker ends with it, as nobody of that name is logged in
+    found = verify(lab, inventory, KEYS)  # bob's Docker ends with it, because bob is not logged in
     assert "linger of bob: expected on, found off" in found.of("rootless1")["rootless_docker"]
     run = lab.run(inventory)
     assert run.exit_code == 0, run.output
@@ -196,7 +195,7 @@ def test_linger_that_was_switched_off_is_found_and_mended(lab: Lab, host: Host, 
     everything_serves(host)
 
 
-def test_a_reboot_brings_every_daemon_and_model_back(lab: Lab, host: Host, first: Run) -> None:
+def test_every_daemon_and_model_runs_after_reboot(lab: Lab, host: Host, first: Run) -> None:
     before = {user: {name: line.split()[1] for name, line in of_user(host, user).items()} for user in USERS}
     host.reboot()
     for port in (8000, 8001, 8002):
@@ -208,7 +207,7 @@ def test_a_reboot_brings_every_daemon_and_model_back(lab: Lab, host: Host, first
     assert run.unchanged, run.output
 
 
-def test_a_restart_of_a_users_docker_brings_the_users_model_back(host: Host, first: Run) -> None:
+def test_models_run_after_restart_of_users_docker(host: Host, first: Run) -> None:
     uid = host.root("id -u ada").stdout.strip()
     bus = f"DBUS_SESSION_BUS_ADDRESS=unix:path=/run/user/{uid}/bus"
     as_user(host, "ada", f"{bus} systemctl --user restart docker")
@@ -217,8 +216,9 @@ def test_a_restart_of_a_users_docker_brings_the_users_model_back(host: Host, fir
     everything_serves(host)
 
 
-def test_another_toolkit_and_back_is_held_and_stops_nothing(lab: Lab, host: Host, first: Run) -> None:
-    """Of Docker Debian 13 has one version. All daemons' models go on, and an upgrade by others leaves it alone."""
+def test_toolkit_moves_both_ways_held_and_stops_nothing(lab: Lab, host: Host, first: Run) -> None:
+    """Debian 13 has one version of Docker. The models of all daemons continue, and other upgrades leave the toolkit
+    alone."""
     before = [identities(host), *(of_user(host, user) for user in USERS)]
     for version, moved in (("1.19.1", "1.20.0 → 1.19.1"), ("1.20.0", "1.19.1 → 1.20.0")):
         inventory = lab.inventory(wanted(nvidia={"toolkit": version}))
@@ -232,8 +232,8 @@ def test_another_toolkit_and_back_is_held_and_stops_nothing(lab: Lab, host: Host
         assert lab.run(inventory).unchanged
 
 
-def test_another_way_to_give_cards_recreates_and_says_so(lab: Lab, host: Host, first: Run) -> None:
-    """By the nvidia runtime, in users' Dockers too, and back; the cards are the same."""
+def test_changed_gpu_access_recreates_with_reason(lab: Lab, host: Host, first: Run) -> None:
+    """To the nvidia runtime and back, also in users' Dockers; the GPUs are the same."""
     for access, said in (("runtime", "cdi → runtime"), ("auto", "runtime → cdi")):
         run = lab.run(lab.inventory(wanted(nvidia={"access": access})))
         assert run.exit_code == 0, run.output
@@ -244,8 +244,8 @@ def test_another_way_to_give_cards_recreates_and_says_so(lab: Lab, host: Host, f
         assert driver == ("nvidia" if access == "runtime" else "runc")
 
 
-def test_models_change_daemons_and_cards_in_one_run(lab: Lab, host: Host, first: Run) -> None:
-    """alpha goes to ada's Docker and beta to the host's own, each onto the other's card."""
+def test_models_change_daemons_and_gpus_in_one_run(lab: Lab, host: Host, first: Run) -> None:
+    """alpha moves to ada's Docker and beta to the host's own, each to the other's GPU."""
     data = wanted()
     models = data["rootless1"]["models"]
     models["alpha"] |= {"user": "ada", "gpus": [1]}
@@ -262,7 +262,7 @@ def test_models_change_daemons_and_cards_in_one_run(lab: Lab, host: Host, first:
     ]  # fmt: skip
 
 
-def test_remove_takes_all_models_and_the_next_run_brings_them_back(lab: Lab, host: Host, first: Run) -> None:
+def test_remove_removes_models_and_next_run_restores_them(lab: Lab, host: Host, first: Run) -> None:
     gone = lab.run(lab.inventory(wanted()), deploy="remove")
     assert gone.exit_code == 0, gone.output
     assert not containers(host)
@@ -274,7 +274,7 @@ def test_remove_takes_all_models_and_the_next_run_brings_them_back(lab: Lab, hos
     everything_serves(host)
 
 
-def test_remove_all_ends_the_users_daemons_and_keeps_their_data(lab: Lab, host: Host, first: Run) -> None:
+def test_remove_all_ends_users_daemons_and_keeps_data(lab: Lab, host: Host, first: Run) -> None:
     run = lab.run(lab.inventory(wanted()), "-y", "--data", "remove=all", deploy="remove")
     assert run.exit_code == 0, run.output
     assert host.root("pgrep -x dockerd; pgrep -x rootlesskit", check=False).stdout == ""
@@ -284,8 +284,8 @@ def test_remove_all_ends_the_users_daemons_and_keeps_their_data(lab: Lab, host: 
         assert host.root(f"ls /home/{user}/.local/share/docker/image").stdout
 
 
-def test_the_next_run_gives_the_users_their_dockers_back(lab: Lab, host: Host, first: Run) -> None:
-    """From what remove=all has left: images, linger, subordinate ids."""
+def test_next_run_restores_users_dockers(lab: Lab, host: Host, first: Run) -> None:
+    """From what remove=all keeps: images, linger, subordinate ids."""
     run = lab.run(lab.inventory(wanted()))
     assert run.exit_code == 0, run.output
     everything_serves(host)

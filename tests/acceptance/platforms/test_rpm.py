@@ -1,5 +1,6 @@
-"""Rocky 9 with dnf: Docker and the toolkit from their rpm repositories, killed in the middle and carried on, pinned,
-held, up and down, away and back."""
+"""Rocky 9 with dnf: Docker and the toolkit from their rpm repositories: interrupted and resumed, pinned, held, upgraded
+and downgraded, removed and installed again.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ FOREIGN = "[foreign]\nname=not https://download.docker.com/linux\nbaseurl=http:/
 
 
 def models() -> dict[str, Any]:
-    """One on a card, one on two, one on the CPU."""
+    """One on a GPU, one on two, one on the CPU."""
     return {
         "alpha": model("alpha", [0], 8000),
         "beta": model("beta", [1, 2], 8001),
@@ -38,7 +39,7 @@ def models() -> dict[str, Any]:
 
 
 def over(docker: str | None = None, toolkit: str | None = None) -> dict[str, Any]:
-    """docker-ce and the toolkit at these versions; None: whatever there is, not held."""
+    """docker-ce and the toolkit at these versions. None: any version, not held."""
     return {
         "docker": {
             "source": "docker-ce",
@@ -50,7 +51,7 @@ def over(docker: str | None = None, toolkit: str | None = None) -> dict[str, Any
 
 
 def converge(lab: Lab, name: str, docker: str | None, toolkit: str | None) -> Run:
-    """The main job, which succeeds."""
+    """Run the main job successfully."""
     run = lab.run(lab.inventory({name: {"models": models()}}, over(docker, toolkit)))
     assert run.exit_code == 0, run.output
     assert not run.traceback
@@ -58,7 +59,7 @@ def converge(lab: Lab, name: str, docker: str | None, toolkit: str | None) -> Ru
 
 
 def versions(host: Host, packages: tuple[str, ...]) -> set[str]:
-    """What rpm's database has of these packages, without epoch and release."""
+    """The versions of these packages in rpm's database, without epoch and release."""
     return set(host.root(f"rpm -q --qf '%{{VERSION}}\\n' {' '.join(packages)}").stdout.split())
 
 
@@ -69,19 +70,19 @@ def held(host: Host) -> set[str]:
 
 
 def serves(host: Host) -> None:
-    """Each model answers as itself and has its cards."""
+    """Each model answers under its name and has its GPUs."""
     assert [chat(host, port) for port in (8000, 8001, 8002)] == [SENTENCES[name] for name in models()]
     uuids = host.gpus.uuids
     assert (cards(host, "alpha"), cards(host, "beta")) == (uuids[:1], uuids[1:3])
 
 
 def daemon_version(host: Host) -> str:
-    """What the running dockerd says it is."""
+    """The version of the running dockerd."""
     return host.root("docker version --format '{{.Server.Version}}'").stdout.strip().split("+")[0]
 
 
 def is_whole(host: Host, packages: tuple[str, ...] = (*CE, *TOOLKIT)) -> None:
-    """Every package is there once, none of its files is missing or changed, and no transaction is noted as open."""
+    """Every package is installed once and none of its files is missing or changed; no transaction is open."""
     names = host.root("rpm -qa --qf '%{NAME}\\n' | grep -v gpg-pubkey").stdout.split()
     assert len(names) == len(set(names))
     verified = host.root(f"rpm -V {' '.join(packages)}", check=False).stdout.splitlines()
@@ -91,7 +92,7 @@ def is_whole(host: Host, packages: tuple[str, ...] = (*CE, *TOOLKIT)) -> None:
 
 @pytest.fixture(scope="module")
 def rpm1(lab: Lab) -> Host:
-    """A fresh Rocky 9, on which older files of the repositories lie."""
+    """A fresh Rocky 9 with older repository files."""
     lab.testbed.remove("rpm1")
     host = lab.testbed.add("rpm1", "rpm")
     host.put(OLD_DOCKER, f"{REPOS}/docker-ce.repo")
@@ -101,7 +102,7 @@ def rpm1(lab: Lab) -> Host:
 
 @pytest.fixture(scope="module")
 def first(lab: Lab, rpm1: Host) -> Run:
-    """A run that is killed while dnf installs Docker, and at once the one that carries it on. Not the newest ones."""
+    """A run killed while dnf installs Docker, and the run that completes it. Not the newest versions."""
     process = lab.start(lab.inventory({"rpm1": {"models": models()}}, over(*OLD)))
     await_(
         lambda: rpm1.root("grep -q docker-ce /var/lib/gpurack/rpm-transaction", check=False).returncode == 0,
@@ -113,8 +114,8 @@ def first(lab: Lab, rpm1: Host) -> Run:
     return converge(lab, "rpm1", *OLD)
 
 
-def test_a_fresh_host_serves_with_pinned_and_held_packages(rpm1: Host, first: Run) -> None:
-    """From our repositories, with our keys; units enabled where the distribution enables nothing by itself."""
+def test_fresh_host_serves_with_pinned_and_held_packages(rpm1: Host, first: Run) -> None:
+    """From gpurack's repository files with its keys. It enables units, which the distribution does not."""
     assert versions(rpm1, CE[:2]) == {"26.1.5"}
     assert daemon_version(rpm1) == "26.1.5"
     assert versions(rpm1, TOOLKIT) == {"1.19.1"}
@@ -130,7 +131,7 @@ def test_a_fresh_host_serves_with_pinned_and_held_packages(rpm1: Host, first: Ru
 
 
 def test_repositories_are_gpuracks_own_and_signed(lab: Lab, rpm1: Host, first: Run) -> None:
-    """An older file is set aside; of a file that has others, too, only the section goes."""
+    """An older file is set aside; a file with other repositories loses only the section."""
     ours = {"gpurack-docker-ce.repo", "gpurack-nvidia-container-toolkit.repo"}
     assert set(rpm1.root(f"ls {REPOS}").stdout.split()) == {"rocky.repo", "mixed.repo", *ours}
     assert rpm1.get(f"{REPOS}/mixed.repo").decode() == FOREIGN + "".join(
@@ -147,16 +148,16 @@ def test_repositories_are_gpuracks_own_and_signed(lab: Lab, rpm1: Host, first: R
     assert "Key ID" in signed, "installed from a signed package"
 
 
-def test_the_next_run_is_one_remote_command(lab: Lab, rpm1: Host, first: Run) -> None:
-    """Nothing is written, nothing restarted."""
+def test_next_run_is_one_remote_command(lab: Lab, rpm1: Host, first: Run) -> None:
+    """Nothing is written, nothing restarts."""
     run = converge(lab, "rpm1", *OLD)
     assert run.unchanged, run.output
     assert rpm1.ssh_commands(run.begun) == 1
     is_right(lab)
 
 
-def test_an_unattended_upgrade_respects_the_hold(lab: Lab, rpm1: Host, first: Run) -> None:
-    """`dnf upgrade` moves what is not held, and Docker and the toolkit stay, though newer ones are there."""
+def test_unattended_upgrade_respects_holds(lab: Lab, rpm1: Host, first: Run) -> None:
+    """`dnf upgrade` moves other packages; Docker and the toolkit stay, although newer ones exist."""
     rpm1.root("dnf -y -q install hello-1.0")
     rpm1.root("dnf -y upgrade --refresh")
     assert versions(rpm1, ("hello",)) == {"2.0"}
@@ -165,8 +166,10 @@ def test_an_unattended_upgrade_respects_the_hold(lab: Lab, rpm1: Host, first: Ru
 
 
 @pytest.mark.parametrize(("target", "moved"), [(NEW, "26.1.5 → 28.5.2"), (OLD, "28.5.2 → 26.1.5")], ids=["up", "down"])
-def test_another_version(lab: Lab, rpm1: Host, first: Run, target: tuple[str, str], moved: str) -> None:
-    """Both at once; the models go on running through it (live-restore), the holds move along."""
+def test_changes_versions_while_models_serve(
+    lab: Lab, rpm1: Host, first: Run, target: tuple[str, str], moved: str
+) -> None:
+    """Both at once. live-restore keeps the models running, and the holds follow."""
     before = {name: data["State"]["Pid"] for name, data in containers(rpm1).items()}
     docker, toolkit = target
     run = converge(lab, "rpm1", docker, toolkit)
@@ -181,8 +184,8 @@ def test_another_version(lab: Lab, rpm1: Host, first: Run, target: tuple[str, st
     assert converge(lab, "rpm1", docker, toolkit).unchanged
 
 
-def test_removed_and_there_again(lab: Lab, rpm1: Host, first: Run) -> None:
-    """Packages, holds, repositories and keys go; what came with them, daemon.json and Docker's data stay."""
+def test_removes_everything_and_installs_again(lab: Lab, rpm1: Host, first: Run) -> None:
+    """Packages, holds, repositories and keys are removed; dependencies, daemon.json and Docker's data stay."""
     path = lab.inventory({"rpm1": {"models": models()}}, over(*OLD))
     run = lab.run(path, "-y", "--data", "remove=all", deploy="remove")
     assert run.exit_code == 0, run.output

@@ -1,4 +1,4 @@
-"""Rocky 9 with no dnf but yum, which is a link to it: what is wrong is named, what was cut short is finished."""
+"""Rocky 9 with yum only, as a link to dnf: errors are reported, interrupted work is finished."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CUDA = "[cuda]\nname=cuda\nbaseurl=http://repo.testbed/cuda\ngpgcheck=0\n"
 
 @pytest.fixture(scope="module")
 def yum1(lab: Lab) -> Iterator[Host]:
-    """A fresh one, without dnf by that name."""
+    """A fresh host without a program called dnf."""
     lab.testbed.remove("yum1")
     host = lab.testbed.add("yum1", "yum")
     assert host.root("command -v dnf", check=False).stdout == ""
@@ -42,7 +42,7 @@ def yum1(lab: Lab) -> Iterator[Host]:
 
 
 def refused(lab: Lab, **data: Any) -> Run:
-    """A run that fails with sentences."""
+    """A run that fails with these errors."""
     run = lab.run(lab.inventory({"yum1": {"models": models()}}, {**over(*OLD), **data}))
     assert run.exit_code != 0, run.output
     assert not run.traceback
@@ -50,7 +50,7 @@ def refused(lab: Lab, **data: Any) -> Run:
 
 
 def says(run: Run, sentence: str) -> bool:
-    """Is a sentence among the errors, as one line?"""
+    """Is this one of the errors, on one line?"""
     return any(sentence in line for line in run.output.splitlines())
 
 
@@ -72,10 +72,8 @@ def says(run: Run, sentence: str) -> bool:
         ),
     ],
 )
-def test_what_cannot_live_beside_docker_is_named_and_left_alone(
-    lab: Lab, yum1: Host, package: str, sentence: str
-) -> None:
-    """Before anything is touched."""
+def test_conflicting_packages_are_named_and_left(lab: Lab, yum1: Host, package: str, sentence: str) -> None:
+    """Before anything changes."""
     yum1.root(f"yum -y -q install {package}")
     run = refused(lab)
     assert says(run, sentence), run.output
@@ -84,14 +82,12 @@ def test_what_cannot_live_beside_docker_is_named_and_left_alone(
     yum1.root(f"yum -y -q remove {package}")
 
 
-def test_the_distribution_has_no_docker_of_its_own(lab: Lab, yum1: Host) -> None:
-    """One sentence."""
+def test_missing_docker_of_distribution_is_one_error(lab: Lab, yum1: Host) -> None:
     run = refused(lab, docker={"source": "distro"})
     assert says(run, "Rocky Linux 9.6 (Blue Onyx) has no Docker with Compose v2 of its own; write docker:"), run.output
 
 
-def test_a_version_that_no_repository_has(lab: Lab, yum1: Host) -> None:
-    """The error lists those that are there."""
+def test_missing_version_lists_available_ones(lab: Lab, yum1: Host) -> None:
     run = refused(lab, docker={"source": "docker-ce", "version": "27.0.1"})
     assert says(run, "docker-ce 27.0.1 is in no repository. Available: 26.1.5, 28.5.2."), run.output
 
@@ -111,14 +107,15 @@ def test_a_version_that_no_repository_has(lab: Lab, yum1: Host) -> None:
         ),
     ],
 )
-def test_a_repository_that_is_down(lab: Lab, yum1: Host, mirror: str, url: str, sentence: str) -> None:
-    """Which, and why."""
+def test_unreachable_repository_is_named_with_reason(
+    lab: Lab, yum1: Host, mirror: str, url: str, sentence: str
+) -> None:
     run = refused(lab, mirrors={**mirrors(), mirror: {**mirrors()[mirror], "url": url}})
     assert says(run, sentence), run.output
 
 
-def test_packages_that_are_not_signed_with_the_key(lab: Lab, yum1: Host) -> None:
-    """Docker's packages are, by gpgcheck; with the vendored key of Docker's they are not those of the testbed."""
+def test_refuses_packages_signed_with_other_key(lab: Lab, yum1: Host) -> None:
+    """By gpgcheck: gpurack's key of Docker did not sign the testbed's packages."""
     run = refused(lab, mirrors={**mirrors(), "docker-ce": mirrors()["docker-ce"]["url"]})
     assert says(run, "is not signed with the key of its repository. A mirror that signs with its own key needs"), (
         run.output
@@ -127,11 +124,11 @@ def test_packages_that_are_not_signed_with_the_key(lab: Lab, yum1: Host) -> None
 
 
 GETENT = "#!/bin/sh\npkill -9 -f 'bin/yum -y'\nexec /usr/bin/getent \"$@\"\n"
-"""In place of the program that docker-ce-cli's %post calls: then the package is in, and yum is killed."""
+"""Replaces the program that docker-ce-cli's %post calls: the package is then installed, and yum is killed."""
 
 
 def cut(host: Host, run: Callable[[], Run]) -> None:
-    """A run of which the transaction is cut in the middle, and the power with it."""
+    """A run whose transaction is interrupted by a power cut."""
     host.put(GETENT, "/usr/sbin/getent", 0o755)
     assert run().exit_code != 0, "the cut came too late"
     host.engine.docker("kill", container(host.name))
@@ -140,8 +137,8 @@ def cut(host: Host, run: Callable[[], Run]) -> None:
     assert "docker-ce-cli" in host.get("/var/lib/gpurack/rpm-transaction").decode()
 
 
-def test_a_cut_in_the_middle_of_the_first_installation(lab: Lab, yum1: Host) -> None:
-    """Some packages are there, without their scripts; the next run finishes it, and the models answer."""
+def test_finishes_interrupted_installation(lab: Lab, yum1: Host) -> None:
+    """Some packages are installed without their scripts. The next run finishes them, and the models answer."""
     path = lab.inventory({"yum1": {"models": models()}}, over(*OLD))
     cut(yum1, lambda: lab.run(path))
     assert yum1.root("rpm -q docker-ce-cli").returncode == 0
@@ -157,8 +154,8 @@ def test_a_cut_in_the_middle_of_the_first_installation(lab: Lab, yum1: Host) -> 
     assert converge(lab, "yum1", *OLD).unchanged
 
 
-def test_a_cut_in_the_middle_of_an_upgrade(lab: Lab, yum1: Host) -> None:
-    """A package is there twice, old and new; only the new one stays."""
+def test_finishes_interrupted_upgrade(lab: Lab, yum1: Host) -> None:
+    """A package is installed twice, old and new; only the new one stays."""
     path = lab.inventory({"yum1": {"models": models()}}, over(*NEW))
     cut(yum1, lambda: lab.run(path))
     assert versions(yum1, ("docker-ce-cli",)) == {"26.1.5", "28.5.2"}
@@ -172,8 +169,8 @@ def test_a_cut_in_the_middle_of_an_upgrade(lab: Lab, yum1: Host) -> None:
     assert converge(lab, "yum1", *NEW).unchanged
 
 
-def test_metadata_that_are_not_signed_with_the_key(lab: Lab, yum1: Host) -> None:
-    """NVIDIA's repository, by repo_gpgcheck; the models that serve go on."""
+def test_refuses_metadata_signed_with_other_key(lab: Lab, yum1: Host) -> None:
+    """NVIDIA's repository, by repo_gpgcheck. Serving models continue."""
     unsigned = {**over("28.5.2", "1.19.1"), "mirrors": {**mirrors(), "nvidia": mirrors()["nvidia"]["url"]}}
     run = refused(lab, **unsigned)
     assert says(run, "repository gpurack-nvidia-container-toolkit is not signed with its key"), run.output
@@ -181,8 +178,8 @@ def test_metadata_that_are_not_signed_with_the_key(lab: Lab, yum1: Host) -> None
     serves(yum1)
 
 
-def test_two_repositories_that_carry_the_toolkit_at_different_versions(lab: Lab, yum1: Host) -> None:
-    """Unpinned, the newest of each package do not fit: both are named. A pin decides it."""
+def test_conflicting_toolkit_repositories_are_named(lab: Lab, yum1: Host) -> None:
+    """Unpinned, the newest versions of the packages do not match. A pin selects one."""
     yum1.put(CUDA, "/etc/yum.repos.d/cuda.repo")
     yum1.root(f"rpm -e {' '.join(TOOLKIT)} && yum -q --disablerepo=* versionlock delete {' '.join(TOOLKIT)}")
     run = refused(lab, nvidia={})
@@ -213,8 +210,8 @@ until [ -e /run/enough ]; do sleep 0.2; done
 """
 
 
-def test_another_rpm_that_is_at_work_is_waited_for(lab: Lab, yum1: Host) -> None:
-    """rpm's own lock, for which dnf does not wait."""
+def test_waits_for_other_rpm(lab: Lab, yum1: Host) -> None:
+    """For rpm's own lock, which dnf does not wait for."""
     yum1.put(SLOW, "/root/slow.spec")
     yum1.root("cd /root && rpmbuild -bb --quiet --define '_topdir /root/top' slow.spec")
     yum1.root("systemd-run --quiet --collect sh -c 'rpm -i /root/top/RPMS/noarch/slow*.rpm'")
@@ -235,8 +232,8 @@ def test_another_rpm_that_is_at_work_is_waited_for(lab: Lab, yum1: Host) -> None
     assert versions(yum1, CE[:2]) == {"26.1.5"}
 
 
-def test_removed_and_there_again(lab: Lab, yum1: Host) -> None:
-    """Packages, holds and repositories go, and the next run brings them back, held; with yum, which is dnf."""
+def test_removes_everything_and_installs_again(lab: Lab, yum1: Host) -> None:
+    """Packages, holds and repositories are removed, and the next run restores them, held. With yum, which is dnf."""
     run = lab.run(
         lab.inventory({"yum1": {"models": models()}}, over(*OLD)), "-y", "--data", "remove=all", deploy="remove"
     )

@@ -1,1 +1,1 @@
-"""Verification, lock and rebuild, on the testbed (`make test-rebuild`)."""
+"""Verification, lock and rebuild on the testbed (`make test-rebuild`)."""

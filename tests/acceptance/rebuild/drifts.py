@@ -1,7 +1,7 @@
-"""Single drifts, as a hand makes them on a correct host: how they are made and undone, and what must be said of them.
+"""Single drifts, made by hand on a correct host: how each is made and undone, and what the checks must report.
 
-Of two hosts: cpu3 with gamma (a key, weights by URL) and delta (weights by path), gpu3 with alpha on card 0 and beta on
-cards 1 and 2.
+On two hosts: cpu3 with gamma (a key, weights by URL) and delta (weights by path), gpu3 with alpha on GPU 0 and beta on
+GPUs 1 and 2.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.testbed.inventory import REGISTRY
 COMPOSE = "/etc/gpurack/compose.yaml"
 DAEMON = "/etc/docker/daemon.json"
 WAS = "/root/was"
-"""Where something lies until it is put back."""
+"""Where something is kept until it is restored."""
 IMAGES = f"{REGISTRY}/ghcr/ggml-org/llama.cpp"
 PATH_WEIGHTS = "/srv/delta.gguf"
 RECORDED = """python3 -c 'import json
@@ -27,7 +27,7 @@ path = "/var/lib/gpurack/record.json"
 said = json.load(open(path))
 said["containers"].setdefault("", {})["old"] = {"id": None, "kind": "model", "definition": "", "applied": ""}
 json.dump(said, open(path, "w"))'"""
-"""Notes a container `old` as about to be created by gpurack."""
+"""Records a container `old` that gpurack is about to create."""
 SERVES = ("ready", "answers")
 APT = "DEBIAN_FRONTEND=noninteractive apt-get -qq -y --allow-downgrades --allow-change-held-packages install"
 Act = Callable[[Host], None]
@@ -35,8 +35,8 @@ Act = Callable[[Host], None]
 
 @dataclass(frozen=True)
 class Drift:
-    """fails: the checks that must fail, and no other, as `packages` (of the host) or `gamma ready`. says: what one of
-    them must say, a pattern. deep: is it only found by reading all weights? mended: by the next run, by itself?"""
+    """fails: the checks that must fail, and no others, as `packages` (of the host) or `gamma ready`. says: a pattern
+    that one of them must report. deep: found only by reading all weights. mended: the next run repairs it."""
 
     name: str
     apply: Act
@@ -48,7 +48,7 @@ class Drift:
 
 
 def sh(command: str) -> Act:
-    """A command of root's."""
+    """A root command."""
 
     def act(host: Host) -> None:
         host.root(command)
@@ -67,17 +67,17 @@ def both(*acts: Act) -> Act:
 
 
 def sed(path: str, change: str) -> Act:
-    """An edited file, with a copy of what it was."""
+    """Edit a file, and keep a copy."""
     return sh(f"cp -a {path} {path}.was && sed -i '{change}' {path} && ! cmp -s {path} {path}.was")
 
 
 def back(path: str, then: str = "true") -> Act:
-    """The file as it was."""
+    """Restore the file."""
     return sh(f"mv {path}.was {path}; {then}")
 
 
 def daemon(change: Callable[[dict[str, Any]], object], then: str = "true") -> Act:
-    """An edited daemon.json."""
+    """Edit daemon.json."""
 
     def act(host: Host) -> None:
         host.root(f"cp -a {DAEMON} {DAEMON}.was")
@@ -90,7 +90,7 @@ def daemon(change: Callable[[dict[str, Any]], object], then: str = "true") -> Ac
 
 
 def compose(model: str, change: Callable[[dict[str, Any]], object]) -> Act:
-    """compose.yaml edited by hand, and taken up."""
+    """Edit compose.yaml and apply it."""
 
     def act(host: Host) -> None:
         host.root(f"cp -a {COMPOSE} {COMPOSE}.was")
@@ -103,34 +103,34 @@ def compose(model: str, change: Callable[[dict[str, Any]], object]) -> Act:
 
 
 def up(model: str) -> str:
-    """What compose.yaml says of a model is made true."""
+    """Apply what compose.yaml says about a model."""
     return f"docker compose -f {COMPOSE} up -d --no-deps --pull never {model} 2>&1 && {answers(model)}"
 
 
 def answers(model: str) -> str:
-    """Waits until a model's port answers at all."""
+    """Wait until a model's port answers anything."""
     port = {"alpha": 8000, "beta": 8001, "gamma": 8000, "delta": 8001}[model]
     return f"curl -s -o /dev/null --retry 50 --retry-delay 0 --retry-all-errors http://127.0.0.1:{port}/health"
 
 
 def taken_back(model: str) -> Act:
-    """compose.yaml as it was, and taken up."""
+    """Restore compose.yaml and apply it."""
     return back(COMPOSE, up(model))
 
 
 def word(service: dict[str, Any], flag: str, value: str) -> None:
-    """Another value of a flag in a command."""
+    """Change the value of a flag in a command."""
     service["command"][service["command"].index(flag) + 1] = value
 
 
 def without_key(service: dict[str, Any]) -> None:
-    """A model that is open to all."""
+    """Remove the key of a model."""
     at = service["command"].index("--api-key-file")
     del service["command"][at : at + 2]
 
 
 def down(model: str) -> tuple[str, ...]:
-    """The checks that a model which does not serve fails."""
+    """The checks that fail for a model that does not serve."""
     keyed = ("refuses_a_wrong_key",) if model == "gamma" else ()
     return tuple(f"{model} {check}" for check in (*SERVES, *keyed))
 
@@ -141,14 +141,14 @@ def weights_of(model: str) -> str:
 
 
 def flip(path: str, after: str = ":") -> str:
-    """One bit of a file's last byte; the same again undoes it. after: with $time, when it was changed last before."""
+    """Flip one bit of a file's last byte; doing it again restores it. after: runs with $time, the old mtime."""
     code = 'import sys; f = open(sys.argv[1], "r+b"); f.seek(-1, 2); b = f.read(); '
     code += "f.seek(-1, 2); f.write(bytes([b[0] ^ 1]))"
     return f"for f in {path}; do time=$(stat -c %y $f); python3 -c '{code}' $f; {after}; done"
 
 
 def background(command: str) -> str:
-    """A process that goes on; its number is in WAS."""
+    """A process that keeps running; its pid is in WAS."""
     begin = f"rm -f {WAS}; setsid bash -c 'echo $$ >{WAS}; {command}' >/dev/null 2>&1 </dev/null &"
     return f"{begin} until [ -s {WAS} ]; do sleep 0.05; done"
 
@@ -351,7 +351,7 @@ ON_CPU3 = [
     # models
     Drift(
         "model-nobody-asked-for",
-        # as a killed run leaves one: Compose's labels, and the record knows that it is about to be created
+        # as left by a killed run: Compose's labels, and an entry without id in the record
         sh(
             f"docker create --name old --label gpurack.model={{}} --label com.docker.compose.project=gpurack "
             f"--label com.docker.compose.service=old {IMAGES}:server-b7000; {RECORDED}"
@@ -505,7 +505,7 @@ ON_CPU3 = [
 
 
 def on_card(card: int) -> Callable[[Host], None]:
-    """alpha, on another card by hand."""
+    """alpha on another GPU, by hand."""
 
     def act(host: Host) -> None:
         uuid = host.gpus.uuids[card]
@@ -520,17 +520,17 @@ def on_card(card: int) -> Callable[[Host], None]:
 
 
 def every_card(service: dict[str, Any]) -> None:
-    """All of them."""
+    """Give it all GPUs."""
     service["deploy"]["resources"]["reservations"]["devices"][0]["device_ids"] = ["nvidia.com/gpu=all"]
 
 
 def act(what: str, *arguments: object) -> Act:
-    """A trick on the simulated cards."""
+    """A change of the simulated GPUs."""
     return lambda host: getattr(host.gpus, what)(*arguments)
 
 
 def dpkg(package: str, version: str) -> Act:
-    """One package alone, whatever the others want."""
+    """Install one package alone, ignoring its dependencies."""
     file = f"{package}_{version}_*.deb"
     fetched = f"cd /tmp && apt-get -qq download {package}={version}"
     return sh(f"{fetched} && dpkg --force-all -i {file} && rm {file} && apt-mark hold {package}")

@@ -1,5 +1,6 @@
-"""A server that died comes back from inventory and lock as it was, in a world that moved on meanwhile: NVIDIA's
-repository has a newer toolkit, the registry's tags mean other images, the hub's branch is at another commit."""
+"""A dead server is rebuilt from inventory and lock unchanged, although the world moved on: NVIDIA's repository has a
+newer toolkit, the registry's tags point to other images, the hub's branch is at another commit.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ FOLDER = f"{WEIGHTS_DIR}/hf/lab--tiny@main"
 
 
 def publish(commit: str, gguf: str, config: str) -> None:
-    """Make this commit of lab/tiny, and the branch main, what the hub has. Earlier commits stay."""
+    """The hub has this commit of lab/tiny as branch main. Earlier commits stay available."""
     hub = WEIGHTS / "rebuild"
     folder = hub / "lab/tiny/resolve" / commit
     folder.mkdir(parents=True, exist_ok=True)
@@ -46,7 +47,7 @@ def publish(commit: str, gguf: str, config: str) -> None:
 
 
 def wanted() -> dict[str, Any]:
-    """A host's data. Nothing in it names a toolkit's version, a digest or a commit."""
+    """The data of a host. It names no version of the toolkit, no digest and no commit."""
     tiny = {
         "engine": "custom", "image": f"ghcr.io/ggml-org/llama.cpp:server-{moving.BUILD}", "port": 8001, "gpus": [],
         "weights": {"hf": "lab/tiny"}, "compose": {"expose": ["8080"], "x-ready": "/v1/models"},
@@ -63,7 +64,7 @@ def wanted() -> dict[str, Any]:
 
 @dataclass
 class Site:
-    """The host, its inventory with the lock beside it, and the commands an admin would type."""
+    """The host, its inventory with the lock, and the admin's commands."""
 
     lab: Lab
     inventory: Path
@@ -77,7 +78,7 @@ class Site:
         return self.lab.testbed.host("rebuild1")
 
     def gpurack(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """`gpurack WORD INVENTORY …`; standard output and error apart."""
+        """`gpurack WORD INVENTORY …`, with separate standard output and error."""
         argv = [GPURACK, words[0], str(self.inventory), *words[1:]]
         return subprocess.run(
             argv, cwd=CHECKOUT, env=self.lab.env(), capture_output=True, text=True, timeout=300, check=False
@@ -93,9 +94,9 @@ class Site:
         return done.stdout
 
     def evidence(self) -> dict[str, str]:
-        """What dpkg, Docker, sha256sum and the models say of the host, without gpurack."""
+        """What dpkg, Docker, sha256sum and the models say about the host, without gpurack."""
         root = lambda command: self.host.root(command).stdout  # noqa: E731
-        weights = f"{WEIGHTS_DIR} -type f -not -name '*@main.json'"  # which names the hub it came from
+        weights = f"{WEIGHTS_DIR} -type f -not -name '*@main.json'"  # it names the hub of the weights
         return {
             "dpkg": root("dpkg -l | sed 1,5d"),
             **{
@@ -109,7 +110,7 @@ class Site:
 
     @contextmanager
     def unlocked(self) -> Iterator[None]:
-        """The lock is away while the block runs."""
+        """Moves the lock away during the block."""
         away = self.lock.rename(self.lock.with_suffix(".away"))
         try:
             yield
@@ -119,7 +120,7 @@ class Site:
 
 @dataclass(frozen=True)
 class Before:
-    """The server that is going to die."""
+    """The server that will die."""
 
     manifest: str
     evidence: dict[str, str]
@@ -140,7 +141,7 @@ def site(lab: Lab) -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def before(site: Site) -> Before:
-    """Provisioned by the inventory alone, locked, and run once more so that what is locked is held."""
+    """Deployed by the inventory alone, locked, and run once more so that locked packages are held."""
     site.provision()
     ran = identities(site.host)
     done = site.gpurack("lock")
@@ -152,13 +153,13 @@ def before(site: Site) -> Before:
 
 @pytest.fixture(scope="module")
 def moved_on(site: Site, before: Before) -> Iterator[None]:
-    """The world after the server died; a test that makes the server anew moves the tags then, too."""
+    """The world after the server died. The test that rebuilds the server also moves the tags."""
     with moving.newer_toolkit(site.lab.testbed):
         publish(NOW, "delta", '{"model_type": "another"}')
         yield
 
 
-def test_the_lock_says_what_is_there(site: Site, before: Before) -> None:
+def test_lock_lists_what_is_on_host(site: Site, before: Before) -> None:
     text = site.lock.read_text()
     for line in before.evidence["dpkg"].splitlines():
         state, name, version = line.split()[:3]
@@ -183,9 +184,9 @@ def test_the_lock_says_what_is_there(site: Site, before: Before) -> None:
 
 
 @pytest.mark.usefixtures("moved_on")
-def test_rebuilt_it_is_the_same(site: Site, before: Before) -> None:
+def test_rebuilt_host_is_the_same(site: Site, before: Before) -> None:
     host = site.lab.testbed.recreate("rebuild1")
-    host.gpus.swap(0, 3)  # another card in the first slot
+    host.gpus.swap(0, 3)  # another GPU in the first slot
     assert host.root("command -v docker", check=False).returncode != 0
 
     with moving.moved_tags(site.lab.testbed):
@@ -201,7 +202,7 @@ def test_rebuilt_it_is_the_same(site: Site, before: Before) -> None:
 
 
 @pytest.mark.usefixtures("moved_on")
-def test_without_the_lock_it_is_another_and_the_check_names_all_three(site: Site, before: Before) -> None:
+def test_without_lock_host_differs_and_check_names_all_three(site: Site, before: Before) -> None:
     host = site.lab.testbed.recreate("rebuild1")
     with site.unlocked(), moving.moved_tags(site.lab.testbed):
         site.provision()
@@ -216,7 +217,7 @@ def test_without_the_lock_it_is_another_and_the_check_names_all_three(site: Site
         assert any(line.startswith(f"rebuild1  {name} image  ghcr.io/ggml-org/llama.cpp:server") for line in said)
     assert f"rebuild1  tiny commit  {THEN} → {NOW}" in said
     assert any(line.startswith(f"rebuild1  tiny weights {FOLDER}/model.gguf  ") for line in said)
-    # the lock is back, and so is everything that it names
+    # the lock is restored, with everything that it names
     site.provision()
     assert site.gpurack("lock", "--check").returncode == 0
     assert site.evidence() == before.evidence
@@ -225,8 +226,8 @@ def test_without_the_lock_it_is_another_and_the_check_names_all_three(site: Site
 
 
 @pytest.mark.usefixtures("moved_on")
-def test_a_file_that_the_server_changed_is_refused(site: Site, before: Before) -> None:
-    """Under the commit that the lock names; the model that has its weights serves on."""
+def test_refuses_file_changed_by_server(site: Site, before: Before) -> None:
+    """Under the locked commit. The model keeps serving from its weights."""
     host = site.host
     host.root(f"docker rm -f tiny; rm -rf {FOLDER}*")
     config = WEIGHTS / "rebuild/lab/tiny/resolve" / THEN / "config.json"
@@ -247,8 +248,8 @@ def test_a_file_that_the_server_changed_is_refused(site: Site, before: Before) -
 
 
 @pytest.mark.usefixtures("moved_on")
-def test_weights_that_changed_on_the_host_are_refused(site: Site, before: Before) -> None:
-    """One byte, and the time of the change as it always is; what runs from the old ones is left alone."""
+def test_refuses_weights_changed_on_host(site: Site, before: Before) -> None:
+    """One byte, with an unchanged time of change. The model that runs from the old ones is left alone."""
     host = site.host
     (path,) = [line.split()[1] for line in before.evidence["weights"].splitlines() if "alpha" in line]
     host.root(f"cp -p {path} {path}.old && printf X | dd of={path} bs=1 seek=2000000 conv=notrunc 2>/dev/null")
@@ -266,7 +267,7 @@ def test_weights_that_changed_on_the_host_are_refused(site: Site, before: Before
     assert site.evidence() == before.evidence
 
 
-def test_an_inventory_against_its_lock_is_refused_before_any_host_is_touched(site: Site, before: Before) -> None:
+def test_inventory_against_lock_is_refused_before_any_connection(site: Site, before: Before) -> None:
     text = site.inventory.read_text()
     site.inventory.write_text(text.replace("'nvidia': {}", "'nvidia': {'toolkit': '1.19.1'}"))
     run = site.lab.run(site.inventory)
@@ -279,8 +280,8 @@ def test_an_inventory_against_its_lock_is_refused_before_any_host_is_touched(sit
 
 
 @pytest.mark.usefixtures("moved_on")
-def test_pins_move_on_purpose(site: Site, before: Before) -> None:
-    """One part, then all; the next run installs what the lock says, and nothing else moved the host."""
+def test_pins_move_on_request_only(site: Site, before: Before) -> None:
+    """One part, then all. The next run installs the lock's versions; nothing else changed the host."""
     ran = identities(site.host)
     with moving.moved_tags(site.lab.testbed):
         toolkit = site.gpurack("lock", "toolkit", "--upgrade")

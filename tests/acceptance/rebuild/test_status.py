@@ -1,4 +1,4 @@
-"""`gpurack status` on real hosts: what it says of a healthy lab, and of one where things have just broken."""
+"""`gpurack status` on real hosts: a healthy lab, and one in which things just broke."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GPURACK = str(Path(sys.executable).parent / "gpurack")
 
 
 def status(inventory: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """`gpurack status` as cron would run it."""
+    """`gpurack status` as cron runs it."""
     return subprocess.run(
         [GPURACK, "status", str(inventory), *options],
         cwd=CHECKOUT,
@@ -43,7 +43,7 @@ def inventory(lab: Lab, gpu4: Host, cpu4: Host) -> Path:
     return file
 
 
-def test_a_healthy_lab(inventory: Path, gpu4: Host, cpu4: Host) -> None:
+def test_shows_healthy_lab(inventory: Path, gpu4: Host, cpu4: Host) -> None:
     chat(cpu4, 8000)
     begun = gpu4.root("date +%s").stdout.strip()
     found = status(inventory, "--json")
@@ -63,7 +63,7 @@ def test_a_healthy_lab(inventory: Path, gpu4: Host, cpu4: Host) -> None:
     assert gpu4.ssh_commands(float(begun)) == 1
 
 
-def test_what_broke_is_named_and_ends_with_1(inventory: Path, gpu4: Host, cpu4: Host, tmp_path: Path) -> None:
+def test_names_what_broke_and_exits_with_1(inventory: Path, gpu4: Host, cpu4: Host, tmp_path: Path) -> None:
     page = tmp_path / "lab.html"
     gpu4.root("docker pause alpha")
     gpu4.gpus.lose(2)
@@ -88,7 +88,7 @@ def test_what_broke_is_named_and_ends_with_1(inventory: Path, gpu4: Host, cpu4: 
 
 
 def looks_right(page: Path) -> None:
-    """In a real browser, on a phone and on a desk, by day and by night: all is there, legible and within the page."""
+    """In a real browser, on a phone and a desktop, light and dark: all is visible, legible and within the page."""
     with browser() as chromium:
         for scheme in ("light", "dark"):
             for width in (360, 1440):
@@ -115,7 +115,7 @@ def brightness(colour: str) -> float:
     return sum(map(int, re.findall(r"\d+", colour)[:3])) / 3
 
 
-def test_a_host_that_is_off(inventory: Path, cpu4: Host) -> None:
+def test_shows_unreachable_host(inventory: Path, cpu4: Host) -> None:
     cpu4.stop()
     try:
         found = status(inventory, "--json")

@@ -1,7 +1,7 @@
-"""`pytest tests/verify` on real hosts: a correct host has no drift, and each single one is found and named.
+"""`pytest tests/verify` on real hosts: a correct host has no drift, and each drift is found and named.
 
-cpu3 has three copies, so that one run of the checks looks for four of its drifts and one of gpu3's. Hosts know nothing
-of each other.
+cpu3 has three copies, so that one run of the checks finds four of its drifts and one of gpu3's. The hosts do not know
+each other.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ OVER = {"docker": {"version": "28.5.2", "daemon": {"insecure-registries": [REGIS
 
 
 def in_rounds(drifts: list[Drift]) -> Iterator[dict[str, Drift]]:
-    """Host → the drift that it has in a round. The deep checks find more of the others', so theirs are apart."""
+    """Host → its drift in each round. The deep checks also find most drifts of the others, so theirs are separate."""
     for deep in (False, True):
         some = [drift for drift in drifts if drift.deep is deep]
         for start in range(0, len(some), len(CPUS)):
@@ -55,7 +55,7 @@ ROUNDS = [
 
 @pytest.fixture(scope="module")
 def inventory(lab: Lab, cpu3: Host, gpu3: Host) -> Iterator[Path]:
-    """Two fresh hosts, provisioned, and the copies; gone afterwards, because other tests want no docker-ce there."""
+    """Two fresh hosts, deployed, and the copies. Removed afterwards, because other tests expect no docker-ce."""
     for path, name in {PATH_WEIGHTS: "delta", "/srv/other.gguf": "beta"}.items():
         cpu3.put(gguf_models.served(services.WEIGHTS, name).path.read_bytes(), path)
     run = lab.run(lab.inventory({"cpu3": ON_CPU, "gpu3": ON_GPU}, OVER), env=ENV)
@@ -68,7 +68,7 @@ def inventory(lab: Lab, cpu3: Host, gpu3: Host) -> Iterator[Path]:
         lab.testbed.remove(name)
 
 
-def test_a_correct_host_has_no_drift(lab: Lab, inventory: Path) -> None:
+def test_correct_host_has_no_drift(lab: Lab, inventory: Path) -> None:
     found = verify(lab, inventory, ENV)
     assert (found.exit_code, found.failed) == (0, {}), found.output
     deep = verify(lab, inventory, ENV, "-m", "deep")
@@ -76,8 +76,8 @@ def test_a_correct_host_has_no_drift(lab: Lab, inventory: Path) -> None:
 
 
 @pytest.mark.parametrize("drifts", ROUNDS, ids=[" ".join(one.name for one in each.values()) for each in ROUNDS])
-def test_a_single_drift_is_found_and_named(lab: Lab, inventory: Path, drifts: dict[str, Drift]) -> None:
-    """One on each host; a host without one has none."""
+def test_single_drift_is_found_and_named(lab: Lab, inventory: Path, drifts: dict[str, Drift]) -> None:
+    """One on each host; a host without one reports none."""
     deep = any(drift.deep for drift in drifts.values())
     with ThreadPoolExecutor() as pool:
         on_hosts = [(lab.testbed.host(name), drift) for name, drift in drifts.items()]
@@ -94,12 +94,12 @@ def test_a_single_drift_is_found_and_named(lab: Lab, inventory: Path, drifts: di
         assert all(text.startswith(f"Failed: {host}") and "fix: " in text for text in said.values()), found.output
 
 
-def test_undone_by_hand_they_are_gone(lab: Lab, inventory: Path) -> None:
+def test_drift_is_gone_after_manual_repair(lab: Lab, inventory: Path) -> None:
     found = verify(lab, inventory, ENV, "-m", "deep or not deep")
     assert (found.exit_code, found.failed) == (0, {}), found.output
 
 
-def test_what_is_gpuracks_to_mend_the_next_run_mends(lab: Lab, inventory: Path, cpu3: Host, gpu3: Host) -> None:
+def test_next_run_repairs_what_gpurack_owns(lab: Lab, inventory: Path, cpu3: Host, gpu3: Host) -> None:
     """All of it together, in one run."""
     for host, drifts in ((cpu3, ON_CPU3), (gpu3, ON_GPU3)):
         for drift in drifts:
@@ -116,8 +116,8 @@ def test_what_is_gpuracks_to_mend_the_next_run_mends(lab: Lab, inventory: Path, 
     assert (found.exit_code, found.failed) == (0, {}), found.output
 
 
-def test_for_the_rest_the_command_it_names_mends(lab: Lab, inventory: Path) -> None:
-    """Each on a host of its own."""
+def test_printed_command_repairs_the_rest(lab: Lab, inventory: Path) -> None:
+    """Each on its own host."""
     names = ("image-retagged", "another-key-on-the-host", "one-bit-of-the-weights-flipped", "model-hangs")
     drifts = {drift.name: drift for drift in ON_CPU3}
     for host, name in zip(CPUS, names, strict=True):

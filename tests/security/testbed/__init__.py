@@ -1,5 +1,5 @@
-"""A hostile user on a real host: what eve can do with bob's account, and what the admin's commands make of it.
+"""A hostile user on a real host: what eve can do with bob's account, and how the admin's commands react.
 
-eve.py is what she does, programs/ what she runs there; admin.py runs the admin's commands and reads their screen;
-evidence.py looks at the host past gpurack. Start with test_hostile_user.py.
+Start with test_hostile_user.py. eve.py has her attacks, programs/ what she runs on the host; admin.py runs the admin's
+commands and reads their screen; evidence.py inspects the host without gpurack.
 """

@@ -1,4 +1,4 @@
-"""The admin's commands, what they showed byte by byte, and how long they took."""
+"""The admin's commands: what they showed, byte by byte, and how long they took."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from tests.acceptance.conftest import CHECKOUT, Lab
 
 BIN = Path(sys.executable).parent
 LIMITS = {"status": 60, "run": 90, "verify": 90, "plan": 60, "lock": 60, "manifest": 60, "remove": 90}
-"""Seconds that each may take on a host whose user does the worst (a part of a snapshot has 30); without eve they take
-3 to 8."""
+"""Seconds that each command may take on a host with the worst user (a part of a snapshot has 30). Without eve they take
+3 to 8.
+"""
 OWN_COLOURS = re.compile(rb"\x1b\[(0|1|2|3|4|22|3[0-7]|39|9[0-7])(;(0|1|2|3|4|22|3[0-7]|39|9[0-7]))*m")
-"""What pyinfra itself prints; eve uses other colours."""
+"""Colours of pyinfra itself; eve uses others."""
 OVERRIDES = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}
-"""Characters that turn the direction of text around."""
+"""Characters that change the direction of text."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What became of a command, and the bytes that the terminal got."""
+    """The result of a command, and the bytes that the terminal received."""
 
     what: str
     exit_code: int | None
@@ -37,22 +38,22 @@ class Shown:
 
     @property
     def text(self) -> str:
-        """The same without pyinfra's own colours."""
+        """The output without pyinfra's own colours."""
         return OWN_COLOURS.sub(b"", self.raw).decode(errors="replace")
 
     @property
     def data(self) -> Any:
-        """Of a command with --json."""
+        """The JSON of a command with --json."""
         assert self.exit_code is not None, self
         return json.loads(self.raw)
 
     @property
     def errors(self) -> list[str]:
-        """The sentences that begin with "error"."""
+        """The messages that begin with "error"."""
         return [line for line in self.text.splitlines() if line.startswith("error ")]
 
     def harmful(self) -> list[str]:
-        """What in it would be obeyed by a terminal, or is not text at all."""
+        """Parts that a terminal would obey, or that are not text."""
         text = OWN_COLOURS.sub(b"", self.raw).decode(errors="surrogateescape")
         return [
             f"{character!r} in {text[max(0, at - 30) : at + 30]!r}"
@@ -62,7 +63,7 @@ class Shown:
         ]
 
     def is_harmless(self) -> None:
-        """It ended, nothing in it does anything to the admin's terminal, and it is no traceback."""
+        """The command ended, changed nothing in the admin's terminal, and printed no traceback."""
         assert self.exit_code is not None, self
         assert self.harmful() == []
         assert "Traceback (most recent call last)" not in self.text
@@ -70,11 +71,10 @@ class Shown:
 
 @dataclass
 class Admin:
-    """Who looks after the lab, at a keyboard far from it.
+    """The lab's admin, at another machine.
 
-    tree: the checkout whose gpurack is used. patience: how much longer than LIMITS a command may take. snapshot_limit:
-    the seconds that each part of a snapshot has, in place of gpurack's own, where tests wait for what never ends.
-    """
+    tree: the checkout whose gpurack is used. patience: the factor for LIMITS. snapshot_limit: seconds for each part of
+    a snapshot instead of gpurack's own, for tests that wait for what never ends."""
 
     lab: Lab
     keys: dict[str, str]
@@ -87,7 +87,7 @@ class Admin:
         return self.gpurack("status", inventory, *options)
 
     def models(self, inventory: Path) -> dict[str, str]:
-        """What `status` says of each model of the one host in the inventory; the host must have been read."""
+        """The state of each model of the inventory's only host in `status`; the host must have been read."""
         shown = self.status(inventory, "--json")
         (host,) = shown.data["hosts"].values()
         assert host["state"] != "UNREACHABLE", host
@@ -109,8 +109,8 @@ class Admin:
         return self.do("verify", *argv)
 
     def program(self, name: str) -> list[str]:
-        """The words that begin a command of gpurack's or pyinfra's. The tree itself says where its command begins: the
-        one that is installed beside Python is of this checkout, and an older tree has other modules."""
+        """The first words of a command of gpurack or pyinfra. The tree says where its command starts, because the one
+        installed beside Python is of this checkout, and an older tree has other modules."""
         module, function = self.scripts[name].split(":")
         code = f"from {module} import {function} as main; main()"
         if self.snapshot_limit is not None:
@@ -119,16 +119,16 @@ class Admin:
 
     @property
     def scripts(self) -> dict[str, str]:
-        """Where each command begins, as MODULE:FUNCTION."""
+        """The start of each command, as MODULE:FUNCTION."""
         project = tomllib.loads((self.tree / "pyproject.toml").read_text())["project"]
         return {**project["scripts"], "pyinfra": "pyinfra_cli.main:main"}
 
     def environment(self) -> dict[str, str]:
-        """The admin's own environment, with the keys of the models."""
+        """The admin's own environment, with the models' keys."""
         return {**self.lab.env(), **self.keys, "COLUMNS": "200", "PYTHONPATH": str(self.tree)}
 
     def do(self, what: str, *argv: str) -> Shown:
-        """Run it, for as long as it may take."""
+        """Run it, within its limit."""
         begun, limit = time.monotonic(), LIMITS[what] * self.patience
         try:
             done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The testbed and the lab, as the acceptance tests have them; the hosts are this suite's own."""
+"""The testbed and the lab of the acceptance tests, with this suite's own hosts."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ pytest.register_assert_rewrite("tests.security.testbed.admin", "tests.security.t
 
 @pytest.fixture(scope="session")
 def testbed() -> Testbed:
-    """The running testbed; hosts come as they are asked for."""
+    """The running testbed; hosts are added when they are needed."""
     return Testbed.up([])
 
 
 @pytest.fixture(scope="module")
 def lab(testbed: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    """The means to run pyinfra on inventories of the test's own."""
+    """Runs pyinfra on inventories of the tests."""
     return Lab(testbed, tmp_path_factory.mktemp("lab"))

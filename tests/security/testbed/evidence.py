@@ -1,4 +1,4 @@
-"""What root has on a host, who ran a user's programs, and whether the others' models are right; seen past gpurack."""
+"""What root has on a host, who ran a user's programs, and if other users' models work; without gpurack."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from tests.acceptance.conftest import identities
 from tests.testbed import Host
 
 ROOTS = "/etc /usr /opt /root /boot /var/lib/dpkg /var/lib/systemd /var/spool /run/gpurack /run/systemd/system"
-"""Folders in which nothing at all changes: names, kinds, modes, owners, times of change."""
+"""Folders in which nothing may change: names, kinds, modes, owners, times of change."""
 OURS = "/etc/gpurack /usr/local/lib/gpurack /usr/local/libexec/gpurack /var/lib/gpurack"
 """Folders in which gpurack writes: contents, modes and owners are compared."""
 EXPECTED = re.compile(
     r"/run/gpurack|/var/lib/gpurack(/(record\.json|sha256|(weights/)?users/bob|jobs).*)?$"
     r"|/etc/(mtab|resolv\.conf|hostname|hosts|gpurack)$|/etc/gpurack/secrets$|/root/\.cache|/var/lib/systemd/(timers|random-seed|timesync)"
 )
-"""What any run may write, and what the testbed itself does."""
+"""Files that any run may write, or the testbed itself."""
 OWNED = "-r /etc/owned-by-* /etc/apt/sources.list.d/eve.list /etc/docker-data"
-"""What eve has written where one of her attacks got through."""
+"""Files that eve writes if an attack succeeds."""
 RAN = "/home/bob/ran"
-"""Here whatever eve's programs are run by is written down."""
+"""The record of everyone who ran eve's programs."""
 
 
 def manifest(host: Host) -> dict[str, str]:
-    """Path → what there is to know of it, of all that is root's."""
+    """Path → the facts of it, for everything that is root's."""
     ours = " ".join(f"-path {folder} -prune -o" for folder in OURS.split())
     seen = host.root(
         f"find {ROOTS} -xdev {ours} -printf '%p\\t%y %m %U:%G %s %C@ %l\\0' 2>/dev/null;"
@@ -39,7 +39,7 @@ def manifest(host: Host) -> dict[str, str]:
 
 
 def changed(before: dict[str, str], after: dict[str, str]) -> dict[str, tuple[str | None, str | None]]:
-    """What differs between two manifests."""
+    """The differences between two manifests."""
     return {
         path: (before.get(path), after.get(path))
         for path in sorted({*before, *after})
@@ -57,12 +57,12 @@ def others(host: Host) -> dict[str, object]:
 
 
 def ran(host: Host) -> list[str]:
-    """A line for each time a program of eve's was run: uid, program, arguments; and `lock PATH` for what it held."""
+    """A line for each run of one of eve's programs: uid, program, arguments; `lock PATH` for each lock it had."""
     return host.root(f"cat {RAN}", check=False).stdout.splitlines()
 
 
 def answers(host: Host, keys: dict[int, str]) -> dict[int, str]:
-    """Port → what the model there says. keys: port → its key, "" for none."""
+    """Port → the answer of the model there. keys: port → its key, "" for none."""
     body = json.dumps({"messages": [{"role": "user", "content": "Who are you?"}]})
     found = {}
     for port, key in keys.items():
@@ -78,15 +78,15 @@ def answers(host: Host, keys: dict[int, str]) -> dict[int, str]:
 
 @contextmanager
 def unharmed(host: Host) -> Iterator[None]:
-    """Whatever eve does in the block: no file of root's changes, root runs nothing of hers, nothing of hers is handed
-    a lock of root's, and the models of the host and of ada run on in the containers they had."""
+    """Whatever eve does in the block: no file of root changes, root runs nothing of hers and gives none of its locks to
+    her programs, and the models of the host and of ada keep running in their containers."""
     host.root(f"rm -f {RAN}; install -m 666 -o bob -g bob /dev/null {RAN}")
     files, models = manifest(host), others(host)
     try:
         yield
         touched = changed(files, manifest(host))
     finally:
-        host.root(f"rm -f {OWNED}")  # where she got through, the next attack shall not profit
+        host.root(f"rm -f {OWNED}")  # the next attack must not profit if this one succeeded
     assert touched == {}
     assert not [line for line in ran(host) if line.startswith(("0 ", "lock "))]
     assert others(host) == models

@@ -1,8 +1,8 @@
-"""eve has bob's account on a host whose own Docker, ada's and bob's each serve a model. Whatever she makes of it, the
-host, the models of the others and the admin's screen are as they should be.
+"""eve has bob's account on a host whose own Docker, ada's and bob's each serve a model. Whatever she does, the host,
+other users' models and the admin's screen stay correct.
 
-Each attack is a test of its own, which asks the cheapest command; then all that goes together is in place at once, and
-every command of the admin's is tried. `unharmed` (evidence.py) is what holds in all of them.
+Each attack is a test of its own with the cheapest command. Then all compatible attacks are active at once, and every
+command of the admin is tried. `unharmed` (evidence.py) holds in all of them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.testbed.shell import await_
 NAME = "rootless2"
 KEYS = {"ALPHA": "sk-alpha-1234", "BETA": "sk-beta-1234", "GAMMA": "sk-gamma-1234"}
 OTHERS = {8000: KEYS["ALPHA"], 8001: KEYS["BETA"], 8003: ""}
-"""The ports of the models that are not bob's → their keys."""
+"""Port of each model that is not bob's → its key."""
 SHARED = "/srv/shared"
 COPIES = ("alpha-copy", "no-json")
 DAEMON_JSON = f"{HOME}/.config/docker/daemon.json"
@@ -52,7 +52,7 @@ def wanted(delta: dict[str, Any] | None = None, gamma: dict[str, Any] | None = N
 
 @dataclass
 class World:
-    """The host, who attacks it, who looks after it, and with which inventory."""
+    """The host, its attacker, its admin, and the inventory."""
 
     host: Host
     eve: Eve
@@ -60,19 +60,19 @@ class World:
     inventory: Path
 
     def with_inventory(self, name: str, data: dict[str, Any]) -> Path:
-        """Another inventory beside the first."""
+        """The same world with another inventory."""
         path = self.admin.lab.inventory(data)
         return path.rename(path.with_name(f"{name}.py"))
 
     def others_serve(self) -> None:
-        """Each model that is not bob's gives its own answer."""
+        """Each model that is not bob's answers correctly."""
         said = [SENTENCES[name] for name in ("alpha", "beta", "delta")]
         assert list(answers(self.host, OTHERS).values()) == said
 
 
 @pytest.fixture(scope="module")
 def world(testbed: Testbed, lab: Lab) -> Iterator[World]:
-    """A fresh host, deployed once, while nobody was hostile yet."""
+    """A fresh host, deployed once before any attack."""
     testbed.remove(NAME)
     host = testbed.add(NAME, "rootless")
     for path, name, owner in ((WEIGHTS, "gamma", "bob:bob"), (f"{SHARED}/delta.gguf", "delta", "root:root")):
@@ -91,7 +91,7 @@ def world(testbed: Testbed, lab: Lab) -> Iterator[World]:
 
 
 def test_the_tripwire_fires_when_root_runs_a_program_of_the_users(world: World) -> None:
-    """And when it is handed a lock: what all tests here take for proof that this did not happen."""
+    """Also when it inherits a lock. All tests here rely on it as proof that this did not happen."""
     program = f"{HOME}/bin/curl"
     with world.eve.programs_of_hers():
         with pytest.raises(AssertionError, match=program), unharmed(world.host):
@@ -103,7 +103,7 @@ def test_the_tripwire_fires_when_root_runs_a_program_of_the_users(world: World) 
 
 
 def test_a_users_cli_plugin_does_not_speak_for_root(world: World) -> None:
-    """Her docker-compose prints a list of packages with a repository of hers, as root's own snapshot would."""
+    """Her docker-compose prints a list of packages with a repository of hers, like root's own snapshot."""
     with world.eve.programs_of_hers(), unharmed(world.host):
         run = world.admin.run(world.inventory)
     assert "eve.list" not in run.text, "what her plugin printed was taken for root's own observation"
@@ -111,8 +111,8 @@ def test_a_users_cli_plugin_does_not_speak_for_root(world: World) -> None:
 
 
 def test_a_users_containers_are_no_options_and_do_not_shadow_the_hosts(world: World) -> None:
-    """`gpurack.probe=-K/home/bob/c` on a container called `alpha`, a ~/.curlrc, a label of `delta` that is no JSON, a
-    Compose project of bob's called like gpurack's: the host's own models are shown."""
+    """`gpurack.probe=-K/home/bob/c` on a container called `alpha`, a ~/.curlrc, a label of `delta` that is not JSON, a
+    Compose project of bob's with the name of gpurack's: the host's own models are shown."""
     ready = dict.fromkeys(("alpha", "beta", "gamma", "delta"), "ready")
     with world.eve.containers_like_the_hosts(), unharmed(world.host):
         world.eve.put(f"{HOME}/.curlrc", f'output = "{HOME}/curlrc-was-read"\n')
@@ -121,7 +121,7 @@ def test_a_users_containers_are_no_options_and_do_not_shadow_the_hosts(world: Wo
 
 
 def test_a_process_name_opens_no_section_and_no_line(world: World) -> None:
-    """Processes whose names hold newlines or escapes listen where models are to go: the admin reads whose they are."""
+    """Processes whose names contain newlines or escapes listen at the models' ports: the admin reads whose they are."""
     data = wanted()
     for name, port in zip(("alpha", "gamma", "delta"), LISTENERS, strict=True):
         data[NAME]["models"][name]["port"] = port
@@ -146,7 +146,7 @@ def test_a_fifo_in_place_of_weights_blocks_nobody(world: World) -> None:
 
 
 def test_a_link_in_place_of_weights_is_not_followed_by_root(world: World) -> None:
-    """Neither the content of /etc/shadow nor its digest gets anywhere that bob can read."""
+    """Neither the content of /etc/shadow nor its digest reaches a place that bob can read."""
     digest = world.host.root("sha256sum /etc/shadow").stdout.split()[0]
     to_lock = world.with_inventory("linked", wanted())  # its lock is not that of the others
     with world.eve.in_place_of(WEIGHTS), unharmed(world.host):
@@ -185,8 +185,8 @@ def test_two_looks_at_once_do_not_call_each_other_a_run(world: World) -> None:
 
 @pytest.fixture(scope="module")
 def copies(world: World) -> dict[str, str]:
-    """Name → id of containers that a member of the group docker made in the host's own Docker: `docker commit` and
-    `docker run` inherit the labels of alpha; another one's label is no JSON."""
+    """Name → id of containers that a member of the group docker made in the host's own Docker: two inherited alpha's
+    labels by `docker commit` and `docker run`, and one has a label that is not JSON."""
     run = "docker run -d --entrypoint sleep --name"
     world.host.root(f"docker commit alpha copy:1 && {run} alpha-copy copy:1 1000000")
     world.host.root(f"{run} no-json --label gpurack.model='{{no' copy:1 1000000")
@@ -210,7 +210,7 @@ def test_the_boot_unit_starts_what_is_ours_beside_such_copies(world: World, copi
 
 
 def test_the_words_of_a_model_reach_the_screen_harmlessly(world: World) -> None:
-    """A model of bob's that does not start logs what its weights say; so does whatever answers in its place."""
+    """A model of bob's that fails to start logs what its weights say; so does any server in its place."""
     changed_port = world.with_inventory("moved", wanted(gamma={"port": 8012}))
     with world.eve.in_place_of(WEIGHTS), unharmed(world.host):
         world.eve.put(WEIGHTS, hostile_gguf(NASTY))
@@ -224,7 +224,7 @@ def test_the_words_of_a_model_reach_the_screen_harmlessly(world: World) -> None:
 
 
 def test_another_server_in_place_of_a_users_model_is_harmless(world: World) -> None:
-    """It answers everything, with text that a terminal would obey."""
+    """Its answers are text that a terminal would obey."""
     body = f'{{"object": "list", "data": [{{"id": "{NASTY}"}}], "status": "ok"}}'.encode()
     argv = ["python3", f"{HOME}/.eve/listener.py", "8002", b"llama-server".hex(), body.hex()]
     world.eve.does("docker stop -t 2 gamma")
@@ -239,7 +239,7 @@ def test_another_server_in_place_of_a_users_model_is_harmless(world: World) -> N
 
 
 def test_a_host_with_another_key_than_the_pinned_one_gets_no_command(world: World) -> None:
-    """As docs/security.md pins keys: somebody else answers, or nobody has pinned a key of this host."""
+    """With the key pinned as in docs/security.md, another server answers; or no key of this host is pinned."""
     known = world.inventory.with_name("known_hosts")
     pinned = wanted()
     pinned[NAME] |= {"ssh_known_hosts_file": str(known), "ssh_strict_host_key_checking": "yes"}
@@ -262,7 +262,7 @@ def test_a_host_with_another_key_than_the_pinned_one_gets_no_command(world: Worl
 
 @dataclass
 class AllAtOnce:
-    """What every command of the admin's showed while everything was in place."""
+    """The output of every command of the admin while all attacks were active."""
 
     shown: list[Shown]
     files: dict[str, tuple[str | None, str | None]]
@@ -270,13 +270,13 @@ class AllAtOnce:
     ran: list[str]
 
     def of(self, what: str) -> Shown:
-        """One of the commands."""
+        """The output of one command."""
         return next(each for each in self.shown if each.what == what)
 
 
 @pytest.fixture(scope="module")
 def at_once(world: World) -> AllAtOnce:
-    """Plugins, containers, processes, names in place at once: every command, one after the other."""
+    """Plugins, containers, processes and names at once: every command, one after the other."""
     with ExitStack() as stack:
         stack.enter_context(world.eve.listeners(*LISTENERS))
         for attack in ("containers_like_the_hosts", "names_with_newlines", "programs_of_hers"):
@@ -332,7 +332,7 @@ def test_at_once_the_checks_find_the_others_as_they_should_be(at_once: AllAtOnce
 
 
 def test_a_docker_that_lies_fools_and_harms_nobody(world: World) -> None:
-    """Names, ids, labels and ports that are commands, sections or escapes: status, a run, the checks, remove."""
+    """Names, ids, labels and ports that are commands, sections or escapes: in status, a run, the checks and remove."""
     with world.eve.docker_replaced("lying", world.eve.lies()) as journal, world.eve.programs_of_hers():
         with unharmed(world.host):
             seen = world.admin.models(world.inventory)
@@ -354,7 +354,7 @@ def test_a_docker_that_lies_fools_and_harms_nobody(world: World) -> None:
 
 @dataclass
 class Hanging:
-    """What was seen while bob's Docker was silent and the weights of delta lay on a dead file server."""
+    """The output while bob's Docker was silent and delta's weights were on a dead file server."""
 
     status: Shown
     run: Shown
@@ -364,7 +364,7 @@ class Hanging:
 
 @pytest.fixture(scope="module")
 def hanging(world: World) -> Hanging:
-    """Both at once: neither may hide the other. The status waits as long as gpurack does by itself."""
+    """Both at once, so that neither may hide the other. The status uses gpurack's own time limit."""
     hasty = replace(world.admin, snapshot_limit=6)
     later = world.with_inventory("later", wanted(gamma={"port": 8012}))
     left = []
@@ -396,7 +396,7 @@ def test_what_no_signal_ends_is_named_and_still_known_the_next_time(hanging: Han
 
 
 def test_what_hangs_does_not_pile_up(hanging: Hanging) -> None:
-    """What no signal ends is left behind, and not started again while it hangs."""
+    """A process that no signal ends is abandoned, and not started again while it hangs."""
     first, second = hanging.left
     assert first, "nothing hung"
     assert len(second) <= len(first), second
@@ -409,8 +409,8 @@ def test_a_run_ends_while_a_docker_is_silent(hanging: Hanging) -> None:
 
 
 def test_the_hosts_lock_is_not_held_while_a_users_docker_is_waited_for(world: World) -> None:
-    """bob's Docker falls asleep in the middle of a run, which is there to move gamma to another port."""
-    world.admin.run(world.inventory)  # what an attack before this one left is put right
+    """bob's Docker falls silent during a run that moves gamma to another port."""
+    world.admin.run(world.inventory)  # repair what the previous attack left
     later = world.with_inventory("later", wanted(gamma={"port": 8012}))
     with world.eve.docker_replaced("drowsy") as journal, ThreadPoolExecutor(1) as pool:
         run = pool.submit(world.admin.run, later)
@@ -420,7 +420,7 @@ def test_the_hosts_lock_is_not_held_while_a_users_docker_is_waited_for(world: Wo
         )
         waited_for = not run.done()
         free = world.host.root("flock -w 5 /run/gpurack/lock true", check=False).returncode == 0
-        world.host.root("systemctl stop eve-docker")  # what waits gets an error
+        world.host.root("systemctl stop eve-docker")  # waiting processes get an error
         ended = run.result()
     assert waited_for, ended.text
     assert free, "somebody holds it"
@@ -451,7 +451,7 @@ def test_after_all_that_hung_the_next_run_is_well(world: World, hanging: Hanging
 
 
 def test_root_makes_no_folder_through_a_link_of_the_users(world: World) -> None:
-    """The data of bob's Docker is to lie behind a link of bob's to /etc."""
+    """The data-root of bob's Docker is behind a link of bob's to /etc."""
     elsewhere = world.with_inventory("elsewhere", wanted(**{"data-root": f"{HOME}/space/docker-data"}))
     with world.eve.in_place_of(f"{HOME}/space") as path, unharmed(world.host):
         world.eve.does(f"ln -s /etc {path}")
@@ -461,7 +461,7 @@ def test_root_makes_no_folder_through_a_link_of_the_users(world: World) -> None:
 
 
 def test_remove_beside_a_docker_that_lies_removes_what_is_ours_alone(world: World, copies: dict[str, str]) -> None:
-    """Copies of our containers stay, no name becomes a command, and what root has beyond gpurack's own is as it was."""
+    """Copies of our containers stay, no name becomes a command, and other files of root are unchanged."""
     before = manifest(world.host)
     with world.eve.docker_replaced("lying", world.eve.lies()), world.eve.programs_of_hers():
         world.host.root("rm -f /home/bob/ran; install -m 666 -o bob -g bob /dev/null /home/bob/ran")
@@ -470,5 +470,5 @@ def test_remove_beside_a_docker_that_lies_removes_what_is_ours_alone(world: Worl
         assert not [line for line in ran(world.host) if line.startswith("0 ")]
     ours = ("/etc/gpurack", "/usr/local/lib/gpurack", "/var/lib/gpurack", "/etc/systemd/system")
     touched = [path for path in changed(before, manifest(world.host)) if not path.startswith(ours)]
-    assert [path for path in touched if path not in ("/etc", "/usr/local/lib")] == []  # the folders that ours were in
+    assert [path for path in touched if path not in ("/etc", "/usr/local/lib")] == []  # the folders of our files
     assert {name: data["Id"] for name, data in containers(world.host).items()} == copies

@@ -1,9 +1,8 @@
-"""The simulated NVIDIA driver of testbed hosts: what to put into a host's image, and the tests' hand on it.
+"""The simulated NVIDIA driver of testbed hosts: the files of a host's image, and the control for tests.
 
-No machine the tests run on has a GPU. A host built with `files()` and `UNITS` behaves like a server with
-four A30: the driver "loads" at boot (device nodes, /proc/driver/nvidia, modules.dep), `nvidia-smi` answers,
-and a container is shown exactly the cards whose device nodes it was given and may open. What that proves
-and what not: docs/testing.md.
+The tests' machines have no GPU. A host built with `files()` and `UNITS` behaves like a server with four A30: the driver
+"loads" at boot (device nodes, /proc/driver/nvidia, modules.dep), `nvidia-smi` answers, and a container sees exactly the
+GPUs whose device nodes it has and may open. docs/testing.md says what that proves and what not.
 """
 
 import shlex
@@ -21,7 +20,7 @@ DRIVER_VERSION = "580.159.04"
 
 
 def files() -> dict[str, tuple[Path, int]]:
-    """What a host with simulated cards has on disk: path on the host -> (source file, mode)."""
+    """The files of a host with simulated GPUs: path on the host -> (source file, mode)."""
     return {
         "/usr/local/bin/dmesg": (_HERE / "dmesg", 0o755),
         "/usr/bin/nvidia-smi": (_HERE / "nvidia-smi", 0o755),
@@ -31,12 +30,10 @@ def files() -> dict[str, tuple[Path, int]]:
 
 
 class SimulatedGpus:
-    """Does to one host's simulated cards what happens to real ones.
+    """Simulates faults of one host's GPUs.
 
-    Effects come at once unless said otherwise. What a reboot of a real host undoes, a reboot undoes here: a
-    lost card comes back, a mismatch ends (the new module is loaded), foreign processes are gone; indices stay
-    swapped.
-    """
+    Effects are immediate unless stated otherwise. A reboot undoes what it undoes on a real host: a lost GPU returns, a
+    mismatch ends (the new module is loaded), foreign processes are gone. Indices stay swapped."""
 
     def __init__(self, root_runner: Callable[[str], str]) -> None:
         """`root_runner` runs a line of shell as root on the host, returns its stdout, raises if it fails."""
@@ -47,19 +44,18 @@ class SimulatedGpus:
 
     @property
     def uuids(self) -> list[str]:
-        """The cards' UUIDs in the order of their indices, whether or not nvidia-smi would answer now."""
+        """The GPUs' UUIDs in the order of their indices, whether or not nvidia-smi would answer now."""
         return [line.split()[0] for line in self._root("cat /var/lib/gpusim/cards").splitlines()]
 
     def swap(self, i: int, j: int) -> None:
-        """Two cards exchange indices and device paths, as a reboot may do; PCI slots and UUIDs stay together.
+        """Two GPUs swap indices and device paths, as after a reboot; PCI slots and UUIDs stay together.
 
-        A container that runs keeps the card it was given. CDI specs name the old paths until refreshed; on a
-        real host that happens at the boot which brought the new order: call `Host.reboot()` after it.
-        """
+        A running container keeps its GPU. CDI specs contain the old paths until they are refreshed. On a real host that
+        happens at the boot with the new order, so call `Host.reboot()` afterwards."""
         self._gpusim("swap", str(i), str(j))
 
     def lose(self, i: int) -> None:
-        """Card `i` is lost until the next boot: `nvidia-smi` exits 15, with `-i` of others it works."""
+        """GPU `i` is lost until the next boot: `nvidia-smi` exits with 15, and works with `-i` for the others."""
         self._gpusim("lose", str(i))
 
     def mismatch(self, library: str = "580.95.05") -> None:
@@ -67,16 +63,15 @@ class SimulatedGpus:
         self._gpusim("mismatch", library)
 
     def foreign(self, i: int, mib: int, process: str = "python") -> int:
-        """A process of someone else's (a real one, with that command name) holds `mib` MiB of card `i`.
+        """A foreign process (a real one, with that command name) uses `mib` MiB of GPU `i`.
 
-        Returns its pid. It is gone from `nvidia-smi` when the process ends, however it ends.
-        """
+        Returns its pid. `nvidia-smi` lists it until the process ends in any way."""
         return int(self._gpusim("foreign", str(i), str(mib), process))
 
     def late(self, seconds: float) -> None:
-        """At the next boot (only that one) the driver appears `seconds` after systemd started."""
+        """At the next boot only, the driver appears `seconds` after the start of systemd."""
         self._gpusim("late", str(seconds))
 
     def reset(self) -> None:
-        """Everything as on the first day: order, version, no lost card, no foreign process, driver loaded."""
+        """Restore the initial state: order, version, no lost GPU, no foreign process, driver loaded."""
         self._gpusim("reset")

@@ -1,4 +1,4 @@
-"""An engine that is nothing but its class: everything that gpurack does with an engine asks that class."""
+"""A new engine is one class: gpurack asks that class for everything it does with the engine."""
 
 import ast
 import importlib
@@ -65,7 +65,7 @@ class Toy(Engine):
     removed_since = (1,)
 
     def image(self, version: str, accelerator: Accelerator) -> str:
-        """For any card, or the CPU."""
+        """For any GPU, or the CPU."""
         return f"toy/server:{version}"
 
     def container(self, model: Model, run: Run) -> Container:
@@ -79,7 +79,7 @@ class Toy(Engine):
         return Container(command, entrypoint, volumes={"toy-cache": "/cache"})
 
     def needs(self, model: Model, facts: Facts) -> Needs:
-        """A cache of its whole context."""
+        """Memory for a cache of its whole context."""
         if "offload" in given(model):
             raise NotEstimated("args.offload decides what lies on a GPU")
         return Needs(model.context or facts.context or 0, (2, 2), (0.25, 0.5))
@@ -89,7 +89,7 @@ class Toy(Engine):
         return ["args.chatty"] if "chatty" in given(model) else []
 
     def check(self, model: Model) -> list[Problem]:
-        """Also: no more than one GPU."""
+        """Refuses more than one GPU."""
         many = [Problem.of("one-gpu-only", path="gpus", engine="toy")] if len(model.gpus) > 1 else []
         return super().check(model) + many
 
@@ -114,7 +114,7 @@ docker run -d --name alpha --gpus '"device=1"' -p 8000:9000 -v /data:/m -v /tmp/
 """
 
 
-def test_a_command_becomes_an_entry() -> None:
+def test_imports_command_as_entry() -> None:
     imported = read(COMMAND)
     assert imported.data == {
         "models": {
@@ -136,7 +136,7 @@ def test_a_command_becomes_an_entry() -> None:
     assert "secret" not in json.dumps(imported.data) + said
 
 
-def test_every_card_is_one_card() -> None:
+def test_counts_every_gpu_as_one() -> None:
     command = "docker run -d --name alpha --gpus all -p 8000:9000 -v /d:/d toy/server:1.2 toyd serve --model /d/a.gguf"
     assert read(command).models["alpha"]["gpus"] == [0]
 
@@ -144,7 +144,7 @@ def test_every_card_is_one_card() -> None:
 # --- from the inventory to a container -------------------------------------------------------------------------------
 
 
-def test_an_entry_becomes_a_service_and_a_definition() -> None:
+def test_converts_entry_to_service_and_definition() -> None:
     spec, state = host(context=2048, args={"fast": True}), host_state(gpus=2)
     made = desire("alpha", spec, state, (uuid(0),), {}, SALT)
     service = made.service
@@ -157,7 +157,7 @@ def test_an_entry_becomes_a_service_and_a_definition() -> None:
     assert (words["engine"], words["context"], words["args"]) == ("toy", 2048, {"fast": True})
 
 
-def test_a_run_creates_it_and_its_runner_knows_its_hints() -> None:
+def test_run_creates_container_and_runner_gets_hints() -> None:
     found = plan_models(host(), replace(host_state(gpus=2), weights={"/w/a.gguf": 1}), {}, SALT)
     assert found.job
     ((entry,),) = found.job["groups"]
@@ -168,7 +168,7 @@ def test_a_run_creates_it_and_its_runner_knows_its_hints() -> None:
     assert "does not fit its GPUs" in remedy(1, "CUDA out of memory", entry["hints"])
 
 
-def test_what_it_cannot_do_is_refused_or_warned_of() -> None:
+def test_refuses_or_warns_of_unsupported_fields() -> None:
     with pytest.raises(InventoryError) as error:
         host(gpus=[0, 1], args={"ctx": 4, "threads-old": 2}, weights="/w/folder")
     assert sorted(str(problem) for problem in error.value.problems) == [
@@ -189,7 +189,7 @@ SHAPE = {
 }  # fmt: skip
 
 
-def test_its_memory_is_computed() -> None:
+def test_estimates_memory() -> None:
     header = Header("1", "gguf", {"GGUF": 4 << 30}, SHAPE)
     need = estimate(host(context=4096).models["alpha"], header, 1)
     assert (need.weights, need.kv, need.least, need.overhead) == (4.0, 2.0, 0.25, 0.5)
@@ -200,14 +200,14 @@ def test_its_memory_is_computed() -> None:
         estimate(host(args={"offload": 3}).models["alpha"], header, 1)
 
 
-def test_its_line_is_in_the_docs() -> None:
+def test_docs_list_engine() -> None:
     page = f"before\n{reference.BEGIN}\n{reference.END}\nafter\n"
     line = "| [`toy`](#toy) | GGUF: chat | `toy/server:1.2` | one | exported | name, address | a toy | tried nowhere |"
     assert line in reference.renewed(page).splitlines()
     assert reference.renewed(reference.renewed(page)) == reference.renewed(page)
 
 
-def test_users_get_a_line_to_try_it_and_a_gateway_speaks_its_way() -> None:
+def test_endpoints_and_gateway_use_its_api() -> None:
     (offer,) = endpoints.public_endpoints({"gpu1": host(bind="any", api_key={"env": "LAB_KEY"})}, {})
     assert (offer.engine, offer.kind, offer.keyed) == ("toy", "chat", True)
     gateway = {"engine": "litellm", "version": "1.109.1", "port": 4000, "connects_to": ["alpha"]}
@@ -220,7 +220,7 @@ def test_users_get_a_line_to_try_it_and_a_gateway_speaks_its_way() -> None:
 # --- the registry ----------------------------------------------------------------------------------------------------
 
 
-def test_every_file_with_an_engine_is_registered() -> None:
+def test_registers_every_file_with_an_engine() -> None:
     found = set()
     for module in pkgutil.iter_modules(engines.__path__):
         content = vars(importlib.import_module(f"{engines.__name__}.{module.name}")).values()
@@ -228,7 +228,7 @@ def test_every_file_with_an_engine_is_registered() -> None:
     assert found | {Toy} == {type(engine) for engine in ENGINES.values()}
 
 
-def test_engines_know_the_types_of_the_inventory_and_nothing_above() -> None:
+def test_engines_import_only_types_of_inventory() -> None:
     seen: set[str] = set()
     todo = {f"gpurack.engines.{path.stem}" for path in (SOURCES / "engines").glob("*.py")}
     while todo:
@@ -243,13 +243,13 @@ def test_engines_know_the_types_of_the_inventory_and_nothing_above() -> None:
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
-    """The modules of gpurack that a file imports where it begins."""
+    """The modules of gpurack that a file imports at its top."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith("gpurack."):
             yield str(node.module)
 
 
-def test_no_other_file_decides_by_an_engines_name() -> None:
+def test_no_other_file_compares_engine_names() -> None:
     texts = {path: path.read_text(encoding="utf-8") for path in SOURCES.rglob("*.py") if path.parent.name != "engines"}
     quoted = [path for path, text in texts.items() if any(f'"{name}"' in text for name in ENGINES)]
     found = {path.name: set(decides_by(ast.parse(texts[path]))) & set(ENGINES) for path in quoted}
@@ -257,7 +257,7 @@ def test_no_other_file_decides_by_an_engines_name() -> None:
 
 
 def decides_by(tree: ast.AST) -> Iterator[str]:
-    """Texts that something (but Engine.api) is compared with, or that are a key of a literal map or of ENGINES."""
+    """Texts with which something is compared (except Engine.api), or that are keys of a literal map or of ENGINES."""
     for node in ast.walk(tree):
         places: list[ast.expr | None] = []
         if isinstance(node, ast.Compare) and getattr(node.left, "attr", "") != "api":

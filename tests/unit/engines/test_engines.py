@@ -1,12 +1,13 @@
-"""Every engine's cases: an entry of the inventory in, exactly this Compose service out, or exactly these errors.
+"""Every engine's cases: an inventory entry, and exactly the Compose service or the errors that it becomes.
 
-A case (`<engine>/<case>.json`) has `name` and `model` (the entry), and where needed `cards` (compute capability of each
-card of the host; "" where nobody knows, "amd" for one of AMD's), `host` (other fields of the host), `docker` (its
-version), `docker_info` (more of it), `others` (of a service: the `models` and `services` beside it, and whole other
-`hosts`). It expects `service`, `files` (but for programs) and `ready` [path, name in the answer], or `refused`
-[[place, code]], with their wording in messages.golden.txt.
-`docker_run` is the command people typed (the seeds of this project): the service is compared with it, too; `differs`
-says what is left out of that comparison on purpose, and why.
+A case (`<engine>/<case>.json`) has `name` and `model` (the entry). Optional: `cards` (compute capability of each GPU;
+"" if unknown, "amd" for an AMD GPU), `host` (other fields of the host), `docker` (its version), `docker_info` (more of
+it), `others` (for a service: the `models` and `services` beside it, and whole other `hosts`). It expects `service`,
+`files` (except programs) and `ready` [path, name in the answer], or `refused` [[place, code]], whose wording is in
+messages.golden.txt.
+
+`docker_run` is the original command (from the project's seeds), which the service must match; `differs` says what that
+comparison leaves out, and why.
 """
 
 import json
@@ -45,7 +46,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def host_of(case: dict[str, Any]) -> Host:
-    """The host of a case, checked as every inventory is. Raises InventoryError."""
+    """The host of a case, checked like any inventory. Raises InventoryError."""
     kind = "services" if ENGINES[case["model"]["engine"]].service else "models"
     others = case.get("others", {})
     data = {**case.get("host", {}), **{word: dict(others.get(word, {})) for word in ("models", "services")}}
@@ -54,7 +55,7 @@ def host_of(case: dict[str, Any]) -> Host:
 
 
 def state_of(case: dict[str, Any]) -> HostFacts:
-    """A host with the case's cards (A30-sized), and nothing on it."""
+    """A host with the GPUs of the case (A30-sized) and no containers."""
     cards = [
         Gpu(index, f"GPU-{index}", "A30", 24576, 0, "580.159.04", compute, f"0000:0{index}:00.0")
         if compute != "amd"
@@ -97,7 +98,7 @@ def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_case(path: Path) -> None:
+def test_entry_becomes_expected_service_or_error(path: Path) -> None:
     case = read(path)
     assert case["model"]["engine"] == path.parent.name
     result = outcome(case)
@@ -122,7 +123,7 @@ def test_every_engine_has_cases() -> None:
 @pytest.mark.parametrize(
     "path", [path for path in CASES if "docker_run" in read(path)], ids=lambda path: f"{path.parent.name}/{path.stem}"
 )
-def test_service_means_what_the_command_did(path: Path) -> None:
+def test_service_matches_original_command(path: Path) -> None:
     case = read(path)
     service, differs = outcome(case)["service"], case.get("differs", {})
     typed = parse_docker_run(case["docker_run"])
@@ -155,7 +156,7 @@ SPELLINGS = {"-m": "--model", "--tensor_parallel_size": "--tensor-parallel-size"
 
 
 def parse_docker_run(command: str) -> dict[str, Any]:
-    """The words of a `docker run` (continued lines joined) that say what the container is."""
+    """The words of a `docker run` (continued lines joined) that define the container."""
     words = shlex.split(re.sub(r"\\\s*\n", " ", command).replace("\n", " "))
     words = words[words.index("run") + 1 :]
     found: dict[str, Any] = {"ports": [], "gpus": [], "env": {}, "mounts": [], "name": "", "ipc": "", "flags": {}}
@@ -186,14 +187,14 @@ def parse_docker_run(command: str) -> dict[str, Any]:
 
 
 def repository(image: str) -> str:
-    """A reference without tag and default registry, under the name it has today."""
+    """A reference without tag and default registry, with today's name."""
     name = image.rsplit("/", 1)[0] + "/" + image.rsplit("/", 1)[1].partition(":")[0]
     return name.removeprefix("docker.io/").replace("ghcr.io/ggerganov/", "ghcr.io/ggml-org/")
 
 
 def value_of(flag: str, words: list[str]) -> str | None:
-    """What follows a flag in a command, without its folder; one tensor parallel is the default and never written, and
-    vLLM's model stands without a flag."""
+    """The value of a flag in a command, without its folder. Tensor parallel 1 is the default and never written, and
+    vLLM's model has no flag."""
     if flag == "--model" and "serve" in words:
         flag = "serve"
     if flag not in words:
@@ -201,7 +202,7 @@ def value_of(flag: str, words: list[str]) -> str | None:
     return words[words.index(flag) + 1].rpartition("/")[2]
 
 
-def test_no_case_of_a_service_is_refused_by_accident() -> None:
+def test_cases_with_service_are_not_refused() -> None:
     assert [path.stem for path in CASES if "refused" in read(path) and not path.stem.startswith("refused")] == []
 
 
@@ -210,7 +211,7 @@ def run_on_this_machine(entrypoint: list[str], command: list[str]) -> subprocess
     return subprocess.run(argv, capture_output=True, text=True, timeout=30)
 
 
-def test_a_secret_is_exported_and_a_missing_or_empty_one_ends_the_container(tmp_path: Path) -> None:
+def test_exports_secret_and_exits_without_it(tmp_path: Path) -> None:
     one, two, empty = tmp_path / "one", tmp_path / "two", tmp_path / "empty"
     one.write_text("sk-1\n")
     two.write_text("sk $(id) \"2'\n")
@@ -224,7 +225,7 @@ def test_a_secret_is_exported_and_a_missing_or_empty_one_ends_the_container(tmp_
         assert failed.stdout == ""
 
 
-def test_sglang_gets_its_key_by_file_and_its_log_does_not_show_it(tmp_path: Path) -> None:
+def test_sglang_reads_key_from_file_and_does_not_log_it(tmp_path: Path) -> None:
     key, config = tmp_path / "key", tmp_path / "key.yaml"
     key.write_text(SECRET + "\n")
     server = "import sys; text = open(sys.argv[1]).read(); print('server_args=', text); sys.exit(7)"
@@ -234,7 +235,7 @@ def test_sglang_gets_its_key_by_file_and_its_log_does_not_show_it(tmp_path: Path
     assert config.stat().st_mode & 0o777 == 0o600
 
 
-def test_sglang_ends_with_its_container(tmp_path: Path) -> None:
+def test_sglang_exits_with_its_container(tmp_path: Path) -> None:
     key = tmp_path / "key"
     key.write_text(SECRET)
     server = "import time; print('up', flush=True); time.sleep(60)"
@@ -246,7 +247,7 @@ def test_sglang_ends_with_its_container(tmp_path: Path) -> None:
         assert keeper.wait(timeout=10) == 128 + signal.SIGTERM
 
 
-def test_a_keyed_config_of_llama_cpp_python_is_made_at_the_start(tmp_path: Path) -> None:
+def test_llama_cpp_python_adds_key_to_config_at_start(tmp_path: Path) -> None:
     key, config, keyed = tmp_path / "key", tmp_path / "config", tmp_path / "keyed"
     key.write_text(SECRET + "\n")
     config.write_text('{"models": [], "port": 8000}')
@@ -265,14 +266,14 @@ def flags_in(file: str) -> set[str]:
 
 
 def flags_of_vllm() -> set[str]:
-    """Of the version we know, with their dashes."""
+    """The flags of the known version, with their dashes."""
     lines = (KNOWN_FLAGS / "vllm.txt").read_text().splitlines()
     return {line for line in lines if line.startswith("-")}
 
 
 @pytest.mark.parametrize("engine", ["vllm", "llama-cpp-python", "sglang", "tei"])
-def test_engines_know_every_flag_we_write(engine: str) -> None:
-    """Against those of the real programs (gpurack/engines/flags), spelled as there."""
+def test_knows_every_flag_that_gpurack_writes(engine: str) -> None:
+    """Compares with the flags of the real programs (gpurack/engines/flags), spelled as there."""
     known = {line for line in (KNOWN_FLAGS / f"{engine}.txt").read_text().splitlines() if line.startswith("-")}
     for path in CASES:
         case = read(path)
@@ -283,12 +284,12 @@ def test_engines_know_every_flag_we_write(engine: str) -> None:
             assert set(words) - {"-m"} <= known, path.stem  # `python3 -m`
 
 
-def test_flags_of_vllm_with_one_dash() -> None:
+def test_knows_vllm_flags_with_one_dash() -> None:
     assert {f"-{name}" for name in ONE_DASH} == {flag for flag in flags_of_vllm() if re.fullmatch(r"-\w\w+", flag)}
 
 
-def test_every_flag_of_vllm_in_2024_is_known_or_refused_with_advice() -> None:
-    """The help text of the end of 2024 is in the seeds."""
+def test_knows_or_refuses_every_vllm_flag_of_2024() -> None:
+    """The help text of late 2024 is in the seeds."""
     known, old = flags_of_vllm(), flags_in("vllm-flags-of-2024.txt")
     assert len(old) == 125
     removed = {f"--{name}" for name in REMOVED}
@@ -296,8 +297,8 @@ def test_every_flag_of_vllm_in_2024_is_known_or_refused_with_advice() -> None:
     assert not removed & known
 
 
-def test_flags_of_llama_cpp_with_one_dash() -> None:
-    """`--ngl` is refused by the real llama-server, `-ngl` is not."""
+def test_spells_llama_cpp_flags_with_one_dash() -> None:
+    """The real llama-server accepts `-ngl` and refuses `--ngl`."""
     model = {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf", "port": 8000}
     args = {"ngl": 20, "ub": 256, "n": 5, "n-gpu-layers": 3}
     words = outcome({"name": "saiga", "model": {**model, "args": args}})["service"]["command"]

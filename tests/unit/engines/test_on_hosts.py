@@ -1,4 +1,4 @@
-"""What engines mean for a plan made on a host: cards and driver, readiness without a name, what connects to what."""
+"""Engines in the plan of a host: GPUs and driver, readiness without a model name, connections."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def plan(spec: Host, **said: Any) -> ModelsPlan:
     return plan_models(spec, host_state(**{"gpus": 1, "weights": {"/w/qwen": 1, "/w/bge": 1}, **said}), {}, SALT)
 
 
-def test_a_driver_that_is_too_old_is_said_before_anything_is_pulled() -> None:
+def test_refuses_old_driver_before_pull() -> None:
     found = plan(host(qwen=VLLM), driver={"kernel": "570.86.15"})
     assert dict(found.errors) == {
         "qwen": "vllm 0.33.0 needs NVIDIA's driver 580 or newer, the host has 570.86.15. Update the driver, or choose "
@@ -31,7 +31,7 @@ def test_a_driver_that_is_too_old_is_said_before_anything_is_pulled() -> None:
     assert not plan(host(qwen={**VLLM, "version": None, "image": "lab/vllm:1"}), driver={"kernel": "570.86.15"}).errors
 
 
-def test_what_runs_goes_on_with_an_old_driver() -> None:
+def test_running_model_stays_with_old_driver() -> None:
     wanted = host(qwen=VLLM)
     ours = running(wanted, "qwen", host_state(gpus=1), (uuid(0),))
     found = plan(wanted, driver={"kernel": "570.86.15"}, containers=[ours])
@@ -39,7 +39,7 @@ def test_what_runs_goes_on_with_an_old_driver() -> None:
     assert [change.action for change in found.changes] == ["keep"]
 
 
-def test_an_answer_that_names_no_model_is_enough_where_the_engine_has_no_other() -> None:
+def test_accepts_nameless_answer_of_engine_without_names() -> None:
     wanted = host(bge=TEI)
     ours = running(wanted, "bge", host_state(gpus=1), (uuid(0),))
     ready = plan(wanted, containers=[ours], probes={"bge": [200, ""]})
@@ -51,7 +51,7 @@ def test_an_answer_that_names_no_model_is_enough_where_the_engine_has_no_other()
     assert (entry["served_name"], entry["url"]) == (None, "http://127.0.0.1:8080/health")
 
 
-def test_a_name_means_all_its_replicas_and_all_means_what_can_be_reached() -> None:
+def test_name_selects_replicas_and_all_selects_reachable_models() -> None:
     model = {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf"}
     gateway = {"engine": "litellm", "version": "1.109.1", "port": 4000}
     fleet = check_fleet(

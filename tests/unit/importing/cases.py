@@ -1,8 +1,8 @@
-"""The seeds' commands: each `seeds/NAME.txt` with what must come of it, `seeds/NAME.json`.
+"""The seeds' commands: each `seeds/NAME.txt`, with the expected result in `seeds/NAME.json`.
 
-variables, files: what `--set` and `--file` would give. models, services, host: the entries, exactly. means: what the
-command as its author meant it says of every container, written by hand from the command. refused: what `gpurack plan`
-says of it, for the commands that cannot work today.
+variables, files: the values of `--set` and `--file`. models, services, host: the exact entries. means: what the author
+of the command meant for each container, written by hand. refused: the errors of `gpurack plan`, for commands that
+cannot work today.
 """
 
 import json
@@ -26,13 +26,13 @@ class Case:
 
     @cached_property
     def imported(self) -> Imported:
-        """What gpurack makes of it."""
+        """The import of the command."""
         files = {path: (FOLDER / name).read_text() for path, name in self.told.get("files", {}).items()}
         return read(self.text, self.told.get("variables", {}), files)
 
 
 def cases() -> list[Case]:
-    """All of them, by name."""
+    """All cases by name."""
     return [
         Case(path.stem, path.read_text(), json.loads(path.with_suffix(".json").read_text()))
         for path in sorted(FOLDER.glob("*.txt"))

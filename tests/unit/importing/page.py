@@ -1,4 +1,4 @@
-"""docs/from-docker-run.md: every command of the seeds and what `gpurack import` makes of it (`make docs`)."""
+"""docs/from-docker-run.md: every command of the seeds with its import by `gpurack import` (`make docs`)."""
 
 from gpurack.engines import ENGINES
 from gpurack.importing.reader import Imported
@@ -53,7 +53,7 @@ IN_HEAD = (
     "runs once, and again when",
 )  # fmt: skip
 TITLES = dict(sorted((name.replace(".", "-"), engine.title) for name, engine in ENGINES.items()))
-"""Prefix of a case's name → the section that it is in."""
+"""Prefix of a case's name → its section."""
 
 
 def page() -> str:
@@ -72,12 +72,12 @@ def page() -> str:
 
 
 def title_of(case: Case) -> str:
-    """The section of a case: the longest prefix of its name that is an engine's."""
+    """The section of a case: that of the longest matching prefix of its name."""
     return TITLES[max((start for start in TITLES if case.name.startswith(start)), key=len)]
 
 
 def section(together: list[Case]) -> str:
-    """Commands, their entry and their findings."""
+    """Commands with their entry and findings."""
     text = ""
     for case in together:
         kind = "yaml" if case.text.startswith("version:") else "sh"
@@ -100,7 +100,7 @@ def section(together: list[Case]) -> str:
 
 
 def entries(imported: Imported) -> str:
-    """The host's fields in Python."""
+    """The fields of the host in Python."""
     return "".join(f"{line}\n" for name, value in imported.data.items() for line in field_lines(name, value, 0))
 
 

@@ -1,4 +1,4 @@
-"""`gpurack import` at the prompt."""
+"""The `gpurack import` command."""
 
 import re
 from pathlib import Path
@@ -20,7 +20,7 @@ def run(*arguments: str, given: str = "") -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_all_said_is_exit_code_0_and_can_be_used_as_it_is(tmp_path: Path) -> None:
+def test_complete_import_exits_0_and_is_valid(tmp_path: Path) -> None:
     code, output = run("-", "--name", "lab1", given=FINE)
     assert code == 0
     inventory = tmp_path / "lab.py"
@@ -30,7 +30,7 @@ def test_all_said_is_exit_code_0_and_can_be_used_as_it_is(tmp_path: Path) -> Non
     assert "http://localhost:8000/v1  saiga" in planned.output
 
 
-def test_yaml_from_a_file_can_be_used_as_it_is(tmp_path: Path) -> None:
+def test_yaml_import_is_valid(tmp_path: Path) -> None:
     (tmp_path / "start.sh").write_text(FINE)
     code, output = run(str(tmp_path / "start.sh"), "--yaml")
     assert code == 0
@@ -38,7 +38,7 @@ def test_yaml_from_a_file_can_be_used_as_it_is(tmp_path: Path) -> None:
     assert CliRunner().invoke(main, ["plan", str(tmp_path / "lab.yaml")]).exit_code == 0
 
 
-def test_something_left_to_do_is_exit_code_1_and_says_what_the_plan_would_say() -> None:
+def test_open_findings_exit_1_and_show_plan_errors() -> None:
     code, output = run(given=FINE.replace("/m/a.gguf", "$model"))
     assert code == 1
     assert "#   line 1: $model is not defined. Pass --set model=…." in output
@@ -49,7 +49,7 @@ def test_something_left_to_do_is_exit_code_1_and_says_what_the_plan_would_say() 
     assert run("--set", "model=/m/a.gguf", given=FINE.replace("/m/a.gguf", "$model"))[0] == 0
 
 
-def test_the_same_remark_for_many_is_one_line() -> None:
+def test_groups_equal_findings() -> None:
     twice = FINE.replace("--restart unless-stopped ", "") + FINE.replace("--restart unless-stopped ", "").replace(
         "saiga", "other"
     ).replace("127.0.0.1:8000:", "127.0.0.1:8001:")
@@ -58,17 +58,17 @@ def test_the_same_remark_for_many_is_one_line() -> None:
 
 
 @pytest.mark.parametrize("given", ["", "# nothing\n"])
-def test_nothing_to_import_is_exit_code_2(given: str) -> None:
+def test_empty_source_exits_2(given: str) -> None:
     assert run(given=given) == (2, "# No services found.\n")
 
 
-def test_no_docker_command_at_all_is_exit_code_2() -> None:
+def test_source_without_docker_command_exits_2() -> None:
     code, output = run(given="echo hello\n")
     assert code == 2
     assert "`echo hello`: not a docker command." in output
 
 
-def test_what_cannot_be_read_is_exit_code_2(tmp_path: Path) -> None:
+def test_unreadable_source_exits_2(tmp_path: Path) -> None:
     assert run(str(tmp_path / "none.sh")) == (2, f"error  {tmp_path / 'none.sh'}: No such file or directory.\n")
     assert run("-", given="services: 1\n")[0] == 2
     code, output = run("-", given="services:\n  - [")
@@ -78,14 +78,14 @@ def test_what_cannot_be_read_is_exit_code_2(tmp_path: Path) -> None:
     assert run("--set", "model", given=FINE)[0] == 2
 
 
-def test_a_host_that_is_not_there_is_a_sentence() -> None:
+def test_unknown_host_is_one_error() -> None:
     code, output = run("--host", "no-such-host.invalid")
     assert code == 2
     assert re.search(r"error  no-such-host.invalid: could not connect: .*\. Try `ssh no-such-host.invalid`\.", output)
     assert "Traceback" not in output
 
 
-def test_what_is_left_out_alone_leaves_nothing_to_do() -> None:
+def test_left_out_containers_leave_nothing_open() -> None:
     assert run(given="docker ps\n") == (
         0,
         "# No services found.\n# Left out, not a service:\n#   line 1: `docker ps`: read-only command.\n",

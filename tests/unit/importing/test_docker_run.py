@@ -1,4 +1,4 @@
-"""docker run's options, in all their spellings."""
+"""Options of docker run, in every spelling."""
 
 import shlex
 from typing import Any
@@ -60,7 +60,7 @@ def said(options: str) -> list[str]:
         ("a -ngl 1 --port 80 -p 'x y'", "command", ("-ngl", "1", "--port", "80", "-p", "x y")),
     ],
 )  # fmt: skip
-def test_options(options: str, field: str, value: Any) -> None:
+def test_parses_every_spelling_of_options(options: str, field: str, value: Any) -> None:
     assert getattr(parsed(options), field) == value
 
 
@@ -80,7 +80,7 @@ def test_options(options: str, field: str, value: Any) -> None:
         ("-it a", []),
     ],
 )
-def test_what_is_not_taken_over_is_said(options: str, sentences: list[str]) -> None:
+def test_reports_unconverted_options(options: str, sentences: list[str]) -> None:
     assert said(options) == [f"line 1: {sentence}" for sentence in sentences]
 
 
@@ -93,7 +93,7 @@ def test_what_is_not_taken_over_is_said(options: str, sentences: list[str]) -> N
         ("--mount type=tmpfs,dst=/x a", "--mount type tmpfs is not supported."),
     ],
 )
-def test_what_docker_would_refuse_is_refused(options: str, why: str) -> None:
+def test_refuses_what_docker_refuses(options: str, why: str) -> None:
     with pytest.raises(docker_run.Unreadable, match=why):
         parsed(options)
 
@@ -109,5 +109,5 @@ def test_what_docker_would_refuse_is_refused(options: str, why: str) -> None:
         ("curl docker run", None),
     ],
 )
-def test_which_commands_are_docker_run(line: str, options: list[str] | None) -> None:
+def test_recognises_docker_run(line: str, options: list[str] | None) -> None:
     assert docker_run.run_words(line.split()) == options

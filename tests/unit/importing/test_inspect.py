@@ -1,4 +1,4 @@
-"""Containers that run, as `docker inspect` tells them; its form is that of Docker 28."""
+"""Running containers from `docker inspect`, in the format of Docker 28."""
 
 import json
 from typing import Any
@@ -13,7 +13,7 @@ IMAGE = {
 
 
 def container(name: str = "qwen-old", **host: Any) -> dict[str, Any]:
-    """vLLM on GPU 0 and 1, by hand."""
+    """A vLLM on GPUs 0 and 1, started by hand."""
     return {
         "Name": f"/{name}",
         "Image": "sha256:1",
@@ -40,11 +40,11 @@ def container(name: str = "qwen-old", **host: Any) -> dict[str, Any]:
 
 
 def printed(*items: dict[str, Any]) -> str:
-    """As the remote command prints it: a list of containers, then one of images."""
+    """The output of the remote command: a list of containers, then one of images."""
     return json.dumps(list(items), indent=4) + "\n" + json.dumps([IMAGE], indent=4) + "\n"
 
 
-def test_a_running_container_becomes_an_entry_that_replaces_it() -> None:
+def test_running_container_becomes_entry_with_replaces() -> None:
     imported = read(printed(container()))
     assert imported.models == {
         "qwen-old": {
@@ -64,14 +64,14 @@ def test_a_running_container_becomes_an_entry_that_replaces_it() -> None:
     assert "sk-live-1" not in "".join(map(str, imported.findings))
 
 
-def test_what_the_image_brings_along_is_not_repeated() -> None:
+def test_omits_settings_of_image() -> None:
     [run], _ = inspect.read(printed(container()))
     assert run.entrypoint is None
     assert "PATH" not in run.environment
     assert "working_dir" not in run.compose
 
 
-def test_gpuracks_own_containers_are_left_out_and_copies_of_them_are_not() -> None:
+def test_omits_managed_containers_but_not_copies() -> None:
     compose = {"com.docker.compose.project": "gpurack", "com.docker.compose.service": "ours"}
     labels = {"gpurack.model": "{}", **compose}
     imported = read(printed(container("ours", Labels=labels), container("copy", Labels=labels)))
@@ -82,7 +82,7 @@ def test_gpuracks_own_containers_are_left_out_and_copies_of_them_are_not() -> No
     assert not read(printed(container("ours", Labels=running_job))).models
 
 
-def test_cards_however_they_were_given() -> None:
+def test_reads_gpus_of_every_option() -> None:
     def cards(**host: Any) -> Any:
         return inspect.read(printed(container(**{"Runtime": "runc", **host})))[0][0].gpus
 
@@ -94,7 +94,7 @@ def test_cards_however_they_were_given() -> None:
     assert cards(DeviceRequests=None, Runtime="nvidia") == "all"
 
 
-def test_the_rest_in_composes_words() -> None:
+def test_converts_other_settings_to_compose_fields() -> None:
     host = {"IpcMode": "private", "ShmSize": 1 << 30, "CapAdd": ["IPC_LOCK"], "Memory": 1 << 34, "NanoCpus": 1500000000}
     [run], _ = inspect.read(printed(container(**host)))
     assert run.compose == {
@@ -106,7 +106,7 @@ def test_the_rest_in_composes_words() -> None:
     }
 
 
-def test_what_has_nothing_to_do_with_models_is_left_alone() -> None:
+def test_omits_unrelated_containers() -> None:
     database = container("db", DeviceRequests=None, Runtime="runc")
     database["Config"] |= {"Image": "postgres:17", "Cmd": None}
     imported = read(printed(database))
@@ -114,7 +114,7 @@ def test_what_has_nothing_to_do_with_models_is_left_alone() -> None:
     assert [finding.what for finding in imported.findings] == ["postgres:17 is not a known engine and uses no GPU."]
 
 
-def test_a_shell_somebody_left_open_is_no_service() -> None:
+def test_omits_interactive_shells() -> None:
     shell = container("busy", PortBindings={})
     shell["Config"] |= {"Cmd": ["1000"], "Entrypoint": ["sleep"]}
     imported = read(printed(shell))
@@ -122,5 +122,5 @@ def test_a_shell_somebody_left_open_is_no_service() -> None:
     assert [finding.what for finding in imported.findings] == ["not a service: runs `sleep 1000` without a port."]
 
 
-def test_nothing_runs() -> None:
+def test_reads_output_without_containers() -> None:
     assert read("").data == {}

@@ -1,4 +1,4 @@
-"""inventories/lab.py is the seeds' lab: nothing of it was lost on the way, and a newcomer can plan it at once."""
+"""inventories/lab.py contains the whole lab of the seeds, and newcomers can plan it at once."""
 
 import os
 import re
@@ -22,7 +22,7 @@ NAMES = {
     "qwen2.5-7b-instruct-new": "qwen2.5-7b-instruct", "qwen2.5-14b-instruct-new": "qwen2.5-14b-instruct",
     "llama-gpt-ui": "llama-gpt", "llama-gpt-api-13b": "saiga-py",
 }  # fmt: skip
-"""Names of the commands → in the lab, where they differ."""
+"""Name of a command → its name in the lab, where they differ."""
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def lab() -> dict[str, Model]:
     return {key: model for host in fleet.values() for key, model in host.entries.items()}
 
 
-def test_the_plan_passes_without_anything_exported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plan_needs_no_environment_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if re.search("KEY|TOKEN", name)]:
         monkeypatch.delenv(name)
     result = CliRunner().invoke(main, ["plan", str(LAB)])
@@ -45,7 +45,7 @@ def test_the_plan_passes_without_anything_exported(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("case", [case for case in cases() if "means" in case.told], ids=lambda case: case.name)
-def test_every_service_of_the_seeds_is_in_it(case: Case, lab: dict[str, Model]) -> None:
+def test_contains_every_service_of_seeds(case: Case, lab: dict[str, Model]) -> None:
     for key, fields in {**case.imported.models, **case.imported.services}.items():
         model = lab[NAMES.get(key, key)]
         assert model.engine == fields["engine"]

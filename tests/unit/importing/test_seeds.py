@@ -1,4 +1,4 @@
-"""Every command of the seeds imports, passes the plan, and the service of its entry means what the command meant."""
+"""Every command of the seeds is imported, passes the plan, and its service matches the command."""
 
 import json
 import re
@@ -30,7 +30,7 @@ LAB = {"A30": 4}
 
 @pytest.fixture(autouse=True)
 def _secrets_are_exported(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the findings say."""
+    """Export the secrets, as the findings request."""
     monkeypatch.setenv("HF_TOKEN", "hf_lab")
 
 
@@ -41,7 +41,7 @@ with_service = pytest.mark.parametrize(
 
 
 @each
-def test_entries_and_findings(case: Case) -> None:
+def test_imports_expected_entries_and_findings(case: Case) -> None:
     imported = case.imported
     assert imported.host == case.told.get("host", {})
     assert imported.models == case.told.get("models", {})
@@ -53,7 +53,7 @@ def test_entries_and_findings(case: Case) -> None:
 @pytest.mark.parametrize(
     "case", [case for case in CASES if not {"means", "jobs"} & set(case.told)], ids=lambda case: case.name
 )
-def test_what_is_no_service_is_listed(case: Case) -> None:
+def test_lists_commands_that_are_not_services(case: Case) -> None:
     imported = case.imported
     commands = sum("docker " in line for line in case.text.splitlines())
     assert not imported.data
@@ -61,13 +61,13 @@ def test_what_is_no_service_is_listed(case: Case) -> None:
 
 
 @with_service
-def test_the_result_passes_the_plan(case: Case) -> None:
+def test_import_passes_plan(case: Case) -> None:
     refused = case.told.get("refused", [])
     assert plan_of(case)[1] == refused
 
 
 @with_service
-def test_the_service_means_the_same(case: Case) -> None:
+def test_service_matches_command(case: Case) -> None:
     spec = loosened(case)
     state = offline.imagined(spec)
     cards = assign(spec, state).uuids
@@ -80,8 +80,8 @@ def test_the_service_means_the_same(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if "jobs" in case.told], ids=lambda case: case.name)
-def test_a_job_does_the_same(case: Case) -> None:
-    """The words after the image, the folder at /models, and cards where there were some."""
+def test_job_matches_command(case: Case) -> None:
+    """Compares the words after the image, the folder at /models, and GPUs."""
     spec, problems = loosened(case), plan_of(case)[1]
     assert (problems, len(case.told["jobs"])) == (case.told.get("refused", []), 1)
     [name] = spec.jobs
@@ -110,7 +110,7 @@ def plan_of(case: Case) -> tuple[Host | None, list[str]]:
 
 
 def loosened(case: Case) -> Host:
-    """The spec; where the plan refuses only the file's format, or a revision that nobody said, as if mended."""
+    """The spec. Where the plan refuses only the format of a file or a missing revision, as if that was fixed."""
     spec, problems = plan_of(case)
     if spec:
         return spec
@@ -124,7 +124,7 @@ REVISION = "v1"
 
 
 def image_of(service: Mapping[str, Any], entry: Model | Job) -> Any:
-    """A service's image; what gpurack builds by what it is built from, as imported."""
+    """The image of a service; for an image that gpurack builds, its source, as imported."""
     if not isinstance(entry.image, BuildImage):
         return service["image"]
     assert service["image"] == entry.image.reference
@@ -135,11 +135,11 @@ def image_of(service: Mapping[str, Any], entry: Model | Job) -> Any:
 def meaning(
     service: Mapping[str, Any], files: Mapping[str, str], spec: Host, name: str, words: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A Compose service in the terms of the command that it came from."""
+    """A Compose service in the terms of its original command."""
     model, engine = spec.entries[name], ENGINES[spec.entries[name].engine]
     devices = service.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices", [])
     cards = [int(device.rpartition("-")[2]) for item in devices for device in item["device_ids"]]
-    nodes = [device for device in service.get("devices", []) if device.startswith("/dev/dri/")]  # AMD's
+    nodes = [device for device in service.get("devices", []) if device.startswith("/dev/dri/")]  # of AMD
     cards += [int(node.rpartition("-")[2]) for node in nodes]
     binds = {
         mount["target"]: in_words(mount["source"], spec)
@@ -166,11 +166,11 @@ def meaning(
 
 OURS = {"HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "OLLAMA_HOST", "OPENAI_API_KEY"}
 OURS |= {"VLLM_ENGINE_READY_TIMEOUT_S", "VLLM_NO_USAGE_STATS"}
-"""Variables that gpurack adds and that change nothing of what was meant."""
+"""Variables that gpurack adds without changing the meaning."""
 
 
 def in_words(source: str, spec: Host) -> str:
-    """A mount's source; what is fetched by its repository, and GGML files by the name they had."""
+    """The source of a mount: the repository of fetched weights, and the old name of GGML files."""
     fetched = re.fullmatch(re.escape(spec.weights_dir) + r"/hf/(.+)--(.+)@main", source)
     if fetched:
         return f"hf {fetched[1]}/{fetched[2]}"
@@ -178,8 +178,8 @@ def in_words(source: str, spec: Host) -> str:
 
 
 def flags_of(service: Mapping[str, Any], files: Mapping[str, str], engine: str) -> tuple[dict[str, Any], str | None]:
-    """The command's flags without those that are gpurack's own way of saying the same; the weights' path inside."""
-    words = [word for word in service.get("command") or [] if word != "--metrics"]  # changes nothing of what was meant
+    """The flags of the command, except equivalent ones of gpurack, with the path of weights in the container."""
+    words = [word for word in service.get("command") or [] if word != "--metrics"]  # does not change the meaning
     if engine == "llama-cpp-python":
         assert words[:3] == ["python3", "-m", "llama_cpp.server"]
         words = words[3:]
@@ -199,8 +199,8 @@ def flags_of(service: Mapping[str, Any], files: Mapping[str, str], engine: str) 
     path = path or next((flags.pop(name) for name in ("model", "model-id") if name in flags), None)
     if engine == "vllm":
         flags.setdefault("tensor-parallel-size", "1")
-    if engine in ("llama.cpp", "tei", "llama-cpp-python"):  # a name where the command gave none, so that all have one
+    if engine in ("llama.cpp", "tei", "llama-cpp-python"):  # a name if the command gave none, so that all have one
         for name in ("alias", "served-model-name", "model_alias"):
             flags.pop(name, None)
-    flags.pop("interrupt_requests", None)  # gpurack's own: nobody meant answers to be cut off
+    flags.pop("interrupt_requests", None)  # gpurack's own: cut-off answers were never intended
     return flags, path

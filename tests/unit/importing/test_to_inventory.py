@@ -1,4 +1,4 @@
-"""What the seeds do not show: secrets, old flags, other engines, odd commands. The seeds are in test_seeds.py."""
+"""Imports beyond the seeds (test_seeds.py): secrets, old flags, other engines, unusual commands."""
 
 from typing import Any
 
@@ -35,7 +35,7 @@ def said(text: str, kind: str = "open", **variables: str) -> list[str]:
         ("vllm/vllm-openai@sha256:" + "0" * 64, "image", "vllm/vllm-openai@sha256:" + "0" * 64),
     ],
 )
-def test_a_fixed_tag_becomes_a_version(image: str, field: str, value: str) -> None:
+def test_fixed_tag_becomes_version(image: str, field: str, value: str) -> None:
     assert entry(f"{VLLM} {image} --model /m/x")[field] == value
 
 
@@ -49,26 +49,26 @@ def test_a_fixed_tag_becomes_a_version(image: str, field: str, value: str) -> No
          "vllm removed --guided-decoding-backend; replaced by structured-outputs-config.backend."),
     ],
 )  # fmt: skip
-def test_flags_with_another_name_today(flags: str, args: dict[str, Any] | None, sentence: str) -> None:
+def test_renames_old_flags(flags: str, args: dict[str, Any] | None, sentence: str) -> None:
     command = f"{VLLM} vllm/vllm-openai:v0.33.0 --model /m/x {flags}"
     assert entry(command).get("args") == args
     assert sentence in said(command, "changed")
 
 
-def test_flags_that_are_gone_are_named_with_what_to_do() -> None:
+def test_reports_removed_flags_with_hint() -> None:
     command = f"{VLLM} vllm/vllm-openai:v0.33.0 --model /m/x --swap-space 4 --disable-log-requests --enforce-eager"
     assert entry(command)["args"] == {"enforce-eager": True}
     assert "vllm removed --swap-space: the nearest is --kv-offloading-size. It is left out." in said(command)
 
 
-def test_an_old_version_keeps_its_flags() -> None:
+def test_keeps_flags_of_old_version() -> None:
     command = f"{VLLM} vllm/vllm-openai:v0.6.4 --model /m/x --swap-space 4 --disable-log-requests --task embedding"
     assert entry(command)["version"] == "0.6.4"
     assert entry(command)["args"] == {"swap-space": 4, "disable-log-requests": True, "task": "embedding"}
     assert not [sentence for sentence in said(command) if "removed" in sentence]
 
 
-def test_llama_cpps_context_is_the_sum_for_its_slots() -> None:
+def test_divides_llama_cpp_context_by_slots() -> None:
     command = (
         "docker run -d -p 127.0.0.1:8000:8000 -v /m:/m --name one ghcr.io/ggml-org/llama.cpp:server-b7000 -m /m/a.gguf"
     )
@@ -77,7 +77,7 @@ def test_llama_cpps_context_is_the_sum_for_its_slots() -> None:
     assert entry(f"{command} --port 8000 -c 0").get("context") is None
 
 
-def test_flags_of_several_letters_with_one_dash() -> None:
+def test_parses_long_flags_with_one_dash() -> None:
     command = (
         "docker run -d -p 127.0.0.1:8000:8000 -v /m:/m --name one ghcr.io/ggml-org/llama.cpp:server-b7000 -m /m/a.gguf"
     )
@@ -124,7 +124,7 @@ SECRET = "sk-live-0123456789"
         f"docker run -d -p 80:80 --name c ghcr.io/ggml-org/llama.cpp:server -mu https://me:{SECRET}@hub/x.gguf",
     ],
 )  # fmt: skip
-def test_a_secret_is_never_printed(command: str) -> None:
+def test_never_prints_secrets(command: str) -> None:
     imported = read(command)
     printed = as_python(imported, "h") + as_yaml(imported, "h") + comments(imported.findings)
     assert imported.findings
@@ -141,16 +141,16 @@ def test_a_secret_is_never_printed(command: str) -> None:
         ("x/y:1", "is not a valid service: it must be a map of fields, not text."),
     ],
 )
-def test_a_compose_file_that_is_none_is_said_in_words(fields: str, sentence: str) -> None:
+def test_reports_invalid_compose_file(fields: str, sentence: str) -> None:
     assert sentence in said(f"services:\n  a: {fields}\n")
 
 
-def test_what_a_script_takes_from_a_variable_is_no_secret_in_it() -> None:
+def test_variable_from_environment_is_not_a_secret() -> None:
     script = 'exec vllm serve a/b --api-key "$KEY"'
     assert mask_words(["-c", script]) == ["-c", script]
 
 
-def test_a_key_becomes_a_reference_with_its_remedy() -> None:
+def test_key_becomes_reference_with_hint() -> None:
     command = f"{VLLM} -e VLLM_API_KEY={SECRET} vllm/vllm-openai:v0.33.0 --model /m/x"
     assert entry(command)["api_key"] == {"env": "ONE_KEY"}
     assert any("export ONE_KEY=…" in what for what in said(command))
@@ -158,7 +158,7 @@ def test_a_key_becomes_a_reference_with_its_remedy() -> None:
     assert entry(by_name)["api_key"] == {"env": "LAB_KEY"}
 
 
-def test_a_memory_fraction_is_a_share_of_the_card() -> None:
+def test_memory_fraction_becomes_vram() -> None:
     assert entry(f"{VLLM} vllm/vllm-openai:v0.33.0 --model /m/x --gpu-memory-utilization 0.25")["vram"] == "25%"
 
 
@@ -177,7 +177,7 @@ def test_a_memory_fraction_is_a_share_of_the_card() -> None:
         ("device=MIG-1", "", [], "GPU MIG-1 was not converted. Use an index or a UUID."),
     ],
 )  # fmt: skip
-def test_cards(cards: str, flags: str, gpus: list[int], sentence: str | None) -> None:
+def test_converts_gpus(cards: str, flags: str, gpus: list[int], sentence: str | None) -> None:
     command = f"docker run -d --gpus {cards} -p 80:8000 -v /m:/m --name a vllm/vllm-openai:v0.33.0 --model /m/x {flags}"
     assert entry(command)["gpus"] == gpus
     cards_said = [what for what in said(command) if "card" in what or "GPU" in what]
@@ -218,13 +218,13 @@ def test_cards(cards: str, flags: str, gpus: list[int], sentence: str | None) ->
     ],
     ids=lambda value: value.split()[-1] if isinstance(value, str) else "",
 )  # fmt: skip
-def test_other_engines(command: str, fields: dict[str, Any]) -> None:
+def test_imports_other_engines(command: str, fields: dict[str, Any]) -> None:
     imported = read(command)
     found = {**imported.services, **imported.models}
     assert next(iter(found.values())) == fields
 
 
-def test_nothing_is_dropped_silently() -> None:
+def test_reports_everything_not_converted() -> None:
     text = (
         "docker pull x/y\ndocker exec -it a bash\ndocker commit a b\nls\ndocker swarm init\n"
         "docker run -it --rm ubuntu:24.04 bash\n# sudo docker run old\n"
@@ -237,13 +237,13 @@ def test_nothing_is_dropped_silently() -> None:
     ]  # fmt: skip
 
 
-def test_a_pull_of_no_model_is_a_sentence() -> None:
+def test_reports_pull_without_model() -> None:
     imported = read("docker run -d --name box -p 1:11434 ollama/ollama:0.33.0\ndocker exec box ollama pull\n")
     assert "pull" not in imported.models["box"]
     assert any("`docker exec box ollama pull`" in str(finding) for finding in imported.findings)
 
 
-def test_one_name_twice() -> None:
+def test_reports_duplicate_names() -> None:
     command = f"{VLLM} vllm/vllm-openai:v0.33.0 --model /m/x --served-model-name one\n"
     same = read(command + command)
     assert len(same.models) == 1
@@ -253,7 +253,7 @@ def test_one_name_twice() -> None:
     assert "one is defined twice; this one is used. The first had gpus: [0]." in [f.what for f in other.findings]
 
 
-def test_python_and_yaml_are_the_inventory_itself() -> None:
+def test_printed_python_and_yaml_load_as_imported() -> None:
     imported = read(f'{VLLM} vllm/vllm-openai:v0.33.0 --model /m/x -O \'{{"a": "it\'s"}}\'\n' + "docker pull x/y\n")
     assert isinstance(imported, Imported)
     for text in (as_python(imported, "gpu1.lab"), as_python(imported, "gpu1.lab") + comments(imported.findings)):
@@ -275,7 +275,7 @@ PIECES = [
 
 
 @given(lists(sampled_from(PIECES), max_size=14), sampled_from([" ", ""]))
-def test_whatever_is_given_ends_in_entries_or_sentences(pieces: list[str], between: str) -> None:
+def test_any_text_gives_entries_or_findings(pieces: list[str], between: str) -> None:
     try:
         imported = read(between.join(pieces))
     except NoCompose:
@@ -292,7 +292,7 @@ def job(text: str) -> dict[str, Any]:
     return fields
 
 
-def test_a_job_with_a_result_a_version_and_other_mounts() -> None:
+def test_imports_job_with_result_version_and_mounts() -> None:
     image = "ghcr.io/ggml-org/llama.cpp:full-b7000"
     text = f"docker run --rm -v /m:/models -v /x:/y:ro -e A=1 {image} --quantize /models/a.gguf /models/q4.gguf q4_0"
     assert read(text).jobs == {
@@ -315,13 +315,13 @@ def test_a_job_with_a_result_a_version_and_other_mounts() -> None:
         ("--convert --outtype f16 /models/7B/", None),  # named after the model
     ],
 )
-def test_what_a_tool_makes_is_its_result_where_it_can_be_known(command: str, result: str | None) -> None:
+def test_finds_result_of_known_tools(command: str, result: str | None) -> None:
     text = f"docker run -v /m:/models ghcr.io/ggml-org/llama.cpp:full-b7000 {command}"
     assert job(text).get("result") == result
     assert any("its output file is not known" in what for what in said(text)) == (result is None)
 
 
-def test_a_file_of_a_repository() -> None:
+def test_imports_single_file_of_repository() -> None:
     server = "docker run -d --name m -p 8080:8080 ghcr.io/ggml-org/llama.cpp:server-b7000 --port 8080"
     named = f"{server} -hf a/b -hff q4.gguf"
     assert entry(named)["weights"] == {"hf": "a/b", "file": "q4.gguf"}
@@ -334,7 +334,7 @@ def test_a_file_of_a_repository() -> None:
 @pytest.mark.parametrize(
     ("image", "built"), [("redis:7", False), ("nginx", False), ("cuda_simple", True), ("local/llama.cpp:server", True)]
 )
-def test_an_image_of_docker_hub_is_not_said_to_be_built(image: str, built: bool) -> None:
+def test_docker_hub_image_is_not_reported_as_built(image: str, built: bool) -> None:
     found = said(f"docker run -d --name one -p 8000:8000 -v /m:/m {image} --model /m/a.gguf")
     assert any("was built by hand" in what for what in found) == built
 
@@ -342,26 +342,26 @@ def test_an_image_of_docker_hub_is_not_said_to_be_built(image: str, built: bool)
 @pytest.mark.parametrize(
     "prompt", ["$ ", "  $ ", "root@gpu1:~# ", "me@gpu1.lab:/data/models$ ", "[me@gpu1 ~]$ ", "(base) me@gpu1:~$ "]
 )
-def test_a_prompt_that_was_copied_along(prompt: str) -> None:
+def test_strips_copied_shell_prompt(prompt: str) -> None:
     assert entry(f"{prompt}sudo {VLLM} vllm/vllm-openai:v0.33.0 --model /m/x")["gpus"] == [0]
 
 
-def test_a_command_that_somebody_switched_off_stays_off() -> None:
+def test_omits_commented_command() -> None:
     assert not read(f"# {VLLM} vllm/vllm-openai:v0.33.0 --model /m/x").models
 
 
-def test_the_wrapper_of_before_gpus() -> None:
+def test_understands_nvidia_docker() -> None:
     assert entry("sudo nvidia-docker run -d -p 11434:11434 ollama/ollama:0.33.0")["gpus"] == "all"
 
 
-def test_a_gateways_key_by_its_variable_is_its_key() -> None:
+def test_master_key_variable_becomes_api_key() -> None:
     command = f"docker run -d -p 4000:4000 --name gate -e LITELLM_MASTER_KEY={SECRET} litellm/litellm:v1"
     command = command.replace("litellm/litellm:v1", "docker.litellm.ai/berriai/litellm:main-v1.109.1")
     assert entry(command)["api_key"] == {"env": "GATE_KEY"}
     assert not any("no API key" in what for what in said(command))
 
 
-def test_a_chosen_name_is_one_that_docker_takes() -> None:
+def test_chosen_name_is_valid_for_docker() -> None:
     command = "docker run -d -p 8000:8000 vllm/vllm-openai:v0.33.0 --model a/b"
     assert list(read(command).models) == ["vllm-b"]
     assert 'the container has no name; named "vllm-b".' in said(command)
@@ -369,7 +369,7 @@ def test_a_chosen_name_is_one_that_docker_takes() -> None:
     assert '"a" is not a valid entry name (at least two letters); named "vllm-b".' in said(short)
 
 
-def test_a_text_around_a_compose_file_is_said() -> None:
+def test_reports_text_around_compose_file() -> None:
     with pytest.raises(NoCompose, match=r"is not valid YAML \(line 1: .*\)\. Pass only the lines of the compose file"):
         read("1. *Write* `docker-compose.yaml`: `x\nservices:\n  a: {image: x/y:1}\n")
 
@@ -381,7 +381,7 @@ SERVE = "docker run -d --gpus device=0 -p 127.0.0.1:8080:8080 -v /m:/m --name on
 
 
 def build(text: str) -> Any:
-    """The build of the one entry that uses the image `mine`."""
+    """The build of the only entry with the image `mine`."""
     return entry(text + SERVE)["image"]["build"]
 
 
@@ -404,7 +404,7 @@ def build(text: str) -> Any:
          {"git": LLAMA, "dockerfile": ".devops/rocm.Dockerfile"}),
     ],
 )  # fmt: skip
-def test_what_a_run_in_the_same_script_uses_is_built_on_the_host(command: str, expected: dict[str, Any]) -> None:
+def test_run_uses_image_built_in_same_script(command: str, expected: dict[str, Any]) -> None:
     text = f"{command}\n"
     assert build(text) == {"revision": "…", **expected}
     assert entry(text + SERVE)["engine"] == "llama.cpp"
@@ -419,18 +419,18 @@ def test_what_a_run_in_the_same_script_uses_is_built_on_the_host(command: str, e
         ("git clone --branch b7001 --depth 1 https://github.com/lab/llama.cpp.git\ncd ./llama.cpp\n",
          "https://github.com/lab/llama.cpp.git", "b7001"),
         ("git clone git@github.com:lab/llama.cpp\ncd llama.cpp\n", "git@github.com:lab/llama.cpp", "…"),
-        ("git clone https://github.com/lab/tools\n", LLAMA, "…"),  # the build is not in it
+        ("git clone https://github.com/lab/tools\n", LLAMA, "…"),  # without the build
         ("git clone https://github.com/lab/tools && cd tools/deploy\n", LLAMA, "…"),
     ],
 )  # fmt: skip
-def test_what_was_cloned_in_the_script_is_what_is_built(commands: str, git: str, revision: str) -> None:
+def test_build_uses_repository_cloned_in_script(commands: str, git: str, revision: str) -> None:
     text = f"{commands}docker build -t mine -f .devops/cuda.Dockerfile .\n"
     assert build(text) == {"git": git, "revision": revision, "dockerfile": ".devops/cuda.Dockerfile"}
     is_open = any("Set the revision" in what for what in said(text + SERVE))
     assert is_open == (revision == "…")
 
 
-def test_a_dockerfile_of_a_known_revision_keeps_its_name() -> None:
+def test_keeps_dockerfile_name_of_pinned_revision() -> None:
     text = "docker build -t mine -f .devops/llama-server-cuda.Dockerfile https://github.com/ggerganov/llama.cpp.git#b3400\n"
     assert build(text) == {
         "git": "https://github.com/ggerganov/llama.cpp.git",
@@ -448,13 +448,13 @@ def test_a_dockerfile_of_a_known_revision_keeps_its_name() -> None:
         "docker build -t mine https://github.com/lab/engine.git#main:docker",
     ],
 )
-def test_a_build_from_nobody_knows_where_stays_a_remark(command: str) -> None:
+def test_reports_build_of_unknown_repository(command: str) -> None:
     text = f"{command}\n{SERVE}"
     assert read(text).models["one"]["image"] == "mine"
     assert any("builds a local folder" in what for what in said(text))
 
 
-def test_what_a_build_cannot_say_is_said() -> None:
+def test_reports_unsupported_build_options() -> None:
     text = (
         f"docker build -t mine --platform linux/arm64 --build-arg HF_TOKEN={SECRET} --build-arg PROXY -f "
         ".devops/cuda.Dockerfile .\n"
@@ -467,7 +467,7 @@ def test_what_a_build_cannot_say_is_said() -> None:
     assert SECRET not in found
 
 
-def test_a_compose_file_builds_too() -> None:
+def test_imports_builds_of_compose_file() -> None:
     text = (
         "services:\n  one:\n    build:\n      context: .\n      dockerfile: .devops/cuda.Dockerfile\n"
         "      args: [CUDA_DOCKER_ARCH=80]\n      cache_from: [x]\n"
@@ -495,7 +495,7 @@ def test_a_compose_file_builds_too() -> None:
         ("llama-cpp-python-cuda:latest", "docker/cuda_simple/Dockerfile", None),
     ],
 )
-def test_an_image_by_the_name_of_upstreams_documentation(image: str, dockerfile: str, target: str | None) -> None:
+def test_imports_image_name_from_upstream_docs(image: str, dockerfile: str, target: str | None) -> None:
     text = f"docker run -d --gpus device=0 -p 8080:8080 -v /m:/m --name one {image} --model /m/a.gguf --port 8080\n"
     found = entry(text)["image"]["build"]
     assert (found["dockerfile"], found.get("target"), found["revision"]) == (dockerfile, target, "…")

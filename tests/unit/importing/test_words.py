@@ -1,4 +1,4 @@
-"""Shell text: what a shell would make of it, and what its author meant."""
+"""Shell text, parsed as a shell does, and as its author meant it."""
 
 import pytest
 
@@ -34,7 +34,7 @@ def findings(text: str) -> list[str]:
         ("", []),
     ],
 )  # fmt: skip
-def test_as_a_shell_reads_it(text: str, expected: list[tuple[str, ...]]) -> None:
+def test_parses_words_like_a_shell(text: str, expected: list[tuple[str, ...]]) -> None:
     assert commands(text) == expected
     assert not [finding for finding in findings(text) if "backslash" in finding]
 
@@ -49,36 +49,36 @@ def test_as_a_shell_reads_it(text: str, expected: list[tuple[str, ...]]) -> None
         ("docker run \\\n# the port\n -p 80:80 a/b:1", 2, words.MISSING),
     ],
 )
-def test_spoilt_continuations_are_mended_and_named(text: str, line: int, sentence: str) -> None:
+def test_repairs_and_reports_broken_continuations(text: str, line: int, sentence: str) -> None:
     assert commands(text) == [tuple(RUN.split())]
     assert findings(text) == [f"line {line}: {sentence}"]
 
 
 @pytest.mark.parametrize("text", ["docker run a/b:1\n\n-x", "ls\n-l", "docker run a/b:1\ncurl x", RUN + "\n" + RUN])
-def test_what_does_not_belong_together_stays_apart(text: str) -> None:
+def test_keeps_unrelated_lines_apart(text: str) -> None:
     assert len(commands(text)) == 2
     assert findings(text) == []
 
 
-def test_a_variable_from_outside_and_one_that_nobody_defined() -> None:
+def test_uses_given_variables_and_reports_undefined_ones() -> None:
     script = words.read("docker run -v $volume:/data --x $model $(pwd)/y", {"volume": "/v"})
     assert script.commands[0].words == ("docker", "run", "-v", "/v:/data", "--x", "$model", "$PWD/y")
     assert script.commands[0].undefined == ("$model", "$PWD")
 
 
-def test_what_a_command_would_print_is_not_known() -> None:
+def test_output_of_commands_is_unknown() -> None:
     script = words.read('n=$(grep -c ^p /proc/cpuinfo)\nserver --n $n --m "$(hostname -f)"')
     assert script.commands[0].words == ("server", "--n", "$(grep -c ^p /proc/cpuinfo)", "--m", "$(hostname -f)")
     assert script.commands[0].undefined == ("$(grep -c ^p /proc/cpuinfo)", "$(hostname -f)")
 
 
-def test_assignments_under_a_condition_are_not_followed() -> None:
+def test_ignores_conditional_assignments() -> None:
     script = words.read("n=2\nif [ $x -lt 8 ]; then\n n=1\nfi\nserver $n")
     assert script.commands[-1].words == ("server", "2")
     assert [str(finding) for finding in script.findings] == ["line 3: sets n under a condition; ignored."]
 
 
-def test_a_quote_that_is_never_closed_is_said() -> None:
+def test_reports_unclosed_quote() -> None:
     never = "line 1: unclosed quote"
     assert findings("echo 'a") == [f"{never}: echo …"]
     assert findings("sudo docker run -p 80:80 'a") == [f"{never}: sudo docker run …"]

@@ -1,4 +1,4 @@
-"""What the checks say of evidence; what hands can make of a real host is in tests/acceptance/rebuild."""
+"""The checks of models, given evidence as data. Real drift is tested in tests/acceptance/rebuild."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WANTED = spec({"models": {"alpha": {"gpus": [0], "port": 8000}}, "hardware": {"A
 
 
 def host_evidence(**over: Any) -> dict[str, Any]:
-    """A correct host of WANTED, as files/evidence.py would print it; `over` replaces parts."""
+    """The evidence of a correct host of WANTED, in the format of files/evidence.py; `over` replaces parts."""
     system = {"ID": "debian", "VERSION_ID": "13", "VERSION_CODENAME": "trixie", "PRETTY_NAME": "Debian 13"}
     cards = {
         "kernel": "580.1", "known": {"0000:17:00.0": CARD}, "on the bus": [CARD], "exit_code": 0, "message": "",
@@ -60,7 +60,7 @@ def host_evidence(**over: Any) -> dict[str, Any]:
 
 
 def entry(spec: Host = WANTED, change: Callable[[dict[str, Any], dict[str, Any]], object] | None = None) -> Entry:
-    """alpha on a correct host, or on what `change` (of the evidence, of its container) makes of it."""
+    """alpha on a correct host, or on one changed by `change` (of the evidence, of its container)."""
     parts = host_evidence()
     server = Server("gpu1", spec, None, "pyinfra lab.py", "5a", lambda name: evidence.Seen(parts))  # type: ignore[arg-type]
     service = desire("alpha", spec, evidence.Seen(parts).state, (CARD,)).service
@@ -86,12 +86,12 @@ def entry(spec: Host = WANTED, change: Callable[[dict[str, Any], dict[str, Any]]
 
 
 def drifts(check: Any, checked: Any) -> list[str]:
-    """Its lines, without remedies."""
+    """The lines of its drifts, without fixes."""
     return [line for line in drift.drift_lines(checked, check.__wrapped__(checked)) if "fix: " not in line]
 
 
 def mends(check: Any, checked: Any) -> list[str]:
-    """Its remedies."""
+    """The fixes of its drifts."""
     return [
         line.partition("fix: ")[2] for line in drift.drift_lines(checked, check.__wrapped__(checked)) if "fix: " in line
     ]
@@ -101,9 +101,9 @@ CHECKS = [getattr(test_models, name) for name in dir(test_models) if name.starts
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_a_correct_model_has_none(check: Any) -> None:
+def test_correct_model_has_no_drift(check: Any) -> None:
     one = entry()
-    if check.where(one) and check is not test_models.test_weights_hashed:  # nothing is known of weights by path
+    if check.where(one) and check is not test_models.test_weights_hashed:  # weights by path have no known digest
         assert drifts(check, one) == []
 
 
@@ -138,11 +138,11 @@ def by_count(parts: dict[str, Any], container: dict[str, Any]) -> None:
         (by_count, [f"gpu1 alpha: GPUs given by Docker: expected {CARD}, found all"]),
     ],
 )
-def test_cards(change: Any, lines: list[str]) -> None:
+def test_finds_wrong_gpus(change: Any, lines: list[str]) -> None:
     assert drifts(test_models.test_cards, entry(change=change)) == lines
 
 
-def test_a_process_that_computes_by_vulkan_is_in_no_list() -> None:
+def test_accepts_vulkan_process_missing_in_nvidia_smi() -> None:
     on_no_list = entry(change=on_the_cpu)
     vulkan = on_no_list.model.model_copy(update={"version": "vulkan-b7000"})
     assert drifts(test_models.test_cards, replace(on_no_list, model=vulkan)) == []
@@ -150,7 +150,7 @@ def test_a_process_that_computes_by_vulkan_is_in_no_list() -> None:
     assert len(drifts(test_models.test_cards, stray)) == 1
 
 
-def test_an_amd_card_is_known_by_its_render_node() -> None:
+def test_identifies_amd_gpu_by_render_node() -> None:
     def change(parts: dict[str, Any], container: dict[str, Any]) -> None:
         amd = {
             "node": "/dev/dri/renderD128",
@@ -182,7 +182,7 @@ def test_an_amd_card_is_known_by_its_render_node() -> None:
         (f"docker.io/a/b:1@sha256:{'0' * 64}", ["a/b:2"], [f"a/b@sha256:{'0' * 64}"]),
     ],
 )
-def test_an_image_by_each_spelling(image: str, tags: list[str], digests: list[str]) -> None:
+def test_accepts_every_spelling_of_image(image: str, tags: list[str], digests: list[str]) -> None:
     def change(parts: dict[str, Any], container: dict[str, Any]) -> None:
         container["Config"]["Image"] = image
         parts["daemons"][""]["images"] = [{"id": IMAGE_ID, "tags": tags, "digests": digests}]
@@ -197,14 +197,14 @@ def test_an_image_by_each_spelling(image: str, tags: list[str], digests: list[st
     assert drifts(test_models.test_image, entry(wanted, retagged)) == [line]
 
 
-def test_the_locks_digest() -> None:
+def test_compares_digest_of_lock() -> None:
     locked = HostLock(models={"alpha": ModelLock(image=f"{IMAGE}@sha256:{'2' * 64}")})
     found = drifts(test_models.test_image, entry(WANTED.locked(locked)))
     assert found == [f"gpu1 alpha: image: expected sha256:{'2' * 64}, by the lock, found {IMAGE[:-18]}@sha256:1"]
 
 
-def test_a_name_that_means_another_image_is_given_back_by_the_lock() -> None:
-    """What the registry has under it may be another by now."""
+def test_fix_retags_image_of_lock() -> None:
+    """The registry may have another image under the name by now."""
 
     def change(parts: dict[str, Any], container: dict[str, Any]) -> None:
         parts["daemons"][""]["images"][0] |= {"tags": [], "digests": [f"{IMAGE[:-18]}@sha256:{'2' * 64}"]}
@@ -214,7 +214,7 @@ def test_a_name_that_means_another_image_is_given_back_by_the_lock() -> None:
     assert mends(test_models.test_image, entry(change=change)) == [f"ssh gpu1 sudo docker pull {IMAGE}"]
 
 
-def test_an_image_of_no_registry_gets_its_name_back_and_is_not_pulled() -> None:
+def test_fix_retags_local_image_without_pull() -> None:
     build = {"git": "https://git.example/llama.cpp", "revision": "b7000", "dockerfile": "cpu.Dockerfile"}
     wanted = spec({"models": {"alpha": {"gpus": [0], "port": 8000, "image": {"build": build}, "version": None}}})
     reference = desire("alpha", wanted, host_state(), ()).image
@@ -231,15 +231,15 @@ def test_an_image_of_no_registry_gets_its_name_back_and_is_not_pulled() -> None:
 @pytest.mark.parametrize(
     ("user", "command"), [(None, "ssh gpu1 sudo docker"), ("anna", "ssh gpu1 sudo -iu anna docker")]
 )
-def test_what_mends_a_container_asks_the_docker_that_it_is_in(user: str | None, command: str) -> None:
+def test_fix_uses_docker_of_model(user: str | None, command: str) -> None:
     rootless = {"rootless": {"anna": {}}} if user else {}
     one = entry(spec({"docker": rootless, "models": {"alpha": {"gpus": [0], "port": 8000, "user": user}}}))
     assert test_models.afresh(one) == f"{command} rm -f alpha; pyinfra lab.py"
     assert test_models.docker(one, sh("restart alpha")) == f"{command} restart alpha"
 
 
-def test_all_that_was_brought_goes_before_weights_are_brought_anew(tmp_path: Path) -> None:
-    """What is there in part counts as there."""
+def test_fix_removes_partial_weights_before_fetch(tmp_path: Path) -> None:
+    """A run would otherwise keep the existing files."""
     (tmp_path / "m-00001-of-00002.gguf").write_text("x")
     (tmp_path / "m-00002-of-00002.gguf").write_text("y")
     copied = CopyWeights(copy=str(tmp_path / "m-00001-of-00002.gguf"))
@@ -254,7 +254,7 @@ def test_all_that_was_brought_goes_before_weights_are_brought_anew(tmp_path: Pat
     assert by_path == "bring the right ones to /w/a.gguf; ssh gpu1 sudo docker restart alpha"
 
 
-def test_an_answer_of_another_model() -> None:
+def test_finds_answer_of_other_model() -> None:
     def change(parts: dict[str, Any], container: dict[str, Any]) -> None:
         parts["models"]["alpha"]["answer"] = [200, '{"model": "gpt-5"}']
 
@@ -273,9 +273,7 @@ def test_an_answer_of_another_model() -> None:
           'POST /v1/chat/completions: expected an answer of "alpha", found one of "beta"']),
     ],
 )  # fmt: skip
-def test_a_gateway_lists_what_is_behind_it_and_answers_as_that(
-    listed: list[Any], answer: str, lines: list[str]
-) -> None:
+def test_checks_models_of_gateway_and_its_answers(listed: list[Any], answer: str, lines: list[str]) -> None:
     alpha = {"engine": "llama.cpp", "version": "b7000", "weights": "/w/a.gguf", "port": 8000}
     gateway = {"engine": "litellm", "version": "1.109.1", "port": 4000, "connects_to": "all"}
     host = {"models": {"alpha": alpha, "beta": {**alpha, "port": 8001, "served_name": "far"}}}
@@ -299,7 +297,7 @@ def test_a_gateway_lists_what_is_behind_it_and_answers_as_that(
         ("qwen2.5:7b", "qwen2.5:3b", True),
     ],
 )
-def test_pulled_models_by_the_name_that_ollama_lists(pull: str, listed: str, missing: bool) -> None:
+def test_finds_pulled_models_by_ollamas_names(pull: str, listed: str, missing: bool) -> None:
     parts = host_evidence()
     parts["models"]["alpha"]["ready"] = [200, f'{{"models": [{{"name": "{listed}"}}]}}']
     ollama = {"engine": "ollama", "version": "0.33.0", "weights": None, "pull": [pull]}
@@ -320,7 +318,7 @@ KEY = {"env": "LAB_KEY"}
         ({"engine": "custom", "image": "reg.example/own:1", "version": None, "weights": None, "api_key": KEY}, False),
     ],
 )
-def test_a_key_is_tried_where_a_real_request_is_known(
+def test_tries_wrong_key_only_with_known_request(
     monkeypatch: pytest.MonkeyPatch, words: dict[str, Any], asked: bool
 ) -> None:
     monkeypatch.setenv("LAB_KEY", "sk-1")
@@ -344,7 +342,9 @@ def test_a_key_is_tried_where_a_real_request_is_known(
         (UrlWeights(url="http://h/m", sha256="0" * 64), None, {}, {"0000000000000000-m": Known(None, "0" * 64)}),
     ],
 )  # fmt: skip
-def test_what_is_known_of_weights(wanted: Any, hub: Any, locked: dict[str, str], expected: dict[str, Known]) -> None:
+def test_lists_known_digests_of_weights(
+    wanted: Any, hub: Any, locked: dict[str, str], expected: dict[str, Known]
+) -> None:
     path = wanted if isinstance(wanted, str) else "/w/m"
     assert known(path, wanted, hub, locked) == expected
 
@@ -358,7 +358,7 @@ def test_what_is_known_of_weights(wanted: Any, hub: Any, locked: dict[str, str],
         (None, {"/w/a.gguf": "f00"}, "ba5", ["expected sha256 f00…, found ba5…"]),
     ],
 )
-def test_weights_by_path_are_what_the_lock_says_or_what_they_were(
+def test_compares_weights_with_lock_or_earlier_digests(
     then: list[str] | None, locked: dict[str, str], now: str, lines: list[str]
 ) -> None:
     def change(parts: dict[str, Any], container: dict[str, Any]) -> None:
@@ -370,13 +370,13 @@ def test_weights_by_path_are_what_the_lock_says_or_what_they_were(
     assert drifts(test_models.test_weights_hashed, one) == expected
 
 
-def test_weights_of_which_nothing_is_known_are_not_said_to_be_right() -> None:
+def test_skips_weights_without_known_digest() -> None:
     said = "gpu1 alpha: no known sha256 for /w/a.gguf should have, so nothing was compared; gpurack lock"
     with pytest.raises(pytest.skip.Exception, match=said):
         drifts(test_models.test_weights_hashed, entry())
 
 
-def test_drifts_as_people_read_them() -> None:
+def test_prints_drift() -> None:
     class Checked:
         title, fix = "gpu1", "run"
 
@@ -390,10 +390,10 @@ def test_drifts_as_people_read_them() -> None:
     ]
 
 
-def test_a_part_that_could_not_be_read_fails_what_needs_it() -> None:
+def test_unreadable_part_fails_its_checks() -> None:
     @drift.on_hosts()
     def check(server: Server) -> Iterator[Drift]:
-        """Needs the listeners."""
+        """A check that needs the listeners."""
         yield from server.seen["listeners"]
 
     seen = evidence.Seen(host_evidence(listeners={"broken": "OSError: no ss"}))
@@ -404,7 +404,7 @@ def test_a_part_that_could_not_be_read_fails_what_needs_it() -> None:
         evidence.Seen({}, Unread("gone", "find it"))["packages"]
 
 
-def test_the_driver_and_the_gpus_that_the_kernel_knows_are_those_of_the_evidence() -> None:
+def test_compares_driver_and_gpus_of_kernel() -> None:
     parts = host_evidence()
     parts["cards"] |= {"exit_code": 15, "message": "Unable to determine the device handle"}
     driver = evidence.Seen(parts).state.driver

@@ -1,4 +1,4 @@
-"""files/evidence.py, which runs on hosts: its readers, by what they are given here."""
+"""files/evidence.py, which runs on hosts: what its functions read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SCRIPT = Path(__file__).resolve().parents[3] / "files" / "evidence.py"
 
 @pytest.fixture
 def script() -> ModuleType:
-    """The script as a module; run on a host it is `__main__`, with ASKED in front."""
+    """The script as a module; on a host it is `__main__`, with ASKED in front."""
     spec = importlib.util.spec_from_file_location("evidence", SCRIPT)
     assert spec
     assert spec.loader
@@ -36,11 +36,11 @@ def script() -> ModuleType:
 
 
 def says(script: ModuleType, monkeypatch: pytest.MonkeyPatch, outputs: dict[str, tuple[int, str]]) -> None:
-    """Programs of the host, by name; all others are not there."""
+    """Programs of the host, by name; all others are missing."""
     monkeypatch.setattr(script, "run", lambda program, *words: outputs.get(program, (127, "")))
 
 
-def test_packages_of_dpkg(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reads_dpkg_packages(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [
         "hold installed docker-ce 5:28.5.2-1",
         "install half-configured curl 8.1-2",
@@ -62,7 +62,7 @@ def test_packages_of_dpkg(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -
         ("/etc/dnf/versionlock.toml", 'version = "1.0"\n[[packages]]\nname = "docker-ce"\n'),
     ],
 )
-def test_packages_of_rpm(script: ModuleType, monkeypatch: pytest.MonkeyPatch, path: str, text: str) -> None:
+def test_reads_rpm_packages(script: ModuleType, monkeypatch: pytest.MonkeyPatch, path: str, text: str) -> None:
     says(script, monkeypatch, {"rpm": (0, "docker-ce 3:28.5.2-1.el9\ndocker-ce-cli 1:28.5.2-1.el9\ncurl 0:8.3-1")})
     monkeypatch.setattr(script, "content", {path: text}.get)
     assert script.packages() == {
@@ -72,7 +72,7 @@ def test_packages_of_rpm(script: ModuleType, monkeypatch: pytest.MonkeyPatch, pa
     }
 
 
-def test_units_by_their_own_names(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reads_units_by_name(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     start = "{ path=/usr/bin/dockerd ; argv[]=/usr/bin/dockerd -H fd:// --live-restore ; ignore_errors=no ; pid=7 }"
     one = f"ExecStart={start}\nUnitFileState=enabled\nId=docker.service\nLoadState=loaded\nActiveState=active"
     out = f"{one}\n\nId=no.service\nLoadState=not-found"
@@ -87,9 +87,7 @@ def test_units_by_their_own_names(script: ModuleType, monkeypatch: pytest.Monkey
     }  # fmt: skip
 
 
-def test_a_users_account_and_the_files_of_its_home(
-    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_reads_account_and_home_of_user(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("")
     (tmp_path / "said").write_text("{}\n\n")
     script.ASKED["homes"] = ["none", "empty", "said"]
@@ -102,7 +100,7 @@ def test_a_users_account_and_the_files_of_its_home(
     }  # fmt: skip
 
 
-def test_listeners(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reads_listeners(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [
         "LISTEN 0 4096 127.0.0.1:8000 0.0.0.0:* ino:4711 sk:106f cgroup:/ <->",
         "LISTEN 0 128 [fe80::1%eth0]:22 [::]:* uid:1000 ino:4712 sk:1070 cgroup:/ v6only:1 <->",
@@ -116,8 +114,8 @@ def test_listeners(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(shutil.which("ss") is None, reason="the program ss (iproute2) is not installed here")
-def test_a_process_name_makes_no_listener(script: ModuleType, tmp_path: Path) -> None:
-    """Its second line looks like one of `ss`; a real socket, and the real `ss` and /proc."""
+def test_process_name_cannot_add_listener(script: ModuleType, tmp_path: Path) -> None:
+    """Its second line looks like one of `ss`. Uses a real socket, the real `ss` and /proc."""
     name = "\nLISTEN 0 0 *:1"
     server = (
         "import ctypes, socket, time\n"
@@ -133,8 +131,8 @@ def test_a_process_name_makes_no_listener(script: ModuleType, tmp_path: Path) ->
     assert 1 not in found
 
 
-def test_a_lost_card_does_not_hide_the_others(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """nvidia-smi fails as a whole then (exit 15), and answers for one card at a time."""
+def test_lost_gpu_does_not_hide_others(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """nvidia-smi then fails as a whole (exit code 15), but answers for single GPUs."""
     monkeypatch.setattr(
         script.glob, "glob", lambda pattern: [f"/proc/driver/nvidia/gpus/{n}/information" for n in "ab"]
     )
@@ -163,7 +161,7 @@ def test_a_lost_card_does_not_hide_the_others(script: ModuleType, monkeypatch: p
         '{"mounts": [{"hostPath": "/usr/lib/libcuda.so.570.1", "containerPath": "/x"}]}}',
     ],
 )
-def test_cdi_specs_are_yaml_or_json(
+def test_reads_cdi_specs_in_yaml_and_json(
     script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str
 ) -> None:
     (tmp_path / "nvidia.yaml").write_text(text)
@@ -175,7 +173,7 @@ def test_cdi_specs_are_yaml_or_json(
     }  # fmt: skip
 
 
-def test_weights_of_a_file_and_a_folder(script: ModuleType, tmp_path: Path) -> None:
+def test_describes_weights_file_and_folder(script: ModuleType, tmp_path: Path) -> None:
     file, folder = tmp_path / "a.gguf", tmp_path / "hf" / "a--b@main"
     file.write_bytes(b"12345")
     (folder / "sub").mkdir(parents=True)
@@ -199,17 +197,17 @@ def test_weights_of_a_file_and_a_folder(script: ModuleType, tmp_path: Path) -> N
     assert script.weights(str(tmp_path / "none"), False, {}) is None
 
 
-def test_all_parts_of_a_split_model(script: ModuleType, tmp_path: Path) -> None:
+def test_describes_all_parts_of_split_model(script: ModuleType, tmp_path: Path) -> None:
     for part in ("00001", "00002"):
         (tmp_path / f"m-{part}-of-00002.gguf").write_text("x")
     assert len(script.weights(str(tmp_path / "m-00001-of-00002.gguf"), False, {})["files"]) == 2
 
 
-def test_secrets_are_named_by_place_and_never_said(script: ModuleType, tmp_path: Path) -> None:
+def test_lists_secrets_without_values(script: ModuleType, tmp_path: Path) -> None:
     closed, compose = tmp_path / "secrets", tmp_path / "compose.yaml"
     (closed / "alpha").mkdir(parents=True)
     (closed / "alpha" / "api_key").write_text("sk-very-secret\n")
-    (closed / "alpha" / "api_key").chmod(0o644)  # its own mode is said; it is no second place
+    (closed / "alpha" / "api_key").chmod(0o644)  # its own mode is reported; it is not a second copy
     compose.write_text("# sk-very-secret")
     script.ASKED.update(
         salt="5a", closed=[str(closed)], public=[str(tmp_path)], secrets={"alpha api_key": "sk-very-secret"}
@@ -226,7 +224,7 @@ def test_secrets_are_named_by_place_and_never_said(script: ModuleType, tmp_path:
 
 
 class Model(BaseHTTPRequestHandler):
-    """Serves embeddings under a key, and nothing else."""
+    """Serves embeddings, with a key."""
 
     def do_GET(self) -> None:
         self.answer(200, '{"data": [{"id": "bge"}]}')
@@ -257,7 +255,7 @@ def port() -> Iterator[int]:
     server.shutdown()
 
 
-def test_the_first_request_that_it_answers_counts(script: ModuleType, port: int) -> None:
+def test_first_answered_request_counts(script: ModuleType, port: int) -> None:
     requests = [["/v1/chat/completions", {"model": "bge"}], ["/v1/embeddings", {"model": "bge"}]]
     one = {"ready": "/v1/models", "lists": None, "key": "sk-1", "requests": requests}
     found = script.answers(one, partial(script.http_answer, "127.0.0.1", port))
@@ -270,22 +268,22 @@ def test_the_first_request_that_it_answers_counts(script: ModuleType, port: int)
     }
 
 
-def test_whether_it_is_ready_an_engine_may_tell_anybody(script: ModuleType, port: int) -> None:
+def test_accepts_readiness_path_without_key(script: ModuleType, port: int) -> None:
     one = {"ready": "/ready", "lists": "/v1/models", "key": "sk-1", "requests": []}
     found = script.answers(one, partial(script.http_answer, "127.0.0.1", port))
     said = [200, '{"data": [{"id": "bge"}]}']
     assert found == {"ready": said, "listed": said}
 
 
-def test_nobody_there_and_nobody_answering(script: ModuleType) -> None:
+def test_distinguishes_closed_port_from_no_answer(script: ModuleType) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         assert script.http_answer("127.0.0.1", port, "/", timeout=0.2) == [0, "nothing in 0.2 s"]
     assert script.http_answer("127.0.0.1", port, "/")[0] == 0
 
 
-def test_what_a_program_prints_in_a_container(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Docker sends frames: a stream's number, a length, the bytes."""
+def test_decodes_docker_exec_output(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Docker sends frames: number of the stream, length, bytes."""
     frames = b"".join(struct.pack(">BxxxI", stream, len(text)) + text for stream, text in ((1, b"GPU"), (2, b" 0")))
     monkeypatch.setattr(script, "api", lambda path, where, *_: frames if "start" in where else b'{"Id": "7"}')
     assert script.inside("/run/docker.sock", "c", ["nvidia-smi", "-L"]) == "GPU 0"
@@ -293,5 +291,5 @@ def test_what_a_program_prints_in_a_container(script: ModuleType, monkeypatch: p
     assert script.inside("/run/docker.sock", "c", ["nvidia-smi", "-L"]) == ""
 
 
-def test_a_part_that_fails_takes_no_other_with_it(script: ModuleType) -> None:
+def test_failed_part_keeps_others(script: ModuleType) -> None:
     assert script.attempt(int, "x")["broken"].startswith("ValueError: ")

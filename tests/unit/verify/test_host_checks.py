@@ -1,4 +1,4 @@
-"""What the checks say of hosts by evidence as data; what hands make of a real one is in tests/acceptance/rebuild."""
+"""The checks of hosts, given evidence as data. Real drift is tested in tests/acceptance/rebuild."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEBIAN = PLATFORMS["debian", "13"]
 
 
 def server(spec: Host = WANTED, **over: Any) -> Server:
-    """gpu1, as the evidence of a correct host has it; `over` replaces parts."""
+    """gpu1 with the evidence of a correct host; `over` replaces parts."""
     seen = evidence.Seen(host_evidence(**over))
     return Server("gpu1", spec, None, "run", "5a", lambda name: seen)  # type: ignore[arg-type]
 
@@ -40,7 +40,7 @@ def file(text: str | None, mode: str = "644", uid: int = 0) -> dict[str, Any]:
         ("", '{"live-restore": true}', ['gpu1: daemon.json log-driver: expected "local", found nothing']),
     ],
 )
-def test_what_dockerd_is_told_by_flags_is_not_asked_of_daemon_json(flags: str, content: str, lines: list[str]) -> None:
+def test_accepts_dockerd_flags_instead_of_daemon_json(flags: str, content: str, lines: list[str]) -> None:
     one = server(
         spec({}),
         cards=None,
@@ -61,8 +61,8 @@ def test_what_dockerd_is_told_by_flags_is_not_asked_of_daemon_json(flags: str, c
         ("none-of-docker", "1", "28.5.1", ""),
     ],
 )
-def test_dockerd_is_of_the_version_of_its_package(package: str, version: str, running: str, found: str) -> None:
-    """Upgraded and not restarted, it is the old one that runs."""
+def test_finds_dockerd_not_restarted_after_upgrade(package: str, version: str, running: str, found: str) -> None:
+    """The upgraded package is newer than the running dockerd."""
     one = server(
         packages={package: {"version": version, "held": False, "whole": True}},
         units={"docker.service": {"active": "active", "enabled": "enabled"}},
@@ -80,7 +80,7 @@ def account(**files: str) -> dict[str, Any]:
 
 
 def with_rootless(spec: Host, home: dict[str, str], **over: Any) -> Server:
-    """gpu1 with anna's Docker beside the host's own."""
+    """gpu1 with anna's Docker in addition to the host's own."""
     info = {"ServerVersion": "28.5.2", "SecurityOptions": ["name=rootless"]}
     daemons = {user: {"info": info, "containers": {}, "images": []} for user in ("", "anna")}
     return server(spec, users={"anna": account(**home)}, daemons=daemons, **over)
@@ -93,8 +93,8 @@ HOOK = "[nvidia-container-cli]\nno-cgroups = false\n"
 
 
 @pytest.mark.parametrize("packages", [{}, TOOLKIT], ids=["cdi", "hook"])
-def test_a_home_as_the_deploy_writes_it_has_no_drift(packages: Any) -> None:
-    """Whatever gives the cards."""
+def test_deployed_home_has_no_drift(packages: Any) -> None:
+    """By each access to GPUs."""
     access = "runtime" if packages else "auto"
     wanted = spec({"docker": {"rootless": {"anna": {"daemon": {"debug": True}}}}, "nvidia": {"access": access}})
     bare = with_rootless(wanted, {}, packages=packages, files={paths.HOOK_CONFIG: file(HOOK)})
@@ -121,8 +121,8 @@ def test_a_home_as_the_deploy_writes_it_has_no_drift(packages: Any) -> None:
     ]
 
 
-def test_a_users_daemon_json_and_hook_configuration() -> None:
-    """Without cards nothing of NVIDIA's belongs there."""
+def test_checks_daemon_json_and_hook_configuration_of_user() -> None:
+    """Without GPUs there must be no configuration of NVIDIA."""
     wanted = spec({"docker": {"rootless": {"anna": {}}}})
     files = {DAEMON: '{"log-driver": "journald", "live-restore": true}', rootless.HOOK_CONFIG: HOOK}
     assert drifts(test_hosts.test_rootless_files, with_rootless(wanted, files, cards=None)) == [
@@ -133,7 +133,7 @@ def test_a_users_daemon_json_and_hook_configuration() -> None:
     ]
 
 
-def test_a_users_docker_of_the_version_before() -> None:
+def test_finds_old_dockerd_of_user() -> None:
     wanted = spec({"docker": {"rootless": {"anna": {}}}})
     one = with_rootless(wanted, {}, cards=None)
     one.seen.parts["daemons"]["anna"]["info"] = {"ServerVersion": "28.5.1", "SecurityOptions": ["name=rootless"]}
@@ -157,7 +157,7 @@ KEYS = "/etc/gpurack/secrets"
         (f"{KEYS}/old/api_key", {"sum": "1"}, "expected no file of a missing model, found one"),
     ],
 )
-def test_folders_of_keys_hold_what_models_are_given_and_nothing_else(
+def test_finds_extra_files_in_key_folders(
     monkeypatch: pytest.MonkeyPatch, path: str, said: dict[str, Any], line: str
 ) -> None:
     monkeypatch.setenv("LAB_KEY", "sk-1")
@@ -183,7 +183,7 @@ def test_folders_of_keys_hold_what_models_are_given_and_nothing_else(
         (["/usr/lib/liba.so.570.1", "/usr/lib/libb.so.570.1"], "no /usr/lib/liba.so.570.1 and 1 more"),
     ],
 )
-def test_a_cdi_spec_of_the_driver_before(gone: list[str], line: str) -> None:
+def test_finds_cdi_spec_of_old_driver(gone: list[str], line: str) -> None:
     cards = host_evidence()["cards"]
     one = server(cards={**cards, "cdi": {**cards["cdi"], "gone": gone}})
     expected = [f"gpu1: CDI: expected existing files of the driver, found {line}"] if line else []
@@ -191,7 +191,7 @@ def test_a_cdi_spec_of_the_driver_before(gone: list[str], line: str) -> None:
 
 
 def right() -> dict[str, dict[str, Any]]:
-    """Files of a correct host with Docker's repository and models."""
+    """The files of a correct host with Docker's repository and models."""
     state = server(cards=None).state
     repository = docker.ce_repository(WANTED, state, DEBIAN)
     written = [*DEBIAN.packages.repository(repository, state), *host_files(HostFacts())]
@@ -220,7 +220,7 @@ LIST = "/etc/apt/sources.list.d/gpurack-docker-ce.sources"
         (paths.BOOT_UNIT, {"mode": "664"}, test_hosts.test_boot, "expected mode 644, found 664"),
     ],
 )
-def test_what_root_runs_or_apt_trusts_only_root_changes(path: str, said: Any, check: Any, line: str) -> None:
+def test_finds_files_of_root_that_others_can_change(path: str, said: Any, check: Any, line: str) -> None:
     files, units = right(), {"gpurack.service": {"enabled": "enabled"}}
     assert drifts(check, server(cards=None, files=files, units=units)) == []
     files[path] |= said

@@ -1,5 +1,6 @@
-"""The pytest plugin, on an inventory of unreachable hosts. Each run is a fork of its own, because reading a Python
-inventory patches the interpreter."""
+"""The pytest plugin, with an inventory of unreachable hosts. Each run is a fork, because reading a Python inventory
+patches the interpreter.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ def lab(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(pytester: pytest.Pytester, *options: object) -> pytest.RunResult:
-    """The checks, from any folder."""
+    """Run the checks from any folder."""
     words = [
         "--pyargs",
         "gpurack.verify",
@@ -64,7 +65,7 @@ def test_collects_one_item_per_host_or_model(pytester: pytest.Pytester, lab: Pat
     assert {"test_packages[gpu1]", "test_packages[cpu1]", "test_ready[gpu1-alpha]", "test_ready[cpu1-beta]"} <= found
     assert "test_refuses_a_wrong_key[gpu1-alpha]" in found
     assert "test_refuses_a_wrong_key[cpu1-beta]" not in found  # it has no key
-    assert not any("NOTSET" in name or "test_runtime" in name for name in found)  # nobody has cards
+    assert not any("NOTSET" in name or "test_runtime" in name for name in found)  # no host has GPUs
     assert not any("hashed" in name for name in found)  # only with -m deep
 
 
@@ -85,7 +86,7 @@ def test_selects_by_marker_keyword_and_limit(
 
 
 def test_unreachable_host_is_a_failure_without_traceback(pytester: pytest.Pytester) -> None:
-    """Also: a YAML inventory, and a check of one's own beside, which gets spec, evidence and testinfra's host."""
+    """Also with a YAML inventory, and with a user's own check, which gets spec, evidence and testinfra's host."""
     (pytester.path / "lab.yaml").write_text(YAML)
     pytester.makepyfile(test_mine=MINE)
     result = run(pytester, "test_mine.py", "--inventory", "lab.yaml", "-k", "holds or mine", "--junitxml", "report.xml")
@@ -98,8 +99,8 @@ def test_unreachable_host_is_a_failure_without_traceback(pytester: pytest.Pytest
     assert 'message="Failed: gpu1: expected a host that answers' in (pytester.path / "report.xml").read_text()
 
 
-def test_a_host_that_cannot_be_reached_fails_once(pytester: pytest.Pytester) -> None:
-    """And what was not looked at has not passed."""
+def test_unreachable_host_fails_once(pytester: pytest.Pytester) -> None:
+    """Checks that did not run have not passed."""
     (pytester.path / "lab.yaml").write_text(YAML)
     result = run(pytester, "--pyargs", "gpurack.verify", "--inventory", "lab.yaml")
     outcomes = result.parseoutcomes()

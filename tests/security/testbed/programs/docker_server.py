@@ -1,8 +1,8 @@
 """A server on the socket of a user's Docker. `docker_server.py SOCKET MODE JOURNAL ANSWERS`
 
-MODE silent: takes every connection and never says a word. MODE lying: answers as Docker's API does, with what ANSWERS
-(JSON: `info`, `containers`, `image`) says. MODE drowsy: the real Docker, at SOCKET.real, answers questions; whatever
-would change something never ends. JOURNAL gets a line for each request: the uid of who asked, and what.
+MODE silent: accepts every connection and never answers. MODE lying: answers like Docker's API, with the contents of
+ANSWERS (JSON: `info`, `containers`, `image`). MODE drowsy: forwards questions to the real Docker at SOCKET.real; a
+request that would change something never ends. JOURNAL gets a line for each request: the client's uid, and the request.
 """
 
 import http.client
@@ -68,7 +68,7 @@ class Lying(BaseHTTPRequestHandler):
         if path == "/images/json":
             return self.send([ANSWERS["image"]])
         if found:
-            # whoever asks for one it does not know gets the first: a liar knows them all
+            # an unknown container counts as the first one: a lying server knows every name
             named = [each for each in containers if found.group(1) in (each["inspected"]["Id"], each["name"])]
             return self.send((named or containers)[0]["inspected"])
         if self.command in ("POST", "DELETE"):

@@ -1,5 +1,5 @@
-"""A file system whose server has died on its feet, as NFS does: `frozen.py FOLDER`. Every access hangs, and SIGKILL
-does not end it, because the request has been read and is never answered. It ends with this process.
+"""A file system with a dead server, like a dead NFS: `frozen.py FOLDER`. Every access hangs, and SIGKILL does not end
+it, because the request was read and is never answered. It ends with this process.
 
 FUSE by hand (linux/fuse.h, protocol 7.31): mount(2) with /dev/fuse, one answer to FUSE_INIT, and no other.
 """

@@ -1,5 +1,6 @@
-"""A process of any name that listens on a port. `listener.py PORT NAME_IN_HEX [BODY_IN_HEX]`; with a body it answers
-every HTTP request with it, else with nothing."""
+"""A process with any name that listens on a port. `listener.py PORT NAME_IN_HEX [BODY_IN_HEX]` answers every HTTP
+request with the body, or not at all without one.
+"""
 
 import ctypes
 import socket

@@ -1,7 +1,7 @@
-"""What the stand-ins of serving engines share: an HTTP server that speaks JSON, cards, keys, and the ways to fail.
+"""Shared by the stand-ins of engines: an HTTP server that speaks JSON, GPUs, keys, and ways to fail.
 
-They run in containers of the testbed only. Whatever they do not know, they refuse, so that a mistake in what gpurack
-gives an engine does not pass unnoticed.
+They run in containers of the testbed only. They refuse everything they do not know, so that no mistake in gpurack's
+settings for an engine goes unnoticed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 
 class Refusal(Exception):
-    """An answer that is no success: its HTTP status, and what the engine says in the body."""
+    """An unsuccessful answer: its HTTP status, and the engine's body."""
 
     def __init__(self, status: int, body: Any) -> None:
         super().__init__(body)
@@ -25,7 +25,7 @@ class Refusal(Exception):
 
 
 class Server(ThreadingHTTPServer):
-    """Listens when it is told to, not when it is made: engines bind their port long before they answer, or after."""
+    """Listens on request, not on creation, because engines bind their port long before or after they answer."""
 
     daemon_threads = True
     allow_reuse_address = True
@@ -33,16 +33,16 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request; an engine's stand-in says in `answer` what comes back."""
+    """One request. The stand-in of an engine returns the answer in `answer`."""
 
     protocol_version = "HTTP/1.1"
 
     def answer(self, method: str, path: str, body: Any) -> Any:
-        """What the engine answers: a JSON value, text, or an iterator of JSON values, sent one by one as lines."""
+        """The engine's answer: a JSON value, text, or an iterator of JSON values, which are sent as lines."""
         raise NotImplementedError
 
     def handle_request(self) -> None:
-        """Read the request, ask `answer`, and send what it says or refuses."""
+        """Read the request, call `answer`, and send its result or refusal."""
         length = int(self.headers.get("Content-Length") or 0)
         raw = self.rfile.read(length) if length else b""
         try:
@@ -62,7 +62,7 @@ class Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_DELETE = do_HEAD = handle_request
 
     def reply(self, status: int, body: Any) -> None:
-        """Send text as it is and anything else as JSON."""
+        """Send text unchanged and anything else as JSON."""
         plain = isinstance(body, str)
         data = body.encode() if plain else json.dumps(body).encode()
         self.send_response(status)
@@ -73,7 +73,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
     def stream(self, values: Iterator[Any]) -> None:
-        """Send JSON values as lines, each when it is there."""
+        """Send JSON values as lines, each as soon as it exists."""
         self.send_response(200)
         self.send_header("Content-Type", "application/x-ndjson")
         self.send_header("Transfer-Encoding", "chunked")
@@ -85,18 +85,18 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"0\r\n\r\n")
 
     def bearer(self) -> str | None:
-        """The key that the request carries."""
+        """The key in the request."""
         kind, _, key = (self.headers.get("Authorization") or "").partition(" ")
         return key.strip() if kind == "Bearer" else None
 
     def log_message(self, format: str, *args: Any) -> None:
-        """As the engines do: method, path and status, and no header."""
+        """Like the engines: method, path and status, no headers."""
         sys.stdout.write(f'INFO:     "{self.requestline}" {args[1] if len(args) > 1 else ""}\n')
         sys.stdout.flush()
 
 
 def cards() -> list[tuple[str, int, str]]:
-    """(UUID, MiB, compute capability) of each card that this container really got; [] without any."""
+    """(UUID, MiB, compute capability) of each GPU that this container really has; [] without any."""
     query = ["nvidia-smi", "--query-gpu=uuid,memory.total,compute_cap", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
@@ -109,7 +109,7 @@ def cards() -> list[tuple[str, int, str]]:
 
 
 def free_memory() -> list[int]:
-    """MiB of each card that nobody uses."""
+    """Free MiB of each GPU."""
     query = ["nvidia-smi", "--query-gpu=memory.total,memory.used", "--format=csv,noheader,nounits"]
     rows = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()
     pairs = (map(int, row.split(",")) for row in rows)
@@ -117,13 +117,13 @@ def free_memory() -> list[int]:
 
 
 def vector(text: str, width: int = 8) -> list[float]:
-    """An embedding: the same for the same text, of length 1."""
+    """An embedding of length 1, the same for the same text."""
     raw = [byte - 127.5 for byte in hashlib.sha256(text.encode()).digest()[:width]]
     norm = sum(value * value for value in raw) ** 0.5
     return [value / norm for value in raw]
 
 
 def die(sentence: str, code: int = 1) -> None:
-    """End with what the engine would say last."""
+    """Exit with the engine's last message."""
     print(sentence, file=sys.stderr, flush=True)
     sys.exit(code)

@@ -1,9 +1,9 @@
 #!/usr/bin/python3
-"""Stands in for llama-gpt's page: /wait (ufoscout/docker-compose-wait), `node ping-api-to-load-model.js`, `npm start`.
+"""Stand-in for llama-gpt's page: /wait (ufoscout/docker-compose-wait), `node ping-api-to-load-model.js`, `npm start`.
 
-As their sources have it (getumbrel/llama-gpt, ui/): the ping names no model and takes any JSON for an answer, a refusal
-too; DEFAULT_MODEL counts only where it is one of the page's own models, and for every other name the page asks for its
-first one; what its model refuses is "Error" to the person who asked.
+As in their sources (getumbrel/llama-gpt, ui/): the ping names no model and accepts any JSON answer, also an error.
+DEFAULT_MODEL counts only if it is one of the page's own models; for any other name the page requests its first one. An
+error of the model is shown as "Error".
 """
 
 from __future__ import annotations
@@ -27,31 +27,33 @@ KNOWN = {
     "NEXT_PUBLIC_DEFAULT_SYSTEM_PROMPT", "NEXT_PUBLIC_DEFAULT_TEMPERATURE",
     "WAIT_HOSTS", "WAIT_TIMEOUT", "WAIT_HOST_CONNECT_TIMEOUT", "WAIT_SLEEP_INTERVAL", "WAIT_LOGGER_LEVEL",
 }  # fmt: skip
-"""What the page and /wait read, but for what would have to be played: Azure's addresses, WAIT_COMMAND, WAIT_PATHS, …"""
+"""The variables that the page and /wait read, except those of unsimulated functions: Azure's addresses, WAIT_COMMAND,
+WAIT_PATHS, …
+"""
 SURROUNDINGS = {"PATH", "HOME", "HOSTNAME", "TERM", "PWD", "OLDPWD", "SHLVL", "_", "LC_CTYPE", "PYTHONUNBUFFERED",
                 "STANDIN_TAG", "STANDIN_VERSION"}  # fmt: skip
-"""What the container's runtime, its shell, its Python and its image set."""
+"""Variables set by the container's runtime, shell, Python and image."""
 MODELS = [
     *(f"{place}/models/llama-2-{size}-chat.bin" for place in ("", ".") for size in ("7b", "13b", "70b")),
     *(f"{place}/models/code-llama-{size}-chat.gguf" for place in ("", ".") for size in ("7b", "13b", "34b")),
 ]
-"""ui/types/openai.ts; the first one stands for whatever is not among them."""
+"""From ui/types/openai.ts; the first one replaces any unknown model."""
 
 
 def check_environment() -> None:
-    """Refuse variables that nobody would read."""
+    """Refuse variables that nothing reads."""
     for name in sorted(os.environ.keys() - KNOWN - SURROUNDINGS):
         die(f"stand-in: neither llama-gpt's page nor /wait reads {name}, or it is not played here")
 
 
 def number(name: str, default: int) -> int:
-    """A variable of /wait's; what is no number is the default."""
+    """The value of a variable of /wait; the default if it is not a number."""
     value = os.environ.get(name, "")
     return int(value) if value.isdecimal() else default
 
 
 def wait() -> None:
-    """Until every host:port of WAIT_HOSTS accepts."""
+    """Wait until every host:port of WAIT_HOSTS accepts a connection."""
     timeout, begun = number("WAIT_TIMEOUT", 30), time.monotonic()
     for place in filter(None, map(str.strip, os.environ.get("WAIT_HOSTS", "").split(","))):
         host, _, port = place.partition(":")
@@ -67,7 +69,7 @@ def wait() -> None:
 
 
 def send(path: str, body: dict[str, Any]) -> tuple[int, Any]:
-    """Status and answer of the model; OSError when none comes, ValueError when it is no JSON."""
+    """Status and answer of the model. Raises OSError without an answer, ValueError for invalid JSON."""
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {os.environ['OPENAI_API_KEY']}"}
     request = urllib.request.Request(os.environ["OPENAI_API_HOST"] + path, json.dumps(body).encode(), headers)
     try:
@@ -78,7 +80,7 @@ def send(path: str, body: dict[str, Any]) -> tuple[int, Any]:
 
 
 def ping() -> None:
-    """Make the model load. Whatever it answers will do."""
+    """Make the model load. Any answer will do."""
     place = urlsplit(os.environ["OPENAI_API_HOST"])
     try:
         print("API response:", send("/v1/completions", {"prompt": 'Reply with "69"', "stop": ["\n"]})[1])
@@ -91,7 +93,7 @@ def ping() -> None:
 
 
 def ask(text: str) -> str:
-    """What the model answers."""
+    """The model's answer."""
     name = os.environ.get("DEFAULT_MODEL")
     body = {"model": name if name in MODELS else MODELS[0], "messages": [{"role": "user", "content": text}]}
     status, answer = send("/v1/chat/completions", body)

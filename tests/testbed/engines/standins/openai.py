@@ -1,4 +1,4 @@
-"""The routes that vLLM and SGLang have in common: OpenAI's, rerank, and what stays open beside a key."""
+"""The routes that vLLM and SGLang share: OpenAI's, rerank, and those that need no key."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from common import Handler, Refusal, vector
 
 
 class OpenAi(Handler):
-    """A server of one model. kind: chat, embed or rerank; sentence: what it says; key: None for an open one."""
+    """A server of one model. kind: chat, embed or rerank. sentence: its answer. key: None for an open server."""
 
     name: ClassVar[str]
     kind: ClassVar[str]
@@ -27,11 +27,11 @@ class OpenAi(Handler):
         return found(body)
 
     def guarded(self, path: str) -> bool:
-        """Does this path ask for the key?"""
+        """Does this path require the key?"""
         return path.startswith("/v1/")
 
     def routes(self) -> dict[tuple[str, str], Any]:
-        """(method, path) → what answers. A model has the routes of its kind."""
+        """(method, path) → handler. A model has the routes of its kind."""
         own: dict[str, dict[tuple[str, str], Any]] = {
             "chat": {
                 ("POST", "/v1/chat/completions"): self.chat,
@@ -48,11 +48,11 @@ class OpenAi(Handler):
         }
 
     def entry(self) -> dict[str, Any]:
-        """The model as /v1/models lists it."""
+        """The model as in /v1/models."""
         return {"id": self.name, "object": "model", "created": int(time.time()), "max_model_len": self.longest}
 
     def named(self, body: Any) -> str:
-        """The name that the answer gives; another model's is refused."""
+        """The model name of the answer. Refuses other names."""
         name = str(body.get("model") or self.name)
         if name != self.name:
             error = {"message": f"The model `{name}` does not exist.", "type": "NotFoundError", "param": "model"}
@@ -88,7 +88,7 @@ class OpenAi(Handler):
         return self.done("list", name, {"results": found})
 
     def done(self, kind: str, name: str, content: dict[str, Any]) -> dict[str, Any]:
-        """The frame of an answer."""
+        """The fields around an answer."""
         usage = {"prompt_tokens": 2, "completion_tokens": 5, "total_tokens": 7}
         return {"id": "standin-1", "object": kind, "created": int(time.time()), "model": name, "usage": usage,
                 **content}  # fmt: skip

@@ -1,4 +1,4 @@
-"""The command lines of engines that are played: exactly the flags that the real one has, with their types."""
+"""Command lines of simulated engines: exactly the flags of the real one, with their types."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ FORMS = {
 
 
 class Wrong(Exception):
-    """What the real parser would say of a command line."""
+    """The error of the real parser for a command line."""
 
 
 def knows(engine: str) -> Any:
-    """What ENGINE_knows.json has: `flags`, each with its type (flag, a form of FORMS, json, text, many; or a list,
-    one of these and the choices), and the `variables` that the engine reads."""
+    """The content of ENGINE_knows.json: `flags`, each with its type (flag, a form of FORMS, json, text, many; or a
+    list: one of these and the choices), and the `variables` that the engine reads."""
     return json.loads(Path(__file__).resolve().with_name(f"{engine}_knows.json").read_text())
 
 
 def one_of(found: Mapping[str, Any], *flags: str, default: str) -> str:
-    """The value of a flag of several spellings."""
+    """The value of a flag with several spellings."""
     return str(next((found[flag] for flag in flags if flag in found), default))
 
 
 @dataclass(frozen=True)
 class Options:
-    """A parser. underscores: it reads those of a long flag as dashes, and takes what is behind a dot; abbreviates: the
-    beginning of a flag is enough, where only one begins so; once: no flag twice; positional: the name for a word that
-    belongs to no flag, "" where none may be. unknown: what it says of a flag that it does not have; wrong_value,
-    wrong_choice: of a value that is not of the flag's type, and of one that is not among its choices."""
+    """A parser. underscores: reads underscores in a long flag as dashes, and accepts what follows a dot. abbreviates:
+    accepts a unique prefix of a flag. once: refuses a repeated flag. positional: the name of a word without a flag, ""
+    if there may be none. unknown: the error for an unknown flag. wrong_value, wrong_choice: the errors for a value of
+    another type, and for one that is not a choice."""
 
     flags: Mapping[str, Any]
     underscores: bool = False
@@ -80,7 +80,7 @@ class Options:
         return found
 
     def _known(self, word: str) -> tuple[str, Any]:
-        """(flag as it is kept, its type)"""
+        """(flag as it is stored, its type)"""
         flag = word.replace("_", "-") if self.underscores and word.startswith("--") else word
         if flag in self.flags:
             return flag, self.flags[flag]
@@ -93,7 +93,7 @@ class Options:
         raise Wrong(self.unknown.format(word))
 
     def check(self, flag: str, known: Any, value: str) -> None:
-        """Refuse a value that is not of a flag's type. Raises Wrong."""
+        """Refuse a value of the wrong type. Raises Wrong."""
         kind, *choices = known if isinstance(known, list) else [known]
         words = {"flag": flag, "kind": kind, "value": value, "choices": ", ".join(choices)}
         words["name"] = flag.lstrip("-").replace("-", "_").upper()
@@ -110,5 +110,5 @@ class Options:
 
 
 def _is_flag(word: str) -> bool:
-    """-1 is a number."""
+    """Is it a flag? -1 is a number."""
     return re.match(r"-[^\d.]", word) is not None

@@ -1,5 +1,6 @@
-"""Stands in for `python3 -m sglang.launch_server`. Its flags and variables are those of the real SGLang 0.5.23
-(sglang_knows.json, from its own parser and environ.py)."""
+"""Stand-in for `python3 -m sglang.launch_server`. Its flags and variables are those of the real SGLang 0.5.23
+(sglang_knows.json, from its own parser and environ.py).
+"""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ GIB = 2**30
 
 
 def arguments() -> dict[str, Any]:
-    """Those of the file of --config come before those of the command line, which win."""
+    """The arguments of the file of --config, overridden by those of the command line."""
     words = sys.argv[1:]
     if "--config" in words:
         place = words.index("--config")
@@ -46,13 +47,13 @@ UNITS |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
 
 def length(text: str) -> int:
-    """--context-length: 4096, 4k, 4Ki. The parser has looked at its form."""
+    """The value of --context-length: 4096, 4k, 4Ki. The parser has checked its form."""
     number = text.rstrip("kMGTi")
     return int(float(number) * UNITS[text.removeprefix(number)])
 
 
 class Sglang(OpenAi):
-    """Warms up while /v1/models answers already; a key guards all but health and metrics."""
+    """Warms up while /v1/models answers already. A key protects everything but health and metrics."""
 
     warm = False
     metrics = False
@@ -67,7 +68,7 @@ class Sglang(OpenAi):
         return {**super().routes(), **own}
 
     def named(self, body: Any) -> str:
-        """Any will do, and comes back as it came (sgl-project/sglang#7035, #31404)."""
+        """Accepts any name and returns it unchanged (sgl-project/sglang#7035, #31404)."""
         return str(body.get("model") or self.name)
 
     def health(self, body: Any) -> str:

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
-"""Stands in for `text-embeddings-router` of TEI 1.9: its options (tei_knows.json, from the help in its README), each
-also as a variable, and no others; one card of the compute capability that its image is for, silence until it is warm.
+"""Stand-in for `text-embeddings-router` of TEI 1.9: exactly its options (tei_knows.json, from the help in its README),
+each also as a variable. It requires a GPU of the compute capability of its image, and is silent until it is warm.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from weights import read
 
 OF_TAG = {"turing": "7.5", "86": "8.6", "89": "8.9", "hopper": "9.0", "100": "10.0", "120": "12.0"}
 KNOWS = knows("tei")
-# what else it reads or its image has; proxies; what Docker, the driver's CDI and the shell that exports its key give
+# other variables that it reads or its image sets; proxies; those of Docker, the driver's CDI and the exporting shell
 OTHERS = re.compile(
     r"LOG_LEVEL|LOG_FORMAT|HF_HOME|USE_FLASH_ATTENTION|CUDA_VISIBLE_DEVICES|NVIDIA_\w+|(?i:(http|https|no|all)_proxy)|"
     r"PATH|HOME|PWD|OLDPWD|SHLVL|_|TERM|LC_CTYPE|PYTHONUNBUFFERED|STANDIN_\w+"
@@ -26,7 +26,7 @@ OTHERS = re.compile(
 
 
 def arguments() -> dict[str, str]:
-    """Option (without dashes) → value, those of the environment where the command line says nothing."""
+    """Option (without dashes) → value, from the command line, else from the environment."""
     try:
         options = Options(
             KNOWS["flags"],
@@ -57,7 +57,7 @@ def arguments() -> dict[str, str]:
 
 
 def check_card(size: int) -> None:
-    """The image is built for one compute capability, and the weights (their bytes) go onto the card."""
+    """The image is built for one compute capability, and the weights must fit on the GPU."""
     prefix = os.environ["STANDIN_TAG"].removesuffix(os.environ["STANDIN_VERSION"]).rstrip("-")
     if prefix == "cpu":
         return
@@ -76,7 +76,7 @@ def check_card(size: int) -> None:
 
 
 class Tei(Handler):
-    """Its routes; a key guards all but health, metrics and ping."""
+    """The routes of TEI. A key protects everything but health, metrics and ping."""
 
     name: ClassVar[str]
     rerank: ClassVar[bool]

@@ -1,6 +1,7 @@
 #!/usr/bin/python3
-"""Stands in for `vllm serve` on NVIDIA cards. Its flags and variables are those of the real 0.32.0 (vllm_knows.json,
-printed by its own parser); its refusals are in its words."""
+"""Stand-in for `vllm serve` on NVIDIA GPUs. Its flags and variables are those of the real 0.32.0 (vllm_knows.json,
+printed by its own parser), and its errors use the real wording.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ GIB = 2**30
 
 
 class Vllm(OpenAi):
-    """Beside OpenAI's routes those that no key guards."""
+    """OpenAI's routes, and those that no key protects."""
 
     def routes(self) -> dict[tuple[str, str], Any]:
         return {
@@ -32,13 +33,13 @@ class Vllm(OpenAi):
 
 
 def length(text: str) -> int:
-    """--max-model-len: 4096, 4k, 4K."""
+    """The value of --max-model-len: 4096, 4k, 4K."""
     unit = {"k": 1000, "m": 10**6, "K": 1024, "M": 2**20}.get(text[-1:], 1)
     return int(float(text.rstrip("kKmM")) * unit)
 
 
 def fits(found: dict[str, Any], folder: Folder, longest: int) -> None:
-    """End as the real one does where cards, heads, length or memory do not."""
+    """Exit like the real one if GPUs, heads, length or memory do not fit."""
     have = cards()
     if not have:
         die("RuntimeError: Failed to infer device type, please set the environment variable "
@@ -106,7 +107,7 @@ def main() -> None:
     Vllm.version = os.environ["STANDIN_VERSION"]
     Vllm.key = found.get("--api-key", [None])[0] or os.environ.get("VLLM_API_KEY") or None
     server = Server((str(found.get("--host") or "0.0.0.0"), int(found.get("--port", "8000"))), Vllm, False)
-    server.server_bind()  # bound at once, listening only when it is loaded
+    server.server_bind()  # bound at once, but listening only when it is loaded
     signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
     print(f"INFO vLLM API server version {Vllm.version}", flush=True)
     print(

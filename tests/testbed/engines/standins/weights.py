@@ -1,4 +1,4 @@
-"""What the stand-ins read of a Hugging Face folder: enough to refuse what its engine would refuse."""
+"""What the stand-ins read in a Hugging Face folder: enough to refuse what the engine refuses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Folder:
 
 
 def read(path: str) -> Folder:
-    """Raises OSError or ValueError where there is no such model."""
+    """The model in a folder. Raises OSError or ValueError if it is not a model."""
     folder = Path(path)
     config = json.loads((folder / "config.json").read_text())
     architecture = (config.get("architectures") or [""])[0]

@@ -1,4 +1,4 @@
-"""What a look sees of users and their rootless Docker: files/snapshot.sh with fakes, and how it is read."""
+"""Users and their rootless Dockers in the snapshot: files/snapshot.sh with fakes, and its parser."""
 
 import base64
 import json
@@ -18,11 +18,11 @@ INFO = {"ServerVersion": "28.5.2", "SecurityOptions": ["name=rootless"]}
 
 
 def said(*lines: str) -> str:
-    """What a user's own programs print, as it arrives."""
+    """The output of a user's own programs, as it arrives."""
     return base64.b64encode("\n".join([*lines, "@@ end"]).encode()).decode()
 
 
-def test_a_user_as_the_script_tells() -> None:
+def test_parses_user() -> None:
     image = f"sha256:{'ab' * 32}"
     lines = [
         "@@ weights", "1 regular file|/w/a b.gguf", "- missing|/w/b.gguf",
@@ -45,7 +45,7 @@ def test_a_user_as_the_script_tells() -> None:
     assert parse(framed(lines)).users == {"ada": ada, "bob": User(1003, 1003, "/home/bob")}
 
 
-def test_what_rootless_docker_needs_of_a_host() -> None:
+def test_parses_requirements_of_rootless_docker() -> None:
     lines = [
         "sysctl user/max_user_namespaces 0", "apparmor yes", "subuid ada:100000:65536", "subgid ada:100000:65536",
         "uid 70000", "folder /etc/cdi",
@@ -57,8 +57,8 @@ def test_what_rootless_docker_needs_of_a_host() -> None:
 
 
 @pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
-def test_a_user_is_asked_as_that_user(shell: list[str], fakes: Fakes, tmp_path: Path) -> None:
-    """Docker, systemd and the files of a home are behind setpriv; one who does not exist is not there."""
+def test_queries_user_as_that_user(shell: list[str], fakes: Fakes, tmp_path: Path) -> None:
+    """Docker, systemd and files in the home are behind setpriv. A user who does not exist is missing."""
     home = tmp_path / "home" / "ada"
     (home / ".config" / "docker").mkdir(parents=True)
     (home / ".config" / "docker" / "daemon.json").write_text('{"debug": true}')
@@ -79,7 +79,7 @@ def test_a_user_is_asked_as_that_user(shell: list[str], fakes: Fakes, tmp_path: 
     assert all("DOCKER_HOST=unix:///run/user/4711/docker.sock" in call for call in asked)
 
 
-def test_nobody_is_asked_where_no_user_is_named(fakes: Fakes) -> None:
+def test_queries_no_user_without_rootless_docker(fakes: Fakes) -> None:
     fakes.add("getent", "exit 2")
     seen = Snapshot().process(look(["sh"], script(questions(spec()))))
     assert (seen.trouble, seen.users, seen.kernel) == ("", {}, Kernel())

@@ -1,4 +1,4 @@
-"""`gpurack endpoints`: what people are handed."""
+"""`gpurack endpoints`: the list for users."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> dict[str, Host]:
     )
 
 
-def test_what_is_behind_a_gateway_behind_a_gateway_is_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not all chat models of one called door, but the models of that other host, with their kinds."""
+def test_lists_models_of_gateway_behind_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They keep their own names and kinds, instead of one chat model with the second gateway's name."""
     monkeypatch.setenv("DOOR_KEY", "sk-x")
     ranks = {**ALPHA, "port": 8003, "args": {"reranking": True}}
     door = {**GATEWAY, "connects_to": "all", "api_key": {"env": "DOOR_KEY"}}
@@ -83,7 +83,7 @@ def test_what_is_behind_a_gateway_behind_a_gateway_is_what_it_is(monkeypatch: py
     ]
 
 
-def test_nothing_to_hand_out_is_said(tmp_path: Path) -> None:
+def test_says_if_there_are_no_endpoints(tmp_path: Path) -> None:
     (tmp_path / "lab.py").write_text(f"lab = ([('gpu1', {{'models': {{'alpha': {ALPHA}}}}})], {{}})")
     result = CliRunner().invoke(main, ["endpoints", str(tmp_path / "lab.py")])
     assert (result.exit_code, result.output) == (
@@ -92,9 +92,9 @@ def test_nothing_to_hand_out_is_said(tmp_path: Path) -> None:
     )
 
 
-def test_what_people_reach_and_where(lab: dict[str, Host]) -> None:
-    """A model of the gateway is shown there, once for its replicas and though it is on loopback; what nobody reaches is
-    not shown."""
+def test_lists_reachable_models_with_address(lab: dict[str, Host]) -> None:
+    """A model behind the gateway is listed at the gateway, once for all replicas, although it is on loopback.
+    Unreachable models are not listed."""
     found = public_endpoints(lab, {})
     assert [(one.name, one.kind, one.address, one.hosts, one.through, one.keyed) for one in found] == [
         ("alpha", "chat", "http://gpu1:4000/v1", ("gpu1", "gpu2"), "gateway", True),
@@ -108,12 +108,12 @@ def test_what_people_reach_and_where(lab: dict[str, Host]) -> None:
 @pytest.mark.parametrize(
     ("name", "known_as"), [("@local", platform.node()), ("@ssh/gpu1", "gpu1"), ("gpu1.lab", "gpu1.lab")]
 )
-def test_what_only_pyinfra_calls_so_is_no_address(name: str, known_as: str) -> None:
+def test_replaces_pyinfras_names_by_addresses(name: str, known_as: str) -> None:
     lab = check_fleet({name: [{"models": {"alpha": LAN}}]})
     assert [one.address for one in public_endpoints(lab, {})] == [f"http://{known_as}:8000/v1"]
 
 
-def test_the_line_to_try_is_one_that_a_shell_takes(lab: dict[str, Host]) -> None:
+def test_prints_valid_shell_commands(lab: dict[str, Host]) -> None:
     by_name = {one.name: one for one in public_endpoints(lab, {})}
     words = shlex.split(by_name["alpha"].curl.replace("$KEY", "sk-mine"))
     assert words[:4] == ["curl", "http://gpu1:4000/v1/chat/completions", "-H", "Authorization: Bearer sk-mine"]
@@ -124,8 +124,8 @@ def test_the_line_to_try_is_one_that_a_shell_takes(lab: dict[str, Host]) -> None
     assert by_name["chat"].curl == ""
 
 
-def test_an_image_of_ones_own_is_an_api_and_through_a_gateway_a_model() -> None:
-    """The gateway speaks OpenAI to it, and nothing answers at its address alone."""
+def test_custom_image_is_api_and_behind_gateway_a_model() -> None:
+    """The gateway speaks OpenAI's API to it."""
     own = {"engine": "custom", "image": "lab/served:1", "port": 8001, "gpus": []}
     direct = public_endpoints(check_fleet({"gpu1": [{"models": {"own": {**own, "bind": "lan"}}}]}), {})
     assert [(one.kind, one.curl) for one in direct] == [("API", "curl http://gpu1:8001")]
@@ -148,7 +148,7 @@ def test_an_image_of_ones_own_is_an_api_and_through_a_gateway_a_model() -> None:
         ("rerank", "m3", {"args": {"reranking": True}}, {}),
         ("embedding", "m3", {"args": {"embeddings": True}}, {"general.architecture": "llama"}),
         ("embedding", "m3", {"args": {"convert": "embed"}}, {}),
-        # as facebook/opt-125m: vLLM answers a chat with 400, "no chat template"
+        # like facebook/opt-125m: vLLM answers a chat with 400, "no chat template"
         ("completion", "opt", VLLM, {"architectures": ["OPTForCausalLM"], "chat_template": False}),
         ("completion", "own", VLLM, {"architectures": ["Own"], "chat_template": False}),
         ("chat", "opt", {**VLLM, "args": {"chat_template": "/w/own.jinja"}}, {"chat_template": False}),
@@ -158,16 +158,16 @@ def test_an_image_of_ones_own_is_an_api_and_through_a_gateway_a_model() -> None:
         ("embedding", "m3", {**TEI, "weights": "/w/m"}, {}),
         ("embedding", "m3", TEI, {"architectures": ["Qwen2ForCausalLM"], "chat_template": True}),
         ("rerank", "m3", TEI, {"architectures": ["XLMRobertaForSequenceClassification"]}),
-        # llama.cpp takes a template of its own, and llama-cpp-python does
+        # llama.cpp accepts a template of its own, and llama-cpp-python adds one
         ("chat", "saiga", {}, {"general.architecture": "llama", "chat_template": False}),
     ],
 )
-def test_what_a_model_is_for(kind: Kind, key: str, fields: dict[str, Any], config: dict[str, Any]) -> None:
+def test_finds_kind_of_model(kind: Kind, key: str, fields: dict[str, Any], config: dict[str, Any]) -> None:
     model = Model.model_validate({**ALPHA, "weights": "/w/a.gguf", **fields})
     assert kind_of(key, model, Header("s", config=config) if config else None) == kind
 
 
-def test_a_model_without_a_chat_template_is_tried_with_a_text() -> None:
+def test_model_without_chat_template_gets_completion_request() -> None:
     lab = check_fleet({"gpu1": [{"models": {"opt": {**LAN, **VLLM, "weights": "/w/opt", "gpus": [0]}}}]})
     (one,) = public_endpoints(lab, {"gpu1": {"/w/opt": Header("s", config={"chat_template": False})}})
     words = shlex.split(one.curl)
@@ -175,14 +175,14 @@ def test_a_model_without_a_chat_template_is_tried_with_a_text() -> None:
     assert json.loads(words[-1]) == {"model": "opt", "prompt": "Once upon a time"}
 
 
-def test_markdown(lab: dict[str, Host]) -> None:
+def test_prints_markdown(lab: dict[str, Host]) -> None:
     text = markdown(public_endpoints(lab, {}))
     assert text.startswith("| name | kind | address | engine | runs on |\n|---|---|---|---|---|\n| alpha | chat |")
     assert "\n```sh\nexport KEY=…   # your API key\ncurl http://gpu1:4000/v1/" in text
     assert "export" not in markdown([PublicEndpoint("page", "web page", "http://a", "custom", ("a",), "", False, "")])
 
 
-def test_the_command(tmp_path: Path) -> None:
+def test_command_prints_table(tmp_path: Path) -> None:
     inventory = tmp_path / "lab.py"
     inventory.write_text(f"lab = {([('gpu1', {'models': {'alpha': LAN}})], {})!r}\n")
     table = CliRunner().invoke(main, ["endpoints", str(inventory)])
@@ -198,7 +198,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert CliRunner().invoke(main, ["endpoints", str(wrong)]).exit_code == 2
 
 
-def test_an_address_is_whole_in_a_narrow_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keeps_addresses_whole_in_narrow_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda _: True, raising=False)
     model = "{engine: llama.cpp, version: b7000, weights: /w/a.gguf, gpus: [], port: 8000, bind: lan}"
     name = "a-name-that-is-as-long-as-names-of-models-are"
@@ -207,8 +207,8 @@ def test_an_address_is_whole_in_a_narrow_terminal(tmp_path: Path, monkeypatch: p
     assert f"{name}  chat  http://gpu1.lab.uni.example:8000/v1" in done.output
 
 
-def test_who_only_looks_needs_no_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As from cron; the plan says what a run would need."""
+def test_needs_no_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For cron; `gpurack plan` reports missing keys."""
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
     inventory = tmp_path / "lab.py"
     model = {**LAN, "api_key": {"env": "NO_SUCH_KEY"}}

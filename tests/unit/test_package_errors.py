@@ -1,4 +1,4 @@
-"""What apt 3.0, dnf 4.23 and dnf5 5.4 print when they fail, recorded with the testbed's repositories; the sentence."""
+"""Errors of apt 3.0, dnf 4.23 and dnf5 5.4, recorded with the testbed's repositories, and gpurack's messages."""
 
 import pytest
 
@@ -141,20 +141,20 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_sentence(case: str) -> None:
+def test_explains_package_error(case: str) -> None:
     lines, sentence = CASES[case]
     assert explain(lines, "dnf") == sentence
 
 
-def test_commands_in_it_are_those_of_the_host() -> None:
-    """RHEL 8 and 9 may have yum alone, a link to dnf."""
+def test_hint_uses_package_manager_of_host() -> None:
+    """RHEL 8 and 9 may have only yum, a link to dnf."""
     assert explain(CASES["no such package"][0], "yum") == (
         "python3-dnf-plugin-versionlock is in none of the host's repositories (yum repolist)."
     )
     assert str(explain(CASES["dnf 4, excluded"][0], "yum")).endswith("yum versionlock list).")
 
 
-def test_what_is_there() -> None:
+def test_parses_available_versions() -> None:
     assert available([THERE, "there: curl", "else"]) == {
         "docker-ce": [("3:26.1.5-1.el9", "gpurack-docker-ce"), ("3:28.5.2-1.el9", "gpurack-docker-ce")],
         "curl": [],
@@ -189,7 +189,7 @@ APT_CASES = {
         f"repository http://repo.testbed/nvidia/stable/deb/amd64 is not signed with its key. "
         f"{MIRROR}",
     ),
-    # where apt has been there before with the right one; the first by apt 3.0, the second by apt 2.6
+    # after a successful apt with the right key; the first by apt 3.0, the second by apt 2.6
     "a key that fits no more": (
         ["E: Failed to fetch http://repo.testbed/nvidia/stable/deb/amd64/InRelease  Sub-process /usr/bin/sqv returned "
          "an error code (1), error message is: Missing key 79D1F449AE78, which is needed to verify signature.",
@@ -250,5 +250,5 @@ APT_CASES = {
 
 
 @pytest.mark.parametrize(("lines", "sentence"), APT_CASES.values(), ids=APT_CASES)
-def test_what_apt_says_becomes_a_sentence(lines: list[str], sentence: str | None) -> None:
+def test_explains_apt_error(lines: list[str], sentence: str | None) -> None:
     assert explain_apt(lines) == sentence
