@@ -8,7 +8,7 @@ from typing import Literal
 from gpurack.engines import ENGINES
 from gpurack.engines.urls import endpoint
 from gpurack.facts.model import MISMATCH, Container, Gpu, HostFacts
-from gpurack.facts.parse import moment
+from gpurack.facts.parse import parse_time
 from gpurack.host_data import not_understood
 from gpurack.plan.models import addresses, ledger
 from gpurack.plan.models.health import Health, health
@@ -266,5 +266,5 @@ def running_state(
 
 def time_or_none(text: str) -> datetime | None:
     """One of Docker's times; None for the year 1, which Docker writes for "never"."""
-    found = moment(text)
+    found = parse_time(text)
     return found.astimezone(UTC) if found and found.year > 1 else None
