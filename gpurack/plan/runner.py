@@ -115,7 +115,7 @@ def entry(
         "url": one.url,
         "served_name": one.answers_as,
         "timeout": READY_TIMEOUT,
-        "hints": [hint.told for hint in hints_of(model.engine)],
+        "hints": [hint.payload for hint in hints_of(model.engine)],
         "definition": hashlib.sha256(services[name]["labels"]["gpurack.model"].encode()).hexdigest(),
     }
     if name in spec.models and not model.pull:  # what is pulled is asked one by one

@@ -216,7 +216,7 @@ def test_cards(entry: Entry) -> Iterator[Drift]:
     used = {uuid for uuid, *owner in entry.server.seen["processes"] if owner == [container["Id"], whose]}
     # Only real cards are on the PCI bus; simulated ones have no processes of models.
     real = uuids & set((entry.server.seen["cards"] or {}).get("on the bus", ()))
-    if not used <= uuids or (real and not used and not ENGINES[entry.model.engine].draws(entry.model)):
+    if not used <= uuids or (real and not used and not ENGINES[entry.model.engine].uses_graphics_driver(entry.model)):
         yield Drift("GPUs its processes use", listed(uuids), listed(used), afresh(entry))
 
 

@@ -20,8 +20,8 @@ def printed() -> set[str]:
 
 
 def parsed(source: str) -> Iterator[str]:
-    """The kinds of sections that the parser reads: `get("os")`, `said.get("own", Section())`, `sections_of(said, "probe")`,
-    `"end" in said`, `kind == "user"`."""
+    """The kinds of sections that the parser reads: `get("os")`, `said.get("own", Section())`,
+    `sections_of(said, "probe")`, `"end" in said`, `kind == "user"`."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call):
             words = [ast.unparse(each) for each in node.args]

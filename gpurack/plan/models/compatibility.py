@@ -32,5 +32,5 @@ def incompatibility(
     running: a model that runs has shown that its image does, but may be about to move where it cannot."""
     if model.user and hardware.vendor == "amd":
         return "user", AMD_OF_USER.format(model.user)
-    why_not = None if running else ENGINES[model.engine].unfit(model, hardware, driver)
+    why_not = None if running else ENGINES[model.engine].incompatibility(model, hardware, driver)
     return ("gpus", why_not) if why_not else None

@@ -163,7 +163,7 @@ def desire(
         weights=placed,
         locked=model_lock(spec, name),
         container=container,
-        files=files.contents(container, values, ENGINES[entry.engine].sums),
+        files=files.contents(container, values, ENGINES[entry.engine].hash_client_keys),
         fingerprints=files.fingerprints(entry, connections, container, values, salt_of(label) or salt),
     )
 
@@ -256,7 +256,7 @@ def _service(desired: DesiredService) -> dict[str, Any]:
         data["secrets"] = [{"source": f"{name}_{file}", "target": target} for file, target in targets.items()]
     if desired.hosts:
         data["extra_hosts"] = [f"{other}:{ip}" for other, ip in desired.hosts.items()]
-    given = desired.devices.words(engine.draws(model))
+    given = desired.devices.words(engine.uses_graphics_driver(model))
     if "environment" in given:
         given["environment"] = {**data.get("environment", {}), **given["environment"]}
     data |= given

@@ -37,10 +37,13 @@ def targets(entry: Model, connections: Sequence[Connection], container: Containe
     return {**{key: key for key in keys}, **{file_of(path): path for path in container.files}}
 
 
-def contents(container: Container, secrets: Mapping[str, str], sums: bool) -> dict[str, str]:
-    """File on the host → its text. secrets: the container's, by spec.secrets' names. sums: Engine.sums."""
+def contents(container: Container, secrets: Mapping[str, str], hash_keys: bool) -> dict[str, str]:
+    """Return file on the host → its text. secrets: of the container, by the names of spec/secret.py.
+
+    hash_keys: Engine.hash_client_keys.
+    """
     keys = {name.removeprefix(PERSON): key for name, key in secrets.items() if name.startswith(PERSON)}
-    people = {name: sum_of(key) if sums else key for name, key in keys.items()}
+    people = {name: sum_of(key) if hash_keys else key for name, key in keys.items()}
     return {
         **{name: f"{value}\n" for name, value in secrets.items() if not name.startswith(PERSON)},
         **({KEYS: json.dumps(people, indent=1, sort_keys=True) + "\n"} if people else {}),

@@ -167,7 +167,7 @@ def service(desired: DesiredJob, hardware: Devices, spec: Host) -> dict[str, Any
         "command": [word.replace(WEIGHTS_INSIDE, inside) if inside else word for word in job.command],
         "volumes": [{"type": "bind", **mount, "bind": {"create_host_path": False}} for mount in mounts],
     }
-    given = hardware.words(engine.draws(job))
+    given = hardware.words(engine.uses_graphics_driver(job))
     if environment := {**job.env, **given.pop("environment", {})}:
         data["environment"] = environment
     patched: dict[str, Any] = patch({**data, **given}, job.compose)

@@ -14,7 +14,7 @@ import pytest
 from gpurack import engines
 from gpurack.commands import endpoints
 from gpurack.engines import ENGINES, reference
-from gpurack.engines.args import flags, given
+from gpurack.engines.args import explicit_args, flags
 from gpurack.engines.base import Engine, Row
 from gpurack.engines.container import Accelerator, Container, Run, with_secrets
 from gpurack.engines.dialect import HUB_CACHE, Dialect
@@ -80,13 +80,13 @@ class Toy(Engine):
 
     def needs(self, model: Model, facts: Facts) -> Needs:
         """A cache of its whole context."""
-        if "offload" in given(model):
+        if "offload" in explicit_args(model):
             raise NotEstimated("args.offload decides what lies on a GPU")
         return Needs(model.context or facts.context or 0, (2, 2), (0.25, 0.5))
 
     def prompt_logs(self, model: Model) -> list[str]:
         """--chatty."""
-        return ["args.chatty"] if "chatty" in given(model) else []
+        return ["args.chatty"] if "chatty" in explicit_args(model) else []
 
     def check(self, model: Model) -> list[Problem]:
         """Also: no more than one GPU."""
@@ -165,7 +165,7 @@ def test_a_run_creates_it_and_its_runner_knows_its_hints() -> None:
     assert entry["url"].endswith(":8000/v1/models")
     remedy = load("remedies").error_hint
     assert remedy(1, "RuntimeError: the toy box is full", entry["hints"]) == " Empty the box."
-    assert "does not fit its GPUs" in remedy(1, "CUDA out of memory", entry["hints"])
+    assert "does not fit on its GPUs" in remedy(1, "CUDA out of memory", entry["hints"])
 
 
 def test_what_it_cannot_do_is_refused_or_warned_of() -> None:
