@@ -234,7 +234,7 @@ def test_an_image_of_no_registry_gets_its_name_back_and_is_not_pulled() -> None:
 def test_what_mends_a_container_asks_the_docker_that_it_is_in(user: str | None, command: str) -> None:
     rootless = {"rootless": {"anna": {}}} if user else {}
     one = entry(spec({"docker": rootless, "models": {"alpha": {"gpus": [0], "port": 8000, "user": user}}}))
-    assert test_models.afresh(one) == f"{command} rm -f alpha; pyinfra lab.py"
+    assert test_models.recreate(one) == f"{command} rm -f alpha; pyinfra lab.py"
     assert test_models.docker(one, sh("restart alpha")) == f"{command} restart alpha"
 
 
@@ -251,7 +251,7 @@ def test_all_that_was_brought_goes_before_weights_are_brought_anew(tmp_path: Pat
     }.items():
         assert test_models.refetch(one, wanted).startswith(f"ssh gpu1 sudo rm -rf {whole}; ssh gpu1 sudo docker rm -f")
     by_path = test_models.refetch(one, "/w/a.gguf")
-    assert by_path == "bring the right ones to /w/a.gguf; ssh gpu1 sudo docker restart alpha"
+    assert by_path == "copy the right weights to /w/a.gguf; ssh gpu1 sudo docker restart alpha"
 
 
 def test_an_answer_of_another_model() -> None:
@@ -371,7 +371,7 @@ def test_weights_by_path_are_what_the_lock_says_or_what_they_were(
 
 
 def test_weights_of_which_nothing_is_known_are_not_said_to_be_right() -> None:
-    said = "gpu1 alpha: no known sha256 for /w/a.gguf should have, so nothing was compared; gpurack lock"
+    said = "gpu1 alpha: the sha256 of /w/a.gguf is not known, so nothing was compared. Record it with: gpurack lock"
     with pytest.raises(pytest.skip.Exception, match=said):
         drifts(test_models.test_weights_hashed, entry())
 
