@@ -387,7 +387,7 @@ ON_CPU3 = [
         sh("docker rm -f delta"),
         sh(up("delta")),
         ("delta runs", *down("delta")),
-        "container: expected running, found none of this name",
+        "container: expected running, found no container with this name",
         mended=True,
     ),
     Drift(
