@@ -146,7 +146,7 @@ def working_gpus(spec: Host, facts: HostFacts) -> list[GpuStatus]:
             gpu.memory_used / MIB_PER_GIB,
             gpu.memory_total / MIB_PER_GIB,
             gpu.utilization,
-            any(ledger.meant(wanted, gpu) for wanted in spec.reserved_gpus),
+            any(ledger.matches(wanted, gpu) for wanted in spec.reserved_gpus),
             models=models_on(gpu.uuid, facts),
         )
         for gpu in facts.gpus

@@ -128,7 +128,7 @@ class Entry:
     @property
     def uuids(self) -> tuple[str, ...]:
         """The GPUs that it should have; if it can have none now, those that it had. Raises Unread."""
-        had = ledger.kept_cards(self.name, self.model, self.server.state) or ()
+        had = ledger.kept_gpus(self.name, self.model, self.server.state) or ()
         return self.server.gpu_ledger.uuids.get(self.name, had)
 
     @cached_property

@@ -56,7 +56,7 @@ def docker(entry: Entry, words: Sh) -> Sh:
     """Return a command for the Docker that it runs in: the host's own, or its user's."""
     user = entry.model.dockerd
     if user:
-        return by_ssh(entry.server.name, sh("{} {}", compose.by_hand(user), words))
+        return by_ssh(entry.server.name, sh("{} {}", compose.docker_command(user), words))
     return ssh(entry, sh("docker {}", words))
 
 
