@@ -10,6 +10,9 @@ def with_dashes(flag: str) -> str:
     """Return a flag with dashes instead of underscores, the form in which gpurack compares flags.
 
     Most parsers of engines distinguish the two.
+
+    >>> with_dashes("max_model_len")
+    'max-model-len'
     """
     return flag.replace("_", "-")
 
@@ -39,7 +42,11 @@ def flags(args: Mapping[str, ArgValue], one_dash: Collection[str] = ()) -> list[
 
 
 def numbers(version: str) -> tuple[int, ...]:
-    """Return the numbers of a version, for comparison: "580.95.05" → (580, 95, 5)."""
+    """Return the numbers of a version, for comparison: "580.95.05" → (580, 95, 5).
+
+    >>> numbers("580.95.05") < numbers("580.100")
+    True
+    """
     return tuple(int(part) for part in re.findall(r"\d+", version))
 
 

@@ -274,7 +274,11 @@ class LlamaCpp(Engine):
 
 
 def all_layers(value: str, layers: int) -> bool:
-    """Does --n-gpu-layers put all layers on the GPUs? The output counts as one more layer."""
+    """Does --n-gpu-layers put all layers on the GPUs? The output counts as one more layer.
+
+    >>> all_layers("999", 32), all_layers("32", 32), all_layers("all", 32)
+    (True, False, True)
+    """
     return value == "all" or (value.isdecimal() and int(value) > layers)
 
 

@@ -70,7 +70,11 @@ def _uuid(said: dict[str, str]) -> str:
 
 
 def _pci(said: dict[str, str]) -> str:
-    """Return the PCI address. `location_id` holds bus (8 bits), device (5 bits) and function (3 bits)."""
+    """Return the PCI address. `location_id` holds bus (8 bits), device (5 bits) and function (3 bits).
+
+    >>> _pci({"domain": "0", "location_id": "768"})
+    '0000:03:00.0'
+    """
     place = number(said.get("location_id", ""))
     return f"{number(said.get('domain', '')):04x}:{place >> 8 & 0xFF:02x}:{place >> 3 & 0x1F:02x}.{place & 7}"
 

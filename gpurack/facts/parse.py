@@ -204,7 +204,11 @@ def not_understood(user: str, sections: Sections) -> str:
 
 
 def count_lines(lines: int) -> str:
-    """Return `1 line` or `2 lines`."""
+    """Return `1 line` or `2 lines`.
+
+    >>> count_lines(1), count_lines(2)
+    ('1 line', '2 lines')
+    """
     return f"{lines} line{'' if lines == 1 else 's'}"
 
 
@@ -256,19 +260,31 @@ def secret(line: str) -> tuple[str, tuple[str, int]]:
 
 
 def commit(line: str) -> tuple[str, str]:
-    """Parse `commit|path`."""
+    """Parse `commit|path`.
+
+    >>> commit("27dcfa74d334|/data/w")
+    ('/data/w', '27dcfa74d334')
+    """
     found, path = fields(r"([0-9a-f]{7,64})\|(/.*)", line)
     return path, found
 
 
 def name_and_address(line: str) -> tuple[str, str]:
-    """Parse `address|name`. The result is (address, name), with address "" if the name is unknown."""
+    """Parse `address|name`. The result is (address, name), with address "" if the name is unknown.
+
+    >>> name_and_address("10.0.0.7|gpu2.lab"), name_and_address("|gpu3.lab")
+    (('10.0.0.7', 'gpu2.lab'), ('', 'gpu3.lab'))
+    """
     found, name = fields(r"([0-9.]*)\|([A-Za-z0-9._-]+)", line)
     return address(found), name
 
 
 def addresses(text: str) -> tuple[str, ...]:
-    """Return the IP addresses in a text, without link-local, loopback and unspecified ones."""
+    """Return the IP addresses in a text, without link-local, loopback and unspecified ones.
+
+    >>> addresses("10.0.0.7 fe80::1 127.0.0.1")
+    ('10.0.0.7',)
+    """
     found = []
     for one in text.split():
         try:
@@ -280,7 +296,11 @@ def addresses(text: str) -> tuple[str, ...]:
 
 
 def address(text: str) -> str:
-    """Return a text that is an IP address, normalized; "" for anything else."""
+    """Return a text that is an IP address, normalized; "" for anything else.
+
+    >>> address("2001:DB8::1"), address("gpu1")
+    ('2001:db8::1', '')
+    """
     try:
         return str(ip_address(text))
     except ValueError:
@@ -288,13 +308,21 @@ def address(text: str) -> str:
 
 
 def version_of(lines: Sequence[str]) -> str:
-    """Parse `v2.40.3` in the first line; "" for anything else."""
+    """Parse `v2.40.3` in the first line; "" for anything else.
+
+    >>> version_of(["v2.40.3"]), version_of(["unknown command"])
+    ('2.40.3', '')
+    """
     found = each(lines[:1], lambda line: fields(r"v?([0-9][A-Za-z0-9.+~-]*)", line)[0])
     return found[0] if found else ""
 
 
 def upstreams(lines: Sequence[str]) -> dict[tuple[str, int], str]:
-    """Parse `service|number|HTTP status|error of curl` into (service, number) → why it fails, "" if it answers."""
+    """Parse `service|number|HTTP status|error of curl` into (service, number) → why it fails, "" if it answers.
+
+    >>> upstreams(["gateway|0|200|", "gateway|1|000|curl: (7) Failed to connect: Connection refused"])
+    {('gateway', 0): '', ('gateway', 1): 'Connection refused'}
+    """
     found = {}
     for service, number, status, words in each(
         lines, lambda line: fields(rf"({NAME})\|(\d{{1,4}})\|(\d{{3}})\|(.*)", line)
@@ -452,7 +480,11 @@ def entry_of(key: str, found: dict[str, T]) -> dict[str, T]:
 
 
 def owned(lines: Sequence[str]) -> dict[str, frozenset[str]]:
-    """Parse `type mode owner|group|path`, one line for each file, folder or link on the way that others can change."""
+    """Parse `type mode owner|group|path`, one line for each file, folder or link on the way that others can change.
+
+    >>> owned(["d 775 root|lab|/data/w", "f 644 ada|ada|/data/w"])["/data/w"] == {"the group lab", "ada"}
+    True
+    """
     found: dict[str, set[str]] = {}
     for form, mode, owner, group, path in each(
         lines, lambda line: fields(r"([a-z]) ([0-7]{1,5}) ([^|]*)\|([^|]*)\|(/.*)", line)
@@ -491,6 +523,9 @@ def hashes(remembered: Sequence[str], now: Collection[str]) -> dict[str, str]:
     """Return path → sha256 of files that have not changed since they were hashed.
 
     remembered: lines `size time sha256 path`, as files/hashes.py writes them. now: lines `size time path`.
+
+    >>> hashes([f"7 1.5 {'0' * 64} /w/a"], {"7 1.5 /w/a"}) == {"/w/a": "0" * 64}
+    True
     """
     found = each(remembered, lambda line: fields(rf"(\d+) ([0-9.]+) ({ID}) (/.*)", line))
     return {path: sha256 for size, time, sha256, path in found if f"{size} {time} {path}" in now}
@@ -596,7 +631,11 @@ def gpus(lines: Sequence[str]) -> list[Gpu]:
 
 
 def mib(text: str) -> int:
-    """Parse a number of MiB; 0 for "[N/A]"."""
+    """Parse a number of MiB; 0 for "[N/A]".
+
+    >>> mib("81920"), mib("[N/A]")
+    (81920, 0)
+    """
     return int(text) if re.fullmatch(r"[0-9]{1,12}", text) else 0
 
 
@@ -751,6 +790,9 @@ def published(bindings: Any) -> Iterator[tuple[str, int]]:
     """Yield (address, port) of a container's port bindings, with "" for all addresses.
 
     Port ranges and anything that is not an address and a number are left out.
+
+    >>> list(published({"8000/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8000"}, {"HostPort": "1-9"}]}))
+    [('127.0.0.1', 8000)]
     """
     for every in (bindings or {}).values():
         for binding in every or []:
@@ -778,7 +820,11 @@ def checked_text(value: Any) -> str:
 
 
 def counter(lines: Sequence[str]) -> float:
-    """Sum a counter in Prometheus' text format (`name{labels} value`)."""
+    """Sum a counter in Prometheus' text format (`name{labels} value`).
+
+    >>> counter(['done{model="a"} 3', 'done{model="b"} 4.5', "done NaN"])
+    7.5
+    """
     values = (line.rpartition(" ")[2] for line in lines)
     return sum(float(value) for value in values if re.fullmatch(r"\d{1,20}(\.\d{1,20})?(e[+-]?\d{1,2})?", value))
 

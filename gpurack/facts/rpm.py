@@ -69,6 +69,10 @@ def toml_rules(files: Mapping[str, File]) -> set[tuple[str, str]]:
 
 
 def manager(words: str) -> Manager:
-    """Parse `dnf dnf4`, `dnf dnf5`, `yum dnf4` or `yum yum3`. Both fields are "" without a package manager for rpm."""
+    """Parse `dnf dnf4`, `dnf dnf5`, `yum dnf4` or `yum yum3`. Both fields are "" without a package manager for rpm.
+
+    >>> manager("yum dnf4")
+    Manager(program='yum', generation='dnf4')
+    """
     program, _, generation = words.partition(" ")
     return Manager(program, generation)

@@ -111,7 +111,11 @@ def unchecked(desired: DesiredService, facts: HostFacts) -> bool:
 
 
 def short(text: str) -> str:
-    """Shorten a digest or commit: `sha256:0123456789ab`, `27dcfa74d334`."""
+    """Shorten a digest or commit: `sha256:0123456789ab`, `27dcfa74d334`.
+
+    >>> short("sha256:0123456789abcdef"), short("27dcfa74d334bc871f3234de431e71c6eeba5dd6")
+    ('sha256:0123456789ab', '27dcfa74d334')
+    """
     kind, colon, digits = text.rpartition(":")
     return f"{kind}{colon}{digits[:12]}"
 

@@ -19,6 +19,10 @@ def alike(found: str, reference: str) -> bool:
 
 
 def meant(reference: str, images: Iterable[Mapping[str, Any]]) -> str | None:
-    """Return the id of the image that a reference names on the host now; None if there is none."""
+    """Return the id of the image that a reference names on the host now; None if there is none.
+
+    >>> meant("redis", [{"id": "sha256:0f", "tags": ["redis:latest"], "digests": []}])
+    'sha256:0f'
+    """
     name = ImageRef.parse(reference).familiar
     return next((image["id"] for image in images if name in (*image["tags"], *image["digests"])), None)

@@ -9,6 +9,9 @@ def address(bind: str, facts: HostFacts) -> str:
     """Return the host's address that `bind` means.
 
     `lan` is the address of the default route, "" if there is none.
+
+    >>> address("lan", HostFacts(address="10.0.0.7")), address("loopback", HostFacts())
+    ('10.0.0.7', '127.0.0.1')
     """
     return {"loopback": "127.0.0.1", "any": "0.0.0.0", "lan": facts.address}.get(bind, bind)
 

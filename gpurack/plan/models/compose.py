@@ -93,7 +93,11 @@ def old_services(facts: HostFacts, user: str = "") -> dict[str, Any]:
 
 
 def escaped(value: Any) -> Any:
-    """Double `$` in every value. Compose interpolates variables in values, but not in keys."""
+    """Double `$` in every value. Compose interpolates variables in values, but not in keys.
+
+    >>> escaped({"$A": ["$B"]})
+    {'$A': ['$$B']}
+    """
     return _in_strings(value, "$", "$$")
 
 

@@ -182,7 +182,7 @@ def why_renewed(
     files = changed_secrets("files", old.get("files"), new.get("files"))
     both = {*(lines or {}), *service} - {"labels"} if lines else set()
     words = {word for word in both if lines and lines.get(word) != service.get(word)}
-    if unknown(old, new):  # Only these words show changes of config and connections.
+    if unknown(old, new):  # then changed config or connections show only in files and lines
         if files:
             return files
         if not old.get("files") and (lines is None or words & {"command", "entrypoint", "environment"}):
@@ -237,6 +237,9 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return what changed between two definitions, in the inventory's words: `gpus [0] → [3]`.
 
     Words that gpurack derives are left out, and those that the old definition does not have.
+
+    >>> differences({"gpus": "[0]", "args": {"c": 1}}, {"gpus": "[3]", "args": {"c": 2}})
+    ['args.c 1 → 2', 'gpus [0] → [3]']
     """
     reasons = []
     skipped = unknown(old, new)
@@ -270,7 +273,11 @@ def mapping(value: Any) -> Mapping[str, Any]:
 
 
 def changed_secrets(word: str, old: Any, new: Any) -> list[str]:
-    """Return `added`, `removed` or `changed`: nothing else is known from fingerprints."""
+    """Return `added`, `removed` or `changed`: nothing else is known from fingerprints.
+
+    >>> changed_secrets("keys", {"ada": "5a:1"}, {"ada": "5a:2", "bob": "5a:3"})
+    ['keys.ada changed', 'keys.bob added']
+    """
     if isinstance(old or new, Mapping):
         before, after = mapping(old), mapping(new)
         names = sorted({*before, *after})

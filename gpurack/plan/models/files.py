@@ -28,7 +28,11 @@ def inside(file: str) -> str:
 
 
 def file_of(path: str) -> str:
-    """Return the name on the host of a file that an engine expects at a path inside."""
+    """Return the name on the host of a file that an engine expects at a path inside.
+
+    >>> file_of("/etc/gpurack/litellm.yaml")
+    'litellm.yaml'
+    """
     return path.rpartition("/")[2]
 
 

@@ -158,7 +158,11 @@ def port_hint(holder: str) -> str:
 
 
 def addresses_overlap(one: str, other: str) -> bool:
-    """Do two listeners on these addresses conflict on the same port?"""
+    """Do two listeners on these addresses conflict on the same port?
+
+    >>> addresses_overlap("0.0.0.0", "10.0.0.7"), addresses_overlap("127.0.0.1", "10.0.0.7")
+    (True, False)
+    """
     if one == other or {one, other} & {"0.0.0.0", "::", "*"}:
         return True
     try:

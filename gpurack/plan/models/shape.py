@@ -146,7 +146,11 @@ def optional(value: Any) -> int:
 
 
 def same_for_all(value: Any) -> int:
-    """Return one number, or the number of a list that has the same for every layer. Raises NotEstimated."""
+    """Return one number, or the number of a list that has the same for every layer. Raises NotEstimated.
+
+    >>> same_for_all(8), same_for_all([8, 8])
+    (8, 8)
+    """
     if isinstance(value, list):
         if len(set(value)) != 1:
             raise NotEstimated("its layers differ from each other")

@@ -82,6 +82,9 @@ def without(text: str, marks: Iterable[str]) -> str:
 
     In a .list file a line, in a deb822 file a stanza. Two entries for one repository with different keys are an error
     of apt ("Conflicting values set for option Signed-By").
+
+    >>> without("deb https://a.example x y\\ndeb https://b.example x y\\n", ("b.example",))
+    'deb https://a.example x y\\n# deb https://b.example x y\\n'
     """
     if not re.search(r"(?m)^Types:", text):
         lines = text.splitlines(keepends=True)

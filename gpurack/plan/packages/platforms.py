@@ -120,8 +120,8 @@ MOBY = ("moby-engine", "docker-cli", "docker-buildx", "docker-compose")
 # Debian 12 has docker.io 20.10 and only Compose v1; Ubuntu 22.04 and 24.04 got docker-compose-v2 by updates. Amazon
 # Linux has a Docker without Compose; RHEL and its clones have none. Docker builds for RHEL and CentOS Stream, and the
 # clones use those packages: for release 8 those of rhel, because centos ends at 26.1. Amazon Linux 2 uses those for
-# CentOS 7 (up to 26.1). On release 8 the module container-tools would hide those, because it provides runc; packages
-# built for 8 no longer have that conflict (containerd-packaging#102).
+# CentOS 7 (up to 26.1). On release 8 the module container-tools would hide those, because they provide runc; packages
+# built for 8 no longer declare that (containerd-packaging#102).
 PLATFORMS = {
     ("debian", "12"): _debian("Debian 12", "debian"),
     ("debian", "13"): _debian("Debian 13", "debian", ("docker.io", "docker-cli", "docker-compose")),

@@ -166,7 +166,11 @@ def gpu_keys(spec: Host, facts: HostFacts, current: Mapping[str, Any]) -> dict[s
 
 
 def cdi_is_opt_in(version: str) -> bool:
-    """Must features.cdi be set? In Docker 25.0 to 28.1. Older versions do not know it; newer ones have it on."""
+    """Must features.cdi be set? In Docker 25.0 to 28.1. Older versions do not know it; newer ones have it on.
+
+    >>> [cdi_is_opt_in(version) for version in ("24.0.9", "25.0.0", "28.1.1", "28.2.0", "")]
+    [False, True, True, False, False]
+    """
     found = re.match(r"(\d+)\.(\d+)", version)
     return bool(found) and (25, 0) <= (int(found[1]), int(found[2])) < (28, 2)  # type: ignore[index]
 
@@ -190,7 +194,11 @@ def flag_of(key: str, facts: HostFacts) -> str | None:
 
 
 def describe(key: str, old: Any, new: Any) -> str:
-    """Return one changed key for messages: `live-restore: true`, `runtimes.nvidia`, `log-driver removed`."""
+    """Return one changed key for messages: `live-restore: true`, `runtimes.nvidia`, `log-driver removed`.
+
+    >>> describe("debug", True, False), describe("runtimes", None, {"nvidia": {}}), describe("dns", [], None)
+    ('debug: true → false', 'runtimes.nvidia', 'dns removed')
+    """
     if new is None:
         return f"{key} removed"
     if isinstance(new, dict):

@@ -192,7 +192,11 @@ def packages_to_install(
 
 
 def restarts_docker(packages: Iterable[str]) -> bool:
-    """Does installing these packages restart a running dockerd? Installing Compose does not."""
+    """Does installing these packages restart a running dockerd? Installing Compose does not.
+
+    >>> restarts_docker(["docker-compose-plugin"]), restarts_docker(["containerd.io"])
+    (False, True)
+    """
     daemons = ("docker.io", "docker-ce", "containerd", "containerd.io")
     return any(name in daemons for name in packages)
 
