@@ -172,7 +172,7 @@ class Engine(ABC):
 
     def job_image(self, version: str, accelerator: Accelerator, command: Sequence[str]) -> str:
         """Return the image reference for a job. Raises LookupError with a sentence if there is none."""
-        raise LookupError(f"{self.name} has no images for jobs, llama.cpp has.")
+        raise LookupError(f"{self.name} has no images for jobs. Use llama.cpp.")
 
     def variants(self, version: str) -> list[str]:
         """Return every reference that `image` may choose for a version."""

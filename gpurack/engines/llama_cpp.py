@@ -118,8 +118,8 @@ class LlamaCppBuilds(Builds):
             return None
         file, stage = f".devops/{former[2] or 'cpu'}.Dockerfile", STAGES[former[1]]
         what = (
-            f"llama.cpp has no {build['dockerfile']} any more: the stage {stage} of {file} is the same "
-            "(for a revision that has it, write it again, without target)."
+            f"llama.cpp no longer has {build['dockerfile']}: the stage {stage} of {file} builds the same "
+            "(for a revision that has the old file, restore it and remove `target`)."
         )
         today = {name: build[name] for name in ("git", "revision")} | {"dockerfile": file, "target": stage}
         return today | ({"args": build["args"]} if "args" in build else {}), what
@@ -256,10 +256,10 @@ class LlamaCpp(Engine):
         args = explicit_args(model)
         elsewhere = [flag for flag in LAYERS if flag in args and not all_layers(str(args[flag]), facts.layers)]
         if unforeseen := [*elsewhere, *(flag for flag in UNFORESEEN if flag in args)]:
-            raise NotEstimated(f"args.{unforeseen[0]} decides what lies on a GPU")
+            raise NotEstimated(f"args.{unforeseen[0]} changes what is on the GPUs")
         total = model.context * slots(model) if model.context else facts.context
         if total is None:
-            raise NotEstimated("the weights do not say their context; write context")
+            raise NotEstimated("the weights do not state their context: set `context`")
         types = [str(args.get(f"cache-type-{part}", args.get(f"ct{part}", "f16"))) for part in "kv"]
         if unknown := [name for name in types if name not in KV_BYTES]:
             raise NotEstimated(f"gpurack does not know the KV cache's type {unknown[0]}")

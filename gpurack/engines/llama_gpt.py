@@ -41,10 +41,10 @@ class LlamaGpt(Engine):
         images="llama-gpt-ui",
         variables={
             "OPENAI_API_HOST": CONNECTS_TO,
-            "OPENAI_API_KEY": "the page is given the key of the model it connects to",
-            "DEFAULT_MODEL": "the page is given the name that its model answers by",
-            "WAIT_HOSTS": "the page waits for the model it connects to",
-            "WAIT_TIMEOUT": "the page waits for the model it connects to, 600 seconds",
+            "OPENAI_API_KEY": "gpurack gives it the key of the model it connects to",
+            "DEFAULT_MODEL": "gpurack sets it to the name of the model it connects to",
+            "WAIT_HOSTS": "it waits for the model it connects to",
+            "WAIT_TIMEOUT": "it waits for the model it connects to, 600 seconds",
         },
     )
     hints = (
@@ -93,7 +93,7 @@ class LlamaGpt(Engine):
             return f"{name} is not a model, and llama-gpt shows one model."
         if engine.any_name:
             return None
-        asks = "llama-gpt asks for a model of its own list of 2023"
+        asks = "llama-gpt requests a model from its own list of 2023"
         return f"{asks}, which {engine.name} refuses. Name one of llama-cpp-python, or use open-webui, its successor."
 
     def requests(self, model: Model, names: Sequence[str]) -> list[Request]:

@@ -60,7 +60,7 @@ class Ollama(Engine):
         programs=(("serve",), ("ollama", "serve"), ("/bin/ollama", "serve")),
         variables={
             "OLLAMA_CONTEXT_LENGTH": CONTEXT,
-            "OLLAMA_HOST": "gpurack sets it; port and bind say where it answers",
+            "OLLAMA_HOST": "gpurack sets it from port and bind",
             "OLLAMA_MODELS": "gpurack keeps the models in a volume of its own",
         },
         caches={DATA: OWN_VOLUME + "; name the models in pull"},

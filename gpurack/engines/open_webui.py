@@ -63,9 +63,9 @@ class OpenWebui(Engine):
         variables={
             "OPENAI_API_BASE_URL": CONNECTS_TO, "OPENAI_API_BASE_URLS": CONNECTS_TO,
             "OLLAMA_BASE_URL": CONNECTS_TO, "OLLAMA_BASE_URLS": CONNECTS_TO,
-            "OPENAI_API_KEY": "the page is given the keys of what it connects to",
-            "OPENAI_API_KEYS": "the page is given the keys of what it connects to",
-            "WEBUI_SECRET_KEY": "gpurack lets it make one, which survives",
+            "OPENAI_API_KEY": "gpurack gives it the keys of what it connects to",
+            "OPENAI_API_KEYS": "gpurack gives it the keys of what it connects to",
+            "WEBUI_SECRET_KEY": "it generates its own, in its volume",
         },
         caches={DATA: OWN_VOLUME + "; copy accounts and chats if they are needed"},
     )  # fmt: skip

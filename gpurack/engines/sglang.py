@@ -82,7 +82,7 @@ class Sglang(Engine):
         if accelerator.vendor == "cpu":
             raise LookupError("SGLang's images need a GPU. Set `gpus`, or use llama.cpp for the CPU.")
         if accelerator.vendor == "amd":
-            raise LookupError("SGLang's images for AMD differ from GPU to GPU. Name the one for yours in `image`.")
+            raise LookupError("SGLang has a different image for each AMD GPU. Name the one for yours in `image`.")
         return f"lmsysorg/sglang:v{version}"
 
     def parallelism(self, model: Model, gpus: int) -> tuple[int, int]:

@@ -216,10 +216,10 @@ class Vllm(Engine):
         # The flag changes nothing for weights that are quantized already.
         changes = [flag for flag in ("quantization", "q") if flag in args and not facts.quantized]
         if unforeseen := [*changes, *(flag for flag in UNFORESEEN if flag in args)]:
-            raise NotEstimated(f"args.{unforeseen[0]} decides what lies on a GPU")
+            raise NotEstimated(f"args.{unforeseen[0]} changes what is on the GPUs")
         longest = model.context or facts.context
         if longest is None:
-            raise NotEstimated("the weights do not say their context; write context")
+            raise NotEstimated("the weights do not state their context: set `context`")
         dtype, kv_type = args.get("dtype", "auto"), args.get("kv-cache-dtype", "auto")
         kv_bytes = FLOATS.get(dtype) if kv_type == "auto" else KV_TYPES.get(kv_type)
         if kv_bytes is None or dtype not in FLOATS:

@@ -81,7 +81,7 @@ class Toy(Engine):
     def needs(self, model: Model, facts: Facts) -> Needs:
         """A cache of its whole context."""
         if "offload" in explicit_args(model):
-            raise NotEstimated("args.offload decides what lies on a GPU")
+            raise NotEstimated("args.offload changes what is on the GPUs")
         return Needs(model.context or facts.context or 0, (2, 2), (0.25, 0.5))
 
     def prompt_logs(self, model: Model) -> list[str]:
@@ -196,7 +196,7 @@ def test_its_memory_is_computed() -> None:
     why_not = refusal(host(context=4096).models["alpha"], header, [GpuSlot(0, "GPU-0", memory=5.0)])
     assert why_not
     assert why_not.startswith("needs 6.2 GiB (weights 4.0, KV cache 2.0 for 4096 tokens")
-    with pytest.raises(NotEstimated, match="decides what lies on a GPU"):
+    with pytest.raises(NotEstimated, match="changes what is on the GPUs"):
         estimate(host(args={"offload": 3}).models["alpha"], header, 1)
 
 
